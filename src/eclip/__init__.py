@@ -1,0 +1,61 @@
+"""Which part of this image made a CLIP-like model match this text?"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "METHODS": "eclip.methods",
+    "TEMPLATES": "eclip.templates",
+    "Backbone": "eclip.backbones.base",
+    "Encoding": "eclip.backbones.base",
+    "EclipError": "eclip.errors",
+    "Explanation": "eclip.explanation",
+    "encode": "eclip.backbones.base",
+    "encode_texts": "eclip.text",
+    "explain": "eclip.explain",
+    "explain_each": "eclip.explain",
+    "load": "eclip.backbones.load",
+    "wrap": "eclip.backbones.openclip",
+}
+"""Public names and their homes. They are imported when first asked for, so that `import eclip` loads no torch."""
+
+__all__ = sorted(_HOME)
+
+if TYPE_CHECKING:
+    from eclip.backbones.base import Backbone, Encoding, encode
+    from eclip.backbones.load import load
+    from eclip.backbones.openclip import wrap
+    from eclip.errors import EclipError
+    from eclip.explain import explain, explain_each
+    from eclip.explanation import Explanation
+    from eclip.methods import METHODS
+    from eclip.templates import TEMPLATES
+    from eclip.text import encode_texts
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'eclip' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*_HOME, "__version__"])
+
+
+class _Package(ModuleType):
+    """Importing the file explain.py sets `eclip.explain` to the file; the public function of that name wins here."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and name in _HOME:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

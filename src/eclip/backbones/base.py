@@ -1,0 +1,297 @@
+"""Backbone, the one view of every image-text model; Encoding, one image encoded once; encode, the one forward pass.
+
+A Backbone is a record of functions over the weights of a model that stays as it is. `encode` walks the image tower
+block by block with the host's own fused attention and keeps what methods need; every method is then a pure function of
+that Encoding and the texts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor, nn
+
+from eclip.blocks import Block, Fn, Tokens, unit
+from eclip.errors import KeepError, OptionError, ShapeError
+from eclip.templates import TEMPLATES, fill
+
+Positions = str
+POSITIONS = ("bicubic_aa", "bicubic", "bilinear", "bicubic_plus01")
+RESIZES = ("squash", "keep")
+DEFAULT_POSITIONS = "bicubic_aa"
+
+
+class Grid(NamedTuple):
+    """How many patches an image has, down and across."""
+
+    row: int
+    col: int
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """An image-text model, seen as functions over its own weights. Nothing here changes the model.
+
+    Attributes:
+        name: what the user called it, e.g. "mini" or "ViT-B-16/openai".
+        family: which adapter reads it, in words, e.g. "native ViT".
+        model: the host model itself.
+        native: the patch grid of its training size.
+        patch_size: side of a patch in pixels; for a CNN, the trunk's total stride.
+        prefix: tokens before the patches: 1 (CLS, or the mean token of an attention pool) or 0 (SigLIP).
+        logit_scale: factor from cosine to logit.
+        mean: of each color channel, in [0, 1].
+        std: of each color channel.
+        interpolation: "bicubic" or "bilinear", how photos are resized.
+        embed: (pixels, grid, positions) -> tokens entering block 0, and a CNN's last feature map or None.
+        blocks_at: (grid, positions) -> the blocks for that grid.
+        project: (..., channel) -> (..., feature): final norm and projection, each token on its own.
+        pool: last tokens -> image feature, not normalized.
+        tokenize: texts -> token ids.
+        encode_tokens: token ids -> text features, not normalized.
+        bare: (..., channel) -> final norm alone, for towers whose head does more (MAP); else None.
+    """
+
+    name: str
+    family: str
+    model: nn.Module
+    native: Grid
+    patch_size: int
+    prefix: int
+    logit_scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    embed: Callable[[Tensor, Grid, Positions], tuple[Tensor, Tensor | None]]
+    blocks_at: Callable[[Grid, Positions], tuple[Block, ...]]
+    project: Fn
+    pool: Fn
+    tokenize: Callable[[list[str]], Tensor]
+    encode_tokens: Fn
+    bare: Fn | None = None
+    _memo: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def image_size(self) -> int:
+        """Height in pixels of the training size; its width too, for all but a few models."""
+        return self.native.row * self.patch_size
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The blocks for the native grid."""
+        return self.blocks_at(self.native, DEFAULT_POSITIONS)
+
+    @property
+    def weight(self) -> Tensor:
+        """One floating-point weight, to read device and precision from."""
+        return next(weight for weight in self.model.parameters() if weight.is_floating_point())
+
+    def preprocess(
+        self, image: Image.Image, image_size: int | None = None, resize: str = "squash"
+    ) -> Float[Tensor, "3 height width"]:
+        """Resize a whole RGB photo, nothing cropped, and normalize its colors as the model was trained.
+
+        Args:
+            image: RGB photo.
+            image_size: side in pixels, a multiple of `patch_size`; None = the training size.
+            resize: "squash" fills the square; "keep" keeps the aspect ratio on a rectangular grid of about as many patches.
+
+        Raises:
+            OptionError: the size is no multiple of the patch, or the resize is unknown.
+        """
+        grid = self.grid_for(image.size, image_size, resize)
+        resample = Image.Resampling.BICUBIC if self.interpolation == "bicubic" else Image.Resampling.BILINEAR
+        resized = image.resize((grid.col * self.patch_size, grid.row * self.patch_size), resample)
+        values = torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255.0)  # height width 3
+        values = (values - torch.tensor(self.mean)) / torch.tensor(self.std)
+        return values.permute(2, 0, 1).contiguous()
+
+    def grid_for(self, size: tuple[int, int], image_size: int | None = None, resize: str = "squash") -> Grid:
+        """The patch grid of a photo of (width, height) pixels after `preprocess`."""
+        if resize not in RESIZES:
+            raise OptionError(f"resize must be one of {', '.join(RESIZES)}, got {resize!r}.")
+        native = self.native
+        if image_size is not None:
+            if image_size < self.patch_size or image_size % self.patch_size:
+                near = max(1, round(image_size / self.patch_size)) * self.patch_size
+                raise OptionError(
+                    f"image_size must be a multiple of the patch size {self.patch_size} of {self.name}, got "
+                    f"{image_size}. The nearest is {near}."
+                )
+            native = Grid(image_size // self.patch_size, image_size // self.patch_size)
+        if resize == "squash":
+            return native
+        patches = native.row * native.col
+        aspect = size[1] / size[0]  # height / width
+        row = min(max(1, round(math.sqrt(patches * aspect))), patches)
+        col = min(max(1, round(math.sqrt(patches / aspect))), patches)
+        return Grid(row, col)
+
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "text feature"]:
+        """Text features as the model gives them, not normalized, no template."""
+        with torch.no_grad(), evaluating(self.model):
+            return self.encode_tokens(self.tokenize(list(texts)).to(self.weight.device))
+
+    @property
+    def empty_text(self) -> Float[Tensor, " feature"]:
+        """The backbone's text without content: mean of the 85 unit prompts of CLIP Surgery around "", unit length.
+
+        Computed once, and again after the weights were changed in place.
+        """
+        key = f"empty text at weights {sum(weight._version for weight in self.model.parameters())}"
+        if key not in self._memo:
+            self._memo.clear()
+            prompts = [fill(template, "") for template in TEMPLATES["surgery85"]]
+            self._memo[key] = unit(unit(self.encode_text(prompts)).mean(dim=0))
+        return self._memo[key]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """Images encoded once; methods ask it as often as they like.
+
+    Attributes:
+        backbone: who encoded.
+        pixels: (image, 3, height, width), as preprocessed.
+        inputs: what entered each of the kept last blocks, first kept block first; each (image, token, channel).
+        tokens: output of the last block (image, token, channel), before `backbone.project`. In an attention pool every
+            token has been a query, and `project` has nothing left to do.
+        feature: (image, feature), not normalized; equals the model's own `encode_image`.
+        trunk: a CNN's last feature map (image, channel, row, col), else None.
+        grid: patches down and across.
+        prefix: tokens before the patches.
+        blocks: all blocks, for this grid.
+    """
+
+    backbone: Backbone
+    pixels: Float[Tensor, "image 3 height width"]
+    inputs: tuple[Tokens, ...]
+    tokens: Tokens
+    feature: Float[Tensor, "image feature"]
+    trunk: Float[Tensor, "image channel row col"] | None
+    grid: Grid
+    prefix: int
+    blocks: tuple[Block, ...]
+
+    def tail(self, count: int | None, method: str) -> list[tuple[Block, Tokens]]:
+        """The last `count` blocks with their inputs, fewer if the tower is shallower; None = all.
+
+        Raises:
+            KeepError: the encoding kept fewer.
+        """
+        depth = len(self.blocks)
+        needed = depth if count is None else min(count, depth)
+        if needed > len(self.inputs):
+            raise KeepError(
+                f"{method!r} reruns the last {needed} of {depth} blocks, but this encoding kept {len(self.inputs)}: "
+                f"encode(..., keep={needed}), or keep=None for all."
+            )
+        if needed == 0:
+            return []
+        return list(zip(self.blocks[-needed:], self.inputs[-needed:], strict=True))
+
+    def on_grid(self, rows: Float[Tensor, "image patch text"]) -> Float[Tensor, "image text row col"]:
+        """Lay one value a patch and text on the patch grid."""
+        return rows.transpose(1, 2).unflatten(2, self.grid)
+
+
+def encode(
+    backbone: Backbone,
+    pixels: Float[Tensor, "image 3 height width"],
+    keep: int | None = None,
+    positions: Positions = DEFAULT_POSITIONS,
+) -> Encoding:
+    """Run the image tower once, with the model's own attention, under no_grad and in evaluation mode.
+
+    Args:
+        backbone: from `load` or `wrap`.
+        pixels: as `backbone.preprocess` gives them; any height and width that are multiples of the patch. They are moved
+            to the model's device and precision.
+        keep: how many last blocks can be rerun (0 to depth; a larger number keeps all); None = all.
+        positions: how position embeddings are resized off the training grid: "bicubic_aa" (with antialias; open_clip,
+            timm, LeGrad), "bicubic" (Grad-ECLIP, MaskCLIP), "bilinear" (CLIP Surgery), "bicubic_plus01" (scale factor
+            (grid + 0.1) / native; DINO, SCLIP, NACLIP, ClearCLIP).
+
+    Raises:
+        ShapeError: pixels are not (image, 3, height, width), or a side is no multiple of the patch.
+        OptionError: keep is negative or positions is unknown.
+    """
+    if keep is not None and keep < 0:
+        raise OptionError(f"keep must be None or at least 0, got {keep}.")
+    if positions not in POSITIONS:
+        raise OptionError(f"positions must be one of {', '.join(POSITIONS)}, got {positions!r}.")
+    grid = _grid_of(backbone, pixels)
+    pixels = pixels.to(device=backbone.weight.device, dtype=backbone.weight.dtype)
+    with torch.no_grad(), evaluating(backbone.model):
+        x, trunk = backbone.embed(pixels, grid, positions)
+        blocks = backbone.blocks_at(grid, positions)
+        first = 0 if keep is None else max(0, len(blocks) - keep)
+        inputs = []
+        for index, block in enumerate(blocks):
+            if index >= first:
+                inputs.append(x)
+            x = block.forward(x)
+        feature = backbone.pool(x)
+    return Encoding(backbone, pixels, tuple(inputs), x, feature, trunk, grid, backbone.prefix, blocks)
+
+
+def _grid_of(backbone: Backbone, pixels: Tensor) -> Grid:
+    shape, patch = tuple(pixels.shape), backbone.patch_size
+    if len(shape) != 4 or shape[1] != 3 or not pixels.is_floating_point():
+        raise ShapeError(
+            f"pixels must be floating point and (image, 3, height, width), got {pixels.dtype} {shape}: "
+            "torch.stack([backbone.preprocess(photo), ...]) makes them."
+        )
+    if shape[0] == 0 or shape[2] == 0 or shape[3] == 0 or shape[2] % patch or shape[3] % patch:
+        raise ShapeError(
+            f"height and width must be multiples of the patch size {patch} of {backbone.name}, with one image or "
+            f"more, got {shape}: backbone.preprocess resizes a photo so."
+        )
+    return Grid(shape[2] // patch, shape[3] // patch)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the time of the block; every module's own mode is restored, also after an exception."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def resize_positions(
+    table: Float[Tensor, "token channel"], native: Grid, grid: Grid, positions: Positions
+) -> Float[Tensor, "other channel"]:
+    """Position embeddings for another grid; rows before the patches stay as they are. The table itself is not changed.
+
+    Args:
+        table: [prefix rows; native.row * native.col patch rows].
+        native: the grid of the table.
+        grid: the grid wanted.
+        positions: see `encode`.
+    """
+    if grid == native:
+        return table
+    prefix, patches = table[: -native.row * native.col], table[-native.row * native.col :]
+    maps = patches.float().T.unflatten(1, native)[None]  # 1 channel row col
+    options: dict[str, Any] = {"mode": "bilinear" if positions == "bilinear" else "bicubic", "align_corners": False}
+    if positions == "bicubic_plus01":
+        options["scale_factor"] = ((grid.row + 0.1) / native.row, (grid.col + 0.1) / native.col)
+    else:
+        options["size"] = tuple(grid)
+        options["antialias"] = positions == "bicubic_aa"
+    resized = F.interpolate(maps, **options)[0].flatten(1).T  # patch channel
+    return torch.cat([prefix, resized.to(table.dtype)])

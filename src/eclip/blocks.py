@@ -1,0 +1,98 @@
+"""One transformer block of someone else's model, as functions over its own weights.
+
+Methods rerun a block in plain sight, so that q, k, v and the attention are variables in one autograd graph. No hook,
+no patched `forward`, no copy of a weight: nothing of the user's model is changed, so nothing has to be undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+Fn = Callable[[Tensor], Tensor]
+QKV = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+
+Tokens = Float[Tensor, "image token channel"]
+Heads = Float[Tensor, "image head token width"]
+"""Tokens cut into attention heads; `width` is channel / head."""
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """`x + out(softmax(q k / sqrt width) v)`, then `x + mlp(norm2(x))`.
+
+    An attention pool (CLIP ResNets, timm towers) is a block without residual and MLP whose tokens are
+    [mean of the patches; patches]; its positions are added inside `qkv`.
+
+    Attributes:
+        heads: number of attention heads.
+        norm1: tokens -> normalized tokens; identity in a pool.
+        qkv: normalized tokens -> queries, keys, values (image, head, token, width), the positions of this grid included.
+        value: normalized tokens -> values (image, head, token, width) without positions. Equals `qkv(x)[2]` in a ViT.
+        out: (image, head, token, width) -> (image, token, channel): output projection, layer scale included.
+        forward: tokens -> tokens, the host's own fused computation of the whole block.
+        norm2: tokens -> normalized tokens, None where there is no MLP.
+        mlp: normalized tokens -> what the residual stream gains, layer scale included, None where there is no MLP.
+        residual: False in an attention pool.
+    """
+
+    heads: int
+    norm1: Fn
+    qkv: QKV
+    value: Fn
+    out: Fn
+    forward: Fn
+    norm2: Fn | None = None
+    mlp: Fn | None = None
+    residual: bool = True
+
+
+def attention(q: Heads, k: Heads) -> Float[Tensor, "image head token other"]:
+    """Softmax over the keys of `q k / sqrt(width)`: row i says where token i looks."""
+    return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(dim=-1)
+
+
+def finish(block: Block, x: Tokens, mixed: Heads) -> Tokens:
+    """The rest of a block after its attention: output projection, residual, MLP.
+
+    Args:
+        block: the block.
+        x: what entered the block.
+        mixed: attention-weighted values, or whatever a method puts in their place.
+    """
+    x = x + block.out(mixed) if block.residual else block.out(mixed)
+    if block.mlp is None or block.norm2 is None:
+        return x
+    return x + block.mlp(block.norm2(x))
+
+
+def run_block(block: Block, x: Tokens) -> Tokens:
+    """The whole block in the open; equals `block.forward(x)` up to rounding."""
+    q, k, v = block.qkv(block.norm1(x))
+    return finish(block, x, attention(q, k) @ v)
+
+
+def split_heads(x: Tokens, heads: int) -> Heads:
+    """Cut the channels into heads."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # image head token width
+
+
+def merge_heads(x: Heads) -> Tokens:
+    """Undo `split_heads`."""
+    return x.transpose(1, 2).flatten(2)  # image token channel
+
+
+def unit(x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:
+    """Rows of length one, in float32 at least. A zero row stays zero."""
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+
+
+def cosine(features: Float[Tensor, "*batch feature"], text: Float[Tensor, "text feature"]) -> Float[Tensor, "*batch text"]:
+    """Cosine of each row with each text, in float32 at least. `text` is taken as it is: unit length, by contract."""
+    rows = unit(features)
+    return rows @ text.to(rows.dtype).T

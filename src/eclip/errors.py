@@ -1,0 +1,90 @@
+"""Every error a user can cause, on one page.
+
+EclipError (a ValueError)
+├── UnknownNameError      a method, model or template set that does not exist
+├── OptionError           an option that does not exist here, or a value outside its range
+├── TextError             no text, or an empty one
+├── ImageError            a photo that cannot be read
+├── ShapeError            an array whose shape does not fit
+├── KeepError             a method that needs more blocks than the encoding kept
+├── DeviceError           a device or precision that cannot be had
+├── ResultError           a folder that holds no saved explanation, or one that cannot be written
+└── ModelError            a model that cannot be loaded
+    ├── DownloadError     its weights must be fetched and cannot be
+    └── UnsupportedTowerError   its image tower is of a kind that has no adapter
+
+Warnings: TextCutWarning, a text longer than the model reads.
+
+Only the command line turns these into messages and exit codes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EclipError(ValueError):
+    """Base of all errors that a user can cause."""
+
+
+class OptionError(EclipError):
+    """An option that does not exist here, or a value outside its range."""
+
+
+class TextError(EclipError):
+    """No text was given, or an empty one."""
+
+
+class ImageError(EclipError):
+    """A photo that cannot be read."""
+
+
+class ShapeError(EclipError):
+    """An array whose shape does not fit."""
+
+
+class KeepError(EclipError):
+    """A method that needs more blocks than the encoding kept."""
+
+
+class DeviceError(EclipError):
+    """A device or precision that cannot be had."""
+
+
+class ResultError(EclipError):
+    """A folder that holds no saved explanation, or one that cannot be written."""
+
+
+class ModelError(EclipError):
+    """A model that cannot be loaded."""
+
+
+class DownloadError(ModelError):
+    """Weights that must be fetched and cannot be."""
+
+
+class UnsupportedTowerError(ModelError):
+    """An image tower of a kind that has no adapter."""
+
+
+class UnknownNameError(EclipError):
+    """A name that is not in its list, with the nearest one that is.
+
+    Args:
+        kind: what the name should have been, e.g. "method".
+        given: the name as the user wrote it.
+        known: all names of that kind.
+        listing: the command that shows them all.
+    """
+
+    def __init__(self, kind: str, given: str, known: Iterable[str], listing: str) -> None:
+        names = sorted(known)
+        folded = {name.casefold(): name for name in names}
+        near = difflib.get_close_matches(given.casefold(), folded, n=1, cutoff=0.5)
+        hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
+        super().__init__(f"unknown {kind} {given!r}.{hint} {listing} shows all {len(names)}.")
+
+
+class TextCutWarning(UserWarning):
+    """A text longer than the model reads: its last words had no effect."""

@@ -1,0 +1,85 @@
+"""Every method behind one signature: `METHODS[name](encoding, text, **options)`.
+
+To add one: a file with a function of the file's name, a line here. Tests, command line and README find it by the dict.
+The dict itself imports no torch; a method's file is imported when the method is first called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from eclip.errors import OptionError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from eclip.backbones.base import Encoding
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of explanation.
+
+    Attributes:
+        name: its name in the papers, lower case; also the name of its file and function.
+        keep: how many last blocks it reruns; None = all.
+        signed: zero has a meaning, and values on both sides of it; pictures then diverge around zero.
+        summary: one sentence with its source.
+    """
+
+    name: str
+    keep: int | None
+    signed: bool
+    summary: str
+
+    @property
+    def function(self) -> Callable[..., Float[Tensor, "image text row col"]]:
+        """The function itself."""
+        module = importlib.import_module(f"{__name__}.{self.name}")
+        return getattr(module, self.name)  # type: ignore[no-any-return]  # one function of that name in each file
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Name and default of each option."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+    def __call__(
+        self, encoding: Encoding, text: Float[Tensor, "text feature"], **options: Any
+    ) -> Float[Tensor, "image text row col"]:
+        """Raw values on the patch grid (image, text, row, col), float32, neither resized nor normalized.
+
+        Args:
+            encoding: from `eclip.encode`.
+            text: unit rows, from `eclip.encode_texts`.
+            options: see `self.options`.
+
+        Raises:
+            OptionError: an option this method does not have.
+            KeepError: the encoding kept too few blocks.
+        """
+        unknown = sorted(options.keys() - self.options.keys())
+        if unknown:
+            raise OptionError(f"{self.name!r} has no option {unknown[0]!r}; it has {_names(self.options)}.")
+        return self.function(encoding, text.to(encoding.feature.device), **options)
+
+
+def _names(options: dict[str, Any]) -> str:
+    return ", ".join(options) if options else "none"
+
+
+METHODS: dict[str, Method] = {
+    "itsm": Method("itsm", 0, False, "Cosine of every image token with the text (Li et al. 2022, ECLIP)."),
+    "rclip": Method("rclip", 0, False, "The same map upside down, since CLIP's is inverted (Li et al. 2022, ECLIP)."),
+    "maskclip": Method(
+        "maskclip", 1, False, "Cosine of what each patch itself passes on, attention left out (Zhou et al. 2022)."
+    ),
+    "surgery": Method(
+        "surgery", 6, True, "Value-to-value attention, minus what all texts share (Li et al. 2023, CLIP Surgery)."
+    ),
+}

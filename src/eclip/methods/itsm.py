@@ -1,0 +1,44 @@
+"""ITSM, the image-text similarity map of ECLIP (Li et al. 2022, https://arxiv.org/abs/2209.07046).
+
+The paper's body could not be read; the authors' later code (xmed-lab/CLIP_Surgery, commit d4696d4, plain branch) sends
+every token through the head of the pooled one and takes cosines, and so do we.
+Differs from it: no min-max and no resizing here, several images at once, any grid.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from eclip.backbones.base import Encoding
+from eclip.blocks import cosine
+from eclip.errors import OptionError
+
+
+def itsm(
+    encoding: Encoding, text: Float[Tensor, "text feature"], *, plain: bool = False
+) -> Float[Tensor, "image text row col"]:
+    """Cosine of every patch token, sent through the model's own output head, with the text.
+
+    Args:
+        encoding: any; no block is rerun.
+        text: unit length.
+        plain: for SigLIP's MAP head, compare the normalized tokens themselves with the text, without the head.
+
+    Returns:
+        Cosines in [-1, 1]. On CLIP, background tends to score above the object: see `rclip`.
+
+    Raises:
+        OptionError: plain, on a tower without MAP head, whose tokens are never compared without their projection.
+    """
+    patches = encoding.tokens[:, encoding.prefix :]
+    if plain:
+        if encoding.backbone.bare is None:
+            raise OptionError(
+                f"'itsm' with plain=True needs a MAP head (SigLIP); {encoding.backbone.name} is a "
+                f"{encoding.backbone.family}. Leave plain out."
+            )
+        features = encoding.backbone.bare(patches)
+    else:
+        features = encoding.backbone.project(patches)
+    return encoding.on_grid(cosine(features, text))

@@ -1,0 +1,107 @@
+"""CLIP Surgery (Li et al. 2023, https://arxiv.org/abs/2304.05653), architecture and feature surgery.
+
+Code: xmed-lab/CLIP_Surgery (no licence; written from the formulas), commit d4696d4.
+Differs from it: any grid, several images at once, no model is rebuilt. In towers without CLS token the pooled feature
+stands for it.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eclip.backbones.base import Encoding
+from eclip.blocks import Block, Heads, Tokens, attention, cosine
+from eclip.errors import OptionError, ShapeError
+
+RESNETS = ("released_vv", "normed_scale8")
+
+
+def surgery(
+    encoding: Encoding,
+    text: Float[Tensor, "text feature"],
+    *,
+    architecture: bool = True,
+    features: bool = True,
+    reference: Float[Tensor, " feature"] | None = None,
+    resnet: str = "released_vv",
+    depth: int = 6,
+) -> Float[Tensor, "image text row col"]:
+    """Cosine of value-to-value tokens with the text, minus what all texts have in common.
+
+    Architecture surgery: a second stream gathers softmax(v v / sqrt d) v of the last blocks, without MLPs. Feature
+    surgery, with w_k the softmax over texts of 2 cos(CLS, text_k) divided by its mean: map_k = w_k cos_k - mean_j w_j cos_j.
+    A single text has no others to be compared with and is compared with the empty text instead.
+
+    Args:
+        encoding: with the last `depth` blocks kept (one in an attention pool).
+        text: unit length.
+        architecture: False leaves the tokens of the model as they are.
+        features: False gives plain cosines.
+        reference: a unit text (feature,) to subtract from each text instead of the class mean. None: the class mean for two
+            texts or more, the backbone's empty text for one.
+        resnet: for attention pools, "released_vv" as the released code runs, or "normed_scale8", its switched-off variant:
+            unit values with scale 1 for the patches.
+        depth: how many last blocks feed the second stream; the authors' six.
+
+    Returns:
+        Signed; 0 is the mean of all texts, or the reference. Rows of the class-mean form sum to 0 over texts.
+
+    Raises:
+        OptionError: depth below 1, an unknown resnet, or a reference without feature surgery.
+        ShapeError: the reference is not (feature,).
+    """
+    _check(text, features, reference, resnet, depth)
+    if architecture:
+        tokens = _value_stream(encoding, resnet, depth)
+    else:
+        tokens = encoding.tokens
+    projected = encoding.backbone.project(tokens)  # image token feature
+    patches = projected[:, encoding.prefix :]
+    if not features:
+        return encoding.on_grid(cosine(patches, text))
+    if reference is None and len(text) == 1:
+        reference = encoding.backbone.empty_text
+    if reference is not None:
+        return encoding.on_grid(cosine(patches, text) - cosine(patches, reference[None]))
+    pool = architecture and not encoding.blocks[-1].residual
+    pooled = projected[:, 0] if pool else encoding.feature  # a ViT's CLS row is left as the model has it
+    weights = (2 * cosine(pooled, text)).softmax(dim=-1)
+    weights = weights / weights.mean(dim=-1, keepdim=True)  # image text
+    weighted = weights[:, None] * cosine(patches, text)  # image patch text
+    return encoding.on_grid(weighted - weighted.mean(dim=-1, keepdim=True))
+
+
+def _value_stream(encoding: Encoding, resnet: str, depth: int) -> Tokens:
+    tail = encoding.tail(depth, "surgery")
+    if not tail[-1][0].residual:
+        return _value_pool(*tail[-1], resnet)
+    stream = tail[0][1]
+    for block, x in tail:
+        v = block.value(block.norm1(x))
+        stream = stream + block.out(attention(v, v) @ v)
+    return stream
+
+
+def _value_pool(block: Block, x: Tokens, resnet: str) -> Tokens:
+    v = block.qkv(block.norm1(x))[2]
+    mixed: Heads = attention(v, v) @ v
+    if resnet == "normed_scale8":  # only the patch rows change; row 0 keeps the plain softmax
+        normed = v / v.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+        similar = (normed @ normed.transpose(-1, -2)).softmax(dim=-1)
+        mixed = torch.cat([mixed[:, :, :1], (similar @ v)[:, :, 1:]], dim=2)
+    return block.out(mixed)
+
+
+def _check(text: Tensor, features: bool, reference: Tensor | None, resnet: str, depth: int) -> None:
+    if depth < 1:
+        raise OptionError(f"'surgery' needs depth >= 1, got {depth}.")
+    if resnet not in RESNETS:
+        raise OptionError(f"'surgery' knows resnet {' and '.join(RESNETS)}, got {resnet!r}.")
+    if reference is None:
+        return
+    if not features:
+        raise OptionError("'surgery' subtracts a reference in its feature half only: leave features=False or reference out.")
+    if reference.shape != text.shape[1:]:
+        raise ShapeError(f"the reference of 'surgery' must be ({text.shape[1]},), got {tuple(reference.shape)}.")

@@ -1,0 +1,141 @@
+"""Prompt templates: the sentences into which a name is put before the text tower reads it.
+
+`imagenet80` is the list of Radford et al. 2021 (https://arxiv.org/abs/2103.00020), as open_clip carries it.
+`surgery85` is those eighty and the five scene sentences of MaskCLIP (Zhou et al. 2022, https://arxiv.org/abs/2112.01071)
+that CLIP Surgery (Li et al. 2023, https://arxiv.org/abs/2304.05653) uses for every label and for the empty text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eclip.errors import OptionError, UnknownNameError
+
+_SCENE = (
+    "there is a {} in the scene.",
+    "there is the {} in the scene.",
+    "this is a {} in the scene.",
+    "this is the {} in the scene.",
+    "this is one {} in the scene.",
+)
+
+_IMAGENET = (
+    "a bad photo of a {}.",
+    "a photo of many {}.",
+    "a sculpture of a {}.",
+    "a photo of the hard to see {}.",
+    "a low resolution photo of the {}.",
+    "a rendering of a {}.",
+    "graffiti of a {}.",
+    "a bad photo of the {}.",
+    "a cropped photo of the {}.",
+    "a tattoo of a {}.",
+    "the embroidered {}.",
+    "a photo of a hard to see {}.",
+    "a bright photo of a {}.",
+    "a photo of a clean {}.",
+    "a photo of a dirty {}.",
+    "a dark photo of the {}.",
+    "a drawing of a {}.",
+    "a photo of my {}.",
+    "the plastic {}.",
+    "a photo of the cool {}.",
+    "a close-up photo of a {}.",
+    "a black and white photo of the {}.",
+    "a painting of the {}.",
+    "a painting of a {}.",
+    "a pixelated photo of the {}.",
+    "a sculpture of the {}.",
+    "a bright photo of the {}.",
+    "a cropped photo of a {}.",
+    "a plastic {}.",
+    "a photo of the dirty {}.",
+    "a jpeg corrupted photo of a {}.",
+    "a blurry photo of the {}.",
+    "a photo of the {}.",
+    "a good photo of the {}.",
+    "a rendering of the {}.",
+    "a {} in a video game.",
+    "a photo of one {}.",
+    "a doodle of a {}.",
+    "a close-up photo of the {}.",
+    "a photo of a {}.",
+    "the origami {}.",
+    "the {} in a video game.",
+    "a sketch of a {}.",
+    "a doodle of the {}.",
+    "a origami {}.",
+    "a low resolution photo of a {}.",
+    "the toy {}.",
+    "a rendition of the {}.",
+    "a photo of the clean {}.",
+    "a photo of a large {}.",
+    "a rendition of a {}.",
+    "a photo of a nice {}.",
+    "a photo of a weird {}.",
+    "a blurry photo of a {}.",
+    "a cartoon {}.",
+    "art of a {}.",
+    "a sketch of the {}.",
+    "a embroidered {}.",
+    "a pixelated photo of a {}.",
+    "itap of the {}.",
+    "a jpeg corrupted photo of the {}.",
+    "a good photo of a {}.",
+    "a plushie {}.",
+    "a photo of the nice {}.",
+    "a photo of the small {}.",
+    "a photo of the weird {}.",
+    "the cartoon {}.",
+    "art of the {}.",
+    "a drawing of the {}.",
+    "a photo of the large {}.",
+    "a black and white photo of a {}.",
+    "the plushie {}.",
+    "a dark photo of a {}.",
+    "itap of a {}.",
+    "graffiti of the {}.",
+    "a toy {}.",
+    "itap of my {}.",
+    "a photo of a cool {}.",
+    "a photo of a small {}.",
+    "a tattoo of the {}.",
+)
+
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "none": ("{}",),
+    "single": ("a photo of a {}.",),
+    "imagenet80": _IMAGENET,
+    "surgery85": _IMAGENET + _SCENE,
+}
+"""Every named set; all but the first expect a bare name ("dog"), not a sentence."""
+
+
+def resolve(templates: str | Sequence[str]) -> tuple[str, ...]:
+    """The prompt templates behind a name, or the given ones checked.
+
+    Args:
+        templates: a name of `TEMPLATES`, or sentences that each hold one `{}`.
+
+    Raises:
+        UnknownNameError: no set has that name.
+        OptionError: a sentence without exactly one `{}`, or none at all.
+    """
+    if isinstance(templates, str):
+        if templates in TEMPLATES:
+            return TEMPLATES[templates]
+        if "{}" in templates:
+            return resolve([templates])
+        raise UnknownNameError("template set", templates, TEMPLATES, "`eclip.templates.TEMPLATES`")
+    sentences = tuple(templates)
+    if not sentences:
+        raise OptionError("templates is an empty list: give sentences with one '{}' each, or \"none\".")
+    for sentence in sentences:
+        if sentence.count("{}") != 1:
+            raise OptionError(f"a template needs exactly one '{{}}' for the text, got {sentence!r}.")
+    return sentences
+
+
+def fill(template: str, text: str) -> str:
+    """The template with the text in its place; braces in the text stay as they are."""
+    return template.replace("{}", text)

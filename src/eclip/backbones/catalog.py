@@ -43,7 +43,7 @@ def split_name(name: str, checkpoint: str | Path | None = None) -> tuple[str, st
     """Cut a model name into architecture and tag, and refuse what cannot be loaded.
 
     Args:
-        name: "mini", "ARCH/TAG", "local-dir:PATH", "hf-hub:ORG/NAME", or "ARCH" when a checkpoint is given.
+        name: "mini", "ARCH/TAG", "local-dir:PATH", "hf-hub:ORG/NAME", "ARCH+FILE", or "ARCH" when a checkpoint is given.
         checkpoint: a file with weights.
 
     Returns:
@@ -53,6 +53,8 @@ def split_name(name: str, checkpoint: str | Path | None = None) -> tuple[str, st
         UnknownNameError: no such architecture.
         ModelError: a scheme that is not read, a missing tag or file, or a checkpoint where none can be used.
     """
+    if checkpoint is None and "+" in name and not name.startswith(SCHEMES):
+        name, _, checkpoint = name.partition("+")
     if checkpoint is not None and not Path(checkpoint).is_file():
         raise ModelError(f"there is no checkpoint file {str(checkpoint)!r}.")
     if name == DEFAULT_MODEL or name.startswith(SCHEMES):

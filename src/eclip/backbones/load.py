@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from eclip.backbones.base import Backbone
-from eclip.backbones.catalog import DEFAULT_MODEL, MINI, family_of, split_name
+from eclip.backbones.catalog import DEFAULT_MODEL, SCHEMES, family_of, split_name
 from eclip.backbones.openclip import FAMILIES, wrap
 from eclip.errors import DeviceError, DownloadError, ModelError, UnknownNameError, UnsupportedTowerError
 
@@ -36,7 +36,7 @@ def load(
 
     Args:
         name: "mini" (in the package), open_clip's "ARCH/TAG" ("ViT-B-16/openai", "RN50/openai",
-            "ViT-B-16-SigLIP/webli"), "hf-hub:ORG/NAME", "local-dir:PATH", or "ARCH" with a checkpoint.
+            "ViT-B-16-SigLIP/webli"), "hf-hub:ORG/NAME", "local-dir:PATH", "ARCH+FILE" or "ARCH" with a checkpoint.
         checkpoint: file of a fine-tuned open_clip model; only weights are read from it.
         device: "cpu", "cuda", "cuda:1", or "auto" (CUDA if there is a device, else the CPU).
         precision: "float32", "bfloat16" or "float64".
@@ -48,6 +48,8 @@ def load(
         ModelError: weights missing, of the wrong shape, or not finite.
         UnsupportedTowerError: the image tower is of another kind than `openclip.FAMILIES`.
     """
+    if checkpoint is None and "+" in name and not name.startswith(SCHEMES):
+        name, _, checkpoint = name.partition("+")
     architecture, tag = split_name(name, checkpoint)
     where = resolve_device(device)
     if precision not in PRECISIONS:
@@ -177,5 +179,3 @@ def _check_finite(model: nn.Module, name: str) -> None:
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise ModelError(f"{name}: the weight {key!r} holds NaN or infinity. The file is damaged; fetch or train it again.")
 
-
-__all__ = ["MINI", "load", "resolve_device"]

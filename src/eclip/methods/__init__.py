@@ -69,6 +69,25 @@ class Method:
         return self.function(encoding, text.to(encoding.feature.device), **options)
 
 
+def options_for(name: str, asked: list[str], options: dict[str, Any]) -> dict[str, Any]:
+    """Those of the options that a method has; each option must belong to one of the methods asked.
+
+    Args:
+        name: the method.
+        asked: all methods of the question.
+        options: all options of the question.
+
+    Raises:
+        OptionError: an option that none of them has.
+    """
+    for option in options:
+        if not any(option in METHODS[other].options for other in asked):
+            owners = [other for other, method in METHODS.items() if option in method.options]
+            hint = f"it belongs to {', '.join(owners)}" if owners else f"{name!r} has {_names(METHODS[name].options)}"
+            raise OptionError(f"{' and '.join(map(repr, asked))} has no option {option!r}: {hint}.")
+    return {option: value for option, value in options.items() if option in METHODS[name].options}
+
+
 def _names(options: dict[str, Any]) -> str:
     return ", ".join(options) if options else "none"
 

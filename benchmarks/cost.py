@@ -1,0 +1,171 @@
+"""What each method costs, in times of a bare `encode_image`, paired in one run.
+
+    python benchmarks/cost.py                      # ViT-B/16 with random weights, 1 and 100 texts, CPU
+    python benchmarks/cost.py --device cuda --json benchmarks/cost-cuda.json
+
+Each round times the bare pass and every method once, in an order that rotates, and a method's figure is the median over
+rounds of its time over the bare pass of the same round. A method's time is `encode` and the method together: what a user
+waits for, with the text features given. Peak memory is what the process reached, in a fresh process a method.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import open_clip
+import torch
+
+import eclip
+
+BARS = {
+    "itsm": (1.08, 1.08),
+    "rclip": (1.08, 1.08),
+    "maskclip": (1.13, 1.13),
+    "surgery": (1.18, 1.18),
+}
+
+
+def main() -> None:
+    options = _options()
+    torch.manual_seed(0)
+    backbone, pixels = _setup(options)
+    if options.peak:
+        _peak(options.peak, backbone, pixels, options.texts)
+        return
+    rows = []
+    for texts in options.texts:
+        rows += _time(backbone, pixels, texts, options)
+    for row in rows:
+        row["peak_mib"] = _peak_elsewhere(row["method"], row["texts"], options)
+    report = {
+        "model": options.model,
+        "images": options.images,
+        "rounds": options.rounds,
+        "device": _device_name(options.device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "open_clip": open_clip.__version__,
+        "command": " ".join(["python", "benchmarks/cost.py", *sys.argv[1:]]),
+        "rows": rows,
+    }
+    _print(report)
+    if options.json:
+        Path(options.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="ViT-B-16", help="an architecture of open_clip, random weights")
+    parser.add_argument("--methods", default=",".join(eclip.METHODS))
+    parser.add_argument("--texts", type=int, nargs="+", default=[1, 100])
+    parser.add_argument("--images", type=int, default=4, help="images in a batch")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", help="also write the table to this file")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _setup(options: argparse.Namespace) -> tuple[eclip.Backbone, torch.Tensor]:
+    model = open_clip.create_model(options.model).eval().requires_grad_(False).to(options.device)
+    backbone = eclip.wrap(
+        model, tokenizer=open_clip.get_tokenizer(options.model), mean=(0.5,) * 3, std=(0.5,) * 3, name=options.model
+    )
+    size = backbone.image_size
+    return backbone, torch.randn(options.images, 3, size, size, device=options.device)
+
+
+def _texts(backbone: eclip.Backbone, count: int, width: int) -> torch.Tensor:
+    text = torch.randn(count, width, device=backbone.weight.device)
+    return torch.nn.functional.normalize(text, dim=-1)
+
+
+def _task(name: str, backbone: eclip.Backbone, pixels: torch.Tensor, text: torch.Tensor) -> Callable[[], object]:
+    if name == "encode_image":
+        return lambda: backbone.model.encode_image(pixels)
+    method = eclip.METHODS[name]
+    return lambda: method(eclip.encode(backbone, pixels, keep=method.keep), text)
+
+
+def _time(
+    backbone: eclip.Backbone, pixels: torch.Tensor, texts: int, options: argparse.Namespace
+) -> list[dict[str, object]]:
+    with torch.no_grad():
+        text = _texts(backbone, texts, backbone.model.encode_image(pixels[:1]).shape[-1])
+        names = ["encode_image", *options.methods.split(",")]
+        tasks = {name: _task(name, backbone, pixels, text) for name in names}
+        for task in tasks.values():
+            task()
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        for turn in range(options.rounds):
+            shift = turn % len(names)
+            for name in names[shift:] + names[:shift]:
+                start = time.perf_counter()
+                tasks[name]()
+                if pixels.is_cuda:
+                    torch.cuda.synchronize()
+                seconds[name].append(time.perf_counter() - start)
+    bare = seconds["encode_image"]
+    rows: list[dict[str, object]] = []
+    for name in names:
+        ratios = sorted(own / base for own, base in zip(seconds[name], bare, strict=True))
+        bar = BARS.get(name)
+        rows.append(
+            {
+                "method": name,
+                "texts": texts,
+                "ratio": round(statistics.median(ratios), 3),
+                "quartiles": [round(ratios[len(ratios) // 4], 3), round(ratios[-1 - len(ratios) // 4], 3)],
+                "ms_per_image": round(1000 * statistics.median(seconds[name]) / options.images, 1),
+                "bar": None if bar is None else bar[texts > 1],
+            }
+        )
+    return rows
+
+
+def _peak(name: str, backbone: eclip.Backbone, pixels: torch.Tensor, texts: list[int]) -> None:
+    with torch.no_grad():
+        text = _texts(backbone, texts[0], backbone.model.encode_image(pixels[:1]).shape[-1])
+        for _ in range(2):
+            _task(name, backbone, pixels, text)()
+    if pixels.is_cuda:
+        print(torch.cuda.max_memory_allocated() >> 20)
+    else:
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+
+
+def _peak_elsewhere(name: object, texts: object, options: argparse.Namespace) -> int:
+    command = [sys.executable, __file__, "--peak", str(name), "--texts", str(texts), "--model", options.model]
+    command += ["--images", str(options.images), "--device", options.device]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def _device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU"
+
+
+def _print(report: dict[str, object]) -> None:
+    print(f"{report['model']}, {report['images']} images a batch, {report['device']}, {report['threads']} threads")
+    print(f"{'method':<14}{'texts':>6}{'x encode_image':>16}{'quartiles':>16}{'bar':>7}{'ms/image':>10}{'peak MiB':>10}")
+    for row in report["rows"]:  # type: ignore[attr-defined]
+        quartiles = "-".join(f"{q:.2f}" for q in row["quartiles"])
+        bar = f"{row['bar']:.2f}" if row["bar"] else ""
+        print(
+            f"{row['method']:<14}{row['texts']:>6}{row['ratio']:>16.3f}{quartiles:>16}{bar:>7}"
+            f"{row['ms_per_image']:>10.1f}{row['peak_mib']:>10}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Is this installation in order? Versions, torch and torchvision, devices, the model in the package, cached weights."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+import torch
+
+from eclip import __version__
+from eclip.backbones.catalog import DEFAULT_MODEL, MINI, OPENAI_HINT
+from eclip.backbones.load import load
+from eclip.errors import EclipError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination.
+
+    Attributes:
+        what: what was looked at.
+        found: what is there.
+        fine: False where something should be done.
+        advice: what to do next, if anything.
+    """
+
+    what: str
+    found: str
+    fine: bool = True
+    advice: str = ""
+
+
+def examine() -> list[Finding]:
+    """Look at everything that most often goes wrong."""
+    return [
+        Finding("eclip", __version__),
+        Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        *(Finding(name, importlib.metadata.version(name)) for name in ("torch", "open_clip_torch", "timm", "pillow")),
+        _torchvision(),
+        Finding("CPU", f"{torch.get_num_threads()} threads"),
+        _cuda(),
+        Finding("MPS", "not offered: no result was ever checked on it"),
+        _mini(),
+        _cached(),
+    ]
+
+
+def _torchvision() -> Finding:
+    version = importlib.metadata.version("torchvision")
+    try:
+        import torchvision
+
+        boxes, scores = torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0])
+        torchvision.ops.nms(boxes, scores, 0.5)  # its compiled part; fails where the two do not match
+    except (ImportError, RuntimeError) as error:
+        advice = "install torch and torchvision together, in one command, from one index"
+        return Finding("torchvision", f"{version}, does not fit torch ({error})", False, advice)
+    return Finding("torchvision", f"{version}, fits torch")
+
+
+def _cuda() -> Finding:
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+        return Finding("CUDA", names, advice="--device cuda")
+    return Finding("CUDA", "no device")
+
+
+def _mini() -> Finding:
+    try:
+        backbone = load(DEFAULT_MODEL)
+        feature = backbone.encode_text(["a dog"])
+    except EclipError as error:
+        return Finding("model mini", str(error), False, "install eclip again: its wheel holds the weights")
+    size = sum(path.stat().st_size for path in MINI.iterdir()) / 2**20
+    return Finding("model mini", f"works, {size:.1f} MiB, {feature.shape[1]} features, {backbone.image_size} px")
+
+
+def _cached() -> Finding:
+    folder = Path(huggingface_hub.constants.HF_HUB_CACHE)
+    if not folder.is_dir():
+        return Finding("cached weights", f"none in {folder}", advice=OPENAI_HINT)
+    cached = sorted(
+        repository.repo_id
+        for repository in huggingface_hub.scan_cache_dir(folder).repos
+        if repository.repo_type == "model"
+    )
+    return Finding("cached weights", ", ".join(cached) or f"none in {folder}", advice="" if cached else OPENAI_HINT)

@@ -1,0 +1,321 @@
+"""Explanation, what `explain` answers: raw maps and scores, and what people take from them; saved and loaded again."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from PIL import Image
+
+from eclip import heatmap, render
+from eclip.errors import ImageError, OptionError, ResultError
+from eclip.photos import open_photo
+
+FORMATS = ("png", "npz", "json")
+SCHEMA = "eclip.explain/1"
+MOST_PANELS = 20
+"""Pictures are drawn for at most so many texts, those that score best; arrays hold all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Maps of some photos for some texts by one method, with all that is needed to repeat them.
+
+    Attributes:
+        maps: (image, text, row, col) float32, raw: as the method gives them, on the patch grid.
+        scores: (image, text) float32, cosine of the unaltered model in [-1, 1]. A map shows where, a score whether: a thing
+            that is absent has a map as well.
+        texts: as given.
+        sources: what each photo was: its path, or "photo 0" for one that came from memory.
+        sizes: (width, height) of each photo.
+        signed: zero has a meaning in these maps; overlays diverge around it.
+        how: model, method, options, resize, templates, versions, the command that repeats it.
+    """
+
+    maps: Float[np.ndarray, "image text row col"]
+    scores: Float[np.ndarray, "image text"]
+    texts: tuple[str, ...]
+    sources: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...]
+    signed: bool
+    how: dict[str, Any]
+    photos: tuple[Image.Image | Path, ...]
+
+    def __repr__(self) -> str:
+        """One line: what was explained, how."""
+        image, text, row, col = self.maps.shape
+        return f"Explanation({image} photos, {text} texts, {row} x {col} grid, {self.how['method']} on {self.how['model']})"
+
+    def _repr_png_(self) -> bytes:
+        """The strip of the first photo, as notebooks show it."""
+        buffer = io.BytesIO()
+        self.strip(0).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def photo(self, image: int = 0) -> Image.Image:
+        """The photo itself, RGB and upright; after `load` it is read from its file.
+
+        Raises:
+            ResultError: its file is gone.
+        """
+        photo = self.photos[image]
+        if isinstance(photo, Image.Image):
+            return photo
+        try:
+            return open_photo(photo)
+        except ImageError as error:
+            raise ResultError(f"the photo of this explanation cannot be read again: {error}") from error
+
+    def _map(self, image: int, text: int) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(self.maps[image, text]))
+
+    def heatmap(self, image: int = 0, text: int = 0) -> Float[np.ndarray, "height width"]:
+        """Where the match is, 0 to 1, in the photo's own pixels: min-max on the grid, then bilinear.
+
+        Zero and one are the least and the most of this image and text; they say nothing about presence. A flat map is 0.
+        """
+        width, height = self.sizes[image]
+        return heatmap.resize(heatmap.normalize(self._map(image, text)), (height, width)).numpy()
+
+    def overlay(self, image: int = 0, text: int = 0, *, legend: bool = True) -> Image.Image:
+        """The photo with its heat map; signed maps in two colors around zero."""
+        return render.overlay(
+            self.photo(image),
+            self._shown(image, text),
+            signed=self.signed,
+            text=self.texts[text],
+            score=float(self.scores[image, text]),
+            legend=legend,
+        )
+
+    def _shown(self, image: int, text: int) -> Float[np.ndarray, "row col"]:
+        shown = heatmap.signed if self.signed else heatmap.normalize
+        return shown(self._map(image, text)).numpy()
+
+    def strip(self, image: int = 0) -> Image.Image:
+        """The photo and one panel a text in one picture; of more than twenty texts the twenty that score best."""
+        shown = self.best_texts(image)
+        return render.strip(
+            self.photo(image),
+            (self._shown(image, text) for text in shown),
+            signed=self.signed,
+            texts=[self.texts[text] for text in shown],
+            scores=[float(self.scores[image, text]) for text in shown],
+        )
+
+    def best_texts(self, image: int = 0) -> list[int]:
+        """The texts that pictures are drawn for: all in their order, or the twenty that score best, best first."""
+        if len(self.texts) <= MOST_PANELS:
+            return list(range(len(self.texts)))
+        return [int(text) for text in np.argsort(-self.scores[image], kind="stable")[:MOST_PANELS]]
+
+    def mask(self, image: int = 0, text: int = 0, threshold: float | str = "otsu") -> Bool[np.ndarray, "height width"]:
+        """Where the heat map reaches a threshold.
+
+        Args:
+            image: which photo.
+            text: which text.
+            threshold: "otsu" (found for this heat map), or a number in [0, 1].
+
+        Raises:
+            OptionError: the threshold is neither.
+        """
+        heat = self.heatmap(image, text)
+        if isinstance(threshold, str):
+            if threshold != "otsu":
+                raise OptionError(f"threshold must be 'otsu' or a number in [0, 1], got {threshold!r}.")
+            return heat >= heatmap.otsu(heat)
+        if not 0 <= threshold <= 1:
+            raise OptionError(f"threshold must be 'otsu' or a number in [0, 1], got {threshold}.")
+        return heat >= threshold
+
+    def boxes(
+        self, image: int = 0, text: int = 0, threshold: float | str = "otsu", *, min_area: float = 0.001
+    ) -> Int[np.ndarray, "box 4"]:
+        """Boxes around the connected parts of `mask`: left, top, right, bottom in pixels, the largest first.
+
+        Args:
+            image: which photo.
+            text: which text.
+            threshold: as in `mask`.
+            min_area: parts with less than this share of the photo's pixels are left out.
+        """
+        return heatmap.boxes(self.mask(image, text, threshold), min_area=min_area)
+
+    def points(
+        self, image: int = 0, text: int = 0, k: int | None = 5
+    ) -> tuple[Int[np.ndarray, "point 2"], Int[np.ndarray, " point"]]:
+        """Point prompts as SAM's predictor takes them: coordinates (x, y) in pixels, labels 1 (thing) and 0 (not).
+
+        Args:
+            image: which photo.
+            text: which text.
+            k: at most so many of each; None for all that CLIP Surgery's rule gives.
+        """
+        width, height = self.sizes[image]
+        return heatmap.points(self._map(image, text), (height, width), k=k)
+
+    def save(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> Path:
+        """Write overlays, arrays and one manifest.json into a folder, made if it is missing.
+
+        Args:
+            folder: where. Files of the same names are replaced.
+            formats: any of "png" (a strip a photo, an overlay a text), "npz" (maps and scores), "json" (the manifest).
+
+        Returns:
+            The folder.
+
+        Raises:
+            ResultError: the folder cannot be written, or the disk is full.
+            OptionError: an unknown format.
+        """
+        with Writer(folder, formats) as writer:
+            writer.add(self)
+        return writer.folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Explanation:
+        """Read what `save` wrote; photos are opened from their files when they are asked for.
+
+        Raises:
+            ResultError: no explanation is there, it was saved without "npz" or "json", or its photos have unlike grids.
+        """
+        folder = Path(folder)
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            if manifest.get("schema") != SCHEMA:
+                raise ResultError(f"{folder / 'manifest.json'} is of schema {manifest.get('schema')!r}, not {SCHEMA!r}.")
+            entries = manifest["photos"]
+            if not entries:
+                raise ResultError(f"{folder} holds the record of a run in which no photo was explained.")
+            arrays = [np.load(folder / entry["files"]["npz"]) for entry in entries]
+            grids = {array["maps"].shape for array in arrays}
+            if len(grids) > 1:
+                raise ResultError(f"the photos in {folder} have maps of unlike shapes {sorted(grids)}; load their npz files.")
+            return cls(
+                maps=np.stack([array["maps"] for array in arrays]),
+                scores=np.stack([array["scores"] for array in arrays]),
+                texts=tuple(manifest["texts"]),
+                sources=tuple(entry["source"] for entry in entries),
+                sizes=tuple((entry["width"], entry["height"]) for entry in entries),
+                signed=manifest["signed"],
+                how=manifest["how"],
+                photos=tuple(_photo_file(folder, entry) for entry in entries),
+            )
+        except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ResultError(
+                f"{folder} holds no explanation that can be loaded ({type(error).__name__}: {error}). "
+                "Explanation.save writes one, with formats npz and json."
+            ) from error
+
+
+def _photo_file(folder: Path, entry: dict[str, Any]) -> Path:
+    copy = entry["files"].get("photo")
+    return folder / copy if copy else Path(entry["source"])
+
+
+class Writer:
+    """Writes explanations one after the other into a folder, and one manifest over all of them.
+
+    Every file appears whole or not at all. The manifest is written on leaving, also after an exception or Ctrl-C, so what
+    was done is on record.
+    """
+
+    def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> None:
+        unknown = [name for name in formats if name not in FORMATS]
+        if unknown or not formats:
+            raise OptionError(f"formats are {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}.")
+        self.folder, self.formats = Path(folder), tuple(formats)
+        self.manifest: dict[str, Any] = {"schema": SCHEMA, "photos": [], "failures": []}
+        self._taken: set[str] = set()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise ResultError(f"the folder {str(folder)!r} cannot be written: {error.strerror}.") from error
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if "json" in self.formats:
+            self._put("manifest.json", lambda part: part.write(json.dumps(self.manifest, indent=1, ensure_ascii=False).encode()))
+
+    def fail(self, source: str, error: str) -> None:
+        """Record a photo that could not be explained."""
+        self.manifest["failures"].append({"source": source, "error": error})
+
+    def add(self, explanation: Explanation) -> list[dict[str, Any]]:
+        """Write the files of an explanation; returns its entries in the manifest."""
+        self.manifest.setdefault("texts", list(explanation.texts))
+        self.manifest.setdefault("signed", explanation.signed)
+        self.manifest.setdefault("how", explanation.how)
+        entries = [self._add(explanation, image) for image in range(len(explanation.sources))]
+        self.manifest["photos"] += entries
+        return entries
+
+    def _add(self, explanation: Explanation, image: int) -> dict[str, Any]:
+        source, photo = explanation.sources[image], explanation.photos[image]
+        stem = self._free(_slug(Path(source).stem) or "photo")
+        files: dict[str, Any] = {}
+        if "npz" in self.formats:
+            files["npz"] = f"{stem}.npz"
+            arrays = {"maps": explanation.maps[image], "scores": explanation.scores[image]}
+            self._put(files["npz"], lambda part: np.savez_compressed(part, **arrays))
+        if isinstance(photo, Image.Image) and not Path(source).is_file():
+            files["photo"] = f"{stem}.photo.png"
+            self._put(files["photo"], lambda part: photo.save(part, "PNG"))
+        if "png" in self.formats:
+            files["strip"] = f"{stem}.png"
+            self._put(files["strip"], lambda part: explanation.strip(image).save(part, "PNG"))
+            files["overlays"] = {}
+            for text in explanation.best_texts(image):
+                name = f"{stem}.{text}-{_slug(explanation.texts[text])}".rstrip("-") + ".png"
+                files["overlays"][explanation.texts[text]] = name
+                self._put(name, lambda part, text=text: explanation.overlay(image, text).save(part, "PNG"))  # type: ignore[misc]
+        width, height = explanation.sizes[image]
+        scores = {t: round(float(s), 6) for t, s in zip(explanation.texts, explanation.scores[image], strict=True)}
+        grid = list(explanation.maps.shape[2:])
+        return {"source": source, "width": width, "height": height, "grid": grid, "scores": scores, "files": files}
+
+    def _free(self, stem: str) -> str:
+        name, number = stem, 1
+        while name.casefold() in self._taken:
+            number += 1
+            name = f"{stem}-{number}"
+        self._taken.add(name.casefold())
+        return name
+
+    def _put(self, name: str, write: Callable[[Any], object]) -> None:
+        part = None
+        try:
+            with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False) as part:
+                write(part)
+            os.chmod(part.name, 0o644)
+            os.replace(part.name, self.folder / name)
+        except BaseException as error:
+            if part is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(part.name)
+            if not isinstance(error, OSError) or isinstance(error, ImageError):
+                raise
+            why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+            done = len(self.manifest["photos"])
+            raise ResultError(f"{self.folder / name} cannot be written: {why}. {done} photos before it are done.") from error
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w.]+", "-", text).strip("-.")[:60]

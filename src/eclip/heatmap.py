@@ -1,0 +1,165 @@
+"""Raw maps to heat maps, masks, boxes and points: the one place where maps are resized and normalized.
+
+Maps are torch tensors on the patch grid (row col), with any axes before. What people and other tools take from
+them, a heat map or a mask (height width), is a NumPy array, as are boxes and points.
+
+The order is always: normalize on the grid, then resize, as CLIP Surgery does (Li et al. 2023,
+https://arxiv.org/abs/2304.05653, code xmed-lab/CLIP_Surgery at d4696d4, described in words and rewritten).
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy import ndimage
+from torch.nn import functional as F
+
+from eclip.errors import EclipError, OptionError
+
+OTSU_BINS = 256
+
+
+def normalize(maps: Float[torch.Tensor, "*batch row col"]) -> Float[torch.Tensor, "*batch row col"]:
+    """Min-max of each map over its own grid: the smallest value becomes 0, the largest 1, a flat map zeros.
+
+    Raises:
+        EclipError: a value is NaN or infinite, or a map has no cells.
+    """
+    _require_finite(maps)
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    span = high - low
+    return (maps - low) / torch.where(span > 0, span, 1)
+
+
+def signed(maps: Float[torch.Tensor, "*batch row col"]) -> Float[torch.Tensor, "*batch row col"]:
+    """Each map over its largest absolute value: in [-1, 1], signs and zeros kept, a map of zeros stays so.
+
+    Raises:
+        EclipError: a value is NaN or infinite, or a map has no cells.
+    """
+    _require_finite(maps)
+    peak = maps.abs().amax((-2, -1), keepdim=True)
+    return maps / torch.where(peak > 0, peak, 1)
+
+
+def resize(
+    maps: Float[torch.Tensor, "*batch row col"], size: tuple[int, int]
+) -> Float[torch.Tensor, "*batch height width"]:
+    """Bilinear, corners not aligned, no smoothing when made smaller; float32.
+
+    A resized map stays inside its own range (rounding is clamped), but need not reach both ends of it.
+
+    Args:
+        maps: raw or normalized.
+        size: (height, width) of the result in pixels, both at least 1.
+
+    Raises:
+        OptionError: the size is not positive.
+        EclipError: a value is NaN or infinite, or a map has no cells.
+    """
+    _require_finite(maps)
+    if min(size) < 1:
+        raise OptionError(f"size must be (height, width) of at least 1 each, got {size}.")
+    maps = maps.float()
+    stack = maps.flatten(0, -3)[:, None] if maps.ndim > 2 else maps[None, None]  # map 1 row col
+    resized = F.interpolate(stack, size, mode="bilinear", align_corners=False)
+    resized = resized.reshape(*maps.shape[:-2], *size)
+    return resized.clamp(maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True))
+
+
+def otsu(heat: Float[np.ndarray, "height width"]) -> float:
+    """Threshold that parts a heat map in two: the mask is `heat >= threshold`.
+
+    Otsu 1979, https://doi.org/10.1109/TSMC.1979.4310076: the split with the largest variance between the two
+    classes, here over 256 equal bins of [0, 1]. Where empty bins leave a choice, the middle of the gap.
+
+    Returns:
+        A threshold in (0, 1]; 1.0 if all values share one bin, so that the mask of a map of zeros is empty.
+
+    Raises:
+        EclipError: a value is outside [0, 1] or NaN, or there is none.
+    """
+    if not heat.size or not (heat.min() >= 0 and heat.max() <= 1):
+        given = f"{heat.min()} to {heat.max()}" if heat.size else "no values"
+        raise EclipError(f"otsu needs a heat map in [0, 1], got {given}: use heatmap.normalize first.")
+    counts = np.histogram(heat, OTSU_BINS, (0, 1))[0]
+    below = np.cumsum(counts)[:-1]  # values below each inner bin edge
+    above = heat.size - below
+    moment = np.cumsum(counts * (np.arange(OTSU_BINS) + 0.5))
+    split = (below > 0) & (above > 0)
+    if not split.any():
+        return 1.0
+    # the difference of the two class means, at the inner edges that leave something on both sides
+    gap = (moment[-1] - moment[:-1])[split] / above[split] - moment[:-1][split] / below[split]
+    variance = np.zeros(OTSU_BINS - 1)
+    variance[split] = below[split] * (above[split] / heat.size) * gap**2
+    first = int(variance.argmax())
+    last = int(np.searchsorted(below, below[first], side="right")) - 1  # edges after empty bins split alike
+    return float((first + last + 2) / (2 * OTSU_BINS))
+
+
+def boxes(mask: Bool[np.ndarray, "height width"], *, min_area: float = 0.0) -> Int[np.ndarray, "box 4"]:
+    """Boxes around the connected regions of a mask; pixels that touch at a corner are connected.
+
+    Args:
+        mask: True where the thing is.
+        min_area: regions with a smaller share of the image's pixels than this are dropped, 0 to 1.
+
+    Returns:
+        Left, top, right, bottom in pixels, right and bottom exclusive; the region of most pixels first, equal
+        ones in reading order; (0, 4) for an empty mask.
+    """
+    regions, count = ndimage.label(mask, structure=np.ones((3, 3)))
+    areas = np.bincount(regions.ravel(), minlength=count + 1)[1:]
+    slices = ndimage.find_objects(regions)  # (rows, columns) of each
+    kept = [i for i in np.argsort(-areas, kind="stable") if areas[i] >= min_area * mask.size]
+    edges = [(slices[i][1].start, slices[i][0].start, slices[i][1].stop, slices[i][0].stop) for i in kept]
+    return np.array(edges, dtype=np.int64).reshape(-1, 4)
+
+
+def points(
+    scores: Float[torch.Tensor, "row col"], size: tuple[int, int], *, k: int | None = None, threshold: float = 0.8
+) -> tuple[Int[np.ndarray, "point 2"], Int[np.ndarray, " point"]]:
+    """Point prompts for SAM: the strongest cells of a map as positives, as many of the weakest as negatives.
+
+    The rule of CLIP Surgery (its `similarity_map_to_points`): halve the grid bilinearly, min-max, m = the
+    number of cells at or above the threshold, but at most half of all; m largest, m smallest.
+    Differs from it: grids need not be square, and a flat map has no points (there: all of them, twice).
+
+    Args:
+        scores: one map on the patch grid, raw or normalized (the points are the same).
+        size: (height, width) of the image in pixels.
+        k: at most this many positives, the strongest, and as many negatives, the weakest; None is no limit.
+        threshold: share of the halved map's range that a positive must reach, as long as there is room.
+
+    Returns:
+        Coordinates x, y of cell centers in whole pixels of the image, and their labels, 1 positive, 0 negative;
+        positives first, ascending by score inside each group. No points for a flat map, nor for a grid
+        that halves to a single cell.
+
+    Raises:
+        OptionError: the size is not positive, or k is negative.
+        EclipError: a value is NaN or infinite.
+    """
+    if k is not None and k < 0:
+        raise OptionError(f"points needs k >= 0 or None, got {k}.")
+    if min(size) < 1:
+        raise OptionError(f"size must be (height, width) of at least 1 each, got {size}.")
+    rows, cols = (max(1, side // 2) for side in scores.shape)
+    halved = normalize(resize(scores, (rows, cols))).flatten()
+    count = min(int((halved >= threshold).sum()), len(halved) // 2) if halved.any() else 0
+    taken = count if k is None else min(k, count)
+    ranked = halved.argsort(stable=True).cpu().numpy()
+    cells = np.concatenate([ranked[len(ranked) - taken :], ranked[:taken]])
+    centers = np.stack([(cells % cols + 0.5) * size[1] / cols, (cells // cols + 0.5) * size[0] / rows], axis=1)
+    coordinates = centers.astype(np.int64).clip(max=(size[1] - 1, size[0] - 1))
+    return coordinates, np.repeat([1, 0], taken)
+
+
+def _require_finite(maps: torch.Tensor) -> None:
+    if maps.shape[-2] == 0 or maps.shape[-1] == 0:
+        raise EclipError(f"a map needs at least one cell, got the shape {tuple(maps.shape)}.")
+    if not maps.isfinite().all():
+        count = int((~maps.isfinite()).sum())
+        raise EclipError(
+            f"{count} of {maps.numel()} map values are NaN or infinite: the model's weights or pixels hold such values."
+        )

@@ -1,0 +1,203 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eclip import heatmap
+from eclip.errors import EclipError, OptionError
+
+GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
+needs_golden = pytest.mark.skipif(
+    not GOLDEN.is_dir(), reason="the golden arrays live beside the repository, in ../shared"
+)
+POINT_SETS = [
+    f"{model}__{size}_class{text}"
+    for model, sizes in {
+        "tiny_vit": ("native", "square96"),
+        "tiny_vit12": ("native", "square96"),
+        "tiny_rn": ("native_released_vv", "native_normed_scale8", "square192_released_vv", "square192_normed_scale8"),
+    }.items()
+    for size in sizes
+    for text in (0, 1)
+]
+
+
+def test_normalize_is_min_max_of_each_map_alone():
+    maps = torch.tensor([[[1.0, 3.0], [2.0, 5.0]], [[-4.0, 0.0], [0.0, -2.0]]])
+    expected = torch.tensor([[[0.0, 0.5], [0.25, 1.0]], [[0.0, 1.0], [1.0, 0.5]]])
+    assert torch.equal(heatmap.normalize(maps), expected)
+
+
+def test_normalize_alters_no_value_however_small_the_range():
+    assert heatmap.normalize(torch.tensor([[0.0, 1e-20, 2e-20]])).tolist() == [[0.0, 0.5, 1.0]]
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0, 7.1])
+def test_flat_map_normalizes_to_zeros(value):
+    assert torch.equal(heatmap.normalize(torch.full((2, 3), value)), torch.zeros(2, 3))
+
+
+def test_signed_keeps_zero_and_signs():
+    assert heatmap.signed(torch.tensor([[[-4.0, 0.0, 2.0]], [[0.0, 0.0, 0.0]]])).tolist() == [
+        [[-1.0, 0.0, 0.5]],
+        [[0.0, 0.0, 0.0]],
+    ]
+
+
+@pytest.mark.parametrize("function", [heatmap.normalize, heatmap.signed])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_values_that_are_no_numbers_are_refused_and_counted(function, bad):
+    with pytest.raises(EclipError, match="2 of 6 map values are NaN or infinite"):
+        function(torch.tensor([[1.0, bad, 2.0], [bad, 0.0, 1.0]]))
+
+
+def test_map_without_cells_is_refused():
+    with pytest.raises(EclipError, match="at least one cell"):
+        heatmap.normalize(torch.zeros(2, 0, 3))
+
+
+def test_resize_does_not_align_corners():
+    # two cells to four pixels: pixel centers lie at -1/4, 1/4, 3/4, 5/4 cells, so 0, 1/4, 3/4, 1
+    assert heatmap.resize(torch.tensor([[0.0, 1.0]]), (1, 4)).tolist() == [[0.0, 0.25, 0.75, 1.0]]
+
+
+def test_resize_takes_any_leading_axes_and_gives_float32():
+    maps = torch.rand(2, 3, 4, 5, dtype=torch.float64)
+    resized = heatmap.resize(maps, (9, 7))
+    assert (resized.shape, resized.dtype) == ((2, 3, 9, 7), torch.float32)
+    assert torch.equal(resized[1, 2], heatmap.resize(maps[1, 2], (9, 7)))
+
+
+@pytest.mark.parametrize("value", [0.3, 0.7, 0.9])
+def test_resize_stays_in_the_range_of_its_map(value):
+    # interpolation alone rounds some pixels of a flat map to a neighboring float
+    assert heatmap.resize(torch.full((7, 7), value), (500, 333)).unique().tolist() == [torch.tensor(value).item()]
+
+
+def test_resize_refuses_an_empty_size():
+    with pytest.raises(OptionError, match=r"\(0, 4\)"):
+        heatmap.resize(torch.zeros(2, 2), (0, 4))
+
+
+def test_otsu_cuts_the_middle_of_a_gap():
+    # 0.2 lies in bin 51, 0.8 in bin 204: every edge from 52/256 to 204/256 parts them, the middle is 1/2
+    assert heatmap.otsu(np.array([[0.2, 0.2, 0.8]], dtype=np.float32)) == 0.5
+
+
+def test_otsu_maximizes_the_variance_between_classes():
+    generator = np.random.default_rng(3)
+    heat = np.concatenate([generator.normal(0.3, 0.08, 600), generator.normal(0.65, 0.1, 300)]).clip(0, 1)
+    bins = np.floor(heat.clip(max=0.999) * 256) + 0.5
+
+    def variance(edge):
+        low, high = bins[heat < edge], bins[heat >= edge]
+        return len(low) * len(high) * (low.mean() - high.mean()) ** 2 if len(low) and len(high) else 0.0
+
+    threshold = heatmap.otsu(heat[None])
+    best = max(variance(edge / 256) for edge in range(1, 256))
+    assert variance(threshold) == pytest.approx(best, rel=1e-12)
+    assert 0.4 < threshold < 0.55
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_otsu_of_a_flat_heat_map_leaves_the_mask_empty(value):
+    heat = np.full((4, 5), value, dtype=np.float32)
+    assert not (heat >= heatmap.otsu(heat)).any()
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.5, np.nan])
+def test_otsu_refuses_what_is_no_heat_map(bad):
+    with pytest.raises(EclipError, match="normalize first"):
+        heatmap.otsu(np.array([[0.5, bad]]))
+
+
+def test_boxes_largest_first_corners_connect():
+    mask = np.array(
+        [
+            [1, 0, 0, 0, 0],
+            [0, 0, 0, 1, 0],
+            [0, 0, 1, 0, 0],
+            [0, 0, 1, 0, 0],
+        ],
+        dtype=bool,
+    )
+    assert heatmap.boxes(mask).tolist() == [[2, 1, 4, 4], [0, 0, 1, 1]]
+    assert heatmap.boxes(mask, min_area=0.1).tolist() == [[2, 1, 4, 4]]  # 3 of 20 pixels stay, 1 of 20 does not
+    assert heatmap.boxes(mask, min_area=0.05).tolist() == [[2, 1, 4, 4], [0, 0, 1, 1]]
+
+
+def test_boxes_rank_by_pixels_not_by_box_and_ties_in_reading_order():
+    ring_like = np.array([[1, 1, 1, 0, 1, 1], [0, 0, 1, 0, 1, 1], [0, 0, 1, 0, 1, 1]], dtype=bool)  # 5 and 6 pixels
+    assert heatmap.boxes(ring_like).tolist() == [[4, 0, 6, 3], [0, 0, 3, 3]]
+    assert heatmap.boxes(np.array([[1, 0, 1]], dtype=bool)).tolist() == [[0, 0, 1, 1], [2, 0, 3, 1]]
+
+
+def test_boxes_of_an_empty_mask():
+    assert heatmap.boxes(np.zeros((3, 3), dtype=bool)).shape == (0, 4)
+
+
+def test_points_by_hand_on_a_non_square_grid():
+    # 4x8 of 2x2 squares halves to 2x4: [[0, 10, 2, 9], [1, 5, 3, 4]]; at least 0.8 of the range: 10 and 9, so m = 2
+    halved = torch.tensor([[0.0, 10.0, 2.0, 9.0], [1.0, 5.0, 3.0, 4.0]])
+    scores = halved.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    coordinates, labels = heatmap.points(scores, (60, 100))
+    # cells are 25 wide and 30 high; truncated centers; ascending by score: 9, 10, then 0, 1
+    assert coordinates.tolist() == [[87, 15], [37, 15], [12, 15], [12, 45]]
+    assert labels.tolist() == [1, 1, 0, 0]
+    strongest, _ = heatmap.points(scores, (60, 100), k=1)
+    assert strongest.tolist() == [[37, 15], [12, 15]]
+    wider, _ = heatmap.points(scores, (60, 100), threshold=0.0)
+    assert len(wider) == 8  # all eight cells pass, half of them at most are positives
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (8, 1)])
+def test_points_of_a_single_row_or_column(shape):
+    scores = torch.tensor([0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 8.0, 8.0]).reshape(shape)
+    coordinates, labels = heatmap.points(scores, (80, 80))
+    ends = [[70, 40], [10, 40]] if shape[0] == 1 else [[40, 70], [40, 10]]
+    assert coordinates.tolist() == ends
+    assert labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("scores", [torch.full((6, 6), 0.3), torch.tensor([[5.0]]), torch.eye(2)])
+def test_points_of_a_flat_map_or_a_single_halved_cell_are_none(scores):
+    coordinates, labels = heatmap.points(scores, (10, 10), threshold=0.0)
+    assert (coordinates.shape, labels.shape) == ((0, 2), (0,))
+
+
+def test_points_stay_inside_a_one_pixel_photo():
+    assert heatmap.points(torch.arange(64.0).reshape(8, 8), (1, 1))[0].max() == 0
+
+
+def test_points_refuse_a_negative_k():
+    with pytest.raises(OptionError, match="k >= 0 or None, got -1"):
+        heatmap.points(torch.eye(4), (8, 8), k=-1)
+
+
+@needs_golden
+@pytest.mark.parametrize("name", POINT_SETS)
+def test_points_equal_clip_surgery(name):
+    arrays = np.load(GOLDEN / "clip_surgery.npz")
+    model, rest = name.split("__")
+    size, text = rest.rsplit("_class", 1)
+    scores = torch.from_numpy(arrays[f"{model}__fsurgery_scores_{size}"][0, 1:, int(text)])
+    side = int(len(scores) ** 0.5)
+    pixels = side * (32 if model == "tiny_rn" else 8)
+    coordinates, labels = heatmap.points(scores.reshape(side, side), (pixels, pixels))
+    np.testing.assert_array_equal(coordinates, arrays[f"{model}__points_{rest}"])
+    np.testing.assert_array_equal(labels, arrays[f"{model}__point_labels_{rest}"])
+
+
+@needs_golden
+@pytest.mark.parametrize("model", ["tiny_vit", "tiny_vit12", "tiny_rn"])
+def test_normalize_then_resize_equals_clip_surgery(model):
+    arrays = np.load(GOLDEN / "itsm.npz")
+    similarity = torch.from_numpy(arrays[f"{model}__similarity_native"])[:, 1:].mT  # image text token
+    side = int(similarity.shape[-1] ** 0.5)
+    grid = heatmap.normalize(similarity.unflatten(2, (side, side)))
+    tokens = grid.flatten(2).mT  # image token text
+    np.testing.assert_allclose(tokens, arrays[f"{model}__map_native_grid"], rtol=1e-4, atol=1e-5)
+    expected = arrays[f"{model}__map_native_class0and1"]
+    resized = heatmap.resize(grid[:, :2], expected.shape[1:3]).permute(0, 2, 3, 1)  # image height width text
+    np.testing.assert_allclose(resized, expected, rtol=1e-4, atol=1e-5)

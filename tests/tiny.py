@@ -1,0 +1,105 @@
+"""Tiny open_clip models with random weights, one of each family, built in code. For tests only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.timm_model import TimmModel
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+import eclip
+from eclip.backbones.base import Backbone
+
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+VIT = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 7}
+MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+
+
+def _clip(vision: dict[str, Any], **options: Any) -> nn.Module:
+    return open_clip.CLIP(embed_dim=24, vision_cfg=vision, text_cfg=dict(TEXT), **options)
+
+
+def _vit(**options: Any) -> nn.Module:
+    return _clip({**VIT, **options}, quick_gelu=True)
+
+
+def _rect() -> nn.Module:
+    return _clip({**VIT, "image_size": (32, 48)}, quick_gelu=True)
+
+
+def _resnet() -> nn.Module:
+    return _clip({"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None})
+
+
+def _pooled(pool: str) -> Callable[[], nn.Module]:
+    vision = {"image_size": 96, "timm_model_name": "test_efficientnet", "timm_pool": pool, "timm_proj": ""}
+    return lambda: _clip(vision)
+
+
+def _siglip() -> nn.Module:
+    model = open_clip.CustomTextCLIP(
+        embed_dim=32,
+        vision_cfg={"image_size": 32, "timm_model_name": "test_vit", "timm_pool": "avg", "timm_proj": "none"},
+        text_cfg=dict(TEXT),
+        init_logit_bias=-10,
+    )
+    visual: TimmModel = model.visual
+    visual.trunk = VisionTransformer(
+        img_size=32,
+        patch_size=8,
+        embed_dim=32,
+        depth=7,
+        num_heads=2,
+        class_token=False,
+        global_pool="map",
+        num_classes=0,
+    )
+    return model
+
+
+FAMILIES: dict[str, Callable[[], nn.Module]] = {
+    "vit": _vit,
+    "vit without ln_pre": lambda: _vit(no_ln_pre=True),
+    "vit with layer scale": lambda: _vit(ls_init_value=0.5),
+    "vit with query norm": lambda: _vit(qk_norm=True, scale_attn_inner=True, scale_heads=True, scale_attn=True),
+    "vit, average pool": lambda: _vit(pool_type="avg"),
+    "vit, norm after pool": lambda: _vit(pool_type="avg", final_ln_after_pool=True),
+    "vit, not square": _rect,
+    "resnet": _resnet,
+    "timm abs_attn": _pooled("abs_attn"),
+    "timm rot_attn": _pooled("rot_attn"),
+    "siglip": _siglip,
+}
+
+
+def model(family: str, seed: int = 0) -> nn.Module:
+    """The model, with noise on every weight, so that terms that start at zero or one matter."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        built = FAMILIES[family]()
+        for weight in built.parameters():
+            weight.data.add_(0.02 * torch.randn_like(weight))
+        for module in built.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+    return built.eval()
+
+
+def backbone(family: str, dtype: torch.dtype = torch.float32) -> Backbone:
+    return eclip.wrap(model(family).to(dtype), tokenizer=open_clip.SimpleTokenizer(), mean=MEAN, std=STD, name=family)
+
+
+def pixels(of: Backbone, images: int = 2, rows: int = 0, cols: int = 0, seed: int = 0) -> torch.Tensor:
+    """Random pixels on the native grid, or on another by its number of patches."""
+    height, width = (rows or of.native.row) * of.patch_size, (cols or of.native.col) * of.patch_size
+    return torch.randn(images, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def texts(of: Backbone, count: int = 3, seed: int = 1) -> torch.Tensor:
+    width = of.encode_text(["a"]).shape[1]
+    return nn.functional.normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(seed)), dim=-1)

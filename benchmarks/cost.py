@@ -4,8 +4,8 @@
     python benchmarks/cost.py --device cuda --json benchmarks/cost-cuda.json
 
 Each round times the bare pass and every method once, in an order that rotates, and a method's figure is the median over
-rounds of its time over the bare pass of the same round. A method's time is `encode` and the method together: what a user
-waits for, with the text features given. Peak memory is what the process reached, in a fresh process a method.
+rounds of its time over the bare pass of the same round. A method's time is `encode` and the method together: what a
+user waits for, with the text features given. Peak memory is what the process reached, in a fresh process a method.
 """
 
 from __future__ import annotations
@@ -157,7 +157,9 @@ def _device_name(device: str) -> str:
 
 def _print(report: dict[str, object]) -> None:
     print(f"{report['model']}, {report['images']} images a batch, {report['device']}, {report['threads']} threads")
-    print(f"{'method':<14}{'texts':>6}{'x encode_image':>16}{'quartiles':>16}{'bar':>7}{'ms/image':>10}{'peak MiB':>10}")
+    print(
+        f"{'method':<14}{'texts':>6}{'x encode_image':>16}{'quartiles':>16}{'bar':>7}{'ms/image':>10}{'peak MiB':>10}"
+    )
     for row in report["rows"]:  # type: ignore[attr-defined]
         quartiles = "-".join(f"{q:.2f}" for q in row["quartiles"])
         bar = f"{row['bar']:.2f}" if row["bar"] else ""

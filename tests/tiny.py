@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import open_clip
@@ -13,6 +14,8 @@ from torch import nn
 
 import eclip
 from eclip.backbones.base import Backbone
+
+torch.set_num_threads(1)  # these models are too small for two
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 VIT = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 7}
@@ -85,13 +88,20 @@ def model(family: str, seed: int = 0) -> nn.Module:
             weight.data.add_(0.02 * torch.randn_like(weight))
         for module in built.modules():
             if isinstance(module, nn.BatchNorm2d):
+                module.weight.data.uniform_(0.5, 1.5)
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 1.5)
     return built.eval()
 
 
+@cache
+def _tokenizer() -> open_clip.SimpleTokenizer:
+    return open_clip.SimpleTokenizer()
+
+
 def backbone(family: str, dtype: torch.dtype = torch.float32) -> Backbone:
-    return eclip.wrap(model(family).to(dtype), tokenizer=open_clip.SimpleTokenizer(), mean=MEAN, std=STD, name=family)
+    """A model of its own at each call, so that a test may break it."""
+    return eclip.wrap(model(family).to(dtype), tokenizer=_tokenizer(), mean=MEAN, std=STD, name=family)
 
 
 def pixels(of: Backbone, images: int = 2, rows: int = 0, cols: int = 0, seed: int = 0) -> torch.Tensor:

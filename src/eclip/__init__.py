@@ -28,15 +28,18 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
-    from eclip.backbones.base import Backbone, Encoding, encode
-    from eclip.backbones.load import load
-    from eclip.backbones.openclip import wrap
-    from eclip.errors import EclipError
-    from eclip.explain import explain, explain_each
-    from eclip.explanation import Explanation
-    from eclip.methods import METHODS
-    from eclip.templates import TEMPLATES
-    from eclip.text import encode_texts
+    from eclip.backbones.base import Backbone as Backbone
+    from eclip.backbones.base import Encoding as Encoding
+    from eclip.backbones.base import encode as encode
+    from eclip.backbones.load import load as load
+    from eclip.backbones.openclip import wrap as wrap
+    from eclip.errors import EclipError as EclipError
+    from eclip.explain import explain as explain
+    from eclip.explain import explain_each as explain_each
+    from eclip.explanation import Explanation as Explanation
+    from eclip.methods import METHODS as METHODS
+    from eclip.templates import TEMPLATES as TEMPLATES
+    from eclip.text import encode_texts as encode_texts
 
 
 def __getattr__(name: str) -> Any:

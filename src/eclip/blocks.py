@@ -57,7 +57,7 @@ def attention(q: Heads, k: Heads) -> Float[Tensor, "image head token other"]:
     return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(dim=-1)
 
 
-def finish(block: Block, x: Tokens, mixed: Heads) -> Tokens:
+def finish(block: Block, x: Tokens, mixed: Heads) -> Float[Tensor, "image token output"]:
     """The rest of a block after its attention: output projection, residual, MLP.
 
     Args:
@@ -71,7 +71,7 @@ def finish(block: Block, x: Tokens, mixed: Heads) -> Tokens:
     return x + block.mlp(block.norm2(x))
 
 
-def run_block(block: Block, x: Tokens) -> Tokens:
+def run_block(block: Block, x: Tokens) -> Float[Tensor, "image token output"]:
     """The whole block in the open; equals `block.forward(x)` up to rounding."""
     q, k, v = block.qkv(block.norm1(x))
     return finish(block, x, attention(q, k) @ v)
@@ -92,7 +92,9 @@ def unit(x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:
     return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
 
 
-def cosine(features: Float[Tensor, "*batch feature"], text: Float[Tensor, "text feature"]) -> Float[Tensor, "*batch text"]:
+def cosine(
+    features: Float[Tensor, "*batch feature"], text: Float[Tensor, "text feature"]
+) -> Float[Tensor, "*batch text"]:
     """Cosine of each row with each text, in float32 at least. `text` is taken as it is: unit length, by contract."""
     rows = unit(features)
     return rows @ text.to(rows.dtype).T

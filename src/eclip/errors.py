@@ -68,6 +68,20 @@ class UnsupportedTowerError(ModelError):
     """An image tower of a kind that has no adapter."""
 
 
+FAMILIES = (
+    "native ViTs (CLS or average pooling)",
+    "CLIP ResNets",
+    "timm trunks with attention pooling (abs_attn, rot_attn)",
+    "timm ViTs with a MAP head (SigLIP)",
+)
+"""Image towers that have an adapter."""
+
+
+def unsupported(what: str) -> UnsupportedTowerError:
+    """The refusal of a tower, with the families that work."""
+    return UnsupportedTowerError(f"no adapter for {what}. Families that work: {'; '.join(FAMILIES)}.")
+
+
 class UnknownNameError(EclipError):
     """A name that is not in its list, with the nearest one that is.
 

@@ -163,10 +163,10 @@ class Encoding:
         backbone: who encoded.
         pixels: (image, 3, height, width), as preprocessed.
         inputs: what entered each of the kept last blocks, first kept block first; each (image, token, channel).
-        tokens: output of the last block (image, token, channel), before `backbone.project`. In an attention pool every
-            token has been a query, and `project` has nothing left to do.
+        tokens: output of the last block (image, token, output), before `backbone.project`. In an attention pool every
+            token has been a query, and `output` is the feature size already.
         feature: (image, feature), not normalized; equals the model's own `encode_image`.
-        trunk: a CNN's last feature map (image, channel, row, col), else None.
+        trunk: a CNN's last feature map (image, depth, row, col), else None.
         grid: patches down and across.
         prefix: tokens before the patches.
         blocks: all blocks, for this grid.
@@ -175,9 +175,9 @@ class Encoding:
     backbone: Backbone
     pixels: Float[Tensor, "image 3 height width"]
     inputs: tuple[Tokens, ...]
-    tokens: Tokens
+    tokens: Float[Tensor, "image token output"]
     feature: Float[Tensor, "image feature"]
-    trunk: Float[Tensor, "image channel row col"] | None
+    trunk: Float[Tensor, "image depth row col"] | None
     grid: Grid
     prefix: int
     blocks: tuple[Block, ...]

@@ -2,27 +2,55 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from eclip.errors import ModelError, UnknownNameError
+from eclip.errors import ModelError, UnknownNameError, unsupported
 
 MINI = Path(__file__).parent / "assets" / "mini"
 DEFAULT_MODEL = "mini"
 SCHEMES = ("local-dir:", "hf-hub:")
-OPENAI_HINT = "OpenAI's CLIP: --model ViT-B-16/openai (Python: model=\"ViT-B-16/openai\")"
+OPENAI_HINT = 'OpenAI\'s CLIP: --model ViT-B-16/openai (Python: model="ViT-B-16/openai")'
+
+
+def _open_clip() -> Path:
+    spec = importlib.util.find_spec("open_clip")
+    assert spec is not None and spec.submodule_search_locations, "open_clip_torch is a dependency of eclip"
+    return Path(spec.submodule_search_locations[0])
 
 
 @cache
 def architectures() -> dict[str, dict[str, Any]]:
     """Name and configuration of every architecture that the installed open_clip brings."""
-    spec = importlib.util.find_spec("open_clip")
-    assert spec is not None and spec.submodule_search_locations, "open_clip_torch is a dependency of eclip"
-    folder = Path(spec.submodule_search_locations[0]) / "model_configs"
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    files = sorted((_open_clip() / "model_configs").glob("*.json"))
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in files}
+
+
+@cache
+def tags() -> dict[str, list[str]]:
+    """Tags of trained weights by architecture, parsed from open_clip's source, since importing it takes seconds.
+
+    The table there is `_PRETRAINED = {architecture: dict(tag=_pcfg(...), ...)}`; some inner ones have names.
+    """
+    tree = ast.parse((_open_clip() / "pretrained.py").read_text(encoding="utf-8"))
+    named = {node.targets[0].id: node.value for node in tree.body if _names_one(node)}  # type: ignore[attr-defined]
+    found = {}
+    for key, value in zip(named["_PRETRAINED"].keys, named["_PRETRAINED"].values, strict=True):
+        entries = named[value.id] if isinstance(value, ast.Name) else value
+        found[key.value] = [entry.arg for entry in entries.keywords]
+        quick = [e.arg for e in entries.keywords if any(option.arg == "quick_gelu" for option in e.value.keywords)]
+        if quick:
+            found[f"{key.value}-quickgelu"] = quick
+    return found
+
+
+def _names_one(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
 
 
 def family_of(config: dict[str, Any]) -> str | None:
@@ -39,38 +67,55 @@ def family_of(config: dict[str, Any]) -> str | None:
     return None
 
 
-def split_name(name: str, checkpoint: str | Path | None = None) -> tuple[str, str | None]:
-    """Cut a model name into architecture and tag, and refuse what cannot be loaded.
+def split_name(name: str, checkpoint: str | Path | None = None) -> tuple[str, str | None, Path | None]:
+    """Cut a model name into its parts, and refuse what names nothing.
 
     Args:
-        name: "mini", "ARCH/TAG", "local-dir:PATH", "hf-hub:ORG/NAME", "ARCH+FILE", or "ARCH" when a checkpoint is given.
+        name: "mini", "ARCH/TAG", "local-dir:PATH", "hf-hub:ORG/NAME", "ARCH+FILE", or "ARCH" with a checkpoint.
         checkpoint: a file with weights.
 
     Returns:
-        (architecture or schemed name, tag or None). Whether the tag exists is found out when loading.
+        (architecture or schemed name, tag or None, checkpoint or None).
 
     Raises:
-        UnknownNameError: no such architecture.
-        ModelError: a scheme that is not read, a missing tag or file, or a checkpoint where none can be used.
+        UnknownNameError: no such architecture or tag.
+        UnsupportedTowerError: the architecture's image tower has no adapter.
+        ModelError: a scheme that is not read, a missing tag, file or folder, or a checkpoint where none can be used.
     """
     if checkpoint is None and "+" in name and not name.startswith(SCHEMES):
         name, _, checkpoint = name.partition("+")
-    if checkpoint is not None and not Path(checkpoint).is_file():
-        raise ModelError(f"there is no checkpoint file {str(checkpoint)!r}.")
+    if checkpoint is not None:
+        checkpoint = Path(checkpoint)
+        if not checkpoint.is_file():
+            raise ModelError(f"there is no checkpoint file {str(checkpoint)!r}.")
     if name == DEFAULT_MODEL or name.startswith(SCHEMES):
         if checkpoint is not None:
             raise ModelError(f"checkpoint= goes with an architecture such as 'ViT-B-16', not with {name!r}.")
-        return (f"local-dir:{MINI}" if name == DEFAULT_MODEL else name), None
+        if name.startswith("hf-hub:") and not re.fullmatch(r"[\w.-]+/[\w.-]+", name.removeprefix("hf-hub:")):
+            raise ModelError(f"{name!r} names no repository: write hf-hub:ORG/NAME.")
+        if name.startswith("local-dir:") and not Path(name.removeprefix("local-dir:")).is_dir():
+            raise ModelError(f"there is no model folder {name.removeprefix('local-dir:')!r}.")
+        return (f"local-dir:{MINI}" if name == DEFAULT_MODEL else name), None, None
     if name.startswith("hf:"):
-        raise ModelError(f"{name!r}: transformers models are not read by this version; open_clip's are, by hf-hub:ORG/NAME.")
+        raise ModelError(
+            f"{name!r}: transformers models are not read by this version; open_clip's are, by hf-hub:ORG/NAME."
+        )
     architecture, _, tag = name.partition("/")
     if architecture not in architectures():
         raise UnknownNameError("model", architecture, [*architectures(), DEFAULT_MODEL], "`eclip models ls --all`")
-    if checkpoint is not None and tag:
-        raise ModelError(f"give a tag or a checkpoint, not both: {architecture!r} with checkpoint=, or {name!r} alone.")
-    if checkpoint is None and not tag:
+    if family_of(architectures()[architecture]) is None:
+        raise unsupported(f"the image tower of {architecture}")
+    if checkpoint is not None:
+        if tag:
+            raise ModelError(f"give a tag or a checkpoint, not both: {architecture}+{checkpoint}, or {name} alone.")
+        return architecture, None, checkpoint
+    known = tags().get(architecture, [])
+    if not tag:
+        example = f": add a tag as in {architecture}/{known[0]} (`eclip models ls --all` shows them)" if known else ""
         raise ModelError(
-            f"{name!r} is an architecture without weights: add a tag as in {architecture}/openai "
-            "(`eclip models ls --all` shows them), or give checkpoint=FILE."
+            f"{name!r} is an architecture without weights{example or ', and open_clip knows none for it'}, or give "
+            f"a checkpoint: {architecture}+FILE."
         )
-    return architecture, tag or None
+    if tag not in known:
+        raise UnknownNameError(f"weights of {architecture}:", tag, known, "`eclip models ls --all`")
+    return architecture, tag, None

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import logging
+import pickle
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import open_clip
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from torch import nn
 
 from eclip.backbones.base import Backbone
-from eclip.backbones.catalog import DEFAULT_MODEL, SCHEMES, family_of, split_name
-from eclip.backbones.openclip import FAMILIES, wrap
-from eclip.errors import DeviceError, DownloadError, ModelError, UnknownNameError, UnsupportedTowerError
+from eclip.backbones.catalog import DEFAULT_MODEL, architectures, split_name
+from eclip.backbones.openclip import wrap
+from eclip.errors import DeviceError, DownloadError, ModelError
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+CONFIG = "open_clip_config.json"
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+PATIENCE = 5.0
+"""Seconds that the hub has for its first answer."""
 
-_loaded: dict[tuple[str, ...], Backbone] = {}
+_loaded: dict[tuple[object, ...], Backbone] = {}
 _lock = threading.Lock()
 _log = logging.getLogger("eclip")
 
@@ -46,31 +55,28 @@ def load(
         DownloadError: the weights are not on this machine and cannot be fetched.
         DeviceError: the device or precision cannot be had.
         ModelError: weights missing, of the wrong shape, or not finite.
-        UnsupportedTowerError: the image tower is of another kind than `openclip.FAMILIES`.
+        UnsupportedTowerError: the image tower is of another kind than `errors.FAMILIES`.
     """
-    if checkpoint is None and "+" in name and not name.startswith(SCHEMES):
-        name, _, checkpoint = name.partition("+")
-    architecture, tag = split_name(name, checkpoint)
+    architecture, tag, file = split_name(name, checkpoint)
     where = resolve_device(device)
     if precision not in PRECISIONS:
         raise DeviceError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
-    key = (name, _stamp(checkpoint), str(where), precision)
+    key = (architecture, tag, _stamp(architecture, file), where, precision)
     with _lock:
         if key not in _loaded:
-            model = _create(architecture, tag, checkpoint)
+            if file is not None:
+                name = f"{architecture}+{file}"
+            with _reading(name), torch.random.fork_rng(devices=[]):  # weights are drawn at random before they are read
+                model, tokenizer = _create(architecture, tag, file)
             _check_finite(model, name)
             model.to(device=where, dtype=PRECISIONS[precision]).eval().requires_grad_(False)
-            tokenizer = open_clip.get_tokenizer(architecture)
-            _loaded[key] = wrap(model, tokenizer=tokenizer, name=name if checkpoint is None else f"{name}+{checkpoint}")
+            _loaded[key] = wrap(model, tokenizer=tokenizer, name=name)
         return _loaded[key]
 
 
-def _stamp(checkpoint: str | Path | None) -> str:
-    """A file that was written anew is another checkpoint."""
-    if checkpoint is None:
-        return ""
-    path = Path(checkpoint).resolve()
-    return f"{path} {path.stat().st_mtime_ns} {path.stat().st_size}"
+def is_loaded(backbone: Backbone) -> bool:
+    """Whether `load` made it, in float32, so that its name alone gives it again."""
+    return any(one is backbone and key[-1] == "float32" for key, one in _loaded.items())
 
 
 def resolve_device(device: str) -> torch.device:
@@ -81,101 +87,143 @@ def resolve_device(device: str) -> torch.device:
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind = device.partition(":")[0]
-    if kind == "mps":
+    if device.partition(":")[0] == "mps":
         raise DeviceError("device 'mps' is not offered: no result was ever checked on it. Use 'cpu'.")
-    if kind not in ("cpu", "cuda"):
-        raise DeviceError(f"device must be 'cpu', 'cuda', 'cuda:N' or 'auto', got {device!r}.")
     try:
         where = torch.device(device)
-    except RuntimeError as error:
-        raise DeviceError(f"device must be 'cpu', 'cuda', 'cuda:N' or 'auto', got {device!r}.") from error
+    except RuntimeError:
+        where = None
+    if where is None or where.type not in ("cpu", "cuda"):
+        raise DeviceError(f"device must be 'cpu', 'cuda', 'cuda:N' or 'auto', got {device!r}.")
     if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(f"device {device!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()}.")
+        raise DeviceError(
+            f"device {device!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices. "
+            "Use 'cpu'."
+        )
     return where
 
 
-def _create(architecture: str, tag: str | None, checkpoint: str | Path | None) -> nn.Module:
-    options: dict[str, Any] = {}
+def _stamp(architecture: str, checkpoint: Path | None) -> tuple[object, ...]:
+    """Files that were written anew are another model."""
+    files = [checkpoint] if checkpoint is not None else []
     if architecture.startswith("local-dir:"):
-        _check_folder(architecture.removeprefix("local-dir:"))
-    elif architecture.startswith("hf-hub:"):
-        _check_cached_or_announce(architecture.removeprefix("hf-hub:"), None, architecture)
-    elif checkpoint is not None:
-        options = {"pretrained": str(checkpoint)}
+        files = sorted(Path(architecture.removeprefix("local-dir:")).glob("*"))
+    return tuple((file.resolve(), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+
+
+def _create(architecture: str, tag: str | None, checkpoint: Path | None) -> tuple[nn.Module, Any]:
+    options: dict[str, Any] = {}
+    source, tokenizer_source = architecture, architecture
+    if architecture.startswith("hf-hub:"):
+        repository = architecture.removeprefix("hf-hub:")
+        source = f"local-dir:{_fetch(repository, (CONFIG,), '').parent}"
+        if not _needs_transformers(source, architecture):
+            tokenizer_source = source
+        _fetch(repository, WEIGHTS, "of unknown size")
     else:
-        assert tag is not None, "split_name gives a tag where there is neither scheme nor checkpoint"
-        options = _tag_options(architecture, tag)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # open_clip's hints on activations, which are settled here
-            return open_clip.create_model(architecture, require_pretrained=True, **options)
-    except Exception as error:
-        # open_clip raises RuntimeError, KeyError, OSError and pickle errors alike for weights it cannot read
-        raise _explain(architecture, tag, checkpoint, error) from error
+        if architecture.startswith("local-dir:"):
+            _check_folder(Path(architecture.removeprefix("local-dir:")))
+        _needs_transformers(source, architecture)
+        if tag is not None:
+            options = _tag_options(architecture, tag)
+        elif checkpoint is not None:
+            options = {"pretrained": str(checkpoint.resolve())}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # open_clip's hints on activations, which are settled here
+        model = open_clip.create_model(source, require_pretrained=True, **options)
+    return model, open_clip.get_tokenizer(tokenizer_source)
+
+
+def _needs_transformers(source: str, name: str) -> bool:
+    text = open_clip.get_model_config(source)["text_cfg"]
+    needed = bool(text.get("hf_tokenizer_name") or text.get("hf_model_name"))
+    if needed and importlib.util.find_spec("transformers") is None:
+        raise ModelError(f"the text side of {name} needs the package transformers: pip install 'eclip[hf]'.")
+    return needed
 
 
 def _tag_options(architecture: str, tag: str) -> dict[str, Any]:
-    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    """How open_clip is to build an architecture for these weights, which are fetched if they are not here."""
     config = open_clip.get_pretrained_cfg(architecture, tag)
-    if not config:
-        raise UnknownNameError(f"weights of {architecture}", tag, tags, "`eclip models ls --all`")
-    model_config = open_clip.get_model_config(architecture)
-    if family_of(model_config) is None:
-        raise UnsupportedTowerError(f"no adapter for the image tower of {architecture}. Families that work: {'; '.join(FAMILIES)}.")
     quick = bool(config.get("quick_gelu", False))
-    if model_config.get("quick_gelu", False) and not quick:
+    if architectures()[architecture].get("quick_gelu", False) and not quick:
         plain = architecture.removesuffix("-quickgelu")
         raise ModelError(f"weights {tag!r} were trained with GELU, not QuickGELU: use {plain}/{tag}.")
-    repository, _, filename = config.get("hf_hub", "").rpartition("/")
-    _check_cached_or_announce(repository, filename or None, architecture)
-    return {"pretrained": tag, "force_quick_gelu": quick}
+    repository, _, file = config["hf_hub"].rpartition("/")
+    if not repository:  # a few old weights are on other servers; open_clip knows how to fetch them
+        _log.warning("%s/%s, %s, is fetched once from %s", architecture, tag, _size(architecture), config["url"])
+        return {"pretrained": tag, "force_quick_gelu": quick}
+    files = (str(Path(file).with_suffix(".safetensors")), file) if file else WEIGHTS
+    weights = _fetch(repository, files, _size(architecture))
+    return {"pretrained": str(weights), "force_quick_gelu": quick, "force_preprocess_cfg": config}
 
 
-def _check_cached_or_announce(repository: str, filename: str | None, architecture: str) -> None:
-    """Say what a download will cost before it starts."""
-    names = [filename] if filename else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
-    if not repository or any(isinstance(huggingface_hub.try_to_load_from_cache(repository, n), str) for n in names):
-        return
-    _log.warning("%s: fetching its weights%s from huggingface.co/%s, once", architecture, _size(architecture), repository)
+def _fetch(repository: str, names: tuple[str, ...], size: str) -> Path:
+    """The first of these files that a repository of the hub has, from the cache or else from the network.
+
+    The hub is asked for the size first: to tell the user, and because a fetch without network retries for a minute.
+    """
+    for name in names:
+        cached = huggingface_hub.try_to_load_from_cache(repository, name)
+        if isinstance(cached, str):
+            return Path(cached)
+    place = f"huggingface.co/{repository}"
+    try:
+        for name in names:
+            with contextlib.suppress(EntryNotFoundError):
+                url = huggingface_hub.hf_hub_url(repository, name)
+                found = huggingface_hub.get_hf_file_metadata(url, timeout=PATIENCE)
+                if name != CONFIG:
+                    mebibytes = f"{found.size / 2**20:,.0f} MiB" if found.size else size
+                    _log.warning("%s, %s, is fetched once from %s", name, mebibytes, place)
+                return Path(huggingface_hub.hf_hub_download(repository, name))
+    except Exception as error:  # the hub passes on errors of its HTTP library, and which library depends on its version
+        raise DownloadError(
+            f"the weights{size and f' ({size})'} are not on this machine and cannot be fetched from {place} "
+            f"({str(error).splitlines()[0][:120]}); the model {DEFAULT_MODEL!r} is in the package and needs no network."
+        ) from error
+    raise DownloadError(f"{place} has no {' or '.join(names)}, so it holds no model of open_clip.")
 
 
 def _size(architecture: str) -> str:
     """Size of an architecture's weights in words, reckoned without allocating them."""
-    config = open_clip.get_model_config(architecture) if ":" not in architecture else None
-    if config is None:
-        return ""
+    config = open_clip.get_model_config(architecture)
     with torch.device("meta"):
         kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
         weights = sum(weight.numel() for weight in kind(**config).parameters())
-    return f" (about {weights * 4 / 2**20:,.0f} MiB)"
+    return f"about {weights * 4 / 2**20:,.0f} MiB"
 
 
-def _check_folder(folder: str) -> None:
-    path = Path(folder)
-    if not path.is_dir():
-        raise ModelError(f"there is no model folder {folder!r}.")
-    if not (path / "open_clip_config.json").is_file():
-        raise ModelError(f"{folder!r} has no open_clip_config.json, so it is not a model folder of open_clip.")
-    if not any(path.glob(f"*{suffix}") for suffix in (".safetensors", ".bin", ".pth")):
-        raise ModelError(f"{folder!r} has no weights: a file such as open_clip_model.safetensors belongs there.")
+def _check_folder(folder: Path) -> None:
+    if not (folder / CONFIG).is_file():
+        raise ModelError(f"{str(folder)!r} has no {CONFIG}, so it is no model folder of open_clip.")
+    if not any(any(folder.glob(f"*{suffix}")) for suffix in (".safetensors", ".bin", ".pth")):
+        raise ModelError(f"{str(folder)!r} has no weights: a file such as {WEIGHTS[0]} belongs there.")
 
 
-def _explain(architecture: str, tag: str | None, checkpoint: str | Path | None, error: Exception) -> ModelError:
+@contextlib.contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Whatever goes wrong while a model is built and read becomes one ModelError."""
+    try:
+        yield
+    except DownloadError as error:
+        raise DownloadError(f"{name}: {error}") from error
+    except ModelError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise ModelError(f"{name} cannot be loaded: the file is no checkpoint, or holds more than weights.") from error
+    except Exception as error:  # open_clip raises RuntimeError, KeyError, TypeError, OSError and others alike
+        raise ModelError(f"{name} cannot be loaded: {_short(error)}") from error
+
+
+def _short(error: Exception) -> str:
     reason = " ".join(str(error).split())
-    local = architecture.startswith("local-dir:") or checkpoint is not None
-    if not local:
-        wanted = f"{architecture}/{tag}" if tag else architecture
-        return DownloadError(
-            f"{wanted}{_size(architecture)} is not on this machine and could not be fetched from huggingface.co "
-            f"({reason[:160]}). The model {DEFAULT_MODEL!r} is in the package and needs no network."
-        )
-    what = str(checkpoint) if checkpoint is not None else architecture
-    return ModelError(f"{what} cannot be loaded: {reason[:600]}")
+    return f"{type(error).__name__}: {reason if len(reason) <= 400 else reason[:400] + ' ...'}"
 
 
 def _check_finite(model: nn.Module, name: str) -> None:
     for key, value in model.state_dict().items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise ModelError(f"{name}: the weight {key!r} holds NaN or infinity. The file is damaged; fetch or train it again.")
-
+            raise ModelError(
+                f"{name}: the weight {key!r} holds NaN or infinity. The file is damaged; fetch or train it again."
+            )

@@ -41,7 +41,7 @@ class Method:
     def function(self) -> Callable[..., Float[Tensor, "image text row col"]]:
         """The function itself."""
         module = importlib.import_module(f"{__name__}.{self.name}")
-        return getattr(module, self.name)  # type: ignore[no-any-return]  # one function of that name in each file
+        return getattr(module, self.name)
 
     @property
     def options(self) -> dict[str, Any]:

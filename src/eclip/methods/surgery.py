@@ -24,25 +24,25 @@ def surgery(
     *,
     architecture: bool = True,
     features: bool = True,
-    reference: Float[Tensor, " feature"] | None = None,
+    reference: Tensor | None = None,
     resnet: str = "released_vv",
     depth: int = 6,
 ) -> Float[Tensor, "image text row col"]:
     """Cosine of value-to-value tokens with the text, minus what all texts have in common.
 
     Architecture surgery: a second stream gathers softmax(v v / sqrt d) v of the last blocks, without MLPs. Feature
-    surgery, with w_k the softmax over texts of 2 cos(CLS, text_k) divided by its mean: map_k = w_k cos_k - mean_j w_j cos_j.
-    A single text has no others to be compared with and is compared with the empty text instead.
+    surgery: map_k = w_k cos_k - mean_j w_j cos_j, where w is the softmax over texts of 2 cos(CLS, text_k), divided by
+    its mean. A single text has no others to be compared with and is compared with the empty text instead.
 
     Args:
         encoding: with the last `depth` blocks kept (one in an attention pool).
         text: unit length.
         architecture: False leaves the tokens of the model as they are.
         features: False gives plain cosines.
-        reference: a unit text (feature,) to subtract from each text instead of the class mean. None: the class mean for two
-            texts or more, the backbone's empty text for one.
-        resnet: for attention pools, "released_vv" as the released code runs, or "normed_scale8", its switched-off variant:
-            unit values with scale 1 for the patches.
+        reference: a unit text (feature,) to subtract from each text instead of the class mean. None: the class mean for
+            two texts or more, the backbone's empty text for one.
+        resnet: for attention pools, "released_vv" as the released code runs, or "normed_scale8", the variant that it
+            has switched off: unit values with scale 1 for the patches.
         depth: how many last blocks feed the second stream; the authors' six.
 
     Returns:
@@ -53,10 +53,7 @@ def surgery(
         ShapeError: the reference is not (feature,).
     """
     _check(text, features, reference, resnet, depth)
-    if architecture:
-        tokens = _value_stream(encoding, resnet, depth)
-    else:
-        tokens = encoding.tokens
+    tokens = _value_stream(encoding, resnet, depth) if architecture else encoding.tokens
     projected = encoding.backbone.project(tokens)  # image token feature
     patches = projected[:, encoding.prefix :]
     if not features:
@@ -73,7 +70,7 @@ def surgery(
     return encoding.on_grid(weighted - weighted.mean(dim=-1, keepdim=True))
 
 
-def _value_stream(encoding: Encoding, resnet: str, depth: int) -> Tokens:
+def _value_stream(encoding: Encoding, resnet: str, depth: int) -> Float[Tensor, "image token output"]:
     tail = encoding.tail(depth, "surgery")
     if not tail[-1][0].residual:
         return _value_pool(*tail[-1], resnet)
@@ -84,7 +81,7 @@ def _value_stream(encoding: Encoding, resnet: str, depth: int) -> Tokens:
     return stream
 
 
-def _value_pool(block: Block, x: Tokens, resnet: str) -> Tokens:
+def _value_pool(block: Block, x: Tokens, resnet: str) -> Float[Tensor, "image token output"]:
     v = block.qkv(block.norm1(x))[2]
     mixed: Heads = attention(v, v) @ v
     if resnet == "normed_scale8":  # only the patch rows change; row 0 keeps the plain softmax
@@ -102,6 +99,6 @@ def _check(text: Tensor, features: bool, reference: Tensor | None, resnet: str, 
     if reference is None:
         return
     if not features:
-        raise OptionError("'surgery' subtracts a reference in its feature half only: leave features=False or reference out.")
+        raise OptionError("'surgery' subtracts a reference in its feature half: leave features=False or reference out.")
     if reference.shape != text.shape[1:]:
         raise ShapeError(f"the reference of 'surgery' must be ({text.shape[1]},), got {tuple(reference.shape)}.")

@@ -1,0 +1,139 @@
+"""Image towers written by open_clip itself: its VisionTransformer and the CLIP ResNets.
+
+Each function gives the fields of a Backbone that depend on the tower. Host internals repeated here, and pinned by parity
+tests: the order of steps at the input of a ViT (patches, CLS, positions, `ln_pre`), so that positions can be resized without
+touching the model; and the stages of a ResNet before its attention pool.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+
+from eclip.backbones.base import Grid, Positions, resize_positions
+from eclip.backbones.pool import pool_block, pool_tokens
+from eclip.blocks import Block, merge_heads, split_heads
+from eclip.errors import unsupported
+
+
+def native_vit(visual: VisionTransformer) -> dict[str, Any]:
+    if visual.attn_pool is not None:
+        raise unsupported("a ViT with CoCa's attentional pooler")
+    if visual.pool_type not in ("tok", "avg"):
+        raise unsupported(f"a ViT with pooling {visual.pool_type!r}")
+    patch = visual.patch_size
+    if patch[0] != patch[1]:
+        raise unsupported(f"a ViT with patches of {patch[0]} x {patch[1]} pixels, not square")
+    native = Grid(*visual.grid_size)
+    blocks = tuple(_native_block(block) for block in visual.transformer.resblocks)
+
+    def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
+        patches = visual.conv1(pixels).flatten(2).transpose(1, 2)  # image patch channel
+        first = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        table = resize_positions(visual.positional_embedding, native, grid, positions)
+        return visual.ln_pre(torch.cat([first, patches], dim=1) + table.to(patches.dtype)), None
+
+    def to_feature(normed: Tensor) -> Tensor:
+        return normed if visual.proj is None else normed @ visual.proj
+
+    def project(tokens: Tensor) -> Tensor:
+        return to_feature(visual.ln_post(tokens))
+
+    def pool(tokens: Tensor) -> Tensor:
+        if visual.pool_type == "tok":
+            return project(tokens[:, 0])
+        if visual.final_ln_after_pool:
+            return project(tokens[:, 1:].mean(dim=1))
+        return to_feature(visual.ln_post(tokens)[:, 1:].mean(dim=1))
+
+    return {
+        "family": "native ViT",
+        "native": native,
+        "patch_size": int(patch[0]),
+        "prefix": 1,
+        "embed": embed,
+        "blocks_at": lambda grid, positions: blocks,
+        "project": project,
+        "pool": pool,
+    }
+
+
+def _native_block(block: nn.Module) -> Block:
+    if isinstance(block, CustomResidualAttentionBlock):
+        if block.attn.scaled_cosine:
+            raise unsupported("a ViT with scaled cosine attention")
+        norm_q, norm_k, norm_out, norm_attn = block.attn.ln_q, block.attn.ln_k, block.attn.ln_inner, block.ln_attn
+        scale = block.attn.head_scale
+        heads = int(block.attn.num_heads)
+    elif isinstance(block, ResidualAttentionBlock):
+        norm_q = norm_k = norm_out = norm_attn = nn.Identity()
+        scale = None
+        heads = int(block.attn.num_heads)
+    else:
+        raise unsupported(f"a ViT with blocks of class {type(block).__name__}")
+    attn = block.attn
+
+    def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (
+            split_heads(part, heads) for part in F.linear(x, attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1)
+        )
+        return norm_q(q), norm_k(k), v
+
+    def value(x: Tensor) -> Tensor:
+        bias = None if attn.in_proj_bias is None else attn.in_proj_bias.chunk(3)[2]
+        return split_heads(F.linear(x, attn.in_proj_weight.chunk(3)[2], bias), heads)
+
+    def out(mixed: Tensor) -> Tensor:
+        merged = norm_out(merge_heads(mixed if scale is None else mixed * scale))
+        return block.ls_1(norm_attn(F.linear(merged, attn.out_proj.weight, attn.out_proj.bias)))
+
+    def forward(x: Tensor) -> Tensor:
+        if getattr(attn, "batch_first", True):
+            return block(x)
+        return block(x.transpose(0, 1)).transpose(0, 1)
+
+    return Block(heads, block.ln_1, qkv, value, out, forward, block.ln_2, lambda x: block.ls_2(block.mlp(x)))
+
+
+def resnet(visual: ModifiedResNet) -> dict[str, Any]:
+    pool = visual.attnpool
+    heads = int(pool.num_heads)
+    side = visual.image_size[0] if isinstance(visual.image_size, tuple | list) else visual.image_size
+    native = Grid(side // 32, side // 32)
+
+    def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, Tensor]:
+        trunk = visual.stem(pixels)
+        for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+            trunk = layer(trunk)
+        return pool_tokens(trunk), trunk
+
+    def value(x: Tensor) -> Tensor:
+        return split_heads(pool.v_proj(x), heads)
+
+    def out(mixed: Tensor) -> Tensor:
+        return pool.c_proj(merge_heads(mixed))
+
+    def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
+        table = resize_positions(pool.positional_embedding, native, grid, positions)
+
+        def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            x = x + table.to(x.dtype)
+            return split_heads(pool.q_proj(x), heads), split_heads(pool.k_proj(x), heads), value(x)
+
+        return (pool_block(heads, qkv, value, out),)
+
+    return {
+        "family": "CLIP ResNet",
+        "native": native,
+        "patch_size": 32,
+        "prefix": 1,
+        "embed": embed,
+        "blocks_at": blocks_at,
+        "project": nn.Identity(),
+        "pool": lambda tokens: tokens[:, 0],
+    }

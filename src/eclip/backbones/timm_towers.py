@@ -1,0 +1,153 @@
+"""Image towers that open_clip takes from timm: trunks with an attention pool, and ViTs with a MAP head (SigLIP).
+
+Each function gives the fields of a Backbone that depend on the tower.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from open_clip.timm_model import TimmModel
+from timm.layers import Attention, AttentionPool2d, Mlp, RotAttentionPool2d, apply_rot_embed_cat
+from timm.models.vision_transformer import Block as TimmBlock
+from torch import Tensor, nn
+
+from eclip.backbones.base import Grid, Positions, resize_positions
+from eclip.backbones.pool import pool_block, pool_tokens
+from eclip.blocks import Block, merge_heads, split_heads
+from eclip.errors import unsupported
+
+
+def timm_pool(visual: TimmModel, pool: AttentionPool2d | RotAttentionPool2d) -> dict[str, Any]:
+    if pool.cls_token is not None or pool.pool_type != "token":
+        raise unsupported("a timm attention pool with a class token or without pooling")
+    heads = int(pool.num_heads)
+    config = visual.trunk.default_cfg
+    patch = int(config["input_size"][-1] // config["pool_size"][-1])
+    native = Grid(visual.image_size[0] // patch, visual.image_size[1] // patch)
+    rest = [module for key, module in visual.head.named_children() if key not in ("pool", "drop")]
+
+    def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, Tensor]:
+        trunk = visual.trunk(pixels)
+        if trunk.ndim != 4 or tuple(trunk.shape[-2:]) != grid:
+            raise unsupported(f"a timm trunk whose feature map is {tuple(trunk.shape)} where the grid is {tuple(grid)}")
+        return pool_tokens(trunk), trunk
+
+    def raw_qkv(x: Tensor) -> tuple[Tensor, ...]:
+        chunks = pool.qkv(x).chunk(3, dim=-1) if pool.qkv is not None else (pool.q(x), pool.k(x), pool.v(x))
+        return tuple(split_heads(part, heads) for part in chunks)
+
+    def value(x: Tensor) -> Tensor:
+        if pool.qkv is None:
+            return split_heads(pool.v(x), heads)
+        bias = None if pool.qkv.bias is None else pool.qkv.bias.chunk(3)[2]
+        return split_heads(F.linear(x, pool.qkv.weight.chunk(3)[2], bias), heads)
+
+    def out(mixed: Tensor) -> Tensor:
+        return pool.proj(merge_heads(mixed))
+
+    def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
+        if isinstance(pool, AttentionPool2d):
+            table = resize_positions(pool.pos_embed, Grid(*pool.feat_size), grid, positions)
+
+            def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+                q, k, v = raw_qkv(x + table.to(x.dtype))
+                return q, k, v
+        else:
+            rope = pool.pos_embed.get_embed(grid)
+            rope = torch.cat(rope, dim=-1) if isinstance(rope, tuple) else rope
+
+            def turn(z: Tensor) -> Tensor:
+                turned = apply_rot_embed_cat(z[:, :, 1:], rope, half=pool.rotate_half)
+                return torch.cat([z[:, :, :1], turned], dim=2).type_as(z)
+
+            def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+                q, k, v = raw_qkv(x)
+                return turn(q), turn(k), v
+
+        return (pool_block(heads, qkv, value, out),)
+
+    def project(tokens: Tensor) -> Tensor:
+        for module in rest:
+            tokens = module(tokens)
+        return tokens
+
+    return {
+        "family": "timm trunk with attention pool",
+        "native": native,
+        "patch_size": patch,
+        "prefix": 1,
+        "embed": embed,
+        "blocks_at": blocks_at,
+        "project": project,
+        "pool": lambda tokens: project(tokens[:, 0]),
+    }
+
+
+def timm_map(visual: TimmModel) -> dict[str, Any]:
+    trunk, head = visual.trunk, visual.trunk.attn_pool
+    if trunk.num_prefix_tokens or trunk.pos_embed is None or head.pos_embed is not None or head.latent_len != 1:
+        raise unsupported("a timm ViT with a MAP head and class tokens, rotary positions or several latents")
+    patch = trunk.patch_embed.patch_size
+    if patch[0] != patch[1]:
+        raise unsupported(f"a ViT with patches of {patch[0]} x {patch[1]} pixels, not square")
+    native = Grid(*trunk.patch_embed.grid_size)
+    blocks = tuple(_timm_block(block) for block in trunk.blocks)
+
+    def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
+        patches = trunk.patch_embed.norm(trunk.patch_embed.proj(pixels).flatten(2).transpose(1, 2))
+        table = resize_positions(trunk.pos_embed[0], native, grid, positions)
+        return trunk.norm_pre(patches + table.to(patches.dtype)), None
+
+    def finish(pooled: Tensor) -> Tensor:
+        return visual.head(trunk.head(trunk.fc_norm(pooled)))
+
+    def project(tokens: Tensor) -> Tensor:
+        """The head's answer to an image that consists of this one token: the attention weight is 1."""
+        values = F.linear(
+            trunk.norm(tokens),
+            head.kv.weight.chunk(2)[1],
+            None if head.kv.bias is None else head.kv.bias.chunk(2)[1],
+        )
+        out = head.proj(values)
+        return finish(out if head.mlp is None else out + head.mlp(head.norm(out)))
+
+    return {
+        "family": "timm ViT with MAP head",
+        "native": native,
+        "patch_size": int(patch[0]),
+        "prefix": 0,
+        "embed": embed,
+        "blocks_at": lambda grid, positions: blocks,
+        "project": project,
+        "pool": lambda tokens: finish(head(trunk.norm(tokens))),
+        "bare": trunk.norm,
+    }
+
+
+def _timm_block(block: nn.Module) -> Block:
+    if not isinstance(block, TimmBlock) or not isinstance(block.attn, Attention) or not isinstance(block.mlp, Mlp):
+        raise unsupported(f"a timm ViT with blocks of class {type(block).__name__}")
+    attn = block.attn
+    if attn.gate is not None:
+        raise unsupported("a timm ViT with gated attention")
+    heads = int(attn.num_heads)
+
+    def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (split_heads(part, heads) for part in attn.qkv(x).chunk(3, dim=-1))
+        return attn.q_norm(q), attn.k_norm(k), v
+
+    def value(x: Tensor) -> Tensor:
+        bias = None if attn.qkv.bias is None else attn.qkv.bias.chunk(3)[2]
+        return split_heads(F.linear(x, attn.qkv.weight.chunk(3)[2], bias), heads)
+
+    def out(mixed: Tensor) -> Tensor:
+        return block.ls1(attn.proj(attn.norm(merge_heads(mixed))))
+
+    def mlp(x: Tensor) -> Tensor:
+        inner = block.mlp
+        return block.ls2(inner.fc2(inner.norm(inner.act(inner.fc1(x)))))
+
+    return Block(heads, block.norm1, qkv, value, out, block, block.norm2, mlp)

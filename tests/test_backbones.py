@@ -1,0 +1,244 @@
+"""Every family equals its library, on and off the training grid, and comes out unchanged."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from torch import nn
+
+import eclip
+import tiny
+from eclip.backbones.base import Grid, resize_positions
+from eclip.blocks import run_block
+from eclip.errors import KeepError, ModelError, OptionError, ShapeError, UnsupportedTowerError
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_feature_equals_encode_image(family: str, dtype: torch.dtype) -> None:
+    backbone = tiny.backbone(family, dtype)
+    pixels = tiny.pixels(backbone).to(dtype)
+    expected = backbone.model.encode_image(pixels)
+    encoding = eclip.encode(backbone, pixels)
+    assert encoding.feature.dtype == dtype
+    torch.testing.assert_close(encoding.feature, expected, rtol=0, atol=TOLERANCE[dtype])
+    assert (expected[0] - expected[1]).abs().max() > 1e-3, "two images must differ, or the test sees nothing"
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_blocks_in_the_open_equal_the_hosts(family: str) -> None:
+    encoding = eclip.encode(backbone := tiny.backbone(family, torch.float64), tiny.pixels(backbone))
+    assert len(encoding.inputs) == len(encoding.blocks)
+    outputs = [*encoding.inputs[1:], encoding.tokens]
+    for block, x, output in zip(encoding.blocks, encoding.inputs, outputs, strict=True):
+        torch.testing.assert_close(run_block(block, x), output, rtol=0, atol=1e-10)
+        if block.residual:
+            normed = block.norm1(x)
+            torch.testing.assert_close(block.value(normed), block.qkv(normed)[2], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", ["timm abs_attn", "timm rot_attn"])
+def test_pools_off_the_training_grid_equal_timm(family: str) -> None:
+    backbone = tiny.backbone(family, torch.float64)
+    pixels = tiny.pixels(backbone, rows=5, cols=2).double()
+    expected = backbone.model.encode_image(pixels)
+    torch.testing.assert_close(eclip.encode(backbone, pixels).feature, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [(48, 48), (24, 56)])
+def test_vit_off_the_training_grid_equals_a_model_resized_by_open_clip(size: tuple[int, int]) -> None:
+    backbone = tiny.backbone("vit")
+    resized = open_clip.CLIP(
+        embed_dim=24, vision_cfg={**tiny.VIT, "image_size": size}, text_cfg=dict(tiny.TEXT), quick_gelu=True
+    ).eval()
+    state = copy.deepcopy(backbone.model.state_dict())
+    open_clip.model.resize_pos_embed(state, resized)
+    resized.load_state_dict(state)
+    pixels = torch.randn(1, 3, *size)
+    torch.testing.assert_close(eclip.encode(backbone, pixels).feature, resized.encode_image(pixels), rtol=0, atol=1e-5)
+
+
+def test_siglip_off_the_training_grid_equals_timm() -> None:
+    backbone = tiny.backbone("siglip", torch.float64)
+    pixels = tiny.pixels(backbone, rows=3, cols=6).double()
+    flexible = copy.deepcopy(backbone.model)
+    trunk = flexible.visual.trunk
+    trunk.dynamic_img_size = True
+    trunk.patch_embed.strict_img_size = trunk.patch_embed.flatten = False
+    trunk.patch_embed.output_fmt = "NHWC"
+    flat = trunk.patch_embed.forward
+    trunk.patch_embed.forward = lambda x: flat(x).permute(0, 2, 3, 1) if flat(x).shape[1] == 32 else flat(x)
+    expected = flexible.encode_image(pixels)
+    torch.testing.assert_close(eclip.encode(backbone, pixels).feature, expected, rtol=0, atol=1e-10)
+
+
+def test_positions_differ_between_modes_and_leave_the_table_alone() -> None:
+    table = torch.randn(17, 8, generator=torch.Generator().manual_seed(0))
+    before = table.clone()
+    native, grid = Grid(4, 4), Grid(6, 3)
+    modes = ("bicubic_aa", "bicubic", "bilinear", "bicubic_plus01")
+    resized = [resize_positions(table, native, grid, mode) for mode in modes]
+    for index, one in enumerate(resized):
+        assert one.shape == (19, 8)
+        assert torch.equal(one[:1], table[:1]), "the CLS row is not a place and stays"
+        for other in resized[:index]:
+            assert (one - other).abs().max() > 1e-3
+    assert torch.equal(table, before)
+    assert resize_positions(table, native, native, "bilinear") is table
+
+
+def test_siglip_token_alone_is_the_head_on_one_token() -> None:
+    backbone = tiny.backbone("siglip", torch.float64)
+    encoding = eclip.encode(backbone, tiny.pixels(backbone))
+    trunk = backbone.model.visual.trunk
+    alone = torch.stack([trunk.attn_pool(trunk.norm(encoding.tokens[:, i : i + 1])) for i in range(16)], dim=1)
+    torch.testing.assert_close(backbone.project(encoding.tokens), alone, rtol=0, atol=1e-12)
+
+
+# --- nothing changed ---
+
+
+def _state(model: nn.Module) -> dict[str, Any]:
+    return {
+        "weights": {key: value.clone() for key, value in model.state_dict().items()},
+        "versions": [weight._version for weight in model.parameters()],
+        "grads": [weight.grad for weight in model.parameters()],
+        "flags": [weight.requires_grad for weight in model.parameters()],
+        "modes": [module.training for module in model.modules()],
+        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules()],
+        "attributes": [sorted(vars(module)) for module in model.modules()],
+    }
+
+
+def _assert_same(model: nn.Module, before: dict[str, Any], random: torch.Tensor) -> None:
+    after = _state(model)
+    for key, value in before.pop("weights").items():
+        assert torch.equal(after["weights"][key], value), key
+    after.pop("weights")
+    assert after == before
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_nothing_of_the_model_changes(family: str, training: bool) -> None:
+    backbone = tiny.backbone(family)
+    expected = eclip.encode(backbone, tiny.pixels(backbone)).feature
+    model = backbone.model
+    model.train(training)
+    next(model.visual.children()).eval()  # modes of parts are kept too, not only the whole model's
+    before, random = _state(model), torch.get_rng_state()
+    for rows in (backbone.native.row, backbone.native.row + 1):
+        encoding = eclip.encode(backbone, tiny.pixels(backbone, rows=rows))
+        for method in eclip.METHODS.values():
+            method(encoding, tiny.texts(backbone))
+    eclip.encode_texts(backbone, ["a dog"])
+    assert torch.equal(eclip.encode(backbone, tiny.pixels(backbone)).feature, expected), "dropout and batch norm rest"
+    _assert_same(model, before, random)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_nothing_of_the_model_changes_when_it_raises(family: str) -> None:
+    backbone = tiny.backbone(family)
+    model = backbone.model.train()
+
+    class Broken(nn.Module):
+        def forward(self, *_: Any, **__: Any) -> torch.Tensor:
+            raise RuntimeError("broken inside")
+
+    part = model.visual.transformer.resblocks[2] if hasattr(model.visual, "transformer") else None
+    if part is None and family == "resnet":
+        part = model.visual.layer3
+    elif part is None:
+        part = model.visual.trunk.blocks[1]
+    inner = part.mlp if hasattr(part, "mlp") else part[0]
+    name = (
+        "gelu"
+        if hasattr(inner, "gelu")
+        else "act"
+        if hasattr(inner, "act")
+        else next(n for n, _ in inner.named_children())
+    )
+    setattr(inner, name, Broken())
+    before, random = _state(model), torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="broken inside"):
+        eclip.encode(backbone, tiny.pixels(backbone))
+    _assert_same(model, before, random)
+
+
+# --- errors ---
+
+
+@pytest.mark.parametrize(
+    "vision",
+    [
+        {"timm_model_name": "test_efficientnet", "timm_pool": "avg", "timm_proj": "linear", "image_size": 96},
+        {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear", "image_size": 160},
+        {**tiny.VIT, "attentional_pool": True, "attn_pooler_heads": 2},
+        {**tiny.VIT, "patch_size": (8, 16)},
+    ],
+    ids=["average pool", "timm ViT with CLS", "CoCa", "oblong patches"],
+)
+def test_other_towers_are_refused_by_name(vision: dict[str, Any]) -> None:
+    model = open_clip.CLIP(embed_dim=24, vision_cfg=vision, text_cfg=dict(tiny.TEXT))
+    with pytest.raises(UnsupportedTowerError, match="Families that work: native ViTs"):
+        eclip.wrap(model, mean=tiny.MEAN, std=tiny.STD)
+
+
+def test_wrap_refuses_what_is_no_open_clip_model() -> None:
+    with pytest.raises(UnsupportedTowerError, match="got Linear"):
+        eclip.wrap(nn.Linear(2, 2))
+
+
+def test_wrap_asks_for_what_it_cannot_know() -> None:
+    with pytest.raises(OptionError, match="mean and std"):
+        eclip.wrap(tiny.model("vit"))
+    model = open_clip.CLIP(embed_dim=8, vision_cfg=dict(tiny.VIT), text_cfg={**tiny.TEXT, "vocab_size": 100})
+    backbone = eclip.wrap(model, mean=tiny.MEAN, std=tiny.STD)
+    with pytest.raises(OptionError, match="100 words"):
+        eclip.encode_texts(backbone, ["a dog"])
+    wrong = eclip.wrap(model, mean=tiny.MEAN, std=tiny.STD, tokenizer=open_clip.SimpleTokenizer())
+    with pytest.raises(ModelError, match="token id 49407"):
+        eclip.encode_texts(wrong, ["a dog"])
+
+
+def test_encode_names_what_is_wrong_with_pixels() -> None:
+    backbone = tiny.backbone("vit")
+    with pytest.raises(ShapeError, match=r"patch size 8.*\(1, 3, 33, 32\)"):
+        eclip.encode(backbone, torch.zeros(1, 3, 33, 32))
+    with pytest.raises(ShapeError, match="one image or more"):
+        eclip.encode(backbone, torch.zeros(0, 3, 32, 32))
+    with pytest.raises(OptionError, match="keep must be"):
+        eclip.encode(backbone, tiny.pixels(backbone), keep=-1)
+    with pytest.raises(OptionError, match="positions must be one of bicubic_aa"):
+        eclip.encode(backbone, tiny.pixels(backbone), positions="nearest")
+
+
+def test_keep_decides_what_can_be_rerun() -> None:
+    backbone = tiny.backbone("vit")
+    encoding = eclip.encode(backbone, tiny.pixels(backbone), keep=1)
+    assert len(encoding.inputs) == 1
+    whole = eclip.encode(backbone, tiny.pixels(backbone))
+    assert torch.equal(encoding.inputs[0], whole.inputs[-1])
+    with pytest.raises(KeepError, match=r"'surgery' reruns the last 6 of 7 blocks.*kept 1.*keep=6"):
+        eclip.METHODS["surgery"](encoding, tiny.texts(backbone))
+    assert len(eclip.encode(backbone, tiny.pixels(backbone), keep=100).inputs) == 7
+    assert eclip.encode(backbone, tiny.pixels(backbone), keep=0).inputs == ()
+
+
+def test_grid_keeps_the_aspect_ratio_and_bounds_the_patches() -> None:
+    backbone = tiny.backbone("vit")  # 4 x 4 patches
+    assert backbone.grid_for((100, 100)) == (4, 4)
+    assert backbone.grid_for((640, 160), resize="keep") == (2, 8)  # four times as wide as high
+    assert backbone.grid_for((1, 4000), resize="keep") == (16, 1)  # no more patches than the square has
+    assert backbone.grid_for((500, 100), image_size=64, resize="squash") == (8, 8)
+    with pytest.raises(OptionError, match=r"multiple of the patch size 8 of vit, got 30\. The nearest is 32"):
+        backbone.grid_for((10, 10), image_size=30)
+    with pytest.raises(OptionError, match="resize must be one of squash, keep, got 'crop'"):
+        backbone.grid_for((10, 10), resize="crop")

@@ -1,0 +1,119 @@
+"""The floor plan, the public names, and the documents that must agree with the code."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "eclip"
+
+FLOORS = [
+    {"errors", "heatmap", "blocks", "templates"},  # ground
+    {"backbones", "datasets", "render", "photos"},  # materials
+    {"methods", "text", "head", "guides", "metrics", "words", "explanation"},  # crafts
+    {"explain", "evaluate", "train", "stream", "health", "doctor"},  # hall
+    {"cli", "web"},  # doors
+]
+SAME_FLOOR = {
+    ("methods", "methods"),  # a method that is another one turned around
+    ("backbones", "backbones"),
+    ("heatmap", "errors"),
+    ("templates", "errors"),
+    ("doctor", "explain"),
+}
+"""Rooms that may look into another of their own floor; everything else looks down."""
+
+
+def _floor(room: str) -> int:
+    for level, rooms in enumerate(FLOORS):
+        if room in rooms:
+            return level
+    raise AssertionError(f"{room} stands on no floor: add it to FLOORS, where architecture says it belongs")
+
+
+def _imports(path: Path) -> list[str]:
+    """Rooms of eclip that a file imports, also inside functions."""
+    rooms = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "eclip":
+            parts = node.module.split(".")
+            rooms += [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            rooms += [alias.name.split(".")[1] for alias in node.names if alias.name.startswith("eclip.")]
+    return [room for room in rooms if room not in ("__version__",)]
+
+
+def _problems(room: str, imported: list[str]) -> list[str]:
+    return [
+        f"{room} (floor {_floor(room)}) may not import {other} (floor {_floor(other)})"
+        for other in imported
+        if _floor(other) >= _floor(room) and (room, other) not in SAME_FLOOR
+    ]
+
+
+FILES = [path for path in sorted(SOURCE.rglob("*.py")) if path != SOURCE / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_lead_downward(path: Path) -> None:
+    room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    assert _problems(room, _imports(path)) == []
+
+
+def test_the_floor_test_sees_an_import_upward() -> None:
+    assert _problems("methods", ["explain"]) == ["methods (floor 2) may not import explain (floor 3)"]
+    assert _problems("methods", ["text"]) == ["methods (floor 2) may not import text (floor 2)"]
+    assert _problems("explain", ["methods", "backbones"]) == []
+
+
+def _after(code: str) -> set[str]:
+    script = f"import sys, json\n{code}\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_import_eclip_loads_nothing_heavy() -> None:
+    assert not _after("import eclip; dir(eclip); eclip.METHODS; eclip.TEMPLATES") & {
+        "torch",
+        "open_clip",
+        "numpy",
+        "PIL",
+    }
+
+
+def test_public_names_exist_and_survive_importing_their_files() -> None:
+    import eclip
+    import eclip.explain
+
+    assert sorted(eclip.__all__) == eclip.__all__
+    for name in eclip.__all__:
+        assert getattr(eclip, name) is not None
+    assert callable(eclip.explain), "the file explain.py must not hide the function of its name"
+
+
+def test_method_files_are_the_methods() -> None:
+    from eclip.methods import METHODS
+
+    files = {path.stem for path in (SOURCE / "methods").glob("*.py")} - {"__init__"}
+    assert files == set(METHODS)
+    for name, method in METHODS.items():
+        assert method.name == name
+        assert method.function.__name__ == name
+
+
+def test_readme_table_is_methods() -> None:
+    from eclip.methods import METHODS
+
+    table = re.findall(r"^\| `(\w+)` \| (.+?) \|$", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.M)
+    assert dict(table) == {name: method.summary for name, method in METHODS.items()}
+
+
+def test_no_file_outgrows_its_room() -> None:
+    assert {str(p.relative_to(SOURCE)): n for p in FILES if (n := len(p.read_text().splitlines())) > 320} == {}

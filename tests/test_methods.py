@@ -1,0 +1,223 @@
+"""Methods against their formulas, recomputed the long way, and what must hold for every one of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import linear, normalize
+
+import eclip
+import tiny
+from eclip.errors import OptionError, ShapeError
+from eclip.methods import METHODS
+
+POOLS = ("resnet", "timm abs_attn", "timm rot_attn")
+
+
+def _run(name: str, family: str, dtype: torch.dtype = torch.float64, texts: int = 3, **options: object) -> torch.Tensor:
+    backbone = tiny.backbone(family, dtype)
+    return METHODS[name](eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone, texts), **options)
+
+
+# --- the long way ---
+
+
+def test_itsm_is_the_cosine_of_each_token_sent_through_the_head() -> None:
+    backbone = tiny.backbone("vit", torch.float64)
+    pixels, text = tiny.pixels(backbone), tiny.texts(backbone)
+    visual = backbone.model.visual
+    tokens = visual.transformer(visual._embeds(pixels.double()))
+    maps = METHODS["itsm"](eclip.encode(backbone, pixels), text)
+    for image in range(2):
+        for row in range(4):
+            for col in range(4):
+                token = visual.ln_post(tokens[image, 1 + 4 * row + col]) @ visual.proj
+                expected = torch.stack([torch.dot(token, t.double()) / token.norm() for t in text])
+                torch.testing.assert_close(maps[image, :, row, col], expected, rtol=0, atol=1e-12)
+
+
+def test_itsm_in_a_pool_asks_every_token() -> None:
+    """The released pool answers for its first token only; rolling the tokens makes each the first in turn."""
+    backbone = tiny.backbone("resnet", torch.float64)
+    encoding = eclip.encode(backbone, tiny.pixels(backbone))
+    pool = backbone.model.visual.attnpool
+    x = encoding.inputs[0] + pool.positional_embedding
+    attn = torch.nn.MultiheadAttention(256, pool.num_heads, batch_first=True).double()
+    attn.in_proj_weight.data = torch.cat([pool.q_proj.weight, pool.k_proj.weight, pool.v_proj.weight])
+    attn.in_proj_bias.data = torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias])
+    attn.out_proj.weight.data, attn.out_proj.bias.data = pool.c_proj.weight, pool.c_proj.bias
+    attn.out_proj = torch.nn.Identity()  # its output width differs from its input's: apply it apart
+    attn.out_proj.weight, attn.out_proj.bias = torch.eye(256).double(), torch.zeros(256).double()
+    expected = pool.c_proj(attn(x, x, x, need_weights=False)[0])
+    torch.testing.assert_close(encoding.tokens, expected, rtol=0, atol=1e-10)
+
+
+def test_itsm_plain_compares_siglips_normed_tokens() -> None:
+    backbone = tiny.backbone("siglip", torch.float64)
+    encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone)
+    normed = normalize(backbone.model.visual.trunk.norm(encoding.tokens), dim=-1)
+    expected = (normed @ text.double().T).transpose(1, 2).reshape(2, 3, 4, 4)
+    torch.testing.assert_close(METHODS["itsm"](encoding, text, plain=True), expected, rtol=0, atol=1e-12)
+    with pytest.raises(OptionError, match="needs a MAP head"):
+        _run("itsm", "vit", plain=True)
+
+
+@pytest.mark.parametrize("family", ["vit", "siglip"])
+def test_maskclip_is_the_last_block_with_identity_attention(family: str) -> None:
+    backbone = tiny.backbone(family, torch.float64)
+    encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone)
+    block, x = encoding.blocks[-1], encoding.inputs[-1]
+    eye = torch.eye(x.shape[1], dtype=x.dtype).expand(2, block.heads, -1, -1)
+    tokens = x + block.out(eye @ block.qkv(block.norm1(x))[2])
+    tokens = tokens + block.mlp(block.norm2(tokens))
+    features = normalize(backbone.project(tokens[:, encoding.prefix :]), dim=-1)
+    expected = (features @ text.double().T).transpose(1, 2).reshape(2, 3, 4, 4)
+    torch.testing.assert_close(METHODS["maskclip"](encoding, text), expected, rtol=0, atol=1e-12)
+
+
+def test_maskclip_in_a_timm_pool_reads_values_without_positions() -> None:
+    backbone = tiny.backbone("timm abs_attn", torch.float64)
+    encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone)
+    pool = backbone.model.visual.head.pool
+    patches = encoding.trunk.flatten(2).transpose(1, 2)
+    value = linear(patches, pool.qkv.weight[512:], pool.qkv.bias[512:])
+    expected = normalize(pool.proj(value), dim=-1) @ text.double().T
+    torch.testing.assert_close(
+        METHODS["maskclip"](encoding, text), expected.transpose(1, 2).reshape(2, 3, 3, 3), rtol=0, atol=1e-12
+    )
+
+
+def _surgery_by_hand(tokens: torch.Tensor, pooled: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    """Feature surgery as published: the product tensor, its mean over classes, then the sum over channels."""
+    rows, pooled = normalize(tokens, dim=-1), normalize(pooled, dim=-1)
+    weights = (2 * pooled @ text.T).softmax(-1)
+    weights = weights / weights.mean()
+    product = rows[:, None] * text[None] * weights[None, :, None]  # token text feature
+    return (product - product.mean(dim=1, keepdim=True)).sum(-1)  # token text
+
+
+def test_surgery_in_a_vit_equals_the_formula() -> None:
+    backbone = tiny.backbone("vit", torch.float64)
+    encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone).double()
+    maps = METHODS["surgery"](encoding, text)
+    visual = backbone.model.visual
+    for image in range(2):
+        stream = encoding.inputs[1][image]
+        for block, x in zip(visual.transformer.resblocks[1:], encoding.inputs[1:], strict=True):
+            attn = block.attn
+            v = linear(block.ln_1(x[image]), attn.in_proj_weight[64:], attn.in_proj_bias[64:])
+            heads = [v[:, :16], v[:, 16:]]
+            mixed = torch.cat([(h @ h.T / 4).softmax(-1) @ h for h in heads], dim=-1)
+            stream = stream + attn.out_proj(mixed)
+        tokens = visual.ln_post(stream) @ visual.proj
+        expected = _surgery_by_hand(tokens[1:], encoding.feature[image], text)
+        torch.testing.assert_close(maps[image], expected.T.reshape(3, 4, 4), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", ["timm abs_attn", "timm rot_attn"])
+def test_surgery_in_a_timm_pool_equals_the_formula(family: str) -> None:
+    backbone = tiny.backbone(family, torch.float64)
+    encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone).double()
+    pool = backbone.model.visual.head.pool
+    x = encoding.inputs[0]
+    if family == "timm abs_attn":
+        table = pool.pos_embed[1:].reshape(*pool.feat_size, -1).permute(2, 0, 1)[None].float()
+        table = torch.nn.functional.interpolate(table, (3, 3), mode="bicubic", antialias=True)[0].flatten(1).T.double()
+        x = x + torch.cat([pool.pos_embed[:1], table])
+    v = linear(x, pool.qkv.weight[512:], pool.qkv.bias[512:]).unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
+    if family == "timm rot_attn":  # values are not rotated, nor is the attention between them
+        torch.testing.assert_close(v, encoding.blocks[0].qkv(encoding.inputs[0])[2], rtol=0, atol=1e-12)
+    mixed = (v @ v.transpose(-1, -2) * v.shape[-1] ** -0.5).softmax(-1) @ v
+    tokens = pool.proj(mixed.transpose(1, 2).flatten(2))
+    maps = METHODS["surgery"](encoding, text)
+    for image in range(2):
+        expected = _surgery_by_hand(tokens[image, 1:], tokens[image, 0], text)
+        torch.testing.assert_close(maps[image], expected.T.reshape(3, 3, 3), rtol=0, atol=1e-12)
+
+
+def test_surgery_halves_can_be_left_out() -> None:
+    torch.testing.assert_close(_run("surgery", "vit", architecture=False, features=False), _run("itsm", "vit"))
+    whole, plain = _run("surgery", "vit"), _run("surgery", "vit", features=False)
+    assert (whole - plain).abs().max() > 1e-3
+    assert (_run("surgery", "vit", architecture=False) - whole).abs().max() > 1e-4
+    assert (_run("surgery", "vit", depth=1) - whole).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_surgery_of_several_texts_sums_to_zero(family: str) -> None:
+    maps = _run("surgery", family)
+    torch.testing.assert_close(maps.sum(dim=1), torch.zeros_like(maps[:, 0]), rtol=0, atol=1e-12)
+    assert maps.abs().max() > 1e-4
+
+
+def test_surgery_compares_a_single_text_with_the_empty_one() -> None:
+    backbone = tiny.backbone("vit", torch.float64)
+    encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone, 1)
+    single = METHODS["surgery"](encoding, text)
+    empty = eclip.encode_texts(backbone, [""], templates="surgery85")
+    torch.testing.assert_close(backbone.empty_text, empty[0], rtol=0, atol=1e-12)
+    plain = METHODS["surgery"](encoding, text, features=False)
+    shared = METHODS["surgery"](encoding, empty, features=False)
+    torch.testing.assert_close(single, plain - shared, rtol=0, atol=1e-12)
+    torch.testing.assert_close(METHODS["surgery"](encoding, text, reference=empty[0]), single, rtol=0, atol=1e-12)
+
+
+def test_empty_text_follows_weights_changed_in_place() -> None:
+    backbone = tiny.backbone("vit")
+    before = backbone.empty_text
+    assert backbone.empty_text is before, "computed once"
+    with torch.no_grad():
+        backbone.model.token_embedding.weight.mul_(1.5)
+    assert (backbone.empty_text - before).abs().max() > 1e-3
+
+
+def test_surgery_names_wrong_options() -> None:
+    with pytest.raises(OptionError, match="depth >= 1, got 0"):
+        _run("surgery", "vit", depth=0)
+    with pytest.raises(OptionError, match="released_vv and normed_scale8, got 'vv'"):
+        _run("surgery", "resnet", resnet="vv")
+    with pytest.raises(ShapeError, match=r"must be \(24,\), got \(3,\)"):
+        _run("surgery", "vit", reference=torch.zeros(3))
+    with pytest.raises(OptionError, match="leave features=False or reference out"):
+        _run("surgery", "vit", reference=torch.zeros(24), features=False)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_option_of_no_method_is_refused(name: str) -> None:
+    with pytest.raises(OptionError, match=f"{name!r} has no option 'colour'; it has"):
+        _run(name, "vit", colour=1)
+
+
+# --- what holds for every method, on every family ---
+
+EVERY = [(name, family) for name in METHODS for family in tiny.FAMILIES]
+
+
+@pytest.mark.parametrize(("name", "family"), EVERY)
+def test_maps_follow_their_text_and_image(name: str, family: str) -> None:
+    backbone = tiny.backbone(family)
+    pixels, text = tiny.pixels(backbone, 3, rows=2, cols=3), tiny.texts(backbone, 4)
+    method = METHODS[name]
+    maps = method(eclip.encode(backbone, pixels, keep=method.keep), text)
+    assert maps.shape == (3, 4, 2, 3)
+    assert maps.dtype == torch.float32
+    assert maps.isfinite().all()
+    assert maps.std(dim=(2, 3)).min() > 1e-6, "a flat map would pass every test below"
+    order = [2, 0, 3, 1]
+    permuted = method(eclip.encode(backbone, pixels), text[order])
+    torch.testing.assert_close(permuted, maps[:, order], rtol=0, atol=1e-5)
+    alone = method(eclip.encode(backbone, pixels[1:2]), text)
+    torch.testing.assert_close(alone, maps[1:2], rtol=0, atol=1e-5)
+    assert torch.equal(method(eclip.encode(backbone, pixels), text), maps), "same input, same map"
+
+
+@pytest.mark.parametrize(("name", "family"), EVERY)
+def test_bfloat16_and_constant_images_are_finite_and_near(name: str, family: str) -> None:
+    exact, coarse = tiny.backbone(family), tiny.backbone(family, torch.bfloat16)
+    pixels, text = tiny.pixels(exact), tiny.texts(exact)
+    method = METHODS[name]
+    fine, rough = (method(eclip.encode(b, pixels), text) for b in (exact, coarse))
+    assert rough.dtype == torch.float32
+    assert (rough - fine).abs().max() < 0.1
+    flat = torch.full_like(pixels, 0.3)
+    assert method(eclip.encode(exact, flat), text).isfinite().all()

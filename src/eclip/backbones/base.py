@@ -92,8 +92,13 @@ class Backbone:
 
     @property
     def weight(self) -> Tensor:
-        """One floating-point weight, to read device and precision from."""
-        return next(weight for weight in self.model.parameters() if weight.is_floating_point())
+        """The first convolution of the image tower, whose device and precision the pixels must have.
+
+        In models of mixed precision other weights differ: norms and position tables stay in float32.
+        """
+        return next(
+            weight for name, weight in self.model.named_parameters() if name.startswith("visual.") and weight.ndim == 4
+        )
 
     def preprocess(
         self, image: Image.Image, image_size: int | None = None, resize: str = "squash"

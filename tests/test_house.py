@@ -16,7 +16,7 @@ SOURCE = ROOT / "src" / "eclip"
 
 FLOORS = [
     {"errors", "heatmap", "blocks", "templates"},  # ground
-    {"backbones", "datasets", "render", "photos"},  # materials
+    {"backbones", "datasets", "render", "photos", "writer", "reported"},  # materials
     {"methods", "text", "head", "guides", "metrics", "words", "explanation"},  # crafts
     {"explain", "evaluate", "train", "stream", "health", "doctor"},  # hall
     {"cli", "web"},  # doors
@@ -26,7 +26,7 @@ SAME_FLOOR = {
     ("backbones", "backbones"),
     ("heatmap", "errors"),
     ("templates", "errors"),
-    ("doctor", "explain"),
+    ("writer", "explanation"),  # a name in an annotation
 }
 """Rooms that may look into another of their own floor; everything else looks down."""
 

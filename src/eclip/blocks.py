@@ -32,7 +32,7 @@ class Block:
     Attributes:
         heads: number of attention heads.
         norm1: tokens -> normalized tokens; identity in a pool.
-        qkv: normalized tokens -> queries, keys, values (image, head, token, width), the positions of this grid included.
+        qkv: normalized tokens -> queries, keys, values (image, head, token, width), this grid's positions included.
         value: normalized tokens -> values (image, head, token, width) without positions. Equals `qkv(x)[2]` in a ViT.
         out: (image, head, token, width) -> (image, token, channel): output projection, layer scale included.
         forward: tokens -> tokens, the host's own fused computation of the whole block.

@@ -6,30 +6,24 @@ Nothing heavy is imported before names and options are checked, so that help and
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from eclip import __version__
-from eclip.backbones.catalog import DEFAULT_MODEL, OPENAI_HINT, architectures, family_of, split_name
-from eclip.errors import (
-    DeviceError,
-    DownloadError,
-    EclipError,
-    ModelError,
-    OptionError,
-    TextError,
-    UnknownNameError,
-)
+from eclip.backbones.catalog import DEFAULT_MODEL, OPENAI_HINT, architectures, family_of, split_name, tags
+from eclip.errors import ModelError, OptionError, TextError, UnknownNameError
 from eclip.methods import METHODS, options_for
+from eclip.reported import reported, stop
+from eclip.templates import resolve
+from eclip.writer import FORMATS, Writer, command
 
 if TYPE_CHECKING:
     from eclip.explanation import Explanation
@@ -47,29 +41,30 @@ methods_app = typer.Typer(help="Methods of explanation.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(methods_app, name="methods")
 
-USAGE_ERRORS = (UnknownNameError, OptionError, TextError, DeviceError)
-"""What was typed is wrong: exit code 2. All other errors of ours: exit code 1."""
+RECOMMENDED = ("ViT-B-16/openai", "ViT-B-32/openai", "ViT-L-14/openai", "RN50/openai", "ViT-B-16-SigLIP/webli")
 
-
-class Resize(StrEnum):
-    """How a photo is fitted to the model."""
-
-    squash = "squash"
-    keep = "keep"
+Resize = StrEnum("Resize", ["squash", "keep"])
+Positions = StrEnum("Positions", ["bicubic_aa", "bicubic", "bilinear", "bicubic_plus01"])
 
 
 def main() -> None:
     """Entry point of the `eclip` command."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="eclip: %(message)s")
-    for noisy in ("httpx", "huggingface_hub", "root"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("eclip: %(message)s"))
+    logging.getLogger("eclip").addHandler(handler)
+    logging.getLogger().addHandler(logging.NullHandler())  # what libraries log is in our own messages
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it has a handler of its own
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names that are no Unicode are shown all the same
     app()
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     if asked:
         typer.echo(f"eclip {__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()
@@ -99,86 +94,106 @@ def explain(
         list[str] | None,
         typer.Option(help="none, single, imagenet80, surgery85, or a sentence with {}; may be given several times."),
     ] = None,
-    positions: Annotated[str, typer.Option(help="How position embeddings are resized.")] = "bicubic_aa",
+    positions: Annotated[
+        Positions, typer.Option(help="How position embeddings are resized off the training grid.")
+    ] = Positions.bicubic_aa,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures, arrays and manifest.json.")] = Path(
         "eclip-out"
     ),
-    format_: Annotated[str, typer.Option("--format", help="Any of png, npz, json, joined by commas.")] = "png,npz,json",
+    format_: Annotated[str, typer.Option("--format", help="Any of png, npz, json, joined by commas.")] = ",".join(
+        FORMATS
+    ),
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: CUDA if there is a device.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Photos in one forward pass.")] = 8,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest on stdout instead of a table.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the manifest on stdout instead of a line a photo.")
+    ] = False,
 ) -> None:
     """Show which part of each photo answers to each text.
 
     One photo, two texts:  `eclip explain dogs.jpg -t "a dog" -t grass`
     """
-    with _reported():
+    with reported():
         wanted = _texts(text, texts_file)
         _check_names(method, model)
-        options = _options(set_ or [], method)
-        templates = _templates(template)
-        formats = [name.strip() for name in format_.split(",") if name.strip()]
+        templates = template[0] if template and len(template) == 1 else template or "none"
+        resolve(templates)
+        writer = Writer(out, [name.strip() for name in format_.split(",") if name.strip()])
 
-        from eclip.explanation import Writer
         from eclip.photos import find_photos
 
         photos, problems = find_photos(sources)
-        writer = Writer(out, formats)
-        for problem in problems:
-            writer.fail(problem.partition(":")[0], problem)
+        for source, error in problems:
+            writer.fail(source, error)
         settings = {
             "model": model,
             "method": method,
             "image_size": image_size,
             "resize": resize.value,
             "templates": templates,
-            "positions": positions,
+            "positions": positions.value,
             "device": device,
-            **options,
+            "batch_size": batch_size,
+            **_options(set_ or [], method),
         }
         with writer:
-            _explain_all(photos, wanted, batch_size, settings, writer, quiet=as_json)
-        failures = writer.manifest["failures"]
-        if as_json:
-            typer.echo(json.dumps(writer.manifest, ensure_ascii=False))
-        elif writer.manifest["photos"]:
-            typer.echo(f"{len(writer.manifest['photos'])} explained in {out}", err=True)
-            if model == DEFAULT_MODEL:
-                typer.echo(f"model: mini, small and offline. {OPENAI_HINT}", err=True)
-        for failure in failures:
-            typer.echo(f"failed: {failure['error']}", err=True)
-        if failures:
-            typer.echo(f"{len(failures)} of {len(failures) + len(writer.manifest['photos'])} failed.", err=True)
-            raise typer.Exit(1)
+            if photos:
+                _explain_all(sources, photos, wanted, settings, writer, quiet=as_json)
+        _summarize(writer, model, as_json)
 
 
 def _explain_all(
-    photos: list[Path], texts: list[str], batch_size: int, settings: dict[str, Any], writer: Any, *, quiet: bool
+    sources: list[str], photos: list[Path], texts: list[str], settings: dict[str, Any], writer: Writer, *, quiet: bool
 ) -> None:
-    if not photos:
-        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from eclip.explain import explain_each
 
     console = Console(stderr=True)
-    columns = (TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     failures: list[tuple[str, str]] = []
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("loading", total=len(photos))
-        for explanation in explain_each(photos, texts, batch_size=batch_size, failures=failures, **settings):
-            progress.update(task, description="explaining")
-            [entry] = writer.add(explanation)
-            if not quiet:
-                _print_scores(explanation, entry, writer.folder)
-            progress.update(task, completed=len(writer.manifest["photos"]) + len(failures))
-    for source, error in failures:
-        writer.fail(source, error)
+    try:
+        with Progress(
+            *columns,
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+            redirect_stdout=sys.stdout.isatty(),  # results stay on stdout where it is a file
+        ) as progress:
+            task = progress.add_task("loading", total=len(photos))
+            for explanation in explain_each(photos, texts, failures=failures, **settings):
+                [entry] = writer.add(explanation)
+                if not quiet:
+                    _print_scores(explanation, entry, writer.folder)
+                done = len(writer.manifest["photos"]) + len(failures)
+                progress.update(task, description="explaining", completed=done)
+    finally:
+        for source, error in failures:
+            writer.fail(source, error)
+        if how := writer.manifest["how"]:  # noted by the first photo, for that photo alone
+            writer.manifest["how"] = {**how, "command": command(sources, texts, how)}
+
+
+def _summarize(writer: Writer, model: str, as_json: bool) -> None:
+    done, failures = len(writer.manifest["photos"]), writer.manifest["failures"]
+    if as_json:
+        typer.echo(json.dumps(writer.manifest, ensure_ascii=False))
+    elif done:
+        typer.echo(f"{done} explained in {writer.folder}", err=True)
+        if model == DEFAULT_MODEL:
+            typer.echo(f"model: mini, small and offline. {OPENAI_HINT}", err=True)
+    for failure in failures:
+        typer.echo(f"failed: {failure['error']}", err=True)
+    if failures:
+        typer.echo(f"{len(failures)} of {len(failures) + done} failed.", err=True)
+        raise typer.Exit(1)
 
 
 def _print_scores(explanation: Explanation, entry: dict[str, Any], folder: Path) -> None:
-    scores = "  ".join(f"{explanation.texts[text]} {explanation.scores[0, text]:.3f}" for text in explanation.best_texts())
+    scores = "  ".join(
+        f"{explanation.texts[text]} {explanation.scores[0, text]:.3f}" for text in explanation.best_texts()
+    )
     picture = entry["files"].get("strip")
     typer.echo(f"{explanation.sources[0]}: {scores}" + (f"  -> {folder / picture}" if picture else ""))
 
@@ -201,61 +216,24 @@ def _texts(texts: list[str] | None, file: Path | None) -> list[str]:
 def _check_names(method: str, model: str) -> None:
     if method not in METHODS:
         raise UnknownNameError("method", method, METHODS, "`eclip methods ls`")
-    split_name(model)
+    try:
+        split_name(model)
+    except ModelError as error:  # of what was typed; the same class raised while loading is no wrong usage
+        stop(str(error), 2)
 
 
 def _options(pairs: list[str], method: str) -> dict[str, Any]:
-    """KEY=VALUE pairs as the method's options; a value is read as JSON if it is JSON, else as a word."""
+    """KEY=VALUE pairs as options of the method; a value is a word if the option's default is one, else JSON."""
     given: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
             raise OptionError(f"--set needs KEY=VALUE, got {pair!r}.")
-        word = {"True": "true", "False": "false", "None": "null"}.get(value, value)
-        try:
-            given[key.strip()] = json.loads(word)
-        except json.JSONDecodeError:
-            given[key.strip()] = value
-    return options_for(method, [method], given) if given else {}
-
-
-def _templates(given: list[str] | None) -> str | list[str]:
-    from eclip.templates import resolve
-
-    templates = "none" if not given else given[0] if len(given) == 1 else given
-    resolve(templates)
-    return templates
-
-
-@contextmanager
-def _reported() -> Iterator[None]:
-    """Our errors become one message and an exit code; warnings become lines on stderr."""
-
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        typer.echo(f"warning: {message}", err=True)
-
-    shown, warnings.showwarning = warnings.showwarning, show  # type: ignore[assignment]
-    try:
-        yield
-    except EclipError as error:
-        _stop(str(error), 2 if isinstance(error, USAGE_ERRORS) or _is_typo(error) else 1)
-    except KeyboardInterrupt:
-        _stop("stopped; what was done so far is kept.", 130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        raise typer.Exit(1) from None
-    finally:
-        warnings.showwarning = shown
-
-
-def _is_typo(error: EclipError) -> bool:
-    """A model that cannot be meant, against one whose files are missing or broken."""
-    return isinstance(error, ModelError) and not isinstance(error, DownloadError) and error.__cause__ is None
-
-
-def _stop(message: str, code: int) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(code)
+        given[key] = value
+        if not isinstance(METHODS[method].options.get(key), str):
+            with suppress(json.JSONDecodeError):
+                given[key] = json.loads({"True": "true", "False": "false", "None": "null"}.get(value, value))
+    return options_for(method, [method], given) if given else given
 
 
 @models_app.command("ls")
@@ -264,14 +242,14 @@ def models_ls(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Models by name, and which kind of image tower they have."""
-    with _reported():
+    with reported():
         rows = [{"model": "mini", "family": "timm trunk with attention pool", "weights": "in the package"}]
-        if every:
-            rows += _open_clip_rows()
-        else:
-            for name in ("ViT-B-16/openai", "ViT-B-32/openai", "ViT-L-14/openai", "RN50/openai", "ViT-B-16-SigLIP/webli"):
-                family = family_of(architectures()[name.partition("/")[0]])
-                rows.append({"model": name, "family": family or "", "weights": "fetched once"})
+        for name, config in architectures().items() if every else ():
+            weights = " ".join(tags().get(name, []))
+            rows.append({"model": name, "family": family_of(config) or "no adapter", "weights": weights})
+        for name in () if every else RECOMMENDED:
+            family = family_of(architectures()[name.partition("/")[0]]) or ""
+            rows.append({"model": name, "family": family, "weights": "fetched once"})
         _table(rows, as_json)
         if not as_json:
             typer.echo(
@@ -281,20 +259,10 @@ def models_ls(
             )
 
 
-def _open_clip_rows() -> list[dict[str, str]]:
-    import open_clip
-
-    rows = []
-    for name, config in architectures().items():
-        family = family_of(config) or "no adapter"
-        rows.append({"model": name, "family": family, "weights": " ".join(open_clip.list_pretrained_tags_by_model(name))})
-    return rows
-
-
 @methods_app.command("ls")
 def methods_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Methods by name, with what they do and where they come from."""
-    with _reported():
+    with reported():
         _table([{"method": method.name, "what": method.summary} for method in METHODS.values()], as_json)
 
 
@@ -316,11 +284,12 @@ def _table(rows: list[dict[str, str]], as_json: bool) -> None:
 @app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Check the installation: versions, whether torch and torchvision fit, devices, cached weights, what to do next."""
-    with _reported():
+    with reported():
         from eclip.doctor import examine
 
         findings = examine()
-        _table([{"what": f.what, "is": f.found, "": "ok" if f.fine else "!", "next": f.advice} for f in findings], as_json)
+        _table(
+            [{"what": f.what, "is": f.found, "": "ok" if f.fine else "!", "next": f.advice} for f in findings], as_json
+        )
         if not all(finding.fine for finding in findings):
             raise typer.Exit(1)
-

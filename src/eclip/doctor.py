@@ -12,7 +12,6 @@ import torch
 
 from eclip import __version__
 from eclip.backbones.catalog import DEFAULT_MODEL, MINI, OPENAI_HINT
-from eclip.backbones.load import load
 from eclip.errors import EclipError
 
 
@@ -70,9 +69,11 @@ def _cuda() -> Finding:
 
 def _mini() -> Finding:
     try:
+        from eclip.backbones.load import load  # here, since it needs the torchvision that was looked at before
+
         backbone = load(DEFAULT_MODEL)
         feature = backbone.encode_text(["a dog"])
-    except EclipError as error:
+    except (EclipError, ImportError, RuntimeError) as error:
         return Finding("model mini", str(error), False, "install eclip again: its wheel holds the weights")
     size = sum(path.stat().st_size for path in MINI.iterdir()) / 2**20
     return Finding("model mini", f"works, {size:.1f} MiB, {feature.shape[1]} features, {backbone.image_size} px")

@@ -1,18 +1,13 @@
 """The main path, in one screen: photos and texts go in, an Explanation comes out.
 
-Start reading here. `load` finds the model, `encode_texts` and `encode` run its two towers once, a method turns the Encoding
-into raw maps, and `Explanation` shows them.
+Start reading here. `load` finds the model, `encode_texts` and `encode` run its two towers once, a method turns the
+Encoding into raw maps, and `Explanation` shows them.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
-import platform
-import shlex
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -24,15 +19,15 @@ from torch import Tensor
 
 from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, Grid, encode
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.backbones.load import load
+from eclip.backbones.load import is_loaded, load
 from eclip.blocks import cosine
-from eclip.errors import ImageError, OptionError, TextError, UnknownNameError
+from eclip.errors import ImageError, OptionError, UnknownNameError
 from eclip.explanation import Explanation
 from eclip.methods import METHODS, options_for
-from eclip.photos import open_photo
-from eclip.text import encode_texts
+from eclip.photos import Photo, name_of, open_photo, read_ahead
+from eclip.text import check_texts, encode_texts
+from eclip.writer import command, versions
 
-Photo = str | Path | Image.Image | np.ndarray[Any, Any]
 DEFAULT_METHOD = "surgery"
 
 
@@ -77,7 +72,7 @@ def explain(
     Raises:
         EclipError: bad input, of a class that says which: `eclip.errors` lists them.
     """
-    photos = list(image) if isinstance(image, list | tuple) else [image]
+    photos: list[Photo] = list(image) if isinstance(image, list | tuple) else [image]  # type: ignore[list-item]
     names = [method] if isinstance(method, str) else list(method)
     asked = _Question(texts, model, names, image_size, resize, templates, positions, device, options)
     opened = [open_photo(photo) for photo in photos]
@@ -86,10 +81,10 @@ def explain(
     grids = {asked.grid(photo) for photo in opened}
     if len(grids) > 1:
         raise ImageError(
-            f"photos of unlike shapes have maps of unlike grids {sorted(tuple(grid) for grid in grids)}: explain them one "
-            'by one, use eclip.explain_each, or resize="squash".'
+            f"photos of unlike shapes have maps of unlike grids {sorted(tuple(grid) for grid in grids)}: use "
+            'eclip.explain_each, or resize="squash".'
         )
-    answers = asked.answer(opened, [_source(photo, index) for index, photo in enumerate(photos)])
+    answers = asked.answer(opened, [name_of(photo, index) for index, photo in enumerate(photos)])
     return answers[names[0]] if isinstance(method, str) else answers
 
 
@@ -111,16 +106,24 @@ def explain_each(
     """One Explanation a photo, in order, for more photos than fit into memory; texts are encoded once.
 
     Args:
-        images: any iterable; at most two batches of it are held at a time. Photos are read ahead while the model works.
-        texts: as in `explain`, and so are the other settings.
+        images: any iterable; at most two batches of it are held at a time, read ahead while the model works.
+        texts: as in `explain`.
         batch_size: photos in one forward pass, at least 1.
         failures: photos that cannot be read are added here as (source, error), and the rest goes on. None: they raise.
+        model: as in `explain`, and so are the rest.
+        method: one name.
+        image_size: see `explain`.
+        resize: see `explain`; with "keep", photos of one grid in a row share a forward pass.
+        templates: see `explain`.
+        positions: see `explain`.
+        device: see `explain`.
+        options: see `explain`.
     """
     if batch_size < 1:
         raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
     asked = _Question(texts, model, [method], image_size, resize, templates, positions, device, options)
     batch: list[tuple[str, Image.Image]] = []
-    for source, photo in _read_ahead(images, 2 * batch_size):
+    for source, photo in read_ahead(images, batch_size):
         if isinstance(photo, ImageError):
             if failures is None:
                 raise photo
@@ -152,7 +155,7 @@ class _Question:
         options: dict[str, Any],
     ) -> None:
         self.texts = check_texts(texts)
-        check_methods(methods)
+        _check_methods(methods)
         self.options = {name: options_for(name, methods, options) for name in methods}
         self.backbone = load(model, device=device) if isinstance(model, str) else model
         self.image_size, self.resize, self.positions = image_size, resize, positions
@@ -177,65 +180,34 @@ class _Question:
                 sources=tuple(sources),
                 sizes=sizes,
                 signed=METHODS[name].signed,
-                how=self.how(name, sources, pixels),
+                how=self.how(name, sources, list(pixels.shape[2:])),
                 photos=tuple(photos),
             )
             for name, options in self.options.items()
         }
 
-    def how(self, method: str, sources: list[str], pixels: Tensor) -> dict[str, Any]:
-        backbone = self.backbone
-        shown = {key: value.tolist() if isinstance(value, Tensor) else value for key, value in self.options[method].items()}
-        command = ["eclip", "explain", *sources]
-        for text in self.texts:
-            command += ["-t", text]
-        command += ["--model", backbone.name, "--method", method, "--resize", self.resize]
-        if self.image_size is not None:
-            command += ["--image-size", str(self.image_size)]
-        for template in [self.templates] if isinstance(self.templates, str) else self.templates:
-            command += ["--template", template]
-        for key, value in shown.items():
-            command += ["--set", f"{key}={value}"]
-        return {
+    def how(self, method: str, sources: list[str], pixels: list[int]) -> dict[str, Any]:
+        backbone, options = self.backbone, self.options[method]
+        how = {
             "model": backbone.name,
             "family": backbone.family,
             "method": method,
-            "options": shown,
-            "pixels": list(pixels.shape[2:]),
+            "options": {key: value.tolist() if isinstance(value, Tensor) else value for key, value in options.items()},
+            "image_size": self.image_size,
+            "pixels": pixels,
             "resize": self.resize,
             "templates": self.templates if isinstance(self.templates, str) else list(self.templates),
             "positions": self.positions,
             "device": str(backbone.weight.device),
             "precision": str(backbone.weight.dtype).removeprefix("torch."),
             "versions": versions(),
-            "command": shlex.join(command) if all(Path(source).is_file() for source in sources) else None,
         }
+        tensors = any(isinstance(value, Tensor) for value in options.values())
+        by_name = is_loaded(backbone) and not tensors and all(Path(source).is_file() for source in sources)
+        return {**how, "command": command(sources, self.texts, how) if by_name else None}
 
 
-def check_texts(texts: str | Sequence[str]) -> list[str]:
-    """One or more texts, none of them empty.
-
-    Raises:
-        TextError: there is none, or one is empty.
-    """
-    listed = [texts] if isinstance(texts, str) else list(texts)
-    if not listed:
-        raise TextError("no text was given: at least one is needed, such as 'a dog'.")
-    for number, text in enumerate(listed, 1):
-        if not isinstance(text, str):
-            raise TextError(f"text {number} of {len(listed)} must be a string, got {type(text).__name__}.")
-        if not text.strip():
-            raise TextError(f"text {number} of {len(listed)} is empty: write what to look for, such as 'a dog'.")
-    return listed
-
-
-def check_methods(names: Sequence[str]) -> None:
-    """Every name is a method's.
-
-    Raises:
-        UnknownNameError: one is not.
-        OptionError: there is none.
-    """
+def _check_methods(names: Sequence[str]) -> None:
     if not names:
         raise OptionError("no method was given; `eclip methods ls` shows them.")
     for name in names:
@@ -243,51 +215,23 @@ def check_methods(names: Sequence[str]) -> None:
             raise UnknownNameError("method", name, METHODS, "`eclip methods ls`")
 
 
-@functools.cache
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    packages = ("eclip", "torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
-
-
-def _numpy(values: Float[Tensor, "..."]) -> Float[np.ndarray, "..."]:
-    return values.float().cpu().numpy()
-
-
-def _source(photo: Photo, index: int) -> str:
-    return str(photo) if isinstance(photo, str | Path) else f"photo {index}"
+def _numpy(values: Tensor) -> Float[np.ndarray, "*axes"]:
+    return values.detach().float().cpu().numpy()  # of a model that is still being trained, too
 
 
 def _each(asked: _Question, method: str, batch: list[tuple[str, Image.Image]]) -> Iterator[Explanation]:
     if not batch:
         return
-    whole = asked.answer([photo for _, photo in batch], [source for source, _ in batch])[method]
-    for index, (source, photo) in enumerate(batch):
+    sources, photos = [source for source, _ in batch], [photo for _, photo in batch]
+    whole = asked.answer(photos, sources)[method]
+    for index in range(len(batch)):
         one = slice(index, index + 1)
-        how = asked.how(method, [source], torch.empty(1, 3, *whole.how["pixels"]))
-        yield Explanation(
-            whole.maps[one], whole.scores[one], whole.texts, (source,), (photo.size,), whole.signed, how, (photo,)
+        yield replace(
+            whole,
+            maps=whole.maps[one],
+            scores=whole.scores[one],
+            sources=whole.sources[one],
+            sizes=whole.sizes[one],
+            photos=whole.photos[one],
+            how=asked.how(method, sources[one], whole.how["pixels"]),
         )
-
-
-def _read_ahead(images: Iterable[Photo], count: int) -> Iterator[tuple[str, Image.Image | ImageError]]:
-    def read(photo: Photo) -> Image.Image | ImageError:
-        try:
-            return open_photo(photo)
-        except ImageError as error:
-            return error
-
-    waiting: deque[tuple[str, Future[Image.Image | ImageError]]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="eclip-read") as pool:
-        try:
-            for index, photo in enumerate(images):
-                waiting.append((_source(photo, index), pool.submit(read, photo)))
-                if len(waiting) > count:
-                    source, future = waiting.popleft()
-                    yield source, future.result()
-            while waiting:
-                source, future = waiting.popleft()
-                yield source, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()

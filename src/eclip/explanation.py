@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import io
 import json
-import os
-import re
-import tempfile
-from collections.abc import Callable, Sequence
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +17,8 @@ from PIL import Image
 from eclip import heatmap, render
 from eclip.errors import ImageError, OptionError, ResultError
 from eclip.photos import open_photo
+from eclip.writer import FORMATS, MANIFEST, SCHEMA, Writer, png
 
-FORMATS = ("png", "npz", "json")
-SCHEMA = "eclip.explain/1"
 MOST_PANELS = 20
 """Pictures are drawn for at most so many texts, those that score best; arrays hold all."""
 
@@ -35,8 +29,8 @@ class Explanation:
 
     Attributes:
         maps: (image, text, row, col) float32, raw: as the method gives them, on the patch grid.
-        scores: (image, text) float32, cosine of the unaltered model in [-1, 1]. A map shows where, a score whether: a thing
-            that is absent has a map as well.
+        scores: (image, text) float32, cosine of the unaltered model in [-1, 1]. A map shows where, a score whether: a
+            thing that is absent has a map as well.
         texts: as given.
         sources: what each photo was: its path, or "photo 0" for one that came from memory.
         sizes: (width, height) of each photo.
@@ -56,13 +50,12 @@ class Explanation:
     def __repr__(self) -> str:
         """One line: what was explained, how."""
         image, text, row, col = self.maps.shape
-        return f"Explanation({image} photos, {text} texts, {row} x {col} grid, {self.how['method']} on {self.how['model']})"
+        by = f"{self.how['method']} on {self.how['model']}"
+        return f"Explanation({image} photos, {text} texts, {row} x {col} grid, {by})"
 
     def _repr_png_(self) -> bytes:
         """The strip of the first photo, as notebooks show it."""
-        buffer = io.BytesIO()
-        self.strip(0).save(buffer, "PNG")
-        return buffer.getvalue()
+        return png(self.strip(0))
 
     def photo(self, image: int = 0) -> Image.Image:
         """The photo itself, RGB and upright; after `load` it is read from its file.
@@ -84,7 +77,7 @@ class Explanation:
     def heatmap(self, image: int = 0, text: int = 0) -> Float[np.ndarray, "height width"]:
         """Where the match is, 0 to 1, in the photo's own pixels: min-max on the grid, then bilinear.
 
-        Zero and one are the least and the most of this image and text; they say nothing about presence. A flat map is 0.
+        Zero and one are the least and the most of this image and text, and say nothing of presence. A flat map is 0.
         """
         width, height = self.sizes[image]
         return heatmap.resize(heatmap.normalize(self._map(image, text)), (height, width)).numpy()
@@ -194,128 +187,38 @@ class Explanation:
         """
         folder = Path(folder)
         try:
-            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-            if manifest.get("schema") != SCHEMA:
-                raise ResultError(f"{folder / 'manifest.json'} is of schema {manifest.get('schema')!r}, not {SCHEMA!r}.")
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            if manifest["schema"] != SCHEMA:
+                raise ResultError(f"{folder / MANIFEST} is of schema {manifest['schema']!r}, not {SCHEMA!r}.")
             entries = manifest["photos"]
-            if not entries:
-                raise ResultError(f"{folder} holds the record of a run in which no photo was explained.")
-            arrays = [np.load(folder / entry["files"]["npz"]) for entry in entries]
-            grids = {array["maps"].shape for array in arrays}
-            if len(grids) > 1:
-                raise ResultError(f"the photos in {folder} have maps of unlike shapes {sorted(grids)}; load their npz files.")
+            arrays = [_read_arrays(folder / entry["files"]["npz"]) for entry in entries]
+            grids = {maps.shape for maps, _ in arrays}
+            if len(grids) != 1:
+                what = (
+                    f"maps of unlike shapes {sorted(grids)}: read its npz files"
+                    if grids
+                    else "no photo that was explained"
+                )
+                raise ResultError(f"{folder} holds {what}.")
             return cls(
-                maps=np.stack([array["maps"] for array in arrays]),
-                scores=np.stack([array["scores"] for array in arrays]),
+                maps=np.stack([maps for maps, _ in arrays]),
+                scores=np.stack([scores for _, scores in arrays]),
                 texts=tuple(manifest["texts"]),
                 sources=tuple(entry["source"] for entry in entries),
                 sizes=tuple((entry["width"], entry["height"]) for entry in entries),
                 signed=manifest["signed"],
                 how=manifest["how"],
-                photos=tuple(_photo_file(folder, entry) for entry in entries),
+                photos=tuple(folder / entry["files"]["photo"] for entry in entries),
             )
-        except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+            if isinstance(error, ResultError):
+                raise
             raise ResultError(
                 f"{folder} holds no explanation that can be loaded ({type(error).__name__}: {error}). "
                 "Explanation.save writes one, with formats npz and json."
             ) from error
 
 
-def _photo_file(folder: Path, entry: dict[str, Any]) -> Path:
-    copy = entry["files"].get("photo")
-    return folder / copy if copy else Path(entry["source"])
-
-
-class Writer:
-    """Writes explanations one after the other into a folder, and one manifest over all of them.
-
-    Every file appears whole or not at all. The manifest is written on leaving, also after an exception or Ctrl-C, so what
-    was done is on record.
-    """
-
-    def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> None:
-        unknown = [name for name in formats if name not in FORMATS]
-        if unknown or not formats:
-            raise OptionError(f"formats are {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}.")
-        self.folder, self.formats = Path(folder), tuple(formats)
-        self.manifest: dict[str, Any] = {"schema": SCHEMA, "photos": [], "failures": []}
-        self._taken: set[str] = set()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
-        except OSError as error:
-            raise ResultError(f"the folder {str(folder)!r} cannot be written: {error.strerror}.") from error
-
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if "json" in self.formats:
-            self._put("manifest.json", lambda part: part.write(json.dumps(self.manifest, indent=1, ensure_ascii=False).encode()))
-
-    def fail(self, source: str, error: str) -> None:
-        """Record a photo that could not be explained."""
-        self.manifest["failures"].append({"source": source, "error": error})
-
-    def add(self, explanation: Explanation) -> list[dict[str, Any]]:
-        """Write the files of an explanation; returns its entries in the manifest."""
-        self.manifest.setdefault("texts", list(explanation.texts))
-        self.manifest.setdefault("signed", explanation.signed)
-        self.manifest.setdefault("how", explanation.how)
-        entries = [self._add(explanation, image) for image in range(len(explanation.sources))]
-        self.manifest["photos"] += entries
-        return entries
-
-    def _add(self, explanation: Explanation, image: int) -> dict[str, Any]:
-        source, photo = explanation.sources[image], explanation.photos[image]
-        stem = self._free(_slug(Path(source).stem) or "photo")
-        files: dict[str, Any] = {}
-        if "npz" in self.formats:
-            files["npz"] = f"{stem}.npz"
-            arrays = {"maps": explanation.maps[image], "scores": explanation.scores[image]}
-            self._put(files["npz"], lambda part: np.savez_compressed(part, **arrays))
-        if isinstance(photo, Image.Image) and not Path(source).is_file():
-            files["photo"] = f"{stem}.photo.png"
-            self._put(files["photo"], lambda part: photo.save(part, "PNG"))
-        if "png" in self.formats:
-            files["strip"] = f"{stem}.png"
-            self._put(files["strip"], lambda part: explanation.strip(image).save(part, "PNG"))
-            files["overlays"] = {}
-            for text in explanation.best_texts(image):
-                name = f"{stem}.{text}-{_slug(explanation.texts[text])}".rstrip("-") + ".png"
-                files["overlays"][explanation.texts[text]] = name
-                self._put(name, lambda part, text=text: explanation.overlay(image, text).save(part, "PNG"))  # type: ignore[misc]
-        width, height = explanation.sizes[image]
-        scores = {t: round(float(s), 6) for t, s in zip(explanation.texts, explanation.scores[image], strict=True)}
-        grid = list(explanation.maps.shape[2:])
-        return {"source": source, "width": width, "height": height, "grid": grid, "scores": scores, "files": files}
-
-    def _free(self, stem: str) -> str:
-        name, number = stem, 1
-        while name.casefold() in self._taken:
-            number += 1
-            name = f"{stem}-{number}"
-        self._taken.add(name.casefold())
-        return name
-
-    def _put(self, name: str, write: Callable[[Any], object]) -> None:
-        part = None
-        try:
-            with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False) as part:
-                write(part)
-            os.chmod(part.name, 0o644)
-            os.replace(part.name, self.folder / name)
-        except BaseException as error:
-            if part is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(part.name)
-            if not isinstance(error, OSError) or isinstance(error, ImageError):
-                raise
-            why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
-            done = len(self.manifest["photos"])
-            raise ResultError(f"{self.folder / name} cannot be written: {why}. {done} photos before it are done.") from error
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^\w.]+", "-", text).strip("-.")[:60]
+def _read_arrays(file: Path) -> tuple[Float[np.ndarray, "text row col"], Float[np.ndarray, " text"]]:
+    with file.open("rb") as opened, np.load(opened) as arrays:  # np.load itself leaves a damaged file open
+        return arrays["maps"], arrays["scores"]

@@ -3,102 +3,118 @@
 from __future__ import annotations
 
 import glob
+import os
 import warnings
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from eclip.errors import ImageError
 
+Photo = str | Path | Image.Image | NDArray[Any]
+"""What a user may hand in as a photo."""
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jfif"})
 MAX_PIXELS = 178_956_970
 """Larger photos are refused before they are decoded: Pillow's own limit against decompression bombs (535 MB as RGB)."""
 
 
-def open_photo(source: str | Path | Image.Image | np.ndarray[Any, Any]) -> Image.Image:
-    """An upright RGB picture, whatever the source is.
+def open_photo(source: Photo) -> Image.Image:
+    """An upright RGB picture of its own, whatever the source is.
 
     Args:
         source: a file, a PIL picture, or an array (height, width), (height, width, 3) or (height, width, 4), 8-bit or
-            floating point in [0, 1]. Of an animation the first frame is taken, EXIF rotation is applied, transparency is
-            laid on white, 16 bits are scaled to 8.
+            floating point in [0, 1]. Of an animation the first frame is taken, EXIF rotation is applied, transparency
+            is laid on white, 16 bits are scaled to 8.
 
     Raises:
         ImageError: it is missing, empty, broken, no picture, or too large.
     """
+    if isinstance(source, np.ndarray):
+        return _to_rgb(_from_array(source), "the array")
     if isinstance(source, Image.Image):
         return _to_rgb(source, "the picture")
-    if isinstance(source, np.ndarray):
-        return _from_array(source)
     if isinstance(source, str | Path):
         return _from_file(Path(source))
     raise ImageError(f"a photo must be a path, a PIL picture or a NumPy array, got {type(source).__name__}.")
 
 
 def _from_file(path: Path) -> Image.Image:
-    if "://" in str(path) or str(path).startswith(("http:/", "https:/")):
+    if str(path).startswith(("http:/", "https:/")):
         raise ImageError(f"{path} is an address, not a file: fetch it first.")
-    if not path.exists():
-        raise ImageError(f"{path}: no such file.")
-    if path.is_dir():
-        raise ImageError(f"{path} is a folder, not a photo.")
     try:
-        size = path.stat().st_size
-        if size == 0:
+        if path.is_dir():
+            raise ImageError(f"{path} is a folder, not a photo.")
+        if path.stat().st_size == 0:
             raise ImageError(f"{path} is empty (0 bytes).")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata and of sizes that we check ourselves
             with Image.open(path) as picture:
                 return _to_rgb(picture, str(path))
-    except Image.UnidentifiedImageError:
-        raise ImageError(f"{path} is not a picture that Pillow reads ({size} bytes).") from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"{path} has more than {MAX_PIXELS:,} pixels; make it smaller first.") from None
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file.") from None
     except PermissionError:
         raise ImageError(f"{path} may not be read: permission denied.") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError) as error:
-        # Pillow's decoders raise all of these for damaged files
+    except UnidentifiedImageError:
+        raise ImageError(f"{path} is not a picture that can be read ({path.stat().st_size:,} bytes).") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"{path} has more than {MAX_PIXELS:,} pixels; make it smaller first.") from None
+    except (OSError, SyntaxError, ValueError) as error:  # of damaged headers; and OSError of a path that cannot be
         if isinstance(error, ImageError):
             raise
         raise ImageError(f"{path} is damaged: {error}.") from error
 
 
 def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
-    if picture.width * picture.height > MAX_PIXELS:
-        raise ImageError(
-            f"{name} has {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,} are read. Make it smaller first."
-        )
-    if picture.width == 0 or picture.height == 0:
-        raise ImageError(f"{name} has no pixels ({picture.width} x {picture.height}).")
-    if getattr(picture, "n_frames", 1) > 1:
-        picture.seek(0)
-    upright = ImageOps.exif_transpose(picture)
-    if upright.mode.startswith("I") or upright.mode == "F":
-        return _from_deep(upright)
-    if upright.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in upright.info:
-        layered = upright.convert("RGBA")
-        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layered).convert("RGB")
-    return upright.convert("RGB")
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{name} has {width} x {height} pixels, more than {MAX_PIXELS:,}; make it smaller first.")
+    if width == 0 or height == 0:
+        raise ImageError(f"{name} has no pixels ({width} x {height}).")
+    try:
+        upright = ImageOps.exif_transpose(picture)
+        if upright.mode.startswith("I") or upright.mode == "F":
+            return _from_deep(upright, name)
+        if upright.has_transparency_data:
+            layered = upright.convert("RGBA")
+            white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+            return Image.alpha_composite(white, layered).convert("RGB")
+        return upright.convert("RGB")
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError) as error:
+        # Pillow's decoders raise all of these for damaged data
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"{name} is damaged: {error}.") from error
 
 
-def _from_deep(picture: Image.Image) -> Image.Image:
-    """16-bit, 32-bit or float grey: full scale becomes 255, which `convert` would clip instead."""
-    values = np.asarray(picture, dtype=np.float64)
-    if picture.mode == "F":
-        full = 1.0 if values.max() <= 1.0 else 255.0
-    else:
-        full = 65535.0 if values.max() > 255 or picture.mode.startswith("I;16") else 255.0
+def _from_deep(picture: Image.Image, name: str) -> Image.Image:
+    """16-bit, 32-bit or float gray: full scale becomes 255, which `convert` would clip instead."""
+    values = np.asarray(picture, dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise ImageError(f"{name} holds NaN or infinity.")
+    scales = (
+        [65535.0]
+        if picture.mode.startswith("I;16")
+        else [1.0, 255.0, 65535.0]
+        if picture.mode == "F"
+        else [255.0, 65535.0]
+    )
+    most = float(values.max())
+    full = next((scale for scale in scales if most <= scale), most)
     return Image.fromarray((np.clip(values / full, 0, 1) * 255).round().astype(np.uint8)).convert("RGB")
 
 
-def _from_array(values: np.ndarray[Any, Any]) -> Image.Image:
+def _from_array(values: NDArray[Any]) -> Image.Image:
     shape = values.shape
     if values.ndim not in (2, 3) or (values.ndim == 3 and shape[2] not in (1, 3, 4)) or 0 in shape:
-        hint = " It looks like (3, height, width): move the channels last." if values.ndim == 3 and shape[0] == 3 else ""
+        hint = (
+            " It looks like (3, height, width): move the channels last." if values.ndim == 3 and shape[0] == 3 else ""
+        )
         raise ImageError(f"an array must be (height, width) or (height, width, 1, 3 or 4), got {shape}.{hint}")
     if values.dtype == np.uint16:
         values = values / 65535.0
@@ -115,34 +131,63 @@ def _from_array(values: np.ndarray[Any, Any]) -> Image.Image:
         raise ImageError(f"an array must be 8-bit or floating point, got {values.dtype}.")
     if values.ndim == 3 and shape[2] == 1:
         values = values[:, :, 0]
-    return _to_rgb(Image.fromarray(np.ascontiguousarray(values)), "the array")
+    return Image.fromarray(np.ascontiguousarray(values))
 
 
-def find_photos(sources: Iterable[str | Path]) -> tuple[list[Path], list[str]]:
+def find_photos(sources: Iterable[str | Path]) -> tuple[list[Path], list[tuple[str, str]]]:
     """The files that sources name, in order, each once.
 
     Args:
         sources: files, folders (their pictures, sub-folders included) and glob patterns.
 
     Returns:
-        (files, problems): problems name folders without pictures and patterns without match. A missing file is a file: it
-        is reported when it is opened.
+        (files, problems): a problem is (source, what is wrong): nothing of that name, a folder without pictures, a
+        pattern without match.
     """
     found: dict[Path, None] = {}
     problems = []
     for source in sources:
         path = Path(source)
-        if path.is_dir():
+        if os.path.isdir(path):
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-            if not inside:
-                problems.append(f"{path}: no picture in this folder ({', '.join(sorted(EXTENSIONS))}).")
-            found.update(dict.fromkeys(inside))
-        elif not path.exists() and glob.has_magic(str(source)):
+            missing = f"{path}: no picture in this folder ({', '.join(sorted(EXTENSIONS))})."
+        elif not os.path.exists(path) and glob.has_magic(str(source)):
             matches = sorted(Path(match) for match in glob.glob(str(source), recursive=True))
-            inside = [match for match in matches if match.is_file()]
-            if not inside:
-                problems.append(f"{source}: no file matches.")
-            found.update(dict.fromkeys(inside))
+            inside, missing = [match for match in matches if match.is_file()], f"{source}: no file matches."
         else:
-            found[path] = None
+            inside = [path] if os.path.exists(path) else []
+            missing = f"{source}: no such file or folder." if "://" not in str(source) else f"{source}: fetch it first."
+        found.update(dict.fromkeys(inside))
+        if not inside:
+            problems.append((str(source), missing))
     return list(found), problems
+
+
+def name_of(photo: Photo, index: int) -> str:
+    """Its path, or "photo 0" for one that is in memory."""
+    return str(photo) if isinstance(photo, str | Path) else f"photo {index}"
+
+
+def read_ahead(images: Iterable[Photo], count: int) -> Iterator[tuple[str, Image.Image | ImageError]]:
+    """(name, photo or why it cannot be read) of each, in order; a thread stays `count` photos ahead."""
+
+    def read(photo: Photo) -> Image.Image | ImageError:
+        try:
+            return open_photo(photo)
+        except ImageError as error:
+            return error
+
+    waiting: deque[tuple[str, Future[Image.Image | ImageError]]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="eclip-read") as pool:
+        try:
+            for index, photo in enumerate(images):
+                waiting.append((name_of(photo, index), pool.submit(read, photo)))
+                if len(waiting) > count:
+                    source, future = waiting.popleft()
+                    yield source, future.result()
+            while waiting:
+                source, future = waiting.popleft()
+                yield source, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()

@@ -1,7 +1,7 @@
 """Texts as unit features, with prompt templates; ensembles are kept on disk.
 
-Ensembles follow Radford et al. 2021 (https://arxiv.org/abs/2103.00020): each prompt's feature is made unit, then they are
-averaged, and the mean is made unit again.
+Ensembles follow Radford et al. 2021 (https://arxiv.org/abs/2103.00020): each prompt's feature is made unit, then they
+are averaged, and the mean is made unit again.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def encode_texts(
     Args:
         backbone: from `load` or `wrap`.
         texts: one or more. An empty text is allowed here, as the reference that CLIP Surgery subtracts.
-        templates: "none" (the text as it is), "single" ("a photo of a {}."), "imagenet80", "surgery85", or sentences with
-            one `{}` each. Several templates are averaged; such ensembles are cached on disk by weights, template and text.
+        templates: "none" (the text as it is), "single" ("a photo of a {}."), "imagenet80", "surgery85", or sentences
+            with one `{}` each. Several are averaged; such ensembles are cached on disk by weights, template and text.
 
     Returns:
         Rows of length one, on the backbone's device, float32 at least.
@@ -63,6 +63,25 @@ def encode_texts(
     return torch.stack([cache.get(text) for text in texts])
 
 
+def check_texts(texts: str | Sequence[str]) -> list[str]:
+    """One or more texts, none of them empty.
+
+    Raises:
+        TextError: there is none, or one is empty.
+    """
+    listed = [texts] if isinstance(texts, str) else list(texts)
+    if not listed:
+        raise TextError("no text was given: at least one is needed, such as 'a dog'.")
+    for number, text in enumerate(listed, 1):
+        if not isinstance(text, str):
+            raise TextError(f"text {number} of {len(listed)} must be a string, got {type(text).__name__}.")
+        if not text.strip():
+            raise TextError(f"text {number} of {len(listed)} is empty: write what to look for, such as 'a dog'.")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise TextError(f"text {number} of {len(listed)} is not valid Unicode: {text!r}.")
+    return listed
+
+
 def _prompts(backbone: Backbone, prompts: list[str]) -> Float[Tensor, "text feature"]:
     parts = [
         backbone.encode_text(prompts[start : start + _PROMPTS_AT_ONCE])
@@ -74,44 +93,38 @@ def _prompts(backbone: Backbone, prompts: list[str]) -> Float[Tensor, "text feat
 def _warn_of_cuts(backbone: Backbone, texts: list[str], sentences: tuple[str, ...]) -> None:
     longest = max(sentences, key=len)
     for text in texts:
-        kept = words_read(backbone, fill(longest, text))
         words = fill(longest, text).split()
-        if kept < len(words):
-            lost = " ".join(words[kept:])
-            shown = lost if len(lost) <= 80 else f"{lost[:40]} ... {lost[-36:]}"
+        read = words_read(backbone, words)
+        if read < len(words):
+            lost = " ".join(words[read:])
             warnings.warn(
-                f"{backbone.name} reads only the first {kept} of {len(words)} words of {text[:40]!r}...; "
-                f"these had no effect: {shown}",
+                f"{backbone.name} reads {read} of the {len(words)} words of {_short(' '.join(words), 40)!r} whole; "
+                f"cut off, the first perhaps in its middle: {_short(lost, 80)!r}",
                 TextCutWarning,
                 stacklevel=3,
             )
 
 
-def words_read(backbone: Backbone, text: str) -> int:
-    """How many words of a text reach the model whole; the tokenizer cuts off the rest."""
-    words = text.split()
-    if len(words) < 8 and len(text) < 60:  # the shortest context in use, 16 tokens of SigLIP variants, holds these
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+
+
+def words_read(backbone: Backbone, words: list[str]) -> int:
+    """How many of the first words of a text reach the model whole; the tokenizer cuts off the rest.
+
+    Tokens of CLIP's and of T5's tokenizers do not reach over spaces, so those of the words add up. A word that
+    fills the whole context alone counts as cut, since nobody can tell.
+    """
+    context = backbone.tokenize([""]).shape[1]
+    if len(" ".join(words).encode()) + 2 <= context:  # a byte is at most one token; two mark start and end
         return len(words)
-    whole = backbone.tokenize([text])[0]
-    low, high = 0, len(words)  # the first `high` words tokenize like the whole text
-    while low < high:
-        middle = (low + high) // 2
-        if torch.equal(backbone.tokenize([" ".join(words[:middle])])[0], whole):
-            high = middle
-        else:
-            low = middle + 1
-    if high == len(words):
-        return high
-    return high - 1 if _ends_inside(backbone, words, high) else high
-
-
-def _ends_inside(backbone: Backbone, words: list[str], count: int) -> bool:
-    """Whether the last word read lost some of its own tokens: a shorter piece of it gives the same ids."""
-    if count == 0:
-        return False
-    head, last = words[: count - 1], words[count - 1]
-    ids = backbone.tokenize([" ".join([*head, last])])[0]
-    return torch.equal(backbone.tokenize([" ".join([*head, last + "zzzz"])])[0], ids)
+    ids = backbone.tokenize(["", "a " * context, *words])
+    padding = ids[0, -1]  # of a model that pads with its end token, the end is not counted, which does no harm
+    used = ((ids != padding) * torch.arange(1, context + 1)).amax(dim=1)  # last place that is no padding
+    marks, full, each = used[0], used[1], used[2:]
+    room = full - marks
+    tokens = each - marks + (each == full)  # a word that is cut itself has more than there is room for
+    return int((tokens.cumsum(dim=0) <= room).sum())
 
 
 class _Cache:

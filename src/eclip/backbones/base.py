@@ -11,12 +11,12 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
@@ -108,7 +108,7 @@ class Backbone:
         Args:
             image: RGB photo.
             image_size: side in pixels, a multiple of `patch_size`; None = the training size.
-            resize: "squash" fills the square; "keep" keeps the aspect ratio on a rectangular grid of about as many patches.
+            resize: "squash" fills the square; "keep" keeps the aspect ratio, on a grid of about as many patches.
 
         Raises:
             OptionError: the size is no multiple of the patch, or the resize is unknown.
@@ -219,8 +219,8 @@ def encode(
 
     Args:
         backbone: from `load` or `wrap`.
-        pixels: as `backbone.preprocess` gives them; any height and width that are multiples of the patch. They are moved
-            to the model's device and precision.
+        pixels: as `backbone.preprocess` gives them; any height and width that are multiples of the patch. They are
+            moved to the model's device and precision.
         keep: how many last blocks can be rerun (0 to depth; a larger number keeps all); None = all.
         positions: how position embeddings are resized off the training grid: "bicubic_aa" (with antialias; open_clip,
             timm, LeGrad), "bicubic" (Grad-ECLIP, MaskCLIP), "bilinear" (CLIP Surgery), "bicubic_plus01" (scale factor

@@ -1,8 +1,8 @@
 """Image towers written by open_clip itself: its VisionTransformer and the CLIP ResNets.
 
-Each function gives the fields of a Backbone that depend on the tower. Host internals repeated here, and pinned by parity
-tests: the order of steps at the input of a ViT (patches, CLS, positions, `ln_pre`), so that positions can be resized without
-touching the model; and the stages of a ResNet before its attention pool.
+Each function gives the fields of a Backbone that depend on the tower. Host internals repeated here, and pinned by
+parity tests: the order of steps at the input of a ViT (patches, CLS, positions, `ln_pre`), so that positions can be
+resized without touching the model; and the stages of a ResNet before its attention pool.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from eclip.errors import unsupported
 
 
 def native_vit(visual: VisionTransformer) -> dict[str, Any]:
+    """A ViT with CLS or average pooling, with or without `ln_pre`, layer scale and query norms."""
     if visual.attn_pool is not None:
         raise unsupported("a ViT with CoCa's attentional pooler")
     if visual.pool_type not in ("tok", "avg"):
@@ -101,6 +102,7 @@ def _native_block(block: nn.Module) -> Block:
 
 
 def resnet(visual: ModifiedResNet) -> dict[str, Any]:
+    """A CLIP ResNet: its only block is the attention pool."""
     pool = visual.attnpool
     heads = int(pool.num_heads)
     side = visual.image_size[0] if isinstance(visual.image_size, tuple | list) else visual.image_size

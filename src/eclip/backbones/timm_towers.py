@@ -21,6 +21,7 @@ from eclip.errors import unsupported
 
 
 def timm_pool(visual: TimmModel, pool: AttentionPool2d | RotAttentionPool2d) -> dict[str, Any]:
+    """Any timm trunk with a square feature map under an attention pool, absolute or rotary: the pool is its only block."""
     if pool.cls_token is not None or pool.pool_type != "token":
         raise unsupported("a timm attention pool with a class token or without pooling")
     heads = int(pool.num_heads)
@@ -87,6 +88,7 @@ def timm_pool(visual: TimmModel, pool: AttentionPool2d | RotAttentionPool2d) -> 
 
 
 def timm_map(visual: TimmModel) -> dict[str, Any]:
+    """A timm ViT without class token under a multi-head attention pool with one latent query."""
     trunk, head = visual.trunk, visual.trunk.attn_pool
     if trunk.num_prefix_tokens or trunk.pos_embed is None or head.pos_embed is not None or head.latent_len != 1:
         raise unsupported("a timm ViT with a MAP head and class tokens, rotary positions or several latents")

@@ -10,7 +10,8 @@ import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from types import NoneType
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from eclip.errors import OptionError
 
@@ -49,6 +50,21 @@ class Method:
         parameters = inspect.signature(self.function).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
+    def check(self, options: dict[str, Any]) -> None:
+        """Every option is one of this method's, with a value of the type it is declared with.
+
+        Raises:
+            OptionError: one is not.
+        """
+        hints = get_type_hints(self.function)
+        for name, value in options.items():
+            if name not in self.options:
+                raise OptionError(f"{self.name!r} has no option {name!r}; it has {_names(self.options)}.")
+            kinds = get_args(hints[name]) or (hints[name],)
+            if not any(_is_a(value, kind) for kind in kinds):
+                wanted = " or ".join(_KINDS.get(kind, "a tensor") for kind in kinds)
+                raise OptionError(f"option {name!r} of {self.name!r} must be {wanted}, got {value!r}.")
+
     def __call__(
         self, encoding: Encoding, text: Float[Tensor, "text feature"], **options: Any
     ) -> Float[Tensor, "image text row col"]:
@@ -60,12 +76,10 @@ class Method:
             options: see `self.options`.
 
         Raises:
-            OptionError: an option this method does not have.
+            OptionError: an option this method does not have, or a value of another type.
             KeepError: the encoding kept too few blocks.
         """
-        unknown = sorted(options.keys() - self.options.keys())
-        if unknown:
-            raise OptionError(f"{self.name!r} has no option {unknown[0]!r}; it has {_names(self.options)}.")
+        self.check(options)
         return self.function(encoding, text.to(encoding.feature.device), **options)
 
 
@@ -78,14 +92,25 @@ def options_for(name: str, asked: list[str], options: dict[str, Any]) -> dict[st
         options: all options of the question.
 
     Raises:
-        OptionError: an option that none of them has.
+        OptionError: an option that none of them has, or a value of another type.
     """
     for option in options:
         if not any(option in METHODS[other].options for other in asked):
             owners = [other for other, method in METHODS.items() if option in method.options]
             hint = f"it belongs to {', '.join(owners)}" if owners else f"{name!r} has {_names(METHODS[name].options)}"
             raise OptionError(f"{' and '.join(map(repr, asked))} has no option {option!r}: {hint}.")
-    return {option: value for option, value in options.items() if option in METHODS[name].options}
+    own = {option: value for option, value in options.items() if option in METHODS[name].options}
+    METHODS[name].check(own)
+    return own
+
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", NoneType: "none"}
+
+
+def _is_a(value: object, kind: type) -> bool:
+    if kind is float:
+        return type(value) in (int, float)
+    return type(value) is kind if kind in _KINDS else isinstance(value, kind)
 
 
 def _names(options: dict[str, Any]) -> str:

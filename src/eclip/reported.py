@@ -1,0 +1,53 @@
+"""Errors as the command line tells them: one message on stderr and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import typer
+
+from eclip.errors import DeviceError, EclipError, OptionError, TextCutWarning, TextError, UnknownNameError
+
+USAGE_ERRORS = (UnknownNameError, OptionError, TextError, DeviceError)
+"""What was typed is wrong: exit code 2. All other errors of ours: exit code 1."""
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Our errors become one message and an exit code; warnings become lines on stderr."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        typer.echo(f"warning: {message}", err=True)
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", TextCutWarning)
+            warnings.showwarning = show
+            yield
+    except EclipError as error:
+        stop(str(error), 2 if isinstance(error, USAGE_ERRORS) else 1)
+    except KeyboardInterrupt:
+        stop("stopped; what was done so far is kept.", 130)
+    except (ImportError, MemoryError, RuntimeError) as error:
+        if not (advice := _advice(error)):
+            raise
+        stop(advice, 1)
+
+
+def _advice(error: Exception) -> str:
+    """What to do about a fault of the machine or the installation; nothing for a fault of ours."""
+    reason = str(error).strip().partition("\n")[0]
+    if isinstance(error, MemoryError) or "memory" in reason:
+        return f"not enough memory ({reason or 'MemoryError'}): try --batch-size 1 or a smaller --image-size."
+    if isinstance(error, ImportError) or "torchvision" in reason:
+        return f"a package is missing or does not fit the others ({reason}): `eclip doctor` looks into it."
+    return ""
+
+
+def stop(message: str, code: int) -> NoReturn:
+    """Say why, and leave with this exit code."""
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(code)

@@ -1,0 +1,276 @@
+"""The command line: what it prints where, its exit codes, and what it does not import."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from eclip import __version__, cli
+from eclip.backbones import base
+from eclip.explanation import Explanation
+from eclip.methods import METHODS
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(cli.app, [str(word) for word in words])
+
+
+def explain(*words: object, model: str, out: Path) -> Result:
+    return run("explain", *words, "--model", model, "-o", out)
+
+
+def test_one_photo_two_texts(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    done = explain(photos / "a.png", "-t", "a dog", "-t", "grass", model=tiny_name, out=tmp_path)
+    assert done.exit_code == 0, done.output
+    answer = Explanation.load(tmp_path)
+    first, second = answer.scores[0]
+    assert done.stdout == f"{photos / 'a.png'}: a dog {first:.3f}  grass {second:.3f}  -> {tmp_path / 'a.png'}\n"
+    assert done.stderr == f"1 explained in {tmp_path}\n"
+    assert (tmp_path / "a.png").is_file()
+
+
+def test_folders_globs_and_a_file_of_texts(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("\ufeffa dog\n\n  grass \n", encoding="utf-8")
+    texts = ("-t", "sea", "--texts-file", tmp_path / "texts.txt")
+    done = explain(photos, f"{photos}/*.jpg", *texts, "--format", "npz,json", model=tiny_name, out=tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    answer = Explanation.load(tmp_path / "out")
+    assert answer.sources == (str(photos / "a.png"), str(photos / "b.jpg")), "each once"
+    assert answer.texts == ("sea", "a dog", "grass")
+    assert not list((tmp_path / "out").glob("*.png"))
+
+
+def test_json_is_the_manifest_and_nothing_else_is_on_stdout(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    done = explain(photos, "nothing.jpg", "-t", "狗", "--json", model=tiny_name, out=tmp_path)
+    assert done.exit_code == 1
+    printed = json.loads(done.stdout)
+    assert printed == json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
+    assert list(printed) == ["schema", "texts", "signed", "how", "photos", "failures"]
+    assert list(printed["photos"][0]) == ["source", "width", "height", "grid", "scores", "files"]
+    assert printed["failures"] == [{"source": "nothing.jpg", "error": "nothing.jpg: no such file or folder."}]
+
+
+def test_json_keeps_its_keys_where_nothing_was_explained(tiny_name: str, tmp_path: Path) -> None:
+    done = explain("nothing.jpg", "-t", "a dog", "--json", model=tiny_name, out=tmp_path)
+    assert done.exit_code == 1
+    printed = json.loads(done.stdout)
+    assert (printed["texts"], printed["how"], printed["photos"]) == ([], None, [])
+
+
+def test_the_command_in_the_manifest_is_of_the_whole_run(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    explain(photos, "-t", "a dog", "--set", "depth=2", model=tiny_name, out=tmp_path / "one")
+    command = json.loads((tmp_path / "one" / "manifest.json").read_text())["how"]["command"]
+    assert command.startswith(f"eclip explain {photos} -t 'a dog' --model {tiny_name}")
+    done = run(*command.split(" ")[1:3], "-t", "a dog", *command.split("dog' ")[1].split(), "-o", tmp_path / "two")
+    assert done.exit_code == 0, done.output
+    assert np.array_equal(Explanation.load(tmp_path / "one").maps, Explanation.load(tmp_path / "two").maps)
+
+
+def test_the_output_names_mini_and_openais_clip(tiny_name: str, photos: Path, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setattr(cli, "DEFAULT_MODEL", tiny_name)
+    done = explain(photos / "a.png", "-t", "a dog", model=tiny_name, out=tmp_path)
+    assert "--model ViT-B-16/openai" in done.stderr
+
+
+def test_template_is_a_name_or_sentences(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    templates = ("--template", "a {}", "--template", "the {}")
+    done = explain(photos / "a.png", "-t", "a dog", *templates, model=tiny_name, out=tmp_path)
+    assert done.exit_code == 0, done.output
+    assert Explanation.load(tmp_path).how["templates"] == ["a {}", "the {}"]
+
+
+def test_ctrl_c_keeps_what_is_done(tiny_name: str, photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    own, calls = base.Backbone.preprocess, []
+
+    def interrupted(*given: Any) -> Any:
+        calls.append(1)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return own(*given)
+
+    monkeypatch.setattr(base.Backbone, "preprocess", interrupted)
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    sources = (tmp_path / "0.png", photos / "a.png", photos / "b.jpg")
+    done = explain(*sources, "-t", "a dog", "--batch-size", "1", model=tiny_name, out=tmp_path / "out")
+    assert done.exit_code == 130
+    assert "stopped; what was done so far is kept." in done.stderr
+    answer = Explanation.load(tmp_path / "out")
+    assert answer.sources == (str(photos / "a.png"),)
+    [failure] = json.loads((tmp_path / "out" / "manifest.json").read_text())["failures"]
+    assert failure["source"] == str(tmp_path / "0.png")
+
+
+# --- wrong usage: exit code 2 ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("explain a.jpg", "no text was given"),
+        ("explain a.jpg -t ''", "a text is empty"),
+        ("explain a.jpg -t ' '", "a text is empty"),
+        ("explain a.jpg -t dog --texts-file nothing.txt", "'nothing.txt' cannot be read"),
+        ("explain a.jpg -t dog --method surgerry", "unknown method 'surgerry'. Did you mean 'surgery'?"),
+        ("explain a.jpg -t dog -m ViT-B-61/openai", "unknown model 'ViT-B-61'. Did you mean 'ViT-B-16'?"),
+        ("explain a.jpg -t dog -m ViT-B-16/openia", "Did you mean 'openai'?"),
+        ("explain a.jpg -t dog -m ViT-B-16", "add a tag as in ViT-B-16/openai"),
+        ("explain a.jpg -t dog -m local-dir:nowhere", "no model folder 'nowhere'"),
+        ("explain a.jpg -t dog --template imagenet8", "Did you mean 'imagenet80'?"),
+        ("explain a.jpg -t dog --template 'a photo'", "unknown template set 'a photo'"),
+        ("explain a.jpg -t dog --template '{} {}'", "exactly one '{}'"),
+        ("explain a.jpg -t dog --format pgn", "formats are png, npz, json, got pgn"),
+        ("explain a.jpg -t dog --set depth", "--set needs KEY=VALUE, got 'depth'"),
+        ("explain a.jpg -t dog --set depth=abc", "'depth' of 'surgery' must be a whole number, got 'abc'"),
+        ("explain a.jpg -t dog --set dept=3", "no option 'dept'"),
+        ("explain a.jpg -t dog --method itsm --set depth=3", "it belongs to surgery"),
+        ("explain a.jpg -t dog --batch-size 0", "--batch-size"),
+        ("explain a.jpg -t dog --image-size big", "--image-size"),
+        ("explain a.jpg -t dog --resize crop", "--resize"),
+        ("explain a.jpg -t dog --positions nearest", "--positions"),
+        ("explain a.jpg -t dog --metod itsm", "--method"),
+        ("explian a.jpg", "Did you mean 'explain'?"),
+        ("models lss", "Did you mean 'ls'?"),
+        ("explain", "Missing argument"),
+    ],
+)
+def test_wrong_usage_is_two(words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shlex
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jpg").touch()
+    monkeypatch.setenv("COLUMNS", "200")
+    done = run(*shlex.split(words))
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--device", "gpu"], "got 'gpu'"),
+        (["--device", "mps"], "'mps' is not offered"),
+        (["--device", "cuda:99"], "'cuda:99' is not there"),
+        (["--image-size", "33"], "multiple of the patch size 8"),
+        (["--set", "depth=0"], "depth >= 1, got 0"),
+        (["--set", "resnet=other"], "got 'other'"),
+    ],
+)
+def test_wrong_settings_of_the_model_are_two(
+    tiny_name: str, photos: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    done = explain(photos, "-t", "a dog", *words, model=tiny_name, out=tmp_path)
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr
+
+
+def test_positions_are_those_of_encode() -> None:
+    assert tuple(cli.Positions) == base.POSITIONS
+    assert tuple(cli.Resize) == base.RESIZES
+
+
+# --- speed -------------------------------------------------------------------
+
+HEAVY = {"torch", "open_clip", "numpy", "PIL", "scipy", "timm", "torchvision", "huggingface_hub"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("--help", 0),
+        ("explain --help", 0),
+        ("models ls", 0),
+        ("models ls --all --json", 0),
+        ("methods ls", 0),
+        ("explain a.jpg", 2),
+        ("explain a.jpg -t dog --method legard", 2),
+        ("explain a.jpg -t dog --model ViT-B-16/openia", 2),
+        ("explain a.jpg -t dog --model minni", 2),
+        ("explain a.jpg -t dog --template nne", 2),
+        ("explain a.jpg -t dog --format pgn", 2),
+    ],
+)
+def test_answers_at_once_without_what_is_heavy(words: str, code: int, tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom eclip.cli import main\n"
+        f"sys.argv = ['eclip', *{words.split()!r}]\n"
+        "try:\n    main()\n"
+        "except SystemExit as stopped:\n"
+        f"    heavy = {HEAVY!r} & set(sys.modules)\n"
+        f"    assert stopped.code == {code}, stopped.code\n"
+        "    assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# --- lists -------------------------------------------------------------------
+
+
+def test_methods_are_listed_from_the_dict() -> None:
+    rows = json.loads(run("methods", "ls", "--json").stdout)
+    assert {row["method"]: row["what"] for row in rows} == {name: method.summary for name, method in METHODS.items()}
+    assert all(name in run("methods", "ls").stdout for name in METHODS)
+
+
+def test_models_are_listed() -> None:
+    few = json.loads(run("models", "ls", "--json").stdout)
+    assert [row["model"] for row in few][:2] == ["mini", "ViT-B-16/openai"]
+    every = {row["model"]: row for row in json.loads(run("models", "ls", "--all", "--json").stdout)}
+    assert "openai" in every["ViT-B-16"]["weights"].split()
+    assert every["RN50"]["family"] == "CLIP ResNet"
+    assert every["coca_ViT-B-32"]["family"] == "no adapter"
+    assert {row["model"].partition("/")[0] for row in few} <= set(every)
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"eclip {__version__}\n"
+
+
+def test_doctor_says_what_to_do(tiny_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from eclip import doctor
+
+    monkeypatch.setattr(doctor, "DEFAULT_MODEL", tiny_name)
+    monkeypatch.setattr(doctor, "MINI", Path(tiny_name.removeprefix("local-dir:")))
+    done = run("doctor", "--json")
+    assert done.exit_code == 0, done.output
+    rows = {row["what"]: row for row in json.loads(done.stdout)}
+    assert "fits torch" in rows["torchvision"]["is"]
+    assert "works" in rows["model mini"]["is"]
+    monkeypatch.setattr(doctor, "DEFAULT_MODEL", "local-dir:/nowhere")
+    done = run("doctor", "--json")
+    assert done.exit_code == 1
+    [bad] = [row for row in json.loads(done.stdout) if row["next"].startswith("install eclip again")]
+    assert "/nowhere" in bad["is"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (MemoryError(), "--batch-size 1"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore"), "smaller --image-size"),
+        (RuntimeError("operator torchvision::nms does not exist"), "eclip doctor"),
+        (ImportError("No module named 'timm'"), "eclip doctor"),
+    ],
+)
+def test_faults_of_the_machine_are_one_line(
+    tiny_name: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception, message: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr(base.Backbone, "preprocess", fail)
+    done = explain(photos, "-t", "a dog", model=tiny_name, out=tmp_path)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1

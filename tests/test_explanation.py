@@ -1,0 +1,404 @@
+"""Explanations: one forward pass, what people take from the maps, files that come back equal."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shlex
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import eclip
+import tiny
+from eclip.backbones.base import Backbone
+from eclip.cli import app
+from eclip.errors import ImageError, OptionError, ResultError, TextError, UnknownNameError
+from eclip.explanation import Explanation
+
+TEXTS = ["a dog", "grass"]
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_name: str) -> Backbone:
+    return eclip.load(tiny_name)
+
+
+def _photo(seed: int = 0, size: tuple[int, int] = (40, 30)) -> Image.Image:
+    values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+def _by_hand(values: Any, size: tuple[int, int], **changes: Any) -> Explanation:
+    maps = np.asarray(values, np.float32)[None, None]
+    given: dict[str, Any] = {
+        "maps": maps,
+        "scores": np.array([[0.25]], np.float32),
+        "texts": ("a dog",),
+        "sources": ("photo 0",),
+        "sizes": (size,),
+        "signed": False,
+        "how": {"method": "itsm", "model": "none"},
+        "photos": (Image.new("RGB", size, "gray"),),
+    }
+    return Explanation(**{**given, **changes})
+
+
+# --- the main path -----------------------------------------------------------
+
+
+def test_explain_is_load_encode_and_method(backbone: Backbone, photos: Path) -> None:
+    answer = eclip.explain(photos / "a.png", TEXTS, model=backbone, method="surgery", depth=2)
+    with Image.open(photos / "a.png") as photo:
+        encoding = eclip.encode(backbone, backbone.preprocess(photo)[None])
+    text = eclip.encode_texts(backbone, TEXTS)
+    assert np.array_equal(answer.maps, eclip.METHODS["surgery"](encoding, text, depth=2).numpy())
+    model = backbone.model
+    image = model.encode_image(encoding.pixels, normalize=True)
+    expected = image @ model.encode_text(backbone.tokenize(TEXTS), normalize=True).T
+    np.testing.assert_allclose(answer.scores, expected.numpy(), atol=1e-6)
+    assert answer.texts == tuple(TEXTS)
+    assert answer.sources == (str(photos / "a.png"),)
+    assert answer.sizes == ((40, 30),)
+
+
+def test_a_model_by_name_and_a_single_text(tiny_name: str) -> None:
+    answer = eclip.explain(_photo(), "a dog", model=tiny_name)
+    assert answer.maps.shape == (1, 1, 4, 4)
+    assert answer.sources == ("photo 0",)
+
+
+def test_several_methods_share_one_forward_pass(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = {name: eclip.explain(_photo(), TEXTS, model=backbone, method=name) for name in eclip.METHODS}
+    passes = []
+    visual = backbone.model.visual
+    handle = visual.conv1.register_forward_hook(lambda *_: passes.append(1))
+    together = eclip.explain(_photo(), TEXTS, model=backbone, method=list(eclip.METHODS), depth=6)
+    handle.remove()
+    assert len(passes) == 1
+    assert list(together) == list(eclip.METHODS)
+    for name, answer in together.items():
+        assert np.array_equal(answer.maps, alone[name].maps), name
+        assert answer.how["method"] == name
+    assert together["surgery"].how["options"] == {"depth": 6}
+    assert together["itsm"].how["options"] == {}
+
+
+def test_photos_together_equal_photos_alone(backbone: Backbone) -> None:
+    both = eclip.explain([_photo(0), _photo(1, (16, 64))], TEXTS, model=backbone, method="itsm")
+    for index, photo in enumerate((_photo(0), _photo(1, (16, 64)))):
+        alone = eclip.explain(photo, TEXTS, model=backbone, method="itsm")
+        np.testing.assert_allclose(both.maps[index], alone.maps[0], atol=1e-6)
+        assert both.sizes[index] == photo.size
+
+
+def test_keep_explains_the_whole_photo_in_its_shape(backbone: Backbone) -> None:
+    photo = _photo(0, (80, 20))
+    answer = eclip.explain(photo, TEXTS, model=backbone, resize="keep")
+    assert answer.maps.shape[2:] == (2, 8)
+    assert answer.how["resize"] == "keep"
+    assert answer.how["pixels"] == [16, 64]
+    assert answer.heatmap().shape == (20, 80)
+    with pytest.raises(ImageError, match=r"unlike grids \[\(2, 8\), \(4, 4\)\]"):
+        eclip.explain([photo, _photo(0, (30, 30))], TEXTS, model=backbone, resize="keep")
+
+
+def test_image_size_and_thin_photos(backbone: Backbone) -> None:
+    for size in [(1, 1), (1, 4000), (4000, 1)]:
+        for resize in ("squash", "keep"):
+            answer = eclip.explain(_photo(0, size), TEXTS, model=backbone, resize=resize)
+            assert np.isfinite(answer.maps).all()
+            assert answer.heatmap().shape == (size[1], size[0])
+            assert answer.strip().width > 0
+    assert eclip.explain(_photo(), "a dog", model=backbone, image_size=64).maps.shape[2:] == (8, 8)
+    for wrong in (30, 0, -32):
+        with pytest.raises(OptionError, match=f"multiple of the patch size 8 of .*got {wrong}"):
+            eclip.explain(_photo(), "a dog", model=backbone, image_size=wrong)
+
+
+def test_nothing_of_the_caller_changes(backbone: Backbone) -> None:
+    model = backbone.model
+    random, photo = torch.get_rng_state(), _photo()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    pixels = np.asarray(photo).copy()
+    eclip.explain(photo, TEXTS, model=backbone, method=list(eclip.METHODS))["surgery"].strip()
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not model.training
+    assert np.array_equal(np.asarray(photo), pixels)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"method": "legard"}, UnknownNameError, "unknown method 'legard'"),
+        ({"method": []}, OptionError, "no method"),
+        ({"dept": 3}, OptionError, "no option 'dept'"),
+        ({"method": "itsm", "depth": 3}, OptionError, "it belongs to surgery"),
+        ({"depth": "abc"}, OptionError, "'depth' of 'surgery' must be a whole number, got 'abc'"),
+        ({"depth": True}, OptionError, "must be a whole number, got True"),
+        ({"depth": 0}, OptionError, "depth >= 1, got 0"),
+        ({"features": 1}, OptionError, "must be true or false, got 1"),
+        ({"reference": "a dog"}, OptionError, "must be a tensor or none, got 'a dog'"),
+        ({"resize": "crop"}, OptionError, "got 'crop'"),
+        ({"positions": "nearest"}, OptionError, "got 'nearest'"),
+        ({"templates": "nne"}, UnknownNameError, "Did you mean 'none'"),
+    ],
+)
+def test_wrong_settings_say_so(backbone: Backbone, settings: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        eclip.explain(_photo(), TEXTS, model=backbone, **settings)
+
+
+def test_wrong_photos_and_texts_say_so(backbone: Backbone) -> None:
+    with pytest.raises(ImageError, match="no photo"):
+        eclip.explain([], TEXTS, model=backbone)
+    with pytest.raises(TextError, match="no text"):
+        eclip.explain(_photo(), [], model=backbone)
+    with pytest.raises(ImageError, match=r"nothing\.jpg: no such file"):
+        eclip.explain("nothing.jpg", TEXTS, model=backbone)
+
+
+# --- many photos -------------------------------------------------------------
+
+
+def test_each_equals_one_by_one_in_order(backbone: Backbone) -> None:
+    shapes = [(40, 30), (40, 30), (16, 64), (40, 30), (40, 30)]
+    many = [_photo(seed, shape) for seed, shape in enumerate(shapes)]
+    answers = list(eclip.explain_each(many, TEXTS, model=backbone, resize="keep", batch_size=2, method="itsm"))
+    assert [answer.sizes[0] for answer in answers] == shapes
+    assert [answer.sources[0] for answer in answers] == [f"photo {index}" for index in range(5)]
+    for photo, answer in zip(many, answers, strict=True):
+        alone = eclip.explain(photo, TEXTS, model=backbone, resize="keep", method="itsm")
+        np.testing.assert_allclose(answer.maps, alone.maps, atol=1e-6)
+        np.testing.assert_allclose(answer.scores, alone.scores, atol=1e-6)
+
+
+def test_each_looks_ahead_two_batches_at_most(backbone: Backbone) -> None:
+    taken = 0
+
+    def endless() -> Iterator[Image.Image]:
+        nonlocal taken
+        for seed in itertools.count():
+            taken += 1
+            yield _photo(seed)
+
+    answers = eclip.explain_each(endless(), TEXTS, model=backbone, batch_size=3)
+    for done in range(1, 8):
+        next(answers)
+        assert taken - done <= 2 * 3
+    answers.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("eclip-read")]
+
+
+def test_each_names_bad_photos_and_goes_on(backbone: Backbone, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    mixed = [photos / "a.png", tmp_path / "bad.jpg", photos / "b.jpg"]
+    failures: list[tuple[str, str]] = []
+    answers = list(eclip.explain_each(mixed, TEXTS, model=backbone, failures=failures))
+    assert [answer.sources[0] for answer in answers] == [str(photos / "a.png"), str(photos / "b.jpg")]
+    [(source, error)] = failures
+    assert source == str(tmp_path / "bad.jpg")
+    assert "is not a picture" in error
+    with pytest.raises(ImageError, match=r"bad\.jpg"):
+        list(eclip.explain_each(mixed, TEXTS, model=backbone))
+    with pytest.raises(OptionError, match="batch_size must be at least 1, got 0"):
+        list(eclip.explain_each(mixed, TEXTS, model=backbone, batch_size=0))
+
+
+# --- what people take from a map ---------------------------------------------
+
+
+def test_heatmap_mask_boxes_and_points_by_hand() -> None:
+    answer = _by_hand([[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 3, 3], [0, 0, 3, 3]], (4, 4))  # the lower right quarter
+    assert np.array_equal(answer.heatmap(), answer.maps[0, 0] / 3)
+    expected = np.zeros((4, 4), bool)
+    expected[2:, 2:] = True
+    assert np.array_equal(answer.mask(), expected)
+    assert answer.boxes().tolist() == [[2, 2, 4, 4]]
+    places, labels = answer.points(k=1)
+    assert labels.tolist() == [1, 0]
+    assert places[0].tolist() == [3, 3]
+    assert answer.mask(threshold=0.0).all()
+    assert not _by_hand(np.full((4, 4), 7), (4, 4)).heatmap().any(), "a flat map is zeros"
+
+
+def test_masks_take_otsu_or_a_number() -> None:
+    answer = _by_hand([[0, 1], [2, 4]], (2, 2))
+    assert answer.mask(threshold=0.5).tolist() == [[False, False], [True, True]]
+    for wrong in (1.5, -0.1, float("nan"), "half"):
+        with pytest.raises(OptionError, match="'otsu' or a number"):
+            answer.mask(threshold=wrong)
+
+
+def test_signed_maps_diverge_around_zero() -> None:
+    plain = _by_hand([[-1, 0], [0, 3]], (32, 32))
+    signed = _by_hand([[-1, 0], [0, 3]], (32, 32), signed=True)
+    assert np.array_equal(plain.heatmap(), signed.heatmap())
+    assert signed._shown(0, 0).min() == pytest.approx(-1 / 3)
+    assert signed.overlay(legend=False).tobytes() != plain.overlay(legend=False).tobytes()
+
+
+def test_notebooks_show_the_strip_and_repr_is_one_line() -> None:
+    answer = _by_hand([[0, 1], [2, 4]], (32, 32))
+    assert answer._repr_png_()[:4] == b"\x89PNG"
+    assert repr(answer) == "Explanation(1 photos, 1 texts, 2 x 2 grid, itsm on none)"
+
+
+def test_pictures_of_a_thousand_texts_are_the_twenty_best(tmp_path: Path) -> None:
+    scores = np.random.default_rng(0).permutation(1000).astype(np.float32)[None] / 1000
+    answer = _by_hand(
+        [[0, 1], [2, 4]],
+        (32, 32),
+        maps=np.zeros((1, 1000, 2, 2), np.float32),
+        scores=scores,
+        texts=tuple(f"text {index}" for index in range(1000)),
+    )
+    assert [round(float(scores[0, text]), 3) for text in answer.best_texts()] == [(999 - i) / 1000 for i in range(20)]
+    answer.save(tmp_path)
+    assert len(list(tmp_path.glob("*.png"))) == 1 + 20 + 1, "the strip, twenty overlays, the copy of the photo"
+    assert Explanation.load(tmp_path).maps.shape == (1, 1000, 2, 2)
+
+
+# --- files -------------------------------------------------------------------
+
+
+def _assert_equal(one: Explanation, other: Explanation) -> None:
+    assert np.array_equal(one.maps, other.maps)
+    assert np.array_equal(one.scores, other.scores)
+    for name in ("texts", "sources", "sizes", "signed"):
+        assert getattr(one, name) == getattr(other, name), name
+    assert json.loads(json.dumps(one.how)) == other.how
+    for image, text in itertools.product(range(len(one.sources)), range(len(one.texts))):
+        assert one.overlay(image, text).tobytes() == other.overlay(image, text).tobytes()
+
+
+@pytest.mark.parametrize("kind", ["file", "picture", "array"])
+def test_what_is_saved_comes_back(backbone: Backbone, photos: Path, tmp_path: Path, kind: str) -> None:
+    file = photos / "b.jpg"
+    with Image.open(file) as picture:
+        source = {"file": file, "picture": picture.copy(), "array": np.asarray(picture)}[kind]
+    answer = eclip.explain(source, [*TEXTS, "a dog"], model=backbone)
+    assert answer.save(tmp_path / "deep" / "out") == tmp_path / "deep" / "out"
+    loaded = Explanation.load(tmp_path / "deep" / "out")
+    _assert_equal(answer, loaded)
+    loaded.save(tmp_path / "again")
+    _assert_equal(answer, Explanation.load(tmp_path / "again"))
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_photos_of_one_name_do_not_overwrite_each_other(backbone: Backbone, tmp_path: Path) -> None:
+    names = ["a/1.png", "b/1.png", "c/1.photo.png", "c/1.0-a-dog.png", "c/manifest.png", "c/A.png", "d/a.png"]
+    names += ["e/\u72d7 & (\U0001f415) '\".png", "e/--.png", "e/%s {} \\ $HOME.png", "e/" + "\u72d7" * 80 + ".png"]
+    for seed, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        _photo(seed).save(tmp_path / name)
+    files = [tmp_path / name for name in names]
+    answer = eclip.explain(files, ["a dog", "grass " * 30], model=backbone, method="itsm")
+    answer.save(tmp_path / "out")
+    _assert_equal(answer, Explanation.load(tmp_path / "out"))
+    assert len(list((tmp_path / "out").iterdir())) == len(names) * 4 + 1  # arrays, strip, two overlays; manifest
+
+
+def test_the_manifest_says_how(backbone: Backbone, photos: Path, tmp_path: Path) -> None:
+    eclip.explain(photos / "a.png", TEXTS, model=backbone, templates="single", depth=3).save(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["schema"] == "eclip.explain/1"
+    assert manifest["texts"] == TEXTS
+    assert manifest["failures"] == []
+    [entry] = manifest["photos"]
+    assert entry["grid"] == [4, 4]
+    assert set(entry["scores"]) == set(TEXTS)
+    for file in (entry["files"]["npz"], entry["files"]["strip"], *entry["files"]["overlays"].values()):
+        assert (tmp_path / file).is_file()
+    how = manifest["how"]
+    assert (how["model"], how["method"], how["options"]) == (backbone.name, "surgery", {"depth": 3})
+    assert (how["templates"], how["resize"], how["positions"]) == ("single", "squash", "bicubic_aa")
+    assert how["versions"]["torch"] == torch.__version__.partition("+")[0]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"method": "surgery", "depth": 2, "architecture": True, "features": False, "resnet": "released_vv"},
+        {"method": "itsm", "resize": "keep", "image_size": 64, "positions": "bilinear"},
+        {"templates": ["a {}", "the 'big' {}"]},
+        {"templates": "imagenet80"},
+    ],
+)
+def test_the_command_repeats_the_maps(backbone: Backbone, photos: Path, tmp_path: Path, settings: Any) -> None:
+    answer = eclip.explain(photos / "b.jpg", ['a dog\'s "tail"', "-t"], model=backbone, **settings)
+    command = shlex.split(answer.how["command"])
+    assert command[0] == "eclip"
+    done = CliRunner().invoke(app, [*command[1:], "-o", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    again = Explanation.load(tmp_path)
+    assert np.array_equal(again.maps, answer.maps)
+    assert again.how == json.loads(json.dumps(answer.how))
+
+
+def test_no_command_where_none_would_repeat_it(backbone: Backbone, tiny_name: str, photos: Path) -> None:
+    assert eclip.explain(_photo(), "a dog", model=backbone).how["command"] is None, "no file"
+    file = photos / "a.png"
+    assert eclip.explain(file, "a dog", model=tiny.backbone("vit")).how["command"] is None, "no model by name"
+    reference = eclip.encode_texts(backbone, ["cat"])[0]
+    assert eclip.explain(file, "a dog", model=backbone, reference=reference).how["command"] is None
+    double = eclip.load(tiny_name, precision="float64")
+    assert eclip.explain(file, "a dog", model=double).how["command"] is None
+
+
+def test_formats_are_those_asked_for(tmp_path: Path) -> None:
+    answer = _by_hand([[0, 1], [2, 4]], (32, 32))
+    answer.save(tmp_path, ["npz"])
+    assert {path.suffix for path in tmp_path.iterdir()} == {".npz", ".png"}  # the copy of the photo
+    with pytest.raises(OptionError, match="formats are png, npz, json, got pgn"):
+        answer.save(tmp_path, ["pgn"])
+    with pytest.raises(ResultError, match="with formats npz and json"):
+        Explanation.load(tmp_path)
+
+
+def test_a_photo_beside_the_results_is_not_overwritten(backbone: Backbone, tmp_path: Path) -> None:
+    _photo().save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(OptionError, match="choose another folder"):
+        eclip.explain(tmp_path / "a.png", "a dog", model=backbone).save(tmp_path)
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "manifest.json").unlink(),
+        lambda folder: (folder / "manifest.json").write_text("{"),
+        lambda folder: (folder / "manifest.json").write_text("[]"),
+        lambda folder: (folder / "manifest.json").write_text('{"schema": "other"}'),
+        lambda folder: (folder / "photo-0.npz").unlink(),
+        lambda folder: (folder / "photo-0.npz").write_bytes(b"PK nonsense"),
+        lambda folder: (folder / "photo-0.npz").write_bytes(b""),
+        lambda folder: (folder / "photo-0.npz").write_bytes((folder / "photo-0.npz").read_bytes()[:200]),
+    ],
+)
+def test_damaged_results_are_refused(tmp_path: Path, damage: Any) -> None:
+    _by_hand([[0, 1], [2, 4]], (32, 32)).save(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(ResultError, match=str(tmp_path)):
+        Explanation.load(tmp_path)
+
+
+def test_a_photo_that_is_gone_leaves_the_maps(backbone: Backbone, tmp_path: Path) -> None:
+    _photo().save(tmp_path / "gone.png")
+    answer = eclip.explain(tmp_path / "gone.png", "a dog", model=backbone)
+    answer.save(tmp_path / "out")
+    (tmp_path / "gone.png").unlink()
+    loaded = Explanation.load(tmp_path / "out")
+    assert np.array_equal(loaded.heatmap(), answer.heatmap())
+    with pytest.raises(ResultError, match=r"cannot be read again: .*gone\.png: no such file"):
+        loaded.overlay()

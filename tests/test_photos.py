@@ -1,0 +1,198 @@
+"""Photos of every kind come out upright, RGB and with the right values; broken ones with one sentence."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eclip.errors import ImageError
+from eclip.photos import find_photos, open_photo
+
+
+def _pixel(source: Any, x: int = 0, y: int = 0) -> tuple[int, ...]:
+    photo = open_photo(source)
+    assert photo.mode == "RGB"
+    return photo.getpixel((x, y))  # type: ignore[return-value]
+
+
+def test_modes_become_rgb_with_the_right_values(tmp_path: Path) -> None:
+    made = {
+        "gray.png": (Image.new("L", (2, 2), 100), (100, 100, 100)),
+        "gray-alpha.png": (Image.new("LA", (2, 2), (100, 0)), (255, 255, 255)),  # clear: white shines through
+        "rgba.png": (Image.new("RGBA", (2, 2), (200, 0, 0, 255)), (200, 0, 0)),
+        "bilevel.png": (Image.new("1", (2, 2), 1), (255, 255, 255)),
+        "cmyk.tif": (Image.new("CMYK", (2, 2), (0, 255, 255, 0)), (255, 0, 0)),
+        "sixteen.png": (Image.fromarray(np.full((2, 2), 32768, np.uint16)), (128, 128, 128)),
+        "dark-sixteen.png": (Image.fromarray(np.full((2, 2), 200, np.uint16)), (1, 1, 1)),  # not mistaken for 8 bits
+        "big-endian.tif": (Image.fromarray(np.full((2, 2), 65535, np.dtype(">u2"))), (255, 255, 255)),
+        "thirty-two.tif": (Image.fromarray(np.full((2, 2), 65535, np.int32)), (255, 255, 255)),
+        "float.tif": (Image.fromarray(np.full((2, 2), 0.5, np.float32)), (128, 128, 128)),
+    }
+    for name, (picture, expected) in made.items():
+        picture.save(tmp_path / name)
+        assert _pixel(tmp_path / name) == expected, name
+
+
+def test_sixteen_bits_keep_their_order_where_pillow_would_clip(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 1000, 30000, 65535]], np.uint16)).save(tmp_path / "ramp.png")
+    assert [_pixel(tmp_path / "ramp.png", x)[0] for x in range(4)] == [0, 4, 117, 255]
+
+
+def test_palette_transparency_is_laid_on_white(tmp_path: Path) -> None:
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([255, 0, 0, 0, 0, 255])
+    picture.putdata([0, 1])
+    picture.save(tmp_path / "palette.png", transparency=0)
+    assert _pixel(tmp_path / "palette.png", 0) == (255, 255, 255)
+    assert _pixel(tmp_path / "palette.png", 1) == (0, 0, 255)
+
+
+def test_first_frame_of_an_animated_file_but_the_current_one_of_an_open_picture(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    assert _pixel(tmp_path / "moving.gif") == (255, 0, 0)
+    with Image.open(tmp_path / "moving.gif") as moving:
+        moving.seek(1)
+        assert _pixel(moving) == (0, 0, 255)
+        assert moving.tell() == 1
+
+
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (4, 2), "black")
+    picture.putpixel((0, 0), (255, 255, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn a quarter to the right
+    picture.save(tmp_path / "turned.png", exif=exif)
+    photo = open_photo(tmp_path / "turned.png")
+    assert photo.size == (2, 4)
+    assert photo.getpixel((1, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1)])
+def test_thin_photos_are_photos(size: tuple[int, int]) -> None:
+    assert open_photo(Image.new("RGB", size)).size == size
+
+
+def test_arrays() -> None:
+    assert _pixel(np.full((2, 3), 7, np.uint8)) == (7, 7, 7)
+    assert _pixel(np.full((2, 3, 1), 7, np.uint8)) == (7, 7, 7)
+    assert _pixel(np.full((2, 3, 3), 1.0)) == (255, 255, 255)
+    assert _pixel(np.full((2, 3), 32768, np.uint16)) == (128, 128, 128)
+    assert _pixel(np.zeros((2, 3, 4), np.uint8)) == (255, 255, 255)  # clear
+    assert _pixel(np.ones((2, 3), bool)) == (255, 255, 255)
+    values = np.zeros((2, 3, 3), np.uint8)
+    photo = open_photo(values)
+    values[:] = 9
+    assert photo.getpixel((0, 0)) == (0, 0, 0), "a copy, whatever happens to the array"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros((3, 5, 6)), r"got \(3, 5, 6\).*channels last"),
+        (np.zeros((0, 5, 3)), r"got \(0, 5, 3\)"),
+        (np.full((2, 2), 255.0), "0, 1.*got 255 to 255"),
+        (np.full((2, 2), np.nan), "0, 1"),
+        (np.zeros((2, 2), np.int64), "int64"),
+    ],
+)
+def test_what_is_no_photo_is_named(values: Any, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        open_photo(values)
+
+
+def test_float_pictures_with_nan_are_refused() -> None:
+    with pytest.raises(ImageError, match="NaN"):
+        open_photo(Image.fromarray(np.full((2, 2), np.nan, np.float32)))
+
+
+def _png_header(width: int, height: int) -> bytes:
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))]
+    data = b"IDAT" + zlib.compress(b"\0" * 100)
+    chunks.append(struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data)))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def broken_files(folder: Path) -> dict[str, str]:
+    """Files that are no photos, with what is said of each."""
+    Image.effect_noise((64, 64), 50).convert("RGB").save(folder / "whole.jpg")
+    whole = (folder / "whole.jpg").read_bytes()
+    (folder / "whole.jpg").unlink()
+    contents = {
+        "empty.jpg": (b"", "is empty (0 bytes)"),
+        "text.jpg": (b"no picture at all", "is not a picture that can be read (17 bytes)"),
+        "cut.jpg": (whole[: len(whole) // 2], "is damaged: image file is truncated"),
+        "header.jpg": (whole[:20], "header.jpg is"),
+        "bomb.png": (_png_header(20_000, 20_000), "has more than 178,956,970 pixels"),
+        "large.png": (_png_header(14_000, 14_000), "has more than 178,956,970 pixels"),
+        "lying.png": (_png_header(50, 50), "is damaged"),
+    }
+    for name, (content, _) in contents.items():
+        (folder / name).write_bytes(content)
+    return {name: message for name, (_, message) in contents.items()}
+
+
+def test_broken_files_say_what_is_wrong(tmp_path: Path) -> None:
+    for name, message in broken_files(tmp_path).items():
+        with warnings.catch_warnings(), pytest.raises(ImageError) as raised:
+            open_photo(tmp_path / name)
+        assert message in str(raised.value), name
+        assert str(tmp_path / name) in str(raised.value)
+
+
+def test_a_truncated_picture_in_hand_is_refused(tmp_path: Path) -> None:
+    broken_files(tmp_path)
+    with Image.open(tmp_path / "cut.jpg") as picture, pytest.raises(ImageError, match="the picture is damaged"):
+        open_photo(picture)
+
+
+def test_a_bomb_is_not_decoded(tmp_path: Path) -> None:
+    import tracemalloc
+
+    broken_files(tmp_path)
+    tracemalloc.start()
+    for name in ("bomb.png", "large.png"):
+        with pytest.raises(ImageError):
+            open_photo(tmp_path / name)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5e6
+
+
+def test_paths_that_are_no_files(tmp_path: Path) -> None:
+    for path, message in [
+        (tmp_path, "is a folder"),
+        (tmp_path / "nothing.jpg", "no such file"),
+        ("https://example.org/a.jpg", "fetch it first"),
+        (tmp_path / ("x" * 300), "too long"),
+        ("a\0b.jpg", "damaged"),
+    ]:
+        with pytest.raises(ImageError, match=message):
+            open_photo(path)
+
+
+def test_find_photos_in_files_folders_and_patterns(tmp_path: Path) -> None:
+    for name in ("b.JPG", "a.png", "notes.txt", "deep/c.webp", "with [brackets].jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "hollow").mkdir()
+    a, b, c = tmp_path / "a.png", tmp_path / "b.JPG", tmp_path / "deep/c.webp"
+    odd = tmp_path / "with [brackets].jpg"
+    assert find_photos([tmp_path]) == ([a, b, c, odd], [])
+    assert find_photos([tmp_path / "*.png", a, f"{tmp_path}/**/*.webp"]) == ([a, c], []), "each once"
+    assert find_photos([odd]) == ([odd], []), "a file whose name looks like a pattern"
+    assert find_photos(["x" * 300])[1] == [("x" * 300, f"{'x' * 300}: no such file or folder.")]
+    missing = [tmp_path / "no.jpg", tmp_path / "hollow", tmp_path / "*.gif", "https://example.org/a.jpg"]
+    found, problems = find_photos(missing)
+    assert found == []
+    assert [source for source, _ in problems] == [str(path) for path in missing]
+    for (_, error), words in zip(problems, ("no such file", "no picture", "no file matches", "fetch it"), strict=True):
+        assert words in error

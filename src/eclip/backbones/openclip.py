@@ -1,8 +1,8 @@
 """Any open_clip model in hand, seen as a Backbone: `wrap`.
 
 Families: native ViTs (with or without `ln_pre`, CLS or average pooling), CLIP ResNets, timm trunks with an attention
-pool (absolute or rotary), timm ViTs with a MAP head (SigLIP). Parity tests of every family pin what is read of open_clip
-3.3.0 and timm 1.0.31.
+pool (absolute or rotary), timm ViTs with a MAP head (SigLIP). Parity tests of every family pin what is read of
+open_clip 3.3.0 and timm 1.0.31.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def _tokenizer(model: nn.Module, given: Callable[[list[str]], Tensor] | None) ->
     def tokenize(texts: list[str]) -> Tensor:
         if given is None:
             raise OptionError(
-                f"the vocabulary of this model has {words} words, not CLIP's 49408: its tokenizer cannot be guessed, so "
-                "give wrap(model, tokenizer=...), a function from texts to token ids."
+                f"the vocabulary of this model has {words} words, not CLIP's 49408: its tokenizer cannot be guessed. "
+                "Give wrap(model, tokenizer=...), a function from texts to token ids."
             )
         ids = given(texts)
         if words is not None and int(ids.max()) >= words:

@@ -21,7 +21,7 @@ from eclip.errors import unsupported
 
 
 def timm_pool(visual: TimmModel, pool: AttentionPool2d | RotAttentionPool2d) -> dict[str, Any]:
-    """Any timm trunk with a square feature map under an attention pool, absolute or rotary: the pool is its only block."""
+    """A timm trunk under an attention pool, with absolute or rotary positions: the pool is its only block."""
     if pool.cls_token is not None or pool.pool_type != "token":
         raise unsupported("a timm attention pool with a class token or without pooling")
     heads = int(pool.num_heads)

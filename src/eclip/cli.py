@@ -32,7 +32,7 @@ app = typer.Typer(
     help="Which part of this image made a CLIP-like model match this text?",
     no_args_is_help=True,
     add_completion=True,
-    rich_markup_mode="markdown",
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
@@ -83,8 +83,8 @@ def explain(
         list[str] | None, typer.Option("--text", "-t", help="A text to look for; may be given several times.")
     ] = None,
     texts_file: Annotated[Path | None, typer.Option(help="A file with one text a line.")] = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="`eclip models ls` shows them.")] = DEFAULT_MODEL,
-    method: Annotated[str, typer.Option(help="`eclip methods ls` shows them.")] = "surgery",
+    model: Annotated[str, typer.Option("--model", "-m", help="eclip models ls shows them.")] = DEFAULT_MODEL,
+    method: Annotated[str, typer.Option(help="eclip methods ls shows them.")] = "surgery",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")
     ] = None,
@@ -111,7 +111,7 @@ def explain(
 ) -> None:
     """Show which part of each photo answers to each text.
 
-    One photo, two texts:  `eclip explain dogs.jpg -t "a dog" -t grass`
+    One photo, two texts:  eclip explain dogs.jpg -t "a dog" -t grass
     """
     with reported():
         wanted = _texts(text, texts_file)

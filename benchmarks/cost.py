@@ -58,8 +58,7 @@ def main() -> None:
         "rows": rows,
     }
     _print(report)
-    if options.json:
-        Path(options.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    Path(options.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def _options() -> argparse.Namespace:
@@ -70,7 +69,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=4, help="images in a batch")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", help="also write the table to this file")
+    parser.add_argument("--json", default="cost.json", help="also write the table to this file")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
+from PIL import Image
 from torch import nn
+from torch.nn.functional import interpolate
+from torchvision import transforms
 
 import eclip
 import tiny
@@ -106,6 +110,34 @@ def test_positions_differ_between_modes_and_leave_the_table_alone() -> None:
             assert (one - other).abs().max() > 1e-3
     assert torch.equal(table, before)
     assert resize_positions(table, native, native, "bilinear") is table
+
+
+def test_positions_are_resized_as_each_mode_says() -> None:
+    table = torch.randn(17, 8, generator=torch.Generator().manual_seed(0))
+    maps = table[1:].reshape(4, 4, 8).permute(2, 0, 1)[None]
+    expected = {
+        "bicubic_aa": interpolate(maps, (6, 3), mode="bicubic", antialias=True),
+        "bicubic": interpolate(maps, (6, 3), mode="bicubic"),
+        "bilinear": interpolate(maps, (6, 3), mode="bilinear"),
+        "bicubic_plus01": interpolate(maps, scale_factor=(6.1 / 4, 3.1 / 4), mode="bicubic"),
+    }
+    for mode, resized in expected.items():
+        ours = resize_positions(table, Grid(4, 4), Grid(6, 3), mode)
+        torch.testing.assert_close(ours[1:], resized[0].flatten(1).T, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("family", ["vit", "siglip"])
+def test_preprocess_equals_torchvisions_resize_and_normalize(family: str) -> None:
+    backbone = tiny.backbone(family)
+    values = np.random.default_rng(0).integers(0, 256, (45, 70, 3), dtype=np.uint8)
+    photo = Image.fromarray(values)
+    steps = [
+        transforms.Resize((32, 32), transforms.InterpolationMode.BICUBIC),
+        transforms.ToTensor(),
+        transforms.Normalize(backbone.mean, backbone.std),
+    ]
+    torch.testing.assert_close(backbone.preprocess(photo), transforms.Compose(steps)(photo), rtol=0, atol=1e-6)
+    assert backbone.preprocess(photo.convert("L")).shape == (3, 32, 32)
 
 
 def test_siglip_token_alone_is_the_head_on_one_token() -> None:

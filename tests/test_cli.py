@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,8 +34,26 @@ def test_one_photo_two_texts(tiny_name: str, photos: Path, tmp_path: Path) -> No
     answer = Explanation.load(tmp_path)
     first, second = answer.scores[0]
     assert done.stdout == f"{photos / 'a.png'}: a dog {first:.3f}  grass {second:.3f}  -> {tmp_path / 'a.png'}\n"
-    assert done.stderr == f"1 explained in {tmp_path}\n"
+    assert done.stderr == f"1 explained in {tmp_path}\nmodel: {tiny_name}\n"
     assert (tmp_path / "a.png").is_file()
+
+
+def test_a_second_run_leaves_the_results_of_the_first_alone(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    for photo in photos.iterdir():
+        shutil.copy(photo, tmp_path)
+    for _ in range(2):  # the output folder lies inside the source
+        done = explain(tmp_path, "-t", "a dog", model=tiny_name, out=tmp_path / "out")
+        assert done.exit_code == 0, done.output
+        assert len(Explanation.load(tmp_path / "out").sources) == 2
+    named = explain(tmp_path / "out" / "a.png", "-t", "a dog", model=tiny_name, out=tmp_path / "out")
+    assert named.exit_code == 1
+    assert "lies in the output folder, where results could replace it: choose another folder." in named.stderr
+
+
+def test_options_reach_the_method_and_the_forward_pass(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    done = explain(photos / "a.png", "-t", "a dog", "--set", "depth=7", model=tiny_name, out=tmp_path)
+    assert done.exit_code == 0, done.output  # the tower has seven blocks, six are kept by default
+    assert Explanation.load(tmp_path).how["options"] == {"depth": 7}
 
 
 def test_folders_globs_and_a_file_of_texts(tiny_name: str, photos: Path, tmp_path: Path) -> None:

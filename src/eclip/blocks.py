@@ -97,4 +97,4 @@ def cosine(
 ) -> Float[Tensor, "*batch text"]:
     """Cosine of each row with each text, in float32 at least. `text` is taken as it is: unit length, by contract."""
     rows = unit(features)
-    return rows @ text.to(rows.dtype).T
+    return rows @ text.to(rows).T

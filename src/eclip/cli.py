@@ -20,7 +20,7 @@ import typer
 from eclip import __version__
 from eclip.backbones.catalog import DEFAULT_MODEL, OPENAI_HINT, architectures, family_of, split_name, tags
 from eclip.errors import ModelError, OptionError, TextError, UnknownNameError
-from eclip.methods import METHODS, options_for
+from eclip.methods import DEFAULT_METHOD, METHODS, options_for
 from eclip.reported import reported, stop
 from eclip.templates import resolve
 from eclip.writer import FORMATS, Writer, command
@@ -84,7 +84,7 @@ def explain(
     ] = None,
     texts_file: Annotated[Path | None, typer.Option(help="A file with one text a line.")] = None,
     model: Annotated[str, typer.Option("--model", "-m", help="eclip models ls shows them.")] = DEFAULT_MODEL,
-    method: Annotated[str, typer.Option(help="eclip methods ls shows them.")] = "surgery",
+    method: Annotated[str, typer.Option(help="eclip methods ls shows them.")] = DEFAULT_METHOD,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")
     ] = None,
@@ -118,13 +118,6 @@ def explain(
         _check_names(method, model)
         templates = template[0] if template and len(template) == 1 else template or "none"
         resolve(templates)
-        writer = Writer(out, [name.strip() for name in format_.split(",") if name.strip()])
-
-        from eclip.photos import find_photos
-
-        photos, problems = find_photos(sources)
-        for source, error in problems:
-            writer.fail(source, error)
         settings = {
             "model": model,
             "method": method,
@@ -136,6 +129,13 @@ def explain(
             "batch_size": batch_size,
             **_options(set_ or [], method),
         }
+        writer = Writer(out, [name.strip() for name in format_.split(",") if name.strip()])
+
+        from eclip.photos import find_photos
+
+        photos, problems = find_photos(sources, out)
+        for source, error in problems:
+            writer.fail(source, error)
         with writer:
             if photos:
                 _explain_all(sources, photos, wanted, settings, writer, quiet=as_json)
@@ -181,8 +181,8 @@ def _summarize(writer: Writer, model: str, as_json: bool) -> None:
         typer.echo(json.dumps(writer.manifest, ensure_ascii=False))
     elif done:
         typer.echo(f"{done} explained in {writer.folder}", err=True)
-        if model == DEFAULT_MODEL:
-            typer.echo(f"model: mini, small and offline. {OPENAI_HINT}", err=True)
+        hint = f", small and offline. {OPENAI_HINT}" if model == DEFAULT_MODEL else ""
+        typer.echo(f"model: {model}{hint}", err=True)
     for failure in failures:
         typer.echo(f"failed: {failure['error']}", err=True)
     if failures:

@@ -23,12 +23,10 @@ from eclip.backbones.load import is_loaded, load
 from eclip.blocks import cosine
 from eclip.errors import ImageError, OptionError, UnknownNameError
 from eclip.explanation import Explanation
-from eclip.methods import METHODS, options_for
+from eclip.methods import DEFAULT_METHOD, METHODS, options_for
 from eclip.photos import Photo, name_of, open_photo, read_ahead
 from eclip.text import check_texts, encode_texts
 from eclip.writer import command, versions
-
-DEFAULT_METHOD = "surgery"
 
 
 @overload
@@ -49,7 +47,7 @@ def explain(
     resize: str = "squash",
     templates: str | Sequence[str] = "none",
     positions: str = DEFAULT_POSITIONS,
-    device: str = "cpu",
+    device: str | None = None,
     **options: Any,
 ) -> Explanation | dict[str, Explanation]:
     """Which part of each photo made the model match each text?
@@ -63,7 +61,7 @@ def explain(
         resize: "squash" (a square, as in the paper) or "keep" (the photo's aspect ratio, about as many patches).
         templates: prompt templates, see `eclip.encode_texts`.
         positions: how position embeddings are resized, see `eclip.encode`.
-        device: where a model given by name is put, see `eclip.load`.
+        device: where a model given by name is put, see `eclip.load`; None = the CPU. A Backbone stays where it is.
         options: options of the method, see `eclip.METHODS[name].options`.
 
     Returns:
@@ -100,7 +98,7 @@ def explain_each(
     resize: str = "squash",
     templates: str | Sequence[str] = "none",
     positions: str = DEFAULT_POSITIONS,
-    device: str = "cpu",
+    device: str | None = None,
     **options: Any,
 ) -> Iterator[Explanation]:
     """One Explanation a photo, in order, for more photos than fit into memory; texts are encoded once.
@@ -151,17 +149,17 @@ class _Question:
         resize: str,
         templates: str | Sequence[str],
         positions: str,
-        device: str,
+        device: str | None,
         options: dict[str, Any],
     ) -> None:
         self.texts = check_texts(texts)
         _check_methods(methods)
         self.options = {name: options_for(name, methods, options) for name in methods}
-        self.backbone = load(model, device=device) if isinstance(model, str) else model
+        self.backbone = _backbone(model, device)
         self.image_size, self.resize, self.positions = image_size, resize, positions
         self.templates = templates
         self.text = encode_texts(self.backbone, self.texts, templates)
-        keeps = [METHODS[name].keep for name in methods]
+        keeps = [METHODS[name].keep_for(options) for name, options in self.options.items()]
         self.keep = None if None in keeps else max(keep for keep in keeps if keep is not None)
 
     def grid(self, photo: Image.Image) -> Grid:
@@ -170,7 +168,7 @@ class _Question:
     def answer(self, photos: list[Image.Image], sources: list[str]) -> dict[str, Explanation]:
         pixels = torch.stack([self.backbone.preprocess(photo, self.image_size, self.resize) for photo in photos])
         encoding = encode(self.backbone, pixels, keep=self.keep, positions=self.positions)
-        scores = _numpy(cosine(encoding.feature, self.text))
+        scores = _numpy(cosine(encoding.feature, self.text).float())
         sizes = tuple(photo.size for photo in photos)
         return {
             name: Explanation(
@@ -207,6 +205,18 @@ class _Question:
         return {**how, "command": command(sources, self.texts, how) if by_name else None}
 
 
+def _backbone(model: Any, device: str | None) -> Backbone:
+    if isinstance(model, str):
+        return load(model, device=device or "cpu")
+    if not isinstance(model, Backbone):
+        raise OptionError(
+            f"model must be a name or a Backbone, got {type(model).__name__}: eclip.wrap(model, ...) makes one of it."
+        )
+    if device is not None:
+        raise OptionError(f"device={device!r} goes with a model's name; this Backbone is on {model.weight.device}.")
+    return model
+
+
 def _check_methods(names: Sequence[str]) -> None:
     if not names:
         raise OptionError("no method was given; `eclip methods ls` shows them.")
@@ -216,7 +226,7 @@ def _check_methods(names: Sequence[str]) -> None:
 
 
 def _numpy(values: Tensor) -> Float[np.ndarray, "*axes"]:
-    return values.detach().float().cpu().numpy()  # of a model that is still being trained, too
+    return values.cpu().numpy()
 
 
 def _each(asked: _Question, method: str, batch: list[tuple[str, Image.Image]]) -> Iterator[Explanation]:

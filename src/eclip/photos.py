@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -52,10 +51,8 @@ def _from_file(path: Path) -> Image.Image:
             raise ImageError(f"{path} is a folder, not a photo.")
         if path.stat().st_size == 0:
             raise ImageError(f"{path} is empty (0 bytes).")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata and of sizes that we check ourselves
-            with Image.open(path) as picture:
-                return _to_rgb(picture, str(path))
+        with Image.open(path) as picture:
+            return _to_rgb(picture, str(path))
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file.") from None
     except PermissionError:
@@ -134,11 +131,15 @@ def _from_array(values: NDArray[Any]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(values))
 
 
-def find_photos(sources: Iterable[str | Path]) -> tuple[list[Path], list[tuple[str, str]]]:
+def find_photos(
+    sources: Iterable[str | Path], out: str | Path | None = None
+) -> tuple[list[Path], list[tuple[str, str]]]:
     """The files that sources name, in order, each once.
 
     Args:
         sources: files, folders (their pictures, sub-folders included) and glob patterns.
+        out: the folder that results will go to. What lies in it is left out: pictures of an earlier run, in folders and
+            patterns; a photo named by itself is a problem, as results could replace it.
 
     Returns:
         (files, problems): a problem is (source, what is wrong): nothing of that name, a folder without pictures, a
@@ -146,6 +147,7 @@ def find_photos(sources: Iterable[str | Path]) -> tuple[list[Path], list[tuple[s
     """
     found: dict[Path, None] = {}
     problems = []
+    results = None if out is None else Path(out).resolve()
     for source in sources:
         path = Path(source)
         if os.path.isdir(path):
@@ -157,8 +159,11 @@ def find_photos(sources: Iterable[str | Path]) -> tuple[list[Path], list[tuple[s
         else:
             inside = [path] if os.path.exists(path) else []
             missing = f"{source}: no such file or folder." if "://" not in str(source) else f"{source}: fetch it first."
-        found.update(dict.fromkeys(inside))
-        if not inside:
+        kept = [photo for photo in inside if results is None or results not in photo.resolve().parents]
+        if inside == [path] != kept:
+            missing = f"{path} lies in the output folder, where results could replace it: choose another folder."
+        found.update(dict.fromkeys(kept))
+        if not kept:
             problems.append((str(source), missing))
     return list(found), problems
 

@@ -164,11 +164,13 @@ def _digest(*parts: str) -> str:
 
 
 def _fingerprint(backbone: Backbone) -> str:
-    """Hash of every weight and of the way the tokenizer cuts one sentence: another model never shares a cache entry."""
+    """Hash of every weight, and of one sentence's tokens and feature, which tell activation, heads and pooling."""
+    probe = ["The 2 quick brown foxes jump, isn't it?"]
     digest = hashlib.sha256(str(backbone.weight.dtype).encode())
     for key, value in backbone.model.state_dict().items():
         if not key.startswith("visual."):
             digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    digest.update(backbone.tokenize(["The 2 quick brown foxes jump, isn't it?"]).numpy().tobytes())
+    digest.update(backbone.tokenize(probe).numpy().tobytes())
+    digest.update(np.round(unit(backbone.encode_text(probe)).double().cpu().numpy(), 4).tobytes())
     return digest.hexdigest()

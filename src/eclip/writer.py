@@ -31,7 +31,7 @@ def command(sources: Sequence[str], texts: Sequence[str], how: dict[str, Any]) -
     for text in texts:
         words += [f"--text={text}"] if text.startswith("-") else ["-t", text]
     words += ["--model", how["model"], "--method", how["method"], "--resize", how["resize"]]
-    words += ["--positions", how["positions"]]
+    words += ["--positions", how["positions"], "--device", how["device"]]
     if how["image_size"] is not None:
         words += ["--image-size", str(how["image_size"])]
     for template in [how["templates"]] if isinstance(how["templates"], str) else how["templates"]:

@@ -103,10 +103,10 @@ class Backbone:
     def preprocess(
         self, image: Image.Image, image_size: int | None = None, resize: str = "squash"
     ) -> Float[Tensor, "3 height width"]:
-        """Resize a whole RGB photo, nothing cropped, and normalize its colors as the model was trained.
+        """Resize a whole photo, nothing cropped, and normalize its colors as the model was trained.
 
         Args:
-            image: RGB photo.
+            image: photo of any mode; it is read as RGB.
             image_size: side in pixels, a multiple of `patch_size`; None = the training size.
             resize: "squash" fills the square; "keep" keeps the aspect ratio, on a grid of about as many patches.
 
@@ -115,7 +115,7 @@ class Backbone:
         """
         grid = self.grid_for(image.size, image_size, resize)
         resample = Image.Resampling.BICUBIC if self.interpolation == "bicubic" else Image.Resampling.BILINEAR
-        resized = image.resize((grid.col * self.patch_size, grid.row * self.patch_size), resample)
+        resized = image.convert("RGB").resize((grid.col * self.patch_size, grid.row * self.patch_size), resample)
         values = torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255.0)  # height width 3
         values = (values - torch.tensor(self.mean)) / torch.tensor(self.std)
         return values.permute(2, 0, 1).contiguous()
@@ -126,6 +126,8 @@ class Backbone:
             raise OptionError(f"resize must be one of {', '.join(RESIZES)}, got {resize!r}.")
         native = self.native
         if image_size is not None:
+            if not isinstance(image_size, int):
+                raise OptionError(f"image_size must be a whole number of pixels, got {image_size!r}.")
             if image_size < self.patch_size or image_size % self.patch_size:
                 near = max(1, round(image_size / self.patch_size)) * self.patch_size
                 raise OptionError(
@@ -150,9 +152,11 @@ class Backbone:
     def empty_text(self) -> Float[Tensor, " feature"]:
         """The backbone's text without content: mean of the 85 unit prompts of CLIP Surgery around "", unit length.
 
-        Computed once, and again after the weights were changed in place.
+        Computed once, and again when the weights of the text side have changed or moved.
         """
-        key = f"empty text at weights {sum(weight._version for weight in self.model.parameters())}"
+        weights = [weight for name, weight in self.model.named_parameters() if not name.startswith("visual.")]
+        firsts = torch.stack([weight.detach().flatten()[0].float() for weight in weights])
+        key = f"{firsts.device} {[weight._version for weight in weights]} {firsts.tolist()}"
         if key not in self._memo:
             self._memo.clear()
             prompts = [fill(template, "") for template in TEMPLATES["surgery85"]]

@@ -29,7 +29,8 @@ WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 PATIENCE = 5.0
 """Seconds that the hub has for its first answer."""
 
-_loaded: dict[tuple[object, ...], Backbone] = {}
+_loaded: dict[tuple[object, ...], tuple[object, Backbone]] = {}
+"""(name, device, precision) -> the state of its files when it was loaded, and the model."""
 _lock = threading.Lock()
 _log = logging.getLogger("eclip")
 
@@ -61,22 +62,23 @@ def load(
     where = resolve_device(device)
     if precision not in PRECISIONS:
         raise DeviceError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
-    key = (architecture, tag, _stamp(architecture, file), where, precision)
+    if file is not None:
+        name = f"{architecture}+{file}"
+    key, stamp = (name, where, precision), _stamp(architecture, file)
     with _lock:
-        if key not in _loaded:
-            if file is not None:
-                name = f"{architecture}+{file}"
+        if key not in _loaded or _loaded[key][0] != stamp:
             with _reading(name), torch.random.fork_rng(devices=[]):  # weights are drawn at random before they are read
                 model, tokenizer = _create(architecture, tag, file)
             _check_finite(model, name)
             model.to(device=where, dtype=PRECISIONS[precision]).eval().requires_grad_(False)
-            _loaded[key] = wrap(model, tokenizer=tokenizer, name=name)
-        return _loaded[key]
+            _loaded[key] = stamp, wrap(model, tokenizer=tokenizer, name=name)
+        return _loaded[key][1]
 
 
 def is_loaded(backbone: Backbone) -> bool:
     """Whether `load` made it, in float32, so that its name alone gives it again."""
-    return any(one is backbone and key[-1] == "float32" for key, one in _loaded.items())
+    with _lock:
+        return any(one is backbone and key[-1] == "float32" for key, (_, one) in _loaded.items())
 
 
 def resolve_device(device: str) -> torch.device:
@@ -127,7 +129,7 @@ def _create(architecture: str, tag: str | None, checkpoint: Path | None) -> tupl
         if tag is not None:
             options = _tag_options(architecture, tag)
         elif checkpoint is not None:
-            options = {"pretrained": str(checkpoint.resolve())}
+            options = {"pretrained": str(checkpoint.resolve()), "force_preprocess_cfg": _usual_colors(architecture)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # open_clip's hints on activations, which are settled here
         model = open_clip.create_model(source, require_pretrained=True, **options)
@@ -156,6 +158,21 @@ def _tag_options(architecture: str, tag: str) -> dict[str, Any]:
     files = (str(Path(file).with_suffix(".safetensors")), file) if file else WEIGHTS
     weights = _fetch(repository, files, _size(architecture))
     return {"pretrained": str(weights), "force_quick_gelu": quick, "force_preprocess_cfg": config}
+
+
+def _usual_colors(architecture: str) -> dict[str, Any]:
+    """Color mean, std and interpolation that all published weights of an architecture share, for a checkpoint of one.
+
+    A checkpoint file does not say what it was trained with. Where the published weights disagree, or there are none,
+    CLIP's are taken, and a line says so.
+    """
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    configs = [open_clip.get_pretrained_cfg(architecture, tag) for tag in tags]
+    used = [{key: config[key] for key in ("mean", "std", "interpolation")} for config in configs]
+    if used and all(one == used[0] for one in used):
+        return used[0]
+    _log.warning("%s: colors are normalized as CLIP's; a checkpoint does not say how it was trained", architecture)
+    return {}
 
 
 def _fetch(repository: str, names: tuple[str, ...], size: str) -> Path:

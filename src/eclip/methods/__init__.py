@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from eclip.errors import OptionError
+from eclip.errors import OptionError, ShapeError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -28,7 +28,7 @@ class Method:
 
     Attributes:
         name: its name in the papers, lower case; also the name of its file and function.
-        keep: how many last blocks it reruns; None = all.
+        keep: how many last blocks it reruns; None = all. An option `depth` can ask for more, see `keep_for`.
         signed: zero has a meaning, and values on both sides of it; pictures then diverge around zero.
         summary: one sentence with its source.
     """
@@ -50,13 +50,17 @@ class Method:
         parameters = inspect.signature(self.function).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
+    def keep_for(self, options: dict[str, Any]) -> int | None:
+        """How many last blocks it reruns with these options: an option called `depth` is always that number."""
+        return None if self.keep is None else max(self.keep, options.get("depth", 0))
+
     def check(self, options: dict[str, Any]) -> None:
         """Every option is one of this method's, with a value of the type it is declared with.
 
         Raises:
             OptionError: one is not.
         """
-        hints = get_type_hints(self.function)
+        hints = get_type_hints(self.function) if options else {}
         for name, value in options.items():
             if name not in self.options:
                 raise OptionError(f"{self.name!r} has no option {name!r}; it has {_names(self.options)}.")
@@ -68,7 +72,7 @@ class Method:
     def __call__(
         self, encoding: Encoding, text: Float[Tensor, "text feature"], **options: Any
     ) -> Float[Tensor, "image text row col"]:
-        """Raw values on the patch grid (image, text, row, col), float32, neither resized nor normalized.
+        """Raw values on the patch grid (image, text, row, col), float32, neither resized nor normalized, no gradient.
 
         Args:
             encoding: from `eclip.encode`.
@@ -78,9 +82,16 @@ class Method:
         Raises:
             OptionError: an option this method does not have, or a value of another type.
             KeepError: the encoding kept too few blocks.
+            ShapeError: the texts are not (text, feature) of this model.
         """
+        feature = encoding.feature
+        if text.ndim != 2 or text.shape[1] != feature.shape[1]:
+            raise ShapeError(f"text must be (text, feature) = (any, {feature.shape[1]}), got {tuple(text.shape)}.")
         self.check(options)
-        return self.function(encoding, text.to(encoding.feature.device), **options)
+        import torch
+
+        with torch.no_grad():  # a method that needs gradients turns them on for itself
+            return self.function(encoding, text.to(feature.device), **options).float()
 
 
 def options_for(name: str, asked: list[str], options: dict[str, Any]) -> dict[str, Any]:
@@ -117,6 +128,7 @@ def _names(options: dict[str, Any]) -> str:
     return ", ".join(options) if options else "none"
 
 
+DEFAULT_METHOD = "surgery"
 METHODS: dict[str, Method] = {
     "itsm": Method("itsm", 0, False, "Cosine of every image token with the text (Li et al. 2022, ECLIP)."),
     "rclip": Method("rclip", 0, False, "The same map upside down, since CLIP's is inverted (Li et al. 2022, ECLIP)."),

@@ -1,0 +1,169 @@
+"""Every figure of the model card, computed by the package itself.
+
+    python recipes/mini/evaluate.py --data DATA
+
+Expect: the table of MODEL_CARD.md, in about ten minutes on two cores; `--only voc` (or flickr8k, caltech101) for a
+part of it.
+Nothing is fitted here: test splits of flickr8k and caltech101, and all of voc2012seg, none of which was trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from features import read_pack
+from PIL import Image
+from torch import Tensor
+
+import eclip
+
+VOC_NAMES = [
+    "airplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "dining table",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "potted plant",
+    "sheep",
+    "sofa",
+    "train",
+    "tv monitor",
+]
+METHODS = ("surgery", "maskclip", "itsm", "rclip")
+THRESHOLDS = np.arange(20) * 0.05
+
+
+def encode_photos(backbone: eclip.Backbone, photos: list[Image.Image]) -> eclip.Encoding:
+    return eclip.encode(backbone, torch.stack([backbone.preprocess(photo) for photo in photos]))
+
+
+def image_features(backbone: eclip.Backbone, pack: Path, split: str) -> tuple[Tensor, list[list[str]]]:
+    """Unit features of a split's photos, and their texts."""
+    features, texts, batch = [], [], []
+    for photo, own in read_pack(pack, split):
+        batch.append(photo.convert("RGB"))
+        texts.append(own)
+        if len(batch) == 16:
+            features.append(encode_photos(backbone, batch).feature)
+            batch = []
+    if batch:
+        features.append(encode_photos(backbone, batch).feature)
+    return F.normalize(torch.cat(features), dim=-1), texts
+
+
+def flickr8k(backbone: eclip.Backbone, data: Path) -> dict[str, float]:
+    """Text-to-image recall: how often the caption's own photo is among the first 1 and 10 of 1,000."""
+    image, captions = image_features(backbone, data / "flickr8k", "test")
+    text = eclip.encode_texts(backbone, [caption for own in captions for caption in own], templates="none")
+    owner = torch.tensor([photo for photo, own in enumerate(captions) for _ in own])
+    score = text @ image.T
+    rank = (score > score.gather(1, owner[:, None])).sum(1)
+    return {f"recall at {k}": 100 * (rank < k).float().mean().item() for k in (1, 10)}
+
+
+def caltech101(backbone: eclip.Backbone, data: Path) -> dict[str, float]:
+    """Zero-shot classification among the 100 names."""
+    image, own = image_features(backbone, data / "caltech101", "test")
+    rows = (data / "caltech101" / "classes.txt").read_text().splitlines()
+    names = [row.split("\t")[1] for row in rows]
+    text = eclip.encode_texts(backbone, [f"a photo of a {name}." for name in names], templates="none")
+    right = [names[answer] == texts[0] for answer, texts in zip((image @ text.T).argmax(1).tolist(), own, strict=True)]
+    return {"top-1": 100 * float(np.mean(right))}
+
+
+def present_classes(mask: np.ndarray) -> list[int]:
+    """Class numbers with at least 1 % of the area that is not void."""
+    area = np.bincount(mask[mask != 255], minlength=21)
+    return [number for number in range(1, 21) if area[number] >= 0.01 * area.sum()]
+
+
+def score_map(heat: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
+    """[mean inside - mean outside, IoU at each threshold] of one heat map of the photo's size."""
+    inner, outer = heat[inside], heat[outside]
+    hits = np.array([(inner >= threshold).sum() for threshold in THRESHOLDS])
+    false = np.array([(outer >= threshold).sum() for threshold in THRESHOLDS])
+    contrast = inner.mean() - (outer.mean() if outer.size else 0.0)
+    return np.concatenate([[contrast], hits / (inner.size + false)])
+
+
+def voc(backbone: eclip.Backbone, data: Path, end: str, origin: str) -> dict[str, float]:
+    """Maps and best names over the photos of one origin ("" for all), with all 20 names asked together."""
+    folder = data / "voc2012seg"
+    text = eclip.encode_texts(backbone, [f"a photo of a {name}{end}" for name in VOC_NAMES], templates="none")
+    rows = [row.split("\t") for row in (folder / "index.tsv").read_text().splitlines()[1:]]
+    names = [row[0] for row in rows if not origin or row[1] == origin]
+    hits, scores = [], {method: [] for method in METHODS}
+    for start in range(0, len(names), 16):
+        part = names[start : start + 16]
+        photos = [Image.open(folder / "images" / f"{name}.jpg").convert("RGB") for name in part]
+        encoding = encode_photos(backbone, photos)
+        answers = (F.normalize(encoding.feature, dim=-1) @ text.T).argmax(1)
+        maps = {method: eclip.METHODS[method](encoding, text) for method in METHODS}
+        for i, name in enumerate(part):
+            mask = np.array(Image.open(folder / "masks" / f"{name}.png"))
+            present = present_classes(mask)
+            hits.append(int(answers[i]) + 1 in present)
+            for method in METHODS:
+                raw = maps[method][i, [number - 1 for number in present]]
+                low, high = raw.amin((1, 2), keepdim=True), raw.amax((1, 2), keepdim=True)
+                unit = ((raw - low) / (high - low).clamp(min=1e-12))[None]
+                heats = F.interpolate(unit, mask.shape, mode="bilinear", align_corners=False)[0].numpy()
+                for number, heat in zip(present, heats, strict=True):
+                    inside = mask == number
+                    scores[method].append(score_map(heat, inside, ~inside & (mask != 255)))
+    found = {"photos": len(names), "best name present": 100 * float(np.mean(hits))}
+    for method, pairs in scores.items():
+        mean = 100 * np.mean(pairs, axis=0)
+        found |= {f"{method} mSC": mean[0], f"{method} mIoU": mean[1:].max()}
+        found[f"{method} threshold"] = float(THRESHOLDS[mean[1:].argmax()])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", default="mini", help="any name that eclip.load knows")
+    parser.add_argument("--only", choices=["flickr8k", "caltech101", "voc"])
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    args = parser.parse_args()
+    backbone = eclip.load(args.model)
+    tasks = {
+        "flickr8k": {"flickr8k test": lambda: flickr8k(backbone, args.data)},
+        "caltech101": {"caltech101 test": lambda: caltech101(backbone, args.data)},
+        "voc": {
+            'voc2012seg, "a photo of a X"': lambda: voc(backbone, args.data, "", ""),
+            'voc2012seg, "a photo of a X."': lambda: voc(backbone, args.data, ".", ""),
+            'voc2012seg, voc2012_val only, "a photo of a X"': lambda: voc(backbone, args.data, "", "voc2012_val"),
+        },
+    }
+    results = {}
+    for group in [args.only] if args.only else tasks:
+        for title, compute in tasks[group].items():
+            results[title] = compute()
+            print(
+                title,
+                *(f"{name} {value:.2f}" for name, value in results[title].items()),
+                sep="\n  ",
+                flush=True,
+            )
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

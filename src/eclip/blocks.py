@@ -16,6 +16,7 @@ from torch import Tensor
 
 Fn = Callable[[Tensor], Tensor]
 QKV = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+Pull = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 Tokens = Float[Tensor, "image token channel"]
 Heads = Float[Tensor, "image head token width"]
@@ -39,6 +40,9 @@ class Block:
         norm2: tokens -> normalized tokens, None where there is no MLP.
         mlp: normalized tokens -> what the residual stream gains, layer scale included, None where there is no MLP.
         residual: False in an attention pool.
+        pull: gradients of queries, keys and values, each (image, head, row, width), -> gradients of the normalized
+            tokens (image, row, channel): the transpose of `qkv`. None where it is not affine, since queries or keys are
+            normed or rotated.
     """
 
     heads: int
@@ -50,19 +54,24 @@ class Block:
     norm2: Fn | None = None
     mlp: Fn | None = None
     residual: bool = True
+    pull: Pull | None = None
 
 
-def attention(q: Heads, k: Heads) -> Float[Tensor, "image head token other"]:
-    """Softmax over the keys of `q k / sqrt(width)`: row i says where token i looks."""
+def attention(
+    q: Float[Tensor, "image head query width"], k: Float[Tensor, "image head token width"]
+) -> Float[Tensor, "image head query token"]:
+    """Softmax over the keys of `q k / sqrt(width)`: row i says where query i looks."""
     return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(dim=-1)
 
 
-def finish(block: Block, x: Tokens, mixed: Heads) -> Float[Tensor, "image token output"]:
+def finish(
+    block: Block, x: Float[Tensor, "image row channel"], mixed: Float[Tensor, "image head token width"]
+) -> Float[Tensor, "image token output"]:
     """The rest of a block after its attention: output projection, residual, MLP.
 
     Args:
         block: the block.
-        x: what entered the block.
+        x: what entered the block; one token may stand for all.
         mixed: attention-weighted values, or whatever a method puts in their place.
     """
     x = x + block.out(mixed) if block.residual else block.out(mixed)

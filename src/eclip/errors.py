@@ -7,6 +7,7 @@ EclipError (a ValueError)
 ├── ImageError            a photo that cannot be read
 ├── ShapeError            an array whose shape does not fit
 ├── KeepError             a method that needs more blocks than the encoding kept
+├── NoMeaningError        a method whose formula has no meaning for this kind of tower
 ├── DeviceError           a device or precision that cannot be had
 ├── ResultError           a folder that holds no saved explanation, or one that cannot be written
 └── ModelError            a model that cannot be loaded
@@ -46,6 +47,21 @@ class ShapeError(EclipError):
 
 class KeepError(EclipError):
     """A method that needs more blocks than the encoding kept."""
+
+
+class NoMeaningError(EclipError):
+    """A method whose formula has no meaning for this kind of tower.
+
+    Args:
+        method: the method.
+        model: the model's name.
+        family: its kind of tower, in words.
+        why: what the formula needs and the tower lacks, as half a sentence.
+    """
+
+    def __init__(self, method: str, model: str, family: str, why: str) -> None:
+        self.why = why
+        super().__init__(f"{method!r} has no meaning on {model}, a {family}: {why}.")
 
 
 class DeviceError(EclipError):

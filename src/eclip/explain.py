@@ -6,8 +6,10 @@ Encoding into raw maps, and `Explanation` shows them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -21,7 +23,7 @@ from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, Grid, encode
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.load import is_loaded, load
 from eclip.blocks import cosine
-from eclip.errors import ImageError, OptionError, UnknownNameError
+from eclip.errors import ImageError, NoMeaningError, OptionError, UnknownNameError
 from eclip.explanation import Explanation
 from eclip.methods import DEFAULT_METHOD, METHODS, options_for
 from eclip.photos import Photo, name_of, open_photo, read_ahead
@@ -47,7 +49,9 @@ def explain(
     resize: str = "squash",
     templates: str | Sequence[str] = "none",
     positions: str = DEFAULT_POSITIONS,
+    versus: str | None = None,
     device: str | None = None,
+    gaps: dict[str, str] | None = None,
     **options: Any,
 ) -> Explanation | dict[str, Explanation]:
     """Which part of each photo made the model match each text?
@@ -61,7 +65,10 @@ def explain(
         resize: "squash" (a square, as in the paper) or "keep" (the photo's aspect ratio, about as many patches).
         templates: prompt templates, see `eclip.encode_texts`.
         positions: how position embeddings are resized, see `eclip.encode`.
+        versus: a text to explain each text against: maps and scores become those of the difference, why A and not B.
         device: where a model given by name is put, see `eclip.load`; None = the CPU. A Backbone stays where it is.
+        gaps: methods without a meaning for this model are added here, with the reason, and the rest goes on. None: they
+            raise.
         options: options of the method, see `eclip.METHODS[name].options`.
 
     Returns:
@@ -72,7 +79,8 @@ def explain(
     """
     photos: list[Photo] = list(image) if isinstance(image, list | tuple) else [image]  # type: ignore[list-item]
     names = [method] if isinstance(method, str) else list(method)
-    asked = _Question(texts, model, names, image_size, resize, templates, positions, device, options)
+    own = _own(names, options)
+    asked = Question(texts, model, own, image_size, resize, templates, positions, versus, device)
     opened = [open_photo(photo) for photo in photos]
     if not opened:
         raise ImageError("no photo was given: at least one is needed.")
@@ -82,7 +90,7 @@ def explain(
             f"photos of unlike shapes have maps of unlike grids {sorted(tuple(grid) for grid in grids)}: use "
             'eclip.explain_each, or resize="squash".'
         )
-    answers = asked.answer(opened, [name_of(photo, index) for index, photo in enumerate(photos)])
+    answers = asked.answer(opened, [name_of(photo, index) for index, photo in enumerate(photos)], gaps)
     return answers[names[0]] if isinstance(method, str) else answers
 
 
@@ -98,6 +106,7 @@ def explain_each(
     resize: str = "squash",
     templates: str | Sequence[str] = "none",
     positions: str = DEFAULT_POSITIONS,
+    versus: str | None = None,
     device: str | None = None,
     **options: Any,
 ) -> Iterator[Explanation]:
@@ -114,12 +123,14 @@ def explain_each(
         resize: see `explain`; with "keep", photos of one grid in a row share a forward pass.
         templates: see `explain`.
         positions: see `explain`.
+        versus: see `explain`.
         device: see `explain`.
         options: see `explain`.
     """
     if batch_size < 1:
         raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
-    asked = _Question(texts, model, [method], image_size, resize, templates, positions, device, options)
+    own = _own([method], options)
+    asked = Question(texts, model, own, image_size, resize, templates, positions, versus, device)
     batch: list[tuple[str, Image.Image]] = []
     for source, photo in read_ahead(images, batch_size):
         if isinstance(photo, ImageError):
@@ -137,54 +148,86 @@ def explain_each(
     yield from _each(asked, method, batch)
 
 
-class _Question:
-    """Everything but the photos, checked and encoded once."""
+class Question:
+    """Everything but the photos, checked and encoded once; `options` are those of each method by its name."""
 
     def __init__(
         self,
         texts: str | Sequence[str],
         model: str | Backbone,
-        methods: list[str],
+        options: dict[str, dict[str, Any]],
         image_size: int | None,
         resize: str,
         templates: str | Sequence[str],
         positions: str,
+        versus: str | None,
         device: str | None,
-        options: dict[str, Any],
     ) -> None:
         self.texts = check_texts(texts)
-        _check_methods(methods)
-        self.options = {name: options_for(name, methods, options) for name in methods}
+        check_methods(options, versus)
+        self.options = options
         self.backbone = _backbone(model, device)
         self.image_size, self.resize, self.positions = image_size, resize, positions
         self.templates = templates
         self.text = encode_texts(self.backbone, self.texts, templates)
-        keeps = [METHODS[name].keep_for(options) for name, options in self.options.items()]
+        self.versus = versus
+        if versus is not None:
+            self.text = self.text - encode_texts(self.backbone, check_texts(versus), templates)
+        keeps = [METHODS[name].keep_for(own) for name, own in options.items()]
         self.keep = None if None in keeps else max(keep for keep in keeps if keep is not None)
 
     def grid(self, photo: Image.Image) -> Grid:
+        """The patch grid that the photo will have."""
         return self.backbone.grid_for(photo.size, self.image_size, self.resize)
 
-    def answer(self, photos: list[Image.Image], sources: list[str]) -> dict[str, Explanation]:
+    def answer(
+        self,
+        photos: list[Image.Image],
+        sources: list[str],
+        gaps: dict[str, str] | None = None,
+        begun: Callable[[str], None] | None = None,
+    ) -> dict[str, Explanation]:
+        """One forward pass, then each method; `begun` hears the name of each before it runs."""
         pixels = torch.stack([self.backbone.preprocess(photo, self.image_size, self.resize) for photo in photos])
-        encoding = encode(self.backbone, pixels, keep=self.keep, positions=self.positions)
+        encoding, forward = self.timed(lambda: encode(self.backbone, pixels, self.keep, self.positions))
         scores = _numpy(cosine(encoding.feature, self.text).float())
         sizes = tuple(photo.size for photo in photos)
-        return {
-            name: Explanation(
-                maps=_numpy(METHODS[name](encoding, self.text, **options)),
+        answers = {}
+        for name, options in self.options.items():
+            method = METHODS[name]
+            if begun is not None:
+                begun(name)
+            against = {} if self.versus is None else method.versus or {}
+            try:
+                maps, own = self.timed(partial(method, encoding, self.text, **{**options, **against}))
+            except NoMeaningError as error:
+                if gaps is None:
+                    raise
+                gaps[name] = error.why
+                continue
+            answers[name] = Explanation(
+                maps=_numpy(maps),
                 scores=scores,
                 texts=tuple(self.texts),
                 sources=tuple(sources),
                 sizes=sizes,
-                signed=METHODS[name].signed,
+                signed=method.signed or self.versus is not None,
                 how=self.how(name, sources, list(pixels.shape[2:])),
                 photos=tuple(photos),
+                seconds={"forward": forward, "method": own},
             )
-            for name, options in self.options.items()
-        }
+        return answers
+
+    def timed(self, task: Callable[[], Any]) -> tuple[Any, float]:
+        """The result of a task and the seconds that it took."""
+        start = time.perf_counter()
+        result = task()
+        if self.backbone.weight.is_cuda:
+            torch.cuda.synchronize(self.backbone.weight.device)
+        return result, time.perf_counter() - start
 
     def how(self, method: str, sources: list[str], pixels: list[int]) -> dict[str, Any]:
+        """What repeats an answer, as `Explanation.how`."""
         backbone, options = self.backbone, self.options[method]
         how = {
             "model": backbone.name,
@@ -196,6 +239,7 @@ class _Question:
             "resize": self.resize,
             "templates": self.templates if isinstance(self.templates, str) else list(self.templates),
             "positions": self.positions,
+            "versus": self.versus,
             "device": str(backbone.weight.device),
             "precision": str(backbone.weight.dtype).removeprefix("torch."),
             "versions": versions(),
@@ -217,19 +261,34 @@ def _backbone(model: Any, device: str | None) -> Backbone:
     return model
 
 
-def _check_methods(names: Sequence[str]) -> None:
+def _own(names: Sequence[str], options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    check_methods(names, None)
+    return {name: options_for(name, list(names), options) for name in names}
+
+
+NO_DIFFERENCE = "it is neither linear in the text nor a gradient of the score"
+"""Why a method cannot explain the difference of two texts."""
+
+
+def check_methods(names: Collection[str], versus: str | None) -> None:
+    """Every method exists, and can explain a difference if one is asked for."""
     if not names:
         raise OptionError("no method was given; `eclip methods ls` shows them.")
     for name in names:
         if name not in METHODS:
             raise UnknownNameError("method", name, METHODS, "`eclip methods ls`")
+        if versus is not None and METHODS[name].versus is None:
+            able = ", ".join(method.name for method in METHODS.values() if method.versus is not None)
+            raise OptionError(
+                f"{name!r} cannot explain the difference of two texts: {NO_DIFFERENCE}. These can: {able}."
+            )
 
 
 def _numpy(values: Tensor) -> Float[np.ndarray, "*axes"]:
     return values.cpu().numpy()
 
 
-def _each(asked: _Question, method: str, batch: list[tuple[str, Image.Image]]) -> Iterator[Explanation]:
+def _each(asked: Question, method: str, batch: list[tuple[str, Image.Image]]) -> Iterator[Explanation]:
     if not batch:
         return
     sources, photos = [source for source, _ in batch], [photo for _, photo in batch]

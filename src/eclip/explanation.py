@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,9 @@ class Explanation:
         sources: what each photo was: its path, or "photo 0" for one that came from memory.
         sizes: (width, height) of each photo.
         signed: zero has a meaning in these maps; overlays diverge around it.
-        how: model, method, options, resize, templates, versions, the command that repeats it.
+        how: model, method, options, resize, templates, versions, the command that repeats it. With how["versus"], maps
+            and scores are those of the difference between each text and that one.
+        seconds: what it took: "forward", the one pass that all methods of a question share, and "method"; not saved.
     """
 
     maps: Float[np.ndarray, "image text row col"]
@@ -46,6 +48,7 @@ class Explanation:
     signed: bool
     how: dict[str, Any]
     photos: tuple[Image.Image | Path, ...]
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """One line: what was explained, how."""
@@ -71,6 +74,11 @@ class Explanation:
         except ImageError as error:
             raise ResultError(f"the photo of this explanation cannot be read again: {error}") from error
 
+    def label(self, text: int) -> str:
+        """The text as pictures name it, with the one it is held against if there is one."""
+        versus = self.how.get("versus")
+        return self.texts[text] if versus is None else f"{self.texts[text]}, not {versus}"
+
     def _map(self, image: int, text: int) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(self.maps[image, text]))
 
@@ -88,7 +96,7 @@ class Explanation:
             self.photo(image),
             self._shown(image, text),
             signed=self.signed,
-            text=self.texts[text],
+            text=self.label(text),
             score=float(self.scores[image, text]),
             legend=legend,
         )
@@ -104,7 +112,7 @@ class Explanation:
             self.photo(image),
             (self._shown(image, text) for text in shown),
             signed=self.signed,
-            texts=[self.texts[text] for text in shown],
+            texts=[self.label(text) for text in shown],
             scores=[float(self.scores[image, text]) for text in shown],
         )
 

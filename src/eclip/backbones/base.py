@@ -11,11 +11,10 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
@@ -58,6 +57,11 @@ class Backbone:
         pool: last tokens -> image feature, not normalized.
         tokenize: texts -> token ids.
         encode_tokens: token ids -> text features, not normalized.
+        pooling: how tokens become the feature: "token" (the first token of the last block: CLS, or a pool's mean
+            token), "average" (of the patches) or "latent" (a MAP head's learned query).
+        final_norm: (..., channel) -> the norm between the gathered row and `to_feature`; None where there is none.
+        to_feature: (..., channel) -> (..., feature), from the gathered and normed row.
+        latent: a MAP head as a block whose one query is learned; else None.
         bare: (..., channel) -> final norm alone, for towers whose head does more (MAP); else None.
     """
 
@@ -77,6 +81,10 @@ class Backbone:
     pool: Fn
     tokenize: Callable[[list[str]], Tensor]
     encode_tokens: Fn
+    to_feature: Fn
+    pooling: str = "token"
+    final_norm: Fn | None = None
+    latent: Block | None = None
     bare: Fn | None = None
     _memo: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
@@ -178,6 +186,7 @@ class Encoding:
         trunk: a CNN's last feature map (image, depth, row, col), else None.
         grid: patches down and across.
         prefix: tokens before the patches.
+        positions: how position embeddings were resized.
         blocks: all blocks, for this grid.
     """
 
@@ -189,6 +198,7 @@ class Encoding:
     trunk: Float[Tensor, "image depth row col"] | None
     grid: Grid
     prefix: int
+    positions: Positions
     blocks: tuple[Block, ...]
 
     def tail(self, count: int | None, method: str) -> list[tuple[Block, Tokens]]:
@@ -250,7 +260,7 @@ def encode(
                 inputs.append(x)
             x = block.forward(x)
         feature = backbone.pool(x)
-    return Encoding(backbone, pixels, tuple(inputs), x, feature, trunk, grid, backbone.prefix, blocks)
+    return Encoding(backbone, pixels, tuple(inputs), x, feature, trunk, grid, backbone.prefix, positions, blocks)
 
 
 def _grid_of(backbone: Backbone, pixels: Tensor) -> Grid:
@@ -279,28 +289,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def resize_positions(
-    table: Float[Tensor, "token channel"], native: Grid, grid: Grid, positions: Positions
-) -> Float[Tensor, "other channel"]:
-    """Position embeddings for another grid; rows before the patches stay as they are. The table itself is not changed.
-
-    Args:
-        table: [prefix rows; native.row * native.col patch rows].
-        native: the grid of the table.
-        grid: the grid wanted.
-        positions: see `encode`.
-    """
-    if grid == native:
-        return table
-    prefix, patches = table[: -native.row * native.col], table[-native.row * native.col :]
-    maps = patches.float().T.unflatten(1, native)[None]  # 1 channel row col
-    options: dict[str, Any] = {"mode": "bilinear" if positions == "bilinear" else "bicubic", "align_corners": False}
-    if positions == "bicubic_plus01":
-        options["scale_factor"] = ((grid.row + 0.1) / native.row, (grid.col + 0.1) / native.col)
-    else:
-        options["size"] = tuple(grid)
-        options["antialias"] = positions == "bicubic_aa"
-    resized = F.interpolate(maps, **options)[0].flatten(1).T  # patch channel
-    return torch.cat([prefix, resized.to(table.dtype)])

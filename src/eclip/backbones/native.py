@@ -15,8 +15,9 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-from eclip.backbones.base import Grid, Positions, resize_positions
+from eclip.backbones.base import Grid, Positions
 from eclip.backbones.pool import pool_block, pool_tokens
+from eclip.backbones.positions import resize_positions
 from eclip.blocks import Block, merge_heads, split_heads
 from eclip.errors import unsupported
 
@@ -61,6 +62,9 @@ def native_vit(visual: VisionTransformer) -> dict[str, Any]:
         "blocks_at": lambda grid, positions: blocks,
         "project": project,
         "pool": pool,
+        "pooling": "token" if visual.pool_type == "tok" else "average",
+        "final_norm": visual.ln_post,
+        "to_feature": to_feature,
     }
 
 
@@ -98,7 +102,14 @@ def _native_block(block: nn.Module) -> Block:
             return block(x)
         return block(x.transpose(0, 1)).transpose(0, 1)
 
-    return Block(heads, block.ln_1, qkv, value, out, forward, block.ln_2, lambda x: block.ls_2(block.mlp(x)))
+    def mlp(x: Tensor) -> Tensor:
+        return block.ls_2(block.mlp(x))
+
+    def pull(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ attn.in_proj_weight
+
+    affine = isinstance(norm_q, nn.Identity) and isinstance(norm_k, nn.Identity)
+    return Block(heads, block.ln_1, qkv, value, out, forward, block.ln_2, mlp, pull=pull if affine else None)
 
 
 def resnet(visual: ModifiedResNet) -> dict[str, Any]:
@@ -120,6 +131,10 @@ def resnet(visual: ModifiedResNet) -> dict[str, Any]:
     def out(mixed: Tensor) -> Tensor:
         return pool.c_proj(merge_heads(mixed))
 
+    def pull(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        weights = (pool.q_proj.weight, pool.k_proj.weight, pool.v_proj.weight)
+        return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ torch.cat(weights)
+
     def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
         table = resize_positions(pool.positional_embedding, native, grid, positions)
 
@@ -127,7 +142,7 @@ def resnet(visual: ModifiedResNet) -> dict[str, Any]:
             x = x + table.to(x.dtype)
             return split_heads(pool.q_proj(x), heads), split_heads(pool.k_proj(x), heads), value(x)
 
-        return (pool_block(heads, qkv, value, out),)
+        return (pool_block(heads, qkv, value, out, pull),)
 
     return {
         "family": "CLIP ResNet",
@@ -137,5 +152,6 @@ def resnet(visual: ModifiedResNet) -> dict[str, Any]:
         "embed": embed,
         "blocks_at": blocks_at,
         "project": nn.Identity(),
+        "to_feature": nn.Identity(),
         "pool": lambda tokens: tokens[:, 0],
     }

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from open_clip.timm_model import TimmModel
-from timm.layers import Attention, AttentionPool2d, Mlp, RotAttentionPool2d, apply_rot_embed_cat
+from timm.layers import Attention, AttentionPool2d, AttentionPoolLatent, Mlp, RotAttentionPool2d, apply_rot_embed_cat
 from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 
-from eclip.backbones.base import Grid, Positions, resize_positions
+from eclip.backbones.base import Grid, Positions
 from eclip.backbones.pool import pool_block, pool_tokens
+from eclip.backbones.positions import resize_positions
 from eclip.blocks import Block, merge_heads, split_heads
 from eclip.errors import unsupported
 
@@ -49,6 +50,10 @@ def timm_pool(visual: TimmModel, pool: AttentionPool2d | RotAttentionPool2d) -> 
     def out(mixed: Tensor) -> Tensor:
         return pool.proj(merge_heads(mixed))
 
+    def pull(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        weight = pool.qkv.weight if pool.qkv is not None else torch.cat([pool.q.weight, pool.k.weight, pool.v.weight])
+        return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ weight
+
     def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
         if isinstance(pool, AttentionPool2d):
             table = resize_positions(pool.pos_embed, Grid(*pool.feat_size), grid, positions)
@@ -68,7 +73,7 @@ def timm_pool(visual: TimmModel, pool: AttentionPool2d | RotAttentionPool2d) -> 
                 q, k, v = raw_qkv(x)
                 return turn(q), turn(k), v
 
-        return (pool_block(heads, qkv, value, out),)
+        return (pool_block(heads, qkv, value, out, pull if isinstance(pool, AttentionPool2d) else None),)
 
     def project(tokens: Tensor) -> Tensor:
         for module in rest:
@@ -83,6 +88,7 @@ def timm_pool(visual: TimmModel, pool: AttentionPool2d | RotAttentionPool2d) -> 
         "embed": embed,
         "blocks_at": blocks_at,
         "project": project,
+        "to_feature": project,
         "pool": lambda tokens: project(tokens[:, 0]),
     }
 
@@ -125,8 +131,35 @@ def timm_map(visual: TimmModel) -> dict[str, Any]:
         "blocks_at": lambda grid, positions: blocks,
         "project": project,
         "pool": lambda tokens: finish(head(trunk.norm(tokens))),
+        "pooling": "latent",
+        "to_feature": finish,
+        "latent": _latent_block(head, trunk.norm),
         "bare": trunk.norm,
     }
+
+
+def _latent_block(head: AttentionPoolLatent, norm: nn.Module) -> Block:
+    heads = int(head.num_heads)
+
+    def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q = split_heads(head.q(head.latent.expand(len(x), -1, -1)), heads)
+        k, v = (split_heads(part, heads) for part in head.kv(x).chunk(2, dim=-1))
+        return head.q_norm(q), head.k_norm(k), v
+
+    def out(mixed: Tensor) -> Tensor:
+        return head.proj(merge_heads(mixed))
+
+    return Block(
+        heads,
+        norm,
+        qkv,
+        lambda x: qkv(x)[2],
+        out,
+        lambda x: head(norm(x))[:, None],
+        None if head.mlp is None else head.norm,
+        head.mlp,
+        residual=False,
+    )
 
 
 def _timm_block(block: nn.Module) -> Block:
@@ -152,4 +185,8 @@ def _timm_block(block: nn.Module) -> Block:
         inner = block.mlp
         return block.ls2(inner.fc2(inner.norm(inner.act(inner.fc1(x)))))
 
-    return Block(heads, block.norm1, qkv, value, out, block, block.norm2, mlp)
+    def pull(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ attn.qkv.weight
+
+    affine = isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity)
+    return Block(heads, block.norm1, qkv, value, out, block, block.norm2, mlp, pull=pull if affine else None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
@@ -28,15 +28,20 @@ class Method:
 
     Attributes:
         name: its name in the papers, lower case; also the name of its file and function.
+        kind: what it looks at: "similarity", "attention", "gradient", "perturbation" or "decomposition".
         keep: how many last blocks it reruns; None = all. An option `depth` can ask for more, see `keep_for`.
         signed: zero has a meaning, and values on both sides of it; pictures then diverge around zero.
         summary: one sentence with its source.
+        versus: options under which a map of the difference of two texts explains the difference of their scores, as in
+            every method that is linear in the text or differentiates its score; None where it does not.
     """
 
     name: str
+    kind: str
     keep: int | None
     signed: bool
     summary: str
+    versus: dict[str, Any] | None = field(default_factory=dict)
 
     @property
     def function(self) -> Callable[..., Float[Tensor, "image text row col"]]:
@@ -76,13 +81,15 @@ class Method:
 
         Args:
             encoding: from `eclip.encode`.
-            text: unit rows, from `eclip.encode_texts`.
+            text: unit rows, from `eclip.encode_texts`. The difference of two explains the difference of their scores,
+                with the options of `self.versus`.
             options: see `self.options`.
 
         Raises:
             OptionError: an option this method does not have, or a value of another type.
             KeepError: the encoding kept too few blocks.
             ShapeError: the texts are not (text, feature) of this model.
+            NoMeaningError: the formula has no meaning for this kind of tower.
         """
         feature = encoding.feature
         if text.ndim != 2 or text.shape[1] != feature.shape[1]:
@@ -90,7 +97,9 @@ class Method:
         self.check(options)
         import torch
 
-        with torch.no_grad():  # a method that needs gradients turns them on for itself
+        from eclip.backbones.base import evaluating
+
+        with torch.no_grad(), evaluating(encoding.backbone.model):  # methods that need gradients turn them on
             return self.function(encoding, text.to(feature.device), **options).float()
 
 
@@ -129,13 +138,44 @@ def _names(options: dict[str, Any]) -> str:
 
 
 DEFAULT_METHOD = "surgery"
-METHODS: dict[str, Method] = {
-    "itsm": Method("itsm", 0, False, "Cosine of every image token with the text (Li et al. 2022, ECLIP)."),
-    "rclip": Method("rclip", 0, False, "The same map upside down, since CLIP's is inverted (Li et al. 2022, ECLIP)."),
-    "maskclip": Method(
-        "maskclip", 1, False, "Cosine of what each patch itself passes on, attention left out (Zhou et al. 2022)."
-    ),
-    "surgery": Method(
-        "surgery", 6, True, "Value-to-value attention, minus what all texts share (Li et al. 2023, CLIP Surgery)."
-    ),
-}
+# fmt: off
+METHODS: dict[str, Method] = {method.name: method for method in (
+    Method("itsm", "similarity", 0, False,
+           "Cosine of every image token with the text (Li et al. 2022, ECLIP)."),
+    Method("rclip", "similarity", 0, False,
+           "The same map upside down, since CLIP's is inverted (Li et al. 2022, ECLIP)."),
+    Method("maskclip", "similarity", 1, False,
+           "Cosine of what each patch itself passes on, attention left out (Zhou et al. 2022)."),
+    Method("sclip", "similarity", 1, False,
+           "Cosine after query-to-query plus key-to-key attention in the last block (Wang et al. 2024)."),
+    Method("clearclip", "similarity", 1, False,
+           "Cosine of what query-to-query attention brings, no residual, no MLP (Lan et al. 2024)."),
+    Method("naclip", "similarity", 1, False,
+           "Cosine of what attention that favors near patches brings (Hajimiri et al. 2025)."),
+    Method("gem", "similarity", 6, False,
+           "Cosine after self-self attention of values, keys and queries (Bousselham et al. 2024)."),
+    Method("surgery", "similarity", 6, True,
+           "Value-to-value attention, minus what all texts share (Li et al. 2023, CLIP Surgery).", {"features": False}),
+    Method("attention", "attention", 1, False,
+           "Where the pooled token looks in the last block, whatever the text (mean over heads).", None),
+    Method("rollout", "attention", None, False,
+           "Attention followed through all blocks, whatever the text (Abnar and Zuidema 2020).", None),
+    Method("gradcam", "gradient", 1, True,
+           "Channels of a layer, weighted by the score's mean gradient (Selvaraju et al. 2017)."),
+    Method("chefer", "gradient", 1, False,
+           "Attention times the positive gradient of the score (Chefer et al. 2021, bi-modal)."),
+    Method("legrad", "gradient", 2, False,
+           "Positive gradient of a block's score in its attention (Bousselham et al. 2025, LeGrad)."),
+    Method("gradeclip", "gradient", 1, False,
+           "Values, weighted by gradient and by likeness to the pooled token (Zhao et al. 2024)."),
+    Method("rise", "perturbation", 0, True,
+           "Mean of random masks, weighted by the score of the photo seen through (Petsiuk et al. 2018)."),
+    Method("occlusion", "perturbation", 0, True,
+           "What the score loses when a window is covered (Zeiler and Fergus 2014)."),
+    Method("gscorecam", "perturbation", 1, False,
+           "Channels, weighted by the score of the photo seen through them (Chen et al. 2022).", None),
+    Method("decompose", "decomposition", None, True,
+           "What each patch adds to the feature directly, over all layers (Gandelsman et al. 2024).",
+           {"centered": False}),
+)}
+# fmt: on

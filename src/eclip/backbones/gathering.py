@@ -1,0 +1,158 @@
+"""The attention by which one query gathers an image into its feature, and gradients of scores for all texts at once.
+
+In a ViT with CLS the query is that token's, in the last block; in an attention pool the mean token's; in a MAP head it
+is learned. Only this one row carries the gradient of the score, so methods that stay inside it run no token but this
+one backward, and a copy of the row a text makes one backward pass serve every text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eclip.backbones.base import Encoding
+from eclip.blocks import Block, Fn, Heads, Tokens, attention, finish, run_block, unit
+from eclip.errors import NoMeaningError
+
+AT_ONCE = 1 << 26
+"""Numbers that one intermediate of a batched backward pass may hold; more texts than that allows take turns."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gathering:
+    """One query's attention over the tokens, and the way from what it gathers to the feature.
+
+    Attributes:
+        block: whose attention it is.
+        x: what enters the block.
+        q: the one query.
+        k: keys of all tokens.
+        v: values of all tokens.
+        attn: where the query looks.
+        to_feature: (..., channel) -> (..., feature), from the block's output row.
+    """
+
+    block: Block
+    x: Tokens
+    q: Float[Tensor, "image head 1 width"]
+    k: Heads
+    v: Heads
+    attn: Float[Tensor, "image head 1 token"]
+    to_feature: Fn
+
+    def features(self, mixed: Float[Tensor, "image head row width"]) -> Float[Tensor, "image row feature"]:
+        """Features the image would have if this were gathered; each row on its own."""
+        return self.to_feature(finish(self.block, self.x[:, :1], mixed))
+
+    def gradient(
+        self, text: Float[Tensor, "text feature"], mixed: Float[Tensor, "image head 1 width"] | None = None
+    ) -> Float[Tensor, "image head text width"]:
+        """Gradient of each text's score with respect to what is gathered: one backward pass of one row a text.
+
+        Args:
+            text: unit length, or a difference of two such.
+            mixed: what is gathered, if not `attn @ v`.
+        """
+        start = self.attn @ self.v if mixed is None else mixed
+        with torch.enable_grad():
+            rows = start.detach().repeat(1, 1, len(text), 1).requires_grad_()  # image head text width
+            features = unit(self.features(rows))
+            [grad] = torch.autograd.grad((features * text.to(features)).sum(), rows)
+        return grad
+
+
+def gather(encoding: Encoding, method: str, tokens: Tokens | None = None) -> Gathering:
+    """The one-query attention of a tower.
+
+    Args:
+        encoding: with the last block kept; in a tower with MAP head any.
+        method: who asks, for errors.
+        tokens: what enters it, if not what entered it in the model.
+
+    Raises:
+        NoMeaningError: the tower averages its patches, so no query gathers them.
+        KeepError: the last block was not kept.
+    """
+    backbone = encoding.backbone
+    if backbone.pooling == "average":
+        raise NoMeaningError(
+            method, backbone.name, backbone.family, "it averages its patches, and no single token gathers them"
+        )
+    if backbone.latent is not None:
+        block, x = backbone.latent, encoding.tokens
+    else:
+        [(block, x)] = encoding.tail(1, method)
+    x = x if tokens is None else tokens
+    return gather_from(encoding, block, x, block.norm1(x))
+
+
+def gather_from(encoding: Encoding, block: Block, x: Tokens, normed: Tokens) -> Gathering:
+    """The gathering of what entered the block, once it is normalized; in one graph with it if gradients are on."""
+    backbone = encoding.backbone
+
+    def to_feature(row: Tensor) -> Tensor:
+        return backbone.to_feature(row if backbone.final_norm is None else backbone.final_norm(row))
+
+    q, k, v = block.qkv(normed)
+    return Gathering(block, x, q[:, :, :1], k, v, attention(q[:, :, :1], k), to_feature)
+
+
+def rest(encoding: Encoding, count: int, x: Tokens, method: str) -> Float[Tensor, "image feature"]:
+    """The feature, rerun in the open from what enters the last `count` blocks, in one graph with it.
+
+    Args:
+        encoding: with these blocks kept.
+        count: how many blocks are still to run; 0 = pooling alone.
+        x: what enters the first of them.
+        method: who asks, for errors.
+    """
+    backbone = encoding.backbone
+    blocks = [block for block, _ in encoding.tail(count, method)]
+    last = blocks.pop() if blocks and backbone.pooling == "token" else None  # of that block one row will do
+    for block in blocks:
+        x = run_block(block, x)
+    if last is None:
+        return backbone.pool(x)
+    row = gather_from(encoding, last, x, last.norm1(x))
+    return row.features(row.attn @ row.v)[:, 0]
+
+
+def score_gradients(
+    feature: Float[Tensor, "image feature"],
+    text: Float[Tensor, "text feature"],
+    of: list[Tensor],
+) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Gradients of every text's score, cosine of feature and text, in batched backward passes.
+
+    Args:
+        feature: not normalized, with its graph.
+        text: unit length, or a difference of two such.
+        of: tensors (image, ...) of that graph.
+
+    Yields:
+        (which texts, gradients (text, image, ...) of each tensor); all texts in one go, as long as memory allows.
+    """
+    cotangents = cosine_slope(feature.detach(), text).to(feature)  # text image feature
+    widest = 4 * max(tensor.numel() for tensor in of)  # an MLP is four times as wide as its tokens
+    count = max(1, AT_ONCE // widest)
+    for first in range(0, len(text), count):
+        part = slice(first, min(first + count, len(text)))
+        grads = torch.autograd.grad(
+            feature, of, cotangents[part], is_grads_batched=True, retain_graph=part.stop < len(text)
+        )
+        yield part, list(grads)
+
+
+def cosine_slope(
+    feature: Float[Tensor, "image feature"], text: Float[Tensor, "text feature"]
+) -> Float[Tensor, "text image feature"]:
+    """Gradient of cosine(feature, text) with respect to the feature: (text - cosine * unit feature) / length."""
+    direction = unit(feature)
+    text = text.to(direction)
+    cosines = text @ direction.T  # text image
+    length = feature.to(direction).norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    return (text[:, None] - cosines[..., None] * direction) / length

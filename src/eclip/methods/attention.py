@@ -1,0 +1,33 @@
+"""Attention of the last block, the baseline of every paper here; it does not see the text."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from eclip import blocks
+from eclip.backbones.base import Encoding
+from eclip.backbones.gathering import gather
+
+
+def attention(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[Tensor, "image text row col"]:
+    """Where the token that becomes the feature looks: its row of the last block's attention, mean over heads.
+
+    Where patches are averaged, the mean of their rows; in a pool the mean token's row; in a MAP head the learned
+    query's.
+
+    Args:
+        encoding: with the last block kept.
+        text: only its number counts: every text has the same map.
+
+    Returns:
+        Shares of attention in [0, 1]; what is missing to a sum of 1 went to tokens that are no patches.
+    """
+    if encoding.backbone.pooling == "average":
+        [(block, x)] = encoding.tail(1, "attention")
+        q, k, _ = block.qkv(block.norm1(x))
+        attn = blocks.attention(q[:, :, encoding.prefix :], k).mean(dim=2, keepdim=True)
+    else:
+        attn = gather(encoding, "attention").attn
+    row = attn.mean(dim=1)[:, 0, encoding.prefix :]  # image patch
+    return encoding.on_grid(row[:, :, None].expand(-1, -1, len(text)))

@@ -1,0 +1,152 @@
+"""Decomposition of the feature by layer, token and head (Gandelsman et al. 2024, https://arxiv.org/abs/2310.05916).
+
+Code: yossigandelsman/clip_prs (CC BY-NC; written from the formula), commit e122b8a.
+Differs from it: raw, before clipping and resizing; also for attention pools and MAP heads, whose one attention layer is
+decomposed exactly, without the layers below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from eclip.backbones.base import Encoding
+from eclip.backbones.gathering import gather, gather_from
+from eclip.blocks import Block, split_heads
+from eclip.errors import NoMeaningError
+
+NEAR = 0.05
+"""How far, in shares of its length, the sum of parts may be off the feature; half precision is off by 0.02."""
+
+
+def decompose(
+    encoding: Encoding, text: Float[Tensor, "text feature"], *, centered: bool = True
+) -> Float[Tensor, "image text row col"]:
+    """Cosine with the text of what each patch adds to the feature through attention, over all layers and heads.
+
+    The pooled token's stream is a sum: where it starts, what each attention brings from each token, what each MLP adds.
+    The final norm is linearized at its actual mean and deviation, and the sum of all parts is the unit feature.
+
+    Args:
+        encoding: with all blocks kept.
+        text: unit length.
+        centered: subtract the mean over the texts, if there are two or more, as the authors do over their classes.
+
+    Returns:
+        Signed; without `centered` the sum over patches, plus the rest, is the score.
+
+    Raises:
+        NoMeaningError: patches are averaged, or norms inside the attention's output or the head mix the parts.
+    """
+    layers, rest = _stream(encoding)
+    part = 1 / (len(layers) + rest.shape[1])  # of all terms; the norm's mean and the biases are shared out among them
+    count = layers[0][1].shape[2]
+    own = torch.stack([block.out(weighted) + _bias(block, weighted) * (1 / count - 1) for block, weighted in layers])
+    tokens = _to_feature(encoding, own.sum(dim=0), len(layers) * part / count)  # image token feature
+    others = _to_feature(encoding, rest, part)
+    _check_sum(encoding, tokens.sum(dim=1) + others.sum(dim=1))
+    values = tokens[:, encoding.prefix :] @ text.to(tokens).T / _length(encoding)  # image patch text
+    if centered and len(text) > 1:
+        values = values - values.mean(dim=-1, keepdim=True)
+    return encoding.on_grid(values)
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """What adds up to the unit feature.
+
+    Attributes:
+        attention: what each token adds through each head of each attention layer.
+        rest: where the stream starts, then what each MLP adds.
+    """
+
+    attention: Float[Tensor, "image layer token head feature"]
+    rest: Float[Tensor, "image part feature"]
+
+
+def terms(encoding: Encoding) -> Terms:
+    """Every term of the decomposition on its own; their sum is the unit feature.
+
+    Args:
+        encoding: with all blocks kept.
+
+    Raises:
+        NoMeaningError: as in `decompose`.
+    """
+    with torch.no_grad():
+        layers, rest = _stream(encoding)
+        part, length = 1 / (len(layers) + rest.shape[1]), _length(encoding)
+        count = layers[0][1].shape[2]
+        parts = []
+        for block, weighted in layers:
+            own = torch.einsum("ihtw,hwc->ithc", weighted, _head_weights(block, weighted))
+            own = own + _bias(block, weighted) / (count * block.heads)
+            parts.append(_to_feature(encoding, own, part / (count * block.heads)) / length[..., None])
+        found = Terms(torch.stack(parts, dim=1), _to_feature(encoding, rest, part) / length)
+        _check_sum(encoding, (found.attention.sum(dim=(1, 2, 3)) + found.rest.sum(dim=1)) * length[:, 0])
+    return found
+
+
+def _stream(
+    encoding: Encoding,
+) -> tuple[list[tuple[Block, Float[Tensor, "image head token width"]]], Float[Tensor, "image part channel"]]:
+    """Attention-weighted values of each layer, seen from the token that becomes the feature, and the other terms."""
+    last = gather(encoding, "decompose")
+    if last.block.residual:
+        rows = [gather_from(encoding, block, x, block.norm1(x)) for block, x in encoding.tail(None, "decompose")]
+        rest = [rows[0].x[:, :1]]
+    else:
+        rows, rest = [last], []
+    for row in rows:
+        block, mixed = row.block, row.attn @ row.v
+        if block.mlp is not None and block.norm2 is not None:
+            before = block.out(mixed) + row.x[:, :1] if block.residual else block.out(mixed)
+            rest.append(block.mlp(block.norm2(before)))
+    layers = [(row.block, row.attn.transpose(-1, -2) * row.v) for row in rows]
+    return layers, torch.cat(rest, dim=1) if rest else encoding.tokens[:, :0]
+
+
+def _bias(block: Block, weighted: Tensor) -> Float[Tensor, " channel"]:
+    return block.out(torch.zeros_like(weighted[:1, :, :1]))[0, 0]
+
+
+def _head_weights(block: Block, weighted: Tensor) -> Float[Tensor, "head width channel"]:
+    """The output projection, read off one unit vector after the other."""
+    size = block.heads * weighted.shape[-1]
+    rows = torch.eye(size, dtype=weighted.dtype, device=weighted.device)[None]
+    matrix = block.out(split_heads(rows, block.heads))[0] - _bias(block, weighted)
+    return matrix.unflatten(0, (block.heads, -1))
+
+
+def _to_feature(encoding: Encoding, parts: Tensor, share: float) -> Float[Tensor, "*batch feature"]:
+    """Parts of the stream through the linearized norm and the projection; each takes this share of what is constant."""
+    backbone, norm = encoding.backbone, encoding.backbone.final_norm
+    if isinstance(norm, nn.LayerNorm):
+        row = encoding.tokens[:, 0]
+        shape = (-1,) + (1,) * (parts.ndim - 1)
+        mean = row.mean(dim=-1).reshape(shape)
+        deviation = (row.var(dim=-1, correction=0) + norm.eps).sqrt().reshape(shape)
+        parts = ((parts - share * mean) / deviation * norm.weight + share * norm.bias).to(row.dtype)
+    elif norm is not None:
+        parts = norm(parts)
+    zero = backbone.to_feature(parts.new_zeros(1, parts.shape[-1]))[0]
+    return backbone.to_feature(parts) + (share - 1) * zero
+
+
+def _length(encoding: Encoding) -> Float[Tensor, "image 1 1"]:
+    return encoding.feature.norm(dim=-1)[:, None, None]
+
+
+def _check_sum(encoding: Encoding, total: Float[Tensor, "image feature"]) -> None:
+    miss = (total - encoding.feature).norm(dim=-1) / encoding.feature.norm(dim=-1)
+    if miss.max() > NEAR:
+        backbone = encoding.backbone
+        raise NoMeaningError(
+            "decompose",
+            backbone.name,
+            backbone.family,
+            "norms inside its attention's output or its head mix the parts, so that they do not add up to the feature",
+        )

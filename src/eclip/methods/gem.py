@@ -1,0 +1,64 @@
+"""GEM, grounding everything (Bousselham et al. 2024, https://arxiv.org/abs/2312.00878).
+
+Formula as in shared code of mc-lan/ClearCLIP (its copy of GEM), commit ad68a40; the authors' own is WalBouss/GEM.
+Differs from it: cosines only, any grid; pools, which have no residual, take the mean of the three attentions alone.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+from torch.nn.functional import scaled_dot_product_attention as attend
+
+from eclip.backbones.base import Encoding
+from eclip.blocks import Heads, cosine
+from eclip.errors import OptionError
+
+
+def gem(
+    encoding: Encoding,
+    text: Float[Tensor, "text feature"],
+    *,
+    depth: int = 6,
+    iterations: int = 1,
+    residual: bool = True,
+) -> Float[Tensor, "image text row col"]:
+    """Cosine of tokens gathered by self-self attention of values, keys and queries over the last blocks.
+
+    For each z of v, k, q: unit rows a head; `iterations` times z <- unit(softmax(t z z) z); then softmax(t z z) v.
+    Their mean goes through the output projection into a second stream, without MLPs. The temperature t is the mean
+    length of the normalized tokens of an image over sqrt(width).
+
+    Args:
+        encoding: with the last `depth` blocks kept.
+        text: unit length.
+        depth: how many last blocks feed the second stream; the authors' six at least of twelve.
+        iterations: how often z is sharpened, 0 or more; the authors' one.
+        residual: False takes the last block's output alone instead of the sum.
+
+    Returns:
+        Cosines in [-1, 1].
+
+    Raises:
+        OptionError: depth below 1 or iterations below 0.
+    """
+    if depth < 1 or iterations < 0:
+        raise OptionError(f"'gem' needs depth >= 1 and iterations >= 0, got {depth} and {iterations}.")
+    tail = encoding.tail(depth if residual else 1, "gem")
+    stream: Tensor | float = tail[0][1] if residual and tail[0][0].residual else 0.0
+    for block, x in tail:
+        normed = block.norm1(x)
+        q, k, v = block.qkv(normed)
+        sharpness = normed.norm(dim=-1).mean(dim=1)[:, None, None, None] * v.shape[-1] ** -0.5  # one an image
+        mixed = (_self_self(v, v, sharpness, iterations) + _self_self(k, v, sharpness, iterations)) / 3
+        stream = stream + block.out(mixed + _self_self(q, v, sharpness, iterations) / 3)
+    assert isinstance(stream, Tensor)
+    return encoding.on_grid(cosine(encoding.backbone.project(stream[:, encoding.prefix :]), text))
+
+
+def _self_self(z: Heads, v: Heads, sharpness: Tensor, iterations: int) -> Heads:
+    z = normalize(z, dim=-1)
+    for _ in range(iterations):
+        z = normalize(attend(z * sharpness, z, z, scale=1.0), dim=-1)
+    return attend(z * sharpness, z, v, scale=1.0)

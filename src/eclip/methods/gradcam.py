@@ -1,0 +1,104 @@
+"""Grad-CAM (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391), as used on CLIP.
+
+Parity with jacobgil/pytorch-grad-cam (MIT), commit 084273b: its ViT recipe takes the output of the last block's first
+norm and drops CLS before the mean; of a CNN it takes the last feature map. Differs from it: raw values, before ReLU;
+the score is the cosine, without the logit's scale.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eclip.backbones.base import Encoding
+from eclip.backbones.gathering import Gathering, gather, gather_from, rest, score_gradients
+from eclip.backbones.pool import pool_tokens
+from eclip.blocks import attention, finish
+from eclip.errors import OptionError
+
+LAYERS = ("norm", "input")
+
+
+def gradcam(
+    encoding: Encoding, text: Float[Tensor, "text feature"], *, depth: int = 1, layer: str = "norm"
+) -> Float[Tensor, "image text row col"]:
+    """Sum of a layer's channels, each weighted by the mean over patches of the score's gradient.
+
+    Args:
+        encoding: with the last `depth` blocks kept.
+        text: unit length.
+        depth: which block of a ViT, counted from the end: 1 is the last. CNNs have their trunk's feature map alone.
+        layer: "norm" (output of the block's first norm) or "input" (of the block). No difference in a CNN.
+
+    Returns:
+        Signed, before ReLU: what is below zero speaks against the text.
+
+    Raises:
+        OptionError: depth is outside the tower, or the layer unknown.
+    """
+    if layer not in LAYERS:
+        raise OptionError(f"'gradcam' knows layer {' and '.join(LAYERS)}, got {layer!r}.")
+    if not 1 <= depth <= len(encoding.blocks):
+        raise OptionError(f"'gradcam' needs depth between 1 and {len(encoding.blocks)} here, got {depth}.")
+    if encoding.trunk is not None:
+        patches = encoding.trunk.flatten(2).transpose(1, 2)  # image patch channel
+        return encoding.on_grid(patches @ trunk_slope(encoding, text, "gradcam").transpose(1, 2))
+    block, x = encoding.tail(depth, "gradcam")[0]
+    activation = (block.norm1(x) if layer == "norm" else x)[:, encoding.prefix :]
+    weights = _block_slope(encoding, text, depth, layer)  # image text channel
+    return encoding.on_grid(activation @ weights.transpose(1, 2))
+
+
+def trunk_slope(
+    encoding: Encoding, text: Float[Tensor, "text feature"], method: str
+) -> Float[Tensor, "image text channel"]:
+    """Mean over positions of the scores' gradients with respect to a CNN's last feature map."""
+    assert encoding.trunk is not None, "for towers with a trunk"
+    last = gather(encoding, method)
+    if last.block.pull is None:
+        with torch.enable_grad():
+            trunk = encoding.trunk.detach().requires_grad_()
+            x = pool_tokens(trunk)
+            moved = gather_from(encoding, last.block, x, last.block.norm1(x))
+            feature = moved.features(moved.attn @ moved.v)[:, 0]
+        slopes = [grad.mean(dim=(3, 4)) for _, [grad] in score_gradients(feature, text, [trunk])]
+        return torch.cat(slopes).transpose(0, 1)
+    # A shift of all positions shifts every token, the mean included. Its keys then all move alike, which softmax does
+    # not see; so does what it gathers; the query moves by itself.
+    grad, slope = _attention_slope(last, text)
+    query = slope @ last.k  # image head text width
+    return last.block.pull(query, torch.zeros_like(query), grad) / (encoding.grid.row * encoding.grid.col)
+
+
+def _block_slope(encoding: Encoding, text: Tensor, depth: int, layer: str) -> Float[Tensor, "image text channel"]:
+    block, x = encoding.tail(depth, "gradcam")[0]
+    in_row = depth == 1 and encoding.backbone.pooling == "token"
+    if in_row and layer == "norm" and block.pull is not None:
+        last = gather(encoding, "gradcam")
+        grad, slope = _attention_slope(last, text)
+        patches = slice(encoding.prefix, None)
+        key = slope[..., patches].sum(dim=-1, keepdim=True) * last.q
+        value = last.attn[..., patches].sum(dim=-1, keepdim=True) * grad
+        return block.pull(torch.zeros_like(key), key, value) / (encoding.grid.row * encoding.grid.col)
+    with torch.enable_grad():
+        leaf = (block.norm1(x) if layer == "norm" else x).detach().requires_grad_()
+        stream, normed = (x, leaf) if layer == "norm" else (leaf, block.norm1(leaf))
+        if in_row:
+            last = gather_from(encoding, block, stream, normed)
+            feature = last.features(last.attn @ last.v)[:, 0]
+        else:
+            q, k, v = block.qkv(normed)
+            feature = rest(encoding, depth - 1, finish(block, stream, attention(q, k) @ v), "gradcam")
+    slopes = [grad[:, :, encoding.prefix :].mean(dim=2) for _, [grad] in score_gradients(feature, text, [leaf])]
+    return torch.cat(slopes).transpose(0, 1)
+
+
+def _attention_slope(
+    last: Gathering, text: Tensor
+) -> tuple[Float[Tensor, "image head text width"], Float[Tensor, "image head text token"]]:
+    """Gradients of the scores with respect to what is gathered, and to the products q k before scaling and softmax."""
+    grad = last.gradient(text)
+    raised = grad @ last.v.transpose(-1, -2)  # with respect to the attention
+    raised = raised - (raised * last.attn).sum(dim=-1, keepdim=True)
+    return grad, last.attn * raised * last.q.shape[-1] ** -0.5

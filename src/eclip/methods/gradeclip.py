@@ -1,0 +1,67 @@
+"""Grad-ECLIP (Zhao et al. 2024, https://arxiv.org/abs/2502.18816).
+
+Code: Cyang-Zhao/Grad-Eclip (no licence; written from the formula), commit 5c1b5cc.
+Differs from it: the model's own heads by default, where the release runs the last block with one head over the full
+width and so explains the score of another model; texts share one backward pass of one row each.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from eclip.backbones.base import Encoding
+from eclip.backbones.gathering import Gathering, gather
+from eclip.blocks import attention, merge_heads, split_heads, unit
+from eclip.errors import OptionError
+
+HEADS, LOOSENED = ("native", "single"), ("script", "notebook", "none")
+
+
+def gradeclip(
+    encoding: Encoding, text: Float[Tensor, "text feature"], *, heads: str = "native", loosened: str = "script"
+) -> Float[Tensor, "image text row col"]:
+    """Each patch's value, weighted by channel with the gradient of the score and by likeness to the pooled token.
+
+    relu(sum over channels of g_c v_nc r_n): g is the gradient of the score with respect to what the pooled token
+    gathers in the last block, v the values, and r_n the cosine of the pooled token's query with the key of patch n,
+    min-max over the patches: attention, loosened.
+
+    Args:
+        encoding: with the last block kept. The authors resize positions as "bicubic".
+        text: unit length.
+        heads: "native" (the model's own score) or "single" (one head over the full width, as released).
+        loosened: where query and key are compared: "script" (both through the output projection, as in the authors'
+            script), "notebook" (as they are, as in their notebooks) or "none" (r = 1).
+
+    Returns:
+        Evidence >= 0, no unit, comparable between texts of one image.
+
+    Raises:
+        OptionError: unknown heads or loosened.
+        NoMeaningError: the tower averages its patches.
+    """
+    if heads not in HEADS or loosened not in LOOSENED:
+        raise OptionError(
+            f"'gradeclip' knows heads {' and '.join(HEADS)} and loosened {', '.join(LOOSENED)}, got {heads!r} and "
+            f"{loosened!r}."
+        )
+    last = gather(encoding, "gradeclip")
+    mixed = None if heads == "native" else _single_head(last)
+    grad = merge_heads(last.gradient(text, mixed))  # image text channel
+    evidence = merge_heads(last.v)[:, encoding.prefix :] @ grad.transpose(1, 2)  # image patch text
+    if loosened != "none":
+        likeness = _likeness(last, loosened)[:, encoding.prefix :]
+        low, high = likeness.amin(dim=1, keepdim=True), likeness.amax(dim=1, keepdim=True)
+        evidence = evidence * ((likeness - low) / (high - low).clamp_min(1e-12))[..., None]
+    return encoding.on_grid(evidence.clamp_min(0))
+
+
+def _single_head(last: Gathering) -> Float[Tensor, "image head 1 width"]:
+    q, k, v = (merge_heads(part)[:, None] for part in (last.q, last.k, last.v))  # image 1 token channel
+    return split_heads((attention(q, k) @ v)[:, 0], last.block.heads)
+
+
+def _likeness(last: Gathering, loosened: str) -> Float[Tensor, "image token"]:
+    through = last.block.out if loosened == "script" else merge_heads
+    return (unit(through(last.k)) * unit(through(last.q))).sum(dim=-1)

@@ -1,0 +1,82 @@
+"""gScoreCAM (Chen et al. 2022, ACCV, https://doi.org/10.1007/978-3-031-26316-3_35).
+
+Code: anguyen8/gScoreCAM (MIT), commit 87c35a1.
+Differs from it: raw, before the last min-max; a channel that several texts ask for is looked through once.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from eclip.backbones.base import Encoding
+from eclip.backbones.gathering import rest, score_gradients
+from eclip.backbones.masking import masked_scores
+from eclip.errors import OptionError
+from eclip.methods.gradcam import trunk_slope
+
+
+def gscorecam(
+    encoding: Encoding, text: Float[Tensor, "text feature"], *, channels: int = 300, batch_size: int = 32
+) -> Float[Tensor, "image text row col"]:
+    """relu(sum over channels of w_c activation_c): w from the logit of the photo seen through each channel.
+
+    Of a CNN's last feature map, or the output of a ViT's last block, the channels with the largest signed mean gradient
+    are kept; each is enlarged, min-max, and multiplied with the photo. w is the softmax of the logits over all
+    channels, with 0 for those not kept.
+
+    Args:
+        encoding: with the last block kept. The whole tower is rerun once a channel that a text keeps.
+        text: unit length.
+        channels: how many a text keeps; the authors' 300, all if there are fewer.
+        batch_size: channels in one forward pass.
+
+    Returns:
+        Evidence >= 0, in units of the activations.
+
+    Raises:
+        OptionError: channels or batch_size below 1.
+    """
+    if channels < 1 or batch_size < 1:
+        raise OptionError(f"'gscorecam' needs channels and batch_size >= 1, got {channels} and {batch_size}.")
+    if encoding.trunk is not None:
+        activation, slope = encoding.trunk, trunk_slope(encoding, text, "gscorecam")
+    else:
+        activation = encoding.tokens[:, encoding.prefix :].transpose(1, 2).unflatten(2, encoding.grid)
+        slope = _output_slope(encoding, text)
+    kept = slope.topk(min(channels, slope.shape[-1]), dim=-1).indices  # image text channel
+    maps = [_one_image(encoding, text, image, activation[image], kept[image], batch_size) for image in range(len(kept))]
+    return torch.stack(maps)
+
+
+def _one_image(
+    encoding: Encoding,
+    text: Tensor,
+    image: int,
+    activation: Float[Tensor, "channel row col"],
+    kept: Tensor,
+    batch_size: int,
+) -> Float[Tensor, "text row col"]:
+    size = tuple(encoding.pixels.shape[2:])
+    wanted = kept.unique()
+    logits = torch.zeros(len(text), len(activation), device=activation.device)
+    for some in wanted.split(batch_size):
+        enlarged = interpolate(activation[None, some].float(), size, mode="bilinear", align_corners=True)[0]
+        low, high = enlarged.amin((1, 2), keepdim=True), enlarged.amax((1, 2), keepdim=True)
+        masks = (enlarged - low) / (high - low).clamp_min(1e-6)
+        scores = masked_scores(encoding, text, image, masks, batch_size)  # channel text
+        logits[:, some] = encoding.backbone.logit_scale * scores.T.to(logits)
+    own = torch.zeros_like(logits).scatter(1, kept, 1.0)  # a text counts its own channels alone
+    weights = (logits * own).softmax(dim=-1)
+    return torch.einsum("tc,crk->trk", weights, activation.to(weights)).clamp_min(0)
+
+
+def _output_slope(encoding: Encoding, text: Tensor) -> Float[Tensor, "image text channel"]:
+    """Mean over tokens of the scores' gradients with respect to the last block's output."""
+    with torch.enable_grad():
+        tokens = encoding.tokens.detach().requires_grad_()
+        feature = rest(encoding, 0, tokens, "gscorecam")
+    slopes = [grad.mean(dim=2) for _, [grad] in score_gradients(feature, text, [tokens])]
+    return torch.cat(slopes).transpose(0, 1)

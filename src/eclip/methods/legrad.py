@@ -1,0 +1,68 @@
+"""LeGrad (Bousselham et al. 2025, https://arxiv.org/abs/2404.03214).
+
+Code: WalBouss/LeGrad (MIT), commit a9edb03, with the sequence-first blocks it was written for; on today's open_clip the
+release takes its mean over images instead of tokens.
+Differs from it: no min-max, any grid, all texts in one backward pass; of a MAP head, the attention alone, without the
+filter that subtracts an empty prompt.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eclip.backbones.base import Encoding
+from eclip.backbones.gathering import gather, score_gradients
+from eclip.blocks import Block, Tokens, attention, finish
+from eclip.errors import OptionError
+
+
+def legrad(
+    encoding: Encoding, text: Float[Tensor, "text feature"], *, depth: int = 2
+) -> Float[Tensor, "image text row col"]:
+    """Positive gradient of a block's own score with respect to its attention, mean over heads and queries, summed.
+
+    A block's score is the cosine of the text with the mean of all its output tokens, sent through the model's head.
+    Where an attention layer pools the tokens (pools, MAP heads), the score is that of each block's output so pooled,
+    and the gradient is taken with respect to the pooling attention.
+
+    Args:
+        encoding: with the last `depth` blocks kept.
+        text: unit length.
+        depth: how many last blocks to sum; the authors' two.
+
+    Returns:
+        Relevance >= 0, no unit, comparable between texts of one image.
+
+    Raises:
+        OptionError: depth below 1.
+    """
+    if depth < 1:
+        raise OptionError(f"'legrad' needs depth >= 1, got {depth}.")
+    tail = encoding.tail(depth, "legrad")
+    if encoding.backbone.pooling == "latent":
+        outputs = [*(x for _, x in tail[1:]), encoding.tokens]
+        layers = [_pooling_slope(encoding, text, tokens) for tokens in outputs]
+    elif not tail[-1][0].residual:
+        layers = [_pooling_slope(encoding, text, None)]
+    else:
+        layers = [_block_slope(encoding, text, block, x) for block, x in tail]
+    return torch.stack(layers).sum(dim=0)[..., encoding.prefix :].unflatten(2, encoding.grid)
+
+
+def _pooling_slope(encoding: Encoding, text: Tensor, tokens: Tokens | None) -> Float[Tensor, "image text token"]:
+    pooled = gather(encoding, "legrad", tokens)
+    return (pooled.gradient(text) @ pooled.v.transpose(-1, -2)).clamp_min(0).mean(dim=1)
+
+
+def _block_slope(encoding: Encoding, text: Tensor, block: Block, x: Tokens) -> Float[Tensor, "image text token"]:
+    q, k, v = block.qkv(block.norm1(x))
+    with torch.enable_grad():
+        mixed = (attention(q, k) @ v).detach().requires_grad_()
+        feature = encoding.backbone.project(finish(block, x, mixed).mean(dim=1))
+    parts = []
+    for _, [grad] in score_gradients(feature, text, [mixed]):  # text image head query width
+        slope = (grad @ v.transpose(-1, -2)).clamp_min(0)  # text image head query token
+        parts.append(slope.mean(dim=(2, 3)).transpose(0, 1))
+    return torch.cat(parts, dim=1)

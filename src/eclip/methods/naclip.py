@@ -1,0 +1,58 @@
+"""NACLIP, attention that favors neighbors (Hajimiri et al. 2025, https://arxiv.org/abs/2404.08181).
+
+Code: sinahmr/NACLIP (MIT), commit 0cac3a6, its default architecture "reduced".
+Differs from it: cosines only. Sliding windows, softmax over classes and PAMR make a segmentation of them.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+from eclip.backbones.base import Encoding, Grid
+from eclip.blocks import cosine, finish
+from eclip.errors import OptionError
+
+
+def naclip(
+    encoding: Encoding,
+    text: Float[Tensor, "text feature"],
+    *,
+    std: float = 5.0,
+    neighbors: bool = True,
+    reduced: bool = True,
+) -> Float[Tensor, "image text row col"]:
+    """Cosine of what key-to-key attention with a bonus for near patches brings each patch: softmax(k k + near) v.
+
+    `near` is exp(-distance^2 / (2 std^2)), distance in patches; zero to and from tokens before the patches.
+
+    Args:
+        encoding: with the last block kept. The authors resize positions as "bicubic_plus01".
+        text: unit length.
+        std: of the Gaussian, in patches, above 0.
+        neighbors: False leaves the bonus out (the ablation "kk").
+        reduced: False keeps residual and MLP (the ablation "vanilla").
+
+    Returns:
+        Cosines in [-1, 1].
+
+    Raises:
+        OptionError: std is not above 0.
+    """
+    if not std > 0:
+        raise OptionError(f"'naclip' needs std > 0, got {std}.")
+    [(block, x)] = encoding.tail(1, "naclip")
+    _, k, v = block.qkv(block.norm1(x))
+    near = pad(_near(encoding.grid, std), (encoding.prefix, 0, encoding.prefix, 0)).to(k) if neighbors else None
+    patches = slice(encoding.prefix, None)
+    mixed = scaled_dot_product_attention(k, k, v, attn_mask=near)[:, :, patches]
+    tokens = block.out(mixed) if reduced else finish(block, x[:, patches], mixed)
+    return encoding.on_grid(cosine(encoding.backbone.project(tokens), text))
+
+
+def _near(grid: Grid, std: float) -> Float[Tensor, "patch other"]:
+    row, col = (torch.arange(side, dtype=torch.float64) for side in grid)
+    across = [torch.exp(-((axis[:, None] - axis) ** 2) / (2 * std**2)) for axis in (row, col)]
+    return torch.einsum("ij,kl->ikjl", *across).flatten(2).flatten(0, 1)  # a Gaussian is a product over the axes

@@ -1,0 +1,52 @@
+"""Attention rollout (Abnar and Zuidema 2020, https://arxiv.org/abs/2005.00928), over the whole depth.
+
+Differs from what circulates under the name: the script of Cyang-Zhao/Grad-Eclip, commit 5c1b5cc, collects the last
+block only by default, which is `attention`. Given all blocks it equals ours.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eclip.backbones.base import Encoding
+from eclip.backbones.gathering import gather
+from eclip.blocks import attention
+from eclip.errors import NoMeaningError
+
+
+def rollout(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[Tensor, "image text row col"]:
+    """How much of each patch reaches the feature if tokens are mixed by attention and residual alone, block by block.
+
+    Product over blocks of (mean over heads of attention + identity) / 2, later blocks on the left; then the row of the
+    token that becomes the feature: CLS, the mean of all patches where those are averaged, or a MAP head's query.
+
+    Args:
+        encoding: with all blocks kept.
+        text: only its number counts: every text has the same map.
+
+    Returns:
+        Shares in [0, 1]; what is missing to a sum of 1 came from tokens that are no patches.
+
+    Raises:
+        NoMeaningError: an attention pool, which has one attention and no residual.
+    """
+    backbone = encoding.backbone
+    if not encoding.blocks[-1].residual:
+        why = "its one attention layer has no depth to roll over (see 'attention')"
+        raise NoMeaningError("rollout", backbone.name, backbone.family, why)
+    tail = encoding.tail(None, "rollout")
+    if backbone.pooling == "latent":
+        share = gather(encoding, "rollout").attn.mean(dim=1)[:, 0]  # image token
+    else:
+        share = torch.zeros_like(encoding.tokens[..., 0])
+        if backbone.pooling == "token":
+            share[:, 0] = 1
+        else:
+            share[:, encoding.prefix :] = 1 / (share.shape[1] - encoding.prefix)
+    for block, x in reversed(tail):
+        q, k, _ = block.qkv(block.norm1(x))
+        mixed = share[:, None, None] @ attention(q, k)  # image head 1 token
+        share = (mixed.mean(dim=1)[:, 0] + share) / 2
+    return encoding.on_grid(share[:, encoding.prefix :, None].expand(-1, -1, len(text)))

@@ -1,0 +1,33 @@
+"""SCLIP, correlative self-attention in the last block (Wang et al. 2024, https://arxiv.org/abs/2312.01597).
+
+Code: wangf3014/SCLIP (no licence; written from the formula), commit b56bd30.
+Differs from it: cosines only. Sliding windows, softmax over classes, thresholds and PAMR make a segmentation of them.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from eclip.backbones.base import Encoding
+from eclip.blocks import cosine, finish
+
+
+def sclip(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[Tensor, "image text row col"]:
+    """Cosine of each patch with the text after softmax(q q) v + softmax(k k) v in the last block: like looks at like.
+
+    Residual and MLP stay. Each softmax is over all tokens with the usual scale 1 / sqrt(width), so a row sums to 2.
+
+    Args:
+        encoding: with the last block kept. The authors resize positions as "bicubic_plus01".
+        text: unit length.
+
+    Returns:
+        Cosines in [-1, 1].
+    """
+    [(block, x)] = encoding.tail(1, "sclip")
+    q, k, v = block.qkv(block.norm1(x))
+    mixed = scaled_dot_product_attention(q, q, v) + scaled_dot_product_attention(k, k, v)
+    tokens = finish(block, x, mixed)[:, encoding.prefix :]
+    return encoding.on_grid(cosine(encoding.backbone.project(tokens), text))

@@ -44,7 +44,7 @@ VOC_NAMES = [
     "train",
     "tv monitor",
 ]
-METHODS = ("surgery", "maskclip", "itsm", "rclip")
+CARD = "surgery,maskclip,itsm,rclip"
 THRESHOLDS = np.arange(20) * 0.05
 
 
@@ -101,24 +101,26 @@ def score_map(heat: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> np.n
     return np.concatenate([[contrast], hits / (inner.size + false)])
 
 
-def voc(backbone: eclip.Backbone, data: Path, end: str, origin: str) -> dict[str, float]:
+def voc(
+    backbone: eclip.Backbone, data: Path, end: str, origin: str, methods: tuple[str, ...], every: int
+) -> dict[str, float]:
     """Maps and best names over the photos of one origin ("" for all), with all 20 names asked together."""
     folder = data / "voc2012seg"
     text = eclip.encode_texts(backbone, [f"a photo of a {name}{end}" for name in VOC_NAMES], templates="none")
     rows = [row.split("\t") for row in (folder / "index.tsv").read_text().splitlines()[1:]]
-    names = [row[0] for row in rows if not origin or row[1] == origin]
-    hits, scores = [], {method: [] for method in METHODS}
+    names = [row[0] for row in rows if not origin or row[1] == origin][::every]
+    hits, scores = [], {method: [] for method in methods}
     for start in range(0, len(names), 16):
         part = names[start : start + 16]
         photos = [Image.open(folder / "images" / f"{name}.jpg").convert("RGB") for name in part]
         encoding = encode_photos(backbone, photos)
         answers = (F.normalize(encoding.feature, dim=-1) @ text.T).argmax(1)
-        maps = {method: eclip.METHODS[method](encoding, text) for method in METHODS}
+        maps = {method: eclip.METHODS[method](encoding, text) for method in methods}
         for i, name in enumerate(part):
             mask = np.array(Image.open(folder / "masks" / f"{name}.png"))
             present = present_classes(mask)
             hits.append(int(answers[i]) + 1 in present)
-            for method in METHODS:
+            for method in methods:
                 raw = maps[method][i, [number - 1 for number in present]]
                 low, high = raw.amin((1, 2), keepdim=True), raw.amax((1, 2), keepdim=True)
                 unit = ((raw - low) / (high - low).clamp(min=1e-12))[None]
@@ -140,15 +142,20 @@ def main() -> None:
     parser.add_argument("--model", default="mini", help="any name that eclip.load knows")
     parser.add_argument("--only", choices=["flickr8k", "caltech101", "voc"])
     parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--methods", default=CARD, help="for voc, joined by commas; any of eclip's")
+    parser.add_argument("--every", type=int, default=1, help="for voc, every N-th photo alone")
     args = parser.parse_args()
     backbone = eclip.load(args.model)
+    methods = tuple(args.methods.split(","))
     tasks = {
         "flickr8k": {"flickr8k test": lambda: flickr8k(backbone, args.data)},
         "caltech101": {"caltech101 test": lambda: caltech101(backbone, args.data)},
         "voc": {
-            'voc2012seg, "a photo of a X"': lambda: voc(backbone, args.data, "", ""),
-            'voc2012seg, "a photo of a X."': lambda: voc(backbone, args.data, ".", ""),
-            'voc2012seg, voc2012_val only, "a photo of a X"': lambda: voc(backbone, args.data, "", "voc2012_val"),
+            'voc2012seg, "a photo of a X"': lambda: voc(backbone, args.data, "", "", methods, args.every),
+            'voc2012seg, "a photo of a X."': lambda: voc(backbone, args.data, ".", "", methods, args.every),
+            'voc2012seg, voc2012_val only, "a photo of a X"': lambda: voc(
+                backbone, args.data, "", "voc2012_val", methods, args.every
+            ),
         },
     }
     results = {}

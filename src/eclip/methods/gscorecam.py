@@ -19,7 +19,7 @@ from eclip.methods.gradcam import trunk_slope
 
 
 def gscorecam(
-    encoding: Encoding, text: Float[Tensor, "text feature"], *, channels: int = 300, batch_size: int = 32
+    encoding: Encoding, text: Float[Tensor, "text feature"], *, channels: int | None = None, batch_size: int = 8
 ) -> Float[Tensor, "image text row col"]:
     """relu(sum over channels of w_c activation_c): w from the logit of the photo seen through each channel.
 
@@ -30,7 +30,8 @@ def gscorecam(
     Args:
         encoding: with the last block kept. The whole tower is rerun once a channel that a text keeps.
         text: unit length.
-        channels: how many a text keeps; the authors' 300, all if there are fewer.
+        channels: how many a text keeps. None: a tenth of them, 300 at most, which is the authors' 300 of 3,072 on the
+            tower they favor.
         batch_size: channels in one forward pass.
 
     Returns:
@@ -39,14 +40,16 @@ def gscorecam(
     Raises:
         OptionError: channels or batch_size below 1.
     """
-    if channels < 1 or batch_size < 1:
+    if (channels is not None and channels < 1) or batch_size < 1:
         raise OptionError(f"'gscorecam' needs channels and batch_size >= 1, got {channels} and {batch_size}.")
     if encoding.trunk is not None:
         activation, slope = encoding.trunk, trunk_slope(encoding, text, "gscorecam")
     else:
         activation = encoding.tokens[:, encoding.prefix :].transpose(1, 2).unflatten(2, encoding.grid)
         slope = _output_slope(encoding, text)
-    kept = slope.topk(min(channels, slope.shape[-1]), dim=-1).indices  # image text channel
+    width = slope.shape[-1]
+    count = min(300, -(-width // 10)) if channels is None else min(channels, width)
+    kept = slope.topk(count, dim=-1).indices  # image text channel
     maps = [_one_image(encoding, text, image, activation[image], kept[image], batch_size) for image in range(len(kept))]
     return torch.stack(maps)
 

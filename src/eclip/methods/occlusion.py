@@ -20,7 +20,7 @@ def occlusion(
     *,
     window: int = 3,
     stride: int | None = None,
-    batch_size: int = 32,
+    batch_size: int = 8,
 ) -> Float[Tensor, "image text row col"]:
     """What the score loses when a window is covered with the mean color, mean over the windows that cover a patch.
 

@@ -25,7 +25,7 @@ def rise(
     keep: float = 0.5,
     centered: bool = True,
     seed: int = 0,
-    batch_size: int = 32,
+    batch_size: int = 8,
 ) -> Float[Tensor, "image text row col"]:
     """Mean of random masks, weighted by the score of the photo seen through each: sum_i s_i M_i / (masks * keep).
 

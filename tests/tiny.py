@@ -88,7 +88,7 @@ GAPS: dict[str, tuple[str, ...]] = {
 }
 """Methods and the families on which they have no meaning."""
 
-FEW: dict[str, dict[str, Any]] = {"rise": {"mask_count": 24}, "gscorecam": {"channels": 12}}
+FEW: dict[str, dict[str, Any]] = {"rise": {"mask_count": 12}, "gscorecam": {"channels": 12}}
 """Options that make perturbation methods quick."""
 
 

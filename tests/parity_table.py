@@ -1,4 +1,4 @@
-"""The largest differences behind the parity tests, as two tables.
+"""What works where, and the largest differences behind the parity tests, as three tables.
 
 python tests/parity_table.py
 """
@@ -11,9 +11,10 @@ import torch
 import eclip
 import test_golden as golden
 import tiny
+from eclip.errors import NoMeaningError
 
 
-def families() -> None:
+def towers() -> None:
     print(f"{'family':<24}{'float64':>10}{'float32':>10}   |feature - encode_image|, on and off the training grid")
     for family in tiny.FAMILIES:
         worst = []
@@ -29,41 +30,36 @@ def families() -> None:
         print(f"{family:<24}{worst[0]:>10.1e}{worst[1]:>10.1e}")
 
 
+def meanings() -> None:
+    print(f"\n{'method':<12}" + "".join(f"{family:<22}" for family in tiny.FAMILIES))
+    reasons = {}
+    for name, method in eclip.METHODS.items():
+        row = []
+        for family in tiny.FAMILIES:
+            backbone = tiny.backbone(family)
+            try:
+                method(eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone), **tiny.FEW.get(name, {}))
+                row.append("works")
+            except NoMeaningError as error:
+                number = list(reasons).index(error.why) if error.why in reasons else len(reasons)
+                reasons[error.why] = row.append(f"no ({number + 1})")
+        print(f"{name:<12}" + "".join(f"{cell:<22}" for cell in row))
+    for number, why in enumerate(reasons, 1):
+        print(f"({number}) {why}")
+
+
 def methods() -> None:
-    print(f"\n{'model':<12}{'method':<10}{'golden array':<44}{'difference':>11}")
-    for model in golden.MODELS:
-        for name, positions, run in _cases(model):
-            method = name.split(" ")[0]
-            difference = run(positions)
-            print(f"{model:<12}{method:<10}{name.split(' ')[1]:<44}{difference:>11.1e}")
-
-
-def _cases(model):
-    pool = model == "tiny-rn"
-
-    def rows(method, size, file, array, **options):
-        def run(positions: str) -> float:
-            encoding = golden._encode(model, size, positions)
-            stored = golden._golden(file, model, array)
-            expected = stored if stored.ndim == 4 else golden._patches(encoding, stored)
-            ours = eclip.METHODS[method](encoding, golden._classes(), **options).numpy()
-            return float(np.abs(ours - expected).max())
-
-        return f"{method} {array}", "bicubic" if method == "maskclip" else "bilinear", run
-
-    yield rows("itsm", "native", "itsm", "similarity_native")
-    for size in ["native", "rect96x160"] if pool else ["native", "square96", "rect48x80"]:
-        suffix = "" if pool else "_clip_quickgelu_eps1e-5"
-        yield rows("maskclip", size, "maskclip", f"scores_{size}{suffix}")
-    for size in ["native", "square192"] if pool else ["native", "square96"]:
-        for resnet in ["released_vv", "normed_scale8"] if pool else [""]:
-            options = {"resnet": resnet} if pool else {}
-            name = f"fsurgery_scores_{size}_{resnet}".rstrip("_")
-            yield rows("surgery", size, "clip_surgery", name, **options)
+    print(f"\n{'method':<12}{'model':<12}{'golden array':<52}{'difference':>11}{'atol':>8}   (rtol 1e-4)")
+    for case in sorted(golden.CASES, key=lambda case: list(eclip.METHODS).index(case.method)):
+        ours, theirs = case.compare()
+        array = f"{case.file}/{case.array}" + (f" {case.options}" if case.options else "")
+        difference = np.abs(ours - theirs).max()
+        print(f"{case.method:<12}{case.model:<12}{array:<52}{difference:>11.1e}{case.atol:>8.0e}")
 
 
 if __name__ == "__main__":
-    families()
+    towers()
+    meanings()
     if golden.GOLDEN.is_dir():
         methods()
     else:

@@ -374,27 +374,36 @@ def test_maps_are_float32_without_gradient_and_texts_are_checked() -> None:
 
 @pytest.mark.parametrize("family", ["vit", "resnet", "siglip"])
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.versus is not None])
-def test_the_difference_of_two_texts_explains_the_difference_of_their_scores(name: str, family: str) -> None:
-    """Linear methods: the difference of the two maps. Gradients: negative where the sides are changed, before ReLU."""
+def test_the_difference_of_two_texts_is_signed(name: str, family: str) -> None:
+    """Changing sides changes the sign; of linear methods it is the difference of the two maps."""
     backbone = tiny.backbone(family, torch.float64)
-    encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone, 2).double()
-    options = {**tiny.FEW.get(name, {}), **(METHODS[name].versus or {})}
-    asked = (text[:1], text[1:], text[:1] - text[1:])
-    one, other, versus = (METHODS[name].function(encoding, of, **options) for of in asked)
-    if METHODS[name].kind != "gradient" or name == "gradcam":
-        torch.testing.assert_close(versus, one - other, rtol=0, atol=1e-10)
-    else:
-        back = METHODS[name].function(encoding, text[1:] - text[:1], **options)
-        assert (versus - back).abs().max() > 1e-6
-        assert (versus - one).abs().max() > 1e-6
-    assert versus.std() > 1e-9
+    encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone, 3).double()
+    method, options = METHODS[name], tiny.FEW.get(name, {})
+    for_two = method.difference(encoding, text[:2], text[2:], **options)
+    against = method.difference(encoding, text[2:], text[:1], **options)
+    torch.testing.assert_close(against, -for_two[:, :1], rtol=0, atol=1e-6)
+    assert for_two.std() > 1e-9
+    if method.kind == "gradient" and not method.signed:
+        assert (for_two > 0).any()
+        assert (for_two < 0).any(), "what speaks for the other text is kept"
+        return
+    own = [method(encoding, text[i : i + 1], **options, **(method.versus or {})) for i in range(3)]
+    torch.testing.assert_close(for_two, torch.cat(own[:2], dim=1) - own[2], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["attention", "rollout", "gscorecam"])
+def test_a_method_that_cannot_explain_a_difference_says_so(name: str) -> None:
+    backbone = tiny.backbone("vit")
+    encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone, 2)
+    with pytest.raises(OptionError, match=f"'{name}' cannot explain the difference.*These can: itsm, rclip, maskclip"):
+        METHODS[name].difference(encoding, text[:1], text[1:])
 
 
 # --- what holds for every method, on every family ---
 
 EVERY = [(name, family) for name in METHODS for family in tiny.FAMILIES if family not in tiny.GAPS.get(name, ())]
 FLAT = {("gem", pool) for pool in tiny.POOLS}
-"""Random pools have short tokens, so GEM's temperature, which is their length, is near 0 and all tokens become alike."""
+"""Random pools have short tokens: GEM's temperature, which is their length, is near 0, and all tokens become alike."""
 FAINT = {("rise", "resnet"), ("occlusion", "resnet")}
 """A random ResNet's score hardly sees the photo; what is left of a difference of scores in bfloat16 is rounding."""
 

@@ -4,7 +4,8 @@ import torch
 from PIL import Image, ImageChops
 
 from eclip import heatmap, render
-from eclip.errors import OptionError, ShapeError
+from eclip.errors import EclipError, OptionError, ShapeError
+from eclip.render import Row, Section, letters, panels, table
 
 RAMP = np.tile(np.linspace(0, 1, 300, dtype=np.float32), (200, 1))
 
@@ -97,7 +98,7 @@ def test_outline_runs_where_the_heat_map_is_half(signed):
 def test_large_photos_are_drawn_in_blocks_without_seams(monkeypatch):
     values = np.random.default_rng(0).random((200, 300)).astype(np.float32)
     whole = render.overlay(gray((300, 200)), values, signed=False)
-    monkeypatch.setattr(render, "BLOCK_PIXELS", 300 * 7)
+    monkeypatch.setattr(panels, "BLOCK_PIXELS", 300 * 7)
     assert ImageChops.difference(whole, render.overlay(gray((300, 200)), values, signed=False)).getbbox() is None
 
 
@@ -135,11 +136,11 @@ def test_small_photos_are_made_large_enough_to_see(size, expected):
 
 
 def test_long_text_is_cut_with_an_ellipsis_to_the_room():
-    line, font = render._fit("a dog " * 500, 120.0, 14)
+    line, font = letters.fit("a dog " * 500, 120.0, 14)
     assert line.startswith("a dog a dog") and line.endswith("…") and not line.endswith(" …")
     assert 100 < font.getlength(line) <= 120
-    assert render._fit("a dog", 120.0, 14)[0] == "a dog"
-    assert render._fit("a dog", 3.0, 14)[0] == ""
+    assert letters.fit("a dog", 120.0, 14)[0] == "a dog"
+    assert letters.fit("a dog", 3.0, 14)[0] == ""
 
 
 @pytest.mark.parametrize(
@@ -154,10 +155,24 @@ def test_long_text_is_cut_with_an_ellipsis_to_the_room():
     ],
 )
 def test_letters_no_font_has_are_spelled(monkeypatch, text, shown):
-    monkeypatch.setattr(render, "SYSTEM_FONTS", ("no such font.ttf",))
-    render._fonts.cache_clear()
-    assert render._fit(text, 1000.0, 14)[0] == shown
-    render._fonts.cache_clear()
+    monkeypatch.setattr(letters, "SYSTEM_FONTS", ("no such font.ttf",))
+    letters.fonts.cache_clear()
+    assert letters.fit(text, 1000.0, 14)[0] == shown
+    letters.fonts.cache_clear()
+
+
+def test_wrapped_lines_fit_break_at_spaces_and_end_in_an_ellipsis():
+    words = "an elephant beside a man in front of a wall"
+    lines, font = letters.wrap(words, 120, 14, 9)
+    assert " ".join(lines) == words and len(lines) == 3
+    assert max(font.getlength(line) for line in lines) <= 120
+    assert font.getlength(f"{lines[0]} {lines[1].split()[0]}") > 120, "a line is as full as it can be"
+    cut, _ = letters.wrap(words, 120, 14, 2)
+    assert cut[0] == lines[0] and cut[1].endswith("…")
+    assert words.removeprefix(f"{lines[0]} ").startswith(cut[1][:-1]) and font.getlength(cut[1]) <= 120
+    broken, _ = letters.wrap("o" * 40, 120, 14, 9)
+    assert "".join(broken) == "o" * 40 and max(font.getlength(line) for line in broken) <= 120
+    assert letters.wrap("", 120, 14, 2)[0] == []
 
 
 def test_lone_surrogates_and_other_scripts_draw():
@@ -211,3 +226,120 @@ def test_values_outside_their_range_are_refused(values, signed):
 def test_alpha_outside_its_range_is_refused():
     with pytest.raises(OptionError, match=r"between 0 and 1, got 1\.5"):
         render.overlay(gray((4, 4)), np.eye(4, dtype=np.float32), signed=False, alpha=1.5)
+
+
+# --- grid: a row a method, a column a text -------------------------------------
+
+LEFT, TOP = 32 + 220 + 24, 32 + 147 + 8  # where panels of 220 x 147 begin, and the first row: below the photo
+
+
+def section(*rows, name="m", scores=(0.3, 0.2)):
+    return Section(name, "note", None if scores is None else np.array(scores, np.float32), rows)
+
+
+def row(maps, name="itsm", kind="similarity"):
+    return Row(name, kind, "12 ms", np.array(maps, np.float32))
+
+
+def grid(*sections, texts=("a dog", "grass"), size=(300, 200), **options):
+    return render.grid(gray(size), sections, texts=texts, **options)
+
+
+def drawn(values, size=(220, 147), signed=False):
+    return render.overlay(gray(size), np.array(values, np.float32), signed=signed, legend=False)
+
+
+def same(picture, box, expected):
+    return ImageChops.difference(picture.crop(box), expected).getbbox() is None
+
+
+def box(column, top, width=220, height=147):
+    return LEFT + column * (width + 8), top, LEFT + column * (width + 8) + width, top + height
+
+
+def test_grid_has_a_row_a_method_and_a_column_a_text():
+    first, second, other = [[[0, 8]], [[3, 1]]], [[[0, 0]], [[2, 0]]], [[[1, 0]], [[0, 1]]]
+    picture = grid(section(row(first), row(second, "rclip"), row(other, "legrad", "gradient")))
+    photo = gray((220, 147))
+    assert same(picture, (32, 32, 32 + 220, 32 + 147), photo)
+    assert picture.width == LEFT + 470 + 32  # 2 panels take 448; the words below take 470
+    assert same(picture, box(0, TOP + 8), drawn([[0, 1]])) and same(picture, box(1, TOP + 8), drawn([[1, 0]]))
+    below = TOP + 8 + 147 + 8
+    assert same(picture, box(0, below), drawn([[0, 0]])) and same(picture, box(1, below), drawn([[1, 0]]))
+    other_kind = below + 147 + 22
+    assert same(picture, box(0, other_kind), drawn([[1, 0]]))
+
+
+def test_grid_lays_models_below_one_another_with_their_own_scores():
+    one = section(row([[[0, 1]], [[0, 1]]]))
+    two = grid(one, one)
+    assert two.width == grid(one).width
+    other = section(row([[[0, 1]], [[0, 1]]]), scores=(0.3, 0.1))
+    second = (0, TOP + 8 + 147, two.width, two.height)
+    assert same(two, (0, 0, two.width, second[1]), grid(one, other).crop((0, 0, two.width, second[1])))
+    assert not same(two, second, grid(one, other).crop(second))
+    assert two.height - grid(one).height == 32 + 32 + 17 + 11 + 20 + 17 + 8 + 8 + 147  # no photo in the second header
+
+
+def test_grid_scale_is_of_each_map_or_of_the_row():
+    rows = section(row([[[0, 2]], [[1, 8]]]))
+    of_map, of_row = grid(rows), grid(rows, scale="row")
+    assert same(of_map, box(0, TOP + 8), drawn([[0, 1]])) and same(of_map, box(1, TOP + 8), drawn([[0, 1]]))
+    assert same(of_row, box(0, TOP + 8), drawn([[0, 0.25]])) and same(of_row, box(1, TOP + 8), drawn([[0.125, 1]]))
+    with pytest.raises(OptionError, match=r"map, row, got 'all'"):
+        grid(rows, scale="all")
+
+
+def test_grid_versus_is_blue_for_the_other_text_and_says_so():
+    rows = section(row([[[-4, 2]], [[0, 8]]]))
+    picture = grid(rows, versus="a wolf")
+    top = TOP + 8  # words above the panels, "not a wolf" among them, are still lower than the photo
+    assert same(picture, box(0, top), drawn([[-1, 0.5]], signed=True))
+    left, right = (picture.getpixel((x, top + 70)) for x in (LEFT + 5, LEFT + 228 + 215))
+    assert left[2] > left[0] and right[0] > right[2]
+    assert ImageChops.difference(picture, grid(rows, versus="a cat")).getbbox() is not None
+
+
+def test_grid_spans_a_gap_over_the_row_with_its_reason():
+    rows = row([[[0, 1]], [[1, 0]]]), Row("rollout", "similarity", gap="it has no depth")
+    picture = grid(section(*rows))
+    top = TOP + 8 + 147 + 8
+    for x in (LEFT + 8, LEFT + 224, picture.width - 32 - 8):
+        assert picture.getpixel((x, top + 8)) == table.QUIET, "one quiet cell over all columns"
+    assert picture.getpixel((picture.width - 30, top + 8)) == table.BACKGROUND
+    assert np.asarray(picture.crop((LEFT, top, picture.width - 32, top + 66))).max() > 100, (
+        "the reason is written there"
+    )
+    assert np.asarray(picture.crop((32, top, LEFT, top + 66))).max() > 100, "and the name beside it"
+    alone = grid(section(rows[1], scores=None))
+    assert alone.height < picture.height
+
+
+def test_grid_shows_the_twenty_texts_that_score_best():
+    maps = np.zeros((25, 1, 2), np.float32)
+    maps[24, 0, 1] = 1  # the map of the text that scores best
+    rows = section(Row("itsm", "similarity", "", maps), scores=np.linspace(-0.1, 0.3, 25))
+    picture = grid(rows, texts=[f"text {index}" for index in range(25)])
+    left = 32 + 176 + 24
+    assert picture.width == left + 20 * 168 - 8 + 32
+    size = (160, 107)
+    top = 32 + 107 + 8 + 8
+    assert same(picture, (left, top, left + 160, top + 107), drawn([[0, 1]], size))
+    assert same(picture, (left + 168, top, left + 328, top + 107), drawn([[0, 0]], size))
+
+
+@pytest.mark.parametrize(("size", "panel"), [((1, 4000), (16, 220)), ((4000, 1), (220, 16)), ((3, 3), (220, 220))])
+def test_grid_of_photos_of_any_shape(size, panel):
+    picture = grid(section(row([[[0, 1]], [[1, 0]]])), size=size)
+    left = 32 + max(176, panel[0]) + 24
+    header = max(panel[1], 97)
+    top = 32 + header + 16
+    assert same(picture, (left, top, left + panel[0], top + panel[1]), drawn([[0, 1]], panel))
+    second = left + max(panel[0], 112) + 8
+    assert same(picture, (second, top, second + panel[0], top + panel[1]), drawn([[1, 0]], panel))
+    assert picture.width < 900 and picture.height < 700
+
+
+def test_grid_refuses_values_that_are_no_numbers():
+    with pytest.raises(EclipError, match="NaN or infinite"):
+        grid(section(row([[[np.nan, 1]], [[0, 1]]])))

@@ -1,0 +1,60 @@
+"""The command line. Results go to stdout, progress and complaints to stderr.
+
+Exit codes: 0 all done; 1 something failed (a photo, a folder, a download) and the rest is done; 2 wrong usage.
+Nothing heavy is imported before names and options are checked, so that help and a wrong name answer at once.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from eclip import __version__
+from eclip.cli import compare, explain, lists
+
+app = typer.Typer(
+    help="Which part of this image made a CLIP-like model match this text?",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+app.command()(explain.explain)
+app.command()(compare.compare)
+app.command()(lists.doctor)
+app.add_typer(lists.models_app, name="models")
+app.add_typer(lists.methods_app, name="methods")
+
+
+def main() -> None:
+    """Entry point of the `eclip` command."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("eclip: %(message)s"))
+    logging.getLogger("eclip").addHandler(handler)
+    logging.getLogger().addHandler(logging.NullHandler())  # what libraries log is in our own messages
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it has a handler of its own
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names that are no Unicode are shown all the same
+    app()
+
+
+def _version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"eclip {__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,122 @@
+"""What `eclip explain` and `eclip compare` are asked alike: their options, checked; and what they say at the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from eclip.backbones.catalog import DEFAULT_MODEL, OPENAI_HINT, split_name
+from eclip.errors import ModelError, OptionError, TextError
+from eclip.reported import stop
+from eclip.templates import resolve
+from eclip.writer import FORMATS, Folder
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+Resize = StrEnum("Resize", ["squash", "keep"])
+Scale = StrEnum("Scale", ["map", "row"])
+Positions = StrEnum("Positions", ["bicubic_aa", "bicubic", "bilinear", "bicubic_plus01"])
+
+Sources = Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Photos, folders or glob patterns.")]
+Texts = Annotated[
+    list[str] | None, typer.Option("--text", "-t", help="A text to look for; may be given several times.")
+]
+TextsFile = Annotated[Path | None, typer.Option(help="A file with one text a line.")]
+Versus = Annotated[str | None, typer.Option(help="A text to hold each text against: why the one and not the other?")]
+ImageSize = Annotated[int | None, typer.Option(help="Side in pixels; the model's own if left out.")]
+Resizing = Annotated[Resize, typer.Option(help="Squash to a square, or keep the aspect ratio.")]
+Template = Annotated[
+    list[str] | None,
+    typer.Option(help="none, single, imagenet80, surgery85, or a sentence with {}; may be given several times."),
+]
+Positioning = Annotated[Positions, typer.Option(help="How position embeddings are resized off the training grid.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures, arrays and manifest.json.")]
+Format = Annotated[str, typer.Option("--format", help="Any of png, npz, json, joined by commas.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: CUDA if there is a device.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest on stdout instead of a line a photo.")]
+
+OUT, FORMAT = Path("eclip-out"), ",".join(FORMATS)
+
+
+def given_texts(texts: list[str] | None, file: Path | None) -> list[str]:
+    """The texts of -t and of the file, none of them empty."""
+    wanted = list(texts or [])
+    if file is not None:
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise OptionError(f"the texts file {str(file)!r} cannot be read: {error}.") from error
+        wanted += [line.strip() for line in lines if line.strip()]
+    if not wanted:
+        raise TextError('no text was given: add -t "a dog", several times if you like, or --texts-file FILE.')
+    if not all(one.strip() for one in wanted):
+        raise TextError('a text is empty: write what to look for, such as -t "a dog".')
+    return wanted
+
+
+def given_templates(template: list[str] | None) -> str | list[str]:
+    """The name of a set, or sentences."""
+    templates = template[0] if template and len(template) == 1 else template or "none"
+    resolve(templates)
+    return templates
+
+
+def given_versus(versus: str | None) -> str | None:
+    """The text to hold others against, not empty."""
+    if versus is not None and not versus.strip():
+        raise TextError('--versus is empty: write what to hold the texts against, such as --versus "a cat".')
+    return versus
+
+
+def words(joined: str) -> list[str]:
+    """Words joined by commas."""
+    return [word.strip() for word in joined.split(",") if word.strip()]
+
+
+def check_model(name: str) -> None:
+    """A model of this name can be there."""
+    try:
+        split_name(name)
+    except ModelError as error:  # of what was typed; the same class raised while loading is no wrong usage
+        stop(str(error), 2)
+
+
+@contextmanager
+def progressing() -> Iterator[Progress]:
+    """A bar on stderr, where that is a terminal, gone at the end."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    with Progress(
+        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        redirect_stdout=sys.stdout.isatty(),  # results stay on stdout where it is a file
+    ) as progress:
+        yield progress
+
+
+def summarize(writer: Folder, done: str, models: list[str], as_json: bool) -> None:
+    """Say what was done and what failed, or print the manifest; exit code 1 if something failed."""
+    count, failures = len(writer.manifest["photos"]), writer.manifest["failures"]
+    if as_json:
+        typer.echo(json.dumps(writer.manifest, ensure_ascii=False))
+    elif count:
+        typer.echo(f"{count} {done} in {writer.folder}", err=True)
+        hint = f", small and offline. {OPENAI_HINT}" if models == [DEFAULT_MODEL] else ""
+        typer.echo(f"model: {', '.join(models)}{hint}", err=True)
+    for failure in failures:
+        typer.echo(f"failed: {failure['error']}", err=True)
+    if failures:
+        typer.echo(f"{len(failures)} of {len(failures) + count} failed.", err=True)
+        raise typer.Exit(1)

@@ -1,0 +1,106 @@
+"""`eclip compare`: many methods on each photo, side by side in one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.cli import asking
+from eclip.cli.asking import Positions, Resize, Scale
+from eclip.errors import ImageError, OptionError
+from eclip.methods import check_methods
+from eclip.reported import reported
+from eclip.writer import ComparisonWriter, compare_command
+
+
+def compare(
+    sources: asking.Sources,
+    text: asking.Texts = None,
+    texts_file: asking.TextsFile = None,
+    methods: Annotated[str, typer.Option(help="all, or names joined by commas; eclip methods ls shows them.")] = "all",
+    models: Annotated[str, typer.Option(help="Names joined by commas; eclip models ls shows them.")] = DEFAULT_MODEL,
+    versus: asking.Versus = None,
+    scale: Annotated[
+        Scale, typer.Option(help="Colors by the least and most of each map, or of a method over all texts.")
+    ] = Scale.map,
+    image_size: asking.ImageSize = None,
+    resize: asking.Resizing = Resize.squash,
+    template: asking.Template = None,
+    positions: asking.Positioning = Positions.bicubic_aa,
+    out: asking.Out = asking.OUT,
+    format_: asking.Format = asking.FORMAT,
+    device: asking.Device = "auto",
+    as_json: asking.AsJson = False,
+) -> None:
+    """Show many methods side by side: where each sees each text, and what it costs.
+
+    All methods, one picture:  eclip compare dogs.jpg -t "a dog" -t grass
+    """
+    with reported():
+        wanted = asking.given_texts(text, texts_file)
+        method_names, model_names = asking.words(methods), list(dict.fromkeys(asking.words(models)))
+        if not (method_names and model_names):
+            raise OptionError(f"--{'models' if method_names else 'methods'} needs a name.")
+        if method_names != ["all"]:
+            check_methods(method_names, versus=versus is not None)
+        for name in model_names:
+            asking.check_model(name)
+        settings: dict[str, Any] = {
+            "methods": "all" if method_names == ["all"] else method_names,
+            "models": model_names,
+            "versus": asking.given_versus(versus),
+            "image_size": image_size,
+            "resize": resize.value,
+            "templates": asking.given_templates(template),
+            "positions": positions.value,
+            "device": device,
+            "options": {},
+        }
+        writer = ComparisonWriter(out, asking.words(format_), scale.value)
+
+        from eclip.photos import find_photos
+
+        photos, problems = find_photos(sources, out)
+        for source, error in problems:
+            writer.fail(source, error)
+        with writer:
+            if photos:
+                _compare_all(sources, photos, wanted, settings, writer, quiet=as_json)
+        asking.summarize(writer, "compared", model_names, as_json)
+
+
+def _compare_all(
+    sources: list[str],
+    photos: list[Path],
+    texts: list[str],
+    settings: dict[str, Any],
+    writer: ComparisonWriter,
+    *,
+    quiet: bool,
+) -> None:
+    from eclip.compare import Contest
+    from eclip.photos import read_ahead
+
+    try:
+        with asking.progressing() as progress:
+            task = progress.add_task("loading", total=len(photos))
+            contest = Contest(texts, **settings)
+            for source, photo in read_ahead(photos, 1):
+                if isinstance(photo, ImageError):
+                    writer.fail(source, str(photo))
+                else:
+
+                    def show(model: str, method: str, name: str = Path(source).name) -> None:
+                        progress.update(task, description=f"{name}: {method} on {model}")
+
+                    entry = writer.add(contest.answer(photo, source, show))
+                    picture = entry["files"].get("picture")
+                    if not quiet:
+                        typer.echo(source + (f"  -> {writer.folder / picture}" if picture else ""))
+                progress.advance(task)
+    finally:
+        if how := writer.manifest["how"]:  # noted by the first photo, for that photo alone
+            writer.manifest["how"] = {**how, "command": compare_command(sources, texts, how)}

@@ -1,0 +1,118 @@
+"""`eclip explain`: one method on many photos."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.cli import asking
+from eclip.cli.asking import Positions, Resize
+from eclip.errors import OptionError
+from eclip.methods import DEFAULT_METHOD, METHODS, check_methods, options_for
+from eclip.reported import reported
+from eclip.writer import Writer, command
+
+if TYPE_CHECKING:
+    from eclip.explanation import Explanation
+
+
+def explain(
+    sources: asking.Sources,
+    text: asking.Texts = None,
+    texts_file: asking.TextsFile = None,
+    model: Annotated[str, typer.Option("--model", "-m", help="eclip models ls shows them.")] = DEFAULT_MODEL,
+    method: Annotated[str, typer.Option(help="eclip methods ls shows them.")] = DEFAULT_METHOD,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")
+    ] = None,
+    versus: asking.Versus = None,
+    image_size: asking.ImageSize = None,
+    resize: asking.Resizing = Resize.squash,
+    template: asking.Template = None,
+    positions: asking.Positioning = Positions.bicubic_aa,
+    out: asking.Out = asking.OUT,
+    format_: asking.Format = asking.FORMAT,
+    device: asking.Device = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Photos in one forward pass.")] = 8,
+    as_json: asking.AsJson = False,
+) -> None:
+    """Show which part of each photo answers to each text.
+
+    One photo, two texts:  eclip explain dogs.jpg -t "a dog" -t grass
+    """
+    with reported():
+        wanted = asking.given_texts(text, texts_file)
+        check_methods([method], versus=versus is not None)
+        asking.check_model(model)
+        settings = {
+            "model": model,
+            "method": method,
+            "versus": asking.given_versus(versus),
+            "image_size": image_size,
+            "resize": resize.value,
+            "templates": asking.given_templates(template),
+            "positions": positions.value,
+            "device": device,
+            "batch_size": batch_size,
+            **_options(set_ or [], method),
+        }
+        writer = Writer(out, asking.words(format_))
+
+        from eclip.photos import find_photos
+
+        photos, problems = find_photos(sources, out)
+        for source, error in problems:
+            writer.fail(source, error)
+        with writer:
+            if photos:
+                _explain_all(sources, photos, wanted, settings, writer, quiet=as_json)
+        asking.summarize(writer, "explained", [model], as_json)
+
+
+def _explain_all(
+    sources: list[str], photos: list[Path], texts: list[str], settings: dict[str, Any], writer: Writer, *, quiet: bool
+) -> None:
+    from eclip.explain import explain_each
+
+    failures: list[tuple[str, str]] = []
+    try:
+        with asking.progressing() as progress:
+            task = progress.add_task("loading", total=len(photos))
+            for explanation in explain_each(photos, texts, failures=failures, **settings):
+                [entry] = writer.add(explanation)
+                if not quiet:
+                    _print_scores(explanation, entry, writer.folder)
+                done = len(writer.manifest["photos"]) + len(failures)
+                progress.update(task, description="explaining", completed=done)
+    finally:
+        for source, error in failures:
+            writer.fail(source, error)
+        if how := writer.manifest["how"]:  # noted by the first photo, for that photo alone
+            writer.manifest["how"] = {**how, "command": command(sources, texts, how)}
+
+
+def _print_scores(explanation: Explanation, entry: dict[str, Any], folder: Path) -> None:
+    scores = "  ".join(
+        f"{explanation.texts[text]} {explanation.scores[0, text]:.3f}" for text in explanation.best_texts()
+    )
+    picture = entry["files"].get("strip")
+    typer.echo(f"{explanation.sources[0]}: {scores}" + (f"  -> {folder / picture}" if picture else ""))
+
+
+def _options(pairs: list[str], method: str) -> dict[str, Any]:
+    """KEY=VALUE pairs as options of the method; a value is a word if the option's default is one, else JSON."""
+    given: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise OptionError(f"--set needs KEY=VALUE, got {pair!r}.")
+        given[key] = value
+        if not isinstance(METHODS[method].options.get(key), str):
+            with suppress(json.JSONDecodeError):
+                given[key] = json.loads({"True": "true", "False": "false", "None": "null"}.get(value, value))
+    return options_for(method, [method], given) if given else given

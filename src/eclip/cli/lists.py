@@ -1,0 +1,76 @@
+"""What there is: `eclip models ls`, `eclip methods ls`, and `eclip doctor`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from eclip.backbones.catalog import architectures, family_of, tags
+from eclip.methods import METHODS
+from eclip.reported import reported
+
+models_app = typer.Typer(help="Models that can be loaded.", no_args_is_help=True)
+methods_app = typer.Typer(help="Methods of explanation.", no_args_is_help=True)
+
+RECOMMENDED = ("ViT-B-16/openai", "ViT-B-32/openai", "ViT-L-14/openai", "RN50/openai", "ViT-B-16-SigLIP/webli")
+
+
+@models_app.command("ls")
+def models_ls(
+    every: Annotated[bool, typer.Option("--all", help="Every architecture of open_clip with its tags.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Models by name, and which kind of image tower they have."""
+    with reported():
+        rows = [{"model": "mini", "family": "timm trunk with attention pool", "weights": "in the package"}]
+        for name, config in architectures().items() if every else ():
+            weights = " ".join(tags().get(name, []))
+            rows.append({"model": name, "family": family_of(config) or "no adapter", "weights": weights})
+        for name in () if every else RECOMMENDED:
+            family = family_of(architectures()[name.partition("/")[0]]) or ""
+            rows.append({"model": name, "family": family, "weights": "fetched once"})
+        _table(rows, as_json)
+        if not as_json:
+            typer.echo(
+                "also: hf-hub:ORG/NAME, local-dir:PATH, ARCH+CHECKPOINT_FILE"
+                + ("" if every else "; --all shows every architecture"),
+                err=True,
+            )
+
+
+@methods_app.command("ls")
+def methods_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Methods by name, with what they do and where they come from."""
+    with reported():
+        rows = [{"method": one.name, "kind": one.kind, "what": one.summary} for one in METHODS.values()]
+        _table(rows, as_json)
+
+
+def _table(rows: list[dict[str, str]], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for key in rows[0]:
+        table.add_column(key, overflow="fold", no_wrap=key in ("model", "method", "kind"))
+    for row in rows:
+        table.add_row(*row.values())
+    Console().print(table)
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Check the installation: versions, whether torch and torchvision fit, devices, cached weights, what to do next."""
+    with reported():
+        from eclip.doctor import examine
+
+        findings = examine()
+        _table(
+            [{"what": f.what, "is": f.found, "": "ok" if f.fine else "!", "next": f.advice} for f in findings], as_json
+        )
+        if not all(finding.fine for finding in findings):
+            raise typer.Exit(1)

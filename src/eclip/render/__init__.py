@@ -1,0 +1,11 @@
+"""Pictures of heat maps: one overlay, a strip of texts, a grid of methods and texts.
+
+Color means evidence and nothing else: the photo beneath is drawn in gray, slightly dimmed, and color comes in as
+the evidence grows.
+"""
+
+from eclip.render.colors import diverging, sequential
+from eclip.render.panels import overlay, strip
+from eclip.render.table import SCALES, Row, Section, grid
+
+__all__ = ["SCALES", "Row", "Section", "diverging", "grid", "overlay", "sequential", "strip"]

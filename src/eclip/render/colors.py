@@ -1,0 +1,81 @@
+"""Color tables, built in OKLab (Ottosson 2020, https://bottosson.github.io/posts/oklab/).
+
+Lightness is strictly linear in the value and steps are equal all the way, so equal differences look equal.
+"""
+
+from collections.abc import Sequence
+from functools import cache, lru_cache
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+LEVELS = 255  # odd, so that zero has a level of its own in the middle of the diverging table
+FAINTEST, FULL = 0.12, 0.85  # values, or absolute values, where color sets in and where it is as opaque as it gets
+BAR_GRAY = 140  # a legend's bar shows the colors as they look over this gray, 0 to 255
+BACKGROUND, INK, FAINT = (20, 20, 24), (240, 240, 242), (150, 150, 158)
+
+# fmt: off
+LMS = np.array([[0.4122214708, 0.5363325363, 0.0514459929],  # linear sRGB to cone responses
+                [0.2119034982, 0.6806995451, 0.1073969566],
+                [0.0883024619, 0.2817188376, 0.6299787005]])
+LAB = np.array([[0.2104542553, 0.7936177850, -0.0040720468],  # cube roots of cone responses to OKLab
+                [1.9779984951, -2.4285922050, 0.4505937099],
+                [0.0259040371, 0.7827717662, -0.8086757660]])
+# fmt: on
+
+
+@cache
+def sequential() -> Float[np.ndarray, "level 3"]:
+    """Colors of 0 to 1: indigo, magenta, coral, pale gold; sRGB in [0, 1], OKLab lightness linear, 0.22 to 0.92."""
+    lightness = np.linspace(0.22, 0.92, LEVELS)
+    chroma, hue = (0.10, 0.175, 0.20, 0.15, 0.11), (284, 312, 357, 411, 456)
+    return _srgb(_even_path(lightness, chroma, hue))
+
+
+@cache
+def diverging() -> Float[np.ndarray, "level 3"]:
+    """Colors of -1 to 1: blue, neutral, amber; sRGB in [0, 1], OKLab lightness linear in |value|, 0.25 to 0.80."""
+    lightness = np.linspace(0.25, 0.80, LEVELS // 2 + 1)
+    amber = _even_path(lightness, (0.0, 0.05, 0.10, 0.135, 0.14), (45, 45, 48, 55, 70))
+    blue = _even_path(lightness, (0.0, 0.05, 0.10, 0.13, 0.115), (265, 265, 262, 255, 237))
+    return _srgb(np.concatenate([blue[:0:-1], amber]))
+
+
+@lru_cache(maxsize=16)
+def blend(signed: bool, alpha: float) -> UInt8[np.ndarray, "level gray 3"]:
+    """What is drawn for each value over each gray; lightness is mixed less than color, so the texture stays."""
+    gray = np.linspace(0, 1, 256)
+    ground = 0.90 * _oklab(np.stack([gray] * 3, axis=1))[:, 0]
+    color = _oklab(diverging() if signed else sequential())[:, None]
+    strength = np.abs(np.linspace(-1 if signed else 0, 1, LEVELS))[:, None]
+    ramp = np.clip((strength - FAINTEST) / (FULL - FAINTEST), 0, 1)
+    opacity = alpha * ramp**2 * (3 - 2 * ramp)
+    lightness = ground + 0.92 * opacity * (color[..., 0] - ground)
+    plane = np.broadcast_to(opacity[..., None] * color[..., 1:], (*lightness.shape, 2))
+    mixed = np.concatenate([lightness[..., None], plane], axis=-1)
+    return (_srgb(mixed) * 255).round().astype(np.uint8)
+
+
+def _even_path(
+    lightness: Float[np.ndarray, " level"], chroma: Sequence[float], hue: Sequence[int]
+) -> Float[np.ndarray, "level 3"]:
+    """OKLab colors of the given lightness along a smooth curve through (chroma, hue in degrees), in equal steps."""
+    at = np.linspace(0, 1, len(chroma))
+    fine = np.linspace(0, 1, 4001)
+    angle = np.deg2rad(hue)
+    plane = [np.polyval(np.polyfit(at, chroma * wave(angle), len(at) - 1), fine) for wave in (np.cos, np.sin)]
+    length = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(plane, axis=1)))])
+    even = np.linspace(0, length[-1], len(lightness))
+    return np.stack([lightness, *(np.interp(even, length, axis) for axis in plane)], axis=1)
+
+
+def _srgb(lab: Float[np.ndarray, "*color 3"]) -> Float[np.ndarray, "*color 3"]:
+    linear = np.clip((lab @ np.linalg.inv(LAB).T) ** 3 @ np.linalg.inv(LMS).T, 0, 1)
+    rgb: np.ndarray = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return rgb
+
+
+def _oklab(rgb: Float[np.ndarray, "*color 3"]) -> Float[np.ndarray, "*color 3"]:
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    lab: np.ndarray = np.cbrt(linear @ LMS.T) @ LAB.T
+    return lab

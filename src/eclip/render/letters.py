@@ -1,0 +1,74 @@
+"""Letters on pictures: a font that has them, shortened to the room there is, spelled out where no font has them."""
+
+import math
+import unicodedata
+from bisect import bisect_right
+from contextlib import suppress
+from functools import cache, lru_cache
+
+from PIL import ImageFont
+
+TEXT_AT_MOST = 400  # characters that are measured; no picture has room for more
+NO_GLYPH = "\U0010fffe"  # never a character, so always drawn as the font's empty box
+# Bundled with Pillow is little more than ASCII; these, where the system has one, draw other scripts.
+SYSTEM_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "arial.ttf")
+
+
+def fit(text: str, room: int | float, points: int) -> tuple[str, ImageFont.FreeTypeFont]:
+    """The text in letters that can be drawn, shortened to the room in pixels, and the font that has them."""
+    line = " ".join(text[:TEXT_AT_MOST].split())
+    font = max(fonts(points), key=lambda candidate: sum(_draws(candidate, letter) for letter in line))
+    line = "".join(letter if _draws(font, letter) else _spell(letter, font) for letter in line)
+    return _shorten(line, font, room), font
+
+
+def wrap(text: str, room: int | float, points: int, most: int) -> tuple[list[str], ImageFont.FreeTypeFont]:
+    """The text in at most so many lines of the room in pixels, the last one shortened; and the font for them."""
+    rest, font = fit(text, math.inf, points)
+    lines: list[str] = []
+    while len(lines) < most - 1 and font.getlength(rest) > room:
+        count = max(1, _fitting(rest, font, room, ""))
+        space = rest.rfind(" ", 0, count + 1)
+        count = space if space > 0 else count  # a word that is too long by itself is broken
+        lines.append(rest[:count].rstrip())
+        rest = rest[count:].lstrip()
+    return [line for line in (*lines, _shorten(rest, font, room)) if line], font
+
+
+def _shorten(line: str, font: ImageFont.FreeTypeFont, room: int | float) -> str:
+    if font.getlength(line) <= room:
+        return line
+    kept = _fitting(line, font, room, "…")
+    return line[:kept].rstrip() + "…" if kept > 0 else ""
+
+
+def _fitting(line: str, font: ImageFont.FreeTypeFont, room: int | float, end: str) -> int:
+    """How many letters fit, with the end after them."""
+    return bisect_right(range(len(line)), room, key=lambda count: font.getlength(line[:count].rstrip() + end)) - 1
+
+
+@cache
+def fonts(points: int) -> list[ImageFont.FreeTypeFont]:
+    """Pillow's own font, then those of SYSTEM_FONTS that are found."""
+    fonts = [ImageFont.load_default(points)]
+    for name in SYSTEM_FONTS:
+        with suppress(OSError):  # this system lacks it
+            fonts.append(ImageFont.truetype(name, points))
+    return [font for font in fonts if isinstance(font, ImageFont.FreeTypeFont)]
+
+
+@lru_cache(maxsize=4096)
+def _draws(font: ImageFont.FreeTypeFont, letter: str) -> bool:
+    return bytes(font.getmask(letter)) != bytes(font.getmask(NO_GLYPH))
+
+
+def _spell(letter: str, font: ImageFont.FreeTypeFont) -> str:
+    """A letter the font lacks, in others: é as e, an emoji by its name, the rest by number; joiners vanish."""
+    if unicodedata.category(letter) in ("Cf", "Mn", "Cc"):
+        return ""
+    plain = "".join(part for part in unicodedata.normalize("NFKD", letter) if not unicodedata.combining(part))
+    if plain != letter and all(_draws(font, part) for part in plain):
+        return plain
+    if unicodedata.category(letter) == "So":
+        return f"({unicodedata.name(letter, 'symbol').lower()})"
+    return letter.encode("unicode_escape").decode()

@@ -1,0 +1,182 @@
+"""A photo with its evidence in color, a legend below; and strips of several."""
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw
+
+from eclip import heatmap
+from eclip.errors import OptionError, ShapeError
+from eclip.render.colors import BACKGROUND, BAR_GRAY, FAINT, INK, LEVELS, blend
+from eclip.render.letters import fit, fonts
+
+OUTLINE_LEVEL = 0.5  # the outline runs where the heat map, or its absolute value, is half of its peak
+LEAST_SIDE = 16  # pixels of a drawn side, however thin the photo
+LEAST_LENGTH = 240  # pixels of the longer drawn side, and of the width that a legend needs
+PANEL_LENGTH = 320  # longer side of a strip's panels
+PANEL_GAP = 10
+CELLS_A_ROW, CELLS_AT_MOST = 6, 24  # of a strip, the photo among them
+BLOCK_PIXELS = 1 << 20  # drawn at a time, which bounds memory on large photos
+
+
+def overlay(
+    photo: Image.Image,
+    values: Float[np.ndarray, "row col"],
+    *,
+    signed: bool,
+    text: str = "",
+    score: float | None = None,
+    legend: bool = True,
+    alpha: float = 0.85,
+) -> Image.Image:
+    """The photo in gray with its evidence in color, a thin outline at half the peak, and a legend below.
+
+    Args:
+        photo: mode RGB, any size.
+        values: in [0, 1], or [-1, 1] if signed; of any size, resized to the photo by heatmap.resize.
+        signed: colors diverge around zero, blue below and amber above.
+        text: for the legend; shortened with an ellipsis where it does not fit.
+        score: for the legend, the cosine of photo and text.
+        legend: False gives the bare picture in exactly the photo's size. A legend makes small photos larger (the longer
+            side at least 240 pixels, the shorter at least 16), centered above it, and no photo smaller.
+        alpha: opacity of the color at the peak, 0 to 1.
+
+    Returns:
+        Mode RGB.
+
+    Raises:
+        OptionError: alpha is outside [0, 1], or a value outside its range.
+    """
+    if not 0 <= alpha <= 1:
+        raise OptionError(f"alpha must be between 0 and 1, got {alpha}.")
+    if not legend:
+        return paint(photo, values, signed, alpha)
+    size = view_size(photo.size, LEAST_LENGTH)
+    view = photo if size == photo.size else photo.resize(size, Image.Resampling.BICUBIC)
+    points = min(64, max(13, min(view.width, 3 * view.height) // 28))
+    band = _legend(max(view.width, LEAST_LENGTH), points, text, score, blend(signed, alpha)[:, BAR_GRAY], signed)
+    canvas = Image.new("RGB", (band.width, view.height + band.height), BACKGROUND)
+    canvas.paste(paint(view, values, signed, alpha), ((band.width - view.width) // 2, 0))
+    canvas.paste(band, (0, view.height))
+    return canvas
+
+
+def strip(
+    photo: Image.Image,
+    panels: Iterable[Float[np.ndarray, "row col"]],
+    *,
+    signed: bool,
+    texts: Sequence[str],
+    scores: Sequence[float],
+) -> Image.Image:
+    """The photo and one overlay a text, in rows of at most six; "+ n more" where the texts do not fit in four rows.
+
+    Args:
+        photo: mode RGB, any size; drawn 320 pixels long.
+        panels: one a text, as the values of overlay. Only those that are drawn are taken from the iterable, one at a
+            time; patch grids are enough, no need to resize them to the photo.
+        signed: as in overlay.
+        texts: one a panel.
+        scores: one a text.
+
+    Returns:
+        Mode RGB.
+
+    Raises:
+        ShapeError: texts and scores differ in number.
+        OptionError: a value is outside its range.
+        ValueError: there are fewer panels than texts.
+    """
+    if len(texts) != len(scores):
+        raise ShapeError(f"a strip needs one score a text, got {len(texts)} texts and {len(scores)} scores.")
+    shown = len(texts) if len(texts) < CELLS_AT_MOST else CELLS_AT_MOST - 2
+    small = photo.resize(view_size(photo.size, PANEL_LENGTH, PANEL_LENGTH), Image.Resampling.LANCZOS)
+    cells = [small]
+    for values, text, score in zip(islice(panels, shown), texts[:shown], scores[:shown], strict=True):
+        cells.append(overlay(small, values, signed=signed, text=text, score=score))
+    size = cells[-1].size
+    if shown < len(texts):
+        cells.append(Image.new("RGB", size, BACKGROUND))
+        middle, more = (size[0] / 2, size[1] / 2), f"+ {len(texts) - shown:,} more"
+        ImageDraw.Draw(cells[-1]).text(middle, more, FAINT, fonts(20)[0], anchor="mm")
+    columns = math.ceil(len(cells) / math.ceil(len(cells) / CELLS_A_ROW))
+    rows = math.ceil(len(cells) / columns)
+    pitch = size[0] + PANEL_GAP, size[1] + PANEL_GAP
+    canvas = Image.new("RGB", (columns * pitch[0] + PANEL_GAP, rows * pitch[1] + PANEL_GAP), BACKGROUND)
+    for i, cell in enumerate(cells):
+        left = PANEL_GAP + i % columns * pitch[0] + (size[0] - cell.width) // 2
+        canvas.paste(cell, (left, PANEL_GAP + i // columns * pitch[1]))
+    return canvas
+
+
+def view_size(size: tuple[int, int], least: int, most: int | None = None) -> tuple[int, int]:
+    """The size to draw a photo in, the longer side at least and at most so many pixels, the shorter never too thin."""
+    scale = min(max(least, *size), most or math.inf) / max(size)
+    width, height = (max(LEAST_SIDE, round(side * scale)) for side in size)
+    return width, height
+
+
+def paint(photo: Image.Image, values: Float[np.ndarray, "row col"], signed: bool, alpha: float) -> Image.Image:
+    """The bare picture: the photo in gray, its evidence in color, the outline at half the peak."""
+    low = -1 if signed else 0
+    if not (values.min() >= low and values.max() <= 1):
+        given, maker = f"{values.min()} to {values.max()}", "heatmap.signed" if signed else "heatmap.normalize"
+        raise OptionError(f"an overlay needs values in [{low}, 1], got {given}: {maker} makes them.")
+    width, height = photo.size
+    if values.shape != (height, width):
+        values = heatmap.resize(torch.from_numpy(np.ascontiguousarray(values)), (height, width)).numpy()
+    gray = np.asarray(photo.convert("L"))
+    colors = blend(signed, alpha)
+    picture = np.empty((height, width, 3), np.uint8)
+    stroke = max(1.25, max(width, height) / 420)
+    step = max(1, BLOCK_PIXELS // width)
+    for top in range(0, height, step):
+        above, stop = max(0, top - 1), min(height, top + step)
+        block = values[above : stop + 1]  # one row more on either side, for the slope of the outline
+        level = np.rint((block - low) / (1 - low) * (LEVELS - 1)).astype(np.uint8)
+        painted = colors[level, gray[above : stop + 1]]
+        line = alpha * _outline(np.abs(block), stroke)
+        on = line > 0
+        painted[on] = np.rint(painted[on] + line[on, None] * (np.array(INK) - painted[on]))
+        picture[top:stop] = painted[top - above : stop - above]
+    return Image.fromarray(picture)
+
+
+def _outline(heat: Float[np.ndarray, "row col"], stroke: float) -> Float[np.ndarray, "row col"]:
+    # how far a pixel is from the level, in pixels: its difference over the slope there
+    slope = np.hypot(*(np.gradient(heat, axis=axis) if heat.shape[axis] > 1 else 0 * heat for axis in (0, 1)))
+    distance = np.full_like(heat, np.inf)
+    np.divide(np.abs(heat - OUTLINE_LEVEL), slope, out=distance, where=slope > 0)
+    return np.clip(stroke / 2 + 0.5 - distance, 0, 1)
+
+
+def _legend(
+    width: int, points: int, text: str, score: float | None, colors: UInt8[np.ndarray, "level 3"], signed: bool
+) -> Image.Image:
+    pad = round(0.7 * points)
+    band = Image.new("RGB", (width, points + 2 * pad), BACKGROUND)
+    draw = ImageDraw.Draw(band)
+    middle = band.height // 2
+    font, small = fonts(points)[0], fonts(max(11, round(0.8 * points)))[0]
+
+    low, high = ("-1", "+1") if signed else ("0", "1")
+    thickness, length = max(6, points // 2), min(10 * points, width // 4)
+    right = width - pad
+    draw.text((right, middle), high, FAINT, small, anchor="rm")
+    right -= round(small.getlength(high)) + pad // 2
+    bar = Image.fromarray(colors[None]).resize((length, thickness), Image.Resampling.BILINEAR)
+    band.paste(bar, (right - length, middle - thickness // 2))
+    right -= length + pad // 2
+    draw.text((right, middle), low, FAINT, small, anchor="rm")
+    right -= round(small.getlength(low)) + pad
+
+    number = "" if score is None else f"{score:.3f}"
+    line, text_font = fit(text, right - 2 * pad - font.getlength(number), points)
+    draw.text((pad, middle), line, INK, text_font, anchor="lm")
+    left = pad + text_font.getlength(line) + pad if line else pad
+    draw.text((left, middle), number, FAINT, font, anchor="lm")
+    return band

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,12 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import Result
+from PIL import Image
 from typer.testing import CliRunner
 
+import eclip
 from eclip import __version__, cli
 from eclip.backbones import base
 from eclip.explanation import Explanation
 from eclip.methods import METHODS
+from eclip.writer import ComparisonWriter
 
 
 def run(*words: object) -> Result:
@@ -94,7 +98,7 @@ def test_the_command_in_the_manifest_is_of_the_whole_run(tiny_name: str, photos:
 
 
 def test_the_output_names_mini_and_openais_clip(tiny_name: str, photos: Path, monkeypatch: Any, tmp_path: Path) -> None:
-    monkeypatch.setattr(cli, "DEFAULT_MODEL", tiny_name)
+    monkeypatch.setattr(cli.asking, "DEFAULT_MODEL", tiny_name)
     done = explain(photos / "a.png", "-t", "a dog", model=tiny_name, out=tmp_path)
     assert "--model ViT-B-16/openai" in done.stderr
 
@@ -127,6 +131,102 @@ def test_ctrl_c_keeps_what_is_done(tiny_name: str, photos: Path, tmp_path: Path,
     assert failure["source"] == str(tmp_path / "0.png")
 
 
+# --- compare -----------------------------------------------------------------
+
+
+def compare(*words: object, models: str, out: Path) -> Result:
+    return run("compare", *words, "--models", models, "-o", out)
+
+
+def test_compare_makes_one_picture_a_photo(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    done = compare(photos, "-t", "a dog", "-t", "grass", "--methods", "itsm,legrad", models=tiny_name, out=tmp_path)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == (
+        f"{photos / 'a.png'}  -> {tmp_path / 'a.compare.png'}\n{photos / 'b.jpg'}  -> {tmp_path / 'b.compare.png'}\n"
+    )
+    assert done.stderr == f"2 compared in {tmp_path}\nmodel: {tiny_name}\n"
+    for photo in ("a.png", "b.jpg"):
+        answer = eclip.explain(photos / photo, ["a dog", "grass"], method="legrad", model=tiny_name)
+        with np.load(tmp_path / f"{photo[0]}.npz") as arrays:
+            [scores, *maps] = sorted(arrays, key=lambda name: not name.endswith("/scores"))
+            assert [name.rpartition("/")[2] for name in maps] == ["itsm", "legrad"]
+            np.testing.assert_allclose(arrays[maps[1]], answer.maps[0], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(arrays[scores], answer.scores[0], atol=1e-6)
+        with Image.open(tmp_path / f"{photo[0]}.compare.png") as picture:
+            assert picture.height > 2 * 165, "two rows"
+
+
+def test_compare_goes_on_after_a_photo_that_cannot_be_read(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    sources = (tmp_path / "0.png", photos / "a.png", "nothing.jpg")
+    methods = ("--methods", "itsm", "--format", "npz,json", "--json")
+    done = compare(*sources, "-t", "a dog", *methods, models=tiny_name, out=tmp_path / "out")
+    assert done.exit_code == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.npz", "manifest.json"]
+    printed = json.loads(done.stdout)
+    assert printed == json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert list(printed) == ["schema", "texts", "how", "photos", "failures"]
+    assert [failure["source"] for failure in printed["failures"]] == ["nothing.jpg", str(tmp_path / "0.png")]
+    assert [photo["source"] for photo in printed["photos"]] == [str(photos / "a.png")]
+    assert "2 of 3 failed." in done.stderr
+
+
+def test_the_command_of_a_comparison_repeats_it(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    asked = ("--versus", "a wolf", "--methods", "surgery,gradcam", "--template", "a {}", "--template", "the {}")
+    more = ("--scale", "row", "--image-size", "48", "--resize", "keep", "--positions", "bilinear")
+    done = compare(photos, "-t", "a dog", *asked, *more, models=tiny_name, out=tmp_path / "one")
+    assert done.exit_code == 0, done.output
+    command = shlex.split(json.loads((tmp_path / "one" / "manifest.json").read_text())["how"]["command"])
+    assert command[:3] == ["eclip", "compare", str(photos)]
+    again = run(*command[1:], "-o", tmp_path / "two")
+    assert again.exit_code == 0, again.output
+    for name in ("a.npz", "b.npz"):
+        with np.load(tmp_path / "one" / name) as one, np.load(tmp_path / "two" / name) as two:
+            assert len(one) == 3 and all(np.array_equal(one[key], two[key]) for key in one)
+    one, two = (json.loads((tmp_path / name / "manifest.json").read_text())["how"] for name in ("one", "two"))
+    assert one == two and (one["scale"], one["versus"], one["image_size"]) == ("row", "a wolf", 48)
+
+
+def test_ctrl_c_keeps_the_comparisons_that_are_done(
+    tiny_name: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = ComparisonWriter.add
+
+    def interrupted(writer: ComparisonWriter, comparison: Any) -> Any:
+        if writer.manifest["photos"]:
+            raise KeyboardInterrupt
+        return own(writer, comparison)
+
+    monkeypatch.setattr(ComparisonWriter, "add", interrupted)
+    done = compare(photos, "-t", "a dog", "--methods", "itsm", models=tiny_name, out=tmp_path)
+    assert done.exit_code == 130
+    assert "stopped; what was done so far is kept." in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.compare.png", "a.npz", "manifest.json"]
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert [photo["source"] for photo in manifest["photos"]] == [str(photos / "a.png")]
+    assert manifest["how"]["command"].startswith(f"eclip compare {photos} "), "of the whole run"
+
+
+def test_compare_lists_what_cannot_be_held_against_a_text_only_if_it_was_not_named(
+    tiny_name: str, photos: Path, tmp_path: Path
+) -> None:
+    named = ("--methods", "itsm,attention", "--versus", "a wolf")
+    done = compare(photos, "-t", "a dog", *named, models=tiny_name, out=tmp_path)
+    assert done.exit_code == 2
+    assert "'attention' cannot explain the difference of two texts" in done.stderr
+
+
+def test_explain_versus_is_the_difference(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    versus = ("--method", "itsm", "--versus", "a wolf")
+    done = explain(photos / "a.png", "-t", "a dog", *versus, model=tiny_name, out=tmp_path)
+    assert done.exit_code == 0, done.output
+    answer = Explanation.load(tmp_path)
+    plain = eclip.explain(photos / "a.png", ["a dog", "a wolf"], method="itsm", model=tiny_name)
+    np.testing.assert_allclose(answer.maps[0, 0], plain.maps[0, 0] - plain.maps[0, 1], atol=1e-6)
+    assert answer.signed and answer.how["versus"] == "a wolf"
+    assert "'--versus=a wolf'" in answer.how["command"]
+
+
 # --- wrong usage: exit code 2 ------------------------------------------------
 
 
@@ -149,7 +249,20 @@ def test_ctrl_c_keeps_what_is_done(tiny_name: str, photos: Path, tmp_path: Path,
         ("explain a.jpg -t dog --set depth", "--set needs KEY=VALUE, got 'depth'"),
         ("explain a.jpg -t dog --set depth=abc", "'depth' of 'surgery' must be a whole number, got 'abc'"),
         ("explain a.jpg -t dog --set dept=3", "no option 'dept'"),
-        ("explain a.jpg -t dog --method itsm --set depth=3", "it belongs to surgery"),
+        ("explain a.jpg -t dog --method itsm --set depth=3", "it belongs to gem, surgery"),
+        ("explain a.jpg -t dog --versus ''", "--versus is empty"),
+        ("compare a.jpg", "no text was given"),
+        ("compare a.jpg -t dog --methods itsm,surgerry", "unknown method 'surgerry'. Did you mean 'surgery'?"),
+        ("compare a.jpg -t dog --methods ,", "--methods needs a name"),
+        ("compare a.jpg -t dog --models ''", "--models needs a name"),
+        ("compare a.jpg -t dog --models mini,ViT-B-61/openai", "unknown model 'ViT-B-61'. Did you mean 'ViT-B-16'?"),
+        ("compare a.jpg -t dog --models mini,ViT-B-16", "add a tag as in ViT-B-16/openai"),
+        ("compare a.jpg -t dog --versus ' '", "--versus is empty"),
+        ("compare a.jpg -t dog --scale photo", "--scale"),
+        ("compare a.jpg -t dog --template imagenet8", "Did you mean 'imagenet80'?"),
+        ("compare a.jpg -t dog --format pgn", "formats are png, npz, json, got pgn"),
+        ("compare a.jpg -t dog --method itsm", "--methods"),
+        ("comapre a.jpg", "Did you mean 'compare'?"),
         ("explain a.jpg -t dog --batch-size 0", "--batch-size"),
         ("explain a.jpg -t dog --image-size big", "--image-size"),
         ("explain a.jpg -t dog --resize crop", "--resize"),
@@ -161,8 +274,6 @@ def test_ctrl_c_keeps_what_is_done(tiny_name: str, photos: Path, tmp_path: Path,
     ],
 )
 def test_wrong_usage_is_two(words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import shlex
-
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.jpg").touch()
     monkeypatch.setenv("COLUMNS", "200")
@@ -192,8 +303,8 @@ def test_wrong_settings_of_the_model_are_two(
 
 
 def test_positions_are_those_of_encode() -> None:
-    assert tuple(cli.Positions) == base.POSITIONS
-    assert tuple(cli.Resize) == base.RESIZES
+    assert tuple(cli.asking.Positions) == base.POSITIONS
+    assert tuple(cli.asking.Resize) == base.RESIZES
 
 
 # --- speed -------------------------------------------------------------------
@@ -215,6 +326,11 @@ HEAVY = {"torch", "open_clip", "numpy", "PIL", "scipy", "timm", "torchvision", "
         ("explain a.jpg -t dog --model minni", 2),
         ("explain a.jpg -t dog --template nne", 2),
         ("explain a.jpg -t dog --format pgn", 2),
+        ("compare --help", 0),
+        ("compare a.jpg", 2),
+        ("compare a.jpg -t dog --methods itsm,legard", 2),
+        ("compare a.jpg -t dog --models mini,minni", 2),
+        ("compare a.jpg -t dog --format pgn", 2),
     ],
 )
 def test_answers_at_once_without_what_is_heavy(words: str, code: int, tmp_path: Path) -> None:
@@ -238,6 +354,7 @@ def test_answers_at_once_without_what_is_heavy(words: str, code: int, tmp_path: 
 def test_methods_are_listed_from_the_dict() -> None:
     rows = json.loads(run("methods", "ls", "--json").stdout)
     assert {row["method"]: row["what"] for row in rows} == {name: method.summary for name, method in METHODS.items()}
+    assert [row["kind"] for row in rows] == [method.kind for method in METHODS.values()]
     assert all(name in run("methods", "ls").stdout for name in METHODS)
 
 

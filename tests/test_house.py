@@ -18,15 +18,19 @@ FLOORS = [
     {"errors", "heatmap", "blocks", "templates"},  # ground
     {"backbones", "datasets", "render", "photos", "writer", "reported"},  # materials
     {"methods", "text", "head", "guides", "metrics", "words", "explanation"},  # crafts
-    {"explain", "evaluate", "train", "stream", "health", "doctor"},  # hall
+    {"explain", "evaluate", "train", "stream", "health", "doctor", "compare"},  # hall
     {"cli", "web"},  # doors
 ]
 SAME_FLOOR = {
     ("methods", "methods"),  # a method that is another one turned around
     ("backbones", "backbones"),
+    ("render", "render"),
+    ("cli", "cli"),
+    ("compare", "explain"),  # many methods of the one main path
     ("heatmap", "errors"),
     ("templates", "errors"),
     ("writer", "explanation"),  # a name in an annotation
+    ("writer", "compare"),
 }
 """Rooms that may look into another of their own floor; everything else looks down."""
 

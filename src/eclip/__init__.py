@@ -13,9 +13,11 @@ _HOME = {
     "METHODS": "eclip.methods",
     "TEMPLATES": "eclip.templates",
     "Backbone": "eclip.backbones.base",
+    "Comparison": "eclip.compare",
     "Encoding": "eclip.backbones.base",
     "EclipError": "eclip.errors",
     "Explanation": "eclip.explanation",
+    "compare": "eclip.compare",
     "encode": "eclip.backbones.base",
     "encode_texts": "eclip.text",
     "explain": "eclip.explain",
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from eclip.backbones.base import encode as encode
     from eclip.backbones.load import load as load
     from eclip.backbones.openclip import wrap as wrap
+    from eclip.compare import Comparison as Comparison
+    from eclip.compare import compare as compare
     from eclip.errors import EclipError as EclipError
     from eclip.explain import explain as explain
     from eclip.explain import explain_each as explain_each
@@ -53,7 +57,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Importing the file explain.py sets `eclip.explain` to the file; the public function of that name wins here."""
+    """Importing a file such as explain.py sets `eclip.explain` to it; the public function of that name wins here."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, ModuleType) and name in _HOME:

@@ -7,7 +7,7 @@ Encoding into raw maps, and `Explanation` shows them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,9 @@ from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, Grid, encode
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.load import is_loaded, load
 from eclip.blocks import cosine
-from eclip.errors import ImageError, NoMeaningError, OptionError, UnknownNameError
+from eclip.errors import ImageError, NoMeaningError, OptionError
 from eclip.explanation import Explanation
-from eclip.methods import DEFAULT_METHOD, METHODS, options_for
+from eclip.methods import DEFAULT_METHOD, METHODS, check_methods, options_for
 from eclip.photos import Photo, name_of, open_photo, read_ahead
 from eclip.text import check_texts, encode_texts
 from eclip.writer import command, versions
@@ -67,8 +67,8 @@ def explain(
         positions: how position embeddings are resized, see `eclip.encode`.
         versus: a text to explain each text against: maps and scores become those of the difference, why A and not B.
         device: where a model given by name is put, see `eclip.load`; None = the CPU. A Backbone stays where it is.
-        gaps: methods without a meaning for this model are added here, with the reason, and the rest goes on. None: they
-            raise.
+        gaps: of several methods, those without a meaning for this model are added here, with the reason, and the rest
+            goes on. None: they raise.
         options: options of the method, see `eclip.METHODS[name].options`.
 
     Returns:
@@ -90,8 +90,10 @@ def explain(
             f"photos of unlike shapes have maps of unlike grids {sorted(tuple(grid) for grid in grids)}: use "
             'eclip.explain_each, or resize="squash".'
         )
-    answers = asked.answer(opened, [name_of(photo, index) for index, photo in enumerate(photos)], gaps)
-    return answers[names[0]] if isinstance(method, str) else answers
+    sources = [name_of(photo, index) for index, photo in enumerate(photos)]
+    if isinstance(method, str):
+        return asked.answer(opened, sources)[method]
+    return asked.answer(opened, sources, gaps)
 
 
 def explain_each(
@@ -164,7 +166,7 @@ class Question:
         device: str | None,
     ) -> None:
         self.texts = check_texts(texts)
-        check_methods(options, versus)
+        check_methods(options, versus=versus is not None)
         self.options = options
         self.backbone = _backbone(model, device)
         self.image_size, self.resize, self.positions = image_size, resize, positions
@@ -172,7 +174,7 @@ class Question:
         self.text = encode_texts(self.backbone, self.texts, templates)
         self.versus = versus
         if versus is not None:
-            self.text = self.text - encode_texts(self.backbone, check_texts(versus), templates)
+            self.versus_text = encode_texts(self.backbone, check_texts(versus), templates)
         keeps = [METHODS[name].keep_for(own) for name, own in options.items()]
         self.keep = None if None in keeps else max(keep for keep in keeps if keep is not None)
 
@@ -190,16 +192,17 @@ class Question:
         """One forward pass, then each method; `begun` hears the name of each before it runs."""
         pixels = torch.stack([self.backbone.preprocess(photo, self.image_size, self.resize) for photo in photos])
         encoding, forward = self.timed(lambda: encode(self.backbone, pixels, self.keep, self.positions))
-        scores = _numpy(cosine(encoding.feature, self.text).float())
+        apart = self.text if self.versus is None else self.text - self.versus_text
+        scores = _numpy(cosine(encoding.feature, apart).float())
         sizes = tuple(photo.size for photo in photos)
         answers = {}
         for name, options in self.options.items():
             method = METHODS[name]
             if begun is not None:
                 begun(name)
-            against = {} if self.versus is None else method.versus or {}
+            run = method if self.versus is None else partial(method.difference, versus=self.versus_text)
             try:
-                maps, own = self.timed(partial(method, encoding, self.text, **{**options, **against}))
+                maps, own = self.timed(partial(run, encoding, self.text, **options))
             except NoMeaningError as error:
                 if gaps is None:
                     raise
@@ -262,26 +265,8 @@ def _backbone(model: Any, device: str | None) -> Backbone:
 
 
 def _own(names: Sequence[str], options: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    check_methods(names, None)
+    check_methods(names)
     return {name: options_for(name, list(names), options) for name in names}
-
-
-NO_DIFFERENCE = "it is neither linear in the text nor a gradient of the score"
-"""Why a method cannot explain the difference of two texts."""
-
-
-def check_methods(names: Collection[str], versus: str | None) -> None:
-    """Every method exists, and can explain a difference if one is asked for."""
-    if not names:
-        raise OptionError("no method was given; `eclip methods ls` shows them.")
-    for name in names:
-        if name not in METHODS:
-            raise UnknownNameError("method", name, METHODS, "`eclip methods ls`")
-        if versus is not None and METHODS[name].versus is None:
-            able = ", ".join(method.name for method in METHODS.values() if method.versus is not None)
-            raise OptionError(
-                f"{name!r} cannot explain the difference of two texts: {NO_DIFFERENCE}. These can: {able}."
-            )
 
 
 def _numpy(values: Tensor) -> Float[np.ndarray, "*axes"]:

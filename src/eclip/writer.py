@@ -1,4 +1,4 @@
-"""What an Explanation looks like on disk: pictures, arrays, and the one manifest over them."""
+"""What results look like on disk: pictures, arrays, and the one manifest over them."""
 
 from __future__ import annotations
 
@@ -10,35 +10,56 @@ import platform
 import re
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from eclip.errors import OptionError, ResultError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from PIL import Image
 
+    from eclip.compare import Comparison
     from eclip.explanation import Explanation
 
+AnyFolder = TypeVar("AnyFolder", bound="Folder")
 FORMATS = ("png", "npz", "json")
-MANIFEST, SCHEMA = "manifest.json", "eclip.explain/1"
+MANIFEST, SCHEMA, COMPARE_SCHEMA = "manifest.json", "eclip.explain/1", "eclip.compare/1"
 
 
 def command(sources: Sequence[str], texts: Sequence[str], how: dict[str, Any]) -> str:
     """The shell command that repeats an explanation; `how` is that of an Explanation."""
-    words = ["eclip", "explain", *(f"./{source}" if source.startswith("-") else source for source in sources)]
-    for text in texts:
-        words += [f"--text={text}"] if text.startswith("-") else ["-t", text]
-    words += ["--model", how["model"], "--method", how["method"], "--resize", how["resize"]]
-    words += ["--positions", how["positions"], "--device", how["device"]]
-    if how["image_size"] is not None:
-        words += ["--image-size", str(how["image_size"])]
-    for template in [how["templates"]] if isinstance(how["templates"], str) else how["templates"]:
-        words += ["--template", template]
+    words = ["eclip", "explain", *_question(sources, texts), "--model", how["model"], "--method", how["method"]]
+    words += _settings(how)
     for key, value in how["options"].items():
         words += ["--set", f"{key}={value}"]
     return shlex.join(words)
+
+
+def compare_command(sources: Sequence[str], texts: Sequence[str], how: dict[str, Any]) -> str:
+    """The shell command that repeats a comparison; `how` is that of a Comparison's manifest."""
+    methods = how["methods"] if isinstance(how["methods"], str) else ",".join(how["methods"])
+    words = ["eclip", "compare", *_question(sources, texts), "--models", ",".join(how["models"]), "--methods", methods]
+    return shlex.join([*words, "--scale", how["scale"], *_settings(how)])
+
+
+def _question(sources: Sequence[str], texts: Sequence[str]) -> list[str]:
+    words = [f"./{source}" if source.startswith("-") else source for source in sources]
+    for text in texts:
+        words += [f"--text={text}"] if text.startswith("-") else ["-t", text]
+    return words
+
+
+def _settings(how: dict[str, Any]) -> list[str]:
+    words = ["--resize", how["resize"], "--positions", how["positions"], "--device", how["device"]]
+    if how["image_size"] is not None:
+        words += ["--image-size", str(how["image_size"])]
+    if how.get("versus") is not None:
+        words += [f"--versus={how['versus']}"]
+    for template in [how["templates"]] if isinstance(how["templates"], str) else how["templates"]:
+        words += ["--template", template]
+    return words
 
 
 @functools.cache
@@ -50,28 +71,19 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-class Writer:
-    """Writes explanations one after the other into a folder, and one manifest over all of them.
+class Folder:
+    """A folder of results, filled one photo after the other, and one manifest over all of them.
 
     Every file appears whole or not at all. The manifest is written on leaving, also after an exception or Ctrl-C, so
-    what was done is on record. It is also what `eclip explain --json` prints:
-
-        {"schema": "eclip.explain/1", "texts": [text, ...], "signed": bool, "how": {as `Explanation.how`},
-         "photos": [{"source", "width", "height", "grid": [row, col], "scores": {text: score},
-                     "files": {"photo", "npz", "strip", "overlays": {text: file}}}, ...],
-         "failures": [{"source", "error"}, ...]}
-
-    Files are relative to the folder, "photo" may be absolute; those of formats not asked for are absent. "texts" is
-    empty, "signed" and "how" are null where no photo was explained.
+    what was done is on record.
     """
 
-    def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> None:
+    def __init__(self, folder: str | Path, formats: Sequence[str], manifest: dict[str, Any]) -> None:
         unknown = [name for name in formats if name not in FORMATS]
         if unknown or not formats:
             raise OptionError(f"formats are {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}.")
         self.folder, self.formats = Path(folder), tuple(formats)
-        self.manifest: dict[str, Any] = {"schema": SCHEMA, "texts": [], "signed": None, "how": None}
-        self.manifest |= {"photos": [], "failures": []}
+        self.manifest: dict[str, Any] = {**manifest, "photos": [], "failures": []}
         self._taken: set[str] = set()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +92,7 @@ class Writer:
         except OSError as error:
             raise ResultError(f"the folder {str(folder)!r} cannot be written: {error.strerror}.") from error
 
-    def __enter__(self) -> Writer:
+    def __enter__(self: AnyFolder) -> AnyFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,47 +101,20 @@ class Writer:
             self._put(MANIFEST, text.encode(errors="backslashreplace"))  # names that are no Unicode: JSON's own escapes
 
     def fail(self, source: str, error: str) -> None:
-        """Record a photo that could not be explained."""
+        """Record a photo of which nothing could be made."""
         self.manifest["failures"].append({"source": source, "error": error})
 
-    def add(self, explanation: Explanation) -> list[dict[str, Any]]:
-        """Write the files of an explanation; returns its entries in the manifest."""
-        if self.manifest["how"] is None:
-            self.manifest |= {"texts": list(explanation.texts), "signed": explanation.signed, "how": explanation.how}
-        entries = [self._add(explanation, image) for image in range(len(explanation.sources))]
-        self.manifest["photos"] += entries
-        return entries
-
-    def _add(self, explanation: Explanation, image: int) -> dict[str, Any]:
-        source = Path(explanation.sources[image])
+    def _photo(self, name: str, photo: Callable[[], Image.Image]) -> tuple[str, dict[str, Any]]:
+        """A free stem for the files of a photo, and the file that holds it: its own, or one that is written here."""
+        source = Path(name)
         if source.is_file() and source.resolve().parent == self.folder.resolve():
             raise OptionError(
                 f"{source} lies in the output folder, where pictures could replace it: choose another folder."
             )
         stem = self._free(_slug(source.stem) or "photo")
-        files: dict[str, Any] = {"photo": str(source.resolve())}
-        if not source.is_file():
-            files["photo"] = self._put(f"{stem}.photo.png", png(explanation.photo(image)))
-        if "npz" in self.formats:
-            import numpy as np  # here, so that the command line can check folder and formats first
-
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, maps=explanation.maps[image], scores=explanation.scores[image])
-            files["npz"] = self._put(f"{stem}.npz", buffer.getvalue())
-        if "png" in self.formats:
-            files["strip"] = self._put(f"{stem}.png", png(explanation.strip(image)))
-            files["overlays"] = {
-                explanation.texts[text]: self._put(
-                    f"{stem}.{text}-{_slug(explanation.texts[text])}".rstrip("-") + ".png",
-                    png(explanation.overlay(image, text)),
-                )
-                for text in explanation.best_texts(image)
-            }
-        width, height = explanation.sizes[image]
-        scores = {t: round(float(s), 6) for t, s in zip(explanation.texts, explanation.scores[image], strict=True)}
-        grid = list(explanation.maps.shape[2:])
-        name = explanation.sources[image]
-        return {"source": name, "width": width, "height": height, "grid": grid, "scores": scores, "files": files}
+        if source.is_file():
+            return stem, {"photo": str(source.resolve())}
+        return stem, {"photo": self._put(f"{stem}.photo.png", png(photo()))}
 
     def _free(self, stem: str) -> str:
         name, number = stem, 1
@@ -138,6 +123,13 @@ class Writer:
             name = f"{stem}-{number}"
         self._taken.add(name.casefold())
         return name
+
+    def _arrays(self, stem: str, arrays: dict[str, NDArray[Any]]) -> str:
+        import numpy as np  # here, so that the command line can check folder and formats first
+
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # one parameter of its own is a flag
+        return self._put(f"{stem}.npz", buffer.getvalue())
 
     def _put(self, name: str, content: bytes) -> str:
         part = None
@@ -156,6 +148,126 @@ class Writer:
                 f"{self.folder / name} cannot be written: {error.strerror}. {done} photos before it are done."
             ) from error
         return name
+
+
+class Writer(Folder):
+    """Writes explanations into a folder: a strip a photo, an overlay a text, arrays, the manifest.
+
+    The manifest is also what `eclip explain --json` prints:
+
+        {"schema": "eclip.explain/1", "texts": [text, ...], "signed": bool, "how": {as `Explanation.how`},
+         "photos": [{"source", "width", "height", "grid": [row, col], "scores": {text: score},
+                     "files": {"photo", "npz", "strip", "overlays": {text: file}}}, ...],
+         "failures": [{"source", "error"}, ...]}
+
+    Files are relative to the folder, "photo" may be absolute; those of formats not asked for are absent. "texts" is
+    empty, "signed" and "how" are null where no photo was explained.
+    """
+
+    def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> None:
+        super().__init__(folder, formats, {"schema": SCHEMA, "texts": [], "signed": None, "how": None})
+
+    def add(self, explanation: Explanation) -> list[dict[str, Any]]:
+        """Write the files of an explanation; returns its entries in the manifest."""
+        if self.manifest["how"] is None:
+            self.manifest |= {"texts": list(explanation.texts), "signed": explanation.signed, "how": explanation.how}
+        entries = [self._add(explanation, image) for image in range(len(explanation.sources))]
+        self.manifest["photos"] += entries
+        return entries
+
+    def _add(self, explanation: Explanation, image: int) -> dict[str, Any]:
+        name = explanation.sources[image]
+        stem, files = self._photo(name, lambda: explanation.photo(image))
+        if "npz" in self.formats:
+            files["npz"] = self._arrays(stem, {"maps": explanation.maps[image], "scores": explanation.scores[image]})
+        if "png" in self.formats:
+            files["strip"] = self._put(f"{stem}.png", png(explanation.strip(image)))
+            files["overlays"] = {
+                explanation.texts[text]: self._put(
+                    f"{stem}.{text}-{_slug(explanation.texts[text])}".rstrip("-") + ".png",
+                    png(explanation.overlay(image, text)),
+                )
+                for text in explanation.best_texts(image)
+            }
+        width, height = explanation.sizes[image]
+        scores = _scores(explanation.texts, explanation.scores[image])
+        grid = list(explanation.maps.shape[2:])
+        return {"source": name, "width": width, "height": height, "grid": grid, "scores": scores, "files": files}
+
+
+class ComparisonWriter(Folder):
+    """Writes comparisons into a folder: a picture and one file of arrays a photo, the manifest.
+
+    The manifest is also what `eclip compare --json` prints:
+
+        {"schema": "eclip.compare/1", "texts": [text, ...], "how": {as `Comparison.how`, and "scale"},
+         "photos": [{"source", "width", "height",
+                     "maps": [{"model", "method", "array", "grid": [row, col], "signed", "scores": {text: score},
+                               "seconds": {"forward", "method"}, "cost"}, ...],
+                     "gaps": [{"model", "method", "why"}, ...],
+                     "files": {"photo", "picture", "npz"}}, ...],
+         "failures": [{"source", "error"}, ...]}
+
+    Each "array" of the npz file is (text, row, col), raw; beside it stands MODEL/scores. "cost" is that of
+    `Comparison.costs`. Otherwise as in `Writer`.
+    """
+
+    def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS, scale: str = "map") -> None:
+        super().__init__(folder, formats, {"schema": COMPARE_SCHEMA, "texts": [], "how": None})
+        self.scale = scale
+
+    def add(self, comparison: Comparison) -> dict[str, Any]:
+        """Write the files of a comparison; returns its entry in the manifest."""
+        if self.manifest["how"] is None:
+            how = {**comparison.how, "scale": self.scale}
+            how["command"] = compare_command([comparison.source], comparison.texts, how) if how["command"] else None
+            self.manifest |= {"texts": list(comparison.texts), "how": how}
+        entry = self._add(comparison)
+        self.manifest["photos"].append(entry)
+        return entry
+
+    def _add(self, comparison: Comparison) -> dict[str, Any]:
+        stem, files = self._photo(comparison.source, lambda: comparison.photo)
+        arrays: dict[str, NDArray[Any]] = {}
+        maps = []
+        folders = _unlike(model for model, _ in comparison.explanations)
+        for (model, method), explanation in comparison.explanations.items():
+            name = f"{folders[model]}/{method}"
+            arrays |= {name: explanation.maps[0], f"{folders[model]}/scores": explanation.scores[0]}
+            maps.append(
+                {
+                    "model": model,
+                    "method": method,
+                    "array": name,
+                    "grid": list(explanation.maps.shape[2:]),
+                    "signed": explanation.signed,
+                    "scores": _scores(comparison.texts, explanation.scores[0]),
+                    "seconds": {what: round(seconds, 6) for what, seconds in explanation.seconds.items()},
+                    "cost": round(comparison.costs[model, method], 4),
+                }
+            )
+        if "png" in self.formats:
+            files["picture"] = self._put(f"{stem}.compare.png", png(comparison.picture(self.scale)))
+        if "npz" in self.formats:
+            files["npz"] = self._arrays(stem, arrays)
+        gaps = [{"model": model, "method": method, "why": why} for (model, method), why in comparison.gaps.items()]
+        width, height = comparison.photo.size
+        shape = {"source": comparison.source, "width": width, "height": height}
+        return {**shape, "maps": maps, "gaps": gaps, "files": files}
+
+
+def _scores(texts: Sequence[str], scores: NDArray[Any]) -> dict[str, float]:
+    return {text: round(float(score), 6) for text, score in zip(texts, scores, strict=True)}
+
+
+def _unlike(names: Iterable[str]) -> dict[str, str]:
+    """A name for each that can stand in a path, unlike all others."""
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        slug = _slug(name) or "model"
+        taken = sum(other == slug or other.startswith(f"{slug}.") for other in found.values())
+        found[name] = f"{slug}.{taken + 1}" if taken else slug  # a slug holds no dots
+    return found
 
 
 def png(picture: Image.Image) -> bytes:

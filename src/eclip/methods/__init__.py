@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from eclip.errors import OptionError, ShapeError
+from eclip.errors import OptionError, ShapeError, UnknownNameError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -32,8 +32,8 @@ class Method:
         keep: how many last blocks it reruns; None = all. An option `depth` can ask for more, see `keep_for`.
         signed: zero has a meaning, and values on both sides of it; pictures then diverge around zero.
         summary: one sentence with its source.
-        versus: options under which a map of the difference of two texts explains the difference of their scores, as in
-            every method that is linear in the text or differentiates its score; None where it does not.
+        versus: options under which it explains the difference of two texts, see `difference`; None where it cannot,
+            being neither linear in the text nor a gradient of the score.
     """
 
     name: str
@@ -81,8 +81,7 @@ class Method:
 
         Args:
             encoding: from `eclip.encode`.
-            text: unit rows, from `eclip.encode_texts`. The difference of two explains the difference of their scores,
-                with the options of `self.versus`.
+            text: unit rows, from `eclip.encode_texts`.
             options: see `self.options`.
 
         Raises:
@@ -101,6 +100,60 @@ class Method:
 
         with torch.no_grad(), evaluating(encoding.backbone.model):  # methods that need gradients turn them on
             return self.function(encoding, text.to(feature.device), **options).float()
+
+    def difference(
+        self,
+        encoding: Encoding,
+        text: Float[Tensor, "text feature"],
+        versus: Float[Tensor, "other feature"],
+        **options: Any,
+    ) -> Float[Tensor, "image text row col"]:
+        """Why each text and not `versus`: the map of the difference of their scores, signed.
+
+        Linear methods give the difference of the two maps. Methods that keep the positive part of a gradient give what
+        speaks for the text minus what speaks for the other. Changing sides changes the sign.
+
+        Args:
+            encoding: from `eclip.encode`.
+            text: unit rows.
+            versus: unit rows, one for all texts or one for each.
+            options: see `self.options`.
+
+        Raises:
+            OptionError: this method cannot; and all that a call raises.
+        """
+        check_methods([self.name], versus=True)
+        assert self.versus is not None, "just checked"
+        options, apart = {**options, **self.versus}, text - versus.to(text)
+        if self.kind != "gradient" or self.signed:
+            return self(encoding, apart, **options)
+        import torch
+
+        pro, contra = self(encoding, torch.cat([apart, -apart]), **options).split(len(text), dim=1)
+        return pro - contra
+
+
+def check_methods(names: Collection[str], *, versus: bool = False) -> None:
+    """Every method exists, and can explain the difference of two texts if that is asked.
+
+    Raises:
+        UnknownNameError: there is no such method.
+        OptionError: there is no name, or a method cannot explain a difference.
+    """
+    if not names:
+        raise OptionError("no method was given; `eclip methods ls` shows them.")
+    for name in names:
+        if name not in METHODS:
+            raise UnknownNameError("method", name, METHODS, "`eclip methods ls`")
+        if versus and METHODS[name].versus is None:
+            able = ", ".join(method.name for method in METHODS.values() if method.versus is not None)
+            raise OptionError(
+                f"{name!r} cannot explain the difference of two texts: {NO_DIFFERENCE}. These can: {able}."
+            )
+
+
+NO_DIFFERENCE = "it is neither linear in the text nor a gradient of the score"
+"""Why a method cannot explain the difference of two texts."""
 
 
 def options_for(name: str, asked: list[str], options: dict[str, Any]) -> dict[str, Any]:

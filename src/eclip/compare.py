@@ -1,0 +1,262 @@
+"""Methods, and models, side by side on one photo: where each sees each text, and what it costs to ask it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from eclip import render
+from eclip.backbones.base import DEFAULT_POSITIONS, Backbone
+from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.backbones.load import is_loaded
+from eclip.errors import OptionError
+from eclip.explain import Question
+from eclip.explanation import Explanation
+from eclip.methods import METHODS, NO_DIFFERENCE, check_methods, options_for
+from eclip.photos import Photo, name_of, open_photo
+from eclip.text import check_texts
+from eclip.writer import FORMATS, ComparisonWriter, compare_command, png
+
+Pair = tuple[str, str]
+"""A model and a method, by their names."""
+EVERY = "all"
+BLIND = "shows where the model looks, whatever the text, so it cannot explain the difference of two"
+WARMING_TEXTS = 2  # one alone is a special case of surgery, which costs it 85 prompts
+
+
+def compare(
+    image: Photo,
+    texts: str | Sequence[str],
+    *,
+    methods: str | Sequence[str] = EVERY,
+    models: str | Backbone | Sequence[str | Backbone] = DEFAULT_MODEL,
+    versus: str | None = None,
+    image_size: int | None = None,
+    resize: str = "squash",
+    templates: str | Sequence[str] = "none",
+    positions: str = DEFAULT_POSITIONS,
+    device: str | None = None,
+    options: dict[str, dict[str, Any]] | None = None,
+) -> Comparison:
+    """Many methods on one photo, each model encoding it once, apart from one pass beforehand to warm up.
+
+    Args:
+        image: a path, a PIL picture or an array.
+        texts: one or more.
+        methods: "all", or names of `eclip.METHODS`. Those without meaning for a model's tower become gaps.
+        models: a name or a Backbone, as in `eclip.explain`, or several.
+        versus: a text to explain each text against, as in `eclip.explain`. Of "all", methods that cannot become gaps;
+            named, they raise.
+        image_size: see `eclip.explain`.
+        resize: see `eclip.explain`.
+        templates: see `eclip.explain`.
+        positions: see `eclip.explain`.
+        device: see `eclip.explain`.
+        options: of methods by their names, such as {"legrad": {"depth": 4}}.
+
+    Raises:
+        EclipError: bad input, of a class that says which: `eclip.errors` lists them.
+    """
+    contest = Contest(texts, methods, models, versus, image_size, resize, templates, positions, device, options or {})
+    return contest.answer(open_photo(image), name_of(image, 0))
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What several methods say of one photo.
+
+    Attributes:
+        photo: RGB, upright.
+        source: its path, or "photo 0" for one that came from memory.
+        texts: as given.
+        pairs: all (model, method) that were asked, in order.
+        explanations: by (model, method), of this one photo.
+        gaps: by (model, method), why there is no explanation.
+        how: models, methods, settings, versions, the command that repeats it. With how["versus"], maps and scores are
+            those of the difference between each text and that one.
+    """
+
+    photo: Image.Image
+    source: str
+    texts: tuple[str, ...]
+    pairs: tuple[Pair, ...]
+    explanations: dict[Pair, Explanation]
+    gaps: dict[Pair, str]
+    how: dict[str, Any]
+
+    def __repr__(self) -> str:
+        """One line: what was compared."""
+        models = ", ".join(dict.fromkeys(model for model, _ in self.pairs))
+        maps, gaps = len(self.explanations), len(self.gaps)
+        return f"Comparison({self.source}, {len(self.texts)} texts, {maps} explanations and {gaps} gaps on {models})"
+
+    def _repr_png_(self) -> bytes:
+        """The picture, as notebooks show it."""
+        return png(self.picture())
+
+    @property
+    def costs(self) -> dict[Pair, float]:
+        """What one waits for a method, in times of the model's forward pass alone; 1.0 is a method for nothing."""
+        spent = {pair: explanation.seconds for pair, explanation in self.explanations.items()}
+        return {pair: 1 + seconds["method"] / seconds["forward"] for pair, seconds in spent.items()}
+
+    def picture(self, scale: str = "map") -> Image.Image:
+        """All maps in one picture: a row a method, a column a text.
+
+        Args:
+            scale: "map": colors run from the least to the most of each map. "row": of each method over all texts, so
+                that its texts can be compared, and a thing that is absent does not look present.
+
+        Raises:
+            OptionError: another scale.
+        """
+        models = dict.fromkeys(model for model, _ in self.pairs)
+        sections = [self._section(model) for model in models]
+        return render.grid(self.photo, sections, texts=self.texts, versus=self.how["versus"], scale=scale)
+
+    def _section(self, model: str) -> render.Section:
+        rows = tuple(self._row(pair) for pair in self.pairs if pair[0] == model)
+        answer = next((one for pair, one in self.explanations.items() if pair[0] == model), None)
+        if answer is None:
+            return render.Section(model, "none of these methods has a meaning here", None, rows)
+        row, col = answer.maps.shape[2:]
+        note = f"forward pass {_time(answer.seconds['forward'])} · {row} x {col} patches"
+        return render.Section(model, note, answer.scores[0], rows)
+
+    def _row(self, pair: Pair) -> render.Row:
+        name, kind = pair[1], METHODS[pair[1]].kind
+        if pair in self.gaps:
+            return render.Row(name, kind, gap=self.gaps[pair])
+        answer = self.explanations[pair]
+        cost = f"{_time(sum(answer.seconds.values()))} · {_times(self.costs[pair])}"
+        return render.Row(name, kind, cost, answer.maps[0])
+
+    def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, scale: str = "map") -> Path:
+        """Write the picture, one file of arrays and manifest.json into a folder, made if it is missing.
+
+        Args:
+            folder: where. Files of the same names are replaced.
+            formats: any of "png", "npz" (arrays model/method and model/scores), "json" (the manifest).
+            scale: as in `picture`.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ResultError: the folder cannot be written, or the disk is full.
+            OptionError: an unknown format or scale.
+        """
+        with ComparisonWriter(folder, formats, scale) as writer:
+            writer.add(self)
+        return writer.folder
+
+
+class Contest:
+    """All that is asked of a photo, checked and encoded once; `eclip compare` asks it of many."""
+
+    def __init__(
+        self,
+        texts: str | Sequence[str],
+        methods: str | Sequence[str],
+        models: str | Backbone | Sequence[str | Backbone],
+        versus: str | None,
+        image_size: int | None,
+        resize: str,
+        templates: str | Sequence[str],
+        positions: str,
+        device: str | None,
+        options: dict[str, dict[str, Any]],
+    ) -> None:
+        self.texts = tuple(check_texts(texts))
+        self.methods = methods if isinstance(methods, str) else list(dict.fromkeys(methods))
+        able, self.unable = _able(self.methods, versus)
+        own = _options(able, options)
+        asked = [models] if isinstance(models, str | Backbone) else list(dict.fromkeys(models))
+        if not asked:
+            raise OptionError("no model was given; `eclip models ls` shows them.")
+        self.questions: dict[str, Question] = {}
+        self._warm: set[str] = set()
+        for model in asked:
+            question = Question(texts, model, own, image_size, resize, templates, positions, versus, device)
+            name = question.backbone.name
+            if name in self.questions:
+                raise OptionError(f"two models are called {name!r}: give one another, eclip.wrap(..., name=...).")
+            self.questions[name] = question
+
+    def answer(self, photo: Image.Image, source: str, begun: Callable[[str, str], None] | None = None) -> Comparison:
+        """Compare on one photo; `begun` hears the model and the method before each is run."""
+        pairs: list[Pair] = []
+        explanations: dict[Pair, Explanation] = {}
+        gaps: dict[Pair, str] = {}
+        for model, question in self.questions.items():
+            hears = None if begun is None else partial(begun, model)
+            if model not in self._warm:
+                _warm_up(question, photo)
+                self._warm.add(model)
+            lacking = dict(self.unable)
+            answers = question.answer([photo], [source], lacking, hears)
+            names = METHODS if self.methods == EVERY else question.options
+            pairs += [(model, name) for name in names]
+            explanations |= {(model, name): answer for name, answer in answers.items()}
+            gaps |= {(model, name): lacking[name] for name in names if name in lacking}
+        how = self._how(source)
+        return Comparison(photo, source, self.texts, tuple(pairs), explanations, gaps, how)
+
+    def _how(self, source: str) -> dict[str, Any]:
+        questions = list(self.questions.values())
+        settings = questions[0].how(next(iter(questions[0].options)), [source], [])
+        shared = ("image_size", "resize", "templates", "positions", "versus", "device", "versions")
+        models = {
+            name: {"family": question.backbone.family, "precision": str(question.backbone.weight.dtype)[6:]}
+            for name, question in self.questions.items()
+        }
+        options = {name: values for name, values in questions[0].options.items() if values}
+        how = {"models": models, "methods": self.methods, "options": options, "scale": "map"}
+        how |= {key: settings[key] for key in shared}
+        by_name = not options and Path(source).is_file() and all(is_loaded(one.backbone) for one in questions)
+        return {**how, "command": compare_command([source], self.texts, how) if by_name else None}
+
+
+def _able(methods: str | list[str], versus: str | None) -> tuple[list[str], dict[str, str]]:
+    """The methods to run, and those of "all" that cannot explain a difference, with the reason."""
+    if methods != EVERY:
+        named = [methods] if isinstance(methods, str) else methods
+        check_methods(named, versus=versus is not None)
+        return named, {}
+    unable = {
+        name: BLIND if method.kind == "attention" else f"cannot explain the difference of two texts: {NO_DIFFERENCE}"
+        for name, method in METHODS.items()
+        if versus is not None and method.versus is None
+    }
+    return [name for name in METHODS if name not in unable], unable
+
+
+def _options(methods: list[str], options: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    for name in options:
+        if name not in methods:
+            raise OptionError(f"options of {name!r} were given, but the methods are {', '.join(methods)}.")
+    return {name: options_for(name, [name], options.get(name, {})) for name in methods}
+
+
+def _warm_up(question: Question, photo: Image.Image) -> None:
+    """Run once what is fast, so that the costs shown are not those of a first call."""
+    few = copy(question)
+    few.texts, few.text = few.texts[:WARMING_TEXTS], few.text[:WARMING_TEXTS]
+    few.options = {name: own for name, own in few.options.items() if METHODS[name].kind != "perturbation"}
+    few.answer([photo], [""], gaps={})
+
+
+def _time(seconds: float) -> str:
+    if seconds < 1:
+        return f"{1000 * seconds:.1f} ms" if seconds < 0.00995 else f"{1000 * seconds:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 99.5 else f"{seconds:,.0f} s"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}x" if ratio < 9.995 else f"{ratio:.1f}x" if ratio < 99.95 else f"{ratio:,.0f}x"

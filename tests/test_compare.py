@@ -1,0 +1,279 @@
+"""eclip.compare: many methods and models on one photo, its gaps, its costs, what it saves."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageChops
+
+import eclip
+import tiny
+from eclip import compare as public
+from eclip import render
+from eclip.compare import Comparison, Contest
+from eclip.errors import EclipError, ImageError, OptionError, TextError, UnknownNameError
+from eclip.explanation import Explanation
+from eclip.methods import METHODS
+from eclip.photos import open_photo
+
+FAST = [name for name, method in METHODS.items() if method.kind != "perturbation"]
+TEXTS = ["a dog", "grass", "the sea"]
+
+
+@pytest.fixture
+def photo(photos: Path) -> Path:
+    return photos / "a.png"
+
+
+def contest(backbones: Any, methods: Any = FAST, texts: Any = TEXTS) -> Contest:
+    return Contest(texts, methods, backbones, None, None, "squash", "none", "bicubic_aa", None, {})
+
+
+def test_maps_and_scores_are_those_of_explain(photo: Path) -> None:
+    vit = tiny.backbone("vit")
+    both = public(photo, TEXTS, methods=FAST, models=vit)
+    assert list(both.explanations) == [("vit", name) for name in FAST]
+    for name in FAST:
+        alone = eclip.explain(photo, TEXTS, model=vit, method=name)
+        np.testing.assert_allclose(both.explanations["vit", name].maps, alone.maps, rtol=1e-4, atol=1e-6)
+        assert np.array_equal(both.explanations["vit", name].scores, alone.scores)
+
+
+def test_a_photo_is_encoded_once_a_model_whatever_is_asked_and_once_before_to_warm_up(photo: Path) -> None:
+    passes: dict[str, int] = {}
+    backbones = [tiny.backbone("vit"), tiny.backbone("siglip")]
+    for backbone, stem in zip(backbones, ("conv1", "trunk.patch_embed.proj"), strict=True):
+        passes[backbone.name] = 0
+
+        def count(*_: Any, name: str = backbone.name) -> None:
+            passes[name] += 1
+
+        backbone.model.visual.get_submodule(stem).register_forward_hook(count)
+    asked = contest(backbones, texts=[*TEXTS, "sand", "a cat"])
+    picture = open_photo(photo)
+    for done in (2, 3, 4):
+        asked.answer(picture, "photo 0")
+        assert passes == {"vit": done, "siglip": done}
+    public(photo, TEXTS, methods=FAST, models=backbones)
+    assert passes == {"vit": 6, "siglip": 6}
+
+
+def test_methods_are_named_before_they_run_in_the_order_asked(photo: Path) -> None:
+    asked = contest([tiny.backbone("vit"), tiny.backbone("siglip")], ["legrad", "itsm"])
+    heard: list[tuple[str, str]] = []
+    answer = asked.answer(open_photo(photo), "x", lambda model, method: heard.append((model, method)))
+    expected = [("vit", "legrad"), ("vit", "itsm"), ("siglip", "legrad"), ("siglip", "itsm")]
+    assert heard == list(answer.pairs) == list(answer.explanations) == expected
+
+
+# --- gaps --------------------------------------------------------------------
+
+
+def test_a_method_without_meaning_on_one_model_is_a_gap_there_alone(photo: Path) -> None:
+    backbones = [tiny.backbone("timm abs_attn"), tiny.backbone("vit")]
+    answer = public(photo, TEXTS, methods=["itsm", "rollout"], models=backbones)
+    assert list(answer.gaps) == [("timm abs_attn", "rollout")]
+    assert "has no depth" in answer.gaps["timm abs_attn", "rollout"]
+    assert list(answer.explanations) == [("timm abs_attn", "itsm"), ("vit", "itsm"), ("vit", "rollout")]
+    assert answer.pairs[1] == ("timm abs_attn", "rollout"), "a gap keeps its place"
+    assert repr(answer).endswith("a.png, 3 texts, 3 explanations and 1 gaps on timm abs_attn, vit)")
+
+
+def test_nothing_but_gaps_is_still_an_answer(photo: Path, tmp_path: Path) -> None:
+    answer = public(photo, TEXTS, methods="rollout", models=tiny.backbone("timm abs_attn"))
+    assert not answer.explanations and not answer.costs
+    answer.save(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["photos"][0]["maps"] == []
+    assert [gap["method"] for gap in manifest["photos"][0]["gaps"]] == ["rollout"]
+    with Image.open(tmp_path / "a.compare.png") as picture:
+        assert same(picture, answer.picture())
+
+
+def test_versus_explains_differences_and_lists_those_that_cannot(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {name: METHODS[name] for name in ("itsm", "surgery", "attention", "legrad", "gscorecam")}
+    monkeypatch.setattr(import_module("eclip.compare"), "METHODS", kept)
+    vit = tiny.backbone("vit")
+    answer = public(photo, ["a dog", "a wolf"], models=vit, versus="a wolf")
+    assert list(answer.explanations) == [("vit", "itsm"), ("vit", "surgery"), ("vit", "legrad")]
+    assert list(answer.gaps) == [("vit", "attention"), ("vit", "gscorecam")]
+    assert answer.gaps["vit", "attention"].startswith("shows where the model looks, whatever the text")
+    assert answer.gaps["vit", "gscorecam"].startswith("cannot explain the difference of two texts")
+    plain = eclip.explain(photo, ["a dog", "a wolf"], model=vit, method="itsm")
+    held = answer.explanations["vit", "itsm"]
+    np.testing.assert_allclose(held.maps[0, 0], plain.maps[0, 0] - plain.maps[0, 1], atol=1e-6)
+    np.testing.assert_allclose(held.scores[0], [plain.scores[0, 0] - plain.scores[0, 1], 0], atol=1e-6)
+    with pytest.raises(OptionError, match="'attention' cannot explain the difference"):
+        public(photo, "a dog", methods=["itsm", "attention"], models=vit, versus="a wolf")
+
+
+def test_options_are_those_of_one_method(photo: Path) -> None:
+    vit = tiny.backbone("vit")
+    methods = ["surgery", "legrad"]
+    deep = public(photo, TEXTS, methods=methods, models=vit, options={"legrad": {"depth": 7}})
+    plain = public(photo, TEXTS, methods=methods, models=vit)
+    alone = eclip.explain(photo, TEXTS, method="legrad", model=vit, depth=7)
+    np.testing.assert_allclose(deep.explanations["vit", "legrad"].maps, alone.maps, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(plain.explanations["vit", "legrad"].maps, alone.maps, rtol=1e-2)
+    assert np.array_equal(deep.explanations["vit", "surgery"].maps, plain.explanations["vit", "surgery"].maps)
+    assert (deep.how["options"], plain.how["options"]) == ({"legrad": {"depth": 7}}, {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"methods": "legard"}, UnknownNameError, "Did you mean 'legrad'"),
+        ({"methods": []}, OptionError, "no method was given"),
+        ({"models": []}, OptionError, "no model was given"),
+        ({"models": "minni"}, UnknownNameError, "Did you mean 'mini'"),
+        ({"options": {"rise": {}}}, OptionError, "options of 'rise' were given, but the methods are itsm, surgery"),
+        ({"options": {"itsm": {"depth": 2}}}, OptionError, "'itsm' has no option 'depth'"),
+        ({"texts": []}, TextError, "no text"),
+        ({"versus": " "}, TextError, "empty"),
+        ({"image": "nowhere.jpg"}, ImageError, "no such file"),
+        ({"device": "cpu"}, OptionError, "goes with a model's name"),
+        ({"image_size": 33}, OptionError, "multiple of the patch size 8"),
+    ],
+)
+def test_wrong_questions_say_so(photo: Path, settings: dict[str, Any], error: type[EclipError], message: str) -> None:
+    given = {"image": photo, "texts": TEXTS, "methods": ["itsm", "surgery"], "models": tiny.backbone("vit")} | settings
+    with pytest.raises(error, match=message):
+        public(given.pop("image"), given.pop("texts"), **given)
+
+
+def test_models_of_one_name_are_refused(photo: Path) -> None:
+    backbones = [tiny.backbone("vit"), tiny.backbone("vit")]
+    with pytest.raises(OptionError, match="two models are called 'vit'"):
+        public(photo, TEXTS, methods="itsm", models=backbones)
+    public(photo, TEXTS, methods="itsm", models=[backbones[0], backbones[0]])  # the same one twice is one
+
+
+# --- what is made of it ------------------------------------------------------
+
+
+def by_hand(maps: dict[str, list[Any]], *, versus: str | None = None, seconds: Any = None) -> Comparison:
+    """A comparison on a gray photo by a model "m", from raw maps (text row col) of methods."""
+    texts = tuple(f"text {index}" for index in range(len(next(iter(maps.values())))))
+    gray = Image.new("RGB", (300, 200), (140, 140, 140))
+    explanations = {
+        ("m", method): Explanation(
+            maps=np.array([values], np.float32),
+            scores=np.array([[0.3 - 0.1 * index for index in range(len(texts))]], np.float32),
+            texts=texts,
+            sources=("photo 0",),
+            sizes=(gray.size,),
+            signed=False,
+            how={"method": method, "model": "m", "versus": versus},
+            photos=(gray,),
+            seconds=seconds or {"forward": 2.0, "method": 0.5},
+        )
+        for method, values in maps.items()
+    }
+    how = {"versus": versus, "command": None}
+    return Comparison(gray, "photo 0", texts, tuple(explanations), explanations, {}, how)
+
+
+def test_cost_is_forward_and_method_over_forward() -> None:
+    assert by_hand({"itsm": [[[0, 1]]]}).costs == {("m", "itsm"): 1.25}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [((0.002, 0.0004), "2.4 ms · 1.20x"), ((0.1, 2.4), "2.5 s · 25.0x"), ((0.01, 119.99), "120 s · 12,000x")],
+)
+def test_cost_is_written_in_three_digits(seconds: tuple[float, float], words: str) -> None:
+    answer = by_hand({"itsm": [[[0, 1]]]}, seconds=dict(zip(("forward", "method"), seconds, strict=True)))
+    assert answer._section("m").rows[0].cost == words
+
+
+def panel(picture: Image.Image, text: int) -> Image.Image:
+    """The panel of the first row: 220 x 147 pixels, beside a label as wide as the photo, below a header as high."""
+    left, top = 32 + 220 + 24 + text * 228, 32 + 147 + 16
+    return picture.crop((left, top, left + 220, top + 147))
+
+
+def drawn(values: list[Any], *, signed: bool = False) -> Image.Image:
+    small = Image.new("RGB", (220, 147), (140, 140, 140))
+    return render.overlay(small, np.array(values, np.float32), signed=signed, legend=False)
+
+
+def same(first: Image.Image, second: Image.Image) -> bool:
+    return ImageChops.difference(first, second).getbbox() is None
+
+
+def test_scale_is_that_of_each_map_or_of_the_row() -> None:
+    answer = by_hand({"itsm": [[[1, 2]], [[1, 5]]]})
+    of_map, of_row = answer.picture(), answer.picture("row")
+    assert same(panel(of_map, 0), drawn([[0, 1]])) and same(panel(of_map, 1), drawn([[0, 1]]))
+    assert same(panel(of_row, 0), drawn([[0, 0.25]])) and same(panel(of_row, 1), drawn([[0, 1]]))
+    assert not same(panel(of_map, 0), panel(of_row, 0))
+    with pytest.raises(OptionError, match="scale must be one of map, row, got 'photo'"):
+        answer.picture("photo")
+
+
+def test_versus_draws_around_zero() -> None:
+    answer = by_hand({"itsm": [[[-1, 2]], [[0, 4]]]}, versus="a wolf")
+    assert same(panel(answer.picture(), 0), drawn([[-0.5, 1]], signed=True))
+    assert same(panel(answer.picture("row"), 0), drawn([[-0.25, 0.5]], signed=True))
+
+
+def test_notebooks_show_the_picture() -> None:
+    import io
+
+    answer = by_hand({"itsm": [[[0, 1]]]})
+    assert same(Image.open(io.BytesIO(answer._repr_png_())), answer.picture())
+
+
+def test_what_is_saved_is_what_was_found(photo: Path, tmp_path: Path) -> None:
+    names = ("a b", "a/b", "timm abs_attn")  # the first two are one name where only letters count
+    families = ("vit", "siglip", "timm abs_attn")
+    backbones = [
+        eclip.wrap(tiny.model(family), tokenizer=tiny._tokenizer(), mean=tiny.MEAN, std=tiny.STD, name=name)
+        for family, name in zip(families, names, strict=True)
+    ]
+    answer = public(photo, TEXTS, methods=["itsm", "rollout"], models=backbones)
+    assert answer.save(tmp_path, scale="row") == tmp_path
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert (manifest["schema"], manifest["texts"], manifest["failures"]) == ("eclip.compare/1", TEXTS, [])
+    assert manifest["how"]["scale"] == "row" and manifest["how"]["command"] is None, "these models have no name to load"
+    [entry] = manifest["photos"]
+    assert entry["files"] == {"photo": str(photo.resolve()), "picture": "a.compare.png", "npz": "a.npz"}
+    assert (entry["source"], entry["width"], entry["height"]) == (str(photo), 40, 30)
+    assert [(gap["model"], gap["method"]) for gap in entry["gaps"]] == [("timm abs_attn", "rollout")]
+    with np.load(tmp_path / "a.npz") as arrays:
+        assert [line["array"] for line in entry["maps"]] == [
+            "a-b/itsm",
+            "a-b/rollout",
+            "a-b.2/itsm",
+            "a-b.2/rollout",
+            "timm-abs_attn/itsm",
+        ]
+        for line in entry["maps"]:
+            found = answer.explanations[line["model"], line["method"]]
+            assert np.array_equal(arrays[line["array"]], found.maps[0])
+            assert np.array_equal(arrays[line["array"].partition("/")[0] + "/scores"], found.scores[0])
+            assert line["scores"] == pytest.approx(dict(zip(TEXTS, found.scores[0].tolist(), strict=True)), abs=1e-6)
+            assert line["cost"] == pytest.approx(answer.costs[line["model"], line["method"]], abs=1e-4)
+    with Image.open(tmp_path / "a.compare.png") as picture:
+        assert same(picture, answer.picture("row"))
+
+
+def test_a_photo_from_memory_is_saved_with_its_comparison(tmp_path: Path) -> None:
+    memory = Image.new("RGB", (40, 30), (10, 200, 30))
+    public(memory, TEXTS, methods="itsm", models=tiny.backbone("vit")).save(tmp_path, ["json"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "photo-0.photo.png"]
+    with Image.open(tmp_path / "photo-0.photo.png") as copy:
+        assert same(copy, memory)
+    with pytest.raises(OptionError, match="formats are png, npz, json, got gif"):
+        by_hand({"itsm": [[[0, 1]]]}).save(tmp_path, ["gif"])
+
+
+def test_all_methods_on_mini_find_their_place(photo: Path) -> None:
+    every = public(photo, "a dog", methods=FAST)
+    assert set(every.explanations) | set(every.gaps) == {("mini", name) for name in FAST}
+    assert every.how["command"].startswith(f"eclip compare {photo} -t 'a dog' --models mini --methods itsm,rclip")

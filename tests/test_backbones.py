@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -219,6 +220,30 @@ def test_nothing_of_the_model_changes_when_it_raises(family: str) -> None:
     before, random = _state(model), torch.get_rng_state()
     with pytest.raises(RuntimeError, match="broken inside"):
         eclip.encode(backbone, tiny.pixels(backbone))
+    _assert_same(model, before, random)
+
+
+@pytest.mark.parametrize("family", ["vit", "vit, average pool", "resnet", "timm abs_attn", "siglip"])
+@pytest.mark.parametrize("name", eclip.METHODS)
+def test_nothing_of_the_model_changes_when_a_method_raises(name: str, family: str) -> None:
+    """The part that gives the feature breaks after the encoding is done; what asks it again must leave no trace."""
+    backbone = tiny.backbone(family)
+    model, calls = backbone.model.train(), []
+
+    def broken(*_: Any) -> torch.Tensor:
+        calls.append(1)
+        raise RuntimeError("broken inside")
+
+    encoding = eclip.encode(backbone, tiny.pixels(backbone))
+    fields = dict.fromkeys(("project", "pool", "to_feature"), broken)
+    within = replace(encoding, backbone=replace(backbone, **fields))
+    before, random = _state(model), torch.get_rng_state()
+    try:
+        eclip.METHODS[name](within, tiny.texts(backbone), **tiny.FEW.get(name, {}))
+    except (RuntimeError, NoMeaningError) as error:
+        assert isinstance(error, NoMeaningError) or "broken inside" in str(error)
+    assert calls or name in ("attention", "rollout") or family in tiny.GAPS.get(name, ())
+    assert torch.is_grad_enabled(), "gradients are as they were"
     _assert_same(model, before, random)
 
 

@@ -132,6 +132,7 @@ def _time(
                 if pixels.is_cuda:
                     torch.cuda.synchronize()
                 seconds[name].append(time.perf_counter() - start)
+        flops = {name: _flops(task) for name, task in tasks.items() if name not in SLOW}
     bare = seconds["encode_image"]
     rows: list[dict[str, object]] = []
     for name in names:
@@ -143,7 +144,7 @@ def _time(
                 "ratio": round(statistics.median(ratios), 3),
                 "quartiles": [round(ratios[len(ratios) // 4], 3), round(ratios[-1 - len(ratios) // 4], 3)],
                 "ms_per_image": round(1000 * statistics.median(seconds[name]) / options.images, 1),
-                "arithmetic": None if name in SLOW else round(_flops(tasks[name]) / _flops(tasks["encode_image"]), 3),
+                "arithmetic": None if name in SLOW else round(flops[name] / flops["encode_image"], 3),
                 "bar": BARS.get(name, {}).get(texts),
             }
         )

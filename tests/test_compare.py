@@ -108,6 +108,9 @@ def test_versus_explains_differences_and_lists_those_that_cannot(photo: Path, mo
     held = answer.explanations["vit", "itsm"]
     np.testing.assert_allclose(held.maps[0, 0], plain.maps[0, 0] - plain.maps[0, 1], atol=1e-6)
     np.testing.assert_allclose(held.scores[0], [plain.scores[0, 0] - plain.scores[0, 1], 0], atol=1e-6)
+    for explanation in answer.explanations.values():
+        assert not explanation.maps[0, 1].any(), "a text held against itself gives zeros, not colored rounding"
+        assert explanation.scores[0, 1] == 0
     with pytest.raises(OptionError, match="'attention' cannot explain the difference"):
         public(photo, "a dog", methods=["itsm", "attention"], models=vit, versus="a wolf")
 
@@ -129,10 +132,11 @@ def test_options_are_those_of_one_method(photo: Path) -> None:
     [
         ({"methods": "legard"}, UnknownNameError, "Did you mean 'legrad'"),
         ({"methods": []}, OptionError, "no method was given"),
+        ({"methods": ["all", "rise"]}, OptionError, "'all' stands alone, got all, rise"),
         ({"models": []}, OptionError, "no model was given"),
         ({"models": "minni"}, UnknownNameError, "Did you mean 'mini'"),
         ({"options": {"rise": {}}}, OptionError, "options of 'rise' were given, but the methods are itsm, surgery"),
-        ({"options": {"itsm": {"depth": 2}}}, OptionError, "'itsm' has no option 'depth'"),
+        ({"options": {"itsm": {"depth": 2}}}, OptionError, "no option 'depth' in 'itsm': it belongs to gem, surgery"),
         ({"texts": []}, TextError, "no text"),
         ({"versus": " "}, TextError, "empty"),
         ({"image": "nowhere.jpg"}, ImageError, "no such file"),
@@ -216,6 +220,15 @@ def test_scale_is_that_of_each_map_or_of_the_row() -> None:
         answer.picture("photo")
 
 
+def test_signed_methods_show_what_speaks_for_the_text_alone() -> None:
+    """As in explain, zero is gray; there the other side is blue, here one scale serves all methods."""
+    answer = by_hand({"surgery": [[[-8, 2]], [[1, 4]]]})
+    assert same(panel(answer.picture(), 0), drawn([[0, 1]]))
+    assert same(panel(answer.picture(), 1), drawn([[0.25, 1]]))
+    assert same(panel(answer.picture("row"), 0), drawn([[0, 0.5]]))
+    assert same(panel(by_hand({"surgery": [[[-8, -2]]]}).picture(), 0), drawn([[0, 0]])), "nothing speaks for it"
+
+
 def test_versus_draws_around_zero() -> None:
     answer = by_hand({"itsm": [[[-1, 2]], [[0, 4]]]}, versus="a wolf")
     assert same(panel(answer.picture(), 0), drawn([[-0.5, 1]], signed=True))
@@ -273,7 +286,23 @@ def test_a_photo_from_memory_is_saved_with_its_comparison(tmp_path: Path) -> Non
         by_hand({"itsm": [[[0, 1]]]}).save(tmp_path, ["gif"])
 
 
-def test_all_methods_on_mini_find_their_place(photo: Path) -> None:
-    every = public(photo, "a dog", methods=FAST)
-    assert set(every.explanations) | set(every.gaps) == {("mini", name) for name in FAST}
-    assert every.how["command"].startswith(f"eclip compare {photo} -t 'a dog' --models mini --methods itsm,rclip")
+def test_a_scale_is_checked_whatever_is_written(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="scale must be one of map, row, got 'photo'"):
+        by_hand({"itsm": [[[0, 1]]]}).save(tmp_path / "new", ["json"], scale="photo")
+    assert not (tmp_path / "new").exists()
+
+
+def test_mini_answers_with_all_that_has_a_meaning_there() -> None:
+    """On a dog's photo, what finds things finds it where it is: in the middle."""
+    dog = Path(__file__).parents[1] / "docs" / "photos" / "dog.jpg"
+    every = public(dog, ["a dog", "grass"], methods=FAST)
+    assert list(every.gaps) == [("mini", "rollout")]
+    assert set(every.explanations) == {("mini", name) for name in FAST if name != "rollout"}
+    assert every.how["command"].startswith(
+        f"eclip compare {dog} -t 'a dog' -t grass --models mini --methods itsm,rclip"
+    )
+    for name in ("maskclip", "sclip", "gem", "surgery", "gradcam"):
+        heat = every.explanations["mini", name].heatmap()
+        height, width = heat.shape
+        middle = heat[height // 4 : 3 * height // 4, width // 4 : 3 * width // 4].mean()
+        assert middle > heat.mean() + 0.1, name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import linear, normalize
@@ -367,8 +368,8 @@ def test_maps_are_float32_without_gradient_and_texts_are_checked() -> None:
         maps = method(encoding, text, **tiny.FEW.get(name, {}))
         assert maps.dtype == torch.float32
         assert not maps.requires_grad
-        for wrong in (text[0], text[:, :5]):
-            with pytest.raises(ShapeError, match=r"must be \(text, feature\) = \(any, 24\), got"):
+        for wrong in (text[0], text[:, :5], text[:0]):
+            with pytest.raises(ShapeError, match=r"must be \(text, feature\) = \(1 or more, 24\), got"):
                 method(encoding, wrong)
 
 
@@ -397,6 +398,53 @@ def test_a_method_that_cannot_explain_a_difference_says_so(name: str) -> None:
     encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone, 2)
     with pytest.raises(OptionError, match=f"'{name}' cannot explain the difference.*These can: itsm, rclip, maskclip"):
         METHODS[name].difference(encoding, text[:1], text[1:])
+
+
+def test_a_difference_checks_its_sides_and_its_options() -> None:
+    backbone = tiny.backbone("vit")
+    encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone, 3)
+    itsm = METHODS["itsm"]
+    with pytest.raises(ShapeError, match="versus must be one text, or 2 as there are texts, got 3"):
+        itsm.difference(encoding, text[:2], text)
+    with pytest.raises(ShapeError, match="versus must be"):
+        itsm.difference(encoding, text, text[0])
+    for option, value in {"features": True, "reference": text[0]}.items():
+        with pytest.raises(OptionError, match=f"'surgery' explains a difference with {option}=.*leave {option} out"):
+            METHODS["surgery"].difference(encoding, text[:1], text[1:2], **{option: value})
+
+
+def test_options_may_be_numbers_of_numpy() -> None:
+    METHODS["surgery"].check({"depth": np.int64(2)})
+    for wrong in (True, 2.0, "2"):
+        with pytest.raises(OptionError, match="must be a whole number"):
+            _run("surgery", "vit", depth=wrong)
+    METHODS["naclip"].check({"std": np.float32(2)})
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("family", ["vit", "resnet", "siglip"])
+def test_what_surrounds_a_call_changes_nothing(name: str, family: str) -> None:
+    """Inference mode and autocast of the caller, and training mode with dropout inside the model."""
+    if family in tiny.GAPS.get(name, ()):
+        pytest.skip("no meaning there")
+    backbone = tiny.backbone(family)
+    part = backbone.model.visual.trunk if family == "siglip" else backbone.model.visual
+    for module in part.modules():
+        if isinstance(module, torch.nn.Sequential) and hasattr(module, "c_proj"):
+            module.c_proj = torch.nn.Sequential(module.c_proj, torch.nn.Dropout(0.5))
+        elif isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    method = partial(METHODS[name], **tiny.FEW.get(name, {}))
+    pixels, text = tiny.pixels(backbone), tiny.texts(backbone)
+    expected = method(eclip.encode(backbone, pixels), text)
+    with torch.inference_mode():
+        inside = eclip.encode(backbone, pixels.clone())
+        torch.testing.assert_close(method(inside, text.clone()), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(method(inside, text), expected, rtol=0, atol=1e-6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(method(eclip.encode(backbone, pixels), text), expected, rtol=0, atol=1e-6)
+    backbone.model.train()
+    torch.testing.assert_close(method(eclip.encode(backbone, pixels), text), expected, rtol=0, atol=1e-6)
 
 
 # --- what holds for every method, on every family ---

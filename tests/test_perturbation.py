@@ -111,6 +111,29 @@ def _at(backbone: eclip.Backbone, shape: tuple[int, int]) -> eclip.Encoding:
     return eclip.encode(backbone, tiny.pixels(backbone, 1, *shape))
 
 
+@pytest.mark.parametrize("name", ["rise", "occlusion", "gscorecam"])
+def test_masked_passes_use_the_positions_of_the_encoding(name: str) -> None:
+    backbone = tiny.backbone("vit")
+    pixels, text = tiny.pixels(backbone, 1, 6, 5), tiny.texts(backbone)
+    seen = []
+    options = tiny.FEW.get(name, {})
+    for positions in ("bilinear", "bicubic_plus01"):
+        encoding = eclip.encode(backbone, pixels, positions=positions)
+        asked = replace(backbone, embed=lambda *of: seen.append(of[2]) or backbone.embed(*of))
+        METHODS[name](replace(encoding, backbone=asked), text, **options)
+        assert set(seen) == {positions}
+        seen.clear()
+
+
+def test_occlusion_on_a_large_grid_holds_few_masks_at_a_time() -> None:
+    backbone = tiny.backbone("vit")
+    encoding = _at(backbone, (24, 24))
+    sizes = []
+    asked = replace(backbone, embed=lambda *of: sizes.append(len(of[0])) or backbone.embed(*of))
+    METHODS["occlusion"](replace(encoding, backbone=asked), tiny.texts(backbone), window=12, stride=12, batch_size=2)
+    assert sizes == [2] * 4 + [1], "three windows down and across, two at a time"
+
+
 # --- gScoreCAM ---
 
 
@@ -205,7 +228,7 @@ def test_perturbation_methods_name_wrong_options() -> None:
     _, encoding, text = _encoded("vit")
     for name, options, message in [
         ("rise", {"mask_count": 0}, "mask_count, cells and batch_size >= 1"),
-        ("rise", {"keep": 1.0}, "keep between 0 and 1, got 256, 8, 8 and 1.0"),
+        ("rise", {"keep": 1.0}, "got 256, 8, 8, 1.0 and 0"),
         ("occlusion", {"window": 2, "stride": 3}, "a stride of 1 to window, got 2, 8 and 3"),
         ("gscorecam", {"channels": 0}, "channels and batch_size >= 1, got 0 and 8"),
     ]:

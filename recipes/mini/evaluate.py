@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 import eclip
+from eclip.methods import check_methods
 
 VOC_NAMES = [
     "airplane",
@@ -120,12 +121,12 @@ def voc(
         maps = {name: eclip.METHODS[name](encoding, text) for name in methods if name not in SLOW}
         for i, name in enumerate(part):
             mask = np.array(Image.open(folder / "masks" / f"{name}.png"))
-            present = present_classes(mask)
+            present, alone = present_classes(mask), None
             hits.append(int(answers[i]) + 1 in present)
             for method in methods:
                 asked = [number - 1 for number in present]
                 if method in SLOW:
-                    alone = encode_photos(backbone, photos[i : i + 1])
+                    alone = alone or encode_photos(backbone, photos[i : i + 1])
                     raw = eclip.METHODS[method](alone, text[asked])[0]
                 else:
                     raw = maps[method][i, asked]
@@ -154,6 +155,7 @@ def main() -> None:
     args = parser.parse_args()
     backbone = eclip.load(args.model)
     methods = tuple(args.methods.split(","))
+    check_methods(methods)
     tasks = {
         "flickr8k": {"flickr8k test": lambda: flickr8k(backbone, args.data)},
         "caltech101": {"caltech101 test": lambda: caltech101(backbone, args.data)},

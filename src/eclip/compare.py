@@ -13,7 +13,7 @@ from PIL import Image
 
 from eclip import render
 from eclip.backbones.base import DEFAULT_POSITIONS, Backbone
-from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.backbones.catalog import DEFAULT_MODEL, split_name
 from eclip.backbones.load import is_loaded
 from eclip.errors import OptionError
 from eclip.explain import Question
@@ -131,11 +131,12 @@ class Comparison:
 
     def _row(self, pair: Pair) -> render.Row:
         name, kind = pair[1], METHODS[pair[1]].kind
+        kind = f"{kind}, whatever the text" if kind == "attention" else kind
         if pair in self.gaps:
             return render.Row(name, kind, gap=self.gaps[pair])
         answer = self.explanations[pair]
         cost = f"{_time(sum(answer.seconds.values()))} · {_times(self.costs[pair])}"
-        return render.Row(name, kind, cost, answer.maps[0])
+        return render.Row(name, kind, cost, answer.maps[0], signed=METHODS[name].signed)
 
     def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, scale: str = "map") -> Path:
         """Write the picture, one file of arrays and manifest.json into a folder, made if it is missing.
@@ -152,6 +153,7 @@ class Comparison:
             ResultError: the folder cannot be written, or the disk is full.
             OptionError: an unknown format or scale.
         """
+        render.check_scale(scale)
         with ComparisonWriter(folder, formats, scale) as writer:
             writer.add(self)
         return writer.folder
@@ -180,10 +182,13 @@ class Contest:
         asked = [models] if isinstance(models, str | Backbone) else list(dict.fromkeys(models))
         if not asked:
             raise OptionError("no model was given; `eclip models ls` shows them.")
+        for model in asked:
+            if isinstance(model, str):
+                split_name(model)  # refuses what names nothing, before another is loaded
         self.questions: dict[str, Question] = {}
         self._warm: set[str] = set()
         for model in asked:
-            question = Question(texts, model, own, image_size, resize, templates, positions, versus, device)
+            question = Question(self.texts, model, own, image_size, resize, templates, positions, versus, device)
             name = question.backbone.name
             if name in self.questions:
                 raise OptionError(f"two models are called {name!r}: give one another, eclip.wrap(..., name=...).")
@@ -227,6 +232,8 @@ def _able(methods: str | list[str], versus: str | None) -> tuple[list[str], dict
     """The methods to run, and those of "all" that cannot explain a difference, with the reason."""
     if methods != EVERY:
         named = [methods] if isinstance(methods, str) else methods
+        if EVERY in named:
+            raise OptionError(f"{EVERY!r} stands alone, got {', '.join(named)}.")
         check_methods(named, versus=versus is not None)
         return named, {}
     unable = {

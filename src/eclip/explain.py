@@ -23,7 +23,7 @@ from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, Grid, encode
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.load import is_loaded, load
 from eclip.blocks import cosine
-from eclip.errors import ImageError, NoMeaningError, OptionError
+from eclip.errors import ImageError, NoMeaningError, OptionError, TextError
 from eclip.explanation import Explanation
 from eclip.methods import DEFAULT_METHOD, METHODS, check_methods, options_for
 from eclip.photos import Photo, name_of, open_photo, read_ahead
@@ -174,7 +174,14 @@ class Question:
         self.text = encode_texts(self.backbone, self.texts, templates)
         self.versus = versus
         if versus is not None:
-            self.versus_text = encode_texts(self.backbone, check_texts(versus), templates)
+            if not isinstance(versus, str):
+                raise TextError(f"versus must be one text, got {versus!r}.")
+            check_texts(versus)
+            place = (
+                self.texts.index(versus) if versus in self.texts else None
+            )  # held against itself, a text gives zeros
+            same = None if place is None else self.text[place : place + 1]
+            self.versus_text = encode_texts(self.backbone, [versus], templates) if same is None else same
         keeps = [METHODS[name].keep_for(own) for name, own in options.items()]
         self.keep = None if None in keeps else max(keep for keep in keeps if keep is not None)
 

@@ -41,7 +41,7 @@ def _advice(error: Exception) -> str:
     """What to do about a fault of the machine or the installation; nothing for a fault of ours."""
     reason = str(error).strip().partition("\n")[0]
     if isinstance(error, MemoryError) or "memory" in reason:
-        return f"not enough memory ({reason or 'MemoryError'}): try --batch-size 1 or a smaller --image-size."
+        return f"not enough memory ({reason or 'MemoryError'}): try a smaller --image-size, or --batch-size 1."
     if isinstance(error, ImportError) or "torchvision" in reason:
         return f"a package is missing or does not fit the others ({reason}): `eclip doctor` looks into it."
     return ""

@@ -153,7 +153,7 @@ class Backbone:
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "text feature"]:
         """Text features as the model gives them, not normalized, no template."""
-        with torch.no_grad(), evaluating(self.model):
+        with plainly(self.model):
             return self.encode_tokens(self.tokenize(list(texts)).to(self.weight.device))
 
     @property
@@ -250,7 +250,7 @@ def encode(
         raise OptionError(f"positions must be one of {', '.join(POSITIONS)}, got {positions!r}.")
     grid = _grid_of(backbone, pixels)
     pixels = pixels.to(device=backbone.weight.device, dtype=backbone.weight.dtype)
-    with torch.no_grad(), evaluating(backbone.model):
+    with plainly(backbone.model):
         x, trunk = backbone.embed(pixels, grid, positions)
         blocks = backbone.blocks_at(grid, positions)
         first = 0 if keep is None else max(0, len(blocks) - keep)
@@ -279,13 +279,19 @@ def _grid_of(backbone: Backbone, pixels: Tensor) -> Grid:
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the time of the block; every module's own mode is restored, also after an exception."""
+def plainly(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and ordinary tensors without gradients for the time of the block, whatever surrounds it.
+
+    Every module's own mode is restored, also after an exception. Autocast and inference mode rest: the one would change
+    values, the other would forbid the gradients that some methods take of these tensors later.
+    """
     training = [module for module in model.modules() if module.training]
+    device = next(model.parameters()).device.type
     try:
         for module in training:
             module.training = False
-        yield
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
+            yield
     finally:
         for module in training:
             module.training = True

@@ -18,7 +18,7 @@ from eclip.backbones.base import Encoding
 from eclip.blocks import Block, Fn, Heads, Tokens, attention, finish, run_block, unit
 from eclip.errors import NoMeaningError
 
-AT_ONCE = 1 << 26
+AT_ONCE = 1 << 25
 """Numbers that one intermediate of a batched backward pass may hold; more texts than that allows take turns."""
 
 
@@ -57,12 +57,15 @@ class Gathering:
             text: unit length, or a difference of two such.
             mixed: what is gathered, if not `attn @ v`.
         """
-        start = self.attn @ self.v if mixed is None else mixed
-        with torch.enable_grad():
-            rows = start.detach().repeat(1, 1, len(text), 1).requires_grad_()  # image head text width
-            features = unit(self.features(rows))
-            [grad] = torch.autograd.grad((features * text.to(features)).sum(), rows)
-        return grad
+        start = (self.attn @ self.v if mixed is None else mixed).detach()
+        count = max(1, AT_ONCE // (4 * start.numel()))
+        parts: list[Tensor] = []
+        for some in text.split(count):
+            with torch.enable_grad():
+                rows = start.repeat(1, 1, len(some), 1).requires_grad_()  # image head text width
+                features = unit(self.features(rows))
+                parts += torch.autograd.grad((features * some.to(features)).sum(), rows)
+        return torch.cat(parts, dim=2)
 
 
 def gather(encoding: Encoding, method: str, tokens: Tokens | None = None) -> Gathering:
@@ -112,7 +115,7 @@ def rest(encoding: Encoding, count: int, x: Tokens, method: str) -> Float[Tensor
     """
     backbone = encoding.backbone
     blocks = [block for block, _ in encoding.tail(count, method)]
-    last = blocks.pop() if blocks and backbone.pooling == "token" else None  # of that block one row will do
+    last = blocks.pop() if blocks and backbone.pooling == "token" else backbone.latent  # one row of these will do
     for block in blocks:
         x = run_block(block, x)
     if last is None:
@@ -125,7 +128,7 @@ def score_gradients(
     feature: Float[Tensor, "image feature"],
     text: Float[Tensor, "text feature"],
     of: list[Tensor],
-) -> Iterator[tuple[slice, list[Tensor]]]:
+) -> Iterator[list[Tensor]]:
     """Gradients of every text's score, cosine of feature and text, in batched backward passes.
 
     Args:
@@ -134,17 +137,18 @@ def score_gradients(
         of: tensors (image, ...) of that graph.
 
     Yields:
-        (which texts, gradients (text, image, ...) of each tensor); all texts in one go, as long as memory allows.
+        Gradients (text, image, ...) of each tensor, for all texts in one go, or for some after the others where memory
+        does not allow it.
     """
     cotangents = cosine_slope(feature.detach(), text).to(feature)  # text image feature
-    widest = 4 * max(tensor.numel() for tensor in of)  # an MLP is four times as wide as its tokens
-    count = max(1, AT_ONCE // widest)
-    for first in range(0, len(text), count):
-        part = slice(first, min(first + count, len(text)))
-        grads = torch.autograd.grad(
-            feature, of, cotangents[part], is_grads_batched=True, retain_graph=part.stop < len(text)
-        )
-        yield part, list(grads)
+    # An MLP is four times as wide as its tokens; attention has a row a token and head.
+    widest = max(max(4 * one.numel(), one.numel() // one.shape[-1] * one.shape[-2]) for one in of)
+
+    def pull(cotangent: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(feature, of, cotangent, retain_graph=True)
+
+    for some in cotangents.split(max(1, AT_ONCE // widest)):
+        yield list(torch.func.vmap(pull)(some))
 
 
 def cosine_slope(

@@ -65,7 +65,7 @@ def load(
     if file is not None:
         name = f"{architecture}+{file}"
     key, stamp = (name, where, precision), _stamp(architecture, file)
-    with _lock:
+    with _lock, torch.inference_mode(False):  # the model outlives the caller's mode
         if key not in _loaded or _loaded[key][0] != stamp:
             with _reading(name), torch.random.fork_rng(devices=[]):  # weights are drawn at random before they are read
                 model, tokenizer = _create(architecture, tag, file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,9 +14,8 @@ def masked_scores(
     text: Float[Tensor, "text feature"],
     image: int,
     masks: Float[Tensor, "mask height width"],
-    batch_size: int,
 ) -> Float[Tensor, "mask text"]:
-    """Cosine of every text with one image seen through each mask.
+    """Cosine of every text with one image seen through each mask, in one forward pass.
 
     Pixels are multiplied by the mask, so what is covered becomes the training set's mean color.
 
@@ -26,11 +24,7 @@ def masked_scores(
         text: unit length.
         image: which image of the encoding.
         masks: 1 lets a pixel through, 0 covers it.
-        batch_size: masks in one forward pass.
     """
-    scores = []
-    for some in masks.to(encoding.pixels).split(batch_size):
-        seen = encoding.pixels[image] * some[:, None]
-        feature = encode(encoding.backbone, seen, keep=0, positions=encoding.positions).feature
-        scores.append(cosine(feature, text))
-    return torch.cat(scores)
+    seen = encoding.pixels[image] * masks.to(encoding.pixels)[:, None]
+    feature = encode(encoding.backbone, seen, keep=0, positions=encoding.positions).feature
+    return cosine(feature, text)

@@ -97,7 +97,7 @@ def progressing() -> Iterator[Progress]:
 
     console = Console(stderr=True)
     with Progress(
-        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()),
+        *(TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()),
         console=console,
         transient=True,
         disable=not console.is_terminal,
@@ -106,14 +106,15 @@ def progressing() -> Iterator[Progress]:
         yield progress
 
 
-def summarize(writer: Folder, done: str, models: list[str], as_json: bool) -> None:
+def summarize(writer: Folder, done: str, models: list[str], as_json: bool, *, option: str = "--model") -> None:
     """Say what was done and what failed, or print the manifest; exit code 1 if something failed."""
     count, failures = len(writer.manifest["photos"]), writer.manifest["failures"]
     if as_json:
         typer.echo(json.dumps(writer.manifest, ensure_ascii=False))
     elif count:
         typer.echo(f"{count} {done} in {writer.folder}", err=True)
-        hint = f", small and offline. {OPENAI_HINT}" if models == [DEFAULT_MODEL] else ""
+        openai = OPENAI_HINT.replace("--model", option)
+        hint = f", small and offline. {openai}" if models == [DEFAULT_MODEL] else ""
         typer.echo(f"model: {', '.join(models)}{hint}", err=True)
     for failure in failures:
         typer.echo(f"failed: {failure['error']}", err=True)

@@ -30,7 +30,7 @@ def compare(
     resize: asking.Resizing = Resize.squash,
     template: asking.Template = None,
     positions: asking.Positioning = Positions.bicubic_aa,
-    out: asking.Out = asking.OUT,
+    out: asking.Out = Path("eclip-compare"),
     format_: asking.Format = asking.FORMAT,
     device: asking.Device = "auto",
     as_json: asking.AsJson = False,
@@ -69,7 +69,7 @@ def compare(
         with writer:
             if photos:
                 _compare_all(sources, photos, wanted, settings, writer, quiet=as_json)
-        asking.summarize(writer, "compared", model_names, as_json)
+        asking.summarize(writer, "compared", model_names, as_json, option="--models")
 
 
 def _compare_all(
@@ -94,7 +94,7 @@ def _compare_all(
                 else:
 
                     def show(model: str, method: str, name: str = Path(source).name) -> None:
-                        progress.update(task, description=f"{name}: {method} on {model}")
+                        progress.update(task, description=f"{method} on {model}, {name}")
 
                     entry = writer.add(contest.answer(photo, source, show))
                     picture = entry["files"].get("picture")

@@ -97,8 +97,9 @@ def _explain_all(
 
 
 def _print_scores(explanation: Explanation, entry: dict[str, Any], folder: Path) -> None:
+    sign = "+" if explanation.how["versus"] is not None else ""  # then it is a difference
     scores = "  ".join(
-        f"{explanation.texts[text]} {explanation.scores[0, text]:.3f}" for text in explanation.best_texts()
+        f"{explanation.label(text)} {explanation.scores[0, text]:{sign}.3f}" for text in explanation.best_texts()
     )
     picture = entry["files"].get("strip")
     typer.echo(f"{explanation.sources[0]}: {scores}" + (f"  -> {folder / picture}" if picture else ""))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import numbers
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from types import NoneType
@@ -45,7 +46,7 @@ class Method:
 
     @property
     def function(self) -> Callable[..., Float[Tensor, "image text row col"]]:
-        """The function itself."""
+        """The function itself: no checks, and a graph where weights want one; a call of the Method has neither."""
         module = importlib.import_module(f"{__name__}.{self.name}")
         return getattr(module, self.name)
 
@@ -91,15 +92,14 @@ class Method:
             NoMeaningError: the formula has no meaning for this kind of tower.
         """
         feature = encoding.feature
-        if text.ndim != 2 or text.shape[1] != feature.shape[1]:
-            raise ShapeError(f"text must be (text, feature) = (any, {feature.shape[1]}), got {tuple(text.shape)}.")
+        _check_text("text", text, feature.shape[1])
         self.check(options)
-        import torch
+        from eclip.backbones.base import plainly
 
-        from eclip.backbones.base import evaluating
-
-        with torch.no_grad(), evaluating(encoding.backbone.model):  # methods that need gradients turn them on
-            return self.function(encoding, text.to(feature.device), **options).float()
+        with plainly(encoding.backbone.model):  # methods that need gradients turn them on
+            text = text.to(feature.device)
+            text = text.clone() if text.is_inference() else text  # such tensors take no part in gradients
+            return self.function(encoding, text, **options).float()
 
     def difference(
         self,
@@ -120,10 +120,19 @@ class Method:
             options: see `self.options`.
 
         Raises:
-            OptionError: this method cannot; and all that a call raises.
+            OptionError: this method cannot, or an option that it needs for this is given.
+            ShapeError: versus is neither one text nor as many as there are.
         """
         check_methods([self.name], versus=True)
         assert self.versus is not None, "just checked"
+        for option in sorted(options.keys() & self.versus.keys()):
+            needed = self.versus[option]
+            raise OptionError(f"{self.name!r} explains a difference with {option}={needed}: leave {option} out.")
+        width = encoding.feature.shape[1]
+        _check_text("text", text, width)
+        _check_text("versus", versus, width)
+        if len(versus) not in (1, len(text)):
+            raise ShapeError(f"versus must be one text, or {len(text)} as there are texts, got {len(versus)}.")
         options, apart = {**options, **self.versus}, text - versus.to(text)
         if self.kind != "gradient" or self.signed:
             return self(encoding, apart, **options)
@@ -131,6 +140,11 @@ class Method:
 
         pro, contra = self(encoding, torch.cat([apart, -apart]), **options).split(len(text), dim=1)
         return pro - contra
+
+
+def _check_text(name: str, text: Tensor, width: int) -> None:
+    if text.ndim != 2 or text.shape[1] != width or not len(text):
+        raise ShapeError(f"{name} must be (text, feature) = (1 or more, {width}), got {tuple(text.shape)}.")
 
 
 def check_methods(names: Collection[str], *, versus: bool = False) -> None:
@@ -170,8 +184,9 @@ def options_for(name: str, asked: list[str], options: dict[str, Any]) -> dict[st
     for option in options:
         if not any(option in METHODS[other].options for other in asked):
             owners = [other for other, method in METHODS.items() if option in method.options]
-            hint = f"it belongs to {', '.join(owners)}" if owners else f"{name!r} has {_names(METHODS[name].options)}"
-            raise OptionError(f"{' and '.join(map(repr, asked))} has no option {option!r}: {hint}.")
+            theirs = "; ".join(f"{other!r} has {_names(METHODS[other].options)}" for other in asked)
+            hint = f"it belongs to {', '.join(owners)}" if owners else theirs
+            raise OptionError(f"no option {option!r} in {' or '.join(map(repr, asked))}: {hint}.")
     own = {option: value for option, value in options.items() if option in METHODS[name].options}
     METHODS[name].check(own)
     return own
@@ -181,9 +196,9 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 
 def _is_a(value: object, kind: type) -> bool:
-    if kind is float:
-        return type(value) in (int, float)
-    return type(value) is kind if kind in _KINDS else isinstance(value, kind)
+    if isinstance(value, bool) or kind not in (int, float):
+        return type(value) is kind if kind in _KINDS else isinstance(value, kind)
+    return isinstance(value, numbers.Integral if kind is int else numbers.Real)  # NumPy's as well
 
 
 def _names(options: dict[str, Any]) -> str:
@@ -208,7 +223,8 @@ METHODS: dict[str, Method] = {method.name: method for method in (
     Method("gem", "similarity", 6, False,
            "Cosine after self-self attention of values, keys and queries (Bousselham et al. 2024)."),
     Method("surgery", "similarity", 6, True,
-           "Value-to-value attention, minus what all texts share (Li et al. 2023, CLIP Surgery).", {"features": False}),
+           "Value-to-value attention, minus what all texts share (Li et al. 2023, CLIP Surgery).",
+           {"features": False, "reference": None}),
     Method("attention", "attention", 1, False,
            "Where the pooled token looks in the last block, whatever the text (mean over heads).", None),
     Method("rollout", "attention", None, False,

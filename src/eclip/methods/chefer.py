@@ -1,7 +1,7 @@
 """Bi-modal relevance on CLIP, also called GAME (Chefer et al. 2021, https://arxiv.org/abs/2103.15679).
 
 Code: hila-chefer/Transformer-MM-Explainability (MIT), commit 58eaea8, its CLIP notebook.
-Differs from it: all texts in one backward pass; one that stays in a single row for the default depth.
+Differs from it: texts share backward passes, and at the default depth these stay in a single row.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def chefer(
     Args:
         encoding: with the last `depth` blocks kept.
         text: unit length.
-        depth: attention layers; the authors' default is the last alone, and they advise few.
+        depth: attention layers, all if there are fewer; the authors' default is the last alone, and they advise few.
 
     Returns:
         Relevance >= 0 (plus 1 / patches where patches are averaged). The logit's scale counts from depth 2 on.
@@ -79,7 +79,7 @@ def _through_blocks(encoding: Encoding, text: Tensor, depth: int) -> Float[Tenso
     elif pooling == "average":
         start[:, encoding.prefix :] = 1 / (x.shape[1] - encoding.prefix)
     parts = []
-    for _, grads in score_gradients(feature, text, mixed):
+    for grads in score_gradients(feature, text, mixed):
         share = start
         for attn, v, grad in zip(reversed(attns), reversed(values), reversed(grads), strict=True):
             relevant = (attn * (grad @ v.transpose(-1, -2))).clamp_min(0).mean(dim=2)  # text image query token

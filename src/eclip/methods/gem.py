@@ -33,7 +33,7 @@ def gem(
     Args:
         encoding: with the last `depth` blocks kept.
         text: unit length.
-        depth: how many last blocks feed the second stream; the authors' six at least of twelve.
+        depth: how many last blocks feed the second stream, all if there are fewer; the authors' six.
         iterations: how often z is sharpened, 0 or more; the authors' one.
         residual: False takes the last block's output alone instead of the sum.
 

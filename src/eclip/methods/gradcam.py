@@ -29,7 +29,7 @@ def gradcam(
         encoding: with the last `depth` blocks kept.
         text: unit length.
         depth: which block of a ViT, counted from the end: 1 is the last. CNNs have their trunk's feature map alone.
-        layer: "norm" (output of the block's first norm) or "input" (of the block). No difference in a CNN.
+        layer: "norm" (output of the block's first norm) or "input" (of the block); of no effect in a CNN.
 
     Returns:
         Signed, before ReLU: what is below zero speaks against the text.
@@ -62,7 +62,7 @@ def trunk_slope(
             x = pool_tokens(trunk)
             moved = gather_from(encoding, last.block, x, last.block.norm1(x))
             feature = moved.features(moved.attn @ moved.v)[:, 0]
-        slopes = [grad.mean(dim=(3, 4)) for _, [grad] in score_gradients(feature, text, [trunk])]
+        slopes = [grad.mean(dim=(3, 4)) for [grad] in score_gradients(feature, text, [trunk])]
         return torch.cat(slopes).transpose(0, 1)
     # A shift of all positions shifts every token, the mean included. Its keys then all move alike, which softmax does
     # not see; so does what it gathers; the query moves by itself.
@@ -90,7 +90,7 @@ def _block_slope(encoding: Encoding, text: Tensor, depth: int, layer: str) -> Fl
         else:
             q, k, v = block.qkv(normed)
             feature = rest(encoding, depth - 1, finish(block, stream, attention(q, k) @ v), "gradcam")
-    slopes = [grad[:, :, encoding.prefix :].mean(dim=2) for _, [grad] in score_gradients(feature, text, [leaf])]
+    slopes = [grad[:, :, encoding.prefix :].mean(dim=2) for [grad] in score_gradients(feature, text, [leaf])]
     return torch.cat(slopes).transpose(0, 1)
 
 

@@ -7,6 +7,7 @@ width and so explains the score of another model; texts share one backward pass 
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -53,7 +54,8 @@ def gradeclip(
     if loosened != "none":
         likeness = _likeness(last, loosened)[:, encoding.prefix :]
         low, high = likeness.amin(dim=1, keepdim=True), likeness.amax(dim=1, keepdim=True)
-        evidence = evidence * ((likeness - low) / (high - low).clamp_min(1e-12))[..., None]
+        spread = torch.where(high > low, (likeness - low) / (high - low), 1)  # where all are alike, it says nothing
+        evidence = evidence * spread[..., None]
     return encoding.on_grid(evidence.clamp_min(0))
 
 

@@ -69,7 +69,7 @@ def _one_image(
         enlarged = interpolate(activation[None, some].float(), size, mode="bilinear", align_corners=True)[0]
         low, high = enlarged.amin((1, 2), keepdim=True), enlarged.amax((1, 2), keepdim=True)
         masks = (enlarged - low) / (high - low).clamp_min(1e-6)
-        scores = masked_scores(encoding, text, image, masks, batch_size)  # channel text
+        scores = masked_scores(encoding, text, image, masks)  # channel text
         logits[:, some] = encoding.backbone.logit_scale * scores.T.to(logits)
     own = torch.zeros_like(logits).scatter(1, kept, 1.0)  # a text counts its own channels alone
     weights = (logits * own).softmax(dim=-1)
@@ -81,5 +81,5 @@ def _output_slope(encoding: Encoding, text: Tensor) -> Float[Tensor, "image text
     with torch.enable_grad():
         tokens = encoding.tokens.detach().requires_grad_()
         feature = rest(encoding, 0, tokens, "gscorecam")
-    slopes = [grad.mean(dim=2) for _, [grad] in score_gradients(feature, text, [tokens])]
+    slopes = [grad.mean(dim=2) for [grad] in score_gradients(feature, text, [tokens])]
     return torch.cat(slopes).transpose(0, 1)

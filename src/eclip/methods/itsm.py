@@ -39,6 +39,11 @@ def itsm(
                 f"{encoding.backbone.family}. Leave plain out."
             )
         features = encoding.backbone.bare(patches)
+        if features.shape[-1] != text.shape[-1]:
+            raise OptionError(
+                f"'itsm' with plain=True compares tokens and texts as they are, but tokens of {encoding.backbone.name} "
+                f"have {features.shape[-1]} channels and its texts {text.shape[-1]}. Leave plain out."
+            )
     else:
         features = encoding.backbone.project(patches)
     return encoding.on_grid(cosine(features, text))

@@ -2,7 +2,7 @@
 
 Code: WalBouss/LeGrad (MIT), commit a9edb03, with the sequence-first blocks it was written for; on today's open_clip the
 release takes its mean over images instead of tokens.
-Differs from it: no min-max, any grid, all texts in one backward pass; of a MAP head, the attention alone, without the
+Differs from it: no min-max, any grid, texts share backward passes; of a MAP head, the attention alone, without the
 filter that subtracts an empty prompt.
 """
 
@@ -30,7 +30,7 @@ def legrad(
     Args:
         encoding: with the last `depth` blocks kept.
         text: unit length.
-        depth: how many last blocks to sum; the authors' two.
+        depth: how many last blocks to sum, all if there are fewer; the authors' two.
 
     Returns:
         Relevance >= 0, no unit, comparable between texts of one image.
@@ -62,7 +62,7 @@ def _block_slope(encoding: Encoding, text: Tensor, block: Block, x: Tokens) -> F
         mixed = (attention(q, k) @ v).detach().requires_grad_()
         feature = encoding.backbone.project(finish(block, x, mixed).mean(dim=1))
     parts = []
-    for _, [grad] in score_gradients(feature, text, [mixed]):  # text image head query width
+    for [grad] in score_gradients(feature, text, [mixed]):  # text image head query width
         slope = (grad @ v.transpose(-1, -2)).clamp_min(0)  # text image head query token
         parts.append(slope.mean(dim=(2, 3)).transpose(0, 1))
     return torch.cat(parts, dim=1)

@@ -48,9 +48,13 @@ def occlusion(
         stride = next(few, window)
     cover = _windows(encoding.grid, window, stride).to(encoding.pixels)  # window row col
     patch = encoding.backbone.patch_size
-    masks = (1 - cover).repeat_interleave(patch, dim=1).repeat_interleave(patch, dim=2)
-    images = range(len(encoding.pixels))
-    scores = torch.stack([masked_scores(encoding, text, image, masks, batch_size) for image in images])
+    parts = []
+    for some in cover.split(batch_size):
+        masks = (1 - some).repeat_interleave(patch, dim=1).repeat_interleave(patch, dim=2)
+        parts.append(
+            torch.stack([masked_scores(encoding, text, image, masks) for image in range(len(encoding.pixels))])
+        )
+    scores = torch.cat(parts, dim=1)  # image window text
     loss = cosine(encoding.feature, text)[:, None] - scores  # image window text
     cover = cover.flatten(1).to(loss)
     return encoding.on_grid((cover / cover.sum(dim=0)).T @ loss)

@@ -29,8 +29,9 @@ def rise(
 ) -> Float[Tensor, "image text row col"]:
     """Mean of random masks, weighted by the score of the photo seen through each: sum_i s_i M_i / (masks * keep).
 
-    Masks are random cells, enlarged bilinearly and shifted at random; a patch's value is the mean over its pixels. All
-    images and texts see the same masks, so every text costs the same forward passes.
+    Masks are random cells, enlarged bilinearly to one cell more than the photo has room for, and shifted at random; a
+    patch's value is the mean over its pixels. All images and texts see the same masks, so all texts together cost what
+    one does.
 
     Args:
         encoding: any; no block is rerun, the whole tower is, `mask_count` times an image.
@@ -48,10 +49,10 @@ def rise(
     Raises:
         OptionError: a number outside its range.
     """
-    if mask_count < 1 or cells < 1 or batch_size < 1 or not 0 < keep < 1:
+    if mask_count < 1 or cells < 1 or batch_size < 1 or not 0 < keep < 1 or not 0 <= seed < 2**63:
         raise OptionError(
-            "'rise' needs mask_count, cells and batch_size >= 1 and keep between 0 and 1, got "
-            f"{mask_count}, {cells}, {batch_size} and {keep}."
+            "'rise' needs mask_count, cells and batch_size >= 1, keep between 0 and 1, a seed of 0 to 2^63 - 1, got "
+            f"{mask_count}, {cells}, {batch_size}, {keep} and {seed}."
         )
     height, width = encoding.pixels.shape[2:]
     generator = torch.Generator().manual_seed(seed)
@@ -59,7 +60,7 @@ def rise(
     scores, seen = [], []
     for first in range(0, mask_count, batch_size):
         masks = _masks(min(batch_size, mask_count - first), (height, width), cells, keep, generator)
-        scores.append(torch.stack([masked_scores(encoding, text, image, masks, batch_size) for image in images]))
+        scores.append(torch.stack([masked_scores(encoding, text, image, masks) for image in images]))
         seen.append(
             adaptive_avg_pool2d(masks[:, None], (encoding.grid.row, encoding.grid.col))[:, 0].flatten(1)
         )  # mask patch
@@ -77,7 +78,7 @@ def _masks(
     side = [-(-length // cells) for length in size]  # of a cell, in pixels, rounded up
     masks = []
     for _ in range(count):
-        coarse = (torch.rand(1, 1, cells + 1, cells + 1, generator=generator) < keep).float()
+        coarse = (torch.rand(1, 1, cells, cells, generator=generator) < keep).float()
         fine = interpolate(coarse, [(cells + 1) * length for length in side], mode="bilinear", align_corners=False)
         top, left = (int(torch.randint(length, (1,), generator=generator)) for length in side)
         masks.append(fine[0, 0, top : top + size[0], left : left + size[1]])

@@ -44,7 +44,7 @@ def surgery(
             two texts or more, the backbone's empty text for one.
         resnet: for attention pools, "released_vv" as the released code runs, or "normed_scale8", the variant that it
             has switched off: unit values with scale 1 for the patches.
-        depth: how many last blocks feed the second stream; the authors' six.
+        depth: how many last blocks feed the second stream, all if there are fewer; the authors' six.
 
     Returns:
         Signed; 0 is the mean of all texts, or the reference. Rows of the class-mean form sum to 0 over texts.

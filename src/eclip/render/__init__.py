@@ -6,6 +6,6 @@ the evidence grows.
 
 from eclip.render.colors import diverging, sequential
 from eclip.render.panels import overlay, strip
-from eclip.render.table import SCALES, Row, Section, grid
+from eclip.render.table import SCALES, Row, Section, check_scale, grid
 
-__all__ = ["SCALES", "Row", "Section", "diverging", "grid", "overlay", "sequential", "strip"]
+__all__ = ["SCALES", "Row", "Section", "check_scale", "diverging", "grid", "overlay", "sequential", "strip"]

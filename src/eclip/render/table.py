@@ -38,6 +38,7 @@ class Row:
         cost: what it took, in words.
         maps: raw; None where the method has no meaning.
         gap: then, the reason, half a sentence.
+        signed: zero has a meaning in these maps; what is below it stays gray, or blue where texts are held against one.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Row:
     cost: str = ""
     maps: Float[np.ndarray, "text row col"] | None = None
     gap: str = ""
+    signed: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,7 @@ def grid(
         OptionError: an unknown scale.
         EclipError: a value is NaN or infinite.
     """
-    if scale not in SCALES:
-        raise OptionError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}.")
+    check_scale(scale)
     page = _Page(photo, sections, tuple(texts), versus, scale)
     bands = []
     for index, section in enumerate(sections):
@@ -105,6 +106,16 @@ def grid(
         canvas.paste(band, (0, top))
         top += band.height
     return canvas
+
+
+def check_scale(scale: str) -> None:
+    """One of SCALES.
+
+    Raises:
+        OptionError: another.
+    """
+    if scale not in SCALES:
+        raise OptionError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}.")
 
 
 @dataclass(frozen=True)
@@ -214,14 +225,16 @@ class _Page:
                 draw.text((self.left + 2 * GAP, top + _line(SMALL) / 2), line, FAINT, font, anchor="lm")
                 top += _line(SMALL)
             return band
-        values = self.values(row.maps)
+        values = self.values(row.maps, row.signed)
         for left, text in zip(self.columns(), self.shown, strict=True):
             band.paste(paint(self.view, values[text], self.signed, ALPHA), (left, above))
         return band
 
-    def values(self, maps: Float[np.ndarray, "text row col"]) -> Float[np.ndarray, "text row col"]:
-        scaled = heatmap.signed if self.signed else heatmap.normalize
+    def values(self, maps: Float[np.ndarray, "text row col"], signed: bool) -> Float[np.ndarray, "text row col"]:
         raw = torch.from_numpy(np.ascontiguousarray(maps))
+        if signed and not self.signed:
+            raw = raw.clamp_min(0)
+        scaled = heatmap.signed if signed or self.signed else heatmap.normalize
         return (scaled(raw) if self.scale == "map" else scaled(raw.flatten(0, 1)).view_as(raw)).numpy()
 
     def legend(self) -> Image.Image:
@@ -248,15 +261,20 @@ class _Page:
 
     def sentences(self) -> list[str]:
         whole = "each map" if self.scale == "map" else "each row, over all its texts"
-        flat = "; a flat map stays gray" if self.scale == "map" else ""
-        meaning = f"0 is the least and 1 the most of {whole}{flat}."
         if self.versus is not None:
-            other = f"blue for “{self.versus}”, gray for neither"
-            meaning = f"Amber speaks for the text above, {other}; 1 is the most of {whole}."
+            meaning = (
+                f"Amber speaks for the text above, blue for “{self.versus}”; 1 is the most of {whole}, of either sign."
+            )
+        else:
+            meaning = f"0 is the least and 1 the most of {whole}; the line runs at half."
+            rows = [row for section in self.sections for row in section.rows if row.signed and row.maps is not None]
+            if rows:
+                names = ", ".join(dict.fromkeys(row.name for row in rows))
+                meaning += f" In {names} 0 is zero: what speaks against a text stays gray."
         return [
             meaning,
             "A map says where; whether the thing is there at all, the score says.",
-            "Times: forward pass and method together, and as a multiple of the forward pass alone.",
+            "Times: forward pass and method together, timed once, and as a multiple of the forward pass alone.",
         ]
 
 

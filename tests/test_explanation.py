@@ -414,3 +414,10 @@ def test_doors_say_what_they_want(tiny_name: str, photos: Path) -> None:
         _backbone(backbone.model, None)
     with pytest.raises(OptionError, match=r"device='cuda:7' goes with a model's name; this Backbone is on cpu"):
         eclip.explain(photos / "a.png", "a dog", model=backbone, device="cuda:7")
+
+
+def test_options_may_be_numbers_of_numpy_and_are_saved_as_ours(backbone: Backbone, tmp_path: Path) -> None:
+    answer = eclip.explain(_photo(), TEXTS, model=backbone, depth=np.int64(2))
+    assert np.array_equal(answer.maps, eclip.explain(_photo(), TEXTS, model=backbone, depth=2).maps)
+    answer.save(tmp_path)
+    assert eclip.Explanation.load(tmp_path).how["options"] == {"depth": 2}

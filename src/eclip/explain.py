@@ -177,11 +177,10 @@ class Question:
             if not isinstance(versus, str):
                 raise TextError(f"versus must be one text, got {versus!r}.")
             check_texts(versus)
-            place = (
-                self.texts.index(versus) if versus in self.texts else None
-            )  # held against itself, a text gives zeros
-            same = None if place is None else self.text[place : place + 1]
-            self.versus_text = encode_texts(self.backbone, [versus], templates) if same is None else same
+            if versus in self.texts:  # held against itself, a text gives zeros to the bit
+                self.versus_text = self.text[[self.texts.index(versus)]]
+            else:
+                self.versus_text = encode_texts(self.backbone, [versus], templates)
         keeps = [METHODS[name].keep_for(own) for name, own in options.items()]
         self.keep = None if None in keeps else max(keep for keep in keeps if keep is not None)
 

@@ -189,7 +189,11 @@ def options_for(name: str, asked: list[str], options: dict[str, Any]) -> dict[st
             raise OptionError(f"no option {option!r} in {' or '.join(map(repr, asked))}: {hint}.")
     own = {option: value for option, value in options.items() if option in METHODS[name].options}
     METHODS[name].check(own)
-    return own
+    return {option: value.item() if _is_numpy(value) else value for option, value in own.items()}
+
+
+def _is_numpy(value: object) -> bool:
+    return isinstance(value, numbers.Number) and hasattr(value, "item")
 
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", NoneType: "none"}

@@ -126,8 +126,8 @@ def _to_feature(encoding: Encoding, parts: Tensor, share: float) -> Float[Tensor
         mean = row.mean(dim=-1).reshape(shape)
         deviation = (row.var(dim=-1, correction=0) + norm.eps).sqrt().reshape(shape)
         parts = ((parts - share * mean) / deviation * norm.weight + share * norm.bias).to(row.dtype)
-    elif norm is not None:
-        parts = norm(parts)
+    else:
+        assert norm is None or isinstance(norm, nn.Identity), "a tower has a LayerNorm there or nothing"
     zero = backbone.to_feature(parts.new_zeros(1, parts.shape[-1]))[0]
     return backbone.to_feature(parts) + (share - 1) * zero
 

@@ -168,7 +168,7 @@ def _fingerprint(backbone: Backbone) -> str:
     probe = ["The 2 quick brown foxes jump, isn't it?"]
     digest = hashlib.sha256(str(backbone.weight.dtype).encode())
     for key, value in backbone.model.state_dict().items():
-        if not key.startswith("visual."):
+        if not key.startswith(backbone.visual):
             digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     digest.update(backbone.tokenize(probe).numpy().tobytes())

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from eclip.backbones.text_tower import TextTower
 from eclip.blocks import Block, Fn, Tokens, unit
 from eclip.errors import KeepError, OptionError, ShapeError
 from eclip.templates import TEMPLATES, fill
@@ -63,6 +64,8 @@ class Backbone:
         to_feature: (..., channel) -> (..., feature), from the gathered and normed row.
         latent: a MAP head as a block whose one query is learned; else None.
         bare: (..., channel) -> final norm alone, for towers whose head does more (MAP); else None.
+        text_tower: the text side block by block; None where its kind is unknown, which only methods for words mind.
+        visual: how the names of the image tower's weights start.
     """
 
     name: str
@@ -86,6 +89,8 @@ class Backbone:
     final_norm: Fn | None = None
     latent: Block | None = None
     bare: Fn | None = None
+    text_tower: TextTower | None = None
+    visual: str = "visual."
     _memo: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
@@ -105,7 +110,9 @@ class Backbone:
         In models of mixed precision other weights differ: norms and position tables stay in float32.
         """
         return next(
-            weight for name, weight in self.model.named_parameters() if name.startswith("visual.") and weight.ndim == 4
+            weight
+            for name, weight in self.model.named_parameters()
+            if name.startswith(self.visual) and weight.ndim == 4
         )
 
     def preprocess(
@@ -162,7 +169,7 @@ class Backbone:
 
         Computed once, and again when the weights of the text side have changed or moved.
         """
-        weights = [weight for name, weight in self.model.named_parameters() if not name.startswith("visual.")]
+        weights = [weight for name, weight in self.model.named_parameters() if not name.startswith(self.visual)]
         firsts = torch.stack([weight.detach().flatten()[0].float() for weight in weights])
         key = f"{firsts.device} {[weight._version for weight in weights]} {firsts.tolist()}"
         if key not in self._memo:

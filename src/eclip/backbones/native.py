@@ -32,7 +32,7 @@ def native_vit(visual: VisionTransformer) -> dict[str, Any]:
     if patch[0] != patch[1]:
         raise unsupported(f"a ViT with patches of {patch[0]} x {patch[1]} pixels, not square")
     native = Grid(*visual.grid_size)
-    blocks = tuple(_native_block(block) for block in visual.transformer.resblocks)
+    blocks = tuple(native_block(block) for block in visual.transformer.resblocks)
 
     def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
         patches = visual.conv1(pixels).flatten(2).transpose(1, 2)  # image patch channel
@@ -68,7 +68,12 @@ def native_vit(visual: VisionTransformer) -> dict[str, Any]:
     }
 
 
-def _native_block(block: nn.Module) -> Block:
+def native_block(block: nn.Module) -> Block:
+    """A block of open_clip's transformers, of image or text.
+
+    Raises:
+        UnsupportedTowerError: it is of another class, or its attention is a scaled cosine.
+    """
     if isinstance(block, CustomResidualAttentionBlock):
         if block.attn.scaled_cosine:
             raise unsupported("a ViT with scaled cosine attention")

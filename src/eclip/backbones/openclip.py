@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from eclip.backbones.base import Backbone
 from eclip.backbones.native import native_vit, resnet
+from eclip.backbones.native_text import native_text
 from eclip.backbones.timm_towers import timm_map, timm_pool
 from eclip.errors import FAMILIES, ModelError, OptionError, UnsupportedTowerError, unsupported
 
@@ -69,6 +70,7 @@ def wrap(
         interpolation=interpolation or noted.get("interpolation", "bicubic"),
         tokenize=_tokenizer(model, tokenizer),
         encode_tokens=model.encode_text,
+        text_tower=native_text(model),
         **_tower(model.visual),
     )
 

@@ -1,0 +1,60 @@
+"""Text towers written by open_clip itself, seen as a TextTower.
+
+Host internals repeated here, and pinned by parity tests: embedding and positions, the masks, which token is pooled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from open_clip import CLIP, CustomTextCLIP
+from open_clip.transformer import TextTransformer
+from torch import Tensor, nn
+
+from eclip.backbones.native import native_block
+from eclip.backbones.text_tower import TextTower, padding_mask, text_block
+from eclip.errors import UnsupportedTowerError
+
+
+def native_text(model: CLIP | CustomTextCLIP) -> TextTower | None:
+    """The text tower of an open_clip model: its own transformer; None for any other, whose blocks nobody has read."""
+    text: Any = getattr(model, "text", model)
+    if not isinstance(text, CLIP | TextTransformer) or getattr(text, "cls_emb", None) is not None:
+        return None
+    pooling = text.pool_type if isinstance(text, TextTransformer) else text.text_pool_type
+    end = text.eos_id if isinstance(text, TextTransformer) else text.text_eos_id
+    if pooling not in ("first", "last", "argmax", "eos"):
+        return None
+    try:
+        blocks = tuple(text_block(native_block(block)) for block in text.transformer.resblocks)
+    except UnsupportedTowerError:
+        return None
+
+    def embed(ids: Tensor) -> Tensor:
+        x = text.token_embedding(ids).to(text.transformer.get_cast_dtype())
+        return x + text.positional_embedding[: ids.shape[1]].to(x)
+
+    def mask(ids: Tensor) -> Tensor | None:
+        if getattr(text, "use_pad_mask", False):  # open_clip reads it only in towers without causal mask
+            return padding_mask(ids != text.pad_id, text.positional_embedding)
+        return None if text.attn_mask is None else text.attn_mask[None, None, : ids.shape[1], : ids.shape[1]]
+
+    def weights(ids: Tensor) -> Tensor:
+        if pooling == "argmax":
+            place = ids.argmax(dim=1)
+        elif pooling == "eos":
+            place = (ids == end).int().argmax(dim=1)
+        else:
+            place = torch.full_like(ids[:, 0], 0 if pooling == "first" else ids.shape[1] - 1)
+        return F.one_hot(place, ids.shape[1])
+
+    def to_feature(pooled: Tensor) -> Tensor:
+        normed = text.ln_final(pooled)
+        projection = text.text_projection
+        if projection is None:
+            return normed
+        return projection(normed) if isinstance(projection, nn.Linear) else normed @ projection
+
+    return TextTower(embed, blocks, mask, weights, to_feature)

@@ -1,0 +1,90 @@
+"""TextTower, the text side of a model seen as functions over its own weights, block by block.
+
+Methods that explain words rerun it, so that attention and values are variables in one autograd graph. Features of texts
+never come from here: `Backbone.encode_tokens` is the model's own computation, and parity tests hold both together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from eclip.blocks import QKV, Block, Fn, Tokens
+
+Ids = Int[Tensor, "text token"]
+Mask = Float[Tensor, "#text 1 #token token"]
+"""Added to attention before the softmax: 0 where a query may look, -inf where not."""
+
+
+@dataclass(frozen=True, eq=False)
+class TextBlock:
+    """One block of a text tower, with its norms before (CLIP) or after (BERT) attention and MLP.
+
+    Attributes:
+        heads: number of attention heads.
+        qkv: what enters the block -> queries, keys, values (text, head, token, width), its norm included.
+        out: (text, head, token, width) -> (text, token, channel): output projection, layer scale included.
+        finish: what enters the block and what its attention gives, (text, token, channel) each -> what leaves it; each
+            token on its own.
+    """
+
+    heads: int
+    qkv: QKV
+    out: Fn
+    finish: Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class TextTower:
+    """A text tower as functions.
+
+    Attributes:
+        embed: ids -> tokens entering block 0, positions included.
+        blocks: first to last.
+        mask: ids -> what is added to attention; None where every token sees every other.
+        weights: ids -> (text, token), the share of each token in the pooled one: one 1 where a token is picked.
+        to_feature: (..., channel) of pooled tokens -> (..., feature).
+    """
+
+    embed: Callable[[Tensor], Tensor]
+    blocks: tuple[TextBlock, ...]
+    mask: Callable[[Tensor], Tensor | None]
+    weights: Callable[[Tensor], Tensor]
+    to_feature: Fn
+
+    def pool(self, ids: Ids, tokens: Tokens) -> Float[Tensor, "text feature"]:
+        """Text features, not normalized, of the tokens that leave the last block."""
+        return self.to_feature((self.weights(ids).to(tokens)[:, None] @ tokens)[:, 0])
+
+
+def text_attention(
+    q: Float[Tensor, "text head query width"], k: Float[Tensor, "text head token width"], mask: Mask | None
+) -> Float[Tensor, "text head query token"]:
+    """Softmax over the keys of `q k / sqrt(width) + mask`."""
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    return (scores if mask is None else scores + mask.to(scores)).softmax(dim=-1)
+
+
+def run_text_block(block: TextBlock, x: Tokens, mask: Mask | None) -> Tokens:
+    """The whole block in the open."""
+    q, k, v = block.qkv(x)
+    return block.finish(x, block.out(text_attention(q, k, mask) @ v))
+
+
+def text_block(block: Block) -> TextBlock:
+    """The block of an image tower, with its norms in front, as that of a text tower."""
+
+    def leave(x: Tensor, attended: Tensor) -> Tensor:
+        x = x + attended
+        return x if block.mlp is None or block.norm2 is None else x + block.mlp(block.norm2(x))
+
+    return TextBlock(block.heads, lambda x: block.qkv(block.norm1(x)), block.out, leave)
+
+
+def padding_mask(kept: Tensor, like: Tensor) -> Mask:
+    """Nobody looks at padding. `kept` (text, token) is true elsewhere."""
+    return torch.zeros_like(kept, dtype=like.dtype).masked_fill(~kept, float("-inf"))[:, None, None]

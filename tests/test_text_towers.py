@@ -1,0 +1,69 @@
+"""Every kind of text tower, rerun block by block in the open, gives the model's own text features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from open_clip.transformer import ResidualAttentionBlock
+
+import tiny
+from eclip.backbones.native_text import native_text
+from eclip.backbones.text_tower import TextTower, run_text_block
+
+IDS = torch.tensor([[49406, 320, 1929, 49407, 0, 0, 0, 0], [49406, 3, 49407, 0, 0, 0, 0, 0]])
+KINDS: dict[str, dict[str, Any]] = {
+    "CLIP": {},
+    "first": {"pool_type": "first", "no_causal_mask": True},
+    "last, as SigLIP": {"pool_type": "last", "no_causal_mask": True, "proj_bias": True},
+    "padding masked": {"pool_type": "argmax", "no_causal_mask": True, "use_pad_mask": True},
+    "end by its id": {"pool_type": "eos", "eos_id": 49407},
+    "no projection": {"proj_type": "none"},
+    "normed inside": {"block_type": "custom", "scale_attn_inner": True, "scale_attn": True, "scale_heads": True},
+}
+
+
+def _again(tower: TextTower, ids: torch.Tensor) -> torch.Tensor:
+    x, mask = tower.embed(ids), tower.mask(ids)
+    for block in tower.blocks:
+        x = run_text_block(block, x, mask)
+    return tower.pool(ids, x)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_in_the_open_equal_open_clips(kind: str) -> None:
+    torch.manual_seed(0)
+    text = {**tiny.TEXT, "context_length": 8, **KINDS[kind]}
+    masked = text.pop("use_pad_mask", False)  # no configuration of open_clip's reaches it, but models built in code may
+    model = open_clip.CustomTextCLIP(embed_dim=32, vision_cfg=tiny.VIT, text_cfg=text).double().eval()
+    model.text.use_pad_mask = masked
+    for weight in model.text.parameters():
+        weight.data += 0.1 * torch.randn_like(weight)
+    tower = native_text(model)
+    assert tower is not None
+    with torch.no_grad():
+        torch.testing.assert_close(_again(tower, IDS), model.encode_text(IDS), rtol=0, atol=1e-12)
+
+
+def test_clip_class_and_mixed_precision() -> None:
+    model = tiny.model("vit").eval()
+    tower = native_text(model)
+    ids = torch.nn.functional.pad(IDS, (0, 69))
+    assert tower is not None
+    with torch.no_grad():
+        torch.testing.assert_close(_again(tower, ids), model.encode_text(ids), rtol=1e-4, atol=1e-5)
+        open_clip.model.convert_weights_to_lp(model, torch.bfloat16)
+        torch.testing.assert_close(_again(tower, ids), model.encode_text(ids), rtol=0.05, atol=0.05)
+
+
+def test_towers_nobody_has_read_have_no_blocks() -> None:
+    coca = open_clip.CustomTextCLIP(32, tiny.VIT, {**tiny.TEXT, "embed_cls": True})
+    assert native_text(coca) is None
+    cosine = open_clip.CustomTextCLIP(32, tiny.VIT, {**tiny.TEXT, "block_type": "custom", "scaled_cosine_attn": True})
+    assert native_text(cosine) is None
+    foreign = tiny.model("vit")
+    foreign.transformer.resblocks[0] = torch.nn.Identity()
+    assert not isinstance(foreign.transformer.resblocks[0], ResidualAttentionBlock)
+    assert native_text(foreign) is None

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "eclip"
 
 FLOORS = [
-    {"errors", "heatmap", "blocks", "templates"},  # ground
+    {"errors", "heatmap", "blocks", "templates", "options"},  # ground
     {"backbones", "datasets", "render", "photos", "writer", "reported"},  # materials
     {"methods", "text", "head", "guides", "metrics", "words", "explanation"},  # crafts
     {"explain", "evaluate", "train", "stream", "health", "doctor", "compare"},  # hall
@@ -29,6 +29,8 @@ SAME_FLOOR = {
     ("compare", "explain"),  # many methods of the one main path
     ("heatmap", "errors"),
     ("templates", "errors"),
+    ("options", "errors"),
+    ("words", "words"),
     ("writer", "explanation"),  # a name in an annotation
     ("writer", "compare"),
 }

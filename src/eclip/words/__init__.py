@@ -1,0 +1,95 @@
+"""The side of the words, every method behind one signature: `WORD_METHODS[name](reading, image, **options)`.
+
+To add one: a file with a function of the file's name, a line here. The dict itself imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from eclip.errors import ShapeError, UnknownNameError
+from eclip.options import check_options, options_of, plain_options
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from eclip.words.reading import Reading
+
+
+@dataclass(frozen=True)
+class WordMethod:
+    """A method that says how much each word of a text did for its score with an image.
+
+    Attributes:
+        name: its name in the papers, lower case; also the name of its file and function.
+        signed: words may speak against the score as well.
+        summary: one sentence with its source.
+    """
+
+    name: str
+    signed: bool
+    summary: str
+
+    @property
+    def function(self) -> Callable[..., Float[Tensor, "image text token"]]:
+        """The function itself: no checks."""
+        return getattr(importlib.import_module(f"{__name__}.{self.name}"), self.name)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Name and default of each option."""
+        return options_of(self.function)
+
+    def __call__(
+        self, reading: Reading, image: Float[Tensor, "image feature"], **options: Any
+    ) -> Float[Tensor, "image text token"]:
+        """Relevance of each token for the score, the cosine of image and text; `reading.by_word` adds up words.
+
+        Args:
+            reading: from `eclip.words.reading.read`.
+            image: unit rows.
+            options: see `self.options`.
+
+        Raises:
+            OptionError: an option this method does not have, or a value of another type.
+            ShapeError: the images are not (image, feature).
+            NoMeaningError: the formula has no meaning for this text tower.
+        """
+        if image.ndim != 2 or not len(image):
+            raise ShapeError(f"image must be (image, feature), one or more, got {tuple(image.shape)}.")
+        if options:
+            check_options(self.name, self.function, options)
+        from eclip.backbones.base import plainly
+
+        with plainly(reading.backbone.model):
+            image = image.to(reading.ids.device)
+            image = image.clone() if image.is_inference() else image
+            return self.function(reading, image, **plain_options(options)).float()
+
+
+def word_method(name: str) -> WordMethod:
+    """The method of that name.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    if name not in WORD_METHODS:
+        raise UnknownNameError("method for words", name, WORD_METHODS, "`eclip words --help`")
+    return WORD_METHODS[name]
+
+
+DEFAULT_WORD_METHOD = "gradeclip"
+# fmt: off
+WORD_METHODS: dict[str, WordMethod] = {method.name: method for method in (
+    WordMethod("gradeclip", True,
+               "Values, weighted by gradient and by likeness to the pooled token (Zhao et al. 2024)."),
+    WordMethod("chefer", False,
+               "Attention times the positive gradient of the score (Chefer et al. 2021, bi-modal)."),
+    WordMethod("leaveout", True,
+               "What the score loses when the word is taken out (Zeiler and Fergus 2014, for pixels)."),
+)}
+# fmt: on

@@ -1,0 +1,234 @@
+"""Second-order attributions of word-patch pairs (Möller et al. 2024, exCLIP, https://arxiv.org/abs/2408.14153).
+
+Code: lucasmllr/exCLIP (MIT), commit 5862bb8.
+Differs from it: each token's share of the path is taken forward, one derivative in its direction, instead of backward
+from each of the feature's numbers; at the default depth these run through a single row. Equal up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from eclip.backbones.base import Encoding
+from eclip.backbones.gathering import AT_ONCE, rest
+from eclip.backbones.text_tower import TextBlock, TextTower, run_text_block
+from eclip.blocks import QKV, Block, Tokens, finish
+from eclip.errors import OptionError
+from eclip.words.reading import Reading
+
+Tangents = Float[Tensor, "token feature"]
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """What each token adds to a feature along the straight path from a reference to the input.
+
+    Attributes:
+        shares: of each token; their sum tends to `feature - reference` with more points.
+        feature: of the input, not normalized.
+        reference: of the reference, at the end of the same path.
+    """
+
+    shares: Tangents
+    feature: Float[Tensor, " feature"]
+    reference: Float[Tensor, " feature"]
+
+
+def pairs(text: Path, image: Path) -> Float[Tensor, "token patch"]:
+    """What each pair adds to the cosine: dot products of the shares, over both features' lengths."""
+    return text.shares @ image.shares.T / (text.feature.norm() * image.feature.norm())
+
+
+def target(text: Path, image: Path) -> Float[Tensor, ""]:
+    """What all pairs together tend to with more points: (e_t - r_t) . (e_i - r_i) / (|e_t| |e_i|)."""
+    moved = (text.feature - text.reference) @ (image.feature - image.reference)
+    return moved / (text.feature.norm() * image.feature.norm())
+
+
+def image_path(encoding: Encoding, depth: int, points: int) -> Path:
+    """The path of an image from the zero image, in what enters its last attention layers.
+
+    Args:
+        encoding: of two images, the photo and zeros, with the last `depth` blocks kept. Zeros after color normalization
+            are the mean color, as in the authors' code.
+        depth: attention layers, as `chefer` counts them: a MAP head's or a pool's is one of its own.
+        points: 1/points, 2/points, ..., 1 of the way.
+
+    Returns:
+        Shares of all tokens; in a CNN of the patches alone, the pool's mean token counted to those it is the mean of.
+    """
+    backbone = encoding.backbone
+    count = depth if backbone.latent is None else depth - 1
+    tail = encoding.tail(count, "pairs")
+    whole = tail[0][1] if tail else encoding.tokens
+    if tail and not tail[0][0].residual:
+        patches = whole[:, encoding.prefix :]
+
+        def pooled(x: Tokens) -> Float[Tensor, "image feature"]:
+            return rest(encoding, len(tail), torch.cat([x.mean(dim=1, keepdim=True), x], dim=1), "pairs")
+
+        return _path(pooled, patches[:1], patches[1:], points)
+    block = backbone.latent or (tail[-1][0] if tail else None)
+    if backbone.pooling == "average" or block is None or depth > 1:
+        return _path(lambda x: rest(encoding, len(tail), x, "pairs"), whole[:1], whole[1:], points)
+    return _one_row(_image_row(encoding, block), whole[:1], whole[1:], points)
+
+
+def text_path(reading: Reading, depth: int, points: int) -> Path:
+    """The path of a text from a text that says nothing, in what enters its last blocks.
+
+    Args:
+        reading: of two texts, see `with_reference`. Along the path the text's own mask and pooled token count.
+        depth: blocks, all if there are fewer.
+        points: 1/points, 2/points, ..., 1 of the way.
+    """
+    tower = reading.tower("pairs")
+    x, ids = reading.entering(depth, "pairs"), reading.ids[:1]
+    blocks, mask, weights = tower.blocks[-depth:], tower.mask(ids), tower.weights(ids)
+    if len(blocks) == 1 and int((weights != 0).sum()) == 1:
+        return _one_row(_text_row(tower, blocks[0], int(weights.argmax()), mask), x[:1], x[1:], points)
+
+    def through(x: Tokens) -> Float[Tensor, "text feature"]:
+        for block in blocks:
+            x = run_text_block(block, x, mask)
+        return tower.pool(ids, x)
+
+    return _path(through, x[:1], x[1:], points)
+
+
+def check_path(depth: int, points: int) -> None:
+    """Both are at least 1.
+
+    Raises:
+        OptionError: one is not.
+    """
+    if depth < 1 or points < 1:
+        raise OptionError(f"pairs need depth >= 1 and points >= 1, got {depth} and {points}.")
+
+
+def _path(through: Callable[[Tokens], Tensor], x: Tokens, reference: Tokens, points: int) -> Path:
+    """Any number of blocks: one derivative of all that is left for each token and point."""
+    step = x - reference
+    each = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)[:, None, :, None] * step  # one token at a time
+    chunk = max(1, AT_ONCE // (4 * x.numel()))
+    shares = torch.zeros((), dtype=x.dtype, device=x.device)
+    for at in _points(points):
+        [(_, moved)] = _along(lambda x: (through(x),), [reference + at * step], [each], chunk)
+        shares = shares + moved[:, 0] / points
+    return Path(shares, through(x)[0], through(reference)[0])
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """The last attention layer, of which one row becomes the feature.
+
+    Attributes:
+        qkv: what enters -> queries, keys, values; each token on its own.
+        place: which row.
+        seen: which tokens it may look at.
+        feature: (row channel), (head row width) gathered by it -> (row, feature); rows do not mix.
+    """
+
+    qkv: QKV
+    place: int
+    seen: Bool[Tensor, " token"] | None
+    feature: Callable[[Tensor, Tensor], Tensor]
+
+
+def _image_row(encoding: Encoding, block: Block) -> _Row:
+    backbone = encoding.backbone
+
+    def feature(x: Tensor, mixed: Tensor) -> Tensor:
+        row = finish(block, x[None], mixed[None])[0]
+        return backbone.to_feature(row if backbone.final_norm is None else backbone.final_norm(row))
+
+    return _Row(lambda x: block.qkv(block.norm1(x)), 0, None, feature)
+
+
+def _text_row(tower: TextTower, block: TextBlock, place: int, mask: Tensor | None) -> _Row:
+    def feature(x: Tensor, mixed: Tensor) -> Tensor:
+        return tower.to_feature(block.finish(x[None], block.out(mixed[None]))[0])
+
+    seen = None if mask is None else mask[0, 0, min(place, mask.shape[2] - 1)] == 0
+    return _Row(block.qkv, place, seen, feature)
+
+
+def _one_row(last: _Row, x: Tokens, reference: Tokens, points: int) -> Path:
+    """The last layer alone: what moves with each token is known in closed form up to the row that is gathered."""
+    step = x - reference
+    shares = torch.zeros((), dtype=x.dtype, device=x.device)
+    for at in _points(points):
+        now = reference + at * step
+        (q, dq), (k, dk), (v, dv) = ((part[0], moved[0, 0]) for part, moved in _along(last.qkv, [now], [step[None]]))
+        place = last.place if q.shape[1] > 1 else 0  # a learned query is the only one
+        attn, mixed = _gathered(q[:, place], k, v, last.seen)
+        scale = q.shape[-1] ** -0.5
+        bent = (q[:, place, None] * dk).sum(dim=-1) * scale  # each token's key turns its own attention
+        moved = attn[..., None] * (dv + (v - mixed[:, None]) * bent[..., None])  # head token width
+        turned = (k * dq[:, place, None]).sum(dim=-1) * scale  # and the row's own query that of all
+        moved[:, last.place] += ((attn * turned)[..., None] * (v - mixed[:, None])).sum(dim=1)
+        own = torch.zeros_like(step[0])
+        own[last.place] = step[0, last.place]
+        count = x.shape[1]
+        row, gathered = now[0, last.place].expand(count, -1), mixed[:, None].expand(-1, count, -1)
+        [(_, moved)] = _along(lambda *rows: (last.feature(*rows),), [row, gathered], [own[None], moved[None]])
+        shares = shares + moved[0] / points
+
+    def whole(x: Tokens) -> Tensor:
+        q, k, v = (part[0] for part in last.qkv(x))
+        _, mixed = _gathered(q[:, last.place if q.shape[1] > 1 else 0], k, v, last.seen)
+        return last.feature(x[0, [last.place]], mixed[:, None])[0]
+
+    return Path(shares, whole(x), whole(reference))
+
+
+def _gathered(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
+    scores = (k @ q[..., None])[..., 0] * q.shape[-1] ** -0.5  # head token
+    attn = (scores if seen is None else scores.masked_fill(~seen, float("-inf"))).softmax(dim=-1)
+    return attn, (attn[:, None] @ v)[:, 0]
+
+
+def _along(
+    function: Callable[..., Sequence[Tensor]], at: Sequence[Tensor], steps: Sequence[Tensor], chunk: int = 1
+) -> list[tuple[Tensor, Tensor]]:
+    """Outputs of a function, and their derivatives (step, ...) in some directions, so many at once.
+
+    A backward pass is linear in what it starts from, so its own backward pass goes forward.
+    """
+    with torch.enable_grad():
+        inputs = [one.detach().requires_grad_() for one in at]
+        outputs = function(*inputs)
+        moving = [one for one in outputs if one.requires_grad]
+        starts = [torch.zeros_like(one, requires_grad=True) for one in moving]
+        back = torch.autograd.grad(moving, inputs, starts, create_graph=True, materialize_grads=True)
+        parts = [
+            torch.autograd.grad(back, starts, some, retain_graph=True, is_grads_batched=True, materialize_grads=True)
+            for some in zip(*(step.split(chunk) for step in steps), strict=True)
+        ]
+    slopes = iter([torch.cat(pieces) for pieces in zip(*parts, strict=True)])
+    still = [torch.zeros_like(one)[None] for one in outputs]
+    return [
+        (one.detach(), next(slopes) if one.requires_grad else zero) for one, zero in zip(outputs, still, strict=True)
+    ]
+
+
+def _points(points: int) -> list[float]:
+    return [number / points for number in range(1, points + 1)]
+
+
+def with_reference(ids: Int[Tensor, "1 token"], one_word: Int[Tensor, "1 token"], content: range) -> Tensor:
+    """Token ids of a text and of the authors' reference: start, token 0, end.
+
+    Args:
+        ids: of the text.
+        one_word: of a short word in the same tokenizer.
+        content: where the tokens of that word lie; they become 0.
+    """
+    reference = one_word.clone()
+    reference[:, content.start : content.stop] = 0
+    return torch.cat([ids, reference])

@@ -6,6 +6,23 @@ the evidence grows.
 
 from eclip.render.colors import diverging, sequential
 from eclip.render.panels import overlay, strip
+from eclip.render.sentence import cut_out, drawn, page_words, shares, stack, terminal
 from eclip.render.table import SCALES, Row, Section, check_scale, grid
 
-__all__ = ["SCALES", "Row", "Section", "check_scale", "diverging", "grid", "overlay", "sequential", "strip"]
+__all__ = [
+    "SCALES",
+    "Row",
+    "Section",
+    "check_scale",
+    "cut_out",
+    "diverging",
+    "drawn",
+    "grid",
+    "overlay",
+    "page_words",
+    "sequential",
+    "shares",
+    "stack",
+    "strip",
+    "terminal",
+]

@@ -44,6 +44,15 @@ class WordMethod:
         """Name and default of each option."""
         return options_of(self.function)
 
+    def check(self, options: dict[str, Any]) -> None:
+        """Every option is one of this method's, with a value of the type it is declared with.
+
+        Raises:
+            OptionError: one is not.
+        """
+        if options:
+            check_options(self.name, self.function, options)
+
     def __call__(
         self, reading: Reading, image: Float[Tensor, "image feature"], **options: Any
     ) -> Float[Tensor, "image text token"]:
@@ -61,8 +70,7 @@ class WordMethod:
         """
         if image.ndim != 2 or not len(image):
             raise ShapeError(f"image must be (image, feature), one or more, got {tuple(image.shape)}.")
-        if options:
-            check_options(self.name, self.function, options)
+        self.check(options)
         from eclip.backbones.base import plainly
 
         with plainly(reading.backbone.model):

@@ -1,0 +1,178 @@
+"""Which words of a text made a photo match it? `explain_words`, the main path of the side of the words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+
+from eclip import render
+from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, encode
+from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.blocks import unit
+from eclip.errors import ImageError, OptionError
+from eclip.explain import backbone_of
+from eclip.photos import Photo, name_of, open_photo
+from eclip.text import check_texts, encode_texts
+from eclip.words import DEFAULT_WORD_METHOD, word_method
+from eclip.words.reading import read
+from eclip.writer import versions
+
+
+@dataclass(frozen=True, eq=False)
+class WordRelevance:
+    """How much each word of each text did for its score with each photo.
+
+    Attributes:
+        values: of each text (image, word) float32, raw: as the method gives them, summed over a word's tokens.
+        words: of each text, in order.
+        scores: (image, text) float32, cosine of the unaltered model in [-1, 1].
+        texts: as given.
+        sources: what each photo was: its path, or "photo 0" for one that came from memory.
+        signed: words may speak against the score as well.
+        how: model, method, options, versions.
+        photos: the photos themselves.
+    """
+
+    values: tuple[Float[np.ndarray, "image _word"], ...]
+    words: tuple[tuple[str, ...], ...]
+    scores: Float[np.ndarray, "image text"]
+    texts: tuple[str, ...]
+    sources: tuple[str, ...]
+    signed: bool
+    how: dict[str, Any]
+    photos: tuple[Image.Image, ...]
+
+    def __repr__(self) -> str:
+        return f"WordRelevance({len(self.sources)} photos, {len(self.texts)} texts, {self.how['method']})"
+
+    def shares(self, image: int = 0, text: int = 0) -> dict[str, float]:
+        """Each word's share of all relevance, signs aside: in [-1, 1]. A word that comes again is counted together."""
+        found: dict[str, float] = {}
+        for word, share in zip(self.words[text], render.shares(self.values[text][image]), strict=True):
+            found[word] = found.get(word, 0.0) + float(share)
+        return found
+
+    def entries(self, image: int = 0) -> list[dict[str, Any]]:
+        """What JSON says of a photo: of each text its score, its words, their values and shares."""
+        found = []
+        for text, (name, words, values) in enumerate(zip(self.texts, self.words, self.values, strict=True)):
+            each = zip(words, values[image], render.shares(values[image]), strict=True)
+            listed = [
+                {"word": word, "value": float(f"{value:.6g}"), "share": round(float(share), 4)}
+                for word, value, share in each
+            ]
+            found.append({"text": name, "score": round(float(self.scores[image, text]), 6), "words": listed})
+        return found
+
+    def html(self, image: int = 0) -> str:
+        """The texts as HTML, each word on its color: amber for the score, blue against it."""
+        lines = [
+            f'<p><span class="score">{self.scores[image, text]:.3f}</span> '
+            f"{render.page_words(words, self.values[text][image])}</p>"
+            for text, words in enumerate(self.words)
+        ]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return "\n".join(self.html(image) for image in range(len(self.sources)))
+
+
+def explain_words(
+    image: Photo | Sequence[Photo],
+    texts: str | Sequence[str],
+    *,
+    model: str | Backbone = DEFAULT_MODEL,
+    method: str = DEFAULT_WORD_METHOD,
+    image_size: int | None = None,
+    resize: str = "squash",
+    positions: str = DEFAULT_POSITIONS,
+    device: str | None = None,
+    **options: Any,
+) -> WordRelevance:
+    """Which words of each text made the model match it to each photo?
+
+    Args:
+        image: a path, a PIL picture, an array, or a list of them.
+        texts: one or more, as they are; no template is put around them.
+        model: a name for `eclip.load`, or a Backbone from `load` or `wrap`.
+        method: "gradeclip", "chefer" or "leaveout", see `eclip.words.WORD_METHODS`.
+        image_size: see `eclip.explain`.
+        resize: see `eclip.explain`.
+        positions: see `eclip.explain`.
+        device: see `eclip.explain`.
+        options: options of the method.
+
+    Raises:
+        EclipError: bad input, of a class that says which: `eclip.errors` lists them.
+
+    Warns:
+        TextCutWarning: a text longer than the model reads; the words it does not read have 0.
+    """
+    asked = WordQuestion(texts, model, method, options, image_size, resize, positions, device)
+    photos: list[Photo] = list(image) if isinstance(image, list | tuple) else [image]  # type: ignore[list-item]
+    if not photos:
+        raise ImageError("no photo was given: at least one is needed.")
+    opened = [open_photo(photo) for photo in photos]
+    return asked.answer(opened, [name_of(photo, index) for index, photo in enumerate(photos)])
+
+
+class WordQuestion:
+    """Everything but the photos, checked and read once."""
+
+    def __init__(
+        self,
+        texts: str | Sequence[str],
+        model: str | Backbone,
+        method: str,
+        options: dict[str, Any],
+        image_size: int | None,
+        resize: str,
+        positions: str,
+        device: str | None,
+    ) -> None:
+        self.texts = check_texts(texts)
+        self.method, self.options = word_method(method), options
+        self.method.check(options)
+        self.backbone = backbone_of(model, device)
+        self.text = encode_texts(self.backbone, self.texts)
+        self.reading = read(self.backbone, self.texts)
+        for text, words in zip(self.texts, self.reading.words, strict=True):
+            if not words:
+                raise OptionError(f"the text {text!r} holds no word.")
+        self.image_size, self.resize, self.positions = image_size, resize, positions
+
+    def answer(self, photos: list[Image.Image], sources: list[str]) -> WordRelevance:
+        """One forward pass of each photo's shape, then the method."""
+        backbone = self.backbone
+        pixels = [backbone.preprocess(photo, self.image_size, self.resize) for photo in photos]
+        alike = len({tuple(one.shape) for one in pixels}) == 1
+        batches = [torch.stack(pixels)] if alike else [one[None] for one in pixels]
+        feature = unit(torch.cat([encode(backbone, batch, 0, self.positions).feature for batch in batches]))
+        values = self.reading.by_word(self.method(self.reading, feature, **self.options))
+        return WordRelevance(
+            values=tuple(one.cpu().numpy() for one in values),
+            words=tuple(tuple(word.letters for word in words) for words in self.reading.words),
+            scores=(feature @ self.text.to(feature).T).float().cpu().numpy(),
+            texts=tuple(self.texts),
+            sources=tuple(sources),
+            signed=self.method.signed,
+            how={
+                "model": backbone.name,
+                "family": backbone.family,
+                "method": self.method.name,
+                "options": self.options,
+                "image_size": self.image_size,
+                "resize": self.resize,
+                "positions": self.positions,
+                "device": str(backbone.weight.device),
+                "precision": str(backbone.weight.dtype).removeprefix("torch."),
+                "versions": versions(),
+            },
+            photos=tuple(photos),
+        )

@@ -1,0 +1,140 @@
+"""Words in the color of what they did: for terminals, as HTML, on pictures."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageDraw
+
+from eclip.render.colors import BACKGROUND, FAINT, LEVELS, diverging
+from eclip.render.letters import fit
+from eclip.render.panels import PANEL_GAP
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+Color = tuple[int, int, int]
+
+
+def shares(values: Float[np.ndarray, " word"]) -> Float[np.ndarray, " word"]:
+    """Each value as its share of all there is, signs aside: in [-1, 1], absolute values add up to 1, or all 0."""
+    total = np.abs(values).sum()
+    return values / total if total > 0 else np.zeros_like(values)
+
+
+def colors(values: Float[np.ndarray, " word"]) -> list[tuple[Color, Color]]:
+    """Ground and ink of each word: blue speaks against, amber for; the strongest word is the brightest."""
+    peak = np.abs(values).max(initial=0)
+    scaled = values / peak if peak > 0 else np.zeros_like(values)
+    table = (diverging() * 255).round().astype(int)
+    found = []
+    for level in np.rint((scaled + 1) / 2 * (LEVELS - 1)).astype(int):
+        red, green, blue = (int(part) for part in table[level])
+        light = 0.299 * red + 0.587 * green + 0.114 * blue > 128
+        found.append(((red, green, blue), (16, 16, 18) if light else (236, 236, 238)))
+    return found
+
+
+def percent(share: float) -> str:
+    """A share in whole percent, with its sign unless it is zero."""
+    rounded = round(100 * float(share))
+    return f"{rounded:+d}%" if rounded else "0%"
+
+
+def terminal(words: Sequence[str], values: Float[np.ndarray, " word"]) -> Text:
+    """The words on their colors, and below them their shares in percent, for rich's console."""
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    top, bottom = Text(), Text()
+    for word, ground, share in zip(words, colors(values), shares(values), strict=True):
+        number = percent(share)
+        width = max(cell_len(word), len(number))
+        top.append(word.center(width - cell_len(word) + len(word)), style=f"{_hex(ground[1])} on {_hex(ground[0])}")
+        bottom.append(number.center(width), style="dim")
+        top.append(" ")
+        bottom.append(" ")
+    return Text("\n").join([top, bottom])
+
+
+def page_words(words: Sequence[str], values: Float[np.ndarray, " word"]) -> str:
+    """The words as HTML spans, each with its share in a tooltip."""
+    return " ".join(
+        f'<span class="word" style="background:{_hex(ground)};color:{_hex(ink)}" title="{100 * share:+.1f} %">'
+        f"{html.escape(word)}</span>"
+        for word, (ground, ink), share in zip(words, colors(values), shares(values), strict=True)
+    )
+
+
+def drawn(words: Sequence[str], values: Float[np.ndarray, " word"], width: int, points: int = 18) -> Image.Image:
+    """The words on their colors with their shares below, in as many lines as the width needs.
+
+    Returns:
+        Mode RGB, `width` pixels wide.
+    """
+    pad = points // 3
+    cells = []
+    for word, color, share in zip(words, colors(values), shares(values), strict=True):
+        line, font = fit(word, width - 4 * pad, points)
+        number, small = fit(percent(share), width, round(0.7 * points))
+        cells.append((line, font, number, small, color, 2 * pad + max(font.getlength(line), small.getlength(number))))
+    places, left, top, pitch = [], pad, pad, round(2.8 * points)
+    for cell in cells:
+        if left > pad and left + cell[-1] > width - pad:
+            left, top = pad, top + pitch
+        places.append((left, top))
+        left += round(cell[-1]) + pad
+    canvas = Image.new("RGB", (width, top + pitch), BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    for (x, y), (line, font, number, small, (ground, ink), size) in zip(places, cells, strict=True):
+        draw.rounded_rectangle((x, y, x + size, y + 1.5 * points), pad, fill=ground)
+        draw.text((x + size / 2, y + 0.75 * points), line, ink, font, anchor="mm")
+        draw.text((x + size / 2, y + 2 * points), number, FAINT, small, anchor="mm")
+    return canvas
+
+
+def _hex(color: Color) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*color)
+
+
+def cut_out(
+    photo: Image.Image,
+    box: tuple[float, float, float, float],
+    words: Sequence[str],
+    values: Float[np.ndarray, " word"],
+    width: int,
+    side: int = 96,
+) -> Image.Image:
+    """A part of the photo, and beside it the words on their colors.
+
+    Args:
+        photo: mode RGB.
+        box: left, top, right, bottom in pixels of the photo.
+        words: of the text.
+        values: one a word.
+        width: of the picture, in pixels.
+        side: of the part, its longer one.
+    """
+    left, top, right, bottom = box
+    part = photo.crop((int(left), int(top), max(int(left) + 1, round(right)), max(int(top) + 1, round(bottom))))
+    scale = side / max(part.size)
+    part = part.resize((max(8, round(part.width * scale)), max(8, round(part.height * scale))))
+    line = drawn(words, values, max(160, width - side - 2 * PANEL_GAP))
+    canvas = Image.new("RGB", (side + 2 * PANEL_GAP + line.width, max(side, line.height) + PANEL_GAP), BACKGROUND)
+    canvas.paste(part, (PANEL_GAP + (side - part.width) // 2, (side - part.height) // 2))
+    canvas.paste(line, (side + 2 * PANEL_GAP, max(0, (side - line.height) // 2)))
+    return canvas
+
+
+def stack(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures below one another, flush left."""
+    canvas = Image.new("RGB", (max(one.width for one in pictures), sum(one.height for one in pictures)), BACKGROUND)
+    top = 0
+    for one in pictures:
+        canvas.paste(one, (0, top))
+        top += one.height
+    return canvas

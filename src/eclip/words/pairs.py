@@ -8,13 +8,13 @@ from each of the feature's numbers; at the default depth these run through a sin
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from eclip.backbones.base import Encoding
+from eclip.backbones.base import Encoding, Grid
 from eclip.backbones.gathering import AT_ONCE, rest
 from eclip.backbones.text_tower import TextBlock, TextTower, run_text_block
 from eclip.blocks import QKV, Block, Tokens, finish
@@ -66,13 +66,8 @@ def image_path(encoding: Encoding, depth: int, points: int) -> Path:
     count = depth if backbone.latent is None else depth - 1
     tail = encoding.tail(count, "pairs")
     whole = tail[0][1] if tail else encoding.tokens
-    if tail and not tail[0][0].residual:
-        patches = whole[:, encoding.prefix :]
-
-        def pooled(x: Tokens) -> Float[Tensor, "image feature"]:
-            return rest(encoding, len(tail), torch.cat([x.mean(dim=1, keepdim=True), x], dim=1), "pairs")
-
-        return _path(pooled, patches[:1], patches[1:], points)
+    if tail and not tail[0][0].residual:  # the mean token is no input of its own, but made of the patches
+        return _one_row(_pool_row(encoding, tail[0][0]), whole[:1], whole[1:], points)
     block = backbone.latent or (tail[-1][0] if tail else None)
     if backbone.pooling == "average" or block is None or depth > 1:
         return _path(lambda x: rest(encoding, len(tail), x, "pairs"), whole[:1], whole[1:], points)
@@ -132,12 +127,15 @@ class _Row:
         place: which row.
         seen: which tokens it may look at.
         feature: (row channel), (head row width) gathered by it -> (row, feature); rows do not mix.
+        mean: in a CNN's pool, whose row 0 is the mean of the patches: (row, channel) for that token -> its queries,
+            keys and values (row, head, 1, width).
     """
 
     qkv: QKV
     place: int
     seen: Bool[Tensor, " token"] | None
     feature: Callable[[Tensor, Tensor], Tensor]
+    mean: QKV | None = None
 
 
 def _image_row(encoding: Encoding, block: Block) -> _Row:
@@ -148,6 +146,16 @@ def _image_row(encoding: Encoding, block: Block) -> _Row:
         return backbone.to_feature(row if backbone.final_norm is None else backbone.final_norm(row))
 
     return _Row(lambda x: block.qkv(block.norm1(x)), 0, None, feature)
+
+
+def _pool_row(encoding: Encoding, block: Block) -> _Row:
+    [alone] = encoding.backbone.blocks_at(Grid(1, 1), encoding.positions)  # the mean's position is that of every grid
+
+    def mean(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (part[:, :, :1] for part in alone.qkv(torch.stack([x, x], dim=1)))
+        return q, k, v
+
+    return replace(_image_row(encoding, block), mean=mean)
 
 
 def _text_row(tower: TextTower, block: TextBlock, place: int, mask: Tensor | None) -> _Row:
@@ -170,12 +178,14 @@ def _one_row(last: _Row, x: Tokens, reference: Tokens, points: int) -> Path:
         scale = q.shape[-1] ** -0.5
         bent = (q[:, place, None] * dk).sum(dim=-1) * scale  # each token's key turns its own attention
         moved = attn[..., None] * (dv + (v - mixed[:, None]) * bent[..., None])  # head token width
-        turned = (k * dq[:, place, None]).sum(dim=-1) * scale  # and the row's own query that of all
-        moved[:, last.place] += ((attn * turned)[..., None] * (v - mixed[:, None])).sum(dim=1)
         own = torch.zeros_like(step[0])
-        own[last.place] = step[0, last.place]
-        count = x.shape[1]
-        row, gathered = now[0, last.place].expand(count, -1), mixed[:, None].expand(-1, count, -1)
+        if last.mean is None:
+            turned = (k * dq[:, place, None]).sum(dim=-1) * scale  # and the row's own query that of all
+            moved[:, last.place] += ((attn * turned)[..., None] * (v - mixed[:, None])).sum(dim=1)
+            own[last.place] = step[0, last.place]
+        else:
+            moved, own = moved[:, 1:] + _of_mean(last.mean, now[0], step[0], attn, k, v, mixed), own[1:]
+        row, gathered = now[0, last.place].expand(len(own), -1), mixed[:, None].expand(-1, len(own), -1)
         [(_, moved)] = _along(lambda *rows: (last.feature(*rows),), [row, gathered], [own[None], moved[None]])
         shares = shares + moved[0] / points
 
@@ -185,6 +195,20 @@ def _one_row(last: _Row, x: Tokens, reference: Tokens, points: int) -> Path:
         return last.feature(x[0, [last.place]], mixed[:, None])[0]
 
     return Path(shares, whole(x), whole(reference))
+
+
+def _of_mean(
+    mean: QKV, now: Tensor, step: Tensor, attn: Tensor, k: Tensor, v: Tensor, mixed: Tensor
+) -> Float[Tensor, "head patch width"]:
+    """How what is gathered moves with each patch through the mean token, which moves with all of them."""
+    count, scale = len(step) - 1, k.shape[-1] ** -0.5
+    changed = _along(mean, [now[:1].expand(count, -1)], [step[None, 1:] / count])
+    (q, dq), (_, dk), (_, dv) = (
+        (part[:, :, 0].transpose(0, 1), moved[0, :, :, 0].transpose(0, 1)) for part, moved in changed
+    )
+    bent = (q * dk).sum(dim=-1, keepdim=True) * scale  # head patch 1
+    turned = dq @ k.transpose(-1, -2) * scale  # head patch token
+    return attn[:, :1, None] * (dv + (v[:, :1] - mixed[:, None]) * bent) + attn[:, None] * turned @ (v - mixed[:, None])
 
 
 def _gathered(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:

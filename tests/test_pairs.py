@@ -9,8 +9,7 @@ import eclip
 import tiny
 from eclip.backbones.base import Encoding
 from eclip.backbones.gathering import rest
-from eclip.words.pairs import image_path, pairs, target, text_path
-from eclip.words.reading import Reading
+from eclip.words.pairs import image_path
 
 FAMILIES = list(tiny.FAMILIES)
 

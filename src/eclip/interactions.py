@@ -39,7 +39,7 @@ class Interactions:
         goal: what the total tends to with more points of the path; their difference is the error of the integral.
         source: what the photo was: its path, or "photo 0" if it came from memory.
         photo: the photo itself.
-        how: model, depth, points, versions.
+        how: model, depths, points, versions.
     """
 
     values: Float[np.ndarray, "word row col"]
@@ -162,7 +162,8 @@ def interactions(
     text: str,
     *,
     model: str | Backbone = DEFAULT_MODEL,
-    depth: int = 1,
+    image_depth: int = 1,
+    text_depth: int = 1,
     points: int = 10,
     image_size: int | None = None,
     resize: str = "squash",
@@ -175,7 +176,9 @@ def interactions(
         image: a path, a PIL picture or an array.
         text: one, as it is; no template is put around it.
         model: a name for `eclip.load`, or a Backbone from `load` or `wrap`.
-        depth: how many last attention layers of either tower the pairs are taken through; 1 as the authors, and cheap.
+        image_depth: how many last attention layers of the image tower the pairs are taken through; 1 as the authors.
+        text_depth: and blocks of the text tower. The more, the more a pair is about the words themselves, and the less
+            about what the tower has gathered at them from the rest of the text.
         points: of the path to photo and text from those without content; more make the sum more exact.
         image_size: see `eclip.explain`.
         resize: see `eclip.explain`.
@@ -188,7 +191,7 @@ def interactions(
     Warns:
         TextCutWarning: a text longer than the model reads; the words it does not read have 0.
     """
-    asked = PairQuestion([text], model, depth, points, image_size, resize, positions, device)
+    asked = PairQuestion([text], model, image_depth, text_depth, points, image_size, resize, positions, device)
     return asked.answer(open_photo(image), name_of(image, 0))[0]
 
 
@@ -199,7 +202,8 @@ class PairQuestion:
         self,
         texts: str | Sequence[str],
         model: str | Backbone,
-        depth: int,
+        image_depth: int,
+        text_depth: int,
         points: int,
         image_size: int | None,
         resize: str,
@@ -207,8 +211,8 @@ class PairQuestion:
         device: str | None,
     ) -> None:
         self.texts = check_texts(texts)
-        check_path(depth, points)
-        self.depth, self.points = depth, points
+        check_path(image_depth=image_depth, text_depth=text_depth, points=points)
+        self.image_depth, self.text_depth, self.points = image_depth, text_depth, points
         self.backbone = backbone_of(model, device)
         self.image_size, self.resize, self.positions = image_size, resize, positions
         self.features = encode_texts(self.backbone, self.texts)
@@ -223,15 +227,15 @@ class PairQuestion:
         place = content(short.tolist(), empty.tolist())
         ids = with_reference(reading.ids, short[None].to(reading.ids), place)
         both = Reading(self.backbone, (*reading.texts, ""), ids, (*reading.words, ()))
-        return text_path(both, self.depth, self.points)
+        return text_path(both, self.text_depth, self.points)
 
     def answer(self, photo: Image.Image, source: str) -> list[Interactions]:
         """One forward pass of the photo and of the image that it is held against, then the pairs of each text."""
         pixels = self.backbone.preprocess(photo, self.image_size, self.resize)
         both = torch.stack([pixels, torch.zeros_like(pixels)])
-        encoding = encode(self.backbone, both, self.depth, self.positions)
+        encoding = encode(self.backbone, both, self.image_depth, self.positions)
         with plainly(self.backbone.model):
-            seen = image_path(encoding, self.depth, self.points)
+            seen = image_path(encoding, self.image_depth, self.points)
         scores = cosine(encoding.feature[:1], self.features)[0]
         patches, found = encoding.grid.row * encoding.grid.col, []
         for reading, path, score in zip(self.readings, self.paths, scores, strict=True):
@@ -257,7 +261,8 @@ class PairQuestion:
         return {
             "model": backbone.name,
             "family": backbone.family,
-            "depth": self.depth,
+            "image_depth": self.image_depth,
+            "text_depth": self.text_depth,
             "points": self.points,
             "image_size": self.image_size,
             "resize": self.resize,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -83,27 +84,43 @@ def text_path(reading: Reading, depth: int, points: int) -> Path:
         points: 1/points, 2/points, ..., 1 of the way.
     """
     tower = reading.tower("pairs")
-    x, ids = reading.entering(depth, "pairs"), reading.ids[:1]
-    blocks, mask, weights = tower.blocks[-depth:], tower.mask(ids), tower.weights(ids)
+    ids, blocks = reading.ids[:1], tower.blocks[-depth:]
+    mask, weights = tower.mask(ids), tower.weights(ids)
+    count = _reach(mask, weights)
+    x, weights = reading.entering(depth, "pairs")[:, :count], weights[:, :count]
+    mask = None if mask is None else mask[:, :, :count, :count]
     if len(blocks) == 1 and int((weights != 0).sum()) == 1:
-        return _one_row(_text_row(tower, blocks[0], int(weights.argmax()), mask), x[:1], x[1:], points)
+        path = _one_row(_text_row(tower, blocks[0], int(weights.argmax()), mask), x[:1], x[1:], points)
+    else:
 
-    def through(x: Tokens) -> Float[Tensor, "text feature"]:
-        for block in blocks:
-            x = run_text_block(block, x, mask)
-        return tower.pool(ids, x)
+        def through(x: Tokens) -> Float[Tensor, "text feature"]:
+            for block in blocks:
+                x = run_text_block(block, x, mask)
+            return tower.to_feature((weights.to(x)[:, None] @ x)[:, 0])
 
-    return _path(through, x[:1], x[1:], points)
+        path = _path(through, x[:1], x[1:], points)
+    return replace(path, shares=F.pad(path.shares, (0, 0, 0, ids.shape[1] - count)))
 
 
-def check_path(depth: int, points: int) -> None:
-    """Both are at least 1.
+def _reach(mask: Tensor | None, weights: Tensor) -> int:
+    """How many of the first tokens can have a part in the feature; none of them looks at those behind, as padding."""
+    count = weights.shape[1]
+    if mask is None:
+        return count
+    blind = mask[0, 0].expand(count, -1) == float("-inf")
+    first = int(weights[0].nonzero().max()) + 1
+    return next(n for n in range(first, count + 1) if bool(blind[:n, n:].all()))
+
+
+def check_path(**numbers: int) -> None:
+    """All are at least 1.
 
     Raises:
         OptionError: one is not.
     """
-    if depth < 1 or points < 1:
-        raise OptionError(f"pairs need depth >= 1 and points >= 1, got {depth} and {points}.")
+    for name, number in numbers.items():
+        if number < 1:
+            raise OptionError(f"{name} must be at least 1, got {number}.")
 
 
 def _path(through: Callable[[Tokens], Tensor], x: Tokens, reference: Tokens, points: int) -> Path:

@@ -30,7 +30,7 @@ MANIFEST, SCHEMA, COMPARE_SCHEMA = "manifest.json", "eclip.explain/1", "eclip.co
 
 def command(sources: Sequence[str], texts: Sequence[str], how: dict[str, Any]) -> str:
     """The shell command that repeats an explanation; `how` is that of an Explanation."""
-    words = ["eclip", "explain", *_question(sources, texts), "--model", how["model"], "--method", how["method"]]
+    words = ["eclip", "explain", *question(sources, texts), "--model", how["model"], "--method", how["method"]]
     words += _settings(how)
     for key, value in how["options"].items():
         words += ["--set", f"{key}={value}"]
@@ -40,11 +40,12 @@ def command(sources: Sequence[str], texts: Sequence[str], how: dict[str, Any]) -
 def compare_command(sources: Sequence[str], texts: Sequence[str], how: dict[str, Any]) -> str:
     """The shell command that repeats a comparison; `how` is that of a Comparison's manifest."""
     methods = how["methods"] if isinstance(how["methods"], str) else ",".join(how["methods"])
-    words = ["eclip", "compare", *_question(sources, texts), "--models", ",".join(how["models"]), "--methods", methods]
+    words = ["eclip", "compare", *question(sources, texts), "--models", ",".join(how["models"]), "--methods", methods]
     return shlex.join([*words, "--scale", how["scale"], *_settings(how)])
 
 
-def _question(sources: Sequence[str], texts: Sequence[str]) -> list[str]:
+def question(sources: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """Photos and texts as words of a shell command."""
     words = [f"./{source}" if source.startswith("-") else source for source in sources]
     for text in texts:
         words += [f"--text={text}"] if text.startswith("-") else ["-t", text]
@@ -111,7 +112,7 @@ class Folder:
             raise OptionError(
                 f"{source} lies in the output folder, where pictures could replace it: choose another folder."
             )
-        stem = self._free(_slug(source.stem) or "photo")
+        stem = self._free(slug(source.stem) or "photo")
         if source.is_file():
             return stem, {"photo": str(source.resolve())}
         return stem, {"photo": self._put(f"{stem}.photo.png", png(photo()))}
@@ -184,7 +185,7 @@ class Writer(Folder):
             files["strip"] = self._put(f"{stem}.png", png(explanation.strip(image)))
             files["overlays"] = {
                 explanation.texts[text]: self._put(
-                    f"{stem}.{text}-{_slug(explanation.texts[text])}".rstrip("-") + ".png",
+                    f"{stem}.{text}-{slug(explanation.texts[text])}".rstrip("-") + ".png",
                     png(explanation.overlay(image, text)),
                 )
                 for text in explanation.best_texts(image)
@@ -264,7 +265,7 @@ def _unlike(names: Iterable[str]) -> dict[str, str]:
     """A name for each that can stand in a path, unlike all others."""
     found: dict[str, str] = {}
     for name in dict.fromkeys(names):
-        slug = _slug(name) or "model"
+        slug = slug(name) or "model"
         taken = sum(other == slug or other.startswith(f"{slug}.") for other in found.values())
         found[name] = f"{slug}.{taken + 1}" if taken else slug  # a slug holds no dots
     return found
@@ -277,6 +278,6 @@ def png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
     """Letters, digits and hyphens only, so that dots can join the parts of a name; short enough for file systems."""
     return re.sub(r"\W+", "-", text).strip("-").encode(errors="ignore")[:80].decode(errors="ignore")

@@ -5,6 +5,7 @@ the evidence grows.
 """
 
 from eclip.render.colors import diverging, sequential
+from eclip.render.page import Sentence, page
 from eclip.render.panels import overlay, strip
 from eclip.render.sentence import cut_out, drawn, page_words, shares, stack, terminal
 from eclip.render.table import SCALES, Row, Section, check_scale, grid
@@ -13,12 +14,14 @@ __all__ = [
     "SCALES",
     "Row",
     "Section",
+    "Sentence",
     "check_scale",
     "cut_out",
     "diverging",
     "drawn",
     "grid",
     "overlay",
+    "page",
     "page_words",
     "sequential",
     "shares",

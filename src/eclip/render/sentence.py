@@ -45,26 +45,33 @@ def percent(share: float) -> str:
     return f"{rounded:+d}%" if rounded else "0%"
 
 
-def terminal(words: Sequence[str], values: Float[np.ndarray, " word"]) -> Text:
-    """The words on their colors, and below them their shares in percent, for rich's console."""
+def terminal(words: Sequence[str], values: Float[np.ndarray, " word"], width: int) -> list[Text]:
+    """The words on their colors, below them their shares in percent, for rich's console; in as many rows as it needs.
+
+    Without color the shares still say it all.
+    """
     from rich.cells import cell_len
     from rich.text import Text
 
-    top, bottom = Text(), Text()
-    for word, ground, share in zip(words, colors(values), shares(values), strict=True):
+    rows: list[tuple[Text, Text]] = [(Text(), Text())]
+    for word, (ground, ink), share in zip(words, colors(values), shares(values), strict=True):
         number = percent(share)
-        width = max(cell_len(word), len(number))
-        top.append(word.center(width - cell_len(word) + len(word)), style=f"{_hex(ground[1])} on {_hex(ground[0])}")
-        bottom.append(number.center(width), style="dim")
+        room = max(cell_len(word), len(number))
+        if rows[-1][0].cell_len and rows[-1][0].cell_len + room > width:
+            rows.append((Text(), Text()))
+        top, bottom = rows[-1]
+        top.append(word.center(room - cell_len(word) + len(word)), style=f"{_hex(ink)} on {_hex(ground)}")
+        bottom.append(number.center(room), style="dim")
         top.append(" ")
         bottom.append(" ")
-    return Text("\n").join([top, bottom])
+    return [line for row in rows for line in row]
 
 
-def page_words(words: Sequence[str], values: Float[np.ndarray, " word"]) -> str:
-    """The words as HTML spans, each with its share in a tooltip."""
+def page_words(words: Sequence[str], values: Float[np.ndarray, " word"], *, focus: bool = False) -> str:
+    """The words as HTML spans, each with its share in a tooltip; with `focus` they can be reached by keyboard."""
+    index = 'tabindex="0" ' if focus else ""
     return " ".join(
-        f'<span class="word" style="background:{_hex(ground)};color:{_hex(ink)}" title="{100 * share:+.1f} %">'
+        f'<span class="word" {index}style="background:{_hex(ground)};color:{_hex(ink)}" title="{100 * share:+.1f} %">'
         f"{html.escape(word)}</span>"
         for word, (ground, ink), share in zip(words, colors(values), shares(values), strict=True)
     )

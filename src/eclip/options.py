@@ -1,0 +1,67 @@
+"""Options of a function by its signature: which there are, and whether what a user gave fits."""
+
+from __future__ import annotations
+
+import inspect
+import numbers
+from collections.abc import Callable
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from eclip.errors import OptionError
+
+
+def options_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Name and default of each option: the arguments that are given by keyword alone."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def check_options(owner: str, function: Callable[..., Any], options: dict[str, Any]) -> None:
+    """Every option is one of the function's, with a value of the type it is declared with.
+
+    Raises:
+        OptionError: one is not.
+    """
+    known, hints = options_of(function), get_type_hints(function) if options else {}
+    for name, value in options.items():
+        if name not in known:
+            raise OptionError(f"{owner!r} has no option {name!r}; it has {listed(known)}.")
+        hint = hints[name]
+        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        if not any(_is_a(value, kind) for kind in kinds):
+            wanted = " or ".join(_KINDS.get(kind, "a tensor") for kind in kinds)
+            raise OptionError(f"option {name!r} of {owner!r} must be {wanted}, got {value!r}.")
+
+
+def plain_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The same options with Python's own numbers for NumPy's."""
+    return {option: value.item() if _is_numpy(value) else value for option, value in options.items()}
+
+
+def listed(options: dict[str, Any]) -> str:
+    """The names of the options, as messages list them."""
+    return ", ".join(options) if options else "none"
+
+
+_WHOLE = tuple[int, ...]
+_KINDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a word",
+    NoneType: "none",
+    _WHOLE: "a list of whole numbers",
+}
+
+
+def _is_numpy(value: object) -> bool:
+    return isinstance(value, numbers.Number) and hasattr(value, "item")
+
+
+def _is_a(value: object, kind: Any) -> bool:
+    if kind == _WHOLE:
+        return isinstance(value, list | tuple) and all(_is_a(one, int) for one in value)
+    if isinstance(value, bool) or kind not in (int, float):
+        return type(value) is kind if kind in _KINDS else isinstance(value, kind)
+    return isinstance(value, numbers.Integral if kind is int else numbers.Real)  # NumPy's as well

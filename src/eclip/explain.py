@@ -213,7 +213,7 @@ class Question:
         gaps: dict[str, str] | None = None,
         begun: Callable[[str], None] | None = None,
     ) -> dict[str, Explanation]:
-        """One forward pass, then each method, and the refinement of its maps; `begun` hears the name of each before it runs."""
+        """One forward pass, each method, the refinement of its maps; `begun` hears a method's name before it runs."""
         pixels = torch.stack([self.backbone.preprocess(photo, self.image_size, self.resize) for photo in photos])
         encoding, forward = self.timed(lambda: encode(self.backbone, pixels, self.keep, self.positions))
         apart = self.text if self.versus is None else self.text - self.versus_text

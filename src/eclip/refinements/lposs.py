@@ -7,13 +7,16 @@ Whole photos on one grid; its sliding windows are one graph of `propagation`, an
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor
 
 from eclip.backbones.base import Encoding
 from eclip.blocks import merge_heads, unit
 from eclip.errors import NoMeaningError, OptionError, ShapeError
-from eclip.refinements.propagation import balance, patch_centers, patch_weights, propagate
+from eclip.refinements.propagation import as_means, balance, patch_centers, patch_weights, propagate
 
 FEATURES = ("values", "keys", "tokens", "trunk")
 
@@ -28,12 +31,14 @@ def lposs(
     sigma: float = 0.01,
     alpha: float = 0.95,
     steps: int = 10,
+    means: bool = True,
 ) -> Float[Tensor, "image text row col"]:
     """Each patch gets of the values of patches that look alike and lie near: Z of `(I - alpha W_n) Z = maps`.
 
-    Sign and zero keep their meaning. The scale does not: values grow up to `1 / (1 - alpha)` times, most where a patch
-    has many like it. So a map whose values all lie far from zero, as cosines may, is drawn to crowds of like patches
-    whatever the text; between texts that is no harm, in the heat map of one it is.
+    Z itself is large, whatever the text, where a patch has many like it, up to `1 / (1 - alpha)` times the map. That is
+    no harm where texts are compared, as in the paper; the heat map of one text would show little else. So each Z is
+    divided by the Z of a map of ones, the same for all texts: a mean of the map, weighted by what is alike and near.
+    Sign, zero and scale keep their meaning, and a constant map stays as it is.
 
     Args:
         maps: on the patch grid.
@@ -46,6 +51,7 @@ def lposs(
         sigma: of `exp(-sigma * distance)`, for each pixel between centers, at least 0.
         alpha: share that is passed on, at least 0 and below 1.
         steps: of conjugate gradients; ten do not reach the end, and are the method.
+        means: False gives Z itself, as the authors do.
 
     Returns:
         Maps on the patch grid.
@@ -57,6 +63,16 @@ def lposs(
         KeepError: the last block was not kept.
     """
     check_propagation("lposs", k=k, gamma=gamma, sigma=sigma, alpha=alpha, steps=steps)
+    if means:
+        raw: dict[str, Any] = {
+            "features": features,
+            "k": k,
+            "gamma": gamma,
+            "sigma": sigma,
+            "alpha": alpha,
+            "steps": steps,
+        }
+        return as_means(partial(lposs, encoding=encoding, means=False, **raw), maps)
     grid = encoding.grid
     if tuple(maps.shape[2:]) != tuple(grid):
         raise ShapeError(

@@ -6,6 +6,9 @@ Differs from it as `lposs` does; the pixels are those that the model saw, not th
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,7 +18,7 @@ from eclip.backbones.base import Encoding
 from eclip.errors import OptionError
 from eclip.refinements.colors import rgb, to_lab
 from eclip.refinements.lposs import lposs
-from eclip.refinements.propagation import pixel_graph, propagate
+from eclip.refinements.propagation import as_means, pixel_graph, propagate
 
 LAB_RANGE = (100.0, 128.0, 128.0)
 AT_ONCE = 1 << 23
@@ -32,6 +35,7 @@ def lposs_plus(
     sigma: float = 0.01,
     alpha: float = 0.95,
     steps: int = 10,
+    means: bool = True,
     tau: float = 0.01,
     window: int = 13,
 ) -> Float[Tensor, "image text height width"]:
@@ -49,6 +53,7 @@ def lposs_plus(
         sigma: see `lposs`.
         alpha: of both passes, see `lposs`.
         steps: of each pass.
+        means: of both passes together, see `lposs`; False gives the values themselves, as the authors do.
         tau: above 0; the smaller, the less unlike colors share.
         window: side in pixels, odd, at least 3.
 
@@ -63,9 +68,11 @@ def lposs_plus(
         raise OptionError(f"'lposs+' needs tau above 0, got {tau}.")
     if window < 3 or window % 2 == 0:
         raise OptionError(f"'lposs+' needs an odd window of at least 3 pixels, got {window}.")
-    coarse = lposs(
-        maps, encoding, features=features, k=k, gamma=gamma, sigma=sigma, alpha=alpha, steps=steps
-    )  # image text row col
+    raw: dict[str, Any] = {"features": features, "k": k, "gamma": gamma, "sigma": sigma, "alpha": alpha, "steps": steps}
+    if means:
+        both = partial(lposs_plus, encoding=encoding, means=False, tau=tau, window=window, **raw)
+        return as_means(both, maps)
+    coarse = lposs(maps, encoding, means=False, **raw)  # image text row col
     height, width = encoding.pixels.shape[2:]
     lab = to_lab(rgb(encoding)) / coarse.new_tensor(LAB_RANGE)[:, None, None]
     refined = []

@@ -1,9 +1,8 @@
 """PAMR, pixel-adaptive mask refinement (Araslanov and Roth 2020, CVPR, https://arxiv.org/abs/2005.08104).
 
-Code: visinf/1-stage-wseg (Apache-2.0), commit bebc9a6, whose defaults these are. SCLIP and NACLIP take it over with
-`dilations=[8, 16]`.
-Differs from it: maps are resized with corners not aligned, as everywhere here (there: aligned), and the pixels are those
-that the model saw, not the photo's.
+Code: visinf/1-stage-wseg (Apache-2.0), commit bebc9a6. SCLIP and NACLIP take it over with `dilations=[8, 16]`.
+Differs from it: maps are resized with corners not aligned, as everywhere here (there: aligned), and the pixels are
+those that the model saw, not the photo's.
 """
 
 from __future__ import annotations

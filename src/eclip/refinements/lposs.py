@@ -18,14 +18,14 @@ from eclip.blocks import merge_heads, unit
 from eclip.errors import NoMeaningError, OptionError, ShapeError
 from eclip.refinements.propagation import as_means, balance, patch_centers, patch_weights, propagate
 
-FEATURES = ("values", "keys", "tokens", "trunk")
+FEATURES = ("keys", "values", "tokens", "trunk")
 
 
 def lposs(
     maps: Float[Tensor, "image text row col"],
     encoding: Encoding,
     *,
-    features: str | Float[Tensor, "image patch channel"] = "values",
+    features: str | Float[Tensor, "image patch channel"] = "keys",
     k: int = 400,
     gamma: float = 3.0,
     sigma: float = 0.01,
@@ -43,9 +43,9 @@ def lposs(
     Args:
         maps: on the patch grid.
         encoding: with the last block kept, if the features are its values or keys.
-        features: what makes patches alike: "values" or "keys" of the last block (all heads side by side, without the
-            positions that an attention pool adds), "tokens" (its output), "trunk" (a CNN's last feature map), or a
-            tensor from a guide such as DINO, patches row by row.
+        features: what makes patches alike: "keys" or "values" of the last block (all heads side by side; in an attention pool
+            keys have positions in them), "tokens" (its output), "trunk" (a CNN's last feature map), or a tensor from a
+            guide such as DINO, patches row by row. The paper takes the values of DINO; of `mini`, its keys serve best.
         k: neighbors of each patch, itself among them; more than there are patches means all.
         gamma: power of the cosine, above 0.
         sigma: of `exp(-sigma * distance)`, for each pixel between centers, at least 0.

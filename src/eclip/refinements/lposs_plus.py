@@ -29,7 +29,7 @@ def lposs_plus(
     maps: Float[Tensor, "image text row col"],
     encoding: Encoding,
     *,
-    features: str | Float[Tensor, "image patch channel"] = "values",
+    features: str | Float[Tensor, "image patch channel"] = "keys",
     k: int = 400,
     gamma: float = 3.0,
     sigma: float = 0.01,

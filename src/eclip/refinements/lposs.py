@@ -43,9 +43,10 @@ def lposs(
     Args:
         maps: on the patch grid.
         encoding: with the last block kept, if the features are its values or keys.
-        features: what makes patches alike: "keys" or "values" of the last block (all heads side by side; in an attention pool
-            keys have positions in them), "tokens" (its output), "trunk" (a CNN's last feature map), or a tensor from a
-            guide such as DINO, patches row by row. The paper takes the values of DINO; of `mini`, its keys serve best.
+        features: what makes patches alike: "keys" or "values" of the last block (all heads side by side; in an
+            attention pool keys have positions in them), "tokens" (its output), "trunk" (a CNN's last feature map), or a
+            tensor from a guide such as DINO, patches row by row. The paper takes the values of DINO; of what `mini`
+            has, keys serve best.
         k: neighbors of each patch, itself among them; more than there are patches means all.
         gamma: power of the cosine, above 0.
         sigma: of `exp(-sigma * distance)`, for each pixel between centers, at least 0.

@@ -15,22 +15,27 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "eclip"
 
 FLOORS = [
-    {"errors", "heatmap", "blocks", "templates", "options"},  # ground
+    {"errors", "options", "heatmap", "blocks", "templates"},  # ground
     {"backbones", "datasets", "render", "photos", "writer", "reported"},  # materials
-    {"methods", "text", "head", "guides", "metrics", "words", "explanation"},  # crafts
-    {"explain", "evaluate", "train", "stream", "health", "doctor", "compare"},  # hall
+    {"methods", "refinements", "text", "head", "guides", "metrics", "words", "explanation", "words_writer"},  # crafts
+    {"explain", "evaluate", "train", "stream", "health", "doctor", "compare", "explain_words", "interactions"},  # hall
     {"cli", "web"},  # doors
 ]
 SAME_FLOOR = {
     ("methods", "methods"),  # a method that is another one turned around
+    ("refinements", "refinements"),  # LPOSS+ begins as LPOSS
     ("backbones", "backbones"),
     ("render", "render"),
     ("cli", "cli"),
     ("compare", "explain"),  # many methods of the one main path
-    ("heatmap", "errors"),
-    ("templates", "errors"),
-    ("options", "errors"),
     ("words", "words"),
+    ("explain_words", "explain"),
+    ("interactions", "explain"),
+    ("words_writer", "explain_words"),  # a name in an annotation
+    ("words_writer", "interactions"),
+    ("heatmap", "errors"),
+    ("options", "errors"),
+    ("templates", "errors"),
     ("writer", "explanation"),  # a name in an annotation
     ("writer", "compare"),
 }
@@ -86,7 +91,7 @@ def _after(code: str) -> set[str]:
 
 
 def test_import_eclip_loads_nothing_heavy() -> None:
-    assert not _after("import eclip; dir(eclip); eclip.METHODS; eclip.TEMPLATES") & {
+    assert not _after("import eclip; dir(eclip); eclip.METHODS; eclip.REFINEMENTS; eclip.TEMPLATES") & {
         "torch",
         "open_clip",
         "numpy",
@@ -112,6 +117,17 @@ def test_method_files_are_the_methods() -> None:
     for name, method in METHODS.items():
         assert method.name == name
         assert method.function.__name__ == name
+
+
+def test_refinement_files_are_the_refinements() -> None:
+    from eclip.refinements import REFINEMENTS
+
+    for name, refinement in REFINEMENTS.items():
+        assert refinement.name == name
+        assert refinement.function.__name__ == refinement.file
+    table = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([\w+]+)` \| (.+?) \| .+ \|$", table.partition("## Refinements")[2], flags=re.M))
+    assert {name: rows.get(name) for name in REFINEMENTS} == {name: one.summary for name, one in REFINEMENTS.items()}
 
 
 def test_readme_table_is_methods() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 
 import eclip
 from eclip.methods import check_methods
+from eclip.refinements import check_refinement
 
 VOC_NAMES = [
     "airplane",
@@ -105,14 +107,20 @@ def score_map(heat: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> np.n
 
 
 def voc(
-    backbone: eclip.Backbone, data: Path, end: str, origin: str, methods: tuple[str, ...], every: int
+    backbone: eclip.Backbone,
+    data: Path,
+    end: str,
+    origin: str,
+    methods: tuple[str, ...],
+    refinements: dict[str, tuple[str | None, dict[str, Any]]],
+    chosen: slice,
 ) -> dict[str, float]:
     """Maps and best names over the photos of one origin ("" for all), with all 20 names asked together."""
     folder = data / "voc2012seg"
     text = eclip.encode_texts(backbone, [f"a photo of a {name}{end}" for name in VOC_NAMES], templates="none")
     rows = [row.split("\t") for row in (folder / "index.tsv").read_text().splitlines()[1:]]
-    names = [row[0] for row in rows if not origin or row[1] == origin][::every]
-    hits, scores = [], {method: [] for method in methods}
+    names = [row[0] for row in rows if not origin or row[1] == origin][chosen]
+    hits, scores = [], {method + label: [] for method in methods for label in refinements}
     for start in range(0, len(names), 16):
         part = names[start : start + 16]
         photos = [Image.open(folder / "images" / f"{name}.jpg").convert("RGB") for name in part]
@@ -123,24 +131,44 @@ def voc(
             mask = np.array(Image.open(folder / "masks" / f"{name}.png"))
             present, alone = present_classes(mask), None
             hits.append(int(answers[i]) + 1 in present)
+            raws = []
             for method in methods:
                 asked = [number - 1 for number in present]
                 if method in SLOW:
                     alone = alone or encode_photos(backbone, photos[i : i + 1])
-                    raw = eclip.METHODS[method](alone, text[asked])[0]
+                    raws.append(eclip.METHODS[method](alone, text[asked])[0])
                 else:
-                    raw = maps[method][i, asked]
-                low, high = raw.amin((1, 2), keepdim=True), raw.amax((1, 2), keepdim=True)
-                unit = ((raw - low) / (high - low).clamp(min=1e-12))[None]
-                heats = F.interpolate(unit, mask.shape, mode="bilinear", align_corners=False)[0].numpy()
-                for number, heat in zip(present, heats, strict=True):
-                    inside = mask == number
-                    scores[method].append(score_map(heat, inside, ~inside & (mask != 255)))
+                    raws.append(maps[method][i, asked])
+            for label, (refine, options) in refinements.items():
+                refined = torch.cat(raws)  # of all methods, so that they share what a refinement knows of the photo
+                if refine is not None:
+                    alone = alone or encode_photos(backbone, photos[i : i + 1])
+                    refined = eclip.REFINEMENTS[refine](refined[None], alone, **options)[0]
+                for method, raw in zip(methods, refined.split(len(present)), strict=True):
+                    low, high = raw.amin((1, 2), keepdim=True), raw.amax((1, 2), keepdim=True)
+                    unit = ((raw - low) / (high - low).clamp(min=1e-12))[None]
+                    heats = F.interpolate(unit, mask.shape, mode="bilinear", align_corners=False)[0].numpy()
+                    for number, heat in zip(present, heats, strict=True):
+                        inside = mask == number
+                        scores[method + label].append(score_map(heat, inside, ~inside & (mask != 255)))
     found = {"photos": len(names), "best name present": 100 * float(np.mean(hits))}
     for method, pairs in scores.items():
         mean = 100 * np.mean(pairs, axis=0)
         found |= {f"{method} mSC": mean[0], f"{method} mIoU": mean[1:].max()}
         found[f"{method} threshold"] = float(THRESHOLDS[mean[1:].argmax()])
+    return found
+
+
+def given_refinements(joined: str) -> dict[str, tuple[str | None, dict[str, Any]]]:
+    """A label for each of "none", "NAME" or "NAME:KEY=VALUE:...", joined by commas, to its name and options."""
+    found: dict[str, tuple[str | None, dict[str, Any]]] = {}
+    for one in joined.split(","):
+        name, *pairs = one.split(":")
+        given = dict(pair.split("=") for pair in pairs)
+        options = {key: value if key == "features" else json.loads(value) for key, value in given.items()}
+        refine = None if name == "none" else name
+        check_refinement(refine, options)
+        found["" if refine is None else f" {one}"] = (refine, options)
     return found
 
 
@@ -151,25 +179,29 @@ def main() -> None:
     parser.add_argument("--only", choices=["flickr8k", "caltech101", "voc"])
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--methods", default=CARD, help="for voc, joined by commas; any of eclip's")
+    parser.add_argument(
+        "--refine", default="none", help='for voc, joined by commas: none, or a refinement such as "lposs:k=50"'
+    )
     parser.add_argument("--every", type=int, default=1, help="for voc, every N-th photo alone")
+    parser.add_argument("--first", type=int, default=0, help="for voc, with the first at this place")
+    parser.add_argument("--once", action="store_true", help="for voc, the first of its three rows alone")
     args = parser.parse_args()
     backbone = eclip.load(args.model)
     methods = tuple(args.methods.split(","))
     check_methods(methods)
+    how = (methods, given_refinements(args.refine), slice(args.first, None, args.every))
     tasks = {
         "flickr8k": {"flickr8k test": lambda: flickr8k(backbone, args.data)},
         "caltech101": {"caltech101 test": lambda: caltech101(backbone, args.data)},
         "voc": {
-            'voc2012seg, "a photo of a X"': lambda: voc(backbone, args.data, "", "", methods, args.every),
-            'voc2012seg, "a photo of a X."': lambda: voc(backbone, args.data, ".", "", methods, args.every),
-            'voc2012seg, voc2012_val only, "a photo of a X"': lambda: voc(
-                backbone, args.data, "", "voc2012_val", methods, args.every
-            ),
+            'voc2012seg, "a photo of a X"': lambda: voc(backbone, args.data, "", "", *how),
+            'voc2012seg, "a photo of a X."': lambda: voc(backbone, args.data, ".", "", *how),
+            'voc2012seg, voc2012_val only, "a photo of a X"': lambda: voc(backbone, args.data, "", "voc2012_val", *how),
         },
     }
     results = {}
     for group in [args.only] if args.only else tasks:
-        for title, compute in tasks[group].items():
+        for title, compute in list(tasks[group].items())[: 1 if args.once and group == "voc" else None]:
             results[title] = compute()
             print(
                 title,

@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "METHODS": "eclip.methods",
+    "REFINEMENTS": "eclip.refinements",
     "TEMPLATES": "eclip.templates",
     "Backbone": "eclip.backbones.base",
     "Comparison": "eclip.compare",
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from eclip.explain import explain_each as explain_each
     from eclip.explanation import Explanation as Explanation
     from eclip.methods import METHODS as METHODS
+    from eclip.refinements import REFINEMENTS as REFINEMENTS
     from eclip.templates import TEMPLATES as TEMPLATES
     from eclip.text import encode_texts as encode_texts
 

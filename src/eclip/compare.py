@@ -43,6 +43,8 @@ def compare(
     positions: str = DEFAULT_POSITIONS,
     device: str | None = None,
     options: dict[str, dict[str, Any]] | None = None,
+    refine: str | None = None,
+    refine_options: dict[str, Any] | None = None,
 ) -> Comparison:
     """Many methods on one photo, each model encoding it once, apart from one pass beforehand to warm up.
 
@@ -59,11 +61,14 @@ def compare(
         positions: see `eclip.explain`.
         device: see `eclip.explain`.
         options: of methods by their names, such as {"legrad": {"depth": 4}}.
+        refine: a step after every method, see `eclip.explain`; its time is part of the costs.
+        refine_options: see `eclip.explain`.
 
     Raises:
         EclipError: bad input, of a class that says which: `eclip.errors` lists them.
     """
-    contest = Contest(texts, methods, models, versus, image_size, resize, templates, positions, device, options or {})
+    settings = (versus, image_size, resize, templates, positions, device, options or {}, refine, refine_options)
+    contest = Contest(texts, methods, models, *settings)
     return contest.answer(open_photo(image), name_of(image, 0))
 
 
@@ -102,9 +107,12 @@ class Comparison:
 
     @property
     def costs(self) -> dict[Pair, float]:
-        """What one waits for a method, in times of the model's forward pass alone; 1.0 is a method for nothing."""
+        """What one waits for a method, and a refinement of its maps, in times of the model's forward pass alone.
+
+        1.0 is a method for nothing.
+        """
         spent = {pair: explanation.seconds for pair, explanation in self.explanations.items()}
-        return {pair: 1 + seconds["method"] / seconds["forward"] for pair, seconds in spent.items()}
+        return {pair: sum(seconds.values()) / seconds["forward"] for pair, seconds in spent.items()}
 
     def picture(self, scale: str = "map") -> Image.Image:
         """All maps in one picture: a row a method, a column a text.
@@ -125,8 +133,9 @@ class Comparison:
         answer = next((one for pair, one in self.explanations.items() if pair[0] == model), None)
         if answer is None:
             return render.Section(model, "none of these methods has a meaning here", None, rows)
-        row, col = answer.maps.shape[2:]
+        row, col = answer.how["grid"]
         note = f"forward pass {_time(answer.seconds['forward'])} · {row} x {col} patches"
+        note += f", maps refined by {answer.how['refine']}" if answer.how["refine"] else ""
         return render.Section(model, note, answer.scores[0], rows)
 
     def _row(self, pair: Pair) -> render.Row:
@@ -174,6 +183,8 @@ class Contest:
         positions: str,
         device: str | None,
         options: dict[str, dict[str, Any]],
+        refine: str | None = None,
+        refine_options: dict[str, Any] | None = None,
     ) -> None:
         self.texts = tuple(check_texts(texts))
         self.methods = methods if isinstance(methods, str) else list(dict.fromkeys(methods))
@@ -188,7 +199,8 @@ class Contest:
         self.questions: dict[str, Question] = {}
         self._warm: set[str] = set()
         for model in asked:
-            question = Question(self.texts, model, own, image_size, resize, templates, positions, versus, device)
+            settings = (image_size, resize, templates, positions, versus, device, refine, refine_options)
+            question = Question(self.texts, model, own, *settings)
             name = question.backbone.name
             if name in self.questions:
                 raise OptionError(f"two models are called {name!r}: give one another, eclip.wrap(..., name=...).")
@@ -216,7 +228,8 @@ class Contest:
     def _how(self, source: str) -> dict[str, Any]:
         questions = list(self.questions.values())
         settings = questions[0].how(next(iter(questions[0].options)), [source], [])
-        shared = ("image_size", "resize", "templates", "positions", "versus", "device", "versions")
+        shared = ["image_size", "resize", "templates", "positions", "versus", "device", "versions"]
+        shared += ["refine", "refine_options"]
         models = {
             name: {"family": question.backbone.family, "precision": str(question.backbone.weight.dtype)[6:]}
             for name, question in self.questions.items()
@@ -224,7 +237,8 @@ class Contest:
         options = {name: values for name, values in questions[0].options.items() if values}
         how = {"models": models, "methods": self.methods, "options": options, "scale": "map"}
         how |= {key: settings[key] for key in shared}
-        by_name = not options and Path(source).is_file() and all(is_loaded(one.backbone) for one in questions)
+        repeatable = not options and not any(hasattr(one, "shape") for one in questions[0].refine_options.values())
+        by_name = repeatable and Path(source).is_file() and all(is_loaded(one.backbone) for one in questions)
         return {**how, "command": compare_command([source], self.texts, how) if by_name else None}
 
 

@@ -27,8 +27,9 @@ from eclip.errors import ImageError, NoMeaningError, OptionError, TextError
 from eclip.explanation import Explanation
 from eclip.methods import DEFAULT_METHOD, METHODS, check_methods, options_for
 from eclip.photos import Photo, name_of, open_photo, read_ahead
+from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.text import check_texts, encode_texts
-from eclip.writer import command, versions
+from eclip.writer import command, noted, versions
 
 
 @overload
@@ -51,6 +52,8 @@ def explain(
     positions: str = DEFAULT_POSITIONS,
     versus: str | None = None,
     device: str | None = None,
+    refine: str | None = None,
+    refine_options: dict[str, Any] | None = None,
     gaps: dict[str, str] | None = None,
     **options: Any,
 ) -> Explanation | dict[str, Explanation]:
@@ -67,6 +70,9 @@ def explain(
         positions: how position embeddings are resized, see `eclip.encode`.
         versus: a text to explain each text against: maps and scores become those of the difference, why A and not B.
         device: where a model given by name is put, see `eclip.load`; None = the CPU. A Backbone stays where it is.
+        refine: a name of `eclip.REFINEMENTS`, a step after the method that draws its maps to what the photo shows; some
+            give maps of the pixels that the model saw instead of its patches. None = maps as the method gives them.
+        refine_options: of the refinement, see `eclip.REFINEMENTS[name].options`.
         gaps: of several methods, those without a meaning for this model are added here, with the reason, and the rest
             goes on. None: they raise.
         options: options of the method, see `eclip.METHODS[name].options`.
@@ -80,7 +86,9 @@ def explain(
     photos: list[Photo] = list(image) if isinstance(image, list | tuple) else [image]  # type: ignore[list-item]
     names = [method] if isinstance(method, str) else list(method)
     own = _own(names, options)
-    asked = Question(texts, model, own, image_size, resize, templates, positions, versus, device)
+    asked = Question(
+        texts, model, own, image_size, resize, templates, positions, versus, device, refine, refine_options
+    )
     opened = [open_photo(photo) for photo in photos]
     if not opened:
         raise ImageError("no photo was given: at least one is needed.")
@@ -110,6 +118,8 @@ def explain_each(
     positions: str = DEFAULT_POSITIONS,
     versus: str | None = None,
     device: str | None = None,
+    refine: str | None = None,
+    refine_options: dict[str, Any] | None = None,
     **options: Any,
 ) -> Iterator[Explanation]:
     """One Explanation a photo, in order, for more photos than fit into memory; texts are encoded once.
@@ -127,12 +137,16 @@ def explain_each(
         positions: see `explain`.
         versus: see `explain`.
         device: see `explain`.
+        refine: see `explain`.
+        refine_options: see `explain`.
         options: see `explain`.
     """
     if batch_size < 1:
         raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
     own = _own([method], options)
-    asked = Question(texts, model, own, image_size, resize, templates, positions, versus, device)
+    asked = Question(
+        texts, model, own, image_size, resize, templates, positions, versus, device, refine, refine_options
+    )
     batch: list[tuple[str, Image.Image]] = []
     for source, photo in read_ahead(images, batch_size):
         if isinstance(photo, ImageError):
@@ -164,10 +178,13 @@ class Question:
         positions: str,
         versus: str | None,
         device: str | None,
+        refine: str | None = None,
+        refine_options: dict[str, Any] | None = None,
     ) -> None:
         self.texts = check_texts(texts)
         check_methods(options, versus=versus is not None)
         self.options = options
+        self.refine, self.refine_options = refine, check_refinement(refine, refine_options)
         self.backbone = backbone_of(model, device)
         self.image_size, self.resize, self.positions = image_size, resize, positions
         self.templates = templates
@@ -182,6 +199,7 @@ class Question:
             else:
                 self.versus_text = encode_texts(self.backbone, [versus], templates)
         keeps = [METHODS[name].keep_for(own) for name, own in options.items()]
+        keeps += [] if refine is None else [REFINEMENTS[refine].keep]
         self.keep = None if None in keeps else max(keep for keep in keeps if keep is not None)
 
     def grid(self, photo: Image.Image) -> Grid:
@@ -195,7 +213,7 @@ class Question:
         gaps: dict[str, str] | None = None,
         begun: Callable[[str], None] | None = None,
     ) -> dict[str, Explanation]:
-        """One forward pass, then each method; `begun` hears the name of each before it runs."""
+        """One forward pass, each method, the refinement of its maps; `begun` hears a method's name before it runs."""
         pixels = torch.stack([self.backbone.preprocess(photo, self.image_size, self.resize) for photo in photos])
         encoding, forward = self.timed(lambda: encode(self.backbone, pixels, self.keep, self.positions))
         apart = self.text if self.versus is None else self.text - self.versus_text
@@ -209,6 +227,10 @@ class Question:
             run = method if self.versus is None else partial(method.difference, versus=self.versus_text)
             try:
                 maps, own = self.timed(partial(run, encoding, self.text, **options))
+                seconds = {"forward": forward, "method": own}
+                if self.refine is not None:
+                    refine = partial(REFINEMENTS[self.refine], maps, encoding, **self.refine_options)
+                    maps, seconds["refine"] = self.timed(refine)
             except NoMeaningError as error:
                 if gaps is None:
                     raise
@@ -223,7 +245,7 @@ class Question:
                 signed=method.signed or self.versus is not None,
                 how=self.how(name, sources, list(pixels.shape[2:])),
                 photos=tuple(photos),
-                seconds={"forward": forward, "method": own},
+                seconds=seconds,
             )
         return answers
 
@@ -242,9 +264,12 @@ class Question:
             "model": backbone.name,
             "family": backbone.family,
             "method": method,
-            "options": {key: value.tolist() if isinstance(value, Tensor) else value for key, value in options.items()},
+            "options": noted(options),
+            "refine": self.refine,
+            "refine_options": noted(self.refine_options),
             "image_size": self.image_size,
             "pixels": pixels,
+            "grid": [side // backbone.patch_size for side in pixels],
             "resize": self.resize,
             "templates": self.templates if isinstance(self.templates, str) else list(self.templates),
             "positions": self.positions,
@@ -253,7 +278,7 @@ class Question:
             "precision": str(backbone.weight.dtype).removeprefix("torch."),
             "versions": versions(),
         }
-        tensors = any(isinstance(value, Tensor) for value in options.values())
+        tensors = any(isinstance(value, Tensor) for value in [*options.values(), *self.refine_options.values()])
         by_name = is_loaded(backbone) and not tensors and all(Path(source).is_file() for source in sources)
         return {**how, "command": command(sources, self.texts, how) if by_name else None}
 

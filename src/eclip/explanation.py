@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from PIL import Image
+from torch.nn.functional import adaptive_avg_pool2d
 
 from eclip import heatmap, render
 from eclip.errors import ImageError, OptionError, ResultError
@@ -28,7 +29,8 @@ class Explanation:
     """Maps of some photos for some texts by one method, with all that is needed to repeat them.
 
     Attributes:
-        maps: (image, text, row, col) float32, raw: as the method gives them, on the patch grid.
+        maps: (image, text, row, col) float32, raw: as the method gives them, on the patch grid. With
+            how["refine"], as that refinement gives them; some lie on the pixels that the model saw, how["pixels"].
         scores: (image, text) float32, cosine of the unaltered model in [-1, 1]. A map shows where, a score whether: a
             thing that is absent has a map as well.
         texts: as given.
@@ -37,7 +39,8 @@ class Explanation:
         signed: zero has a meaning in these maps; overlays diverge around it.
         how: model, method, options, resize, templates, versions, the command that repeats it. With how["versus"], maps
             and scores are those of the difference between each text and that one.
-        seconds: what it took: "forward", the one pass that all methods of a question share, and "method"; not saved.
+        seconds: what it took: "forward", the one pass that all methods of a question share, "method", and
+            "refine" if the maps were refined; not saved.
     """
 
     maps: Float[np.ndarray, "image text row col"]
@@ -160,13 +163,19 @@ class Explanation:
     ) -> tuple[Int[np.ndarray, "point 2"], Int[np.ndarray, " point"]]:
         """Point prompts as SAM's predictor takes them: coordinates (x, y) in pixels, labels 1 (thing) and 0 (not).
 
+        A map that was refined on pixels is averaged over each patch first.
+
         Args:
             image: which photo.
             text: which text.
             k: at most so many of each; None for all that CLIP Surgery's rule gives.
         """
         width, height = self.sizes[image]
-        return heatmap.points(self._map(image, text), (height, width), k=k)
+        cells = self._map(image, text)
+        if self.how.get("refine") is not None:  # on pixels, the strongest would all lie side by side
+            row, col = self.how["grid"]
+            cells = adaptive_avg_pool2d(cells[None], (row, col))[0]
+        return heatmap.points(cells, (height, width), k=k)
 
     def save(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> Path:
         """Write overlays, arrays and one manifest.json into a folder, made if it is missing.

@@ -35,8 +35,8 @@ def check_options(owner: str, function: Callable[..., Any], options: dict[str, A
 
 
 def plain_options(options: dict[str, Any]) -> dict[str, Any]:
-    """The same options with Python's own numbers for NumPy's."""
-    return {option: value.item() if _is_numpy(value) else value for option, value in options.items()}
+    """The same options with Python's own numbers for NumPy's, and tuples for lists."""
+    return {option: _plain(value) for option, value in options.items()}
 
 
 def listed(options: dict[str, Any]) -> str:
@@ -53,6 +53,12 @@ _KINDS: dict[Any, str] = {
     NoneType: "none",
     _WHOLE: "a list of whole numbers",
 }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_plain(one) for one in value)
+    return value.item() if _is_numpy(value) else value
 
 
 def _is_numpy(value: object) -> bool:

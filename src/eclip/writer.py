@@ -56,11 +56,28 @@ def _settings(how: dict[str, Any]) -> list[str]:
     words = ["--resize", how["resize"], "--positions", how["positions"], "--device", how["device"]]
     if how["image_size"] is not None:
         words += ["--image-size", str(how["image_size"])]
+    if how.get("refine") is not None:
+        words += ["--refine", how["refine"]]
+        for key, value in how["refine_options"].items():
+            words += ["--refine-set", f"{key}={value}"]
     if how.get("versus") is not None:
         words += [f"--versus={how['versus']}"]
     for template in [how["templates"]] if isinstance(how["templates"], str) else how["templates"]:
         words += ["--template", template]
     return words
+
+
+def noted(options: dict[str, Any]) -> dict[str, Any]:
+    """Options as a manifest holds them: lists for vectors and tuples, of larger tensors the shape alone."""
+
+    def note(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return list(value)
+        if not hasattr(value, "tolist"):
+            return value
+        return value.tolist() if value.ndim <= 1 else f"a tensor of {tuple(value.shape)}"
+
+    return {key: note(value) for key, value in options.items()}
 
 
 @functools.cache

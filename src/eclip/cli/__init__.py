@@ -30,6 +30,7 @@ app.command()(words.words)
 app.command()(lists.doctor)
 app.add_typer(lists.models_app, name="models")
 app.add_typer(lists.methods_app, name="methods")
+app.add_typer(lists.refinements_app, name="refinements")
 
 
 def main() -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL, OPENAI_HINT, split_name
 from eclip.errors import ModelError, OptionError, TextError
+from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.reported import stop
 from eclip.templates import resolve
 from eclip.writer import FORMATS, Folder
@@ -31,6 +32,12 @@ Texts = Annotated[
 ]
 TextsFile = Annotated[Path | None, typer.Option(help="A file with one text a line.")]
 Versus = Annotated[str | None, typer.Option(help="A text to hold each text against: why the one and not the other?")]
+Refine = Annotated[
+    str | None, typer.Option(help="A step after the method: lposs, lposs+ or pamr; eclip refinements ls explains them.")
+]
+RefineSet = Annotated[
+    list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the refinement, e.g. k=50.")
+]
 ImageSize = Annotated[int | None, typer.Option(help="Side in pixels; the model's own if left out.")]
 Resizing = Annotated[Resize, typer.Option(help="Squash to a square, or keep the aspect ratio.")]
 Template = Annotated[
@@ -74,6 +81,27 @@ def given_versus(versus: str | None) -> str | None:
     if versus is not None and not versus.strip():
         raise TextError('--versus is empty: write what to hold the texts against, such as --versus "a cat".')
     return versus
+
+
+def given_refinement(refine: str | None, pairs: list[str] | None) -> dict[str, Any]:
+    """The refinement and its options, as `explain` and `compare` take them."""
+    known = REFINEMENTS[refine].options if pairs and refine in REFINEMENTS else {}
+    options = given_options("--refine-set", pairs or [], known)
+    return {"refine": refine, "refine_options": check_refinement(refine, options)}
+
+
+def given_options(flag: str, pairs: list[str], known: dict[str, Any]) -> dict[str, Any]:
+    """KEY=VALUE pairs as options; a value is a word if the option's default is one, else JSON."""
+    given: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise OptionError(f"{flag} needs KEY=VALUE, got {pair!r}.")
+        given[key] = value
+        if not isinstance(known.get(key), str):
+            with suppress(json.JSONDecodeError):
+                given[key] = json.loads({"True": "true", "False": "false", "None": "null"}.get(value, value))
+    return given
 
 
 def words(joined: str) -> list[str]:

@@ -23,6 +23,8 @@ def compare(
     methods: Annotated[str, typer.Option(help="all, or names joined by commas; eclip methods ls shows them.")] = "all",
     models: Annotated[str, typer.Option(help="Names joined by commas; eclip models ls shows them.")] = DEFAULT_MODEL,
     versus: asking.Versus = None,
+    refine: asking.Refine = None,
+    refine_set: asking.RefineSet = None,
     scale: Annotated[
         Scale, typer.Option(help="Colors by the least and most of each map, or of a method over all texts.")
     ] = Scale.map,
@@ -52,6 +54,7 @@ def compare(
             "methods": "all" if method_names == ["all"] else method_names,
             "models": model_names,
             "versus": asking.given_versus(versus),
+            **asking.given_refinement(refine, refine_set),
             "image_size": image_size,
             "resize": resize.value,
             "templates": asking.given_templates(template),

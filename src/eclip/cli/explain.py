@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +10,6 @@ import typer
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import asking
 from eclip.cli.asking import Positions, Resize
-from eclip.errors import OptionError
 from eclip.methods import DEFAULT_METHOD, METHODS, check_methods, options_for
 from eclip.reported import reported
 from eclip.writer import Writer, command
@@ -31,6 +28,8 @@ def explain(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")
     ] = None,
     versus: asking.Versus = None,
+    refine: asking.Refine = None,
+    refine_set: asking.RefineSet = None,
     image_size: asking.ImageSize = None,
     resize: asking.Resizing = Resize.squash,
     template: asking.Template = None,
@@ -53,6 +52,7 @@ def explain(
             "model": model,
             "method": method,
             "versus": asking.given_versus(versus),
+            **asking.given_refinement(refine, refine_set),
             "image_size": image_size,
             "resize": resize.value,
             "templates": asking.given_templates(template),
@@ -106,14 +106,6 @@ def _print_scores(explanation: Explanation, entry: dict[str, Any], folder: Path)
 
 
 def _options(pairs: list[str], method: str) -> dict[str, Any]:
-    """KEY=VALUE pairs as options of the method; a value is a word if the option's default is one, else JSON."""
-    given: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise OptionError(f"--set needs KEY=VALUE, got {pair!r}.")
-        given[key] = value
-        if not isinstance(METHODS[method].options.get(key), str):
-            with suppress(json.JSONDecodeError):
-                given[key] = json.loads({"True": "true", "False": "false", "None": "null"}.get(value, value))
+    """KEY=VALUE pairs as options of the method."""
+    given = asking.given_options("--set", pairs, METHODS[method].options)
     return options_for(method, [method], given) if given else given

@@ -9,10 +9,12 @@ import typer
 
 from eclip.backbones.catalog import architectures, family_of, tags
 from eclip.methods import METHODS
+from eclip.refinements import REFINEMENTS
 from eclip.reported import reported
 
 models_app = typer.Typer(help="Models that can be loaded.", no_args_is_help=True)
 methods_app = typer.Typer(help="Methods of explanation.", no_args_is_help=True)
+refinements_app = typer.Typer(help="Steps after any method.", no_args_is_help=True)
 
 RECOMMENDED = ("ViT-B-16/openai", "ViT-B-32/openai", "ViT-L-14/openai", "RN50/openai", "ViT-B-16-SigLIP/webli")
 
@@ -48,6 +50,21 @@ def methods_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")]
         _table(rows, as_json)
 
 
+@refinements_app.command("ls")
+def refinements_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Refinements by name, with what they do and on what their maps lie."""
+    with reported():
+        rows = [
+            {
+                "refinement": one.name,
+                "maps": "pixels" if one.finer else "patches",
+                "what": one.summary,
+            }
+            for one in REFINEMENTS.values()
+        ]
+        _table(rows, as_json)
+
+
 def _table(rows: list[dict[str, str]], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False))
@@ -57,7 +74,7 @@ def _table(rows: list[dict[str, str]], as_json: bool) -> None:
 
     table = Table(box=None, pad_edge=False)
     for key in rows[0]:
-        table.add_column(key, overflow="fold", no_wrap=key in ("model", "method", "kind"))
+        table.add_column(key, overflow="fold", no_wrap=key in ("model", "method", "kind", "refinement", "maps"))
     for row in rows:
         table.add_row(*row.values())
     Console().print(table)

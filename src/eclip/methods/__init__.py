@@ -7,14 +7,12 @@ The dict itself imports no torch; a method's file is imported when the method is
 from __future__ import annotations
 
 import importlib
-import inspect
-import numbers
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from types import NoneType
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from eclip.errors import OptionError, ShapeError, UnknownNameError
+from eclip.options import check_options, listed, options_of, plain_options
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -53,8 +51,7 @@ class Method:
     @property
     def options(self) -> dict[str, Any]:
         """Name and default of each option."""
-        parameters = inspect.signature(self.function).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        return options_of(self.function)
 
     def keep_for(self, options: dict[str, Any]) -> int | None:
         """How many last blocks it reruns with these options: an option called `depth` is always that number."""
@@ -66,14 +63,7 @@ class Method:
         Raises:
             OptionError: one is not.
         """
-        hints = get_type_hints(self.function) if options else {}
-        for name, value in options.items():
-            if name not in self.options:
-                raise OptionError(f"{self.name!r} has no option {name!r}; it has {_names(self.options)}.")
-            kinds = get_args(hints[name]) or (hints[name],)
-            if not any(_is_a(value, kind) for kind in kinds):
-                wanted = " or ".join(_KINDS.get(kind, "a tensor") for kind in kinds)
-                raise OptionError(f"option {name!r} of {self.name!r} must be {wanted}, got {value!r}.")
+        check_options(self.name, self.function, options)
 
     def __call__(
         self, encoding: Encoding, text: Float[Tensor, "text feature"], **options: Any
@@ -184,29 +174,12 @@ def options_for(name: str, asked: list[str], options: dict[str, Any]) -> dict[st
     for option in options:
         if not any(option in METHODS[other].options for other in asked):
             owners = [other for other, method in METHODS.items() if option in method.options]
-            theirs = "; ".join(f"{other!r} has {_names(METHODS[other].options)}" for other in asked)
+            theirs = "; ".join(f"{other!r} has {listed(METHODS[other].options)}" for other in asked)
             hint = f"it belongs to {', '.join(owners)}" if owners else theirs
             raise OptionError(f"no option {option!r} in {' or '.join(map(repr, asked))}: {hint}.")
     own = {option: value for option, value in options.items() if option in METHODS[name].options}
     METHODS[name].check(own)
-    return {option: value.item() if _is_numpy(value) else value for option, value in own.items()}
-
-
-def _is_numpy(value: object) -> bool:
-    return isinstance(value, numbers.Number) and hasattr(value, "item")
-
-
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", NoneType: "none"}
-
-
-def _is_a(value: object, kind: type) -> bool:
-    if isinstance(value, bool) or kind not in (int, float):
-        return type(value) is kind if kind in _KINDS else isinstance(value, kind)
-    return isinstance(value, numbers.Integral if kind is int else numbers.Real)  # NumPy's as well
-
-
-def _names(options: dict[str, Any]) -> str:
-    return ", ".join(options) if options else "none"
+    return plain_options(own)
 
 
 DEFAULT_METHOD = "surgery"

@@ -1,0 +1,121 @@
+"""Every refinement of a map behind one signature: `REFINEMENTS[name](maps, encoding, **options)`.
+
+A refinement moves what a map says to where the photo says it can be: patches that look alike get like values, or the
+map is drawn to edges of color. It does not know the texts. To add one: a file, a line here.
+The dict itself imports no torch; a refinement's file is imported when it is first called.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from eclip.errors import OptionError, ShapeError, UnknownNameError
+from eclip.options import check_options, listed, options_of, plain_options
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from eclip.backbones.base import Encoding
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """A step after any method.
+
+    Attributes:
+        name: its name in the papers, lower case.
+        file: its file and function in this folder: the name, as Python can spell it.
+        keep: how many last blocks the encoding must have kept.
+        finer: the refined map lies on the pixels that the model saw, not on the patch grid.
+        summary: one sentence with its source.
+    """
+
+    name: str
+    file: str
+    keep: int
+    finer: bool
+    summary: str
+
+    @property
+    def function(self) -> Callable[..., Float[Tensor, "image text row col"]]:
+        """The function itself, without checks."""
+        return getattr(importlib.import_module(f"{__name__}.{self.file}"), self.file)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Name and default of each option."""
+        return options_of(self.function)
+
+    def checked(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The options, with Python's own numbers.
+
+        Raises:
+            OptionError: an option that this refinement does not have, or a value of another type.
+        """
+        if options:  # the function, and torch with it, is imported only then
+            check_options(self.name, self.function, options)
+        return plain_options(options)
+
+    def __call__(
+        self, maps: Float[Tensor, "image text row col"], encoding: Encoding, **options: Any
+    ) -> Float[Tensor, "image text finer_row finer_col"]:
+        """Refined maps, float32, no gradient; each photo and each text on its own.
+
+        The maps stay raw: no softmax, no clipping. Twice a map gives twice the result, its negative the negative.
+
+        Args:
+            maps: raw, from a method, of the same photos in the same order.
+            encoding: of these photos, from `eclip.encode`.
+            options: see `self.options`.
+
+        Returns:
+            Maps on the patch grid; of a `finer` refinement on the pixels that the model saw (height, width of
+            `encoding.pixels`). All that `Explanation` makes of a map takes either.
+
+        Raises:
+            OptionError: an option that this refinement does not have, or a value outside its range.
+            ShapeError: the maps are not (image, text, row, col) of this encoding.
+            KeepError: the encoding kept too few blocks.
+        """
+        if maps.ndim != 4 or len(maps) != len(encoding.pixels) or not maps.numel():
+            raise ShapeError(
+                f"maps must be (image, text, row, col) of the {len(encoding.pixels)} encoded images, "
+                f"got {tuple(maps.shape)}."
+            )
+        options = self.checked(options)
+        from eclip.backbones.base import plainly
+
+        with plainly(encoding.backbone.model):
+            return self.function(maps.detach().to(encoding.pixels.device).float(), encoding, **options)
+
+
+def check_refinement(name: str | None, options: dict[str, Any] | None) -> dict[str, Any]:
+    """The options of a refinement, once it is sure that it exists and has them; none of no refinement.
+
+    Raises:
+        UnknownNameError: there is no such refinement.
+        OptionError: an option that it does not have, a value of another type, or options and no refinement.
+    """
+    if name is None:
+        if options:
+            raise OptionError(f"options {listed(options)} of a refinement, but none is asked for: refine='lposs'?")
+        return {}
+    if name not in REFINEMENTS:
+        raise UnknownNameError("refinement", name, REFINEMENTS, "`eclip refinements ls`")
+    return REFINEMENTS[name].checked(options or {})
+
+
+# fmt: off
+REFINEMENTS: dict[str, Refinement] = {refinement.name: refinement for refinement in (
+    Refinement("lposs", "lposs", 1, False,
+               "Label propagation over patches that look alike and lie near (Stojnić et al. 2025, LPOSS)."),
+    Refinement("lposs+", "lposs_plus", 1, True,
+               "LPOSS, then the same over pixels of like color in a window (Stojnić et al. 2025)."),
+    Refinement("pamr", "pamr", 0, True,
+               "Ten local means over pixels of like color (Araslanov and Roth 2020, PAMR)."),
+)}
+# fmt: on

@@ -1,0 +1,187 @@
+"""Label propagation on a graph: weights between nodes, and the linear system that spreads values along them.
+
+LPOSS (Stojnić et al. 2025, CVPR, https://arxiv.org/abs/2503.19777), after Zhou et al. 2003: values Z solve
+`(I - alpha W_n) Z = Y` with `W_n = D^-1/2 W D^-1/2`, D the row sums of the weights W. Z is Y plus what comes along one
+edge, two edges, ..., each further edge damped by alpha. Code: vladan-stojnic/LPOSS (MIT), commit e489a74, in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eclip.backbones.base import Grid
+from eclip.blocks import Fn
+
+
+def patch_centers(grid: Grid, patch_size: int, corner: Sequence[float] = (0, 0)) -> Float[Tensor, "patch 2"]:
+    """Where each patch's center lies, (down, across) in pixels; patches row by row.
+
+    Args:
+        grid: patches down and across.
+        patch_size: in pixels.
+        corner: (down, across) of the grid's corner in the photo, for windows that are cut from one.
+    """
+    down, across = (
+        start + patch_size // 2 + patch_size * torch.arange(count, dtype=torch.float32)
+        for start, count in zip(corner, grid, strict=True)
+    )
+    return torch.cartesian_prod(down, across)
+
+
+def patch_weights(
+    features: Float[Tensor, "*batch node channel"],
+    centers: Float[Tensor, "node 2"],
+    *,
+    k: int,
+    gamma: float,
+    sigma: float,
+) -> Float[Tensor, "*batch node other"]:
+    """Weights between patches: `A + A^T` without its diagonal, A the likeness of each patch to its k most like.
+
+    The likeness is `max(cosine, 0)^gamma * exp(-sigma * distance)`. The k are chosen by cosine alone, and a patch is
+    one of its own k, as in the authors' code. Patches of several windows of one photo may be nodes of one graph.
+
+    Args:
+        features: unit length.
+        centers: in pixels.
+        k: at least 1; more than there are patches means all.
+        gamma: above 0.
+        sigma: at least 0, for each pixel of distance.
+    """
+    likeness, index = (features @ features.transpose(-1, -2)).topk(min(k, features.shape[-2]), dim=-1)
+    centers = centers.to(features)
+    apart = centers[:, None] - centers
+    near = torch.exp(-sigma * apart.norm(dim=-1)).expand(*features.shape[:-1], -1)
+    directed = torch.zeros_like(near.contiguous())
+    directed.scatter_(-1, index, likeness.clamp(min=0) ** gamma * near.gather(-1, index))
+    weights = directed + directed.transpose(-1, -2)
+    return weights * (1 - torch.eye(weights.shape[-1]).to(weights))
+
+
+def balance(weights: Float[Tensor, "*batch node other"]) -> Float[Tensor, "*batch node other"]:
+    """`D^-1/2 W D^-1/2`: symmetric, eigenvalues in [-1, 1]. A node without weights keeps zeros."""
+    scale = _inverse_root(weights.sum(dim=-1))
+    return scale[..., :, None] * weights * scale[..., None, :]
+
+
+def _inverse_root(degree: Tensor) -> Tensor:
+    return torch.where(degree > 0, degree, 1).rsqrt()
+
+
+@dataclass(frozen=True, eq=False)
+class PixelGraph:
+    """Balanced weights between each pixel of one photo and those in a window around it, as stencils.
+
+    Attributes:
+        size: (height, width).
+        shifts: (down, across) to one neighbor of each opposite pair.
+        weights: for each shift, between the pixels that have that neighbor and the neighbor.
+    """
+
+    size: tuple[int, int]
+    shifts: list[tuple[int, int]]
+    weights: list[Float[Tensor, "_ _"]]
+
+    def spread(self, values: Float[Tensor, "*batch node"]) -> Float[Tensor, "*batch node"]:
+        """The weights times the values; nodes are pixels, row by row."""
+        values = values.unflatten(-1, self.size)
+        spread = torch.zeros_like(values)
+        for shift, weight in zip(self.shifts, self.weights, strict=True):
+            here, there = _ends(self.size, shift)
+            spread[here].addcmul_(weight, values[there])
+            spread[there].addcmul_(weight, values[here])
+        return spread.flatten(-2)
+
+
+def _ends(size: tuple[int, int], shift: tuple[int, int]) -> tuple[Any, Any]:
+    (height, width), (down, across) = size, shift
+    left, right = max(0, -across), max(0, across)
+    return (
+        (..., slice(0, height - down), slice(left, width - right)),
+        (..., slice(down, height), slice(right, width - left)),
+    )
+
+
+def pixel_graph(colors: Float[Tensor, "channel height width"], *, radius: int, tau: float) -> PixelGraph:
+    """Weights `exp(-|color difference| / tau)` between pixels at most `radius` rows and columns apart, balanced.
+
+    It holds `2 radius (radius + 1)` numbers a pixel: 84 for a window of 13, 34 MiB for 320 x 320 pixels.
+
+    Args:
+        colors: of one photo, in a space where distance is likeness, such as Lab.
+        radius: at least 1.
+        tau: above 0.
+    """
+    size = (colors.shape[1], colors.shape[2])
+    shifts = [
+        (down, across)
+        for down in range(min(radius, size[0] - 1) + 1)
+        for across in range(-min(radius, size[1] - 1), min(radius, size[1] - 1) + 1)
+        if (down, across) > (0, 0)
+    ]
+    weights = []
+    for shift in shifts:
+        here, there = _ends(size, shift)
+        weights.append(torch.exp((colors[here] - colors[there]).norm(dim=0) / -tau))
+    ones = colors.new_ones(size[0] * size[1])
+    scale = _inverse_root(PixelGraph(size, shifts, weights).spread(ones)).unflatten(0, size)
+    for shift, weight in zip(shifts, weights, strict=True):
+        here, there = _ends(size, shift)
+        weight.mul_(scale[here]).mul_(scale[there])
+    return PixelGraph(size, shifts, weights)
+
+
+def propagate(
+    values: Float[Tensor, "*batch node"], spread: Fn, *, alpha: float, steps: int, tolerance: float = 1e-6
+) -> Float[Tensor, "*batch node"]:
+    """Conjugate gradients for `(I - alpha W_n) Z = Y`, from zero, each row of values on its own.
+
+    A row ends when its residual is at most `tolerance` times its own length. So twice the values give twice the result,
+    and negative values the negative. Sums are kept only up to the residual: each row chooses its own steps.
+
+    Args:
+        values: Y.
+        spread: values -> W_n times the values, symmetric, eigenvalues in [-1, 1].
+        alpha: at least 0 and below 1.
+        steps: at most so many; enough of them reach the exact solution up to the tolerance.
+        tolerance: relative to the length of Y.
+    """
+    result, rest = torch.zeros_like(values), values.clone()
+    way, length = rest, _dot(rest, rest)
+    goal = tolerance**2 * length
+    for _ in range(steps):
+        active = length > goal
+        if not active.any():
+            break
+        image = way - alpha * spread(way)
+        step = _over(length, _dot(way, image), active)
+        result = result + step * way
+        rest = rest - step * image
+        new = _dot(rest, rest)
+        way = rest + _over(new, length, active) * way
+        length = torch.where(active, new, length)
+    return result
+
+
+def as_means(refine: Fn, maps: Float[Tensor, "image text row col"]) -> Float[Tensor, "image text finer_row finer_col"]:
+    """What `refine` makes of the maps, over what it makes of a map of ones.
+
+    The weights are at least 0, so each value is a weighted mean of the map: a constant map stays as it is. The divisor
+    is the same for all texts, so which of them is largest at a place does not change.
+    """
+    refined = refine(torch.cat([maps, torch.ones_like(maps[:, :1])], dim=1))
+    return refined[:, :-1] / refined[:, -1:].clamp(min=1)  # of ones, the exact solution is nowhere less
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(dim=-1, keepdim=True)
+
+
+def _over(above: Tensor, below: Tensor, where: Tensor) -> Tensor:
+    return torch.where(where, above / torch.where(where, below, 1), 0)

@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--image-depth", type=int, default=1)
-    parser.add_argument("--text-depth", type=int, default=1)
+    parser.add_argument("--text-depth", type=int, help="all blocks if left out")
     parser.add_argument("--limit", type=int, default=0, help="photos; 0 = all")
     parser.add_argument("--skip", type=int, default=0, help="photos left out at the start")
     parser.add_argument("--completeness", action="store_true", help="the error against the number of points")

@@ -163,7 +163,7 @@ def interactions(
     *,
     model: str | Backbone = DEFAULT_MODEL,
     image_depth: int = 1,
-    text_depth: int = 1,
+    text_depth: int | None = None,
     points: int = 10,
     image_size: int | None = None,
     resize: str = "squash",
@@ -177,8 +177,8 @@ def interactions(
         text: one, as it is; no template is put around it.
         model: a name for `eclip.load`, or a Backbone from `load` or `wrap`.
         image_depth: how many last attention layers of the image tower the pairs are taken through; 1 as the authors.
-        text_depth: and blocks of the text tower. The more, the more a pair is about the words themselves, and the less
-            about what the tower has gathered at them from the rest of the text.
+        text_depth: and last blocks of the text tower; None = all, so that a pair is about the word itself, not about
+            what the tower has gathered in its place; 1 as the authors.
         points: of the path to photo and text from those without content; more make the sum more exact.
         image_size: see `eclip.explain`.
         resize: see `eclip.explain`.
@@ -203,7 +203,7 @@ class PairQuestion:
         texts: str | Sequence[str],
         model: str | Backbone,
         image_depth: int,
-        text_depth: int,
+        text_depth: int | None,
         points: int,
         image_size: int | None,
         resize: str,
@@ -211,9 +211,12 @@ class PairQuestion:
         device: str | None,
     ) -> None:
         self.texts = check_texts(texts)
+        self.backbone = backbone_of(model, device)
+        tower = self.backbone.text_tower
+        if text_depth is None:
+            text_depth = len(tower.blocks) if tower else 1
         check_path(image_depth=image_depth, text_depth=text_depth, points=points)
         self.image_depth, self.text_depth, self.points = image_depth, text_depth, points
-        self.backbone = backbone_of(model, device)
         self.image_size, self.resize, self.positions = image_size, resize, positions
         self.features = encode_texts(self.backbone, self.texts)
         self.readings = [read(self.backbone, [text]) for text in self.texts]

@@ -282,9 +282,9 @@ def _unlike(names: Iterable[str]) -> dict[str, str]:
     """A name for each that can stand in a path, unlike all others."""
     found: dict[str, str] = {}
     for name in dict.fromkeys(names):
-        slug = slug(name) or "model"
-        taken = sum(other == slug or other.startswith(f"{slug}.") for other in found.values())
-        found[name] = f"{slug}.{taken + 1}" if taken else slug  # a slug holds no dots
+        short = slug(name) or "model"
+        taken = sum(other == short or other.startswith(f"{short}.") for other in found.values())
+        found[name] = f"{short}.{taken + 1}" if taken else short  # a slug holds no dots
     return found
 
 
@@ -296,5 +296,5 @@ def png(picture: Image.Image) -> bytes:
 
 
 def slug(text: str) -> str:
-    """Letters, digits and hyphens only, so that dots can join the parts of a name; short enough for file systems."""
+    """Part of a file's name: letters, digits and hyphens only, so that dots can join the parts of a name; short enough for file systems."""
     return re.sub(r"\W+", "-", text).strip("-").encode(errors="ignore")[:80].decode(errors="ignore")

@@ -29,13 +29,17 @@ def words(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")
     ] = None,
-    pairs: Annotated[bool, typer.Option("--pairs", help="Also which patch for which word: a small map a word.")] = False,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Also which patch for which word: a small map a word.")
+    ] = False,
     box: Annotated[
         list[str] | None,
         typer.Option(metavar="X0,Y0,X1,Y1", help="With --pairs, a part of the photo in pixels: which words for it?"),
     ] = None,
     image_depth: Annotated[int, typer.Option(min=1, help="With --pairs: last attention layers of the image.")] = 1,
-    text_depth: Annotated[int, typer.Option(min=1, help="With --pairs: last blocks of the text.")] = 1,
+    text_depth: Annotated[
+        int | None, typer.Option(min=1, help="With --pairs: last blocks of the text; or all.")
+    ] = None,
     points: Annotated[int, typer.Option(min=1, help="With --pairs: points of the path; more are more exact.")] = 10,
     image_size: asking.ImageSize = None,
     resize: asking.Resizing = Resize.squash,
@@ -61,7 +65,9 @@ def words(
         if boxes and not pairs:
             raise OptionError("--box asks for the words of a part of the photo, which needs --pairs: add it.")
         settings = {"image_size": image_size, "resize": resize.value, "positions": positions.value}
-        path = {"image_depth": image_depth, "text_depth": text_depth, "points": points} if pairs else None
+        path: dict[str, Any] | None = (
+            {"image_depth": image_depth, "text_depth": text_depth, "points": points} if pairs else None
+        )
         writer = WordsWriter(out)
 
         from eclip.photos import find_photos
@@ -82,7 +88,7 @@ def _all(
     texts: list[str],
     asked: dict[str, Any],
     settings: dict[str, Any],
-    path: dict[str, int] | None,
+    path: dict[str, Any] | None,
     boxes: list[Box],
     writer: WordsWriter,
     *,

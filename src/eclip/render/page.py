@@ -68,11 +68,16 @@ def page(title: str, photo: Image.Image, sentences: Sequence[Sentence], note: st
         lines=lines,
         help=_HELP if linked else "",
         note=html.escape(note),
-        script=f'<script type="application/json" id="pairs">{data}</script>\n<script>{_SCRIPT}</script>' if linked else "",
+        script=f'<script type="application/json" id="pairs">{data}</script>\n<script>{_SCRIPT}</script>'
+        if linked
+        else "",
     )
 
 
-_HELP = '<p class="note">Point at a word: its patches. Point at the photo: the words of that patch. Click a word: hold it.</p>'
+_HELP = (
+    '<p class="note">Point at a word: its patches. Point at the photo: the words of that patch. '
+    "Click a word: hold it.</p>\n"
+)
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -93,7 +98,9 @@ figure.on img {{ filter: grayscale(1) brightness(.75) }}
 .text {{ margin: .2rem 0 }}
 </style>
 <h1>{title}</h1>
-<figure><img src="data:image/jpeg;base64,{image}" width="{width}" height="{height}" alt="{title}"><canvas></canvas></figure>
+<figure>
+<img src="data:image/jpeg;base64,{image}" width="{width}" height="{height}" alt="{title}"><canvas></canvas>
+</figure>
 {lines}
 {help}<p class="note">{note}</p>
 {script}

@@ -83,16 +83,16 @@ def drawn(words: Sequence[str], values: Float[np.ndarray, " word"], width: int, 
     Returns:
         Mode RGB, `width` pixels wide.
     """
-    pad = points // 3
+    pad = PANEL_GAP * 2 // 3
     cells = []
     for word, color, share in zip(words, colors(values), shares(values), strict=True):
         line, font = fit(word, width - 4 * pad, points)
         number, small = fit(percent(share), width, round(0.7 * points))
         cells.append((line, font, number, small, color, 2 * pad + max(font.getlength(line), small.getlength(number))))
-    places, left, top, pitch = [], pad, pad, round(2.8 * points)
+    places, left, top, pitch = [], PANEL_GAP, pad, round(2.8 * points)
     for cell in cells:
-        if left > pad and left + cell[-1] > width - pad:
-            left, top = pad, top + pitch
+        if left > PANEL_GAP and left + cell[-1] > width - pad:
+            left, top = PANEL_GAP, top + pitch
         places.append((left, top))
         left += round(cell[-1]) + pad
     canvas = Image.new("RGB", (width, top + pitch), BACKGROUND)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +10,11 @@ import eclip
 import tiny
 from eclip.backbones.base import Encoding
 from eclip.backbones.gathering import rest
-from eclip.words.pairs import image_path
+from eclip.backbones.text_tower import run_text_block
+from eclip.errors import OptionError, TextError
+from eclip.words.pairs import image_path, text_path
+from eclip.words.reading import Reading
+from test_text_towers import IDS, KINDS, text_model
 
 FAMILIES = list(tiny.FAMILIES)
 
@@ -43,3 +48,103 @@ def test_image_shares_equal_the_integrated_jacobian(family: str, depth: int) -> 
     path = image_path(encoding, depth, points)
     torch.testing.assert_close(path.shares, wanted.detach(), rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(path.feature, encoding.feature[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_shares_equal_the_integrated_jacobian(kind: str, depth: int) -> None:
+    model = text_model(kind)
+    backbone = eclip.wrap(model, mean=tiny.MEAN, std=tiny.STD, tokenizer=lambda texts: IDS)
+    reading = Reading(backbone, ("", ""), IDS, ((), ()))
+    tower, ids, points = reading.tower("t"), IDS[:1], 3
+    start, mask = reading.entering(depth, "t"), reading.tower("t").mask(ids)
+
+    def through(x: torch.Tensor) -> torch.Tensor:
+        for block in tower.blocks[-depth:]:
+            x = run_text_block(block, x, mask)
+        return tower.pool(ids, x)[0]
+
+    step = start[:1] - start[1:]
+    wanted = torch.zeros((), dtype=torch.float64)
+    for at in (1 / 3, 2 / 3, 1):
+        jacobian = torch.autograd.functional.jacobian(through, start[1:] + at * step)
+        wanted = wanted + (jacobian[:, 0] * step[0]).sum(dim=-1).T / points
+    path = text_path(reading, depth, points)
+    torch.testing.assert_close(path.shares, wanted.detach(), rtol=1e-6, atol=1e-9)
+    with torch.no_grad():
+        torch.testing.assert_close(path.feature, model.encode_text(ids)[0], rtol=0, atol=1e-10)
+
+
+@pytest.fixture(scope="module")
+def found() -> eclip.Interactions:
+    return eclip.interactions(PHOTO, "two cats and two dogs", model=tiny.backbone("vit"))
+
+
+PHOTO = np.random.default_rng(3).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+
+
+def test_more_points_come_nearer_to_the_goal() -> None:
+    backbone = tiny.backbone("vit")
+    errors = []
+    for points in (1, 4, 16, 64):
+        one = eclip.interactions(PHOTO, "two cats", model=backbone, points=points, image_depth=2)
+        errors.append(abs(one.total - one.goal))
+    assert errors[0] > 2 * errors[1] > 4 * errors[2] > 8 * errors[3] > 0
+
+
+def test_the_score_is_the_models(found: eclip.Interactions) -> None:
+    plain = eclip.explain(PHOTO, "two cats and two dogs", model=tiny.backbone("vit"), method="itsm")
+    assert found.score == pytest.approx(plain.scores[0, 0], abs=1e-5)
+
+
+def test_which_patch_for_this_word(found: eclip.Interactions) -> None:
+    assert found.words == ("two", "cats", "and", "two", "dogs")
+    assert found.find("two") == [0, 3]
+    assert found.find("TWO dogs") == [3, 4]
+    assert found.find(-1) == [4]
+    np.testing.assert_allclose(found.map("two dogs"), found.values[3] + found.values[4], rtol=1e-6)
+    np.testing.assert_array_equal(found.map(1), found.values[1])
+    heat = found.heatmap("cats")
+    assert heat.shape == (60, 80)
+    assert np.sign(heat[7, 9]) == np.sign(found.values[1, 0, 0])  # the middle of the first of 4 x 4 patches
+    for missing in ("cat", "two and", "", 5):
+        with pytest.raises(TextError, match=r"is not in|there is no"):
+            found.map(missing)
+
+
+def test_which_word_for_this_patch(found: eclip.Interactions) -> None:
+    whole = found.in_box((0, 0, 80, 60))
+    np.testing.assert_allclose(whole, found.values.sum(axis=(1, 2)), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(found.in_box((20, 15, 40, 30)), found.values[:, 1, 1], rtol=1e-5, atol=1e-7)
+    half = 0.5 * found.values[:, 1, 1] + found.values[:, 1, 2]
+    np.testing.assert_allclose(found.in_box((30, 15, 60, 30)), half, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(found.in_box(np.array([0, 0, 80, 60])), whole)
+    best = found.best_words()
+    assert found.values[best[2, 3], 2, 3] == found.values[:, 2, 3].max()
+    for box in [(0, 0, 81, 60), (5, 5, 5, 10), (-1, 0, 5, 5), (0, 0, 5)]:
+        with pytest.raises(OptionError, match="within 80 x 60 pixels"):
+            found.in_box(box)
+
+
+def test_entry_points_at_the_strongest_patch(found: eclip.Interactions) -> None:
+    entry = found.entry([(0, 0, 20, 15)])
+    row, col = entry["words"][1]["patch"]
+    assert found.values[1, row, col] == found.values[1].max()
+    assert entry["words"][1]["point"] == [20 * col + 10, 15 * row + 7.5]
+    both = float(found.values[0, 0, 0] + found.values[3, 0, 0])
+    assert entry["boxes"][0]["words"]["two"] == pytest.approx(both, rel=1e-4)
+
+
+def test_picture_shows_a_map_a_word_and_a_part_a_box(found: eclip.Interactions) -> None:
+    plain, boxed = found.picture(), found.picture([(0, 0, 40, 30)])
+    assert boxed.height > plain.height
+    assert boxed.width == plain.width
+    np.testing.assert_array_equal(np.asarray(plain), np.asarray(boxed)[: plain.height])
+    part = np.asarray(boxed)[plain.height :, 10:106]
+    assert np.unique(part.reshape(-1, 3), axis=0).shape[0] > 500  # the photo is noise
+
+
+@pytest.mark.parametrize("setting", ["image_depth", "text_depth", "points"])
+def test_numbers_are_at_least_one(setting: str) -> None:
+    with pytest.raises(OptionError, match=f"{setting} must be at least 1, got 0"):
+        eclip.interactions(PHOTO, "a cat", model=tiny.backbone("vit"), **{setting: 0})

@@ -32,8 +32,8 @@ def _again(tower: TextTower, ids: torch.Tensor) -> torch.Tensor:
     return tower.pool(ids, x)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_blocks_in_the_open_equal_open_clips(kind: str) -> None:
+def text_model(kind: str) -> open_clip.CustomTextCLIP:
+    """A model of that kind in float64, with no weight left at zero or one."""
     torch.manual_seed(0)
     text = {**tiny.TEXT, "context_length": 8, **KINDS[kind]}
     masked = text.pop("use_pad_mask", False)  # no configuration of open_clip's reaches it, but models built in code may
@@ -41,6 +41,12 @@ def test_blocks_in_the_open_equal_open_clips(kind: str) -> None:
     model.text.use_pad_mask = masked
     for weight in model.text.parameters():
         weight.data += 0.1 * torch.randn_like(weight)
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_in_the_open_equal_open_clips(kind: str) -> None:
+    model = text_model(kind)
     tower = native_text(model)
     assert tower is not None
     with torch.no_grad():

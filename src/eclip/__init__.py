@@ -13,16 +13,21 @@ _HOME = {
     "METHODS": "eclip.methods",
     "REFINEMENTS": "eclip.refinements",
     "TEMPLATES": "eclip.templates",
+    "WORD_METHODS": "eclip.words",
+    "WordRelevance": "eclip.explain_words",
     "Backbone": "eclip.backbones.base",
     "Comparison": "eclip.compare",
     "Encoding": "eclip.backbones.base",
     "EclipError": "eclip.errors",
     "Explanation": "eclip.explanation",
+    "Interactions": "eclip.interactions",
     "compare": "eclip.compare",
     "encode": "eclip.backbones.base",
     "encode_texts": "eclip.text",
     "explain": "eclip.explain",
     "explain_each": "eclip.explain",
+    "explain_words": "eclip.explain_words",
+    "interactions": "eclip.interactions",
     "load": "eclip.backbones.load",
     "wrap": "eclip.backbones.openclip",
 }
@@ -41,11 +46,16 @@ if TYPE_CHECKING:
     from eclip.errors import EclipError as EclipError
     from eclip.explain import explain as explain
     from eclip.explain import explain_each as explain_each
+    from eclip.explain_words import WordRelevance as WordRelevance
+    from eclip.explain_words import explain_words as explain_words
     from eclip.explanation import Explanation as Explanation
+    from eclip.interactions import Interactions as Interactions
+    from eclip.interactions import interactions as interactions
     from eclip.methods import METHODS as METHODS
     from eclip.refinements import REFINEMENTS as REFINEMENTS
     from eclip.templates import TEMPLATES as TEMPLATES
     from eclip.text import encode_texts as encode_texts
+    from eclip.words import WORD_METHODS as WORD_METHODS
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ from eclip import render
 from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, encode
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.blocks import unit
-from eclip.errors import ImageError, OptionError
+from eclip.errors import ImageError
 from eclip.explain import backbone_of
 from eclip.photos import Photo, name_of, open_photo
 from eclip.text import check_texts, encode_texts
@@ -142,9 +142,6 @@ class WordQuestion:
         self.backbone = backbone_of(model, device)
         self.text = encode_texts(self.backbone, self.texts)
         self.reading = read(self.backbone, self.texts)
-        for text, words in zip(self.texts, self.reading.words, strict=True):
-            if not words:
-                raise OptionError(f"the text {text!r} holds no word.")
         self.image_size, self.resize, self.positions = image_size, resize, positions
 
     def answer(self, photos: list[Image.Image], sources: list[str]) -> WordRelevance:

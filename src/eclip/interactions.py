@@ -23,7 +23,8 @@ from eclip.words.pairs import Path, check_path, image_path, pairs, target, text_
 from eclip.words.reading import Reading, content, read
 from eclip.writer import versions
 
-Box = tuple[float, float, float, float]
+Box = Sequence[float | int] | np.ndarray
+"""left, top, right, bottom in pixels of the photo, such as a row of `Explanation.boxes`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,15 +99,15 @@ class Interactions:
         """Which words for this part of the photo? Each word's values in it, patches counted by what lies inside.
 
         Args:
-            box: left, top, right, bottom in pixels of the photo.
+            box: left, top, right, bottom in pixels of the photo, such as a row of `Explanation.boxes`.
 
         Raises:
             OptionError: the box is empty or outside the photo.
         """
-        left, top, right, bottom = box
-        width, height = self.photo.size
+        sides, (width, height) = [float(side) for side in box], self.photo.size
+        left, top, right, bottom = sides if len(sides) == 4 else [0.0] * 4
         if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-            raise OptionError(f"a box is left, top, right, bottom within {width} x {height} pixels, got {box}.")
+            raise OptionError(f"a box is left, top, right, bottom within {width} x {height} pixels, got {sides}.")
         _, rows, cols = self.values.shape
         down, across = _covered(top / height, bottom / height, rows), _covered(left / width, right / width, cols)
         found: Float[np.ndarray, " word"] = np.einsum("wrc,r,c->w", self.values, down, across)
@@ -143,7 +144,10 @@ class Interactions:
             middle = [round((col + 0.5) * width / cols, 1), round((row + 0.5) * height / rows, 1)]
             words.append({"word": word, "value": float(f"{each.sum():.6g}"), "patch": [row, col], "point": middle})
         found = [
-            {"box": list(box), "words": {w: float(f"{v:.6g}") for w, v in _added(self.words, self.in_box(box)).items()}}
+            {
+                "box": [float(side) for side in box],
+                "words": {w: float(f"{v:.6g}") for w, v in _added(self.words, self.in_box(box)).items()},
+            }
             for box in boxes
         ]
         return {
@@ -224,8 +228,6 @@ class PairQuestion:
             self.paths = [self._path(reading) for reading in self.readings]
 
     def _path(self, reading: Reading) -> Path:
-        if not reading.words[0]:
-            raise TextError(f"the text {reading.texts[0]!r} holds no word.")
         empty, short = self.backbone.tokenize(["", "a"])
         place = content(short.tolist(), empty.tolist())
         ids = with_reference(reading.ids, short[None].to(reading.ids), place)

@@ -69,7 +69,7 @@ class WordsWriter(Folder):
             own = None
             if pairs:
                 path = {name: pairs[0].how[name] for name in ("image_depth", "text_depth", "points")}
-                own = {**path, "boxes": [list(box) for box in boxes]}
+                own = {**path, "boxes": [[float(side) for side in box] for box in boxes]}
             self.manifest |= {"signed": words.signed, "how": {**words.how, "pairs": own, "command": None}}
         photo, source = words.photos[image], words.sources[image]
         stem, files = self._photo(source, lambda: photo)

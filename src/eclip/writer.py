@@ -296,5 +296,5 @@ def png(picture: Image.Image) -> bytes:
 
 
 def slug(text: str) -> str:
-    """Part of a file's name: letters, digits and hyphens only, so that dots can join the parts of a name; short enough for file systems."""
+    """Part of a file's name: letters, digits, hyphens, so that dots can join parts; short enough for file systems."""
     return re.sub(r"\W+", "-", text).strip("-").encode(errors="ignore")[:80].decode(errors="ignore")

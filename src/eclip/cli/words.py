@@ -156,4 +156,4 @@ def _box(given: str) -> Box:
         raise OptionError(
             f"--box needs left,top,right,bottom in pixels of the photo, such as 10,20,200,180, got {given!r}."
         ) from None
-    return left, top, right, bottom
+    return [left, top, right, bottom]

@@ -44,11 +44,11 @@ def page(title: str, photo: Image.Image, sentences: Sequence[Sentence], note: st
 
     Args:
         title: what the photo is called.
-        photo: mode RGB, any size; drawn at most 480 pixels long.
+        photo: mode RGB, any size; drawn 480 pixels long.
         sentences: the texts.
         note: a line below, how the values came about.
     """
-    small = photo.resize(view_size(photo.size, 240, PHOTO_LENGTH), Image.Resampling.LANCZOS)
+    small = photo.resize(view_size(photo.size, PHOTO_LENGTH, PHOTO_LENGTH), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=88)
     image = base64.b64encode(buffer.getvalue()).decode()

@@ -41,7 +41,7 @@ def colors(values: Float[np.ndarray, " word"]) -> list[tuple[Color, Color]]:
 
 def percent(share: float) -> str:
     """A share in whole percent, with its sign unless it is zero."""
-    rounded = round(100 * float(share))
+    rounded = round(100 * share)
     return f"{rounded:+d}%" if rounded else "0%"
 
 
@@ -55,7 +55,7 @@ def terminal(words: Sequence[str], values: Float[np.ndarray, " word"], width: in
 
     rows: list[tuple[Text, Text]] = [(Text(), Text())]
     for word, (ground, ink), share in zip(words, colors(values), shares(values), strict=True):
-        number = percent(share)
+        number = percent(float(share))
         room = max(cell_len(word), len(number))
         if rows[-1][0].cell_len and rows[-1][0].cell_len + room > width:
             rows.append((Text(), Text()))
@@ -87,7 +87,7 @@ def drawn(words: Sequence[str], values: Float[np.ndarray, " word"], width: int, 
     cells = []
     for word, color, share in zip(words, colors(values), shares(values), strict=True):
         line, font = fit(word, width - 4 * pad, points)
-        number, small = fit(percent(share), width, round(0.7 * points))
+        number, small = fit(percent(float(share)), width, round(0.7 * points))
         cells.append((line, font, number, small, color, 2 * pad + max(font.getlength(line), small.getlength(number))))
     places, left, top, pitch = [], PANEL_GAP, pad, round(2.8 * points)
     for cell in cells:
@@ -110,7 +110,7 @@ def _hex(color: Color) -> str:
 
 def cut_out(
     photo: Image.Image,
-    box: tuple[float, float, float, float],
+    box: Sequence[float | int] | np.ndarray,
     words: Sequence[str],
     values: Float[np.ndarray, " word"],
     width: int,
@@ -126,7 +126,7 @@ def cut_out(
         width: of the picture, in pixels.
         side: of the part, its longer one.
     """
-    left, top, right, bottom = box
+    left, top, right, bottom = (float(side) for side in box)
     part = photo.crop((int(left), int(top), max(int(left) + 1, round(right)), max(int(top) + 1, round(bottom))))
     scale = side / max(part.size)
     part = part.resize((max(8, round(part.width * scale)), max(8, round(part.height * scale))))

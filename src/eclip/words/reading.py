@@ -120,8 +120,6 @@ def content(row: list[int], empty: list[int]) -> range:
 
 def _words(backbone: Backbone, text: str, empty: list[int]) -> tuple[Word, ...]:
     found = list(_WORD.finditer(text))
-    if not found:
-        return ()
     rows: list[list[int]] = backbone.tokenize([text, *(text[: word.end()] for word in found)]).tolist()
     whole = content(rows[0], empty)
     tokens = rows[0][whole.start : whole.stop]

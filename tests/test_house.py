@@ -29,8 +29,6 @@ SAME_FLOOR = {
     ("cli", "cli"),
     ("compare", "explain"),  # many methods of the one main path
     ("words", "words"),
-    ("explain_words", "explain"),
-    ("interactions", "explain"),
     ("words_writer", "explain_words"),  # a name in an annotation
     ("words_writer", "interactions"),
     ("heatmap", "errors"),

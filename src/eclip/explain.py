@@ -21,7 +21,7 @@ from torch import Tensor
 
 from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, Grid, encode
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.backbones.load import is_loaded, load
+from eclip.backbones.load import backbone_of, is_loaded
 from eclip.blocks import cosine
 from eclip.errors import ImageError, NoMeaningError, OptionError, TextError
 from eclip.explanation import Explanation
@@ -281,24 +281,6 @@ class Question:
         tensors = any(isinstance(value, Tensor) for value in [*options.values(), *self.refine_options.values()])
         by_name = is_loaded(backbone) and not tensors and all(Path(source).is_file() for source in sources)
         return {**how, "command": command(sources, self.texts, how) if by_name else None}
-
-
-def backbone_of(model: Any, device: str | None) -> Backbone:
-    """The Backbone of that name, or the one that was given.
-
-    Raises:
-        OptionError: it is neither, or a device is given with a Backbone.
-        ModelError: it cannot be loaded.
-    """
-    if isinstance(model, str):
-        return load(model, device=device or "cpu")
-    if not isinstance(model, Backbone):
-        raise OptionError(
-            f"model must be a name or a Backbone, got {type(model).__name__}: eclip.wrap(model, ...) makes one of it."
-        )
-    if device is not None:
-        raise OptionError(f"device={device!r} goes with a model's name; this Backbone is on {model.weight.device}.")
-    return model
 
 
 def _own(names: Sequence[str], options: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -14,9 +14,9 @@ from PIL import Image
 from eclip import render
 from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, encode
 from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.backbones.load import backbone_of
 from eclip.blocks import unit
 from eclip.errors import ImageError
-from eclip.explain import backbone_of
 from eclip.photos import Photo, name_of, open_photo
 from eclip.text import check_texts, encode_texts
 from eclip.words import DEFAULT_WORD_METHOD, word_method

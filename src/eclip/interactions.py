@@ -14,9 +14,9 @@ from PIL import Image
 from eclip import heatmap, render
 from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, encode, plainly
 from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.backbones.load import backbone_of
 from eclip.blocks import cosine
 from eclip.errors import OptionError, TextError
-from eclip.explain import backbone_of
 from eclip.photos import Photo, name_of, open_photo
 from eclip.text import check_texts, encode_texts
 from eclip.words.pairs import Path, check_path, image_path, pairs, target, text_path, with_reference

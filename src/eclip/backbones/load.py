@@ -21,7 +21,7 @@ from torch import nn
 from eclip.backbones.base import Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL, architectures, split_name
 from eclip.backbones.openclip import wrap
-from eclip.errors import DeviceError, DownloadError, ModelError
+from eclip.errors import DeviceError, DownloadError, ModelError, OptionError
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 CONFIG = "open_clip_config.json"
@@ -73,6 +73,24 @@ def load(
             model.to(device=where, dtype=PRECISIONS[precision]).eval().requires_grad_(False)
             _loaded[key] = stamp, wrap(model, tokenizer=tokenizer, name=name)
         return _loaded[key][1]
+
+
+def backbone_of(model: Any, device: str | None) -> Backbone:
+    """The Backbone of that name, or the one that was given.
+
+    Raises:
+        OptionError: it is neither, or a device is given with a Backbone.
+        ModelError: it cannot be loaded.
+    """
+    if isinstance(model, str):
+        return load(model, device=device or "cpu")
+    if not isinstance(model, Backbone):
+        raise OptionError(
+            f"model must be a name or a Backbone, got {type(model).__name__}: eclip.wrap(model, ...) makes one of it."
+        )
+    if device is not None:
+        raise OptionError(f"device={device!r} goes with a model's name; this Backbone is on {model.weight.device}.")
+    return model
 
 
 def is_loaded(backbone: Backbone) -> bool:

@@ -1,0 +1,124 @@
+"""`eclip words`: what it prints, what it leaves, and what it says of bad input."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+import eclip
+from eclip import cli
+from eclip.words_writer import WordsWriter
+
+TEXTS = ["-t", "a husky running", "-t", "grass"]
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(cli.app, ["words", *(str(word) for word in words)])
+
+
+def test_words_are_printed_with_their_shares(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    done = run(photos / "a.png", *TEXTS, "-m", tiny_name, "-o", tmp_path)
+    assert done.exit_code == 0, done.output
+    found = eclip.explain_words(photos / "a.png", ["a husky running", "grass"], model=tiny_name)
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
+    assert f"{found.scores[0, 0]:.3f}  a husky running" in lines
+    assert lines[2].split() == ["a", "husky", "running"]
+    shares = [f"{round(100 * share):+d}%".replace("+0%", "0%") for share in found.shares(0, 0).values()]
+    assert lines[3].split() == shares
+    assert lines[6].split() in (["+100%"], ["-100%"])
+    assert lines[-1] == f"-> {tmp_path / 'a.words.html'}"
+    assert done.stderr.startswith(f"1 read in {tmp_path}\n")
+
+
+def test_json_is_the_manifest_and_its_command_repeats_it(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    asked = [photos, *TEXTS, "-m", tiny_name, "--method", "gradeclip", "--set", "loosened=none", "--json"]
+    more = ["--pairs", "--points", "3", "--box", "0,0,20,15", "--resize", "keep"]
+    first = run(*asked, *more, "-o", tmp_path / "one")
+    assert first.exit_code == 0, first.output
+    manifest = json.loads(first.stdout)
+    assert manifest == json.loads((tmp_path / "one" / "manifest.json").read_text())
+    again = run(*shlex.split(manifest["how"]["command"])[2:], "-o", tmp_path / "two", "--json")
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout) == manifest
+    entry = manifest["photos"][1]["texts"][0]
+    one = eclip.interactions(photos / "b.jpg", "a husky running", model=tiny_name, points=3, resize="keep")
+    assert entry["pairs"] == one.entry([(0, 0, 20, 15)])
+    with np.load(tmp_path / "one" / "b.npz") as arrays:
+        np.testing.assert_array_equal(arrays["0"], one.values)
+    names = {path.name for path in (tmp_path / "one").iterdir()}
+    assert {"a.words.html", "a.0-a-husky-running.pairs.png", "a.1-grass.pairs.png", "a.npz"} <= names
+
+
+def test_the_page_holds_everything_itself(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    run(photos / "a.png", "-t", "a <b>husky</b> </script>", "-m", tiny_name, "-o", tmp_path, "--pairs")
+    page = (tmp_path / "a.words.html").read_text()
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "<b>" not in page
+    assert page.count("</script>") == 2
+    assert page.count('class="word"') == len(
+        eclip.interactions(photos / "a.png", "a <b>husky</b> </script>", model=tiny_name).words
+    )
+    [maps] = json.loads(re.search(r'id="pairs">(.*?)</script>', page, re.S)[1])  # type: ignore[index]
+    assert np.shape(maps)[1:] == (4, 4)
+    plain = run(photos / "a.png", "-t", "a husky", "-m", tiny_name, "-o", tmp_path)
+    assert plain.exit_code == 0
+    assert "<script" not in (tmp_path / "a.words.html").read_text()
+
+
+def test_a_bad_photo_leaves_the_others(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no photo")
+    done = run(bad, photos / "a.png", *TEXTS, "-m", tiny_name, "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "1 of 2 failed." in done.stderr
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [photo["source"] for photo in manifest["photos"]] == [str(photos / "a.png")]
+    assert manifest["failures"][0]["source"] == str(bad)
+
+
+def test_ctrl_c_keeps_what_is_done(
+    tiny_name: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = WordsWriter.add
+
+    def stop_after_one(writer: WordsWriter, *rest: object) -> object:
+        add(writer, *rest)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(WordsWriter, "add", stop_after_one)
+    done = run(photos, *TEXTS, "-m", tiny_name, "-o", tmp_path)
+    assert done.exit_code != 0
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert len(manifest["photos"]) == 1
+    assert str(photos) in manifest["how"]["command"]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["-t", "a dog", "--method", "gradcam"], "unknown method for words 'gradcam'"),
+        (["-t", "a dog", "--set", "depth"], "--set needs KEY=VALUE, got 'depth'"),
+        (["-t", "a dog", "--set", "width=3"], "'gradeclip' has no option 'width'"),
+        (["-t", "a dog", "--box", "1,2,3,4"], "needs --pairs"),
+        (["-t", "a dog", "--pairs", "--box", "1,2,3"], "--box needs left,top,right,bottom"),
+        ([], "no text was given"),
+    ],
+)
+def test_wrong_usage(words: list[str], complaint: str, photos: Path, tmp_path: Path) -> None:
+    done = run(photos / "a.png", *words, "-o", tmp_path / "out")
+    assert done.exit_code == 2, done.output
+    assert complaint in " ".join(done.stderr.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_box_outside_one_photo_fails_that_photo(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    done = run(photos / "a.png", *TEXTS, "-m", tiny_name, "-o", tmp_path, "--pairs", "--box", "0,0,50,20")
+    assert done.exit_code == 1
+    assert "a box is left, top, right, bottom within 40 x 30 pixels" in done.stderr

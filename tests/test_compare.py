@@ -172,7 +172,7 @@ def by_hand(maps: dict[str, list[Any]], *, versus: str | None = None, seconds: A
             sources=("photo 0",),
             sizes=(gray.size,),
             signed=False,
-            how={"method": method, "model": "m", "versus": versus},
+            how={"method": method, "model": "m", "versus": versus, "refine": None, "grid": [2, 2]},
             photos=(gray,),
             seconds=seconds or {"forward": 2.0, "method": 0.5},
         )

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import eclip
 import tiny
+from eclip import heatmap
 from eclip.backbones.base import Backbone, Encoding, Grid
 from eclip.cli import app
 from eclip.errors import EclipError, KeepError, NoMeaningError, OptionError, ShapeError, UnknownNameError
@@ -305,7 +306,7 @@ def test_an_edge_in_the_photo_holds_a_map_back(name: str) -> None:
     maps = torch.tensor([1.0, 1.0, 0.5, 0.0]).expand(1, 1, 4, 4).contiguous()
     options = {"features": torch.eye(16)[None]} if name == "lposs+" else {}  # patches that are like no other
     row = REFINEMENTS[name](maps, encoding, **options)[0, 0].mean(0)
-    plain = eclip.explanation.heatmap.resize(maps, (32, 32))[0, 0].mean(0)
+    plain = heatmap.resize(maps, (32, 32))[0, 0].mean(0)
     at_edge = float(row[19] - row[20])
     assert at_edge > 3 * float(plain[19] - plain[20]), "the step of the map has moved to that of the photo"
     assert at_edge > 0.3 * float(row.max() - row.min())
@@ -428,6 +429,14 @@ def test_explain_refines_what_the_method_gives(name: str, backbone: Backbone, ph
     again = Explanation.load(tmp_path)
     assert np.array_equal(again.maps, answer.maps)
     assert again.how == json.loads(json.dumps(answer.how))
+
+
+def test_mean_over_cells_is_the_mean() -> None:
+    maps = _random(2, 3, 6, 8)
+    found = heatmap.mean_over_cells(maps, (3, 2))
+    torch.testing.assert_close(found, maps.reshape(2, 3, 3, 2, 2, 4).mean((3, 5)))
+    torch.testing.assert_close(heatmap.mean_over_cells(maps[0, 0], (3, 2)), found[0, 0])
+    assert torch.equal(heatmap.mean_over_cells(maps, (6, 8)), maps)
 
 
 def test_points_of_a_map_on_pixels_lie_in_patches_of_their_own() -> None:

@@ -1,7 +1,7 @@
 """Every error a user can cause, on one page.
 
 EclipError (a ValueError)
-├── UnknownNameError      a method, model or template set that does not exist
+├── UnknownNameError      a method, refinement, model or template set that does not exist
 ├── OptionError           an option that does not exist here, or a value outside its range
 ├── TextError             no text, or an empty one
 ├── ImageError            a photo that cannot be read

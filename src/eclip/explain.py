@@ -70,8 +70,7 @@ def explain(
         positions: how position embeddings are resized, see `eclip.encode`.
         versus: a text to explain each text against: maps and scores become those of the difference, why A and not B.
         device: where a model given by name is put, see `eclip.load`; None = the CPU. A Backbone stays where it is.
-        refine: a name of `eclip.REFINEMENTS`, a step after the method that draws its maps to what the photo shows; some
-            give maps of the pixels that the model saw instead of its patches. None = maps as the method gives them.
+        refine: a name of `eclip.REFINEMENTS`, which draws maps to what the photo shows, some on the model's pixels.
         refine_options: of the refinement, see `eclip.REFINEMENTS[name].options`.
         gaps: of several methods, those without a meaning for this model are added here, with the reason, and the rest
             goes on. None: they raise.
@@ -86,9 +85,8 @@ def explain(
     photos: list[Photo] = list(image) if isinstance(image, list | tuple) else [image]  # type: ignore[list-item]
     names = [method] if isinstance(method, str) else list(method)
     own = _own(names, options)
-    asked = Question(
-        texts, model, own, image_size, resize, templates, positions, versus, device, refine, refine_options
-    )
+    settings = (image_size, resize, templates, positions, versus, device, refine, refine_options)
+    asked = Question(texts, model, own, *settings)
     opened = [open_photo(photo) for photo in photos]
     if not opened:
         raise ImageError("no photo was given: at least one is needed.")
@@ -144,9 +142,8 @@ def explain_each(
     if batch_size < 1:
         raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
     own = _own([method], options)
-    asked = Question(
-        texts, model, own, image_size, resize, templates, positions, versus, device, refine, refine_options
-    )
+    settings = (image_size, resize, templates, positions, versus, device, refine, refine_options)
+    asked = Question(texts, model, own, *settings)
     batch: list[tuple[str, Image.Image]] = []
     for source, photo in read_ahead(images, batch_size):
         if isinstance(photo, ImageError):
@@ -229,8 +226,8 @@ class Question:
                 maps, own = self.timed(partial(run, encoding, self.text, **options))
                 seconds = {"forward": forward, "method": own}
                 if self.refine is not None:
-                    refine = partial(REFINEMENTS[self.refine], maps, encoding, **self.refine_options)
-                    maps, seconds["refine"] = self.timed(refine)
+                    step = partial(REFINEMENTS[self.refine], maps, encoding, **self.refine_options)
+                    maps, seconds["refine"] = self.timed(step)
             except NoMeaningError as error:
                 if gaps is None:
                     raise

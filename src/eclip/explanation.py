@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from PIL import Image
-from torch.nn.functional import adaptive_avg_pool2d
 
 from eclip import heatmap, render
 from eclip.errors import ImageError, OptionError, ResultError
@@ -174,7 +173,7 @@ class Explanation:
         cells = self._map(image, text)
         if self.how.get("refine") is not None:  # on pixels, the strongest would all lie side by side
             row, col = self.how["grid"]
-            cells = adaptive_avg_pool2d(cells[None], (row, col))[0]
+            cells = heatmap.mean_over_cells(cells, (row, col))
         return heatmap.points(cells, (height, width), k=k)
 
     def save(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> Path:

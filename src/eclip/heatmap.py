@@ -66,6 +66,20 @@ def resize(
     return resized.clamp(maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True))
 
 
+def mean_over_cells(
+    maps: Float[torch.Tensor, "*batch row col"], grid: tuple[int, int]
+) -> Float[torch.Tensor, "*batch fewer_rows fewer_cols"]:
+    """The mean of a map over each cell of a coarser grid, such as over each patch where it lies on pixels.
+
+    Args:
+        maps: raw or normalized.
+        grid: cells down and across. A map on that grid stays as it is.
+    """
+    return F.adaptive_avg_pool2d(maps.flatten(0, -3) if maps.ndim > 2 else maps[None], grid).reshape(
+        *maps.shape[:-2], *grid
+    )
+
+
 def otsu(heat: Float[np.ndarray, "height width"]) -> float:
     """Threshold that parts a heat map in two: the mask is `heat >= threshold`.
 

@@ -107,5 +107,6 @@ def _print_scores(explanation: Explanation, entry: dict[str, Any], folder: Path)
 
 def _options(pairs: list[str], method: str) -> dict[str, Any]:
     """KEY=VALUE pairs as options of the method."""
-    given = asking.given_options("--set", pairs, METHODS[method].options)
-    return options_for(method, [method], given) if given else given
+    if not pairs:  # a method's options are those of its function, which imports torch
+        return {}
+    return options_for(method, [method], asking.given_options("--set", pairs, METHODS[method].options))

@@ -41,8 +41,8 @@ def lposs_plus(
 ) -> Float[Tensor, "image text height width"]:
     """LPOSS on patches, resized to pixels (bilinear); then each pixel gets of those of like color in a window.
 
-    Two pixels weigh `exp(-|difference| / tau)`, Lab colors divided by (100, 128, 128). Memory, one photo at a time: 84
-    numbers a pixel (34 MiB for 320 x 320) and some six copies of at most 2^23 map values (200 MiB).
+    Two pixels weigh `exp(-|difference| / tau)`, Lab colors divided by (100, 128, 128). Beside the maps, one photo
+    takes 84 numbers a pixel (34 MiB for 320 x 320) and some six copies of at most 2^23 map values (200 MiB).
 
     Args:
         maps: on the patch grid.

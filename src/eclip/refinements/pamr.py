@@ -38,8 +38,8 @@ def pamr(
     the channel over the same places and the pixel itself, once a dilation (unbiased). Linear in the map; a mean, so a
     map stays inside its range, and a constant map stays as it is.
 
-    Memory, one photo at a time: 8 numbers a dilation and pixel (19 MiB for 320 x 320), and some four copies of at most
-    2^23 map values (130 MiB).
+    Memory beside the maps, one photo at a time: 8 numbers a dilation and pixel (19 MiB for 320 x 320; three times that
+    while they are computed), and some four copies of at most 2^23 map values (130 MiB).
 
     Args:
         maps: on any grid over the whole photo; resized to the pixels first, bilinear.

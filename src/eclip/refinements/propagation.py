@@ -172,8 +172,8 @@ def propagate(
 def as_means(refine: Fn, maps: Float[Tensor, "image text row col"]) -> Float[Tensor, "image text finer_row finer_col"]:
     """What `refine` makes of the maps, over what it makes of a map of ones.
 
-    The weights are at least 0, so each value is a weighted mean of the map: a constant map stays as it is. The divisor
-    is the same for all texts, so which of them is largest at a place does not change.
+    The weights are at least 0, so each value is a weighted mean of the map, up to what the steps leave open; a constant
+    map stays as it is. The divisor is the same for all texts, so which is largest at a place does not change.
     """
     refined = refine(torch.cat([maps, torch.ones_like(maps[:, :1])], dim=1))
     return refined[:, :-1] / refined[:, -1:].clamp(min=1)  # of ones, the exact solution is nowhere less

@@ -124,15 +124,17 @@ def check_path(**numbers: int) -> None:
 
 
 def _path(through: Callable[[Tokens], Tensor], x: Tokens, reference: Tokens, points: int) -> Path:
-    """Any number of blocks: one derivative of all that is left for each token and point."""
+    """Any number of blocks: one derivative of all that is left for each token that moves, and each point."""
     step = x - reference
-    each = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)[:, None, :, None] * step  # one token at a time
+    moving = (step[0] != 0).any(dim=-1)  # padding stays where it is
+    each = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)[moving][:, None, :, None] * step  # one at a time
     chunk = max(1, AT_ONCE // (4 * x.numel()))
-    shares = torch.zeros((), dtype=x.dtype, device=x.device)
-    for at in _points(points):
+    feature, end = through(x)[0], through(reference)[0]
+    shares = feature.new_zeros(x.shape[1], len(feature))
+    for at in _points(points) if len(each) else []:
         [(_, moved)] = _along(lambda x: (through(x),), [reference + at * step], [each], chunk)
-        shares = shares + moved[:, 0] / points
-    return Path(shares, through(x)[0], through(reference)[0])
+        shares[moving] += moved[:, 0] / points
+    return Path(shares, feature, end)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,8 +17,8 @@ SOURCE = ROOT / "src" / "eclip"
 FLOORS = [
     {"errors", "heatmap", "blocks", "templates"},  # ground
     {"backbones", "datasets", "render", "photos", "writer", "reported"},  # materials
-    {"methods", "text", "head", "guides", "metrics", "words", "explanation"},  # crafts
-    {"explain", "evaluate", "train", "stream", "health", "doctor", "compare"},  # hall
+    {"methods", "text", "head", "guides", "metrics", "words", "explanation", "splice", "msae", "vocabulary", "concepts_writer"},  # crafts
+    {"explain", "evaluate", "train", "stream", "health", "doctor", "compare", "concepts"},  # hall
     {"cli", "web"},  # doors
 ]
 SAME_FLOOR = {
@@ -27,6 +27,9 @@ SAME_FLOOR = {
     ("render", "render"),
     ("cli", "cli"),
     ("compare", "explain"),  # many methods of the one main path
+    ("concepts", "explain"),
+    ("concepts_writer", "concepts"),  # a name in an annotation
+    ("vocabulary", "text"),
     ("heatmap", "errors"),
     ("templates", "errors"),
     ("writer", "explanation"),  # a name in an annotation

@@ -14,15 +14,19 @@ _HOME = {
     "TEMPLATES": "eclip.templates",
     "Backbone": "eclip.backbones.base",
     "Comparison": "eclip.compare",
+    "Concepts": "eclip.concepts",
     "Encoding": "eclip.backbones.base",
     "EclipError": "eclip.errors",
     "Explanation": "eclip.explanation",
     "compare": "eclip.compare",
+    "concepts": "eclip.concepts",
+    "concepts_each": "eclip.concepts",
     "encode": "eclip.backbones.base",
     "encode_texts": "eclip.text",
     "explain": "eclip.explain",
     "explain_each": "eclip.explain",
     "load": "eclip.backbones.load",
+    "mean_of": "eclip.concepts",
     "wrap": "eclip.backbones.openclip",
 }
 """Public names and their homes. They are imported when first asked for, so that `import eclip` loads no torch."""
@@ -37,6 +41,10 @@ if TYPE_CHECKING:
     from eclip.backbones.openclip import wrap as wrap
     from eclip.compare import Comparison as Comparison
     from eclip.compare import compare as compare
+    from eclip.concepts import Concepts as Concepts
+    from eclip.concepts import concepts as concepts
+    from eclip.concepts import concepts_each as concepts_each
+    from eclip.concepts import mean_of as mean_of
     from eclip.errors import EclipError as EclipError
     from eclip.explain import explain as explain
     from eclip.explain import explain_each as explain_each

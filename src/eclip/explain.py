@@ -168,7 +168,7 @@ class Question:
         self.texts = check_texts(texts)
         check_methods(options, versus=versus is not None)
         self.options = options
-        self.backbone = _backbone(model, device)
+        self.backbone = backbone_of(model, device)
         self.image_size, self.resize, self.positions = image_size, resize, positions
         self.templates = templates
         self.text = encode_texts(self.backbone, self.texts, templates)
@@ -258,7 +258,13 @@ class Question:
         return {**how, "command": command(sources, self.texts, how) if by_name else None}
 
 
-def _backbone(model: Any, device: str | None) -> Backbone:
+def backbone_of(model: Any, device: str | None) -> Backbone:
+    """The Backbone that a caller means, loaded where it is a name.
+
+    Raises:
+        OptionError: it is neither name nor Backbone, or a device is given for a Backbone.
+        ModelError: it cannot be loaded.
+    """
     if isinstance(model, str):
         return load(model, device=device or "cpu")
     if not isinstance(model, Backbone):

@@ -30,8 +30,8 @@ MANIFEST, SCHEMA, COMPARE_SCHEMA = "manifest.json", "eclip.explain/1", "eclip.co
 
 def command(sources: Sequence[str], texts: Sequence[str], how: dict[str, Any]) -> str:
     """The shell command that repeats an explanation; `how` is that of an Explanation."""
-    words = ["eclip", "explain", *_question(sources, texts), "--model", how["model"], "--method", how["method"]]
-    words += _settings(how)
+    words = ["eclip", "explain", *question(sources, texts), "--model", how["model"], "--method", how["method"]]
+    words += settings(how)
     for key, value in how["options"].items():
         words += ["--set", f"{key}={value}"]
     return shlex.join(words)
@@ -40,18 +40,20 @@ def command(sources: Sequence[str], texts: Sequence[str], how: dict[str, Any]) -
 def compare_command(sources: Sequence[str], texts: Sequence[str], how: dict[str, Any]) -> str:
     """The shell command that repeats a comparison; `how` is that of a Comparison's manifest."""
     methods = how["methods"] if isinstance(how["methods"], str) else ",".join(how["methods"])
-    words = ["eclip", "compare", *_question(sources, texts), "--models", ",".join(how["models"]), "--methods", methods]
-    return shlex.join([*words, "--scale", how["scale"], *_settings(how)])
+    words = ["eclip", "compare", *question(sources, texts), "--models", ",".join(how["models"]), "--methods", methods]
+    return shlex.join([*words, "--scale", how["scale"], *settings(how)])
 
 
-def _question(sources: Sequence[str], texts: Sequence[str]) -> list[str]:
+def question(sources: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """Sources and texts as words of a command."""
     words = [f"./{source}" if source.startswith("-") else source for source in sources]
     for text in texts:
         words += [f"--text={text}"] if text.startswith("-") else ["-t", text]
     return words
 
 
-def _settings(how: dict[str, Any]) -> list[str]:
+def settings(how: dict[str, Any]) -> list[str]:
+    """What all questions share, as words of a command."""
     words = ["--resize", how["resize"], "--positions", how["positions"], "--device", how["device"]]
     if how["image_size"] is not None:
         words += ["--image-size", str(how["image_size"])]
@@ -190,7 +192,7 @@ class Writer(Folder):
                 for text in explanation.best_texts(image)
             }
         width, height = explanation.sizes[image]
-        scores = _scores(explanation.texts, explanation.scores[image])
+        scores = named(explanation.texts, explanation.scores[image])
         grid = list(explanation.maps.shape[2:])
         return {"source": name, "width": width, "height": height, "grid": grid, "scores": scores, "files": files}
 
@@ -241,7 +243,7 @@ class ComparisonWriter(Folder):
                     "array": name,
                     "grid": list(explanation.maps.shape[2:]),
                     "signed": explanation.signed,
-                    "scores": _scores(comparison.texts, explanation.scores[0]),
+                    "scores": named(comparison.texts, explanation.scores[0]),
                     "seconds": {what: round(seconds, 6) for what, seconds in explanation.seconds.items()},
                     "cost": round(comparison.costs[model, method], 4),
                 }
@@ -256,8 +258,9 @@ class ComparisonWriter(Folder):
         return {**shape, "maps": maps, "gaps": gaps, "files": files}
 
 
-def _scores(texts: Sequence[str], scores: NDArray[Any]) -> dict[str, float]:
-    return {text: round(float(score), 6) for text, score in zip(texts, scores, strict=True)}
+def named(texts: Sequence[str], values: NDArray[Any]) -> dict[str, float]:
+    """A value a text, as manifests have them."""
+    return {text: round(float(value), 6) for text, value in zip(texts, values, strict=True)}
 
 
 def _unlike(names: Iterable[str]) -> dict[str, str]:

@@ -1,0 +1,389 @@
+"""Concepts: what a model sees in a photo without being asked, each with the place where it sees it.
+
+A photo's feature is taken apart into few words of a vocabulary (SpLiCE, `eclip.splice`) or few latents of a sparse
+autoencoder (MSAE, `eclip.msae`); the words then go the main path of `explain` to become maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from eclip import heatmap, render, splice
+from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, Encoding, encode, plainly
+from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.backbones.load import is_loaded
+from eclip.blocks import cosine, unit
+from eclip.concepts_writer import ConceptsWriter, concepts_command
+from eclip.errors import ImageError, OptionError, ShapeError
+from eclip.explain import backbone_of
+from eclip.explanation import Explanation
+from eclip.methods import METHODS, check_methods, options_for
+from eclip.methods.maskclip import patch_features
+from eclip.msae import Autoencoder, load_autoencoder
+from eclip.photos import Photo, find_photos, read_ahead
+from eclip.text import encode_texts
+from eclip.vocabulary import words_of
+from eclip.writer import FORMATS, png, versions
+
+COUNT, LATENTS = 10, 64
+METHOD = "maskclip"
+MINI_MEAN = "backbones/assets/mini/image_mean.npy"
+"""The mean of `mini`, made by recipes/concepts/image_mean.py."""
+
+
+@overload
+def concepts(images: Photo, **settings: Any) -> Concepts: ...
+@overload
+def concepts(images: list[Any] | tuple[Any, ...], **settings: Any) -> list[Concepts]: ...
+def concepts(images: Photo | Sequence[Photo], **settings: Any) -> Concepts | list[Concepts]:
+    """Which concepts does the model see in each photo, how much of each, and where?
+
+    Args:
+        images: a path, a PIL picture or an array; or a list of them.
+        settings: as in `concepts_each`: model, vocabulary, count, l1, method, image_mean, mean_from, msae and others.
+
+    Returns:
+        Concepts; for a list of photos a list of them.
+
+    Raises:
+        EclipError: bad input, of a class that says which: `eclip.errors` lists them.
+    """
+    many = isinstance(images, list | tuple)
+    found = list(concepts_each(images if many else [images], **settings))  # type: ignore[list-item, arg-type]
+    return found if many else found[0]
+
+
+def concepts_each(
+    images: Iterable[Photo],
+    *,
+    model: str | Backbone = DEFAULT_MODEL,
+    vocabulary: str | Path | Sequence[str] | None = None,
+    count: int = COUNT,
+    l1: float = splice.L1,
+    method: str = METHOD,
+    image_mean: str | Path | Tensor | np.ndarray | None = None,
+    mean_from: str | Path | None = None,
+    msae: str | Path | None = None,
+    latents: int = LATENTS,
+    image_size: int | None = None,
+    resize: str = "squash",
+    templates: str | Sequence[str] = "none",
+    positions: str = DEFAULT_POSITIONS,
+    device: str | None = None,
+    batch_size: int = 8,
+    failures: list[tuple[str, str]] | None = None,
+    **options: Any,
+) -> Iterator[Concepts]:
+    """One Concepts a photo, in order, for more photos than fit into memory; the vocabulary is encoded once.
+
+    Args:
+        images: any iterable.
+        model: a name for `eclip.load`, or a Backbone.
+        vocabulary: a file with one word a line, or the words; None = the package's own, see `eclip.vocabulary`. Its
+            features are cached on disk. What it lacks cannot be found.
+        count: at most so many concepts a photo, those of most weight.
+        l1: SpLiCE's penalty, above 0; more makes fewer concepts.
+        method: of `eclip.METHODS`, for the maps.
+        image_mean: the mean of the unit features of many photos, whatever they show, which SpLiCE takes away: (feature,)
+            or a .npy file of it. `mini` brings its own; any other model needs this or `mean_from`.
+        mean_from: a folder of photos to take the mean of, the more and the more various the better.
+        msae: a checkpoint of a sparse autoencoder, see `eclip.msae`. Instead of words its latents are the concepts, named
+            after the nearest word; maps are the latents of patches. Then l1, method and means have no part.
+        latents: how many latents of the autoencoder a photo may use.
+        image_size: see `eclip.explain`.
+        resize: see `eclip.explain`; with "keep", photos of one grid in a row share a forward pass.
+        templates: for the vocabulary, see `eclip.encode_texts`.
+        positions: see `eclip.encode`.
+        device: see `eclip.explain`.
+        batch_size: photos in one forward pass, at least 1.
+        failures: photos that cannot be read are added here as (source, error), and the rest goes on. None: they raise.
+        options: of the method.
+
+    Raises:
+        OptionError: a setting outside its range, or no image mean for a model that brings none.
+        MissingExtraError: scikit-learn, which SpLiCE needs, is not installed.
+        EclipError: other bad input, of a class that says which.
+    """
+    if batch_size < 1:
+        raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
+    if count < 1:
+        raise OptionError(f"count must be at least 1, got {count}.")
+    check_methods([method])
+    view = {"image_size": image_size, "resize": resize, "positions": positions}
+    own = options_for(method, [method], options)
+    how: dict[str, Any] = {"method": method, "options": own, "count": count, "l1": l1, "latents": None, "msae": None, "templates": templates, **view}
+    if msae is None:
+        splice.check(l1)  # before anything is loaded
+    elif not (image_mean is None and mean_from is None and method == METHOD and not own and l1 == splice.L1):
+        raise OptionError("msae goes without l1, method, options, image_mean and mean_from: those are SpLiCE's.")
+    else:
+        how |= {"method": "msae", "l1": None, "latents": latents, "msae": str(msae)}
+    words = words_of(vocabulary)
+    backbone = backbone_of(model, device)
+    by_name = isinstance(vocabulary, str | Path | None) and isinstance(image_mean, str | Path | None)
+    mean = _mean(backbone, image_mean, mean_from, view) if msae is None else None
+    autoencoder = load_autoencoder(msae).to(backbone.weight.device) if msae is not None else None
+    how |= {
+        "model": backbone.name,
+        "family": backbone.family,
+        "vocabulary": str(vocabulary) if isinstance(vocabulary, str | Path) else None,
+        "words": len(words),
+        "image_mean": str(image_mean) if isinstance(image_mean, str | Path) else None,
+        "mean_from": None if mean_from is None else str(mean_from),
+        "device": str(backbone.weight.device),
+        "precision": str(backbone.weight.dtype).removeprefix("torch."),
+        "versions": versions(),
+        "repeatable": by_name and is_loaded(backbone),
+    }
+    asked = _Asked(backbone, words, how, mean, autoencoder)
+    batch: list[tuple[str, Image.Image]] = []
+    for source, photo in read_ahead(images, batch_size):
+        if isinstance(photo, ImageError):
+            if failures is None:
+                raise photo
+            failures.append((source, str(photo)))
+            continue
+        grids = [backbone.grid_for(one.size, image_size, resize) for one in (photo, *(other for _, other in batch[:1]))]
+        if batch and (len(batch) == batch_size or grids[0] != grids[1]):
+            yield from asked.answer(batch)
+            batch = []
+        batch.append((source, photo))
+    yield from asked.answer(batch)
+
+
+@dataclass(frozen=True, eq=False)
+class Concepts:
+    """The concepts of one photo, those of most weight first.
+
+    Attributes:
+        explanation: where each is: an Explanation of this one photo, whose texts are the concepts' names.
+        weights: of each concept, above 0. SpLiCE's make a sum of words, MSAE's are latents; the two do not compare.
+        cosine: of the photo's feature with the feature that all concepts in use make up again, in [-1, 1].
+        beyond_mean: the same without what all photos share, which alone makes for a high cosine; None for MSAE.
+        used: how many concepts make it up; `weights` holds the heaviest of them.
+        available: how many there are: words of the vocabulary, or latents.
+    """
+
+    explanation: Explanation
+    weights: Float[np.ndarray, " concept"]
+    cosine: float
+    beyond_mean: float | None
+    used: int
+    available: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The concepts' names."""
+        return self.explanation.texts
+
+    @property
+    def maps(self) -> Float[np.ndarray, "concept row col"]:
+        """Where each concept is, raw, on the patch grid."""
+        return self.explanation.maps[0]
+
+    @property
+    def source(self) -> str:
+        """The photo's path, or "photo 0" for one that came from memory."""
+        return self.explanation.sources[0]
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """What repeats it: model, vocabulary, penalty, method, versions, the command."""
+        return self.explanation.how
+
+    def __repr__(self) -> str:
+        """The names with their weights."""
+        named = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(self.names, self.weights, strict=True))
+        return f"Concepts({named or 'none'}; {self.used} of {self.available} in use, cosine {self.cosine:.2f})"
+
+    def _repr_png_(self) -> bytes:
+        return png(self.picture())
+
+    def picture(self) -> Image.Image:
+        """The photo, and one overlay a concept with its weight."""
+        shown = heatmap.signed if self.explanation.signed else heatmap.normalize
+        return render.strip(
+            self.explanation.photo(),
+            (shown(torch.from_numpy(np.ascontiguousarray(one))).numpy() for one in self.maps),
+            signed=self.explanation.signed,
+            texts=self.names,
+            scores=[float(weight) for weight in self.weights],
+        )
+
+    def save(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> Path:
+        """Write the picture, arrays and manifest.json into a folder, as `eclip concepts` does.
+
+        Raises:
+            ResultError: the folder cannot be written, or the disk is full.
+            OptionError: an unknown format.
+        """
+        with ConceptsWriter(folder, formats) as writer:
+            writer.add(self)
+        return writer.folder
+
+
+def mean_of(
+    photos: Iterable[Photo], model: str | Backbone = DEFAULT_MODEL, *, device: str | None = None, **view: Any
+) -> Float[Tensor, " feature"]:
+    """The mean of the unit features of photos, for `image_mean`; keep it with `numpy.save`.
+
+    Args:
+        photos: two or more, the more and the more various the better.
+        model: as in `concepts_each`.
+        device: as in `concepts_each`.
+        view: image_size, resize and positions of `concepts_each`, which should be the same there.
+
+    Raises:
+        ImageError: a photo cannot be read, or there are fewer than two.
+    """
+    backbone = backbone_of(model, device)
+    total, count = torch.zeros((), device=backbone.weight.device), 0
+    for _, photo in read_ahead(photos, 2):
+        if isinstance(photo, ImageError):
+            raise photo
+        feature = _encode(backbone, [photo], 0, view).feature
+        total, count = total + unit(feature)[0], count + 1
+    if count < 2:
+        raise ImageError(f"a mean needs two photos or more, better hundreds, got {count}.")
+    return total / count
+
+
+class _Asked:
+    """Everything but the photos, checked and encoded once; `how` is that of each answer but for its command."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        words: tuple[str, ...],
+        how: dict[str, Any],
+        mean: Tensor | None,
+        autoencoder: Autoencoder | None,
+    ) -> None:
+        self.backbone, self.words, self.how = backbone, words, how
+        self.text = encode_texts(backbone, words, how["templates"], keep=True)
+        self.mean, self.autoencoder = mean, autoencoder
+        width = self.text.shape[1]
+        if mean is not None and tuple(mean.shape) != (width,):
+            raise ShapeError(f"the image mean must be ({width},) for {backbone.name}, got {tuple(mean.shape)}.")
+        self.keep: int | None = 1
+        if autoencoder is not None:
+            self.nearest = autoencoder.names(self.text)[0].tolist()
+        else:
+            self.method = METHODS[how["method"]]
+            self.keep = self.method.keep_for(how["options"])
+            self.dictionary = splice.dictionary(self.text)
+
+    def answer(self, batch: list[tuple[str, Image.Image]]) -> Iterator[Concepts]:
+        """One Concepts a photo of one forward pass."""
+        if not batch:
+            return
+        encoding = _encode(self.backbone, [photo for _, photo in batch], self.keep, self.how)
+        features, beyond = encoding.feature.float(), None
+        if self.autoencoder is not None:
+            weights = self.autoencoder.encode(features, self.how["latents"])
+            again = self.autoencoder.decode(weights, features)
+        else:
+            assert self.mean is not None, "SpLiCE has a mean"
+            targets = splice.center(features, self.mean)
+            weights = splice.solve(targets, self.dictionary, self.how["l1"])
+            again = splice.rebuild(weights, self.dictionary, self.mean)
+            beyond = (unit(weights @ self.dictionary) * targets).sum(dim=1)
+        close = (unit(again) * unit(features)).sum(dim=1)
+        for image, (source, photo) in enumerate(batch):
+            order = weights[image].argsort(descending=True, stable=True)[: self.how["count"]]
+            best = [int(concept) for concept in order if weights[image, concept] > 0]
+            texts, names = self._named(best)
+            scores = cosine(features[image : image + 1], self.text[texts])
+            explanation = Explanation(
+                maps=self._maps(encoding, image, best).cpu().numpy(),
+                scores=scores.cpu().numpy(),
+                texts=tuple(names),
+                sources=(source,),
+                sizes=(photo.size,),
+                signed=self.autoencoder is None and self.method.signed,
+                how=self._how(source, list(encoding.pixels.shape[2:])),
+                photos=(photo,),
+            )
+            yield Concepts(
+                explanation=explanation,
+                weights=weights[image, best].cpu().numpy(),
+                cosine=float(close[image]),
+                beyond_mean=None if beyond is None else float(beyond[image]),
+                used=int((weights[image] > 0).sum()),
+                available=weights.shape[1],
+            )
+
+    def _named(self, best: list[int]) -> tuple[list[int], list[str]]:
+        """Of each concept its word, by index, and its name; latents that share a word differ in their numbers."""
+        if self.autoencoder is None:
+            return best, [self.words[concept] for concept in best]
+        texts = [self.nearest[latent] for latent in best]
+        return texts, [f"{self.words[text]} (latent {latent})" for text, latent in zip(texts, best, strict=True)]
+
+    def _maps(self, encoding: Encoding, image: int, best: list[int]) -> Float[Tensor, "1 concept row col"]:
+        if not best:
+            return torch.zeros(1, 0, *encoding.grid)
+        one = replace(
+            encoding,
+            pixels=encoding.pixels[[image]],
+            inputs=tuple(entered[[image]] for entered in encoding.inputs),
+            tokens=encoding.tokens[[image]],
+            feature=encoding.feature[[image]],
+            trunk=None if encoding.trunk is None else encoding.trunk[[image]],
+        )
+        if self.autoencoder is None:
+            return self.method(one, self.text[best], **self.how["options"])
+        with plainly(self.backbone.model):
+            return one.on_grid(self.autoencoder.encode(patch_features(one).float())[..., best])
+
+    def _how(self, source: str, pixels: list[int]) -> dict[str, Any]:
+        how = {key: value for key, value in self.how.items() if key != "repeatable"} | {"pixels": pixels}
+        repeatable = self.how["repeatable"] and Path(source).is_file()
+        return {**how, "command": concepts_command([source], how) if repeatable else None}
+
+
+def _encode(backbone: Backbone, photos: list[Image.Image], keep: int | None, view: dict[str, Any]) -> Encoding:
+    size, resize = view.get("image_size"), view.get("resize", "squash")
+    pixels = torch.stack([backbone.preprocess(photo, size, resize) for photo in photos])
+    return encode(backbone, pixels, keep, view.get("positions", DEFAULT_POSITIONS))
+
+
+def _mean(backbone: Backbone, given: Any, folder: str | Path | None, view: dict[str, Any]) -> Float[Tensor, " feature"]:
+    """The image mean: given, of a folder's photos, or the one that a model brings."""
+    if given is not None and folder is not None:
+        raise OptionError("image_mean and mean_from are two ways to the same: leave one out.")
+    if folder is not None:
+        photos, problems = find_photos([folder])
+        if problems:
+            raise ImageError(problems[0][1])
+        return mean_of(photos, backbone, **view)
+    if given is None:
+        if backbone.name != DEFAULT_MODEL or not is_loaded(backbone):
+            raise OptionError(
+                f"{backbone.name} brings no image mean, which SpLiCE takes away: give mean_from (--mean-from), a folder "
+                "with hundreds of various photos, or image_mean (--image-mean), a .npy file of their mean."
+            )
+        with files("eclip").joinpath(MINI_MEAN).open("rb") as file:
+            given = np.load(file)
+    elif isinstance(given, str | Path):
+        try:
+            given = np.load(given, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise OptionError(f"the image mean {str(given)!r} cannot be read as a .npy file: {error}.") from error
+    mean = torch.as_tensor(given).float().to(backbone.weight.device)
+    if not bool(mean.isfinite().all()) or float(mean.norm()) > 1.001 or not bool(mean.any()):
+        raise OptionError(
+            f"the image mean must be that of unit features, so of a length above 0 and at most 1, got length "
+            f"{float(mean.norm()):.3g}: make each feature unit before the mean, as eclip.mean_of does."
+        )
+    return mean

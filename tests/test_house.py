@@ -17,7 +17,8 @@ SOURCE = ROOT / "src" / "eclip"
 FLOORS = [
     {"errors", "heatmap", "blocks", "templates"},  # ground
     {"backbones", "datasets", "render", "photos", "writer", "reported"},  # materials
-    {"methods", "text", "head", "guides", "metrics", "words", "explanation", "splice", "msae", "vocabulary", "concepts_writer"},  # crafts
+    {"methods", "text", "head", "guides", "metrics", "words", "explanation"}  # crafts
+    | {"splice", "msae", "vocabulary", "image_mean", "concepts_writer"},
     {"explain", "evaluate", "train", "stream", "health", "doctor", "compare", "concepts"},  # hall
     {"cli", "web"},  # doors
 ]

@@ -25,8 +25,8 @@ _HOME = {
     "encode_texts": "eclip.text",
     "explain": "eclip.explain",
     "explain_each": "eclip.explain",
+    "image_mean": "eclip.image_mean",
     "load": "eclip.backbones.load",
-    "mean_of": "eclip.concepts",
     "wrap": "eclip.backbones.openclip",
 }
 """Public names and their homes. They are imported when first asked for, so that `import eclip` loads no torch."""
@@ -44,11 +44,11 @@ if TYPE_CHECKING:
     from eclip.concepts import Concepts as Concepts
     from eclip.concepts import concepts as concepts
     from eclip.concepts import concepts_each as concepts_each
-    from eclip.concepts import mean_of as mean_of
     from eclip.errors import EclipError as EclipError
     from eclip.explain import explain as explain
     from eclip.explain import explain_each as explain_each
     from eclip.explanation import Explanation as Explanation
+    from eclip.image_mean import image_mean as image_mean
     from eclip.methods import METHODS as METHODS
     from eclip.templates import TEMPLATES as TEMPLATES
     from eclip.text import encode_texts as encode_texts

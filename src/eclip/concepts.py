@@ -7,8 +7,7 @@ autoencoder (MSAE, `eclip.msae`); the words then go the main path of `explain` t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from importlib.resources import files
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -19,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from eclip import heatmap, render, splice
-from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, Encoding, encode, plainly
+from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, Encoding, plainly
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.load import is_loaded
 from eclip.blocks import cosine, unit
@@ -27,18 +26,17 @@ from eclip.concepts_writer import ConceptsWriter, concepts_command
 from eclip.errors import ImageError, OptionError, ShapeError
 from eclip.explain import backbone_of
 from eclip.explanation import Explanation
+from eclip.image_mean import encode_photos, mean_for
 from eclip.methods import METHODS, check_methods, options_for
 from eclip.methods.maskclip import patch_features
 from eclip.msae import Autoencoder, load_autoencoder
-from eclip.photos import Photo, find_photos, read_ahead
+from eclip.photos import Photo, read_ahead
 from eclip.text import encode_texts
 from eclip.vocabulary import words_of
 from eclip.writer import FORMATS, png, versions
 
 COUNT, LATENTS = 10, 64
 METHOD = "maskclip"
-MINI_MEAN = "backbones/assets/mini/image_mean.npy"
-"""The mean of `mini`, made by recipes/concepts/image_mean.py."""
 
 
 @overload
@@ -94,11 +92,11 @@ def concepts_each(
         count: at most so many concepts a photo, those of most weight.
         l1: SpLiCE's penalty, above 0; more makes fewer concepts.
         method: of `eclip.METHODS`, for the maps.
-        image_mean: the mean of the unit features of many photos, whatever they show, which SpLiCE takes away: (feature,)
-            or a .npy file of it. `mini` brings its own; any other model needs this or `mean_from`.
+        image_mean: the mean of the unit features of many photos, whatever they show, which SpLiCE takes away:
+            (feature,), or a .npy file of it. `mini` brings its own; any other model needs this or `mean_from`.
         mean_from: a folder of photos to take the mean of, the more and the more various the better.
-        msae: a checkpoint of a sparse autoencoder, see `eclip.msae`. Instead of words its latents are the concepts, named
-            after the nearest word; maps are the latents of patches. Then l1, method and means have no part.
+        msae: a checkpoint of a sparse autoencoder, see `eclip.msae`. Instead of words its latents are the concepts,
+            named after the nearest word; maps are the latents of patches. Then l1, method and means have no part.
         latents: how many latents of the autoencoder a photo may use.
         image_size: see `eclip.explain`.
         resize: see `eclip.explain`; with "keep", photos of one grid in a row share a forward pass.
@@ -121,7 +119,16 @@ def concepts_each(
     check_methods([method])
     view = {"image_size": image_size, "resize": resize, "positions": positions}
     own = options_for(method, [method], options)
-    how: dict[str, Any] = {"method": method, "options": own, "count": count, "l1": l1, "latents": None, "msae": None, "templates": templates, **view}
+    how: dict[str, Any] = {
+        "method": method,
+        "options": own,
+        "count": count,
+        "l1": l1,
+        "latents": None,
+        "msae": None,
+        "templates": templates,
+        **view,
+    }
     if msae is None:
         splice.check(l1)  # before anything is loaded
     elif not (image_mean is None and mean_from is None and method == METHOD and not own and l1 == splice.L1):
@@ -131,7 +138,7 @@ def concepts_each(
     words = words_of(vocabulary)
     backbone = backbone_of(model, device)
     by_name = isinstance(vocabulary, str | Path | None) and isinstance(image_mean, str | Path | None)
-    mean = _mean(backbone, image_mean, mean_from, view) if msae is None else None
+    mean = mean_for(backbone, image_mean, mean_from, view) if msae is None else None
     autoencoder = load_autoencoder(msae).to(backbone.weight.device) if msae is not None else None
     how |= {
         "model": backbone.name,
@@ -169,7 +176,7 @@ class Concepts:
         explanation: where each is: an Explanation of this one photo, whose texts are the concepts' names.
         weights: of each concept, above 0. SpLiCE's make a sum of words, MSAE's are latents; the two do not compare.
         cosine: of the photo's feature with the feature that all concepts in use make up again, in [-1, 1].
-        beyond_mean: the same without what all photos share, which alone makes for a high cosine; None for MSAE.
+        beyond_mean: the same for what is left of the feature without the image mean; None for MSAE, which has none.
         used: how many concepts make it up; `weights` holds the heaviest of them.
         available: how many there are: words of the vocabulary, or latents.
     """
@@ -232,32 +239,6 @@ class Concepts:
         return writer.folder
 
 
-def mean_of(
-    photos: Iterable[Photo], model: str | Backbone = DEFAULT_MODEL, *, device: str | None = None, **view: Any
-) -> Float[Tensor, " feature"]:
-    """The mean of the unit features of photos, for `image_mean`; keep it with `numpy.save`.
-
-    Args:
-        photos: two or more, the more and the more various the better.
-        model: as in `concepts_each`.
-        device: as in `concepts_each`.
-        view: image_size, resize and positions of `concepts_each`, which should be the same there.
-
-    Raises:
-        ImageError: a photo cannot be read, or there are fewer than two.
-    """
-    backbone = backbone_of(model, device)
-    total, count = torch.zeros((), device=backbone.weight.device), 0
-    for _, photo in read_ahead(photos, 2):
-        if isinstance(photo, ImageError):
-            raise photo
-        feature = _encode(backbone, [photo], 0, view).feature
-        total, count = total + unit(feature)[0], count + 1
-    if count < 2:
-        raise ImageError(f"a mean needs two photos or more, better hundreds, got {count}.")
-    return total / count
-
-
 class _Asked:
     """Everything but the photos, checked and encoded once; `how` is that of each answer but for its command."""
 
@@ -287,7 +268,7 @@ class _Asked:
         """One Concepts a photo of one forward pass."""
         if not batch:
             return
-        encoding = _encode(self.backbone, [photo for _, photo in batch], self.keep, self.how)
+        encoding = encode_photos(self.backbone, [photo for _, photo in batch], self.keep, self.how)
         features, beyond = encoding.feature.float(), None
         if self.autoencoder is not None:
             weights = self.autoencoder.encode(features, self.how["latents"])
@@ -333,14 +314,7 @@ class _Asked:
     def _maps(self, encoding: Encoding, image: int, best: list[int]) -> Float[Tensor, "1 concept row col"]:
         if not best:
             return torch.zeros(1, 0, *encoding.grid)
-        one = replace(
-            encoding,
-            pixels=encoding.pixels[[image]],
-            inputs=tuple(entered[[image]] for entered in encoding.inputs),
-            tokens=encoding.tokens[[image]],
-            feature=encoding.feature[[image]],
-            trunk=None if encoding.trunk is None else encoding.trunk[[image]],
-        )
+        one = encoding.only(image)
         if self.autoencoder is None:
             return self.method(one, self.text[best], **self.how["options"])
         with plainly(self.backbone.model):
@@ -350,40 +324,3 @@ class _Asked:
         how = {key: value for key, value in self.how.items() if key != "repeatable"} | {"pixels": pixels}
         repeatable = self.how["repeatable"] and Path(source).is_file()
         return {**how, "command": concepts_command([source], how) if repeatable else None}
-
-
-def _encode(backbone: Backbone, photos: list[Image.Image], keep: int | None, view: dict[str, Any]) -> Encoding:
-    size, resize = view.get("image_size"), view.get("resize", "squash")
-    pixels = torch.stack([backbone.preprocess(photo, size, resize) for photo in photos])
-    return encode(backbone, pixels, keep, view.get("positions", DEFAULT_POSITIONS))
-
-
-def _mean(backbone: Backbone, given: Any, folder: str | Path | None, view: dict[str, Any]) -> Float[Tensor, " feature"]:
-    """The image mean: given, of a folder's photos, or the one that a model brings."""
-    if given is not None and folder is not None:
-        raise OptionError("image_mean and mean_from are two ways to the same: leave one out.")
-    if folder is not None:
-        photos, problems = find_photos([folder])
-        if problems:
-            raise ImageError(problems[0][1])
-        return mean_of(photos, backbone, **view)
-    if given is None:
-        if backbone.name != DEFAULT_MODEL or not is_loaded(backbone):
-            raise OptionError(
-                f"{backbone.name} brings no image mean, which SpLiCE takes away: give mean_from (--mean-from), a folder "
-                "with hundreds of various photos, or image_mean (--image-mean), a .npy file of their mean."
-            )
-        with files("eclip").joinpath(MINI_MEAN).open("rb") as file:
-            given = np.load(file)
-    elif isinstance(given, str | Path):
-        try:
-            given = np.load(given, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise OptionError(f"the image mean {str(given)!r} cannot be read as a .npy file: {error}.") from error
-    mean = torch.as_tensor(given).float().to(backbone.weight.device)
-    if not bool(mean.isfinite().all()) or float(mean.norm()) > 1.001 or not bool(mean.any()):
-        raise OptionError(
-            f"the image mean must be that of unit features, so of a length above 0 and at most 1, got length "
-            f"{float(mean.norm()):.3g}: make each feature unit before the mean, as eclip.mean_of does."
-        )
-    return mean

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eclip.writer import FORMATS, Folder, png, named, question, settings
+from eclip.writer import FORMATS, Folder, named, png, question, settings
 
 if TYPE_CHECKING:
     from eclip.concepts import Concepts
@@ -33,12 +33,13 @@ class ConceptsWriter(Folder):
     The manifest is also what `eclip concepts --json` prints:
 
         {"schema": "eclip.concepts/1", "how": {as `Concepts.how`},
-         "photos": [{"source", "width", "height", "grid": [row, col], "concepts": {name: weight}, "scores": {name: score},
-                     "cosine", "beyond_mean", "used", "available", "files": {"photo", "picture", "npz"}}, ...],
+         "photos": [{"source", "width", "height", "grid": [row, col], "concepts": {name: weight},
+                     "scores": {name: score}, "cosine", "beyond_mean", "used", "available",
+                     "files": {"photo", "picture", "npz"}}, ...],
          "failures": [{"source", "error"}, ...]}
 
-    Concepts are in order, the heaviest first; the npz file holds maps (concept, row, col), weights and scores. Otherwise
-    as in `eclip.writer.Writer`.
+    Concepts are in order, the heaviest first; the npz file holds maps (concept, row, col), weights and scores.
+    Otherwise as in `eclip.writer.Writer`.
     """
 
     def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> None:

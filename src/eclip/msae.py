@@ -2,8 +2,8 @@
 
 Code: WolodjaZ/MSAE (MIT), commit c0bf439; written from the formulas, equal to it on shared arrays
 (`tests/test_concepts.py`). Inference only: a checkpoint is given.
-Differs from it: files are read without running code from them, and activation, cap and standardization are read from the
-checkpoint's own configuration or asked for, never from the file's name.
+Differs from it: files are read without running code from them, and cap and standardization are read from the
+checkpoint's own configuration, never from the file's name.
 """
 
 from __future__ import annotations
@@ -89,9 +89,7 @@ class Autoencoder:
         rows = (latents @ self.decoder + self.pre_bias) * deviation + mean
         return rows / self.scale + (0 if self.mean is None else self.mean)
 
-    def names(
-        self, words: Float[Tensor, "concept feature"]
-    ) -> tuple[Int[Tensor, " latent"], Float[Tensor, " latent"]]:
+    def names(self, words: Float[Tensor, "concept feature"]) -> tuple[Int[Tensor, " latent"], Float[Tensor, " latent"]]:
         """For each latent the word nearest to its decoder row, by its index, and the cosine of the two.
 
         Args:
@@ -102,7 +100,9 @@ class Autoencoder:
 
     def to(self, device: torch.device) -> Autoencoder:
         """The same on another device."""
-        arrays = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        arrays: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
         return replace(self, **arrays)
 
     def _prepare(self, features: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
@@ -178,8 +178,8 @@ def _read(path: Path) -> dict[str, Any]:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, OSError, EOFError) as error:
         raise ModelError(
-            f"{path} cannot be read as weights alone ({str(error).splitlines()[0][:120]}). Where you trust it, save its "
-            "tensors again: torch.save(model.state_dict(), 'autoencoder.pt')."
+            f"{path} cannot be read as weights alone ({str(error).splitlines()[0][:120]}). Where you trust it, save "
+            "its tensors again: torch.save(model.state_dict(), 'autoencoder.pt')."
         ) from error
     if not isinstance(saved, dict):
         raise ModelError(f"{path} must hold a dict of tensors, got {type(saved).__name__}.")

@@ -1,8 +1,9 @@
 """SpLiCE, a feature as a sparse, non-negative sum of words (Bhalla et al. 2024, https://arxiv.org/abs/2402.10376).
 
-Code: AI4LIFE-GROUP/SpLiCE (Apache-2.0), commit 9a49810; written from the formula, equal to its scikit-learn path on shared
-arrays (`tests/test_concepts.py`).
-Differs from it: a tighter tolerance, so that weights are the minimum to five digits; no ADMM, whose minimum is the same.
+Code: AI4LIFE-GROUP/SpLiCE (Apache-2.0), commit 9a49810; written from the formula, equal to its scikit-learn path on
+shared arrays (`tests/test_concepts.py`).
+Differs from it: a tighter tolerance, so that weights are the minimum to five digits; no ADMM, whose minimum is the
+same.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def words_read(backbone: Backbone, words: list[str]) -> int:
 
 
 class _Cache:
-    """Unit features on disk, one small file an ensemble or list, so that processes never wait for or spoil one another."""
+    """Unit features on disk, a small file an ensemble or list, so that processes never wait for or spoil each other."""
 
     def __init__(self, backbone: Backbone, sentences: tuple[str, ...]) -> None:
         self.backbone, self.sentences = backbone, sentences

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from eclip import __version__
-from eclip.cli import compare, explain, lists
+from eclip.cli import compare, concepts, explain, lists
 
 app = typer.Typer(
     help="Which part of this image made a CLIP-like model match this text?",
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.command()(explain.explain)
 app.command()(compare.compare)
+app.command()(concepts.concepts)
 app.command()(lists.doctor)
 app.add_typer(lists.models_app, name="models")
 app.add_typer(lists.methods_app, name="methods")

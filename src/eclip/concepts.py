@@ -7,7 +7,7 @@ autoencoder (MSAE, `eclip.msae`); the words then go the main path of `explain` t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -17,8 +17,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from eclip import heatmap, render, splice
-from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, Encoding, plainly
+from eclip import splice
+from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, Encoding, Grid, encode, plainly
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.load import is_loaded
 from eclip.blocks import cosine, unit
@@ -26,7 +26,7 @@ from eclip.concepts_writer import ConceptsWriter, concepts_command
 from eclip.errors import ImageError, OptionError, ShapeError
 from eclip.explain import backbone_of
 from eclip.explanation import Explanation
-from eclip.image_mean import encode_photos, mean_for
+from eclip.image_mean import mean_for
 from eclip.methods import METHODS, check_methods, options_for
 from eclip.methods.maskclip import patch_features
 from eclip.msae import Autoencoder, load_autoencoder
@@ -37,6 +37,7 @@ from eclip.writer import FORMATS, png, versions
 
 COUNT, LATENTS = 10, 64
 METHOD = "maskclip"
+PATH = (str, Path, type(None))
 
 
 @overload
@@ -117,40 +118,32 @@ def concepts_each(
     if count < 1:
         raise OptionError(f"count must be at least 1, got {count}.")
     check_methods([method])
-    view = {"image_size": image_size, "resize": resize, "positions": positions}
     own = options_for(method, [method], options)
-    how: dict[str, Any] = {
-        "method": method,
-        "options": own,
-        "count": count,
-        "l1": l1,
-        "latents": None,
-        "msae": None,
-        "templates": templates,
-        **view,
-    }
+    view = {"image_size": image_size, "resize": resize, "positions": positions}
     if msae is None:
         splice.check(l1)  # before anything is loaded
     elif not (image_mean is None and mean_from is None and method == METHOD and not own and l1 == splice.L1):
         raise OptionError("msae goes without l1, method, options, image_mean and mean_from: those are SpLiCE's.")
-    else:
-        how |= {"method": "msae", "l1": None, "latents": latents, "msae": str(msae)}
     words = words_of(vocabulary)
     backbone = backbone_of(model, device)
-    by_name = isinstance(vocabulary, str | Path | None) and isinstance(image_mean, str | Path | None)
     mean = mean_for(backbone, image_mean, mean_from, view) if msae is None else None
     autoencoder = load_autoencoder(msae).to(backbone.weight.device) if msae is not None else None
-    how |= {
+    how = {
         "model": backbone.name,
         "family": backbone.family,
-        "vocabulary": str(vocabulary) if isinstance(vocabulary, str | Path) else None,
+        "vocabulary": _path(vocabulary),
         "words": len(words),
-        "image_mean": str(image_mean) if isinstance(image_mean, str | Path) else None,
-        "mean_from": None if mean_from is None else str(mean_from),
+        "count": count,
+        **({"l1": l1, "image_mean": _path(image_mean), "mean_from": _path(mean_from)} if msae is None else {}),
+        **({"msae": str(msae), "latents": latents} if msae is not None else {}),
+        "method": method if msae is None else "msae",
+        "options": own,
+        "templates": templates,
+        **view,
         "device": str(backbone.weight.device),
         "precision": str(backbone.weight.dtype).removeprefix("torch."),
         "versions": versions(),
-        "repeatable": by_name and is_loaded(backbone),
+        "command": is_loaded(backbone) and isinstance(vocabulary, PATH) and isinstance(image_mean, PATH),
     }
     asked = _Asked(backbone, words, how, mean, autoencoder)
     batch: list[tuple[str, Image.Image]] = []
@@ -160,8 +153,7 @@ def concepts_each(
                 raise photo
             failures.append((source, str(photo)))
             continue
-        grids = [backbone.grid_for(one.size, image_size, resize) for one in (photo, *(other for _, other in batch[:1]))]
-        if batch and (len(batch) == batch_size or grids[0] != grids[1]):
+        if batch and (len(batch) == batch_size or asked.grid(photo) != asked.grid(batch[0][1])):
             yield from asked.answer(batch)
             batch = []
         batch.append((source, photo))
@@ -218,14 +210,7 @@ class Concepts:
 
     def picture(self) -> Image.Image:
         """The photo, and one overlay a concept with its weight."""
-        shown = heatmap.signed if self.explanation.signed else heatmap.normalize
-        return render.strip(
-            self.explanation.photo(),
-            (shown(torch.from_numpy(np.ascontiguousarray(one))).numpy() for one in self.maps),
-            signed=self.explanation.signed,
-            texts=self.names,
-            scores=[float(weight) for weight in self.weights],
-        )
+        return replace(self.explanation, scores=self.weights[None]).strip()
 
     def save(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> Path:
         """Write the picture, arrays and manifest.json into a folder, as `eclip concepts` does.
@@ -240,7 +225,7 @@ class Concepts:
 
 
 class _Asked:
-    """Everything but the photos, checked and encoded once; `how` is that of each answer but for its command."""
+    """Everything but the photos, encoded once; `how` is that of each answer, its command whether there can be one."""
 
     def __init__(
         self,
@@ -264,11 +249,17 @@ class _Asked:
             self.keep = self.method.keep_for(how["options"])
             self.dictionary = splice.dictionary(self.text)
 
+    def grid(self, photo: Image.Image) -> Grid:
+        """The patch grid that the photo will have."""
+        return self.backbone.grid_for(photo.size, self.how["image_size"], self.how["resize"])
+
     def answer(self, batch: list[tuple[str, Image.Image]]) -> Iterator[Concepts]:
         """One Concepts a photo of one forward pass."""
         if not batch:
             return
-        encoding = encode_photos(self.backbone, [photo for _, photo in batch], self.keep, self.how)
+        size, resize = self.how["image_size"], self.how["resize"]
+        pixels = torch.stack([self.backbone.preprocess(photo, size, resize) for _, photo in batch])
+        encoding = encode(self.backbone, pixels, self.keep, self.how["positions"])
         features, beyond = encoding.feature.float(), None
         if self.autoencoder is not None:
             weights = self.autoencoder.encode(features, self.how["latents"])
@@ -292,7 +283,7 @@ class _Asked:
                 sources=(source,),
                 sizes=(photo.size,),
                 signed=self.autoencoder is None and self.method.signed,
-                how=self._how(source, list(encoding.pixels.shape[2:])),
+                how=self._how(source, list(pixels.shape[2:])),
                 photos=(photo,),
             )
             yield Concepts(
@@ -321,6 +312,10 @@ class _Asked:
             return one.on_grid(self.autoencoder.encode(patch_features(one).float())[..., best])
 
     def _how(self, source: str, pixels: list[int]) -> dict[str, Any]:
-        how = {key: value for key, value in self.how.items() if key != "repeatable"} | {"pixels": pixels}
-        repeatable = self.how["repeatable"] and Path(source).is_file()
+        repeatable = self.how["command"] and Path(source).is_file()
+        how = {**self.how, "pixels": pixels}
         return {**how, "command": concepts_command([source], how) if repeatable else None}
+
+
+def _path(given: object) -> str | None:
+    return str(given) if isinstance(given, str | Path) else None

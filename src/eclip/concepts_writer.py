@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from eclip.writer import FORMATS, Folder, named, png, question, settings
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from eclip.concepts import Concepts
 
 CONCEPTS_SCHEMA = "eclip.concepts/1"
@@ -19,9 +22,9 @@ def concepts_command(sources: Sequence[str], how: dict[str, Any]) -> str:
     """The shell command that repeats it; `how` is that of Concepts."""
     words = ["eclip", "concepts", *question(sources, []), "--model", how["model"], "--count", str(how["count"])]
     for key in ("vocabulary", "msae", "latents", "l1", "image_mean", "mean_from"):
-        if how[key] is not None:
+        if how.get(key) is not None:
             words += [f"--{key.replace('_', '-')}={how[key]}"]
-    words += ["--method", how["method"]] if how["msae"] is None else []
+    words += ["--method", how["method"]] if "msae" not in how else []
     for key, value in how["options"].items():
         words += ["--set", f"{key}={value}"]
     return shlex.join([*words, *settings(how)])
@@ -44,6 +47,14 @@ class ConceptsWriter(Folder):
 
     def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> None:
         super().__init__(folder, formats, {"schema": CONCEPTS_SCHEMA, "how": None})
+
+    def keep_mean(self, mean: NDArray[Any]) -> Path:
+        """Write an image mean; returns its file, for `image_mean`."""
+        import numpy as np  # here, so that the command line can check folder and formats first
+
+        buffer = io.BytesIO()
+        np.save(buffer, mean)
+        return self.folder / self._put("image_mean.npy", buffer.getvalue())
 
     def add(self, concepts: Concepts) -> dict[str, Any]:
         """Write the files of a photo's concepts; returns its entry in the manifest."""

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
-from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, Encoding, encode
+from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, encode
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.load import is_loaded, load
 from eclip.blocks import unit
@@ -25,14 +24,21 @@ MINI_MEAN = "backbones/assets/mini/image_mean.npy"
 
 
 def image_mean(
-    photos: Iterable[Photo], model: str | Backbone = DEFAULT_MODEL, **settings: Any
+    photos: Iterable[Photo],
+    model: str | Backbone = DEFAULT_MODEL,
+    *,
+    image_size: int | None = None,
+    resize: str = "squash",
+    positions: str = DEFAULT_POSITIONS,
 ) -> Float[Tensor, " feature"]:
-    """The mean of the unit features of photos, for `image_mean`; keep it with `numpy.save`.
+    """The mean of the unit features of photos, for `image_mean` of `eclip.concepts`; keep it with `numpy.save`.
 
     Args:
         photos: two or more, the more and the more various the better.
-        model: as in `concepts_each`.
-        settings: image_size, resize and positions of `concepts_each`, which should be the same there.
+        model: a name for `eclip.load`, or a Backbone.
+        image_size: as for the concepts, and so are the rest.
+        resize: see `eclip.explain`.
+        positions: see `eclip.encode`.
 
     Raises:
         ImageError: a photo cannot be read, or there are fewer than two.
@@ -42,8 +48,8 @@ def image_mean(
     for _, photo in read_ahead(photos, 2):
         if isinstance(photo, ImageError):
             raise photo
-        feature = encode_photos(backbone, [photo], 0, settings).feature
-        total, count = total + unit(feature)[0], count + 1
+        pixels = backbone.preprocess(photo, image_size, resize)[None]
+        total, count = total + unit(encode(backbone, pixels, 0, positions).feature)[0], count + 1
     if count < 2:
         raise ImageError(f"a mean needs two photos or more, better hundreds, got {count}.")
     return total / count
@@ -85,12 +91,3 @@ def mean_for(
             f"{float(mean.norm()):.3g}: make each feature unit before the mean, as eclip.image_mean does."
         )
     return mean
-
-
-def encode_photos(
-    backbone: Backbone, photos: list[Image.Image], keep: int | None, settings: dict[str, Any]
-) -> Encoding:
-    """Photos of one grid, encoded as the settings image_size, resize and positions say."""
-    size, resize = settings.get("image_size"), settings.get("resize", "squash")
-    pixels = torch.stack([backbone.preprocess(photo, size, resize) for photo in photos])
-    return encode(backbone, pixels, keep, settings.get("positions", DEFAULT_POSITIONS))

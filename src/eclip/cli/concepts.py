@@ -12,10 +12,13 @@ from eclip.cli import asking
 from eclip.cli.asking import Positions, Resize
 from eclip.cli.explain import options_of
 from eclip.concepts_writer import ConceptsWriter, concepts_command
+from eclip.errors import ImageError, OptionError
 from eclip.methods import check_methods
 from eclip.reported import reported
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from eclip.concepts import Concepts
 
 BAR = 24  # letters of the longest bar
@@ -61,13 +64,14 @@ def concepts(
     with reported():
         check_methods([method])
         asking.check_model(model)
+        if mean_from is not None and (image_mean is not None or msae is not None):
+            raise OptionError("--mean-from goes with neither --image-mean nor --msae: leave it out.")
         settings: dict[str, Any] = {
             "model": model,
             "vocabulary": vocabulary,
             "count": count,
             "method": method,
             "image_mean": image_mean,
-            "mean_from": mean_from,
             "msae": msae,
             "latents": latents,
             "image_size": image_size,
@@ -88,18 +92,26 @@ def concepts(
             writer.fail(source, error)
         with writer:
             if photos:
-                _name_all(sources, photos, settings, writer, quiet=as_json)
+                _name_all(sources, photos, settings, mean_from, writer, quiet=as_json)
         asking.summarize(writer, "named", [model], as_json)
 
 
 def _name_all(
-    sources: list[str], photos: list[Path], settings: dict[str, Any], writer: ConceptsWriter, *, quiet: bool
+    sources: list[str],
+    photos: list[Path],
+    settings: dict[str, Any],
+    mean_from: Path | None,
+    writer: ConceptsWriter,
+    *,
+    quiet: bool,
 ) -> None:
     from eclip.concepts import concepts_each
 
     failures: list[tuple[str, str]] = []
     try:
         with asking.progressing() as progress:
+            if mean_from is not None:
+                settings["image_mean"] = _mean(mean_from, settings, writer, progress)
             task = progress.add_task("loading", total=len(photos))
             for found in concepts_each(photos, failures=failures, **settings):
                 entry = writer.add(found)
@@ -114,6 +126,23 @@ def _name_all(
             writer.fail(source, error)
         if how := writer.manifest["how"]:  # noted by the first photo, for that photo alone
             writer.manifest["how"] = {**how, "command": concepts_command(sources, how)}
+
+
+def _mean(folder: Path, settings: dict[str, Any], writer: ConceptsWriter, progress: Progress) -> Path:
+    """Take the mean of a folder's photos, and keep it among the results."""
+    from eclip.backbones.load import load
+    from eclip.image_mean import image_mean
+    from eclip.photos import find_photos
+
+    photos, problems = find_photos([folder], writer.folder)
+    if problems:
+        raise ImageError(problems[0][1])
+    backbone = load(settings["model"], device=settings["device"])
+    view = {key: settings[key] for key in ("image_size", "resize", "positions")}
+    mean = image_mean(progress.track(photos, description="mean of photos"), backbone, **view)
+    kept = writer.keep_mean(mean.cpu().numpy())
+    typer.echo(f"the mean of {len(photos)} photos is kept: next time --image-mean {kept}", err=True)
+    return kept
 
 
 def _table(found: Concepts) -> str:

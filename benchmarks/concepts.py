@@ -2,8 +2,8 @@
 
     python benchmarks/concepts.py --data DATA --work WORK
 
-Expect: the tables of benchmarks/README.md. DATA holds the pack flickr8k; features are kept in WORK. The penalty is chosen on the
-1,000 photos of the validation split, and figures are of the 1,000 of the test split.
+Expect: the tables of benchmarks/README.md. DATA holds the pack flickr8k; features are kept in WORK. The penalty is
+chosen on the 1,000 photos of the validation split, and figures are of the 1,000 of the test split.
 
 A concept counts as said if each of its words, or its plural, stands in one of the photo's five captions.
 """

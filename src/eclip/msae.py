@@ -61,11 +61,7 @@ class Autoencoder:
             OptionError: k is not between 1 and the number of latents.
             ShapeError: features of another width.
         """
-        if features.shape[-1] != len(self.pre_bias):
-            raise ShapeError(
-                f"this autoencoder reads features of {len(self.pre_bias)} numbers, got {features.shape[-1]}: it was "
-                "trained for another model."
-            )
+        self._check(features)
         rows, _, _ = self._prepare(features)
         latents = (rows - self.pre_bias) @ self.encoder + self.latent_bias
         if k is not None:
@@ -94,7 +90,11 @@ class Autoencoder:
 
         Args:
             words: text features of the model whose image features are encoded, of any length.
+
+        Raises:
+            ShapeError: features of another width.
         """
+        self._check(words)
         nearest = cosine(self.decoder, unit(words)).max(dim=-1)
         return nearest.indices, nearest.values
 
@@ -104,6 +104,13 @@ class Autoencoder:
             name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return replace(self, **arrays)
+
+    def _check(self, features: Tensor) -> None:
+        if features.shape[-1] != len(self.pre_bias):
+            raise ShapeError(
+                f"this autoencoder reads features of {len(self.pre_bias)} numbers, got {features.shape[-1]}: it was "
+                "trained for another model."
+            )
 
     def _prepare(self, features: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
         rows = features.to(self.encoder)

@@ -93,6 +93,7 @@ def test_import_eclip_loads_nothing_heavy() -> None:
         "open_clip",
         "numpy",
         "PIL",
+        "sklearn",
     }
 
 

@@ -126,8 +126,10 @@ def concepts_each(
         raise OptionError("msae goes without l1, method, options, image_mean and mean_from: those are SpLiCE's.")
     words = words_of(vocabulary)
     backbone = backbone_of(model, device)
-    mean = mean_for(backbone, image_mean, mean_from, view) if msae is None else None
-    autoencoder = load_autoencoder(msae).to(backbone.weight.device) if msae is not None else None
+    if msae is None:
+        by: Tensor | Autoencoder = mean_for(backbone, image_mean, mean_from, view)
+    else:
+        by = load_autoencoder(msae).to(backbone.weight.device)
     how = {
         "model": backbone.name,
         "family": backbone.family,
@@ -145,7 +147,7 @@ def concepts_each(
         "versions": versions(),
         "command": is_loaded(backbone) and isinstance(vocabulary, PATH) and isinstance(image_mean, PATH),
     }
-    asked = _Asked(backbone, words, how, mean, autoencoder)
+    asked = _Asked(backbone, words, how, by)
     batch: list[tuple[str, Image.Image]] = []
     for source, photo in read_ahead(images, batch_size):
         if isinstance(photo, ImageError):
@@ -228,22 +230,18 @@ class _Asked:
     """Everything but the photos, encoded once; `how` is that of each answer, its command whether there can be one."""
 
     def __init__(
-        self,
-        backbone: Backbone,
-        words: tuple[str, ...],
-        how: dict[str, Any],
-        mean: Tensor | None,
-        autoencoder: Autoencoder | None,
+        self, backbone: Backbone, words: tuple[str, ...], how: dict[str, Any], by: Tensor | Autoencoder
     ) -> None:
         self.backbone, self.words, self.how = backbone, words, how
         self.text = encode_texts(backbone, words, how["templates"], keep=True)
-        self.mean, self.autoencoder = mean, autoencoder
+        self.mean = by if isinstance(by, Tensor) else None
+        self.autoencoder = by if isinstance(by, Autoencoder) else None
         width = self.text.shape[1]
-        if mean is not None and tuple(mean.shape) != (width,):
-            raise ShapeError(f"the image mean must be ({width},) for {backbone.name}, got {tuple(mean.shape)}.")
+        if self.mean is not None and tuple(self.mean.shape) != (width,):
+            raise ShapeError(f"the image mean must be ({width},) for {backbone.name}, got {tuple(self.mean.shape)}.")
         self.keep: int | None = 1
-        if autoencoder is not None:
-            self.nearest = autoencoder.names(self.text)[0].tolist()
+        if self.autoencoder is not None:
+            self.nearest = self.autoencoder.names(self.text)[0].tolist()
         else:
             self.method = METHODS[how["method"]]
             self.keep = self.method.keep_for(how["options"])

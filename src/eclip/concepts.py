@@ -95,7 +95,7 @@ def concepts_each(
         method: of `eclip.METHODS`, for the maps.
         image_mean: the mean of the unit features of many photos, whatever they show, which SpLiCE takes away:
             (feature,), or a .npy file of it. `mini` brings its own; any other model needs this or `mean_from`.
-        mean_from: a folder of photos to take the mean of, the more and the more various the better.
+        mean_from: a folder of photos to take the mean of, better hundreds, of the kind that will be asked about.
         msae: a checkpoint of a sparse autoencoder, see `eclip.msae`. Instead of words its latents are the concepts,
             named after the nearest word; maps are the latents of patches. Then l1, method and means have no part.
         latents: how many latents of the autoencoder a photo may use.

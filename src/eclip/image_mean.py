@@ -34,7 +34,7 @@ def image_mean(
     """The mean of the unit features of photos, for `image_mean` of `eclip.concepts`; keep it with `numpy.save`.
 
     Args:
-        photos: two or more, the more and the more various the better.
+        photos: two or more, better hundreds, of the kind that will be asked about.
         model: a name for `eclip.load`, or a Backbone.
         image_size: as for the concepts, and so are the rest.
         resize: see `eclip.explain`.
@@ -75,7 +75,7 @@ def mean_for(
         if backbone.name != DEFAULT_MODEL or not is_loaded(backbone):
             raise OptionError(
                 f"{backbone.name} brings no image mean, which SpLiCE takes away: give mean_from (--mean-from), a "
-                "folder with hundreds of various photos, or image_mean (--image-mean), a .npy file of their mean."
+                "folder with hundreds of photos like yours, or image_mean (--image-mean), a .npy file of their mean."
             )
         with files("eclip").joinpath(MINI_MEAN).open("rb") as file:
             given = np.load(file)

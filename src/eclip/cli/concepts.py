@@ -32,7 +32,7 @@ def concepts(
         Path | None, typer.Option(help="A file with one word a line; 1,400 nouns for what can be seen if left out.")
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="At most so many concepts a photo.")] = 10,
-    l1: Annotated[float | None, typer.Option(help="Above 0; more makes fewer concepts.  [default: 0.25]")] = None,
+    l1: Annotated[float | None, typer.Option(help="Above 0, 0.25 if left out; more makes fewer concepts.")] = None,
     method: Annotated[str, typer.Option(help="Of the maps; eclip methods ls shows them.")] = "maskclip",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")

@@ -32,4 +32,4 @@ bench: $(READY) ## what each method costs, in times of a bare encode_image
 	$(BIN)/python benchmarks/cost.py
 
 clean: ## remove what make made
-	rm -rf .venv demo eclip-out eclip-compare
+	rm -rf .venv demo eclip-out eclip-compare eclip-concepts

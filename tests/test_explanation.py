@@ -407,11 +407,13 @@ def test_a_photo_that_is_gone_leaves_the_maps(backbone: Backbone, tmp_path: Path
 
 
 def test_doors_say_what_they_want(tiny_name: str, photos: Path) -> None:
-    from eclip.explain import _backbone  # explain itself has its types checked in tests, and other words for it
+    from eclip.backbones.load import (
+        backbone_of,
+    )  # explain itself has its types checked in tests, and other words for it
 
     backbone = tiny.backbone("vit")
     with pytest.raises(OptionError, match=r"model must be a name or a Backbone, got CLIP: eclip\.wrap"):
-        _backbone(backbone.model, None)
+        backbone_of(backbone.model, None)
     with pytest.raises(OptionError, match=r"device='cuda:7' goes with a model's name; this Backbone is on cpu"):
         eclip.explain(photos / "a.png", "a dog", model=backbone, device="cuda:7")
 

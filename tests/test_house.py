@@ -17,8 +17,10 @@ SOURCE = ROOT / "src" / "eclip"
 FLOORS = [
     {"errors", "options", "heatmap", "blocks", "templates"},  # ground
     {"backbones", "datasets", "render", "photos", "writer", "reported"},  # materials
-    {"methods", "refinements", "text", "head", "guides", "metrics", "words", "explanation", "words_writer"},  # crafts
-    {"explain", "evaluate", "train", "stream", "health", "doctor", "compare", "explain_words", "interactions"},  # hall
+    {"methods", "refinements", "text", "head", "guides", "metrics", "words", "explanation", "words_writer"}  # crafts
+    | {"splice", "msae", "vocabulary", "image_mean", "concepts_writer"},
+    {"explain", "evaluate", "train", "stream", "health", "doctor", "compare"}  # hall
+    | {"explain_words", "interactions", "concepts"},
     {"cli", "web"},  # doors
 ]
 SAME_FLOOR = {
@@ -31,6 +33,8 @@ SAME_FLOOR = {
     ("words", "words"),
     ("words_writer", "explain_words"),  # a name in an annotation
     ("words_writer", "interactions"),
+    ("concepts_writer", "concepts"),  # a name in an annotation
+    ("vocabulary", "text"),
     ("heatmap", "errors"),
     ("options", "errors"),
     ("templates", "errors"),
@@ -94,6 +98,7 @@ def test_import_eclip_loads_nothing_heavy() -> None:
         "open_clip",
         "numpy",
         "PIL",
+        "sklearn",
     }
 
 

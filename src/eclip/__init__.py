@@ -17,17 +17,21 @@ _HOME = {
     "WordRelevance": "eclip.explain_words",
     "Backbone": "eclip.backbones.base",
     "Comparison": "eclip.compare",
+    "Concepts": "eclip.concepts",
     "Encoding": "eclip.backbones.base",
     "EclipError": "eclip.errors",
     "Explanation": "eclip.explanation",
     "Interactions": "eclip.interactions",
     "compare": "eclip.compare",
+    "concepts": "eclip.concepts",
+    "concepts_each": "eclip.concepts",
     "encode": "eclip.backbones.base",
     "encode_texts": "eclip.text",
     "explain": "eclip.explain",
     "explain_each": "eclip.explain",
     "explain_words": "eclip.explain_words",
     "interactions": "eclip.interactions",
+    "image_mean": "eclip.image_mean",
     "load": "eclip.backbones.load",
     "wrap": "eclip.backbones.openclip",
 }
@@ -43,12 +47,16 @@ if TYPE_CHECKING:
     from eclip.backbones.openclip import wrap as wrap
     from eclip.compare import Comparison as Comparison
     from eclip.compare import compare as compare
+    from eclip.concepts import Concepts as Concepts
+    from eclip.concepts import concepts as concepts
+    from eclip.concepts import concepts_each as concepts_each
     from eclip.errors import EclipError as EclipError
     from eclip.explain import explain as explain
     from eclip.explain import explain_each as explain_each
     from eclip.explain_words import WordRelevance as WordRelevance
     from eclip.explain_words import explain_words as explain_words
     from eclip.explanation import Explanation as Explanation
+    from eclip.image_mean import image_mean as image_mean
     from eclip.interactions import Interactions as Interactions
     from eclip.interactions import interactions as interactions
     from eclip.methods import METHODS as METHODS

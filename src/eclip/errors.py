@@ -9,6 +9,7 @@ EclipError (a ValueError)
 ├── KeepError             a method that needs more blocks than the encoding kept
 ├── NoMeaningError        a method whose formula has no meaning for this kind of tower
 ├── DeviceError           a device or precision that cannot be had
+├── MissingExtraError    a package that only one part needs, and that is not installed
 ├── ResultError           a folder that holds no saved explanation, or one that cannot be written
 └── ModelError            a model that cannot be loaded
     ├── DownloadError     its weights must be fetched and cannot be
@@ -66,6 +67,19 @@ class NoMeaningError(EclipError):
 
 class DeviceError(EclipError):
     """A device or precision that cannot be had."""
+
+
+class MissingExtraError(EclipError):
+    """A package that only one part of eclip needs, and that is not installed.
+
+    Args:
+        part: what needs it.
+        package: its name.
+        extra: the extra that brings it.
+    """
+
+    def __init__(self, part: str, package: str, extra: str) -> None:
+        super().__init__(f"{part} needs the package {package}: pip install 'eclip[{extra}]'.")
 
 
 class ResultError(EclipError):

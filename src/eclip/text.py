@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ _PROMPTS_AT_ONCE = 256
 
 
 def encode_texts(
-    backbone: Backbone, texts: Sequence[str], templates: str | Sequence[str] = "none"
+    backbone: Backbone, texts: Sequence[str], templates: str | Sequence[str] = "none", *, keep: bool = False
 ) -> Float[Tensor, "text feature"]:
     """Unit text features.
 
@@ -38,6 +38,7 @@ def encode_texts(
         texts: one or more. An empty text is allowed here, as the reference that CLIP Surgery subtracts.
         templates: "none" (the text as it is), "single" ("a photo of a {}."), "imagenet80", "surgery85", or sentences
             with one `{}` each. Several are averaged; such ensembles are cached on disk by weights, template and text.
+        keep: cache the features of the whole list in one file, for a vocabulary that is asked again and again.
 
     Returns:
         Rows of length one, on the backbone's device, float32 at least.
@@ -57,6 +58,8 @@ def encode_texts(
     if not texts:
         raise TextError("no text was given: at least one is needed.")
     _warn_of_cuts(backbone, texts, sentences)
+    if keep:
+        return _Cache(backbone, sentences).get_list(texts)
     if len(sentences) == 1:
         return _prompts(backbone, [fill(sentences[0], text) for text in texts])
     cache = _Cache(backbone, sentences)
@@ -128,7 +131,7 @@ def words_read(backbone: Backbone, words: list[str]) -> int:
 
 
 class _Cache:
-    """Unit ensembles on disk, one small file a text, so that processes never wait for or spoil one another."""
+    """Unit features on disk, a small file an ensemble or list, so that processes never wait for or spoil each other."""
 
     def __init__(self, backbone: Backbone, sentences: tuple[str, ...]) -> None:
         self.backbone, self.sentences = backbone, sentences
@@ -136,18 +139,29 @@ class _Cache:
         self.folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eclip" / "texts" / name
 
     def get(self, text: str) -> Float[Tensor, " feature"]:
-        path = self.folder / f"{_digest(text)[:40]}.npy"
-        weight = self.backbone.weight
+        return self._kept(_digest(text)[:40], lambda: self._make(text))
+
+    def get_list(self, texts: list[str]) -> Float[Tensor, "text feature"]:
+        if len(self.sentences) == 1:
+            prompts = [fill(self.sentences[0], text) for text in texts]
+            return self._kept(f"list-{_digest(*texts)[:40]}", lambda: _prompts(self.backbone, prompts))
+        return self._kept(f"list-{_digest(*texts)[:40]}", lambda: torch.stack([self._make(text) for text in texts]))
+
+    def _make(self, text: str) -> Float[Tensor, " feature"]:
+        prompts = [fill(sentence, text) for sentence in self.sentences]
+        return unit(_prompts(self.backbone, prompts).mean(dim=0))
+
+    def _kept(self, name: str, make: Callable[[], Tensor]) -> Float[Tensor, "*axes"]:
+        path = self.folder / f"{name}.npy"
         try:
-            return torch.from_numpy(np.load(path)).to(weight.device)
+            return torch.from_numpy(np.load(path)).to(self.backbone.weight.device)
         except FileNotFoundError:
             pass
         except (OSError, ValueError, EOFError) as error:
             _log.warning("%s cannot be read (%s) and is made again", path, error)
-        prompts = [fill(sentence, text) for sentence in self.sentences]
-        feature = unit(_prompts(self.backbone, prompts).mean(dim=0))
-        self._write(path, feature)
-        return feature
+        features = make()
+        self._write(path, features)
+        return features
 
     def _write(self, path: Path, feature: Tensor) -> None:
         try:

@@ -31,7 +31,7 @@ MANIFEST, SCHEMA, COMPARE_SCHEMA = "manifest.json", "eclip.explain/1", "eclip.co
 def command(sources: Sequence[str], texts: Sequence[str], how: dict[str, Any]) -> str:
     """The shell command that repeats an explanation; `how` is that of an Explanation."""
     words = ["eclip", "explain", *question(sources, texts), "--model", how["model"], "--method", how["method"]]
-    words += _settings(how)
+    words += settings(how)
     for key, value in how["options"].items():
         words += ["--set", f"{key}={value}"]
     return shlex.join(words)
@@ -41,7 +41,7 @@ def compare_command(sources: Sequence[str], texts: Sequence[str], how: dict[str,
     """The shell command that repeats a comparison; `how` is that of a Comparison's manifest."""
     methods = how["methods"] if isinstance(how["methods"], str) else ",".join(how["methods"])
     words = ["eclip", "compare", *question(sources, texts), "--models", ",".join(how["models"]), "--methods", methods]
-    return shlex.join([*words, "--scale", how["scale"], *_settings(how)])
+    return shlex.join([*words, "--scale", how["scale"], *settings(how)])
 
 
 def question(sources: Sequence[str], texts: Sequence[str]) -> list[str]:
@@ -52,7 +52,8 @@ def question(sources: Sequence[str], texts: Sequence[str]) -> list[str]:
     return words
 
 
-def _settings(how: dict[str, Any]) -> list[str]:
+def settings(how: dict[str, Any]) -> list[str]:
+    """What all questions share, as words of a command."""
     words = ["--resize", how["resize"], "--positions", how["positions"], "--device", how["device"]]
     if how["image_size"] is not None:
         words += ["--image-size", str(how["image_size"])]
@@ -208,7 +209,7 @@ class Writer(Folder):
                 for text in explanation.best_texts(image)
             }
         width, height = explanation.sizes[image]
-        scores = _scores(explanation.texts, explanation.scores[image])
+        scores = named(explanation.texts, explanation.scores[image])
         grid = list(explanation.maps.shape[2:])
         return {"source": name, "width": width, "height": height, "grid": grid, "scores": scores, "files": files}
 
@@ -259,7 +260,7 @@ class ComparisonWriter(Folder):
                     "array": name,
                     "grid": list(explanation.maps.shape[2:]),
                     "signed": explanation.signed,
-                    "scores": _scores(comparison.texts, explanation.scores[0]),
+                    "scores": named(comparison.texts, explanation.scores[0]),
                     "seconds": {what: round(seconds, 6) for what, seconds in explanation.seconds.items()},
                     "cost": round(comparison.costs[model, method], 4),
                 }
@@ -274,8 +275,9 @@ class ComparisonWriter(Folder):
         return {**shape, "maps": maps, "gaps": gaps, "files": files}
 
 
-def _scores(texts: Sequence[str], scores: NDArray[Any]) -> dict[str, float]:
-    return {text: round(float(score), 6) for text, score in zip(texts, scores, strict=True)}
+def named(texts: Sequence[str], values: NDArray[Any]) -> dict[str, float]:
+    """A value a text, as manifests have them."""
+    return {text: round(float(value), 6) for text, value in zip(texts, values, strict=True)}
 
 
 def _unlike(names: Iterable[str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -224,6 +224,18 @@ class Encoding:
         if needed == 0:
             return []
         return list(zip(self.blocks[-needed:], self.inputs[-needed:], strict=True))
+
+    def only(self, image: int) -> Encoding:
+        """The same of one image."""
+        one = slice(image, image + 1)
+        return replace(
+            self,
+            pixels=self.pixels[one],
+            inputs=tuple(x[one] for x in self.inputs),
+            tokens=self.tokens[one],
+            feature=self.feature[one],
+            trunk=None if self.trunk is None else self.trunk[one],
+        )
 
     def on_grid(self, rows: Float[Tensor, "image patch text"]) -> Float[Tensor, "image text row col"]:
         """Lay one value a patch and text on the patch grid."""

@@ -59,7 +59,7 @@ def explain(
             "positions": positions.value,
             "device": device,
             "batch_size": batch_size,
-            **_options(set_ or [], method),
+            **options_of(set_ or [], method),
         }
         writer = Writer(out, asking.words(format_))
 
@@ -105,7 +105,7 @@ def _print_scores(explanation: Explanation, entry: dict[str, Any], folder: Path)
     typer.echo(f"{explanation.sources[0]}: {scores}" + (f"  -> {folder / picture}" if picture else ""))
 
 
-def _options(pairs: list[str], method: str) -> dict[str, Any]:
+def options_of(pairs: list[str], method: str) -> dict[str, Any]:
     """KEY=VALUE pairs as options of the method."""
     if not pairs:  # a method's options are those of its function, which imports torch
         return {}

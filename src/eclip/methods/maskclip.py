@@ -28,7 +28,11 @@ def maskclip(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[T
     Returns:
         Cosines in [-1, 1].
     """
+    return encoding.on_grid(cosine(patch_features(encoding), text))
+
+
+def patch_features(encoding: Encoding) -> Float[Tensor, "image patch feature"]:
+    """What each patch passes on, in the space of features, not normalized; `encoding` has the last block kept."""
     [(block, x)] = encoding.tail(1, "maskclip")
     patches = x[:, encoding.prefix :]  # image patch channel
-    tokens = finish(block, patches, block.value(block.norm1(patches)))
-    return encoding.on_grid(cosine(encoding.backbone.project(tokens), text))
+    return encoding.backbone.project(finish(block, patches, block.value(block.norm1(patches))))

@@ -1,0 +1,123 @@
+"""Do the concepts of a photo name what people say of it? SpLiCE with `mini` against simpler ways, on Flickr8k.
+
+    python benchmarks/concepts.py --data DATA --work WORK
+
+Expect: the tables of benchmarks/README.md. DATA holds the pack flickr8k; features are kept in WORK. The penalty is
+chosen on the 1,000 photos of the validation split, and figures are of the 1,000 of the test split.
+
+A concept counts as said if each of its words, or its plural, stands in one of the photo's five captions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import eclip
+from eclip import splice
+from eclip.backbones.base import encode
+from eclip.blocks import unit
+from eclip.image_mean import mean_for
+from eclip.vocabulary import words_of
+
+TOP = 10
+RARE = 0.02  # said of less than this share of the validation photos
+PENALTIES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
+PLURALS = {"men": "man", "women": "woman", "children": "child", "feet": "foot", "leaves": "leaf", "geese": "goose"}
+
+
+def read(folder: Path, split: str) -> Iterator[tuple[Image.Image, list[str]]]:
+    """Photos and their captions, in the order of the shards."""
+    for shard in sorted(folder.glob(f"{split}-*.tar")):
+        with tarfile.open(shard) as tar:
+            files = {member.name: tar.extractfile(member).read() for member in tar.getmembers()}
+        for name in sorted(name for name in files if name.endswith(".jpg")):
+            yield Image.open(io.BytesIO(files[name])), files[name.replace(".jpg", ".txt")].decode().splitlines()
+
+
+def features(data: Path, work: Path, split: str) -> tuple[torch.Tensor, list[list[str]]]:
+    """Unit features of the split's photos, and their captions."""
+    kept, told = work / f"flickr8k-{split}.npy", work / f"flickr8k-{split}.json"
+    if not (kept.exists() and told.exists()):
+        backbone, rows, captions = eclip.load("mini"), [], []
+        for photo, said in read(data / "flickr8k", split):
+            rows.append(unit(encode(backbone, backbone.preprocess(photo)[None], keep=0).feature))
+            captions.append(said)
+        np.save(kept, torch.cat(rows).numpy())
+        told.write_text(json.dumps(captions))
+    return torch.from_numpy(np.load(kept)), json.loads(told.read_text())
+
+
+def said(captions: list[str]) -> set[str]:
+    """The words of the captions, and what each may be the plural of."""
+    words = {word.strip(".,;:!?'\"()").lower() for caption in captions for word in caption.split()}
+    singular = {word[:-1] for word in words if word.endswith("s")} | {
+        word[:-2] for word in words if word.endswith("es")
+    }
+    return words | singular | {PLURALS[word] for word in words & PLURALS.keys()}
+
+
+def score(weights: torch.Tensor, truth: np.ndarray, rare: np.ndarray) -> list[float]:
+    """Share of photos with a said word among their ten, the same for rare words, said words, share of the first."""
+    best = weights.argsort(dim=1, descending=True, stable=True)[:, :TOP].numpy()
+    hits = np.take_along_axis(truth, best, 1) & (np.take_along_axis(weights.numpy(), best, 1) > 0)
+    return [
+        100 * hits.any(1).mean(),
+        100 * (hits & rare[best]).any(1).mean(),
+        hits.sum(1).mean(),
+        100 * hits[:, 0].mean(),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    args = parser.parse_args()
+    words = words_of(None)
+    backbone = eclip.load("mini")
+    text = eclip.encode_texts(backbone, words, keep=True)
+    dictionary, mean = splice.dictionary(text), mean_for(backbone, None, None, {})
+
+    def asked(split: str) -> tuple[torch.Tensor, np.ndarray]:
+        rows, captions = features(args.data, args.work, split)
+        spoken = [said(one) for one in captions]
+        return rows, np.array([[set(word.split()) <= photo for word in words] for photo in spoken])
+
+    def show(name: str, weights: torch.Tensor, truth: np.ndarray, rest: str = "") -> None:
+        any_, rare_, number, first = score(weights, truth, rare)
+        print(f"| {name} | {any_:.1f} % | {rare_:.1f} % | {number:.2f} | {first:.1f} % |{rest}", flush=True)
+
+    def solved(rows: torch.Tensor, l1: float) -> tuple[torch.Tensor, str]:
+        weights = splice.solve(splice.center(rows, mean), dictionary, l1)
+        close = (splice.rebuild(weights, dictionary, mean) * rows).sum(1).mean()
+        return weights, f" {(weights > 0).sum(1).float().mean():.1f} | {close:.3f} |"
+
+    rows, truth = asked("val")
+    rare = truth.mean(0) < RARE
+    print("validation\n| way | one of ten is said | a rare one | said of ten | the first is said | in use | cosine |")
+    for l1 in PENALTIES:
+        weights, rest = solved(rows, l1)
+        show(f"SpLiCE, l1 {l1}", weights, truth, rest)
+    often = torch.from_numpy(truth.mean(0)).float().expand(len(truth), -1)
+    print("test")
+    rows, truth = asked("test")
+    weights, rest = solved(rows, splice.L1)
+    show(f"SpLiCE, l1 {splice.L1}", weights, truth, rest)
+    print(f"{100 * (truth & rare).any(1).mean():.1f} % have a rare word of the vocabulary in their captions")
+    show("cosine", 1 + rows @ text.T, truth)
+    show("cosine, both centered", 1 + splice.center(rows, mean) @ dictionary.T, truth)
+    show("the same ten for all: most said in validation", 1 + often, truth)
+    show("chance", torch.rand(truth.shape, generator=torch.Generator().manual_seed(7)), truth)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The image mean of `mini`, over the training photos of Flickr8k.
+
+    python recipes/concepts/image_mean.py --data DATA --to src/eclip/backbones/assets/mini/image_mean.npy
+
+Expect: 256 numbers, the same as those that ship to six digits; about 20 minutes on one core. DATA holds
+the pack flickr8k (6,091 photos, for non-commercial research; a mean of features holds no photo). `mini` was trained on
+these photos. The last line gives the cosine with the mean of the validation split, 0.987; that of the 911 photos of the
+pack coco-captions (train) has 0.335: the mean is one of these photos, not of all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import eclip
+
+
+def photos(folder: Path, split: str) -> Iterator[Image.Image]:
+    for shard in sorted(folder.glob(f"{split}-*.tar")):
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                if member.name.endswith(".jpg"):
+                    yield Image.open(io.BytesIO(tar.extractfile(member).read()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--to", type=Path, required=True)
+    args = parser.parse_args()
+    train, val = (eclip.image_mean(photos(args.data / "flickr8k", split), "mini").numpy() for split in ("train", "val"))
+    np.save(args.to, train)
+    print(f"length {np.linalg.norm(train):.3f}; cosine with the mean of the validation split {cosine(train, val):.4f}")
+
+
+def cosine(one: np.ndarray, other: np.ndarray) -> float:
+    return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""`eclip concepts`: what the model sees in each photo without being asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.cli import asking
+from eclip.cli.asking import Positions, Resize
+from eclip.cli.explain import options_of
+from eclip.concepts_writer import ConceptsWriter, concepts_command
+from eclip.errors import ImageError, OptionError
+from eclip.methods import check_methods
+from eclip.reported import reported
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from eclip.concepts import Concepts
+
+BAR = 24  # letters of the longest bar
+EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+def concepts(
+    sources: asking.Sources,
+    model: Annotated[str, typer.Option("--model", "-m", help="eclip models ls shows them.")] = DEFAULT_MODEL,
+    vocabulary: Annotated[
+        Path | None, typer.Option(help="A file with one word a line; 1,400 nouns for what can be seen if left out.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="At most so many concepts a photo.")] = 10,
+    l1: Annotated[float | None, typer.Option(help="Above 0, 0.25 if left out; more makes fewer concepts.")] = None,
+    method: Annotated[str, typer.Option(help="Of the maps; eclip methods ls shows them.")] = "maskclip",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")
+    ] = None,
+    image_mean: Annotated[
+        Path | None, typer.Option(help="A .npy file, the mean of the features of many photos; mini brings its own.")
+    ] = None,
+    mean_from: Annotated[
+        Path | None, typer.Option(help="Or a folder of many photos to take it of; it is kept as image_mean.npy.")
+    ] = None,
+    msae: Annotated[
+        Path | None, typer.Option(help="A checkpoint of an MSAE autoencoder, whose latents are then the concepts.")
+    ] = None,
+    latents: Annotated[int, typer.Option(min=1, help="How many latents of it a photo may use.")] = 64,
+    image_size: asking.ImageSize = None,
+    resize: asking.Resizing = Resize.squash,
+    template: asking.Template = None,
+    positions: asking.Positioning = Positions.bicubic_aa,
+    out: asking.Out = Path("eclip-concepts"),
+    format_: asking.Format = asking.FORMAT,
+    device: asking.Device = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Photos in one forward pass.")] = 8,
+    as_json: asking.AsJson = False,
+) -> None:
+    """Name what the model sees in each photo without being asked, how much of it, and where.
+
+    One photo:  eclip concepts dogs.jpg
+    """
+    with reported():
+        check_methods([method])
+        asking.check_model(model)
+        if mean_from is not None and (image_mean is not None or msae is not None):
+            raise OptionError("--mean-from goes with neither --image-mean nor --msae: leave it out.")
+        settings: dict[str, Any] = {
+            "model": model,
+            "vocabulary": vocabulary,
+            "count": count,
+            "method": method,
+            "image_mean": image_mean,
+            "msae": msae,
+            "latents": latents,
+            "image_size": image_size,
+            "resize": resize.value,
+            "templates": asking.given_templates(template),
+            "positions": positions.value,
+            "device": device,
+            "batch_size": batch_size,
+            **({} if l1 is None else {"l1": l1}),
+            **options_of(set_ or [], method),
+        }
+        writer = ConceptsWriter(out, asking.words(format_))
+
+        from eclip.photos import find_photos
+
+        photos, problems = find_photos(sources, out)
+        for source, error in problems:
+            writer.fail(source, error)
+        with writer:
+            if photos:
+                _name_all(sources, photos, settings, mean_from, writer, quiet=as_json)
+        asking.summarize(writer, "named", [model], as_json)
+
+
+def _name_all(
+    sources: list[str],
+    photos: list[Path],
+    settings: dict[str, Any],
+    mean_from: Path | None,
+    writer: ConceptsWriter,
+    *,
+    quiet: bool,
+) -> None:
+    from eclip.concepts import concepts_each
+
+    failures: list[tuple[str, str]] = []
+    try:
+        with asking.progressing() as progress:
+            if mean_from is not None:
+                settings["image_mean"] = _mean(mean_from, settings, writer, progress)
+            task = progress.add_task("loading", total=len(photos))
+            for found in concepts_each(photos, failures=failures, **settings):
+                entry = writer.add(found)
+                if not quiet:
+                    picture = entry["files"].get("picture")
+                    typer.echo(found.source + (f"  -> {writer.folder / picture}" if picture else ""))
+                    typer.echo(_table(found))
+                done = len(writer.manifest["photos"]) + len(failures)
+                progress.update(task, description="naming", completed=done)
+    finally:
+        for source, error in failures:
+            writer.fail(source, error)
+        if how := writer.manifest["how"]:  # noted by the first photo, for that photo alone
+            writer.manifest["how"] = {**how, "command": concepts_command(sources, how)}
+
+
+def _mean(folder: Path, settings: dict[str, Any], writer: ConceptsWriter, progress: Progress) -> Path:
+    """Take the mean of a folder's photos, and keep it among the results."""
+    from eclip.backbones.load import load
+    from eclip.image_mean import image_mean
+    from eclip.photos import find_photos
+
+    photos, problems = find_photos([folder], writer.folder)
+    if problems:
+        raise ImageError(problems[0][1])
+    backbone = load(settings["model"], device=settings["device"])
+    view = {key: settings[key] for key in ("image_size", "resize", "positions")}
+    mean = image_mean(progress.track(photos, description="mean of photos"), backbone, **view)
+    kept = writer.keep_mean(mean.cpu().numpy())
+    typer.echo(f"the mean of {len(photos)} photos is kept: next time --image-mean {kept}", err=True)
+    return kept
+
+
+def _table(found: Concepts) -> str:
+    """One line a concept with its weight as a bar, and one on how well all of them make up the feature."""
+    width = max((len(name) for name in found.names), default=0)
+    most = max(found.weights, default=1.0)
+    lines = [
+        f"  {name:{width}}  {weight:.3f}  {_bar(float(weight / most))}".rstrip()
+        for name, weight in zip(found.names, found.weights, strict=True)
+    ]
+    if not lines:
+        lines = ["  no concept: try a smaller --l1, or another vocabulary"]
+    rest = "" if found.beyond_mean is None else f", {found.beyond_mean:.2f} beyond what all photos share"
+    return "\n".join(
+        [*lines, f"  {found.used} of {found.available:,} concepts make up the feature: cosine {found.cosine:.2f}{rest}"]
+    )
+
+
+def _bar(share: float) -> str:
+    whole, part = divmod(round(share * BAR * 8), 8)
+    return "█" * whole + EIGHTHS[part].strip()

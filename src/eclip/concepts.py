@@ -1,0 +1,318 @@
+"""Concepts: what a model sees in a photo without being asked, each with the place where it sees it.
+
+A photo's feature is taken apart into few words of a vocabulary (SpLiCE, `eclip.splice`) or few latents of a sparse
+autoencoder (MSAE, `eclip.msae`); the words then go the main path of `explain` to become maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from eclip import splice
+from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, Encoding, Grid, encode, plainly
+from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.backbones.load import backbone_of, is_loaded
+from eclip.blocks import cosine, unit
+from eclip.concepts_writer import ConceptsWriter, concepts_command
+from eclip.errors import ImageError, OptionError, ShapeError
+from eclip.explanation import Explanation
+from eclip.image_mean import mean_for
+from eclip.methods import METHODS, check_methods, options_for
+from eclip.methods.maskclip import patch_features
+from eclip.msae import Autoencoder, load_autoencoder
+from eclip.photos import Photo, read_ahead
+from eclip.text import encode_texts
+from eclip.vocabulary import words_of
+from eclip.writer import FORMATS, png, versions
+
+COUNT, LATENTS = 10, 64
+METHOD = "maskclip"
+PATH = (str, Path, type(None))
+
+
+@overload
+def concepts(images: Photo, **settings: Any) -> Concepts: ...
+@overload
+def concepts(images: list[Any] | tuple[Any, ...], **settings: Any) -> list[Concepts]: ...
+def concepts(images: Photo | Sequence[Photo], **settings: Any) -> Concepts | list[Concepts]:
+    """Which concepts does the model see in each photo, how much of each, and where?
+
+    Args:
+        images: a path, a PIL picture or an array; or a list of them.
+        settings: as in `concepts_each`: model, vocabulary, count, l1, method, image_mean, mean_from, msae and others.
+
+    Returns:
+        Concepts; for a list of photos a list of them.
+
+    Raises:
+        EclipError: bad input, of a class that says which: `eclip.errors` lists them.
+    """
+    many = isinstance(images, list | tuple)
+    found = list(concepts_each(images if many else [images], **settings))  # type: ignore[list-item, arg-type]
+    return found if many else found[0]
+
+
+def concepts_each(
+    images: Iterable[Photo],
+    *,
+    model: str | Backbone = DEFAULT_MODEL,
+    vocabulary: str | Path | Sequence[str] | None = None,
+    count: int = COUNT,
+    l1: float = splice.L1,
+    method: str = METHOD,
+    image_mean: str | Path | Tensor | np.ndarray | None = None,
+    mean_from: str | Path | None = None,
+    msae: str | Path | None = None,
+    latents: int = LATENTS,
+    image_size: int | None = None,
+    resize: str = "squash",
+    templates: str | Sequence[str] = "none",
+    positions: str = DEFAULT_POSITIONS,
+    device: str | None = None,
+    batch_size: int = 8,
+    failures: list[tuple[str, str]] | None = None,
+    **options: Any,
+) -> Iterator[Concepts]:
+    """One Concepts a photo, in order, for more photos than fit into memory; the vocabulary is encoded once.
+
+    Args:
+        images: any iterable.
+        model: a name for `eclip.load`, or a Backbone.
+        vocabulary: a file with one word a line, or the words; None = the package's own, see `eclip.vocabulary`. Its
+            features are cached on disk. What it lacks cannot be found.
+        count: at most so many concepts a photo, those of most weight.
+        l1: SpLiCE's penalty, above 0; more makes fewer concepts.
+        method: of `eclip.METHODS`, for the maps.
+        image_mean: the mean of the unit features of many photos, whatever they show, which SpLiCE takes away:
+            (feature,), or a .npy file of it. `mini` brings its own; any other model needs this or `mean_from`.
+        mean_from: a folder of photos to take the mean of, better hundreds, of the kind that will be asked about.
+        msae: a checkpoint of a sparse autoencoder, see `eclip.msae`. Instead of words its latents are the concepts,
+            named after the nearest word; maps are the latents of patches. Then l1, method and means have no part.
+        latents: how many latents of the autoencoder a photo may use.
+        image_size: see `eclip.explain`.
+        resize: see `eclip.explain`; with "keep", photos of one grid in a row share a forward pass.
+        templates: for the vocabulary, see `eclip.encode_texts`.
+        positions: see `eclip.encode`.
+        device: see `eclip.explain`.
+        batch_size: photos in one forward pass, at least 1.
+        failures: photos that cannot be read are added here as (source, error), and the rest goes on. None: they raise.
+        options: of the method.
+
+    Raises:
+        OptionError: a setting outside its range, or no image mean for a model that brings none.
+        MissingExtraError: scikit-learn, which SpLiCE needs, is not installed.
+        EclipError: other bad input, of a class that says which.
+    """
+    if batch_size < 1:
+        raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
+    if count < 1:
+        raise OptionError(f"count must be at least 1, got {count}.")
+    check_methods([method])
+    own = options_for(method, [method], options)
+    view = {"image_size": image_size, "resize": resize, "positions": positions}
+    if msae is None:
+        splice.check(l1)  # before anything is loaded
+    elif not (image_mean is None and mean_from is None and method == METHOD and not own and l1 == splice.L1):
+        raise OptionError("msae goes without l1, method, options, image_mean and mean_from: those are SpLiCE's.")
+    words = words_of(vocabulary)
+    backbone = backbone_of(model, device)
+    if msae is None:
+        by: Tensor | Autoencoder = mean_for(backbone, image_mean, mean_from, view)
+    else:
+        by = load_autoencoder(msae).to(backbone.weight.device)
+    how = {
+        "model": backbone.name,
+        "family": backbone.family,
+        "vocabulary": _path(vocabulary),
+        "words": len(words),
+        "count": count,
+        **({"l1": l1, "image_mean": _path(image_mean), "mean_from": _path(mean_from)} if msae is None else {}),
+        **({"msae": str(msae), "latents": latents} if msae is not None else {}),
+        "method": method if msae is None else "msae",
+        "options": own,
+        "templates": templates,
+        **view,
+        "device": str(backbone.weight.device),
+        "precision": str(backbone.weight.dtype).removeprefix("torch."),
+        "versions": versions(),
+        "command": is_loaded(backbone) and isinstance(vocabulary, PATH) and isinstance(image_mean, PATH),
+    }
+    asked = _Asked(backbone, words, how, by)
+    batch: list[tuple[str, Image.Image]] = []
+    for source, photo in read_ahead(images, batch_size):
+        if isinstance(photo, ImageError):
+            if failures is None:
+                raise photo
+            failures.append((source, str(photo)))
+            continue
+        if batch and (len(batch) == batch_size or asked.grid(photo) != asked.grid(batch[0][1])):
+            yield from asked.answer(batch)
+            batch = []
+        batch.append((source, photo))
+    yield from asked.answer(batch)
+
+
+@dataclass(frozen=True, eq=False)
+class Concepts:
+    """The concepts of one photo, those of most weight first.
+
+    Attributes:
+        explanation: where each is: an Explanation of this one photo, whose texts are the concepts' names.
+        weights: of each concept, above 0. SpLiCE's make a sum of words, MSAE's are latents; the two do not compare.
+        cosine: of the photo's feature with the feature that all concepts in use make up again, in [-1, 1].
+        beyond_mean: the same for what is left of the feature without the image mean; None for MSAE, which has none.
+        used: how many concepts make it up; `weights` holds the heaviest of them.
+        available: how many there are: words of the vocabulary, or latents.
+    """
+
+    explanation: Explanation
+    weights: Float[np.ndarray, " concept"]
+    cosine: float
+    beyond_mean: float | None
+    used: int
+    available: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The concepts' names."""
+        return self.explanation.texts
+
+    @property
+    def maps(self) -> Float[np.ndarray, "concept row col"]:
+        """Where each concept is, raw, on the patch grid."""
+        return self.explanation.maps[0]
+
+    @property
+    def source(self) -> str:
+        """The photo's path, or "photo 0" for one that came from memory."""
+        return self.explanation.sources[0]
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """What repeats it: model, vocabulary, penalty, method, versions, the command."""
+        return self.explanation.how
+
+    def __repr__(self) -> str:
+        """The names with their weights."""
+        named = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(self.names, self.weights, strict=True))
+        return f"Concepts({named or 'none'}; {self.used} of {self.available} in use, cosine {self.cosine:.2f})"
+
+    def _repr_png_(self) -> bytes:
+        return png(self.picture())
+
+    def picture(self) -> Image.Image:
+        """The photo, and one overlay a concept with its weight."""
+        return replace(self.explanation, scores=self.weights[None]).strip()
+
+    def save(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> Path:
+        """Write the picture, arrays and manifest.json into a folder, as `eclip concepts` does.
+
+        Raises:
+            ResultError: the folder cannot be written, or the disk is full.
+            OptionError: an unknown format.
+        """
+        with ConceptsWriter(folder, formats) as writer:
+            writer.add(self)
+        return writer.folder
+
+
+class _Asked:
+    """Everything but the photos, encoded once; `how` is that of each answer, its command whether there can be one."""
+
+    def __init__(
+        self, backbone: Backbone, words: tuple[str, ...], how: dict[str, Any], by: Tensor | Autoencoder
+    ) -> None:
+        self.backbone, self.words, self.how = backbone, words, how
+        self.text = encode_texts(backbone, words, how["templates"], keep=True)
+        self.mean = by if isinstance(by, Tensor) else None
+        self.autoencoder = by if isinstance(by, Autoencoder) else None
+        width = self.text.shape[1]
+        if self.mean is not None and tuple(self.mean.shape) != (width,):
+            raise ShapeError(f"the image mean must be ({width},) for {backbone.name}, got {tuple(self.mean.shape)}.")
+        self.keep: int | None = 1
+        if self.autoencoder is not None:
+            self.nearest = self.autoencoder.names(self.text)[0].tolist()
+        else:
+            self.method = METHODS[how["method"]]
+            self.keep = self.method.keep_for(how["options"])
+            self.dictionary = splice.dictionary(self.text)
+
+    def grid(self, photo: Image.Image) -> Grid:
+        """The patch grid that the photo will have."""
+        return self.backbone.grid_for(photo.size, self.how["image_size"], self.how["resize"])
+
+    def answer(self, batch: list[tuple[str, Image.Image]]) -> Iterator[Concepts]:
+        """One Concepts a photo of one forward pass."""
+        if not batch:
+            return
+        size, resize = self.how["image_size"], self.how["resize"]
+        pixels = torch.stack([self.backbone.preprocess(photo, size, resize) for _, photo in batch])
+        encoding = encode(self.backbone, pixels, self.keep, self.how["positions"])
+        features, beyond = encoding.feature.float(), None
+        if self.autoencoder is not None:
+            weights = self.autoencoder.encode(features, self.how["latents"])
+            again = self.autoencoder.decode(weights, features)
+        else:
+            assert self.mean is not None, "SpLiCE has a mean"
+            targets = splice.center(features, self.mean)
+            weights = splice.solve(targets, self.dictionary, self.how["l1"])
+            again = splice.rebuild(weights, self.dictionary, self.mean)
+            beyond = (unit(weights @ self.dictionary) * targets).sum(dim=1)
+        close = (unit(again) * unit(features)).sum(dim=1)
+        for image, (source, photo) in enumerate(batch):
+            order = weights[image].argsort(descending=True, stable=True)[: self.how["count"]]
+            best = [int(concept) for concept in order if weights[image, concept] > 0]
+            texts, names = self._named(best)
+            scores = cosine(features[image : image + 1], self.text[texts])
+            explanation = Explanation(
+                maps=self._maps(encoding, image, best).cpu().numpy(),
+                scores=scores.cpu().numpy(),
+                texts=tuple(names),
+                sources=(source,),
+                sizes=(photo.size,),
+                signed=self.autoencoder is None and self.method.signed,
+                how=self._how(source, list(pixels.shape[2:])),
+                photos=(photo,),
+            )
+            yield Concepts(
+                explanation=explanation,
+                weights=weights[image, best].cpu().numpy(),
+                cosine=float(close[image]),
+                beyond_mean=None if beyond is None else float(beyond[image]),
+                used=int((weights[image] > 0).sum()),
+                available=weights.shape[1],
+            )
+
+    def _named(self, best: list[int]) -> tuple[list[int], list[str]]:
+        """Of each concept its word, by index, and its name; latents that share a word differ in their numbers."""
+        if self.autoencoder is None:
+            return best, [self.words[concept] for concept in best]
+        texts = [self.nearest[latent] for latent in best]
+        return texts, [f"{self.words[text]} (latent {latent})" for text, latent in zip(texts, best, strict=True)]
+
+    def _maps(self, encoding: Encoding, image: int, best: list[int]) -> Float[Tensor, "1 concept row col"]:
+        if not best:
+            return torch.zeros(1, 0, *encoding.grid)
+        one = encoding.only(image)
+        if self.autoencoder is None:
+            return self.method(one, self.text[best], **self.how["options"])
+        with plainly(self.backbone.model):
+            return one.on_grid(self.autoencoder.encode(patch_features(one).float())[..., best])
+
+    def _how(self, source: str, pixels: list[int]) -> dict[str, Any]:
+        repeatable = self.how["command"] and Path(source).is_file()
+        how = {**self.how, "pixels": pixels}
+        return {**how, "command": concepts_command([source], how) if repeatable else None}
+
+
+def _path(given: object) -> str | None:
+    return str(given) if isinstance(given, str | Path) else None

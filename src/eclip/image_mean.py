@@ -1,0 +1,93 @@
+"""The image mean: what the features of all photos share and no text has, which SpLiCE takes away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, encode
+from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.backbones.load import is_loaded, load
+from eclip.blocks import unit
+from eclip.errors import ImageError, OptionError
+from eclip.photos import Photo, find_photos, read_ahead
+
+MINI_MEAN = "backbones/assets/mini/image_mean.npy"
+"""That of `mini`, made by recipes/concepts/image_mean.py."""
+
+
+def image_mean(
+    photos: Iterable[Photo],
+    model: str | Backbone = DEFAULT_MODEL,
+    *,
+    image_size: int | None = None,
+    resize: str = "squash",
+    positions: str = DEFAULT_POSITIONS,
+) -> Float[Tensor, " feature"]:
+    """The mean of the unit features of photos, for `image_mean` of `eclip.concepts`; keep it with `numpy.save`.
+
+    Args:
+        photos: two or more, better hundreds, of the kind that will be asked about.
+        model: a name for `eclip.load`, or a Backbone.
+        image_size: as for the concepts, and so are the rest.
+        resize: see `eclip.explain`.
+        positions: see `eclip.encode`.
+
+    Raises:
+        ImageError: a photo cannot be read, or there are fewer than two.
+    """
+    backbone = load(model) if isinstance(model, str) else model
+    total, count = torch.zeros((), device=backbone.weight.device), 0
+    for _, photo in read_ahead(photos, 2):
+        if isinstance(photo, ImageError):
+            raise photo
+        pixels = backbone.preprocess(photo, image_size, resize)[None]
+        total, count = total + unit(encode(backbone, pixels, 0, positions).feature)[0], count + 1
+    if count < 2:
+        raise ImageError(f"a mean needs two photos or more, better hundreds, got {count}.")
+    return total / count
+
+
+def mean_for(
+    backbone: Backbone, given: Any, folder: str | Path | None, settings: dict[str, Any]
+) -> Float[Tensor, " feature"]:
+    """The image mean: as given, of a folder's photos, or the one that a model brings.
+
+    Raises:
+        OptionError: there is none, it cannot be read, or it is no mean of unit features.
+        ImageError: a photo of the folder cannot be read, or there are fewer than two.
+    """
+    if given is not None and folder is not None:
+        raise OptionError("image_mean and mean_from are two ways to the same: leave one out.")
+    if folder is not None:
+        photos, problems = find_photos([folder])
+        if problems:
+            raise ImageError(problems[0][1])
+        return image_mean(photos, backbone, **settings)
+    if given is None:
+        if backbone.name != DEFAULT_MODEL or not is_loaded(backbone):
+            raise OptionError(
+                f"{backbone.name} brings no image mean, which SpLiCE takes away: give mean_from (--mean-from), a "
+                "folder with hundreds of photos like yours, or image_mean (--image-mean), a .npy file of their mean."
+            )
+        with files("eclip").joinpath(MINI_MEAN).open("rb") as file:
+            given = np.load(file)
+    elif isinstance(given, str | Path):
+        try:
+            given = np.load(given, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise OptionError(f"the image mean {str(given)!r} cannot be read as a .npy file: {error}.") from error
+    mean = torch.as_tensor(given).float().to(backbone.weight.device)
+    if not bool(mean.isfinite().all()) or float(mean.norm()) > 1.001 or not bool(mean.any()):
+        raise OptionError(
+            f"the image mean must be that of unit features, so of a length above 0 and at most 1, got length "
+            f"{float(mean.norm()):.3g}: make each feature unit before the mean, as eclip.image_mean does."
+        )
+    return mean

@@ -1,0 +1,193 @@
+"""MSAE, a feature as few latents of a sparse autoencoder (Zaigrajew et al. 2025, https://arxiv.org/abs/2502.20578).
+
+Code: WolodjaZ/MSAE (MIT), commit c0bf439; written from the formulas, equal to it on shared arrays
+(`tests/test_concepts.py`). Inference only: a checkpoint is given.
+Differs from it: files are read without running code from them, and cap and standardization are read from the
+checkpoint's own configuration, never from the file's name.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from eclip.blocks import cosine, unit
+from eclip.errors import ModelError, OptionError, ShapeError
+
+EPSILON = 1e-5
+KEYS = ("encoder", "latent_bias", "pre_bias")
+
+
+@dataclass(frozen=True, eq=False)
+class Autoencoder:
+    """A trained sparse autoencoder over image features.
+
+    Attributes:
+        encoder: W.
+        decoder: one row a latent, the direction that it stands for; with tied weights the encoder, transposed.
+        pre_bias: b, taken off before and put back after.
+        latent_bias: c.
+        cap: latents z become cap tanh(z / cap); 0 for none.
+        standardize: each row is brought to mean 0 and deviation 1 first.
+        mean: of the features that it was trained on, taken off first.
+        scale: factor after that.
+    """
+
+    encoder: Float[Tensor, "feature latent"]
+    decoder: Float[Tensor, "latent feature"]
+    pre_bias: Float[Tensor, " feature"]
+    latent_bias: Float[Tensor, " latent"]
+    cap: float = 0.0
+    standardize: bool = False
+    mean: Float[Tensor, " feature"] | None = None
+    scale: float = 1.0
+
+    def encode(self, features: Float[Tensor, "*batch feature"], k: int | None = None) -> Float[Tensor, "*batch latent"]:
+        """The latents: W'(x - b) + c, the k largest kept, negative ones 0, capped.
+
+        Args:
+            features: as trained on, which for the authors' checkpoints is as the tower gives them, not unit.
+            k: how many latents a row may use; None = all.
+
+        Raises:
+            OptionError: k is not between 1 and the number of latents.
+            ShapeError: features of another width.
+        """
+        self._check(features)
+        rows, _, _ = self._prepare(features)
+        latents = (rows - self.pre_bias) @ self.encoder + self.latent_bias
+        if k is not None:
+            if not 1 <= k <= latents.shape[-1]:
+                raise OptionError(f"k must be between 1 and the {latents.shape[-1]} latents, got {k}.")
+            best = latents.topk(k, dim=-1)
+            latents = torch.zeros_like(latents).scatter(-1, best.indices, best.values)
+        latents = latents.relu()
+        return self.cap * (latents / self.cap).tanh() if self.cap else latents
+
+    def decode(
+        self, latents: Float[Tensor, "*batch latent"], features: Float[Tensor, "*batch feature"]
+    ) -> Float[Tensor, "*batch feature"]:
+        """What the latents stand for, on the scale of the features that they came from.
+
+        Args:
+            latents: from `encode`.
+            features: those that were encoded, whose mean and deviation come back where rows were standardized.
+        """
+        _, mean, deviation = self._prepare(features)
+        rows = (latents @ self.decoder + self.pre_bias) * deviation + mean
+        return rows / self.scale + (0 if self.mean is None else self.mean)
+
+    def names(self, words: Float[Tensor, "concept feature"]) -> tuple[Int[Tensor, " latent"], Float[Tensor, " latent"]]:
+        """For each latent the word nearest to its decoder row, by its index, and the cosine of the two.
+
+        Args:
+            words: text features of the model whose image features are encoded, of any length.
+
+        Raises:
+            ShapeError: features of another width.
+        """
+        self._check(words)
+        nearest = cosine(self.decoder, unit(words)).max(dim=-1)
+        return nearest.indices, nearest.values
+
+    def to(self, device: torch.device) -> Autoencoder:
+        """The same on another device."""
+        arrays: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **arrays)
+
+    def _check(self, features: Tensor) -> None:
+        if features.shape[-1] != len(self.pre_bias):
+            raise ShapeError(
+                f"this autoencoder reads features of {len(self.pre_bias)} numbers, got {features.shape[-1]}: it was "
+                "trained for another model."
+            )
+
+    def _prepare(self, features: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
+        rows = features.to(self.encoder)
+        rows = (rows if self.mean is None else rows - self.mean) * self.scale
+        if not self.standardize:
+            return rows, 0.0, 1.0
+        mean, deviation = rows.mean(dim=-1, keepdim=True), rows.std(dim=-1, keepdim=True)  # unbiased, as the authors'
+        return (rows - mean) / (deviation + EPSILON), mean, deviation
+
+
+def load_autoencoder(path: str | Path) -> Autoencoder:
+    """Read a checkpoint: what MSAE's training saves, old or new, or a plain state dict as .pt or .safetensors.
+
+    Cap, standardization, mean and scale are the checkpoint's own where it holds them; else there are none, which is the
+    authors' default in training.
+
+    Args:
+        path: the file. No code in it is run.
+
+    Raises:
+        ModelError: there is no such file, it is no checkpoint of this kind, its arrays have shapes that do not fit
+            together, or its activation is neither TopK nor ReLU.
+    """
+    path = Path(path)
+    saved = _read(path)
+    state = next((saved[key] for key in ("model_state_dict", "model") if isinstance(saved.get(key), dict)), saved)
+    config = saved.get("model_config") or {}
+    given = saved.get("preprocessing") or saved
+    missing = [key for key in KEYS if not isinstance(state.get(key), Tensor)]
+    if missing:
+        raise ModelError(
+            f"{path} is no checkpoint of an MSAE autoencoder: it lacks {', '.join(missing)}; it holds "
+            f"{', '.join(map(str, list(state)[:6])) or 'nothing'}."
+        )
+    activation = str(config.get("activation", "TopKReLU"))
+    if not activation.startswith(("TopK", "ReLU")):
+        raise ModelError(f"{path} was trained with {activation}; only TopK and ReLU are read here.")
+    encoder = state["encoder"].float()
+    decoder = state["decoder"].float() if isinstance(state.get("decoder"), Tensor) else encoder.T
+    pre_bias, latent_bias = state["pre_bias"].float(), state["latent_bias"].float()
+    mean, scale = given.get("mean_center"), given.get("scaling_factor")
+    mean = None if mean is None else torch.as_tensor(mean).float()
+    shapes = {"encoder": encoder, "decoder": decoder, "pre_bias": pre_bias, "latent_bias": latent_bias}
+    if encoder.ndim != 2 or 0 in encoder.shape:
+        raise ModelError(f"the encoder in {path} must be (feature, latent), got {tuple(encoder.shape)}.")
+    feature, latent = encoder.shape
+    wanted = {"decoder": (latent, feature), "pre_bias": (feature,), "latent_bias": (latent,), "mean_center": (feature,)}
+    for name, array in {**shapes, **({} if mean is None else {"mean_center": mean})}.items():
+        if name in wanted and tuple(array.shape) != wanted[name]:
+            raise ModelError(
+                f"{name} in {path} must be {wanted[name]} beside an encoder of (feature, latent) = "
+                f"{(feature, latent)}, got {tuple(array.shape)}."
+            )
+    return Autoencoder(
+        encoder=encoder,
+        decoder=decoder.contiguous(),
+        pre_bias=pre_bias,
+        latent_bias=latent_bias,
+        cap=float(config.get("latent_soft_cap", 0.0)),
+        standardize=bool(config.get("normalize", False)),
+        mean=mean,
+        scale=1.0 if scale is None else float(scale),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ModelError(f"there is no checkpoint file {str(path)!r}.")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, OSError, EOFError) as error:
+        raise ModelError(
+            f"{path} cannot be read as weights alone ({str(error).splitlines()[0][:120]}). Where you trust it, save "
+            "its tensors again: torch.save(model.state_dict(), 'autoencoder.pt')."
+        ) from error
+    if not isinstance(saved, dict):
+        raise ModelError(f"{path} must hold a dict of tensors, got {type(saved).__name__}.")
+    return saved

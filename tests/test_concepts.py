@@ -1,0 +1,474 @@
+"""Concepts: both decompositions against their authors' arrays and what makes them right; then photos, files, shell."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import Result
+from PIL import Image
+from typer.testing import CliRunner
+
+import eclip
+from eclip import cli, msae, splice
+from eclip.backbones.base import encode
+from eclip.blocks import unit
+from eclip.concepts_writer import ConceptsWriter
+from eclip.errors import ImageError, MissingExtraError, ModelError, OptionError, ShapeError, TextError
+from eclip.methods import METHODS
+from eclip.methods.maskclip import patch_features
+from eclip.vocabulary import words_of
+
+GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
+golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="../shared/golden, the authors' arrays, is not here")
+ELEPHANT = Path(__file__).parents[1] / "docs" / "photos" / "elephant.jpg"
+WORDS = [
+    "elephant", "man", "dog", "cat", "horse", "car", "tree", "grass", "sky", "water", "building", "wall", "chair",
+    "table", "bottle", "bicycle", "boat", "bird", "cow", "sheep", "train", "bus", "airplane", "sofa", "tv",
+    "person", "woman", "child", "beach", "snow", "road", "fence",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small vocabulary in a file, which is encoded in a second."""
+    path = tmp_path_factory.mktemp("words") / "words.txt"
+    path.write_text("# a comment\n" + "\n".join(WORDS) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def found(vocabulary: Path) -> eclip.Concepts:
+    return eclip.concepts(ELEPHANT, vocabulary=vocabulary)
+
+
+def _random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _arrays(name: str) -> dict[str, torch.Tensor]:
+    with np.load(GOLDEN / f"{name}.npz") as arrays:
+        return {key: torch.from_numpy(value) for key, value in arrays.items()}
+
+
+def _close(ours: torch.Tensor, theirs: torch.Tensor, atol: float) -> None:
+    np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-4, atol=atol)
+
+
+# SpLiCE
+
+
+@golden
+def test_splice_is_the_authors() -> None:
+    arrays = _arrays("splice")
+    words = splice.dictionary(arrays["raw_concepts"])
+    targets = splice.center(arrays["embeddings"], arrays["image_mean"])
+    _close(words, arrays["dictionary"], 1e-5)
+    _close(targets, arrays["centered"], 1e-5)
+    for l1 in (0.25, 0.05):
+        weights = splice.solve(targets, words, l1)
+        _close(weights, arrays[f"weights_skl_lambda{l1}"], 1e-4)
+        _close(weights, arrays[f"weights_admm_lambda{l1}"], 1e-3)
+        rebuilt = splice.rebuild(weights, words, arrays["image_mean"])
+        _close(rebuilt, arrays[f"reconstruction_skl_lambda{l1}"], 1e-4)
+
+
+@pytest.mark.parametrize("l1", [0.05, 0.25, 0.6])
+def test_weights_are_where_the_objective_is_least(l1: float) -> None:
+    words, targets = splice.dictionary(_random(200, 48)), unit(_random(5, 48, seed=1))
+    weights = splice.solve(targets, words, l1)
+    assert (weights >= 0).all()
+    assert (weights > 0).any()
+    pull = (targets - weights @ words) @ words.T  # half the gradient of what the sum has left to explain
+    used = weights > 0
+    torch.testing.assert_close(pull[used], torch.full_like(pull[used], l1 / 2), rtol=0, atol=1e-3)
+    assert float(pull[~used].max()) <= l1 / 2 + 1e-3, "no unused word would pay for itself"
+
+
+def test_a_larger_penalty_uses_fewer_words_and_the_largest_none() -> None:
+    words, targets = splice.dictionary(_random(100, 32)), unit(_random(3, 32, seed=1))
+    used = [int((splice.solve(targets, words, l1) > 0).sum()) for l1 in (0.02, 0.1, 0.3, 0.6)]
+    assert used == sorted(used, reverse=True)
+    assert used[0] > used[-1]
+    bound = 2 * float((targets @ words.T).max())
+    assert (splice.solve(targets, words, bound * 1.001) == 0).all()
+    assert (splice.solve(targets, words, bound * 0.98) > 0).any()
+
+
+def test_a_sum_of_two_words_is_taken_apart_into_them() -> None:
+    words = splice.dictionary(_random(50, 32))
+    weights = splice.solve(unit(2 * words[[3]] + words[[7]]), words, 0.02)[0]
+    assert weights.argsort(descending=True)[:2].tolist() == [3, 7]
+    assert float(weights[[3, 7]].sum()) > 0.95 * float(weights.sum())
+
+
+def test_a_word_alone_is_no_dictionary() -> None:
+    with pytest.raises(ShapeError, match="two words or more, got 1"):
+        splice.dictionary(_random(1, 8))
+
+
+# MSAE
+
+
+def _golden_autoencoder(cap: float, standardize: bool) -> msae.Autoencoder:
+    arrays = _arrays("msae")
+    weights = {name: arrays[f"weights__{name}"] for name in ("encoder", "decoder", "pre_bias", "latent_bias")}
+    return msae.Autoencoder(**weights, cap=cap, standardize=standardize)
+
+
+@golden
+@pytest.mark.parametrize("cap", [0, 30])
+@pytest.mark.parametrize("standardize", [False, True])
+def test_msae_is_the_authors(cap: int, standardize: bool) -> None:
+    arrays = _arrays("msae")
+    autoencoder, rows = _golden_autoencoder(float(cap), standardize), arrays["input"]
+    name = f"norm{int(standardize)}_cap{cap}__"
+    for level, k in enumerate((4, 8, 16, 64)):
+        latents = autoencoder.encode(rows, k)
+        assert int((latents > 0).sum(dim=1).max()) <= k
+        _close(latents, arrays[f"{name}latents"][level], 1e-3)
+        _close(autoencoder.decode(latents, rows), arrays[f"{name}reconstructions"][level], 1e-3)
+    latents = autoencoder.encode(rows)
+    _close(latents, arrays[f"{name}latents_all"], 1e-3)
+    _close(autoencoder.decode(latents, rows), arrays[f"{name}reconstruction_all"], 1e-3)
+
+
+def _state(feature: int = 24, latent: int = 60) -> dict[str, torch.Tensor]:
+    return {
+        "encoder": _random(feature, latent),
+        "decoder": _random(latent, feature, seed=1),
+        "pre_bias": _random(feature, seed=2),
+        "latent_bias": _random(latent, seed=3),
+        "latents_activation_frequency": torch.zeros(latent, dtype=torch.int64),
+    }
+
+
+def test_checkpoints_of_all_layouts_are_read_alike(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    state, mean = _state(), _random(24, seed=4)
+    torch.save(state, tmp_path / "plain.pt")
+    save_file(state, tmp_path / "plain.safetensors")
+    torch.save({"model": state, "mean_center": mean, "scaling_factor": 2.0, "target_norm": 1.0}, tmp_path / "old.pt")
+    config = {"activation": "TopKReLU_64", "latent_soft_cap": 30.0, "normalize": True}
+    trained = {"mean_center": mean, "scaling_factor": 2.0}
+    torch.save({"model_state_dict": state, "model_config": config, "preprocessing": trained}, tmp_path / "new.pth")
+    rows = _random(4, 24, seed=5)
+    files = ("plain.pt", "plain.safetensors", "old.pt", "new.pth")
+    plain, same, old, new = (msae.load_autoencoder(tmp_path / name) for name in files)
+    torch.testing.assert_close(plain.encode(rows, 8), same.encode(rows, 8), rtol=0, atol=0)
+    torch.testing.assert_close(old.encode(rows, 8), plain.encode((rows - mean) * 2, 8))
+    assert (new.cap, new.standardize, new.scale) == (30.0, True, 2.0)
+    latents = old.encode(rows)
+    torch.testing.assert_close(old.decode(latents, rows), (latents @ old.decoder + old.pre_bias) / 2 + mean)
+
+
+def test_tied_weights_decode_with_the_encoder(tmp_path: Path) -> None:
+    state = _state()
+    del state["decoder"]
+    torch.save(state, tmp_path / "tied.pt")
+    assert torch.equal(msae.load_autoencoder(tmp_path / "tied.pt").decoder, state["encoder"].T)
+
+
+def test_bad_checkpoints_say_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "bad.pt"
+    with pytest.raises(ModelError, match=r"there is no checkpoint file"):
+        msae.load_autoencoder(path)
+    path.write_bytes(b"no weights")
+    with pytest.raises(ModelError, match="cannot be read as weights alone"):
+        msae.load_autoencoder(path)
+    torch.save({"model": Path("code")}, path)  # an object, which could run code as it is read
+    with pytest.raises(ModelError, match="cannot be read as weights alone"):
+        msae.load_autoencoder(path)
+    torch.save({"layer.weight": torch.zeros(2)}, path)
+    with pytest.raises(ModelError, match=r"lacks encoder, latent_bias, pre_bias; it holds layer\.weight"):
+        msae.load_autoencoder(path)
+    torch.save({**_state(), "decoder": torch.zeros(24, 60)}, path)
+    with pytest.raises(ModelError, match=r"decoder in .* must be \(60, 24\) .* got \(24, 60\)"):
+        msae.load_autoencoder(path)
+    torch.save({"model_state_dict": _state(), "model_config": {"activation": "JumpReLU"}}, path)
+    with pytest.raises(ModelError, match="was trained with JumpReLU"):
+        msae.load_autoencoder(path)
+
+
+def test_latents_are_named_after_the_nearest_word() -> None:
+    words = unit(_random(6, 24))
+    autoencoder = msae.Autoencoder(words[:3].T, 3 * words[[4, 0, 5]], torch.zeros(24), torch.zeros(3))
+    index, close = autoencoder.names(words)
+    assert index.tolist() == [4, 0, 5]
+    torch.testing.assert_close(close, torch.ones(3))
+
+
+# vocabularies
+
+
+def test_the_vocabulary_of_the_package() -> None:
+    words = words_of(None)
+    assert len(words) == len(set(words)) > 1000
+    assert {"elephant", "man", "woman", "fire hydrant", "traffic light", "grass"} <= set(words)
+    assert not {"doctor", "criminal", "muslim", "mexican", "monkey", "gorilla", "nude", "slut"} & set(words)
+    assert list(words) == sorted(words)
+    assert all(word == word.strip().lower() for word in words)
+
+
+def test_bad_vocabularies_say_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"words\.txt' cannot be read: No such file"):
+        words_of(tmp_path / "words.txt")
+    (tmp_path / "words.txt").write_text("# only this\n\ndog  # a comment\ndog\n")
+    with pytest.raises(OptionError, match="must hold 2 different words or more, got 1"):
+        words_of(tmp_path / "words.txt")
+    with pytest.raises(OptionError, match="must hold 2 different words or more, got 0"):
+        words_of([])
+    with pytest.raises(TextError, match="text 2 of 2 is empty"):
+        words_of(["dog", " "])
+    (tmp_path / "words.txt").write_text("a dog\n a cat # here\n")
+    assert words_of(tmp_path / "words.txt") == ("a dog", "a cat")
+
+
+# photos
+
+
+def test_mini_sees_an_elephant_and_a_man_and_where(found: eclip.Concepts) -> None:
+    assert found.names[0] == "elephant"
+    assert "man" in found.names
+    assert (found.weights > 0).all()
+    assert list(found.weights) == sorted(found.weights, reverse=True)
+    assert 0.4 < found.cosine < 1 and 0.4 < found.beyond_mean < 1
+    elephant, man = (found.maps[found.names.index(name)] for name in ("elephant", "man"))
+    row, col = np.unravel_index(man.argmax(), man.shape)
+    assert (2 <= row <= 5) and (4 <= col <= 8), "his head: right of the middle, above it"
+    assert np.unravel_index(elephant.argmax(), elephant.shape)[1] < 5, "its head: on the left"
+
+
+def test_concepts_are_the_formula_and_the_main_path(found: eclip.Concepts) -> None:
+    backbone = eclip.load("mini")
+    mean = torch.from_numpy(np.load(Path(eclip.__file__).parent / "backbones" / "assets" / "mini" / "image_mean.npy"))
+    encoding = encode(backbone, backbone.preprocess(Image.open(ELEPHANT))[None], keep=1)
+    text = eclip.encode_texts(backbone, WORDS)
+    row = torch.nn.functional.normalize(encoding.feature, dim=1)
+    target = torch.nn.functional.normalize(row - mean, dim=1)
+    weights = splice.solve(target, splice.dictionary(text))[0]
+    best = [WORDS.index(name) for name in found.names]
+    np.testing.assert_allclose(found.weights, weights[best].numpy(), atol=1e-5)
+    assert found.used == int((weights > 0).sum())
+    assert found.available == len(WORDS)
+    np.testing.assert_allclose(found.maps, METHODS["maskclip"](encoding, text[best])[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(found.explanation.scores[0], (row @ text[best].T)[0].numpy(), atol=1e-5)
+
+
+def test_count_penalty_and_method_are_obeyed(vocabulary: Path, found: eclip.Concepts) -> None:
+    few = eclip.concepts(ELEPHANT, vocabulary=vocabulary, count=2, method="surgery", depth=3)
+    assert few.names == found.names[:2]
+    assert few.explanation.signed
+    assert few.how["options"] == {"depth": 3}
+    none = eclip.concepts(ELEPHANT, vocabulary=vocabulary, l1=2.5)
+    assert (none.names, none.used, none.maps.shape[0]) == ((), 0, 0)
+    assert none.picture().width < found.picture().width, "the photo alone"
+
+
+def test_many_photos_are_each_as_alone(tiny_name: str, photos: Path) -> None:
+    files = sorted(photos.iterdir())
+    mean = torch.full((24,), 0.05)
+    settings: dict[str, Any] = {"model": tiny_name, "vocabulary": WORDS[:9], "image_mean": mean, "l1": 0.05}
+    both = eclip.concepts(files, **settings)
+    assert [one.source for one in both] == [str(file) for file in files]
+    for file, one in zip(files, both, strict=True):
+        alone = eclip.concepts(file, **settings)
+        assert alone.names == one.names
+        np.testing.assert_allclose(alone.maps, one.maps, atol=1e-5)
+        np.testing.assert_allclose(alone.weights, one.weights, atol=1e-5)
+    failures: list[tuple[str, str]] = []
+    kept = list(eclip.concepts_each([files[0], "no.jpg"], failures=failures, batch_size=1, **settings))
+    assert len(kept) == 1 and failures[0][0] == "no.jpg"
+
+
+def test_latents_of_an_autoencoder_have_maps_of_their_own(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    torch.save(_state(), tmp_path / "sae.pt")
+    settings: dict[str, Any] = {"model": tiny_name, "vocabulary": WORDS[:9], "msae": tmp_path / "sae.pt", "latents": 6}
+    one = eclip.concepts(photos / "a.png", count=4, **settings)
+    backbone, autoencoder = eclip.load(tiny_name), msae.load_autoencoder(tmp_path / "sae.pt")
+    encoding = encode(backbone, backbone.preprocess(Image.open(photos / "a.png"))[None], keep=1)
+    latents = autoencoder.encode(encoding.feature, 6)
+    best = latents[0].argsort(descending=True)[:4]
+    np.testing.assert_allclose(one.weights, latents[0, best].numpy(), rtol=1e-4)
+    nearest = autoencoder.names(eclip.encode_texts(backbone, WORDS[:9]))[0]
+    assert one.names == tuple(f"{WORDS[nearest[latent]]} (latent {latent})" for latent in best.tolist())
+    rows = autoencoder.encode(patch_features(encoding))[0, :, best].T.unflatten(1, encoding.grid)
+    np.testing.assert_allclose(one.maps, rows.numpy(), atol=1e-4)
+    assert (one.beyond_mean, one.available, one.how["method"]) == (None, 60, "msae")
+    torch.save(_state(feature=16), tmp_path / "other.pt")
+    with pytest.raises(ShapeError, match="reads features of 16 numbers, got 24"):
+        eclip.concepts(photos / "a.png", **{**settings, "msae": tmp_path / "other.pt"})
+    with pytest.raises(OptionError, match="msae goes without l1"):
+        eclip.concepts(photos / "a.png", l1=0.1, **settings)
+
+
+# the image mean
+
+
+def test_the_image_mean_is_the_mean_of_unit_features(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    files = sorted(photos.iterdir())
+    mean = eclip.image_mean(files, tiny_name)
+    backbone = eclip.load(tiny_name)
+    rows = [encode(backbone, backbone.preprocess(Image.open(file))[None], keep=0).feature[0] for file in files]
+    torch.testing.assert_close(mean, sum(row / row.norm() for row in rows) / 2)
+    np.save(tmp_path / "mean.npy", mean.numpy())
+    given = {"image_mean": mean}, {"image_mean": tmp_path / "mean.npy"}, {"mean_from": photos}
+    found = [eclip.concepts(files[0], model=tiny_name, vocabulary=WORDS[:9], l1=0.05, **one) for one in given]
+    for one in found[1:]:
+        np.testing.assert_allclose(one.weights, found[0].weights, atol=1e-5)
+    assert found[0].how["command"] is None, "a mean in memory cannot be named in a command"
+    with pytest.raises(ImageError, match="two photos or more, better hundreds, got 1"):
+        eclip.image_mean(files[:1], tiny_name)
+
+
+def test_without_a_good_mean_there_is_an_error_and_no_zero(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    def ask(**settings: Any) -> None:
+        eclip.concepts(photos / "a.png", model=tiny_name, vocabulary=WORDS[:3], **settings)
+
+    with pytest.raises(OptionError, match=r"brings no image mean.*--mean-from.*--image-mean"):
+        ask()
+    with pytest.raises(OptionError, match="two ways to the same"):
+        ask(image_mean=torch.ones(24), mean_from=photos)
+    with pytest.raises(OptionError, match="length above 0 and at most 1, got length 49"):
+        ask(image_mean=torch.full((24,), 10.0))
+    with pytest.raises(OptionError, match="length above 0"):
+        ask(image_mean=torch.zeros(24))
+    with pytest.raises(ShapeError, match=r"must be \(24,\) for .*, got \(7,\)"):
+        ask(image_mean=torch.full((7,), 0.1))
+    (tmp_path / "mean.npy").write_text("no array")
+    with pytest.raises(OptionError, match=r"mean\.npy' cannot be read as a \.npy file"):
+        ask(image_mean=tmp_path / "mean.npy")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"l1": 0.0}, r"l1 must be a number above 0, such as 0\.25, got 0\.0"),
+        ({"l1": float("nan")}, "l1 must be a number above 0"),
+        ({"count": 0}, "count must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"depth": 3}, "no option 'depth' in 'maskclip'"),
+        ({"method": "maskclap"}, "Did you mean 'maskclip'"),
+    ],
+)
+def test_bad_settings_say_what_is_right(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(eclip.EclipError, match=message):
+        eclip.concepts(ELEPHANT, **settings)
+
+
+# the house
+
+
+def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    with pytest.raises(MissingExtraError, match=r"needs the package scikit-learn: pip install 'eclip\[concepts\]'"):
+        eclip.concepts(ELEPHANT)
+
+
+def test_scikit_learn_is_imported_inside_one_function_alone() -> None:
+    importing = {}
+    for path in Path(eclip.__file__).parent.rglob("*.py"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        if found := [line for line in lines if re.match(r"\s*(from|import) sklearn", line)]:
+            importing[path.name] = found
+    assert importing == {"splice.py": ["        from sklearn.linear_model import Lasso"]}
+
+
+def test_the_model_is_the_same_bits_afterwards(vocabulary: Path) -> None:
+    backbone = eclip.load("mini")
+    before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
+    modes = [module.training for module in backbone.model.modules()]
+    random = torch.random.get_rng_state()
+    eclip.concepts(ELEPHANT, vocabulary=vocabulary, model=backbone)
+    assert all(torch.equal(value, before[key]) for key, value in backbone.model.state_dict().items())
+    assert modes == [module.training for module in backbone.model.modules()]
+    assert torch.equal(random, torch.random.get_rng_state())
+    assert not any(module._forward_hooks for module in backbone.model.modules())
+
+
+def test_a_vocabulary_is_encoded_once(vocabulary: Path, monkeypatch: pytest.MonkeyPatch, found: eclip.Concepts) -> None:
+    backbone = eclip.load("mini")
+    asked: list[int] = []
+    whole = type(backbone).encode_text
+
+    def counted(self: Any, texts: Any) -> Any:
+        asked.append(len(texts))
+        return whole(self, texts)
+
+    monkeypatch.setattr(type(backbone), "encode_text", counted)
+    again = eclip.encode_texts(backbone, WORDS, keep=True)
+    assert len(WORDS) not in asked, "they lie on disk"
+    torch.testing.assert_close(again, eclip.encode_texts(backbone, WORDS))
+    assert len(WORDS) in asked
+
+
+# files and shell
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(cli.app, [str(word) for word in words])
+
+
+def test_save_writes_a_picture_arrays_and_a_manifest(found: eclip.Concepts, tmp_path: Path) -> None:
+    found.save(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    [entry] = manifest["photos"]
+    assert manifest["schema"] == "eclip.concepts/1"
+    assert list(entry["concepts"]) == list(found.names)
+    assert entry["concepts"]["elephant"] == round(float(found.weights[0]), 6)
+    with np.load(tmp_path / entry["files"]["npz"]) as arrays:
+        np.testing.assert_array_equal(arrays["maps"], found.maps)
+        np.testing.assert_array_equal(arrays["weights"], found.weights)
+    assert (tmp_path / entry["files"]["picture"]).read_bytes() == found._repr_png_()
+
+
+def test_the_shell_prints_bars_and_the_command_repeats_them(vocabulary: Path, tmp_path: Path) -> None:
+    done = run("concepts", ELEPHANT, "--vocabulary", vocabulary, "--count", 3, "-o", tmp_path / "one")
+    assert done.exit_code == 0, done.output
+    first, top, *_, last = done.stdout.splitlines()
+    assert first == f"{ELEPHANT}  -> {tmp_path / 'one' / 'elephant.concepts.png'}"
+    assert top.split()[0] == "elephant" and top.endswith("█" * 24)
+    assert f"of {len(WORDS)} concepts make up the feature: cosine 0." in last
+    command = json.loads((tmp_path / "one" / "manifest.json").read_text())["how"]["command"]
+    again = run(*shlex.split(command)[1:], "-o", tmp_path / "two", "--json")
+    assert again.exit_code == 0, again.output
+    manifest = json.loads(again.stdout)
+    assert manifest == json.loads((tmp_path / "one" / "manifest.json").read_text())
+
+
+def test_the_shell_takes_and_keeps_a_mean(tiny_name: str, photos: Path, vocabulary: Path, tmp_path: Path) -> None:
+    common = ("--model", tiny_name, "--vocabulary", vocabulary, "--l1", 0.05, "-o", tmp_path / "out")
+    done = run("concepts", photos / "a.png", "--mean-from", photos, *common)
+    assert done.exit_code == 0, done.output
+    kept = tmp_path / "out" / "image_mean.npy"
+    assert f"the mean of 2 photos is kept: next time --image-mean {kept}" in done.stderr
+    again = run("concepts", photos / "a.png", "--image-mean", kept, *common)
+    assert again.stdout == done.stdout
+    missing = run("concepts", photos / "a.png", *common)
+    assert missing.exit_code == 2 and "brings no image mean" in missing.stderr
+
+
+def test_a_stop_keeps_what_is_done(
+    tiny_name: str, photos: Path, vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "mean.npy", np.full(24, 0.05, np.float32))
+    add = ConceptsWriter.add
+
+    def stop_at_the_second(self: ConceptsWriter, concepts: eclip.Concepts) -> Any:
+        if self.manifest["photos"]:
+            raise KeyboardInterrupt
+        return add(self, concepts)
+
+    monkeypatch.setattr(ConceptsWriter, "add", stop_at_the_second)
+    out = ("--image-mean", tmp_path / "mean.npy", "-o", tmp_path / "out")
+    done = run("concepts", photos, "--model", tiny_name, "--vocabulary", vocabulary, *out)
+    assert done.exit_code == 130
+    assert len(json.loads((tmp_path / "out" / "manifest.json").read_text())["photos"]) == 1

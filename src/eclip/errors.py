@@ -89,6 +89,7 @@ FAMILIES = (
     "CLIP ResNets",
     "timm trunks with attention pooling (abs_attn, rot_attn)",
     "timm ViTs with a MAP head (SigLIP)",
+    "transformers' CLIPModel, MetaClip2Model, ChineseCLIPModel, AltCLIPModel, SiglipModel and Siglip2Model",
 )
 """Image towers that have an adapter."""
 

@@ -14,7 +14,16 @@ from eclip.errors import ModelError, UnknownNameError, unsupported
 
 MINI = Path(__file__).parent / "assets" / "mini"
 DEFAULT_MODEL = "mini"
-SCHEMES = ("local-dir:", "hf-hub:")
+SCHEMES = ("local-dir:", "hf-hub:", "hf:")
+HF_CLASSES = {
+    "clip": "CLIPModel",
+    "siglip": "SiglipModel",
+    "siglip2": "Siglip2Model",
+    "chinese_clip": "ChineseCLIPModel",
+    "altclip": "AltCLIPModel",
+    "metaclip_2": "MetaClip2Model",
+}
+"""transformers' model_type -> its class, of those that have an adapter."""
 OPENAI_HINT = 'OpenAI\'s CLIP: --model ViT-B-16/openai (Python: model="ViT-B-16/openai")'
 
 
@@ -71,7 +80,8 @@ def split_name(name: str, checkpoint: str | Path | None = None) -> tuple[str, st
     """Cut a model name into its parts, and refuse what names nothing.
 
     Args:
-        name: "mini", "ARCH/TAG", "local-dir:PATH", "hf-hub:ORG/NAME", "ARCH+FILE", or "ARCH" with a checkpoint.
+        name: "mini", "ARCH/TAG", "local-dir:PATH", "hf-hub:ORG/NAME", "hf:ORG/NAME", "hf:./PATH", "ARCH+FILE", or
+            "ARCH" with a checkpoint.
         checkpoint: a file with weights.
 
     Returns:
@@ -95,11 +105,9 @@ def split_name(name: str, checkpoint: str | Path | None = None) -> tuple[str, st
             raise ModelError(f"{name!r} names no repository: write hf-hub:ORG/NAME.")
         if name.startswith("local-dir:") and not Path(name.removeprefix("local-dir:")).is_dir():
             raise ModelError(f"there is no model folder {name.removeprefix('local-dir:')!r}.")
+        if name.startswith("hf:"):
+            _check_hf(name)
         return (f"local-dir:{MINI}" if name == DEFAULT_MODEL else name), None, None
-    if name.startswith("hf:"):
-        raise ModelError(
-            f"{name!r}: transformers models are not read by this version; open_clip's are, by hf-hub:ORG/NAME."
-        )
     architecture, _, tag = name.partition("/")
     if architecture not in architectures():
         raise UnknownNameError("model", architecture, [*architectures(), DEFAULT_MODEL], "`eclip models ls --all`")
@@ -119,3 +127,25 @@ def split_name(name: str, checkpoint: str | Path | None = None) -> tuple[str, st
     if tag not in known:
         raise UnknownNameError(f"weights of {architecture}:", tag, known, "`eclip models ls --all`")
     return architecture, tag, None
+
+
+def hf_folder(name: str) -> Path | None:
+    """The folder that "hf:./PATH", "hf:/PATH" or "hf:~/PATH" means; None for "hf:ORG/NAME", a repository of the Hub.
+
+    Never the one for the other: a folder here does not hide a repository of the same name.
+    """
+    rest = name.removeprefix("hf:")
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", rest):
+        return None
+    return Path(rest).expanduser()
+
+
+def _check_hf(name: str) -> None:
+    folder = hf_folder(name)
+    if folder is not None and not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{name!r}: {str(folder)!r} is no folder with a config.json of transformers. Write hf:ORG/NAME for the "
+            "Hub, or hf:./FOLDER, as save_pretrained writes it."
+        )
+    if importlib.util.find_spec("transformers") is None:
+        raise ModelError(f"{name} is a model of the package transformers, which is missing: pip install 'eclip[hf]'.")

@@ -23,9 +23,9 @@ VISUAL = ("vision_model.", "visual_projection.")
 """How the names of the image side's weights start."""
 
 
-def clip_tower(model: nn.Module) -> dict[str, Any]:
+def clip_tower(model: Any) -> dict[str, Any]:
     """The ViT of CLIPModel, and of MetaCLIP 2, Chinese-CLIP and AltCLIP, whose layout is the same."""
-    vision: Any = model.vision_model
+    vision = model.vision_model
     embeddings, projection = vision.embeddings, model.visual_projection
     native, patch = _grid(embeddings)
     blocks = tuple(layer_block(layer) for layer in vision.encoder.layers)
@@ -52,9 +52,9 @@ def clip_tower(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def siglip_tower(model: nn.Module) -> dict[str, Any]:
+def siglip_tower(model: Any) -> dict[str, Any]:
     """The ViT of SiglipModel, fixed-resolution SigLIP 2 among them: no class token, one learned query at the end."""
-    vision: Any = model.vision_model
+    vision = model.vision_model
     embeddings = vision.embeddings
     native, patch = _grid(embeddings)
 
@@ -66,13 +66,13 @@ def siglip_tower(model: nn.Module) -> dict[str, Any]:
     return {"native": native, "patch_size": patch, "embed": embed, **_headed(vision)}
 
 
-def naflex_tower(model: nn.Module) -> dict[str, Any]:
+def naflex_tower(model: Any) -> dict[str, Any]:
     """The ViT of Siglip2Model, which was trained on every grid: patches go through a linear layer, row by row.
 
     It was taught with positions resized by a bilinear filter with antialias, so that is what the default means here;
     another way of resizing is refused off the square grid. All images of a batch have one grid, so nothing is padded.
     """
-    vision: Any = model.vision_model
+    vision = model.vision_model
     embeddings = vision.embeddings
     side, patch = int(embeddings.position_embedding_size), int(embeddings.patch_size)
     native = Grid(side, side)
@@ -92,8 +92,8 @@ def naflex_tower(model: nn.Module) -> dict[str, Any]:
     return {"native": native, "patch_size": patch, "embed": embed, **_headed(vision)}
 
 
-def _grid(embeddings: nn.Module) -> tuple[Grid, int]:
-    side, patch = int(embeddings.image_size) // int(embeddings.patch_size), int(embeddings.patch_size)  # type: ignore[arg-type]
+def _grid(embeddings: Any) -> tuple[Grid, int]:
+    side, patch = int(embeddings.image_size) // int(embeddings.patch_size), int(embeddings.patch_size)
     return Grid(side, side), patch
 
 
@@ -110,7 +110,7 @@ def _headed(vision: Any) -> dict[str, Any]:
         weights, biases = attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3)
         inputs = (head.probe.to(x.dtype).expand(len(x), -1, -1), x, x)
         q, k, v = (
-            split_heads(F.linear(*part), heads)  # type: ignore[arg-type]
+            split_heads(F.linear(*part), heads)
             for part in zip(inputs, weights, biases, strict=True)
         )
         return q, k, v
@@ -147,7 +147,7 @@ def _headed(vision: Any) -> dict[str, Any]:
     }
 
 
-def layer_block(layer: nn.Module) -> Block:
+def layer_block(layer: Any) -> Block:
     """An encoder layer with its norms in front, of image or text.
 
     Raises:
@@ -157,7 +157,7 @@ def layer_block(layer: nn.Module) -> Block:
     if not all(hasattr(attn, name) for name in ("q_proj", "k_proj", "v_proj", "out_proj", "num_heads")):
         raise unsupported(f"a ViT with blocks of class {type(layer).__name__}")
     heads, linear = int(attn.num_heads), (attn.q_proj, attn.k_proj, attn.v_proj)
-    norm1: Any = layer.layer_norm1
+    norm1 = layer.layer_norm1
 
     def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = (split_heads(part(x), heads) for part in linear)
@@ -179,8 +179,8 @@ def layer_block(layer: nn.Module) -> Block:
     )
 
 
-def _whole(layer: nn.Module) -> Fn:
-    """The layer itself with its own attention; before transformers 4.55 it wants one mask more and answers a tuple."""
+def _whole(layer: Any) -> Fn:
+    """The layer itself with its own attention; in older transformers it wants one mask more and answers a tuple."""
     more = "causal_attention_mask" in inspect.signature(type(layer).forward).parameters
     masks: dict[str, None] = dict.fromkeys(["attention_mask", "causal_attention_mask"][: 1 + more])
 

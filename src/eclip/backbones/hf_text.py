@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from eclip.backbones.hf_image import layer_block
-from eclip.backbones.text_tower import Fn, Ids, TextBlock, TextTower, padding_mask, text_block
-from eclip.blocks import split_heads
+from eclip.backbones.text_tower import Ids, TextBlock, TextTower, padding_mask, text_block
+from eclip.blocks import Fn, merge_heads, split_heads
 
 BERTS = ("BertModel", "RobertaModel", "XLMRobertaModel", "ChineseCLIPTextModel", "AltRobertaModel")
 """Encoders whose weights are laid out as BERT's."""
@@ -24,7 +24,7 @@ BERTS = ("BertModel", "RobertaModel", "XLMRobertaModel", "ChineseCLIPTextModel",
 def end_place(text: Any, legacy: bool) -> Callable[[Tensor], Tensor]:
     """Ids -> the place of the token that CLIP pools: the first end token.
 
-    Configurations written before transformers 4.31 say that the end token is 2, which it is not; with those, CLIP takes
+    Old configurations say that the end token is 2, which it is not; with those, CLIP takes
     the greatest id (`legacy`), as OpenAI does. In MetaCLIP 2 it is 2.
     """
     end = int(text.eos_token_id)
@@ -33,9 +33,9 @@ def end_place(text: Any, legacy: bool) -> Callable[[Tensor], Tensor]:
     return lambda ids: (ids == end).int().argmax(dim=1)
 
 
-def clip_text(model: nn.Module, legacy: bool) -> TextTower:
+def clip_text(model: Any, legacy: bool) -> TextTower:
     """Norms in front, each token sees those before it; the end token is pooled, so padding behind it is never seen."""
-    text: Any = model.text_model
+    text = model.text_model
     place = end_place(text, legacy)
 
     def mask(ids: Ids) -> Tensor:
@@ -50,9 +50,9 @@ def clip_text(model: nn.Module, legacy: bool) -> TextTower:
     return TextTower(text.embeddings, _blocks(text), mask, lambda ids: F.one_hot(place(ids), ids.shape[1]), to_feature)
 
 
-def siglip_text(model: nn.Module) -> TextTower:
+def siglip_text(model: Any) -> TextTower:
     """Norms in front and no mask: padding is seen by all, and the last place, which is mostly padding, is pooled."""
-    text: Any = model.text_model
+    text = model.text_model
     return TextTower(
         text.embeddings,
         _blocks(text),
@@ -62,27 +62,27 @@ def siglip_text(model: nn.Module) -> TextTower:
     )
 
 
-def chinese_text(model: nn.Module) -> TextTower:
+def chinese_text(model: Any) -> TextTower:
     """A BERT whose first token is pooled."""
-    text: Any = model.text_model
-    return _bert(text, lambda ids: _first(ids), model.text_projection)
+    text = model.text_model
+    return _bert(text, _first, model.text_projection)
 
 
-def alt_text(model: nn.Module) -> TextTower:
+def alt_text(model: Any) -> TextTower:
     """An XLM-RoBERTa whose first token is pooled, through a norm and a linear layer of its own."""
-    text: Any = model.text_model
+    text = model.text_model
 
     def to_feature(pooled: Tensor) -> Tensor:
         return model.text_projection(text.transformation(text.pre_LN(pooled)))
 
-    return _bert(text.roberta, lambda ids: _first(ids), to_feature)
+    return _bert(text.roberta, _first, to_feature)
 
 
-def encoder_text(text: nn.Module) -> TextTower | None:
+def encoder_text(text: Any) -> TextTower | None:
     """open_clip's HFTextEncoder over BERT, RoBERTa or XLM-RoBERTa; None over others, whose blocks nobody has read."""
     if type(text).__name__ != "HFTextEncoder" or type(text.transformer).__name__ not in BERTS:
         return None
-    encoder: Any = text.transformer
+    encoder = text.transformer
     if getattr(encoder.config, "position_embedding_type", "absolute") != "absolute":
         return None
     kind, projection = type(text.pooler).__name__, text.proj
@@ -92,12 +92,12 @@ def encoder_text(text: nn.Module) -> TextTower | None:
             kept = (ids != encoder.config.pad_token_id).to(encoder.embeddings.word_embeddings.weight.dtype)
             return kept / kept.sum(dim=1, keepdim=True)
 
-        return _bert(encoder, shares, projection)  # type: ignore[arg-type]
+        return _bert(encoder, shares, projection)
     if kind == "ClsPooler" and encoder.pooler is not None:
         inner = encoder.pooler
-        return _bert(encoder, _first, lambda pooled: projection(inner.activation(inner.dense(pooled))))  # type: ignore[operator]
+        return _bert(encoder, _first, lambda pooled: projection(inner.activation(inner.dense(pooled))))
     if kind in ("ClsPooler", "ClsLastHiddenStatePooler"):
-        return _bert(encoder, _first, projection)  # type: ignore[arg-type]
+        return _bert(encoder, _first, projection)
     return None
 
 
@@ -113,7 +113,8 @@ def _bert(encoder: Any, weights: Callable[[Tensor], Tensor], to_feature: Fn) -> 
     def mask(ids: Ids) -> Tensor:
         return padding_mask(ids != encoder.config.pad_token_id, encoder.embeddings.word_embeddings.weight)
 
-    blocks = tuple(_post_norm(layer) for layer in encoder.encoder.layer)
+    stack = encoder.encoder  # its list is `layer` in BERT; in AltCLIP `layers` from transformers 5 on
+    blocks = tuple(_post_norm(layer) for layer in getattr(stack, "layer", None) or stack.layers)
     return TextTower(lambda ids: encoder.embeddings(input_ids=ids), blocks, mask, weights, to_feature)
 
 
@@ -127,7 +128,7 @@ def _post_norm(layer: Any) -> TextBlock:
         return q, k, v
 
     def out(mixed: Tensor) -> Tensor:
-        return after.dense(mixed.transpose(1, 2).flatten(2))
+        return after.dense(merge_heads(mixed))
 
     def finish(x: Tensor, attended: Tensor) -> Tensor:
         x = after.LayerNorm(x + attended)

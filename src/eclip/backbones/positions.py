@@ -27,7 +27,10 @@ def resize_positions(
         return table
     prefix, patches = table[: -native.row * native.col], table[-native.row * native.col :]
     maps = patches.float().T.unflatten(1, native)[None]  # 1 channel row col
-    options: dict[str, Any] = {"mode": "bilinear" if positions.startswith("bilinear") else "bicubic", "align_corners": False}
+    options: dict[str, Any] = {
+        "mode": "bilinear" if positions.startswith("bilinear") else "bicubic",
+        "align_corners": False,
+    }
     if positions == "bicubic_plus01":
         options["scale_factor"] = ((grid.row + 0.1) / native.row, (grid.col + 0.1) / native.col)
     else:

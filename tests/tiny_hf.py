@@ -29,7 +29,7 @@ VISION = {
     "patch_size": 8,
 }
 TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-BERT = {**TEXT, "vocab_size": 100, "pad_token_id": 0, "max_position_embeddings": 40}
+BERT = {**TEXT, "vocab_size": 100, "pad_token_id": 0, "max_position_embeddings": 80}
 MEAN, STD = tiny.MEAN, tiny.STD
 
 
@@ -40,13 +40,20 @@ def _config(name: str, text: dict[str, Any], vision: dict[str, Any], **options: 
 
 
 def _clip(end: int = 2, act: str = "quick_gelu") -> Any:
-    text = {**TEXT, "vocab_size": 100, "max_position_embeddings": 16, "hidden_act": act}
+    text = {**TEXT, "vocab_size": 100, "max_position_embeddings": 77, "hidden_act": act}
     text |= {"eos_token_id": end, "bos_token_id": 98, "pad_token_id": 99}
     return _config("CLIP", text, {**VISION, "hidden_act": act}, projection_dim=24)
 
 
 def _metaclip() -> Any:
-    text = {**TEXT, "vocab_size": 100, "max_position_embeddings": 16, "eos_token_id": 2, "pad_token_id": 1}
+    text = {
+        **TEXT,
+        "vocab_size": 100,
+        "max_position_embeddings": 77,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "pad_token_id": 1,
+    }
     return _config("MetaClip2", text, {**VISION, "hidden_act": "quick_gelu"}, projection_dim=24)
 
 
@@ -60,7 +67,18 @@ def _siglip(name: str = "Siglip", act: str = "gelu_pytorch_tanh") -> Any:
     if name == "Siglip2":
         del vision["image_size"]
         vision["num_patches"] = 16
-    return _config(name, {**TEXT, "vocab_size": 100, "max_position_embeddings": 12}, vision)
+    return _config(
+        name,
+        {
+            **TEXT,
+            "vocab_size": 100,
+            "max_position_embeddings": 64,
+            "pad_token_id": 1,
+            "bos_token_id": 0,
+            "eos_token_id": 2,
+        },
+        vision,
+    )
 
 
 FAMILIES: dict[str, Callable[[], Any]] = {
@@ -83,16 +101,12 @@ def model(family: str, attention: str = "sdpa", seed: int = 0) -> Any:
     config = FAMILIES[family]()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        built = getattr(transformers, config.architectures[0] if config.architectures else _class(config))._from_config(
+        built = getattr(transformers, type(config).__name__.replace("Config", "Model"))._from_config(
             config, attn_implementation=attention
         )
         for weight in built.parameters():
             weight.data.add_(0.05 * torch.randn_like(weight))
     return built.eval()
-
-
-def _class(config: Any) -> str:
-    return type(config).__name__.removesuffix("Config") + "Model"
 
 
 @cache
@@ -102,25 +116,31 @@ def tokenizer(family: str) -> Any:
         return _byte_pairs()
     if family == "Chinese-CLIP":
         return _word_pieces()
+    if family == "SigLIP 2 NaFlex" and hasattr(transformers, "Siglip2Tokenizer"):
+        return _byte_fallback()
     return _unigram(start=not family.startswith("SigLIP"))
 
 
 def _byte_pairs() -> Any:
     """CLIP's: byte pairs, lower case, start and end, padded with the end token."""
 
-
     vocab = {}
-    for letter in [*"abcdefghijklmnopqrstuvwxyz", *(f"{one}</w>" for one in "abcdefghijklmnopqrstuvwxyz"), "do", "dog</w>"]:
+    for letter in [
+        *"abcdefghijklmnopqrstuvwxyz",
+        *(f"{one}</w>" for one in "abcdefghijklmnopqrstuvwxyz"),
+        "do",
+        "dog</w>",
+    ]:
         vocab[letter] = len(vocab)
 
     vocab |= {"<|startoftext|>": 98, "<|endoftext|>": 99}
     merges = [("d", "o"), ("do", "g</w>")]
     inner = tokenizers.Tokenizer(
-        tokenizers.models.BPE(vocab, merges, end_of_word_suffix="</w>", unk_token="<|endoftext|>", fuse_unk=False)
+        tokenizers.models.BPE(vocab, merges, end_of_word_suffix="</w>", unk_token="do", fuse_unk=False)
     )
     inner.normalizer = tokenizers.normalizers.Lowercase()
     inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    return _fast(inner, "<|startoftext|>", "<|endoftext|>", "<|endoftext|>", vocab, 16)
+    return _fast(inner, "<|startoftext|>", "<|endoftext|>", "<|endoftext|>", vocab, 77)
 
 
 def _word_pieces() -> Any:
@@ -130,17 +150,39 @@ def _word_pieces() -> Any:
     inner = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocab, unk_token="[UNK]"))
     inner.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
     inner.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    return _fast(inner, "[CLS]", "[SEP]", "[PAD]", vocab, 30)
+    return _fast(inner, "[CLS]", "[SEP]", "[PAD]", vocab, 60)
 
 
 def _unigram(start: bool) -> Any:
     """As XLM-RoBERTa's (start and end) and SigLIP's (end alone)."""
     pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -3.0)]
-    pieces += [(f"▁{word}", -2.0) for word in WORDS] + [(letter, -5.0) for letter in "abcdefghijklmnopqrstuvwxyz狗猫一只"]
+    pieces += [(f"▁{word}", -2.0) for word in WORDS] + [
+        (letter, -5.0) for letter in "abcdefghijklmnopqrstuvwxyz狗猫一只"
+    ]
     inner = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, unk_id=3, byte_fallback=False))
     inner.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
     vocab = {piece: place for place, (piece, _) in enumerate(pieces)}
-    return _fast(inner, "<s>" if start else None, "</s>", "<pad>", vocab, 38 if start else 12)
+    return _fast(inner, "<s>" if start else None, "</s>", "<pad>", vocab, 77 if start else 64)
+
+
+def _byte_fallback() -> Any:
+    """SigLIP 2's, as Gemma's: lower case, spaces are letters, the end alone; padded on the right, as trained."""
+    letters = ["<pad>", "<s>", "</s>", "<unk>", "▁", *"abcdefghijklmnopqrstuvwxyz狗猫一只", "do", "dog"]
+    vocab = {letter: place for place, letter in enumerate(letters)}
+    built = transformers.Siglip2Tokenizer(
+        vocab=vocab,
+        merges=[("d", "o"), ("do", "g")],
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        padding_side="right",
+        model_max_length=64,
+    )
+    built.backend_tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 2)]
+    )
+    return built
 
 
 def _fast(inner: Any, start: str | None, end: str, pad: str, vocab: dict[str, int], most: int) -> Any:
@@ -150,7 +192,7 @@ def _fast(inner: Any, start: str | None, end: str, pad: str, vocab: dict[str, in
     )
     names = {"bos_token": start} if start else {}
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner, eos_token=end, pad_token=pad, unk_token=None, model_max_length=most, **names
+        tokenizer_object=inner, eos_token=end, pad_token=pad, model_max_length=most, **names
     )
 
 
@@ -180,7 +222,7 @@ def text_features(host: Any, texts: list[str], with_tokenizer: Any) -> torch.Ten
     """The host's own, fed as its processor feeds it: SigLIP padded to its length and without mask, others with one."""
     options = {"padding": True, "truncation": True}
     if "Siglip" in type(host).__name__:
-        options = {"padding": "max_length", "truncation": True, "max_length": 12, "return_attention_mask": False}
+        options = {"padding": "max_length", "truncation": True, "max_length": 64, "return_attention_mask": False}
     given = with_tokenizer(texts, return_tensors="pt", return_token_type_ids=False, **options)
     answer = host.get_text_features(**given)
     return answer if isinstance(answer, torch.Tensor) else answer.pooler_output

@@ -109,10 +109,7 @@ def _headed(vision: Any) -> dict[str, Any]:
     def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         weights, biases = attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3)
         inputs = (head.probe.to(x.dtype).expand(len(x), -1, -1), x, x)
-        q, k, v = (
-            split_heads(F.linear(*part), heads)
-            for part in zip(inputs, weights, biases, strict=True)
-        )
+        q, k, v = (split_heads(F.linear(*part), heads) for part in zip(inputs, weights, biases, strict=True))
         return q, k, v
 
     def value(x: Tensor) -> Tensor:

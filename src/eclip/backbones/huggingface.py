@@ -23,6 +23,8 @@ from eclip.backbones.hf_text import alt_text, chinese_text, clip_text, siglip_te
 from eclip.backbones.text_tower import TextTower
 from eclip.errors import ModelError, OptionError, unsupported
 
+HF_COLORS = ("preprocessor_config.json", "processor_config.json")
+"""Files that hold the configuration of an image processor."""
 RESAMPLE = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers, as image processors write them."""
 
@@ -243,7 +245,7 @@ def read_folder(folder: Path) -> tuple[nn.Module, Any, dict[str, Any]]:
 
 
 def _image_processor(folder: Path) -> dict[str, Any]:
-    for name in ("preprocessor_config.json", "processor_config.json"):
+    for name in HF_COLORS:
         if (folder / name).is_file():
             config: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
             found = config.get("image_processor", config)

@@ -20,7 +20,7 @@ from torch import nn
 
 from eclip.backbones.base import Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL, architectures, hf_folder, split_name
-from eclip.backbones.huggingface import model_type, read_folder
+from eclip.backbones.huggingface import HF_COLORS, model_type, read_folder
 from eclip.backbones.openclip import wrap
 from eclip.errors import DeviceError, DownloadError, ModelError
 
@@ -29,7 +29,7 @@ CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 HF_CONFIG = "config.json"
 HF_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-HF_FILES = ("*.json", "*.txt", "*.model")
+HF_FILES = ["*.json", "*.txt", "*.model"]
 PATIENCE = 5.0
 """Seconds that the hub has for its first answer."""
 
@@ -153,10 +153,11 @@ def _fetch_hf(repository: str) -> Path:
     """The folder with a transformers model of the Hub, fetched if it is not here; its kind is looked at first."""
     model_type(_fetch(repository, (HF_CONFIG,), "").parent)
     folder = _fetch(repository, HF_WEIGHTS, "of unknown size").parent
-    kept = {path.name for path in folder.iterdir()}
-    if not {HF_CONFIG, "preprocessor_config.json", "tokenizer_config.json"} <= kept or HF_WEIGHTS[1] in kept:
-        weights = [] if kept.intersection(HF_WEIGHTS) - {HF_WEIGHTS[1]} else ["*.safetensors"]
-        folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=[*HF_FILES, *weights]))
+    here = {path.name for path in folder.iterdir()}
+    sharded = HF_WEIGHTS[1] in here
+    if sharded or "tokenizer_config.json" not in here or not here.intersection(HF_COLORS):
+        wanted = [*HF_FILES, "*.safetensors"] if sharded else HF_FILES
+        folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=wanted, etag_timeout=PATIENCE))
     return folder
 
 

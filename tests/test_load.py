@@ -68,7 +68,7 @@ def test_the_catalog_is_open_clips() -> None:
         ("ViT-B-16/openia", UnknownNameError, "'openia'. Did you mean 'openai'"),
         ("ViT-B-16", ModelError, "add a tag as in ViT-B-16/openai"),
         ("ViT-S-16", ModelError, r"open_clip knows none for it.*ViT-S-16\+FILE"),
-        ("hf:org/name", ModelError, "not read by this version"),
+        ("hf:name", ModelError, r"no folder with a config\.json of transformers\. Write hf:ORG/NAME"),
         ("hf-hub:name", ModelError, "write hf-hub:ORG/NAME"),
         ("local-dir:/nowhere", ModelError, "no model folder '/nowhere'"),
         ("ViT-B-16+nothing.pt", ModelError, "no checkpoint file 'nothing.pt'"),

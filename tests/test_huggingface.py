@@ -104,6 +104,8 @@ def test_text_tower_in_the_open_equals_the_hosts(family: str) -> None:
         for block in tower.blocks:
             x = run_text_block(block, x, mask)
         torch.testing.assert_close(tower.pool(ids, x), backbone.encode_text(TEXTS), rtol=0, atol=1e-10)
+        backbone.model.train()
+        assert torch.equal(tower.embed(ids), tower.embed(ids)), "no dropout"
     assert (tower.weights(ids).sum(dim=1) == 1).all()
 
 

@@ -62,18 +62,36 @@ def _names_one(node: ast.stmt) -> bool:
     return isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
 
 
-def family_of(config: dict[str, Any]) -> str | None:
-    """The adapter that an architecture's image tower gets, in words; None where there is none."""
+REASONS = {
+    "eva": "a ViT of EVA",
+    "fastvit": "a CNN that averages its feature map",
+    "convnext": "a CNN that averages its feature map",
+    "vitamin": "convolutions, then a ViT that averages its patches",
+    "swin": "attention inside windows alone",
+    "vit_relpos": "relative positions inside attention",
+}
+"""Beginnings of timm's names -> what their image tower has that no adapter reads."""
+
+
+def tower_of(config: dict[str, Any]) -> tuple[str | None, str]:
+    """The adapter that an architecture's image tower gets, in words; or None, and why there is none.
+
+    Told from the configuration as open_clip itself tells which tower to build.
+    """
     vision = config.get("vision_cfg", {})
     if "multimodal_cfg" in config or vision.get("attentional_pool"):
-        return None
+        return None, "a CoCa, with a decoder of text or several learned queries"
     if "timm_model_name" not in vision:
-        return "CLIP ResNet" if isinstance(vision.get("layers"), list) else "native ViT"
-    if vision.get("timm_pool") in ("abs_attn", "rot_attn"):
-        return "timm trunk with attention pool"
-    if vision.get("timm_pool") == "map" and vision["timm_model_name"].startswith("vit_"):
-        return "timm ViT with MAP head"
-    return None
+        return "CLIP ResNet" if isinstance(vision.get("layers"), list) else "native ViT", ""
+    name, pool = vision["timm_model_name"], vision.get("timm_pool")
+    if pool in ("abs_attn", "rot_attn"):
+        return "timm trunk with attention pool", ""
+    if pool == "map" and name.startswith("vit_"):
+        return "timm ViT with MAP head", ""
+    for start, reason in REASONS.items():
+        if name.startswith(start):
+            return None, reason
+    return None, f"timm's {name} with {pool or 'its own'} pooling"
 
 
 def split_name(name: str, checkpoint: str | Path | None = None) -> tuple[str, str | None, Path | None]:
@@ -111,8 +129,9 @@ def split_name(name: str, checkpoint: str | Path | None = None) -> tuple[str, st
     architecture, _, tag = name.partition("/")
     if architecture not in architectures():
         raise UnknownNameError("model", architecture, [*architectures(), DEFAULT_MODEL], "`eclip models ls --all`")
-    if family_of(architectures()[architecture]) is None:
-        raise unsupported(f"the image tower of {architecture}")
+    family, reason = tower_of(architectures()[architecture])
+    if family is None:
+        raise unsupported(f"the image tower of {architecture} ({reason})")
     if checkpoint is not None:
         if tag:
             raise ModelError(f"give a tag or a checkpoint, not both: {architecture}+{checkpoint}, or {name} alone.")

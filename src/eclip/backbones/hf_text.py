@@ -115,7 +115,17 @@ def _bert(encoder: Any, weights: Callable[[Tensor], Tensor], to_feature: Fn) -> 
 
     stack = encoder.encoder  # its list is `layer` in BERT; in AltCLIP `layers` from transformers 5 on
     blocks = tuple(_post_norm(layer) for layer in getattr(stack, "layer", None) or stack.layers)
-    return TextTower(lambda ids: encoder.embeddings(input_ids=ids), blocks, mask, weights, to_feature)
+    return TextTower(lambda ids: _embed(encoder.embeddings, ids), blocks, mask, weights, to_feature)
+
+
+def _embed(parts: Any, ids: Ids) -> Tensor:
+    """Words, places and the first token type, normed; without the dropout that a model in training mode would add."""
+    place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    if hasattr(parts, "padding_idx"):  # RoBERTa counts from behind the padding id, and does not count padding
+        kept = (ids != parts.padding_idx).long()
+        place = kept.cumsum(dim=1) * kept + parts.padding_idx
+    kind = parts.token_type_embeddings(torch.zeros_like(ids))
+    return parts.LayerNorm(parts.word_embeddings(ids) + kind + parts.position_embeddings(place))
 
 
 def _post_norm(layer: Any) -> TextBlock:

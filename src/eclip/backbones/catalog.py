@@ -63,10 +63,8 @@ def _names_one(node: ast.stmt) -> bool:
 
 
 REASONS = {
-    "eva": "a ViT of EVA",
     "fastvit": "a CNN that averages its feature map",
     "convnext": "a CNN that averages its feature map",
-    "vitamin": "convolutions, then a ViT that averages its patches",
     "swin": "attention inside windows alone",
     "vit_relpos": "relative positions inside attention",
 }
@@ -91,6 +89,10 @@ def tower_of(config: dict[str, Any]) -> tuple[str | None, str]:
     for start, reason in REASONS.items():
         if name.startswith(start):
             return None, reason
+    if pool in ("token", "avg", "", None) and name.startswith(("vit_", "vitamin_")):
+        return "timm ViT", ""
+    if pool in ("token", "avg") and name.startswith("eva"):
+        return "EVA", ""
     return None, f"timm's {name} with {pool or 'its own'} pooling"
 
 

@@ -16,6 +16,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from timm.layers import AttentionPool2d, AttentionPoolLatent, RotAttentionPool2d
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ from eclip.backbones.huggingface import is_transformers, wrap_transformers
 from eclip.backbones.native import native_vit, resnet
 from eclip.backbones.native_text import native_text
 from eclip.backbones.timm_towers import timm_map, timm_pool
+from eclip.backbones.timm_vit import timm_vit
 from eclip.errors import FAMILIES, ModelError, OptionError, UnsupportedTowerError, unsupported
 
 
@@ -134,5 +136,7 @@ def _tower(visual: nn.Module) -> dict[str, Any]:
             return timm_pool(visual, pool)
         if isinstance(visual.trunk, TimmViT) and isinstance(visual.trunk.attn_pool, AttentionPoolLatent):
             return timm_map(visual)
+        if isinstance(visual.trunk, TimmViT | Eva):
+            return timm_vit(visual)
         raise unsupported(f"timm tower {type(visual.trunk).__name__} without attention pooling")
     raise unsupported(type(visual).__name__)

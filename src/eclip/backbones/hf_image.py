@@ -177,9 +177,9 @@ def layer_block(layer: Any) -> Block:
 
 
 def _whole(layer: Any) -> Fn:
-    """The layer itself with its own attention; in older transformers it wants one mask more and answers a tuple."""
-    more = "causal_attention_mask" in inspect.signature(type(layer).forward).parameters
-    masks: dict[str, None] = dict.fromkeys(["attention_mask", "causal_attention_mask"][: 1 + more])
+    """The layer itself with its own attention; older ones want no mask, or one more, and answer a tuple."""
+    known = inspect.signature(type(layer).forward).parameters
+    masks = {name: None for name in ("attention_mask", "causal_attention_mask") if name in known}
 
     def forward(x: Tensor) -> Tensor:
         answer = layer(x, **masks)

@@ -63,6 +63,7 @@ def _names_one(node: ast.stmt) -> bool:
 
 
 REASONS = {
+    "vit_pe_": "rotary positions under a MAP head",
     "fastvit": "a CNN that averages its feature map",
     "convnext": "a CNN that averages its feature map",
     "swin": "attention inside windows alone",
@@ -84,11 +85,11 @@ def tower_of(config: dict[str, Any]) -> tuple[str | None, str]:
     name, pool = vision["timm_model_name"], vision.get("timm_pool")
     if pool in ("abs_attn", "rot_attn"):
         return "timm trunk with attention pool", ""
-    if pool == "map" and name.startswith("vit_"):
-        return "timm ViT with MAP head", ""
     for start, reason in REASONS.items():
         if name.startswith(start):
             return None, reason
+    if pool == "map" and name.startswith("vit_"):
+        return "timm ViT with MAP head", ""
     if pool in ("token", "avg", "", None) and name.startswith(("vit_", "vitamin_")):
         return "timm ViT", ""
     if pool in ("token", "avg") and name.startswith("eva"):

@@ -100,6 +100,22 @@ def test_siglip_off_the_training_grid_equals_timm() -> None:
     torch.testing.assert_close(eclip.encode(backbone, pixels).feature, expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("family", ["timm vit", "eva", "eva02"])
+def test_timm_vits_off_the_training_grid_equal_timm(family: str) -> None:
+    """timm's own way to any grid, with the same weights; EVA turns queries by the place in the reference grid."""
+    backbone = tiny.backbone(family, torch.float64)
+    flexible = tiny.model(family)
+    made = {"timm vit": (tiny.VisionTransformer, {"global_pool": "token", "no_embed_class": True, "init_values": 0.5})}
+    made |= {"eva": (tiny.Eva, {"global_pool": "token", "init_values": 0.5}), "eva02": (tiny.Eva, tiny.EVA02)}
+    build, options = made[family]
+    flexible.visual.trunk = tiny._trunk(build, **options, dynamic_img_size=True)().visual.trunk
+    flexible.double().load_state_dict(backbone.model.state_dict())
+    for rows, cols in ((4, 4), (5, 2)):
+        pixels = tiny.pixels(backbone, rows=rows, cols=cols).double()
+        expected = flexible.eval().encode_image(pixels)
+        torch.testing.assert_close(eclip.encode(backbone, pixels).feature, expected, rtol=0, atol=1e-6)
+
+
 def test_positions_differ_between_modes_and_leave_the_table_alone() -> None:
     table = torch.randn(17, 8, generator=torch.Generator().manual_seed(0))
     before = table.clone()

@@ -87,6 +87,7 @@ def test_import_eclip_loads_nothing_heavy() -> None:
     assert not _after("import eclip; dir(eclip); eclip.METHODS; eclip.TEMPLATES") & {
         "torch",
         "open_clip",
+        "transformers",
         "numpy",
         "PIL",
     }

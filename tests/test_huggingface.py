@@ -247,7 +247,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders as save_pretrained writes them, one a family."""
     whole = tmp_path_factory.mktemp("hf")
     for family in ("CLIP", "Chinese-CLIP", "AltCLIP", "SigLIP", "SigLIP 2 NaFlex"):
-        tiny_hf.model(family).save_pretrained(whole / family)
+        if family == "SigLIP 2 NaFlex" and not hasattr(tiny_hf.transformers, "Siglip2Model"):
+            continue
+        tiny_hf.model(family, "eager").save_pretrained(whole / family)
         tiny_hf.tokenizer(family).save_pretrained(whole / family)
         (whole / family / "preprocessor_config.json").write_text(json.dumps(COLORS))
     return whole
@@ -293,6 +295,12 @@ def test_the_command_line_and_its_results_name_the_model(folders: Path, photos: 
     assert name in (tmp_path / "manifest.json").read_text()
     photo = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     assert np.isfinite(eclip.explain(photo, ["a dog"], model=name, method="gradcam").maps).all()
+    done = CliRunner().invoke(cli.app, ["doctor", name, "--json"])
+    [row] = [row for row in json.loads(done.stdout) if row["what"] == f"model {name}"]
+    assert row["is"].startswith(
+        "works: transformers SiglipModel, 4 x 4 patches of 8 px, 32 features, text side in the open"
+    )
+    assert row[""] == "ok"
 
 
 def _without(name: str) -> Any:

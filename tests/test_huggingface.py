@@ -61,6 +61,20 @@ def test_feature_off_the_training_grid_equals_the_hosts(family: str) -> None:
         assert (eclip.encode(backbone, pixels, positions="bilinear").feature - expected).abs().max() > 1e-4
 
 
+def test_a_size_that_is_no_multiple_of_the_patch_leaves_out_what_the_host_does() -> None:
+    """As so400m-patch14-384: the host's convolution drops the last pixels; photos here get the multiple below."""
+    config = tiny_hf.FAMILIES["SigLIP"]()
+    config.vision_config.image_size = 37
+    host = tiny_hf.transformers.SiglipModel(config).double().eval()
+    backbone = eclip.wrap(host, mean=tiny.MEAN, std=tiny.STD)
+    assert (backbone.native, backbone.image_size) == ((4, 4), 32)
+    pixels = torch.randn(1, 3, 37, 37, generator=torch.Generator().manual_seed(0)).double()
+    with torch.no_grad():
+        expected = host.get_image_features(pixel_values=pixels)
+    expected = expected if isinstance(expected, torch.Tensor) else expected.pooler_output
+    torch.testing.assert_close(eclip.encode(backbone, pixels[:, :, :32, :32]).feature, expected, rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("family", tiny_hf.FAMILIES)
 def test_blocks_in_the_open_equal_the_hosts(family: str, attention: str) -> None:

@@ -39,12 +39,10 @@ def timm_vit(visual: TimmModel) -> dict[str, Any]:
     if (native.row * patch, native.col * patch) != (height, width):
         raise unsupported(f"a timm ViT whose patches are not square: {tuple(native)} of {height} x {width} pixels")
     first = [token for token in (trunk.cls_token, trunk.reg_token) if token is not None]
-    rest = [module for key, module in visual.head.named_children() if key != "drop"]
+    rest = [without_dropout(module) for key, module in visual.head.named_children() if key != "drop"]
     rope = trunk.rope if isinstance(trunk, Eva) else None
     if rope is not None and (not isinstance(rope, RotaryEmbeddingCat) or getattr(trunk, "rope_mixed", False)):
         raise unsupported(f"an EVA with positions of class {type(rope).__name__}")
-    for module in rest:
-        without_dropout(module)
 
     def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
         stem = trunk.patch_embed

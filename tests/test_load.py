@@ -107,6 +107,7 @@ def test_the_catalog_is_open_clips() -> None:
     ("name", "error", "message"),
     [
         ("ViT-B-61/openai", UnknownNameError, "unknown model 'ViT-B-61'. Did you mean 'ViT-B-16'"),
+        ("openai/clip-vit-base-patch16", ModelError, r"hf:openai/clip-vit-base-patch16 \(transformers\)"),
         ("minni", UnknownNameError, "Did you mean 'mini'"),
         ("ViT-B-16/openia", UnknownNameError, "'openia'. Did you mean 'openai'"),
         ("ViT-B-16", ModelError, "add a tag as in ViT-B-16/openai"),

@@ -130,6 +130,11 @@ def split_name(name: str, checkpoint: str | Path | None = None) -> tuple[str, st
             _check_hf(name)
         return (f"local-dir:{MINI}" if name == DEFAULT_MODEL else name), None, None
     architecture, _, tag = name.partition("/")
+    if architecture not in architectures() and tag and not any(tag in known for known in tags().values()):
+        raise ModelError(
+            f"{name!r} is no ARCH/TAG of open_clip. A repository of the Hub is hf:{name} (transformers) or "
+            f"hf-hub:{name} (open_clip), a folder hf:./{name} or local-dir:{name}."
+        )
     if architecture not in architectures():
         raise UnknownNameError("model", architecture, [*architectures(), DEFAULT_MODEL], "`eclip models ls --all`")
     family, reason = tower_of(architectures()[architecture])

@@ -100,6 +100,22 @@ def test_siglip_off_the_training_grid_equals_timm() -> None:
     torch.testing.assert_close(eclip.encode(backbone, pixels).feature, expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("family", ["timm vit", "eva", "eva02"])
+def test_timm_vits_off_the_training_grid_equal_timm(family: str) -> None:
+    """timm's own way to any grid, with the same weights; EVA turns queries by the place in the reference grid."""
+    backbone = tiny.backbone(family, torch.float64)
+    flexible = tiny.model(family)
+    made = {"timm vit": (tiny.VisionTransformer, {"global_pool": "token", "no_embed_class": True, "init_values": 0.5})}
+    made |= {"eva": (tiny.Eva, {"global_pool": "token", "init_values": 0.5}), "eva02": (tiny.Eva, tiny.EVA02)}
+    build, options = made[family]
+    flexible.visual.trunk = tiny._trunk(build, **options, dynamic_img_size=True)().visual.trunk
+    flexible.double().load_state_dict(backbone.model.state_dict())
+    for rows, cols in ((4, 4), (5, 2)):
+        pixels = tiny.pixels(backbone, rows=rows, cols=cols).double()
+        expected = flexible.eval().encode_image(pixels)
+        torch.testing.assert_close(eclip.encode(backbone, pixels).feature, expected, rtol=0, atol=1e-6)
+
+
 def test_positions_differ_between_modes_and_leave_the_table_alone() -> None:
     table = torch.randn(17, 8, generator=torch.Generator().manual_seed(0))
     before = table.clone()
@@ -254,11 +270,11 @@ def test_nothing_of_the_model_changes_when_a_method_raises(name: str, family: st
     "vision",
     [
         {"timm_model_name": "test_efficientnet", "timm_pool": "avg", "timm_proj": "linear", "image_size": 96},
-        {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear", "image_size": 160},
+        {"timm_model_name": "test_vit", "timm_pool": "max", "timm_proj": "linear", "image_size": 160},
         {**tiny.VIT, "attentional_pool": True, "attn_pooler_heads": 2},
         {**tiny.VIT, "patch_size": (8, 16)},
     ],
-    ids=["average pool", "timm ViT with CLS", "CoCa", "oblong patches"],
+    ids=["average pool", "greatest patch", "CoCa", "oblong patches"],
 )
 def test_other_towers_are_refused_by_name(vision: dict[str, Any]) -> None:
     model = open_clip.CLIP(embed_dim=24, vision_cfg=vision, text_cfg=dict(tiny.TEXT))

@@ -367,12 +367,23 @@ def test_models_are_listed() -> None:
     every = {row["model"]: row for row in json.loads(run("models", "ls", "--all", "--json").stdout)}
     assert "openai" in every["ViT-B-16"]["weights"].split()
     assert every["RN50"]["family"] == "CLIP ResNet"
-    assert every["coca_ViT-B-32"]["family"] == "no adapter"
+    assert every["coca_ViT-B-32"]["family"].startswith("no adapter: a CoCa")
+    assert every["Siglip2Model"]["weights"].startswith("hf:ORG/NAME")
     assert {row["model"].partition("/")[0] for row in few} <= set(every)
 
 
 def test_version() -> None:
     assert run("--version").stdout == f"eclip {__version__}\n"
+
+
+def test_doctor_looks_at_a_model(tiny_name: str) -> None:
+    done = run("doctor", tiny_name, "--json")
+    assert done.exit_code == 0, done.output
+    [row] = [row for row in json.loads(done.stdout) if row["what"] == f"model {tiny_name}"]
+    assert row["is"] == "works: native ViT, 4 x 4 patches of 8 px, 24 features, text side in the open"
+    done = run("doctor", "hf:./nowhere", "--json")
+    assert done.exit_code == 1
+    assert "no folder with a config.json" in done.stdout
 
 
 def test_doctor_says_what_to_do(tiny_name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,10 +64,13 @@ def _captured(backbone: Backbone, part: nn.Module, text: Tensor) -> tuple[Tensor
 @pytest.mark.parametrize(("depth", "layer"), [(1, "norm"), (1, "input"), (3, "norm"), (2, "input")])
 @pytest.mark.parametrize("family", TOWERS)
 def test_gradcam_in_a_vit_is_what_hooks_on_the_host_see(family: str, depth: int, layer: str) -> None:
+    if (family, layer) == ("eva, norms behind", "norm"):
+        pytest.skip("no norm in front of a block there, to hook on")
     backbone, encoding, text = _encoded(family)
     visual = backbone.model.visual
-    blocks = visual.trunk.blocks if family == "siglip" else visual.transformer.resblocks
-    part = blocks[-depth].norm1 if family == "siglip" else blocks[-depth].ln_1
+    timm = hasattr(visual, "trunk")
+    blocks = visual.trunk.blocks if timm else visual.transformer.resblocks
+    part = blocks[-depth].norm1 if timm else blocks[-depth].ln_1
     part = part if layer == "norm" else blocks[-depth - 1]
     expected = []
     for one in text:
@@ -238,7 +241,7 @@ def test_slope_of_a_trunk_is_a_shift_of_all_its_positions(family: str) -> None:
 def test_pull_is_the_transpose_of_qkv(family: str) -> None:
     _, encoding, _ = _encoded(family)
     block, x = encoding.blocks[-1], encoding.inputs[-1]
-    if family in ("vit with query norm", "timm rot_attn"):
+    if family in ("vit with query norm", "timm rot_attn", "eva02"):
         assert block.pull is None, "queries and keys are no affine map there"
         return
     leaf = block.norm1(x).detach().requires_grad_()

@@ -96,6 +96,7 @@ def test_import_eclip_loads_nothing_heavy() -> None:
     assert not _after("import eclip; dir(eclip); eclip.METHODS; eclip.REFINEMENTS; eclip.TEMPLATES") & {
         "torch",
         "open_clip",
+        "transformers",
         "numpy",
         "PIL",
         "sklearn",

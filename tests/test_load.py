@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import eclip
 import tiny
-from eclip.backbones import catalog, load
+from eclip.backbones import catalog, load, openclip
 from eclip.errors import DeviceError, DownloadError, ModelError, UnknownNameError, UnsupportedTowerError
 
 
@@ -54,6 +54,49 @@ def test_precision(tiny_name: str, precision: str) -> None:
 # --- names ----------------------------------------------------------------------------------------------------------
 
 
+CLASSES = {
+    "ViT-B-32": "native ViT",
+    "RN50": "CLIP ResNet",
+    "vit_medium_patch16_gap_256": "timm ViT",
+    "MobileCLIP-B": "timm ViT",
+    "ViTamin-S": "timm ViT",
+    "EVA01-g-14": "EVA",
+    "EVA02-B-16": "EVA",
+    "EVA02-E-14": "EVA",
+    "ViT-B-16-SigLIP": "timm ViT with MAP head",
+    "MobileCLIP-S1": None,
+    "convnext_tiny": None,
+    "swin_base_patch4_window7_224": None,
+    "vit_relpos_medium_patch16_cls_224": None,
+    "PE-Core-T-16-384": None,
+    "coca_ViT-B-32": None,
+}
+"""One architecture of each class of image tower that open_clip has."""
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_catalog_says_of_each_class_of_tower_what_wrap_does(name: str) -> None:
+    config = catalog.architectures()[name]
+    family, reason = catalog.tower_of(config)
+    assert (family, bool(reason)) == (CLASSES[name], CLASSES[name] is None)
+    with torch.device("meta"):
+        visual = open_clip.model._build_vision_tower(config["embed_dim"], config["vision_cfg"])
+    if family is None:
+        with pytest.raises(UnsupportedTowerError):
+            openclip._tower(visual)
+    else:
+        assert openclip._tower(visual)["family"] == family
+
+
+def test_few_architectures_have_no_adapter() -> None:
+    """What is left are CNNs that average their map, CoCa, PE-Core, and attention of another kind."""
+    left = {name: reason for name, config in catalog.architectures().items() if (reason := catalog.tower_of(config)[1])}
+    assert len(left) <= 28
+    assert all(
+        any(word in reason for word in ("CNN", "CoCa", "windows", "relative", "rotary")) for reason in left.values()
+    )
+
+
 def test_the_catalog_is_open_clips() -> None:
     assert set(catalog.architectures()) == set(open_clip.list_models())
     for name in open_clip.list_models():
@@ -64,15 +107,20 @@ def test_the_catalog_is_open_clips() -> None:
     ("name", "error", "message"),
     [
         ("ViT-B-61/openai", UnknownNameError, "unknown model 'ViT-B-61'. Did you mean 'ViT-B-16'"),
+        ("openai/clip-vit-base-patch16", ModelError, r"hf:openai/clip-vit-base-patch16 \(transformers\)"),
         ("minni", UnknownNameError, "Did you mean 'mini'"),
         ("ViT-B-16/openia", UnknownNameError, "'openia'. Did you mean 'openai'"),
         ("ViT-B-16", ModelError, "add a tag as in ViT-B-16/openai"),
         ("ViT-S-16", ModelError, r"open_clip knows none for it.*ViT-S-16\+FILE"),
-        ("hf:org/name", ModelError, "not read by this version"),
+        ("hf:name", ModelError, r"no folder with a config\.json of transformers\. Write hf:ORG/NAME"),
         ("hf-hub:name", ModelError, "write hf-hub:ORG/NAME"),
         ("local-dir:/nowhere", ModelError, "no model folder '/nowhere'"),
         ("ViT-B-16+nothing.pt", ModelError, "no checkpoint file 'nothing.pt'"),
-        ("coca_ViT-B-32/laion2b_s13b_b90k", UnsupportedTowerError, "coca_ViT-B-32. Families that work: native ViTs"),
+        (
+            "coca_ViT-B-32/laion2b_s13b_b90k",
+            UnsupportedTowerError,
+            r"coca_ViT-B-32 \(a CoCa.*Families that work: native ViTs",
+        ),
         ("ViT-B-16-quickgelu/laion2b_s34b_b88k", UnknownNameError, "unknown weights"),
     ],
 )

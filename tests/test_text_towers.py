@@ -9,7 +9,9 @@ import pytest
 import torch
 from open_clip.transformer import ResidualAttentionBlock
 
+import eclip
 import tiny
+from eclip.backbones.hf_text import encoder_text
 from eclip.backbones.native_text import native_text
 from eclip.backbones.text_tower import TextTower, run_text_block
 
@@ -73,3 +75,51 @@ def test_towers_nobody_has_read_have_no_blocks() -> None:
     foreign.transformer.resblocks[0] = torch.nn.Identity()
     assert not isinstance(foreign.transformer.resblocks[0], ResidualAttentionBlock)
     assert native_text(foreign) is None
+
+
+HOSTS = {"roberta": "RobertaConfig", "xlm-roberta": "XLMRobertaConfig", "bert": "BertConfig"}
+
+
+def _encoder(kind: str, pooler: str, projection: str = "mlp") -> torch.nn.Module:
+    """open_clip's wrapper around an encoder of transformers, with random weights, as its configurations name it."""
+    transformers = pytest.importorskip(
+        "transformers", reason="text towers of transformers need pip install 'eclip[hf]'"
+    )
+    from open_clip.hf_model import HFTextEncoder
+
+    options = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = getattr(transformers, HOSTS.get(kind, kind))(vocab_size=60, max_position_embeddings=20, **options)
+    torch.manual_seed(0)
+    text = HFTextEncoder("", 24, config=config, pooler_type=pooler, proj_type=projection).double().eval()
+    for weight in text.parameters():
+        weight.data += 0.1 * torch.randn_like(weight)
+    return text
+
+
+@pytest.mark.parametrize("pooler", ["mean_pooler", "cls_pooler", "cls_last_hidden_state_pooler"])
+@pytest.mark.parametrize("kind", HOSTS)
+def test_encoders_of_transformers_inside_open_clip(kind: str, pooler: str) -> None:
+    text = _encoder(kind, pooler)
+    pad = text.config.pad_token_id
+    ids = torch.tensor([[2, 7, 9, 3, pad, pad], [2, 11, 12, 13, 14, 3]])
+    tower = encoder_text(text)
+    assert tower is not None
+    with torch.no_grad():
+        torch.testing.assert_close(_again(tower, ids), text(ids), rtol=0, atol=1e-12)
+    torch.testing.assert_close(tower.weights(ids).sum(dim=1).double(), torch.ones(2).double())
+
+
+def test_an_encoder_inside_open_clip_is_found_by_wrap() -> None:
+    model = open_clip.CustomTextCLIP(24, tiny.VIT, tiny.TEXT)
+    model.text = _encoder("roberta", "mean_pooler").float()
+    backbone = eclip.wrap(model, tokenizer=lambda texts: torch.full((len(texts), 6), 5), mean=tiny.MEAN, std=tiny.STD)
+    assert backbone.text_tower is not None
+    assert len(backbone.text_tower.blocks) == 2
+
+
+def test_encoders_nobody_has_read_have_no_blocks() -> None:
+    assert encoder_text(_encoder("roberta", "max_pooler")) is None
+    other = _encoder("bert", "mean_pooler")
+    other.transformer = torch.nn.Identity()
+    assert encoder_text(other) is None
+    assert encoder_text(torch.nn.Identity()) is None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import open_clip
 import torch
 from open_clip.timm_model import TimmModel
+from timm.layers import HybridEmbed
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
+from timm.models.vitamin import GeGluMlp
 from torch import nn
 
 import eclip
@@ -64,6 +67,40 @@ def _siglip() -> nn.Module:
     return model
 
 
+def _trunk(build: Callable[..., nn.Module], **options: Any) -> Callable[[], nn.Module]:
+    """A trunk of timm in open_clip's model, whose last linear layer is the projection."""
+
+    def make() -> nn.Module:
+        model = _clip({"image_size": 32, "timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": ""})
+        shape = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 7, "num_heads": 2, "num_classes": 24}
+        model.visual.trunk = build(**{**shape, **options})
+        return model
+
+    return make
+
+
+def _behind_convolutions(**shape: Any) -> nn.Module:
+    """As ViTamin: strided convolutions, then blocks with gated MLPs, and the mean of the patches."""
+    stem = nn.Sequential(nn.Conv2d(3, 16, 4, 4), nn.GELU(), nn.Conv2d(16, 32, 2, 2))
+    return VisionTransformer(
+        **{**shape, "patch_size": 1},
+        embed_layer=partial(HybridEmbed, backbone=stem, proj=False),
+        mlp_layer=GeGluMlp,
+        class_token=False,
+        global_pool="avg",
+    )
+
+
+EVA02 = {
+    "global_pool": "token",
+    "use_rot_pos_emb": True,
+    "ref_feat_shape": (3, 3),
+    "swiglu_mlp": True,
+    "scale_mlp": True,
+    "scale_attn_inner": True,
+    "qkv_fused": False,
+}
+
 FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "vit": _vit,
     "vit without ln_pre": lambda: _vit(no_ln_pre=True),
@@ -76,15 +113,20 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "timm abs_attn": _pooled("abs_attn"),
     "timm rot_attn": _pooled("rot_attn"),
     "siglip": _siglip,
+    "timm vit": _trunk(VisionTransformer, global_pool="token", no_embed_class=True, init_values=0.5),
+    "timm vit, average pool": _trunk(_behind_convolutions),
+    "eva": _trunk(Eva, global_pool="token", init_values=0.5),
+    "eva02": _trunk(Eva, **EVA02),
+    "eva, norms behind": _trunk(Eva, global_pool="token", use_post_norm=True),
 }
 
 
-AVERAGED = ("vit, average pool", "vit, norm after pool")
+AVERAGED = ("vit, average pool", "vit, norm after pool", "timm vit, average pool")
 POOLS = ("resnet", "timm abs_attn", "timm rot_attn")
 GAPS: dict[str, tuple[str, ...]] = {
     "rollout": POOLS,
     "gradeclip": AVERAGED,
-    "decompose": (*AVERAGED, "vit with query norm"),
+    "decompose": (*AVERAGED, "vit with query norm", "eva02", "eva, norms behind"),
 }
 """Methods and the families on which they have no meaning."""
 

@@ -32,19 +32,47 @@ class Finding:
     advice: str = ""
 
 
-def examine() -> list[Finding]:
-    """Look at everything that most often goes wrong."""
+def examine(model: str | None = None) -> list[Finding]:
+    """Look at everything that most often goes wrong, and at a model by its name, if one is asked about."""
     return [
         Finding("eclip", __version__),
         Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         *(Finding(name, importlib.metadata.version(name)) for name in ("torch", "open_clip_torch", "timm", "pillow")),
+        _transformers(),
         _torchvision(),
         Finding("CPU", f"{torch.get_num_threads()} threads"),
         _cuda(),
         Finding("MPS", "not offered: no result was ever checked on it"),
         _mini(),
         _cached(),
+        *([] if model is None else [_model(model)]),
     ]
+
+
+def _transformers() -> Finding:
+    try:
+        return Finding("transformers", importlib.metadata.version("transformers"))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("transformers", "not installed", advice="pip install 'eclip[hf]', for models named hf:...")
+
+
+def _model(name: str) -> Finding:
+    """Loads, has an adapter, reads texts and photos, and gives numbers."""
+    try:
+        from eclip.backbones.base import encode
+        from eclip.backbones.load import load
+
+        backbone = load(name)
+        text = backbone.encode_text(["a dog"])
+        image = encode(backbone, torch.zeros(1, 3, backbone.image_size, backbone.native.col * backbone.patch_size), 0)
+    except (EclipError, ImportError, RuntimeError) as error:
+        return Finding(f"model {name}", str(error), False, "`eclip models ls --all` says which models work")
+    fine = bool(text.isfinite().all() and image.feature.isfinite().all())
+    rows, cols = backbone.native
+    found = f"{backbone.family}, {rows} x {cols} patches of {backbone.patch_size} px, {text.shape[1]} features"
+    words = "text side in the open" if backbone.text_tower is not None else "text side not in the open"
+    advice = "" if fine else "its features are not finite: the weights are damaged"
+    return Finding(f"model {name}", f"{'works' if fine else 'gives NaN'}: {found}, {words}", fine, advice)
 
 
 def _torchvision() -> Finding:

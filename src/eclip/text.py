@@ -115,19 +115,19 @@ def _short(text: str, most: int) -> str:
 def words_read(backbone: Backbone, words: list[str]) -> int:
     """How many of the first words of a text reach the model whole; the tokenizer cuts off the rest.
 
-    Tokens of CLIP's and of T5's tokenizers do not reach over spaces, so those of the words add up. A word that
-    fills the whole context alone counts as cut, since nobody can tell.
+    Tokens do not reach over spaces, so those of the words add up; where a space is a token or part of one, it counts to
+    the word behind it. A word that fills the whole context alone counts as cut, since nobody can tell.
     """
     context = backbone.tokenize([""]).shape[1]
-    if len(" ".join(words).encode()) + 2 <= context:  # a byte is at most one token; two mark start and end
+    if len(" ".join(words).encode()) + 3 <= context:  # a byte is at most one token; two are the ends, one a first space
         return len(words)
-    ids = backbone.tokenize(["", "a " * context, *words])
+    ids = backbone.tokenize(["", "a", "a " * context, words[0], *(f"a {word}" for word in words[1:])])
     padding = ids[0, -1]  # of a model that pads with its end token, the end is not counted, which does no harm
     used = ((ids != padding) * torch.arange(1, context + 1)).amax(dim=1)  # last place that is no padding
-    marks, full, each = used[0], used[1], used[2:]
-    room = full - marks
-    tokens = each - marks + (each == full)  # a word that is cut itself has more than there is room for
-    return int((tokens.cumsum(dim=0) <= room).sum())
+    marks, one, full, each = used[0], used[1], used[2], used[3:]
+    before = torch.where(torch.arange(len(each)) == 0, marks, one)
+    tokens = each - before + (each == full) * full  # a word that is cut itself has more than there is room for
+    return int((tokens.cumsum(dim=0) <= full - marks).sum())
 
 
 class _Cache:

@@ -65,7 +65,7 @@ class Backbone:
         latent: a MAP head as a block whose one query is learned; else None.
         bare: (..., channel) -> final norm alone, for towers whose head does more (MAP); else None.
         text_tower: the text side block by block; None where its kind is unknown, which only methods for words mind.
-        visual: how the names of the image tower's weights start.
+        visual: how the names of the image side's weights start, one beginning or several.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Backbone:
     latent: Block | None = None
     bare: Fn | None = None
     text_tower: TextTower | None = None
-    visual: str = "visual."
+    visual: str | tuple[str, ...] = "visual."
     _memo: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
@@ -107,13 +107,17 @@ class Backbone:
     def weight(self) -> Tensor:
         """The first convolution of the image tower, whose device and precision the pixels must have.
 
-        In models of mixed precision other weights differ: norms and position tables stay in float32.
+        In models of mixed precision other weights differ: norms and position tables stay in float32. SigLIP 2 NaFlex
+        has no convolution; there it is the first matrix, which takes the patches.
         """
-        return next(
-            weight
-            for name, weight in self.model.named_parameters()
-            if name.startswith(self.visual) and weight.ndim == 4
-        )
+        matrix = None
+        for name, weight in self.model.named_parameters():
+            if name.startswith(self.visual):
+                if weight.ndim == 4:
+                    return weight
+                matrix = weight if matrix is None and weight.ndim == 2 else matrix
+        assert matrix is not None, f"{self.name} has no weights whose names start with {self.visual}"
+        return matrix
 
     def preprocess(
         self, image: Image.Image, image_size: int | None = None, resize: str = "squash"

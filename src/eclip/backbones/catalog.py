@@ -14,7 +14,16 @@ from eclip.errors import ModelError, UnknownNameError, unsupported
 
 MINI = Path(__file__).parent / "assets" / "mini"
 DEFAULT_MODEL = "mini"
-SCHEMES = ("local-dir:", "hf-hub:")
+SCHEMES = ("local-dir:", "hf-hub:", "hf:")
+HF_CLASSES = {
+    "clip": "CLIPModel",
+    "siglip": "SiglipModel",
+    "siglip2": "Siglip2Model",
+    "chinese_clip": "ChineseCLIPModel",
+    "altclip": "AltCLIPModel",
+    "metaclip_2": "MetaClip2Model",
+}
+"""transformers' model_type -> its class, of those that have an adapter."""
 OPENAI_HINT = 'OpenAI\'s CLIP: --model ViT-B-16/openai (Python: model="ViT-B-16/openai")'
 
 
@@ -53,25 +62,47 @@ def _names_one(node: ast.stmt) -> bool:
     return isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
 
 
-def family_of(config: dict[str, Any]) -> str | None:
-    """The adapter that an architecture's image tower gets, in words; None where there is none."""
+REASONS = {
+    "vit_pe_": "rotary positions under a MAP head",
+    "fastvit": "a CNN that averages its feature map",
+    "convnext": "a CNN that averages its feature map",
+    "swin": "attention inside windows alone",
+    "vit_relpos": "relative positions inside attention",
+}
+"""Beginnings of timm's names -> what their image tower has that no adapter reads."""
+
+
+def tower_of(config: dict[str, Any]) -> tuple[str | None, str]:
+    """The adapter that an architecture's image tower gets, in words; or None, and why there is none.
+
+    Told from the configuration as open_clip itself tells which tower to build.
+    """
     vision = config.get("vision_cfg", {})
     if "multimodal_cfg" in config or vision.get("attentional_pool"):
-        return None
+        return None, "a CoCa, with a decoder of text or several learned queries"
     if "timm_model_name" not in vision:
-        return "CLIP ResNet" if isinstance(vision.get("layers"), list) else "native ViT"
-    if vision.get("timm_pool") in ("abs_attn", "rot_attn"):
-        return "timm trunk with attention pool"
-    if vision.get("timm_pool") == "map" and vision["timm_model_name"].startswith("vit_"):
-        return "timm ViT with MAP head"
-    return None
+        return "CLIP ResNet" if isinstance(vision.get("layers"), list) else "native ViT", ""
+    name, pool = vision["timm_model_name"], vision.get("timm_pool")
+    if pool in ("abs_attn", "rot_attn"):
+        return "timm trunk with attention pool", ""
+    for start, reason in REASONS.items():
+        if name.startswith(start):
+            return None, reason
+    if pool == "map" and name.startswith("vit_"):
+        return "timm ViT with MAP head", ""
+    if pool in ("token", "avg", "", None) and name.startswith(("vit_", "vitamin_")):
+        return "timm ViT", ""
+    if pool in ("token", "avg") and name.startswith("eva"):
+        return "EVA", ""
+    return None, f"timm's {name} with {pool or 'its own'} pooling"
 
 
 def split_name(name: str, checkpoint: str | Path | None = None) -> tuple[str, str | None, Path | None]:
     """Cut a model name into its parts, and refuse what names nothing.
 
     Args:
-        name: "mini", "ARCH/TAG", "local-dir:PATH", "hf-hub:ORG/NAME", "ARCH+FILE", or "ARCH" with a checkpoint.
+        name: "mini", "ARCH/TAG", "local-dir:PATH", "hf-hub:ORG/NAME", "hf:ORG/NAME", "hf:./PATH", "ARCH+FILE", or
+            "ARCH" with a checkpoint.
         checkpoint: a file with weights.
 
     Returns:
@@ -95,16 +126,20 @@ def split_name(name: str, checkpoint: str | Path | None = None) -> tuple[str, st
             raise ModelError(f"{name!r} names no repository: write hf-hub:ORG/NAME.")
         if name.startswith("local-dir:") and not Path(name.removeprefix("local-dir:")).is_dir():
             raise ModelError(f"there is no model folder {name.removeprefix('local-dir:')!r}.")
+        if name.startswith("hf:"):
+            _check_hf(name)
         return (f"local-dir:{MINI}" if name == DEFAULT_MODEL else name), None, None
-    if name.startswith("hf:"):
-        raise ModelError(
-            f"{name!r}: transformers models are not read by this version; open_clip's are, by hf-hub:ORG/NAME."
-        )
     architecture, _, tag = name.partition("/")
+    if architecture not in architectures() and tag and not any(tag in known for known in tags().values()):
+        raise ModelError(
+            f"{name!r} is no ARCH/TAG of open_clip. A repository of the Hub is hf:{name} (transformers) or "
+            f"hf-hub:{name} (open_clip), a folder hf:./{name} or local-dir:{name}."
+        )
     if architecture not in architectures():
         raise UnknownNameError("model", architecture, [*architectures(), DEFAULT_MODEL], "`eclip models ls --all`")
-    if family_of(architectures()[architecture]) is None:
-        raise unsupported(f"the image tower of {architecture}")
+    family, reason = tower_of(architectures()[architecture])
+    if family is None:
+        raise unsupported(f"the image tower of {architecture} ({reason})")
     if checkpoint is not None:
         if tag:
             raise ModelError(f"give a tag or a checkpoint, not both: {architecture}+{checkpoint}, or {name} alone.")
@@ -119,3 +154,25 @@ def split_name(name: str, checkpoint: str | Path | None = None) -> tuple[str, st
     if tag not in known:
         raise UnknownNameError(f"weights of {architecture}:", tag, known, "`eclip models ls --all`")
     return architecture, tag, None
+
+
+def hf_folder(name: str) -> Path | None:
+    """The folder that "hf:./PATH", "hf:/PATH" or "hf:~/PATH" means; None for "hf:ORG/NAME", a repository of the Hub.
+
+    Never the one for the other: a folder here does not hide a repository of the same name.
+    """
+    rest = name.removeprefix("hf:")
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", rest):
+        return None
+    return Path(rest).expanduser()
+
+
+def _check_hf(name: str) -> None:
+    folder = hf_folder(name)
+    if folder is not None and not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{name!r}: {str(folder)!r} is no folder with a config.json of transformers. Write hf:ORG/NAME for the "
+            "Hub, or hf:./FOLDER, as save_pretrained writes it."
+        )
+    if importlib.util.find_spec("transformers") is None:
+        raise ModelError(f"{name} is a model of the package transformers, which is missing: pip install 'eclip[hf]'.")

@@ -19,13 +19,17 @@ from huggingface_hub.errors import EntryNotFoundError
 from torch import nn
 
 from eclip.backbones.base import Backbone
-from eclip.backbones.catalog import DEFAULT_MODEL, architectures, split_name
+from eclip.backbones.catalog import DEFAULT_MODEL, architectures, hf_folder, split_name
+from eclip.backbones.huggingface import HF_COLORS, model_type, read_folder
 from eclip.backbones.openclip import wrap
 from eclip.errors import DeviceError, DownloadError, ModelError, OptionError
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+HF_CONFIG = "config.json"
+HF_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+HF_FILES = ["*.json", "*.txt", "*.model"]
 PATIENCE = 5.0
 """Seconds that the hub has for its first answer."""
 
@@ -46,7 +50,9 @@ def load(
 
     Args:
         name: "mini" (in the package), open_clip's "ARCH/TAG" ("ViT-B-16/openai", "RN50/openai",
-            "ViT-B-16-SigLIP/webli"), "hf-hub:ORG/NAME", "local-dir:PATH", "ARCH+FILE" or "ARCH" with a checkpoint.
+            "ViT-B-16-SigLIP/webli"), "hf-hub:ORG/NAME", "local-dir:PATH", "ARCH+FILE" or "ARCH" with a checkpoint;
+            of transformers, "hf:ORG/NAME" on the Hub ("hf:openai/clip-vit-base-patch16"), or a folder that
+            `save_pretrained` wrote: "hf:./PATH", "hf:/PATH", "hf:~/PATH".
         checkpoint: file of a fine-tuned open_clip model; only weights are read from it.
         device: "cpu", "cuda", "cuda:1", or "auto" (CUDA if there is a device, else the CPU).
         precision: "float32", "bfloat16" or "float64".
@@ -68,10 +74,10 @@ def load(
     with _lock, torch.inference_mode(False):  # the model outlives the caller's mode
         if key not in _loaded or _loaded[key][0] != stamp:
             with _reading(name), torch.random.fork_rng(devices=[]):  # weights are drawn at random before they are read
-                model, tokenizer = _create(architecture, tag, file)
+                model, given = _create(architecture, tag, file)
             _check_finite(model, name)
             model.to(device=where, dtype=PRECISIONS[precision]).eval().requires_grad_(False)
-            _loaded[key] = stamp, wrap(model, tokenizer=tokenizer, name=name)
+            _loaded[key] = stamp, wrap(model, name=name, **given)
         return _loaded[key][1]
 
 
@@ -126,12 +132,19 @@ def resolve_device(device: str) -> torch.device:
 def _stamp(architecture: str, checkpoint: Path | None) -> tuple[object, ...]:
     """Files that were written anew are another model."""
     files = [checkpoint] if checkpoint is not None else []
+    folder = hf_folder(architecture) if architecture.startswith("hf:") else None
     if architecture.startswith("local-dir:"):
-        files = sorted(Path(architecture.removeprefix("local-dir:")).glob("*"))
+        folder = Path(architecture.removeprefix("local-dir:"))
+    if folder is not None:
+        files = sorted(folder.glob("*"))
     return tuple((file.resolve(), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 
-def _create(architecture: str, tag: str | None, checkpoint: Path | None) -> tuple[nn.Module, Any]:
+def _create(architecture: str, tag: str | None, checkpoint: Path | None) -> tuple[nn.Module, dict[str, Any]]:
+    """The model, and what `wrap` is to be told about it."""
+    if architecture.startswith("hf:"):
+        model, tokenizer, colors = read_folder(hf_folder(architecture) or _fetch_hf(architecture.removeprefix("hf:")))
+        return model, {"tokenizer": tokenizer, **colors}
     options: dict[str, Any] = {}
     source, tokenizer_source = architecture, architecture
     if architecture.startswith("hf-hub:"):
@@ -151,7 +164,19 @@ def _create(architecture: str, tag: str | None, checkpoint: Path | None) -> tupl
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # open_clip's hints on activations, which are settled here
         model = open_clip.create_model(source, require_pretrained=True, **options)
-    return model, open_clip.get_tokenizer(tokenizer_source)
+    return model, {"tokenizer": open_clip.get_tokenizer(tokenizer_source)}
+
+
+def _fetch_hf(repository: str) -> Path:
+    """The folder with a transformers model of the Hub, fetched if it is not here; its kind is looked at first."""
+    model_type(_fetch(repository, (HF_CONFIG,), "").parent)
+    folder = _fetch(repository, HF_WEIGHTS, "of unknown size").parent
+    here = {path.name for path in folder.iterdir()}
+    sharded = HF_WEIGHTS[1] in here
+    if sharded or "tokenizer_config.json" not in here or not here.intersection(HF_COLORS):
+        wanted = [*HF_FILES, "*.safetensors"] if sharded else HF_FILES
+        folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=wanted, etag_timeout=PATIENCE))
+    return folder
 
 
 def _needs_transformers(source: str, name: str) -> bool:
@@ -208,7 +233,7 @@ def _fetch(repository: str, names: tuple[str, ...], size: str) -> Path:
             with contextlib.suppress(EntryNotFoundError):
                 url = huggingface_hub.hf_hub_url(repository, name)
                 found = huggingface_hub.get_hf_file_metadata(url, timeout=PATIENCE)
-                if name != CONFIG:
+                if name not in (CONFIG, HF_CONFIG):
                     mebibytes = f"{found.size / 2**20:,.0f} MiB" if found.size else size
                     _log.warning("%s, %s, is fetched once from %s", name, mebibytes, place)
                 return Path(huggingface_hub.hf_hub_download(repository, name))
@@ -217,7 +242,7 @@ def _fetch(repository: str, names: tuple[str, ...], size: str) -> Path:
             f"the weights{size and f' ({size})'} are not on this machine and cannot be fetched from {place} "
             f"({str(error).splitlines()[0][:120]}); the model {DEFAULT_MODEL!r} is in the package and needs no network."
         ) from error
-    raise DownloadError(f"{place} has no {' or '.join(names)}, so it holds no model of open_clip.")
+    raise DownloadError(f"{place} has no {' or '.join(names)}, so it holds no model to read here.")
 
 
 def _size(architecture: str) -> str:

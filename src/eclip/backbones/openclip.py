@@ -1,8 +1,8 @@
-"""Any open_clip model in hand, seen as a Backbone: `wrap`.
+"""Any model in hand, seen as a Backbone: `wrap`. Those of transformers go on to `huggingface.py`.
 
-Families: native ViTs (with or without `ln_pre`, CLS or average pooling), CLIP ResNets, timm trunks with an attention
-pool (absolute or rotary), timm ViTs with a MAP head (SigLIP). Parity tests of every family pin what is read of
-open_clip 3.3.0 and timm 1.0.31.
+Families of open_clip: native ViTs (with or without `ln_pre`, CLS or average pooling), CLIP ResNets, timm trunks with an
+attention pool (absolute or rotary), timm ViTs with a MAP head (SigLIP). Parity tests of every family pin what is read
+of open_clip 3.3.0 and timm 1.0.31.
 """
 
 from __future__ import annotations
@@ -16,31 +16,40 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from timm.layers import AttentionPool2d, AttentionPoolLatent, RotAttentionPool2d
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor, nn
 
 from eclip.backbones.base import Backbone
+from eclip.backbones.hf_text import encoder_text
+from eclip.backbones.huggingface import is_transformers, wrap_transformers
 from eclip.backbones.native import native_vit, resnet
 from eclip.backbones.native_text import native_text
 from eclip.backbones.timm_towers import timm_map, timm_pool
+from eclip.backbones.timm_vit import timm_vit
 from eclip.errors import FAMILIES, ModelError, OptionError, UnsupportedTowerError, unsupported
 
 
 def wrap(
     model: nn.Module,
     *,
-    tokenizer: Callable[[list[str]], Tensor] | None = None,
+    tokenizer: Any = None,
+    processor: Any = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     interpolation: str | None = None,
     name: str | None = None,
 ) -> Backbone:
-    """See an open_clip model in hand as a Backbone; the model itself is never changed.
+    """See a model in hand as a Backbone; the model itself is never changed.
 
     Args:
-        model: open_clip's CLIP or CustomTextCLIP, on any device, in any mode; it is run in evaluation mode.
-        tokenizer: texts -> token ids. None: open_clip's CLIP tokenizer, if the vocabulary is CLIP's.
-        mean: color mean the model was trained with, in [0, 1]. None: what open_clip noted on the model.
+        model: open_clip's CLIP or CustomTextCLIP, or transformers' CLIPModel, MetaClip2Model, ChineseCLIPModel,
+            AltCLIPModel, SiglipModel or Siglip2Model; on any device, in any mode; it is run in evaluation mode.
+        tokenizer: texts -> token ids, (text, token); for a model of transformers, its tokenizer itself will do. None:
+            the processor's, or open_clip's CLIP tokenizer, if the vocabulary is CLIP's.
+        processor: transformers' processor of the model, which says tokenizer, mean, std and interpolation at once.
+        mean: color mean the model was trained with, in [0, 1]. None: what open_clip noted on the model, or the
+            processor's.
         std: color standard deviation, likewise.
         interpolation: "bicubic" or "bilinear", likewise; bicubic where nothing is noted.
         name: what to call it in results; the class name if None.
@@ -49,11 +58,23 @@ def wrap(
         UnsupportedTowerError: the image tower is of another kind than `FAMILIES`.
         OptionError: mean, std or tokenizer cannot be known and was not given.
     """
+    if is_transformers(model):
+        return wrap_transformers(
+            model,
+            tokenizer=tokenizer,
+            processor=processor,
+            mean=mean,
+            std=std,
+            interpolation=interpolation,
+            name=name,
+        )
     if not isinstance(model, CLIP | CustomTextCLIP):
         raise UnsupportedTowerError(
-            f"wrap needs an open_clip CLIP or CustomTextCLIP, got {type(model).__name__}. Families that work: "
-            f"{'; '.join(FAMILIES)}."
+            "wrap needs an open_clip CLIP or CustomTextCLIP, or a model of transformers, got "
+            f"{type(model).__name__}. Families that work: {'; '.join(FAMILIES)}."
         )
+    if processor is not None:
+        raise OptionError("processor= goes with a model of transformers; give tokenizer, mean and std to open_clip's.")
     noted: dict[str, Any] = getattr(model.visual, "preprocess_cfg", None) or {}
     mean, std = mean or noted.get("mean"), std or noted.get("std")
     if mean is None or std is None:
@@ -70,7 +91,7 @@ def wrap(
         interpolation=interpolation or noted.get("interpolation", "bicubic"),
         tokenize=_tokenizer(model, tokenizer),
         encode_tokens=model.encode_text,
-        text_tower=native_text(model),
+        text_tower=native_text(model) or encoder_text(getattr(model, "text", model)),
         **_tower(model.visual),
     )
 
@@ -115,5 +136,7 @@ def _tower(visual: nn.Module) -> dict[str, Any]:
             return timm_pool(visual, pool)
         if isinstance(visual.trunk, TimmViT) and isinstance(visual.trunk.attn_pool, AttentionPoolLatent):
             return timm_map(visual)
+        if isinstance(visual.trunk, TimmViT | Eva):
+            return timm_vit(visual)
         raise unsupported(f"timm tower {type(visual.trunk).__name__} without attention pooling")
     raise unsupported(type(visual).__name__)

@@ -21,17 +21,20 @@ def resize_positions(
         table: [prefix rows; native.row * native.col patch rows].
         native: the grid of the table.
         grid: the grid wanted.
-        positions: see `encode`.
+        positions: see `encode`; or "bilinear_aa", as SigLIP 2 NaFlex was trained.
     """
     if grid == native:
         return table
     prefix, patches = table[: -native.row * native.col], table[-native.row * native.col :]
     maps = patches.float().T.unflatten(1, native)[None]  # 1 channel row col
-    options: dict[str, Any] = {"mode": "bilinear" if positions == "bilinear" else "bicubic", "align_corners": False}
+    options: dict[str, Any] = {
+        "mode": "bilinear" if positions.startswith("bilinear") else "bicubic",
+        "align_corners": False,
+    }
     if positions == "bicubic_plus01":
         options["scale_factor"] = ((grid.row + 0.1) / native.row, (grid.col + 0.1) / native.col)
     else:
         options["size"] = tuple(grid)
-        options["antialias"] = positions == "bicubic_aa"
+        options["antialias"] = positions.endswith("_aa")
     resized = F.interpolate(maps, **options)[0].flatten(1).T  # patch channel
     return torch.cat([prefix, resized.to(table.dtype)])

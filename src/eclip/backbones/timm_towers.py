@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from eclip.backbones.base import Grid, Positions
 from eclip.backbones.pool import pool_block, pool_tokens
 from eclip.backbones.positions import resize_positions
-from eclip.blocks import Block, merge_heads, split_heads
+from eclip.blocks import Block, Fn, merge_heads, split_heads
 from eclip.errors import unsupported
 
 
@@ -102,7 +102,7 @@ def timm_map(visual: TimmModel) -> dict[str, Any]:
     if patch[0] != patch[1]:
         raise unsupported(f"a ViT with patches of {patch[0]} x {patch[1]} pixels, not square")
     native = Grid(*trunk.patch_embed.grid_size)
-    blocks = tuple(_timm_block(block) for block in trunk.blocks)
+    blocks = tuple(timm_block(block) for block in trunk.blocks)
 
     def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
         patches = trunk.patch_embed.norm(trunk.patch_embed.proj(pixels).flatten(2).transpose(1, 2))
@@ -162,13 +162,31 @@ def _latent_block(head: AttentionPoolLatent, norm: nn.Module) -> Block:
     )
 
 
-def _timm_block(block: nn.Module) -> Block:
-    if not isinstance(block, TimmBlock) or not isinstance(block.attn, Attention) or not isinstance(block.mlp, Mlp):
+def without_dropout(mlp: nn.Module) -> Fn:
+    """An MLP as it is in evaluation mode, whatever mode the model is in.
+
+    Raises:
+        UnsupportedTowerError: it drops values at random, in a place nobody has read.
+    """
+    if isinstance(mlp, Mlp):
+        return lambda x: mlp.fc2(mlp.norm(mlp.act(mlp.fc1(x))))
+    if any(isinstance(module, nn.Dropout) and module.p > 0 for module in mlp.modules()):
+        raise unsupported(f"a timm ViT with dropout in an MLP of class {type(mlp).__name__}")
+    return mlp
+
+
+def timm_block(block: nn.Module) -> Block:
+    """A block of timm's ViT.
+
+    Raises:
+        UnsupportedTowerError: it is of another class, or its attention is gated.
+    """
+    if not isinstance(block, TimmBlock) or not isinstance(block.attn, Attention):
         raise unsupported(f"a timm ViT with blocks of class {type(block).__name__}")
     attn = block.attn
     if attn.gate is not None:
         raise unsupported("a timm ViT with gated attention")
-    heads = int(attn.num_heads)
+    heads, inner_mlp = int(attn.num_heads), without_dropout(block.mlp)
 
     def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = (split_heads(part, heads) for part in attn.qkv(x).chunk(3, dim=-1))
@@ -182,8 +200,7 @@ def _timm_block(block: nn.Module) -> Block:
         return block.ls1(attn.proj(attn.norm(merge_heads(mixed))))
 
     def mlp(x: Tensor) -> Tensor:
-        inner = block.mlp
-        return block.ls2(inner.fc2(inner.norm(inner.act(inner.fc1(x)))))
+        return block.ls2(inner_mlp(x))
 
     def pull(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ attn.qkv.weight

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from eclip.backbones.catalog import architectures, family_of, tags
+from eclip.backbones.catalog import HF_CLASSES, architectures, tags, tower_of
 from eclip.methods import METHODS
 from eclip.refinements import REFINEMENTS
 from eclip.reported import reported
@@ -29,15 +29,19 @@ def models_ls(
         rows = [{"model": "mini", "family": "timm trunk with attention pool", "weights": "in the package"}]
         for name, config in architectures().items() if every else ():
             weights = " ".join(tags().get(name, []))
-            rows.append({"model": name, "family": family_of(config) or "no adapter", "weights": weights})
+            family, reason = tower_of(config)
+            rows.append({"model": name, "family": family or f"no adapter: {reason}", "weights": weights})
+        for kind, name in HF_CLASSES.items() if every else ():
+            weights = f"hf:ORG/NAME or hf:./FOLDER of model_type {kind}"
+            rows.append({"model": name, "family": f"transformers {name}", "weights": weights})
         for name in () if every else RECOMMENDED:
-            family = family_of(architectures()[name.partition("/")[0]]) or ""
-            rows.append({"model": name, "family": family, "weights": "fetched once"})
+            family, _ = tower_of(architectures()[name.partition("/")[0]])
+            rows.append({"model": name, "family": family or "", "weights": "fetched once"})
         _table(rows, as_json)
         if not as_json:
             typer.echo(
-                "also: hf-hub:ORG/NAME, local-dir:PATH, ARCH+CHECKPOINT_FILE"
-                + ("" if every else "; --all shows every architecture"),
+                "also: hf:ORG/NAME and hf:./FOLDER of transformers; hf-hub:ORG/NAME, local-dir:PATH, "
+                "ARCH+CHECKPOINT_FILE of open_clip" + ("" if every else "; --all shows every architecture"),
                 err=True,
             )
 
@@ -80,12 +84,15 @@ def _table(rows: list[dict[str, str]], as_json: bool) -> None:
     Console().print(table)
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+def doctor(
+    model: Annotated[str | None, typer.Argument(help="A model to look at too, such as hf:ORG/NAME.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
     """Check the installation: versions, whether torch and torchvision fit, devices, cached weights, what to do next."""
     with reported():
         from eclip.doctor import examine
 
-        findings = examine()
+        findings = examine(model)
         _table(
             [{"what": f.what, "is": f.found, "": "ok" if f.fine else "!", "next": f.advice} for f in findings], as_json
         )

@@ -1,0 +1,188 @@
+"""Image towers of transformers: CLIP ViTs, and SigLIP's with their MAP head, of fixed resolution and NaFlex.
+
+Each function gives the fields of a Backbone that depend on the tower. transformers is not imported here: a model in
+hand brings its own modules. Host internals repeated here, and pinned by parity tests: the order of steps at the input,
+so that positions can be resized, and the names of the weights, which are the same from transformers 4.45 on.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eclip.backbones.base import DEFAULT_POSITIONS, Grid, Positions
+from eclip.backbones.positions import resize_positions
+from eclip.blocks import Block, Fn, merge_heads, split_heads
+from eclip.errors import OptionError, unsupported
+
+VISUAL = ("vision_model.", "visual_projection.")
+"""How the names of the image side's weights start."""
+
+
+def clip_tower(model: Any) -> dict[str, Any]:
+    """The ViT of CLIPModel, and of MetaCLIP 2, Chinese-CLIP and AltCLIP, whose layout is the same."""
+    vision = model.vision_model
+    embeddings, projection = vision.embeddings, model.visual_projection
+    native, patch = _grid(embeddings)
+    blocks = tuple(layer_block(layer) for layer in vision.encoder.layers)
+
+    def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
+        patches = embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)  # image patch channel
+        first = embeddings.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        table = resize_positions(embeddings.position_embedding.weight, native, grid, positions)
+        return vision.pre_layrnorm(torch.cat([first, patches], dim=1) + table.to(patches.dtype)), None
+
+    def project(tokens: Tensor) -> Tensor:
+        return projection(vision.post_layernorm(tokens))
+
+    return {
+        "native": native,
+        "patch_size": patch,
+        "prefix": 1,
+        "embed": embed,
+        "blocks_at": lambda grid, positions: blocks,
+        "project": project,
+        "pool": lambda tokens: project(tokens[:, 0]),
+        "final_norm": vision.post_layernorm,
+        "to_feature": projection,
+    }
+
+
+def siglip_tower(model: Any) -> dict[str, Any]:
+    """The ViT of SiglipModel, fixed-resolution SigLIP 2 among them: no class token, one learned query at the end."""
+    vision = model.vision_model
+    embeddings = vision.embeddings
+    native, patch = _grid(embeddings)
+
+    def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
+        patches = embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        table = resize_positions(embeddings.position_embedding.weight, native, grid, positions)
+        return patches + table.to(patches.dtype), None
+
+    return {"native": native, "patch_size": patch, "embed": embed, **_headed(vision)}
+
+
+def naflex_tower(model: Any) -> dict[str, Any]:
+    """The ViT of Siglip2Model, which was trained on every grid: patches go through a linear layer, row by row.
+
+    It was taught with positions resized by a bilinear filter with antialias, so that is what the default means here;
+    another way of resizing is refused off the square grid. All images of a batch have one grid, so nothing is padded.
+    """
+    vision = model.vision_model
+    embeddings = vision.embeddings
+    side, patch = int(embeddings.position_embedding_size), int(embeddings.patch_size)
+    native = Grid(side, side)
+
+    def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
+        if grid != native and positions != DEFAULT_POSITIONS:
+            raise OptionError(
+                f"positions={positions!r} cannot be had on a Siglip2Model off its grid {tuple(native)}: it was trained "
+                "with its own way of resizing. Leave positions out."
+            )
+        squares = pixels.unflatten(3, (grid.col, patch)).unflatten(2, (grid.row, patch))
+        rows = squares.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # image patch (row col color)
+        patches = embeddings.patch_embedding(rows)
+        table = resize_positions(embeddings.position_embedding.weight, native, grid, "bilinear_aa")
+        return patches + table.to(patches.dtype), None
+
+    return {"native": native, "patch_size": patch, "embed": embed, **_headed(vision)}
+
+
+def _grid(embeddings: Any) -> tuple[Grid, int]:
+    side, patch = int(embeddings.image_size) // int(embeddings.patch_size), int(embeddings.patch_size)
+    return Grid(side, side), patch
+
+
+def _headed(vision: Any) -> dict[str, Any]:
+    """What SigLIP's towers share: blocks, final norm, and the head that gathers with a learned query."""
+    if not getattr(vision, "use_head", True):
+        raise unsupported("a SigLIP without its pooling head (vision_use_head=False)")
+    head, norm = vision.head, vision.post_layernorm
+    attn = head.attention
+    heads = int(attn.num_heads)
+    blocks = tuple(layer_block(layer) for layer in vision.encoder.layers)
+
+    def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        weights, biases = attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3)
+        inputs = (head.probe.to(x.dtype).expand(len(x), -1, -1), x, x)
+        q, k, v = (split_heads(F.linear(*part), heads) for part in zip(inputs, weights, biases, strict=True))
+        return q, k, v
+
+    def value(x: Tensor) -> Tensor:
+        return split_heads(F.linear(x, attn.in_proj_weight.chunk(3)[2], attn.in_proj_bias.chunk(3)[2]), heads)
+
+    def project(tokens: Tensor) -> Tensor:
+        """The head's answer to an image that consists of this one token: the attention weight is 1."""
+        values = F.linear(norm(tokens), attn.in_proj_weight.chunk(3)[2], attn.in_proj_bias.chunk(3)[2])
+        out = attn.out_proj(values)
+        return out + head.mlp(head.layernorm(out))
+
+    latent = Block(
+        heads,
+        norm,
+        qkv,
+        value,
+        lambda mixed: attn.out_proj(merge_heads(mixed)),
+        lambda x: head(norm(x))[:, None],
+        head.layernorm,
+        head.mlp,
+        residual=False,
+    )
+    return {
+        "prefix": 0,
+        "blocks_at": lambda grid, positions: blocks,
+        "project": project,
+        "pool": lambda tokens: head(norm(tokens)),
+        "pooling": "latent",
+        "to_feature": nn.Identity(),
+        "latent": latent,
+        "bare": norm,
+    }
+
+
+def layer_block(layer: Any) -> Block:
+    """An encoder layer with its norms in front, of image or text.
+
+    Raises:
+        UnsupportedTowerError: its weights are not where CLIP's and SigLIP's are.
+    """
+    attn: Any = getattr(layer, "self_attn", None)
+    if not all(hasattr(attn, name) for name in ("q_proj", "k_proj", "v_proj", "out_proj", "num_heads")):
+        raise unsupported(f"a ViT with blocks of class {type(layer).__name__}")
+    heads, linear = int(attn.num_heads), (attn.q_proj, attn.k_proj, attn.v_proj)
+    norm1 = layer.layer_norm1
+
+    def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (split_heads(part(x), heads) for part in linear)
+        return q, k, v
+
+    def value(x: Tensor) -> Tensor:
+        return split_heads(attn.v_proj(x), heads)
+
+    def out(mixed: Tensor) -> Tensor:
+        return attn.out_proj(merge_heads(mixed))
+
+    def pull(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        grads = (merge_heads(q), merge_heads(k), merge_heads(v))
+        return torch.cat(grads, dim=-1) @ torch.cat([part.weight for part in linear])
+
+    plain = all(type(part) is nn.Linear for part in linear)  # adapters and quantized layers have another slope
+    return Block(
+        heads, norm1, qkv, value, out, _whole(layer), layer.layer_norm2, layer.mlp, pull=pull if plain else None
+    )
+
+
+def _whole(layer: Any) -> Fn:
+    """The layer itself with its own attention; older ones want no mask, or one more, and answer a tuple."""
+    known = inspect.signature(type(layer).forward).parameters
+    masks = {name: None for name in ("attention_mask", "causal_attention_mask") if name in known}
+
+    def forward(x: Tensor) -> Tensor:
+        answer = layer(x, **masks)
+        return answer if isinstance(answer, Tensor) else answer[0]
+
+    return forward

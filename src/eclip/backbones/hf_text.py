@@ -1,0 +1,147 @@
+"""Text towers of transformers, seen as a TextTower: CLIP's and SigLIP's, and BERT's and RoBERTa's with norms behind.
+
+They serve transformers' own models and open_clip's HFTextEncoder alike. transformers is not imported here.
+Host internals repeated here, and pinned by parity tests: masks, which token is pooled, and the order of steps in BERT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eclip.backbones.hf_image import layer_block
+from eclip.backbones.text_tower import Ids, TextBlock, TextTower, padding_mask, text_block
+from eclip.blocks import Fn, merge_heads, split_heads
+
+BERTS = ("BertModel", "RobertaModel", "XLMRobertaModel", "ChineseCLIPTextModel", "AltRobertaModel")
+"""Encoders whose weights are laid out as BERT's."""
+
+
+def end_place(text: Any, legacy: bool) -> Callable[[Tensor], Tensor]:
+    """Ids -> the place of the token that CLIP pools: the first end token.
+
+    Old configurations say that the end token is 2, which it is not; with those, CLIP takes
+    the greatest id (`legacy`), as OpenAI does. In MetaCLIP 2 it is 2.
+    """
+    end = int(text.eos_token_id)
+    if legacy and end == 2:
+        return lambda ids: ids.argmax(dim=1)
+    return lambda ids: (ids == end).int().argmax(dim=1)
+
+
+def clip_text(model: Any, legacy: bool) -> TextTower:
+    """Norms in front, each token sees those before it; the end token is pooled, so padding behind it is never seen."""
+    text = model.text_model
+    place = end_place(text, legacy)
+
+    def mask(ids: Ids) -> Tensor:
+        count = ids.shape[1]
+        unseen = torch.ones(count, count, dtype=torch.bool, device=ids.device).triu(1)
+        like = text.final_layer_norm.weight
+        return torch.zeros(count, count).to(like).masked_fill(unseen, float("-inf"))[None, None]
+
+    def to_feature(pooled: Tensor) -> Tensor:
+        return model.text_projection(text.final_layer_norm(pooled))
+
+    return TextTower(text.embeddings, _blocks(text), mask, lambda ids: F.one_hot(place(ids), ids.shape[1]), to_feature)
+
+
+def siglip_text(model: Any) -> TextTower:
+    """Norms in front and no mask: padding is seen by all, and the last place, which is mostly padding, is pooled."""
+    text = model.text_model
+    return TextTower(
+        text.embeddings,
+        _blocks(text),
+        lambda ids: None,
+        lambda ids: F.one_hot(torch.full_like(ids[:, 0], ids.shape[1] - 1), ids.shape[1]),
+        lambda pooled: text.head(text.final_layer_norm(pooled)),
+    )
+
+
+def chinese_text(model: Any) -> TextTower:
+    """A BERT whose first token is pooled."""
+    text = model.text_model
+    return _bert(text, _first, model.text_projection)
+
+
+def alt_text(model: Any) -> TextTower:
+    """An XLM-RoBERTa whose first token is pooled, through a norm and a linear layer of its own."""
+    text = model.text_model
+
+    def to_feature(pooled: Tensor) -> Tensor:
+        return model.text_projection(text.transformation(text.pre_LN(pooled)))
+
+    return _bert(text.roberta, _first, to_feature)
+
+
+def encoder_text(text: Any) -> TextTower | None:
+    """open_clip's HFTextEncoder over BERT, RoBERTa or XLM-RoBERTa; None over others, whose blocks nobody has read."""
+    if type(text).__name__ != "HFTextEncoder" or type(text.transformer).__name__ not in BERTS:
+        return None
+    encoder = text.transformer
+    if getattr(encoder.config, "position_embedding_type", "absolute") != "absolute":
+        return None
+    kind, projection = type(text.pooler).__name__, text.proj
+    if kind == "MeanPooler":
+
+        def shares(ids: Tensor) -> Tensor:
+            kept = (ids != encoder.config.pad_token_id).to(encoder.embeddings.word_embeddings.weight.dtype)
+            return kept / kept.sum(dim=1, keepdim=True)
+
+        return _bert(encoder, shares, projection)
+    if kind == "ClsPooler" and encoder.pooler is not None:
+        inner = encoder.pooler
+        return _bert(encoder, _first, lambda pooled: projection(inner.activation(inner.dense(pooled))))
+    if kind in ("ClsPooler", "ClsLastHiddenStatePooler"):
+        return _bert(encoder, _first, projection)
+    return None
+
+
+def _blocks(text: Any) -> tuple[TextBlock, ...]:
+    return tuple(text_block(layer_block(layer)) for layer in text.encoder.layers)
+
+
+def _first(ids: Tensor) -> Tensor:
+    return F.one_hot(torch.zeros_like(ids[:, 0]), ids.shape[1])
+
+
+def _bert(encoder: Any, weights: Callable[[Tensor], Tensor], to_feature: Fn) -> TextTower:
+    def mask(ids: Ids) -> Tensor:
+        return padding_mask(ids != encoder.config.pad_token_id, encoder.embeddings.word_embeddings.weight)
+
+    stack = encoder.encoder  # its list is `layer` in BERT; in AltCLIP `layers` from transformers 5 on
+    blocks = tuple(_post_norm(layer) for layer in getattr(stack, "layer", None) or stack.layers)
+    return TextTower(lambda ids: _embed(encoder.embeddings, ids), blocks, mask, weights, to_feature)
+
+
+def _embed(parts: Any, ids: Ids) -> Tensor:
+    """Words, places and the first token type, normed; without the dropout that a model in training mode would add."""
+    place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    if hasattr(parts, "padding_idx"):  # RoBERTa counts from behind the padding id, and does not count padding
+        kept = (ids != parts.padding_idx).long()
+        place = kept.cumsum(dim=1) * kept + parts.padding_idx
+    kind = parts.token_type_embeddings(torch.zeros_like(ids))
+    return parts.LayerNorm(parts.word_embeddings(ids) + kind + parts.position_embeddings(place))
+
+
+def _post_norm(layer: Any) -> TextBlock:
+    """BERT's block: `h = norm(x + attention(x))`, then `norm(h + mlp(h))`."""
+    inner, after, behind = layer.attention.self, layer.attention.output, layer.output
+    heads = int(inner.num_attention_heads)
+
+    def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (split_heads(part(x), heads) for part in (inner.query, inner.key, inner.value))
+        return q, k, v
+
+    def out(mixed: Tensor) -> Tensor:
+        return after.dense(merge_heads(mixed))
+
+    def finish(x: Tensor, attended: Tensor) -> Tensor:
+        x = after.LayerNorm(x + attended)
+        return behind.LayerNorm(x + behind.dense(layer.intermediate(x)))
+
+    return TextBlock(heads, qkv, out, finish)

@@ -1,0 +1,274 @@
+"""Models of transformers seen as Backbones: in hand (`wrap`), in a folder, or on the Hub (`load("hf:...")`).
+
+transformers is imported only where a folder is read; a model in hand brings its own code. Features are the host's own:
+image features by its own layers one after another, text features by its `get_text_features`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eclip.backbones.base import Backbone
+from eclip.backbones.catalog import HF_CLASSES
+from eclip.backbones.hf_image import VISUAL, clip_tower, naflex_tower, siglip_tower
+from eclip.backbones.hf_text import alt_text, chinese_text, clip_text, siglip_text
+from eclip.backbones.text_tower import TextTower
+from eclip.errors import ModelError, OptionError, unsupported
+
+HF_COLORS = ("preprocessor_config.json", "processor_config.json")
+"""Files that hold the configuration of an image processor."""
+RESAMPLE = {2: "bilinear", 3: "bicubic"}
+"""Pillow's numbers, as image processors write them."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What differs between the classes.
+
+    Attributes:
+        tower: model -> fields of a Backbone.
+        text: model -> its text tower.
+        padding: what padding is to the text side: "unseen" behind the end token, "seen" by all, or "masked" away.
+    """
+
+    tower: Callable[[nn.Module], dict[str, Any]]
+    text: Callable[[nn.Module], TextTower]
+    padding: str
+
+
+KINDS = {
+    "CLIPModel": Kind(clip_tower, lambda model: clip_text(model, legacy=True), "unseen"),
+    "MetaClip2Model": Kind(clip_tower, lambda model: clip_text(model, legacy=False), "unseen"),
+    "ChineseCLIPModel": Kind(clip_tower, chinese_text, "masked"),
+    "AltCLIPModel": Kind(clip_tower, alt_text, "masked"),
+    "SiglipModel": Kind(siglip_tower, siglip_text, "seen"),
+    "Siglip2Model": Kind(naflex_tower, siglip_text, "seen"),
+}
+"""transformers' class -> how it is read. A class that derives from one of these is read like it."""
+
+
+def is_transformers(model: nn.Module) -> bool:
+    """Whether the model is of a class of transformers, asked without importing it."""
+    return any(base.__module__.startswith("transformers.") for base in type(model).__mro__)
+
+
+def wrap_transformers(
+    model: Any,
+    *,
+    tokenizer: Any = None,
+    processor: Any = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    interpolation: str | None = None,
+    name: str | None = None,
+) -> Backbone:
+    """See `eclip.wrap`."""
+    known = [base.__name__ for base in type(model).__mro__ if base.__name__ in KINDS]
+    if not known:
+        raise unsupported(f"transformers' {type(model).__name__}")
+    kind = KINDS[known[0]]
+    colors = getattr(processor, "image_processor", processor)
+    noted = {} if colors is None else colors_of(colors.to_dict())
+    mean, std = mean or noted.get("mean"), std or noted.get("std")
+    if mean is None or std is None:
+        raise OptionError(
+            "a model of transformers carries no color mean and std: give wrap(model, processor=AutoProcessor"
+            ".from_pretrained(...)), or mean=(r, g, b) and std=(r, g, b), those it was trained with."
+        )
+    tokenizer = getattr(processor, "tokenizer", None) if tokenizer is None else tokenizer
+    return Backbone(
+        name=name or type(model).__name__,
+        family=f"transformers {known[0]}",
+        model=model,
+        logit_scale=float(model.logit_scale.detach().exp()),
+        mean=tuple(mean),
+        std=tuple(std),
+        interpolation=interpolation or noted.get("interpolation", "bicubic"),
+        tokenize=_tokenizer(model, kind, known[0], tokenizer),
+        encode_tokens=_encoder(model, kind),
+        text_tower=kind.text(model),
+        visual=VISUAL,
+        **kind.tower(model),
+    )
+
+
+def _encoder(model: Any, kind: Kind) -> Callable[[Tensor], Tensor]:
+    """Token ids -> text features, by the host. The mask is told from the ids, so that no text depends on its batch."""
+    padding = model.config.text_config.pad_token_id
+
+    def encode(ids: Tensor) -> Tensor:
+        options = {}
+        if kind.padding == "masked":
+            kept = ids != padding
+            places = kept.any(dim=0).nonzero()
+            ids = ids[:, : int(places.max()) + 1 if len(places) else None]  # masked by all: need not be computed
+            options["attention_mask"] = kept[:, : ids.shape[1]].long()
+        answer = model.get_text_features(input_ids=ids, **options)
+        return answer if isinstance(answer, Tensor) else answer.pooler_output  # the latter from transformers 5 on
+
+    return encode
+
+
+def _tokenizer(model: Any, kind: Kind, known: str, given: Any) -> Callable[[list[str]], Tensor]:
+    text = model.config.text_config
+    context, words = int(text.max_position_embeddings), int(text.vocab_size)
+    if known == "AltCLIPModel":  # RoBERTa counts positions from behind the padding id
+        context -= int(text.pad_token_id) + 1
+    of_transformers = hasattr(given, "padding_side") and hasattr(given, "pad_token_id")
+    if of_transformers:
+        _check_padding(given, kind, text.pad_token_id)
+        if kind.padding == "masked":
+            context = min(context, int(given.model_max_length))
+
+    def tokenize(texts: list[str]) -> Tensor:
+        if given is None:
+            raise OptionError(
+                "the tokenizer of a transformers model cannot be guessed: give wrap(model, processor=AutoProcessor"
+                ".from_pretrained(...)), or tokenizer=AutoTokenizer.from_pretrained(...), or a function from texts to "
+                "token ids."
+            )
+        if of_transformers:
+            options = {"padding": "max_length", "max_length": context, "truncation": True, "return_tensors": "pt"}
+            ids: Tensor = given(texts, **options)["input_ids"]
+        else:
+            ids = given(texts)
+        if int(ids.max()) >= words:
+            raise ModelError(
+                f"the tokenizer gives token id {int(ids.max())}, but the model knows ids below {words}: it is the "
+                "tokenizer of another model. Give the right one."
+            )
+        if kind.padding == "unseen":
+            _check_end(model.text_model, known, ids)
+        return ids
+
+    return tokenize
+
+
+def _check_padding(given: Any, kind: Kind, padding: int | None) -> None:
+    if given.padding_side != "right":
+        raise OptionError(
+            f"the tokenizer pads on the {given.padding_side}, but the model was trained with padding on the right: "
+            "set tokenizer.padding_side = 'right'."
+        )
+    if given.pad_token_id is None:
+        raise OptionError("the tokenizer has no padding token: set tokenizer.pad_token to the one of the training.")
+    if kind.padding == "masked" and given.pad_token_id != padding:
+        raise ModelError(
+            f"the tokenizer pads with id {given.pad_token_id}, but the model's padding is {padding}: it is the "
+            "tokenizer of another model. Give the right one."
+        )
+
+
+def _check_end(text: Any, known: str, ids: Tensor) -> None:
+    """Where no end token is found, transformers pools the first token, and every text has the same feature."""
+    end = int(text.eos_token_id)
+    found = (ids == end).any(dim=1)
+    if known == "CLIPModel" and end == 2:  # told by the greatest id, which is there always
+        return
+    if not bool(found.all()):
+        raise ModelError(
+            f"the model pools the end token, id {end}, but the tokenizer's ids lack it: {ids[~found][0][:8].tolist()} "
+            "... It is the tokenizer of another model, or eos_token_id of the text configuration is wrong."
+        )
+
+
+def colors_of(config: dict[str, Any]) -> dict[str, Any]:
+    """Mean, std and interpolation of an image processor's configuration.
+
+    Raises:
+        ModelError: it resizes in another way than bilinear or bicubic, or does not say mean and std.
+    """
+    found: dict[str, Any] = {}
+    if config.get("do_normalize") is False:
+        found = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    elif config.get("image_mean") and config.get("image_std"):
+        found = {"mean": tuple(config["image_mean"]), "std": tuple(config["image_std"])}
+    else:
+        raise ModelError("the image processor does not say image_mean and image_std: give mean and std to eclip.wrap.")
+    if config.get("resample") is not None:
+        if int(config["resample"]) not in RESAMPLE:
+            raise ModelError(
+                f"the image processor resizes by Pillow's filter {config['resample']}; 2 (bilinear) and 3 (bicubic) "
+                "are offered."
+            )
+        found["interpolation"] = RESAMPLE[int(config["resample"])]
+    return found
+
+
+def model_type(folder: Path) -> str:
+    """What config.json calls the kind of model.
+
+    Raises:
+        UnsupportedTowerError: it is of a kind that has no adapter.
+    """
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{str(folder / 'config.json')!r} is no configuration of a transformers model.") from error
+    if kind not in HF_CLASSES:
+        raise unsupported(f"transformers' model_type {kind!r}; it has one for {', '.join(HF_CLASSES)}")
+    return str(kind)
+
+
+def read_folder(folder: Path) -> tuple[nn.Module, Any, dict[str, Any]]:
+    """Read a model folder of transformers, which `save_pretrained` writes. Nothing is fetched.
+
+    Returns:
+        The model, its tokenizer, and mean, std and interpolation.
+
+    Raises:
+        ModelError: weights, tokenizer or image processor are missing, or do not fit.
+    """
+    import transformers
+
+    cls = getattr(transformers, HF_CLASSES[model_type(folder)], None)
+    if cls is None:
+        raise ModelError(
+            f"transformers {transformers.__version__} has no {HF_CLASSES[model_type(folder)]}: a newer one is needed."
+        )
+    colors = colors_of(_image_processor(folder))
+    with _quiet():
+        model, report = cls.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
+        missing = [key for key in report["missing_keys"] if not key.endswith("position_ids")]
+        if missing:
+            raise ModelError(f"the weights lack {', '.join(sorted(missing)[:4])}: they are of another model.")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    return model, tokenizer, colors
+
+
+def _image_processor(folder: Path) -> dict[str, Any]:
+    for name in HF_COLORS:
+        if (folder / name).is_file():
+            config: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+            found = config.get("image_processor", config)
+            if "image_mean" in found or "do_normalize" in found:
+                return dict(found)
+    raise ModelError(
+        "there is no preprocessor_config.json, which says the colors the model was trained with: save its processor "
+        "there too, or load it yourself and give mean and std to eclip.wrap."
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars and no advice of transformers while a model is read; what is wrong with it is an error of ours."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

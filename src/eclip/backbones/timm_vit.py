@@ -1,0 +1,160 @@
+"""ViTs of timm that end in a class token or in the mean of their patches: its own, behind convolutions too, and EVA.
+
+Host internals repeated here, and pinned by parity tests: the order of steps at the input, so that positions can be
+resized, and EVA's attention with its rotary positions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from open_clip.timm_model import TimmModel
+from timm.layers import RotaryEmbeddingCat, apply_rot_embed_cat, build_rotary_pos_embed
+from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from eclip.backbones.base import Grid, Positions
+from eclip.backbones.positions import resize_positions
+from eclip.backbones.timm_towers import timm_block, without_dropout
+from eclip.blocks import Block, merge_heads, split_heads
+from eclip.errors import unsupported
+
+
+def timm_vit(visual: TimmModel) -> dict[str, Any]:
+    """A timm ViT, or EVA, whose feature is the class token or the mean of the patches."""
+    trunk: Any = visual.trunk
+    if trunk.attn_pool is not None or trunk.global_pool not in ("token", "avg"):
+        raise unsupported(f"a timm ViT with pooling {trunk.global_pool!r}")
+    averaged, prefix = trunk.global_pool == "avg", int(trunk.num_prefix_tokens)
+    if getattr(trunk, "pool_include_prefix", False) or not (averaged or prefix):
+        raise unsupported("a timm ViT whose mean takes in its class token, or which has none to pool")
+    if not any(isinstance(norm, nn.Identity) for norm in (trunk.norm, trunk.fc_norm)):
+        raise unsupported("a timm ViT with two norms at its end")
+    native = Grid(*trunk.patch_embed.grid_size)
+    height, width = trunk.patch_embed.img_size  # what the trunk takes; ViTamin-XL-384 tells open_clip another size
+    patch = int(height) // native.row
+    if (native.row * patch, native.col * patch) != (height, width):
+        raise unsupported(f"a timm ViT whose patches are not square: {tuple(native)} of {height} x {width} pixels")
+    first = [token for token in (trunk.cls_token, trunk.reg_token) if token is not None]
+    rest = [without_dropout(module) for key, module in visual.head.named_children() if key != "drop"]
+    rope = trunk.rope if isinstance(trunk, Eva) else None
+    if rope is not None and (not isinstance(rope, RotaryEmbeddingCat) or getattr(trunk, "rope_mixed", False)):
+        raise unsupported(f"an EVA with positions of class {type(rope).__name__}")
+
+    def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
+        stem = trunk.patch_embed
+        maps = stem.backbone(pixels) if hasattr(stem, "backbone") else pixels
+        patches = stem.proj(maps[-1] if isinstance(maps, list | tuple) else maps).flatten(2).transpose(1, 2)
+        if patches.shape[1] != grid.row * grid.col:
+            raise unsupported(f"a timm ViT with {patches.shape[1]} patches where the grid is {tuple(grid)}")
+        patches = stem.norm(patches) if hasattr(stem, "norm") else patches
+        tokens = torch.cat([*(one.to(patches.dtype).expand(len(patches), -1, -1) for one in first), patches], dim=1)
+        if trunk.pos_embed is not None:
+            table = resize_positions(trunk.pos_embed[0], native, grid, positions).to(tokens.dtype)
+            tokens = tokens + F.pad(table, (0, 0, tokens.shape[1] - len(table), 0))  # first tokens may have no place
+        return trunk.norm_pre(tokens), None
+
+    def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
+        if not isinstance(trunk, Eva):
+            return plain
+        turned = None if rope is None else rotary(rope, native, grid)
+        return tuple(eva_block(block, turned) for block in trunk.blocks)
+
+    def to_feature(normed: Tensor) -> Tensor:
+        normed = trunk.head(normed)
+        for module in rest:
+            normed = module(normed)
+        return normed
+
+    def project(tokens: Tensor) -> Tensor:
+        return to_feature(trunk.fc_norm(trunk.norm(tokens)))
+
+    def pool(tokens: Tensor) -> Tensor:
+        tokens = trunk.norm(tokens)
+        return to_feature(trunk.fc_norm(tokens[:, prefix:].mean(dim=1) if averaged else tokens[:, 0]))
+
+    plain = () if isinstance(trunk, Eva) else tuple(timm_block(block) for block in trunk.blocks)
+    blocks_at(native, "bicubic_aa")  # refuses blocks nobody has read
+    return {
+        "family": "timm ViT" if isinstance(trunk, VisionTransformer) else "EVA",
+        "native": native,
+        "patch_size": patch,
+        "prefix": prefix,
+        "embed": embed,
+        "blocks_at": blocks_at,
+        "project": project,
+        "pool": pool,
+        "pooling": "average" if averaged else "token",
+        "final_norm": trunk.norm if isinstance(trunk.fc_norm, nn.Identity) else trunk.fc_norm,
+        "to_feature": to_feature,
+    }
+
+
+def rotary(rope: RotaryEmbeddingCat, native: Grid, grid: Grid) -> Tensor:
+    """Sines and cosines of a grid, (patch, 2 width); those of the training grid are the host's own."""
+    if grid == native and rope.pos_embed is not None:
+        return rope.pos_embed
+    names = ("in_pixels", "ref_feat_shape", "grid_offset", "grid_indexing")
+    options = {name: getattr(rope, name) for name in names}
+    return torch.cat(tuple(build_rotary_pos_embed(tuple(grid), bands=rope.bands, **options)), dim=-1)
+
+
+def eva_block(block: Any, rope: Tensor | None) -> Block:
+    """EVA's block, norms in front or behind, its queries and keys turned by the place of their patch.
+
+    Raises:
+        UnsupportedTowerError: it is of another class.
+    """
+    attn: Any = getattr(block, "attn", None)
+    if type(block) not in (EvaBlock, EvaBlockPostNorm) or not isinstance(attn, EvaAttention) or attn.gate is not None:
+        raise unsupported(f"an EVA with blocks of class {type(block).__name__} over {type(attn).__name__}")
+    heads, prefix = int(attn.num_heads), int(attn.num_prefix_tokens)
+    behind = isinstance(block, EvaBlockPostNorm)
+    inner_mlp = without_dropout(block.mlp)
+
+    def weights() -> tuple[Tensor, Tensor | None]:
+        if attn.qkv is not None:
+            biases = None if attn.q_bias is None else torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
+            return attn.qkv.weight, biases
+        parts = (attn.q_proj, attn.k_proj, attn.v_proj)
+        zero = torch.zeros_like(attn.k_proj.weight[:, 0])
+        biases = torch.cat([zero if part.bias is None else part.bias for part in parts])
+        return torch.cat([part.weight for part in parts]), biases
+
+    def turn(z: Tensor) -> Tensor:
+        if rope is None:
+            return z
+        turned = apply_rot_embed_cat(z[:, :, prefix:], rope, half=getattr(attn, "rotate_half", False))
+        return torch.cat([z[:, :, :prefix], turned], dim=2).type_as(z)
+
+    def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (split_heads(part, heads) for part in F.linear(x, *weights()).chunk(3, dim=-1))
+        return turn(attn.q_norm(q)), turn(attn.k_norm(k)), v
+
+    def value(x: Tensor) -> Tensor:
+        weight, bias = weights()
+        return split_heads(F.linear(x, weight.chunk(3)[2], None if bias is None else bias.chunk(3)[2]), heads)
+
+    def out(mixed: Tensor) -> Tensor:
+        gained = attn.proj(attn.norm(merge_heads(mixed)))
+        if behind:
+            return block.norm1(gained)
+        return gained if block.gamma_1 is None else block.gamma_1 * gained
+
+    def mlp(x: Tensor) -> Tensor:
+        gained = inner_mlp(x)
+        if behind:
+            return block.norm2(gained)
+        return gained if block.gamma_2 is None else block.gamma_2 * gained
+
+    def pull(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ weights()[0]
+
+    affine = rope is None and isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity)
+    norm1, norm2 = (nn.Identity(), nn.Identity()) if behind else (block.norm1, block.norm2)
+    return Block(
+        heads, norm1, qkv, value, out, lambda x: block(x, rope=rope), norm2, mlp, pull=pull if affine else None
+    )

@@ -1,0 +1,428 @@
+"""Models of transformers in the same record: features, blocks, texts, the map of every method, and nothing changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import eclip
+import test_backbones
+import tiny
+import tiny_hf
+from eclip import cli
+from eclip.backbones import catalog, load
+from eclip.backbones.text_tower import run_text_block
+from eclip.blocks import run_block
+from eclip.errors import DownloadError, ModelError, OptionError, UnsupportedTowerError
+from eclip.text import words_read
+
+TEXTS = ["a dog", "the photo of an elephant in front of the cat", "狗 一只猫", ""]
+ATTENTION = {"sdpa": 1e-10, "eager": 1e-6}
+"""transformers' own eager attention takes its softmax in float32, whatever the model's precision."""
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize("family", tiny_hf.FAMILIES)
+def test_feature_equals_get_image_features(family: str, attention: str, dtype: torch.dtype) -> None:
+    backbone = tiny_hf.backbone(family, dtype, attention)
+    pixels = tiny.pixels(backbone).to(dtype)
+    with torch.no_grad():
+        expected = tiny_hf.image_features(backbone.model, pixels)
+    feature = eclip.encode(backbone, pixels).feature
+    atol = {torch.float64: 1e-6 if "NaFlex" in family else 1e-10, torch.float32: 1e-5, torch.bfloat16: 0.02}[dtype]
+    torch.testing.assert_close(feature, expected, rtol=0, atol=atol)  # NaFlex rounds its positions to float32
+    assert (expected[0] - expected[1]).abs().max() > 1e-2, "two images must differ, or the test sees nothing"
+
+
+@pytest.mark.parametrize("family", tiny_hf.FAMILIES)
+def test_feature_off_the_training_grid_equals_the_hosts(family: str) -> None:
+    """CLIP and SigLIP resize positions without antialias when asked to; NaFlex always with its own filter."""
+    backbone = tiny_hf.backbone(family)
+    pixels = tiny.pixels(backbone, rows=6, cols=3).double()
+    with torch.no_grad():
+        expected = tiny_hf.image_features(backbone.model, pixels)
+    positions = "bicubic_aa" if "NaFlex" in family else "bicubic"
+    feature = eclip.encode(backbone, pixels, positions=positions).feature
+    torch.testing.assert_close(feature, expected, rtol=0, atol=1e-5)
+    if "NaFlex" in family:
+        with pytest.raises(OptionError, match=r"'bilinear' cannot be had on a Siglip2Model off its grid \(4, 4\)"):
+            eclip.encode(backbone, pixels, positions="bilinear")
+    else:
+        assert (eclip.encode(backbone, pixels, positions="bilinear").feature - expected).abs().max() > 1e-4
+
+
+def test_a_size_that_is_no_multiple_of_the_patch_leaves_out_what_the_host_does() -> None:
+    """As so400m-patch14-384: the host's convolution drops the last pixels; photos here get the multiple below."""
+    config = tiny_hf.FAMILIES["SigLIP"]()
+    config.vision_config.image_size = 37
+    host = tiny_hf.transformers.SiglipModel(config).double().eval()
+    backbone = eclip.wrap(host, mean=tiny.MEAN, std=tiny.STD)
+    assert (backbone.native, backbone.image_size) == ((4, 4), 32)
+    pixels = torch.randn(1, 3, 37, 37, generator=torch.Generator().manual_seed(0)).double()
+    with torch.no_grad():
+        expected = host.get_image_features(pixel_values=pixels)
+    expected = expected if isinstance(expected, torch.Tensor) else expected.pooler_output
+    torch.testing.assert_close(eclip.encode(backbone, pixels[:, :, :32, :32]).feature, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize("family", tiny_hf.FAMILIES)
+def test_blocks_in_the_open_equal_the_hosts(family: str, attention: str) -> None:
+    encoding = eclip.encode(backbone := tiny_hf.backbone(family, attention=attention), tiny.pixels(backbone))
+    outputs = [*encoding.inputs[1:], encoding.tokens]
+    assert len(encoding.inputs) == 7
+    for block, x, output in zip(encoding.blocks, encoding.inputs, outputs, strict=True):
+        torch.testing.assert_close(run_block(block, x), output, rtol=0, atol=ATTENTION[attention])
+        normed = block.norm1(x)
+        torch.testing.assert_close(block.value(normed), block.qkv(normed)[2], rtol=0, atol=1e-12)
+    if (latent := backbone.latent) is not None:
+        normed = latent.norm1(encoding.tokens)
+        torch.testing.assert_close(latent.value(normed), latent.qkv(normed)[2], rtol=0, atol=1e-12)
+        torch.testing.assert_close(latent.forward(encoding.tokens)[:, 0], encoding.feature, rtol=0, atol=1e-12)
+
+
+# --- texts ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize("family", tiny_hf.FAMILIES)
+def test_text_features_equal_the_hosts_and_do_not_depend_on_the_batch(family: str, attention: str) -> None:
+    backbone, tokenizer = tiny_hf.backbone(family, attention=attention), tiny_hf.tokenizer(family)
+    features = backbone.encode_text(TEXTS)
+    with torch.no_grad():
+        expected = tiny_hf.text_features(backbone.model, TEXTS, tokenizer)
+    torch.testing.assert_close(features, expected, rtol=0, atol=ATTENTION[attention])
+    alone = torch.cat([backbone.encode_text([text]) for text in TEXTS])
+    torch.testing.assert_close(alone, features, rtol=0, atol=ATTENTION[attention])
+    for one in range(4):
+        assert all((features[one] - features[other]).abs().max() > 1e-2 for other in range(one))
+
+
+@pytest.mark.parametrize("family", tiny_hf.FAMILIES)
+def test_text_tower_in_the_open_equals_the_hosts(family: str) -> None:
+    backbone = tiny_hf.backbone(family)
+    tower, ids = backbone.text_tower, backbone.tokenize(TEXTS)
+    assert tower is not None
+    with torch.no_grad():
+        x, mask = tower.embed(ids), tower.mask(ids)
+        for block in tower.blocks:
+            x = run_text_block(block, x, mask)
+        torch.testing.assert_close(tower.pool(ids, x), backbone.encode_text(TEXTS), rtol=0, atol=1e-10)
+        backbone.model.train()
+        assert torch.equal(tower.embed(ids), tower.embed(ids)), "no dropout"
+    assert (tower.weights(ids).sum(dim=1) == 1).all()
+
+
+@pytest.mark.parametrize("family", ["CLIP", "Chinese-CLIP", "AltCLIP", "SigLIP", "SigLIP 2 NaFlex"])
+def test_words_that_are_read_whole_are_counted(family: str) -> None:
+    backbone = tiny_hf.backbone(family)
+    context = backbone.tokenize([""]).shape[1]
+    words = ["dog"] * (2 * context)
+    if family == "SigLIP 2 NaFlex":  # a token a word and one a space between, and the end
+        assert words_read(backbone, words) == context // 2
+    else:
+        assert words_read(backbone, words) == context - (1 if family == "SigLIP" else 2)
+    assert words_read(backbone, ["dog", "cat"]) == 2
+    if family != "CLIP":  # no spaces: one word of many tokens, of which all or none is read whole
+        assert words_read(backbone, ["dog", "狗猫" * context]) == 1
+        assert words_read(backbone, ["狗猫只"]) == 1
+
+
+@pytest.mark.parametrize("family", ["CLIP", "Chinese-CLIP", "SigLIP"])
+def test_ensembles_and_the_empty_text(family: str) -> None:
+    backbone = tiny_hf.backbone(family)
+    twice = [eclip.encode_texts(backbone, ["dog"], templates="imagenet80") for _ in range(2)]
+    torch.testing.assert_close(twice[0], twice[1], rtol=0, atol=1e-7)  # the second is read from disk
+    torch.testing.assert_close(backbone.empty_text.norm(), torch.tensor(1.0).double(), rtol=0, atol=1e-10)
+
+
+def test_the_end_token_is_found_even_where_padding_is_the_same() -> None:
+    """A mask told from `ids != padding` would hide the end token from itself; the legacy end is the greatest id."""
+    features = [tiny_hf.backbone(family).encode_text(["a dog"]) for family in ("CLIP", "CLIP, end told as 2")]
+    torch.testing.assert_close(features[0], features[1], rtol=0, atol=1e-12)  # the same weights, two ways to the end
+    assert tiny_hf.tokenizer("CLIP").pad_token_id == 99
+
+
+def test_tokenizers_that_do_not_fit_are_named() -> None:
+    host = tiny_hf.model("CLIP")
+    colors = {"mean": tiny.MEAN, "std": tiny.STD}
+    with pytest.raises(ModelError, match=r"pools the end token, id 99, but the tokenizer's ids lack it: \[98, 5"):
+        eclip.wrap(host, tokenizer=lambda texts: torch.tensor([[98, 5, 0]]), **colors).encode_text(["a"])
+    with pytest.raises(ModelError, match="token id 100, but the model knows ids below 100"):
+        eclip.wrap(host, tokenizer=lambda texts: torch.tensor([[98, 100, 99]]), **colors).encode_text(["a"])
+    with pytest.raises(OptionError, match=r"cannot be guessed.*AutoTokenizer"):
+        eclip.wrap(host, **colors).encode_text(["a"])
+    with pytest.raises(ModelError, match="pads with id 1, but the model's padding is 0"):
+        eclip.wrap(tiny_hf.model("Chinese-CLIP"), tokenizer=tiny_hf.tokenizer("AltCLIP"), **colors)
+    left = tiny_hf._unigram(start=True)
+    left.padding_side = "left"
+    with pytest.raises(OptionError, match="pads on the left"):
+        eclip.wrap(tiny_hf.model("AltCLIP"), tokenizer=left, **colors)
+    bare = tiny_hf._unigram(start=True)
+    bare.pad_token = None
+    with pytest.raises(OptionError, match="no padding token"):
+        eclip.wrap(tiny_hf.model("AltCLIP"), tokenizer=bare, **colors)
+
+
+# --- every method ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize("family", tiny_hf.FAMILIES)
+def test_every_method_gives_the_map_of_a_twin_in_open_clip(family: str, attention: str) -> None:
+    backbone = tiny_hf.backbone(family, attention=attention)
+    twin = tiny_hf.twin(backbone)
+    pixels, text = tiny.pixels(backbone), tiny.texts(backbone).double()
+    ours, theirs = eclip.encode(backbone, pixels), eclip.encode(twin, pixels)
+    assert (ours.grid, ours.prefix) == (theirs.grid, theirs.prefix)
+    torch.testing.assert_close(ours.feature, theirs.feature, rtol=0, atol=ATTENTION[attention])
+    for name, method in eclip.METHODS.items():
+        options = tiny.FEW.get(name, {})
+        one, other = method(ours, text, **options), method(theirs, text, **options)
+        assert other.std() > 0
+        tolerance = {"sdpa": 1e-9, "eager": 1e-4}[attention] * other.abs().max().item()
+        torch.testing.assert_close(one, other, rtol=0, atol=tolerance, msg=lambda said: f"{name}: {said}")  # noqa: B023
+
+
+# --- nothing changed ------------------------------------------------------------------------------------------------
+
+
+def _state(model: nn.Module) -> dict[str, Any]:
+    return {
+        **test_backbones._state(model),
+        "attention": [getattr(m.config, "_attn_implementation", 0) for m in model.modules() if hasattr(m, "config")],
+        "config": model.config.to_json_string(),
+    }
+
+
+def _assert_same(model: nn.Module, before: dict[str, Any], random: torch.Tensor) -> None:
+    after = _state(model)
+    for key, value in before.pop("weights").items():
+        assert torch.equal(after["weights"][key], value), key
+    after.pop("weights")
+    assert after == before
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize("family", tiny_hf.FAMILIES)
+def test_nothing_of_the_model_changes(family: str, attention: str) -> None:
+    backbone = tiny_hf.backbone(family, torch.float32, attention)
+    expected = eclip.encode(backbone, tiny.pixels(backbone)).feature
+    model = backbone.model.train()
+    model.text_model.eval()  # modes of parts are kept too
+    before, random = _state(model), torch.get_rng_state()
+    for rows in (4, 5):
+        encoding = eclip.encode(backbone, tiny.pixels(backbone, rows=rows))
+        for name, method in eclip.METHODS.items():
+            method(encoding, tiny.texts(backbone), **tiny.FEW.get(name, {}))
+    eclip.encode_texts(backbone, ["a dog"])
+    assert torch.equal(eclip.encode(backbone, tiny.pixels(backbone)).feature, expected)
+    _assert_same(model, before, random)
+
+
+@pytest.mark.parametrize("family", tiny_hf.FAMILIES)
+def test_nothing_of_the_model_changes_when_it_raises(family: str) -> None:
+    backbone = tiny_hf.backbone(family)
+    model = backbone.model.train()
+
+    class Broken(nn.Module):
+        def forward(self, *_: Any, **__: Any) -> torch.Tensor:
+            raise RuntimeError("broken inside")
+
+    model.vision_model.encoder.layers[2].mlp = Broken()
+    texts = model.text_model.roberta if family == "AltCLIP" else model.text_model
+    texts.embeddings = Broken()
+    before, random = _state(model), torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="broken inside"):
+        eclip.encode(backbone, tiny.pixels(backbone))
+    with pytest.raises(RuntimeError, match="broken inside"):
+        backbone.encode_text(["a dog"])
+    _assert_same(model, before, random)
+
+
+# --- folders and the Hub --------------------------------------------------------------------------------------------
+
+COLORS = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4], "resample": 2, "do_normalize": True}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders as save_pretrained writes them, one a family."""
+    whole = tmp_path_factory.mktemp("hf")
+    for family in ("CLIP", "Chinese-CLIP", "AltCLIP", "SigLIP", "SigLIP 2 NaFlex"):
+        if family == "SigLIP 2 NaFlex" and not hasattr(tiny_hf.transformers, "Siglip2Model"):
+            continue
+        tiny_hf.model(family, "eager").save_pretrained(whole / family)
+        tiny_hf.tokenizer(family).save_pretrained(whole / family)
+        (whole / family / "preprocessor_config.json").write_text(json.dumps(COLORS))
+    return whole
+
+
+@pytest.mark.parametrize("family", ["CLIP", "Chinese-CLIP", "AltCLIP", "SigLIP", "SigLIP 2 NaFlex"])
+def test_a_folder_loads_and_equals_its_model(folders: Path, family: str) -> None:
+    random = torch.get_rng_state()
+    backbone = eclip.load(f"hf:{folders / family}")
+    assert torch.equal(torch.get_rng_state(), random)
+    assert eclip.load(f"hf:{folders / family}") is backbone
+    here = tiny_hf.backbone(family, torch.float32)
+    pixels = tiny.pixels(backbone)
+    torch.testing.assert_close(eclip.encode(backbone, pixels).feature, eclip.encode(here, pixels).feature)
+    torch.testing.assert_close(backbone.encode_text(TEXTS), here.encode_text(TEXTS))
+    assert backbone.mean == (0.4, 0.5, 0.6)
+    assert (backbone.std, backbone.interpolation) == ((0.2, 0.3, 0.4), "bilinear")
+    assert not any(weight.requires_grad for weight in backbone.model.parameters())
+    assert not backbone.model.training
+
+
+def test_a_processor_says_tokenizer_and_colors_at_once() -> None:
+    class Processor:
+        tokenizer = tiny_hf.tokenizer("CLIP")
+        image_processor = tiny_hf.transformers.CLIPImageProcessor(image_mean=[0.1, 0.2, 0.3], resample=2)
+
+    backbone = eclip.wrap(tiny_hf.model("CLIP"), processor=Processor())
+    assert (backbone.mean, backbone.interpolation, backbone.name) == ((0.1, 0.2, 0.3), "bilinear", "CLIPModel")
+    assert backbone.encode_text(["a dog"]).shape == (1, 24)
+    with pytest.raises(OptionError, match=r"processor=AutoProcessor\.from_pretrained"):
+        eclip.wrap(tiny_hf.model("CLIP"), tokenizer=Processor.tokenizer)
+    with pytest.raises(OptionError, match="processor= goes with"):
+        eclip.wrap(tiny.model("vit"), processor=Processor())
+
+
+def test_the_command_line_and_its_results_name_the_model(folders: Path, photos: Path, tmp_path: Path) -> None:
+    name = f"hf:{folders / 'SigLIP'}"
+    words = ["explain", str(photos / "a.png"), "-t", "a dog", "-t", "a cat", "-m", name, "-o", str(tmp_path)]
+    done = CliRunner().invoke(cli.app, words)
+    assert done.exit_code == 0, done.output
+    answer = eclip.Explanation.load(tmp_path)
+    assert answer.maps.shape[-2:] == (4, 4)
+    assert name in (tmp_path / "manifest.json").read_text()
+    photo = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    assert np.isfinite(eclip.explain(photo, ["a dog"], model=name, method="gradcam").maps).all()
+    done = CliRunner().invoke(cli.app, ["doctor", name, "--json"])
+    [row] = [row for row in json.loads(done.stdout) if row["what"] == f"model {name}"]
+    assert row["is"].startswith(
+        "works: transformers SiglipModel, 4 x 4 patches of 8 px, 32 features, text side in the open"
+    )
+    assert row[""] == "ok"
+
+
+def _without(name: str) -> Any:
+    return lambda folder: (folder / name).unlink()
+
+
+def _write(name: str, **changes: Any) -> Any:
+    def damage(folder: Path) -> None:
+        old = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**old, **changes}))
+
+    return damage
+
+
+def _half(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    kept = {key: weight for key, weight in weights.items() if "layers.3" not in key}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_without("config.json"), r"no folder with a config\.json"),
+        (_without("model.safetensors"), "cannot be loaded"),
+        (_without("preprocessor_config.json"), r"no preprocessor_config\.json"),
+        (_write("config.json", model_type="blip"), "no adapter for transformers' model_type 'blip'"),
+        (_write("preprocessor_config.json", resample=0), "Pillow's filter 0"),
+        (_write("preprocessor_config.json", image_mean=None), "does not say image_mean"),
+        (_half, r"the weights lack .*layers\.3"),
+    ],
+)
+def test_damaged_folders(folders: Path, tmp_path: Path, damage: Any, message: str) -> None:
+    folder = shutil.copytree(folders / "CLIP", tmp_path / "model")
+    damage(folder)
+    with pytest.raises(ModelError, match=message):
+        eclip.load(f"hf:{folder}")
+
+
+def test_names_mean_the_hub_or_a_folder_never_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "openai" / "clip").mkdir(parents=True)
+    assert catalog.hf_folder("hf:openai/clip") is None, "a folder here does not hide the Hub"
+    assert catalog.hf_folder("hf:./openai/clip") == Path("openai/clip")
+    assert catalog.hf_folder("hf:/openai/clip") == Path("/openai/clip")
+    assert catalog.hf_folder("hf:~/clip") == Path.home() / "clip"
+    with pytest.raises(ModelError, match=r"'clip' is no folder with a config\.json.*Write hf:ORG/NAME"):
+        eclip.load("hf:clip")
+
+
+def test_the_hub_is_asked_once_and_for_the_kind_first(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def refuse(url: str, **_: Any) -> None:
+        asked.append(url)
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
+    with pytest.raises(DownloadError, match=r"hf:openai/nothing-here: .*huggingface\.co/openai/nothing-here"):
+        eclip.load("hf:openai/nothing-here")
+    assert len(asked) == 1
+    cached = folders / "Chinese-CLIP"
+    monkeypatch.setattr(
+        huggingface_hub,
+        "try_to_load_from_cache",
+        lambda repository, name: str(cached / name) if (cached / name).is_file() else None,
+    )
+    backbone = eclip.load("hf:org/cached")
+    assert backbone.family == "transformers ChineseCLIPModel"
+    assert len(asked) == 1, "what is in the cache needs no network"
+
+
+def test_without_transformers_the_extra_is_named(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"transformers, which is missing: pip install 'eclip\[hf\]'"):
+        eclip.load(f"hf:{folders / 'CLIP'}")
+
+
+def test_other_models_of_transformers_are_refused_by_name() -> None:
+    config = tiny_hf.transformers.CLIPVisionConfig(**tiny_hf.VISION)
+    with pytest.raises(UnsupportedTowerError, match=r"transformers' CLIPVisionModel.*Siglip2Model"):
+        eclip.wrap(tiny_hf.transformers.CLIPVisionModel(config), mean=tiny.MEAN, std=tiny.STD)
+    headless = tiny_hf.FAMILIES["SigLIP"]()
+    headless.vision_config.vision_use_head = False
+    with pytest.raises(UnsupportedTowerError, match="without its pooling head"):
+        eclip.wrap(tiny_hf.transformers.SiglipModel(headless), mean=tiny.MEAN, std=tiny.STD)
+
+
+def test_an_adapter_on_a_projection_has_no_transpose_but_works() -> None:
+    """A LoRA or quantized layer is no plain matrix; methods then go through autograd, to the same map."""
+
+    class Adapted(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x)
+
+    plain, adapted = tiny_hf.backbone("CLIP"), tiny_hf.model("CLIP").double()
+    for layer in adapted.vision_model.encoder.layers:
+        layer.self_attn.q_proj = Adapted(layer.self_attn.q_proj)
+    other = eclip.wrap(adapted, tokenizer=tiny_hf.tokenizer("CLIP"), mean=tiny.MEAN, std=tiny.STD)
+    assert plain.blocks[-1].pull is not None
+    assert other.blocks[-1].pull is None
+    pixels, text = tiny.pixels(plain), tiny.texts(plain).double()
+    for name in ("gradcam", "chefer", "decompose"):
+        maps = [eclip.METHODS[name](eclip.encode(one, pixels), text) for one in (plain, other)]
+        torch.testing.assert_close(maps[0], maps[1], rtol=0, atol=1e-9)

@@ -24,6 +24,8 @@ from eclip.backbones.text_tower import run_text_block
 from eclip.blocks import run_block
 from eclip.errors import DownloadError, ModelError, OptionError, UnsupportedTowerError
 from eclip.text import words_read
+from eclip.words import WORD_METHODS
+from eclip.words.reading import read
 
 TEXTS = ["a dog", "the photo of an elephant in front of the cat", "狗 一只猫", ""]
 ATTENTION = {"sdpa": 1e-10, "eager": 1e-6}
@@ -426,3 +428,32 @@ def test_an_adapter_on_a_projection_has_no_transpose_but_works() -> None:
     for name in ("gradcam", "chefer", "decompose"):
         maps = [eclip.METHODS[name](eclip.encode(one, pixels), text) for one in (plain, other)]
         torch.testing.assert_close(maps[0], maps[1], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", tiny_hf.FAMILIES)
+def test_words_of_every_text_tower(family: str) -> None:
+    """Spans, methods for words, and pairs that add up, whatever the tokenizer and wherever the norms are."""
+    backbone = tiny_hf.backbone(family)
+    text = "the dog in front of a ball"
+    reading = read(backbone, [text])
+    assert " ".join(word.letters for word in reading.words[0]) == text
+    used = [place for word in reading.words[0] for place in range(word.first, word.last)]
+    assert used == list(range(used[0], used[-1] + 1))  # all tokens of the text, each in one word
+    image = eclip.encode(backbone, tiny.pixels(backbone, images=1)).feature
+    image = torch.nn.functional.normalize(image, dim=-1)
+    for method in WORD_METHODS.values():
+        [values] = reading.by_word(method(reading, image))
+        assert values.shape == (1, len(reading.words[0]))
+        assert float(values.abs().min()) > 0 or method.name == "chefer"
+        alone = method(read(backbone, ["a cat", text]), image)[:, 1]
+        torch.testing.assert_close(alone, method(reading, image)[:, 0], rtol=1e-5, atol=1e-8)
+    photo = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    found = eclip.interactions(photo, text, model=backbone, points=100)
+    assert abs(found.total - found.goal) < 0.05 * abs(found.goal)
+
+
+@pytest.mark.parametrize("family", [name for name in tiny_hf.FAMILIES if "Chinese" in name])
+def test_chinese_words_are_characters(family: str) -> None:
+    reading = read(tiny_hf.backbone(family), ["一只狗 dog"])
+    assert [word.letters for word in reading.words[0]] == ["一", "只", "狗", "dog"]
+    assert [word.last - word.first for word in reading.words[0]] == [1, 1, 1, 1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -115,6 +115,18 @@ def check_model(name: str) -> None:
         split_name(name)
     except ModelError as error:  # of what was typed; the same class raised while loading is no wrong usage
         stop(str(error), 2)
+
+
+def over_photos(sources: list[str], writer: Folder, work: Callable[[list[Path]], None]) -> None:
+    """Find the photos and do the work on them; what cannot be found, and how ever it ends, is on record."""
+    from eclip.photos import find_photos
+
+    photos, problems = find_photos(sources, writer.folder)
+    for source, error in problems:
+        writer.fail(source, error)
+    with writer:
+        if photos:
+            work(photos)
 
 
 @contextmanager

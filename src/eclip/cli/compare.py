@@ -63,15 +63,9 @@ def compare(
             "options": {},
         }
         writer = ComparisonWriter(out, asking.words(format_), scale.value)
-
-        from eclip.photos import find_photos
-
-        photos, problems = find_photos(sources, out)
-        for source, error in problems:
-            writer.fail(source, error)
-        with writer:
-            if photos:
-                _compare_all(sources, photos, wanted, settings, writer, quiet=as_json)
+        asking.over_photos(
+            sources, writer, lambda photos: _compare_all(sources, photos, wanted, settings, writer, quiet=as_json)
+        )
         asking.summarize(writer, "compared", model_names, as_json, option="--models")
 
 

@@ -84,15 +84,9 @@ def concepts(
             **options_of(set_ or [], method),
         }
         writer = ConceptsWriter(out, asking.words(format_))
-
-        from eclip.photos import find_photos
-
-        photos, problems = find_photos(sources, out)
-        for source, error in problems:
-            writer.fail(source, error)
-        with writer:
-            if photos:
-                _name_all(sources, photos, settings, mean_from, writer, quiet=as_json)
+        asking.over_photos(
+            sources, writer, lambda photos: _name_all(sources, photos, settings, mean_from, writer, quiet=as_json)
+        )
         asking.summarize(writer, "named", [model], as_json)
 
 

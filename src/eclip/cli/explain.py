@@ -62,15 +62,9 @@ def explain(
             **options_of(set_ or [], method),
         }
         writer = Writer(out, asking.words(format_))
-
-        from eclip.photos import find_photos
-
-        photos, problems = find_photos(sources, out)
-        for source, error in problems:
-            writer.fail(source, error)
-        with writer:
-            if photos:
-                _explain_all(sources, photos, wanted, settings, writer, quiet=as_json)
+        asking.over_photos(
+            sources, writer, lambda photos: _explain_all(sources, photos, wanted, settings, writer, quiet=as_json)
+        )
         asking.summarize(writer, "explained", [model], as_json)
 
 

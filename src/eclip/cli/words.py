@@ -69,16 +69,12 @@ def words(
             {"image_depth": image_depth, "text_depth": text_depth, "points": points} if pairs else None
         )
         writer = WordsWriter(out)
-
-        from eclip.photos import find_photos
-
-        photos, problems = find_photos(sources, out)
-        for source, error in problems:
-            writer.fail(source, error)
-        with writer:
-            if photos:
-                asked = {"model": model, "device": device, "method": method, "options": options}
-                _all(sources, photos, wanted, asked, settings, path, boxes, writer, quiet=as_json)
+        asked = {"model": model, "device": device, "method": method, "options": options}
+        asking.over_photos(
+            sources,
+            writer,
+            lambda photos: _all(sources, photos, wanted, asked, settings, path, boxes, writer, quiet=as_json),
+        )
         asking.summarize(writer, "read", [model], as_json)
 
 

@@ -121,4 +121,4 @@ def test_wrong_usage(words: list[str], complaint: str, photos: Path, tmp_path: P
 def test_a_box_outside_one_photo_fails_that_photo(tiny_name: str, photos: Path, tmp_path: Path) -> None:
     done = run(photos / "a.png", *TEXTS, "-m", tiny_name, "-o", tmp_path, "--pairs", "--box", "0,0,50,20")
     assert done.exit_code == 1
-    assert "a box is left, top, right, bottom within 40 x 30 pixels" in done.stderr
+    assert f"a box in {photos / 'a.png'} is left, top, right, bottom within 40 x 30 pixels" in done.stderr

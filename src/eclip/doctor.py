@@ -38,7 +38,8 @@ def examine(model: str | None = None) -> list[Finding]:
         Finding("eclip", __version__),
         Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         *(Finding(name, importlib.metadata.version(name)) for name in ("torch", "open_clip_torch", "timm", "pillow")),
-        _transformers(),
+        _extra("transformers", "hf", "for models named hf:..."),
+        _extra("scikit-learn", "concepts", "for eclip concepts"),
         _torchvision(),
         Finding("CPU", f"{torch.get_num_threads()} threads"),
         _cuda(),
@@ -49,11 +50,11 @@ def examine(model: str | None = None) -> list[Finding]:
     ]
 
 
-def _transformers() -> Finding:
+def _extra(package: str, extra: str, purpose: str) -> Finding:
     try:
-        return Finding("transformers", importlib.metadata.version("transformers"))
+        return Finding(package, importlib.metadata.version(package))
     except importlib.metadata.PackageNotFoundError:
-        return Finding("transformers", "not installed", advice="pip install 'eclip[hf]', for models named hf:...")
+        return Finding(package, "not installed", advice=f"pip install 'eclip[{extra}]', {purpose}")
 
 
 def _model(name: str) -> Finding:

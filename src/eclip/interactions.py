@@ -107,7 +107,9 @@ class Interactions:
         sides, (width, height) = [float(side) for side in box], self.photo.size
         left, top, right, bottom = sides if len(sides) == 4 else [0.0] * 4
         if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-            raise OptionError(f"a box is left, top, right, bottom within {width} x {height} pixels, got {sides}.")
+            raise OptionError(
+                f"a box in {self.source} is left, top, right, bottom within {width} x {height} pixels, got {sides}."
+            )
         _, rows, cols = self.values.shape
         down, across = _covered(top / height, bottom / height, rows), _covered(left / width, right / width, cols)
         found: Float[np.ndarray, " word"] = np.einsum("wrc,r,c->w", self.values, down, across)

@@ -62,20 +62,24 @@ class WordsWriter(Folder):
             image: which of them.
             pairs: of that photo, one a text, or none at all.
             boxes: parts of the photo whose words are wanted.
+
+        Raises:
+            OptionError: a box is not inside the photo; nothing is written then.
+            ResultError: a file cannot be written.
         """
         from eclip import render  # here, so that the command line can check the folder first
 
+        photo, source = words.photos[image], words.sources[image]
+        entries = words.entries(image)
+        for number, entry in enumerate(entries):
+            entry["pairs"] = pairs[number].entry(boxes) if pairs else None
         if self.manifest["how"] is None:
             own = None
             if pairs:
                 path = {name: pairs[0].how[name] for name in ("image_depth", "text_depth", "points")}
                 own = {**path, "boxes": [[float(side) for side in box] for box in boxes]}
             self.manifest |= {"signed": words.signed, "how": {**words.how, "pairs": own, "command": None}}
-        photo, source = words.photos[image], words.sources[image]
         stem, files = self._photo(source, lambda: photo)
-        entries = words.entries(image)
-        for number, entry in enumerate(entries):
-            entry["pairs"] = pairs[number].entry(boxes) if pairs else None
         sentences = [
             render.Sentence(
                 float(words.scores[image, text]),

@@ -64,16 +64,14 @@ def words(
         boxes = [_box(one) for one in box or []]
         if boxes and not pairs:
             raise OptionError("--box asks for the words of a part of the photo, which needs --pairs: add it.")
-        settings = {"image_size": image_size, "resize": resize.value, "positions": positions.value}
-        path: dict[str, Any] | None = (
-            {"image_depth": image_depth, "text_depth": text_depth, "points": points} if pairs else None
-        )
+        view = {"image_size": image_size, "resize": resize.value, "positions": positions.value, "device": None}
+        asked = {"method": method, "options": options, **view}
+        path = {"image_depth": image_depth, "text_depth": text_depth, "points": points, **view} if pairs else None
         writer = WordsWriter(out)
-        asked = {"model": model, "device": device, "method": method, "options": options}
         asking.over_photos(
             sources,
             writer,
-            lambda photos: _all(sources, photos, wanted, asked, settings, path, boxes, writer, quiet=as_json),
+            lambda photos: _all(sources, photos, wanted, (model, device), asked, path, boxes, writer, quiet=as_json),
         )
         asking.summarize(writer, "read", [model], as_json)
 
@@ -82,8 +80,8 @@ def _all(
     sources: list[str],
     photos: list[Path],
     texts: list[str],
+    model: tuple[str, str],
     asked: dict[str, Any],
-    settings: dict[str, Any],
     path: dict[str, Any] | None,
     boxes: list[Box],
     writer: WordsWriter,
@@ -98,28 +96,23 @@ def _all(
     try:
         with asking.progressing() as progress:
             task = progress.add_task("loading", total=len(photos))
-            backbone = load(asked["model"], device=asked["device"])
-            question = WordQuestion(texts, backbone, asked["method"], asked["options"], **settings, device=None)
-            second = PairQuestion(texts, backbone, **path, **settings, device=None) if path else None
+            backbone = load(model[0], device=model[1])
+            question = WordQuestion(texts, backbone, **asked)
+            pairs = PairQuestion(texts, backbone, **path) if path else None
             for source, photo in read_ahead(photos, 1):
                 progress.update(task, description=f"reading {Path(source).name}")
-                if isinstance(photo, ImageError):
-                    writer.fail(source, str(photo))
-                    progress.advance(task)
-                    continue
                 try:
-                    found = second.answer(photo, source) if second else []
-                    for one in found:
-                        one.entry(boxes)
-                except OptionError as error:  # a box outside this photo
-                    writer.fail(source, f"{source}: {error}")
-                    progress.advance(task)
-                    continue
-                relevance = question.answer([photo], [source])
-                entry = writer.add(relevance, 0, found, boxes)
-                if not quiet:
-                    _print(relevance, found, boxes)
-                    typer.echo(f"-> {writer.folder / entry['files']['page']}")
+                    if isinstance(photo, ImageError):
+                        raise photo
+                    found = pairs.answer(photo, source) if pairs else []
+                    relevance = question.answer([photo], [source])
+                    entry = writer.add(relevance, 0, found, boxes)
+                except (ImageError, OptionError) as error:  # the latter of a box outside this photo
+                    writer.fail(source, str(error))
+                else:
+                    if not quiet:
+                        _print(relevance, found, boxes)
+                        typer.echo(f"-> {writer.folder / entry['files']['page']}")
                 progress.advance(task)
     finally:
         if how := writer.manifest["how"]:

@@ -45,8 +45,8 @@ def cases(folder: Path) -> Iterator[tuple[Path, str, str, np.ndarray]]:
         photo = folder / row["path"] if (folder / row["path"]).is_file() else folder / "images" / Path(row["path"]).name
         mask = np.array(Image.open(folder / "masks" / f"{photo.stem}.png"))
         for number in sorted(set(np.unique(mask)) - {0, 255}):
-            said = " ".join(re.findall(r"[a-z'-]+", row["caption"].lower()))
-            named = [form for form in plurals(classes[number]) if re.search(rf"\b{form}\b", said)]
+            said = " ".join(row["caption"].lower().split())
+            named = [form for form in plurals(classes[number]) if re.search(rf"(?<![\w'-]){form}(?![\w'-])", said)]
             if named:
                 inside = np.where(mask == 255, np.nan, mask == number).astype(float)
                 if 0 < np.nansum(inside) < np.sum(~np.isnan(inside)):

@@ -30,7 +30,7 @@ def test_words_are_printed_with_their_shares(tiny_name: str, photos: Path, tmp_p
     lines = [line.rstrip() for line in done.stdout.splitlines()]
     assert f"{found.scores[0, 0]:.3f}  a husky running" in lines
     assert lines[2].split() == ["a", "husky", "running"]
-    shares = [f"{round(100 * share):+d}%".replace("+0%", "0%") for share in found.shares(0, 0).values()]
+    shares = [f"{round(100 * share):+d}%".replace("+0%", "0%") for share in found.shares(0, 0)]
     assert lines[3].split() == shares
     assert lines[6].split() in (["+100%"], ["-100%"])
     assert lines[-1] == f"-> {tmp_path / 'a.words.html'}"
@@ -61,7 +61,7 @@ def test_the_page_holds_everything_itself(tiny_name: str, photos: Path, tmp_path
     page = (tmp_path / "a.words.html").read_text()
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "<b>" not in page
-    assert page.count("</script>") == 2
+    assert page.count("</script>") == 3
     assert page.count('class="word"') == len(
         eclip.interactions(photos / "a.png", "a <b>husky</b> </script>", model=tiny_name).words
     )

@@ -38,7 +38,8 @@ SAME_FLOOR = {
     ("heatmap", "errors"),
     ("options", "errors"),
     ("templates", "errors"),
-    ("writer", "explanation"),  # a name in an annotation
+    ("writer", "explanation"),  # a name in an annotation, as the next two
+    ("writer", "backbones"),
     ("writer", "compare"),
 }
 """Rooms that may look into another of their own floor; everything else looks down."""

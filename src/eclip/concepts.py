@@ -32,7 +32,7 @@ from eclip.msae import Autoencoder, load_autoencoder
 from eclip.photos import Photo, read_ahead
 from eclip.text import encode_texts
 from eclip.vocabulary import words_of
-from eclip.writer import FORMATS, png, versions
+from eclip.writer import FORMATS, made_by, png
 
 COUNT, LATENTS = 10, 64
 METHOD = "maskclip"
@@ -130,8 +130,7 @@ def concepts_each(
     else:
         by = load_autoencoder(msae).to(backbone.weight.device)
     how = {
-        "model": backbone.name,
-        "family": backbone.family,
+        **made_by(backbone),
         "vocabulary": _path(vocabulary),
         "words": len(words),
         "count": count,
@@ -141,9 +140,6 @@ def concepts_each(
         "options": own,
         "templates": templates,
         **view,
-        "device": str(backbone.weight.device),
-        "precision": str(backbone.weight.dtype).removeprefix("torch."),
-        "versions": versions(),
         "command": is_loaded(backbone) and isinstance(vocabulary, PATH) and isinstance(image_mean, PATH),
     }
     asked = _Asked(backbone, words, how, by)

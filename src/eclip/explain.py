@@ -29,7 +29,7 @@ from eclip.methods import DEFAULT_METHOD, METHODS, check_methods, options_for
 from eclip.photos import Photo, name_of, open_photo, read_ahead
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.text import check_texts, encode_texts
-from eclip.writer import command, noted, versions
+from eclip.writer import command, made_by, noted
 
 
 @overload
@@ -258,8 +258,7 @@ class Question:
         """What repeats an answer, as `Explanation.how`."""
         backbone, options = self.backbone, self.options[method]
         how = {
-            "model": backbone.name,
-            "family": backbone.family,
+            **made_by(backbone),
             "method": method,
             "options": noted(options),
             "refine": self.refine,
@@ -271,9 +270,6 @@ class Question:
             "templates": self.templates if isinstance(self.templates, str) else list(self.templates),
             "positions": self.positions,
             "versus": self.versus,
-            "device": str(backbone.weight.device),
-            "precision": str(backbone.weight.dtype).removeprefix("torch."),
-            "versions": versions(),
         }
         tensors = any(isinstance(value, Tensor) for value in [*options.values(), *self.refine_options.values()])
         by_name = is_loaded(backbone) and not tensors and all(Path(source).is_file() for source in sources)

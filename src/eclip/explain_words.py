@@ -17,11 +17,12 @@ from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.load import backbone_of
 from eclip.blocks import unit
 from eclip.errors import ImageError
+from eclip.options import plain_options
 from eclip.photos import Photo, name_of, open_photo
 from eclip.text import check_texts, encode_texts
 from eclip.words import DEFAULT_WORD_METHOD, word_method
 from eclip.words.reading import read
-from eclip.writer import versions
+from eclip.writer import made_by
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +52,9 @@ class WordRelevance:
     def __repr__(self) -> str:
         return f"WordRelevance({len(self.sources)} photos, {len(self.texts)} texts, {self.how['method']})"
 
-    def shares(self, image: int = 0, text: int = 0) -> dict[str, float]:
-        """Each word's share of all relevance, signs aside: in [-1, 1]. A word that comes again is counted together."""
-        found: dict[str, float] = {}
-        for word, share in zip(self.words[text], render.shares(self.values[text][image]), strict=True):
-            found[word] = found.get(word, 0.0) + float(share)
-        return found
+    def shares(self, image: int = 0, text: int = 0) -> Float[np.ndarray, " word"]:
+        """Each word's share of all relevance in a text, signs aside: in [-1, 1], absolute values add up to 1."""
+        return render.shares(self.values[text][image])
 
     def entries(self, image: int = 0) -> list[dict[str, Any]]:
         """What JSON says of a photo: of each text its score, its words, their values and shares."""
@@ -101,7 +99,7 @@ def explain_words(
         image: a path, a PIL picture, an array, or a list of them.
         texts: one or more, as they are; no template is put around them.
         model: a name for `eclip.load`, or a Backbone from `load` or `wrap`.
-        method: "gradeclip", "chefer" or "leaveout", see `eclip.words.WORD_METHODS`.
+        method: "gradeclip", "chefer" or "leave_one_out", see `eclip.words.WORD_METHODS`.
         image_size: see `eclip.explain`.
         resize: see `eclip.explain`.
         positions: see `eclip.explain`.
@@ -137,20 +135,21 @@ class WordQuestion:
         device: str | None,
     ) -> None:
         self.texts = check_texts(texts)
-        self.method, self.options = word_method(method), options
-        self.method.check(options)
+        self.method, self.options = word_method(method), plain_options(options)
+        self.method.check(self.options)
         self.backbone = backbone_of(model, device)
         self.text = encode_texts(self.backbone, self.texts)
         self.reading = read(self.backbone, self.texts)
-        self.image_size, self.resize, self.positions = image_size, resize, positions
+        self.view: dict[str, Any] = {"image_size": image_size, "resize": resize, "positions": positions}
+        self.backbone.grid_for((1, 1), image_size, resize)  # raises now what it would for each photo
 
     def answer(self, photos: list[Image.Image], sources: list[str]) -> WordRelevance:
         """One forward pass of each photo's shape, then the method."""
         backbone = self.backbone
-        pixels = [backbone.preprocess(photo, self.image_size, self.resize) for photo in photos]
+        pixels = [backbone.preprocess(photo, self.view["image_size"], self.view["resize"]) for photo in photos]
         alike = len({tuple(one.shape) for one in pixels}) == 1
         batches = [torch.stack(pixels)] if alike else [one[None] for one in pixels]
-        feature = unit(torch.cat([encode(backbone, batch, 0, self.positions).feature for batch in batches]))
+        feature = unit(torch.cat([encode(backbone, batch, 0, self.view["positions"]).feature for batch in batches]))
         values = self.reading.by_word(self.method(self.reading, feature, **self.options))
         return WordRelevance(
             values=tuple(one.cpu().numpy() for one in values),
@@ -159,17 +158,6 @@ class WordQuestion:
             texts=tuple(self.texts),
             sources=tuple(sources),
             signed=self.method.signed,
-            how={
-                "model": backbone.name,
-                "family": backbone.family,
-                "method": self.method.name,
-                "options": self.options,
-                "image_size": self.image_size,
-                "resize": self.resize,
-                "positions": self.positions,
-                "device": str(backbone.weight.device),
-                "precision": str(backbone.weight.dtype).removeprefix("torch."),
-                "versions": versions(),
-            },
+            how={**made_by(backbone), "method": self.method.name, "options": self.options, **self.view},
             photos=tuple(photos),
         )

@@ -21,7 +21,7 @@ from eclip.photos import Photo, name_of, open_photo
 from eclip.text import check_texts, encode_texts
 from eclip.words.pairs import Path, check_path, image_path, pairs, target, text_path, with_reference
 from eclip.words.reading import Reading, content, read
-from eclip.writer import versions
+from eclip.writer import made_by
 
 Box = Sequence[float | int] | np.ndarray
 """left, top, right, bottom in pixels of the photo, such as a row of `Explanation.boxes`."""
@@ -62,7 +62,7 @@ class Interactions:
 
         return png(self.picture())
 
-    def map(self, phrase: str | int) -> Float[np.ndarray, "row col"]:
+    def map(self, phrase: str | int | np.integer) -> Float[np.ndarray, "row col"]:
         """Which patches for this word? Their values, on the patch grid; summed over the words of a phrase.
 
         Args:
@@ -74,23 +74,29 @@ class Interactions:
         summed: Float[np.ndarray, "row col"] = self.values[self.find(phrase)].sum(axis=0)
         return summed
 
-    def find(self, phrase: str | int) -> list[int]:
+    def find(self, phrase: str | int | np.integer) -> list[int]:
         """Numbers of the words of a phrase; where it comes again, of all.
 
         Raises:
             TextError: the text does not hold it.
         """
-        if isinstance(phrase, int):
+        if not isinstance(phrase, str):
             if not -len(self.words) <= phrase < len(self.words):
                 raise TextError(f"{self.text!r} has {len(self.words)} words, counted from 0; there is no {phrase}.")
-            return [phrase % len(self.words)]
-        wanted, folded = phrase.casefold().split(), [word.casefold() for word in self.words]
-        starts = [at for at in range(len(folded)) if wanted and folded[at : at + len(wanted)] == wanted]
-        if not starts:
+            return [int(phrase) % len(self.words)]
+        wanted, words = _joined(phrase), [_joined(word) for word in self.words]
+        found: set[int] = set()
+        for start in range(len(words)):
+            stop, joined = start, ""
+            while stop < len(words) and len(joined) < len(wanted):
+                joined, stop = joined + words[stop], stop + 1
+            if joined and joined == wanted:
+                found |= set(range(start, stop))
+        if not found:
             raise TextError(f"{phrase!r} is not in {self.text!r}; its words are {', '.join(self.words)}.")
-        return [at + step for at in starts for step in range(len(wanted))]
+        return sorted(found)
 
-    def heatmap(self, phrase: str | int) -> Float[np.ndarray, "height width"]:
+    def heatmap(self, phrase: str | int | np.integer) -> Float[np.ndarray, "height width"]:
         """The map of a phrase in the size of the photo, in [-1, 1], zero kept."""
         shown = heatmap.signed(torch.from_numpy(np.ascontiguousarray(self.map(phrase))))
         return heatmap.resize(shown, self.photo.size[::-1]).numpy()
@@ -104,12 +110,8 @@ class Interactions:
         Raises:
             OptionError: the box is empty or outside the photo.
         """
-        sides, (width, height) = [float(side) for side in box], self.photo.size
-        left, top, right, bottom = sides if len(sides) == 4 else [0.0] * 4
-        if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-            raise OptionError(
-                f"a box in {self.source} is left, top, right, bottom within {width} x {height} pixels, got {sides}."
-            )
+        left, top, right, bottom = check_box(box, self.photo.size, self.source)
+        width, height = self.photo.size
         _, rows, cols = self.values.shape
         down, across = _covered(top / height, bottom / height, rows), _covered(left / width, right / width, cols)
         found: Float[np.ndarray, " word"] = np.einsum("wrc,r,c->w", self.values, down, across)
@@ -119,7 +121,7 @@ class Interactions:
         """Which word for each patch: the number of the one that adds most there."""
         return self.values.argmax(axis=0)
 
-    def picture(self, boxes: Sequence[Box] = ()) -> Image.Image:
+    def picture(self, boxes: Sequence[Box] | np.ndarray = ()) -> Image.Image:
         """One small map a word, all on one scale; below, each box with the words that it speaks for.
 
         The number beside a word is what it adds over the whole photo.
@@ -136,7 +138,7 @@ class Interactions:
         sections += [render.cut_out(self.photo, box, self.words, self.in_box(box), top.width) for box in boxes]
         return render.stack(sections)
 
-    def entry(self, boxes: Sequence[Box] = ()) -> dict[str, Any]:
+    def entry(self, boxes: Sequence[Box] | np.ndarray = ()) -> dict[str, Any]:
         """What JSON says: words with their sums and strongest patches, boxes with their words, completeness."""
         _, rows, cols = self.values.shape
         width, height = self.photo.size
@@ -145,13 +147,11 @@ class Interactions:
             row, col = (int(place) for place in np.unravel_index(each.argmax(), each.shape))
             middle = [round((col + 0.5) * width / cols, 1), round((row + 0.5) * height / rows, 1)]
             words.append({"word": word, "value": float(f"{each.sum():.6g}"), "patch": [row, col], "point": middle})
-        found = [
-            {
-                "box": [float(side) for side in box],
-                "words": {w: float(f"{v:.6g}") for w, v in _added(self.words, self.in_box(box)).items()},
-            }
-            for box in boxes
-        ]
+        found = []
+        for box in boxes:
+            each = zip(self.words, self.in_box(box), strict=True)
+            listed = [{"word": word, "value": float(f"{value:.6g}")} for word, value in each]
+            found.append({"box": [float(side) for side in box], "words": listed})
         return {
             "text": self.text,
             "score": round(self.score, 6),
@@ -221,9 +221,10 @@ class PairQuestion:
         tower = self.backbone.text_tower
         if text_depth is None:
             text_depth = len(tower.blocks) if tower else 1
-        check_path(image_depth=image_depth, text_depth=text_depth, points=points)
-        self.image_depth, self.text_depth, self.points = image_depth, text_depth, points
-        self.image_size, self.resize, self.positions = image_size, resize, positions
+        self.path: dict[str, Any] = {"image_depth": image_depth, "text_depth": text_depth, "points": points}
+        check_path(**self.path)
+        self.view: dict[str, Any] = {"image_size": image_size, "resize": resize, "positions": positions}
+        self.backbone.grid_for((1, 1), image_size, resize)  # raises now what it would for each photo
         self.features = encode_texts(self.backbone, self.texts)
         self.readings = [read(self.backbone, [text]) for text in self.texts]
         with plainly(self.backbone.model):
@@ -234,16 +235,17 @@ class PairQuestion:
         place = content(short.tolist(), empty.tolist())
         ids = with_reference(reading.ids, short[None].to(reading.ids), place)
         both = Reading(self.backbone, (*reading.texts, ""), ids, (*reading.words, ()))
-        return text_path(both, self.text_depth, self.points)
+        return text_path(both, self.path["text_depth"], self.path["points"])
 
     def answer(self, photo: Image.Image, source: str) -> list[Interactions]:
         """One forward pass of the photo and of the image that it is held against, then the pairs of each text."""
-        pixels = self.backbone.preprocess(photo, self.image_size, self.resize)
+        pixels = self.backbone.preprocess(photo, self.view["image_size"], self.view["resize"])
         both = torch.stack([pixels, torch.zeros_like(pixels)])
-        encoding = encode(self.backbone, both, self.image_depth, self.positions)
+        encoding = encode(self.backbone, both, self.path["image_depth"], self.view["positions"])
         with plainly(self.backbone.model):
-            seen = image_path(encoding, self.image_depth, self.points)
+            seen = image_path(encoding, self.path["image_depth"], self.path["points"])
         scores = cosine(encoding.feature[:1], self.features)[0]
+        how = {**made_by(self.backbone), **self.path, **self.view}
         patches, found = encoding.grid.row * encoding.grid.col, []
         for reading, path, score in zip(self.readings, self.paths, scores, strict=True):
             matrix = pairs(path, seen).float()
@@ -258,26 +260,10 @@ class PairQuestion:
                     goal=float(target(path, seen)),
                     source=source,
                     photo=photo,
-                    how=self._how(),
+                    how=how,
                 )
             )
         return found
-
-    def _how(self) -> dict[str, Any]:
-        backbone = self.backbone
-        return {
-            "model": backbone.name,
-            "family": backbone.family,
-            "image_depth": self.image_depth,
-            "text_depth": self.text_depth,
-            "points": self.points,
-            "image_size": self.image_size,
-            "resize": self.resize,
-            "positions": self.positions,
-            "device": str(backbone.weight.device),
-            "precision": str(backbone.weight.dtype).removeprefix("torch."),
-            "versions": versions(),
-        }
 
 
 def _covered(start: float, stop: float, count: int) -> Float[np.ndarray, " cell"]:
@@ -286,8 +272,21 @@ def _covered(start: float, stop: float, count: int) -> Float[np.ndarray, " cell"
     return np.clip(np.minimum(stop, edges[1:]) - np.maximum(start, edges[:-1]), 0, None) * count
 
 
-def _added(words: Sequence[str], values: Float[np.ndarray, " word"]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for word, value in zip(words, values, strict=True):
-        found[word] = found.get(word, 0.0) + float(value)
-    return found
+def check_box(box: Box, size: tuple[int, int], source: str) -> tuple[float, float, float, float]:
+    """The sides of a box that lies in a photo of (width, height) pixels.
+
+    Raises:
+        OptionError: it is no box, it is empty, or not all of it lies in the photo.
+    """
+    sides = [float(side) for side in box] if isinstance(box, list | tuple | np.ndarray) else []
+    left, top, right, bottom = sides if len(sides) == 4 else [0.0] * 4
+    width, height = size
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise OptionError(
+            f"a box in {source} is left, top, right, bottom within {width} x {height} pixels, got {box!r}."
+        )
+    return left, top, right, bottom
+
+
+def _joined(words: str) -> str:
+    return "".join(words.casefold().split())

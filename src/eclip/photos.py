@@ -7,8 +7,9 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from eclip.errors import ImageError
 
+Item = TypeVar("Item")
 Photo = str | Path | Image.Image | NDArray[Any]
 """What a user may hand in as a photo."""
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jfif"})
@@ -196,3 +198,10 @@ def read_ahead(images: Iterable[Photo], count: int) -> Iterator[tuple[str, Image
         finally:
             for _, future in waiting:
                 future.cancel()
+
+
+def batches(items: Iterable[Item], count: int) -> Iterator[list[Item]]:
+    """The items in lists of at most so many."""
+    rest = iter(items)
+    while batch := list(islice(rest, count)):
+        yield batch

@@ -89,15 +89,16 @@ class WordsWriter(Folder):
             )
             for text in range(len(words.texts))
         ]
-        note = f"{words.how['method']} on {words.how['model']}: amber speaks for the score, blue against it."
-        title = Path(source).name
-        files["page"] = self._put(f"{stem}.words.html", render.page(title, photo, sentences, note).encode())
+        note = f"Words: {words.how['method']} on {words.how['model']}; amber speaks for the score, blue against it."
         if pairs:
+            note += " Under the pointer: pairs, what a word and a patch add to the score together."
             files["pictures"] = [
                 self._put(f"{stem}.{number}-{slug(one.text)}".rstrip("-") + ".pairs.png", png(one.picture(boxes)))
                 for number, one in enumerate(pairs)
             ]
             files["npz"] = self._arrays(stem, {str(number): one.values for number, one in enumerate(pairs)})
+        page = render.page(Path(source).name, photo, sentences, note).encode(errors="replace")
+        files["page"] = self._put(f"{stem}.words.html", page)
         width, height = photo.size
         made = {"source": source, "width": width, "height": height, "texts": entries, "files": files}
         self.manifest["photos"].append(made)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
+    from eclip.backbones.base import Backbone
     from eclip.compare import Comparison
     from eclip.explanation import Explanation
 
@@ -88,6 +89,17 @@ def versions() -> dict[str, str]:
 
     packages = ("eclip", "torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def made_by(backbone: Backbone) -> dict[str, Any]:
+    """What a result says of its model."""
+    return {
+        "model": backbone.name,
+        "family": backbone.family,
+        "device": str(backbone.weight.device),
+        "precision": str(backbone.weight.dtype).removeprefix("torch."),
+        "versions": versions(),
+    }
 
 
 class Folder:

@@ -15,7 +15,12 @@ from eclip.reported import reported
 from eclip.words import DEFAULT_WORD_METHOD, WORD_METHODS, word_method
 from eclip.words_writer import WordsWriter, words_command
 
+BATCH = 8  # photos that share the texts' part of the work
+INDENT = 7  # columns before the words, as wide as a score
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from eclip.explain_words import WordRelevance
     from eclip.interactions import Box, Interactions
 
@@ -90,8 +95,8 @@ def _all(
 ) -> None:
     from eclip.backbones.load import load
     from eclip.explain_words import WordQuestion
-    from eclip.interactions import PairQuestion
-    from eclip.photos import read_ahead
+    from eclip.interactions import PairQuestion, check_box
+    from eclip.photos import batches, read_ahead
 
     try:
         with asking.progressing() as progress:
@@ -99,43 +104,52 @@ def _all(
             backbone = load(model[0], device=model[1])
             question = WordQuestion(texts, backbone, **asked)
             pairs = PairQuestion(texts, backbone, **path) if path else None
-            for source, photo in read_ahead(photos, 1):
-                progress.update(task, description=f"reading {Path(source).name}")
-                try:
-                    if isinstance(photo, ImageError):
-                        raise photo
+            for batch in batches(read_ahead(photos, BATCH), BATCH):
+                good = []
+                for source, photo in batch:
+                    try:
+                        if isinstance(photo, ImageError):
+                            raise photo
+                        for box in boxes:
+                            check_box(box, photo.size, source)
+                        good.append((source, photo))
+                    except (ImageError, OptionError) as error:
+                        writer.fail(source, str(error))
+                        progress.advance(task)
+                if not good:
+                    continue
+                relevance = question.answer([photo for _, photo in good], [source for source, _ in good])
+                for image, (source, photo) in enumerate(good):
+                    progress.update(task, description=f"reading {Path(source).name}")
                     found = pairs.answer(photo, source) if pairs else []
-                    relevance = question.answer([photo], [source])
-                    entry = writer.add(relevance, 0, found, boxes)
-                except (ImageError, OptionError) as error:  # the latter of a box outside this photo
-                    writer.fail(source, str(error))
-                else:
+                    entry = writer.add(relevance, image, found, boxes)
                     if not quiet:
-                        _print(relevance, found, boxes)
+                        _print(relevance, image, found, boxes)
                         typer.echo(f"-> {writer.folder / entry['files']['page']}")
-                progress.advance(task)
+                    progress.advance(task)
     finally:
         if how := writer.manifest["how"]:
             writer.manifest["how"] = {**how, "command": words_command(sources, texts, how)}
 
 
-def _print(relevance: WordRelevance, found: list[Interactions], boxes: list[Box]) -> None:
+def _print(relevance: WordRelevance, image: int, found: list[Interactions], boxes: list[Box]) -> None:
     from rich.console import Console
-    from rich.padding import Padding
-    from rich.text import Text
 
     from eclip import render
 
-    console = Console(highlight=False, soft_wrap=False)
-    console.print(Text(relevance.sources[0], style="bold"), soft_wrap=True)
+    console = Console(highlight=False)
+
+    def show(words: Sequence[str], values: Any) -> None:
+        for row in render.terminal(words, values, console.width - INDENT):
+            console.print(" " * INDENT, row, sep="", no_wrap=True, overflow="ignore", crop=False)
+
+    typer.echo(relevance.sources[image])
     for text, line in enumerate(relevance.texts):
-        console.print(Text.assemble((f"{relevance.scores[0, text]:.3f}", "cyan"), f"  {line}"), soft_wrap=True)
-        for row in render.terminal(relevance.words[text], relevance.values[text][0], console.width - 7):
-            console.print(Padding(row, (0, 0, 0, 7)))
-        for number, box in enumerate(boxes):
-            console.print(Text(f"       box {number + 1}, {','.join(f'{side:g}' for side in box)}:", style="dim"))
-            for row in render.terminal(found[text].words, found[text].in_box(box), console.width - 7):
-                console.print(Padding(row, (0, 0, 0, 7)))
+        typer.echo(f"{relevance.scores[image, text]:.3f}  {render.printable(' '.join(line.split()))}")
+        show(relevance.words[text], relevance.values[text][image])
+        for number, box in enumerate(boxes, 1):
+            typer.echo(f"{' ' * INDENT}pairs in box {number}, {','.join(f'{side:g}' for side in box)}:")
+            show(found[text].words, found[text].in_box(box))
 
 
 def _box(given: str) -> Box:
@@ -145,4 +159,6 @@ def _box(given: str) -> Box:
         raise OptionError(
             f"--box needs left,top,right,bottom in pixels of the photo, such as 10,20,200,180, got {given!r}."
         ) from None
+    if not (0 <= left < right and 0 <= top < bottom):
+        raise OptionError(f"--box needs 0 <= left < right and 0 <= top < bottom, got {given!r}.")
     return [left, top, right, bottom]

@@ -7,7 +7,7 @@ the evidence grows.
 from eclip.render.colors import diverging, sequential
 from eclip.render.page import Sentence, page
 from eclip.render.panels import overlay, strip
-from eclip.render.sentence import cut_out, drawn, page_words, shares, stack, terminal
+from eclip.render.sentence import cut_out, drawn, page_words, printable, shares, stack, terminal
 from eclip.render.table import SCALES, Row, Section, check_scale, grid
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "overlay",
     "page",
     "page_words",
+    "printable",
     "sequential",
     "shares",
     "stack",

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from eclip.render.colors import LEVELS, diverging
 from eclip.render.panels import view_size
 from eclip.render.sentence import page_words
 
@@ -60,6 +61,7 @@ def page(title: str, photo: Image.Image, sentences: Sequence[Sentence], note: st
     )
     maps = [None if one.pairs is None else one.pairs.astype(float).round(8).tolist() for one in sentences]
     data = json.dumps(maps).replace("<", "\\u003c")
+    colors = (diverging()[[0, LEVELS // 2, -1]] * 255).round().astype(int).tolist()
     return _PAGE.format(
         title=html.escape(title),
         width=small.width,
@@ -68,15 +70,16 @@ def page(title: str, photo: Image.Image, sentences: Sequence[Sentence], note: st
         lines=lines,
         help=_HELP if linked else "",
         note=html.escape(note),
-        script=f'<script type="application/json" id="pairs">{data}</script>\n<script>{_SCRIPT}</script>'
-        if linked
-        else "",
+        script=_LINKS.format(pairs=data, colors=colors, script=_SCRIPT) if linked else "",
     )
 
 
+_LINKS = """<script type="application/json" id="pairs">{pairs}</script>
+<script type="application/json" id="colors">{colors}</script>
+<script>{script}</script>"""
 _HELP = (
     '<p class="note">Point at a word: its patches. Point at the photo: the words of that patch. '
-    "Click a word: hold it.</p>\n"
+    "Click a word: hold it. One scale for each text, so what adds little stays dark.</p>\n"
 )
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -111,7 +114,8 @@ const pairs = JSON.parse(document.getElementById('pairs').textContent)
 const figure = document.querySelector('figure'), canvas = figure.querySelector('canvas')
 const words = [...document.querySelectorAll('.text')].map(line => [...line.querySelectorAll('.word')])
 const own = words.map(line => line.map(word => [word.style.background, word.style.color, word.title]))
-const amber = [247, 172, 77], blue = [107, 197, 255], dark = [34, 34, 34]
+const [blue, dark, amber] = JSON.parse(document.getElementById('colors').textContent)
+const peaks = pairs.map(text => text && (Math.max(...text.flat(2).map(Math.abs)) || 1))  // one scale a text
 let held = null
 
 function show(text, word) {
@@ -120,10 +124,9 @@ function show(text, word) {
   const pen = canvas.getContext('2d')
   if (!map) { canvas.width = canvas.width; return }
   const rows = map.length, cols = map[0].length, small = new ImageData(cols, rows)
-  const peak = Math.max(...map.flat().map(Math.abs)) || 1
   map.flat().forEach((value, at) => {
     const color = value > 0 ? amber : blue
-    small.data.set([...color, 230 * Math.abs(value) / peak], 4 * at)
+    small.data.set([...color, 230 * Math.abs(value) / peaks[text]], 4 * at)
   })
   const grid = document.createElement('canvas')
   grid.width = cols; grid.height = rows
@@ -137,12 +140,11 @@ function paint(row, col) {
   words.forEach((line, text) => {
     if (!pairs[text]) return
     const values = row === null ? null : pairs[text].map(map => map[row][col])
-    const peak = values && (Math.max(...values.map(Math.abs)) || 1)
     const total = values && (values.reduce((sum, value) => sum + Math.abs(value), 0) || 1)
     line.forEach((word, at) => {
       [word.style.background, word.style.color, word.title] = own[text][at]
       if (!values) return
-      const share = Math.abs(values[at]) / peak, color = values[at] > 0 ? amber : blue
+      const share = Math.abs(values[at]) / peaks[text], color = values[at] > 0 ? amber : blue
       word.style.background = `rgb(${dark.map((part, i) => part + share * (color[i] - part))})`
       word.style.color = share > .55 ? '#101012' : '#ececee'
       word.title = `${(100 * values[at] / total).toFixed(1)} %`

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -45,17 +46,22 @@ def percent(share: float) -> str:
     return f"{rounded:+d}%" if rounded else "0%"
 
 
+def printable(text: str) -> str:
+    """Control characters, which a terminal would obey, as the sign for what has no sign."""
+    return "".join("\ufffd" if unicodedata.category(letter) == "Cc" else letter for letter in text)
+
+
 def terminal(words: Sequence[str], values: Float[np.ndarray, " word"], width: int) -> list[Text]:
     """The words on their colors, below them their shares in percent, for rich's console; in as many rows as it needs.
 
-    Without color the shares still say it all.
+    Without color the shares still say it all. A word wider than the room has a row of its own and is not broken.
     """
     from rich.cells import cell_len
     from rich.text import Text
 
     rows: list[tuple[Text, Text]] = [(Text(), Text())]
-    for word, (ground, ink), share in zip(words, colors(values), shares(values), strict=True):
-        number = percent(float(share))
+    for given, (ground, ink), share in zip(words, colors(values), shares(values), strict=True):
+        word, number = printable(given), percent(float(share))
         room = max(cell_len(word), len(number))
         if rows[-1][0].cell_len and rows[-1][0].cell_len + room > width:
             rows.append((Text(), Text()))

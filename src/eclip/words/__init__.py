@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from eclip.errors import ShapeError, UnknownNameError
+from eclip.errors import OptionError, ShapeError, UnknownNameError
 from eclip.options import check_options, options_of, plain_options
 
 if TYPE_CHECKING:
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from eclip.words.reading import Reading
+
+
+TEXTS_AT_ONCE = 16
+"""Texts that share a graph, of 40 MB each in a model of the size of ViT-B/32; more take turns."""
 
 
 @dataclass(frozen=True)
@@ -71,20 +75,26 @@ class WordMethod:
         if image.ndim != 2 or not len(image):
             raise ShapeError(f"image must be (image, feature), one or more, got {tuple(image.shape)}.")
         self.check(options)
+        import torch
+
         from eclip.backbones.base import plainly
 
         with plainly(reading.backbone.model):
             image = image.to(reading.ids.device)
             image = image.clone() if image.is_inference() else image
-            return self.function(reading, image, **plain_options(options)).float()
+            some = [self.function(part, image, **plain_options(options)) for part in reading.split(TEXTS_AT_ONCE)]
+        return torch.cat(some, dim=1).float()
 
 
 def word_method(name: str) -> WordMethod:
     """The method of that name.
 
     Raises:
-        UnknownNameError: there is none.
+        OptionError: it is no word.
+        UnknownNameError: there is none of that name.
     """
+    if not isinstance(name, str):
+        raise OptionError(f"method must be one of {', '.join(WORD_METHODS)}, got {name!r}.")
     if name not in WORD_METHODS:
         raise UnknownNameError("method for words", name, WORD_METHODS, "`eclip words --help`")
     return WORD_METHODS[name]
@@ -97,7 +107,7 @@ WORD_METHODS: dict[str, WordMethod] = {method.name: method for method in (
                "Values, weighted by gradient and by likeness to the pooled token (Zhao et al. 2024)."),
     WordMethod("chefer", False,
                "Attention times the positive gradient of the score (Chefer et al. 2021, bi-modal)."),
-    WordMethod("leaveout", True,
-               "What the score loses when the word is taken out (Zeiler and Fergus 2014, for pixels)."),
+    WordMethod("leave_one_out", True,
+               "What the score loses when the word is taken out (Li et al. 2016, erasure)."),
 )}
 # fmt: on

@@ -2,13 +2,14 @@
 
 Code: lucasmllr/exCLIP (MIT), commit 5862bb8.
 Differs from it: each token's share of the path is taken forward, one derivative in its direction, instead of backward
-from each of the feature's numbers; at the default depth these run through a single row. Equal up to rounding.
+from each of the feature's numbers; through a last layer alone these run through a single row. Equal up to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -42,13 +43,17 @@ class Path:
 
 def pairs(text: Path, image: Path) -> Float[Tensor, "token patch"]:
     """What each pair adds to the cosine: dot products of the shares, over both features' lengths."""
-    return text.shares @ image.shares.T / (text.feature.norm() * image.feature.norm())
+    return text.shares @ image.shares.T / _lengths(text, image)
 
 
 def target(text: Path, image: Path) -> Float[Tensor, ""]:
     """What all pairs together tend to with more points: (e_t - r_t) . (e_i - r_i) / (|e_t| |e_i|)."""
-    moved = (text.feature - text.reference) @ (image.feature - image.reference)
-    return moved / (text.feature.norm() * image.feature.norm())
+    moved = [(path.feature - path.reference).to(path.shares) for path in (text, image)]
+    return moved[0] @ moved[1] / _lengths(text, image)
+
+
+def _lengths(text: Path, image: Path) -> Float[Tensor, ""]:
+    return text.feature.to(text.shares).norm() * image.feature.to(image.shares).norm()
 
 
 def image_path(encoding: Encoding, depth: int, points: int) -> Path:
@@ -112,13 +117,15 @@ def _reach(mask: Tensor | None, weights: Tensor) -> int:
     return next(n for n in range(first, count + 1) if bool(blind[:n, n:].all()))
 
 
-def check_path(**numbers: int) -> None:
-    """All are at least 1.
+def check_path(**numbers: object) -> None:
+    """All are whole numbers from 1 on.
 
     Raises:
         OptionError: one is not.
     """
     for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, Integral):
+            raise OptionError(f"{name} must be a whole number, got {number!r}.")
         if number < 1:
             raise OptionError(f"{name} must be at least 1, got {number}.")
 
@@ -127,14 +134,23 @@ def _path(through: Callable[[Tokens], Tensor], x: Tokens, reference: Tokens, poi
     """Any number of blocks: one derivative of all that is left for each token that moves, and each point."""
     step = x - reference
     moving = (step[0] != 0).any(dim=-1)  # padding stays where it is
-    each = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)[moving][:, None, :, None] * step  # one at a time
+    each = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)[moving][:, None, :, None]  # one at a time
     chunk = max(1, AT_ONCE // (4 * x.numel()))
     feature, end = through(x)[0], through(reference)[0]
-    shares = feature.new_zeros(x.shape[1], len(feature))
+    shares = _zeros(x.shape[1], feature)
     for at in _points(points) if len(each) else []:
-        [(_, moved)] = _along(lambda x: (through(x),), [reference + at * step], [each], chunk)
+        [(_, moved)] = _along(
+            lambda x: (through(x),), [reference + at * step], ([one * step] for one in each.split(chunk))
+        )
         shares[moving] += moved[:, 0] / points
     return Path(shares, feature, end)
+
+
+def _zeros(tokens: int, feature: Tensor) -> Tangents:
+    """Room to add shares up in, in float32 at least."""
+    return torch.zeros(
+        tokens, len(feature), dtype=torch.promote_types(feature.dtype, torch.float32), device=feature.device
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,11 +203,17 @@ def _text_row(tower: TextTower, block: TextBlock, place: int, mask: Tensor | Non
 
 def _one_row(last: _Row, x: Tokens, reference: Tokens, points: int) -> Path:
     """The last layer alone: what moves with each token is known in closed form up to the row that is gathered."""
-    step = x - reference
-    shares = torch.zeros((), dtype=x.dtype, device=x.device)
+
+    def whole(x: Tokens) -> Tensor:
+        q, k, v = (part[0] for part in last.qkv(x))
+        _, mixed = _gathered(q[:, last.place if q.shape[1] > 1 else 0], k, v, last.seen)
+        return last.feature(x[0, [last.place]], mixed[:, None])[0]
+
+    step, feature, end = x - reference, whole(x), whole(reference)
+    shares = _zeros(x.shape[1] - (last.mean is not None), feature)
     for at in _points(points):
         now = reference + at * step
-        (q, dq), (k, dk), (v, dv) = ((part[0], moved[0, 0]) for part, moved in _along(last.qkv, [now], [step[None]]))
+        (q, dq), (k, dk), (v, dv) = ((part[0], moved[0, 0]) for part, moved in _along(last.qkv, [now], [[step[None]]]))
         place = last.place if q.shape[1] > 1 else 0  # a learned query is the only one
         attn, mixed = _gathered(q[:, place], k, v, last.seen)
         scale = q.shape[-1] ** -0.5
@@ -205,15 +227,10 @@ def _one_row(last: _Row, x: Tokens, reference: Tokens, points: int) -> Path:
         else:
             moved, own = moved[:, 1:] + _of_mean(last.mean, now[0], step[0], attn, k, v, mixed), own[1:]
         row, gathered = now[0, last.place].expand(len(own), -1), mixed[:, None].expand(-1, len(own), -1)
-        [(_, moved)] = _along(lambda *rows: (last.feature(*rows),), [row, gathered], [own[None], moved[None]])
-        shares = shares + moved[0] / points
+        [(_, moved)] = _along(lambda *rows: (last.feature(*rows),), [row, gathered], [[own[None], moved[None]]])
+        shares += moved[0] / points
 
-    def whole(x: Tokens) -> Tensor:
-        q, k, v = (part[0] for part in last.qkv(x))
-        _, mixed = _gathered(q[:, last.place if q.shape[1] > 1 else 0], k, v, last.seen)
-        return last.feature(x[0, [last.place]], mixed[:, None])[0]
-
-    return Path(shares, whole(x), whole(reference))
+    return Path(shares, feature, end)
 
 
 def _of_mean(
@@ -221,7 +238,7 @@ def _of_mean(
 ) -> Float[Tensor, "head patch width"]:
     """How what is gathered moves with each patch through the mean token, which moves with all of them."""
     count, scale = len(step) - 1, k.shape[-1] ** -0.5
-    changed = _along(mean, [now[:1].expand(count, -1)], [step[None, 1:] / count])
+    changed = _along(mean, [now[:1].expand(count, -1)], [[step[None, 1:] / count]])
     (q, dq), (_, dk), (_, dv) = (
         (part[:, :, 0].transpose(0, 1), moved[0, :, :, 0].transpose(0, 1)) for part, moved in changed
     )
@@ -237,9 +254,9 @@ def _gathered(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> tuple[Ten
 
 
 def _along(
-    function: Callable[..., Sequence[Tensor]], at: Sequence[Tensor], steps: Sequence[Tensor], chunk: int = 1
+    function: Callable[..., Sequence[Tensor]], at: Sequence[Tensor], steps: Iterable[Sequence[Tensor]]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Outputs of a function, and their derivatives (step, ...) in some directions, so many at once.
+    """Outputs of a function, and their derivatives (step, ...) in some directions, in batches of these.
 
     A backward pass is linear in what it starts from, so its own backward pass goes forward.
     """
@@ -251,7 +268,7 @@ def _along(
         back = torch.autograd.grad(moving, inputs, starts, create_graph=True, materialize_grads=True)
         parts = [
             torch.autograd.grad(back, starts, some, retain_graph=True, is_grads_batched=True, materialize_grads=True)
-            for some in zip(*(step.split(chunk) for step in steps), strict=True)
+            for some in steps
         ]
     slopes = iter([torch.cat(pieces) for pieces in zip(*parts, strict=True)])
     still = [torch.zeros_like(one)[None] for one in outputs]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import regex
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,9 +16,13 @@ from eclip.backbones.text_tower import TextTower, run_text_block
 from eclip.blocks import Tokens
 from eclip.errors import NoMeaningError
 
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # written without spaces
-_LETTER = rf"(?![{_CJK}])\w"
-_WORD = re.compile(rf"[{_CJK}]|(?:{_LETTER})+(?:['\u2019-](?:{_LETTER})+)*|[^\w\s]+")
+_SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}"  # scripts of which each character is a word
+_LETTER = rf"[[\p{{L}}\p{{N}}\p{{M}}_]--[{_SPACELESS}]]"
+_WORD = regex.compile(
+    rf"(?V1)[{_SPACELESS}]|{_LETTER}+(?:(?:['\u2019-]|(?<=\p{{N}})[.,](?=\p{{N}})){_LETTER}+)*|[^\s\p{{L}}\p{{N}}\p{{M}}_]+"
+)
+_PREFIXES_AT_ONCE = 64
+_ANY = "leave_one_out"  # the method that needs no look inside
 
 
 class Word(NamedTuple):
@@ -61,7 +65,7 @@ class Reading:
                 method,
                 self.backbone.name,
                 "model with a text tower that eclip cannot look into",
-                "it needs the attention of each block; 'leaveout' works with every text tower",
+                "it needs the attention of each block" + ("" if method == "pairs" else f"; {_ANY!r} works with any"),
             )
         return self.backbone.text_tower
 
@@ -89,6 +93,12 @@ class Reading:
             for block in tower.blocks[: max(0, len(tower.blocks) - depth)]:
                 x = run_text_block(block, x, mask)
         return x
+
+    def split(self, count: int) -> Iterator[Reading]:
+        """The same in parts of at most so many texts."""
+        for start in range(0, len(self.texts), count):
+            some = slice(start, start + count)
+            yield Reading(self.backbone, self.texts[some], self.ids[some], self.words[some])
 
     def by_word(self, values: Float[Tensor, "*batch text token"]) -> list[Float[Tensor, "*batch word"]]:
         """Values of tokens summed over each word; one tensor a text. A word that is not read has 0."""
@@ -119,20 +129,32 @@ def content(row: list[int], empty: list[int]) -> range:
 
 
 def _words(backbone: Backbone, text: str, empty: list[int]) -> tuple[Word, ...]:
+    """Cut where the tokens of all words so far are the first tokens of the whole; elsewhere words stay together."""
     found = list(_WORD.finditer(text))
-    rows: list[list[int]] = backbone.tokenize([text, *(text[: word.end()] for word in found)]).tolist()
-    whole = content(rows[0], empty)
-    tokens = rows[0][whole.start : whole.stop]
+    row: list[int] = backbone.tokenize([text])[0].tolist()
+    whole = content(row, empty)
     words: list[Word] = []
-    start, first = found[0].start(), whole.start
-    for word, row in zip(found, rows[1:], strict=True):
-        place = content(row, empty)
-        last = place.stop if row[place.start : place.stop] == tokens[: len(place)] else None
-        if word is found[-1]:
-            last = whole.stop
-        if last is None:
-            continue  # its tokens reach into the next word
-        words.append(Word(text[start : word.end()], start, word.end(), first, last))
-        following = found.index(word) + 1
-        start, first = (found[following].start() if following < len(found) else len(text)), last
+    start, first = 0, whole.start
+    for word, last in zip(found, _ends(backbone, text, found, row, whole, empty), strict=True):
+        if last is not None:
+            letters = text[start : word.end()].strip()
+            words.append(Word(letters, text.index(letters, start), word.end(), first, last))
+            start, first = word.end(), last
     return tuple(words)
+
+
+def _ends(
+    backbone: Backbone, text: str, found: list[regex.Match[str]], row: list[int], whole: range, empty: list[int]
+) -> Iterator[int | None]:
+    """Behind which token each word ends; None where a token reaches into the next word."""
+    last: int | None = whole.start
+    for begin in range(0, len(found), _PREFIXES_AT_ONCE):
+        some = found[begin : begin + _PREFIXES_AT_ONCE]
+        if last == whole.stop:  # the rest is not read
+            yield from [last] * len(some)
+            continue
+        for word, prefix in zip(some, backbone.tokenize([text[: word.end()] for word in some]).tolist(), strict=True):
+            place = content(prefix, empty)
+            fits = prefix[place.start : place.stop] == row[whole.start : whole.start + len(place)]
+            last = whole.start + len(place) if fits else None
+            yield whole.stop if word is found[-1] else last

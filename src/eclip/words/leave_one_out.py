@@ -1,4 +1,4 @@
-"""Leave one word out, the oldest question of all (Zeiler and Fergus 2014 hide pixels, https://arxiv.org/abs/1311.2901).
+"""Leave one word out (Li et al. 2016, https://arxiv.org/abs/1612.08220, who call it erasure).
 
 No gradient, no attention: it asks the model itself, and so works with any text tower and holds the other methods to
 account.
@@ -14,7 +14,7 @@ from eclip.blocks import cosine
 from eclip.words.reading import Reading
 
 
-def leaveout(reading: Reading, image: Float[Tensor, "image feature"]) -> Float[Tensor, "image text token"]:
+def leave_one_out(reading: Reading, image: Float[Tensor, "image feature"]) -> Float[Tensor, "image text token"]:
     """What the score loses when a word is taken out of the text, shared evenly among the word's tokens.
 
     Args:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,16 +41,19 @@ def test_words_are_printed_with_their_shares(tiny_name: str, photos: Path, tmp_p
 
 def test_json_is_the_manifest_and_its_command_repeats_it(tiny_name: str, photos: Path, tmp_path: Path) -> None:
     asked = [photos, *TEXTS, "-m", tiny_name, "--method", "gradeclip", "--set", "loosened=none", "--json"]
-    more = ["--pairs", "--points", "3", "--box", "0,0,20,15", "--resize", "keep"]
+    more = ["--pairs", "--points", "3", "--text-depth", "1", "--box", "0,0,20,15", "--resize", "keep"]
     first = run(*asked, *more, "-o", tmp_path / "one")
     assert first.exit_code == 0, first.output
     manifest = json.loads(first.stdout)
+    assert manifest["signed"] is True
     assert manifest == json.loads((tmp_path / "one" / "manifest.json").read_text())
     again = run(*shlex.split(manifest["how"]["command"])[2:], "-o", tmp_path / "two", "--json")
     assert again.exit_code == 0, again.output
     assert json.loads(again.stdout) == manifest
     entry = manifest["photos"][1]["texts"][0]
-    one = eclip.interactions(photos / "b.jpg", "a husky running", model=tiny_name, points=3, resize="keep")
+    one = eclip.interactions(
+        photos / "b.jpg", "a husky running", model=tiny_name, points=3, text_depth=1, resize="keep"
+    )
     assert entry["pairs"] == one.entry([(0, 0, 20, 15)])
     with np.load(tmp_path / "one" / "b.npz") as arrays:
         np.testing.assert_array_equal(arrays["0"], one.values)
@@ -81,6 +86,23 @@ def test_a_bad_photo_leaves_the_others(tiny_name: str, photos: Path, tmp_path: P
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert [photo["source"] for photo in manifest["photos"]] == [str(photos / "a.png")]
     assert manifest["failures"][0]["source"] == str(bad)
+
+
+def test_names_that_are_no_unicode_have_a_page(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "b\udcff.png"
+    odd.write_bytes((photos / "a.png").read_bytes())
+    words = ["words", str(odd), "-t", "a {dog}", "-m", tiny_name, "-o", str(tmp_path / "out")]
+    start = "import sys; from eclip.cli import main; sys.argv[0] = 'eclip'; main()"  # with the streams of a shell
+    done = subprocess.run([sys.executable, "-c", start, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").glob("*.words.html"))) == 1
+
+
+@pytest.mark.parametrize("words", [["--image-size", "33"], ["--set", "depth=0"], ["--set", "heads=two"]])
+def test_wrong_usage_is_told_once(words: list[str], tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    done = run(photos, *TEXTS, "-m", tiny_name, "-o", tmp_path, *words)
+    assert done.exit_code == 2
+    assert done.stderr.count("error:") == 1
 
 
 def test_ctrl_c_keeps_what_is_done(

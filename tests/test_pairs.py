@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import eclip
 import tiny
@@ -149,3 +152,57 @@ def test_picture_shows_a_map_a_word_and_a_part_a_box(found: eclip.Interactions) 
 def test_numbers_are_at_least_one(setting: str) -> None:
     with pytest.raises(OptionError, match=f"{setting} must be at least 1, got 0"):
         eclip.interactions(PHOTO, "a cat", model=tiny.backbone("vit"), **{setting: 0})
+
+
+@pytest.mark.parametrize(
+    ("family", "view"),
+    [("vit, not square", {}), ("vit", {"image_size": 48, "positions": "bilinear", "resize": "keep"})],
+)
+def test_the_whole_equals_the_integral_from_photo_and_text(family: str, view: dict[str, Any]) -> None:
+    """From the photo's pixels and the text's letters, all by Jacobians, with the reference spelled out."""
+    backbone, text, points = tiny.backbone(family, torch.float64), "two cats and dogs", 2
+    found = eclip.interactions(PHOTO, text, model=backbone, points=points, **view)
+    pixels = backbone.preprocess(Image.fromarray(PHOTO), view.get("image_size"), view.get("resize", "squash"))
+    both = torch.stack([pixels, torch.zeros_like(pixels)])
+    encoding = eclip.encode(backbone, both, 1, view.get("positions", "bicubic_aa"))
+    ids = backbone.tokenize([text])
+    nothing = torch.zeros_like(ids)
+    nothing[0, 0], nothing[0, 2] = 49406, 49407  # start, token 0, end
+    tower = backbone.text_tower
+    assert tower is not None
+
+    def image(x: torch.Tensor) -> torch.Tensor:
+        return rest(encoding, 1, x, "pairs")[0]
+
+    def words(x: torch.Tensor) -> torch.Tensor:
+        for block in tower.blocks:
+            x = run_text_block(block, x, tower.mask(ids))
+        return tower.pool(ids, x)[0]
+
+    shares, lengths = [], []
+    for through, x, start in (
+        (words, tower.embed(ids), tower.embed(nothing)),
+        (image, encoding.inputs[0][:1], encoding.inputs[0][1:]),
+    ):
+        total = torch.zeros((), dtype=torch.float64)
+        for number in range(1, points + 1):
+            jacobian = torch.autograd.functional.jacobian(through, (start + number / points * (x - start)).detach())
+            total = total + (jacobian[:, 0] * (x - start)[0]).sum(dim=-1).T / points  # token feature
+        shares.append(total.detach())
+        lengths.append(through(x).detach().norm())
+    matrix = shares[0] @ shares[1].T / lengths[0] / lengths[1]
+    wanted = matrix[1:5, 1:].unflatten(1, encoding.grid)
+    assert encoding.grid.row != encoding.grid.col
+    np.testing.assert_allclose(found.values, wanted.numpy(), rtol=1e-4, atol=1e-9)
+    assert found.total == pytest.approx(float(matrix.sum()), rel=1e-4)
+
+
+def test_which_patch_for_chinese_repeats_and_signs() -> None:
+    words = ("一只", "狗", "two", "two", "two", ",", "t", ".", "v", ".")
+    values = np.arange(40, dtype=np.float32).reshape(10, 2, 2)
+    one = eclip.Interactions(values, words, "", 0.0, 0.0, 0.0, "a.png", Image.new("RGB", (4, 4)), {})
+    assert one.find("只狗"[1:]) == [1]
+    assert one.find("一只狗") == [0, 1]
+    assert one.find("two two") == [2, 3, 4]  # each counts once, though it begins twice
+    assert one.find("two, T.V.") == [4, 5, 6, 7, 8, 9]
+    np.testing.assert_array_equal(one.map(one.best_words()[1, 1]), values[9])

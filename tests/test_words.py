@@ -9,10 +9,12 @@ import torch
 
 import eclip
 import tiny
+from eclip import render
 from eclip.backbones.base import Backbone
 from eclip.backbones.text_tower import run_text_block, text_attention
 from eclip.blocks import cosine, unit
 from eclip.errors import EclipError, NoMeaningError, OptionError, TextCutWarning, TextError, UnknownNameError
+from eclip.render import sentence
 from eclip.words import WORD_METHODS
 from eclip.words.reading import content, read
 from test_backbones import _assert_same, _state
@@ -52,6 +54,59 @@ def test_tokens_are_found_in_words(text: str, words: str | list[tuple[str, int]]
         assert text[word.start : word.stop].endswith(word.letters[-1])
         place = word.last
     assert reading.ids[0, place] == 49407  # the end follows
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('"a dog" on snow', '":0 a:1 dog:1 ":0 on:1 snow:1'),
+        ("(a dog)", "(:0 a:1 dog:1 ):0"),
+        ("...", "...:0"),
+    ],
+)
+def test_signs_that_a_tokenizer_drops_have_no_tokens(text: str, words: str) -> None:
+    """As open_clip's tokenizer of SigLIP does."""
+    tokenizer = open_clip.SimpleTokenizer(clean="canonicalize")
+    backbone = eclip.wrap(tiny.model("vit"), mean=tiny.MEAN, std=tiny.STD, tokenizer=tokenizer)
+    found = read(backbone, [text]).words[0]
+    assert " ".join(f"{word.letters}:{word.last - word.first}" for word in found) == words
+
+
+def test_words_in_scripts_with_marks_stay_whole(backbone: Backbone) -> None:
+    text = "\u0939\u093f\u0928\u094d\u0926\u0940 e\u0301te\u0301 \u0645\u064f\u062d\u0645\u064e\u0651\u062f 3.14"
+    assert [word.letters for word in read(backbone, [text]).words[0]] == text.split()
+
+
+def test_view_reaches_the_model(backbone: Backbone) -> None:
+    photo = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    for view in ({"image_size": 48}, {"image_size": 48, "positions": "bilinear"}, {"resize": "keep"}):
+        found = eclip.explain_words(photo, TEXTS, model=backbone, **view)  # type: ignore[arg-type]
+        plain = eclip.explain(photo, TEXTS, model=backbone, method="itsm", **view)  # type: ignore[call-overload]
+        np.testing.assert_allclose(found.scores, plain.scores, rtol=0, atol=1e-6)
+
+
+def test_many_texts_take_turns(backbone: Backbone, image: torch.Tensor) -> None:
+    texts = [f"a dog and {number} cats" for number in range(18)]
+    reading = read(backbone, texts)
+    together = WORD_METHODS["gradeclip"](reading, image)
+    alone = WORD_METHODS["gradeclip"](read(backbone, texts[17:]), image)
+    torch.testing.assert_close(together[:, 17:], alone, rtol=1e-5, atol=1e-7)
+
+
+def test_strongest_words_have_the_strongest_colors() -> None:
+    row = render.terminal(["for", "against", "nothing"], np.array([0.4, -0.8, 0.0], np.float32), 80)
+    assert row[1].plain.split() == ["+33%", "-67%", "0%"]
+    grounds = [colors[0] for colors in sentence.colors(np.array([0.4, -0.8, 0.0], np.float32))]
+    assert grounds[0][0] > grounds[0][2]  # amber
+    assert grounds[1][2] > grounds[1][0]  # blue
+    assert sum(grounds[1]) > sum(grounds[0]) > sum(grounds[2])
+    page = render.page_words(["for", "against"], np.array([0.4, -0.8], np.float32))
+    assert "background:#{:02x}{:02x}{:02x}".format(*grounds[1]) in page.split("</span>")[1]
+
+
+def test_a_narrow_terminal_breaks_between_words() -> None:
+    rows = render.terminal(["ab", "cd", "\x1b]0;long"], np.ones(3, np.float32), 8)
+    assert [row.plain.split() for row in rows] == [["ab"], ["+33%"], ["cd"], ["+33%"], ["\ufffd]0;long"], ["+33%"]]
 
 
 def test_content_lies_between_what_the_empty_text_has_too() -> None:

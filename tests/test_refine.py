@@ -511,7 +511,12 @@ def test_explain_refines_what_the_method_gives(name: str, backbone: Backbone, ph
     assert set(answer.seconds) == {"forward", "method", "refine"}
     assert answer.heatmap(0, 1).shape == (30, 40)
     assert sorted(set(answer.points(k=2)[1])) == [0, 1]
+    assert repr(answer).endswith(
+        f" {answer.maps.shape[2]} x {answer.maps.shape[3]} maps, itsm on {backbone.name}, refined by {name})"
+    )
     answer.save(tmp_path)
+    [entry] = json.loads((tmp_path / "manifest.json").read_text())["photos"]
+    assert (entry["grid"], entry["map"]) == (answer.how["grid"], list(answer.maps.shape[2:]))
     again = Explanation.load(tmp_path)
     assert np.array_equal(again.maps, answer.maps)
     assert again.how == json.loads(json.dumps(answer.how))
@@ -591,7 +596,7 @@ def test_compare_refines_every_map(backbone: Backbone, photos: Path, tmp_path: P
     done = CliRunner().invoke(app, [*shlex.split(found.how["command"])[1:], "-o", str(tmp_path)])
     assert done.exit_code == 0, done.output
     [entry] = json.loads((tmp_path / "manifest.json").read_text())["photos"]
-    assert [one["grid"] for one in entry["maps"]] == [[32, 32]] * 2
+    assert [(one["grid"], one["map"]) for one in entry["maps"]] == [([4, 4], [32, 32])] * 2
     assert all("refine" in one["seconds"] for one in entry["maps"])
 
 

@@ -355,6 +355,10 @@ def test_colors_are_numbers_for_each_color_of_whatever_type(kind: str) -> None:
     assert (backbone.mean, backbone.std, backbone.interpolation) == ((0.25, 0.5, 0.75), (0.5, 0.25, 0.5), "bicubic")
     black = eclip.wrap(host, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), interpolation="bilinear")
     assert (black.mean, black.interpolation) == ((0.0, 0.0, 0.0), "bilinear")
+    if kind == "open_clip":
+        host.visual.preprocess_cfg = {"mean": (0.1, 0.1, 0.1), "std": (0.2, 0.2, 0.2), "interpolation": "bilinear"}
+        noted = eclip.wrap(host, mean=(0.3, 0.3, 0.3))
+        assert (noted.mean, noted.std, noted.interpolation) == ((0.3,) * 3, (0.2,) * 3, "bilinear")
     for wrong, message in [
         ({"mean": (0.5, 0.5)}, r"mean must be three numbers, of red, green and blue, got \(0.5, 0.5\)"),
         ({"std": (0.5, 0.0, 0.5)}, "std must be above 0"),

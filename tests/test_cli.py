@@ -77,7 +77,7 @@ def test_json_is_the_manifest_and_nothing_else_is_on_stdout(tiny_name: str, phot
     printed = json.loads(done.stdout)
     assert printed == json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
     assert list(printed) == ["schema", "texts", "signed", "how", "photos", "failures"]
-    assert list(printed["photos"][0]) == ["source", "width", "height", "grid", "scores", "files"]
+    assert list(printed["photos"][0]) == ["source", "width", "height", "grid", "map", "scores", "files"]
     assert printed["failures"] == [{"source": "nothing.jpg", "error": "nothing.jpg: no such file or folder."}]
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import itertools
 import json
 import shlex
+import sys
 import threading
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ from eclip.backbones.base import Backbone
 from eclip.cli import app
 from eclip.errors import ImageError, OptionError, ResultError, TextError, UnknownNameError
 from eclip.explanation import Explanation
+from eclip.writer import versions
 
 TEXTS = ["a dog", "grass"]
 
@@ -316,7 +321,7 @@ def test_the_manifest_says_how(backbone: Backbone, photos: Path, tmp_path: Path)
     assert manifest["texts"] == TEXTS
     assert manifest["failures"] == []
     [entry] = manifest["photos"]
-    assert entry["grid"] == [4, 4]
+    assert entry["grid"] == entry["map"] == manifest["how"]["grid"] == [4, 4]
     assert set(entry["scores"]) == set(TEXTS)
     for file in (entry["files"]["npz"], entry["files"]["strip"], *entry["files"]["overlays"].values()):
         assert (tmp_path / file).is_file()
@@ -324,6 +329,16 @@ def test_the_manifest_says_how(backbone: Backbone, photos: Path, tmp_path: Path)
     assert (how["model"], how["method"], how["options"]) == (backbone.name, "surgery", {"depth": 3})
     assert (how["templates"], how["resize"], how["positions"]) == ("single", "squash", "bicubic_aa")
     assert how["versions"]["torch"] == torch.__version__.partition("+")[0]
+
+
+def test_versions_name_what_some_results_need_if_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    for package, module in (("transformers", "transformers"), ("scikit-learn", "sklearn")):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        assert package not in versions()
+        assert module not in sys.modules
+        if importlib.util.find_spec(module) is not None:
+            monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
+            assert versions()[package] == importlib.metadata.version(package)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
@@ -301,6 +303,95 @@ def test_a_processor_says_tokenizer_and_colors_at_once() -> None:
         eclip.wrap(tiny.model("vit"), processor=Processor())
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"do_rescale": False, "image_mean": [100.0, 110.0, 120.0], "image_std": [60.0, 70.0, 80.0]},
+        {"rescale_factor": 1 / 127.5, "image_mean": 0.5, "image_std": [0.2, 0.3, 0.4]},
+        {"do_normalize": False},
+        {"do_normalize": False, "do_rescale": False},
+        {"do_normalize": False, "rescale_factor": 1 / 127.5},
+    ],
+)
+def test_pixels_are_those_of_the_image_processor(config: dict[str, Any]) -> None:
+    processor = tiny_hf.transformers.CLIPImageProcessor(**{**COLORS, **config})
+    backbone = eclip.wrap(tiny_hf.model("CLIP"), processor=processor)
+    photo = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    options = {"do_resize": False, "do_center_crop": False, "return_tensors": "pt"}
+    expected = processor(Image.fromarray(photo), **options)["pixel_values"][0]
+    torch.testing.assert_close(backbone.preprocess(Image.fromarray(photo)), expected.float(), rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_given_wins_and_the_processor_is_asked_for_the_rest_alone() -> None:
+    host = tiny_hf.model("CLIP")
+    processor = tiny_hf.transformers.CLIPImageProcessor(**{**COLORS, "resample": 0})
+    for name in ("image_mean", "image_std"):
+        setattr(processor, name, None)
+    given: dict[str, Any] = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5), "interpolation": "bilinear"}
+    backbone = eclip.wrap(host, processor=processor, **given)
+    assert {name: getattr(backbone, name) for name in given} == given
+    for name, message in [
+        ("mean", "does not say image_mean: give mean to eclip.wrap"),
+        ("std", "does not say image_std: give std to eclip.wrap"),
+        ("interpolation", r"filter <?.*0.*bicubic\) are offered: give interpolation to eclip.wrap"),
+    ]:
+        with pytest.raises(ModelError, match=message):
+            eclip.wrap(host, processor=processor, **{**given, name: None})
+    processor = tiny_hf.transformers.CLIPImageProcessor(**COLORS)
+    one = eclip.wrap(host, processor=processor, mean=(0.1, 0.2, 0.3), interpolation="bicubic")
+    assert (one.mean, one.std, one.interpolation) == ((0.1, 0.2, 0.3), (0.2, 0.3, 0.4), "bicubic")
+
+
+def test_a_processor_that_is_none_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"its image processor, got \w+: a tokenizer alone is given as tokenizer="):
+        eclip.wrap(tiny_hf.model("CLIP"), processor=tiny_hf.tokenizer("CLIP"))
+
+
+@pytest.mark.parametrize("kind", ["transformers", "open_clip"])
+def test_colors_are_numbers_for_each_color_of_whatever_type(kind: str) -> None:
+    host = tiny_hf.model("CLIP") if kind == "transformers" else tiny.model("vit")
+    backbone = eclip.wrap(host, mean=np.array([0.25, 0.5, 0.75]), std=torch.tensor([0.5, 0.25, 0.5]))
+    assert (backbone.mean, backbone.std, backbone.interpolation) == ((0.25, 0.5, 0.75), (0.5, 0.25, 0.5), "bicubic")
+    black = eclip.wrap(host, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), interpolation="bilinear")
+    assert (black.mean, black.interpolation) == ((0.0, 0.0, 0.0), "bilinear")
+    if kind == "open_clip":
+        host.visual.preprocess_cfg = {"mean": (0.1, 0.1, 0.1), "std": (0.2, 0.2, 0.2), "interpolation": "bilinear"}
+        noted = eclip.wrap(host, mean=(0.3, 0.3, 0.3))
+        assert (noted.mean, noted.std, noted.interpolation) == ((0.3,) * 3, (0.2,) * 3, "bilinear")
+    for wrong, message in [
+        ({"mean": (0.5, 0.5)}, r"mean must be three numbers, of red, green and blue, got \(0.5, 0.5\)"),
+        ({"std": (0.5, 0.0, 0.5)}, "std must be above 0"),
+        ({"std": (0.5, float("nan"), 0.5)}, "std must be three numbers"),
+        ({"interpolation": "lanczos"}, "interpolation must be one of bicubic, bilinear, got 'lanczos'"),
+    ]:
+        colors: dict[str, Any] = {"mean": tiny.MEAN, "std": tiny.STD, **wrong}
+        with pytest.raises(OptionError, match=message):
+            eclip.wrap(host, **colors)
+
+
+@pytest.mark.parametrize("family", ["CLIP", "MetaCLIP 2"])
+@pytest.mark.parametrize("end", [[99], [2, 99], None])
+def test_an_end_token_that_transformers_cannot_find_is_named(family: str, end: Any) -> None:
+    host = tiny_hf.model(family)
+    host.text_model.eos_token_id = end
+    with pytest.raises(AttributeError):
+        tiny_hf.text_features(host, ["a dog"], tiny_hf.tokenizer(family))
+    with pytest.raises(ModelError, match=rf"must be one token id, got {re.escape(repr(end))}, .*model\.text_model"):
+        eclip.wrap(host, tokenizer=tiny_hf.tokenizer(family), mean=tiny.MEAN, std=tiny.STD)
+
+
+def test_an_old_clip_needs_the_end_token_of_its_tokenizer_to_be_the_greatest() -> None:
+    host, colors = tiny_hf.model("CLIP, end told as 2"), {"mean": tiny.MEAN, "std": tiny.STD}
+    with pytest.raises(ModelError, match=r"pools the greatest id, but the tokenizer's end token, 2, is not .*: \[0, 5"):
+        eclip.wrap(host, tokenizer=tiny_hf.tokenizer("AltCLIP"), **colors).encode_text(["a dog"])
+
+
+def test_the_mask_needs_no_more_than_the_tokenizer_gives() -> None:
+    assert tiny_hf.model("Chinese-CLIP").config.text_config.max_position_embeddings == 80
+    assert tiny_hf.backbone("Chinese-CLIP").tokenize(["dog"]).shape == (1, 60), "model_max_length of the tokenizer"
+
+
 def test_the_command_line_and_its_results_name_the_model(folders: Path, photos: Path, tmp_path: Path) -> None:
     name = f"hf:{folders / 'SigLIP'}"
     words = ["explain", str(photos / "a.png"), "-t", "a dog", "-t", "a cat", "-m", name, "-o", str(tmp_path)]
@@ -354,8 +445,60 @@ def _half(folder: Path) -> None:
 def test_damaged_folders(folders: Path, tmp_path: Path, damage: Any, message: str) -> None:
     folder = shutil.copytree(folders / "CLIP", tmp_path / "model")
     damage(folder)
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=f"(?s)hf:{folder}.*{message}"):
         eclip.load(f"hf:{folder}")
+
+
+def test_a_folder_whose_tokenizer_does_not_fit_is_named(folders: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(folders / "Chinese-CLIP", tmp_path / "model")
+    _write("config.json", pad_token_id=1)(folder)
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    _write("config.json", text_config={**text, "pad_token_id": 1})(folder)
+    with pytest.raises(ModelError, match=f"hf:{folder}: the tokenizer pads with id 0, but the model's padding is 1"):
+        eclip.load(f"hf:{folder}")
+
+
+def test_colors_may_lie_in_processor_config(folders: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(folders / "CLIP", tmp_path / "model")
+    (folder / "preprocessor_config.json").unlink()
+    nested = {"processor_class": "CLIPProcessor", "image_processor": {**COLORS, "image_mean": [0.7, 0.5, 0.6]}}
+    (folder / "processor_config.json").write_text(json.dumps(nested))
+    assert eclip.load(f"hf:{folder}").mean == (0.7, 0.5, 0.6)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_what_the_cache_lacks_is_fetched(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharded: bool
+) -> None:
+    """Weights alone lie in the cache; tokenizer, colors, and the other shards come with one snapshot."""
+    whole = shutil.copytree(folders / "CLIP", tmp_path / "whole")
+    if sharded:
+        (whole / "model.safetensors").unlink()
+        tiny_hf.model("CLIP", "eager").save_pretrained(whole, max_shard_size="60KB")
+        assert len(list(whole.glob("model-*.safetensors"))) > 1
+    cached = tmp_path / "cached"
+    cached.mkdir()
+    for name in ("config.json", "model.safetensors.index.json" if sharded else "model.safetensors"):
+        shutil.copy(whole / name, cached)
+    if sharded:  # all but the shards lie there
+        for name in ("tokenizer_config.json", "tokenizer.json", "preprocessor_config.json"):
+            shutil.copy(whole / name, cached)
+    asked: list[tuple[str, list[str], float]] = []
+
+    def snapshot(repository: str, *, allow_patterns: list[str], etag_timeout: float) -> str:
+        asked.append((repository, allow_patterns, etag_timeout))
+        return str(whole)
+
+    def in_cache(repository: str, name: str) -> str | None:
+        return str(cached / name) if (cached / name).is_file() else None
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", in_cache)
+    backbone = eclip.load(f"hf:org/lacking-{sharded}")
+    patterns = ["*.json", "*.txt", "*.model", *(["*.safetensors"] if sharded else [])]
+    assert asked == [(f"org/lacking-{sharded}", patterns, load.PATIENCE)]
+    here = tiny_hf.backbone("CLIP", torch.float32)
+    torch.testing.assert_close(backbone.encode_text(TEXTS), here.encode_text(TEXTS))
 
 
 def test_names_mean_the_hub_or_a_folder_never_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,6 +510,12 @@ def test_names_mean_the_hub_or_a_folder_never_both(tmp_path: Path, monkeypatch: 
     assert catalog.hf_folder("hf:~/clip") == Path.home() / "clip"
     with pytest.raises(ModelError, match=r"'clip' is no folder with a config\.json.*Write hf:ORG/NAME"):
         eclip.load("hf:clip")
+    with pytest.raises(ModelError, match=r"'hf:~nobody-here/x': there is no home folder of '~nobody-here'"):
+        eclip.load("hf:~nobody-here/x")
+    for path in ("/tmp/m1", "./m1", "../m1/m2", "~/m1"):
+        hint = f"'{path}' is a path: a model folder is hf:{path} (transformers) or local-dir:"
+        with pytest.raises(ModelError, match=re.escape(hint)):
+            eclip.load(path)
 
 
 def test_the_hub_is_asked_once_and_for_the_kind_first(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import shlex
+import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -24,7 +25,7 @@ from eclip.backbones.base import Backbone, Encoding, Grid
 from eclip.cli import app
 from eclip.errors import EclipError, KeepError, NoMeaningError, OptionError, ShapeError, UnknownNameError
 from eclip.explanation import Explanation
-from eclip.refinements import REFINEMENTS
+from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.refinements.colors import rgb, to_lab
 from eclip.refinements.lposs import patch_features
 from eclip.refinements.pamr import affinities
@@ -328,6 +329,66 @@ def test_lposs_stays_within_patches_that_are_alike() -> None:
     torch.testing.assert_close(alone, maps)
 
 
+def _weights_the_long_way(encoding: Encoding, image: int, k: int, gamma: float, sigma: float) -> torch.Tensor:
+    """Of patches by the keys of the backbone, balanced."""
+    [block], [x] = encoding.blocks[-1:], encoding.inputs
+    keys = block.qkv(block.norm1(x))[1][image].transpose(0, 1).flatten(1)[encoding.prefix :].detach()
+    patch = encoding.backbone.patch_size
+    spots = list(itertools.product(*((side * patch for side in range(count)) for count in encoding.grid)))
+    weights = torch.zeros(len(spots), len(spots))
+    for i, one in enumerate(spots):
+        cosines = torch.nn.functional.cosine_similarity(keys[i][None], keys)
+        for j in cosines.topk(min(k, len(spots))).indices.tolist():
+            weight = max(float(cosines[j]), 0) ** gamma * math.exp(-sigma * math.dist(one, spots[j]))
+            weights[i, j] += weight
+            weights[j, i] += weight
+    weights.fill_diagonal_(0)
+    degree = weights.sum(0)
+    return weights / (degree[:, None] * degree).sqrt()
+
+
+@pytest.mark.parametrize("options", [{}, {"k": 5, "gamma": 2.0, "sigma": 0.05, "alpha": 0.9}])
+def test_lposs_the_long_way(options: dict[str, Any]) -> None:
+    """The pieces together, and what they are by default: the papers' settings."""
+    encoding = _encode("vit")
+    maps, used = _maps(encoding), {"k": 400, "gamma": 3.0, "sigma": 0.01, "alpha": 0.95, **options}
+    alpha = used.pop("alpha")
+    refined = REFINEMENTS["lposs"](maps, encoding, steps=200, means=False, **options)
+    for image in range(2):
+        weights = _weights_the_long_way(encoding, image, **used)
+        solved = torch.linalg.solve(torch.eye(12) - alpha * weights, maps[image].flatten(1).T).T
+        torch.testing.assert_close(refined[image].flatten(1), solved, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"window": 5, "tau": 0.3}])
+def test_lposs_plus_the_long_way(options: dict[str, Any]) -> None:
+    encoding = replace(_encode("vit", images=1, rows=2, cols=2), pixels=0.3 * _random(1, 3, 16, 16, seed=5))
+    maps, used = _maps(encoding), {"window": 13, "tau": 0.01, **options}
+    refined = REFINEMENTS["lposs+"](maps, encoding, steps=300, means=False, **options)[0]
+    coarse = REFINEMENTS["lposs"](maps, encoding, steps=300, means=False)
+    colors = (to_lab(rgb(encoding))[0] / torch.tensor([100.0, 128.0, 128.0])[:, None, None]).flatten(1).T
+    spots = torch.tensor(list(itertools.product(range(16), range(16))))
+    near = (spots[:, None] - spots).abs().amax(-1) <= used["window"] // 2
+    weights = torch.exp(-(colors[:, None] - colors).norm(dim=-1) / used["tau"]) * near
+    weights = balance(weights.fill_diagonal_(0))
+    fine = heatmap.resize(coarse, (16, 16))[0].flatten(1)
+    solved = torch.linalg.solve(torch.eye(256) - 0.95 * weights, fine.T).T
+    torch.testing.assert_close(refined.flatten(1), solved, rtol=1e-3, atol=1e-4)
+
+
+def test_weights_between_patches_are_held_for_one_photo_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def watched(features: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        seen.append(tuple(features.shape))
+        return patch_weights(features, *rest, **options)
+
+    monkeypatch.setattr("eclip.refinements.lposs.patch_weights", watched)
+    encoding = _encode("vit", images=3)
+    REFINEMENTS["lposs"](_maps(encoding), encoding)
+    assert seen == [(12, 32)] * 3
+
+
 # --- features and errors -----------------------------------------------------
 
 
@@ -365,15 +426,31 @@ def test_the_trunk_where_there_is_one() -> None:
         ("lposs", {"sigma": -1.0}, OptionError, "sigma at least 0"),
         ("lposs", {"alpha": 1.0}, OptionError, "alpha at least 0 and below 1, got 1.0"),
         ("lposs", {"alpha": math.nan}, OptionError, "alpha at least 0"),
-        ("lposs+", {"steps": 0}, OptionError, "steps at least 1"),
+        ("lposs+", {"steps": 0}, OptionError, r"'lposs\+' needs steps at least 1"),
         (
             "lposs",
             {"features": "queries"},
             OptionError,
-            "one of keys, values, tokens, trunk, or a tensor, got 'queries'",
+            "'lposs' needs features one of keys, values, tokens, trunk, or a tensor, got 'queries'",
         ),
         ("lposs", {"features": torch.ones(2, 16, 5)}, ShapeError, r"= \(2, 12, any\), got \(2, 16, 5\): .* 3 x 4"),
-        ("lposs", {"features": 3}, OptionError, "'features' of 'lposs' must be a word or a tensor, got 3"),
+        ("lposs", {"features": 3}, OptionError, "'features' of 'lposs' must be a word or a tensor .*, got 3"),
+        (
+            "lposs",
+            {"features": torch.ones(2, 12)},
+            OptionError,
+            r"a tensor \(image, patch, channel\) of floating point, got a Tensor \(2, 12\) of torch.float32\.$",
+        ),
+        (
+            "lposs",
+            {"features": torch.ones(2, 12, 5).int()},
+            OptionError,
+            r"got a Tensor \(2, 12, 5\) of torch.int32\.$",
+        ),
+        ("lposs+", {"features": np.ones((2, 12, 5))}, OptionError, r"got a ndarray \(2, 12, 5\) of float64\.$"),
+        ("lposs", {"features": [[0.5] * 99]}, OptionError, r"got \[\[0.5, .* \.\.\.\.$"),
+        ("lposs", {"gamma": math.inf}, OptionError, r"gamma above 0 \(1e-30 to 1e\+30\), got inf"),
+        ("lposs", {"sigma": 1e31}, OptionError, r"sigma at least 0 \(to 1e\+30\), got 1e\+31"),
         ("lposs", {"tau": 1.0}, OptionError, "'lposs' has no option 'tau'; it has features, k,"),
         ("lposs+", {"tau": 0.0}, OptionError, "tau above 0"),
         ("lposs+", {"window": 4}, OptionError, "odd window of at least 3 pixels, got 4"),
@@ -388,6 +465,15 @@ def test_wrong_options(name: str, options: dict[str, Any], error: type[EclipErro
     encoding = _encode("vit")
     with pytest.raises(error, match=message):
         REFINEMENTS[name](_maps(encoding), encoding, **options)
+
+
+def test_options_at_the_ends_of_their_ranges_give_numbers() -> None:
+    encoding = _encode("vit")
+    maps = _maps(encoding)
+    for options in ({"gamma": 1e30}, {"gamma": 1e-30}, {"sigma": 1e30}, {"alpha": 0.0}, {"k": 10**30}):
+        assert REFINEMENTS["lposs"](maps, encoding, **options).isfinite().all(), options
+    for tau in (1e-30, 1e30):
+        assert REFINEMENTS["lposs+"](maps, encoding, tau=tau, window=3).isfinite().all(), tau
 
 
 def test_maps_that_do_not_fit() -> None:
@@ -425,7 +511,12 @@ def test_explain_refines_what_the_method_gives(name: str, backbone: Backbone, ph
     assert set(answer.seconds) == {"forward", "method", "refine"}
     assert answer.heatmap(0, 1).shape == (30, 40)
     assert sorted(set(answer.points(k=2)[1])) == [0, 1]
+    assert repr(answer).endswith(
+        f" {answer.maps.shape[2]} x {answer.maps.shape[3]} maps, itsm on {backbone.name}, refined by {name})"
+    )
     answer.save(tmp_path)
+    [entry] = json.loads((tmp_path / "manifest.json").read_text())["photos"]
+    assert (entry["grid"], entry["map"]) == (answer.how["grid"], list(answer.maps.shape[2:]))
     again = Explanation.load(tmp_path)
     assert np.array_equal(again.maps, answer.maps)
     assert again.how == json.loads(json.dumps(answer.how))
@@ -505,7 +596,7 @@ def test_compare_refines_every_map(backbone: Backbone, photos: Path, tmp_path: P
     done = CliRunner().invoke(app, [*shlex.split(found.how["command"])[1:], "-o", str(tmp_path)])
     assert done.exit_code == 0, done.output
     [entry] = json.loads((tmp_path / "manifest.json").read_text())["photos"]
-    assert [one["grid"] for one in entry["maps"]] == [[32, 32]] * 2
+    assert [(one["grid"], one["map"]) for one in entry["maps"]] == [([4, 4], [32, 32])] * 2
     assert all("refine" in one["seconds"] for one in entry["maps"])
 
 
@@ -522,6 +613,7 @@ def test_the_command_line_lists_and_refuses(tiny_name: str, photos: Path, tmp_pa
         (("--refine", "lpos"), "unknown refinement 'lpos'. Did you mean 'lposs'? `eclip refinements ls`"),
         (("--refine", "lposs", "--refine-set", "k"), "--refine-set needs KEY=VALUE, got 'k'"),
         (("--refine", "lposs", "--refine-set", "tau=1"), "'lposs' has no option 'tau'"),
+        (("--refine", "lposs", "--refine-set", "k=0"), "'lposs' needs k at least 1, got 0"),
         (("--refine-set", "k=3"), "of a refinement, but none is asked for"),
     ]:
         code, output = run(*question, *words)
@@ -530,3 +622,46 @@ def test_the_command_line_lists_and_refuses(tiny_name: str, photos: Path, tmp_pa
     assert not (tmp_path / "out").exists()
     with pytest.raises(UnknownNameError, match="unknown refinement 'crf'"):
         eclip.explain(photos / "a.png", "a dog", model=tiny_name, refine="crf")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (["lposs"], None, r"refine must be the name of one refinement, such as 'lposs', got \['lposs'\]"),
+        (5, None, "the name of one refinement, such as 'lposs', got 5"),
+        ("lposs", [1], r"refine_options must be a dict such as {'k': 50}, got \[1\]"),
+        (None, [1], "refine_options must be a dict"),
+    ],
+)
+def test_a_refinement_of_another_type_is_refused(name: Any, options: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        check_refinement(name, options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("lposs", {"k": 0}, "'lposs' needs k at least 1, got 0"),
+        ("lposs+", {"window": 4}, "odd window"),
+        ("pamr", {"dilations": []}, "one dilation or more"),
+    ],
+)
+def test_ranges_are_checked_before_anything_runs(
+    name: str, options: dict[str, Any], message: str, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["eclip.explain"], "encode", lambda *_: pytest.fail("a photo was encoded"))
+    photo, settings = Image.new("RGB", (32, 32)), {"refine": name, "refine_options": options}
+    with pytest.raises(OptionError, match=message):
+        eclip.explain(photo, "a dog", model=backbone, **settings)
+    with pytest.raises(OptionError, match=message):
+        eclip.compare(photo, "a dog", models=backbone, **settings)
+
+
+def test_a_refinement_without_meaning_is_no_gap_of_the_method(photos: Path) -> None:
+    settings: dict[str, Any] = {"refine": "lposs", "refine_options": {"features": "trunk"}}
+    vit, gaps = _backbone("vit"), dict[str, str]()
+    with pytest.raises(NoMeaningError, match=r"'lposs' has no meaning on vit, .*: it has no CNN trunk"):
+        eclip.compare(photos / "a.png", TEXTS, methods=["itsm", "maskclip"], models=vit, **settings)
+    with pytest.raises(NoMeaningError, match="'lposs' has no meaning"):
+        eclip.explain(photos / "a.png", TEXTS, method=["itsm"], model=vit, gaps=gaps, **settings)
+    assert not gaps

@@ -224,15 +224,15 @@ class Question:
             run = method if self.versus is None else partial(method.difference, versus=self.versus_text)
             try:
                 maps, own = self.timed(partial(run, encoding, self.text, **options))
-                seconds = {"forward": forward, "method": own}
-                if self.refine is not None:
-                    step = partial(REFINEMENTS[self.refine], maps, encoding, **self.refine_options)
-                    maps, seconds["refine"] = self.timed(step)
-            except NoMeaningError as error:
+            except NoMeaningError as error:  # of a refinement it is no gap of the method: the same for all
                 if gaps is None:
                     raise
                 gaps[name] = error.why
                 continue
+            seconds = {"forward": forward, "method": own}
+            if self.refine is not None:
+                step = partial(REFINEMENTS[self.refine], maps, encoding, **self.refine_options)
+                maps, seconds["refine"] = self.timed(step)
             answers[name] = Explanation(
                 maps=_numpy(maps),
                 scores=scores,

@@ -55,8 +55,9 @@ class Explanation:
     def __repr__(self) -> str:
         """One line: what was explained, how."""
         image, text, row, col = self.maps.shape
-        by = f"{self.how['method']} on {self.how['model']}"
-        return f"Explanation({image} photos, {text} texts, {row} x {col} grid, {by})"
+        by, refine = f"{self.how['method']} on {self.how['model']}", self.how.get("refine")
+        by, kind = (by, "grid") if refine is None else (f"{by}, refined by {refine}", "maps")
+        return f"Explanation({image} photos, {text} texts, {row} x {col} {kind}, {by})"
 
     def _repr_png_(self) -> bytes:
         """The strip of the first photo, as notebooks show it."""

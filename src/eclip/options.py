@@ -30,8 +30,8 @@ def check_options(owner: str, function: Callable[..., Any], options: dict[str, A
         hint = hints[name]
         kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         if not any(_is_a(value, kind) for kind in kinds):
-            wanted = " or ".join(_KINDS.get(kind, "a tensor") for kind in kinds)
-            raise OptionError(f"option {name!r} of {owner!r} must be {wanted}, got {value!r}.")
+            wanted = " or ".join(_KINDS.get(kind) or _tensor(kind) for kind in kinds)
+            raise OptionError(f"option {name!r} of {owner!r} must be {wanted}, got {_shown(value)}.")
 
 
 def plain_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -53,6 +53,19 @@ _KINDS: dict[Any, str] = {
     NoneType: "none",
     _WHOLE: "a list of whole numbers",
 }
+
+
+def _tensor(kind: Any) -> str:
+    """A kind of tensor in words, such as "a tensor (image, patch, channel) of floating point"."""
+    axes = getattr(kind, "dim_str", "").split()  # jaxtyping's
+    return f"a tensor ({', '.join(axes)}) of floating point" if axes else "a tensor"
+
+
+def _shown(value: Any) -> str:
+    if getattr(value, "ndim", 0):
+        return f"a {type(value).__name__} {tuple(value.shape)} of {value.dtype}"
+    written = repr(value)
+    return written if len(written) <= 100 else f"{written[:100]} ..."
 
 
 def _plain(value: Any) -> Any:

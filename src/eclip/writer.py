@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shlex
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -73,22 +74,26 @@ def noted(options: dict[str, Any]) -> dict[str, Any]:
     """Options as a manifest holds them: lists for vectors and tuples, of larger tensors the shape alone."""
 
     def note(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return list(value)
         if not hasattr(value, "tolist"):
-            return value
+            return list(value) if isinstance(value, tuple) else value
         return value.tolist() if value.ndim <= 1 else f"a tensor of {tuple(value.shape)}"
 
     return {key: note(value) for key, value in options.items()}
 
 
-@functools.cache
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
+    """Versions of what a result depends on; what only some results need is among them if it has been imported."""
+    packages = ["eclip", "torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow"]
+    some = ("transformers", "transformers"), ("scikit-learn", "sklearn")
+    packages += [name for name, module in some if module in sys.modules]
+    return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
+
+
+@functools.cache
+def _version(package: str) -> str:
     from importlib.metadata import version  # slow to import
 
-    packages = ("eclip", "torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    return version(package)
 
 
 def made_by(backbone: Backbone) -> dict[str, Any]:
@@ -187,12 +192,13 @@ class Writer(Folder):
     The manifest is also what `eclip explain --json` prints:
 
         {"schema": "eclip.explain/1", "texts": [text, ...], "signed": bool, "how": {as `Explanation.how`},
-         "photos": [{"source", "width", "height", "grid": [row, col], "scores": {text: score},
+         "photos": [{"source", "width", "height", "grid": [row, col], "map": [row, col], "scores": {text: score},
                      "files": {"photo", "npz", "strip", "overlays": {text: file}}}, ...],
          "failures": [{"source", "error"}, ...]}
 
-    Files are relative to the folder, "photo" may be absolute; those of formats not asked for are absent. "texts" is
-    empty, "signed" and "how" are null where no photo was explained.
+    "grid" counts patches, as in "how"; "map" is the grid of the maps, finer if a refinement drew them on pixels. Files
+    are relative to the folder, "photo" may be absolute; those of formats not asked for are absent. "texts" is empty,
+    "signed" and "how" are null where no photo was explained.
     """
 
     def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> None:
@@ -221,9 +227,9 @@ class Writer(Folder):
                 for text in explanation.best_texts(image)
             }
         width, height = explanation.sizes[image]
-        scores = named(explanation.texts, explanation.scores[image])
-        grid = list(explanation.maps.shape[2:])
-        return {"source": name, "width": width, "height": height, "grid": grid, "scores": scores, "files": files}
+        shape = list(explanation.maps.shape[2:])
+        sides = {"width": width, "height": height, "grid": explanation.how.get("grid", shape), "map": shape}
+        return {"source": name, **sides, "scores": named(explanation.texts, explanation.scores[image]), "files": files}
 
 
 class ComparisonWriter(Folder):
@@ -233,8 +239,8 @@ class ComparisonWriter(Folder):
 
         {"schema": "eclip.compare/1", "texts": [text, ...], "how": {as `Comparison.how`, and "scale"},
          "photos": [{"source", "width", "height",
-                     "maps": [{"model", "method", "array", "grid": [row, col], "signed", "scores": {text: score},
-                               "seconds": {"forward", "method"}, "cost"}, ...],
+                     "maps": [{"model", "method", "array", "grid": [row, col], "map": [row, col], "signed",
+                               "scores": {text: score}, "seconds": {"forward", "method"}, "cost"}, ...],
                      "gaps": [{"model", "method", "why"}, ...],
                      "files": {"photo", "picture", "npz"}}, ...],
          "failures": [{"source", "error"}, ...]}
@@ -270,7 +276,8 @@ class ComparisonWriter(Folder):
                     "model": model,
                     "method": method,
                     "array": name,
-                    "grid": list(explanation.maps.shape[2:]),
+                    "grid": explanation.how["grid"],
+                    "map": list(explanation.maps.shape[2:]),
                     "signed": explanation.signed,
                     "scores": named(comparison.texts, explanation.scores[0]),
                     "seconds": {what: round(seconds, 6) for what, seconds in explanation.seconds.items()},
@@ -282,9 +289,8 @@ class ComparisonWriter(Folder):
         if "npz" in self.formats:
             files["npz"] = self._arrays(stem, arrays)
         gaps = [{"model": model, "method": method, "why": why} for (model, method), why in comparison.gaps.items()]
-        width, height = comparison.photo.size
-        shape = {"source": comparison.source, "width": width, "height": height}
-        return {**shape, "maps": maps, "gaps": gaps, "files": files}
+        shape = dict(zip(("width", "height"), comparison.photo.size, strict=True))
+        return {"source": comparison.source, **shape, "maps": maps, "gaps": gaps, "files": files}
 
 
 def named(texts: Sequence[str], values: NDArray[Any]) -> dict[str, float]:

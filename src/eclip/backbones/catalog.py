@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -130,6 +131,11 @@ def split_name(name: str, checkpoint: str | Path | None = None) -> tuple[str, st
             _check_hf(name)
         return (f"local-dir:{MINI}" if name == DEFAULT_MODEL else name), None, None
     architecture, _, tag = name.partition("/")
+    if re.match(r"[.~]{0,2}/|~", name):
+        raise ModelError(
+            f"{name!r} is a path: a model folder is hf:{name} (transformers) or "
+            f"local-dir:{os.path.expanduser(name)} (open_clip)."
+        )
     if architecture not in architectures() and tag and not any(tag in known for known in tags().values()):
         raise ModelError(
             f"{name!r} is no ARCH/TAG of open_clip. A repository of the Hub is hf:{name} (transformers) or "
@@ -160,11 +166,17 @@ def hf_folder(name: str) -> Path | None:
     """The folder that "hf:./PATH", "hf:/PATH" or "hf:~/PATH" means; None for "hf:ORG/NAME", a repository of the Hub.
 
     Never the one for the other: a folder here does not hide a repository of the same name.
+
+    Raises:
+        ModelError: nobody here is called as "~NAME" says.
     """
     rest = name.removeprefix("hf:")
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", rest):
         return None
-    return Path(rest).expanduser()
+    try:
+        return Path(rest).expanduser()
+    except RuntimeError as error:
+        raise ModelError(f"{name!r}: there is no home folder of {Path(rest).parts[0]!r} here.") from error
 
 
 def _check_hf(name: str) -> None:

@@ -16,9 +16,25 @@ from torch import Tensor
 from eclip.backbones.hf_image import layer_block
 from eclip.backbones.text_tower import Ids, TextBlock, TextTower, padding_mask, text_block
 from eclip.blocks import Fn, merge_heads, split_heads
+from eclip.errors import ModelError
 
 BERTS = ("BertModel", "RobertaModel", "XLMRobertaModel", "ChineseCLIPTextModel", "AltRobertaModel")
 """Encoders whose weights are laid out as BERT's."""
+
+
+def end_token(text: Any) -> int:
+    """The id of the token that CLIP pools.
+
+    Raises:
+        ModelError: the configuration says none, or several, with which transformers itself cannot find it.
+    """
+    end = text.eos_token_id
+    if not isinstance(end, int):
+        raise ModelError(
+            f"eos_token_id of the text configuration must be one token id, got {end!r}, which transformers cannot "
+            "compare token ids with: set it to the tokenizer's eos_token_id, in config.json or on model.text_model."
+        )
+    return end
 
 
 def end_place(text: Any, legacy: bool) -> Callable[[Tensor], Tensor]:
@@ -27,7 +43,7 @@ def end_place(text: Any, legacy: bool) -> Callable[[Tensor], Tensor]:
     Old configurations say that the end token is 2, which it is not; with those, CLIP takes
     the greatest id (`legacy`), as OpenAI does. In MetaCLIP 2 it is 2.
     """
-    end = int(text.eos_token_id)
+    end = end_token(text)
     if legacy and end == 2:
         return lambda ids: ids.argmax(dim=1)
     return lambda ids: (ids == end).int().argmax(dim=1)

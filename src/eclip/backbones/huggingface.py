@@ -7,7 +7,7 @@ image features by its own layers one after another, text features by its `get_te
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +18,14 @@ from torch import Tensor, nn
 
 from eclip.backbones.base import Backbone
 from eclip.backbones.catalog import HF_CLASSES
+from eclip.backbones.colors import Color, colors_of, settled
 from eclip.backbones.hf_image import VISUAL, clip_tower, naflex_tower, siglip_tower
-from eclip.backbones.hf_text import alt_text, chinese_text, clip_text, siglip_text
+from eclip.backbones.hf_text import alt_text, chinese_text, clip_text, end_token, siglip_text
 from eclip.backbones.text_tower import TextTower
 from eclip.errors import ModelError, OptionError, unsupported
 
 HF_COLORS = ("preprocessor_config.json", "processor_config.json")
 """Files that hold the configuration of an image processor."""
-RESAMPLE = {2: "bilinear", 3: "bicubic"}
-"""Pillow's numbers, as image processors write them."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,8 @@ def wrap_transformers(
     *,
     tokenizer: Any = None,
     processor: Any = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: Color | None = None,
+    std: Color | None = None,
     interpolation: str | None = None,
     name: str | None = None,
 ) -> Backbone:
@@ -75,29 +74,39 @@ def wrap_transformers(
     if not known:
         raise unsupported(f"transformers' {type(model).__name__}")
     kind = KINDS[known[0]]
-    colors = getattr(processor, "image_processor", processor)
-    noted = {} if colors is None else colors_of(colors.to_dict())
-    mean, std = mean or noted.get("mean"), std or noted.get("std")
-    if mean is None or std is None:
-        raise OptionError(
-            "a model of transformers carries no color mean and std: give wrap(model, processor=AutoProcessor"
-            ".from_pretrained(...)), or mean=(r, g, b) and std=(r, g, b), those it was trained with."
-        )
+    given = {"mean": mean, "std": std, "interpolation": interpolation}
+    colors = settled(
+        given,
+        _noted(processor, [color for color, value in given.items() if value is None]),
+        "a model of transformers carries no color mean and std: give wrap(model, processor=AutoProcessor"
+        ".from_pretrained(...)), or mean=(r, g, b) and std=(r, g, b), those it was trained with.",
+    )
     tokenizer = getattr(processor, "tokenizer", None) if tokenizer is None else tokenizer
     return Backbone(
         name=name or type(model).__name__,
         family=f"transformers {known[0]}",
         model=model,
         logit_scale=float(model.logit_scale.detach().exp()),
-        mean=tuple(mean),
-        std=tuple(std),
-        interpolation=interpolation or noted.get("interpolation", "bicubic"),
         tokenize=_tokenizer(model, kind, known[0], tokenizer),
         encode_tokens=_encoder(model, kind),
         text_tower=kind.text(model),
         visual=VISUAL,
+        **colors,
         **kind.tower(model),
     )
+
+
+def _noted(processor: Any, wanted: list[str]) -> dict[str, Any]:
+    """Those of the colors that the processor says."""
+    if processor is None:
+        return {}
+    images = getattr(processor, "image_processor", processor)
+    if not hasattr(images, "to_dict"):
+        raise OptionError(
+            "processor must be transformers' processor of the model, or its image processor, got "
+            f"{type(processor).__name__}: a tokenizer alone is given as tokenizer=."
+        )
+    return colors_of(images.to_dict(), wanted)
 
 
 def _encoder(model: Any, kind: Kind) -> Callable[[Tensor], Tensor]:
@@ -146,7 +155,7 @@ def _tokenizer(model: Any, kind: Kind, known: str, given: Any) -> Callable[[list
                 "tokenizer of another model. Give the right one."
             )
         if kind.padding == "unseen":
-            _check_end(model.text_model, known, ids)
+            _check_end(model.text_model, known, ids, given.eos_token_id if of_transformers else None)
         return ids
 
     return tokenize
@@ -167,40 +176,23 @@ def _check_padding(given: Any, kind: Kind, padding: int | None) -> None:
         )
 
 
-def _check_end(text: Any, known: str, ids: Tensor) -> None:
-    """Where no end token is found, transformers pools the first token, and every text has the same feature."""
-    end = int(text.eos_token_id)
-    found = (ids == end).any(dim=1)
-    if known == "CLIPModel" and end == 2:  # told by the greatest id, which is there always
-        return
-    if not bool(found.all()):
-        raise ModelError(
-            f"the model pools the end token, id {end}, but the tokenizer's ids lack it: {ids[~found][0][:8].tolist()} "
-            "... It is the tokenizer of another model, or eos_token_id of the text configuration is wrong."
-        )
+def _check_end(text: Any, known: str, ids: Tensor, last: int | None) -> None:
+    """Where no end token is found, transformers pools the first token, and every text has the same feature.
 
-
-def colors_of(config: dict[str, Any]) -> dict[str, Any]:
-    """Mean, std and interpolation of an image processor's configuration.
-
-    Raises:
-        ModelError: it resizes in another way than bilinear or bicubic, or does not say mean and std.
+    An old CLIPModel pools the greatest id, which is there always; it must be `last`, the tokenizer's own end, if known.
     """
-    found: dict[str, Any] = {}
-    if config.get("do_normalize") is False:
-        found = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-    elif config.get("image_mean") and config.get("image_std"):
-        found = {"mean": tuple(config["image_mean"]), "std": tuple(config["image_std"])}
-    else:
-        raise ModelError("the image processor does not say image_mean and image_std: give mean and std to eclip.wrap.")
-    if config.get("resample") is not None:
-        if int(config["resample"]) not in RESAMPLE:
-            raise ModelError(
-                f"the image processor resizes by Pillow's filter {config['resample']}; 2 (bilinear) and 3 (bicubic) "
-                "are offered."
-            )
-        found["interpolation"] = RESAMPLE[int(config["resample"])]
-    return found
+    end = end_token(text)
+    old = known == "CLIPModel" and end == 2
+    if old and last is None:
+        return
+    found: Tensor = torch.eq(ids.amax(dim=1), last) if old and last is not None else (ids == end).any(dim=1)
+    if not bool(found.all()):
+        pooled = f"the greatest id, but the tokenizer's end token, {last}, is not the greatest of its ids"
+        lacked = f"the end token, id {end}, but the tokenizer's ids lack it"
+        raise ModelError(
+            f"the model pools {pooled if old else lacked}: {ids[~found][0][:8].tolist()} ... It is the tokenizer of "
+            "another model, or eos_token_id of the text configuration is wrong."
+        )
 
 
 def model_type(folder: Path) -> str:

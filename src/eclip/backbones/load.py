@@ -77,7 +77,8 @@ def load(
                 model, given = _create(architecture, tag, file)
             _check_finite(model, name)
             model.to(device=where, dtype=PRECISIONS[precision]).eval().requires_grad_(False)
-            _loaded[key] = stamp, wrap(model, name=name, **given)
+            with _reading(name):
+                _loaded[key] = stamp, wrap(model, name=name, **given)
         return _loaded[key][1]
 
 
@@ -263,13 +264,13 @@ def _check_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """Whatever goes wrong while a model is built and read becomes one ModelError."""
+    """Whatever goes wrong while a model is built and read becomes one ModelError that names it."""
     try:
         yield
-    except DownloadError as error:
-        raise DownloadError(f"{name}: {error}") from error
-    except ModelError:
-        raise
+    except (ModelError, OptionError) as error:
+        if name in str(error):
+            raise
+        raise type(error)(f"{name}: {error}") from error
     except pickle.UnpicklingError as error:
         raise ModelError(f"{name} cannot be loaded: the file is no checkpoint, or holds more than weights.") from error
     except Exception as error:  # open_clip raises RuntimeError, KeyError, TypeError, OSError and others alike

@@ -7,7 +7,7 @@ of open_clip 3.3.0 and timm 1.0.31.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -21,6 +21,7 @@ from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor, nn
 
 from eclip.backbones.base import Backbone
+from eclip.backbones.colors import Color, settled
 from eclip.backbones.hf_text import encoder_text
 from eclip.backbones.huggingface import is_transformers, wrap_transformers
 from eclip.backbones.native import native_vit, resnet
@@ -35,8 +36,8 @@ def wrap(
     *,
     tokenizer: Any = None,
     processor: Any = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: Color | None = None,
+    std: Color | None = None,
     interpolation: str | None = None,
     name: str | None = None,
 ) -> Backbone:
@@ -56,7 +57,7 @@ def wrap(
 
     Raises:
         UnsupportedTowerError: the image tower is of another kind than `FAMILIES`.
-        OptionError: mean, std or tokenizer cannot be known and was not given.
+        OptionError: mean, std or tokenizer cannot be known and was not given, or what was given cannot be.
     """
     if is_transformers(model):
         return wrap_transformers(
@@ -76,22 +77,20 @@ def wrap(
     if processor is not None:
         raise OptionError("processor= goes with a model of transformers; give tokenizer, mean and std to open_clip's.")
     noted: dict[str, Any] = getattr(model.visual, "preprocess_cfg", None) or {}
-    mean, std = mean or noted.get("mean"), std or noted.get("std")
-    if mean is None or std is None:
-        raise OptionError(
-            "this model carries no color mean and std: give wrap(model, mean=(r, g, b), std=(r, g, b)), those it was "
-            "trained with; CLIP's are open_clip.OPENAI_DATASET_MEAN and open_clip.OPENAI_DATASET_STD."
-        )
+    colors = settled(
+        {"mean": mean, "std": std, "interpolation": interpolation},
+        noted,
+        "this model carries no color mean and std: give wrap(model, mean=(r, g, b), std=(r, g, b)), those it was "
+        "trained with; CLIP's are open_clip.OPENAI_DATASET_MEAN and open_clip.OPENAI_DATASET_STD.",
+    )
     return Backbone(
         name=name or type(model).__name__,
         model=model,
         logit_scale=float(model.logit_scale.detach().exp()),
-        mean=tuple(mean),
-        std=tuple(std),
-        interpolation=interpolation or noted.get("interpolation", "bicubic"),
         tokenize=_tokenizer(model, tokenizer),
         encode_tokens=model.encode_text,
         text_tower=native_text(model) or encoder_text(getattr(model, "text", model)),
+        **colors,
         **_tower(model.visual),
     )
 

@@ -1,4 +1,4 @@
-"""What `eclip explain` and `eclip compare` are asked alike: their options, checked; and what they say at the end."""
+"""What the commands that ask a model are asked alike: their options, checked; and what they say at the end."""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ class Refinement:
 
     Attributes:
         name: its name in the papers, lower case.
-        file: its file and function in this folder: the name, as Python can spell it.
+        file: its file and function in this folder: the name, as Python can spell it. Beside it stands `check`, which
+            takes all options of the function and refuses values outside their ranges.
         keep: how many last blocks the encoding must have kept.
         finer: the refined map lies on the pixels that the model saw, not on the patch grid.
         summary: one sentence with its source.
@@ -54,10 +55,11 @@ class Refinement:
         """The options, with Python's own numbers.
 
         Raises:
-            OptionError: an option that this refinement does not have, or a value of another type.
+            OptionError: an option that this refinement does not have, a value of another type, or outside its range.
         """
         if options:  # the function, and torch with it, is imported only then
             check_options(self.name, self.function, options)
+            importlib.import_module(f"{__name__}.{self.file}").check(**{**self.options, **options})
         return plain_options(options)
 
     def __call__(
@@ -93,13 +95,17 @@ class Refinement:
             return self.function(maps.detach().to(encoding.pixels.device).float(), encoding, **options)
 
 
-def check_refinement(name: str | None, options: dict[str, Any] | None) -> dict[str, Any]:
+def check_refinement(name: Any, options: Any) -> dict[str, Any]:
     """The options of a refinement, once it is sure that it exists and has them; none of no refinement.
 
     Raises:
         UnknownNameError: there is no such refinement.
-        OptionError: an option that it does not have, a value of another type, or options and no refinement.
+        OptionError: no name, an option that it does not have, a value that does not fit, or options and no refinement.
     """
+    if options is not None and not isinstance(options, dict):
+        raise OptionError(f"refine_options must be a dict such as {{'k': 50}}, got {options!r}.")
+    if name is not None and not isinstance(name, str):
+        raise OptionError(f"refine must be the name of one refinement, such as 'lposs', got {name!r}.")
     if name is None:
         if options:
             raise OptionError(f"options {listed(options)} of a refinement, but none is asked for: refine='lposs'?")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,6 +20,8 @@ from eclip.errors import NoMeaningError, OptionError, ShapeError
 from eclip.refinements.propagation import as_means, balance, patch_centers, patch_weights, propagate
 
 FEATURES = ("keys", "values", "tokens", "trunk")
+LEAST, MOST = 1e-30, 1e30
+"""Of positive numbers: float32 holds these, what is beyond becomes 0 or infinity."""
 
 
 def lposs(
@@ -63,7 +66,6 @@ def lposs(
         NoMeaningError: "trunk" of a model that has none.
         KeepError: the last block was not kept.
     """
-    check_propagation("lposs", k=k, gamma=gamma, sigma=sigma, alpha=alpha, steps=steps)
     if means:
         raw: dict[str, Any] = {
             "features": features,
@@ -82,20 +84,36 @@ def lposs(
         )
     nodes = unit(patch_features(encoding, features))
     centers = patch_centers(grid, encoding.backbone.patch_size)
-    weights = balance(patch_weights(nodes, centers, k=k, gamma=gamma, sigma=sigma)).to(maps)
-    return propagate(maps.flatten(2), lambda values: values @ weights, alpha=alpha, steps=steps).unflatten(2, grid)
+    solved = []
+    for ours, node in zip(maps.flatten(2), nodes, strict=True):  # a photo at a time: the weights are patches squared
+        weights = balance(patch_weights(node, centers, k=k, gamma=gamma, sigma=sigma)).to(maps)
+        solved.append(propagate(ours, partial(torch.matmul, other=weights), alpha=alpha, steps=steps))
+    return torch.stack(solved).unflatten(2, grid)
 
 
-def check_propagation(name: str, *, k: int, gamma: float, sigma: float, alpha: float, steps: int) -> None:
-    """The options of a propagation are in their ranges.
+def check(*, means: bool, **options: Any) -> None:
+    """All options are in their ranges.
 
     Raises:
         OptionError: one is not.
     """
+    check_propagation("lposs", **options)
+
+
+def check_propagation(
+    name: str, *, features: str | Tensor, k: int, gamma: float, sigma: float, alpha: float, steps: int
+) -> None:
+    """The options of a propagation over patches are in their ranges.
+
+    Raises:
+        OptionError: one is not.
+    """
+    if isinstance(features, str) and features not in FEATURES:
+        raise OptionError(f"{name!r} needs features one of {', '.join(FEATURES)}, or a tensor, got {features!r}.")
     for option, value, fine, right in (
         ("k", k, k >= 1, "at least 1"),
-        ("gamma", gamma, 0 < gamma < float("inf"), "above 0"),
-        ("sigma", sigma, 0 <= sigma < float("inf"), "at least 0"),
+        ("gamma", gamma, LEAST <= gamma <= MOST, f"above 0 ({LEAST} to {MOST})"),
+        ("sigma", sigma, 0 <= sigma <= MOST, f"at least 0 (to {MOST})"),
         ("alpha", alpha, 0 <= alpha < 1, "at least 0 and below 1"),
         ("steps", steps, steps >= 1, "at least 1"),
     ):
@@ -115,8 +133,6 @@ def patch_features(
                 f"the guide needs the same photos and a grid of {encoding.grid.row} x {encoding.grid.col}."
             )
         return features.to(encoding.pixels.device)
-    if features not in FEATURES:
-        raise OptionError(f"features must be one of {', '.join(FEATURES)}, or a tensor, got {features!r}.")
     if features == "tokens":
         return encoding.tokens[:, encoding.prefix :]
     if features == "trunk":

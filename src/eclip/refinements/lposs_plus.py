@@ -17,7 +17,7 @@ from eclip import heatmap
 from eclip.backbones.base import Encoding
 from eclip.errors import OptionError
 from eclip.refinements.colors import rgb, to_lab
-from eclip.refinements.lposs import lposs
+from eclip.refinements.lposs import LEAST, MOST, check_propagation, lposs
 from eclip.refinements.propagation import as_means, pixel_graph, propagate
 
 LAB_RANGE = (100.0, 128.0, 128.0)
@@ -64,10 +64,6 @@ def lposs_plus(
         OptionError: an option outside its range.
         EclipError: as `lposs`.
     """
-    if not 0 < tau < float("inf"):
-        raise OptionError(f"'lposs+' needs tau above 0, got {tau}.")
-    if window < 3 or window % 2 == 0:
-        raise OptionError(f"'lposs+' needs an odd window of at least 3 pixels, got {window}.")
     raw: dict[str, Any] = {"features": features, "k": k, "gamma": gamma, "sigma": sigma, "alpha": alpha, "steps": steps}
     if means:
         both = partial(lposs_plus, encoding=encoding, means=False, tau=tau, window=window, **raw)
@@ -84,3 +80,16 @@ def lposs_plus(
         ]
         refined.append(torch.cat(parts).unflatten(1, (height, width)))
     return torch.stack(refined)
+
+
+def check(*, tau: float, window: int, means: bool, **options: Any) -> None:
+    """All options are in their ranges.
+
+    Raises:
+        OptionError: one is not.
+    """
+    check_propagation("lposs+", **options)
+    if not LEAST <= tau <= MOST:
+        raise OptionError(f"'lposs+' needs tau above 0 ({LEAST} to {MOST}), got {tau}.")
+    if window < 3 or window % 2 == 0:
+        raise OptionError(f"'lposs+' needs an odd window of at least 3 pixels, got {window}.")

@@ -7,7 +7,7 @@ those that the model saw, not the photo's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -49,14 +49,7 @@ def pamr(
 
     Returns:
         Maps on the pixels that the model saw.
-
-    Raises:
-        OptionError: a dilation or the number of steps is below 1, or there is no dilation.
     """
-    if not dilations or min(dilations) < 1:
-        raise OptionError(f"'pamr' needs one dilation or more, each at least 1, got {list(dilations)}.")
-    if steps < 1:
-        raise OptionError(f"'pamr' needs steps at least 1, got {steps}.")
     height, width = encoding.pixels.shape[2:]
     shifts = [(step * down, step * across) for step in dilations for down, across in NEIGHBORS]
     refined = []
@@ -73,6 +66,18 @@ def pamr(
             parts.append(values)
         refined.append(torch.cat(parts))
     return torch.stack(refined)
+
+
+def check(*, dilations: Sequence[int], steps: int) -> None:
+    """All options are in their ranges.
+
+    Raises:
+        OptionError: a dilation or the number of steps is below 1, or there is no dilation.
+    """
+    if not dilations or min(dilations) < 1:
+        raise OptionError(f"'pamr' needs one dilation or more, each at least 1, got {list(dilations)}.")
+    if steps < 1:
+        raise OptionError(f"'pamr' needs steps at least 1, got {steps}.")
 
 
 def affinities(

@@ -59,7 +59,7 @@ def patch_weights(
     apart = centers[:, None] - centers
     near = torch.exp(-sigma * apart.norm(dim=-1)).expand(*features.shape[:-1], -1)
     directed = torch.zeros_like(near.contiguous())
-    directed.scatter_(-1, index, likeness.clamp(min=0) ** gamma * near.gather(-1, index))
+    directed.scatter_(-1, index, likeness.clamp(0, 1) ** gamma * near.gather(-1, index))
     weights = directed + directed.transpose(-1, -2)
     return weights * (1 - torch.eye(weights.shape[-1]).to(weights))
 

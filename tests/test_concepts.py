@@ -29,6 +29,7 @@ from eclip.vocabulary import words_of
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="../shared/golden, the authors' arrays, is not here")
 ELEPHANT = Path(__file__).parents[1] / "docs" / "photos" / "elephant.jpg"
+MINI_MEAN = Path(eclip.__file__).parent / "backbones" / "assets" / "mini" / "image_mean.npy"
 WORDS = [
     "elephant", "man", "dog", "cat", "horse", "car", "tree", "grass", "sky", "water", "building", "wall", "chair",
     "table", "bottle", "bicycle", "boat", "bird", "cow", "sheep", "train", "bus", "airplane", "sofa", "tv",
@@ -249,7 +250,7 @@ def test_mini_sees_an_elephant_and_a_man_and_where(found: eclip.Concepts) -> Non
 
 def test_concepts_are_the_formula_and_the_main_path(found: eclip.Concepts) -> None:
     backbone = eclip.load("mini")
-    mean = torch.from_numpy(np.load(Path(eclip.__file__).parent / "backbones" / "assets" / "mini" / "image_mean.npy"))
+    mean = torch.from_numpy(np.load(MINI_MEAN))
     encoding = encode(backbone, backbone.preprocess(Image.open(ELEPHANT))[None], keep=1)
     text = eclip.encode_texts(backbone, WORDS)
     row = torch.nn.functional.normalize(encoding.feature, dim=1)
@@ -261,6 +262,23 @@ def test_concepts_are_the_formula_and_the_main_path(found: eclip.Concepts) -> No
     assert found.available == len(WORDS)
     np.testing.assert_allclose(found.maps, METHODS["maskclip"](encoding, text[best])[0].numpy(), atol=1e-5)
     np.testing.assert_allclose(found.explanation.scores[0], (row @ text[best].T)[0].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float64", "bfloat16"])
+def test_models_of_other_precisions_are_asked_alike(
+    precision: str, vocabulary: Path, tmp_path: Path, found: eclip.Concepts
+) -> None:
+    backbone = eclip.load("mini", precision=precision)
+    for given in ({}, {"image_mean": MINI_MEAN}):  # the mean that mini brings is of the same model
+        one = eclip.concepts(ELEPHANT, model=backbone, vocabulary=vocabulary, **given)
+        assert one.names[:2] == found.names[:2]
+        np.testing.assert_allclose(one.weights[:2], found.weights[:2], atol=0.01)
+        assert one.how["command"] is None, "the name alone gives float32"
+    one.save(tmp_path)
+    torch.save(_state(feature=256), tmp_path / "sae.pt")
+    latents = eclip.concepts(ELEPHANT, model=backbone, vocabulary=vocabulary, msae=tmp_path / "sae.pt", latents=12)
+    assert latents.maps.shape == (10, *found.maps.shape[1:])
+    assert -1 <= latents.cosine <= 1
 
 
 def test_count_penalty_and_method_are_obeyed(vocabulary: Path, found: eclip.Concepts) -> None:
@@ -329,6 +347,19 @@ def test_the_image_mean_is_the_mean_of_unit_features(tiny_name: str, photos: Pat
         eclip.image_mean(files[:1], tiny_name)
 
 
+def test_the_image_mean_sees_photos_as_it_is_asked_to(tiny_name: str, photos: Path) -> None:
+    files, backbone = sorted(photos.iterdir()), eclip.load(tiny_name)
+    view: dict[str, Any] = {"image_size": 48, "resize": "keep", "positions": "bilinear"}
+    rows = []
+    for file in files:
+        pixels = backbone.preprocess(Image.open(file), 48, "keep")[None]
+        rows.append(encode(backbone, pixels, 0, "bilinear").feature[0])
+    mean = eclip.image_mean(files, backbone, **view)
+    torch.testing.assert_close(mean, sum(row / row.norm() for row in rows) / 2)
+    for plain in ({"image_size": None}, {"resize": "squash"}, {"positions": "bicubic_aa"}):
+        assert not torch.allclose(mean, eclip.image_mean(files, backbone, **{**view, **plain}), atol=1e-6)
+
+
 def test_without_a_good_mean_there_is_an_error_and_no_zero(tiny_name: str, photos: Path, tmp_path: Path) -> None:
     def ask(**settings: Any) -> None:
         eclip.concepts(photos / "a.png", model=tiny_name, vocabulary=WORDS[:3], **settings)
@@ -343,6 +374,20 @@ def test_without_a_good_mean_there_is_an_error_and_no_zero(tiny_name: str, photo
         ask(image_mean=torch.zeros(24))
     with pytest.raises(ShapeError, match=r"must be \(24,\) for .*, got \(7,\)"):
         ask(image_mean=torch.full((7,), 0.1))
+    with pytest.raises(ShapeError, match=r"one number a feature, got an array of \(24, 2\)"):
+        ask(image_mean=torch.full((24, 2), 0.01))
+    for given, kind in ((np.full(24, 0.1j), "complex128 numbers"), (torch.ones(24, dtype=torch.int64), "torch.int64")):
+        with pytest.raises(OptionError, match=f"must be an array of floating-point numbers.*got .*{kind}"):
+            ask(image_mean=given)
+    np.save(tmp_path / "mean.npy", np.array(["a"] * 24))
+    with pytest.raises(OptionError, match=r"must be an array of floating-point numbers.*got <U1 numbers"):
+        ask(image_mean=tmp_path / "mean.npy")
+    np.savez(tmp_path / "mean.npz", np.full(24, 0.1))
+    with pytest.raises(OptionError, match=r"mean\.npz' must be a \.npy file of one array, got an archive"):
+        ask(image_mean=tmp_path / "mean.npz")
+    (tmp_path / "mean.npy").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(OptionError, match=r"mean\.npy' cannot be read as a \.npy file"):
+        ask(image_mean=tmp_path / "mean.npy")
     (tmp_path / "mean.npy").write_text("no array")
     with pytest.raises(OptionError, match=r"mean\.npy' cannot be read as a \.npy file"):
         ask(image_mean=tmp_path / "mean.npy")

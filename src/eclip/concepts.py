@@ -253,7 +253,7 @@ class _Asked:
         size, resize = self.how["image_size"], self.how["resize"]
         pixels = torch.stack([self.backbone.preprocess(photo, size, resize) for _, photo in batch])
         encoding = encode(self.backbone, pixels, self.keep, self.how["positions"])
-        features, beyond = encoding.feature.float(), None
+        features, beyond = encoding.feature.to(self.text), None
         if self.autoencoder is not None:
             weights = self.autoencoder.encode(features, self.how["latents"])
             again = self.autoencoder.decode(weights, features)

@@ -95,7 +95,7 @@ class Autoencoder:
             ShapeError: features of another width.
         """
         self._check(words)
-        nearest = cosine(self.decoder, unit(words)).max(dim=-1)
+        nearest = cosine(self.decoder, unit(words.to(self.decoder))).max(dim=-1)
         return nearest.indices, nearest.values
 
     def to(self, device: torch.device) -> Autoencoder:

@@ -79,7 +79,7 @@ def rebuild(
     image_mean: Float[Tensor, " feature"],
 ) -> Float[Tensor, "image feature"]:
     """The unit feature that the weights stand for: their sum, unit, plus the mean, unit again."""
-    return unit(unit(weights @ words) + image_mean.to(words))
+    return unit(unit(weights.to(words) @ words) + image_mean.to(words))
 
 
 def check(l1: float) -> Any:

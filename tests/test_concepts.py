@@ -182,6 +182,9 @@ def test_bad_checkpoints_say_what_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "bad.pt"
     with pytest.raises(ModelError, match=r"there is no checkpoint file"):
         msae.load_autoencoder(path)
+    path.write_bytes(b"")
+    with pytest.raises(ModelError, match=r"cannot be read as weights alone \(.+\)"):
+        msae.load_autoencoder(path)
     path.write_bytes(b"no weights")
     with pytest.raises(ModelError, match="cannot be read as weights alone"):
         msae.load_autoencoder(path)
@@ -197,6 +200,52 @@ def test_bad_checkpoints_say_what_is_wrong(tmp_path: Path) -> None:
     torch.save({"model_state_dict": _state(), "model_config": {"activation": "JumpReLU"}}, path)
     with pytest.raises(ModelError, match="was trained with JumpReLU"):
         msae.load_autoencoder(path)
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        ({"model_config": 5}, "model_config in .* must be a dict, got int"),
+        ({"preprocessing": torch.ones(2)}, "preprocessing in .* must be a dict, got Tensor"),
+        ({"mean_center": "x"}, "mean_center in .* must be an array of finite numbers, got 'x'"),
+        ({"scaling_factor": [1.0, 2.0]}, r"scaling_factor in .* must be one finite number, got \[1\.0, 2\.0\]"),
+        ({"scaling_factor": torch.ones(2)}, r"scaling_factor in .* must be one finite number, got tensor\("),
+        ({"scaling_factor": 0.0}, r"scaling_factor in .* must be above 0, got 0\.0"),
+        ({"scaling_factor": float("nan")}, "scaling_factor in .* must be one finite number, got nan"),
+        ({"model_config": {"latent_soft_cap": "a"}}, "latent_soft_cap in .* must be one finite number, got 'a'"),
+        ({"model_config": {"normalize": "yes"}}, "normalize in .* must be one finite number, got 'yes'"),
+        ({"latent_bias": torch.full((60,), torch.nan)}, "latent_bias in .* must be an array of finite numbers"),
+        ({"decoder": torch.full((60, 24), torch.inf)}, "decoder in .* must be an array of finite numbers"),
+        ({"pre_bias": torch.zeros(24, dtype=torch.complex64)}, "pre_bias in .* must be an array of finite numbers"),
+    ],
+)
+def test_settings_and_arrays_of_a_checkpoint_are_looked_at(saved: dict[str, Any], message: str, tmp_path: Path) -> None:
+    torch.save({**_state(), **saved}, tmp_path / "bad.pt")
+    with pytest.raises(ModelError, match=message):
+        msae.load_autoencoder(tmp_path / "bad.pt")
+
+
+@pytest.mark.parametrize("cap", [0.0, 2.0])
+@pytest.mark.parametrize("standardize", [False, True])
+def test_msae_is_its_formula(cap: float, standardize: bool) -> None:
+    """The long way, number by number; the same against the authors' arrays is above."""
+    state, mean, rows = _state(6, 10), _random(6, seed=4), _random(3, 6, seed=5)
+    encoder, decoder, pre, bias = (state[name] for name in ("encoder", "decoder", "pre_bias", "latent_bias"))
+    autoencoder = msae.Autoencoder(encoder, decoder, pre, bias, cap, standardize, mean, 2.0)
+    latents, again = torch.zeros(3, 10), torch.zeros(3, 6)
+    for index, row in enumerate(rows):
+        x = (row - mean) * 2
+        middle, spread = (x.sum() / 6, ((x - x.sum() / 6).square().sum() / 5).sqrt()) if standardize else (0.0, 1.0)
+        x = (x - middle) / (spread + (1e-5 if standardize else 0))
+        z = torch.stack([(x - pre) @ encoder[:, latent] + bias[latent] for latent in range(10)])
+        for latent in sorted(range(10), key=lambda one: -float(z[one]))[:4]:
+            value = max(float(z[latent]), 0.0)
+            latents[index, latent] = cap * np.tanh(value / cap) if cap else value
+        y = pre + sum(latents[index, latent] * decoder[latent] for latent in range(10))
+        again[index] = (y * spread + middle) / 2 + mean
+    assert (latents > 1).any() and (latents <= (cap or np.inf)).all()
+    torch.testing.assert_close(autoencoder.encode(rows, 4), latents)
+    torch.testing.assert_close(autoencoder.decode(latents, rows), again)
 
 
 def test_latents_are_named_after_the_nearest_word() -> None:

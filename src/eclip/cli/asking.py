@@ -150,7 +150,7 @@ def summarize(writer: Folder, done: str, models: list[str], as_json: bool, *, op
     """Say what was done and what failed, or print the manifest; exit code 1 if something failed."""
     count, failures = len(writer.manifest["photos"]), writer.manifest["failures"]
     if as_json:
-        typer.echo(json.dumps(writer.manifest, ensure_ascii=False))
+        typer.echo(json.dumps(writer.manifest, ensure_ascii=False, allow_nan=False))
     elif count:
         typer.echo(f"{count} {done} in {writer.folder}", err=True)
         openai = OPENAI_HINT.replace("--model", option)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import eclip
-from eclip import cli, msae, splice
+from eclip import cli, msae, render, splice
 from eclip.backbones.base import encode
 from eclip.blocks import unit
 from eclip.concepts_writer import ConceptsWriter
@@ -340,6 +341,58 @@ def test_count_penalty_and_method_are_obeyed(vocabulary: Path, found: eclip.Conc
     assert none.picture().width < found.picture().width, "the photo alone"
 
 
+def test_an_option_that_is_a_tensor_is_noted_and_names_no_command(vocabulary: Path, tmp_path: Path) -> None:
+    reference = _random(256)
+    one = eclip.concepts(ELEPHANT, vocabulary=vocabulary, count=2, method="surgery", reference=reference)
+    one.save(tmp_path)
+    how = json.loads((tmp_path / "manifest.json").read_text())["how"]
+    assert how["options"] == {"reference": reference.tolist()}
+    assert how["command"] is None
+    plain = eclip.concepts(ELEPHANT, vocabulary=vocabulary, count=2, method="surgery")
+    assert not np.allclose(one.maps, plain.maps), "the method got it"
+    assert plain.how["command"] is not None
+
+
+def test_templates_are_those_of_the_vocabulary(found: eclip.Concepts) -> None:
+    sentences = ["a photo of a {}.", "a drawing of a {}."]
+    one = eclip.concepts(ELEPHANT, vocabulary=WORDS, templates=sentences)
+    backbone, mean = eclip.load("mini"), torch.from_numpy(np.load(MINI_MEAN))
+    text = eclip.encode_texts(backbone, WORDS, sentences)
+    feature = encode(backbone, backbone.preprocess(Image.open(ELEPHANT))[None], 0).feature
+    weights = splice.solve(splice.center(feature, mean), splice.dictionary(text))[0]
+    np.testing.assert_allclose(one.weights, weights[[WORDS.index(name) for name in one.names]].numpy(), atol=1e-5)
+    assert not np.allclose(one.weights[:2], found.weights[:2], atol=1e-3)
+
+
+def test_cosines_are_the_long_way(found: eclip.Concepts) -> None:
+    backbone, mean = eclip.load("mini"), torch.from_numpy(np.load(MINI_MEAN))
+    assert found.used <= len(found.names), "all that are in use are named"
+    words = eclip.encode_texts(backbone, WORDS)
+    words = words - words.mean(dim=0)
+    rows = [words[WORDS.index(name)] / words[WORDS.index(name)].norm() for name in found.names]
+    made = sum(float(weight) * row for weight, row in zip(found.weights, rows, strict=True))
+    made = made / made.norm()
+    feature = encode(backbone, backbone.preprocess(Image.open(ELEPHANT))[None], 0).feature[0]
+    feature = feature / feature.norm()
+    beyond = (feature - mean) / (feature - mean).norm()
+    assert found.beyond_mean == pytest.approx(float(made @ beyond), abs=1e-4)
+    assert found.cosine == pytest.approx(float((made + mean) @ feature / (made + mean).norm()), abs=1e-4)
+
+
+def test_the_picture_dims_what_weighs_less(found: eclip.Concepts, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, Any] = {}
+
+    def strip(photo: Image.Image, panels: Any, **rest: Any) -> Image.Image:
+        drawn.update(rest, peaks=[float(panel.max()) for panel in panels])
+        return photo
+
+    monkeypatch.setattr(render, "strip", strip)
+    found.picture()
+    np.testing.assert_allclose(drawn["peaks"], np.sqrt(found.weights / found.weights[0]), rtol=1e-5)
+    assert drawn["what"] == "weight", "the number is no cosine"
+    np.testing.assert_allclose(drawn["scores"], found.weights)
+
+
 def test_many_photos_are_each_as_alone(tiny_name: str, photos: Path) -> None:
     files = sorted(photos.iterdir())
     mean = torch.full((24,), 0.05)
@@ -375,6 +428,8 @@ def test_latents_of_an_autoencoder_have_maps_of_their_own(tiny_name: str, photos
         eclip.concepts(photos / "a.png", **{**settings, "msae": tmp_path / "other.pt"})
     with pytest.raises(OptionError, match="msae goes without l1"):
         eclip.concepts(photos / "a.png", l1=0.1, **settings)
+    with pytest.raises(OptionError, match="msae goes without l1"):
+        eclip.concepts(photos / "a.png", l1=splice.L1, **settings)
 
 
 # the image mean
@@ -447,8 +502,10 @@ def test_without_a_good_mean_there_is_an_error_and_no_zero(tiny_name: str, photo
     [
         ({"l1": 0.0}, r"l1 must be a number above 0, such as 0\.25, got 0\.0"),
         ({"l1": float("nan")}, "l1 must be a number above 0"),
-        ({"count": 0}, "count must be at least 1, got 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"count": 0}, "count must be a whole number, at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number, at least 1, got 0"),
+        ({"count": True}, "count must be a whole number, at least 1, got True"),
+        ({"latents": 10}, "latents=10 goes with msae"),
         ({"depth": 3}, "no option 'depth' in 'maskclip'"),
         ({"method": "maskclap"}, "Did you mean 'maskclip'"),
     ],
@@ -456,6 +513,33 @@ def test_without_a_good_mean_there_is_an_error_and_no_zero(tiny_name: str, photo
 def test_bad_settings_say_what_is_right(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(eclip.EclipError, match=message):
         eclip.concepts(ELEPHANT, **settings)
+
+
+WRONG_TYPES = {
+    'concepts("a.png", count=2.5)': "count must be a whole number, at least 1, got 2.5",
+    'concepts("a.png", latents=1.5, msae="a.pt")': "latents must be a whole number, at least 1, got 1.5",
+    'concepts("a.png", l1="much")': "l1 must be a number above 0, such as 0.25, got much",
+    'concepts("a.png", vocabulary=5)': "vocabulary must be a file of words or a list of them, got 5",
+    'concepts("a.png", image_mean=["a"])': "the image mean must be an array of floating-point numbers, or the path of",
+    'concepts("a.png", mean_from=5)': "mean_from must be the path of a folder with photos, got 5",
+    'concepts("a.png", msae=5)': "msae must be the path of a checkpoint, got 5",
+    'image_mean(["a.png"], 5)': "model must be a name or a Backbone, got int",
+    "concepts([])": "no photo was given: at least one is needed",
+}
+
+
+def test_what_is_of_a_wrong_type_is_no_traceback() -> None:
+    """In a process of its own, since here types are checked at every call."""
+    script = (
+        "import eclip, sys\n"
+        "for asked in sys.argv[1:]:\n"
+        "    try:\n        eval('eclip.' + asked)\n        print('nothing')\n"
+        "    except eclip.EclipError as error:\n        print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *WRONG_TYPES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for line, message in zip(done.stdout.splitlines(), WRONG_TYPES.values(), strict=True):
+        assert message in line
 
 
 # the house
@@ -566,3 +650,41 @@ def test_a_stop_keeps_what_is_done(
     done = run("concepts", photos, "--model", tiny_name, "--vocabulary", vocabulary, *out)
     assert done.exit_code == 130
     assert len(json.loads((tmp_path / "out" / "manifest.json").read_text())["photos"]) == 1
+
+
+def test_what_is_asked_is_checked_before_a_folder_is_encoded(
+    tiny_name: str, photos: Path, vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*words: object) -> Result:
+        out = ("--mean-from", photos, "--model", tiny_name, "-o", tmp_path / "out")
+        return run("concepts", photos / "a.png", *out, *words)
+
+    for words, message in {
+        ("--l1", "-1"): "l1 must be a number above 0",
+        ("--vocabulary", tmp_path / "no.txt"): "cannot be read: No such file",
+        ("--latents", "3"): "--latents goes with --msae",
+        ("--method", "surgery", "--set", "depth=deep"): "option 'depth'",
+    }.items():
+        done = ask(*words)
+        assert (done.exit_code, message in done.stderr) == (2, True), done.output
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    assert "eclip[concepts]" in ask("--vocabulary", vocabulary).stderr
+    assert not (tmp_path / "out" / "image_mean.npy").exists(), "nothing was encoded for nothing"
+    refused = run("concepts", photos / "a.png", "--msae", "a.pt", "--l1", "0.25", "-o", tmp_path / "out")
+    assert refused.exit_code == 2 and "--l1 goes with words, not with --msae" in refused.stderr
+
+
+def test_the_command_keeps_every_choice(tiny_name: str, photos: Path, vocabulary: Path, tmp_path: Path) -> None:
+    common: dict[str, Any] = {"model": tiny_name, "vocabulary": vocabulary, "image_size": 48}
+    how = eclip.concepts(photos / "a.png", mean_from=photos, l1=0.05, method="surgery", depth=3, **common).how
+    for part in (f"--mean-from={photos}", "--set depth=3", "--image-size 48", "--l1=0.05", "--method surgery"):
+        assert part in how["command"]
+    assert how["pixels"] == [48, 48]
+    torch.save(_state(), tmp_path / "sae.pt")
+    asked = ("--model", tiny_name, "--vocabulary", vocabulary, "--msae", tmp_path / "sae.pt", "--latents", 3)
+    done = run("concepts", photos / "a.png", *asked, "--image-size", 48, "-o", tmp_path / "out", "--json")
+    assert done.exit_code == 0, done.output
+    manifest = json.loads(done.stdout)
+    assert manifest["photos"][0]["grid"] == [6, 6]
+    assert manifest["photos"][0]["used"] == 3
+    assert "--latents=3" in manifest["how"]["command"] and "--image-size 48" in manifest["how"]["command"]

@@ -130,9 +130,12 @@ def load_autoencoder(path: str | Path) -> Autoencoder:
         path: the file. No code in it is run.
 
     Raises:
+        OptionError: the path is none.
         ModelError: there is no such file, it is no checkpoint of this kind, its arrays have shapes that do not fit
             together or hold no finite numbers, or its activation is neither TopK nor ReLU.
     """
+    if not isinstance(path, str | Path):
+        raise OptionError(f"msae must be the path of a checkpoint, got {path!r}.")
     path = Path(path)
     saved = _read(path)
     state = next((saved[key] for key in ("model_state_dict", "model") if isinstance(saved.get(key), dict)), saved)

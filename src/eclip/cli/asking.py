@@ -14,6 +14,7 @@ import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL, OPENAI_HINT, split_name
 from eclip.errors import ModelError, OptionError, TextError
+from eclip.methods import METHODS, options_for
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.reported import stop
 from eclip.templates import resolve
@@ -102,6 +103,13 @@ def given_options(flag: str, pairs: list[str], known: dict[str, Any]) -> dict[st
             with suppress(json.JSONDecodeError):
                 given[key] = json.loads({"True": "true", "False": "false", "None": "null"}.get(value, value))
     return given
+
+
+def method_options(pairs: list[str], method: str) -> dict[str, Any]:
+    """KEY=VALUE pairs as options of the method."""
+    if not pairs:  # a method's options are those of its function, which imports torch
+        return {}
+    return options_for(method, [method], given_options("--set", pairs, METHODS[method].options))
 
 
 def words(joined: str) -> list[str]:

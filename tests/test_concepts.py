@@ -265,8 +265,18 @@ def test_the_vocabulary_of_the_package() -> None:
     assert len(words) == len(set(words)) > 1000
     assert {"elephant", "man", "woman", "fire hydrant", "traffic light", "grass"} <= set(words)
     assert not {"doctor", "criminal", "muslim", "mexican", "monkey", "gorilla", "nude", "slut"} & set(words)
+    assert {"sunglasses", "cookie", "dishwasher"} <= set(words), "as people write them"
+    assert not {"sunglass", "cooky", "dish washer", "decker"} & set(words)
     assert list(words) == sorted(words)
     assert all(word == word.strip().lower() for word in words)
+
+
+def test_the_licence_is_that_of_the_words_source() -> None:
+    assets = Path(eclip.__file__).parent / "assets"
+    assert "WordNet 3.1, Copyright 2011 by Princeton" in (assets / "words.txt").read_text().replace("\n# ", " ")
+    licence = (assets / "WORDNET-LICENSE.txt").read_text()
+    assert "WordNet 3.1 Copyright 2011 by Princeton University.  All rights reserved." in licence
+    assert "3.0" not in licence
 
 
 def test_bad_vocabularies_say_what_is_wrong(tmp_path: Path) -> None:

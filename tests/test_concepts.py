@@ -333,6 +333,7 @@ def test_models_of_other_precisions_are_asked_alike(
         one = eclip.concepts(ELEPHANT, model=backbone, vocabulary=vocabulary, **given)
         assert one.names[:2] == found.names[:2]
         np.testing.assert_allclose(one.weights[:2], found.weights[:2], atol=0.01)
+        assert one.weights.dtype == one.explanation.scores.dtype == np.float32
         assert one.how["command"] is None, "the name alone gives float32"
     one.save(tmp_path)
     torch.save(_state(feature=256), tmp_path / "sae.pt")

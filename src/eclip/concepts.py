@@ -275,7 +275,7 @@ class _Asked:
             texts, names = self._named(best)
             explanation = Explanation(
                 maps=self._maps(encoding, image, best).cpu().numpy(),
-                scores=cosine(features[[image]], self.text[texts]).cpu().numpy(),
+                scores=cosine(features[[image]], self.text[texts]).float().cpu().numpy(),
                 texts=tuple(names),
                 sources=(source,),
                 sizes=(photo.size,),
@@ -285,7 +285,7 @@ class _Asked:
             )
             yield Concepts(
                 explanation=explanation,
-                weights=weights[image, best].cpu().numpy(),
+                weights=weights[image, best].float().cpu().numpy(),
                 cosine=float(close[image]),
                 beyond_mean=None if beyond is None else float(beyond[image]),
                 used=int((weights[image] > 0).sum()),

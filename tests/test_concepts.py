@@ -401,6 +401,9 @@ def test_the_picture_dims_what_weighs_less(found: eclip.Concepts, monkeypatch: p
     found.picture()
     np.testing.assert_allclose(drawn["peaks"], np.sqrt(found.weights / found.weights[0]), rtol=1e-5)
     assert drawn["what"] == "weight", "the number is no cosine"
+    flat, common = np.zeros((4, 4)), {"signed": False, "text": "dog", "score": 0.5}
+    plain, named = (render.overlay(Image.open(ELEPHANT), flat, **common, **what) for what in ({}, {"what": "weight"}))
+    assert plain.tobytes() != named.tobytes(), "the word is drawn"
     np.testing.assert_allclose(drawn["scores"], found.weights)
 
 
@@ -473,6 +476,9 @@ def test_the_image_mean_sees_photos_as_it_is_asked_to(tiny_name: str, photos: Pa
     torch.testing.assert_close(mean, sum(row / row.norm() for row in rows) / 2)
     for plain in ({"image_size": None}, {"resize": "squash"}, {"positions": "bicubic_aa"}):
         assert not torch.allclose(mean, eclip.image_mean(files, backbone, **{**view, **plain}), atol=1e-6)
+    asked: dict[str, Any] = {"model": backbone, "vocabulary": WORDS[:9], "l1": 0.05, **view}
+    given, taken = (eclip.concepts(files[0], **asked, **way) for way in ({"image_mean": mean}, {"mean_from": photos}))
+    np.testing.assert_allclose(given.weights, taken.weights, rtol=1e-6)
 
 
 def test_without_a_good_mean_there_is_an_error_and_no_zero(tiny_name: str, photos: Path, tmp_path: Path) -> None:

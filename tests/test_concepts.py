@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import eclip
-from eclip import cli, msae, splice
+from eclip import cli, msae, render, splice
 from eclip.backbones.base import encode
 from eclip.blocks import unit
 from eclip.concepts_writer import ConceptsWriter
@@ -29,6 +30,7 @@ from eclip.vocabulary import words_of
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="../shared/golden, the authors' arrays, is not here")
 ELEPHANT = Path(__file__).parents[1] / "docs" / "photos" / "elephant.jpg"
+MINI_MEAN = Path(eclip.__file__).parent / "backbones" / "assets" / "mini" / "image_mean.npy"
 WORDS = [
     "elephant", "man", "dog", "cat", "horse", "car", "tree", "grass", "sky", "water", "building", "wall", "chair",
     "table", "bottle", "bicycle", "boat", "bird", "cow", "sheep", "train", "bus", "airplane", "sofa", "tv",
@@ -181,6 +183,9 @@ def test_bad_checkpoints_say_what_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "bad.pt"
     with pytest.raises(ModelError, match=r"there is no checkpoint file"):
         msae.load_autoencoder(path)
+    path.write_bytes(b"")
+    with pytest.raises(ModelError, match=r"cannot be read as weights alone \(.+\)"):
+        msae.load_autoencoder(path)
     path.write_bytes(b"no weights")
     with pytest.raises(ModelError, match="cannot be read as weights alone"):
         msae.load_autoencoder(path)
@@ -196,6 +201,52 @@ def test_bad_checkpoints_say_what_is_wrong(tmp_path: Path) -> None:
     torch.save({"model_state_dict": _state(), "model_config": {"activation": "JumpReLU"}}, path)
     with pytest.raises(ModelError, match="was trained with JumpReLU"):
         msae.load_autoencoder(path)
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        ({"model_config": 5}, "model_config in .* must be a dict, got int"),
+        ({"preprocessing": torch.ones(2)}, "preprocessing in .* must be a dict, got Tensor"),
+        ({"mean_center": "x"}, "mean_center in .* must be an array of finite numbers, got 'x'"),
+        ({"scaling_factor": [1.0, 2.0]}, r"scaling_factor in .* must be one finite number, got \[1\.0, 2\.0\]"),
+        ({"scaling_factor": torch.ones(2)}, r"scaling_factor in .* must be one finite number, got tensor\("),
+        ({"scaling_factor": 0.0}, r"scaling_factor in .* must be above 0, got 0\.0"),
+        ({"scaling_factor": float("nan")}, "scaling_factor in .* must be one finite number, got nan"),
+        ({"model_config": {"latent_soft_cap": "a"}}, "latent_soft_cap in .* must be one finite number, got 'a'"),
+        ({"model_config": {"normalize": "yes"}}, "normalize in .* must be one finite number, got 'yes'"),
+        ({"latent_bias": torch.full((60,), torch.nan)}, "latent_bias in .* must be an array of finite numbers"),
+        ({"decoder": torch.full((60, 24), torch.inf)}, "decoder in .* must be an array of finite numbers"),
+        ({"pre_bias": torch.zeros(24, dtype=torch.complex64)}, "pre_bias in .* must be an array of finite numbers"),
+    ],
+)
+def test_settings_and_arrays_of_a_checkpoint_are_looked_at(saved: dict[str, Any], message: str, tmp_path: Path) -> None:
+    torch.save({**_state(), **saved}, tmp_path / "bad.pt")
+    with pytest.raises(ModelError, match=message):
+        msae.load_autoencoder(tmp_path / "bad.pt")
+
+
+@pytest.mark.parametrize("cap", [0.0, 2.0])
+@pytest.mark.parametrize("standardize", [False, True])
+def test_msae_is_its_formula(cap: float, standardize: bool) -> None:
+    """The long way, number by number; the same against the authors' arrays is above."""
+    state, mean, rows = _state(6, 10), _random(6, seed=4), _random(3, 6, seed=5)
+    encoder, decoder, pre, bias = (state[name] for name in ("encoder", "decoder", "pre_bias", "latent_bias"))
+    autoencoder = msae.Autoencoder(encoder, decoder, pre, bias, cap, standardize, mean, 2.0)
+    latents, again = torch.zeros(3, 10), torch.zeros(3, 6)
+    for index, row in enumerate(rows):
+        x = (row - mean) * 2
+        middle, spread = (x.sum() / 6, ((x - x.sum() / 6).square().sum() / 5).sqrt()) if standardize else (0.0, 1.0)
+        x = (x - middle) / (spread + (1e-5 if standardize else 0))
+        z = torch.stack([(x - pre) @ encoder[:, latent] + bias[latent] for latent in range(10)])
+        for latent in sorted(range(10), key=lambda one: -float(z[one]))[:4]:
+            value = max(float(z[latent]), 0.0)
+            latents[index, latent] = cap * np.tanh(value / cap) if cap else value
+        y = pre + sum(latents[index, latent] * decoder[latent] for latent in range(10))
+        again[index] = (y * spread + middle) / 2 + mean
+    assert (latents > 1).any() and (latents <= (cap or np.inf)).all()
+    torch.testing.assert_close(autoencoder.encode(rows, 4), latents)
+    torch.testing.assert_close(autoencoder.decode(latents, rows), again)
 
 
 def test_latents_are_named_after_the_nearest_word() -> None:
@@ -214,8 +265,18 @@ def test_the_vocabulary_of_the_package() -> None:
     assert len(words) == len(set(words)) > 1000
     assert {"elephant", "man", "woman", "fire hydrant", "traffic light", "grass"} <= set(words)
     assert not {"doctor", "criminal", "muslim", "mexican", "monkey", "gorilla", "nude", "slut"} & set(words)
+    assert {"sunglasses", "cookie", "dishwasher"} <= set(words), "as people write them"
+    assert not {"sunglass", "cooky", "dish washer", "decker"} & set(words)
     assert list(words) == sorted(words)
     assert all(word == word.strip().lower() for word in words)
+
+
+def test_the_licence_is_that_of_the_words_source() -> None:
+    assets = Path(eclip.__file__).parent / "assets"
+    assert "WordNet 3.1, Copyright 2011 by Princeton" in (assets / "words.txt").read_text().replace("\n# ", " ")
+    licence = (assets / "WORDNET-LICENSE.txt").read_text()
+    assert "WordNet 3.1 Copyright 2011 by Princeton University.  All rights reserved." in licence
+    assert "3.0" not in licence
 
 
 def test_bad_vocabularies_say_what_is_wrong(tmp_path: Path) -> None:
@@ -249,7 +310,7 @@ def test_mini_sees_an_elephant_and_a_man_and_where(found: eclip.Concepts) -> Non
 
 def test_concepts_are_the_formula_and_the_main_path(found: eclip.Concepts) -> None:
     backbone = eclip.load("mini")
-    mean = torch.from_numpy(np.load(Path(eclip.__file__).parent / "backbones" / "assets" / "mini" / "image_mean.npy"))
+    mean = torch.from_numpy(np.load(MINI_MEAN))
     encoding = encode(backbone, backbone.preprocess(Image.open(ELEPHANT))[None], keep=1)
     text = eclip.encode_texts(backbone, WORDS)
     row = torch.nn.functional.normalize(encoding.feature, dim=1)
@@ -263,6 +324,24 @@ def test_concepts_are_the_formula_and_the_main_path(found: eclip.Concepts) -> No
     np.testing.assert_allclose(found.explanation.scores[0], (row @ text[best].T)[0].numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["float64", "bfloat16"])
+def test_models_of_other_precisions_are_asked_alike(
+    precision: str, vocabulary: Path, tmp_path: Path, found: eclip.Concepts
+) -> None:
+    backbone = eclip.load("mini", precision=precision)
+    for given in ({}, {"image_mean": MINI_MEAN}):  # the mean that mini brings is of the same model
+        one = eclip.concepts(ELEPHANT, model=backbone, vocabulary=vocabulary, **given)
+        assert one.names[:2] == found.names[:2]
+        np.testing.assert_allclose(one.weights[:2], found.weights[:2], atol=0.01)
+        assert one.weights.dtype == one.explanation.scores.dtype == np.float32
+        assert one.how["command"] is None, "the name alone gives float32"
+    one.save(tmp_path)
+    torch.save(_state(feature=256), tmp_path / "sae.pt")
+    latents = eclip.concepts(ELEPHANT, model=backbone, vocabulary=vocabulary, msae=tmp_path / "sae.pt", latents=12)
+    assert latents.maps.shape == (10, *found.maps.shape[1:])
+    assert -1 <= latents.cosine <= 1
+
+
 def test_count_penalty_and_method_are_obeyed(vocabulary: Path, found: eclip.Concepts) -> None:
     few = eclip.concepts(ELEPHANT, vocabulary=vocabulary, count=2, method="surgery", depth=3)
     assert few.names == found.names[:2]
@@ -271,6 +350,61 @@ def test_count_penalty_and_method_are_obeyed(vocabulary: Path, found: eclip.Conc
     none = eclip.concepts(ELEPHANT, vocabulary=vocabulary, l1=2.5)
     assert (none.names, none.used, none.maps.shape[0]) == ((), 0, 0)
     assert none.picture().width < found.picture().width, "the photo alone"
+
+
+def test_an_option_that_is_a_tensor_is_noted_and_names_no_command(vocabulary: Path, tmp_path: Path) -> None:
+    reference = _random(256)
+    one = eclip.concepts(ELEPHANT, vocabulary=vocabulary, count=2, method="surgery", reference=reference)
+    one.save(tmp_path)
+    how = json.loads((tmp_path / "manifest.json").read_text())["how"]
+    assert how["options"] == {"reference": reference.tolist()}
+    assert how["command"] is None
+    plain = eclip.concepts(ELEPHANT, vocabulary=vocabulary, count=2, method="surgery")
+    assert not np.allclose(one.maps, plain.maps), "the method got it"
+    assert plain.how["command"] is not None
+
+
+def test_templates_are_those_of_the_vocabulary(found: eclip.Concepts) -> None:
+    sentences = ["a photo of a {}.", "a drawing of a {}."]
+    one = eclip.concepts(ELEPHANT, vocabulary=WORDS, templates=sentences)
+    backbone, mean = eclip.load("mini"), torch.from_numpy(np.load(MINI_MEAN))
+    text = eclip.encode_texts(backbone, WORDS, sentences)
+    feature = encode(backbone, backbone.preprocess(Image.open(ELEPHANT))[None], 0).feature
+    weights = splice.solve(splice.center(feature, mean), splice.dictionary(text))[0]
+    np.testing.assert_allclose(one.weights, weights[[WORDS.index(name) for name in one.names]].numpy(), atol=1e-5)
+    assert not np.allclose(one.weights[:2], found.weights[:2], atol=1e-3)
+
+
+def test_cosines_are_the_long_way(found: eclip.Concepts) -> None:
+    backbone, mean = eclip.load("mini"), torch.from_numpy(np.load(MINI_MEAN))
+    assert found.used <= len(found.names), "all that are in use are named"
+    words = eclip.encode_texts(backbone, WORDS)
+    words = words - words.mean(dim=0)
+    rows = [words[WORDS.index(name)] / words[WORDS.index(name)].norm() for name in found.names]
+    made = sum(float(weight) * row for weight, row in zip(found.weights, rows, strict=True))
+    made = made / made.norm()
+    feature = encode(backbone, backbone.preprocess(Image.open(ELEPHANT))[None], 0).feature[0]
+    feature = feature / feature.norm()
+    beyond = (feature - mean) / (feature - mean).norm()
+    assert found.beyond_mean == pytest.approx(float(made @ beyond), abs=1e-4)
+    assert found.cosine == pytest.approx(float((made + mean) @ feature / (made + mean).norm()), abs=1e-4)
+
+
+def test_the_picture_dims_what_weighs_less(found: eclip.Concepts, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, Any] = {}
+
+    def strip(photo: Image.Image, panels: Any, **rest: Any) -> Image.Image:
+        drawn.update(rest, peaks=[float(panel.max()) for panel in panels])
+        return photo
+
+    monkeypatch.setattr(render, "strip", strip)
+    found.picture()
+    np.testing.assert_allclose(drawn["peaks"], np.sqrt(found.weights / found.weights[0]), rtol=1e-5)
+    assert drawn["what"] == "weight", "the number is no cosine"
+    flat, common = np.zeros((4, 4)), {"signed": False, "text": "dog", "score": 0.5}
+    plain, named = (render.overlay(Image.open(ELEPHANT), flat, **common, **what) for what in ({}, {"what": "weight"}))
+    assert plain.tobytes() != named.tobytes(), "the word is drawn"
+    np.testing.assert_allclose(drawn["scores"], found.weights)
 
 
 def test_many_photos_are_each_as_alone(tiny_name: str, photos: Path) -> None:
@@ -308,6 +442,8 @@ def test_latents_of_an_autoencoder_have_maps_of_their_own(tiny_name: str, photos
         eclip.concepts(photos / "a.png", **{**settings, "msae": tmp_path / "other.pt"})
     with pytest.raises(OptionError, match="msae goes without l1"):
         eclip.concepts(photos / "a.png", l1=0.1, **settings)
+    with pytest.raises(OptionError, match="msae goes without l1"):
+        eclip.concepts(photos / "a.png", l1=splice.L1, **settings)
 
 
 # the image mean
@@ -329,6 +465,22 @@ def test_the_image_mean_is_the_mean_of_unit_features(tiny_name: str, photos: Pat
         eclip.image_mean(files[:1], tiny_name)
 
 
+def test_the_image_mean_sees_photos_as_it_is_asked_to(tiny_name: str, photos: Path) -> None:
+    files, backbone = sorted(photos.iterdir()), eclip.load(tiny_name)
+    view: dict[str, Any] = {"image_size": 48, "resize": "keep", "positions": "bilinear"}
+    rows = []
+    for file in files:
+        pixels = backbone.preprocess(Image.open(file), 48, "keep")[None]
+        rows.append(encode(backbone, pixels, 0, "bilinear").feature[0])
+    mean = eclip.image_mean(files, backbone, **view)
+    torch.testing.assert_close(mean, sum(row / row.norm() for row in rows) / 2)
+    for plain in ({"image_size": None}, {"resize": "squash"}, {"positions": "bicubic_aa"}):
+        assert not torch.allclose(mean, eclip.image_mean(files, backbone, **{**view, **plain}), atol=1e-6)
+    asked: dict[str, Any] = {"model": backbone, "vocabulary": WORDS[:9], "l1": 0.05, **view}
+    given, taken = (eclip.concepts(files[0], **asked, **way) for way in ({"image_mean": mean}, {"mean_from": photos}))
+    np.testing.assert_allclose(given.weights, taken.weights, rtol=1e-6)
+
+
 def test_without_a_good_mean_there_is_an_error_and_no_zero(tiny_name: str, photos: Path, tmp_path: Path) -> None:
     def ask(**settings: Any) -> None:
         eclip.concepts(photos / "a.png", model=tiny_name, vocabulary=WORDS[:3], **settings)
@@ -343,6 +495,20 @@ def test_without_a_good_mean_there_is_an_error_and_no_zero(tiny_name: str, photo
         ask(image_mean=torch.zeros(24))
     with pytest.raises(ShapeError, match=r"must be \(24,\) for .*, got \(7,\)"):
         ask(image_mean=torch.full((7,), 0.1))
+    with pytest.raises(ShapeError, match=r"one number a feature, got an array of \(24, 2\)"):
+        ask(image_mean=torch.full((24, 2), 0.01))
+    for given, kind in ((np.full(24, 0.1j), "complex128 numbers"), (torch.ones(24, dtype=torch.int64), "torch.int64")):
+        with pytest.raises(OptionError, match=f"must be an array of floating-point numbers.*got .*{kind}"):
+            ask(image_mean=given)
+    np.save(tmp_path / "mean.npy", np.array(["a"] * 24))
+    with pytest.raises(OptionError, match=r"must be an array of floating-point numbers.*got <U1 numbers"):
+        ask(image_mean=tmp_path / "mean.npy")
+    np.savez(tmp_path / "mean.npz", np.full(24, 0.1))
+    with pytest.raises(OptionError, match=r"mean\.npz' must be a \.npy file of one array, got an archive"):
+        ask(image_mean=tmp_path / "mean.npz")
+    (tmp_path / "mean.npy").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(OptionError, match=r"mean\.npy' cannot be read as a \.npy file"):
+        ask(image_mean=tmp_path / "mean.npy")
     (tmp_path / "mean.npy").write_text("no array")
     with pytest.raises(OptionError, match=r"mean\.npy' cannot be read as a \.npy file"):
         ask(image_mean=tmp_path / "mean.npy")
@@ -353,8 +519,10 @@ def test_without_a_good_mean_there_is_an_error_and_no_zero(tiny_name: str, photo
     [
         ({"l1": 0.0}, r"l1 must be a number above 0, such as 0\.25, got 0\.0"),
         ({"l1": float("nan")}, "l1 must be a number above 0"),
-        ({"count": 0}, "count must be at least 1, got 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"count": 0}, "count must be a whole number, at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number, at least 1, got 0"),
+        ({"count": True}, "count must be a whole number, at least 1, got True"),
+        ({"latents": 10}, "latents=10 goes with msae"),
         ({"depth": 3}, "no option 'depth' in 'maskclip'"),
         ({"method": "maskclap"}, "Did you mean 'maskclip'"),
     ],
@@ -362,6 +530,33 @@ def test_without_a_good_mean_there_is_an_error_and_no_zero(tiny_name: str, photo
 def test_bad_settings_say_what_is_right(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(eclip.EclipError, match=message):
         eclip.concepts(ELEPHANT, **settings)
+
+
+WRONG_TYPES = {
+    'concepts("a.png", count=2.5)': "count must be a whole number, at least 1, got 2.5",
+    'concepts("a.png", latents=1.5, msae="a.pt")': "latents must be a whole number, at least 1, got 1.5",
+    'concepts("a.png", l1="much")': "l1 must be a number above 0, such as 0.25, got much",
+    'concepts("a.png", vocabulary=5)': "vocabulary must be a file of words or a list of them, got 5",
+    'concepts("a.png", image_mean=["a"])': "the image mean must be an array of floating-point numbers, or the path of",
+    'concepts("a.png", mean_from=5)': "mean_from must be the path of a folder with photos, got 5",
+    'concepts("a.png", msae=5)': "msae must be the path of a checkpoint, got 5",
+    'image_mean(["a.png"], 5)': "model must be a name or a Backbone, got int",
+    "concepts([])": "no photo was given: at least one is needed",
+}
+
+
+def test_what_is_of_a_wrong_type_is_no_traceback() -> None:
+    """In a process of its own, since here types are checked at every call."""
+    script = (
+        "import eclip, sys\n"
+        "for asked in sys.argv[1:]:\n"
+        "    try:\n        eval('eclip.' + asked)\n        print('nothing')\n"
+        "    except eclip.EclipError as error:\n        print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *WRONG_TYPES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for line, message in zip(done.stdout.splitlines(), WRONG_TYPES.values(), strict=True):
+        assert message in line
 
 
 # the house
@@ -472,3 +667,41 @@ def test_a_stop_keeps_what_is_done(
     done = run("concepts", photos, "--model", tiny_name, "--vocabulary", vocabulary, *out)
     assert done.exit_code == 130
     assert len(json.loads((tmp_path / "out" / "manifest.json").read_text())["photos"]) == 1
+
+
+def test_what_is_asked_is_checked_before_a_folder_is_encoded(
+    tiny_name: str, photos: Path, vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*words: object) -> Result:
+        out = ("--mean-from", photos, "--model", tiny_name, "-o", tmp_path / "out")
+        return run("concepts", photos / "a.png", *out, *words)
+
+    for words, message in {
+        ("--l1", "-1"): "l1 must be a number above 0",
+        ("--vocabulary", tmp_path / "no.txt"): "cannot be read: No such file",
+        ("--latents", "3"): "--latents goes with --msae",
+        ("--method", "surgery", "--set", "depth=deep"): "option 'depth'",
+    }.items():
+        done = ask(*words)
+        assert (done.exit_code, message in done.stderr) == (2, True), done.output
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    assert "eclip[concepts]" in ask("--vocabulary", vocabulary).stderr
+    assert not (tmp_path / "out" / "image_mean.npy").exists(), "nothing was encoded for nothing"
+    refused = run("concepts", photos / "a.png", "--msae", "a.pt", "--l1", "0.25", "-o", tmp_path / "out")
+    assert refused.exit_code == 2 and "--l1 goes with words, not with --msae" in refused.stderr
+
+
+def test_the_command_keeps_every_choice(tiny_name: str, photos: Path, vocabulary: Path, tmp_path: Path) -> None:
+    common: dict[str, Any] = {"model": tiny_name, "vocabulary": vocabulary, "image_size": 48}
+    how = eclip.concepts(photos / "a.png", mean_from=photos, l1=0.05, method="surgery", depth=3, **common).how
+    for part in (f"--mean-from={photos}", "--set depth=3", "--image-size 48", "--l1=0.05", "--method surgery"):
+        assert part in how["command"]
+    assert how["pixels"] == [48, 48]
+    torch.save(_state(), tmp_path / "sae.pt")
+    asked = ("--model", tiny_name, "--vocabulary", vocabulary, "--msae", tmp_path / "sae.pt", "--latents", 3)
+    done = run("concepts", photos / "a.png", *asked, "--image-size", 48, "-o", tmp_path / "out", "--json")
+    assert done.exit_code == 0, done.output
+    manifest = json.loads(done.stdout)
+    assert manifest["photos"][0]["grid"] == [6, 6]
+    assert manifest["photos"][0]["used"] == 3
+    assert "--latents=3" in manifest["how"]["command"] and "--image-size 48" in manifest["how"]["command"]

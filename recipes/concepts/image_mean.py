@@ -2,10 +2,10 @@
 
     python recipes/concepts/image_mean.py --data DATA --to src/eclip/backbones/assets/mini/image_mean.npy
 
-Expect: 256 numbers, the same as those that ship to six digits; about 20 minutes on one core. DATA holds
-the pack flickr8k (6,091 photos, for non-commercial research; a mean of features holds no photo). `mini` was trained on
-these photos. The last line gives the cosine with the mean of the validation split, 0.987; that of the 911 photos of the
-pack coco-captions (train) has 0.335: the mean is one of these photos, not of all.
+Expect: 256 numbers near those that ship, which other arithmetic rounds otherwise; about 20 minutes on one core. DATA
+holds the pack flickr8k (6,091 photos, for non-commercial research; a mean of features holds no photo). `mini` was
+trained on these photos. The last line gives the cosine with the mean of the validation split, 0.987; that of the 911
+photos of the pack coco-captions (train) has 0.335: the mean is one of these photos, not of all.
 """
 
 from __future__ import annotations

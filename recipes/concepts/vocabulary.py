@@ -20,6 +20,8 @@ Out go:
 - words that WordNet marks as disparaging, as slurs or as obscene, or explains so, in their most usual sense; the list
   `naughty-words` (LDNOOBW, CC BY 4.0); private parts of the body and the dead, see `PRIVATE`.
 
+The licence is the one at the head of WordNet's own data.noun, of 3.1; the LICENSE file beside it is still 3.0's.
+
 No rule is complete: a word that hurts is a bug, please report it.
 """
 
@@ -43,8 +45,9 @@ HEADER = """\
 # Words that eclip concepts names photos with: nouns for what can be seen.
 # Made by recipes/concepts/vocabulary.py, which says how words were chosen and which kinds were left out.
 # Sources: words of the captions of COCO val2017 (cocodataset.org, CC BY 4.0), of open_clip's list of ImageNet's classes
-# (MIT) and of recipes/mini/names.py (Apache-2.0); nouns and senses from WordNet, Copyright 2006 by Princeton University
-# (its licence: WORDNET-LICENSE.txt); left out: naughty-words 1.2.0 (LDNOOBW, CC BY 4.0). No sentence of these is here.
+# (MIT) and of recipes/mini/names.py (Apache-2.0); nouns and senses from WordNet 3.1, Copyright 2011 by Princeton
+# University (its licence: WORDNET-LICENSE.txt); left out: naughty-words 1.2.0 (LDNOOBW, CC BY 4.0). No sentence of
+# these is here.
 """
 
 
@@ -75,7 +78,7 @@ ALSO = _words(
     "lavender plum desert ferry silver cushion lounge tunnel buffet pump vest paddle bow crane macaroni train bat "
     "trail sail sink net sprout fan drawing writing building painting clothing railing frosting topping ceiling "
     "earring string wing pudding dressing swing vegetation wildlife cartoon lettuce branch land city sunglasses chain "
-    "heart arrow reflection shadow smile ring coin notebook speaker monitor printer cooky wrap drink bedding "
+    "heart arrow reflection shadow smile ring coin notebook speaker monitor printer cookie wrap drink bedding "
     "lightning awning bear tiger watch fly cap wheat squash stuffed_animal picture_frame purse surfboard"
 )
 STRAY = _words(
@@ -93,7 +96,7 @@ STRAY = _words(
     "detour hip stomach brow tee cracker contraption compartment collectible burgundy accessory airline blinder "
     "assembly_line batting_cage attire factory facility fixture enclosure receiver sectional stretcher "
     "milking_machine tidy saron public_transit backdrop wake_board miniature spindle slab peg promontory pocket "
-    "embankment"
+    "embankment decker dish_washer"
 )
 PICTURE = _words(
     "thing stuff something object item piece part bit set pair bunch group lot kind type side end top middle center "
@@ -109,6 +112,7 @@ IRREGULAR = {
     "men": "man", "women": "woman", "children": "child", "feet": "foot", "teeth": "tooth",
     "geese": "goose", "mice": "mouse", "leaves": "leaf", "knives": "knife", "wolves": "wolf",
     "calves": "calf", "shelves": "shelf", "loaves": "loaf", "scarves": "scarf", "busses": "bus",
+    "cookies": "cookie", "sunglasses": "sunglasses",
 }  # fmt: skip
 
 

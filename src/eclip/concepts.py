@@ -7,7 +7,7 @@ autoencoder (MSAE, `eclip.msae`); the words then go the main path of `explain` t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -22,7 +22,7 @@ from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, Encoding, Grid, en
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.load import backbone_of, is_loaded
 from eclip.blocks import cosine, unit
-from eclip.concepts_writer import ConceptsWriter, concepts_command
+from eclip.concepts_writer import ConceptsWriter, concepts_command, drawn
 from eclip.errors import ImageError, OptionError, ShapeError
 from eclip.explanation import Explanation
 from eclip.image_mean import mean_for
@@ -32,7 +32,7 @@ from eclip.msae import Autoencoder, load_autoencoder
 from eclip.photos import Photo, read_ahead
 from eclip.text import encode_texts
 from eclip.vocabulary import words_of
-from eclip.writer import FORMATS, made_by, png
+from eclip.writer import FORMATS, made_by, noted, png
 
 COUNT, LATENTS = 10, 64
 METHOD = "maskclip"
@@ -57,6 +57,8 @@ def concepts(images: Photo | Sequence[Photo], **settings: Any) -> Concepts | lis
         EclipError: bad input, of a class that says which: `eclip.errors` lists them.
     """
     many = isinstance(images, list | tuple)
+    if many and not images:
+        raise ImageError("no photo was given: at least one is needed.")
     found = list(concepts_each(images if many else [images], **settings))  # type: ignore[list-item, arg-type]
     return found if many else found[0]
 
@@ -67,12 +69,12 @@ def concepts_each(
     model: str | Backbone = DEFAULT_MODEL,
     vocabulary: str | Path | Sequence[str] | None = None,
     count: int = COUNT,
-    l1: float = splice.L1,
+    l1: float | None = None,
     method: str = METHOD,
     image_mean: str | Path | Tensor | np.ndarray | None = None,
     mean_from: str | Path | None = None,
     msae: str | Path | None = None,
-    latents: int = LATENTS,
+    latents: int | None = None,
     image_size: int | None = None,
     resize: str = "squash",
     templates: str | Sequence[str] = "none",
@@ -90,14 +92,14 @@ def concepts_each(
         vocabulary: a file with one word a line, or the words; None = the package's own, see `eclip.vocabulary`. Its
             features are cached on disk. What it lacks cannot be found.
         count: at most so many concepts a photo, those of most weight.
-        l1: SpLiCE's penalty, above 0; more makes fewer concepts.
+        l1: SpLiCE's penalty, above 0; more makes fewer concepts. None = 0.25, the authors'.
         method: of `eclip.METHODS`, for the maps.
         image_mean: the mean of the unit features of many photos, whatever they show, which SpLiCE takes away:
             (feature,), or a .npy file of it. `mini` brings its own; any other model needs this or `mean_from`.
         mean_from: a folder of photos to take the mean of, better hundreds, of the kind that will be asked about.
         msae: a checkpoint of a sparse autoencoder, see `eclip.msae`. Instead of words its latents are the concepts,
             named after the nearest word; maps are the latents of patches. Then l1, method and means have no part.
-        latents: how many latents of the autoencoder a photo may use.
+        latents: how many latents of the autoencoder a photo may use, 64 if left out; without msae there are none.
         image_size: see `eclip.explain`.
         resize: see `eclip.explain`; with "keep", photos of one grid in a row share a forward pass.
         templates: for the vocabulary, see `eclip.encode_texts`.
@@ -112,16 +114,19 @@ def concepts_each(
         MissingExtraError: scikit-learn, which SpLiCE needs, is not installed.
         EclipError: other bad input, of a class that says which.
     """
-    if batch_size < 1:
-        raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
-    if count < 1:
-        raise OptionError(f"count must be at least 1, got {count}.")
+    wholes = {"batch_size": batch_size, "count": count, "latents": LATENTS if latents is None else latents}
+    for name, value in wholes.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise OptionError(f"{name} must be a whole number, at least 1, got {value!r}.")
     check_methods([method])
     own = options_for(method, [method], options)
     view = {"image_size": image_size, "resize": resize, "positions": positions}
     if msae is None:
+        l1 = splice.L1 if l1 is None else l1
         splice.check(l1)  # before anything is loaded
-    elif not (image_mean is None and mean_from is None and method == METHOD and not own and l1 == splice.L1):
+        if latents is not None:
+            raise OptionError(f"latents={latents} goes with msae, a checkpoint of an autoencoder: SpLiCE has none.")
+    elif not (image_mean is None and mean_from is None and method == METHOD and not own and l1 is None):
         raise OptionError("msae goes without l1, method, options, image_mean and mean_from: those are SpLiCE's.")
     words = words_of(vocabulary)
     backbone = backbone_of(model, device)
@@ -135,7 +140,7 @@ def concepts_each(
         "words": len(words),
         "count": count,
         **({"l1": l1, "image_mean": _path(image_mean), "mean_from": _path(mean_from)} if msae is None else {}),
-        **({"msae": str(msae), "latents": latents} if msae is not None else {}),
+        **({"msae": str(msae), "latents": wholes["latents"]} if msae is not None else {}),
         "method": method if msae is None else "msae",
         "options": own,
         "templates": templates,
@@ -206,8 +211,8 @@ class Concepts:
         return png(self.picture())
 
     def picture(self) -> Image.Image:
-        """The photo, and one overlay a concept with its weight."""
-        return replace(self.explanation, scores=self.weights[None]).strip()
+        """The photo, and one overlay a concept with its weight; the less weight, the dimmer."""
+        return drawn(self)
 
     def save(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> Path:
         """Write the picture, arrays and manifest.json into a folder, as `eclip concepts` does.
@@ -253,7 +258,7 @@ class _Asked:
         size, resize = self.how["image_size"], self.how["resize"]
         pixels = torch.stack([self.backbone.preprocess(photo, size, resize) for _, photo in batch])
         encoding = encode(self.backbone, pixels, self.keep, self.how["positions"])
-        features, beyond = encoding.feature.float(), None
+        features, beyond = encoding.feature.to(self.text), None
         if self.autoencoder is not None:
             weights = self.autoencoder.encode(features, self.how["latents"])
             again = self.autoencoder.decode(weights, features)
@@ -268,10 +273,9 @@ class _Asked:
             order = weights[image].argsort(descending=True, stable=True)[: self.how["count"]]
             best = [int(concept) for concept in order if weights[image, concept] > 0]
             texts, names = self._named(best)
-            scores = cosine(features[image : image + 1], self.text[texts])
             explanation = Explanation(
                 maps=self._maps(encoding, image, best).cpu().numpy(),
-                scores=scores.cpu().numpy(),
+                scores=cosine(features[[image]], self.text[texts]).float().cpu().numpy(),
                 texts=tuple(names),
                 sources=(source,),
                 sizes=(photo.size,),
@@ -281,7 +285,7 @@ class _Asked:
             )
             yield Concepts(
                 explanation=explanation,
-                weights=weights[image, best].cpu().numpy(),
+                weights=weights[image, best].float().cpu().numpy(),
                 cosine=float(close[image]),
                 beyond_mean=None if beyond is None else float(beyond[image]),
                 used=int((weights[image] > 0).sum()),
@@ -305,8 +309,10 @@ class _Asked:
             return one.on_grid(self.autoencoder.encode(patch_features(one).float())[..., best])
 
     def _how(self, source: str, pixels: list[int]) -> dict[str, Any]:
-        repeatable = self.how["command"] and Path(source).is_file()
-        how = {**self.how, "pixels": pixels}
+        own = self.how["options"]
+        tensors = any(isinstance(value, Tensor) for value in own.values())
+        repeatable = self.how["command"] and not tensors and Path(source).is_file()
+        how = {**self.how, "options": noted(own), "pixels": pixels}
         return {**how, "command": concepts_command([source], how) if repeatable else None}
 
 

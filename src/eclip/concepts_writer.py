@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from eclip.writer import FORMATS, Folder, named, png, question, settings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from PIL import Image
 
     from eclip.concepts import Concepts
 
@@ -28,6 +30,25 @@ def concepts_command(sources: Sequence[str], how: dict[str, Any]) -> str:
     for key, value in how["options"].items():
         words += ["--set", f"{key}={value}"]
     return shlex.join([*words, *settings(how)])
+
+
+def drawn(concepts: Concepts) -> Image.Image:
+    """The picture of a photo's concepts, each map dimmed: times the root of its weight's share of the greatest.
+
+    The share itself would leave most maps too dark to see where they are.
+    """
+    import torch  # here, so that the command line can check folder and formats first
+
+    from eclip import heatmap, render
+
+    explanation, weights = concepts.explanation, concepts.weights.tolist()
+    shown = heatmap.signed if explanation.signed else heatmap.normalize
+    panels = (
+        shown(torch.from_numpy(one)).numpy() * math.sqrt(weight / weights[0])
+        for one, weight in zip(concepts.maps, weights, strict=True)
+    )
+    photo, signed = explanation.photo(), explanation.signed
+    return render.strip(photo, panels, signed=signed, texts=concepts.names, scores=weights, what="weight")
 
 
 class ConceptsWriter(Folder):

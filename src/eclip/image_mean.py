@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -14,9 +15,9 @@ from torch import Tensor
 
 from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, encode
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.backbones.load import is_loaded, load
+from eclip.backbones.load import PRECISIONS, backbone_of, load
 from eclip.blocks import unit
-from eclip.errors import ImageError, OptionError
+from eclip.errors import ImageError, OptionError, ShapeError
 from eclip.photos import Photo, find_photos, read_ahead
 
 MINI_MEAN = "backbones/assets/mini/image_mean.npy"
@@ -42,8 +43,9 @@ def image_mean(
 
     Raises:
         ImageError: a photo cannot be read, or there are fewer than two.
+        EclipError: other bad input, of a class that says which.
     """
-    backbone = load(model) if isinstance(model, str) else model
+    backbone = backbone_of(model, None)
     total, count = torch.zeros((), device=backbone.weight.device), 0
     for _, photo in read_ahead(photos, 2):
         if isinstance(photo, ImageError):
@@ -62,17 +64,20 @@ def mean_for(
 
     Raises:
         OptionError: there is none, it cannot be read, or it is no mean of unit features.
+        ShapeError: it is no vector.
         ImageError: a photo of the folder cannot be read, or there are fewer than two.
     """
     if given is not None and folder is not None:
         raise OptionError("image_mean and mean_from are two ways to the same: leave one out.")
     if folder is not None:
+        if not isinstance(folder, str | Path):
+            raise OptionError(f"mean_from must be the path of a folder with photos, got {folder!r}.")
         photos, problems = find_photos([folder])
         if problems:
             raise ImageError(problems[0][1])
         return image_mean(photos, backbone, **settings)
     if given is None:
-        if backbone.name != DEFAULT_MODEL or not is_loaded(backbone):
+        if not _is_mini(backbone):
             raise OptionError(
                 f"{backbone.name} brings no image mean, which SpLiCE takes away: give mean_from (--mean-from), a "
                 "folder with hundreds of photos like yours, or image_mean (--image-mean), a .npy file of their mean."
@@ -80,14 +85,39 @@ def mean_for(
         with files("eclip").joinpath(MINI_MEAN).open("rb") as file:
             given = np.load(file)
     elif isinstance(given, str | Path):
-        try:
-            given = np.load(given, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise OptionError(f"the image mean {str(given)!r} cannot be read as a .npy file: {error}.") from error
-    mean = torch.as_tensor(given).float().to(backbone.weight.device)
+        given = _read(given)
+    if isinstance(given, np.ndarray) and np.issubdtype(given.dtype, np.floating):
+        given = torch.from_numpy(given.astype(np.float32))
+    if not (isinstance(given, Tensor) and given.is_floating_point()):
+        kind = f"{given.dtype} numbers" if isinstance(given, np.ndarray | Tensor) else type(given).__name__
+        raise OptionError(
+            f"the image mean must be an array of floating-point numbers, or the path of a .npy file of one, got {kind}."
+        )
+    mean = given.detach().float().to(backbone.weight.device)
+    if mean.ndim != 1:
+        raise ShapeError(f"the image mean must hold one number a feature, got an array of {tuple(mean.shape)}.")
     if not bool(mean.isfinite().all()) or float(mean.norm()) > 1.001 or not bool(mean.any()):
         raise OptionError(
             f"the image mean must be that of unit features, so of a length above 0 and at most 1, got length "
             f"{float(mean.norm()):.3g}: make each feature unit before the mean, as eclip.image_mean does."
         )
     return mean
+
+
+def _is_mini(backbone: Backbone) -> bool:
+    """Whether it is `mini` as `load` gives it, in any precision; a model that was wrapped may only bear its name."""
+    place, precision = backbone.weight.device, str(backbone.weight.dtype).removeprefix("torch.")
+    if backbone.name != DEFAULT_MODEL or precision not in PRECISIONS:
+        return False
+    return any(load(DEFAULT_MODEL, device=name, precision=precision) is backbone for name in (place.type, str(place)))
+
+
+def _read(path: str | Path) -> Any:
+    try:
+        with Path(path).open("rb") as file:  # np.load itself leaves a damaged file open
+            given = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise OptionError(f"the image mean {str(path)!r} cannot be read as a .npy file: {error}.") from error
+    if not isinstance(given, np.ndarray):
+        raise OptionError(f"the image mean {str(path)!r} must be a .npy file of one array, got an archive of several.")
+    return given

@@ -8,14 +8,13 @@ checkpoint's own configuration, never from the file's name.
 
 from __future__ import annotations
 
-import pickle
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -95,7 +94,7 @@ class Autoencoder:
             ShapeError: features of another width.
         """
         self._check(words)
-        nearest = cosine(self.decoder, unit(words)).max(dim=-1)
+        nearest = cosine(self.decoder, unit(words.to(self.decoder))).max(dim=-1)
         return nearest.indices, nearest.values
 
     def to(self, device: torch.device) -> Autoencoder:
@@ -131,14 +130,17 @@ def load_autoencoder(path: str | Path) -> Autoencoder:
         path: the file. No code in it is run.
 
     Raises:
+        OptionError: the path is none.
         ModelError: there is no such file, it is no checkpoint of this kind, its arrays have shapes that do not fit
-            together, or its activation is neither TopK nor ReLU.
+            together or hold no finite numbers, or its activation is neither TopK nor ReLU.
     """
+    if not isinstance(path, str | Path):
+        raise OptionError(f"msae must be the path of a checkpoint, got {path!r}.")
     path = Path(path)
     saved = _read(path)
     state = next((saved[key] for key in ("model_state_dict", "model") if isinstance(saved.get(key), dict)), saved)
-    config = saved.get("model_config") or {}
-    given = saved.get("preprocessing") or saved
+    config = _part(path, saved, "model_config")
+    given = _part(path, saved, "preprocessing") or saved
     missing = [key for key in KEYS if not isinstance(state.get(key), Tensor)]
     if missing:
         raise ModelError(
@@ -148,32 +150,67 @@ def load_autoencoder(path: str | Path) -> Autoencoder:
     activation = str(config.get("activation", "TopKReLU"))
     if not activation.startswith(("TopK", "ReLU")):
         raise ModelError(f"{path} was trained with {activation}; only TopK and ReLU are read here.")
-    encoder = state["encoder"].float()
-    decoder = state["decoder"].float() if isinstance(state.get("decoder"), Tensor) else encoder.T
-    pre_bias, latent_bias = state["pre_bias"].float(), state["latent_bias"].float()
-    mean, scale = given.get("mean_center"), given.get("scaling_factor")
-    mean = None if mean is None else torch.as_tensor(mean).float()
-    shapes = {"encoder": encoder, "decoder": decoder, "pre_bias": pre_bias, "latent_bias": latent_bias}
+    arrays = {name: _array(path, name, state[name]) for name in KEYS}
+    encoder = arrays["encoder"]
+    tied = not isinstance(state.get("decoder"), Tensor)
+    arrays["decoder"] = encoder.T.contiguous() if tied else _array(path, "decoder", state["decoder"]).contiguous()
+    if (mean := given.get("mean_center")) is not None:
+        arrays["mean_center"] = _array(path, "mean_center", mean)
     if encoder.ndim != 2 or 0 in encoder.shape:
         raise ModelError(f"the encoder in {path} must be (feature, latent), got {tuple(encoder.shape)}.")
     feature, latent = encoder.shape
     wanted = {"decoder": (latent, feature), "pre_bias": (feature,), "latent_bias": (latent,), "mean_center": (feature,)}
-    for name, array in {**shapes, **({} if mean is None else {"mean_center": mean})}.items():
+    for name, array in arrays.items():
         if name in wanted and tuple(array.shape) != wanted[name]:
             raise ModelError(
                 f"{name} in {path} must be {wanted[name]} beside an encoder of (feature, latent) = "
                 f"{(feature, latent)}, got {tuple(array.shape)}."
             )
+    scale = _number(path, "scaling_factor", given.get("scaling_factor"), 1.0)
+    if scale <= 0:
+        raise ModelError(f"scaling_factor in {path} must be above 0, got {scale}.")
     return Autoencoder(
         encoder=encoder,
-        decoder=decoder.contiguous(),
-        pre_bias=pre_bias,
-        latent_bias=latent_bias,
-        cap=float(config.get("latent_soft_cap", 0.0)),
-        standardize=bool(config.get("normalize", False)),
-        mean=mean,
-        scale=1.0 if scale is None else float(scale),
+        decoder=arrays["decoder"],
+        pre_bias=arrays["pre_bias"],
+        latent_bias=arrays["latent_bias"],
+        cap=_number(path, "latent_soft_cap", config.get("latent_soft_cap"), 0.0),
+        standardize=bool(_number(path, "normalize", config.get("normalize"), 0.0)),
+        mean=arrays.get("mean_center"),
+        scale=scale,
     )
+
+
+def _part(path: Path, saved: dict[str, Any], name: str) -> dict[str, Any]:
+    part = saved.get(name)
+    if not isinstance(part, dict | None):
+        raise ModelError(f"{name} in {path} must be a dict, got {type(part).__name__}.")
+    return part or {}
+
+
+def _array(path: Path, name: str, value: Any) -> Tensor:
+    try:
+        array = torch.as_tensor(value)
+        good = not array.is_complex() and bool(array.float().isfinite().all())
+    except (TypeError, ValueError, RuntimeError):
+        good = False
+    if not good:
+        raise ModelError(f"{name} in {path} must be an array of finite numbers, got {_short(value)}.")
+    return array.float()
+
+
+def _number(path: Path, name: str, value: Any, default: float) -> float:
+    try:
+        number = default if value is None else float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ModelError(f"{name} in {path} must be one finite number, got {_short(value)}.")
+    return number
+
+
+def _short(value: Any) -> str:
+    return " ".join(repr(value).split())[:80]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -183,9 +220,10 @@ def _read(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         saved = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, OSError, EOFError) as error:
+    except Exception as error:  # a file that is something else makes pickle raise whatever it likes
+        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
         raise ModelError(
-            f"{path} cannot be read as weights alone ({str(error).splitlines()[0][:120]}). Where you trust it, save "
+            f"{path} cannot be read as weights alone ({reason}). Where you trust it, save "
             "its tensors again: torch.save(model.state_dict(), 'autoencoder.pt')."
         ) from error
     if not isinstance(saved, dict):

@@ -8,6 +8,7 @@ same.
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def rebuild(
     image_mean: Float[Tensor, " feature"],
 ) -> Float[Tensor, "image feature"]:
     """The unit feature that the weights stand for: their sum, unit, plus the mean, unit again."""
-    return unit(unit(weights @ words) + image_mean.to(words))
+    return unit(unit(weights.to(words) @ words) + image_mean.to(words))
 
 
 def check(l1: float) -> Any:
@@ -89,7 +90,7 @@ def check(l1: float) -> Any:
         OptionError: l1 is not above 0.
         MissingExtraError: scikit-learn is not installed.
     """
-    if not 0 < l1 < float("inf"):
+    if not (isinstance(l1, Real) and 0 < l1 < float("inf")):
         raise OptionError(f"l1 must be a number above 0, such as {L1}, got {l1}: more makes fewer concepts.")
     try:
         from sklearn.linear_model import Lasso

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def words_of(vocabulary: str | Path | Sequence[str] | None) -> tuple[str, ...]:
             for those of the package: some 1,400 nouns for what can be seen, whose file says where they come from.
 
     Raises:
-        OptionError: the file cannot be read, or there are fewer than two words.
+        OptionError: it is neither, the file cannot be read, or there are fewer than two words.
         TextError: a word is empty or no text.
     """
     if vocabulary is None:
@@ -32,6 +32,8 @@ def words_of(vocabulary: str | Path | Sequence[str] | None) -> tuple[str, ...]:
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise OptionError(f"{source} cannot be read: {reason}. It holds one word a line.") from error
+    elif not isinstance(vocabulary, Iterable):
+        raise OptionError(f"vocabulary must be a file of words or a list of them, got {vocabulary!r}.")
     else:
         lines, source = list(vocabulary), "the vocabulary"
     words = tuple(dict.fromkeys(check_texts(lines))) if lines else ()

@@ -133,7 +133,7 @@ class Folder:
 
     def __exit__(self, *_: object) -> None:
         if "json" in self.formats and (self.manifest["photos"] or self.manifest["failures"]):
-            text = json.dumps(self.manifest, indent=1, ensure_ascii=False)
+            text = json.dumps(self.manifest, indent=1, ensure_ascii=False, allow_nan=False)
             self._put(MANIFEST, text.encode(errors="backslashreplace"))  # names that are no Unicode: JSON's own escapes
 
     def fail(self, source: str, error: str) -> None:

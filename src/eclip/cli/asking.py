@@ -14,6 +14,7 @@ import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL, OPENAI_HINT, split_name
 from eclip.errors import ModelError, OptionError, TextError
+from eclip.methods import METHODS, options_for
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.reported import stop
 from eclip.templates import resolve
@@ -104,6 +105,13 @@ def given_options(flag: str, pairs: list[str], known: dict[str, Any]) -> dict[st
     return given
 
 
+def method_options(pairs: list[str], method: str) -> dict[str, Any]:
+    """KEY=VALUE pairs as options of the method."""
+    if not pairs:  # a method's options are those of its function, which imports torch
+        return {}
+    return options_for(method, [method], given_options("--set", pairs, METHODS[method].options))
+
+
 def words(joined: str) -> list[str]:
     """Words joined by commas."""
     return [word.strip() for word in joined.split(",") if word.strip()]
@@ -150,7 +158,7 @@ def summarize(writer: Folder, done: str, models: list[str], as_json: bool, *, op
     """Say what was done and what failed, or print the manifest; exit code 1 if something failed."""
     count, failures = len(writer.manifest["photos"]), writer.manifest["failures"]
     if as_json:
-        typer.echo(json.dumps(writer.manifest, ensure_ascii=False))
+        typer.echo(json.dumps(writer.manifest, ensure_ascii=False, allow_nan=False))
     elif count:
         typer.echo(f"{count} {done} in {writer.folder}", err=True)
         openai = OPENAI_HINT.replace("--model", option)

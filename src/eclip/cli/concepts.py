@@ -10,7 +10,6 @@ import typer
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import asking
 from eclip.cli.asking import Positions, Resize
-from eclip.cli.explain import options_of
 from eclip.concepts_writer import ConceptsWriter, concepts_command
 from eclip.errors import ImageError, OptionError
 from eclip.methods import check_methods
@@ -46,7 +45,9 @@ def concepts(
     msae: Annotated[
         Path | None, typer.Option(help="A checkpoint of an MSAE autoencoder, whose latents are then the concepts.")
     ] = None,
-    latents: Annotated[int, typer.Option(min=1, help="How many latents of it a photo may use.")] = 64,
+    latents: Annotated[
+        int | None, typer.Option(min=1, help="How many latents of it a photo may use, 64 if left out.")
+    ] = None,
     image_size: asking.ImageSize = None,
     resize: asking.Resizing = Resize.squash,
     template: asking.Template = None,
@@ -66,10 +67,15 @@ def concepts(
         asking.check_model(model)
         if mean_from is not None and (image_mean is not None or msae is not None):
             raise OptionError("--mean-from goes with neither --image-mean nor --msae: leave it out.")
+        if msae is None and latents is not None:
+            raise OptionError("--latents goes with --msae, a checkpoint of an autoencoder: leave it out.")
+        if msae is not None and l1 is not None:
+            raise OptionError("--l1 goes with words, not with --msae: leave it out, or give --latents.")
         settings: dict[str, Any] = {
             "model": model,
             "vocabulary": vocabulary,
             "count": count,
+            "l1": l1,
             "method": method,
             "image_mean": image_mean,
             "msae": msae,
@@ -80,8 +86,7 @@ def concepts(
             "positions": positions.value,
             "device": device,
             "batch_size": batch_size,
-            **({} if l1 is None else {"l1": l1}),
-            **options_of(set_ or [], method),
+            **asking.method_options(set_ or [], method),
         }
         writer = ConceptsWriter(out, asking.words(format_))
         asking.over_photos(
@@ -123,11 +128,15 @@ def _name_all(
 
 
 def _mean(folder: Path, settings: dict[str, Any], writer: ConceptsWriter, progress: Progress) -> Path:
-    """Take the mean of a folder's photos, and keep it among the results."""
+    """Take the mean of a folder's photos, and keep it among the results; whatever else is asked is checked first."""
+    from eclip import splice
     from eclip.backbones.load import load
     from eclip.image_mean import image_mean
     from eclip.photos import find_photos
+    from eclip.vocabulary import words_of
 
+    splice.check(splice.L1 if settings["l1"] is None else settings["l1"])
+    words_of(settings["vocabulary"])
     photos, problems = find_photos([folder], writer.folder)
     if problems:
         raise ImageError(problems[0][1])

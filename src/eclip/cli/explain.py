@@ -10,7 +10,7 @@ import typer
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import asking
 from eclip.cli.asking import Positions, Resize
-from eclip.methods import DEFAULT_METHOD, METHODS, check_methods, options_for
+from eclip.methods import DEFAULT_METHOD, check_methods
 from eclip.reported import reported
 from eclip.writer import Writer, command
 
@@ -59,7 +59,7 @@ def explain(
             "positions": positions.value,
             "device": device,
             "batch_size": batch_size,
-            **options_of(set_ or [], method),
+            **asking.method_options(set_ or [], method),
         }
         writer = Writer(out, asking.words(format_))
         asking.over_photos(
@@ -97,10 +97,3 @@ def _print_scores(explanation: Explanation, entry: dict[str, Any], folder: Path)
     )
     picture = entry["files"].get("strip")
     typer.echo(f"{explanation.sources[0]}: {scores}" + (f"  -> {folder / picture}" if picture else ""))
-
-
-def options_of(pairs: list[str], method: str) -> dict[str, Any]:
-    """KEY=VALUE pairs as options of the method."""
-    if not pairs:  # a method's options are those of its function, which imports torch
-        return {}
-    return options_for(method, [method], asking.given_options("--set", pairs, METHODS[method].options))

@@ -32,6 +32,7 @@ def overlay(
     score: float | None = None,
     legend: bool = True,
     alpha: float = 0.85,
+    what: str = "",
 ) -> Image.Image:
     """The photo in gray with its evidence in color, a thin outline at half the peak, and a legend below.
 
@@ -44,6 +45,7 @@ def overlay(
         legend: False gives the bare picture in exactly the photo's size. A legend makes small photos larger (the longer
             side at least 240 pixels, the shorter at least 16), centered above it, and no photo smaller.
         alpha: opacity of the color at the peak, 0 to 1.
+        what: a word before the score, where it is no cosine.
 
     Returns:
         Mode RGB.
@@ -58,7 +60,8 @@ def overlay(
     size = view_size(photo.size, LEAST_LENGTH)
     view = photo if size == photo.size else photo.resize(size, Image.Resampling.BICUBIC)
     points = min(64, max(13, min(view.width, 3 * view.height) // 28))
-    band = _legend(max(view.width, LEAST_LENGTH), points, text, score, blend(signed, alpha)[:, BAR_GRAY], signed)
+    number = "" if score is None else f"{what} {score:.3f}".strip()
+    band = _legend(max(view.width, LEAST_LENGTH), points, text, number, blend(signed, alpha)[:, BAR_GRAY], signed)
     canvas = Image.new("RGB", (band.width, view.height + band.height), BACKGROUND)
     canvas.paste(paint(view, values, signed, alpha), ((band.width - view.width) // 2, 0))
     canvas.paste(band, (0, view.height))
@@ -72,6 +75,7 @@ def strip(
     signed: bool,
     texts: Sequence[str],
     scores: Sequence[float],
+    what: str = "",
 ) -> Image.Image:
     """The photo and one overlay a text, in rows of at most six; "+ n more" where the texts do not fit in four rows.
 
@@ -82,6 +86,7 @@ def strip(
         signed: as in overlay.
         texts: one a panel.
         scores: one a text.
+        what: as in overlay.
 
     Returns:
         Mode RGB.
@@ -97,7 +102,7 @@ def strip(
     small = photo.resize(view_size(photo.size, PANEL_LENGTH, PANEL_LENGTH), Image.Resampling.LANCZOS)
     cells = [small]
     for values, text, score in zip(islice(panels, shown), texts[:shown], scores[:shown], strict=True):
-        cells.append(overlay(small, values, signed=signed, text=text, score=score))
+        cells.append(overlay(small, values, signed=signed, text=text, score=score, what=what))
     size = cells[-1].size
     if shown < len(texts):
         cells.append(Image.new("RGB", size, BACKGROUND))
@@ -155,7 +160,7 @@ def _outline(heat: Float[np.ndarray, "row col"], stroke: float) -> Float[np.ndar
 
 
 def _legend(
-    width: int, points: int, text: str, score: float | None, colors: UInt8[np.ndarray, "level 3"], signed: bool
+    width: int, points: int, text: str, number: str, colors: UInt8[np.ndarray, "level 3"], signed: bool
 ) -> Image.Image:
     pad = round(0.7 * points)
     band = Image.new("RGB", (width, points + 2 * pad), BACKGROUND)
@@ -174,7 +179,6 @@ def _legend(
     draw.text((right, middle), low, FAINT, small, anchor="rm")
     right -= round(small.getlength(low)) + pad
 
-    number = "" if score is None else f"{score:.3f}"
     line, text_font = fit(text, right - 2 * pad - font.getlength(number), points)
     draw.text((pad, middle), line, INK, text_font, anchor="lm")
     left = pad + text_font.getlength(line) + pad if line else pad

@@ -284,8 +284,9 @@ def test_naclip_favors_patches_that_are_near(family: str) -> None:
     torch.testing.assert_close(
         without, METHODS["clearclip"].function(encoding, text, attention="kk"), rtol=0, atol=1e-12
     )
-    with pytest.raises(OptionError, match="std > 0, got 0"):
-        METHODS["naclip"](encoding, text, std=0.0)
+    for std in (0.0, float("inf")):
+        with pytest.raises(OptionError, match=f"std > 0 and finite, got {std}"):
+            METHODS["naclip"](encoding, text, std=std)
 
 
 @pytest.mark.parametrize("iterations", [0, 1, 2])

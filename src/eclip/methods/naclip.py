@@ -6,6 +6,8 @@ Differs from it: cosines only. Sliding windows, softmax over classes and PAMR ma
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -31,7 +33,7 @@ def naclip(
     Args:
         encoding: with the last block kept. The authors resize positions as "bicubic_plus01".
         text: unit length.
-        std: of the Gaussian, in patches, above 0.
+        std: of the Gaussian, in patches, above 0 and finite.
         neighbors: False leaves the bonus out (the ablation "kk").
         reduced: False keeps residual and MLP (the ablation "vanilla").
 
@@ -39,10 +41,10 @@ def naclip(
         Cosines in [-1, 1].
 
     Raises:
-        OptionError: std is not above 0.
+        OptionError: std is not above 0, or infinite.
     """
-    if not std > 0:
-        raise OptionError(f"'naclip' needs std > 0, got {std}.")
+    if not 0 < std < math.inf:
+        raise OptionError(f"'naclip' needs std > 0 and finite, got {std}.")
     [(block, x)] = encoding.tail(1, "naclip")
     _, k, v = block.qkv(block.norm1(x))
     near = pad(_near(encoding.grid, std), (encoding.prefix, 0, encoding.prefix, 0)).to(k) if neighbors else None

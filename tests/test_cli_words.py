@@ -77,6 +77,13 @@ def test_the_page_holds_everything_itself(tiny_name: str, photos: Path, tmp_path
     assert "<script" not in (tmp_path / "a.words.html").read_text()
 
 
+def test_a_text_that_is_too_long_is_told_once(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    done = run(photos / "a.png", "-t", "word " * 80, "-m", tiny_name, "-o", tmp_path, "--pairs", "--points", "1")
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count("warning:") == 1
+    assert "reads 75 of the 80 words" in done.stderr
+
+
 def test_a_bad_photo_leaves_the_others(tiny_name: str, photos: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no photo")

@@ -228,9 +228,9 @@ class PairQuestion:
         self.features = encode_texts(self.backbone, self.texts)
         self.readings = [read(self.backbone, [text]) for text in self.texts]
         with plainly(self.backbone.model):
-            self.paths = [self._path(reading) for reading in self.readings]
+            self.paths = [self._read(reading) for reading in self.readings]
 
-    def _path(self, reading: Reading) -> Path:
+    def _read(self, reading: Reading) -> Path:
         empty, short = self.backbone.tokenize(["", "a"])
         place = content(short.tolist(), empty.tolist())
         ids = with_reference(reading.ids, short[None].to(reading.ids), place)

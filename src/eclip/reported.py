@@ -19,8 +19,12 @@ USAGE_ERRORS = (UnknownNameError, OptionError, TextError, DeviceError)
 def reported() -> Iterator[None]:
     """Our errors become one message and an exit code; warnings become lines on stderr."""
 
+    said: set[str] = set()
+
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        typer.echo(f"warning: {message}", err=True)
+        if str(message) not in said:
+            typer.echo(f"warning: {message}", err=True)
+        said.add(str(message))
 
     try:
         with warnings.catch_warnings():

@@ -28,7 +28,7 @@ _ANY = "leave_one_out"  # the method that needs no look inside
 class Word(NamedTuple):
     """A word of a text: its letters, where they stand, and which tokens the model reads in their place.
 
-    `first` equals `last` for a word that the model does not read: the text is too long, or its tokenizer drops the sign.
+    `first` equals `last` for a word that the model does not read: the text is too long, or the tokenizer drops it.
     """
 
     letters: str

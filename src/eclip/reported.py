@@ -18,7 +18,6 @@ USAGE_ERRORS = (UnknownNameError, OptionError, TextError, DeviceError)
 @contextmanager
 def reported() -> Iterator[None]:
     """Our errors become one message and an exit code; warnings become lines on stderr."""
-
     said: set[str] = set()
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -512,7 +512,7 @@ def test_names_mean_the_hub_or_a_folder_never_both(tmp_path: Path, monkeypatch: 
         eclip.load("hf:clip")
     with pytest.raises(ModelError, match=r"'hf:~nobody-here/x': there is no home folder of '~nobody-here'"):
         eclip.load("hf:~nobody-here/x")
-    for path in ("/tmp/m1", "./m1", "../m1/m2", "~/m1"):
+    for path in ("/models/m1", "./m1", "../m1/m2", "~/m1"):
         hint = f"'{path}' is a path: a model folder is hf:{path} (transformers) or local-dir:"
         with pytest.raises(ModelError, match=re.escape(hint)):
             eclip.load(path)

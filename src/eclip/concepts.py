@@ -29,7 +29,7 @@ from eclip.image_mean import mean_for
 from eclip.methods import METHODS, check_methods, options_for
 from eclip.methods.maskclip import patch_features
 from eclip.msae import Autoencoder, load_autoencoder
-from eclip.photos import Photo, read_ahead
+from eclip.photos import Photo, read_batches
 from eclip.text import encode_texts
 from eclip.vocabulary import words_of
 from eclip.writer import FORMATS, made_by, noted, png
@@ -148,18 +148,8 @@ def concepts_each(
         "command": is_loaded(backbone) and isinstance(vocabulary, PATH) and isinstance(image_mean, PATH),
     }
     asked = _Asked(backbone, words, how, by)
-    batch: list[tuple[str, Image.Image]] = []
-    for source, photo in read_ahead(images, batch_size):
-        if isinstance(photo, ImageError):
-            if failures is None:
-                raise photo
-            failures.append((source, str(photo)))
-            continue
-        if batch and (len(batch) == batch_size or asked.grid(photo) != asked.grid(batch[0][1])):
-            yield from asked.answer(batch)
-            batch = []
-        batch.append((source, photo))
-    yield from asked.answer(batch)
+    for batch in read_batches(images, batch_size, failures, asked.grid):
+        yield from asked.answer(batch)
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ from eclip.blocks import cosine
 from eclip.errors import ImageError, NoMeaningError, OptionError, TextError
 from eclip.explanation import Explanation
 from eclip.methods import DEFAULT_METHOD, METHODS, check_methods, options_for
-from eclip.photos import Photo, name_of, open_photo, read_ahead
+from eclip.photos import Photo, name_of, open_photo, read_batches
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.text import check_texts, encode_texts
 from eclip.writer import command, made_by, noted
@@ -144,21 +144,8 @@ def explain_each(
     own = _own([method], options)
     settings = (image_size, resize, templates, positions, versus, device, refine, refine_options)
     asked = Question(texts, model, own, *settings)
-    batch: list[tuple[str, Image.Image]] = []
-    for source, photo in read_ahead(images, batch_size):
-        if isinstance(photo, ImageError):
-            if failures is None:
-                raise photo
-            failures.append((source, str(photo)))
-            continue
-        if batch and asked.grid(photo) != asked.grid(batch[0][1]):
-            yield from _each(asked, method, batch)
-            batch = []
-        batch.append((source, photo))
-        if len(batch) == batch_size:
-            yield from _each(asked, method, batch)
-            batch = []
-    yield from _each(asked, method, batch)
+    for batch in read_batches(images, batch_size, failures, asked.grid):
+        yield from _each(asked, method, batch)
 
 
 class Question:
@@ -286,8 +273,6 @@ def _numpy(values: Tensor) -> Float[np.ndarray, "*axes"]:
 
 
 def _each(asked: Question, method: str, batch: list[tuple[str, Image.Image]]) -> Iterator[Explanation]:
-    if not batch:
-        return
     sources, photos = [source for source, _ in batch], [photo for _, photo in batch]
     whole = asked.answer(photos, sources)[method]
     for index in range(len(batch)):

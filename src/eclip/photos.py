@@ -5,11 +5,10 @@ from __future__ import annotations
 import glob
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from eclip.errors import ImageError
 
-Item = TypeVar("Item")
 Photo = str | Path | Image.Image | NDArray[Any]
 """What a user may hand in as a photo."""
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jfif"})
@@ -200,8 +198,36 @@ def read_ahead(images: Iterable[Photo], count: int) -> Iterator[tuple[str, Image
                 future.cancel()
 
 
-def batches(items: Iterable[Item], count: int) -> Iterator[list[Item]]:
-    """The items in lists of at most so many."""
-    rest = iter(items)
-    while batch := list(islice(rest, count)):
+def read_batches(
+    images: Iterable[Photo],
+    count: int,
+    failures: list[tuple[str, str]] | None,
+    shape: Callable[[Image.Image], object] = lambda photo: None,
+) -> Iterator[list[tuple[str, Image.Image]]]:
+    """Photos with their names in lists of at most so many, read ahead; those of a list are of one shape.
+
+    Args:
+        images: any iterable.
+        count: at least 1.
+        failures: photos that cannot be read are added here as (source, error), and the rest goes on. None: they raise.
+        shape: what must be equal for photos to share a forward pass.
+
+    Raises:
+        ImageError: a photo cannot be read, and failures is None.
+    """
+    batch: list[tuple[str, Image.Image]] = []
+    for source, photo in read_ahead(images, count):
+        if isinstance(photo, ImageError):
+            if failures is None:
+                raise photo
+            failures.append((source, str(photo)))
+            continue
+        if batch and shape(photo) != shape(batch[0][1]):
+            yield batch
+            batch = []
+        batch.append((source, photo))
+        if len(batch) == count:
+            yield batch
+            batch = []
+    if batch:
         yield batch

@@ -10,7 +10,7 @@ import typer
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import asking
 from eclip.cli.asking import Positions, Resize
-from eclip.errors import ImageError, OptionError
+from eclip.errors import OptionError
 from eclip.reported import reported
 from eclip.words import DEFAULT_WORD_METHOD, WORD_METHODS, word_method
 from eclip.words_writer import WordsWriter, words_command
@@ -96,26 +96,24 @@ def _all(
     from eclip.backbones.load import load
     from eclip.explain_words import WordQuestion
     from eclip.interactions import PairQuestion, check_box
-    from eclip.photos import batches, read_ahead
+    from eclip.photos import read_batches
 
+    failures: list[tuple[str, str]] = []
     try:
         with asking.progressing() as progress:
             task = progress.add_task("loading", total=len(photos))
             backbone = load(model[0], device=model[1])
             question = WordQuestion(texts, backbone, **asked)
             pairs = PairQuestion(texts, backbone, **path) if path else None
-            for batch in batches(read_ahead(photos, BATCH), BATCH):
+            for batch in read_batches(photos, BATCH, failures):
                 good = []
                 for source, photo in batch:
                     try:
-                        if isinstance(photo, ImageError):
-                            raise photo
                         for box in boxes:
                             check_box(box, photo.size, source)
                         good.append((source, photo))
-                    except (ImageError, OptionError) as error:
-                        writer.fail(source, str(error))
-                        progress.advance(task)
+                    except OptionError as outside:
+                        failures.append((source, str(outside)))
                 if not good:
                     continue
                 relevance = question.answer([photo for _, photo in good], [source for source, _ in good])
@@ -126,8 +124,11 @@ def _all(
                     if not quiet:
                         _print(relevance, image, found, boxes)
                         typer.echo(f"-> {writer.folder / entry['files']['page']}")
-                    progress.advance(task)
+                    done = len(writer.manifest["photos"]) + len(failures)
+                    progress.update(task, completed=done)
     finally:
+        for source, error in failures:
+            writer.fail(source, error)
         if how := writer.manifest["how"]:
             writer.manifest["how"] = {**how, "command": words_command(sources, texts, how)}
 

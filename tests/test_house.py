@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "eclip"
 
 FLOORS = [
-    {"errors", "options", "heatmap", "blocks", "templates"},  # ground
-    {"backbones", "datasets", "render", "photos", "writer", "reported"},  # materials
-    {"methods", "refinements", "text", "head", "guides", "metrics", "words", "explanation", "words_writer"}  # crafts
+    {"errors", "options", "heatmap", "blocks", "templates", "pooling"},  # ground
+    {"backbones", "head", "datasets", "render", "photos", "writer", "reported"},  # materials
+    {"methods", "refinements", "text", "guides", "metrics", "words", "explanation", "words_writer"}  # crafts
     | {"splice", "msae", "vocabulary", "image_mean", "concepts_writer"},
     {"explain", "evaluate", "train", "stream", "health", "doctor", "compare"}  # hall
     | {"explain_words", "interactions", "concepts"},
@@ -27,6 +27,8 @@ SAME_FLOOR = {
     ("methods", "methods"),  # a method that is another one turned around
     ("refinements", "refinements"),  # LPOSS+ begins as LPOSS
     ("backbones", "backbones"),
+    ("backbones", "head"),  # a head lies beside a model and is loaded with it
+    ("head", "backbones"),
     ("render", "render"),
     ("cli", "cli"),
     ("compare", "explain"),  # many methods of the one main path
@@ -36,6 +38,8 @@ SAME_FLOOR = {
     ("concepts_writer", "concepts"),  # a name in an annotation
     ("vocabulary", "text"),
     ("heatmap", "errors"),
+    ("pooling", "blocks"),
+    ("pooling", "errors"),
     ("options", "errors"),
     ("templates", "errors"),
     ("writer", "explanation"),  # a name in an annotation, as the next two

@@ -27,6 +27,8 @@ SAME_FLOOR = {
     ("methods", "methods"),  # a method that is another one turned around
     ("refinements", "refinements"),  # LPOSS+ begins as LPOSS
     ("backbones", "backbones"),
+    ("datasets", "datasets"),
+    ("datasets", "photos"),  # photos of pairs are read as all photos are
     ("render", "render"),
     ("cli", "cli"),
     ("compare", "explain"),  # many methods of the one main path

@@ -5,6 +5,7 @@ EclipError (a ValueError)
 ├── OptionError           an option that does not exist here, or a value outside its range
 ├── TextError             no text, or an empty one
 ├── ImageError            a photo that cannot be read
+├── DataError             a source of image-caption pairs that cannot be read
 ├── ShapeError            an array whose shape does not fit
 ├── KeepError             a method that needs more blocks than the encoding kept
 ├── NoMeaningError        a method whose formula has no meaning for this kind of tower
@@ -42,6 +43,10 @@ class TextError(EclipError):
 
 class ImageError(EclipError):
     """A photo that cannot be read."""
+
+
+class DataError(EclipError):
+    """A source of image-caption pairs that cannot be read, or that holds none."""
 
 
 class ShapeError(EclipError):

@@ -13,6 +13,7 @@ EclipError (a ValueError)
 ├── DeviceError           a device or precision that cannot be had
 ├── MissingExtraError    a package that only one part needs, and that is not installed
 ├── ResultError           a folder that holds no saved explanation, or one that cannot be written
+├── TrainingError         a training run that cannot go on, or be resumed
 └── ModelError            a model that cannot be loaded
     ├── HeadError         a trained head that is not there, cannot be read, or belongs to another model
     ├── DownloadError     its weights must be fetched and cannot be
@@ -103,6 +104,10 @@ class MissingExtraError(EclipError):
 
 class ResultError(EclipError):
     """A folder that holds no saved explanation, or one that cannot be written."""
+
+
+class TrainingError(EclipError):
+    """A training run that cannot go on, or be resumed."""
 
 
 class ModelError(EclipError):

@@ -306,7 +306,7 @@ def _grid_of(backbone: Backbone, pixels: Tensor) -> Grid:
 def plainly(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and ordinary tensors without gradients for the time of the block, whatever surrounds it.
 
-    Every module's own mode is restored. Autocast and inference mode rest: they change values, or forbid gradients later.
+    Every module's own mode is restored. Autocast and inference mode rest: they change values or forbid gradients.
     """
     training = [module for module in model.modules() if module.training]
     device = next(model.parameters()).device.type

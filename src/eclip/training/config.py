@@ -1,0 +1,132 @@
+"""Everything that a training run is asked for, and what of it a resumed run may not change."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from eclip.errors import OptionError
+from eclip.guides import check_guide
+from eclip.options import plain_options
+
+PRECISIONS = ("float32", "bfloat16")
+FREE = ("epochs", "out", "workers", "device", "cache", "checkpoint_every", "masks", "mask_count")
+"""What a resumed run may have otherwise; all else would make it another run."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+        train_data: sources of image-caption pairs, see `eclip.datasets.captions.read_pairs`.
+        out: folder of the head, the log, the curve and the checkpoint.
+        model: a name for `eclip.load`.
+        guide: a name of `eclip.guides.GUIDES`.
+        guide_options: its options.
+        form: a name of `eclip.pooling.FORMS`.
+        threshold: "mean" or "mass", see `masked_max_pool`.
+        source: "value" or "output", see `eclip.head.head_rows`.
+        init: "model" or "random", see `EclipHead.start`.
+        hidden: width of the head's curved path; 0 = none.
+        text: train a projection of texts too.
+        epochs: how often every photo is seen, each time with one of its captions.
+        batch_size: pairs in a step, those of all processes and parts together.
+        lr: highest rate of AdamW; it rises over `warmup` steps and falls to zero along a cosine.
+        wd: weight decay, of matrices alone.
+        warmup: steps.
+        learn_scale: train the factor from cosine to logit too; else it stays the model's own.
+        precision: "float32", or "bfloat16" for the head's products.
+        accum_freq: parts that a process takes its pairs in; the gradient is that of the whole batch.
+        seed: of the order of photos, the choice of captions, and random weights.
+        limit: how many pairs are used, the first in a random order; None = all.
+        shuffle_captions: give every photo another's captions, the control that must collapse.
+        workers: threads that read photos.
+        image_size: side in pixels; None = the model's own.
+        device: "cpu", "cuda", "cuda:N" or "auto"; under torchrun each process takes the GPU of its rank.
+        cache: folder of encoded pairs; None = `eclip/training` in the user's cache.
+        stream: no cache: encode every batch anew.
+        masks: a folder with photos and masks on which each epoch's map is scored; None = none.
+        mask_count: photos of it that are used, evenly chosen.
+        checkpoint_every: steps between checkpoints.
+        image_key: column of photos in a CSV.
+        caption_key: column of captions in a CSV.
+        separator: of a CSV.
+    """
+
+    train_data: tuple[str, ...]
+    out: str = "eclip-head"
+    model: str = "mini"
+    guide: str = "spectral"
+    guide_options: dict[str, Any] = field(default_factory=dict)
+    form: str = "soft"
+    threshold: str = "mean"
+    source: str = "value"
+    init: str = "model"
+    hidden: int = 0
+    text: bool = False
+    epochs: int = 8
+    batch_size: int = 256
+    lr: float = 3e-4
+    wd: float = 0.05
+    warmup: int = 50
+    learn_scale: bool = False
+    precision: str = "float32"
+    accum_freq: int = 1
+    seed: int = 0
+    limit: int | None = None
+    shuffle_captions: bool = False
+    workers: int = 2
+    image_size: int | None = None
+    device: str = "auto"
+    cache: str | None = None
+    stream: bool = False
+    masks: str | None = None
+    mask_count: int = 100
+    checkpoint_every: int = 200
+    image_key: str = "filepath"
+    caption_key: str = "title"
+    separator: str = "\t"
+
+    def check(self) -> None:
+        """Every field has a value that can be meant.
+
+        Raises:
+            OptionError: one has not.
+            UnknownNameError: there is no such guide.
+        """
+        known = {"form": FORMS, "threshold": INSIDES, "source": SOURCES, "init": STARTS, "precision": PRECISIONS}
+        for name, names in known.items():
+            if getattr(self, name) not in names:
+                raise OptionError(f"{name} must be one of {', '.join(names)}, got {getattr(self, name)!r}.")
+        check_guide(self.guide, self.guide_options)
+        for name in ("epochs", "batch_size", "accum_freq", "checkpoint_every", "mask_count"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("hidden", "warmup", "workers", "wd"):
+            if getattr(self, name) < 0:
+                raise OptionError(f"{name} must be 0 or more, got {getattr(self, name)}.")
+        if not 0 < self.lr < 1:
+            raise OptionError(f"lr must be between 0 and 1, got {self.lr}.")
+        if not self.train_data:
+            raise OptionError("no training data was given: --train-data PATH, tars, a CSV or a folder with captions.")
+
+
+def from_toml(file: str | Path) -> dict[str, Any]:
+    """What a TOML file says of a run: fields of `TrainConfig`, nothing else.
+
+    Raises:
+        OptionError: it cannot be read, or names a field that does not exist or has another type.
+    """
+    try:
+        said = tomllib.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise OptionError(f"the configuration {str(file)!r} cannot be read: {error}.") from error
+    said = plain_options(said)
+    if isinstance(said.get("train_data"), str):
+        said["train_data"] = (said["train_data"],)
+    check_options(str(file), TrainConfig, said)
+    return said

@@ -1,0 +1,46 @@
+"""Symmetric InfoNCE over all pairs of a batch (Radford et al. 2021, https://arxiv.org/abs/2103.00020), on any number of
+processes and in any number of parts, with one and the same gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def contrast(
+    image: Float[Tensor, "pair feature"],
+    text: Float[Tensor, "pair feature"],
+    scale: Float[Tensor, ""],
+    good: Bool[Tensor, " pair"],
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy of finding each image's text among all texts, and each text's image among all images.
+
+    Args:
+        image: unit length.
+        text: unit length, of the same pair in the same row.
+        scale: factor from cosine to logit.
+        good: pairs that count; the others are neither asked for nor in the way.
+    """
+    logits = scale * image @ text.T
+    answers = torch.arange(len(image), device=image.device)[good]
+    by_image = F.cross_entropy(logits.masked_fill(~good, -torch.inf)[good], answers)
+    by_text = F.cross_entropy(logits.T.masked_fill(~good, -torch.inf)[good], answers)
+    return (by_image + by_text) / 2
+
+
+def gathered(mine: Tensor) -> Tensor:
+    """The rows of all processes in the order of their ranks; without gradient."""
+    if not dist.is_initialized():
+        return mine.detach()
+    rows = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(rows, mine.detach().contiguous())
+    return torch.cat(rows)
+
+
+def with_own(everyone: Tensor, own: Tensor, start: int) -> Tensor:
+    """The same rows, those from `start` on replaced by `own`, through which the gradient flows."""
+    return torch.cat([everyone[:start], own, everyone[start + len(own) :]])

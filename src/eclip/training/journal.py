@@ -1,0 +1,97 @@
+"""The log of a run, a line of JSON an event, and its curve as a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from eclip.errors import MissingExtraError
+from eclip.render.colors import BACKGROUND, FAINT, INK
+
+FILE, PICTURE = "log.jsonl", "curve.png"
+LINES = ("#f2a65a", "#e0567d", "#6fa8ff")
+
+
+class Journal:
+    """Events of a run in a file. Without a folder it is silent, as on all ranks but the first.
+
+    Args:
+        folder: of the run.
+        step: what was logged of later steps is taken away, so that a resumed run reads like one that never stopped.
+    """
+
+    def __init__(self, folder: Path | None, step: int = 0) -> None:
+        self.file = None if folder is None else folder / FILE
+        if self.file is None:
+            return
+        kept = [] if step == 0 or not self.file.is_file() else events(self.file)
+        lines = [json.dumps(event, ensure_ascii=False) for event in kept if event.get("step", 0) <= step]
+        self.file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+    def note(self, event: str, **facts: Any) -> None:
+        """Append an event."""
+        if self.file is not None:
+            with self.file.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"event": event, **facts}, ensure_ascii=False) + "\n")
+
+
+def events(file: Path) -> list[dict[str, Any]]:
+    """What a log says; a line that was cut off is left out."""
+    found = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
+
+
+def check_plot() -> None:
+    """The package that draws curves is there.
+
+    Raises:
+        MissingExtraError: it is not.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError("the curve of a training run", "matplotlib", "train")
+
+
+def draw(folder: Path) -> Path:
+    """Draw the loss of each step and, where masks were given, the scores after each epoch; returns the picture's place.
+
+    The score of epoch 0 is that of the head at its start.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    steps = [event for event in events(folder / FILE) if event["event"] == "step"]
+    scores = [event for event in events(folder / FILE) if event["event"] == "scores"]
+    figure = Figure(figsize=(7, 3.6), dpi=140, facecolor=_shade(BACKGROUND), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2 if scores else 1, squeeze=False)[0]
+    panels[0].plot([e["step"] for e in steps], [e["loss"] for e in steps], color=LINES[0], linewidth=1.2)
+    panels[0].set_title("loss (symmetric InfoNCE)")
+    panels[0].set_xlabel("step")
+    if scores:
+        epochs = [event["epoch"] for event in scores]
+        for key, name, color in (("msc", "mSC", LINES[1]), ("miou", "mIoU", LINES[2])):
+            panels[1].plot(epochs, [100 * e[key] for e in scores], color=color, marker="o", markersize=3, label=name)
+        panels[1].set_title("map on masks, %")
+        panels[1].set_xlabel("epoch")
+        panels[1].legend(frameon=False, labelcolor=_shade(INK))
+    for panel in panels:
+        panel.set_facecolor(_shade(BACKGROUND))
+        panel.title.set_color(_shade(INK))
+        panel.xaxis.label.set_color(_shade(FAINT))
+        panel.tick_params(colors=_shade(FAINT))
+        panel.spines[:].set_visible(False)
+        panel.grid(color=_shade(FAINT), alpha=0.2, linewidth=0.6)
+    figure.savefig(folder / PICTURE, facecolor=figure.get_facecolor())
+    return folder / PICTURE
+
+
+def _shade(color: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*color)

@@ -30,6 +30,7 @@ WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 HF_CONFIG = "config.json"
 HF_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 HF_FILES = ["*.json", "*.txt", "*.model"]
+OFFLINE = f"the model {DEFAULT_MODEL!r} is in the package and needs no network"
 PATIENCE = 5.0
 """Seconds that the hub has for its first answer."""
 
@@ -150,10 +151,10 @@ def _create(architecture: str, tag: str | None, checkpoint: Path | None) -> tupl
     source, tokenizer_source = architecture, architecture
     if architecture.startswith("hf-hub:"):
         repository = architecture.removeprefix("hf-hub:")
-        source = f"local-dir:{_fetch(repository, (CONFIG,), '').parent}"
+        source = f"local-dir:{fetch(repository, (CONFIG,), '').parent}"
         if not _needs_transformers(source, architecture):
             tokenizer_source = source
-        _fetch(repository, WEIGHTS, "of unknown size")
+        fetch(repository, WEIGHTS, "of unknown size")
     else:
         if architecture.startswith("local-dir:"):
             _check_folder(Path(architecture.removeprefix("local-dir:")))
@@ -170,8 +171,8 @@ def _create(architecture: str, tag: str | None, checkpoint: Path | None) -> tupl
 
 def _fetch_hf(repository: str) -> Path:
     """The folder with a transformers model of the Hub, fetched if it is not here; its kind is looked at first."""
-    model_type(_fetch(repository, (HF_CONFIG,), "").parent)
-    folder = _fetch(repository, HF_WEIGHTS, "of unknown size").parent
+    model_type(fetch(repository, (HF_CONFIG,), "").parent)
+    folder = fetch(repository, HF_WEIGHTS, "of unknown size").parent
     here = {path.name for path in folder.iterdir()}
     sharded = HF_WEIGHTS[1] in here
     if sharded or "tokenizer_config.json" not in here or not here.intersection(HF_COLORS):
@@ -200,7 +201,7 @@ def _tag_options(architecture: str, tag: str) -> dict[str, Any]:
         _log.warning("%s/%s, %s, is fetched once from %s", architecture, tag, _size(architecture), config["url"])
         return {"pretrained": tag, "force_quick_gelu": quick}
     files = (str(Path(file).with_suffix(".safetensors")), file) if file else WEIGHTS
-    weights = _fetch(repository, files, _size(architecture))
+    weights = fetch(repository, files, _size(architecture))
     return {"pretrained": str(weights), "force_quick_gelu": quick, "force_preprocess_cfg": config}
 
 
@@ -219,10 +220,19 @@ def _usual_colors(architecture: str) -> dict[str, Any]:
     return {}
 
 
-def _fetch(repository: str, names: tuple[str, ...], size: str) -> Path:
+def fetch(repository: str, names: tuple[str, ...], size: str, instead: str = OFFLINE) -> Path:
     """The first of these files that a repository of the hub has, from the cache or else from the network.
 
     The hub is asked for the size first: to tell the user, and because a fetch without network retries for a minute.
+
+    Args:
+        repository: of the hub.
+        names: of files, the best first.
+        size: of the weights in words, in case that the hub does not say; empty if it is no matter.
+        instead: what needs no network, for the error.
+
+    Raises:
+        DownloadError: none of the files is here, and none can be had.
     """
     for name in names:
         cached = huggingface_hub.try_to_load_from_cache(repository, name)
@@ -241,7 +251,7 @@ def _fetch(repository: str, names: tuple[str, ...], size: str) -> Path:
     except Exception as error:  # the hub passes on errors of its HTTP library, and which library depends on its version
         raise DownloadError(
             f"the weights{size and f' ({size})'} are not on this machine and cannot be fetched from {place} "
-            f"({str(error).splitlines()[0][:120]}); the model {DEFAULT_MODEL!r} is in the package and needs no network."
+            f"({str(error).splitlines()[0][:120]}); {instead}."
         ) from error
     raise DownloadError(f"{place} has no {' or '.join(names)}, so it holds no model to read here.")
 

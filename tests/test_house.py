@@ -26,6 +26,7 @@ FLOORS = [
 SAME_FLOOR = {
     ("methods", "methods"),  # a method that is another one turned around
     ("refinements", "refinements"),  # LPOSS+ begins as LPOSS
+    ("guides", "guides"),  # Seen, which each of them takes
     ("backbones", "backbones"),
     ("backbones", "head"),  # a head lies beside a model and is loaded with it
     ("head", "backbones"),

@@ -30,7 +30,7 @@ def check_options(owner: str, function: Callable[..., Any], options: dict[str, A
         hint = hints[name]
         kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         if not any(_is_a(value, kind) for kind in kinds):
-            wanted = " or ".join(_KINDS.get(kind) or _tensor(kind) for kind in kinds)
+            wanted = " or ".join(_KINDS.get(kind) or _object(kind) for kind in kinds)
             raise OptionError(f"option {name!r} of {owner!r} must be {wanted}, got {_shown(value)}.")
 
 
@@ -55,10 +55,12 @@ _KINDS: dict[Any, str] = {
 }
 
 
-def _tensor(kind: Any) -> str:
-    """A kind of tensor in words, such as "a tensor (image, patch, channel) of floating point"."""
+def _object(kind: Any) -> str:
+    """A class in words, such as "a tensor (image, patch, channel) of floating point" or "a Module"."""
     axes = getattr(kind, "dim_str", "").split()  # jaxtyping's
-    return f"a tensor ({', '.join(axes)}) of floating point" if axes else "a tensor"
+    if axes:
+        return f"a tensor ({', '.join(axes)}) of floating point"
+    return "a tensor" if kind.__name__ == "Tensor" else f"a {kind.__name__}"
 
 
 def _shown(value: Any) -> str:

@@ -10,30 +10,20 @@ same head, to rounding.
 
 from __future__ import annotations
 
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-import torch.distributed as dist
 
 from eclip.backbones.load import load
-from eclip.datasets.captions import Pair, digest, read_pairs
-from eclip.datasets.masks import MaskSet, read_masks
-from eclip.errors import DataError, OptionError, TrainingError
-from eclip.evaluate import localize
-from eclip.head import EclipHead, with_head
-from eclip.methods import METHODS
+from eclip.datasets.captions import digest, read_pairs
+from eclip.datasets.masks import read_masks
+from eclip.head import EclipHead
 from eclip.training import checkpoint, journal
 from eclip.training.config import TrainConfig
 from eclip.training.learning import Learner
-from eclip.training.material import Cached, Looking, Material, Places, Streamed
 from eclip.writer import made_by
 
 Tell = Callable[[str, int, int, str], None]

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from eclip.backbones.colors import to_pixels
 from eclip.backbones.text_tower import TextTower
 from eclip.blocks import Block, Fn, Tokens, unit
 from eclip.errors import KeepError, OptionError, ShapeError
@@ -134,11 +134,8 @@ class Backbone:
             OptionError: the size is no multiple of the patch, or the resize is unknown.
         """
         grid = self.grid_for(image.size, image_size, resize)
-        resample = Image.Resampling.BICUBIC if self.interpolation == "bicubic" else Image.Resampling.BILINEAR
-        resized = image.convert("RGB").resize((grid.col * self.patch_size, grid.row * self.patch_size), resample)
-        values = torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255.0)  # height width 3
-        values = (values - torch.tensor(self.mean)) / torch.tensor(self.std)
-        return values.permute(2, 0, 1).contiguous()
+        size = (grid.row * self.patch_size, grid.col * self.patch_size)
+        return to_pixels(image, size, self.mean, self.std, self.interpolation)
 
     def grid_for(self, size: tuple[int, int], image_size: int | None = None, resize: str = "squash") -> Grid:
         """The patch grid of a photo of (width, height) pixels after `preprocess`."""

@@ -8,6 +8,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from eclip.errors import ModelError, OptionError
@@ -18,6 +21,25 @@ INTERPOLATIONS = ("bicubic", "bilinear")
 COLORS = ("mean", "std", "interpolation")
 RESAMPLE = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers, as image processors write them."""
+
+
+def to_pixels(
+    photo: Image.Image, size: tuple[int, int], mean: Sequence[float], std: Sequence[float], interpolation: str
+) -> Float[Tensor, "3 height width"]:
+    """A whole photo on (height, width) pixels, its colors normalized.
+
+    Args:
+        photo: of any mode; it is read as RGB.
+        size: (height, width).
+        mean: of each color channel, in [0, 1].
+        std: of each color channel.
+        interpolation: one of INTERPOLATIONS.
+    """
+    resample = Image.Resampling.BICUBIC if interpolation == "bicubic" else Image.Resampling.BILINEAR
+    resized = photo.convert("RGB").resize(size[::-1], resample)
+    values = torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255.0)  # height width 3
+    values = (values - torch.tensor(mean)) / torch.tensor(std)
+    return values.permute(2, 0, 1).contiguous()
 
 
 def settled(given: dict[str, Any], noted: dict[str, Any], lacking: str) -> dict[str, Any]:

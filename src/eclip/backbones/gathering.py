@@ -93,6 +93,31 @@ def gather(encoding: Encoding, method: str, tokens: Tokens | None = None) -> Gat
     return gather_from(encoding, block, x, block.norm1(x))
 
 
+def pooling_row(encoding: Encoding, method: str) -> Float[Tensor, "image patch"]:
+    """Where the token that becomes the feature looks: its row of the last block's attention, mean over heads.
+
+    Where patches are averaged, the mean of their rows; in a pool the mean token's row; in a MAP head the learned
+    query's.
+
+    Args:
+        encoding: with the last block kept; in a tower with MAP head any.
+        method: who asks, for errors.
+
+    Returns:
+        Shares of attention in [0, 1]; what is missing to a sum of 1 went to tokens that are no patches.
+
+    Raises:
+        KeepError: the last block was not kept.
+    """
+    if encoding.backbone.pooling == "average":
+        [(block, x)] = encoding.tail(1, method)
+        q, k, _ = block.qkv(block.norm1(x))
+        attn = attention(q[:, :, encoding.prefix :], k).mean(dim=2, keepdim=True)
+    else:
+        attn = gather(encoding, method).attn
+    return attn.mean(dim=1)[:, 0, encoding.prefix :]
+
+
 def gather_from(encoding: Encoding, block: Block, x: Tokens, normed: Tokens) -> Gathering:
     """The gathering of what entered the block, once it is normalized; in one graph with it if gradients are on."""
     backbone = encoding.backbone

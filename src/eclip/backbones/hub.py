@@ -12,16 +12,26 @@ from huggingface_hub.errors import EntryNotFoundError
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.errors import DownloadError
 
+OFFLINE = f"the model {DEFAULT_MODEL!r} is in the package and needs no network"
 PATIENCE = 5.0
 """Seconds that the hub has for its first answer."""
 
 _log = logging.getLogger("eclip")
 
 
-def fetch(repository: str, names: tuple[str, ...], size: str) -> Path:
+def fetch(repository: str, names: tuple[str, ...], size: str, instead: str = OFFLINE) -> Path:
     """The first of these files that a repository of the hub has, from the cache or else from the network.
 
     The hub is asked for the size first: to tell the user, and because a fetch without network retries for a minute.
+
+    Args:
+        repository: of the hub.
+        names: of files, the best first.
+        size: of the weights in words, in case that the hub does not say; empty if it is no matter.
+        instead: what needs no network, for the error.
+
+    Raises:
+        DownloadError: none of the files is here, and none can be had.
     """
     for name in names:
         cached = huggingface_hub.try_to_load_from_cache(repository, name)
@@ -40,6 +50,6 @@ def fetch(repository: str, names: tuple[str, ...], size: str) -> Path:
     except Exception as error:  # the hub passes on errors of its HTTP library, and which library depends on its version
         raise DownloadError(
             f"the weights{size and f' ({size})'} are not on this machine and cannot be fetched from {place} "
-            f"({str(error).splitlines()[0][:120]}); the model {DEFAULT_MODEL!r} is in the package and needs no network."
+            f"({str(error).splitlines()[0][:120]}); {instead}."
         ) from error
     raise DownloadError(f"{place} has no {' or '.join(names)}, so it holds no model to read here.")

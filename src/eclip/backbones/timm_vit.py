@@ -1,4 +1,4 @@
-"""ViTs of timm that end in a class token or in the mean of their patches: its own, behind convolutions too, and EVA.
+"""ViTs of timm, its own, behind convolutions too, and EVA: bare, or ended by a class token or the mean of the patches.
 
 Host internals repeated here, and pinned by parity tests: the order of steps at the input, so that positions can be
 resized, and EVA's attention with its rotary positions.
@@ -6,12 +6,13 @@ resized, and EVA's attention with its rotary positions.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from open_clip.timm_model import TimmModel
-from timm.layers import RotaryEmbeddingCat, apply_rot_embed_cat, build_rotary_pos_embed
+from timm.layers import RotaryEmbeddingCat, RotaryEmbeddingDinoV3, apply_rot_embed_cat, build_rotary_pos_embed
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -23,25 +24,36 @@ from eclip.blocks import Block, merge_heads, split_heads
 from eclip.errors import unsupported
 
 
-def timm_vit(visual: TimmModel) -> dict[str, Any]:
-    """A timm ViT, or EVA, whose feature is the class token or the mean of the patches."""
-    trunk: Any = visual.trunk
-    if trunk.attn_pool is not None or trunk.global_pool not in ("token", "avg"):
-        raise unsupported(f"a timm ViT with pooling {trunk.global_pool!r}")
-    averaged, prefix = trunk.global_pool == "avg", int(trunk.num_prefix_tokens)
-    if getattr(trunk, "pool_include_prefix", False) or not (averaged or prefix):
-        raise unsupported("a timm ViT whose mean takes in its class token, or which has none to pool")
-    if not any(isinstance(norm, nn.Identity) for norm in (trunk.norm, trunk.fc_norm)):
-        raise unsupported("a timm ViT with two norms at its end")
-    native = Grid(*trunk.patch_embed.grid_size)
+class BareViT(NamedTuple):
+    """A ViT of timm up to its last block, whatever comes after: fields of a Backbone."""
+
+    native: Grid
+    patch_size: int
+    prefix: int
+    embed: Callable[[Tensor, Grid, Positions], tuple[Tensor, None]]
+    blocks_at: Callable[[Grid, Positions], tuple[Block, ...]]
+
+
+def bare_vit(trunk: Any) -> BareViT:
+    """Tokens and blocks of a timm ViT, or EVA, on any grid.
+
+    Raises:
+        UnsupportedTowerError: it is of another class, or has tokens, positions or blocks nobody has read.
+    """
+    if not isinstance(trunk, VisionTransformer | Eva):
+        raise unsupported(f"a network of class {type(trunk).__name__}")
+    native, prefix = Grid(*trunk.patch_embed.grid_size), int(trunk.num_prefix_tokens)
     height, width = trunk.patch_embed.img_size  # what the trunk takes; ViTamin-XL-384 tells open_clip another size
     patch = int(height) // native.row
     if (native.row * patch, native.col * patch) != (height, width):
         raise unsupported(f"a timm ViT whose patches are not square: {tuple(native)} of {height} x {width} pixels")
     first = [token for token in (trunk.cls_token, trunk.reg_token) if token is not None]
-    rest = [without_dropout(module) for key, module in visual.head.named_children() if key != "drop"]
+    if prefix != sum(token.shape[1] for token in first):
+        raise unsupported(f"a timm ViT with first tokens of another kind, a {type(trunk).__name__}")
     rope = trunk.rope if isinstance(trunk, Eva) else None
-    if rope is not None and (not isinstance(rope, RotaryEmbeddingCat) or getattr(trunk, "rope_mixed", False)):
+    if rope is not None and (
+        not isinstance(rope, RotaryEmbeddingCat | RotaryEmbeddingDinoV3) or getattr(trunk, "rope_mixed", False)
+    ):
         raise unsupported(f"an EVA with positions of class {type(rope).__name__}")
 
     def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
@@ -63,6 +75,23 @@ def timm_vit(visual: TimmModel) -> dict[str, Any]:
         turned = None if rope is None else rotary(rope, native, grid)
         return tuple(eva_block(block, turned) for block in trunk.blocks)
 
+    plain = () if isinstance(trunk, Eva) else tuple(timm_block(block) for block in trunk.blocks)
+    blocks_at(native, "bicubic_aa")  # refuses blocks nobody has read
+    return BareViT(native, patch, prefix, embed, blocks_at)
+
+
+def timm_vit(visual: TimmModel) -> dict[str, Any]:
+    """A timm ViT, or EVA, whose feature is the class token or the mean of the patches."""
+    trunk: Any = visual.trunk
+    if trunk.attn_pool is not None or trunk.global_pool not in ("token", "avg"):
+        raise unsupported(f"a timm ViT with pooling {trunk.global_pool!r}")
+    averaged, bare = trunk.global_pool == "avg", bare_vit(trunk)
+    if getattr(trunk, "pool_include_prefix", False) or not (averaged or bare.prefix):
+        raise unsupported("a timm ViT whose mean takes in its class token, or which has none to pool")
+    if not any(isinstance(norm, nn.Identity) for norm in (trunk.norm, trunk.fc_norm)):
+        raise unsupported("a timm ViT with two norms at its end")
+    rest = [without_dropout(module) for key, module in visual.head.named_children() if key != "drop"]
+
     def to_feature(normed: Tensor) -> Tensor:
         normed = trunk.head(normed)
         for module in rest:
@@ -74,17 +103,11 @@ def timm_vit(visual: TimmModel) -> dict[str, Any]:
 
     def pool(tokens: Tensor) -> Tensor:
         tokens = trunk.norm(tokens)
-        return to_feature(trunk.fc_norm(tokens[:, prefix:].mean(dim=1) if averaged else tokens[:, 0]))
+        return to_feature(trunk.fc_norm(tokens[:, bare.prefix :].mean(dim=1) if averaged else tokens[:, 0]))
 
-    plain = () if isinstance(trunk, Eva) else tuple(timm_block(block) for block in trunk.blocks)
-    blocks_at(native, "bicubic_aa")  # refuses blocks nobody has read
     return {
+        **bare._asdict(),
         "family": "timm ViT" if isinstance(trunk, VisionTransformer) else "EVA",
-        "native": native,
-        "patch_size": patch,
-        "prefix": prefix,
-        "embed": embed,
-        "blocks_at": blocks_at,
         "project": project,
         "pool": pool,
         "pooling": "average" if averaged else "token",
@@ -93,8 +116,10 @@ def timm_vit(visual: TimmModel) -> dict[str, Any]:
     }
 
 
-def rotary(rope: RotaryEmbeddingCat, native: Grid, grid: Grid) -> Tensor:
+def rotary(rope: RotaryEmbeddingCat | RotaryEmbeddingDinoV3, native: Grid, grid: Grid) -> Tensor:
     """Sines and cosines of a grid, (patch, 2 width); those of the training grid are the host's own."""
+    if isinstance(rope, RotaryEmbeddingDinoV3):
+        return rope.get_embed(list(grid))
     if grid == native and rope.pos_embed is not None:
         return rope.pos_embed
     names = ("in_pixels", "ref_feat_shape", "grid_offset", "grid_indexing")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip import blocks
 from eclip.backbones.base import Encoding
-from eclip.backbones.gathering import gather
+from eclip.backbones.gathering import pooling_row
 
 
 def attention(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[Tensor, "image text row col"]:
@@ -23,11 +22,5 @@ def attention(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[
     Returns:
         Shares of attention in [0, 1]; what is missing to a sum of 1 went to tokens that are no patches.
     """
-    if encoding.backbone.pooling == "average":
-        [(block, x)] = encoding.tail(1, "attention")
-        q, k, _ = block.qkv(block.norm1(x))
-        attn = blocks.attention(q[:, :, encoding.prefix :], k).mean(dim=2, keepdim=True)
-    else:
-        attn = gather(encoding, "attention").attn
-    row = attn.mean(dim=1)[:, 0, encoding.prefix :]  # image patch
+    row = pooling_row(encoding, "attention")  # image patch
     return encoding.on_grid(row[:, :, None].expand(-1, -1, len(text)))

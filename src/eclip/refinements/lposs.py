@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eclip.backbones import patches
 from eclip.backbones.base import Encoding
-from eclip.blocks import merge_heads, unit
-from eclip.errors import NoMeaningError, OptionError, ShapeError
+from eclip.blocks import unit
+from eclip.errors import OptionError, ShapeError
 from eclip.refinements.propagation import as_means, balance, patch_centers, patch_weights, propagate
 
 FEATURES = ("keys", "values", "tokens", "trunk")
@@ -126,21 +127,11 @@ def patch_features(
 ) -> Float[Tensor, "image patch channel"]:
     """What says which patches are alike, see `lposs`; not normalized."""
     if not isinstance(features, str):
-        images, patches = len(encoding.pixels), encoding.grid.row * encoding.grid.col
-        if features.shape[:2] != (images, patches):
+        images, count = len(encoding.pixels), encoding.grid.row * encoding.grid.col
+        if features.shape[:2] != (images, count):
             raise ShapeError(
-                f"features must be (image, patch, channel) = ({images}, {patches}, any), got {tuple(features.shape)}: "
+                f"features must be (image, patch, channel) = ({images}, {count}, any), got {tuple(features.shape)}: "
                 f"the guide needs the same photos and a grid of {encoding.grid.row} x {encoding.grid.col}."
             )
         return features.to(encoding.pixels.device)
-    if features == "tokens":
-        return encoding.tokens[:, encoding.prefix :]
-    if features == "trunk":
-        if encoding.trunk is None:
-            backbone = encoding.backbone
-            raise NoMeaningError("lposs", backbone.name, backbone.family, "it has no CNN trunk to take features from")
-        return encoding.trunk.flatten(2).transpose(1, 2)
-    [(block, x)] = encoding.tail(1, "lposs")
-    normed = block.norm1(x)
-    heads = block.value(normed) if features == "values" else block.qkv(normed)[1]
-    return merge_heads(heads)[:, encoding.prefix :]
+    return patches.patch_features(encoding, features, "lposs")

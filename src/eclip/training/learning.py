@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
-from typing import Any
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from eclip.blocks import unit
-from eclip.errors import TrainingError
 from eclip.head import EclipHead
 from eclip.pooling import masked_max_pool
 from eclip.training.config import TrainConfig
-from eclip.training.contrast import contrast, gathered, with_own
+from eclip.training.contrast import gathered
 from eclip.training.material import Batch
 
 

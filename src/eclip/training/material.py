@@ -166,9 +166,7 @@ class Cached:
         shard = max(1, SHARD_BYTES // (2 * patches * looking.channels))
         self.captions = [caption for pair in pairs for caption in pair.captions]
         self.first = np.cumsum([0, *(len(pair.captions) for pair in pairs)])
-        self.rows = Store(
-            folder / f"rows-{_key(*seen)}", len(pairs), (patches, looking.channels), np.float16, shard
-        )
+        self.rows = Store(folder / f"rows-{_key(*seen)}", len(pairs), (patches, looking.channels), np.float16, shard)
         guide = [looking.guide, looking.guide_options]
         self.guides = Store(folder / f"guides-{_key(*seen, *guide)}", len(pairs), (patches,), np.float16, shard)
         width = backbone.encode_text(["a"]).shape[1]

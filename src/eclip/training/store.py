@@ -30,7 +30,13 @@ class Store:
     """
 
     def __init__(self, folder: Path, count: int, shape: Sequence[int], dtype: type[np.floating], shard: int) -> None:
-        self.folder, self.count, self.shape, self.dtype, self.shard = folder, count, tuple(shape), np.dtype(dtype), shard
+        self.folder, self.count, self.shape, self.dtype, self.shard = (
+            folder,
+            count,
+            tuple(shape),
+            np.dtype(dtype),
+            shard,
+        )
         self._open: dict[int, NDArray[np.floating]] = {}
 
     @property

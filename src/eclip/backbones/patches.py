@@ -1,0 +1,38 @@
+"""Features of patches by which it is told which of them are alike."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from eclip.backbones.base import Encoding
+from eclip.blocks import merge_heads
+from eclip.errors import NoMeaningError
+
+
+def patch_features(encoding: Encoding, features: str, method: str) -> Float[Tensor, "image patch channel"]:
+    """Features of a place in the tower, not normalized.
+
+    Args:
+        encoding: with the last block kept, but for "tokens" and "trunk".
+        features: "inputs", "keys" or "values" of the last block (all heads side by side; in an attention pool keys have
+            positions in them), "tokens" (its output), or "trunk" (a CNN's last feature map).
+        method: who asks, for errors.
+
+    Raises:
+        NoMeaningError: "trunk" of a model that has none.
+        KeepError: the last block was not kept.
+    """
+    if features == "tokens":
+        return encoding.tokens[:, encoding.prefix :]
+    if features == "trunk":
+        if encoding.trunk is None:
+            backbone = encoding.backbone
+            raise NoMeaningError(method, backbone.name, backbone.family, "it has no CNN trunk to take features from")
+        return encoding.trunk.flatten(2).transpose(1, 2)
+    [(block, x)] = encoding.tail(1, method)
+    if features == "inputs":
+        return x[:, encoding.prefix :]
+    normed = block.norm1(x)
+    heads = block.value(normed) if features == "values" else block.qkv(normed)[1]
+    return merge_heads(heads)[:, encoding.prefix :]

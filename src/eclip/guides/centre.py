@@ -1,0 +1,31 @@
+"""The negative control: photographers put things in the middle. A guide must beat this one."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eclip.errors import OptionError
+from eclip.guides import Seen
+
+LEAST = 1e-3
+
+
+def centre(seen: Seen, *, sigma: float = 0.25) -> Float[Tensor, "image row col"]:
+    """`exp(-r^2 / (2 sigma^2))` on the patch grid, r the distance of a patch's center from that of the photo.
+
+    Args:
+        seen: only its grid counts.
+        sigma: a share of the photo's sides: on a photo that is not square the Gaussian is not round.
+
+    Raises:
+        OptionError: sigma is below 0.001.
+    """
+    if not LEAST <= sigma < float("inf"):
+        raise OptionError(f"'centre' needs sigma at least {LEAST}, as a share of the photo's side, got {sigma}.")
+    encoding = seen.encoding
+    down, across = ((torch.arange(count, device=encoding.pixels.device) + 0.5) / count - 0.5 for count in encoding.grid)
+    distance = down[:, None] ** 2 + across**2  # row col
+    weights = torch.exp((distance.min() - distance) / (2 * sigma**2))  # the peak is 1, however small sigma
+    return weights.expand(len(encoding.pixels), -1, -1)

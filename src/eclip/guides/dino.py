@@ -1,0 +1,111 @@
+"""Attention of a self-supervised ViT, which was never told what a thing is and looks at it all the same.
+
+DINO (Caron et al. 2021, https://arxiv.org/abs/2104.14294), DINOv2 (Oquab et al. 2023, https://arxiv.org/abs/2304.07193),
+with registers (Darcet et al. 2023, https://arxiv.org/abs/2309.16588), DINOv3 (Siméoni et al. 2025,
+https://arxiv.org/abs/2508.10104; its weights have a licence of their own), as timm has them.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import timm
+import torch
+from jaxtyping import Float
+from timm.models import get_pretrained_cfg
+from torch import Tensor, nn
+
+from eclip.backbones.base import DEFAULT_POSITIONS, Grid, plainly
+from eclip.backbones.colors import INTERPOLATIONS, to_pixels
+from eclip.backbones.hub import fetch
+from eclip.backbones.timm_vit import BareViT, bare_vit
+from eclip.blocks import attention
+from eclip.errors import DownloadError, ModelError, OptionError, UnknownNameError, UnsupportedTowerError
+from eclip.guides import Seen
+
+DEFAULT = "vit_small_patch16_224.dino"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+def dino(
+    seen: Seen, *, name: str = DEFAULT, size: int | None = None, network: nn.Module | None = None
+) -> Float[Tensor, "image row col"]:
+    """The class token's row of the last block's attention to the patches, mean over heads, on the network's own grid.
+
+    The whole photo is squashed into a square and its colors are normalized as the network's. Positions are resized
+    bicubically with antialias, as timm does.
+
+    Args:
+        seen: only its photos count, and the device of its encoding.
+        name: of weights in timm, such as "vit_base_patch16_224.dino", "vit_small_patch14_reg4_dinov2.lvd142m" or
+            "vit_small_patch16_dinov3.lvd1689m"; fetched once, kept in memory. `timm.list_pretrained("*dino*")` shows
+            them; any other timm ViT or EVA with a class token will do.
+        size: side of the square in pixels, a multiple of the network's patch; None = its training size.
+        network: a ViT from `timm.create_model` of your own, instead of a name. It is left as it is, and where it is.
+
+    Raises:
+        UnknownNameError: timm has no weights of this name.
+        DownloadError: the weights are not on this machine and cannot be fetched.
+        UnsupportedTowerError: the network is no ViT or EVA that can be read, or has no class token.
+        OptionError: the size is no multiple of the patch, or the network does not say its colors.
+        ModelError: the weights cannot be read.
+    """
+    if network is None:
+        network = _load(name, seen.encoding.pixels.device)
+    with plainly(network):
+        vit = _readable(network)
+        config: dict[str, Any] = getattr(network, "pretrained_cfg", None) or {}
+        mean, std = config.get("mean"), config.get("std")
+        if mean is None or std is None or config.get("interpolation") not in INTERPOLATIONS:
+            raise OptionError(
+                "the network of 'dino' must say mean, std and interpolation (bicubic or bilinear) of its photos in "
+                "network.pretrained_cfg, as one from timm.create_model does."
+            )
+        side, patch = vit.native.row * vit.patch_size if size is None else size, vit.patch_size
+        if side < patch or side % patch:
+            near = max(1, round(side / patch)) * patch
+            raise OptionError(f"'dino' needs a size that is a multiple of {patch}, got {side}. The nearest is {near}.")
+        weight = next(network.parameters())
+        pixels = [to_pixels(photo, (side, side), mean, std, config["interpolation"]) for photo in seen.photos]
+        grid = Grid(side // patch, side // patch)
+        x, _ = vit.embed(torch.stack(pixels).to(weight), grid, DEFAULT_POSITIONS)
+        *blocks, last = vit.blocks_at(grid, DEFAULT_POSITIONS)
+        for block in blocks:
+            x = block.forward(x)
+        q, k, _ = last.qkv(last.norm1(x))
+        row = attention(q[:, :, :1], k).mean(dim=1)[:, 0, vit.prefix :]  # image patch
+        return row.unflatten(1, grid).to(seen.encoding.pixels.device)
+
+
+def _readable(network: nn.Module) -> BareViT:
+    vit = bare_vit(network)
+    if network.cls_token is None:
+        raise UnsupportedTowerError(
+            f"'dino' is the attention of a class token, and this {type(network).__name__} has none."
+        )
+    return vit
+
+
+@cache
+def _load(name: str, device: torch.device) -> nn.Module:
+    config = get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        raise UnknownNameError(
+            "network of timm", name, timm.list_pretrained("*dino*"), 'timm.list_pretrained("*dino*")'
+        )
+    with torch.device("meta"):  # nothing is fetched that cannot be read
+        shape = timm.create_model(name, pretrained=False)
+    try:
+        _readable(shape)
+        weights = sum(weight.numel() for weight in shape.parameters())
+        size, instead = f"about {weights * 4 / 2**20:,.0f} MiB", "the guides 'spectral' and 'backbone' need no network"
+        file = fetch(config.hf_hub_id, WEIGHTS, size, instead)
+        with torch.random.fork_rng(devices=[]):  # weights are drawn at random before they are read
+            overlay = {"file": str(file), "custom_load": False}
+            network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+    except (DownloadError, UnsupportedTowerError) as error:
+        raise type(error)(f"{name}: {error}") from error
+    except Exception as error:  # timm and the readers of its files raise RuntimeError, OSError and others alike
+        raise ModelError(f"{name} cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    return network.to(device).eval().requires_grad_(False)

@@ -1,0 +1,72 @@
+"""Maps that were made before, by any network or by hand: a file a photo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from eclip.errors import OptionError, ShapeError
+from eclip.guides import Seen, on_grid
+from eclip.photos import EXTENSIONS
+
+GRAY = ("1", "L", "I", "I;16", "I;16B")
+"""Pillow's modes of gray; "I" is that of 16 bits in its older versions."""
+
+
+def folder(seen: Seen, *, path: str | Path | None = None) -> Float[Tensor, "image row col"]:
+    """Each photo's map of any size, on the patch grid.
+
+    Args:
+        seen: its sources name the files, its encoding has the grid.
+        path: the folder. For the photo "some/where/NAME.jpg", as for "train-000.tar/NAME", it holds `NAME.npy`, an
+            array (row, col) of numbers of at least 0 that covers the whole photo; or else `NAME.png`, gray, of 8 or 16
+            bits. The scale is free. Photos of one name share a map.
+
+    Raises:
+        OptionError: there is no path, no file for a photo, or one that cannot be read or holds other values.
+        ShapeError: an array is not (row, col).
+    """
+    if path is None:
+        raise OptionError("'folder' needs path, the folder that holds STEM.npy or STEM.png for each photo.")
+    if not Path(path).is_dir():
+        raise OptionError(f"'folder' needs path to be a folder of maps, and {str(path)!r} is none.")
+    encoding = seen.encoding
+    maps = [_read(Path(path), source) for source in seen.sources]
+    return torch.cat([on_grid(one[None].to(encoding.pixels.device), encoding.grid) for one in maps])
+
+
+def _read(path: Path, source: str) -> Float[Tensor, "row col"]:
+    name = Path(source).name
+    stem = name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in EXTENSIONS else name
+    array, picture = path / f"{stem}.npy", path / f"{stem}.png"
+    if not (array.is_file() or picture.is_file()):
+        raise OptionError(f"'folder' has no map of {source!r}: {str(array)!r} is expected, or {picture.name!r} there.")
+    file = array if array.is_file() else picture
+    try:
+        values: Any = np.load(file, allow_pickle=False) if file is array else _from_gray(file)
+    except (OSError, ValueError, EOFError, SyntaxError, UnidentifiedImageError) as error:
+        if isinstance(error, OptionError):
+            raise
+        raise OptionError(f"the map {str(file)!r} cannot be read: {error}.") from error
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
+        raise OptionError(f"the map {str(file)!r} must be one array of numbers.")
+    if values.ndim != 2 or not values.size:
+        raise ShapeError(f"the map {str(file)!r} must be (row, col), got {values.shape}.")
+    values = values.astype(np.float64)
+    if not np.isfinite(values).all() or values.min() < 0:
+        raise OptionError(f"the map {str(file)!r} must hold finite numbers of at least 0, and does not.")
+    return torch.from_numpy(values)
+
+
+def _from_gray(file: Path) -> NDArray[Any]:
+    with Image.open(file) as picture:
+        if picture.mode not in GRAY:
+            raise OptionError(f"the map {str(file)!r} must be gray, of 8 or 16 bits, got Pillow's mode {picture.mode}.")
+        return np.asarray(picture)

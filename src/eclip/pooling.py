@@ -24,6 +24,7 @@ FORMS: dict[str, _Pool] = {
 }
 """How tokens (image, patch, feature) become one vector, given the guide (image, patch, 1) and where it is inside."""
 DEFAULT_FORM = "soft"
+INSIDES = ("mean", "mass")
 
 
 def masked_max_pool(
@@ -54,8 +55,8 @@ def masked_max_pool(
     """
     if form not in FORMS:
         raise OptionError(f"form must be one of {', '.join(FORMS)}, got {form!r}.")
-    if threshold not in ("mean", "mass"):
-        raise OptionError(f"threshold must be mean or mass, got {threshold!r}.")
+    if threshold not in INSIDES:
+        raise OptionError(f"threshold must be one of {', '.join(INSIDES)}, got {threshold!r}.")
     if guide is None:
         guide = torch.ones_like(tokens[:, :, 0])
     if guide.shape != tokens.shape[:2]:

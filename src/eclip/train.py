@@ -24,7 +24,7 @@ from eclip.head import EclipHead
 from eclip.training import checkpoint, journal
 from eclip.training.config import TrainConfig
 from eclip.training.learning import Learner
-from eclip.writer import made_by
+from eclip.writer import made_by, versions
 
 Tell = Callable[[str, int, int, str], None]
 """Hears (what is done, how many are done, of how many, a word on it)."""
@@ -71,13 +71,15 @@ class _Run:
             caption_key=config.caption_key,
             separator=config.separator,
         )
-        _check_bad(len(self.unusable), len(self.unusable) + len(self.pairs), self.unusable)
+        _check_bad(self.unusable, len(self.unusable) + len(self.pairs))
         self.pairs = self.pairs[: config.limit]
         self.backbone = load(config.model, device=device)
         self.head = EclipHead.start(
             self.backbone, config.source, init=config.init, hidden=config.hidden, text=config.text, seed=config.seed
         )
         self.learner = Learner(self.head, self.backbone.logit_scale, config)
+        self.noted: set[int] = set()
+        self._ordered: tuple[int, tuple[Places, Places, Places]] = -1, (np.empty(0, np.int64),) * 3
 
     def go(self, resume: bool) -> EclipHead:
         """Everything from the cache to the last step."""
@@ -93,14 +95,194 @@ class _Run:
                 log.note("bad", step=0, key=key, why=why)
         material = self._material(log)
         good = np.array([place for place in range(len(self.pairs)) if place not in material.bad])
-        steps = self._steps(len(good))
-        total = steps * self.config.epochs
-        self._score(log, 0, 0)
+        steps = self._steps_of(len(good))
+        if first == 0:
+            self._score(log, 0, 0)
         with checkpoint.Interrupts() as interrupts:
-            for step in range(first, total):
-                epoch, within = divmod(step, steps)
-                if within == 0 or step == first:
-                    order, captions = self._order(epoch, good)
-                part = slice(within * self.config.batch_size, (within + 1) * self.config.batch_size)
-                ...
-        return self.head
+            for step in range(first, steps * self.config.epochs):
+                self._step(material, good, step, steps, log)
+                done, ends = step + 1, (step + 1) % steps == 0
+                stopping = self._agreed(interrupts.signal)
+                if ends or stopping or done % self.config.checkpoint_every == 0:
+                    self._keep(done, data)
+                if ends and not stopping:
+                    self._score(log, done // steps, done)
+                    self._save(log, done // steps, done, begin)
+                if stopping:
+                    log.note("stopped", step=done, signal=signal.Signals(stopping).name)
+                    raise KeyboardInterrupt if stopping == signal.SIGINT else SystemExit(128 + stopping)
+        return self.head.eval().requires_grad_(False)
+
+    def _material(self, log: journal.Journal) -> Material:
+        config = self.config
+        looking = Looking(
+            self.backbone,
+            self.head.config.channels,
+            config.source,
+            config.guide,
+            config.guide_options,
+            config.image_size,
+            config.workers,
+        )
+        if config.stream:
+            return Streamed(looking, self.pairs)
+        cached = Cached(looking, self.pairs, cache_folder(config.cache))
+        if self.rank == 0 and (size := cached.bytes_missing):
+            self.tell("cache", 0, 0, f"{size / 2**20:,.0f} MiB go to {cached.folder}")
+        begin = time.perf_counter()
+        cached.fill(self.tell, self.rank, self.world)
+        _wait()
+        cached.note_bad()
+        log.note("cached", step=0, seconds=round(time.perf_counter() - begin, 1), bad=len(cached.bad))
+        self._note_bad(cached, log, len(self.pairs))
+        return cached
+
+    def _steps_of(self, good: int) -> int:
+        size, shares = self.config.batch_size, self.world * self.config.accum_freq
+        if good < size:
+            raise OptionError(f"a batch of {size} needs as many pairs, and there are {good}: --batch-size {good}.")
+        if size % shares:
+            raise OptionError(
+                f"a batch of {size} cannot be cut into {self.world} processes x {self.config.accum_freq} parts: take "
+                f"--batch-size {size // shares * shares or shares}."
+            )
+        return good // size
+
+    def _step(self, material: Material, good: Places, step: int, steps: int, log: journal.Journal) -> None:
+        config, begin = self.config, time.perf_counter()
+        epoch, within = divmod(step, steps)
+        photos, owners, captions = self._order(epoch, good)
+        size = config.batch_size // self.world
+        start = within * config.batch_size + self.rank * size
+        parts = [
+            material.batch(photos[at], owners[at], captions[at])
+            for at in np.array_split(np.arange(start, start + size), config.accum_freq)
+        ]
+        self._note_bad(material, log, (step + 1) * size if config.stream else len(self.pairs))
+        rate = rate_at(step, steps * config.epochs, config)
+        try:
+            loss = self.learner.step(parts, rate)
+        except TrainingError as error:
+            log.note("failed", step=step, why=str(error))
+            raise TrainingError(
+                f"{error} at step {step}: nothing was changed by it, and the last checkpoint in {config.out!r} is good. "
+                f"Try a lower --lr than {config.lr}."
+            ) from error
+        log.note("step", step=step + 1, epoch=epoch + 1, loss=loss, lr=rate, seconds=time.perf_counter() - begin)
+        self.tell("training", step + 1, steps * config.epochs, f"epoch {epoch + 1}  loss {loss:.3f}")
+
+    def _note_bad(self, material: Material, log: journal.Journal, looked: int) -> None:
+        """Name photos that turned out to be bad, once each; stop if they are too many."""
+        for place in sorted(material.bad.keys() - self.noted):
+            log.note("bad", step=0, key=self.pairs[place].key, why=material.bad[place])
+            self.noted.add(place)
+        _check_bad([(self.pairs[place].key, why) for place, why in material.bad.items()], looked)
+
+    def _order(self, epoch: int, good: Places) -> tuple[Places, Places, Places]:
+        """Photos of an epoch in its order, whose captions each gets, and which of these."""
+        if self._ordered[0] != epoch:
+            seed = np.random.SeedSequence([self.config.seed, epoch])
+            drawn = np.random.Generator(np.random.PCG64(seed))
+            photos = good[drawn.permutation(len(good))]
+            owners = photos
+            if self.config.shuffle_captions:  # each run has one wrong partner for a photo, the same in every epoch
+                partner = np.random.Generator(np.random.PCG64(self.config.seed)).permutation(len(good))
+                owners = np.empty(len(self.pairs), np.int64)
+                owners[good] = good[partner]
+                owners = owners[photos]
+            counts = np.array([len(self.pairs[owner].captions) for owner in owners])
+            self._ordered = epoch, (photos, owners, (drawn.random(len(owners)) * counts).astype(np.int64))
+        return self._ordered[1]
+
+    def _agreed(self, mark: int | None) -> int:
+        """The signal that any process got; 0 if none."""
+        if self.world == 1:
+            return mark or 0
+        shared = torch.tensor([mark or 0], device=self.learner.device)
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return int(shared)
+
+    def _keep(self, step: int, data: str) -> None:
+        if self.rank == 0:
+            checkpoint.save(self.folder, step, self.config, data, self.learner.state())
+
+    def _score(self, log: journal.Journal, epoch: int, step: int) -> None:
+        """How well the map lies on things now, on the photos with masks."""
+        if self.masks is not None and self.rank == 0:
+            backbone = with_head(self.backbone, self.head)
+            record = localize(
+                lambda encoding, text: {"eclip": METHODS["eclip"](encoding, text)},
+                self.masks,
+                backbone,
+                image_size=self.config.image_size,
+                keep=1,
+            )["eclip"]
+            log.note("scores", step=step, epoch=epoch, msc=record.msc, miou=record.miou, threshold=record.threshold)
+            self.tell("scores", epoch, self.config.epochs, f"mSC {100 * record.msc:.1f}  mIoU {100 * record.miou:.1f}")
+        _wait()
+
+    def _save(self, log: journal.Journal, epoch: int, step: int, begin: float) -> None:
+        """The head as it is after an epoch, with what it was trained on, and the curve."""
+        if self.rank == 0:
+            seconds, peak = round(time.perf_counter() - begin, 1), peak_memory() / 2**20
+            log.note("epoch", step=step, epoch=epoch, seconds=seconds, peak_mib=round(peak))
+            trained = {**asdict(self.config), "epochs_done": epoch, "pairs": len(self.pairs), **versions()}
+            self.head.config = replace(self.head.config, trained=trained)
+            self.head.save(self.folder)
+            journal.draw(self.folder)
+
+
+def rate_at(step: int, steps: int, config: TrainConfig) -> float:
+    """The rate of a step: up a line over the warm-up, down a cosine to zero over the rest."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - config.warmup) / max(1, steps - config.warmup)))
+
+
+def cache_folder(given: str | None) -> Path:
+    """Where encoded pairs are kept."""
+    own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eclip" / "training"
+    return own if given is None else Path(given)
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had so far, in bytes."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
+
+
+def _some(masks: MaskSet, count: int) -> MaskSet:
+    places = np.unique(np.linspace(0, len(masks.items) - 1, min(count, len(masks.items))).round().astype(int))
+    return replace(masks, items=tuple(masks.items[place] for place in places))
+
+
+def _check_bad(bad: Sequence[tuple[str, str]], looked: int) -> None:
+    if looked >= BAD_LEAST and len(bad) > BAD_SHARE * looked:
+        some = "; ".join(f"{key}: {why}" for key, why in bad[:3])
+        raise DataError(
+            f"{len(bad)} of {looked} pairs are bad, more than {BAD_SHARE:.0%}. The first: {some} "
+            "Mend the data, or leave these out of it."
+        )
+
+
+def _wait() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+@contextmanager
+def _processes(device: str) -> Iterator[tuple[int, int, str]]:
+    """(rank, of how many, device) of this process, as `torchrun` says; alone without it."""
+    if "LOCAL_RANK" not in os.environ:
+        yield 0, 1, device
+        return
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield dist.get_rank(), dist.get_world_size(), device
+    finally:
+        dist.destroy_process_group()

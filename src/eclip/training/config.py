@@ -9,14 +9,16 @@ from typing import Any
 
 from eclip.errors import OptionError
 from eclip.guides import check_guide
-from eclip.options import plain_options
+from eclip.head import SOURCES, STARTS
+from eclip.options import check_options, plain_options
+from eclip.pooling import FORMS, INSIDES
 
 PRECISIONS = ("float32", "bfloat16")
 FREE = ("epochs", "out", "workers", "device", "cache", "checkpoint_every", "masks", "mask_count")
 """What a resumed run may have otherwise; all else would make it another run."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A training run.
 
@@ -125,7 +127,12 @@ def from_toml(file: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise OptionError(f"the configuration {str(file)!r} cannot be read: {error}.") from error
     said = plain_options(said)
-    if isinstance(said.get("train_data"), str):
-        said["train_data"] = (said["train_data"],)
+    data = said.pop("train_data", ())
+    options = said.pop("guide_options", {})
     check_options(str(file), TrainConfig, said)
-    return said
+    data = (data,) if isinstance(data, str) else data
+    if not isinstance(data, tuple) or not all(isinstance(one, str) for one in data):
+        raise OptionError(f"train_data in {str(file)!r} must be a list of paths, got {data!r}.")
+    if not isinstance(options, dict):
+        raise OptionError(f"guide_options in {str(file)!r} must be a table, got {options!r}.")
+    return {**said, "train_data": data, "guide_options": options}

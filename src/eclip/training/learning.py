@@ -65,9 +65,53 @@ class Learner:
         Raises:
             TrainingError: the loss or its gradient is not finite; nothing has been changed.
         """
-        with torch.no_grad():
-            seen = [self._pool(self.pooled, part) for part in parts] if len(parts) > 1 else []
-        everyone, loss = None, torch.tensor(math.nan)
-        good = gathered(torch.cat([part.good for part in parts]).to(self.device, torch.uint8)).bool()
         rank = dist.get_rank() if dist.is_initialized() else 0
-        ...
+        with torch.no_grad():  # what the other parts and processes have to say; the only pass if there is one part
+            seen = [self._pool(self.pooled, part) for part in parts[: len(parts) if len(parts) > 1 else 0]]
+        loss = torch.tensor(math.nan)
+        for number, part in enumerate(parts):
+            last = number == len(parts) - 1
+            waiting = nullcontext() if last or self.world == 1 else self.shared.no_sync()
+            with waiting:
+                image, text = self._pool(self.shared, part)
+                if number == 0:
+                    own = ([image], [text]) if len(parts) == 1 else zip(*seen, strict=True)
+                    images, texts = (gathered(torch.cat(list(rows))) for rows in own)
+                    good = gathered(torch.cat([p.good for p in parts]).to(image.device, torch.uint8)).bool()
+                start = (rank * len(parts) + number) * len(image)
+                loss = contrast(with_own(images, image, start), with_own(texts, text, start), self._scale(parts), good)
+                (loss * self.world).backward()  # the mean over processes makes it the sum over their rows
+        self._descend(loss, rate)
+        return float(loss)
+
+    def state(self) -> dict[str, Any]:
+        """All that a step depends on."""
+        return {"pooled": self.pooled.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go back to where `state` was taken."""
+        self.pooled.load_state_dict(state["pooled"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _pool(self, module: nn.Module, part: Batch) -> tuple[Tensor, Tensor]:
+        device = self.device
+        half = torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+        with half:
+            image, text = module(part.rows.to(device), part.guide.to(device).float(), part.text.to(device))
+        return image.float(), text.float()
+
+    def _scale(self, parts: list[Batch]) -> Float[Tensor, ""]:
+        """The factor, with the share of its gradient that is this part's of this process."""
+        scale = self.pooled.log_scale.exp().clamp(max=100)
+        share = 1 / (len(parts) * self.world)
+        return scale.detach() + share * (scale - scale.detach())
+
+    def _descend(self, loss: Tensor, rate: float) -> None:
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        if not all(bool(torch.isfinite(value).all()) for value in [loss, *(w.grad for w in weights)]):
+            self.optimizer.zero_grad()
+            raise TrainingError("the loss or its gradient is not finite")
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()

@@ -61,8 +61,8 @@ class Material(Protocol):
     bad: dict[int, str]
     """Pairs whose photo cannot be read, as far as they are known, by place, with the reason."""
 
-    def batch(self, places: Places, captions: Places) -> Batch:
-        """The pairs at these places, each with the caption of that number among its own."""
+    def batch(self, photos: Places, owners: Places, captions: Places) -> Batch:
+        """These photos, each with a caption: of which pair, and which of its own."""
         ...
 
 
@@ -140,13 +140,14 @@ class Streamed:
         self.looking, self.pairs = looking, pairs
         self.bad: dict[int, str] = {}
 
-    def batch(self, places: Places, captions: Places) -> Batch:
-        """The pairs at these places, each with the caption of that number among its own."""
-        asked = [self.pairs[place] for place in places]
-        rows, guide, bad = self.looking.look(asked)
-        self.bad |= {int(places[index]): why for index, why in bad.items()}
-        text = self.looking.read([pair.captions[which] for pair, which in zip(asked, captions, strict=True)])
-        good = torch.tensor([index not in bad for index in range(len(asked))])
+    def batch(self, photos: Places, owners: Places, captions: Places) -> Batch:
+        """These photos, each with a caption: of which pair, and which of its own."""
+        rows, guide, bad = self.looking.look([self.pairs[photo] for photo in photos])
+        self.bad |= {int(photos[index]): why for index, why in bad.items()}
+        text = self.looking.read(
+            [self.pairs[owner].captions[which] for owner, which in zip(owners, captions, strict=True)]
+        )
+        good = torch.tensor([index not in bad for index in range(len(photos))])
         return Batch(rows, guide, text, good)
 
 
@@ -194,7 +195,7 @@ class Cached:
                     f"{free / 2**30:.1f} GiB are free: --cache DIR puts it elsewhere, --no-cache does without."
                 )
         missing = {span.start: span for store in self.photo_stores for span in store.missing()}
-        mine = [missing[start] for start in sorted(missing)][rank::world]
+        mine = [missing[start] for start in sorted(missing) if start // self.rows.shard % world == rank]
         total, done = sum(map(len, mine)), 0
         for span in mine:
             rows, guide, bad = self.looking.look([self.pairs[place] for place in span])
@@ -204,24 +205,24 @@ class Cached:
                     store.write(span.start, values.numpy(), found)
             done += len(span)
             tell("photos", done, total)
-        mine = self.texts.missing()[rank::world]
+        mine = [span for span in self.texts.missing() if span.start // self.texts.shard % world == rank]
         total, done = sum(map(len, mine)), 0
         for span in mine:
             self.texts.write(span.start, self.looking.read(self.captions[span.start : span.stop]).numpy())
             done += len(span)
             tell("captions", done, total)
 
-    def found(self) -> None:
-        """To be called when all processes have filled."""
+    def note_bad(self) -> None:
+        """Know which photos cannot be read; to be called when all processes have filled."""
         self.bad = self.rows.bad()
 
-    def batch(self, places: Places, captions: Places) -> Batch:
-        """The pairs at these places, each with the caption of that number among its own."""
-        good = torch.tensor([int(place) not in self.bad for place in places])
-        rows, text = self.rows.take(places), self.texts.take(self.first[places] + captions)
-        guide = np.ones((len(places), self.looking.patches), np.float16)
+    def batch(self, photos: Places, owners: Places, captions: Places) -> Batch:
+        """These photos, each with a caption: of which pair, and which of its own."""
+        good = torch.tensor([int(photo) not in self.bad for photo in photos])
+        rows, text = self.rows.take(photos), self.texts.take(self.first[owners] + captions)
+        guide = np.ones((len(photos), self.looking.patches), np.float16)
         if self.looking.guide != "none":
-            guide = self.guides.take(places)
+            guide = self.guides.take(photos)
         return Batch(torch.from_numpy(rows), torch.from_numpy(guide), torch.from_numpy(text), good)
 
 

@@ -29,6 +29,7 @@ SAME_FLOOR = {
     ("backbones", "backbones"),
     ("render", "render"),
     ("cli", "cli"),
+    ("datasets", "photos"),  # a data set is made of photos
     ("compare", "explain"),  # many methods of the one main path
     ("words", "words"),
     ("words_writer", "explain_words"),  # a name in an annotation

@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "eclip"
 
 FLOORS = [
-    {"errors", "options", "heatmap", "blocks", "templates"},  # ground
-    {"backbones", "datasets", "render", "photos", "writer", "reported"},  # materials
-    {"methods", "refinements", "text", "head", "guides", "metrics", "words", "explanation", "words_writer"}  # crafts
+    {"errors", "options", "heatmap", "blocks", "templates", "pooling"},  # ground
+    {"backbones", "head", "datasets", "render", "photos", "writer", "reported"},  # materials
+    {"methods", "refinements", "text", "guides", "metrics", "words", "explanation", "words_writer"}  # crafts
     | {"splice", "msae", "vocabulary", "image_mean", "concepts_writer"},
     {"explain", "evaluate", "train", "stream", "health", "doctor", "compare"}  # hall
     | {"explain_words", "interactions", "concepts"},
@@ -27,9 +27,12 @@ SAME_FLOOR = {
     ("methods", "methods"),  # a method that is another one turned around
     ("refinements", "refinements"),  # LPOSS+ begins as LPOSS
     ("backbones", "backbones"),
+    ("backbones", "head"),  # a head lies beside a model and is loaded with it
+    ("head", "backbones"),
+    ("datasets", "datasets"),
+    ("datasets", "photos"),  # photos of pairs and of masks are read as all photos are
     ("render", "render"),
     ("cli", "cli"),
-    ("datasets", "photos"),  # a data set is made of photos
     ("compare", "explain"),  # many methods of the one main path
     ("words", "words"),
     ("words_writer", "explain_words"),  # a name in an annotation
@@ -37,6 +40,8 @@ SAME_FLOOR = {
     ("concepts_writer", "concepts"),  # a name in an annotation
     ("vocabulary", "text"),
     ("heatmap", "errors"),
+    ("pooling", "blocks"),
+    ("pooling", "errors"),
     ("options", "errors"),
     ("templates", "errors"),
     ("writer", "explanation"),  # a name in an annotation, as the next two

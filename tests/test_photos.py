@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from eclip.errors import ImageError
-from eclip.photos import find_photos, open_photo
+from eclip.photos import decode_photo, find_photos, open_photo
 
 
 def _pixel(source: Any, x: int = 0, y: int = 0) -> tuple[int, ...]:
@@ -146,6 +146,16 @@ def test_broken_files_say_what_is_wrong(tmp_path: Path) -> None:
             open_photo(tmp_path / name)
         assert message in str(raised.value), name
         assert str(tmp_path / name) in str(raised.value)
+
+
+def test_bytes_are_read_as_files_are(tmp_path: Path, photos: Path) -> None:
+    whole = photos / "b.jpg"
+    assert decode_photo(whole.read_bytes(), "b").tobytes() == open_photo(whole).tobytes()
+    for name, message in broken_files(tmp_path).items():
+        with warnings.catch_warnings(), pytest.raises(ImageError) as raised:
+            decode_photo((tmp_path / name).read_bytes(), f"tar/{name}")
+        assert message in str(raised.value), name
+        assert str(raised.value).startswith(f"tar/{name} ")
 
 
 def test_a_truncated_picture_in_hand_is_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 
 import eclip
 from eclip.backbones.base import Backbone
+from eclip.head import EclipHead
 
 torch.set_num_threads(1)  # these models are too small for two
 
@@ -155,8 +156,9 @@ def _tokenizer() -> open_clip.SimpleTokenizer:
 
 
 def backbone(family: str, dtype: torch.dtype = torch.float32) -> Backbone:
-    """A model of its own at each call, so that a test may break it."""
-    return eclip.wrap(model(family).to(dtype), tokenizer=_tokenizer(), mean=MEAN, std=STD, name=family)
+    """A model of its own at each call, so that a test may break it, with a head of random weights."""
+    bare = eclip.wrap(model(family).to(dtype), tokenizer=_tokenizer(), mean=MEAN, std=STD, name=family)
+    return eclip.with_head(bare, EclipHead.start(bare, init="random"))
 
 
 def pixels(of: Backbone, images: int = 2, rows: int = 0, cols: int = 0, seed: int = 0) -> torch.Tensor:

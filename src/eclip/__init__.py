@@ -20,6 +20,7 @@ _HOME = {
     "Concepts": "eclip.concepts",
     "Encoding": "eclip.backbones.base",
     "EclipError": "eclip.errors",
+    "EclipHead": "eclip.head",
     "Explanation": "eclip.explanation",
     "Interactions": "eclip.interactions",
     "compare": "eclip.compare",
@@ -33,6 +34,9 @@ _HOME = {
     "interactions": "eclip.interactions",
     "image_mean": "eclip.image_mean",
     "load": "eclip.backbones.load",
+    "load_head": "eclip.head",
+    "masked_max_pool": "eclip.head",
+    "with_head": "eclip.head",
     "wrap": "eclip.backbones.openclip",
 }
 """Public names and their homes. They are imported when first asked for, so that `import eclip` loads no torch."""
@@ -56,6 +60,10 @@ if TYPE_CHECKING:
     from eclip.explain_words import WordRelevance as WordRelevance
     from eclip.explain_words import explain_words as explain_words
     from eclip.explanation import Explanation as Explanation
+    from eclip.head import EclipHead as EclipHead
+    from eclip.head import load_head as load_head
+    from eclip.head import masked_max_pool as masked_max_pool
+    from eclip.head import with_head as with_head
     from eclip.image_mean import image_mean as image_mean
     from eclip.interactions import Interactions as Interactions
     from eclip.interactions import interactions as interactions

@@ -9,10 +9,12 @@ EclipError (a ValueError)
 ├── ShapeError            an array whose shape does not fit
 ├── KeepError             a method that needs more blocks than the encoding kept
 ├── NoMeaningError        a method whose formula has no meaning for this kind of tower
+│   └── NoHeadError       'eclip' on a model without a trained head
 ├── DeviceError           a device or precision that cannot be had
 ├── MissingExtraError    a package that only one part needs, and that is not installed
 ├── ResultError           a folder that holds no saved explanation, or one that cannot be written
 └── ModelError            a model that cannot be loaded
+    ├── HeadError         a trained head that is not there, cannot be read, or belongs to another model
     ├── DownloadError     its weights must be fetched and cannot be
     └── UnsupportedTowerError   its image tower is of a kind that has no adapter
 
@@ -70,6 +72,18 @@ class NoMeaningError(EclipError):
         super().__init__(f"{method!r} has no meaning on {model}, a {family}: {why}.")
 
 
+class NoHeadError(NoMeaningError):
+    """The method `eclip` on a model without a trained head.
+
+    Args:
+        model: the model's name.
+    """
+
+    def __init__(self, model: str) -> None:
+        self.why = f"{model} has no trained head: `eclip train --model {model} --train-data PATH -o DIR` makes one"
+        EclipError.__init__(self, f"'eclip' needs a head, and {self.why}, and `--head DIR` uses it.")
+
+
 class DeviceError(EclipError):
     """A device or precision that cannot be had."""
 
@@ -93,6 +107,10 @@ class ResultError(EclipError):
 
 class ModelError(EclipError):
     """A model that cannot be loaded."""
+
+
+class HeadError(ModelError):
+    """A trained head that is not there, cannot be read, or belongs to another model."""
 
 
 class DownloadError(ModelError):

@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,6 +45,19 @@ def open_photo(source: Photo) -> Image.Image:
     raise ImageError(f"a photo must be a path, a PIL picture or a NumPy array, got {type(source).__name__}.")
 
 
+def decode_photo(data: bytes, name: str) -> Image.Image:
+    """An upright RGB picture from the bytes of a file, by the rules of `open_photo`.
+
+    Args:
+        data: all of the file.
+        name: what errors call it.
+
+    Raises:
+        ImageError: it is empty, broken, no picture, or too large.
+    """
+    return _decode(BytesIO(data), name, _to_rgb)
+
+
 def size_of(path: Path) -> tuple[int, int]:
     """(width, height) in pixels that `open_photo` gives a file, where the format allows it from the header alone.
 
@@ -66,25 +80,30 @@ def from_file(path: Path, read: Callable[[Image.Image, str], Read]) -> Read:
     """
     if str(path).startswith(("http:/", "https:/")):
         raise ImageError(f"{path} is an address, not a file: fetch it first.")
+    return _decode(path, str(path), read)
+
+
+def _decode(source: Path | BytesIO, name: str, read: Callable[[Image.Image, str], Read]) -> Read:
     try:
-        if path.is_dir():
-            raise ImageError(f"{path} is a folder, not a photo.")
-        if path.stat().st_size == 0:
-            raise ImageError(f"{path} is empty (0 bytes).")
-        with Image.open(path) as picture:
-            return read(picture, str(path))
+        if isinstance(source, Path) and source.is_dir():
+            raise ImageError(f"{name} is a folder, not a photo.")
+        size = source.stat().st_size if isinstance(source, Path) else source.getbuffer().nbytes
+        if size == 0:
+            raise ImageError(f"{name} is empty (0 bytes).")
+        with Image.open(source) as picture:
+            return read(picture, name)
     except FileNotFoundError:
-        raise ImageError(f"{path}: no such file.") from None
+        raise ImageError(f"{name}: no such file.") from None
     except PermissionError:
-        raise ImageError(f"{path} may not be read: permission denied.") from None
+        raise ImageError(f"{name} may not be read: permission denied.") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{path} is not a picture that can be read ({path.stat().st_size:,} bytes).") from None
+        raise ImageError(f"{name} is not a picture that can be read ({size:,} bytes).") from None
     except Image.DecompressionBombError:
-        raise ImageError(f"{path} has more than {MAX_PIXELS:,} pixels; make it smaller first.") from None
+        raise ImageError(f"{name} has more than {MAX_PIXELS:,} pixels; make it smaller first.") from None
     except (OSError, SyntaxError, ValueError) as error:  # of damaged headers; and OSError of a path that cannot be
         if isinstance(error, ImageError):
             raise
-        raise ImageError(f"{path} is damaged: {error}.") from error
+        raise ImageError(f"{name} is damaged: {error}.") from error
 
 
 def _to_rgb(picture: Image.Image, name: str) -> Image.Image:

@@ -66,6 +66,7 @@ class Backbone:
         bare: (..., channel) -> final norm alone, for towers whose head does more (MAP); else None.
         text_tower: the text side block by block; None where its kind is unknown, which only methods for words mind.
         visual: how the names of the image side's weights start, one beginning or several.
+        head: an `EclipHead`, for the method "eclip" alone; see `eclip.with_head`.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Backbone:
     bare: Fn | None = None
     text_tower: TextTower | None = None
     visual: str | tuple[str, ...] = "visual."
+    head: nn.Module | None = None
     _memo: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
@@ -107,8 +109,7 @@ class Backbone:
     def weight(self) -> Tensor:
         """The first convolution of the image tower, whose device and precision the pixels must have.
 
-        In models of mixed precision other weights differ: norms and position tables stay in float32. SigLIP 2 NaFlex
-        has no convolution; there it is the first matrix, which takes the patches.
+        Other weights may differ in precision. SigLIP 2 NaFlex has no convolution: there, its first matrix.
         """
         matrix = None
         for name, weight in self.model.named_parameters():
@@ -305,8 +306,7 @@ def _grid_of(backbone: Backbone, pixels: Tensor) -> Grid:
 def plainly(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and ordinary tensors without gradients for the time of the block, whatever surrounds it.
 
-    Every module's own mode is restored, also after an exception. Autocast and inference mode rest: the one would change
-    values, the other would forbid the gradients that some methods take of these tensors later.
+    Every module's own mode is restored. Autocast and inference mode rest: they change values, or forbid gradients later.
     """
     training = [module for module in model.modules() if module.training]
     device = next(model.parameters()).device.type

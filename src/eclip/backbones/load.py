@@ -15,14 +15,16 @@ from typing import Any
 import huggingface_hub
 import open_clip
 import torch
-from huggingface_hub.errors import EntryNotFoundError
 from torch import nn
 
 from eclip.backbones.base import Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL, architectures, hf_folder, split_name
+from eclip.backbones.hub import PATIENCE, fetch
 from eclip.backbones.huggingface import HF_COLORS, model_type, read_folder
 from eclip.backbones.openclip import wrap
-from eclip.errors import DeviceError, DownloadError, ModelError, OptionError
+from eclip.errors import DeviceError, ModelError, OptionError
+from eclip.head import CONFIG as HEAD_CONFIG
+from eclip.head import load_head, with_head
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 CONFIG = "open_clip_config.json"
@@ -30,8 +32,6 @@ WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 HF_CONFIG = "config.json"
 HF_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 HF_FILES = ["*.json", "*.txt", "*.model"]
-PATIENCE = 5.0
-"""Seconds that the hub has for its first answer."""
 
 _loaded: dict[tuple[object, ...], tuple[object, Backbone]] = {}
 """(name, device, precision) -> the state of its files when it was loaded, and the model."""
@@ -45,6 +45,7 @@ def load(
     checkpoint: str | Path | None = None,
     device: str = "cpu",
     precision: str = "float32",
+    head: str | Path | None = None,
 ) -> Backbone:
     """Load a model by name, frozen and in evaluation mode. The same call gives the same object again.
 
@@ -56,6 +57,8 @@ def load(
         checkpoint: file of a fine-tuned open_clip model; only weights are read from it.
         device: "cpu", "cuda", "cuda:1", or "auto" (CUDA if there is a device, else the CPU).
         precision: "float32", "bfloat16" or "float64".
+        head: of the method "eclip": the folder that `eclip train` wrote, a file in it, or "hf-hub:ORG/NAME"; None = the
+            head that lies in the model's own folder, as that of "mini" does, if there is one.
 
     Raises:
         UnknownNameError: no such architecture or tag.
@@ -63,6 +66,7 @@ def load(
         DeviceError: the device or precision cannot be had.
         ModelError: weights missing, of the wrong shape, or not finite.
         UnsupportedTowerError: the image tower is of another kind than `errors.FAMILIES`.
+        HeadError: the head is not there, cannot be read, or belongs to another model.
     """
     architecture, tag, file = split_name(name, checkpoint)
     where = resolve_device(device)
@@ -70,7 +74,9 @@ def load(
         raise DeviceError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
     if file is not None:
         name = f"{architecture}+{file}"
-    key, stamp = (name, where, precision), _stamp(architecture, file)
+    beside = _folder_of(architecture)
+    head = head or (beside if beside is not None and (beside / HEAD_CONFIG).is_file() else None)
+    key, stamp = (name, where, precision, str(head)), _stamp(architecture, file, head)
     with _lock, torch.inference_mode(False):  # the model outlives the caller's mode
         if key not in _loaded or _loaded[key][0] != stamp:
             with _reading(name), torch.random.fork_rng(devices=[]):  # weights are drawn at random before they are read
@@ -78,7 +84,10 @@ def load(
             _check_finite(model, name)
             model.to(device=where, dtype=PRECISIONS[precision]).eval().requires_grad_(False)
             with _reading(name):
-                _loaded[key] = stamp, wrap(model, name=name, **given)
+                found = wrap(model, name=name, **given)
+            if head is not None:
+                found = with_head(found, load_head(head).to(where))
+            _loaded[key] = stamp, found
         return _loaded[key][1]
 
 
@@ -103,7 +112,7 @@ def backbone_of(model: Any, device: str | None) -> Backbone:
 def is_loaded(backbone: Backbone) -> bool:
     """Whether `load` made it, in float32, so that its name alone gives it again."""
     with _lock:
-        return any(one is backbone and key[-1] == "float32" for key, (_, one) in _loaded.items())
+        return any(one is backbone and key[2] == "float32" for key, (_, one) in _loaded.items())
 
 
 def resolve_device(device: str) -> torch.device:
@@ -130,14 +139,19 @@ def resolve_device(device: str) -> torch.device:
     return where
 
 
-def _stamp(architecture: str, checkpoint: Path | None) -> tuple[object, ...]:
+def _folder_of(architecture: str) -> Path | None:
+    """The folder that a model's name names, if it names one."""
+    if architecture.startswith("local-dir:"):
+        return Path(architecture.removeprefix("local-dir:"))
+    return hf_folder(architecture) if architecture.startswith("hf:") else None
+
+
+def _stamp(architecture: str, checkpoint: Path | None, head: str | Path | None) -> tuple[object, ...]:
     """Files that were written anew are another model."""
     files = [checkpoint] if checkpoint is not None else []
-    folder = hf_folder(architecture) if architecture.startswith("hf:") else None
-    if architecture.startswith("local-dir:"):
-        folder = Path(architecture.removeprefix("local-dir:"))
-    if folder is not None:
-        files = sorted(folder.glob("*"))
+    for folder in (_folder_of(architecture), None if head is None else Path(head)):
+        files += sorted(folder.glob("*")) if folder is not None else []
+    files += [Path(head)] if head is not None and Path(head).is_file() else []
     return tuple((file.resolve(), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 
@@ -150,10 +164,10 @@ def _create(architecture: str, tag: str | None, checkpoint: Path | None) -> tupl
     source, tokenizer_source = architecture, architecture
     if architecture.startswith("hf-hub:"):
         repository = architecture.removeprefix("hf-hub:")
-        source = f"local-dir:{_fetch(repository, (CONFIG,), '').parent}"
+        source = f"local-dir:{fetch(repository, (CONFIG,), '').parent}"
         if not _needs_transformers(source, architecture):
             tokenizer_source = source
-        _fetch(repository, WEIGHTS, "of unknown size")
+        fetch(repository, WEIGHTS, "of unknown size")
     else:
         if architecture.startswith("local-dir:"):
             _check_folder(Path(architecture.removeprefix("local-dir:")))
@@ -170,8 +184,8 @@ def _create(architecture: str, tag: str | None, checkpoint: Path | None) -> tupl
 
 def _fetch_hf(repository: str) -> Path:
     """The folder with a transformers model of the Hub, fetched if it is not here; its kind is looked at first."""
-    model_type(_fetch(repository, (HF_CONFIG,), "").parent)
-    folder = _fetch(repository, HF_WEIGHTS, "of unknown size").parent
+    model_type(fetch(repository, (HF_CONFIG,), "").parent)
+    folder = fetch(repository, HF_WEIGHTS, "of unknown size").parent
     here = {path.name for path in folder.iterdir()}
     sharded = HF_WEIGHTS[1] in here
     if sharded or "tokenizer_config.json" not in here or not here.intersection(HF_COLORS):
@@ -200,7 +214,7 @@ def _tag_options(architecture: str, tag: str) -> dict[str, Any]:
         _log.warning("%s/%s, %s, is fetched once from %s", architecture, tag, _size(architecture), config["url"])
         return {"pretrained": tag, "force_quick_gelu": quick}
     files = (str(Path(file).with_suffix(".safetensors")), file) if file else WEIGHTS
-    weights = _fetch(repository, files, _size(architecture))
+    weights = fetch(repository, files, _size(architecture))
     return {"pretrained": str(weights), "force_quick_gelu": quick, "force_preprocess_cfg": config}
 
 
@@ -217,33 +231,6 @@ def _usual_colors(architecture: str) -> dict[str, Any]:
         return used[0]
     _log.warning("%s: colors are normalized as CLIP's; a checkpoint does not say how it was trained", architecture)
     return {}
-
-
-def _fetch(repository: str, names: tuple[str, ...], size: str) -> Path:
-    """The first of these files that a repository of the hub has, from the cache or else from the network.
-
-    The hub is asked for the size first: to tell the user, and because a fetch without network retries for a minute.
-    """
-    for name in names:
-        cached = huggingface_hub.try_to_load_from_cache(repository, name)
-        if isinstance(cached, str):
-            return Path(cached)
-    place = f"huggingface.co/{repository}"
-    try:
-        for name in names:
-            with contextlib.suppress(EntryNotFoundError):
-                url = huggingface_hub.hf_hub_url(repository, name)
-                found = huggingface_hub.get_hf_file_metadata(url, timeout=PATIENCE)
-                if name not in (CONFIG, HF_CONFIG):
-                    mebibytes = f"{found.size / 2**20:,.0f} MiB" if found.size else size
-                    _log.warning("%s, %s, is fetched once from %s", name, mebibytes, place)
-                return Path(huggingface_hub.hf_hub_download(repository, name))
-    except Exception as error:  # the hub passes on errors of its HTTP library, and which library depends on its version
-        raise DownloadError(
-            f"the weights{size and f' ({size})'} are not on this machine and cannot be fetched from {place} "
-            f"({str(error).splitlines()[0][:120]}); the model {DEFAULT_MODEL!r} is in the package and needs no network."
-        ) from error
-    raise DownloadError(f"{place} has no {' or '.join(names)}, so it holds no model to read here.")
 
 
 def _size(architecture: str) -> str:

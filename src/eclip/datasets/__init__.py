@@ -1,1 +1,1 @@
-"""Data for training and evaluation, read from disk."""
+"""Data to train on and to measure with."""

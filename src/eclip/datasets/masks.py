@@ -100,7 +100,7 @@ class MaskSet:
     items: tuple[Masked, ...]
 
     def digest(self) -> str:
-        """SHA-256 in hexadecimal of the classes, and of the name and the bytes of each photo and mask, in order.
+        """16 hexadecimal digits that follow from the classes, and from the name and bytes of each photo and mask.
 
         Raises:
             DataError: a file cannot be read.
@@ -113,7 +113,7 @@ class MaskSet:
                     whole.update(hashlib.sha256(path.read_bytes()).digest())
                 except OSError as error:
                     raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-        return whole.hexdigest()
+        return whole.hexdigest()[:16]
 
 
 def read_masks(

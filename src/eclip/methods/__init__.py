@@ -189,6 +189,8 @@ METHODS: dict[str, Method] = {method.name: method for method in (
            "Cosine of every image token with the text (Li et al. 2022, ECLIP)."),
     Method("rclip", "similarity", 0, False,
            "The same map upside down, since CLIP's is inverted (Li et al. 2022, ECLIP)."),
+    Method("eclip", "similarity", 1, False,
+           "Cosine of every patch through a head trained with masked max pooling (Li et al. 2022, ECLIP)."),
     Method("maskclip", "similarity", 1, False,
            "Cosine of what each patch itself passes on, attention left out (Zhou et al. 2022)."),
     Method("sclip", "similarity", 1, False,

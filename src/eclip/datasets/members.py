@@ -1,0 +1,184 @@
+"""Photos and caption files that share a name, in a tar or in a folder, and the pairs they make."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tarfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from eclip.datasets.pair import Bad, Pair, Place
+from eclip.errors import DataError
+from eclip.photos import EXTENSIONS
+
+TAR = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2?|txz)$", re.IGNORECASE)
+"""How the name of a tar ends, compressed or not."""
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
+_BLOCK = 512  # of a tar, in bytes
+_TEXTS = (".txt", ".json")
+_DAMAGE = (tarfile.TarError, ValueError, OverflowError, OSError)  # what tarfile raises of headers without sense
+
+
+class Member(NamedTuple):
+    """A file in a tar or a folder.
+
+    Attributes:
+        stem: what a photo and its captions share.
+        kind: the extension, lower case, with its dot.
+        key: what it is called in logs.
+        name: its own name.
+        place: where its bytes lie.
+        text: what it holds, of `.txt` and `.json`; else empty.
+    """
+
+    stem: str
+    kind: str
+    key: str
+    name: str
+    place: Place
+    text: bytes
+
+
+def in_folder(files: Iterable[str], bad: Bad) -> Iterator[Member]:
+    """Photos and caption files among the files; a stem ends at the last dot. Unreadable ones are added to bad."""
+    for file in files:
+        stem, kind = os.path.splitext(file)
+        if _counts(kind := kind.lower()):
+            try:
+                size = os.path.getsize(file)
+                text = Path(file).read_bytes() if kind in _TEXTS else b""
+            except OSError as error:
+                bad.append((file, f"cannot be read: {error.strerror}."))
+                continue
+            yield Member(stem, kind, file, os.path.basename(file), Place(file, 0, size), text)
+
+
+def in_tar(file: str, label: str, bad: Bad) -> Iterator[Member]:
+    """The files of a tar, in its order; a stem ends at the first dot of the base name, as in WebDataset.
+
+    Args:
+        file: the tar.
+        label: what it is called in keys.
+        bad: members that are cut off or links are added here, and the tar itself if it breaks off.
+
+    Raises:
+        DataError: it is compressed, or no tar.
+    """
+    with open(file, "rb") as stream:
+        if not file.lower().endswith(".tar") or stream.read(6).startswith(_PACKED):
+            raise DataError(f"{file} is compressed, so its photos cannot be read in any order: unpack it to a .tar.")
+        length = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
+        tar, broken = _opened(file, stream), ""
+        try:
+            for member in tar:
+                name = member.name.removeprefix("./")
+                folder, _, base = name.rpartition("/")
+                stem, dot, kind = base.partition(".")
+                if member.isdir() or not (stem and dot):
+                    continue
+                stem, kind, text = f"{folder}/{stem}".removeprefix("/"), f".{kind.lower()}", b""
+                key, place = f"{label}/{stem}", Place(file, member.offset_data, member.size)
+                if _counts(kind) and (not member.isreg() or member.issparse()):
+                    bad.append((key, f"{name} is a link, or sparse: its bytes are not in one piece in the tar."))
+                    continue
+                if _counts(kind) and place.offset + place.size > length:
+                    bad.append((key, f"{name} is cut off where the tar ends."))
+                    continue
+                if kind in _TEXTS:
+                    stream.seek(place.offset)
+                    text = stream.read(place.size)
+                yield Member(stem, kind, key, name, place, text)
+        except _DAMAGE as error:
+            broken = f"cut short or damaged before byte {min(tar.offset, length):,} ({error})"
+        broken = broken or _unfinished(stream, tar.offset)
+        if broken:
+            bad.append((label, f"{broken}: only what comes before is used."))
+
+
+def _opened(file: str, stream: IO[bytes]) -> tarfile.TarFile:
+    try:
+        return tarfile.open(fileobj=stream, mode="r:", errors="replace")
+    except _DAMAGE as error:
+        raise DataError(f"{file} is no tar that can be read: {error}.") from None
+
+
+def _unfinished(stream: IO[bytes], offset: int) -> str:
+    """What is wrong where tarfile found no next header, of which it says nothing; "" at the mark of the end, zeros."""
+    stream.seek(offset)
+    rest = stream.read(1 << 20)
+    if not rest:
+        return f"it ends at byte {offset:,} without the mark of an end"
+    if rest[:_BLOCK].strip(b"\0"):
+        return f"no header at byte {offset:,}"
+    return f"more follows its end at byte {offset:,}, as in joined tars" if rest.strip(b"\0") else ""
+
+
+def pair_up(members: Iterable[Member], bad: Bad) -> list[Pair]:
+    """Photos with the captions of their stem, in order; what finds no partner is added to bad."""
+    groups: dict[str, dict[str, Member]] = defaultdict(dict)
+    for member in members:
+        slot = "photo" if member.kind in EXTENSIONS else member.kind
+        first = groups[member.stem].setdefault(slot, member)
+        if first is not member and _counts(member.kind):
+            bad.append((member.key, f"{member.name} is left out, as {first.name} has the same key."))
+    pairs, lonely = [], []
+    for group in groups.values():
+        photo, text = group.get("photo"), group.get(".txt", group.get(".json"))
+        if photo and text:
+            captions, why = captions_in(text)
+            if why:
+                bad.append((photo.key, f"{text.name} {why}."))
+            if not photo.place.size:
+                bad.append((photo.key, f"{photo.name} is empty (0 bytes)."))
+            elif captions:
+                pairs.append(Pair(photo.key, photo.place, captions))
+        elif photo:
+            lonely.append(photo.key)
+        elif text:
+            bad.append((text.key, f"{text.name} has no photo beside it."))
+        else:
+            dotted = [one for one in group.values() if os.path.splitext(one.kind)[1] in EXTENSIONS]
+            bad += [
+                (one.key, f"{one.name}: its key ends at the first dot, so this is no photo: rename it.")
+                for one in dotted
+            ]
+    bad += without_caption(lonely, (pair.key for pair in pairs))
+    return pairs
+
+
+def _counts(kind: str) -> bool:
+    return kind in EXTENSIONS or kind in _TEXTS
+
+
+def without_caption(photos: Sequence[str], captioned: Iterable[str]) -> Bad:
+    """Keys of photos without a caption and the reason; one entry for a folder or tar in which no photo has one."""
+    places = {os.path.dirname(key) for key in captioned}
+    alone = Counter(os.path.dirname(key) for key in photos)
+    bad = [(key, "no caption.") for key in photos if os.path.dirname(key) in places]
+    whole = {at: f"{count:,} photo{'s' * (count > 1)}, none with a caption." for at, count in alone.items()}
+    return bad + [(at, why) for at, why in whole.items() if at not in places]
+
+
+def captions_in(member: Member) -> tuple[tuple[str, ...], str]:
+    """The captions that are not empty, and what is wrong with the rest."""
+    try:
+        text = member.text.decode("utf-8-sig")
+        record = json.loads(text) if member.kind == ".json" else None
+    except UnicodeDecodeError:
+        return (), "is not UTF-8"
+    except (ValueError, RecursionError) as error:
+        return (), f"is no JSON ({error})"
+    if member.kind == ".txt":
+        captions = tuple(line.strip() for line in text.split("\n") if line.strip())
+        return captions, "" if captions else "holds no caption"
+    given = record.get("captions", record.get("caption")) if isinstance(record, dict) else None
+    given = [given] if isinstance(given, str) else given
+    if not isinstance(given, list) or not given or not all(isinstance(one, str) for one in given):
+        return (), 'must hold "caption", a text, or "captions", a list of texts'
+    captions = tuple(one.strip() for one in given if one.strip())
+    return captions, "" if len(captions) == len(given) else "holds an empty caption"

@@ -1,0 +1,134 @@
+"""Tables of photos and captions, one caption a row."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, TextIO
+
+from eclip.datasets.pair import Bad, Pair, Place
+from eclip.errors import DataError
+from eclip.photos import EXTENSIONS
+
+
+class Columns(NamedTuple):
+    """What the header of a table calls its columns, and what separates them; by default as open_clip does."""
+
+    image: str = "filepath"
+    caption: str = "title"
+    separator: str = "\t"
+
+
+_FLICKR8K = Columns("image", "caption", ",")
+_NUMBER = re.compile(r"#\d+$")  # of a caption, behind the photo in Flickr30k's list
+_ADDRESS = re.compile(r"\b(https?|s3|gs):/")
+
+
+def read_table(file: str, columns: Columns, photos: Iterable[str] = ()) -> tuple[list[Pair], Bad]:
+    """One pair a photo, in the order in which the rows first name them.
+
+    Args:
+        file: the table, UTF-8.
+        columns: of a table with a header.
+        photos: where photos may also lie that are named without folder, if one of these alone has the name.
+
+    Returns:
+        (pairs, bad), as of `read_pairs`.
+
+    Raises:
+        DataError: its header is not known, it is not UTF-8, or its quotes do not close.
+    """
+    bad: Bad = []
+    captions: dict[str, list[str]] = {}
+    root, known = os.path.dirname(file), set(photos)
+    of_name: dict[str, list[str]] = defaultdict(list)
+    for photo in photos:
+        of_name[os.path.basename(photo)].append(photo)
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as stream:
+            for line, name, caption in _rows(file, stream, columns, bad):
+                photo = os.path.normpath(os.path.join(root, name))
+                if photo not in known and len(of_name.get(name, [])) == 1:
+                    [photo] = of_name[name]
+                texts = captions.setdefault(photo, [])
+                if caption:
+                    texts.append(caption)
+                else:
+                    bad.append((photo, f"an empty caption in line {line} of {file}."))
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file} is not UTF-8 ({error.reason}, byte {error.object[error.start]:#x}): convert it."
+        ) from None
+    pairs = []
+    for photo, texts in captions.items():
+        size, why = _size(photo)
+        if why:
+            bad.append((photo, why))
+        elif texts:
+            pairs.append(Pair(photo, Place(photo, 0, size), tuple(texts)))
+    return pairs, bad
+
+
+def _rows(file: str, stream: TextIO, columns: Columns, bad: Bad) -> Iterator[tuple[int, str, str]]:
+    """(line, photo, caption) of each row; rows that do not fit are added to bad."""
+    first = stream.readline(1 << 16)
+    stream.seek(0)
+    for known in (columns, _FLICKR8K) if columns == Columns() else (columns,):
+        header = [name.strip() for name in next(csv.reader([first], delimiter=known.separator), [])]
+        if known.image in header and known.caption in header:
+            return _with_header(file, stream, known, header, bad)
+    if os.path.splitext(_NUMBER.sub("", first.partition("\t")[0]))[1].lower() in EXTENSIONS:
+        return _without_header(file, stream, bad)
+    raise DataError(
+        f"{file} begins with {first.strip()[:80]!r}: no header with the columns {columns.image!r} and "
+        f"{columns.caption!r} and {columns.separator!r} between columns, nor Flickr8k's 'image,caption', nor a "
+        "photo, a tab and a caption. Say what its columns are called and what separates them."
+    )
+
+
+def _with_header(
+    file: str, stream: TextIO, columns: Columns, header: list[str], bad: Bad
+) -> Iterator[tuple[int, str, str]]:
+    rows = csv.reader(stream, delimiter=columns.separator, strict=True)
+    image, caption = header.index(columns.image), header.index(columns.caption)
+    try:
+        next(rows)
+        for row in rows:
+            if len(row) == len(header) and row[image].strip():
+                yield rows.line_num, row[image].strip(), row[caption].strip()
+            elif len(row) == len(header):
+                bad.append((f"{file}, line {rows.line_num}", "no photo is named."))
+            elif row:
+                why = f"{len(row)} columns where the header has {len(header)}"
+                bad.append(
+                    (f"{file}, line {rows.line_num}", f"{why}: a caption with {columns.separator!r} needs quotes.")
+                )
+    except csv.Error as error:
+        raise DataError(
+            f"{file}, line {rows.line_num}: {error}. A caption that begins with a quote must stand in quotes, its own "
+            "doubled."
+        ) from None
+
+
+def _without_header(file: str, stream: TextIO, bad: Bad) -> Iterator[tuple[int, str, str]]:
+    for line, row in enumerate(stream, 1):
+        photo, tab, caption = row.partition("\t")
+        if tab and photo.strip():
+            yield line, _NUMBER.sub("", photo.strip()), caption.strip()
+        elif row.strip():
+            bad.append((f"{file}, line {line}", "no photo, tab and caption."))
+
+
+def _size(photo: str) -> tuple[int, str]:
+    """Of a photo's file in bytes, and why it is none that can be read."""
+    try:
+        size = os.path.getsize(photo)
+    except (OSError, ValueError) as error:  # a name too long, or with a zero byte
+        missing = "no such file." if isinstance(error, FileNotFoundError) else f"cannot be read: {error}."
+        return 0, "an address, not a file: fetch it first." if _ADDRESS.search(photo) else missing
+    if os.path.isdir(photo):
+        return 0, "a folder, not a photo."
+    return size, "" if size else "empty (0 bytes)."

@@ -1,0 +1,279 @@
+"""The head of ECLIP (Li et al. 2022, https://arxiv.org/abs/2209.07046): a new projection, and how its training pools.
+
+Both encoders stay frozen. The head sends every patch into the space of texts; in training alone, masked max pooling
+makes one vector of them, which is to match the caption. Recognition keeps the model's own projection (the first
+version of the paper calls this dual projections), so scores never change.
+
+The authors released no code, and the paper's body could not be read; what is a guess of ours says so.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from eclip.backbones.base import Backbone, Encoding, encode, plainly
+from eclip.backbones.hub import fetch
+from eclip.blocks import Block, finish
+from eclip.errors import HeadError, OptionError
+from eclip.pooling import masked_max_pool as masked_max_pool
+
+SOURCES = ("value", "output")
+STARTS = ("model", "random")
+WEIGHTS, CONFIG, SCHEMA = "eclip_head.safetensors", "eclip_head.json", "eclip.head/1"
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """What a head is, next to its weights.
+
+    Attributes:
+        model: the backbone's name.
+        probe: a few numbers of the model's weights, which tell it from others of the same shape.
+        channels: of the rows that the head reads.
+        features: of the space of texts.
+        source: what the head reads, see `head_rows`.
+        hidden: width of a second, curved path beside the projection; 0 = none.
+        text: whether texts are projected too.
+        trained: how it was trained, for the record: data, guide, form, epochs, ...
+    """
+
+    model: str
+    probe: tuple[float, ...]
+    channels: int
+    features: int
+    source: str = "value"
+    hidden: int = 0
+    text: bool = False
+    trained: dict[str, Any] = field(default_factory=dict)
+
+
+class EclipHead(nn.Module):
+    """A projection of patches into the space of texts; at its start the model's own.
+
+    Attributes:
+        config: what it is.
+        place: where it was read, as the user named it; None if it was not.
+        image: channel -> feature, linear.
+        hidden: channel -> hidden, of the curved path `image(x) + curved(gelu(hidden(x)))`, or None.
+        curved: hidden -> feature, zero at the start.
+        text: feature -> feature without bias, the identity at the start, or None.
+    """
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.place: str | None = None
+        self.image = nn.Linear(config.channels, config.features)
+        self.hidden = nn.Linear(config.channels, config.hidden) if config.hidden else None
+        self.curved = nn.Linear(config.hidden, config.features, bias=False) if config.hidden else None
+        self.text = nn.Linear(config.features, config.features, bias=False) if config.text else None
+
+    @classmethod
+    def start(
+        cls,
+        backbone: Backbone,
+        source: str = "value",
+        *,
+        init: str = "model",
+        hidden: int = 0,
+        text: bool = False,
+        seed: int = 0,
+    ) -> EclipHead:
+        """A head before its first step, in float32, on the backbone's device.
+
+        Args:
+            backbone: the model whose patches it will read.
+            source: what the head reads, see `head_rows`.
+            init: "model", the model's own way of these rows to features, as one linear map (source "value": what
+                MaskCLIP does; "output": what ITSM does); or "random", the control.
+            hidden: width of the curved path.
+            text: train a projection of texts too.
+            seed: of the random weights.
+
+        Raises:
+            OptionError: an unknown source or init, or a negative width.
+        """
+        if init not in STARTS:
+            raise OptionError(f"init must be one of {', '.join(STARTS)}, got {init!r}.")
+        if hidden < 0:
+            raise OptionError(f"hidden must be 0 or more, got {hidden}.")
+        weight, bias = _last_step(backbone, source)
+        features, channels = weight.shape
+        config = HeadConfig(backbone.name, _probe(backbone), channels, features, source, hidden, text)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            head = cls(config)
+        with torch.no_grad():
+            if init == "model":
+                head.image.weight.copy_(weight)
+                head.image.bias.copy_(bias)
+            if head.curved is not None:
+                nn.init.zeros_(head.curved.weight)
+            if head.text is not None:
+                nn.init.eye_(head.text.weight)
+        return head.to(backbone.weight.device)
+
+    def forward(self, rows: Float[Tensor, "*batch channel"]) -> Float[Tensor, "*batch feature"]:
+        """Features of rows from `head_rows`, not normalized."""
+        rows = rows.to(self.image.weight.dtype)
+        features = self.image(rows)
+        if self.hidden is None or self.curved is None:
+            return features
+        return features + self.curved(nn.functional.gelu(self.hidden(rows)))
+
+    def words(self, text: Float[Tensor, "text feature"]) -> Float[Tensor, "text feature"]:
+        """Texts as the head compares patches with them: linear, so not of length one where texts are projected."""
+        return text if self.text is None else self.text(text.to(self.text.weight.dtype))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `eclip_head.safetensors` and `eclip_head.json` into a folder, made if it is not there; returns it."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
+        save_file(weights, folder / WEIGHTS)
+        written = {"schema": SCHEMA, **asdict(self.config)}
+        (folder / CONFIG).write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return folder
+
+
+def head_rows(encoding: Encoding, source: str = "value") -> Float[Tensor, "image patch channel"]:
+    """What a head reads of each patch: the rows before the model's last linear step.
+
+    Args:
+        encoding: with the last block kept for "value".
+        source: "value": what each patch passes on by itself, attention left out, as in MaskCLIP; of an attention pool
+            the patches as they enter it, without positions. "output": the tokens of the last block, as in ITSM. Both
+            after the final norm, or after the one-token pass through a MAP head.
+
+    Raises:
+        OptionError: an unknown source.
+        KeepError: the encoding kept no block.
+    """
+    _check_source(source)
+    backbone, prefix = encoding.backbone, encoding.prefix
+    if source == "output":
+        return _normed(backbone, encoding.tokens[:, prefix:])
+    [(block, x)] = encoding.tail(1, "eclip")
+    patches = x[:, prefix:]
+    if _is_pool(block):
+        return patches
+    return _normed(backbone, finish(block, patches, block.value(block.norm1(patches))))
+
+
+def with_head(backbone: Backbone, head: EclipHead | None) -> Backbone:
+    """The same backbone with this head, which `METHODS["eclip"]` reads; nothing else changes.
+
+    Raises:
+        HeadError: the head belongs to another model, or lies on another device.
+    """
+    if head is not None:
+        _check_fit(backbone, head)
+    return replace(backbone, head=head)
+
+
+def load_head(name: str | Path) -> EclipHead:
+    """A head from disk, frozen; `head.place` says where it was.
+
+    Args:
+        name: the folder that `EclipHead.save` or `eclip train` wrote, the .safetensors file in it, or
+            "hf-hub:ORG/NAME", a repository of the Hub with both files.
+
+    Raises:
+        HeadError: it is not there, or cannot be read.
+        DownloadError: it must be fetched and cannot be.
+    """
+    path = _fetched(str(name).removeprefix("hf-hub:")) if str(name).startswith("hf-hub:") else Path(name)
+    weights, config = (path, path.with_suffix(".json")) if path.is_file() else (path / WEIGHTS, path / CONFIG)
+    for file in (weights, config):
+        if not file.is_file():
+            raise HeadError(
+                f"there is no head at {str(path)!r}: {file.name} is missing. `eclip train -o DIR` makes one."
+            )
+    try:
+        said = json.loads(config.read_text(encoding="utf-8"))
+        if said.pop("schema") != SCHEMA:
+            raise ValueError(f"its schema is not {SCHEMA}")
+        head = EclipHead(HeadConfig(**{**said, "probe": tuple(said["probe"])}))
+        head.load_state_dict(load_file(weights))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise HeadError(f"the head {str(path)!r} cannot be read ({type(error).__name__}: {reason}).") from error
+    if not all(bool(torch.isfinite(value).all()) for value in head.state_dict().values()):
+        raise HeadError(f"the head {str(path)!r} holds NaN or infinity: train it again.")
+    head.place = str(name)
+    return head.eval().requires_grad_(False)
+
+
+def _fetched(repository: str) -> Path:
+    fetch(repository, (CONFIG,), "")
+    return fetch(repository, (WEIGHTS,), "of unknown size").parent
+
+
+def _check_source(source: str) -> None:
+    if source not in SOURCES:
+        raise OptionError(f"source must be one of {', '.join(SOURCES)}, got {source!r}.")
+
+
+def _is_pool(block: Block) -> bool:
+    """An attention pool, whose values and output projection are one linear map of the patch."""
+    return not block.residual and block.mlp is None
+
+
+def _normed(backbone: Backbone, tokens: Tensor) -> Tensor:
+    """Tokens of the last block, as they are before `backbone.to_feature`."""
+    if (latent := backbone.latent) is not None:
+        return finish(latent, tokens, latent.value(latent.norm1(tokens)))
+    return tokens if backbone.final_norm is None else backbone.final_norm(tokens)
+
+
+def _last_step(backbone: Backbone, source: str) -> tuple[Float[Tensor, "feature channel"], Float[Tensor, " feature"]]:
+    """The model's way from `head_rows` to features, as weight and bias, in float32."""
+    _check_source(source)
+    block = backbone.blocks[-1]
+
+    def values(rows: Tensor) -> Tensor:
+        return backbone.project(block.out(block.value(rows)))
+
+    step = values if source == "value" and _is_pool(block) else backbone.to_feature
+    size = [side * backbone.patch_size for side in backbone.native]
+    rows = head_rows(encode(backbone, torch.zeros(1, 3, *size), keep=1), source)
+    with plainly(backbone.model):
+        bias = step(torch.zeros_like(rows[:, :1]))[0, 0]
+        weight = (step(torch.eye(rows.shape[2]).to(rows)[None])[0] - bias).T
+        is_linear = torch.allclose(step(rows), rows @ weight.T + bias, rtol=0.02, atol=0.02 * float(bias.abs().max()))
+    if not is_linear:
+        raise HeadError(
+            f"{backbone.name}, a {backbone.family}, has a curved projection, so no linear head can start as it: "
+            'init="random" starts anywhere.'
+        )
+    return weight.float(), bias.float()
+
+
+def _probe(backbone: Backbone) -> tuple[float, ...]:
+    """The first number of 16 of the image side's weights, spread over its depth."""
+    weights = [weight for name, weight in backbone.model.named_parameters() if name.startswith(backbone.visual)]
+    places = torch.linspace(0, len(weights) - 1, 16).round().long().tolist()
+    return tuple(float(weights[place].detach().flatten()[0]) for place in places)
+
+
+def _check_fit(backbone: Backbone, head: EclipHead) -> None:
+    own, its = torch.tensor(_probe(backbone)), torch.tensor(head.config.probe)
+    if own.shape != its.shape or not torch.allclose(own, its, rtol=0.02, atol=1e-4):  # the model may be in bfloat16
+        raise HeadError(
+            f"this head was trained for {head.config.model!r}, and the weights of {backbone.name!r} are others: use it "
+            f"with its own model, or `eclip train --model {backbone.name}` a new one."
+        )
+    if head.image.weight.device != backbone.weight.device:
+        raise HeadError(
+            f"the head is on {head.image.weight.device}, {backbone.name} on {backbone.weight.device}: head.to(...) "
+            "moves it."
+        )

@@ -1,0 +1,37 @@
+"""ECLIP, the image-text similarity map through a trained head (Li et al. 2022, https://arxiv.org/abs/2209.07046).
+
+The authors released no code; what is known of the head, and what is our guess, stands in `eclip.head`.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from eclip.backbones.base import Encoding
+from eclip.blocks import cosine
+from eclip.errors import NoHeadError
+from eclip.head import EclipHead, head_rows
+
+
+def eclip(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[Tensor, "image text row col"]:
+    """Cosine of every patch, sent through `encoding.backbone.head`, with the text.
+
+    No mask is used: that was for training. A head that projects texts too multiplies each text's map by a positive
+    factor near one, the length of the projected text, so that the map stays linear in the text.
+
+    Args:
+        encoding: with the last block kept.
+        text: unit length.
+
+    Returns:
+        Cosines in [-1, 1], times that factor.
+
+    Raises:
+        NoHeadError: the backbone has no head.
+    """
+    head = encoding.backbone.head
+    if not isinstance(head, EclipHead):
+        raise NoHeadError(encoding.backbone.name)
+    features = head(head_rows(encoding, head.config.source))
+    return encoding.on_grid(cosine(features, head.words(text)))

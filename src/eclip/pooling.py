@@ -1,0 +1,77 @@
+"""Masked max pooling of ECLIP (Li et al. 2022, https://arxiv.org/abs/2209.07046), its variants and controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from eclip.blocks import unit
+from eclip.errors import OptionError, ShapeError
+
+_Pool = Callable[[Tensor, Tensor, Tensor], Tensor]
+FORMS: dict[str, _Pool] = {
+    "soft": lambda tokens, guide, inside: (tokens * guide).amax(dim=1),
+    "hard": lambda tokens, guide, inside: (tokens * inside).amax(dim=1),
+    "exclusion": lambda tokens, guide, inside: tokens.masked_fill(~inside, -torch.inf).amax(dim=1),
+    "soft_unit": lambda tokens, guide, inside: (unit(tokens) * guide).amax(dim=1),
+    "exclusion_unit": lambda tokens, guide, inside: unit(tokens).masked_fill(~inside, -torch.inf).amax(dim=1),
+    "max": lambda tokens, guide, inside: tokens.amax(dim=1),
+    "masked_mean": lambda tokens, guide, inside: (tokens * guide).sum(dim=1) / guide.sum(dim=1),
+    "mean": lambda tokens, guide, inside: tokens.mean(dim=1),
+}
+"""How tokens (image, patch, feature) become one vector, given the guide (image, patch, 1) and where it is inside."""
+DEFAULT_FORM = "soft"
+
+
+def masked_max_pool(
+    tokens: Float[Tensor, "image patch feature"],
+    guide: Float[Tensor, "image patch"] | None = None,
+    form: str = DEFAULT_FORM,
+    threshold: str = "mean",
+) -> Float[Tensor, "image feature"]:
+    """The largest value of each channel over the patches, where the guide allows it; not normalized.
+
+    The paper's abstract names the step; its exact form is unknown, so these are variants (P tokens, A guide):
+    "soft" max_n A_n P_nc (what we believe the paper has; a channel that is negative all over the thing ends near 0
+    where A does), "hard" max_n [n inside] P_nc, "exclusion" max over the patches inside (no such floor); "soft_unit"
+    and "exclusion_unit" on tokens of length one, so that no long token outshouts the others. Controls: "max" (no
+    guide), "masked_mean" sum_n A_n P_nc / sum_n A_n, "mean".
+
+    Args:
+        tokens: projected patches.
+        guide: how much each patch belongs to the thing, 0 or more; divided by its maximum here. None, or a map that is
+            flat: every patch is wanted alike.
+        form: a name of `FORMS`.
+        threshold: which patches are inside: "mean", those above the map's mean; "mass", the fewest that hold 60 % of
+            its sum (as DINO draws its maps, https://arxiv.org/abs/2104.14294).
+
+    Raises:
+        OptionError: an unknown form or threshold.
+        ShapeError: the guide does not fit the tokens, or has values below zero or none above.
+    """
+    if form not in FORMS:
+        raise OptionError(f"form must be one of {', '.join(FORMS)}, got {form!r}.")
+    if threshold not in ("mean", "mass"):
+        raise OptionError(f"threshold must be mean or mass, got {threshold!r}.")
+    if guide is None:
+        guide = torch.ones_like(tokens[:, :, 0])
+    if guide.shape != tokens.shape[:2]:
+        raise ShapeError(f"guide must be (image, patch) = {tuple(tokens.shape[:2])}, got {tuple(guide.shape)}.")
+    if not bool((guide >= 0).all() & (guide.amax(dim=1) > 0).all()):
+        raise ShapeError("guide must be 0 or more everywhere and above 0 somewhere in each image.")
+    guide = guide / guide.amax(dim=1, keepdim=True)
+    return FORMS[form](tokens, guide[:, :, None], _inside(guide, threshold)[:, :, None])
+
+
+def _inside(guide: Float[Tensor, "image patch"], threshold: str) -> Bool[Tensor, "image patch"]:
+    """Patches of the thing: never none; all where the guide is flat."""
+    flat = guide.amin(dim=1, keepdim=True) == guide.amax(dim=1, keepdim=True)
+    if threshold == "mean":
+        return (guide > guide.mean(dim=1, keepdim=True)) | flat
+    mass, order = guide.sort(dim=1, descending=True)
+    before = mass.cumsum(dim=1) - mass  # what the larger ones hold
+    kept = before < 0.6 * mass.sum(dim=1, keepdim=True)
+    return torch.zeros_like(kept).scatter(1, order, kept) | flat

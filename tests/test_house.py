@@ -31,7 +31,7 @@ SAME_FLOOR = {
     ("backbones", "head"),  # a head lies beside a model and is loaded with it
     ("head", "backbones"),
     ("datasets", "datasets"),
-    ("datasets", "photos"),  # photos of pairs are read as all photos are
+    ("datasets", "photos"),  # photos of pairs and of masks are read as all photos are
     ("render", "render"),
     ("cli", "cli"),
     ("compare", "explain"),  # many methods of the one main path

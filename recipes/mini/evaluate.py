@@ -22,35 +22,15 @@ from PIL import Image
 from torch import Tensor
 
 import eclip
+from eclip.datasets.masks import VOC_NAMES, MaskSet, present, read_masks
+from eclip.evaluate import encoded, score_photo
 from eclip.methods import check_methods
+from eclip.metrics.localization import Localization
 from eclip.refinements import check_refinement
 
-VOC_NAMES = [
-    "airplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "dining table",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "potted plant",
-    "sheep",
-    "sofa",
-    "train",
-    "tv monitor",
-]
 CARD = "surgery,maskclip,itsm,rclip"
 SLOW = [name for name, method in eclip.METHODS.items() if method.kind == "perturbation"]
 """Asked for the names that are present alone: their maps of one text do not depend on the others."""
-THRESHOLDS = np.arange(20) * 0.05
 
 
 def encode_photos(backbone: eclip.Backbone, photos: list[Image.Image]) -> eclip.Encoding:
@@ -91,71 +71,37 @@ def caltech101(backbone: eclip.Backbone, data: Path) -> dict[str, float]:
     return {"top-1": 100 * float(np.mean(right))}
 
 
-def present_classes(mask: np.ndarray) -> list[int]:
-    """Class numbers with at least 1 % of the area that is not void."""
-    area = np.bincount(mask[mask != 255], minlength=21)
-    return [number for number in range(1, 21) if area[number] >= 0.01 * area.sum()]
-
-
-def score_map(heat: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
-    """[mean inside - mean outside, IoU at each threshold] of one heat map of the photo's size."""
-    inner, outer = heat[inside], heat[outside]
-    hits = np.array([(inner >= threshold).sum() for threshold in THRESHOLDS])
-    false = np.array([(outer >= threshold).sum() for threshold in THRESHOLDS])
-    contrast = inner.mean() - (outer.mean() if outer.size else 0.0)
-    return np.concatenate([[contrast], hits / (inner.size + false)])
-
-
 def voc(
     backbone: eclip.Backbone,
-    data: Path,
-    end: str,
-    origin: str,
+    masks: MaskSet,
+    prompt: str,
     methods: tuple[str, ...],
     refinements: dict[str, tuple[str | None, dict[str, Any]]],
-    chosen: slice,
 ) -> dict[str, float]:
-    """Maps and best names over the photos of one origin ("" for all), with all 20 names asked together."""
-    folder = data / "voc2012seg"
-    text = eclip.encode_texts(backbone, [f"a photo of a {name}{end}" for name in VOC_NAMES], templates="none")
-    rows = [row.split("\t") for row in (folder / "index.tsv").read_text().splitlines()[1:]]
-    names = [row[0] for row in rows if not origin or row[1] == origin][chosen]
-    hits, scores = [], {method + label: [] for method in methods for label in refinements}
-    for start in range(0, len(names), 16):
-        part = names[start : start + 16]
-        photos = [Image.open(folder / "images" / f"{name}.jpg").convert("RGB") for name in part]
-        encoding = encode_photos(backbone, photos)
+    """Maps and best names, with all 20 names asked together."""
+    text = eclip.encode_texts(backbone, list(masks.classes.values()), prompt)
+    hits, scores = [], {method + label: Localization() for method in methods for label in refinements}
+    for items, encoding in encoded(masks, backbone):
         answers = (F.normalize(encoding.feature, dim=-1) @ text.T).argmax(1)
         maps = {name: eclip.METHODS[name](encoding, text) for name in methods if name not in SLOW}
-        for i, name in enumerate(part):
-            mask = np.array(Image.open(folder / "masks" / f"{name}.png"))
-            present, alone = present_classes(mask), None
-            hits.append(int(answers[i]) + 1 in present)
-            raws = []
-            for method in methods:
-                asked = [number - 1 for number in present]
-                if method in SLOW:
-                    alone = alone or encode_photos(backbone, photos[i : i + 1])
-                    raws.append(eclip.METHODS[method](alone, text[asked])[0])
-                else:
-                    raws.append(maps[method][i, asked])
+        for i, item in enumerate(items):
+            mask, alone = item.read(), encoding.only(i)
+            numbers = present(mask)
+            asked = [number - 1 for number in numbers]
+            hits.append(int(answers[i]) in asked)
+            raws = [
+                eclip.METHODS[name](alone, text[asked])[0] if name in SLOW else maps[name][i, asked] for name in methods
+            ]
             for label, (refine, options) in refinements.items():
                 refined = torch.cat(raws)  # of all methods, so that they share what a refinement knows of the photo
                 if refine is not None:
-                    alone = alone or encode_photos(backbone, photos[i : i + 1])
                     refined = eclip.REFINEMENTS[refine](refined[None], alone, **options)[0]
-                for method, raw in zip(methods, refined.split(len(present)), strict=True):
-                    low, high = raw.amin((1, 2), keepdim=True), raw.amax((1, 2), keepdim=True)
-                    unit = ((raw - low) / (high - low).clamp(min=1e-12))[None]
-                    heats = F.interpolate(unit, mask.shape, mode="bilinear", align_corners=False)[0].numpy()
-                    for number, heat in zip(present, heats, strict=True):
-                        inside = mask == number
-                        scores[method + label].append(score_map(heat, inside, ~inside & (mask != 255)))
-    found = {"photos": len(names), "best name present": 100 * float(np.mean(hits))}
-    for method, pairs in scores.items():
-        mean = 100 * np.mean(pairs, axis=0)
-        found |= {f"{method} mSC": mean[0], f"{method} mIoU": mean[1:].max()}
-        found[f"{method} threshold"] = float(THRESHOLDS[mean[1:].argmax()])
+                for method, raw in zip(methods, refined.split(len(numbers)), strict=True):
+                    score_photo(scores[method + label], raw, numbers, mask)
+    found = {"photos": len(hits), "best name present": 100 * float(np.mean(hits))}
+    for method, record in ((method, one.record()) for method, one in scores.items()):
+        found |= {f"{method} mSC": 100 * record.msc, f"{method} mIoU": 100 * record.miou}
+        found[f"{method} threshold"] = record.threshold
     return found
 
 
@@ -189,14 +135,22 @@ def main() -> None:
     backbone = eclip.load(args.model)
     methods = tuple(args.methods.split(","))
     check_methods(methods)
-    how = (methods, given_refinements(args.refine), slice(args.first, None, args.every))
+    how = (methods, given_refinements(args.refine))
+
+    def masks(where: dict[str, str] | None = None) -> MaskSet:
+        folder = args.data / "voc2012seg"
+        return read_masks(folder, where=where, every=args.every, first=args.first, classes=VOC_NAMES)
+
+    val = {"origin": "voc2012_val"}
     tasks = {
         "flickr8k": {"flickr8k test": lambda: flickr8k(backbone, args.data)},
         "caltech101": {"caltech101 test": lambda: caltech101(backbone, args.data)},
         "voc": {
-            'voc2012seg, "a photo of a X"': lambda: voc(backbone, args.data, "", "", *how),
-            'voc2012seg, "a photo of a X."': lambda: voc(backbone, args.data, ".", "", *how),
-            'voc2012seg, voc2012_val only, "a photo of a X"': lambda: voc(backbone, args.data, "", "voc2012_val", *how),
+            'voc2012seg, "a photo of a X"': lambda: voc(backbone, masks(), "a photo of a {}", *how),
+            'voc2012seg, "a photo of a X."': lambda: voc(backbone, masks(), "a photo of a {}.", *how),
+            'voc2012seg, voc2012_val only, "a photo of a X"': lambda: voc(
+                backbone, masks(val), "a photo of a {}", *how
+            ),
         },
     }
     results = {}

@@ -5,7 +5,7 @@ EclipError (a ValueError)
 ├── OptionError           an option that does not exist here, or a value outside its range
 ├── TextError             no text, or an empty one
 ├── ImageError            a photo that cannot be read
-├── DataError             a source of image-caption pairs that cannot be read
+├── DataError             training or evaluation data that cannot be read
 ├── ShapeError            an array whose shape does not fit
 ├── KeepError             a method that needs more blocks than the encoding kept
 ├── NoMeaningError        a method whose formula has no meaning for this kind of tower
@@ -47,7 +47,7 @@ class ImageError(EclipError):
 
 
 class DataError(EclipError):
-    """A source of image-caption pairs that cannot be read, or that holds none."""
+    """Training or evaluation data that cannot be read."""
 
 
 class ShapeError(EclipError):

@@ -9,16 +9,17 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from eclip.errors import ImageError
 
 Photo = str | Path | Image.Image | NDArray[Any]
 """What a user may hand in as a photo."""
+Read = TypeVar("Read")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jfif"})
 MAX_PIXELS = 178_956_970
 """Larger photos are refused before they are decoded: Pillow's own limit against decompression bombs (535 MB as RGB)."""
@@ -40,7 +41,7 @@ def open_photo(source: Photo) -> Image.Image:
     if isinstance(source, Image.Image):
         return _to_rgb(source, "the picture")
     if isinstance(source, str | Path):
-        return _from_file(Path(source))
+        return from_file(Path(source), _to_rgb)
     raise ImageError(f"a photo must be a path, a PIL picture or a NumPy array, got {type(source).__name__}.")
 
 
@@ -54,16 +55,35 @@ def decode_photo(data: bytes, name: str) -> Image.Image:
     Raises:
         ImageError: it is empty, broken, no picture, or too large.
     """
-    return _decode(BytesIO(data), name)
+    return _decode(BytesIO(data), name, _to_rgb)
 
 
-def _from_file(path: Path) -> Image.Image:
+def size_of(path: Path) -> tuple[int, int]:
+    """(width, height) in pixels that `open_photo` gives a file, where the format allows it from the header alone.
+
+    Raises:
+        ImageError: it is missing, empty, broken or no picture.
+    """
+    return from_file(path, _upright_size)
+
+
+def _upright_size(picture: Image.Image, name: str) -> tuple[int, int]:
+    lies = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return picture.size[::-1] if lies else picture.size
+
+
+def from_file(path: Path, read: Callable[[Image.Image, str], Read]) -> Read:
+    """What `read` makes of the picture in a file and the file's name.
+
+    Raises:
+        ImageError: it is missing, empty, broken, no picture, or too large.
+    """
     if str(path).startswith(("http:/", "https:/")):
         raise ImageError(f"{path} is an address, not a file: fetch it first.")
-    return _decode(path, str(path))
+    return _decode(path, str(path), read)
 
 
-def _decode(source: Path | BytesIO, name: str) -> Image.Image:
+def _decode(source: Path | BytesIO, name: str, read: Callable[[Image.Image, str], Read]) -> Read:
     try:
         if isinstance(source, Path) and source.is_dir():
             raise ImageError(f"{name} is a folder, not a photo.")
@@ -71,7 +91,7 @@ def _decode(source: Path | BytesIO, name: str) -> Image.Image:
         if size == 0:
             raise ImageError(f"{name} is empty (0 bytes).")
         with Image.open(source) as picture:
-            return _to_rgb(picture, name)
+            return read(picture, name)
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file.") from None
     except PermissionError:

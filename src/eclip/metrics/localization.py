@@ -1,0 +1,194 @@
+"""Whether heat lies on the thing: the contrast of Li et al. (mSC) and the overlap at the best threshold (mIoU).
+
+Li et al. 2022 (ECLIP), https://arxiv.org/abs/2209.07046; Li et al. 2023 (CLIP Surgery),
+https://arxiv.org/abs/2304.05653. Each class that a photo shows is a pair, scored alone against the rest of the photo at
+a threshold found by search (the authors, in issue 17 of xmed-lab/CLIP_Surgery); void pixels are in neither part.
+What they average over is not known to us, so both readings of mIoU are given, over pairs and over classes. One
+threshold serves all pairs, and it is chosen on the same pairs that are scored at it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from eclip.errors import DataError, EclipError
+
+THRESHOLDS = np.arange(20) * 0.05
+Mask = Bool[np.ndarray, "height width"]
+Heat = Float[np.ndarray, "height width"]
+
+
+def contrast(heat: Heat, inside: Mask, outside: Mask) -> float:
+    """Mean heat inside minus mean heat outside, the term of mSC; where nothing is outside, the mean inside.
+
+    Args:
+        heat: in [0, 1].
+        inside: pixels of the thing, at least one.
+        outside: pixels of anything else, those of void left out.
+
+    Returns:
+        A share in [-1, 1]; of `1 - heat` it is the opposite, unless nothing is outside.
+
+    Raises:
+        EclipError: heat is outside [0, 1] or NaN, or nothing is inside.
+    """
+    inner, outer = _parts(heat, inside, outside)
+    return float(inner.mean(dtype=np.float64) - (outer.mean(dtype=np.float64) if outer.size else 0.0))
+
+
+def overlaps(
+    heat: Heat, inside: Mask, outside: Mask, thresholds: Float[np.ndarray, " threshold"] = THRESHOLDS
+) -> tuple[Int[np.ndarray, " threshold"], Int[np.ndarray, " threshold"]]:
+    """Pixels in the intersection and in the union of `heat >= threshold` with the thing.
+
+    Args:
+        heat: as in `contrast`.
+        inside: as in `contrast`.
+        outside: as in `contrast`.
+        thresholds: ascending.
+
+    Raises:
+        EclipError: heat is outside [0, 1] or NaN, or nothing is inside.
+    """
+    inner, outer = _parts(heat, inside, outside)
+    return _reaching(inner, thresholds), inner.size + _reaching(outer, thresholds)
+
+
+def ious(
+    heat: Heat, inside: Mask, outside: Mask, thresholds: Float[np.ndarray, " threshold"] = THRESHOLDS
+) -> Float[np.ndarray, " threshold"]:
+    """Intersection over union of `heat >= threshold` with the thing, in [0, 1]; arguments as of `overlaps`."""
+    intersection, union = overlaps(heat, inside, outside, thresholds)
+    return intersection / union
+
+
+@dataclass(frozen=True)
+class ClassRecord:
+    """One class of a `Record`.
+
+    Attributes:
+        pairs: photos that show it.
+        msc: mean contrast of its pairs.
+        iou: sum of its intersections over sum of its unions, at the record's `class_threshold`.
+    """
+
+    pairs: int
+    msc: float
+    iou: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """How well heat lies on things. All values are shares: contrasts in [-1, 1], the rest in [0, 1].
+
+    Attributes:
+        pairs: how many were scored.
+        msc: mean contrast over pairs.
+        class_msc: mean over classes of the mean over the pairs of each.
+        miou: mean IoU over pairs, at `threshold`.
+        threshold: the one of `THRESHOLDS` at which that mean is largest.
+        curve: mean IoU over pairs at each of `THRESHOLDS`.
+        class_miou: mean over classes of sum of intersections over sum of unions, at `class_threshold`.
+        class_threshold: the one at which that mean is largest.
+        class_curve: the same at each of `THRESHOLDS`.
+        classes: each class by its number.
+    """
+
+    pairs: int
+    msc: float
+    class_msc: float
+    miou: float
+    threshold: float
+    curve: tuple[float, ...]
+    class_miou: float
+    class_threshold: float
+    class_curve: tuple[float, ...]
+    classes: dict[int, ClassRecord]
+
+
+class Localization:
+    """Pairs scored one by one; of each only its numbers are held.
+
+    Attributes:
+        numbers: class number of each pair.
+        contrasts: contrast of each pair.
+        curves: IoU of each pair at each of `THRESHOLDS`.
+    """
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self.contrasts: list[float] = []
+        self.curves: list[Float[np.ndarray, " threshold"]] = []
+        self._sums: dict[int, Int[np.ndarray, "2 threshold"]] = {}
+
+    def add(self, number: int, heat: Heat, inside: Mask, outside: Mask) -> None:
+        """Score one pair.
+
+        Args:
+            number: its class.
+            heat: as in `contrast`.
+            inside: as in `contrast`.
+            outside: as in `contrast`.
+
+        Raises:
+                EclipError: heat is outside [0, 1] or NaN, or nothing is inside.
+        """
+        intersection, union = overlaps(heat, inside, outside)
+        self.numbers.append(number)
+        self.contrasts.append(contrast(heat, inside, outside))
+        self.curves.append(intersection / union)
+        self._sums[number] = self._sums.get(number, 0) + np.stack([intersection, union])
+
+    def record(self) -> Record:
+        """What the pairs so far give.
+
+        Raises:
+            DataError: there is none.
+        """
+        if not self.numbers:
+            raise DataError("no pair was scored: no mask shows a class on enough of its area.")
+        numbers, contrasts = np.array(self.numbers), np.array(self.contrasts)
+        curve = np.mean(self.curves, axis=0)
+        own = {number: both[0] / both[1] for number, both in sorted(self._sums.items())}
+        class_curve = np.mean(list(own.values()), axis=0)
+        best, class_best = int(curve.argmax()), int(class_curve.argmax())
+        classes = {
+            number: ClassRecord(
+                int((numbers == number).sum()), float(contrasts[numbers == number].mean()), float(one[class_best])
+            )
+            for number, one in own.items()
+        }
+        return Record(
+            pairs=len(numbers),
+            msc=float(contrasts.mean()),
+            class_msc=float(np.mean([one.msc for one in classes.values()])),
+            miou=float(curve[best]),
+            threshold=float(THRESHOLDS[best]),
+            curve=tuple(curve.tolist()),
+            class_miou=float(class_curve[class_best]),
+            class_threshold=float(THRESHOLDS[class_best]),
+            class_curve=tuple(class_curve.tolist()),
+            classes=classes,
+        )
+
+
+def _reaching(
+    values: Float[np.ndarray, " pixel"], thresholds: Float[np.ndarray, " threshold"]
+) -> Int[np.ndarray, " threshold"]:
+    """How many values are at least each threshold."""
+    reached = np.searchsorted(thresholds, values, side="right")  # thresholds that each value reaches
+    counts = np.bincount(reached, minlength=len(thresholds) + 1)
+    return counts[::-1].cumsum()[::-1][1:]
+
+
+def _parts(
+    heat: Heat, inside: Mask, outside: Mask
+) -> tuple[Float[np.ndarray, " inside"], Float[np.ndarray, " outside"]]:
+    if not (heat.min() >= 0 and heat.max() <= 1):
+        raise EclipError(f"heat must be in [0, 1], got {heat.min()} to {heat.max()}: use heatmap.normalize first.")
+    if not inside.any():
+        raise EclipError("nothing is inside: a class that the photo does not show cannot be scored.")
+    return heat[inside], heat[outside]

@@ -1,0 +1,177 @@
+"""Photos with pixel masks, read from miniature packs that each test may break; the real packs where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import eclip.errors
+from eclip.datasets.masks import VOC_NAMES, present, read_masks
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+real = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data, the real packs, is not here")
+
+
+def write_mask(path: Path, values: np.ndarray) -> None:
+    """A palette picture whose colors are not its numbers."""
+    picture = Image.fromarray(values).convert("P")
+    picture.putdata(values.ravel().tolist())
+    picture.putpalette([255 - i // 3 for i in range(768)])
+    picture.save(path)
+
+
+@pytest.fixture
+def pack(tmp_path: Path) -> Path:
+    """Four photos of 40 x 30: a, c, d with halves of class 1 and 2, b of background alone, a with a void row."""
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for seed, name in enumerate("abcd"):
+        photo = np.random.default_rng(seed).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(photo).save(tmp_path / "images" / f"{name}.{'png' if name == 'b' else 'jpg'}")
+        values = np.zeros((30, 40), dtype=np.uint8)
+        if name != "b":
+            values[:, :20], values[:, 20:35] = 1, 2
+        if name == "a":
+            values[0] = 255
+        write_mask(tmp_path / "masks" / f"{name}.png", values)
+    (tmp_path / "classes.txt").write_text("0\tbackground\n1\tdog\n2\tdining table\n255\tvoid (ignore)\n")
+    (tmp_path / "index.tsv").write_text("name\torigin\nd\tval\na\ttrain\nc\tval\nb\tval\n")
+    return tmp_path
+
+
+def test_masks_hold_numbers_and_not_colors(pack: Path) -> None:
+    masks = read_masks(pack)
+    assert masks.classes == {1: "dog", 2: "dining table"}
+    item = masks.items[1]
+    assert item.name == "a" and item.open().mode == "RGB"
+    assert item.read()[:2, [0, 25, 39]].tolist() == [[255, 255, 255], [1, 2, 0]]
+    assert item.read().shape == item.open().size[::-1] == (30, 40)
+
+
+def test_photos_come_in_the_order_of_the_index_and_where_every_and_first_choose(pack: Path) -> None:
+    def names(**options: object) -> str:
+        return "".join(item.name for item in read_masks(pack, **options).items)
+
+    assert names() == "dacb"
+    assert names(where={"origin": "val"}) == "dcb"
+    assert names(where={"origin": "val"}, every=2) == "db"
+    assert names(every=2, first=1) == "ab"
+    (pack / "index.tsv").unlink()
+    assert names() == "abcd"
+
+
+def test_a_mask_lies_on_the_upright_photo(pack: Path) -> None:
+    tags = Image.Exif()
+    tags[0x0112] = 6  # the camera was turned by a quarter
+    Image.new("RGB", (30, 40)).save(pack / "images" / "c.jpg", exif=tags)
+    item = read_masks(pack).items[2]
+    assert item.open().size == (40, 30) and item.read().shape == (30, 40)
+
+
+def test_digest_sees_every_change_of_what_is_scored(pack: Path) -> None:
+    seen = [read_masks(pack).digest(), read_masks(pack, first=1).digest()]
+    seen.append(read_masks(pack, classes={1: "puppy", 2: "dining table"}).digest())
+    write_mask(pack / "masks" / "d.png", np.zeros((30, 40), dtype=np.uint8))
+    seen.append(read_masks(pack).digest())
+    Image.new("RGB", (40, 30)).save(pack / "images" / "a.jpg")
+    seen.append(read_masks(pack).digest())
+    assert len(set(seen)) == len(seen)
+    assert read_masks(pack).digest() == seen[-1]
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no masks": (lambda pack: (pack / "masks").rename(pack / "labels"), "masks: no such folder"),
+    "no classes": (lambda pack: (pack / "classes.txt").unlink(), "classes.txt is needed"),
+    "classes empty": (lambda pack: (pack / "classes.txt").write_text(""), "classes.txt is empty"),
+    "classes of void": (lambda pack: (pack / "classes.txt").write_text("255\tvoid"), "names no class"),
+    "classes by space": (
+        lambda pack: (pack / "classes.txt").write_text("1 dog"),
+        "line 1 of .*a tab and a name.*'1 dog'",
+    ),
+    "classes too many": (lambda pack: (pack / "classes.txt").write_text("256\tdog"), "0 to 255"),
+    "no photo": (lambda pack: (pack / "images" / "c.jpg").unlink(), "one of c.jpg and c.png, got 0"),
+    "two photos": (lambda pack: (pack / "images" / "c.png").touch(), "one of c.jpg and c.png, got 2"),
+    "no mask": (lambda pack: (pack / "masks" / "c.png").unlink(), "c.jpg needs its mask"),
+    "index without names": (lambda pack: (pack / "index.tsv").write_text("photo\na\n"), "no column name; it has photo"),
+    "index ragged": (
+        lambda pack: (pack / "index.tsv").write_text("name\torigin\na\n"),
+        "line 2 of .* 2 columns, got 1",
+    ),
+    "index no text": (lambda pack: (pack / "index.tsv").write_bytes(b"\xff"), "index.tsv is needed and cannot be read"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_pack_says_what_is_wrong(pack: Path, what: str) -> None:
+    spoil, message = BROKEN[what]
+    spoil(pack)
+    with pytest.raises(eclip.errors.DataError, match=message):
+        read_masks(pack)
+
+
+SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "size": (lambda mask: Image.new("L", (39, 30)).save(mask), "39 x 30 pixels, its photo 40 x 30"),
+    "colors": (lambda mask: Image.new("RGB", (40, 30)).save(mask), "palette or gray picture .* got RGB"),
+    "16 bits": (lambda mask: Image.new("I;16", (40, 30)).save(mask), "got I;16"),
+    "number": (
+        lambda mask: Image.new("L", (40, 30), 7).save(mask),
+        r"shows \[7\], but the classes with a name are 1, 2",
+    ),
+    "damage": (lambda mask: mask.write_bytes(mask.read_bytes()[:60]), "mask of 'd' cannot be read"),
+    "gone": (lambda mask: mask.unlink(), "mask of 'd' cannot be read: .*no such file"),
+}
+
+
+@pytest.mark.parametrize("what", SPOILED)
+def test_a_spoiled_mask_is_found_when_it_is_read(pack: Path, what: str) -> None:
+    spoil, message = SPOILED[what]
+    item = read_masks(pack).items[0]
+    spoil(item.mask)
+    with pytest.raises(eclip.errors.DataError, match=message):
+        item.read()
+
+
+def test_questions_that_no_pack_can_answer(pack: Path) -> None:
+    with pytest.raises(eclip.errors.DataError, match="no column split; it has name, origin"):
+        read_masks(pack, where={"split": "val"})
+    with pytest.raises(eclip.errors.DataError, match=r"0 photos where {'origin': 'test'}"):
+        read_masks(pack, where={"origin": "test"})
+    with pytest.raises(eclip.errors.DataError, match=r"4 photos .* from place 9"):
+        read_masks(pack, first=9)
+    with pytest.raises(eclip.errors.OptionError, match="every must be at least 1"):
+        read_masks(pack, every=0)
+    with pytest.raises(eclip.errors.OptionError, match="1 to 254"):
+        read_masks(pack, classes={0: "background"})
+
+
+def test_present_counts_void_and_background_in_no_class() -> None:
+    mask = np.zeros((20, 20), dtype=np.uint8)
+    mask[:, 10:] = 255  # 200 pixels are left
+    mask[0, :2] = 3  # 2 of 200, just 1 %
+    mask[1, 0] = 4
+    assert present(mask) == [3]
+    assert present(mask, least=0.005) == [3, 4]
+    assert present(np.full((2, 2), 255, dtype=np.uint8), least=0.0) == []
+
+
+@real
+def test_the_real_pack_shows_what_its_index_says() -> None:
+    masks = read_masks(DATA / "voc2012seg", where={"origin": "voc2012_val"})
+    assert len(masks.items) == 318
+    rows = (line.split("\t") for line in (DATA / "voc2012seg" / "index.tsv").read_text().splitlines())
+    shown = {name: classes.split(",") for name, _, classes in rows}
+    for item in masks.items[::40]:
+        numbers = set(np.unique(item.read()).tolist()) - {0, 255}
+        assert {masks.classes[number] for number in numbers} == set(shown[item.name])
+    assert [VOC_NAMES[number] == name for number, name in masks.classes.items()].count(False) == 4
+
+
+@real
+@pytest.mark.parametrize("name", ["coco80seg", "camvid", "davis2016val"])
+def test_the_other_real_packs_are_of_the_same_layout(name: str) -> None:
+    masks = read_masks(DATA / name, every=15)
+    assert all(set(np.unique(item.read()).tolist()) - {0, 255} for item in masks.items)

@@ -17,8 +17,8 @@ SOURCE = ROOT / "src" / "eclip"
 FLOORS = [
     {"errors", "options", "heatmap", "blocks", "templates", "pooling"},  # ground
     {"backbones", "head", "datasets", "render", "photos", "writer", "reported"},  # materials
-    {"methods", "refinements", "text", "guides", "metrics", "words", "explanation", "words_writer"}  # crafts
-    | {"splice", "msae", "vocabulary", "image_mean", "concepts_writer"},
+    {"methods", "refinements", "text", "guides", "training", "metrics", "words", "explanation"}  # crafts
+    | {"splice", "msae", "vocabulary", "image_mean", "concepts_writer", "words_writer"},
     {"explain", "evaluate", "train", "stream", "health", "doctor", "compare"}  # hall
     | {"explain_words", "interactions", "concepts"},
     {"cli", "web"},  # doors
@@ -27,6 +27,9 @@ SAME_FLOOR = {
     ("methods", "methods"),  # a method that is another one turned around
     ("refinements", "refinements"),  # LPOSS+ begins as LPOSS
     ("guides", "guides"),  # Seen, which each of them takes
+    ("training", "training"),
+    ("training", "guides"),  # what a head is trained on: the guide of each photo, the features of its captions
+    ("training", "text"),
     ("backbones", "backbones"),
     ("backbones", "head"),  # a head lies beside a model and is loaded with it
     ("head", "backbones"),
@@ -34,6 +37,7 @@ SAME_FLOOR = {
     ("datasets", "photos"),  # photos of pairs and of masks are read as all photos are
     ("render", "render"),
     ("cli", "cli"),
+    ("train", "evaluate"),  # each epoch's map, scored
     ("compare", "explain"),  # many methods of the one main path
     ("words", "words"),
     ("words_writer", "explain_words"),  # a name in an annotation

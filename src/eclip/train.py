@@ -10,24 +10,34 @@ same head, to rounding.
 
 from __future__ import annotations
 
+import math
+import os
+import resource
+import signal
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.distributed as dist
 
 from eclip.backbones.load import load
 from eclip.datasets.captions import digest, read_pairs
-from eclip.datasets.masks import read_masks
-from eclip.head import EclipHead
+from eclip.datasets.masks import MaskSet, read_masks
+from eclip.errors import DataError, OptionError, TrainingError
+from eclip.evaluate import localize
+from eclip.head import EclipHead, with_head
+from eclip.methods import METHODS
 from eclip.training import checkpoint, journal
 from eclip.training.config import TrainConfig
 from eclip.training.learning import Learner
+from eclip.training.material import Cached, Looking, Material, Places, Streamed, Tell
 from eclip.writer import made_by, versions
 
-Tell = Callable[[str, int, int, str], None]
-"""Hears (what is done, how many are done, of how many, a word on it)."""
 BAD_SHARE, BAD_LEAST = 0.05, 200
 """More bad pairs than this stop a run, once so many pairs have been looked at."""
 
@@ -165,8 +175,8 @@ class _Run:
         except TrainingError as error:
             log.note("failed", step=step, why=str(error))
             raise TrainingError(
-                f"{error} at step {step}: nothing was changed by it, and the last checkpoint in {config.out!r} is good. "
-                f"Try a lower --lr than {config.lr}."
+                f"{error} at step {step}, which changed nothing; the last checkpoint in {config.out!r} is good. Try a "
+                f"lower --lr than {config.lr}."
             ) from error
         log.note("step", step=step + 1, epoch=epoch + 1, loss=loss, lr=rate, seconds=time.perf_counter() - begin)
         self.tell("training", step + 1, steps * config.epochs, f"epoch {epoch + 1}  loss {loss:.3f}")

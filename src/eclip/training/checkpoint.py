@@ -52,8 +52,8 @@ def read(folder: Path, config: TrainConfig, data: str) -> tuple[int, dict[str, A
     for key, value in kept["config"].items():
         if key not in FREE and value != now.get(key):
             raise TrainingError(
-                f"the run in {str(folder)!r} has {key}={value!r}, and now it is {now.get(key)!r}: resume with the same, "
-                "or begin in another folder."
+                f"the run in {str(folder)!r} has {key}={value!r}, and now it is {now.get(key)!r}: resume with the "
+                "same, or begin in another folder."
             )
     if kept["data"] != data:
         raise TrainingError(f"the run in {str(folder)!r} was begun on other pairs than are there now.")

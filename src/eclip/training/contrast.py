@@ -1,5 +1,6 @@
-"""Symmetric InfoNCE over all pairs of a batch (Radford et al. 2021, https://arxiv.org/abs/2103.00020), on any number of
-processes and in any number of parts, with one and the same gradient.
+"""Symmetric InfoNCE over all pairs of a batch (Radford et al. 2021, https://arxiv.org/abs/2103.00020).
+
+Its rows may come from several processes and in several parts; gradient and loss are those of the whole.
 """
 
 from __future__ import annotations

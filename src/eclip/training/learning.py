@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from eclip.blocks import unit
+from eclip.errors import TrainingError
 from eclip.head import EclipHead
 from eclip.pooling import masked_max_pool
 from eclip.training.config import TrainConfig
-from eclip.training.contrast import gathered
+from eclip.training.contrast import contrast, gathered, with_own
 from eclip.training.material import Batch
 
 
@@ -43,7 +47,7 @@ class Learner:
     def __init__(self, head: EclipHead, scale: float, config: TrainConfig) -> None:
         self.config, self.device = config, head.image.weight.device
         self.pooled = _Pooled(head.requires_grad_(True), scale, config)
-        self.shared: nn.Module = DistributedDataParallel(self.pooled) if dist.is_initialized() else self.pooled
+        self.shared = DistributedDataParallel(self.pooled) if dist.is_initialized() else None
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         weights = [weight for weight in self.pooled.parameters() if weight.requires_grad]
         groups = [
@@ -71,9 +75,8 @@ class Learner:
         loss = torch.tensor(math.nan)
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
-            waiting = nullcontext() if last or self.world == 1 else self.shared.no_sync()
-            with waiting:
-                image, text = self._pool(self.shared, part)
+            with nullcontext() if last or self.shared is None else self.shared.no_sync():
+                image, text = self._pool(self.shared or self.pooled, part)
                 if number == 0:
                     own = ([image], [text]) if len(parts) == 1 else zip(*seen, strict=True)
                     images, texts = (gathered(torch.cat(list(rows))) for rows in own)

@@ -34,8 +34,8 @@ PHOTOS_AT_ONCE = 16
 CAPTIONS_IN_SHARD = 4096
 
 Places = NDArray[np.int64]
-Tell = Callable[[str, int, int], None]
-"""Hears (what is done, how many are done, of how many)."""
+Tell = Callable[[str, int, int, str], None]
+"""Hears (what is done, how many are done, of how many, a word on it)."""
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,10 @@ class Looking:
         with ThreadPoolExecutor(max(1, self.workers)) as pool:
             opened = list(pool.map(_opened, pairs))
         bad = {place: str(photo) for place, photo in enumerate(opened) if isinstance(photo, ImageError)}
-        kept = [place for place in range(len(pairs)) if place not in bad]
-        for start in range(0, len(kept), PHOTOS_AT_ONCE):
-            part = kept[start : start + PHOTOS_AT_ONCE]
-            photos = [opened[place] for place in part]
+        whole = {place: photo for place, photo in enumerate(opened) if not isinstance(photo, ImageError)}
+        for start in range(0, len(whole), PHOTOS_AT_ONCE):
+            part = list(whole)[start : start + PHOTOS_AT_ONCE]
+            photos = [whole[place] for place in part]
             pixels = torch.stack([self.backbone.preprocess(photo, self.image_size) for photo in photos])
             encoding = encode(self.backbone, pixels, keep=max(1, GUIDES[self.guide].keep))
             rows[part] = head_rows(encoding, self.source).half().cpu()
@@ -204,13 +204,13 @@ class Cached:
                 if span in store.missing():
                     store.write(span.start, values.numpy(), found)
             done += len(span)
-            tell("photos", done, total)
+            tell("photos", done, total, "")
         mine = [span for span in self.texts.missing() if span.start // self.texts.shard % world == rank]
         total, done = sum(map(len, mine)), 0
         for span in mine:
             self.texts.write(span.start, self.looking.read(self.captions[span.start : span.stop]).numpy())
             done += len(span)
-            tell("captions", done, total)
+            tell("captions", done, total, "")
 
     def note_bad(self) -> None:
         """Know which photos cannot be read; to be called when all processes have filled."""

@@ -85,7 +85,7 @@ class Learner:
                 loss = contrast(with_own(images, image, start), with_own(texts, text, start), self._scale(parts), good)
                 (loss * self.world).backward()  # the mean over processes makes it the sum over their rows
         self._descend(loss, rate)
-        return float(loss)
+        return float(loss.detach())
 
     def state(self) -> dict[str, Any]:
         """All that a step depends on."""

@@ -68,11 +68,11 @@ def masked_max_pool(
 
 
 def _inside(guide: Float[Tensor, "image patch"], threshold: str) -> Bool[Tensor, "image patch"]:
-    """Patches of the thing: never none; all where the guide is flat."""
-    flat = guide.amin(dim=1, keepdim=True) == guide.amax(dim=1, keepdim=True)
+    """Patches of the thing, given a guide whose maximum is 1: never none; all where it is flat."""
+    peak = guide == 1
     if threshold == "mean":
-        return (guide > guide.mean(dim=1, keepdim=True)) | flat
+        return (guide > guide.mean(dim=1, keepdim=True)) | peak  # the mean of an all but flat map is rounded to 1
     mass, order = guide.sort(dim=1, descending=True)
     before = mass.cumsum(dim=1) - mass  # what the larger ones hold
     kept = before < 0.6 * mass.sum(dim=1, keepdim=True)
-    return torch.zeros_like(kept).scatter(1, order, kept) | flat
+    return torch.zeros_like(kept).scatter(1, order, kept) | peak.all(dim=1, keepdim=True)

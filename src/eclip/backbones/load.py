@@ -151,7 +151,8 @@ def _stamp(architecture: str, checkpoint: Path | None, head: str | Path | None) 
     files = [checkpoint] if checkpoint is not None else []
     for folder in (_folder_of(architecture), None if head is None else Path(head)):
         files += sorted(folder.glob("*")) if folder is not None else []
-    files += [Path(head)] if head is not None and Path(head).is_file() else []
+    if head is not None and Path(head).is_file():  # weights, and what they are beside them
+        files += sorted(Path(head).parent.glob(f"{Path(head).stem}.*"))
     return tuple((file.resolve(), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 

@@ -13,12 +13,12 @@ from eclip.errors import OptionError, ShapeError
 
 _Pool = Callable[[Tensor, Tensor, Tensor], Tensor]
 FORMS: dict[str, _Pool] = {
-    "soft": lambda tokens, guide, inside: (tokens * guide).amax(dim=1),
-    "hard": lambda tokens, guide, inside: (tokens * inside).amax(dim=1),
-    "exclusion": lambda tokens, guide, inside: tokens.masked_fill(~inside, -torch.inf).amax(dim=1),
-    "soft_unit": lambda tokens, guide, inside: (unit(tokens) * guide).amax(dim=1),
-    "exclusion_unit": lambda tokens, guide, inside: unit(tokens).masked_fill(~inside, -torch.inf).amax(dim=1),
-    "max": lambda tokens, guide, inside: tokens.amax(dim=1),
+    "soft": lambda tokens, guide, inside: (tokens * guide).max(dim=1).values,
+    "hard": lambda tokens, guide, inside: (tokens * inside).max(dim=1).values,
+    "exclusion": lambda tokens, guide, inside: tokens.masked_fill(~inside, -torch.inf).max(dim=1).values,
+    "soft_unit": lambda tokens, guide, inside: (unit(tokens) * guide).max(dim=1).values,
+    "exclusion_unit": lambda tokens, guide, inside: unit(tokens).masked_fill(~inside, -torch.inf).max(dim=1).values,
+    "max": lambda tokens, guide, inside: tokens.max(dim=1).values,
     "masked_mean": lambda tokens, guide, inside: (tokens * guide).sum(dim=1) / guide.sum(dim=1),
     "mean": lambda tokens, guide, inside: tokens.mean(dim=1),
 }

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,16 +22,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from eclip.backbones.base import Backbone, encode
+from eclip.backbones.base import Backbone, encode, plainly
 from eclip.datasets.captions import Pair, digest
 from eclip.errors import DataError, ImageError, ResultError
 from eclip.guides import GUIDES, Seen, on_grid
 from eclip.head import head_rows
 from eclip.text import encode_texts
-from eclip.training.store import SHARD_BYTES, Store
+from eclip.training.store import Store
 
 PHOTOS_AT_ONCE = 16
+PHOTOS_IN_SHARD, BYTES_IN_SHARD = 512, 2**26
 CAPTIONS_IN_SHARD = 4096
+LAYOUT = 1
+"""Of what is on disk; another number makes a new cache."""
 
 Places = NDArray[np.int64]
 Tell = Callable[[str, int, int, str], None]
@@ -53,17 +56,6 @@ class Batch:
     guide: Float[Tensor, "pair patch"]
     text: Float[Tensor, "pair feature"]
     good: Bool[Tensor, " pair"]
-
-
-class Material(Protocol):
-    """Where batches come from."""
-
-    bad: dict[int, str]
-    """Pairs whose photo cannot be read, as far as they are known, by place, with the reason."""
-
-    def batch(self, photos: Places, owners: Places, captions: Places) -> Batch:
-        """These photos, each with a caption: of which pair, and which of its own."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -104,29 +96,39 @@ class Looking:
         """
         rows = torch.zeros(len(pairs), self.patches, self.channels, dtype=torch.float16)
         guide = torch.ones(len(pairs), self.patches, dtype=torch.float16)
-        with ThreadPoolExecutor(max(1, self.workers)) as pool:
-            opened = list(pool.map(_opened, pairs))
-        bad = {place: str(photo) for place, photo in enumerate(opened) if isinstance(photo, ImageError)}
-        whole = {place: photo for place, photo in enumerate(opened) if not isinstance(photo, ImageError)}
-        for start in range(0, len(whole), PHOTOS_AT_ONCE):
-            part = list(whole)[start : start + PHOTOS_AT_ONCE]
-            photos = [whole[place] for place in part]
+        bad: dict[int, str] = {}
+        for start, opened in self._opened(pairs):
+            bad |= {start + place: str(photo) for place, photo in enumerate(opened) if isinstance(photo, ImageError)}
+            whole = {start + place: photo for place, photo in enumerate(opened) if not isinstance(photo, ImageError)}
+            if not whole:
+                continue
+            part, photos = list(whole), list(whole.values())
             pixels = torch.stack([self.backbone.preprocess(photo, self.image_size) for photo in photos])
             encoding = encode(self.backbone, pixels, keep=max(1, GUIDES[self.guide].keep))
-            rows[part] = head_rows(encoding, self.source).half().cpu()
+            with plainly(self.backbone.model):
+                rows[part] = head_rows(encoding, self.source).half().cpu()
             seen = Seen(photos, [pairs[place].key for place in part], encoding)
             maps = GUIDES[self.guide](seen, **self.guide_options)
             guide[part] = on_grid(maps, encoding.grid).flatten(1).half().cpu()
         if not bool(rows.isfinite().all()):
-            raise DataError(f"rows of {self.backbone.name} are not finite in half precision, so it cannot be cached.")
+            raise DataError(f"rows of {self.backbone.name} are too large for half precision, in which they are kept.")
         return rows, guide, bad
 
     def read(self, captions: list[str]) -> Float[Tensor, "text feature"]:
         """Unit features of captions, float32 on the CPU."""
         return encode_texts(self.backbone, captions).float().cpu()
 
+    def _opened(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, list[Image.Image | ImageError]]]:
+        """The first place and the photos of each few pairs; threads open the next few meanwhile, and no more."""
+        spans = [range(len(pairs))[start : start + PHOTOS_AT_ONCE] for start in range(0, len(pairs), PHOTOS_AT_ONCE)]
+        with ThreadPoolExecutor(max(1, self.workers)) as pool:
+            coming = [pool.submit(_photo, pairs[place]) for place in spans[0]]
+            for span, following in zip(spans, [*spans[1:], range(0)], strict=True):
+                opened, coming = coming, [pool.submit(_photo, pairs[place]) for place in following]
+                yield span.start, [photo.result() for photo in opened]
 
-def _opened(pair: Pair) -> Image.Image | ImageError:
+
+def _photo(pair: Pair) -> Image.Image | ImageError:
     try:
         return pair.open()
     except ImageError as error:
@@ -134,7 +136,11 @@ def _opened(pair: Pair) -> Image.Image | ImageError:
 
 
 class Streamed:
-    """Batches computed anew each time, for data that no disk holds."""
+    """Batches computed anew each time, for data that no disk holds.
+
+    Attributes:
+        bad: pairs whose photo cannot be read, as far as they are known, by place, with the reason.
+    """
 
     def __init__(self, looking: Looking, pairs: Sequence[Pair]) -> None:
         self.looking, self.pairs = looking, pairs
@@ -155,66 +161,83 @@ class Cached:
     """Batches from disk; `fill` computes what is not there yet.
 
     Rows, guides and captions lie in three folders, each under a key of all that its numbers depend on: runs with
-    another guide share the rows, and runs that differ in training alone share everything.
+    another guide share the rows, runs that differ in training alone share everything, and one on the first so many
+    pairs needs only the shards that hold them.
+
+    Args:
+        looking: how.
+        pairs: all there are; the key is theirs.
+        folder: of all caches.
+        count: how many of the pairs are used, from the first; None = all.
+
+    Attributes:
+        bad: pairs among these whose photo cannot be read, by place, with the reason; known after `note_bad`.
     """
 
-    def __init__(self, looking: Looking, pairs: Sequence[Pair], folder: Path) -> None:
+    def __init__(self, looking: Looking, pairs: Sequence[Pair], folder: Path, count: int | None = None) -> None:
         self.looking, self.pairs, self.folder = looking, pairs, folder
-        backbone, patches = looking.backbone, looking.patches
-        image = _weights(backbone, image_side=True)
-        data = digest(pairs)
-        seen = [image, data, looking.source, looking.image_size, list(backbone.mean), backbone.interpolation]
-        shard = max(1, SHARD_BYTES // (2 * patches * looking.channels))
-        self.captions = [caption for pair in pairs for caption in pair.captions]
+        self.count = len(pairs) if count is None else count
+        backbone, patches, channels = looking.backbone, looking.patches, looking.channels
+        shard = min(PHOTOS_IN_SHARD, max(1, BYTES_IN_SHARD // (2 * patches * channels)))
+        data = [LAYOUT, digest(pairs), shard]
+        colors = [backbone.mean, backbone.std, backbone.interpolation]
+        seen = [*data, _weights(backbone, image_side=True), colors, looking.source, looking.image_size]
+        guide = [looking.guide, {option: _state(value) for option, value in looking.guide_options.items()}]
         self.first = np.cumsum([0, *(len(pair.captions) for pair in pairs)])
-        self.rows = Store(folder / f"rows-{_key(*seen)}", len(pairs), (patches, looking.channels), np.float16, shard)
-        guide = [looking.guide, looking.guide_options]
+        self.rows = Store(folder / f"rows-{_key(*seen)}", len(pairs), (patches, channels), np.float16, shard)
         self.guides = Store(folder / f"guides-{_key(*seen, *guide)}", len(pairs), (patches,), np.float16, shard)
-        width = backbone.encode_text(["a"]).shape[1]
-        texts = _key(_weights(backbone, image_side=False), self.captions)
-        self.texts = Store(folder / f"texts-{texts}", len(self.captions), (width,), np.float32, CAPTIONS_IN_SHARD)
+        width, texts = backbone.encode_text(["a"]).shape[1], _key(*data, _weights(backbone, image_side=False))
+        self.texts = Store(folder / f"texts-{texts}", int(self.first[-1]), (width,), np.float32, CAPTIONS_IN_SHARD)
         self.photo_stores = [self.rows] if looking.guide == "none" else [self.rows, self.guides]
         self.bad: dict[int, str] = {}
 
     @property
     def bytes_missing(self) -> int:
         """What `fill` will write."""
-        return sum(store.bytes_missing() for store in (*self.photo_stores, self.texts))
+        photos = sum(store.bytes_missing(self.count) for store in self.photo_stores)
+        return photos + self.texts.bytes_missing(int(self.first[self.count]))
 
     def fill(self, tell: Tell, rank: int = 0, world: int = 1) -> None:
         """Compute what is not there, shard by shard; each of `world` processes takes its own.
 
         Raises:
-            ResultError: the disk has no room for it.
+            ResultError: the disk has no room for it, or cannot be written.
         """
-        if rank == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if self.bytes_missing > (free := shutil.disk_usage(self.folder).free):
+        if rank == 0 and (size := self.bytes_missing):
+            if size > (free := _free(self.folder)):
                 raise ResultError(
-                    f"the cache needs {self.bytes_missing / 2**30:.1f} GiB in {str(self.folder)!r}, where "
-                    f"{free / 2**30:.1f} GiB are free: --cache DIR puts it elsewhere, --no-cache does without."
+                    f"the cache needs {size / 2**30:.1f} GiB in {str(self.folder)!r}, where {free / 2**30:.1f} GiB are "
+                    "free: --cache DIR puts it elsewhere, --no-cache does without."
                 )
-        missing = {span.start: span for store in self.photo_stores for span in store.missing()}
+            tell("cache", 0, 0, f"{size / 2**20:,.0f} MiB go to {self.folder}")
+        missing = {span.start: span for store in self.photo_stores for span in store.missing(self.count)}
         mine = [missing[start] for start in sorted(missing) if start // self.rows.shard % world == rank]
         total, done = sum(map(len, mine)), 0
         for span in mine:
-            rows, guide, bad = self.looking.look([self.pairs[place] for place in span])
+            rows, guide, bad = self.looking.look(self.pairs[span.start : span.stop])
             found = {span.start + index: why for index, why in bad.items()}
             for store, values in zip(self.photo_stores, (rows, guide), strict=False):
-                if span in store.missing():
+                if not store.has(span):
                     store.write(span.start, values.numpy(), found)
             done += len(span)
             tell("photos", done, total, "")
-        mine = [span for span in self.texts.missing() if span.start // self.texts.shard % world == rank]
+        missing_texts = self.texts.missing(int(self.first[self.count]))
+        mine = [span for span in missing_texts if span.start // self.texts.shard % world == rank]
         total, done = sum(map(len, mine)), 0
         for span in mine:
-            self.texts.write(span.start, self.looking.read(self.captions[span.start : span.stop]).numpy())
+            self.texts.write(span.start, self.looking.read(self._captions(span)).numpy())
             done += len(span)
             tell("captions", done, total, "")
 
     def note_bad(self) -> None:
         """Know which photos cannot be read; to be called when all processes have filled."""
-        self.bad = self.rows.bad()
+        self.bad = {place: why for place, why in self.rows.bad().items() if place < self.count}
+
+    def _captions(self, span: range) -> list[str]:
+        """Captions by their number among those of all pairs."""
+        first, last = np.searchsorted(self.first, [span.start, span.stop - 1], side="right") - 1
+        captions = [caption for pair in self.pairs[first : last + 1] for caption in pair.captions]
+        return captions[span.start - self.first[first] :][: len(span)]
 
     def batch(self, photos: Places, owners: Places, captions: Places) -> Batch:
         """These photos, each with a caption: of which pair, and which of its own."""
@@ -224,6 +247,24 @@ class Cached:
         if self.looking.guide != "none":
             guide = self.guides.take(photos)
         return Batch(torch.from_numpy(rows), torch.from_numpy(guide), torch.from_numpy(text), good)
+
+
+Material = Cached | Streamed
+"""Where batches come from."""
+
+
+def _free(folder: Path) -> int:
+    """Bytes free on the disk that holds a folder, or will."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    return shutil.disk_usage(there).free
+
+
+def _state(value: Any) -> Any:
+    """An option; of a folder, what is in it too."""
+    if not isinstance(value, str | Path) or not Path(value).is_dir():
+        return value
+    files = ((file.name, file.stat()) for file in sorted(Path(value).iterdir()))
+    return [str(value), *((name, state.st_size, state.st_mtime_ns) for name, state in files)]
 
 
 def _weights(backbone: Backbone, *, image_side: bool) -> str:

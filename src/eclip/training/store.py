@@ -6,16 +6,19 @@ the same key may use what is in it.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-SHARD_BYTES = 2**26
+from eclip.errors import ResultError
 
 
 class Store:
@@ -30,27 +33,27 @@ class Store:
     """
 
     def __init__(self, folder: Path, count: int, shape: Sequence[int], dtype: type[np.floating], shard: int) -> None:
-        self.folder, self.count, self.shape, self.dtype, self.shard = (
-            folder,
-            count,
-            tuple(shape),
-            np.dtype(dtype),
-            shard,
-        )
-        self._open: dict[int, NDArray[np.floating]] = {}
+        self.folder, self.count, self.shard = folder, count, shard
+        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
 
     @property
     def record_bytes(self) -> int:
         """Size of one record."""
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
-    def missing(self) -> list[range]:
-        """The records of each shard that is not there yet."""
-        return [span for span in self._spans() if not self._file(span.start // self.shard, ".npy").is_file()]
+    def missing(self, first: int | None = None) -> list[range]:
+        """The records of each shard that is not there yet, of those that hold the `first` so many; None = all."""
+        spans = (self._span(number) for number in range(-(-(self.count if first is None else first) // self.shard)))
+        return [span for span in spans if not self.has(span)]
 
-    def bytes_missing(self) -> int:
-        """What the missing shards will take on disk."""
-        return sum(len(span) for span in self.missing()) * self.record_bytes
+    def has(self, span: range) -> bool:
+        """Whether the shard of these records is there, and whole."""
+        file = self._file(span.start // self.shard)
+        return file.is_file() and file.stat().st_size == self._header(span) + len(span) * self.record_bytes
+
+    def bytes_missing(self, first: int | None = None) -> int:
+        """What these shards will take on disk."""
+        return sum(len(span) for span in self.missing(first)) * self.record_bytes
 
     def write(self, start: int, values: NDArray[np.floating], bad: dict[int, str] | None = None) -> None:
         """Put a whole shard on disk.
@@ -59,11 +62,14 @@ class Store:
             start: number of its first record.
             values: (record, *shape).
             bad: why records, by number, hold nothing to be used.
+
+        Raises:
+            ResultError: the folder cannot be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        number = start // self.shard
         if bad:
-            self._replace(start // self.shard, ".bad.json", json.dumps(bad).encode())
-        self._replace(start // self.shard, ".npy", np.ascontiguousarray(values, self.dtype))
+            replace_file(self._file(number, ".bad.json"), lambda file: file.write(json.dumps(bad).encode()))
+        replace_file(self._file(number), lambda file: np.save(file, np.ascontiguousarray(values, self.dtype)))
 
     def bad(self) -> dict[int, str]:
         """Records that hold nothing to be used, with the reasons."""
@@ -73,30 +79,49 @@ class Store:
         return found
 
     def take(self, records: NDArray[np.integer]) -> NDArray[np.floating]:
-        """Records by number, in the order asked for: (record, *shape)."""
+        """Records by number, in the order asked for: (record, *shape). Only these are read, a file from front to back.
+
+        Nothing is mapped into memory, where what was ever read would count as used.
+        """
         taken = np.empty((len(records), *self.shape), self.dtype)
-        shards = records // self.shard
-        for shard in np.unique(shards):
-            mine = shards == shard
-            taken[mine] = self._read(int(shard))[records[mine] % self.shard]
+        for number, places in groupby(np.argsort(records), lambda place: int(records[place]) // self.shard):
+            span = self._span(number)
+            with self._file(number).open("rb", buffering=0) as file:
+                begin = self._header(span)
+                for place in places:
+                    file.seek(begin + (int(records[place]) - span.start) * self.record_bytes)
+                    file.readinto(taken[place])
         return taken
 
-    def _spans(self) -> Iterator[range]:
-        for start in range(0, self.count, self.shard):
-            yield range(start, min(start + self.shard, self.count))
+    def _header(self, span: range) -> int:
+        """Bytes before the first record in a shard's file."""
+        shape = (len(span), *self.shape)
+        np.lib.format.write_array_header_1_0(
+            header := io.BytesIO(), {"descr": self.dtype.str, "fortran_order": False, "shape": shape}
+        )
+        return header.tell()
 
-    def _file(self, shard: int, suffix: str) -> Path:
-        return self.folder / f"{shard:06d}{suffix}"
+    def _span(self, number: int) -> range:
+        return range(number * self.shard, min((number + 1) * self.shard, self.count))
 
-    def _read(self, shard: int) -> NDArray[np.floating]:
-        if shard not in self._open:
-            self._open[shard] = np.load(self._file(shard, ".npy"), mmap_mode="r")
-        return self._open[shard]
+    def _file(self, number: int, suffix: str = ".npy") -> Path:
+        return self.folder / f"{number:06d}{suffix}"
 
-    def _replace(self, shard: int, suffix: str, content: bytes | NDArray[np.floating]) -> None:
-        with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False) as part:
-            if isinstance(content, bytes):
-                part.write(content)
-            else:
-                np.save(part, content)
-        os.replace(part.name, self._file(shard, suffix))
+
+def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file, and its folder if it is not there, so that it is whole at any moment.
+
+    Raises:
+        ResultError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+            try:
+                write(part)
+            except BaseException:
+                os.unlink(part.name)
+                raise
+        os.replace(part.name, path)
+    except OSError as error:
+        raise ResultError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error

@@ -1,0 +1,344 @@
+"""What training reads of each pair: kept on disk once, found again by its key, in bounded memory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import eclip
+import shapes
+import tiny
+from eclip.backbones.base import Backbone
+from eclip.datasets.captions import Pair, read_pairs
+from eclip.datasets.pair import Place
+from eclip.errors import DataError, ResultError
+from eclip.guides import GUIDES, Seen, on_grid
+from eclip.head import EclipHead, head_rows
+from eclip.text import encode_texts
+from eclip.training import material
+from eclip.training.material import Batch, Cached, Looking, Places, Streamed
+from eclip.training.store import Store, replace_file
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return tiny.backbone("vit")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[Pair]:
+    """36, the first with two captions."""
+    return read_pairs([str(shapes.write_pairs(tmp_path_factory.mktemp("pairs"), each=3))])[0]
+
+
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(material, "PHOTOS_IN_SHARD", 8)
+    monkeypatch.setattr(material, "CAPTIONS_IN_SHARD", 10)
+
+
+def looking(backbone: Backbone, **options: Any) -> Looking:
+    source = options.pop("source", "value")
+    return Looking(backbone, EclipHead.start(backbone, source).config.channels, source, **options)
+
+
+def filled(cached: Cached, **options: Any) -> dict[str, int]:
+    """Fill; how many photos and captions were encoded for it."""
+    done = {"photos": 0, "captions": 0}
+
+    def tell(what: str, count: int, of: int, word: str) -> None:
+        if what in done:
+            done[what] = count
+
+    cached.fill(tell, **options)
+    cached.note_bad()
+    return done
+
+
+def places(*numbers: int) -> Places:
+    return np.array(numbers, dtype=np.int64)
+
+
+def same(one: Batch, other: Batch, **tolerance: float) -> None:
+    for name in ("rows", "guide", "text", "good"):
+        torch.testing.assert_close(getattr(one, name), getattr(other, name), **tolerance)
+
+
+# --- a store ---
+
+
+def test_a_store_gives_records_in_the_order_asked_for(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((11, 2, 3)).astype(np.float16)
+    store = Store(tmp_path / "deep" / "store", 11, (2, 3), np.float16, shard=4)
+    assert store.missing() == [range(4), range(4, 8), range(8, 11)]
+    assert store.bytes_missing() == 11 * 12 and store.bytes_missing(5) == 8 * 12
+    for span in store.missing(9)[1:]:
+        store.write(span.start, values[span.start : span.stop])
+    assert store.missing() == store.missing(1) == [range(4)] and not store.missing(0)
+    store.write(0, values[:4].astype(np.float64), {2: "torn", 3: "wet"})
+    asked = places(10, 0, 7, 7, 4, 3, 10)
+    assert np.array_equal(store.take(asked), values[asked]) and store.take(asked).dtype == np.float16
+    assert store.take(places()).shape == (0, 2, 3)
+    again = Store(tmp_path / "deep" / "store", 11, (2, 3), np.float16, shard=4)
+    assert again.bad() == {2: "torn", 3: "wet"} and not again.missing()
+    assert np.array_equal(np.load(store.folder / "000001.npy"), values[4:8]), "a file that anyone can read"
+    assert sorted(file.name for file in store.folder.iterdir()) == [
+        "000000.bad.json",
+        "000000.npy",
+        "000001.npy",
+        "000002.npy",
+    ]
+
+
+def test_a_shard_that_was_cut_off_is_missing(tmp_path: Path) -> None:
+    store = Store(tmp_path, 4, (5,), np.float32, shard=2)
+    for start in (0, 2):
+        store.write(start, np.ones((2, 5)))
+    os.truncate(tmp_path / "000001.npy", 150)
+    assert store.missing() == [range(2, 4)]
+
+
+def test_what_cannot_be_written_says_so_and_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("as it was")
+    with pytest.raises(ResultError, match=r"000000.npy' cannot be written: File exists"):
+        Store(tmp_path / "file", 2, (3,), np.float32, shard=2).write(0, np.ones((2, 3)))
+
+    def half(file: IO[bytes]) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        replace_file(tmp_path / "file", half)
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["as it was"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux for the memory in use")
+def test_taking_records_holds_no_shard_in_memory(tmp_path: Path) -> None:
+    store = Store(tmp_path, 512, (2**17,), np.float32, shard=256)  # 256 MiB, all zeros, which take no room on disk
+    for span in store.missing():
+        np.lib.format.open_memmap(tmp_path / f"{span.start // 256:06d}.npy", "w+", np.float32, (256, 2**17))
+    assert not store.missing()
+
+    def used() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = used()
+    for start in range(0, 512, 16):
+        assert not store.take(np.arange(start, start + 16)).any()
+        assert used() - before < 48 * 2**20, "8 MiB of records are taken at a time"
+
+
+# --- what is looked at ---
+
+
+def test_rows_guide_and_captions_are_those_of_the_pair(backbone: Backbone, pairs: list[Pair], tmp_path: Path) -> None:
+    cached = Cached(looking(backbone, guide="spectral", image_size=48), pairs, tmp_path)
+    assert filled(cached) == {"photos": 36, "captions": 37} and cached.bytes_missing == 0
+    batch = cached.batch(places(30, 0, 7), places(30, 0, 35), places(0, 1, 0))
+    photos = [pairs[place].open() for place in (30, 0, 7)]
+    encoding = eclip.encode(backbone, torch.stack([backbone.preprocess(photo, 48) for photo in photos]), keep=1)
+    guide = on_grid(GUIDES["spectral"](Seen(photos, ["a", "b", "c"], encoding)), encoding.grid).flatten(1)
+    assert batch.rows.dtype == torch.float16 and batch.rows.shape == (3, 36, 32)
+    torch.testing.assert_close(batch.rows.float(), head_rows(encoding), rtol=2e-3, atol=1e-3)
+    torch.testing.assert_close(batch.guide.float(), guide, rtol=2e-3, atol=1e-3)
+    assert guide.std() > 0.1
+    said = [pairs[30].captions[0], pairs[0].captions[1], pairs[35].captions[0]]
+    assert said[1] == "one red shape"
+    torch.testing.assert_close(batch.text, encode_texts(backbone, said), rtol=1e-5, atol=1e-6)
+    assert batch.good.all()
+
+
+@pytest.mark.parametrize("guide", ["none", "centre"])
+def test_streamed_is_cached_to_half_precision(
+    guide: str, backbone: Backbone, pairs: list[Pair], tmp_path: Path
+) -> None:
+    how = looking(backbone, guide=guide, source="output", workers=3)
+    cached = Cached(how, pairs, tmp_path)
+    filled(cached)
+    asked = places(*range(0, 36, 2)), places(*range(1, 36, 2)), places(*[0] * 18)
+    same(Streamed(how, pairs).batch(*asked), cached.batch(*asked), rtol=2e-3, atol=1e-3)
+
+
+def test_photos_that_cannot_be_read_are_named_and_not_used(
+    backbone: Backbone, pairs: list[Pair], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(Path(pairs[5].place.file).read_bytes()[:60])
+    some = list(pairs)
+    some[5] = Pair("broken", Place(str(broken), 0, 60), ("a torn photo",))
+    some[20] = replace(pairs[20], key="gone", place=Place(str(tmp_path / "gone.png"), 0, 9))
+    how = looking(backbone, guide="spectral")
+    cached, streamed = Cached(how, some, tmp_path / "cache"), Streamed(how, some)
+    filled(cached)
+    assert list(cached.bad) == [5, 20] and "broken" in cached.bad[5] and "cannot be read any more" in cached.bad[20]
+    asked = places(4, 20, 5), places(4, 20, 5), places(0, 0, 0)
+    for one in (cached, streamed):
+        batch = one.batch(*asked)
+        assert batch.good.tolist() == [True, False, False]
+        assert batch.rows[0].any() and not batch.rows[1:].any() and bool((batch.guide[1:] == 1).all())
+    assert streamed.bad == cached.bad
+    again = Cached(how, some, tmp_path / "cache")
+    assert filled(again) == {"photos": 0, "captions": 0} and again.bad == cached.bad
+    few = Cached(how, some, tmp_path / "cache", count=12)
+    few.note_bad()
+    assert list(few.bad) == [5], "only those that are used"
+    rows, _, bad = how.look([some[5], some[20]])
+    assert list(bad) == [0, 1] and not rows.any()
+
+
+class Counted(Pair):
+    """A pair that counts how many of the photos are in memory."""
+
+    alive: ClassVar[set[int]] = set()
+    most: ClassVar[list[int]] = []
+
+    def open(self) -> Image.Image:
+        photo = super().open()
+        self.alive.add(number := id(photo))
+        weakref.finalize(photo, self.alive.discard, number)
+        self.most.append(len(self.alive))
+        return photo
+
+
+def test_few_photos_are_in_memory_at_a_time(backbone: Backbone, pairs: list[Pair]) -> None:
+    many = [Counted(pair.key, pair.place, pair.captions) for pair in pairs * 5]
+    looking(backbone, guide="centre", workers=2).look(many)
+    assert len(Counted.most) == 180 and max(Counted.most) <= 3 * material.PHOTOS_AT_ONCE
+
+
+def test_rows_beyond_half_precision_are_refused(pairs: list[Pair]) -> None:
+    loud = tiny.backbone("vit")
+    how = looking(loud)
+    loud.model.visual.ln_post.weight.data.mul_(1e6)
+    with pytest.raises(DataError, match="rows of vit are too large for half precision"):
+        how.look(pairs[:3])
+
+
+# --- kept once ---
+
+
+def test_a_second_run_encodes_nothing_and_another_guide_shares_the_rows(
+    backbone: Backbone, pairs: list[Pair], tmp_path: Path
+) -> None:
+    whole = {"photos": 36, "captions": 37}
+    assert filled(Cached(looking(backbone), pairs, tmp_path)) == whole
+    assert [file.name[:5] for file in sorted(tmp_path.iterdir())] == ["rows-", "texts"], "ones need no file"
+    assert filled(Cached(looking(backbone, workers=3), pairs, tmp_path)) == {"photos": 0, "captions": 0}
+    rows = {file: file.stat().st_mtime_ns for file in tmp_path.glob("rows-*/*")}
+    guided = Cached(looking(backbone, guide="centre"), pairs, tmp_path)
+    assert guided.bytes_missing == 36 * 16 * 2, "the guide alone"
+    assert filled(guided) == {"photos": 36, "captions": 0}
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("rows-*/*")} == rows
+    wide = Cached(looking(backbone, guide="centre", guide_options={"sigma": 0.5}), pairs, tmp_path)
+    assert filled(wide)["photos"] == 36
+    assert not torch.equal(wide.batch(*[places(0)] * 3).guide, guided.batch(*[places(0)] * 3).guide)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_the_key_changes_with_all_that_the_numbers_depend_on(
+    backbone: Backbone, pairs: list[Pair], tmp_path: Path
+) -> None:
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    for pair in pairs:
+        Image.fromarray(np.full((4, 4), 9, np.uint8)).save(maps / Path(pair.key).name)
+
+    def names(of: Backbone = backbone, data: list[Pair] = pairs, **options: Any) -> list[str]:
+        cached = Cached(
+            looking(of, **{"guide": "folder", "guide_options": {"path": str(maps)}, **options}), data, tmp_path
+        )
+        return [store.folder.name for store in (cached.rows, cached.guides, cached.texts)]
+
+    def changed(**options: Any) -> str:
+        return "".join(
+            kind[0]
+            for kind, new, old in zip(("rows", "guide", "text"), names(**options), first, strict=True)
+            if new != old
+        )
+
+    first = names()
+    assert changed() == changed(workers=4) == ""
+    assert changed(image_size=48) == changed(source="output") == "rg"
+    assert changed(of=replace(backbone, std=(0.5, 0.5, 0.5))) == changed(of=replace(backbone, mean=(0.5,) * 3)) == "rg"
+    assert changed(guide="centre", guide_options={}) == "g"
+    other = tiny.backbone("vit")
+    other.model.visual.proj.data[0, 0] += 1
+    assert changed(of=other) == "rg", "the image side"
+    other = tiny.backbone("vit")
+    other.model.ln_final.bias.data[0] += 1
+    assert changed(of=other) == "t", "the text side"
+    grown = replace(pairs[7], place=pairs[7].place._replace(size=1))
+    for data in (
+        pairs[:-1],
+        pairs[::-1],
+        [*pairs[:7], grown, *pairs[8:]],
+        [replace(pairs[0], captions=("a",)), *pairs[1:]],
+    ):
+        assert changed(data=data) == "rgt"
+    Image.fromarray(np.eye(4, dtype=np.uint8)).save(maps / Path(pairs[3].key).name)
+    assert changed() == "g", "maps that were made anew"
+
+
+def test_an_interrupted_cache_goes_on(backbone: Backbone, pairs: list[Pair], tmp_path: Path) -> None:
+    def stop_at(which: str, count: int) -> Callable[..., None]:
+        def tell(what: str, done: int, of: int, word: str) -> None:
+            if what == which and done >= count:
+                raise KeyboardInterrupt
+
+        return tell
+
+    how = looking(backbone, guide="centre")
+    for what, count in (("photos", 16), ("captions", 10)):
+        with pytest.raises(KeyboardInterrupt):
+            Cached(how, pairs, tmp_path).fill(stop_at(what, count))
+    assert filled(Cached(how, pairs, tmp_path)) == {"photos": 0, "captions": 27}
+    whole = Cached(how, pairs, tmp_path / "whole")
+    filled(whole)
+    asked = [places(*range(36))] * 2
+    same(
+        Cached(how, pairs, tmp_path).batch(*asked, places(*[0] * 36)),
+        whole.batch(*asked, places(*[0] * 36)),
+        rtol=0,
+        atol=0,
+    )
+
+
+def test_each_process_takes_its_own_shards(backbone: Backbone, pairs: list[Pair], tmp_path: Path) -> None:
+    how = looking(backbone, guide="spectral")
+    done = [filled(Cached(how, pairs, tmp_path), rank=rank, world=3) for rank in (2, 0, 1)]
+    assert done == [{"photos": 8, "captions": 10}, {"photos": 16, "captions": 17}, {"photos": 12, "captions": 10}]
+    assert not Cached(how, pairs, tmp_path).bytes_missing
+
+
+def test_the_first_pairs_need_only_their_shards_and_all_share_them(
+    backbone: Backbone, pairs: list[Pair], tmp_path: Path
+) -> None:
+    how, done = looking(backbone, guide="centre"), []
+    for count in (5, 12, 16, None, 20):
+        cached = Cached(how, pairs, tmp_path, count)
+        done.append(filled(cached))
+        last = (count or 36) - 1
+        batch = cached.batch(*[places(last)] * 2, places(0))
+        same(batch, Streamed(how, pairs).batch(*[places(last)] * 2, places(0)), rtol=2e-3, atol=1e-3)
+    assert [one["photos"] for one in done] == [8, 8, 0, 20, 0], "shards of 8: none is made twice"
+    assert [one["captions"] for one in done] == [10, 10, 0, 17, 0]
+
+
+def test_a_disk_without_room_is_told_before_anything_is_encoded(
+    backbone: Backbone, pairs: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(ResultError, match=r"the cache needs 0.0 GiB in .*cache.*0.0 GiB are free: --cache DIR"):
+        filled(Cached(looking(backbone), pairs, tmp_path / "deep" / "cache"))
+    assert not (tmp_path / "deep").exists()

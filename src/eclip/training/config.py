@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ from eclip.options import check_options, plain_options
 from eclip.pooling import FORMS, INSIDES
 
 PRECISIONS = ("float32", "bfloat16")
-FREE = ("epochs", "out", "workers", "device", "cache", "checkpoint_every", "masks", "mask_count")
+FREE = (
+    *("epochs", "out", "workers", "device", "cache", "checkpoint_every", "masks", "mask_count"),
+    *("train_data", "image_key", "caption_key", "separator"),  # the pairs themselves are compared
+)
 """What a resumed run may have otherwise; all else would make it another run."""
 
 
@@ -43,7 +48,7 @@ class TrainConfig:
         precision: "float32", or "bfloat16" for the head's products.
         accum_freq: parts that a process takes its pairs in; the gradient is that of the whole batch.
         seed: of the order of photos, the choice of captions, and random weights.
-        limit: how many pairs are used, the first in a random order; None = all.
+        limit: how many pairs are used, the first in an order that is random and always the same; None = all.
         shuffle_captions: give every photo another's captions, the control that must collapse.
         workers: threads that read photos.
         image_size: side in pixels; None = the model's own.
@@ -92,6 +97,10 @@ class TrainConfig:
     caption_key: str = "title"
     separator: str = "\t"
 
+    def plain(self) -> dict[str, Any]:
+        """The fields as JSON has them, for records."""
+        return json.loads(json.dumps(asdict(self), default=str))
+
     def check(self) -> None:
         """Every field has a value that can be meant.
 
@@ -104,11 +113,16 @@ class TrainConfig:
             if getattr(self, name) not in names:
                 raise OptionError(f"{name} must be one of {', '.join(names)}, got {getattr(self, name)!r}.")
         check_guide(self.guide, self.guide_options)
-        for name in ("epochs", "batch_size", "accum_freq", "checkpoint_every", "mask_count"):
-            if getattr(self, name) < 1:
+        for option, value in self.guide_options.items():
+            if not isinstance(value, str | int | float | Path | None):
+                raise OptionError(
+                    f"guide_options of a run, which is on record, are words and numbers, got {option}={value!r:.60}."
+                )
+        for name in ("epochs", "batch_size", "accum_freq", "checkpoint_every", "mask_count", "limit"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("hidden", "warmup", "workers", "wd"):
-            if getattr(self, name) < 0:
+        for name in ("hidden", "warmup", "workers", "wd", "seed"):
+            if not 0 <= getattr(self, name) < math.inf:
                 raise OptionError(f"{name} must be 0 or more, got {getattr(self, name)}.")
         if not 0 < self.lr < 1:
             raise OptionError(f"lr must be between 0 and 1, got {self.lr}.")

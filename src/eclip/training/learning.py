@@ -31,8 +31,7 @@ class _Pooled(nn.Module):
 
     def forward(self, rows: Tensor, guide: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Unit vectors of photos and captions."""
-        tokens = self.head(rows.to(self.head.image.weight.dtype))
-        return unit(masked_max_pool(tokens, guide, self.form, self.threshold)), unit(self.head.words(text))
+        return unit(masked_max_pool(self.head(rows), guide, self.form, self.threshold)), unit(self.head.words(text))
 
 
 class Learner:
@@ -40,12 +39,14 @@ class Learner:
 
     Args:
         head: changed in place.
-        scale: the model's factor from cosine to logit.
+        scale: the model's factor from cosine to logit; trained, it stays below 100 or its own.
         config: of the run.
     """
 
     def __init__(self, head: EclipHead, scale: float, config: TrainConfig) -> None:
         self.config, self.device = config, head.image.weight.device
+        self.largest = math.log(max(100.0, scale))
+        self._rows = torch.empty(0, device=self.device)
         self.pooled = _Pooled(head.requires_grad_(True), scale, config)
         self.shared = DistributedDataParallel(self.pooled) if dist.is_initialized() else None
         self.world = dist.get_world_size() if dist.is_initialized() else 1
@@ -98,14 +99,17 @@ class Learner:
 
     def _pool(self, module: nn.Module, part: Batch) -> tuple[Tensor, Tensor]:
         device = self.device
+        if self._rows.shape != part.rows.shape:
+            self._rows = torch.empty(part.rows.shape, device=device)
+        rows = self._rows.copy_(part.rows.to(device))  # memory that is new takes longer to get than to fill
         half = torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
         with half:
-            image, text = module(part.rows.to(device), part.guide.to(device).float(), part.text.to(device))
+            image, text = module(rows, part.guide.to(device).float(), part.text.to(device))
         return image.float(), text.float()
 
     def _scale(self, parts: list[Batch]) -> Float[Tensor, ""]:
         """The factor, with the share of its gradient that is this part's of this process."""
-        scale = self.pooled.log_scale.exp().clamp(max=100)
+        scale = self.pooled.log_scale.exp()
         share = 1 / (len(parts) * self.world)
         return scale.detach() + share * (scale - scale.detach())
 
@@ -118,3 +122,5 @@ class Learner:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.config.learn_scale:
+            self.pooled.log_scale.data.clamp_(max=self.largest)

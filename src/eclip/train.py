@@ -16,14 +16,11 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.distributed as dist
 
 from eclip.backbones.load import load
 from eclip.datasets.captions import digest, read_pairs
@@ -32,7 +29,7 @@ from eclip.errors import DataError, OptionError, TrainingError
 from eclip.evaluate import localize
 from eclip.head import EclipHead, with_head
 from eclip.methods import METHODS
-from eclip.training import checkpoint, journal
+from eclip.training import checkpoint, journal, processes
 from eclip.training.config import TrainConfig
 from eclip.training.learning import Learner
 from eclip.training.material import Cached, Looking, Material, Places, Streamed, Tell
@@ -57,13 +54,14 @@ def train(config: TrainConfig, *, resume: bool = False, tell: Tell = lambda *_: 
     Raises:
         OptionError: a field of the configuration, also a batch too large for the pairs or uneven for the processes.
         DataError: pairs that cannot be read, or more than 5 % bad ones.
+        ResultError: the folder of the run or the cache cannot be written.
         TrainingError: nothing to resume, another run's checkpoint, or a loss that is not finite.
         KeyboardInterrupt: Ctrl-C, after the checkpoint was written; on SIGTERM it is SystemExit.
-        EclipError: of the model, the guide, the cache, or the masks.
+        EclipError: of the model, the guide, or the masks.
     """
     config.check()
     journal.check_plot()
-    with _processes(config.device) as (rank, world, device):
+    with processes.joined(config.device) as (rank, world, device):
         return _Run(config, rank, world, device, tell).go(resume)
 
 
@@ -75,55 +73,68 @@ class _Run:
         self.tell = tell if rank == 0 else lambda *_: None
         self.folder = Path(config.out)
         self.masks = None if config.masks is None else _some(read_masks(config.masks), config.mask_count)
-        self.pairs, self.unusable = read_pairs(
+        pairs, self.unusable = read_pairs(
             config.train_data,
             image_key=config.image_key,
             caption_key=config.caption_key,
             separator=config.separator,
         )
-        _check_bad(self.unusable, len(self.unusable) + len(self.pairs))
-        self.pairs = self.pairs[: config.limit]
+        _check_bad(self.unusable, len(self.unusable) + len(pairs))
+        self.pairs = [pairs[place] for place in _drawn(0).permutation(len(pairs))]
+        self.count = min(len(pairs), config.limit or len(pairs))
+        self._steps_of(self.count)
+        self.data = digest(self.pairs)
+        self.captions = np.array([len(pair.captions) for pair in self.pairs])
         self.backbone = load(config.model, device=device)
         self.head = EclipHead.start(
             self.backbone, config.source, init=config.init, hidden=config.hidden, text=config.text, seed=config.seed
         )
         self.learner = Learner(self.head, self.backbone.logit_scale, config)
-        self.noted: set[int] = set()
-        self._ordered: tuple[int, tuple[Places, Places, Places]] = -1, (np.empty(0, np.int64),) * 3
+        self.noted: set[tuple[str, str]] = set()
+        self._orders: dict[int, tuple[Places, Places, Places]] = {}
 
     def go(self, resume: bool) -> EclipHead:
         """Everything from the cache to the last step."""
-        data, begin, first = digest(self.pairs), time.perf_counter(), 0
+        config, begin, first = self.config, time.perf_counter(), 0
         if resume:
-            first, state = checkpoint.read(self.folder, self.config, data)
+            first, state = checkpoint.read(self.folder, config, self.data, self.head.config.probe)
             self.learner.load(state)
-        self.folder.mkdir(parents=True, exist_ok=True)
         log = journal.Journal(self.folder if self.rank == 0 else None, first)
-        if not resume:
-            log.note("start", step=0, config=asdict(self.config), pairs=len(self.pairs), **made_by(self.backbone))
+        self.noted = {(event["key"], event["why"]) for event in log.kept if event["event"] == "bad"}
+        if first == 0:
+            if self.rank == 0:
+                (self.folder / checkpoint.FILE).unlink(missing_ok=True)  # of a run that this one replaces
+            log.note("start", step=0, config=config.plain(), pairs=self.count, **made_by(self.backbone))
             for key, why in self.unusable:
                 log.note("bad", step=0, key=key, why=why)
-        material = self._material(log)
-        good = np.array([place for place in range(len(self.pairs)) if place not in material.bad])
+        material = self._material(log, first)
+        good = np.array([place for place in range(self.count) if place not in material.bad])
         steps = self._steps_of(len(good))
+        if first > steps * config.epochs:
+            raise TrainingError(f"the run in {config.out!r} has done {first / steps:.3g} epochs of {config.epochs}.")
         if first == 0:
             self._score(log, 0, 0)
         with checkpoint.Interrupts() as interrupts:
-            for step in range(first, steps * self.config.epochs):
+            for step in range(first, steps * config.epochs):
                 self._step(material, good, step, steps, log)
-                done, ends = step + 1, (step + 1) % steps == 0
-                stopping = self._agreed(interrupts.signal)
-                if ends or stopping or done % self.config.checkpoint_every == 0:
-                    self._keep(done, data)
-                if ends and not stopping:
+                done = step + 1
+                if config.stream:
+                    material.bad = processes.everyones(material.bad)
+                    self._note_bad(material, log, done, (done - first) * config.batch_size)
+                if ends := done % steps == 0:
                     self._score(log, done // steps, done)
                     self._save(log, done // steps, done, begin)
+                stopping = processes.largest(interrupts.signal or 0, self.learner.device)
+                if (ends or stopping or done % config.checkpoint_every == 0) and self.rank == 0:
+                    state = self.learner.state()
+                    checkpoint.save(self.folder, done, config, self.data, self.head.config.probe, state)
                 if stopping:
                     log.note("stopped", step=done, signal=signal.Signals(stopping).name)
                     raise KeyboardInterrupt if stopping == signal.SIGINT else SystemExit(128 + stopping)
+        self._describe(config.epochs)
         return self.head.eval().requires_grad_(False)
 
-    def _material(self, log: journal.Journal) -> Material:
+    def _material(self, log: journal.Journal, first: int) -> Material:
         config = self.config
         looking = Looking(
             self.backbone,
@@ -136,18 +147,17 @@ class _Run:
         )
         if config.stream:
             return Streamed(looking, self.pairs)
-        cached = Cached(looking, self.pairs, cache_folder(config.cache))
-        if self.rank == 0 and (size := cached.bytes_missing):
-            self.tell("cache", 0, 0, f"{size / 2**20:,.0f} MiB go to {cached.folder}")
-        begin = time.perf_counter()
+        cached, begin = Cached(looking, self.pairs, cache_folder(config.cache), self.count), time.perf_counter()
         cached.fill(self.tell, self.rank, self.world)
-        _wait()
+        processes.wait()
         cached.note_bad()
-        log.note("cached", step=0, seconds=round(time.perf_counter() - begin, 1), bad=len(cached.bad))
-        self._note_bad(cached, log, len(self.pairs))
+        if first == 0:
+            log.note("cached", step=0, seconds=round(time.perf_counter() - begin, 1), bad=len(cached.bad))
+        self._note_bad(cached, log, 0, self.count)
         return cached
 
     def _steps_of(self, good: int) -> int:
+        """How many steps an epoch of so many pairs has."""
         size, shares = self.config.batch_size, self.world * self.config.accum_freq
         if good < size:
             raise OptionError(f"a batch of {size} needs as many pairs, and there are {good}: --batch-size {good}.")
@@ -168,53 +178,40 @@ class _Run:
             material.batch(photos[at], owners[at], captions[at])
             for at in np.array_split(np.arange(start, start + size), config.accum_freq)
         ]
-        self._note_bad(material, log, (step + 1) * size if config.stream else len(self.pairs))
         rate = rate_at(step, steps * config.epochs, config)
         try:
             loss = self.learner.step(parts, rate)
         except TrainingError as error:
             log.note("failed", step=step, why=str(error))
             raise TrainingError(
-                f"{error} at step {step}, which changed nothing; the last checkpoint in {config.out!r} is good. Try a "
-                f"lower --lr than {config.lr}."
+                f"{error} at step {step + 1}, which changed nothing; the last checkpoint in {config.out!r} is good. "
+                f"Try a lower --lr than {config.lr}."
             ) from error
         log.note("step", step=step + 1, epoch=epoch + 1, loss=loss, lr=rate, seconds=time.perf_counter() - begin)
         self.tell("training", step + 1, steps * config.epochs, f"epoch {epoch + 1}  loss {loss:.3f}")
 
-    def _note_bad(self, material: Material, log: journal.Journal, looked: int) -> None:
-        """Name photos that turned out to be bad, once each; stop if they are too many."""
-        for place in sorted(material.bad.keys() - self.noted):
-            log.note("bad", step=0, key=self.pairs[place].key, why=material.bad[place])
-            self.noted.add(place)
-        _check_bad([(self.pairs[place].key, why) for place, why in material.bad.items()], looked)
+    def _note_bad(self, material: Material, log: journal.Journal, step: int, looked: int) -> None:
+        """Name photos that turned out to be bad, once each; stop if they are too many of those looked at."""
+        bad = [(self.pairs[place].key, why) for place, why in sorted(material.bad.items())]
+        for key, why in bad:
+            if (key, why) not in self.noted:
+                log.note("bad", step=step, key=key, why=why)
+        self.noted.update(bad)
+        _check_bad(bad, min(looked, self.count))
 
     def _order(self, epoch: int, good: Places) -> tuple[Places, Places, Places]:
         """Photos of an epoch in its order, whose captions each gets, and which of these."""
-        if self._ordered[0] != epoch:
-            seed = np.random.SeedSequence([self.config.seed, epoch])
-            drawn = np.random.Generator(np.random.PCG64(seed))
-            photos = good[drawn.permutation(len(good))]
-            owners = photos
+        if epoch not in self._orders:
+            drawn = _drawn(self.config.seed, epoch)
+            photos = owners = good[drawn.permutation(len(good))]
             if self.config.shuffle_captions:  # each run has one wrong partner for a photo, the same in every epoch
-                partner = np.random.Generator(np.random.PCG64(self.config.seed)).permutation(len(good))
-                owners = np.empty(len(self.pairs), np.int64)
-                owners[good] = good[partner]
-                owners = owners[photos]
-            counts = np.array([len(self.pairs[owner].captions) for owner in owners])
-            self._ordered = epoch, (photos, owners, (drawn.random(len(owners)) * counts).astype(np.int64))
-        return self._ordered[1]
-
-    def _agreed(self, mark: int | None) -> int:
-        """The signal that any process got; 0 if none."""
-        if self.world == 1:
-            return mark or 0
-        shared = torch.tensor([mark or 0], device=self.learner.device)
-        dist.all_reduce(shared, dist.ReduceOp.MAX)
-        return int(shared)
-
-    def _keep(self, step: int, data: str) -> None:
-        if self.rank == 0:
-            checkpoint.save(self.folder, step, self.config, data, self.learner.state())
+                ring = good[_drawn(self.config.seed).permutation(len(good))]
+                partner = np.empty(self.count, np.int64)
+                partner[ring] = np.roll(ring, 1)
+                owners = partner[photos]
+            which = (drawn.random(len(owners)) * self.captions[owners]).astype(np.int64)
+            self._orders = {epoch: (photos, owners, which)}
+        return self._orders[epoch]
 
     def _score(self, log: journal.Journal, epoch: int, step: int) -> None:
         """How well the map lies on things now, on the photos with masks."""
@@ -229,17 +226,20 @@ class _Run:
             )["eclip"]
             log.note("scores", step=step, epoch=epoch, msc=record.msc, miou=record.miou, threshold=record.threshold)
             self.tell("scores", epoch, self.config.epochs, f"mSC {100 * record.msc:.1f}  mIoU {100 * record.miou:.1f}")
-        _wait()
+        processes.wait()
 
     def _save(self, log: journal.Journal, epoch: int, step: int, begin: float) -> None:
         """The head as it is after an epoch, with what it was trained on, and the curve."""
+        self._describe(epoch)
         if self.rank == 0:
             seconds, peak = round(time.perf_counter() - begin, 1), peak_memory() / 2**20
             log.note("epoch", step=step, epoch=epoch, seconds=seconds, peak_mib=round(peak))
-            trained = {**asdict(self.config), "epochs_done": epoch, "pairs": len(self.pairs), **versions()}
-            self.head.config = replace(self.head.config, trained=trained)
             self.head.save(self.folder)
             journal.draw(self.folder)
+
+    def _describe(self, epoch: int) -> None:
+        trained = {**self.config.plain(), "epochs_done": epoch, "pairs": self.count, "data": self.data, **versions()}
+        self.head.config = replace(self.head.config, trained=trained)
 
 
 def rate_at(step: int, steps: int, config: TrainConfig) -> float:
@@ -268,31 +268,12 @@ def _some(masks: MaskSet, count: int) -> MaskSet:
 
 def _check_bad(bad: Sequence[tuple[str, str]], looked: int) -> None:
     if looked >= BAD_LEAST and len(bad) > BAD_SHARE * looked:
-        some = "; ".join(f"{key}: {why}" for key, why in bad[:3])
+        some = " ".join(why if key in why else f"{key}: {why}" for key, why in bad[:3])
         raise DataError(
             f"{len(bad)} of {looked} pairs are bad, more than {BAD_SHARE:.0%}. The first: {some} "
             "Mend the data, or leave these out of it."
         )
 
 
-def _wait() -> None:
-    if dist.is_initialized():
-        dist.barrier()
-
-
-@contextmanager
-def _processes(device: str) -> Iterator[tuple[int, int, str]]:
-    """(rank, of how many, device) of this process, as `torchrun` says; alone without it."""
-    if "LOCAL_RANK" not in os.environ:
-        yield 0, 1, device
-        return
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    try:
-        yield dist.get_rank(), dist.get_world_size(), device
-    finally:
-        dist.destroy_process_group()
+def _drawn(*seeds: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seeds)))

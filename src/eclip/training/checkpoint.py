@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import signal
-import tempfile
 import threading
-from dataclasses import asdict
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -16,11 +13,13 @@ import torch
 
 from eclip.errors import TrainingError
 from eclip.training.config import FREE, TrainConfig
+from eclip.training.store import replace_file
 
 FILE = "checkpoint.pt"
+Probe = tuple[float, ...]
 
 
-def save(folder: Path, step: int, config: TrainConfig, data: str, state: dict[str, Any]) -> None:
+def save(folder: Path, step: int, config: TrainConfig, data: str, probe: Probe, state: dict[str, Any]) -> None:
     """Replace the checkpoint.
 
     Args:
@@ -28,36 +27,42 @@ def save(folder: Path, step: int, config: TrainConfig, data: str, state: dict[st
         step: how many steps are done.
         config: of the run.
         data: digest of its pairs.
+        probe: of its model, see `HeadConfig`.
         state: of the head, the optimizer and what else is trained.
+
+    Raises:
+        ResultError: it cannot be written.
     """
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as part:
-        torch.save({"step": step, "config": asdict(config), "data": data, "state": state}, part)
-    os.replace(part.name, folder / FILE)
+    kept = {"step": step, "config": config.plain(), "data": data, "probe": probe, "state": state}
+    replace_file(folder / FILE, lambda file: torch.save(kept, file))
 
 
-def read(folder: Path, config: TrainConfig, data: str) -> tuple[int, dict[str, Any]]:
+def read(folder: Path, config: TrainConfig, data: str, probe: Probe) -> tuple[int, dict[str, Any]]:
     """The steps done and the state of the run in this folder.
 
     Raises:
-        TrainingError: there is none, it cannot be read, or it is one of another configuration or other data.
+        TrainingError: there is none, it cannot be read, or it is one of another configuration, model or other data.
     """
     file = folder / FILE
     if not file.is_file():
         raise TrainingError(f"there is nothing to resume: {str(file)!r} is missing. Leave --resume out to begin.")
     try:
         kept = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        step, before, its_data, its_probe, state = (kept[key] for key in ("step", "config", "data", "probe", "state"))
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
         raise TrainingError(f"the checkpoint {str(file)!r} cannot be read ({type(error).__name__}).") from error
-    now = asdict(config)
-    for key, value in kept["config"].items():
+    now = config.plain()
+    for key, value in before.items():
         if key not in FREE and value != now.get(key):
             raise TrainingError(
                 f"the run in {str(folder)!r} has {key}={value!r}, and now it is {now.get(key)!r}: resume with the "
                 "same, or begin in another folder."
             )
-    if kept["data"] != data:
+    if its_data != data:
         raise TrainingError(f"the run in {str(folder)!r} was begun on other pairs than are there now.")
-    return int(kept["step"]), kept["state"]
+    if its_probe != probe:
+        raise TrainingError(f"the run in {str(folder)!r} was begun with other weights than {config.model!r} has now.")
+    return step, state
 
 
 class Interrupts:

@@ -8,8 +8,10 @@ from typing import Any
 
 from eclip.errors import MissingExtraError
 from eclip.render.colors import BACKGROUND, FAINT, INK
+from eclip.training.store import replace_file
 
 FILE, PICTURE = "log.jsonl", "curve.png"
+ENDINGS = ("stopped", "failed")
 LINES = ("#f2a65a", "#e0567d", "#6fa8ff")
 
 
@@ -18,16 +20,25 @@ class Journal:
 
     Args:
         folder: of the run.
-        step: what was logged of later steps is taken away, so that a resumed run reads like one that never stopped.
+        step: what was logged of later steps is taken away, and that the run stopped, so that a resumed run reads like
+            one that never did.
+
+    Attributes:
+        kept: the events that were there.
+
+    Raises:
+        ResultError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path | None, step: int = 0) -> None:
         self.file = None if folder is None else folder / FILE
+        self.kept: list[dict[str, Any]] = []
         if self.file is None:
             return
-        kept = [] if step == 0 or not self.file.is_file() else events(self.file)
-        lines = [json.dumps(event, ensure_ascii=False) for event in kept if event.get("step", 0) <= step]
-        self.file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        if step and self.file.is_file():
+            self.kept = [one for one in events(self.file) if one["step"] <= step and one["event"] not in ENDINGS]
+        text = "".join(f"{json.dumps(event, ensure_ascii=False)}\n" for event in self.kept)
+        replace_file(self.file, lambda file: file.write(text.encode()))
 
     def note(self, event: str, **facts: Any) -> None:
         """Append an event."""

@@ -1,0 +1,53 @@
+"""The processes of one run, as `torchrun` starts them; what they do together a single one does alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+@contextmanager
+def joined(device: str) -> Iterator[tuple[int, int, str]]:
+    """(rank, of how many, device) of this process, which is alone if `torchrun` did not start it."""
+    if "LOCAL_RANK" not in os.environ:
+        yield 0, 1, device
+        return
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda"):
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield dist.get_rank(), dist.get_world_size(), device
+    finally:
+        dist.destroy_process_group()
+
+
+def wait() -> None:
+    """Until all have come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def largest(number: int, device: torch.device) -> int:
+    """The largest number that any of them gives."""
+    if not dist.is_initialized():
+        return number
+    shared = torch.tensor(number, device=device)
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return int(shared)
+
+
+def everyones(found: dict[int, str]) -> dict[int, str]:
+    """What all of them found."""
+    if not dist.is_initialized():
+        return found
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, found)
+    return {place: why for part in parts for place, why in part.items()}

@@ -1,0 +1,458 @@
+"""Whole runs of training on photos of colored shapes: they learn, stop, go on, and say what went wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import eclip
+import shapes
+from eclip.blocks import unit
+from eclip.datasets.masks import read_masks
+from eclip.errors import DataError, HeadError, OptionError, ResultError, TrainingError
+from eclip.evaluate import localize
+from eclip.guides import GUIDES, Seen, on_grid
+from eclip.head import CONFIG, WEIGHTS, EclipHead, head_rows, load_head
+from eclip.methods import METHODS
+from eclip.pooling import masked_max_pool
+from eclip.train import _Run, train
+from eclip.training import checkpoint
+from eclip.training.config import TrainConfig
+from eclip.training.journal import FILE, PICTURE, events
+
+Made = Callable[..., TrainConfig]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 photos; of the first there are two captions."""
+    return shapes.write_pairs(tmp_path_factory.mktemp("data") / "pairs")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("training-cache")
+
+
+@pytest.fixture
+def made(tiny_name: str, data: Path, cache: Path, tmp_path: Path) -> Made:
+    """A small run: 3 steps an epoch."""
+
+    def make(out: str = "out", **options: Any) -> TrainConfig:
+        small = {"epochs": 2, "batch_size": 20, "lr": 0.02, "warmup": 2, "guide": "none", "checkpoint_every": 1000}
+        settled = {"model": tiny_name, "train_data": (str(data),), "cache": str(cache), "device": "cpu"}
+        return TrainConfig(out=str(tmp_path / out), **{**small, **settled, **options})
+
+    return make
+
+
+def log_of(config: TrainConfig) -> list[dict[str, Any]]:
+    return events(Path(config.out) / FILE)
+
+
+def of(kind: str, config: TrainConfig) -> list[dict[str, Any]]:
+    return [event for event in log_of(config) if event["event"] == kind]
+
+
+def losses(config: TrainConfig) -> list[float]:
+    return [event["loss"] for event in of("step", config)]
+
+
+def timeless(config: TrainConfig) -> list[dict[str, Any]]:
+    """The log without what differs from run to run."""
+    log = [
+        {key: value for key, value in event.items() if key not in ("seconds", "peak_mib")} for event in log_of(config)
+    ]
+    log[0]["config"] = {key: value for key, value in log[0]["config"].items() if key not in ("out", "checkpoint_every")}
+    return log
+
+
+def same_head(one: EclipHead | TrainConfig, other: EclipHead | TrainConfig, **tolerance: float) -> None:
+    heads = [load_head(head.out) if isinstance(head, TrainConfig) else head for head in (one, other)]
+    first, second = (head.state_dict() for head in heads)
+    assert first.keys() == second.keys()
+    for key in first:
+        torch.testing.assert_close(first[key], second[key], **{"rtol": 0, "atol": 0, **tolerance})
+
+
+def retrieval(head: EclipHead, model: str) -> float:
+    """Share of new photos whose pooled vector is nearest to its own caption of the twelve."""
+    backbone = eclip.load(model)
+    asked = list(product(shapes.COLORS, shapes.SHAPES)) * 5
+    photos = [shapes.draw(color, shape, 5000 + seed)[0] for seed, (color, shape) in enumerate(asked)]
+    encoding = eclip.encode(backbone, torch.stack([backbone.preprocess(photo) for photo in photos]), keep=1)
+    guide = on_grid(GUIDES["none"](Seen(photos, ["new"] * len(photos), encoding)), encoding.grid).flatten(1)
+    with torch.no_grad():
+        pooled = unit(masked_max_pool(head(head_rows(encoding, head.config.source)), guide))
+        words = unit(head.words(eclip.encode_texts(backbone, shapes.CAPTIONS)))
+    return float(((pooled @ words.T).argmax(dim=1) == torch.arange(len(photos)) % 12).float().mean())
+
+
+# --- it learns ---
+
+
+def test_the_loss_falls_and_new_photos_find_their_captions_but_not_with_shuffled_captions(made: Made) -> None:
+    options = {"epochs": 20, "lr": 0.05, "hidden": 16, "text": True}
+    config, control = made(**options), made("control", shuffle_captions=True, **options)
+    head, shuffled = train(config), train(control)
+    start = EclipHead.start(eclip.load(config.model), hidden=16, text=True)
+    assert [round(retrieval(one, config.model), 2) < 0.2 for one in (start, shuffled)] == [True, True], "chance is 0.08"
+    assert retrieval(head, config.model) > 0.3
+    falling = losses(config)
+    assert len(falling) == 60 and falling[0] > 2.9
+    assert np.mean(falling[-6:]) < 1.4 < 1.7 < np.mean(losses(control)[-6:])
+    same_head(config, head)
+
+
+def test_every_epoch_is_scored_from_the_start_on_and_drawn(made: Made, tmp_path: Path) -> None:
+    masks = shapes.write_masks(tmp_path / "masks")
+    config = made(epochs=3, masks=str(masks), mask_count=6)
+    told: list[tuple[str, int, int, str]] = []
+    head = train(config, tell=lambda *said: told.append(said))
+    scores = of("scores", config)
+    assert [(one["epoch"], one["step"]) for one in scores] == [(0, 0), (1, 3), (2, 6), (3, 9)]
+    assert len({one["msc"] for one in scores}) == 4 and all(-1 <= one["msc"] <= 1 for one in scores)
+    assert [one["epoch"] for one in of("epoch", config)] == [1, 2, 3] and of("epoch", config)[0]["peak_mib"] > 50
+
+    some = read_masks(masks)
+    some = replace(some, items=tuple(some.items[place] for place in (0, 1, 3, 4, 6, 7)))
+    for epoch, one in ((0, EclipHead.start(eclip.load(config.model))), (3, head)):
+        backbone = eclip.with_head(eclip.load(config.model), one)
+        record = localize(lambda encoding, text: {"it": METHODS["eclip"](encoding, text)}, some, backbone)["it"]
+        assert (record.msc, record.miou) == pytest.approx((scores[epoch]["msc"], scores[epoch]["miou"]))
+    with Image.open(Path(config.out) / PICTURE) as picture:
+        colors = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+        assert picture.width > 800 and picture.height > 400
+    for line in ((242, 166, 90), (224, 86, 125), (111, 168, 255)):  # loss, mSC, mIoU
+        assert (np.abs(colors - np.array(line)).max(axis=1) < 8).sum() > 100
+    assert told[-1][:3] == ("scores", 3, 3) and ("training", 9, 9) in [said[:3] for said in told]
+
+
+def test_the_head_on_disk_is_taken_up_and_says_how_it_was_trained(made: Made) -> None:
+    config = made(source="output", guide="centre", guide_options={"sigma": 0.3})
+    state = torch.random.get_rng_state()
+    head = train(config)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not head.training and not any(weight.requires_grad for weight in head.parameters())
+    found = load_head(config.out)
+    assert found.config == head.config
+    trained = found.config.trained
+    assert (trained["guide"], trained["guide_options"], trained["epochs_done"]) == ("centre", {"sigma": 0.3}, 2)
+    assert trained["pairs"] == 60 and len(trained["data"]) == 16 and "torch" in trained
+    photo = shapes.draw("red", "disk", 9)[0]
+    shown = eclip.explain(photo, "a red disk", model=eclip.load(config.model, head=config.out), method="eclip")
+    start = eclip.explain(photo, "a red disk", model=eclip.load(config.model), method="itsm")
+    assert np.abs(shown.maps - start.maps).max() > 0.05
+    names = {"checkpoint.pt", PICTURE, CONFIG, WEIGHTS, FILE}
+    assert {file.name for file in Path(config.out).iterdir()} == names
+
+
+def test_a_batch_in_parts_and_a_batch_without_cache_train_the_same_head(made: Made) -> None:
+    options = {"hidden": 4, "text": True, "learn_scale": True, "guide": "spectral"}
+    whole, parts, streamed = (
+        made(**options),
+        made("parts", accum_freq=4, **options),
+        made("streamed", stream=True, **options),
+    )
+    head = train(whole)
+    same_head(train(parts), head, rtol=1e-5, atol=1e-5)
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
+    assert losses(train_and(streamed)) == pytest.approx(losses(whole), abs=2e-3)
+    same_head(streamed, head, rtol=0, atol=0.02)  # an Adam step is as long for a slope that is rounding alone
+    half = made("half", precision="bfloat16", **options)
+    assert losses(train_and(half)) == pytest.approx(losses(whole), abs=0.05)
+    assert losses(half) != losses(whole)
+
+
+def train_and(config: TrainConfig) -> TrainConfig:
+    train(config)
+    return config
+
+
+# --- data ---
+
+
+def test_each_epoch_sees_every_photo_once_and_all_captions_in_time(made: Made) -> None:
+    run = _Run(made(batch_size=60), 0, 1, "cpu", lambda *_: None)
+    good = np.array([place for place in range(60) if place != 7])
+    epochs = [run._order(epoch, good) for epoch in range(30)]
+    for photos, owners, which in epochs:
+        assert sorted(photos) == sorted(good) and np.array_equal(photos, owners)
+        assert all(0 <= one < len(run.pairs[owner].captions) for owner, one in zip(owners, which, strict=True))
+    assert len({tuple(photos) for photos, _, _ in epochs}) == 30
+    double = next(place for place, pair in enumerate(run.pairs) if len(pair.captions) == 2)
+    assert {int(which[list(photos).index(double)]) for photos, _, which in epochs} == {0, 1}
+    wrong = _Run(made(batch_size=60, shuffle_captions=True), 0, 1, "cpu", lambda *_: None)
+    partners = [dict(zip(*wrong._order(epoch, good)[:2], strict=True)) for epoch in (0, 1)]
+    assert partners[0] == partners[1] and sorted(partners[0].values()) == sorted(good)
+    assert not any(photo == owner for photo, owner in partners[0].items()), "no photo keeps its own caption"
+
+
+def encoded(config: TrainConfig) -> int:
+    """Photos that a run encodes."""
+    done = [0]
+    train(config, tell=lambda what, count, of, word: done.append(count) if what == "photos" else None)
+    return max(done)
+
+
+def test_runs_share_the_cache_and_the_first_pairs_are_the_same_of_all(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eclip.training.material.PHOTOS_IN_SHARD", 10)
+    own: dict[str, Any] = {"cache": str(tmp_path / "cache"), "epochs": 1}
+    counts = [encoded(made(str(limit), limit=limit, batch_size=5, **own)) for limit in (15, 20, 35, None, 10)]
+    assert counts == [20, 0, 20, 20, 0], "shards of 10: 60 photos, none of them twice"
+    assert [event["pairs"] for limit in (15, 35, None) for event in of("start", made(str(limit)))] == [15, 35, 60]
+    assert encoded(made("seed", seed=3, limit=10, batch_size=5, **own)) == 0
+    assert encoded(made("guided", guide="centre", limit=10, batch_size=5, **own)) == 10
+    assert len(list((tmp_path / "cache").glob("rows-*"))) == 1
+
+
+def with_bad(folder: Path, data: Path, *, broken: int = 1, count: int = 60) -> Path:
+    """The same pairs, some photos broken, a row without photo, an empty caption, and a photo without one."""
+    shutil.copytree(data, folder)
+    rows = (folder / "captions.tsv").read_text().splitlines()
+    for number in range(count - 60):
+        shutil.copy(folder / f"{number % 60:03d}.png", folder / f"more{number:03d}.png")
+        rows.append(f"more{number:03d}.png\tmore of it")
+    for number in range(3, 3 + broken):
+        file = folder / f"{number:03d}.png"
+        file.write_bytes(file.read_bytes()[:50])
+    rows += ["gone.png\ta photo that is not there", "extra.png\t"]
+    shutil.copy(folder / "000.png", folder / "extra.png")
+    shutil.copy(folder / "000.png", folder / "untold.png")
+    (folder / "captions.tsv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_bad_pairs_are_named_counted_and_left_out(stream: bool, made: Made, data: Path, tmp_path: Path) -> None:
+    config = made(train_data=(str(with_bad(tmp_path / "bad", data, broken=2)),), stream=stream, batch_size=20, epochs=3)
+    train(config)
+    bad = {Path(event["key"]).name: event["why"] for event in of("bad", config)}
+    assert bad.keys() == {"003.png", "004.png", "gone.png", "extra.png", "untold.png"} and len(of("bad", config)) == 5
+    assert (
+        "no such file" in bad["gone.png"] and "empty caption" in bad["extra.png"] and "no caption" in bad["untold.png"]
+    )
+    assert "003.png" in bad["003.png"]
+    assert of("start", config)[0]["pairs"] == 60
+    if not stream:
+        assert of("cached", config)[0]["bad"] == 2
+        assert len(losses(config)) == 2 * 3, "58 good ones"
+    assert all(map(math.isfinite, losses(config)))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_more_than_a_twentieth_of_bad_photos_stops_the_run(
+    stream: bool, made: Made, data: Path, tmp_path: Path
+) -> None:
+    few, many = (with_bad(tmp_path / str(broken), data, broken=broken, count=260) for broken in (8, 20))
+    options: dict[str, Any] = {"stream": stream, "batch_size": 65, "epochs": 1}
+    train(made("few", train_data=(str(few),), **options))
+    with pytest.raises(
+        DataError, match=r"20 of 260 pairs are bad, more than 5%. The first: .*006.png is damaged: .*Mend the data"
+    ):
+        train(made("many", train_data=(str(many),), **options))
+    assert len(of("bad", made("many"))) == 23
+
+
+def test_more_than_a_twentieth_of_missing_photos_stops_before_anything(made: Made, data: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(data, tmp_path / "torn"))
+    rows = "".join(f"gone{number}.png\ta thing\n" for number in range(150))
+    with (folder / "captions.tsv").open("a") as file:
+        file.write(rows)
+    with pytest.raises(DataError, match=r"150 of 210 pairs are bad.*gone0.png: no such file"):
+        train(made(train_data=(str(folder),), limit=40))
+    assert not (tmp_path / "out").exists()
+
+
+def test_batches_that_cannot_be_are_refused_before_anything_is_encoded(made: Made, tmp_path: Path) -> None:
+    own = str(tmp_path / "cache")
+    with pytest.raises(OptionError, match="a batch of 61 needs as many pairs, and there are 60: --batch-size 60"):
+        train(made(batch_size=61, cache=own))
+    with pytest.raises(OptionError, match="there are 12: --batch-size 12"):
+        train(made(batch_size=20, limit=12, cache=own))
+    with pytest.raises(
+        OptionError, match="a batch of 20 cannot be cut into 1 processes x 3 parts: take --batch-size 18"
+    ):
+        train(made(accum_freq=3, cache=own))
+    with pytest.raises(OptionError, match="lr must be between 0 and 1, got 3"):
+        train(made(lr=3.0, cache=own))
+    with pytest.raises(OptionError, match="image_size must be a multiple of the patch size 8"):
+        train(made(image_size=30, cache=own))
+    assert not Path(own).exists()
+
+
+def test_a_folder_that_cannot_be_written_says_so(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(ResultError, match=r"log.jsonl' cannot be written: File exists"):
+        train(made("taken"))
+
+
+# --- stopped and resumed ---
+
+
+def stop_at(step: int, number: int) -> Callable[..., None]:
+    """A `tell` by which the process gets a signal in the middle of a step."""
+
+    def tell(what: str, done: int, of: int, word: str) -> None:
+        if what == "training" and done == step:
+            os.kill(os.getpid(), number)
+
+    return tell
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(shapes.write_masks(tmp_path_factory.mktemp("scored") / "masks", count=2))
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "steps"),
+    [
+        (signal.SIGTERM, SystemExit, (2, 4)),
+        (signal.SIGINT, KeyboardInterrupt, (3,)),
+        (signal.SIGINT, KeyboardInterrupt, (6,)),
+    ],
+    ids=["twice within an epoch", "at the end of an epoch", "at the end"],
+)
+def test_stopped_and_resumed_is_uninterrupted_to_the_bit(
+    number: int, error: type[BaseException], steps: tuple[int, ...], made: Made, masks: str, data: Path, tmp_path: Path
+) -> None:
+    bad = with_bad(tmp_path / "bad", data)
+    options = {
+        "hidden": 4,
+        "text": True,
+        "learn_scale": True,
+        "masks": masks,
+        "train_data": (str(bad),),
+        "batch_size": 19,
+    }
+    whole, config = made("whole", **options), made(**options)
+    head = train(whole)
+    for place, step in enumerate(steps):
+        with pytest.raises(error) as raised:
+            train(config, resume=place > 0, tell=stop_at(step, number))
+        if error is SystemExit:
+            assert raised.value.code == 128 + signal.SIGTERM  # type: ignore[attr-defined]
+        assert log_of(config)[-1] == {"event": "stopped", "step": step, "signal": signal.Signals(number).name}
+        assert len(losses(config)) == step
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler), "handlers are the user's again"
+    again = train(config, resume=True)
+    same_head(again, head)
+    same_head(config, whole)
+    assert timeless(config) == timeless(whole)
+    assert replace(again.config, trained={}) == replace(head.config, trained={})
+    assert again.config.trained["epochs_done"] == 2
+
+
+def test_streamed_runs_resume_to_the_bit_too(made: Made, data: Path, tmp_path: Path) -> None:
+    bad = with_bad(tmp_path / "bad", data, broken=3)
+    options: dict[str, Any] = {"stream": True, "train_data": (str(bad),), "guide": "centre"}
+    whole, config = made("whole", **options), made(**options)
+    head = train(whole)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tell=stop_at(4, signal.SIGINT))
+    same_head(train(config, resume=True), head)
+    assert timeless(config) == timeless(whole) and len(of("bad", config)) == 6
+
+
+def test_a_finished_run_is_resumed_for_more_epochs(made: Made, data: Path, tmp_path: Path) -> None:
+    config = made()
+    head = train(config)
+    before = log_of(config)
+    same_head(train(config, resume=True), head)
+    assert log_of(config) == before, "nothing was left to do"
+    moved = Path(shutil.copytree(data, tmp_path / "moved"))
+    longer = made(epochs=3, train_data=(str(moved),), workers=1)
+    assert train(longer, resume=True).config.trained["epochs_done"] == 3
+    assert log_of(longer)[: len(before)] == before and len(losses(longer)) == 9
+    with pytest.raises(TrainingError, match=r"has done 3 epochs of 1"):
+        train(made(epochs=1), resume=True)
+
+
+def test_resume_refuses_another_run(made: Made, data: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"nothing to resume: .*checkpoint.pt' is missing. Leave --resume out"):
+        train(made(), resume=True)
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    config = made(epochs=1, model=f"local-dir:{folder}")
+    train(config)
+    for change, message in (
+        ({"lr": 0.01}, "has lr=0.02, and now it is 0.01: resume with the same, or begin in another folder"),
+        ({"guide": "centre"}, "has guide='none', and now it is 'centre'"),
+        ({"limit": 40}, "has limit=None, and now it is 40"),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            train(replace(config, **change), resume=True)
+    other = shapes.write_pairs(tmp_path / "other", seed=77)
+    with pytest.raises(TrainingError, match="was begun on other pairs"):
+        train(replace(config, train_data=(str(other),)), resume=True)
+
+    weights = load_file(folder / "open_clip_model.safetensors")
+    save_file({key: 1.1 * value for key, value in weights.items()}, folder / "open_clip_model.safetensors")
+    with pytest.raises(TrainingError, match="was begun with other weights than 'local-dir:"):
+        train(config, resume=True)
+    file = Path(config.out) / checkpoint.FILE
+    for content in (file.read_bytes()[:-300], b"", b"no checkpoint"):
+        file.write_bytes(content)
+        with pytest.raises(TrainingError, match=r"checkpoint.pt' cannot be read"):
+            train(config, resume=True)
+    torch.save({"epoch": 3}, file)
+    with pytest.raises(TrainingError, match=r"checkpoint.pt' cannot be read \(KeyError\)"):
+        train(config, resume=True)
+
+
+def test_a_new_run_in_the_folder_of_an_old_one_leaves_nothing_of_it_to_resume(made: Made) -> None:
+    config = made(epochs=1)
+    train(config)
+    with pytest.raises(RuntimeError, match="lights out"):
+        train(config, tell=lights_out)
+    assert not (Path(config.out) / checkpoint.FILE).exists() and not of("step", config)[1:]
+
+
+def lights_out(what: str, done: int, of: int, word: str) -> None:
+    if what == "training":
+        raise RuntimeError("lights out")
+
+
+def test_a_loss_that_is_not_finite_stops_and_the_last_checkpoint_is_good(made: Made, tmp_path: Path) -> None:
+    """The caption's feature of one pair is damaged on disk: its epoch's step cannot be taken."""
+    cache = tmp_path / "cache"
+    whole = made("whole", cache=str(cache), epochs=1)
+    train(whole)
+    [file] = (cache).glob("texts-*/*.npy")
+    texts = np.load(file, mmap_mode="r+")
+    first, found = texts.copy(), []
+    for place in range(len(texts)):
+        texts[:] = first
+        texts[place, 3] = np.inf
+        texts.flush()
+        config = made(f"out{place}", cache=str(cache), epochs=1, checkpoint_every=1)
+        with pytest.raises(TrainingError, match=r"not finite at step \d.*last checkpoint in .* is good.*lower --lr"):
+            train(config)
+        found.append(len(losses(config)))
+        if found[-1] == 2:
+            break
+    assert found[-1] == 2, "the damaged pair comes in the third step"
+    assert losses(config) == losses(whole)[:2] and log_of(config)[-1]["event"] == "failed"
+    with pytest.raises(HeadError, match="no head"):
+        load_head(config.out)
+    texts[:] = first
+    texts.flush()
+    same_head(train(config, resume=True), load_head(whole.out))
+    assert timeless(config) == timeless(whole)
+    assert json.loads((Path(config.out) / CONFIG).read_text())["trained"]["epochs_done"] == 1

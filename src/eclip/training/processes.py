@@ -13,7 +13,10 @@ import torch.distributed as dist
 
 @contextmanager
 def joined(device: str) -> Iterator[tuple[int, int, str]]:
-    """(rank, of how many, device) of this process, which is alone if `torchrun` did not start it."""
+    """(rank, of how many, device) of this process, which is alone if `torchrun` did not start it.
+
+    A process group that is there already is used and left; one that is made here is taken down again.
+    """
     if "LOCAL_RANK" not in os.environ:
         yield 0, 1, device
         return
@@ -22,11 +25,13 @@ def joined(device: str) -> Iterator[tuple[int, int, str]]:
     if device.startswith("cuda"):
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    if made := not dist.is_initialized():
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield dist.get_rank(), dist.get_world_size(), device
     finally:
-        dist.destroy_process_group()
+        if made:
+            dist.destroy_process_group()
 
 
 def wait() -> None:

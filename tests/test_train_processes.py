@@ -1,0 +1,143 @@
+"""Training in processes of its own: two under torchrun are one, and one that is killed goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import shapes
+from eclip.head import load_head
+from eclip.train import train
+from eclip.training.config import TrainConfig
+from eclip.training.journal import FILE, events
+
+SCRIPT = """
+import json, os, sys
+import torch
+from eclip.train import train
+from eclip.training.config import TrainConfig
+
+torch.set_num_threads(1)
+rank, runs = int(os.environ.get("RANK", 0)), json.loads(sys.argv[1])
+if "RANK" in os.environ and len(runs) > 1:
+    torch.distributed.init_process_group("gloo")
+for wanted in runs:
+    step, number = wanted.pop("kill", (0, 0))
+    resume = wanted.pop("resume", False)
+
+    def tell(what, done, of, word):
+        if (what, done) == ("training", step):  # only the first process tells
+            os.kill(os.getpid(), number)
+
+    try:
+        train(TrainConfig(**wanted), resume=resume, tell=tell)
+    except SystemExit as stopped:
+        print("rank", rank, "stopped with", stopped.code)
+"""
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def run(*runs: dict[str, Any], launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """Train one after the other in a process of its own, or in two."""
+    script = Path(runs[0]["out"]).parent / "run.py"
+    script.write_text(SCRIPT)
+    words = [sys.executable, "-W", "ignore", *launcher, str(script), json.dumps(runs)]
+    alone = {key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    alone |= {"OMP_NUM_THREADS": "1"}
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, env=alone, start_new_session=True, **pipes) as process:
+        try:
+            said = process.communicate(timeout=90)
+            return subprocess.CompletedProcess(words, process.returncode, *said)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def config(tiny_name: str, tmp_path: Path) -> TrainConfig:
+    data = shapes.write_pairs(tmp_path / "data", each=2)
+    (data / "005.png").write_bytes((data / "005.png").read_bytes()[:50])
+    return TrainConfig(
+        train_data=(str(data),),
+        out=str(tmp_path / "out"),
+        model=tiny_name,
+        guide="centre",
+        hidden=4,
+        text=True,
+        learn_scale=True,
+        epochs=2,
+        batch_size=8,
+        lr=0.02,
+        warmup=2,
+        checkpoint_every=2,
+        cache=str(tmp_path / "cache"),
+        device="cpu",
+    )
+
+
+def log(folder: str) -> list[dict[str, Any]]:
+    """Without what differs from run to run."""
+    found = []
+    for event in events(Path(folder) / FILE):
+        found.append({key: value for key, value in event.items() if key not in ("seconds", "peak_mib", "config")})
+    return found
+
+
+def losses(folder: str) -> list[float]:
+    return [event["loss"] for event in log(folder) if event["event"] == "step"]
+
+
+def test_two_processes_train_as_one(config: TrainConfig, tmp_path: Path) -> None:
+    """From the cache that both fill, streamed, and in parts, stopped by a signal to one of them and resumed."""
+
+    def two(out: str, **options: Any) -> dict[str, Any]:
+        return {**asdict(config), "out": str(tmp_path / out), "cache": str(tmp_path / "two"), **options}
+
+    stopped = two("stopped", accum_freq=2)
+    done = run(
+        two("cached"),
+        two("streamed", stream=True),
+        {**stopped, "kill": (3, signal.SIGTERM)},
+        {**stopped, "resume": True},
+        launcher=TWO,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == [f"rank {rank} stopped with {128 + signal.SIGTERM}" for rank in (0, 1)]
+    train(config)
+    streamed = replace(config, out=str(tmp_path / "alone"), stream=True)
+    train(streamed)
+    assert len(losses(config.out)) == 4 and len(losses(streamed.out)) == 6, "the bad photo is known before, or not"
+    for out, alone in (("cached", config.out), ("stopped", config.out), ("streamed", streamed.out)):
+        folder = str(tmp_path / out)
+        assert losses(folder) == pytest.approx(losses(alone), rel=1e-5)
+        first, second = (load_head(head).state_dict() for head in (folder, alone))
+        for key, value in first.items():
+            torch.testing.assert_close(value, second[key], rtol=0, atol=1e-5)
+        bad = [event for event in log(folder) if event["event"] == "bad"]
+        assert [Path(event["key"]).name for event in bad] == ["005.png"], "once, whoever of them looked at it"
+        assert [event["event"] for event in log(folder)][-1] == "epoch"
+    scales = [torch.load(tmp_path / out / "checkpoint.pt")["state"]["pooled"]["log_scale"] for out in ("cached", "out")]
+    torch.testing.assert_close(scales[0], scales[1], rtol=0, atol=1e-6)
+
+
+def test_killed_between_two_checkpoints_and_resumed_is_uninterrupted_to_the_bit(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    killed = replace(config, out=str(tmp_path / "killed"))
+    done = run({**asdict(killed), "kill": (3, signal.SIGKILL)})
+    assert done.returncode == -signal.SIGKILL and len(losses(killed.out)) == 3, done.stderr
+    assert torch.load(Path(killed.out) / "checkpoint.pt")["step"] == 2
+    heads = [train(killed, resume=True).state_dict(), train(config).state_dict(), load_head(killed.out).state_dict()]
+    for key, value in heads[1].items():
+        assert torch.equal(heads[0][key], value) and torch.equal(heads[2][key], value)
+    assert log(killed.out) == log(config.out)

@@ -10,10 +10,11 @@ import typer
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import asking
 from eclip.cli.asking import Positions, Resize, Scale
+from eclip.commands import compare_command
 from eclip.errors import ImageError, OptionError
 from eclip.methods import check_methods
 from eclip.reported import reported
-from eclip.writer import ComparisonWriter, compare_command
+from eclip.writer import ComparisonWriter
 
 
 def compare(

@@ -10,9 +10,10 @@ import typer
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import asking
 from eclip.cli.asking import Positions, Resize
+from eclip.commands import command
 from eclip.methods import DEFAULT_METHOD, check_methods
 from eclip.reported import reported
-from eclip.writer import Writer, command
+from eclip.writer import Writer
 
 if TYPE_CHECKING:
     from eclip.explanation import Explanation

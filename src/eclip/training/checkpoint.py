@@ -15,9 +15,7 @@ from typing import Any
 import torch
 
 from eclip.errors import TrainingError
-from eclip.training.config import FREE, TrainConfig
-
-FILE = "checkpoint.pt"
+from eclip.training.config import CHECKPOINT, FREE, TrainConfig
 
 
 def save(folder: Path, step: int, config: TrainConfig, data: str, state: dict[str, Any]) -> None:
@@ -32,7 +30,7 @@ def save(folder: Path, step: int, config: TrainConfig, data: str, state: dict[st
     """
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as part:
         torch.save({"step": step, "config": asdict(config), "data": data, "state": state}, part)
-    os.replace(part.name, folder / FILE)
+    os.replace(part.name, folder / CHECKPOINT)
 
 
 def read(folder: Path, config: TrainConfig, data: str) -> tuple[int, dict[str, Any]]:
@@ -41,7 +39,7 @@ def read(folder: Path, config: TrainConfig, data: str) -> tuple[int, dict[str, A
     Raises:
         TrainingError: there is none, it cannot be read, or it is one of another configuration or other data.
     """
-    file = folder / FILE
+    file = folder / CHECKPOINT
     if not file.is_file():
         raise TrainingError(f"there is nothing to resume: {str(file)!r} is missing. Leave --resume out to begin.")
     try:

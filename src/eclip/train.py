@@ -33,7 +33,7 @@ from eclip.evaluate import localize
 from eclip.head import EclipHead, with_head
 from eclip.methods import METHODS
 from eclip.training import checkpoint, journal
-from eclip.training.config import TrainConfig
+from eclip.training.config import CHECKPOINT, TrainConfig
 from eclip.training.learning import Learner
 from eclip.training.material import Cached, Looking, Material, Places, Streamed, Tell
 from eclip.writer import made_by, versions
@@ -48,7 +48,8 @@ def train(config: TrainConfig, *, resume: bool = False, tell: Tell = lambda *_: 
     Args:
         config: see `TrainConfig`.
         resume: go on where the run in `config.out` was interrupted; the head is the same, bit for bit, as if it had
-            not been (on one machine, with as many threads and processes).
+            not been (on one machine, with as many threads and processes). False: begin anew; a run that is in
+            `config.out` already is replaced (`eclip train` refuses that without --overwrite).
         tell: hears of the progress.
 
     Returns:
@@ -100,6 +101,7 @@ class _Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         log = journal.Journal(self.folder if self.rank == 0 else None, first)
         if not resume:
+            (self.folder / CHECKPOINT).unlink(missing_ok=True)  # of a run that this one replaces
             log.note("start", step=0, config=asdict(self.config), pairs=len(self.pairs), **made_by(self.backbone))
             for key, why in self.unusable:
                 log.note("bad", step=0, key=key, why=why)
@@ -115,7 +117,7 @@ class _Run:
                 stopping = self._agreed(interrupts.signal)
                 if ends or stopping or done % self.config.checkpoint_every == 0:
                     self._keep(done, data)
-                if ends and not stopping:
+                if ends:
                     self._score(log, done // steps, done)
                     self._save(log, done // steps, done, begin)
                 if stopping:

@@ -104,7 +104,7 @@ def test_one_sees_the_map_turn_and_how_to_use_the_head(trained: Run, pairs: Path
     wanted = [f"mSC {100 * one['msc']:.1f}  mIoU {100 * one['miou']:.1f}" for one in events(folder, "scores")]
     losses = ["", *(f"loss {events(folder, 'step')[step]['loss']:.3f}  " for step in (1, 3))]
     assert epochs[-3:] == [f"epoch {n} of 2  {losses[n]}{wanted[n]}" for n in range(3)]
-    assert bad == f"1 bad pairs were left out: {folder / 'log.jsonl'} names them."
+    assert bad == f"bad pairs, left out: 1, named in {folder / 'log.jsonl'}"
     assert use.startswith(f"the head is in {folder}: eclip explain PHOTO ")
     command = shlex.split(use.partition("eclip explain PHOTO ")[2])
     again = run("explain", pairs / "00.png", *command, "-o", tmp_path)

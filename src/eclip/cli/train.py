@@ -136,7 +136,7 @@ def train(
             if as_json:
                 typer.echo(json.dumps(record, ensure_ascii=False, allow_nan=False))
             if record["bad"]:
-                typer.echo(f"{record['bad']} bad pairs were left out: {record['files']['log']} names them.", err=True)
+                typer.echo(f"bad pairs, left out: {record['bad']}, named in {record['files']['log']}", err=True)
             use = ["--method", "eclip", "--model", asked.model, "--head", asked.out]
             typer.echo(f'the head is in {asked.out}: eclip explain PHOTO -t "a dog" {shlex.join(use)}', err=True)
 

@@ -321,6 +321,7 @@ HEAVY = {"torch", "open_clip", "numpy", "PIL", "scipy", "timm", "torchvision", "
         ("models ls --all --json", 0),
         ("methods ls", 0),
         ("refinements ls", 0),
+        ("guides ls", 0),
         ("explain a.jpg", 2),
         ("explain a.jpg -t dog --method legard", 2),
         ("explain a.jpg -t dog --model ViT-B-16/openia", 2),
@@ -334,6 +335,13 @@ HEAVY = {"torch", "open_clip", "numpy", "PIL", "scipy", "timm", "torchvision", "
         ("compare a.jpg -t dog --methods itsm,legard", 2),
         ("compare a.jpg -t dog --models mini,minni", 2),
         ("compare a.jpg -t dog --format pgn", 2),
+        ("train --help", 0),
+        ("train", 2),
+        ("train --train-data x --form sotf", 2),
+        ("train --train-data x --guide spectrl", 2),
+        ("train --train-data x --source tokens --model mini", 2),
+        ("train --config nothing.toml", 2),
+        ("explain a.jpg -t dog --head x", 2),
     ],
 )
 def test_answers_at_once_without_what_is_heavy(words: str, code: int, tmp_path: Path) -> None:

@@ -327,11 +327,12 @@ def test_load_takes_up_the_head_beside_the_model_and_notices_another(model_folde
         found = eclip.load(name)
         assert first_bias(found) == value
         assert eclip.load(name) is found
-        assert found.head is not None and found.head.place == str(model_folder)
+        assert found.head is not None and found.head.place == "beside the model"
     elsewhere = tmp_path / "elsewhere"
     head.image.bias.data.fill_(3.0)
     head.save(elsewhere)
-    assert first_bias(eclip.load(name, head=elsewhere)) == 3
+    headed = eclip.load(name, head=elsewhere)
+    assert first_bias(headed) == 3 and headed.head is not None and headed.head.place == str(elsewhere)
     assert first_bias(eclip.load(name, head=elsewhere / WEIGHTS)) == 3
     assert first_bias(eclip.load(name)) == 2, "head= is of that call alone"
     for file in (WEIGHTS, CONFIG):

@@ -30,8 +30,7 @@ from eclip.head import CONFIG, WEIGHTS, EclipHead, head_rows, load_head
 from eclip.methods import METHODS
 from eclip.pooling import masked_max_pool
 from eclip.train import _Run, train
-from eclip.training import checkpoint
-from eclip.training.config import TrainConfig
+from eclip.training.config import CHECKPOINT, TrainConfig
 from eclip.training.journal import FILE, PICTURE, events
 
 Made = Callable[..., TrainConfig]
@@ -406,7 +405,7 @@ def test_resume_refuses_another_run(made: Made, data: Path, tiny_folder: Path, t
     save_file({key: 1.1 * value for key, value in weights.items()}, folder / "open_clip_model.safetensors")
     with pytest.raises(TrainingError, match="was begun with other weights than 'local-dir:"):
         train(config, resume=True)
-    file = Path(config.out) / checkpoint.FILE
+    file = Path(config.out) / CHECKPOINT
     for content in (file.read_bytes()[:-300], b"", b"no checkpoint"):
         file.write_bytes(content)
         with pytest.raises(TrainingError, match=r"checkpoint.pt' cannot be read"):
@@ -421,7 +420,7 @@ def test_a_new_run_in_the_folder_of_an_old_one_leaves_nothing_of_it_to_resume(ma
     train(config)
     with pytest.raises(RuntimeError, match="lights out"):
         train(config, tell=lights_out)
-    assert not (Path(config.out) / checkpoint.FILE).exists() and not of("step", config)[1:]
+    assert not (Path(config.out) / CHECKPOINT).exists() and not of("step", config)[1:]
 
 
 def lights_out(what: str, done: int, of: int, word: str) -> None:

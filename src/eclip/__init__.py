@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "GUIDES": "eclip.guides",
     "METHODS": "eclip.methods",
     "REFINEMENTS": "eclip.refinements",
     "TEMPLATES": "eclip.templates",
@@ -23,6 +24,7 @@ _HOME = {
     "EclipHead": "eclip.head",
     "Explanation": "eclip.explanation",
     "Interactions": "eclip.interactions",
+    "TrainConfig": "eclip.training.config",
     "compare": "eclip.compare",
     "concepts": "eclip.concepts",
     "concepts_each": "eclip.concepts",
@@ -36,6 +38,7 @@ _HOME = {
     "load": "eclip.backbones.load",
     "load_head": "eclip.head",
     "masked_max_pool": "eclip.head",
+    "train": "eclip.train",
     "with_head": "eclip.head",
     "wrap": "eclip.backbones.openclip",
 }
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
     from eclip.explain_words import WordRelevance as WordRelevance
     from eclip.explain_words import explain_words as explain_words
     from eclip.explanation import Explanation as Explanation
+    from eclip.guides import GUIDES as GUIDES
     from eclip.head import EclipHead as EclipHead
     from eclip.head import load_head as load_head
     from eclip.head import masked_max_pool as masked_max_pool
@@ -71,6 +75,8 @@ if TYPE_CHECKING:
     from eclip.refinements import REFINEMENTS as REFINEMENTS
     from eclip.templates import TEMPLATES as TEMPLATES
     from eclip.text import encode_texts as encode_texts
+    from eclip.train import train as train
+    from eclip.training.config import TrainConfig as TrainConfig
     from eclip.words import WORD_METHODS as WORD_METHODS
 
 

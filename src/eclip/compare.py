@@ -15,13 +15,14 @@ from eclip import render
 from eclip.backbones.base import DEFAULT_POSITIONS, Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL, split_name
 from eclip.backbones.load import is_loaded
+from eclip.commands import compare_command, was_named
 from eclip.errors import OptionError
 from eclip.explain import Question
 from eclip.explanation import Explanation
 from eclip.methods import METHODS, NO_DIFFERENCE, check_methods, options_for
 from eclip.photos import Photo, name_of, open_photo
 from eclip.text import check_texts
-from eclip.writer import FORMATS, ComparisonWriter, compare_command, png
+from eclip.writer import FORMATS, ComparisonWriter, made_by, png
 
 Pair = tuple[str, str]
 """A model and a method, by their names."""
@@ -230,14 +231,15 @@ class Contest:
         settings = questions[0].how(next(iter(questions[0].options)), [source], [])
         shared = ["image_size", "resize", "templates", "positions", "versus", "device", "versions"]
         shared += ["refine", "refine_options"]
-        models = {
-            name: {"family": question.backbone.family, "precision": str(question.backbone.weight.dtype)[6:]}
-            for name, question in self.questions.items()
-        }
+        models = {}
+        for name, question in self.questions.items():
+            made = made_by(question.backbone)
+            models[name] = {key: made[key] for key in ("family", "precision", "head")}
         options = {name: values for name, values in questions[0].options.items() if values}
         how = {"models": models, "methods": self.methods, "options": options, "scale": "map"}
         how |= {key: settings[key] for key in shared}
         repeatable = not options and not any(hasattr(one, "shape") for one in questions[0].refine_options.values())
+        repeatable = repeatable and (len(models) == 1 or not any(was_named(one["head"]) for one in models.values()))
         by_name = repeatable and Path(source).is_file() and all(is_loaded(one.backbone) for one in questions)
         return {**how, "command": compare_command([source], self.texts, how) if by_name else None}
 

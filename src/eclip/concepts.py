@@ -22,6 +22,7 @@ from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, Encoding, Grid, en
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.load import backbone_of, is_loaded
 from eclip.blocks import cosine, unit
+from eclip.commands import was_named
 from eclip.concepts_writer import ConceptsWriter, concepts_command, drawn
 from eclip.errors import ImageError, OptionError, ShapeError
 from eclip.explanation import Explanation
@@ -145,8 +146,9 @@ def concepts_each(
         "options": own,
         "templates": templates,
         **view,
-        "command": is_loaded(backbone) and isinstance(vocabulary, PATH) and isinstance(image_mean, PATH),
     }
+    how["command"] = is_loaded(backbone) and isinstance(vocabulary, PATH) and isinstance(image_mean, PATH)
+    how["command"] &= method != "eclip" or not was_named(how["head"])
     asked = _Asked(backbone, words, how, by)
     for batch in read_batches(images, batch_size, failures, asked.grid):
         yield from asked.answer(batch)

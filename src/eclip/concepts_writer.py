@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eclip.writer import FORMATS, Folder, named, png, question, settings
+from eclip.commands import question, settings
+from eclip.writer import FORMATS, Folder, named, png
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

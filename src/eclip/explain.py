@@ -23,13 +23,14 @@ from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, Grid, encode
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.load import backbone_of, is_loaded
 from eclip.blocks import cosine
+from eclip.commands import command
 from eclip.errors import ImageError, NoMeaningError, OptionError, TextError
 from eclip.explanation import Explanation
 from eclip.methods import DEFAULT_METHOD, METHODS, check_methods, options_for
 from eclip.photos import Photo, name_of, open_photo, read_batches
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.text import check_texts, encode_texts
-from eclip.writer import command, made_by, noted
+from eclip.writer import made_by, noted
 
 
 @overload

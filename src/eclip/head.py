@@ -62,7 +62,7 @@ class EclipHead(nn.Module):
 
     Attributes:
         config: what it is.
-        place: where it was read, as the user named it; None if it was not.
+        place: where it was read, as the user named it, or "beside the model"; None if it was not.
         image: channel -> feature, linear.
         hidden: channel -> hidden, of the curved path `image(x) + curved(gelu(hidden(x)))`, or None.
         curved: hidden -> feature, zero at the start.

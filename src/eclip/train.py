@@ -30,7 +30,7 @@ from eclip.evaluate import localize
 from eclip.head import EclipHead, with_head
 from eclip.methods import METHODS
 from eclip.training import checkpoint, journal, processes
-from eclip.training.config import TrainConfig
+from eclip.training.config import CHECKPOINT, TrainConfig
 from eclip.training.learning import Learner
 from eclip.training.material import Cached, Looking, Material, Places, Streamed, Tell
 from eclip.writer import made_by, versions
@@ -45,7 +45,8 @@ def train(config: TrainConfig, *, resume: bool = False, tell: Tell = lambda *_: 
     Args:
         config: see `TrainConfig`.
         resume: go on where the run in `config.out` was interrupted; the head is the same, bit for bit, as if it had
-            not been (on one machine, with as many threads and processes).
+            not been (on one machine, with as many threads and processes). False: begin anew; a run that is in
+            `config.out` already is replaced (`eclip train` refuses that without --overwrite).
         tell: hears of the progress.
 
     Returns:
@@ -103,7 +104,7 @@ class _Run:
         self.noted = {(event["key"], event["why"]) for event in log.kept if event["event"] == "bad"}
         if first == 0:
             if self.rank == 0:
-                (self.folder / checkpoint.FILE).unlink(missing_ok=True)  # of a run that this one replaces
+                (self.folder / CHECKPOINT).unlink(missing_ok=True)  # of a run that this one replaces
             log.note("start", step=0, config=config.plain(), pairs=self.count, **made_by(self.backbone))
             for key, why in self.unusable:
                 log.note("bad", step=0, key=key, why=why)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eclip.writer import FORMATS, Folder, png, question, slug
+from eclip.commands import question
+from eclip.writer import FORMATS, Folder, png, slug
 
 if TYPE_CHECKING:
     from eclip.explain_words import WordRelevance

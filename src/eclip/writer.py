@@ -8,13 +8,13 @@ import json
 import os
 import platform
 import re
-import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from eclip.commands import compare_command
 from eclip.errors import OptionError, ResultError
 
 if TYPE_CHECKING:
@@ -28,46 +28,6 @@ if TYPE_CHECKING:
 AnyFolder = TypeVar("AnyFolder", bound="Folder")
 FORMATS = ("png", "npz", "json")
 MANIFEST, SCHEMA, COMPARE_SCHEMA = "manifest.json", "eclip.explain/1", "eclip.compare/1"
-
-
-def command(sources: Sequence[str], texts: Sequence[str], how: dict[str, Any]) -> str:
-    """The shell command that repeats an explanation; `how` is that of an Explanation."""
-    words = ["eclip", "explain", *question(sources, texts), "--model", how["model"], "--method", how["method"]]
-    words += settings(how)
-    for key, value in how["options"].items():
-        words += ["--set", f"{key}={value}"]
-    return shlex.join(words)
-
-
-def compare_command(sources: Sequence[str], texts: Sequence[str], how: dict[str, Any]) -> str:
-    """The shell command that repeats a comparison; `how` is that of a Comparison's manifest."""
-    methods = how["methods"] if isinstance(how["methods"], str) else ",".join(how["methods"])
-    words = ["eclip", "compare", *question(sources, texts), "--models", ",".join(how["models"]), "--methods", methods]
-    return shlex.join([*words, "--scale", how["scale"], *settings(how)])
-
-
-def question(sources: Sequence[str], texts: Sequence[str]) -> list[str]:
-    """Photos and texts as words of a shell command."""
-    words = [f"./{source}" if source.startswith("-") else source for source in sources]
-    for text in texts:
-        words += [f"--text={text}"] if text.startswith("-") else ["-t", text]
-    return words
-
-
-def settings(how: dict[str, Any]) -> list[str]:
-    """What all questions share, as words of a command."""
-    words = ["--resize", how["resize"], "--positions", how["positions"], "--device", how["device"]]
-    if how["image_size"] is not None:
-        words += ["--image-size", str(how["image_size"])]
-    if how.get("refine") is not None:
-        words += ["--refine", how["refine"]]
-        for key, value in how["refine_options"].items():
-            words += ["--refine-set", f"{key}={value}"]
-    if how.get("versus") is not None:
-        words += [f"--versus={how['versus']}"]
-    for template in [how["templates"]] if isinstance(how["templates"], str) else how["templates"]:
-        words += ["--template", template]
-    return words
 
 
 def noted(options: dict[str, Any]) -> dict[str, Any]:
@@ -97,10 +57,11 @@ def _version(package: str) -> str:
 
 
 def made_by(backbone: Backbone) -> dict[str, Any]:
-    """What a result says of its model."""
+    """What a result says of its model; "head" is where the head of the method eclip was read, None without one."""
     return {
         "model": backbone.name,
         "family": backbone.family,
+        "head": None if backbone.head is None else backbone.head.place or "from memory",
         "device": str(backbone.weight.device),
         "precision": str(backbone.weight.dtype).removeprefix("torch."),
         "versions": versions(),

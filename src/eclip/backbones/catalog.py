@@ -25,6 +25,8 @@ HF_CLASSES = {
     "metaclip_2": "MetaClip2Model",
 }
 """transformers' model_type -> its class, of those that have an adapter."""
+BESIDE = "beside the model"
+"""Place of a head that lies in its model's own folder, in records of results."""
 OPENAI_HINT = 'OpenAI\'s CLIP: --model ViT-B-16/openai (Python: model="ViT-B-16/openai")'
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from eclip.backbones.base import Backbone
-from eclip.backbones.catalog import DEFAULT_MODEL, architectures, hf_folder, split_name
+from eclip.backbones.catalog import BESIDE, DEFAULT_MODEL, architectures, hf_folder, split_name
 from eclip.backbones.hub import PATIENCE, fetch
 from eclip.backbones.huggingface import HF_COLORS, model_type, read_folder
 from eclip.backbones.openclip import wrap
@@ -34,7 +34,7 @@ HF_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_mode
 HF_FILES = ["*.json", "*.txt", "*.model"]
 
 _loaded: dict[tuple[object, ...], tuple[object, Backbone]] = {}
-"""(name, device, precision) -> the state of its files when it was loaded, and the model."""
+"""(name, device, precision, head, whether it was named) -> the state of its files when it was loaded, and the model."""
 _lock = threading.Lock()
 _log = logging.getLogger("eclip")
 
@@ -75,8 +75,9 @@ def load(
     if file is not None:
         name = f"{architecture}+{file}"
     beside = _folder_of(architecture)
+    named = head is not None
     head = head or (beside if beside is not None and (beside / HEAD_CONFIG).is_file() else None)
-    key, stamp = (name, where, precision, str(head)), _stamp(architecture, file, head)
+    key, stamp = (name, where, precision, str(head), named), _stamp(architecture, file, head)
     with _lock, torch.inference_mode(False):  # the model outlives the caller's mode
         if key not in _loaded or _loaded[key][0] != stamp:
             with _reading(name), torch.random.fork_rng(devices=[]):  # weights are drawn at random before they are read
@@ -86,7 +87,9 @@ def load(
             with _reading(name):
                 found = wrap(model, name=name, **given)
             if head is not None:
-                found = with_head(found, load_head(head).to(where))
+                own = load_head(head).to(where)
+                own.place = str(head) if named else BESIDE
+                found = with_head(found, own)
             _loaded[key] = stamp, found
         return _loaded[key][1]
 

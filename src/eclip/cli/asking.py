@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +22,8 @@ from eclip.writer import FORMATS, Folder
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+    from eclip.backbones.base import Backbone
 
 Resize = StrEnum("Resize", ["squash", "keep"])
 Scale = StrEnum("Scale", ["map", "row"])
@@ -48,6 +50,10 @@ Template = Annotated[
 Positioning = Annotated[Positions, typer.Option(help="How position embeddings are resized off the training grid.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures, arrays and manifest.json.")]
 Format = Annotated[str, typer.Option("--format", help="Any of png, npz, json, joined by commas.")]
+Head = Annotated[
+    str | None,
+    typer.Option(metavar="DIR", help="Of the method eclip: the folder that eclip train wrote, or hf-hub:ORG/NAME."),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: CUDA if there is a device.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest on stdout instead of a line a photo.")]
 
@@ -123,6 +129,23 @@ def check_model(name: str) -> None:
         split_name(name)
     except ModelError as error:  # of what was typed; the same class raised while loading is no wrong usage
         stop(str(error), 2)
+
+
+def check_head(head: str | None, methods: Sequence[str], models: Sequence[str]) -> None:
+    """A head that was named is read by a method, and belongs to the one model."""
+    if head is not None and not {"eclip", "all"} & set(methods):
+        raise OptionError("--head is read by the method eclip alone: ask for that method, or leave --head out.")
+    if head is not None and len(models) > 1:
+        raise OptionError(f"--head belongs to one model, got {', '.join(models)}: compare one at a time.")
+
+
+def given_model(name: str, device: str, head: str | None) -> tuple[str | Backbone, str | None]:
+    """Model and device as `explain` and `compare` take them: the names, or the model with the head that was named."""
+    if head is None:
+        return name, device
+    from eclip.backbones.load import load
+
+    return load(name, device=device, head=head), None
 
 
 def over_photos(sources: list[str], writer: Folder, work: Callable[[list[Path]], None]) -> None:

@@ -10,10 +10,11 @@ import typer
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import asking
 from eclip.cli.asking import Positions, Resize, Scale
+from eclip.commands import compare_command
 from eclip.errors import ImageError, OptionError
 from eclip.methods import check_methods
 from eclip.reported import reported
-from eclip.writer import ComparisonWriter, compare_command
+from eclip.writer import ComparisonWriter
 
 
 def compare(
@@ -22,6 +23,7 @@ def compare(
     texts_file: asking.TextsFile = None,
     methods: Annotated[str, typer.Option(help="all, or names joined by commas; eclip methods ls shows them.")] = "all",
     models: Annotated[str, typer.Option(help="Names joined by commas; eclip models ls shows them.")] = DEFAULT_MODEL,
+    head: asking.Head = None,
     versus: asking.Versus = None,
     refine: asking.Refine = None,
     refine_set: asking.RefineSet = None,
@@ -50,8 +52,10 @@ def compare(
             check_methods(method_names, versus=versus is not None)
         for name in model_names:
             asking.check_model(name)
+        asking.check_head(head, method_names, model_names)
         settings: dict[str, Any] = {
             "methods": "all" if method_names == ["all"] else method_names,
+            "head": head,
             "models": model_names,
             "versus": asking.given_versus(versus),
             **asking.given_refinement(refine, refine_set),
@@ -84,6 +88,9 @@ def _compare_all(
     try:
         with asking.progressing() as progress:
             task = progress.add_task("loading", total=len(photos))
+            if (head := settings.pop("head")) is not None:
+                model, settings["device"] = asking.given_model(settings["models"][0], settings["device"], head)
+                settings["models"] = [model]
             contest = Contest(texts, **settings)
             for source, photo in read_ahead(photos, 1):
                 if isinstance(photo, ImageError):

@@ -10,9 +10,10 @@ import typer
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import asking
 from eclip.cli.asking import Positions, Resize
+from eclip.commands import command
 from eclip.methods import DEFAULT_METHOD, check_methods
 from eclip.reported import reported
-from eclip.writer import Writer, command
+from eclip.writer import Writer
 
 if TYPE_CHECKING:
     from eclip.explanation import Explanation
@@ -27,6 +28,7 @@ def explain(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")
     ] = None,
+    head: asking.Head = None,
     versus: asking.Versus = None,
     refine: asking.Refine = None,
     refine_set: asking.RefineSet = None,
@@ -48,7 +50,9 @@ def explain(
         wanted = asking.given_texts(text, texts_file)
         check_methods([method], versus=versus is not None)
         asking.check_model(model)
+        asking.check_head(head, [method], [model])
         settings = {
+            "head": head,
             "model": model,
             "method": method,
             "versus": asking.given_versus(versus),
@@ -77,6 +81,8 @@ def _explain_all(
     try:
         with asking.progressing() as progress:
             task = progress.add_task("loading", total=len(photos))
+            head = settings.pop("head")
+            settings["model"], settings["device"] = asking.given_model(settings["model"], settings["device"], head)
             for explanation in explain_each(photos, texts, failures=failures, **settings):
                 [entry] = writer.add(explanation)
                 if not quiet:

@@ -1,4 +1,4 @@
-"""What there is: `eclip models ls`, `eclip methods ls`, and `eclip doctor`."""
+"""What there is: `eclip models ls`, the same of methods, guides and refinements, and `eclip doctor`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from eclip.backbones.catalog import HF_CLASSES, architectures, tags, tower_of
+from eclip.guides import GUIDES
 from eclip.methods import METHODS
 from eclip.refinements import REFINEMENTS
 from eclip.reported import reported
 
 models_app = typer.Typer(help="Models that can be loaded.", no_args_is_help=True)
 methods_app = typer.Typer(help="Methods of explanation.", no_args_is_help=True)
+guides_app = typer.Typer(help="Free attention that guides the training of a head.", no_args_is_help=True)
 refinements_app = typer.Typer(help="Steps after any method.", no_args_is_help=True)
 
 RECOMMENDED = ("ViT-B-16/openai", "ViT-B-32/openai", "ViT-L-14/openai", "RN50/openai", "ViT-B-16-SigLIP/webli")
@@ -54,6 +56,13 @@ def methods_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")]
         _table(rows, as_json)
 
 
+@guides_app.command("ls")
+def guides_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Guides by name, with what they say of a photo."""
+    with reported():
+        _table([{"guide": one.name, "what": one.summary} for one in GUIDES.values()], as_json)
+
+
 @refinements_app.command("ls")
 def refinements_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Refinements by name, with what they do and on what their maps lie."""
@@ -78,7 +87,9 @@ def _table(rows: list[dict[str, str]], as_json: bool) -> None:
 
     table = Table(box=None, pad_edge=False)
     for key in rows[0]:
-        table.add_column(key, overflow="fold", no_wrap=key in ("model", "method", "kind", "refinement", "maps"))
+        table.add_column(
+            key, overflow="fold", no_wrap=key in ("model", "method", "kind", "guide", "refinement", "maps")
+        )
     for row in rows:
         table.add_row(*row.values())
     Console().print(table)

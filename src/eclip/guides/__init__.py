@@ -144,7 +144,7 @@ def check_guide(name: Any, options: dict[str, Any]) -> None:
     if not isinstance(name, str):
         raise OptionError(f"guide must be the name of one, such as 'spectral', got {name!r}.")
     if name not in GUIDES:
-        raise UnknownNameError("guide", name, GUIDES, "eclip.guides.GUIDES")
+        raise UnknownNameError("guide", name, GUIDES, "`eclip guides ls`")
     GUIDES[name].check(options)
 
 

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 
 from eclip.errors import TrainingError
-from eclip.training.config import FREE, TrainConfig
+from eclip.training.config import CHECKPOINT, FREE, TrainConfig
 from eclip.training.store import replace_file
 
-FILE = "checkpoint.pt"
 Probe = tuple[float, ...]
 
 
@@ -34,7 +33,7 @@ def save(folder: Path, step: int, config: TrainConfig, data: str, probe: Probe, 
         ResultError: it cannot be written.
     """
     kept = {"step": step, "config": config.plain(), "data": data, "probe": probe, "state": state}
-    replace_file(folder / FILE, lambda file: torch.save(kept, file))
+    replace_file(folder / CHECKPOINT, lambda file: torch.save(kept, file))
 
 
 def read(folder: Path, config: TrainConfig, data: str, probe: Probe) -> tuple[int, dict[str, Any]]:
@@ -43,7 +42,7 @@ def read(folder: Path, config: TrainConfig, data: str, probe: Probe) -> tuple[in
     Raises:
         TrainingError: there is none, it cannot be read, or it is one of another configuration, model or other data.
     """
-    file = folder / FILE
+    file = folder / CHECKPOINT
     if not file.is_file():
         raise TrainingError(f"there is nothing to resume: {str(file)!r} is missing. Leave --resume out to begin.")
     try:

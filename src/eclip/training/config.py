@@ -11,11 +11,13 @@ from typing import Any
 
 from eclip.errors import OptionError
 from eclip.guides import check_guide
-from eclip.head import SOURCES, STARTS
 from eclip.options import check_options, plain_options
-from eclip.pooling import FORMS, INSIDES
 
+FORMS = ("soft", "hard", "exclusion", "soft_unit", "exclusion_unit", "max", "masked_mean", "mean")
+INSIDES, SOURCES, STARTS = ("mean", "mass"), ("value", "output"), ("model", "random")
+"""The names of `eclip.pooling` and `eclip.head`, again, so that a wrong one is answered before torch is imported."""
 PRECISIONS = ("float32", "bfloat16")
+CHECKPOINT = "checkpoint.pt"
 FREE = (
     *("epochs", "out", "workers", "device", "cache", "checkpoint_every", "masks", "mask_count"),
     *("train_data", "image_key", "caption_key", "separator"),  # the pairs themselves are compared

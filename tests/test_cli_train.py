@@ -1,0 +1,437 @@
+"""`eclip train`, and its head in `eclip explain` and `eclip compare`."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from click.testing import Result
+from PIL import Image
+from typer.testing import CliRunner
+
+import eclip
+from eclip import head, pooling
+from eclip.cli import app
+from eclip.cli import train as door
+from eclip.explanation import Explanation
+from eclip.guides import GUIDES
+from eclip.training import config, journal
+from eclip.training.config import TrainConfig, from_toml
+
+ROOT = Path(__file__).parents[1]
+QUICK = ("--batch-size", 6, "--epochs", 2, "--lr", 0.02, "--warmup", 0, "--guide", "centre", "--device", "cpu")
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def events(folder: Path, kind: str) -> list[dict[str, Any]]:
+    return [event for event in journal.events(folder / "log.jsonl") if event["event"] == kind]
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 photos with a caption each, and one without."""
+    folder = tmp_path_factory.mktemp("pairs")
+    for number in range(13):
+        values = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(values).save(folder / f"{number:02d}.png")
+        if number < 12:
+            (folder / f"{number:02d}.txt").write_text(f"thing {number}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("masks")
+    (folder / "classes.txt").write_text("1\tthing\n2\tdog\n")
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir()
+    for number in range(3):
+        values = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(values).save(folder / "images" / f"{number}.png")
+        Image.fromarray(np.pad(np.full((8, 8), 1 + number % 2, np.uint8), 12)).save(folder / "masks" / f"{number}.png")
+    return folder
+
+
+class Run(NamedTuple):
+    done: Result
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_name: str, pairs: Path, masks: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Two epochs of two steps."""
+    folder = tmp_path_factory.mktemp("runs") / "my head"
+    scored = ("--masks", masks, "--mask-count", 2, "--json")
+    return Run(run("train", "--train-data", pairs, "--model", tiny_name, *QUICK, *scored, "-o", folder), folder)
+
+
+# --- train -------------------------------------------------------------------
+
+
+def test_the_record_is_that_of_the_log(trained: Run, tiny_name: str) -> None:
+    done, folder = trained
+    assert done.exit_code == 0, done.output
+    record = json.loads(done.stdout)
+    steps, scores = events(folder, "step"), events(folder, "scores")
+    assert (record["pairs"], record["bad"], record["epochs"], record["steps"]) == (12, 1, 2, 4)
+    assert record["loss"] == {"first": steps[0]["loss"], "last": steps[3]["loss"]}
+    assert [one["epoch"] for one in scores] == [0, 1, 2]
+    for place, one in (("first", scores[0]), ("last", scores[2])):
+        assert record["scores"][place] == {key: one[key] for key in ("epoch", "msc", "miou")}
+    assert record["seconds"] > 0 and record["peak_mib"] > 10
+    assert all(Path(file).exists() for file in record["files"].values())
+    assert record["files"]["head"] == str(folder) and record["model"] == tiny_name
+
+
+def test_one_sees_the_map_turn_and_how_to_use_the_head(trained: Run, pairs: Path, tmp_path: Path) -> None:
+    done, folder = trained
+    first, *epochs, bad, use = done.stderr.splitlines()
+    assert first.startswith("cache: ") or epochs[0].startswith("epoch 0"), "the cache may be there already"
+    wanted = [f"mSC {100 * one['msc']:.1f}  mIoU {100 * one['miou']:.1f}" for one in events(folder, "scores")]
+    losses = ["", *(f"loss {events(folder, 'step')[step]['loss']:.3f}  " for step in (1, 3))]
+    assert epochs[-3:] == [f"epoch {n} of 2  {losses[n]}{wanted[n]}" for n in range(3)]
+    assert bad == f"bad pairs, left out: 1, named in {folder / 'log.jsonl'}"
+    assert use.startswith(f"the head is in {folder}: eclip explain PHOTO ")
+    command = shlex.split(use.partition("eclip explain PHOTO ")[2])
+    again = run("explain", pairs / "00.png", *command, "-o", tmp_path)
+    assert again.exit_code == 0, again.output
+    assert Explanation.load(tmp_path).how["head"] == str(folder)
+
+
+def test_an_epoch_without_masks_says_its_loss(tiny_name: str, pairs: Path, tmp_path: Path) -> None:
+    done = run("train", "--train-data", pairs, "--model", tiny_name, *QUICK, "--no-cache", "-o", tmp_path)
+    assert done.exit_code == 0, done.output
+    losses = [event["loss"] for event in events(tmp_path, "step")]
+    assert done.stderr.splitlines()[:2] == [f"epoch {n} of 2  loss {losses[2 * n - 1]:.3f}" for n in (1, 2)]
+    assert done.stdout == ""
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tiny_name: str, pairs: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    said = f'train_data = "{pairs}"\nmodel = "{tiny_name}"\nepochs = 1\nbatch_size = 4\nlr = 0.5\nlearn_scale = true\n'
+    file.write_text(said + 'form = "hard"\nguide = "centre"\nstream = true\n[guide_options]\nsigma = 0.4\n')
+    out = tmp_path / "out"
+    flags = ("--batch-size", 3, "--form", "exclusion", "--no-learn-scale", "--cache", tmp_path / "cache")
+    assert run("train", "--config", file, *flags, "-o", out).exit_code == 0
+    [start] = events(out, "start")
+    kept = start["config"]
+    assert (kept["batch_size"], kept["form"], kept["learn_scale"]) == (3, "exclusion", False), "flags"
+    assert (kept["lr"], kept["epochs"], kept["guide_options"]) == (0.5, 1, {"sigma": 0.4}), "the file"
+    assert (kept["seed"], kept["wd"]) == (TrainConfig(train_data=()).seed, TrainConfig(train_data=()).wd), "defaults"
+    assert not kept["stream"] and any((tmp_path / "cache").iterdir()), "--cache wins over stream = true"
+    other = run("train", "--config", file, "--guide", "backbone", "--limit", 4, "-o", tmp_path / "other")
+    assert other.exit_code == 0, other.output
+    assert events(tmp_path / "other", "start")[0]["config"]["guide_options"] == {}, "those were of another guide"
+    more = ("--guide-set", "sigma=0.3", "--limit", 4, "-o", tmp_path / "more")
+    assert run("train", "--config", file, *more).exit_code == 0
+    assert events(tmp_path / "more", "start")[0]["config"]["guide_options"] == {"sigma": 0.3}
+
+
+def test_a_table_and_a_typed_tab(tiny_name: str, pairs: Path, tmp_path: Path) -> None:
+    rows = [f"{pairs / f'{number:02d}.png'}\tthing {number}" for number in range(8)]
+    (tmp_path / "table.csv").write_text("\n".join(["photo\tsaid", *rows]))
+    keys = ("--csv-image-key", "photo", "--csv-caption-key", "said", "--csv-separator", r"\t")
+    table = ("--train-data", tmp_path / "table.csv", *keys)
+    done = run("train", *table, "--model", tiny_name, *QUICK, "--json", "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["pairs"] == 8
+
+
+def test_every_field_of_a_run_has_a_flag() -> None:
+    flags = set(inspect.signature(door.train).parameters)
+    assert {field.name for field in fields(TrainConfig)} - flags == {"guide_options"}, "which is --guide-set"
+
+
+def test_a_process_that_does_not_lead_is_silent(
+    tiny_name: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "_leads", lambda: False)
+    done = run("train", "--train-data", pairs, "--model", tiny_name, *QUICK, "--json", "-o", tmp_path)
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "eclip_head.safetensors").is_file()
+
+
+# --- a folder that holds a run, and one that was stopped -----------------------
+
+
+def test_a_run_is_not_lost_by_another(trained: Run, tiny_name: str, pairs: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(trained.folder, tmp_path / "out"))
+    asked = ("train", "--train-data", pairs, "--model", tiny_name, *QUICK, "-o", out)
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    refused = run(*asked)
+    assert refused.exit_code == 2
+    for way in ("holds a run already", "--resume", "--overwrite", "-o DIR"):
+        assert way in refused.stderr
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    (out / "checkpoint.pt").unlink()
+    assert run(*asked).exit_code == 2, "the head is there"
+    assert run(*asked, "--resume").exit_code == 1, "nothing to resume"
+    anew = run(*asked, "--overwrite", "--seed", 1)
+    assert anew.exit_code == 0, anew.output
+    assert (out / "eclip_head.safetensors").read_bytes() != before["eclip_head.safetensors"]
+
+
+@pytest.mark.parametrize(("number", "step", "code"), [(signal.SIGINT, 1, 130), (signal.SIGTERM, 4, 143)])
+def test_a_stopped_run_goes_on(
+    number: int,
+    step: int,
+    code: int,
+    trained: Run,
+    tiny_name: str,
+    pairs: Path,
+    masks: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = door._Screen.__call__
+
+    def stopping(screen: Any, what: str, done: int, total: int, word: str) -> None:
+        own(screen, what, done, total, word)
+        if (what, done) == ("training", step):
+            os.kill(os.getpid(), number)
+
+    scored = ("--masks", masks, "--mask-count", 2, "--json", "-o", tmp_path)
+    asked = ("train", "--train-data", pairs, "--model", tiny_name, *QUICK, *scored)
+    with monkeypatch.context() as patch:
+        patch.setattr(door._Screen, "__call__", stopping)
+        stopped = run(*asked)
+    assert stopped.exit_code == code
+    assert stopped.stderr.splitlines()[-1] == (
+        f"error: stopped; the checkpoint {tmp_path / 'checkpoint.pt'} is kept: the same command with --resume goes on."
+    )
+    done = run(*asked, "--resume")
+    assert done.exit_code == 0, done.output
+    one, two = (folder / "eclip_head.safetensors" for folder in (trained.folder, tmp_path))
+    assert one.read_bytes() == two.read_bytes()
+    whole, parts = json.loads(trained.done.stdout), json.loads(done.stdout)
+    assert all(parts[key] == whole[key] for key in ("loss", "scores", "epochs", "steps", "bad"))
+
+
+def test_what_was_overwritten_is_not_resumed(
+    trained: Run, tiny_name: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopping(screen: Any, what: str, *_: object) -> None:
+        if what == "training":
+            screen.loss = "loss 1.0"
+            raise KeyboardInterrupt
+
+    out = Path(shutil.copytree(trained.folder, tmp_path / "out"))
+    asked = ("train", "--train-data", pairs, "--model", tiny_name, *QUICK, "-o", out)
+    monkeypatch.setattr(door._Screen, "__call__", stopping)
+    done = run(*asked, "--overwrite")
+    assert done.exit_code == 130
+    assert "stopped before a step was kept" in done.stderr
+    again = run(*asked, "--resume")
+    assert again.exit_code == 1 and "nothing to resume" in again.stderr
+
+
+# --- wrong usage ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ("", 2, "no training data was given: --train-data PATH"),
+        ("--train-data x --form sotf", 2, "form must be one of soft, hard"),
+        ("--train-data x --threshold median", 2, "threshold must be one of mean, mass, got 'median'"),
+        ("--train-data x --source tokens", 2, "source must be one of value, output"),
+        ("--train-data x --init zero", 2, "init must be one of model, random"),
+        ("--train-data x --precision half", 2, "precision must be one of"),
+        ("--train-data x --guide spectrl", 2, "Did you mean 'spectral'? `eclip guides ls` shows all 6."),
+        ("--train-data x --guide-set tau", 2, "--guide-set needs KEY=VALUE, got 'tau'"),
+        ("--train-data x --guide-set tua=1", 2, "'spectral' has no option 'tua'"),
+        ("--train-data x --guide spectrl --guide-set tau=1", 2, "Did you mean 'spectral'?"),
+        ("--train-data x --batch-size 0", 2, "batch_size must be at least 1, got 0"),
+        ("--train-data x --model minni", 2, "unknown model 'minni'"),
+        ("--train-data x --resume --overwrite", 2, "leave one of them out"),
+        ("--train-data x --cache y --no-cache", 2, "leave one of them out"),
+        ("--config nothing.toml", 2, "the configuration 'nothing.toml' cannot be read"),
+        ("--config wrong.toml", 2, "no option 'epoch'"),
+        ("--train-data x --lr big", 2, "--lr"),
+        ("--train-data nowhere", 1, "nowhere: no such file or folder"),
+        ("--train-data x --masks nowhere", 1, "nowhere"),
+    ],
+)
+def test_wrong_usage(words: str, code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "wrong.toml").write_text("epoch = 3\n")
+    done = run("train", *shlex.split(words))
+    assert done.exit_code == code, done.output
+    assert message in done.stderr
+    assert done.stdout == "" and not (tmp_path / "eclip-head").exists()
+
+
+def test_a_batch_too_large_is_two(tiny_name: str, pairs: Path, tmp_path: Path) -> None:
+    done = run("train", "--train-data", pairs, "--model", tiny_name, "--guide", "none", "-o", tmp_path)
+    assert done.exit_code == 2
+    assert "--batch-size 12" in done.stderr
+
+
+def test_names_are_those_of_the_code_they_stand_for() -> None:
+    assert tuple(pooling.FORMS) == config.FORMS
+    assert (config.INSIDES, config.SOURCES, config.STARTS) == (pooling.INSIDES, head.SOURCES, head.STARTS)
+    assert door.KEPT[1] == head.WEIGHTS
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.toml")), ids=lambda file: file.stem)
+def test_recipes_are_ready_to_run(file: Path) -> None:
+    asked = TrainConfig(**from_toml(file))
+    asked.check()
+    assert (asked.guide, asked.guide_options) == ("dino", {"name": "vit_small_patch16_224.dino"})
+    assert asked.out == file.stem and not asked.learn_scale
+
+
+def test_guides_are_listed_from_the_dict() -> None:
+    rows = json.loads(run("guides", "ls", "--json").stdout)
+    assert {row["guide"]: row["what"] for row in rows} == {name: guide.summary for name, guide in GUIDES.items()}
+    assert all(name in run("guides", "ls").stdout for name in GUIDES)
+
+
+def test_eclip_is_a_module_that_can_be_run() -> None:
+    done = subprocess.run([sys.executable, "-m", "eclip", "--version"], check=True, capture_output=True, text=True)
+    assert done.stdout == f"eclip {eclip.__version__}\n"
+
+
+# --- the head in explain and compare --------------------------------------------
+
+
+def test_explain_reads_the_head_and_repeats_it(trained: Run, tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    asked = ("--method", "eclip", "--head", trained.folder, "--model", tiny_name)
+    done = run("explain", photos, "-t", "a dog", *asked, "-o", tmp_path / "one")
+    assert done.exit_code == 0, done.output
+    answer = Explanation.load(tmp_path / "one")
+    backbone = eclip.load(tiny_name, head=trained.folder)
+    np.testing.assert_allclose(
+        answer.maps, eclip.explain([photos / "a.png", photos / "b.jpg"], "a dog", model=backbone, method="eclip").maps
+    )
+    start = eclip.explain(photos / "a.png", "a dog", model=tiny_name, method="maskclip")
+    assert np.abs(answer.maps[0] - start.maps[0]).max() > 0.01, "training has moved it"
+    assert answer.how["head"] == str(trained.folder)
+    command = shlex.split(answer.how["command"])
+    assert f"--head={trained.folder}" in command
+    assert run(*command[1:], "-o", tmp_path / "two").exit_code == 0
+    again = Explanation.load(tmp_path / "two")
+    assert np.array_equal(answer.maps, again.maps) and answer.how == again.how
+
+
+def test_a_record_says_where_the_head_is_from(trained: Run, tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    photo, asked = photos / "a.png", {"texts": "a dog", "method": "eclip"}
+    plain = eclip.explain(photo, "a dog", model=tiny_name, method="itsm").how
+    assert plain["head"] is None and "--head" not in plain["command"]
+    named = eclip.load(tiny_name, head=trained.folder)
+    how = eclip.explain(photo, "a dog", model=named, method="itsm").how
+    assert how["head"] == str(trained.folder) and "--head" not in how["command"], "which that method does not read"
+    own = eclip.with_head(eclip.load(tiny_name), eclip.EclipHead.start(eclip.load(tiny_name)))
+    how = eclip.explain(photo, model=own, **asked).how
+    assert (how["head"], how["command"]) == ("from memory", None)
+    folder = Path(shutil.copytree(tiny_name.removeprefix("local-dir:"), tmp_path / "model"))
+    for name in (head.WEIGHTS, head.CONFIG):
+        shutil.copy(trained.folder / name, folder)
+    how = eclip.explain(photo, model=f"local-dir:{folder}", **asked).how
+    assert how["head"] == "beside the model" and "--head" not in how["command"]
+    assert run(*shlex.split(how["command"])[1:], "-o", tmp_path / "out").exit_code == 0
+
+
+def test_compare_reads_the_head_and_repeats_it(trained: Run, tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    asked = ("--methods", "eclip,itsm", "--head", trained.folder, "--models", tiny_name, "--format", "npz,json")
+    done = run("compare", photos / "a.png", "-t", "a dog", *asked, "-o", tmp_path / "one")
+    assert done.exit_code == 0, done.output
+    how = json.loads((tmp_path / "one" / "manifest.json").read_text())["how"]
+    assert how["models"][tiny_name]["head"] == str(trained.folder)
+    assert run(*shlex.split(how["command"])[1:], "-o", tmp_path / "two").exit_code == 0
+    alone = eclip.explain(photos / "a.png", "a dog", model=eclip.load(tiny_name, head=trained.folder), method="eclip")
+    for folder in ("one", "two"):
+        with np.load(tmp_path / folder / "a.npz") as arrays:
+            [name] = [name for name in arrays if name.endswith("/eclip")]
+            np.testing.assert_allclose(arrays[name], alone.maps[0], atol=1e-6)
+
+
+def test_a_comparison_of_several_models_with_a_named_head_has_no_command(
+    trained: Run, tiny_name: str, photos: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_name.removeprefix("local-dir:"), tmp_path / "model"))
+    models = [eclip.load(tiny_name, head=trained.folder), eclip.load(f"local-dir:{folder}")]
+    found = eclip.compare(photos / "a.png", "a dog", models=models, methods=["itsm", "eclip"])
+    assert found.how["command"] is None
+    assert list(found.gaps) == [(f"local-dir:{folder}", "eclip")]
+
+
+def test_without_a_head_all_methods_have_a_gap(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    asked = ("--methods", "all", "--models", tiny_name, "--format", "json", "--image-size", 16, "--json")
+    done = run("compare", photos / "a.png", "-t", "a dog", *asked, "-o", tmp_path)
+    assert done.exit_code == 0, done.output
+    [photo] = json.loads(done.stdout)["photos"]
+    [gap] = [gap for gap in photo["gaps"] if gap["method"] == "eclip"]
+    assert "has no trained head" in gap["why"] and f"eclip train --model {tiny_name}" in gap["why"]
+    assert "itsm" in [one["method"] for one in photo["maps"]]
+
+
+def test_explain_without_a_head_says_how_to_get_one(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    done = run("explain", photos / "a.png", "-t", "a dog", "--method", "eclip", "--model", tiny_name, "-o", tmp_path)
+    assert done.exit_code == 1
+    assert "'eclip' needs a head" in done.stderr and "`--head DIR` uses it" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("missing", "there is no head at"),
+        ("damaged", "cannot be read"),
+        ("other", "this head was trained for"),
+    ],
+)
+def test_a_wrong_head_is_one_message(
+    fault: str, message: str, trained: Run, tiny_name: str, photos: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "head"
+    if fault != "missing":
+        shutil.copytree(trained.folder, folder)
+    if fault == "damaged":
+        (folder / head.WEIGHTS).write_bytes((folder / head.WEIGHTS).read_bytes()[:100])
+    if fault == "other":
+        said = json.loads((folder / head.CONFIG).read_text())
+        (folder / head.CONFIG).write_text(json.dumps({**said, "probe": [value + 1 for value in said["probe"]]}))
+    for words in (("explain", "--method", "eclip", "--model"), ("compare", "--methods", "eclip", "--models")):
+        asked = (photos / "a.png", "-t", "a dog", "--head", folder, "-o", tmp_path / "out")
+        done = run(*words, tiny_name, *asked)
+        assert done.exit_code == 1
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("explain a.jpg -t dog --head x", "--head is read by the method eclip alone"),
+        ("compare a.jpg -t dog --methods itsm,legrad --head x", "--head is read by the method eclip alone"),
+        (
+            "compare a.jpg -t dog --models mini,local-dir:. --head x",
+            "--head belongs to one model, got mini, local-dir:.",
+        ),
+    ],
+)
+def test_a_head_that_nothing_reads_is_wrong_usage(
+    words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jpg", "open_clip_config.json"):
+        (tmp_path / name).write_text("{}")
+    monkeypatch.setenv("COLUMNS", "200")
+    done = run(*shlex.split(words))
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr

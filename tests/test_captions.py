@@ -137,6 +137,7 @@ def test_what_gives_no_pair_is_named(tmp_path: Path) -> None:
             *[("latin.png", _photo(3)), ("latin.txt", "caf\u00e9".encode("latin-1"))],
             *[("cut.png", _photo(4)), ("cut.json", '{"caption":')],
             *[("list.png", _photo(5)), ("list.json", "[1]")],
+            *[("half.png", _photo(5)), ("half.json", '{"caption": "a \\ud800 dog"}')],
             *[("two.dots.png", _photo(6)), ("two.dots.txt", "two dots")],
         ],
     )
@@ -156,6 +157,7 @@ def test_what_gives_no_pair_is_named(tmp_path: Path) -> None:
         "latin": "latin.txt is not UTF-8",
         "cut": "cut.json is no JSON",
         "list": 'list.json must hold "caption"',
+        "half": "half.json holds a caption that is no Unicode",
         "two": "two.dots.png: its key ends at the first dot",
         "link": "link.png is a link",
         "hard": "hard.png is a link",

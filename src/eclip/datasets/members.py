@@ -180,5 +180,9 @@ def captions_in(member: Member) -> tuple[tuple[str, ...], str]:
     given = [given] if isinstance(given, str) else given
     if not isinstance(given, list) or not given or not all(isinstance(one, str) for one in given):
         return (), 'must hold "caption", a text, or "captions", a list of texts'
+    try:
+        "".join(given).encode()
+    except UnicodeEncodeError:  # JSON has escapes for halves of letters
+        return (), "holds a caption that is no Unicode"
     captions = tuple(one.strip() for one in given if one.strip())
     return captions, "" if len(captions) == len(given) else "holds an empty caption"

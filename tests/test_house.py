@@ -30,6 +30,7 @@ SAME_FLOOR = {
     ("training", "training"),
     ("training", "guides"),  # what a head is trained on: the guide of each photo, the features of its captions
     ("training", "text"),
+    ("training", "vocabulary"),
     ("backbones", "backbones"),
     ("backbones", "head"),  # a head lies beside a model and is loaded with it
     ("head", "backbones"),

@@ -23,8 +23,12 @@ FORMS: dict[str, _Pool] = {
     "mean": lambda tokens, guide, inside: tokens.mean(dim=1),
 }
 """How tokens (image, patch, feature) become one vector, given the guide (image, patch, 1) and where it is inside."""
+SIMILARITIES = ("similarity", "similarity_smooth")
+"""Forms that pool cosines with each text instead, see `match`."""
 DEFAULT_FORM = "soft"
 INSIDES = ("mean", "mass")
+SHARPNESS = 20.0
+"""Of the smooth maximum of cosines."""
 
 
 def masked_max_pool(
@@ -54,17 +58,58 @@ def masked_max_pool(
         ShapeError: the guide does not fit the tokens, or has values below zero or none above.
     """
     if form not in FORMS:
-        raise OptionError(f"form must be one of {', '.join(FORMS)}, got {form!r}.")
+        hint = ": that form needs the texts, see `match`" if form in SIMILARITIES else ""
+        raise OptionError(f"form must be one of {', '.join(FORMS)}, got {form!r}{hint}.")
     if threshold not in INSIDES:
         raise OptionError(f"threshold must be one of {', '.join(INSIDES)}, got {threshold!r}.")
+    guide = _checked(guide, tokens)
+    return FORMS[form](tokens, guide[:, :, None], _inside(guide, threshold)[:, :, None])
+
+
+def match(
+    tokens: Float[Tensor, "image patch feature"],
+    text: Float[Tensor, "text feature"],
+    guide: Float[Tensor, "image patch"] | None = None,
+    form: str = DEFAULT_FORM,
+    threshold: str = "mean",
+) -> Float[Tensor, "image text"]:
+    """How well each image matches each text: what is contrasted in training.
+
+    For a form of `FORMS` the cosine of the pooled vector with the text. Two more forms pool the cosines c_n of patches
+    with the text instead of channels, so that each text has a patch of its own choice: "similarity" max_n A_n c_n, and
+    "similarity_smooth" (1 / b) log(sum_n A_n exp(b c_n) / sum_n A_n) with b = 20, a maximum that reaches more than one
+    patch.
+
+    Args:
+        tokens: projected patches.
+        text: unit length.
+        guide: see `masked_max_pool`.
+        form: a name of `FORMS` or `SIMILARITIES`.
+        threshold: see `masked_max_pool`.
+
+    Raises:
+        OptionError: an unknown form or threshold.
+        ShapeError: of the guide, see `masked_max_pool`.
+    """
+    if form not in SIMILARITIES:
+        return unit(masked_max_pool(tokens, guide, form, threshold)) @ text.T
+    guide = _checked(guide, tokens)[:, :, None]
+    cosines = unit(tokens) @ text.T  # image patch text
+    if form == "similarity":
+        return (guide * cosines).max(dim=1).values
+    weights = (guide / guide.sum(dim=1, keepdim=True)).log()  # of patches that are masked out, minus infinity
+    return (SHARPNESS * cosines + weights).logsumexp(dim=1) / SHARPNESS
+
+
+def _checked(guide: Float[Tensor, "image patch"] | None, tokens: Tensor) -> Float[Tensor, "image patch"]:
+    """The guide over its maximum."""
     if guide is None:
-        guide = torch.ones_like(tokens[:, :, 0])
+        return torch.ones_like(tokens[:, :, 0])
     if guide.shape != tokens.shape[:2]:
         raise ShapeError(f"guide must be (image, patch) = {tuple(tokens.shape[:2])}, got {tuple(guide.shape)}.")
     if not bool((guide >= 0).all() & (guide.amax(dim=1) > 0).all()):
         raise ShapeError("guide must be 0 or more everywhere and above 0 somewhere in each image.")
-    guide = guide / guide.amax(dim=1, keepdim=True)
-    return FORMS[form](tokens, guide[:, :, None], _inside(guide, threshold)[:, :, None])
+    return guide / guide.amax(dim=1, keepdim=True)
 
 
 def _inside(guide: Float[Tensor, "image patch"], threshold: str) -> Bool[Tensor, "image patch"]:

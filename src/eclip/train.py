@@ -33,6 +33,7 @@ from eclip.training import checkpoint, journal, processes
 from eclip.training.config import CHECKPOINT, TrainConfig
 from eclip.training.learning import Learner
 from eclip.training.material import Cached, Looking, Material, Places, Streamed, Tell
+from eclip.training.words import Kin, as_words
 from eclip.writer import made_by, versions
 
 BAD_SHARE, BAD_LEAST = 0.05, 200
@@ -85,12 +86,15 @@ class _Run:
         self.count = min(len(pairs), config.limit or len(pairs))
         self._steps_of(self.count)
         self.data = digest(self.pairs)
-        self.captions = np.array([len(pair.captions) for pair in self.pairs])
+        by_word = config.texts == "words"
+        self.texts = as_words(self.pairs) if by_word else [pair.captions for pair in self.pairs]
+        self.captions = np.array([len(own) for own in self.texts])
         self.backbone = load(config.model, device=device)
         self.head = EclipHead.start(
             self.backbone, config.source, init=config.init, hidden=config.hidden, text=config.text, seed=config.seed
         )
         self.learner = Learner(self.head, self.backbone.logit_scale, config)
+        self.kin: Kin | None = None
         self.noted: set[tuple[str, str]] = set()
         self._orders: dict[int, tuple[Places, Places, Places]] = {}
 
@@ -109,7 +113,10 @@ class _Run:
             for key, why in self.unusable:
                 log.note("bad", step=0, key=key, why=why)
         material = self._material(log, first)
-        good = np.array([place for place in range(self.count) if place not in material.bad])
+        silent = {place for place in range(self.count) if not self.texts[place]}
+        good = np.array([place for place in range(self.count) if place not in material.bad and place not in silent])
+        if silent and first == 0:
+            log.note("without words", step=0, pairs=len(silent))
         steps = self._steps_of(len(good))
         if first > steps * config.epochs:
             raise TrainingError(f"the run in {config.out!r} has done {first / steps:.3g} epochs of {config.epochs}.")
@@ -146,9 +153,11 @@ class _Run:
             config.image_size,
             config.workers,
         )
+        self.kin = Kin(self.texts, looking.read, config.near) if config.texts == "words" else None
         if config.stream:
-            return Streamed(looking, self.pairs)
-        cached, begin = Cached(looking, self.pairs, cache_folder(config.cache), self.count), time.perf_counter()
+            return Streamed(looking, self.pairs, self.texts)
+        begin = time.perf_counter()
+        cached = Cached(looking, self.pairs, self.texts, cache_folder(config.cache), self.count)
         cached.fill(self.tell, self.rank, self.world)
         processes.wait()
         cached.note_bad()
@@ -175,10 +184,10 @@ class _Run:
         photos, owners, captions = self._order(epoch, good)
         size = config.batch_size // self.world
         start = within * config.batch_size + self.rank * size
-        parts = [
-            material.batch(photos[at], owners[at], captions[at])
-            for at in np.array_split(np.arange(start, start + size), config.accum_freq)
-        ]
+        parts = []
+        for at in np.array_split(np.arange(start, start + size), config.accum_freq):
+            batch = material.batch(photos[at], owners[at], captions[at])
+            parts.append(batch if self.kin is None else self.kin.add(batch, owners[at], captions[at]))
         rate = rate_at(step, steps * config.epochs, config)
         try:
             loss = self.learner.step(parts, rate)

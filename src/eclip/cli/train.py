@@ -78,6 +78,12 @@ def train(
         typer.Option(metavar="KEY=VALUE", help="An option of the guide, e.g. tau=0.2.", rich_help_panel=POOLING),
     ] = None,
     form: Annotated[str | None, _flag("form", f"Of masked max pooling: {', '.join(FORMS)}.", POOLING)] = None,
+    texts: Annotated[
+        str | None, _flag("texts", "captions as they are, or words: a prompt for each word they mention.", DATA)
+    ] = None,
+    near: Annotated[
+        float | None, _flag("near", "With words: cosine from which two words are no negatives of each other.", DATA)
+    ] = None,
     threshold: Annotated[
         str | None, _flag("threshold", f"Which patches are inside: {' or '.join(INSIDES)}.", POOLING)
     ] = None,

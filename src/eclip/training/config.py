@@ -13,7 +13,11 @@ from eclip.errors import OptionError
 from eclip.guides import check_guide
 from eclip.options import check_options, plain_options
 
-FORMS = ("soft", "hard", "exclusion", "soft_unit", "exclusion_unit", "max", "masked_mean", "mean")
+FORMS = (
+    *("soft", "hard", "exclusion", "soft_unit", "exclusion_unit", "max", "masked_mean", "mean"),
+    *("similarity", "similarity_smooth"),
+)
+TEXTS = ("captions", "words")
 INSIDES, SOURCES, STARTS = ("mean", "mass"), ("value", "output"), ("model", "random")
 """The names of `eclip.pooling` and `eclip.head`, again, so that a wrong one is answered before torch is imported."""
 PRECISIONS = ("float32", "bfloat16")
@@ -35,7 +39,9 @@ class TrainConfig:
         model: a name for `eclip.load`.
         guide: a name of `eclip.guides.GUIDES`.
         guide_options: its options.
-        form: a name of `eclip.pooling.FORMS`.
+        form: a name of `eclip.pooling.FORMS` or `SIMILARITIES`.
+        texts: "captions", as they are; or "words", a prompt for each word they mention, see `training.words`.
+        near: words with a larger cosine, once the mean of all is taken away, are no negatives of each other.
         threshold: "mean" or "mass", see `masked_max_pool`.
         source: "value" or "output", see `eclip.head.head_rows`.
         init: "model" or "random", see `EclipHead.start`.
@@ -71,6 +77,8 @@ class TrainConfig:
     guide: str = "spectral"
     guide_options: dict[str, Any] = field(default_factory=dict)
     form: str = "soft"
+    texts: str = "captions"
+    near: float = 0.5
     threshold: str = "mean"
     source: str = "value"
     init: str = "model"
@@ -110,7 +118,14 @@ class TrainConfig:
             OptionError: one has not.
             UnknownNameError: there is no such guide.
         """
-        known = {"form": FORMS, "threshold": INSIDES, "source": SOURCES, "init": STARTS, "precision": PRECISIONS}
+        known = {
+            "form": FORMS,
+            "texts": TEXTS,
+            "threshold": INSIDES,
+            "source": SOURCES,
+            "init": STARTS,
+            "precision": PRECISIONS,
+        }
         for name, names in known.items():
             if getattr(self, name) not in names:
                 raise OptionError(f"{name} must be one of {', '.join(names)}, got {getattr(self, name)!r}.")
@@ -126,6 +141,8 @@ class TrainConfig:
         for name in ("hidden", "warmup", "workers", "wd", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise OptionError(f"{name} must be 0 or more, got {getattr(self, name)}.")
+        if not -1 <= self.near <= 1:
+            raise OptionError(f"near must be a cosine, between -1 and 1, got {self.near}.")
         if not 0 < self.lr < 1:
             raise OptionError(f"lr must be between 0 and 1, got {self.lr}.")
         if not self.train_data:

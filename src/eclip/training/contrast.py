@@ -13,23 +13,23 @@ from torch import Tensor
 
 
 def contrast(
-    image: Float[Tensor, "pair feature"],
-    text: Float[Tensor, "pair feature"],
-    scale: Float[Tensor, ""],
+    logits: Float[Tensor, "pair pair"],
     good: Bool[Tensor, " pair"],
+    aside: Bool[Tensor, "pair pair"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy of finding each image's text among all texts, and each text's image among all images.
 
     Args:
-        image: unit length.
-        text: unit length, of the same pair in the same row.
-        scale: factor from cosine to logit.
+        logits: of each image (down) with each text (across); those of a pair are on the diagonal.
         good: pairs that count; the others are neither asked for nor in the way.
+        aside: images and texts that are no pair and yet may belong together: they are not in each other's way.
     """
-    logits = scale * image @ text.T
-    answers = torch.arange(len(image), device=image.device)[good]
-    by_image = F.cross_entropy(logits.masked_fill(~good, -torch.inf)[good], answers)
-    by_text = F.cross_entropy(logits.T.masked_fill(~good, -torch.inf)[good], answers)
+    answers = torch.arange(len(logits), device=logits.device)
+    if aside is not None:
+        apart = answers[:, None] != answers
+        logits = logits.masked_fill(aside & apart, -torch.inf)
+    by_image = F.cross_entropy(logits.masked_fill(~good, -torch.inf)[good], answers[good])
+    by_text = F.cross_entropy(logits.T.masked_fill(~good, -torch.inf)[good], answers[good])
     return (by_image + by_text) / 2
 
 

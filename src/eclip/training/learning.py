@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from eclip.blocks import unit
 from eclip.errors import TrainingError
 from eclip.head import EclipHead
-from eclip.pooling import masked_max_pool
+from eclip.pooling import match
 from eclip.training.config import TrainConfig
 from eclip.training.contrast import contrast, gathered, with_own
 from eclip.training.material import Batch
@@ -29,9 +29,9 @@ class _Pooled(nn.Module):
         self.head, self.form, self.threshold = head, config.form, config.threshold
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)), requires_grad=config.learn_scale)
 
-    def forward(self, rows: Tensor, guide: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit vectors of photos and captions."""
-        return unit(masked_max_pool(self.head(rows), guide, self.form, self.threshold)), unit(self.head.words(text))
+    def forward(self, rows: Tensor, guide: Tensor, text: Tensor) -> Tensor:
+        """How well each photo (down) matches each text (across)."""
+        return match(self.head(rows), unit(self.head.words(text)), guide, self.form, self.threshold)
 
 
 class Learner:
@@ -71,19 +71,19 @@ class Learner:
             TrainingError: the loss or its gradient is not finite; nothing has been changed.
         """
         rank = dist.get_rank() if dist.is_initialized() else 0
+        text = gathered(torch.cat([part.text for part in parts]).to(self.device))
+        good = gathered(torch.cat([part.good for part in parts]).to(self.device, torch.uint8)).bool()
+        aside = self._aside(parts)
         with torch.no_grad():  # what the other parts and processes have to say; the only pass if there is one part
-            seen = [self._pool(self.pooled, part) for part in parts[: len(parts) if len(parts) > 1 else 0]]
-        loss = torch.tensor(math.nan)
+            seen = [self._match(self.pooled, part, text) for part in parts[: len(parts) if len(parts) > 1 else 0]]
+        loss, everyone = torch.tensor(math.nan), gathered(torch.cat(seen)) if seen else None
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
             with nullcontext() if last or self.shared is None else self.shared.no_sync():
-                image, text = self._pool(self.shared or self.pooled, part)
-                if number == 0:
-                    own = ([image], [text]) if len(parts) == 1 else zip(*seen, strict=True)
-                    images, texts = (gathered(torch.cat(list(rows))) for rows in own)
-                    good = gathered(torch.cat([p.good for p in parts]).to(image.device, torch.uint8)).bool()
-                start = (rank * len(parts) + number) * len(image)
-                loss = contrast(with_own(images, image, start), with_own(texts, text, start), self._scale(parts), good)
+                own = self._match(self.shared or self.pooled, part, text)
+                everyone = gathered(own) if everyone is None else everyone
+                start = (rank * len(parts) + number) * len(own)
+                loss = contrast(self._scale(parts) * with_own(everyone, own, start), good, aside)
                 (loss * self.world).backward()  # the mean over processes makes it the sum over their rows
         self._descend(loss, rate)
         return float(loss.detach())
@@ -97,15 +97,21 @@ class Learner:
         self.pooled.load_state_dict(state["pooled"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def _pool(self, module: nn.Module, part: Batch) -> tuple[Tensor, Tensor]:
-        device = self.device
+    def _match(self, module: nn.Module, part: Batch, text: Tensor) -> Float[Tensor, "pair text"]:
         if self._rows.shape != part.rows.shape:
-            self._rows = torch.empty(part.rows.shape, device=device)
-        rows = self._rows.copy_(part.rows.to(device))  # memory that is new takes longer to get than to fill
-        half = torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
-        with half:
-            image, text = module(rows, part.guide.to(device).float(), part.text.to(device))
-        return image.float(), text.float()
+            self._rows = torch.empty(part.rows.shape, device=self.device)
+        rows = self._rows.copy_(part.rows.to(self.device))  # memory that is new takes longer to get than to fill
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            return module(rows, part.guide.to(self.device).float(), text).float()
+
+    def _aside(self, parts: list[Batch]) -> Bool[Tensor, "pair pair"] | None:
+        """Which texts of the whole batch each of its photos is not to be held against."""
+        numbers = [part.number for part in parts if part.number is not None]
+        kin = [part.kin for part in parts if part.kin is not None]
+        if not kin:
+            return None
+        of_all = gathered(torch.cat(numbers).to(self.device))
+        return gathered(torch.cat(kin).to(self.device)[:, of_all].to(torch.uint8)).bool()
 
     def _scale(self, parts: list[Batch]) -> Float[Tensor, ""]:
         """The factor, with the share of its gradient that is this part's of this process."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -37,6 +37,8 @@ LAYOUT = 1
 """Of what is on disk; another number makes a new cache."""
 
 Places = NDArray[np.int64]
+Texts = Sequence[tuple[str, ...]]
+"""What each pair may be matched with."""
 Tell = Callable[[str, int, int, str], None]
 """Hears (what is done, how many are done, of how many, a word on it)."""
 
@@ -50,12 +52,16 @@ class Batch:
         guide: from 0 to 1 a patch, the largest 1.
         text: unit length.
         good: False where the photo could not be read.
+        number: of the text, among the words of the run; None for captions.
+        kin: which words each photo is not to be held against; None for captions.
     """
 
     rows: Float[Tensor, "pair patch channel"]
     guide: Float[Tensor, "pair patch"]
     text: Float[Tensor, "pair feature"]
     good: Bool[Tensor, " pair"]
+    number: Int[Tensor, " pair"] | None = None
+    kin: Bool[Tensor, "pair word"] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,9 +120,11 @@ class Looking:
             raise DataError(f"rows of {self.backbone.name} are too large for half precision, in which they are kept.")
         return rows, guide, bad
 
-    def read(self, captions: list[str]) -> Float[Tensor, "text feature"]:
+    def read(self, captions: Sequence[str]) -> Float[Tensor, "text feature"]:
         """Unit features of captions, float32 on the CPU."""
-        return encode_texts(self.backbone, captions).float().cpu()
+        once = {caption: place for place, caption in enumerate(dict.fromkeys(captions))}
+        features = encode_texts(self.backbone, list(once)).float().cpu()
+        return features[[once[caption] for caption in captions]]
 
     def _opened(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, list[Image.Image | ImageError]]]:
         """The first place and the photos of each few pairs; threads open the next few meanwhile, and no more."""
@@ -142,17 +150,15 @@ class Streamed:
         bad: pairs whose photo cannot be read, as far as they are known, by place, with the reason.
     """
 
-    def __init__(self, looking: Looking, pairs: Sequence[Pair]) -> None:
-        self.looking, self.pairs = looking, pairs
+    def __init__(self, looking: Looking, pairs: Sequence[Pair], texts: Texts) -> None:
+        self.looking, self.pairs, self.texts = looking, pairs, texts
         self.bad: dict[int, str] = {}
 
     def batch(self, photos: Places, owners: Places, captions: Places) -> Batch:
         """These photos, each with a caption: of which pair, and which of its own."""
         rows, guide, bad = self.looking.look([self.pairs[photo] for photo in photos])
         self.bad |= {int(photos[index]): why for index, why in bad.items()}
-        text = self.looking.read(
-            [self.pairs[owner].captions[which] for owner, which in zip(owners, captions, strict=True)]
-        )
+        text = self.looking.read([self.texts[owner][which] for owner, which in zip(owners, captions, strict=True)])
         good = torch.tensor([index not in bad for index in range(len(photos))])
         return Batch(rows, guide, text, good)
 
@@ -167,6 +173,7 @@ class Cached:
     Args:
         looking: how.
         pairs: all there are; the key is theirs.
+        texts: of each pair.
         folder: of all caches.
         count: how many of the pairs are used, from the first; None = all.
 
@@ -174,8 +181,10 @@ class Cached:
         bad: pairs among these whose photo cannot be read, by place, with the reason; known after `note_bad`.
     """
 
-    def __init__(self, looking: Looking, pairs: Sequence[Pair], folder: Path, count: int | None = None) -> None:
-        self.looking, self.pairs, self.folder = looking, pairs, folder
+    def __init__(
+        self, looking: Looking, pairs: Sequence[Pair], texts: Texts, folder: Path, count: int | None = None
+    ) -> None:
+        self.looking, self.pairs, self.captions, self.folder = looking, pairs, texts, folder
         self.count = len(pairs) if count is None else count
         backbone, patches, channels = looking.backbone, looking.patches, looking.channels
         shard = min(PHOTOS_IN_SHARD, max(1, BYTES_IN_SHARD // (2 * patches * channels)))
@@ -183,11 +192,11 @@ class Cached:
         colors = [backbone.mean, backbone.std, backbone.interpolation]
         seen = [*data, _weights(backbone, image_side=True), colors, looking.source, looking.image_size]
         guide = [looking.guide, {option: _state(value) for option, value in looking.guide_options.items()}]
-        self.first = np.cumsum([0, *(len(pair.captions) for pair in pairs)])
+        self.first = np.cumsum([0, *map(len, texts)])
         self.rows = Store(folder / f"rows-{_key(*seen)}", len(pairs), (patches, channels), np.float16, shard)
         self.guides = Store(folder / f"guides-{_key(*seen, *guide)}", len(pairs), (patches,), np.float16, shard)
-        width, texts = backbone.encode_text(["a"]).shape[1], _key(*data, _weights(backbone, image_side=False))
-        self.texts = Store(folder / f"texts-{texts}", int(self.first[-1]), (width,), np.float32, CAPTIONS_IN_SHARD)
+        width, words = backbone.encode_text(["a"]).shape[1], _key(texts, shard, _weights(backbone, image_side=False))
+        self.texts = Store(folder / f"texts-{words}", int(self.first[-1]), (width,), np.float32, CAPTIONS_IN_SHARD)
         self.photo_stores = [self.rows] if looking.guide == "none" else [self.rows, self.guides]
         self.bad: dict[int, str] = {}
 
@@ -236,7 +245,7 @@ class Cached:
     def _captions(self, span: range) -> list[str]:
         """Captions by their number among those of all pairs."""
         first, last = np.searchsorted(self.first, [span.start, span.stop - 1], side="right") - 1
-        captions = [caption for pair in self.pairs[first : last + 1] for caption in pair.captions]
+        captions = [caption for texts in self.captions[first : last + 1] for caption in texts]
         return captions[span.start - self.first[first] :][: len(span)]
 
     def batch(self, photos: Places, owners: Places, captions: Places) -> Batch:

@@ -1,0 +1,91 @@
+"""Captions as the prompts that maps are asked with: "a photo of a dog" for each word that captions of a photo mention.
+
+Captions are sentences, and what people ask a map for is a word. A text encoder may put the two far apart (that of
+`mini` does: the mean of its captions and the mean of its prompts have a cosine of -0.3), and then a head that is
+trained on sentences does not learn to answer words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from eclip.blocks import unit
+from eclip.datasets.captions import Pair
+from eclip.errors import DataError
+from eclip.templates import fill
+from eclip.training.material import Batch, Places, Texts
+from eclip.vocabulary import words_of
+
+PROMPT = "a photo of a {}"
+LEAST_PHOTOS = 10
+ODD = {"man": "men", "woman": "women", "person": "people", "child": "children", "foot": "feet", "tooth": "teeth"}
+"""Plurals that no rule gives; more of them are hardly ever in captions of photos."""
+
+
+def as_words(pairs: Sequence[Pair]) -> list[tuple[str, ...]]:
+    """Prompts for the words that the captions of each pair mention; none for some.
+
+    A word counts where two captions of a photo have it, or the only one; words that fewer than ten photos have are
+    left out. The words are those of `eclip concepts`.
+
+    Raises:
+        DataError: no pair has any.
+    """
+    singular = {form: word for word in words_of(None) for form in forms(word)}
+    found = [_mentioned(pair.captions, singular) for pair in pairs]
+    photos = Counter(word for words in found for word in words)
+    prompts = [tuple(fill(PROMPT, word) for word in words if photos[word] >= LEAST_PHOTOS) for words in found]
+    if not any(prompts):
+        raise DataError(
+            f"no word of the vocabulary is in the captions of {LEAST_PHOTOS} photos or more: train on the captions "
+            "themselves (--texts captions), or on more pairs."
+        )
+    return prompts
+
+
+class Kin:
+    """Which words a photo is not to be held against: its own, and those near them in meaning.
+
+    Who wrote "a man" has not denied "a person".
+
+    Args:
+        texts: of each pair.
+        read: texts -> unit features.
+        near: cosine from which two words are near, once the mean of all words is taken away.
+    """
+
+    def __init__(self, texts: Texts, read: Callable[[list[str]], Tensor], near: float) -> None:
+        self.texts = texts
+        self.number = {word: number for number, word in enumerate(sorted({word for words in texts for word in words}))}
+        features = read(list(self.number))
+        apart = unit(features - features.mean(dim=0))
+        self.near = (apart @ apart.T > near) | torch.eye(len(apart), dtype=torch.bool)
+
+    def add(self, batch: Batch, owners: Places, captions: Places) -> Batch:
+        """The same batch, told which words its texts are and which are no negatives; arguments as of its making."""
+        number = [self.number[self.texts[owner][which]] for owner, which in zip(owners, captions, strict=True)]
+        kin = [self.near[[self.number[word] for word in self.texts[owner]]].any(dim=0) for owner in owners]
+        return replace(batch, number=torch.tensor(number), kin=torch.stack(kin))
+
+
+def forms(word: str) -> set[str]:
+    """A word with its plurals."""
+    regular = {f"{word}s", f"{word}es", f"{word[:-1]}ies" if word.endswith("y") else word}
+    return {word, ODD.get(word, word), *regular}
+
+
+def _mentioned(captions: Sequence[str], singular: dict[str, str]) -> list[str]:
+    """Words that two captions have, or the only one, those in most captions first."""
+    counts: Counter[str] = Counter()
+    for caption in captions:
+        tokens = re.findall(r"[a-z]+", caption.lower())
+        terms = [*tokens, *(" ".join(two) for two in pairwise(tokens))]
+        counts.update(sorted({singular[term] for term in terms if term in singular}))
+    return [word for word, count in counts.most_common() if count >= min(2, len(captions))]

@@ -12,6 +12,7 @@ import torch
 
 from eclip.errors import OptionError, UnknownNameError
 from eclip.head import EclipHead, HeadConfig
+from eclip.pooling import match
 from eclip.train import rate_at
 from eclip.training.config import TrainConfig, from_toml
 from eclip.training.contrast import contrast
@@ -119,6 +120,10 @@ def test_bfloat16_is_near_and_keeps_the_heads_weights_whole() -> None:
         one = learner(precision=precision)
         losses[precision] = [one.step([batch], 0.01) for _ in range(5)]
         assert {weight.dtype for weight in one.pooled.parameters()} == {torch.float32}
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            tokens, words = one.pooled.head(batch.rows.float()), one.pooled.head.words(batch.text)
+        whole = 20 * match(tokens.float(), words.float() / words.float().norm(dim=1)[:, None], batch.guide.float())
+        assert one.step([batch], 0.01) == pytest.approx(float(contrast(whole, batch.good)), abs=1e-5), "of the products"
     assert losses["bfloat16"] != losses["float32"]
     assert losses["bfloat16"] == pytest.approx(losses["float32"], abs=0.1)
     assert losses["float32"][-1] < losses["float32"][0] - 0.2

@@ -29,7 +29,7 @@ from eclip.guides import GUIDES, Seen, on_grid
 from eclip.head import CONFIG, WEIGHTS, EclipHead, head_rows, load_head
 from eclip.methods import METHODS
 from eclip.pooling import masked_max_pool
-from eclip.train import _Run, train
+from eclip.train import Run, train
 from eclip.training.config import CHECKPOINT, TrainConfig
 from eclip.training.journal import FILE, PICTURE, events
 
@@ -186,7 +186,7 @@ def train_and(config: TrainConfig) -> TrainConfig:
 
 
 def test_each_epoch_sees_every_photo_once_and_all_captions_in_time(made: Made) -> None:
-    run = _Run(made(batch_size=60), 0, 1, "cpu", lambda *_: None)
+    run = Run(made(batch_size=60), 0, 1, "cpu", lambda *_: None)
     good = np.array([place for place in range(60) if place != 7])
     epochs = [run._order(epoch, good) for epoch in range(30)]
     for photos, owners, which in epochs:
@@ -195,7 +195,7 @@ def test_each_epoch_sees_every_photo_once_and_all_captions_in_time(made: Made) -
     assert len({tuple(photos) for photos, _, _ in epochs}) == 30
     double = next(place for place, pair in enumerate(run.pairs) if len(pair.captions) == 2)
     assert {int(which[list(photos).index(double)]) for photos, _, which in epochs} == {0, 1}
-    wrong = _Run(made(batch_size=60, shuffle_captions=True), 0, 1, "cpu", lambda *_: None)
+    wrong = Run(made(batch_size=60, shuffle_captions=True), 0, 1, "cpu", lambda *_: None)
     partners = [dict(zip(*wrong._order(epoch, good)[:2], strict=True)) for epoch in (0, 1)]
     assert partners[0] == partners[1] and sorted(partners[0].values()) == sorted(good)
     assert not any(photo == owner for photo, owner in partners[0].items()), "no photo keeps its own caption"

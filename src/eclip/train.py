@@ -64,10 +64,10 @@ def train(config: TrainConfig, *, resume: bool = False, tell: Tell = lambda *_: 
     config.check()
     journal.check_plot()
     with processes.joined(config.device) as (rank, world, device):
-        return _Run(config, rank, world, device, tell).go(resume)
+        return Run(config, rank, world, device, tell).go(resume)
 
 
-class _Run:
+class Run:
     """One process of a run."""
 
     def __init__(self, config: TrainConfig, rank: int, world: int, device: str, tell: Tell) -> None:
@@ -143,22 +143,22 @@ class _Run:
         self._describe(config.epochs)
         return self.head.eval().requires_grad_(False)
 
+    def looking(self) -> Looking:
+        """How this run looks at pairs."""
+        config, channels = self.config, self.head.config.channels
+        guide = config.guide, config.guide_options
+        return Looking(self.backbone, channels, config.source, *guide, config.image_size, config.workers)
+
+    def cached(self) -> Cached:
+        """What is on disk for this run, and what is not yet."""
+        return Cached(self.looking(), self.pairs, self.texts, cache_folder(self.config.cache), self.count)
+
     def _material(self, log: journal.Journal, first: int) -> Material:
-        config = self.config
-        looking = Looking(
-            self.backbone,
-            self.head.config.channels,
-            config.source,
-            config.guide,
-            config.guide_options,
-            config.image_size,
-            config.workers,
-        )
-        self.kin = Kin(self.texts, looking.read, config.near) if config.texts == "words" else None
-        if config.stream:
-            return Streamed(looking, self.pairs, self.texts)
-        begin = time.perf_counter()
-        cached = Cached(looking, self.pairs, self.texts, cache_folder(config.cache), self.count)
+        if self.config.texts == "words":
+            self.kin = Kin(self.texts, self.looking().read, self.config.near)
+        if self.config.stream:
+            return Streamed(self.looking(), self.pairs, self.texts)
+        begin, cached = time.perf_counter(), self.cached()
         cached.fill(self.tell, self.rank, self.world)
         processes.wait()
         cached.note_bad()

@@ -1,0 +1,214 @@
+"""What the head of `mini` owes to what: pooling, guide, texts, start, pairs; each with controls and several seeds.
+
+    python recipes/eclip-mini/ablations.py --data DATA --out WORK/ablations.jsonl
+
+Expect: the tables of docs/eclip.md in about an hour on two idle cores (a run is half a minute); `--only forms` for one
+of them. Every run is a line in --out; what is there is not run again. Nothing is chosen here by the scores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+import eclip
+from eclip.backbones.base import Backbone, Encoding
+from eclip.blocks import cosine
+from eclip.datasets.masks import VOC_NAMES, MaskSet, present, read_masks
+from eclip.evaluate import encoded, score_photo
+from eclip.guides import GUIDES, Seen, on_grid
+from eclip.head import EclipHead, head_rows
+from eclip.metrics.localization import Localization
+from eclip.train import Run, train
+from eclip.training.config import TrainConfig
+
+BASE: dict[str, Any] = {"texts": "words", "form": "similarity_smooth", "guide": "none", "lr": 1e-3, "wd": 0.0}
+BASE |= {"warmup": 30, "epochs": 3, "device": "cpu"}
+SPECTRAL = {"guide": "spectral"}
+# fmt: off
+GROUPS: dict[str, dict[str, dict[str, Any] | str]] = {
+    "controls": {
+        "no step (the start alone)": "start",
+        "random head, no step": "random",
+        "reference, 3 epochs": {},
+        "shuffled texts": {"shuffle_captions": True},
+        "spectral guide alone, whatever the text": "guide spectral",
+        "centre guide alone": "guide centre",
+    },
+    "forms": {
+        "`similarity_smooth`": {},
+        "`similarity`": {"form": "similarity"},
+        "`max`": {"form": "max"},
+        "`mean`": {"form": "mean"},
+        **{f"`{form}`, spectral": {"form": form, **SPECTRAL} for form in (
+            "soft", "hard", "exclusion", "soft_unit", "exclusion_unit", "masked_mean", "similarity",
+            "similarity_smooth")},
+        "`soft`, backbone": {"form": "soft", "guide": "backbone"},
+        "`soft`, centre": {"form": "soft", "guide": "centre"},
+        "`similarity_smooth`, backbone": {"guide": "backbone"},
+        "`similarity_smooth`, centre": {"guide": "centre"},
+    },
+    "texts": {
+        "words, `similarity_smooth`": {},
+        "captions, `similarity_smooth`": {"texts": "captions"},
+        "captions, `soft`, spectral": {"texts": "captions", "form": "soft", **SPECTRAL},
+        "captions, `max`": {"texts": "captions", "form": "max"},
+        "words, near words as negatives too": {"near": 1.0},
+    },
+    "head": {
+        "value path, linear": {},
+        "output tokens (ITSM's start)": {"source": "output"},
+        "random start": {"init": "random"},
+        "with a text projection": {"text": True},
+        "with a curved path of 256": {"hidden": 256},
+    },
+    "pairs": {
+        "1,000 pairs": {"limit": 1000, "epochs": 27},
+        "2,000 pairs": {"limit": 2000, "epochs": 12},
+        "4,000 pairs": {"limit": 4000, "epochs": 5},
+        "all 7,002 pairs": {},
+    },
+}
+# fmt: on
+
+
+class Scored:
+    """A mask set whose rows are read once, so that a head is scored in seconds."""
+
+    def __init__(self, backbone: Backbone, masks: MaskSet, source: str) -> None:
+        self.masks = masks
+        self.text = eclip.encode_texts(backbone, list(masks.classes.values()), "a photo of a {}")
+        self.columns = {number: column for column, number in enumerate(masks.classes)}
+        parts = [(head_rows(one, source).half(), one.grid) for _, one in encoded(masks, backbone, keep=1)]
+        self.rows, self.grid = torch.cat([rows for rows, _ in parts]), parts[0][1]
+        self.shown = [item.read() for item in masks.items]
+
+    def score(self, maps_of: Callable[[torch.Tensor], torch.Tensor]) -> tuple[float, float]:
+        """MSC and mIoU in percent of maps (image, text, row, col) made of rows."""
+        found = Localization()
+        for start in range(0, len(self.rows), 64):
+            maps = maps_of(self.rows[start : start + 64].float())
+            for raw, mask in zip(maps, self.shown[start : start + 64], strict=True):
+                numbers = present(mask)
+                score_photo(found, raw[[self.columns[number] for number in numbers]], numbers, mask)
+        record = found.record()
+        return 100 * record.msc, 100 * record.miou
+
+    def of_head(self, head: EclipHead) -> tuple[float, float]:
+        """Scores of its map."""
+        with torch.no_grad():
+            text = head.words(self.text)
+            return self.score(lambda rows: self._laid(cosine(head(rows), text)))
+
+    def of_guide(self, backbone: Backbone, guide: str) -> tuple[float, float]:
+        """Scores of a guide alone, one map for all texts."""
+
+        def maps(rows: torch.Tensor) -> torch.Tensor:
+            return guided(backbone, rows, guide)[:, None].expand(-1, len(self.text), -1, -1)
+
+        return self.score(maps)
+
+    def _laid(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows.transpose(1, 2).unflatten(2, tuple(self.grid))
+
+
+def guided(backbone: Backbone, rows: torch.Tensor, guide: str) -> torch.Tensor:
+    """A guide's maps from rows alone: those of an attention pool are all that its block sees, but for their mean."""
+    [block], grid = backbone.blocks, backbone.native
+    x = torch.cat([rows.mean(dim=1, keepdim=True), rows], dim=1)
+    with torch.no_grad():
+        tokens = block.forward(x)
+    blank = torch.zeros(len(rows), 3, *(side * backbone.patch_size for side in grid))
+    encoding = Encoding(
+        backbone, blank, (x,), tokens, backbone.pool(tokens), None, grid, backbone.prefix, "bicubic_aa", backbone.blocks
+    )
+    seen = Seen([Image.new("RGB", (8, 8))] * len(rows), ["photo"] * len(rows), encoding)
+    return on_grid(GUIDES[guide](seen), grid)
+
+
+def fill_guide(run: Run) -> None:
+    """Put a guide's maps into the cache from the rows that are there, which saves reading every photo again."""
+    cached = run.cached()
+    for span in cached.guides.missing(cached.count):
+        rows = torch.from_numpy(cached.rows.take(np.arange(span.start, span.stop))).float()
+        cached.guides.write(span.start, guided(run.backbone, rows, run.config.guide).flatten(1).half().numpy())
+
+
+def sources(data: Path) -> tuple[str, ...]:
+    return str(data / "flickr8k/train-{000..005}.tar"), str(data / "coco-captions/train-000.tar")
+
+
+def once(
+    backbone: Backbone, sets: dict[str, Scored], given: dict[str, Any] | str, config: dict[str, Any]
+) -> list[float]:
+    """Scores on each mask set (mSC, mIoU) of one run, or of what needs none."""
+    if isinstance(given, str) and given.startswith("guide "):
+        scores = [one.of_guide(backbone, given.removeprefix("guide ")) for one in sets.values()]
+    elif isinstance(given, str):
+        init = "random" if given == "random" else "model"
+        head = EclipHead.start(backbone, init=init, seed=config["seed"])
+        scores = [one.of_head(head) for one in sets.values()]
+    else:
+        with tempfile.TemporaryDirectory() as out:
+            settings = TrainConfig(**{**config, **given, "out": out})
+            if settings.guide != "none":
+                fill_guide(Run(settings, 0, 1, "cpu", lambda *_: None))
+            head = train(settings)
+        scores = [one.of_head(head) for one in sets.values()]
+    return [value for pair in scores for value in pair]
+
+
+def table(lines: list[dict[str, Any]], group: str) -> str:
+    """Mean and spread over seeds, as Markdown."""
+    rows = ["| | voc2012seg mSC | mIoU | coco80seg mSC | mIoU |", "|---|---|---|---|---|"]
+    for label in GROUPS[group]:
+        found = np.array([line["scores"] for line in lines if (line["group"], line["label"]) == (group, label)])
+        if len(found):
+            spread = found.std(axis=0, ddof=1) if len(found) > 1 else np.zeros(found.shape[1])
+            cells = [f"{mean:.1f} ± {sd:.1f}" for mean, sd in zip(found.mean(axis=0), spread, strict=True)]
+            rows.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="a line a run; what is there is not run again")
+    parser.add_argument("--cache", help="of encoded pairs; the user's if left out")
+    parser.add_argument("--only", choices=list(GROUPS))
+    parser.add_argument("--seeds", type=int, default=3)
+    args = parser.parse_args()
+    lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.is_file() else []
+    done = {(line["group"], line["label"], line["seed"]) for line in lines}
+    backbone = eclip.load("mini")
+    sets: dict[str, dict[str, Scored]] = {}
+    for group in [args.only] if args.only else GROUPS:
+        for label, given in GROUPS[group].items():
+            alike = isinstance(given, str) and given != "random"  # the same whatever the seed
+            for seed in range(1 if alike else args.seeds):
+                if (group, label, seed) in done:
+                    continue
+                source = "value" if isinstance(given, str) else given.get("source", "value")
+                if source not in sets:
+                    packs = {"voc2012seg": VOC_NAMES, "coco80seg": None}
+                    masks = {name: read_masks(args.data / name, classes=names) for name, names in packs.items()}
+                    sets[source] = {name: Scored(backbone, one, source) for name, one in masks.items()}
+                config = {**BASE, "train_data": sources(args.data), "cache": args.cache, "seed": seed}
+                line = {"group": group, "label": label, "seed": seed}
+                lines.append({**line, "scores": once(backbone, sets[source], given, config)})
+                with args.out.open("a") as stream:
+                    stream.write(json.dumps(lines[-1]) + "\n")
+                print(*line.values(), *(f"{value:.2f}" for value in lines[-1]["scores"]), flush=True)
+        print(f"\n{group}\n\n{table(lines, group)}\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

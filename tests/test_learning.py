@@ -35,8 +35,16 @@ def whole_batch(pairs: int = 8, bad: tuple[int, ...] = ()) -> Batch:
     return Batch(rows, guide, unit(pairs, 4, seed=2), good)
 
 
+def worded(batch: Batch) -> Batch:
+    """The same with six words: photo n has word n mod 6, and photos 0 and 3 have the next one too."""
+    number = torch.arange(len(batch.rows)) % 6
+    kin = torch.eye(6, dtype=torch.bool)[number]
+    kin[0, 1] = kin[3, 4] = True
+    return replace(batch, number=number, kin=kin)
+
+
 def in_parts(batch: Batch, count: int) -> list[Batch]:
-    fields = [value.chunk(count) for value in (batch.rows, batch.guide, batch.text, batch.good)]
+    fields = [value.chunk(count) for value in vars(batch).values() if value is not None]
     return [Batch(*part) for part in zip(*fields, strict=True)]
 
 
@@ -59,10 +67,59 @@ def test_contrast_is_the_mean_cross_entropy_of_both_ways_over_the_good_pairs() -
         assert float(contrast(7 * image @ text.T, mask)) == pytest.approx(sum(terms) / len(terms), rel=1e-5)
 
 
-@pytest.mark.parametrize("form", ["soft", "exclusion"])
-def test_parts_of_a_batch_step_as_the_whole(form: str) -> None:
+def test_what_is_set_aside_is_in_nobodys_way_and_the_diagonal_always_counts() -> None:
+    logits = 7 * unit(5, 3, seed=0) @ unit(5, 3, seed=1).T
+    aside = torch.rand(5, 5, generator=torch.Generator().manual_seed(2)) < 0.4
+    assert 0 < aside.diagonal().sum() < 5 and not torch.equal(aside, aside.T)
+    for good in (range(5), (0, 1, 3, 4)):
+        terms = []
+        for i in good:
+            texts = [math.exp(logits[i, j]) for j in good if j == i or not aside[i, j]]
+            images = [math.exp(logits[j, i]) for j in good if j == i or not aside[j, i]]
+            terms += [math.log(sum(texts)) - float(logits[i, i]), math.log(sum(images)) - float(logits[i, i])]
+        mask = torch.tensor([place in good for place in range(5)])
+        assert float(contrast(logits, mask, aside)) == pytest.approx(sum(terms) / len(terms), rel=1e-5)
+        none = torch.eye(5, dtype=torch.bool)
+        torch.testing.assert_close(contrast(logits, mask, none), contrast(logits, mask), rtol=0, atol=0)
+
+
+def test_a_pair_that_has_nothing_against_it_has_no_loss_and_no_slope() -> None:
+    logits = (7 * unit(3, 3, seed=0) @ unit(3, 3, seed=1).T).requires_grad_()
+    all_good, aside = torch.ones(3, dtype=torch.bool), torch.zeros(3, 3, dtype=torch.bool)
+    aside[1] = aside[:, 1] = True
+    loss = contrast(logits, all_good, aside)
+    loss.backward()
+    assert logits.grad is not None and bool(logits.grad.isfinite().all())
+    assert not logits.grad[1].any() and not logits.grad[:, 1].any() and bool(logits.grad[0].any())
+    others = contrast(logits.detach()[[0, 2]][:, [0, 2]], all_good[:2])
+    torch.testing.assert_close(loss.detach(), others * 2 / 3)  # the mean of three, of which one is zero
+    assert float(contrast(logits.detach(), all_good, torch.ones(3, 3, dtype=torch.bool))) == 0
+
+
+def test_photos_are_not_held_against_texts_whose_word_is_their_own() -> None:
+    batch, one = worded(whole_batch()), learner(form="similarity_smooth")
+    pairs = range(8)
+    own = [{int(word) for word in batch.kin[photo].nonzero()} for photo in pairs]
+    aside = torch.tensor([[int(batch.number[text]) in own[photo] for text in pairs] for photo in pairs])
+    assert aside[0].tolist() == [True, True, False, False, False, False, True, True]
+    with torch.no_grad():
+        logits = 20 * match(
+            one.pooled.head(batch.rows.float()),
+            torch.nn.functional.normalize(one.pooled.head.words(batch.text), dim=-1),
+            batch.guide.float(),
+            "similarity_smooth",
+        )
+    wanted = float(contrast(logits, batch.good, aside))
+    assert one.step([batch], 0.01) == pytest.approx(wanted, rel=1e-5)
+    assert wanted < float(contrast(logits, batch.good)) - 0.1
+
+
+@pytest.mark.parametrize("words", [False, True], ids=["captions", "words"])
+@pytest.mark.parametrize("form", ["soft", "exclusion", "similarity", "similarity_smooth"])
+def test_parts_of_a_batch_step_as_the_whole(form: str, words: bool) -> None:
     """Also the factor: each part adds its share of the gradient, not the whole of it."""
     batch = whole_batch(bad=(2,))
+    batch = worded(batch) if words else batch
     steps = [learner(form=form, learn_scale=True) for _ in range(3)]
     for _ in range(4):
         losses = [one.step(in_parts(batch, parts), 0.01) for one, parts in zip(steps, (1, 2, 4), strict=True)]
@@ -153,6 +210,9 @@ def test_the_rate_rises_over_the_warm_up_and_falls_along_a_cosine() -> None:
     [
         ({"form": "sotf"}, "form must be one of soft, hard"),
         ({"threshold": "median"}, "threshold must be one of mean, mass, got 'median'"),
+        ({"texts": "word"}, "texts must be one of captions, words, got 'word'"),
+        ({"near": 1.1}, "near must be a cosine, between -1 and 1, got 1.1"),
+        ({"near": math.nan}, "near must be a cosine, between -1 and 1, got nan"),
         ({"source": "rows"}, "source must be one of value, output"),
         ({"init": "zeros"}, "init must be one of model, random"),
         ({"precision": "float16"}, "precision must be one of float32, bfloat16"),

@@ -11,6 +11,9 @@ from PIL import Image, ImageDraw
 COLORS = {"red": (220, 30, 30), "green": (30, 170, 50), "blue": (40, 70, 220), "yellow": (230, 210, 40)}
 SHAPES = ("square", "disk", "bar")
 CAPTIONS = [f"a {color} {shape}" for color, shape in product(COLORS, SHAPES)]
+NOUNS = {"red": "apple", "green": "frog", "blue": "bird", "yellow": "lemon", "square": "box", "disk": "ball"}
+NOUNS["bar"] = "stick"
+"""Words of the vocabulary, as if the colors and shapes were things."""
 SIZE = 32
 
 
@@ -36,6 +39,20 @@ def write_pairs(folder: Path, each: int = 5, seed: int = 0) -> Path:
         rows.append(f"{number:03d}.png\ta {color} {shape}")
     rows.append(f"000.png\tone {rows[1].split()[-2]} shape")
     (folder / "captions.tsv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def write_named(folder: Path, each: int = 5, seed: int = 0) -> Path:
+    """The same with words for the colors and shapes, and a photo more whose caption has none.
+
+    Of the first photo there is a second caption, with the word for the color alone.
+    """
+    write_pairs(folder, each, seed)
+    text = (folder / "captions.tsv").read_text()
+    for name, noun in NOUNS.items():
+        text = text.replace(f" {name}", f" {noun}")
+    draw("red", "disk", seed)[0].save(folder / "untold.png")
+    (folder / "captions.tsv").write_text(f"{text}untold.png\tnothing of note\n")
     return folder
 
 

@@ -283,7 +283,7 @@ def test_a_batch_too_large_is_two(tiny_name: str, pairs: Path, tmp_path: Path) -
 
 
 def test_names_are_those_of_the_code_they_stand_for() -> None:
-    assert tuple(pooling.FORMS) == config.FORMS
+    assert (*pooling.FORMS, *pooling.SIMILARITIES) == config.FORMS
     assert (config.INSIDES, config.SOURCES, config.STARTS) == (pooling.INSIDES, head.SOURCES, head.STARTS)
     assert door.KEPT[1] == head.WEIGHTS
 

@@ -12,6 +12,7 @@ import torch
 
 from eclip.errors import OptionError, UnknownNameError
 from eclip.head import EclipHead, HeadConfig
+from eclip.pooling import match
 from eclip.train import rate_at
 from eclip.training.config import TrainConfig, from_toml
 from eclip.training.contrast import contrast
@@ -34,8 +35,16 @@ def whole_batch(pairs: int = 8, bad: tuple[int, ...] = ()) -> Batch:
     return Batch(rows, guide, unit(pairs, 4, seed=2), good)
 
 
+def worded(batch: Batch) -> Batch:
+    """The same with six words: photo n has word n mod 6, and photos 0 and 3 have the next one too."""
+    number = torch.arange(len(batch.rows)) % 6
+    kin = torch.eye(6, dtype=torch.bool)[number]
+    kin[0, 1] = kin[3, 4] = True
+    return replace(batch, number=number, kin=kin)
+
+
 def in_parts(batch: Batch, count: int) -> list[Batch]:
-    fields = [value.chunk(count) for value in (batch.rows, batch.guide, batch.text, batch.good)]
+    fields = [value.chunk(count) for value in vars(batch).values() if value is not None]
     return [Batch(*part) for part in zip(*fields, strict=True)]
 
 
@@ -47,7 +56,7 @@ def learner(scale: float = 20.0, hidden: int = 3, text: bool = True, **options: 
 
 
 def test_contrast_is_the_mean_cross_entropy_of_both_ways_over_the_good_pairs() -> None:
-    image, text, scale = unit(4, 3, seed=0), unit(4, 3, seed=1), torch.tensor(7.0)
+    image, text = unit(4, 3, seed=0), unit(4, 3, seed=1)
     for good in ([0, 1, 2, 3], [0, 2, 3]):
         logits = [[7 * float(image[i] @ text[j]) for j in good] for i in good]
         terms = []
@@ -55,13 +64,62 @@ def test_contrast_is_the_mean_cross_entropy_of_both_ways_over_the_good_pairs() -
             terms.append(math.log(sum(math.exp(one) for one in logits[i])) - logits[i][i])
             terms.append(math.log(sum(math.exp(row[i]) for row in logits)) - logits[i][i])
         mask = torch.tensor([place in good for place in range(4)])
-        assert float(contrast(image, text, scale, mask)) == pytest.approx(sum(terms) / len(terms), rel=1e-5)
+        assert float(contrast(7 * image @ text.T, mask)) == pytest.approx(sum(terms) / len(terms), rel=1e-5)
 
 
-@pytest.mark.parametrize("form", ["soft", "exclusion"])
-def test_parts_of_a_batch_step_as_the_whole(form: str) -> None:
+def test_what_is_set_aside_is_in_nobodys_way_and_the_diagonal_always_counts() -> None:
+    logits = 7 * unit(5, 3, seed=0) @ unit(5, 3, seed=1).T
+    aside = torch.rand(5, 5, generator=torch.Generator().manual_seed(2)) < 0.4
+    assert 0 < aside.diagonal().sum() < 5 and not torch.equal(aside, aside.T)
+    for good in (range(5), (0, 1, 3, 4)):
+        terms = []
+        for i in good:
+            texts = [math.exp(logits[i, j]) for j in good if j == i or not aside[i, j]]
+            images = [math.exp(logits[j, i]) for j in good if j == i or not aside[j, i]]
+            terms += [math.log(sum(texts)) - float(logits[i, i]), math.log(sum(images)) - float(logits[i, i])]
+        mask = torch.tensor([place in good for place in range(5)])
+        assert float(contrast(logits, mask, aside)) == pytest.approx(sum(terms) / len(terms), rel=1e-5)
+        none = torch.eye(5, dtype=torch.bool)
+        torch.testing.assert_close(contrast(logits, mask, none), contrast(logits, mask), rtol=0, atol=0)
+
+
+def test_a_pair_that_has_nothing_against_it_has_no_loss_and_no_slope() -> None:
+    logits = (7 * unit(3, 3, seed=0) @ unit(3, 3, seed=1).T).requires_grad_()
+    all_good, aside = torch.ones(3, dtype=torch.bool), torch.zeros(3, 3, dtype=torch.bool)
+    aside[1] = aside[:, 1] = True
+    loss = contrast(logits, all_good, aside)
+    loss.backward()
+    assert logits.grad is not None and bool(logits.grad.isfinite().all())
+    assert not logits.grad[1].any() and not logits.grad[:, 1].any() and bool(logits.grad[0].any())
+    others = contrast(logits.detach()[[0, 2]][:, [0, 2]], all_good[:2])
+    torch.testing.assert_close(loss.detach(), others * 2 / 3)  # the mean of three, of which one is zero
+    assert float(contrast(logits.detach(), all_good, torch.ones(3, 3, dtype=torch.bool))) == 0
+
+
+def test_photos_are_not_held_against_texts_whose_word_is_their_own() -> None:
+    batch, one = worded(whole_batch()), learner(form="similarity_smooth")
+    pairs = range(8)
+    own = [{int(word) for word in batch.kin[photo].nonzero()} for photo in pairs]
+    aside = torch.tensor([[int(batch.number[text]) in own[photo] for text in pairs] for photo in pairs])
+    assert aside[0].tolist() == [True, True, False, False, False, False, True, True]
+    with torch.no_grad():
+        logits = 20 * match(
+            one.pooled.head(batch.rows.float()),
+            torch.nn.functional.normalize(one.pooled.head.words(batch.text), dim=-1),
+            batch.guide.float(),
+            "similarity_smooth",
+        )
+    wanted = float(contrast(logits, batch.good, aside))
+    assert one.step([batch], 0.01) == pytest.approx(wanted, rel=1e-5)
+    assert wanted < float(contrast(logits, batch.good)) - 0.1
+
+
+@pytest.mark.parametrize("words", [False, True], ids=["captions", "words"])
+@pytest.mark.parametrize("form", ["soft", "exclusion", "similarity", "similarity_smooth"])
+def test_parts_of_a_batch_step_as_the_whole(form: str, words: bool) -> None:
     """Also the factor: each part adds its share of the gradient, not the whole of it."""
     batch = whole_batch(bad=(2,))
+    batch = worded(batch) if words else batch
     steps = [learner(form=form, learn_scale=True) for _ in range(3)]
     for _ in range(4):
         losses = [one.step(in_parts(batch, parts), 0.01) for one, parts in zip(steps, (1, 2, 4), strict=True)]
@@ -93,8 +151,7 @@ def test_the_factor_stays_the_models_own_unless_it_is_trained_and_then_below_100
     batch = whole_batch()
     for scale in (20.0, 117.0):  # SigLIP's is above 100
         one = learner(scale)
-        image, text = (rows.detach() for rows in one._pool(one.pooled, batch))
-        wanted = contrast(image, text, torch.tensor(scale), batch.good)
+        wanted = contrast(scale * one._match(one.pooled, batch, batch.text).detach(), batch.good)
         assert one.step([batch], 0.01) == pytest.approx(float(wanted), rel=1e-5)
         assert float(one.pooled.log_scale.detach().exp()) == pytest.approx(scale)
     near = torch.nn.functional.normalize(torch.ones(4, 4) + 0.2 * torch.eye(4), dim=-1)  # hard to tell apart
@@ -120,6 +177,10 @@ def test_bfloat16_is_near_and_keeps_the_heads_weights_whole() -> None:
         one = learner(precision=precision)
         losses[precision] = [one.step([batch], 0.01) for _ in range(5)]
         assert {weight.dtype for weight in one.pooled.parameters()} == {torch.float32}
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            tokens, words = one.pooled.head(batch.rows.float()), one.pooled.head.words(batch.text)
+        whole = 20 * match(tokens.float(), words.float() / words.float().norm(dim=1)[:, None], batch.guide.float())
+        assert one.step([batch], 0.01) == pytest.approx(float(contrast(whole, batch.good)), abs=1e-5), "of the products"
     assert losses["bfloat16"] != losses["float32"]
     assert losses["bfloat16"] == pytest.approx(losses["float32"], abs=0.1)
     assert losses["float32"][-1] < losses["float32"][0] - 0.2
@@ -149,6 +210,9 @@ def test_the_rate_rises_over_the_warm_up_and_falls_along_a_cosine() -> None:
     [
         ({"form": "sotf"}, "form must be one of soft, hard"),
         ({"threshold": "median"}, "threshold must be one of mean, mass, got 'median'"),
+        ({"texts": "word"}, "texts must be one of captions, words, got 'word'"),
+        ({"near": 1.1}, "near must be a cosine, between -1 and 1, got 1.1"),
+        ({"near": math.nan}, "near must be a cosine, between -1 and 1, got nan"),
         ({"source": "rows"}, "source must be one of value, output"),
         ({"init": "zeros"}, "init must be one of model, random"),
         ({"precision": "float16"}, "precision must be one of float32, bfloat16"),

@@ -1,4 +1,7 @@
-"""Masked max pooling by hand: every form as a plain loop over numbers, thresholds, and where the gradient goes."""
+"""Masked max pooling by hand: every form as a plain loop over numbers, thresholds, and where the gradient goes.
+
+And `match`, which asks each text too.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import pytest
 import torch
 
 from eclip.errors import OptionError, ShapeError
-from eclip.pooling import FORMS, masked_max_pool
+from eclip.pooling import FORMS, SIMILARITIES, masked_max_pool, match
 
 PLAIN = ("max", "mean")
 """Forms that the guide does not change."""
@@ -138,6 +141,93 @@ def test_gradcheck(form: str) -> None:
     tokens = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64, requires_grad=True)
     guide = torch.rand(2, 6, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda x: masked_max_pool(x, guide, form, "mass"), (tokens,))
+
+
+# --- with texts ---
+
+
+def some(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+TOKENS = some(3, 5, 4, seed=5)
+TEXT = torch.nn.functional.normalize(some(6, 4, seed=6), dim=-1)
+GUIDE = torch.tensor([[4, 2, 0, 1, 0], [0, 0, 3, 0, 0], [0.1, 0.2, 0.3, 0.2, 0.1]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("threshold", ["mean", "mass"])
+@pytest.mark.parametrize("form", FORMS)
+def test_matching_a_pooled_vector_is_its_cosine_with_each_text(form: str, threshold: str) -> None:
+    pooled = masked_max_pool(TOKENS, GUIDE, form, threshold)
+    wanted = torch.nn.functional.normalize(pooled, dim=-1) @ TEXT.T
+    torch.testing.assert_close(match(TOKENS, TEXT, GUIDE, form, threshold), wanted)
+
+
+def matched(form: str, guide: list[float], rows: list[list[float]], text: list[float]) -> float:
+    """One photo and one text, a number at a time."""
+    cosines = []
+    for row in rows:
+        length = math.sqrt(sum(value**2 for value in row))
+        cosines.append(sum(value * word for value, word in zip(row, text, strict=True)) / length)
+    if form == "similarity":
+        return max(weight / max(guide) * cosine for weight, cosine in zip(guide, cosines, strict=True))
+    terms = sum(weight * math.exp(20 * cosine) for weight, cosine in zip(guide, cosines, strict=True))
+    return math.log(terms / sum(guide)) / 20
+
+
+@pytest.mark.parametrize("form", SIMILARITIES)
+def test_matching_patches_is_its_formula_a_number_at_a_time(form: str) -> None:
+    photos = list(zip(GUIDE.tolist(), TOKENS.tolist(), strict=True))
+    wanted = [[matched(form, *photo, text) for text in TEXT.tolist()] for photo in photos]
+    torch.testing.assert_close(match(TOKENS, TEXT, GUIDE, form), torch.tensor(wanted, dtype=torch.float64))
+    torch.testing.assert_close(match(TOKENS, TEXT, 64 * GUIDE, form), match(TOKENS, TEXT, GUIDE, form))
+    free = [[matched(form, [1.0] * 5, rows, text) for text in TEXT.tolist()] for rows in TOKENS.tolist()]
+    torch.testing.assert_close(match(TOKENS, TEXT, None, form), torch.tensor(free, dtype=torch.float64))
+
+
+def test_a_smooth_maximum_without_a_guide_lies_between_the_mean_and_the_largest() -> None:
+    cosines = torch.nn.functional.normalize(TOKENS, dim=-1) @ TEXT.T
+    smooth = match(TOKENS, TEXT, None, "similarity_smooth")
+    assert bool((smooth < cosines.amax(dim=1)).all() & (smooth > cosines.mean(dim=1)).all())
+    assert bool((smooth >= cosines.amax(dim=1) - math.log(5) / 20).all()), "off by the share of one patch at most"
+
+
+@pytest.mark.parametrize("form", SIMILARITIES)
+def test_patches_that_are_masked_out_have_no_say_and_no_gradient(form: str) -> None:
+    tokens = TOKENS.clone().requires_grad_()
+    found = match(tokens, TEXT, GUIDE, form)
+    found.sum().backward()
+    assert tokens.grad is not None and bool(tokens.grad.isfinite().all())
+    assert not tokens.grad[GUIDE == 0].any() and bool(tokens.grad[1, 2].any())
+    if form == "similarity":
+        return  # where the cosine is below zero on all the thing, what is outside weighs 0, which is more
+    changed = torch.where((GUIDE == 0)[:, :, None], 9 * TEXT[0], TOKENS)
+    torch.testing.assert_close(match(changed, TEXT, GUIDE, form), found.detach())
+    weights = torch.softmax(20 * (torch.nn.functional.normalize(TOKENS[0], dim=-1) @ TEXT[0]) + GUIDE[0].log(), dim=0)
+    [slope] = torch.autograd.grad(match(tokens, TEXT, GUIDE, form)[0, 0], tokens)
+    directions = torch.nn.functional.normalize(TOKENS[0], dim=-1)
+    across = TEXT[0] - (directions @ TEXT[0])[:, None] * directions
+    torch.testing.assert_close(slope[0], weights[:, None] * across / TOKENS[0].norm(dim=-1, keepdim=True))
+
+
+@pytest.mark.parametrize("form", SIMILARITIES)
+def test_gradcheck_of_a_match(form: str) -> None:
+    tokens, text = TOKENS.clone().requires_grad_(), TEXT.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda *both: match(*both, GUIDE, form), (tokens, text))
+
+
+def test_a_match_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for form in SIMILARITIES:
+        with pytest.raises(OptionError, match=rf"form must be one of soft, .*mean, got '{form}': .* see `match`"):
+            masked_max_pool(TOKENS, form=form)
+    with pytest.raises(OptionError, match=r"one of soft, .*mean, similarity, similarity_smooth, got 'similar'\.$"):
+        match(TOKENS, TEXT, form="similar")
+    for form in ("soft", *SIMILARITIES):
+        with pytest.raises(OptionError, match="threshold must be one of mean, mass, got 'median'"):
+            match(TOKENS, TEXT, form=form, threshold="median")
+        with pytest.raises(ShapeError, match="above 0 somewhere"):
+            match(TOKENS, TEXT, torch.zeros(3, 5), form)
 
 
 def test_errors_say_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

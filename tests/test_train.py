@@ -429,17 +429,17 @@ def lights_out(what: str, done: int, of: int, word: str) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_and_the_last_checkpoint_is_good(made: Made, tmp_path: Path) -> None:
-    """The caption's feature of one pair is damaged on disk: its epoch's step cannot be taken."""
+    """A row of one photo is damaged on disk: its epoch's step cannot be taken."""
     cache = tmp_path / "cache"
     whole = made("whole", cache=str(cache), epochs=1)
     train(whole)
-    [file] = (cache).glob("texts-*/*.npy")
-    texts = np.load(file, mmap_mode="r+")
-    first, found = texts.copy(), []
-    for place in range(len(texts)):
-        texts[:] = first
-        texts[place, 3] = np.inf
-        texts.flush()
+    [file] = cache.glob("rows-*/*.npy")
+    rows = np.load(file, mmap_mode="r+")
+    first, found = rows.copy(), []
+    for place in range(len(rows)):
+        rows[:] = first
+        rows[place, 3, 0] = np.inf
+        rows.flush()
         config = made(f"out{place}", cache=str(cache), epochs=1, checkpoint_every=1)
         with pytest.raises(TrainingError, match=r"not finite at step \d.*last checkpoint in .* is good.*lower --lr"):
             train(config)
@@ -450,8 +450,8 @@ def test_a_loss_that_is_not_finite_stops_and_the_last_checkpoint_is_good(made: M
     assert losses(config) == losses(whole)[:2] and log_of(config)[-1]["event"] == "failed"
     with pytest.raises(HeadError, match="no head"):
         load_head(config.out)
-    texts[:] = first
-    texts.flush()
+    rows[:] = first
+    rows.flush()
     same_head(train(config, resume=True), load_head(whole.out))
     assert timeless(config) == timeless(whole)
     assert json.loads((Path(config.out) / CONFIG).read_text())["trained"]["epochs_done"] == 1

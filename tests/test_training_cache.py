@@ -38,8 +38,12 @@ def backbone() -> Backbone:
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[Pair]:
-    """36, the first with two captions."""
-    return read_pairs([str(shapes.write_pairs(tmp_path_factory.mktemp("pairs"), each=3))])[0]
+    """36, each with a caption of its own, the first with two."""
+    pairs = read_pairs([str(shapes.write_pairs(tmp_path_factory.mktemp("pairs"), each=3))])[0]
+    return [
+        replace(pair, captions=(f"{pair.captions[0]}, number {place}", *pair.captions[1:]))
+        for place, pair in enumerate(pairs)
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +55,18 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def looking(backbone: Backbone, **options: Any) -> Looking:
     source = options.pop("source", "value")
     return Looking(backbone, EclipHead.start(backbone, source).config.channels, source, **options)
+
+
+def captions_of(pairs: list[Pair]) -> list[tuple[str, ...]]:
+    return [pair.captions for pair in pairs]
+
+
+def on_disk(how: Looking, pairs: list[Pair], folder: Path, count: int | None = None) -> Cached:
+    return Cached(how, pairs, captions_of(pairs), folder, count)
+
+
+def streaming(how: Looking, pairs: list[Pair]) -> Streamed:
+    return Streamed(how, pairs, captions_of(pairs))
 
 
 def filled(cached: Cached, **options: Any) -> dict[str, int]:
@@ -143,7 +159,7 @@ def test_taking_records_holds_no_shard_in_memory(tmp_path: Path) -> None:
 
 
 def test_rows_guide_and_captions_are_those_of_the_pair(backbone: Backbone, pairs: list[Pair], tmp_path: Path) -> None:
-    cached = Cached(looking(backbone, guide="spectral", image_size=48), pairs, tmp_path)
+    cached = on_disk(looking(backbone, guide="spectral", image_size=48), pairs, tmp_path)
     assert filled(cached) == {"photos": 36, "captions": 37} and cached.bytes_missing == 0
     batch = cached.batch(places(30, 0, 7), places(30, 0, 35), places(0, 1, 0))
     photos = [pairs[place].open() for place in (30, 0, 7)]
@@ -164,10 +180,10 @@ def test_streamed_is_cached_to_half_precision(
     guide: str, backbone: Backbone, pairs: list[Pair], tmp_path: Path
 ) -> None:
     how = looking(backbone, guide=guide, source="output", workers=3)
-    cached = Cached(how, pairs, tmp_path)
+    cached = on_disk(how, pairs, tmp_path)
     filled(cached)
     asked = places(*range(0, 36, 2)), places(*range(1, 36, 2)), places(*[0] * 18)
-    same(Streamed(how, pairs).batch(*asked), cached.batch(*asked), rtol=2e-3, atol=1e-3)
+    same(streaming(how, pairs).batch(*asked), cached.batch(*asked), rtol=2e-3, atol=1e-3)
 
 
 def test_photos_that_cannot_be_read_are_named_and_not_used(
@@ -179,7 +195,7 @@ def test_photos_that_cannot_be_read_are_named_and_not_used(
     some[5] = Pair("broken", Place(str(broken), 0, 60), ("a torn photo",))
     some[20] = replace(pairs[20], key="gone", place=Place(str(tmp_path / "gone.png"), 0, 9))
     how = looking(backbone, guide="spectral")
-    cached, streamed = Cached(how, some, tmp_path / "cache"), Streamed(how, some)
+    cached, streamed = on_disk(how, some, tmp_path / "cache"), streaming(how, some)
     filled(cached)
     assert list(cached.bad) == [5, 20] and "broken" in cached.bad[5] and "cannot be read any more" in cached.bad[20]
     asked = places(4, 20, 5), places(4, 20, 5), places(0, 0, 0)
@@ -188,9 +204,9 @@ def test_photos_that_cannot_be_read_are_named_and_not_used(
         assert batch.good.tolist() == [True, False, False]
         assert batch.rows[0].any() and not batch.rows[1:].any() and bool((batch.guide[1:] == 1).all())
     assert streamed.bad == cached.bad
-    again = Cached(how, some, tmp_path / "cache")
+    again = on_disk(how, some, tmp_path / "cache")
     assert filled(again) == {"photos": 0, "captions": 0} and again.bad == cached.bad
-    few = Cached(how, some, tmp_path / "cache", count=12)
+    few = on_disk(how, some, tmp_path / "cache", count=12)
     few.note_bad()
     assert list(few.bad) == [5], "only those that are used"
     rows, _, bad = how.look([some[5], some[20]])
@@ -232,22 +248,22 @@ def test_a_second_run_encodes_nothing_and_another_guide_shares_the_rows(
     backbone: Backbone, pairs: list[Pair], tmp_path: Path
 ) -> None:
     whole = {"photos": 36, "captions": 37}
-    assert filled(Cached(looking(backbone), pairs, tmp_path)) == whole
+    assert filled(on_disk(looking(backbone), pairs, tmp_path)) == whole
     assert [file.name[:5] for file in sorted(tmp_path.iterdir())] == ["rows-", "texts"], "ones need no file"
-    assert filled(Cached(looking(backbone, workers=3), pairs, tmp_path)) == {"photos": 0, "captions": 0}
+    assert filled(on_disk(looking(backbone, workers=3), pairs, tmp_path)) == {"photos": 0, "captions": 0}
     rows = {file: file.stat().st_mtime_ns for file in tmp_path.glob("rows-*/*")}
-    guided = Cached(looking(backbone, guide="centre"), pairs, tmp_path)
+    guided = on_disk(looking(backbone, guide="centre"), pairs, tmp_path)
     assert guided.bytes_missing == 36 * 16 * 2, "the guide alone"
     assert filled(guided) == {"photos": 36, "captions": 0}
     assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("rows-*/*")} == rows
-    wide = Cached(looking(backbone, guide="centre", guide_options={"sigma": 0.5}), pairs, tmp_path)
+    wide = on_disk(looking(backbone, guide="centre", guide_options={"sigma": 0.5}), pairs, tmp_path)
     assert filled(wide)["photos"] == 36
     assert not torch.equal(wide.batch(*[places(0)] * 3).guide, guided.batch(*[places(0)] * 3).guide)
     assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_the_key_changes_with_all_that_the_numbers_depend_on(
-    backbone: Backbone, pairs: list[Pair], tmp_path: Path
+    backbone: Backbone, pairs: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     maps = tmp_path / "maps"
     maps.mkdir()
@@ -255,7 +271,7 @@ def test_the_key_changes_with_all_that_the_numbers_depend_on(
         Image.fromarray(np.full((4, 4), 9, np.uint8)).save(maps / Path(pair.key).name)
 
     def names(of: Backbone = backbone, data: list[Pair] = pairs, **options: Any) -> list[str]:
-        cached = Cached(
+        cached = on_disk(
             looking(of, **{"guide": "folder", "guide_options": {"path": str(maps)}, **options}), data, tmp_path
         )
         return [store.folder.name for store in (cached.rows, cached.guides, cached.texts)]
@@ -278,14 +294,13 @@ def test_the_key_changes_with_all_that_the_numbers_depend_on(
     other = tiny.backbone("vit")
     other.model.ln_final.bias.data[0] += 1
     assert changed(of=other) == "t", "the text side"
-    grown = replace(pairs[7], place=pairs[7].place._replace(size=1))
-    for data in (
-        pairs[:-1],
-        pairs[::-1],
-        [*pairs[:7], grown, *pairs[8:]],
-        [replace(pairs[0], captions=("a",)), *pairs[1:]],
-    ):
+    for data in (pairs[:-1], pairs[::-1], [replace(pairs[0], captions=("a",)), *pairs[1:]]):
         assert changed(data=data) == "rgt"
+    grown = replace(pairs[7], place=pairs[7].place._replace(size=1))
+    assert changed(data=[*pairs[:7], grown, *pairs[8:]]) == "rg"
+    with monkeypatch.context() as patch:
+        patch.setattr(material, "LAYOUT", 0)
+        assert changed() == "rgt", "files are laid out anew"
     Image.fromarray(np.eye(4, dtype=np.uint8)).save(maps / Path(pairs[3].key).name)
     assert changed() == "g", "maps that were made anew"
 
@@ -301,13 +316,13 @@ def test_an_interrupted_cache_goes_on(backbone: Backbone, pairs: list[Pair], tmp
     how = looking(backbone, guide="centre")
     for what, count in (("photos", 16), ("captions", 10)):
         with pytest.raises(KeyboardInterrupt):
-            Cached(how, pairs, tmp_path).fill(stop_at(what, count))
-    assert filled(Cached(how, pairs, tmp_path)) == {"photos": 0, "captions": 27}
-    whole = Cached(how, pairs, tmp_path / "whole")
+            on_disk(how, pairs, tmp_path).fill(stop_at(what, count))
+    assert filled(on_disk(how, pairs, tmp_path)) == {"photos": 0, "captions": 27}
+    whole = on_disk(how, pairs, tmp_path / "whole")
     filled(whole)
     asked = [places(*range(36))] * 2
     same(
-        Cached(how, pairs, tmp_path).batch(*asked, places(*[0] * 36)),
+        on_disk(how, pairs, tmp_path).batch(*asked, places(*[0] * 36)),
         whole.batch(*asked, places(*[0] * 36)),
         rtol=0,
         atol=0,
@@ -316,9 +331,9 @@ def test_an_interrupted_cache_goes_on(backbone: Backbone, pairs: list[Pair], tmp
 
 def test_each_process_takes_its_own_shards(backbone: Backbone, pairs: list[Pair], tmp_path: Path) -> None:
     how = looking(backbone, guide="spectral")
-    done = [filled(Cached(how, pairs, tmp_path), rank=rank, world=3) for rank in (2, 0, 1)]
+    done = [filled(on_disk(how, pairs, tmp_path), rank=rank, world=3) for rank in (2, 0, 1)]
     assert done == [{"photos": 8, "captions": 10}, {"photos": 16, "captions": 17}, {"photos": 12, "captions": 10}]
-    assert not Cached(how, pairs, tmp_path).bytes_missing
+    assert not on_disk(how, pairs, tmp_path).bytes_missing
 
 
 def test_the_first_pairs_need_only_their_shards_and_all_share_them(
@@ -326,13 +341,50 @@ def test_the_first_pairs_need_only_their_shards_and_all_share_them(
 ) -> None:
     how, done = looking(backbone, guide="centre"), []
     for count in (5, 12, 16, None, 20):
-        cached = Cached(how, pairs, tmp_path, count)
+        cached = on_disk(how, pairs, tmp_path, count)
         done.append(filled(cached))
         last = (count or 36) - 1
         batch = cached.batch(*[places(last)] * 2, places(0))
-        same(batch, Streamed(how, pairs).batch(*[places(last)] * 2, places(0)), rtol=2e-3, atol=1e-3)
+        same(batch, streaming(how, pairs).batch(*[places(last)] * 2, places(0)), rtol=2e-3, atol=1e-3)
     assert [one["photos"] for one in done] == [8, 8, 0, 20, 0], "shards of 8: none is made twice"
     assert [one["captions"] for one in done] == [10, 10, 0, 17, 0]
+
+
+def test_a_text_of_many_pairs_is_read_once_and_some_pairs_may_have_none(
+    backbone: Backbone, pairs: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(material, "CAPTIONS_IN_SHARD", 2)
+    how = looking(backbone, guide="centre")
+    filled(on_disk(how, pairs, tmp_path))
+    texts: list[tuple[str, ...]] = [(f"word {place % 5}", f"word {place % 7}")[place % 2 :] for place in range(36)]
+    texts[2], texts[35] = (), ("word 4", "the last one")
+    assert filled(Cached(how, pairs, texts, tmp_path, count=3)) == {"photos": 0, "captions": 2}
+    assert filled(Cached(how, pairs, texts, tmp_path, count=1)) == {"photos": 0, "captions": 0}
+    cached = Cached(how, pairs, texts, tmp_path)
+    assert filled(cached) == {"photos": 0, "captions": 6}, "of 8"
+    assert len(list(tmp_path.glob("rows-*"))) == 1 and len(list(tmp_path.glob("texts-*"))) == 2
+    asked = places(9, 1, 2, 3), places(35, 35, 4, 35), places(1, 0, 1, 1)
+    batch = cached.batch(*asked)
+    said = ["the last one", "word 4", "word 4", "the last one"]
+    torch.testing.assert_close(batch.text, encode_texts(backbone, said), rtol=1e-5, atol=1e-6)
+    same(Streamed(how, pairs, texts).batch(*asked), batch, rtol=2e-3, atol=1e-3)
+
+
+def test_repeated_texts_are_read_once_and_given_in_the_order_asked_for(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    own = Backbone.encode_text
+
+    def noting(of: Backbone, texts: list[str]) -> torch.Tensor:
+        read.extend(texts)
+        return own(of, texts)
+
+    monkeypatch.setattr(Backbone, "encode_text", noting)
+    said = ["a dog", "a cat", "a dog", "a dog", "two cats"]
+    got = looking(backbone).read(said)
+    assert read == ["a dog", "a cat", "two cats"]
+    torch.testing.assert_close(got, encode_texts(backbone, said), rtol=1e-5, atol=1e-6)
 
 
 def test_a_disk_without_room_is_told_before_anything_is_encoded(
@@ -340,5 +392,5 @@ def test_a_disk_without_room_is_told_before_anything_is_encoded(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(ResultError, match=r"the cache needs 0.0 GiB in .*cache.*0.0 GiB are free: --cache DIR"):
-        filled(Cached(looking(backbone), pairs, tmp_path / "deep" / "cache"))
+        filled(on_disk(looking(backbone), pairs, tmp_path / "deep" / "cache"))
     assert not (tmp_path / "deep").exists()

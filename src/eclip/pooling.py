@@ -60,9 +60,7 @@ def masked_max_pool(
     if form not in FORMS:
         hint = ": that form needs the texts, see `match`" if form in SIMILARITIES else ""
         raise OptionError(f"form must be one of {', '.join(FORMS)}, got {form!r}{hint}.")
-    if threshold not in INSIDES:
-        raise OptionError(f"threshold must be one of {', '.join(INSIDES)}, got {threshold!r}.")
-    guide = _checked(guide, tokens)
+    guide = _checked(guide, tokens, threshold)
     return FORMS[form](tokens, guide[:, :, None], _inside(guide, threshold)[:, :, None])
 
 
@@ -91,9 +89,11 @@ def match(
         OptionError: an unknown form or threshold.
         ShapeError: of the guide, see `masked_max_pool`.
     """
-    if form not in SIMILARITIES:
+    if form not in (*FORMS, *SIMILARITIES):
+        raise OptionError(f"form must be one of {', '.join((*FORMS, *SIMILARITIES))}, got {form!r}.")
+    if form in FORMS:
         return unit(masked_max_pool(tokens, guide, form, threshold)) @ text.T
-    guide = _checked(guide, tokens)[:, :, None]
+    guide = _checked(guide, tokens, threshold)[:, :, None]
     cosines = unit(tokens) @ text.T  # image patch text
     if form == "similarity":
         return (guide * cosines).max(dim=1).values
@@ -101,8 +101,10 @@ def match(
     return (SHARPNESS * cosines + weights).logsumexp(dim=1) / SHARPNESS
 
 
-def _checked(guide: Float[Tensor, "image patch"] | None, tokens: Tensor) -> Float[Tensor, "image patch"]:
+def _checked(guide: Tensor | None, tokens: Tensor, threshold: str) -> Float[Tensor, "image patch"]:
     """The guide over its maximum."""
+    if threshold not in INSIDES:
+        raise OptionError(f"threshold must be one of {', '.join(INSIDES)}, got {threshold!r}.")
     if guide is None:
         return torch.ones_like(tokens[:, :, 0])
     if guide.shape != tokens.shape[:2]:

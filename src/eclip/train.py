@@ -84,11 +84,12 @@ class Run:
         _check_bad(self.unusable, len(self.unusable) + len(pairs))
         self.pairs = [pairs[place] for place in _drawn(0).permutation(len(pairs))]
         self.count = min(len(pairs), config.limit or len(pairs))
-        self._steps_of(self.count)
         self.data = digest(self.pairs)
         by_word = config.texts == "words"
         self.texts = as_words(self.pairs) if by_word else [pair.captions for pair in self.pairs]
         self.captions = np.array([len(own) for own in self.texts])
+        self.silent = {place for place in range(self.count) if not self.texts[place]}
+        self._steps_of(self.count - len(self.silent))
         self.backbone = load(config.model, device=device)
         self.head = EclipHead.start(
             self.backbone, config.source, init=config.init, hidden=config.hidden, text=config.text, seed=config.seed
@@ -113,10 +114,10 @@ class Run:
             for key, why in self.unusable:
                 log.note("bad", step=0, key=key, why=why)
         material = self._material(log, first)
-        silent = {place for place in range(self.count) if not self.texts[place]}
-        good = np.array([place for place in range(self.count) if place not in material.bad and place not in silent])
-        if silent and first == 0:
-            log.note("without words", step=0, pairs=len(silent))
+        left_out = self.silent | material.bad.keys()
+        good = np.array([place for place in range(self.count) if place not in left_out])
+        if self.silent and first == 0:
+            log.note("without words", step=0, pairs=len(self.silent))
         steps = self._steps_of(len(good))
         if first > steps * config.epochs:
             raise TrainingError(f"the run in {config.out!r} has done {first / steps:.3g} epochs of {config.epochs}.")
@@ -169,8 +170,13 @@ class Run:
     def _steps_of(self, good: int) -> int:
         """How many steps an epoch of so many pairs has."""
         size, shares = self.config.batch_size, self.world * self.config.accum_freq
+        if not good:
+            raise DataError(f"no pair of {self.count} can be used: no photo can be read, or no caption has a word.")
         if good < size:
-            raise OptionError(f"a batch of {size} needs as many pairs, and there are {good}: --batch-size {good}.")
+            which = " with words" if self.silent else ""
+            raise OptionError(
+                f"a batch of {size} needs as many pairs{which}, and there are {good}: --batch-size {good}."
+            )
         if size % shares:
             raise OptionError(
                 f"a batch of {size} cannot be cut into {self.world} processes x {self.config.accum_freq} parts: take "

@@ -143,6 +143,8 @@ def train(
                 typer.echo(json.dumps(record, ensure_ascii=False, allow_nan=False))
             if record["bad"]:
                 typer.echo(f"bad pairs, left out: {record['bad']}, named in {record['files']['log']}", err=True)
+            if record["without_words"]:
+                typer.echo(f"pairs whose captions have no word of use, left out: {record['without_words']}", err=True)
             use = ["--method", "eclip", "--model", asked.model, "--head", asked.out]
             typer.echo(f'the head is in {asked.out}: eclip explain PHOTO -t "a dog" {shlex.join(use)}', err=True)
 
@@ -237,7 +239,7 @@ class _Screen:
 def _record(config: TrainConfig) -> dict[str, Any]:
     """What `--json` prints of a run.
 
-    {"schema": "eclip.train/1", "model", "pairs", "bad", "epochs", "steps", "seconds", "peak_mib",
+    {"schema": "eclip.train/1", "model", "pairs", "bad", "without_words", "epochs", "steps", "seconds", "peak_mib",
      "loss": {"first", "last"}, "scores": null or {"first": {"epoch", "msc", "miou"}, "last": {...}},
      "files": {"head", "log", "curve", "checkpoint"}}
 
@@ -257,6 +259,7 @@ def _record(config: TrainConfig) -> dict[str, Any]:
         "model": config.model,
         "pairs": events["start"][0]["pairs"],
         "bad": len({event["key"] for event in events.get("bad", ())}),
+        "without_words": sum(event["pairs"] for event in events.get("without words", ())),
         "epochs": last["epoch"],
         "steps": steps[-1]["step"],
         "seconds": last["seconds"],

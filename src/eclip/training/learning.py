@@ -27,11 +27,14 @@ class _Pooled(nn.Module):
     def __init__(self, head: EclipHead, scale: float, config: TrainConfig) -> None:
         super().__init__()
         self.head, self.form, self.threshold = head, config.form, config.threshold
+        self.precision = config.precision
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)), requires_grad=config.learn_scale)
 
     def forward(self, rows: Tensor, guide: Tensor, text: Tensor) -> Tensor:
         """How well each photo (down) matches each text (across)."""
-        return match(self.head(rows), unit(self.head.words(text)), guide, self.form, self.threshold)
+        with torch.autocast(rows.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            tokens, words = self.head(rows), self.head.words(text)
+        return match(tokens.float(), unit(words), guide, self.form, self.threshold)
 
 
 class Learner:
@@ -101,8 +104,7 @@ class Learner:
         if self._rows.shape != part.rows.shape:
             self._rows = torch.empty(part.rows.shape, device=self.device)
         rows = self._rows.copy_(part.rows.to(self.device))  # memory that is new takes longer to get than to fill
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            return module(rows, part.guide.to(self.device).float(), text).float()
+        return module(rows, part.guide.to(self.device).float(), text)
 
     def _aside(self, parts: list[Batch]) -> Bool[Tensor, "pair pair"] | None:
         """Which texts of the whole batch each of its photos is not to be held against."""

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,7 @@ class Cached:
 
     Rows, guides and captions lie in three folders, each under a key of all that its numbers depend on: runs with
     another guide share the rows, runs that differ in training alone share everything, and one on the first so many
-    pairs needs only the shards that hold them.
+    pairs needs only the shards that hold them. A text that several pairs have is there once.
 
     Args:
         looking: how.
@@ -184,7 +185,7 @@ class Cached:
     def __init__(
         self, looking: Looking, pairs: Sequence[Pair], texts: Texts, folder: Path, count: int | None = None
     ) -> None:
-        self.looking, self.pairs, self.captions, self.folder = looking, pairs, texts, folder
+        self.looking, self.pairs, self.said, self.folder = looking, pairs, texts, folder
         self.count = len(pairs) if count is None else count
         backbone, patches, channels = looking.backbone, looking.patches, looking.channels
         shard = min(PHOTOS_IN_SHARD, max(1, BYTES_IN_SHARD // (2 * patches * channels)))
@@ -192,11 +193,13 @@ class Cached:
         colors = [backbone.mean, backbone.std, backbone.interpolation]
         seen = [*data, _weights(backbone, image_side=True), colors, looking.source, looking.image_size]
         guide = [looking.guide, {option: _state(value) for option, value in looking.guide_options.items()}]
-        self.first = np.cumsum([0, *map(len, texts)])
         self.rows = Store(folder / f"rows-{_key(*seen)}", len(pairs), (patches, channels), np.float16, shard)
         self.guides = Store(folder / f"guides-{_key(*seen, *guide)}", len(pairs), (patches,), np.float16, shard)
-        width, words = backbone.encode_text(["a"]).shape[1], _key(texts, shard, _weights(backbone, image_side=False))
-        self.texts = Store(folder / f"texts-{words}", int(self.first[-1]), (width,), np.float32, CAPTIONS_IN_SHARD)
+        self.number = {text: number for number, text in enumerate(dict.fromkeys(chain.from_iterable(texts)))}
+        width = backbone.encode_text(["a"]).shape[1]
+        key = _key(LAYOUT, [*self.number], _weights(backbone, image_side=False))
+        self.texts = Store(folder / f"texts-{key}", len(self.number), (width,), np.float32, CAPTIONS_IN_SHARD)
+        self.used = len(set(chain.from_iterable(texts[: self.count])))
         self.photo_stores = [self.rows] if looking.guide == "none" else [self.rows, self.guides]
         self.bad: dict[int, str] = {}
 
@@ -204,7 +207,7 @@ class Cached:
     def bytes_missing(self) -> int:
         """What `fill` will write."""
         photos = sum(store.bytes_missing(self.count) for store in self.photo_stores)
-        return photos + self.texts.bytes_missing(int(self.first[self.count]))
+        return photos + self.texts.bytes_missing(self.used)
 
     def fill(self, tell: Tell, rank: int = 0, world: int = 1) -> None:
         """Compute what is not there, shard by shard; each of `world` processes takes its own.
@@ -230,11 +233,10 @@ class Cached:
                     store.write(span.start, values.numpy(), found)
             done += len(span)
             tell("photos", done, total, "")
-        missing_texts = self.texts.missing(int(self.first[self.count]))
-        mine = [span for span in missing_texts if span.start // self.texts.shard % world == rank]
-        total, done = sum(map(len, mine)), 0
+        mine = [span for span in self.texts.missing(self.used) if span.start // self.texts.shard % world == rank]
+        said, total, done = [*self.number], sum(map(len, mine)), 0
         for span in mine:
-            self.texts.write(span.start, self.looking.read(self._captions(span)).numpy())
+            self.texts.write(span.start, self.looking.read(said[span.start : span.stop]).numpy())
             done += len(span)
             tell("captions", done, total, "")
 
@@ -242,16 +244,11 @@ class Cached:
         """Know which photos cannot be read; to be called when all processes have filled."""
         self.bad = {place: why for place, why in self.rows.bad().items() if place < self.count}
 
-    def _captions(self, span: range) -> list[str]:
-        """Captions by their number among those of all pairs."""
-        first, last = np.searchsorted(self.first, [span.start, span.stop - 1], side="right") - 1
-        captions = [caption for texts in self.captions[first : last + 1] for caption in texts]
-        return captions[span.start - self.first[first] :][: len(span)]
-
     def batch(self, photos: Places, owners: Places, captions: Places) -> Batch:
         """These photos, each with a caption: of which pair, and which of its own."""
         good = torch.tensor([int(photo) not in self.bad for photo in photos])
-        rows, text = self.rows.take(photos), self.texts.take(self.first[owners] + captions)
+        said = [self.number[self.said[owner][which]] for owner, which in zip(owners, captions, strict=True)]
+        rows, text = self.rows.take(photos), self.texts.take(np.array(said, np.int64))
         guide = np.ones((len(photos), self.looking.patches), np.float16)
         if self.looking.guide != "none":
             guide = self.guides.take(photos)

@@ -25,7 +25,11 @@ from eclip.vocabulary import words_of
 
 PROMPT = "a photo of a {}"
 LEAST_PHOTOS = 10
-ODD = {"man": "men", "woman": "women", "person": "people", "child": "children", "foot": "feet", "tooth": "teeth"}
+ODD = {
+    **{"man": "men", "woman": "women", "person": "people", "child": "children", "foot": "feet", "tooth": "teeth"},
+    **{"goose": "geese", "mouse": "mice", "knife": "knives", "leaf": "leaves", "wolf": "wolves", "calf": "calves"},
+    **{"shelf": "shelves", "bookshelf": "bookshelves", "scarf": "scarves"},
+}
 """Plurals that no rule gives; more of them are hardly ever in captions of photos."""
 
 

@@ -1,0 +1,154 @@
+"""Captions as prompts for the words they mention, and which words a photo is not to be held against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from eclip.datasets.pair import Pair, Place
+from eclip.errors import DataError
+from eclip.training import words
+from eclip.training.material import Batch
+from eclip.training.words import Kin, as_words
+
+
+def said(*captions: str, photos: int = 10) -> list[Pair]:
+    """So many photos with these captions."""
+    return [Pair(f"{captions[0]} {number}", Place("nowhere.png", 0, 9), captions) for number in range(photos)]
+
+
+def found(*captions: str, photos: int = 10) -> list[str]:
+    """The words of a photo with these captions, if there are so many of its kind."""
+    pairs = [*said(*captions, photos=photos), *said("a zebra")]
+    prompts = as_words(pairs)
+    assert prompts[-1] == ("a photo of a zebra",) and len({own for own in prompts[:photos]}) == 1
+    return [prompt.removeprefix("a photo of a ") for prompt in prompts[0]]
+
+
+# --- captions to words ---
+
+
+@pytest.mark.parametrize(
+    ("caption", "wanted"),
+    [
+        ("Dogs!", ["dog"]),
+        ("two boxes on benches", ["bench", "box"]),
+        ("PONIES beneath skies", ["pony", "sky"]),
+        ("three men, women and children", ["child", "man", "woman"]),
+        ("people", ["person"]),
+        ("geese with knives in their feet", ["foot", "goose", "knife"]),
+        ("leaves on shelves", ["leaf", "shelf"]),
+        ("tubes in the woods", ["tube", "woods"]),
+        ("manes and clothes", ["clothes", "mane"]),
+        ("a dogma of catalogs", []),
+    ],
+)
+def test_words_are_found_in_the_plural_too(caption: str, wanted: list[str]) -> None:
+    assert found(caption) == wanted
+
+
+def test_two_words_may_be_one_term() -> None:
+    assert "fire hydrant" in found("a yellow fire hydrant") and "fire hydrant" in found("Fire hydrants!")
+    assert found("it is on fire") == ["fire"] and "fire hydrant" not in found("a fire near a hydrant")
+
+
+def test_of_several_captions_two_must_have_a_word_and_those_of_most_come_first() -> None:
+    assert found("a dog", "a cat", "two dogs", "some dog, a dog and a ball") == ["dog"], "a caption counts once"
+    assert found("a ball", "a dog with a ball", "dogs, a cat", "a cat, a dog") == ["dog", "ball", "cat"]
+    assert found("a dog on a bench") == ["bench", "dog"], "the only caption is enough"
+    assert found("a dog", "a cat") == []
+
+
+def test_words_that_fewer_than_ten_photos_have_are_left_out() -> None:
+    assert found("a dog on a bench", photos=10) == ["bench", "dog"]
+    assert found("a dog on a bench", photos=9) == []
+    pairs = [*said("a dog", photos=4), *said("dogs and a cat", photos=6), *said("a mood", photos=1)]
+    assert as_words(pairs) == [("a photo of a dog",)] * 10 + [()], "ten of all, in whatever captions"
+    with pytest.raises(DataError, match=r"no word .* in the captions of 10 photos or more: .*--texts captions"):
+        as_words([*said("a dog", photos=9), *said("a cat", photos=9)])
+
+
+def test_the_order_is_always_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though `forms` are a set, whose order changes from process to process."""
+    pairs = said("people, manes, skies, tubes, woods and clothes", "people in clothes beneath skies", "tubes of woods")
+    orders, forms = [], words.forms
+    for backward in (False, True):
+        monkeypatch.setattr(words, "forms", lambda word, way=backward: sorted(forms(word), reverse=way))
+        orders.append(as_words(pairs))
+    assert orders[0] == orders[1]
+    assert [word.removeprefix("a photo of a ") for word in orders[0][0]] == [
+        "clothes",
+        "person",
+        "sky",
+        "tube",
+        "woods",
+    ]
+
+
+# --- kin ---
+
+ANGLES = {"dog": 0, "puppy": 20, "cat": 120, "car": 240, "bus": 265}
+TEXTS = [("dog",), ("cat", "car"), (), ("puppy",), ("bus", "cat")]
+
+
+def read(texts: Sequence[str]) -> torch.Tensor:
+    """A circle far from the origin, where all of them are near."""
+    angles = torch.tensor([math.radians(ANGLES[text]) for text in texts])
+    return torch.stack([9 + angles.cos(), 5 + angles.sin()], dim=1)
+
+
+def wanted_near(one: str, other: str, near: float) -> bool:
+    center = np.mean([(math.cos(math.radians(at)), math.sin(math.radians(at))) for at in ANGLES.values()], axis=0)
+    first, second = (
+        np.array([math.cos(math.radians(at)), math.sin(math.radians(at))]) - center
+        for at in (ANGLES[one], ANGLES[other])
+    )
+    return one == other or first @ second / math.hypot(*first) / math.hypot(*second) > near
+
+
+def batch(pairs: int) -> Batch:
+    good = torch.ones(pairs, dtype=torch.bool)
+    return Batch(torch.ones(pairs, 2, 3).half(), torch.ones(pairs, 2).half(), torch.ones(pairs, 4), good)
+
+
+def kin_of(kin: Kin, owner: int) -> set[str]:
+    names = {number: word for word, number in kin.number.items()}
+    row = kin.add(batch(1), np.array([owner]), np.array([0])).kin
+    assert row is not None and row.shape == (1, len(names))
+    return {names[number] for number in row[0].nonzero()[:, 0].tolist()}
+
+
+@pytest.mark.parametrize("near", [-0.9, 0.0, 0.5, 0.93, 0.99])
+def test_kin_are_a_photos_own_words_and_those_near_them(near: float) -> None:
+    kin = Kin(TEXTS, read, near)
+    for owner in (0, 1, 3, 4):
+        assert kin_of(kin, owner) == {word for word in ANGLES for own in TEXTS[owner] if wanted_near(own, word, near)}
+
+
+def test_how_near_decides_who_is_kin() -> None:
+    assert kin_of(Kin(TEXTS, read, 0.5), 0) == {"dog", "puppy"}
+    assert kin_of(Kin(TEXTS, read, 0.5), 1) == {"cat", "car", "bus"}
+    for owner in (0, 1, 3, 4):
+        assert kin_of(Kin(TEXTS, read, 1.0), owner) == set(TEXTS[owner]), "own words alone"
+        assert kin_of(Kin(TEXTS, read, -1.0), owner) == set(ANGLES)
+    assert kin_of(Kin([("dog",)], read, 0.5), 0) == {"dog"}, "a word alone is its own mean"
+
+
+def test_a_batch_is_told_its_words_and_those_of_its_owners() -> None:
+    kin, before = Kin(TEXTS, read, 1.0), batch(4)
+    assert list(kin.number) == sorted(ANGLES)
+    after = kin.add(before, np.array([4, 1, 0, 4]), np.array([1, 1, 0, 0]))
+    assert after.number is not None and after.kin is not None
+    assert after.number.tolist() == [kin.number[word] for word in ("cat", "car", "dog", "bus")]
+    order = sorted(ANGLES)  # bus car cat dog puppy
+    assert [[order[n] for n in row.nonzero()[:, 0]] for row in after.kin] == [
+        ["bus", "cat"],
+        ["car", "cat"],
+        ["dog"],
+        ["bus", "cat"],
+    ]
+    assert all(getattr(after, name) is getattr(before, name) for name in ("rows", "guide", "text", "good"))

@@ -26,7 +26,7 @@ from eclip.blocks import cosine
 from eclip.commands import command
 from eclip.errors import ImageError, NoMeaningError, OptionError, TextError
 from eclip.explanation import Explanation
-from eclip.methods import DEFAULT_METHOD, METHODS, check_methods, options_for
+from eclip.methods import DEFAULT_METHOD, DEFAULT_WITH_HEAD, METHODS, check_methods, options_for
 from eclip.photos import Photo, name_of, open_photo, read_batches
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.text import check_texts, encode_texts
@@ -35,7 +35,7 @@ from eclip.writer import made_by, noted
 
 @overload
 def explain(
-    image: Photo | Sequence[Photo], texts: str | Sequence[str], *, method: str = ..., **settings: Any
+    image: Photo | Sequence[Photo], texts: str | Sequence[str], *, method: str | None = ..., **settings: Any
 ) -> Explanation: ...
 @overload
 def explain(
@@ -46,7 +46,7 @@ def explain(
     texts: str | Sequence[str],
     *,
     model: str | Backbone = DEFAULT_MODEL,
-    method: str | Sequence[str] = DEFAULT_METHOD,
+    method: str | Sequence[str] | None = None,
     image_size: int | None = None,
     resize: str = "squash",
     templates: str | Sequence[str] = "none",
@@ -64,7 +64,8 @@ def explain(
         image: a path, a PIL picture, an array, or a list of them. The whole photo is explained, nothing is cropped.
         texts: one or more.
         model: a name for `eclip.load`, or a Backbone from `load` or `wrap`.
-        method: a name of `eclip.METHODS`, or several, which share one forward pass.
+        method: a name of `eclip.METHODS`, or several, which share one forward pass; None = "eclip" for a model with a
+            trained head, as "mini" has, else "surgery".
         image_size: side in pixels; None = the model's own.
         resize: "squash" (a square, as in the paper) or "keep" (the photo's aspect ratio, about as many patches).
         templates: prompt templates, see `eclip.encode_texts`.
@@ -84,6 +85,9 @@ def explain(
         EclipError: bad input, of a class that says which: `eclip.errors` lists them.
     """
     photos: list[Photo] = list(image) if isinstance(image, list | tuple) else [image]  # type: ignore[list-item]
+    check_texts(texts)
+    if method is None:
+        model, device, method = _by_head(model, device)
     names = [method] if isinstance(method, str) else list(method)
     own = _own(names, options)
     settings = (image_size, resize, templates, positions, versus, device, refine, refine_options)
@@ -110,7 +114,7 @@ def explain_each(
     batch_size: int = 8,
     failures: list[tuple[str, str]] | None = None,
     model: str | Backbone = DEFAULT_MODEL,
-    method: str = DEFAULT_METHOD,
+    method: str | None = None,
     image_size: int | None = None,
     resize: str = "squash",
     templates: str | Sequence[str] = "none",
@@ -129,7 +133,7 @@ def explain_each(
         batch_size: photos in one forward pass, at least 1.
         failures: photos that cannot be read are added here as (source, error), and the rest goes on. None: they raise.
         model: as in `explain`, and so are the rest.
-        method: one name.
+        method: one name; None as in `explain`.
         image_size: see `explain`.
         resize: see `explain`; with "keep", photos of one grid in a row share a forward pass.
         templates: see `explain`.
@@ -142,6 +146,8 @@ def explain_each(
     """
     if batch_size < 1:
         raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
+    if method is None:
+        model, device, method = _by_head(model, device)
     own = _own([method], options)
     settings = (image_size, resize, templates, positions, versus, device, refine, refine_options)
     asked = Question(texts, model, own, *settings)
@@ -262,6 +268,12 @@ class Question:
         tensors = any(isinstance(value, Tensor) for value in [*options.values(), *self.refine_options.values()])
         by_name = is_loaded(backbone) and not tensors and all(Path(source).is_file() for source in sources)
         return {**how, "command": command(sources, self.texts, how) if by_name else None}
+
+
+def _by_head(model: str | Backbone, device: str | None) -> tuple[Backbone, None, str]:
+    """The model, where it is, and the method that is asked of it by default."""
+    backbone = backbone_of(model, device)
+    return backbone, None, DEFAULT_METHOD if backbone.head is None else DEFAULT_WITH_HEAD
 
 
 def _own(names: Sequence[str], options: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from eclip.backbones.base import Backbone, Encoding, encode, plainly
+from eclip.backbones.catalog import HEAD_CONFIG
 from eclip.backbones.hub import fetch
 from eclip.blocks import Block, finish
 from eclip.errors import HeadError, OptionError
@@ -29,7 +30,7 @@ from eclip.pooling import masked_max_pool as masked_max_pool
 
 SOURCES = ("value", "output")
 STARTS = ("model", "random")
-WEIGHTS, CONFIG, SCHEMA = "eclip_head.safetensors", "eclip_head.json", "eclip.head/1"
+WEIGHTS, CONFIG, SCHEMA = "eclip_head.safetensors", HEAD_CONFIG, "eclip.head/1"
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from eclip.evaluate import localize
 from eclip.head import EclipHead, with_head
 from eclip.methods import METHODS
 from eclip.training import checkpoint, journal, processes
-from eclip.training.config import CHECKPOINT, TrainConfig
+from eclip.training.config import CHECKPOINT, FREE, TrainConfig
 from eclip.training.learning import Learner
 from eclip.training.material import Cached, Looking, Material, Places, Streamed, Tell
 from eclip.training.words import Kin, as_words
@@ -254,8 +254,11 @@ class Run:
             journal.draw(self.folder)
 
     def _describe(self, epoch: int) -> None:
-        trained = {**self.config.plain(), "epochs_done": epoch, "pairs": self.count, "data": self.data, **versions()}
-        self.head.config = replace(self.head.config, trained=trained)
+        """Put on record what the head was trained on: of files their names and folders, not where these lie."""
+        said = {key: value for key, value in self.config.plain().items() if key not in FREE}
+        names = ["/".join(Path(source).parts[-2:]) for source in self.config.train_data]
+        done = {"epochs": self.config.epochs, "epochs_done": epoch, "pairs": self.count, "data": self.data}
+        self.head.config = replace(self.head.config, trained={"train_data": names, **said, **done, **versions()})
 
 
 def rate_at(step: int, steps: int, config: TrainConfig) -> float:

@@ -25,6 +25,7 @@ HF_CLASSES = {
     "metaclip_2": "MetaClip2Model",
 }
 """transformers' model_type -> its class, of those that have an adapter."""
+HEAD_CONFIG = "eclip_head.json"
 BESIDE = "beside the model"
 """Place of a head that lies in its model's own folder, in records of results."""
 OPENAI_HINT = 'OpenAI\'s CLIP: --model ViT-B-16/openai (Python: model="ViT-B-16/openai")'
@@ -179,6 +180,19 @@ def hf_folder(name: str) -> Path | None:
         return Path(rest).expanduser()
     except RuntimeError as error:
         raise ModelError(f"{name!r}: there is no home folder of {Path(rest).parts[0]!r} here.") from error
+
+
+def folder_of(architecture: str) -> Path | None:
+    """The folder that a model's name names, if it names one; `architecture` is the first part of `split_name`."""
+    if architecture.startswith("local-dir:"):
+        return Path(architecture.removeprefix("local-dir:"))
+    return hf_folder(architecture) if architecture.startswith("hf:") else None
+
+
+def head_beside(architecture: str) -> Path | None:
+    """The folder of a model, if a head of ECLIP lies in it."""
+    folder = folder_of(architecture)
+    return folder if folder is not None and (folder / HEAD_CONFIG).is_file() else None
 
 
 def _check_hf(name: str) -> None:

@@ -18,12 +18,19 @@ import torch
 from torch import nn
 
 from eclip.backbones.base import Backbone
-from eclip.backbones.catalog import BESIDE, DEFAULT_MODEL, architectures, hf_folder, split_name
+from eclip.backbones.catalog import (
+    BESIDE,
+    DEFAULT_MODEL,
+    architectures,
+    folder_of,
+    head_beside,
+    hf_folder,
+    split_name,
+)
 from eclip.backbones.hub import PATIENCE, fetch
 from eclip.backbones.huggingface import HF_COLORS, model_type, read_folder
 from eclip.backbones.openclip import wrap
 from eclip.errors import DeviceError, ModelError, OptionError
-from eclip.head import CONFIG as HEAD_CONFIG
 from eclip.head import load_head, with_head
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -74,9 +81,9 @@ def load(
         raise DeviceError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
     if file is not None:
         name = f"{architecture}+{file}"
-    beside = _folder_of(architecture)
+    beside = head_beside(architecture)
     named = head is not None
-    head = head or (beside if beside is not None and (beside / HEAD_CONFIG).is_file() else None)
+    head = head or beside
     key, stamp = (name, where, precision, str(head), named), _stamp(architecture, file, head)
     with _lock, torch.inference_mode(False):  # the model outlives the caller's mode
         if key not in _loaded or _loaded[key][0] != stamp:
@@ -142,17 +149,10 @@ def resolve_device(device: str) -> torch.device:
     return where
 
 
-def _folder_of(architecture: str) -> Path | None:
-    """The folder that a model's name names, if it names one."""
-    if architecture.startswith("local-dir:"):
-        return Path(architecture.removeprefix("local-dir:"))
-    return hf_folder(architecture) if architecture.startswith("hf:") else None
-
-
 def _stamp(architecture: str, checkpoint: Path | None, head: str | Path | None) -> tuple[object, ...]:
     """Files that were written anew are another model."""
     files = [checkpoint] if checkpoint is not None else []
-    for folder in (_folder_of(architecture), None if head is None else Path(head)):
+    for folder in (folder_of(architecture), None if head is None else Path(head)):
         files += sorted(folder.glob("*")) if folder is not None else []
     if head is not None and Path(head).is_file():  # weights, and what they are beside them
         files += sorted(Path(head).parent.glob(f"{Path(head).stem}.*"))

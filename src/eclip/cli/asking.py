@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eclip.backbones.catalog import DEFAULT_MODEL, OPENAI_HINT, split_name
+from eclip.backbones.catalog import DEFAULT_MODEL, OPENAI_HINT, head_beside, split_name
 from eclip.errors import ModelError, OptionError, TextError
-from eclip.methods import METHODS, options_for
+from eclip.methods import DEFAULT_METHOD, DEFAULT_WITH_HEAD, METHODS, options_for
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.reported import stop
 from eclip.templates import resolve
@@ -121,6 +121,11 @@ def method_options(pairs: list[str], method: str) -> dict[str, Any]:
 def words(joined: str) -> list[str]:
     """Words joined by commas."""
     return [word.strip() for word in joined.split(",") if word.strip()]
+
+
+def default_method(model: str, head: str | None) -> str:
+    """What is asked where no method is named."""
+    return DEFAULT_METHOD if head is None and head_beside(split_name(model)[0]) is None else DEFAULT_WITH_HEAD
 
 
 def check_model(name: str) -> None:

@@ -11,7 +11,7 @@ from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import asking
 from eclip.cli.asking import Positions, Resize
 from eclip.commands import command
-from eclip.methods import DEFAULT_METHOD, check_methods
+from eclip.methods import check_methods
 from eclip.reported import reported
 from eclip.writer import Writer
 
@@ -24,7 +24,9 @@ def explain(
     text: asking.Texts = None,
     texts_file: asking.TextsFile = None,
     model: Annotated[str, typer.Option("--model", "-m", help="eclip models ls shows them.")] = DEFAULT_MODEL,
-    method: Annotated[str, typer.Option(help="eclip methods ls shows them.")] = DEFAULT_METHOD,
+    method: Annotated[
+        str | None, typer.Option(help="eclip methods ls shows them; eclip if the model has a head, else surgery.")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")
     ] = None,
@@ -48,8 +50,9 @@ def explain(
     """
     with reported():
         wanted = asking.given_texts(text, texts_file)
-        check_methods([method], versus=versus is not None)
         asking.check_model(model)
+        method = method or asking.default_method(model, head)
+        check_methods([method], versus=versus is not None)
         asking.check_head(head, [method], [model])
         settings = {
             "head": head,

@@ -182,7 +182,8 @@ def options_for(name: str, asked: list[str], options: dict[str, Any]) -> dict[st
     return plain_options(own)
 
 
-DEFAULT_METHOD = "surgery"
+DEFAULT_METHOD, DEFAULT_WITH_HEAD = "surgery", "eclip"
+"""What is asked where nothing is said, of a model without and with a trained head."""
 # fmt: off
 METHODS: dict[str, Method] = {method.name: method for method in (
     Method("itsm", "similarity", 0, False,

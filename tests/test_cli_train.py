@@ -151,6 +151,22 @@ def test_a_table_and_a_typed_tab(tiny_name: str, pairs: Path, tmp_path: Path) ->
     assert json.loads(done.stdout)["pairs"] == 8
 
 
+def test_on_words_one_hears_of_pairs_that_have_none(tiny_name: str, pairs: Path, tmp_path: Path) -> None:
+    rows = [f"{pairs / f'{number:02d}.png'}\t{'a dog' if number else 'a thing'}" for number in range(12)]
+    (tmp_path / "table.tsv").write_text("\n".join(["filepath\ttitle", *rows]))
+    asked = ("train", "--train-data", tmp_path / "table.tsv", "--model", tiny_name, *QUICK, "--json")
+    words = ("--texts", "words", "--near", 0.9, "--form", "similarity_smooth")
+    done = run(*asked, *words, "--learn-scale", "-o", tmp_path / "words")
+    assert done.exit_code == 0, done.output
+    record, [start] = json.loads(done.stdout), events(tmp_path / "words", "start")
+    assert (record["pairs"], record["without_words"], record["steps"]) == (12, 1, 2)
+    assert record["loss"] == {"first": 0, "last": 0}, "of one word alone"
+    assert [start["config"][key] for key in ("texts", "near", "form")] == ["words", 0.9, "similarity_smooth"]
+    assert "pairs whose captions have no word of use, left out: 1" in done.stderr.splitlines()
+    plain = run(*asked, "-o", tmp_path / "plain")
+    assert json.loads(plain.stdout)["without_words"] == 0 and "no word" not in plain.stderr
+
+
 def test_every_field_of_a_run_has_a_flag() -> None:
     flags = set(inspect.signature(door.train).parameters)
     assert {field.name for field in fields(TrainConfig)} - flags == {"guide_options"}, "which is --guide-set"
@@ -248,6 +264,9 @@ def test_what_was_overwritten_is_not_resumed(
         ("", 2, "no training data was given: --train-data PATH"),
         ("--train-data x --form sotf", 2, "form must be one of soft, hard"),
         ("--train-data x --threshold median", 2, "threshold must be one of mean, mass, got 'median'"),
+        ("--train-data x --form similar", 2, "similarity_smooth, got 'similar'"),
+        ("--train-data x --texts word", 2, "texts must be one of captions, words, got 'word'"),
+        ("--train-data x --near 2", 2, "near must be a cosine, between -1 and 1, got 2.0"),
         ("--train-data x --source tokens", 2, "source must be one of value, output"),
         ("--train-data x --init zero", 2, "init must be one of model, random"),
         ("--train-data x --precision half", 2, "precision must be one of"),
@@ -417,7 +436,7 @@ def test_a_wrong_head_is_one_message(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("explain a.jpg -t dog --head x", "--head is read by the method eclip alone"),
+        ("explain a.jpg -t dog --method surgery --head x", "--head is read by the method eclip alone"),
         ("compare a.jpg -t dog --methods itsm,legrad --head x", "--head is read by the method eclip alone"),
         (
             "compare a.jpg -t dog --models mini,local-dir:. --head x",

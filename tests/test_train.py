@@ -28,10 +28,12 @@ from eclip.evaluate import localize
 from eclip.guides import GUIDES, Seen, on_grid
 from eclip.head import CONFIG, WEIGHTS, EclipHead, head_rows, load_head
 from eclip.methods import METHODS
-from eclip.pooling import masked_max_pool
+from eclip.pooling import masked_max_pool, match
 from eclip.train import Run, train
 from eclip.training.config import CHECKPOINT, TrainConfig
 from eclip.training.journal import FILE, PICTURE, events
+from eclip.training.learning import Learner
+from eclip.training.material import Batch
 
 Made = Callable[..., TrainConfig]
 
@@ -455,3 +457,121 @@ def test_a_loss_that_is_not_finite_stops_and_the_last_checkpoint_is_good(made: M
     same_head(train(config, resume=True), load_head(whole.out))
     assert timeless(config) == timeless(whole)
     assert json.loads((Path(config.out) / CONFIG).read_text())["trained"]["epochs_done"] == 1
+
+
+# --- on words ---
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """60 photos with words for the color and the shape (the first for the color alone), and one without words."""
+    return str(shapes.write_named(tmp_path_factory.mktemp("named") / "pairs"))
+
+
+@pytest.fixture
+def worded(made: Made, named: str) -> Made:
+    def make(out: str = "out", **options: Any) -> TrainConfig:
+        on_words = {"texts": "words", "form": "similarity_smooth", "train_data": (named,)}
+        return made(out, **{**on_words, **options})
+
+    return make
+
+
+def naming(head: EclipHead, model: str) -> float:
+    """Share of new photos that match the word for their color best of the four."""
+    backbone = eclip.load(model)
+    asked = list(product(shapes.COLORS, shapes.SHAPES)) * 5
+    photos = [shapes.draw(color, shape, 5000 + seed)[0] for seed, (color, shape) in enumerate(asked)]
+    encoding = eclip.encode(backbone, torch.stack([backbone.preprocess(photo) for photo in photos]), keep=1)
+    prompts = [f"a photo of a {shapes.NOUNS[color]}" for color in shapes.COLORS]
+    with torch.no_grad():
+        words = unit(head.words(eclip.encode_texts(backbone, prompts)))
+        best = match(head(head_rows(encoding)), words, None, "similarity_smooth").argmax(dim=1)
+    return float(np.mean([list(shapes.COLORS)[place] == color for place, (color, _) in zip(best, asked, strict=True)]))
+
+
+def test_words_are_learned_but_not_from_shuffled_captions(worded: Made) -> None:
+    options = {"epochs": 20, "lr": 0.05, "hidden": 16, "text": True}
+    config, control = worded(**options), worded("control", shuffle_captions=True, **options)
+    start = EclipHead.start(eclip.load(config.model), hidden=16, text=True)
+    scores = [naming(one, config.model) for one in (start, train(control), train(config))]
+    assert max(scores[:2]) < 0.4 < 0.6 < scores[2], "chance is 0.25"
+    assert np.mean(losses(config)[-6:]) < np.mean(losses(control)[-6:]) - 0.5
+    assert [event["pairs"] for event in of("without words", config)] == [1]
+    assert of("start", config)[0]["pairs"] == 61 and len(losses(config)) == 60, "60 that have words"
+    trained = load_head(config.out).config.trained
+    assert (trained["texts"], trained["near"], trained["form"]) == ("words", 0.5, "similarity_smooth")
+
+
+def test_on_words_stopped_and_resumed_is_uninterrupted_to_the_bit(worded: Made) -> None:
+    options = {"hidden": 4, "text": True, "learn_scale": True, "guide": "centre", "near": 0.2}
+    whole, config = worded("whole", **options), worded(**options)
+    head = train(whole)
+    with pytest.raises(SystemExit):
+        train(config, tell=stop_at(2, signal.SIGTERM))
+    for change, message in (
+        ({"near": 0.3}, "has near=0.2, and now it is 0.3"),
+        ({"texts": "captions"}, "has texts='words', and now it is 'captions'"),
+        ({"form": "similarity"}, "has form='similarity_smooth', and now it is 'similarity'"),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            train(replace(config, **change), resume=True)
+    same_head(train(config, resume=True), head)
+    assert timeless(config) == timeless(whole) and len(of("without words", config)) == 1
+
+
+@pytest.mark.parametrize("form", ["soft", "similarity_smooth"])
+def test_on_words_parts_and_streamed_batches_train_the_same_head(form: str, worded: Made) -> None:
+    options = {"form": form, "hidden": 4, "text": True, "learn_scale": True, "guide": "centre"}
+    whole, parts, streamed = (
+        worded(**options),
+        worded("parts", accum_freq=4, **options),
+        worded("streamed", stream=True, **options),
+    )
+    head = train(whole)
+    same_head(train(parts), head, rtol=1e-5, atol=1e-5)
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
+    assert losses(train_and(streamed)) == pytest.approx(losses(whole), abs=2e-3)
+    same_head(streamed, head, rtol=0, atol=0.02)
+    alone = losses(train_and(worded("alone", near=-1.0, **options)))
+    assert alone[0] < losses(whole)[0] / 3, "what is near is in nobody's way"
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_photo_is_not_held_against_the_words_of_the_pair_whose_text_it_gets(
+    shuffle: bool, worded: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, own = [], Learner.step
+
+    def noting(learner: Learner, batch: list[Batch], rate: float) -> float:
+        parts.extend(batch)
+        return own(learner, batch, rate)
+
+    monkeypatch.setattr(Learner, "step", noting)
+    config = worded(shuffle_captions=shuffle, near=1.0, epochs=1)
+    run = Run(config, 0, 1, "cpu", lambda *_: None)
+    run.go(False)
+    assert run.kin is not None and len(run.kin.number) == 7 and len(parts) == 3
+    words = eclip.encode_texts(run.backbone, list(run.kin.number))
+    photos, owners, _ = run._orders[0]
+    assert bool((photos == owners).all()) is not shuffle
+    for step, part in enumerate(parts):
+        torch.testing.assert_close(part.text, words[part.number], rtol=1e-5, atol=1e-6)
+        for row, owner in zip(part.kin, owners[20 * step :], strict=False):
+            assert row.nonzero()[:, 0].tolist() == sorted(run.kin.number[word] for word in run.texts[owner])
+
+
+def test_too_few_pairs_with_words_are_told_before_anything_is_encoded(worded: Made, named: str, tmp_path: Path) -> None:
+    own = str(tmp_path / "cache")
+    with pytest.raises(OptionError, match="a batch of 61 needs as many pairs with words, and there are 60: --batch"):
+        train(worded(batch_size=61, cache=own))
+    with pytest.raises(DataError, match="no word of the vocabulary is in the captions of 10 photos or more"):
+        train(worded(train_data=(str(shapes.write_pairs(tmp_path / "no words")),), cache=own))
+    few = Path(shutil.copytree(named, tmp_path / "few"))
+    first = Path(Run(worded(), 0, 1, "cpu", print).pairs[0].key).name
+    rows = (few / "captions.tsv").read_text().splitlines()
+    rows = [f"{first}\tnothing" if row.startswith(first) else row for row in rows]
+    (few / "captions.tsv").write_text("\n".join(rows))
+    with pytest.raises(DataError, match="no pair of 1 can be used: no photo can be read, or no caption has a word"):
+        train(worded(train_data=(str(few),), limit=1, batch_size=1, cache=own))
+    assert not Path(own).exists()

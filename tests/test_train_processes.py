@@ -98,15 +98,18 @@ def losses(folder: str) -> list[float]:
 
 
 def test_two_processes_train_as_one(config: TrainConfig, tmp_path: Path) -> None:
-    """From the cache that both fill, streamed, and in parts, stopped by a signal to one of them and resumed."""
+    """From the cache that both fill, streamed, in parts, stopped by a signal to one of them and resumed; on words."""
 
     def two(out: str, **options: Any) -> dict[str, Any]:
         return {**asdict(config), "out": str(tmp_path / out), "cache": str(tmp_path / "two"), **options}
 
     stopped = two("stopped", accum_freq=2)
+    named = str(shapes.write_named(tmp_path / "named", each=4))
+    worded: dict[str, Any] = {"texts": "words", "form": "similarity_smooth", "train_data": (named,)}
     done = run(
         two("cached"),
         two("streamed", stream=True),
+        two("worded", **worded),
         {**stopped, "kill": (3, signal.SIGTERM)},
         {**stopped, "resume": True},
         launcher=TWO,
@@ -116,15 +119,20 @@ def test_two_processes_train_as_one(config: TrainConfig, tmp_path: Path) -> None
     train(config)
     streamed = replace(config, out=str(tmp_path / "alone"), stream=True)
     train(streamed)
+    words = replace(config, out=str(tmp_path / "words"), accum_freq=2, **worded)
+    train(words)
+    assert len(losses(words.out)) == 12 and losses(words.out)[-1] > 0.1
     assert len(losses(config.out)) == 4 and len(losses(streamed.out)) == 6, "the bad photo is known before, or not"
-    for out, alone in (("cached", config.out), ("stopped", config.out), ("streamed", streamed.out)):
+    pairs = {"cached": config.out, "stopped": config.out, "streamed": streamed.out, "worded": words.out}
+    for out, alone in pairs.items():
         folder = str(tmp_path / out)
         assert losses(folder) == pytest.approx(losses(alone), rel=1e-5)
         first, second = (load_head(head).state_dict() for head in (folder, alone))
         for key, value in first.items():
             torch.testing.assert_close(value, second[key], rtol=0, atol=1e-5)
         bad = [event for event in log(folder) if event["event"] == "bad"]
-        assert [Path(event["key"]).name for event in bad] == ["005.png"], "once, whoever of them looked at it"
+        names = [] if out == "worded" else ["005.png"]
+        assert [Path(event["key"]).name for event in bad] == names, "once, whoever of them looked at it"
         assert [event["event"] for event in log(folder)][-1] == "epoch"
     scales = [torch.load(tmp_path / out / "checkpoint.pt")["state"]["pooled"]["log_scale"] for out in ("cached", "out")]
     torch.testing.assert_close(scales[0], scales[1], rtol=0, atol=1e-6)

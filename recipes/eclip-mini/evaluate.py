@@ -35,11 +35,9 @@ def main() -> None:
     for pack in [args.only] if args.only else PACKS:
         masks = read_masks(args.data / pack, classes=PACKS[pack])
         for name, record in localize(maps, masks, backbone).items():
-            print(
-                f"{pack:13} {name:9} mSC {100 * record.msc:6.2f} mIoU {100 * record.miou:6.2f} at {record.threshold:.2f}"
-                f"  by class {100 * record.class_msc:6.2f} {100 * record.class_miou:6.2f}  ({record.pairs} pairs)",
-                flush=True,
-            )
+            scores = f"mSC {100 * record.msc:6.2f}  mIoU {100 * record.miou:6.2f} at {record.threshold:.2f}"
+            by_class = f"by class {100 * record.class_msc:6.2f} {100 * record.class_miou:6.2f}"
+            print(f"{pack:13} {name:9} {scores}  {by_class}  ({record.pairs} pairs)", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,60 @@
+"""Draw docs/eclip.jpg: ITSM, RCLIP, ECLIP and CLIP Surgery side by side, with `mini`.
+
+python recipes/eclip-mini/maps_picture.py [OUT] [PHOTO=TEXT ...]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from guides_picture import ALPHA, DOCS, FOOT, GAP, HEAD, MARGIN, WIDTH, write
+from PIL import Image, ImageDraw
+
+import eclip
+from eclip.photos import open_photo
+from eclip.render.colors import BACKGROUND, FAINT, INK
+from eclip.render.panels import paint
+
+SHOWN = ("elephant=an elephant", "elephant=a man", "dog=a dog", "cat=a cat", "horses=a horse")
+COLUMNS = (
+    ("itsm", "every token through the head"),
+    ("rclip", "the same, upside down"),
+    ("eclip", "through a trained head"),
+    ("surgery", "value attention, less what all share"),
+)
+
+
+def main() -> None:
+    out = Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS / "eclip.jpg"
+    shown = [pair.partition("=") for pair in sys.argv[2:]] or [
+        (f"{DOCS}/photos/{name}.jpg", "", text) for name, _, text in (pair.partition("=") for pair in SHOWN)
+    ]
+    photos = [open_photo(name) for name, _, _ in shown]
+    views = [photo.resize((WIDTH, round(WIDTH * photo.height / photo.width))) for photo in photos]
+    lefts = [MARGIN + column * (WIDTH + GAP) for column in range(len(COLUMNS) + 1)]
+    height = MARGIN + HEAD + sum(view.height + 26 + GAP for view in views) + FOOT
+    canvas = Image.new("RGB", (lefts[-1] + WIDTH + MARGIN, height), BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    for left, (title, note) in zip(lefts, (("photo", ""), *COLUMNS), strict=True):
+        write(draw, (left, MARGIN + 8), title, 17, INK)
+        write(draw, (left, MARGIN + 30), note, 13, FAINT)
+    top = MARGIN + HEAD
+    for photo, view, (_, _, text) in zip(photos, views, shown, strict=True):
+        write(draw, (lefts[0], top + 10), text, 15, INK)
+        top += 26
+        canvas.paste(view, (lefts[0], top))
+        answers = eclip.explain(photo, f"a photo of {text}", method=[name for name, _ in COLUMNS])
+        for left, (name, _) in zip(lefts[1:], COLUMNS, strict=True):
+            canvas.paste(paint(view, answers[name].heatmap(0, 0), False, ALPHA), (left, top))
+        top += view.height + GAP
+    words = (
+        'Each map from its lowest to its highest value; the line runs at half. Asked: "a photo of ...". Model: mini.'
+    )
+    write(draw, (lefts[0], top + 24), words, 13, FAINT, canvas.width - lefts[0])
+    canvas.save(out, quality=79, optimize=True)
+    print(f"{out}: {canvas.width} x {canvas.height}, {out.stat().st_size / 1024:.0f} KiB")
+
+
+if __name__ == "__main__":
+    main()

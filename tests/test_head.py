@@ -95,6 +95,12 @@ def test_a_curved_projection_starts_at_random_alone() -> None:
         head = EclipHead.start(backbone, source, init="random")
         values = eclip_map(backbone, head, tiny.pixels(backbone), tiny.texts(backbone))
         assert values.isfinite().all() and values.std() > 0.01
+    for name, weight in model.visual.named_parameters():
+        if name.endswith("bias"):
+            weight.data.zero_()  # then rows of a black photo are zero, and so is what becomes of them
+    assert not head_rows(eclip.encode(backbone, torch.zeros(1, 3, 96, 96), keep=1), "value").any()
+    with pytest.raises(HeadError, match="curved projection"):
+        EclipHead.start(backbone, "value")
 
 
 def test_the_start_is_checked_and_leaves_the_users_random_state() -> None:

@@ -261,13 +261,14 @@ def _last_step(
         bias = step(torch.zeros_like(rows[:, :1]))[0, 0]
         far = 256 * torch.eye(rows.shape[2]).to(rows)  # so that a bias takes few digits of the weights in bfloat16
         weight = (step(far[None])[0] - bias).T / 256
-        there = step(rows)
-        apart, moved = there - (rows @ weight.T + bias), there - bias
-    if not bool(apart.norm() <= 0.02 * moved.norm() + torch.finfo(rows.dtype).eps * there.norm()):
-        raise HeadError(
-            f"{backbone.name}, a {backbone.family}, has a curved projection, so no linear head can start as it: "
-            'init="random" starts anywhere.'
-        )
+        for tried in (rows, -far[None]):  # rows of a black photo may be zero, where a curve is not seen
+            there = step(tried)
+            apart, moved = there - (tried @ weight.T + bias), there - bias
+            if not bool(apart.norm() <= 0.02 * moved.norm() + torch.finfo(rows.dtype).eps * there.norm()):
+                raise HeadError(
+                    f"{backbone.name}, a {backbone.family}, has a curved projection, so no linear head can start as "
+                    'it: init="random" starts anywhere.'
+                )
     return weight.float(), bias.float()
 
 

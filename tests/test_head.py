@@ -16,7 +16,7 @@ import eclip
 import tiny
 from eclip.backbones.base import Backbone
 from eclip.blocks import cosine
-from eclip.errors import HeadError, KeepError, NoHeadError, OptionError
+from eclip.errors import HeadError, KeepError, NoHeadError, OptionError, ResultError
 from eclip.head import CONFIG, WEIGHTS, EclipHead, head_rows, load_head, with_head
 from eclip.methods import METHODS
 
@@ -103,7 +103,7 @@ def test_a_curved_projection_starts_at_random_alone() -> None:
         EclipHead.start(backbone, "value")
 
 
-def test_the_start_is_checked_and_leaves_the_users_random_state() -> None:
+def test_the_start_is_checked_and_leaves_the_users_random_state(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny.backbone("vit")
     for options, message in (
         ({"init": "zeros"}, "init must be one of model, random, got 'zeros'"),
@@ -112,6 +112,7 @@ def test_the_start_is_checked_and_leaves_the_users_random_state() -> None:
     ):
         with pytest.raises(OptionError, match=message):
             EclipHead.start(backbone, **options)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("the user's GPUs were seeded"))
     state = torch.random.get_rng_state()
     heads = [EclipHead.start(backbone, init="random", hidden=4, text=True, seed=seed) for seed in (0, 0, 1)]
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -288,6 +289,19 @@ def test_a_head_that_cannot_be_read_is_refused_by_name(damage: Any, message: str
     with pytest.raises(HeadError, match=message) as raised:
         load_head(folder)
     assert str(folder) in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:a/b/c", "hf-hub:my heads", "hf-hub:", ""])
+def test_a_name_that_names_no_head_is_refused(name: str, model_folder: Path) -> None:
+    EclipHead.start(eclip.load(f"local-dir:{model_folder}")).save(model_folder)
+    with pytest.raises(HeadError, match=r"names no repository of a head: write hf-hub:ORG/NAME|has an empty name"):
+        eclip.load(f"local-dir:{model_folder}", head=name)
+
+
+def test_a_head_that_cannot_be_written_says_where(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(ResultError, match=r"the head cannot be written to '.*taken': File exists"):
+        EclipHead.start(tiny.backbone("vit")).save(tmp_path / "taken")
 
 
 def test_a_head_fits_its_own_model_alone() -> None:

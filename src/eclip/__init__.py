@@ -37,7 +37,7 @@ _HOME = {
     "image_mean": "eclip.image_mean",
     "load": "eclip.backbones.load",
     "load_head": "eclip.head",
-    "masked_max_pool": "eclip.head",
+    "masked_max_pool": "eclip.pooling",
     "train": "eclip.train",
     "with_head": "eclip.head",
     "wrap": "eclip.backbones.openclip",
@@ -66,12 +66,12 @@ if TYPE_CHECKING:
     from eclip.guides import GUIDES as GUIDES
     from eclip.head import EclipHead as EclipHead
     from eclip.head import load_head as load_head
-    from eclip.head import masked_max_pool as masked_max_pool
     from eclip.head import with_head as with_head
     from eclip.image_mean import image_mean as image_mean
     from eclip.interactions import Interactions as Interactions
     from eclip.interactions import interactions as interactions
     from eclip.methods import METHODS as METHODS
+    from eclip.pooling import masked_max_pool as masked_max_pool
     from eclip.refinements import REFINEMENTS as REFINEMENTS
     from eclip.templates import TEMPLATES as TEMPLATES
     from eclip.text import encode_texts as encode_texts

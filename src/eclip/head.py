@@ -1,8 +1,8 @@
-"""The head of ECLIP (Li et al. 2022, https://arxiv.org/abs/2209.07046): a new projection, and how its training pools.
+"""The head of ECLIP (Li et al. 2022, https://arxiv.org/abs/2209.07046): a new projection.
 
 Both encoders stay frozen. The head sends every patch into the space of texts; in training alone, masked max pooling
-makes one vector of them, which is to match the caption. Recognition keeps the model's own projection (the first
-version of the paper calls this dual projections), so scores never change.
+(`eclip.pooling`) makes one vector of them, which is to match the caption. Recognition keeps the model's own projection
+(the first version of the paper calls this dual projections), so scores never change.
 
 The authors released no code, and the paper's body could not be read; what is a guess of ours says so.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,7 @@ from eclip.backbones.base import Backbone, Encoding, encode, plainly
 from eclip.backbones.catalog import HEAD_CONFIG
 from eclip.backbones.hub import fetch
 from eclip.blocks import Block, finish
-from eclip.errors import HeadError, OptionError
-from eclip.pooling import masked_max_pool as masked_max_pool
+from eclip.errors import HeadError, OptionError, ResultError
 
 SOURCES = ("value", "output")
 STARTS = ("model", "random")
@@ -115,7 +115,7 @@ class EclipHead(nn.Module):
         channels, features = rows.shape[2], encoding.feature.shape[1]
         config = HeadConfig(backbone.name, _probe(backbone), channels, features, source, hidden, text)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the user's GPUs too
             head = cls(config)
         with torch.no_grad():
             if init == "model":
@@ -144,15 +144,21 @@ class EclipHead(nn.Module):
         """Write `eclip_head.safetensors` and `eclip_head.json` into a folder, made if it is not there; returns it.
 
         Each file is whole at any moment.
+
+        Raises:
+            ResultError: the folder cannot be written.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         weights = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
         written = {"schema": SCHEMA, **asdict(self.config)}
         text = json.dumps(written, indent=2, ensure_ascii=False) + "\n"
-        for name, content in ((WEIGHTS, save(weights)), (CONFIG, text.encode())):
-            (folder / f"{name}.part").write_bytes(content)
-            os.replace(folder / f"{name}.part", folder / name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, content in ((WEIGHTS, save(weights)), (CONFIG, text.encode())):
+                (folder / f"{name}.part").write_bytes(content)
+                os.replace(folder / f"{name}.part", folder / name)
+        except OSError as error:
+            raise ResultError(f"the head cannot be written to {str(folder)!r}: {error.strerror or error}.") from error
         return folder
 
 
@@ -202,6 +208,8 @@ def load_head(name: str | Path) -> EclipHead:
         HeadError: it is not there, or cannot be read.
         DownloadError: it must be fetched and cannot be.
     """
+    if not str(name).strip():
+        raise HeadError("the head has an empty name: write the folder that `eclip train -o DIR` made.")
     path = _fetched(str(name).removeprefix("hf-hub:")) if str(name).startswith("hf-hub:") else Path(name)
     weights, config = (path, path.with_suffix(".json")) if path.is_file() else (path / WEIGHTS, path / CONFIG)
     for file in (weights, config):
@@ -226,6 +234,8 @@ def load_head(name: str | Path) -> EclipHead:
 
 
 def _fetched(repository: str) -> Path:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise HeadError(f"'hf-hub:{repository}' names no repository of a head: write hf-hub:ORG/NAME.")
     fetch(repository, (CONFIG,), "")
     return fetch(repository, (WEIGHTS,), "of unknown size").parent
 

@@ -81,9 +81,8 @@ def load(
         raise DeviceError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
     if file is not None:
         name = f"{architecture}+{file}"
-    beside = head_beside(architecture)
     named = head is not None
-    head = head or beside
+    head = head if named else head_beside(architecture)
     key, stamp = (name, where, precision, str(head), named), _stamp(architecture, file, head)
     with _lock, torch.inference_mode(False):  # the model outlives the caller's mode
         if key not in _loaded or _loaded[key][0] != stamp:

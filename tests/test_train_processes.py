@@ -63,6 +63,27 @@ def run(*runs: dict[str, Any], launcher: tuple[str, ...] = ()) -> subprocess.Com
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+JOINING = """
+import sys
+import torch.distributed as dist
+from eclip.training.processes import joined
+
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=int(sys.argv[2]), world_size=2)
+with joined("cpu") as place:
+    print(place)
+assert dist.is_initialized()
+"""
+
+
+def test_a_group_that_torchrun_did_not_make_is_used_too(tmp_path: Path) -> None:
+    alone = {key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    words = [sys.executable, "-W", "ignore", "-c", JOINING, str(tmp_path / "store")]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([*words, str(rank)], env=alone, **pipes) for rank in (0, 1)]
+    said = [process.communicate(timeout=60) for process in both]
+    assert [out.strip() for out, _ in said] == ["(0, 2, 'cpu')", "(1, 2, 'cpu')"], said
+
+
 @pytest.fixture
 def config(tiny_name: str, tmp_path: Path) -> TrainConfig:
     data = shapes.write_pairs(tmp_path / "data", each=2)

@@ -5,28 +5,33 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+PATIENCE = timedelta(days=1)
+"""For the slowest to encode its share; torch's own ten minutes are too few, and of one that dies torchrun ends all."""
 
 
 @contextmanager
 def joined(device: str) -> Iterator[tuple[int, int, str]]:
     """(rank, of how many, device) of this process, which is alone if `torchrun` did not start it.
 
-    A process group that is there already is used and left; one that is made here is taken down again.
+    A process group that is there already is used and left; one that is made here is taken down again. Of one that
+    `torchrun` did not make, each process takes the device that it is given.
     """
-    if "LOCAL_RANK" not in os.environ:
+    if "LOCAL_RANK" not in os.environ and not dist.is_initialized():
         yield 0, 1, device
         return
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda"):
+    if device.startswith("cuda") and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
     if made := not dist.is_initialized():
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
     try:
         yield dist.get_rank(), dist.get_world_size(), device
     finally:

@@ -235,6 +235,13 @@ def test_a_configuration_that_cannot_be_meant_is_refused(options: dict[str, Any]
         replace(CONFIG, **options).check()
 
 
+def test_one_path_is_no_tuple_of_paths() -> None:
+    config = replace(CONFIG)
+    object.__setattr__(config, "train_data", "pairs.tar")  # as users can, whom no types are checked for
+    with pytest.raises(OptionError, match=r"train_data must be a tuple of paths as text, got 'pairs.tar'"):
+        config.check()
+
+
 def test_an_unknown_guide_is_named() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown guide 'spectal'. Did you mean 'spectral'"):
         replace(CONFIG, guide="spectal").check()

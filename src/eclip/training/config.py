@@ -145,6 +145,8 @@ class TrainConfig:
             raise OptionError(f"near must be a cosine, between -1 and 1, got {self.near}.")
         if not 0 < self.lr < 1:
             raise OptionError(f"lr must be between 0 and 1, got {self.lr}.")
+        if isinstance(self.train_data, str) or not all(isinstance(one, str) for one in self.train_data):
+            raise OptionError(f"train_data must be a tuple of paths as text, got {self.train_data!r:.100}.")
         if not self.train_data:
             raise OptionError("no training data was given: --train-data PATH, tars, a CSV or a folder with captions.")
 

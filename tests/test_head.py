@@ -180,7 +180,7 @@ def test_a_head_changes_nothing_else() -> None:
 def test_without_a_head_the_method_says_how_to_get_one() -> None:
     backbone = replace(tiny.backbone("vit"), head=None)
     encoding = eclip.encode(backbone, tiny.pixels(backbone), keep=1)
-    with pytest.raises(NoHeadError, match=r"'eclip' needs a head.*eclip train --model vit.*--head DIR"):
+    with pytest.raises(NoHeadError, match=r"'eclip' needs a head.*eclip train --model vit.*eclip explain --head DIR"):
         METHODS["eclip"](encoding, tiny.texts(backbone))
     gaps: dict[str, str] = {}
     photo = tiny.pixels(backbone, images=1)[0].sigmoid().permute(1, 2, 0).numpy()

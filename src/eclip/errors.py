@@ -82,7 +82,7 @@ class NoHeadError(NoMeaningError):
 
     def __init__(self, model: str) -> None:
         self.why = f"{model} has no trained head: `eclip train --model {model} --train-data PATH -o DIR` makes one"
-        EclipError.__init__(self, f"'eclip' needs a head, and {self.why}, and `--head DIR` uses it.")
+        EclipError.__init__(self, f"'eclip' needs a head, and {self.why}, and `eclip explain --head DIR` uses it.")
 
 
 class DeviceError(EclipError):

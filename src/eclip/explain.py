@@ -146,6 +146,7 @@ def explain_each(
     """
     if batch_size < 1:
         raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
+    check_texts(texts)
     if method is None:
         model, device, method = _by_head(model, device)
     own = _own([method], options)

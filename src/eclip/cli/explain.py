@@ -51,7 +51,7 @@ def explain(
     with reported():
         wanted = asking.given_texts(text, texts_file)
         asking.check_model(model)
-        method = method or asking.default_method(model, head)
+        method = asking.default_method(model, head) if method is None else method
         check_methods([method], versus=versus is not None)
         asking.check_head(head, [method], [model])
         settings = {

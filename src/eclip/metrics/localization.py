@@ -134,7 +134,7 @@ class Localization:
             outside: as in `contrast`.
 
         Raises:
-                EclipError: heat is outside [0, 1] or NaN, or nothing is inside.
+            EclipError: heat is outside [0, 1] or NaN, or nothing is inside.
         """
         intersection, union = overlaps(heat, inside, outside)
         self.numbers.append(number)

@@ -247,7 +247,10 @@ def test_explain_versus_is_the_difference(tiny_name: str, photos: Path, tmp_path
         ("explain a.jpg -t dog --template '{} {}'", "exactly one '{}'"),
         ("explain a.jpg -t dog --format pgn", "formats are png, npz, json, got pgn"),
         ("explain a.jpg -t dog --set depth", "--set needs KEY=VALUE, got 'depth'"),
-        ("explain a.jpg -t dog --set depth=abc", "'depth' of 'surgery' must be a whole number, got 'abc'"),
+        (
+            "explain a.jpg -t dog --method surgery --set depth=abc",
+            "'depth' of 'surgery' must be a whole number, got 'abc'",
+        ),
         ("explain a.jpg -t dog --set dept=3", "no option 'dept'"),
         ("explain a.jpg -t dog --method itsm --set depth=3", "it belongs to gem, surgery"),
         ("explain a.jpg -t dog --versus ''", "--versus is empty"),
@@ -341,7 +344,7 @@ HEAVY = {"torch", "open_clip", "numpy", "PIL", "scipy", "timm", "torchvision", "
         ("train --train-data x --guide spectrl", 2),
         ("train --train-data x --source tokens --model mini", 2),
         ("train --config nothing.toml", 2),
-        ("explain a.jpg -t dog --head x", 2),
+        ("explain a.jpg -t dog --method surgery --head x", 2),
     ],
 )
 def test_answers_at_once_without_what_is_heavy(words: str, code: int, tmp_path: Path) -> None:

@@ -345,7 +345,7 @@ HEAVY = {"torch", "open_clip", "numpy", "PIL", "scipy", "timm", "torchvision", "
         ("train --train-data x --guide spectrl", 2),
         ("train --train-data x --source tokens --model mini", 2),
         ("train --config nothing.toml", 2),
-        ("explain a.jpg -t dog --head x", 2),
+        ("explain a.jpg -t dog --method surgery --head x", 2),
     ],
 )
 def test_answers_at_once_without_what_is_heavy(words: str, code: int, tmp_path: Path) -> None:

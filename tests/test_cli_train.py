@@ -30,7 +30,22 @@ from eclip.training import config, journal
 from eclip.training.config import TrainConfig, from_toml
 
 ROOT = Path(__file__).parents[1]
-QUICK = ("--batch-size", 6, "--epochs", 2, "--lr", 0.02, "--warmup", 0, "--guide", "centre", "--device", "cpu")
+QUICK = (
+    "--texts",
+    "captions",
+    "--batch-size",
+    6,
+    "--epochs",
+    2,
+    "--lr",
+    0.02,
+    "--warmup",
+    0,
+    "--guide",
+    "centre",
+    "--device",
+    "cpu",
+)
 
 
 def run(*words: object) -> Result:
@@ -123,7 +138,9 @@ def test_an_epoch_without_masks_says_its_loss(tiny_name: str, pairs: Path, tmp_p
 def test_flags_win_over_the_file_and_the_file_over_defaults(tiny_name: str, pairs: Path, tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     said = f'train_data = "{pairs}"\nmodel = "{tiny_name}"\nepochs = 1\nbatch_size = 4\nlr = 0.5\nlearn_scale = true\n'
-    file.write_text(said + 'form = "hard"\nguide = "centre"\nstream = true\n[guide_options]\nsigma = 0.4\n')
+    file.write_text(
+        said + 'form = "hard"\ntexts = "captions"\nguide = "centre"\nstream = true\n[guide_options]\nsigma = 0.4\n'
+    )
     out = tmp_path / "out"
     flags = ("--batch-size", 3, "--form", "exclusion", "--no-learn-scale", "--cache", tmp_path / "cache")
     assert run("train", "--config", file, *flags, "-o", out).exit_code == 0
@@ -272,7 +289,7 @@ def test_what_was_overwritten_is_not_resumed(
         ("--train-data x --precision half", 2, "precision must be one of"),
         ("--train-data x --guide spectrl", 2, "Did you mean 'spectral'? `eclip guides ls` shows all 6."),
         ("--train-data x --guide-set tau", 2, "--guide-set needs KEY=VALUE, got 'tau'"),
-        ("--train-data x --guide-set tua=1", 2, "'spectral' has no option 'tua'"),
+        ("--train-data x --guide spectral --guide-set tua=1", 2, "'spectral' has no option 'tua'"),
         ("--train-data x --guide spectrl --guide-set tau=1", 2, "Did you mean 'spectral'?"),
         ("--train-data x --batch-size 0", 2, "batch_size must be at least 1, got 0"),
         ("--train-data x --model minni", 2, "unknown model 'minni'"),
@@ -296,7 +313,7 @@ def test_wrong_usage(words: str, code: int, message: str, tmp_path: Path, monkey
 
 
 def test_a_batch_too_large_is_two(tiny_name: str, pairs: Path, tmp_path: Path) -> None:
-    done = run("train", "--train-data", pairs, "--model", tiny_name, "--guide", "none", "-o", tmp_path)
+    done = run("train", "--train-data", pairs, "--model", tiny_name, "--texts", "captions", "-o", tmp_path)
     assert done.exit_code == 2
     assert "--batch-size 12" in done.stderr
 
@@ -311,7 +328,11 @@ def test_names_are_those_of_the_code_they_stand_for() -> None:
 def test_recipes_are_ready_to_run(file: Path) -> None:
     asked = TrainConfig(**from_toml(file))
     asked.check()
-    assert (asked.guide, asked.guide_options) == ("dino", {"name": "vit_small_patch16_224.dino"})
+    if file.stem == "eclip-mini":  # says of each choice what stands in the defaults
+        assert asked == TrainConfig(train_data=asked.train_data, out=file.stem)
+    else:  # the paper's, as far as it is known
+        assert (asked.guide, asked.guide_options) == ("dino", {"name": "vit_small_patch16_224.dino"})
+        assert (asked.form, asked.texts) == ("soft", "captions")
     assert asked.out == file.stem and not asked.learn_scale
 
 

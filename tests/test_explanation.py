@@ -81,6 +81,7 @@ def test_a_model_by_name_and_a_single_text(tiny_name: str) -> None:
 
 
 def test_several_methods_share_one_forward_pass(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = eclip.with_head(backbone, eclip.EclipHead.start(backbone))
     names = [name for name, method in eclip.METHODS.items() if method.kind != "perturbation"]
     own = {name: {"depth": 6} if "depth" in eclip.METHODS[name].options else {} for name in names}
     alone = {name: eclip.explain(_photo(), TEXTS, model=backbone, method=name, **own[name]) for name in names}
@@ -131,6 +132,7 @@ def test_image_size_and_thin_photos(backbone: Backbone) -> None:
 
 
 def test_nothing_of_the_caller_changes(backbone: Backbone) -> None:
+    backbone = eclip.with_head(backbone, eclip.EclipHead.start(backbone))
     model = backbone.model
     random, photo = torch.get_rng_state(), _photo()
     before = {key: value.clone() for key, value in model.state_dict().items()}

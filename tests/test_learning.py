@@ -19,7 +19,7 @@ from eclip.training.contrast import contrast
 from eclip.training.learning import Learner
 from eclip.training.material import Batch
 
-CONFIG = TrainConfig(train_data=("a.tar",), lr=0.01, wd=0.1)
+CONFIG = TrainConfig(train_data=("a.tar",), lr=0.01, wd=0.1, form="soft", texts="captions")
 
 
 def unit(*shape: int, seed: int) -> torch.Tensor:
@@ -216,7 +216,7 @@ def test_the_rate_rises_over_the_warm_up_and_falls_along_a_cosine() -> None:
         ({"source": "rows"}, "source must be one of value, output"),
         ({"init": "zeros"}, "init must be one of model, random"),
         ({"precision": "float16"}, "precision must be one of float32, bfloat16"),
-        ({"guide_options": {"size": 3}}, "'spectral' has no option 'size'"),
+        ({"guide": "spectral", "guide_options": {"size": 3}}, "'spectral' has no option 'size'"),
         ({"guide": "dino", "guide_options": {"network": torch.nn.Identity()}}, "words and numbers, got network=Ident"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"limit": -5}, "limit must be at least 1, got -5"),

@@ -397,7 +397,9 @@ def test_the_difference_of_two_texts_is_signed(name: str, family: str) -> None:
 def test_a_method_that_cannot_explain_a_difference_says_so(name: str) -> None:
     backbone = tiny.backbone("vit")
     encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone, 2)
-    with pytest.raises(OptionError, match=f"'{name}' cannot explain the difference.*These can: itsm, rclip, maskclip"):
+    with pytest.raises(
+        OptionError, match=f"'{name}' cannot explain the difference.*These can: itsm, rclip, eclip, maskclip"
+    ):
         METHODS[name].difference(encoding, text[:1], text[1:])
 
 

@@ -55,6 +55,7 @@ def made(tiny_name: str, data: Path, cache: Path, tmp_path: Path) -> Made:
 
     def make(out: str = "out", **options: Any) -> TrainConfig:
         small = {"epochs": 2, "batch_size": 20, "lr": 0.02, "warmup": 2, "guide": "none", "checkpoint_every": 1000}
+        small |= {"texts": "captions", "form": "soft", "wd": 0.05}
         settled = {"model": tiny_name, "train_data": (str(data),), "cache": str(cache), "device": "cpu"}
         return TrainConfig(out=str(tmp_path / out), **{**small, **settled, **options})
 

@@ -93,6 +93,8 @@ def config(tiny_name: str, tmp_path: Path) -> TrainConfig:
         out=str(tmp_path / "out"),
         model=tiny_name,
         guide="centre",
+        texts="captions",
+        form="soft",
         hidden=4,
         text=True,
         learn_scale=True,

@@ -74,10 +74,10 @@ class TrainConfig:
     train_data: tuple[str, ...]
     out: str = "eclip-head"
     model: str = "mini"
-    guide: str = "spectral"
+    guide: str = "none"
     guide_options: dict[str, Any] = field(default_factory=dict)
-    form: str = "soft"
-    texts: str = "captions"
+    form: str = "similarity_smooth"
+    texts: str = "words"
     near: float = 0.5
     threshold: str = "mean"
     source: str = "value"
@@ -86,9 +86,9 @@ class TrainConfig:
     text: bool = False
     epochs: int = 8
     batch_size: int = 256
-    lr: float = 3e-4
-    wd: float = 0.05
-    warmup: int = 50
+    lr: float = 1e-3
+    wd: float = 0.0
+    warmup: int = 30
     learn_scale: bool = False
     precision: str = "float32"
     accum_freq: int = 1

@@ -56,6 +56,14 @@ def test_two_words_may_be_one_term() -> None:
     assert found("it is on fire") == ["fire"] and "fire hydrant" not in found("a fire near a hydrant")
 
 
+def test_the_parts_of_a_term_are_not_asked_of_its_photo() -> None:
+    assert found("a hot dog on a bench") == ["bench", "hot dog"], "that is no dog"
+    assert found("a hot dog", "hot dogs and a bench", "a dog on a bench") == ["hot dog", "bench"], "who knows"
+    assert found("a hot dog", "a dog", "a dog") == ["dog"], "one caption of three names no term"
+    pairs = [*said("a hot dog", photos=9), *said("a dog", photos=1)]
+    assert as_words(pairs) == [("a photo of a dog",)] * 10, "nor is there one that nine photos have"
+
+
 def test_of_several_captions_two_must_have_a_word_and_those_of_most_come_first() -> None:
     assert found("a dog", "a cat", "two dogs", "some dog, a dog and a ball") == ["dog"], "a caption counts once"
     assert found("a ball", "a dog with a ball", "dogs, a cat", "a cat, a dog") == ["dog", "ball", "cat"]
@@ -127,6 +135,13 @@ def test_kin_are_a_photos_own_words_and_those_near_them(near: float) -> None:
     kin = Kin(TEXTS, read, near)
     for owner in (0, 1, 3, 4):
         assert kin_of(kin, owner) == {word for word in ANGLES for own in TEXTS[owner] if wanted_near(own, word, near)}
+
+
+def test_parts_of_a_term_are_kin_of_its_photo_alone() -> None:
+    prompts = [(f"a photo of a {word}",) for word in ("hot dog", "dog", "cat", "dogma")]
+    kin = Kin(prompts, lambda texts: torch.eye(len(texts)), 0.5)
+    own = [{word.removeprefix("a photo of a ") for word in kin_of(kin, owner)} for owner in range(4)]
+    assert own == [{"hot dog", "dog"}, {"dog"}, {"cat"}, {"dogma"}]
 
 
 def test_how_near_decides_who_is_kin() -> None:

@@ -37,7 +37,8 @@ def as_words(pairs: Sequence[Pair]) -> list[tuple[str, ...]]:
     """Prompts for the words that the captions of each pair mention; none for some.
 
     A word counts where two captions of a photo have it, or the only one; words that fewer than ten photos have are
-    left out. The words are those of `eclip concepts`.
+    left out. The words are those of `eclip concepts`. The parts of a term that counts, "dog" of "hot dog", are not
+    asked of its photo: one may be there or not.
 
     Raises:
         DataError: no pair has any.
@@ -45,7 +46,11 @@ def as_words(pairs: Sequence[Pair]) -> list[tuple[str, ...]]:
     singular = {form: word for word in words_of(None) for form in forms(word)}
     found = [_mentioned(pair.captions, singular) for pair in pairs]
     photos = Counter(word for words in found for word in words)
-    prompts = [tuple(fill(PROMPT, word) for word in words if photos[word] >= LEAST_PHOTOS) for words in found]
+    prompts = []
+    for words in found:
+        kept = [word for word in words if photos[word] >= LEAST_PHOTOS]
+        parts = {part for word in kept for part in _parts(word)}
+        prompts.append(tuple(fill(PROMPT, word) for word in kept if word not in parts))
     if not any(prompts):
         raise DataError(
             f"no word of the vocabulary is in the captions of {LEAST_PHOTOS} photos or more: train on the captions "
@@ -55,9 +60,9 @@ def as_words(pairs: Sequence[Pair]) -> list[tuple[str, ...]]:
 
 
 class Kin:
-    """Which words a photo is not to be held against: its own, and those near them in meaning.
+    """Which words a photo is not to be held against: its own, their parts, and those near them in meaning.
 
-    Who wrote "a man" has not denied "a person".
+    Who wrote "a man" has not denied "a person", nor "a coffee cup" a cup.
 
     Args:
         texts: of each pair.
@@ -71,6 +76,10 @@ class Kin:
         features = read(list(self.number))
         apart = unit(features - features.mean(dim=0))
         self.near = (apart @ apart.T > near) | torch.eye(len(apart), dtype=torch.bool)
+        for text, number in self.number.items():
+            for part in _parts(text.removeprefix(PROMPT.removesuffix("{}"))):
+                if (other := self.number.get(fill(PROMPT, part))) is not None:
+                    self.near[number, other] = True
 
     def add(self, batch: Batch, owners: Places, captions: Places) -> Batch:
         """The same batch, told which words its texts are and which are no negatives; arguments as of its making."""
@@ -83,6 +92,11 @@ def forms(word: str) -> set[str]:
     """A word with its plurals."""
     regular = {f"{word}s", f"{word}es", f"{word[:-1]}ies" if word.endswith("y") else word}
     return {word, ODD.get(word, word), *regular}
+
+
+def _parts(word: str) -> list[str]:
+    """The words of a term of several."""
+    return word.split() if " " in word else []
 
 
 def _mentioned(captions: Sequence[str], singular: dict[str, str]) -> list[str]:

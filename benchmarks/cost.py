@@ -35,6 +35,7 @@ BARS: dict[str, dict[int, float]] = {
     "rclip": {1: 1.08, 100: 1.10},
     "attention": {1: 1.08, 100: 1.10},
     "clearclip": {1: 1.10, 100: 1.12},
+    "eclip": {1: 1.15, 100: 1.17},
     "maskclip": {1: 1.15, 100: 1.17},
     "sclip": {1: 1.15, 100: 1.17},
     "naclip": {1: 1.15, 100: 1.17},
@@ -95,6 +96,7 @@ def _setup(options: argparse.Namespace) -> tuple[eclip.Backbone, torch.Tensor]:
     backbone = eclip.wrap(
         model, tokenizer=open_clip.get_tokenizer(options.model), mean=(0.5,) * 3, std=(0.5,) * 3, name=options.model
     )
+    backbone = eclip.with_head(backbone, eclip.EclipHead.start(backbone))
     size = backbone.image_size
     return backbone, torch.randn(options.images, 3, size, size, device=options.device)
 

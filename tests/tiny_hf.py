@@ -200,7 +200,7 @@ def _fast(inner: Any, start: str | None, end: str, pad: str, vocab: dict[str, in
 def backbone(family: str, dtype: torch.dtype = torch.float64, attention: str = "sdpa") -> Backbone:
     """A model of its own at each call, so that a test may break it."""
     host = model(family, attention).to(dtype)
-    return eclip.wrap(host, tokenizer=tokenizer(family), mean=MEAN, std=STD, name=family)
+    return _headed(eclip.wrap(host, tokenizer=tokenizer(family), mean=MEAN, std=STD, name=family))
 
 
 def image_features(host: Any, pixels: torch.Tensor) -> torch.Tensor:
@@ -236,7 +236,12 @@ def twin(of: Backbone) -> Backbone:
     """The same image tower and text features as a model of open_clip, the weights carried over by their names."""
     host = of.model
     built = (_siglip_twin if of.pooling == "latent" else _clip_twin)(host).to(of.weight.dtype).eval()
-    return eclip.wrap(built, tokenizer=tiny._tokenizer(), mean=MEAN, std=STD, name=f"twin of {of.name}")
+    return _headed(eclip.wrap(built, tokenizer=tiny._tokenizer(), mean=MEAN, std=STD, name=f"twin of {of.name}"))
+
+
+def _headed(bare: Backbone) -> Backbone:
+    """With a head of random weights, which are the same for a model and its twin."""
+    return eclip.with_head(bare, eclip.EclipHead.start(bare, init="random").to(bare.weight.dtype))
 
 
 def _clip_twin(host: Any) -> nn.Module:

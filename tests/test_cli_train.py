@@ -369,6 +369,25 @@ def test_explain_reads_the_head_and_repeats_it(trained: Run, tiny_name: str, pho
     assert np.array_equal(answer.maps, again.maps) and answer.how == again.how
 
 
+def test_a_head_is_what_is_asked_with_where_no_method_is_named(
+    trained: Run, tiny_name: str, photos: Path, tmp_path: Path
+) -> None:
+    photo, headed = photos / "a.png", eclip.load(tiny_name, head=trained.folder)
+    wanted = eclip.explain(photo, "a dog", model=headed, method="eclip", versus="grass")
+    asked = ("explain", photo, "-t", "a dog", "--versus", "grass", "--model", tiny_name)
+    done = run(*asked, "--head", trained.folder, "-o", tmp_path / "one", "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    answer = Explanation.load(tmp_path / "one")
+    assert np.array_equal(answer.maps, wanted.maps) and answer.how == wanted.how
+    assert "--method eclip" in answer.how["command"] and f"--head={trained.folder}" in answer.how["command"]
+    assert run(*asked, "-o", tmp_path / "two").exit_code == 0
+    assert Explanation.load(tmp_path / "two").how["method"] == "surgery", "without a head"
+    [each] = eclip.explain_each([photo], "a dog", model=headed)
+    assert each.how["method"] == "eclip"
+    [each] = eclip.explain_each([photo], "a dog", model=tiny_name, device="cpu")
+    assert each.how["method"] == "surgery" and "--method surgery" in each.how["command"]
+
+
 def test_a_record_says_where_the_head_is_from(trained: Run, tiny_name: str, photos: Path, tmp_path: Path) -> None:
     photo, asked = photos / "a.png", {"texts": "a dog", "method": "eclip"}
     plain = eclip.explain(photo, "a dog", model=tiny_name, method="itsm").how

@@ -241,6 +241,15 @@ def with_bad(folder: Path, data: Path, *, broken: int = 1, count: int = 60) -> P
     return folder
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_trains_whatever_surrounds_it(mode: Callable[[], Any], made: Made) -> None:
+    config = made("alone", epochs=1)
+    train(config)
+    with mode():
+        train(made("within", epochs=1))
+    same_head(config, made("within"))
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_bad_pairs_are_named_counted_and_left_out(stream: bool, made: Made, data: Path, tmp_path: Path) -> None:
     config = made(train_data=(str(with_bad(tmp_path / "bad", data, broken=2)),), stream=stream, batch_size=20, epochs=3)

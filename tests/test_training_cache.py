@@ -227,6 +227,20 @@ class Counted(Pair):
         return photo
 
 
+def test_a_photo_that_broke_before_another_guide_looked_is_not_used(
+    backbone: Backbone, pairs: list[Pair], tmp_path: Path
+) -> None:
+    copy = shutil.copy(pairs[5].place.file, tmp_path / "photo.png")
+    some = [*pairs[:5], replace(pairs[5], place=pairs[5].place._replace(file=str(copy)))]
+    whole = on_disk(looking(backbone), some, tmp_path / "cache")
+    filled(whole)
+    assert not whole.bad
+    Path(copy).write_bytes(bytes(pairs[5].place.size))
+    other = on_disk(looking(backbone, guide="centre"), some, tmp_path / "cache")
+    filled(other)
+    assert list(other.bad) == [5] and not other.batch(places(5), places(5), places(0)).good
+
+
 def test_few_photos_are_in_memory_at_a_time(backbone: Backbone, pairs: list[Pair]) -> None:
     many = [Counted(pair.key, pair.place, pair.captions) for pair in pairs * 5]
     looking(backbone, guide="centre", workers=2).look(many)

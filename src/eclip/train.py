@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from eclip.backbones.load import load
 from eclip.datasets.captions import digest, read_pairs
@@ -63,7 +64,7 @@ def train(config: TrainConfig, *, resume: bool = False, tell: Tell = lambda *_: 
     """
     config.check()
     journal.check_plot()
-    with processes.joined(config.device) as (rank, world, device):
+    with processes.joined(config.device) as (rank, world, device), torch.inference_mode(False), torch.enable_grad():
         return Run(config, rank, world, device, tell).go(resume)
 
 

@@ -242,7 +242,8 @@ class Cached:
 
     def note_bad(self) -> None:
         """Know which photos cannot be read; to be called when all processes have filled."""
-        self.bad = {place: why for place, why in self.rows.bad().items() if place < self.count}
+        bad = chain.from_iterable(store.bad().items() for store in self.photo_stores)  # each as its shards were made
+        self.bad = {place: why for place, why in bad if place < self.count}
 
     def batch(self, photos: Places, owners: Places, captions: Places) -> Batch:
         """These photos, each with a caption: of which pair, and which of its own."""

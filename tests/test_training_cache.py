@@ -125,6 +125,15 @@ def test_a_shard_that_was_cut_off_is_missing(tmp_path: Path) -> None:
     assert store.missing() == [range(2, 4)]
 
 
+def test_a_shard_that_is_cut_off_later_gives_no_numbers(tmp_path: Path) -> None:
+    store = Store(tmp_path, 4, (8,), np.float16, shard=4)
+    store.write(0, np.ones((4, 8)))
+    os.truncate(tmp_path / "000000.npy", (tmp_path / "000000.npy").stat().st_size - 3)
+    assert store.take(places(2, 0)).all()
+    with pytest.raises(ResultError, match=r"000000.npy was cut off meanwhile: begin again"):
+        store.take(places(0, 3))
+
+
 def test_what_cannot_be_written_says_so_and_leaves_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("as it was")
     with pytest.raises(ResultError, match=r"000000.npy' cannot be written: File exists"):

@@ -82,6 +82,9 @@ class Store:
         """Records by number, in the order asked for: (record, *shape). Only these are read, a file from front to back.
 
         Nothing is mapped into memory, where what was ever read would count as used.
+
+        Raises:
+            ResultError: a shard is shorter than when it was looked for.
         """
         taken = np.empty((len(records), *self.shape), self.dtype)
         for number, places in groupby(np.argsort(records), lambda place: int(records[place]) // self.shard):
@@ -90,7 +93,8 @@ class Store:
                 begin = self._header(span)
                 for place in places:
                     file.seek(begin + (int(records[place]) - span.start) * self.record_bytes)
-                    file.readinto(taken[place])
+                    if file.readinto(taken[place]) != self.record_bytes:
+                        raise ResultError(f"{file.name} was cut off meanwhile: begin again, and it is made anew.")
         return taken
 
     def _header(self, span: range) -> int:

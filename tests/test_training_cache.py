@@ -22,7 +22,7 @@ import tiny
 from eclip.backbones.base import Backbone
 from eclip.datasets.captions import Pair, read_pairs
 from eclip.datasets.pair import Place
-from eclip.errors import DataError, ResultError
+from eclip.errors import DataError, ResultError, TextCutWarning
 from eclip.guides import GUIDES, Seen, on_grid
 from eclip.head import EclipHead, head_rows
 from eclip.text import encode_texts
@@ -417,3 +417,12 @@ def test_a_disk_without_room_is_told_before_anything_is_encoded(
     with pytest.raises(ResultError, match=r"the cache needs 0.0 GiB in .*cache.*0.0 GiB are free: --cache DIR"):
         filled(on_disk(looking(backbone), pairs, tmp_path / "deep" / "cache"))
     assert not (tmp_path / "deep").exists()
+
+
+def test_texts_that_are_cut_off_are_told_in_one_line() -> None:
+    backbone = tiny.backbone("vit")
+    long = ["a dog " * 60, "a cat " * 60]
+    with pytest.warns(TextCutWarning, match=r"^2 of 3 texts are cut off. The first: vit reads ") as told:
+        features = looking(backbone).read([*long, "a dog", long[0]])
+    assert len(told) == 1
+    assert torch.equal(features[0], features[3]) and not torch.equal(features[0], features[1])

@@ -85,9 +85,9 @@ class Run:
         _check_bad(self.unusable, len(self.unusable) + len(pairs))
         self.pairs = [pairs[place] for place in _drawn(0).permutation(len(pairs))]
         self.count = min(len(pairs), config.limit or len(pairs))
-        self.data = digest(self.pairs)
         by_word = config.texts == "words"
         self.texts = as_words(self.pairs) if by_word else [pair.captions for pair in self.pairs]
+        self.data = digest([replace(pair, captions=own) for pair, own in zip(self.pairs, self.texts, strict=True)])
         self.captions = np.array([len(own) for own in self.texts])
         self.silent = {place for place in range(self.count) if not self.texts[place]}
         self._steps_of(self.count - len(self.silent))

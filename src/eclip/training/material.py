@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from eclip.backbones.base import Backbone, encode, plainly
 from eclip.datasets.captions import Pair, digest
-from eclip.errors import DataError, ImageError, ResultError
+from eclip.errors import DataError, ImageError, ResultError, TextCutWarning
 from eclip.guides import GUIDES, Seen, on_grid
 from eclip.head import head_rows
 from eclip.text import encode_texts
@@ -122,9 +123,19 @@ class Looking:
         return rows, guide, bad
 
     def read(self, captions: Sequence[str]) -> Float[Tensor, "text feature"]:
-        """Unit features of captions, float32 on the CPU."""
+        """Unit features of captions, float32 on the CPU; of those cut off, one line says how many they are."""
         once = {caption: place for place, caption in enumerate(dict.fromkeys(captions))}
-        features = encode_texts(self.backbone, list(once)).float().cpu()
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", TextCutWarning)
+            features = encode_texts(self.backbone, list(once)).float().cpu()
+        cut = [one for one in told if issubclass(one.category, TextCutWarning)]
+        for other in (one for one in told if one not in cut):
+            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+        if cut:
+            first = cut[0].message
+            warnings.warn(
+                f"{len(cut)} of {len(once)} texts are cut off. The first: {first}", TextCutWarning, stacklevel=2
+            )
         return features[[once[caption] for caption in captions]]
 
     def _opened(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, list[Image.Image | ImageError]]]:

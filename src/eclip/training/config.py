@@ -84,7 +84,7 @@ class TrainConfig:
     init: str = "model"
     hidden: int = 0
     text: bool = False
-    epochs: int = 8
+    epochs: int = 4
     batch_size: int = 256
     lr: float = 1e-3
     wd: float = 0.0

@@ -172,13 +172,14 @@ def once(
 
 
 def table(lines: list[dict[str, Any]], group: str) -> str:
-    """Mean and spread over seeds, as Markdown."""
+    """Mean and spread over seeds, as Markdown; no spread of one run."""
     rows = ["| | voc2012seg mSC | mIoU | coco80seg mSC | mIoU |", "|---|---|---|---|---|"]
     for label, given in GROUPS[group].items():
         found = np.array([line["scores"] for line in lines if line["given"] == given])
         if len(found):
-            spread = found.std(axis=0, ddof=1) if len(found) > 1 else np.zeros(found.shape[1])
-            cells = [f"{mean:.1f} ± {sd:.1f}" for mean, sd in zip(found.mean(axis=0), spread, strict=True)]
+            cells = [f"{mean:.1f}" for mean in found.mean(axis=0)]
+            if len(found) > 1:
+                cells = [f"{cell} ± {sd:.1f}" for cell, sd in zip(cells, found.std(axis=0, ddof=1), strict=True)]
             rows.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(rows)
 

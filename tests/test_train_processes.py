@@ -109,11 +109,9 @@ def config(tiny_name: str, tmp_path: Path) -> TrainConfig:
 
 
 def log(folder: str) -> list[dict[str, Any]]:
-    """Without what differs from run to run."""
-    found = []
-    for event in events(Path(folder) / FILE):
-        found.append({key: value for key, value in event.items() if key not in ("seconds", "peak_mib", "config")})
-    return found
+    """Without what differs from run to run; versions are those of what a process happens to have imported."""
+    apart = ("seconds", "peak_mib", "config", "versions")
+    return [{key: value for key, value in event.items() if key not in apart} for event in events(Path(folder) / FILE)]
 
 
 def losses(folder: str) -> list[float]:

@@ -161,20 +161,24 @@ def test_the_head_on_disk_is_taken_up_and_says_how_it_was_trained(made: Made) ->
     assert np.abs(shown.maps - start.maps).max() > 0.05
     names = {"checkpoint.pt", PICTURE, CONFIG, WEIGHTS, FILE}
     assert {file.name for file in Path(config.out).iterdir()} == names
+    assert all(file.stat().st_mode & 0o044 == 0o044 for file in Path(config.out).iterdir()), "others may read them"
 
 
-def test_a_batch_in_parts_and_a_batch_without_cache_train_the_same_head(made: Made) -> None:
-    options = {"hidden": 4, "text": True, "learn_scale": True, "guide": "spectral"}
-    whole, parts, streamed = (
-        made(**options),
-        made("parts", accum_freq=4, **options),
-        made("streamed", stream=True, **options),
-    )
+def alike_in_parts_and_streamed(make: Made, options: dict[str, Any]) -> TrainConfig:
+    """A run that ends as it does in parts, and without a cache; returns it."""
+    whole, parts = make(**options), make("parts", accum_freq=4, **options)
+    streamed = make("streamed", stream=True, **options)
     head = train(whole)
     same_head(train(parts), head, rtol=1e-5, atol=1e-5)
     assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
     assert losses(train_and(streamed)) == pytest.approx(losses(whole), abs=2e-3)
     same_head(streamed, head, rtol=0, atol=0.02)  # an Adam step is as long for a slope that is rounding alone
+    return whole
+
+
+def test_a_batch_in_parts_and_a_batch_without_cache_train_the_same_head(made: Made) -> None:
+    options = {"hidden": 4, "text": True, "learn_scale": True, "guide": "spectral"}
+    whole = alike_in_parts_and_streamed(made, options)
     half = made("half", precision="bfloat16", **options)
     assert losses(train_and(half)) == pytest.approx(losses(whole), abs=0.05)
     assert losses(half) != losses(whole)
@@ -533,16 +537,7 @@ def test_on_words_stopped_and_resumed_is_uninterrupted_to_the_bit(worded: Made) 
 @pytest.mark.parametrize("form", ["soft", "similarity_smooth"])
 def test_on_words_parts_and_streamed_batches_train_the_same_head(form: str, worded: Made) -> None:
     options = {"form": form, "hidden": 4, "text": True, "learn_scale": True, "guide": "centre"}
-    whole, parts, streamed = (
-        worded(**options),
-        worded("parts", accum_freq=4, **options),
-        worded("streamed", stream=True, **options),
-    )
-    head = train(whole)
-    same_head(train(parts), head, rtol=1e-5, atol=1e-5)
-    assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
-    assert losses(train_and(streamed)) == pytest.approx(losses(whole), abs=2e-3)
-    same_head(streamed, head, rtol=0, atol=0.02)
+    whole = alike_in_parts_and_streamed(worded, options)
     alone = losses(train_and(worded("alone", near=-1.0, **options)))
     assert alone[0] < losses(whole)[0] / 3, "what is near is in nobody's way"
 

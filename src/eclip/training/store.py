@@ -126,6 +126,7 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             except BaseException:
                 os.unlink(part.name)
                 raise
+        os.chmod(part.name, 0o644)  # a temporary file is for its owner alone
         os.replace(part.name, path)
     except OSError as error:
         raise ResultError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error

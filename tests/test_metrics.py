@@ -13,7 +13,7 @@ import eclip
 import eclip.errors
 import tiny
 from eclip.datasets.masks import MaskSet, present, read_masks
-from eclip.evaluate import localize
+from eclip.evaluation.scoring import localize
 from eclip.metrics.localization import THRESHOLDS, Localization, contrast, ious
 
 HEAT = np.array([[1.0, 0.6, 0.2], [0.4, 0.5, 0.0]])

@@ -24,7 +24,7 @@ import shapes
 from eclip.blocks import unit
 from eclip.datasets.masks import read_masks
 from eclip.errors import DataError, HeadError, OptionError, ResultError, TrainingError
-from eclip.evaluate import localize
+from eclip.evaluation.scoring import localize
 from eclip.guides import GUIDES, Seen, on_grid
 from eclip.head import CONFIG, WEIGHTS, EclipHead, head_rows, load_head
 from eclip.methods import METHODS

@@ -28,7 +28,8 @@ from eclip.head import EclipHead, head_rows
 from eclip.text import encode_texts
 from eclip.training import material
 from eclip.training.material import Batch, Cached, Looking, Places, Streamed
-from eclip.training.store import Store, replace_file
+from eclip.training.store import Store
+from eclip.writer import replace_file
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ import eclip
 from eclip.backbones.base import Backbone, Encoding
 from eclip.blocks import cosine
 from eclip.datasets.masks import VOC_NAMES, MaskSet, present, read_masks
-from eclip.evaluate import encoded, score_photo
+from eclip.evaluation.scoring import encoded, score_photo
 from eclip.guides import GUIDES, Seen, on_grid
 from eclip.head import EclipHead, head_rows
 from eclip.metrics.localization import Localization

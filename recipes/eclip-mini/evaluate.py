@@ -15,7 +15,7 @@ import torch
 import eclip
 from eclip.backbones.base import Encoding
 from eclip.datasets.masks import VOC_NAMES, read_masks
-from eclip.evaluate import localize
+from eclip.evaluation.scoring import localize
 
 PACKS = {"voc2012seg": VOC_NAMES, "coco80seg": None, "davis2016val": None, "camvid": None}
 METHODS = ("itsm", "rclip", "maskclip", "surgery", "gem", "eclip")

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import eclip
 from eclip.datasets.masks import VOC_NAMES, MaskSet, present, read_masks
-from eclip.evaluate import encoded, score_photo
+from eclip.evaluation.scoring import encoded, score_photo
 from eclip.methods import check_methods
 from eclip.metrics.localization import Localization
 from eclip.refinements import check_refinement

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 _HOME = {
     "GUIDES": "eclip.guides",
     "METHODS": "eclip.methods",
+    "PROTOCOLS": "eclip.protocols",
     "REFINEMENTS": "eclip.refinements",
     "TEMPLATES": "eclip.templates",
     "WORD_METHODS": "eclip.words",
@@ -22,6 +23,7 @@ _HOME = {
     "Encoding": "eclip.backbones.base",
     "EclipError": "eclip.errors",
     "EclipHead": "eclip.head",
+    "Evaluation": "eclip.evaluation.results",
     "Explanation": "eclip.explanation",
     "Interactions": "eclip.interactions",
     "TrainConfig": "eclip.training.config",
@@ -30,6 +32,7 @@ _HOME = {
     "concepts_each": "eclip.concepts",
     "encode": "eclip.backbones.base",
     "encode_texts": "eclip.text",
+    "evaluate": "eclip.evaluate",
     "explain": "eclip.explain",
     "explain_each": "eclip.explain",
     "explain_words": "eclip.explain_words",
@@ -58,6 +61,8 @@ if TYPE_CHECKING:
     from eclip.concepts import concepts as concepts
     from eclip.concepts import concepts_each as concepts_each
     from eclip.errors import EclipError as EclipError
+    from eclip.evaluate import evaluate as evaluate
+    from eclip.evaluation.results import Evaluation as Evaluation
     from eclip.explain import explain as explain
     from eclip.explain import explain_each as explain_each
     from eclip.explain_words import WordRelevance as WordRelevance
@@ -72,6 +77,7 @@ if TYPE_CHECKING:
     from eclip.interactions import interactions as interactions
     from eclip.methods import METHODS as METHODS
     from eclip.pooling import masked_max_pool as masked_max_pool
+    from eclip.protocols import PROTOCOLS as PROTOCOLS
     from eclip.refinements import REFINEMENTS as REFINEMENTS
     from eclip.templates import TEMPLATES as TEMPLATES
     from eclip.text import encode_texts as encode_texts

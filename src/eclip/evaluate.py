@@ -1,119 +1,181 @@
-"""Do maps lie on the things they are asked for? Scored on photos with masks, in one pass and bounded memory."""
+"""Numbers that can be believed: methods on a data set under a named protocol, in batches that a kill cannot undo.
+
+Start reading here: `evaluate` checks the question, scores what is missing batch by batch, and makes tables of it all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
 
-from eclip.backbones.base import Backbone, Encoding, encode
-from eclip.datasets.masks import VOID, Masked, MaskSet, present
-from eclip.errors import OptionError, ShapeError
-from eclip.heatmap import normalize, resize
-from eclip.metrics.localization import Localization, Record
-from eclip.photos import read_batches
-from eclip.text import encode_texts
+from eclip.backbones.base import Backbone
+from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.backbones.load import backbone_of, load
+from eclip.datasets import DATASETS
+from eclip.datasets.masks import MaskSet
+from eclip.errors import DataError, OptionError
+from eclip.evaluation import task_of
+from eclip.evaluation.asked import Asked
+from eclip.evaluation.parts import Part, Parts, open_run
+from eclip.evaluation.results import Evaluation, Found, results_of, write_results
+from eclip.evaluation.row import Row
+from eclip.methods import METHODS, check_methods, options_for
+from eclip.protocols import DEFAULT_PROTOCOL, Protocol, protocol_of
+from eclip.refinements import check_refinement
+from eclip.writer import made_by, noted
 
-MapsOf = Callable[[Encoding, Tensor], dict[str, Tensor]]
-"""From an encoding and unit texts (text, feature) to raw maps (image, text, row, col) by name."""
+SCHEMA = "eclip.eval/1"
+EVERY, FAST = "all", "fast"
+MOST_FAILURES = 0.05
+"""A larger share of photos that cannot be read stops a run: its numbers would be those of other photos."""
+Tell = Callable[[str, int, int], None]
+"""Hears of the progress: the model, photos done, photos in all."""
 
 
-def localize(
-    maps_of: MapsOf,
-    masks: MaskSet,
-    backbone: Backbone,
+def evaluate(
+    data: str | MaskSet,
     *,
-    prompt: str | Sequence[str] = "a photo of a {}",
-    image_size: int | None = None,
+    out: str | Path,
+    methods: str | Sequence[str] = FAST,
+    models: str | Backbone | Sequence[str | Backbone] = DEFAULT_MODEL,
+    protocol: str | Protocol = DEFAULT_PROTOCOL,
+    root: str | Path | None = None,
+    split: str | None = None,
+    every: int = 1,
+    limit: int | None = None,
+    head: str | None = None,
+    options: dict[str, dict[str, Any]] | None = None,
+    refine: str | None = None,
+    refine_options: dict[str, Any] | None = None,
     batch_size: int = 16,
-    keep: int | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> dict[str, Record]:
-    """Score the map of each class that a photo shows, with the names of all classes of the set asked together.
+    device: str | None = None,
+    overwrite: bool = False,
+    tell: Tell = lambda *_: None,
+) -> Evaluation:
+    """Score methods on a data set.
 
-    A photo shows a class that has at least 1 % of its area, void left out. Maps that know no text, such as an attention
-    map, are scored the same way when `maps_of` expands them over the texts.
+    What is measured lies in `out` batch by batch; the same call goes on after any interruption, and ends with the same
+    numbers as a run that was never stopped (on one machine, with as many threads).
 
     Args:
-        maps_of: what to score. Its maps are normalized and resized here, each over its own grid.
-        masks: from `read_masks`.
-        backbone: from `load` or `wrap`.
-        prompt: template of the names, see `encode_texts`.
-        image_size: side in pixels that photos are squashed to; None = the model's own.
+        data: a name of `eclip.DATASETS`, or a set that was read.
+        out: folder of the run: `results.json`, `results.csv`, `pairs.csv` and the parts.
+        methods: names; "fast" for all of one forward pass, "all" for those of many passes too. Those without a meaning
+            for a model are told as gaps.
+        models: a name or a Backbone, as in `eclip.explain`, or several.
+        protocol: a name of `eclip.PROTOCOLS`, or one of your own.
+        root: where the data set lies; None = in `$ECLIP_DATA`.
+        split: of the data set; None = its own default.
+        every: every so many-th photo, at least 1.
+        limit: of these, so many at most; None = all.
+        head: of the method "eclip", for a single model; see `eclip.load`.
+        options: of methods by their names, such as {"legrad": {"depth": 4}}.
+        refine: a step after every method, see `eclip.explain`.
+        refine_options: see `eclip.explain`.
         batch_size: photos in one forward pass, at least 1.
-        keep: last blocks that `maps_of` reruns, see `encode`; None = all.
-        progress: hears after each batch how many photos are done.
-
-    Returns:
-        A Record for each name that `maps_of` gives.
+        device: of models given by name, see `eclip.explain`.
+        overwrite: begin anew in a folder that holds the run of another question.
+        tell: hears of the progress.
 
     Raises:
-        DataError: a mask cannot be used, or no photo shows a class.
-        ImageError: a photo cannot be read.
-        ShapeError: maps are not (image, text, row, col).
-        OptionError: batch_size is less than 1, or another option is outside its range.
+        DataError: the set cannot be read, more than 5 % of its photos cannot be, or none shows a class.
+        ResultError: the folder holds the run of another question, or cannot be written.
+        EclipError: other bad input, of a class that says which.
     """
-    columns = {number: column for column, number in enumerate(masks.classes)}
-    text = encode_texts(backbone, list(masks.classes.values()), prompt)
-    found: dict[str, Localization] = {}
-    done = 0
-    for items, encoding in encoded(masks, backbone, image_size=image_size, batch_size=batch_size, keep=keep):
-        maps = maps_of(encoding, text)
-        for name, raw in maps.items():
-            if raw.ndim != 4 or raw.shape[:2] != (len(items), len(text)):
-                wanted = f"(image, text, row, col) = ({len(items)}, {len(text)}, ...)"
-                raise ShapeError(f"maps {name!r} must be {wanted}, got {tuple(raw.shape)}.")
-        for row, item in enumerate(items):
-            mask = item.read()
-            numbers = present(mask)
-            for name, raw in maps.items():
-                asked = raw[row, [columns[number] for number in numbers]]
-                score_photo(found.setdefault(name, Localization()), asked, numbers, mask)
-        done += len(items)
-        if progress is not None:
-            progress(done)
-    return {name: one.record() for name, one in found.items()}
+    rules = protocol if isinstance(protocol, Protocol) else protocol_of(protocol)
+    chosen = _methods(methods)
+    own = {name: options_for(name, [name], (options or {}).get(name, {})) for name in chosen}
+    if unknown := [name for name in options or {} if name not in chosen]:
+        raise OptionError(f"options are given for {', '.join(unknown)}, which is not asked: {', '.join(chosen)} are.")
+    refine_options = check_refinement(refine, refine_options)
+    if batch_size < 1 or every < 1 or (limit is not None and limit < 1):
+        raise OptionError(f"batch_size, every and limit must be at least 1, got {batch_size}, {every} and {limit}.")
+    whole = DATASETS[data].read(root, split) if isinstance(data, str) else data
+    photos = replace(whole, items=tuple(whole.items[::every][:limit]))
+    backbones = _backbones(models, device, head)
+    question = {
+        "schema": SCHEMA,
+        "data": {"name": photos.name, "split": split, "every": every, "limit": limit, "digest": photos.digest()},
+        "protocol": rules.plain(),
+        "methods": {name: noted(one) for name, one in own.items()},
+        "refine": refine,
+        "refine_options": noted(refine_options),
+        "models": {one.name: {**made_by(one), "weights": _digest(one)} for one in backbones},
+        "batch_size": batch_size,
+    }
+    folder = Path(out)
+    open_run(folder, question, overwrite=overwrite)
+    found: Found = {}
+    for backbone in backbones:
+        asked = Asked(rules, photos, backbone, own, refine, refine_options)
+        found[backbone.name] = _measure(asked, folder, batch_size, tell)
+    results = results_of(question, photos, found)
+    write_results(folder, results, photos, found)
+    return Evaluation(results, folder)
 
 
-def encoded(
-    masks: MaskSet,
-    backbone: Backbone,
-    *,
-    image_size: int | None = None,
-    batch_size: int = 16,
-    keep: int | None = None,
-) -> Iterator[tuple[list[Masked], Encoding]]:
-    """The photos of a set in order, each batch with its encoding; arguments and errors as of `localize`."""
-    if batch_size < 1:
-        raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
-    items = iter(masks.items)
-    for batch in read_batches((item.photo for item in masks.items), batch_size, None):
-        pixels = torch.stack([backbone.preprocess(photo, image_size) for _, photo in batch])
-        yield list(islice(items, len(batch))), encode(backbone, pixels, keep)
+def _methods(methods: str | Sequence[str]) -> list[str]:
+    if methods == EVERY:
+        return list(METHODS)
+    if methods == FAST:
+        return [name for name, method in METHODS.items() if method.kind != "perturbation"]
+    names = list(dict.fromkeys([methods] if isinstance(methods, str) else methods))
+    check_methods(names)
+    return names
 
 
-def score_photo(
-    into: Localization,
-    maps: Float[Tensor, "text row col"],
-    numbers: Sequence[int],
-    mask: UInt8[np.ndarray, "height width"],
-) -> None:
-    """Add the pairs of one photo.
+def _backbones(
+    models: str | Backbone | Sequence[str | Backbone], device: str | None, head: str | None
+) -> list[Backbone]:
+    listed = [models] if isinstance(models, str | Backbone) else list(models)
+    if not listed:
+        raise OptionError("no model was given; `eclip models ls` shows some.")
+    if head is not None:
+        if len(listed) > 1 or not isinstance(listed[0], str):
+            raise OptionError("head belongs to one model that is given by its name.")
+        return [load(listed[0], device=device or "cpu", head=head)]
+    found = [backbone_of(one, device) for one in listed]
+    names = [one.name for one in found]
+    if len(set(names)) < len(names):
+        raise OptionError(f"each model must have a name of its own, got {', '.join(names)}.")
+    return found
 
-    Args:
-        into: where they are added.
-        maps: raw, one of each class.
-        numbers: the classes, each somewhere in the mask.
-        mask: of the photo, from `Masked.read`.
 
-    Raises:
-        EclipError: a map value is NaN or infinite.
-    """
-    for number, raw in zip(numbers, maps.detach().float(), strict=True):
-        heat = resize(normalize(raw), mask.shape).cpu().numpy()
-        inside = mask == number
-        into.add(number, heat, inside, ~inside & (mask != VOID))
+def _measure(asked: Asked, folder: Path, batch_size: int, tell: Tell) -> tuple[list[Row], list[Part]]:
+    """Score the batches that are missing, and read them all."""
+    items, name = asked.data.items, asked.backbone.name
+    parts = Parts(folder, name, -(-len(items) // batch_size))
+    missing = parts.missing()
+    task = task_of(asked)
+    done = len(items) - sum(len(items[number * batch_size : (number + 1) * batch_size]) for number in missing)
+    tell(name, done, len(items))
+    for number in missing:
+        start = number * batch_size
+        batch = items[start : start + batch_size]
+        parts.write(number, task.score(batch, start))
+        done += len(batch)
+        tell(name, done, len(items))
+    held = list(parts)
+    failures = [failure for part in held for failure in part.failures]
+    if len(failures) > MOST_FAILURES * len(items):
+        source, why = failures[0]
+        raise DataError(
+            f"{len(failures)} of {len(items)} photos of {asked.data.name} cannot be used, more than "
+            f"{MOST_FAILURES:.0%}: the numbers would be those of other photos. The first is {source}: {why}"
+        )
+    return task.record(held), held
+
+
+def _digest(backbone: Backbone) -> str:
+    """16 hexadecimal digits that follow from every weight of the model and of its head."""
+    whole = hashlib.sha256()
+    for module in (backbone.model, backbone.head):
+        for key, value in () if module is None else module.state_dict().items():
+            whole.update(key.encode())
+            whole.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return whole.hexdigest()[:16]

@@ -27,7 +27,7 @@ from eclip.backbones.load import load
 from eclip.datasets.captions import digest, read_pairs
 from eclip.datasets.masks import MaskSet, read_masks
 from eclip.errors import DataError, OptionError, TrainingError
-from eclip.evaluate import localize
+from eclip.evaluation.scoring import localize
 from eclip.head import EclipHead, with_head
 from eclip.methods import METHODS
 from eclip.training import checkpoint, journal, processes

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from eclip.commands import compare_command
 from eclip.errors import OptionError, ResultError
@@ -252,6 +252,26 @@ class ComparisonWriter(Folder):
         gaps = [{"model": model, "method": method, "why": why} for (model, method), why in comparison.gaps.items()]
         shape = dict(zip(("width", "height"), comparison.photo.size, strict=True))
         return {"source": comparison.source, **shape, "maps": maps, "gaps": gaps, "files": files}
+
+
+def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file, and its folder if it is not there, so that it is whole at any moment.
+
+    Raises:
+        ResultError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+            try:
+                write(part)
+            except BaseException:
+                os.unlink(part.name)
+                raise
+        os.chmod(part.name, 0o644)  # a temporary file is for its owner alone
+        os.replace(part.name, path)
+    except OSError as error:
+        raise ResultError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
 
 
 def named(texts: Sequence[str], values: NDArray[Any]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What there is: `eclip models ls`, the same of methods, guides and refinements, and `eclip doctor`."""
+"""What there is: `eclip models ls`, the same of methods, guides, refinements and protocols, and `eclip doctor`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from eclip.backbones.catalog import HF_CLASSES, architectures, tags, tower_of
 from eclip.guides import GUIDES
 from eclip.methods import METHODS
+from eclip.protocols import PROTOCOLS
 from eclip.refinements import REFINEMENTS
 from eclip.reported import reported
 
@@ -17,6 +18,7 @@ models_app = typer.Typer(help="Models that can be loaded.", no_args_is_help=True
 methods_app = typer.Typer(help="Methods of explanation.", no_args_is_help=True)
 guides_app = typer.Typer(help="Free attention that guides the training of a head.", no_args_is_help=True)
 refinements_app = typer.Typer(help="Steps after any method.", no_args_is_help=True)
+protocols_app = typer.Typer(help="Rules of evaluation.", no_args_is_help=True)
 
 RECOMMENDED = ("ViT-B-16/openai", "ViT-B-32/openai", "ViT-L-14/openai", "RN50/openai", "ViT-B-16-SigLIP/webli")
 
@@ -78,6 +80,17 @@ def refinements_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON
         _table(rows, as_json)
 
 
+@protocols_app.command("ls")
+def protocols_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every rule.")] = False) -> None:
+    """Protocols by name, with what they ask and where they come from."""
+    with reported():
+        if as_json:
+            typer.echo(json.dumps([one.plain() for one in PROTOCOLS.values()], ensure_ascii=False))
+            return
+        rows = [{"protocol": one.name, "task": one.task, "what": one.summary} for one in PROTOCOLS.values()]
+        _table(rows, as_json)
+
+
 def _table(rows: list[dict[str, str]], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False))
@@ -88,7 +101,9 @@ def _table(rows: list[dict[str, str]], as_json: bool) -> None:
     table = Table(box=None, pad_edge=False)
     for key in rows[0]:
         table.add_column(
-            key, overflow="fold", no_wrap=key in ("model", "method", "kind", "guide", "refinement", "maps")
+            key,
+            overflow="fold",
+            no_wrap=key in ("model", "method", "kind", "guide", "refinement", "maps", "protocol", "task"),
         )
     for row in rows:
         table.add_row(*row.values())

@@ -13,7 +13,7 @@ import torch
 
 from eclip.errors import TrainingError
 from eclip.training.config import CHECKPOINT, FREE, TrainConfig
-from eclip.training.store import replace_file
+from eclip.writer import replace_file
 
 Probe = tuple[float, ...]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from eclip.errors import MissingExtraError
 from eclip.render.colors import BACKGROUND, FAINT, INK
-from eclip.training.store import replace_file
+from eclip.writer import replace_file
 
 FILE, PICTURE = "log.jsonl", "curve.png"
 ENDINGS = ("stopped", "failed")

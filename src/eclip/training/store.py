@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eclip.errors import ResultError
+from eclip.writer import replace_file
 
 
 class Store:
@@ -110,23 +108,3 @@ class Store:
 
     def _file(self, number: int, suffix: str = ".npy") -> Path:
         return self.folder / f"{number:06d}{suffix}"
-
-
-def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file, and its folder if it is not there, so that it is whole at any moment.
-
-    Raises:
-        ResultError: it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-            try:
-                write(part)
-            except BaseException:
-                os.unlink(part.name)
-                raise
-        os.chmod(part.name, 0o644)  # a temporary file is for its owner alone
-        os.replace(part.name, path)
-    except OSError as error:
-        raise ResultError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error

@@ -1,0 +1,203 @@
+"""`eclip eval`: methods on a data set under a named protocol, with controls, and a check against stored numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.cli import asking
+from eclip.datasets import DATASETS
+from eclip.errors import OptionError, UnknownNameError
+from eclip.methods import METHODS, check_methods
+from eclip.protocols import DEFAULT_PROTOCOL, protocol_of
+from eclip.reported import reported
+
+if TYPE_CHECKING:
+    from eclip.evaluation.results import Evaluation
+
+DATA, ASKED, RUN = "Photos", "What is asked", "The run"
+TITLES = {
+    "msc": "mSC",
+    "miou": "mIoU",
+    "miou_held_out": "held out",
+    "flipped_miou": "flipped",
+    "class_miou": "class mIoU",
+    "class_msc": "class mSC",
+    "average_precision": "AP",
+    "auroc": "AUROC",
+    "pointing_game": "pointing",
+    "energy": "energy",
+    "box_iou": "box IoU",
+}
+"""Short names of numbers, as columns have them."""
+
+
+def evaluate(
+    data: Annotated[str, typer.Argument(metavar="DATASET", help="eclip datasets ls shows them.")],
+    root: Annotated[
+        Path | None, typer.Option(help="Where it lies; in $ECLIP_DATA if left out.", rich_help_panel=DATA)
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Its own default if left out.", rich_help_panel=DATA)] = None,
+    every: Annotated[int, typer.Option(min=1, help="Every so many-th photo.", rich_help_panel=DATA)] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="So many at most.", rich_help_panel=DATA)] = None,
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Names joined by commas; fast for all of one forward pass, all for those of many too.",
+            rich_help_panel=ASKED,
+        ),
+    ] = "fast",
+    models: Annotated[
+        str, typer.Option(help="Names joined by commas; eclip models ls shows them.", rich_help_panel=ASKED)
+    ] = DEFAULT_MODEL,
+    protocol: Annotated[
+        str, typer.Option(help="The rules; eclip protocols ls shows them.", rich_help_panel=ASKED)
+    ] = DEFAULT_PROTOCOL,
+    head: asking.Head = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="METHOD.KEY=VALUE",
+            help="An option of a method, e.g. legrad.depth=4.",
+            rich_help_panel=ASKED,
+        ),
+    ] = None,
+    refine: asking.Refine = None,
+    refine_set: asking.RefineSet = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the run; the same command goes on.", rich_help_panel=RUN)
+    ] = Path("eclip-eval"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew where another run lies.", rich_help_panel=RUN)
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Photos in one forward pass.", rich_help_panel=RUN)] = 16,
+    device: asking.Device = "auto",
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Stored numbers, such as a results.json: exit code 1 on a miss.", rich_help_panel=RUN
+        ),
+    ] = None,
+    tolerance: Annotated[float, typer.Option(min=0.0, help="Of --check, as a share.", rich_help_panel=RUN)] = 0.002,
+    as_json: Annotated[bool, typer.Option("--json", help="Print results.json on stdout.", rich_help_panel=RUN)] = False,
+) -> None:
+    """Score methods on a data set, beside controls that know nothing; Ctrl-C loses nothing, the same command goes on.
+
+    All methods of one forward pass:  eclip eval voc2012 --root VOCdevkit -o voc
+
+    Do the numbers still hold?  eclip eval voc2012 --root VOCdevkit -o voc --check stored.json
+    """
+    with reported():
+        if data not in DATASETS:
+            raise UnknownNameError("data set", data, DATASETS, "`eclip datasets ls`")
+        names, model_names = asking.words(methods), list(dict.fromkeys(asking.words(models)))
+        if not (names and model_names):
+            raise OptionError(f"--{'models' if names else 'methods'} needs a name.")
+        if names not in (["all"], ["fast"]):
+            check_methods(names)
+        for name in model_names:
+            asking.check_model(name)
+        asking.check_head(head, names if names != ["fast"] else ["eclip"], model_names)
+        protocol_of(protocol)
+        settings: dict[str, Any] = {
+            "methods": names[0] if names in (["all"], ["fast"]) else names,
+            "models": model_names,
+            "protocol": protocol,
+            "root": root,
+            "split": split,
+            "every": every,
+            "limit": limit,
+            "head": head,
+            "options": _options(set_ or []),
+            **asking.given_refinement(refine, refine_set),
+            "batch_size": batch_size,
+            "device": device,
+            "overwrite": overwrite,
+        }
+        found = _run(data, out, settings)
+        if as_json:
+            typer.echo(json.dumps(found.results, ensure_ascii=False, allow_nan=False))
+        else:
+            _show(found)
+        for failure in found.results["failures"]:
+            typer.echo(f"failed: {failure['error']}", err=True)
+        missed = found.check(check, tolerance) if check is not None else []
+        for line in missed:
+            typer.echo(f"check: {line}", err=True)
+        if check is not None and not missed:
+            typer.echo(f"check: all numbers of {check} hold.", err=True)
+        if missed or found.results["failures"]:
+            raise typer.Exit(1)
+
+
+def _options(pairs: list[str]) -> dict[str, dict[str, Any]]:
+    """METHOD.KEY=VALUE pairs as options of methods."""
+    given: dict[str, list[str]] = {}
+    for pair in pairs:
+        method, dot, rest = pair.partition(".")
+        if not dot or method not in METHODS:
+            raise OptionError(f"--set needs METHOD.KEY=VALUE with a name of `eclip methods ls`, got {pair!r}.")
+        given.setdefault(method, []).append(rest)
+    return {method: asking.method_options(own, method) for method, own in given.items()}
+
+
+def _run(data: str, out: Path, settings: dict[str, Any]) -> Evaluation:
+    from eclip.evaluate import evaluate as measured
+
+    with asking.progressing() as progress:
+        task = progress.add_task("loading", total=None)
+
+        def tell(model: str, done: int, total: int) -> None:
+            progress.update(task, description=f"{model} on {data}", completed=done, total=total)
+
+        return measured(data, out=out, tell=tell, **settings)
+
+
+def _show(found: Evaluation) -> None:
+    """The table: a row a method, best first, controls among them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    results = found.results
+    several = len({row["model"] for row in results["rows"]}) > 1
+    keys = list(dict.fromkeys(key for row in results["rows"] for key in row["numbers"]))
+    headline = results["protocol"]["rules"].get("headline", keys[0])
+    table = Table(box=None, pad_edge=False)
+    for title in (*(["model"] if several else []), "method"):
+        table.add_column(title, no_wrap=True)
+    for key in keys:
+        table.add_column(TITLES.get(key, key), justify="right", no_wrap=True)
+
+    def rank(row: dict[str, Any]) -> float:
+        value = row["numbers"].get(headline, {}).get("value")
+        return float("inf") if value is None else -float(value)
+
+    for row in sorted(results["rows"], key=rank):
+        cells = [_percent(row["numbers"].get(key), key == headline) for key in keys]
+        name = f"({row['method']})" if row["control"] else row["method"]
+        table.add_row(*([row["model"]] if several else []), name, *cells, style="dim" if row["control"] else "")
+    console = Console(width=None if Console().is_terminal else 200)
+    console.print(table)
+    for gap in results["gaps"]:
+        typer.echo(f"no meaning on {gap['model']}: {gap['method']}", err=True)
+    photos = results["data"]["photos"]
+    pairs = max((row["pairs"] for row in results["rows"]), default=0)
+    typer.echo(
+        f"{results['data']['name']}, {photos} photos, {pairs} pairs, protocol {results['protocol']['name']}; percent, "
+        f"names in brackets are controls; all of it in {found.folder}",
+        err=True,
+    )
+
+
+def _percent(number: dict[str, float | None] | None, spread: bool) -> str:
+    if number is None or number["value"] is None:
+        return "-"
+    value = f"{100 * number['value']:.1f}"
+    if spread and number["low"] is not None and number["high"] is not None:
+        value += f" ({100 * number['low']:.1f} to {100 * number['high']:.1f})"
+    return value

@@ -1,0 +1,40 @@
+"""What is measured, and how: a task for each kind of rules in `eclip.protocols`.
+
+A task scores a batch of photos, which becomes a part on disk, and makes rows of all parts. To add one: a class of rules
+in `protocols`, a file here with its task, a line in the dict. The dict imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from eclip.evaluation.asked import Asked
+    from eclip.evaluation.parts import Part
+    from eclip.evaluation.row import Row
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Scores batches, and makes rows of what they gave."""
+
+    def score(self, items: Sequence[Any], start: int) -> Part:
+        """What a batch gives; `start` is the place of its first item in the data set."""
+
+    def record(self, parts: Iterable[Part]) -> list[Row]:
+        """A row for each method and control."""
+
+
+TASKS: dict[str, str] = {
+    "localize": "LocalizeTask",
+}
+"""By the name of the rules' task: the class in the file of that name."""
+
+
+def task_of(asked: Asked) -> Task:
+    """The task of a question."""
+    name = asked.protocol.task
+    made: Task = getattr(importlib.import_module(f"{__name__}.{name}"), TASKS[name])(asked)
+    return made

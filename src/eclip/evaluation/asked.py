@@ -1,0 +1,166 @@
+"""What an evaluation asks: data, model, methods and protocol, and the maps that follow from them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt16
+from PIL import Image
+from torch import Tensor
+
+from eclip.backbones.base import Backbone, Encoding, encode
+from eclip.datasets.masks import Masked, MaskSet
+from eclip.errors import DataError, ImageError, NoMeaningError
+from eclip.methods import METHODS
+from eclip.protocols import Protocol
+from eclip.refinements import REFINEMENTS
+from eclip.text import encode_texts
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A photo of the set and its mask, in memory.
+
+    Attributes:
+        place: in the data set, from 0.
+        name: of the photo.
+        photo: upright, RGB.
+        mask: class numbers.
+    """
+
+    place: int
+    name: str
+    photo: Image.Image
+    mask: UInt16[np.ndarray, "height width"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One model's question.
+
+    Attributes:
+        protocol: the rules.
+        data: photos with masks.
+        backbone: the model.
+        methods: options of each method by its name.
+        refine: a refinement of all maps, or None.
+        refine_options: of it.
+    """
+
+    protocol: Protocol
+    data: MaskSet
+    backbone: Backbone
+    methods: dict[str, dict[str, Any]]
+    refine: str | None = None
+    refine_options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def keep(self) -> int | None:
+        """Last blocks that the methods and the refinement rerun."""
+        keeps = [METHODS[name].keep_for(options) for name, options in self.methods.items()]
+        keeps += [] if self.refine is None else [REFINEMENTS[self.refine].keep]
+        return None if None in keeps else max([keep for keep in keeps if keep is not None], default=0)
+
+    def texts(self) -> Float[Tensor, "text feature"]:
+        """The names of all classes, in the order of their numbers in the set."""
+        return encode_texts(self.backbone, list(self.data.classes.values()), self.protocol.templates)
+
+    def encoded(self, opened: Sequence[Opened]) -> Iterator[tuple[list[Opened], Encoding, float]]:
+        """Photos of one grid, their encoding, and the seconds that it took; squashed photos come all at once."""
+        rules, groups = self.protocol, dict[tuple[int, ...], list[Opened]]()
+        for one in opened:
+            grid = self.backbone.grid_for(one.photo.size, rules.image_size, rules.resize)
+            groups.setdefault(tuple(grid), []).append(one)
+        for group in groups.values():
+            pixels = torch.stack([self.backbone.preprocess(o.photo, rules.image_size, rules.resize) for o in group])
+            start = time.perf_counter()
+            encoding = encode(self.backbone, pixels, self.keep)
+            yield group, encoding, self._since(start)
+
+    def maps(
+        self, name: str, encoding: Encoding, text: Float[Tensor, "text feature"], shown: Sequence[Sequence[int]]
+    ) -> tuple[list[Tensor], float]:
+        """A method's raw maps of the classes that each photo shows, and the seconds that they took.
+
+        What one text's map owes to the other names is the method's matter: those that look at likeness are asked for
+        all names together; gradients and perturbations, whose maps of a text do not depend on the others, only for
+        names that are shown, which is the same and costs less.
+
+        Args:
+            name: of the method.
+            encoding: of the photos.
+            text: of all names.
+            shown: places among the names, of each photo.
+
+        Returns:
+            (shown, row, col) of each photo.
+
+        Raises:
+            NoMeaningError: the method's formula has no meaning for this model.
+        """
+        method, start = METHODS[name], time.perf_counter()
+
+        def run(seen: Encoding, rows: Sequence[int]) -> Float[Tensor, "image text row col"]:
+            maps = method(seen, text[list(rows)], **self.methods[name])
+            return maps if self.refine is None else REFINEMENTS[self.refine](maps, seen, **self.refine_options)
+
+        if method.kind == "perturbation":
+            found = [run(encoding.only(image), own)[0] for image, own in enumerate(shown) if own]
+            found = [found.pop(0) if own else encoding.pixels.new_zeros(0, 1, 1) for own in shown]
+        else:
+            every = method.kind != "gradient"
+            rows = list(range(len(text))) if every else sorted(set().union(*shown))
+            whole = run(encoding, rows) if rows else None
+            found = [
+                encoding.pixels.new_zeros(0, 1, 1) if whole is None else whole[image, [rows.index(row) for row in own]]
+                for image, own in enumerate(shown)
+            ]
+        return [maps.cpu() for maps in found], self._since(start)
+
+    def try_maps(
+        self,
+        encoding: Encoding,
+        text: Float[Tensor, "text feature"],
+        shown: Sequence[Sequence[int]],
+        gaps: dict[str, str],
+        seconds: dict[str, float],
+    ) -> Iterator[tuple[str, list[Tensor]]]:
+        """`maps` of each method; those without a meaning become gaps, and seconds are added up."""
+        for name in self.methods:
+            try:
+                maps, spent = self.maps(name, encoding, text, shown)
+            except NoMeaningError as error:
+                gaps[name] = error.why
+                continue
+            seconds[name] = seconds.get(name, 0.0) + spent
+            yield name, maps
+
+    def _since(self, start: float) -> float:
+        if self.backbone.weight.is_cuda:
+            torch.cuda.synchronize(self.backbone.weight.device)
+        return time.perf_counter() - start
+
+
+def opened(items: Sequence[Masked], start: int) -> tuple[list[Opened], list[tuple[str, str]]]:
+    """Photos and masks of a batch, and (name, error) of those that cannot be read.
+
+    Args:
+        items: of the batch.
+        start: place of the first in the data set.
+    """
+
+    def read(place: int, item: Masked) -> Opened | tuple[str, str]:
+        try:
+            return Opened(place, item.name, item.open(), item.read())
+        except (ImageError, DataError) as error:
+            return item.name, str(error)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(read, range(start, start + len(items)), items))
+    return [one for one in found if isinstance(one, Opened)], [one for one in found if not isinstance(one, Opened)]

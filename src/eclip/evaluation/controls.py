@@ -1,0 +1,39 @@
+"""Maps that know neither text nor model, scored like any other: what a method must beat.
+
+`CONTROLS[name](grid, seed) -> (row, col)`; to add one: a function here, a line in the dict. The fourth control, a
+method's own map upside down, is a column of the table instead; and `metrics.bound` is what no map on the grid can beat
+by much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+Map = Float[np.ndarray, "row col"]
+SIGMA = 0.25
+
+
+def ones(grid: Sequence[int], seed: Sequence[int]) -> Map:
+    """Everything: no place is more than another."""
+    return np.ones(tuple(grid), np.float32)
+
+
+def centre(grid: Sequence[int], seed: Sequence[int]) -> Map:
+    """A Gaussian in the middle, a quarter of the sides wide, where photographers put things."""
+    down, across = ((np.arange(count) + 0.5) / count - 0.5 for count in grid)
+    return np.exp(-(down[:, None] ** 2 + across**2) / (2 * SIGMA**2)).astype(np.float32)
+
+
+def random(grid: Sequence[int], seed: Sequence[int]) -> Map:
+    """Uniform noise on each patch, another one for each photo and class, always the same for these."""
+    return np.random.default_rng(list(seed)).random(tuple(grid), np.float32)
+
+
+CONTROLS: dict[str, Callable[[Sequence[int], Sequence[int]], Map]] = {
+    "ones": ones,
+    "centre": centre,
+    "random": random,
+}

@@ -1,0 +1,195 @@
+"""The task "localize": does the map of a class lie on it? Explanation mIoU, mSC and what else tells maps apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eclip.datasets.masks import VOID, Masked, present
+from eclip.errors import DataError
+from eclip.evaluation.asked import Asked, Opened, opened
+from eclip.evaluation.controls import CONTROLS
+from eclip.evaluation.parts import Part
+from eclip.evaluation.row import Row
+from eclip.evaluation.spread import Number, Weights, number
+from eclip.heatmap import normalize, resize
+from eclip.metrics.bound import grid_bound
+from eclip.metrics.boxes import box_ious
+from eclip.metrics.localization import contrast, overlaps
+from eclip.metrics.pointing import energy, pointing_game
+from eclip.metrics.ranking import ranking
+from eclip.protocols import Localize
+
+BOUND = "bound"
+"""The mask itself on the patch grid."""
+MEANS = ("msc", "average_precision", "auroc", "pointing_game", "energy")
+"""Numbers of a pair that are averaged as they are."""
+_COUNTS = ("hits", "unions", "flipped_hits", "flipped_unions")
+
+
+class LocalizeTask:
+    """Scores pairs of a photo and a class that it shows.
+
+    Args:
+        asked: the question; its protocol has rules of class `Localize`.
+    """
+
+    def __init__(self, asked: Asked) -> None:
+        assert isinstance(asked.protocol.rules, Localize)
+        self.asked, self.rules = asked, asked.protocol.rules
+        self.thresholds = np.array(self.rules.thresholds)
+        self.columns = {number: column for column, number in enumerate(asked.data.classes)}
+        self.text = asked.texts()
+
+    def score(self, items: Sequence[Masked], start: int) -> Part:
+        """What a batch of photos gives; `start` is the place of the first in the data set."""
+        found, failures = opened(items, start)
+        gaps: dict[str, str] = {}
+        seconds: dict[str, float] = {"forward": 0.0}
+        rows: list[dict[str, NDArray[Any]]] = []
+        for group, encoding, spent in self.asked.encoded(found):
+            seconds["forward"] += spent
+            numbers = [present(one.mask, self.rules.least) for one in group]
+            shown = [[self.columns[number] for number in own] for own in numbers]
+            maps = dict(self.asked.try_maps(encoding, self.text, shown, gaps, seconds))
+            for image, one in enumerate(group):
+                own = {name: each[image] for name, each in maps.items()}
+                rows += self._photo(one, numbers[image], own, tuple(encoding.grid))
+        names = [name for name in self.asked.methods if name not in gaps] + [*CONTROLS, BOUND]
+        arrays = {key: np.stack([row[key] for row in rows]) for key in rows[0]} if rows else {}
+        return Part({**arrays, "names": np.array(names)}, seconds, len(found), gaps, failures)
+
+    def _photo(
+        self, photo: Opened, numbers: Sequence[int], maps: dict[str, Tensor], grid: tuple[int, ...]
+    ) -> Iterator[dict[str, NDArray[Any]]]:
+        """Each pair of a photo: its place, its class, and a row of numbers for each method and control."""
+        import torch
+
+        for column, one in enumerate(numbers):
+            inside = photo.mask == one
+            outside = ~inside & (photo.mask != VOID)
+            raw = [each[column] for each in maps.values()]
+            raw += [torch.from_numpy(control(grid, (photo.place, one))) for control in CONTROLS.values()]
+            raw += [torch.from_numpy(grid_bound(inside, outside, grid))]
+            scored = [self._pair(each, inside, outside) for each in raw]
+            ids = {"photos": np.int64(photo.place), "numbers": np.int64(one)}
+            yield {**ids, **{key: np.stack([score[key] for score in scored]) for key in scored[0]}}
+
+    def _pair(
+        self, raw: Tensor, inside: Bool[np.ndarray, "height width"], outside: Bool[np.ndarray, "height width"]
+    ) -> dict[str, NDArray[Any]]:
+        """All numbers of one map of one class."""
+        heat = resize(normalize(raw.float()), inside.shape).numpy()
+        hits, unions = overlaps(heat, inside, outside, self.thresholds)
+        flipped_hits, flipped_unions = overlaps(1 - heat, inside, outside, self.thresholds)
+        precision, auroc = ranking(heat, inside, outside)
+        means = (contrast(heat, inside, outside), precision, auroc)
+        means += (pointing_game(heat, inside, outside), energy(heat, inside, outside))
+        counts = dict(zip(_COUNTS, (hits, unions, flipped_hits, flipped_unions), strict=True))
+        boxes = box_ious(heat, inside, self.thresholds)
+        return {"means": np.array(means), **counts, "boxes": boxes.astype(np.float32)}
+
+    def record(self, parts: Iterable[Part]) -> list[Row]:
+        """A row for each method and control.
+
+        Raises:
+            DataError: no photo shows a class.
+        """
+        held = list(parts)
+        filled = [part.arrays for part in held if "photos" in part.arrays]
+        if not filled:
+            raise DataError(f"no photo of {self.asked.data.name} shows a class on enough of its area.")
+        whole = {key: np.concatenate([one[key] for one in filled]) for key in filled[0] if key != "names"}
+        weights = Weights(whole["photos"])
+        names = [str(name) for name in filled[0]["names"]]
+        return [self._row(name, column, whole, weights) for column, name in enumerate(names)]
+
+    def _row(self, name: str, column: int, whole: dict[str, NDArray[Any]], weights: Weights) -> Row:
+        photos, numbers = whole["photos"], whole["numbers"]
+        own = {key: whole[key][:, column].astype(float) for key in ("means", *_COUNTS, "boxes")}
+        ious = own["hits"] / own["unions"]
+        flipped = own["flipped_hits"] / own["flipped_unions"]
+        count = weights.sums(np.ones((len(photos), 1)))
+        with np.errstate(invalid="ignore", divide="ignore"):  # a replicate may have no photo of a small set
+            means = weights.sums(own["means"]) / count
+            values = {key: number(own["means"][:, i].mean(), means[:, i]) for i, key in enumerate(MEANS)}
+            curve = ious.mean(axis=0)
+            values["miou"] = number(curve.max(), (weights.sums(ious) / count).max(axis=1))
+            values["miou_held_out"] = self._held_out(ious, photos, weights, count[:, 0])
+            values["flipped_miou"] = number(flipped.mean(axis=0).max(), (weights.sums(flipped) / count).max(axis=1))
+            boxes = own["boxes"].mean(axis=0)
+            values["box_iou"] = number(boxes.max(), (weights.sums(own["boxes"]) / count).max(axis=1))
+            by_class, class_curve, values["class_miou"], values["class_msc"] = self._classes(own, numbers, weights)
+        best, class_best = int(curve.argmax()), int(class_curve.argmax())
+        classes = {
+            str(one): {
+                "name": self.asked.data.classes[one],
+                "pairs": int((numbers == one).sum()),
+                "msc": round(float(own["means"][numbers == one, 0].mean()), 6),
+                "iou": round(float(each[class_best]), 6),
+            }
+            for one, each in by_class.items()
+        }
+        facts = {
+            "threshold": self.rules.thresholds[best],
+            "class_threshold": self.rules.thresholds[class_best],
+            "box_threshold": self.rules.thresholds[int(boxes.argmax())],
+            "curve": [round(one, 6) for one in curve.tolist()],
+            "class_curve": [round(one, 6) for one in class_curve.tolist()],
+            "classes": classes,
+        }
+        control = name in CONTROLS or name == BOUND
+        each = [
+            {"photo": int(photo), "class": int(one), "iou": float(iou), "msc": float(msc)}
+            for photo, one, iou, msc in zip(photos, numbers, ious[:, best], own["means"][:, 0], strict=True)
+        ]
+        return Row(name, control, len(photos), len(np.unique(photos)), values, facts, each)
+
+    def _held_out(
+        self,
+        ious: Float[np.ndarray, "pair threshold"],
+        photos: Int[np.ndarray, " pair"],
+        weights: Weights,
+        count: Float[np.ndarray, " replicate"],
+    ) -> Number:
+        """Mean IoU where each half of the photos, by even and odd place, takes the best threshold of the other."""
+        halves = [photos % 2 == 0, photos % 2 == 1]
+        if not all(half.any() for half in halves):
+            return Number(np.nan, np.nan, np.nan)
+        value, replicates = 0.0, np.zeros(len(count))
+        for here, there in (halves, halves[::-1]):
+            chosen = int(ious[there].mean(axis=0).argmax())
+            value += ious[here, chosen].sum() / len(photos)
+            again = weights.sums(ious[there], np.flatnonzero(there)).argmax(axis=1)
+            replicates += weights.sums(ious[here], np.flatnonzero(here))[np.arange(len(count)), again]
+        return number(value, replicates / count)
+
+    def _classes(
+        self, own: dict[str, NDArray[Any]], numbers: Int[np.ndarray, " pair"], weights: Weights
+    ) -> tuple[dict[int, Float[np.ndarray, " threshold"]], Float[np.ndarray, " threshold"], Number, Number]:
+        """IoU of each class at each threshold, their mean, and the two numbers that are means over classes.
+
+        The IoU of a class is the sum of its intersections over the sum of its unions; a replicate in which a class has
+        no photo leaves it out.
+        """
+        by_class, contrasts = {}, []
+        curves = total = known = 0.0
+        for one in np.unique(numbers):
+            rows = np.flatnonzero(numbers == one)
+            hits, unions, means = own["hits"][rows], own["unions"][rows], own["means"][rows, :1]
+            by_class[int(one)] = hits.sum(axis=0) / unions.sum(axis=0)
+            contrasts.append(means.mean())
+            sums = weights.sums(np.concatenate([hits, unions, means, np.ones_like(means)], axis=1), rows)
+            hits, unions, means, count = np.split(sums, [hits.shape[1], 2 * hits.shape[1], -1], axis=1)
+            there = count > 0
+            curves = curves + np.where(there, hits / unions, 0)
+            total = total + np.where(there, means / count, 0)
+            known = known + there
+        class_curve = np.mean(list(by_class.values()), axis=0)
+        miou = number(class_curve.max(), (curves / known).max(axis=1))
+        return by_class, class_curve, miou, number(float(np.mean(contrasts)), (total / known)[:, 0])

@@ -1,0 +1,136 @@
+"""What an evaluation has measured so far, on disk: a file a batch, whole at any moment, so that nothing is lost.
+
+Batches are cut by the place of a photo in the data set, whatever is done already. A run that goes on after a kill so
+measures the same batches as one that was never stopped, and ends with the same numbers.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eclip.errors import ResultError
+from eclip.writer import replace_file, slug
+
+QUESTION = "question.json"
+_META = "meta"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one batch gave.
+
+    Attributes:
+        arrays: of the task, by name.
+        seconds: spent on each method, and on "forward".
+        photos: how many were measured.
+        gaps: methods without a meaning on this model, and why.
+        failures: photos of which nothing could be measured, as (name, error).
+    """
+
+    arrays: dict[str, NDArray[Any]]
+    seconds: dict[str, float] = field(default_factory=dict)
+    photos: int = 0
+    gaps: dict[str, str] = field(default_factory=dict)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Parts:
+    """The parts of one model.
+
+    Args:
+        folder: of the run.
+        model: the model's name.
+        count: of batches.
+    """
+
+    def __init__(self, folder: Path, model: str, count: int) -> None:
+        self.folder, self.count = folder / "parts" / (slug(model) or "model"), count
+
+    def missing(self) -> list[int]:
+        """Numbers of the batches that are still to be measured, ascending."""
+        there = {path.stem for path in self.folder.glob("*.npz")}
+        return [number for number in range(self.count) if f"{number:06d}" not in there]
+
+    def write(self, number: int, part: Part) -> None:
+        """Keep a part.
+
+        Raises:
+            ResultError: the folder cannot be written.
+        """
+        meta = {"seconds": part.seconds, "photos": part.photos, "gaps": part.gaps, "failures": part.failures}
+        buffer = io.BytesIO()
+        arrays = {**part.arrays, _META: np.array(json.dumps(meta))}
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # one parameter of its own is a flag
+        self.folder.mkdir(parents=True, exist_ok=True)
+        replace_file(self.folder / f"{number:06d}.npz", lambda file: file.write(buffer.getvalue()))
+
+    def __iter__(self) -> Iterator[Part]:
+        """All parts in order.
+
+        Raises:
+            ResultError: one cannot be read.
+        """
+        for number in range(self.count):
+            path = self.folder / f"{number:06d}.npz"
+            try:
+                with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:  # np.load leaves broken ones open
+                    meta = json.loads(str(file[_META]))
+                    arrays = {name: file[name] for name in file.files if name != _META}
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                advice = "remove it, and the same command measures it anew"
+                raise ResultError(f"{path} cannot be read ({error}): {advice}.") from error
+            failures = [(name, why) for name, why in meta["failures"]]
+            yield Part(arrays, meta["seconds"], meta["photos"], meta["gaps"], failures)
+
+
+def open_run(folder: Path, question: dict[str, Any], *, overwrite: bool = False) -> None:
+    """Begin a run in a folder, or go on with the one that asks the same.
+
+    Args:
+        folder: of the run.
+        question: all that its numbers depend on, as JSON has it.
+        overwrite: what another run left there is removed.
+
+    Raises:
+        ResultError: the folder holds a run that asks something else, or cannot be written.
+    """
+    file, question = folder / QUESTION, json.loads(json.dumps(question))
+    before = None
+    if file.is_file():
+        try:
+            before = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            before = {}
+    if before == question and not overwrite:
+        return
+    if before is not None and not overwrite:
+        differ = [key for key in {**question, **before} if question.get(key) != before.get(key)]
+        told = "; ".join(f"{key} was {_short(before.get(key))}, now {_short(question.get(key))}" for key in differ)
+        raise ResultError(
+            f"the folder {str(folder)!r} holds the run of another question ({told}): -o DIR begins elsewhere, "
+            "--overwrite begins anew in its place."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in ("parts", "examples"):
+            shutil.rmtree(folder / part, ignore_errors=True)
+        for result in ("results.json", "results.csv", "pairs.csv"):
+            (folder / result).unlink(missing_ok=True)
+    except OSError as error:
+        raise ResultError(f"the folder {str(folder)!r} cannot be written: {error.strerror}.") from error
+    replace_file(file, lambda stream: stream.write(json.dumps(question, indent=1, ensure_ascii=False).encode()))
+
+
+def _short(value: Any) -> str:
+    shown = json.dumps(value, ensure_ascii=False)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."

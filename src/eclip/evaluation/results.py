@@ -1,0 +1,194 @@
+"""Results of an evaluation: what is in the files, and whether they agree with numbers that were stored."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eclip.datasets.masks import MaskSet
+from eclip.errors import ResultError
+from eclip.evaluation.parts import Part
+from eclip.evaluation.row import Row
+from eclip.writer import replace_file, versions
+
+RESULTS, TABLE, PAIRS = "results.json", "results.csv", "pairs.csv"
+Found = dict[str, tuple[list[Row], list[Part]]]
+"""Rows and parts of each model."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        results: as `results.json` holds them:
+
+            {"schema": "eclip.eval/1", "data": {"name", "split", "every", "limit", "digest", "photos",
+             "classes": {number: name}}, "protocol": {all its rules}, "methods", "refine", "refine_options", "models",
+             "batch_size", "versions", "command",
+             "rows": [{"model", "method", "control", "pairs", "photos",
+                       "numbers": {name: {"value", "low", "high"}}, facts of the task ...}, ...],
+             "gaps": [{"model", "method", "why"}], "failures": [{"source", "error"}],
+             "timing": {model: {"forward": seconds a photo, "methods": {name: {"seconds", "cost"}}, ...}}}
+
+            Numbers are shares, "low" and "high" those between which 95 % of a bootstrap over photos lie. "cost" is
+            forward pass and method in times of the forward pass. Of the same question, all but "timing" is the same.
+        folder: where it lies.
+    """
+
+    results: dict[str, Any]
+    folder: Path
+
+    def __repr__(self) -> str:
+        """One line: what was measured."""
+        data, rows = self.results["data"], self.results["rows"]
+        return (
+            f"Evaluation({data['name']}, {data['photos']} photos, {len(rows)} rows, {self.results['protocol']['name']})"
+        )
+
+    @staticmethod
+    def load(folder: str | Path) -> Evaluation:
+        """What a folder holds.
+
+        Raises:
+            ResultError: it holds no results, or they cannot be read.
+        """
+        file = Path(folder) / RESULTS
+        return Evaluation(_read(file), file.parent)
+
+    def check(self, expected: str | Path, tolerance: float = 0.002) -> list[str]:
+        """What differs from numbers that were stored: a line each; none = all within tolerance.
+
+        Args:
+            expected: a `results.json`, or a shorter file like it: of "rows", "numbers" and in these "value" alone are
+                compared, and "tolerance" beside a value goes before the general one. "protocol" and "data" must be the
+                same as far as the file tells them.
+            tolerance: the largest difference, as a share.
+
+        Raises:
+            ResultError: the file cannot be read.
+        """
+        wanted = _read(Path(expected))
+        missed = [
+            f"{part} {key}: {shown(self.results[part].get(key))}, expected {shown(value)}"
+            for part in ("protocol", "data")
+            for key, value in wanted.get(part, {}).items()
+            if self.results[part].get(key) != value
+        ]
+        rows = {(row["model"], row["method"]): row["numbers"] for row in self.results["rows"]}
+        compared = 0
+        for row in wanted.get("rows", []):
+            name = f"{row['method']} on {row['model']}"
+            if (row["model"], row["method"]) not in rows:
+                missed.append(f"{name}: not measured")
+                continue
+            for key, one in row["numbers"].items():
+                got = rows[row["model"], row["method"]].get(key, {}).get("value")
+                compared += 1
+                most = one.get("tolerance", tolerance)
+                if (got is None) != (one["value"] is None) or (
+                    got is not None and abs(got - one["value"]) > most + 1e-9
+                ):
+                    missed.append(f"{name}: {key} is {shown(got)}, expected {shown(one['value'])} ± {most}")
+        return missed if compared else [*missed, f"{expected} holds no number to compare with"]
+
+
+def shown(value: Any) -> str:
+    """A value in a message."""
+    return f"{value:.4f}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+
+
+def results_of(question: dict[str, Any], photos: MaskSet, found: Found) -> dict[str, Any]:
+    """What `results.json` holds, see `Evaluation.results`."""
+    rows, gaps, failures, timing = [], {}, {}, {}
+    for model, (own, parts) in found.items():
+        for row in own:
+            numbers = {key: one.plain() for key, one in row.numbers.items()}
+            counts = {"control": row.control, "pairs": row.pairs, "photos": row.photos}
+            rows.append({"model": model, "method": row.method, **counts, "numbers": numbers, **row.facts})
+        gaps |= {(model, name): why for part in parts for name, why in part.gaps.items()}
+        failures |= {name: why for part in parts for name, why in part.failures}
+        timing[model] = _timing(parts)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    data = {
+        **question["data"],
+        "photos": len(photos.items),
+        "classes": {str(number): name for number, name in photos.classes.items()},
+    }
+    return {
+        **question,
+        "data": data,
+        "versions": versions(),
+        "rows": rows,
+        "gaps": [{"model": model, "method": name, "why": why} for (model, name), why in gaps.items()],
+        "failures": [{"source": source, "error": why} for source, why in failures.items()],
+        "timing": {**timing, "peak_mib": round(peak)},
+    }
+
+
+def _timing(parts: Sequence[Part]) -> dict[str, Any]:
+    """Seconds a photo, and costs in times of the forward pass."""
+    photos = sum(part.photos for part in parts) or 1
+    seconds: dict[str, float] = {}
+    for part in parts:
+        for name, spent in part.seconds.items():
+            seconds[name] = seconds.get(name, 0.0) + spent
+    forward = seconds.pop("forward", 0.0)
+    costs = {
+        name: {"seconds": round(spent / photos, 6), "cost": round(1 + spent / forward, 3) if forward else None}
+        for name, spent in seconds.items()
+    }
+    return {"photos": photos, "forward": round(forward / photos, 6), "methods": costs}
+
+
+def write_results(folder: Path, results: dict[str, Any], photos: MaskSet, found: Found) -> None:
+    """Write the three files.
+
+    Raises:
+        ResultError: the folder cannot be written.
+    """
+    text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
+    table, pairs = io.StringIO(), io.StringIO()
+    numbers = list(dict.fromkeys(key for row in results["rows"] for key in row["numbers"]))
+    ends = ("value", "low", "high")
+    head = [f"{key}{'' if end == 'value' else f'_{end}'}" for key in numbers for end in ends]
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["data", "protocol", "model", "method", "control", "pairs", "photos", *head])
+    for row in results["rows"]:
+        values = [row["numbers"].get(key, {}).get(end) for key in numbers for end in ends]
+        ids = [results["data"]["name"], results["protocol"]["name"], row["model"], row["method"]]
+        writer.writerow([*ids, int(row["control"]), row["pairs"], row["photos"], *values])
+    every = csv.writer(pairs, lineterminator="\n")
+    fields: list[str] = []
+    for model, (rows, _) in found.items():
+        for row in rows:
+            for one in row.each:
+                if not fields:
+                    fields = list(one)
+                    every.writerow(["model", "method", *fields])
+                told = {**one, "photo": photos.items[one["photo"]].name}
+                every.writerow([model, row.method, *(_digits(told[key]) for key in fields)])
+    for name, content in ((TABLE, table.getvalue()), (PAIRS, pairs.getvalue()), (RESULTS, text)):
+        data = content.encode(errors="backslashreplace")
+        replace_file(folder / name, lambda file, data=data: file.write(data))  # type: ignore[misc]
+
+
+def _digits(value: Any) -> Any:
+    return round(value, 6) if isinstance(value, float) else value
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResultError(f"{file} cannot be read as results of `eclip eval`: {error}.") from error
+    if not isinstance(found, dict) or not isinstance(found.get("rows", []), list):
+        raise ResultError(f"{file} holds no results of `eclip eval`: an object with a list of rows is needed.")
+    return found

@@ -1,0 +1,101 @@
+"""The spread of a number and the parts of a run: by hand, and against a plain bootstrap."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eclip.errors import ResultError
+from eclip.evaluation.controls import CONTROLS, centre, random
+from eclip.evaluation.parts import Part, Parts, open_run
+from eclip.evaluation.spread import Weights, number
+
+
+def test_sums_count_a_photo_as_often_as_its_weight() -> None:
+    photos = np.array([7, 3, 7])
+    weights = Weights(photos, replicates=5)
+    assert weights.photos.tolist() == [3, 7]
+    three, seven = weights.counts.T.astype(int)
+    sums = weights.sums(np.array([[1.0, 10.0], [2.0, 20.0], [4.0, 40.0]]))
+    assert sums[:, 0].tolist() == (seven * 5 + three * 2).tolist(), "both pairs of photo 7 go together"
+    assert sums[:, 1].tolist() == (10 * (seven * 5 + three * 2)).tolist()
+    assert weights.sums(np.array([[2.0]]), np.array([1]))[:, 0].tolist() == (three * 2).tolist()
+
+
+def test_weights_of_a_photo_depend_on_its_place_alone() -> None:
+    few, many = Weights(np.array([5, 900])), Weights(np.arange(1000))
+    assert (few.counts == many.counts[:, [5, 900]]).all()
+    assert (many.counts[:, 0] != many.counts[:, 1]).any()
+
+
+def test_the_interval_is_that_of_a_bootstrap_by_choice() -> None:
+    generator = np.random.default_rng(5)
+    values = generator.gamma(2.0, size=400)
+    weights = Weights(np.arange(400))
+    ours = number(values.mean(), weights.sums(values[:, None])[:, 0] / weights.sums(np.ones((400, 1)))[:, 0])
+    plain = np.percentile([generator.choice(values, 400).mean() for _ in range(4000)], (2.5, 97.5))
+    spread = values.std() / 20  # of the mean of 400
+    assert abs(ours.low - plain[0]) < 0.25 * spread and abs(ours.high - plain[1]) < 0.25 * spread
+    assert ours.value == values.mean() and ours.low < ours.value < ours.high
+
+
+def test_replicates_without_the_number_are_left_out_and_none_is_unknown() -> None:
+    assert number(1.0, np.array([np.nan, 2.0, np.nan])).plain() == {"value": 1.0, "low": 2.0, "high": 2.0}
+    assert number(np.nan, np.array([np.nan])).plain() == {"value": None, "low": None, "high": None}
+
+
+def test_parts_come_back_as_they_were_and_missing_ones_are_named(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, "hf:org/a model", 3)
+    assert parts.missing() == [0, 1, 2]
+    one = Part({"means": np.array([[0.25, -1.0]])}, {"forward": 0.5}, 4, {"rollout": "no blocks"}, [("a", "broken")])
+    parts.write(1, one)
+    assert Parts(tmp_path, "hf:org/a model", 3).missing() == [0, 2]
+    assert Parts(tmp_path, "other", 3).missing() == [0, 1, 2]
+    for number_ in (0, 2):
+        parts.write(number_, Part({}))
+    back = list(parts)[1]
+    assert back.arrays["means"].tolist() == [[0.25, -1.0]] and back.arrays["means"].dtype == np.float64
+    assert (back.seconds, back.photos, back.gaps, back.failures) == (one.seconds, 4, one.gaps, one.failures)
+
+
+def test_a_broken_part_says_what_to_do(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, "m", 1)
+    parts.write(0, Part({"a": np.arange(9)}))
+    file = next(tmp_path.rglob("*.npz"))
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(ResultError, match=r"000000\.npz cannot be read .* remove it"):
+        list(parts)
+
+
+def test_a_run_goes_on_with_the_same_question_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    open_run(folder, {"methods": ["itsm"], "batch_size": 4})
+    Parts(folder, "m", 1).write(0, Part({}))
+    open_run(folder, {"methods": ["itsm"], "batch_size": 4})
+    assert Parts(folder, "m", 1).missing() == []
+    with pytest.raises(ResultError, match=r"batch_size was 4, now 8\): -o DIR .* --overwrite"):
+        open_run(folder, {"methods": ["itsm"], "batch_size": 8})
+    assert Parts(folder, "m", 1).missing() == [], "nothing is lost by asking"
+    open_run(folder, {"methods": ["itsm"], "batch_size": 8}, overwrite=True)
+    assert Parts(folder, "m", 1).missing() == [0]
+    assert json.loads((folder / "question.json").read_text())["batch_size"] == 8
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultError, match="cannot be written"):
+        open_run(tmp_path / "file", {})
+
+
+def test_controls_know_nothing_but_place_and_seed() -> None:
+    assert sorted(CONTROLS) == ["centre", "ones", "random"]
+    heat = centre((3, 4), (0,))
+    # a cell of 3 x 4 lies 1/3 and 1/8 + k/4 from the middle: exp(-r^2 / (2 * 0.25^2))
+    assert heat[1, 1] == pytest.approx(np.exp(-8 * 0.125**2)) and heat[0, 0] == pytest.approx(
+        np.exp(-8 * (1 / 9 + 0.375**2))
+    )
+    assert (random((3, 4), (5, 1)) == random((3, 4), (5, 1))).all()
+    assert (random((3, 4), (5, 1)) != random((3, 4), (5, 2))).any()

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt16
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from eclip.backbones.base import Backbone, Encoding, encode
 from eclip.datasets.masks import Masked, MaskSet
 from eclip.errors import DataError, ImageError, NoMeaningError
+from eclip.evaluation.parts import Part
 from eclip.methods import METHODS
 from eclip.protocols import Protocol
 from eclip.refinements import REFINEMENTS
@@ -145,6 +147,23 @@ class Asked:
         if self.backbone.weight.is_cuda:
             torch.cuda.synchronize(self.backbone.weight.device)
         return time.perf_counter() - start
+
+
+def joined(parts: Sequence[Part], name: str) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """The arrays of all parts, row after row, and the names of what was scored.
+
+    Args:
+        parts: of one model.
+        name: of the data set, for the error.
+
+    Raises:
+        DataError: no photo shows a class.
+    """
+    filled = [part.arrays for part in parts if "photos" in part.arrays]
+    if not filled:
+        raise DataError(f"no photo of {name} shows a class on enough of its area.")
+    whole = {key: np.concatenate([one[key] for one in filled]) for key in filled[0] if key != "names"}
+    return whole, [str(one) for one in filled[0]["names"]]
 
 
 def opened(items: Sequence[Masked], start: int) -> tuple[list[Opened], list[tuple[str, str]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eclip.datasets.masks import VOID, Masked, present
-from eclip.errors import DataError
-from eclip.evaluation.asked import Asked, Opened, opened
+from eclip.evaluation.asked import Asked, Opened, joined, opened
 from eclip.evaluation.controls import CONTROLS
 from eclip.evaluation.parts import Part
 from eclip.evaluation.row import Row
@@ -22,7 +21,7 @@ from eclip.metrics.bound import grid_bound
 from eclip.metrics.boxes import box_ious
 from eclip.metrics.localization import contrast, overlaps
 from eclip.metrics.pointing import energy, pointing_game
-from eclip.metrics.ranking import ranking
+from eclip.metrics.separation import separation
 from eclip.protocols import Localize
 
 BOUND = "bound"
@@ -87,26 +86,21 @@ class LocalizeTask:
         heat = resize(normalize(raw.float()), inside.shape).numpy()
         hits, unions = overlaps(heat, inside, outside, self.thresholds)
         flipped_hits, flipped_unions = overlaps(1 - heat, inside, outside, self.thresholds)
-        precision, auroc = ranking(heat, inside, outside)
+        precision, auroc = separation(heat, inside, outside)
         means = (contrast(heat, inside, outside), precision, auroc)
         means += (pointing_game(heat, inside, outside), energy(heat, inside, outside))
         counts = dict(zip(_COUNTS, (hits, unions, flipped_hits, flipped_unions), strict=True))
-        boxes = box_ious(heat, inside, self.thresholds)
+        boxes = box_ious(heat, inside, outside, self.thresholds)
         return {"means": np.array(means), **counts, "boxes": boxes.astype(np.float32)}
 
-    def record(self, parts: Iterable[Part]) -> list[Row]:
+    def record(self, parts: Sequence[Part]) -> list[Row]:
         """A row for each method and control.
 
         Raises:
             DataError: no photo shows a class.
         """
-        held = list(parts)
-        filled = [part.arrays for part in held if "photos" in part.arrays]
-        if not filled:
-            raise DataError(f"no photo of {self.asked.data.name} shows a class on enough of its area.")
-        whole = {key: np.concatenate([one[key] for one in filled]) for key in filled[0] if key != "names"}
+        whole, names = joined(parts, self.asked.data.name)
         weights = Weights(whole["photos"])
-        names = [str(name) for name in filled[0]["names"]]
         return [self._row(name, column, whole, weights) for column, name in enumerate(names)]
 
     def _row(self, name: str, column: int, whole: dict[str, NDArray[Any]], weights: Weights) -> Row:

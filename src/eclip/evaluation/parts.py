@@ -83,7 +83,10 @@ class Parts:
         for number in range(self.count):
             path = self.folder / f"{number:06d}.npz"
             try:
-                with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:  # np.load leaves broken ones open
+                with (
+                    path.open("rb") as stream,
+                    np.load(stream, allow_pickle=False) as file,
+                ):  # np.load leaves broken ones open
                     meta = json.loads(str(file[_META]))
                     arrays = {name: file[name] for name in file.files if name != _META}
             except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from eclip.evaluation.spread import Number
+import numpy as np
+from jaxtyping import Float, Int
+
+from eclip.evaluation.spread import Number, Weights, number
 
 
 @dataclass(frozen=True)
@@ -29,3 +33,37 @@ class Row:
     numbers: dict[str, Number]
     facts: dict[str, Any] = field(default_factory=dict)
     each: list[dict[str, Any]] = field(default_factory=list, repr=False)
+
+
+def mean_rows(
+    names: Sequence[str],
+    controls: Collection[str],
+    keys: Sequence[str],
+    values: Float[np.ndarray, "pair name key"],
+    photos: Int[np.ndarray, " pair"],
+    numbers: Int[np.ndarray, " pair"],
+) -> list[Row]:
+    """A row a name: the mean over pairs of each key; NaN where a pair has no such number, and it is left out.
+
+    Args:
+        names: of methods and controls.
+        controls: those that are controls.
+        keys: of the numbers.
+        values: of each pair.
+        photos: place of each pair's photo in the data set.
+        numbers: class of each pair.
+    """
+    weights, rows = Weights(photos), []
+    for column, name in enumerate(names):
+        own = values[:, column].astype(float)
+        known = ~np.isnan(own)
+        with np.errstate(invalid="ignore", divide="ignore"):  # a number that no pair has
+            sums, counts = weights.sums(np.where(known, own, 0)), weights.sums(known.astype(float))
+            means = np.where(known, own, 0).sum(axis=0) / known.sum(axis=0)
+            found = {key: number(means[i], (sums / counts)[:, i]) for i, key in enumerate(keys)}
+        each = [
+            {"photo": int(photo), "class": int(one), **dict(zip(keys, pair.tolist(), strict=True))}
+            for photo, one, pair in zip(photos, numbers, own, strict=True)
+        ]
+        rows.append(Row(name, name in controls, len(photos), len(weights.photos), found, {}, each))
+    return rows

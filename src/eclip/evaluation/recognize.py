@@ -1,0 +1,107 @@
+"""The task "recognize": what is the model itself worth here? Zero-shot accuracy of names, recall of captions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+
+from eclip.backbones.base import encode
+from eclip.blocks import unit
+from eclip.datasets.pair import Pair
+from eclip.errors import DataError, ImageError
+from eclip.evaluation.asked import Asked
+from eclip.evaluation.parts import Part
+from eclip.evaluation.row import Row
+from eclip.evaluation.spread import Number, Weights, number
+from eclip.metrics.ranking import ranks
+from eclip.protocols import Recognize
+from eclip.text import encode_texts
+
+AT_ONCE = 512
+MODEL = "model"
+"""The one row: no method is asked, and none could change it."""
+
+
+class RecognizeTask:
+    """Scores photos with captions, or with the name of their class.
+
+    Args:
+        asked: the question; its protocol has rules of class `Recognize`.
+    """
+
+    def __init__(self, asked: Asked) -> None:
+        assert isinstance(asked.protocol.rules, Recognize)
+        self.asked, self.rules = asked, asked.protocol.rules
+        self.names: tuple[str, ...] | None = asked.data.classes
+
+    def score(self, items: Sequence[Pair], start: int) -> Part:
+        """What a batch of photos gives; `start` is the place of the first in the data set."""
+        asked, rules = self.asked, self.asked.protocol
+        failures, photos, features, captions, owners = [], [], [], [], []
+        for place, item in enumerate(items, start):
+            try:
+                pixels = asked.backbone.preprocess(item.open(), rules.image_size, rules.resize)
+            except ImageError as error:
+                failures.append((item.key, str(error)))
+                continue
+            features.append(unit(encode(asked.backbone, pixels[None], keep=0).feature).cpu().numpy())
+            photos.append(place)
+            own = item.captions[:1] if self.names else item.captions[: self.rules.captions]
+            captions += own
+            owners += [place] * len(own)
+        arrays: dict[str, NDArray[Any]] = {}
+        if photos:
+            arrays = {"photos": np.array(photos), "features": np.concatenate(features), "owners": np.array(owners)}
+            if self.names is None:
+                arrays["texts"] = encode_texts(asked.backbone, captions, rules.templates).cpu().numpy()
+            else:
+                arrays["labels"] = np.array([self.names.index(name) for name in captions])
+        return Part(arrays, {}, len(photos), {}, failures)
+
+    def record(self, parts: Sequence[Part]) -> list[Row]:
+        """The one row of the model.
+
+        Raises:
+            DataError: no photo could be read.
+        """
+        filled = [part.arrays for part in parts if part.arrays]
+        if not filled:
+            raise DataError(f"no photo of {self.asked.data.name} could be read.")
+        whole = {key: np.concatenate([one[key] for one in filled]) for key in filled[0]}
+        photos, features = whole["photos"], whole["features"]
+        if self.names is not None:
+            text = encode_texts(self.asked.backbone, list(self.names), self.asked.protocol.templates).cpu().numpy()
+            found = _ranks(features, text, [[int(label)] for label in whole["labels"]])
+            numbers = self._within("accuracy_at", found, photos, len(text))
+            return [Row(MODEL, False, len(photos), len(photos), numbers)]
+        texts, owners = whole["texts"], whole["owners"]
+        places = np.searchsorted(photos, owners)  # of each caption's photo among those that could be read
+        edges = np.searchsorted(owners, photos), np.searchsorted(owners, photos, side="right")
+        of_photos = [range(first, last) for first, last in zip(*edges, strict=True)]
+        numbers = self._within(
+            "image_recall_at", _ranks(texts, features, [[int(p)] for p in places]), owners, len(photos)
+        )
+        numbers |= self._within("text_recall_at", _ranks(features, texts, of_photos), photos, len(texts))
+        return [Row(MODEL, False, len(texts), len(photos), numbers)]
+
+    def _within(self, name: str, places: NDArray[np.int64], photos: NDArray[np.int64], count: int) -> dict[str, Number]:
+        """The share of queries that are found at each rank of the rules, those beyond the candidates left out."""
+        at = [k for k in self.rules.at if k <= count]
+        hits: Float[np.ndarray, "query rank"] = (places[:, None] <= np.array(at)).astype(float)
+        weights = Weights(photos)
+        shares = weights.sums(hits) / weights.sums(np.ones((len(hits), 1)))
+        return {f"{name}_{k}": number(hits[:, i].mean(), shares[:, i]) for i, k in enumerate(at)}
+
+
+def _ranks(
+    queries: Float[np.ndarray, "query feature"],
+    candidates: Float[np.ndarray, "candidate feature"],
+    own: Sequence[Sequence[int]],
+) -> Int[np.ndarray, " query"]:
+    """`ranks` of unit features, some queries at a time, so that their similarities fit into memory."""
+    spans = [slice(start, start + AT_ONCE) for start in range(0, len(queries), AT_ONCE)]
+    return np.concatenate([ranks(queries[span] @ candidates.T, own[span]) for span in spans])

@@ -1,0 +1,124 @@
+"""The task "sanity": a map must change with its text and with its model (Adebayo et al. 2018).
+
+Rank correlation, on the patch grid, of a class's map with the map of nonsense, of a class that the photo does not show,
+and of the same class by a model whose image tower has had the numbers of every weight shuffled. Low is good: a map
+that is the same for nonsense does not answer the question, and one that survives random weights explains no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from eclip.backbones.base import Backbone, encode
+from eclip.backbones.openclip import wrap
+from eclip.datasets.masks import Masked, present
+from eclip.evaluation.asked import Asked, joined, opened
+from eclip.evaluation.parts import Part
+from eclip.evaluation.row import Row, mean_rows
+from eclip.heatmap import mean_over_cells
+from eclip.metrics.sanity import rank_correlation
+from eclip.protocols import Sanity
+from eclip.text import encode_texts
+
+KEYS = ("nonsense", "other_class", "random_weights")
+
+
+class SanityTask:
+    """Scores pairs of a photo and a class that it shows.
+
+    Args:
+        asked: the question; its protocol has rules of class `Sanity`.
+    """
+
+    def __init__(self, asked: Asked) -> None:
+        assert isinstance(asked.protocol.rules, Sanity)
+        self.asked, self.rules = asked, asked.protocol.rules
+        self.columns = {number: column for column, number in enumerate(asked.data.classes)}
+        self.text = asked.texts()
+        nonsense = encode_texts(asked.backbone, list(self.rules.nonsense), asked.protocol.templates)
+        self.more = torch.cat([self.text, nonsense])
+        self.strange = replace(asked, backbone=shuffled(asked.backbone))
+
+    def score(self, items: Sequence[Masked], start: int) -> Part:
+        """What a batch of photos gives; `start` is the place of the first in the data set."""
+        found, failures = opened(items, start)
+        gaps: dict[str, str] = {}
+        seconds: dict[str, float] = {"forward": 0.0}
+        photos: list[int] = []
+        numbers: list[int] = []
+        values: dict[str, list[list[float]]] = {name: [] for name in self.asked.methods}
+        count, silly = len(self.text), list(range(len(self.text), len(self.more)))
+        for group, encoding, spent in self.asked.encoded(found):
+            seconds["forward"] += spent
+            own = [present(one.mask, self.rules.least) for one in group]
+            shown = [[self.columns[number] for number in each] for each in own]
+            others = [_absent(each, count) for each in shown]
+            both = [each + other for each, other in zip(shown, others, strict=True)]
+            strange = encode(self.strange.backbone, encoding.pixels, self.asked.keep)
+            maps = dict(self.asked.try_maps(encoding, self.text, both, gaps, seconds))
+            aside = dict(self.asked.try_maps(encoding, self.more, [silly] * len(group), {}, {}))
+            blind = dict(self.strange.try_maps(strange, self.text, shown, {}, {}))
+            for image, one in enumerate(group):
+                photos += [one.place] * len(own[image])
+                numbers += own[image]
+                for name in maps:
+                    known, silly_maps, blind_maps = (
+                        mean_over_cells(each[name][image], tuple(encoding.grid)).numpy()
+                        if len(each[name][image])
+                        else []
+                        for each in (maps, aside, blind)
+                    )
+                    for place in range(len(own[image])):
+                        mine, other = known[place], known[len(own[image]) + place] if others[image] else None
+                        values[name].append(
+                            [
+                                float(np.mean([rank_correlation(mine, each) for each in silly_maps])),
+                                np.nan if other is None else rank_correlation(mine, other),
+                                rank_correlation(mine, blind_maps[place]),
+                            ]
+                        )
+        names = [name for name in self.asked.methods if name not in gaps]
+        arrays: dict[str, NDArray[Any]] = {"names": np.array(names)}
+        if photos:
+            arrays |= {"photos": np.array(photos), "numbers": np.array(numbers)}
+            arrays["values"] = np.array([values[name] for name in names]).swapaxes(0, 1)
+        return Part(arrays, seconds, len(found), gaps, failures)
+
+    def record(self, parts: Sequence[Part]) -> list[Row]:
+        """A row for each method.
+
+        Raises:
+            DataError: no photo shows a class.
+        """
+        whole, names = joined(parts, self.asked.data.name)
+        return mean_rows(names, (), KEYS, whole["values"], whole["photos"], whole["numbers"])
+
+
+def shuffled(backbone: Backbone, seed: int = 0) -> Backbone:
+    """A copy of the model in which the numbers of each weight of the image tower have changed places.
+
+    So each weight keeps its size, mean and spread, and all that was learned is gone. The model itself stays as it is.
+    """
+    model = deepcopy(backbone.model)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.startswith(backbone.visual):
+                order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
+                weight.copy_(weight.flatten()[order].view_as(weight))
+    colors = {"mean": backbone.mean, "std": backbone.std, "interpolation": backbone.interpolation}
+    made = wrap(model, tokenizer=backbone.tokenize, name=f"{backbone.name} shuffled", **colors)  # type: ignore[arg-type]
+    return replace(made, head=backbone.head)
+
+
+def _absent(shown: Sequence[int], count: int) -> list[int]:
+    """For each place that is shown the next of `count` that is not, cyclically; none where all are shown."""
+    free = [place for place in range(count) if place not in shown]
+    return [next((place for place in free if place > one), free[0]) for one in shown] if free else []

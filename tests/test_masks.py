@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import eclip.errors
-from eclip.datasets.masks import VOC_NAMES, present, read_masks
+from eclip.datasets.masks import VOC_NAMES, VOID, present, read_masks
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data, the real packs, is not here")
@@ -48,7 +48,7 @@ def test_masks_hold_numbers_and_not_colors(pack: Path) -> None:
     assert masks.classes == {1: "dog", 2: "dining table"}
     item = masks.items[1]
     assert item.name == "a" and item.open().mode == "RGB"
-    assert item.read()[:2, [0, 25, 39]].tolist() == [[255, 255, 255], [1, 2, 0]]
+    assert item.read()[:2, [0, 25, 39]].tolist() == [[VOID, VOID, VOID], [1, 2, 0]]
     assert item.read().shape == item.open().size[::-1] == (30, 40)
 
 
@@ -75,12 +75,15 @@ def test_a_mask_lies_on_the_upright_photo(pack: Path) -> None:
 def test_digest_sees_every_change_of_what_is_scored(pack: Path) -> None:
     seen = [read_masks(pack).digest(), read_masks(pack, first=1).digest()]
     seen.append(read_masks(pack, classes={1: "puppy", 2: "dining table"}).digest())
-    write_mask(pack / "masks" / "d.png", np.zeros((30, 40), dtype=np.uint8))
+    write_mask(pack / "masks" / "d.png", np.arange(1200, dtype=np.uint8).reshape(30, 40))
     seen.append(read_masks(pack).digest())
     Image.new("RGB", (40, 30)).save(pack / "images" / "a.jpg")
     seen.append(read_masks(pack).digest())
     assert len(set(seen)) == len(seen)
-    assert read_masks(pack).digest() == seen[-1]
+    (pack / "index.tsv").write_text("name\torigin\na\ttrain\nd\tval\nc\tval\nb\tval\n")
+    seen.append(read_masks(pack).digest())
+    assert len(set(seen)) == len(seen)
+    assert read_masks(pack.rename(pack.parent / "moved")).digest() == seen[-1], "but not where it lies"
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -92,10 +95,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda pack: (pack / "classes.txt").write_text("1 dog"),
         "line 1 of .*a tab and a name.*'1 dog'",
     ),
-    "classes too many": (lambda pack: (pack / "classes.txt").write_text("256\tdog"), "0 to 255"),
-    "no photo": (lambda pack: (pack / "images" / "c.jpg").unlink(), "one of c.jpg and c.png, got 0"),
-    "two photos": (lambda pack: (pack / "images" / "c.png").touch(), "one of c.jpg and c.png, got 2"),
-    "no mask": (lambda pack: (pack / "masks" / "c.png").unlink(), "c.jpg needs its mask"),
+    "classes too many": (lambda pack: (pack / "classes.txt").write_text("65536\tdog"), "0 to 65535"),
+    "no photo": (lambda pack: (pack / "images" / "c.jpg").unlink(), "c.jpg: no such file, but it is the photo of 'c'"),
+    "two photos": (lambda pack: (pack / "images" / "c.png").touch(), "one of c.jpg and c.png, got both"),
+    "no mask": (lambda pack: (pack / "masks" / "c.png").unlink(), "c.png: no such file, but it is the mask of 'c'"),
     "index without names": (lambda pack: (pack / "index.tsv").write_text("photo\na\n"), "no column name; it has photo"),
     "index ragged": (
         lambda pack: (pack / "index.tsv").write_text("name\torigin\na\n"),
@@ -116,7 +119,7 @@ def test_a_broken_pack_says_what_is_wrong(pack: Path, what: str) -> None:
 SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "size": (lambda mask: Image.new("L", (39, 30)).save(mask), "39 x 30 pixels, its photo 40 x 30"),
     "colors": (lambda mask: Image.new("RGB", (40, 30)).save(mask), "palette or gray picture .* got RGB"),
-    "16 bits": (lambda mask: Image.new("I;16", (40, 30)).save(mask), "got I;16"),
+    "16 bits": (lambda mask: Image.new("I;16", (40, 30), 300).save(mask), r"shows \[300\]"),
     "number": (
         lambda mask: Image.new("L", (40, 30), 7).save(mask),
         r"shows \[7\], but the classes with a name are 1, 2",
@@ -144,18 +147,18 @@ def test_questions_that_no_pack_can_answer(pack: Path) -> None:
         read_masks(pack, first=9)
     with pytest.raises(eclip.errors.OptionError, match="every must be at least 1"):
         read_masks(pack, every=0)
-    with pytest.raises(eclip.errors.OptionError, match="1 to 254"):
+    with pytest.raises(eclip.errors.OptionError, match="1 to 65534"):
         read_masks(pack, classes={0: "background"})
 
 
 def test_present_counts_void_and_background_in_no_class() -> None:
-    mask = np.zeros((20, 20), dtype=np.uint8)
-    mask[:, 10:] = 255  # 200 pixels are left
-    mask[0, :2] = 3  # 2 of 200, just 1 %
-    mask[1, 0] = 4
-    assert present(mask) == [3]
-    assert present(mask, least=0.005) == [3, 4]
-    assert present(np.full((2, 2), 255, dtype=np.uint8), least=0.0) == []
+    mask = np.zeros((20, 20), dtype=np.uint16)
+    mask[:, 10:] = VOID  # 200 pixels are left
+    mask[0, :2] = 919  # 2 of 200, just 1 %
+    mask[1, 0] = 65534
+    assert present(mask) == [919]
+    assert present(mask, least=0.005) == [919, 65534]
+    assert present(np.full((2, 2), VOID, dtype=np.uint16), least=0.0) == []
 
 
 @real
@@ -165,7 +168,7 @@ def test_the_real_pack_shows_what_its_index_says() -> None:
     rows = (line.split("\t") for line in (DATA / "voc2012seg" / "index.tsv").read_text().splitlines())
     shown = {name: classes.split(",") for name, _, classes in rows}
     for item in masks.items[::40]:
-        numbers = set(np.unique(item.read()).tolist()) - {0, 255}
+        numbers = set(np.unique(item.read()).tolist()) - {0, VOID}
         assert {masks.classes[number] for number in numbers} == set(shown[item.name])
     assert [VOC_NAMES[number] == name for number, name in masks.classes.items()].count(False) == 4
 
@@ -174,4 +177,4 @@ def test_the_real_pack_shows_what_its_index_says() -> None:
 @pytest.mark.parametrize("name", ["coco80seg", "camvid", "davis2016val"])
 def test_the_other_real_packs_are_of_the_same_layout(name: str) -> None:
     masks = read_masks(DATA / name, every=15)
-    assert all(set(np.unique(item.read()).tolist()) - {0, 255} for item in masks.items)
+    assert all(set(np.unique(item.read()).tolist()) - {0, VOID} for item in masks.items)

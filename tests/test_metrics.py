@@ -148,7 +148,7 @@ def test_localize_scores_what_explain_shows(masks: MaskSet) -> None:
             mask = item.read()
             answer = eclip.explain(item.photo, prompts, model=backbone, method=method)
             for number in present(mask):
-                inside, outside = mask == number, (mask != number) & (mask != 255)
+                inside, outside = mask == number, (mask != number) & (mask != 65535)
                 wanted.add(number, answer.heatmap(0, number - 1), inside, outside)
         assert record.classes.keys() == {1, 2, 3} and record.pairs == 7
         assert record.msc == pytest.approx(wanted.record().msc, abs=1e-5)

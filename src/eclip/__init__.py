@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "DATASETS": "eclip.datasets",
     "GUIDES": "eclip.guides",
     "METHODS": "eclip.methods",
     "PROTOCOLS": "eclip.protocols",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from eclip.concepts import Concepts as Concepts
     from eclip.concepts import concepts as concepts
     from eclip.concepts import concepts_each as concepts_each
+    from eclip.datasets import DATASETS as DATASETS
     from eclip.errors import EclipError as EclipError
     from eclip.evaluate import evaluate as evaluate
     from eclip.evaluation.results import Evaluation as Evaluation

@@ -6,6 +6,7 @@ EclipError (a ValueError)
 ├── TextError             no text, or an empty one
 ├── ImageError            a photo that cannot be read
 ├── DataError             training or evaluation data that cannot be read
+│   └── LayoutError       a data set that does not lie as it is published
 ├── ShapeError            an array whose shape does not fit
 ├── KeepError             a method that needs more blocks than the encoding kept
 ├── NoMeaningError        a method whose formula has no meaning for this kind of tower
@@ -48,6 +49,10 @@ class ImageError(EclipError):
 
 class DataError(EclipError):
     """Training or evaluation data that cannot be read."""
+
+
+class LayoutError(DataError):
+    """A data set that does not lie as it is published."""
 
 
 class ShapeError(EclipError):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +25,43 @@ MAX_PIXELS = 178_956_970
 """Larger photos are refused before they are decoded: Pillow's own limit against decompression bombs (535 MB as RGB)."""
 
 
-def open_photo(source: Photo) -> Image.Image:
+class Place(NamedTuple):
+    """Where the bytes of a picture lie: inside a tar, or from offset 0 in a file of its own."""
+
+    file: str
+    offset: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.file}, byte {self.offset:,}" if self.offset else self.file
+
+    def read(self, name: str) -> bytes:
+        """The bytes.
+
+        Args:
+            name: what errors call the picture.
+
+        Raises:
+            ImageError: they are no longer there.
+        """
+        try:
+            with open(self.file, "rb") as stream:
+                stream.seek(self.offset)
+                data = stream.read(self.size)
+        except OSError as error:
+            raise ImageError(f"{name}: {self.file} cannot be read any more: {error.strerror}.") from None
+        if len(data) < self.size:
+            raise ImageError(f"{name}: {self.file} is shorter than when its pairs were listed.")
+        return data
+
+
+def open_photo(source: Photo | Place) -> Image.Image:
     """An upright RGB picture of its own, whatever the source is.
 
     Args:
-        source: a file, a PIL picture, or an array (height, width), (height, width, 3) or (height, width, 4), 8-bit or
-            floating point in [0, 1]. Of an animation the first frame is taken, EXIF rotation is applied, transparency
-            is laid on white, 16 bits are scaled to 8.
+        source: a file, a place in a tar, a PIL picture, or an array (height, width), (height, width, 3) or (height,
+            width, 4), 8-bit or floating point in [0, 1]. Of an animation the first frame is taken, EXIF rotation is
+            applied, transparency is laid on white, 16 bits are scaled to 8.
 
     Raises:
         ImageError: it is missing, empty, broken, no picture, or too large.
@@ -40,8 +70,8 @@ def open_photo(source: Photo) -> Image.Image:
         return _to_rgb(_from_array(source), "the array")
     if isinstance(source, Image.Image):
         return _to_rgb(source, "the picture")
-    if isinstance(source, str | Path):
-        return from_file(Path(source), _to_rgb)
+    if isinstance(source, str | Path | Place):
+        return from_file(Path(source) if isinstance(source, str) else source, _to_rgb)
     raise ImageError(f"a photo must be a path, a PIL picture or a NumPy array, got {type(source).__name__}.")
 
 
@@ -58,7 +88,7 @@ def decode_photo(data: bytes, name: str) -> Image.Image:
     return _decode(BytesIO(data), name, _to_rgb)
 
 
-def size_of(path: Path) -> tuple[int, int]:
+def size_of(path: Path | Place) -> tuple[int, int]:
     """(width, height) in pixels that `open_photo` gives a file, where the format allows it from the header alone.
 
     Raises:
@@ -72,12 +102,14 @@ def _upright_size(picture: Image.Image, name: str) -> tuple[int, int]:
     return picture.size[::-1] if lies else picture.size
 
 
-def from_file(path: Path, read: Callable[[Image.Image, str], Read]) -> Read:
-    """What `read` makes of the picture in a file and the file's name.
+def from_file(path: Path | Place, read: Callable[[Image.Image, str], Read]) -> Read:
+    """What `read` makes of the picture in a file or tar and its name.
 
     Raises:
         ImageError: it is missing, empty, broken, no picture, or too large.
     """
+    if isinstance(path, Place):
+        return _decode(BytesIO(path.read(str(path))), str(path), read)
     if str(path).startswith(("http:/", "https:/")):
         raise ImageError(f"{path} is an address, not a file: fetch it first.")
     return _decode(path, str(path), read)
@@ -207,15 +239,15 @@ def find_photos(
     return list(found), problems
 
 
-def name_of(photo: Photo, index: int) -> str:
+def name_of(photo: Photo | Place, index: int) -> str:
     """Its path, or "photo 0" for one that is in memory."""
-    return str(photo) if isinstance(photo, str | Path) else f"photo {index}"
+    return str(photo) if isinstance(photo, str | Path | Place) else f"photo {index}"
 
 
-def read_ahead(images: Iterable[Photo], count: int) -> Iterator[tuple[str, Image.Image | ImageError]]:
+def read_ahead(images: Iterable[Photo | Place], count: int) -> Iterator[tuple[str, Image.Image | ImageError]]:
     """(name, photo or why it cannot be read) of each, in order; a thread stays `count` photos ahead."""
 
-    def read(photo: Photo) -> Image.Image | ImageError:
+    def read(photo: Photo | Place) -> Image.Image | ImageError:
         try:
             return open_photo(photo)
         except ImageError as error:
@@ -238,7 +270,7 @@ def read_ahead(images: Iterable[Photo], count: int) -> Iterator[tuple[str, Image
 
 
 def read_batches(
-    images: Iterable[Photo],
+    images: Iterable[Photo | Place],
     count: int,
     failures: list[tuple[str, str]] | None,
     shape: Callable[[Image.Image], object] = lambda photo: None,

@@ -1,1 +1,240 @@
-"""Data to train on and to measure with."""
+"""Data to train on and to measure with: every data set behind one signature, `DATASETS[name].read(root, split)`.
+
+To add one: a function of its name in a file here, an entry, its row in docs/datasets.md; a file may hold a family of
+layouts. The dict itself imports neither torch nor numpy; a file is imported when its data set is first read.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from eclip.errors import LayoutError, OptionError, UnknownNameError
+
+if TYPE_CHECKING:
+    from eclip.datasets.masks import MaskSet
+    from eclip.datasets.pair import PairSet
+    from eclip.datasets.verify import Verified
+
+ROOT = "ECLIP_DATA"
+"""The environment variable with the folder in which data sets lie, each in a folder of its usual name."""
+MANY = 20_000
+"""Photos up to which all files of a set are looked for when it is read; of a larger set, those of the first."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set to measure with.
+
+    Attributes:
+        name: lower case; also the name of its function.
+        kind: what it gives: "masks", a MaskSet; "captions", a PairSet; "names", a PairSet with classes.
+        file: the module of `eclip.datasets` with its function.
+        folder: what it is usually called below $ECLIP_DATA; empty for data of one's own, which must be named.
+        splits: the first is read where none is named.
+        counts: photos of a split as published, several where several lists are in use; empty where there is no such
+            number.
+        layout: files and folders that are looked for.
+        summary: what it is, in one line.
+        prepares: what `eclip datasets prepare` makes of it, in one line; empty where there is nothing to do.
+        needs: the extra without which it cannot be read; empty for none.
+    """
+
+    name: str
+    kind: str
+    file: str
+    folder: str
+    splits: tuple[str, ...]
+    counts: dict[str, tuple[int, ...]]
+    layout: str
+    summary: str
+    prepares: str = ""
+    needs: str = ""
+
+    @property
+    def module(self) -> ModuleType:
+        """Its file."""
+        return importlib.import_module(f"{__name__}.{self.file}")
+
+    @property
+    def function(self) -> Callable[[Path, str], MaskSet | PairSet]:
+        """What lists its photos; no file of theirs is looked for."""
+        return getattr(self.module, self.name)
+
+    def read(self, root: str | Path | None = None, split: str | None = None) -> MaskSet | PairSet:
+        """Its photos; pictures are opened later, one by one.
+
+        Args:
+            root: the folder that it lies in; None = its usual folder below $ECLIP_DATA.
+            split: one of `splits`; None = the first.
+
+        Returns:
+            A MaskSet or a PairSet, as `kind` says.
+
+        Raises:
+            LayoutError: a file or folder is missing; the first such path and the layout are named.
+            DataError: a file is not as it must be.
+            OptionError: there is no such split, or no root.
+            MissingExtraError: a package that it needs is not installed.
+        """
+        from eclip.datasets.pair import PairSet
+
+        found = self.listed(root, split)
+        if isinstance(found, PairSet):
+            return found
+        look = found.items if len(found.items) <= MANY else found.items[:1]
+        for item in look:
+            if why := item.missing():
+                raise LayoutError(f"{why} {self._expected()}")
+        return found
+
+    def listed(self, root: str | Path | None, split: str | None) -> MaskSet | PairSet:
+        """As `read`, but no file of a photo is looked for."""
+        split = self.checked(split)
+        where = self.root(root)
+        try:
+            found = self.function(where, split)
+            if not found.items:
+                raise LayoutError(f"{where} has no photo of {self.name}, split {split!r}.")
+        except LayoutError as error:
+            raise LayoutError(f"{error} {self._expected()}") from None
+        if not self.folder:
+            return found
+        return replace(found, name=self.name if split == "all" else f"{self.name} {split}")
+
+    def verify(
+        self,
+        root: str | Path | None = None,
+        split: str | None = None,
+        *,
+        every: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Verified:
+        """Count its files, and read some: see `eclip.datasets.verify`.
+
+        Args:
+            root: as of `read`.
+            split: as of `read`.
+            every: decode every photo and mask, and not 20 of them.
+            progress: hears how many photos are done, of how many.
+        """
+        from eclip.datasets.verify import verify
+
+        return verify(self, root, split, every, progress)
+
+    def prepare(
+        self,
+        root: str | Path | None = None,
+        split: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Path:
+        """Write what makes it readable, or read faster, and say where; what is there already is kept.
+
+        Args:
+            root: as of `read`.
+            split: as of `read`.
+            progress: hears how many files are done, of how many.
+
+        Raises:
+            OptionError: there is nothing to prepare.
+            DataError: what it is made of is missing or broken.
+        """
+        if not self.prepares:
+            raise OptionError(f"{self.name} needs no preparation: it is read as it is.")
+        split, where = self.checked(split), self.root(root)
+        try:
+            return self.module.prepare(where, split, progress or (lambda done, count: None))
+        except LayoutError as error:
+            raise LayoutError(f"{error} {self._expected()}") from None
+
+    def checked(self, split: str | None) -> str:
+        """The split, or the first.
+
+        Raises:
+            OptionError: there is no such split.
+        """
+        if split is None:
+            return self.splits[0]
+        if split not in self.splits:
+            raise OptionError(f"{self.name} has the splits {', '.join(self.splits)}; got {split!r}.")
+        return split
+
+    def root(self, root: str | Path | None) -> Path:
+        """The folder that was named, or the usual one.
+
+        Raises:
+            OptionError: none was named, and there is no usual one.
+            LayoutError: it is not there.
+        """
+        if root is None:
+            if not self.folder:
+                raise OptionError(f"{self.name} is data of your own: say where it lies.")
+            if not os.environ.get(ROOT):
+                raise OptionError(
+                    f"{self.name} lies nowhere known: name its folder, or set ${ROOT} to the folder that has "
+                    f"{self.folder}/."
+                )
+            root = Path(os.environ[ROOT]) / self.folder
+        root = Path(root).expanduser()
+        if not root.exists():
+            raise LayoutError(f"{root}: no such folder. {self._expected()}")
+        return root
+
+    def _expected(self) -> str:
+        return f"{self.name} is read from {self.layout}; `eclip datasets verify {self.name}` lists what is missing."
+
+
+def dataset(name: str) -> Dataset:
+    """The data set of a name.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    if name not in DATASETS:
+        raise UnknownNameError("data set", name, DATASETS, "`eclip datasets ls`")
+    return DATASETS[name]
+
+
+_PLAIN = "images/NAME.jpg or .png, masks/NAME.png, classes.txt and, where it has one, index.tsv"
+_TARS = "SPLIT-000.tar and so on, with KEY.jpg and KEY.txt"
+# fmt: off
+DATASETS: dict[str, Dataset] = {one.name: one for one in (
+    Dataset("folder", "masks", "folder", "", ("all",), {}, _PLAIN,
+            "Your own photos and masks, in one folder."),
+    Dataset("voc2012seg", "masks", "folder", "voc2012seg", ("all", "voc2012_train", "voc2012_val", "sbd_aug"),
+            {"all": (897,), "voc2012_train": (328,), "voc2012_val": (318,), "sbd_aug": (251,)}, _PLAIN,
+            "A part of PASCAL VOC 2012, 20 classes, rich in animals and people (pack)."),
+    Dataset("coco80seg", "masks", "folder", "coco80seg", ("all",), {"all": (358,)}, _PLAIN,
+            "A part of COCO 2017, 80 classes of things (pack)."),
+    Dataset("camvid", "masks", "folder", "camvid", ("all",), {"all": (84,)}, _PLAIN,
+            "Street scenes of CamVid, 11 classes, sky and road among them (pack)."),
+    Dataset("davis2016val", "masks", "folder", "davis2016val", ("all",), {"all": (75,)}, _PLAIN,
+            "Video frames of DAVIS 2016 with one thing each, which is described (pack)."),
+    Dataset("flickr8k", "captions", "flickr", "flickr8k", ("test", "val", "train"),
+            {"test": (1000,), "val": (1000,), "train": (6000, 6091)},
+            "Flickr8k_text/{Flickr8k.token.txt, Flickr_8k.testImages.txt, ...} and Flicker8k_Dataset/*.jpg, or "
+            + _TARS,
+            "Five captions a photo, the official split (Hodosh et al. 2013)."),
+    Dataset("flickr30k", "captions", "flickr", "flickr30k", ("test", "val", "train", "all"),
+            {"test": (1000,), "val": (1014,), "train": (29000,), "all": (31783, 31014)},
+            "flickr30k_images/*.jpg and dataset_flickr30k.json, or for the split all results.csv",
+            "Five captions a photo (Young et al. 2014), as Karpathy split them."),
+    Dataset("coco_karpathy", "captions", "karpathy", "coco", ("test", "val", "restval", "train"),
+            {"test": (5000,), "val": (5000,), "restval": (30504,), "train": (82783,)},
+            "dataset_coco.json and train2014/, val2014/ (or images/val2014/)",
+            "COCO 2014 as Karpathy split it; the first five captions of each photo."),
+    Dataset("coco_captions", "captions", "packs", "coco-captions", ("test", "val", "train"),
+            {"test": (114,), "val": (114,), "train": (911,)}, _TARS,
+            "A part of COCO val2017 with all captions (pack)."),
+    Dataset("caltech101", "names", "packs", "caltech101", ("test", "val", "train"),
+            {"test": (523,), "val": (523,), "train": (1400,)}, _TARS + ", classes.txt",
+            "Objects of 100 names, a part of Caltech-101 (pack)."),
+    Dataset("imagenet1k_one_each", "names", "packs", "imagenet1k-one-each", ("all",), {"all": (1000,)}, _TARS,
+            "One photo of each class of ImageNet, 998 different names (pack)."),
+)}
+# fmt: on

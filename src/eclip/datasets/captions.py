@@ -8,8 +8,6 @@ when it is opened.
 from __future__ import annotations
 
 import glob
-import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,7 +17,7 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from eclip.datasets.members import TAR, in_folder, in_tar, pair_up, without_caption
-from eclip.datasets.pair import Bad, Pair, Place
+from eclip.datasets.pair import Bad, Pair, Place, digest
 from eclip.datasets.tables import Columns, read_table
 from eclip.errors import DataError, OptionError
 from eclip.photos import EXTENSIONS
@@ -97,18 +95,6 @@ def read_pairs(
             first = "" if count == 1 else f" (and {count - 1:,} more)"
             raise DataError(f"{source} has no pair that can be used. {key}{first}: {why} {KINDS}")
     return pairs, bad
-
-
-def digest(pairs: Iterable[Pair]) -> str:
-    """16 hexadecimal digits that name these pairs in this order, the same wherever the files lie.
-
-    They follow from the photos' names without folder or tar, their sizes in bytes, and the captions.
-    """
-    hashed = hashlib.sha256()
-    for pair in pairs:
-        record = [os.path.basename(pair.key), pair.place.size, pair.captions]
-        hashed.update(json.dumps(record).encode())
-    return hashed.hexdigest()[:16]
 
 
 def _named(sources: Iterable[str]) -> dict[str, list[str]]:

@@ -1,28 +1,50 @@
-"""Photos whose pixels have class numbers, in one plain layout.
+"""Photos whose pixels have class numbers: the record of each, the set, and one plain layout.
 
     images/NAME.jpg or .png    the photo
     masks/NAME.png             palette or gray, of the photo's size; a value is a class number
-    classes.txt                number, tab, name
+    classes.txt                number, tab, name; or one class a line, which stands for its value: see `read_classes`
     index.tsv                  optional: a header with a column `name`, a row a photo
 
-In a mask 0 is background, which is no class, and 255 is void: nobody knows, and no score counts it.
+In a mask of this layout 0 is background, which is no class, and 255 (of 16 bits, 65535) is void: nobody knows, and no
+score counts it. Other layouts of `eclip.DATASETS` make the same records.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt16
 from PIL import Image
 
+from eclip.datasets.decoders import BACKGROUND, VOID, Table, indexed, short, shown
+from eclip.datasets.layout import lines
 from eclip.errors import DataError, ImageError, OptionError
-from eclip.photos import from_file, open_photo, size_of
+from eclip.photos import Place, open_photo, size_of
 
-BACKGROUND, VOID = 0, 255
+__all__ = [
+    "BACKGROUND",
+    "VOC_NAMES",
+    "VOID",
+    "Lazy",
+    "MaskSet",
+    "Masked",
+    "listed_masks",
+    "plain_items",
+    "present",
+    "read_masks",
+]
+
+Decode = Callable[[Path | Place], UInt16[np.ndarray, "height width"]]
+"""From the file of a mask to class numbers: `eclip.datasets.decoders` has those of pictures."""
 # fmt: off
 VOC_NAMES = dict(enumerate((
     "airplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table", "dog",
@@ -33,21 +55,23 @@ VOC_NAMES = dict(enumerate((
 results. For `read_masks(..., classes=VOC_NAMES)`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Masked:
     """A photo and its mask.
 
     Attributes:
-        name: of both files, without ending.
-        photo: the photo's file.
-        mask: the mask's file.
-        numbers: classes that the mask may show.
+        name: tells it from the others of its set.
+        photo: the photo's file, or its place in a tar.
+        mask: where the mask is read from, likewise.
+        numbers: classes that the mask may show, 1 to 65534.
+        decode: what reads it.
     """
 
     name: str
-    photo: Path
-    mask: Path
+    photo: Path | Place
+    mask: Path | Place
     numbers: frozenset[int] = field(repr=False)
+    decode: Decode = indexed
 
     def open(self) -> Image.Image:
         """The photo, upright and RGB.
@@ -57,32 +81,68 @@ class Masked:
         """
         return open_photo(self.photo)
 
-    def read(self) -> UInt8[np.ndarray, "height width"]:
-        """The mask's class numbers, 0 where there is background and 255 where there is void.
+    def read(self) -> UInt16[np.ndarray, "height width"]:
+        """The mask's class numbers, 0 where there is background and 65535 where there is void.
 
         Raises:
-            DataError: it cannot be read, is no palette or gray picture of 8 bits, is not of the photo's size, or shows
-                a number without a name.
+            DataError: it cannot be read, is of no form that its data set has, is not of the photo's size, or shows a
+                number without a name.
             ImageError: the photo cannot be read.
         """
         try:
-            mode, mask = from_file(self.mask, lambda picture, _: (picture.mode, np.array(picture)))
+            mask = self.decode(self.mask)
         except ImageError as error:
             raise DataError(f"the mask of {self.name!r} cannot be read: {error}") from error
-        if mode not in ("P", "L"):
-            raise DataError(f"{self.mask} must be a palette or gray picture of 8 bits (P or L), got {mode}.")
         size = size_of(self.photo)
         if mask.shape != size[::-1]:
             raise DataError(
                 f"{self.mask} has {mask.shape[1]} x {mask.shape[0]} pixels, its photo {size[0]} x {size[1]}: resize "
                 "the mask to the photo, by nearest neighbor."
             )
-        unnamed = set(np.unique(mask).tolist()) - self.numbers - {BACKGROUND, VOID}
+        unnamed = set(shown(mask)) - self.numbers - {BACKGROUND, VOID}
         if unnamed:
             raise DataError(
-                f"{self.mask} shows {sorted(unnamed)}, but the classes with a name are {_short(self.numbers)}."
+                f"{self.mask} shows {sorted(unnamed)}, but the classes with a name are {short(self.numbers)}."
             )
         return mask
+
+    def missing(self) -> str:
+        """What is wrong with its files as far as a look at the folder tells; nothing if they are there."""
+        for what, file in (("photo", self.photo), ("mask", self.mask)):
+            path = file.file if isinstance(file, Place) else file
+            try:
+                if not os.stat(path).st_size:
+                    return f"{path} is empty (0 bytes)."
+            except OSError as error:
+                why = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror)
+                return f"{path}: {why}, but it is the {what} of {self.name!r}."
+        return ""
+
+
+@dataclass(frozen=True, eq=False)
+class Lazy(Sequence[Masked]):
+    """Records that are made when they are asked for, so that a large set costs no more than its names.
+
+    Attributes:
+        names: one of each record, of any kind.
+        make: the record of a name.
+    """
+
+    names: Sequence[Any]
+    make: Callable[[Any], Masked]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, place: int) -> Masked: ...
+    @overload
+    def __getitem__(self, place: slice) -> Lazy: ...
+    def __getitem__(self, place: int | slice) -> Masked | Lazy:
+        return Lazy(self.names[place], self.make) if isinstance(place, slice) else self.make(self.names[place])
+
+    def __iter__(self) -> Iterator[Masked]:
+        return map(self.make, self.names)
 
 
 @dataclass(frozen=True)
@@ -90,29 +150,26 @@ class MaskSet:
     """Photos with masks.
 
     Attributes:
-        name: of the folder.
+        name: of the data set and its split, or of the folder.
         classes: name of each number, background and void left out.
-        items: the photos.
+        items: the photos; `Lazy` where a data set is large.
     """
 
     name: str
     classes: dict[int, str]
-    items: tuple[Masked, ...]
+    items: Sequence[Masked]
 
     def digest(self) -> str:
-        """16 hexadecimal digits that follow from the classes, and from the name and bytes of each photo and mask.
+        """16 hexadecimal digits that follow from the classes, and from the name and the files' sizes of each photo.
+
+        What is in the files is not read: a data set may be large.
 
         Raises:
-            DataError: a file cannot be read.
+            DataError: a file is not there.
         """
         whole = hashlib.sha256(json.dumps([*self.classes.items()]).encode())
         for item in self.items:
-            whole.update(hashlib.sha256(item.name.encode()).digest())
-            for path in (item.photo, item.mask):
-                try:
-                    whole.update(hashlib.sha256(path.read_bytes()).digest())
-                except OSError as error:
-                    raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+            whole.update(json.dumps([item.name, _bytes(item.photo), _bytes(item.mask)]).encode())
         return whole.hexdigest()[:16]
 
 
@@ -131,7 +188,7 @@ def read_masks(
         where: columns of `index.tsv` and the value that each must have, such as {"origin": "voc2012_val"}.
         every: of these, every so many-th photo, at least 1.
         first: place of the first of them, from 0.
-        classes: other names than those of `classes.txt`, such as `VOC_NAMES`; keys are class numbers, 1 to 254.
+        classes: other names than those of `classes.txt`, such as `VOC_NAMES`; keys are class numbers, 1 to 65534.
 
     Returns:
         Photos in the order of `index.tsv`; without one, by name.
@@ -140,83 +197,118 @@ def read_masks(
         DataError: a folder or file is missing or not as it must be, or no photo is left.
         OptionError: every, first or classes is outside its range.
     """
-    folder = Path(folder)
     if every < 1 or first < 0:
         raise OptionError(f"every must be at least 1 and first at least 0, got {every} and {first}.")
+    found = listed_masks(Path(folder), where or {}, classes)
+    chosen = tuple(found.items[first::every])
+    if not chosen:
+        count = len(found.items)
+        raise DataError(f"{folder} has {count} photos where {where or 'any'}; none is left from place {first} on.")
+    for item in chosen:
+        if why := item.missing():
+            raise DataError(why)
+    return replace(found, items=chosen)
+
+
+def listed_masks(folder: Path, where: dict[str, str], classes: dict[int, str] | None = None) -> MaskSet:
+    """As `read_masks`, but no photo's files are looked for."""
     if classes is not None and (not classes or min(classes) <= BACKGROUND or max(classes) >= VOID):
-        raise OptionError(f"classes needs names of numbers from 1 to 254, got {classes}.")
+        raise OptionError(f"classes needs names of numbers from 1 to {VOID - 1}, got {classes}.")
     for needed in (folder, folder / "images", folder / "masks"):
         if not needed.is_dir():
             raise DataError(f"{needed}: no such folder. Photos with masks have images/, masks/ and classes.txt in one.")
-    named = classes or _classes(folder / "classes.txt")
-    names = _names(folder, where or {})
-    chosen = names[first::every]
-    if not chosen:
-        raise DataError(f"{folder} has {len(names)} photos where {where or 'any'}; none is left from place {first} on.")
-    numbers = frozenset(named)
-    return MaskSet(folder.resolve().name, dict(named), tuple(_item(folder, name, numbers) for name in chosen))
+    named, table = (classes, None) if classes is not None else read_classes(folder / "classes.txt")
+    decode = indexed if table is None else partial(indexed, table=table)
+    return MaskSet(folder.resolve().name, dict(named), plain_items(folder, _names(folder, where), named, decode))
 
 
-def present(mask: UInt8[np.ndarray, "height width"], least: float = 0.01) -> list[int]:
+def plain_items(folder: Path, names: Sequence[str], classes: Iterable[int], decode: Decode) -> Lazy:
+    """Records of `images/NAME.jpg or .png` and `masks/NAME.png`.
+
+    Raises:
+        DataError: a name has both photos.
+    """
+    there = {entry.name for entry in os.scandir(folder / "images")}
+    twice = next((name for name in names if {f"{name}.jpg", f"{name}.png"} <= there), None)
+    if twice is not None:
+        raise DataError(f"{folder / 'images'} must have one of {twice}.jpg and {twice}.png, got both.")
+    photos = [f"{name}.png" if f"{name}.png" in there else f"{name}.jpg" for name in names]
+    return Lazy(photos, partial(_item, folder, frozenset(classes), decode))
+
+
+def present(mask: UInt16[np.ndarray, "height width"], least: float = 0.01) -> list[int]:
     """Class numbers with at least a share `least` of the area that is not void, ascending; background is none."""
-    area = np.bincount(mask[mask != VOID], minlength=VOID)
+    area = np.bincount(mask[mask != VOID])
     needed = max(least * area.sum(), 1)
-    return [number for number in range(BACKGROUND + 1, VOID) if area[number] >= needed]
+    return [int(number) for number in np.flatnonzero(area >= needed) if number != BACKGROUND]
 
 
-def _item(folder: Path, name: str, numbers: frozenset[int]) -> Masked:
-    found = [path for end in ("jpg", "png") if (path := folder / "images" / f"{name}.{end}").is_file()]
-    if len(found) != 1:
-        raise DataError(f"{folder / 'images'} must have one of {name}.jpg and {name}.png, got {len(found)} of them.")
-    mask = folder / "masks" / f"{name}.png"
-    if not mask.is_file():
-        raise DataError(f"{mask}: no such file, but {found[0].name} needs its mask.")
-    return Masked(name, found[0], mask, numbers)
+def read_classes(path: Path) -> tuple[dict[int, str], Table | None]:
+    """The classes of a `classes.txt`, and what the values of masks mean if they are no class numbers.
 
+    Two forms are read. `number<TAB>name` in each line; 0 is background, 255 (or 65535) void. Or one class a line, as
+    SCLIP writes them: the line's number, from 0, is the value; of several names, joined by commas, the first counts.
+    If line 0 is "background", a value is the class number; if not, there is no background, and value k is class k + 1.
 
-def _classes(path: Path) -> dict[int, str]:
-    classes = {}
-    for place, line in enumerate(_lines(path), 1):
-        number, tab, name = line.partition("\t")
+    Raises:
+        DataError: it is of neither form, or names no class.
+    """
+    rows = lines(path)
+    if not any("\t" in row for row in rows) and not any(re.match(r"\d+\W", row) for row in rows):
+        names = [row.split(",")[0].strip() for row in rows]
+        if not all(names):
+            raise DataError(f"line {names.index('') + 1} of {path} is empty, but its place is a class number.")
+        base = 0 if names[0].casefold() == "background" else 1
+        named = {place: name for place, name in enumerate(names, base) if place != BACKGROUND}
+        table = tuple((place, place + base) for place in range(len(names)))
+        if not 0 < len(named) < 255:
+            raise DataError(f"{path} names {len(named)} classes, but masks of 8 bits have 1 to 254.")
+        return named, (*table, (255, VOID))
+    named = {}
+    for place, row in enumerate(rows, 1):
+        number, tab, name = row.partition("\t")
         if not (number.isdecimal() and int(number) <= VOID and tab and name.strip()):
-            raise DataError(f"line {place} of {path} must be a number from 0 to 255, a tab and a name, got {line!r}.")
-        classes[int(number)] = name.strip()
-    named = {number: name for number, name in classes.items() if number not in (BACKGROUND, VOID)}
+            raise DataError(f"line {place} of {path} must be a number from 0 to {VOID}, a tab and a name, got {row!r}.")
+        named[int(number)] = name.strip()
+    void = {VOID} if max(named, default=0) > 255 else {VOID, 255}
+    named = {number: name for number, name in named.items() if number != BACKGROUND and number not in void}
     if not named:
         raise DataError(f"{path} names no class between 1 and 254.")
-    return named
+    return named, None
+
+
+def _item(folder: Path, numbers: frozenset[int], decode: Decode, photo: str) -> Masked:
+    name = photo[:-4]
+    return Masked(name, folder / "images" / photo, folder / "masks" / f"{name}.png", numbers, decode)
 
 
 def _names(folder: Path, where: dict[str, str]) -> list[str]:
     index = folder / "index.tsv"
     if not index.exists() and not where:
         return sorted(path.stem for path in (folder / "masks").glob("*.png"))
-    header, *rows = (line.split("\t") for line in _lines(index))
-    missing = {"name", *where} - set(header)
+    return [row["name"] for row in rows_of(index, {"name", *where}) if all(row[key] == where[key] for key in where)]
+
+
+def rows_of(index: Path, needed: set[str]) -> list[dict[str, str]]:
+    """The rows of a table with tabs and a header.
+
+    Raises:
+        DataError: it cannot be read, lacks a column, or has a row that does not fit.
+    """
+    header, *rows = (line.split("\t") for line in lines(index))
+    missing = needed - set(header)
     if missing:
         raise DataError(f"{index} has no column {', '.join(sorted(missing))}; it has {', '.join(header)}.")
-    names = []
     for place, row in enumerate(rows, 2):
         if len(row) != len(header):
             raise DataError(f"line {place} of {index} must have {len(header)} columns, got {len(row)}.")
-        one = dict(zip(header, row, strict=True))
-        if all(one[column] == value for column, value in where.items()):
-            names.append(one["name"])
-    return names
+    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-def _lines(path: Path) -> list[str]:
+def _bytes(file: Path | Place) -> int:
+    if isinstance(file, Place):
+        return file.size
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is needed and cannot be read: {error}.") from error
-    if not lines:
-        raise DataError(f"{path} is empty.")
-    return lines
-
-
-def _short(numbers: frozenset[int]) -> str:
-    listed = sorted(numbers)
-    return (
-        f"{listed[0]} to {listed[-1]}" if listed[-1] - listed[0] + 1 == len(listed) > 2 else ", ".join(map(str, listed))
-    )
+        return file.stat().st_size
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}.") from error

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from PIL import Image
 
-from eclip.errors import ImageError
-from eclip.photos import decode_photo
+from eclip.photos import Place, decode_photo
+
+__all__ = ["Bad", "Pair", "PairSet", "Place", "digest"]
 
 Bad = list[tuple[str, str]]
 """What gives no pair: (key, why)."""
-
-
-class Place(NamedTuple):
-    """Where the bytes of a photo lie: inside a tar, or from offset 0 in a file of its own."""
-
-    file: str
-    offset: int
-    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +38,39 @@ class Pair:
         Raises:
             ImageError: it is broken, no picture, or no longer there.
         """
-        try:
-            with open(self.place.file, "rb") as stream:
-                stream.seek(self.place.offset)
-                data = stream.read(self.place.size)
-        except OSError as error:
-            raise ImageError(f"{self.key}: {self.place.file} cannot be read any more: {error.strerror}.") from None
-        if len(data) < self.place.size:
-            raise ImageError(f"{self.key}: {self.place.file} is shorter than when its pairs were listed.")
-        return decode_photo(data, self.key)
+        return decode_photo(self.place.read(self.key), self.key)
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Photos with captions, or with the name of the one class that each shows.
+
+    Attributes:
+        name: of the data set and its split.
+        items: the photos.
+        classes: all names that a photo may have, in order; each item then has one caption, its name. None: captions.
+        bad: what was left out, (key, why).
+    """
+
+    name: str
+    items: Sequence[Pair]
+    classes: tuple[str, ...] | None
+    bad: Bad
+
+    def digest(self) -> str:
+        """16 hexadecimal digits that follow from the photos' names and sizes, the captions, and the classes."""
+        whole = hashlib.sha256(json.dumps(self.classes).encode())
+        whole.update(digest(self.items).encode())
+        return whole.hexdigest()[:16]
+
+
+def digest(pairs: Iterable[Pair]) -> str:
+    """16 hexadecimal digits that name these pairs in this order, the same wherever the files lie.
+
+    They follow from the photos' names without folder or tar, their sizes in bytes, and the captions.
+    """
+    hashed = hashlib.sha256()
+    for pair in pairs:
+        record = [os.path.basename(pair.key), pair.place.size, pair.captions]
+        hashed.update(json.dumps(record).encode())
+    return hashed.hexdigest()[:16]

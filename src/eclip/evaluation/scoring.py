@@ -7,7 +7,7 @@ from itertools import islice
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, UInt16
 from torch import Tensor
 
 from eclip.backbones.base import Backbone, Encoding, encode
@@ -100,7 +100,7 @@ def score_photo(
     into: Localization,
     maps: Float[Tensor, "text row col"],
     numbers: Sequence[int],
-    mask: UInt8[np.ndarray, "height width"],
+    mask: UInt16[np.ndarray, "height width"],
 ) -> None:
     """Add the pairs of one photo.
 

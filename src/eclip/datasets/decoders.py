@@ -1,0 +1,110 @@
+"""From a mask's file to class numbers: one function for each way in which data sets write them.
+
+Inside the library a mask is uint16: 0 is background, which is no class; 65535 is void: nobody knows, and no score
+counts it; all else is a class. What a file says instead is known here alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt16
+from PIL import Image
+
+from eclip.errors import DataError
+from eclip.photos import Place, from_file
+
+BACKGROUND, VOID = 0, 65535
+Numbers = UInt16[np.ndarray, "height width"]
+Table = tuple[tuple[int, int], ...]
+"""(value in the file, class number) of each value that a file may have."""
+DEEP = ("I;16", "I;16B", "I")  # what Pillow calls a gray picture of 16 bits
+
+
+def indexed(file: Path | Place, table: Table | None = None) -> Numbers:
+    """A palette or gray picture, by the value of each pixel and not by its color.
+
+    Args:
+        file: the picture, of 8 or 16 bits.
+        table: the class number of each value. None: values are class numbers, and the greatest, 255 or 65535, is void.
+
+    Raises:
+        DataError: it is no palette or gray picture, or has a value that the table has not.
+        ImageError: it cannot be read.
+    """
+    mode, values = from_file(file, lambda picture, _: (picture.mode, np.array(picture)))
+    if mode not in ("P", "L", *DEEP):
+        raise DataError(f"{file} must be a palette or gray picture of 8 or 16 bits (P, L or I;16), got {mode}.")
+    if values.min() < 0 or values.max() > VOID:
+        raise DataError(f"{file} has values from {values.min()} to {values.max()}, which are not of 16 bits.")
+    if table is None:
+        numbers = values.astype(np.uint16)
+        if mode not in DEEP:
+            numbers[values == 255] = VOID
+        return numbers
+    unknown = set(shown(values)) - {value for value, _ in table}
+    if unknown:
+        raise DataError(f"{file} shows {sorted(unknown)}, but its values are {short(value for value, _ in table)}.")
+    look_up = np.zeros(VOID + 1, dtype=np.uint16)
+    for value, number in table:
+        look_up[value] = number
+    return look_up[values]
+
+
+def red_green(file: Path | Place, void: int) -> Numbers:
+    """An RGB picture in which the class number is R + 256 G, as ImageNet-S has them.
+
+    Args:
+        file: the picture.
+        void: the number that stands for void in the file.
+
+    Raises:
+        DataError: it is not RGB, or has blue.
+        ImageError: it cannot be read.
+    """
+    mode, values = from_file(file, lambda picture, _: (picture.mode, np.array(picture)))
+    if mode != "RGB" or values[..., 2].any():
+        raise DataError(f"{file} must be RGB without blue, a class being R + 256 G, got {mode}.")
+    numbers: Numbers = values[..., 0] + values[..., 1].astype(np.uint16) * 256
+    numbers[numbers == void] = VOID
+    return numbers
+
+
+def thing(file: Path | Place, number: int) -> Numbers:
+    """A picture in which whatever is not black is the one thing.
+
+    Args:
+        file: the picture, of any mode; transparency does not count.
+        number: of the thing.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+
+    def colors(picture: Image.Image, _: str) -> np.ndarray:
+        if picture.has_transparency_data and picture.mode != "P":
+            picture = picture.convert("RGB")
+        return np.array(picture)
+
+    values = from_file(file, colors)
+    lit = values.any(axis=-1) if values.ndim == 3 else values != 0
+    return np.where(lit, np.uint16(number), np.uint16(BACKGROUND))
+
+
+def shown(values: np.ndarray) -> list[int]:
+    """All values of a picture of at most 16 bits, ascending."""
+    return [int(value) for value in np.flatnonzero(np.bincount(values.ravel()))]
+
+
+def short(numbers: Iterable[int]) -> str:
+    """Numbers as a person would list them, runs as "1 to 20"."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    words = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return ", ".join(words[:8] + ["..."] * (len(words) > 8))

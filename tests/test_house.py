@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 import subprocess
 import sys
@@ -26,6 +27,7 @@ FLOORS = [
 SAME_FLOOR = {
     ("methods", "methods"),  # a method that is another one turned around
     ("refinements", "refinements"),  # LPOSS+ begins as LPOSS
+    ("metrics", "metrics"),  # what all that take a heat map and masks begin with
     ("guides", "guides"),  # Seen, which each of them takes
     ("training", "training"),
     ("training", "guides"),  # what a head is trained on: the guide of each photo, the features of its captions
@@ -109,7 +111,8 @@ def _after(code: str) -> set[str]:
 
 
 def test_import_eclip_loads_nothing_heavy() -> None:
-    assert not _after("import eclip; dir(eclip); eclip.METHODS; eclip.REFINEMENTS; eclip.TEMPLATES; eclip.GUIDES") & {
+    names = "eclip.METHODS; eclip.REFINEMENTS; eclip.TEMPLATES; eclip.GUIDES; eclip.METRICS"
+    assert not _after(f"import eclip; dir(eclip); {names}") & {
         "torch",
         "open_clip",
         "transformers",
@@ -148,6 +151,20 @@ def test_refinement_files_are_the_refinements() -> None:
     table = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `([\w+]+)` \| (.+?) \| .+ \|$", table.partition("## Refinements")[2], flags=re.M))
     assert {name: rows.get(name) for name in REFINEMENTS} == {name: one.summary for name, one in REFINEMENTS.items()}
+
+
+def test_metrics_are_in_their_files_and_in_the_docs() -> None:
+    from eclip.metrics import METRICS
+
+    for name, metric in METRICS.items():
+        assert metric.name == name == metric.function.__name__
+        assert metric.function.__module__ == f"eclip.metrics.{metric.file}"
+    table = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.+?) \| (.+) \|$", table, flags=re.M)
+    assert {name: (better, reach, summary) for name, better, reach, summary in rows} == {
+        name: (one.better, "as the score" if one.most == math.inf else f"{one.least:g} to {one.most:g}", one.summary)
+        for name, one in METRICS.items()
+    }
 
 
 def test_readme_table_is_methods() -> None:

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 _HOME = {
     "GUIDES": "eclip.guides",
     "METHODS": "eclip.methods",
+    "METRICS": "eclip.metrics",
     "REFINEMENTS": "eclip.refinements",
     "TEMPLATES": "eclip.templates",
     "WORD_METHODS": "eclip.words",
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from eclip.interactions import Interactions as Interactions
     from eclip.interactions import interactions as interactions
     from eclip.methods import METHODS as METHODS
+    from eclip.metrics import METRICS as METRICS
     from eclip.pooling import masked_max_pool as masked_max_pool
     from eclip.refinements import REFINEMENTS as REFINEMENTS
     from eclip.templates import TEMPLATES as TEMPLATES

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from eclip.cli import app
 from eclip.datasets import DATASETS
+from eclip.datasets.captions import read_pairs
 from eclip.datasets.decoders import VOID, indexed, red_green, short, thing
 from eclip.datasets.masks import Lazy, Masked, MaskSet
 from eclip.datasets.outlines import read_outlines
@@ -428,7 +429,7 @@ def tar(path: Path, members: dict[str, bytes]) -> None:
 def test_shards_hold_masks_in_tars_and_classes_beside_or_inside(tmp_path: Path) -> None:
     photo(tmp_path / "one.jpg")
     data = (tmp_path / "one.jpg").read_bytes()
-    first = {"000.jpg": data, "000.seg.png": png([[0, 1, 255], [2, 0, 0]]), "000.txt": b"not read"}
+    first = {"000.jpg": data, "000.seg.png": png([[0, 1, 255], [2, 0, 0]]), "000.txt": b"a dog"}
     second = {"001.jpg": data, "001.seg.png": png([[0, 300, 65535], [255, 0, 0]], np.uint16)}
     named = {"classes": {"1": "dog", "2": "cat", "255": "owl", "300": "road"}}
     tar(tmp_path / "a-0.tar", {**first, "000.json": json.dumps(named).encode()})
@@ -436,6 +437,8 @@ def test_shards_hold_masks_in_tars_and_classes_beside_or_inside(tmp_path: Path) 
     found, maps = masks_of("shards", tmp_path)
     assert found.classes == {1: "dog", 2: "cat", 255: "owl", 300: "road"}
     assert maps == {"a-0/000": [[0, 1, VOID], [2, 0, 0]], "a-1/001": [[0, 300, VOID], [255, 0, 0]]}
+    pairs, _ = read_pairs([str(tmp_path / "a-0.tar")])
+    assert [one.captions for one in pairs] == [("a dog",)], "training passes the masks over"
     text(tmp_path / "classes.txt", "1\tpuppy\n2\tcat\n255\towl\n300\troad\n")
     assert masks_of("shards", tmp_path)[0].classes[1] == "puppy"
 
@@ -508,8 +511,11 @@ def test_karpathys_splits_of_coco_and_flickr30k(tmp_path: Path) -> None:
 
 def test_flickr30k_without_splits_is_all_of_it(tmp_path: Path) -> None:
     photo(tmp_path / "flickr30k_images" / "1.jpg")
-    text(tmp_path / "results.csv", "image_name| comment_number| comment\n1.jpg| 0| A man .\n1.jpg| 1| He runs .\n")
-    assert [one.captions for one in pairs_of("flickr30k", tmp_path, "all").items] == [("A man .", "He runs .")]
+    rows = '1.jpg| 0| A man .\n1.jpg| 1| A "big" man .\n1.jpg| 4   A dog .\n'  # a line as one of Kaggle's is
+    text(tmp_path / "results.csv", f"image_name| comment_number| comment\n{rows}")
+    found = pairs_of("flickr30k", tmp_path, "all")
+    assert [one.captions for one in found.items] == [("A man .", 'A "big" man .')]
+    assert len(found.bad) == 1 and found.bad[0][0].endswith("results.csv, line 4")
     with pytest.raises(LayoutError, match=r"dataset_flickr30k.json: no such file, and results.csv has no splits"):
         DATASETS["flickr30k"].read(tmp_path)
 
@@ -554,7 +560,7 @@ def test_a_large_annotation_file_costs_its_places_alone(tmp_path: Path, monkeypa
     held, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(found.spans) == count and file.stat().st_size > 1.5e6
-    assert held < 0.1e6 and peak < 0.5e6, "the file is never in memory as a whole"
+    assert held < 0.05e6 and peak < 0.5e6, "the file is never in memory as a whole"
 
 
 def test_digest_follows_names_sizes_and_classes(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +77,7 @@ class Outlines:
 
 @dataclass(frozen=True, eq=False)
 class Annotated:
-    """The photos of an annotation file, and where the annotations of each lie in it: about 60 bytes an object.
+    """The photos of an annotation file, and where the annotations of each lie in it: 16 bytes an object.
 
     Attributes:
         file: the JSON.
@@ -137,7 +138,7 @@ def read_outlines(file: Path) -> Annotated:
     names: dict[int, str] = {}
     shapes: dict[int, tuple[int, int]] = {}
     categories: dict[int, str] = {}
-    owners, spans = list[int](), list[Span]()
+    owners, spans = array("q"), array("q")
     try:
         for key, offset, size, one in records(file):
             if key == "images":
@@ -147,7 +148,7 @@ def read_outlines(file: Path) -> Annotated:
                 categories[one["id"]] = one["name"].encode("latin-1").decode()
             elif key == "annotations":
                 owners.append(one["image_id"])
-                spans.append((offset, size))
+                spans.extend((offset, size))
     except (KeyError, TypeError, AttributeError, UnicodeError) as error:
         raise DataError(f"{file} is not of COCO's form (images, annotations, categories): {error!r}.") from error
     if not names or not categories:

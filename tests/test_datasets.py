@@ -292,6 +292,16 @@ def test_annotations_that_are_not_of_cocos_form(tmp_path: Path, content: str, me
         read_outlines(tmp_path / "a.json")
 
 
+@pytest.mark.parametrize("segmentation", [None, [], [[1, 2, 3, 4]], {"size": [6, 4], "counts": [24]}, {"size": [4, 6]}])
+def test_an_object_that_cannot_be_painted_is_an_error_of_the_data(tmp_path: Path, segmentation: object) -> None:
+    file = coco(tmp_path) / "annotations" / "instances_val2017.json"
+    whole = json.loads(file.read_text())
+    whole["annotations"][0]["segmentation"] = segmentation
+    file.write_text(json.dumps(whole))
+    with pytest.raises(DataError, match=r"instances_val2017.json has annotations that are not of COCO's form"):
+        DATASETS["coco2017"].read(tmp_path).items[1].read()
+
+
 # ImageNet-S and ADE20K
 
 
@@ -596,6 +606,9 @@ def test_a_wrong_root_says_what_is_missing_and_what_is_expected(
         LayoutError, match=r"VOC2012/JPEGImages: no such file or folder\. voc2012 is read from VOCdevkit"
     ):
         DATASETS["voc2012"].read(tmp_path)
+    text(tmp_path / "table.csv", "image,text\ngone.jpg,a dog\n")
+    with pytest.raises(LayoutError, match=r"has no photo of table, split 'all'\. .*gone.jpg: no such file"):
+        DATASETS["table"].read(tmp_path)
     with pytest.raises(OptionError, match="has the splits val, train, trainval, trainaug; got 'test'"):
         DATASETS["voc2012"].read(tmp_path, "test")
     with pytest.raises(OptionError, match="voc2012 needs no preparation"):

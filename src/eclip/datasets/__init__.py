@@ -100,7 +100,8 @@ class Dataset:
         try:
             found = self.function(where, split)
             if not found.items:
-                raise LayoutError(f"{where} has no photo of {self.name}, split {split!r}.")
+                why = "".join(f" {key}: {reason}" for key, reason in getattr(found, "bad", [])[:1])
+                raise LayoutError(f"{where} has no photo of {self.name}, split {split!r}.{why}")
         except LayoutError as error:
             raise LayoutError(f"{error} {self._expected()}") from None
         if not self.folder:

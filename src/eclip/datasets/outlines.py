@@ -182,6 +182,8 @@ def _inside(segmentation: Any, shape: tuple[int, int]) -> Bool[np.ndarray, "heig
 
     if isinstance(segmentation, dict) and tuple(segmentation["size"]) != shape:
         raise ValueError(f"run lengths of size {segmentation['size']} in a photo of {list(shape)}")
+    if not isinstance(segmentation, dict) and not (segmentation and all(len(polygon) > 5 for polygon in segmentation)):
+        raise ValueError("an object without a polygon of three corners")
     if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
         runs = {"size": list(shape), "counts": segmentation["counts"].encode()}
     else:

@@ -1,4 +1,4 @@
-"""`eclip.evaluate`: its numbers against plain loops over `explain`, its resumption against a run that was never stopped."""
+"""`eclip.evaluate`: its numbers against plain loops over `explain`, a stopped run against one that never was."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_batches_change_rounding_alone(found: Evaluation, masks: MaskSet, tmp_pa
 
 def test_another_question_in_the_same_folder_is_refused(masks: MaskSet, tmp_path: Path) -> None:
     first = evaluate(masks, out=tmp_path, methods="itsm", models=tiny.backbone("vit"), limit=2)
-    with pytest.raises(ResultError, match="methods was .*itsm.*, now .*maskclip.*--overwrite"):
+    with pytest.raises(ResultError, match=r"methods was .*itsm.*, now .*maskclip.*--overwrite"):
         evaluate(masks, out=tmp_path, methods="maskclip", models=tiny.backbone("vit"), limit=2)
     other = evaluate(masks, out=tmp_path, methods="maskclip", models=tiny.backbone("vit"), limit=2, overwrite=True)
     assert "itsm" in rows(first) and "itsm" not in rows(other)

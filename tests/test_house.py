@@ -177,5 +177,18 @@ def test_readme_table_is_methods() -> None:
     assert dict(table) == {name: method.summary for name, method in METHODS.items()}
 
 
+def test_table_of_data_sets_is_datasets() -> None:
+    from eclip.datasets import DATASETS
+
+    wanted = {}
+    for name, one in DATASETS.items():
+        assert one.name == name and one.function.__name__ == name and one.counts.keys() <= set(one.splits)
+        counts = {split: " or ".join(f"{count:,}" for count in one.counts.get(split, ())) for split in one.splits}
+        splits = ", ".join(f"{split} {count}".strip() for split, count in counts.items())
+        wanted[name] = f"{one.kind} | {one.summary} | {splits} | {one.layout}"
+    table = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", table, flags=re.M)) == wanted
+
+
 def test_no_file_outgrows_its_room() -> None:
     assert {str(p.relative_to(SOURCE)): n for p in FILES if (n := len(p.read_text().splitlines())) > 320} == {}

@@ -29,6 +29,7 @@ class Task(Protocol):
 
 TASKS: dict[str, str] = {
     "localize": "LocalizeTask",
+    "segment": "SegmentTask",
     "faithful": "FaithfulTask",
     "sanity": "SanityTask",
     "recognize": "RecognizeTask",

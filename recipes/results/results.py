@@ -1,0 +1,188 @@
+"""Every number of docs/results.md: all methods on four mask packs with `mini`, controls beside them.
+
+    python recipes/results/results.py --data DATA --runs RUNS --out docs/results.md
+
+Expect: an hour or so on two cores, most of it for methods of many passes, which are asked on a part of the photos.
+What is measured already in RUNS is not measured again, so it may be stopped at any time. Nothing is chosen here by the
+scores; the numbers to check against go into benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import eclip
+from eclip.methods import METHODS
+
+FAST = [name for name, method in METHODS.items() if method.kind != "perturbation"]
+SLOW = [name for name, method in METHODS.items() if method.kind == "perturbation"]
+CONTROLS = ("ones", "centre", "random", "bound")
+PACKS = {"voc2012seg": 30, "coco80seg": 15, "davis2016val": 5, "camvid": 7}
+"""And every so many-th photo for methods of many passes."""
+COLUMNS = {
+    "msc": "mSC",
+    "miou": "mIoU",
+    "miou_held_out": "held out",
+    "flipped_miou": "flipped",
+    "class_miou": "class mIoU",
+    "average_precision": "AP",
+    "auroc": "AUROC",
+    "pointing_game": "pointing",
+    "energy": "energy",
+    "box_iou": "box",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run: where it goes and what is asked."""
+
+    name: str
+    pack: str
+    asked: dict[str, Any]
+
+
+def jobs() -> list[Job]:
+    made = [Job(f"{pack}-fast", pack, {"methods": FAST}) for pack in PACKS]
+    made += [Job(f"{pack}-slow", pack, {"methods": SLOW, "every": every}) for pack, every in PACKS.items()]
+    sane = {"methods": FAST, "protocol": "sanity-v1"}
+    made += [Job(f"{pack}-sanity", pack, {**sane, "every": 10}) for pack in ("voc2012seg", "coco80seg")]
+    faithful = {"methods": FAITHFUL, "protocol": "faithful-v1", "every": 45}
+    made += [Job("voc2012seg-faithful", "voc2012seg", faithful)]
+    segments = {"methods": LABELS, "protocol": "segment-v1"}
+    return made + [Job(f"{pack}-segment", pack, segments) for pack in ("voc2012seg", "camvid")]
+
+
+FAITHFUL = ["eclip", "maskclip", "gem", "surgery", "itsm", "gradcam", "decompose"]
+LABELS = ["eclip", "maskclip", "sclip", "clearclip", "naclip", "gem", "surgery"]
+
+
+def measure(data: Path, runs: Path, only: str | None) -> dict[str, dict[str, Any]]:
+    """Results of each job by its name."""
+    found = {}
+    for job in jobs():
+        if only is not None and only not in job.name:
+            continue
+
+        def tell(_: str, done: int, total: int, name: str = job.name) -> None:
+            print(f"\r{name}: {done} of {total}", end="", flush=True)
+
+        asked = {"models": "mini", "examples": 0, **job.asked}
+        found[job.name] = eclip.evaluate(
+            job.pack, root=data / job.pack, out=runs / job.name, tell=tell, **asked
+        ).results
+        print()
+    return found
+
+
+def cell(number: dict[str, float | None] | None, spread: bool = False) -> str:
+    if number is None or number["value"] is None:
+        return "-"
+    text = f"{100 * number['value']:.1f}"
+    return f"{text} ({100 * number['low']:.1f} to {100 * number['high']:.1f})" if spread else text
+
+
+def row(one: dict[str, Any], label: str, columns: list[str], headline: str) -> str:
+    cells = [cell(one["numbers"].get(key), key == headline) for key in columns]
+    return f"| {label} | {' | '.join(cells)} |"
+
+
+def localization(found: dict[str, dict[str, Any]], pack: str) -> str:
+    """The table of a pack, best first."""
+    fast, slow = found[f"{pack}-fast"], found[f"{pack}-slow"]
+    rows = [(one, f"({one['method']})" if one["control"] else f"`{one['method']}`") for one in fast["rows"]]
+    rows += [(one, f"`{one['method']}` *") for one in slow["rows"] if not one["control"]]
+    rows.sort(key=lambda pair: -pair[0]["numbers"]["miou"]["value"])
+    columns = list(COLUMNS)
+    lines = [f"| method | {' | '.join(COLUMNS.values())} |", f"|---{'|---' * len(columns)}|"]
+    lines += [row(one, label, columns, "miou") for one, label in rows]
+    pairs = fast["rows"][0]["pairs"]
+    part = slow["data"]["photos"]
+    note = f"{fast['data']['photos']} photos, {pairs} pairs; *: {part} photos of these."
+    return "\n".join([*lines, "", note])
+
+
+def winners(found: dict[str, dict[str, Any]]) -> str:
+    """Which method wins where, and which beat every control beyond the interval."""
+    lines = [
+        "| | best by mIoU | best by mSC | best by AP | not above the best control by mIoU |",
+        "|---|---|---|---|---|",
+    ]
+    for pack in PACKS:
+        rows = found[f"{pack}-fast"]["rows"]
+        own = [one for one in rows if not one["control"]]
+        bar = max(one["numbers"]["miou"]["value"] for one in rows if one["control"] and one["method"] != "bound")
+        best = []
+        for key in ("miou", "msc", "average_precision"):
+            first = max(own, key=lambda one: one["numbers"][key]["value"])
+            best.append(f"`{first['method']}` {cell(first['numbers'][key])}")
+        below = [f"`{one['method']}`" for one in own if one["numbers"]["miou"]["low"] <= bar]
+        lines.append(f"| {pack} | {' | '.join(best)} | {', '.join(below)} |")
+    return "\n".join(lines)
+
+
+def table(result: dict[str, Any], columns: list[str]) -> str:
+    """Any other task: these numbers with intervals."""
+    lines = [f"| method | {' | '.join(columns)} |", f"|---{'|---' * len(columns)}|"]
+    for one in result["rows"]:
+        label = f"({one['method']})" if one["control"] else f"`{one['method']}`"
+        lines.append(f"| {label} | {' | '.join(cell(one['numbers'].get(key), True) for key in columns)} |")
+    return "\n".join(lines)
+
+
+def stored(result: dict[str, Any]) -> dict[str, Any]:
+    """What `eclip eval --check` compares with."""
+    keys = ("msc", "miou", "class_miou", "average_precision")
+    return {
+        "schema": result["schema"],
+        "protocol": result["protocol"],
+        "data": {key: result["data"][key] for key in ("digest", "photos")},
+        "rows": [
+            {
+                "model": one["model"],
+                "method": one["method"],
+                "numbers": {key: {"value": one["numbers"][key]["value"]} for key in keys},
+            }
+            for one in result["rows"]
+        ],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--only", help="jobs whose name holds this; nothing is written then")
+    parser.add_argument("--out", type=Path, help="docs/results.md, in which what stands between marks is replaced")
+    args = parser.parse_args()
+    found = measure(args.data, args.runs, args.only)
+    if args.only is not None or args.out is None:
+        return
+    blocks = {f"localize {pack}": localization(found, pack) for pack in PACKS}
+    blocks["winners"] = winners(found)
+    for name, result in found.items():
+        pack, _, task = name.rpartition("-")
+        if task in ("sanity", "segment", "faithful"):
+            columns = [key for key in result["rows"][0]["numbers"] if not key.endswith("accuracy") or task == "segment"]
+            blocks[f"{task} {pack}"] = table(result, columns)
+        elif task == "fast":
+            file = Path("benchmarks/results") / f"{pack}-{result['protocol']['name']}.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(stored(result), indent=1, ensure_ascii=False) + "\n")
+    text = args.out.read_text()
+    for name, block in blocks.items():
+        start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
+        before, _, rest = text.partition(start)
+        _, _, after = rest.partition(end)
+        if not after:
+            raise SystemExit(f"{args.out} has no place for {name}: add {start} and {end}.")
+        text = f"{before}{start}\n\n{block}\n\n{end}{after}"
+    args.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""The task "segment": each pixel gets a class, as `eclip.segment` gives it; mIoU over classes, all photos in one count.
+
+Without background (no words for it, no threshold), pixels of background are void, as in the papers' VOC20 and
+Context59. A class that is neither shown nor named anywhere is left out of the mean, as mmsegmentation does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+
+from eclip.backbones.base import encode
+from eclip.class_words import class_words
+from eclip.datasets.masks import BACKGROUND, VOID, Masked
+from eclip.evaluation.asked import Asked, Opened, joined, opened
+from eclip.evaluation.controls import BOUND, random
+from eclip.evaluation.parts import Part
+from eclip.evaluation.row import Row
+from eclip.evaluation.spread import Weights, number
+from eclip.heatmap import resize
+from eclip.labels import Piece, label_pixels
+from eclip.methods import BETWEEN_TEXTS, METHODS
+from eclip.metrics.bound import grid_bound
+from eclip.metrics.segmentation import confusion
+from eclip.protocols import Segment
+from eclip.text import encode_texts
+from eclip.windows import check_windows, windows
+
+CONTROLS = ("random", BOUND)
+Labels = NDArray[np.integer[Any]]
+
+
+class SegmentTask:
+    """Labels photos.
+
+    Args:
+        asked: the question; its protocol has rules of class `Segment`. Methods whose maps are not on one scale over
+            texts become gaps.
+    """
+
+    def __init__(self, asked: Asked) -> None:
+        assert isinstance(asked.protocol.rules, Segment)
+        self.rules = asked.protocol.rules
+        able = {name: own for name, own in asked.methods.items() if METHODS[name].kind in BETWEEN_TEXTS}
+        self.gaps = {name: "its maps are not on one scale over texts" for name in asked.methods if name not in able}
+        self.asked = replace(asked, methods=able)
+        rules = self.rules
+        self.words = class_words(
+            {name: [name] for name in asked.classes.values()},
+            rules.background,
+            thresholded=rules.prob_threshold is not None,
+        )
+        self.text = encode_texts(asked.backbone, self.words.texts, asked.protocol.templates)
+        self.slid = check_windows(rules.window, rules.stride, asked.protocol.image_size if rules.window else None)
+        self.behind = bool(rules.background) or rules.prob_threshold is not None
+        self.labels = np.full(VOID + 1, VOID, np.int64)  # of each number of a mask
+        self.labels[list(asked.classes)] = np.arange(1, len(asked.classes) + 1)
+        self.labels[BACKGROUND] = 0 if self.behind else VOID
+
+    def score(self, items: Sequence[Masked], start: int) -> Part:
+        """What a batch of photos gives; `start` is the place of the first in the data set."""
+        found, failures = opened(items, start)
+        gaps, seconds = dict(self.gaps), {"forward": 0.0}
+        photos, counts = [], []
+        for one in found:
+            truth = self.labels[one.mask]
+            labels = self._labels(one, gaps, seconds)
+            photos.append(one.place)
+            counts.append(np.stack([self._counts(each, truth) for each in labels.values()]))
+        names = [name for name in self.asked.methods if name not in gaps] + [*CONTROLS]
+        arrays: dict[str, NDArray[Any]] = {"names": np.array(names)}
+        if photos:
+            arrays |= {"photos": np.array(photos), "counts": np.stack(counts)}
+        return Part(arrays, seconds, len(found), gaps, failures)
+
+    def _labels(self, one: Opened, gaps: dict[str, str], seconds: dict[str, float]) -> dict[str, Labels]:
+        """The label map of each method and control, at the mask's size."""
+        asked, rules = self.asked, self.asked.protocol
+        if self.slid is None or self.rules.window is None:
+            boxes, view = [(0, 0, *one.photo.size)], (rules.image_size, rules.resize)
+        else:
+            boxes = windows(one.photo.size, self.rules.window, *self.slid)
+            view = (self.rules.window, "squash")
+        pixels = torch.stack([asked.backbone.preprocess(one.photo.crop(box), *view) for box in boxes])
+        begun = time.perf_counter()
+        encoding = encode(asked.backbone, pixels, asked.keep)
+        seconds["forward"] += time.perf_counter() - begun
+        size = (one.mask.shape[0], one.mask.shape[1])
+        cuts = {"scale": self.rules.scale, "prob_threshold": self.rules.prob_threshold}
+        every = [list(range(len(self.text)))] * len(boxes)
+        made: dict[str, Labels] = {}
+        for name, maps in asked.try_maps(encoding, self.text, every, gaps, seconds):
+            pieces = [Piece(box, each) for box, each in zip(boxes, maps, strict=True)]
+            made[name] = label_pixels(pieces, size, self.words.places, **cuts)[0]
+        grid, classes = encoding.grid, len(self.words.names)
+        chance = np.stack([random(grid, (one.place, label)) for label in range(0 if self.behind else 1, classes)])
+        made["random"] = self._highest(chance, size, 0 if self.behind else 1)
+        truth = self.labels[one.mask]
+        known = truth != VOID
+        perfect = [grid_bound(truth == label, known & (truth != label), grid) for label in range(classes)]
+        made[BOUND] = self._highest(np.stack(perfect).astype(np.float32), size, 0)
+        return made
+
+    def _highest(
+        self, maps: Float[np.ndarray, "label row col"], size: tuple[int, int], first: int
+    ) -> Int[np.ndarray, "height width"]:
+        """The label whose map is highest at each pixel; the first map is that of label `first`."""
+        return resize(torch.from_numpy(maps), size).argmax(dim=0).numpy() + first
+
+    def _counts(self, labels: Labels, truth: Int[np.ndarray, "height width"]) -> Int[np.ndarray, "3 label"]:
+        """Pixels of each label: right, in the truth, in the answer."""
+        counted = confusion(labels.astype(np.int64), truth, len(self.words.names), void=VOID)
+        return np.stack([counted.diagonal(), counted.sum(axis=1), counted.sum(axis=0)])
+
+    def record(self, parts: Sequence[Part]) -> list[Row]:
+        """A row for each method and control.
+
+        Raises:
+            DataError: no photo could be read.
+        """
+        whole, names = joined(parts, self.asked.data.name)
+        photos = whole["photos"]
+        weights = Weights(photos)
+        rows = []
+        for column, name in enumerate(names):
+            counts = whole["counts"][:, column].astype(float)  # photo 3 label
+            again = weights.sums(counts.reshape(len(photos), -1)).reshape(-1, *counts.shape[1:])
+            own = counts.sum(axis=0)
+            ious = _ious(own[None])[0]
+            values = {
+                "segmentation_miou": number(float(np.nanmean(ious)), _mean(_ious(again))),
+                "pixel_accuracy": number(own[0].sum() / own[1].sum(), _share(again[:, 0], again[:, 1])),
+            }
+            classes = {
+                str(one): {"name": label, "iou": None if np.isnan(iou) else round(float(iou), 6)}
+                for one, label, iou in zip(
+                    [BACKGROUND, *self.asked.classes], self.words.names, ious.tolist(), strict=True
+                )
+                if one != BACKGROUND or self.behind
+            }
+            rows.append(Row(name, name in CONTROLS, len(photos), len(photos), values, {"classes": classes}))
+        return rows
+
+
+def _ious(counts: Float[np.ndarray, "replicate 3 label"]) -> Float[np.ndarray, "replicate label"]:
+    """IoU of each label; NaN where it is neither in the truth nor in the answer."""
+    hits, union = counts[:, 0], counts[:, 1] + counts[:, 2] - counts[:, 0]
+    return np.divide(hits, union, out=np.full_like(hits, np.nan), where=union > 0)
+
+
+def _mean(ious: Float[np.ndarray, "replicate label"]) -> Float[np.ndarray, " replicate"]:
+    known = ~np.isnan(ious)
+    return _share(np.where(known, ious, 0), known.astype(float))
+
+
+def _share(
+    part: Float[np.ndarray, "replicate label"], whole: Float[np.ndarray, "replicate label"]
+) -> Float[np.ndarray, " replicate"]:
+    """The sum of the one over the sum of the other, NaN where that is nothing."""
+    under, over = part.sum(axis=1), whole.sum(axis=1)
+    return np.divide(under, over, out=np.full_like(under, np.nan), where=over > 0)

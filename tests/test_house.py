@@ -15,12 +15,13 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "eclip"
 
 FLOORS = [
-    {"errors", "options", "heatmap", "blocks", "templates", "pooling"},  # ground
+    {"errors", "options", "heatmap", "blocks", "templates", "pooling", "windows"},  # ground
     {"backbones", "head", "datasets", "render", "photos", "writer", "commands", "reported"},  # materials
     {"methods", "refinements", "text", "guides", "training", "metrics", "words", "explanation"}  # crafts
-    | {"splice", "msae", "vocabulary", "image_mean", "concepts_writer", "words_writer"},
+    | {"splice", "msae", "vocabulary", "image_mean", "concepts_writer", "words_writer"}
+    | {"class_words", "labels", "segmentation", "segment_writer"},
     {"explain", "evaluate", "train", "stream", "health", "doctor", "compare"}  # hall
-    | {"explain_words", "interactions", "concepts"},
+    | {"explain_words", "interactions", "concepts", "segment"},
     {"cli", "web", "__main__"},  # doors
 ]
 SAME_FLOOR = {
@@ -40,6 +41,9 @@ SAME_FLOOR = {
     ("cli", "cli"),
     ("__main__", "cli"),
     ("train", "evaluate"),  # each epoch's map, scored
+    ("segment", "explain"),  # its maps
+    ("segmentation", "segment_writer"),
+    ("segment_writer", "segmentation"),  # a name in an annotation
     ("compare", "explain"),  # many methods of the one main path
     ("words", "words"),
     ("words_writer", "explain_words"),  # a name in an annotation
@@ -50,6 +54,7 @@ SAME_FLOOR = {
     ("pooling", "blocks"),
     ("pooling", "errors"),
     ("options", "errors"),
+    ("windows", "errors"),
     ("templates", "errors"),
     ("writer", "explanation"),  # a name in an annotation, as the next two
     ("writer", "backbones"),

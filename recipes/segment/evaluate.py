@@ -30,7 +30,7 @@ TASKS = {
 
 
 def confusion(masks: MaskSet, background: str, backbone: eclip.Backbone, **settings: Any) -> np.ndarray:
-    """Pixels (true label, label found) over all photos; void is left out, and background where no words stand for it."""
+    """Pixels (true label, label found) over all photos, void left out, and background where no words stand for it."""
     numbers = np.array([BACKGROUND, *masks.classes])
     size = int(numbers.max()) + 1
     counts = np.zeros((size, size), np.int64)

@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--methods", default="eclip,maskclip,surgery,gem,sclip,clearclip,naclip")
     parser.add_argument("--refine", default="none")
     parser.add_argument("--templates", default="imagenet80")
-    parser.add_argument("--views", default="squash", help="of squash, keep, or SIDE:WINDOW:STRIDE, joined by commas")
+    parser.add_argument("--views", default="squash", help="of squash, keep:480, or windows as SIDE:WINDOW:STRIDE")
     parser.add_argument("--prob-threshold", type=float)
     parser.add_argument("--every", type=int, default=1, help="every so many-th photo")
     parser.add_argument("--per-class", action="store_true")
@@ -73,10 +73,11 @@ def main() -> None:
         masks = read_masks(args.data / pack, classes=names or None, every=args.every)
         settings: dict[str, Any] = {"method": method, "refine": None if refine == "none" else refine}
         settings |= {"templates": templates, "prob_threshold": args.prob_threshold}
-        if ":" in view:
-            settings |= dict(zip(("image_size", "window", "stride"), map(int, view.split(":")), strict=True))
+        parts = view.split(":")
+        if parts[0].isdecimal():
+            settings |= dict(zip(("image_size", "window", "stride"), map(int, parts), strict=True))
         else:
-            settings["resize"] = view
+            settings |= {"resize": parts[0], "image_size": int(parts[1]) if len(parts) > 1 else None}
         counts = confusion(masks, background, backbone, **settings)
         scores = ious(counts)
         right = np.diag(counts).sum() / counts.sum()

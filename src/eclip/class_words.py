@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from eclip.errors import OptionError, TextError
 
 BACKGROUND = "background"
 """The name of label 0."""
-Classes = Sequence[str] | Mapping[str, str | Sequence[str]]
-"""A name a class, synonyms behind it by comma; or a dict from names to the words that stand for them."""
+Classes = Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str]]
+"""A name a class, with synonyms a list, or joined by commas; or a dict from names to the words that stand for them."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ class ClassWords:
         return found
 
 
-def class_words(classes: Classes, background: str | Sequence[str] = (), *, thresholded: bool = False) -> ClassWords:
+def class_words(classes: Any, background: Any = (), *, thresholded: bool = False) -> ClassWords:
     """The classes and the background, checked.
 
     Args:
-        classes: "dog" is a class of that name; "person, man, woman" is the class "person", found by any of the three;
-            {"person": ["man", "woman"]} is the class "person", found by any of the two.
+        classes: as `Classes`: "dog" is a class of that name; "person, man, woman" is the class "person", found by any
+            of the three; {"person": ["man", "woman"]} is the class "person", found by any of the two.
         background: words that together are the background, as a list or joined by commas; or none.
         thresholded: pixels can become background by a threshold, see `eclip.segment`.
 
@@ -87,7 +88,9 @@ def class_words(classes: Classes, background: str | Sequence[str] = (), *, thres
     return ClassWords(names, groups)
 
 
-def _words(given: str | Sequence[str], owner: str) -> Iterator[str]:
+def _words(given: Any, owner: str) -> Iterator[str]:
+    if not isinstance(given, Sequence):
+        raise TextError(f"words of {owner} must be a string or a list of them, got {type(given).__name__}.")
     for part in given.split(",") if isinstance(given, str) else given:
         if not isinstance(part, str):
             raise TextError(f"a word of {owner} must be a string, got {type(part).__name__}.")

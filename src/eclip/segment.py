@@ -23,14 +23,15 @@ from eclip.class_words import Classes, ClassWords, class_words
 from eclip.errors import ImageError, OptionError
 from eclip.explain import Question
 from eclip.labels import Piece, check_cuts, label_pixels
-from eclip.methods import DEFAULT_WITH_HEAD, check_between_texts, options_for
+from eclip.methods import check_between_texts, options_for
 from eclip.photos import Photo, read_batches
 from eclip.segment_writer import segment_command
 from eclip.segmentation import Segmentation
 from eclip.windows import check_windows, windows
 
-WITHOUT_HEAD = "sclip"
-"""The method of a model without a trained head, the best such on `mini` and near the best in the papers."""
+DEFAULT_OF_POOLS, DEFAULT_ELSEWHERE = "maskclip", "naclip"
+"""Methods where none is named: the best on `mini`, whose pool is one of attention (docs/segment.md), and the best of
+the papers' on transformers."""
 TEMPLATES = "imagenet80"
 SCALE = 40.0
 
@@ -94,9 +95,9 @@ def segment_each(
         batch_size: photos, or windows of a photo, in one forward pass, at least 1.
         failures: photos that cannot be read are added here as (source, error), and the rest goes on. None: they raise.
         model: a name for `eclip.load`, or a Backbone from `load` or `wrap`.
-        method: of the kinds "similarity" and "decomposition", whose maps are on one scale over texts; None = "eclip"
-            for a model with a trained head, as "mini" has, else "sclip". Of `surgery`, the mean that its feature half
-            subtracts is the same for all texts and moves no label, its weights are not and do.
+        method: of the kinds "similarity" and "decomposition", whose maps are on one scale over texts; None =
+            "maskclip" where attention pools, as in "mini", and "naclip" in other towers. Of `surgery`, the mean that
+            its feature half subtracts is the same for all texts and moves no label; its weights are not, and do.
         background: words that together are the class "background", label 0, such as "sky, wall, grass". Without them
             and without prob_threshold each pixel gets one of the classes, the papers' "without background".
         templates: prompt templates, see `eclip.encode_texts`.
@@ -127,7 +128,7 @@ def segment_each(
     slid = check_windows(window, stride, image_size)
     backbone = backbone_of(model, device)
     if method is None:
-        method = WITHOUT_HEAD if backbone.head is None else DEFAULT_WITH_HEAD
+        method = DEFAULT_ELSEWHERE if backbone.blocks[-1].residual else DEFAULT_OF_POOLS
     if window is not None and window % backbone.patch_size:
         raise OptionError(
             f"window must be a multiple of the patch size {backbone.patch_size} of {backbone.name}, got {window}."

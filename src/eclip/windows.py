@@ -59,4 +59,4 @@ def _spans(length: int, counted: int, window: int, stride: int) -> list[tuple[in
     """Beginnings and ends along a side of so many pixels, counted as `counted`."""
     starts = [*range(0, counted - window, stride), counted - window]
     edges = [(round(start * length / counted), round((start + window) * length / counted)) for start in starts]
-    return [(min(start, length - 1), max(end, start + 1)) for start, end in edges]
+    return [(first := min(start, length - 1), max(end, first + 1)) for start, end in edges]

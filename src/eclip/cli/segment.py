@@ -11,8 +11,8 @@ from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.class_words import class_words
 from eclip.cli import asking
 from eclip.cli.asking import Positions, Resize
-from eclip.errors import TextError
-from eclip.methods import DEFAULT_WITH_HEAD, check_between_texts
+from eclip.errors import OptionError, TextError
+from eclip.methods import check_between_texts
 from eclip.reported import reported
 from eclip.segment_writer import SegmentWriter, segment_command
 from eclip.windows import check_windows
@@ -33,7 +33,8 @@ def segment(
     ] = None,
     model: Annotated[str, typer.Option("--model", "-m", help="eclip models ls shows them.")] = DEFAULT_MODEL,
     method: Annotated[
-        str | None, typer.Option(help="eclip methods ls shows them; eclip if the model has a head, else sclip.")
+        str | None,
+        typer.Option(help="eclip methods ls shows them; maskclip for attention pools as mini's, else naclip."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")
@@ -87,7 +88,9 @@ def segment(
         asking.check_model(model)
         if method is not None:
             check_between_texts(method)
-        asking.check_head(head, [method or DEFAULT_WITH_HEAD], [model])
+        elif set_:
+            raise OptionError("--set is an option of a method: name it with --method as well.")
+        asking.check_head(head, [method or ""], [model])
         check_windows(window, stride, image_size)
         settings: dict[str, Any] = {
             "head": head,
@@ -107,8 +110,8 @@ def segment(
             "device": device,
             "batch_size": batch_size,
         }
-        if set_:
-            settings |= asking.method_options(set_, method or asking.default_method(model, head))
+        if method is not None:
+            settings |= asking.method_options(set_ or [], method)
         writer = SegmentWriter(out, asking.words(format_), instances=instances)
         asking.over_photos(
             sources, writer, lambda photos: _segment_all(sources, photos, wanted, settings, writer, quiet=as_json)

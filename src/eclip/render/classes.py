@@ -17,7 +17,7 @@ from eclip.render.panels import LEAST_LENGTH, view_size
 TINT, DIMMED = 0.55, 0.8  # opacity of a class's color; brightness of what is background
 PANEL_AT_MOST = 640  # pixels of the longer side of a panel in a picture of several
 GAP = 10
-LIGHTNESS, LEAST_CHROMA = (0.50, 0.90), 0.09  # of a class's color, in OKLab: light enough on dark, no gray
+LIGHTNESS, LEAST_CHROMA = (0.56, 0.90), 0.09  # of a class's color, in OKLab: light enough on dark, no gray
 STEPS = 24  # levels of red, green and blue among which colors are chosen
 
 # How red-blind and green-blind eyes see linear sRGB (Machado et al. 2009, severity 1, doi 10.1109/TVCG.2009.113)
@@ -33,7 +33,7 @@ def palette(count: int) -> UInt8[np.ndarray, "label 3"]:
 
     Each new color is the one farthest from all before it in OKLab, as seen by the eyes that tell them apart worst:
     normal, red-blind or green-blind, with half as much again for the latter, who would leave the others much blue.
-    Among the first twenty no two are nearer than 0.10 to normal eyes and 0.07 to the others.
+    Among the first twenty no two are nearer than 0.09 to normal eyes and 0.06 to the others.
     """
     colors, seen = _candidates()
     start = int(np.argmin(np.abs(colors.astype(int) - (230, 159, 0)).sum(axis=1)))  # an orange all eyes know

@@ -2,7 +2,7 @@
 
     python recipes/segment/evaluate.py --data DATA --methods maskclip,eclip --refine none,pamr
 
-Expect: the rows of docs/segment.md; about 0.1 seconds a photo and row on one core, 2 with pamr.
+Expect: the rows of docs/segment.md; about 0.15 seconds a photo and row on one core, 0.8 with pamr or windows.
 """
 
 from __future__ import annotations

@@ -23,15 +23,15 @@ from eclip.class_words import Classes, ClassWords, class_words
 from eclip.errors import ImageError, OptionError
 from eclip.explain import Question
 from eclip.labels import Piece, check_cuts, label_pixels
-from eclip.methods import check_between_texts, options_for
+from eclip.methods import DEFAULT_WITH_HEAD, check_between_texts, options_for
 from eclip.photos import Photo, read_batches
 from eclip.segment_writer import segment_command
 from eclip.segmentation import Segmentation
 from eclip.windows import check_windows, windows
 
-DEFAULT_OF_POOLS, DEFAULT_ELSEWHERE = "maskclip", "naclip"
-"""Methods where none is named: the best on `mini`, whose pool is one of attention (docs/segment.md), and the best of
-the papers' on transformers."""
+OF_POOLS, ELSEWHERE = "maskclip", "naclip"
+"""Methods of models without a head, where none is named: the best on the pool of `mini` with its head left aside
+(docs/segment.md), and the best of the papers' on transformers."""
 TEMPLATES = "imagenet80"
 SCALE = 40.0
 
@@ -96,8 +96,9 @@ def segment_each(
         failures: photos that cannot be read are added here as (source, error), and the rest goes on. None: they raise.
         model: a name for `eclip.load`, or a Backbone from `load` or `wrap`.
         method: of the kinds "similarity" and "decomposition", whose maps are on one scale over texts; None =
-            "maskclip" where attention pools, as in "mini", and "naclip" in other towers. Of `surgery`, the mean that
-            its feature half subtracts is the same for all texts and moves no label; its weights are not, and do.
+            "eclip" for a model with a trained head, as "mini" has; without one "maskclip" for an attention pool, else
+            "naclip". Of `surgery`, the mean that its feature half subtracts is the same for all texts and moves no
+            label; its weights are not, and do.
         background: words that together are the class "background", label 0, such as "sky, wall, grass". Without them
             and without prob_threshold each pixel gets one of the classes, the papers' "without background".
         templates: prompt templates, see `eclip.encode_texts`.
@@ -128,7 +129,8 @@ def segment_each(
     slid = check_windows(window, stride, image_size)
     backbone = backbone_of(model, device)
     if method is None:
-        method = DEFAULT_ELSEWHERE if backbone.blocks[-1].residual else DEFAULT_OF_POOLS
+        method = ELSEWHERE if backbone.blocks[-1].residual else OF_POOLS
+        method = method if backbone.head is None else DEFAULT_WITH_HEAD
     if window is not None and window % backbone.patch_size:
         raise OptionError(
             f"window must be a multiple of the patch size {backbone.patch_size} of {backbone.name}, got {window}."

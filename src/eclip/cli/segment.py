@@ -12,7 +12,7 @@ from eclip.class_words import class_words
 from eclip.cli import asking
 from eclip.cli.asking import Positions, Resize
 from eclip.errors import OptionError, TextError
-from eclip.methods import check_between_texts
+from eclip.methods import DEFAULT_WITH_HEAD, check_between_texts
 from eclip.reported import reported
 from eclip.segment_writer import SegmentWriter, segment_command
 from eclip.windows import check_windows
@@ -34,7 +34,7 @@ def segment(
     model: Annotated[str, typer.Option("--model", "-m", help="eclip models ls shows them.")] = DEFAULT_MODEL,
     method: Annotated[
         str | None,
-        typer.Option(help="eclip methods ls shows them; maskclip for attention pools as mini's, else naclip."),
+        typer.Option(help="eclip if the model has a head, else maskclip for attention pools and naclip for others."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")
@@ -90,7 +90,7 @@ def segment(
             check_between_texts(method)
         elif set_:
             raise OptionError("--set is an option of a method: name it with --method as well.")
-        asking.check_head(head, [method or ""], [model])
+        asking.check_head(head, [method or DEFAULT_WITH_HEAD], [model])
         check_windows(window, stride, image_size)
         settings: dict[str, Any] = {
             "head": head,

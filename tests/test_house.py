@@ -16,12 +16,13 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "eclip"
 
 FLOORS = [
-    {"errors", "options", "heatmap", "blocks", "templates", "pooling", "protocols"},  # ground
+    {"errors", "options", "heatmap", "blocks", "templates", "pooling", "protocols", "windows"},  # ground
     {"backbones", "head", "datasets", "render", "photos", "writer", "commands", "reported"},  # materials
     {"methods", "refinements", "text", "guides", "training", "metrics", "words", "explanation"}  # crafts
-    | {"splice", "msae", "vocabulary", "image_mean", "concepts_writer", "words_writer"},
+    | {"splice", "msae", "vocabulary", "image_mean", "concepts_writer", "words_writer"}
+    | {"class_words", "labels", "segmentation", "segment_writer"},
     {"explain", "evaluate", "evaluation", "train", "stream", "health", "doctor", "compare"}  # hall
-    | {"explain_words", "interactions", "concepts"},
+    | {"explain_words", "interactions", "concepts", "segment"},
     {"cli", "web", "__main__"},  # doors
 ]
 SAME_FLOOR = {
@@ -44,6 +45,9 @@ SAME_FLOOR = {
     ("evaluate", "evaluation"),  # its tasks
     ("evaluation", "evaluation"),
     ("train", "evaluation"),  # each epoch's map, scored
+    ("segment", "explain"),  # its maps
+    ("segmentation", "segment_writer"),
+    ("segment_writer", "segmentation"),  # a name in an annotation
     ("compare", "explain"),  # many methods of the one main path
     ("words", "words"),
     ("words_writer", "explain_words"),  # a name in an annotation
@@ -55,6 +59,7 @@ SAME_FLOOR = {
     ("pooling", "errors"),
     ("options", "errors"),
     ("protocols", "errors"),
+    ("windows", "errors"),
     ("templates", "errors"),
     ("writer", "explanation"),  # a name in an annotation, as the next two
     ("writer", "backbones"),

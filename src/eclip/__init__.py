@@ -28,6 +28,7 @@ _HOME = {
     "Evaluation": "eclip.evaluation.results",
     "Explanation": "eclip.explanation",
     "Interactions": "eclip.interactions",
+    "Segmentation": "eclip.segmentation",
     "TrainConfig": "eclip.training.config",
     "compare": "eclip.compare",
     "concepts": "eclip.concepts",
@@ -43,6 +44,8 @@ _HOME = {
     "load": "eclip.backbones.load",
     "load_head": "eclip.head",
     "masked_max_pool": "eclip.pooling",
+    "segment": "eclip.segment",
+    "segment_each": "eclip.segment",
     "train": "eclip.train",
     "with_head": "eclip.head",
     "wrap": "eclip.backbones.openclip",
@@ -83,6 +86,9 @@ if TYPE_CHECKING:
     from eclip.pooling import masked_max_pool as masked_max_pool
     from eclip.protocols import PROTOCOLS as PROTOCOLS
     from eclip.refinements import REFINEMENTS as REFINEMENTS
+    from eclip.segment import segment as segment
+    from eclip.segment import segment_each as segment_each
+    from eclip.segmentation import Segmentation as Segmentation
     from eclip.templates import TEMPLATES as TEMPLATES
     from eclip.text import encode_texts as encode_texts
     from eclip.train import train as train

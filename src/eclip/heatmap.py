@@ -7,6 +7,8 @@ The order is always: normalize on the grid, then resize, as CLIP Surgery does (L
 https://arxiv.org/abs/2304.05653, code xmed-lab/CLIP_Surgery at d4696d4, described in words and rewritten).
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -122,12 +124,26 @@ def boxes(mask: Bool[np.ndarray, "height width"], *, min_area: float = 0.0) -> I
         Left, top, right, bottom in pixels, right and bottom exclusive; the region of most pixels first, equal
         ones in reading order; (0, 4) for an empty mask.
     """
-    regions, count = ndimage.label(mask, structure=np.ones((3, 3)))
-    areas = np.bincount(regions.ravel(), minlength=count + 1)[1:]
-    slices = ndimage.find_objects(regions)  # (rows, columns) of each
-    kept = [i for i in np.argsort(-areas, kind="stable") if areas[i] >= min_area * mask.size]
-    edges = [(slices[i][1].start, slices[i][0].start, slices[i][1].stop, slices[i][0].stop) for i in kept]
+    numbered, kept = _regions(mask, min_area)
+    slices = ndimage.find_objects(numbered)  # (rows, columns) of each
+    edges = [(cols.start, rows.start, cols.stop, rows.stop) for rows, cols in (slices[i - 1] for i in kept)]
     return np.array(edges, dtype=np.int64).reshape(-1, 4)
+
+
+def regions(
+    mask: Bool[np.ndarray, "height width"], *, min_area: float = 0.0
+) -> Iterator[Bool[np.ndarray, "height width"]]:
+    """The connected regions of a mask, each as a mask, in the order of their `boxes`; arguments as there."""
+    numbered, kept = _regions(mask, min_area)
+    for i in kept:
+        yield numbered == i
+
+
+def _regions(mask: Bool[np.ndarray, "height width"], min_area: float) -> tuple[np.ndarray, list[int]]:
+    """Each pixel's region, from 1, and the numbers of the regions to keep, the largest first."""
+    numbered, count = ndimage.label(mask, structure=np.ones((3, 3)))
+    areas = np.bincount(numbered.ravel(), minlength=count + 1)[1:]
+    return numbered, [int(i) + 1 for i in np.argsort(-areas, kind="stable") if areas[i] >= min_area * mask.size]
 
 
 def points(

@@ -128,11 +128,11 @@ class Folder:
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # one parameter of its own is a flag
         return self._put(f"{stem}.npz", buffer.getvalue())
 
-    def _put(self, name: str, content: bytes) -> str:
+    def _put(self, name: str, content: bytes | Iterable[bytes]) -> str:
         part = None
         try:
             with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False) as part:
-                part.write(content)
+                part.writelines([content] if isinstance(content, bytes) else content)
             os.chmod(part.name, 0o644)
             os.replace(part.name, self.folder / name)
         except BaseException as error:

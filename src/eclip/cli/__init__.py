@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from eclip import __version__
-from eclip.cli import compare, concepts, datasets, evaluate, explain, lists, train, words
+from eclip.cli import compare, concepts, datasets, evaluate, explain, lists, segment, train, words
 
 app = typer.Typer(
     help="Which part of this image made a CLIP-like model match this text?",
@@ -28,6 +28,7 @@ app.command()(explain.explain)
 app.command()(compare.compare)
 app.command()(words.words)
 app.command()(concepts.concepts)
+app.command()(segment.segment)
 app.command()(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command()(lists.doctor)

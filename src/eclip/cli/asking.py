@@ -62,13 +62,7 @@ OUT, FORMAT = Path("eclip-out"), ",".join(FORMATS)
 
 def given_texts(texts: list[str] | None, file: Path | None) -> list[str]:
     """The texts of -t and of the file, none of them empty."""
-    wanted = list(texts or [])
-    if file is not None:
-        try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise OptionError(f"the texts file {str(file)!r} cannot be read: {error}.") from error
-        wanted += [line.strip() for line in lines if line.strip()]
+    wanted = list(texts or []) + lines_of(file, "texts")
     if not wanted:
         raise TextError('no text was given: add -t "a dog", several times if you like, or --texts-file FILE.')
     if not all(one.strip() for one in wanted):
@@ -76,9 +70,20 @@ def given_texts(texts: list[str] | None, file: Path | None) -> list[str]:
     return wanted
 
 
-def given_templates(template: list[str] | None) -> str | list[str]:
+def lines_of(file: Path | None, what: str) -> list[str]:
+    """Lines of a file that are not empty; none of no file."""
+    if file is None:
+        return []
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"the {what} file {str(file)!r} cannot be read: {error}.") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def given_templates(template: list[str] | None, default: str = "none") -> str | list[str]:
     """The name of a set, or sentences."""
-    templates = template[0] if template and len(template) == 1 else template or "none"
+    templates = template[0] if template and len(template) == 1 else template or default
     resolve(templates)
     return templates
 

@@ -160,6 +160,29 @@ NO_DIFFERENCE = "it is neither linear in the text nor a gradient of the score"
 """Why a method cannot explain the difference of two texts."""
 
 
+def check_between_texts(name: str) -> None:
+    """The method exists, and its raw values of two texts at one place can be held against each other.
+
+    So they can where they are cosines or parts of one: of the kinds "similarity" and "decomposition". Others scale each
+    text's map by a gradient of its own, or know no text.
+
+    Raises:
+        UnknownNameError: there is no such method.
+        OptionError: it cannot tell texts apart.
+    """
+    check_methods([name])
+    if METHODS[name].kind not in BETWEEN_TEXTS:
+        able = ", ".join(method.name for method in METHODS.values() if method.kind in BETWEEN_TEXTS)
+        raise OptionError(
+            f"{name!r} cannot say which of two texts fits a place better: its maps are not on one scale over texts. "
+            f"These can: {able}."
+        )
+
+
+BETWEEN_TEXTS = ("similarity", "decomposition")
+"""Kinds of methods whose maps are on one scale over texts."""
+
+
 def options_for(name: str, asked: list[str], options: dict[str, Any]) -> dict[str, Any]:
     """Those of the options that a method has; each option must belong to one of the methods asked.
 

@@ -29,7 +29,7 @@ def sequential() -> Float[np.ndarray, "level 3"]:
     """Colors of 0 to 1: indigo, magenta, coral, pale gold; sRGB in [0, 1], OKLab lightness linear, 0.22 to 0.92."""
     lightness = np.linspace(0.22, 0.92, LEVELS)
     chroma, hue = (0.10, 0.175, 0.20, 0.15, 0.11), (284, 312, 357, 411, 456)
-    return _srgb(_even_path(lightness, chroma, hue))
+    return srgb(_even_path(lightness, chroma, hue))
 
 
 @cache
@@ -38,22 +38,22 @@ def diverging() -> Float[np.ndarray, "level 3"]:
     lightness = np.linspace(0.25, 0.80, LEVELS // 2 + 1)
     amber = _even_path(lightness, (0.0, 0.05, 0.10, 0.135, 0.14), (45, 45, 48, 55, 70))
     blue = _even_path(lightness, (0.0, 0.05, 0.10, 0.13, 0.115), (265, 265, 262, 255, 237))
-    return _srgb(np.concatenate([blue[:0:-1], amber]))
+    return srgb(np.concatenate([blue[:0:-1], amber]))
 
 
 @lru_cache(maxsize=16)
 def blend(signed: bool, alpha: float) -> UInt8[np.ndarray, "level gray 3"]:
     """What is drawn for each value over each gray; lightness is mixed less than color, so the texture stays."""
     gray = np.linspace(0, 1, 256)
-    ground = 0.90 * _oklab(np.stack([gray] * 3, axis=1))[:, 0]
-    color = _oklab(diverging() if signed else sequential())[:, None]
+    ground = 0.90 * oklab(np.stack([gray] * 3, axis=1))[:, 0]
+    color = oklab(diverging() if signed else sequential())[:, None]
     strength = np.abs(np.linspace(-1 if signed else 0, 1, LEVELS))[:, None]
     ramp = np.clip((strength - FAINTEST) / (FULL - FAINTEST), 0, 1)
     opacity = alpha * ramp**2 * (3 - 2 * ramp)
     lightness = ground + 0.92 * opacity * (color[..., 0] - ground)
     plane = np.broadcast_to(opacity[..., None] * color[..., 1:], (*lightness.shape, 2))
     mixed = np.concatenate([lightness[..., None], plane], axis=-1)
-    return (_srgb(mixed) * 255).round().astype(np.uint8)
+    return (srgb(mixed) * 255).round().astype(np.uint8)
 
 
 def _even_path(
@@ -69,13 +69,15 @@ def _even_path(
     return np.stack([lightness, *(np.interp(even, length, axis) for axis in plane)], axis=1)
 
 
-def _srgb(lab: Float[np.ndarray, "*color 3"]) -> Float[np.ndarray, "*color 3"]:
+def srgb(lab: Float[np.ndarray, "*color 3"]) -> Float[np.ndarray, "*color 3"]:
+    """From OKLab to sRGB in [0, 1], clipped to it."""
     linear = np.clip((lab @ np.linalg.inv(LAB).T) ** 3 @ np.linalg.inv(LMS).T, 0, 1)
     rgb: np.ndarray = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     return rgb
 
 
-def _oklab(rgb: Float[np.ndarray, "*color 3"]) -> Float[np.ndarray, "*color 3"]:
+def oklab(rgb: Float[np.ndarray, "*color 3"]) -> Float[np.ndarray, "*color 3"]:
+    """From sRGB in [0, 1] to OKLab."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     lab: np.ndarray = np.cbrt(linear @ LMS.T) @ LAB.T
     return lab

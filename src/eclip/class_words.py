@@ -1,0 +1,101 @@
+"""Classes in words: what a user writes, checked, as the texts that a model is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eclip.errors import OptionError, TextError
+
+BACKGROUND = "background"
+"""The name of label 0."""
+Classes = Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str]]
+"""A name a class, with synonyms a list, or joined by commas; or a dict from names to the words that stand for them."""
+
+
+@dataclass(frozen=True)
+class ClassWords:
+    """Names and words of classes.
+
+    Attributes:
+        names: of each label: "background", then the classes.
+        words: of each label; none for the background where it has none.
+    """
+
+    names: tuple[str, ...]
+    words: tuple[tuple[str, ...], ...]
+
+    @property
+    def texts(self) -> list[str]:
+        """All words in order, as a model is asked them."""
+        return [word for words in self.words for word in words]
+
+    @property
+    def places(self) -> dict[int, range]:
+        """Where in `texts` the words of each label are; labels without words are left out."""
+        found, at = {}, 0
+        for label, words in enumerate(self.words):
+            if words:
+                found[label] = range(at, at + len(words))
+            at += len(words)
+        return found
+
+
+def class_words(classes: Any, background: Any = (), *, thresholded: bool = False) -> ClassWords:
+    """The classes and the background, checked.
+
+    Args:
+        classes: as `Classes`: "dog" is a class of that name; "person, man, woman" is the class "person", found by any
+            of the three; {"person": ["man", "woman"]} is the class "person", found by any of the two.
+        background: words that together are the background, as a list or joined by commas; or none.
+        thresholded: pixels can become background by a threshold, see `eclip.segment`.
+
+    Raises:
+        TextError: there is no class, or an empty word.
+        OptionError: a word or name is there twice, a class is called "background", or a single class has nothing to be
+            told apart from.
+    """
+    if isinstance(classes, str) or not isinstance(classes, Sequence | Mapping):
+        raise OptionError(f"classes must be a list of names such as ['dog', 'cat'], or a dict, got {classes!r}.")
+    listed: list[tuple[str, tuple[str, ...]]]
+    if isinstance(classes, Mapping):
+        listed = [(str(name), tuple(_words(words, f"class {name!r}"))) for name, words in classes.items()]
+    else:
+        listed = [(words[0], words) for line in classes if (words := tuple(_words(line, f"class {line!r}")))]
+    for name, words in listed:
+        if not words:
+            raise TextError(f"class {name!r} has no words: write what to look for, such as [{name!r}].")
+    if not listed:
+        raise TextError("no class was given: at least one is needed, such as ['dog', 'cat'].")
+    behind = tuple(_words(background, BACKGROUND)) if background else ()
+    names = (BACKGROUND, *(name for name, _ in listed))
+    groups = (behind, *(words for _, words in listed))
+    for what, each in (("class", names), ("word", [word for group in groups for word in group])):
+        seen = set()
+        for one in each:
+            if one.casefold() in seen and one.casefold() == BACKGROUND and what == "class":
+                raise OptionError("'background' is the name of label 0: give its words as the background instead.")
+            if one.casefold() in seen:
+                raise OptionError(f"the {what} {one!r} is there twice: a pixel can only be one class.")
+            seen.add(one.casefold())
+    if len(listed) == 1 and not behind:
+        more = " A threshold does not help: one class alone is always certain." if thresholded else ""
+        raise OptionError(
+            f"the one class {names[1]!r} would take every pixel: name another class, or words for the background."
+            + more
+        )
+    return ClassWords(names, groups)
+
+
+def _words(given: Any, owner: str) -> Iterator[str]:
+    if not isinstance(given, Sequence):
+        raise TextError(f"words of {owner} must be a string or a list of them, got {type(given).__name__}.")
+    for part in given.split(",") if isinstance(given, str) else given:
+        if not isinstance(part, str):
+            raise TextError(f"a word of {owner} must be a string, got {type(part).__name__}.")
+        if not part.strip():
+            raise TextError(f"a word of {owner} is empty: write what to look for, such as 'dog'.")
+        if "," in part:
+            raise TextError(f"a word of {owner} holds a comma, which parts words: {part!r}.")
+        yield " ".join(part.split())

@@ -1,0 +1,155 @@
+"""`eclip segment`: one class a pixel, out of words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.class_words import class_words
+from eclip.cli import asking
+from eclip.cli.asking import Positions, Resize
+from eclip.errors import OptionError, TextError
+from eclip.methods import DEFAULT_WITH_HEAD, check_between_texts
+from eclip.reported import reported
+from eclip.segment_writer import SegmentWriter, segment_command
+from eclip.windows import check_windows
+
+if TYPE_CHECKING:
+    from eclip.segmentation import Segmentation
+
+
+def segment(
+    sources: asking.Sources,
+    class_: Annotated[
+        list[str] | None,
+        typer.Option("--class", "-c", help='A class, synonyms by comma ("person, man, woman"); several times.'),
+    ] = None,
+    classes: Annotated[Path | None, typer.Option(help="A file with one class a line, synonyms by comma.")] = None,
+    background: Annotated[
+        str | None, typer.Option(help='Words that together are the background, by comma: "sky, wall, grass".')
+    ] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help="eclip models ls shows them.")] = DEFAULT_MODEL,
+    method: Annotated[
+        str | None,
+        typer.Option(help="eclip if the model has a head, else maskclip for attention pools and naclip for others."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")
+    ] = None,
+    head: asking.Head = None,
+    refine: asking.Refine = None,
+    refine_set: asking.RefineSet = None,
+    prob_threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Pixels whose class has a smaller share of the softmax become background."),
+    ] = None,
+    area_threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Classes with no larger part of all that is not background are left out."),
+    ] = None,
+    scale: Annotated[float, typer.Option(help="Of the maps in the softmax, on which --prob-threshold rests.")] = 40,
+    window: Annotated[
+        int | None, typer.Option(min=1, help="Side in pixels of windows that slide over the photo; else all at once.")
+    ] = None,
+    stride: Annotated[int | None, typer.Option(min=1, help="From window to window; half of one if left out.")] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Side in pixels, the model's own if left out; with --window, the photo's shorter side."),
+    ] = None,
+    resize: asking.Resizing = Resize.squash,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(help="none, single, surgery85, or a sentence with {}, several times; imagenet80 if left out."),
+    ] = None,
+    positions: asking.Positioning = Positions.bicubic_aa,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for label maps, pictures, coco.json and manifest.json.")
+    ] = Path("eclip-segment"),
+    format_: asking.Format = asking.FORMAT,
+    instances: Annotated[
+        bool, typer.Option("--instances", help="In coco.json, one mask a connected region, not one a class.")
+    ] = False,
+    device: asking.Device = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Photos, or windows, in one forward pass.")] = 8,
+    as_json: asking.AsJson = False,
+) -> None:
+    """Give each pixel of each photo to one of some classes.
+
+    Two classes:  eclip segment dogs.jpg -c dog -c "person, man, woman" --background "grass, sky, wall"
+    """
+    with reported():
+        wanted = [*(class_ or []), *asking.lines_of(classes, "classes")]
+        if not wanted:
+            raise TextError('no class was given: add -c dog -c "person, man, woman", or --classes FILE.')
+        class_words(wanted, background or (), thresholded=prob_threshold is not None)
+        asking.check_model(model)
+        if method is not None:
+            check_between_texts(method)
+        elif set_:
+            raise OptionError("--set is an option of a method: name it with --method as well.")
+        asking.check_head(head, [method or DEFAULT_WITH_HEAD], [model])
+        check_windows(window, stride, image_size)
+        settings: dict[str, Any] = {
+            "head": head,
+            "model": model,
+            "method": method,
+            "background": background or (),
+            **asking.given_refinement(refine, refine_set),
+            "prob_threshold": prob_threshold,
+            "area_threshold": area_threshold,
+            "scale": scale,
+            "window": window,
+            "stride": stride,
+            "image_size": image_size,
+            "resize": resize.value,
+            "templates": asking.given_templates(template, "imagenet80"),
+            "positions": positions.value,
+            "device": device,
+            "batch_size": batch_size,
+        }
+        if method is not None:
+            settings |= asking.method_options(set_ or [], method)
+        writer = SegmentWriter(out, asking.words(format_), instances=instances)
+        asking.over_photos(
+            sources, writer, lambda photos: _segment_all(sources, photos, wanted, settings, writer, quiet=as_json)
+        )
+        asking.summarize(writer, "segmented", [model], as_json)
+
+
+def _segment_all(
+    sources: list[str],
+    photos: list[Path],
+    classes: list[str],
+    settings: dict[str, Any],
+    writer: SegmentWriter,
+    *,
+    quiet: bool,
+) -> None:
+    from eclip.segment import segment_each
+
+    failures: list[tuple[str, str]] = []
+    try:
+        with asking.progressing() as progress:
+            task = progress.add_task("loading", total=len(photos))
+            head = settings.pop("head")
+            settings["model"], settings["device"] = asking.given_model(settings["model"], settings["device"], head)
+            for segmentation in segment_each(photos, classes, failures=failures, **settings):
+                entry = writer.add(segmentation)
+                if not quiet:
+                    _print_areas(segmentation, entry, writer.folder)
+                done = len(writer.manifest["photos"]) + len(failures)
+                progress.update(task, description="segmenting", completed=done)
+    finally:
+        for source, error in failures:
+            writer.fail(source, error)
+        if how := writer.manifest["how"]:  # noted by the first photo, for that photo alone
+            writer.manifest["how"] = {**how, "command": segment_command(sources, how)}
+
+
+def _print_areas(segmentation: Segmentation, entry: dict[str, Any], folder: Path) -> None:
+    areas = "  ".join(f"{name} {100 * area:.1f} %" for name, area in segmentation.areas().items())
+    picture = entry["files"].get("picture")
+    typer.echo(f"{segmentation.sources[0]}: {areas}" + (f"  -> {folder / picture}" if picture else ""))

@@ -1,0 +1,139 @@
+"""From maps of texts to one label a pixel: their mean where windows overlap, the largest class.
+
+Resizing comes first and the softmax over classes after it, as in SCLIP (Wang et al. 2024,
+https://arxiv.org/abs/2312.01597, code wangf3014/SCLIP at d84d4ab, no licence; written from what it does).
+Differs from it: windows are cut out of the photo itself and their maps laid on its pixels once, where SCLIP resizes
+twice; a class is one term of the softmax, not one for each of its words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8, UInt16
+from torch import Tensor
+
+from eclip import heatmap
+from eclip.errors import OptionError
+from eclip.windows import Box
+
+
+class Piece(NamedTuple):
+    """Maps of a part of a photo: its box in the photo's pixels, and raw maps (text, row, col) over that box."""
+
+    box: Box
+    maps: Tensor
+
+
+def label_pixels(
+    pieces: Sequence[Piece],
+    size: tuple[int, int],
+    places: Mapping[int, Sequence[int]],
+    *,
+    scale: float,
+    prob_threshold: float | None = None,
+    area_threshold: float | None = None,
+) -> tuple[UInt8[np.ndarray, "height width"] | UInt16[np.ndarray, "height width"], Float[np.ndarray, "height width"]]:
+    """The class whose map is largest at each pixel, and how far it is ahead.
+
+    A text's logit at a pixel is the mean of its maps there, each resized bilinearly to the pixels of its box; a class's
+    is the largest of its texts'. Classes take turns, so that memory is a few numbers a pixel, however many they are.
+
+    Args:
+        pieces: which cover the photo.
+        size: (height, width) of the photo.
+        places: of each label, where its texts are in the maps. The first of equals wins.
+        scale: temperature: the softmax over classes is of scale times the logit.
+        prob_threshold: pixels whose largest share of the softmax is below it get label 0; None: none does.
+        area_threshold: a class that has at most this part of all pixels that are no background is left out, and its
+            pixels go to the class next in line, or to label 0 where no class is left; None: none is.
+
+    Returns:
+        Labels, uint8 up to 255 and uint16 above, and the winner's share of the softmax, 0 to 1, float32; the share
+        stays what it was where a pixel falls below the threshold.
+
+    Raises:
+        OptionError: scale or a threshold is outside its range.
+    """
+    check_cuts(scale, prob_threshold, area_threshold)
+    covered = None if len(pieces) == 1 else _count(pieces, size)
+    kept = set(places)
+    labels, top, total = _largest(pieces, size, places, kept, covered, scale)
+    if area_threshold is not None:
+        areas = np.bincount(labels.numpy().ravel(), minlength=max(places) + 1)[1:]
+        small = {label + 1 for label in np.flatnonzero(areas <= area_threshold * areas.sum()).tolist()}
+        if small & set(labels.unique().tolist()):
+            labels, top, _ = _largest(pieces, size, places, kept - small, covered, scale)
+    share = (top - total).exp_()
+    if prob_threshold is not None:
+        labels[share < prob_threshold] = 0
+    return labels.numpy().astype(np.uint8 if max(places) <= 255 else np.uint16), share.numpy()
+
+
+def check_cuts(scale: float, prob_threshold: float | None, area_threshold: float | None) -> None:
+    """Scale and thresholds are in their ranges.
+
+    Raises:
+        OptionError: one is not.
+    """
+    if not scale > 0:
+        raise OptionError(f"scale must be above 0, such as 40, got {scale}.")
+    for name, value in (("prob_threshold", prob_threshold), ("area_threshold", area_threshold)):
+        if value is not None and not 0 <= value <= 1:
+            raise OptionError(f"{name} must be between 0 and 1, got {value}.")
+
+
+def _largest(
+    pieces: Sequence[Piece],
+    size: tuple[int, int],
+    places: Mapping[int, Sequence[int]],
+    kept: set[int],
+    covered: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels among the kept classes, their logits, and the logarithm of the softmax's sum over all classes."""
+    labels = torch.zeros(size, dtype=torch.int32)
+    top = torch.full(size, -torch.inf)
+    total = torch.full(size, -torch.inf)
+    for label, texts in places.items():
+        logits = None
+        for text in texts:
+            one = _laid(pieces, text, size, covered)
+            logits = one if logits is None else torch.maximum(logits, one, out=logits)
+        assert logits is not None, "a label has a text"
+        logits *= scale
+        torch.logaddexp(total, logits, out=total)
+        if label in kept:
+            labels[logits > top] = label
+            torch.maximum(top, logits, out=top)
+    return labels, top, total
+
+
+def _laid(
+    pieces: Sequence[Piece], text: int, size: tuple[int, int], covered: Tensor | None
+) -> Float[Tensor, "height width"]:
+    """A text's logit at each pixel of the photo, before the scale."""
+    if covered is None:
+        return heatmap.resize(pieces[0].maps[text], size)
+    canvas = torch.zeros(size)
+    for piece, place in _on_canvas(pieces):
+        canvas[place] += heatmap.resize(piece.maps[text], (canvas[place].shape[0], canvas[place].shape[1]))
+    return canvas / covered
+
+
+def _count(pieces: Sequence[Piece], size: tuple[int, int]) -> Float[Tensor, "height width"]:
+    """How many pieces lie over each pixel."""
+    count = torch.zeros(size)
+    for _, place in _on_canvas(pieces):
+        count[place] += 1
+    assert bool((count > 0).all()), "windows cover the photo"
+    return count
+
+
+def _on_canvas(pieces: Sequence[Piece]) -> Iterator[tuple[Piece, tuple[slice, slice]]]:
+    for piece in pieces:
+        left, top, right, bottom = piece.box
+        yield piece, (slice(top, bottom), slice(left, right))

@@ -1,0 +1,224 @@
+"""Free masks out of words: which of these classes is each pixel of a photo?
+
+The protocol of open-vocabulary segmentation without training (SCLIP, Wang et al. 2024,
+https://arxiv.org/abs/2312.01597; ClearCLIP; NACLIP): a map of each word, resized to the photo, the largest wins.
+`eclip.labels` says where we differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from eclip.backbones.base import DEFAULT_POSITIONS, Backbone
+from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.backbones.load import backbone_of
+from eclip.class_words import Classes, ClassWords, class_words
+from eclip.errors import ImageError, OptionError
+from eclip.explain import Question
+from eclip.labels import Piece, check_cuts, label_pixels
+from eclip.methods import DEFAULT_WITH_HEAD, check_between_texts, options_for
+from eclip.photos import Photo, read_batches
+from eclip.segment_writer import segment_command
+from eclip.segmentation import Segmentation
+from eclip.windows import check_windows, windows
+
+OF_POOLS, ELSEWHERE = "maskclip", "naclip"
+"""Methods of models without a head, where none is named: the best on the pool of `mini` with its head left aside
+(docs/segment.md), and the best of the papers' on transformers."""
+TEMPLATES = "imagenet80"
+SCALE = 40.0
+
+
+def segment(image: Photo | Sequence[Photo], classes: Classes, **settings: Any) -> Segmentation:
+    """Which of these classes is each pixel of each photo?
+
+    Args:
+        image: a path, a PIL picture, an array, or a list of them.
+        classes: see `segment_each`.
+        settings: see `segment_each`: model, method, background, window, refine and others.
+
+    Raises:
+        EclipError: bad input, of a class that says which: `eclip.errors` lists them.
+    """
+    photos: list[Photo] = list(image) if isinstance(image, list | tuple) else [image]  # type: ignore[list-item]
+    if not photos:
+        raise ImageError("no photo was given: at least one is needed.")
+    found = list(segment_each(photos, classes, **settings))
+    sources, how = tuple(one.sources[0] for one in found), found[0].how
+    by_name = all(one.how["command"] is not None for one in found)
+    return Segmentation(
+        labels=tuple(one.labels[0] for one in found),
+        confidences=tuple(one.confidences[0] for one in found),
+        classes=found[0].classes,
+        sources=sources,
+        how={**how, "command": segment_command(sources, how) if by_name else None},
+        photos=tuple(one.photos[0] for one in found),
+    )
+
+
+def segment_each(
+    images: Iterable[Photo],
+    classes: Classes,
+    *,
+    batch_size: int = 8,
+    failures: list[tuple[str, str]] | None = None,
+    model: str | Backbone = DEFAULT_MODEL,
+    method: str | None = None,
+    background: str | Sequence[str] = (),
+    templates: str | Sequence[str] = TEMPLATES,
+    image_size: int | None = None,
+    resize: str = "squash",
+    window: int | None = None,
+    stride: int | None = None,
+    positions: str = DEFAULT_POSITIONS,
+    scale: float = SCALE,
+    prob_threshold: float | None = None,
+    area_threshold: float | None = None,
+    refine: str | None = None,
+    refine_options: dict[str, Any] | None = None,
+    device: str | None = None,
+    **options: Any,
+) -> Iterator[Segmentation]:
+    """One Segmentation a photo, in order, for more photos than fit into memory; words are encoded once.
+
+    Args:
+        images: any iterable; at most two batches of it are held at a time, read ahead while the model works.
+        classes: a name a class, synonyms behind it by comma ("person, man, woman": the largest of their maps is the
+            class's); or a dict from names to words, which are then asked in place of the name.
+        batch_size: photos, or windows of a photo, in one forward pass, at least 1.
+        failures: photos that cannot be read are added here as (source, error), and the rest goes on. None: they raise.
+        model: a name for `eclip.load`, or a Backbone from `load` or `wrap`.
+        method: of the kinds "similarity" and "decomposition", whose maps are on one scale over texts; None =
+            "eclip" for a model with a trained head, as "mini" has; without one "maskclip" for an attention pool, else
+            "naclip". Of `surgery`, the mean that its feature half subtracts is the same for all texts and moves no
+            label; its weights are not, and do.
+        background: words that together are the class "background", label 0, such as "sky, wall, grass". Without them
+            and without prob_threshold each pixel gets one of the classes, the papers' "without background".
+        templates: prompt templates, see `eclip.encode_texts`.
+        image_size: side in pixels of what the model sees, None = its own. With windows, what the photo's shorter side
+            is counted as, None = one and a half windows; the photo keeps its shape then, whatever `resize` says.
+        resize: "squash" (a square) or "keep" (the photo's aspect ratio, about as many patches).
+        window: side of square windows in such pixels, a multiple of the patch; each is a photo of its own for the
+            model, and where they overlap maps are averaged. None: the whole photo at once.
+        stride: from window to window, None = half a window.
+        positions: how position embeddings are resized, see `eclip.encode`.
+        scale: the softmax over classes is of scale times the map; the papers take 40 to 65. Moves no label by itself.
+        prob_threshold: a pixel whose largest share of the softmax is below it becomes background, 0 to 1.
+        area_threshold: a class with at most this part of all pixels that are no background is left out, 0 to 1.
+        refine: a name of `eclip.REFINEMENTS`, on each map of each window (SCLIP: on the photo, after the windows).
+        refine_options: of the refinement.
+        device: where a model given by name is put, see `eclip.load`; None = the CPU. A Backbone stays where it is.
+        options: options of the method, see `eclip.METHODS[name].options`.
+
+    Raises:
+        EclipError: bad input, of a class that says which: `eclip.errors` lists them.
+    """
+    if batch_size < 1:
+        raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
+    check_cuts(scale, prob_threshold, area_threshold)
+    words = class_words(classes, background, thresholded=prob_threshold is not None)
+    if method is not None:
+        check_between_texts(method)
+    slid = check_windows(window, stride, image_size)
+    backbone = backbone_of(model, device)
+    if method is None:
+        method = ELSEWHERE if backbone.blocks[-1].residual else OF_POOLS
+        method = method if backbone.head is None else DEFAULT_WITH_HEAD
+    if window is not None and window % backbone.patch_size:
+        raise OptionError(
+            f"window must be a multiple of the patch size {backbone.patch_size} of {backbone.name}, got {window}."
+        )
+    view = (image_size, resize) if window is None else (window, "squash")
+    backbone.grid_for((1, 1), view[0], resize)  # raises now what it would for each photo
+    own = {method: options_for(method, [method], options)}
+    maps = Question(words.texts, backbone, own, *view, templates, positions, None, None, refine, refine_options)
+    asked = ClassQuestion(
+        words,
+        maps,
+        method,
+        None if window is None or slid is None else (window, *slid),
+        {"scale": scale, "prob_threshold": prob_threshold, "area_threshold": area_threshold},
+        {"image_size": image_size, "resize": resize},
+        batch_size,
+    )
+    for batch in asked.batches(images, failures):
+        yield from asked.answer(batch)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassQuestion:
+    """Everything but the photos, checked and encoded once.
+
+    Attributes:
+        words: classes and background.
+        maps: the question that gives the maps of all words.
+        method: of the maps.
+        windows: window, stride and side, see `eclip.windows`; None for whole photos.
+        cuts: scale and thresholds, see `label_pixels`.
+        view: what was asked of the photo's size, for the record.
+        batch_size: photos, or windows of a photo, in one forward pass.
+    """
+
+    words: ClassWords
+    maps: Question
+    method: str
+    windows: tuple[int, int, int] | None
+    cuts: dict[str, Any]
+    view: dict[str, Any]
+    batch_size: int
+
+    def batches(
+        self, images: Iterable[Photo], failures: list[tuple[str, str]] | None
+    ) -> Iterator[list[tuple[str, Image.Image]]]:
+        """Photos that share a forward pass; those with windows come one by one."""
+        if self.windows is not None:
+            return read_batches(images, 1, failures)
+        return read_batches(images, self.batch_size, failures, self.maps.grid)
+
+    def answer(self, batch: list[tuple[str, Image.Image]]) -> Iterator[Segmentation]:
+        """The segmentation of each photo of a batch."""
+        sources, photos = [source for source, _ in batch], [photo for _, photo in batch]
+        if self.windows is None:
+            maps = self._maps(photos, sources)
+            pieces = [[Piece((0, 0, *photo.size), one)] for photo, one in zip(photos, maps, strict=True)]
+        else:
+            pieces = [self._windowed(photo, source, *self.windows) for source, photo in batch]
+        for source, photo, some in zip(sources, photos, pieces, strict=True):
+            labels, shares = label_pixels(some, photo.size[::-1], self.words.places, **self.cuts)
+            yield Segmentation((labels,), (shares,), self.words.names, (source,), self.how(source), (photo,))
+
+    def _windowed(self, photo: Image.Image, source: str, window: int, stride: int, side: int) -> list[Piece]:
+        boxes = windows(photo.size, window, stride, side)
+        pieces: list[Piece] = []
+        for start in range(0, len(boxes), self.batch_size):
+            some = boxes[start : start + self.batch_size]
+            maps = self._maps([photo.crop(box) for box in some], [source] * len(some))
+            pieces += [Piece(box, one) for box, one in zip(some, maps, strict=True)]
+        return pieces
+
+    def _maps(self, photos: list[Image.Image], sources: list[str]) -> Float[Tensor, "image text row col"]:
+        return torch.from_numpy(self.maps.answer(photos, sources)[self.method].maps)
+
+    def how(self, source: str) -> dict[str, Any]:
+        """What repeats an answer, as `Segmentation.how`."""
+        base = self.maps.how(self.method, [source], [])
+        background, *words = self.words.words
+        window, stride, side = self.windows or (None, None, self.view["image_size"])
+        how = {
+            **{key: value for key, value in base.items() if key not in ("pixels", "grid", "versus", "command")},
+            **self.view,
+            "image_size": side,
+            "window": window,
+            "stride": stride,
+            "words": dict(zip(self.words.names[1:], map(list, words), strict=True)),
+            "background": list(background),
+            **self.cuts,
+        }
+        return {**how, "command": None if base["command"] is None else segment_command([source], how)}

@@ -1,0 +1,151 @@
+"""What segmentations look like on disk: label maps, pictures, arrays, COCO's masks, and the one manifest over them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eclip.commands import question, settings, was_named
+from eclip.writer import FORMATS, Folder, png
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Bool, Shaped
+
+    from eclip.segmentation import Segmentation
+
+SEGMENT_SCHEMA, COCO = "eclip.segment/1", "coco.json"
+LEAST_INSTANCE = 0.001
+"""Regions with a smaller share of the photo's pixels are no instances."""
+IN_MEMORY = 1 << 24  # bytes of annotations; more wait on disk for the end of the run
+
+
+def segment_command(sources: Sequence[str], how: dict[str, Any]) -> str | None:
+    """The shell command that repeats it; `how` is that of a Segmentation. None where a class is not among its words."""
+    if any(name != words[0] for name, words in how["words"].items()):
+        return None
+    words = ["eclip", "segment", *question(sources, []), "--model", how["model"], "--method", how["method"]]
+    words += [f"--class={', '.join(synonyms)}" for synonyms in how["words"].values()]
+    words += [f"--background={', '.join(how['background'])}"] if how["background"] else []
+    for key in ("window", "stride", "scale", "prob_threshold", "area_threshold"):
+        if how[key] is not None:
+            words += [f"--{key.replace('_', '-')}", f"{how[key]:g}"]
+    if how["method"] == "eclip" and was_named(how["head"]):
+        words += [f"--head={how['head']}"]
+    words += ["--instances"] if how.get("instances") else []
+    for key, value in how["options"].items():
+        words += ["--set", f"{key}={value}"]
+    return shlex.join([*words, *settings(how)])
+
+
+class SegmentWriter(Folder):
+    """Writes segmentations into a folder: a label map and a picture a photo, arrays, COCO's masks, the manifest.
+
+    The manifest is also what `eclip segment --json` prints:
+
+        {"schema": "eclip.segment/1", "classes": [name of each label, ...], "how": {as `Segmentation.how`},
+         "photos": [{"source", "width", "height", "areas": {name: share}, "confidence": {name: mean},
+                     "files": {"photo", "labels", "picture", "npz"}}, ...],
+         "failures": [{"source", "error"}, ...], "coco": "coco.json"}
+
+    "labels" is a PNG whose values are the labels, with a palette as PASCAL VOC's (gray of 16 bits above 254 classes);
+    "confidence" the mean over a class's pixels. The file coco.json has COCO's instances format: masks as runs,
+    uncompressed, one annotation for each class and photo, or for each connected region of `LEAST_INSTANCE` or more;
+    "image_id" counts the photos of the manifest from 1, "category_id" is the label; background has no annotation.
+    Otherwise as in `eclip.writer.Writer`.
+    """
+
+    def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, instances: bool = False) -> None:
+        super().__init__(folder, formats, {"schema": SEGMENT_SCHEMA, "classes": [], "how": None, "coco": None})
+        self.instances = instances
+        self._annotations = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115  # closed on leaving
+        self._count = 0
+
+    def __exit__(self, *reason: object) -> None:
+        with self._annotations:
+            if "json" in self.formats and self.manifest["photos"]:
+                self.manifest["coco"] = self._put(COCO, self._coco())
+            super().__exit__(*reason)
+
+    def add(self, segmentation: Segmentation, image: int = 0) -> dict[str, Any]:
+        """Write the files of a photo; returns its entry in the manifest."""
+        from eclip import render  # here, so that the command line can check folder and formats first
+
+        if self.manifest["how"] is None:
+            how = {**segmentation.how, "instances": self.instances}
+            self.manifest |= {"classes": list(segmentation.classes), "how": how}
+        labels, confidence = segmentation.labels[image], segmentation.confidences[image]
+        source, photo = segmentation.sources[image], segmentation.photos[image]
+        stem, files = self._photo(source, lambda: photo)
+        if "png" in self.formats:
+            files["labels"] = self._put(
+                f"{stem}.labels.png", png(render.indexed(labels, len(segmentation.classes) - 1))
+            )
+            files["picture"] = self._put(f"{stem}.png", png(segmentation.picture(image)))
+        if "npz" in self.formats:
+            files["npz"] = self._arrays(stem, {"labels": labels, "confidence": confidence})
+        if "json" in self.formats:
+            self._annotate(labels, len(self.manifest["photos"]) + 1)
+        areas = segmentation.areas(image)
+        entry = {
+            "source": source,
+            "width": photo.width,
+            "height": photo.height,
+            "areas": {name: round(area, 6) for name, area in areas.items()},
+            "confidence": {name: round(float(confidence[segmentation.mask(image, name)].mean()), 6) for name in areas},
+            "files": files,
+        }
+        self.manifest["photos"].append(entry)
+        return entry
+
+    def _annotate(self, labels: Shaped[np.ndarray, "height width"], image: int) -> None:
+        import numpy as np
+
+        from eclip import heatmap
+
+        for label in np.unique(labels[labels > 0]).tolist():
+            mask = labels == label
+            for region in heatmap.regions(mask, min_area=LEAST_INSTANCE) if self.instances else [mask]:
+                self._count += 1
+                note = {"id": self._count, "image_id": image, "category_id": label, **coco_mask(region), "iscrowd": 0}
+                self._annotations.write(f"{', ' if self._count > 1 else ''}{json.dumps(note)}\n".encode())
+
+    def _coco(self) -> Iterator[bytes]:
+        """COCO's file, part by part."""
+        photos = [
+            {"id": number, "file_name": one["source"], "width": one["width"], "height": one["height"]}
+            for number, one in enumerate(self.manifest["photos"], 1)
+        ]
+        names = [{"id": label, "name": name} for label, name in enumerate(self.manifest["classes"]) if label]
+        head = json.dumps({"images": photos, "categories": names}, ensure_ascii=False)
+        yield (head.removesuffix("}") + ', "annotations": [\n').encode(errors="backslashreplace")
+        self._annotations.seek(0)
+        yield from self._annotations
+        yield b"]}\n"
+
+
+def coco_mask(mask: Bool[np.ndarray, "height width"]) -> dict[str, Any]:
+    """Of a mask with at least one pixel: "segmentation", "bbox" and "area", as COCO's annotations have them."""
+    import numpy as np
+
+    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    left, top = int(cols[0]), int(rows[0])
+    return {
+        "segmentation": {"counts": runs(mask), "size": list(mask.shape)},
+        "bbox": [left, top, int(cols[-1]) + 1 - left, int(rows[-1]) + 1 - top],
+        "area": int(mask.sum()),
+    }
+
+
+def runs(mask: Bool[np.ndarray, "height width"]) -> list[int]:
+    """Lengths of the runs of a mask, column by column, as COCO counts them: out, in, out, in; the first may be 0."""
+    import numpy as np
+
+    flat = mask.ravel(order="F")
+    edges = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
+    lengths: list[int] = np.diff(edges).tolist()
+    return [0, *lengths] if flat[0] else lengths

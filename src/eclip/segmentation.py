@@ -1,0 +1,110 @@
+"""Segmentation, what `segment` answers: one class a pixel, and what people take from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8, UInt16
+from PIL import Image
+
+from eclip import heatmap, render
+from eclip.segment_writer import SegmentWriter
+from eclip.writer import FORMATS, png
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """Which of the classes each pixel of some photos was given to.
+
+    Attributes:
+        labels: of each photo (height, width), in its own pixels; uint8 up to 255 classes, uint16 above. 0 is
+            background, which is there if words were given for it, or a threshold.
+        confidences: of each photo (height, width) float32, the share of the softmax over classes that the largest class
+            had, 0 to 1; not calibrated. Where a threshold made the pixel background, that of the class that lost it.
+        classes: name of each label, `classes[0]` is "background".
+        sources: what each photo was: its path, or "photo 0" for one that came from memory.
+        how: model, method, words, windows, thresholds, versions, the command that repeats it.
+        photos: the photos themselves.
+    """
+
+    labels: tuple[UInt8[np.ndarray, "_height _width"] | UInt16[np.ndarray, "_height _width"], ...]
+    confidences: tuple[Float[np.ndarray, "_height _width"], ...]
+    classes: tuple[str, ...]
+    sources: tuple[str, ...]
+    how: dict[str, Any]
+    photos: tuple[Image.Image, ...]
+
+    def __repr__(self) -> str:
+        """One line: what was segmented, how."""
+        refine = f", refined by {self.how['refine']}" if self.how["refine"] else ""
+        by = f"{self.how['method']} on {self.how['model']}{refine}"
+        return f"Segmentation({len(self.sources)} photos, {len(self.classes) - 1} classes, {by})"
+
+    def _repr_png_(self) -> bytes:
+        """The picture of the first photo, as notebooks show it."""
+        return png(self.picture(0))
+
+    def mask(self, image: int, name: str) -> np.ndarray:
+        """Where a photo was given to a class (height, width), bool.
+
+        Raises:
+            ValueError: there is no such class.
+        """
+        return self.labels[image] == self.classes.index(name)
+
+    def areas(self, image: int = 0) -> dict[str, float]:
+        """The share of the photo's pixels of each class that is there, the largest first."""
+        counts = np.bincount(self.labels[image].ravel(), minlength=len(self.classes))
+        order = np.argsort(-counts, kind="stable")
+        return {self.classes[label]: float(counts[label] / counts.sum()) for label in order if counts[label]}
+
+    def boxes(self, image: int = 0, *, min_area: float = 0.001) -> dict[str, Int[np.ndarray, "_box 4"]]:
+        """Boxes around the connected regions of each class that is there, background left out; the largest first.
+
+        Args:
+            image: which photo.
+            min_area: regions with a smaller share of the photo's pixels are left out.
+
+        Returns:
+            By class: left, top, right, bottom in pixels, right and bottom exclusive.
+        """
+        present = [name for name in self.areas(image) if name != self.classes[0]]
+        return {name: heatmap.boxes(self.mask(image, name), min_area=min_area) for name in present}
+
+    def overlay(self, image: int = 0, *, legend: bool = True) -> Image.Image:
+        """The photo in gray with each class in its color, and a legend to the right with the shares of the pixels.
+
+        Without the legend it has exactly the photo's size.
+        """
+        if not legend:
+            return render.tinted(self.photos[image], self.labels[image], len(self.classes) - 1)
+        return render.labeled(self.photos[image], self.labels[image], self.classes, beside=False)
+
+    def picture(self, image: int = 0) -> Image.Image:
+        """The photo, the overlay and the legend side by side."""
+        return render.labeled(self.photos[image], self.labels[image], self.classes, beside=True)
+
+    def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, instances: bool = False) -> Path:
+        """Write label maps, pictures, arrays, one coco.json and one manifest.json into a folder, made if it is missing.
+
+        Args:
+            folder: where. Files of the same names are replaced.
+            formats: any of "png" (a label map and a picture a photo), "npz" (labels and confidences), "json" (the
+                manifest, and masks in COCO's format).
+            instances: in COCO's file, one annotation a connected region, not one a class and photo.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ResultError: the folder cannot be written, or the disk is full.
+            OptionError: an unknown format.
+        """
+        with SegmentWriter(folder, formats, instances=instances) as writer:
+            for image in range(len(self.sources)):
+                writer.add(self, image)
+        return writer.folder

@@ -16,15 +16,11 @@ import numpy as np
 
 import eclip
 from eclip.datasets.masks import BACKGROUND, VOC_NAMES, VOID, MaskSet, read_masks
+from eclip.protocols import STUFF
 
-# SCLIP's words for VOC's background (wangf3014/SCLIP, configs/cls_voc21.txt)
-STUFF = (
-    "sky, wall, tree, wood, grass, road, sea, river, mountain, sands, desk, bed, building, cloud, lamp, door, window, "
-    "wardrobe, ceiling, shelf, curtain, stair, floor, hill, rail, fence"
-)
 TASKS = {
     "voc20": ("voc2012seg", VOC_NAMES, ""),
-    "voc21": ("voc2012seg", VOC_NAMES, STUFF),
+    "voc21": ("voc2012seg", VOC_NAMES, ", ".join(STUFF)),
     "camvid": ("camvid", {}, ""),
 }
 

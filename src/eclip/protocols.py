@@ -158,9 +158,11 @@ def protocol_of(name: str) -> Protocol:
 
 _TWENTIETHS = tuple(step / 20 for step in range(20))
 _HUNDREDTHS = tuple(step / 100 for step in range(100))
-_STUFF = (
-    *("sky", "wall", "tree", "wood", "grass", "road", "sea", "river", "mountain", "sand", "desk", "bed", "building"),
-    *("cloud", "lamp", "door", "window", "wardrobe"),
+# SCLIP's words for VOC's background (wangf3014/SCLIP, configs/cls_voc21.txt)
+STUFF = (
+    *("sky", "wall", "tree", "wood", "grass", "road", "sea", "river", "mountain", "sands", "desk", "bed", "building"),
+    *("cloud", "lamp", "door", "window", "wardrobe", "ceiling", "shelf", "curtain", "stair", "floor", "hill", "rail"),
+    "fence",
 )
 DEFAULT_PROTOCOL = "explain-v1"
 # fmt: off
@@ -178,12 +180,12 @@ PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
              336, "keep", "imagenet80",
              Segment(background=(), scale=40.0, prob_threshold=None, window=224, stride=112)),
     Protocol("ovseg-argmax-background",
-             "The same with background, by words for stuff (the list is ours) and a threshold on the likelihood.",
+             "The same with background, by SCLIP's words for that of VOC and a threshold on the likelihood.",
              336, "keep", "imagenet80",
-             Segment(background=_STUFF, scale=65.0, prob_threshold=0.1, window=224, stride=112)),
+             Segment(background=STUFF, scale=65.0, prob_threshold=0.1, window=224, stride=112)),
     Protocol("segment-v1",
-             "Ours: the whole photo at the model's own size, no background.",
-             None, "squash", "a photo of a {}",
+             "Ours, as `eclip segment` by itself: the whole photo at the model's own size, no background.",
+             None, "squash", "imagenet80",
              Segment(background=(), scale=40.0, prob_threshold=None, window=None, stride=None)),
     Protocol("faithful-v1",
              "Ours: pixels deleted and inserted in ten steps, three fills, against a random order.",

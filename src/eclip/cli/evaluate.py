@@ -32,6 +32,8 @@ TITLES = {
     "pointing_game": "pointing",
     "energy": "energy",
     "box_iou": "box IoU",
+    "segmentation_miou": "mIoU",
+    "pixel_accuracy": "pixels right",
 }
 """Short names of numbers, as columns have them."""
 
@@ -183,8 +185,11 @@ def _show(found: Evaluation) -> None:
         table.add_row(*([row["model"]] if several else []), name, *cells, style="dim" if row["control"] else "")
     console = Console(width=None if Console().is_terminal else 200)
     console.print(table)
+    gaps: dict[str, list[str]] = {}
     for gap in results["gaps"]:
-        typer.echo(f"no meaning on {gap['model']}: {gap['method']}", err=True)
+        gaps.setdefault(gap["model"], []).append(gap["method"])
+    for model, left in gaps.items():
+        typer.echo(f"left out, as they have no meaning on {model} here: {', '.join(left)}", err=True)
     photos = results["data"]["photos"]
     pairs = max((row["pairs"] for row in results["rows"]), default=0)
     typer.echo(

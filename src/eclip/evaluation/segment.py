@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from eclip.backbones.base import encode
 from eclip.class_words import class_words
 from eclip.datasets.masks import BACKGROUND, VOID, Masked
+from eclip.errors import DataError
 from eclip.evaluation.asked import Asked, Opened, joined, opened
 from eclip.evaluation.controls import BOUND, random
 from eclip.evaluation.parts import Part
@@ -93,12 +94,12 @@ class SegmentTask:
         encoding = encode(asked.backbone, pixels, asked.keep)
         seconds["forward"] += time.perf_counter() - begun
         size = (one.mask.shape[0], one.mask.shape[1])
-        cuts = {"scale": self.rules.scale, "prob_threshold": self.rules.prob_threshold}
         every = [list(range(len(self.text)))] * len(boxes)
         made: dict[str, Labels] = {}
         for name, maps in asked.try_maps(encoding, self.text, every, gaps, seconds):
             pieces = [Piece(box, each) for box, each in zip(boxes, maps, strict=True)]
-            made[name] = label_pixels(pieces, size, self.words.places, **cuts)[0]
+            places, threshold = self.words.places, self.rules.prob_threshold
+            made[name] = label_pixels(pieces, size, places, scale=self.rules.scale, prob_threshold=threshold)[0]
         grid, classes = encoding.grid, len(self.words.names)
         chance = np.stack([random(grid, (one.place, label)) for label in range(0 if self.behind else 1, classes)])
         made["random"] = self._highest(chance, size, 0 if self.behind else 1)
@@ -123,11 +124,13 @@ class SegmentTask:
         """A row for each method and control.
 
         Raises:
-            DataError: no photo could be read.
+            DataError: no photo could be read, or none shows a class.
         """
         whole, names = joined(parts, self.asked.data.name)
         photos = whole["photos"]
         weights = Weights(photos)
+        if not whole["counts"][:, 0, 1].any():
+            raise DataError(f"no pixel of {self.asked.data.name} has a class that is asked for.")
         rows = []
         for column, name in enumerate(names):
             counts = whole["counts"][:, column].astype(float)  # photo 3 label

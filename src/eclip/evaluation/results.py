@@ -36,10 +36,13 @@ class Evaluation:
              "rows": [{"model", "method", "control", "pairs", "photos",
                        "numbers": {name: {"value", "low", "high"}}, facts of the task ...}, ...],
              "gaps": [{"model", "method", "why"}], "failures": [{"source", "error"}],
+             "examples": [{"model", "method", "kind": "best" or "worst", "photo", "class", "name", "iou", "msc",
+                           "file": of the folder}],
              "timing": {model: {"forward": seconds a photo, "methods": {name: {"seconds", "cost"}}, ...}}}
 
             Numbers are shares, "low" and "high" those between which 95 % of a bootstrap over photos lie. "cost" is
-            forward pass and method in times of the forward pass. Of the same question, all but "timing" is the same.
+            forward pass and method in times of the forward pass. "command" is None where data, model or protocol has no
+            name. Of the same question, all but "timing" is the same, and "command" where paths differ.
         folder: where it lies.
     """
 

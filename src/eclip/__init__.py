@@ -42,6 +42,7 @@ _HOME = {
     "load": "eclip.backbones.load",
     "load_head": "eclip.head",
     "masked_max_pool": "eclip.pooling",
+    "report": "eclip.report",
     "train": "eclip.train",
     "with_head": "eclip.head",
     "wrap": "eclip.backbones.openclip",
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
     from eclip.pooling import masked_max_pool as masked_max_pool
     from eclip.protocols import PROTOCOLS as PROTOCOLS
     from eclip.refinements import REFINEMENTS as REFINEMENTS
+    from eclip.report import report as report
     from eclip.templates import TEMPLATES as TEMPLATES
     from eclip.text import encode_texts as encode_texts
     from eclip.train import train as train

@@ -16,6 +16,7 @@ from eclip.datasets.masks import MaskSet
 from eclip.errors import ResultError
 from eclip.evaluation.parts import Part
 from eclip.evaluation.row import Row
+from eclip.render.report_table import plain_table
 from eclip.writer import replace_file, versions
 
 RESULTS, TABLE, PAIRS = "results.json", "results.csv", "pairs.csv"
@@ -65,6 +66,20 @@ class Evaluation:
         """
         file = Path(folder) / RESULTS
         return Evaluation(_read(file), file.parent)
+
+    def report(self) -> str:
+        """One HTML page that needs nothing but a browser, see `eclip report`.
+
+        Raises:
+            ResultError: a picture that the results name is not in the folder.
+        """
+        from eclip.evaluation.reporting import page_of
+
+        return page_of([self])
+
+    def _repr_html_(self) -> str:
+        """The table, for notebooks."""
+        return plain_table(self.results)
 
     def check(self, expected: str | Path, tolerance: float = 0.002) -> list[str]:
         """What differs from numbers that were stored: a line each; none = all within tolerance.

@@ -49,3 +49,13 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         values = np.random.default_rng(seed).integers(0, 256, (30, 40, 3), dtype=np.uint8)
         Image.fromarray(values).save(folder / name)
     return folder
+
+
+@pytest.fixture
+def shapes_unchecked() -> Any:
+    """As a user has it: jaxtyping and beartype, which refuse wrong shapes before we do, look away."""
+    import jaxtyping
+
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

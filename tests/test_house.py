@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 import subprocess
 import sys
@@ -15,17 +16,18 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "eclip"
 
 FLOORS = [
-    {"errors", "options", "heatmap", "blocks", "templates", "pooling"},  # ground
+    {"errors", "options", "heatmap", "blocks", "templates", "pooling", "protocols"},  # ground
     {"backbones", "head", "datasets", "render", "photos", "writer", "commands", "reported"},  # materials
     {"methods", "refinements", "text", "guides", "training", "metrics", "words", "explanation"}  # crafts
     | {"splice", "msae", "vocabulary", "image_mean", "concepts_writer", "words_writer"},
-    {"explain", "evaluate", "train", "stream", "health", "doctor", "compare"}  # hall
+    {"explain", "evaluate", "evaluation", "train", "stream", "health", "doctor", "compare"}  # hall
     | {"explain_words", "interactions", "concepts"},
     {"cli", "web", "__main__"},  # doors
 ]
 SAME_FLOOR = {
     ("methods", "methods"),  # a method that is another one turned around
     ("refinements", "refinements"),  # LPOSS+ begins as LPOSS
+    ("metrics", "metrics"),  # what all that take a heat map and masks begin with
     ("guides", "guides"),  # Seen, which each of them takes
     ("training", "training"),
     ("training", "guides"),  # what a head is trained on: the guide of each photo, the features of its captions
@@ -39,7 +41,9 @@ SAME_FLOOR = {
     ("render", "render"),
     ("cli", "cli"),
     ("__main__", "cli"),
-    ("train", "evaluate"),  # each epoch's map, scored
+    ("evaluate", "evaluation"),  # its tasks
+    ("evaluation", "evaluation"),
+    ("train", "evaluation"),  # each epoch's map, scored
     ("compare", "explain"),  # many methods of the one main path
     ("words", "words"),
     ("words_writer", "explain_words"),  # a name in an annotation
@@ -50,6 +54,7 @@ SAME_FLOOR = {
     ("pooling", "blocks"),
     ("pooling", "errors"),
     ("options", "errors"),
+    ("protocols", "errors"),
     ("templates", "errors"),
     ("writer", "explanation"),  # a name in an annotation, as the next two
     ("writer", "backbones"),
@@ -109,7 +114,7 @@ def _after(code: str) -> set[str]:
 
 
 def test_import_eclip_loads_nothing_heavy() -> None:
-    names = ("METHODS", "REFINEMENTS", "TEMPLATES", "GUIDES", "DATASETS")
+    names = ("METHODS", "REFINEMENTS", "TEMPLATES", "GUIDES", "DATASETS", "METRICS", "PROTOCOLS")
     assert not _after("; ".join(["import eclip", "dir(eclip)", *(f"eclip.{name}" for name in names)])) & {
         "torch",
         "open_clip",
@@ -151,11 +156,38 @@ def test_refinement_files_are_the_refinements() -> None:
     assert {name: rows.get(name) for name in REFINEMENTS} == {name: one.summary for name, one in REFINEMENTS.items()}
 
 
+def test_metrics_are_in_their_files_and_in_the_docs() -> None:
+    from eclip.metrics import METRICS
+
+    for name, metric in METRICS.items():
+        assert metric.name == name == metric.function.__name__
+        assert metric.function.__module__ == f"eclip.metrics.{metric.file}"
+    table = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.+?) \| (.+) \|$", table, flags=re.M)
+    assert {name: (better, reach, summary) for name, better, reach, summary in rows} == {
+        name: (one.better, "as the score" if one.most == math.inf else f"{one.least:g} to {one.most:g}", one.summary)
+        for name, one in METRICS.items()
+    }
+
+
 def test_readme_table_is_methods() -> None:
     from eclip.methods import METHODS
 
     table = re.findall(r"^\| `(\w+)` \| (.+?) \|$", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.M)
     assert dict(table) == {name: method.summary for name, method in METHODS.items()}
+
+
+def test_table_of_data_sets_is_datasets() -> None:
+    from eclip.datasets import DATASETS
+
+    wanted = {}
+    for name, one in DATASETS.items():
+        assert one.name == name and one.function.__name__ == name and one.counts.keys() <= set(one.splits)
+        counts = {split: " or ".join(f"{count:,}" for count in one.counts.get(split, ())) for split in one.splits}
+        splits = ", ".join(f"{split} {count}".strip() for split, count in counts.items())
+        wanted[name] = f"{one.kind} | {one.summary} | {splits} | {one.layout}"
+    table = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", table, flags=re.M)) == wanted
 
 
 def test_no_file_outgrows_its_room() -> None:

@@ -13,6 +13,7 @@ _HOME = {
     "DATASETS": "eclip.datasets",
     "GUIDES": "eclip.guides",
     "METHODS": "eclip.methods",
+    "METRICS": "eclip.metrics",
     "PROTOCOLS": "eclip.protocols",
     "REFINEMENTS": "eclip.refinements",
     "TEMPLATES": "eclip.templates",
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from eclip.interactions import Interactions as Interactions
     from eclip.interactions import interactions as interactions
     from eclip.methods import METHODS as METHODS
+    from eclip.metrics import METRICS as METRICS
     from eclip.pooling import masked_max_pool as masked_max_pool
     from eclip.protocols import PROTOCOLS as PROTOCOLS
     from eclip.refinements import REFINEMENTS as REFINEMENTS

@@ -19,6 +19,7 @@ from eclip.backbones.load import backbone_of, is_loaded, load
 from eclip.commands import eval_command
 from eclip.datasets import DATASETS
 from eclip.datasets.masks import MaskSet
+from eclip.datasets.pair import PairSet
 from eclip.errors import DataError, OptionError
 from eclip.evaluation import task_of
 from eclip.evaluation.asked import Asked
@@ -35,12 +36,13 @@ SCHEMA = "eclip.eval/1"
 EVERY, FAST = "all", "fast"
 MOST_FAILURES = 0.05
 """A larger share of photos that cannot be read stops a run: its numbers would be those of other photos."""
+WANTED = {"masks": "masks", "pairs": "captions or names"}
 Tell = Callable[[str, int, int], None]
 """Hears of the progress: the model, or what is drawn, photos done, photos in all."""
 
 
 def evaluate(
-    data: str | MaskSet,
+    data: str | MaskSet | PairSet,
     *,
     out: str | Path,
     methods: str | Sequence[str] = FAST,
@@ -102,7 +104,12 @@ def evaluate(
     if batch_size < 1 or every < 1 or (limit is not None and limit < 1):
         raise OptionError(f"batch_size, every and limit must be at least 1, got {batch_size}, {every} and {limit}.")
     whole = DATASETS[data].read(root, split) if isinstance(data, str) else data
-    photos = replace(whole, items=tuple(whole.items[::every][:limit]))
+    if (given := "masks" if isinstance(whole, MaskSet) else "pairs") != rules.rules.data:
+        raise OptionError(
+            f"protocol {rules.name!r} needs data with {WANTED[rules.rules.data]}, and {whole.name} has "
+            f"{WANTED[given]}: `eclip datasets ls` and `eclip protocols ls` show the kinds."
+        )
+    photos = _some(whole, every, limit)
     backbones = _backbones(models, device, head)
     question = {
         "schema": SCHEMA,
@@ -129,6 +136,12 @@ def evaluate(
     results = {**results_of(question, photos, found), "examples": drawn, "command": repeat}
     write_results(folder, results, photos, found)
     return Evaluation(results, folder)
+
+
+def _some(whole: MaskSet | PairSet, every: int, limit: int | None) -> MaskSet | PairSet:
+    if isinstance(whole, MaskSet):
+        return replace(whole, items=tuple(whole.items[::every][:limit]))
+    return replace(whole, items=tuple(whole.items[::every][:limit]))
 
 
 def _methods(methods: str | Sequence[str]) -> list[str]:

@@ -41,7 +41,7 @@ def models_ls(
         for name in () if every else RECOMMENDED:
             family, _ = tower_of(architectures()[name.partition("/")[0]])
             rows.append({"model": name, "family": family or "", "weights": "fetched once"})
-        _table(rows, as_json)
+        print_table(rows, as_json)
         if not as_json:
             typer.echo(
                 "also: hf:ORG/NAME and hf:./FOLDER of transformers; hf-hub:ORG/NAME, local-dir:PATH, "
@@ -55,14 +55,14 @@ def methods_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")]
     """Methods by name, with what they do and where they come from."""
     with reported():
         rows = [{"method": one.name, "kind": one.kind, "what": one.summary} for one in METHODS.values()]
-        _table(rows, as_json)
+        print_table(rows, as_json)
 
 
 @guides_app.command("ls")
 def guides_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Guides by name, with what they say of a photo."""
     with reported():
-        _table([{"guide": one.name, "what": one.summary} for one in GUIDES.values()], as_json)
+        print_table([{"guide": one.name, "what": one.summary} for one in GUIDES.values()], as_json)
 
 
 @refinements_app.command("ls")
@@ -77,7 +77,7 @@ def refinements_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON
             }
             for one in REFINEMENTS.values()
         ]
-        _table(rows, as_json)
+        print_table(rows, as_json)
 
 
 @protocols_app.command("ls")
@@ -88,10 +88,11 @@ def protocols_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON, 
             typer.echo(json.dumps([one.plain() for one in PROTOCOLS.values()], ensure_ascii=False))
             return
         rows = [{"protocol": one.name, "task": one.task, "what": one.summary} for one in PROTOCOLS.values()]
-        _table(rows, as_json)
+        print_table(rows, as_json)
 
 
-def _table(rows: list[dict[str, str]], as_json: bool) -> None:
+def print_table(rows: list[dict[str, str]], as_json: bool) -> None:
+    """Rows with the same keys, as a table or as JSON, on stdout."""
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False))
         return
@@ -103,7 +104,7 @@ def _table(rows: list[dict[str, str]], as_json: bool) -> None:
         table.add_column(
             key,
             overflow="fold",
-            no_wrap=key in ("model", "method", "kind", "guide", "refinement", "maps", "protocol", "task"),
+            no_wrap=key in ("model", "method", "kind", "guide", "refinement", "maps", "protocol", "task", "dataset"),
         )
     for row in rows:
         table.add_row(*row.values())
@@ -119,7 +120,7 @@ def doctor(
         from eclip.doctor import examine
 
         findings = examine(model)
-        _table(
+        print_table(
             [{"what": f.what, "is": f.found, "": "ok" if f.fine else "!", "next": f.advice} for f in findings], as_json
         )
         if not all(finding.fine for finding in findings):

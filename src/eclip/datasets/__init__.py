@@ -90,7 +90,7 @@ class Dataset:
         look = found.items if len(found.items) <= MANY else found.items[:1]
         for item in look:
             if why := item.missing():
-                raise LayoutError(f"{why} {self._expected()}")
+                raise LayoutError(f"{why} `eclip datasets verify {self.name}` lists all that is missing.")
         return found
 
     def listed(self, root: str | Path | None, split: str | None) -> MaskSet | PairSet:
@@ -100,7 +100,8 @@ class Dataset:
         try:
             found = self.function(where, split)
             if not found.items:
-                raise LayoutError(f"{where} has no photo of {self.name}, split {split!r}.")
+                why = "".join(f" {key}: {reason}" for key, reason in getattr(found, "bad", [])[:1])
+                raise LayoutError(f"{where} has no photo of {self.name}, split {split!r}.{why}")
         except LayoutError as error:
             raise LayoutError(f"{error} {self._expected()}") from None
         if not self.folder:
@@ -173,11 +174,11 @@ class Dataset:
         """
         if root is None:
             if not self.folder:
-                raise OptionError(f"{self.name} is data of your own: say where it lies.")
+                raise OptionError(f"{self.name} is data of your own: say where it lies (--root PATH).")
             if not os.environ.get(ROOT):
                 raise OptionError(
-                    f"{self.name} lies nowhere known: name its folder, or set ${ROOT} to the folder that has "
-                    f"{self.folder}/."
+                    f"{self.name} lies nowhere known: name its folder (--root DIR), or set ${ROOT} to the folder that "
+                    f"has {self.folder}/."
                 )
             root = Path(os.environ[ROOT]) / self.folder
         root = Path(root).expanduser()
@@ -186,7 +187,7 @@ class Dataset:
         return root
 
     def _expected(self) -> str:
-        return f"{self.name} is read from {self.layout}; `eclip datasets verify {self.name}` lists what is missing."
+        return f"{self.name} is read from {self.layout}."
 
 
 def dataset(name: str) -> Dataset:
@@ -204,8 +205,51 @@ _PLAIN = "images/NAME.jpg or .png, masks/NAME.png, classes.txt and, where it has
 _TARS = "SPLIT-000.tar and so on, with KEY.jpg and KEY.txt"
 # fmt: off
 DATASETS: dict[str, Dataset] = {one.name: one for one in (
+    Dataset("voc2012", "masks", "voc2012", "VOCdevkit", ("val", "train", "trainval", "trainaug"),
+            {"val": (1449,), "train": (1464,), "trainval": (2913,), "trainaug": (10582,)},
+            "VOCdevkit/VOC2012/{JPEGImages, SegmentationClass, ImageSets/Segmentation/SPLIT.txt}; for trainaug "
+            "SegmentationClassAug",
+            "PASCAL VOC 2012, 20 classes and background."),
+    Dataset("pascal_context", "masks", "pascal_context", "VOCdevkit", ("val", "train", "trainval"),
+            {"val": (5105, 5104), "train": (4998,), "trainval": (10103,)},
+            "VOCdevkit/VOC2010/{JPEGImages, SegmentationClassContext, ImageSets/SegmentationContext/SPLIT.txt or "
+            "ImageSets/Main/SPLIT.txt}; `eclip datasets prepare` makes the second from trainval/*.mat",
+            "PASCAL Context, 59 classes and background.",
+            prepares="SegmentationClassContext/*.png from trainval/*.mat, 459 ids to 59 classes"),
+    Dataset("coco2017", "masks", "coco2017", "coco", ("val2017", "train2017"),
+            {"val2017": (5000,), "train2017": (118287,)},
+            "val2017/ or images/val2017/, and annotations/instances_val2017.json",
+            "COCO 2017, 80 classes of things and background.",
+            prepares="eclip_masks/SPLIT/*.png, so that no outline need be drawn again", needs="data"),
+    Dataset("coco2017_stuff", "masks", "coco2017_stuff", "coco", ("val2017", "train2017"),
+            {"val2017": (5000,), "train2017": (118287,)},
+            "val2017/ or images/val2017/, and annotations/val2017/*_labelTrainIds.png, or "
+            "stuff_val2017_pixelmaps/*.png with annotations/instances_val2017.json",
+            "COCO-Stuff 164k, 80 classes of things and 91 of stuff, no background."),
+    Dataset("ade20k", "masks", "ade20k", "ADEChallengeData2016", ("validation", "training"),
+            {"validation": (2000,), "training": (20210,)},
+            "ADEChallengeData2016/{images/validation, annotations/validation, objectInfo150.txt}",
+            "ADE20K, 150 classes of things and stuff, no background."),
+    Dataset("imagenet_s50", "masks", "imagenet_s", "ImageNetS50", ("validation", "train-semi"),
+            {"validation": (752,), "train-semi": (500,)},
+            "ImageNetS50/{validation/WNID/*.JPEG, validation-segmentation/WNID/*.png}",
+            "ImageNet-S with 50 classes."),
+    Dataset("imagenet_s300", "masks", "imagenet_s", "ImageNetS300", ("validation", "train-semi"),
+            {"validation": (4097,), "train-semi": (3000,)},
+            "ImageNetS300/{validation/WNID/*.JPEG, validation-segmentation/WNID/*.png}",
+            "ImageNet-S with 300 classes."),
+    Dataset("imagenet_s919", "masks", "imagenet_s", "ImageNetS919", ("validation", "train-semi"),
+            {"validation": (12419,), "train-semi": (9190,)},
+            "ImageNetS919/{validation/WNID/*.JPEG, validation-segmentation/WNID/*.png}",
+            "ImageNet-S with 919 classes, five of them merged from two."),
     Dataset("folder", "masks", "folder", "", ("all",), {}, _PLAIN,
             "Your own photos and masks, in one folder."),
+    Dataset("table", "masks", "table", "", ("all",), {},
+            "a .csv, .tsv or .jsonl with the columns image, text and, if you have them, mask",
+            "Your own photos with a text and a mask a row; without masks, photos with texts."),
+    Dataset("shards", "masks", "shards", "", ("all",), {},
+            "*.tar with KEY.jpg and KEY.seg.png, and classes.txt beside them or KEY.json in them",
+            "Your own photos and masks in tars, as of WebDataset."),
     Dataset("voc2012seg", "masks", "folder", "voc2012seg", ("all", "voc2012_train", "voc2012_val", "sbd_aug"),
             {"all": (897,), "voc2012_train": (328,), "voc2012_val": (318,), "sbd_aug": (251,)}, _PLAIN,
             "A part of PASCAL VOC 2012, 20 classes, rich in animals and people (pack)."),

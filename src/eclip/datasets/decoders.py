@@ -6,6 +6,7 @@ counts it; all else is a class. What a file says instead is known here alone.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt16
 from PIL import Image
 
-from eclip.errors import DataError
+from eclip.errors import DataError, ResultError
 from eclip.photos import Place, from_file
 
 BACKGROUND, VOID = 0, 65535
@@ -51,6 +52,25 @@ def indexed(file: Path | Place, table: Table | None = None) -> Numbers:
     for value, number in table:
         look_up[value] = number
     return look_up[values]
+
+
+def write_indexed(file: Path, numbers: Numbers) -> None:
+    """Write class numbers to 254 as a gray picture, void as 255: what `indexed` reads. The file is there whole or not.
+
+    Raises:
+        DataError: there are more classes than that.
+        ResultError: it cannot be written.
+    """
+    if more := set(shown(numbers)) - {*range(255), VOID}:
+        raise DataError(f"{file} would need the class {max(more)}, but a picture of 8 bits holds 1 to 254.")
+    part = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        Image.fromarray(numbers.astype(np.uint8)).save(part, "png")  # 65535 becomes 255
+        os.replace(part, file)
+    except OSError as error:
+        raise ResultError(f"{file} cannot be written: {error.strerror or error}.") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def red_green(file: Path | Place, void: int) -> Numbers:

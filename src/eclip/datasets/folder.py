@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from eclip.datasets.decoders import BACKGROUND, VOID, indexed
-from eclip.datasets.layout import top
-from eclip.datasets.masks import VOC_NAMES, Lazy, Masked, MaskSet, listed_masks, plain_items, rows_of
+from eclip.datasets.layout import rows_of, top
+from eclip.datasets.masks import VOC_NAMES, Lazy, Masked, MaskSet, listed_masks, plain_items
 
 
 def folder(root: Path, _: str) -> MaskSet:

@@ -1,10 +1,12 @@
-"""Files and folders of a data set, looked for where they are published."""
+"""Files and folders of a data set, looked for where they are published; and the small text files among them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from eclip.datasets.decoders import BACKGROUND, VOID, Table
 from eclip.errors import DataError, LayoutError
 
 
@@ -60,3 +62,53 @@ def names_in(path: Path) -> list[str]:
     if not found:
         raise DataError(f"{path} names no photo.")
     return found
+
+
+def read_classes(path: Path) -> tuple[dict[int, str], Table | None]:
+    """The classes of a `classes.txt`, and what the values of masks mean if they are no class numbers.
+
+    Two forms are read. `number<TAB>name` in each line; 0 is background, 255 (or 65535) void. Or one class a line, as
+    SCLIP writes them: the line's number, from 0, is the value; of several names, joined by commas, the first counts.
+    If line 0 is "background", a value is the class number; if not, there is no background, and value k is class k + 1.
+
+    Raises:
+        DataError: it is of neither form, or names no class.
+    """
+    rows = lines(path)
+    if not any("\t" in row for row in rows) and not any(re.match(r"\d+\W", row) for row in rows):
+        names = [row.split(",")[0].strip() for row in rows]
+        if not all(names):
+            raise DataError(f"line {names.index('') + 1} of {path} is empty, but its place is a class number.")
+        base = 0 if names[0].casefold() == "background" else 1
+        named = {place: name for place, name in enumerate(names, base) if place != BACKGROUND}
+        table = tuple((place, place + base) for place in range(len(names)))
+        if not 0 < len(named) < 255:
+            raise DataError(f"{path} names {len(named)} classes, but masks of 8 bits have 1 to 254.")
+        return named, (*table, (255, VOID))
+    named = {}
+    for place, row in enumerate(rows, 1):
+        number, tab, name = row.partition("\t")
+        if not (number.isdecimal() and int(number) <= VOID and tab and name.strip()):
+            raise DataError(f"line {place} of {path} must be a number from 0 to {VOID}, a tab and a name, got {row!r}.")
+        named[int(number)] = name.strip()
+    void = {VOID} if max(named, default=0) > 255 else {VOID, 255}
+    named = {number: name for number, name in named.items() if number != BACKGROUND and number not in void}
+    if not named:
+        raise DataError(f"{path} names no class between 1 and 254.")
+    return named, None
+
+
+def rows_of(index: Path, needed: set[str]) -> list[dict[str, str]]:
+    """The rows of a table with tabs and a header.
+
+    Raises:
+        DataError: it cannot be read, lacks a column, or has a row that does not fit.
+    """
+    header, *rows = (line.split("\t") for line in lines(index))
+    missing = needed - set(header)
+    if missing:
+        raise DataError(f"{index} has no column {', '.join(sorted(missing))}; it has {', '.join(header)}.")
+    for place, row in enumerate(rows, 2):
+        if len(row) != len(header):
+            raise DataError(f"line {place} of {index} must have {len(header)} columns, got {len(row)}.")
+    return [dict(zip(header, row, strict=True)) for row in rows]

@@ -2,7 +2,7 @@
 
     images/NAME.jpg or .png    the photo
     masks/NAME.png             palette or gray, of the photo's size; a value is a class number
-    classes.txt                number, tab, name; or one class a line, which stands for its value: see `read_classes`
+    classes.txt                number, tab, name; or one class a line, which stands for its value (`read_classes`)
     index.tsv                  optional: a header with a column `name`, a row a photo
 
 In a mask of this layout 0 is background, which is no class, and 255 (of 16 bits, 65535) is void: nobody knows, and no
@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,8 +24,8 @@ import numpy as np
 from jaxtyping import UInt16
 from PIL import Image
 
-from eclip.datasets.decoders import BACKGROUND, VOID, Table, indexed, short, shown
-from eclip.datasets.layout import lines
+from eclip.datasets.decoders import BACKGROUND, VOID, indexed, short, shown
+from eclip.datasets.layout import read_classes, rows_of
 from eclip.errors import DataError, ImageError, OptionError
 from eclip.photos import Place, open_photo, size_of
 
@@ -233,7 +232,28 @@ def plain_items(folder: Path, names: Sequence[str], classes: Iterable[int], deco
     if twice is not None:
         raise DataError(f"{folder / 'images'} must have one of {twice}.jpg and {twice}.png, got both.")
     photos = [f"{name}.png" if f"{name}.png" in there else f"{name}.jpg" for name in names]
-    return Lazy(photos, partial(_item, folder, frozenset(classes), decode))
+    return beside(photos, folder / "images", folder / "masks", classes, decode)
+
+
+def beside(
+    names: Sequence[str], photos: Path, masks: Path, classes: Iterable[int], decode: Decode = indexed, end: str = ".png"
+) -> Lazy:
+    """Records of photos in one folder and their masks in another, under the same names.
+
+    Args:
+        names: of the photos, with folders below `photos` and ending.
+        photos: the folder of photos.
+        masks: the folder of masks.
+        classes: numbers that masks may show.
+        decode: what reads a mask.
+        end: what stands in the name of a mask for the photo's ending.
+    """
+    return Lazy(names, partial(_beside, photos, masks, frozenset(classes), decode, end))
+
+
+def _beside(photos: Path, masks: Path, numbers: frozenset[int], decode: Decode, end: str, photo: str) -> Masked:
+    name = os.path.splitext(photo)[0]
+    return Masked(name, photos / photo, masks / f"{name}{end}", numbers, decode)
 
 
 def present(mask: UInt16[np.ndarray, "height width"], least: float = 0.01) -> list[int]:
@@ -243,66 +263,11 @@ def present(mask: UInt16[np.ndarray, "height width"], least: float = 0.01) -> li
     return [int(number) for number in np.flatnonzero(area >= needed) if number != BACKGROUND]
 
 
-def read_classes(path: Path) -> tuple[dict[int, str], Table | None]:
-    """The classes of a `classes.txt`, and what the values of masks mean if they are no class numbers.
-
-    Two forms are read. `number<TAB>name` in each line; 0 is background, 255 (or 65535) void. Or one class a line, as
-    SCLIP writes them: the line's number, from 0, is the value; of several names, joined by commas, the first counts.
-    If line 0 is "background", a value is the class number; if not, there is no background, and value k is class k + 1.
-
-    Raises:
-        DataError: it is of neither form, or names no class.
-    """
-    rows = lines(path)
-    if not any("\t" in row for row in rows) and not any(re.match(r"\d+\W", row) for row in rows):
-        names = [row.split(",")[0].strip() for row in rows]
-        if not all(names):
-            raise DataError(f"line {names.index('') + 1} of {path} is empty, but its place is a class number.")
-        base = 0 if names[0].casefold() == "background" else 1
-        named = {place: name for place, name in enumerate(names, base) if place != BACKGROUND}
-        table = tuple((place, place + base) for place in range(len(names)))
-        if not 0 < len(named) < 255:
-            raise DataError(f"{path} names {len(named)} classes, but masks of 8 bits have 1 to 254.")
-        return named, (*table, (255, VOID))
-    named = {}
-    for place, row in enumerate(rows, 1):
-        number, tab, name = row.partition("\t")
-        if not (number.isdecimal() and int(number) <= VOID and tab and name.strip()):
-            raise DataError(f"line {place} of {path} must be a number from 0 to {VOID}, a tab and a name, got {row!r}.")
-        named[int(number)] = name.strip()
-    void = {VOID} if max(named, default=0) > 255 else {VOID, 255}
-    named = {number: name for number, name in named.items() if number != BACKGROUND and number not in void}
-    if not named:
-        raise DataError(f"{path} names no class between 1 and 254.")
-    return named, None
-
-
-def _item(folder: Path, numbers: frozenset[int], decode: Decode, photo: str) -> Masked:
-    name = photo[:-4]
-    return Masked(name, folder / "images" / photo, folder / "masks" / f"{name}.png", numbers, decode)
-
-
 def _names(folder: Path, where: dict[str, str]) -> list[str]:
     index = folder / "index.tsv"
     if not index.exists() and not where:
         return sorted(path.stem for path in (folder / "masks").glob("*.png"))
     return [row["name"] for row in rows_of(index, {"name", *where}) if all(row[key] == where[key] for key in where)]
-
-
-def rows_of(index: Path, needed: set[str]) -> list[dict[str, str]]:
-    """The rows of a table with tabs and a header.
-
-    Raises:
-        DataError: it cannot be read, lacks a column, or has a row that does not fit.
-    """
-    header, *rows = (line.split("\t") for line in lines(index))
-    missing = needed - set(header)
-    if missing:
-        raise DataError(f"{index} has no column {', '.join(sorted(missing))}; it has {', '.join(header)}.")
-    for place, row in enumerate(rows, 2):
-        if len(row) != len(header):
-            raise DataError(f"line {place} of {index} must have {len(header)} columns, got {len(row)}.")
-    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def _bytes(file: Path | Place) -> int:

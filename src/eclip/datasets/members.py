@@ -20,6 +20,8 @@ TAR = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2?|txz)$", re.IGNORECASE)
 _PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 _BLOCK = 512  # of a tar, in bytes
 _TEXTS = (".txt", ".json")
+SEG = ".seg.png"
+"""How the mask of a photo ends, in a tar."""
 _DAMAGE = (tarfile.TarError, ValueError, OverflowError, OSError)  # what tarfile raises of headers without sense
 
 
@@ -152,7 +154,7 @@ def pair_up(members: Iterable[Member], bad: Bad) -> list[Pair]:
 
 
 def _counts(kind: str) -> bool:
-    return kind in EXTENSIONS or kind in _TEXTS
+    return kind in EXTENSIONS or kind in _TEXTS or kind == SEG
 
 
 def without_caption(photos: Sequence[str], captioned: Iterable[str]) -> Bad:

@@ -62,6 +62,11 @@ def read_table(file: str, columns: Columns, photos: Iterable[str] = ()) -> tuple
         raise DataError(
             f"{file} is not UTF-8 ({error.reason}, byte {error.object[error.start]:#x}): convert it."
         ) from None
+    return pairs_of(captions, bad), bad
+
+
+def pairs_of(captions: dict[str, list[str]], bad: Bad) -> list[Pair]:
+    """A pair of each photo that can be read and has captions; what is wrong with the others is added to bad."""
     pairs = []
     for photo, texts in captions.items():
         size, why = _size(photo)
@@ -69,7 +74,7 @@ def read_table(file: str, columns: Columns, photos: Iterable[str] = ()) -> tuple
             bad.append((photo, why))
         elif texts:
             pairs.append(Pair(photo, Place(photo, 0, size), tuple(texts)))
-    return pairs, bad
+    return pairs
 
 
 def _rows(file: str, stream: TextIO, columns: Columns, bad: Bad) -> Iterator[tuple[int, str, str]]:

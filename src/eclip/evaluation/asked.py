@@ -17,6 +17,7 @@ from torch import Tensor
 
 from eclip.backbones.base import Backbone, Encoding, encode
 from eclip.datasets.masks import Masked, MaskSet
+from eclip.datasets.pair import PairSet
 from eclip.errors import DataError, ImageError, NoMeaningError
 from eclip.evaluation.parts import Part
 from eclip.methods import METHODS
@@ -48,7 +49,7 @@ class Asked:
 
     Attributes:
         protocol: the rules.
-        data: photos with masks.
+        data: photos with masks, or with captions.
         backbone: the model.
         methods: options of each method by its name.
         refine: a refinement of all maps, or None.
@@ -56,11 +57,17 @@ class Asked:
     """
 
     protocol: Protocol
-    data: MaskSet
+    data: MaskSet | PairSet
     backbone: Backbone
     methods: dict[str, dict[str, Any]]
     refine: str | None = None
     refine_options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> dict[int, str]:
+        """Names of a set with masks by their numbers."""
+        assert isinstance(self.data, MaskSet)
+        return self.data.classes
 
     @property
     def keep(self) -> int | None:
@@ -71,7 +78,7 @@ class Asked:
 
     def texts(self) -> Float[Tensor, "text feature"]:
         """The names of all classes, in the order of their numbers in the set."""
-        return encode_texts(self.backbone, list(self.data.classes.values()), self.protocol.templates)
+        return encode_texts(self.backbone, list(self.classes.values()), self.protocol.templates)
 
     def encoded(self, opened: Sequence[Opened]) -> Iterator[tuple[list[Opened], Encoding, float]]:
         """Photos of one grid, their encoding, and the seconds that it took; squashed photos come all at once."""

@@ -1,8 +1,8 @@
 """Maps that know neither text nor model, scored like any other: what a method must beat.
 
 `CONTROLS[name](grid, seed) -> (row, col)`; to add one: a function here, a line in the dict. The fourth control, a
-method's own map upside down, is a column of the table instead; and `metrics.bound` is what no map on the grid can beat
-by much.
+method's own map upside down, is a column of the table instead. `bound` is no control but the opposite: the mask itself
+on the patch grid, which no map on that grid beats by much.
 """
 
 from __future__ import annotations
@@ -10,7 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from eclip.metrics.bound import grid_bound
 
 Map = Float[np.ndarray, "row col"]
 SIGMA = 0.25
@@ -37,3 +41,17 @@ CONTROLS: dict[str, Callable[[Sequence[int], Sequence[int]], Map]] = {
     "centre": centre,
     "random": random,
 }
+BOUND = "bound"
+NAMES = (*CONTROLS, BOUND)
+"""Of the maps that `control_maps` gives, in order."""
+
+
+def control_maps(
+    grid: tuple[int, int],
+    seed: Sequence[int],
+    inside: Bool[np.ndarray, "height width"],
+    outside: Bool[np.ndarray, "height width"],
+) -> list[Float[Tensor, "row col"]]:
+    """The maps of all controls, and the bound, for a class of a photo."""
+    maps = [control(grid, seed) for control in CONTROLS.values()] + [grid_bound(inside, outside, grid)]
+    return [torch.from_numpy(one).float() for one in maps]

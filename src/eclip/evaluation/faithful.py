@@ -19,17 +19,14 @@ from eclip.backbones.base import Encoding, encode
 from eclip.blocks import cosine
 from eclip.datasets.masks import VOID, Masked, present
 from eclip.evaluation.asked import Asked, joined, opened
-from eclip.evaluation.controls import CONTROLS
+from eclip.evaluation.controls import NAMES, control_maps
 from eclip.evaluation.parts import Part
 from eclip.evaluation.row import Row, mean_rows
 from eclip.heatmap import normalize, resize
-from eclip.metrics.bound import grid_bound
 from eclip.metrics.fills import fill
 from eclip.metrics.steps import Curve, area, deletion, insertion
 from eclip.protocols import Faithful
 
-BOUND = "bound"
-"""The mask itself on the patch grid."""
 WAYS = {"deletion": deletion, "insertion": insertion}
 SCORES = ("score", "accuracy")
 
@@ -44,11 +41,11 @@ class FaithfulTask:
     def __init__(self, asked: Asked) -> None:
         assert isinstance(asked.protocol.rules, Faithful)
         self.asked, self.rules = asked, asked.protocol.rules
-        self.columns = {number: column for column, number in enumerate(asked.data.classes)}
+        self.columns = {number: column for column, number in enumerate(asked.classes)}
         self.text = asked.texts()
         backbone = asked.backbone
         mean, std = torch.tensor(backbone.mean), torch.tensor(backbone.std)
-        self.ends = {"black": -mean / std, "white": (1 - mean) / std}
+        self.black, self.white = -mean / std, (1 - mean) / std
         self.kinds = [(way, name) for name in self.rules.fills for way in WAYS]
 
     def score(self, items: Sequence[Masked], start: int) -> Part:
@@ -65,15 +62,14 @@ class FaithfulTask:
             for image, one in enumerate(group):
                 for place, number in enumerate(own[image]):
                     inside = one.mask == number
-                    grid = tuple(encoding.grid)
+                    outside = ~inside & (one.mask != VOID)
                     raw = [each[image][place] for each in maps.values()]
-                    raw += [torch.from_numpy(make(grid, (one.place, number))) for make in CONTROLS.values()]
-                    raw += [torch.from_numpy(grid_bound(inside, ~inside & (one.mask != VOID), grid)).float()]
+                    raw += control_maps(encoding.grid, (one.place, number), inside, outside)
                     column = shown[image][place]
                     curves.append(np.stack([self._walks(each, encoding, image, column, one.place) for each in raw]))
                     photos.append(one.place)
                     numbers.append(number)
-        names = [name for name in self.asked.methods if name not in gaps] + [*CONTROLS, BOUND]
+        names = [name for name in self.asked.methods if name not in gaps] + [*NAMES]
         arrays: dict[str, NDArray[Any]] = {"names": np.array(names)}
         if photos:
             arrays |= {"photos": np.array(photos), "numbers": np.array(numbers), "curves": np.stack(curves)}
@@ -90,7 +86,7 @@ class FaithfulTask:
 
         curves = []
         for way, name in self.kinds:
-            other = fill(name, pixels, **self.ends, seed=seed)
+            other = fill(name, pixels, black=self.black, white=self.white, seed=seed)
             steps, share = self.rules.steps, self.rules.share
             curves.append(WAYS[way](asked, pixels, heat, other, steps=steps, up_to=share, seed=seed).scores)
         return np.stack(curves)
@@ -106,7 +102,7 @@ class FaithfulTask:
         shares = np.linspace(0, self.rules.share, self.rules.steps + 1)
         keys = [f"{way}_{name}_{score}" for way, name in self.kinds for score in SCORES]
         pairs = np.array([[area(Curve(shares, each.swapaxes(0, 1))).ravel() for each in pair] for pair in curves])
-        rows = mean_rows(names, [*CONTROLS, BOUND], keys, pairs, whole["photos"], whole["numbers"])
+        rows = mean_rows(names, NAMES, keys, pairs, whole["photos"], whole["numbers"])
         for column, row in enumerate(rows):
             means = curves[:, column].mean(axis=0).round(6)  # kind step score
             row.facts["shares"] = shares.round(6).tolist()

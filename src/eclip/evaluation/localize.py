@@ -12,20 +12,17 @@ from torch import Tensor
 
 from eclip.datasets.masks import VOID, Masked, present
 from eclip.evaluation.asked import Asked, Opened, joined, opened
-from eclip.evaluation.controls import CONTROLS
+from eclip.evaluation.controls import NAMES, control_maps
 from eclip.evaluation.parts import Part
 from eclip.evaluation.row import Row
 from eclip.evaluation.spread import Number, Weights, number
 from eclip.heatmap import normalize, resize
-from eclip.metrics.bound import grid_bound
 from eclip.metrics.boxes import box_ious
 from eclip.metrics.localization import contrast, overlaps
 from eclip.metrics.pointing import energy, pointing_game
 from eclip.metrics.separation import separation
 from eclip.protocols import Localize
 
-BOUND = "bound"
-"""The mask itself on the patch grid."""
 MEANS = ("msc", "average_precision", "auroc", "pointing_game", "energy")
 """Numbers of a pair that are averaged as they are."""
 _COUNTS = ("hits", "unions", "flipped_hits", "flipped_unions")
@@ -42,7 +39,7 @@ class LocalizeTask:
         assert isinstance(asked.protocol.rules, Localize)
         self.asked, self.rules = asked, asked.protocol.rules
         self.thresholds = np.array(self.rules.thresholds)
-        self.columns = {number: column for column, number in enumerate(asked.data.classes)}
+        self.columns = {number: column for column, number in enumerate(asked.classes)}
         self.text = asked.texts()
 
     def score(self, items: Sequence[Masked], start: int) -> Part:
@@ -58,26 +55,23 @@ class LocalizeTask:
             maps = dict(self.asked.try_maps(encoding, self.text, shown, gaps, seconds))
             for image, one in enumerate(group):
                 own = {name: each[image] for name, each in maps.items()}
-                rows += self._photo(one, numbers[image], own, tuple(encoding.grid))
-        names = [name for name in self.asked.methods if name not in gaps] + [*CONTROLS, BOUND]
+                rows += self._photo(one, numbers[image], own, encoding.grid)
+        names = [name for name in self.asked.methods if name not in gaps] + [*NAMES]
         arrays = {key: np.stack([row[key] for row in rows]) for key in rows[0]} if rows else {}
         return Part({**arrays, "names": np.array(names)}, seconds, len(found), gaps, failures)
 
     def _photo(
-        self, photo: Opened, numbers: Sequence[int], maps: dict[str, Tensor], grid: tuple[int, ...]
+        self, photo: Opened, numbers: Sequence[int], maps: dict[str, Tensor], grid: tuple[int, int]
     ) -> Iterator[dict[str, NDArray[Any]]]:
         """Each pair of a photo: its place, its class, and a row of numbers for each method and control."""
-        import torch
-
         for column, one in enumerate(numbers):
             inside = photo.mask == one
             outside = ~inside & (photo.mask != VOID)
             raw = [each[column] for each in maps.values()]
-            raw += [torch.from_numpy(control(grid, (photo.place, one))) for control in CONTROLS.values()]
-            raw += [torch.from_numpy(grid_bound(inside, outside, grid))]
+            raw += control_maps(grid, (photo.place, one), inside, outside)
             scored = [self._pair(each, inside, outside) for each in raw]
-            ids = {"photos": np.int64(photo.place), "numbers": np.int64(one)}
-            yield {**ids, **{key: np.stack([score[key] for score in scored]) for key in scored[0]}}
+            found = {key: np.stack([score[key] for score in scored]) for key in scored[0]}
+            yield {"photos": np.array(photo.place), "numbers": np.array(one), **found}
 
     def _pair(
         self, raw: Tensor, inside: Bool[np.ndarray, "height width"], outside: Bool[np.ndarray, "height width"]
@@ -87,8 +81,8 @@ class LocalizeTask:
         hits, unions = overlaps(heat, inside, outside, self.thresholds)
         flipped_hits, flipped_unions = overlaps(1 - heat, inside, outside, self.thresholds)
         precision, auroc = separation(heat, inside, outside)
-        means = (contrast(heat, inside, outside), precision, auroc)
-        means += (pointing_game(heat, inside, outside), energy(heat, inside, outside))
+        means = [contrast(heat, inside, outside), precision, auroc]
+        means += [pointing_game(heat, inside, outside), energy(heat, inside, outside)]
         counts = dict(zip(_COUNTS, (hits, unions, flipped_hits, flipped_unions), strict=True))
         boxes = box_ious(heat, inside, outside, self.thresholds)
         return {"means": np.array(means), **counts, "boxes": boxes.astype(np.float32)}
@@ -122,7 +116,7 @@ class LocalizeTask:
         best, class_best = int(curve.argmax()), int(class_curve.argmax())
         classes = {
             str(one): {
-                "name": self.asked.data.classes[one],
+                "name": self.asked.classes[one],
                 "pairs": int((numbers == one).sum()),
                 "msc": round(float(own["means"][numbers == one, 0].mean()), 6),
                 "iou": round(float(each[class_best]), 6),
@@ -137,12 +131,11 @@ class LocalizeTask:
             "class_curve": [round(one, 6) for one in class_curve.tolist()],
             "classes": classes,
         }
-        control = name in CONTROLS or name == BOUND
         each = [
             {"photo": int(photo), "class": int(one), "iou": float(iou), "msc": float(msc)}
             for photo, one, iou, msc in zip(photos, numbers, ious[:, best], own["means"][:, 0], strict=True)
         ]
-        return Row(name, control, len(photos), len(np.unique(photos)), values, facts, each)
+        return Row(name, name in NAMES, len(photos), len(np.unique(photos)), values, facts, each)
 
     def _held_out(
         self,
@@ -172,7 +165,9 @@ class LocalizeTask:
         no photo leaves it out.
         """
         by_class, contrasts = {}, []
-        curves = total = known = 0.0
+        curves: Any = 0.0
+        total: Any = 0.0
+        known: Any = 0.0
         for one in np.unique(numbers):
             rows = np.flatnonzero(numbers == one)
             hits, unions, means = own["hits"][rows], own["unions"][rows], own["means"][rows, :1]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from eclip.backbones.base import encode
 from eclip.blocks import unit
-from eclip.datasets.pair import Pair
+from eclip.datasets.pair import Pair, PairSet
 from eclip.errors import DataError, ImageError
 from eclip.evaluation.asked import Asked
 from eclip.evaluation.parts import Part
@@ -36,12 +36,17 @@ class RecognizeTask:
     def __init__(self, asked: Asked) -> None:
         assert isinstance(asked.protocol.rules, Recognize)
         self.asked, self.rules = asked, asked.protocol.rules
-        self.names: tuple[str, ...] | None = asked.data.classes
+        assert isinstance(asked.data, PairSet)
+        self.names = asked.data.classes
 
     def score(self, items: Sequence[Pair], start: int) -> Part:
         """What a batch of photos gives; `start` is the place of the first in the data set."""
         asked, rules = self.asked, self.asked.protocol
-        failures, photos, features, captions, owners = [], [], [], [], []
+        failures: list[tuple[str, str]] = []
+        photos: list[int] = []
+        features: list[NDArray[np.float32]] = []
+        captions: list[str] = []
+        owners: list[int] = []
         for place, item in enumerate(items, start):
             try:
                 pixels = asked.backbone.preprocess(item.open(), rules.image_size, rules.resize)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eclip.datasets.masks import MaskSet
+from eclip.datasets.pair import PairSet
 from eclip.errors import ResultError
 from eclip.evaluation.parts import Part
 from eclip.evaluation.row import Row
@@ -123,9 +124,12 @@ def shown(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
-def results_of(question: dict[str, Any], photos: MaskSet, found: Found) -> dict[str, Any]:
+def results_of(question: dict[str, Any], photos: MaskSet | PairSet, found: Found) -> dict[str, Any]:
     """What `results.json` holds, see `Evaluation.results`."""
-    rows, gaps, failures, timing = [], {}, {}, {}
+    rows: list[dict[str, Any]] = []
+    gaps: dict[tuple[str, str], str] = {}
+    failures: dict[str, str] = {}
+    timing: dict[str, Any] = {}
     for model, (own, parts) in found.items():
         for row in own:
             numbers = {key: one.plain() for key, one in row.numbers.items()}
@@ -135,10 +139,11 @@ def results_of(question: dict[str, Any], photos: MaskSet, found: Found) -> dict[
         failures |= {name: why for part in parts for name, why in part.failures}
         timing[model] = _timing(parts)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    classes = photos.classes.items() if isinstance(photos, MaskSet) else ()
     data = {
         **question["data"],
         "photos": len(photos.items),
-        "classes": {str(number): name for number, name in photos.classes.items()},
+        "classes": {str(number): name for number, name in classes},
     }
     return {
         **question,
@@ -166,7 +171,7 @@ def _timing(parts: Sequence[Part]) -> dict[str, Any]:
     return {"photos": photos, "forward": round(forward / photos, 6), "methods": costs}
 
 
-def write_results(folder: Path, results: dict[str, Any], photos: MaskSet, found: Found) -> None:
+def write_results(folder: Path, results: dict[str, Any], photos: MaskSet | PairSet, found: Found) -> None:
     """Write the three files.
 
     Raises:

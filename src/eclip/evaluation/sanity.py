@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from eclip.backbones.base import Backbone, encode
 from eclip.backbones.openclip import wrap
@@ -40,7 +42,7 @@ class SanityTask:
     def __init__(self, asked: Asked) -> None:
         assert isinstance(asked.protocol.rules, Sanity)
         self.asked, self.rules = asked, asked.protocol.rules
-        self.columns = {number: column for column, number in enumerate(asked.data.classes)}
+        self.columns = {number: column for column, number in enumerate(asked.classes)}
         self.text = asked.texts()
         nonsense = encode_texts(asked.backbone, list(self.rules.nonsense), asked.protocol.templates)
         self.more = torch.cat([self.text, nonsense])
@@ -70,10 +72,7 @@ class SanityTask:
                 numbers += own[image]
                 for name in maps:
                     known, silly_maps, blind_maps = (
-                        mean_over_cells(each[name][image], tuple(encoding.grid)).numpy()
-                        if len(each[name][image])
-                        else []
-                        for each in (maps, aside, blind)
+                        _coarse(each[name][image], encoding.grid) for each in (maps, aside, blind)
                     )
                     for place in range(len(own[image])):
                         mine, other = known[place], known[len(own[image]) + place] if others[image] else None
@@ -116,6 +115,11 @@ def shuffled(backbone: Backbone, seed: int = 0) -> Backbone:
     colors = {"mean": backbone.mean, "std": backbone.std, "interpolation": backbone.interpolation}
     made = wrap(model, tokenizer=backbone.tokenize, name=f"{backbone.name} shuffled", **colors)  # type: ignore[arg-type]
     return replace(made, head=backbone.head)
+
+
+def _coarse(maps: Tensor, grid: tuple[int, int]) -> list[Float[np.ndarray, "row col"]]:
+    """Maps on the patch grid, also those that a refinement drew on pixels; none of a photo that shows no class."""
+    return list(mean_over_cells(maps, grid).numpy()) if len(maps) else []
 
 
 def _absent(shown: Sequence[int], count: int) -> list[int]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from eclip.errors import DataError, EclipError
+from eclip.errors import DataError, EclipError, ShapeError
 
 THRESHOLDS = np.arange(20) * 0.05
 Mask = Bool[np.ndarray, "height width"]
@@ -35,7 +35,7 @@ def contrast(heat: Heat, inside: Mask, outside: Mask) -> float:
     Raises:
         EclipError: heat is outside [0, 1] or NaN, or nothing is inside.
     """
-    inner, outer = _parts(heat, inside, outside)
+    inner, outer = parts(heat, inside, outside)
     return float(inner.mean(dtype=np.float64) - (outer.mean(dtype=np.float64) if outer.size else 0.0))
 
 
@@ -53,7 +53,7 @@ def overlaps(
     Raises:
         EclipError: heat is outside [0, 1] or NaN, or nothing is inside.
     """
-    inner, outer = _parts(heat, inside, outside)
+    inner, outer = parts(heat, inside, outside)
     return _reaching(inner, thresholds), inner.size + _reaching(outer, thresholds)
 
 
@@ -63,6 +63,21 @@ def ious(
     """Intersection over union of `heat >= threshold` with the thing, in [0, 1]; arguments as of `overlaps`."""
     intersection, union = overlaps(heat, inside, outside, thresholds)
     return intersection / union
+
+
+def iou(heat: Heat, inside: Mask, outside: Mask, *, threshold: float = 0.5) -> float:
+    """Intersection over union of `heat >= threshold` with the thing, in [0, 1]; arguments as of `contrast`.
+
+    Args:
+        heat: as in `contrast`.
+        inside: as in `contrast`.
+        outside: as in `contrast`.
+        threshold: from here on heat counts as found.
+
+    Raises:
+        EclipError: heat is outside [0, 1] or NaN, or nothing is inside.
+    """
+    return float(ious(heat, inside, outside, np.array([threshold]))[0])
 
 
 @dataclass(frozen=True)
@@ -184,9 +199,18 @@ def _reaching(
     return counts[::-1].cumsum()[::-1][1:]
 
 
-def _parts(
+def parts(
     heat: Heat, inside: Mask, outside: Mask
 ) -> tuple[Float[np.ndarray, " inside"], Float[np.ndarray, " outside"]]:
+    """The heat of the thing and the heat of the rest, as two lists of pixels; every metric of a pair begins here.
+
+    Raises:
+        ShapeError: a mask is not of the shape of the heat.
+        EclipError: heat is outside [0, 1] or NaN, or nothing is inside.
+    """
+    if not heat.shape == inside.shape == outside.shape:
+        given = f"{inside.shape} and {outside.shape}"
+        raise ShapeError(f"masks must be (height, width) = {heat.shape} as the heat, got {given}: use heatmap.resize.")
     if not (heat.min() >= 0 and heat.max() <= 1):
         raise EclipError(f"heat must be in [0, 1], got {heat.min()} to {heat.max()}: use heatmap.normalize first.")
     if not inside.any():

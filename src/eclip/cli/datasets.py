@@ -1,0 +1,88 @@
+"""Data sets to measure with: `eclip datasets ls`, `verify` and `prepare`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eclip.cli.asking import progressing
+from eclip.cli.lists import print_table
+from eclip.datasets import DATASETS, ROOT, dataset
+from eclip.reported import reported
+
+app = typer.Typer(help="Data sets to measure with.", no_args_is_help=True)
+
+SHOWN = 10
+"""Problems that are printed; --json has all."""
+Name = Annotated[str, typer.Argument(help="A data set, as eclip datasets ls has it.")]
+Root = Annotated[
+    Path | None, typer.Option(metavar="DIR", help=f"Where it lies; its usual folder below ${ROOT} if left out.")
+]
+Split = Annotated[str | None, typer.Option(help="Which part of it; its first split if left out.")]
+
+
+@app.command("ls")
+def datasets_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON, with layouts.")] = False) -> None:
+    """Data sets by name, with what they give and their splits."""
+    with reported():
+        if as_json:
+            typer.echo(json.dumps([asdict(one) for one in DATASETS.values()], ensure_ascii=False))
+            return
+        rows = [
+            {"dataset": one.name, "kind": one.kind, "splits": " ".join(one.splits), "what": one.summary}
+            for one in DATASETS.values()
+        ]
+        print_table(rows, False)
+
+
+@app.command("verify")
+def datasets_verify(
+    name: Name,
+    root: Root = None,
+    split: Split = None,
+    every: Annotated[bool, typer.Option("--all", help="Read every photo and mask, and not 20 of them.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with all problems.")] = False,
+) -> None:
+    """Look for every file of a data set, and read some photos and masks. Exit code 1 if something is wrong."""
+    with reported():
+        chosen = dataset(name)
+        with _bar(f"verifying {name}") as progress:
+            found = chosen.verify(root, split, every=every, progress=progress)
+        if as_json:
+            typer.echo(json.dumps(asdict(found), ensure_ascii=False))
+        else:
+            published = " or ".join(f"{number:,}" for number in found.expected)
+            of = f" of {published}" if published else ""
+            typer.echo(f"{found.name}, split {found.split}: {found.found:,}{of} photos, {found.decoded:,} of them read")
+            for problem in found.problems[:SHOWN]:
+                typer.echo(f"  {problem}")
+            if (more := len(found.problems) - SHOWN) > 0:
+                typer.echo(f"  and {more:,} more; --json has them all")
+        if found.problems:
+            raise typer.Exit(1)
+
+
+@app.command("prepare")
+def datasets_prepare(name: Name, root: Root = None, split: Split = None) -> None:
+    """Write what makes a data set readable, or read faster. What is there is kept, so that it can be stopped."""
+    with reported():
+        chosen = dataset(name)
+        if not chosen.prepares:
+            typer.echo(f"{name} needs no preparation: it is read as it is.")
+            return
+        with _bar(f"preparing {name}") as progress:
+            made = chosen.prepare(root, split, progress)
+        typer.echo(f"{made}: {chosen.prepares}")
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    with progressing() as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, count: bar.update(task, completed=done, total=count)

@@ -1,0 +1,69 @@
+"""COCO 2017, the 80 things, as class masks (Lin et al. 2014)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from eclip.datasets.decoders import write_indexed
+from eclip.datasets.layout import either, read_classes
+from eclip.datasets.masks import MaskSet, beside
+from eclip.datasets.outlines import Annotated, read_outlines
+from eclip.errors import ResultError
+
+PREPARED = "eclip_masks"
+"""The folder of label maps that `prepare` makes, below the root."""
+
+
+def coco2017(root: Path, split: str) -> MaskSet:
+    """Objects of `instances_SPLIT.json`, numbered 1 to 80 in the order of COCO's ids, which run to 90.
+
+    Objects are painted from large to small; a crowd is void where no object covers it; all else is background.
+    """
+    photos = photos_of(root, split)
+    prepared = root / PREPARED / split
+    if prepared.is_dir():
+        classes, _ = read_classes(prepared / "classes.txt")
+        names = sorted(f"{path.stem}.jpg" for path in prepared.glob("[!.]*.png"))
+        return MaskSet("coco2017", classes, beside(names, photos, prepared, classes))
+    found = read_outlines(instances_of(root, split))
+    numbers = numbered(found)
+    classes = {numbers[one]: name for one, name in found.categories.items()}
+    return MaskSet("coco2017", classes, found.items(photos, numbers))
+
+
+def prepare(root: Path, split: str, progress: Callable[[int, int], None]) -> Path:
+    """Write the label map of each photo into eclip_masks/SPLIT, which is there when all are done."""
+    whole, part = root / PREPARED / split, root / PREPARED / f"{split}.part"
+    if whole.is_dir():
+        return whole
+    found = read_outlines(instances_of(root, split))
+    numbers = numbered(found)
+    items = found.items(photos_of(root, split), numbers)
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+        for done, item in enumerate(items, 1):
+            if not (file := part / f"{item.name}.png").exists():
+                write_indexed(file, item.decode(item.mask))
+            progress(done, len(items))
+        rows = (f"{numbers[one]}\t{name}\n" for one, name in found.categories.items())
+        (part / "classes.txt").write_text("".join(rows), encoding="utf-8")
+        part.rename(whole)
+    except OSError as error:
+        raise ResultError(f"{part} cannot be written: {error.strerror or error}.") from error
+    return whole
+
+
+def photos_of(root: Path, split: str) -> Path:
+    """The folder of photos of a split."""
+    return either(root, split, f"images/{split}")
+
+
+def instances_of(root: Path, split: str) -> Path:
+    """The annotations of a split."""
+    return either(root, f"annotations/instances_{split}.json", f"instances_{split}.json")
+
+
+def numbered(found: Annotated) -> dict[int, int]:
+    """Class number of each category id: 1 and on, in the order of the ids."""
+    return {one: number for number, one in enumerate(found.categories, 1)}

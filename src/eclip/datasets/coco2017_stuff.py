@@ -1,0 +1,68 @@
+"""COCO-Stuff: 80 things and 91 kinds of stuff on the photos of COCO 2017 (Caesar et al. 2018)."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from eclip.datasets.coco2017 import instances_of, photos_of
+from eclip.datasets.decoders import VOID, indexed
+from eclip.datasets.layout import either
+from eclip.datasets.masks import MaskSet, beside
+from eclip.datasets.outlines import read_outlines
+from eclip.errors import DataError
+
+# fmt: off
+_THINGS = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow",
+    "elephant", "bear", "zebra", "giraffe", "", "backpack", "umbrella", "", "", "handbag", "tie", "suitcase", "frisbee",
+    "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard",
+    "tennis racket", "bottle", "", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich",
+    "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "",
+    "dining table", "", "", "toilet", "", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave",
+    "oven", "toaster", "sink", "refrigerator", "", "book", "clock", "vase", "scissors", "teddy bear", "hair drier",
+    "toothbrush", "",
+)
+_STUFF = (
+    "banner", "blanket", "branch", "bridge", "building-other", "bush", "cabinet", "cage", "cardboard", "carpet",
+    "ceiling-other", "ceiling-tile", "cloth", "clothes", "clouds", "counter", "cupboard", "curtain", "desk-stuff",
+    "dirt", "door-stuff", "fence", "floor-marble", "floor-other", "floor-stone", "floor-tile", "floor-wood", "flower",
+    "fog", "food-other", "fruit", "furniture-other", "grass", "gravel", "ground-other", "hill", "house", "leaves",
+    "light", "mat", "metal", "mirror-stuff", "moss", "mountain", "mud", "napkin", "net", "paper", "pavement", "pillow",
+    "plant-other", "plastic", "platform", "playingfield", "railing", "railroad", "river", "road", "rock", "roof", "rug",
+    "salad", "sand", "sea", "shelf", "sky-other", "skyscraper", "snow", "solid-other", "stairs", "stone", "straw",
+    "structural-other", "table", "tent", "textile-other", "towel", "tree", "vegetable", "wall-brick", "wall-concrete",
+    "wall-other", "wall-panel", "wall-stone", "wall-tile", "wall-wood", "water-other", "waterdrops", "window-blind",
+    "window-other", "wood",
+)
+# fmt: on
+_USED = [one for one, name in enumerate(_THINGS + _STUFF, 1) if name]
+_NUMBERS = {one: number for number, one in enumerate(_USED, 1)}
+"""Class number of each of COCO-Stuff's ids, which run to 182; 11 ids of things are in no photo."""
+CLASSES = {number: (_THINGS + _STUFF)[one - 1] for one, number in _NUMBERS.items()}
+"""Names as published (nightrome/cocostuff, labels.txt), 1 to 80 things and 81 to 171 stuff."""
+_TRAIN_IDS = (*((number - 1, number) for number in CLASSES), (255, VOID))
+_PIXEL_MAPS = ((0, VOID), *((one, _NUMBERS[one]) for one in _USED if one > 91), (183, VOID))
+_END = "_labelTrainIds.png"
+
+
+def coco2017_stuff(root: Path, split: str) -> MaskSet:
+    """171 classes, from whichever of two layouts is there.
+
+    `annotations/SPLIT/*_labelTrainIds.png` of COCO-Stuff 164k as mmsegmentation converts it: the value is the class
+    number less 1, 255 void. Or `stuff_SPLIT_pixelmaps/*.png` of cocodataset.org, where all things are one value, with
+    the objects of `instances_SPLIT.json` painted over, from large to small: what is of no object there, and what has
+    no label, is void.
+    """
+    photos = photos_of(root, split)
+    trained = root / "annotations" / split
+    if names := sorted(f"{path.name.removesuffix(_END)}.jpg" for path in trained.glob(f"*{_END}")):
+        decode = partial(indexed, table=_TRAIN_IDS)
+        return MaskSet("coco2017_stuff", CLASSES, beside(names, photos, trained, CLASSES, decode, _END))
+    maps = either(root, f"stuff_{split}_pixelmaps", f"annotations/stuff_{split}_pixelmaps")
+    found = read_outlines(instances_of(root, split))
+    other = [(one, name) for one, name in found.categories.items() if (_THINGS + ("",) * 99)[one - 1] != name]
+    if other:
+        raise DataError(f"{found.file} calls the category {other[0][0]} {other[0][1]!r}: these are not COCO's things.")
+    return MaskSet("coco2017_stuff", CLASSES, found.items(photos, _NUMBERS, maps, _PIXEL_MAPS))

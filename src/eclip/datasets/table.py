@@ -1,0 +1,88 @@
+"""A table of one's own: photos with texts, and a mask of each text where there is one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from eclip.datasets.decoders import thing
+from eclip.datasets.layout import either
+from eclip.datasets.masks import Lazy, Masked, MaskSet
+from eclip.datasets.pair import Bad, PairSet
+from eclip.datasets.tables import pairs_of
+from eclip.errors import DataError
+
+_NAMES = ("table.csv", "table.tsv", "table.jsonl")
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+
+
+class _Row(NamedTuple):
+    line: int
+    image: str
+    text: str
+    mask: str
+
+
+def table(root: Path, _: str) -> MaskSet | PairSet:
+    """Columns, or keys, image, text and mask; paths start from the table's folder.
+
+    With masks: each distinct text is a class, numbered as sorted from 1; a mask is the one thing wherever it is not
+    black. Without any, photos with texts.
+    """
+    file = either(root, *_NAMES) if root.is_dir() else root
+    rows = list(_rows(file))
+    unmasked = [row.line for row in rows if not row.mask]
+    if len(unmasked) == len(rows):
+        captions: dict[str, list[str]] = {}
+        for row in rows:
+            captions.setdefault(os.path.normpath(file.parent / row.image), []).append(row.text)
+        bad: Bad = []
+        return PairSet(file.stem, pairs_of(captions, bad), None, bad)
+    if unmasked:
+        raise DataError(f"line {unmasked[0]} of {file} has no mask, but other lines have: give all rows one, or none.")
+    seen: dict[tuple[str, str], int] = {}
+    for row in rows:
+        if (before := seen.setdefault((row.image, row.text), row.line)) != row.line:
+            raise DataError(
+                f"lines {before} and {row.line} of {file} ask {row.image} for {row.text!r}: join the masks."
+            )
+    numbers = {text: number for number, text in enumerate(sorted({row.text for row in rows}), 1)}
+    items = Lazy([(row, numbers[row.text]) for row in rows], partial(_masked, file.parent))
+    return MaskSet(file.stem, {number: text for text, number in numbers.items()}, items)
+
+
+def _masked(folder: Path, asked: tuple[_Row, int]) -> Masked:
+    row, number = asked
+    name, decode = f"{row.image} [{row.text}]", partial(thing, number=number)
+    return Masked(name, folder / row.image, folder / row.mask, frozenset({number}), decode)
+
+
+def _rows(file: Path) -> Iterator[_Row]:
+    kind = file.suffix.lower()
+    if kind not in (*_SEPARATORS, ".jsonl"):
+        raise DataError(f"{file} must be a table: .csv, .tsv or .jsonl.")
+    count = 0
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as stream:
+            if kind == ".jsonl":
+                given = ((line, json.loads(text)) for line, text in enumerate(stream, 1) if text.strip())
+            else:
+                reader = csv.DictReader(stream, delimiter=_SEPARATORS[kind], strict=True)
+                given = ((reader.line_num, row) for row in reader)
+            for line, row in given:
+                parts = [row.get(key) or "" for key in ("image", "text", "mask")] if isinstance(row, dict) else [""]
+                if not all(isinstance(part, str) for part in parts) or not all(parts[:2]):
+                    raise DataError(f"line {line} of {file} needs image and text, two texts, and may have mask.")
+                count += 1
+                yield _Row(line, *(part.strip() for part in parts))
+    except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{file} cannot be read: {error}.") from error
+    if not count:
+        raise DataError(f"{file} has no row.")

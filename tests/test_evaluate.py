@@ -1,0 +1,389 @@
+"""`eclip.evaluate`: its numbers against plain loops over `explain`, a stopped run against one that never was."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+import eclip
+import tiny
+from eclip.datasets.captions import read_pairs
+from eclip.datasets.masks import VOID, MaskSet, present, read_masks
+from eclip.datasets.pair import PairSet
+from eclip.errors import DataError, OptionError, ResultError
+from eclip.evaluate import evaluate
+from eclip.evaluation.results import Evaluation
+from eclip.evaluation.sanity import shuffled
+from eclip.metrics.localization import Localization
+from eclip.protocols import PROTOCOLS, Faithful, Localize, Protocol
+
+FOUR = ("itsm", "rclip", "surgery", "attention", "gradcam", "occlusion")
+SIZES = [(30, 40), (40, 30), (24, 24), (33, 50), (30, 30), (26, 31), (30, 40)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven photos: five show dog above cat with a void line between, one grass alone, one nothing."""
+    folder = tmp_path_factory.mktemp("pack")
+    for part in ("images", "masks"):
+        (folder / part).mkdir()
+    for seed, (height, width) in enumerate(SIZES):
+        random = np.random.default_rng(seed)
+        Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / f"images/{seed}.png")
+        mask = np.zeros((height, width), dtype=np.uint8)
+        if seed < 5:
+            top = height // (2 + seed)
+            mask[:top, seed:], mask[top], mask[top + 1 :, 7:] = 1, 255, 2
+        mask[:] = 3 if seed == 5 else mask
+        Image.fromarray(mask).save(folder / f"masks/{seed}.png")
+    (folder / "classes.txt").write_text("1\tdog\n2\tcat\n3\tgrass\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def masks(folder: Path) -> MaskSet:
+    return read_masks(folder)
+
+
+@pytest.fixture(scope="module")
+def found(masks: MaskSet, tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+    out = tmp_path_factory.mktemp("run")
+    return evaluate(masks, out=out, methods=FOUR, models=tiny.backbone("vit"), batch_size=3)
+
+
+def rows(found: Evaluation) -> dict[str, dict[str, Any]]:
+    return {row["method"]: row for row in found.results["rows"]}
+
+
+def value(found: Evaluation, method: str, number: str) -> float:
+    return rows(found)[method]["numbers"][number]["value"]
+
+
+def untimed(found: Evaluation) -> str:
+    return json.dumps({key: one for key, one in found.results.items() if key != "timing"}, sort_keys=True)
+
+
+@pytest.mark.parametrize("method", FOUR)
+def test_numbers_are_those_of_explain_pair_by_pair(found: Evaluation, masks: MaskSet, method: str) -> None:
+    prompts = [f"a photo of a {name}" for name in ("dog", "cat", "grass")]
+    wanted, precisions, areas = Localization(), [], []
+    for item in masks.items:
+        answer = eclip.explain(item.photo, prompts, model=tiny.backbone("vit"), method=method)
+        mask = item.read()
+        for one in present(mask):
+            heat, known = answer.heatmap(0, one - 1), mask != VOID
+            wanted.add(one, heat, mask == one, known & (mask != one))
+            truth = (mask == one)[known]
+            precisions.append(average_precision_score(truth, heat[known]))
+            areas.append(roc_auc_score(truth, heat[known]) if not truth.all() else 0.5)
+    record = wanted.record()
+    row = rows(found)[method]
+    assert row["pairs"] == 11 and row["photos"] == 6
+    for number, one in (("msc", record.msc), ("miou", record.miou), ("class_msc", record.class_msc)):
+        assert row["numbers"][number]["value"] == pytest.approx(one, abs=2e-4), number
+    assert row["numbers"]["class_miou"]["value"] == pytest.approx(record.class_miou, abs=2e-4)
+    assert row["curve"] == pytest.approx(record.curve, abs=2e-3)
+    assert row["numbers"]["average_precision"]["value"] == pytest.approx(np.mean(precisions), abs=2e-4)
+    assert row["numbers"]["auroc"]["value"] == pytest.approx(np.mean(areas), abs=2e-4)
+    assert row["classes"]["2"] == {
+        "name": "cat",
+        "pairs": 5,
+        "msc": pytest.approx(record.classes[2].msc, abs=2e-4),
+        "iou": pytest.approx(record.classes[2].iou, abs=2e-3),
+    }
+
+
+def test_controls_stand_in_the_same_table(found: Evaluation, masks: MaskSet) -> None:
+    assert [name for name, row in rows(found).items() if row["control"]] == ["ones", "centre", "random", "bound"]
+    shares = [
+        np.mean((mask == one)[mask != VOID]) for mask in (item.read() for item in masks.items) for one in present(mask)
+    ]
+    assert value(found, "ones", "miou") == pytest.approx(np.mean(shares), abs=1e-6)
+    assert value(found, "ones", "msc") == 0 and value(found, "ones", "average_precision") == pytest.approx(
+        np.mean(shares), abs=1e-6
+    )
+    best = max(value(found, name, "miou") for name in rows(found) if name != "bound")
+    assert value(found, "bound", "miou") > best + 0.1
+
+
+def test_rclip_is_itsm_upside_down_exactly(found: Evaluation) -> None:
+    """Issue's own check: mSC(rclip) = -mSC(itsm), but for grass, which leaves nothing outside, where both are means."""
+    with (found.folder / "pairs.csv").open() as file:
+        pairs = list(csv.DictReader(file))
+    both = {
+        name: {(p["photo"], p["class"]): float(p["msc"]) for p in pairs if p["method"] == name}
+        for name in ("itsm", "rclip")
+    }
+    assert both["itsm"].keys() == both["rclip"].keys() and len(both["itsm"]) == 11
+    for pair, msc in both["itsm"].items():
+        if pair != ("5", "3"):
+            assert both["rclip"][pair] == pytest.approx(-msc, abs=2e-6)
+    assert value(found, "rclip", "miou") == pytest.approx(value(found, "itsm", "flipped_miou"), abs=1e-3)
+
+
+def test_held_out_thresholds_come_from_the_other_half(found: Evaluation, masks: MaskSet) -> None:
+    prompts = [f"a photo of a {name}" for name in ("dog", "cat", "grass")]
+    halves: tuple[Localization, Localization] = (Localization(), Localization())
+    for place, item in enumerate(masks.items):
+        heat = eclip.explain(item.photo, prompts, model=tiny.backbone("vit"), method="surgery")
+        mask = item.read()
+        for one in present(mask):
+            halves[place % 2].add(one, heat.heatmap(0, one - 1), mask == one, (mask != one) & (mask != VOID))
+    even, odd = (np.array(half.curves) for half in halves)
+    wanted = even[:, odd.mean(0).argmax()].sum() + odd[:, even.mean(0).argmax()].sum()
+    assert value(found, "surgery", "miou_held_out") == pytest.approx(wanted / 11, abs=2e-3)
+    assert value(found, "surgery", "miou_held_out") <= value(found, "surgery", "miou")
+
+
+def test_a_run_that_was_stopped_ends_with_the_same_numbers(found: Evaluation, masks: MaskSet, tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(_: str, done: int, __: int) -> None:
+        if done == 3:
+            raise Stop
+
+    settings: dict[str, Any] = {"methods": FOUR, "models": tiny.backbone("vit"), "batch_size": 3}
+    with pytest.raises(Stop):
+        evaluate(masks, out=tmp_path, tell=stop, **settings)
+    assert not (tmp_path / "results.json").exists()
+    [first] = sorted((tmp_path / "parts").rglob("*.npz"))
+    before, heard = first.read_bytes(), []
+    again = evaluate(masks, out=tmp_path, tell=lambda *told: heard.append(told), **settings)
+    assert heard == [("vit", 3, 7), ("vit", 6, 7), ("vit", 7, 7)]
+    assert first.read_bytes() == before and untimed(again) == untimed(found)
+    for name in ("results.csv", "pairs.csv"):
+        assert (tmp_path / name).read_bytes() == (found.folder / name).read_bytes()
+    assert untimed(Evaluation.load(tmp_path)) == untimed(found)
+
+
+def test_batches_change_rounding_alone(found: Evaluation, masks: MaskSet, tmp_path: Path) -> None:
+    other = evaluate(masks, out=tmp_path, methods=FOUR, models=tiny.backbone("vit"), batch_size=7)
+    for method in FOUR:
+        for number in ("msc", "auroc", "average_precision", "energy"):
+            assert value(other, method, number) == pytest.approx(value(found, method, number), abs=1e-4)
+        assert value(other, method, "miou") == pytest.approx(value(found, method, "miou"), abs=5e-3)
+
+
+def test_another_question_in_the_same_folder_is_refused(masks: MaskSet, tmp_path: Path) -> None:
+    first = evaluate(masks, out=tmp_path, methods="itsm", models=tiny.backbone("vit"), limit=2)
+    with pytest.raises(ResultError, match=r"methods was .*itsm.*, now .*maskclip.*--overwrite"):
+        evaluate(masks, out=tmp_path, methods="maskclip", models=tiny.backbone("vit"), limit=2)
+    other = evaluate(masks, out=tmp_path, methods="maskclip", models=tiny.backbone("vit"), limit=2, overwrite=True)
+    assert "itsm" in rows(first) and "itsm" not in rows(other)
+
+
+def test_gaps_are_told_and_the_rest_is_measured(masks: MaskSet, tmp_path: Path) -> None:
+    found = evaluate(masks, out=tmp_path, methods=["rollout", "itsm"], models=tiny.backbone("resnet"), limit=2)
+    assert [gap["method"] for gap in found.results["gaps"]] == ["rollout"]
+    assert set(rows(found)) == {"itsm", "ones", "centre", "random", "bound"}
+
+
+def broken(folder: Path, to: Path, count: int, bad: list[int]) -> MaskSet:
+    """So many copies of the first photo, some of which are no photo."""
+    for part in ("images", "masks"):
+        (to / part).mkdir(parents=True)
+    for place in range(count):
+        photo = b"no photo" if place in bad else (folder / "images/0.png").read_bytes()
+        (to / f"images/{place:02d}.png").write_bytes(photo)
+        (to / f"masks/{place:02d}.png").write_bytes((folder / "masks/0.png").read_bytes())
+    (to / "classes.txt").write_text((folder / "classes.txt").read_text())
+    return read_masks(to)
+
+
+def test_broken_photos_are_named_and_many_of_them_stop_the_run(folder: Path, tmp_path: Path) -> None:
+    few = broken(folder, tmp_path / "few", 21, [4])
+    found = evaluate(few, out=tmp_path / "a", methods="itsm", models=tiny.backbone("vit"))
+    [failure] = found.results["failures"]
+    assert failure["source"] == "04" and "04.png" in failure["error"]
+    assert rows(found)["itsm"]["pairs"] == 40
+    many = broken(folder, tmp_path / "many", 10, [4])
+    with pytest.raises(DataError, match=r"1 of 10 photos of many cannot be used, more than 5%.*04"):
+        evaluate(many, out=tmp_path / "b", methods="itsm", models=tiny.backbone("vit"))
+
+
+def test_check_holds_for_itself_and_names_what_moved(found: Evaluation, tmp_path: Path) -> None:
+    assert found.check(found.folder / "results.json") == []
+    stored = json.loads((found.folder / "results.json").read_text())
+    numbers = stored["rows"][2]["numbers"]
+    numbers["msc"]["value"] += 0.003
+    numbers["miou"]["value"] += 0.003
+    numbers["miou"]["tolerance"] = 0.01
+    stored["rows"].append({"model": "vit", "method": "gem", "numbers": {}})
+    stored["protocol"]["rules"]["least"] = 0.5
+    file = tmp_path / "stored.json"
+    file.write_text(json.dumps(stored))
+    protocol, moved, absent = found.check(file)
+    assert protocol.startswith("protocol rules:") and absent == "gem on vit: not measured"
+    assert moved.startswith("surgery on vit: msc is ") and moved.endswith("± 0.002")
+    assert found.check(file, tolerance=0.0031) == [protocol, absent]
+    file.write_text('{"rows": []}')
+    assert "no number to compare" in found.check(file)[0]
+
+
+def test_what_cannot_be_asked_is_refused(masks: MaskSet, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"'recognize-v1' needs data with captions or names, and .* has masks"):
+        evaluate(masks, out=tmp_path, protocol="recognize-v1", models=tiny.backbone("vit"))
+    with pytest.raises(OptionError, match="options are given for legrad, which is not asked"):
+        evaluate(masks, out=tmp_path, methods="itsm", options={"legrad": {"depth": 2}})
+    with pytest.raises(OptionError, match="at least 1, got 16, 0 and None"):
+        evaluate(masks, out=tmp_path, every=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_sanity_tells_maps_that_do_not_listen(masks: MaskSet, tmp_path: Path) -> None:
+    backbone = tiny.backbone("vit")
+    before = {key: one.clone() for key, one in backbone.model.state_dict().items()}
+    methods = ["attention", "itsm", "gradcam"]
+    found = evaluate(masks, out=tmp_path, methods=methods, models=backbone, protocol="sanity-v1")
+    assert value(found, "attention", "nonsense") == value(found, "attention", "other_class") == 1
+    for method in ("itsm", "gradcam"):
+        assert value(found, method, "nonsense") < 0.99 and value(found, method, "other_class") < 0.99
+    assert max(abs(value(found, method, "random_weights")) for method in methods) < 0.6
+    assert all((one == before[key]).all() for key, one in backbone.model.state_dict().items())
+    strange = shuffled(backbone)
+    for (name, one), (_, other) in zip(
+        backbone.model.named_parameters(), strange.model.named_parameters(), strict=True
+    ):
+        assert (one.flatten().sort().values == other.flatten().sort().values).all(), "the same numbers"
+        moved = name.startswith("visual.") and one.numel() > 50 and one.unique().numel() > 1
+        assert bool((one != other).any()) == moved or one.numel() <= 50, name
+
+
+def test_faithful_curves_run_between_photo_and_fill(masks: MaskSet, tmp_path: Path) -> None:
+    backbone = tiny.backbone("vit")
+    rules = Protocol("p", "s", None, "squash", "a photo of a {}", Faithful(0.01, ("zero", "noise"), 4, 1.0))
+    found = evaluate(masks, out=tmp_path, methods=["occlusion"], models=backbone, protocol=rules, limit=2)
+    row = rows(found)["occlusion"]
+    assert row["shares"] == [0, 0.25, 0.5, 0.75, 1]
+    text = eclip.encode_texts(backbone, ["dog", "cat", "grass"], "a photo of a {}")
+    photos = [item.open() for item in masks.items[:2]]
+    scores = eclip.explain(photos, ["dog", "cat"], model=backbone, templates="a photo of a {}").scores
+    curves = row["curves"]
+    assert curves["deletion_zero_score"][0] == pytest.approx(scores.mean(), abs=1e-5)
+    assert curves["insertion_zero_score"][-1] == pytest.approx(scores.mean(), abs=1e-5)
+    black = torch.stack([backbone.preprocess(Image.new("RGB", (8, 8)))])
+    alone = eclip.encode(backbone, black, keep=0).feature
+    empty = torch.nn.functional.cosine_similarity(alone, text[:2]).mean().item()
+    assert curves["deletion_zero_score"][-1] == curves["insertion_zero_score"][0] == pytest.approx(empty, abs=1e-5)
+    shape = np.array(curves["deletion_zero_score"])
+    assert value(found, "occlusion", "deletion_zero_score") == pytest.approx(
+        ((shape[1:] + shape[:-1]) / 8).sum(), abs=1e-5
+    )
+    assert set(curves) == {
+        f"{way}_{fill}_{score}"
+        for way in ("deletion", "insertion")
+        for fill in ("zero", "noise")
+        for score in ("score", "accuracy")
+    }
+
+
+def captioned(folder: Path) -> PairSet:
+    folder.mkdir()
+    for seed, words in enumerate(("a dog\na cat", "grass", "the sea\na boat\nsand")):
+        values = np.random.default_rng(seed).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(values).save(folder / f"{seed}.png")
+        (folder / f"{seed}.txt").write_text(words)
+    pairs, bad = read_pairs([str(folder)])
+    return PairSet("own", pairs, None, bad)
+
+
+def test_recall_of_captions_is_that_of_the_features(tmp_path: Path) -> None:
+    backbone, pairs = tiny.backbone("vit"), captioned(tmp_path / "pairs")
+    found = evaluate(pairs, out=tmp_path / "run", models=backbone, protocol="recognize-v1", batch_size=2)
+    texts = [caption for pair in pairs.items for caption in pair.captions]
+    scores = eclip.explain([p.open() for p in pairs.items], texts, model=backbone).scores
+    owner = np.array([0, 0, 1, 2, 2, 2])
+    first_photo = scores.argmax(axis=0) == owner
+    first_text = owner[scores.argmax(axis=1)] == np.arange(3)
+    row = rows(found)["model"]
+    assert row["numbers"]["image_recall_at_1"]["value"] == pytest.approx(first_photo.mean(), abs=1e-6)
+    assert row["numbers"]["text_recall_at_1"]["value"] == pytest.approx(first_text.mean(), abs=1e-6)
+    assert row["numbers"]["text_recall_at_5"]["value"] == 1 or scores.shape[1] > 5
+    assert "image_recall_at_5" not in row["numbers"], "three photos have no fifth rank"
+
+
+def test_accuracy_of_names_is_that_of_the_scores(tmp_path: Path) -> None:
+    backbone, pairs = tiny.backbone("vit"), captioned(tmp_path / "pairs")
+    names = ("a dog", "grass", "the sea", "a tree")
+    named = PairSet("own", pairs.items, names, [])
+    found = evaluate(named, out=tmp_path / "run", models=backbone, protocol="recognize-v1")
+    scores = eclip.explain([p.open() for p in pairs.items], list(names), model=backbone).scores
+    wanted = (scores.argmax(axis=1) == np.arange(3)).mean()
+    assert value(found, "model", "accuracy_at_1") == pytest.approx(wanted, abs=1e-6)
+
+
+def test_every_protocol_says_what_it_does() -> None:
+    for name, protocol in PROTOCOLS.items():
+        plain = json.loads(json.dumps(protocol.plain()))
+        assert plain["name"] == name and plain["task"] == protocol.task and plain["rules"]
+    assert isinstance(PROTOCOLS["explain-v1"].rules, Localize)
+    with pytest.raises(eclip.EclipError, match="Did you mean 'explain-v1'"):
+        evaluate("voc2012", out="x", protocol="explain-v2")
+
+
+def eval_command(folder: Path, model: str, out: Path, *more: str) -> list[str]:
+    asked = ["--root", str(folder), "--models", model, "--methods", "itsm,surgery", "--batch-size", "1", "-o", str(out)]
+    return [sys.executable, "-m", "eclip", "eval", "folder", *asked, *more]
+
+
+def test_a_killed_run_goes_on_to_the_same_results(folder: Path, tiny_name: str, tmp_path: Path) -> None:
+    many = tmp_path / "many"
+    broken(folder, many, 60, [])
+    run = subprocess.Popen(eval_command(many, tiny_name, tmp_path / "a"), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list((tmp_path / "a").rglob("*.npz"))) < 3 and time.monotonic() < deadline and run.poll() is None:
+        time.sleep(0.01)
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    assert not (tmp_path / "a/results.json").exists(), "it was killed before its end"
+    done = len(list((tmp_path / "a").rglob("*.npz")))
+    assert 3 <= done < 60
+    for out in ("a", "b"):
+        subprocess.run(eval_command(many, tiny_name, tmp_path / out), check=True, capture_output=True)
+    assert untimed(Evaluation.load(tmp_path / "a")) == untimed(Evaluation.load(tmp_path / "b"))
+
+
+def test_command_line_checks_shows_and_refuses(folder: Path, tiny_name: str, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from eclip.cli import app
+
+    def run(*words: str) -> Any:
+        return CliRunner().invoke(app, ["eval", *words])
+
+    asked = ["folder", "--root", str(folder), "--models", tiny_name, "--methods", "itsm", "-o", str(tmp_path / "run")]
+    shown = run(*asked)
+    assert shown.exit_code == 0 and "(centre)" in shown.stdout and "mIoU" in shown.stdout
+    as_json = run(*asked, "--json")
+    assert json.loads(as_json.stdout)["schema"] == "eclip.eval/1"
+    stored = tmp_path / "stored.json"
+    stored.write_text(as_json.stdout)
+    held = run(*asked, "--check", str(stored))
+    assert held.exit_code == 0 and "all numbers" in held.stderr
+    stored.write_text(as_json.stdout.replace('"least": 0.01', '"least": 0.02'))
+    missed = run(*asked, "--check", str(stored))
+    assert missed.exit_code == 1 and "check: protocol rules" in missed.stderr
+    for words, told in (
+        (["vok2012"], "unknown data set 'vok2012'"),
+        (["folder", "--protocol", "explain"], "unknown protocol 'explain'"),
+        (["folder", "--methods", "gemm"], "Did you mean 'gem'"),
+        (["folder", "--root", str(tmp_path / "none")], "none"),
+        (["folder", "--set", "depth=3"], "METHOD.KEY=VALUE"),
+    ):
+        refused = run(*words, "-o", str(tmp_path / "other"))
+        assert refused.exit_code in (1, 2) and told in refused.stderr, refused.stderr
+        assert not (tmp_path / "other").exists()

@@ -20,7 +20,7 @@ FLOORS = [
     {"backbones", "head", "datasets", "render", "photos", "writer", "commands", "reported"},  # materials
     {"methods", "refinements", "text", "guides", "training", "metrics", "words", "explanation"}  # crafts
     | {"splice", "msae", "vocabulary", "image_mean", "concepts_writer", "words_writer"},
-    {"explain", "evaluate", "evaluation", "train", "stream", "health", "doctor", "compare"}  # hall
+    {"explain", "evaluate", "evaluation", "train", "stream", "health", "doctor", "compare", "report"}  # hall
     | {"explain_words", "interactions", "concepts"},
     {"cli", "web", "__main__"},  # doors
 ]
@@ -43,6 +43,7 @@ SAME_FLOOR = {
     ("__main__", "cli"),
     ("evaluate", "evaluation"),  # its tasks
     ("evaluation", "evaluation"),
+    ("report", "evaluation"),  # runs as one page
     ("train", "evaluation"),  # each epoch's map, scored
     ("compare", "explain"),  # many methods of the one main path
     ("words", "words"),

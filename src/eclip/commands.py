@@ -28,7 +28,7 @@ def compare_command(sources: Sequence[str], texts: Sequence[str], how: dict[str,
     return shlex.join([*words, "--scale", how["scale"], *settings(how)])
 
 
-def eval_command(data: str, root: Path | str | None, how: dict[str, Any], head: str | None, out: str) -> str:
+def eval_command(data: str, root: Path | str | None, how: dict[str, Any], head: str | None) -> str:
     """The shell command that repeats an evaluation of named data and models.
 
     Args:
@@ -36,7 +36,6 @@ def eval_command(data: str, root: Path | str | None, how: dict[str, Any], head: 
         root: where it lies, if that was told.
         how: the question, as its results hold it.
         head: as it was named, if it was.
-        out: folder of the run.
     """
     asked, methods = how["data"], how["methods"]
     words = ["eclip", "eval", data, *([] if root is None else ["--root", str(root)])]
@@ -52,7 +51,7 @@ def eval_command(data: str, root: Path | str | None, how: dict[str, Any], head: 
         for key, value in how["refine_options"].items():
             words += ["--refine-set", f"{key}={value}"]
     device = next(iter(how["models"].values()))["device"]
-    return shlex.join([*words, "--batch-size", str(how["batch_size"]), "--device", device, "-o", out])
+    return shlex.join([*words, "--batch-size", str(how["batch_size"]), "--device", device])
 
 
 def question(sources: Sequence[str], texts: Sequence[str]) -> list[str]:

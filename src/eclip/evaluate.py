@@ -132,7 +132,7 @@ def evaluate(
             drawn += draw_examples(asked, found[backbone.name][0], folder, examples, tell)
     repeat = None
     if isinstance(data, str) and PROTOCOLS.get(rules.name) == rules and all(is_loaded(one) for one in backbones):
-        repeat = eval_command(data, root, question, head, str(out))
+        repeat = eval_command(data, root, question, head)
     results = {**results_of(question, photos, found), "examples": drawn, "command": repeat}
     write_results(folder, results, photos, found)
     return Evaluation(results, folder)

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from eclip.datasets.masks import present
+from eclip.datasets.masks import MaskSet, present
 from eclip.errors import DataError
 from eclip.evaluation.asked import Asked, opened
 from eclip.evaluation.row import Row
@@ -88,6 +88,8 @@ def draw_examples(asked: Asked, rows: Sequence[Row], folder: Path, count: int, t
         DataError: a photo that was scored can no longer be read.
         ResultError: the folder cannot be written.
     """
+    data = asked.data
+    assert isinstance(data, MaskSet)
     examples = [one for row in rows if not row.control for one in chosen(row, count)]
     files = {id(one): _file(asked.backbone.name, one) for one in examples}
     missing: dict[int, list[Example]] = {}
@@ -99,21 +101,21 @@ def draw_examples(asked: Asked, rows: Sequence[Row], folder: Path, count: int, t
         slow = [one.method for one in wanted if METHODS[one.method].kind == "perturbation"]
         by = f" (by {', '.join(dict.fromkeys(slow))}, which takes many passes)" if slow else ""
         tell(f"examples of {asked.backbone.name}{by}", done, len(missing))
-        found, failures = opened(asked.data.items[place : place + 1], place)
+        found, failures = opened(data.items[place : place + 1], place)
         if failures:
             raise DataError(f"{failures[0][0]} was scored, but can no longer be read: {failures[0][1]}")
         _, encoding, _ = next(iter(asked.encoded(found)))
         photo, mask = found[0].photo, found[0].mask
         assert isinstance(asked.protocol.rules, Localize) and text is not None
         numbers = present(mask, asked.protocol.rules.least)
-        columns = {number: column for column, number in enumerate(asked.data.classes)}
+        columns = {number: column for column, number in enumerate(data.classes)}
         for method in dict.fromkeys(one.method for one in wanted):
             own = [one for one in wanted if one.method == method]
             maps = asked.maps(method, encoding, text, [[columns[number] for number in numbers]])[0][0]
             for one in own:
                 heat = normalize(maps[numbers.index(one.pair["class"])].float()).numpy()
                 inside = mask == one.pair["class"]
-                picture = _drawn(photo, heat, inside, asked.data.classes[one.pair["class"]], one.pair["iou"])
+                picture = _drawn(photo, heat, inside, data.classes[one.pair["class"]], one.pair["iou"])
                 replace_file(folder / files[id(one)], lambda file, picture=picture: file.write(picture))  # type: ignore[misc]
     if missing:
         tell(f"examples of {asked.backbone.name}", len(missing), len(missing))
@@ -122,9 +124,9 @@ def draw_examples(asked: Asked, rows: Sequence[Row], folder: Path, count: int, t
             "model": asked.backbone.name,
             "method": one.method,
             "kind": one.kind,
-            "photo": asked.data.items[one.pair["photo"]].name,
+            "photo": data.items[one.pair["photo"]].name,
             "class": one.pair["class"],
-            "name": asked.data.classes[one.pair["class"]],
+            "name": data.classes[one.pair["class"]],
             "iou": round(one.pair["iou"], 6),
             "msc": round(one.pair["msc"], 6),
             "file": files[id(one)],
@@ -147,7 +149,7 @@ def _drawn(
 ) -> bytes:
     """The overlay with the outline of the true mask, and below it the name and the IoU; a JPEG of 240 rows at most."""
     scale = min(side / own for side, own in zip(SIDES, photo.size, strict=True))
-    width, height = size = tuple(max(1, round(scale * own)) for own in photo.size)
+    width, height = size = max(1, round(scale * photo.width)), max(1, round(scale * photo.height))
     view = overlay(photo.resize(size, Image.Resampling.LANCZOS), heat, signed=False, legend=False)
     there = np.asarray(Image.fromarray(inside.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)).astype(bool)
     line = there & ~ndimage.binary_erosion(there, border_value=1)

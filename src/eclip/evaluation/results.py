@@ -44,7 +44,7 @@ class Evaluation:
 
             Numbers are shares, "low" and "high" those between which 95 % of a bootstrap over photos lie. "cost" is
             forward pass and method in times of the forward pass. "command" is None where data, model or protocol has no
-            name. Of the same question, all but "timing" is the same, and "command" where paths differ.
+            name. Of the same question, all but "timing" is the same.
         folder: where it lies.
     """
 

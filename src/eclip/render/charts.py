@@ -14,6 +14,8 @@ WIDTH, HEIGHT = 440, 290
 LEFT, RIGHT, TOP, BOTTOM = 42, 12, 12, 38
 COLORED = 6
 """So many of the best have a color of their own."""
+Box = tuple[int | float, int | float, int | float, int | float]
+"""Left, top, right, bottom."""
 _LETTER = 6.6  # width of one in a label, about
 
 
@@ -57,7 +59,8 @@ def lines(title: str, series: Sequence[Series], across: str, up: str, *, percent
     low, high = min(0.0, *values), max(values)
     most = max(x for one in series for x, _ in one.points) or 1.0
     axis = _Axis(low, high if high > low else low + 1)
-    plot = [_frame(title, axis, [(x * most / 5, f"{x * most / 5:.2g}") for x in range(6)], most, across, up, percent)]
+    ticks = [(x / most, f"{x:.2g}") for x in _Axis(0.0, most).ticks()]
+    plot = [_frame(title, axis, ticks, across, up, percent)]
     for one in sorted(series, key=lambda one: -one.rank if one.rank else -1000):
         path = " ".join(f"{_x(x / most):.1f},{axis.y(y):.1f}" for x, y in one.points)
         at, peak = max(one.points, key=lambda point: point[1])
@@ -96,12 +99,12 @@ def scatter(title: str, series: Sequence[Series], floor: tuple[str, float] | Non
         return (math.log(cost) - start) / (stop - start)
 
     ticks = [(across(cost), f"{cost:g}") for cost in _costs(math.exp(start), math.exp(stop))]
-    plot = [_frame(title, axis, ticks, 1.0, "forward passes, itself included", up, percent)]
+    plot = [_frame(title, axis, ticks, "forward passes, itself included", up, percent)]
     if floor:
         y = axis.y(floor[1])
         plot.append(f'<g class="floor"><path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
         plot.append(f'<text x="{WIDTH - RIGHT}" y="{y + 13:.1f}" text-anchor="end">{_e(floor[0])}</text></g>')
-    taken: list[tuple[float, float, float, float]] = []
+    taken: list[Box] = []
     at = {one.number: (_x(across(one.points[0][0])), axis.y(one.points[0][1])) for one in series}
     for x, y in at.values():
         taken.append((x - 4, y - 4, x + 4, y + 4))
@@ -140,9 +143,7 @@ class _Axis:
         return [step * place for place in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
-def _frame(
-    title: str, axis: _Axis, ticks: Sequence[tuple[float, str]], most: float, across: str, up: str, percent: bool
-) -> str:
+def _frame(title: str, axis: _Axis, ticks: Sequence[tuple[float, str]], across: str, up: str, percent: bool) -> str:
     parts = [
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="group" aria-label="{_e(title)}">',
         '<g class="axis" aria-hidden="true">',
@@ -154,7 +155,7 @@ def _frame(
             f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_number(value, percent, tick=True)}</text>'
         )
     for place, told in ticks:
-        x = _x(place / most)
+        x = _x(place)
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{told}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="name" x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">{_e(across)}</text>')
@@ -165,14 +166,14 @@ def _frame(
 def _costs(low: float, high: float) -> list[float]:
     """Round costs between two: 1, 2, 5, 10 and so on, or finer where the two are close."""
     if high / low > 3:
-        found = [digit * 10**power for power in range(6) for digit in (1, 2, 5)]
+        found = [digit * 10.0**power for power in range(6) for digit in (1, 2, 5)]
     else:
         step = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if (high - low) / step <= 6)
         found = [round(place * step, 6) for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
     return [cost for cost in found if low <= cost <= high]
 
 
-def _free(x: float, y: float, width: float, taken: list[tuple[float, float, float, float]]) -> tuple[float, float, str]:
+def _free(x: float, y: float, width: float, taken: list[Box]) -> tuple[float, float, str]:
     """Where a label of this width next to a point hits nothing: x, y and anchor of the text; else on its right."""
     places = [(x + 8, y + 4, "start"), (x - 8, y + 4, "end")]
     places += [(x + side * 6, y + 4 + down, anchor) for down in (-11, 11, -20, 20) for side, anchor in _SIDES]
@@ -189,7 +190,7 @@ def _free(x: float, y: float, width: float, taken: list[tuple[float, float, floa
 _SIDES = ((1, "start"), (-1, "end"))
 
 
-def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+def _overlap(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
@@ -199,7 +200,7 @@ def _x(share: float) -> float:
 
 def _number(value: float, percent: bool, tick: bool = False) -> str:
     text = (f"{100 * value:.3g}" if tick else f"{100 * value:.1f}") if percent else f"{value:.3g}"
-    return text.replace("-", "−")
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def _e(text: str) -> str:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from eclip.render.charts import COLORED, Series, lines, scatter
 from eclip.render.report_assets import SCRIPT, STYLE
-from eclip.render.report_table import best_control, keys_of, labels, ranked, ranks, side_by_side, table
-from eclip.render.report_words import BOUND, column, headline, rules, unit, verdicts
+from eclip.render.report_charts import charts_of
+from eclip.render.report_table import best_control, keys_of, labels, ranked, side_by_side, table
+from eclip.render.report_words import MINUS, column, rules, unit, verdicts
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def _section(run: Run, place: int) -> str:
         _head(run),
         _words(results),
         f"<h2>All numbers</h2>\n{_table(run)}",
-        _charts(results),
+        charts_of(results),
         _classes(results),
         _photos(run),
         _method(results),
@@ -97,11 +97,10 @@ def _head(run: Run) -> str:
 
 def _words(results: Mapping[str, Any]) -> str:
     lines_ = []
-    for mark, sentence, names in verdicts(dict(results), labels(results)):
+    for mark, names, said in verdicts(results, labels(results), ranked(results)):
         told = ", ".join(f"<b>{_e(name)}</b>" for name in names)
-        lines_.append(
-            f'<li><span aria-hidden="true">{mark}</span><div>{_e(sentence)}{": " if told else "."}{told}</div></li>'
-        )
+        told += (": " if len(names) > 1 else " ") if told else ""
+        lines_.append(f'<li><span aria-hidden="true">{mark}</span><div>{told}{_e(said)}.</div></li>')
     failed = len(results["failures"])
     if failed:
         lines_.append(
@@ -132,78 +131,6 @@ def _table(run: Run) -> str:
     )
 
 
-def _series(results: Mapping[str, Any], fact: str | None, across: Sequence[float]) -> list[Series]:
-    """The curve of each row that has one."""
-    label, rank, found = labels(results), ranks(results), []
-    for place, row in enumerate(results["rows"]):
-        curve = row.get("curves", {}).get(fact) if "curves" in row else row.get(fact)
-        if curve and row["method"] != BOUND:
-            found.append(Series(place, rank[place], label[place], list(zip(across, curve, strict=True))))
-    return found
-
-
-def _charts(results: Mapping[str, Any]) -> str:
-    key, rows = headline(dict(results)), results["rows"]
-    figures = []
-    if any("curve" in row for row in rows):
-        fact, name = ("class_curve", "class mIoU") if key == "class_miou" else ("curve", "mIoU")
-        series = _series(results, fact, results["protocol"]["rules"]["thresholds"])
-        note = "Where each line peaks is the threshold that counts. All begin at the same value: everything is inside."
-        figures.append(_figure("Over thresholds", note, lines("Over thresholds", series, "threshold", f"{name}, %")))
-    for name in dict.fromkeys(name for row in rows for name in row.get("curves", {})):
-        shares = next(row["shares"] for row in rows if "curves" in row)
-        way, _, rest = name.partition("_")
-        fill, _, score = rest.rpartition("_")
-        title = f"{way.capitalize()}, {fill}: {'top-1' if score == 'accuracy' else 'cosine'}"
-        drawn = lines(
-            title, _series(results, name, shares), f"share of pixels {_TOUCHED.get(way, way)}", "", percent=False
-        )
-        figures.append(_figure(title, "", drawn))
-    costs = _costs(results)
-    if costs:
-        floor = best_control(results)
-        told = None if floor is None else (floor["method"], floor["numbers"][key]["value"])
-        up = f"{column(key)[0]}{', %' if unit(key) else ''}"
-        drawn = scatter("Against cost", costs, told, up, percent=bool(unit(key)))
-        note = "What an answer costs, in times of one forward pass of the model; the axis is logarithmic."
-        figures.append(_figure("Against cost", note, drawn))
-    if not figures:
-        return ""
-    return f'<div class="figures">{"".join(figures)}</div>{_legend(results)}'
-
-
-_TOUCHED = {"deletion": "taken out", "insertion": "revealed"}
-
-
-def _figure(title: str, note: str, drawn: str) -> str:
-    below = f'<figcaption class="note">{_e(note)}</figcaption>' if note else ""
-    return f"<figure><h2>{_e(title)}</h2>{drawn}{below}</figure>"
-
-
-def _legend(results: Mapping[str, Any]) -> str:
-    label, rank = labels(results), ranks(results)
-    chips = []
-    for place in ranked(results):
-        if results["rows"][place]["method"] == BOUND:
-            continue
-        number = rank[place]
-        style = "control" if not number else f"c{number}" if number <= COLORED else "other"
-        told = f"<i>{number}</i>" if number else "<i>┄</i>"
-        chips.append(f'<button type="button" class="chip {style}" data-m="{place}">{told}{_e(label[place])}</button>')
-    return f'<div class="legend" role="group" aria-label="Light up a method">{"".join(chips)}</div>'
-
-
-def _costs(results: Mapping[str, Any]) -> list[Series]:
-    key, label, rank, found = headline(dict(results)), labels(results), ranks(results), []
-    for place, row in enumerate(results["rows"]):
-        timed = results.get("timing", {}).get(row["model"], {}).get("methods", {}).get(row["method"], {})
-        one = row["numbers"].get(key, {"value": None})
-        if timed.get("cost") and one["value"] is not None:
-            point = (max(1.0, timed["cost"]), one["value"])
-            found.append(Series(place, rank[place], label[place], [point], one["low"], one["high"]))
-    return found
-
-
 def _choice(results: Mapping[str, Any]) -> str:
     """A select of methods, best first."""
     label = labels(results)
@@ -222,7 +149,7 @@ def _classes(results: Mapping[str, Any]) -> str:
     return (
         f'<h2>By class</h2>\n<p class="controls">{_choice(results)} <label>Sorted by <select class="order">{orders}'
         f'</select></label></p>\n<div class="classes" aria-live="polite"></div>\n<p class="note">IoU at the threshold '
-        f"that suits the mean over classes best; mSC runs from −100 to 100, zero in the middle.{tick}</p>"
+        f"that suits the mean over classes best; mSC runs from {MINUS}100 to 100, zero in the middle.{tick}</p>"
     )
 
 
@@ -245,15 +172,15 @@ def _photos(run: Run) -> str:
     if not groups:
         return ""
     return (
-        f'<h2>Best and worst photos</h2>\n<p class="controls">{_choice(results)}</p>\n<p class="note">Color is the heat of '
-        "the map; green, the outline of the true mask; pale, where the heat is half of its peak.</p>\n"
+        f'<h2>Best and worst photos</h2>\n<p class="controls">{_choice(results)}</p>\n<p class="note">Color is the '
+        "heat of the map; green, the outline of the true mask; pale, where the heat is half of its peak.</p>\n"
         + "".join(groups)
     )
 
 
 def _picture(one: Mapping[str, Any], picture: bytes, method: str) -> str:
     data = base64.b64encode(picture).decode()
-    iou, msc = f"{100 * one['iou']:.1f}", f"{100 * one['msc']:.1f}".replace("-", "−")
+    iou, msc = f"{100 * one['iou']:.1f}", f"{100 * one['msc']:.1f}".replace("-", MINUS)
     alt = f"{method} for {one['name']} in {one['photo']}, IoU {iou}"
     return (
         f'<figure><img src="data:image/jpeg;base64,{data}" alt="{_e(alt)}" height="240" loading="lazy">'
@@ -264,7 +191,7 @@ def _picture(one: Mapping[str, Any], picture: bytes, method: str) -> str:
 def _method(results: Mapping[str, Any]) -> str:
     """How it was measured: rules, models, versions, what is missing, and the command."""
     told = [("Protocol", f"{results['protocol']['name']}: {results['protocol']['summary']}")]
-    told += rules(dict(results["protocol"]))
+    told += rules(results["protocol"])
     for name, options in results.get("methods", {}).items():
         if options:
             told.append((f"Options of {name}", ", ".join(f"{key} = {value}" for key, value in options.items())))
@@ -278,7 +205,7 @@ def _method(results: Mapping[str, Any]) -> str:
         if timed.get("forward"):
             told.append((f"Forward pass of {name}", f"{timed['forward']:.3f} s a photo on {model['device']}"))
     told.append(("Versions", ", ".join(f"{name} {one}" for name, one in results.get("versions", {}).items())))
-    told.append(("Data", f"{results['data']['photos']} photos, digest {results['data'].get('digest', '–')}"))
+    told.append(("Data", f"{results['data']['photos']} photos, digest {results['data'].get('digest', '-')}"))
     rows = "".join(f"<div><dt>{_e(what)}</dt><dd>{_e(text)}</dd></div>" for what, text in told)
     parts = [f'<h2>How it was measured</h2>\n<dl class="rules">{rows}</dl>']
     if results.get("command"):

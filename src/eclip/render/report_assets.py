@@ -30,24 +30,27 @@ p { margin: .4rem 0 } a { color: var(--accent) }
 .words li { display: flex; gap: .8rem; padding: .55rem 0 } .words li + li { border-top: 1px solid var(--line) }
 .words span { flex: none; width: 1.2em; text-align: center; color: var(--accent) }
 .words b { font-weight: 600 }
-.scroll { overflow-x: auto; margin: .6rem 0; border: 1px solid var(--line); border-radius: 12px; background: var(--card) }
+.scroll { overflow-x: auto; margin: .6rem 0; border: 1px solid var(--line); border-radius: 12px;
+  background: var(--card) }
 table { border-collapse: collapse; width: 100%; font-size: .88rem }
-th, td { padding: .38rem .7rem; text-align: left; white-space: nowrap; font-weight: 400 }
+th, td { padding: .38rem .55rem; text-align: left; white-space: nowrap; font-weight: 400 }
 thead th { border-bottom: 1px solid var(--line); color: var(--soft); font-size: .82rem; vertical-align: bottom }
-tbody th { font-weight: 550 } tbody tr + tr > * { border-top: 1px solid color-mix(in srgb, var(--line) 55%, transparent) }
+tbody th { font-weight: 550 }
+tbody tr + tr > * { border-top: 1px solid color-mix(in srgb, var(--line) 55%, transparent) }
 .sortable th:nth-child(2) { position: sticky; left: 0; background: var(--card); z-index: 1 }
 .number { text-align: right } td.rank { color: var(--soft); text-align: right }
 td small { display: none; color: var(--soft); font-size: .78em } .wide td small { display: block }
 th small { color: var(--soft); font-weight: 400; border: 1px solid var(--line); border-radius: 4px; padding: 0 .3em;
   margin-left: .2em; font-size: .78em } thead th small { border: 0; padding: 0; margin: 0 }
 tr.control > * { color: var(--soft); font-weight: 400; font-style: italic } tr.control small { font-style: normal }
-tr.hot > *, tr.chosen > th { background: var(--hover) } tr.chosen th[scope=row] { box-shadow: inset 3px 0 var(--accent) }
+tr.hot > *, tr.chosen > th { background: var(--hover) }
+tr.chosen th[scope=row] { box-shadow: inset 3px 0 var(--accent) }
 button { font: inherit; color: inherit; background: none; border: 0; padding: 0; margin: 0; cursor: pointer }
 thead button { font-weight: 550 } thead button:hover, .pick:hover { color: var(--accent) }
 .pick { font-weight: 550; text-decoration: underline; text-decoration-color: var(--line); text-underline-offset: 3px }
 th[aria-sort=descending] button::after { content: ' ↓' } th[aria-sort=ascending] button::after { content: ' ↑' }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; border-radius: 3px }
-.dots { min-width: 12rem; padding-left: 1rem; padding-right: 1rem } .dots div { position: relative; height: 1.1rem }
+.dots { min-width: 9.5rem; padding-left: .9rem; padding-right: .9rem } .dots div { position: relative; height: 1.1rem }
 thead .dots div { display: flex; justify-content: space-between; height: auto }
 .dots i { position: absolute; top: 50% } .dots .whisker { height: 2px; margin-top: -1px; background: var(--other) }
 .dots .dot { width: 10px; height: 10px; margin: -5px; border-radius: 50%; background: var(--c1) }
@@ -61,7 +64,8 @@ dl.rules div + div { border-top: 1px solid color-mix(in srgb, var(--line) 55%, t
 dl.meanings dt, dl.rules dt { color: var(--soft) } dl.meanings dd, dl.rules dd { margin: 0; overflow-wrap: anywhere }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); gap: 0 2rem }
 .figures figure, .photos figure { margin: 0 } .chart { display: block; width: 100%; height: auto; overflow: visible }
-.chart text { font: 11.5px system-ui, sans-serif; fill: var(--soft) } .axis path { stroke: var(--line); stroke-width: 1 }
+.chart text { font: 11.5px system-ui, sans-serif; fill: var(--soft) }
+.axis path { stroke: var(--line); stroke-width: 1 }
 .axis .name { fill: var(--ink); font-weight: 550 }
 .c1 { --own: var(--c1) } .c2 { --own: var(--c2) } .c3 { --own: var(--c3) } .c4 { --own: var(--c4) }
 .c5 { --own: var(--c5) } .c6 { --own: var(--c6) } .other { --own: var(--other) } .control { --own: var(--control) }
@@ -80,9 +84,10 @@ dl.meanings dt, dl.rules dt { color: var(--soft) } dl.meanings dd, dl.rules dd {
 .legend { display: flex; flex-wrap: wrap; gap: .35rem; margin: .8rem 0 }
 .chip { display: inline-flex; align-items: center; gap: .4em; border: 1px solid var(--line); border-radius: 99px;
   padding: .12rem .65rem .12rem .2rem; font-size: .82rem; background: var(--card) }
-.chip i { font-style: normal; font-weight: 700; font-size: .72rem; min-width: 1.45rem; line-height: 1.45rem; border-radius: 99px;
-  text-align: center; background: var(--own); color: var(--paper) }
-.chip.control i { background: none; color: var(--control) } .chip.hot { border-color: var(--ink); background: var(--hover) }
+.chip i { font-style: normal; font-weight: 700; font-size: .72rem; min-width: 1.45rem; line-height: 1.45rem;
+  border-radius: 99px;  text-align: center; background: var(--own); color: var(--paper) }
+.chip.control i { background: none; color: var(--control) }
+.chip.hot { border-color: var(--ink); background: var(--hover) }
 .controls { display: flex; flex-wrap: wrap; gap: .4rem 1.4rem; font-size: .9rem }
 select { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line); border-radius: 7px;
   padding: .2rem .5rem; max-width: 100% }
@@ -91,7 +96,7 @@ select { font: inherit; color: inherit; background: var(--card); border: 1px sol
 .classes > div { display: contents } .classes .count { color: var(--soft); text-align: right }
 .classes .head { color: var(--soft); font-size: .8rem }
 .classes .bar { position: relative; height: 1.15rem; background: var(--hover); border-radius: 3px }
-.classes .bar i { position: absolute; top: 0; bottom: 0; background: var(--c2); border-radius: 3px; opacity: .85 }
+.classes .bar i { position: absolute; top: 0; bottom: 0; background: var(--c1); border-radius: 3px; opacity: .8 }
 .classes .bar i.minus { background: repeating-linear-gradient(45deg, var(--c3) 0 3px, transparent 3px 6px) }
 .classes .bar u { position: absolute; top: -2px; bottom: -2px; border-left: 2px solid var(--ink) }
 .classes .bar .zero { border-left: 1px solid var(--soft) }
@@ -105,9 +110,12 @@ select { font: inherit; color: inherit; background: var(--card); border: 1px sol
   border-radius: 10px; padding: .7rem .9rem }
 pre { margin: 0; flex: 1; white-space: pre-wrap; overflow-wrap: anywhere; font: .84rem/1.5 ui-monospace, monospace }
 .copy { border: 1px solid var(--line); border-radius: 7px; padding: .1rem .6rem; font-size: .82rem }
-@media (max-width: 40rem) { main { padding-top: 1.4rem } dl.meanings div, dl.rules div { grid-template-columns: 1fr; gap: 0 }
-  .dots { min-width: 9rem } .sortable .rank { display: none } .classes { gap: .25rem .5rem } th, td { padding: .38rem .5rem } }
-@media print { :root { --paper: #fff; --hover: #f0eef2 } .controls, .copy, .legend button:focus, .note label { display: none }
+@media (max-width: 40rem) { main { padding-top: 1.4rem }
+  dl.meanings div, dl.rules div { grid-template-columns: 1fr; gap: 0 }
+  .dots { min-width: 9rem } .sortable .rank { display: none } .classes { gap: .25rem .5rem }
+  th, td { padding: .38rem .5rem } }
+@media print { :root { --paper: #fff; --hover: #f0eef2 }
+  .controls, .copy, .legend button:focus, .note label { display: none }
   .scroll { overflow: visible; border: 0 } table { font-size: 7.5pt } figure, tr, .words li { break-inside: avoid }
   .dots { min-width: 5rem } th, td { padding: .15rem .25rem } main { max-width: none; padding: 0 }
   * { -webkit-print-color-adjust: exact; print-color-adjust: exact } }
@@ -165,7 +173,8 @@ document.querySelectorAll('section.run').forEach(run => {
     try { await navigator.clipboard.writeText(text); copy.textContent = 'Copied' } catch {
       getSelection().selectAllChildren(run.querySelector('code')); copy.textContent = 'Selected' }
   })
-  const box = run.querySelector('.classes'), order = run.querySelector('.order'), choices = [...run.querySelectorAll('.choice')]
+  const box = run.querySelector('.classes'), order = run.querySelector('.order')
+  const choices = [...run.querySelectorAll('.choice')]
   const bar = (row, value, floor, low) => {
     const one = make(row, 'div', 'bar'), at = v => 100 * (v - low) / (1 - low), zero = at(0)
     const fill = make(one, 'i', value < 0 ? 'minus' : '')
@@ -179,7 +188,10 @@ document.querySelectorAll('section.run').forEach(run => {
     if (!box) return
     box.textContent = ''
     const head = make(box, 'div')
-    for (const name of ['class', 'pairs', 'IoU, %', 'mSC']) make(head, 'span', name === 'pairs' ? 'head count' : 'head', name)
+    make(head, 'span', 'head', 'class')
+    make(head, 'span', 'head count', 'pairs')
+    make(head, 'span', 'head', 'IoU, %')
+    make(head, 'span', 'head', 'mSC')
     const at = { name: 0, pairs: 1, iou: 2, msc: 3 }[order.value]
     const sorted = [...data.classes[m]].sort((a, b) => at ? b[at] - a[at] : a[0].localeCompare(b[0]))
     for (const [name, pairs, iou, msc] of sorted) {

@@ -20,7 +20,7 @@ def labels(results: Mapping[str, Any]) -> dict[int, str]:
 
 def ranked(results: Mapping[str, Any]) -> list[int]:
     """Places of rows, best first by the headline number; those without it last."""
-    key, rows = headline(dict(results)), results["rows"]
+    key, rows = headline(results), results["rows"]
     way = sign(key) or 1
 
     def order(place: int) -> tuple[bool, float]:
@@ -43,14 +43,14 @@ def ranks(results: Mapping[str, Any]) -> dict[int, int]:
 def keys_of(results: Mapping[str, Any]) -> list[str]:
     """All numbers, the headline first."""
     keys = dict.fromkeys(key for row in results["rows"] for key in row["numbers"])
-    first = headline(dict(results))
+    first = headline(results)
     return [key for key in dict.fromkeys([first, *keys]) if key in keys]
 
 
 def best_control(results: Mapping[str, Any]) -> dict[str, Any] | None:
     """The row of the best control by the headline number; the bound is none."""
     rows = [results["rows"][place] for place in ranked(results)]
-    key = headline(dict(results))
+    key = headline(results)
     known = (row for row in rows if row["numbers"].get(key, {}).get("value") is not None)
     return next((row for row in known if row["control"] and row["method"] != BOUND), None)
 
@@ -74,7 +74,8 @@ def table(results: Mapping[str, Any], about: Mapping[str, str], *, pick: bool) -
         down = ' aria-sort="descending"' if key == first and sign(key) >= 0 else ""
         down = ' aria-sort="ascending"' if key == first and sign(key) < 0 else down
         head.append(
-            f'<th scope="col" class="number"{down}><button type="button" title="{_e(meaning)}">{_e(title)}</button></th>'
+            f'<th scope="col" class="number"{down}><button type="button" title="{_e(meaning)}">{_e(title)}</button>'
+            "</th>"
         )
         if key == first and scale:
             ends = f"<span>{shown(key, scale[0])}</span><span>{shown(key, scale[1])}</span>"
@@ -113,7 +114,7 @@ def plain_table(results: Mapping[str, Any]) -> str:
         row = results["rows"][place]
         name = f"<i>({_e(label[place])})</i>" if row["control"] else _e(label[place])
         cells = [
-            "<td>–</td>"
+            "<td>-</td>"
             if key not in row["numbers"]
             else f"<td>{interval(key, row) if key == keys[0] else shown(key, row['numbers'][key]['value'])}</td>"
             for key in keys
@@ -134,7 +135,7 @@ def side_by_side(runs: Sequence[Mapping[str, Any]], titles: Sequence[str]) -> st
     names = list(dict.fromkeys(name for one in found for name in one))
     heads = "".join(
         f'<th scope="col" class="number" colspan="2"><a href="#run{place}">{_e(title)}</a>'
-        f"<br><small>{_e(column(headline(dict(run)))[0])}</small></th>"
+        f"<br><small>{_e(column(headline(run))[0])}</small></th>"
         for place, (run, title) in enumerate(zip(runs, titles, strict=True))
     )
     scales = [_scale(run) for run in runs]
@@ -142,9 +143,9 @@ def side_by_side(runs: Sequence[Mapping[str, Any]], titles: Sequence[str]) -> st
     for name in names:
         cells, control = [], False
         for run, one, scale in zip(runs, found, scales, strict=True):
-            key, row = headline(dict(run)), one.get(name)
+            key, row = headline(run), one.get(name)
             if row is None or key not in row["numbers"]:
-                cells.append('<td class="number">–</td><td class="dots"></td>')
+                cells.append('<td class="number">-</td><td class="dots"></td>')
                 continue
             control = row["control"]
             dots = _dots(key, row, scale, best_control(run)) if scale else ""
@@ -160,7 +161,7 @@ def side_by_side(runs: Sequence[Mapping[str, Any]], titles: Sequence[str]) -> st
 def _cell(key: str, row: Mapping[str, Any], best: bool) -> str:
     one = row["numbers"].get(key)
     if one is None or one["value"] is None:
-        return '<td class="number" data-v="">–</td>'
+        return '<td class="number" data-v="">-</td>'
     ends = f"{shown(key, one['low'])} to {shown(key, one['high'])}" if one["low"] is not None else ""
     value = f"<b>{shown(key, one['value'])}</b>" if best else shown(key, one["value"])
     return f'<td class="number" data-v="{one["value"]}" title="{ends}">{value}<small>{ends}</small></td>'
@@ -180,7 +181,7 @@ def _best(key: str, rows: Sequence[Mapping[str, Any]]) -> int | None:
 
 def _scale(results: Mapping[str, Any]) -> tuple[float, float] | None:
     """Ends of the dots' axis, which all but the ceiling fit on."""
-    key = headline(dict(results))
+    key = headline(results)
     rows = [row for row in results["rows"] if row["method"] != BOUND and key in row["numbers"]]
     ends = [end for row in rows for end in row["numbers"][key].values() if end is not None]
     if not ends:

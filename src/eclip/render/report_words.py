@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 BOUND = "bound"
 """The control that is a ceiling and nothing to beat: the mask itself on the patch grid."""
 
+MINUS = "\N{MINUS SIGN}"
 _LOWER = ("deletion", "nonsense", "other_class", "random_weights")
 _NO_DIRECTION = ("flipped_miou",)
 _DECIMAL = ("nonsense", "other_class", "random_weights")
@@ -63,7 +65,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     ),
     "random_weights": (
         "random weights",
-        "Rank correlation with the map of a model whose weights have changed places (Adebayo et al. 2018); low is good.",
+        "Rank correlation with the map of a model of shuffled weights (Adebayo et al. 2018); low is good.",
     ),
 }
 _WAYS = {"deletion": "taken out", "insertion": "revealed"}
@@ -106,9 +108,9 @@ def sign(key: str) -> int:
 def shown(key: str, value: float | None) -> str:
     """A number as the table has it: percent, or three digits of a correlation or cosine."""
     if value is None:
-        return "–"
+        return "-"
     text = f"{value:.3f}" if key in _DECIMAL or key.endswith("_score") else f"{100 * value:.1f}"
-    return text.replace("-", "−") if float(text) else text.lstrip("-")
+    return text.replace("-", MINUS) if float(text) else text.lstrip("-")
 
 
 def unit(key: str) -> str:
@@ -116,14 +118,14 @@ def unit(key: str) -> str:
     return "" if key in _DECIMAL or key.endswith("_score") else "%"
 
 
-def rules(protocol: dict[str, Any]) -> list[tuple[str, str]]:
+def rules(protocol: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Each rule of a protocol as (what it is about, what it says)."""
     size = protocol["image_size"]
     how = {"squash": "squashed to a square", "keep": "in its own aspect ratio"}.get(
         protocol["resize"], protocol["resize"]
     )
     found = [
-        ("Photo", f"whole, {how}, {'the model’s own size' if size is None else f'{size} pixels'}"),
+        ("Photo", f"whole, {how}, {'as large as the model was trained on' if size is None else f'{size} pixels'}"),
         ("Names", f"prompt template {protocol['templates']!r}"),
     ]
     return found + [_rule(key, value) for key, value in protocol["rules"].items()]
@@ -147,7 +149,7 @@ def _rule(key: str, value: Any) -> tuple[str, str]:
     if key == "window":
         return "Windows", "none, the whole photo at once" if value is None else f"{value} pixels"
     if key == "stride":
-        return "From window to window", "–" if value is None else f"{value} pixels"
+        return "From window to window", "-" if value is None else f"{value} pixels"
     if key == "fills":
         return "In place of a pixel", listed
     if key == "steps":
@@ -163,90 +165,85 @@ def _rule(key: str, value: Any) -> tuple[str, str]:
     return key.replace("_", " "), listed
 
 
-def headline(results: dict[str, Any]) -> str:
+def headline(results: Mapping[str, Any]) -> str:
     """The key of the number that the protocol is about; of those without one the first."""
     named = results["protocol"]["rules"].get("headline")
     return str(named or next((key for row in results["rows"] for key in row["numbers"]), ""))
 
 
-def verdicts(results: dict[str, Any], label: dict[int, str]) -> list[tuple[str, str, list[str]]]:
-    """What follows from the numbers, as (a sign, a sentence, the rows that it is about).
+def verdicts(results: Mapping[str, Any], label: dict[int, str], order: list[int]) -> list[tuple[str, list[str], str]]:
+    """What follows from the numbers, as (a sign, the rows that it is about, what is said of them).
 
     Args:
         results: of an evaluation.
         label: name of each row, by its place.
+        order: places of rows, best first.
     """
     key, task = headline(results), results["protocol"]["task"]
-    rows = [(place, row) for place, row in enumerate(results["rows"]) if _value(row, key) is not None]
+    rows = [(place, results["rows"][place]) for place in order if _value(results["rows"][place], key) is not None]
     methods = [(place, row) for place, row in rows if not row["control"]]
     if not methods:
         return []
-    best, row = max(methods, key=lambda one: sign(key) * _value(one[1], key))  # type: ignore[operator]
-    found = [
-        ("★", f"{'Best' if len(methods) > 1 else 'Measured'}: {column(key)[0]} {interval(key, row)}", [label[best]])
-    ]
+    best, row = methods[0]
+    said = f"{'leads with' if len(methods) > 1 else 'has'} {column(key)[0]} {interval(key, row)}"
     ceiling = [row for _, row in rows if row["method"] == BOUND]
     if ceiling:
-        found[0] = (
-            "★",
-            f"{found[0][1]}; the mask itself on the patch grid reaches {interval(key, ceiling[0])}",
-            found[0][2],
-        )
+        said += f"; the true mask itself, as coarse as the patch grid, would reach {interval(key, ceiling[0])}"
+    found = [("★", [label[best]], said)]
     controls = [row for _, row in rows if row["control"] and row["method"] != BOUND]
     if controls:
         found += _against(key, methods, controls, label)
     if task == "localize":
         found += _upside_down(methods, label)
     if task == "sanity":
-        same = [label[place] for place, row in methods if (_value(row, "nonsense") or 0) > 0.9]
-        if same:
-            found.append(("▼", "Nearly the same map for nonsense (rank correlation above 0.9)", same))
-        kept = [label[place] for place, row in methods if (_value(row, "random_weights") or 0) > 0.5]
-        if kept:
-            found.append(("▼", "Much the same map from random weights (rank correlation above 0.5)", kept))
+        for number, most, said in (
+            ("nonsense", 0.9, "nearly the same map for nonsense (rank correlation above 0.9): the text is not heard"),
+            ("random_weights", 0.5, "much the same map from shuffled weights (above 0.5): the model is not explained"),
+        ):
+            found += _some("▼", [label[place] for place, row in methods if (_value(row, number) or 0) > most], said)
     return found
 
 
 def _against(
     key: str, methods: list[tuple[int, Any]], controls: list[Any], label: dict[int, str]
-) -> list[tuple[str, str, list[str]]]:
+) -> list[tuple[str, list[str], str]]:
+    """Which methods beat all controls beyond the intervals, which only in value, which not."""
     way = sign(key) or 1
     far, near = ("low", "high") if way > 0 else ("high", "low")
-    best = max(controls, key=lambda row: way * _value(row, key))  # type: ignore[operator]
+    best = controls[0]
     told = f"{best['method']}, {interval(key, best)}"
     clear, unsure, no = [], [], []
     for place, row in methods:
-        if way * _value(row, key) <= way * _value(best, key):  # type: ignore[operator]
+        if way * _known(row, key) <= way * _known(best, key):
             no.append(label[place])
-        elif all(way * _value(row, key, far) > way * _value(one, key, near) for one in controls):  # type: ignore[operator]
+        elif all(way * _known(row, key, far) > way * _known(one, key, near) for one in controls):
             clear.append(label[place])
         else:
             unsure.append(label[place])
-    found = []
-    if clear:
-        found.append(("▲", "Better than every control, and no 95 % interval overlaps", clear))
-    else:
-        found.append(("▲", "None is better than every control beyond the 95 % intervals", []))
-    if unsure:
-        found.append(
-            ("≈", f"Better than the best control ({told}), but the intervals overlap: more photos would tell", unsure)
-        )
-    if no:
-        found.append(("▼", f"Not better than the best control ({told}), which knows neither text nor model", no))
-    return found
+    found = _some("▲", clear, "better than every control, and no 95 % interval overlaps with theirs")
+    if not clear:
+        found = [("▲", [], "No method is better than every control beyond the 95 % intervals")]
+    found += _some(
+        "≈", unsure, f"better than the best control ({told}), but the intervals overlap: more photos would tell"
+    )
+    return found + _some("▼", no, f"no better than the best control ({told}), which knows neither text nor model")
 
 
-def _upside_down(methods: list[tuple[int, Any]], label: dict[int, str]) -> list[tuple[str, str, list[str]]]:
+def _upside_down(methods: list[tuple[int, Any]], label: dict[int, str]) -> list[tuple[str, list[str], str]]:
+    """Which maps find more when they are turned around."""
     names = []
     for place, row in methods:
         upright, turned = _value(row, "miou"), _value(row, "flipped_miou")
         if upright is not None and turned is not None and turned > upright:
-            both = f"{shown('miou', turned)} flipped against {shown('miou', upright)}"
-            names.append(f"{label[place]} ({both}, mSC {shown('msc', _value(row, 'msc'))})")
-    return [("⇅", "Better upside down: warm where the thing is not", names)] if names else []
+            names.append(f"{label[place]} ({shown('miou', turned)} against {shown('miou', upright)})")
+    return _some("⇅", names, "better upside down: warm where the thing is not")
 
 
-def interval(key: str, row: dict[str, Any]) -> str:
+def _some(mark: str, names: list[str], said: str) -> list[tuple[str, list[str], str]]:
+    return [(mark, names, said)] if names else []
+
+
+def interval(key: str, row: Mapping[str, Any]) -> str:
     """A number with its interval."""
     one = row["numbers"][key]
     if one["low"] is None or one["high"] is None:
@@ -254,6 +251,12 @@ def interval(key: str, row: dict[str, Any]) -> str:
     return f"{shown(key, one['value'])} ({shown(key, one['low'])} to {shown(key, one['high'])})"
 
 
-def _value(row: dict[str, Any], key: str, end: str = "value") -> float | None:
+def _known(row: Mapping[str, Any], key: str, end: str = "value") -> float:
+    found = _value(row, key, end)
+    assert found is not None, "rows without the number were left out"
+    return found
+
+
+def _value(row: Mapping[str, Any], key: str, end: str = "value") -> float | None:
     found: float | None = row["numbers"].get(key, {}).get(end)
     return row["numbers"].get(key, {}).get("value") if found is None else found

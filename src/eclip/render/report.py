@@ -84,7 +84,7 @@ def _head(run: Run) -> str:
     shown = "".join(f"<div><dt>{what}</dt><dd>{count}</dd></div>" for count, what in facts)
     models = ", ".join(results.get("models") or dict.fromkeys(row["model"] for row in results["rows"]))
     part = [f"split {data['split']}"] if data.get("split") else []
-    part += [f"every {data['every']}th photo"] if data.get("every", 1) > 1 else []
+    part += [f"one photo in {data['every']}"] if data.get("every", 1) > 1 else []
     part += [f"{data['limit']} at most"] if data.get("limit") else []
     tail = f" ({', '.join(part)})" if part else ""
     return (
@@ -165,7 +165,7 @@ def _photos(run: Run) -> str:
         for kind, some in groupby(own, lambda one: one["kind"]):
             figures = "".join(_picture(one, run.pictures[one["file"]], label[place]) for one in some)
             blocks.append(f"<h3>{kind.capitalize()}</h3><div class='photos'>{figures}</div>")
-        told = f"Threshold {row['threshold']:g}." if "threshold" in row else ""
+        told = f"IoU at the threshold {row['threshold']:g}, the best for all pairs." if "threshold" in row else ""
         if row.get("threshold") == 0:
             told += " At 0 all of the photo counts as found: large things score well whatever the map."
         groups.append(f'<div class="examples" data-of="{place}"><p class="note">{told}</p>{"".join(blocks)}</div>')
@@ -209,8 +209,9 @@ def _method(results: Mapping[str, Any]) -> str:
     rows = "".join(f"<div><dt>{_e(what)}</dt><dd>{_e(text)}</dd></div>" for what, text in told)
     parts = [f'<h2>How it was measured</h2>\n<dl class="rules">{rows}</dl>']
     if results.get("command"):
+        words = " ".join(f"<span>{_e(word)}</span>" for word in results["command"].split(" "))
         parts.append(
-            f'<p class="note">The same again:</p><div class="command"><pre><code>{_e(results["command"])}</code></pre>'
+            f'<p class="note">The same again:</p><div class="command"><pre><code>{words}</code></pre>'
             '<button type="button" class="copy">Copy</button></div>'
         )
     lists = [

@@ -95,12 +95,14 @@ select { font: inherit; color: inherit; background: var(--card); border: 1px sol
   font-size: .86rem; align-items: center }
 .classes > div { display: contents } .classes .count { color: var(--soft); text-align: right }
 .classes .head { color: var(--soft); font-size: .8rem }
-.classes .bar { position: relative; height: 1.15rem; background: var(--hover); border-radius: 3px }
+.classes .bar { position: relative; height: 1.15rem; background: var(--hover); border-radius: 3px;
+  margin-right: 2.9rem }
 .classes .bar i { position: absolute; top: 0; bottom: 0; background: var(--c1); border-radius: 3px; opacity: .8 }
 .classes .bar i.minus { background: repeating-linear-gradient(45deg, var(--c3) 0 3px, transparent 3px 6px) }
 .classes .bar u { position: absolute; top: -2px; bottom: -2px; border-left: 2px solid var(--ink) }
 .classes .bar .zero { border-left: 1px solid var(--soft) }
-.classes .bar b { position: absolute; right: .4rem; font-weight: 550; line-height: 1.15rem }
+.classes .bar b { position: absolute; left: 100%; width: 2.9rem; text-align: right;
+  font-weight: 550; line-height: 1.15rem }
 .classes .cat { overflow-wrap: anywhere }
 .photos { display: flex; flex-wrap: wrap; gap: .8rem }
 .photos img { display: block; height: auto; max-width: 100%; max-height: 240px; width: auto; border-radius: 8px }
@@ -108,14 +110,16 @@ select { font: inherit; color: inherit; background: var(--card); border: 1px sol
 .photos figcaption b { color: var(--ink) } .photos figure { max-width: 100% }
 .command { display: flex; gap: .8rem; align-items: start; background: var(--card); border: 1px solid var(--line);
   border-radius: 10px; padding: .7rem .9rem }
+pre span { display: inline-block; max-width: 100% }
 pre { margin: 0; flex: 1; white-space: pre-wrap; overflow-wrap: anywhere; font: .84rem/1.5 ui-monospace, monospace }
 .copy { border: 1px solid var(--line); border-radius: 7px; padding: .1rem .6rem; font-size: .82rem }
 @media (max-width: 40rem) { main { padding-top: 1.4rem }
   dl.meanings div, dl.rules div { grid-template-columns: 1fr; gap: 0 }
   .dots { min-width: 9rem } .sortable .rank { display: none } .classes { gap: .25rem .5rem }
-  th, td { padding: .38rem .5rem } }
+  th, td { padding: .38rem .5rem } .photos { display: grid; grid-template-columns: 1fr 1fr; align-items: end } }
 @media print { :root { --paper: #fff; --hover: #f0eef2 }
-  .controls, .copy, .legend button:focus, .note label { display: none }
+  .copy, .note label { display: none } h2, h3 { break-after: avoid }
+  .photos { display: grid; grid-template-columns: repeat(3, 1fr) }
   .scroll { overflow: visible; border: 0 } table { font-size: 7.5pt } figure, tr, .words li { break-inside: avoid }
   .dots { min-width: 5rem } th, td { padding: .15rem .25rem } main { max-width: none; padding: 0 }
   * { -webkit-print-color-adjust: exact; print-color-adjust: exact } }

@@ -99,7 +99,7 @@ def _words(results: Mapping[str, Any]) -> str:
     lines_ = []
     for mark, names, said in verdicts(results, labels(results), ranked(results)):
         told = ", ".join(f"<b>{_e(name)}</b>" for name in names)
-        told += (": " if len(names) > 1 else " ") if told else ""
+        told += (" " if mark == "★" else ": ") if told else ""
         lines_.append(f'<li><span aria-hidden="true">{mark}</span><div>{told}{_e(said)}.</div></li>')
     failed = len(results["failures"])
     if failed:

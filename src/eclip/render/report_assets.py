@@ -62,7 +62,7 @@ dl.meanings, dl.rules { margin: .5rem 0; font-size: .88rem }
 dl.meanings div, dl.rules div { display: grid; grid-template-columns: 11rem 1fr; gap: 1rem; padding: .28rem 0 }
 dl.rules div + div { border-top: 1px solid color-mix(in srgb, var(--line) 55%, transparent) }
 dl.meanings dt, dl.rules dt { color: var(--soft) } dl.meanings dd, dl.rules dd { margin: 0; overflow-wrap: anywhere }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); gap: 0 2rem }
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 25rem), 1fr)); gap: 0 2rem }
 .figures figure, .photos figure { margin: 0 } .chart { display: block; width: 100%; height: auto; overflow: visible }
 .chart text { font: 11.5px system-ui, sans-serif; fill: var(--soft) }
 .axis path { stroke: var(--line); stroke-width: 1 }

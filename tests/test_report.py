@@ -254,7 +254,7 @@ def test_the_command_is_told_where_there_is_one(
     assert done.exit_code == 0, done.output
     other = Evaluation.load(tmp_path / "two")
     assert other.results["rows"] == told.results["rows"]
-    assert command in " ".join(Page(told.report()).words)
+    assert command in "".join(Page(told.report()).words)
 
 
 def test_command_line_writes_one_file_and_names_what_is_no_run(found: Evaluation, tmp_path: Path) -> None:

@@ -102,17 +102,14 @@ class LocalizeTask:
         own = {key: whole[key][:, column].astype(float) for key in ("means", *_COUNTS, "boxes")}
         ious = own["hits"] / own["unions"]
         flipped = own["flipped_hits"] / own["flipped_unions"]
-        count = weights.sums(np.ones((len(photos), 1)))
-        with np.errstate(invalid="ignore", divide="ignore"):  # a replicate may have no photo of a small set
-            means = weights.sums(own["means"]) / count
-            values = {key: number(own["means"][:, i].mean(), means[:, i]) for i, key in enumerate(MEANS)}
-            curve = ious.mean(axis=0)
-            values["miou"] = number(curve.max(), (weights.sums(ious) / count).max(axis=1))
-            values["miou_held_out"] = self._held_out(ious, photos, weights, count[:, 0])
-            values["flipped_miou"] = number(flipped.mean(axis=0).max(), (weights.sums(flipped) / count).max(axis=1))
-            boxes = own["boxes"].mean(axis=0)
-            values["box_iou"] = number(boxes.max(), (weights.sums(own["boxes"]) / count).max(axis=1))
-            by_class, class_curve, values["class_miou"], values["class_msc"] = self._classes(own, numbers, weights)
+        means = weights.means(own["means"])
+        values = {key: number(own["means"][:, i].mean(), means[:, i]) for i, key in enumerate(MEANS)}
+        curve, boxes = ious.mean(axis=0), own["boxes"].mean(axis=0)
+        values["miou"] = number(curve.max(), weights.means(ious).max(axis=1))
+        values["miou_held_out"] = self._held_out(ious, photos, weights)
+        values["flipped_miou"] = number(flipped.mean(axis=0).max(), weights.means(flipped).max(axis=1))
+        values["box_iou"] = number(boxes.max(), weights.means(own["boxes"]).max(axis=1))
+        by_class, class_curve, values["class_miou"], values["class_msc"] = self._classes(own, numbers, weights)
         best, class_best = int(curve.argmax()), int(class_curve.argmax())
         classes = {
             str(one): {
@@ -142,19 +139,19 @@ class LocalizeTask:
         ious: Float[np.ndarray, "pair threshold"],
         photos: Int[np.ndarray, " pair"],
         weights: Weights,
-        count: Float[np.ndarray, " replicate"],
     ) -> Number:
         """Mean IoU where each half of the photos, by even and odd place, takes the best threshold of the other."""
         halves = [photos % 2 == 0, photos % 2 == 1]
         if not all(half.any() for half in halves):
             return Number(np.nan, np.nan, np.nan)
-        value, replicates = 0.0, np.zeros(len(count))
+        value, replicates = 0.0, np.zeros(len(weights.counts))
         for here, there in (halves, halves[::-1]):
             chosen = int(ious[there].mean(axis=0).argmax())
             value += ious[here, chosen].sum() / len(photos)
             again = weights.sums(ious[there], np.flatnonzero(there)).argmax(axis=1)
-            replicates += weights.sums(ious[here], np.flatnonzero(here))[np.arange(len(count)), again]
-        return number(value, replicates / count)
+            replicates += weights.sums(ious[here], np.flatnonzero(here))[np.arange(len(again)), again]
+        count = weights.sums(np.ones((len(photos), 1)))[:, 0]
+        return number(value, np.divide(replicates, count, out=np.full_like(count, np.nan), where=count > 0))
 
     def _classes(
         self, own: dict[str, NDArray[Any]], numbers: Int[np.ndarray, " pair"], weights: Weights
@@ -165,20 +162,20 @@ class LocalizeTask:
         no photo leaves it out.
         """
         by_class, contrasts = {}, []
-        curves: Any = 0.0
-        total: Any = 0.0
-        known: Any = 0.0
+        width = own["hits"].shape[1]
+        total = np.zeros((len(weights.counts), width + 1))  # IoU at each threshold, and contrast
+        known = np.zeros((len(weights.counts), 1))
         for one in np.unique(numbers):
             rows = np.flatnonzero(numbers == one)
             hits, unions, means = own["hits"][rows], own["unions"][rows], own["means"][rows, :1]
             by_class[int(one)] = hits.sum(axis=0) / unions.sum(axis=0)
             contrasts.append(means.mean())
-            sums = weights.sums(np.concatenate([hits, unions, means, np.ones_like(means)], axis=1), rows)
-            hits, unions, means, count = np.split(sums, [hits.shape[1], 2 * hits.shape[1], -1], axis=1)
-            there = count > 0
-            curves = curves + np.where(there, hits / unions, 0)
-            total = total + np.where(there, means / count, 0)
-            known = known + there
+            over = weights.sums(np.concatenate([unions, np.ones_like(means)], axis=1), rows)
+            there = over[:, -1:] > 0
+            under = weights.sums(np.concatenate([hits, means], axis=1), rows)
+            total += np.divide(under, over, out=np.zeros_like(total), where=there)
+            known += there
+        means = np.divide(total, known, out=np.full_like(total, np.nan), where=known > 0)
         class_curve = np.mean(list(by_class.values()), axis=0)
-        miou = number(class_curve.max(), (curves / known).max(axis=1))
-        return by_class, class_curve, miou, number(float(np.mean(contrasts)), (total / known)[:, 0])
+        miou = number(class_curve.max(), means[:, :-1].max(axis=1))
+        return by_class, class_curve, miou, number(float(np.mean(contrasts)), means[:, -1])

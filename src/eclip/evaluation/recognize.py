@@ -98,7 +98,7 @@ class RecognizeTask:
         at = [k for k in self.rules.at if k <= count]
         hits: Float[np.ndarray, "query rank"] = (places[:, None] <= np.array(at)).astype(float)
         weights = Weights(photos)
-        shares = weights.sums(hits) / weights.sums(np.ones((len(hits), 1)))
+        shares = weights.means(hits)
         return {f"{name}_{k}": number(hits[:, i].mean(), shares[:, i]) for i, k in enumerate(at)}
 
 

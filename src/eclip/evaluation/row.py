@@ -56,14 +56,16 @@ def mean_rows(
     weights, rows = Weights(photos), []
     for column, name in enumerate(names):
         own = values[:, column].astype(float)
-        known = ~np.isnan(own)
-        with np.errstate(invalid="ignore", divide="ignore"):  # a number that no pair has
-            sums, counts = weights.sums(np.where(known, own, 0)), weights.sums(known.astype(float))
-            means = np.where(known, own, 0).sum(axis=0) / known.sum(axis=0)
-            found = {key: number(means[i], (sums / counts)[:, i]) for i, key in enumerate(keys)}
+        replicates = weights.means(own)
+        found = {key: number(_mean(own[:, i]), replicates[:, i]) for i, key in enumerate(keys)}
         each = [
             {"photo": int(photo), "class": int(one), **dict(zip(keys, pair.tolist(), strict=True))}
             for photo, one, pair in zip(photos, numbers, own, strict=True)
         ]
         rows.append(Row(name, name in controls, len(photos), len(weights.photos), found, {}, each))
     return rows
+
+
+def _mean(values: Float[np.ndarray, " pair"]) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else np.nan

@@ -72,3 +72,16 @@ class Weights:
             for start in range(0, len(self.counts), _AT_ONCE)
         ]
         return np.concatenate(parts)
+
+    def means(
+        self, values: Float[np.ndarray, "row value"], rows: Int[np.ndarray, " row"] | slice = slice(None)
+    ) -> Float[np.ndarray, "replicate value"]:
+        """Mean over rows of each value that is not NaN, in each replicate; NaN where there is none.
+
+        Args:
+            values: as in `sums`.
+            rows: as in `sums`.
+        """
+        known = ~np.isnan(values)
+        sums, counts = self.sums(np.where(known, values, 0), rows), self.sums(known.astype(float), rows)
+        return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)

@@ -163,7 +163,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_numbers(found: Evaluation, ma
     [first] = sorted((tmp_path / "parts").rglob("*.npz"))
     before, heard = first.read_bytes(), []
     again = evaluate(masks, out=tmp_path, tell=lambda *told: heard.append(told), **settings)
-    assert heard == [("vit", 3, 7), ("vit", 6, 7), ("vit", 7, 7)]
+    assert [one for one in heard if one[0] == "vit"] == [("vit", 3, 7), ("vit", 6, 7), ("vit", 7, 7)]
     assert first.read_bytes() == before and untimed(again) == untimed(found)
     for name in ("results.csv", "pairs.csv"):
         assert (tmp_path / name).read_bytes() == (found.folder / name).read_bytes()

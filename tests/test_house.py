@@ -21,7 +21,7 @@ FLOORS = [
     {"methods", "refinements", "text", "guides", "training", "metrics", "words", "explanation"}  # crafts
     | {"splice", "msae", "vocabulary", "image_mean", "concepts_writer", "words_writer"}
     | {"class_words", "labels", "segmentation", "segment_writer"},
-    {"explain", "evaluate", "evaluation", "train", "stream", "health", "doctor", "compare"}  # hall
+    {"explain", "evaluate", "evaluation", "train", "stream", "health", "doctor", "compare", "report"}  # hall
     | {"explain_words", "interactions", "concepts", "segment"},
     {"cli", "web", "__main__"},  # doors
 ]
@@ -44,6 +44,7 @@ SAME_FLOOR = {
     ("__main__", "cli"),
     ("evaluate", "evaluation"),  # its tasks
     ("evaluation", "evaluation"),
+    ("report", "evaluation"),  # runs as one page
     ("train", "evaluation"),  # each epoch's map, scored
     ("segment", "explain"),  # its maps
     ("segmentation", "segment_writer"),

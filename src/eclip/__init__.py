@@ -44,6 +44,7 @@ _HOME = {
     "load": "eclip.backbones.load",
     "load_head": "eclip.head",
     "masked_max_pool": "eclip.pooling",
+    "report": "eclip.report",
     "segment": "eclip.segment",
     "segment_each": "eclip.segment",
     "train": "eclip.train",
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from eclip.pooling import masked_max_pool as masked_max_pool
     from eclip.protocols import PROTOCOLS as PROTOCOLS
     from eclip.refinements import REFINEMENTS as REFINEMENTS
+    from eclip.report import report as report
     from eclip.segment import segment as segment
     from eclip.segment import segment_each as segment_each
     from eclip.segmentation import Segmentation as Segmentation

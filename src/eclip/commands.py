@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from eclip.backbones.catalog import BESIDE
@@ -25,6 +26,32 @@ def compare_command(sources: Sequence[str], texts: Sequence[str], how: dict[str,
     for model in how["models"].values():  # where one has a named head, it stands alone
         words += _head(model["head"], how["methods"])
     return shlex.join([*words, "--scale", how["scale"], *settings(how)])
+
+
+def eval_command(data: str, root: Path | str | None, how: dict[str, Any], head: str | None) -> str:
+    """The shell command that repeats an evaluation of named data and models.
+
+    Args:
+        data: name of the data set.
+        root: where it lies, if that was told.
+        how: the question, as its results hold it.
+        head: as it was named, if it was.
+    """
+    asked, methods = how["data"], how["methods"]
+    words = ["eclip", "eval", data, *([] if root is None else ["--root", str(root)])]
+    for key, usual in (("split", None), ("every", 1), ("limit", None)):
+        words += [] if asked[key] == usual else [f"--{key}", str(asked[key])]
+    words += ["--methods", ",".join(methods), "--models", ",".join(how["models"])]
+    words += ["--protocol", how["protocol"]["name"], *([] if head is None else [f"--head={head}"])]
+    for method, options in methods.items():
+        for key, value in options.items():
+            words += ["--set", f"{method}.{key}={value}"]
+    if how["refine"] is not None:
+        words += ["--refine", how["refine"]]
+        for key, value in how["refine_options"].items():
+            words += ["--refine-set", f"{key}={value}"]
+    device = next(iter(how["models"].values()))["device"]
+    return shlex.join([*words, "--batch-size", str(how["batch_size"]), "--device", device])
 
 
 def question(sources: Sequence[str], texts: Sequence[str]) -> list[str]:

@@ -15,18 +15,20 @@ import torch
 
 from eclip.backbones.base import Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.backbones.load import backbone_of, load
+from eclip.backbones.load import backbone_of, is_loaded, load
+from eclip.commands import eval_command
 from eclip.datasets import DATASETS
 from eclip.datasets.masks import MaskSet
 from eclip.datasets.pair import PairSet
 from eclip.errors import DataError, OptionError
 from eclip.evaluation import task_of
 from eclip.evaluation.asked import Asked
+from eclip.evaluation.examples import draw_examples
 from eclip.evaluation.parts import Part, Parts, open_run
 from eclip.evaluation.results import Evaluation, Found, results_of, write_results
 from eclip.evaluation.row import Row
 from eclip.methods import METHODS, check_methods, options_for
-from eclip.protocols import DEFAULT_PROTOCOL, Protocol, protocol_of
+from eclip.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Localize, Protocol, protocol_of
 from eclip.refinements import check_refinement
 from eclip.writer import made_by, noted
 
@@ -36,7 +38,7 @@ MOST_FAILURES = 0.05
 """A larger share of photos that cannot be read stops a run: its numbers would be those of other photos."""
 WANTED = {"masks": "masks", "pairs": "captions or names"}
 Tell = Callable[[str, int, int], None]
-"""Hears of the progress: the model, photos done, photos in all."""
+"""Hears of the progress: the model, or what is drawn, photos done, photos in all."""
 
 
 def evaluate(
@@ -57,6 +59,7 @@ def evaluate(
     batch_size: int = 16,
     device: str | None = None,
     overwrite: bool = False,
+    examples: int = 3,
     tell: Tell = lambda *_: None,
 ) -> Evaluation:
     """Score methods on a data set.
@@ -66,7 +69,7 @@ def evaluate(
 
     Args:
         data: a name of `eclip.DATASETS`, or a set that was read.
-        out: folder of the run: `results.json`, `results.csv`, `pairs.csv` and the parts.
+        out: folder of the run: `results.json`, `results.csv`, `pairs.csv`, examples and the parts.
         methods: names; "fast" for all of one forward pass, "all" for those of many passes too. Those without a meaning
             for a model are told as gaps.
         models: a name or a Backbone, as in `eclip.explain`, or several.
@@ -82,6 +85,7 @@ def evaluate(
         batch_size: photos in one forward pass, at least 1.
         device: of models given by name, see `eclip.explain`.
         overwrite: begin anew in a folder that holds the run of another question.
+        examples: so many best and so many worst photos of each method are drawn; where maps are localized. 0 = none.
         tell: hears of the progress.
 
     Raises:
@@ -95,6 +99,8 @@ def evaluate(
     if unknown := [name for name in options or {} if name not in chosen]:
         raise OptionError(f"options are given for {', '.join(unknown)}, which is not asked: {', '.join(chosen)} are.")
     refine_options = check_refinement(refine, refine_options)
+    if examples < 0:
+        raise OptionError(f"examples must be at least 0, got {examples}.")
     if batch_size < 1 or every < 1 or (limit is not None and limit < 1):
         raise OptionError(f"batch_size, every and limit must be at least 1, got {batch_size}, {every} and {limit}.")
     whole = DATASETS[data].read(root, split) if isinstance(data, str) else data
@@ -118,10 +124,16 @@ def evaluate(
     folder = Path(out)
     open_run(folder, question, overwrite=overwrite)
     found: Found = {}
+    drawn: list[dict[str, Any]] = []
     for backbone in backbones:
         asked = Asked(rules, photos, backbone, own, refine, refine_options)
         found[backbone.name] = _measure(asked, folder, batch_size, tell)
-    results = results_of(question, photos, found)
+        if isinstance(rules.rules, Localize):
+            drawn += draw_examples(asked, found[backbone.name][0], folder, examples, tell)
+    repeat = None
+    if isinstance(data, str) and PROTOCOLS.get(rules.name) == rules and all(is_loaded(one) for one in backbones):
+        repeat = eval_command(data, root, question, head)
+    results = {**results_of(question, photos, found), "examples": drawn, "command": repeat}
     write_results(folder, results, photos, found)
     return Evaluation(results, folder)
 

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from eclip import __version__
-from eclip.cli import compare, concepts, datasets, evaluate, explain, lists, segment, train, words
+from eclip.cli import compare, concepts, datasets, evaluate, explain, lists, report, segment, train, words
 
 app = typer.Typer(
     help="Which part of this image made a CLIP-like model match this text?",
@@ -31,6 +31,7 @@ app.command()(concepts.concepts)
 app.command()(segment.segment)
 app.command()(train.train)
 app.command("eval")(evaluate.evaluate)
+app.command()(report.report)
 app.command()(lists.doctor)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(lists.models_app, name="models")

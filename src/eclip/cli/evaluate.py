@@ -78,6 +78,9 @@ def evaluate(
         bool, typer.Option("--overwrite", help="Begin anew where another run lies.", rich_help_panel=RUN)
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Photos in one forward pass.", rich_help_panel=RUN)] = 16,
+    examples: Annotated[
+        int, typer.Option(min=0, help="Best and worst photos of each method to draw.", rich_help_panel=RUN)
+    ] = 3,
     device: asking.Device = "auto",
     check: Annotated[
         Path | None,
@@ -120,6 +123,7 @@ def evaluate(
             "batch_size": batch_size,
             "device": device,
             "overwrite": overwrite,
+            "examples": examples,
         }
         found = _run(data, out, settings)
         if as_json:

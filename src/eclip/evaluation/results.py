@@ -17,6 +17,7 @@ from eclip.datasets.pair import PairSet
 from eclip.errors import ResultError
 from eclip.evaluation.parts import Part
 from eclip.evaluation.row import Row
+from eclip.render.report_table import plain_table
 from eclip.writer import replace_file, versions
 
 RESULTS, TABLE, PAIRS = "results.json", "results.csv", "pairs.csv"
@@ -37,10 +38,13 @@ class Evaluation:
              "rows": [{"model", "method", "control", "pairs", "photos",
                        "numbers": {name: {"value", "low", "high"}}, facts of the task ...}, ...],
              "gaps": [{"model", "method", "why"}], "failures": [{"source", "error"}],
+             "examples": [{"model", "method", "kind": "best" or "worst", "photo", "class", "name", "iou", "msc",
+                           "file": of the folder}],
              "timing": {model: {"forward": seconds a photo, "methods": {name: {"seconds", "cost"}}, ...}}}
 
             Numbers are shares, "low" and "high" those between which 95 % of a bootstrap over photos lie. "cost" is
-            forward pass and method in times of the forward pass. Of the same question, all but "timing" is the same.
+            forward pass and method in times of the forward pass. "command" is None where data, model or protocol has no
+            name. Of the same question, all but "timing" is the same.
         folder: where it lies.
     """
 
@@ -63,6 +67,20 @@ class Evaluation:
         """
         file = Path(folder) / RESULTS
         return Evaluation(_read(file), file.parent)
+
+    def report(self) -> str:
+        """One HTML page that needs nothing but a browser, see `eclip report`.
+
+        Raises:
+            ResultError: a picture that the results name is not in the folder.
+        """
+        from eclip.evaluation.reporting import page_of
+
+        return page_of([self])
+
+    def _repr_html_(self) -> str:
+        """The table, for notebooks."""
+        return plain_table(self.results)
 
     def check(self, expected: str | Path, tolerance: float = 0.002) -> list[str]:
         """What differs from numbers that were stored: a line each; none = all within tolerance.

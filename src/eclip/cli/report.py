@@ -1,0 +1,29 @@
+"""`eclip report`: runs of `eclip eval` as one HTML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eclip.reported import reported
+
+
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of eclip eval.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file.")] = Path("report.html"),
+) -> None:
+    """Show runs of eclip eval on one page: numbers, curves, costs, classes, best and worst photos.
+
+    One run:  eclip report voc -o voc.html
+
+    Data sets or protocols side by side:  eclip report voc coco camvid
+    """
+    with reported():
+        from eclip.report import report as made
+        from eclip.writer import replace_file
+
+        page = made(list(folders)).encode(errors="backslashreplace")
+        replace_file(out, lambda file: file.write(page))
+        typer.echo(f"-> {out} ({len(page) / 2**20:.1f} MiB)")

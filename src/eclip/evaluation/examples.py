@@ -1,0 +1,168 @@
+"""Photos to look at: where each method was best and worst, drawn once the numbers are known.
+
+Which pairs these are follows from what was scored; their maps are made anew by the code that scored them, a photo at a
+time, and a picture that is there already is not drawn again.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from eclip.datasets.masks import MaskSet, present
+from eclip.errors import DataError
+from eclip.evaluation.asked import Asked, opened
+from eclip.evaluation.row import Row
+from eclip.heatmap import normalize
+from eclip.methods import METHODS
+from eclip.protocols import Localize
+from eclip.render import overlay
+from eclip.render.colors import BACKGROUND, FAINT, INK
+from eclip.render.letters import fit
+from eclip.writer import replace_file, slug
+
+FOLDER = "examples"
+SIDES = 340, 212  # of the drawn photo, at most, in pixels
+BAND, LETTERS = 28, 13  # height of the line below, 240 in all, and of its letters
+TRUTH, EDGE = (110, 255, 190), (10, 30, 22)  # outline of the true mask, and its dark rim
+
+Tell = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A pair to be drawn.
+
+    Attributes:
+        method: whose map.
+        kind: "best" or "worst".
+        pair: of the method's row: "photo" (place in the data set), "class", "iou", "msc".
+    """
+
+    method: str
+    kind: str
+    pair: dict[str, Any]
+
+
+def chosen(row: Row, count: int) -> list[Example]:
+    """The best and the worst pairs by IoU, so many of each, best first and worst first.
+
+    Each of the best is of another photo, and each of the worst; no pair is both. Of equal ones the first in the data
+    set counts.
+    """
+    found: list[Example] = []
+    for kind, sign in (("best", -1), ("worst", 1)):
+        taken = {(one.pair["photo"], one.pair["class"]) for one in found}
+        photos: set[int] = set()
+        for pair in sorted(row.each, key=lambda one: sign * one["iou"]):
+            if len(photos) == count:
+                break
+            if pair["photo"] not in photos and (pair["photo"], pair["class"]) not in taken:
+                photos.add(pair["photo"])
+                found.append(Example(row.method, kind, pair))
+    return found
+
+
+def draw_examples(asked: Asked, rows: Sequence[Row], folder: Path, count: int, tell: Tell) -> list[dict[str, Any]]:
+    """Draw the examples of each method that are not there yet.
+
+    Args:
+        asked: the question.
+        rows: what was scored of it.
+        folder: of the run.
+        count: best pairs of each method, and worst ones; 0 = none.
+        tell: hears of the progress: what is drawn, photos done, photos in all.
+
+    Returns:
+        As `Evaluation.results` has them.
+
+    Raises:
+        DataError: a photo that was scored can no longer be read.
+        ResultError: the folder cannot be written.
+    """
+    data = asked.data
+    assert isinstance(data, MaskSet)
+    examples = [one for row in rows if not row.control for one in chosen(row, count)]
+    files = {id(one): _file(asked.backbone.name, one) for one in examples}
+    missing: dict[int, list[Example]] = {}
+    for one in examples:
+        if not (folder / files[id(one)]).is_file():
+            missing.setdefault(one.pair["photo"], []).append(one)
+    text = asked.texts() if missing else None
+    for done, (place, wanted) in enumerate(sorted(missing.items())):
+        slow = [one.method for one in wanted if METHODS[one.method].kind == "perturbation"]
+        by = f" (by {', '.join(dict.fromkeys(slow))}, which takes many passes)" if slow else ""
+        tell(f"examples of {asked.backbone.name}{by}", done, len(missing))
+        found, failures = opened(data.items[place : place + 1], place)
+        if failures:
+            raise DataError(f"{failures[0][0]} was scored, but can no longer be read: {failures[0][1]}")
+        _, encoding, _ = next(iter(asked.encoded(found)))
+        photo, mask = found[0].photo, found[0].mask
+        assert isinstance(asked.protocol.rules, Localize) and text is not None
+        numbers = present(mask, asked.protocol.rules.least)
+        columns = {number: column for column, number in enumerate(data.classes)}
+        for method in dict.fromkeys(one.method for one in wanted):
+            own = [one for one in wanted if one.method == method]
+            maps = asked.maps(method, encoding, text, [[columns[number] for number in numbers]])[0][0]
+            for one in own:
+                heat = normalize(maps[numbers.index(one.pair["class"])].float()).numpy()
+                inside = mask == one.pair["class"]
+                picture = _drawn(photo, heat, inside, data.classes[one.pair["class"]], one.pair["iou"])
+                replace_file(folder / files[id(one)], lambda file, picture=picture: file.write(picture))  # type: ignore[misc]
+    if missing:
+        tell(f"examples of {asked.backbone.name}", len(missing), len(missing))
+    return [
+        {
+            "model": asked.backbone.name,
+            "method": one.method,
+            "kind": one.kind,
+            "photo": data.items[one.pair["photo"]].name,
+            "class": one.pair["class"],
+            "name": data.classes[one.pair["class"]],
+            "iou": round(one.pair["iou"], 6),
+            "msc": round(one.pair["msc"], 6),
+            "file": files[id(one)],
+        }
+        for one in examples
+    ]
+
+
+def _file(model: str, one: Example) -> str:
+    """Its place in the folder of the run; it follows from the pair, so that another count finds it again."""
+    return f"{FOLDER}/{slug(model) or 'model'}/{one.method}.{one.pair['photo']:06d}.{one.pair['class']}.jpg"
+
+
+def _drawn(
+    photo: Image.Image,
+    heat: Float[np.ndarray, "row col"],
+    inside: Bool[np.ndarray, "height width"],
+    name: str,
+    iou: float,
+) -> bytes:
+    """The overlay with the outline of the true mask, and below it the name and the IoU; a JPEG of 240 rows at most."""
+    scale = min(side / own for side, own in zip(SIDES, photo.size, strict=True))
+    width, height = size = max(1, round(scale * photo.width)), max(1, round(scale * photo.height))
+    view = overlay(photo.resize(size, Image.Resampling.LANCZOS), heat, signed=False, legend=False)
+    there = np.asarray(Image.fromarray(inside.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)).astype(bool)
+    line = there & ~ndimage.binary_erosion(there, border_value=1)
+    rim = ndimage.binary_dilation(line) & ~there
+    pixels = np.array(view)
+    pixels[rim], pixels[line] = EDGE, TRUTH
+    canvas = Image.new("RGB", (max(width, SIDES[1] // 2), height + BAND), BACKGROUND)
+    canvas.paste(Image.fromarray(pixels), ((canvas.width - width) // 2, 0))
+    draw, middle, pad = ImageDraw.Draw(canvas), height + BAND // 2, 6
+    told, font = fit(f"IoU {100 * iou:.0f}", canvas.width, LETTERS)
+    draw.text((canvas.width - pad, middle), told, FAINT, font, anchor="rm")
+    shown, font = fit(name, canvas.width - 3 * pad - font.getlength(told), LETTERS)
+    draw.text((pad, middle), shown, INK, font, anchor="lm")
+    buffer = io.BytesIO()
+    canvas.save(buffer, "JPEG", quality=75, optimize=True)
+    return buffer.getvalue()

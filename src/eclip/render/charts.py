@@ -1,0 +1,207 @@
+"""Charts as SVG: lines over a share, and points over a cost. Colors come from the page's style, names from the lines.
+
+Each series carries `data-m`, its number, by which the page's script lights up the same method wherever it is.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT = 440, 290
+LEFT, RIGHT, TOP, BOTTOM = 42, 12, 12, 38
+COLORED = 6
+"""So many of the best have a color of their own."""
+Box = tuple[int | float, int | float, int | float, int | float]
+"""Left, top, right, bottom."""
+_LETTER = 6.6  # width of one in a label, about
+
+
+@dataclass(frozen=True)
+class Series:
+    """What is drawn of one method.
+
+    Attributes:
+        number: its number on the page.
+        rank: 1 for the best method; 0 for a control.
+        label: its name.
+        points: (x, y) of a line, or a single one.
+        low: end of the interval of a point.
+        high: the other end.
+    """
+
+    number: int
+    rank: int
+    label: str
+    points: Sequence[tuple[float, float]]
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def style(self) -> str:
+        """Its class on the page."""
+        return "control" if not self.rank else f"c{self.rank}" if self.rank <= COLORED else "other"
+
+
+def lines(title: str, series: Sequence[Series], across: str, up: str, *, percent: bool = True) -> str:
+    """A line a method over shares from 0 to 1; the number of the best stands at its peak, controls are dashed.
+
+    Args:
+        title: read out by screen readers.
+        series: the best last drawn, on top.
+        across: what x is.
+        up: what y is.
+        percent: y is told in percent.
+    """
+    values = [y for one in series for _, y in one.points]
+    low, high = min(0.0, *values), max(values)
+    most = max(x for one in series for x, _ in one.points) or 1.0
+    axis = _Axis(low, high if high > low else low + 1)
+    ticks = [(x / most, f"{x:.2g}") for x in _Axis(0.0, most).ticks()]
+    plot = [_frame(title, axis, ticks, across, up, percent)]
+    for one in sorted(series, key=lambda one: -one.rank if one.rank else -1000):
+        path = " ".join(f"{_x(x / most):.1f},{axis.y(y):.1f}" for x, y in one.points)
+        at, peak = max(one.points, key=lambda point: point[1])
+        name = f"{one.label}: highest {_number(peak, percent)} at {at:.2g}"
+        mark = ""
+        if 0 < one.rank <= COLORED:
+            x, y = _x(at / most), axis.y(peak)
+            mark = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7.5"/><text x="{x:.1f}" y="{y + 3.6:.1f}">{one.rank}</text>'
+        plot.append(
+            f'<g class="line {one.style}" data-m="{one.number}" tabindex="0" role="img" aria-label="{_e(name)}">'
+            f'<title>{_e(name)}</title><polyline class="hit" points="{path}"/><polyline points="{path}"/>{mark}</g>'
+        )
+    return "".join([*plot, "</svg>"])
+
+
+def scatter(title: str, series: Sequence[Series], floor: tuple[str, float] | None, up: str, *, percent: bool) -> str:
+    """A point a method over its cost in forward passes, on a logarithmic axis, each with its name and interval.
+
+    Args:
+        title: as of `lines`.
+        series: one point each, of a cost of at least 1.
+        floor: name and value of the best control, drawn as a dashed line.
+        up: what y is.
+        percent: y is told in percent.
+    """
+    ends = [end for one in series for end in (one.points[0][1], one.low, one.high) if end is not None]
+    ends += [floor[1]] if floor else []
+    pad = 0.06 * (max(ends) - min(ends)) or 0.05
+    axis = _Axis(min(ends) - pad, max(ends) + pad)
+    first, last = min(one.points[0][0] for one in series), max(one.points[0][0] for one in series)
+    start, stop = math.log(first) - 0.08 * math.log(last / first), math.log(last) + 0.3 * math.log(last / first)
+    if stop - start < 0.02:
+        start, stop = start - 0.05, stop + 0.1
+
+    def across(cost: float) -> float:
+        return (math.log(cost) - start) / (stop - start)
+
+    ticks = [(across(cost), f"{cost:g}") for cost in _costs(math.exp(start), math.exp(stop))]
+    plot = [_frame(title, axis, ticks, "forward passes, itself included", up, percent)]
+    if floor:
+        y = axis.y(floor[1])
+        plot.append(f'<g class="floor"><path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
+        plot.append(f'<text x="{WIDTH - RIGHT}" y="{y + 13:.1f}" text-anchor="end">{_e(floor[0])}</text></g>')
+    taken: list[Box] = []
+    at = {one.number: (_x(across(one.points[0][0])), axis.y(one.points[0][1])) for one in series}
+    for x, y in at.values():
+        taken.append((x - 4, y - 4, x + 4, y + 4))
+    if floor:
+        taken.append((WIDTH - RIGHT - _LETTER * len(floor[0]), axis.y(floor[1]), WIDTH - RIGHT, axis.y(floor[1]) + 15))
+    for one in sorted(series, key=lambda one: one.rank):
+        x, y = at[one.number]
+        cost, value = one.points[0]
+        name = f"{one.label}: {_number(value, percent)} at {cost:.3g} forward passes"
+        whisker = ""
+        if one.low is not None and one.high is not None:
+            whisker = f'<path class="whisker" d="M{x:.1f} {axis.y(one.low):.1f}V{axis.y(one.high):.1f}"/>'
+        left, base, anchor = _free(x, y, _LETTER * len(one.label), taken)
+        plot.append(
+            f'<g class="point {one.style}" data-m="{one.number}" tabindex="0" role="img" aria-label="{_e(name)}">'
+            f'<title>{_e(name)}</title>{whisker}<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
+            f'<text x="{left:.1f}" y="{base:.1f}" text-anchor="{anchor}">{_e(one.label)}</text></g>'
+        )
+    return "".join([*plot, "</svg>"])
+
+
+class _Axis:
+    """The way up: from values to pixels."""
+
+    def __init__(self, low: float, high: float) -> None:
+        self.low, self.high = low, high
+
+    def y(self, value: float) -> float:
+        return TOP + (HEIGHT - TOP - BOTTOM) * (self.high - value) / (self.high - self.low)
+
+    def ticks(self) -> list[float]:
+        rough = (self.high - self.low) / 4
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = power * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
+        first = math.ceil(self.low / step - 1e-9)
+        return [step * place for place in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+
+def _frame(title: str, axis: _Axis, ticks: Sequence[tuple[float, str]], across: str, up: str, percent: bool) -> str:
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="group" aria-label="{_e(title)}">',
+        '<g class="axis" aria-hidden="true">',
+    ]
+    for value in axis.ticks():
+        y = axis.y(value)
+        parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
+        parts.append(
+            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_number(value, percent, tick=True)}</text>'
+        )
+    for place, told in ticks:
+        x = _x(place)
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{told}</text>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text class="name" x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">{_e(across)}</text>')
+    parts.append(f'<text class="name" x="{LEFT + 4}" y="{TOP + 6}" text-anchor="start">{_e(up)}</text></g>')
+    return "".join(parts)
+
+
+def _costs(low: float, high: float) -> list[float]:
+    """Round costs between two: 1, 2, 5, 10 and so on, or finer where the two are close."""
+    if high / low > 3:
+        found = [digit * 10.0**power for power in range(6) for digit in (1, 2, 5)]
+    else:
+        step = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if (high - low) / step <= 6)
+        found = [round(place * step, 6) for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return [cost for cost in found if low <= cost <= high]
+
+
+def _free(x: float, y: float, width: float, taken: list[Box]) -> tuple[float, float, str]:
+    """Where a label of this width next to a point hits nothing: x, y and anchor of the text; else on its right."""
+    places = [(x + 8, y + 4, "start"), (x - 8, y + 4, "end")]
+    places += [(x + side * 6, y + 4 + down, anchor) for down in (-11, 11, -20, 20) for side, anchor in _SIDES]
+    for left, base, anchor in places:
+        start = left - (width if anchor == "end" else 0)
+        box = (start, base - 10, start + width, base + 2)
+        inside = box[0] >= LEFT and box[2] <= WIDTH - 2 and box[1] >= 0 and box[3] <= HEIGHT - BOTTOM
+        if inside and not any(_overlap(box, other) for other in taken):
+            taken.append(box)
+            return left, base, anchor
+    return places[0]
+
+
+_SIDES = ((1, "start"), (-1, "end"))
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _x(share: float) -> float:
+    return LEFT + (WIDTH - LEFT - RIGHT) * share
+
+
+def _number(value: float, percent: bool, tick: bool = False) -> str:
+    text = (f"{100 * value:.3g}" if tick else f"{100 * value:.1f}") if percent else f"{value:.3g}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def _e(text: str) -> str:
+    return html.escape(text)

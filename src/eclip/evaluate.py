@@ -118,7 +118,7 @@ def evaluate(
         "methods": {name: noted(one) for name, one in own.items()},
         "refine": refine,
         "refine_options": noted(refine_options),
-        "models": {one.name: {**made_by(one), "weights": _digest(one)} for one in backbones},
+        "models": {one.name: _told(one) for one in backbones},
         "batch_size": batch_size,
     }
     folder = Path(out)
@@ -194,6 +194,12 @@ def _measure(asked: Asked, folder: Path, batch_size: int, tell: Tell) -> tuple[l
             f"{MOST_FAILURES:.0%}: the numbers would be those of other photos. The first is {source}: {why}"
         )
     return task.record(held), held
+
+
+def _told(backbone: Backbone) -> dict[str, Any]:
+    """What a run says of a model, and goes on with; versions are told apart."""
+    told = {key: one for key, one in made_by(backbone).items() if key != "versions"}
+    return {**told, "weights": _digest(backbone)}
 
 
 def _digest(backbone: Backbone) -> str:

@@ -20,22 +20,6 @@ if TYPE_CHECKING:
     from eclip.evaluation.results import Evaluation
 
 DATA, ASKED, RUN = "Photos", "What is asked", "The run"
-TITLES = {
-    "msc": "mSC",
-    "miou": "mIoU",
-    "miou_held_out": "held out",
-    "flipped_miou": "flipped",
-    "class_miou": "class mIoU",
-    "class_msc": "class mSC",
-    "average_precision": "AP",
-    "auroc": "AUROC",
-    "pointing_game": "pointing",
-    "energy": "energy",
-    "box_iou": "box IoU",
-    "segmentation_miou": "mIoU",
-    "pixel_accuracy": "pixels right",
-}
-"""Short names of numbers, as columns have them."""
 
 
 def evaluate(
@@ -169,26 +153,31 @@ def _show(found: Evaluation) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from eclip.render.report_words import column, headline, interval, shown, sign
+
     results = found.results
     several = len({row["model"] for row in results["rows"]}) > 1
     keys = list(dict.fromkeys(key for row in results["rows"] for key in row["numbers"]))
-    headline = results["protocol"]["rules"].get("headline", keys[0])
+    first = headline(results)
+    keys.sort(key=lambda key: key != first)
     table = Table(box=None, pad_edge=False)
     for title in (*(["model"] if several else []), "method"):
         table.add_column(title, no_wrap=True)
     for key in keys:
-        table.add_column(TITLES.get(key, key), justify="right", no_wrap=True)
+        table.add_column(column(key)[0], justify="right", no_wrap=True)
 
     def rank(row: dict[str, Any]) -> float:
-        value = row["numbers"].get(headline, {}).get("value")
-        return float("inf") if value is None else -float(value)
+        value = row["numbers"].get(first, {}).get("value")
+        return float("inf") if value is None else -(sign(first) or 1) * float(value)
 
     for row in sorted(results["rows"], key=rank):
-        cells = [_percent(row["numbers"].get(key), key == headline) for key in keys]
+        numbers = row["numbers"]
+        cells = [shown(key, numbers.get(key, {}).get("value")) for key in keys]
+        if first in numbers:
+            cells[0] = interval(first, row)
         name = f"({row['method']})" if row["control"] else row["method"]
         table.add_row(*([row["model"]] if several else []), name, *cells, style="dim" if row["control"] else "")
-    console = Console(width=None if Console().is_terminal else 200)
-    console.print(table)
+    Console(width=None if Console().is_terminal else 200).print(table)
     gaps: dict[str, list[str]] = {}
     for gap in results["gaps"]:
         gaps.setdefault(gap["model"], []).append(gap["method"])
@@ -197,16 +186,7 @@ def _show(found: Evaluation) -> None:
     photos = results["data"]["photos"]
     pairs = max((row["pairs"] for row in results["rows"]), default=0)
     typer.echo(
-        f"{results['data']['name']}, {photos} photos, {pairs} pairs, protocol {results['protocol']['name']}; percent, "
-        f"names in brackets are controls; all of it in {found.folder}",
+        f"{results['data']['name']}, {photos} photos, {pairs} pairs, protocol {results['protocol']['name']}; names in "
+        f"brackets are controls; all of it in {found.folder}",
         err=True,
     )
-
-
-def _percent(number: dict[str, float | None] | None, spread: bool) -> str:
-    if number is None or number["value"] is None:
-        return "-"
-    value = f"{100 * number['value']:.1f}"
-    if spread and number["low"] is not None and number["high"] is not None:
-        value += f" ({100 * number['low']:.1f} to {100 * number['high']:.1f})"
-    return value

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eclip.datasets.masks import VOID, Masked, present
 from eclip.evaluation.asked import Asked, Opened, joined, opened
-from eclip.evaluation.controls import NAMES, control_maps
+from eclip.evaluation.controls import CONTROLS, NAMES, control_maps
 from eclip.evaluation.parts import Part
 from eclip.evaluation.row import Row
 from eclip.evaluation.spread import Number, Weights, number
@@ -95,17 +95,33 @@ class LocalizeTask:
         """
         whole, names = joined(parts, self.asked.data.name)
         weights = Weights(whole["photos"])
-        return [self._row(name, column, whole, weights) for column, name in enumerate(names)]
+        ious = whole["hits"] / whole["unions"]  # pair name threshold
+        values = dict(zip(names, ious.mean(axis=0).max(axis=1), strict=True))
+        again = {name: weights.means(ious[:, column]).max(axis=1) for column, name in enumerate(names)}
+        best = max(CONTROLS, key=lambda name: values[name])
+        rows = []
+        for column, name in enumerate(names):
+            over = None if name in NAMES else number(values[name] - values[best], again[name] - again[best])
+            rows.append(self._row(name, column, whole, weights, number(values[name], again[name]), over))
+        return rows
 
-    def _row(self, name: str, column: int, whole: dict[str, NDArray[Any]], weights: Weights) -> Row:
+    def _row(
+        self,
+        name: str,
+        column: int,
+        whole: dict[str, NDArray[Any]],
+        weights: Weights,
+        miou: Number,
+        over: Number | None,
+    ) -> Row:
         photos, numbers = whole["photos"], whole["numbers"]
         own = {key: whole[key][:, column].astype(float) for key in ("means", *_COUNTS, "boxes")}
         ious = own["hits"] / own["unions"]
         flipped = own["flipped_hits"] / own["flipped_unions"]
         means = weights.means(own["means"])
-        values = {key: number(own["means"][:, i].mean(), means[:, i]) for i, key in enumerate(MEANS)}
+        values = {"miou": miou} | ({} if over is None else {"over_control": over})
+        values |= {key: number(own["means"][:, i].mean(), means[:, i]) for i, key in enumerate(MEANS)}
         curve, boxes = ious.mean(axis=0), own["boxes"].mean(axis=0)
-        values["miou"] = number(curve.max(), weights.means(ious).max(axis=1))
         values["miou_held_out"] = self._held_out(ious, photos, weights)
         values["flipped_miou"] = number(flipped.mean(axis=0).max(), weights.means(flipped).max(axis=1))
         values["box_iou"] = number(boxes.max(), weights.means(own["boxes"]).max(axis=1))

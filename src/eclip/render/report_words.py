@@ -29,6 +29,11 @@ COLUMNS: dict[str, tuple[str, str]] = {
         "mIoU where each half of the photos takes the threshold that was best on the other half: what choosing the "
         "threshold on the scored photos is worth is the difference.",
     ),
+    "over_control": (
+        "over control",
+        "mIoU minus that of the best control, on the same photos, so that its interval is narrower than theirs: where "
+        "all of it is above zero, the map knows more than a control does.",
+    ),
     "flipped_miou": (
         "flipped",
         "mIoU of the same map upside down. Where it is more than mIoU, the map marks everything but the thing.",
@@ -212,19 +217,26 @@ def _against(
     far, near = ("low", "high") if way > 0 else ("high", "low")
     best = controls[0]
     told = f"{best['method']}, {interval(key, best)}"
-    clear, unsure, no = [], [], []
+    clear: list[str] = []
+    unsure: list[str] = []
+    no: list[str] = []
     for place, row in methods:
+        over = row["numbers"].get("over_control") if key == "miou" else None
         if way * _known(row, key) <= way * _known(best, key):
             no.append(label[place])
+        elif over is not None and over["low"] is not None:
+            (clear if over["low"] > 0 else unsure).append(label[place])
         elif all(way * _known(row, key, far) > way * _known(one, key, near) for one in controls):
             clear.append(label[place])
         else:
             unsure.append(label[place])
-    found = _some("▲", clear, "better than every control, and no 95 % interval overlaps with theirs")
+    paired = any("over_control" in row["numbers"] for _, row in methods) and key == "miou"
+    how = "on the same photos, beyond the 95 % interval" if paired else "and no 95 % interval overlaps with theirs"
+    found = _some("▲", clear, f"better than every control, {how}")
     if not clear:
         found = [("▲", [], "No method is better than every control beyond the 95 % intervals")]
     found += _some(
-        "≈", unsure, f"better than the best control ({told}), but the intervals overlap: more photos would tell"
+        "≈", unsure, f"better than the best control ({told}), but not beyond the interval: more photos would tell"
     )
     return found + _some("▼", no, f"no better than the best control ({told}), which knows neither text nor model")
 

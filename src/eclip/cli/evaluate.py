@@ -153,24 +153,19 @@ def _show(found: Evaluation) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from eclip.render.report_words import column, headline, interval, shown, sign
+    from eclip.render.report_table import keys_of, ranked
+    from eclip.render.report_words import column, headline, interval, shown
 
     results = found.results
     several = len({row["model"] for row in results["rows"]}) > 1
-    keys = list(dict.fromkeys(key for row in results["rows"] for key in row["numbers"]))
-    first = headline(results)
-    keys.sort(key=lambda key: key != first)
+    keys, first = keys_of(results), headline(results)
     table = Table(box=None, pad_edge=False)
     for title in (*(["model"] if several else []), "method"):
         table.add_column(title, no_wrap=True)
     for key in keys:
         table.add_column(column(key)[0], justify="right", no_wrap=True)
 
-    def rank(row: dict[str, Any]) -> float:
-        value = row["numbers"].get(first, {}).get("value")
-        return float("inf") if value is None else -(sign(first) or 1) * float(value)
-
-    for row in sorted(results["rows"], key=rank):
+    for row in (results["rows"][place] for place in ranked(results)):
         numbers = row["numbers"]
         cells = [shown(key, numbers.get(key, {}).get("value")) for key in keys]
         if first in numbers:

@@ -17,9 +17,9 @@ SOURCE = ROOT / "src" / "eclip"
 FLOORS = [
     {"errors", "options", "heatmap", "blocks", "templates", "pooling"},  # ground
     {"backbones", "head", "datasets", "render", "photos", "writer", "commands", "reported"},  # materials
-    {"methods", "refinements", "text", "guides", "training", "metrics", "words", "explanation"}  # crafts
+    {"methods", "refinements", "text", "guides", "training", "metrics", "words", "explanation", "health"}  # crafts
     | {"splice", "msae", "vocabulary", "image_mean", "concepts_writer", "words_writer"},
-    {"explain", "evaluate", "train", "stream", "health", "doctor", "compare"}  # hall
+    {"explain", "evaluate", "train", "stream", "doctor", "compare"}  # hall
     | {"explain_words", "interactions", "concepts"},
     {"cli", "web", "__main__"},  # doors
 ]
@@ -46,6 +46,10 @@ SAME_FLOOR = {
     ("words_writer", "interactions"),
     ("concepts_writer", "concepts"),  # a name in an annotation
     ("vocabulary", "text"),
+    ("health", "methods"),  # asks one of them again, and the value path
+    ("health", "text"),
+    ("health", "vocabulary"),
+    ("explanation", "health"),  # travels with it
     ("heatmap", "errors"),
     ("pooling", "blocks"),
     ("pooling", "errors"),

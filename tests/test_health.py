@@ -200,7 +200,7 @@ def test_upside_down_a_map_has_the_opposite_polarity(mini: Backbone, photos: lis
         assert not any(SENTENCES["polarity"] in line for line in up.warnings(image, image))
     hidden = polarity_by_hiding(encoding, text, maps)
     assert (hidden.diagonal() > 0.3).all(), "hiding the hot half costs more of the score"
-    assert torch.equal(polarity_by_hiding(encoding, text, -maps), -hidden), "100 patches, none tied"
+    torch.testing.assert_close(polarity_by_hiding(encoding, text, -maps), -hidden, rtol=0, atol=1e-3)
 
 
 def test_what_is_not_asked_is_nan_without_a_warning_and_noted(mini: Backbone, photos: list[Image.Image]) -> None:

@@ -41,7 +41,7 @@ EVERY_NTH_WORD = 5
 KEEP = 1
 """Last blocks that the value path reruns."""
 
-LEAST_SENSITIVITY = 0.1  # attention has 0, methods that read the text 0.4 to 1 in the median of pairs
+LEAST_SENSITIVITY = 0.05  # attention has 0, methods that read the text 0.6 to 1 in the median of pairs
 LEAST_POLARITY = -0.1  # see the table of docs/health.md
 MOST_ARTEFACTS = 0.5  # of real maps on mini almost none, of those with three implanted patches most
 LEAST_PRESENCE = 0.6  # on coco80seg 8 % of classes that a photo shows are below, 60 % of those that it does not
@@ -256,7 +256,7 @@ def polarity_by_hiding(
 
     Half of the patches, the hotter ones, are covered with the mean color, then the colder half; the middle patch of an
     odd number never is. With a and b what the score loses by the one and by the other, (a - b) / (|a| + |b|) is the
-    answer, in [-1, 1], negative for upside down, and of the map upside down exactly the opposite unless patches tie.
+    answer, in [-1, 1], negative for upside down, and of the map upside down the opposite unless patches tie.
     Two forward passes an image and text; `Health.polarity` costs none.
 
     Args:

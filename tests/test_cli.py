@@ -33,7 +33,7 @@ def explain(*words: object, model: str, out: Path) -> Result:
 
 
 def test_one_photo_two_texts(tiny_name: str, photos: Path, tmp_path: Path) -> None:
-    done = explain(photos / "a.png", "-t", "a dog", "-t", "grass", model=tiny_name, out=tmp_path)
+    done = explain(photos / "a.png", "-t", "a dog", "-t", "grass", "--no-health", model=tiny_name, out=tmp_path)
     assert done.exit_code == 0, done.output
     answer = Explanation.load(tmp_path)
     first, second = answer.scores[0]
@@ -77,7 +77,7 @@ def test_json_is_the_manifest_and_nothing_else_is_on_stdout(tiny_name: str, phot
     printed = json.loads(done.stdout)
     assert printed == json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
     assert list(printed) == ["schema", "texts", "signed", "how", "photos", "failures"]
-    assert list(printed["photos"][0]) == ["source", "width", "height", "grid", "map", "scores", "files"]
+    assert list(printed["photos"][0]) == ["source", "width", "height", "grid", "map", "scores", "health", "files"]
     assert printed["failures"] == [{"source": "nothing.jpg", "error": "nothing.jpg: no such file or folder."}]
 
 

@@ -18,10 +18,10 @@ SOURCE = ROOT / "src" / "eclip"
 FLOORS = [
     {"errors", "options", "heatmap", "blocks", "templates", "pooling", "protocols", "windows"},  # ground
     {"backbones", "head", "datasets", "render", "photos", "writer", "commands", "reported"},  # materials
-    {"methods", "refinements", "text", "guides", "training", "metrics", "words", "explanation"}  # crafts
+    {"methods", "refinements", "text", "guides", "training", "metrics", "words", "explanation", "health"}  # crafts
     | {"splice", "msae", "vocabulary", "image_mean", "concepts_writer", "words_writer"}
     | {"class_words", "labels", "segmentation", "segment_writer"},
-    {"explain", "evaluate", "evaluation", "train", "stream", "health", "doctor", "compare", "report"}  # hall
+    {"explain", "evaluate", "evaluation", "train", "stream", "doctor", "compare", "report"}  # hall
     | {"explain_words", "interactions", "concepts", "segment"},
     {"cli", "web", "__main__"},  # doors
 ]
@@ -55,6 +55,10 @@ SAME_FLOOR = {
     ("words_writer", "interactions"),
     ("concepts_writer", "concepts"),  # a name in an annotation
     ("vocabulary", "text"),
+    ("health", "methods"),  # asks one of them again, and the value path
+    ("health", "text"),
+    ("health", "vocabulary"),
+    ("explanation", "health"),  # travels with it
     ("heatmap", "errors"),
     ("pooling", "blocks"),
     ("pooling", "errors"),

@@ -508,7 +508,7 @@ def test_explain_refines_what_the_method_gives(name: str, backbone: Backbone, ph
     assert np.array_equal(answer.scores, plain.scores)
     assert (answer.how["refine"], answer.how["refine_options"]) == (name, {})
     assert (plain.how["refine"], plain.how["grid"]) == (None, [4, 4])
-    assert set(answer.seconds) == {"forward", "method", "refine"}
+    assert set(answer.seconds) == {"forward", "method", "refine", "health"}
     assert answer.heatmap(0, 1).shape == (30, 40)
     assert sorted(set(answer.points(k=2)[1])) == [0, 1]
     assert repr(answer).endswith(

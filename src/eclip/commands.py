@@ -16,6 +16,7 @@ def command(sources: Sequence[str], texts: Sequence[str], how: dict[str, Any]) -
     words += [*_head(how["head"], how["method"]), *settings(how)]
     for key, value in how["options"].items():
         words += ["--set", f"{key}={value}"]
+    words += ["--no-health"] if how["health"] is None else []
     return shlex.join(words)
 
 

@@ -26,6 +26,7 @@ from eclip.blocks import cosine
 from eclip.commands import command
 from eclip.errors import ImageError, NoMeaningError, OptionError, TextError
 from eclip.explanation import Explanation
+from eclip.health import KEEP, Checkup, notes
 from eclip.methods import DEFAULT_METHOD, DEFAULT_WITH_HEAD, METHODS, check_methods, options_for
 from eclip.photos import Photo, name_of, open_photo, read_batches
 from eclip.refinements import REFINEMENTS, check_refinement
@@ -55,6 +56,7 @@ def explain(
     device: str | None = None,
     refine: str | None = None,
     refine_options: dict[str, Any] | None = None,
+    health: bool = True,
     gaps: dict[str, str] | None = None,
     **options: Any,
 ) -> Explanation | dict[str, Explanation]:
@@ -74,6 +76,7 @@ def explain(
         device: where a model given by name is put, see `eclip.load`; None = the CPU. A Backbone stays where it is.
         refine: a name of `eclip.REFINEMENTS`, which draws maps to what the photo shows, some on the model's pixels.
         refine_options: of the refinement, see `eclip.REFINEMENTS[name].options`.
+        health: ask of each map whether it can be trusted, see `eclip.health`; it leaves the maps as they are.
         gaps: of several methods, those without a meaning for this model are added here, with the reason, and the rest
             goes on. None: they raise.
         options: options of the method, see `eclip.METHODS[name].options`.
@@ -90,7 +93,7 @@ def explain(
         model, device, method = _by_head(model, device)
     names = [method] if isinstance(method, str) else list(method)
     own = _own(names, options)
-    settings = (image_size, resize, templates, positions, versus, device, refine, refine_options)
+    settings = (image_size, resize, templates, positions, versus, device, refine, refine_options, health)
     asked = Question(texts, model, own, *settings)
     opened = [open_photo(photo) for photo in photos]
     if not opened:
@@ -123,6 +126,7 @@ def explain_each(
     device: str | None = None,
     refine: str | None = None,
     refine_options: dict[str, Any] | None = None,
+    health: bool = True,
     **options: Any,
 ) -> Iterator[Explanation]:
     """One Explanation a photo, in order, for more photos than fit into memory; texts are encoded once.
@@ -142,6 +146,7 @@ def explain_each(
         device: see `explain`.
         refine: see `explain`.
         refine_options: see `explain`.
+        health: see `explain`.
         options: see `explain`.
     """
     if batch_size < 1:
@@ -150,7 +155,7 @@ def explain_each(
     if method is None:
         model, device, method = _by_head(model, device)
     own = _own([method], options)
-    settings = (image_size, resize, templates, positions, versus, device, refine, refine_options)
+    settings = (image_size, resize, templates, positions, versus, device, refine, refine_options, health)
     asked = Question(texts, model, own, *settings)
     for batch in read_batches(images, batch_size, failures, asked.grid):
         yield from _each(asked, method, batch)
@@ -172,6 +177,7 @@ class Question:
         device: str | None,
         refine: str | None = None,
         refine_options: dict[str, Any] | None = None,
+        health: bool = False,
     ) -> None:
         self.texts = check_texts(texts)
         check_methods(options, versus=versus is not None)
@@ -192,6 +198,10 @@ class Question:
                 self.versus_text = encode_texts(self.backbone, [versus], templates)
         keeps = [METHODS[name].keep_for(own) for name, own in options.items()]
         keeps += [] if refine is None else [REFINEMENTS[refine].keep]
+        keeps += [KEEP] if health else []
+        self.checkup = (
+            Checkup(self.backbone, self.texts, self.text, templates, versus=versus is not None) if health else None
+        )
         self.keep = None if None in keeps else max(keep for keep in keeps if keep is not None)
 
     def grid(self, photo: Image.Image) -> Grid:
@@ -217,14 +227,18 @@ class Question:
             if begun is not None:
                 begun(name)
             run = method if self.versus is None else partial(method.difference, versus=self.versus_text)
+            ask = partial(run, encoding, **options)
             try:
-                maps, own = self.timed(partial(run, encoding, self.text, **options))
+                maps, own = self.timed(partial(ask, self.text))
             except NoMeaningError as error:  # of a refinement it is no gap of the method: the same for all
                 if gaps is None:
                     raise
                 gaps[name] = error.why
                 continue
             seconds = {"forward": forward, "method": own}
+            health = None
+            if self.checkup is not None:
+                health, seconds["health"] = self.timed(partial(self.checkup, method, encoding, maps, ask, options))
             if self.refine is not None:
                 step = partial(REFINEMENTS[self.refine], maps, encoding, **self.refine_options)
                 maps, seconds["refine"] = self.timed(step)
@@ -238,6 +252,7 @@ class Question:
                 how=self.how(name, sources, list(pixels.shape[2:])),
                 photos=tuple(photos),
                 seconds=seconds,
+                health=health,
             )
         return answers
 
@@ -265,6 +280,7 @@ class Question:
             "templates": self.templates if isinstance(self.templates, str) else list(self.templates),
             "positions": self.positions,
             "versus": self.versus,
+            "health": None if self.checkup is None else list(notes(METHODS[method], versus=self.versus is not None)),
         }
         tensors = any(isinstance(value, Tensor) for value in [*options.values(), *self.refine_options.values()])
         by_name = is_loaded(backbone) and not tensors and all(Path(source).is_file() for source in sources)
@@ -299,4 +315,5 @@ def _each(asked: Question, method: str, batch: list[tuple[str, Image.Image]]) ->
             sizes=whole.sizes[one],
             photos=whole.photos[one],
             how=asked.how(method, sources[one], whole.how["pixels"]),
+            health=None if whole.health is None else whole.health.only(index),
         )

@@ -16,6 +16,7 @@ from PIL import Image
 
 from eclip import heatmap, render
 from eclip.errors import ImageError, OptionError, ResultError
+from eclip.health import NUMBERS, Health
 from eclip.photos import open_photo
 from eclip.writer import FORMATS, MANIFEST, SCHEMA, Writer, png
 
@@ -39,7 +40,8 @@ class Explanation:
         how: model, method, options, resize, templates, versions, the command that repeats it. With how["versus"], maps
             and scores are those of the difference between each text and that one.
         seconds: what it took: "forward", the one pass that all methods of a question share, "method", and
-            "refine" if the maps were refined; not saved.
+            "refine" if the maps were refined, "health" if it was asked; not saved.
+        health: what can be doubted of each map, as the method gave it; None if it was not asked.
     """
 
     maps: Float[np.ndarray, "image text row col"]
@@ -51,6 +53,7 @@ class Explanation:
     how: dict[str, Any]
     photos: tuple[Image.Image | Path, ...]
     seconds: dict[str, float] = field(default_factory=dict)
+    health: Health | None = None
 
     def __repr__(self) -> str:
         """One line: what was explained, how."""
@@ -209,7 +212,7 @@ class Explanation:
                 raise ResultError(f"{folder / MANIFEST} is of schema {manifest['schema']!r}, not {SCHEMA!r}.")
             entries = manifest["photos"]
             arrays = [_read_arrays(folder / entry["files"]["npz"]) for entry in entries]
-            grids = {maps.shape for maps, _ in arrays}
+            grids = {one["maps"].shape for one in arrays}
             if len(grids) != 1:
                 what = (
                     f"maps of unlike shapes {sorted(grids)}: read its npz files"
@@ -218,14 +221,15 @@ class Explanation:
                 )
                 raise ResultError(f"{folder} holds {what}.")
             return cls(
-                maps=np.stack([maps for maps, _ in arrays]),
-                scores=np.stack([scores for _, scores in arrays]),
+                maps=np.stack([one["maps"] for one in arrays]),
+                scores=np.stack([one["scores"] for one in arrays]),
                 texts=tuple(manifest["texts"]),
                 sources=tuple(entry["source"] for entry in entries),
                 sizes=tuple((entry["width"], entry["height"]) for entry in entries),
                 signed=manifest["signed"],
                 how=manifest["how"],
                 photos=tuple(folder / entry["files"]["photo"] for entry in entries),
+                health=_health(arrays, manifest),
             )
         except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
             if isinstance(error, ResultError):
@@ -236,6 +240,15 @@ class Explanation:
             ) from error
 
 
-def _read_arrays(file: Path) -> tuple[Float[np.ndarray, "text row col"], Float[np.ndarray, " text"]]:
+def _read_arrays(file: Path) -> dict[str, Float[np.ndarray, "*axes"]]:
     with file.open("rb") as opened, np.load(opened) as arrays:  # np.load itself leaves a damaged file open
-        return arrays["maps"], arrays["scores"]
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _health(arrays: list[dict[str, Any]], manifest: dict[str, Any]) -> Health | None:
+    """As it was saved; results without it, and those of before there was any, have none."""
+    said = manifest["how"].get("health")
+    if said is None:
+        return None
+    values = {name: np.stack([one[f"health_{name}"] for one in arrays]) for name in NUMBERS}
+    return Health(**values, texts=tuple(manifest["texts"]), notes=tuple(said))

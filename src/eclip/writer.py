@@ -154,12 +154,14 @@ class Writer(Folder):
 
         {"schema": "eclip.explain/1", "texts": [text, ...], "signed": bool, "how": {as `Explanation.how`},
          "photos": [{"source", "width", "height", "grid": [row, col], "map": [row, col], "scores": {text: score},
+                     "health": {text: {"sensitivity", "polarity", "artefacts", "presence", "warnings"}},
                      "files": {"photo", "npz", "strip", "overlays": {text: file}}}, ...],
          "failures": [{"source", "error"}, ...]}
 
-    "grid" counts patches, as in "how"; "map" is the grid of the maps, finer if a refinement drew them on pixels. Files
-    are relative to the folder, "photo" may be absolute; those of formats not asked for are absent. "texts" is empty,
-    "signed" and "how" are null where no photo was explained.
+    "health" is null if it was not asked, and so is a number of it that has no meaning. "grid" counts patches, as in
+    "how"; "map" is the grid of the maps, finer if a refinement drew them on pixels. Files are relative to the folder,
+    "photo" may be absolute; those of formats not asked for are absent. "texts" is empty, "signed" and "how" are null
+    where no photo was explained.
     """
 
     def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> None:
@@ -174,10 +176,11 @@ class Writer(Folder):
         return entries
 
     def _add(self, explanation: Explanation, image: int) -> dict[str, Any]:
-        name = explanation.sources[image]
+        name, health = explanation.sources[image], explanation.health
         stem, files = self._photo(name, lambda: explanation.photo(image))
         if "npz" in self.formats:
-            files["npz"] = self._arrays(stem, {"maps": explanation.maps[image], "scores": explanation.scores[image]})
+            arrays = {"maps": explanation.maps[image], "scores": explanation.scores[image]}
+            files["npz"] = self._arrays(stem, arrays if health is None else {**arrays, **health.arrays(image)})
         if "png" in self.formats:
             files["strip"] = self._put(f"{stem}.png", png(explanation.strip(image)))
             files["overlays"] = {
@@ -190,7 +193,11 @@ class Writer(Folder):
         width, height = explanation.sizes[image]
         shape = list(explanation.maps.shape[2:])
         sides = {"width": width, "height": height, "grid": explanation.how.get("grid", shape), "map": shape}
-        return {"source": name, **sides, "scores": named(explanation.texts, explanation.scores[image]), "files": files}
+        numbers = {
+            "scores": named(explanation.texts, explanation.scores[image]),
+            "health": None if health is None else health.noted(image),
+        }
+        return {"source": name, **sides, **numbers, "files": files}
 
 
 class ComparisonWriter(Folder):

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from eclip.backbones.colors import to_pixels
+from eclip.backbones.remembered import remembered
 from eclip.backbones.text_tower import TextTower
 from eclip.blocks import Block, Fn, Tokens, unit
 from eclip.errors import KeepError, OptionError, ShapeError
@@ -67,6 +68,7 @@ class Backbone:
         text_tower: the text side block by block; None where its kind is unknown, which only methods for words mind.
         visual: how the names of the image side's weights start, one beginning or several.
         head: an `EclipHead`, for the method "eclip" alone; see `eclip.with_head`.
+        memo: what `backbones.remembered` remembers.
     """
 
     name: str
@@ -93,7 +95,7 @@ class Backbone:
     text_tower: TextTower | None = None
     visual: str | tuple[str, ...] = "visual."
     head: nn.Module | None = None
-    _memo: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    memo: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def image_size(self) -> int:
@@ -171,14 +173,12 @@ class Backbone:
 
         Computed once, and again when the weights of the text side have changed or moved.
         """
-        weights = [weight for name, weight in self.model.named_parameters() if not name.startswith(self.visual)]
-        firsts = torch.stack([weight.detach().flatten()[0].float() for weight in weights])
-        key = f"{firsts.device} {[weight._version for weight in weights]} {firsts.tolist()}"
-        if key not in self._memo:
-            self._memo.clear()
+
+        def make() -> Tensor:
             prompts = [fill(template, "") for template in TEMPLATES["surgery85"]]
-            self._memo[key] = unit(unit(self.encode_text(prompts)).mean(dim=0))
-        return self._memo[key]
+            return unit(unit(self.encode_text(prompts)).mean(dim=0))
+
+        return remembered(self, "the empty text", make)
 
 
 @dataclass(frozen=True, eq=False)

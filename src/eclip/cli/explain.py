@@ -42,6 +42,9 @@ def explain(
     format_: asking.Format = asking.FORMAT,
     device: asking.Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Photos in one forward pass.")] = 8,
+    health: Annotated[
+        bool, typer.Option("--health/--no-health", help="Warn on stderr of maps that may mislead.")
+    ] = True,
     as_json: asking.AsJson = False,
 ) -> None:
     """Show which part of each photo answers to each text.
@@ -66,6 +69,7 @@ def explain(
             "positions": positions.value,
             "device": device,
             "batch_size": batch_size,
+            "health": health,
             **asking.method_options(set_ or [], method),
         }
         writer = Writer(out, asking.words(format_))
@@ -106,3 +110,5 @@ def _print_scores(explanation: Explanation, entry: dict[str, Any], folder: Path)
     )
     picture = entry["files"].get("strip")
     typer.echo(f"{explanation.sources[0]}: {scores}" + (f"  -> {folder / picture}" if picture else ""))
+    for line in [] if explanation.health is None else explanation.health.summary():
+        typer.echo(f"  {line}", err=True)

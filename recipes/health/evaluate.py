@@ -1,0 +1,178 @@
+"""How often the health of a map is right, on photos with masks: the tables of docs/health.md.
+
+    python recipes/health/evaluate.py --data DATA
+
+DATA holds the packs voc2012seg and coco80seg; the model is `mini`, names go into "a photo of a {}", and a class is in a
+photo if it has 1 % of its area, except where it says "any pixel". Presence is asked of all photos of coco80seg, maps of
+every sixth photo of both packs (--every), hiding, which costs two forward passes a pair, of every twenty-fourth
+(--hiding). Expect about six minutes on one core, most of it for gradients of eighty
+texts. Pairs whose map is flat have no numbers and no warnings.
+
+True sign: mean heat inside the mask minus mean heat outside. "Flipped" asks each map upside down. "Implanted" sets
+three cells of each map, drawn at random, and of the map of nonsense, to twice its range.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+
+import eclip
+from eclip.datasets.masks import VOID, MaskSet, read_masks
+from eclip.evaluate import encoded
+from eclip.health import (
+    LEAST_POLARITY,
+    LEAST_PRESENCE,
+    LEAST_SENSITIVITY,
+    MOST_ARTEFACTS,
+    Checkup,
+    artefacts,
+    polarity_by_hiding,
+    share_below,
+)
+from eclip.heatmap import normalize, resize
+from eclip.methods import METHODS
+from eclip.metrics.localization import contrast
+
+PROMPT, LEAST_AREA = "a photo of a {}", 0.01
+NAMES = ("eclip", "surgery", "maskclip", "gem", "sclip", "clearclip", "itsm", "rclip", "attention", "gradcam", "legrad")
+HIDDEN = ("eclip", "surgery", "itsm")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--every", type=int, default=6)
+    parser.add_argument("--hiding", type=int, default=24)
+    args = parser.parse_args()
+    backbone = eclip.load("mini")
+    presence(backbone, read_masks(args.data / "coco80seg"))
+    for pack in ("voc2012seg", "coco80seg"):
+        masks = read_masks(args.data / pack)
+        maps(pack, args.every, backbone, masks)
+        hiding(pack, args.hiding, backbone, masks)
+
+
+def presence(backbone: eclip.Backbone, masks: MaskSet) -> None:
+    checkup = checkup_of(backbone, masks)
+    features, areas = [], []
+    for items, encoding in encoded(masks, backbone, keep=0):
+        features.append(encoding.feature)
+        areas += [area_of(item.read(), masks) for item in items]
+    shares = share_below(torch.cat(features), checkup.alike, checkup.words).numpy()
+    area = np.array(areas)
+    print(f"presence, coco80seg, {len(area)} photos x {len(masks.classes)} classes, {len(checkup.words)} words")
+    for name, there in (("any pixel", area > 0), ("1 % of area", area >= LEAST_AREA)):
+        classes = [roc_auc_score(there[:, c], shares[:, c]) for c in range(there.shape[1]) if there[:, c].any()]
+        photos = [roc_auc_score(there[i], shares[i]) for i in range(len(there)) if there[i].any()]
+        missed, caught = shares[there] < LEAST_PRESENCE, shares[area == 0] < LEAST_PRESENCE
+        print(
+            f"  {name}: AUROC pooled {roc_auc_score(there.ravel(), shares.ravel()):.3f}, mean of classes "
+            f"{np.mean(classes):.3f}, of photos {np.mean(photos):.3f}; "
+            f"warned of {missed.mean():.1%} of {there.sum()} present, {caught.mean():.1%} of those with no pixel"
+        )
+
+
+def maps(pack: str, every: int, backbone: eclip.Backbone, masks: MaskSet) -> None:
+    checkup, generator = checkup_of(backbone, masks), torch.Generator().manual_seed(0)
+    found: dict[str, list[tuple[float, ...]]] = defaultdict(list)
+    for encoding, mask, columns in pairs(backbone, masks, every):
+        for name in NAMES:
+            method = METHODS[name]
+            ask = partial(method, encoding)
+            raw = ask(checkup.text)
+            health = checkup(method, encoding, raw, ask, {})
+            nonsense = checkup.nonsense_map(method, encoding, ask, {})
+            implanted = artefacts(*implant(raw, nonsense, generator))
+            for number, column in columns.items():
+                numbers = (one[0, column] for one in (health.sensitivity, health.polarity, health.artefacts))
+                found[name].append((sign(raw[0, column], mask, number), *numbers, float(implanted[0, column])))
+    print(f"\nmaps, {pack}, every {every}th photo, {len(found['itsm'])} pairs")
+    print(
+        "method      mSC  inverted | warned: all  upright  inverted  flipped | sensitivity  warned | artefacts"
+        "  implanted"
+    )
+    for name, rows in found.items():
+        true, sensitivity, polarity, spots, implants = np.array(rows).T
+        warned, flipped, inverted = polarity < LEAST_POLARITY, -polarity < LEAST_POLARITY, true < 0
+        print(
+            f"{name:10s} {100 * true.mean():5.1f} {inverted.mean():8.1%} | {warned.mean():10.1%} "
+            f"{warned[~inverted].mean():8.1%} {warned[inverted].mean():9.1%} {flipped.mean():8.1%} "
+            f"| {np.nanmedian(sensitivity):11.2f} {(sensitivity < LEAST_SENSITIVITY).mean():7.1%} | "
+            f"{(spots > MOST_ARTEFACTS).mean():9.1%} {(implants > MOST_ARTEFACTS).mean():10.1%}"
+        )
+
+
+def hiding(pack: str, every: int, backbone: eclip.Backbone, masks: MaskSet) -> None:
+    checkup = checkup_of(backbone, masks)
+    found: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    for encoding, mask, columns in pairs(backbone, masks, every):
+        for name in HIDDEN:
+            ask = partial(METHODS[name], encoding)
+            raw = ask(checkup.text)
+            polarity = checkup(METHODS[name], encoding, raw, ask, {}).polarity[0]
+            chosen = list(columns.values())
+            by_hiding = polarity_by_hiding(encoding, checkup.text[chosen], raw[:, chosen])[0].tolist()
+            for (number, column), hidden in zip(columns.items(), by_hiding, strict=True):
+                found[name].append((sign(raw[0, column], mask, number), float(polarity[column]), hidden))
+    print(f"\nhiding half of the patches, {pack}, every {every}th photo, {len(found['itsm'])} pairs, share below 0")
+    for name, rows in found.items():
+        true, polarity, hidden = np.array(rows).T
+        parts = [
+            f"{label} all {(one < 0).mean():.1%}, upright {(one[true > 0] < 0).mean():.1%}, inverted "
+            f"{(one[true < 0] < 0).mean():.1%}"
+            for label, one in (("hiding", hidden), ("polarity", polarity))
+        ]
+        print(f"  {name:8s} {'; '.join(parts)}; same sign {((hidden < 0) == (polarity < 0)).mean():.1%}")
+
+
+def pairs(
+    backbone: eclip.Backbone, masks: MaskSet, every: int
+) -> Iterator[tuple[eclip.Encoding, np.ndarray, dict[int, int]]]:
+    """Each photo's encoding and mask, and the column of each class it shows."""
+    some = replace(masks, items=masks.items[::every])
+    for items, encoding in encoded(some, backbone, batch_size=8):
+        for index, item in enumerate(items):
+            mask = item.read()
+            area = area_of(mask, masks)
+            columns = {number: c for c, number in enumerate(masks.classes) if area[c] >= LEAST_AREA}
+            if columns:
+                yield encoding.only(index), mask, columns
+
+
+def checkup_of(backbone: eclip.Backbone, masks: MaskSet) -> Checkup:
+    names = list(masks.classes.values())
+    return Checkup(backbone, names, eclip.encode_texts(backbone, names, PROMPT), PROMPT)
+
+
+def area_of(mask: np.ndarray, masks: MaskSet) -> list[float]:
+    known = max(1, int((mask != VOID).sum()))
+    return [float((mask == number).sum()) / known for number in masks.classes]
+
+
+def sign(raw: torch.Tensor, mask: np.ndarray, number: int) -> float:
+    inside = mask == number
+    return contrast(resize(normalize(raw), mask.shape).numpy(), inside, ~inside & (mask != VOID))
+
+
+def implant(raw: torch.Tensor, nonsense: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    cells = torch.randperm(raw.shape[-2] * raw.shape[-1], generator=generator)[:3]
+    both = []
+    for one in (raw, nonsense):
+        flat = one.flatten(2).clone()
+        low, high = flat.amin(-1, keepdim=True), flat.amax(-1, keepdim=True)
+        flat[..., cells] = (high + (high - low)).expand(-1, -1, 3)
+        both.append(flat.view_as(one))
+    return both[0], both[1]
+
+
+if __name__ == "__main__":
+    main()

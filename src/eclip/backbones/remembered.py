@@ -1,0 +1,29 @@
+"""Text features that a model is asked for again and again, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from eclip.backbones.base import Backbone
+
+MOST = 4
+"""So many names are remembered of a model."""
+
+
+def remembered(backbone: Backbone, name: str, make: Callable[[], Tensor]) -> Tensor:
+    """What `make` gave under this name, made again when the weights of the text side have changed or moved."""
+    weights = [weight for key, weight in backbone.model.named_parameters() if not key.startswith(backbone.visual)]
+    firsts = torch.stack([weight.detach().flatten()[0].float() for weight in weights])
+    state = f"{firsts.device} {[weight._version for weight in weights]} {firsts.tolist()}"
+    memo, key = backbone.memo, f"{name} {state}"
+    if key not in memo:
+        made = make()
+        for other in [one for one in memo if not one.endswith(state)] or list(memo)[: 1 - MOST]:
+            del memo[other]
+        memo[key] = made
+    return memo[key]

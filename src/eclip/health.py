@@ -1,0 +1,280 @@
+"""The health of a map: does it follow the text, is it upright, is it made of artefacts, is the thing there at all?
+
+Four numbers an image and text, next to every map that `explain` makes. They cost one more small call of the method, one
+value path and a product with the features of a few hundred nouns, never another forward pass; the maps themselves stay
+as they are, to the bit. docs/health.md has the figures behind the thresholds, and what the numbers cannot say.
+
+Sources: maps that ignore what they explain, Adebayo et al. 2018 (https://arxiv.org/abs/1810.03292); maps of CLIP that
+are upside down, Li et al. 2022 (https://arxiv.org/abs/2209.07046); the value path as an upright map, Zhou et al. 2022
+(https://arxiv.org/abs/2112.01071); artefact tokens, Darcet et al. 2024 (https://arxiv.org/abs/2309.16588). The four
+numbers are ours.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from eclip.backbones.base import Backbone, Encoding
+from eclip.backbones.masking import masked_scores
+from eclip.backbones.remembered import remembered
+from eclip.blocks import cosine, unit
+from eclip.errors import TextCutWarning
+from eclip.methods import METHODS, Method
+from eclip.templates import resolve
+from eclip.text import encode_texts
+from eclip.vocabulary import words_of
+
+NONSENSE = ("xqzvk wjrp", "jxkq vbnt", "wqxzj", "zzzz")
+"""Letters that mean nothing; the mean of their features is asked, so that no accident of one of them counts."""
+EVERY_NTH_WORD = 5
+"""Of the package's 1,444 nouns in order, each fifth is a word to compare with: 289."""
+KEEP = 1
+"""Last blocks that the value path reruns."""
+
+LEAST_SENSITIVITY = 0.05  # attention has 0, methods that read the text 0.6 to 1 in the median of pairs
+LEAST_POLARITY = -0.1  # see the table of docs/health.md
+MOST_ARTEFACTS = 0.5  # of real maps on mini almost none, of those with three implanted patches most
+LEAST_PRESENCE = 0.6  # on coco80seg 8 % of classes that a photo shows are below, 60 % of those that it does not
+
+NUMBERS = ("sensitivity", "polarity", "artefacts", "presence")
+SENTENCES = {
+    "sensitivity": "the map barely changes when the text is nonsense",
+    "polarity": "the map may be upside down: it is cold where the patches themselves match the text",
+    "artefacts": "single patches, hot whatever the text, hold most of the heat",
+    "presence": "scores like words that have nothing to do with the photo, so it may not be there",
+}
+MOST_NAMED = 3
+"""So many texts are named in one line of a summary; of more, the number is given."""
+
+
+@dataclass(frozen=True, eq=False)
+class Health:
+    """What can be doubted of some maps; NaN where a number has no meaning.
+
+    Attributes:
+        sensitivity: (image, text) in [0, 1]: 1 minus the correlation of the map with that of nonsense, a negative one
+            counted as 0. 0 is a map that knows no text.
+        polarity: (image, text) in [-1, 1]: correlation with the value path's map for the same text, what all words
+            share left out; negative is upside down.
+        artefacts: (image, text) in [0, 1]: share of the energy on single patches that are hot for nonsense too.
+        presence: (image, text) in [0, 1]: share of other words that score lower on this photo.
+        texts: as given.
+        notes: what was not asked, and why.
+    """
+
+    sensitivity: Float[np.ndarray, "image text"]
+    polarity: Float[np.ndarray, "image text"]
+    artefacts: Float[np.ndarray, "image text"]
+    presence: Float[np.ndarray, "image text"]
+    texts: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def warnings(self, image: int = 0, text: int = 0) -> list[str]:
+        """A sentence for each number of this map that is beyond its threshold; NaN is never beyond."""
+        return [f"{self.texts[text]}: {SENTENCES[name]}" for name in NUMBERS if self._flagged(name)[image, text]]
+
+    def summary(self, image: int = 0) -> list[str]:
+        """The warnings of a photo, one line for all texts that share one: four at most."""
+        lines = []
+        for name in NUMBERS:
+            texts = [text for text, flag in zip(self.texts, self._flagged(name)[image], strict=True) if flag]
+            if texts:
+                more = f" and {len(texts) - MOST_NAMED} more" if len(texts) > MOST_NAMED else ""
+                lines.append(f"{', '.join(texts[:MOST_NAMED])}{more}: {SENTENCES[name]}")
+        return lines
+
+    def noted(self, image: int) -> dict[str, dict[str, Any]]:
+        """The numbers of a photo as manifests have them, by text; None for NaN."""
+        noted: dict[str, dict[str, Any]] = {}
+        for index, text in enumerate(self.texts):
+            values = {name: float(getattr(self, name)[image, index]) for name in NUMBERS}
+            rounded = {name: None if math.isnan(value) else round(value, 4) for name, value in values.items()}
+            noted[text] = {**rounded, "warnings": self.warnings(image, index)}
+        return noted
+
+    def arrays(self, image: int) -> dict[str, Float[np.ndarray, " text"]]:
+        """The numbers of a photo, as its npz file holds them."""
+        return {f"health_{name}": getattr(self, name)[image] for name in NUMBERS}
+
+    def only(self, image: int) -> Health:
+        """The same of one image."""
+        return replace(self, **{name: getattr(self, name)[image : image + 1] for name in NUMBERS})
+
+    def _flagged(self, name: str) -> Bool[np.ndarray, "image text"]:
+        if name == "polarity":  # a map that knows no text has no side that is up
+            return (self.polarity < LEAST_POLARITY) & ~self._flagged("sensitivity")
+        if name == "artefacts":
+            return self.artefacts > MOST_ARTEFACTS
+        return self.sensitivity < LEAST_SENSITIVITY if name == "sensitivity" else self.presence < LEAST_PRESENCE
+
+
+class Checkup:
+    """The four questions about the maps of some texts; what they need of the text side is encoded once a model.
+
+    Nonsense and words are put into the first sentence of the texts' templates: hundreds of words in eighty sentences
+    each would take longer than all else. So are the texts, where presence is asked of an ensemble.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        texts: Sequence[str],
+        text: Float[Tensor, "text feature"],
+        templates: str | Sequence[str] = "none",
+        *,
+        versus: bool = False,
+    ) -> None:
+        sentences = resolve(templates)
+        words = [*NONSENSE, *words_of(None)[::EVERY_NTH_WORD]]
+        with warnings.catch_warnings():  # the user has heard which of their own words the model does not read
+            warnings.simplefilter("ignore", TextCutWarning)
+            both = remembered(
+                backbone, f"health {sentences[0]}", lambda: encode_texts(backbone, words, [sentences[0]], keep=True)
+            )
+            self.alike = text if len(sentences) == 1 else encode_texts(backbone, list(texts), [sentences[0]])
+        self.nonsense, self.words = unit(both[: len(NONSENSE)].mean(dim=0, keepdim=True)), both[len(NONSENSE) :]
+        self.texts, self.text, self.versus = tuple(texts), text, versus
+
+    def __call__(
+        self,
+        method: Method,
+        encoding: Encoding,
+        maps: Float[Tensor, "image text row col"],
+        ask: Callable[[Tensor], Tensor],
+        options: dict[str, Any],
+    ) -> Health:
+        """The health of raw maps, before any refinement.
+
+        Args:
+            method: whose maps they are.
+            encoding: with the last block kept.
+            maps: of the texts.
+            ask: what gave the maps, to be asked of nonsense.
+            options: those it was asked with.
+        """
+        shape = maps.shape[:2]
+        blind = self.versus or method.kind == "perturbation"
+        nonsense = None if blind else self.nonsense_map(method, encoding, ask, options)
+        undefined = torch.full(shape, torch.nan)
+        polarity, presence = undefined, undefined
+        if not self.versus:
+            upright = METHODS["maskclip"](encoding, self.text - self.words.mean(dim=0))
+            polarity, presence = correlation(maps, upright), share_below(encoding.feature, self.alike, self.words)
+        sensitivity = undefined if nonsense is None else 1 - correlation(maps, nonsense).clamp_min(0)
+        numbers = zip(NUMBERS, (sensitivity, polarity, artefacts(maps, nonsense), presence), strict=True)
+        arrays = {name: one.float().cpu().numpy() for name, one in numbers}
+        return Health(**arrays, texts=self.texts, notes=notes(method, versus=self.versus))
+
+    def nonsense_map(
+        self, method: Method, encoding: Encoding, ask: Callable[[Tensor], Tensor], options: dict[str, Any]
+    ) -> Float[Tensor, "image 1 row col"]:
+        """The map of nonsense; where the method holds texts against each other, held against the same texts."""
+        comparing = method.versus and not options.keys() & method.versus.keys()
+        if comparing and len(self.text) > 1:
+            return method.difference(encoding, self.nonsense, self.text.mean(dim=0, keepdim=True), **options)
+        return ask(self.nonsense)
+
+
+def notes(method: Method, *, versus: bool) -> tuple[str, ...]:
+    """What is not asked of a method's maps, and why."""
+    found = []
+    if method.kind == "perturbation":
+        found.append(f"{method.name} takes many passes, so it was not asked about nonsense: sensitivity is unknown")
+    if versus:
+        found.append("a difference of two texts has neither sensitivity, polarity nor presence")
+    return tuple(found)
+
+
+def correlation(
+    maps: Float[Tensor, "image text row col"], others: Float[Tensor, "image other row col"]
+) -> Float[Tensor, "image text"]:
+    """Pearson's, of each map with the other one of its text, or with the only one; float64.
+
+    Exactly 1 for equal maps, exactly the opposite for a map upside down, NaN where one is flat.
+    """
+    one, other = (part.flatten(2).double() for part in (maps, others.to(maps)))
+    equal = (one == other).all(dim=-1)
+    flat = (one.amax(-1) == one.amin(-1)) | (other.amax(-1) == other.amin(-1))
+    one, other = (part - part.mean(dim=-1, keepdim=True) for part in (one, other))
+    found = (one * other).sum(dim=-1) / (one.norm(dim=-1) * other.norm(dim=-1))
+    found = torch.where(equal, torch.ones_like(found), found.clamp(-1, 1))
+    return torch.where(flat, torch.nan, found)
+
+
+def share_below(
+    feature: Float[Tensor, "image feature"], text: Float[Tensor, "text feature"], words: Float[Tensor, "word feature"]
+) -> Float[Tensor, "image text"]:
+    """Share of words that score lower than each text on each image, in [0, 1]."""
+    ranked, scores = cosine(feature, words).sort(dim=-1).values, cosine(feature, text)
+    return torch.searchsorted(ranked.contiguous(), scores.contiguous()) / len(words)
+
+
+def artefacts(
+    maps: Float[Tensor, "image text row col"], nonsense: Float[Tensor, "image 1 row col"] | None = None
+) -> Float[Tensor, "image text"]:
+    """Share of a map's energy on single patches that have no business there, in [0, 1]; NaN for a flat map.
+
+    Heat is what exceeds the map's median, energy its square. A patch is single if its heat is more than twice that of
+    each of its eight neighbors. Of these, those count that have half of the nonsense map's largest heat in that map, or
+    more: a small thing can be as small as a patch, but it is not there for nonsense. Without that map, two single
+    patches or more count, one alone does not.
+    """
+    heat = _heat(maps)
+    around = F.pad(heat, (1, 1, 1, 1))
+    row, col = heat.shape[-2:]
+    shifts = [(down, right) for down in range(3) for right in range(3) if (down, right) != (1, 1)]
+    hottest = torch.stack([around[..., down : down + row, right : right + col] for down, right in shifts]).amax(dim=0)
+    single = heat > 2 * hottest
+    if nonsense is None:
+        single = single & (single.sum(dim=(-2, -1), keepdim=True) > 1)
+    else:
+        anyway = _heat(nonsense.to(maps))
+        single = single & (anyway > 0) & (anyway >= anyway.amax(dim=(-2, -1), keepdim=True) / 2)
+    energy = heat.square()
+    return (energy * single).sum(dim=(-2, -1)) / energy.sum(dim=(-2, -1))
+
+
+def _heat(maps: Float[Tensor, "image text row col"]) -> Float[Tensor, "image text row col"]:
+    middle = maps.double().flatten(2).median(dim=-1).values[..., None, None]
+    return (maps.double() - middle).clamp_min(0)
+
+
+def polarity_by_hiding(
+    encoding: Encoding, text: Float[Tensor, "text feature"], maps: Float[Tensor, "image text row col"]
+) -> Float[Tensor, "image text"]:
+    """Is a map upside down? Asked of the unaltered model: which half, hidden, costs more of the score?
+
+    Half of the patches, the hotter ones, are covered with the mean color, then the colder half; the middle patch of an
+    odd number never is. With a and b what the score loses by the one and by the other, (a - b) / (|a| + |b|) is the
+    answer, in [-1, 1], negative for upside down, and of the map upside down the opposite unless patches tie.
+    Two forward passes an image and text; `Health.polarity` costs none.
+
+    Args:
+        encoding: any.
+        text: unit length.
+        maps: of these texts on the patch grid.
+    """
+    height, width = encoding.pixels.shape[2:]
+    found = torch.zeros(maps.shape[:2])
+    for image, row in enumerate(maps):
+        for index, one in enumerate(row):
+            order = one.flatten().argsort(stable=True)
+            masks = torch.ones(2, one.numel(), device=one.device)
+            masks[0, order[(one.numel() + 1) // 2 :]] = 0  # without the hotter half
+            masks[1, order[: one.numel() // 2]] = 0
+            shown = F.interpolate(masks.unflatten(1, one.shape)[None], (height, width), mode="nearest")[0]
+            whole = cosine(encoding.feature[image], text[[index]])[0]
+            losses = whole - masked_scores(encoding, text[[index]], image, shown)[:, 0]
+            total = losses.abs().sum()
+            found[image, index] = (losses[0] - losses[1]) / total if total > 0 else 0.0
+    return found

@@ -21,7 +21,7 @@ from eclip.methods import METHODS
 FAST = [name for name, method in METHODS.items() if method.kind != "perturbation"]
 SLOW = [name for name, method in METHODS.items() if method.kind == "perturbation"]
 CONTROLS = ("ones", "centre", "random", "bound")
-PACKS = {"voc2012seg": 30, "coco80seg": 15, "davis2016val": 5, "camvid": 7}
+PACKS = {"voc2012seg": 50, "coco80seg": 25, "davis2016val": 8, "camvid": 12}
 """And every so many-th photo for methods of many passes."""
 COLUMNS = {
     "msc": "mSC",

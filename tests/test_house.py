@@ -202,3 +202,13 @@ def test_table_of_data_sets_is_datasets() -> None:
 
 def test_no_file_outgrows_its_room() -> None:
     assert {str(p.relative_to(SOURCE)): n for p in FILES if (n := len(p.read_text().splitlines())) > 320} == {}
+
+
+def test_protocol_table_is_protocols() -> None:
+    from eclip.evaluation import TASKS
+    from eclip.protocols import PROTOCOLS
+
+    table = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8").partition("## Protocols")[2]
+    rows = {name: (task, what) for name, task, what in re.findall(r"^\| `([\w-]+)` \| (\w+) \| (.+?) \|$", table, re.M)}
+    assert rows == {name: (one.task, one.summary) for name, one in PROTOCOLS.items()}
+    assert {one.task for one in PROTOCOLS.values()} == set(TASKS), "each task has a protocol"

@@ -185,15 +185,15 @@ def _measure(asked: Asked, folder: Path, batch_size: int, tell: Tell) -> tuple[l
         parts.write(number, task.score(batch, start))
         done += len(batch)
         tell(name, done, len(items))
-    held = list(parts)
-    failures = [failure for part in held for failure in part.failures]
+    notes = parts.notes()
+    failures = [failure for part in notes for failure in part.failures]
     if len(failures) > MOST_FAILURES * len(items):
         source, why = failures[0]
         raise DataError(
             f"{len(failures)} of {len(items)} photos of {asked.data.name} cannot be used, more than "
             f"{MOST_FAILURES:.0%}: the numbers would be those of other photos. The first is {source}: {why}"
         )
-    return task.record(held), held
+    return task.record(parts), notes
 
 
 def _told(backbone: Backbone) -> dict[str, Any]:

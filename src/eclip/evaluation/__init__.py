@@ -7,7 +7,7 @@ in `protocols`, a file here with its task, a line in the dict. The dict imports 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Task(Protocol):
     def score(self, items: Sequence[Any], start: int) -> Part:
         """What a batch gives; `start` is the place of its first item in the data set."""
 
-    def record(self, parts: Sequence[Part]) -> list[Row]:
+    def record(self, parts: Iterable[Part]) -> list[Row]:
         """A row for each method and control."""
 
 

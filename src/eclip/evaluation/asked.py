@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -156,7 +156,7 @@ class Asked:
         return time.perf_counter() - start
 
 
-def joined(parts: Sequence[Part], name: str) -> tuple[dict[str, NDArray[Any]], list[str]]:
+def joined(parts: Iterable[Part], name: str) -> tuple[dict[str, NDArray[Any]], list[str]]:
     """The arrays of all parts, row after row, and the names of what was scored.
 
     Args:
@@ -166,11 +166,16 @@ def joined(parts: Sequence[Part], name: str) -> tuple[dict[str, NDArray[Any]], l
     Raises:
         DataError: no photo shows a class.
     """
-    filled = [part.arrays for part in parts if "photos" in part.arrays]
-    if not filled:
+    columns: dict[str, list[NDArray[Any]]] = {}
+    names: list[str] = []
+    for part in parts:
+        if "photos" in part.arrays:
+            names = [str(one) for one in part.arrays.pop("names")]
+            for key, rows in part.arrays.items():
+                columns.setdefault(key, []).append(rows)
+    if not columns:
         raise DataError(f"no photo of {name} shows a class on enough of its area.")
-    whole = {key: np.concatenate([one[key] for one in filled]) for key in filled[0] if key != "names"}
-    return whole, [str(one) for one in filled[0]["names"]]
+    return {key: np.concatenate(columns.pop(key)) for key in list(columns)}, names  # each key held twice, not all
 
 
 def opened(items: Sequence[Masked], start: int) -> tuple[list[Opened], list[tuple[str, str]]]:

@@ -7,7 +7,7 @@ baseline that every method must beat, for each fill anew.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,7 +91,7 @@ class FaithfulTask:
             curves.append(WAYS[way](asked, pixels, heat, other, steps=steps, up_to=share, seed=seed).scores)
         return np.stack(curves)
 
-    def record(self, parts: Sequence[Part]) -> list[Row]:
+    def record(self, parts: Iterable[Part]) -> list[Row]:
         """A row for each method and control.
 
         Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,11 +83,12 @@ class LocalizeTask:
         precision, auroc = separation(heat, inside, outside)
         means = [contrast(heat, inside, outside), precision, auroc]
         means += [pointing_game(heat, inside, outside), energy(heat, inside, outside)]
-        counts = dict(zip(_COUNTS, (hits, unions, flipped_hits, flipped_unions), strict=True))
+        counts = (one.astype(np.int32) for one in (hits, unions, flipped_hits, flipped_unions))
         boxes = box_ious(heat, inside, outside, self.thresholds)
-        return {"means": np.array(means), **counts, "boxes": boxes.astype(np.float32)}
+        own = dict(zip(_COUNTS, counts, strict=True))
+        return {"means": np.array(means), **own, "boxes": boxes.astype(np.float32)}
 
-    def record(self, parts: Sequence[Part]) -> list[Row]:
+    def record(self, parts: Iterable[Part]) -> list[Row]:
         """A row for each method and control.
 
         Raises:

@@ -75,25 +75,35 @@ class Parts:
         replace_file(self.folder / f"{number:06d}.npz", lambda file: file.write(buffer.getvalue()))
 
     def __iter__(self) -> Iterator[Part]:
-        """All parts in order.
+        """All parts in order, read one by one.
 
         Raises:
             ResultError: one cannot be read.
         """
-        for number in range(self.count):
-            path = self.folder / f"{number:06d}.npz"
-            try:
-                with (
-                    path.open("rb") as stream,
-                    np.load(stream, allow_pickle=False) as file,
-                ):  # np.load leaves broken ones open
-                    meta = json.loads(str(file[_META]))
-                    arrays = {name: file[name] for name in file.files if name != _META}
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-                advice = "remove it, and the same command measures it anew"
-                raise ResultError(f"{path} cannot be read ({error}): {advice}.") from error
-            failures = [(name, why) for name, why in meta["failures"]]
-            yield Part(arrays, meta["seconds"], meta["photos"], meta["gaps"], failures)
+        return (self._read(number, whole=True) for number in range(self.count))
+
+    def notes(self) -> list[Part]:
+        """All parts in order without their arrays.
+
+        Raises:
+            ResultError: one cannot be read.
+        """
+        return [self._read(number, whole=False) for number in range(self.count)]
+
+    def _read(self, number: int, *, whole: bool) -> Part:
+        path = self.folder / f"{number:06d}.npz"
+        try:
+            with (
+                path.open("rb") as stream,
+                np.load(stream, allow_pickle=False) as file,
+            ):  # np.load leaves broken ones open
+                meta = json.loads(str(file[_META]))
+                arrays = {name: file[name] for name in file.files if name != _META} if whole else {}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            advice = "remove it, and the same command measures it anew"
+            raise ResultError(f"{path} cannot be read ({error}): {advice}.") from error
+        failures = [(name, why) for name, why in meta["failures"]]
+        return Part(arrays, meta["seconds"], meta["photos"], meta["gaps"], failures)
 
 
 def open_run(folder: Path, question: dict[str, Any], *, overwrite: bool = False) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ class RecognizeTask:
                 arrays["labels"] = np.array([self.names.index(name) for name in captions])
         return Part(arrays, {}, len(photos), {}, failures)
 
-    def record(self, parts: Sequence[Part]) -> list[Row]:
+    def record(self, parts: Iterable[Part]) -> list[Row]:
         """The one row of the model.
 
         Raises:

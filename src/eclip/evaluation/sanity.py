@@ -7,7 +7,7 @@ that is the same for nonsense does not answer the question, and one that survive
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -90,7 +90,7 @@ class SanityTask:
             arrays["values"] = np.array([values[name] for name in names]).swapaxes(0, 1)
         return Part(arrays, seconds, len(found), gaps, failures)
 
-    def record(self, parts: Sequence[Part]) -> list[Row]:
+    def record(self, parts: Iterable[Part]) -> list[Row]:
         """A row for each method.
 
         Raises:

@@ -7,7 +7,7 @@ Context59. A class that is neither shown nor named anywhere is left out of the m
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -120,7 +120,7 @@ class SegmentTask:
         counted = confusion(labels.astype(np.int64), truth, len(self.words.names), void=VOID)
         return np.stack([counted.diagonal(), counted.sum(axis=1), counted.sum(axis=0)])
 
-    def record(self, parts: Sequence[Part]) -> list[Row]:
+    def record(self, parts: Iterable[Part]) -> list[Row]:
         """A row for each method and control.
 
         Raises:

@@ -15,7 +15,7 @@ three cells of each map, drawn at random, and of the map of nonsense, to twice i
 from __future__ import annotations
 
 import argparse
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -26,6 +26,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 import eclip
+from eclip.blocks import cosine
 from eclip.datasets.masks import VOID, MaskSet, read_masks
 from eclip.evaluate import encoded
 from eclip.health import (
@@ -39,6 +40,7 @@ from eclip.health import (
     share_below,
 )
 from eclip.heatmap import normalize, resize
+from eclip.image_mean import mean_for
 from eclip.methods import METHODS
 from eclip.metrics.localization import contrast
 
@@ -67,7 +69,12 @@ def presence(backbone: eclip.Backbone, masks: MaskSet) -> None:
     for items, encoding in encoded(masks, backbone, keep=0):
         features.append(encoding.feature)
         areas += [area_of(item.read(), masks) for item in items]
-    shares = share_below(torch.cat(features), checkup.alike, checkup.words).numpy()
+    feature = torch.cat(features)
+    shares = share_below(feature, checkup.alike, checkup.words).numpy()
+    scores, words = cosine(feature, checkup.alike), cosine(feature, checkup.words)
+    mean = mean_for(backbone, None, None, {})
+    less, words_less = scores - checkup.alike @ mean, words - checkup.words @ mean
+    less = (words_less[:, None] < less[:, :, None]).float().mean(dim=-1)
     area = np.array(areas)
     print(f"presence, coco80seg, {len(area)} photos x {len(masks.classes)} classes, {len(checkup.words)} words")
     for name, there in (("any pixel", area > 0), ("1 % of area", area >= LEAST_AREA)):
@@ -79,11 +86,14 @@ def presence(backbone: eclip.Backbone, masks: MaskSet) -> None:
             f"{np.mean(classes):.3f}, of photos {np.mean(photos):.3f}; "
             f"warned of {missed.mean():.1%} of {there.sum()} present, {caught.mean():.1%} of those with no pixel"
         )
+        others = (roc_auc_score(there.ravel(), one.numpy().ravel()) for one in (scores, less))
+        print("    pooled, of the bare cosine {:.3f}; the image mean taken away first {:.3f}".format(*others))
 
 
 def maps(pack: str, every: int, backbone: eclip.Backbone, masks: MaskSet) -> None:
     checkup, generator = checkup_of(backbone, masks), torch.Generator().manual_seed(0)
     found: dict[str, list[tuple[float, ...]]] = defaultdict(list)
+    words: dict[str, Counter[str]] = defaultdict(Counter)
     for encoding, mask, columns in pairs(backbone, masks, every):
         for name in NAMES:
             method = METHODS[name]
@@ -95,6 +105,7 @@ def maps(pack: str, every: int, backbone: eclip.Backbone, masks: MaskSet) -> Non
             for number, column in columns.items():
                 numbers = (one[0, column] for one in (health.sensitivity, health.polarity, health.artefacts))
                 found[name].append((sign(raw[0, column], mask, number), *numbers, float(implanted[0, column])))
+                words[name].update([masks.classes[number]] * bool(health.polarity[0, column] < LEAST_POLARITY))
     print(f"\nmaps, {pack}, every {every}th photo, {len(found['itsm'])} pairs")
     print(
         "method      mSC  inverted | warned: all  upright  inverted  flipped | sensitivity  warned | artefacts"
@@ -109,6 +120,7 @@ def maps(pack: str, every: int, backbone: eclip.Backbone, masks: MaskSet) -> Non
             f"| {np.nanmedian(sensitivity):11.2f} {(sensitivity < LEAST_SENSITIVITY).mean():7.1%} | "
             f"{(spots > MOST_ARTEFACTS).mean():9.1%} {(implants > MOST_ARTEFACTS).mean():10.1%}"
         )
+    print("warned of, of eclip:", dict(words["eclip"]))
 
 
 def hiding(pack: str, every: int, backbone: eclip.Backbone, masks: MaskSet) -> None:

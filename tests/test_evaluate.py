@@ -28,7 +28,7 @@ from eclip.evaluate import evaluate
 from eclip.evaluation.results import Evaluation
 from eclip.evaluation.sanity import shuffled
 from eclip.metrics.localization import Localization
-from eclip.protocols import PROTOCOLS, Faithful, Localize, Protocol
+from eclip.protocols import PROTOCOLS, Faithful, Localize, Protocol, Segment
 
 FOUR = ("itsm", "rclip", "surgery", "attention", "gradcam", "occlusion")
 SIZES = [(30, 40), (40, 30), (24, 24), (33, 50), (30, 30), (26, 31), (30, 40)]
@@ -289,6 +289,30 @@ def test_faithful_curves_run_between_photo_and_fill(masks: MaskSet, tmp_path: Pa
         for fill in ("zero", "noise")
         for score in ("score", "accuracy")
     }
+
+
+@pytest.mark.parametrize("background", [(), ("sky", "wall")])
+def test_label_maps_are_those_of_segment(masks: MaskSet, tmp_path: Path, background: tuple[str, ...]) -> None:
+    backbone = tiny.backbone("vit")
+    rules = Segment(background, scale=40.0, prob_threshold=None, window=16, stride=8)
+    protocol = Protocol("p", "s", 24, "keep", "a {}", rules)
+    methods = ["maskclip", "gradcam"]
+    found = evaluate(masks, out=tmp_path, methods=methods, models=backbone, protocol=protocol, batch_size=2)
+    assert [gap["method"] for gap in found.results["gaps"]] == ["gradcam"]
+    total = np.zeros((4, 4), int)
+    for item in masks.items:
+        asked: dict[str, Any] = {"method": "maskclip", "background": background, "templates": "a {}", "image_size": 24}
+        answer = eclip.segment(item.open(), ["dog", "cat", "grass"], model=backbone, window=16, stride=8, **asked)
+        truth = item.read()
+        known = (truth != VOID) & ((truth > 0) | bool(background))
+        np.add.at(total, (truth[known], answer.labels[0][known]), 1)
+    hits = total.diagonal()
+    shown = total.sum(1) > 0
+    ious = hits[shown] / (total.sum(0) + total.sum(1) - hits)[shown]
+    assert value(found, "maskclip", "segmentation_miou") == pytest.approx(ious.mean(), abs=1e-5)
+    assert value(found, "maskclip", "pixel_accuracy") == pytest.approx(hits.sum() / total.sum(), abs=1e-6)
+    assert set(rows(found)) == {"maskclip", "random", "bound"}
+    assert value(found, "bound", "pixel_accuracy") > 0.75 > value(found, "random", "pixel_accuracy")
 
 
 def captioned(folder: Path) -> PairSet:

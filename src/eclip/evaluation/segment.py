@@ -1,7 +1,8 @@
 """The task "segment": each pixel gets a class, as `eclip.segment` gives it; mIoU over classes, all photos in one count.
 
 Without background (no words for it, no threshold), pixels of background are void, as in the papers' VOC20 and
-Context59. A class that is neither shown nor named anywhere is left out of the mean, as mmsegmentation does.
+Context59. The mean is over classes that some photo shows. mmsegmentation counts a class that no photo shows, but some
+answer names, as 0; on whole data sets there is none, and on a part its pixels are misses of other classes already.
 """
 
 from __future__ import annotations
@@ -153,9 +154,9 @@ class SegmentTask:
 
 
 def _ious(counts: Float[np.ndarray, "replicate 3 label"]) -> Float[np.ndarray, "replicate label"]:
-    """IoU of each label; NaN where it is neither in the truth nor in the answer."""
+    """IoU of each label; NaN where no photo shows it."""
     hits, union = counts[:, 0], counts[:, 1] + counts[:, 2] - counts[:, 0]
-    return np.divide(hits, union, out=np.full_like(hits, np.nan), where=union > 0)
+    return np.divide(hits, union, out=np.full_like(hits, np.nan), where=counts[:, 1] > 0)
 
 
 def _mean(ious: Float[np.ndarray, "replicate label"]) -> Float[np.ndarray, " replicate"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,10 @@ def test_parts_come_back_as_they_were_and_missing_ones_are_named(tmp_path: Path)
     assert parts.missing() == [0, 1, 2]
     one = Part({"means": np.array([[0.25, -1.0]])}, {"forward": 0.5}, 4, {"rollout": "no blocks"}, [("a", "broken")])
     parts.write(1, one)
+    assert Parts(tmp_path, "hf:org/a model", 3).missing() == [0, 1, 2], "what failed is tried again"
+    parts.write(1, replace(one, failures=[]))
     assert Parts(tmp_path, "hf:org/a model", 3).missing() == [0, 2]
+    parts.write(1, one)
     assert Parts(tmp_path, "other", 3).missing() == [0, 1, 2]
     for number_ in (0, 2):
         parts.write(number_, Part({}))

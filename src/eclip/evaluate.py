@@ -17,11 +17,11 @@ from eclip.backbones.base import Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.load import backbone_of, is_loaded, load
 from eclip.commands import eval_command
-from eclip.datasets import DATASETS
+from eclip.datasets import dataset
 from eclip.datasets.masks import MaskSet
 from eclip.datasets.pair import PairSet
 from eclip.errors import DataError, OptionError
-from eclip.evaluation import task_of
+from eclip.evaluation import Task, task_of
 from eclip.evaluation.asked import Asked
 from eclip.evaluation.examples import draw_examples
 from eclip.evaluation.parts import Part, Parts, open_run
@@ -30,10 +30,13 @@ from eclip.evaluation.row import Row
 from eclip.methods import METHODS, check_methods, options_for
 from eclip.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Localize, Protocol, protocol_of
 from eclip.refinements import check_refinement
-from eclip.writer import made_by, noted
+from eclip.writer import made_by, noted, versions
 
 SCHEMA = "eclip.eval/1"
 EVERY, FAST = "all", "fast"
+HOME = Path(__file__).parent
+PASSING = ("transformers", "scikit-learn")
+"""Told of among versions only if something imported them, so no part of a question."""
 MOST_FAILURES = 0.05
 """A larger share of photos that cannot be read stops a run: its numbers would be those of other photos."""
 WANTED = {"masks": "masks", "pairs": "captions or names"}
@@ -103,45 +106,53 @@ def evaluate(
         raise OptionError(f"examples must be at least 0, got {examples}.")
     if batch_size < 1 or every < 1 or (limit is not None and limit < 1):
         raise OptionError(f"batch_size, every and limit must be at least 1, got {batch_size}, {every} and {limit}.")
-    whole = DATASETS[data].read(root, split) if isinstance(data, str) else data
-    if (given := "masks" if isinstance(whole, MaskSet) else "pairs") != rules.rules.data:
+    if isinstance(data, str):
+        split = dataset(data).checked(split)
+        data_set = dataset(data).read(root, split)
+    else:
+        data_set = data
+    if (given := "masks" if isinstance(data_set, MaskSet) else "pairs") != rules.rules.data:
         raise OptionError(
-            f"protocol {rules.name!r} needs data with {WANTED[rules.rules.data]}, and {whole.name} has "
+            f"protocol {rules.name!r} needs data with {WANTED[rules.rules.data]}, and {data_set.name} has "
             f"{WANTED[given]}: `eclip datasets ls` and `eclip protocols ls` show the kinds."
         )
-    photos = _some(whole, every, limit)
+    photos = _some(data_set, every, limit)
     backbones = _backbones(models, device, head)
     question = {
         "schema": SCHEMA,
         "data": {"name": photos.name, "split": split, "every": every, "limit": limit, "digest": photos.digest()},
-        "protocol": rules.plain(),
+        "protocol": {key: one for key, one in rules.plain().items() if key != "summary"},
         "methods": {name: noted(one) for name, one in own.items()},
         "refine": refine,
         "refine_options": noted(refine_options),
         "models": {one.name: _told(one) for one in backbones},
         "batch_size": batch_size,
+        "versions": {name: one for name, one in versions().items() if name not in PASSING},
+        "code": _code(),
     }
+    asked = [Asked(rules, photos, one, own, refine, refine_options) for one in backbones]
+    tasks = [task_of(one) for one in asked]  # what cannot be asked is told before the folder is taken
     folder = Path(out)
     open_run(folder, question, overwrite=overwrite)
     found: Found = {}
     drawn: list[dict[str, Any]] = []
-    for backbone in backbones:
-        asked = Asked(rules, photos, backbone, own, refine, refine_options)
-        found[backbone.name] = _measure(asked, folder, batch_size, tell)
+    for one, task in zip(asked, tasks, strict=True):
+        found[one.backbone.name] = _measure(one, task, folder, batch_size, tell)
         if isinstance(rules.rules, Localize):
-            drawn += draw_examples(asked, found[backbone.name][0], folder, examples, tell)
+            drawn += draw_examples(one, found[one.backbone.name][0], folder, examples, tell)
     repeat = None
     if isinstance(data, str) and PROTOCOLS.get(rules.name) == rules and all(is_loaded(one) for one in backbones):
         repeat = eval_command(data, root, question, head)
-    results = {**results_of(question, photos, found), "examples": drawn, "command": repeat}
+    measured = results_of({**question, "protocol": rules.plain()}, photos, found)
+    results = {**measured, "examples": drawn, "command": repeat}
     write_results(folder, results, photos, found)
     return Evaluation(results, folder)
 
 
 def _some(whole: MaskSet | PairSet, every: int, limit: int | None) -> MaskSet | PairSet:
     if isinstance(whole, MaskSet):
-        return replace(whole, items=tuple(whole.items[::every][:limit]))
-    return replace(whole, items=tuple(whole.items[::every][:limit]))
+        return replace(whole, items=whole.items[::every][:limit])
+    return replace(whole, items=whole.items[::every][:limit])
 
 
 def _methods(methods: str | Sequence[str]) -> list[str]:
@@ -171,35 +182,45 @@ def _backbones(
     return found
 
 
-def _measure(asked: Asked, folder: Path, batch_size: int, tell: Tell) -> tuple[list[Row], list[Part]]:
+def _measure(asked: Asked, task: Task, folder: Path, batch_size: int, tell: Tell) -> tuple[list[Row], list[Part]]:
     """Score the batches that are missing, and read them all."""
     items, name = asked.data.items, asked.backbone.name
     parts = Parts(folder, name, -(-len(items) // batch_size))
     missing = parts.missing()
-    task = task_of(asked)
     done = len(items) - sum(len(items[number * batch_size : (number + 1) * batch_size]) for number in missing)
     tell(name, done, len(items))
+    failures: list[tuple[str, str]] = []
     for number in missing:
         start = number * batch_size
         batch = items[start : start + batch_size]
-        parts.write(number, task.score(batch, start))
+        part = task.score(batch, start)
+        parts.write(number, part)
+        failures += part.failures
+        if len(failures) > MOST_FAILURES * len(items):
+            source, why = failures[0]
+            raise DataError(
+                f"{len(failures)} of {len(items)} photos of {asked.data.name} cannot be used so far, more than "
+                f"{MOST_FAILURES:.0%}: the numbers would be those of other photos. The first is {source}: {why} When "
+                "they can be read, the same command goes on."
+            )
         done += len(batch)
         tell(name, done, len(items))
-    notes = parts.notes()
-    failures = [failure for part in notes for failure in part.failures]
-    if len(failures) > MOST_FAILURES * len(items):
-        source, why = failures[0]
-        raise DataError(
-            f"{len(failures)} of {len(items)} photos of {asked.data.name} cannot be used, more than "
-            f"{MOST_FAILURES:.0%}: the numbers would be those of other photos. The first is {source}: {why}"
-        )
-    return task.record(parts), notes
+    return task.record(parts), parts.notes()
 
 
 def _told(backbone: Backbone) -> dict[str, Any]:
     """What a run says of a model, and goes on with; versions are told apart."""
     told = {key: one for key, one in made_by(backbone).items() if key != "versions"}
-    return {**told, "weights": _digest(backbone)}
+    colors = {"mean": backbone.mean, "std": backbone.std, "interpolation": backbone.interpolation}
+    return {**told, **colors, "weights": _digest(backbone)}
+
+
+def _code() -> str:
+    """16 hexadecimal digits that follow from the package's own code: with other code, numbers are others."""
+    whole = hashlib.sha256()
+    for path in sorted(HOME.rglob("*.py")):
+        whole.update(str(path.relative_to(HOME)).encode() + path.read_bytes())
+    return whole.hexdigest()[:16]
 
 
 def _digest(backbone: Backbone) -> str:

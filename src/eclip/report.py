@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eclip.errors import OptionError, ResultError
-from eclip.evaluation.parts import QUESTION
+from eclip.evaluation.parts import QUESTION, RESULTS
 from eclip.evaluation.reporting import page_of
-from eclip.evaluation.results import RESULTS, Evaluation
+from eclip.evaluation.results import Evaluation
 
 
 def report(folders: str | Path | Sequence[str | Path]) -> str:

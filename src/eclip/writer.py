@@ -267,17 +267,19 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Raises:
         ResultError: it cannot be written.
     """
+    part_name = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-            try:
-                write(part)
-            except BaseException:
-                os.unlink(part.name)
-                raise
-        os.chmod(part.name, 0o644)  # a temporary file is for its owner alone
-        os.replace(part.name, path)
-    except OSError as error:
+            part_name = part.name
+            write(part)
+        os.chmod(part_name, 0o644)  # a temporary file is for its owner alone
+        os.replace(part_name, path)
+    except BaseException as error:
+        if part_name is not None:
+            Path(part_name).unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise ResultError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
 
 

@@ -109,6 +109,10 @@ def evaluate(
             "overwrite": overwrite,
             "examples": examples,
         }
+        if check is not None:
+            from eclip.evaluation.results import read_results
+
+            read_results(check)  # a file that cannot be compared with is told now, not after the run
         found = _run(data, out, settings)
         if as_json:
             typer.echo(json.dumps(found.results, ensure_ascii=False, allow_nan=False))

@@ -90,6 +90,8 @@ def read_classes(path: Path) -> tuple[dict[int, str], Table | None]:
         number, tab, name = row.partition("\t")
         if not (number.isdecimal() and int(number) <= VOID and tab and name.strip()):
             raise DataError(f"line {place} of {path} must be a number from 0 to {VOID}, a tab and a name, got {row!r}.")
+        if int(number) in named:
+            raise DataError(f"line {place} of {path} gives the number {number} a second time: {row!r}.")
         named[int(number)] = name.strip()
     void = {VOID} if max(named, default=0) > 255 else {VOID, 255}
     named = {number: name for number, name in named.items() if number != BACKGROUND and number not in void}

@@ -25,6 +25,9 @@ from eclip.protocols import Protocol
 from eclip.refinements import REFINEMENTS
 from eclip.text import encode_texts
 
+PLACES = {"photos", "numbers"}
+"""Arrays of a part that have one value a pair; all others have one a pair and name."""
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -90,7 +93,7 @@ class Asked:
             pixels = torch.stack([self.backbone.preprocess(o.photo, rules.image_size, rules.resize) for o in group])
             start = time.perf_counter()
             encoding = encode(self.backbone, pixels, self.keep)
-            yield group, encoding, self._since(start)
+            yield group, encoding, self.since(start)
 
     def maps(
         self, name: str, encoding: Encoding, text: Float[Tensor, "text feature"], shown: Sequence[Sequence[int]]
@@ -130,7 +133,7 @@ class Asked:
                 encoding.pixels.new_zeros(0, 1, 1) if whole is None else whole[image, [rows.index(row) for row in own]]
                 for image, own in enumerate(shown)
             ]
-        return [maps.cpu() for maps in found], self._since(start)
+        return [maps.cpu() for maps in found], self.since(start)
 
     def try_maps(
         self,
@@ -150,7 +153,8 @@ class Asked:
             seconds[name] = seconds.get(name, 0.0) + spent
             yield name, maps
 
-    def _since(self, start: float) -> float:
+    def since(self, start: float) -> float:
+        """Seconds since then, once a GPU has done what was asked of it."""
         if self.backbone.weight.is_cuda:
             torch.cuda.synchronize(self.backbone.weight.device)
         return time.perf_counter() - start
@@ -167,15 +171,21 @@ def joined(parts: Iterable[Part], name: str) -> tuple[dict[str, NDArray[Any]], l
         DataError: no photo shows a class.
     """
     columns: dict[str, list[NDArray[Any]]] = {}
-    names: list[str] = []
+    names: list[list[str]] = []
     for part in parts:
         if "photos" in part.arrays:
-            names = [str(one) for one in part.arrays.pop("names")]
+            names.append([str(one) for one in part.arrays.pop("names")])
             for key, rows in part.arrays.items():
                 columns.setdefault(key, []).append(rows)
     if not columns:
         raise DataError(f"no photo of {name} shows a class on enough of its area.")
-    return {key: np.concatenate(columns.pop(key)) for key in list(columns)}, names  # each key held twice, not all
+    common = [one for one in names[0] if all(one in own for own in names)]
+    if any(own != common for own in names):  # a method without a meaning for some photos has none here
+        for key in columns.keys() - PLACES:
+            columns[key] = [
+                rows[:, [own.index(one) for one in common]] for rows, own in zip(columns[key], names, strict=True)
+            ]
+    return {key: np.concatenate(columns.pop(key)) for key in list(columns)}, common  # each key held twice, not all
 
 
 def opened(items: Sequence[Masked], start: int) -> tuple[list[Opened], list[tuple[str, str]]]:

@@ -52,6 +52,9 @@ def control_maps(
     inside: Bool[np.ndarray, "height width"],
     outside: Bool[np.ndarray, "height width"],
 ) -> list[Float[Tensor, "row col"]]:
-    """The maps of all controls, and the bound, for a class of a photo."""
+    """The maps of all controls, and the bound, for a class of a photo, in [0, 1]: they are resized as they are.
+
+    So `ones` is everything at any threshold, and the bound of a thing that fills the photo as well.
+    """
     maps = [control(grid, seed) for control in CONTROLS.values()] + [grid_bound(inside, outside, grid)]
     return [torch.from_numpy(one).float() for one in maps]

@@ -20,6 +20,7 @@ from scipy import ndimage
 from eclip.datasets.masks import MaskSet, present
 from eclip.errors import DataError
 from eclip.evaluation.asked import Asked, opened
+from eclip.evaluation.parts import EXAMPLES, folder_of
 from eclip.evaluation.row import Row
 from eclip.heatmap import normalize
 from eclip.methods import METHODS
@@ -27,9 +28,8 @@ from eclip.protocols import Localize
 from eclip.render import overlay
 from eclip.render.colors import BACKGROUND, FAINT, INK
 from eclip.render.letters import fit
-from eclip.writer import replace_file, slug
+from eclip.writer import replace_file
 
-FOLDER = "examples"
 SIDES = 340, 212  # of the drawn photo, at most, in pixels
 BAND, LETTERS = 28, 13  # height of the line below, 240 in all, and of its letters
 TRUTH, EDGE = (110, 255, 190), (10, 30, 22)  # outline of the true mask, and its dark rim
@@ -137,7 +137,7 @@ def draw_examples(asked: Asked, rows: Sequence[Row], folder: Path, count: int, t
 
 def _file(model: str, one: Example) -> str:
     """Its place in the folder of the run; it follows from the pair, so that another count finds it again."""
-    return f"{FOLDER}/{slug(model) or 'model'}/{one.method}.{one.pair['photo']:06d}.{one.pair['class']}.jpg"
+    return f"{EXAMPLES}/{folder_of(model)}/{one.method}.{one.pair['photo']:06d}.{one.pair['class']}.jpg"
 
 
 def _drawn(

@@ -67,17 +67,17 @@ class LocalizeTask:
         for column, one in enumerate(numbers):
             inside = photo.mask == one
             outside = ~inside & (photo.mask != VOID)
-            raw = [each[column] for each in maps.values()]
-            raw += control_maps(grid, (photo.place, one), inside, outside)
-            scored = [self._pair(each, inside, outside) for each in raw]
+            heat = [normalize(each[column].float()) for each in maps.values()]
+            heat += control_maps(grid, (photo.place, one), inside, outside)
+            scored = [self._pair(each, inside, outside) for each in heat]
             found = {key: np.stack([score[key] for score in scored]) for key in scored[0]}
             yield {"photos": np.array(photo.place), "numbers": np.array(one), **found}
 
     def _pair(
-        self, raw: Tensor, inside: Bool[np.ndarray, "height width"], outside: Bool[np.ndarray, "height width"]
+        self, normalized: Tensor, inside: Bool[np.ndarray, "height width"], outside: Bool[np.ndarray, "height width"]
     ) -> dict[str, NDArray[Any]]:
         """All numbers of one map of one class."""
-        heat = resize(normalize(raw.float()), inside.shape).numpy()
+        heat = resize(normalized, inside.shape).numpy()
         hits, unions = overlaps(heat, inside, outside, self.thresholds)
         flipped_hits, flipped_unions = overlaps(1 - heat, inside, outside, self.thresholds)
         precision, auroc = separation(heat, inside, outside)

@@ -6,10 +6,12 @@ measures the same batches as one that was never stopped, and ends with the same 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +23,10 @@ from numpy.typing import NDArray
 from eclip.errors import ResultError
 from eclip.writer import replace_file, slug
 
-QUESTION = "question.json"
+QUESTION, RESULTS, TABLE, PAIRS = "question.json", "results.json", "results.csv", "pairs.csv"
+FILES = (RESULTS, TABLE, PAIRS)
+PARTS, EXAMPLES = "parts", "examples"
+FOLDERS = (PARTS, EXAMPLES)
 _META = "meta"
 
 
@@ -54,12 +59,17 @@ class Parts:
     """
 
     def __init__(self, folder: Path, model: str, count: int) -> None:
-        self.folder, self.count = folder / "parts" / (slug(model) or "model"), count
+        self.folder, self.count = folder / PARTS / folder_of(model), count
 
     def missing(self) -> list[int]:
-        """Numbers of the batches that are still to be measured, ascending."""
+        """Numbers of the batches that are still to be measured, ascending; those with failures are tried again.
+
+        Raises:
+            ResultError: a part cannot be read.
+        """
         there = {path.stem for path in self.folder.glob("*.npz")}
-        return [number for number in range(self.count) if f"{number:06d}" not in there]
+        numbers = range(self.count)
+        return [n for n in numbers if f"{n:06d}" not in there or self._read(n, whole=False).failures]
 
     def write(self, number: int, part: Part) -> None:
         """Keep a part.
@@ -99,11 +109,16 @@ class Parts:
             ):  # np.load leaves broken ones open
                 meta = json.loads(str(file[_META]))
                 arrays = {name: file[name] for name in file.files if name != _META} if whole else {}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                failures = [(name, why) for name, why in meta["failures"]]
+                return Part(arrays, meta["seconds"], meta["photos"], meta["gaps"], failures)
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             advice = "remove it, and the same command measures it anew"
             raise ResultError(f"{path} cannot be read ({error}): {advice}.") from error
-        failures = [(name, why) for name, why in meta["failures"]]
-        return Part(arrays, meta["seconds"], meta["photos"], meta["gaps"], failures)
+
+
+def folder_of(model: str) -> str:
+    """A folder's name for a model, unlike that of any other: names may be long, and differ in what no file may have."""
+    return f"{slug(model)[:60] or 'model'}.{hashlib.sha256(model.encode()).hexdigest()[:8]}"
 
 
 def open_run(folder: Path, question: dict[str, Any], *, overwrite: bool = False) -> None:
@@ -112,10 +127,10 @@ def open_run(folder: Path, question: dict[str, Any], *, overwrite: bool = False)
     Args:
         folder: of the run.
         question: all that its numbers depend on, as JSON has it.
-        overwrite: what another run left there is removed.
+        overwrite: what a run left there is removed, also one that asks the same.
 
     Raises:
-        ResultError: the folder holds a run that asks something else, or cannot be written.
+        ResultError: the folder holds a run that asks something else, or what no run left there, or cannot be written.
     """
     file, question = folder / QUESTION, json.loads(json.dumps(question))
     before = None
@@ -133,12 +148,16 @@ def open_run(folder: Path, question: dict[str, Any], *, overwrite: bool = False)
             f"the folder {str(folder)!r} holds the run of another question ({told}): -o DIR begins elsewhere, "
             "--overwrite begins anew in its place."
         )
+    held = [name for name in (*FOLDERS, *FILES) if (folder / name).exists()]
+    if before is None and held:
+        raise ResultError(
+            f"the folder {str(folder)!r} holds {', '.join(held)}, which no run of ours left there: choose another one."
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for part in ("parts", "examples"):
-            shutil.rmtree(folder / part, ignore_errors=True)
-        for result in ("results.json", "results.csv", "pairs.csv"):
-            (folder / result).unlink(missing_ok=True)
+        file.unlink(missing_ok=True)  # what is removed in part belongs to no question
+        for name in held:
+            shutil.rmtree(folder / name) if name in FOLDERS else (folder / name).unlink()
     except OSError as error:
         raise ResultError(f"the folder {str(folder)!r} cannot be written: {error.strerror}.") from error
     replace_file(file, lambda stream: stream.write(json.dumps(question, indent=1, ensure_ascii=False).encode()))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
+from torch import Tensor
 
 from eclip.backbones.base import encode
 from eclip.blocks import unit
@@ -47,25 +51,30 @@ class RecognizeTask:
         features: list[NDArray[np.float32]] = []
         captions: list[str] = []
         owners: list[int] = []
+        pixels: list[Tensor] = []
+        begun = time.perf_counter()
         for place, item in enumerate(items, start):
             try:
-                pixels = asked.backbone.preprocess(item.open(), rules.image_size, rules.resize)
+                pixels.append(asked.backbone.preprocess(item.open(), rules.image_size, rules.resize))
             except ImageError as error:
                 failures.append((item.key, str(error)))
                 continue
-            features.append(unit(encode(asked.backbone, pixels[None], keep=0).feature).cpu().numpy())
             photos.append(place)
             own = item.captions[:1] if self.names else item.captions[: self.rules.captions]
             captions += own
             owners += [place] * len(own)
+        for _, group in groupby(pixels, key=lambda one: one.shape):  # photos of one shape in a row share a pass
+            encoding = encode(asked.backbone, torch.stack(list(group)), keep=0)
+            features.append(unit(encoding.feature).float().cpu().numpy())
+        seconds = {"forward": asked.since(begun)}
         arrays: dict[str, NDArray[Any]] = {}
         if photos:
             arrays = {"photos": np.array(photos), "features": np.concatenate(features), "owners": np.array(owners)}
             if self.names is None:
-                arrays["texts"] = encode_texts(asked.backbone, captions, rules.templates).cpu().numpy()
+                arrays["texts"] = encode_texts(asked.backbone, captions, rules.templates).float().cpu().numpy()
             else:
                 arrays["labels"] = np.array([self.names.index(name) for name in captions])
-        return Part(arrays, {}, len(photos), {}, failures)
+        return Part(arrays, seconds, len(photos), {}, failures)
 
     def record(self, parts: Iterable[Part]) -> list[Row]:
         """The one row of the model.

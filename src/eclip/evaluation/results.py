@@ -15,12 +15,11 @@ from typing import Any
 from eclip.datasets.masks import MaskSet
 from eclip.datasets.pair import PairSet
 from eclip.errors import ResultError
-from eclip.evaluation.parts import Part
+from eclip.evaluation.parts import PAIRS, RESULTS, TABLE, Part
 from eclip.evaluation.row import Row
 from eclip.render.report_table import plain_table
-from eclip.writer import replace_file, versions
+from eclip.writer import replace_file
 
-RESULTS, TABLE, PAIRS = "results.json", "results.csv", "pairs.csv"
 Found = dict[str, tuple[list[Row], list[Part]]]
 """Rows and parts of each model."""
 
@@ -40,7 +39,7 @@ class Evaluation:
              "gaps": [{"model", "method", "why"}], "failures": [{"source", "error"}],
              "examples": [{"model", "method", "kind": "best" or "worst", "photo", "class", "name", "iou", "msc",
                            "file": of the folder}],
-             "timing": {model: {"forward": seconds a photo, "methods": {name: {"seconds", "cost"}}, ...}}}
+             "timing": {model: {"forward": seconds a photo, "methods": {name: {"seconds", "cost"}}, ...}, "peak_mib"}}
 
             Numbers are shares, "low" and "high" those between which 95 % of a bootstrap over photos lie. "cost" is
             forward pass and method in times of the forward pass. "command" is None where data, model or protocol has no
@@ -66,7 +65,7 @@ class Evaluation:
             ResultError: it holds no results, or they cannot be read.
         """
         file = Path(folder) / RESULTS
-        return Evaluation(_read(file), file.parent)
+        return Evaluation(read_results(file), file.parent)
 
     def report(self) -> str:
         """One HTML page that needs nothing but a browser, see `eclip report`.
@@ -94,12 +93,12 @@ class Evaluation:
         Raises:
             ResultError: the file cannot be read.
         """
-        wanted = _read(Path(expected))
+        wanted = read_results(Path(expected))
         missed = [
             f"{part} {key}: {shown(self.results[part].get(key))}, expected {shown(value)}"
             for part in ("protocol", "data")
             for key, value in wanted.get(part, {}).items()
-            if self.results[part].get(key) != value
+            if key != "summary" and self.results[part].get(key) != value
         ]
         rows = {(row["model"], row["method"]): row["numbers"] for row in self.results["rows"]}
         compared = 0
@@ -148,7 +147,6 @@ def results_of(question: dict[str, Any], photos: MaskSet | PairSet, found: Found
     return {
         **question,
         "data": data,
-        "versions": versions(),
         "rows": rows,
         "gaps": [{"model": model, "method": name, "why": why} for (model, name), why in gaps.items()],
         "failures": [{"source": source, "error": why} for source, why in failures.items()],
@@ -207,7 +205,12 @@ def _digits(value: Any) -> Any:
     return round(value, 6) if isinstance(value, float) else value
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_results(file: Path) -> dict[str, Any]:
+    """What a file of results holds.
+
+    Raises:
+        ResultError: it cannot be read, or holds none.
+    """
     try:
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

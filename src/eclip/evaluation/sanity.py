@@ -1,8 +1,9 @@
 """The task "sanity": a map must change with its text and with its model (Adebayo et al. 2018).
 
 Rank correlation, on the patch grid, of a class's map with the map of nonsense, of a class that the photo does not show,
-and of the same class by a model whose image tower has had the numbers of every weight shuffled. Low is good: a map
-that is the same for nonsense does not answer the question, and one that survives random weights explains no model.
+and of the same class by a model whose image tower has had the numbers of every weight shuffled. Near zero is good:
+a map that is the same for nonsense does not answer the question, and one that survives random weights explains no
+model.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 from eclip.backbones.base import Backbone, encode
 from eclip.backbones.openclip import wrap
 from eclip.datasets.masks import Masked, present
+from eclip.errors import OptionError
 from eclip.evaluation.asked import Asked, joined, opened
 from eclip.evaluation.parts import Part
 from eclip.evaluation.row import Row, mean_rows
@@ -57,7 +59,8 @@ class SanityTask:
         numbers: list[int] = []
         values: dict[str, list[list[float]]] = {name: [] for name in self.asked.methods}
         count, silly = len(self.text), list(range(len(self.text), len(self.more)))
-        for group, encoding, spent in self.asked.encoded(found):
+        shows = [one for one in found if present(one.mask, self.rules.least)]
+        for group, encoding, spent in self.asked.encoded(shows):
             seconds["forward"] += spent
             own = [present(one.mask, self.rules.least) for one in group]
             shown = [[self.columns[number] for number in each] for each in own]
@@ -65,12 +68,12 @@ class SanityTask:
             both = [each + other for each, other in zip(shown, others, strict=True)]
             strange = encode(self.strange.backbone, encoding.pixels, self.asked.keep)
             maps = dict(self.asked.try_maps(encoding, self.text, both, gaps, seconds))
-            aside = dict(self.asked.try_maps(encoding, self.more, [silly] * len(group), {}, {}))
-            blind = dict(self.strange.try_maps(strange, self.text, shown, {}, {}))
+            aside = dict(self.asked.try_maps(encoding, self.more, [silly] * len(group), gaps, {}))
+            blind = dict(self.strange.try_maps(strange, self.text, shown, gaps, {}))
             for image, one in enumerate(group):
                 photos += [one.place] * len(own[image])
                 numbers += own[image]
-                for name in maps:
+                for name in maps.keys() & aside.keys() & blind.keys():
                     known, silly_maps, blind_maps = (
                         _coarse(each[name][image], encoding.grid) for each in (maps, aside, blind)
                     )
@@ -87,7 +90,8 @@ class SanityTask:
         arrays: dict[str, NDArray[Any]] = {"names": np.array(names)}
         if photos:
             arrays |= {"photos": np.array(photos), "numbers": np.array(numbers)}
-            arrays["values"] = np.array([values[name] for name in names]).swapaxes(0, 1)
+            rows = np.array([values[name] for name in names]).reshape(len(names), len(photos), len(KEYS))
+            arrays["values"] = rows.swapaxes(0, 1)
         return Part(arrays, seconds, len(found), gaps, failures)
 
     def record(self, parts: Iterable[Part]) -> list[Row]:
@@ -95,8 +99,11 @@ class SanityTask:
 
         Raises:
             DataError: no photo shows a class.
+            OptionError: no method has a meaning for this model.
         """
         whole, names = joined(parts, self.asked.data.name)
+        if not names:
+            raise OptionError(f"none of {', '.join(self.asked.methods)} has a meaning on {self.asked.backbone.name}.")
         return mean_rows(names, (), KEYS, whole["values"], whole["photos"], whole["numbers"])
 
 

@@ -18,7 +18,8 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from eclip.backbones.base import encode
-from eclip.class_words import class_words
+from eclip.class_words import BACKGROUND as BEHIND
+from eclip.class_words import ClassWords
 from eclip.datasets.masks import BACKGROUND, VOID, Masked
 from eclip.errors import DataError
 from eclip.evaluation.asked import Asked, Opened, joined, opened
@@ -26,7 +27,6 @@ from eclip.evaluation.controls import BOUND, random
 from eclip.evaluation.parts import Part
 from eclip.evaluation.row import Row
 from eclip.evaluation.spread import Weights, number
-from eclip.heatmap import resize
 from eclip.labels import Piece, label_pixels
 from eclip.methods import BETWEEN_TEXTS, METHODS
 from eclip.metrics.bound import grid_bound
@@ -36,6 +36,8 @@ from eclip.text import encode_texts
 from eclip.windows import check_windows, windows
 
 CONTROLS = ("random", BOUND)
+AT_ONCE = 16
+"""Windows in one forward pass."""
 Labels = NDArray[np.integer[Any]]
 
 
@@ -54,11 +56,10 @@ class SegmentTask:
         self.gaps = {name: "its maps are not on one scale over texts" for name in asked.methods if name not in able}
         self.asked = replace(asked, methods=able)
         rules = self.rules
-        self.words = class_words(
-            {name: [name] for name in asked.classes.values()},
-            rules.background,
-            thresholded=rules.prob_threshold is not None,
-        )
+        names = tuple(asked.classes.values())
+        taken = {name.casefold() for name in names}
+        behind = tuple(word for word in rules.background if word.casefold() not in taken)
+        self.words = ClassWords((BEHIND, *names), (behind, *((name,) for name in names)))
         self.text = encode_texts(asked.backbone, self.words.texts, asked.protocol.templates)
         self.slid = check_windows(rules.window, rules.stride, asked.protocol.image_size if rules.window else None)
         self.behind = bool(rules.background) or rules.prob_threshold is not None
@@ -85,41 +86,51 @@ class SegmentTask:
     def _labels(self, one: Opened, gaps: dict[str, str], seconds: dict[str, float]) -> dict[str, Labels]:
         """The label map of each method and control, at the mask's size."""
         asked, rules = self.asked, self.asked.protocol
+        size = (one.mask.shape[0], one.mask.shape[1])
         if self.slid is None or self.rules.window is None:
             boxes, view = [(0, 0, *one.photo.size)], (rules.image_size, rules.resize)
+            row, col = asked.backbone.grid_for(one.photo.size, *view)
         else:
-            boxes = windows(one.photo.size, self.rules.window, *self.slid)
-            view = (self.rules.window, "squash")
-        pixels = torch.stack([asked.backbone.preprocess(one.photo.crop(box), *view) for box in boxes])
-        begun = time.perf_counter()
-        encoding = encode(asked.backbone, pixels, asked.keep)
-        seconds["forward"] += time.perf_counter() - begun
-        size = (one.mask.shape[0], one.mask.shape[1])
-        every = [list(range(len(self.text)))] * len(boxes)
-        made: dict[str, Labels] = {}
-        for name, maps in asked.try_maps(encoding, self.text, every, gaps, seconds):
-            pieces = [Piece(box, each) for box, each in zip(boxes, maps, strict=True)]
-            places, threshold = self.words.places, self.rules.prob_threshold
-            made[name] = label_pixels(pieces, size, places, scale=self.rules.scale, prob_threshold=threshold)[0]
-        grid, classes = encoding.grid, len(self.words.names)
-        chance = np.stack([random(grid, (one.place, label)) for label in range(0 if self.behind else 1, classes)])
-        made["random"] = self._highest(chance, size, 0 if self.behind else 1)
+            boxes, view = windows(one.photo.size, self.rules.window, *self.slid), (self.rules.window, "squash")
+            patch = asked.backbone.patch_size * min(size) / self.slid[1]  # in the photo's own pixels
+            row, col = max(1, round(size[0] / patch)), max(1, round(size[1] / patch))
+        pieces: dict[str, list[Piece]] = {}
+        for start in range(0, len(boxes), AT_ONCE):
+            near = boxes[start : start + AT_ONCE]
+            pixels = torch.stack([asked.backbone.preprocess(one.photo.crop(box), *view) for box in near])
+            begun = time.perf_counter()
+            encoding = encode(asked.backbone, pixels, asked.keep)
+            seconds["forward"] += asked.since(begun)
+            every = [list(range(len(self.text)))] * len(near)
+            for name, maps in asked.try_maps(encoding, self.text, every, gaps, seconds):
+                pieces.setdefault(name, []).extend(Piece(box, each) for box, each in zip(near, maps, strict=True))
+        places, threshold = self.words.places, self.rules.prob_threshold
+        made: dict[str, Labels] = {
+            name: label_pixels(some, size, places, scale=self.rules.scale, prob_threshold=threshold)[0]
+            for name, some in pieces.items()
+        }
+        labels = range(0 if self.behind else 1, len(self.words.names))
         truth = self.labels[one.mask]
         known = truth != VOID
-        perfect = [grid_bound(truth == label, known & (truth != label), grid) for label in range(classes)]
-        made[BOUND] = self._highest(np.stack(perfect).astype(np.float32), size, 0)
+        shown = set(np.unique(truth[known]).tolist())
+        own: dict[str, list[Float[np.ndarray, "row col"]]] = {
+            "random": [random((row, col), (one.place, label)) for label in labels],
+            BOUND: [
+                grid_bound(truth == label, known & (truth != label), (row, col))
+                if label in shown
+                else np.full((row, col), -1.0)
+                for label in labels
+            ],
+        }
+        for name, each in own.items():
+            whole = [Piece((0, 0, size[1], size[0]), torch.from_numpy(np.stack(each)).float())]
+            made[name] = label_pixels(whole, size, {label: [i] for i, label in enumerate(labels)}, scale=1.0)[0]
         return made
-
-    def _highest(
-        self, maps: Float[np.ndarray, "label row col"], size: tuple[int, int], first: int
-    ) -> Int[np.ndarray, "height width"]:
-        """The label whose map is highest at each pixel; the first map is that of label `first`."""
-        return resize(torch.from_numpy(maps), size).argmax(dim=0).numpy() + first
 
     def _counts(self, labels: Labels, truth: Int[np.ndarray, "height width"]) -> Int[np.ndarray, "3 label"]:
         """Pixels of each label: right, in the truth, in the answer."""
         counted = confusion(labels.astype(np.int64), truth, len(self.words.names), void=VOID)
-        return np.stack([counted.diagonal(), counted.sum(axis=1), counted.sum(axis=0)])
+        return np.stack([counted.diagonal(), counted.sum(axis=1), counted.sum(axis=0)]).astype(np.int32)
 
     def record(self, parts: Iterable[Part]) -> list[Row]:
         """A row for each method and control.

@@ -50,6 +50,9 @@ class Weights:
     def __init__(self, photos: Int[np.ndarray, " photo"], replicates: int = REPLICATES) -> None:
         self.photos, self._column = np.unique(photos, return_inverse=True)
         self.counts: UInt8[np.ndarray, "replicate known"] = np.empty((replicates, len(self.photos)), np.uint8)
+        if len(self.photos) < 2:  # of one photo nothing is known of others: no replicate has any
+            self.counts[:] = 0
+            return
         for column, photo in enumerate(self.photos):
             generator = np.random.Generator(np.random.Philox(key=int(photo)))
             self.counts[:, column] = generator.poisson(1.0, replicates)

@@ -20,8 +20,7 @@ from eclip.methods import METHODS
 
 FAST = [name for name, method in METHODS.items() if method.kind != "perturbation"]
 SLOW = [name for name, method in METHODS.items() if method.kind == "perturbation"]
-CONTROLS = ("ones", "centre", "random", "bound")
-PACKS = {"voc2012seg": 50, "coco80seg": 25, "davis2016val": 8, "camvid": 12}
+PACKS = {"voc2012seg": 50, "coco80seg": 40, "davis2016val": 15, "camvid": 17}
 """And every so many-th photo for methods of many passes."""
 COLUMNS = {
     "msc": "mSC",
@@ -52,7 +51,7 @@ def jobs() -> list[Job]:
     made += [Job(f"{pack}-slow", pack, {"methods": SLOW, "every": every}) for pack, every in PACKS.items()]
     sane = {"methods": FAST, "protocol": "sanity-v1"}
     made += [Job(f"{pack}-sanity", pack, {**sane, "every": 10}) for pack in ("voc2012seg", "coco80seg")]
-    faithful = {"methods": FAITHFUL, "protocol": "faithful-v1", "every": 45}
+    faithful = {"methods": FAITHFUL, "protocol": "faithful-v1", "every": 75}
     made += [Job("voc2012seg-faithful", "voc2012seg", faithful)]
     segments = {"methods": LABELS, "protocol": "segment-v1"}
     return made + [Job(f"{pack}-segment", pack, segments) for pack in ("voc2012seg", "camvid")]

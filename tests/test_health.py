@@ -154,6 +154,18 @@ def test_the_text_side_is_asked_once_a_model_and_again_when_its_weights_change(
     assert not torch.equal(Checkup(backbone, TEXTS, text).words, first.words)
 
 
+def test_a_model_built_under_inference_mode_has_a_health() -> None:
+    with torch.inference_mode():
+        model = tiny.model("vit")
+    backbone = eclip.wrap(model, tokenizer=tiny._tokenizer(), mean=tiny.MEAN, std=tiny.STD, name="frozen")
+    assert backbone.weight.is_inference()
+    with torch.inference_mode():
+        health = eclip.explain(Image.new("RGB", (32, 32), "teal"), TEXTS, model=backbone, method="itsm").health
+    plain = eclip.explain(Image.new("RGB", (32, 32), "teal"), TEXTS, model=tiny.backbone("vit"), method="itsm").health
+    assert health is not None and plain is not None
+    np.testing.assert_array_equal(health.presence, plain.presence)
+
+
 def test_numbers_are_those_of_their_formulas(mini: Backbone, photos: list[Image.Image]) -> None:
     encoding = eclip.encode(mini, torch.stack([mini.preprocess(photo) for photo in photos]))
     text = eclip.encode_texts(mini, TEXTS)

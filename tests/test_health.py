@@ -338,3 +338,25 @@ def test_the_command_warns_on_stderr_and_its_manifest_has_the_numbers(tmp_path: 
     assert not manifest["how"]["command"].endswith("--no-health")
     numbers = manifest["photos"][0]["health"]["an elephant"]
     assert numbers["presence"] > 0.9 and numbers["warnings"] == []
+
+
+def test_of_many_photos_the_command_says_how_many_have_warnings(tmp_path: Path) -> None:
+    for number in range(6):
+        shutil.copy(PHOTOS / "elephant.jpg", tmp_path / f"{number}.jpg")
+    words = ["explain", str(tmp_path), "--format", "json", "-o", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*words, "-t", "a dog", "-t", "an elephant"])
+    assert "6 of 6 photos have warnings of health: manifest.json names them" in done.stderr.splitlines()
+    assert SENTENCES["presence"] not in done.stderr and len(done.stdout.splitlines()) == 6
+    fine = CliRunner().invoke(app, [*words, "-t", "an elephant"])
+    assert "of health" not in fine.stderr
+
+
+def test_no_text_steers_the_terminal(tmp_path: Path) -> None:
+    shutil.copy(PHOTOS / "elephant.jpg", tmp_path)
+    words = [str(tmp_path / "elephant.jpg"), "--format", "json", "-o", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, ["explain", *words, "-t", "a \x1b[2Jdog"])
+    assert done.exit_code == 0 and "a \ufffd[2Jdog" in done.stdout
+    assert f"  a \ufffd[2Jdog: {SENTENCES['presence']}" in done.stderr.splitlines()
+    other = CliRunner().invoke(app, ["segment", *words, "-c", "a \x1b[2Jdog", "-c", "grass", "--template", "none"])
+    assert other.exit_code == 0 and "a \ufffd[2Jdog" in other.stdout
+    assert "\x1b" not in done.output + other.output

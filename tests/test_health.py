@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,6 +98,7 @@ def test_artefacts_are_scattered_patches_that_are_hot_for_nonsense_too() -> None
     assert float(artefacts(small, small)) == float(artefacts(small)) == 0
     both = grid((0, 0, 2), (5, 5, 1), (5, 6, 1))
     assert float(artefacts(both, grid((0, 0, 1)))) == pytest.approx(4 / 6), "of energy, heat squared"
+    assert float(artefacts(1e-30 * both, grid((0, 0, 1)))) == pytest.approx(4 / 6)
     assert float(artefacts(7 * both - 3, grid((0, 0, 1)))) == pytest.approx(4 / 6), "scale and offset do not matter"
     assert artefacts(torch.ones(1, 1, 10, 10)).isnan().all()
     assert float(artefacts(grid((0, 0, 1)), grid((0, 0, 1)))) == 1, "also at a corner"
@@ -152,6 +154,47 @@ def test_the_text_side_is_asked_once_a_model_and_again_when_its_weights_change(
     with torch.no_grad():
         backbone.model.token_embedding.weight[:] += 1
     assert not torch.equal(Checkup(backbone, TEXTS, text).words, first.words)
+
+
+def test_a_model_built_under_inference_mode_has_a_health() -> None:
+    with torch.inference_mode():
+        model = tiny.model("vit")
+    backbone = eclip.wrap(model, tokenizer=tiny._tokenizer(), mean=tiny.MEAN, std=tiny.STD, name="frozen")
+    assert backbone.weight.is_inference()
+    with torch.inference_mode():
+        health = eclip.explain(Image.new("RGB", (32, 32), "teal"), TEXTS, model=backbone, method="itsm").health
+    plain = eclip.explain(Image.new("RGB", (32, 32), "teal"), TEXTS, model=tiny.backbone("vit"), method="itsm").health
+    assert health is not None and plain is not None
+    np.testing.assert_array_equal(health.presence, plain.presence)
+
+
+def test_no_more_is_done_than_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    bare, asked = tiny.backbone("vit"), []
+    backbone = replace(bare, encode_tokens=lambda ids: asked.append(len(ids)) or bare.encode_tokens(ids))
+    photo = Image.new("RGB", (32, 32), "teal")
+    eclip.explain(photo, TEXTS, model=backbone, method="itsm", versus="a cat")
+    assert sum(asked) == len(TEXTS) + 1, "of a difference no word and no nonsense is asked"
+    eclip.explain(photo, TEXTS, model=backbone, method="itsm")
+    assert not list(tmp_path.rglob("*.npy")), "a model that may be in training leaves nothing on disk"
+    ranked = []
+    monkeypatch.setattr("eclip.health.share_below", lambda *given: ranked.append(given) or share_below(*given))
+    many = eclip.explain(photo, TEXTS, model=backbone, method=["itsm", "gem", "maskclip"])
+    assert len(ranked) == 1, "all methods share the presence"
+    for name, one in many.items():
+        alone = eclip.explain(photo, TEXTS, model=backbone, method=name).health
+        assert one.health is not None and alone is not None
+        assert all(np.array_equal(getattr(one.health, number), getattr(alone, number)) for number in NUMBERS)
+
+
+def test_what_is_cut_is_told_by_who_encodes_the_texts_not_again() -> None:
+    backbone = tiny.backbone("vit")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        eclip.explain(
+            Image.new("RGB", (32, 32)), "dog " * 200, model=backbone, method="itsm", templates=["a {}", "the {}"]
+        )
+    assert [one.category for one in told] == [eclip.errors.TextCutWarning]
 
 
 def test_numbers_are_those_of_their_formulas(mini: Backbone, photos: list[Image.Image]) -> None:
@@ -253,6 +296,8 @@ def test_one_line_names_three_texts_and_counts_the_rest() -> None:
     low, high = np.zeros((1, 5), np.float32), np.ones((1, 5), np.float32)
     health = Health(high, high, low, low, texts=("a", "b", "c", "d", "e"))
     assert health.summary() == [f"a, b, c and 2 more: {SENTENCES['presence']}"]
+    twice = replace(health, texts=("a", "b", "a", "b", "a"))
+    assert twice.summary() == [f"a, b: {SENTENCES['presence']}"]
 
 
 def test_saved_and_loaded_again(many: dict[str, Explanation], tmp_path: Path) -> None:
@@ -293,3 +338,25 @@ def test_the_command_warns_on_stderr_and_its_manifest_has_the_numbers(tmp_path: 
     assert not manifest["how"]["command"].endswith("--no-health")
     numbers = manifest["photos"][0]["health"]["an elephant"]
     assert numbers["presence"] > 0.9 and numbers["warnings"] == []
+
+
+def test_of_many_photos_the_command_says_how_many_have_warnings(tmp_path: Path) -> None:
+    for number in range(6):
+        shutil.copy(PHOTOS / "elephant.jpg", tmp_path / f"{number}.jpg")
+    words = ["explain", str(tmp_path), "--format", "json", "-o", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*words, "-t", "a dog", "-t", "an elephant"])
+    assert "6 of 6 photos have warnings of health: manifest.json names them" in done.stderr.splitlines()
+    assert SENTENCES["presence"] not in done.stderr and len(done.stdout.splitlines()) == 6
+    fine = CliRunner().invoke(app, [*words, "-t", "an elephant"])
+    assert "of health" not in fine.stderr
+
+
+def test_no_text_steers_the_terminal(tmp_path: Path) -> None:
+    shutil.copy(PHOTOS / "elephant.jpg", tmp_path)
+    words = [str(tmp_path / "elephant.jpg"), "--format", "json", "-o", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, ["explain", *words, "-t", "a \x1b[2Jdog"])
+    assert done.exit_code == 0 and "a \ufffd[2Jdog" in done.stdout
+    assert f"  a \ufffd[2Jdog: {SENTENCES['presence']}" in done.stderr.splitlines()
+    other = CliRunner().invoke(app, ["segment", *words, "-c", "a \x1b[2Jdog", "-c", "grass", "--template", "none"])
+    assert other.exit_code == 0 and "a \ufffd[2Jdog" in other.stdout
+    assert "\x1b" not in done.output + other.output

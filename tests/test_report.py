@@ -7,6 +7,8 @@ import io
 import json
 import re
 import shlex
+import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,9 @@ from typer.testing import CliRunner
 
 import tiny
 from eclip.cli import app
+from eclip.datasets.captions import read_pairs
 from eclip.datasets.masks import MaskSet, read_masks
+from eclip.datasets.pair import PairSet
 from eclip.errors import ResultError
 from eclip.evaluate import evaluate
 from eclip.evaluation.examples import chosen
@@ -105,7 +109,7 @@ def test_the_page_holds_every_number_of_the_table(found: Evaluation) -> None:
     page = Page(found.report())
     by_name = {line[1].split()[0]: line[2:] for line in page.cells if len(line) > 2}
     for row in found.results["rows"]:
-        told = [cell for cell in by_name[row["method"]] if cell and not cell.startswith("→")]
+        told = [cell for cell in by_name[row["method"]] if cell not in ("", "-") and not cell.startswith("→")]
         wanted = [shown(key, one["value"]) for key, one in row["numbers"].items()]
         assert sorted(told) == sorted(wanted), row["method"]
     titles = [tag[1].get("title") for tag in page.tags if tag[0] == "td"]
@@ -138,7 +142,7 @@ def test_names_are_shown_as_they_are_and_never_run(found: Evaluation) -> None:
     assert STRANGE[:-9] not in text and text.count("</script") == 2, "one of data, one of code"
     page = Page(text)
     assert any(STRANGE in (attrs.get("alt") or "") for _, attrs in page.tags)
-    data = next(json.loads(word) for word in page.words if word.startswith('{"classes"'))
+    data = next(json.loads(word) for word in page.words if word.startswith('{"columns"'))
     assert STRANGE in {one[0] for row in data["classes"] for one in row}
     assert [one[2] for one in data["classes"][0]] == [
         one["iou"] for one in found.results["rows"][0]["classes"].values()
@@ -156,16 +160,53 @@ def test_several_runs_stand_side_by_side_first(found: Evaluation, masks: MaskSet
     assert beside["gradcam"][2] == "-" and beside["surgery"][0] == "-"
 
 
-@pytest.mark.parametrize("protocol", ["sanity-v1", "faithful-v1"])
+@pytest.mark.parametrize("protocol", ["sanity-v1", "faithful-v1", "segment-v1"])
 def test_other_tasks_have_their_page(masks: MaskSet, tmp_path: Path, protocol: str) -> None:
-    other = run(masks, tmp_path, protocol=protocol, methods=["itsm", "attention"], limit=2)
-    page = Page(other.report())
+    second = "naclip" if protocol == "segment-v1" else "attention"
+    other = run(masks, tmp_path, protocol=protocol, methods=["itsm", second], limit=2)
+    text = other.report()
+    page = Page(text)
     charts = [attrs for tag, attrs in page.tags if tag == "svg" and "deletion" in (attrs["aria-label"] or "").lower()]
     assert len(charts) == (6 if protocol == "faithful-v1" else 0)
     assert other.results["examples"] == []
     said = {mark: names for mark, names, _ in verdicts(other.results, labels(other.results), ranked(other.results))}
     if protocol == "sanity-v1":
         assert "attention" in said["▼"], "its map is the same for nonsense"
+    if protocol == "segment-v1":
+        data, [first, *_] = drawn(text), other.results["rows"]
+        assert data["columns"] == ["iou"]
+        assert data["classes"][0] == [["dog", first["classes"]["1"]["iou"]], [STRANGE, first["classes"]["2"]["iou"]]]
+        assert 'value="msc"' not in text and 'value="pairs"' not in text, "nothing to sort by that is not there"
+
+
+def drawn(text: str) -> dict[str, Any]:
+    """What the page's script draws classes from."""
+    found = re.search(r'class="data">(.*?)</script>', text)
+    assert found
+    data: dict[str, Any] = json.loads(found[1])
+    return data
+
+
+def test_a_class_that_no_photo_shows_has_no_overlap(masks: MaskSet, tmp_path: Path) -> None:
+    items = [item for place, item in enumerate(masks.items) if place > 3]
+    other = run(replace(masks, items=items), tmp_path, protocol="segment-v1", methods=["itsm"])
+    assert ["dog", None] not in drawn(other.report())["classes"][0]
+    assert [STRANGE, None] in drawn(other.report())["classes"][0]
+
+
+def test_recognition_has_its_page(folder: Path, tmp_path: Path) -> None:
+    names = ("a dog", "grass")
+    for photo in (folder / "images").iterdir():
+        shutil.copy(photo, tmp_path)
+        (tmp_path / f"{photo.stem}.txt").write_text(names[0])
+    pairs, _ = read_pairs([str(tmp_path)])
+    found = evaluate(
+        PairSet("own", pairs, names, []), out=tmp_path / "run", models=tiny.backbone("vit"), protocol="recognize-v1"
+    )
+    page = Page(found.report())
+    [row] = found.results["rows"]
+    assert shown("accuracy_at_1", row["numbers"]["accuracy_at_1"]["value"]) in page.cells[1]
+    assert drawn(found.report())["classes"] == [[]]
 
 
 def test_examples_are_the_best_and_worst_pairs(found: Evaluation) -> None:
@@ -324,3 +365,14 @@ def test_lines_and_points_lie_where_their_numbers_are() -> None:
     across = [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', drawn)]
     assert across[1] - across[0] == pytest.approx(across[2] - across[1], abs=0.11), "costs are on a logarithmic axis"
     assert "m1: 50.0 at 10 forward passes" in drawn
+
+
+@pytest.mark.parametrize("costs", [[103], [20], [30, 60], [5, 9], [1], [1.0, 1.4], [2000, 2500]])
+def test_any_costs_have_round_ticks_between_them(costs: list[float]) -> None:
+    series = [Series(place, place + 1, f"m{place}", [(float(cost), 0.5)]) for place, cost in enumerate(costs)]
+    axis = re.findall(r'<text x="([\d.]+)" y="268" text-anchor="middle">([\d.]+)</text>', scatter(
+        "t", series, None, "y", percent=True))  # fmt: skip
+    assert 1 <= len(axis) <= 8
+    assert all(42 <= float(x) <= 428 for x, _ in axis)
+    ticks = [float(told) for _, told in axis]
+    assert len(set(ticks)) == len(ticks) and min(ticks) < 1.2 * max(costs) and max(ticks) > min(costs) / 1.2

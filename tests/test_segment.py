@@ -20,11 +20,11 @@ import eclip
 import tiny
 from eclip import cli, heatmap
 from eclip.class_words import class_words
-from eclip.errors import EclipError, ImageError, OptionError, TextError, UnknownNameError
+from eclip.errors import EclipError, ImageError, OptionError, ResultError, TextError, UnknownNameError
 from eclip.labels import Piece, label_pixels
 from eclip.render.classes import BLIND, indexed, palette, tinted
 from eclip.render.colors import oklab
-from eclip.segment_writer import coco_mask, runs
+from eclip.segment_writer import SegmentWriter, coco_mask, runs
 from eclip.windows import check_windows, windows
 
 PHOTOS = Path(__file__).parents[1] / "docs" / "photos"
@@ -40,6 +40,7 @@ def test_names_synonyms_and_background() -> None:
     assert words.places == {0: range(0, 2), 1: range(2, 3), 2: range(3, 6)}
     bare = class_words({"thing": ["cup", "bowl"], "dog": "dog, puppy"})
     assert (bare.names, bare.texts) == (("background", "thing", "dog"), ["cup", "bowl", "dog", "puppy"])
+    assert class_words({"a\n  dog ": "dog", "cat": "cat"}).names[1:] == ("a dog", "cat")
     assert bare.places == {1: range(0, 2), 2: range(2, 4)}, "a background without words is no class"
 
 
@@ -53,6 +54,7 @@ def test_names_synonyms_and_background() -> None:
         (["dog", 3], (), TextError, "class 3"),
         (["dog", ["cat", 3]], (), TextError, "got int"),
         ({"dog": [], "cat": "cat"}, (), TextError, "has no words"),
+        ({" \n": "dog", "cat": "cat"}, (), TextError, "the name of a class is empty"),
         ({"dog": ["dog, puppy"], "cat": "cat"}, (), TextError, "comma"),
         (["dog", "Dog"], (), OptionError, "the class 'Dog' is there twice"),
         (["dog", "cat, dog"], (), OptionError, "the word 'dog' is there twice"),
@@ -142,7 +144,9 @@ def test_many_classes_need_wider_labels() -> None:
     assert np.array(picture)[0, 0] == 300
 
 
-@pytest.mark.parametrize(("name", "value"), [("scale", 0.0), ("prob_threshold", 1.1), ("area_threshold", -0.1)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("scale", 0.0), ("scale", np.inf), ("prob_threshold", 1.1), ("area_threshold", -0.1)]
+)
 def test_cuts_outside_their_range(name: str, value: float) -> None:
     with pytest.raises(OptionError, match=f"{name} must be"):
         label_pixels(_whole([[[0.0]]], (1, 1)), (1, 1), {1: [0]}, **{"scale": 1.0, name: value})
@@ -258,11 +262,15 @@ def test_default_method_follows_the_model() -> None:
 
 def test_surgery_subtracts_nothing_that_moves_a_label_but_its_weights() -> None:
     backbone, photo = tiny.backbone("vit"), _photo(40, 30)
-    reference = torch.nn.functional.normalize(torch.ones(backbone.encode_text(["a"]).shape[1]), dim=0)
+    names = ["dog", "cat", "sky"]
     asked: dict[str, Any] = {"model": backbone, "method": "surgery", "templates": "none"}
-    plain = eclip.segment(photo, ["dog", "cat", "sky"], features=False, **asked)
-    less = eclip.segment(photo, ["dog", "cat", "sky"], reference=reference, **asked)
-    np.testing.assert_array_equal(plain.labels[0], less.labels[0])
+    plain = eclip.explain(photo, names, features=False, **asked)
+    weights = np.exp(2 * plain.scores[0])
+    weighted = plain.maps[0] * (weights / weights.mean())[:, None, None]  # without the mean over texts
+    logits = heatmap.resize(torch.from_numpy(weighted), (30, 40)).numpy()
+    found = eclip.segment(photo, names, **asked).labels[0]
+    np.testing.assert_array_equal(found, 1 + logits.argmax(axis=0))
+    assert (found != eclip.segment(photo, names, features=False, **asked).labels[0]).any()
 
 
 def test_model_and_random_state_are_untouched() -> None:
@@ -305,6 +313,7 @@ def test_photos_stream_and_broken_ones_are_told() -> None:
         ({"window": 30}, OptionError, "window must be a multiple of the patch size 8 of vit, got 30"),
         ({"image_size": 30}, OptionError, "multiple of the patch size"),
         ({"resize": "crop"}, OptionError, "resize must be"),
+        ({"failures": []}, OptionError, "segment_each"),
         ({"batch_size": 0}, OptionError, "batch_size must be at least 1"),
         ({"scale": -1.0}, OptionError, "scale must be above 0"),
         ({"depht": 2, "method": "gem"}, OptionError, "no option 'depht'"),
@@ -320,9 +329,11 @@ def test_what_cannot_be_asked(settings: dict[str, Any], error: type[EclipError],
 
 @pytest.mark.parametrize("family", ["vit", "resnet", "siglip", "timm abs_attn", "vit, average pool"])
 def test_every_kind_of_tower_segments(family: str) -> None:
-    found = eclip.segment(_photo(40, 30), ["dog", "cat"], model=tiny.backbone(family), templates="none")
-    assert set(np.unique(found.labels[0])) <= {1, 2}
-    assert found.confidences[0].min() >= 0.5, "of two, the larger has half or more"
+    asked: dict[str, Any] = {"model": tiny.backbone(family), "templates": "none"}
+    found = eclip.segment(_photo(40, 30), ["dog", "cat", "sky"], **asked)
+    maps = eclip.explain(_photo(40, 30), ["dog", "cat", "sky"], method=found.how["method"], **asked).maps[0]
+    logits = heatmap.resize(torch.from_numpy(maps), (30, 40)).numpy()
+    np.testing.assert_array_equal(found.labels[0], 1 + logits.argmax(axis=0))
 
 
 # --- what people take from it ---
@@ -331,7 +342,7 @@ def test_every_kind_of_tower_segments(family: str) -> None:
 def _by_hand(labels: Any, names: tuple[str, ...] = ("background", "dog", "cat")) -> eclip.Segmentation:
     array = np.array(labels, np.uint8)
     photo = Image.new("RGB", array.shape[::-1], (90, 120, 30))
-    how = {"model": "mini", "method": "eclip", "refine": None, "words": {}}
+    how = {"model": "mini", "method": "eclip", "refine": None, "words": {}, "command": None}
     return eclip.Segmentation((array,), (np.full(array.shape, 0.5, np.float32),), names, ("photo 0",), how, (photo,))
 
 
@@ -339,6 +350,8 @@ def test_areas_masks_and_boxes_by_hand() -> None:
     found = _by_hand([[0, 1, 1, 0, 1], [0, 1, 1, 0, 0]])
     assert found.areas() == {"background": 0.5, "dog": 0.5}
     np.testing.assert_array_equal(found.mask(0, "cat"), np.zeros((2, 5), bool))
+    with pytest.raises(OptionError, match="no class 'cow'; there are background, dog, cat"):
+        found.mask(0, "cow")
     boxes = found.boxes()
     assert list(boxes) == ["dog"]
     np.testing.assert_array_equal(boxes["dog"], [[1, 0, 3, 2], [4, 0, 5, 1]])
@@ -441,6 +454,43 @@ def test_saved_files_hold_the_labels(tmp_path: Path) -> None:
     assert {path.name for path in folder.iterdir()} == names
     few = found.save(tmp_path / "few", ["npz"])
     assert {path.name for path in few.iterdir()} == {"photo-0.npz", "photo-0.photo.png"}
+
+
+def test_the_manifest_is_there_whatever_happens_to_the_annotations(tmp_path: Path) -> None:
+    found = _by_hand([[0, 1, 2], [2, 2, 1]])
+    (tmp_path / "coco.json").mkdir()  # which no file can replace
+    with pytest.raises(ResultError, match=r"coco\.json cannot be written"):
+        found.save(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert len(manifest["photos"]) == 1 and manifest["coco"] is None
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_half_an_annotation_is_none(error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = _by_hand([[0, 1, 2], [2, 2, 1]])
+    writer = SegmentWriter(tmp_path)
+
+    def half(lines: list[bytes]) -> None:
+        writer._annotations.write(lines[0][:20])
+        raise error
+
+    with pytest.raises(ResultError if isinstance(error, OSError) else KeyboardInterrupt), writer:
+        writer.add(found)
+        monkeypatch.setattr(writer._annotations, "writelines", half)
+        writer.add(found)
+    coco = json.loads((tmp_path / "coco.json").read_text())
+    assert [one["id"] for one in coco["images"]] == [1, 2]
+    assert [one["image_id"] for one in coco["annotations"]] == [1, 1]
+    assert len(json.loads((tmp_path / "manifest.json").read_text())["photos"]) == 2
+
+
+def test_saved_commands_repeat_what_was_asked(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"model": tiny_name, "templates": "none", "scale": 1234567.25, "method": "maskclip"}
+    found = eclip.segment(str(photos / "a.png"), ["dog", "cat"], **asked)
+    found.save(tmp_path, ["json"], instances=True)
+    command = shlex.split(json.loads((tmp_path / "manifest.json").read_text())["how"]["command"])
+    assert "--instances" in command and command[command.index("--scale") + 1] == "1234567.25"
+    assert "--instances" not in found.how["command"]
 
 
 # --- the command ---

@@ -60,10 +60,14 @@ def class_words(classes: Any, background: Any = (), *, thresholded: bool = False
         raise OptionError(f"classes must be a list of names such as ['dog', 'cat'], or a dict, got {classes!r}.")
     listed: list[tuple[str, tuple[str, ...]]]
     if isinstance(classes, Mapping):
-        listed = [(str(name), tuple(_words(words, f"class {name!r}"))) for name, words in classes.items()]
+        listed = [
+            (" ".join(str(name).split()), tuple(_words(words, f"class {name!r}"))) for name, words in classes.items()
+        ]
     else:
         listed = [(words[0], words) for line in classes if (words := tuple(_words(line, f"class {line!r}")))]
     for name, words in listed:
+        if not name:
+            raise TextError("the name of a class is empty: write what it is called, such as 'dog'.")
         if not words:
             raise TextError(f"class {name!r} has no words: write what to look for, such as [{name!r}].")
     if not listed:

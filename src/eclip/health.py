@@ -13,7 +13,7 @@ numbers are ours.
 from __future__ import annotations
 
 import math
-import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,13 +25,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eclip.backbones.base import Backbone, Encoding
+from eclip.backbones.load import is_loaded
 from eclip.backbones.masking import masked_scores
 from eclip.backbones.remembered import remembered
 from eclip.blocks import cosine, unit
-from eclip.errors import TextCutWarning
 from eclip.methods import METHODS, Method
 from eclip.templates import resolve
-from eclip.text import encode_texts
+from eclip.text import features_of
 from eclip.vocabulary import words_of
 
 NONSENSE = ("xqzvk wjrp", "jxkq vbnt", "wqxzj", "zzzz")
@@ -87,7 +87,8 @@ class Health:
         """The warnings of a photo, one line for all texts that share one: four at most."""
         lines = []
         for name in NUMBERS:
-            texts = [text for text, flag in zip(self.texts, self._flagged(name)[image], strict=True) if flag]
+            flagged = zip(self.texts, self._flagged(name)[image], strict=True)
+            texts = list(dict.fromkeys(text for text, flag in flagged if flag))
             if texts:
                 more = f" and {len(texts) - MOST_NAMED} more" if len(texts) > MOST_NAMED else ""
                 lines.append(f"{', '.join(texts[:MOST_NAMED])}{more}: {SENTENCES[name]}")
@@ -122,7 +123,8 @@ class Checkup:
     """The four questions about the maps of some texts; what they need of the text side is encoded once a model.
 
     Nonsense and words are put into the first sentence of the texts' templates: hundreds of words in eighty sentences
-    each would take longer than all else. So are the texts, where presence is asked of an ensemble.
+    each would take longer than all else. So are the texts, where presence is asked of an ensemble. On disk they are
+    kept of a model that `load` made: one that is being trained would leave a file a step.
     """
 
     def __init__(
@@ -134,16 +136,19 @@ class Checkup:
         *,
         versus: bool = False,
     ) -> None:
-        sentences = resolve(templates)
-        words = [*NONSENSE, *words_of(None)[::EVERY_NTH_WORD]]
-        with warnings.catch_warnings():  # the user has heard which of their own words the model does not read
-            warnings.simplefilter("ignore", TextCutWarning)
-            both = remembered(
-                backbone, f"health {sentences[0]}", lambda: encode_texts(backbone, words, [sentences[0]], keep=True)
-            )
-            self.alike = text if len(sentences) == 1 else encode_texts(backbone, list(texts), [sentences[0]])
-        self.nonsense, self.words = unit(both[: len(NONSENSE)].mean(dim=0, keepdim=True)), both[len(NONSENSE) :]
         self.texts, self.text, self.versus = tuple(texts), text, versus
+        if versus:  # nothing is asked that needs more
+            return
+        first, *more = resolve(templates)
+
+        def make() -> Tensor:
+            words = [*NONSENSE, *words_of(None)[::EVERY_NTH_WORD]]
+            return features_of(backbone, words, (first,), keep=is_loaded(backbone))
+
+        both = remembered(backbone, f"health {first}", make)
+        self.alike = features_of(backbone, list(texts), (first,)) if more else text
+        self.nonsense, self.words = unit(both[: len(NONSENSE)].mean(dim=0, keepdim=True)), both[len(NONSENSE) :]
+        self._seen: tuple[weakref.ref[Encoding], Tensor, Tensor] | None = None
 
     def __call__(
         self,
@@ -168,12 +173,19 @@ class Checkup:
         undefined = torch.full(shape, torch.nan)
         polarity, presence = undefined, undefined
         if not self.versus:
-            upright = METHODS["maskclip"](encoding, self.text - self.words.mean(dim=0))
-            polarity, presence = correlation(maps, upright), share_below(encoding.feature, self.alike, self.words)
+            upright, presence = self._of(encoding)
+            polarity = correlation(maps, upright)
         sensitivity = undefined if nonsense is None else 1 - correlation(maps, nonsense).clamp_min(0)
         numbers = zip(NUMBERS, (sensitivity, polarity, artefacts(maps, nonsense), presence), strict=True)
         arrays = {name: one.float().cpu().numpy() for name, one in numbers}
         return Health(**arrays, texts=self.texts, notes=notes(method, versus=self.versus))
+
+    def _of(self, encoding: Encoding) -> tuple[Float[Tensor, "image text row col"], Float[Tensor, "image text"]]:
+        """The value path's maps and the presence, which several methods on one encoding share."""
+        if self._seen is None or self._seen[0]() is not encoding:
+            upright = METHODS["maskclip"](encoding, self.text - self.words.mean(dim=0))
+            self._seen = weakref.ref(encoding), upright, share_below(encoding.feature, self.alike, self.words)
+        return self._seen[1:]
 
     def nonsense_map(
         self, method: Method, encoding: Encoding, ask: Callable[[Tensor], Tensor], options: dict[str, Any]
@@ -233,20 +245,23 @@ def artefacts(
     around = F.pad(heat, (1, 1, 1, 1))
     row, col = heat.shape[-2:]
     shifts = [(down, right) for down in range(3) for right in range(3) if (down, right) != (1, 1)]
-    hottest = torch.stack([around[..., down : down + row, right : right + col] for down, right in shifts]).amax(dim=0)
+    hottest = torch.zeros_like(heat)
+    for down, right in shifts:
+        hottest = torch.maximum(hottest, around[..., down : down + row, right : right + col])
     single = heat > 2 * hottest
     if nonsense is None:
         single = single & (single.sum(dim=(-2, -1), keepdim=True) > 1)
     else:
-        anyway = _heat(nonsense.to(maps))
-        single = single & (anyway > 0) & (anyway >= anyway.amax(dim=(-2, -1), keepdim=True) / 2)
+        single = single & (_heat(nonsense.to(maps)) >= 0.5)
     energy = heat.square()
     return (energy * single).sum(dim=(-2, -1)) / energy.sum(dim=(-2, -1))
 
 
 def _heat(maps: Float[Tensor, "image text row col"]) -> Float[Tensor, "image text row col"]:
-    middle = maps.double().flatten(2).median(dim=-1).values[..., None, None]
-    return (maps.double() - middle).clamp_min(0)
+    """What exceeds the median, as a share of its peak, float32; NaN for a flat map, whose peak is nothing."""
+    maps = maps.float()
+    heat = (maps - maps.flatten(2).median(dim=-1).values[..., None, None]).clamp_min(0)
+    return heat / heat.amax(dim=(-2, -1), keepdim=True)
 
 
 def polarity_by_hiding(

@@ -8,6 +8,7 @@ twice; a class is one term of the softmax, not one for each of its words.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -79,8 +80,8 @@ def check_cuts(scale: float, prob_threshold: float | None, area_threshold: float
     Raises:
         OptionError: one is not.
     """
-    if not scale > 0:
-        raise OptionError(f"scale must be above 0, such as 40, got {scale}.")
+    if not 0 < scale < math.inf:
+        raise OptionError(f"scale must be above 0 and finite, such as 40, got {scale}.")
     for name, value in (("prob_threshold", prob_threshold), ("area_threshold", area_threshold)):
         if value is not None and not 0 <= value <= 1:
             raise OptionError(f"{name} must be between 0 and 1, got {value}.")

@@ -42,7 +42,7 @@ def segment(image: Photo | Sequence[Photo], classes: Classes, **settings: Any) -
     Args:
         image: a path, a PIL picture, an array, or a list of them.
         classes: see `segment_each`.
-        settings: see `segment_each`: model, method, background, window, refine and others.
+        settings: see `segment_each`: model, method, background, window, refine and others; not `failures`.
 
     Raises:
         EclipError: bad input, of a class that says which: `eclip.errors` lists them.
@@ -50,6 +50,8 @@ def segment(image: Photo | Sequence[Photo], classes: Classes, **settings: Any) -
     photos: list[Photo] = list(image) if isinstance(image, list | tuple) else [image]  # type: ignore[list-item]
     if not photos:
         raise ImageError("no photo was given: at least one is needed.")
+    if "failures" in settings:  # places in the answer would no longer be those of the photos
+        raise OptionError("failures are collected by eclip.segment_each, one photo after the other; segment raises.")
     found = list(segment_each(photos, classes, **settings))
     sources, how = tuple(one.sources[0] for one in found), found[0].how
     by_name = all(one.how["command"] is not None for one in found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 import tempfile
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eclip.commands import question, settings, was_named
+from eclip.errors import ResultError
 from eclip.writer import FORMATS, Folder, png
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ def segment_command(sources: Sequence[str], how: dict[str, Any]) -> str | None:
     words += [f"--background={', '.join(how['background'])}"] if how["background"] else []
     for key in ("window", "stride", "scale", "prob_threshold", "area_threshold"):
         if how[key] is not None:
-            words += [f"--{key.replace('_', '-')}", f"{how[key]:g}"]
+            words += [f"--{key.replace('_', '-')}", str(how[key])]
     if how["method"] == "eclip" and was_named(how["head"]):
         words += [f"--head={how['head']}"]
     words += ["--instances"] if how.get("instances") else []
@@ -62,14 +64,16 @@ class SegmentWriter(Folder):
     def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, instances: bool = False) -> None:
         super().__init__(folder, formats, {"schema": SEGMENT_SCHEMA, "classes": [], "how": None, "coco": None})
         self.instances = instances
-        self._annotations = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115  # closed on leaving
+        self._annotations = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(self.folder))  # noqa: SIM115  # closed on leaving
         self._count = 0
 
     def __exit__(self, *reason: object) -> None:
         with self._annotations:
-            if "json" in self.formats and self.manifest["photos"]:
-                self.manifest["coco"] = self._put(COCO, self._coco())
-            super().__exit__(*reason)
+            try:
+                if "json" in self.formats and self.manifest["photos"]:
+                    self.manifest["coco"] = self._put(COCO, self._coco())
+            finally:
+                super().__exit__(*reason)
 
     def add(self, segmentation: Segmentation, image: int = 0) -> dict[str, Any]:
         """Write the files of a photo; returns its entry in the manifest."""
@@ -77,6 +81,7 @@ class SegmentWriter(Folder):
 
         if self.manifest["how"] is None:
             how = {**segmentation.how, "instances": self.instances}
+            how["command"] = segment_command(segmentation.sources, how) if how["command"] else None
             self.manifest |= {"classes": list(segmentation.classes), "how": how}
         labels, confidence = segmentation.labels[image], segmentation.confidences[image]
         source, photo = segmentation.sources[image], segmentation.photos[image]
@@ -88,8 +93,7 @@ class SegmentWriter(Folder):
             files["picture"] = self._put(f"{stem}.png", png(segmentation.picture(image)))
         if "npz" in self.formats:
             files["npz"] = self._arrays(stem, {"labels": labels, "confidence": confidence})
-        if "json" in self.formats:
-            self._annotate(labels, len(self.manifest["photos"]) + 1)
+        notes = self._notes(labels) if "json" in self.formats else []
         areas = segmentation.areas(image)
         entry = {
             "source": source,
@@ -100,19 +104,31 @@ class SegmentWriter(Folder):
             "files": files,
         }
         self.manifest["photos"].append(entry)
+        self._keep(notes)
         return entry
 
-    def _annotate(self, labels: Shaped[np.ndarray, "height width"], image: int) -> None:
+    def _notes(self, labels: Shaped[np.ndarray, "height width"]) -> list[bytes]:
+        """A line for each annotation of the next photo."""
         import numpy as np
 
         from eclip import heatmap
 
+        image = len(self.manifest["photos"]) + 1
+        lines: list[bytes] = []
         for label in np.unique(labels[labels > 0]).tolist():
             mask = labels == label
             for region in heatmap.regions(mask, min_area=LEAST_INSTANCE) if self.instances else [mask]:
-                self._count += 1
-                note = {"id": self._count, "image_id": image, "category_id": label, **coco_mask(region), "iscrowd": 0}
-                self._annotations.write(f"{', ' if self._count > 1 else ''}{json.dumps(note)}\n".encode())
+                number = self._count + len(lines) + 1
+                note = {"id": number, "image_id": image, "category_id": label, **coco_mask(region), "iscrowd": 0}
+                lines.append(f"{', ' if number > 1 else ''}{json.dumps(note)}\n".encode())
+        return lines
+
+    def _keep(self, notes: list[bytes]) -> None:
+        try:
+            self._annotations.writelines(notes)
+        except OSError as error:
+            raise ResultError(f"annotations cannot be kept in {str(self.folder)!r}: {error.strerror}.") from error
+        self._count += len(notes)
 
     def _coco(self) -> Iterator[bytes]:
         """COCO's file, part by part."""
@@ -124,7 +140,7 @@ class SegmentWriter(Folder):
         head = json.dumps({"images": photos, "categories": names}, ensure_ascii=False)
         yield (head.removesuffix("}") + ', "annotations": [\n').encode(errors="backslashreplace")
         self._annotations.seek(0)
-        yield from self._annotations
+        yield from itertools.islice(self._annotations, self._count)  # whole lines, whatever a failure left behind them
         yield b"]}\n"
 
 

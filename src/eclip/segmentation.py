@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, UInt8, UInt16
 from PIL import Image
 
 from eclip import heatmap, render
+from eclip.errors import OptionError
 from eclip.segment_writer import SegmentWriter
 from eclip.writer import FORMATS, png
 
@@ -52,8 +53,10 @@ class Segmentation:
         """Where a photo was given to a class (height, width), bool.
 
         Raises:
-            ValueError: there is no such class.
+            OptionError: there is no such class.
         """
+        if name not in self.classes:
+            raise OptionError(f"there is no class {name!r}; there are {', '.join(self.classes)}.")
         return self.labels[image] == self.classes.index(name)
 
     def areas(self, image: int = 0) -> dict[str, float]:

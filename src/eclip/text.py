@@ -58,6 +58,13 @@ def encode_texts(
     if not texts:
         raise TextError("no text was given: at least one is needed.")
     _warn_of_cuts(backbone, texts, sentences)
+    return features_of(backbone, texts, sentences, keep=keep)
+
+
+def features_of(
+    backbone: Backbone, texts: list[str], sentences: tuple[str, ...], *, keep: bool = False
+) -> Float[Tensor, "text feature"]:
+    """As `encode_texts`, of one text or more in resolved templates; of those that are cut off nothing is said."""
     if keep:
         return _Cache(backbone, sentences).get_list(texts)
     if len(sentences) == 1:

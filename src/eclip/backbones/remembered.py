@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -18,8 +17,9 @@ MOST = 4
 def remembered(backbone: Backbone, name: str, make: Callable[[], Tensor]) -> Tensor:
     """What `make` gave under this name, made again when the weights of the text side have changed or moved."""
     weights = [weight for key, weight in backbone.model.named_parameters() if not key.startswith(backbone.visual)]
-    firsts = torch.stack([weight.detach().flatten()[0].float() for weight in weights])
-    state = f"{firsts.device} {[weight._version for weight in weights]} {firsts.tolist()}"
+    firsts = [weight.detach().flatten()[0].item() for weight in weights]
+    written = [0 if weight.is_inference() else weight._version for weight in weights]  # of those nobody counts
+    state = f"{[str(weight.device) for weight in weights]} {written} {firsts}"
     memo, key = backbone.memo, f"{name} {state}"
     if key not in memo:
         made = make()

@@ -13,10 +13,13 @@ from eclip.cli.asking import Positions, Resize
 from eclip.commands import command
 from eclip.methods import check_methods
 from eclip.reported import reported
-from eclip.writer import Writer
+from eclip.writer import MANIFEST, Writer
 
 if TYPE_CHECKING:
     from eclip.explanation import Explanation
+
+MOST_TOLD = 5
+"""Of so many photos each one's warnings are printed, of more their number."""
 
 
 def explain(
@@ -43,7 +46,11 @@ def explain(
     device: asking.Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Photos in one forward pass.")] = 8,
     health: Annotated[
-        bool, typer.Option("--health/--no-health", help="Warn on stderr of maps that may mislead.")
+        bool,
+        typer.Option(
+            "--health/--no-health",
+            help=f"Warn on stderr of maps that may mislead; of more than {MOST_TOLD} photos, say how many have some.",
+        ),
     ] = True,
     as_json: asking.AsJson = False,
 ) -> None:
@@ -93,22 +100,34 @@ def _explain_all(
             for explanation in explain_each(photos, texts, failures=failures, **settings):
                 [entry] = writer.add(explanation)
                 if not quiet:
-                    _print_scores(explanation, entry, writer.folder)
+                    _print_scores(explanation, entry, writer.folder, warn=len(photos) <= MOST_TOLD)
                 done = len(writer.manifest["photos"]) + len(failures)
                 progress.update(task, description="explaining", completed=done)
     finally:
         for source, error in failures:
             writer.fail(source, error)
+        if not quiet and len(photos) > MOST_TOLD:
+            _print_health(writer)
         if how := writer.manifest["how"]:  # noted by the first photo, for that photo alone
             writer.manifest["how"] = {**how, "command": command(sources, texts, how)}
 
 
-def _print_scores(explanation: Explanation, entry: dict[str, Any], folder: Path) -> None:
+def _print_scores(explanation: Explanation, entry: dict[str, Any], folder: Path, *, warn: bool) -> None:
+    from eclip.render import printable
+
     sign = "+" if explanation.how["versus"] is not None else ""  # then it is a difference
     scores = "  ".join(
         f"{explanation.label(text)} {explanation.scores[0, text]:{sign}.3f}" for text in explanation.best_texts()
     )
     picture = entry["files"].get("strip")
-    typer.echo(f"{explanation.sources[0]}: {scores}" + (f"  -> {folder / picture}" if picture else ""))
-    for line in [] if explanation.health is None else explanation.health.summary():
-        typer.echo(f"  {line}", err=True)
+    typer.echo(printable(f"{explanation.sources[0]}: {scores}" + (f"  -> {folder / picture}" if picture else "")))
+    for line in explanation.health.summary() if warn and explanation.health is not None else []:
+        typer.echo(f"  {printable(line)}", err=True)
+
+
+def _print_health(writer: Writer) -> None:
+    asked = [(entry["health"] or {}).values() for entry in writer.manifest["photos"]]
+    warned = sum(any(one["warnings"] for one in each) for each in asked)
+    if warned:
+        place = f": {MANIFEST} names them" if "json" in writer.formats else ""
+        typer.echo(f"{warned} of {len(asked)} photos have warnings of health{place}", err=True)

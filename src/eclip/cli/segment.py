@@ -150,6 +150,8 @@ def _segment_all(
 
 
 def _print_areas(segmentation: Segmentation, entry: dict[str, Any], folder: Path) -> None:
+    from eclip.render import printable
+
     areas = "  ".join(f"{name} {100 * area:.1f} %" for name, area in segmentation.areas().items())
     picture = entry["files"].get("picture")
-    typer.echo(f"{segmentation.sources[0]}: {areas}" + (f"  -> {folder / picture}" if picture else ""))
+    typer.echo(printable(f"{segmentation.sources[0]}: {areas}" + (f"  -> {folder / picture}" if picture else "")))

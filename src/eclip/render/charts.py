@@ -5,10 +5,10 @@ Each series carries `data-m`, its number, by which the page's script lights up t
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 
 WIDTH, HEIGHT = 440, 290
 LEFT, RIGHT, TOP, BOTTOM = 42, 12, 12, 38
@@ -70,8 +70,8 @@ def lines(title: str, series: Sequence[Series], across: str, up: str, *, percent
             x, y = _x(at / most), axis.y(peak)
             mark = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7.5"/><text x="{x:.1f}" y="{y + 3.6:.1f}">{one.rank}</text>'
         plot.append(
-            f'<g class="line {one.style}" data-m="{one.number}" tabindex="0" role="img" aria-label="{_e(name)}">'
-            f'<title>{_e(name)}</title><polyline class="hit" points="{path}"/><polyline points="{path}"/>{mark}</g>'
+            f'<g class="line {one.style}" data-m="{one.number}" tabindex="0" role="img" aria-label="{escape(name)}">'
+            f'<title>{escape(name)}</title><polyline class="hit" points="{path}"/><polyline points="{path}"/>{mark}</g>'
         )
     return "".join([*plot, "</svg>"])
 
@@ -103,7 +103,7 @@ def scatter(title: str, series: Sequence[Series], floor: tuple[str, float] | Non
     if floor:
         y = axis.y(floor[1])
         plot.append(f'<g class="floor"><path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        plot.append(f'<text x="{WIDTH - RIGHT}" y="{y + 13:.1f}" text-anchor="end">{_e(floor[0])}</text></g>')
+        plot.append(f'<text x="{WIDTH - RIGHT}" y="{y + 13:.1f}" text-anchor="end">{escape(floor[0])}</text></g>')
     taken: list[Box] = []
     at = {one.number: (_x(across(one.points[0][0])), axis.y(one.points[0][1])) for one in series}
     for x, y in at.values():
@@ -119,9 +119,9 @@ def scatter(title: str, series: Sequence[Series], floor: tuple[str, float] | Non
             whisker = f'<path class="whisker" d="M{x:.1f} {axis.y(one.low):.1f}V{axis.y(one.high):.1f}"/>'
         left, base, anchor = _free(x, y, _LETTER * len(one.label), taken)
         plot.append(
-            f'<g class="point {one.style}" data-m="{one.number}" tabindex="0" role="img" aria-label="{_e(name)}">'
-            f'<title>{_e(name)}</title>{whisker}<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
-            f'<text x="{left:.1f}" y="{base:.1f}" text-anchor="{anchor}">{_e(one.label)}</text></g>'
+            f'<g class="point {one.style}" data-m="{one.number}" tabindex="0" role="img" aria-label="{escape(name)}">'
+            f'<title>{escape(name)}</title>{whisker}<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
+            f'<text x="{left:.1f}" y="{base:.1f}" text-anchor="{anchor}">{escape(one.label)}</text></g>'
         )
     return "".join([*plot, "</svg>"])
 
@@ -145,7 +145,7 @@ class _Axis:
 
 def _frame(title: str, axis: _Axis, ticks: Sequence[tuple[float, str]], across: str, up: str, percent: bool) -> str:
     parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="group" aria-label="{_e(title)}">',
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="group" aria-label="{escape(title)}">',
         '<g class="axis" aria-hidden="true">',
     ]
     for value in axis.ticks():
@@ -158,8 +158,8 @@ def _frame(title: str, axis: _Axis, ticks: Sequence[tuple[float, str]], across: 
         x = _x(place)
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{told}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text class="name" x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">{_e(across)}</text>')
-    parts.append(f'<text class="name" x="{LEFT + 4}" y="{TOP + 6}" text-anchor="start">{_e(up)}</text></g>')
+    parts.append(f'<text class="name" x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">{escape(across)}</text>')
+    parts.append(f'<text class="name" x="{LEFT + 4}" y="{TOP + 6}" text-anchor="start">{escape(up)}</text></g>')
     return "".join(parts)
 
 
@@ -168,8 +168,7 @@ def _costs(low: float, high: float) -> list[float]:
     if high / low > 3:
         found = [digit * 10.0**power for power in range(6) for digit in (1, 2, 5)]
     else:
-        step = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if (high - low) / step <= 6)
-        found = [round(place * step, 6) for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
+        found = _Axis(low, high).ticks()
     return [cost for cost in found if low <= cost <= high]
 
 
@@ -201,7 +200,3 @@ def _x(share: float) -> float:
 def _number(value: float, percent: bool, tick: bool = False) -> str:
     text = (f"{100 * value:.3g}" if tick else f"{100 * value:.1f}") if percent else f"{value:.3g}"
     return text.replace("-", "\N{MINUS SIGN}")
-
-
-def _e(text: str) -> str:
-    return html.escape(text)

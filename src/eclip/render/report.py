@@ -6,7 +6,6 @@ No network, no font, no library: a file:// page that can be mailed. It reads wit
 from __future__ import annotations
 
 import base64
-import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any
 from eclip.render.report_assets import SCRIPT, STYLE
 from eclip.render.report_charts import charts_of
 from eclip.render.report_table import best_control, keys_of, labels, ranked, side_by_side, table
-from eclip.render.report_words import MINUS, column, rules, unit, verdicts
+from eclip.render.report_words import MINUS, column, escaped, rules, unit, verdicts
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,9 @@ def report_page(runs: Sequence[Run]) -> str:
     parts = [_section(run, place) for place, run in enumerate(runs)]
     if len(runs) > 1:
         shared = side_by_side([run.results for run in runs], [run.title for run in runs])
-        parts.insert(0, f"<section><h1>{_e(title)}</h1><h2>Side by side</h2>\n{shared}</section>")
+        parts.insert(0, f"<section><h1>{escaped(title)}</h1><h2>Side by side</h2>\n{shared}</section>")
     body = "\n".join(parts)
-    return _PAGE.format(title=_e(title), style=STYLE, body=body, script=SCRIPT)
+    return _PAGE.format(title=escaped(title), style=STYLE, body=body, script=SCRIPT)
 
 
 def _section(run: Run, place: int) -> str:
@@ -88,9 +87,10 @@ def _head(run: Run) -> str:
     part += [f"{data['limit']} at most"] if data.get("limit") else []
     tail = f" ({', '.join(part)})" if part else ""
     return (
-        f'<header><p class="eyebrow">eclip evaluation · {_e(protocol["task"])}</p>\n'
-        f"<h1>{_e(data['name'])}<small>{_e(tail)}</small></h1>\n"
-        f'<p class="lead"><b>{_e(protocol["name"])}</b> {_e(protocol["summary"])}<br>model {_e(models)}</p>\n'
+        f'<header><p class="eyebrow">eclip evaluation · {escaped(protocol["task"])}</p>\n'
+        f"<h1>{escaped(data['name'])}<small>{escaped(tail)}</small></h1>\n"
+        f'<p class="lead"><b>{escaped(protocol["name"])}</b> {escaped(protocol["summary"])}<br>'
+        f"model {escaped(models)}</p>\n"
         f'<dl class="facts">{shown}</dl></header>'
     )
 
@@ -98,9 +98,9 @@ def _head(run: Run) -> str:
 def _words(results: Mapping[str, Any]) -> str:
     lines_ = []
     for mark, names, said in verdicts(results, labels(results), ranked(results)):
-        told = ", ".join(f"<b>{_e(name)}</b>" for name in names)
+        told = ", ".join(f"<b>{escaped(name)}</b>" for name in names)
         told += (" " if mark == "★" else ": ") if told else ""
-        lines_.append(f'<li><span aria-hidden="true">{mark}</span><div>{told}{_e(said)}.</div></li>')
+        lines_.append(f'<li><span aria-hidden="true">{mark}</span><div>{told}{escaped(said)}.</div></li>')
     failed = len(results["failures"])
     if failed:
         lines_.append(
@@ -118,8 +118,10 @@ def _table(run: Run) -> str:
     units = {unit(key) for key in keys}
     scale = {frozenset({"%"}): "Percent.", frozenset({""}): "Shares of 1."}.get(frozenset(units), "")
     control = best_control(results)
-    floor = f" The dashed line is the best control, {_e(control['method'])}." if control else ""
-    meanings = "".join(f"<div><dt>{_e(column(key)[0])}</dt><dd>{_e(column(key)[1])}</dd></div>" for key in keys)
+    floor = f" The dashed line is the best control, {escaped(control['method'])}." if control else ""
+    meanings = "".join(
+        f"<div><dt>{escaped(column(key)[0])}</dt><dd>{escaped(column(key)[1])}</dd></div>" for key in keys
+    )
     controls = (
         " Controls know neither text nor model; the ceiling is the true mask on the patch grid." if control else ""
     )
@@ -135,21 +137,25 @@ def _choice(results: Mapping[str, Any]) -> str:
     """A select of methods, best first."""
     label = labels(results)
     methods = [place for place in ranked(results) if not results["rows"][place]["control"]]
-    options = "".join(f'<option value="{place}">{_e(label[place])}</option>' for place in methods)
+    options = "".join(f'<option value="{place}">{escaped(label[place])}</option>' for place in methods)
     return f'<label>Method <select class="choice">{options}</select></label>'
 
 
 def _classes(results: Mapping[str, Any]) -> str:
     if not any("classes" in row and not row["control"] for row in results["rows"]):
         return ""
-    ways = (("iou", "IoU"), ("msc", "mSC"), ("pairs", "count"), ("name", "name"))
-    orders = "".join(f'<option value="{key}">{told}</option>' for key, told in ways)
+    columns = _columns(results)
+    ways = [(key, told) for key, told in (("iou", "IoU"), ("msc", "mSC"), ("pairs", "count")) if key in columns]
+    orders = "".join(f'<option value="{key}">{told}</option>' for key, told in [*ways, ("name", "name")])
     control = best_control(results)
-    tick = f" The tick is the best control, {_e(control['method'])}." if control else ""
+    tick = f" The tick is the best control, {escaped(control['method'])}." if control else ""
+    told = "IoU of all photos in one count; a class that none of them shows has none."
+    if "msc" in columns:
+        told = "IoU at the threshold that suits the mean over classes best; "
+        told += f"mSC runs from {MINUS}100 to 100, zero in the middle."
     return (
         f'<h2>By class</h2>\n<p class="controls">{_choice(results)} <label>Sorted by <select class="order">{orders}'
-        f'</select></label></p>\n<div class="classes" aria-live="polite"></div>\n<p class="note">IoU at the threshold '
-        f"that suits the mean over classes best; mSC runs from {MINUS}100 to 100, zero in the middle.{tick}</p>"
+        f'</select></label></p>\n<div class="classes" aria-live="polite"></div>\n<p class="note">{told}{tick}</p>'
     )
 
 
@@ -183,8 +189,9 @@ def _picture(one: Mapping[str, Any], picture: bytes, method: str) -> str:
     iou, msc = f"{100 * one['iou']:.1f}", f"{100 * one['msc']:.1f}".replace("-", MINUS)
     alt = f"{method} for {one['name']} in {one['photo']}, IoU {iou}"
     return (
-        f'<figure><img src="data:image/jpeg;base64,{data}" alt="{_e(alt)}" height="240" loading="lazy">'
-        f"<figcaption><b>{_e(one['name'])}</b> IoU {iou}, mSC {msc}<br>{_e(one['photo'])}</figcaption></figure>"
+        f'<figure><img src="data:image/jpeg;base64,{data}" alt="{escaped(alt)}" height="240" loading="lazy">'
+        f"<figcaption><b>{escaped(one['name'])}</b> IoU {iou}, mSC {msc}<br>{escaped(one['photo'])}"
+        "</figcaption></figure>"
     )
 
 
@@ -206,10 +213,10 @@ def _method(results: Mapping[str, Any]) -> str:
             told.append((f"Forward pass of {name}", f"{timed['forward']:.3f} s a photo on {model['device']}"))
     told.append(("Versions", ", ".join(f"{name} {one}" for name, one in results.get("versions", {}).items())))
     told.append(("Data", f"{results['data']['photos']} photos, digest {results['data'].get('digest', '-')}"))
-    rows = "".join(f"<div><dt>{_e(what)}</dt><dd>{_e(text)}</dd></div>" for what, text in told)
+    rows = "".join(f"<div><dt>{escaped(what)}</dt><dd>{escaped(text)}</dd></div>" for what, text in told)
     parts = [f'<h2>How it was measured</h2>\n<dl class="rules">{rows}</dl>']
     if results.get("command"):
-        words = " ".join(f"<span>{_e(word)}</span>" for word in results["command"].split(" "))
+        words = " ".join(f"<span>{escaped(word)}</span>" for word in results["command"].split(" "))
         parts.append(
             f'<p class="note">The same again:</p><div class="command"><pre><code>{words}</code></pre>'
             '<button type="button" class="copy">Copy</button></div>'
@@ -223,24 +230,27 @@ def _method(results: Mapping[str, Any]) -> str:
     ]
     for title, some in lists:
         if some:
-            items = "".join(f"<div><dt>{_e(what)}</dt><dd>{_e(why)}</dd></div>" for what, why in some)
+            items = "".join(f"<div><dt>{escaped(what)}</dt><dd>{escaped(why)}</dd></div>" for what, why in some)
             parts.append(f'<h3>{title}</h3><dl class="rules">{items}</dl>')
     return "\n".join(parts)
 
 
 def _data(results: Mapping[str, Any]) -> dict[str, Any]:
     """What the script draws classes from."""
-    control = best_control(results)
+    control, columns = best_control(results), _columns(results)
     classes = [
-        [[one["name"], one["pairs"], one["iou"], one["msc"]] for one in row.get("classes", {}).values()]
+        [[one["name"], *(one[key] for key in columns)] for one in row.get("classes", {}).values()]
         for row in results["rows"]
     ]
     known = [] if control is None else list(control.get("classes", {}).values())
-    return {"classes": classes, "floor": {one["name"]: [one["iou"], one["msc"]] for one in known}}
+    floor = {one["name"]: [one[key] for key in columns] for one in known}
+    return {"columns": columns, "classes": classes, "floor": floor}
 
 
-def _e(text: object) -> str:
-    return html.escape(str(text))
+def _columns(results: Mapping[str, Any]) -> list[str]:
+    """What this task knows of each class."""
+    known = [one for row in results["rows"] for one in row.get("classes", {}).values()]
+    return [key for key in ("pairs", "iou", "msc") if all(key in one for one in known)]
 
 
 _PAGE = """<!doctype html>

@@ -91,7 +91,7 @@ dl.meanings dt, dl.rules dt { color: var(--soft) } dl.meanings dd, dl.rules dd {
 .controls { display: flex; flex-wrap: wrap; gap: .4rem 1.4rem; font-size: .9rem }
 select { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line); border-radius: 7px;
   padding: .2rem .5rem; max-width: 100% }
-.classes { display: grid; grid-template-columns: minmax(5rem, max-content) max-content 1fr 1fr; gap: .25rem 1rem;
+.classes { display: grid; gap: .25rem 1rem;
   font-size: .86rem; align-items: center }
 .classes > div { display: contents } .classes .count { color: var(--soft); text-align: right }
 .classes .head { color: var(--soft); font-size: .8rem }
@@ -181,29 +181,31 @@ document.querySelectorAll('section.run').forEach(run => {
   const choices = [...run.querySelectorAll('.choice')]
   const bar = (row, value, floor, low) => {
     const one = make(row, 'div', 'bar'), at = v => 100 * (v - low) / (1 - low), zero = at(0)
+    if (value === null) return make(one, 'b', '', '-')
     const fill = make(one, 'i', value < 0 ? 'minus' : '')
     fill.style.left = `${Math.min(zero, at(value))}%`
     fill.style.width = `${Math.abs(at(value) - zero)}%`
     if (low < 0) make(one, 'u', 'zero').style.left = `${zero}%`
-    if (floor !== undefined) make(one, 'u').style.left = `${at(floor)}%`
+    if (floor !== undefined && floor !== null) make(one, 'u').style.left = `${at(floor)}%`
     make(one, 'b', '', told(value))
   }
   const classes = m => {
     if (!box) return
     box.textContent = ''
-    const head = make(box, 'div')
+    const widths = data.columns.map(key => key === 'pairs' ? 'max-content' : '1fr')
+    box.style.gridTemplateColumns = ['minmax(5rem, max-content)', ...widths].join(' ')
+    const head = make(box, 'div'), titles = { pairs: 'pairs', iou: 'IoU, %', msc: 'mSC' }
     make(head, 'span', 'head', 'class')
-    make(head, 'span', 'head count', 'pairs')
-    make(head, 'span', 'head', 'IoU, %')
-    make(head, 'span', 'head', 'mSC')
-    const at = { name: 0, pairs: 1, iou: 2, msc: 3 }[order.value]
-    const sorted = [...data.classes[m]].sort((a, b) => at ? b[at] - a[at] : a[0].localeCompare(b[0]))
-    for (const [name, pairs, iou, msc] of sorted) {
+    data.columns.forEach(key => make(head, 'span', key === 'pairs' ? 'head count' : 'head', titles[key]))
+    const at = 1 + data.columns.indexOf(order.value), value = row => row[at] === null ? -2 : row[at]
+    const sorted = [...data.classes[m]].sort((a, b) => at ? value(b) - value(a) : a[0].localeCompare(b[0]))
+    for (const [name, ...values] of sorted) {
       const row = make(box, 'div'), floor = data.floor[name] || []
       make(row, 'span', 'cat', name)
-      make(row, 'span', 'count', pairs)
-      bar(row, iou, floor[0], 0)
-      bar(row, msc, floor[1], -1)
+      data.columns.forEach((key, place) => {
+        if (key === 'pairs') make(row, 'span', 'count', values[place])
+        else bar(row, values[place], floor[place], key === 'msc' ? -1 : 0)
+      })
     }
   }
   const pick = m => {

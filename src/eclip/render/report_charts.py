@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eclip.render.charts import COLORED, Series, lines, scatter
 from eclip.render.report_table import best_control, labels, ranked, ranks
-from eclip.render.report_words import BOUND, column, headline, unit
+from eclip.render.report_words import BOUND, column, escaped, headline, unit
 
 
 def charts_of(results: Mapping[str, Any]) -> str:
@@ -46,8 +45,8 @@ _TOUCHED = {"deletion": "taken out", "insertion": "revealed"}
 
 
 def _figure(title: str, note: str, drawn: str) -> str:
-    below = f'<figcaption class="note">{_e(note)}</figcaption>' if note else ""
-    return f"<figure><h2>{_e(title)}</h2>{drawn}{below}</figure>"
+    below = f'<figcaption class="note">{escaped(note)}</figcaption>' if note else ""
+    return f"<figure><h2>{escaped(title)}</h2>{drawn}{below}</figure>"
 
 
 def _legend(results: Mapping[str, Any]) -> str:
@@ -59,7 +58,9 @@ def _legend(results: Mapping[str, Any]) -> str:
         number = rank[place]
         style = "control" if not number else f"c{number}" if number <= COLORED else "other"
         told = f"<i>{number}</i>" if number else "<i>┄</i>"
-        chips.append(f'<button type="button" class="chip {style}" data-m="{place}">{told}{_e(label[place])}</button>')
+        chips.append(
+            f'<button type="button" class="chip {style}" data-m="{place}">{told}{escaped(label[place])}</button>'
+        )
     return f'<div class="legend" role="group" aria-label="Light up a method">{"".join(chips)}</div>'
 
 
@@ -82,7 +83,3 @@ def _series(results: Mapping[str, Any], fact: str | None, across: Sequence[float
         if curve and row["method"] != BOUND:
             found.append(Series(place, rank[place], label[place], list(zip(across, curve, strict=True))))
     return found
-
-
-def _e(text: object) -> str:
-    return html.escape(str(text))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eclip.render.report_words import BOUND, column, headline, interval, shown, sign, unit
+from eclip.render.report_words import BOUND, column, escaped, headline, interval, shown, sign, unit
 
 
 def labels(results: Mapping[str, Any]) -> dict[int, str]:
@@ -74,8 +73,8 @@ def table(results: Mapping[str, Any], about: Mapping[str, str], *, pick: bool) -
         down = ' aria-sort="descending"' if key == first and sign(key) >= 0 else ""
         down = ' aria-sort="ascending"' if key == first and sign(key) < 0 else down
         head.append(
-            f'<th scope="col" class="number"{down}><button type="button" title="{_e(meaning)}">{_e(title)}</button>'
-            "</th>"
+            f'<th scope="col" class="number"{down}><button type="button" title="{escaped(meaning)}">{escaped(title)}'
+            "</button></th>"
         )
         if key == first and scale:
             ends = f"<span>{shown(key, scale[0])}</span><span>{shown(key, scale[1])}</span>"
@@ -83,8 +82,8 @@ def table(results: Mapping[str, Any], about: Mapping[str, str], *, pick: bool) -
             head.append(f'<th scope="col" class="dots" title="{told}"><div>{ends}</div></th>')
     lines = []
     for place in ranked(results):
-        row, name = rows[place], _e(label[place])
-        what = _e(about.get(row["method"], ""))
+        row, name = rows[place], escaped(label[place])
+        what = escaped(about.get(row["method"], ""))
         told = f'<button type="button" class="pick" data-pick="{place}" title="{what}">{name}</button>'
         if row["control"]:
             told = f"{name} <small>{'ceiling' if row['method'] == BOUND else 'control'}</small>"
@@ -108,11 +107,11 @@ def table(results: Mapping[str, Any], about: Mapping[str, str], *, pick: bool) -
 def plain_table(results: Mapping[str, Any]) -> str:
     """The table without script and style, for notebooks."""
     keys, label = keys_of(results), labels(results)
-    head = "".join(f'<th title="{_e(column(key)[1])}">{_e(column(key)[0])}</th>' for key in keys)
+    head = "".join(f'<th title="{escaped(column(key)[1])}">{escaped(column(key)[0])}</th>' for key in keys)
     lines = []
     for place in ranked(results):
         row = results["rows"][place]
-        name = f"<i>({_e(label[place])})</i>" if row["control"] else _e(label[place])
+        name = f"<i>({escaped(label[place])})</i>" if row["control"] else escaped(label[place])
         cells = [
             "<td>-</td>"
             if key not in row["numbers"]
@@ -134,8 +133,8 @@ def side_by_side(runs: Sequence[Mapping[str, Any]], titles: Sequence[str]) -> st
             found[-1][name] = row
     names = list(dict.fromkeys(name for one in found for name in one))
     heads = "".join(
-        f'<th scope="col" class="number" colspan="2"><a href="#run{place}">{_e(title)}</a>'
-        f"<br><small>{_e(column(headline(run))[0])}</small></th>"
+        f'<th scope="col" class="number" colspan="2"><a href="#run{place}">{escaped(title)}</a>'
+        f"<br><small>{escaped(column(headline(run))[0])}</small></th>"
         for place, (run, title) in enumerate(zip(runs, titles, strict=True))
     )
     scales = [_scale(run) for run in runs]
@@ -151,7 +150,7 @@ def side_by_side(runs: Sequence[Mapping[str, Any]], titles: Sequence[str]) -> st
             dots = _dots(key, row, scale, best_control(run)) if scale else ""
             cells.append(f'{_cell(key, row, False)}<td class="dots">{dots}</td>')
         kind = ' class="control"' if control else ""
-        lines.append(f'<tr{kind}><th scope="row">{_e(name)}</th>{"".join(cells)}</tr>')
+        lines.append(f'<tr{kind}><th scope="row">{escaped(name)}</th>{"".join(cells)}</tr>')
     return (
         f'<div class="scroll"><table><thead><tr><th scope="col">method</th>{heads}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
@@ -212,7 +211,3 @@ def _dots(key: str, row: Mapping[str, Any], scale: tuple[float, float], control:
         parts.append(f'<i class="dot" style="left:{at(one["value"]):.2f}%"></i>')
     name = f"{interval(key, row)} {unit(key)}".strip()
     return f'<div role="img" aria-label="{name}">{"".join(parts)}</div>'
-
-
-def _e(text: object) -> str:
-    return html.escape(str(text))

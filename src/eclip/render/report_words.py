@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,6 +84,11 @@ _RANKED = {
     "image_recall_at": ("image R@{}", "The share of captions whose photo is among the {} most similar."),
     "text_recall_at": ("text R@{}", "The share of photos with one of their captions among the {} most similar."),
 }
+
+
+def escaped(text: object) -> str:
+    """As HTML shows it letter by letter."""
+    return html.escape(str(text))
 
 
 def column(key: str) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eclip.render.report_words import BOUND, column, escaped, headline, interval, shown, sign, unit
+from eclip.render.report_words import BOUND, column, escaped, headline, interval, merit, shown, sign, unit
 
 
 def labels(results: Mapping[str, Any]) -> dict[int, str]:
@@ -20,11 +20,10 @@ def labels(results: Mapping[str, Any]) -> dict[int, str]:
 def ranked(results: Mapping[str, Any]) -> list[int]:
     """Places of rows, best first by the headline number; those without it last."""
     key, rows = headline(results), results["rows"]
-    way = sign(key) or 1
 
     def order(place: int) -> tuple[bool, float]:
         value = rows[place]["numbers"].get(key, {}).get("value")
-        return value is None, 0.0 if value is None else -way * value
+        return value is None, 0.0 if value is None else -merit(key, value)
 
     return sorted(range(len(rows)), key=order)
 
@@ -175,7 +174,7 @@ def _best(key: str, rows: Sequence[Mapping[str, Any]]) -> int | None:
     ]
     if not sign(key) or len(known) < 2:
         return None
-    return max(known, key=lambda place: sign(key) * rows[place]["numbers"][key]["value"])
+    return max(known, key=lambda place: merit(key, rows[place]["numbers"][key]["value"]))
 
 
 def _scale(results: Mapping[str, Any]) -> tuple[float, float] | None:

@@ -13,6 +13,7 @@ MINUS = "\N{MINUS SIGN}"
 _LOWER = ("deletion", "nonsense", "other_class", "random_weights")
 _NO_DIRECTION = ("flipped_miou",)
 _DECIMAL = ("nonsense", "other_class", "random_weights")
+"""Rank correlations: the nearer to zero the better, whatever the sign."""
 
 COLUMNS: dict[str, tuple[str, str]] = {
     "miou": (
@@ -64,14 +65,14 @@ COLUMNS: dict[str, tuple[str, str]] = {
         "Overlap of what is called each class with what is it, over all photos, meaned over classes (VOC).",
     ),
     "pixel_accuracy": ("pixels", "The share of pixels that are called what they are (Long et al. 2015)."),
-    "nonsense": ("nonsense", "Rank correlation of the map with that of a text that means nothing; low is good."),
+    "nonsense": ("nonsense", "Rank correlation of the map with that of a text that means nothing; near 0 is good."),
     "other_class": (
         "other class",
-        "Rank correlation with the map of a class that the photo does not show; low is good.",
+        "Rank correlation with the map of a class that the photo does not show; near 0 is good.",
     ),
     "random_weights": (
         "random weights",
-        "Rank correlation with the map of a model of shuffled weights (Adebayo et al. 2018); low is good.",
+        "Rank correlation with the map of a model of shuffled weights (Adebayo et al. 2018); near 0 is good.",
     ),
 }
 _WAYS = {"deletion": "taken out", "insertion": "revealed"}
@@ -122,6 +123,11 @@ def shown(key: str, value: float | None) -> str:
         return "-"
     text = f"{value:.3f}" if key in _DECIMAL or key.endswith("_score") else f"{100 * value:.1f}"
     return text.replace("-", MINUS) if float(text) else text.lstrip("-")
+
+
+def merit(key: str, value: float) -> float:
+    """A value such that more of it is better."""
+    return -abs(value) if key in _DECIMAL else (sign(key) or 1) * value
 
 
 def unit(key: str) -> str:
@@ -211,7 +217,7 @@ def verdicts(results: Mapping[str, Any], label: dict[int, str], order: list[int]
             ("nonsense", 0.9, "nearly the same map for nonsense (rank correlation above 0.9): the text is not heard"),
             ("random_weights", 0.5, "much the same map from shuffled weights (above 0.5): the model is not explained"),
         ):
-            found += _some("▼", [label[place] for place, row in methods if (_value(row, number) or 0) > most], said)
+            found += _some("▼", [label[place] for place, row in methods if abs(_value(row, number) or 0) > most], said)
     return found
 
 
@@ -230,8 +236,8 @@ def _against(
         over = row["numbers"].get("over_control") if key == "miou" else None
         if way * _known(row, key) <= way * _known(best, key):
             no.append(label[place])
-        elif over is not None and over["low"] is not None:
-            (clear if over["low"] > 0 else unsure).append(label[place])
+        elif over is not None:
+            (clear if over["low"] is not None and over["low"] > 0 else unsure).append(label[place])
         elif all(way * _known(row, key, far) > way * _known(one, key, near) for one in controls):
             clear.append(label[place])
         else:

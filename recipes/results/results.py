@@ -151,16 +151,8 @@ def stored(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--only", help="jobs whose name holds this; nothing is written then")
-    parser.add_argument("--out", type=Path, help="docs/results.md, in which what stands between marks is replaced")
-    args = parser.parse_args()
-    found = measure(args.data, args.runs, args.only)
-    if args.only is not None or args.out is None:
-        return
+def write(found: dict[str, dict[str, Any]], out: Path) -> None:
+    """Put the tables into the page, and what can be checked against into benchmarks/results/."""
     blocks = {f"localize {pack}": localization(found, pack) for pack in PACKS}
     blocks["winners"] = winners(found)
     for name, result in found.items():
@@ -172,15 +164,28 @@ def main() -> None:
             file = Path("benchmarks/results") / f"{pack}-{result['protocol']['name']}.json"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(stored(result), indent=1, ensure_ascii=False) + "\n")
-    text = args.out.read_text()
+    text = out.read_text()
     for name, block in blocks.items():
         start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
         before, _, rest = text.partition(start)
         _, _, after = rest.partition(end)
         if not after:
-            raise SystemExit(f"{args.out} has no place for {name}: add {start} and {end}.")
+            raise SystemExit(f"{out} has no place for {name}: add {start} and {end}.")
         text = f"{before}{start}\n\n{block}\n\n{end}{after}"
-    args.out.write_text(text)
+    out.write_text(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--only", help="jobs whose name holds this; nothing is written then")
+    parser.add_argument("--out", type=Path, help="docs/results.md, in which what stands between marks is replaced")
+    args = parser.parse_args()
+    found = measure(args.data, args.runs, args.only)
+    if args.only is not None or args.out is None:
+        return
+    write(found, args.out)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ Heat = Float[np.ndarray, "height width"]
 
 
 def contrast(heat: Heat, inside: Mask, outside: Mask) -> float:
-    """Mean heat inside minus mean heat outside, the term of mSC; where nothing is outside, the mean inside.
+    """Mean heat inside minus mean heat outside, the term of mSC; 0 where nothing is outside.
 
     Args:
         heat: in [0, 1].
@@ -30,13 +30,13 @@ def contrast(heat: Heat, inside: Mask, outside: Mask) -> float:
         outside: pixels of anything else, those of void left out.
 
     Returns:
-        A share in [-1, 1]; of `1 - heat` it is the opposite, unless nothing is outside.
+        A share in [-1, 1]; of `1 - heat` it is the opposite.
 
     Raises:
         EclipError: heat is outside [0, 1] or NaN, or nothing is inside.
     """
     inner, outer = parts(heat, inside, outside)
-    return float(inner.mean(dtype=np.float64) - (outer.mean(dtype=np.float64) if outer.size else 0.0))
+    return float(inner.mean(dtype=np.float64) - outer.mean(dtype=np.float64)) if outer.size else 0.0
 
 
 def overlaps(

@@ -24,13 +24,13 @@ from eclip.backbones.load import backbone_of, is_loaded
 from eclip.blocks import cosine, unit
 from eclip.commands import was_named
 from eclip.concepts_writer import ConceptsWriter, concepts_command, drawn
-from eclip.errors import ImageError, OptionError, ShapeError
+from eclip.errors import OptionError, ShapeError
 from eclip.explanation import Explanation
 from eclip.image_mean import mean_for
 from eclip.methods import METHODS, check_methods, options_for
 from eclip.methods.maskclip import patch_features
 from eclip.msae import Autoencoder, load_autoencoder
-from eclip.photos import Photo, read_batches
+from eclip.photos import Photo, at_least_one, read_batches
 from eclip.text import encode_texts
 from eclip.vocabulary import words_of
 from eclip.writer import FORMATS, made_by, noted, png
@@ -57,11 +57,8 @@ def concepts(images: Photo | Sequence[Photo], **settings: Any) -> Concepts | lis
     Raises:
         EclipError: bad input, of a class that says which: `eclip.errors` lists them.
     """
-    many = isinstance(images, list | tuple)
-    if many and not images:
-        raise ImageError("no photo was given: at least one is needed.")
-    found = list(concepts_each(images if many else [images], **settings))  # type: ignore[list-item, arg-type]
-    return found if many else found[0]
+    found = list(concepts_each(at_least_one(images), **settings))
+    return found if isinstance(images, list | tuple) else found[0]
 
 
 def concepts_each(

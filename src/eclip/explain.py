@@ -28,7 +28,7 @@ from eclip.errors import ImageError, NoMeaningError, OptionError, TextError
 from eclip.explanation import Explanation
 from eclip.health import KEEP, Checkup, notes
 from eclip.methods import DEFAULT_METHOD, DEFAULT_WITH_HEAD, METHODS, check_methods, options_for
-from eclip.photos import Photo, name_of, open_photo, read_batches
+from eclip.photos import Photo, at_least_one, name_of, open_photo, read_batches
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.text import check_texts, encode_texts
 from eclip.writer import made_by, noted
@@ -87,7 +87,7 @@ def explain(
     Raises:
         EclipError: bad input, of a class that says which: `eclip.errors` lists them.
     """
-    photos: list[Photo] = list(image) if isinstance(image, list | tuple) else [image]  # type: ignore[list-item]
+    photos = at_least_one(image)
     check_texts(texts)
     if method is None:
         model, device, method = _by_head(model, device)
@@ -96,8 +96,6 @@ def explain(
     settings = (image_size, resize, templates, positions, versus, device, refine, refine_options, health)
     asked = Question(texts, model, own, *settings)
     opened = [open_photo(photo) for photo in photos]
-    if not opened:
-        raise ImageError("no photo was given: at least one is needed.")
     grids = {asked.grid(photo) for photo in opened}
     if len(grids) > 1:
         raise ImageError(

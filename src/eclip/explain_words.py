@@ -16,9 +16,8 @@ from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, encode
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.load import backbone_of
 from eclip.blocks import unit
-from eclip.errors import ImageError
 from eclip.options import plain_options
-from eclip.photos import Photo, name_of, open_photo
+from eclip.photos import Photo, at_least_one, name_of, open_photo
 from eclip.text import check_texts, encode_texts
 from eclip.words import DEFAULT_WORD_METHOD, word_method
 from eclip.words.reading import read
@@ -113,9 +112,7 @@ def explain_words(
         TextCutWarning: a text longer than the model reads; the words it does not read have 0.
     """
     asked = WordQuestion(texts, model, method, options, image_size, resize, positions, device)
-    photos: list[Photo] = list(image) if isinstance(image, list | tuple) else [image]  # type: ignore[list-item]
-    if not photos:
-        raise ImageError("no photo was given: at least one is needed.")
+    photos = at_least_one(image)
     opened = [open_photo(photo) for photo in photos]
     return asked.answer(opened, [name_of(photo, index) for index, photo in enumerate(photos)])
 

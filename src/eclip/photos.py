@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -237,6 +237,18 @@ def find_photos(
         if not kept:
             problems.append((str(source), missing))
     return list(found), problems
+
+
+def at_least_one(photos: Photo | Sequence[Photo]) -> list[Photo]:
+    """A photo or several of them, as a list.
+
+    Raises:
+        ImageError: there is none.
+    """
+    several: list[Photo] = list(photos) if isinstance(photos, list | tuple) else [photos]  # type: ignore[list-item]
+    if not several:
+        raise ImageError("no photo was given: at least one is needed.")
+    return several
 
 
 def name_of(photo: Photo | Place, index: int) -> str:

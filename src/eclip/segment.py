@@ -20,11 +20,11 @@ from eclip.backbones.base import DEFAULT_POSITIONS, Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.load import backbone_of
 from eclip.class_words import Classes, ClassWords, class_words
-from eclip.errors import ImageError, OptionError
+from eclip.errors import OptionError
 from eclip.explain import Question
 from eclip.labels import Piece, check_cuts, label_pixels
 from eclip.methods import DEFAULT_WITH_HEAD, check_between_texts, options_for
-from eclip.photos import Photo, read_batches
+from eclip.photos import Photo, at_least_one, read_batches
 from eclip.segment_writer import segment_command
 from eclip.segmentation import Segmentation
 from eclip.windows import check_windows, windows
@@ -47,9 +47,7 @@ def segment(image: Photo | Sequence[Photo], classes: Classes, **settings: Any) -
     Raises:
         EclipError: bad input, of a class that says which: `eclip.errors` lists them.
     """
-    photos: list[Photo] = list(image) if isinstance(image, list | tuple) else [image]  # type: ignore[list-item]
-    if not photos:
-        raise ImageError("no photo was given: at least one is needed.")
+    photos = at_least_one(image)
     if "failures" in settings:  # places in the answer would no longer be those of the photos
         raise OptionError("failures are collected by eclip.segment_each, one photo after the other; segment raises.")
     found = list(segment_each(photos, classes, **settings))

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +22,7 @@ from eclip.templates import resolve
 from eclip.writer import FORMATS, Folder
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from eclip.backbones.base import Backbone
 
@@ -168,6 +169,50 @@ def over_photos(sources: list[str], writer: Folder, work: Callable[[list[Path]],
     with writer:
         if photos:
             work(photos)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command's way over its photos.
+
+    Attributes:
+        bar: on which it is shown.
+        failures: photos of which nothing could be made, and why.
+    """
+
+    writer: Folder
+    bar: Progress
+    task: TaskID
+    failures: list[tuple[str, str]]
+
+    def doing(self, what: str) -> None:
+        """Say what is being done."""
+        self.bar.update(self.task, description=what)
+
+    def count(self) -> None:
+        """Move the bar to what is done by now, well or not."""
+        self.bar.update(self.task, completed=len(self.writer.manifest["photos"]) + len(self.failures))
+
+
+@contextmanager
+def running(photos: list[Path], writer: Folder, repeat: Callable[[dict[str, Any]], str | None]) -> Iterator[Run]:
+    """A run over the photos; on leaving, how ever it ends, failures and the whole command are on record.
+
+    Args:
+        photos: all of them.
+        writer: of the results; the first one's "how" has a command for that photo alone.
+        repeat: from that "how" to the command for all.
+    """
+    run = None
+    try:
+        with progressing() as bar:
+            run = Run(writer, bar, bar.add_task("loading", total=len(photos)), [])
+            yield run
+    finally:
+        for source, error in run.failures if run else []:
+            writer.fail(source, error)
+        if how := writer.manifest["how"]:
+            writer.manifest["how"] = {**how, "command": repeat(how)}
 
 
 @contextmanager

@@ -85,26 +85,21 @@ def _compare_all(
     from eclip.compare import Contest
     from eclip.photos import read_ahead
 
-    try:
-        with asking.progressing() as progress:
-            task = progress.add_task("loading", total=len(photos))
-            if (head := settings.pop("head")) is not None:
-                model, settings["device"] = asking.given_model(settings["models"][0], settings["device"], head)
-                settings["models"] = [model]
-            contest = Contest(texts, **settings)
-            for source, photo in read_ahead(photos, 1):
-                if isinstance(photo, ImageError):
-                    writer.fail(source, str(photo))
-                else:
+    with asking.running(photos, writer, lambda how: compare_command(sources, texts, how)) as run:
+        if (head := settings.pop("head")) is not None:
+            model, settings["device"] = asking.given_model(settings["models"][0], settings["device"], head)
+            settings["models"] = [model]
+        contest = Contest(texts, **settings)
+        for source, photo in read_ahead(photos, 1):
+            if isinstance(photo, ImageError):
+                run.failures.append((source, str(photo)))
+            else:
 
-                    def show(model: str, method: str, name: str = Path(source).name) -> None:
-                        progress.update(task, description=f"{method} on {model}, {name}")
+                def show(model: str, method: str, name: str = Path(source).name) -> None:
+                    run.doing(f"{method} on {model}, {name}")
 
-                    entry = writer.add(contest.answer(photo, source, show))
-                    picture = entry["files"].get("picture")
-                    if not quiet:
-                        typer.echo(source + (f"  -> {writer.folder / picture}" if picture else ""))
-                progress.advance(task)
-    finally:
-        if how := writer.manifest["how"]:  # noted by the first photo, for that photo alone
-            writer.manifest["how"] = {**how, "command": compare_command(sources, texts, how)}
+                entry = writer.add(contest.answer(photo, source, show))
+                picture = entry["files"].get("picture")
+                if not quiet:
+                    typer.echo(source + (f"  -> {writer.folder / picture}" if picture else ""))
+            run.count()

@@ -106,25 +106,17 @@ def _name_all(
 ) -> None:
     from eclip.concepts import concepts_each
 
-    failures: list[tuple[str, str]] = []
-    try:
-        with asking.progressing() as progress:
-            if mean_from is not None:
-                settings["image_mean"] = _mean(mean_from, settings, writer, progress)
-            task = progress.add_task("loading", total=len(photos))
-            for found in concepts_each(photos, failures=failures, **settings):
-                entry = writer.add(found)
-                if not quiet:
-                    picture = entry["files"].get("picture")
-                    typer.echo(found.source + (f"  -> {writer.folder / picture}" if picture else ""))
-                    typer.echo(_table(found))
-                done = len(writer.manifest["photos"]) + len(failures)
-                progress.update(task, description="naming", completed=done)
-    finally:
-        for source, error in failures:
-            writer.fail(source, error)
-        if how := writer.manifest["how"]:  # noted by the first photo, for that photo alone
-            writer.manifest["how"] = {**how, "command": concepts_command(sources, how)}
+    with asking.running(photos, writer, lambda how: concepts_command(sources, how)) as run:
+        if mean_from is not None:
+            settings["image_mean"] = _mean(mean_from, settings, writer, run.bar)
+        for found in concepts_each(photos, failures=run.failures, **settings):
+            run.doing("naming")
+            entry = writer.add(found)
+            if not quiet:
+                picture = entry["files"].get("picture")
+                typer.echo(found.source + (f"  -> {writer.folder / picture}" if picture else ""))
+                typer.echo(_table(found))
+            run.count()
 
 
 def _mean(folder: Path, settings: dict[str, Any], writer: ConceptsWriter, progress: Progress) -> Path:

@@ -91,25 +91,19 @@ def _explain_all(
 ) -> None:
     from eclip.explain import explain_each
 
-    failures: list[tuple[str, str]] = []
     try:
-        with asking.progressing() as progress:
-            task = progress.add_task("loading", total=len(photos))
+        with asking.running(photos, writer, lambda how: command(sources, texts, how)) as run:
             head = settings.pop("head")
             settings["model"], settings["device"] = asking.given_model(settings["model"], settings["device"], head)
-            for explanation in explain_each(photos, texts, failures=failures, **settings):
+            for explanation in explain_each(photos, texts, failures=run.failures, **settings):
+                run.doing("explaining")
                 [entry] = writer.add(explanation)
                 if not quiet:
                     _print_scores(explanation, entry, writer.folder, warn=len(photos) <= MOST_TOLD)
-                done = len(writer.manifest["photos"]) + len(failures)
-                progress.update(task, description="explaining", completed=done)
+                run.count()
     finally:
-        for source, error in failures:
-            writer.fail(source, error)
         if not quiet and len(photos) > MOST_TOLD:
             _print_health(writer)
-        if how := writer.manifest["how"]:  # noted by the first photo, for that photo alone
-            writer.manifest["how"] = {**how, "command": command(sources, texts, how)}
 
 
 def _print_scores(explanation: Explanation, entry: dict[str, Any], folder: Path, *, warn: bool) -> None:

@@ -130,23 +130,15 @@ def _segment_all(
 ) -> None:
     from eclip.segment import segment_each
 
-    failures: list[tuple[str, str]] = []
-    try:
-        with asking.progressing() as progress:
-            task = progress.add_task("loading", total=len(photos))
-            head = settings.pop("head")
-            settings["model"], settings["device"] = asking.given_model(settings["model"], settings["device"], head)
-            for segmentation in segment_each(photos, classes, failures=failures, **settings):
-                entry = writer.add(segmentation)
-                if not quiet:
-                    _print_areas(segmentation, entry, writer.folder)
-                done = len(writer.manifest["photos"]) + len(failures)
-                progress.update(task, description="segmenting", completed=done)
-    finally:
-        for source, error in failures:
-            writer.fail(source, error)
-        if how := writer.manifest["how"]:  # noted by the first photo, for that photo alone
-            writer.manifest["how"] = {**how, "command": segment_command(sources, how)}
+    with asking.running(photos, writer, lambda how: segment_command(sources, how)) as run:
+        head = settings.pop("head")
+        settings["model"], settings["device"] = asking.given_model(settings["model"], settings["device"], head)
+        for segmentation in segment_each(photos, classes, failures=run.failures, **settings):
+            run.doing("segmenting")
+            entry = writer.add(segmentation)
+            if not quiet:
+                _print_areas(segmentation, entry, writer.folder)
+            run.count()
 
 
 def _print_areas(segmentation: Segmentation, entry: dict[str, Any], folder: Path) -> None:

@@ -98,39 +98,30 @@ def _all(
     from eclip.interactions import PairQuestion, check_box
     from eclip.photos import read_batches
 
-    failures: list[tuple[str, str]] = []
-    try:
-        with asking.progressing() as progress:
-            task = progress.add_task("loading", total=len(photos))
-            backbone = load(model[0], device=model[1])
-            question = WordQuestion(texts, backbone, **asked)
-            pairs = PairQuestion(texts, backbone, **path) if path else None
-            for batch in read_batches(photos, BATCH, failures):
-                good = []
-                for source, photo in batch:
-                    try:
-                        for box in boxes:
-                            check_box(box, photo.size, source)
-                        good.append((source, photo))
-                    except OptionError as outside:
-                        failures.append((source, str(outside)))
-                if not good:
-                    continue
-                relevance = question.answer([photo for _, photo in good], [source for source, _ in good])
-                for image, (source, photo) in enumerate(good):
-                    progress.update(task, description=f"reading {Path(source).name}")
-                    found = pairs.answer(photo, source) if pairs else []
-                    entry = writer.add(relevance, image, found, boxes)
-                    if not quiet:
-                        _print(relevance, image, found, boxes)
-                        typer.echo(f"-> {writer.folder / entry['files']['page']}")
-                    done = len(writer.manifest["photos"]) + len(failures)
-                    progress.update(task, completed=done)
-    finally:
-        for source, error in failures:
-            writer.fail(source, error)
-        if how := writer.manifest["how"]:
-            writer.manifest["how"] = {**how, "command": words_command(sources, texts, how)}
+    with asking.running(photos, writer, lambda how: words_command(sources, texts, how)) as run:
+        backbone = load(model[0], device=model[1])
+        question = WordQuestion(texts, backbone, **asked)
+        pairs = PairQuestion(texts, backbone, **path) if path else None
+        for batch in read_batches(photos, BATCH, run.failures):
+            good = []
+            for source, photo in batch:
+                try:
+                    for box in boxes:
+                        check_box(box, photo.size, source)
+                    good.append((source, photo))
+                except OptionError as outside:
+                    run.failures.append((source, str(outside)))
+            if not good:
+                continue
+            relevance = question.answer([photo for _, photo in good], [source for source, _ in good])
+            for image, (source, photo) in enumerate(good):
+                run.doing(f"reading {Path(source).name}")
+                found = pairs.answer(photo, source) if pairs else []
+                entry = writer.add(relevance, image, found, boxes)
+                if not quiet:
+                    _print(relevance, image, found, boxes)
+                    typer.echo(f"-> {writer.folder / entry['files']['page']}")
+                run.count()
 
 
 def _print(relevance: WordRelevance, image: int, found: list[Interactions], boxes: list[Box]) -> None:

@@ -82,7 +82,7 @@ def _head(run: Run) -> str:
     ]
     shown = "".join(f"<div><dt>{what}</dt><dd>{count}</dd></div>" for count, what in facts)
     models = ", ".join(results.get("models") or dict.fromkeys(row["model"] for row in results["rows"]))
-    part = [f"split {data['split']}"] if data.get("split") else []
+    part = [f"split {data['split']}"] if data.get("split", "all") not in (None, "all") else []
     part += [f"one photo in {data['every']}"] if data.get("every", 1) > 1 else []
     part += [f"{data['limit']} at most"] if data.get("limit") else []
     tail = f" ({', '.join(part)})" if part else ""

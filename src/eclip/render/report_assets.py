@@ -11,7 +11,7 @@ STYLE = """
 html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif;
   font-variant-numeric: tabular-nums }
-main { max-width: 76rem; margin: 0 auto; padding: 2.5rem clamp(1rem, 4vw, 2.5rem) 4rem }
+main { max-width: 82rem; margin: 0 auto; padding: 2.5rem clamp(1rem, 4vw, 2.5rem) 4rem }
 section + section { margin-top: 4rem; padding-top: 3rem; border-top: 1px solid var(--line) }
 h1 { font-size: clamp(1.7rem, 5vw, 2.6rem); line-height: 1.15; letter-spacing: -.02em; margin: .1rem 0 .6rem;
   overflow-wrap: anywhere }

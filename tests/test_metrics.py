@@ -14,7 +14,8 @@ import eclip.errors
 import tiny
 from eclip.datasets.masks import MaskSet, present, read_masks
 from eclip.evaluation.scoring import localize
-from eclip.metrics.localization import THRESHOLDS, Localization, contrast, ious
+from eclip.metrics.boxes import box_ious
+from eclip.metrics.localization import THRESHOLDS, Localization, contrast, ious, overlaps
 
 HEAT = np.array([[1.0, 0.6, 0.2], [0.4, 0.5, 0.0]])
 THING = np.array([[1, 1, 0], [1, 0, 0]], dtype=bool)
@@ -110,6 +111,10 @@ def test_what_cannot_be_scored_is_refused() -> None:
         ious(np.full_like(HEAT, np.nan), THING, ~THING)
     with pytest.raises(eclip.errors.EclipError, match="nothing is inside"):
         contrast(HEAT, THING & ~THING, THING)
+    for thresholds in ([0.75, 0.5, 0.25], [0.5, 0.5], [0.5, np.nan], [np.nan]):
+        for metric in (overlaps, ious, box_ious):
+            with pytest.raises(eclip.errors.OptionError, match=r"must ascend, each above the one before, got \["):
+                metric(HEAT, THING, ~THING, np.array(thresholds))
     with pytest.raises(eclip.errors.DataError, match="no pair was scored"):
         Localization().record()
 

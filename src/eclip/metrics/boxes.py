@@ -14,7 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from eclip import heatmap
-from eclip.metrics.localization import THRESHOLDS, Heat, Mask, parts
+from eclip.metrics.localization import THRESHOLDS, Heat, Mask, check_thresholds, parts
 
 Box = tuple[int, int, int, int]
 
@@ -46,14 +46,16 @@ def box_ious(
         heat: in [0, 1].
         inside: pixels of the thing, at least one.
         outside: pixels of anything else, those of void left out.
-        thresholds: ascending.
+        thresholds: each above the one before.
 
     Returns:
         At each threshold, in [0, 1]; 0 where no heat reaches it.
 
     Raises:
         EclipError: heat is outside [0, 1] or NaN, or nothing is inside.
+        OptionError: thresholds do not ascend.
     """
+    check_thresholds(thresholds)
     parts(heat, inside, outside)
     things = heatmap.boxes(inside)
     boxes = _largest(heat, inside | outside, thresholds)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from eclip.errors import DataError, EclipError, ShapeError
+from eclip.errors import DataError, EclipError, OptionError, ShapeError
 
 THRESHOLDS = np.arange(20) * 0.05
 Mask = Bool[np.ndarray, "height width"]
@@ -48,11 +48,13 @@ def overlaps(
         heat: as in `contrast`.
         inside: as in `contrast`.
         outside: as in `contrast`.
-        thresholds: ascending.
+        thresholds: each above the one before.
 
     Raises:
         EclipError: heat is outside [0, 1] or NaN, or nothing is inside.
+        OptionError: thresholds do not ascend.
     """
+    check_thresholds(thresholds)
     inner, outer = parts(heat, inside, outside)
     return _reaching(inner, thresholds), inner.size + _reaching(outer, thresholds)
 
@@ -197,6 +199,16 @@ def _reaching(
     reached = np.searchsorted(thresholds, values, side="right")  # thresholds that each value reaches
     counts = np.bincount(reached, minlength=len(thresholds) + 1)
     return counts[::-1].cumsum()[::-1][1:]
+
+
+def check_thresholds(thresholds: Float[np.ndarray, " threshold"]) -> None:
+    """Each is above the one before.
+
+    Raises:
+        OptionError: one is not, or is NaN.
+    """
+    if np.isnan(thresholds).any() or not (np.diff(thresholds) > 0).all():
+        raise OptionError(f"thresholds must ascend, each above the one before, got {thresholds.tolist()}: sort them.")
 
 
 def parts(

@@ -101,6 +101,10 @@ def test_artefacts_are_scattered_patches_that_are_hot_for_nonsense_too() -> None
     assert float(artefacts(1e-30 * both, grid((0, 0, 1)))) == pytest.approx(4 / 6)
     assert float(artefacts(7 * both - 3, grid((0, 0, 1)))) == pytest.approx(4 / 6), "scale and offset do not matter"
     assert artefacts(torch.ones(1, 1, 10, 10)).isnan().all()
+    most = torch.ones(1, 1, 5, 5)
+    most[..., 0, 1] = most[..., 3, 3] = 0
+    for nonsense in (None, most, torch.arange(25.0).view(1, 1, 5, 5), torch.ones(1, 1, 5, 5)):
+        assert float(artefacts(most, nonsense)) == 0, "23 of 25 patches are the warmest, so no few hold the heat"
     assert float(artefacts(grid((0, 0, 1)), grid((0, 0, 1)))) == 1, "also at a corner"
 
 

@@ -236,7 +236,8 @@ def artefacts(
 ) -> Float[Tensor, "image text"]:
     """Share of a map's energy on single patches that have no business there, in [0, 1]; NaN for a flat map.
 
-    Heat is what exceeds the map's median, energy its square. A patch is single if its heat is more than twice that of
+    Heat is what exceeds the map's median, energy its square; where half of the patches or more are the warmest there is
+    none of it, and the share is 0. A patch is single if its heat is more than twice that of
     each of its eight neighbors. Of these, those count that have half of the nonsense map's largest heat in that map, or
     more: a small thing can be as small as a patch, but it is not there for nonsense. Without that map, two single
     patches or more count, one alone does not.
@@ -254,14 +255,16 @@ def artefacts(
     else:
         single = single & (_heat(nonsense.to(maps)) >= 0.5)
     energy = heat.square()
-    return (energy * single).sum(dim=(-2, -1)) / energy.sum(dim=(-2, -1))
+    return (energy * single).sum(dim=(-2, -1)) / energy.sum(dim=(-2, -1)).clamp_min(1)  # the peak alone is 1
 
 
 def _heat(maps: Float[Tensor, "image text row col"]) -> Float[Tensor, "image text row col"]:
-    """What exceeds the median, as a share of its peak, float32; NaN for a flat map, whose peak is nothing."""
+    """What exceeds the median, as a share of its peak, float32; NaN for a flat map, 0 where nothing exceeds it."""
     maps = maps.float()
     heat = (maps - maps.flatten(2).median(dim=-1).values[..., None, None]).clamp_min(0)
-    return heat / heat.amax(dim=(-2, -1), keepdim=True)
+    peak = heat.amax(dim=(-2, -1), keepdim=True)
+    flat = maps.amax(dim=(-2, -1), keepdim=True) == maps.amin(dim=(-2, -1), keepdim=True)
+    return torch.where((peak == 0) & ~flat, torch.zeros_like(heat), heat / peak)
 
 
 def polarity_by_hiding(

@@ -96,7 +96,7 @@ def evaluate(
         ResultError: the folder holds the run of another question, or cannot be written.
         EclipError: other bad input, of a class that says which.
     """
-    rules = protocol if isinstance(protocol, Protocol) else protocol_of(protocol)
+    rules = protocol_of(protocol)
     chosen = _methods(methods)
     own = {name: options_for(name, [name], (options or {}).get(name, {})) for name in chosen}
     if unknown := [name for name in options or {} if name not in chosen]:

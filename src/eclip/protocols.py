@@ -2,15 +2,44 @@
 
 A rule never changes under its name: another rule is another protocol. Results hold all of it, so that two of them can
 be compared, or refused. Which task a protocol is for follows from the class of its rules; `eclip protocols ls` lists
-them. What is marked "guess" is not known of the authors' own evaluation.
+them. What is marked "guess" is not known of the authors' own evaluation; docs/evaluation.md tells what is known to
+differ from it. Rules outside their range raise OptionError when they are made.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
-from eclip.errors import UnknownNameError
+from eclip.choices import DEFAULT_POSITIONS, FILLS, POSITIONS, RESIZES
+from eclip.errors import OptionError, UnknownNameError
+from eclip.windows import check_windows
+
+HEADLINES = (
+    *("miou", "class_miou", "miou_held_out", "msc", "class_msc"),
+    *("average_precision", "auroc", "pointing_game", "energy", "box_iou"),
+)
+"""Numbers of the task "localize" that all rows have and that know a better."""
+
+
+def _check(name: str, given: object, right: bool, wanted: str) -> None:
+    if not right:
+        raise OptionError(f"{name} must be {wanted}, got {given!r}.")
+
+
+def _check_least(least: float) -> None:
+    _check("least", least, 0 <= least <= 1, "a share of the photo's area, 0 to 1")
+
+
+def _check_texts(name: str, given: tuple[str, ...], fewest: int) -> None:
+    right = not isinstance(given, str) and len(given) >= fewest and all(isinstance(o, str) and o.strip() for o in given)
+    _check(name, given, right, "a tuple of words, none of them empty" + (", at least one" if fewest else ""))
+
+
+def _whole(given: object, least: int = 1) -> bool:
+    return isinstance(given, int) and not isinstance(given, bool) and given >= least
 
 
 @dataclass(frozen=True)
@@ -23,8 +52,8 @@ class Localize:
 
     Attributes:
         least: a photo shows a class that has at least this share of its area, void left out; 0 is any pixel.
-        thresholds: of the normalized map: inside is what is at least that warm.
-        headline: the number that the authors report, as far as known.
+        thresholds: of the normalized map, ascending: inside is what is at least that warm.
+        headline: the number that the authors report, as far as known; one of `HEADLINES`.
     """
 
     task: ClassVar[str] = "localize"
@@ -32,6 +61,13 @@ class Localize:
     least: float
     thresholds: tuple[float, ...]
     headline: str
+
+    def __post_init__(self) -> None:
+        _check_least(self.least)
+        within = all(0 <= one <= 1 for one in self.thresholds) and all(a < b for a, b in pairwise(self.thresholds))
+        wanted = "numbers from 0 to 1, each above the one before, at least one"
+        _check("thresholds", self.thresholds, len(self.thresholds) > 0 and within, wanted)
+        _check("headline", self.headline, self.headline in HEADLINES, f"one of {', '.join(HEADLINES)}")
 
 
 @dataclass(frozen=True)
@@ -43,7 +79,9 @@ class Segment:
         scale: factor of the cosines before softmax over classes.
         prob_threshold: a pixel whose most likely class is less likely than this is background; None: it is not asked.
         window: side in pixels of the windows that slide over the photo; None = the whole photo at once.
-        stride: pixels from one window to the next.
+        stride: pixels from one window to the next; None = half a window.
+        area_threshold: a class that takes at most this part of all pixels that are no background is left out, and its
+            pixels go to the next in line; None: none is.
     """
 
     task: ClassVar[str] = "segment"
@@ -53,6 +91,15 @@ class Segment:
     prob_threshold: float | None
     window: int | None
     stride: int | None
+    area_threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_texts("background", self.background, 0)
+        _check("scale", self.scale, 0 < self.scale < math.inf, "above 0 and finite, such as 40")
+        for name in ("prob_threshold", "area_threshold"):
+            one = getattr(self, name)
+            _check(name, one, one is None or 0 <= one <= 1, "None or a share, 0 to 1")
+        check_windows(self.window, self.stride, None)
 
 
 @dataclass(frozen=True)
@@ -73,6 +120,13 @@ class Faithful:
     steps: int
     share: float
 
+    def __post_init__(self) -> None:
+        _check_least(self.least)
+        known = not isinstance(self.fills, str) and len(self.fills) > 0 and all(one in FILLS for one in self.fills)
+        _check("fills", self.fills, known, f"a tuple of {', '.join(FILLS)}, at least one")
+        _check("steps", self.steps, _whole(self.steps), "a whole number, at least 1")
+        _check("share", self.share, 0 < self.share <= 1, "a share of the pixels, above 0 and at most 1")
+
 
 @dataclass(frozen=True)
 class Sanity:
@@ -87,6 +141,10 @@ class Sanity:
     data: ClassVar[str] = "masks"
     least: float
     nonsense: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _check_least(self.least)
+        _check_texts("nonsense", self.nonsense, 1)
 
 
 @dataclass(frozen=True)
@@ -103,6 +161,11 @@ class Recognize:
     at: tuple[int, ...]
     captions: int
 
+    def __post_init__(self) -> None:
+        ranks = len(self.at) > 0 and all(_whole(one) for one in self.at)
+        _check("at", self.at, ranks, "whole numbers, at least 1 each, and one of them or more")
+        _check("captions", self.captions, _whole(self.captions), "a whole number, at least 1")
+
 
 Rules = Localize | Segment | Faithful | Sanity | Recognize
 
@@ -118,6 +181,7 @@ class Protocol:
         resize: "squash" or "keep", see `eclip.explain`.
         templates: see `eclip.encode_texts`.
         rules: of its task.
+        positions: how position embeddings are resized off the training grid, see `eclip.encode`.
     """
 
     name: str
@@ -126,6 +190,13 @@ class Protocol:
     resize: str
     templates: str
     rules: Rules
+    positions: str = DEFAULT_POSITIONS
+
+    def __post_init__(self) -> None:
+        size = self.image_size
+        _check("image_size", size, size is None or _whole(size), "None or a whole number of pixels, at least 1")
+        _check("resize", self.resize, self.resize in RESIZES, f"one of {', '.join(RESIZES)}")
+        _check("positions", self.positions, self.positions in POSITIONS, f"one of {', '.join(POSITIONS)}")
 
     @property
     def task(self) -> str:
@@ -141,19 +212,30 @@ class Protocol:
             "image_size": self.image_size,
             "resize": self.resize,
             "templates": self.templates,
+            "positions": self.positions,
             "rules": {key: list(one) if isinstance(one, tuple) else one for key, one in asdict(self.rules).items()},
         }
 
 
-def protocol_of(name: str) -> Protocol:
-    """The protocol of this name.
+def protocol_of(protocol: str | Protocol) -> Protocol:
+    """The protocol of this name; one of your own as it is.
 
     Raises:
         UnknownNameError: there is none.
+        OptionError: yours has the name of one of ours, and other rules.
     """
-    if name not in PROTOCOLS:
-        raise UnknownNameError("protocol", name, PROTOCOLS, "`eclip protocols ls`")
-    return PROTOCOLS[name]
+    if isinstance(protocol, str):
+        if protocol not in PROTOCOLS:
+            raise UnknownNameError("protocol", protocol, PROTOCOLS, "`eclip protocols ls`")
+        return PROTOCOLS[protocol]
+    if (name := protocol.name) in PROTOCOLS:
+        ours, yours = PROTOCOLS[name].plain(), protocol.plain()
+        if other := [key for key, one in ours.items() if key != "summary" and yours[key] != one]:
+            raise OptionError(
+                f"{name} is ours and its rules never change, and the one given has other {', '.join(other)}: give "
+                "yours another name."
+            )
+    return protocol
 
 
 _TWENTIETHS = tuple(step / 20 for step in range(20))
@@ -174,15 +256,17 @@ PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
     Protocol("surgery-explain",
              "As CLIP Surgery, as far as known (Li et al. 2023; guesses: size, thresholds, the mean over classes).",
              224, "squash", "surgery85",
-             Localize(least=0.0, thresholds=_HUNDREDTHS, headline="class_miou")),
+             Localize(least=0.0, thresholds=_HUNDREDTHS, headline="class_miou"), positions="bilinear"),
     Protocol("ovseg-argmax",
              "As SCLIP, no background (Wang et al. 2024): 336 pixels, windows of 224 every 112, 80 templates.",
              336, "keep", "imagenet80",
-             Segment(background=(), scale=40.0, prob_threshold=None, window=224, stride=112)),
+             Segment(background=(), scale=40.0, prob_threshold=None, window=224, stride=112),
+             positions="bicubic_plus01"),
     Protocol("ovseg-argmax-background",
-             "The same with background, by SCLIP's words for that of VOC and a threshold on the likelihood.",
+             "The same with background as SCLIP has it for VOC21: its words, thresholds on likelihood and area.",
              336, "keep", "imagenet80",
-             Segment(background=STUFF, scale=65.0, prob_threshold=0.1, window=224, stride=112)),
+             Segment(background=STUFF, scale=65.0, prob_threshold=0.1, window=224, stride=112, area_threshold=0.1),
+             positions="bicubic_plus01"),
     Protocol("segment-v1",
              "Ours, as `eclip segment` by itself: the whole photo at the model's own size, no background.",
              None, "squash", "imagenet80",
@@ -194,7 +278,7 @@ PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
     Protocol("gradeclip-faithfulness",
              "As Grad-ECLIP's script (Zhao et al. 2024): half of the pixels, noise to delete, black to insert into.",
              None, "keep", "imagenet80",
-             Faithful(least=0.01, fills=("noise", "zero"), steps=10, share=0.5)),
+             Faithful(least=0.01, fills=("noise", "zero"), steps=10, share=0.5), positions="bicubic"),
     Protocol("sanity-v1",
              "Ours, after Adebayo et al. 2018: maps of nonsense, of another text, of a model of random weights.",
              None, "squash", "a photo of a {}",

@@ -22,13 +22,12 @@ from eclip.backbones.colors import to_pixels
 from eclip.backbones.remembered import remembered
 from eclip.backbones.text_tower import TextTower
 from eclip.blocks import Block, Fn, Tokens, unit
+from eclip.choices import DEFAULT_POSITIONS as DEFAULT_POSITIONS
+from eclip.choices import POSITIONS, RESIZES
 from eclip.errors import KeepError, OptionError, ShapeError
 from eclip.templates import TEMPLATES, fill
 
 Positions = str
-POSITIONS = ("bicubic_aa", "bicubic", "bilinear", "bicubic_plus01")
-RESIZES = ("squash", "keep")
-DEFAULT_POSITIONS = "bicubic_aa"
 
 
 class Grid(NamedTuple):

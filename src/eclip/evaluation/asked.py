@@ -92,7 +92,7 @@ class Asked:
         for group in groups.values():
             pixels = torch.stack([self.backbone.preprocess(o.photo, rules.image_size, rules.resize) for o in group])
             start = time.perf_counter()
-            encoding = encode(self.backbone, pixels, self.keep)
+            encoding = encode(self.backbone, pixels, self.keep, rules.positions)
             yield group, encoding, self.since(start)
 
     def maps(

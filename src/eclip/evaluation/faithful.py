@@ -81,7 +81,8 @@ class FaithfulTask:
         heat = resize(normalize(raw.float()), (pixels.shape[1], pixels.shape[2])).numpy()
 
         def asked(pictures: Tensor) -> Tensor:
-            scores = cosine(encode(self.asked.backbone, pictures, keep=0).feature, self.text).float()
+            seen = encode(self.asked.backbone, pictures, 0, self.asked.protocol.positions)
+            scores = cosine(seen.feature, self.text).float()
             return torch.stack([scores[:, column], (scores.argmax(dim=1) == column).float()], dim=1)
 
         curves = []

@@ -64,7 +64,7 @@ class RecognizeTask:
             captions += own
             owners += [place] * len(own)
         for _, group in groupby(pixels, key=lambda one: one.shape):  # photos of one shape in a row share a pass
-            encoding = encode(asked.backbone, torch.stack(list(group)), keep=0)
+            encoding = encode(asked.backbone, torch.stack(list(group)), 0, rules.positions)
             features.append(unit(encoding.feature).float().cpu().numpy())
         seconds = {"forward": asked.since(begun)}
         arrays: dict[str, NDArray[Any]] = {}

@@ -99,16 +99,14 @@ class SegmentTask:
             near = boxes[start : start + AT_ONCE]
             pixels = torch.stack([asked.backbone.preprocess(one.photo.crop(box), *view) for box in near])
             begun = time.perf_counter()
-            encoding = encode(asked.backbone, pixels, asked.keep)
+            encoding = encode(asked.backbone, pixels, asked.keep, rules.positions)
             seconds["forward"] += asked.since(begun)
             every = [list(range(len(self.text)))] * len(near)
             for name, maps in asked.try_maps(encoding, self.text, every, gaps, seconds):
                 pieces.setdefault(name, []).extend(Piece(box, each) for box, each in zip(near, maps, strict=True))
-        places, threshold = self.words.places, self.rules.prob_threshold
-        made: dict[str, Labels] = {
-            name: label_pixels(some, size, places, scale=self.rules.scale, prob_threshold=threshold)[0]
-            for name, some in pieces.items()
-        }
+        places = self.words.places
+        cuts = {key: getattr(self.rules, key) for key in ("scale", "prob_threshold", "area_threshold")}
+        made: dict[str, Labels] = {name: label_pixels(some, size, places, **cuts)[0] for name, some in pieces.items()}
         labels = range(0 if self.behind else 1, len(self.words.names))
         truth = self.labels[one.mask]
         known = truth != VOID

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from scipy import ndimage
 from torch import Tensor
 
+from eclip.choices import FILLS as FILLS
 from eclip.errors import OptionError, UnknownNameError
 
-FILLS = ("zero", "mean", "blur", "noise")
 Pixels = Float[Tensor, "3 height width"]
 
 

@@ -140,6 +140,7 @@ def test_of_a_pair_masks_of_another_size_are_refused(name: str) -> None:
 
 
 def test_ranges_and_directions_make_sense() -> None:
+    assert {name for name, one in eclip.METRICS.items() if one.better == "nearer 0"} == {"rank_correlation"}
     for metric in eclip.METRICS.values():
-        assert metric.better in ("higher", "lower") and metric.least < metric.most
+        assert metric.better in ("higher", "lower", "nearer 0") and metric.least < metric.most
         assert math.isinf(metric.most) == (metric.kind == "steps") == math.isinf(metric.least)

@@ -37,6 +37,10 @@ COLUMNS = {
 }
 
 
+SANE = [f"{key}{end}" for key in ("nonsense", "other_class", "random_weights") for end in ("_size", "")]
+"""Each rank correlation: its size, and the signed mean beside it."""
+
+
 @dataclass(frozen=True)
 class Job:
     """A run: where it goes and what is asked."""
@@ -159,6 +163,7 @@ def write(found: dict[str, dict[str, Any]], out: Path) -> None:
         pack, _, task = name.rpartition("-")
         if task in ("sanity", "segment", "faithful"):
             columns = [key for key in result["rows"][0]["numbers"] if not key.endswith("accuracy") or task == "segment"]
+            columns = SANE if task == "sanity" else columns
             blocks[f"{task} {pack}"] = table(result, columns)
         elif task == "fast":
             file = Path("benchmarks/results") / f"{pack}-{result['protocol']['name']}.json"

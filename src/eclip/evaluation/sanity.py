@@ -2,8 +2,9 @@
 
 Rank correlation, on the patch grid, of a class's map with the map of nonsense, of a class that the photo does not show,
 and of the same class by a model whose image tower has had the numbers of every weight shuffled. Near zero is good:
-a map that is the same for nonsense does not answer the question, and one that survives random weights explains no
-model.
+a map that is the same for nonsense, or upside down, does not answer the question, and one that survives random weights
+explains no model. Signs cancel in a mean over pairs, so the mean size of the correlation is what counts; the signed
+mean stands beside it. A flat map has no order: its pairs are left out, and counted as "flat".
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from eclip.metrics.sanity import rank_correlation
 from eclip.protocols import Sanity
 from eclip.text import encode_texts
 
-KEYS = ("nonsense", "other_class", "random_weights")
+SIGNED = ("nonsense", "other_class", "random_weights")
+KEYS = (*(f"{key}_size" for key in SIGNED), *SIGNED)
 
 
 class SanityTask:
@@ -58,6 +60,7 @@ class SanityTask:
         photos: list[int] = []
         numbers: list[int] = []
         values: dict[str, list[list[float]]] = {name: [] for name in self.asked.methods}
+        flat: dict[str, list[bool]] = {name: [] for name in self.asked.methods}
         count, silly = len(self.text), list(range(len(self.text), len(self.more)))
         shows = [one for one in found if present(one.mask, self.rules.least)]
         for group, encoding, spent in self.asked.encoded(shows):
@@ -66,7 +69,7 @@ class SanityTask:
             shown = [[self.columns[number] for number in each] for each in own]
             others = [_absent(each, count) for each in shown]
             both = [each + other for each, other in zip(shown, others, strict=True)]
-            strange = encode(self.strange.backbone, encoding.pixels, self.asked.keep)
+            strange = encode(self.strange.backbone, encoding.pixels, self.asked.keep, encoding.positions)
             maps = dict(self.asked.try_maps(encoding, self.text, both, gaps, seconds))
             aside = dict(self.asked.try_maps(encoding, self.more, [silly] * len(group), gaps, {}))
             blind = dict(self.strange.try_maps(strange, self.text, shown, gaps, {}))
@@ -79,19 +82,18 @@ class SanityTask:
                     )
                     for place in range(len(own[image])):
                         mine, other = known[place], known[len(own[image]) + place] if others[image] else None
-                        values[name].append(
-                            [
-                                float(np.mean([rank_correlation(mine, each) for each in silly_maps])),
-                                np.nan if other is None else rank_correlation(mine, other),
-                                rank_correlation(mine, blind_maps[place]),
-                            ]
-                        )
+                        asides = [silly_maps, [] if other is None else [other], [blind_maps[place]]]
+                        rhos = [np.array([rank_correlation(mine, each) for each in some]) for some in asides]
+                        means = [_mean(np.abs(some)) for some in rhos] + [_mean(some) for some in rhos]
+                        values[name].append(means)
+                        flat[name].append(any(np.isnan(some).any() for some in rhos))
         names = [name for name in self.asked.methods if name not in gaps]
         arrays: dict[str, NDArray[Any]] = {"names": np.array(names)}
         if photos:
             arrays |= {"photos": np.array(photos), "numbers": np.array(numbers)}
             rows = np.array([values[name] for name in names]).reshape(len(names), len(photos), len(KEYS))
             arrays["values"] = rows.swapaxes(0, 1)
+            arrays["flat"] = np.array([flat[name] for name in names], dtype=bool).reshape(len(names), len(photos)).T
         return Part(arrays, seconds, len(found), gaps, failures)
 
     def record(self, parts: Iterable[Part]) -> list[Row]:
@@ -104,7 +106,10 @@ class SanityTask:
         whole, names = joined(parts, self.asked.data.name)
         if not names:
             raise OptionError(f"none of {', '.join(self.asked.methods)} has a meaning on {self.asked.backbone.name}.")
-        return mean_rows(names, (), KEYS, whole["values"], whole["photos"], whole["numbers"])
+        rows = mean_rows(names, (), KEYS, whole["values"], whole["photos"], whole["numbers"])
+        for row, count in zip(rows, whole["flat"].sum(axis=0).tolist(), strict=True):
+            row.facts["flat"] = count
+        return rows
 
 
 def shuffled(backbone: Backbone, seed: int = 0) -> Backbone:
@@ -122,6 +127,12 @@ def shuffled(backbone: Backbone, seed: int = 0) -> Backbone:
     colors = {"mean": backbone.mean, "std": backbone.std, "interpolation": backbone.interpolation}
     made = wrap(model, tokenizer=backbone.tokenize, name=f"{backbone.name} shuffled", **colors)  # type: ignore[arg-type]
     return replace(made, head=backbone.head)
+
+
+def _mean(values: Float[np.ndarray, " map"]) -> float:
+    """Of those that are known; NaN where none is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else np.nan
 
 
 def _coarse(maps: Tensor, grid: tuple[int, int]) -> list[Float[np.ndarray, "row col"]]:

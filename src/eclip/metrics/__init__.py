@@ -29,7 +29,7 @@ class Metric:
             "maps": two maps (row, col); a number.
             "ranking": similarity (query, candidate) and what belongs to each query; a number.
         file: where in this folder its function is.
-        better: "higher" or "lower".
+        better: "higher", "lower", or "nearer 0" where both signs are as bad.
         least: the smallest value it can have; -inf: that of the score.
         most: the largest; inf: that of the score.
         summary: one sentence with its source.
@@ -38,7 +38,7 @@ class Metric:
     name: str
     kind: Literal["pair", "labels", "steps", "maps", "ranking"]
     file: str
-    better: Literal["higher", "lower"]
+    better: Literal["higher", "lower", "nearer 0"]
     least: float
     most: float
     summary: str
@@ -88,7 +88,7 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in (
            "The score as pixels are revealed, warmest first (Petsiuk et al. 2018, RISE)."),
     Metric("deletion", "steps", "steps", "lower", -math.inf, math.inf,
            "The score as pixels are taken out, warmest first (Petsiuk et al. 2018, RISE)."),
-    Metric("rank_correlation", "maps", "sanity", "lower", -1.0, 1.0,
+    Metric("rank_correlation", "maps", "sanity", "nearer 0", -1.0, 1.0,
            "Whether the map of a model of random weights orders the patches alike (Adebayo et al. 2018)."),
     Metric("recall", "ranking", "ranking", "higher", 0.0, 1.0,
            "The share of queries with one of their own among the k nearest (Hodosh et al. 2013)."),

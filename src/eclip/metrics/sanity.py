@@ -14,12 +14,15 @@ Map = Float[np.ndarray, "row col"]
 def rank_correlation(first: Map, second: Map) -> float:
     """Spearman's rank correlation of two maps on one grid, in [-1, 1]; equal values share the mean of their ranks.
 
-    Between the maps of a trained model and of one whose weights were drawn anew it should be near 0; near 1, the map
-    does not come from what the model learned. Zero where a map is flat, since it orders nothing.
+    Between the maps of a trained model and of one whose weights were drawn anew it should be near 0; near 1, or -1, the
+    map does not come from what the model learned. Of many pairs take the mean of its size too: opposite signs cancel.
 
     Args:
         first: raw or normalized.
         second: on the same grid.
+
+    Returns:
+        In [-1, 1]; NaN where a map is flat, since it orders nothing.
 
     Raises:
         ShapeError: the grids differ.
@@ -31,4 +34,4 @@ def rank_correlation(first: Map, second: Map) -> float:
         raise EclipError("a map has values that are NaN or infinite, which have no rank.")
     one, other = (ranks - ranks.mean() for ranks in (rankdata(first), rankdata(second)))
     scale = np.sqrt(np.square(one).sum() * np.square(other).sum())
-    return float(np.clip(one @ other / scale, -1, 1)) if scale > 0 else 0.0
+    return float(np.clip(one @ other / scale, -1, 1)) if scale > 0 else np.nan

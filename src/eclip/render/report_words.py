@@ -10,10 +10,12 @@ BOUND = "bound"
 """The control that is a ceiling and nothing to beat: the mask itself on the patch grid."""
 
 MINUS = "\N{MINUS SIGN}"
-_LOWER = ("deletion", "nonsense", "other_class", "random_weights")
-_NO_DIRECTION = ("flipped_miou",)
-_DECIMAL = ("nonsense", "other_class", "random_weights")
-"""Rank correlations: the nearer to zero the better, whatever the sign."""
+_SIGNED = ("nonsense", "other_class", "random_weights")
+"""Rank correlations: of one pair the nearer to zero the better, but in a mean over pairs opposite ones cancel."""
+_SIZES = tuple(f"{key}_size" for key in _SIGNED)
+_LOWER = ("deletion", *_SIZES)
+_NO_DIRECTION = ("flipped_miou", *_SIGNED)
+_DECIMAL = (*_SIGNED, *_SIZES)
 
 COLUMNS: dict[str, tuple[str, str]] = {
     "miou": (
@@ -65,15 +67,27 @@ COLUMNS: dict[str, tuple[str, str]] = {
         "Overlap of what is called each class with what is it, over all photos, meaned over classes (VOC).",
     ),
     "pixel_accuracy": ("pixels", "The share of pixels that are called what they are (Long et al. 2015)."),
-    "nonsense": ("nonsense", "Rank correlation of the map with that of a text that means nothing; near 0 is good."),
-    "other_class": (
-        "other class",
-        "Rank correlation with the map of a class that the photo does not show; near 0 is good.",
+    "nonsense_size": (
+        "|nonsense|",
+        "Rank correlation of the map with that of a text that means nothing, whatever its sign, meaned over pairs; low "
+        "is good.",
     ),
-    "random_weights": (
-        "random weights",
-        "Rank correlation with the map of a model of shuffled weights (Adebayo et al. 2018); near 0 is good.",
+    "other_class_size": (
+        "|other class|",
+        "Rank correlation with the map of a class that the photo does not show, whatever its sign; low is good.",
     ),
+    "random_weights_size": (
+        "|random weights|",
+        "Rank correlation with the map of a model of shuffled weights, whatever its sign (Adebayo et al. 2018); low is "
+        "good.",
+    ),
+    "nonsense": (
+        "nonsense",
+        "The rank correlation with its sign, meaned over pairs: maps that stay and maps that turn around cancel, so 0 "
+        "alone is not good.",
+    ),
+    "other_class": ("other class", "The same with its sign, for a class that the photo does not show."),
+    "random_weights": ("random weights", "The same with its sign, for a model of shuffled weights."),
 }
 _WAYS = {"deletion": "taken out", "insertion": "revealed"}
 _SCORES = {
@@ -127,7 +141,7 @@ def shown(key: str, value: float | None) -> str:
 
 def merit(key: str, value: float) -> float:
     """A value such that more of it is better."""
-    return -abs(value) if key in _DECIMAL else (sign(key) or 1) * value
+    return -abs(value) if key in _SIGNED else (sign(key) or 1) * value
 
 
 def unit(key: str) -> str:
@@ -144,6 +158,7 @@ def rules(protocol: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = [
         ("Photo", f"whole, {how}, {'as large as the model was trained on' if size is None else f'{size} pixels'}"),
         ("Names", f"prompt template {protocol['templates']!r}"),
+        *([("Positions", f"resized by {protocol['positions']!r}")] if "positions" in protocol else []),
     ]
     return found + [_rule(key, value) for key, value in protocol["rules"].items()]
 
@@ -163,6 +178,9 @@ def _rule(key: str, value: Any) -> tuple[str, str]:
         return "Likelihood", f"softmax over classes of the cosines times {value:g}"
     if key == "prob_threshold":
         return "Least likelihood", "none" if value is None else f"{value:g}; below it is background"
+    if key == "area_threshold":
+        said = "none" if value is None else f"{100 * value:g} % of what is no background; smaller classes are left out"
+        return "Least area", said
     if key == "window":
         return "Windows", "none, the whole photo at once" if value is None else f"{value} pixels"
     if key == "stride":
@@ -214,10 +232,21 @@ def verdicts(results: Mapping[str, Any], label: dict[int, str], order: list[int]
         found += _upside_down(methods, label)
     if task == "sanity":
         for number, most, said in (
-            ("nonsense", 0.9, "nearly the same map for nonsense (rank correlation above 0.9): the text is not heard"),
-            ("random_weights", 0.5, "much the same map from shuffled weights (above 0.5): the model is not explained"),
+            (
+                "nonsense_size",
+                0.9,
+                "nearly the same map for nonsense, or its opposite (correlation beyond 0.9): the text is not heard",
+            ),
+            (
+                "random_weights_size",
+                0.5,
+                "much the same map from shuffled weights, or its opposite (beyond 0.5): the model is not explained",
+            ),
         ):
-            found += _some("▼", [label[place] for place, row in methods if abs(_value(row, number) or 0) > most], said)
+            found += _some("▼", [label[place] for place, row in methods if (_value(row, number) or 0) > most], said)
+        every = [(label[place], results["rows"][place]) for place in order]
+        flat = [f"{name} ({row['flat']} of {row['pairs']} pairs)" for name, row in every if row.get("flat")]
+        found += _some("≈", flat, "flat maps, which have no order: what was compared with them is left out")
     return found
 
 

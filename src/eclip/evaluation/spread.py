@@ -1,4 +1,4 @@
-"""How far a number would move with other photos: a bootstrap over photos that streams.
+"""How far a number moves with the photos that are drawn: a bootstrap over photos that streams.
 
 Each photo counts Poisson(1) times in each replicate, instead of a multinomial choice of all; for more than some dozens
 of photos both give the same spread, and this one needs no list of them (Chamandy et al. 2012, "Estimating uncertainty
@@ -21,7 +21,7 @@ _AT_ONCE = 100  # replicates in one product, which bounds memory
 
 @dataclass(frozen=True)
 class Number:
-    """A value and the interval in which it would lie with other photos, 95 times of 100; NaN where nothing is known."""
+    """A value and its 95 % bootstrap interval: 95 % of resampled sets of photos lie in it; NaN where none is known."""
 
     value: float
     low: float

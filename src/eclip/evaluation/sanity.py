@@ -101,10 +101,10 @@ class SanityTask:
             DataError: no photo shows a class.
             OptionError: no method has a meaning for this model.
         """
-        whole, names = joined(parts, self.asked.data.name)
+        whole, names = joined(parts, self.asked.data)
         if not names:
             raise OptionError(f"none of {', '.join(self.asked.methods)} has a meaning on {self.asked.backbone.name}.")
-        return mean_rows(names, (), KEYS, whole["values"], whole["photos"], whole["numbers"])
+        return mean_rows(names, (), KEYS, whole["values"], whole)
 
 
 def shuffled(backbone: Backbone, seed: int = 0) -> Backbone:

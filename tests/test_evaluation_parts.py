@@ -97,7 +97,7 @@ def test_what_differs_between_questions_is_told_as_deep_as_it_goes(tmp_path: Pat
         "methods.itsm was {}, now not there; methods.legrad.depth was 4, now 2; methods.rise was not there, now {}; "
     )
     assert f'({wanted}data.split was "val", now "train")' in str(told.value)
-    with pytest.raises(ResultError, match="4, now 5; .*; and 1 more\\)"):
+    with pytest.raises(ResultError, match=r"4, now 5; .*; and 1 more\)"):
         open_run(tmp_path, {"methods": {"legrad": {"depth": 5}}, "data": {}, "batch_size": 1})
 
 

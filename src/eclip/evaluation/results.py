@@ -226,9 +226,8 @@ def write_results(folder: Path, results: dict[str, Any], photos: MaskSet | PairS
     for model, (rows, _) in found.items():
         for row in rows:
             for one in row.each:
-                place, number = one["photo"], one["class"]
-                told = {"photo": photos.items[place].name, "number": number, "class": classes[number]}
-                told |= {key: value for key, value in one.items() if key not in told}
+                names = {"photo": photos.items[one["photo"]].name, "name": classes[one["class"]]}
+                told = {"photo": "", "class": "", "name": ""} | one | names  # in this order
                 if not fields:
                     fields = list(told)
                     every.writerow(["model", "method", *fields])

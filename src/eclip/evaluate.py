@@ -29,6 +29,7 @@ from eclip.evaluation.parts import Part, Parts, open_run
 from eclip.evaluation.results import SCHEMA, Evaluation, Found, check_question, data_of, results_of, write_results
 from eclip.evaluation.row import Row
 from eclip.methods import METHODS, check_methods, options_for
+from eclip.options import check_options
 from eclip.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Localize, Protocol, protocol_of
 from eclip.refinements import check_refinement
 from eclip.writer import made_by, noted, versions
@@ -100,6 +101,8 @@ def evaluate(
             of another question.
         EclipError: other bad input, of a class that says which.
     """
+    counts = {"batch_size": batch_size, "every": every, "limit": limit, "examples": examples}
+    check_options("evaluate", evaluate, counts)
     rules = protocol if isinstance(protocol, Protocol) else protocol_of(protocol)
     chosen = _methods(methods)
     own = {name: options_for(name, [name], (options or {}).get(name, {})) for name in chosen}

@@ -128,3 +128,29 @@ def test_a_model_that_is_broken_is_one(photos: Path, tmp_path: Path, content: st
     [line] = _lines(done)
     assert line.startswith("error: ")
     assert str(tmp_path) in line
+
+
+def test_arguments_of_another_type_are_told(tmp_path: Path) -> None:
+    """In a process of its own, where no type checker of the tests speaks first."""
+    program = """
+from eclip import evaluate, segment
+from eclip.errors import OptionError
+for ask in (
+    lambda: evaluate("voc2012seg", out="run", every=1.5),
+    lambda: evaluate("voc2012seg", out="run", batch_size="4"),
+    lambda: segment("dog.jpg", ["dog"], window="224"),
+    lambda: segment("dog.jpg", ["dog"], prob_threshold="a"),
+):
+    try:
+        ask()
+    except OptionError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "option 'every' of 'evaluate' must be a whole number, got 1.5.",
+        "option 'batch_size' of 'evaluate' must be a whole number, got '4'.",
+        "option 'window' of 'segment' must be a whole number or none, got '224'.",
+        "option 'prob_threshold' of 'segment' must be a number or none, got 'a'.",
+    ]
+    assert not list(tmp_path.iterdir())

@@ -42,6 +42,33 @@ def test_one_photo_two_texts(tiny_name: str, photos: Path, tmp_path: Path) -> No
     assert (tmp_path / "a.png").is_file()
 
 
+def test_ctrl_c_waits_for_the_end_of_an_import(tmp_path: Path) -> None:
+    slow = """
+import os, signal, time
+os.kill(os.getpid(), signal.SIGINT)
+deadline = time.monotonic() + 0.3
+while time.monotonic() < deadline:
+    pass
+whole = True
+"""
+    (tmp_path / "slow.py").write_text(slow)
+    program = """
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the caller does with it
+from eclip.cli.interrupts import defer_while_importing
+defer_while_importing()
+try:
+    import slow
+    print("imported", slow.whole)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("stopped")
+"""
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=50, check=True)
+    assert done.stdout == "imported True\nstopped\n"
+
+
 def test_a_second_run_leaves_the_results_of_the_first_alone(tiny_name: str, photos: Path, tmp_path: Path) -> None:
     for photo in photos.iterdir():
         shutil.copy(photo, tmp_path)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +181,7 @@ def test_batches_change_rounding_alone(found: Evaluation, masks: MaskSet, tmp_pa
 
 def test_another_question_in_the_same_folder_is_refused(masks: MaskSet, tmp_path: Path) -> None:
     first = evaluate(masks, out=tmp_path, methods="itsm", models=tiny.backbone("vit"), limit=2)
-    with pytest.raises(ResultError, match=r"methods was .*itsm.*, now .*maskclip.*--overwrite"):
+    with pytest.raises(ResultError, match=r"methods.itsm was {}, now not there; methods.maskclip was .*--overwrite"):
         evaluate(masks, out=tmp_path, methods="maskclip", models=tiny.backbone("vit"), limit=2)
     other = evaluate(masks, out=tmp_path, methods="maskclip", models=tiny.backbone("vit"), limit=2, overwrite=True)
     assert "itsm" in rows(first) and "itsm" not in rows(other)
@@ -214,6 +216,72 @@ def test_broken_photos_are_named_and_many_of_them_stop_the_run(folder: Path, tmp
         evaluate(many, out=tmp_path / "b", methods="itsm", models=tiny.backbone("vit"))
 
 
+def test_a_photo_that_was_mended_is_measured_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+    many = broken(folder, tmp_path / "many", 21, [4])
+    asked: dict[str, Any] = {"methods": "itsm", "models": tiny.backbone("vit"), "batch_size": 4, "examples": 1}
+    assert evaluate(many, out=tmp_path / "run", **asked).results["failures"]
+    file = tmp_path / "many/images/04.png"
+    file.write_bytes((folder / "images/0.png").read_bytes())  # its size in bytes is another now
+    heard: list[int] = []
+    tell = lambda what, done, _: None if "examples" in what else heard.append(done)  # noqa: E731
+    again = evaluate(many, out=tmp_path / "run", tell=tell, **asked)
+    assert heard == [17, 21] and again.results["failures"] == []
+    assert untimed(again) == untimed(evaluate(many, out=tmp_path / "fresh", **asked))
+
+
+def test_photos_that_the_data_set_leaves_out_are_failures(tmp_path: Path) -> None:
+    pairs, backbone = captioned(tmp_path / "pairs"), tiny.backbone("vit")
+    asked: dict[str, Any] = {"models": backbone, "protocol": "recognize-v1", "limit": 3}
+    few = PairSet("own", pairs.items * 20, None, [("lost.png", "it is cut off.")])
+    found = evaluate(few, out=tmp_path / "few", **asked)
+    assert found.results["failures"] == [{"source": "lost.png", "error": "it is cut off."}]
+    many = PairSet("own", pairs.items, None, few.bad)
+    with pytest.raises(DataError, match=r"1 of 4 photos of own cannot be used .* lost\.png: it is cut off"):
+        evaluate(many, out=tmp_path / "many", **asked)
+
+
+def test_several_masks_of_one_photo_say_nothing_of_other_photos(masks: MaskSet, tmp_path: Path) -> None:
+    def other(place: int) -> Masked:
+        return replace(masks.items[place], name=f"{place} again")
+
+    asked: dict[str, Any] = {"methods": "itsm", "models": tiny.backbone("vit")}
+    one = evaluate(MaskSet("one", masks.classes, (masks.items[0], other(0))), out=tmp_path / "one", **asked)
+    row = rows(one)["itsm"]
+    assert (one.results["data"]["photos"], row["photos"], row["pairs"]) == (1, 1, 4)
+    assert row["numbers"]["miou"]["low"] is None and row["numbers"]["miou_held_out"]["value"] is None
+    pair = MaskSet("two", masks.classes, (masks.items[0], masks.items[1]))
+    twice = MaskSet("two", masks.classes, (masks.items[0], other(0), masks.items[1], other(1)))
+    wanted = rows(evaluate(pair, out=tmp_path / "pair", **asked))["itsm"]["numbers"]
+    numbers = rows(evaluate(twice, out=tmp_path / "twice", **asked))["itsm"]["numbers"]
+    for key in ("miou", "miou_held_out", "msc", "class_miou"):
+        assert numbers[key] == pytest.approx(wanted[key], abs=2e-6), "the interval is that of two photos"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[]", "an object with a list of rows is needed"),
+        ('{"protocol": "explain-v1", "rows": []}', "an object as protocol, and one as data, is needed"),
+        ('{"rows": [{"model": "vit", "method": "itsm"}]}', "a model, a method and numbers in each row is needed"),
+        ('{"rows": [{"model": "vit", "method": "itsm", "numbers": {"miou": 0.3}}]}', "numbers such as"),
+        ('{"rows": [1]}', "a model, a method and numbers in each row is needed"),
+        ('{"rows": [{"model": "vit", "method": "itsm", "numbers": {"miou": {"value": "a"}}}]}', "numbers such as"),
+    ],
+)
+def test_files_of_another_form_are_refused(found: Evaluation, tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "results.json").write_text(text)
+    for ask in (found.check, Evaluation.load):
+        with pytest.raises(ResultError, match=told):
+            ask(tmp_path)
+
+
+def test_results_of_another_schema_are_refused(found: Evaluation, tmp_path: Path) -> None:
+    assert found.check(found.folder) == [], "a folder stands for its results"
+    (tmp_path / "results.json").write_text('{"schema": "eclip.eval/9", "protocol": {}, "data": {}, "rows": []}')
+    with pytest.raises(ResultError, match=r"schema 'eclip\.eval/9', and 'eclip\.eval/1' is needed"):
+        Evaluation.load(tmp_path)
+
+
 def test_check_holds_for_itself_and_names_what_moved(found: Evaluation, tmp_path: Path) -> None:
     assert found.check(found.folder / "results.json") == []
     stored = json.loads((found.folder / "results.json").read_text())
@@ -226,7 +294,7 @@ def test_check_holds_for_itself_and_names_what_moved(found: Evaluation, tmp_path
     file = tmp_path / "stored.json"
     file.write_text(json.dumps(stored))
     protocol, moved, absent = found.check(file)
-    assert protocol.startswith("protocol rules:") and absent == "gem on vit: not measured"
+    assert protocol.startswith("protocol rules:") and absent == "not measured: gem on vit"
     assert moved.startswith("surgery on vit: msc is ") and moved.endswith("± 0.002")
     assert found.check(file, tolerance=0.0031) == [protocol, absent]
     file.write_text('{"rows": []}')
@@ -234,7 +302,9 @@ def test_check_holds_for_itself_and_names_what_moved(found: Evaluation, tmp_path
 
 
 def test_what_cannot_be_asked_is_refused(masks: MaskSet, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"'recognize-v1' needs data with captions or names, and .* has masks"):
+    with pytest.raises(
+        OptionError, match=r"'recognize-v1' needs .* has masks, for which there are explain-v1, surgery"
+    ):
         evaluate(masks, out=tmp_path, protocol="recognize-v1", models=tiny.backbone("vit"))
     with pytest.raises(OptionError, match="options are given for legrad, which is not asked"):
         evaluate(masks, out=tmp_path, methods="itsm", options={"legrad": {"depth": 2}})
@@ -393,6 +463,10 @@ def test_command_line_checks_shows_and_refuses(folder: Path, tiny_name: str, tmp
     asked = ["folder", "--root", str(folder), "--models", tiny_name, "--methods", "itsm", "-o", str(tmp_path / "run")]
     shown = run(*asked)
     assert shown.exit_code == 0 and "(centre)" in shown.stdout and "mIoU" in shown.stdout
+    narrow = CliRunner().invoke(app, ["eval", *asked], env={"FORCE_COLOR": "1", "COLUMNS": "80"})
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", narrow.stdout).splitlines()
+    assert max(map(len, lines)) <= 80 < max(map(len, shown.stdout.splitlines())), "what does not fit is left out whole"
+    assert "mIoU" in lines[0] and "class mSC" not in lines[0] and "class mSC; results.csv" in narrow.stderr
     as_json = run(*asked, "--json")
     assert json.loads(as_json.stdout)["schema"] == "eclip.eval/1"
     stored = tmp_path / "stored.json"
@@ -401,7 +475,9 @@ def test_command_line_checks_shows_and_refuses(folder: Path, tiny_name: str, tmp
     assert held.exit_code == 0 and "all numbers" in held.stderr
     stored.write_text(as_json.stdout.replace('"least": 0.01', '"least": 0.02'))
     missed = run(*asked, "--check", str(stored))
-    assert missed.exit_code == 1 and "check: protocol rules" in missed.stderr
+    assert (
+        missed.exit_code == 1 and "stored.json holds the numbers of another question (protocol rules" in missed.stderr
+    )
     for words, code, told in (
         (["vok2012"], 2, "unknown data set 'vok2012'"),
         (["folder", "--protocol", "explain"], 2, "unknown protocol 'explain'"),

@@ -49,15 +49,16 @@ def test_replicates_without_the_number_are_left_out_and_none_is_unknown() -> Non
 
 
 def test_parts_come_back_as_they_were_and_missing_ones_are_named(tmp_path: Path) -> None:
-    parts = Parts(tmp_path, "hf:org/a model", 3)
+    parts = Parts(tmp_path, "hf:org/a model", "abc")
     assert parts.missing() == [0, 1, 2]
     one = Part({"means": np.array([[0.25, -1.0]])}, {"forward": 0.5}, 4, {"rollout": "no blocks"}, [("a", "broken")])
     parts.write(1, one)
-    assert Parts(tmp_path, "hf:org/a model", 3).missing() == [0, 1, 2], "what failed is tried again"
+    assert Parts(tmp_path, "hf:org/a model", "abc").missing() == [0, 1, 2], "what failed is tried again"
     parts.write(1, replace(one, failures=[]))
-    assert Parts(tmp_path, "hf:org/a model", 3).missing() == [0, 2]
+    assert Parts(tmp_path, "hf:org/a model", "abc").missing() == [0, 2]
+    assert Parts(tmp_path, "hf:org/a model", "aBc").missing() == [0, 1, 2], "its files are others now"
     parts.write(1, one)
-    assert Parts(tmp_path, "other", 3).missing() == [0, 1, 2]
+    assert Parts(tmp_path, "other", "abc").missing() == [0, 1, 2]
     for number_ in (0, 2):
         parts.write(number_, Part({}))
     back = list(parts)[1]
@@ -66,7 +67,7 @@ def test_parts_come_back_as_they_were_and_missing_ones_are_named(tmp_path: Path)
 
 
 def test_a_broken_part_says_what_to_do(tmp_path: Path) -> None:
-    parts = Parts(tmp_path, "m", 1)
+    parts = Parts(tmp_path, "m", "a")
     parts.write(0, Part({"a": np.arange(9)}))
     file = next(tmp_path.rglob("*.npz"))
     file.write_bytes(file.read_bytes()[:50])
@@ -77,15 +78,27 @@ def test_a_broken_part_says_what_to_do(tmp_path: Path) -> None:
 def test_a_run_goes_on_with_the_same_question_alone(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     open_run(folder, {"methods": ["itsm"], "batch_size": 4})
-    Parts(folder, "m", 1).write(0, Part({}))
+    Parts(folder, "m", "a").write(0, Part({}))
     open_run(folder, {"methods": ["itsm"], "batch_size": 4})
-    assert Parts(folder, "m", 1).missing() == []
+    assert Parts(folder, "m", "a").missing() == []
     with pytest.raises(ResultError, match=r"batch_size was 4, now 8\): -o DIR .* --overwrite"):
         open_run(folder, {"methods": ["itsm"], "batch_size": 8})
-    assert Parts(folder, "m", 1).missing() == [], "nothing is lost by asking"
+    assert Parts(folder, "m", "a").missing() == [], "nothing is lost by asking"
     open_run(folder, {"methods": ["itsm"], "batch_size": 8}, overwrite=True)
-    assert Parts(folder, "m", 1).missing() == [0]
+    assert Parts(folder, "m", "a").missing() == [0]
     assert json.loads((folder / "question.json").read_text())["batch_size"] == 8
+
+
+def test_what_differs_between_questions_is_told_as_deep_as_it_goes(tmp_path: Path) -> None:
+    open_run(tmp_path, {"methods": {"itsm": {}, "legrad": {"depth": 4}}, "data": {"every": 1, "split": "val"}})
+    with pytest.raises(ResultError) as told:
+        open_run(tmp_path, {"methods": {"legrad": {"depth": 2}, "rise": {}}, "data": {"every": 1, "split": "train"}})
+    wanted = (
+        "methods.itsm was {}, now not there; methods.legrad.depth was 4, now 2; methods.rise was not there, now {}; "
+    )
+    assert f'({wanted}data.split was "val", now "train")' in str(told.value)
+    with pytest.raises(ResultError, match=r"4, now 5; .*; and 1 more\)"):
+        open_run(tmp_path, {"methods": {"legrad": {"depth": 5}}, "data": {}, "batch_size": 1})
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:

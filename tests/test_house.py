@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import math
 import re
@@ -145,6 +146,20 @@ def test_public_names_exist_and_survive_importing_their_files() -> None:
     for name in eclip.__all__:
         assert getattr(eclip, name) is not None
     assert callable(eclip.explain), "the file explain.py must not hide the function of its name"
+
+
+def test_what_recipes_and_benchmarks_import_of_us_is_there() -> None:
+    """They are not run by tests; a name that moved is seen here."""
+    root, count = Path(__file__).parents[1], 0
+    for path in (*root.glob("recipes/*/*.py"), *root.glob("benchmarks/*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "eclip":
+                module = importlib.import_module(str(node.module))
+                for one in node.names:
+                    there = hasattr(module, one.name) or importlib.util.find_spec(f"{node.module}.{one.name}")
+                    assert there, f"{path.relative_to(root)}: {node.module} has no {one.name}"
+                    count += 1
+    assert count > 30
 
 
 def test_method_files_are_the_methods() -> None:

@@ -28,7 +28,7 @@ from sklearn.metrics import roc_auc_score
 import eclip
 from eclip.blocks import cosine
 from eclip.datasets.masks import VOID, MaskSet, read_masks
-from eclip.evaluate import encoded
+from eclip.evaluation.scoring import encoded
 from eclip.health import (
     LEAST_POLARITY,
     LEAST_PRESENCE,

@@ -6,6 +6,7 @@ Start reading here: `evaluate` checks the question, scores what is missing batch
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,21 +19,21 @@ from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.load import backbone_of, is_loaded, load
 from eclip.commands import eval_command
 from eclip.datasets import dataset
-from eclip.datasets.masks import MaskSet
+from eclip.datasets.masks import Masked, MaskSet
 from eclip.datasets.pair import PairSet
 from eclip.errors import DataError, OptionError
 from eclip.evaluation import Task, task_of
 from eclip.evaluation.asked import Asked
 from eclip.evaluation.examples import draw_examples
 from eclip.evaluation.parts import Part, Parts, open_run
-from eclip.evaluation.results import Evaluation, Found, results_of, write_results
+from eclip.evaluation.results import SCHEMA, Evaluation, Found, check_question, data_of, results_of, write_results
 from eclip.evaluation.row import Row
 from eclip.methods import METHODS, check_methods, options_for
+from eclip.options import check_options
 from eclip.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Localize, Protocol, protocol_of
 from eclip.refinements import check_refinement
 from eclip.writer import made_by, noted, versions
 
-SCHEMA = "eclip.eval/1"
 EVERY, FAST = "all", "fast"
 HOME = Path(__file__).parent
 PASSING = ("transformers", "scikit-learn")
@@ -63,6 +64,7 @@ def evaluate(
     device: str | None = None,
     overwrite: bool = False,
     examples: int = 3,
+    expected: str | Path | None = None,
     tell: Tell = lambda *_: None,
 ) -> Evaluation:
     """Score methods on a data set.
@@ -89,13 +91,18 @@ def evaluate(
         device: of models given by name, see `eclip.explain`.
         overwrite: begin anew in a folder that holds the run of another question.
         examples: so many best and so many worst photos of each method are drawn; where maps are localized. 0 = none.
+        expected: stored numbers that `Evaluation.check` will be asked for: before anything is measured, their protocol
+            and data are compared with those of this question.
         tell: hears of the progress.
 
     Raises:
         DataError: the set cannot be read, more than 5 % of its photos cannot be, or none shows a class.
-        ResultError: the folder holds the run of another question, or cannot be written.
+        ResultError: the folder holds the run of another question, or cannot be written; or the stored numbers are those
+            of another question.
         EclipError: other bad input, of a class that says which.
     """
+    counts = {"batch_size": batch_size, "every": every, "limit": limit, "examples": examples}
+    check_options("evaluate", evaluate, counts)
     rules = protocol_of(protocol)
     chosen = _methods(methods)
     own = {name: options_for(name, [name], (options or {}).get(name, {})) for name in chosen}
@@ -112,15 +119,22 @@ def evaluate(
     else:
         data_set = data
     if (given := "masks" if isinstance(data_set, MaskSet) else "pairs") != rules.rules.data:
+        fitting = [name for name, one in PROTOCOLS.items() if one.rules.data == given]
         raise OptionError(
             f"protocol {rules.name!r} needs data with {WANTED[rules.rules.data]}, and {data_set.name} has "
-            f"{WANTED[given]}: `eclip datasets ls` and `eclip protocols ls` show the kinds."
+            f"{WANTED[given]}, for which there are {', '.join(fitting)}."
         )
     photos = _some(data_set, every, limit)
+    left_out = [] if isinstance(data_set, MaskSet) else data_set.bad
+    _check_failures(left_out, len(data_set.items) + len(left_out), data_set.name)
     backbones = _backbones(models, device, head)
+    told = {"name": photos.name, "split": split, "every": every, "limit": limit}
+    described = data_of(photos, told)
+    if expected is not None:
+        check_question(expected, {"protocol": rules.plain(), "data": described})
     question = {
         "schema": SCHEMA,
-        "data": {"name": photos.name, "split": split, "every": every, "limit": limit, "digest": photos.digest()},
+        "data": {**told, "listed": _listed(photos)},
         "protocol": {key: one for key, one in rules.plain().items() if key != "summary"},
         "methods": {name: noted(one) for name, one in own.items()},
         "refine": refine,
@@ -143,7 +157,7 @@ def evaluate(
     repeat = None
     if isinstance(data, str) and PROTOCOLS.get(rules.name) == rules and all(is_loaded(one) for one in backbones):
         repeat = eval_command(data, root, question, head)
-    measured = results_of({**question, "protocol": rules.plain()}, photos, found)
+    measured = results_of({**question, "protocol": rules.plain(), "data": described}, found, left_out)
     results = {**measured, "examples": drawn, "command": repeat}
     write_results(folder, results, photos, found)
     return Evaluation(results, folder)
@@ -185,27 +199,40 @@ def _backbones(
 def _measure(asked: Asked, task: Task, folder: Path, batch_size: int, tell: Tell) -> tuple[list[Row], list[Part]]:
     """Score the batches that are missing, and read them all."""
     items, name = asked.data.items, asked.backbone.name
-    parts = Parts(folder, name, -(-len(items) // batch_size))
+    batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
+    parts = Parts(folder, name, [replace(asked.data, items=one).digest() for one in batches])  # type: ignore[arg-type]
     missing = parts.missing()
-    done = len(items) - sum(len(items[number * batch_size : (number + 1) * batch_size]) for number in missing)
+    done = len(items) - sum(len(batches[number]) for number in missing)
     tell(name, done, len(items))
     failures: list[tuple[str, str]] = []
     for number in missing:
-        start = number * batch_size
-        batch = items[start : start + batch_size]
-        part = task.score(batch, start)
+        part = task.score(batches[number], number * batch_size)
         parts.write(number, part)
         failures += part.failures
-        if len(failures) > MOST_FAILURES * len(items):
-            source, why = failures[0]
-            raise DataError(
-                f"{len(failures)} of {len(items)} photos of {asked.data.name} cannot be used so far, more than "
-                f"{MOST_FAILURES:.0%}: the numbers would be those of other photos. The first is {source}: {why} When "
-                "they can be read, the same command goes on."
-            )
-        done += len(batch)
+        _check_failures(failures, len(items), asked.data.name)
+        done += len(batches[number])
         tell(name, done, len(items))
     return task.record(parts), parts.notes()
+
+
+def _check_failures(failures: list[tuple[str, str]], count: int, name: str) -> None:
+    """Of so many photos only few cannot be used."""
+    if len(failures) > MOST_FAILURES * count:
+        source, why = failures[0]
+        raise DataError(
+            f"{len(failures)} of {count} photos of {name} cannot be used so far, more than {MOST_FAILURES:.0%}: the "
+            f"numbers would be those of other photos. The first is {source}: {why} When they can be read, the same "
+            "command goes on."
+        )
+
+
+def _listed(photos: MaskSet | PairSet) -> str:
+    """16 hexadecimal digits that follow from what is asked of which photo, not from the files: these may be mended."""
+    classes = [*photos.classes.items()] if isinstance(photos, MaskSet) else photos.classes
+    whole = hashlib.sha256(json.dumps(classes).encode())
+    for item in photos.items:
+        whole.update(json.dumps(item.name if isinstance(item, Masked) else [item.key, item.captions]).encode())
+    return whole.hexdigest()[:16]
 
 
 def _told(backbone: Backbone) -> dict[str, Any]:

@@ -28,6 +28,8 @@ def report(folders: str | Path | Sequence[str | Path]) -> str:
 
 
 def _loaded(folder: Path) -> Evaluation:
+    if folder.name == RESULTS and folder.is_file():
+        folder = folder.parent
     if not (folder / RESULTS).is_file():
         why = "it is not there"
         if (folder / QUESTION).is_file():

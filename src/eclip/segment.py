@@ -24,6 +24,7 @@ from eclip.errors import OptionError
 from eclip.explain import Question
 from eclip.labels import Piece, check_cuts, label_pixels
 from eclip.methods import DEFAULT_WITH_HEAD, check_between_texts, options_for
+from eclip.options import check_options
 from eclip.photos import Photo, at_least_one, read_batches
 from eclip.segment_writer import segment_command
 from eclip.segmentation import Segmentation
@@ -120,6 +121,9 @@ def segment_each(
     Raises:
         EclipError: bad input, of a class that says which: `eclip.errors` lists them.
     """
+    sides = {"window": window, "stride": stride, "image_size": image_size, "batch_size": batch_size}
+    shares = {"scale": scale, "prob_threshold": prob_threshold, "area_threshold": area_threshold}
+    check_options("segment", segment_each, {**sides, **shares, "method": method})
     if batch_size < 1:
         raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
     check_cuts(scale, prob_threshold, area_threshold)
@@ -144,7 +148,7 @@ def segment_each(
         maps,
         method,
         None if window is None or slid is None else (window, *slid),
-        {"scale": scale, "prob_threshold": prob_threshold, "area_threshold": area_threshold},
+        shares,
         {"image_size": image_size, "resize": resize},
         batch_size,
     )

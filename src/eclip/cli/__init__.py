@@ -15,6 +15,7 @@ import typer
 
 from eclip import __version__
 from eclip.cli import compare, concepts, datasets, evaluate, explain, lists, report, segment, train, words
+from eclip.cli.interrupts import defer_while_importing
 
 app = typer.Typer(
     help="Which part of this image made a CLIP-like model match this text?",
@@ -43,6 +44,7 @@ app.add_typer(lists.protocols_app, name="protocols")
 
 def main() -> None:
     """Entry point of the `eclip` command."""
+    defer_while_importing()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("eclip: %(message)s"))
     logging.getLogger("eclip").addHandler(handler)

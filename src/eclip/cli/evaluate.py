@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from eclip.evaluation.results import Evaluation
 
 DATA, ASKED, RUN = "Photos", "What is asked", "The run"
+GAP = 2  # spaces between columns
 
 
 def evaluate(
@@ -108,11 +111,8 @@ def evaluate(
             "device": device,
             "overwrite": overwrite,
             "examples": examples,
+            "expected": check,
         }
-        if check is not None:
-            from eclip.evaluation.results import read_results
-
-            read_results(check)  # a file that cannot be compared with is told now, not after the run
         found = _run(data, out, settings)
         if as_json:
             typer.echo(json.dumps(found.results, ensure_ascii=False, allow_nan=False))
@@ -158,25 +158,37 @@ def _show(found: Evaluation) -> None:
     from rich.table import Table
 
     from eclip.render.report_table import keys_of, ranked
-    from eclip.render.report_words import column, headline, interval, shown
+    from eclip.render.report_words import column, headline, interval, shown, unit
 
     results = found.results
     several = len({row["model"] for row in results["rows"]}) > 1
     keys, first = keys_of(results), headline(results)
-    table = Table(box=None, pad_edge=False)
-    for title in (*(["model"] if several else []), "method"):
-        table.add_column(title, no_wrap=True)
-    for key in keys:
-        table.add_column(column(key)[0], justify="right", no_wrap=True)
-
-    for row in (results["rows"][place] for place in ranked(results)):
-        numbers = row["numbers"]
-        cells = [shown(key, numbers.get(key, {}).get("value")) for key in keys]
-        if first in numbers:
-            cells[0] = interval(first, row)
-        name = f"({row['method']})" if row["control"] else row["method"]
-        table.add_row(*([row["model"]] if several else []), name, *cells, style="dim" if row["control"] else "")
-    Console(width=None if Console().is_terminal else 200).print(table)
+    rows = [results["rows"][place] for place in ranked(results)]
+    lead = ["model", "method"] if several else ["method"]
+    cells = [
+        [
+            *([row["model"]] if several else []),
+            f"({row['method']})" if row["control"] else row["method"],
+            *(shown(key, row["numbers"].get(key, {}).get("value")) for key in keys),
+        ]
+        for row in rows
+    ]
+    for row, own in zip(rows, cells, strict=True):
+        if first in row["numbers"]:
+            own[len(lead)] = interval(first, row)
+    columns = list(zip([*lead, *(column(key)[0] for key in keys)], *cells, strict=True))
+    console = Console()
+    room = console.width if console.is_terminal else sys.maxsize
+    ends = list(itertools.accumulate(GAP + max(map(len, each)) for each in columns))
+    fitting = max(len(lead) + 1, sum(end - GAP <= room for end in ends))
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+    for place, each in enumerate(columns[:fitting]):
+        table.add_column(each[0], justify="left" if place < len(lead) else "right", no_wrap=True)
+    for row, own in zip(rows, cells, strict=True):
+        table.add_row(*own[:fitting], style="dim" if row["control"] else "")
+    Console(width=ends[fitting - 1]).print(table)
+    if left := [each[0] for each in columns[fitting:]]:
+        typer.echo(f"not shown here: {', '.join(left)}; results.csv and `eclip report` have them", err=True)
     gaps: dict[str, list[str]] = {}
     for gap in results["gaps"]:
         gaps.setdefault(gap["model"], []).append(gap["method"])
@@ -184,8 +196,9 @@ def _show(found: Evaluation) -> None:
         typer.echo(f"left out, as they have no meaning on {model} here: {', '.join(left)}", err=True)
     photos = results["data"]["photos"]
     pairs = max((row["pairs"] for row in results["rows"]), default=0)
+    percent = ", in percent" if unit(first) else ""
     typer.echo(
-        f"{results['data']['name']}, {photos} photos, {pairs} pairs, protocol {results['protocol']['name']}; names in "
-        f"brackets are controls; all of it in {found.folder}",
+        f"{results['data']['name']}, {photos} photos, {pairs} pairs, protocol {results['protocol']['name']}{percent}; "
+        f"names in brackets are controls; all of it in {found.folder}",
         err=True,
     )

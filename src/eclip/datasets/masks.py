@@ -158,6 +158,11 @@ class MaskSet:
     classes: dict[int, str]
     items: Sequence[Masked]
 
+    def photo_numbers(self) -> list[int]:
+        """Of each item the number of its photo, counted from 0: items may share one."""
+        numbers: dict[Any, int] = {}
+        return [numbers.setdefault(item.photo, len(numbers)) for item in self.items]
+
     def digest(self) -> str:
         """16 hexadecimal digits that follow from the classes, and from the name and the files' sizes of each photo.
 

@@ -160,12 +160,15 @@ class Asked:
         return time.perf_counter() - start
 
 
-def joined(parts: Iterable[Part], name: str) -> tuple[dict[str, NDArray[Any]], list[str]]:
+def joined(parts: Iterable[Part], data: MaskSet | PairSet) -> tuple[dict[str, NDArray[Any]], list[str]]:
     """The arrays of all parts, row after row, and the names of what was scored.
+
+    In a part "photos" are places in the data set; these are "items" here, and "photos" counts photos, of which several
+    items may be, such as the rows of a table: what is scored of one photo is not known of several.
 
     Args:
         parts: of one model.
-        name: of the data set, for the error.
+        data: what was scored.
 
     Raises:
         DataError: no photo shows a class.
@@ -178,14 +181,18 @@ def joined(parts: Iterable[Part], name: str) -> tuple[dict[str, NDArray[Any]], l
             for key, rows in part.arrays.items():
                 columns.setdefault(key, []).append(rows)
     if not columns:
-        raise DataError(f"no photo of {name} shows a class on enough of its area.")
+        raise DataError(f"no photo of {data.name} shows a class on enough of its area.")
     common = [one for one in names[0] if all(one in own for own in names)]
     if any(own != common for own in names):  # a method without a meaning for some photos has none here
         for key in columns.keys() - PLACES:
             columns[key] = [
                 rows[:, [own.index(one) for one in common]] for rows, own in zip(columns[key], names, strict=True)
             ]
-    return {key: np.concatenate(columns.pop(key)) for key in list(columns)}, common  # each key held twice, not all
+    whole = {key: np.concatenate(columns.pop(key)) for key in list(columns)}  # each key held twice, not all
+    whole["items"] = whole["photos"]
+    if isinstance(data, MaskSet):
+        whole["photos"] = np.array(data.photo_numbers())[whole["items"]]
+    return whole, common
 
 
 def opened(items: Sequence[Masked], start: int) -> tuple[list[Opened], list[tuple[str, str]]]:

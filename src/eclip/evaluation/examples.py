@@ -136,8 +136,9 @@ def draw_examples(asked: Asked, rows: Sequence[Row], folder: Path, count: int, t
 
 
 def _file(model: str, one: Example) -> str:
-    """Its place in the folder of the run; it follows from the pair, so that another count finds it again."""
-    return f"{EXAMPLES}/{folder_of(model)}/{one.method}.{one.pair['photo']:06d}.{one.pair['class']}.jpg"
+    """Its place in the folder of the run, by pair and IoU, so that another count finds it again."""
+    pair = f"{one.pair['photo']:06d}.{one.pair['class']}.{one.pair['iou']:.4f}"
+    return f"{EXAMPLES}/{folder_of(model)}/{one.method}.{pair}.jpg"
 
 
 def _drawn(

@@ -98,12 +98,12 @@ class FaithfulTask:
         Raises:
             DataError: no photo shows a class.
         """
-        whole, names = joined(parts, self.asked.data.name)
+        whole, names = joined(parts, self.asked.data)
         curves = whole["curves"]  # pair name kind step score
         shares = np.linspace(0, self.rules.share, self.rules.steps + 1)
         keys = [f"{way}_{name}_{score}" for way, name in self.kinds for score in SCORES]
         pairs = np.array([[area(Curve(shares, each.swapaxes(0, 1))).ravel() for each in pair] for pair in curves])
-        rows = mean_rows(names, NAMES, keys, pairs, whole["photos"], whole["numbers"])
+        rows = mean_rows(names, NAMES, keys, pairs, whole)
         for column, row in enumerate(rows):
             means = curves[:, column].mean(axis=0).round(6)  # kind step score
             row.facts["shares"] = shares.round(6).tolist()

@@ -94,7 +94,7 @@ class LocalizeTask:
         Raises:
             DataError: no photo shows a class.
         """
-        whole, names = joined(parts, self.asked.data.name)
+        whole, names = joined(parts, self.asked.data)
         weights = Weights(whole["photos"])
         ious = whole["hits"] / whole["unions"]  # pair name threshold
         values = dict(zip(names, ious.mean(axis=0).max(axis=1), strict=True))
@@ -146,8 +146,8 @@ class LocalizeTask:
             "classes": classes,
         }
         each = [
-            {"photo": int(photo), "class": int(one), "iou": float(iou), "msc": float(msc)}
-            for photo, one, iou, msc in zip(photos, numbers, ious[:, best], own["means"][:, 0], strict=True)
+            {"photo": int(item), "class": int(one), "iou": float(iou), "msc": float(msc)}
+            for item, one, iou, msc in zip(whole["items"], numbers, ious[:, best], own["means"][:, 0], strict=True)
         ]
         return Row(name, name in NAMES, len(photos), len(np.unique(photos)), values, facts, each)
 

@@ -12,8 +12,8 @@ import json
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ FILES = (RESULTS, TABLE, PAIRS)
 PARTS, EXAMPLES = "parts", "examples"
 FOLDERS = (PARTS, EXAMPLES)
 _META = "meta"
+_NONE = object()
+MOST_TOLD = 4
+"""Of more differences between two questions, their number is told."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Part:
         photos: how many were measured.
         gaps: methods without a meaning on this model, and why.
         failures: photos of which nothing could be measured, as (name, error).
+        files: digest of the files that it was measured of.
     """
 
     arrays: dict[str, NDArray[Any]]
@@ -47,6 +51,7 @@ class Part:
     photos: int = 0
     gaps: dict[str, str] = field(default_factory=dict)
     failures: list[tuple[str, str]] = field(default_factory=list)
+    files: str = ""
 
 
 class Parts:
@@ -55,21 +60,27 @@ class Parts:
     Args:
         folder: of the run.
         model: the model's name.
-        count: of batches.
+        files: digest of the files of each batch.
     """
 
-    def __init__(self, folder: Path, model: str, count: int) -> None:
-        self.folder, self.count = folder / PARTS / folder_of(model), count
+    def __init__(self, folder: Path, model: str, files: Sequence[str]) -> None:
+        self.folder, self.files = folder / PARTS / folder_of(model), files
 
     def missing(self) -> list[int]:
-        """Numbers of the batches that are still to be measured, ascending; those with failures are tried again.
+        """Numbers of the batches that are still to be measured, ascending.
+
+        Those with failures are tried again, and so are those whose files are no longer the same: a photo was mended.
 
         Raises:
             ResultError: a part cannot be read.
         """
         there = {path.stem for path in self.folder.glob("*.npz")}
-        numbers = range(self.count)
-        return [n for n in numbers if f"{n:06d}" not in there or self._read(n, whole=False).failures]
+        numbers = range(len(self.files))
+        return [n for n in numbers if f"{n:06d}" not in there or self._is_stale(n)]
+
+    def _is_stale(self, number: int) -> bool:
+        part = self._read(number, whole=False)
+        return bool(part.failures) or part.files != self.files[number]
 
     def write(self, number: int, part: Part) -> None:
         """Keep a part.
@@ -77,7 +88,8 @@ class Parts:
         Raises:
             ResultError: the folder cannot be written.
         """
-        meta = {"seconds": part.seconds, "photos": part.photos, "gaps": part.gaps, "failures": part.failures}
+        part = replace(part, files=self.files[number])
+        meta = {key: one for key, one in vars(part).items() if key != "arrays"}
         buffer = io.BytesIO()
         arrays = {**part.arrays, _META: np.array(json.dumps(meta))}
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # one parameter of its own is a flag
@@ -90,7 +102,7 @@ class Parts:
         Raises:
             ResultError: one cannot be read.
         """
-        return (self._read(number, whole=True) for number in range(self.count))
+        return (self._read(number, whole=True) for number in range(len(self.files)))
 
     def notes(self) -> list[Part]:
         """All parts in order without their arrays.
@@ -98,7 +110,7 @@ class Parts:
         Raises:
             ResultError: one cannot be read.
         """
-        return [self._read(number, whole=False) for number in range(self.count)]
+        return [self._read(number, whole=False) for number in range(len(self.files))]
 
     def _read(self, number: int, *, whole: bool) -> Part:
         path = self.folder / f"{number:06d}.npz"
@@ -109,9 +121,9 @@ class Parts:
             ):  # np.load leaves broken ones open
                 meta = json.loads(str(file[_META]))
                 arrays = {name: file[name] for name in file.files if name != _META} if whole else {}
-                failures = [(name, why) for name, why in meta["failures"]]
-                return Part(arrays, meta["seconds"], meta["photos"], meta["gaps"], failures)
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+                meta["failures"] = [(name, why) for name, why in meta["failures"]]
+                return Part(arrays, **meta)
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             advice = "remove it, and the same command measures it anew"
             raise ResultError(f"{path} cannot be read ({error}): {advice}.") from error
 
@@ -142,8 +154,9 @@ def open_run(folder: Path, question: dict[str, Any], *, overwrite: bool = False)
     if before == question and not overwrite:
         return
     if before is not None and not overwrite:
-        differ = [key for key in {**question, **before} if question.get(key) != before.get(key)]
-        told = "; ".join(f"{key} was {_short(before.get(key))}, now {_short(question.get(key))}" for key in differ)
+        differ = _unlike(before, question)
+        more = f"; and {len(differ) - MOST_TOLD} more" if len(differ) > MOST_TOLD else ""
+        told = "; ".join(differ[:MOST_TOLD]) + more
         raise ResultError(
             f"the folder {str(folder)!r} holds the run of another question ({told}): -o DIR begins elsewhere, "
             "--overwrite begins anew in its place."
@@ -163,6 +176,18 @@ def open_run(folder: Path, question: dict[str, Any], *, overwrite: bool = False)
     replace_file(file, lambda stream: stream.write(json.dumps(question, indent=1, ensure_ascii=False).encode()))
 
 
+def _unlike(before: dict[str, Any], now: dict[str, Any], within: str = "") -> list[str]:
+    """What differs, as deep as it goes: `data.every was 1, now 2`."""
+    found = []
+    for key in {**before, **now}:
+        old, new = before.get(key, _NONE), now.get(key, _NONE)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _unlike(old, new, f"{within}{key}.")
+        elif old != new:
+            found.append(f"{within}{key} was {_short(old)}, now {_short(new)}")
+    return found
+
+
 def _short(value: Any) -> str:
-    shown = json.dumps(value, ensure_ascii=False)
+    shown = "not there" if value is _NONE else json.dumps(value, ensure_ascii=False)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."

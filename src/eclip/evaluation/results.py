@@ -20,6 +20,7 @@ from eclip.evaluation.row import Row
 from eclip.render.report_table import plain_table
 from eclip.writer import replace_file
 
+SCHEMA = "eclip.eval/1"
 Found = dict[str, tuple[list[Row], list[Part]]]
 """Rows and parts of each model."""
 
@@ -65,7 +66,12 @@ class Evaluation:
             ResultError: it holds no results, or they cannot be read.
         """
         file = Path(folder) / RESULTS
-        return Evaluation(read_results(file), file.parent)
+        found = read_results(file)
+        if found.get("schema") != SCHEMA or not {"protocol", "data"} <= found.keys():
+            raise ResultError(
+                f"{file} is of schema {found.get('schema')!r}, and {SCHEMA!r} is needed: measure it anew."
+            )
+        return Evaluation(found, file.parent)
 
     def report(self) -> str:
         """One HTML page that needs nothing but a browser, see `eclip report`.
@@ -94,18 +100,14 @@ class Evaluation:
             ResultError: the file cannot be read.
         """
         wanted = read_results(Path(expected))
-        missed = [
-            f"{part} {key}: {shown(self.results[part].get(key))}, expected {shown(value)}"
-            for part in ("protocol", "data")
-            for key, value in wanted.get(part, {}).items()
-            if key != "summary" and self.results[part].get(key) != value
-        ]
+        missed = _unlike(self.results, wanted)
         rows = {(row["model"], row["method"]): row["numbers"] for row in self.results["rows"]}
+        absent: list[str] = []
         compared = 0
         for row in wanted.get("rows", []):
             name = f"{row['method']} on {row['model']}"
             if (row["model"], row["method"]) not in rows:
-                missed.append(f"{name}: not measured")
+                absent.append(name)
                 continue
             for key, one in row["numbers"].items():
                 got = rows[row["model"], row["method"]].get(key, {}).get("value")
@@ -115,7 +117,32 @@ class Evaluation:
                     got is not None and abs(got - one["value"]) > most + 1e-9
                 ):
                     missed.append(f"{name}: {key} is {shown(got)}, expected {shown(one['value'])} ± {most}")
+        missed += [f"not measured: {', '.join(absent)}"] if absent else []
         return missed if compared else [*missed, f"{expected} holds no number to compare with"]
+
+
+def check_question(expected: str | Path, asked: dict[str, Any]) -> None:
+    """Stored numbers are those of this protocol and these data, as far as their file tells them.
+
+    Args:
+        expected: the file.
+        asked: "protocol" and "data", as `Evaluation.results` has them.
+
+    Raises:
+        ResultError: they are not, or the file cannot be read.
+    """
+    if unlike := _unlike(asked, read_results(Path(expected))):
+        raise ResultError(f"{expected} holds the numbers of another question ({'; '.join(unlike)}): nothing to check.")
+
+
+def _unlike(asked: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """What a file of stored numbers says of protocol and data that is not so here."""
+    return [
+        f"{part} {key}: {shown(asked[part].get(key))}, expected {shown(value)}"
+        for part in ("protocol", "data")
+        for key, value in wanted.get(part, {}).items()
+        if key != "summary" and asked[part].get(key) != value
+    ]
 
 
 def shown(value: Any) -> str:
@@ -123,11 +150,25 @@ def shown(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
-def results_of(question: dict[str, Any], photos: MaskSet | PairSet, found: Found) -> dict[str, Any]:
-    """What `results.json` holds, see `Evaluation.results`."""
+def data_of(photos: MaskSet | PairSet, told: dict[str, Any]) -> dict[str, Any]:
+    """What `results.json` says of the data: what was told of them, and what they are."""
+    classes = photos.classes.items() if isinstance(photos, MaskSet) else ()
+    count = len(set(photos.photo_numbers())) if isinstance(photos, MaskSet) else len(photos.items)
+    names = {str(number): name for number, name in classes}
+    return {**told, "digest": photos.digest(), "photos": count, "classes": names}
+
+
+def results_of(question: dict[str, Any], found: Found, left_out: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """What `results.json` holds, see `Evaluation.results`.
+
+    Args:
+        question: all that was asked, with `data_of` as "data".
+        found: what was measured.
+        left_out: photos that the data set itself cannot use, and why.
+    """
     rows: list[dict[str, Any]] = []
     gaps: dict[tuple[str, str], str] = {}
-    failures: dict[str, str] = {}
+    failures = dict(left_out)
     timing: dict[str, Any] = {}
     for model, (own, parts) in found.items():
         for row in own:
@@ -138,15 +179,8 @@ def results_of(question: dict[str, Any], photos: MaskSet | PairSet, found: Found
         failures |= {name: why for part in parts for name, why in part.failures}
         timing[model] = _timing(parts)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    classes = photos.classes.items() if isinstance(photos, MaskSet) else ()
-    data = {
-        **question["data"],
-        "photos": len(photos.items),
-        "classes": {str(number): name for number, name in classes},
-    }
     return {
         **question,
-        "data": data,
         "rows": rows,
         "gaps": [{"model": model, "method": name, "why": why} for (model, name), why in gaps.items()],
         "failures": [{"source": source, "error": why} for source, why in failures.items()],
@@ -187,14 +221,16 @@ def write_results(folder: Path, results: dict[str, Any], photos: MaskSet | PairS
         ids = [results["data"]["name"], results["protocol"]["name"], row["model"], row["method"]]
         writer.writerow([*ids, int(row["control"]), row["pairs"], row["photos"], *values])
     every = csv.writer(pairs, lineterminator="\n")
+    classes = photos.classes if isinstance(photos, MaskSet) else {}
     fields: list[str] = []
     for model, (rows, _) in found.items():
         for row in rows:
             for one in row.each:
+                names = {"photo": photos.items[one["photo"]].name, "name": classes[one["class"]]}
+                told = {"photo": "", "class": "", "name": ""} | one | names  # in this order
                 if not fields:
-                    fields = list(one)
+                    fields = list(told)
                     every.writerow(["model", "method", *fields])
-                told = {**one, "photo": photos.items[one["photo"]].name}
                 every.writerow([model, row.method, *(_digits(told[key]) for key in fields)])
     for name, content in ((TABLE, table.getvalue()), (PAIRS, pairs.getvalue()), (RESULTS, text)):
         data = content.encode(errors="backslashreplace")
@@ -206,15 +242,31 @@ def _digits(value: Any) -> Any:
 
 
 def read_results(file: Path) -> dict[str, Any]:
-    """What a file of results holds.
+    """What a file of results holds, or that of a run's folder.
 
     Raises:
         ResultError: it cannot be read, or holds none.
     """
+    file = file / RESULTS if file.is_dir() else file
     try:
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ResultError(f"{file} cannot be read as results of `eclip eval`: {error}.") from error
-    if not isinstance(found, dict) or not isinstance(found.get("rows", []), list):
-        raise ResultError(f"{file} holds no results of `eclip eval`: an object with a list of rows is needed.")
+    if wrong := _form(found):
+        raise ResultError(f"{file} holds no results of `eclip eval`: {wrong} is needed, see `eclip.Evaluation`.")
     return found
+
+
+def _form(found: Any) -> str:
+    """What a file of results must have and this one has not; nothing if it is all there."""
+    if not isinstance(found, dict) or not isinstance(found.get("rows"), list):
+        return "an object with a list of rows"
+    if not all(isinstance(found.get(part, {}), dict) for part in ("protocol", "data")):
+        return "an object as protocol, and one as data,"
+    for row in found["rows"]:
+        if not isinstance(row, dict) or not {"model", "method", "numbers"} <= row.keys():
+            return "a model, a method and numbers in each row"
+        numbers = row["numbers"].values() if isinstance(row["numbers"], dict) else [None]
+        if not all(isinstance(one, dict) and isinstance(one.get("value"), int | float | None) for one in numbers):
+            return 'numbers such as {"miou": {"value": 0.3}}'
+    return ""

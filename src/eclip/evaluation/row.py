@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
+from numpy.typing import NDArray
 
 from eclip.evaluation.spread import Number, Weights, number
 
@@ -23,7 +24,7 @@ class Row:
         photos: of so many photos.
         numbers: by name of the metric.
         facts: what else there is to say: thresholds, curves, classes.
-        each: the pairs one by one: "photo" (place in the data set), "class", and numbers.
+        each: the pairs one by one: "photo" (place of the item in the data set), "class", and numbers.
     """
 
     method: str
@@ -40,8 +41,7 @@ def mean_rows(
     controls: Collection[str],
     keys: Sequence[str],
     values: Float[np.ndarray, "pair name key"],
-    photos: Int[np.ndarray, " pair"],
-    numbers: Int[np.ndarray, " pair"],
+    whole: dict[str, NDArray[Any]],
 ) -> list[Row]:
     """A row a name: the mean over pairs of each key; NaN where a pair has no such number, and it is left out.
 
@@ -50,19 +50,18 @@ def mean_rows(
         controls: those that are controls.
         keys: of the numbers.
         values: of each pair.
-        photos: place of each pair's photo in the data set.
-        numbers: class of each pair.
+        whole: of each pair, as `joined` has them: "photos", "items" and "numbers", its class.
     """
-    weights, rows = Weights(photos), []
+    weights, rows = Weights(whole["photos"]), []
     for column, name in enumerate(names):
         own = values[:, column].astype(float)
         replicates = weights.means(own)
         found = {key: number(_mean(own[:, i]), replicates[:, i]) for i, key in enumerate(keys)}
         each = [
-            {"photo": int(photo), "class": int(one), **dict(zip(keys, pair.tolist(), strict=True))}
-            for photo, one, pair in zip(photos, numbers, own, strict=True)
+            {"photo": int(item), "class": int(one), **dict(zip(keys, pair.tolist(), strict=True))}
+            for item, one, pair in zip(whole["items"], whole["numbers"], own, strict=True)
         ]
-        rows.append(Row(name, name in controls, len(photos), len(weights.photos), found, {}, each))
+        rows.append(Row(name, name in controls, len(own), len(weights.photos), found, {}, each))
     return rows
 
 

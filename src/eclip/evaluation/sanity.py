@@ -103,10 +103,10 @@ class SanityTask:
             DataError: no photo shows a class.
             OptionError: no method has a meaning for this model.
         """
-        whole, names = joined(parts, self.asked.data.name)
+        whole, names = joined(parts, self.asked.data)
         if not names:
             raise OptionError(f"none of {', '.join(self.asked.methods)} has a meaning on {self.asked.backbone.name}.")
-        rows = mean_rows(names, (), KEYS, whole["values"], whole["photos"], whole["numbers"])
+        rows = mean_rows(names, (), KEYS, whole["values"], whole)
         for row, count in zip(rows, whole["flat"].sum(axis=0).tolist(), strict=True):
             row.facts["flat"] = count
         return rows

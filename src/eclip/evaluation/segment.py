@@ -136,7 +136,7 @@ class SegmentTask:
         Raises:
             DataError: no photo could be read, or none shows a class.
         """
-        whole, names = joined(parts, self.asked.data.name)
+        whole, names = joined(parts, self.asked.data)
         photos = whole["photos"]
         weights = Weights(photos)
         if not whole["counts"][:, 0, 1].any():
@@ -158,7 +158,7 @@ class SegmentTask:
                 )
                 if one != BACKGROUND or self.behind
             }
-            rows.append(Row(name, name in CONTROLS, len(photos), len(photos), values, {"classes": classes}))
+            rows.append(Row(name, name in CONTROLS, len(photos), len(weights.photos), values, {"classes": classes}))
         return rows
 
 

@@ -26,7 +26,7 @@ from eclip.datasets.masks import Lazy, Masked, MaskSet
 from eclip.datasets.outlines import read_outlines
 from eclip.datasets.pair import PairSet
 from eclip.datasets.records import records
-from eclip.errors import DataError, LayoutError, MissingExtraError, OptionError
+from eclip.errors import DataError, DataWarning, LayoutError, MissingExtraError, OptionError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data, the real packs, is not here")
@@ -371,12 +371,61 @@ def test_folder_reads_both_forms_of_classes(tmp_path: Path) -> None:
     ground = plain(tmp_path / "ground", "background, wall\ndog, puppy\ncat\n", [[0, 1, 2], [255, 0, 0]])
     found, maps = masks_of("folder", ground)
     assert (found.classes, maps["a"]) == ({1: "dog", 2: "cat"}, [[0, 1, 2], [VOID, 0, 0]])
-    none = plain(tmp_path / "none", "road, street\ncar\n", [[0, 1, 0], [255, 0, 0]])
+    none = plain(tmp_path / "none", "road\ncar, van\n", [[0, 1, 0], [255, 0, 0]])
     found, maps = masks_of("folder", none)
     assert (found.classes, maps["a"]) == ({1: "road", 2: "car"}, [[1, 2, 1], [VOID, 1, 1]])
     gray(none / "masks" / "a.png", [[0, 2, 0], [255, 0, 0]])
     with pytest.raises(DataError, match=r"a.png shows \[2\], but its values are 0, 1, 255"):
         DATASETS["folder"].read(none).items[0].read()
+
+
+def test_words_for_the_background_are_no_class(tmp_path: Path) -> None:
+    """SCLIP's cls_voc21.txt begins with such words, and not with "background"."""
+    folder = plain(tmp_path, "sky, wall, tree\naeroplane\n", [[0, 1, 0], [0, 0, 0]])
+    with pytest.raises(DataError, match=r"line 1 .* 'sky, wall, tree': .* write \"background, \" before them"):
+        DATASETS["folder"].read(folder)
+    text(folder / "classes.txt", "background, sky, wall, tree\naeroplane\n")
+    found, maps = masks_of("folder", folder)
+    assert found.classes == {1: "aeroplane"} and maps["a"][0] == [0, 1, 0]
+
+
+def test_photos_without_a_mask_are_told(tmp_path: Path) -> None:
+    folder = plain(tmp_path, "1\tdog\n", [[0, 1, 0], [0, 0, 0]])
+    for name in "bcde":
+        photo(folder / "images" / f"{name}.jpg")
+    with pytest.warns(DataWarning, match=r"4 of 5 photos in .*images have no mask .* left out: b, c, d, \.\.\.\."):
+        assert len(DATASETS["folder"].read(folder).items) == 1
+    [problem] = DATASETS["folder"].verify(folder).problems
+    assert problem.startswith("4 of 5 photos")
+    (folder / "masks" / "b.png").write_bytes((folder / "masks" / "a.png").read_bytes())
+    for name in "bcde":
+        (folder / "images" / f"{name}.jpg").unlink()
+    [orphan] = DATASETS["folder"].verify(folder).problems
+    assert orphan.endswith(f"b.jpg: no such file, but it is the photo of the mask {folder / 'masks' / 'b.png'}.")
+
+
+def test_a_table_counts_a_photo_once(tmp_path: Path) -> None:
+    for name in "ab":
+        photo(tmp_path / f"{name}.jpg")
+    gray(tmp_path / "m.png", [[0, 1, 0], [0, 0, 0]])
+    rows = ["b.jpg,dog,m.png", "a.jpg,dog,m.png", "b.jpg,cat,m.png"]
+    text(tmp_path / "table.csv", "\n".join(["image,text,mask", *rows]))
+    assert masks_of("table", tmp_path)[0].photo_numbers() == [0, 1, 0]
+
+
+def test_the_mask_of_a_table_goes_by_color_and_is_lossless(tmp_path: Path) -> None:
+    photo(tmp_path / "a.jpg")
+    white = np.zeros((2, 3, 3), dtype=np.uint8)
+    white[0, 0] = 255
+    picture = Image.fromarray(white)
+    palette = picture.quantize(2)
+    assert palette.getpixel((0, 0)) == 0, "Pillow's palettes begin with white here"
+    palette.save(tmp_path / "m.png")
+    text(tmp_path / "table.csv", "image,text,mask\na.jpg,dog,m.png\n")
+    assert masks_of("table", tmp_path)[1] == {"a.jpg [dog]": [[1, 0, 0], [0, 0, 0]]}
+    picture.save(tmp_path / "m.png", "jpeg")
+    with pytest.raises(DataError, match=r"m\.png is a JPEG, .* as PNG"):
+        DATASETS["table"].read(tmp_path).items[0].read()
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])

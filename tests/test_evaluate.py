@@ -25,7 +25,7 @@ import tiny
 from eclip.datasets.captions import read_pairs
 from eclip.datasets.masks import VOID, Masked, MaskSet, present, read_masks
 from eclip.datasets.pair import PairSet
-from eclip.errors import DataError, ImageError, OptionError, ResultError
+from eclip.errors import DataError, DataWarning, ImageError, OptionError, ResultError
 from eclip.evaluate import evaluate
 from eclip.evaluation.results import Evaluation
 from eclip.evaluation.sanity import shuffled
@@ -255,6 +255,12 @@ def test_several_masks_of_one_photo_say_nothing_of_other_photos(masks: MaskSet, 
     numbers = rows(evaluate(twice, out=tmp_path / "twice", **asked))["itsm"]["numbers"]
     for key in ("miou", "miou_held_out", "msc", "class_miou"):
         assert numbers[key] == pytest.approx(wanted[key], abs=2e-6), "the interval is that of two photos"
+
+
+def test_fewer_photos_than_published_are_told(folder: Path, tmp_path: Path) -> None:
+    told = r"camvid has 84 photos as published, and 7 lie here: .* `eclip datasets verify camvid`"
+    with pytest.warns(DataWarning, match=told):
+        evaluate("camvid", root=folder, out=tmp_path, methods="itsm", models=tiny.backbone("vit"), limit=1)
 
 
 @pytest.mark.parametrize(

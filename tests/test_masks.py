@@ -70,6 +70,22 @@ def test_a_mask_lies_on_the_upright_photo(pack: Path) -> None:
     Image.new("RGB", (30, 40)).save(pack / "images" / "c.jpg", exif=tags)
     item = read_masks(pack).items[2]
     assert item.open().size == (40, 30) and item.read().shape == (30, 40)
+    write_mask(pack / "masks" / "c.png", np.zeros((40, 30), dtype=np.uint8))  # of the pixels as they are stored
+    with pytest.raises(eclip.errors.DataError, match=r"EXIF orientation 6, .*exif_transpose"):
+        item.read()
+
+
+@pytest.mark.parametrize(("turn", "size"), [(3, (40, 30)), (6, (30, 30))])
+def test_nobody_knows_on_which_side_of_a_turn_a_mask_was_drawn(pack: Path, turn: int, size: tuple[int, int]) -> None:
+    tags = Image.Exif()
+    tags[0x0112] = turn
+    Image.new("RGB", size).save(pack / "images" / "c.jpg", exif=tags)
+    write_mask(pack / "masks" / "c.png", np.zeros(size[::-1], dtype=np.uint8))
+    with pytest.raises(eclip.errors.DataError, match=f"EXIF orientation {turn}, and .* may be drawn"):
+        read_masks(pack).items[2].read()
+    tags[0x0112] = 1
+    Image.new("RGB", size).save(pack / "images" / "c.jpg", exif=tags)
+    assert read_masks(pack).items[2].read().shape == size[::-1]
 
 
 def test_digest_sees_every_change_of_what_is_scored(pack: Path) -> None:
@@ -96,7 +112,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         "line 1 of .*a tab and a name.*'1 dog'",
     ),
     "classes too many": (lambda pack: (pack / "classes.txt").write_text("65536\tdog"), "0 to 65535"),
-    "no photo": (lambda pack: (pack / "images" / "c.jpg").unlink(), "c.jpg: no such file, but it is the photo of 'c'"),
+    "no photo": (
+        lambda pack: (pack / "images" / "c.jpg").unlink(),
+        "c.jpg: no such file, but it is the photo of the mask .*c.png",
+    ),
     "two photos": (lambda pack: (pack / "images" / "c.png").touch(), "one of c.jpg and c.png, got both"),
     "no mask": (lambda pack: (pack / "masks" / "c.png").unlink(), "c.png: no such file, but it is the mask of 'c'"),
     "index without names": (lambda pack: (pack / "index.tsv").write_text("photo\na\n"), "no column name; it has photo"),

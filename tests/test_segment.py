@@ -534,6 +534,13 @@ def test_json_is_the_manifest_and_its_command_repeats_it(tiny_name: str, photos:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+def test_the_classes_of_a_data_set_are_no_list_of_names(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("dog\n2\tcat\n")
+    done = run(photos / "a.png", "--classes", tmp_path / "classes.txt", "-o", tmp_path / "out")
+    assert done.exit_code == 2 and r"a number and a tab in '2\tcat'" in done.stderr and "cut -f2" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_broken_photo_is_told_and_the_rest_is_done(tiny_name: str, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     done = run(tmp_path / "bad.jpg", photos / "a.png", "-c", "dog", "-c", "cat", "-m", tiny_name, "--template", "none",

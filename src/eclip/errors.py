@@ -165,5 +165,9 @@ class UnknownNameError(EclipError):
         super().__init__(f"unknown {kind} {given!r}.{hint} {listing} shows all {len(names)}.")
 
 
+class DataWarning(UserWarning):
+    """A data set is not what its name or its folder promises; what is there is used all the same."""
+
+
 class TextCutWarning(UserWarning):
     """A text longer than the model reads: its last words had no effect."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from eclip.commands import eval_command
 from eclip.datasets import dataset
 from eclip.datasets.masks import Masked, MaskSet
 from eclip.datasets.pair import PairSet
-from eclip.errors import DataError, OptionError
+from eclip.errors import DataError, DataWarning, OptionError
 from eclip.evaluation import Task, task_of
 from eclip.evaluation.asked import Asked
 from eclip.evaluation.examples import draw_examples
@@ -116,6 +117,7 @@ def evaluate(
     if isinstance(data, str):
         split = dataset(data).checked(split)
         data_set = dataset(data).read(root, split)
+        _warn_of_count(data_set, dataset(data).counts.get(split, ()), data)
     else:
         data_set = data
     if (given := "masks" if isinstance(data_set, MaskSet) else "pairs") != rules.rules.data:
@@ -223,6 +225,18 @@ def _check_failures(failures: list[tuple[str, str]], count: int, name: str) -> N
             f"{len(failures)} of {count} photos of {name} cannot be used so far, more than {MOST_FAILURES:.0%}: the "
             f"numbers would be those of other photos. The first is {source}: {why} When they can be read, the same "
             "command goes on."
+        )
+
+
+def _warn_of_count(found: MaskSet | PairSet, published: Sequence[int], name: str) -> None:
+    """Say so where it is not as many photos as were published: it may be another folder, or not whole."""
+    if published and len(found.items) not in published:
+        wanted = " or ".join(f"{count:,}" for count in published)
+        warnings.warn(
+            f"{found.name} has {wanted} photos as published, and {len(found.items):,} lie here: is it the right "
+            f"folder, and is it whole? `eclip datasets verify {name}` tells.",
+            DataWarning,
+            stacklevel=3,
         )
 
 

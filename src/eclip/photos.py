@@ -88,18 +88,20 @@ def decode_photo(data: bytes, name: str) -> Image.Image:
     return _decode(BytesIO(data), name, _to_rgb)
 
 
-def size_of(path: Path | Place) -> tuple[int, int]:
-    """(width, height) in pixels that `open_photo` gives a file, where the format allows it from the header alone.
+def stored_size(path: Path | Place) -> tuple[int, int, int]:
+    """Width and height as they are stored, and the EXIF orientation by which `open_photo` turns them, 1 to 8.
+
+    Of the file the header is read alone, where its format allows it.
 
     Raises:
         ImageError: it is missing, empty, broken or no picture.
     """
-    return from_file(path, _upright_size)
 
+    def read(picture: Image.Image, _: str) -> tuple[int, int, int]:
+        turn = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        return *picture.size, turn if turn in range(1, 9) else 1
 
-def _upright_size(picture: Image.Image, name: str) -> tuple[int, int]:
-    lies = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return picture.size[::-1] if lies else picture.size
+    return from_file(path, read)
 
 
 def from_file(path: Path | Place, read: Callable[[Image.Image, str], Read]) -> Read:

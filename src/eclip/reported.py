@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from eclip.errors import DeviceError, EclipError, OptionError, TextCutWarning, TextError, UnknownNameError
+from eclip.errors import DataWarning, DeviceError, EclipError, OptionError, TextCutWarning, TextError, UnknownNameError
 
 USAGE_ERRORS = (UnknownNameError, OptionError, TextError, DeviceError)
 """What was typed is wrong: exit code 2. All other errors of ours: exit code 1."""
@@ -27,7 +27,8 @@ def reported() -> Iterator[None]:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("always", TextCutWarning)
+            for kind in (DataWarning, TextCutWarning):
+                warnings.simplefilter("always", kind)
             warnings.showwarning = show
             yield
     except EclipError as error:

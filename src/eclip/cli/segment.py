@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,7 +82,13 @@ def segment(
     Two classes:  eclip segment dogs.jpg -c dog -c "person, man, woman" --background "grass, sky, wall"
     """
     with reported():
-        wanted = [*(class_ or []), *asking.lines_of(classes, "classes")]
+        lines = asking.lines_of(classes, "classes")
+        if numbered := next((line for line in lines if re.match(r"\d+\t", line)), None):
+            raise OptionError(
+                f"{classes} has a number and a tab in {numbered!r}, as the classes.txt of a data set: names alone are "
+                f"needed, such as of `cut -f2 {classes}`."
+            )
+        wanted = [*(class_ or []), *lines]
         if not wanted:
             raise TextError('no class was given: add -c dog -c "person, man, woman", or --classes FILE.')
         class_words(wanted, background or (), thresholded=prob_threshold is not None)

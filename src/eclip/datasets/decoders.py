@@ -96,15 +96,18 @@ def thing(file: Path | Place, number: int) -> Numbers:
     """A picture in which whatever is not black is the one thing.
 
     Args:
-        file: the picture, of any mode; transparency does not count.
+        file: the picture, of any mode; transparency does not count, and of a palette its colors do.
         number: of the thing.
 
     Raises:
+        DataError: it is a JPEG, which has no sharp edge.
         ImageError: it cannot be read.
     """
 
-    def colors(picture: Image.Image, _: str) -> np.ndarray:
-        if picture.has_transparency_data and picture.mode != "P":
+    def colors(picture: Image.Image, name: str) -> np.ndarray:
+        if picture.format in ("JPEG", "MPO"):
+            raise DataError(f"{name} is a JPEG, in which black is not quite black: save masks as PNG.")
+        if picture.has_transparency_data or picture.mode == "P":
             picture = picture.convert("RGB")
         return np.array(picture)
 

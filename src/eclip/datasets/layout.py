@@ -70,6 +70,7 @@ def read_classes(path: Path) -> tuple[dict[int, str], Table | None]:
     Two forms are read. `number<TAB>name` in each line; 0 is background, 255 (or 65535) void. Or one class a line, as
     SCLIP writes them: the line's number, from 0, is the value; of several names, joined by commas, the first counts.
     If line 0 is "background", a value is the class number; if not, there is no background, and value k is class k + 1.
+    Several names in line 0 must begin with "background": of SCLIP's files with one, they are words for it.
 
     Raises:
         DataError: it is of neither form, or names no class.
@@ -79,6 +80,11 @@ def read_classes(path: Path) -> tuple[dict[int, str], Table | None]:
         names = [row.split(",")[0].strip() for row in rows]
         if not all(names):
             raise DataError(f"line {names.index('') + 1} of {path} is empty, but its place is a class number.")
+        if "," in rows[0] and names[0].casefold() != "background":
+            raise DataError(
+                f"line 1 of {path} has several names, {rows[0]!r}: if they are words for the background, as in SCLIP's "
+                'files, write "background, " before them; if 0 is a class of its own, leave one name.'
+            )
         base = 0 if names[0].casefold() == "background" else 1
         named = {place: name for place, name in enumerate(names, base) if place != BACKGROUND}
         table = tuple((place, place + base) for place in range(len(names)))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,8 +27,8 @@ from PIL import Image
 
 from eclip.datasets.decoders import BACKGROUND, VOID, indexed, short, shown
 from eclip.datasets.layout import read_classes, rows_of
-from eclip.errors import DataError, ImageError, OptionError
-from eclip.photos import Place, open_photo, size_of
+from eclip.errors import DataError, DataWarning, ImageError, OptionError
+from eclip.photos import Place, open_photo, stored_size
 
 __all__ = [
     "BACKGROUND",
@@ -92,7 +93,13 @@ class Masked:
             mask = self.decode(self.mask)
         except ImageError as error:
             raise DataError(f"the mask of {self.name!r} cannot be read: {error}") from error
-        size = size_of(self.photo)
+        width, height, turn = stored_size(self.photo)
+        if turn > 1 and mask.shape == (height, width):
+            raise DataError(
+                f"{self.photo} is turned by its EXIF orientation {turn}, and {self.mask} may be drawn on the pixels as "
+                "they are stored: save the photo upright (PIL.ImageOps.exif_transpose), and the mask as it then lies."
+            )
+        size = (height, width) if turn > 4 else (width, height)
         if mask.shape != size[::-1]:
             raise DataError(
                 f"{self.mask} has {mask.shape[1]} x {mask.shape[0]} pixels, its photo {size[0]} x {size[1]}: resize "
@@ -114,7 +121,8 @@ class Masked:
                     return f"{path} is empty (0 bytes)."
             except OSError as error:
                 why = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror)
-                return f"{path}: {why}, but it is the {what} of {self.name!r}."
+                owner = f"the mask {self.mask}" if what == "photo" else repr(self.name)
+                return f"{path}: {why}, but it is the {what} of {owner}."
         return ""
 
 
@@ -271,7 +279,17 @@ def present(mask: UInt16[np.ndarray, "height width"], least: float = 0.01) -> li
 def _names(folder: Path, where: dict[str, str]) -> list[str]:
     index = folder / "index.tsv"
     if not index.exists() and not where:
-        return sorted(path.stem for path in (folder / "masks").glob("*.png"))
+        names = sorted(path.stem for path in (folder / "masks").glob("*.png"))
+        photos = {path.stem for path in (folder / "images").iterdir() if path.suffix in (".jpg", ".png")}
+        if left := sorted(photos.difference(names)):
+            told = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
+            warnings.warn(
+                f"{len(left)} of {len(photos)} photos in {folder / 'images'} have no mask of their name and are left "
+                f"out: {told}.",
+                DataWarning,
+                stacklevel=2,
+            )
+        return names
     return [row["name"] for row in rows_of(index, {"name", *where}) if all(row[key] == where[key] for key in where)]
 
 

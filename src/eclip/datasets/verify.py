@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from eclip.datasets.masks import Masked, MaskSet
 from eclip.datasets.pair import Pair
-from eclip.errors import DataError, ImageError
+from eclip.errors import DataError, DataWarning, ImageError
 
 if TYPE_CHECKING:
     from eclip.datasets import Dataset
@@ -57,10 +58,13 @@ def verify(
     split = dataset.checked(split)
     expected = dataset.counts.get(split, ())
     try:
-        listed = dataset.listed(root, split)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", DataWarning)
+            listed = dataset.listed(root, split)
     except DataError as error:
         return Verified(dataset.name, split, 0, expected, 0, (str(error),))
     problems = [] if isinstance(listed, MaskSet) else [f"{key}: {why}" for key, why in listed.bad]
+    problems += [str(one.message) for one in told]
     count = len(listed.items)
     sample = set(range(count) if every else np.linspace(0, count - 1, min(SAMPLE, count)).round().astype(int).tolist())
     found = decoded = 0

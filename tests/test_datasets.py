@@ -589,6 +589,27 @@ def test_names_are_among_the_classes_or_left_out(tmp_path: Path) -> None:
     assert found.bad == [("test-000.tar/1", "'moon' is not one of the 2 names.")]
 
 
+def test_names_of_imagenet_stay_when_photos_are_missing(tmp_path: Path) -> None:
+    photo(tmp_path / "one.jpg")
+    data = (tmp_path / "one.jpg").read_bytes()
+    tar(tmp_path / "all-000.tar", {"0.jpg": data, "0.txt": b"St. Bernard", "2.jpg": data, "2.txt": b"crane"})
+    with pytest.raises(LayoutError, match=r"index.tsv: no such file.*KEY.txt, index.tsv"):
+        DATASETS["imagenet1k_one_each"].read(tmp_path)
+    sources = ("n01_St._Bernard.JPEG", "n02_great_white_shark.JPEG", "n03_crane.JPEG", "n04_crane.JPEG")
+    rows = "".join(f"all\tall-{place:03}.tar\t{place}\t{source}\t9\n" for place, source in enumerate(sources))
+    text(tmp_path / "index.tsv", f"split\tshard\tkey\tsource_name\tbytes\n{rows}")
+    found = pairs_of("imagenet1k_one_each", tmp_path)
+    assert found.classes == ("St. Bernard", "great white shark", "crane")
+    assert [one.captions for one in found.items] == [("St. Bernard",), ("crane",)]
+
+
+@real
+def test_names_of_imagenet_are_those_of_its_photos() -> None:
+    found = pairs_of("imagenet1k_one_each", DATA / "imagenet1k-one-each")
+    assert found.classes == tuple(dict.fromkeys(one.captions[0] for one in found.items)) and not found.bad
+    assert len(found.items) == 1000 and len(found.classes) == 998
+
+
 # Sets, roots and errors
 
 

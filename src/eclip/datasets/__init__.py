@@ -278,7 +278,8 @@ DATASETS: dict[str, Dataset] = {one.name: one for one in (
     Dataset("caltech101", "names", "packs", "caltech101", ("test", "val", "train"),
             {"test": (523,), "val": (523,), "train": (1400,)}, _TARS + ", classes.txt",
             "Objects of 100 names, a part of Caltech-101 (pack)."),
-    Dataset("imagenet1k_one_each", "names", "packs", "imagenet1k-one-each", ("all",), {"all": (1000,)}, _TARS,
+    Dataset("imagenet1k_one_each", "names", "packs", "imagenet1k-one-each", ("all",), {"all": (1000,)},
+            _TARS + ", index.tsv",
             "One photo of each class of ImageNet, 998 different names (pack)."),
 )}
 # fmt: on

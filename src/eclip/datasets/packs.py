@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from eclip.datasets.captions import read_pairs
-from eclip.datasets.layout import lines, top
+from eclip.datasets.layout import lines, rows_of, top
 from eclip.datasets.pair import Pair, PairSet
 from eclip.errors import DataError, LayoutError
 
@@ -25,9 +25,15 @@ def caltech101(root: Path, split: str) -> PairSet:
 
 
 def imagenet1k_one_each(root: Path, split: str) -> PairSet:
-    """A photo of each of ImageNet's 1,000 classes. Two cranes and two maillots share their names: 998 names."""
-    found = in_tars(root, split)
-    return _named(found, tuple(dict.fromkeys(pair.captions[0] for pair in found.items)))
+    """A photo of each of ImageNet's 1,000 classes. Two cranes and two maillots share their names: 998 names.
+
+    They are those of `index.tsv`, whose source names are as "n01484850_great_white_shark.JPEG": a photo that is missing
+    takes no name away.
+    """
+    top(root, ("index.tsv",))
+    sources = [row["source_name"] for row in rows_of(root / "index.tsv", {"source_name"})]
+    names = (source.partition("_")[2].rpartition(".")[0].replace("_", " ") for source in sources)
+    return _named(in_tars(root, split), tuple(dict.fromkeys(names)))
 
 
 def in_tars(root: Path, split: str) -> PairSet:

@@ -401,7 +401,9 @@ def test_photos_without_a_mask_are_told(tmp_path: Path) -> None:
     for name in "bcde":
         (folder / "images" / f"{name}.jpg").unlink()
     [orphan] = DATASETS["folder"].verify(folder).problems
-    assert orphan.endswith(f"b.jpg: no such file, but it is the photo of the mask {folder / 'masks' / 'b.png'}.")
+    assert orphan.endswith(
+        f"b.jpg: no such file, but it is the photo of 'b', whose mask is {folder / 'masks' / 'b.png'}."
+    )
 
 
 def test_a_table_counts_a_photo_once(tmp_path: Path) -> None:
@@ -413,19 +415,30 @@ def test_a_table_counts_a_photo_once(tmp_path: Path) -> None:
     assert masks_of("table", tmp_path)[0].photo_numbers() == [0, 1, 0]
 
 
-def test_the_mask_of_a_table_goes_by_color_and_is_lossless(tmp_path: Path) -> None:
+def test_a_thing_is_what_is_not_black_whatever_the_mode(tmp_path: Path) -> None:
+    file = tmp_path / "mask.png"
+    white = Image.fromarray(np.array([[0, 255, 255, 255]], dtype=np.uint8)).convert("RGB")
+    quantized = white.quantize(2)
+    assert np.array(quantized).tolist() == [[1, 0, 0, 0]], "Pillow puts white first"
+    quantized.save(file)
+    assert thing(file, 7).tolist() == [[0, 7, 7, 7]]
+    quantized.save(file, transparency=b"\x00\x00")
+    assert thing(file, 7).tolist() == [[0, 7, 7, 7]], "transparency does not count"
+    for mode in ("1", "L", "RGB", "RGBA", "LA"):
+        white.convert(mode).save(file)
+        assert thing(file, 7).tolist() == [[0, 7, 7, 7]]
+    white.convert("CMYK").save(tmp_path / "mask.tif")
+    assert thing(tmp_path / "mask.tif", 7).tolist() == [[0, 7, 7, 7]]
+
+
+def test_a_jpeg_is_no_mask(tmp_path: Path) -> None:
     photo(tmp_path / "a.jpg")
-    white = np.zeros((2, 3, 3), dtype=np.uint8)
-    white[0, 0] = 255
-    picture = Image.fromarray(white)
-    palette = picture.quantize(2)
-    assert palette.getpixel((0, 0)) == 0, "Pillow's palettes begin with white here"
-    palette.save(tmp_path / "m.png")
-    text(tmp_path / "table.csv", "image,text,mask\na.jpg,dog,m.png\n")
-    assert masks_of("table", tmp_path)[1] == {"a.jpg [dog]": [[1, 0, 0], [0, 0, 0]]}
-    picture.save(tmp_path / "m.png", "jpeg")
-    with pytest.raises(DataError, match=r"m\.png is a JPEG, .* as PNG"):
-        DATASETS["table"].read(tmp_path).items[0].read()
+    Image.new("L", (3, 2)).save(tmp_path / "mask.png", "jpeg")  # what is in the file counts, not its name
+    text(tmp_path / "table.csv", "image,text,mask\na.jpg,a dog,mask.png\n")
+    item = DATASETS["table"].read(tmp_path).items[0]
+    assert isinstance(item, Masked)
+    with pytest.raises(DataError, match=r"mask\.png is a JPEG, which adds pixels .* save the mask as PNG"):
+        item.read()
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])

@@ -114,7 +114,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "classes too many": (lambda pack: (pack / "classes.txt").write_text("65536\tdog"), "0 to 65535"),
     "no photo": (
         lambda pack: (pack / "images" / "c.jpg").unlink(),
-        "c.jpg: no such file, but it is the photo of the mask .*c.png",
+        "c.jpg: no such file, but it is the photo of 'c', whose mask is .*c.png",
     ),
     "two photos": (lambda pack: (pack / "images" / "c.png").touch(), "one of c.jpg and c.png, got both"),
     "no mask": (lambda pack: (pack / "masks" / "c.png").unlink(), "c.png: no such file, but it is the mask of 'c'"),

@@ -20,7 +20,8 @@ EclipError (a ValueError)
     ├── DownloadError     its weights must be fetched and cannot be
     └── UnsupportedTowerError   its image tower is of a kind that has no adapter
 
-Warnings: TextCutWarning, a text longer than the model reads.
+Warnings: TextCutWarning, a text longer than the model reads; DataWarning, a data set that is not what its name or its
+folder promises.
 
 Only the command line turns these into messages and exit codes.
 """

@@ -96,19 +96,22 @@ def thing(file: Path | Place, number: int) -> Numbers:
     """A picture in which whatever is not black is the one thing.
 
     Args:
-        file: the picture, of any mode; transparency does not count, and of a palette its colors do.
+        file: the picture, of any mode, but no JPEG; colors count, those of a palette too, and transparency does not.
         number: of the thing.
 
     Raises:
-        DataError: it is a JPEG, which has no sharp edge.
+        DataError: it is a JPEG.
         ImageError: it cannot be read.
     """
 
     def colors(picture: Image.Image, name: str) -> np.ndarray:
         if picture.format in ("JPEG", "MPO"):
-            raise DataError(f"{name} is a JPEG, in which black is not quite black: save masks as PNG.")
-        if picture.has_transparency_data or picture.mode == "P":
-            picture = picture.convert("RGB")
+            raise DataError(
+                f"{name} is a JPEG, which adds pixels around a thing: save the mask as PNG, from what it was drawn in "
+                "and not from this file."
+            )
+        if picture.mode not in ("1", "L", "RGB", "F", *DEEP):
+            picture = picture.convert("RGBA").convert("RGB")  # in two steps: else some palettes are warned of
         return np.array(picture)
 
     values = from_file(file, colors)

@@ -80,12 +80,12 @@ def read_classes(path: Path) -> tuple[dict[int, str], Table | None]:
         names = [row.split(",")[0].strip() for row in rows]
         if not all(names):
             raise DataError(f"line {names.index('') + 1} of {path} is empty, but its place is a class number.")
-        if "," in rows[0] and names[0].casefold() != "background":
+        base = 0 if names[0].casefold() == "background" else 1
+        if base and "," in rows[0].strip().rstrip(","):
             raise DataError(
                 f"line 1 of {path} has several names, {rows[0]!r}: if they are words for the background, as in SCLIP's "
                 'files, write "background, " before them; if 0 is a class of its own, leave one name.'
             )
-        base = 0 if names[0].casefold() == "background" else 1
         named = {place: name for place, name in enumerate(names, base) if place != BACKGROUND}
         table = tuple((place, place + base) for place in range(len(names)))
         if not 0 < len(named) < 255:

@@ -28,7 +28,7 @@ from PIL import Image
 from eclip.datasets.decoders import BACKGROUND, VOID, indexed, short, shown
 from eclip.datasets.layout import read_classes, rows_of
 from eclip.errors import DataError, DataWarning, ImageError, OptionError
-from eclip.photos import Place, open_photo, stored_size
+from eclip.photos import EXTENSIONS, Place, open_photo, stored_size
 
 __all__ = [
     "BACKGROUND",
@@ -121,8 +121,8 @@ class Masked:
                     return f"{path} is empty (0 bytes)."
             except OSError as error:
                 why = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror)
-                owner = f"the mask {self.mask}" if what == "photo" else repr(self.name)
-                return f"{path}: {why}, but it is the {what} of {owner}."
+                mask = f", whose mask is {self.mask}" if what == "photo" else ""
+                return f"{path}: {why}, but it is the {what} of {self.name!r}{mask}."
         return ""
 
 
@@ -167,8 +167,12 @@ class MaskSet:
     items: Sequence[Masked]
 
     def photo_numbers(self) -> list[int]:
-        """Of each item the number of its photo, counted from 0: items may share one."""
-        numbers: dict[Any, int] = {}
+        """The number of each item's photo, from 0, in the order in which photos first come.
+
+        A `table` has an item for each text, so that several may share a photo: scores of one photo are then not taken
+        for scores of several. Where each item has a photo of its own, 0, 1, 2 and so on.
+        """
+        numbers: dict[Path | Place, int] = {}
         return [numbers.setdefault(item.photo, len(numbers)) for item in self.items]
 
     def digest(self) -> str:
@@ -208,6 +212,9 @@ def read_masks(
     Raises:
         DataError: a folder or file is missing or not as it must be, or no photo is left.
         OptionError: every, first or classes is outside its range.
+
+    Warns:
+        DataWarning: there is no `index.tsv`, and photos have no mask of their name.
     """
     if every < 1 or first < 0:
         raise OptionError(f"every must be at least 1 and first at least 0, got {every} and {first}.")
@@ -280,7 +287,7 @@ def _names(folder: Path, where: dict[str, str]) -> list[str]:
     index = folder / "index.tsv"
     if not index.exists() and not where:
         names = sorted(path.stem for path in (folder / "masks").glob("*.png"))
-        photos = {path.stem for path in (folder / "images").iterdir() if path.suffix in (".jpg", ".png")}
+        photos = {path.stem for path in (folder / "images").iterdir() if path.suffix.lower() in EXTENSIONS}
         if left := sorted(photos.difference(names)):
             told = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
             warnings.warn(

@@ -31,7 +31,7 @@ class Verified:
         found: photos whose files are all there.
         expected: as published; several where several lists are in use, none where no number is published.
         decoded: photos and masks that were read.
-        problems: what is missing or broken, each with what to do.
+        problems: what is missing, broken or left out, each with what to do.
     """
 
     name: str
@@ -64,7 +64,7 @@ def verify(
     except DataError as error:
         return Verified(dataset.name, split, 0, expected, 0, (str(error),))
     problems = [] if isinstance(listed, MaskSet) else [f"{key}: {why}" for key, why in listed.bad]
-    problems += [str(one.message) for one in told]
+    problems += [str(one.message) for one in told if issubclass(one.category, DataWarning)]
     count = len(listed.items)
     sample = set(range(count) if every else np.linspace(0, count - 1, min(SAMPLE, count)).round().astype(int).tolist())
     found = decoded = 0

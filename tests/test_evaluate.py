@@ -309,7 +309,7 @@ def test_check_holds_for_itself_and_names_what_moved(found: Evaluation, tmp_path
 
 def test_what_cannot_be_asked_is_refused(masks: MaskSet, tmp_path: Path) -> None:
     with pytest.raises(
-        OptionError, match=r"'recognize-v1' needs .* has masks, for which there are explain-v1, surgery"
+        OptionError, match=r"'recognize-v1' needs .* has masks, which go with the protocol explain-v1 or surgery"
     ):
         evaluate(masks, out=tmp_path, protocol="recognize-v1", models=tiny.backbone("vit"))
     with pytest.raises(OptionError, match="options are given for legrad, which is not asked"):

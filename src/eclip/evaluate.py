@@ -124,7 +124,7 @@ def evaluate(
         fitting = [name for name, one in PROTOCOLS.items() if one.rules.data == given]
         raise OptionError(
             f"protocol {rules.name!r} needs data with {WANTED[rules.rules.data]}, and {data_set.name} has "
-            f"{WANTED[given]}, for which there are {', '.join(fitting)}."
+            f"{WANTED[given]}, which go with the protocol {' or '.join(fitting)}."
         )
     photos = _some(data_set, every, limit)
     left_out = [] if isinstance(data_set, MaskSet) else data_set.bad

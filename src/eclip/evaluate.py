@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -245,7 +246,8 @@ def _listed(photos: MaskSet | PairSet) -> str:
     classes = [*photos.classes.items()] if isinstance(photos, MaskSet) else photos.classes
     whole = hashlib.sha256(json.dumps(classes).encode())
     for item in photos.items:
-        whole.update(json.dumps(item.name if isinstance(item, Masked) else [item.key, item.captions]).encode())
+        asked = item.name if isinstance(item, Masked) else [os.path.basename(item.key), item.captions]
+        whole.update(json.dumps(asked).encode())
     return whole.hexdigest()[:16]
 
 

@@ -153,42 +153,26 @@ def _run(data: str, out: Path, settings: dict[str, Any]) -> Evaluation:
 
 
 def _show(found: Evaluation) -> None:
-    """The table: a row a method, best first, controls among them."""
+    """The table, as wide as the terminal, and what is to be said of it."""
     from rich.console import Console
     from rich.table import Table
 
-    from eclip.render.report_table import keys_of, ranked
-    from eclip.render.report_words import column, headline, interval, shown, unit
+    from eclip.render.report_words import headline, unit
 
     results = found.results
-    several = len({row["model"] for row in results["rows"]}) > 1
-    keys, first = keys_of(results), headline(results)
-    rows = [results["rows"][place] for place in ranked(results)]
-    lead = ["model", "method"] if several else ["method"]
-    cells = [
-        [
-            *([row["model"]] if several else []),
-            f"({row['method']})" if row["control"] else row["method"],
-            *(shown(key, row["numbers"].get(key, {}).get("value")) for key in keys),
-        ]
-        for row in rows
-    ]
-    for row, own in zip(rows, cells, strict=True):
-        if first in row["numbers"]:
-            own[len(lead)] = interval(first, row)
-    columns = list(zip([*lead, *(column(key)[0] for key in keys)], *cells, strict=True))
+    lead, columns, dim = _columns(results)
     console = Console()
     room = console.width if console.is_terminal else sys.maxsize
     ends = list(itertools.accumulate(GAP + max(map(len, each)) for each in columns))
-    fitting = max(len(lead) + 1, sum(end - GAP <= room for end in ends))
+    fitting = max(lead + 1, sum(end - GAP <= room for end in ends))
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
     for place, each in enumerate(columns[:fitting]):
-        table.add_column(each[0], justify="left" if place < len(lead) else "right", no_wrap=True)
-    for row, own in zip(rows, cells, strict=True):
-        table.add_row(*own[:fitting], style="dim" if row["control"] else "")
+        table.add_column(each[0], justify="left" if place < lead else "right", no_wrap=True)
+    for place, control in enumerate(dim, 1):
+        table.add_row(*(each[place] for each in columns[:fitting]), style="dim" if control else "")
     Console(width=ends[fitting - 1]).print(table)
-    if left := [each[0] for each in columns[fitting:]]:
-        typer.echo(f"not shown here: {', '.join(left)}; results.csv and `eclip report` have them", err=True)
+    if hidden := [each[0] for each in columns[fitting:]]:
+        typer.echo(f"not shown here: {', '.join(hidden)}; results.csv and `eclip report` have them", err=True)
     gaps: dict[str, list[str]] = {}
     for gap in results["gaps"]:
         gaps.setdefault(gap["model"], []).append(gap["method"])
@@ -196,9 +180,33 @@ def _show(found: Evaluation) -> None:
         typer.echo(f"left out, as they have no meaning on {model} here: {', '.join(left)}", err=True)
     photos = results["data"]["photos"]
     pairs = max((row["pairs"] for row in results["rows"]), default=0)
-    percent = ", in percent" if unit(first) else ""
+    percent = ", in percent" if unit(headline(results)) else ""
     typer.echo(
         f"{results['data']['name']}, {photos} photos, {pairs} pairs, protocol {results['protocol']['name']}{percent}; "
         f"names in brackets are controls; all of it in {found.folder}",
         err=True,
     )
+
+
+def _columns(results: dict[str, Any]) -> tuple[int, list[list[str]], list[bool]]:
+    """How many columns are names, all columns from their headings down, best row first, and which rows are controls."""
+    from eclip.render.report_table import keys_of, ranked
+    from eclip.render.report_words import column, headline, interval, shown
+
+    rows = [results["rows"][place] for place in ranked(results)]
+    first = headline(results)
+    columns = [["method", *(f"({row['method']})" if row["control"] else row["method"] for row in rows)]]
+    if len({row["model"] for row in rows}) > 1:
+        columns.insert(0, ["model", *(row["model"] for row in rows)])
+    lead = len(columns)
+    for key in keys_of(results):
+        cells = [
+            interval(key, row) if key == first and key in row["numbers"] else shown(key, _value(row, key))
+            for row in rows
+        ]
+        columns.append([column(key)[0], *cells])
+    return lead, columns, [row["control"] for row in rows]
+
+
+def _value(row: dict[str, Any], key: str) -> float | None:
+    return row["numbers"].get(key, {}).get("value")

@@ -112,11 +112,9 @@ class Evaluation:
             for key, one in row["numbers"].items():
                 got = rows[row["model"], row["method"]].get(key, {}).get("value")
                 compared += 1
-                most = one.get("tolerance", tolerance)
-                if (got is None) != (one["value"] is None) or (
-                    got is not None and abs(got - one["value"]) > most + 1e-9
-                ):
-                    missed.append(f"{name}: {key} is {shown(got)}, expected {shown(one['value'])} ± {most}")
+                value, most = one["value"], one.get("tolerance", tolerance)
+                if (got is None) != (value is None) or (got is not None and abs(got - value) > most + 1e-9):
+                    missed.append(f"{name}: {key} is {shown(got)}, expected {shown(value)} ± {most}")
         missed += [f"not measured: {', '.join(absent)}"] if absent else []
         return missed if compared else [*missed, f"{expected} holds no number to compare with"]
 
@@ -267,6 +265,6 @@ def _form(found: Any) -> str:
         if not isinstance(row, dict) or not {"model", "method", "numbers"} <= row.keys():
             return "a model, a method and numbers in each row"
         numbers = row["numbers"].values() if isinstance(row["numbers"], dict) else [None]
-        if not all(isinstance(one, dict) and isinstance(one.get("value"), int | float | None) for one in numbers):
+        if not all(isinstance(one, dict) and isinstance(one.get("value", ""), int | float | None) for one in numbers):
             return 'numbers such as {"miou": {"value": 0.3}}'
     return ""

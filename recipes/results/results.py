@@ -156,9 +156,11 @@ def stored(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(found: dict[str, dict[str, Any]], out: Path) -> None:
-    """Put the tables into the page, and what can be checked against into benchmarks/results/."""
-    blocks = {f"localize {pack}": localization(found, pack) for pack in PACKS}
-    blocks["winners"] = winners(found)
+    """Put the tables of what was found into the page, and what can be checked against into benchmarks/results/."""
+    whole = [pack for pack in PACKS if {f"{pack}-fast", f"{pack}-slow"} <= found.keys()]
+    blocks = {f"localize {pack}": localization(found, pack) for pack in whole}
+    if all(f"{pack}-fast" in found for pack in PACKS):
+        blocks["winners"] = winners(found)
     for name, result in found.items():
         pack, _, task = name.rpartition("-")
         if task in ("sanity", "segment", "faithful"):
@@ -184,13 +186,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--only", help="jobs whose name holds this; nothing is written then")
+    parser.add_argument("--only", help="jobs whose name holds this, and what follows from them alone")
     parser.add_argument("--out", type=Path, help="docs/results.md, in which what stands between marks is replaced")
     args = parser.parse_args()
     found = measure(args.data, args.runs, args.only)
-    if args.only is not None or args.out is None:
-        return
-    write(found, args.out)
+    if args.out is not None:
+        write(found, args.out)
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ def evaluate(
             f"protocol {rules.name!r} needs data with {WANTED[rules.rules.data]}, and {data_set.name} has "
             f"{WANTED[given]}, which go with the protocol {' or '.join(fitting)}."
         )
-    photos = _some(data_set, every, limit)
+    photos = _of(data_set, data_set.items[::every][:limit])
     left_out = [] if isinstance(data_set, MaskSet) else data_set.bad
     _check_failures(left_out, len(data_set.items) + len(left_out), data_set.name)
     backbones = _backbones(models, device, head)
@@ -166,10 +166,9 @@ def evaluate(
     return Evaluation(results, folder)
 
 
-def _some(whole: MaskSet | PairSet, every: int, limit: int | None) -> MaskSet | PairSet:
-    if isinstance(whole, MaskSet):
-        return replace(whole, items=whole.items[::every][:limit])
-    return replace(whole, items=whole.items[::every][:limit])
+def _of(whole: MaskSet | PairSet, items: Any) -> MaskSet | PairSet:
+    """The set with these of its items alone."""
+    return replace(whole, items=items)
 
 
 def _methods(methods: str | Sequence[str]) -> list[str]:
@@ -203,7 +202,7 @@ def _measure(asked: Asked, task: Task, folder: Path, batch_size: int, tell: Tell
     """Score the batches that are missing, and read them all."""
     items, name = asked.data.items, asked.backbone.name
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
-    parts = Parts(folder, name, [replace(asked.data, items=one).digest() for one in batches])  # type: ignore[arg-type]
+    parts = Parts(folder, name, [_of(asked.data, one).digest() for one in batches])
     missing = parts.missing()
     done = len(items) - sum(len(batches[number]) for number in missing)
     tell(name, done, len(items))

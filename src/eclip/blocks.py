@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+
+from eclip.errors import ModelError
 
 Fn = Callable[[Tensor], Tensor]
 QKV = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -42,7 +44,9 @@ class Block:
         residual: False in an attention pool.
         pull: gradients of queries, keys and values, each (image, head, row, width), -> gradients of the normalized
             tokens (image, row, channel): the transpose of `qkv`. None where it is not affine, since queries or keys are
-            normed or rotated.
+            normed or rotated, or where other layers than plain ones make them.
+        host: the host's own module, of which this is a view.
+        reference: what the host computes, where `forward` is not the host's own call; None elsewhere.
     """
 
     heads: int
@@ -55,6 +59,14 @@ class Block:
     mlp: Fn | None = None
     residual: bool = True
     pull: Pull | None = None
+    host: nn.Module | None = None
+    reference: Fn | None = None
+
+    def __deepcopy__(self, memo: object) -> Block:
+        raise ModelError(
+            "a Block is a view of its model's weights, so a copy of it would still be that model's: deep-copy the "
+            "Backbone, whose blocks are those of the copy."
+        )
 
 
 def attention(

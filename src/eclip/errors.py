@@ -10,12 +10,15 @@ EclipError (a ValueError)
 ├── ShapeError            an array whose shape does not fit
 ├── KeepError             a method that needs more blocks than the encoding kept
 ├── NoMeaningError        a method whose formula has no meaning for this kind of tower
-│   └── NoHeadError       'eclip' on a model without a trained head
+│   ├── NoHeadError       'eclip' on a model without a trained head
+│   └── GradientError     a gradient that ends in a part of the model without gradients, as integer layers are
 ├── DeviceError           a device or precision that cannot be had
 ├── MissingExtraError    a package that only one part needs, and that is not installed
 ├── ResultError           a folder that holds no saved explanation, or one that cannot be written
 ├── TrainingError         a training run that cannot go on, or be resumed
-└── ModelError            a model that cannot be loaded
+├── StaleEncodingError    an encoding whose model has changed since
+└── ModelError            a model that cannot be loaded or explained
+    ├── AlteredModelError a block that computes something else than its weights say: hooks, adapters, other classes
     ├── HeadError         a trained head that is not there, cannot be read, or belongs to another model
     ├── DownloadError     its weights must be fetched and cannot be
     └── UnsupportedTowerError   its image tower is of a kind that has no adapter
@@ -95,6 +98,28 @@ class DeviceError(EclipError):
     """A device or precision that cannot be had."""
 
 
+class GradientError(NoMeaningError):
+    """A gradient that ends in a step of the model which has none, so that a part of it would be lost.
+
+    Args:
+        model: the model's name.
+        family: its kind of tower, in words.
+        step: the operation that has no gradient.
+    """
+
+    def __init__(self, model: str, family: str, step: str) -> None:
+        self.why = f"the gradient of the score ends at {step}, which has none, as in int8 layers"
+        EclipError.__init__(
+            self,
+            f"methods with gradients are not applicable to {model}, a {family}: {self.why}. Use a method without "
+            "gradients, such as 'surgery', or the model in floating point.",
+        )
+
+
+class StaleEncodingError(EclipError):
+    """An encoding whose model has changed since: its inputs and the model's weights no longer belong together."""
+
+
 class MissingExtraError(EclipError):
     """A package that only one part of eclip needs, and that is not installed.
 
@@ -118,6 +143,10 @@ class TrainingError(EclipError):
 
 class ModelError(EclipError):
     """A model that cannot be loaded."""
+
+
+class AlteredModelError(ModelError):
+    """A block that computes something else than its weights say, so that maps would not explain the score."""
 
 
 class HeadError(ModelError):

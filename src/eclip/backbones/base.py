@@ -8,16 +8,18 @@ that Encoding and the texts.
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from eclip.backbones.agreement import Agreed, State, check_blocks, check_state, check_tower, image_state
 from eclip.backbones.colors import to_pixels
 from eclip.backbones.remembered import remembered
 from eclip.backbones.text_tower import TextTower
@@ -58,6 +60,8 @@ class Backbone:
         pool: last tokens -> image feature, not normalized.
         tokenize: texts -> token ids.
         encode_tokens: token ids -> text features, not normalized.
+        encode_pixels: pixels on the native grid -> image features, the host's own call, which `encode` is held against.
+        rewrap: another model of the same kind -> its Backbone, wrapped as this one was.
         pooling: how tokens become the feature: "token" (the first token of the last block: CLS, or a pool's mean
             token), "average" (of the patches) or "latent" (a MAP head's learned query).
         final_norm: (..., channel) -> the norm between the gathered row and `to_feature`; None where there is none.
@@ -68,6 +72,7 @@ class Backbone:
         visual: how the names of the image side's weights start, one beginning or several.
         head: an `EclipHead`, for the method "eclip" alone; see `eclip.with_head`.
         memo: what `backbones.remembered` remembers.
+        agreed: what `backbones.agreement` has checked.
     """
 
     name: str
@@ -86,6 +91,8 @@ class Backbone:
     pool: Fn
     tokenize: Callable[[list[str]], Tensor]
     encode_tokens: Fn
+    encode_pixels: Fn
+    rewrap: Callable[[nn.Module], Backbone]
     to_feature: Fn
     pooling: str = "token"
     final_norm: Fn | None = None
@@ -95,6 +102,16 @@ class Backbone:
     visual: str | tuple[str, ...] = "visual."
     head: nn.Module | None = None
     memo: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    agreed: Agreed = field(default_factory=dict, repr=False)
+
+    def __copy__(self) -> Backbone:
+        return replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Backbone:
+        """A Backbone of a copy of the model, with a copy of the head; the tokenizer is shared."""
+        own = self.rewrap(copy.deepcopy(self.model, memo))
+        memo[id(self)] = copied = replace(own, name=self.name, head=copy.deepcopy(self.head, memo))
+        return copied
 
     @property
     def image_size(self) -> int:
@@ -196,6 +213,7 @@ class Encoding:
         prefix: tokens before the patches.
         positions: how position embeddings were resized.
         blocks: all blocks, for this grid.
+        state: of the model's weights and modules when it encoded, see `backbones.agreement`.
     """
 
     backbone: Backbone
@@ -208,12 +226,33 @@ class Encoding:
     prefix: int
     positions: Positions
     blocks: tuple[Block, ...]
+    state: State = field(default=(), repr=False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Encoding:
+        """Of a copy of the Backbone, whose blocks are those of the copied model."""
+        self.check_current()
+        backbone = copy.deepcopy(self.backbone, memo)
+        copied = {name: copy.deepcopy(getattr(self, name), memo) for name in ("pixels", "inputs", "tokens", "feature")}
+        trunk, state = copy.deepcopy(self.trunk, memo), image_state(backbone)
+        blocks = backbone.blocks_at(self.grid, self.positions)
+        return replace(self, backbone=backbone, trunk=trunk, state=state, blocks=blocks, **copied)
+
+    def check_current(self) -> None:
+        """The model is as it was when it encoded.
+
+        Raises:
+            StaleEncodingError: it has changed since.
+        """
+        if self.state:
+            check_state(self.backbone, self.state)
 
     def tail(self, count: int | None, method: str) -> list[tuple[Block, Tokens]]:
         """The last `count` blocks with their inputs, fewer if the tower is shallower; None = all.
 
         Raises:
             KeepError: the encoding kept fewer.
+            StaleEncodingError: the model has changed since it encoded.
+            AlteredModelError: a block computes something else than its weights say.
         """
         depth = len(self.blocks)
         needed = depth if count is None else min(count, depth)
@@ -224,6 +263,7 @@ class Encoding:
             )
         if needed == 0:
             return []
+        check_blocks(self.backbone, self.state, self.blocks, self.inputs[-needed:], self.tokens)
         return list(zip(self.blocks[-needed:], self.inputs[-needed:], strict=True))
 
     def only(self, image: int) -> Encoding:
@@ -263,6 +303,7 @@ def encode(
     Raises:
         ShapeError: pixels are not (image, 3, height, width), or a side is no multiple of the patch.
         OptionError: keep is negative or positions is unknown.
+        AlteredModelError: the host's own pass gives another feature, as with a hook on its image tower.
     """
     if keep is not None and keep < 0:
         raise OptionError(f"keep must be None or at least 0, got {keep}.")
@@ -271,6 +312,8 @@ def encode(
     grid = _grid_of(backbone, pixels)
     pixels = pixels.to(device=backbone.weight.device, dtype=backbone.weight.dtype)
     with plainly(backbone.model):
+        state = image_state(backbone)
+        check_tower(backbone, state, pixels)
         x, trunk = backbone.embed(pixels, grid, positions)
         blocks = backbone.blocks_at(grid, positions)
         first = 0 if keep is None else max(0, len(blocks) - keep)
@@ -280,7 +323,7 @@ def encode(
                 inputs.append(x)
             x = block.forward(x)
         feature = backbone.pool(x)
-    return Encoding(backbone, pixels, tuple(inputs), x, feature, trunk, grid, backbone.prefix, positions, blocks)
+    return Encoding(backbone, pixels, tuple(inputs), x, feature, trunk, grid, backbone.prefix, positions, blocks, state)
 
 
 def _grid_of(backbone: Backbone, pixels: Tensor) -> Grid:

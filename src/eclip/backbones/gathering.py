@@ -7,6 +7,7 @@ one backward, and a copy of the row a text makes one backward pass serve every t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,10 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.backbones.base import Encoding
+from eclip.backbones.agreement import check_latent, gradients
+from eclip.backbones.base import Backbone, Encoding
 from eclip.blocks import Block, Fn, Heads, Tokens, attention, finish, run_block, unit
 from eclip.errors import NoMeaningError
 
+LARGEST = 10
+"""Half-precision gradients start at up to two to this power."""
 AT_ONCE = 1 << 25
 """Numbers that one intermediate of a batched backward pass may hold; more texts than that allows take turns."""
 
@@ -27,6 +31,7 @@ class Gathering:
     """One query's attention over the tokens, and the way from what it gathers to the feature.
 
     Attributes:
+        backbone: whose it is.
         block: whose attention it is.
         x: what enters the block.
         q: the one query.
@@ -36,6 +41,7 @@ class Gathering:
         to_feature: (..., channel) -> (..., feature), from the block's output row.
     """
 
+    backbone: Backbone
     block: Block
     x: Tokens
     q: Float[Tensor, "image head 1 width"]
@@ -61,10 +67,11 @@ class Gathering:
         count = max(1, AT_ONCE // (4 * start.numel()))
         parts: list[Tensor] = []
         for some in text.split(count):
-            with torch.enable_grad():
+            with gradients(self.backbone):
                 rows = start.repeat(1, 1, len(some), 1).requires_grad_()  # image head text width
-                features = unit(self.features(rows))
-                parts += torch.autograd.grad((features * some.to(features)).sum(), rows)
+                features = self.features(rows)  # image text feature
+            cotangent = cosine_slope(features[:, 0].detach(), some).transpose(0, 1)
+            parts += _pull(features, [rows], cotangent)
         return torch.cat(parts, dim=2)
 
 
@@ -87,6 +94,7 @@ def gather(encoding: Encoding, method: str, tokens: Tokens | None = None) -> Gat
         )
     if backbone.latent is not None:
         block, x = backbone.latent, encoding.tokens
+        check_latent(backbone, encoding.state, x)
     else:
         [(block, x)] = encoding.tail(1, method)
     x = x if tokens is None else tokens
@@ -126,7 +134,7 @@ def gather_from(encoding: Encoding, block: Block, x: Tokens, normed: Tokens) -> 
         return backbone.to_feature(row if backbone.final_norm is None else backbone.final_norm(row))
 
     q, k, v = block.qkv(normed)
-    return Gathering(block, x, q[:, :, :1], k, v, attention(q[:, :, :1], k), to_feature)
+    return Gathering(backbone, block, x, q[:, :, :1], k, v, attention(q[:, :, :1], k), to_feature)
 
 
 def rest(encoding: Encoding, count: int, x: Tokens, method: str) -> Float[Tensor, "image feature"]:
@@ -162,18 +170,32 @@ def score_gradients(
         of: tensors (image, ...) of that graph.
 
     Yields:
-        Gradients (text, image, ...) of each tensor, for all texts in one go, or for some after the others where memory
-        does not allow it.
+        Gradients (text, image, ...) of each tensor, in float32 at least, for all texts in one go, or for some after the
+        others where memory does not allow it.
     """
-    cotangents = cosine_slope(feature.detach(), text).to(feature)  # text image feature
+    cotangents = cosine_slope(feature.detach(), text)  # text image feature
     # An MLP is four times as wide as its tokens; attention has a row a token and head.
     widest = max(max(4 * one.numel(), one.numel() // one.shape[-1] * one.shape[-2]) for one in of)
 
-    def pull(cotangent: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(feature, of, cotangent, retain_graph=True)
-
     for some in cotangents.split(max(1, AT_ONCE // widest)):
-        yield list(torch.func.vmap(pull)(some))
+        yield _pull(feature, of, some, batched=True)
+
+
+def _pull(output: Tensor, of: list[Tensor], cotangent: Tensor, batched: bool = False) -> list[Tensor]:
+    """Gradients in float32 at least. In half precision they start so large that none vanishes on the way.
+
+    float16 ends at 6e-8, and slopes of scores lie below. A power of two goes in with the cotangent and out with the
+    result, a smaller one where something overflows.
+    """
+    half = output.dtype == torch.float16
+    largest = float(cotangent.abs().max()) if half else 0.0
+    power = LARGEST - math.frexp(largest)[1] if largest else 0
+    for lift in range(power, power - 64, -8):
+        lifted = (cotangent * 2.0**lift).to(output)
+        grads = torch.autograd.grad(output, of, lifted, retain_graph=True, is_grads_batched=batched)
+        if not half or all(bool(grad.isfinite().all()) for grad in grads):
+            break
+    return [grad.to(torch.promote_types(grad.dtype, torch.float32)) * 2.0**-lift for grad in grads]
 
 
 def cosine_slope(

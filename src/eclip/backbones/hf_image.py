@@ -8,6 +8,7 @@ so that positions can be resized, and the names of the weights, which are the sa
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eclip.backbones.base import DEFAULT_POSITIONS, Grid, Positions
+from eclip.backbones.host import attention_weights, is_linear, steady
 from eclip.backbones.positions import resize_positions
 from eclip.blocks import Block, Fn, merge_heads, split_heads
 from eclip.errors import OptionError, unsupported
@@ -28,7 +30,6 @@ def clip_tower(model: Any) -> dict[str, Any]:
     vision = model.vision_model
     embeddings, projection = vision.embeddings, model.visual_projection
     native, patch = _grid(embeddings)
-    blocks = tuple(layer_block(layer) for layer in vision.encoder.layers)
 
     def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
         patches = embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)  # image patch channel
@@ -44,11 +45,12 @@ def clip_tower(model: Any) -> dict[str, Any]:
         "patch_size": patch,
         "prefix": 1,
         "embed": embed,
-        "blocks_at": lambda grid, positions: blocks,
+        "blocks_at": _blocks_of(vision),
         "project": project,
         "pool": lambda tokens: project(tokens[:, 0]),
         "final_norm": vision.post_layernorm,
         "to_feature": projection,
+        "encode_pixels": lambda pixels: _feature(model.get_image_features(pixel_values=pixels)),
     }
 
 
@@ -63,7 +65,11 @@ def siglip_tower(model: Any) -> dict[str, Any]:
         table = resize_positions(embeddings.position_embedding.weight, native, grid, positions)
         return patches + table.to(patches.dtype), None
 
-    return {"native": native, "patch_size": patch, "embed": embed, **_headed(vision)}
+    def encode_pixels(pixels: Tensor) -> Tensor:
+        with steady(model):
+            return _feature(model.get_image_features(pixel_values=pixels))
+
+    return {"native": native, "patch_size": patch, "embed": embed, "encode_pixels": encode_pixels, **_headed(vision)}
 
 
 def naflex_tower(model: Any) -> dict[str, Any]:
@@ -83,13 +89,34 @@ def naflex_tower(model: Any) -> dict[str, Any]:
                 f"positions={positions!r} cannot be had on a Siglip2Model off its grid {tuple(native)}: it was trained "
                 "with its own way of resizing. Leave positions out."
             )
-        squares = pixels.unflatten(3, (grid.col, patch)).unflatten(2, (grid.row, patch))
-        rows = squares.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # image patch (row col color)
-        patches = embeddings.patch_embedding(rows)
+        patches = embeddings.patch_embedding(rows_of(pixels, grid))
         table = resize_positions(embeddings.position_embedding.weight, native, grid, "bilinear_aa")
         return patches + table.to(patches.dtype), None
 
-    return {"native": native, "patch_size": patch, "embed": embed, **_headed(vision)}
+    def rows_of(pixels: Tensor, grid: Grid) -> Tensor:
+        squares = pixels.unflatten(3, (grid.col, patch)).unflatten(2, (grid.row, patch))
+        return squares.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # image patch (row col color)
+
+    def encode_pixels(pixels: Tensor) -> Tensor:
+        count, device = len(pixels), pixels.device
+        with steady(model):
+            return _feature(
+                model.get_image_features(
+                    pixel_values=rows_of(pixels, native),
+                    pixel_attention_mask=torch.ones(count, side * side, dtype=torch.long, device=device),
+                    spatial_shapes=torch.tensor([[side, side]] * count, device=device),
+                )
+            )
+
+    return {"native": native, "patch_size": patch, "embed": embed, "encode_pixels": encode_pixels, **_headed(vision)}
+
+
+def _feature(answer: Any) -> Tensor:
+    """A tensor until transformers 5, since then a record, or a tuple of its values where the configuration says so."""
+    if isinstance(answer, Tensor):
+        return answer
+    feature: Tensor = answer[1] if isinstance(answer, tuple) else answer.pooler_output
+    return feature
 
 
 def _grid(embeddings: Any) -> tuple[Grid, int]:
@@ -102,46 +129,58 @@ def _headed(vision: Any) -> dict[str, Any]:
     if not getattr(vision, "use_head", True):
         raise unsupported("a SigLIP without its pooling head (vision_use_head=False)")
     head, norm = vision.head, vision.post_layernorm
-    attn = head.attention
-    heads = int(attn.num_heads)
-    blocks = tuple(layer_block(layer) for layer in vision.encoder.layers)
+    heads = int(head.attention.num_heads)
 
     def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        weights, biases = attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3)
+        own = attention_weights(head.attention)
+        weights, biases = own.into.chunk(3), own.into_bias.chunk(3)
         inputs = (head.probe.to(x.dtype).expand(len(x), -1, -1), x, x)
         q, k, v = (split_heads(F.linear(*part), heads) for part in zip(inputs, weights, biases, strict=True))
         return q, k, v
 
     def value(x: Tensor) -> Tensor:
-        return split_heads(F.linear(x, attn.in_proj_weight.chunk(3)[2], attn.in_proj_bias.chunk(3)[2]), heads)
+        return split_heads(attention_weights(head.attention).value(x), heads)
 
     def project(tokens: Tensor) -> Tensor:
         """The head's answer to an image that consists of this one token: the attention weight is 1."""
-        values = F.linear(norm(tokens), attn.in_proj_weight.chunk(3)[2], attn.in_proj_bias.chunk(3)[2])
-        out = attn.out_proj(values)
+        own = attention_weights(head.attention)
+        out = own.project(own.value(norm(tokens)))
         return out + head.mlp(head.layernorm(out))
+
+    def pool(tokens: Tensor) -> Tensor:
+        with steady(head):
+            return head(norm(tokens))
 
     latent = Block(
         heads,
         norm,
         qkv,
         value,
-        lambda mixed: attn.out_proj(merge_heads(mixed)),
-        lambda x: head(norm(x))[:, None],
+        lambda mixed: attention_weights(head.attention).project(merge_heads(mixed)),
+        lambda x: pool(x)[:, None],
         head.layernorm,
         head.mlp,
         residual=False,
+        host=head,
     )
     return {
         "prefix": 0,
-        "blocks_at": lambda grid, positions: blocks,
+        "blocks_at": _blocks_of(vision),
         "project": project,
-        "pool": lambda tokens: head(norm(tokens)),
+        "pool": pool,
         "pooling": "latent",
         "to_feature": nn.Identity(),
         "latent": latent,
         "bare": norm,
     }
+
+
+def _blocks_of(vision: Any) -> Callable[[Grid, Positions], tuple[Block, ...]]:
+    def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
+        return tuple(layer_block(layer) for layer in vision.encoder.layers)
+
+    blocks_at(Grid(1, 1), DEFAULT_POSITIONS)  # refuses blocks nobody has read
+    return blocks_at
 
 
 def layer_block(layer: Any) -> Block:
@@ -168,11 +207,20 @@ def layer_block(layer: Any) -> Block:
 
     def pull(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         grads = (merge_heads(q), merge_heads(k), merge_heads(v))
-        return torch.cat(grads, dim=-1) @ torch.cat([part.weight for part in linear])
+        return torch.cat(grads, dim=-1) @ torch.cat([part.weight for part in linear]).to(q)
 
-    plain = all(type(part) is nn.Linear for part in linear)  # adapters and quantized layers have another slope
+    plain = all(map(is_linear, linear))  # adapters and quantized layers have another slope
     return Block(
-        heads, norm1, qkv, value, out, _whole(layer), layer.layer_norm2, layer.mlp, pull=pull if plain else None
+        heads,
+        norm1,
+        qkv,
+        value,
+        out,
+        _whole(layer),
+        layer.layer_norm2,
+        layer.mlp,
+        pull=pull if plain else None,
+        host=layer,
     )
 
 

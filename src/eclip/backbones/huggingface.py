@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,15 @@ def wrap_transformers(
         logit_scale=float(model.logit_scale.detach().exp()),
         tokenize=_tokenizer(model, kind, known[0], tokenizer),
         encode_tokens=_encoder(model, kind),
+        rewrap=partial(
+            wrap_transformers,
+            tokenizer=tokenizer,
+            processor=processor,
+            mean=mean,
+            std=std,
+            interpolation=interpolation,
+            name=name,
+        ),
         text_tower=kind.text(model),
         visual=VISUAL,
         **colors,

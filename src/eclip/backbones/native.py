@@ -7,6 +7,7 @@ resized without touching the model; and the stages of a ResNet before its attent
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,9 +17,10 @@ from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentio
 from torch import Tensor, nn
 
 from eclip.backbones.base import Grid, Positions
+from eclip.backbones.host import AttentionWeights, attention_weights, merges
 from eclip.backbones.pool import pool_block, pool_tokens
 from eclip.backbones.positions import resize_positions
-from eclip.blocks import Block, merge_heads, split_heads
+from eclip.blocks import Block, finish, merge_heads, split_heads
 from eclip.errors import unsupported
 
 
@@ -32,7 +34,11 @@ def native_vit(visual: VisionTransformer) -> dict[str, Any]:
     if patch[0] != patch[1]:
         raise unsupported(f"a ViT with patches of {patch[0]} x {patch[1]} pixels, not square")
     native = Grid(*visual.grid_size)
-    blocks = tuple(native_block(block) for block in visual.transformer.resblocks)
+
+    def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
+        return tuple(native_block(block) for block in visual.transformer.resblocks)
+
+    blocks_at(native, "bicubic_aa")  # refuses blocks nobody has read
 
     def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
         patches = visual.conv1(pixels).flatten(2).transpose(1, 2)  # image patch channel
@@ -59,7 +65,7 @@ def native_vit(visual: VisionTransformer) -> dict[str, Any]:
         "patch_size": int(patch[0]),
         "prefix": 1,
         "embed": embed,
-        "blocks_at": lambda grid, positions: blocks,
+        "blocks_at": blocks_at,
         "project": project,
         "pool": pool,
         "pooling": "token" if visual.pool_type == "tok" else "average",
@@ -68,53 +74,89 @@ def native_vit(visual: VisionTransformer) -> dict[str, Any]:
     }
 
 
-def native_block(block: nn.Module) -> Block:
+def native_block(block: Any) -> Block:
     """A block of open_clip's transformers, of image or text.
 
     Raises:
         UnsupportedTowerError: it is of another class, or its attention is a scaled cosine.
     """
     if isinstance(block, CustomResidualAttentionBlock):
-        if block.attn.scaled_cosine:
-            raise unsupported("a ViT with scaled cosine attention")
-        norm_q, norm_k, norm_out, norm_attn = block.attn.ln_q, block.attn.ln_k, block.attn.ln_inner, block.ln_attn
-        scale = block.attn.head_scale
-        heads = int(block.attn.num_heads)
-    elif isinstance(block, ResidualAttentionBlock):
-        norm_q = norm_k = norm_out = norm_attn = nn.Identity()
-        scale = None
-        heads = int(block.attn.num_heads)
-    else:
+        return _custom_block(block)
+    if not isinstance(block, ResidualAttentionBlock):
         raise unsupported(f"a ViT with blocks of class {type(block).__name__}")
-    attn = block.attn
+    attn: Any = block.attn
+    heads = int(attn.num_heads)
+
+    @cache
+    def weights() -> AttentionWeights:
+        return attention_weights(attn)
 
     def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = (
-            split_heads(part, heads) for part in F.linear(x, attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1)
-        )
-        return norm_q(q), norm_k(k), v
-
-    def value(x: Tensor) -> Tensor:
-        bias = None if attn.in_proj_bias is None else attn.in_proj_bias.chunk(3)[2]
-        return split_heads(F.linear(x, attn.in_proj_weight.chunk(3)[2], bias), heads)
+        q, k, v = (split_heads(part, heads) for part in weights().qkv(x))
+        return q, k, v
 
     def out(mixed: Tensor) -> Tensor:
-        merged = norm_out(merge_heads(mixed if scale is None else mixed * scale))
-        return block.ls_1(norm_attn(F.linear(merged, attn.out_proj.weight, attn.out_proj.bias)))
+        return block.ls_1(weights().project(merge_heads(mixed)))
+
+    def mlp(x: Tensor) -> Tensor:
+        return block.ls_2(block.mlp(x))
 
     def forward(x: Tensor) -> Tensor:
         if getattr(attn, "batch_first", True):
             return block(x)
         return block(x.transpose(0, 1)).transpose(0, 1)
 
+    def fused(x: Tensor) -> Tensor:
+        return finish(opened, x, F.scaled_dot_product_attention(*qkv(block.ln_1(x))))
+
+    def pull(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ weights().into.to(q)
+
+    opened = Block(
+        heads,
+        block.ln_1,
+        qkv,
+        lambda x: split_heads(weights().value(x), heads),
+        out,
+        fused if merges(attn) else forward,
+        block.ln_2,
+        mlp,
+        pull=pull,
+        host=block,
+        reference=forward if merges(attn) else None,
+    )
+    return opened
+
+
+def _custom_block(block: CustomResidualAttentionBlock) -> Block:
+    """open_clip's block with norms of queries and keys and inside its attention, whose projection is a layer."""
+    attn: Any = block.attn
+    if attn.scaled_cosine:
+        raise unsupported("a ViT with scaled cosine attention")
+    heads = int(attn.num_heads)
+
+    def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (
+            split_heads(part, heads) for part in F.linear(x, attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1)
+        )
+        return attn.ln_q(q), attn.ln_k(k), v
+
+    def value(x: Tensor) -> Tensor:
+        bias = None if attn.in_proj_bias is None else attn.in_proj_bias.chunk(3)[2]
+        return split_heads(F.linear(x, attn.in_proj_weight.chunk(3)[2], bias), heads)
+
+    def out(mixed: Tensor) -> Tensor:
+        merged = attn.ln_inner(merge_heads(mixed if attn.head_scale is None else mixed * attn.head_scale))
+        return block.ls_1(block.ln_attn(attn.out_proj(merged)))
+
     def mlp(x: Tensor) -> Tensor:
         return block.ls_2(block.mlp(x))
 
     def pull(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ attn.in_proj_weight
+        return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ attn.in_proj_weight.to(q)
 
-    affine = isinstance(norm_q, nn.Identity) and isinstance(norm_k, nn.Identity)
-    return Block(heads, block.ln_1, qkv, value, out, forward, block.ln_2, mlp, pull=pull if affine else None)
+    affine = isinstance(attn.ln_q, nn.Identity) and isinstance(attn.ln_k, nn.Identity)
+    return Block(heads, block.ln_1, qkv, value, out, block, block.ln_2, mlp, pull=pull if affine else None, host=block)
 
 
 def resnet(visual: ModifiedResNet) -> dict[str, Any]:
@@ -130,24 +172,27 @@ def resnet(visual: ModifiedResNet) -> dict[str, Any]:
             trunk = layer(trunk)
         return pool_tokens(trunk), trunk
 
+    def through(layer: Any, x: Tensor) -> Tensor:
+        return F.linear(x, layer.weight, layer.bias)  # as the host, which never calls these layers
+
     def value(x: Tensor) -> Tensor:
-        return split_heads(pool.v_proj(x), heads)
+        return split_heads(through(pool.v_proj, x), heads)
 
     def out(mixed: Tensor) -> Tensor:
-        return pool.c_proj(merge_heads(mixed))
+        return through(pool.c_proj, merge_heads(mixed))
 
     def pull(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         weights = (pool.q_proj.weight, pool.k_proj.weight, pool.v_proj.weight)
-        return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ torch.cat(weights)
+        return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ torch.cat(weights).to(q)
 
     def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
         table = resize_positions(pool.positional_embedding, native, grid, positions)
 
         def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             x = x + table.to(x.dtype)
-            return split_heads(pool.q_proj(x), heads), split_heads(pool.k_proj(x), heads), value(x)
+            return split_heads(through(pool.q_proj, x), heads), split_heads(through(pool.k_proj, x), heads), value(x)
 
-        return (pool_block(heads, qkv, value, out, pull),)
+        return (pool_block(heads, qkv, value, out, pull, pool),)
 
     return {
         "family": "CLIP ResNet",

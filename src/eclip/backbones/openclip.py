@@ -8,7 +8,7 @@ of open_clip 3.3.0 and timm 1.0.31.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from open_clip import CLIP, CustomTextCLIP, SimpleTokenizer
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from eclip.backbones.base import Backbone
 from eclip.backbones.colors import Color, settled
 from eclip.backbones.hf_text import encoder_text
+from eclip.backbones.host import steady
 from eclip.backbones.huggingface import is_transformers, wrap_transformers
 from eclip.backbones.native import native_vit, resnet
 from eclip.backbones.native_text import native_text
@@ -83,12 +84,19 @@ def wrap(
         "this model carries no color mean and std: give wrap(model, mean=(r, g, b), std=(r, g, b)), those it was "
         "trained with; CLIP's are open_clip.OPENAI_DATASET_MEAN and open_clip.OPENAI_DATASET_STD.",
     )
+
+    def encode_tokens(ids: Tensor) -> Tensor:
+        with steady(model):
+            return model.encode_text(ids)
+
     return Backbone(
         name=name or type(model).__name__,
         model=model,
         logit_scale=float(model.logit_scale.detach().exp()),
         tokenize=_tokenizer(model, tokenizer),
-        encode_tokens=model.encode_text,
+        encode_tokens=encode_tokens,
+        encode_pixels=lambda pixels: model.encode_image(pixels),
+        rewrap=partial(wrap, tokenizer=tokenizer, mean=mean, std=std, interpolation=interpolation, name=name),
         text_tower=native_text(model) or encoder_text(getattr(model, "text", model)),
         **colors,
         **_tower(model.visual),

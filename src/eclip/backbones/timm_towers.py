@@ -8,16 +8,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from open_clip.timm_model import TimmModel
-from timm.layers import Attention, AttentionPool2d, AttentionPoolLatent, Mlp, RotAttentionPool2d, apply_rot_embed_cat
+from timm.layers import Attention, AttentionPool2d, AttentionPoolLatent, RotAttentionPool2d, apply_rot_embed_cat
 from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 
 from eclip.backbones.base import Grid, Positions
+from eclip.backbones.host import is_linear, last_part
 from eclip.backbones.pool import pool_block, pool_tokens
 from eclip.backbones.positions import resize_positions
-from eclip.blocks import Block, Fn, merge_heads, split_heads
+from eclip.blocks import Block, merge_heads, split_heads
 from eclip.errors import unsupported
 
 
@@ -42,17 +42,17 @@ def timm_pool(visual: TimmModel, pool: AttentionPool2d | RotAttentionPool2d) -> 
         return tuple(split_heads(part, heads) for part in chunks)
 
     def value(x: Tensor) -> Tensor:
-        if pool.qkv is None:
-            return split_heads(pool.v(x), heads)
-        bias = None if pool.qkv.bias is None else pool.qkv.bias.chunk(3)[2]
-        return split_heads(F.linear(x, pool.qkv.weight.chunk(3)[2], bias), heads)
+        return split_heads(pool.v(x) if pool.qkv is None else last_part(pool.qkv, x, 3), heads)
 
     def out(mixed: Tensor) -> Tensor:
         return pool.proj(merge_heads(mixed))
 
     def pull(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        weight = pool.qkv.weight if pool.qkv is not None else torch.cat([pool.q.weight, pool.k.weight, pool.v.weight])
-        return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ weight
+        weight = torch.cat([layer.weight for layer in layers()])
+        return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ weight.to(q)
+
+    def layers() -> list[Any]:
+        return [pool.q, pool.k, pool.v] if pool.qkv is None else [pool.qkv]
 
     def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
         if isinstance(pool, AttentionPool2d):
@@ -73,7 +73,8 @@ def timm_pool(visual: TimmModel, pool: AttentionPool2d | RotAttentionPool2d) -> 
                 q, k, v = raw_qkv(x)
                 return turn(q), turn(k), v
 
-        return (pool_block(heads, qkv, value, out, pull if isinstance(pool, AttentionPool2d) else None),)
+        affine = isinstance(pool, AttentionPool2d) and all(map(is_linear, layers()))
+        return (pool_block(heads, qkv, value, out, pull if affine else None, pool),)
 
     def project(tokens: Tensor) -> Tensor:
         for module in rest:
@@ -102,7 +103,11 @@ def timm_map(visual: TimmModel) -> dict[str, Any]:
     if patch[0] != patch[1]:
         raise unsupported(f"a ViT with patches of {patch[0]} x {patch[1]} pixels, not square")
     native = Grid(*trunk.patch_embed.grid_size)
-    blocks = tuple(timm_block(block) for block in trunk.blocks)
+
+    def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
+        return tuple(timm_block(block) for block in trunk.blocks)
+
+    blocks_at(native, "bicubic_aa")  # refuses blocks nobody has read
 
     def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
         patches = trunk.patch_embed.norm(trunk.patch_embed.proj(pixels).flatten(2).transpose(1, 2))
@@ -114,12 +119,7 @@ def timm_map(visual: TimmModel) -> dict[str, Any]:
 
     def project(tokens: Tensor) -> Tensor:
         """The head's answer to an image that consists of this one token: the attention weight is 1."""
-        values = F.linear(
-            trunk.norm(tokens),
-            head.kv.weight.chunk(2)[1],
-            None if head.kv.bias is None else head.kv.bias.chunk(2)[1],
-        )
-        out = head.proj(values)
+        out = head.proj(last_part(head.kv, trunk.norm(tokens), 2))
         return finish(out if head.mlp is None else out + head.mlp(head.norm(out)))
 
     return {
@@ -128,7 +128,7 @@ def timm_map(visual: TimmModel) -> dict[str, Any]:
         "patch_size": int(patch[0]),
         "prefix": 0,
         "embed": embed,
-        "blocks_at": lambda grid, positions: blocks,
+        "blocks_at": blocks_at,
         "project": project,
         "pool": lambda tokens: finish(head(trunk.norm(tokens))),
         "pooling": "latent",
@@ -153,29 +153,17 @@ def _latent_block(head: AttentionPoolLatent, norm: nn.Module) -> Block:
         heads,
         norm,
         qkv,
-        lambda x: qkv(x)[2],
+        lambda x: split_heads(last_part(head.kv, x, 2), heads),
         out,
         lambda x: head(norm(x))[:, None],
         None if head.mlp is None else head.norm,
         head.mlp,
         residual=False,
+        host=head,
     )
 
 
-def without_dropout(mlp: nn.Module) -> Fn:
-    """An MLP as it is in evaluation mode, whatever mode the model is in.
-
-    Raises:
-        UnsupportedTowerError: it drops values at random, in a place nobody has read.
-    """
-    if isinstance(mlp, Mlp):
-        return lambda x: mlp.fc2(mlp.norm(mlp.act(mlp.fc1(x))))
-    if any(isinstance(module, nn.Dropout) and module.p > 0 for module in mlp.modules()):
-        raise unsupported(f"a timm ViT with dropout in an MLP of class {type(mlp).__name__}")
-    return mlp
-
-
-def timm_block(block: nn.Module) -> Block:
+def timm_block(block: Any) -> Block:
     """A block of timm's ViT.
 
     Raises:
@@ -183,27 +171,28 @@ def timm_block(block: nn.Module) -> Block:
     """
     if not isinstance(block, TimmBlock) or not isinstance(block.attn, Attention):
         raise unsupported(f"a timm ViT with blocks of class {type(block).__name__}")
-    attn = block.attn
+    attn: Any = block.attn
     if attn.gate is not None:
         raise unsupported("a timm ViT with gated attention")
-    heads, inner_mlp = int(attn.num_heads), without_dropout(block.mlp)
+    heads = int(attn.num_heads)
 
     def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = (split_heads(part, heads) for part in attn.qkv(x).chunk(3, dim=-1))
         return attn.q_norm(q), attn.k_norm(k), v
 
     def value(x: Tensor) -> Tensor:
-        bias = None if attn.qkv.bias is None else attn.qkv.bias.chunk(3)[2]
-        return split_heads(F.linear(x, attn.qkv.weight.chunk(3)[2], bias), heads)
+        return split_heads(last_part(attn.qkv, x, 3), heads)
 
     def out(mixed: Tensor) -> Tensor:
         return block.ls1(attn.proj(attn.norm(merge_heads(mixed))))
 
     def mlp(x: Tensor) -> Tensor:
-        return block.ls2(inner_mlp(x))
+        return block.ls2(block.mlp(x))
 
     def pull(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ attn.qkv.weight
+        return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ attn.qkv.weight.to(q)
 
-    affine = isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity)
-    return Block(heads, block.norm1, qkv, value, out, block, block.norm2, mlp, pull=pull if affine else None)
+    affine = isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity) and is_linear(attn.qkv)
+    return Block(
+        heads, block.norm1, qkv, value, out, block, block.norm2, mlp, pull=pull if affine else None, host=block
+    )

@@ -18,8 +18,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from eclip.backbones.base import Grid, Positions
+from eclip.backbones.host import is_linear, last_part
 from eclip.backbones.positions import resize_positions
-from eclip.backbones.timm_towers import timm_block, without_dropout
+from eclip.backbones.timm_towers import timm_block
 from eclip.blocks import Block, merge_heads, split_heads
 from eclip.errors import unsupported
 
@@ -71,11 +72,10 @@ def bare_vit(trunk: Any) -> BareViT:
 
     def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
         if not isinstance(trunk, Eva):
-            return plain
+            return tuple(timm_block(block) for block in trunk.blocks)
         turned = None if rope is None else rotary(rope, native, grid)
         return tuple(eva_block(block, turned) for block in trunk.blocks)
 
-    plain = () if isinstance(trunk, Eva) else tuple(timm_block(block) for block in trunk.blocks)
     blocks_at(native, "bicubic_aa")  # refuses blocks nobody has read
     return BareViT(native, patch, prefix, embed, blocks_at)
 
@@ -90,7 +90,7 @@ def timm_vit(visual: TimmModel) -> dict[str, Any]:
         raise unsupported("a timm ViT whose mean takes in its class token, or which has none to pool")
     if not any(isinstance(norm, nn.Identity) for norm in (trunk.norm, trunk.fc_norm)):
         raise unsupported("a timm ViT with two norms at its end")
-    rest = [without_dropout(module) for key, module in visual.head.named_children() if key != "drop"]
+    rest = [module for key, module in visual.head.named_children() if key != "drop"]
 
     def to_feature(normed: Tensor) -> Tensor:
         normed = trunk.head(normed)
@@ -138,16 +138,17 @@ def eva_block(block: Any, rope: Tensor | None) -> Block:
         raise unsupported(f"an EVA with blocks of class {type(block).__name__} over {type(attn).__name__}")
     heads, prefix = int(attn.num_heads), int(attn.num_prefix_tokens)
     behind = isinstance(block, EvaBlockPostNorm)
-    inner_mlp = without_dropout(block.mlp)
+    apart = (attn.q_proj, attn.k_proj, attn.v_proj) if attn.qkv is None else ()
 
-    def weights() -> tuple[Tensor, Tensor | None]:
-        if attn.qkv is not None:
-            biases = None if attn.q_bias is None else torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
-            return attn.qkv.weight, biases
-        parts = (attn.q_proj, attn.k_proj, attn.v_proj)
-        zero = torch.zeros_like(attn.k_proj.weight[:, 0])
-        biases = torch.cat([zero if part.bias is None else part.bias for part in parts])
-        return torch.cat([part.weight for part in parts]), biases
+    def joint(x: Tensor) -> tuple[Tensor, ...]:
+        if apart:
+            return tuple(part(x) for part in apart)
+        if attn.q_bias is None:
+            return attn.qkv(x).chunk(3, dim=-1)
+        bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
+        if attn.qkv_bias_separate:
+            return (attn.qkv(x) + bias).chunk(3, dim=-1)
+        return F.linear(x, attn.qkv.weight, bias).chunk(3, dim=-1)
 
     def turn(z: Tensor) -> Tensor:
         if rope is None:
@@ -156,12 +157,13 @@ def eva_block(block: Any, rope: Tensor | None) -> Block:
         return torch.cat([z[:, :, :prefix], turned], dim=2).type_as(z)
 
     def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = (split_heads(part, heads) for part in F.linear(x, *weights()).chunk(3, dim=-1))
+        q, k, v = (split_heads(part, heads) for part in joint(x))
         return turn(attn.q_norm(q)), turn(attn.k_norm(k)), v
 
     def value(x: Tensor) -> Tensor:
-        weight, bias = weights()
-        return split_heads(F.linear(x, weight.chunk(3)[2], None if bias is None else bias.chunk(3)[2]), heads)
+        if apart:
+            return split_heads(attn.v_proj(x), heads)
+        return split_heads(last_part(attn.qkv, x, 3) if attn.q_bias is None else joint(x)[2], heads)
 
     def out(mixed: Tensor) -> Tensor:
         gained = attn.proj(attn.norm(merge_heads(mixed)))
@@ -170,16 +172,27 @@ def eva_block(block: Any, rope: Tensor | None) -> Block:
         return gained if block.gamma_1 is None else block.gamma_1 * gained
 
     def mlp(x: Tensor) -> Tensor:
-        gained = inner_mlp(x)
+        gained = block.mlp(x)
         if behind:
             return block.norm2(gained)
         return gained if block.gamma_2 is None else block.gamma_2 * gained
 
     def pull(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ weights()[0]
+        weight = torch.cat([part.weight for part in apart]) if apart else attn.qkv.weight
+        return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ weight.to(q)
 
     affine = rope is None and isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity)
+    affine = affine and all(is_linear(part) for part in apart or (attn.qkv,))
     norm1, norm2 = (nn.Identity(), nn.Identity()) if behind else (block.norm1, block.norm2)
     return Block(
-        heads, norm1, qkv, value, out, lambda x: block(x, rope=rope), norm2, mlp, pull=pull if affine else None
+        heads,
+        norm1,
+        qkv,
+        value,
+        out,
+        lambda x: block(x, rope=rope),
+        norm2,
+        mlp,
+        pull=pull if affine else None,
+        host=block,
     )

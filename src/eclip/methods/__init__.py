@@ -87,6 +87,7 @@ class Method:
         from eclip.backbones.base import plainly
 
         with plainly(encoding.backbone.model):  # methods that need gradients turn them on
+            encoding.check_current()
             text = text.to(feature.device)
             text = text.clone() if text.is_inference() else text  # such tensors take no part in gradients
             return self.function(encoding, text, **options).float()

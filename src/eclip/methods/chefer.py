@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eclip.backbones.agreement import gradients
 from eclip.backbones.base import Encoding
 from eclip.backbones.gathering import Gathering, gather, gather_from, score_gradients
 from eclip.blocks import attention, finish
@@ -43,7 +44,9 @@ def chefer(
     if encoding.backbone.pooling != "average" and (depth == 1 or not encoding.blocks[-1].residual):
         last = gather(encoding, "chefer")
         grad = last.gradient(text)  # image head text width
-        relevance = (last.attn * (grad @ last.v.transpose(-1, -2))).clamp_min(0).mean(dim=1)  # image text token
+        relevance = (
+            (last.attn * (grad @ last.v.to(grad).transpose(-1, -2))).clamp_min(0).mean(dim=1)
+        )  # image text token
         return scale * relevance[..., prefix:].unflatten(2, encoding.grid)
     share = _through_blocks(encoding, text, depth)
     return share[..., prefix:].unflatten(2, encoding.grid)
@@ -55,7 +58,7 @@ def _through_blocks(encoding: Encoding, text: Tensor, depth: int) -> Float[Tenso
     tail = encoding.tail(depth - 1 if pooling == "latent" else depth, "chefer")
     whole = tail[:-1] if pooling == "token" else tail
     last: Gathering | None = None
-    with torch.enable_grad():
+    with gradients(encoding.backbone):
         x = tail[0][1].detach().requires_grad_()
         attns, values, mixed = [], [], []
         for block, _ in whole:
@@ -73,7 +76,7 @@ def _through_blocks(encoding: Encoding, text: Tensor, depth: int) -> Float[Tenso
             values.append(last.v)
             mixed.append(last.attn @ last.v)
             feature = last.features(mixed[-1])[:, 0]
-    start = torch.zeros_like(x[..., 0])  # image token
+    start = torch.zeros_like(x[..., 0], dtype=torch.promote_types(x.dtype, torch.float32))  # image token
     if pooling == "token":
         start[:, 0] = 1
     elif pooling == "average":
@@ -82,7 +85,7 @@ def _through_blocks(encoding: Encoding, text: Tensor, depth: int) -> Float[Tenso
     for grads in score_gradients(feature, text, mixed):
         share = start
         for attn, v, grad in zip(reversed(attns), reversed(values), reversed(grads), strict=True):
-            relevant = (attn * (grad @ v.transpose(-1, -2))).clamp_min(0).mean(dim=2)  # text image query token
+            relevant = (attn * (grad @ v.to(grad).transpose(-1, -2))).clamp_min(0).mean(dim=2)  # text image query token
             relevant = backbone.logit_scale * relevant
             if relevant.shape[2] == 1:
                 share = share + relevant[:, :, 0]

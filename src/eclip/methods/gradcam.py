@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eclip.backbones.agreement import gradients
 from eclip.backbones.base import Encoding
 from eclip.backbones.gathering import Gathering, gather, gather_from, rest, score_gradients
 from eclip.backbones.pool import pool_tokens
@@ -43,11 +44,12 @@ def gradcam(
         raise OptionError(f"'gradcam' needs depth between 1 and {len(encoding.blocks)} here, got {depth}.")
     if encoding.trunk is not None:
         patches = encoding.trunk.flatten(2).transpose(1, 2)  # image patch channel
-        return encoding.on_grid(patches @ trunk_slope(encoding, text, "gradcam").transpose(1, 2))
+        weights = trunk_slope(encoding, text, "gradcam")  # image text channel
+        return encoding.on_grid(patches.to(weights) @ weights.transpose(1, 2))
     block, x = encoding.tail(depth, "gradcam")[0]
     activation = (block.norm1(x) if layer == "norm" else x)[:, encoding.prefix :]
     weights = _block_slope(encoding, text, depth, layer)  # image text channel
-    return encoding.on_grid(activation @ weights.transpose(1, 2))
+    return encoding.on_grid(activation.to(weights) @ weights.transpose(1, 2))
 
 
 def trunk_slope(
@@ -57,7 +59,7 @@ def trunk_slope(
     assert encoding.trunk is not None, "for towers with a trunk"
     last = gather(encoding, method)
     if last.block.pull is None:
-        with torch.enable_grad():
+        with gradients(encoding.backbone):
             trunk = encoding.trunk.detach().requires_grad_()
             x = pool_tokens(trunk)
             moved = gather_from(encoding, last.block, x, last.block.norm1(x))
@@ -67,7 +69,7 @@ def trunk_slope(
     # A shift of all positions shifts every token, the mean included. Its keys then all move alike, which softmax does
     # not see; so does what it gathers; the query moves by itself.
     grad, slope = _attention_slope(last, text)
-    query = slope @ last.k  # image head text width
+    query = slope @ last.k.to(slope)  # image head text width
     return last.block.pull(query, torch.zeros_like(query), grad) / (encoding.grid.row * encoding.grid.col)
 
 
@@ -81,7 +83,7 @@ def _block_slope(encoding: Encoding, text: Tensor, depth: int, layer: str) -> Fl
         key = slope[..., patches].sum(dim=-1, keepdim=True) * last.q
         value = last.attn[..., patches].sum(dim=-1, keepdim=True) * grad
         return block.pull(torch.zeros_like(key), key, value) / (encoding.grid.row * encoding.grid.col)
-    with torch.enable_grad():
+    with gradients(encoding.backbone):
         leaf = (block.norm1(x) if layer == "norm" else x).detach().requires_grad_()
         stream, normed = (x, leaf) if layer == "norm" else (leaf, block.norm1(leaf))
         if in_row:
@@ -99,6 +101,6 @@ def _attention_slope(
 ) -> tuple[Float[Tensor, "image head text width"], Float[Tensor, "image head text token"]]:
     """Gradients of the scores with respect to what is gathered, and to the products q k before scaling and softmax."""
     grad = last.gradient(text)
-    raised = grad @ last.v.transpose(-1, -2)  # with respect to the attention
+    raised = grad @ last.v.to(grad).transpose(-1, -2)  # with respect to the attention
     raised = raised - (raised * last.attn).sum(dim=-1, keepdim=True)
     return grad, last.attn * raised * last.q.shape[-1] ** -0.5

@@ -50,7 +50,7 @@ def gradeclip(
     last = gather(encoding, "gradeclip")
     mixed = None if heads == "native" else _single_head(last)
     grad = merge_heads(last.gradient(text, mixed))  # image text channel
-    evidence = merge_heads(last.v)[:, encoding.prefix :] @ grad.transpose(1, 2)  # image patch text
+    evidence = merge_heads(last.v)[:, encoding.prefix :].to(grad) @ grad.transpose(1, 2)  # image patch text
     if loosened != "none":
         likeness = _likeness(last, loosened)[:, encoding.prefix :]
         low, high = likeness.amin(dim=1, keepdim=True), likeness.amax(dim=1, keepdim=True)

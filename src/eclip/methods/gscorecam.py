@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from eclip.backbones.agreement import gradients
 from eclip.backbones.base import Encoding
 from eclip.backbones.gathering import rest, score_gradients
 from eclip.backbones.masking import masked_scores
@@ -78,7 +79,7 @@ def _one_image(
 
 def _output_slope(encoding: Encoding, text: Tensor) -> Float[Tensor, "image text channel"]:
     """Mean over tokens of the scores' gradients with respect to the last block's output."""
-    with torch.enable_grad():
+    with gradients(encoding.backbone):
         tokens = encoding.tokens.detach().requires_grad_()
         feature = rest(encoding, 0, tokens, "gscorecam")
     slopes = [grad.mean(dim=2) for [grad] in score_gradients(feature, text, [tokens])]

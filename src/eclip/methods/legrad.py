@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eclip.backbones.agreement import gradients
 from eclip.backbones.base import Encoding
 from eclip.backbones.gathering import gather, score_gradients
 from eclip.blocks import Block, Tokens, attention, finish
@@ -53,16 +54,17 @@ def legrad(
 
 def _pooling_slope(encoding: Encoding, text: Tensor, tokens: Tokens | None) -> Float[Tensor, "image text token"]:
     pooled = gather(encoding, "legrad", tokens)
-    return (pooled.gradient(text) @ pooled.v.transpose(-1, -2)).clamp_min(0).mean(dim=1)
+    grad = pooled.gradient(text)
+    return (grad @ pooled.v.to(grad).transpose(-1, -2)).clamp_min(0).mean(dim=1)
 
 
 def _block_slope(encoding: Encoding, text: Tensor, block: Block, x: Tokens) -> Float[Tensor, "image text token"]:
     q, k, v = block.qkv(block.norm1(x))
-    with torch.enable_grad():
+    with gradients(encoding.backbone):
         mixed = (attention(q, k) @ v).detach().requires_grad_()
         feature = encoding.backbone.project(finish(block, x, mixed).mean(dim=1))
     parts = []
     for [grad] in score_gradients(feature, text, [mixed]):  # text image head query width
-        slope = (grad @ v.transpose(-1, -2)).clamp_min(0)  # text image head query token
+        slope = (grad @ v.to(grad).transpose(-1, -2)).clamp_min(0)  # text image head query token
         parts.append(slope.mean(dim=(2, 3)).transpose(0, 1))
     return torch.cat(parts, dim=1)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eclip.backbones.agreement import gradients
 from eclip.backbones.gathering import score_gradients
 from eclip.backbones.text_tower import text_attention
 from eclip.errors import OptionError
@@ -41,7 +42,7 @@ def chefer(
     tower = reading.tower("chefer")
     mask = tower.mask(reading.ids)
     attns, values, mixed = [], [], []
-    with torch.enable_grad():
+    with gradients(reading.backbone):
         x = reading.entering(depth, "chefer").requires_grad_()
         for block in tower.blocks[-depth:]:
             q, k, v = block.qkv(x)
@@ -50,12 +51,12 @@ def chefer(
             mixed.append(attns[-1] @ v)
             x = block.finish(x, block.out(mixed[-1]))
         feature = tower.pool(reading.ids, x)
-    start = tower.weights(reading.ids).to(x)  # text token
+    start = tower.weights(reading.ids).to(torch.promote_types(x.dtype, torch.float32))  # text token
     parts = []
     for grads in score_gradients(feature, image, mixed):
         share = start.expand(grads[0].shape[0], -1, -1)  # image text token
         for attn, v, grad in zip(reversed(attns), reversed(values), reversed(grads), strict=True):
-            relevant = (attn * (grad @ v.transpose(-1, -2))).clamp_min(0).mean(dim=2)  # image text query token
+            relevant = (attn * (grad @ v.to(grad).transpose(-1, -2))).clamp_min(0).mean(dim=2)  # image text query token
             share = share + (share[..., None, :] @ relevant)[..., 0, :] * reading.backbone.logit_scale
         parts.append(share - start)
     return torch.cat(parts).detach()

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eclip.backbones.agreement import gradients
 from eclip.backbones.gathering import score_gradients
 from eclip.backbones.text_tower import TextBlock, text_attention
 from eclip.blocks import Heads, merge_heads, split_heads, unit
@@ -59,7 +60,7 @@ def gradeclip(
     every = torch.arange(len(place), device=place.device)
     mask = tower.mask(reading.ids)
     mixed, values, spreads = [], [], []
-    with torch.enable_grad():
+    with gradients(reading.backbone):
         x = reading.entering(depth, "gradeclip").requires_grad_()
         for block in tower.blocks[-depth:]:
             q, k, v = block.qkv(x)
@@ -73,7 +74,7 @@ def gradeclip(
         part = torch.zeros((), device=x.device)
         for grad, value, spread in zip(grads, values, spreads, strict=True):
             pooled = grad[:, every, :, place].transpose(0, 1).flatten(2)  # image text channel
-            part = part + (value @ pooled.permute(1, 2, 0)).permute(2, 0, 1) * spread
+            part = part + (value.to(pooled) @ pooled.permute(1, 2, 0)).permute(2, 0, 1) * spread
         parts.append(part)
     return torch.cat(parts).detach()
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from eclip.backbones.agreement import check_text
 from eclip.backbones.base import Backbone, plainly
 from eclip.backbones.text_tower import TextTower, run_text_block
 from eclip.blocks import Tokens
@@ -59,6 +60,7 @@ class Reading:
 
         Raises:
             NoMeaningError: nobody has read its kind.
+            AlteredModelError: it gives other features than the host, as with a hook on one of its blocks.
         """
         if self.backbone.text_tower is None:
             raise NoMeaningError(
@@ -67,6 +69,7 @@ class Reading:
                 "model with a text tower that eclip cannot look into",
                 "it needs the attention of each block" + ("" if method == "pairs" else f"; {_ANY!r} works with any"),
             )
+        check_text(self.backbone, self.ids)
         return self.backbone.text_tower
 
     def place(self, method: str) -> Int[Tensor, " text"]:

@@ -1,0 +1,269 @@
+"""The block in the open against the host's own block, on real input, so that maps explain the model that was scored.
+
+Methods recompute a block from the host's weights; the score comes from the host. Where something changes what the host
+computes (an adapter, a hook, a replaced `forward`), the two would part without a word. So each block is compared before
+it is first used, and again when weights or modules have changed; parts that are not a host's own each time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from eclip.backbones.host import fingerprint, is_plain, is_quantized, modules_of, oddities, path_of, steady, top_level
+from eclip.backbones.text_tower import run_text_block
+from eclip.blocks import Block, attention, finish
+from eclip.choices import DEFAULT_POSITIONS
+from eclip.errors import AlteredModelError, GradientError, StaleEncodingError
+
+if TYPE_CHECKING:
+    from eclip.backbones.base import Backbone
+
+State = tuple[object, ...]
+"""A fingerprint of one side of a model, see `host.fingerprint`."""
+Agreed = dict[str, tuple[State, set[int]]]
+"""What was checked -> the state it had then, and which blocks agreed."""
+PLAIN, QUANTIZED = 64.0, 0.02
+"""Allowed difference: so many roundings of what a block adds and of its output; of integer layers, this share."""
+
+
+def image_state(backbone: Backbone) -> State:
+    """The fingerprint of the image side, see `host.fingerprint`."""
+    own = backbone.model.__dict__
+    return id(own.get("encode_image")), *fingerprint(*_image_side(backbone))
+
+
+def _image_side(backbone: Backbone) -> list[nn.Module]:
+    starts = (backbone.visual,) if isinstance(backbone.visual, str) else backbone.visual
+    return top_level(backbone.model, starts)
+
+
+def check_state(backbone: Backbone, state: State) -> None:
+    """The image side is as it was when an encoding was made.
+
+    Raises:
+        StaleEncodingError: weights or modules have changed since.
+    """
+    if image_state(backbone) != state:
+        raise StaleEncodingError(
+            f"the weights or modules of {backbone.name} have changed since this encoding was made: encode the image "
+            "again, so that maps and scores come from the same model."
+        )
+
+
+def check_blocks(
+    backbone: Backbone, state: State, blocks: tuple[Block, ...], inputs: tuple[Tensor, ...], last: Tensor
+) -> None:
+    """Each of the last blocks, recomputed in the open on one image, gives what the host's own block gave.
+
+    Args:
+        backbone: whose blocks.
+        state: `image_state` when the inputs were made.
+        blocks: all blocks, for this grid.
+        inputs: what entered the last `len(inputs)` of them.
+        last: what left the last.
+
+    Raises:
+        AlteredModelError: one gives something else.
+    """
+    done = _done(backbone, "blocks", state)
+    first = len(blocks) - len(inputs)
+    for index, (block, x) in enumerate(zip(blocks[first:], inputs, strict=True), start=first):
+        if index in done:
+            continue
+        after = inputs[index - first + 1] if index + 1 < len(blocks) else last
+        _check_block(backbone, f"block {index + 1} of {len(blocks)}", block, x[:1], after[:1])
+        if block.host is None or _all_plain(block.host):
+            done.add(index)
+
+
+def check_latent(backbone: Backbone, state: State, tokens: Tensor) -> None:
+    """The same of a MAP head, which is a block whose one query is learned."""
+    block, done = backbone.latent, _done(backbone, "latent", state)
+    if block is None or done:
+        return
+    with steady(backbone.model), torch.no_grad():
+        _check_block(backbone, "the pooling head", block, tokens[:1], block.forward(tokens[:1]))
+    if block.host is None or _all_plain(block.host):
+        done.add(0)
+
+
+def check_tower(backbone: Backbone, state: State, pixels: Tensor) -> None:
+    """The whole image tower, walked block by block on its training size, gives the host's own feature.
+
+    Raises:
+        AlteredModelError: it gives something else.
+    """
+    done = _done(backbone, "tower", state)
+    if done:
+        return
+    native, patch = backbone.native, backbone.patch_size
+    size = (native.row * patch, native.col * patch)
+    x = pixels[:1] if tuple(pixels.shape[2:]) == size else F.interpolate(pixels[:1].float(), size).to(pixels)
+    ours, _ = backbone.embed(x, native, DEFAULT_POSITIONS)
+    blocks = backbone.blocks
+    for block in blocks:
+        ours = block.forward(ours)
+    lone = ours[:, -1:]
+    alone = torch.cat([ours[:, : backbone.prefix], lone], dim=1) if backbone.pooling == "average" else lone
+    alone, lone, ours, depth = backbone.pool(alone), backbone.project(lone)[:, 0], backbone.pool(ours), len(blocks) + 1
+    with steady(backbone.model):
+        theirs = backbone.encode_pixels(x)
+    roots = _image_side(backbone)
+    share = (0.5 if is_quantized(*roots) else 0.0) + depth * PLAIN * _rounding(theirs)
+    _require(backbone, "the image tower", roots, ours, theirs, share * theirs.double().norm())
+    _require(backbone, "the projection of a single token", roots, lone, alone, share * alone.double().norm())
+    done.add(0)
+
+
+def check_text(backbone: Backbone, ids: Tensor) -> None:
+    """The text tower in the open gives the host's own features of these texts.
+
+    Raises:
+        AlteredModelError: it gives something else.
+    """
+    tower = backbone.text_tower
+    image = {id(module) for module in _image_side(backbone)}
+    roots = [child for child in backbone.model.children() if id(child) not in image]
+    done = _done(backbone, "text", fingerprint(*roots))
+    if done or tower is None:
+        return
+    with torch.no_grad():
+        x, mask = tower.embed(ids), tower.mask(ids)
+        for block in tower.blocks:
+            x = run_text_block(block, x, mask)
+        ours, theirs = tower.pool(ids, x), backbone.encode_tokens(ids)
+    share = (0.5 if is_quantized(*roots) else 0.0) + len(tower.blocks) * PLAIN * _rounding(theirs)
+    _require(backbone, "the text tower", roots, ours, theirs, share * theirs.double().norm())
+    if all(_all_plain(root) for root in roots):
+        done.add(0)
+
+
+def _done(backbone: Backbone, kind: str, state: State) -> set[int]:
+    """What was checked of this state; a new state starts anew."""
+    known = backbone.agreed.get(kind)
+    if known is None or known[0] != state:
+        known = backbone.agreed[kind] = (state, set())
+    return known[1]
+
+
+def _all_plain(root: nn.Module) -> bool:
+    return all(is_plain(module) for _, module in modules_of(root))
+
+
+def _check_block(backbone: Backbone, name: str, block: Block, x: Tensor, after: Tensor) -> None:
+    host = block.host
+    with torch.no_grad():
+        if block.reference is not None:
+            with steady(backbone.model):
+                after = block.reference(x)
+        try:
+            normed = block.norm1(x)
+            q, k, v = block.qkv(normed)
+            ours = finish(block, x, attention(q, k) @ v)
+            alone = block.value(normed) if block.residual else v  # a pool's values alone are without positions
+        except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+            raise AlteredModelError(_sentence(backbone, name, host, f"cannot be recomputed ({error})")) from error
+        start = x if block.residual else torch.zeros_like(after)
+        added = (after.double() - start.double()).norm()
+        share = (QUANTIZED if host is not None and is_quantized(host) else 0.0) + PLAIN * _rounding(after)
+        _require(
+            backbone, name, host, ours, after, share * added + PLAIN / 8 * _rounding(after) * after.double().norm()
+        )
+        _require(backbone, name, host, alone, v, share * v.double().norm())
+    if block.pull is not None:
+        _check_pull(backbone, name, block, normed)
+
+
+def _check_pull(backbone: Backbone, name: str, block: Block, normed: Tensor) -> None:
+    """The transpose of `qkv` by hand against torch's own gradient."""
+    assert block.pull is not None
+    with torch.enable_grad():
+        leaf = normed.detach().requires_grad_()
+        parts = block.qkv(leaf)
+        theirs = torch.autograd.grad(parts, leaf, [part.detach() for part in parts])[0]
+    ours = block.pull(*(part.detach() for part in parts))
+    _require(backbone, name, block.host, ours, theirs, PLAIN * _rounding(theirs) * theirs.double().norm())
+
+
+def _rounding(like: Tensor) -> float:
+    """Relative rounding of one number; coarser where torch was told to multiply matrices in less than float32."""
+    if like.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
+        return 2.0**-9
+    return torch.finfo(like.dtype).eps / 2
+
+
+def _require(
+    backbone: Backbone, name: str, host: nn.Module | list[nn.Module] | None, ours: Tensor, theirs: Tensor, most: Any
+) -> None:
+    apart = (ours.double() - theirs.double()).norm() if ours.shape == theirs.shape else torch.tensor(float("inf"))
+    if not bool(apart <= most):
+        length = float(theirs.double().norm())
+        off = f"computes something else than its weights say (off by {100 * float(apart) / max(length, 1e-30):.2g} %)"
+        raise AlteredModelError(_sentence(backbone, name, host, off))
+
+
+def _sentence(backbone: Backbone, name: str, host: nn.Module | list[nn.Module] | None, what: str) -> str:
+    roots = host if isinstance(host, list) else [] if host is None else [host]
+    found = [odd for root in roots for odd in oddities(path_of(backbone.model, root), root)]
+    where = next((f" ({path})" for root in roots[:1] if (path := path_of(backbone.model, root))), "")
+    if not found:
+        return (
+            f"{backbone.name}: {name}{where} {what}, and eclip explains a block by recomputing it. If the model was "
+            "changed after eclip.wrap, wrap it again; a class with a forward pass of its own cannot be explained."
+        )
+    shown = "; ".join(stands for stands, _ in found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+    ways = list(dict.fromkeys(way for _, way in found))
+    return (
+        f"{backbone.name}: {name}{where} {what}, and eclip explains a block by recomputing it: {shown}. "
+        f"{'; '.join(ways)}, then explain again."
+    )
+
+
+class _Watch(TorchFunctionMode):
+    """Raises where an operation takes a value that is differentiated and gives one that is not."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        answer = func(*args, **(kwargs or {}))
+        if isinstance(answer, Tensor) and answer.is_floating_point() and not answer.requires_grad:
+            name = str(getattr(func, "__name__", func))
+            if name not in _VALUELESS and not name.startswith("new_") and not name.endswith("_like"):
+                inputs = [one for one in (*args, *(kwargs or {}).values()) if isinstance(one, Tensor)]
+                if any(one.requires_grad and not isinstance(one, nn.Parameter) for one in inputs):
+                    raise GradientError(self.backbone.name, self.backbone.family, _operation(func))
+        return answer
+
+
+_VALUELESS = ("detach", "__get__")
+"""Ways to take a value out of the graph that are meant so; in a host's own code they are part of its training."""
+
+
+def _operation(func: Any) -> str:
+    name = str(func)
+    return name if "." in name and " " not in name else str(getattr(func, "__name__", name))
+
+
+def watched(backbone: Backbone) -> TorchFunctionMode:
+    """Inside, a step of the host that has no gradient is an error, since its part of the gradient would be lost.
+
+    Raises:
+        GradientError: such a step was met.
+    """
+    return _Watch(backbone)
+
+
+@contextlib.contextmanager
+def gradients(backbone: Backbone) -> Iterator[None]:
+    """Gradients on, and `watched`."""
+    with torch.enable_grad(), watched(backbone):
+        yield

@@ -1,0 +1,245 @@
+"""What stands in a host model's tree of modules: plain layers of torch, or adapters, hooks and replaced parts.
+
+The blocks are recomputed from the host's weights. Where a weight is all that a layer is, its parts can be read alone;
+elsewhere the layer itself must be called, or the model refused (`agreement.py`). transformers, peft and torch.ao are
+not imported here: a model in hand brings its own modules.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOSTS = ("torch.nn", "open_clip", "timm", "transformers", "huggingface_hub")
+"""Packages whose modules are what a model is made of, unless something was put on them."""
+_ADAPTED = "peft."
+_merging = threading.RLock()
+"""Held while a module of peft merges its weights and takes them out again, as its own forward pass does."""
+
+
+def modules_of(*roots: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module below the roots with its path, each once, read from the tree itself.
+
+    `nn.Module.named_modules` of some adapters registers weights anew when it is called.
+    """
+    seen: set[int] = set()
+    stack = [("", root) for root in reversed(roots)]
+    while stack:
+        path, module = stack.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        yield path, module
+        children = module.__dict__["_modules"]
+        stack += [(f"{path}.{name}" if path else name, child) for name, child in children.items() if child is not None]
+
+
+def fingerprint(*roots: nn.Module) -> tuple[object, ...]:
+    """Changes when a weight, a module, a hook or a `forward` below the roots changes; not with training mode.
+
+    Values that were written past torch's count of versions (`weight.data.add_(1)`) are not seen.
+    """
+    found: list[object] = [id(hook) for hooks in _global_hooks() for hook in hooks.values()]
+    kinds: set[type] = set()
+    for _, module in modules_of(*roots):
+        own = module.__dict__
+        kinds.add(type(module))
+        found += (id(module), len(own), id(own.get("forward")))
+        for name in HOOKS:
+            if own[name]:
+                found += [id(hook) for hook in own[name].values()]
+        for group in ("_parameters", "_buffers"):
+            for tensor in own[group].values():
+                if tensor is not None:
+                    found += _place(tensor)
+        if not _of_host(type(module)):
+            found.append(_settings(own))
+    for kind in kinds:
+        for base in kind.__mro__:
+            if base is nn.Module:
+                break
+            found += map(id, vars(base).values())
+    return tuple(found)
+
+
+def _global_hooks() -> tuple[dict[int, Any], ...]:
+    return torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks
+
+
+def _place(tensor: Tensor) -> tuple[object, ...]:
+    version = 0 if tensor.is_inference() else tensor._version
+    return (tensor.data_ptr() if _is_simple(tensor) else id(tensor)), version, tensor.dtype
+
+
+def _settings(own: dict[str, Any]) -> str:
+    """Plain values of a module that is none of a host's, such as which adapter is active and how it is scaled."""
+    simple = (bool, int, float, str, list, tuple, dict)
+    return str({key: value for key, value in own.items() if isinstance(value, simple) and not key.endswith("hooks")})
+
+
+def _is_simple(tensor: Tensor) -> bool:
+    return type(tensor) in (Tensor, nn.Parameter, nn.Buffer)
+
+
+def _of_host(kind: type) -> bool:
+    """Whether a class is a host's, and its `forward` too."""
+    places = (kind.__module__, getattr(kind.forward, "__module__", ""))
+    return all(place.startswith(HOSTS) and not place.startswith("torch.nn.utils") for place in places)
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether a module computes what its class and its weights say: no hook, no other `forward`, ordinary weights."""
+    own = module.__dict__
+    return (
+        _of_host(type(module))
+        and "forward" not in own
+        and not any(own[name] for name in HOOKS)
+        and all(_is_simple(weight) for weight in own["_parameters"].values() if weight is not None)
+        and not any(_global_hooks())
+    )
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is `x @ weight.T + bias` and nothing else, so that parts of its weight can be used alone."""
+    return type(module) is nn.Linear and is_plain(module)
+
+
+def last_part(linear: nn.Module, x: Tensor, parts: int) -> Tensor:
+    """The last of `parts` equal parts of what a joint projection gives, such as the values of queries, keys, values.
+
+    Of a plain layer it is computed alone; any other layer is called and the rest thrown away.
+    """
+    if not is_linear(linear):
+        return linear(x).chunk(parts, dim=-1)[-1]
+    bias = None if linear.bias is None else linear.bias.chunk(parts)[-1]
+    return F.linear(x, linear.weight.chunk(parts)[-1], bias)
+
+
+class AttentionWeights(NamedTuple):
+    """What `nn.MultiheadAttention` computes with; it reads its output projection's weight, not its `forward`."""
+
+    into: Tensor
+    into_bias: Tensor | None
+    out: Tensor
+    out_bias: Tensor | None
+
+    def qkv(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values side by side (image, token, channel) each."""
+        return F.linear(x, self.into, self.into_bias).chunk(3, dim=-1)
+
+    def value(self, x: Tensor) -> Tensor:
+        """Values alone."""
+        return F.linear(x, self.into.chunk(3)[2], None if self.into_bias is None else self.into_bias.chunk(3)[2])
+
+    def project(self, merged: Tensor) -> Tensor:
+        """The output projection."""
+        return F.linear(merged, self.out, self.out_bias)
+
+
+def attention_weights(attn: Any) -> AttentionWeights:
+    """Weights that an `nn.MultiheadAttention` computes with now, those of an adapter of peft merged into a copy.
+
+    peft's own forward pass merges them into the model and takes them out again, off by rounding; the copy is what that
+    pass would use, and leaves the model alone.
+    """
+    if not merges(attn):
+        return AttentionWeights(attn.in_proj_weight, attn.in_proj_bias, attn.out_proj.weight, attn.out_proj.bias)
+    with _merging, torch.no_grad():
+        own = copy.deepcopy(attn)
+        if own.disable_adapters:
+            if own.merged:
+                own.unmerge()
+        elif not own.merged:
+            own.merge(adapter_names=[name for name in own.active_adapters if name in own.lora_A])
+        inner = own.base_layer
+        out = inner.out_proj.base_layer
+        return AttentionWeights(inner.in_proj_weight, inner.in_proj_bias, out.weight, out.bias)
+
+
+def merges(module: nn.Module) -> bool:
+    """Whether a module is peft's adapter around an `nn.MultiheadAttention`, whose forward pass rewrites its weights."""
+    if not type(module).__module__.startswith(_ADAPTED):
+        return False
+    return isinstance(getattr(module, "base_layer", None), nn.MultiheadAttention) and hasattr(module, "merge")
+
+
+@contextmanager
+def steady(*roots: nn.Module) -> Iterator[None]:
+    """The host's own passes inside leave every weight below the roots the same object with the same bits."""
+    inside = [inner for _, module in modules_of(*roots) if merges(module) for _, inner in modules_of(module)]
+    if not inside:
+        yield
+        return
+    with _merging:
+        before = [(module.__dict__, dict(module.__dict__["_parameters"])) for module in inside]
+        try:
+            yield
+        finally:
+            for own, weights in before:
+                for name, weight in weights.items():
+                    own.pop(name, None)  # a merged weight is a plain attribute
+                    own["_parameters"][name] = weight
+
+
+def oddities(path: str, root: nn.Module) -> list[tuple[str, str]]:
+    """What below a module is not as the host made it: (what stands where, the way out), outermost first."""
+    found = []
+    for below, module in modules_of(root):
+        own, where = module.__dict__, ".".join(part for part in (path, below) if part)
+        kind = type(module)
+        if own["_forward_hooks"] or own["_forward_pre_hooks"]:
+            found.append((f"a forward hook stands on {where}", "Remove the hook (handle.remove())"))
+        if "forward" in own:
+            found.append((f"the forward method of {where} was replaced", "Restore it (`del module.forward`)"))
+        if kind.__module__.startswith(_ADAPTED):
+            found.append(
+                (
+                    f"an adapter of peft ({kind.__name__}) stands on {where}",
+                    "Merge the adapter (model.merge_and_unload())",
+                )
+            )
+        elif is_quantized(module):
+            found.append((f"{where} is quantized ({kind.__name__})", "Use the model before quantization"))
+        elif hasattr(module, "parametrizations"):
+            found.append(
+                (
+                    f"{where} has parametrized weights",
+                    "Fix them with torch.nn.utils.parametrize.remove_parametrizations",
+                )
+            )
+        elif not _of_host(kind):
+            found.append((f"{where} is a {kind.__module__}.{kind.__qualname__}", "Use the module of the original"))
+        elif not all(_is_simple(weight) for weight in own["_parameters"].values() if weight is not None):
+            found.append((f"{where} has weights of another type than nn.Parameter", "Use plain weights"))
+    if any(_global_hooks()):
+        found.append(("a global forward hook is registered with torch", "Remove the hook (handle.remove())"))
+    return found
+
+
+def is_quantized(*roots: nn.Module) -> bool:
+    """Whether a module below the roots computes with integers, as those of torch.ao, torchao and bitsandbytes do."""
+    return any(
+        type(module).__module__.startswith(("torch.ao.", "torchao", "bitsandbytes", "quanto", "optimum.quanto"))
+        or any(not _is_simple(weight) for weight in module.__dict__["_parameters"].values() if weight is not None)
+        for _, module in modules_of(*roots)
+    )
+
+
+def path_of(model: nn.Module, part: nn.Module | None) -> str:
+    """Where a module stands in a model, as `get_submodule` takes it; empty if it stands there no more."""
+    return next((path for path, module in modules_of(model) if module is part), "")
+
+
+def top_level(model: nn.Module, starts: Iterable[str]) -> list[nn.Module]:
+    """The modules whose weights' names start so."""
+    names = [start.removesuffix(".") for start in starts]
+    return [model.get_submodule(name) for name in names if name in model._modules]

@@ -16,7 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from eclip.backbones.host import fingerprint, is_plain, is_quantized, modules_of, oddities, path_of, steady, top_level
+from eclip.backbones.host import (
+    fingerprint,
+    image_side,
+    is_plain,
+    is_quantized,
+    modules_of,
+    oddities,
+    path_of,
+    steady,
+    text_side,
+)
 from eclip.backbones.text_tower import run_text_block
 from eclip.blocks import Block, attention, finish
 from eclip.choices import DEFAULT_POSITIONS
@@ -29,19 +39,14 @@ State = tuple[object, ...]
 """A fingerprint of one side of a model, see `host.fingerprint`."""
 Agreed = dict[str, tuple[State, set[int]]]
 """What was checked -> the state it had then, and which blocks agreed."""
-PLAIN, QUANTIZED = 64.0, 0.02
-"""Allowed difference: so many roundings of what a block adds and of its output; of integer layers, this share."""
+PLAIN, INTEGER_BLOCK, INTEGER_TOWER = 64.0, 0.02, 0.1
+"""Allowed differences: so many roundings a block; where layers compute with integers, these shares of the values."""
 
 
 def image_state(backbone: Backbone) -> State:
     """The fingerprint of the image side, see `host.fingerprint`."""
     own = backbone.model.__dict__
-    return id(own.get("encode_image")), *fingerprint(*_image_side(backbone))
-
-
-def _image_side(backbone: Backbone) -> list[nn.Module]:
-    starts = (backbone.visual,) if isinstance(backbone.visual, str) else backbone.visual
-    return top_level(backbone.model, starts)
+    return id(own.get("encode_image")), *fingerprint(*image_side(backbone))
 
 
 def check_state(backbone: Backbone, state: State) -> None:
@@ -106,17 +111,21 @@ def check_tower(backbone: Backbone, state: State, pixels: Tensor) -> None:
     native, patch = backbone.native, backbone.patch_size
     size = (native.row * patch, native.col * patch)
     x = pixels[:1] if tuple(pixels.shape[2:]) == size else F.interpolate(pixels[:1].float(), size).to(pixels)
-    ours, _ = backbone.embed(x, native, DEFAULT_POSITIONS)
-    blocks = backbone.blocks
-    for block in blocks:
-        ours = block.forward(ours)
-    lone = ours[:, -1:]
-    alone = torch.cat([ours[:, : backbone.prefix], lone], dim=1) if backbone.pooling == "average" else lone
-    alone, lone, ours, depth = backbone.pool(alone), backbone.project(lone)[:, 0], backbone.pool(ours), len(blocks) + 1
-    with steady(backbone.model):
-        theirs = backbone.encode_pixels(x)
-    roots = _image_side(backbone)
-    share = (0.5 if is_quantized(*roots) else 0.0) + depth * PLAIN * _rounding(theirs)
+    roots, blocks = image_side(backbone), backbone.blocks
+    try:
+        ours, _ = backbone.embed(x, native, DEFAULT_POSITIONS)
+        for block in blocks:
+            ours = block.forward(ours)
+        lone = ours[:, -1:]
+        alone = torch.cat([ours[:, : backbone.prefix], lone], dim=1) if backbone.pooling == "average" else lone
+        alone, lone, ours = backbone.pool(alone), backbone.project(lone)[:, 0], backbone.pool(ours)
+        with steady(backbone.model):
+            theirs = backbone.encode_pixels(x)
+    except (RuntimeError, TypeError, AttributeError, AlteredModelError) as error:
+        if all(map(_all_plain, roots)):
+            raise
+        raise AlteredModelError(_sentence(backbone, "the image tower", roots, f"cannot be run ({error})")) from error
+    share = (INTEGER_TOWER if is_quantized(*roots) else 0.0) + (len(blocks) + 1) * PLAIN * _rounding(theirs)
     _require(backbone, "the image tower", roots, ours, theirs, share * theirs.double().norm())
     _require(backbone, "the projection of a single token", roots, lone, alone, share * alone.double().norm())
     done.add(0)
@@ -129,8 +138,7 @@ def check_text(backbone: Backbone, ids: Tensor) -> None:
         AlteredModelError: it gives something else.
     """
     tower = backbone.text_tower
-    image = {id(module) for module in _image_side(backbone)}
-    roots = [child for child in backbone.model.children() if id(child) not in image]
+    roots = text_side(backbone)
     done = _done(backbone, "text", fingerprint(*roots))
     if done or tower is None:
         return
@@ -139,7 +147,7 @@ def check_text(backbone: Backbone, ids: Tensor) -> None:
         for block in tower.blocks:
             x = run_text_block(block, x, mask)
         ours, theirs = tower.pool(ids, x), backbone.encode_tokens(ids)
-    share = (0.5 if is_quantized(*roots) else 0.0) + len(tower.blocks) * PLAIN * _rounding(theirs)
+    share = (INTEGER_TOWER if is_quantized(*roots) else 0.0) + len(tower.blocks) * PLAIN * _rounding(theirs)
     _require(backbone, "the text tower", roots, ours, theirs, share * theirs.double().norm())
     if all(_all_plain(root) for root in roots):
         done.add(0)
@@ -158,21 +166,21 @@ def _all_plain(root: nn.Module) -> bool:
 
 
 def _check_block(backbone: Backbone, name: str, block: Block, x: Tensor, after: Tensor) -> None:
-    host = block.host
+    host, integer = block.host, block.host is not None and is_quantized(block.host)
     with torch.no_grad():
-        if block.reference is not None:
+        if block.reference is not None or integer:  # integer layers round by what else is in the batch
             with steady(backbone.model):
-                after = block.reference(x)
+                after = (block.reference or block.forward)(x)
         try:
             normed = block.norm1(x)
             q, k, v = block.qkv(normed)
             ours = finish(block, x, attention(q, k) @ v)
             alone = block.value(normed) if block.residual else v  # a pool's values alone are without positions
-        except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise AlteredModelError(_sentence(backbone, name, host, f"cannot be recomputed ({error})")) from error
         start = x if block.residual else torch.zeros_like(after)
         added = (after.double() - start.double()).norm()
-        share = (QUANTIZED if host is not None and is_quantized(host) else 0.0) + PLAIN * _rounding(after)
+        share = (INTEGER_BLOCK if integer else 0.0) + PLAIN * _rounding(after)
         _require(
             backbone, name, host, ours, after, share * added + PLAIN / 8 * _rounding(after) * after.double().norm()
         )
@@ -202,6 +210,7 @@ def _rounding(like: Tensor) -> float:
 def _require(
     backbone: Backbone, name: str, host: nn.Module | list[nn.Module] | None, ours: Tensor, theirs: Tensor, most: Any
 ) -> None:
+    ours, theirs = ours.detach(), theirs.detach()
     apart = (ours.double() - theirs.double()).norm() if ours.shape == theirs.shape else torch.tensor(float("inf"))
     if not bool(apart <= most):
         length = float(theirs.double().norm())
@@ -235,13 +244,19 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         answer = func(*args, **(kwargs or {}))
-        if isinstance(answer, Tensor) and answer.is_floating_point() and not answer.requires_grad:
+        if isinstance(answer, Tensor) and answer.is_floating_point() and not _has_slope(answer):
             name = str(getattr(func, "__name__", func))
             if name not in _VALUELESS and not name.startswith("new_") and not name.endswith("_like"):
-                inputs = [one for one in (*args, *(kwargs or {}).values()) if isinstance(one, Tensor)]
+                values = args[:1] if name == "to" or name.endswith("_as") else (*args, *(kwargs or {}).values())
+                inputs = [one for one in values if isinstance(one, Tensor)]
                 if any(one.requires_grad and not isinstance(one, nn.Parameter) for one in inputs):
                     raise GradientError(self.backbone.name, self.backbone.family, _operation(func))
         return answer
+
+
+def _has_slope(value: Tensor) -> bool:
+    """Operators without a derivative, those of int8 layers among them, leave a node that passes nothing on."""
+    return value.requires_grad and (value.grad_fn is None or "NotImplemented" not in value.grad_fn.name())
 
 
 _VALUELESS = ("detach", "__get__")

@@ -133,7 +133,7 @@ def _headed(vision: Any) -> dict[str, Any]:
 
     def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         own = attention_weights(head.attention)
-        weights, biases = own.into.chunk(3), own.into_bias.chunk(3)
+        weights, biases = own.into.chunk(3), (None,) * 3 if own.into_bias is None else own.into_bias.chunk(3)
         inputs = (head.probe.to(x.dtype).expand(len(x), -1, -1), x, x)
         q, k, v = (split_heads(F.linear(*part), heads) for part in zip(inputs, weights, biases, strict=True))
         return q, k, v

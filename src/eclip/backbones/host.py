@@ -9,18 +9,25 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from eclip.errors import AlteredModelError
+
+if TYPE_CHECKING:
+    from eclip.backbones.base import Backbone
+
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 HOSTS = ("torch.nn", "open_clip", "timm", "transformers", "huggingface_hub")
 """Packages whose modules are what a model is made of, unless something was put on them."""
+INTEGER = ("torch.ao.", "torchao.", "bitsandbytes.", "quanto.", "optimum.quanto.")
+"""Packages whose layers compute with integers."""
 _ADAPTED = "peft."
 _merging = threading.RLock()
 """Held while a module of peft merges its weights and takes them out again, as its own forward pass does."""
@@ -40,7 +47,8 @@ def modules_of(*roots: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         seen.add(id(module))
         yield path, module
         children = module.__dict__["_modules"]
-        stack += [(f"{path}.{name}" if path else name, child) for name, child in children.items() if child is not None]
+        below = [(f"{path}.{name}" if path else name, child) for name, child in children.items() if child is not None]
+        stack += reversed(below)
 
 
 def fingerprint(*roots: nn.Module) -> tuple[object, ...]:
@@ -90,7 +98,7 @@ def _is_simple(tensor: Tensor) -> bool:
     return type(tensor) in (Tensor, nn.Parameter, nn.Buffer)
 
 
-def _of_host(kind: type) -> bool:
+def _of_host(kind: type[nn.Module]) -> bool:
     """Whether a class is a host's, and its `forward` too."""
     places = (kind.__module__, getattr(kind.forward, "__module__", ""))
     return all(place.startswith(HOSTS) and not place.startswith("torch.nn.utils") for place in places)
@@ -113,7 +121,7 @@ def is_linear(module: nn.Module) -> bool:
     return type(module) is nn.Linear and is_plain(module)
 
 
-def last_part(linear: nn.Module, x: Tensor, parts: int) -> Tensor:
+def last_part(linear: Any, x: Tensor, parts: int) -> Tensor:
     """The last of `parts` equal parts of what a joint projection gives, such as the values of queries, keys, values.
 
     Of a plain layer it is computed alone; any other layer is called and the rest thrown away.
@@ -152,7 +160,7 @@ def attention_weights(attn: Any) -> AttentionWeights:
     pass would use, and leaves the model alone.
     """
     if not merges(attn):
-        return AttentionWeights(attn.in_proj_weight, attn.in_proj_bias, attn.out_proj.weight, attn.out_proj.bias)
+        return AttentionWeights(attn.in_proj_weight, attn.in_proj_bias, *read_weights(attn.out_proj))
     with _merging, torch.no_grad():
         own = copy.deepcopy(attn)
         if own.disable_adapters:
@@ -163,6 +171,20 @@ def attention_weights(attn: Any) -> AttentionWeights:
         inner = own.base_layer
         out = inner.out_proj.base_layer
         return AttentionWeights(inner.in_proj_weight, inner.in_proj_bias, out.weight, out.bias)
+
+
+def read_weights(layer: Any) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a layer that the host reads without calling it.
+
+    Raises:
+        AlteredModelError: an adapter stands there, which the host never runs.
+    """
+    kind = type(layer)
+    if not (isinstance(layer, nn.Linear) and kind.forward is nn.Linear.forward):
+        raise AlteredModelError(
+            f"{kind.__module__}.{kind.__qualname__} is never called, as the model reads the layer's weights itself"
+        )
+    return layer.weight, layer.bias
 
 
 def merges(module: nn.Module) -> bool:
@@ -191,46 +213,52 @@ def steady(*roots: nn.Module) -> Iterator[None]:
 
 
 def oddities(path: str, root: nn.Module) -> list[tuple[str, str]]:
-    """What below a module is not as the host made it: (what stands where, the way out), outermost first."""
+    """What below a module is not as the host made it: (what stands where, the way out), in the host's order.
+
+    Inside a part that is none of the host's, nothing more is looked at.
+    """
     found = []
+    inside: list[str] = []
     for below, module in modules_of(root):
+        if any(below == one or below.startswith(f"{one}.") for one in inside):
+            continue
         own, where = module.__dict__, ".".join(part for part in (path, below) if part)
-        kind = type(module)
+        kind, foreign = type(module), None
         if own["_forward_hooks"] or own["_forward_pre_hooks"]:
             found.append((f"a forward hook stands on {where}", "Remove the hook (handle.remove())"))
         if "forward" in own:
             found.append((f"the forward method of {where} was replaced", "Restore it (`del module.forward`)"))
         if kind.__module__.startswith(_ADAPTED):
-            found.append(
-                (
-                    f"an adapter of peft ({kind.__name__}) stands on {where}",
-                    "Merge the adapter (model.merge_and_unload())",
-                )
-            )
-        elif is_quantized(module):
-            found.append((f"{where} is quantized ({kind.__name__})", "Use the model before quantization"))
+            foreign = f"an adapter of peft ({kind.__name__}) stands on {where}", MERGE
+        elif _is_integer(module):
+            foreign = f"{where} is quantized ({kind.__name__})", "Use the model before quantization"
         elif hasattr(module, "parametrizations"):
-            found.append(
-                (
-                    f"{where} has parametrized weights",
-                    "Fix them with torch.nn.utils.parametrize.remove_parametrizations",
-                )
+            foreign = (
+                f"{where} has parametrized weights",
+                "Fix them (torch.nn.utils.parametrize.remove_parametrizations)",
             )
         elif not _of_host(kind):
-            found.append((f"{where} is a {kind.__module__}.{kind.__qualname__}", "Use the module of the original"))
-        elif not all(_is_simple(weight) for weight in own["_parameters"].values() if weight is not None):
-            found.append((f"{where} has weights of another type than nn.Parameter", "Use plain weights"))
+            foreign = f"{where} is a {kind.__module__}.{kind.__qualname__}", "Use the original module"
+        if foreign is not None:
+            found.append(foreign)
+            inside.append(below)
     if any(_global_hooks()):
         found.append(("a global forward hook is registered with torch", "Remove the hook (handle.remove())"))
     return found
 
 
+MERGE = "Merge the adapter (model = model.merge_and_unload())"
+
+
 def is_quantized(*roots: nn.Module) -> bool:
     """Whether a module below the roots computes with integers, as those of torch.ao, torchao and bitsandbytes do."""
-    return any(
-        type(module).__module__.startswith(("torch.ao.", "torchao", "bitsandbytes", "quanto", "optimum.quanto"))
-        or any(not _is_simple(weight) for weight in module.__dict__["_parameters"].values() if weight is not None)
-        for _, module in modules_of(*roots)
+    return any(_is_integer(module) for _, module in modules_of(*roots))
+
+
+def _is_integer(module: nn.Module) -> bool:
+    weights = [weight for weight in module.__dict__["_parameters"].values() if weight is not None]
+    return type(module).__module__.startswith(INTEGER) or not all(
+        _is_simple(weight) and weight.is_floating_point() for weight in weights
     )
 
 
@@ -239,7 +267,15 @@ def path_of(model: nn.Module, part: nn.Module | None) -> str:
     return next((path for path, module in modules_of(model) if module is part), "")
 
 
-def top_level(model: nn.Module, starts: Iterable[str]) -> list[nn.Module]:
-    """The modules whose weights' names start so."""
-    names = [start.removesuffix(".") for start in starts]
-    return [model.get_submodule(name) for name in names if name in model._modules]
+def image_side(backbone: Backbone) -> list[nn.Module]:
+    """The modules of the image tower."""
+    starts = (backbone.visual,) if isinstance(backbone.visual, str) else backbone.visual
+    children = backbone.model.__dict__["_modules"]
+    return [children[name] for start in starts if (name := start.removesuffix(".")) in children]
+
+
+def text_side(backbone: Backbone) -> list[nn.Module]:
+    """All other modules of the model."""
+    image = {id(module) for module in image_side(backbone)}
+    children = backbone.model.__dict__["_modules"].values()
+    return [child for child in children if child is not None and id(child) not in image]

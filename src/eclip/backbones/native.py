@@ -17,7 +17,7 @@ from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentio
 from torch import Tensor, nn
 
 from eclip.backbones.base import Grid, Positions
-from eclip.backbones.host import AttentionWeights, attention_weights, merges
+from eclip.backbones.host import AttentionWeights, attention_weights, merges, read_weights
 from eclip.backbones.pool import pool_block, pool_tokens
 from eclip.backbones.positions import resize_positions
 from eclip.blocks import Block, finish, merge_heads, split_heads
@@ -173,7 +173,7 @@ def resnet(visual: ModifiedResNet) -> dict[str, Any]:
         return pool_tokens(trunk), trunk
 
     def through(layer: Any, x: Tensor) -> Tensor:
-        return F.linear(x, layer.weight, layer.bias)  # as the host, which never calls these layers
+        return F.linear(x, *read_weights(layer))  # as the host, which never calls these layers
 
     def value(x: Tensor) -> Tensor:
         return split_heads(through(pool.v_proj, x), heads)

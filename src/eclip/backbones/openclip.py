@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from eclip.backbones.base import Backbone
 from eclip.backbones.colors import Color, settled
 from eclip.backbones.hf_text import encoder_text
-from eclip.backbones.host import steady
+from eclip.backbones.host import is_quantized, steady
 from eclip.backbones.huggingface import is_transformers, wrap_transformers
 from eclip.backbones.native import native_vit, resnet
 from eclip.backbones.native_text import native_text
@@ -86,8 +86,16 @@ def wrap(
     )
 
     def encode_tokens(ids: Tensor) -> Tensor:
-        with steady(model):
-            return model.encode_text(ids)
+        try:
+            with steady(model):
+                return model.encode_text(ids)
+        except AttributeError as error:
+            if not is_quantized(*(child for child in model.children() if child is not model.visual)):
+                raise
+            raise ModelError(
+                f"open_clip cannot encode texts with quantized layers in the text tower ({error}): quantize the image "
+                "tower alone, as in quantize_dynamic(model.visual, {torch.nn.Linear}, inplace=True)."
+            ) from error
 
     return Backbone(
         name=name or type(model).__name__,

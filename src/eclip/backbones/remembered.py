@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from eclip.backbones.host import fingerprint, text_side
+
 if TYPE_CHECKING:
     from eclip.backbones.base import Backbone
 
@@ -15,11 +17,10 @@ MOST = 4
 
 
 def remembered(backbone: Backbone, name: str, make: Callable[[], Tensor]) -> Tensor:
-    """What `make` gave under this name, made again when the weights of the text side have changed or moved."""
+    """What `make` gave under this name, made again when weights or modules of the text side have changed or moved."""
     weights = [weight for key, weight in backbone.model.named_parameters() if not key.startswith(backbone.visual)]
-    firsts = [weight.detach().flatten()[0].item() for weight in weights]
-    written = [0 if weight.is_inference() else weight._version for weight in weights]  # of those nobody counts
-    state = f"{[str(weight.device) for weight in weights]} {written} {firsts}"
+    firsts = [weight.detach().flatten()[0].item() for weight in weights]  # some writes are not counted by torch
+    state = f"{hash((fingerprint(*text_side(backbone)), *firsts))}"
     memo, key = backbone.memo, f"{name} {state}"
     if key not in memo:
         made = make()

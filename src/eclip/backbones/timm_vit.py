@@ -18,7 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from eclip.backbones.base import Grid, Positions
-from eclip.backbones.host import is_linear, last_part
+from eclip.backbones.host import is_linear, last_part, read_weights
 from eclip.backbones.positions import resize_positions
 from eclip.backbones.timm_towers import timm_block
 from eclip.blocks import Block, merge_heads, split_heads
@@ -148,7 +148,7 @@ def eva_block(block: Any, rope: Tensor | None) -> Block:
         bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
         if attn.qkv_bias_separate:
             return (attn.qkv(x) + bias).chunk(3, dim=-1)
-        return F.linear(x, attn.qkv.weight, bias).chunk(3, dim=-1)
+        return F.linear(x, read_weights(attn.qkv)[0], bias).chunk(3, dim=-1)
 
     def turn(z: Tensor) -> Tensor:
         if rope is None:

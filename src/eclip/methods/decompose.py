@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from eclip.backbones.base import Encoding
 from eclip.backbones.gathering import gather, gather_from
+from eclip.backbones.host import is_plain
 from eclip.blocks import Block, Fn, split_heads
-from eclip.errors import NoMeaningError
+from eclip.errors import AlteredModelError, NoMeaningError
 
 
 def decompose(
@@ -37,6 +38,7 @@ def decompose(
 
     Raises:
         NoMeaningError: patches are averaged, or norms inside the attention's output or the head mix the parts.
+        AlteredModelError: something stands on the final norm.
     """
     layers, rest = _stream(encoding)
     part = 1 / (len(layers) + rest.shape[1])  # of all terms; the norm's mean and the biases are shared out among them
@@ -120,6 +122,11 @@ def _head_weights(block: Block, weighted: Tensor) -> Float[Tensor, "head width c
 def _to_feature(encoding: Encoding, parts: Tensor, share: float) -> Float[Tensor, "*batch feature"]:
     """Parts of the stream through the linearized norm and the projection; each takes this share of what is constant."""
     backbone, norm = encoding.backbone, encoding.backbone.final_norm
+    if isinstance(norm, nn.Module) and not is_plain(norm):
+        raise AlteredModelError(
+            f"'decompose' reads the weights of the final norm of {backbone.name}, and a hook, an adapter or another "
+            "forward stands on it: remove it, then explain again."
+        )
     if isinstance(norm, nn.LayerNorm):
         row = encoding.tokens[:, 0]
         shape = (-1,) + (1,) * (parts.ndim - 1)

@@ -365,6 +365,7 @@ def test_plain_model_agrees_well_inside_of_what_is_allowed(
     from eclip.backbones import agreement
 
     monkeypatch.setattr(agreement, "PLAIN", agreement.PLAIN / 4)
+    monkeypatch.setattr(agreement, "MARGIN", agreement.MARGIN / 4)
     backbone = wrapped(tiny.model(family).to(dtype), family)
     encoding = eclip.encode(backbone, tiny.pixels(backbone))
     encoding.tail(None, "test")

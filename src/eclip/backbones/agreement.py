@@ -28,7 +28,7 @@ from eclip.backbones.host import (
     text_side,
 )
 from eclip.backbones.text_tower import run_text_block
-from eclip.blocks import Block, attention, finish
+from eclip.blocks import Block, attention, finish, run_block
 from eclip.choices import DEFAULT_POSITIONS
 from eclip.errors import AlteredModelError, GradientError, StaleEncodingError
 
@@ -39,8 +39,13 @@ State = tuple[object, ...]
 """A fingerprint of one side of a model, see `host.fingerprint`."""
 Agreed = dict[str, tuple[State, set[int]]]
 """What was checked -> the state it had then, and which blocks agreed."""
-PLAIN, INTEGER_BLOCK, INTEGER_TOWER = 64.0, 0.02, 0.1
-"""Allowed differences: so many roundings a block; where layers compute with integers, these shares of the values."""
+MARGIN, PLAIN = 16.0, 128.0
+"""A block may be off by so many times what it answers to a change by four roundings; a matrix product by so many
+roundings."""
+MOST_TOWER, MOST_TEXT = 0.05, 0.1
+"""Shares of a feature that roundings may reach in half precision."""
+INTEGER_BLOCK, INTEGER_TOWER = 0.02, 0.1
+"""Shares that may be off where layers compute with integers."""
 
 
 def image_state(backbone: Backbone) -> State:
@@ -125,7 +130,8 @@ def check_tower(backbone: Backbone, state: State, pixels: Tensor) -> None:
         if all(map(_all_plain, roots)):
             raise
         raise AlteredModelError(_sentence(backbone, "the image tower", roots, f"cannot be run ({error})")) from error
-    share = (INTEGER_TOWER if is_quantized(*roots) else 0.0) + (len(blocks) + 1) * PLAIN * _rounding(theirs)
+    share = min(MOST_TOWER, (len(blocks) + 1) * PLAIN * _rounding(theirs))
+    share += INTEGER_TOWER if is_quantized(*roots) else 0.0
     _require(backbone, "the image tower", roots, ours, theirs, share * theirs.double().norm())
     _require(backbone, "the projection of a single token", roots, lone, alone, share * alone.double().norm())
     done.add(0)
@@ -147,7 +153,8 @@ def check_text(backbone: Backbone, ids: Tensor) -> None:
         for block in tower.blocks:
             x = run_text_block(block, x, mask)
         ours, theirs = tower.pool(ids, x), backbone.encode_tokens(ids)
-    share = (INTEGER_TOWER if is_quantized(*roots) else 0.0) + len(tower.blocks) * PLAIN * _rounding(theirs)
+    share = min(MOST_TEXT, len(tower.blocks) * PLAIN * _rounding(theirs))
+    share += INTEGER_TOWER if is_quantized(*roots) else 0.0
     _require(backbone, "the text tower", roots, ours, theirs, share * theirs.double().norm())
     if all(_all_plain(root) for root in roots):
         done.add(0)
@@ -176,17 +183,25 @@ def _check_block(backbone: Backbone, name: str, block: Block, x: Tensor, after: 
             q, k, v = block.qkv(normed)
             ours = finish(block, x, attention(q, k) @ v)
             alone = block.value(normed) if block.residual else v  # a pool's values alone are without positions
+            shaken = run_block(block, x * _shake(x))
         except (RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise AlteredModelError(_sentence(backbone, name, host, f"cannot be recomputed ({error})")) from error
-        start = x if block.residual else torch.zeros_like(after)
-        added = (after.double() - start.double()).norm()
-        share = (INTEGER_BLOCK if integer else 0.0) + PLAIN * _rounding(after)
-        _require(
-            backbone, name, host, ours, after, share * added + PLAIN / 8 * _rounding(after) * after.double().norm()
+        added = (after.double() - x.double() if block.residual else after.double()).norm()
+        rounding = _rounding(after) * after.double().norm()
+        most = MARGIN * ((shaken.double() - ours.double()).norm() + rounding) + (
+            INTEGER_BLOCK * added if integer else 0
         )
-        _require(backbone, name, host, alone, v, share * v.double().norm())
+        _require(backbone, name, host, ours, after, most)
+        values = (INTEGER_BLOCK if integer else 0.0) + PLAIN * _rounding(v)
+        _require(backbone, name, host, alone, v, values * v.double().norm())
     if block.pull is not None:
         _check_pull(backbone, name, block, normed)
+
+
+def _shake(like: Tensor) -> Tensor:
+    """Factors next to one, so that what comes of them shows how far roundings grow in a block."""
+    signs = torch.arange(like.shape[-1], device=like.device).mul(2654435761).bitwise_right_shift(7).bitwise_and(1)
+    return 1 + (signs * 2 - 1).to(like) * 4 * _rounding(like)
 
 
 def _check_pull(backbone: Backbone, name: str, block: Block, normed: Tensor) -> None:

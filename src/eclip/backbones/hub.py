@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import logging
 import os
@@ -36,6 +37,8 @@ SMALL = 16 * 2**20
 """Bytes of a file that is hashed at every reading; a larger one when it has changed since the last time."""
 TEXTS, MARK = ("*.json", "*.txt", "*.model"), "tokenizer_config.json"
 """Small files beside the weights, and the last of them to be fetched."""
+watchers: list[Callable[[str, int, int], None]] = []
+"""Told of a file that is being fetched its name, the bytes that are here, and all of them."""
 SHA256 = re.compile("[0-9a-f]{64}")
 
 _log = logging.getLogger("eclip")
@@ -206,6 +209,20 @@ def _whole(path: Path, lock: Path, url: str, headers: dict[str, str], size: int 
         os.replace(part, path)
 
 
+class _Part(io.BufferedWriter):
+    """A file that is written at its end, and says so to those who watch."""
+
+    def __init__(self, path: Path, name: str, size: int | None) -> None:
+        super().__init__(io.FileIO(path, "ab"))
+        self._told = name, size
+
+    def write(self, data: Any, /) -> int:
+        count, (name, size) = super().write(data), self._told
+        for tell in watchers if size else []:
+            tell(name, self.tell(), size or 0)
+        return count
+
+
 def _make_room(folder: Path, size: int) -> None:
     """Begin nothing that cannot end."""
     if free_space(folder) < size:
@@ -217,8 +234,8 @@ def _stream(url: str, part: Path, headers: dict[str, str], size: int | None) -> 
     for left in reversed(range(ATTEMPTS)):
         here = part.stat().st_size if part.exists() else 0
         try:
-            with part.open("ab") as file:
-                name = url.rpartition("/")[2]
+            name = url.rpartition("/")[2]
+            with _Part(part, name, size) as file:
                 http_get(url, file, resume_size=here, headers=headers, expected_size=size, displayed_filename=name)
             return
         except Exception as error:

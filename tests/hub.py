@@ -109,7 +109,7 @@ class Hub:
             request.reply(fault.status, b"{}", **fault.headers)
             return
         if fault is not None and fault.kind == "hang":
-            fault.go.wait(60)
+            fault.go.wait(180)
             request.close_connection = True
             return
         if path.startswith("/plain/") and path.removeprefix("/plain/") in self.plain:
@@ -199,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.reply(206 if start else 200, bytes(byte ^ 1 for byte in content), **headers)
             return
         if fault.kind == "wait":
-            fault.go.wait(60)
+            fault.go.wait(180)
             self.reply(206 if start else 200, content, **headers)
             return
         first = content[: fault.after]
@@ -207,7 +207,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
         if fault.kind == "stall":
             stalled.set()
-            fault.go.wait(60)
+            fault.go.wait(180)
         if fault.kind == "reset":
             time.sleep(0.05)  # what was sent is lost if it was not read
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -226,7 +226,7 @@ def environment(hub: Hub, cache: Path, **more: str) -> dict[str, str]:
         key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGINGFACE", "TRANSFORMERS"))
     }
     own = {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(cache), "HF_TOKEN_PATH": str(cache / "no-token")}
-    return {**kept, **own, "OMP_NUM_THREADS": "1", **more}
+    return {**kept, **own, "OMP_NUM_THREADS": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "150", **more}
 
 
 def started(script: str, env: dict[str, str], **how: Any) -> subprocess.Popen[str]:

@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 import eclip
 import tiny
 from eclip.backbones import catalog, hub_errors, load
-from eclip.errors import DownloadError
+from eclip.errors import DownloadError, ModelError
 from eclip.guides import GUIDES, Seen, dino
 from eclip.head import EclipHead, load_head
 from hub import Hub, environment, started
@@ -406,6 +406,15 @@ def test_a_token_goes_to_the_hub_and_not_to_its_storage(tiny_hub: Hub, monkeypat
     assert {one.token for one in tiny_hub.asked if "/resolve/" not in one.path} == {None}
 
 
+def test_a_cache_without_links(tiny_hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_SYMLINKS", True)
+    first = eclip.load("hf-hub:org/tiny").encode_text(["a dog"])
+    _forget()
+    tiny_hub.asked.clear()
+    assert torch.equal(eclip.load("hf-hub:org/tiny").encode_text(["a dog"]), first)
+    assert tiny_hub.asked == []
+
+
 @pytest.mark.parametrize("content", [b"{", b"", b'{"model_cfg": \xff}'])
 def test_a_damaged_configuration_in_the_cache_is_named(tiny_hub: Hub, cache: Path, content: bytes) -> None:
     first = eclip.load("hf-hub:org/tiny").encode_text(["a dog"])
@@ -507,6 +516,9 @@ def test_a_tag_on_another_server_that_fails(tiny_hub: Hub, tmp_path: Path, monke
     _forget()
     with pytest.raises(DownloadError, match=r"is damaged: .* Delete .*, and it is fetched anew"):
         eclip.load("Tiny-ViT/summed")
+    file.rename(folder / "tiny.pt")  # as open_clip leaves it where it was cut and there is no checksum
+    with pytest.raises(ModelError, match=rf"Tiny-ViT/url: '{folder}/tiny\.pt' cannot be read .* delete it, and it is"):
+        eclip.load("Tiny-ViT/url")
 
 
 # --- other processes ------------------------------------------------------------------------------------------------
@@ -515,7 +527,7 @@ SLOWLY = "import huggingface_hub.constants as c; c.DOWNLOAD_CHUNK_SIZE = 2**10; 
 
 
 def _until(true: Callable[[], Any]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 150
     while not true():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -535,7 +547,7 @@ def test_ctrl_c_shows_how_far_it_came_and_the_next_run_goes_on(tiny_hub: Hub, ca
         ):
             shown += os.read(screen, 2**16)
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(120) == 130
     os.close(screen)
     fault.go.set()
     assert b"open_clip_model.safetensors, 7 MiB, is fetched once from 127.0.0.1" in shown
@@ -557,7 +569,7 @@ def test_two_processes_at_once_fetch_one_copy(tiny_hub: Hub, cache: Path) -> Non
         _until(lambda: sum(asked.method == "HEAD" and weights in asked.path for asked in tiny_hub.asked) == 2)
         time.sleep(0.2)
         fault.go.set()
-        said = [process.communicate(timeout=60) for process in (one, two)]
+        said = [process.communicate(timeout=150) for process in (one, two)]
     assert (one.returncode, two.returncode) == (0, 0), said
     expected = float(tiny.backbone("vit").encode_text(["a dog"]).sum())
     assert [float(out) for out, _ in said] == pytest.approx([expected] * 2, abs=1e-4)

@@ -179,7 +179,15 @@ def _create(architecture: str, tag: str | None, checkpoint: Path | None) -> tupl
             options = {"pretrained": str(checkpoint.resolve()), "force_preprocess_cfg": _usual_colors(architecture)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # open_clip's hints on activations, which are settled here
-        model = open_clip.create_model(source, require_pretrained=True, **options)
+        try:
+            model = open_clip.create_model(source, require_pretrained=True, **options)
+        except Exception as error:
+            if tag is None:
+                raise
+            file = options["pretrained"]
+            raise ModelError(
+                f"{file!r} cannot be read ({_short(error)}). If it is damaged, delete it, and it is fetched anew."
+            ) from error
     return model, {"tokenizer": _tokenizer(source, architecture)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,59 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+NOWHERE = 9
+"""A port of this machine where nobody listens: the proxy of all processes that tests start."""
+
+
+@pytest.fixture(scope="session")
+def _outside() -> Any:
+    """Every attempt of this process to reach another machine, each of which is refused; its children find no way."""
+    tried: list[str] = []
+    connect, connect_ex, look_up = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def check(host: object, port: object) -> None:
+        name = host.decode() if isinstance(host, bytes) else host
+        if name not in (None, "", "localhost", "::1", socket.gethostname()) and not str(name).startswith("127."):
+            tried.append(f"{name}:{port}")
+        elif port == NOWHERE:
+            tried.append("another machine, by the proxy")
+        else:
+            return
+        raise OSError(f"tests stay on this machine, and something asked for {tried[-1]}")
+
+    def checked(method: Any) -> Any:
+        def connecting(self: socket.socket, address: Any) -> Any:
+            if self.family in (socket.AF_INET, socket.AF_INET6):
+                check(address[0], address[1])
+            return method(self, address)
+
+        return connecting
+
+    def looking_up(host: Any, port: Any, *args: Any, **options: Any) -> Any:
+        check(host, port)
+        return look_up(host, port, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            patch.setenv(name, f"http://127.0.0.1:{NOWHERE}")
+            patch.setenv(name.lower(), f"http://127.0.0.1:{NOWHERE}")
+        for name in ("NO_PROXY", "no_proxy"):
+            patch.setenv(name, "localhost,127.0.0.1,::1")
+        patch.setattr(socket.socket, "connect", checked(connect))
+        patch.setattr(socket.socket, "connect_ex", checked(connect_ex))
+        patch.setattr(socket, "getaddrinfo", looking_up)
+        yield tried
+
+
+@pytest.fixture(autouse=True)
+def _stays_here(_outside: list[str]) -> Any:
+    """No test reaches another machine, not even where the attempt is caught and told as an error."""
+    yield
+    tried = list(_outside)
+    _outside.clear()
+    assert not tried, f"the test asked for {tried}"
 
 
 @pytest.fixture(scope="session")

@@ -466,41 +466,6 @@ def test_colors_may_lie_in_processor_config(folders: Path, tmp_path: Path) -> No
     assert eclip.load(f"hf:{folder}").mean == (0.7, 0.5, 0.6)
 
 
-@pytest.mark.parametrize("sharded", [False, True])
-def test_what_the_cache_lacks_is_fetched(
-    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharded: bool
-) -> None:
-    """Weights alone lie in the cache; tokenizer, colors, and the other shards come with one snapshot."""
-    whole = shutil.copytree(folders / "CLIP", tmp_path / "whole")
-    if sharded:
-        (whole / "model.safetensors").unlink()
-        tiny_hf.model("CLIP", "eager").save_pretrained(whole, max_shard_size="60KB")
-        assert len(list(whole.glob("model-*.safetensors"))) > 1
-    cached = tmp_path / "cached"
-    cached.mkdir()
-    for name in ("config.json", "model.safetensors.index.json" if sharded else "model.safetensors"):
-        shutil.copy(whole / name, cached)
-    if sharded:  # all but the shards lie there
-        for name in ("tokenizer_config.json", "tokenizer.json", "preprocessor_config.json"):
-            shutil.copy(whole / name, cached)
-    asked: list[tuple[str, list[str], float]] = []
-
-    def snapshot(repository: str, *, allow_patterns: list[str], etag_timeout: float) -> str:
-        asked.append((repository, allow_patterns, etag_timeout))
-        return str(whole)
-
-    def in_cache(repository: str, name: str) -> str | None:
-        return str(cached / name) if (cached / name).is_file() else None
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", in_cache)
-    backbone = eclip.load(f"hf:org/lacking-{sharded}")
-    patterns = ["*.json", "*.txt", "*.model", *(["*.safetensors"] if sharded else [])]
-    assert asked == [(f"org/lacking-{sharded}", patterns, load.PATIENCE)]
-    here = tiny_hf.backbone("CLIP", torch.float32)
-    torch.testing.assert_close(backbone.encode_text(TEXTS), here.encode_text(TEXTS))
-
-
 def test_names_mean_the_hub_or_a_folder_never_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "openai" / "clip").mkdir(parents=True)

@@ -154,7 +154,7 @@ class HeadError(ModelError):
 
 
 class DownloadError(ModelError):
-    """Weights that must be fetched and cannot be."""
+    """Weights that must be fetched and cannot be, or that are damaged in the cache."""
 
 
 class UnsupportedTowerError(ModelError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import logging
 import pickle
 import threading
@@ -12,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import open_clip
 import torch
 from torch import nn
@@ -27,7 +27,7 @@ from eclip.backbones.catalog import (
     hf_folder,
     split_name,
 )
-from eclip.backbones.hub import PATIENCE, fetch
+from eclip.backbones.hub import fetch, fetch_texts, fetch_url, one_folder
 from eclip.backbones.huggingface import HF_COLORS, model_type, read_folder
 from eclip.backbones.openclip import wrap
 from eclip.errors import DeviceError, ModelError, OptionError
@@ -38,7 +38,6 @@ CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 HF_CONFIG = "config.json"
 HF_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-HF_FILES = ["*.json", "*.txt", "*.model"]
 
 _loaded: dict[tuple[object, ...], tuple[object, Backbone]] = {}
 """(name, device, precision, head, whether it was named) -> the state of its files when it was loaded, and the model."""
@@ -161,48 +160,80 @@ def _stamp(architecture: str, checkpoint: Path | None, head: str | Path | None) 
 def _create(architecture: str, tag: str | None, checkpoint: Path | None) -> tuple[nn.Module, dict[str, Any]]:
     """The model, and what `wrap` is to be told about it."""
     if architecture.startswith("hf:"):
-        model, tokenizer, colors = read_folder(hf_folder(architecture) or _fetch_hf(architecture.removeprefix("hf:")))
+        repository = architecture.removeprefix("hf:")
+        folder = hf_folder(architecture) or one_folder(repository, lambda: _fetch_hf(repository))
+        model, tokenizer, colors = read_folder(folder)
         return model, {"tokenizer": tokenizer, **colors}
     options: dict[str, Any] = {}
-    source, tokenizer_source = architecture, architecture
+    source = architecture
     if architecture.startswith("hf-hub:"):
         repository = architecture.removeprefix("hf-hub:")
-        source = f"local-dir:{fetch(repository, (CONFIG,), '').parent}"
-        if not _needs_transformers(source, architecture):
-            tokenizer_source = source
-        fetch(repository, WEIGHTS, "of unknown size")
+        source = f"local-dir:{one_folder(repository, lambda: _fetch_open_clip(repository, architecture))}"
     else:
         if architecture.startswith("local-dir:"):
             _check_folder(Path(architecture.removeprefix("local-dir:")))
-        _needs_transformers(source, architecture)
+        _check_text_side(source, architecture)
         if tag is not None:
             options = _tag_options(architecture, tag)
         elif checkpoint is not None:
             options = {"pretrained": str(checkpoint.resolve()), "force_preprocess_cfg": _usual_colors(architecture)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # open_clip's hints on activations, which are settled here
-        model = open_clip.create_model(source, require_pretrained=True, **options)
-    return model, {"tokenizer": open_clip.get_tokenizer(tokenizer_source)}
+        try:
+            model = open_clip.create_model(source, require_pretrained=True, **options)
+        except Exception as error:
+            if tag is None:
+                raise
+            file = options["pretrained"]
+            raise ModelError(
+                f"{file!r} cannot be read ({_short(error)}). If it is damaged, delete it, and it is fetched anew."
+            ) from error
+    return model, {"tokenizer": _tokenizer(source, architecture)}
 
 
-def _fetch_hf(repository: str) -> Path:
-    """The folder with a transformers model of the Hub, fetched if it is not here; its kind is looked at first."""
-    model_type(fetch(repository, (HF_CONFIG,), "").parent)
-    folder = fetch(repository, HF_WEIGHTS, "of unknown size").parent
-    here = {path.name for path in folder.iterdir()}
-    sharded = HF_WEIGHTS[1] in here
-    if sharded or "tokenizer_config.json" not in here or not here.intersection(HF_COLORS):
-        wanted = [*HF_FILES, "*.safetensors"] if sharded else HF_FILES
-        folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=wanted, etag_timeout=PATIENCE))
-    return folder
+def _fetch_open_clip(repository: str, name: str) -> list[Path]:
+    """Configuration and weights of an open_clip model of the Hub, fetched if they are not here."""
+    config = fetch(repository, (CONFIG,), "")
+    _check_text_side(f"local-dir:{config.parent}", name)
+    return [config, fetch(repository, WEIGHTS, "of unknown size")]
 
 
-def _needs_transformers(source: str, name: str) -> bool:
+def _fetch_hf(repository: str) -> list[Path]:
+    """A transformers model of the Hub, fetched if it is not here; its kind is looked at first."""
+    config = fetch(repository, (HF_CONFIG,), "")
+    model_type(config.parent)
+    weights = fetch(repository, HF_WEIGHTS, "of unknown size")
+    files = [config, weights, fetch_texts(repository, (HF_CONFIG,), HF_COLORS) / HF_CONFIG]
+    if weights.name == HF_WEIGHTS[1]:
+        shards = sorted(set(json.loads(weights.read_text(encoding="utf-8"))["weight_map"].values()))
+        files += [fetch(repository, (shard,), "of unknown size") for shard in shards]
+    return files
+
+
+def _check_text_side(source: str, name: str) -> None:
+    """Refuse a text side of transformers where the package is missing, and fetch its configuration if need be."""
     text = open_clip.get_model_config(source)["text_cfg"]
-    needed = bool(text.get("hf_tokenizer_name") or text.get("hf_model_name"))
-    if needed and importlib.util.find_spec("transformers") is None:
+    if not (text.get("hf_tokenizer_name") or text.get("hf_model_name")):
+        return
+    if importlib.util.find_spec("transformers") is None:
         raise ModelError(f"the text side of {name} needs the package transformers: pip install 'eclip[hf]'.")
-    return needed
+    own = text.get("hf_model_name")
+    if own and not Path(own).exists():
+        fetch(own, (HF_CONFIG,), "")
+
+
+def _tokenizer(source: str, name: str) -> Any:
+    """As `open_clip.get_tokenizer`, but files of transformers are fetched as all others are, and only once."""
+    text = open_clip.get_model_config(source)["text_cfg"]
+    own = text.get("hf_tokenizer_name")
+    if not own or name.startswith("local-dir:") or Path(own).exists():
+        return open_clip.get_tokenizer(source)
+    return open_clip.tokenizer.HFTokenizer(
+        str(fetch_texts(own)),
+        context_length=text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH),
+        tokenizer_mode=text.get("tokenizer_mode"),
+        **text.get("tokenizer_kwargs", {}),
+    )
 
 
 def _tag_options(architecture: str, tag: str) -> dict[str, Any]:
@@ -212,10 +243,10 @@ def _tag_options(architecture: str, tag: str) -> dict[str, Any]:
     if architectures()[architecture].get("quick_gelu", False) and not quick:
         plain = architecture.removesuffix("-quickgelu")
         raise ModelError(f"weights {tag!r} were trained with GELU, not QuickGELU: use {plain}/{tag}.")
-    repository, _, file = config["hf_hub"].rpartition("/")
-    if not repository:  # a few old weights are on other servers; open_clip knows how to fetch them
-        _log.warning("%s/%s, %s, is fetched once from %s", architecture, tag, _size(architecture), config["url"])
-        return {"pretrained": tag, "force_quick_gelu": quick}
+    repository, _, file = config.get("hf_hub", "").rpartition("/")
+    if not repository:  # a few old weights are on other servers
+        weights = fetch_url(config["url"], _size(architecture))
+        return {"pretrained": str(weights), "force_quick_gelu": quick, "force_preprocess_cfg": config}
     files = (str(Path(file).with_suffix(".safetensors")), file) if file else WEIGHTS
     weights = fetch(repository, files, _size(architecture))
     return {"pretrained": str(weights), "force_quick_gelu": quick, "force_preprocess_cfg": config}

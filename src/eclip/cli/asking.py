@@ -217,9 +217,12 @@ def running(photos: list[Path], writer: Folder, repeat: Callable[[dict[str, Any]
 
 @contextmanager
 def progressing() -> Iterator[Progress]:
-    """A bar on stderr, where that is a terminal, gone at the end."""
+    """A bar on stderr, where that is a terminal, gone at the end; one more for each file that is fetched meanwhile."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from eclip.backbones.hub import watchers
+    from eclip.backbones.hub_errors import amount
 
     console = Console(stderr=True)
     with Progress(
@@ -229,7 +232,18 @@ def progressing() -> Iterator[Progress]:
         disable=not console.is_terminal,
         redirect_stdout=sys.stdout.isatty(),  # results stay on stdout where it is a file
     ) as progress:
-        yield progress
+        fetched: dict[str, TaskID] = {}
+
+        def fetching(name: str, here: int, size: int) -> None:
+            if name not in fetched:
+                fetched[name] = progress.add_task(f"fetching {name}, {amount(size)}", total=100)
+            progress.update(fetched[name], completed=100 * here // size, visible=here < size)
+
+        watchers.append(fetching)
+        try:
+            yield progress
+        finally:
+            watchers.remove(fetching)
 
 
 def summarize(writer: Folder, done: str, models: list[str], as_json: bool, *, option: str = "--model") -> None:

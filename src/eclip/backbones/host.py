@@ -57,21 +57,26 @@ def fingerprint(*roots: nn.Module) -> tuple[object, ...]:
     Values that were written past torch's count of versions (`weight.data.add_(1)`) are not seen.
     """
     found: list[object] = [id(hook) for hooks in _global_hooks() for hook in hooks.values()]
-    kinds: set[type] = set()
-    for _, module in modules_of(*roots):
-        own = module.__dict__
-        kinds.add(type(module))
-        found += (id(module), len(own), id(own.get("forward")))
+    foreign: dict[type, bool] = {}
+    stack: list[nn.Module] = list(roots)
+    while stack:  # `modules_of` without paths: this runs before every forward pass
+        own = (module := stack.pop()).__dict__
+        kind = type(module)
+        if kind not in foreign:
+            foreign[kind] = not _of_host(kind)
+        found += (module, len(own), own.get("forward"))
         for name in HOOKS:
-            if own[name]:
-                found += [id(hook) for hook in own[name].values()]
-        for group in ("_parameters", "_buffers"):
-            for tensor in own[group].values():
+            if hooks := own[name]:
+                found += hooks.values()
+        for group in (own["_parameters"], own["_buffers"]):
+            for tensor in group.values():
                 if tensor is not None:
                     found += _place(tensor)
-        if not _of_host(type(module)):
+        if foreign[kind]:
             found.append(_settings(own))
-    for kind in kinds:
+        if children := own["_modules"]:
+            stack += [child for child in children.values() if child is not None]
+    for kind in foreign:
         for base in kind.__mro__:
             if base is nn.Module:
                 break
@@ -84,8 +89,10 @@ def _global_hooks() -> tuple[dict[int, Any], ...]:
 
 
 def _place(tensor: Tensor) -> tuple[object, ...]:
-    version = 0 if tensor.is_inference() else tensor._version
-    return (tensor.data_ptr() if _is_simple(tensor) else id(tensor)), version, tensor.dtype
+    try:
+        return tensor.data_ptr(), tensor._version, tensor.dtype
+    except RuntimeError:  # inference tensors count no versions, and some kinds of tensors have no one place
+        return id(tensor), tensor.dtype
 
 
 def _settings(own: dict[str, Any]) -> str:

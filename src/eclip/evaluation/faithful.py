@@ -19,9 +19,10 @@ from eclip.backbones.base import Encoding, encode
 from eclip.blocks import cosine
 from eclip.datasets.masks import VOID, Masked, present
 from eclip.evaluation.asked import Asked, joined, opened
-from eclip.evaluation.controls import NAMES, control_maps
+from eclip.evaluation.controls import BOUND, NAMES, control_maps
 from eclip.evaluation.parts import Part
 from eclip.evaluation.row import Row, mean_rows
+from eclip.evaluation.sense import check_controls
 from eclip.heatmap import normalize, resize
 from eclip.metrics.fills import fill
 from eclip.metrics.steps import Curve, area, deletion, insertion
@@ -103,6 +104,7 @@ class FaithfulTask:
         shares = np.linspace(0, self.rules.share, self.rules.steps + 1)
         keys = [f"{way}_{name}_{score}" for way, name in self.kinds for score in SCORES]
         pairs = np.array([[area(Curve(shares, each.swapaxes(0, 1))).ravel() for each in pair] for pair in curves])
+        self._check(names, keys, curves, pairs)
         rows = mean_rows(names, NAMES, keys, pairs, whole)
         for column, row in enumerate(rows):
             means = curves[:, column].mean(axis=0).round(6)  # kind step score
@@ -113,3 +115,11 @@ class FaithfulTask:
                 for j, score in enumerate(SCORES)
             }
         return rows
+
+    def _check(self, names: list[str], keys: list[str], curves: NDArray[Any], pairs: NDArray[Any]) -> None:
+        """A mask that fills its image has no order, as "ones" has none: what both give is then the same curve."""
+        ones, bound = names.index("ones"), names.index(BOUND)
+        filled = float((curves[:, ones] == curves[:, bound]).all(axis=(1, 2, 3)).mean())
+        if filled == 1:
+            values = {name: float(pairs[:, names.index(name), 0].mean()) for name in ("ones", BOUND)}
+            check_controls(self.asked.data, values, filled)

@@ -170,8 +170,8 @@ def write(found: dict[str, dict[str, Any]], out: Path) -> None:
         elif task == "fast":
             file = Path("benchmarks/results") / f"{pack}-{result['protocol']['name']}.json"
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(stored(result), indent=1, ensure_ascii=False) + "\n")
-    text = out.read_text()
+            file.write_text(json.dumps(stored(result), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = out.read_text(encoding="utf-8")
     for name, block in blocks.items():
         start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
         before, _, rest = text.partition(start)
@@ -179,7 +179,7 @@ def write(found: dict[str, dict[str, Any]], out: Path) -> None:
         if not after:
             raise SystemExit(f"{out} has no place for {name}: add {start} and {end}.")
         text = f"{before}{start}\n\n{block}\n\n{end}{after}"
-    out.write_text(text)
+    out.write_text(text, encoding="utf-8")
 
 
 def main() -> None:

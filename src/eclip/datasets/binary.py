@@ -15,7 +15,7 @@ import numpy as np
 from eclip.datasets.decoders import BACKGROUND, VOID, Numbers, Table, plane, refuse_smooth, short, shown, smooth
 from eclip.datasets.masked import Decode, Masked
 from eclip.errors import DataError, ImageError
-from eclip.photos import Place, from_file
+from eclip.photos import Place
 
 LOOKED_AT = 200
 """Masks that are looked at, spread evenly; of most sets the first ones decide."""
@@ -53,7 +53,8 @@ def taken(
         return partial(lit, number=number, own=own), (
             f"the masks show where and not what: {told} is taken for {name!r} (255 not for void), 0 for background."
         )
-    every, count = set[int](), 0
+    every: set[int] = set()
+    count = 0
     for values, smoothed in _looked(items):
         count += 1
         every |= {BACKGROUND, TOP} if smoothed else values
@@ -65,9 +66,9 @@ def taken(
             f"{len(classes)} classes ({_some(classes.values())}): write class numbers, or use the data set `table` "
             f"{EXAMPLE}."
         )
-    own = {one: value for value, one in table or ()}
-    if count >= FEWEST and 1 in every and any(own.get(one, one) not in (BACKGROUND, 1) for one in classes):
-        name = next((name for one, name in classes.items() if own.get(one, one) == 1), "1")
+    values_of = {one: value for value, one in table or ()}
+    if count >= FEWEST and 1 in every and any(values_of.get(one, one) not in (BACKGROUND, 1) for one in classes):
+        name = next((name for one, name in classes.items() if values_of.get(one, one) == 1), "1")
         return None, (
             f"the {count} masks looked at show 0 and 1 alone, so all of them are {name!r}, and of the "
             f"{len(classes)} classes no other is shown. If they are masks of 0 and 1 for objects of several classes, "
@@ -106,13 +107,13 @@ def lit(file: Path | Place, number: int, own: int = 1) -> Numbers:
         DataError: it has other values, or is a JPEG or smoothed.
         ImageError: it cannot be read.
     """
-    values = from_file(file, plane)
+    values = plane(file)
     refuse_smooth(values, str(file))
     top = VOID if values.dtype.itemsize > 1 else 255
     found = set(shown(values))
     if other := found - {BACKGROUND, 1, own, top}:
         raise DataError(f"{file} shows {short(other)}, but in this set a mask is 0 and {top}, background and object.")
-    if top in found and found & {1, own} - {BACKGROUND}:
+    if top in found and found & {1, own} - {BACKGROUND, top}:
         raise DataError(
             f"{file} shows {short(found)}, but other masks show 0 and {top} alone, so that nobody knows whether {top} "
             "is void or the object: write all masks in one way."
@@ -125,7 +126,7 @@ def _looked(items: Sequence[Masked]) -> Iterator[tuple[set[int], bool]]:
     count = len(items)
     for place in np.linspace(0, count - 1, min(LOOKED_AT, count)).round().astype(int).tolist():
         try:
-            values = from_file(items[place].mask, plane)
+            values = plane(items[place].mask)
         except (DataError, ImageError):
             continue
         top = VOID if values.dtype.itemsize > 1 else 255

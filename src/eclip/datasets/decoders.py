@@ -35,12 +35,8 @@ def indexed(file: Path | Place, table: Table | None = None) -> Numbers:
         DataError: it is a JPEG, no palette or gray picture, or has a value that the table has not.
         ImageError: it cannot be read.
     """
-
-    def read(picture: Image.Image, name: str) -> tuple[str, np.ndarray]:
-        refuse_jpeg(picture, name)
-        return picture.mode, np.array(picture, dtype=np.uint8 if picture.mode == "1" else None)
-
-    mode, values = from_file(file, read)
+    picture = _picture(file)
+    mode, values = picture.mode, np.array(picture, dtype=np.uint8 if picture.mode == "1" else None)
     if mode not in ("1", "P", "L", *DEEP):
         raise DataError(f"{file} must be a palette or gray picture of 8 or 16 bits (P, L or I;16), got {mode}.")
     if values.min() < 0 or values.max() > VOID:
@@ -69,6 +65,13 @@ def write_indexed(file: Path, numbers: Numbers) -> None:
     if more := set(shown(numbers)) - {*range(255), VOID}:
         raise DataError(f"{file} would need the class {max(more)}, but a picture of 8 bits holds 1 to 254.")
     part = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        os.fsencode(file)
+    except UnicodeEncodeError as error:
+        raise ResultError(
+            f"{file} has a name that {error.encoding}, the encoding of file names here, cannot write: set "
+            "PYTHONUTF8=1, or LC_ALL to a locale of UTF-8."
+        ) from error
     try:
         Image.fromarray(numbers.astype(np.uint8)).save(part, "png")  # 65535 becomes 255
         os.replace(part, file)
@@ -109,31 +112,29 @@ def thing(file: Path | Place, number: int) -> Numbers:
         DataError: it is a JPEG, or was one; or its colors have one shape and its transparency another.
         ImageError: it cannot be read.
     """
-
-    def colors(picture: Image.Image, name: str) -> np.ndarray:
-        refuse_jpeg(picture, name)
-        if picture.mode in ("1", "L", "RGB", "F", *DEEP):
-            return np.array(picture)
-        indices = np.array(picture) if picture.mode == "P" else None
-        values = shape_of(picture, name)
-        return indices if indices is not None and not values.any() else values  # a palette that is black all over
-
-    values = from_file(file, colors)
+    picture = _picture(file)
+    if picture.mode in ("1", "L", "RGB", "F", *DEEP):
+        values = np.array(picture)
+    else:
+        values = shape_of(picture, str(file))
+        if picture.mode == "P" and not values.any():  # a palette that is black all over
+            values = np.array(picture)
     if values.ndim == 2:
         refuse_smooth(values, str(file))
     lit = values.any(axis=-1) if values.ndim == 3 else values != 0
     return np.where(lit, np.uint16(number), np.uint16(BACKGROUND))
 
 
-def plane(picture: Image.Image, name: str) -> np.ndarray:
-    """The values (height, width) of a mask without colors; for `from_file`.
+def plane(file: Path | Place) -> np.ndarray:
+    """The values (height, width) of a mask without colors.
 
     A palette counts by index, but where it is black and white by color, since either may come first.
 
     Raises:
         DataError: it is a JPEG, or has colors.
+        ImageError: it cannot be read.
     """
-    refuse_jpeg(picture, name)
+    picture = _picture(file)
     values = np.array(picture)
     if picture.mode in ("L", *DEEP):
         return values
@@ -142,12 +143,11 @@ def plane(picture: Image.Image, name: str) -> np.ndarray:
     if picture.mode == "P":
         palette = np.array(picture.getpalette("RGB") or [0] * 3).reshape(-1, 3)
         used = palette[[one for one in shown(values) if one < len(palette)]]
-        if (used == 255).all(axis=1).any() and ((used == 255).all(axis=1) | (used == 0).all(axis=1)).all():
-            return np.array(picture.convert("L"))
-        return values
-    values = shape_of(picture, name)
+        white, black = (used == 255).all(axis=1), (used == 0).all(axis=1)
+        return np.array(picture.convert("L")) if white.any() and (white | black).all() else values
+    values = shape_of(picture, str(file))
     if values.ndim == 3 and not (values == values[..., :1]).all():
-        raise DataError(f"{name} must be a palette or gray picture of 8 or 16 bits (P, L or I;16), got {picture.mode}.")
+        raise DataError(f"{file} must be a palette or gray picture of 8 or 16 bits (P, L or I;16), got {picture.mode}.")
     return values[..., 0] if values.ndim == 3 else values
 
 
@@ -171,17 +171,20 @@ def shape_of(picture: Image.Image, name: str) -> np.ndarray:
     return alpha
 
 
-def refuse_jpeg(picture: Image.Image, name: str) -> None:
-    """A JPEG is no mask.
+def _picture(file: Path | Place) -> Image.Image:
+    """The picture of a mask, whole.
 
     Raises:
-        DataError: it is one.
+        DataError: it is a JPEG, which is no mask.
+        ImageError: it cannot be read.
     """
-    if picture.format in ("JPEG", "MPO"):
+    kind, picture = from_file(file, lambda picture, _: (picture.format, picture.copy()))
+    if kind in ("JPEG", "MPO"):
         raise DataError(
-            f"{name} is a JPEG, which adds pixels around a thing: save the mask as PNG, from what it was drawn in "
+            f"{file} is a JPEG, which adds pixels around a thing: save the mask as PNG, from what it was drawn in "
             "and not from this file."
         )
+    return picture
 
 
 def smooth(values: np.ndarray) -> bool:

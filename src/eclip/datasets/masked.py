@@ -72,8 +72,8 @@ class Masked:
         size = (height, width) if turn > 4 else (width, height)
         if mask.shape != size[::-1]:
             raise DataError(
-                f"{self.mask} has {mask.shape[1]} x {mask.shape[0]} pixels, its photo {size[0]} x {size[1]}: resize "
-                "the mask to the photo, by nearest neighbor."
+                f"the mask of {self.name!r}, from {self.mask}, has {mask.shape[1]} x {mask.shape[0]} pixels, its photo "
+                f"{size[0]} x {size[1]}: resize the mask to the photo, by nearest neighbor, or fetch the right photo."
             )
         unnamed = set(shown(mask)) - self.numbers - {BACKGROUND, VOID}
         if unnamed:
@@ -89,6 +89,11 @@ class Masked:
             try:
                 if not os.stat(path).st_size:
                     return f"{path} is empty (0 bytes)."
+            except UnicodeEncodeError as error:
+                return (
+                    f"{path} has a name that {error.encoding}, the encoding of file names here, cannot write, but it "
+                    f"is the {what} of {self.name!r}: set PYTHONUTF8=1, or LC_ALL to a locale of UTF-8."
+                )
             except OSError as error:
                 why = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror)
                 mask = f", whose mask is {self.mask}" if what == "photo" else ""

@@ -26,7 +26,7 @@ from eclip.protocols import Protocol
 from eclip.refinements import REFINEMENTS
 from eclip.text import encode_texts
 
-PLACES = {"photos", "numbers"}
+PLACES = {"photos", "numbers", "filled"}
 """Arrays of a part that have one value a pair; all others have one a pair and name."""
 
 

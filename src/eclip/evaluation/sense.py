@@ -69,18 +69,23 @@ def check_controls(data: MaskSet | PairSet, values: Mapping[str, float], filled:
         why: the cause, where it is known.
 
     Raises:
-        DataError: a control is as good as the bound.
+        DataError: a control is as good as the bound, or no map can be wrong.
 
     Warns:
         DataWarning: most maps cannot be wrong.
     """
+    if filled == 1:
+        raise DataError(
+            f"{data.name} cannot tell maps apart: no image has a pixel outside of the class that is asked for, so that "
+            f"every map is right, those of controls too.{_filled(data)}"
+        )
     known = {name: one for name, one in values.items() if not np.isnan(one)}
     best = max((name for name in CONTROLS if name in known), key=lambda name: known[name], default=None)
     if best is not None and BOUND in known and known[best] >= known[BOUND] - _NEAR:
         raise DataError(
             f"{data.name} cannot tell maps apart: the control {best!r}, which knows neither text nor model, scores "
             f"{100 * known[best]:.1f}, and so does the true mask on the patch grid ({100 * known[BOUND]:.1f})."
-            f"{why or _why_alike(data, filled)}"
+            f"{why or ' The objects may be too small for the grid, or the images too few.'}"
         )
     if filled > MOSTLY:
         warnings.warn(
@@ -91,9 +96,8 @@ def check_controls(data: MaskSet | PairSet, values: Mapping[str, float], filled:
         )
 
 
-def _why_alike(data: MaskSet | PairSet, filled: float) -> str:
-    if filled < 1:
-        return " The objects may be too small for the grid, or the images too few."
+def _filled(data: MaskSet | PairSet) -> str:
+    """Why one class takes all of each image, as a sentence."""
     shown, _ = _shown(data)
     void = any(VOID in each for each in shown)
     names = Counter(data.classes[one] for each in shown for one in each if one in data.classes)  # type: ignore[index,operator]

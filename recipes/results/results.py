@@ -104,10 +104,14 @@ def localization(found: dict[str, dict[str, Any]], pack: str) -> str:
     columns = list(COLUMNS)
     lines = [f"| method | {' | '.join(COLUMNS.values())} |", f"|---{'|---' * len(columns)}|"]
     lines += [row(one, label, columns, "miou") for one, label in rows]
-    pairs = fast["rows"][0]["pairs"]
-    part = slow["data"]["photos"]
-    note = f"{fast['data']['photos']} photos, {pairs} pairs; *: {part} photos of these."
-    return "\n".join([*lines, "", note])
+    return "\n".join([*lines, "", note(fast, slow["data"]["photos"])])
+
+
+def note(fast: dict[str, Any], part: int) -> str:
+    """Of what a table is: photos, in how many groups where there are some, and pairs."""
+    photos, groups = fast["data"]["photos"], fast["data"]["groups"]
+    grouped = f" of {groups} videos" if groups < photos else ""
+    return f"{photos} photos{grouped}, {fast['rows'][0]['pairs']} pairs; *: {part} photos of these."
 
 
 def winners(found: dict[str, dict[str, Any]]) -> str:
@@ -143,7 +147,7 @@ def stored(result: dict[str, Any]) -> dict[str, Any]:
     return {
         "schema": result["schema"],
         "protocol": result["protocol"],
-        "data": {key: result["data"][key] for key in ("digest", "photos")},
+        "data": {key: result["data"][key] for key in ("digest", "photos", "groups")},
         "rows": [
             {
                 "model": one["model"],

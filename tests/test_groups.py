@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 import tiny
+from eclip.cli import app
 from eclip.datasets import DATASETS
 from eclip.datasets.masks import MaskSet, read_masks
 from eclip.datasets.pair import PairSet
@@ -122,7 +124,7 @@ def test_every_task_draws_groups(masks: MaskSet, tmp_path: Path, task: str) -> N
 
 def test_captions_of_a_video_are_drawn_together(tmp_path: Path) -> None:
     folder = pack(tmp_path / "in")
-    rows = [{"image": f"images/{n:02d}.png", "text": f"dog {n}", "group": str(n // 2)} for n in range(12)]
+    rows = [{"image": f"images/{n:02d}.png", "text": f"dog {n}", "group": n // 2} for n in range(12)]
     (folder / "table.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     pairs = DATASETS["table"].read(folder)
     assert isinstance(pairs, PairSet) and pairs.group_numbers() == [n // 2 for n in range(12)]
@@ -207,3 +209,11 @@ def test_the_interval_of_davis_is_that_of_its_videos(tmp_path: Path) -> None:
         number = row(run(data, tmp_path / name), "centre")["numbers"]["miou"]
         spans.append(number["high"] - number["low"])
     assert spans[0] > 1.5 * spans[1]
+
+
+def test_the_terminal_table_says_how_many_groups(tmp_path: Path, tiny_name: str) -> None:
+    pack(tmp_path / "in", index=index_of(["a"] * 6 + ["b"] * 6))
+    asked = ["eval", "folder", "--root", str(tmp_path / "in"), "--models", tiny_name, "--methods", "itsm"]
+    done = CliRunner().invoke(app, [*asked, "--examples", "0", "-o", str(tmp_path / "out")])
+    assert done.exit_code == 0 and "12 photos in 2 groups, 24 pairs" in done.stderr
+    assert "warning: the 12 images of in come in 2 groups" in done.stderr

@@ -82,6 +82,8 @@ def _rows(file: Path) -> Iterator[_Row]:
                 reader = csv.DictReader(stream, delimiter=_SEPARATORS[kind], strict=True)
                 given = ((reader.line_num, row) for row in reader)
             for line, row in given:
+                if isinstance(row, dict) and isinstance(row.get("group"), int | float):
+                    row["group"] = str(row["group"])
                 parts = [row.get(key) or "" for key in _Row._fields[1:]] if isinstance(row, dict) else [""]
                 if not all(isinstance(part, str) for part in parts) or not all(parts[:2]):
                     raise DataError(

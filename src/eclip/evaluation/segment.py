@@ -144,7 +144,7 @@ class SegmentTask:
         whole, names = joined(parts, self.asked.data)
         photos = whole["photos"]
         weights = Weights(whole["groups"])
-        if not whole["counts"][:, 0, 1].any():
+        if not whole["counts"][:, 0, 1, 1:].any():  # background is no class
             why = nothing_shown(self.asked.data)
             raise DataError(f"no pixel of {self.asked.data.name} has a class that is asked for.{why}")
         totals = whole["counts"].sum(axis=0)  # name 3 label

@@ -152,7 +152,7 @@ class LocalizeTask:
             {"photo": int(item), "class": int(one), "iou": float(iou), "msc": float(msc)}
             for item, one, iou, msc in zip(whole["items"], numbers, ious[:, best], own["means"][:, 0], strict=True)
         ]
-        return Row(name, name in NAMES, len(numbers), photos, len(weights.groups), values, facts, each)
+        return Row(name, name in NAMES, len(numbers), photos, values, facts, each, len(weights.groups))
 
     def _held_out(
         self,

@@ -93,7 +93,7 @@ class RecognizeTask:
             text = encode_texts(self.asked.backbone, list(self.names), self.asked.protocol.templates).cpu().numpy()
             found = _ranks(features, text, [[int(label)] for label in whole["labels"]])
             numbers = self._within("accuracy_at", found, groups, len(text))
-            return [Row(MODEL, False, len(photos), len(photos), len(np.unique(groups)), numbers)]
+            return [Row(MODEL, False, len(photos), len(photos), numbers, groups=len(np.unique(groups)))]
         texts, owners = whole["texts"], whole["owners"]
         places = np.searchsorted(photos, owners)  # of each caption's photo among those that could be read
         edges = np.searchsorted(owners, photos), np.searchsorted(owners, photos, side="right")
@@ -102,7 +102,7 @@ class RecognizeTask:
             "image_recall_at", _ranks(texts, features, [[int(p)] for p in places]), numbered[owners], len(photos)
         )
         numbers |= self._within("text_recall_at", _ranks(features, texts, of_photos), groups, len(texts))
-        return [Row(MODEL, False, len(texts), len(photos), len(np.unique(groups)), numbers)]
+        return [Row(MODEL, False, len(texts), len(photos), numbers, groups=len(np.unique(groups)))]
 
     def _within(self, name: str, places: NDArray[np.int64], groups: NDArray[np.int64], count: int) -> dict[str, Number]:
         """The share of queries that are found at each rank of the rules, those beyond the candidates left out."""

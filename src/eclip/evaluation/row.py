@@ -22,20 +22,20 @@ class Row:
         control: it knows neither text nor model.
         pairs: how many maps were scored.
         photos: of so many photos.
-        groups: of so many groups of photos, over which the intervals are.
         numbers: by name of the metric.
         facts: what else there is to say: thresholds, curves, classes.
         each: the pairs one by one: "photo" (place of the item in the data set), "class", and numbers.
+        groups: how many groups the photos come in, over which the intervals are.
     """
 
     method: str
     control: bool
     pairs: int
     photos: int
-    groups: int
     numbers: dict[str, Number]
     facts: dict[str, Any] = field(default_factory=dict)
     each: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    groups: int = 0
 
 
 def mean_rows(
@@ -63,7 +63,7 @@ def mean_rows(
             {"photo": int(item), "class": int(one), **dict(zip(keys, pair.tolist(), strict=True))}
             for item, one, pair in zip(whole["items"], whole["numbers"], own, strict=True)
         ]
-        rows.append(Row(name, name in controls, len(own), photos, len(weights.groups), found, {}, each))
+        rows.append(Row(name, name in controls, len(own), photos, found, {}, each, len(weights.groups)))
     return rows
 
 

@@ -167,8 +167,8 @@ class SegmentTask:
                 )
                 if one != BACKGROUND or self.behind
             }
-            shown = len(photos), len(np.unique(photos)), len(weights.groups)
-            rows.append(Row(name, name in CONTROLS, *shown, values, {"classes": classes}))
+            shown, groups = (len(photos), len(np.unique(photos))), len(weights.groups)
+            rows.append(Row(name, name in CONTROLS, *shown, values, {"classes": classes}, groups=groups))
         return rows
 
 

@@ -52,8 +52,8 @@ def features(data: Path, work: Path, split: str) -> tuple[torch.Tensor, list[lis
             rows.append(unit(encode(backbone, backbone.preprocess(photo)[None], keep=0).feature))
             captions.append(said)
         np.save(kept, torch.cat(rows).numpy())
-        told.write_text(json.dumps(captions))
-    return torch.from_numpy(np.load(kept)), json.loads(told.read_text())
+        told.write_text(json.dumps(captions), encoding="utf-8")
+    return torch.from_numpy(np.load(kept)), json.loads(told.read_text(encoding="utf-8"))
 
 
 def said(captions: list[str]) -> set[str]:

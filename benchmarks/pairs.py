@@ -37,10 +37,10 @@ def plurals(name: str) -> list[str]:
 
 def cases(folder: Path) -> Iterator[tuple[Path, str, str, np.ndarray]]:
     """Photo, caption, the words that name a class, and where that class is; void pixels are NaN."""
-    rows = csv.reader((folder / "classes.txt").open(), delimiter="\t")
+    rows = csv.reader((folder / "classes.txt").open(encoding="utf-8"), delimiter="\t")
     classes = {int(row[0]): row[1] for row in rows if row[0].isdigit()}
     for row in csv.DictReader(
-        (folder / "captions.tsv").open(), ["path", "caption"], delimiter="\t", quoting=csv.QUOTE_NONE
+        (folder / "captions.tsv").open(encoding="utf-8"), ["path", "caption"], delimiter="\t", quoting=csv.QUOTE_NONE
     ):
         photo = folder / row["path"] if (folder / row["path"]).is_file() else folder / "images" / Path(row["path"]).name
         mask = np.array(Image.open(folder / "masks" / f"{photo.stem}.png"))

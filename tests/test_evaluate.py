@@ -518,12 +518,14 @@ def test_what_no_run_left_is_never_removed(masks: MaskSet, tmp_path: Path) -> No
     assert (tmp_path / "examples/own.txt").read_text() == "mine"
 
 
-def test_the_bound_of_a_thing_that_fills_the_photo_is_all_of_it(masks: MaskSet, tmp_path: Path) -> None:
-    grass = MaskSet("grass", masks.classes, masks.items[5:6])
-    found = evaluate(grass, out=tmp_path, methods="itsm", models=tiny.backbone("vit"))
-    assert rows(found)["bound"]["curve"] == [1.0] * 20
-    numbers = rows(found)["itsm"]["numbers"]
-    assert numbers["msc"]["low"] is None and numbers["over_control"]["high"] is None, "one photo says nothing of others"
+def test_the_bound_of_a_thing_that_fills_the_photo_is_all_of_it(found: Evaluation) -> None:
+    assert rows(found)["bound"]["classes"]["3"]["iou"] == 1.0
+    with (found.folder / "pairs.csv").open(encoding="utf-8") as file:
+        pairs = [row for row in csv.DictReader(file) if row["name"] == "grass"]
+    assert {row["method"]: float(row["iou"]) for row in pairs if row["method"] in ("ones", "bound")} == {
+        "ones": 1.0,
+        "bound": 1.0,
+    }
 
 
 def test_other_code_is_another_question(masks: MaskSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,9 @@ from eclip.evaluation.spread import Weights, number
 
 
 def test_sums_count_a_photo_as_often_as_its_weight() -> None:
-    photos = np.array([7, 3, 7])
-    weights = Weights(photos, replicates=5)
-    assert weights.photos.tolist() == [3, 7]
+    groups = np.array([7, 3, 7])
+    weights = Weights(groups, replicates=5)
+    assert weights.groups.tolist() == [3, 7]
     three, seven = weights.counts.T.astype(int)
     sums = weights.sums(np.array([[1.0, 10.0], [2.0, 20.0], [4.0, 40.0]]))
     assert sums[:, 0].tolist() == (seven * 5 + three * 2).tolist(), "both pairs of photo 7 go together"

@@ -229,3 +229,34 @@ def test_protocol_table_is_protocols() -> None:
     rows = {name: (task, what) for name, task, what in re.findall(r"^\| `([\w-]+)` \| (\w+) \| (.+?) \|$", table, re.M)}
     assert rows == {name: (one.task, one.summary) for name, one in PROTOCOLS.items()}
     assert {one.task for one in PROTOCOLS.values()} == set(TASKS), "each task has a protocol"
+
+
+def _texts_without_encoding(tree: ast.Module) -> list[str]:
+    """Calls that read or write text and leave its encoding to the machine."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or any(one.arg == "encoding" for one in node.keywords):
+            continue
+        function = node.func
+        name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        given = [*node.args, *(one.value for one in node.keywords if one.arg == "mode")]
+        modes = [one.value for one in given if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+        owner = function.value if isinstance(function, ast.Attribute) else None
+        picture = isinstance(owner, ast.Name) and owner.id in ("Image", "tarfile", "item")
+        opens = name == "open" and (owner is None or modes or isinstance(owner, ast.BinOp))
+        if name in ("read_text", "write_text") or (opens and not picture and not any("b" in mode for mode in modes)):
+            found.append(f"line {node.lineno}: {name}")
+    return found
+
+
+def test_every_text_file_names_its_encoding() -> None:
+    paths = [*SOURCE.rglob("*.py"), *ROOT.glob("recipes/*/*.py"), *ROOT.glob("benchmarks/*.py")]
+    left = {
+        str(path.relative_to(ROOT)): _texts_without_encoding(ast.parse(path.read_text(encoding="utf-8")))
+        for path in paths
+    }
+    assert {path: lines for path, lines in left.items() if lines} == {}
+    seen = ast.parse(
+        'p.read_text()\nopen("a")\nopen("a", "rb")\np.open("w")\n(f / "a").open()\nopen("a", encoding="ascii")'
+    )
+    assert len(_texts_without_encoding(seen)) == 4

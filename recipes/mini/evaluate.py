@@ -64,7 +64,7 @@ def flickr8k(backbone: eclip.Backbone, data: Path) -> dict[str, float]:
 def caltech101(backbone: eclip.Backbone, data: Path) -> dict[str, float]:
     """Zero-shot classification among the 100 names."""
     image, own = image_features(backbone, data / "caltech101", "test")
-    rows = (data / "caltech101" / "classes.txt").read_text().splitlines()
+    rows = (data / "caltech101" / "classes.txt").read_text(encoding="utf-8").splitlines()
     names = [row.split("\t")[1] for row in rows]
     text = eclip.encode_texts(backbone, [f"a photo of a {name}." for name in names], templates="none")
     right = [names[answer] == texts[0] for answer, texts in zip((image @ text.T).argmax(1).tolist(), own, strict=True)]
@@ -164,7 +164,7 @@ def main() -> None:
                 flush=True,
             )
     if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n")
+        args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def main() -> None:
         },
     }
     args.to.mkdir(parents=True, exist_ok=True)
-    (args.to / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (args.to / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     weights = args.to / "open_clip_model.safetensors"
     save_file({k: v.contiguous() for k, v in state.items()}, weights, metadata={"format": "pt"})
     weights.chmod(0o644)

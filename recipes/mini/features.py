@@ -51,7 +51,7 @@ def squash(photo: Image.Image, size: int) -> np.ndarray:
 def read_pack(folder: Path, split: str) -> Iterator[tuple[Image.Image, list[str]]]:
     """Photos and their texts, in the order of the shards."""
     if folder.name == "voc2012seg":
-        rows = (folder / "index.tsv").read_text().splitlines()[1:]
+        rows = (folder / "index.tsv").read_text(encoding="utf-8").splitlines()[1:]
         for name in (row.split("\t")[0] for row in rows):
             yield Image.open(folder / "images" / f"{name}.jpg"), []
         return
@@ -67,9 +67,9 @@ def compute_split(forward, folder: Path, split: str, size: int, target: Path, ba
     """Fill the array of one split; `done.txt` counts the finished photos."""
     target.mkdir(parents=True, exist_ok=True)
     texts = [texts for _, texts in read_pack(folder, split)]
-    (target / "texts.json").write_text(json.dumps(texts))
+    (target / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
     counter = target / "done.txt"
-    done = int(counter.read_text()) if counter.exists() else 0
+    done = int(counter.read_text(encoding="utf-8")) if counter.exists() else 0
     tokens = np.lib.format.open_memmap(
         target / "tokens.npy",
         mode="r+" if done else "w+",
@@ -89,7 +89,7 @@ def compute_split(forward, folder: Path, split: str, size: int, target: Path, ba
         last = forward(torch.from_numpy(np.stack(batch)).to(memory_format=torch.channels_last))
         tokens[done : done + count] = last[:count].flatten(2).transpose(1, 2).half().numpy()
         done, batch = done + count, []
-        counter.write_text(str(done))
+        counter.write_text(str(done), encoding="utf-8")
         if (done // batch_size) % 20 == 0 or done == len(texts):
             speed = (done - first) / (time.time() - started)
             print(f"{target.name} {size} px: {done}/{len(texts)}, {speed:.1f} photos/s", flush=True)

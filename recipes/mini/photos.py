@@ -26,9 +26,9 @@ TRAIN = ["flickr8k-train", "coco-captions-train", "caltech101-train", "imagenet1
 def load(work: Path, size: int, name: str) -> tuple[Tensor, list[list[str]]]:
     """Reduced tokens of one split (image, token, channel) and the texts of each photo."""
     folder = work / str(size) / name
-    count = int((folder / "done.txt").read_text())
+    count = int((folder / "done.txt").read_text(encoding="utf-8"))
     tokens = torch.from_numpy(np.load(folder / "reduced.npy", mmap_mode="c")[:count])
-    return tokens, json.loads((folder / "texts.json").read_text())[:count]
+    return tokens, json.loads((folder / "texts.json").read_text(encoding="utf-8"))[:count]
 
 
 def reduced_classifier(basis: dict[str, Tensor]) -> nn.Module:

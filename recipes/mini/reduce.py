@@ -54,7 +54,9 @@ def main() -> None:
         torch.save(basis, folder / "basis.pt")
     matrix = basis["directions"] / basis["scale"]
     for name in packs:
-        tokens = np.load(folder / name / "tokens.npy", mmap_mode="r")[: int((folder / name / "done.txt").read_text())]
+        tokens = np.load(folder / name / "tokens.npy", mmap_mode="r")[
+            : int((folder / name / "done.txt").read_text(encoding="utf-8"))
+        ]
         target = folder / name / "reduced.npy"
         if target.exists() and len(np.load(target, mmap_mode="r")) == len(tokens):
             continue

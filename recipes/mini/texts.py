@@ -52,7 +52,7 @@ class Texts:
     """MiniLM vectors by sentence."""
 
     def __init__(self, work: Path) -> None:
-        texts = json.loads((work / "texts.json").read_text())
+        texts = json.loads((work / "texts.json").read_text(encoding="utf-8"))
         self.vectors = torch.from_numpy(np.load(work / "texts.npy").astype(np.float32))
         self.row = {text: row for row, text in enumerate(texts)}
 
@@ -66,7 +66,7 @@ class Texts:
 
 
 def caltech_names(data: Path) -> list[str]:
-    rows = (data / "caltech101" / "classes.txt").read_text().splitlines()
+    rows = (data / "caltech101" / "classes.txt").read_text(encoding="utf-8").splitlines()
     return [row.split("\t")[1] for row in rows]
 
 
@@ -101,7 +101,7 @@ def captions(data: Path, split: str) -> list[str]:
 def distill_texts(data: Path) -> list[str]:
     """Everything the text transformer may learn from: no caption of a Flickr8k validation or test photo."""
     train = captions(data, "train")
-    with gzip.open(data / "sentences" / "coco-val2017-captions.txt.gz", "rt") as file:
+    with gzip.open(data / "sentences" / "coco-val2017-captions.txt.gz", "rt", encoding="utf-8") as file:
         train += [line.strip() for line in file]
     words = frequent_words(train, least=8)
     names = [template.format(name) for name in class_names(data) for template in TEMPLATES]
@@ -130,7 +130,7 @@ def main() -> None:
             np.save(part, vectors.astype(np.float16))
         chunks.append(np.load(part))
         print(f"{start + len(chunks[-1])}/{len(texts)} texts", flush=True)
-    (args.work / "texts.json").write_text(json.dumps(texts))
+    (args.work / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
     np.save(args.work / "texts.npy", np.concatenate(chunks))
 
 

@@ -104,10 +104,14 @@ def localization(found: dict[str, dict[str, Any]], pack: str) -> str:
     columns = list(COLUMNS)
     lines = [f"| method | {' | '.join(COLUMNS.values())} |", f"|---{'|---' * len(columns)}|"]
     lines += [row(one, label, columns, "miou") for one, label in rows]
-    pairs = fast["rows"][0]["pairs"]
-    part = slow["data"]["photos"]
-    note = f"{fast['data']['photos']} photos, {pairs} pairs; *: {part} photos of these."
-    return "\n".join([*lines, "", note])
+    return "\n".join([*lines, "", note(fast, slow["data"]["photos"])])
+
+
+def note(fast: dict[str, Any], part: int) -> str:
+    """Of what a table is: photos, in how many groups where there are some, and pairs."""
+    photos, groups = fast["data"]["photos"], fast["data"]["groups"]
+    grouped = f" of {groups} videos" if groups < photos else ""
+    return f"{photos} photos{grouped}, {fast['rows'][0]['pairs']} pairs; *: {part} photos of these."
 
 
 def winners(found: dict[str, dict[str, Any]]) -> str:
@@ -143,7 +147,7 @@ def stored(result: dict[str, Any]) -> dict[str, Any]:
     return {
         "schema": result["schema"],
         "protocol": result["protocol"],
-        "data": {key: result["data"][key] for key in ("digest", "photos")},
+        "data": {key: result["data"][key] for key in ("digest", "photos", "groups")},
         "rows": [
             {
                 "model": one["model"],
@@ -170,8 +174,8 @@ def write(found: dict[str, dict[str, Any]], out: Path) -> None:
         elif task == "fast":
             file = Path("benchmarks/results") / f"{pack}-{result['protocol']['name']}.json"
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(stored(result), indent=1, ensure_ascii=False) + "\n")
-    text = out.read_text()
+            file.write_text(json.dumps(stored(result), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = out.read_text(encoding="utf-8")
     for name, block in blocks.items():
         start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
         before, _, rest = text.partition(start)
@@ -179,7 +183,7 @@ def write(found: dict[str, dict[str, Any]], out: Path) -> None:
         if not after:
             raise SystemExit(f"{out} has no place for {name}: add {start} and {end}.")
         text = f"{before}{start}\n\n{block}\n\n{end}{after}"
-    out.write_text(text)
+    out.write_text(text, encoding="utf-8")
 
 
 def main() -> None:

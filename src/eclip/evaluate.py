@@ -30,6 +30,7 @@ from eclip.evaluation.examples import draw_examples
 from eclip.evaluation.parts import Part, Parts, open_run
 from eclip.evaluation.results import SCHEMA, Evaluation, Found, check_question, data_of, results_of, write_results
 from eclip.evaluation.row import Row
+from eclip.evaluation.sense import check_groups
 from eclip.methods import METHODS, check_methods, options_for
 from eclip.options import check_options
 from eclip.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Localize, Protocol, protocol_of
@@ -98,10 +99,14 @@ def evaluate(
         tell: hears of the progress.
 
     Raises:
-        DataError: the set cannot be read, more than 5 % of its photos cannot be, or none shows a class.
+        DataError: the set cannot be read, more than 5 % of its photos cannot be, none shows a class, or a control that
+            knows neither text nor model is as good as the true masks.
         ResultError: the folder holds the run of another question, or cannot be written; or the stored numbers are those
             of another question.
         EclipError: other bad input, of a class that says which.
+
+    Warns:
+        DataWarning: the images come in fewer than 10 groups, or most pairs have no pixel outside of their class.
     """
     counts = {"batch_size": batch_size, "every": every, "limit": limit, "examples": examples}
     check_options("evaluate", evaluate, counts)
@@ -130,6 +135,7 @@ def evaluate(
     photos = _of(data_set, data_set.items[::every][:limit])
     left_out = [] if isinstance(data_set, MaskSet) else data_set.bad
     _check_failures(left_out, len(data_set.items) + len(left_out), data_set.name)
+    check_groups(photos)
     backbones = _backbones(models, device, head)
     told = {"name": photos.name, "split": split, "every": every, "limit": limit}
     described = data_of(photos, told)

@@ -60,6 +60,8 @@ def datasets_verify(
             published = " or ".join(f"{number:,}" for number in found.expected)
             of = f" of {published}" if published else ""
             typer.echo(f"{found.name}, split {found.split}: {found.found:,}{of} photos, {found.decoded:,} of them read")
+            for note in found.notes:
+                typer.echo(f"  {note}")
             for problem in found.problems[:SHOWN]:
                 typer.echo(f"  {problem}")
             if (more := len(found.problems) - SHOWN) > 0:

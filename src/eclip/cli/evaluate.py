@@ -180,10 +180,12 @@ def _show(found: Evaluation) -> None:
         typer.echo(f"left out, as they have no meaning on {model} here: {', '.join(left)}", err=True)
     photos = results["data"]["photos"]
     pairs = max((row["pairs"] for row in results["rows"]), default=0)
+    groups = results["data"].get("groups", photos)
+    grouped = f" in {groups} group{'s' * (groups > 1)}" if groups < photos else ""
     percent = ", in percent" if unit(headline(results)) else ""
     typer.echo(
-        f"{results['data']['name']}, {photos} photos, {pairs} pairs, protocol {results['protocol']['name']}{percent}; "
-        f"names in brackets are controls; all of it in {found.folder}",
+        f"{results['data']['name']}, {photos} photos{grouped}, {pairs} pairs, protocol "
+        f"{results['protocol']['name']}{percent}; names in brackets are controls; all of it in {found.folder}",
         err=True,
     )
 

@@ -81,6 +81,9 @@ class Dataset:
             DataError: a file is not as it must be.
             OptionError: there is no such split, or no root.
             MissingExtraError: a package that it needs is not installed.
+
+        Warns:
+            DataWarning: files are passed over, or masks were not taken for class numbers.
         """
         from eclip.datasets.pair import PairSet
 
@@ -91,6 +94,7 @@ class Dataset:
         for item in look:
             if why := item.missing():
                 raise LayoutError(f"{why} `eclip datasets verify {self.name}` lists all that is missing.")
+        found.tell()
         return found
 
     def listed(self, root: str | Path | None, split: str | None) -> MaskSet | PairSet:
@@ -201,7 +205,7 @@ def dataset(name: str) -> Dataset:
     return DATASETS[name]
 
 
-_PLAIN = "images/NAME.jpg or .png, masks/NAME.png, classes.txt and, where it has one, index.tsv"
+_PLAIN = "images/NAME.jpg (.png, .tif ...), masks/NAME.png, classes.txt and, where it has one, index.tsv"
 _TARS = "SPLIT-000.tar and so on, with KEY.jpg and KEY.txt"
 # fmt: off
 DATASETS: dict[str, Dataset] = {one.name: one for one in (

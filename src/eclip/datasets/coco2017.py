@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from eclip.datasets.decoders import write_indexed
 from eclip.datasets.layout import either, read_classes
-from eclip.datasets.masks import MaskSet, beside
+from eclip.datasets.masked import Lazy, Masked, MaskSet
 from eclip.datasets.outlines import Annotated, read_outlines
 from eclip.errors import ResultError
 
 PREPARED = "eclip_masks"
 """The folder of label maps that `prepare` makes, below the root."""
+IMAGES = "images.json"
+"""In that folder: the file of each photo by the name of its label map."""
 
 
 def coco2017(root: Path, split: str) -> MaskSet:
@@ -24,8 +28,12 @@ def coco2017(root: Path, split: str) -> MaskSet:
     prepared = root / PREPARED / split
     if prepared.is_dir():
         classes, _ = read_classes(prepared / "classes.txt")
-        names = sorted(f"{path.stem}.jpg" for path in prepared.glob("[!.]*.png"))
-        return MaskSet("coco2017", classes, beside(names, photos, prepared, classes))
+        listed = prepared / IMAGES
+        files = json.loads(listed.read_text(encoding="utf-8")) if listed.exists() else {}
+        names = files or {path.stem: f"{path.stem}.jpg" for path in sorted(prepared.glob("[!.]*.png"))}
+        return MaskSet(
+            "coco2017", classes, Lazy([*names.items()], partial(_prepared, photos, prepared, frozenset(classes)))
+        )
     found = read_outlines(instances_of(root, split))
     numbers = numbered(found)
     classes = {numbers[one]: name for one, name in found.categories.items()}
@@ -39,7 +47,8 @@ def prepare(root: Path, split: str, progress: Callable[[int, int], None]) -> Pat
         return whole
     found = read_outlines(instances_of(root, split))
     numbers = numbered(found)
-    items = found.items(photos_of(root, split), numbers)
+    photos = photos_of(root, split)
+    items = found.items(photos, numbers)
     try:
         part.mkdir(parents=True, exist_ok=True)
         for done, item in enumerate(items, 1):
@@ -48,10 +57,17 @@ def prepare(root: Path, split: str, progress: Callable[[int, int], None]) -> Pat
             progress(done, len(items))
         rows = (f"{numbers[one]}\t{name}\n" for one, name in found.categories.items())
         (part / "classes.txt").write_text("".join(rows), encoding="utf-8")
+        files = {item.name: item.photo.relative_to(photos).as_posix() for item in items if isinstance(item.photo, Path)}
+        (part / IMAGES).write_text(json.dumps(files, ensure_ascii=False), encoding="utf-8")
         part.rename(whole)
     except OSError as error:
         raise ResultError(f"{part} cannot be written: {error.strerror or error}.") from error
     return whole
+
+
+def _prepared(photos: Path, masks: Path, numbers: frozenset[int], names: tuple[str, str]) -> Masked:
+    name, photo = names
+    return Masked(name, photos / photo, masks / f"{name}.png", numbers)
 
 
 def photos_of(root: Path, split: str) -> Path:

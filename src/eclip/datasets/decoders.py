@@ -28,15 +28,16 @@ def indexed(file: Path | Place, table: Table | None = None) -> Numbers:
     """A palette or gray picture, by the value of each pixel and not by its color.
 
     Args:
-        file: the picture, of 8 or 16 bits.
+        file: the picture, of 8 or 16 bits; of one bit, white is 1.
         table: the class number of each value. None: values are class numbers, and the greatest, 255 or 65535, is void.
 
     Raises:
-        DataError: it is no palette or gray picture, or has a value that the table has not.
+        DataError: it is a JPEG, no palette or gray picture, or has a value that the table has not.
         ImageError: it cannot be read.
     """
-    mode, values = from_file(file, lambda picture, _: (picture.mode, np.array(picture)))
-    if mode not in ("P", "L", *DEEP):
+    picture = _picture(file)
+    mode, values = picture.mode, np.array(picture, dtype=np.uint8 if picture.mode == "1" else None)
+    if mode not in ("1", "P", "L", *DEEP):
         raise DataError(f"{file} must be a palette or gray picture of 8 or 16 bits (P, L or I;16), got {mode}.")
     if values.min() < 0 or values.max() > VOID:
         raise DataError(f"{file} has values from {values.min()} to {values.max()}, which are not of 16 bits.")
@@ -64,6 +65,13 @@ def write_indexed(file: Path, numbers: Numbers) -> None:
     if more := set(shown(numbers)) - {*range(255), VOID}:
         raise DataError(f"{file} would need the class {max(more)}, but a picture of 8 bits holds 1 to 254.")
     part = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        os.fsencode(file)
+    except UnicodeEncodeError as error:
+        raise ResultError(
+            f"{file} has a name that {error.encoding}, the encoding of file names here, cannot write: set "
+            "PYTHONUTF8=1, or LC_ALL to a locale of UTF-8."
+        ) from error
     try:
         Image.fromarray(numbers.astype(np.uint8)).save(part, "png")  # 65535 becomes 255
         os.replace(part, file)
@@ -93,30 +101,116 @@ def red_green(file: Path | Place, void: int) -> Numbers:
 
 
 def thing(file: Path | Place, number: int) -> Numbers:
-    """A picture in which whatever is not black is the one thing.
+    """A picture in which whatever is not black is the one object.
 
     Args:
-        file: the picture, of any mode, but no JPEG; colors count, those of a palette too, and transparency does not.
-        number: of the thing.
+        file: the picture, of any mode, but no JPEG; colors count, those of a palette too. Transparency counts where it
+            alone has the shape, as in a cut-out object or a black shape on nothing.
+        number: of the object.
 
     Raises:
-        DataError: it is a JPEG.
+        DataError: it is a JPEG, or was one; or its colors have one shape and its transparency another.
         ImageError: it cannot be read.
     """
-
-    def colors(picture: Image.Image, name: str) -> np.ndarray:
-        if picture.format in ("JPEG", "MPO"):
-            raise DataError(
-                f"{name} is a JPEG, which adds pixels around a thing: save the mask as PNG, from what it was drawn in "
-                "and not from this file."
-            )
-        if picture.mode not in ("1", "L", "RGB", "F", *DEEP):
-            picture = picture.convert("RGBA").convert("RGB")  # in two steps: else some palettes are warned of
-        return np.array(picture)
-
-    values = from_file(file, colors)
+    picture = _picture(file)
+    if picture.mode in ("1", "L", "RGB", "F", *DEEP):
+        values = np.array(picture)
+    else:
+        values = shape_of(picture, str(file))
+        if picture.mode == "P" and not values.any():  # a palette that is black all over
+            values = np.array(picture)
+    if values.ndim == 2:
+        refuse_smooth(values, str(file))
     lit = values.any(axis=-1) if values.ndim == 3 else values != 0
     return np.where(lit, np.uint16(number), np.uint16(BACKGROUND))
+
+
+def plane(file: Path | Place) -> np.ndarray:
+    """The values (height, width) of a mask without colors.
+
+    A palette counts by index, but where it is black and white by color, since either may come first.
+
+    Raises:
+        DataError: it is a JPEG, or has colors.
+        ImageError: it cannot be read.
+    """
+    picture = _picture(file)
+    values = np.array(picture)
+    if picture.mode in ("L", *DEEP):
+        return values
+    if picture.mode == "1":
+        return values.astype(np.uint8)
+    if picture.mode == "P":
+        palette = np.array(picture.getpalette("RGB") or [0] * 3).reshape(-1, 3)
+        used = palette[[one for one in shown(values) if one < len(palette)]]
+        white, black = (used == 255).all(axis=1), (used == 0).all(axis=1)
+        return np.array(picture.convert("L")) if white.any() and (white | black).all() else values
+    values = shape_of(picture, str(file))
+    if values.ndim == 3 and not (values == values[..., :1]).all():
+        raise DataError(f"{file} must be a palette or gray picture of 8 or 16 bits (P, L or I;16), got {picture.mode}.")
+    return values[..., 0] if values.ndim == 3 else values
+
+
+def shape_of(picture: Image.Image, name: str) -> np.ndarray:
+    """Colors (height, width, 3), or the transparency (height, width) where that has the shape.
+
+    Raises:
+        DataError: both have one.
+    """
+    layers = np.array(picture.convert("RGBA"))
+    color, alpha = layers[..., :3], layers[..., 3]
+    if alpha.min() == alpha.max():
+        return color
+    visible = color[alpha > 0].astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    kinds = np.unique(visible)
+    if len(kinds) == 2 and kinds[0] == 0:
+        raise DataError(
+            f"{name} is black and one color where it is not transparent, so that nobody knows which of both shapes is "
+            "the object: save the mask as a gray PNG without transparency."
+        )
+    return alpha
+
+
+def _picture(file: Path | Place) -> Image.Image:
+    """The picture of a mask, whole.
+
+    Raises:
+        DataError: it is a JPEG, which is no mask.
+        ImageError: it cannot be read.
+    """
+    kind, picture = from_file(file, lambda picture, _: (picture.format, picture.copy()))
+    if kind in ("JPEG", "MPO"):
+        raise DataError(
+            f"{file} is a JPEG, which adds pixels around a thing: save the mask as PNG, from what it was drawn in "
+            "and not from this file."
+        )
+    return picture
+
+
+def smooth(values: np.ndarray) -> bool:
+    """Are these black and white after a JPEG, or after resizing that blends? Values of 8 bits."""
+    if values.dtype != np.uint8:
+        return False
+    counts = np.bincount(values.ravel(), minlength=256)
+    between, kinds = counts[1:255].sum() / counts.sum(), np.count_nonzero(counts[1:255])
+    if not counts[224:].any() or not 0 < between < 0.5:
+        return False
+    noise = counts[1:32].any() and counts[224:255].any()
+    return bool(noise or (kinds >= 8 and between / kinds < 0.005))
+
+
+def refuse_smooth(values: np.ndarray, name: str) -> None:
+    """Of a mask that was smoothed nobody knows where the object ends.
+
+    Raises:
+        DataError: it was.
+    """
+    if smooth(values):
+        middle = short(one for one in shown(values) if one not in (0, 255))
+        raise DataError(
+            f"{name} is nearly black and white, but shows {middle} too, as after a JPEG or after resizing that blends: "
+            "set its pixels to 0 or 255 by a threshold, such as 128, and save it as PNG."
+        )
 
 
 def shown(values: np.ndarray) -> list[int]:

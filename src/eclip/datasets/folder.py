@@ -6,9 +6,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from eclip.datasets.binary import lit, object_values
 from eclip.datasets.decoders import BACKGROUND, VOID, indexed
 from eclip.datasets.layout import rows_of, top
-from eclip.datasets.masks import VOC_NAMES, Lazy, Masked, MaskSet, listed_masks, plain_items
+from eclip.datasets.masked import Decode, Lazy, Masked, MaskSet
+from eclip.datasets.masks import VOC_NAMES, listed_masks, plain_items, plain_rows
 
 
 def folder(root: Path, _: str) -> MaskSet:
@@ -18,8 +20,9 @@ def folder(root: Path, _: str) -> MaskSet:
 
 
 def camvid(root: Path, _: str) -> MaskSet:
-    """Street scenes; every pixel has a class or is void."""
-    return folder(root, _)
+    """Street scenes; every pixel has a class or is void. A group is a video, which a frame's name begins with."""
+    top(root, ("images", "masks", "classes.txt"))
+    return listed_masks(root, {}, group=lambda row: row.get("group") or row["name"].rpartition("_")[0])
 
 
 def coco80seg(root: Path, _: str) -> MaskSet:
@@ -34,16 +37,27 @@ def voc2012seg(root: Path, split: str) -> MaskSet:
 
 
 def davis2016val(root: Path, _: str) -> MaskSet:
-    """Frames with one thing each: the value 1 is what column `text` names. Each text is a class, numbered as sorted."""
+    """Frames with one thing each: the value 1 is what column `text` names. Each text is a class, numbered as sorted.
+
+    A group is a video, as the column `sequence` names it.
+    """
     top(root, ("images", "masks", "index.tsv"))
     rows = rows_of(root / "index.tsv", {"name", "text"})
     numbers = {text: number for number, text in enumerate(sorted({row["text"] for row in rows}), 1)}
-    plain = plain_items(root, [row["name"] for row in rows], (), indexed)
-    frames = Lazy([(place, numbers[row["text"]]) for place, row in enumerate(rows)], partial(_numbered, plain))
-    return MaskSet("davis2016val", {number: text for text, number in numbers.items()}, frames)
+    texts = {row["name"]: row["text"] for row in rows}
+    files = plain_rows(root, {}, lambda row: row.get("group") or row.get("sequence", ""))
+    plain = plain_items(root, files, (), indexed)
+    mark = object_values(plain, own=1)
+    frames = Lazy(
+        [(place, numbers[texts[file.name]]) for place, file in enumerate(files)], partial(_numbered, plain, bool(mark))
+    )
+    told = f"the masks show where and not what: {' or '.join(map(str, sorted(mark)))} is taken for the object."
+    classes = {number: text for text, number in numbers.items()}
+    return MaskSet("davis2016val", classes, frames, (told,) if mark else ())
 
 
-def _numbered(plain: Lazy, frame: tuple[int, int]) -> Masked:
+def _numbered(plain: Lazy, binary: bool, frame: tuple[int, int]) -> Masked:
     place, number = frame
     table = ((0, BACKGROUND), (1, number), (255, VOID))
-    return replace(plain[place], numbers=frozenset({number}), decode=partial(indexed, table=table))
+    decode: Decode = partial(lit, number=number) if binary else partial(indexed, table=table)
+    return replace(plain[place], numbers=frozenset({number}), decode=decode)

@@ -9,6 +9,12 @@ from pathlib import Path
 from eclip.datasets.decoders import BACKGROUND, VOID, Table
 from eclip.errors import DataError, LayoutError
 
+_NO_CLASS = re.compile(
+    r"backgr|void|ignor|unus|unlab|unknown|undef|bound|border|edge|difficult|care|none|nothing|other|rest\b|empty|\bbg\b|^\W*$",
+    re.IGNORECASE,
+)
+"""What a line of 0 or 255 is called where it is no class."""
+
 
 def top(root: Path, needed: Sequence[str], below: Sequence[str] = ("",)) -> Path:
     """The folder of a data set: the first of root/below that has all that is needed.
@@ -44,12 +50,17 @@ def lines(path: Path) -> list[str]:
         DataError: it cannot be read, is no UTF-8, or is empty.
     """
     try:
-        found = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        found = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
         raise DataError(f"{path} is needed and cannot be read: {error}.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is needed and cannot be read: it is not UTF-8 ({error.reason}, byte "
+            f"{error.object[error.start]:#x} at {error.start}). Save it as UTF-8."
+        ) from error
     if not found:
         raise DataError(f"{path} is empty.")
-    return found
+    return found.removesuffix("\n").split("\n")  # and at no other mark that a name may hold
 
 
 def names_in(path: Path) -> list[str]:
@@ -100,10 +111,28 @@ def read_classes(path: Path) -> tuple[dict[int, str], Table | None]:
             raise DataError(f"line {place} of {path} gives the number {number} a second time: {row!r}.")
         named[int(number)] = name.strip()
     void = {VOID} if max(named, default=0) > 255 else {VOID, 255}
-    named = {number: name for number, name in named.items() if number != BACKGROUND and number not in void}
-    if not named:
+    classes = {number: name for number, name in named.items() if number != BACKGROUND and number not in void}
+    marked = [number for number in sorted(void) if number in named and not _NO_CLASS.search(named[number])]
+    if len(marked) == 1 and not classes:  # masks of 0 and 255, as they are often drawn
+        return {1: named[marked[0]]}, ((BACKGROUND, BACKGROUND), (marked[0], 1))
+    if marked:
+        raise DataError(
+            f"{path} calls {marked[0]} {named[marked[0]]!r}, but in masks {marked[0]} is void, which no score counts: "
+            "give the class another number, also in the masks."
+        )
+    if not classes:
         raise DataError(f"{path} names no class between 1 and 254.")
-    return named, None
+    if BACKGROUND in named and not _NO_CLASS.search(named[BACKGROUND]):
+        raise DataError(
+            f"{path} calls 0 {named[BACKGROUND]!r}, but in masks 0 is background, which is no class. If it is one, "
+            "write the names alone, a line each, without numbers: the first is then of the value 0."
+        )
+    return classes, None
+
+
+def declares_void(path: Path) -> bool:
+    """Whether a `classes.txt` that `read_classes` reads has a line of the value 255 or 65535, which is void."""
+    return any(row.partition("\t")[0] in ("255", str(VOID)) and _NO_CLASS.search(row) for row in lines(path))
 
 
 def rows_of(index: Path, needed: set[str]) -> list[dict[str, str]]:

@@ -1,34 +1,32 @@
-"""Photos whose pixels have class numbers: the record of each, the set, and one plain layout.
+"""Photos whose pixels have class numbers, in one plain layout.
 
-    images/NAME.jpg or .png    the photo
-    masks/NAME.png             palette or gray, of the photo's size; a value is a class number
-    classes.txt                number, tab, name; or one class a line, which stands for its value (`read_classes`)
-    index.tsv                  optional: a header with a column `name`, a row a photo
+    images/NAME.jpg    the photo, of any kind that is read (.png, .JPEG, .tif, .webp ...)
+    masks/NAME.png     palette or gray, of the photo's size, without loss; a value is a class number
+    classes.txt        number, tab, name; or one class a line, which stands for its value (`read_classes`)
+    index.tsv          optional: a header with a column `name`, a row a photo; `group` joins what is not independent
 
 In a mask of this layout 0 is background, which is no class, and 255 (of 16 bits, 65535) is void: nobody knows, and no
-score counts it. Other layouts of `eclip.DATASETS` make the same records.
+score counts it. Masks of a set with one class may be of 0 and 255 (`binary`). Other layouts of `eclip.DATASETS` make
+the same records.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import UInt16
-from PIL import Image
-
-from eclip.datasets.decoders import BACKGROUND, VOID, indexed, short, shown
-from eclip.datasets.layout import read_classes, rows_of
-from eclip.errors import DataError, DataWarning, ImageError, OptionError
-from eclip.photos import EXTENSIONS, Place, open_photo, stored_size
+from eclip.datasets.binary import taken
+from eclip.datasets.decoders import BACKGROUND, VOID, indexed
+from eclip.datasets.layout import declares_void, read_classes, rows_of
+from eclip.datasets.masked import Decode, Lazy, Masked, MaskSet, present
+from eclip.errors import DataError, DataWarning, OptionError
+from eclip.photos import EXTENSIONS
 
 __all__ = [
     "BACKGROUND",
@@ -43,8 +41,6 @@ __all__ = [
     "read_masks",
 ]
 
-Decode = Callable[[Path | Place], UInt16[np.ndarray, "height width"]]
-"""From the file of a mask to class numbers: `eclip.datasets.decoders` has those of pictures."""
 # fmt: off
 VOC_NAMES = dict(enumerate((
     "airplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table", "dog",
@@ -53,140 +49,6 @@ VOC_NAMES = dict(enumerate((
 # fmt: on
 """PASCAL VOC's classes as MaskCLIP names them (Zhou et al. 2022, https://arxiv.org/abs/2112.01071); names alone move
 results. For `read_masks(..., classes=VOC_NAMES)`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Masked:
-    """A photo and its mask.
-
-    Attributes:
-        name: tells it from the others of its set.
-        photo: the photo's file, or its place in a tar.
-        mask: where the mask is read from, likewise.
-        numbers: classes that the mask may show, 1 to 65534.
-        decode: what reads it.
-    """
-
-    name: str
-    photo: Path | Place
-    mask: Path | Place
-    numbers: frozenset[int] = field(repr=False)
-    decode: Decode = indexed
-
-    def open(self) -> Image.Image:
-        """The photo, upright and RGB.
-
-        Raises:
-            ImageError: it cannot be read.
-        """
-        return open_photo(self.photo)
-
-    def read(self) -> UInt16[np.ndarray, "height width"]:
-        """The mask's class numbers, 0 where there is background and 65535 where there is void.
-
-        Raises:
-            DataError: it cannot be read, is of no form that its data set has, is not of the photo's size, or shows a
-                number without a name.
-            ImageError: the photo cannot be read.
-        """
-        try:
-            mask = self.decode(self.mask)
-        except ImageError as error:
-            raise DataError(f"the mask of {self.name!r} cannot be read: {error}") from error
-        width, height, turn = stored_size(self.photo)
-        if turn > 1 and mask.shape == (height, width):
-            raise DataError(
-                f"{self.photo} is turned by its EXIF orientation {turn}, and {self.mask} may be drawn on the pixels as "
-                "they are stored: save the photo upright (PIL.ImageOps.exif_transpose), and the mask as it then lies."
-            )
-        size = (height, width) if turn > 4 else (width, height)
-        if mask.shape != size[::-1]:
-            raise DataError(
-                f"{self.mask} has {mask.shape[1]} x {mask.shape[0]} pixels, its photo {size[0]} x {size[1]}: resize "
-                "the mask to the photo, by nearest neighbor."
-            )
-        unnamed = set(shown(mask)) - self.numbers - {BACKGROUND, VOID}
-        if unnamed:
-            raise DataError(
-                f"{self.mask} shows {sorted(unnamed)}, but the classes with a name are {short(self.numbers)}."
-            )
-        return mask
-
-    def missing(self) -> str:
-        """What is wrong with its files as far as a look at the folder tells; nothing if they are there."""
-        for what, file in (("photo", self.photo), ("mask", self.mask)):
-            path = file.file if isinstance(file, Place) else file
-            try:
-                if not os.stat(path).st_size:
-                    return f"{path} is empty (0 bytes)."
-            except OSError as error:
-                why = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror)
-                mask = f", whose mask is {self.mask}" if what == "photo" else ""
-                return f"{path}: {why}, but it is the {what} of {self.name!r}{mask}."
-        return ""
-
-
-@dataclass(frozen=True, eq=False)
-class Lazy(Sequence[Masked]):
-    """Records that are made when they are asked for, so that a large set costs no more than its names.
-
-    Attributes:
-        names: one of each record, of any kind.
-        make: the record of a name.
-    """
-
-    names: Sequence[Any]
-    make: Callable[[Any], Masked]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @overload
-    def __getitem__(self, place: int) -> Masked: ...
-    @overload
-    def __getitem__(self, place: slice) -> Lazy: ...
-    def __getitem__(self, place: int | slice) -> Masked | Lazy:
-        return Lazy(self.names[place], self.make) if isinstance(place, slice) else self.make(self.names[place])
-
-    def __iter__(self) -> Iterator[Masked]:
-        return map(self.make, self.names)
-
-
-@dataclass(frozen=True)
-class MaskSet:
-    """Photos with masks.
-
-    Attributes:
-        name: of the data set and its split, or of the folder.
-        classes: name of each number, background and void left out.
-        items: the photos; `Lazy` where a data set is large.
-    """
-
-    name: str
-    classes: dict[int, str]
-    items: Sequence[Masked]
-
-    def photo_numbers(self) -> list[int]:
-        """The number of each item's photo, from 0, in the order in which photos first come.
-
-        A `table` has an item for each text, so that several may share a photo: scores of one photo are then not taken
-        for scores of several. Where each item has a photo of its own, 0, 1, 2 and so on.
-        """
-        numbers: dict[Path | Place, int] = {}
-        return [numbers.setdefault(item.photo, len(numbers)) for item in self.items]
-
-    def digest(self) -> str:
-        """16 hexadecimal digits that follow from the classes, and from the name and the files' sizes of each photo.
-
-        What is in the files is not read: a data set may be large.
-
-        Raises:
-            DataError: a file is not there.
-        """
-        whole = hashlib.sha256(json.dumps([*self.classes.items()]).encode())
-        for item in self.items:
-            whole.update(json.dumps([item.name, _bytes(item.photo), _bytes(item.mask)]).encode())
-        return whole.hexdigest()[:16]
 
 
 def read_masks(
@@ -214,7 +76,8 @@ def read_masks(
         OptionError: every, first or classes is outside its range.
 
     Warns:
-        DataWarning: there is no `index.tsv`, and photos have no mask of their name.
+        DataWarning: there is no `index.tsv`, and photos have no mask of their name; files in `images/` are of no kind
+            that is read; or masks were not taken for class numbers (`MaskSet.notes`).
     """
     if every < 1 or first < 0:
         raise OptionError(f"every must be at least 1 and first at least 0, got {every} and {first}.")
@@ -226,33 +89,110 @@ def read_masks(
     for item in chosen:
         if why := item.missing():
             raise DataError(why)
+    found.tell()
     return replace(found, items=chosen)
 
 
-def listed_masks(folder: Path, where: dict[str, str], classes: dict[int, str] | None = None) -> MaskSet:
-    """As `read_masks`, but no photo's files are looked for."""
+def listed_masks(
+    folder: Path,
+    where: dict[str, str],
+    classes: dict[int, str] | None = None,
+    group: Callable[[dict[str, str]], str] = lambda row: row.get("group", ""),
+) -> MaskSet:
+    """As `read_masks`, but no photo's files are looked for, and what is to be told of masks is in the notes alone.
+
+    Args:
+        folder: as of `read_masks`.
+        where: as of `read_masks`.
+        classes: as of `read_masks`.
+        group: of a row of the index; of one with a name alone, where there is no index.
+    """
     if classes is not None and (not classes or min(classes) <= BACKGROUND or max(classes) >= VOID):
         raise OptionError(f"classes needs names of numbers from 1 to {VOID - 1}, got {classes}.")
     for needed in (folder, folder / "images", folder / "masks"):
         if not needed.is_dir():
             raise DataError(f"{needed}: no such folder. Photos with masks have images/, masks/ and classes.txt in one.")
-    named, table = (classes, None) if classes is not None else read_classes(folder / "classes.txt")
-    decode = indexed if table is None else partial(indexed, table=table)
-    return MaskSet(folder.resolve().name, dict(named), plain_items(folder, _names(folder, where), named, decode))
+    listed = folder / "classes.txt"
+    named, table = (classes, None) if classes is not None else read_classes(listed)
+    decode: Decode = indexed if table is None else partial(indexed, table=table)
+    rows = plain_rows(folder, where, group)
+    items = plain_items(folder, rows, named, decode)
+    other, note = taken(items, named, table, listed.is_file() and declares_void(listed))
+    items = items if other is None else plain_items(folder, rows, named, other)
+    return MaskSet(folder.resolve().name, dict(named), items, (note,) if note else ())
 
 
-def plain_items(folder: Path, names: Sequence[str], classes: Iterable[int], decode: Decode) -> Lazy:
-    """Records of `images/NAME.jpg or .png` and `masks/NAME.png`.
+class Row(NamedTuple):
+    """Files of a name in the plain layout, from `images/` and `masks/` on.
+
+    Attributes:
+        name: without ending.
+        photo: its file.
+        mask: its file.
+        group: of the photo.
+    """
+
+    name: str
+    photo: str
+    mask: str
+    group: str
+
+
+def plain_rows(folder: Path, where: dict[str, str], group: Callable[[dict[str, str]], str]) -> list[Row]:
+    """What the index names, or without one each mask, in order; see `listed_masks`.
 
     Raises:
-        DataError: a name has both photos.
+        DataError: the index cannot be read, or a name has two photos, or two masks.
+
+    Warns:
+        DataWarning: photos are left out, having no mask, or being of no kind that is read.
     """
-    there = {entry.name for entry in os.scandir(folder / "images")}
-    twice = next((name for name in names if {f"{name}.jpg", f"{name}.png"} <= there), None)
-    if twice is not None:
-        raise DataError(f"{folder / 'images'} must have one of {twice}.jpg and {twice}.png, got both.")
-    photos = [f"{name}.png" if f"{name}.png" in there else f"{name}.jpg" for name in names]
-    return beside(photos, folder / "images", folder / "masks", classes, decode)
+    index = folder / "index.tsv"
+    images, masks = folder / "images", folder / "masks"
+    if index.exists() or where:
+        rows = [row for row in rows_of(index, {"name", *where}) if all(row[key] == where[key] for key in where)]
+        inside = {os.path.dirname(row["name"]) for row in rows} | {""}
+        photos, passed = _pictures(images, inside)
+        for row in rows:  # names may have their ending
+            stem, kind = os.path.splitext(row["name"])
+            if kind.lower() in EXTENSIONS and row["name"] not in photos and row["name"] in photos.get(stem, ()):
+                row["name"] = stem
+        drawn, _ = _pictures(masks, inside)
+    else:
+        photos, passed = _pictures(images, {""})
+        drawn, _ = _pictures(masks, {""})
+        rows = [{"name": name} for name in sorted(drawn)]
+        if left := sorted(photos.keys() - drawn.keys()):
+            _tell(
+                f"{len(left)} of {len(photos)} photos in {images} have no mask of their name and are left out: "
+                f"{_some(left)}."
+            )
+    names = [row["name"] for row in rows]
+    for at, known in ((images, photos), (masks, drawn)):
+        if twice := next((known[name] for name in names if len(known.get(name, ())) > 1), None):
+            raise DataError(f"{at} must have one of {' and '.join(twice)}, got {'both' if len(twice) == 2 else 'all'}.")
+    unread = {os.path.splitext(one)[0] for one in passed} - photos.keys()
+    if passed:
+        masked = sum(name in unread for name in names)
+        also = f", and so are the masks of {masked} of them" if masked else ""
+        _tell(
+            f"{len(passed)} file{'s' * (len(passed) > 1)} in {images} of no kind that is read: {_some(passed)}, passed "
+            f"over{also}. Save them as JPEG or PNG."
+        )
+    return [
+        Row(name, photos.get(name, [f"{name}.jpg"])[0], drawn.get(name, [f"{name}.png"])[0], group(row).strip())
+        for name, row in zip(names, rows, strict=True)
+        if name not in unread
+    ]
+
+
+def plain_items(folder: Path, rows: Sequence[Row], classes: Iterable[int], decode: Decode) -> Lazy:
+    """Records of rows of the plain layout."""
+    return Lazy(rows, partial(_plain, folder, frozenset(classes), decode))
+
+
+def _plain(folder: Path, numbers: frozenset[int], decode: Decode, row: Row) -> Masked:
+    return Masked(row.name, folder / "images" / row.photo, folder / "masks" / row.mask, numbers, decode, row.group)
 
 
 def beside(
@@ -276,34 +216,33 @@ def _beside(photos: Path, masks: Path, numbers: frozenset[int], decode: Decode, 
     return Masked(name, photos / photo, masks / f"{name}{end}", numbers, decode)
 
 
-def present(mask: UInt16[np.ndarray, "height width"], least: float = 0.01) -> list[int]:
-    """Class numbers with at least a share `least` of the area that is not void, ascending; background is none."""
-    area = np.bincount(mask[mask != VOID])
-    needed = max(least * area.sum(), 1)
-    return [int(number) for number in np.flatnonzero(area >= needed) if number != BACKGROUND]
+def _pictures(folder: Path, inside: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Files of a kind that is read by their names without ending, and all other files that are not hidden.
+
+    Args:
+        folder: in which they are.
+        inside: folders below that are looked into, "" for itself.
+    """
+    found: dict[str, list[str]] = defaultdict(list)
+    passed: list[str] = []
+    for below in sorted(inside):
+        if not (folder / below).is_dir():
+            continue
+        for entry in sorted(os.scandir(folder / below), key=lambda one: one.name):
+            stem, kind = os.path.splitext(os.path.join(below, entry.name))
+            if kind.lower() in EXTENSIONS:
+                found[stem].append(stem + kind)
+            elif not entry.name.startswith(".") and entry.name not in _NOT_OURS and entry.is_file():
+                passed.append(stem + kind)
+    return dict(found), passed
 
 
-def _names(folder: Path, where: dict[str, str]) -> list[str]:
-    index = folder / "index.tsv"
-    if not index.exists() and not where:
-        names = sorted(path.stem for path in (folder / "masks").glob("*.png"))
-        photos = {path.stem for path in (folder / "images").iterdir() if path.suffix.lower() in EXTENSIONS}
-        if left := sorted(photos.difference(names)):
-            told = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
-            warnings.warn(
-                f"{len(left)} of {len(photos)} photos in {folder / 'images'} have no mask of their name and are left "
-                f"out: {told}.",
-                DataWarning,
-                stacklevel=2,
-            )
-        return names
-    return [row["name"] for row in rows_of(index, {"name", *where}) if all(row[key] == where[key] for key in where)]
+_NOT_OURS = ("Thumbs.db", "desktop.ini")
 
 
-def _bytes(file: Path | Place) -> int:
-    if isinstance(file, Place):
-        return file.size
-    try:
-        return file.stat().st_size
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}.") from error
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _tell(message: str) -> None:
+    warnings.warn(message, DataWarning, stacklevel=4)

@@ -26,11 +26,13 @@ class Pair:
         key: tells the pair in logs and results: "train-000.tar/000123", or the path of the photo.
         place: where the photo lies.
         captions: one or more, none empty.
+        group: images of one group are not independent, such as frames of one video; "": it stands alone.
     """
 
     key: str
     place: Place
     captions: tuple[str, ...]
+    group: str = ""
 
     def open(self) -> Image.Image:
         """The photo, upright and RGB.
@@ -56,6 +58,11 @@ class PairSet:
     items: Sequence[Pair]
     classes: tuple[str, ...] | None
     bad: Bad
+
+    def group_numbers(self) -> list[int]:
+        """The number of each item's group, from 0, in the order in which groups first come; see `Pair`."""
+        numbers: dict[str | int, int] = {}
+        return [numbers.setdefault(item.group or place, len(numbers)) for place, item in enumerate(self.items)]
 
     def digest(self) -> str:
         """16 hexadecimal digits that follow from the photos' names and sizes, the captions, and the classes."""

@@ -11,26 +11,39 @@ from typing import IO, Any
 from eclip.errors import DataError
 
 _CHUNK = 1 << 20
+_MARK = "\xef\xbb\xbf"  # of UTF-8, a letter a byte
+_WIDE = ("\xff\xfe", "\xfe\xff")  # of UTF-16
 
 
 def records(file: Path) -> Iterator[tuple[str, int, int, Any]]:
     """(key, offset, size, element) of each element of each list of a file that is one JSON object.
 
-    Offset and size are in bytes, so that the element can be read again from there alone. Texts in an element are
-    right as far as they are ASCII; `json.loads` of the bytes gives all of them.
+    Offset and size are in bytes, so that the element can be read again from there alone. The file is UTF-8, with or
+    without a mark at its beginning.
 
     Raises:
-        DataError: it cannot be read, or is no such JSON.
+        DataError: it cannot be read, is no such JSON, or is of another encoding.
     """
     try:
         with open(file, encoding="latin-1", newline="") as stream:  # a letter a byte: places in the text are offsets
             yield from _Reader(stream).records()
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}.") from error
+    except UnicodeError as error:
+        raise DataError(f"{file} is not UTF-8 ({error}): save it as UTF-8.") from error
     except (JSONDecodeError, RecursionError) as error:
         raise DataError(
             f"{file} is cut short, or no JSON object of lists: {getattr(error, 'msg', error)}. Fetch it again."
         ) from error
+
+
+def _right(text: str, offset: int) -> str:
+    """What was read a letter a byte, as the UTF-8 that it is."""
+    try:
+        return text.encode("latin-1").decode()
+    except UnicodeDecodeError as error:
+        at = offset + error.start
+        raise UnicodeError(f"{error.reason}, {error.object[error.start]:#x} at byte {at:,}") from None
 
 
 class _Reader:
@@ -39,6 +52,11 @@ class _Reader:
         self.decoder = json.JSONDecoder()
 
     def records(self) -> Iterator[tuple[str, int, int, Any]]:
+        while len(self.text) < 4 and self.more():
+            pass
+        if self.text[:2] in _WIDE or "\0" in self.text[:4]:
+            raise UnicodeError("it looks like UTF-16 or UTF-32")
+        self.at = len(_MARK) if self.text.startswith(_MARK) else 0
         self.skip("{")
         mark = self.skip("}") if self.peek() == "}" else ","
         while mark == ",":
@@ -57,6 +75,8 @@ class _Reader:
             self.peek()
             offset = self.before + self.at
             value = self.value()
+            if not (text := self.text[offset - self.before : self.at]).isascii():
+                value = json.loads(_right(text, offset))
             yield key, offset, self.before + self.at - offset, value
             mark = self.skip(",]")
 

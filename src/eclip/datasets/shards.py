@@ -3,34 +3,47 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import defaultdict
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from eclip.datasets.binary import taken
 from eclip.datasets.decoders import BACKGROUND, VOID, indexed
-from eclip.datasets.layout import lines, read_classes
-from eclip.datasets.masks import Masked, MaskSet
+from eclip.datasets.layout import declares_void, lines, read_classes
+from eclip.datasets.masked import Decode, Masked, MaskSet
 from eclip.datasets.members import SEG, Member, in_tar
 from eclip.datasets.pair import Bad
-from eclip.errors import DataError, LayoutError
+from eclip.errors import DataError, DataWarning, LayoutError
 from eclip.photos import EXTENSIONS
 
 
 def shards(root: Path, _: str) -> MaskSet:
     """KEY.jpg and KEY.seg.png in tars; classes in a `classes.txt` beside them, or in KEY.json: {"classes": {1: name}}.
 
-    A mask is a palette or gray picture, of 8 or 16 bits; a value is a class number, the greatest void.
+    A mask is a palette or gray picture, of 8 or 16 bits; a value is a class number, the greatest void. KEY.json may
+    have a "group" too, a text that images share which belong together, such as frames of one video.
     """
     tars = sorted(root.glob("*.tar")) if root.is_dir() else [root]
     if not tars:
         raise LayoutError(f"{root / '*.tar'}: no such file.")
     file = tars[0].parent / "classes.txt"
     classes, table = read_classes(file) if file.exists() and lines(file) else ({}, None)
-    found: list[tuple[str, Member, Member]] = []
+    found: list[tuple[str, Member, Member, str]] = []
+    passed: list[str] = []
     for tar in tars:
         for key, group in _groups(tar).items():
-            photo = next((one for kind, one in group.items() if kind in EXTENSIONS), None)
-            mask = group.get(SEG)
+            photos = [one for kind, one in group.items() if kind in EXTENSIONS]
+            photo, mask = photos[0] if photos else None, group.get(SEG)
+            if len(photos) > 1:
+                raise DataError(
+                    f"{tar}: the key {key!r} has {len(photos)} photos, {', '.join(one.name for one in photos)}."
+                )
+            other = [one.name for kind, one in group.items() if kind not in (*EXTENSIONS, SEG, ".txt", ".json", ".cls")]
+            if photo is None and mask is not None and other:
+                passed += other
+                continue
             if photo is None and mask is None:
                 continue
             if photo is None or mask is None:
@@ -38,22 +51,42 @@ def shards(root: Path, _: str) -> MaskSet:
                 raise DataError(f"{tar}: the key {key!r} has no {lacks}.")
             if not file.exists():
                 _add(classes, group.get(".json"), f"{tar}, {key}.json")
-            found.append((f"{tar.stem}/{key}", photo, mask))
+            found.append((f"{tar.stem}/{key}", photo, mask, _group(group.get(".json"))))
+    if passed:
+        warnings.warn(
+            f"{len(passed)} files beside masks in {tars[0].parent} are of no kind that is read, and are passed over: "
+            f"{', '.join(passed[:3])}{', ...' if len(passed) > 3 else ''}. Save them as JPEG or PNG.",
+            DataWarning,
+            stacklevel=4,
+        )
     if found and not classes:
         raise DataError(f"{file} is missing, and no KEY.json names classes: classes.txt has number, tab, name a line.")
+    decode: Decode
     decode, numbers = indexed if table is None else partial(indexed, table=table), frozenset(classes)
-    items = tuple(Masked(key, photo.place, mask.place, numbers, decode) for key, photo, mask in found)
-    return MaskSet(tars[0].parent.resolve().name, dict(sorted(classes.items())), items)
+    items = tuple(Masked(key, photo.place, mask.place, numbers, decode, group) for key, photo, mask, group in found)
+    read, note = taken(items, classes, table, file.exists() and declares_void(file)) if items else (None, "")
+    items = items if read is None else tuple(replace(item, decode=read) for item in items)
+    return MaskSet(tars[0].parent.resolve().name, dict(sorted(classes.items())), items, (note,) if note else ())
 
 
 def _groups(tar: Path) -> dict[str, dict[str, Member]]:
     bad: Bad = []
     groups: dict[str, dict[str, Member]] = defaultdict(dict)
     for member in in_tar(str(tar), tar.name, bad):
-        groups[member.stem][member.kind] = member
+        if groups[member.stem].setdefault(member.kind, member) is not member:
+            raise DataError(f"{tar} has {member.name} twice: give each its own key.")
     if bad:
         raise DataError(f"{tar}: {bad[0][1]} ({len(bad)} such) Write the tar again.")
     return groups
+
+
+def _group(member: Member | None) -> str:
+    """The group that KEY.json names; of any other JSON none."""
+    try:
+        given = json.loads(member.text).get("group") if member else None
+    except (ValueError, AttributeError):
+        return ""
+    return "" if given is None else str(given)
 
 
 def _add(classes: dict[int, str], member: Member | None, name: str) -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -26,23 +27,29 @@ class _Row(NamedTuple):
     image: str
     text: str
     mask: str
+    group: str
 
 
 def table(root: Path, _: str) -> MaskSet | PairSet:
-    """Columns, or keys, image, text and mask; paths start from the table's folder.
+    """Columns, or keys, image, text and mask, and group where images belong together; paths start from its folder.
 
     With masks: each distinct text is a class, numbered as sorted from 1; a mask is the one thing wherever it is not
     black. Without any, photos with texts.
     """
     file = either(root, *_NAMES) if root.is_dir() else root
     rows = list(_rows(file))
+    groups: dict[str, str] = {}
+    for row in rows:
+        if groups.setdefault(os.path.normpath(file.parent / row.image), row.group) != row.group:
+            raise DataError(f"line {row.line} of {file} puts {row.image} into another group than a line before.")
     unmasked = [row.line for row in rows if not row.mask]
     if len(unmasked) == len(rows):
         captions: dict[str, list[str]] = {}
         for row in rows:
             captions.setdefault(os.path.normpath(file.parent / row.image), []).append(row.text)
         bad: Bad = []
-        return PairSet(file.stem, pairs_of(captions, bad), None, bad)
+        pairs = [replace(pair, group=groups[pair.key]) for pair in pairs_of(captions, bad)]
+        return PairSet(file.stem, pairs, None, bad)
     if unmasked:
         raise DataError(f"line {unmasked[0]} of {file} has no mask, but other lines have: give all rows one, or none.")
     seen: dict[tuple[str, str], int] = {}
@@ -59,7 +66,7 @@ def table(root: Path, _: str) -> MaskSet | PairSet:
 def _masked(folder: Path, asked: tuple[_Row, int]) -> Masked:
     row, number = asked
     name, decode = f"{row.image} [{row.text}]", partial(thing, number=number)
-    return Masked(name, folder / row.image, folder / row.mask, frozenset({number}), decode)
+    return Masked(name, folder / row.image, folder / row.mask, frozenset({number}), decode, row.group)
 
 
 def _rows(file: Path) -> Iterator[_Row]:
@@ -75,9 +82,13 @@ def _rows(file: Path) -> Iterator[_Row]:
                 reader = csv.DictReader(stream, delimiter=_SEPARATORS[kind], strict=True)
                 given = ((reader.line_num, row) for row in reader)
             for line, row in given:
-                parts = [row.get(key) or "" for key in ("image", "text", "mask")] if isinstance(row, dict) else [""]
+                if isinstance(row, dict) and isinstance(row.get("group"), int | float):
+                    row["group"] = str(row["group"])
+                parts = [row.get(key) or "" for key in _Row._fields[1:]] if isinstance(row, dict) else [""]
                 if not all(isinstance(part, str) for part in parts) or not all(parts[:2]):
-                    raise DataError(f"line {line} of {file} needs image and text, two texts, and may have mask.")
+                    raise DataError(
+                        f"line {line} of {file} needs image and text, two texts, and may have mask and group."
+                    )
                 count += 1
                 yield _Row(line, *(part.strip() for part in parts))
     except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:

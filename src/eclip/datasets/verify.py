@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from eclip.datasets.masks import Masked, MaskSet
-from eclip.datasets.pair import Pair
+from eclip.datasets.decoders import BACKGROUND, VOID
+from eclip.datasets.masked import Masked, MaskSet
 from eclip.errors import DataError, DataWarning, ImageError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Verified:
         expected: as published; several where several lists are in use, none where no number is published.
         decoded: photos and masks that were read.
         problems: what is missing, broken or left out, each with what to do.
+        notes: what masks were taken for, and in how many groups images come; nothing is wrong with it.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Verified:
     expected: tuple[int, ...]
     decoded: int
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def verify(
@@ -68,6 +70,7 @@ def verify(
     count = len(listed.items)
     sample = set(range(count) if every else np.linspace(0, count - 1, min(SAMPLE, count)).round().astype(int).tolist())
     found = decoded = 0
+    shown: list[set[int]] = []
     for place in range(count):
         try:
             item = listed.items[place]
@@ -76,7 +79,9 @@ def verify(
                 found += 1
                 if place in sample:
                     decoded += 1
-                    _decode(item)
+                    item.open()
+                    if isinstance(item, Masked):
+                        shown.append(set(np.unique(item.read()).tolist()))
         except (DataError, ImageError) as error:
             missing = str(error)
         if missing:
@@ -87,10 +92,23 @@ def verify(
         wanted = " or ".join(f"{number:,}" for number in expected)
         missing = f"{dataset.name}, split {split!r}: {found:,} photos are whole, {wanted} are published."
         problems.append(f"{missing} Fetch what is missing again.")
-    return Verified(dataset.name, split, found, expected, decoded, tuple(problems))
+    notes = listed.notes if isinstance(listed, MaskSet) else ()
+    if (groups := len(set(listed.group_numbers()))) < count and any(item.group for item in listed.items):
+        notes += (f"the images come in {groups:,} group{'s' * (groups > 1)}, over which intervals are taken.",)
+    return Verified(dataset.name, split, found, expected, decoded, (*problems, *_senseless(shown)), notes)
 
 
-def _decode(item: Masked | Pair) -> None:
-    item.open()
-    if isinstance(item, Masked):
-        item.read()
+def _senseless(shown: list[set[int]]) -> list[str]:
+    """What makes masks worthless that can all be read."""
+    if shown and all(one <= {BACKGROUND, VOID} for one in shown):
+        seen = "background and void (255)" if any(VOID in one for one in shown) else "background (0)"
+        return [
+            f"none of the {len(shown)} masks read shows a class, all are {seen} alone: write the number of its class "
+            "where an object is."
+        ]
+    if shown and all(len(one - {VOID}) == 1 and BACKGROUND not in one for one in shown):
+        return [
+            f"each of the {len(shown)} masks read is of one class wherever it is not void, so that no map of it can be "
+            "wrong: write 0 where there is background, or nothing of any class."
+        ]
+    return []

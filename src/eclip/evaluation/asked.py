@@ -20,12 +20,13 @@ from eclip.datasets.masks import Masked, MaskSet
 from eclip.datasets.pair import PairSet
 from eclip.errors import DataError, ImageError, NoMeaningError
 from eclip.evaluation.parts import Part
+from eclip.evaluation.sense import nothing_shown
 from eclip.methods import METHODS
 from eclip.protocols import Protocol
 from eclip.refinements import REFINEMENTS
 from eclip.text import encode_texts
 
-PLACES = {"photos", "numbers"}
+PLACES = {"photos", "numbers", "filled"}
 """Arrays of a part that have one value a pair; all others have one a pair and name."""
 
 
@@ -164,7 +165,8 @@ def joined(parts: Iterable[Part], data: MaskSet | PairSet) -> tuple[dict[str, ND
     """The arrays of all parts, row after row, and the names of what was scored.
 
     In a part "photos" are places in the data set; these are "items" here, and "photos" counts photos, of which several
-    items may be, such as the rows of a table: what is scored of one photo is not known of several.
+    items may be, such as the rows of a table: what is scored of one photo is not known of several. Nor is what is
+    scored of one group, which "groups" numbers.
 
     Args:
         parts: of one model.
@@ -181,7 +183,7 @@ def joined(parts: Iterable[Part], data: MaskSet | PairSet) -> tuple[dict[str, ND
             for key, rows in part.arrays.items():
                 columns.setdefault(key, []).append(rows)
     if not columns:
-        raise DataError(f"no photo of {data.name} shows a class on enough of its area.")
+        raise DataError(f"no photo of {data.name} shows a class on enough of its area.{nothing_shown(data)}")
     common = [one for one in names[0] if all(one in own for own in names)]
     if any(own != common for own in names):  # a method without a meaning for some photos has none here
         for key in columns.keys() - PLACES:
@@ -192,6 +194,7 @@ def joined(parts: Iterable[Part], data: MaskSet | PairSet) -> tuple[dict[str, ND
     whole["items"] = whole["photos"]
     if isinstance(data, MaskSet):
         whole["photos"] = np.array(data.photo_numbers())[whole["items"]]
+    whole["groups"] = np.array(data.group_numbers())[whole["items"]]
     return whole, common
 
 

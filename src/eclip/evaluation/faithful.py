@@ -22,6 +22,7 @@ from eclip.evaluation.asked import Asked, joined, opened
 from eclip.evaluation.controls import NAMES, control_maps
 from eclip.evaluation.parts import Part
 from eclip.evaluation.row import Row, mean_rows
+from eclip.evaluation.sense import check_controls
 from eclip.heatmap import normalize, resize
 from eclip.metrics.fills import fill
 from eclip.metrics.steps import Curve, area, deletion, insertion
@@ -53,7 +54,7 @@ class FaithfulTask:
         found, failures = opened(items, start)
         gaps: dict[str, str] = {}
         seconds: dict[str, float] = {"forward": 0.0}
-        photos, numbers, curves = [], [], []
+        photos, numbers, filled, curves = [], [], [], []
         for group, encoding, spent in self.asked.encoded(found):
             seconds["forward"] += spent
             own = [present(one.mask, self.rules.least) for one in group]
@@ -69,10 +70,12 @@ class FaithfulTask:
                     curves.append(np.stack([self._walks(each, encoding, image, column, one.place) for each in raw]))
                     photos.append(one.place)
                     numbers.append(number)
+                    filled.append(not outside.any())
         names = [name for name in self.asked.methods if name not in gaps] + [*NAMES]
         arrays: dict[str, NDArray[Any]] = {"names": np.array(names)}
         if photos:
-            arrays |= {"photos": np.array(photos), "numbers": np.array(numbers), "curves": np.stack(curves)}
+            arrays |= {"photos": np.array(photos), "numbers": np.array(numbers), "filled": np.array(filled)}
+            arrays["curves"] = np.stack(curves)
         return Part(arrays, seconds, len(found), gaps, failures)
 
     def _walks(self, raw: Tensor, encoding: Encoding, image: int, column: int, seed: int) -> NDArray[np.float64]:
@@ -103,6 +106,7 @@ class FaithfulTask:
         shares = np.linspace(0, self.rules.share, self.rules.steps + 1)
         keys = [f"{way}_{name}_{score}" for way, name in self.kinds for score in SCORES]
         pairs = np.array([[area(Curve(shares, each.swapaxes(0, 1))).ravel() for each in pair] for pair in curves])
+        check_controls(self.asked.data, {}, float(whole["filled"].mean()))
         rows = mean_rows(names, NAMES, keys, pairs, whole)
         for column, row in enumerate(rows):
             means = curves[:, column].mean(axis=0).round(6)  # kind step score

@@ -15,6 +15,7 @@ from eclip.evaluation.asked import Asked, Opened, joined, opened
 from eclip.evaluation.controls import CONTROLS, NAMES, control_maps
 from eclip.evaluation.parts import Part
 from eclip.evaluation.row import Row
+from eclip.evaluation.sense import check_controls
 from eclip.evaluation.spread import Number, Weights, number
 from eclip.heatmap import normalize, resize
 from eclip.metrics.boxes import box_ious
@@ -95,11 +96,13 @@ class LocalizeTask:
             DataError: no photo shows a class.
         """
         whole, names = joined(parts, self.asked.data)
-        weights = Weights(whole["photos"])
+        weights = Weights(whole["groups"])
         ious = whole["hits"] / whole["unions"]  # pair name threshold
         values = dict(zip(names, ious.mean(axis=0).max(axis=1), strict=True))
         again = {name: weights.means(ious[:, column]).max(axis=1) for column, name in enumerate(names)}
         best = max(CONTROLS, key=lambda name: values[name])
+        everything = whole["hits"][:, names.index("ones")] == whole["unions"][:, names.index("ones")]
+        check_controls(self.asked.data, {name: values[name] for name in NAMES}, float(everything.all(axis=1).mean()))
         rows = []
         for column, name in enumerate(names):
             over = None if name in NAMES else number(values[name] - values[best], again[name] - again[best])
@@ -115,7 +118,7 @@ class LocalizeTask:
         miou: Number,
         over: Number | None,
     ) -> Row:
-        photos, numbers = whole["photos"], whole["numbers"]
+        photos, numbers = len(np.unique(whole["photos"])), whole["numbers"]
         own = {key: whole[key][:, column].astype(float) for key in ("means", *_COUNTS, "boxes")}
         ious = own["hits"] / own["unions"]
         flipped = own["flipped_hits"] / own["flipped_unions"]
@@ -123,7 +126,7 @@ class LocalizeTask:
         values = {"miou": miou} | ({} if over is None else {"over_control": over})
         values |= {key: number(own["means"][:, i].mean(), means[:, i]) for i, key in enumerate(MEANS)}
         curve, boxes = ious.mean(axis=0), own["boxes"].mean(axis=0)
-        values["miou_held_out"] = self._held_out(ious, photos, weights)
+        values["miou_held_out"] = self._held_out(ious, whole["groups"], weights)
         values["flipped_miou"] = number(flipped.mean(axis=0).max(), weights.means(flipped).max(axis=1))
         values["box_iou"] = number(boxes.max(), weights.means(own["boxes"]).max(axis=1))
         by_class, class_curve, values["class_miou"], values["class_msc"] = self._classes(own, numbers, weights)
@@ -149,25 +152,25 @@ class LocalizeTask:
             {"photo": int(item), "class": int(one), "iou": float(iou), "msc": float(msc)}
             for item, one, iou, msc in zip(whole["items"], numbers, ious[:, best], own["means"][:, 0], strict=True)
         ]
-        return Row(name, name in NAMES, len(photos), len(np.unique(photos)), values, facts, each)
+        return Row(name, name in NAMES, len(numbers), photos, values, facts, each, len(weights.groups))
 
     def _held_out(
         self,
         ious: Float[np.ndarray, "pair threshold"],
-        photos: Int[np.ndarray, " pair"],
+        groups: Int[np.ndarray, " pair"],
         weights: Weights,
     ) -> Number:
-        """Mean IoU where each half of the photos, by even and odd place, takes the best threshold of the other."""
-        halves = [photos % 2 == 0, photos % 2 == 1]
+        """Mean IoU where each half of the groups, by even and odd number, takes the best threshold of the other."""
+        halves = [groups % 2 == 0, groups % 2 == 1]
         if not all(half.any() for half in halves):
             return Number(np.nan, np.nan, np.nan)
         value, replicates = 0.0, np.zeros(len(weights.counts))
         for here, there in (halves, halves[::-1]):
             chosen = int(ious[there].mean(axis=0).argmax())
-            value += ious[here, chosen].sum() / len(photos)
+            value += ious[here, chosen].sum() / len(groups)
             again = weights.sums(ious[there], np.flatnonzero(there)).argmax(axis=1)
             replicates += weights.sums(ious[here], np.flatnonzero(here))[np.arange(len(again)), again]
-        count = weights.sums(np.ones((len(photos), 1)))[:, 0]
+        count = weights.sums(np.ones((len(groups), 1)))[:, 0]
         return number(value, np.divide(replicates, count, out=np.full_like(count, np.nan), where=count > 0))
 
     def _classes(

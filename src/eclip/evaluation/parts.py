@@ -173,7 +173,12 @@ def open_run(folder: Path, question: dict[str, Any], *, overwrite: bool = False)
             shutil.rmtree(folder / name) if name in FOLDERS else (folder / name).unlink()
     except OSError as error:
         raise ResultError(f"the folder {str(folder)!r} cannot be written: {error.strerror}.") from error
-    replace_file(file, lambda stream: stream.write(json.dumps(question, indent=1, ensure_ascii=False).encode()))
+    replace_file(
+        file,
+        lambda stream: stream.write(
+            json.dumps(question, indent=1, ensure_ascii=False).encode(errors="backslashreplace")
+        ),
+    )
 
 
 def _unlike(before: dict[str, Any], now: dict[str, Any], within: str = "") -> list[str]:

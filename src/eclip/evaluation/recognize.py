@@ -87,26 +87,28 @@ class RecognizeTask:
             raise DataError(f"no photo of {self.asked.data.name} could be read.")
         whole = {key: np.concatenate([one[key] for one in filled]) for key in filled[0]}
         photos, features = whole["photos"], whole["features"]
+        numbered = np.array(self.asked.data.group_numbers())
+        groups = numbered[photos]
         if self.names is not None:
             text = encode_texts(self.asked.backbone, list(self.names), self.asked.protocol.templates).cpu().numpy()
             found = _ranks(features, text, [[int(label)] for label in whole["labels"]])
-            numbers = self._within("accuracy_at", found, photos, len(text))
-            return [Row(MODEL, False, len(photos), len(photos), numbers)]
+            numbers = self._within("accuracy_at", found, groups, len(text))
+            return [Row(MODEL, False, len(photos), len(photos), numbers, groups=len(np.unique(groups)))]
         texts, owners = whole["texts"], whole["owners"]
         places = np.searchsorted(photos, owners)  # of each caption's photo among those that could be read
         edges = np.searchsorted(owners, photos), np.searchsorted(owners, photos, side="right")
         of_photos = [range(first, last) for first, last in zip(*edges, strict=True)]
         numbers = self._within(
-            "image_recall_at", _ranks(texts, features, [[int(p)] for p in places]), owners, len(photos)
+            "image_recall_at", _ranks(texts, features, [[int(p)] for p in places]), numbered[owners], len(photos)
         )
-        numbers |= self._within("text_recall_at", _ranks(features, texts, of_photos), photos, len(texts))
-        return [Row(MODEL, False, len(texts), len(photos), numbers)]
+        numbers |= self._within("text_recall_at", _ranks(features, texts, of_photos), groups, len(texts))
+        return [Row(MODEL, False, len(texts), len(photos), numbers, groups=len(np.unique(groups)))]
 
-    def _within(self, name: str, places: NDArray[np.int64], photos: NDArray[np.int64], count: int) -> dict[str, Number]:
+    def _within(self, name: str, places: NDArray[np.int64], groups: NDArray[np.int64], count: int) -> dict[str, Number]:
         """The share of queries that are found at each rank of the rules, those beyond the candidates left out."""
         at = [k for k in self.rules.at if k <= count]
         hits: Float[np.ndarray, "query rank"] = (places[:, None] <= np.array(at)).astype(float)
-        weights = Weights(photos)
+        weights = Weights(groups)
         shares = weights.means(hits)
         return {f"{name}_{k}": number(hits[:, i].mean(), shares[:, i]) for i, k in enumerate(at)}
 

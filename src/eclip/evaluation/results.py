@@ -33,18 +33,19 @@ class Evaluation:
         results: as `results.json` holds them:
 
             {"schema": "eclip.eval/1", "data": {"name", "split", "every", "limit", "digest", "photos",
-             "classes": {number: name}}, "protocol": {all its rules}, "methods", "refine", "refine_options", "models",
-             "batch_size", "versions", "command",
-             "rows": [{"model", "method", "control", "pairs", "photos",
+             "groups", "classes": {number: name}}, "protocol": {all its rules}, "methods", "refine", "refine_options",
+             "models", "batch_size", "versions", "command",
+             "rows": [{"model", "method", "control", "pairs", "photos", "groups",
                        "numbers": {name: {"value", "low", "high"}}, facts of the task ...}, ...],
              "gaps": [{"model", "method", "why"}], "failures": [{"source", "error"}],
              "examples": [{"model", "method", "kind": "best" or "worst", "photo", "class", "name", "iou", "msc",
                            "file": of the folder}],
              "timing": {model: {"forward": seconds a photo, "methods": {name: {"seconds", "cost"}}, ...}, "peak_mib"}}
 
-            Numbers are shares, "low" and "high" those between which 95 % of a bootstrap over photos lie. "cost" is
-            forward pass and method in times of the forward pass. "command" is None where data, model or protocol has no
-            name. Of the same question, all but "timing" is the same.
+            Numbers are shares, "low" and "high" those between which 95 % of a bootstrap over groups of images lie; an
+            image without a group is one by itself. "cost" is forward pass and method in times of the forward pass.
+            "command" is None where data, model or protocol has no name. Of the same question, all but "timing" is the
+            same.
         folder: where it lies.
     """
 
@@ -152,8 +153,9 @@ def data_of(photos: MaskSet | PairSet, told: dict[str, Any]) -> dict[str, Any]:
     """What `results.json` says of the data: what was told of them, and what they are."""
     classes = photos.classes.items() if isinstance(photos, MaskSet) else ()
     count = len(set(photos.photo_numbers())) if isinstance(photos, MaskSet) else len(photos.items)
+    groups = len(set(photos.group_numbers()))
     names = {str(number): name for number, name in classes}
-    return {**told, "digest": photos.digest(), "photos": count, "classes": names}
+    return {**told, "digest": photos.digest(), "photos": count, "groups": groups, "classes": names}
 
 
 def results_of(question: dict[str, Any], found: Found, left_out: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -171,7 +173,7 @@ def results_of(question: dict[str, Any], found: Found, left_out: Sequence[tuple[
     for model, (own, parts) in found.items():
         for row in own:
             numbers = {key: one.plain() for key, one in row.numbers.items()}
-            counts = {"control": row.control, "pairs": row.pairs, "photos": row.photos}
+            counts = {key: getattr(row, key) for key in ("control", "pairs", "photos", "groups")}
             rows.append({"model": model, "method": row.method, **counts, "numbers": numbers, **row.facts})
         gaps |= {(model, name): why for part in parts for name, why in part.gaps.items()}
         failures |= {name: why for part in parts for name, why in part.failures}
@@ -213,11 +215,11 @@ def write_results(folder: Path, results: dict[str, Any], photos: MaskSet | PairS
     ends = ("value", "low", "high")
     head = [f"{key}{'' if end == 'value' else f'_{end}'}" for key in numbers for end in ends]
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["data", "protocol", "model", "method", "control", "pairs", "photos", *head])
+    writer.writerow(["data", "protocol", "model", "method", "control", "pairs", "photos", "groups", *head])
     for row in results["rows"]:
         values = [row["numbers"].get(key, {}).get(end) for key in numbers for end in ends]
         ids = [results["data"]["name"], results["protocol"]["name"], row["model"], row["method"]]
-        writer.writerow([*ids, int(row["control"]), row["pairs"], row["photos"], *values])
+        writer.writerow([*ids, int(row["control"]), row["pairs"], row["photos"], row["groups"], *values])
     every = csv.writer(pairs, lineterminator="\n")
     classes = photos.classes if isinstance(photos, MaskSet) else {}
     fields: list[str] = []

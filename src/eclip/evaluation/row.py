@@ -25,6 +25,7 @@ class Row:
         numbers: by name of the metric.
         facts: what else there is to say: thresholds, curves, classes.
         each: the pairs one by one: "photo" (place of the item in the data set), "class", and numbers.
+        groups: how many groups the photos come in, over which the intervals are.
     """
 
     method: str
@@ -34,6 +35,7 @@ class Row:
     numbers: dict[str, Number]
     facts: dict[str, Any] = field(default_factory=dict)
     each: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    groups: int = 0
 
 
 def mean_rows(
@@ -50,9 +52,9 @@ def mean_rows(
         controls: those that are controls.
         keys: of the numbers.
         values: of each pair.
-        whole: of each pair, as `joined` has them: "photos", "items" and "numbers", its class.
+        whole: of each pair, as `joined` has them: "photos", "groups", "items" and "numbers", its class.
     """
-    weights, rows = Weights(whole["photos"]), []
+    weights, rows, photos = Weights(whole["groups"]), [], len(np.unique(whole["photos"]))
     for column, name in enumerate(names):
         own = values[:, column].astype(float)
         replicates = weights.means(own)
@@ -61,7 +63,7 @@ def mean_rows(
             {"photo": int(item), "class": int(one), **dict(zip(keys, pair.tolist(), strict=True))}
             for item, one, pair in zip(whole["items"], whole["numbers"], own, strict=True)
         ]
-        rows.append(Row(name, name in controls, len(own), len(weights.photos), found, {}, each))
+        rows.append(Row(name, name in controls, len(own), photos, found, {}, each, len(weights.groups)))
     return rows
 
 

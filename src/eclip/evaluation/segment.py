@@ -26,6 +26,7 @@ from eclip.evaluation.asked import Asked, Opened, joined, opened
 from eclip.evaluation.controls import BOUND, random
 from eclip.evaluation.parts import Part
 from eclip.evaluation.row import Row
+from eclip.evaluation.sense import check_controls, nothing_shown
 from eclip.evaluation.spread import Weights, number
 from eclip.labels import Piece, label_pixels
 from eclip.methods import BETWEEN_TEXTS, METHODS
@@ -38,6 +39,10 @@ from eclip.windows import check_windows, windows
 CONTROLS = ("random", BOUND)
 AT_ONCE = 16
 """Windows in one forward pass."""
+ALONE = (
+    " Where there is one class and no background, every pixel must get its name: ask a protocol with background, such "
+    "as ovseg-argmax-background, or explain-v1."
+)
 Labels = NDArray[np.integer[Any]]
 
 
@@ -138,9 +143,13 @@ class SegmentTask:
         """
         whole, names = joined(parts, self.asked.data)
         photos = whole["photos"]
-        weights = Weights(photos)
-        if not whole["counts"][:, 0, 1].any():
-            raise DataError(f"no pixel of {self.asked.data.name} has a class that is asked for.")
+        weights = Weights(whole["groups"])
+        if not whole["counts"][:, 0, 1, 1:].any():  # background is no class
+            why = nothing_shown(self.asked.data)
+            raise DataError(f"no pixel of {self.asked.data.name} has a class that is asked for.{why}")
+        totals = whole["counts"].sum(axis=0)  # name 3 label
+        scores = {name: float(np.nanmean(_ious(totals[[names.index(name)]].astype(float)))) for name in CONTROLS}
+        check_controls(self.asked.data, scores, 0.0, "" if self.behind or len(self.asked.classes) > 1 else ALONE)
         rows = []
         for column, name in enumerate(names):
             counts = whole["counts"][:, column].astype(float)  # photo 3 label
@@ -158,7 +167,8 @@ class SegmentTask:
                 )
                 if one != BACKGROUND or self.behind
             }
-            rows.append(Row(name, name in CONTROLS, len(photos), len(weights.photos), values, {"classes": classes}))
+            shown, groups = (len(photos), len(np.unique(photos))), len(weights.groups)
+            rows.append(Row(name, name in CONTROLS, *shown, values, {"classes": classes}, groups=groups))
         return rows
 
 

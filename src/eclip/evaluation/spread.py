@@ -1,9 +1,11 @@
-"""How far a number moves with the photos that are drawn: a bootstrap over photos that streams.
+"""How far a number moves with the images that are drawn: a bootstrap over groups of images that streams.
 
-Each photo counts Poisson(1) times in each replicate, instead of a multinomial choice of all; for more than some dozens
-of photos both give the same spread, and this one needs no list of them (Chamandy et al. 2012, "Estimating uncertainty
-for massive data streams"). How often a photo counts follows from its place in the data set alone, so that results do
-not depend on batches, and methods are compared on the same replicates.
+What is drawn is a group, such as the frames of one video, since images of one group are not independent (a cluster
+bootstrap: Field and Welsh 2007, "Bootstrapping clustered data"); an image that stands alone is a group of one. Each
+group counts Poisson(1) times in each replicate, instead of a multinomial choice of all; for more than some dozens of
+groups both give the same spread, and this one needs no list of them (Chamandy et al. 2012, "Estimating uncertainty for
+massive data streams"). How often a group counts follows from its number in the data set alone, so that results do not
+depend on batches, and methods are compared on the same replicates.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ _AT_ONCE = 100  # replicates in one product, which bounds memory
 
 @dataclass(frozen=True)
 class Number:
-    """A value and its 95 % bootstrap interval: 95 % of resampled sets of photos lie in it; NaN where none is known."""
+    """A value and its 95 % bootstrap interval: 95 % of resampled sets of images lie in it; NaN where none is known."""
 
     value: float
     low: float
@@ -40,21 +42,21 @@ def number(value: float, replicates: Float[np.ndarray, " replicate"]) -> Number:
 
 
 class Weights:
-    """How often each photo counts in each replicate.
+    """How often each group counts in each replicate.
 
     Args:
-        photos: places of photos in the data set, in any order; each is drawn once.
+        groups: the number of each row's group in the data set, in any order; each group is drawn once.
         replicates: how many.
     """
 
-    def __init__(self, photos: Int[np.ndarray, " photo"], replicates: int = REPLICATES) -> None:
-        self.photos, self._column = np.unique(photos, return_inverse=True)
-        self.counts: UInt8[np.ndarray, "replicate known"] = np.empty((replicates, len(self.photos)), np.uint8)
-        if len(self.photos) < 2:  # of one photo nothing is known of others: no replicate has any
+    def __init__(self, groups: Int[np.ndarray, " row"], replicates: int = REPLICATES) -> None:
+        self.groups, self._column = np.unique(groups, return_inverse=True)
+        self.counts: UInt8[np.ndarray, "replicate known"] = np.empty((replicates, len(self.groups)), np.uint8)
+        if len(self.groups) < 2:  # of one group nothing is known of others: no replicate has any
             self.counts[:] = 0
             return
-        for column, photo in enumerate(self.photos):
-            generator = np.random.Generator(np.random.Philox(key=int(photo)))
+        for column, group in enumerate(self.groups):
+            generator = np.random.Generator(np.random.Philox(key=int(group)))
             self.counts[:, column] = generator.poisson(1.0, replicates)
 
     def sums(
@@ -63,11 +65,11 @@ class Weights:
         """Sum over rows of each value, in each replicate.
 
         Args:
-            values: of some of the photos that were given, or of all.
-            rows: places of these among the photos as they were given; all if left out.
+            values: of some of the rows that were given, or of all.
+            rows: places of these among the rows as they were given; all if left out.
         """
         column = self._column[rows]
-        own = np.zeros((len(self.photos), values.shape[1]))
+        own = np.zeros((len(self.groups), values.shape[1]))
         np.add.at(own, column, values)
         used = np.unique(column)
         parts = [

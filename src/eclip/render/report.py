@@ -15,7 +15,7 @@ from typing import Any
 from eclip.render.report_assets import SCRIPT, STYLE
 from eclip.render.report_charts import charts_of
 from eclip.render.report_table import best_control, keys_of, labels, ranked, side_by_side, table
-from eclip.render.report_words import MINUS, column, escaped, rules, unit, verdicts
+from eclip.render.report_words import FEW, MINUS, column, escaped, rules, unit, verdicts
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ def _head(run: Run) -> str:
     methods = sum(not row["control"] for row in results["rows"])
     facts = [
         (f"{data['photos']:,}", "photos"),
+        *([(f"{data['groups']:,}", "groups")] if data.get("groups", data["photos"]) < data["photos"] else []),
         (f"{pairs:,}", "pairs" if protocol["task"] != "recognize" else "texts"),
         (f"{methods:,}", "methods" if protocol["task"] != "recognize" else "models"),
     ]
@@ -101,12 +102,24 @@ def _words(results: Mapping[str, Any]) -> str:
         told = ", ".join(f"<b>{escaped(name)}</b>" for name in names)
         told += (" " if mark == "★" else ": ") if told else ""
         lines_.append(f'<li><span aria-hidden="true">{mark}</span><div>{told}{escaped(said)}.</div></li>')
+    if told := _groups(results["data"]):
+        lines_.append(f'<li><span aria-hidden="true">!</span><div>{told}</div></li>')
     failed = len(results["failures"])
     if failed:
         lines_.append(
             f'<li><span aria-hidden="true">!</span><div>{failed} photos could not be read, see below.</div></li>'
         )
     return f'<h2>In plain words</h2>\n<ul class="words">{"".join(lines_)}</ul>' if lines_ else ""
+
+
+def _groups(data: Mapping[str, Any]) -> str:
+    """In how many groups the images come, where they do, or are few."""
+    photos, groups = data["photos"], data.get("groups", data["photos"])
+    few = " So few say little of other data: read the intervals as rough guesses." if groups < FEW else ""
+    if groups < photos:
+        one = f"{groups} group{'s' * (groups > 1)}"
+        return f"The {photos:,} images come in {one}, such as videos; intervals and halves are taken over groups.{few}"
+    return f"There are {photos} images.{few}" if few and groups > 1 else ""
 
 
 def _table(run: Run) -> str:
@@ -212,7 +225,9 @@ def _method(results: Mapping[str, Any]) -> str:
         if timed.get("forward"):
             told.append((f"Forward pass of {name}", f"{timed['forward']:.3f} s a photo on {model['device']}"))
     told.append(("Versions", ", ".join(f"{name} {one}" for name, one in results.get("versions", {}).items())))
-    told.append(("Data", f"{results['data']['photos']} photos, digest {results['data'].get('digest', '-')}"))
+    groups = results["data"].get("groups", results["data"]["photos"])
+    grouped = f" in {groups} groups" if groups < results["data"]["photos"] else ""
+    told.append(("Data", f"{results['data']['photos']} photos{grouped}, digest {results['data'].get('digest', '-')}"))
     rows = "".join(f"<div><dt>{escaped(what)}</dt><dd>{escaped(text)}</dd></div>" for what, text in told)
     parts = [f'<h2>How it was measured</h2>\n<dl class="rules">{rows}</dl>']
     if results.get("command"):

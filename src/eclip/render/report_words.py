@@ -9,6 +9,8 @@ from typing import Any
 BOUND = "bound"
 """The control that is a ceiling and nothing to beat: the mask itself on the patch grid."""
 
+FEW = 10
+"""Of fewer groups of images an interval is itself a guess."""
 MINUS = "\N{MINUS SIGN}"
 _SIGNED = ("nonsense", "other_class", "random_weights")
 """Rank correlations: of one pair the nearer to zero the better, but in a mean over pairs opposite ones cancel."""
@@ -30,8 +32,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
     ),
     "miou_held_out": (
         "held out",
-        "mIoU where each half of the photos takes the threshold that was best on the other half: what choosing the "
-        "threshold on the scored photos is worth is the difference.",
+        "mIoU where each half of the photos (of their groups, such as videos) takes the threshold that was best on the "
+        "other half: what choosing the threshold on the scored photos is worth is the difference.",
     ),
     "over_control": (
         "over control",

@@ -73,7 +73,7 @@ class Store:
         """Records that hold nothing to be used, with the reasons."""
         found: dict[int, str] = {}
         for file in sorted(self.folder.glob("*.bad.json")):
-            found |= {int(record): why for record, why in json.loads(file.read_text()).items()}
+            found |= {int(record): why for record, why in json.loads(file.read_text(encoding="utf-8")).items()}
         return found
 
     def take(self, records: NDArray[np.integer]) -> NDArray[np.floating]:

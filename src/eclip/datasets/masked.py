@@ -1,0 +1,199 @@
+"""An image whose pixels have class numbers, and a set of such images, whatever layout they come from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from jaxtyping import UInt16
+from PIL import Image
+
+from eclip.datasets.decoders import BACKGROUND, VOID, indexed, short, shown
+from eclip.errors import DataError, DataWarning, ImageError
+from eclip.photos import Place, open_photo, stored_size
+
+Decode = Callable[[Path | Place], UInt16[np.ndarray, "height width"]]
+"""From the file of a mask to class numbers: `eclip.datasets.decoders` has those of pictures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """A photo and its mask.
+
+    Attributes:
+        name: tells it from the others of its set.
+        photo: the photo's file, or its place in a tar.
+        mask: where the mask is read from, likewise.
+        numbers: classes that the mask may show, 1 to 65534.
+        decode: what reads it.
+        group: images of one group are not independent, such as frames of one video; "": it stands alone.
+    """
+
+    name: str
+    photo: Path | Place
+    mask: Path | Place
+    numbers: frozenset[int] = field(repr=False)
+    decode: Decode = indexed
+    group: str = ""
+
+    def open(self) -> Image.Image:
+        """The photo, upright and RGB.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        return open_photo(self.photo)
+
+    def read(self) -> UInt16[np.ndarray, "height width"]:
+        """The mask's class numbers, 0 where there is background and 65535 where there is void.
+
+        Raises:
+            DataError: it cannot be read, is of no form that its data set has, is not of the photo's size, or shows a
+                number without a name.
+            ImageError: the photo cannot be read.
+        """
+        try:
+            mask = self.decode(self.mask)
+        except ImageError as error:
+            raise DataError(f"the mask of {self.name!r} cannot be read: {error}") from error
+        width, height, turn = stored_size(self.photo)
+        if turn > 1 and mask.shape == (height, width):
+            raise DataError(
+                f"{self.photo} is turned by its EXIF orientation {turn}, and {self.mask} may be drawn on the pixels as "
+                "they are stored: save the photo upright (PIL.ImageOps.exif_transpose), and the mask as it then lies."
+            )
+        size = (height, width) if turn > 4 else (width, height)
+        if mask.shape != size[::-1]:
+            raise DataError(
+                f"the mask of {self.name!r}, from {self.mask}, has {mask.shape[1]} x {mask.shape[0]} pixels, its photo "
+                f"{size[0]} x {size[1]}: resize the mask to the photo, by nearest neighbor, or fetch the right photo."
+            )
+        unnamed = set(shown(mask)) - self.numbers - {BACKGROUND, VOID}
+        if unnamed:
+            raise DataError(
+                f"{self.mask} shows {sorted(unnamed)}, but the classes with a name are {short(self.numbers)}."
+            )
+        return mask
+
+    def missing(self) -> str:
+        """What is wrong with its files as far as a look at the folder tells; nothing if they are there."""
+        for what, file in (("photo", self.photo), ("mask", self.mask)):
+            path = file.file if isinstance(file, Place) else file
+            try:
+                if not os.stat(path).st_size:
+                    return f"{path} is empty (0 bytes)."
+            except UnicodeEncodeError as error:
+                return (
+                    f"{path} has a name that {error.encoding}, the encoding of file names here, cannot write, but it "
+                    f"is the {what} of {self.name!r}: set PYTHONUTF8=1, or LC_ALL to a locale of UTF-8."
+                )
+            except OSError as error:
+                why = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror)
+                mask = f", whose mask is {self.mask}" if what == "photo" else ""
+                return f"{path}: {why}, but it is the {what} of {self.name!r}{mask}."
+        return ""
+
+
+@dataclass(frozen=True, eq=False)
+class Lazy(Sequence[Masked]):
+    """Records that are made when they are asked for, so that a large set costs no more than its names.
+
+    Attributes:
+        names: one of each record, of any kind.
+        make: the record of a name.
+    """
+
+    names: Sequence[Any]
+    make: Callable[[Any], Masked]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, place: int) -> Masked: ...
+    @overload
+    def __getitem__(self, place: slice) -> Lazy: ...
+    def __getitem__(self, place: int | slice) -> Masked | Lazy:
+        return Lazy(self.names[place], self.make) if isinstance(place, slice) else self.make(self.names[place])
+
+    def __iter__(self) -> Iterator[Masked]:
+        return map(self.make, self.names)
+
+
+@dataclass(frozen=True)
+class MaskSet:
+    """Photos with masks.
+
+    Attributes:
+        name: of the data set and its split, or of the folder.
+        classes: name of each number, background and void left out.
+        items: the photos; `Lazy` where a data set is large.
+        notes: what is to be told of how masks are read.
+    """
+
+    name: str
+    classes: dict[int, str]
+    items: Sequence[Masked]
+    notes: tuple[str, ...] = ()
+
+    def tell(self) -> None:
+        """Warn of the notes.
+
+        Warns:
+            DataWarning: each of them.
+        """
+        for note in self.notes:
+            warnings.warn(f"{self.name}: {note}", DataWarning, stacklevel=3)
+
+    def photo_numbers(self) -> list[int]:
+        """The number of each item's photo, from 0, in the order in which photos first come.
+
+        A `table` has an item for each text, so that several may share a photo: scores of one photo are then not taken
+        for scores of several. Where each item has a photo of its own, 0, 1, 2 and so on.
+        """
+        numbers: dict[Path | Place, int] = {}
+        return [numbers.setdefault(item.photo, len(numbers)) for item in self.items]
+
+    def group_numbers(self) -> list[int]:
+        """The number of each item's group, from 0, in the order in which groups first come.
+
+        An image without a group is one by itself: where no image has any, these are the numbers of the photos.
+        """
+        numbers: dict[str | Path | Place, int] = {}
+        return [numbers.setdefault(item.group or item.photo, len(numbers)) for item in self.items]
+
+    def digest(self) -> str:
+        """16 hexadecimal digits that follow from the classes, and from the name and the files' sizes of each photo.
+
+        What is in the files is not read: a data set may be large.
+
+        Raises:
+            DataError: a file is not there.
+        """
+        whole = hashlib.sha256(json.dumps([*self.classes.items()]).encode())
+        for item in self.items:
+            whole.update(json.dumps([item.name, _bytes(item.photo), _bytes(item.mask)]).encode())
+        return whole.hexdigest()[:16]
+
+
+def present(mask: UInt16[np.ndarray, "height width"], least: float = 0.01) -> list[int]:
+    """Class numbers with at least a share `least` of the area that is not void, ascending; background is none."""
+    area = np.bincount(mask[mask != VOID])
+    needed = max(least * area.sum(), 1)
+    return [int(number) for number in np.flatnonzero(area >= needed) if number != BACKGROUND]
+
+
+def _bytes(file: Path | Place) -> int:
+    if isinstance(file, Place):
+        return file.size
+    try:
+        return file.stat().st_size
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}.") from error

@@ -1,0 +1,119 @@
+"""The shape of an object in COCO's annotations: polygons, or run lengths column by column, packed as text or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+
+Size = tuple[int, int]
+"""(height, width)."""
+Polygon = Float[np.ndarray, " number"]
+
+
+def inside(segmentation: Any, size: Size) -> Bool[np.ndarray, "height width"]:
+    """Pixels of a segmentation, as far as it can be painted; see `wrong_with`."""
+    found = np.zeros(size, dtype=bool)
+    if isinstance(segmentation, Mapping):
+        runs, why = _runs(segmentation, size)
+        return found if why else np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size[::-1]).T
+    polygons, _ = _polygons(segmentation, size)
+    if polygons:
+        from pycocotools import mask as coco
+
+        painted = coco.decode(coco.merge(coco.frPyObjects([one.tolist() for one in polygons], *size)))
+        found |= painted.astype(bool)
+    return found
+
+
+def wrong_with(segmentation: Any, size: Size) -> tuple[str, bool]:
+    """What of a segmentation cannot be painted, and whether something of it can; ("", True) if all is well."""
+    if isinstance(segmentation, Mapping):
+        _, why = _runs(segmentation, size)
+        return why, not why
+    polygons, whys = _polygons(segmentation, size)
+    return "; ".join(dict.fromkeys(whys)), bool(polygons)
+
+
+def _polygons(segmentation: Any, size: Size) -> tuple[list[Polygon], list[str]]:
+    """Polygons that can be painted, and what is wrong with the others."""
+    if not isinstance(segmentation, list | tuple) or not segmentation:
+        return [], ["it has no polygon and no run lengths"]
+    if all(isinstance(one, int | float) for one in segmentation):  # one polygon, without its list
+        segmentation = [segmentation]
+    polygons, whys = list[Polygon](), list[str]()
+    for one in segmentation:
+        polygon, why = _polygon(one, size)
+        if why:
+            whys.append(why)
+        else:
+            polygons.append(polygon)
+    return polygons, whys
+
+
+def _polygon(given: Any, size: Size) -> tuple[Polygon, str]:
+    try:
+        numbers = np.array(given if isinstance(given, list | tuple) else None)
+    except ValueError:  # lists of unlike lengths
+        numbers = np.array(None)
+    if numbers.ndim == 2 and numbers.shape[1] == 2:  # corners as pairs
+        numbers = numbers.ravel()
+    none = np.zeros(0)
+    if isinstance(given, list | tuple) and len(given) == 0:
+        return none, "a polygon is empty"
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iuf":
+        return none, "a polygon is no list of numbers"
+    if len(numbers) < 6:
+        return none, f"a polygon has {len(numbers)} numbers, and three corners need 6"
+    if len(numbers) % 2:
+        return none, f"a polygon has {len(numbers)} numbers, x without y"
+    if not np.isfinite(numbers).all():
+        return none, "a polygon has NaN or infinity"
+    (height, width), (x, y) = size, (numbers[0::2], numbers[1::2])
+    if x.max() <= 0 or y.max() <= 0 or x.min() >= width or y.min() >= height:
+        return none, f"a polygon lies outside of its image of {width} x {height}"
+    return numbers.astype(float), ""
+
+
+def _runs(given: Mapping[str, Any], size: Size) -> tuple[NDArray[np.int64], str]:
+    """Run lengths, of outside and inside in turn."""
+    none = np.zeros(0, np.int64)
+    stated, counts = given.get("size"), given.get("counts")
+    if not isinstance(stated, list | tuple) or tuple(stated) != size:
+        return none, f"its run lengths are of (height, width) = {stated}, its image of {list(size)}"
+    try:
+        runs = np.array(unpacked(counts) if isinstance(counts, str | bytes) else counts)
+    except ValueError:
+        return none, "its run lengths are damaged"
+    if runs.ndim != 1 or runs.dtype.kind not in "iu" or (runs < 0).any() or runs.sum() != size[0] * size[1]:
+        return none, f"its run lengths do not sum to the {size[0] * size[1]} pixels of its image"
+    return runs.astype(np.int64), ""
+
+
+def unpacked(text: str | bytes) -> list[int]:
+    """Run lengths from COCO's text.
+
+    A letter is six bits, from "0" on: five of a number, and one if more follow. From the fourth number on it is the
+    difference to the number two before.
+
+    Raises:
+        ValueError: it is no such text.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for letter in text.encode() if isinstance(text, str) else text:
+        bits = letter - 48
+        if not 0 <= bits < 64:
+            raise ValueError("a letter that no run lengths have")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (1 << shift) if bits & 16 else 0
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise ValueError("cut short")
+    return runs

@@ -28,7 +28,7 @@ from eclip.backbones.host import (
     text_side,
 )
 from eclip.backbones.text_tower import run_text_block
-from eclip.blocks import Block, attention, finish, run_block
+from eclip.blocks import Block, attention, finish
 from eclip.choices import DEFAULT_POSITIONS
 from eclip.errors import AlteredModelError, GradientError, StaleEncodingError
 
@@ -179,11 +179,9 @@ def _check_block(backbone: Backbone, name: str, block: Block, x: Tensor, after: 
             with steady(backbone.model):
                 after = (block.reference or block.forward)(x)
         try:
-            normed = block.norm1(x)
-            q, k, v = block.qkv(normed)
-            ours = finish(block, x, attention(q, k) @ v)
+            normed, v, ours = _open(block, x)
             alone = block.value(normed) if block.residual else v  # a pool's values alone are without positions
-            shaken = run_block(block, x * _shake(x))
+            _, _, shaken = _open(block, x * _shake(x))
         except (RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise AlteredModelError(_sentence(backbone, name, host, f"cannot be recomputed ({error})")) from error
         added = (after.double() - x.double() if block.residual else after.double()).norm()
@@ -196,6 +194,13 @@ def _check_block(backbone: Backbone, name: str, block: Block, x: Tensor, after: 
         _require(backbone, name, host, alone, v, values * v.double().norm())
     if block.pull is not None:
         _check_pull(backbone, name, block, normed)
+
+
+def _open(block: Block, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalized tokens, values and what leaves the block; of a MAP head the one row that its learned query makes."""
+    normed = block.norm1(x)
+    q, k, v = block.qkv(normed)
+    return normed, v, finish(block, x, attention(q, k) @ v)
 
 
 def _shake(like: Tensor) -> Tensor:

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -201,3 +202,38 @@ def test_normalize_then_resize_equals_clip_surgery(model):
     expected = arrays[f"{model}__map_native_class0and1"]
     resized = heatmap.resize(grid[:, :2], expected.shape[1:3]).permute(0, 2, 3, 1)  # image height width text
     np.testing.assert_allclose(resized, expected, rtol=1e-4, atol=1e-5)
+
+
+def _antialiased(cells: int, wanted: int, kernel: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """(wanted, cells) in float64: each row the kernel around its own center, as wide as a cell that gets coarser."""
+    ratio = cells / wanted
+    centers = (np.arange(wanted)[:, None] + 0.5) * ratio
+    weights = kernel((np.arange(cells) + 0.5 - centers) / max(ratio, 1.0))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _triangle(x: np.ndarray) -> np.ndarray:
+    return (1 - np.abs(x)).clip(0)
+
+
+def _cubic(x: np.ndarray) -> np.ndarray:
+    x = np.abs(x)
+    return np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, np.where(x < 2, ((2.5 - 0.5 * x) * x - 4) * x + 2, 0))
+
+
+THIN = [((7, 7), (14, 1)), ((7, 7), (1, 14)), ((5, 9), (3, 1)), ((7, 1), (4, 1)), ((9, 1), (1, 9)), ((1, 9), (9, 1))]
+WIDE = [((7, 7), (1, 1)), ((7, 7), (14, 5)), ((12, 8), (30, 2))]
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("cells", "size"), THIN + WIDE)
+def test_antialiased_maps_equal_a_matrix_for_rows_and_one_for_columns(cells, size, mode):
+    maps = torch.randn(2, 3, *cells, generator=torch.Generator().manual_seed(0))
+    down, across = (_antialiased(*line, {"bilinear": _triangle, "bicubic": _cubic}[mode]) for line in zip(cells, size))
+    expected = down @ maps.double().numpy() @ across.T
+    for laid in (maps, maps.contiguous(memory_format=torch.channels_last), maps.mT.contiguous().mT):
+        found = heatmap.interpolate(laid, size, mode=mode, antialias=True)
+        np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=3e-6)
+    if size[1] > 1:
+        plain = torch.nn.functional.interpolate(maps, size, mode=mode, antialias=True, align_corners=False)
+        assert torch.equal(heatmap.interpolate(maps, size, mode=mode, antialias=True), plain), "the same bits elsewhere"

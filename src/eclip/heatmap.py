@@ -67,10 +67,10 @@ def signed(maps: Float[torch.Tensor, "*batch row col"]) -> Float[torch.Tensor, "
 def interpolate(
     maps: Float[torch.Tensor, "map channel row col"], size: tuple[int, int] | None = None, **options: Any
 ) -> Float[torch.Tensor, "map channel height width"]:
-    """torch's `interpolate`, corners not aligned, right also where the result is one column wide.
+    """As torch interpolates, corners not aligned, but right also where the result is one column wide.
 
-    There torch's antialiased CPU kernel resizes rows wrongly (2.14.1 does, by as much as the values themselves). Laid on
-    its side, such a result is one row high, and right: rows are resized first, then columns.
+    There torch's antialiased CPU kernel resizes rows wrongly (2.14.1 does, by as much as the values themselves). Laid
+    on its side, such a result is one row high, and right: rows are resized first, then columns.
 
     Args:
         maps: of any strides.

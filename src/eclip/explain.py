@@ -187,9 +187,11 @@ class Question:
         self.versus = versus
         if versus is not None and not isinstance(versus, str):
             raise TextError(f"versus must be one text, got {versus!r}.")
-        asked = self.texts if versus is None else [*self.texts, *check_texts(versus)]
+        asked = self.texts if versus is None or versus in self.texts else [*self.texts, *check_texts(versus)]
         features = encode_apart(self.backbone, asked, templates)  # held against itself, a text gives zeros to the bit
-        self.text, self.versus_text = features[: len(self.texts)], features[len(self.texts) :]
+        self.text = features[: len(self.texts)]
+        if versus is not None:
+            self.versus_text = features[[asked.index(versus)]]
         keeps = [METHODS[name].keep_for(own) for name, own in options.items()]
         keeps += [] if refine is None else [REFINEMENTS[refine].keep]
         keeps += [KEEP] if health else []

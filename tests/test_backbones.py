@@ -146,6 +146,19 @@ def test_positions_are_resized_as_each_mode_says() -> None:
         torch.testing.assert_close(ours[1:], resized[0].flatten(1).T, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("mode", ["bicubic_aa", "bilinear_aa", "bicubic", "bilinear", "bicubic_plus01"])
+@pytest.mark.parametrize("native", [Grid(4, 4), Grid(5, 3), Grid(6, 1)])
+def test_positions_of_a_tall_grid_are_those_of_the_wide_one_on_its_side(native: Grid, mode: str) -> None:
+    """torch is right where the grid is one row high."""
+    table = torch.randn(1 + native.row * native.col, 8, generator=torch.Generator().manual_seed(0))
+    patches = table[1:].unflatten(0, native).transpose(0, 1).flatten(0, 1)
+    aside = torch.cat([table[:1], patches])
+    for side in (2, 9, 16):
+        wide = resize_positions(aside, Grid(native.col, native.row), Grid(1, side), mode)
+        tall = resize_positions(table, native, Grid(side, 1), mode)
+        torch.testing.assert_close(tall, wide, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("family", ["vit", "siglip"])
 def test_preprocess_equals_torchvisions_resize_and_normalize(family: str) -> None:
     backbone = tiny.backbone(family)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import itertools
@@ -24,7 +25,7 @@ import eclip
 import tiny
 from eclip.backbones.base import Backbone
 from eclip.cli import app
-from eclip.errors import ImageError, OptionError, ResultError, TextError, UnknownNameError
+from eclip.errors import EqualTextsWarning, ImageError, OptionError, ResultError, TextError, UnknownNameError
 from eclip.explanation import Explanation
 from eclip.writer import versions
 
@@ -129,6 +130,102 @@ def test_image_size_and_thin_photos(backbone: Backbone) -> None:
     for wrong in (30, 0, -32):
         with pytest.raises(OptionError, match=f"multiple of the patch size 8 of .*got {wrong}"):
             eclip.explain(_photo(), "a dog", model=backbone, image_size=wrong)
+
+
+EQUALS = {
+    "the same": ["a dog"] * 3,
+    "case and spaces": ["A  Dog", "a dog", " a dog "],
+    "cut off": [" ".join(["dog"] * 100 + [word]) for word in ("cat", "cow", "hen")],
+}
+
+
+@pytest.mark.filterwarnings("ignore::eclip.errors.TextCutWarning")
+@pytest.mark.parametrize("texts", EQUALS.values(), ids=EQUALS)
+def test_rounding_between_equal_texts_is_no_map(backbone: Backbone, texts: list[str], tmp_path: Path) -> None:
+    with pytest.warns(EqualTextsWarning, match="cannot tell these texts apart: '.*dog.*'.* Their maps are equal"):
+        answer = eclip.explain(_photo(), texts, model=backbone, method="surgery")
+    assert 0 < np.ptp(answer.maps) < 1e-6, "raw maps stay as they are"
+    answer.save(tmp_path)
+    for one in (answer, Explanation.load(tmp_path)):
+        assert one.flat is not None and one.health is not None and one.flat.all()
+        for text in range(3):
+            assert not one.heatmap(0, text).any()
+            assert not one.mask(0, text).any()
+            assert len(one.boxes(0, text)) == len(one.points(0, text)[0]) == 0
+        assert "the map is flat" in one.health.summary()[0]
+        assert np.isnan(one.health.sensitivity).all() and np.isnan(one.health.artefacts).all()
+        colors = np.asarray(one.overlay(legend=False))
+        gray = np.asarray(_by_hand(np.zeros((4, 4)), (40, 30), signed=True, photos=(_photo(),)).overlay(legend=False))
+        assert np.array_equal(colors, gray), "the overlay shows no heat either"
+
+
+@pytest.mark.parametrize("refine", [None, "lposs", "pamr"])
+@pytest.mark.parametrize("method", [name for name, one in eclip.METHODS.items() if one.versus is not None])
+def test_a_text_against_itself_in_capitals_is_flat(backbone: Backbone, method: str, refine: str | None) -> None:
+    headed = eclip.with_head(backbone, eclip.EclipHead.start(backbone))
+    options = {"mask_count": 8} if method == "rise" else {}
+    with pytest.warns(EqualTextsWarning, match="'a cat' and 'A CAT'"):
+        answer = eclip.explain(
+            _photo(), ["a cat", "a dog"], model=headed, method=method, versus="A CAT", refine=refine, **options
+        )
+    assert answer.flat is not None and answer.flat.tolist() == [[True, False]]
+    assert not answer.heatmap().any() and len(answer.boxes()) == 0
+    assert answer.heatmap(0, 1).any()
+
+
+def test_small_maps_are_no_rounding(backbone: Backbone) -> None:
+    """Gradients times 1e-9, as in half precision, are drawn as they were."""
+    answer = eclip.explain(_photo(), TEXTS, model=backbone, method="gradcam")
+    small = dataclasses.replace(answer, maps=answer.maps * np.float32(1e-9))
+    assert answer.flat is not None and not answer.flat.any()
+    np.testing.assert_allclose(small.heatmap(), answer.heatmap(), atol=1e-5)
+    assert np.array_equal(small.boxes(), answer.boxes())
+
+
+def test_texts_and_templates_may_be_generators(backbone: Backbone) -> None:
+    listed = {"templates": ["a photo of a {}.", "{} outside"]}
+    expected = eclip.explain(_photo(), TEXTS, model=backbone, **listed)
+
+    def given() -> dict[str, Any]:
+        return {"templates": (one for one in listed["templates"]), "model": backbone}
+
+    found = eclip.explain(_photo(), (text for text in TEXTS), **given())
+    [each] = eclip.explain_each([_photo()], (text for text in TEXTS), **given())
+    compared = eclip.compare(
+        _photo(), (text for text in TEXTS), methods=["surgery"], models=backbone, templates=given()["templates"]
+    )
+    for one in (found, each, *compared.explanations.values()):
+        assert (one.texts, one.how["templates"]) == (expected.texts, expected.how["templates"])
+        assert np.array_equal(one.maps, expected.maps)
+    assert np.array_equal(each.health.sensitivity, expected.health.sensitivity)
+    words = eclip.explain_words(_photo(), (text for text in TEXTS), model=backbone)
+    assert words.texts == tuple(TEXTS)
+    one, other = (
+        eclip.segment(_photo(), classes, background=background, model=backbone, templates=templates)
+        for classes, background, templates in [
+            (TEXTS, ["sky"], listed["templates"]),
+            ((text for text in TEXTS), (word for word in ["sky"]), (one for one in listed["templates"])),
+        ]
+    )
+    assert one.classes == other.classes and np.array_equal(one.labels[0], other.labels[0])
+
+
+@pytest.mark.parametrize("texts", [None, 3, b"a dog", {"a dog": 1}, ["a dog", None]])
+@pytest.mark.usefixtures("shapes_unchecked")
+def test_texts_that_are_none_are_refused_at_every_door(backbone: Backbone, texts: Any) -> None:
+    doors: list[Any] = [
+        lambda: eclip.explain(_photo(), texts, model=backbone),
+        lambda: next(iter(eclip.explain_each([_photo()], texts, model=backbone))),
+        lambda: eclip.compare(_photo(), texts, models=backbone),
+        lambda: eclip.explain_words(_photo(), texts, model=backbone),
+        lambda: eclip.encode_texts(backbone, texts),
+    ]
+    for door in doors:
+        with pytest.raises(TextError, match=r"must be a (text or a list of texts|string).*, got "):
+            door()
+    for templates in (None, 3, ["a {}", None]):
+        with pytest.raises(OptionError, match="template"):
+            eclip.encode_texts(backbone, TEXTS, templates)
 
 
 def test_nothing_of_the_caller_changes(backbone: Backbone) -> None:
@@ -294,7 +391,8 @@ def test_what_is_saved_comes_back(backbone: Backbone, photos: Path, tmp_path: Pa
     file = photos / "b.jpg"
     with Image.open(file) as picture:
         source = {"file": file, "picture": picture.copy(), "array": np.asarray(picture)}[kind]
-    answer = eclip.explain(source, [*TEXTS, "a dog"], model=backbone)
+    with pytest.warns(EqualTextsWarning, match=r"'a dog' \(2 times\)\. Their maps"):
+        answer = eclip.explain(source, [*TEXTS, "a dog"], model=backbone)
     assert answer.save(tmp_path / "deep" / "out") == tmp_path / "deep" / "out"
     loaded = Explanation.load(tmp_path / "deep" / "out")
     _assert_equal(answer, loaded)

@@ -59,6 +59,13 @@ def _over_peak(maps: torch.Tensor) -> torch.Tensor:
     return maps / maps.amax((-2, -1), keepdim=True)
 
 
+@pytest.mark.parametrize(("cells", "side"), [((7, 7), 14), ((5, 9), 3), ((6, 1), 9)])
+def test_guide_on_a_grid_one_column_wide_is_that_of_its_side(cells: tuple[int, int], side: int) -> None:
+    guide = _random(2, *cells).abs()
+    tall, wide = on_grid(guide, Grid(side, 1)), on_grid(guide.mT, Grid(1, side))
+    torch.testing.assert_close(tall, wide.mT, rtol=0, atol=1e-6)
+
+
 def _state(module: nn.Module) -> tuple[dict[str, torch.Tensor], list[bool], int, torch.Tensor, list[bool]]:
     weights = {name: value.clone() for name, value in module.state_dict().items()}
     modes = [one.training for one in module.modules()]

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,28 @@ def test_normalize_is_min_max_of_each_map_alone():
 
 def test_normalize_alters_no_value_however_small_the_range():
     assert heatmap.normalize(torch.tensor([[0.0, 1e-20, 2e-20]])).tolist() == [[0.0, 0.5, 1.0]]
+
+
+def test_flat_is_relative_to_the_values_that_were_subtracted():
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = torch.rand(2, 7, 7, generator=generator)
+    noise = (ours + 1) - theirs - (ours - theirs) - 1  # what float32 leaves of a difference that is zero
+    assert 0 < noise.abs().max() < 1e-6
+    assert heatmap.flat(noise, 1.0) and not heatmap.flat(noise), "alone it looks like a map"
+    for smallest in (1e-5, 5e-10, 1e-30):  # gradients are that small in half precision, and all there is
+        assert not heatmap.flat(smallest * ours)
+        assert heatmap.normalize(smallest * ours).amax() == 1
+    assert heatmap.flat(0.3 + 1e-8 * ours) and heatmap.flat(-300 + 1e-5 * ours)
+    assert heatmap.flat(torch.stack([ours, noise, 0 * ours]), 1.0).tolist() == [False, True, True]
+
+
+def test_constant_map_with_rounding_normalizes_to_zeros_and_has_no_mask_box_or_point():
+    noisy = 0.3 + 3e-8 * torch.rand(7, 7, generator=torch.Generator().manual_seed(0))
+    assert noisy.unique().numel() > 1
+    heat = heatmap.resize(heatmap.normalize(noisy), (28, 28)).numpy()
+    assert not heat.any()
+    assert len(heatmap.boxes(heat >= heatmap.otsu(heat))) == 0
+    assert len(heatmap.points(noisy, (28, 28))[0]) == 0
 
 
 @pytest.mark.parametrize("value", [0.0, -3.0, 7.1])
@@ -201,3 +224,39 @@ def test_normalize_then_resize_equals_clip_surgery(model):
     expected = arrays[f"{model}__map_native_class0and1"]
     resized = heatmap.resize(grid[:, :2], expected.shape[1:3]).permute(0, 2, 3, 1)  # image height width text
     np.testing.assert_allclose(resized, expected, rtol=1e-4, atol=1e-5)
+
+
+def _antialiased(cells: int, wanted: int, kernel: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """(wanted, cells) in float64: each row the kernel around its own center, as wide as a cell that gets coarser."""
+    ratio = cells / wanted
+    centers = (np.arange(wanted)[:, None] + 0.5) * ratio
+    weights = kernel((np.arange(cells) + 0.5 - centers) / max(ratio, 1.0))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _triangle(x: np.ndarray) -> np.ndarray:
+    return (1 - np.abs(x)).clip(0)
+
+
+def _cubic(x: np.ndarray) -> np.ndarray:
+    x = np.abs(x)
+    return np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, np.where(x < 2, ((2.5 - 0.5 * x) * x - 4) * x + 2, 0))
+
+
+THIN = [((7, 7), (14, 1)), ((7, 7), (1, 14)), ((5, 9), (3, 1)), ((7, 1), (4, 1)), ((9, 1), (1, 9)), ((1, 9), (9, 1))]
+WIDE = [((7, 7), (1, 1)), ((7, 7), (14, 5)), ((12, 8), (30, 2))]
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("cells", "size"), THIN + WIDE)
+def test_antialiased_maps_equal_a_matrix_for_rows_and_one_for_columns(cells, size, mode):
+    maps = torch.randn(2, 3, *cells, generator=torch.Generator().manual_seed(0))
+    kernel = {"bilinear": _triangle, "bicubic": _cubic}[mode]
+    down, across = (_antialiased(cells[axis], size[axis], kernel) for axis in (0, 1))
+    expected = down @ maps.double().numpy() @ across.T
+    for laid in (maps, maps.contiguous(memory_format=torch.channels_last), maps.mT.contiguous().mT):
+        found = heatmap.interpolate(laid, size, mode=mode, antialias=True)
+        np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=3e-6)
+    if size[1] > 1:
+        plain = torch.nn.functional.interpolate(maps, size, mode=mode, antialias=True, align_corners=False)
+        assert torch.equal(heatmap.interpolate(maps, size, mode=mode, antialias=True), plain), "the same bits elsewhere"

@@ -65,6 +65,15 @@ def test_feature_off_the_training_grid_equals_the_hosts(family: str) -> None:
         assert (eclip.encode(backbone, pixels, positions="bilinear").feature - expected).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize(("rows", "cols"), [(16, 1), (9, 1), (1, 16), (1, 1)])
+def test_naflex_on_a_grid_one_patch_wide_equals_the_hosts(rows: int, cols: int) -> None:
+    backbone = tiny_hf.backbone("SigLIP 2 NaFlex")
+    pixels = tiny.pixels(backbone, rows=rows, cols=cols).double()
+    with torch.no_grad():
+        expected = tiny_hf.image_features(backbone.model, pixels)
+    torch.testing.assert_close(eclip.encode(backbone, pixels).feature, expected, rtol=0, atol=1e-5)
+
+
 def test_a_size_that_is_no_multiple_of_the_patch_leaves_out_what_the_host_does() -> None:
     """As so400m-patch14-384: the host's convolution drops the last pixels; photos here get the multiple below."""
     config = tiny_hf.FAMILIES["SigLIP"]()

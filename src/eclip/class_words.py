@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from eclip.errors import OptionError, TextError
 
 BACKGROUND = "background"
 """The name of label 0."""
-Classes = Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str]]
+Classes = Iterable[str | Iterable[str]] | Mapping[str, str | Iterable[str]]
 """A name a class, with synonyms a list, or joined by commas; or a dict from names to the words that stand for them."""
 
 
@@ -56,7 +56,7 @@ def class_words(classes: Any, background: Any = (), *, thresholded: bool = False
         OptionError: a word or name is there twice, a class is called "background", or a single class has nothing to be
             told apart from.
     """
-    if isinstance(classes, str) or not isinstance(classes, Sequence | Mapping):
+    if isinstance(classes, str | bytes | Set) or not isinstance(classes, Iterable):
         raise OptionError(f"classes must be a list of names such as ['dog', 'cat'], or a dict, got {classes!r}.")
     listed: list[tuple[str, tuple[str, ...]]]
     if isinstance(classes, Mapping):
@@ -93,7 +93,7 @@ def class_words(classes: Any, background: Any = (), *, thresholded: bool = False
 
 
 def _words(given: Any, owner: str) -> Iterator[str]:
-    if not isinstance(given, Sequence):
+    if isinstance(given, bytes | Mapping) or not isinstance(given, Iterable):
         raise TextError(f"words of {owner} must be a string or a list of them, got {type(given).__name__}.")
     for part in given.split(",") if isinstance(given, str) else given:
         if not isinstance(part, str):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from eclip.explain import Question
 from eclip.explanation import Explanation
 from eclip.methods import METHODS, NO_DIFFERENCE, check_methods, options_for
 from eclip.photos import Photo, name_of, open_photo
+from eclip.templates import kept
 from eclip.text import check_texts
 from eclip.writer import FORMATS, ComparisonWriter, made_by, png
 
@@ -33,14 +34,14 @@ WARMING_TEXTS = 2  # one alone is a special case of surgery, which costs it 85 p
 
 def compare(
     image: Photo,
-    texts: str | Sequence[str],
+    texts: str | Iterable[str],
     *,
     methods: str | Sequence[str] = EVERY,
     models: str | Backbone | Sequence[str | Backbone] = DEFAULT_MODEL,
     versus: str | None = None,
     image_size: int | None = None,
     resize: str = "squash",
-    templates: str | Sequence[str] = "none",
+    templates: str | Iterable[str] = "none",
     positions: str = DEFAULT_POSITIONS,
     device: str | None = None,
     options: dict[str, dict[str, Any]] | None = None,
@@ -146,7 +147,7 @@ class Comparison:
             return render.Row(name, kind, gap=self.gaps[pair])
         answer = self.explanations[pair]
         cost = f"{_time(sum(answer.seconds.values()))} · {_times(self.costs[pair])}"
-        return render.Row(name, kind, cost, answer.maps[0], signed=METHODS[name].signed)
+        return render.Row(name, kind, cost, answer.drawn(0), signed=METHODS[name].signed)
 
     def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, scale: str = "map") -> Path:
         """Write the picture, one file of arrays and manifest.json into a folder, made if it is missing.
@@ -174,20 +175,20 @@ class Contest:
 
     def __init__(
         self,
-        texts: str | Sequence[str],
+        texts: str | Iterable[str],
         methods: str | Sequence[str],
         models: str | Backbone | Sequence[str | Backbone],
         versus: str | None,
         image_size: int | None,
         resize: str,
-        templates: str | Sequence[str],
+        templates: str | Iterable[str],
         positions: str,
         device: str | None,
         options: dict[str, dict[str, Any]],
         refine: str | None = None,
         refine_options: dict[str, Any] | None = None,
     ) -> None:
-        self.texts = tuple(check_texts(texts))
+        self.texts, templates = tuple(check_texts(texts)), kept(templates)
         self.methods = methods if isinstance(methods, str) else list(dict.fromkeys(methods))
         able, self.unable = _able(self.methods, versus)
         own = _options(able, options)

@@ -31,6 +31,7 @@ from eclip.methods import METHODS, check_methods, options_for
 from eclip.methods.maskclip import patch_features
 from eclip.msae import Autoencoder, load_autoencoder
 from eclip.photos import Photo, at_least_one, read_batches
+from eclip.templates import kept
 from eclip.text import encode_texts
 from eclip.vocabulary import words_of
 from eclip.writer import FORMATS, made_by, noted, png
@@ -65,7 +66,7 @@ def concepts_each(
     images: Iterable[Photo],
     *,
     model: str | Backbone = DEFAULT_MODEL,
-    vocabulary: str | Path | Sequence[str] | None = None,
+    vocabulary: str | Path | Iterable[str] | None = None,
     count: int = COUNT,
     l1: float | None = None,
     method: str = METHOD,
@@ -75,7 +76,7 @@ def concepts_each(
     latents: int | None = None,
     image_size: int | None = None,
     resize: str = "squash",
-    templates: str | Sequence[str] = "none",
+    templates: str | Iterable[str] = "none",
     positions: str = DEFAULT_POSITIONS,
     device: str | None = None,
     batch_size: int = 8,
@@ -141,7 +142,7 @@ def concepts_each(
         **({"msae": str(msae), "latents": wholes["latents"]} if msae is not None else {}),
         "method": method if msae is None else "msae",
         "options": own,
-        "templates": templates,
+        "templates": kept(templates),
         **view,
     }
     how["command"] = is_loaded(backbone) and isinstance(vocabulary, PATH) and isinstance(image_mean, PATH)
@@ -262,8 +263,10 @@ class _Asked:
             order = weights[image].argsort(descending=True, stable=True)[: self.how["count"]]
             best = [int(concept) for concept in order if weights[image, concept] > 0]
             texts, names = self._named(best)
+            maps = self._maps(encoding, image, best)
+            flat = None if self.autoencoder is not None else self.method.flat(maps, self.text[best]).cpu().numpy()
             explanation = Explanation(
-                maps=self._maps(encoding, image, best).cpu().numpy(),
+                maps=maps.cpu().numpy(),
                 scores=cosine(features[[image]], self.text[texts]).float().cpu().numpy(),
                 texts=tuple(names),
                 sources=(source,),
@@ -271,6 +274,7 @@ class _Asked:
                 signed=self.autoencoder is None and self.method.signed,
                 how=self._how(source, list(pixels.shape[2:])),
                 photos=(photo,),
+                flat=flat,
             )
             yield Concepts(
                 explanation=explanation,

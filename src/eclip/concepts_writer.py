@@ -46,7 +46,7 @@ def drawn(concepts: Concepts) -> Image.Image:
     shown = heatmap.signed if explanation.signed else heatmap.normalize
     panels = (
         shown(torch.from_numpy(one)).numpy() * math.sqrt(weight / weights[0])
-        for one, weight in zip(concepts.maps, weights, strict=True)
+        for one, weight in zip(explanation.drawn(), weights, strict=True)
     )
     photo, signed = explanation.photo(), explanation.signed
     return render.strip(photo, panels, signed=signed, texts=concepts.names, scores=weights, what="weight")

@@ -23,8 +23,8 @@ EclipError (a ValueError)
     ├── DownloadError     its weights must be fetched and cannot be
     └── UnsupportedTowerError   its image tower is of a kind that has no adapter
 
-Warnings: TextCutWarning, a text longer than the model reads; DataWarning, a data set that is not what its name or its
-folder promises.
+Warnings: EqualTextsWarning, texts that a model cannot tell apart; TextCutWarning, a text longer than the model reads;
+DataWarning, a data set that is not what its name or its folder promises.
 
 Only the command line turns these into messages and exit codes.
 """
@@ -197,6 +197,10 @@ class UnknownNameError(EclipError):
 
 class DataWarning(UserWarning):
     """A data set is not what its name or its folder promises; what is there is used all the same."""
+
+
+class EqualTextsWarning(UserWarning):
+    """Texts that the model cannot tell apart, such as "A dog" and "a dog": their maps are equal."""
 
 
 class TextCutWarning(UserWarning):

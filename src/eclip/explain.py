@@ -15,7 +15,6 @@ from typing import Any, overload
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -30,27 +29,28 @@ from eclip.health import KEEP, Checkup, notes
 from eclip.methods import DEFAULT_METHOD, DEFAULT_WITH_HEAD, METHODS, check_methods, options_for
 from eclip.photos import Photo, at_least_one, name_of, open_photo, read_batches
 from eclip.refinements import REFINEMENTS, check_refinement
-from eclip.text import check_texts, encode_texts
+from eclip.templates import kept
+from eclip.text import check_texts, encode_apart
 from eclip.writer import made_by, noted
 
 
 @overload
 def explain(
-    image: Photo | Sequence[Photo], texts: str | Sequence[str], *, method: str | None = ..., **settings: Any
+    image: Photo | Sequence[Photo], texts: str | Iterable[str], *, method: str | None = ..., **settings: Any
 ) -> Explanation: ...
 @overload
 def explain(
-    image: Photo | Sequence[Photo], texts: str | Sequence[str], *, method: Sequence[str], **settings: Any
+    image: Photo | Sequence[Photo], texts: str | Iterable[str], *, method: Sequence[str], **settings: Any
 ) -> dict[str, Explanation]: ...
 def explain(
     image: Photo | Sequence[Photo],
-    texts: str | Sequence[str],
+    texts: str | Iterable[str],
     *,
     model: str | Backbone = DEFAULT_MODEL,
     method: str | Sequence[str] | None = None,
     image_size: int | None = None,
     resize: str = "squash",
-    templates: str | Sequence[str] = "none",
+    templates: str | Iterable[str] = "none",
     positions: str = DEFAULT_POSITIONS,
     versus: str | None = None,
     device: str | None = None,
@@ -88,7 +88,7 @@ def explain(
         EclipError: bad input, of a class that says which: `eclip.errors` lists them.
     """
     photos = at_least_one(image)
-    check_texts(texts)
+    texts = check_texts(texts)
     if method is None:
         model, device, method = _by_head(model, device)
     names = [method] if isinstance(method, str) else list(method)
@@ -110,7 +110,7 @@ def explain(
 
 def explain_each(
     images: Iterable[Photo],
-    texts: str | Sequence[str],
+    texts: str | Iterable[str],
     *,
     batch_size: int = 8,
     failures: list[tuple[str, str]] | None = None,
@@ -118,7 +118,7 @@ def explain_each(
     method: str | None = None,
     image_size: int | None = None,
     resize: str = "squash",
-    templates: str | Sequence[str] = "none",
+    templates: str | Iterable[str] = "none",
     positions: str = DEFAULT_POSITIONS,
     versus: str | None = None,
     device: str | None = None,
@@ -149,7 +149,7 @@ def explain_each(
     """
     if batch_size < 1:
         raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
-    check_texts(texts)
+    texts = check_texts(texts)
     if method is None:
         model, device, method = _by_head(model, device)
     own = _own([method], options)
@@ -164,12 +164,12 @@ class Question:
 
     def __init__(
         self,
-        texts: str | Sequence[str],
+        texts: str | Iterable[str],
         model: str | Backbone,
         options: dict[str, dict[str, Any]],
         image_size: int | None,
         resize: str,
-        templates: str | Sequence[str],
+        templates: str | Iterable[str],
         positions: str,
         versus: str | None,
         device: str | None,
@@ -183,17 +183,15 @@ class Question:
         self.refine, self.refine_options = refine, check_refinement(refine, refine_options)
         self.backbone = backbone_of(model, device)
         self.image_size, self.resize, self.positions = image_size, resize, positions
-        self.templates = templates
-        self.text = encode_texts(self.backbone, self.texts, templates)
+        self.templates = templates = kept(templates)
         self.versus = versus
+        if versus is not None and not isinstance(versus, str):
+            raise TextError(f"versus must be one text, got {versus!r}.")
+        asked = self.texts if versus is None or versus in self.texts else [*self.texts, *check_texts(versus)]
+        features = encode_apart(self.backbone, asked, templates)  # held against itself, a text gives zeros to the bit
+        self.text = features[: len(self.texts)]
         if versus is not None:
-            if not isinstance(versus, str):
-                raise TextError(f"versus must be one text, got {versus!r}.")
-            check_texts(versus)
-            if versus in self.texts:  # held against itself, a text gives zeros to the bit
-                self.versus_text = self.text[[self.texts.index(versus)]]
-            else:
-                self.versus_text = encode_texts(self.backbone, [versus], templates)
+            self.versus_text = features[[asked.index(versus)]]
         keeps = [METHODS[name].keep_for(own) for name, own in options.items()]
         keeps += [] if refine is None else [REFINEMENTS[refine].keep]
         keeps += [KEEP] if health else []
@@ -234,9 +232,10 @@ class Question:
                 gaps[name] = error.why
                 continue
             seconds = {"forward": forward, "method": own}
-            health = None
+            flat, health = method.flat(maps, apart), None
             if self.checkup is not None:
-                health, seconds["health"] = self.timed(partial(self.checkup, method, encoding, maps, ask, options))
+                asking = partial(self.checkup, method, encoding, maps, ask, options, flat)
+                health, seconds["health"] = self.timed(asking)
             if self.refine is not None:
                 step = partial(REFINEMENTS[self.refine], maps, encoding, **self.refine_options)
                 maps, seconds["refine"] = self.timed(step)
@@ -251,6 +250,7 @@ class Question:
                 photos=tuple(photos),
                 seconds=seconds,
                 health=health,
+                flat=_numpy(flat),
             )
         return answers
 
@@ -296,7 +296,7 @@ def _own(names: Sequence[str], options: dict[str, Any]) -> dict[str, dict[str, A
     return {name: options_for(name, list(names), options) for name in names}
 
 
-def _numpy(values: Tensor) -> Float[np.ndarray, "*axes"]:
+def _numpy(values: Tensor) -> np.ndarray:
     return values.cpu().numpy()
 
 
@@ -314,4 +314,5 @@ def _each(asked: Question, method: str, batch: list[tuple[str, Image.Image]]) ->
             photos=whole.photos[one],
             how=asked.how(method, sources[one], whole.how["pixels"]),
             health=None if whole.health is None else whole.health.only(index),
+            flat=None if whole.flat is None else whole.flat[one],
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +82,7 @@ class WordRelevance:
 
 def explain_words(
     image: Photo | Sequence[Photo],
-    texts: str | Sequence[str],
+    texts: str | Iterable[str],
     *,
     model: str | Backbone = DEFAULT_MODEL,
     method: str = DEFAULT_WORD_METHOD,
@@ -122,7 +122,7 @@ class WordQuestion:
 
     def __init__(
         self,
-        texts: str | Sequence[str],
+        texts: str | Iterable[str],
         model: str | Backbone,
         method: str,
         options: dict[str, Any],

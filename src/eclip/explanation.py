@@ -42,6 +42,8 @@ class Explanation:
         seconds: what it took: "forward", the one pass that all methods of a question share, "method", and
             "refine" if the maps were refined, "health" if it was asked; not saved.
         health: what can be doubted of each map, as the method gave it; None if it was not asked.
+        flat: (image, text), maps whose values differ by rounding alone, see `eclip.heatmap.flat`: they are drawn as
+            zeros and have no mask, box or point, while `maps` holds them as they are. None: told from the maps alone.
     """
 
     maps: Float[np.ndarray, "image text row col"]
@@ -54,6 +56,7 @@ class Explanation:
     photos: tuple[Image.Image | Path, ...]
     seconds: dict[str, float] = field(default_factory=dict)
     health: Health | None = None
+    flat: Bool[np.ndarray, "image text"] | None = None
 
     def __repr__(self) -> str:
         """One line: what was explained, how."""
@@ -86,7 +89,12 @@ class Explanation:
         return self.texts[text] if versus is None else f"{self.texts[text]}, not {versus}"
 
     def _map(self, image: int, text: int) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(self.maps[image, text]))
+        return torch.from_numpy(np.ascontiguousarray(self.drawn(image)[text]))
+
+    def drawn(self, image: int = 0) -> Float[np.ndarray, "text row col"]:
+        """The raw maps of a photo as pictures, masks, boxes and points see them: a flat one is zeros."""
+        raw = self.maps[image]
+        return raw if self.flat is None else np.where(self.flat[image][:, None, None], np.zeros_like(raw), raw)
 
     def heatmap(self, image: int = 0, text: int = 0) -> Float[np.ndarray, "height width"]:
         """Where the match is, 0 to 1, in the photo's own pixels: min-max on the grid, then bilinear.
@@ -230,6 +238,7 @@ class Explanation:
                 how=manifest["how"],
                 photos=tuple(folder / entry["files"]["photo"] for entry in entries),
                 health=_health(arrays, manifest),
+                flat=np.stack([one["flat"] for one in arrays]) if all("flat" in one for one in arrays) else None,
             )
         except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
             if isinstance(error, ResultError):
@@ -251,4 +260,6 @@ def _health(arrays: list[dict[str, Any]], manifest: dict[str, Any]) -> Health | 
     if said is None:
         return None
     values = {name: np.stack([one[f"health_{name}"] for one in arrays]) for name in NUMBERS}
+    if all("flat" in one for one in arrays):
+        values["flat"] = np.stack([one["flat"] for one in arrays])
     return Health(**values, texts=tuple(manifest["texts"]), notes=tuple(said))

@@ -48,6 +48,7 @@ LEAST_PRESENCE = 0.6  # on coco80seg 8 % of classes that a photo shows are below
 
 NUMBERS = ("sensitivity", "polarity", "artefacts", "presence")
 SENTENCES = {
+    "flat": "the map is flat, its values are equal but for rounding: there is no heat, mask, box or point",
     "sensitivity": "the map barely changes when the text is nonsense",
     "polarity": "the map may be upside down: it is cold where the patches themselves match the text",
     "artefacts": "single patches, hot whatever the text, hold most of the heat",
@@ -70,6 +71,7 @@ class Health:
         presence: (image, text) in [0, 1]: share of other words that score lower on this photo.
         texts: as given.
         notes: what was not asked, and why.
+        flat: (image, text), maps whose values differ by rounding alone; None where that was not asked.
     """
 
     sensitivity: Float[np.ndarray, "image text"]
@@ -78,15 +80,16 @@ class Health:
     presence: Float[np.ndarray, "image text"]
     texts: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    flat: Bool[np.ndarray, "image text"] | None = None
 
     def warnings(self, image: int = 0, text: int = 0) -> list[str]:
-        """A sentence for each number of this map that is beyond its threshold; NaN is never beyond."""
-        return [f"{self.texts[text]}: {SENTENCES[name]}" for name in NUMBERS if self._flagged(name)[image, text]]
+        """A sentence if the map is flat, and for each number that is beyond its threshold; NaN is never beyond."""
+        return [f"{self.texts[text]}: {SENTENCES[name]}" for name in SENTENCES if self._flagged(name)[image, text]]
 
     def summary(self, image: int = 0) -> list[str]:
-        """The warnings of a photo, one line for all texts that share one: four at most."""
+        """The warnings of a photo, one line for all texts that share one: five at most."""
         lines = []
-        for name in NUMBERS:
+        for name in SENTENCES:
             flagged = zip(self.texts, self._flagged(name)[image], strict=True)
             texts = list(dict.fromkeys(text for text, flag in flagged if flag))
             if texts:
@@ -109,9 +112,15 @@ class Health:
 
     def only(self, image: int) -> Health:
         """The same of one image."""
-        return replace(self, **{name: getattr(self, name)[image : image + 1] for name in NUMBERS})
+        return replace(
+            self,
+            **{name: getattr(self, name)[image : image + 1] for name in NUMBERS},
+            flat=None if self.flat is None else self.flat[image : image + 1],
+        )
 
     def _flagged(self, name: str) -> Bool[np.ndarray, "image text"]:
+        if name == "flat":
+            return np.zeros(self.presence.shape, dtype=bool) if self.flat is None else self.flat
         if name == "polarity":  # a map that knows no text has no side that is up
             return (self.polarity < LEAST_POLARITY) & ~self._flagged("sensitivity")
         if name == "artefacts":
@@ -157,6 +166,7 @@ class Checkup:
         maps: Float[Tensor, "image text row col"],
         ask: Callable[[Tensor], Tensor],
         options: dict[str, Any],
+        flat: Bool[Tensor, "image text"] | None = None,
     ) -> Health:
         """The health of raw maps, before any refinement.
 
@@ -166,8 +176,10 @@ class Checkup:
             maps: of the texts.
             ask: what gave the maps, to be asked of nonsense.
             options: those it was asked with.
+            flat: which maps are flat, see `Method.flat`; None: it is found out.
         """
         shape = maps.shape[:2]
+        flat = method.flat(maps, self.text) if flat is None else flat
         blind = self.versus or method.kind == "perturbation"
         nonsense = None if blind else self.nonsense_map(method, encoding, ask, options)
         undefined = torch.full(shape, torch.nan)
@@ -176,9 +188,10 @@ class Checkup:
             upright, presence = self._of(encoding)
             polarity = correlation(maps, upright)
         sensitivity = undefined if nonsense is None else 1 - correlation(maps, nonsense).clamp_min(0)
-        numbers = zip(NUMBERS, (sensitivity, polarity, artefacts(maps, nonsense), presence), strict=True)
+        of_map = (one.to(maps).where(~flat, torch.nan) for one in (sensitivity, polarity, artefacts(maps, nonsense)))
+        numbers = zip(NUMBERS, (*of_map, presence), strict=True)
         arrays = {name: one.float().cpu().numpy() for name, one in numbers}
-        return Health(**arrays, texts=self.texts, notes=notes(method, versus=self.versus))
+        return Health(**arrays, texts=self.texts, notes=notes(method, versus=self.versus), flat=flat.cpu().numpy())
 
     def _of(self, encoding: Encoding) -> tuple[Float[Tensor, "image text row col"], Float[Tensor, "image text"]]:
         """The value path's maps and the presence, which several methods on one encoding share."""

@@ -8,6 +8,7 @@ https://arxiv.org/abs/2304.05653, code xmed-lab/CLIP_Surgery at d4696d4, describ
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,18 +19,38 @@ from torch.nn import functional as F
 from eclip.errors import EclipError, OptionError
 
 OTSU_BINS = 256
+ROUNDING = 2.0**-19
+"""Sixteen roundings of float32: of values of order 1, no difference below it can be told from rounding."""
 
 
-def normalize(maps: Float[torch.Tensor, "*batch row col"]) -> Float[torch.Tensor, "*batch row col"]:
-    """Min-max of each map over its own grid: the smallest value becomes 0, the largest 1, a flat map zeros.
+def flat(maps: Float[torch.Tensor, "*batch row col"], scale: float = 0.0) -> Bool[torch.Tensor, "*batch"]:
+    """Whether the values of a map differ by rounding alone, so that they say nothing of where.
+
+    Their span is held against the largest of them and against `scale`: where a map is a difference, as of cosines that
+    cancel, its own values no longer show how large the rounding is, and the values that were subtracted do.
+
+    Args:
+        maps: raw.
+        scale: of the values that the map is a difference of, see `Method.scale`; 0 where nothing was subtracted, so
+            that gradients count however small they are.
 
     Raises:
         EclipError: a value is NaN or infinite, or a map has no cells.
     """
     _require_finite(maps)
+    low, high = maps.amin((-2, -1)), maps.amax((-2, -1))
+    return high - low <= ROUNDING * torch.maximum(low.abs(), high.abs()).clamp_min(scale)
+
+
+def normalize(maps: Float[torch.Tensor, "*batch row col"]) -> Float[torch.Tensor, "*batch row col"]:
+    """Min-max of each map over its own grid: the smallest value becomes 0, the largest 1, a `flat` map zeros.
+
+    Raises:
+        EclipError: a value is NaN or infinite, or a map has no cells.
+    """
+    level = flat(maps)[..., None, None]
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
-    span = high - low
-    return (maps - low) / torch.where(span > 0, span, 1)
+    return torch.where(level, 0, maps - low) / torch.where(level, 1, high - low)
 
 
 def signed(maps: Float[torch.Tensor, "*batch row col"]) -> Float[torch.Tensor, "*batch row col"]:
@@ -41,6 +62,24 @@ def signed(maps: Float[torch.Tensor, "*batch row col"]) -> Float[torch.Tensor, "
     _require_finite(maps)
     peak = maps.abs().amax((-2, -1), keepdim=True)
     return maps / torch.where(peak > 0, peak, 1)
+
+
+def interpolate(
+    maps: Float[torch.Tensor, "map channel row col"], size: tuple[int, int] | None = None, **options: Any
+) -> Float[torch.Tensor, "map channel height width"]:
+    """As torch interpolates, corners not aligned, but right also where the result is one column wide.
+
+    There torch's antialiased CPU kernel resizes rows wrongly (2.14.1 does, by as much as the values themselves). Laid
+    on its side, such a result is one row high, and right: rows are resized first, then columns.
+
+    Args:
+        maps: of any strides.
+        size: (height, width) of the result; None with a scale_factor.
+        options: mode, antialias and scale_factor, as torch's.
+    """
+    if size is not None and size[1] == 1:
+        return F.interpolate(maps.mT, (1, size[0]), align_corners=False, **options).mT
+    return F.interpolate(maps, size, align_corners=False, **options)
 
 
 def resize(
@@ -63,7 +102,7 @@ def resize(
         raise OptionError(f"size must be (height, width) of at least 1 each, got {size}.")
     maps = maps.float()
     stack = maps.flatten(0, -3)[:, None] if maps.ndim > 2 else maps[None, None]  # map 1 row col
-    resized = F.interpolate(stack, size, mode="bilinear", align_corners=False)
+    resized = interpolate(stack, size, mode="bilinear")
     resized = resized.reshape(*maps.shape[:-2], *size)
     return resized.clamp(maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -207,7 +207,7 @@ class PairQuestion:
 
     def __init__(
         self,
-        texts: str | Sequence[str],
+        texts: str | Iterable[str],
         model: str | Backbone,
         image_depth: int,
         text_depth: int | None,

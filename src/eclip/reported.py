@@ -9,7 +9,16 @@ from typing import Any, NoReturn
 
 import typer
 
-from eclip.errors import DataWarning, DeviceError, EclipError, OptionError, TextCutWarning, TextError, UnknownNameError
+from eclip.errors import (
+    DataWarning,
+    DeviceError,
+    EclipError,
+    EqualTextsWarning,
+    OptionError,
+    TextCutWarning,
+    TextError,
+    UnknownNameError,
+)
 
 USAGE_ERRORS = (UnknownNameError, OptionError, TextError, DeviceError)
 """What was typed is wrong: exit code 2. All other errors of ours: exit code 1."""
@@ -27,7 +36,7 @@ def reported() -> Iterator[None]:
 
     try:
         with warnings.catch_warnings():
-            for kind in (DataWarning, TextCutWarning):
+            for kind in (DataWarning, EqualTextsWarning, TextCutWarning):
                 warnings.simplefilter("always", kind)
             warnings.showwarning = show
             yield

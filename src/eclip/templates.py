@@ -7,7 +7,7 @@ that CLIP Surgery (Li et al. 2023, https://arxiv.org/abs/2304.05653) uses for ev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from eclip.errors import OptionError, UnknownNameError
 
@@ -111,7 +111,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 """Every named set; all but the first expect a bare name ("dog"), not a sentence."""
 
 
-def resolve(templates: str | Sequence[str]) -> tuple[str, ...]:
+def resolve(templates: str | Iterable[str]) -> tuple[str, ...]:
     """The prompt templates behind a name, or the given ones checked.
 
     Args:
@@ -127,13 +127,29 @@ def resolve(templates: str | Sequence[str]) -> tuple[str, ...]:
         if "{}" in templates:
             return resolve([templates])
         raise UnknownNameError("template set", templates, TEMPLATES, "`eclip.templates.TEMPLATES`")
+    if not isinstance(templates, Iterable) or isinstance(templates, bytes):
+        raise OptionError(
+            f"templates must be a name such as 'none' or 'imagenet80', or sentences with one '{{}}' each, got "
+            f"{templates!r}."
+        )
     sentences = tuple(templates)
     if not sentences:
         raise OptionError("templates is an empty list: give sentences with one '{}' each, or \"none\".")
     for sentence in sentences:
-        if sentence.count("{}") != 1:
+        if not isinstance(sentence, str) or sentence.count("{}") != 1:
             raise OptionError(f"a template needs exactly one '{{}}' for the text, got {sentence!r}.")
     return sentences
+
+
+def kept(templates: str | Iterable[str]) -> str | tuple[str, ...]:
+    """Templates as they are to be kept: a name as it is, sentences in a tuple, since a generator can be read but once.
+
+    Raises:
+        UnknownNameError: no set has that name.
+        OptionError: a sentence without exactly one `{}`, or none at all.
+    """
+    sentences = resolve(templates)
+    return templates if isinstance(templates, str) else sentences
 
 
 def fill(template: str, text: str) -> str:

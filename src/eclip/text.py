@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +21,17 @@ from torch import Tensor
 
 from eclip.backbones.base import Backbone
 from eclip.blocks import unit
-from eclip.errors import TextCutWarning, TextError
+from eclip.errors import EqualTextsWarning, TextCutWarning, TextError
 from eclip.templates import fill, resolve
 
 _log = logging.getLogger("eclip")
 _PROMPTS_AT_ONCE = 256
+MOST_NAMED = 3
+"""So many groups of equal texts are named in a warning."""
 
 
 def encode_texts(
-    backbone: Backbone, texts: Sequence[str], templates: str | Sequence[str] = "none", *, keep: bool = False
+    backbone: Backbone, texts: Iterable[str], templates: str | Iterable[str] = "none", *, keep: bool = False
 ) -> Float[Tensor, "text feature"]:
     """Unit text features.
 
@@ -54,9 +56,9 @@ def encode_texts(
     if isinstance(texts, str):
         raise TextError(f"texts must be a list of texts, got the single text {texts!r}: write [{texts!r}].")
     sentences = resolve(templates)
-    texts = list(texts)
-    if not texts:
-        raise TextError("no text was given: at least one is needed.")
+    texts = _listed(texts)
+    for number, text in enumerate(texts, 1):
+        _check_letters(text, f"text {number} of {len(texts)}")
     _warn_of_cuts(backbone, texts, sentences)
     return features_of(backbone, texts, sentences, keep=keep)
 
@@ -73,23 +75,96 @@ def features_of(
     return torch.stack([cache.get(text) for text in texts])
 
 
-def check_texts(texts: str | Sequence[str]) -> list[str]:
+def check_texts(texts: str | Iterable[str]) -> list[str]:
     """One or more texts, none of them empty.
 
     Raises:
         TextError: there is none, or one is empty.
     """
-    listed = [texts] if isinstance(texts, str) else list(texts)
-    if not listed:
-        raise TextError("no text was given: at least one is needed, such as 'a dog'.")
+    listed = [texts] if isinstance(texts, str) else _listed(texts)
     for number, text in enumerate(listed, 1):
-        if not isinstance(text, str):
-            raise TextError(f"text {number} of {len(listed)} must be a string, got {type(text).__name__}.")
+        _check_letters(text, f"text {number} of {len(listed)}")
         if not text.strip():
             raise TextError(f"text {number} of {len(listed)} is empty: write what to look for, such as 'a dog'.")
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise TextError(f"text {number} of {len(listed)} is not valid Unicode: {text!r}.")
     return listed
+
+
+def _listed(texts: Iterable[str]) -> list[str]:
+    """The texts of a list, or of a generator, which can be read but once."""
+    if isinstance(texts, bytes | Mapping) or not isinstance(texts, Iterable):
+        given = "None" if texts is None else type(texts).__name__
+        raise TextError(f"texts must be a text or a list of texts, such as ['a dog', 'a cat'], got {given}.")
+    listed = list(texts)
+    if not listed:
+        raise TextError("no text was given: at least one is needed, such as 'a dog'.")
+    return listed
+
+
+def _check_letters(text: object, which: str) -> None:
+    if not isinstance(text, str):
+        raise TextError(f"{which} must be a string, got {type(text).__name__}.")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise TextError(f"{which} is not valid Unicode: {text!r}.")
+
+
+def encode_apart(
+    backbone: Backbone, texts: Iterable[str], templates: str | Iterable[str] = "none"
+) -> Float[Tensor, "text feature"]:
+    """As `encode_texts`, for texts that are held against each other: those that the model cannot tell apart are named.
+
+    They share one feature to the bit, so that no map is a rounding between two of them.
+
+    Warns:
+        EqualTextsWarning: two texts or more have the same token ids in each template. Case, spaces and punctuation can
+            be such a difference, or all that lies behind the last token that is read.
+    """
+    texts = _listed(texts)
+    features = encode_texts(backbone, texts, templates)
+    firsts = _firsts(backbone, texts, resolve(templates))
+    _warn_of_equals(backbone, texts, firsts)
+    return features[firsts]
+
+
+def _firsts(backbone: Backbone, texts: Sequence[str], sentences: tuple[str, ...]) -> list[int]:
+    """Of each text, the place of the first one with the same token ids in each sentence."""
+    groups = _groups(backbone, list(range(len(texts))), texts, sentences[0])
+    for sentence in sentences[1:]:
+        pairs = [group for group in groups if len(group) > 1]
+        groups = [group for group in groups if len(group) == 1]
+        groups += [part for group in pairs for part in _groups(backbone, group, texts, sentence)]
+    firsts = {place: group[0] for group in groups for place in group}
+    return [firsts[place] for place in range(len(texts))]
+
+
+def _groups(backbone: Backbone, places: list[int], texts: Sequence[str], sentence: str) -> list[list[int]]:
+    found: dict[tuple[int, ...], list[int]] = {}
+    for start in range(0, len(places), _PROMPTS_AT_ONCE):
+        some = places[start : start + _PROMPTS_AT_ONCE]
+        ids = backbone.tokenize([fill(sentence, texts[place]) for place in some]).tolist()
+        for place, row in zip(some, ids, strict=True):
+            found.setdefault(tuple(row), []).append(place)
+    return list(found.values())
+
+
+def _warn_of_equals(backbone: Backbone, texts: Sequence[str], firsts: list[int]) -> None:
+    groups: dict[int, list[str]] = {}
+    for text, first in zip(texts, firsts, strict=True):
+        groups.setdefault(first, []).append(text)
+    named = [" and ".join(_counted(group)) for group in groups.values() if len(group) > 1]
+    if named:
+        more = f" (and {len(named) - MOST_NAMED} more such groups)" if len(named) > MOST_NAMED else ""
+        warnings.warn(
+            f"{backbone.name} cannot tell these texts apart: {'; '.join(named[:MOST_NAMED])}{more}. Their maps are "
+            "equal, and where they are held against each other there is no difference to show: keep one of them.",
+            EqualTextsWarning,
+            stacklevel=4,
+        )
+
+
+def _counted(texts: Sequence[str]) -> Iterator[str]:
+    for text in dict.fromkeys(texts):
+        times = list(texts).count(text)
+        yield repr(_short(text, 60)) + (f" ({times} times)" if times > 1 else "")
 
 
 def _prompts(backbone: Backbone, prompts: list[str]) -> Float[Tensor, "text feature"]:
@@ -128,7 +203,10 @@ def words_read(backbone: Backbone, words: list[str]) -> int:
     context = backbone.tokenize([""]).shape[1]
     if len(" ".join(words).encode()) + 3 <= context:  # a byte is at most one token; two are the ends, one a first space
         return len(words)
-    ids = backbone.tokenize(["", "a", "a " * context, words[0], *(f"a {word}" for word in words[1:])])
+    try:
+        ids = backbone.tokenize(["", "a", "a " * context, words[0], *(f"a {word}" for word in words[1:])])
+    except TextError:  # a tokenizer that cuts nothing off: what it gives is read whole, or refused
+        return len(words)
     padding = ids[0, -1]  # of a model that pads with its end token, the end is not counted, which does no harm
     used = ((ids != padding) * torch.arange(1, context + 1)).amax(dim=1)  # last place that is no padding
     marks, one, full, each = used[0], used[1], used[2], used[3:]

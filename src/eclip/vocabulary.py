@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from eclip.text import check_texts
 LEAST = 2  # a word alone is its own mean, which leaves nothing of it
 
 
-def words_of(vocabulary: str | Path | Sequence[str] | None) -> tuple[str, ...]:
+def words_of(vocabulary: str | Path | Iterable[str] | None) -> tuple[str, ...]:
     """The words of a vocabulary, each once, in order.
 
     Args:

@@ -180,6 +180,7 @@ class Writer(Folder):
         stem, files = self._photo(name, lambda: explanation.photo(image))
         if "npz" in self.formats:
             arrays = {"maps": explanation.maps[image], "scores": explanation.scores[image]}
+            arrays |= {} if explanation.flat is None else {"flat": explanation.flat[image]}
             files["npz"] = self._arrays(stem, arrays if health is None else {**arrays, **health.arrays(image)})
         if "png" in self.formats:
             files["strip"] = self._put(f"{stem}.png", png(explanation.strip(image)))

@@ -23,6 +23,7 @@ from eclip.backbones.colors import Color, colors_of, settled
 from eclip.backbones.hf_image import VISUAL, clip_tower, naflex_tower, siglip_tower
 from eclip.backbones.hf_text import alt_text, chinese_text, clip_text, end_token, siglip_text
 from eclip.backbones.text_tower import TextTower
+from eclip.backbones.tokenizing import NoTokenizer, Reader, of_transformers
 from eclip.errors import ModelError, OptionError, unsupported
 
 HF_COLORS = ("preprocessor_config.json", "processor_config.json")
@@ -136,62 +137,44 @@ def _encoder(model: Any, kind: Kind) -> Callable[[Tensor], Tensor]:
     return encode
 
 
-def _tokenizer(model: Any, kind: Kind, known: str, given: Any) -> Callable[[list[str]], Tensor]:
+@dataclass(frozen=True)
+class _Reader(Reader):
+    """With `known`, transformers' class, and `end`, the end token that it pools; None where it pools no such token."""
+
+    known: str = ""
+    end: int | None = None
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        ids = super().__call__(texts)
+        if self.end is not None:
+            last = self.tokenizer.eos_token_id if of_transformers(self.tokenizer) else None
+            _check_end(self.end, self.known, ids, last)
+        return ids
+
+
+def _tokenizer(model: Any, kind: Kind, known: str, given: Any) -> Reader | NoTokenizer:
     text = model.config.text_config
     context, words = int(text.max_position_embeddings), int(text.vocab_size)
     if known == "AltCLIPModel":  # RoBERTa counts positions from behind the padding id
         context -= int(text.pad_token_id) + 1
-    of_transformers = hasattr(given, "padding_side") and hasattr(given, "pad_token_id")
-    if of_transformers:
-        _check_padding(given, kind, text.pad_token_id)
-        if kind.padding == "masked":
-            context = min(context, int(given.model_max_length))
-
-    def tokenize(texts: list[str]) -> Tensor:
-        if given is None:
-            raise OptionError(
-                "the tokenizer of a transformers model cannot be guessed: give wrap(model, processor=AutoProcessor"
-                ".from_pretrained(...)), or tokenizer=AutoTokenizer.from_pretrained(...), or a function from texts to "
-                "token ids."
-            )
-        if of_transformers:
-            options = {"padding": "max_length", "max_length": context, "truncation": True, "return_tensors": "pt"}
-            ids: Tensor = given(texts, **options)["input_ids"]
-        else:
-            ids = given(texts)
-        if int(ids.max()) >= words:
-            raise ModelError(
-                f"the tokenizer gives token id {int(ids.max())}, but the model knows ids below {words}: it is the "
-                "tokenizer of another model. Give the right one."
-            )
-        if kind.padding == "unseen":
-            _check_end(model.text_model, known, ids, given.eos_token_id if of_transformers else None)
-        return ids
-
-    return tokenize
-
-
-def _check_padding(given: Any, kind: Kind, padding: int | None) -> None:
-    if given.padding_side != "right":
-        raise OptionError(
-            f"the tokenizer pads on the {given.padding_side}, but the model was trained with padding on the right: "
-            "set tokenizer.padding_side = 'right'."
+    if given is None:
+        return NoTokenizer(
+            "the tokenizer of a transformers model cannot be guessed: give wrap(model, processor=AutoProcessor"
+            ".from_pretrained(...)), or tokenizer=AutoTokenizer.from_pretrained(...), or a function from texts to "
+            "token ids."
         )
-    if given.pad_token_id is None:
-        raise OptionError("the tokenizer has no padding token: set tokenizer.pad_token to the one of the training.")
-    if kind.padding == "masked" and given.pad_token_id != padding:
-        raise ModelError(
-            f"the tokenizer pads with id {given.pad_token_id}, but the model's padding is {padding}: it is the "
-            "tokenizer of another model. Give the right one."
-        )
+    if of_transformers(given) and kind.padding == "masked":
+        context = min(context, int(given.model_max_length))
+    filler = text.pad_token_id if kind.padding == "masked" else None  # SigLIP 2's configuration says that of SigLIP
+    end = end_token(model.text_model) if kind.padding == "unseen" else None
+    return _Reader(given, context, words, kind.padding, filler, known=known, end=end)
 
 
-def _check_end(text: Any, known: str, ids: Tensor, last: int | None) -> None:
+def _check_end(end: int, known: str, ids: Tensor, last: int | None) -> None:
     """Where no end token is found, transformers pools the first token, and every text has the same feature.
 
     An old CLIPModel pools the greatest id, which is there always; it must be `last`, the tokenizer's own end, if known.
     """
-    end = end_token(text)
     old = known == "CLIPModel" and end == 2
     if old and last is None:
         return

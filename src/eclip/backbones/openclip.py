@@ -7,7 +7,6 @@ of open_clip 3.3.0 and timm 1.0.31.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -18,7 +17,7 @@ from open_clip.transformer import VisionTransformer
 from timm.layers import AttentionPool2d, AttentionPoolLatent, RotAttentionPool2d
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer as TimmViT
-from torch import Tensor, nn
+from torch import nn
 
 from eclip.backbones.base import Backbone
 from eclip.backbones.colors import Color, settled
@@ -29,7 +28,8 @@ from eclip.backbones.native import native_vit, resnet
 from eclip.backbones.native_text import native_text
 from eclip.backbones.timm_towers import timm_map, timm_pool
 from eclip.backbones.timm_vit import timm_vit
-from eclip.errors import FAMILIES, ModelError, OptionError, UnsupportedTowerError, unsupported
+from eclip.backbones.tokenizing import NoTokenizer, Reader
+from eclip.errors import FAMILIES, OptionError, UnsupportedTowerError, unsupported
 
 
 def wrap(
@@ -116,27 +116,24 @@ def _clip_tokenizer(context: int) -> SimpleTokenizer:
     return SimpleTokenizer(context_length=context)
 
 
-def _tokenizer(model: nn.Module, given: Callable[[list[str]], Tensor] | None) -> Callable[[list[str]], Tensor]:
-    text = getattr(model, "text", model)
+def _tokenizer(model: nn.Module, given: Any) -> Reader | NoTokenizer:
+    text: Any = getattr(model, "text", model)
     words, context = getattr(text, "vocab_size", None), getattr(text, "context_length", 77)
     if given is None and words == _clip_tokenizer(context).vocab_size:
         given = _clip_tokenizer(context)
-
-    def tokenize(texts: list[str]) -> Tensor:
-        if given is None:
-            raise OptionError(
-                f"the vocabulary of this model has {words} words, not CLIP's 49408: its tokenizer cannot be guessed. "
-                "Give wrap(model, tokenizer=...), a function from texts to token ids."
-            )
-        ids = given(texts)
-        if words is not None and int(ids.max()) >= words:
-            raise ModelError(
-                f"the tokenizer gives token id {int(ids.max())}, but the model knows ids below {words}: it is the "
-                "tokenizer of another model. Give wrap(model, tokenizer=...) the right one."
-            )
-        return ids
-
-    return tokenize
+    if given is None:
+        return NoTokenizer(
+            f"the vocabulary of this model has {words} words, not CLIP's 49408: its tokenizer cannot be guessed. "
+            "Give wrap(model, tokenizer=...), a function from texts to token ids."
+        )
+    if hasattr(text, "transformer") and hasattr(text, "config"):  # HFTextEncoder: the context is what it could read
+        return Reader(given, min(77, context), words, "masked", text.config.pad_token_id, most=context)
+    if getattr(text, "use_pad_mask", False) or getattr(text, "cls_emb", None) is not None:
+        return Reader(given, context, words, "masked", text.pad_id)
+    pooling = getattr(text, "pool_type", getattr(text, "text_pool_type", None))
+    if getattr(text, "attn_mask", None) is not None and pooling in ("argmax", "eos", "first"):
+        return Reader(given, context, words, "unseen", None)
+    return Reader(given, context, words, "seen", 0 if words == _clip_tokenizer(context).vocab_size else None)
 
 
 def _tower(visual: nn.Module) -> dict[str, Any]:

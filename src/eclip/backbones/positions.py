@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from eclip import heatmap
 from eclip.backbones.base import Grid, Positions
 
 
@@ -27,14 +27,11 @@ def resize_positions(
         return table
     prefix, patches = table[: -native.row * native.col], table[-native.row * native.col :]
     maps = patches.float().T.unflatten(1, native)[None]  # 1 channel row col
-    options: dict[str, Any] = {
-        "mode": "bilinear" if positions.startswith("bilinear") else "bicubic",
-        "align_corners": False,
-    }
+    options: dict[str, Any] = {"mode": "bilinear" if positions.startswith("bilinear") else "bicubic"}
     if positions == "bicubic_plus01":
         options["scale_factor"] = ((grid.row + 0.1) / native.row, (grid.col + 0.1) / native.col)
     else:
         options["size"] = tuple(grid)
         options["antialias"] = positions.endswith("_aa")
-    resized = F.interpolate(maps, **options)[0].flatten(1).T  # patch channel
+    resized = heatmap.interpolate(maps, **options)[0].flatten(1).T  # patch channel
     return torch.cat([prefix, resized.to(table.dtype)])

@@ -113,12 +113,11 @@ def on_grid(guide: Float[Tensor, "image row col"], grid: Grid) -> Float[Tensor, 
     Raises:
         EclipError: a value is negative, NaN or infinite.
     """
-    from torch.nn.functional import interpolate
+    from eclip.heatmap import interpolate
 
     maps = _to_peak(guide, "on_grid")[:, None]  # image 1 row col
-    return _to_peak(
-        interpolate(maps, tuple(grid), mode="bilinear", align_corners=False, antialias=True)[:, 0], "on_grid"
-    )
+    row, col = grid
+    return _to_peak(interpolate(maps, (row, col), mode="bilinear", antialias=True)[:, 0], "on_grid")
 
 
 def _to_peak(maps: Tensor, name: str) -> Float[Tensor, "image row col"]:

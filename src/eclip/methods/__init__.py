@@ -15,7 +15,7 @@ from eclip.errors import OptionError, ShapeError, UnknownNameError
 from eclip.options import check_options, listed, options_of, plain_options
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
     from torch import Tensor
 
     from eclip.backbones.base import Encoding
@@ -56,6 +56,27 @@ class Method:
     def keep_for(self, options: dict[str, Any]) -> int | None:
         """How many last blocks it reruns with these options: an option called `depth` is always that number."""
         return None if self.keep is None else max(self.keep, options.get("depth", 0))
+
+    @property
+    def scale(self) -> float:
+        """Of the values that a map is a sum or difference of: 1 for cosines; 0 where it is not known beforehand.
+
+        A span far below it is rounding, see `heatmap.flat`. Gradients and channels have no scale of their own.
+        """
+        return 1.0 if self.kind in BETWEEN_TEXTS or self.name in ("rise", "occlusion") else 0.0
+
+    def flat(
+        self, maps: Float[Tensor, "image text row col"], text: Float[Tensor, "text feature"]
+    ) -> Bool[Tensor, "image text"]:
+        """Which raw maps differ by rounding alone, so that they say nothing of where.
+
+        Args:
+            maps: of this method.
+            text: what they explain: unit rows, or a difference of two, which is rounding where the two are equal.
+        """
+        from eclip.heatmap import ROUNDING, flat
+
+        return flat(maps, self.scale) | (text.norm(dim=-1) <= ROUNDING)
 
     def check(self, options: dict[str, Any]) -> None:
         """Every option is one of this method's, with a value of the type it is declared with.

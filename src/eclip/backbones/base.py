@@ -7,9 +7,8 @@ that Encoding and the texts.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from eclip.backbones.colors import to_pixels
+from eclip.backbones.plainly import plainly as plainly
 from eclip.backbones.remembered import remembered
 from eclip.backbones.text_tower import TextTower
 from eclip.blocks import Block, Fn, Tokens, unit
@@ -296,21 +296,3 @@ def _grid_of(backbone: Backbone, pixels: Tensor) -> Grid:
             f"more, got {shape}: backbone.preprocess resizes a photo so."
         )
     return Grid(shape[2] // patch, shape[3] // patch)
-
-
-@contextlib.contextmanager
-def plainly(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and ordinary tensors without gradients for the time of the block, whatever surrounds it.
-
-    Every module's own mode is restored. Autocast and inference mode rest: they change values or forbid gradients.
-    """
-    training = [module for module in model.modules() if module.training]
-    device = next(model.parameters()).device.type
-    try:
-        for module in training:
-            module.training = False
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
-            yield
-    finally:
-        for module in training:
-            module.training = True

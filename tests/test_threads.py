@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -21,6 +22,15 @@ from eclip.errors import ModelError
 
 THREADS = 8
 METHODS = ("surgery", "gradcam", "legrad", "maskclip")
+
+
+@pytest.fixture
+def hasty() -> Iterator[None]:
+    """Threads take turns every ten microseconds, so that what can go wrong between two steps does."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
 
 
 def _with_dropout() -> eclip.Backbone:
@@ -42,7 +52,7 @@ def _maps(backbone: eclip.Backbone, pixels: torch.Tensor, text: torch.Tensor) ->
     return [eclip.METHODS[name](encoding, text) for name in METHODS]
 
 
-def test_maps_of_eight_threads_equal_one_threads_and_the_flags_come_back() -> None:
+def test_maps_of_eight_threads_equal_one_threads_and_the_flags_come_back(hasty: None) -> None:
     backbone = _with_dropout()
     pixels, text, before = tiny.pixels(backbone), tiny.texts(backbone), _modes(backbone.model)
     expected = _maps(backbone, pixels, text)

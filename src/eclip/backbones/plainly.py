@@ -50,18 +50,37 @@ def plainly(model: nn.Module) -> Iterator[None]:
         ModelError: another thread has called `model.train()` in the meantime, so the values may be those of training.
     """
     device = next(model.parameters()).device.type
-    inside: list[tuple[_Held, int]] = []
+    inside: list[_Held] = []
+    before: list[int] = []
     disturbed = False
     try:
         with _lock:
             for module in model.modules():
-                inside.append(_enter(module))
+                held = _held.get(id(module))
+                if held is None:
+                    held = _Held(module, module.training)
+                    if held.training:
+                        module.training = False
+                    _held[id(module)] = held
+                elif module.training:
+                    _rest(held)
+                held.users += 1
+                inside.append(held)
+                before.append(held.disturbed)
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
             yield
     finally:
         with _lock:
-            for held, before in inside:
-                disturbed |= _leave(held, before)
+            for held, times in zip(inside, before, strict=True):
+                module = held.module
+                if module.training:
+                    _rest(held)
+                disturbed |= held.disturbed > times
+                held.users -= 1
+                if not held.users:
+                    del _held[id(module)]
+                    if held.training:
+                        module.training = True
     if disturbed:
         raise ModelError(
             f"{type(model).__name__} was put into training mode while it was run, so the result would be random: call "
@@ -69,31 +88,7 @@ def plainly(model: nn.Module) -> Iterator[None]:
         )
 
 
-def _enter(module: nn.Module) -> tuple[_Held, int]:
-    """One user more, and how often the module was disturbed before."""
-    held = _held.get(id(module))
-    if held is None:
-        held = _Held(module, module.training)
-        module.training = False
-        _held[id(module)] = held
-    _notice(held)
-    held.users += 1
-    return held, held.disturbed
-
-
-def _leave(held: _Held, before: int) -> bool:
-    """One user less, and whether the module was disturbed since it came in."""
-    _notice(held)
-    held.users -= 1
-    if not held.users:
-        del _held[id(held.module)]
-        if held.training:
-            held.module.training = True
-    return held.disturbed > before
-
-
-def _notice(held: _Held) -> None:
+def _rest(held: _Held) -> None:
     """Its owner wants it in training mode from now on, but whoever is inside needs it as it is."""
-    if held.module.training:
-        held.training, held.module.training = True, False
-        held.disturbed += 1
+    held.training, held.module.training = True, False
+    held.disturbed += 1

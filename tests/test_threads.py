@@ -1,4 +1,4 @@
-"""Several threads at once, over one model and over models that share parts: each map is the one that a single thread makes."""
+"""Several threads over one model, and over models that share parts: each map is the one that one thread makes."""
 
 from __future__ import annotations
 

@@ -290,7 +290,7 @@ class _Asked:
 
     def _maps(self, encoding: Encoding, image: int, best: list[int]) -> Float[Tensor, "1 concept row col"]:
         if not best:
-            return torch.zeros(1, 0, *encoding.grid)
+            return torch.zeros(1, 0, *encoding.grid, dtype=torch.float32, device=encoding.feature.device)
         one = encoding.only(image)
         if self.autoencoder is None:
             return self.method(one, self.text[best], **self.how["options"])

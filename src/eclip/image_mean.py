@@ -46,7 +46,7 @@ def image_mean(
         EclipError: other bad input, of a class that says which.
     """
     backbone = backbone_of(model, None)
-    total, count = torch.zeros((), device=backbone.weight.device), 0
+    total, count = torch.zeros((), dtype=torch.float32, device=backbone.weight.device), 0
     for _, photo in read_ahead(photos, 2):
         if isinstance(photo, ImageError):
             raise photo

@@ -130,9 +130,11 @@ def words_read(backbone: Backbone, words: list[str]) -> int:
         return len(words)
     ids = backbone.tokenize(["", "a", "a " * context, words[0], *(f"a {word}" for word in words[1:])])
     padding = ids[0, -1]  # of a model that pads with its end token, the end is not counted, which does no harm
-    used = ((ids != padding) * torch.arange(1, context + 1)).amax(dim=1)  # last place that is no padding
+    used = ((ids != padding) * torch.arange(1, context + 1, dtype=torch.long, device=ids.device)).amax(
+        dim=1
+    )  # last place that is no padding
     marks, one, full, each = used[0], used[1], used[2], used[3:]
-    before = torch.where(torch.arange(len(each)) == 0, marks, one)
+    before = torch.where(torch.arange(len(each), dtype=torch.long, device=ids.device) == 0, marks, one)
     tokens = each - before + (each == full) * full  # a word that is cut itself has more than there is room for
     return int((tokens.cumsum(dim=0) <= full - marks).sum())
 

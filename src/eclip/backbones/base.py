@@ -106,6 +106,11 @@ class Backbone:
         """The blocks for the native grid."""
         return self.blocks_at(self.native, DEFAULT_POSITIONS)
 
+    def blank(self) -> Float[Tensor, "1 3 height width"]:
+        """Pixels of the mean color, which are zeros, in the training size."""
+        size = [side * self.patch_size for side in self.native]
+        return torch.zeros(1, 3, *size, dtype=torch.float32, device="cpu")
+
     @property
     def weight(self) -> Tensor:
         """The first convolution of the image tower, whose device and precision the pixels must have.

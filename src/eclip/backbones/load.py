@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from eclip.backbones.base import Backbone
+from eclip.backbones.building import built_apart
 from eclip.backbones.catalog import (
     BESIDE,
     DEFAULT_MODEL,
@@ -84,9 +85,9 @@ def load(
     named = head is not None
     head = head if named else head_beside(architecture)
     key, stamp = (name, where, precision, str(head), named), _stamp(architecture, file, head)
-    with _lock, torch.inference_mode(False):  # the model outlives the caller's mode
+    with _lock, built_apart():  # the model outlives the caller's mode
         if key not in _loaded or _loaded[key][0] != stamp:
-            with _reading(name), torch.random.fork_rng(devices=[]):  # weights are drawn at random before they are read
+            with _reading(name):
                 model, given = _create(architecture, tag, file)
             _check_finite(model, name)
             model.to(device=where, dtype=PRECISIONS[precision]).eval().requires_grad_(False)

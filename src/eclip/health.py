@@ -228,7 +228,7 @@ def share_below(
 ) -> Float[Tensor, "image text"]:
     """Share of words that score lower than each text on each image, in [0, 1]."""
     ranked, scores = cosine(feature, words).sort(dim=-1).values, cosine(feature, text)
-    return torch.searchsorted(ranked.contiguous(), scores.contiguous()) / len(words)
+    return torch.searchsorted(ranked.contiguous(), scores.contiguous()).float() / len(words)  # whole numbers before
 
 
 def artefacts(

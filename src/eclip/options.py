@@ -39,6 +39,17 @@ def plain_options(options: dict[str, Any]) -> dict[str, Any]:
     return {option: _plain(value) for option, value in options.items()}
 
 
+def whole(value: Any, name: str, wanted: str = "a whole number") -> int:
+    """Python's own whole number for it, NumPy's included.
+
+    Raises:
+        OptionError: it is none; True and False are none either.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise OptionError(f"{name} must be {wanted}, got {_shown(value)}.")
+    return int(value)
+
+
 def listed(options: dict[str, Any]) -> str:
     """The names of the options, as messages list them."""
     return ", ".join(options) if options else "none"

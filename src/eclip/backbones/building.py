@@ -8,12 +8,21 @@ here holds for one thread alone.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
+
+def _options(one: Any) -> Mapping[str, Any]:
+    return inspect.signature(one).parameters if inspect.isfunction(one) else {}
+
+
+INITIAL = tuple(name for name, one in vars(nn.init).items() if name.endswith("_") and "generator" in _options(one))
+"""Functions of `torch.nn.init` that draw."""
 DRAWN = ("uniform_", "normal_", "random_", "bernoulli_", "exponential_", "log_normal_", "cauchy_", "geometric_")
 """Methods of a tensor that draw its values."""
 DRAWING = ("rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial")
@@ -40,8 +49,15 @@ class _Apart(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
-        if name in DRAWN and args[0].device.type == "cpu" and kwargs.get("generator") is None:
-            kwargs["generator"] = self.generator
+        if (
+            name in INITIAL and getattr(func, "__module__", "") == "torch.nn.init"
+        ):  # what it calls itself is not seen here
+            given = args[0] if args else kwargs["tensor"]
+            if given.device.type == "cpu" and kwargs.get("generator") is None:
+                kwargs["generator"] = self.generator
+        elif name in DRAWN and getattr(torch.Tensor, name) == func:
+            if args[0].device.type == "cpu" and kwargs.get("generator") is None:
+                kwargs["generator"] = self.generator
         elif getattr(torch, name, None) is func:
             if name in DRAWING and kwargs.get("generator") is None and _is_cpu(kwargs.get("device")):
                 kwargs["generator"] = self.generator

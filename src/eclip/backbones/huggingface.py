@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from eclip.backbones.colors import Color, colors_of, settled
 from eclip.backbones.hf_image import VISUAL, clip_tower, naflex_tower, siglip_tower
 from eclip.backbones.hf_text import alt_text, chinese_text, clip_text, end_token, siglip_text
 from eclip.backbones.text_tower import TextTower
+from eclip.backbones.travel import Tokenize
 from eclip.errors import ModelError, OptionError, unsupported
 
 HF_COLORS = ("preprocessor_config.json", "processor_config.json")
@@ -87,13 +89,25 @@ def wrap_transformers(
         family=f"transformers {known[0]}",
         model=model,
         logit_scale=float(model.logit_scale.detach().exp()),
-        tokenize=_tokenizer(model, kind, known[0], tokenizer),
+        tokenize=Tokenize(
+            _tokenizer(model, kind, known[0], tokenizer), _retold, _text_side(model), known[0], tokenizer
+        ),
         encode_tokens=_encoder(model, kind),
         text_tower=kind.text(model),
         visual=VISUAL,
         **colors,
         **kind.tower(model),
     )
+
+
+def _text_side(model: Any) -> Any:
+    """What `_tokenizer` asks of a model, without the model."""
+    end = getattr(model.text_model, "eos_token_id", None)
+    return SimpleNamespace(config=model.config, text_model=SimpleNamespace(eos_token_id=end))
+
+
+def _retold(text_side: Any, known: str, tokenizer: Any) -> Callable[[list[str]], Tensor]:
+    return _tokenizer(text_side, KINDS[known], known, tokenizer)
 
 
 def _noted(processor: Any, wanted: list[str]) -> dict[str, Any]:
@@ -121,6 +135,8 @@ def _encoder(model: Any, kind: Kind) -> Callable[[Tensor], Tensor]:
             ids = ids[:, : int(places.max()) + 1 if len(places) else None]  # masked by all: need not be computed
             options["attention_mask"] = kept[:, : ids.shape[1]].long()
         answer = model.get_text_features(input_ids=ids, **options)
+        if isinstance(answer, tuple):  # of a model with config.return_dict=False: tokens, then what is pooled
+            return answer[1]
         return answer if isinstance(answer, Tensor) else answer.pooler_output  # the latter from transformers 5 on
 
     return encode

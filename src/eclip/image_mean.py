@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 from zipfile import BadZipFile
 
 import numpy as np
@@ -28,7 +28,7 @@ def image_mean(
     photos: Iterable[Photo],
     model: str | Backbone = DEFAULT_MODEL,
     *,
-    image_size: int | None = None,
+    image_size: SupportsIndex | None = None,
     resize: str = "squash",
     positions: str = DEFAULT_POSITIONS,
 ) -> Float[Tensor, " feature"]:

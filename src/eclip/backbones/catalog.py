@@ -140,6 +140,7 @@ def split_name(name: str, checkpoint: str | Path | None = None) -> tuple[str, st
         UnsupportedTowerError: the architecture's image tower has no adapter.
         ModelError: a scheme that is not read, a missing tag, file or folder, or a checkpoint where none can be used.
     """
+    name = full_name(name, checkpoint)
     if checkpoint is None and "+" in name and not name.startswith(SCHEMES):
         name, _, checkpoint = name.partition("+")
     if checkpoint is not None:

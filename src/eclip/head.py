@@ -114,9 +114,8 @@ class EclipHead(nn.Module):
         rows = head_rows(encoding, source)
         channels, features = rows.shape[2], encoding.feature.shape[1]
         config = HeadConfig(backbone.name, _probe(backbone), channels, features, source, hidden, text)
-        with built_apart(seed):
+        with built_apart(seed), torch.no_grad():
             head = cls(config)
-        with torch.no_grad():
             if init == "model":
                 weight, bias = _last_step(backbone, source, rows)
                 head.image.weight.copy_(weight)

@@ -1,4 +1,4 @@
-"""What users hand in: models inside others, OpenAI's own, under inference mode, offloaded; names, devices, processes."""
+"""What users hand in: models inside others, of OpenAI, under inference mode, offloaded; names, devices, processes."""
 
 from __future__ import annotations
 

@@ -622,3 +622,11 @@ def test_what_else_the_host_is_told_to_answer_changes_nothing(family: str, setti
     again = eclip.encode(backbone, pixels)
     torch.testing.assert_close(again.feature, encoding.feature, rtol=0, atol=1e-12)
     torch.testing.assert_close(eclip.METHODS["legrad"](again, tiny.texts(backbone)), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", ["Chinese-CLIP", "AltCLIP"])
+def test_a_setting_with_which_the_host_itself_fails_is_named(family: str) -> None:
+    backbone = tiny_hf.backbone(family)
+    backbone.model.config.text_config.return_dict = False
+    with pytest.raises(ModelError, match=r"model\.config\.text_config\.return_dict = True"):
+        backbone.encode_text(["a dog"])

@@ -129,6 +129,11 @@ def _encoder(model: Any, kind: Kind) -> Callable[[Tensor], Tensor]:
 
     def encode(ids: Tensor) -> Tensor:
         options = {}
+        if kind.padding == "masked" and getattr(model.config.text_config, "return_dict", True) is False:
+            raise ModelError(
+                f"{type(model).__name__} cannot give text features with text_config.return_dict=False: set "
+                "model.config.text_config.return_dict = True."
+            )
         if kind.padding == "masked":
             kept = ids != padding
             places = kept.any(dim=0).nonzero()

@@ -140,6 +140,20 @@ def test_adapter_that_the_model_never_calls_is_refused(family: str) -> None:
         maps(backbone, tiny.texts(tiny.backbone(family)), ["maskclip"])
 
 
+def test_text_ensembles_of_an_adapted_model_are_not_kept_on_disk() -> None:
+    """Weights do not tell which adapter is on, so a file made with one would be read without it."""
+    model = tiny.model("vit")
+    held = adapted(model, [f"transformer.resblocks.{block}.mlp.c_fc" for block in range(2)])
+    backbone = wrapped(held.base_model.model)
+    on = eclip.encode_texts(backbone, ["a dog"], templates="imagenet80")
+    empty = backbone.empty_text
+    with held.disable_adapter():
+        off = eclip.encode_texts(backbone, ["a dog"], templates="imagenet80")
+        assert apart(backbone.empty_text, empty) > 1e-5
+    plain = eclip.encode_texts(wrapped(tiny.model("vit")), ["a dog"], templates="imagenet80")
+    assert torch.allclose(off, plain, atol=1e-6) and not torch.allclose(on, plain, atol=1e-6)
+
+
 class LowRank(nn.Module):
     """LoRA as a parametrization of torch."""
 

@@ -60,6 +60,7 @@ SAME_FLOOR = {
     ("health", "text"),
     ("health", "vocabulary"),
     ("explanation", "health"),  # travels with it
+    ("blocks", "errors"),
     ("heatmap", "errors"),
     ("pooling", "blocks"),
     ("pooling", "errors"),
@@ -260,3 +261,39 @@ def test_every_text_file_names_its_encoding() -> None:
         'p.read_text()\nopen("a")\nopen("a", "rb")\np.open("w")\n(f / "a").open()\nopen("a", encoding="ascii")'
     )
     assert len(_texts_without_encoding(seen)) == 4
+
+
+NEW_TENSORS = {"tensor", "as_tensor", "asarray", "scalar_tensor", "zeros", "ones", "full", "empty", "rand", "randn"} | {
+    "randint", "randperm", "normal", "arange", "linspace", "logspace", "eye", "tril_indices", "triu_indices"
+}  # fmt: skip
+WHOLE = {"randint", "randperm", "tril_indices", "triu_indices"}
+"""Whole numbers whatever the default."""
+
+
+def _careless(code: str) -> list[int]:
+    """Lines with a new tensor that leaves its device, or its precision, to torch's defaults."""
+    lines = []
+    for node in ast.walk(ast.parse(code)):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        name, said = node.func.attr, {keyword.arg for keyword in node.keywords}
+        if ast.unparse(node.func.value) != "torch" or None in said:
+            continue
+        needed = {"device"} | (set() if name in WHOLE | {"as_tensor"} else {"dtype"})
+        if (name in NEW_TENSORS and not needed <= said) or (name == "Generator" and not (node.args or said)):
+            lines.append(node.lineno)
+    return lines
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_every_new_tensor_says_its_device_and_precision(path: Path) -> None:
+    """So that `torch.set_default_dtype` and `torch.set_default_device` change nothing."""
+    assert _careless(path.read_text(encoding="utf-8")) == []
+
+
+def test_the_test_of_new_tensors_sees_a_careless_one() -> None:
+    assert _careless("x = torch.zeros(3)\ny = torch.eye(3, dtype=d)\nz = torch.arange(3, device=d)") == [1, 2, 3]
+    assert _careless("x = torch.Generator().manual_seed(0)") == [1]
+    assert (
+        _careless("x = torch.zeros_like(y)\nz = torch.ones(3, dtype=a, device=b)\nw = torch.zeros(3, **as_that)") == []
+    )

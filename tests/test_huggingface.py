@@ -580,3 +580,27 @@ def test_chinese_words_are_characters(family: str) -> None:
     reading = read(tiny_hf.backbone(family), ["一只狗 dog"])
     assert [word.letters for word in reading.words[0]] == ["一", "只", "狗", "dog"]
     assert [word.last - word.first for word in reading.words[0]] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("setting", [{"return_dict": False}, {"output_attentions": True, "output_hidden_states": True}])
+@pytest.mark.parametrize("family", tiny_hf.FAMILIES)
+def test_what_else_the_host_is_told_to_answer_changes_nothing(family: str, setting: dict[str, bool]) -> None:
+    """Such settings are for the caller of `forward`: who reads features gets the same."""
+    backbone = tiny_hf.backbone(family, attention="eager")
+    texts, pixels = ["a dog", "a photo of an elephant"], tiny.pixels(backbone).double()
+    encoding, text = eclip.encode(backbone, pixels), backbone.encode_text(texts)
+    expected = eclip.METHODS["legrad"](encoding, tiny.texts(backbone))
+    for name, value in setting.items():
+        setattr(backbone.model.config, name, value)
+    torch.testing.assert_close(backbone.encode_text(texts), text, rtol=0, atol=1e-12)
+    again = eclip.encode(backbone, pixels)
+    torch.testing.assert_close(again.feature, encoding.feature, rtol=0, atol=1e-12)
+    torch.testing.assert_close(eclip.METHODS["legrad"](again, tiny.texts(backbone)), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", ["Chinese-CLIP", "AltCLIP"])
+def test_a_setting_with_which_the_host_itself_fails_is_named(family: str) -> None:
+    backbone = tiny_hf.backbone(family)
+    backbone.model.config.text_config.return_dict = False
+    with pytest.raises(ModelError, match=r"model\.config\.text_config\.return_dict = True"):
+        backbone.encode_text(["a dog"])

@@ -7,13 +7,14 @@ from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 from PIL import Image
 
 from eclip import render
 from eclip.backbones.base import DEFAULT_POSITIONS, Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL, split_name
+from eclip.backbones.devices import Device
 from eclip.backbones.load import is_loaded
 from eclip.commands import compare_command, was_named
 from eclip.errors import OptionError
@@ -39,11 +40,11 @@ def compare(
     methods: str | Sequence[str] = EVERY,
     models: str | Backbone | Sequence[str | Backbone] = DEFAULT_MODEL,
     versus: str | None = None,
-    image_size: int | None = None,
+    image_size: SupportsIndex | None = None,
     resize: str = "squash",
     templates: str | Iterable[str] = "none",
     positions: str = DEFAULT_POSITIONS,
-    device: str | None = None,
+    device: Device | None = None,
     options: dict[str, dict[str, Any]] | None = None,
     refine: str | None = None,
     refine_options: dict[str, Any] | None = None,
@@ -179,11 +180,11 @@ class Contest:
         methods: str | Sequence[str],
         models: str | Backbone | Sequence[str | Backbone],
         versus: str | None,
-        image_size: int | None,
+        image_size: SupportsIndex | None,
         resize: str,
         templates: str | Iterable[str],
         positions: str,
-        device: str | None,
+        device: Device | None,
         options: dict[str, dict[str, Any]],
         refine: str | None = None,
         refine_options: dict[str, Any] | None = None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from eclip import splice
 from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, Encoding, Grid, encode, plainly
 from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.backbones.devices import Device
 from eclip.backbones.load import backbone_of, is_loaded
 from eclip.blocks import cosine, unit
 from eclip.commands import was_named
@@ -30,6 +31,7 @@ from eclip.image_mean import mean_for
 from eclip.methods import METHODS, check_methods, options_for
 from eclip.methods.maskclip import patch_features
 from eclip.msae import Autoencoder, load_autoencoder
+from eclip.options import plain_options, whole, whole_or_none
 from eclip.photos import Photo, at_least_one, read_batches
 from eclip.templates import kept
 from eclip.text import encode_texts
@@ -67,19 +69,19 @@ def concepts_each(
     *,
     model: str | Backbone = DEFAULT_MODEL,
     vocabulary: str | Path | Iterable[str] | None = None,
-    count: int = COUNT,
+    count: SupportsIndex = COUNT,
     l1: float | None = None,
     method: str = METHOD,
     image_mean: str | Path | Tensor | np.ndarray | None = None,
     mean_from: str | Path | None = None,
     msae: str | Path | None = None,
-    latents: int | None = None,
-    image_size: int | None = None,
+    latents: SupportsIndex | None = None,
+    image_size: SupportsIndex | None = None,
     resize: str = "squash",
     templates: str | Iterable[str] = "none",
     positions: str = DEFAULT_POSITIONS,
-    device: str | None = None,
-    batch_size: int = 8,
+    device: Device | None = None,
+    batch_size: SupportsIndex = 8,
     failures: list[tuple[str, str]] | None = None,
     **options: Any,
 ) -> Iterator[Concepts]:
@@ -117,11 +119,15 @@ def concepts_each(
     for name, value in wholes.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise OptionError(f"{name} must be a whole number, at least 1, got {value!r}.")
+    wholes = {name: whole(value, name) for name, value in wholes.items()}
+    batch_size, count = whole(batch_size, "batch_size"), wholes["count"]
+    image_size = whole_or_none(image_size, "image_size", "a whole number of pixels")
     check_methods([method])
     own = options_for(method, [method], options)
     view = {"image_size": image_size, "resize": resize, "positions": positions}
     if msae is None:
         l1 = splice.L1 if l1 is None else l1
+        l1 = plain_options({"l1": l1})["l1"]
         splice.check(l1)  # before anything is loaded
         if latents is not None:
             raise OptionError(f"latents={latents} goes with msae, a checkpoint of an autoencoder: SpLiCE has none.")
@@ -294,7 +300,7 @@ class _Asked:
 
     def _maps(self, encoding: Encoding, image: int, best: list[int]) -> Float[Tensor, "1 concept row col"]:
         if not best:
-            return torch.zeros(1, 0, *encoding.grid)
+            return torch.zeros(1, 0, *encoding.grid, dtype=torch.float32, device=encoding.feature.device)
         one = encoding.only(image)
         if self.autoencoder is None:
             return self.method(one, self.text[best], **self.how["options"])

@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import torch
@@ -65,7 +66,7 @@ def _model(name: str) -> Finding:
 
         backbone = load(name)
         text = backbone.encode_text(["a dog"])
-        image = encode(backbone, torch.zeros(1, 3, backbone.image_size, backbone.native.col * backbone.patch_size), 0)
+        image = encode(backbone, backbone.blank(), 0)
     except (EclipError, ImportError, RuntimeError) as error:
         return Finding(f"model {name}", str(error), False, "`eclip models ls --all` says which models work")
     fine = bool(text.isfinite().all() and image.feature.isfinite().all())
@@ -81,7 +82,8 @@ def _torchvision() -> Finding:
     try:
         import torchvision
 
-        boxes, scores = torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0])
+        values: Any = {"dtype": torch.float32, "device": "cpu"}
+        boxes, scores = torch.tensor([[0.0, 0.0, 1.0, 1.0]], **values), torch.tensor([1.0], **values)
         torchvision.ops.nms(boxes, scores, 0.5)  # its compiled part; fails where the two do not match
     except (ImportError, RuntimeError) as error:
         advice = "install torch and torchvision together, in one command, from one index"

@@ -172,6 +172,13 @@ FAMILIES = (
 """Image towers that have an adapter."""
 
 
+AT_HAND = (
+    "load it whole on one device, without device_map, low_cpu_mem_usage or offloading, or move it there with "
+    "model.to('cuda')"
+)
+"""What to do with a model whose weights lie elsewhere."""
+
+
 def unsupported(what: str) -> UnsupportedTowerError:
     """The refusal of a tower, with the families that work."""
     return UnsupportedTowerError(f"no adapter for {what}. Families that work: {'; '.join(FAMILIES)}.")

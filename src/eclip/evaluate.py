@@ -12,12 +12,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 
 from eclip.backbones.base import Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.backbones.devices import Device
 from eclip.backbones.load import backbone_of, is_loaded, load
 from eclip.commands import eval_command
 from eclip.datasets import dataset
@@ -32,7 +33,7 @@ from eclip.evaluation.results import SCHEMA, Evaluation, Found, check_question, 
 from eclip.evaluation.row import Row
 from eclip.evaluation.sense import check_groups
 from eclip.methods import METHODS, check_methods, options_for
-from eclip.options import check_options
+from eclip.options import check_options, whole, whole_or_none
 from eclip.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Localize, Protocol, protocol_of
 from eclip.refinements import check_refinement
 from eclip.writer import made_by, noted, versions
@@ -57,16 +58,16 @@ def evaluate(
     protocol: str | Protocol = DEFAULT_PROTOCOL,
     root: str | Path | None = None,
     split: str | None = None,
-    every: int = 1,
-    limit: int | None = None,
+    every: SupportsIndex = 1,
+    limit: SupportsIndex | None = None,
     head: str | None = None,
     options: dict[str, dict[str, Any]] | None = None,
     refine: str | None = None,
     refine_options: dict[str, Any] | None = None,
-    batch_size: int = 16,
-    device: str | None = None,
+    batch_size: SupportsIndex = 16,
+    device: Device | None = None,
     overwrite: bool = False,
-    examples: int = 3,
+    examples: SupportsIndex = 3,
     expected: str | Path | None = None,
     tell: Tell = lambda *_: None,
 ) -> Evaluation:
@@ -110,6 +111,8 @@ def evaluate(
     """
     counts = {"batch_size": batch_size, "every": every, "limit": limit, "examples": examples}
     check_options("evaluate", evaluate, counts)
+    batch_size, every = whole(batch_size, "batch_size"), whole(every, "every")
+    limit, examples = whole_or_none(limit, "limit"), whole(examples, "examples")
     rules = protocol_of(protocol)
     chosen = _methods(methods)
     own = {name: options_for(name, [name], (options or {}).get(name, {})) for name in chosen}
@@ -188,7 +191,7 @@ def _methods(methods: str | Sequence[str]) -> list[str]:
 
 
 def _backbones(
-    models: str | Backbone | Sequence[str | Backbone], device: str | None, head: str | None
+    models: str | Backbone | Sequence[str | Backbone], device: Device | None, head: str | None
 ) -> list[Backbone]:
     listed = [models] if isinstance(models, str | Backbone) else list(models)
     if not listed:
@@ -196,7 +199,7 @@ def _backbones(
     if head is not None:
         if len(listed) > 1 or not isinstance(listed[0], str):
             raise OptionError("head belongs to one model that is given by its name.")
-        return [load(listed[0], device=device or "cpu", head=head)]
+        return [load(listed[0], device=device, head=head)]
     found = [backbone_of(one, device) for one in listed]
     names = [one.name for one in found]
     if len(set(names)) < len(names):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, Grid, encode
 from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.backbones.devices import Device
 from eclip.backbones.load import backbone_of, is_loaded
 from eclip.blocks import cosine
 from eclip.commands import command
@@ -27,6 +28,7 @@ from eclip.errors import ImageError, NoMeaningError, OptionError, TextError
 from eclip.explanation import Explanation
 from eclip.health import KEEP, Checkup, notes
 from eclip.methods import DEFAULT_METHOD, DEFAULT_WITH_HEAD, METHODS, check_methods, options_for
+from eclip.options import whole, whole_or_none
 from eclip.photos import Photo, at_least_one, name_of, open_photo, read_batches
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.templates import kept
@@ -48,12 +50,12 @@ def explain(
     *,
     model: str | Backbone = DEFAULT_MODEL,
     method: str | Sequence[str] | None = None,
-    image_size: int | None = None,
+    image_size: SupportsIndex | None = None,
     resize: str = "squash",
     templates: str | Iterable[str] = "none",
     positions: str = DEFAULT_POSITIONS,
     versus: str | None = None,
-    device: str | None = None,
+    device: Device | None = None,
     refine: str | None = None,
     refine_options: dict[str, Any] | None = None,
     health: bool = True,
@@ -112,16 +114,16 @@ def explain_each(
     images: Iterable[Photo],
     texts: str | Iterable[str],
     *,
-    batch_size: int = 8,
+    batch_size: SupportsIndex = 8,
     failures: list[tuple[str, str]] | None = None,
     model: str | Backbone = DEFAULT_MODEL,
     method: str | None = None,
-    image_size: int | None = None,
+    image_size: SupportsIndex | None = None,
     resize: str = "squash",
     templates: str | Iterable[str] = "none",
     positions: str = DEFAULT_POSITIONS,
     versus: str | None = None,
-    device: str | None = None,
+    device: Device | None = None,
     refine: str | None = None,
     refine_options: dict[str, Any] | None = None,
     health: bool = True,
@@ -147,7 +149,7 @@ def explain_each(
         health: see `explain`.
         options: see `explain`.
     """
-    if batch_size < 1:
+    if (batch_size := whole(batch_size, "batch_size")) < 1:
         raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
     texts = check_texts(texts)
     if method is None:
@@ -167,12 +169,12 @@ class Question:
         texts: str | Iterable[str],
         model: str | Backbone,
         options: dict[str, dict[str, Any]],
-        image_size: int | None,
+        image_size: SupportsIndex | None,
         resize: str,
         templates: str | Iterable[str],
         positions: str,
         versus: str | None,
-        device: str | None,
+        device: Device | None,
         refine: str | None = None,
         refine_options: dict[str, Any] | None = None,
         health: bool = False,
@@ -182,7 +184,7 @@ class Question:
         self.options = options
         self.refine, self.refine_options = refine, check_refinement(refine, refine_options)
         self.backbone = backbone_of(model, device)
-        self.image_size, self.resize, self.positions = image_size, resize, positions
+        self.image_size, self.resize, self.positions = whole_or_none(image_size, "image_size"), resize, positions
         self.templates = templates = kept(templates)
         self.versus = versus
         if versus is not None and not isinstance(versus, str):
@@ -285,7 +287,7 @@ class Question:
         return {**how, "command": command(sources, self.texts, how) if by_name else None}
 
 
-def _by_head(model: str | Backbone, device: str | None) -> tuple[Backbone, None, str]:
+def _by_head(model: str | Backbone, device: Device | None) -> tuple[Backbone, None, str]:
     """The model, where it is, and the method that is asked of it by default."""
     backbone = backbone_of(model, device)
     return backbone, None, DEFAULT_METHOD if backbone.head is None else DEFAULT_WITH_HEAD

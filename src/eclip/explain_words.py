@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -14,9 +14,10 @@ from PIL import Image
 from eclip import render
 from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, encode
 from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.backbones.devices import Device
 from eclip.backbones.load import backbone_of
 from eclip.blocks import unit
-from eclip.options import plain_options
+from eclip.options import plain_options, whole_or_none
 from eclip.photos import Photo, at_least_one, name_of, open_photo
 from eclip.text import check_texts, encode_texts
 from eclip.words import DEFAULT_WORD_METHOD, word_method
@@ -86,10 +87,10 @@ def explain_words(
     *,
     model: str | Backbone = DEFAULT_MODEL,
     method: str = DEFAULT_WORD_METHOD,
-    image_size: int | None = None,
+    image_size: SupportsIndex | None = None,
     resize: str = "squash",
     positions: str = DEFAULT_POSITIONS,
-    device: str | None = None,
+    device: Device | None = None,
     **options: Any,
 ) -> WordRelevance:
     """Which words of each text made the model match it to each photo?
@@ -126,10 +127,10 @@ class WordQuestion:
         model: str | Backbone,
         method: str,
         options: dict[str, Any],
-        image_size: int | None,
+        image_size: SupportsIndex | None,
         resize: str,
         positions: str,
-        device: str | None,
+        device: Device | None,
     ) -> None:
         self.texts = check_texts(texts)
         self.method, self.options = word_method(method), plain_options(options)
@@ -137,6 +138,7 @@ class WordQuestion:
         self.backbone = backbone_of(model, device)
         self.text = encode_texts(self.backbone, self.texts)
         self.reading = read(self.backbone, self.texts)
+        image_size = whole_or_none(image_size, "image_size", "a whole number of pixels")
         self.view: dict[str, Any] = {"image_size": image_size, "resize": resize, "positions": positions}
         self.backbone.grid_for((1, 1), image_size, resize)  # raises now what it would for each photo
 

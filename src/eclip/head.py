@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from eclip.backbones.base import Backbone, Encoding, encode, plainly
+from eclip.backbones.building import built_apart
 from eclip.backbones.catalog import HEAD_CONFIG
 from eclip.backbones.hub import fetch
 from eclip.blocks import Block, finish
@@ -109,15 +110,12 @@ class EclipHead(nn.Module):
             raise OptionError(f"init must be one of {', '.join(STARTS)}, got {init!r}.")
         if hidden < 0:
             raise OptionError(f"hidden must be 0 or more, got {hidden}.")
-        size = [side * backbone.patch_size for side in backbone.native]
-        encoding = encode(backbone, torch.zeros(1, 3, *size), keep=1)
+        encoding = encode(backbone, backbone.blank(), keep=1)
         rows = head_rows(encoding, source)
         channels, features = rows.shape[2], encoding.feature.shape[1]
         config = HeadConfig(backbone.name, _probe(backbone), channels, features, source, hidden, text)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the user's GPUs too
+        with built_apart(seed), torch.no_grad():
             head = cls(config)
-        with torch.no_grad():
             if init == "model":
                 weight, bias = _last_step(backbone, source, rows)
                 head.image.weight.copy_(weight)
@@ -221,9 +219,9 @@ def load_head(name: str | Path) -> EclipHead:
         said = dict(json.loads(config.read_text(encoding="utf-8")))
         if said.pop("schema") != SCHEMA:
             raise ValueError(f"its schema is not {SCHEMA}")
-        with torch.random.fork_rng(devices=[]):  # weights are drawn at random before they are read
+        with built_apart():
             head = EclipHead(HeadConfig(**{**said, "probe": tuple(said["probe"])}))
-        head.load_state_dict(load_file(weights))
+            head.load_state_dict(load_file(weights))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise HeadError(f"the head {str(path)!r} cannot be read ({type(error).__name__}: {reason}).") from error
@@ -269,7 +267,9 @@ def _last_step(
     step = values if source == "value" and _is_pool(block) else backbone.to_feature
     with plainly(backbone.model):
         bias = step(torch.zeros_like(rows[:, :1]))[0, 0]
-        far = 256 * torch.eye(rows.shape[2]).to(rows)  # so that a bias takes few digits of the weights in bfloat16
+        far = 256 * torch.eye(
+            rows.shape[2], dtype=rows.dtype, device=rows.device
+        )  # so that a bias takes few digits of the weights in bfloat16
         weight = (step(far[None])[0] - bias).T / 256
         for tried in (rows, -far[None]):  # rows of a black photo may be zero, where a curve is not seen
             there = step(tried)
@@ -285,12 +285,12 @@ def _last_step(
 def _probe(backbone: Backbone) -> tuple[float, ...]:
     """The first number of 16 of the image side's weights, spread over its depth."""
     weights = [weight for name, weight in backbone.model.named_parameters() if name.startswith(backbone.visual)]
-    places = torch.linspace(0, len(weights) - 1, 16).round().long().tolist()
+    places = torch.linspace(0, len(weights) - 1, 16, dtype=torch.float32, device="cpu").round().long().tolist()
     return tuple(float(weights[place].detach().flatten()[0]) for place in places)
 
 
 def _check_fit(backbone: Backbone, head: EclipHead) -> None:
-    own, its = torch.tensor(_probe(backbone)), torch.tensor(head.config.probe)
+    own, its = (torch.tensor(one, dtype=torch.float32, device="cpu") for one in (_probe(backbone), head.config.probe))
     if own.shape != its.shape or not torch.allclose(own, its, rtol=0.004, atol=1e-7):  # either may be in bfloat16
         raise HeadError(
             f"this head was trained for {head.config.model!r}, and the weights of {backbone.name!r} are others: use it "

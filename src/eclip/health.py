@@ -182,7 +182,7 @@ class Checkup:
         flat = method.flat(maps, self.text) if flat is None else flat
         blind = self.versus or method.kind == "perturbation"
         nonsense = None if blind else self.nonsense_map(method, encoding, ask, options)
-        undefined = torch.full(shape, torch.nan)
+        undefined = torch.full(shape, torch.nan, dtype=torch.float32, device="cpu")
         polarity, presence = undefined, undefined
         if not self.versus:
             upright, presence = self._of(encoding)
@@ -241,7 +241,7 @@ def share_below(
 ) -> Float[Tensor, "image text"]:
     """Share of words that score lower than each text on each image, in [0, 1]."""
     ranked, scores = cosine(feature, words).sort(dim=-1).values, cosine(feature, text)
-    return torch.searchsorted(ranked.contiguous(), scores.contiguous()) / len(words)
+    return torch.searchsorted(ranked.contiguous(), scores.contiguous()).float() / len(words)  # whole numbers before
 
 
 def artefacts(
@@ -296,11 +296,11 @@ def polarity_by_hiding(
         maps: of these texts on the patch grid.
     """
     height, width = encoding.pixels.shape[2:]
-    found = torch.zeros(maps.shape[:2])
+    found = torch.zeros(maps.shape[:2], dtype=torch.float32, device="cpu")
     for image, row in enumerate(maps):
         for index, one in enumerate(row):
             order = one.flatten().argsort(stable=True)
-            masks = torch.ones(2, one.numel(), device=one.device)
+            masks = torch.ones(2, one.numel(), dtype=torch.float32, device=one.device)
             masks[0, order[(one.numel() + 1) // 2 :]] = 0  # without the hotter half
             masks[1, order[: one.numel() // 2]] = 0
             shown = F.interpolate(masks.unflatten(1, one.shape)[None], (height, width), mode="nearest")[0]

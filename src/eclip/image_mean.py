@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 from zipfile import BadZipFile
 
 import numpy as np
@@ -28,7 +28,7 @@ def image_mean(
     photos: Iterable[Photo],
     model: str | Backbone = DEFAULT_MODEL,
     *,
-    image_size: int | None = None,
+    image_size: SupportsIndex | None = None,
     resize: str = "squash",
     positions: str = DEFAULT_POSITIONS,
 ) -> Float[Tensor, " feature"]:
@@ -46,7 +46,7 @@ def image_mean(
         EclipError: other bad input, of a class that says which.
     """
     backbone = backbone_of(model, None)
-    total, count = torch.zeros((), device=backbone.weight.device), 0
+    total, count = torch.zeros((), dtype=torch.float32, device=backbone.weight.device), 0
     for _, photo in read_ahead(photos, 2):
         if isinstance(photo, ImageError):
             raise photo

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -15,9 +15,11 @@ from eclip import heatmap, render
 from eclip.backbones.agreement import watched
 from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, encode, plainly
 from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.backbones.devices import Device
 from eclip.backbones.load import backbone_of
 from eclip.blocks import cosine
 from eclip.errors import OptionError, TextError
+from eclip.options import plain_options, whole_or_none
 from eclip.photos import Photo, name_of, open_photo
 from eclip.text import check_texts, encode_texts
 from eclip.words.pairs import Path, check_path, image_path, pairs, target, text_path, with_reference
@@ -169,13 +171,13 @@ def interactions(
     text: str,
     *,
     model: str | Backbone = DEFAULT_MODEL,
-    image_depth: int = 1,
-    text_depth: int | None = None,
-    points: int = 10,
-    image_size: int | None = None,
+    image_depth: SupportsIndex = 1,
+    text_depth: SupportsIndex | None = None,
+    points: SupportsIndex = 10,
+    image_size: SupportsIndex | None = None,
     resize: str = "squash",
     positions: str = DEFAULT_POSITIONS,
-    device: str | None = None,
+    device: Device | None = None,
 ) -> Interactions:
     """What each pair of a word and a patch adds to the score: second-order attributions of exCLIP.
 
@@ -209,13 +211,13 @@ class PairQuestion:
         self,
         texts: str | Iterable[str],
         model: str | Backbone,
-        image_depth: int,
-        text_depth: int | None,
-        points: int,
-        image_size: int | None,
+        image_depth: SupportsIndex,
+        text_depth: SupportsIndex | None,
+        points: SupportsIndex,
+        image_size: SupportsIndex | None,
         resize: str,
         positions: str,
-        device: str | None,
+        device: Device | None,
     ) -> None:
         self.texts = check_texts(texts)
         self.backbone = backbone_of(model, device)
@@ -224,6 +226,8 @@ class PairQuestion:
             text_depth = len(tower.blocks) if tower else 1
         self.path: dict[str, Any] = {"image_depth": image_depth, "text_depth": text_depth, "points": points}
         check_path(**self.path)
+        self.path = plain_options(self.path)
+        image_size = whole_or_none(image_size, "image_size", "a whole number of pixels")
         self.view: dict[str, Any] = {"image_size": image_size, "resize": resize, "positions": positions}
         self.backbone.grid_for((1, 1), image_size, resize)  # raises now what it would for each photo
         self.features = encode_texts(self.backbone, self.texts)

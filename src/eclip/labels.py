@@ -96,9 +96,9 @@ def _largest(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Labels among the kept classes, their logits, and the logarithm of the softmax's sum over all classes."""
-    labels = torch.zeros(size, dtype=torch.int32)
-    top = torch.full(size, -torch.inf)
-    total = torch.full(size, -torch.inf)
+    labels = torch.zeros(size, dtype=torch.int32, device="cpu")
+    top = torch.full(size, -torch.inf, dtype=torch.float32, device="cpu")
+    total = torch.full(size, -torch.inf, dtype=torch.float32, device="cpu")
     for label, texts in places.items():
         logits = None
         for text in texts:
@@ -119,7 +119,7 @@ def _laid(
     """A text's logit at each pixel of the photo, before the scale."""
     if covered is None:
         return heatmap.resize(pieces[0].maps[text], size)
-    canvas = torch.zeros(size)
+    canvas = torch.zeros(size, dtype=torch.float32, device="cpu")
     for piece, place in _on_canvas(pieces):
         canvas[place] += heatmap.resize(piece.maps[text], (canvas[place].shape[0], canvas[place].shape[1]))
     return canvas / covered
@@ -127,7 +127,7 @@ def _laid(
 
 def _count(pieces: Sequence[Piece], size: tuple[int, int]) -> Float[Tensor, "height width"]:
     """How many pieces lie over each pixel."""
-    count = torch.zeros(size)
+    count = torch.zeros(size, dtype=torch.float32, device="cpu")
     for _, place in _on_canvas(pieces):
         count[place] += 1
     assert bool((count > 0).all()), "windows cover the photo"

@@ -190,7 +190,7 @@ def _part(path: Path, saved: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _array(path: Path, name: str, value: Any) -> Tensor:
     try:
-        array = torch.as_tensor(value)
+        array = torch.as_tensor(value, device="cpu")
         good = not array.is_complex() and bool(array.float().isfinite().all())
     except (TypeError, ValueError, RuntimeError):
         good = False

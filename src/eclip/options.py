@@ -6,7 +6,7 @@ import inspect
 import numbers
 from collections.abc import Callable
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, SupportsIndex, Union, get_args, get_origin, get_type_hints
 
 from eclip.errors import OptionError
 
@@ -39,6 +39,22 @@ def plain_options(options: dict[str, Any]) -> dict[str, Any]:
     return {option: _plain(value) for option, value in options.items()}
 
 
+def whole(value: Any, name: str, wanted: str = "a whole number") -> int:
+    """Python's own whole number for it, NumPy's included.
+
+    Raises:
+        OptionError: it is none; True and False are none either.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise OptionError(f"{name} must be {wanted}, got {_shown(value)}.")
+    return int(value)
+
+
+def whole_or_none(value: Any, name: str, wanted: str = "a whole number") -> int | None:
+    """The same of a setting that may be left out."""
+    return None if value is None else whole(value, name, wanted)
+
+
 def listed(options: dict[str, Any]) -> str:
     """The names of the options, as messages list them."""
     return ", ".join(options) if options else "none"
@@ -48,6 +64,7 @@ _WHOLE = tuple[int, ...]
 _KINDS: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",
+    SupportsIndex: "a whole number",
     float: "a number",
     str: "a word",
     NoneType: "none",
@@ -83,6 +100,7 @@ def _is_numpy(value: object) -> bool:
 def _is_a(value: object, kind: Any) -> bool:
     if kind == _WHOLE:
         return isinstance(value, list | tuple) and all(_is_a(one, int) for one in value)
+    kind = int if kind is SupportsIndex else kind  # so that annotations let NumPy's pass
     if isinstance(value, bool) or kind not in (int, float):
         return type(value) is kind if kind in _KINDS else isinstance(value, kind)
     return isinstance(value, numbers.Integral if kind is int else numbers.Real)  # NumPy's as well

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import Float
@@ -18,13 +18,14 @@ from torch import Tensor
 
 from eclip.backbones.base import DEFAULT_POSITIONS, Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.backbones.devices import Device
 from eclip.backbones.load import backbone_of
 from eclip.class_words import Classes, ClassWords, class_words
 from eclip.errors import OptionError
 from eclip.explain import Question
 from eclip.labels import Piece, check_cuts, label_pixels
 from eclip.methods import DEFAULT_WITH_HEAD, check_between_texts, options_for
-from eclip.options import check_options
+from eclip.options import check_options, plain_options, whole, whole_or_none
 from eclip.photos import Photo, at_least_one, read_batches
 from eclip.segment_writer import segment_command
 from eclip.segmentation import Segmentation
@@ -68,23 +69,23 @@ def segment_each(
     images: Iterable[Photo],
     classes: Classes,
     *,
-    batch_size: int = 8,
+    batch_size: SupportsIndex = 8,
     failures: list[tuple[str, str]] | None = None,
     model: str | Backbone = DEFAULT_MODEL,
     method: str | None = None,
     background: str | Iterable[str] = (),
     templates: str | Iterable[str] = TEMPLATES,
-    image_size: int | None = None,
+    image_size: SupportsIndex | None = None,
     resize: str = "squash",
-    window: int | None = None,
-    stride: int | None = None,
+    window: SupportsIndex | None = None,
+    stride: SupportsIndex | None = None,
     positions: str = DEFAULT_POSITIONS,
     scale: float = SCALE,
     prob_threshold: float | None = None,
     area_threshold: float | None = None,
     refine: str | None = None,
     refine_options: dict[str, Any] | None = None,
-    device: str | None = None,
+    device: Device | None = None,
     **options: Any,
 ) -> Iterator[Segmentation]:
     """One Segmentation a photo, in order, for more photos than fit into memory; words are encoded once.
@@ -124,6 +125,9 @@ def segment_each(
     sides = {"window": window, "stride": stride, "image_size": image_size, "batch_size": batch_size}
     shares = {"scale": scale, "prob_threshold": prob_threshold, "area_threshold": area_threshold}
     check_options("segment", segment_each, {**sides, **shares, "method": method})
+    window, stride = whole_or_none(window, "window"), whole_or_none(stride, "stride")
+    image_size, batch_size = whole_or_none(image_size, "image_size"), whole(batch_size, "batch_size")
+    scale, prob_threshold, area_threshold = plain_options(shares).values()
     if batch_size < 1:
         raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
     check_cuts(scale, prob_threshold, area_threshold)

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eclip.backbones.base import Backbone
+from eclip.backbones.host import is_all_plain, text_side
 from eclip.blocks import unit
 from eclip.errors import EqualTextsWarning, TextCutWarning, TextError
 from eclip.templates import fill, resolve
@@ -208,18 +209,26 @@ def words_read(backbone: Backbone, words: list[str]) -> int:
     except TextError:  # a tokenizer that cuts nothing off: what it gives is read whole, or refused
         return len(words)
     padding = ids[0, -1]  # of a model that pads with its end token, the end is not counted, which does no harm
-    used = ((ids != padding) * torch.arange(1, context + 1)).amax(dim=1)  # last place that is no padding
+    used = ((ids != padding) * torch.arange(1, context + 1, dtype=torch.long, device=ids.device)).amax(
+        dim=1
+    )  # last place that is no padding
     marks, one, full, each = used[0], used[1], used[2], used[3:]
-    before = torch.where(torch.arange(len(each)) == 0, marks, one)
+    before = torch.where(torch.arange(len(each), dtype=torch.long, device=ids.device) == 0, marks, one)
     tokens = each - before + (each == full) * full  # a word that is cut itself has more than there is room for
     return int((tokens.cumsum(dim=0) <= full - marks).sum())
 
 
 class _Cache:
-    """Unit features on disk, a small file an ensemble or list, so that processes never wait for or spoil each other."""
+    """Unit features on disk, a small file an ensemble or list, so that processes never wait for or spoil each other.
+
+    Of a model whose text side has adapters, hooks or other parts that weights alone do not tell, nothing is kept.
+    """
 
     def __init__(self, backbone: Backbone, sentences: tuple[str, ...]) -> None:
         self.backbone, self.sentences = backbone, sentences
+        self.folder: Path | None = None
+        if "encode_text" in backbone.model.__dict__ or not all(map(is_all_plain, text_side(backbone))):
+            return
         name = _digest(*sentences)[:16] + "-" + _fingerprint(backbone)[:24]
         self.folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eclip" / "texts" / name
 
@@ -237,6 +246,8 @@ class _Cache:
         return unit(_prompts(self.backbone, prompts).mean(dim=0))
 
     def _kept(self, name: str, make: Callable[[], Tensor]) -> Float[Tensor, "*axes"]:
+        if self.folder is None:
+            return make()
         path = self.folder / f"{name}.npy"
         try:
             return torch.from_numpy(np.load(path)).to(self.backbone.weight.device)
@@ -250,8 +261,8 @@ class _Cache:
 
     def _write(self, path: Path, feature: Tensor) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False) as part:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
                 np.save(part, feature.cpu().numpy())
             os.replace(part.name, path)
         except OSError as error:

@@ -19,9 +19,8 @@ from torch.overrides import TorchFunctionMode
 from eclip.backbones.host import (
     fingerprint,
     image_side,
-    is_plain,
+    is_all_plain,
     is_quantized,
-    modules_of,
     oddities,
     path_of,
     steady,
@@ -89,7 +88,7 @@ def check_blocks(
             continue
         after = inputs[index - first + 1] if index + 1 < len(blocks) else last
         _check_block(backbone, f"block {index + 1} of {len(blocks)}", block, x[:1], after[:1])
-        if block.host is None or _all_plain(block.host):
+        if block.host is None or is_all_plain(block.host):
             done.add(index)
 
 
@@ -100,7 +99,7 @@ def check_latent(backbone: Backbone, state: State, tokens: Tensor) -> None:
         return
     with steady(backbone.model), torch.no_grad():
         _check_block(backbone, "the pooling head", block, tokens[:1], block.forward(tokens[:1]))
-    if block.host is None or _all_plain(block.host):
+    if block.host is None or is_all_plain(block.host):
         done.add(0)
 
 
@@ -127,7 +126,7 @@ def check_tower(backbone: Backbone, state: State, pixels: Tensor) -> None:
         with steady(backbone.model):
             theirs = backbone.encode_pixels(x)
     except (RuntimeError, TypeError, AttributeError, AlteredModelError) as error:
-        if all(map(_all_plain, roots)):
+        if all(map(is_all_plain, roots)):
             raise
         raise AlteredModelError(_sentence(backbone, "the image tower", roots, f"cannot be run ({error})")) from error
     share = min(MOST_TOWER, (len(blocks) + 1) * PLAIN * _rounding(theirs))
@@ -156,7 +155,7 @@ def check_text(backbone: Backbone, ids: Tensor) -> None:
     share = min(MOST_TEXT, len(tower.blocks) * PLAIN * _rounding(theirs))
     share += INTEGER_TOWER if is_quantized(*roots) else 0.0
     _require(backbone, "the text tower", roots, ours, theirs, share * theirs.double().norm())
-    if all(_all_plain(root) for root in roots):
+    if all(is_all_plain(root) for root in roots):
         done.add(0)
 
 
@@ -166,10 +165,6 @@ def _done(backbone: Backbone, kind: str, state: State) -> set[int]:
     if known is None or known[0] != state:
         known = backbone.agreed[kind] = (state, set())
     return known[1]
-
-
-def _all_plain(root: nn.Module) -> bool:
-    return all(is_plain(module) for _, module in modules_of(root))
 
 
 def _check_block(backbone: Backbone, name: str, block: Block, x: Tensor, after: Tensor) -> None:

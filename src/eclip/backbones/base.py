@@ -7,39 +7,32 @@ that Encoding and the texts.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor, nn
 
 from eclip.backbones.agreement import Agreed, State, check_blocks, check_state, check_tower, image_state
-from eclip.backbones.colors import to_pixels
+from eclip.backbones.plainly import plainly as plainly
+from eclip.backbones.preprocess import Grid as Grid
+from eclip.backbones.preprocess import Preprocess
 from eclip.backbones.remembered import remembered
 from eclip.backbones.text_tower import TextTower
 from eclip.blocks import Block, Fn, Tokens, unit
 from eclip.choices import DEFAULT_POSITIONS as DEFAULT_POSITIONS
-from eclip.choices import POSITIONS, RESIZES
-from eclip.errors import KeepError, OptionError, ShapeError
+from eclip.choices import POSITIONS
+from eclip.errors import AT_HAND, KeepError, ModelError, OptionError, ShapeError
+from eclip.options import whole
 from eclip.templates import TEMPLATES, fill
 
 Positions = str
 
 
-class Grid(NamedTuple):
-    """How many patches an image has, down and across."""
-
-    row: int
-    col: int
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Backbone:
     """An image-text model, seen as functions over its own weights. Nothing here changes the model.
 
@@ -113,6 +106,21 @@ class Backbone:
         memo[id(self)] = copied = replace(own, name=self.name, head=copy.deepcopy(self.head, memo))
         return copied
 
+    def __repr__(self) -> str:
+        """One line: what it is, and where."""
+        rows, cols = self.native
+        head = "" if self.head is None else ", with a head"
+        return (
+            f"Backbone({self.name!r}, {self.family}, {rows} x {cols} patches of {self.patch_size} px, "
+            f"{str(self._first.dtype).removeprefix('torch.')} on {self._first.device}{head})"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """One that `load` made is loaded again by its name; see `load.recipe` for others."""
+        from eclip.backbones.load import recipe  # which imports this file
+
+        return recipe(self)
+
     @property
     def image_size(self) -> int:
         """Height in pixels of the training size; its width too, for all but a few models."""
@@ -123,12 +131,27 @@ class Backbone:
         """The blocks for the native grid."""
         return self.blocks_at(self.native, DEFAULT_POSITIONS)
 
+    def blank(self) -> Float[Tensor, "1 3 height width"]:
+        """Pixels of the mean color, which are zeros, in the training size."""
+        size = [side * self.patch_size for side in self.native]
+        return torch.zeros(1, 3, *size, dtype=torch.float32, device="cpu")
+
     @property
     def weight(self) -> Tensor:
         """The first convolution of the image tower, whose device and precision the pixels must have.
 
         Other weights may differ in precision. SigLIP 2 NaFlex has no convolution: there, its first matrix.
+
+        Raises:
+            ModelError: the model holds no numbers, since it was moved to the device "meta".
         """
+        weight = self._first
+        if weight.is_meta:
+            raise ModelError(f"the weights of {self.name} are on the device 'meta', which holds no numbers: {AT_HAND}.")
+        return weight
+
+    @property
+    def _first(self) -> Tensor:
         matrix = None
         for name, weight in self.model.named_parameters():
             if name.startswith(self.visual):
@@ -138,45 +161,17 @@ class Backbone:
         assert matrix is not None, f"{self.name} has no weights whose names start with {self.visual}"
         return matrix
 
-    def preprocess(
-        self, image: Image.Image, image_size: int | None = None, resize: str = "squash"
-    ) -> Float[Tensor, "3 height width"]:
-        """Resize a whole photo, nothing cropped, and normalize its colors as the model was trained.
+    @property
+    def preprocess(self) -> Preprocess:
+        """An image to pixels (3, height, width): `backbone.preprocess(image, image_size=None, resize="squash")`.
 
-        Args:
-            image: photo of any mode; it is read as RGB.
-            image_size: side in pixels, a multiple of `patch_size`; None = the training size.
-            resize: "squash" fills the square; "keep" keeps the aspect ratio, on a grid of about as many patches.
-
-        Raises:
-            OptionError: the size is no multiple of the patch, or the resize is unknown.
+        See `Preprocess`. It pickles without the model, so it serves as the transform of a data set in worker processes.
         """
-        grid = self.grid_for(image.size, image_size, resize)
-        size = (grid.row * self.patch_size, grid.col * self.patch_size)
-        return to_pixels(image, size, self.mean, self.std, self.interpolation)
+        return Preprocess(self.name, self.native, self.patch_size, self.mean, self.std, self.interpolation)
 
-    def grid_for(self, size: tuple[int, int], image_size: int | None = None, resize: str = "squash") -> Grid:
+    def grid_for(self, size: tuple[int, int], image_size: SupportsIndex | None = None, resize: str = "squash") -> Grid:
         """The patch grid of a photo of (width, height) pixels after `preprocess`."""
-        if resize not in RESIZES:
-            raise OptionError(f"resize must be one of {', '.join(RESIZES)}, got {resize!r}.")
-        native = self.native
-        if image_size is not None:
-            if not isinstance(image_size, int):
-                raise OptionError(f"image_size must be a whole number of pixels, got {image_size!r}.")
-            if image_size < self.patch_size or image_size % self.patch_size:
-                near = max(1, round(image_size / self.patch_size)) * self.patch_size
-                raise OptionError(
-                    f"image_size must be a multiple of the patch size {self.patch_size} of {self.name}, got "
-                    f"{image_size}. The nearest is {near}."
-                )
-            native = Grid(image_size // self.patch_size, image_size // self.patch_size)
-        if resize == "squash":
-            return native
-        patches = native.row * native.col
-        aspect = size[1] / size[0]  # height / width
-        row = min(max(1, round(math.sqrt(patches * aspect))), patches)
-        col = min(max(1, round(math.sqrt(patches / aspect))), patches)
-        return Grid(row, col)
+        return self.preprocess.grid_for(size, image_size, resize)
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "text feature"]:
         """Text features as the model gives them, not normalized, no template."""
@@ -197,7 +192,7 @@ class Backbone:
         return remembered(self, "the empty text", make)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Encoding:
     """Images encoded once; methods ask it as often as they like.
 
@@ -246,6 +241,14 @@ class Encoding:
         if self.state:
             check_state(self.backbone, self.state)
 
+    def __repr__(self) -> str:
+        """One line: of what, and how much."""
+        rows, cols = self.grid
+        return (
+            f"Encoding({len(self.pixels)} images, {rows} x {cols} patches, the last {len(self.inputs)} of "
+            f"{len(self.blocks)} blocks kept, {self.backbone!r})"
+        )
+
     def tail(self, count: int | None, method: str) -> list[tuple[Block, Tokens]]:
         """The last `count` blocks with their inputs, fewer if the tower is shallower; None = all.
 
@@ -286,7 +289,7 @@ class Encoding:
 def encode(
     backbone: Backbone,
     pixels: Float[Tensor, "image 3 height width"],
-    keep: int | None = None,
+    keep: SupportsIndex | None = None,
     positions: Positions = DEFAULT_POSITIONS,
 ) -> Encoding:
     """Run the image tower once, with the model's own attention, under no_grad and in evaluation mode.
@@ -305,6 +308,7 @@ def encode(
         OptionError: keep is negative or positions is unknown.
         AlteredModelError: the host's own pass gives another feature, as with a hook on its image tower.
     """
+    keep = None if keep is None else whole(keep, "keep", "None or a whole number")
     if keep is not None and keep < 0:
         raise OptionError(f"keep must be None or at least 0, got {keep}.")
     if positions not in POSITIONS:
@@ -339,21 +343,3 @@ def _grid_of(backbone: Backbone, pixels: Tensor) -> Grid:
             f"more, got {shape}: backbone.preprocess resizes a photo so."
         )
     return Grid(shape[2] // patch, shape[3] // patch)
-
-
-@contextlib.contextmanager
-def plainly(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and ordinary tensors without gradients for the time of the block, whatever surrounds it.
-
-    Every module's own mode is restored. Autocast and inference mode rest: they change values or forbid gradients.
-    """
-    training = [module for module in model.modules() if module.training]
-    device = next(model.parameters()).device.type
-    try:
-        for module in training:
-            module.training = False
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
-            yield
-    finally:
-        for module in training:
-            module.training = True

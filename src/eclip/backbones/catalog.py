@@ -66,6 +66,29 @@ def _names_one(node: ast.stmt) -> bool:
     return isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
 
 
+OPENAI = {
+    "ViT-B/32": "ViT-B-32",
+    "ViT-B/16": "ViT-B-16",
+    "ViT-L/14": "ViT-L-14",
+    "ViT-L/14@336px": "ViT-L-14-336",
+    **{name: name for name in ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64")},
+}
+"""Names of OpenAI's own package, `clip.available_models()` -> open_clip's architecture."""
+
+
+def full_name(name: str, checkpoint: str | Path | None = None) -> str:
+    """The name in open_clip's words of a model that goes by its name in OpenAI's package; any other stays as it is.
+
+    "ViT-B/32" is "ViT-B-32/openai". With a checkpoint it is the architecture alone, with OpenAI's activation.
+    """
+    start, plus, file = name.partition("+")
+    if start not in OPENAI:
+        return name
+    if checkpoint is None and not plus:
+        return f"{OPENAI[start]}/openai"
+    return f"{start if start == OPENAI[start] else OPENAI[start] + '-quickgelu'}{plus}{file}"
+
+
 REASONS = {
     "vit_pe_": "rotary positions under a MAP head",
     "fastvit": "a CNN that averages its feature map",
@@ -117,6 +140,7 @@ def split_name(name: str, checkpoint: str | Path | None = None) -> tuple[str, st
         UnsupportedTowerError: the architecture's image tower has no adapter.
         ModelError: a scheme that is not read, a missing tag, file or folder, or a checkpoint where none can be used.
     """
+    name = full_name(name, checkpoint)
     if checkpoint is None and "+" in name and not name.startswith(SCHEMES):
         name, _, checkpoint = name.partition("+")
     if checkpoint is not None:

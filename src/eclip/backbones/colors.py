@@ -38,7 +38,8 @@ def to_pixels(
     resample = Image.Resampling.BICUBIC if interpolation == "bicubic" else Image.Resampling.BILINEAR
     resized = photo.convert("RGB").resize(size[::-1], resample)
     values = torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255.0)  # height width 3
-    values = (values - torch.tensor(mean)) / torch.tensor(std)
+    center, spread = (torch.tensor(one, dtype=torch.float32, device="cpu") for one in (mean, std))
+    values = (values - center) / spread
     return values.permute(2, 0, 1).contiguous()
 
 

@@ -57,8 +57,9 @@ def clip_text(model: Any, legacy: bool) -> TextTower:
     def mask(ids: Ids) -> Tensor:
         count = ids.shape[1]
         unseen = torch.ones(count, count, dtype=torch.bool, device=ids.device).triu(1)
-        like = text.final_layer_norm.weight
-        return torch.zeros(count, count).to(like).masked_fill(unseen, float("-inf"))[None, None]
+        dtype = text.final_layer_norm.weight.dtype
+        open_to = torch.zeros(count, count, dtype=dtype, device=ids.device)
+        return open_to.masked_fill(unseen, float("-inf"))[None, None]
 
     def to_feature(pooled: Tensor) -> Tensor:
         return model.text_projection(text.final_layer_norm(pooled))
@@ -136,7 +137,7 @@ def _bert(encoder: Any, weights: Callable[[Tensor], Tensor], to_feature: Fn) -> 
 
 def _embed(parts: Any, ids: Ids) -> Tensor:
     """Words, places and the first token type, normed; without the dropout that a model in training mode would add."""
-    place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    place = torch.arange(ids.shape[1], dtype=torch.long, device=ids.device).expand_as(ids)
     if hasattr(parts, "padding_idx"):  # RoBERTa counts from behind the padding id, and does not count padding
         kept = (ids != parts.padding_idx).long()
         place = kept.cumsum(dim=1) * kept + parts.padding_idx

@@ -123,6 +123,11 @@ def is_plain(module: nn.Module) -> bool:
     )
 
 
+def is_all_plain(root: nn.Module) -> bool:
+    """The same of all modules from a root down."""
+    return all(is_plain(module) for _, module in modules_of(root))
+
+
 def is_linear(module: nn.Module) -> bool:
     """Whether a module is `x @ weight.T + bias` and nothing else, so that parts of its weight can be used alone."""
     return type(module) is nn.Linear and is_plain(module)

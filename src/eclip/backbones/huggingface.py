@@ -126,12 +126,19 @@ def _encoder(model: Any, kind: Kind) -> Callable[[Tensor], Tensor]:
 
     def encode(ids: Tensor) -> Tensor:
         options = {}
+        if kind.padding == "masked" and getattr(model.config.text_config, "return_dict", True) is False:
+            raise ModelError(
+                f"{type(model).__name__} cannot give text features with text_config.return_dict=False: set "
+                "model.config.text_config.return_dict = True."
+            )
         if kind.padding == "masked":
             kept = ids != padding
             places = kept.any(dim=0).nonzero()
             ids = ids[:, : int(places.max()) + 1 if len(places) else None]  # masked by all: need not be computed
             options["attention_mask"] = kept[:, : ids.shape[1]].long()
         answer = model.get_text_features(input_ids=ids, **options)
+        if isinstance(answer, tuple):  # of a model with config.return_dict=False: tokens, then what is pooled
+            return answer[1]
         return answer if isinstance(answer, Tensor) else answer.pooler_output  # the latter from transformers 5 on
 
     return encode

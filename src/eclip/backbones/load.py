@@ -9,7 +9,9 @@ import logging
 import pickle
 import threading
 import warnings
+import weakref
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +20,25 @@ import torch
 from torch import nn
 
 from eclip.backbones.base import Backbone
+from eclip.backbones.building import built_apart
 from eclip.backbones.catalog import (
     BESIDE,
     DEFAULT_MODEL,
     architectures,
     folder_of,
+    full_name,
     head_beside,
     hf_folder,
     split_name,
 )
+from eclip.backbones.devices import Device
+from eclip.backbones.devices import resolve_device as resolve_device
 from eclip.backbones.hub import fetch, fetch_texts, fetch_url, one_folder
 from eclip.backbones.huggingface import HF_COLORS, model_type, read_folder
 from eclip.backbones.openclip import wrap
+from eclip.backbones.unwrapped import state_of
 from eclip.errors import DeviceError, ModelError, OptionError
-from eclip.head import load_head, with_head
+from eclip.head import EclipHead, load_head, with_head
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 CONFIG = "open_clip_config.json"
@@ -39,8 +46,10 @@ WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 HF_CONFIG = "config.json"
 HF_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
-_loaded: dict[tuple[object, ...], tuple[object, Backbone]] = {}
+_loaded: dict[tuple[Any, ...], tuple[Any, Backbone]] = {}
 """(name, device, precision, head, whether it was named) -> the state of its files when it was loaded, and the model."""
+_as_loaded: weakref.WeakKeyDictionary[nn.Module, tuple[Any, ...]] = weakref.WeakKeyDictionary()
+"""Each model that was loaded -> its state then."""
 _lock = threading.Lock()
 _log = logging.getLogger("eclip")
 
@@ -49,7 +58,7 @@ def load(
     name: str = DEFAULT_MODEL,
     *,
     checkpoint: str | Path | None = None,
-    device: str = "cpu",
+    device: Device | None = "cpu",
     precision: str = "float32",
     head: str | Path | None = None,
 ) -> Backbone:
@@ -57,11 +66,13 @@ def load(
 
     Args:
         name: "mini" (in the package), open_clip's "ARCH/TAG" ("ViT-B-16/openai", "RN50/openai",
-            "ViT-B-16-SigLIP/webli"), "hf-hub:ORG/NAME", "local-dir:PATH", "ARCH+FILE" or "ARCH" with a checkpoint;
+            "ViT-B-16-SigLIP/webli"), OpenAI's own names ("ViT-B/32", "RN50", "ViT-L/14@336px"), which mean
+            "ViT-B-32/openai" and so on, "hf-hub:ORG/NAME", "local-dir:PATH", "ARCH+FILE" or "ARCH" with a checkpoint;
             of transformers, "hf:ORG/NAME" on the Hub ("hf:openai/clip-vit-base-patch16"), or a folder that
             `save_pretrained` wrote: "hf:./PATH", "hf:/PATH", "hf:~/PATH".
         checkpoint: file of a fine-tuned open_clip model; only weights are read from it.
-        device: "cpu", "cuda", "cuda:1", or "auto" (CUDA if there is a device, else the CPU).
+        device: "cpu", "cuda", "cuda:1", a torch.device, the number of a CUDA device, or "auto" (CUDA if there is a
+            device, else the CPU); None is the CPU.
         precision: "float32", "bfloat16" or "float64".
         head: of the method "eclip": the folder that `eclip train` wrote, a file in it, or "hf-hub:ORG/NAME"; None = the
             head that lies in the model's own folder, as that of "mini" does, if there is one.
@@ -74,6 +85,7 @@ def load(
         UnsupportedTowerError: the image tower is of another kind than `errors.FAMILIES`.
         HeadError: the head is not there, cannot be read, or belongs to another model.
     """
+    name = full_name(name, checkpoint)
     architecture, tag, file = split_name(name, checkpoint)
     where = resolve_device(device)
     if precision not in PRECISIONS:
@@ -83,14 +95,15 @@ def load(
     named = head is not None
     head = head if named else head_beside(architecture)
     key, stamp = (name, where, precision, str(head), named), _stamp(architecture, file, head)
-    with _lock, torch.inference_mode(False):  # the model outlives the caller's mode
+    with _lock, built_apart():  # the model outlives the caller's mode
         if key not in _loaded or _loaded[key][0] != stamp:
-            with _reading(name), torch.random.fork_rng(devices=[]):  # weights are drawn at random before they are read
+            with _reading(name):
                 model, given = _create(architecture, tag, file)
             _check_finite(model, name)
             model.to(device=where, dtype=PRECISIONS[precision]).eval().requires_grad_(False)
             with _reading(name):
                 found = wrap(model, name=name, **given)
+            _as_loaded[found.model] = state_of(found.model)
             if head is not None:
                 own = load_head(head).to(where)
                 own.place = str(head) if named else BESIDE
@@ -99,7 +112,7 @@ def load(
         return _loaded[key][1]
 
 
-def backbone_of(model: Any, device: str | None) -> Backbone:
+def backbone_of(model: Any, device: Device | None) -> Backbone:
     """The Backbone of that name, or the one that was given.
 
     Raises:
@@ -107,7 +120,7 @@ def backbone_of(model: Any, device: str | None) -> Backbone:
         ModelError: it cannot be loaded.
     """
     if isinstance(model, str):
-        return load(model, device=device or "cpu")
+        return load(model, device=device)
     if not isinstance(model, Backbone):
         raise OptionError(
             f"model must be a name or a Backbone, got {type(model).__name__}: eclip.wrap(model, ...) makes one of it."
@@ -123,28 +136,51 @@ def is_loaded(backbone: Backbone) -> bool:
         return any(one is backbone and key[2] == "float32" for key, (_, one) in _loaded.items())
 
 
-def resolve_device(device: str) -> torch.device:
-    """The torch device behind a name, checked for being there.
+def recipe(backbone: Backbone) -> tuple[Any, ...]:
+    """How pickle is to make a Backbone again: by the call of `load` that made it, and a head of its own on top.
 
     Raises:
-        DeviceError: it is not there, or of a kind we do not run on.
+        ModelError: `load` did not make it, or it is no longer as it was loaded.
     """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.partition(":")[0] == "mps":
-        raise DeviceError("device 'mps' is not offered: no result was ever checked on it. Use 'cpu'.")
-    try:
-        where = torch.device(device)
-    except RuntimeError:
-        where = None
-    if where is None or where.type not in ("cpu", "cuda"):
-        raise DeviceError(f"device must be 'cpu', 'cuda', 'cuda:N' or 'auto', got {device!r}.")
-    if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(
-            f"device {device!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices. "
-            "Use 'cpu'."
-        )
-    return where
+    own = [getattr(backbone, one.name) for one in fields(backbone) if one.name not in ("head", "memo")]
+    with _lock:
+        for (name, where, precision, head, named), (stamp, one) in _loaded.items():
+            made = [getattr(one, field.name) for field in fields(one) if field.name not in ("head", "memo")]
+            if not all(mine is its for mine, its in zip(own, made, strict=True)):
+                continue
+            if _as_loaded[backbone.model] != state_of(backbone.model):
+                raise ModelError(
+                    f"{name} was changed after it was loaded, so its name no longer tells what it is, and it cannot be "
+                    f"pickled. {IN_A_WORKER}"
+                )
+            call = {"name": name, "device": str(where), "precision": precision, "head": head if named else None}
+            return _again, (
+                call,
+                stamp,
+                backbone.head is one.head,
+                None if backbone.head is one.head else backbone.head,
+            )
+    raise ModelError(
+        f"{backbone.name}, a Backbone from eclip.wrap, is functions over a model in hand, which cannot be pickled. "
+        f"{IN_A_WORKER}"
+    )
+
+
+IN_A_WORKER = (
+    "Send backbone.preprocess and backbone.tokenize to a worker process, which can be, or send the model and call "
+    "eclip.wrap(model, tokenizer=..., mean=..., std=...) there."
+)
+"""What to do with a Backbone that does not pickle."""
+
+
+def _again(call: dict[str, Any], stamp: Any, loaded: bool, head: EclipHead | None) -> Backbone:
+    """What `recipe` tells, in another process."""
+    found = load(**call)
+    with _lock:
+        now = next(state for state, one in _loaded.values() if one is found)
+    if now != stamp:
+        raise ModelError(f"the files of {call['name']} have changed since it was loaded in the process that sent it.")
+    return found if loaded else with_head(found, head)
 
 
 def _stamp(architecture: str, checkpoint: Path | None, head: str | Path | None) -> tuple[object, ...]:

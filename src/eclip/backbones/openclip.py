@@ -17,7 +17,7 @@ from open_clip.transformer import VisionTransformer
 from timm.layers import AttentionPool2d, AttentionPoolLatent, RotAttentionPool2d
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer as TimmViT
-from torch import nn
+from torch import Tensor, nn
 
 from eclip.backbones.base import Backbone
 from eclip.backbones.colors import Color, settled
@@ -26,10 +26,12 @@ from eclip.backbones.host import is_quantized, steady
 from eclip.backbones.huggingface import is_transformers, wrap_transformers
 from eclip.backbones.native import native_vit, resnet
 from eclip.backbones.native_text import native_text
+from eclip.backbones.openai import converted, is_openai
 from eclip.backbones.timm_towers import timm_map, timm_pool
 from eclip.backbones.timm_vit import timm_vit
 from eclip.backbones.tokenizing import NoTokenizer, Reader
-from eclip.errors import FAMILIES, OptionError, UnsupportedTowerError, unsupported
+from eclip.backbones.unwrapped import check_at_hand, unwrapped, with_ordinary_weights
+from eclip.errors import FAMILIES, ModelError, OptionError, UnsupportedTowerError, unsupported
 
 
 def wrap(
@@ -46,7 +48,11 @@ def wrap(
 
     Args:
         model: open_clip's CLIP or CustomTextCLIP, or transformers' CLIPModel, MetaClip2Model, ChineseCLIPModel,
-            AltCLIPModel, SiglipModel or Siglip2Model; on any device, in any mode; it is run in evaluation mode.
+            AltCLIPModel, SiglipModel or Siglip2Model; on any device, in any mode; it is run in evaluation mode. Inside
+            DataParallel, DistributedDataParallel, torch.compile or a PeftModel it is found, and `Backbone.model` is
+            what is inside, adapters in place. The CLIP of OpenAI's own package is converted to open_clip's, its weights
+            copied; its colors and tokenizer are known. A model made under `torch.inference_mode` is seen through new
+            modules over the same memory, so that gradients can be had.
         tokenizer: texts -> token ids, (text, token); for a model of transformers, its tokenizer itself will do. None:
             the processor's, or open_clip's CLIP tokenizer, if the vocabulary is CLIP's.
         processor: transformers' processor of the model, which says tokenizer, mean, std and interpolation at once.
@@ -59,7 +65,12 @@ def wrap(
     Raises:
         UnsupportedTowerError: the image tower is of another kind than `FAMILIES`.
         OptionError: mean, std or tokenizer cannot be known and was not given, or what was given cannot be.
+        ModelError: weights are not at hand: offloaded, on the device "meta", in shards, or on several devices.
     """
+    model = unwrapped(model)
+    if isinstance(model, nn.Module):
+        check_at_hand(model)
+        model = with_ordinary_weights(model)
     if is_transformers(model):
         return wrap_transformers(
             model,
@@ -70,6 +81,7 @@ def wrap(
             interpolation=interpolation,
             name=name,
         )
+    model = converted(model) if is_openai(model) else model
     if not isinstance(model, CLIP | CustomTextCLIP):
         raise UnsupportedTowerError(
             "wrap needs an open_clip CLIP or CustomTextCLIP, or a model of transformers, got "

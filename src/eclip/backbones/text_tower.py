@@ -20,7 +20,7 @@ Mask = Float[Tensor, "#text 1 #token token"]
 """Added to attention before the softmax: 0 where a query may look, -inf where not."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TextBlock:
     """One block of a text tower, with its norms before (CLIP) or after (BERT) attention and MLP.
 
@@ -38,7 +38,7 @@ class TextBlock:
     finish: Callable[[Tensor, Tensor], Tensor]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TextTower:
     """A text tower as functions.
 

@@ -45,7 +45,7 @@ class FaithfulTask:
         self.columns = {number: column for column, number in enumerate(asked.classes)}
         self.text = asked.texts()
         backbone = asked.backbone
-        mean, std = torch.tensor(backbone.mean), torch.tensor(backbone.std)
+        mean, std = (torch.tensor(one, dtype=torch.float32, device="cpu") for one in (backbone.mean, backbone.std))
         self.black, self.white = -mean / std, (1 - mean) / std
         self.kinds = [(way, name) for name in self.rules.fills for way in WAYS]
 

@@ -118,11 +118,11 @@ def shuffled(backbone: Backbone, seed: int = 0) -> Backbone:
     So each weight keeps its size, mean and spread, and all that was learned is gone. The model itself stays as it is.
     """
     model = deepcopy(backbone.model)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name.startswith(backbone.visual):
-                order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
+                order = torch.randperm(weight.numel(), generator=generator, device="cpu").to(weight.device)
                 weight.copy_(weight.flatten()[order].view_as(weight))
     colors = {"mean": backbone.mean, "std": backbone.std, "interpolation": backbone.interpolation}
     made = wrap(model, tokenizer=backbone.tokenize, name=f"{backbone.name} shuffled", **colors)  # type: ignore[arg-type]

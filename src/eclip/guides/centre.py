@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,7 +27,8 @@ def centre(seen: Seen, *, sigma: float = 0.25) -> Float[Tensor, "image row col"]
     if not LEAST <= sigma < float("inf"):
         raise OptionError(f"'centre' needs sigma at least {LEAST}, as a share of the photo's side, got {sigma}.")
     encoding = seen.encoding
-    down, across = ((torch.arange(count, device=encoding.pixels.device) + 0.5) / count - 0.5 for count in encoding.grid)
+    places: Any = {"dtype": torch.float32, "device": encoding.pixels.device}
+    down, across = ((torch.arange(count, **places) + 0.5) / count - 0.5 for count in encoding.grid)
     distance = down[:, None] ** 2 + across**2  # row col
     weights = torch.exp((distance.min() - distance) / (2 * sigma**2))  # the peak is 1, however small sigma
     return weights.expand(len(encoding.pixels), -1, -1)

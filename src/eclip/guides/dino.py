@@ -17,6 +17,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from eclip.backbones.base import DEFAULT_POSITIONS, Grid, plainly
+from eclip.backbones.building import built_apart
 from eclip.backbones.colors import INTERPOLATIONS, to_pixels
 from eclip.backbones.hub import fetch
 from eclip.backbones.timm_vit import BareViT, bare_vit
@@ -101,7 +102,7 @@ def _load(name: str, device: torch.device) -> nn.Module:
         weights = sum(weight.numel() for weight in shape.parameters())
         size, instead = f"about {weights * 4 / 2**20:,.0f} MiB", "the guides 'spectral' and 'backbone' need no network"
         file = fetch(config.hf_hub_id, WEIGHTS, size, instead)
-        with torch.random.fork_rng(devices=[]):  # weights are drawn at random before they are read
+        with built_apart():
             overlay = {"file": str(file), "custom_load": False}
             network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     except (DownloadError, UnsupportedTowerError) as error:

@@ -12,4 +12,4 @@ from eclip.guides import Seen
 def none(seen: Seen) -> Float[Tensor, "image row col"]:
     """Ones on the patch grid."""
     pixels = seen.encoding.pixels
-    return torch.ones(len(pixels), *seen.encoding.grid, device=pixels.device)
+    return torch.ones(len(pixels), *seen.encoding.grid, dtype=torch.float32, device=pixels.device)

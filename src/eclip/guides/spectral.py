@@ -103,7 +103,8 @@ def second_eigenvector(weights: Float[Tensor, "image patch other"]) -> Float[Ten
         weights: W, symmetric, above 0, of two patches or more.
     """
     root = weights.sum(dim=-1).rsqrt()
-    laplacian = torch.eye(weights.shape[-1]).to(weights) - root[:, :, None] * weights * root[:, None]
+    one = torch.eye(weights.shape[-1], dtype=weights.dtype, device=weights.device)
+    laplacian = one - root[:, :, None] * weights * root[:, None]
     return torch.linalg.eigh(laplacian).eigenvectors[..., 1] * root
 
 

@@ -105,6 +105,7 @@ class Method:
         feature = encoding.feature
         _check_text("text", text, feature.shape[1])
         self.check(options)
+        options = plain_options(options)
         from eclip.backbones.base import plainly
 
         with plainly(encoding.backbone.model):  # methods that need gradients turn them on

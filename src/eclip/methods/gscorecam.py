@@ -65,7 +65,7 @@ def _one_image(
 ) -> Float[Tensor, "text row col"]:
     size = tuple(encoding.pixels.shape[2:])
     wanted = kept.unique()
-    logits = torch.zeros(len(text), len(activation), device=activation.device)
+    logits = torch.zeros(len(text), len(activation), dtype=torch.float32, device=activation.device)
     for some in wanted.split(batch_size):
         enlarged = interpolate(activation[None, some].float(), size, mode="bilinear", align_corners=True)[0]
         low, high = enlarged.amin((1, 2), keepdim=True), enlarged.amax((1, 2), keepdim=True)

@@ -55,6 +55,6 @@ def naclip(
 
 
 def _near(grid: Grid, std: float) -> Float[Tensor, "patch other"]:
-    row, col = (torch.arange(side, dtype=torch.float64) for side in grid)
+    row, col = (torch.arange(side, dtype=torch.float64, device="cpu") for side in grid)
     across = [torch.exp(-((axis[:, None] - axis) ** 2) / (2 * std**2)) for axis in (row, col)]
     return torch.einsum("ij,kl->ikjl", *across).flatten(2).flatten(0, 1)  # a Gaussian is a product over the axes

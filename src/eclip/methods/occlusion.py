@@ -64,8 +64,8 @@ def _windows(grid: Grid, window: int, stride: int) -> Float[Tensor, "window row 
     """1 where a window covers; windows are centered on every `stride`-th patch, and on the last."""
     axes = []
     for side in grid:
-        centers = torch.tensor(sorted({*range(0, side, stride), side - 1}))[:, None]
-        places = torch.arange(side)
+        centers = torch.tensor(sorted({*range(0, side, stride), side - 1}), dtype=torch.long, device="cpu")[:, None]
+        places = torch.arange(side, dtype=torch.long, device="cpu")
         axes.append((places >= centers - (window - 1) // 2) & (places <= centers + window // 2))
     down, across = axes
     return (down[:, None, :, None] & across[None, :, None, :]).flatten(0, 1).float()

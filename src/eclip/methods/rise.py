@@ -55,7 +55,7 @@ def rise(
             f"{mask_count}, {cells}, {batch_size}, {keep} and {seed}."
         )
     height, width = encoding.pixels.shape[2:]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     images = range(len(encoding.pixels))
     scores, seen = [], []
     for first in range(0, mask_count, batch_size):
@@ -78,8 +78,9 @@ def _masks(
     side = [-(-length // cells) for length in size]  # of a cell, in pixels, rounded up
     masks = []
     for _ in range(count):
-        coarse = (torch.rand(1, 1, cells, cells, generator=generator) < keep).float()
+        drawn = torch.rand(1, 1, cells, cells, generator=generator, dtype=torch.float32, device="cpu")
+        coarse = (drawn < keep).float()
         fine = interpolate(coarse, [(cells + 1) * length for length in side], mode="bilinear", align_corners=False)
-        top, left = (int(torch.randint(length, (1,), generator=generator)) for length in side)
+        top, left = (int(torch.randint(length, (1,), generator=generator, device="cpu")) for length in side)
         masks.append(fine[0, 0, top : top + size[0], left : left + size[1]])
     return torch.stack(masks)

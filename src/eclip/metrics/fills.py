@@ -53,5 +53,6 @@ def fill(
     if name == "blur":
         blurred = ndimage.gaussian_filter(pixels.float().cpu().numpy(), (0, sigma, sigma), mode="reflect")
         return torch.from_numpy(np.ascontiguousarray(blurred)).to(pixels)
-    noise = torch.rand(pixels.shape, generator=torch.Generator().manual_seed(seed)).to(pixels)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    noise = torch.rand(pixels.shape, generator=generator, dtype=torch.float32, device="cpu").to(pixels)
     return low + (high - low) * noise

@@ -28,7 +28,7 @@ def patch_centers(grid: Grid, patch_size: int, corner: Sequence[float] = (0, 0))
         corner: (down, across) of the grid's corner in the photo, for windows that are cut from one.
     """
     down, across = (
-        start + patch_size // 2 + patch_size * torch.arange(count, dtype=torch.float32)
+        start + patch_size // 2 + patch_size * torch.arange(count, dtype=torch.float32, device="cpu")
         for start, count in zip(corner, grid, strict=True)
     )
     return torch.cartesian_prod(down, across)
@@ -61,7 +61,7 @@ def patch_weights(
     directed = torch.zeros_like(near.contiguous())
     directed.scatter_(-1, index, likeness.clamp(0, 1) ** gamma * near.gather(-1, index))
     weights = directed + directed.transpose(-1, -2)
-    return weights * (1 - torch.eye(weights.shape[-1]).to(weights))
+    return weights * (1 - torch.eye(weights.shape[-1], dtype=weights.dtype, device=weights.device))
 
 
 def balance(weights: Float[Tensor, "*batch node other"]) -> Float[Tensor, "*batch node other"]:

@@ -24,7 +24,7 @@ def contrast(
         good: pairs that count; the others are neither asked for nor in the way.
         aside: images and texts that are no pair and yet may belong together: they are not in each other's way.
     """
-    answers = torch.arange(len(logits), device=logits.device)
+    answers = torch.arange(len(logits), dtype=torch.long, device=logits.device)
     if aside is not None:
         apart = answers[:, None] != answers
         logits = logits.masked_fill(aside & apart, -torch.inf)

@@ -28,7 +28,8 @@ class _Pooled(nn.Module):
         super().__init__()
         self.head, self.form, self.threshold = head, config.form, config.threshold
         self.precision = config.precision
-        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)), requires_grad=config.learn_scale)
+        start = torch.tensor(math.log(scale), dtype=torch.float32, device="cpu")
+        self.log_scale = nn.Parameter(start, requires_grad=config.learn_scale)
 
     def forward(self, rows: Tensor, guide: Tensor, text: Tensor) -> Tensor:
         """How well each photo (down) matches each text (across)."""
@@ -49,7 +50,7 @@ class Learner:
     def __init__(self, head: EclipHead, scale: float, config: TrainConfig) -> None:
         self.config, self.device = config, head.image.weight.device
         self.largest = math.log(max(100.0, scale))
-        self._rows = torch.empty(0, device=self.device)
+        self._rows = torch.empty(0, dtype=torch.float32, device=self.device)
         self.pooled = _Pooled(head.requires_grad_(True), scale, config)
         self.shared = DistributedDataParallel(self.pooled) if dist.is_initialized() else None
         self.world = dist.get_world_size() if dist.is_initialized() else 1
@@ -79,7 +80,8 @@ class Learner:
         aside = self._aside(parts)
         with torch.no_grad():  # what the other parts and processes have to say; the only pass if there is one part
             seen = [self._match(self.pooled, part, text) for part in parts[: len(parts) if len(parts) > 1 else 0]]
-        loss, everyone = torch.tensor(math.nan), gathered(torch.cat(seen)) if seen else None
+        loss = torch.tensor(math.nan, dtype=torch.float32, device="cpu")
+        everyone = gathered(torch.cat(seen)) if seen else None
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
             with nullcontext() if last or self.shared is None else self.shared.no_sync():
@@ -102,7 +104,7 @@ class Learner:
 
     def _match(self, module: nn.Module, part: Batch, text: Tensor) -> Float[Tensor, "pair text"]:
         if self._rows.shape != part.rows.shape:
-            self._rows = torch.empty(part.rows.shape, device=self.device)
+            self._rows = torch.empty(part.rows.shape, dtype=torch.float32, device=self.device)
         rows = self._rows.copy_(part.rows.to(self.device))  # memory that is new takes longer to get than to fill
         return module(rows, part.guide.to(self.device).float(), text)
 

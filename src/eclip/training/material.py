@@ -102,8 +102,8 @@ class Looking:
         Raises:
             DataError: a row is too large for half precision, or not finite.
         """
-        rows = torch.zeros(len(pairs), self.patches, self.channels, dtype=torch.float16)
-        guide = torch.ones(len(pairs), self.patches, dtype=torch.float16)
+        rows = torch.zeros(len(pairs), self.patches, self.channels, dtype=torch.float16, device="cpu")
+        guide = torch.ones(len(pairs), self.patches, dtype=torch.float16, device="cpu")
         bad: dict[int, str] = {}
         for start, opened in self._opened(pairs):
             bad |= {start + place: str(photo) for place, photo in enumerate(opened) if isinstance(photo, ImageError)}
@@ -171,7 +171,7 @@ class Streamed:
         rows, guide, bad = self.looking.look([self.pairs[photo] for photo in photos])
         self.bad |= {int(photos[index]): why for index, why in bad.items()}
         text = self.looking.read([self.texts[owner][which] for owner, which in zip(owners, captions, strict=True)])
-        good = torch.tensor([index not in bad for index in range(len(photos))])
+        good = torch.tensor([index not in bad for index in range(len(photos))], dtype=torch.bool, device="cpu")
         return Batch(rows, guide, text, good)
 
 
@@ -258,7 +258,7 @@ class Cached:
 
     def batch(self, photos: Places, owners: Places, captions: Places) -> Batch:
         """These photos, each with a caption: of which pair, and which of its own."""
-        good = torch.tensor([int(photo) not in self.bad for photo in photos])
+        good = torch.tensor([int(photo) not in self.bad for photo in photos], dtype=torch.bool, device="cpu")
         said = [self.number[self.said[owner][which]] for owner, which in zip(owners, captions, strict=True)]
         rows, text = self.rows.take(photos), self.texts.take(np.array(said, np.int64))
         guide = np.ones((len(photos), self.looking.patches), np.float16)

@@ -49,7 +49,7 @@ def largest(number: int, device: torch.device) -> int:
     """The largest number that any of them gives."""
     if not dist.is_initialized():
         return number
-    shared = torch.tensor(number, device=device)
+    shared = torch.tensor(number, dtype=torch.long, device=device)
     dist.all_reduce(shared, dist.ReduceOp.MAX)
     return int(shared)
 

@@ -75,7 +75,7 @@ class Kin:
         self.number = {word: number for number, word in enumerate(sorted({word for words in texts for word in words}))}
         features = read(list(self.number))
         apart = unit(features - features.mean(dim=0))
-        self.near = (apart @ apart.T > near) | torch.eye(len(apart), dtype=torch.bool)
+        self.near = (apart @ apart.T > near) | torch.eye(len(apart), dtype=torch.bool, device=apart.device)
         for text, number in self.number.items():
             for part in _parts(text.removeprefix(PROMPT.removesuffix("{}"))):
                 if (other := self.number.get(fill(PROMPT, part))) is not None:
@@ -85,7 +85,7 @@ class Kin:
         """The same batch, told which words its texts are and which are no negatives; arguments as of its making."""
         number = [self.number[self.texts[owner][which]] for owner, which in zip(owners, captions, strict=True)]
         kin = [self.near[[self.number[word] for word in self.texts[owner]]].any(dim=0) for owner in owners]
-        return replace(batch, number=torch.tensor(number), kin=torch.stack(kin))
+        return replace(batch, number=torch.tensor(number, dtype=torch.long, device="cpu"), kin=torch.stack(kin))
 
 
 def forms(word: str) -> set[str]:

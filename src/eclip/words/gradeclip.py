@@ -57,7 +57,7 @@ def gradeclip(
             f"{heads!r}, {loosened!r} and {depth}."
         )
     tower, place = reading.tower("gradeclip"), reading.place("gradeclip")
-    every = torch.arange(len(place), device=place.device)
+    every = torch.arange(len(place), dtype=torch.long, device=place.device)
     mask = tower.mask(reading.ids)
     mixed, values, spreads = [], [], []
     with gradients(reading.backbone):
@@ -71,7 +71,7 @@ def gradeclip(
         feature = tower.pool(reading.ids, x)
     parts = []
     for grads in score_gradients(feature, image, mixed):
-        part = torch.zeros((), device=x.device)
+        part = torch.zeros((), dtype=torch.float32, device=x.device)
         for grad, value, spread in zip(grads, values, spreads, strict=True):
             pooled = grad[:, every, :, place].transpose(0, 1).flatten(2)  # image text channel
             part = part + (value.to(pooled) @ pooled.permute(1, 2, 0)).permute(2, 0, 1) * spread
@@ -88,7 +88,7 @@ def _spread(block: TextBlock, q: Heads, k: Heads, place: Tensor, loosened: str) 
     if loosened == "none":
         return torch.ones_like(q[:, 0, :, 0])
     through = block.out if loosened == "script" else merge_heads
-    query = unit(through(q))[torch.arange(len(place), device=place.device), place]
+    query = unit(through(q))[torch.arange(len(place), dtype=torch.long, device=place.device), place]
     likeness = (unit(through(k)) @ query[..., None])[..., 0]
     low, high = likeness.amin(dim=1, keepdim=True), likeness.amax(dim=1, keepdim=True)
     return torch.where(high > low, (likeness - low) / (high - low), 1)

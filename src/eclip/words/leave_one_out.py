@@ -25,7 +25,7 @@ def leave_one_out(reading: Reading, image: Float[Tensor, "image feature"]) -> Fl
         Differences of cosines: positive where the word raises the score. 0 where a word is not read.
     """
     backbone = reading.backbone
-    values = torch.zeros(len(image), *reading.ids.shape, device=reading.ids.device)
+    values = torch.zeros(len(image), *reading.ids.shape, dtype=torch.float32, device=reading.ids.device)
     for number, (text, words) in enumerate(zip(reading.texts, reading.words, strict=True)):
         read = [word for word in words if word.last > word.first]
         without = [" ".join((text[: word.start] + " " + text[word.stop :]).split()) for word in read]

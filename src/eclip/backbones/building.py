@@ -1,0 +1,75 @@
+"""Models are built alike in every thread, whatever torch's defaults are, and leave everybody's random numbers alone.
+
+Weights are drawn at random before they are read from a file. Saving and restoring torch's one random state around that
+would take back what another thread draws meanwhile, and `torch.set_default_dtype` holds for all threads. What is done
+here holds for one thread alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+
+def _options(one: Any) -> Mapping[str, Any]:
+    return inspect.signature(one).parameters if inspect.isfunction(one) else {}
+
+
+INITIAL = tuple(name for name, one in vars(nn.init).items() if name.endswith("_") and "generator" in _options(one))
+"""Functions of `torch.nn.init` that draw."""
+DRAWN = ("uniform_", "normal_", "random_", "bernoulli_", "exponential_", "log_normal_", "cauchy_", "geometric_")
+"""Methods of a tensor that draw its values."""
+DRAWING = ("rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial")
+"""Functions that draw a new tensor."""
+FLOATING = ("empty", "zeros", "ones", "rand", "randn", "linspace", "logspace", "eye")
+"""Functions whose result has the default precision if none is given."""
+BY_VALUE = ("tensor", "as_tensor", "asarray", "full", "arange", "scalar_tensor")
+"""Functions whose result has it if the values are Python's own floating-point numbers."""
+
+
+@contextlib.contextmanager
+def built_apart(seed: int = 0) -> Iterator[None]:
+    """New tensors are on the CPU and in float32 unless their maker says otherwise, and drawn from this seed."""
+    with torch.inference_mode(False), torch.device("cpu"), _Apart(torch.Generator("cpu").manual_seed(seed)):
+        yield
+
+
+class _Apart(TorchFunctionMode):
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
+        if (
+            name in INITIAL and getattr(func, "__module__", "") == "torch.nn.init"
+        ):  # what it calls itself is not seen here
+            given = args[0] if args else kwargs["tensor"]
+            if given.device.type == "cpu" and kwargs.get("generator") is None:
+                kwargs["generator"] = self.generator
+        elif name in DRAWN and getattr(torch.Tensor, name) == func:
+            if args[0].device.type == "cpu" and kwargs.get("generator") is None:
+                kwargs["generator"] = self.generator
+        elif getattr(torch, name, None) is func:
+            if name in DRAWING and kwargs.get("generator") is None and _is_cpu(kwargs.get("device")):
+                kwargs["generator"] = self.generator
+            if kwargs.get("dtype") is None and (name in FLOATING or (name in BY_VALUE and _is_floating(args))):
+                kwargs["dtype"] = torch.float32
+        return func(*args, **kwargs)
+
+
+def _is_cpu(device: Any) -> bool:
+    return device is None or torch.device(device).type == "cpu"
+
+
+def _is_floating(values: Any) -> bool:
+    """Whether Python's floating-point numbers are among the values, at any depth."""
+    return isinstance(values, float) or (isinstance(values, list | tuple) and any(_is_floating(one) for one in values))

@@ -1,0 +1,46 @@
+"""Devices by all the names that torch's users have for them."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import torch
+
+from eclip.errors import DeviceError
+
+Device = str | int | np.integer | torch.device
+"""A name, the number of a CUDA device, or torch's own object."""
+
+
+def resolve_device(device: Device | None) -> torch.device:
+    """The torch device that is meant, checked for being there; None is the CPU.
+
+    Raises:
+        DeviceError: it is not there, or of a kind we do not run on.
+    """
+    said = "cpu" if device is None else str(device)
+    if isinstance(device, bool) or not isinstance(device, Device | None):
+        said = ""
+    elif re.fullmatch(r"\d+", said):
+        said = f"cuda:{said}"
+    elif said == "auto":
+        said = "cuda" if torch.cuda.is_available() else "cpu"
+    if said.partition(":")[0] == "mps":
+        raise DeviceError("device 'mps' is not offered: no result was ever checked on it. Use 'cpu'.")
+    try:
+        where = torch.device(said)
+    except RuntimeError:
+        where = None
+    if where is None or where.type not in ("cpu", "cuda"):
+        raise DeviceError(
+            "device must be 'cpu', 'cuda', 'cuda:N', 'auto', a torch.device of these, or the number of a CUDA device, "
+            f"got {device!r}."
+        )
+    if where.type == "cpu":
+        return torch.device("cpu")
+    if (where.index or 0) >= (count := torch.cuda.device_count()):
+        raise DeviceError(
+            f"device {said!r} is not there: torch {torch.__version__} sees {count} CUDA devices. Use 'cpu'."
+        )
+    return torch.device("cuda", torch.cuda.current_device() if where.index is None else where.index)

@@ -1,0 +1,94 @@
+"""The one state in which models are run: evaluation mode, ordinary tensors, no gradients, full precision.
+
+Training flags belong to the modules, not to a thread. So users of a module are counted, by all threads and models that
+share it: the first one in switches it to evaluation mode, the last one out restores what its owner set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from eclip.errors import ModelError
+
+
+@dataclass(eq=False, slots=True)
+class _Held:
+    """A module in use.
+
+    Attributes:
+        module: kept alive no longer than it is in use.
+        training: its flag as its owner wants it.
+        users: how many are inside.
+        disturbed: how often its owner switched it to training mode while it was in use.
+    """
+
+    module: nn.Module
+    training: bool
+    users: int = 0
+    disturbed: int = 0
+
+
+_held: dict[int, _Held] = {}
+"""id of a module -> its users; of modules in use alone."""
+_lock = threading.RLock()  # a signal handler may explain too
+
+
+@contextlib.contextmanager
+def plainly(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and ordinary tensors without gradients for the time of the block, whatever surrounds it.
+
+    Every module's own mode is restored when nobody uses it any longer. Autocast and inference mode rest: they change
+    values or forbid gradients.
+
+    Raises:
+        ModelError: another thread has called `model.train()` in the meantime, so the values may be those of training.
+    """
+    device = next(model.parameters()).device.type
+    inside: list[_Held] = []
+    before: list[int] = []
+    disturbed = False
+    try:
+        with _lock:
+            for module in model.modules():
+                held = _held.get(id(module))
+                if held is None:
+                    held = _Held(module, module.training)
+                    if held.training:
+                        module.training = False
+                    _held[id(module)] = held
+                elif module.training:
+                    _rest(held)
+                held.users += 1
+                inside.append(held)
+                before.append(held.disturbed)
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
+            yield
+    finally:
+        with _lock:
+            for held, times in zip(inside, before, strict=True):
+                module = held.module
+                if module.training:
+                    _rest(held)
+                disturbed |= held.disturbed > times
+                held.users -= 1
+                if not held.users:
+                    del _held[id(module)]
+                    if held.training:
+                        module.training = True
+    if disturbed:
+        raise ModelError(
+            f"{type(model).__name__} was put into training mode while it was run, so the result would be random: call "
+            "train() before or after, or explain a copy, eclip.wrap(copy.deepcopy(model), ...)."
+        )
+
+
+def _rest(held: _Held) -> None:
+    """Its owner wants it in training mode from now on, but whoever is inside needs it as it is."""
+    held.training, held.module.training = True, False
+    held.disturbed += 1

@@ -1,8 +1,10 @@
 """Train the head of ECLIP (Li et al. 2022, https://arxiv.org/abs/2209.07046): photos with captions in, a head out.
 
 Both encoders are frozen and run once; their rows, guides and caption features lie in a cache on disk. What is trained
-is `EclipHead` alone: masked max pooling makes one vector of a photo's rows, and symmetric InfoNCE draws it to its
-caption. The paper's batch size, rate and length are not known to us; the defaults are ours, measured with `mini`.
+is `EclipHead` alone: the rows of an image are pooled into one score for each text, and symmetric InfoNCE raises that of
+its own. The paper pools by masked max pooling, which is `form="soft"` with a guide as we read it; the default form is
+ours, "similarity_smooth" without a guide. The paper's batch size, learning rate and length are not known to us; the
+defaults are ours, measured with `mini`.
 
 Under `torchrun` each process takes its part of every batch, and all see all negatives; one process and many give the
 same head, to rounding.

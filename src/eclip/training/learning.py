@@ -75,10 +75,10 @@ class Learner:
         good = gathered(torch.cat([part.good for part in parts]).to(self.device, torch.uint8)).bool()
         aside = self._aside(parts)
         with torch.no_grad():  # what the other parts and processes have to say; the only pass if there is one part
-            seen = [self._match(part, text) for part in parts[: len(parts) if len(parts) > 1 else 0]]
+            seen = [self._match(self.pooled, part, text) for part in parts[: len(parts) if len(parts) > 1 else 0]]
         loss, everyone = torch.tensor(math.nan), gathered(torch.cat(seen)) if seen else None
         for number, part in enumerate(parts):
-            own = self._match(part, text)
+            own = self._match(self.pooled, part, text)
             everyone = gathered(own) if everyone is None else everyone
             start = (self.rank * len(parts) + number) * len(own)
             loss = contrast(self._scale(parts) * with_own(everyone, own, start), good, aside)
@@ -96,11 +96,11 @@ class Learner:
         self.pooled.load_state_dict(state["pooled"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def _match(self, part: Batch, text: Tensor) -> Float[Tensor, "pair text"]:
+    def _match(self, module: nn.Module, part: Batch, text: Tensor) -> Float[Tensor, "pair text"]:
         if self._rows.shape != part.rows.shape:
             self._rows = torch.empty(part.rows.shape, device=self.device)
         rows = self._rows.copy_(part.rows.to(self.device))  # memory that is new takes longer to get than to fill
-        return self.pooled(rows, part.guide.to(self.device).float(), text)
+        return module(rows, part.guide.to(self.device).float(), text)
 
     def _aside(self, parts: list[Batch]) -> Bool[Tensor, "pair pair"] | None:
         """Which texts of the whole batch each of its photos is not to be held against."""

@@ -1,10 +1,10 @@
 """The processes of one run, as `torchrun` starts them; what they do together a single one does alone.
 
 The process group is the run's own, and its threads are joined before `joined` is left. A thread of gloo lets go of a
-tensor a moment after the process has its result, and needs the interpreter for that: one that comes when the
-interpreter is on its way out aborts the process ("terminate called without an active exception"). So nothing but this
-module holds the group. `DistributedDataParallel` is not used for that reason: it imports `torch.distributed.nn`, whose
-functions keep the group of that moment as a default for good.
+tensor a moment after the process has its result, and takes the interpreter's lock for that: one that waits for it when
+the interpreter goes down aborts the process ("terminate called without an active exception"). So no collective runs in
+a group that others made, which they may never destroy, and nothing but this module holds the run's own; the reducer of
+`DistributedDataParallel`, which lives as long as the traceback of an error, would.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from eclip.errors import TrainingError
 
 PATIENCE = timedelta(days=1)
 """For the slowest to encode its share; torch's own ten minutes are too few, and of one that dies torchrun ends all."""
-_groups: list[dist.ProcessGroup] = []
+_groups: list[Any] = []
 """That of the run under way; empty where a process is alone."""
 
 

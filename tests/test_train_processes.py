@@ -95,6 +95,7 @@ from eclip.training.processes import joined
 rank = int(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
 before = dist.distributed_c10d._world.pg_map.copy()
+used = dist.group.WORLD._get_sequence_number_for_group()
 with joined("cpu") as place:
     print(place)
     weight, only_one = torch.full((2, 3), 1.0 + rank, requires_grad=True), torch.tensor(float(rank))
@@ -106,6 +107,8 @@ with joined("cpu") as place:
     assert processes.gathered(torch.tensor([[rank]])).tolist() == [[0], [1]] and processes.place() == (rank, 2)
     assert processes.largest(rank + 5, "cpu") == 6 and processes.everyones({rank: "x"}) == {0: "x", 1: "x"}
 assert dist.distributed_c10d._world.pg_map == before and processes.place() == (0, 1)
+assert dist.group.WORLD._get_sequence_number_for_group() == used, "nothing of ours ran in the caller's group"
+del before
 try:
     with joined("cpu"):
         if rank:

@@ -235,7 +235,7 @@ def test_saved_and_loaded_a_head_is_the_same_to_the_bit(options: dict[str, Any],
     folder = head.save(tmp_path / "deep" / "head")
     assert sorted(path.name for path in folder.iterdir()) == [CONFIG, WEIGHTS]
     state = torch.random.get_rng_state()
-    for place in (folder, str(folder), folder / WEIGHTS):
+    for place in (folder, str(folder), folder / WEIGHTS, folder / CONFIG):
         found = load_head(place)
         assert found.config == head.config and found.place == str(place)
         assert not found.training and not any(weight.requires_grad for weight in found.parameters())
@@ -289,6 +289,25 @@ def test_a_head_that_cannot_be_read_is_refused_by_name(damage: Any, message: str
     with pytest.raises(HeadError, match=message) as raised:
         load_head(folder)
     assert str(folder) in str(raised.value)
+
+
+def test_what_is_no_place_of_a_head_is_refused_with_the_way_out(
+    model_folder: Path, tmp_path: Path, shapes_unchecked: None
+) -> None:
+    head = EclipHead.start(eclip.load(f"local-dir:{model_folder}"))
+    folder = head.save(tmp_path / "head")
+    torch.save({"step": 3}, folder / "checkpoint.pt")
+    torch.save(head.state_dict(), folder / "head.bin")
+    for file in ("checkpoint.pt", "head.bin"):
+        for tried in (load_head, lambda place: eclip.load(f"local-dir:{model_folder}", head=place)):
+            with pytest.raises(
+                HeadError, match=rf"{file}' is no head: name the folder with .*`eclip train --resume` alone"
+            ):
+                tried(folder / file)
+    with pytest.raises(HeadError, match=r"got EclipHead: `eclip.with_head\(backbone, head\)` takes a head in hand"):
+        eclip.load(f"local-dir:{model_folder}", head=head)  # type: ignore[arg-type]
+    with pytest.raises(HeadError, match="got int"):
+        load_head(3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["hf-hub:a/b/c", "hf-hub:my heads", "hf-hub:", ""])

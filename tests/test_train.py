@@ -30,6 +30,7 @@ from eclip.head import CONFIG, WEIGHTS, EclipHead, head_rows, load_head
 from eclip.methods import METHODS
 from eclip.pooling import masked_max_pool, match
 from eclip.train import Run, train
+from eclip.training.checkpoint import Interrupts
 from eclip.training.config import CHECKPOINT, TrainConfig
 from eclip.training.journal import FILE, PICTURE, events
 from eclip.training.learning import Learner
@@ -358,7 +359,7 @@ def test_stopped_and_resumed_is_uninterrupted_to_the_bit(
         "batch_size": 19,
     }
     whole, config = made("whole", **options), made(**options)
-    head = train(whole)
+    head, handler = train(whole), signal.getsignal(number)
     for place, step in enumerate(steps):
         with pytest.raises(error) as raised:
             train(config, resume=place > 0, tell=stop_at(step, number))
@@ -366,13 +367,31 @@ def test_stopped_and_resumed_is_uninterrupted_to_the_bit(
             assert raised.value.code == 128 + signal.SIGTERM  # type: ignore[attr-defined]
         assert log_of(config)[-1] == {"event": "stopped", "step": step, "signal": signal.Signals(number).name}
         assert len(losses(config)) == step
-    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler), "handlers are the user's again"
+    assert signal.getsignal(number) == handler, "the user's again"
     again = train(config, resume=True)
     same_head(again, head)
     same_head(config, whole)
     assert timeless(config) == timeless(whole)
     assert replace(again.config, trained={}) == replace(head.config, trained={})
     assert again.config.trained["epochs_done"] == 2
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_second_signal_counts_but_not_where_a_launcher_passes_them_on(again: bool) -> None:
+    before, came = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)], []
+    try:
+        signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+        signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+        with Interrupts(again=again) as interrupts:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+                os.kill(os.getpid(), number)
+        assert interrupts.signal == signal.SIGTERM, "the first"
+        assert came == ([signal.SIGINT, signal.SIGTERM] if again else [])
+        os.kill(os.getpid(), signal.SIGINT)
+        assert came[-1] == signal.SIGINT, "afterwards they are the user's again"
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
 
 
 def test_streamed_runs_resume_to_the_bit_too(made: Made, data: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Training in processes of its own: two under torchrun are one, and one that is killed goes on."""
+"""Training in processes of its own: two under torchrun are one, close in order, and one that is killed goes on."""
 
 from __future__ import annotations
 
@@ -21,27 +21,48 @@ from eclip.training.config import TrainConfig
 from eclip.training.journal import FILE, events
 
 SCRIPT = """
-import json, os, sys
+import json, os, sys, time
 import torch
 from eclip.train import train
 from eclip.training.config import TrainConfig
 
 torch.set_num_threads(1)
 rank, runs = int(os.environ.get("RANK", 0)), json.loads(sys.argv[1])
-if "RANK" in os.environ and len(runs) > 1:
+own = "RANK" in os.environ and len(runs) > 1
+if own:
     torch.distributed.init_process_group("gloo")
+    callers = torch.distributed.group.WORLD
+    used = callers._get_sequence_number_for_group()
+
+def check_closed():
+    tasks = os.listdir("/proc/self/task") if sys.platform == "linux" else ()
+    names = [open(f"/proc/self/task/{task}/comm").read() for task in tasks]
+    assert not tasks or sum("gloo_runloop" in name for name in names) == 2 * own, names  # the caller's group has two
+    assert not own or callers._get_sequence_number_for_group() == used, "nothing of ours ran in the caller's group"
+
 for wanted in runs:
     step, number = wanted.pop("kill", (0, 0))
+    whom = wanted.pop("whom", "itself")
     resume = wanted.pop("resume", False)
 
     def tell(what, done, of, word):
         if (what, done) == ("training", step):  # only the first process tells
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid() if whom == "itself" else os.getppid(), number)
+            time.sleep(0 if whom == "itself" else 1)
 
     try:
         train(TrainConfig(**wanted), resume=resume, tell=tell)
     except SystemExit as stopped:
+        check_closed()  # while the error is there
         print("rank", rank, "stopped with", stopped.code)
+    except KeyboardInterrupt as stopped:
+        check_closed()
+        print("rank", rank, "interrupted")
+    check_closed()
+if own:
+    del callers
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 """
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
@@ -56,7 +77,7 @@ def run(*runs: dict[str, Any], launcher: tuple[str, ...] = ()) -> subprocess.Com
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(words, env=alone, start_new_session=True, **pipes) as process:
         try:
-            said = process.communicate(timeout=90)
+            said = process.communicate(timeout=300)
             return subprocess.CompletedProcess(words, process.returncode, *said)
         finally:
             if process.poll() is None:
@@ -65,23 +86,53 @@ def run(*runs: dict[str, Any], launcher: tuple[str, ...] = ()) -> subprocess.Com
 
 JOINING = """
 import sys
+import torch
 import torch.distributed as dist
+from eclip.errors import TrainingError
+from eclip.training import processes
 from eclip.training.processes import joined
 
-dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=int(sys.argv[2]), world_size=2)
+rank = int(sys.argv[2])
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
+before = dist.distributed_c10d._world.pg_map.copy()
+used = dist.group.WORLD._get_sequence_number_for_group()
 with joined("cpu") as place:
     print(place)
-assert dist.is_initialized()
+    weight, only_one = torch.full((2, 3), 1.0 + rank, requires_grad=True), torch.tensor(float(rank))
+    processes.begin_alike([weight, only_one])
+    assert weight.tolist() == [[1.0] * 3] * 2 and only_one == 0, "as the first"
+    parts = [torch.full((3,), 1.0 + rank), torch.full((2, 2), 10.0 * rank)]
+    processes.add_up(parts)
+    assert [part.tolist() for part in parts] == [[3.0] * 3, [[10.0] * 2] * 2]
+    assert processes.gathered(torch.tensor([[rank]])).tolist() == [[0], [1]] and processes.place() == (rank, 2)
+    assert processes.largest(rank + 5, "cpu") == 6 and processes.everyones({rank: "x"}) == {0: "x", 1: "x"}
+assert dist.distributed_c10d._world.pg_map == before and processes.place() == (0, 1)
+assert dist.group.WORLD._get_sequence_number_for_group() == used, "nothing of ours ran in the caller's group"
+del before
+try:
+    with joined("cpu"):
+        if rank:
+            raise ValueError("of this one alone")
+        processes.wait("cpu")
+except (ValueError, TrainingError) as error:
+    print(error)
+dist.barrier()  # the caller's group is as good as before
+dist.destroy_process_group()
 """
 
 
-def test_a_group_that_torchrun_did_not_make_is_used_too(tmp_path: Path) -> None:
+def test_a_group_that_torchrun_did_not_make_is_used_too_and_an_error_of_one_is_told_to_all(tmp_path: Path) -> None:
     alone = {key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     words = [sys.executable, "-W", "ignore", "-c", JOINING, str(tmp_path / "store")]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     both = [subprocess.Popen([*words, str(rank)], env=alone, **pipes) for rank in (0, 1)]
-    said = [process.communicate(timeout=60) for process in both]
-    assert [out.strip() for out, _ in said] == ["(0, 2, 'cpu')", "(1, 2, 'cpu')"], said
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    (first, told), (second, own) = (out.splitlines() for out, _ in said)
+    assert (first, second) == ("(0, 2, 'cpu')", "(1, 2, 'cpu')")
+    assert own == "of this one alone"
+    assert told.startswith("process 0 of 2 cannot go on with the others (")
+    assert told.endswith("). If one of them stopped first, its own error is the cause.")
 
 
 @pytest.fixture
@@ -157,6 +208,25 @@ def test_two_processes_train_as_one(config: TrainConfig, tmp_path: Path) -> None
         assert [event["event"] for event in log(folder)][-1] == "epoch"
     scales = [torch.load(tmp_path / out / "checkpoint.pt")["state"]["pooled"]["log_scale"] for out in ("cached", "out")]
     torch.testing.assert_close(scales[0], scales[1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_torchrun_that_is_stopped_stops_all_with_a_checkpoint_and_no_thread_left(
+    config: TrainConfig, tmp_path: Path, number: int
+) -> None:
+    """The group that the run makes itself under torchrun, which passes signals on."""
+    whole, stopped = (replace(config, out=str(tmp_path / out)) for out in ("whole", "stopped"))
+    done = run({**asdict(stopped), "kill": (2, number), "whom": "torchrun"}, launcher=TWO)
+    assert done.returncode != 0, "torchrun says that it was stopped"
+    how = "interrupted" if number == signal.SIGINT else f"stopped with {128 + number}"
+    assert sorted(done.stdout.splitlines()) == [f"rank {rank} {how}" for rank in (0, 1)], done.stderr
+    assert "terminate called" not in done.stderr and "AssertionError" not in done.stderr
+    last = log(stopped.out)[-1]
+    assert (last["event"], last["signal"]) == ("stopped", signal.Signals(number).name) and last["step"] < 4
+    assert torch.load(Path(stopped.out) / "checkpoint.pt")["step"] == last["step"]
+    train(whole)
+    train(stopped, resume=True)
+    assert losses(stopped.out) == pytest.approx(losses(whole.out), rel=1e-5)
 
 
 def test_killed_between_two_checkpoints_and_resumed_is_uninterrupted_to_the_bit(

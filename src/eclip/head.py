@@ -1,8 +1,9 @@
 """The head of ECLIP (Li et al. 2022, https://arxiv.org/abs/2209.07046): a new projection.
 
-Both encoders stay frozen. The head sends every patch into the space of texts; in training alone, masked max pooling
-(`eclip.pooling`) makes one vector of them, which is to match the caption. Recognition keeps the model's own projection
-(the first version of the paper calls this dual projections), so scores never change.
+Both encoders stay frozen. The head sends every patch into the space of texts; in training alone the patches are pooled,
+which gives one score for an image and a text (`eclip.pooling`). The paper pools by masked max pooling; our default,
+with which the head of `mini` was trained, is a smooth maximum of the patches' similarity with the text, without a mask.
+Recognition keeps the model's own projection (dual projections, in the paper's first version): scores never change.
 
 The authors released no code, and the paper's body could not be read; what is a guess of ours says so.
 """
@@ -199,17 +200,17 @@ def load_head(name: str | Path) -> EclipHead:
     """A head from disk, frozen; `head.place` says where it was.
 
     Args:
-        name: the folder that `EclipHead.save` or `eclip train` wrote, the .safetensors file in it, or
+        name: the folder that `EclipHead.save` or `eclip train` wrote, either of the two files in it, or
             "hf-hub:ORG/NAME", a repository of the Hub with both files.
 
     Raises:
         HeadError: it is not there, or cannot be read.
         DownloadError: it must be fetched and cannot be.
     """
-    if not str(name).strip():
-        raise HeadError("the head has an empty name: write the folder that `eclip train -o DIR` made.")
+    check_place(name)
     path = _fetched(str(name).removeprefix("hf-hub:")) if str(name).startswith("hf-hub:") else Path(name)
-    weights, config = (path, path.with_suffix(".json")) if path.is_file() else (path / WEIGHTS, path / CONFIG)
+    beside = path.with_suffix(".safetensors"), path.with_suffix(".json")
+    weights, config = beside if path.is_file() else (path / WEIGHTS, path / CONFIG)
     for file in (weights, config):
         if not file.is_file():
             raise HeadError(
@@ -229,6 +230,22 @@ def load_head(name: str | Path) -> EclipHead:
         raise HeadError(f"the head {str(path)!r} holds NaN or infinity: train it again.")
     head.place = str(name)
     return head.eval().requires_grad_(False)
+
+
+def check_place(name: Any) -> None:
+    """A head is named by its folder, a file of it, or a repository; anything else is a HeadError."""
+    if not isinstance(name, str | os.PathLike):
+        raise HeadError(
+            f"the head must be a folder or 'hf-hub:ORG/NAME', got {type(name).__name__}: "
+            "`eclip.with_head(backbone, head)` takes a head in hand."
+        )
+    if not str(name).strip():
+        raise HeadError("the head has an empty name: write the folder that `eclip train -o DIR` made.")
+    if Path(name).is_file() and Path(name).suffix not in (".safetensors", ".json"):
+        raise HeadError(
+            f"{str(name)!r} is no head: name the folder with {WEIGHTS} and {CONFIG}, which `eclip train -o DIR` makes. "
+            "A checkpoint of training is read by `eclip train --resume` alone."
+        )
 
 
 def _fetched(repository: str) -> Path:

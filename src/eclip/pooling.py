@@ -1,4 +1,7 @@
-"""Masked max pooling of ECLIP (Li et al. 2022, https://arxiv.org/abs/2209.07046), its variants and controls."""
+"""Masked max pooling of ECLIP (Li et al. 2022, https://arxiv.org/abs/2209.07046), its variants and controls.
+
+Training pools by `DEFAULT_FORM`, which is ours; `PAPER_FORM` is masked max pooling as we read it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ FORMS: dict[str, _Pool] = {
 """How tokens (image, patch, feature) become one vector, given the guide (image, patch, 1) and where it is inside."""
 SIMILARITIES = ("similarity", "similarity_smooth")
 """Forms that pool cosines with each text instead, see `match`."""
-DEFAULT_FORM = "soft"
+DEFAULT_FORM, PAPER_FORM = "similarity_smooth", "soft"
 INSIDES = ("mean", "mass")
 SHARPNESS = 20.0
 """Of the smooth maximum of cosines."""
@@ -34,7 +37,7 @@ SHARPNESS = 20.0
 def masked_max_pool(
     tokens: Float[Tensor, "image patch feature"],
     guide: Float[Tensor, "image patch"] | None = None,
-    form: str = DEFAULT_FORM,
+    form: str = PAPER_FORM,
     threshold: str = "mean",
 ) -> Float[Tensor, "image feature"]:
     """The largest value of each channel over the patches, where the guide allows it; not normalized.
@@ -49,7 +52,7 @@ def masked_max_pool(
         tokens: projected patches.
         guide: how much each patch belongs to the thing, 0 or more; divided by its maximum here. None, or a map that is
             flat: every patch is wanted alike.
-        form: a name of `FORMS`.
+        form: a name of `FORMS`; what `eclip train` does by default is none of them, see `match`.
         threshold: which patches are inside: "mean", those above the map's mean; "mass", the fewest that hold 60 % of
             its sum (as DINO draws its maps, https://arxiv.org/abs/2104.14294).
 
@@ -82,7 +85,7 @@ def match(
         tokens: projected patches.
         text: unit length.
         guide: see `masked_max_pool`.
-        form: a name of `FORMS` or `SIMILARITIES`.
+        form: a name of `FORMS` or `SIMILARITIES`; the default is that of `TrainConfig` too.
         threshold: see `masked_max_pool`.
 
     Raises:

@@ -1,8 +1,10 @@
 """Train the head of ECLIP (Li et al. 2022, https://arxiv.org/abs/2209.07046): photos with captions in, a head out.
 
 Both encoders are frozen and run once; their rows, guides and caption features lie in a cache on disk. What is trained
-is `EclipHead` alone: masked max pooling makes one vector of a photo's rows, and symmetric InfoNCE draws it to its
-caption. The paper's batch size, rate and length are not known to us; the defaults are ours, measured with `mini`.
+is `EclipHead` alone: the rows of an image are pooled into one score for each text, and symmetric InfoNCE raises that of
+its own. The paper pools by masked max pooling, which is `form="soft"` with a guide as we read it; the default form is
+ours, "similarity_smooth" without a guide. The paper's batch size, learning rate and length are not known to us; the
+defaults are ours, measured with `mini`.
 
 Under `torchrun` each process takes its part of every batch, and all see all negatives; one process and many give the
 same head, to rounding.
@@ -58,7 +60,8 @@ def train(config: TrainConfig, *, resume: bool = False, tell: Tell = lambda *_: 
         OptionError: a field of the configuration, also a batch too large for the pairs or uneven for the processes.
         DataError: pairs that cannot be read, or more than 5 % bad ones.
         ResultError: the folder of the run or the cache cannot be written.
-        TrainingError: nothing to resume, another run's checkpoint, or a loss that is not finite.
+        TrainingError: nothing to resume, another run's checkpoint, a loss that is not finite, or another process of
+            the run stopped.
         KeyboardInterrupt: Ctrl-C, after the checkpoint was written; on SIGTERM it is SystemExit.
         EclipError: of the model, the guide, or the masks.
     """
@@ -124,7 +127,7 @@ class Run:
             raise TrainingError(f"the run in {config.out!r} has done {first / steps:.3g} epochs of {config.epochs}.")
         if first == 0:
             self._score(log, 0, 0)
-        with checkpoint.Interrupts() as interrupts:
+        with checkpoint.Interrupts(again="LOCAL_RANK" not in os.environ) as interrupts:
             for step in range(first, steps * config.epochs):
                 self._step(material, good, step, steps, log)
                 done = step + 1
@@ -140,6 +143,7 @@ class Run:
                     checkpoint.save(self.folder, done, config, self.data, self.head.config.probe, state)
                 if stopping:
                     log.note("stopped", step=done, signal=signal.Signals(stopping).name)
+                    processes.wait(self.learner.device)  # none leaves before the checkpoint is whole
                     raise KeyboardInterrupt if stopping == signal.SIGINT else SystemExit(128 + stopping)
         self._describe(config.epochs)
         return self.head.eval().requires_grad_(False)
@@ -161,7 +165,7 @@ class Run:
             return Streamed(self.looking(), self.pairs, self.texts)
         begin, cached = time.perf_counter(), self.cached()
         cached.fill(self.tell, self.rank, self.world)
-        processes.wait()
+        processes.wait(self.learner.device)
         cached.note_bad()
         if first == 0:
             log.note("cached", step=0, seconds=round(time.perf_counter() - begin, 1), bad=len(cached.bad))
@@ -243,7 +247,7 @@ class Run:
             )["eclip"]
             log.note("scores", step=step, epoch=epoch, msc=record.msc, miou=record.miou, threshold=record.threshold)
             self.tell("scores", epoch, self.config.epochs, f"mSC {100 * record.msc:.1f}  mIoU {100 * record.miou:.1f}")
-        processes.wait()
+        processes.wait(self.learner.device)
 
     def _save(self, log: journal.Journal, epoch: int, step: int, begin: float) -> None:
         """The head as it is after an epoch, with what it was trained on, and the curve."""

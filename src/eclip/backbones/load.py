@@ -38,7 +38,7 @@ from eclip.backbones.huggingface import HF_COLORS, model_type, read_folder
 from eclip.backbones.openclip import wrap
 from eclip.backbones.unwrapped import state_of
 from eclip.errors import DeviceError, ModelError, OptionError
-from eclip.head import EclipHead, load_head, with_head
+from eclip.head import EclipHead, check_place, load_head, with_head
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 CONFIG = "open_clip_config.json"
@@ -92,7 +92,8 @@ def load(
         raise DeviceError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
     if file is not None:
         name = f"{architecture}+{file}"
-    named = head is not None
+    if named := head is not None:
+        check_place(head)
     head = head if named else head_beside(architecture)
     key, stamp = (name, where, precision, str(head), named), _stamp(architecture, file, head)
     with _lock, built_apart():  # the model outlives the caller's mode

@@ -77,7 +77,10 @@ def train(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="An option of the guide, e.g. tau=0.2.", rich_help_panel=POOLING),
     ] = None,
-    form: Annotated[str | None, _flag("form", f"Of masked max pooling: {', '.join(FORMS)}.", POOLING)] = None,
+    form: Annotated[
+        str | None,
+        _flag("form", f"How patches are pooled: {', '.join(FORMS)}; the paper's is soft, with a guide.", POOLING),
+    ] = None,
     texts: Annotated[
         str | None, _flag("texts", "captions as they are, or words: a prompt for each word they mention.", DATA)
     ] = None,

@@ -1,8 +1,9 @@
 """Free attention behind one signature: `GUIDES[name](seen, **options)`.
 
-A guide says how much each place of a photo belongs to the thing, and no one has labeled anything for it. Masked max
-pooling is guided by it in training (Li et al. 2022, ECLIP, https://arxiv.org/abs/2209.07046); no map needs it
-afterwards. To add one: a file with a function of the file's name, a line here.
+A guide says how much each place of a photo belongs to the thing, and no one has labeled anything for it. It weighs the
+patches where training pools them, as in masked max pooling (Li et al. 2022, ECLIP, https://arxiv.org/abs/2209.07046);
+no map needs it afterwards, and the default, "none", trains without one. To add one: a file with a function of the
+file's name, a line here.
 The dict itself imports no torch; a guide's file is imported when it is first called.
 """
 
@@ -150,7 +151,7 @@ def check_guide(name: Any, options: dict[str, Any]) -> None:
 # fmt: off
 GUIDES: dict[str, Guide] = {guide.name: guide for guide in (
     Guide("none", 0,
-          "Ones everywhere: plain max pooling."),
+          "Ones everywhere: pooling without a mask, the default."),
     Guide("centre", 0,
           "A Gaussian in the middle of the photo, whatever it shows: the negative control."),
     Guide("backbone", 1,

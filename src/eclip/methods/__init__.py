@@ -237,7 +237,7 @@ METHODS: dict[str, Method] = {method.name: method for method in (
     Method("rclip", "similarity", 0, False,
            "The same map upside down, since CLIP's is inverted (Li et al. 2022, ECLIP)."),
     Method("eclip", "similarity", 1, False,
-           "Cosine of every patch through a head trained with masked max pooling (Li et al. 2022, ECLIP)."),
+           "Cosine of every patch through a trained head, mini's by similarity_smooth (after Li et al. 2022, ECLIP)."),
     Method("maskclip", "similarity", 1, False,
            "Cosine of what each patch itself passes on, attention left out (Zhou et al. 2022)."),
     Method("sclip", "similarity", 1, False,

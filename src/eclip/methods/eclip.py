@@ -1,6 +1,8 @@
 """ECLIP, the image-text similarity map through a trained head (Li et al. 2022, https://arxiv.org/abs/2209.07046).
 
-The authors released no code; what is known of the head, and what is our guess, stands in `eclip.head`.
+The method reads any head, however it was trained. The paper trains with masked max pooling; the head that ships with
+`mini` was trained with the form "similarity_smooth" of `eclip.pooling` and no guide, see docs/eclip.md. The authors
+released no code; what is known of the head, and what is our guess, stands in `eclip.head`.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from eclip.head import EclipHead, head_rows
 def eclip(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[Tensor, "image text row col"]:
     """Cosine of every patch, sent through `encoding.backbone.head`, with the text.
 
-    No mask is used: that was for training. A head that projects texts too multiplies each text's map by a positive
-    factor near one, the length of the projected text, so that the map stays linear in the text.
+    No mask is used: if there was one, it was for training. A head that projects texts too multiplies each text's map by
+    a positive factor near one, the length of the projected text, so that the map stays linear in the text.
 
     Args:
         encoding: with the last block kept.

@@ -69,11 +69,16 @@ class Interrupts:
 
     A second Ctrl-C is one of the usual kind. In a thread other than the first nothing is changed.
 
+    Args:
+        again: whether a second signal counts; not under torchrun, which passes on those that the terminal may have sent
+            to all processes already, and ends whoever takes more than half a minute.
+
     Attributes:
         signal: the one that came, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, again: bool = True) -> None:
+        self.again = again
         self.signal: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -87,8 +92,9 @@ class Interrupts:
         self._restore()
 
     def _mark(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        self._restore()
+        self.signal = self.signal or number
+        if self.again:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

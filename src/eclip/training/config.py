@@ -37,9 +37,9 @@ class TrainConfig:
         train_data: sources of image-caption pairs, see `eclip.datasets.captions.read_pairs`.
         out: folder of the head, the log, the curve and the checkpoint.
         model: a name for `eclip.load`.
-        guide: a name of `eclip.guides.GUIDES`.
+        guide: a name of `eclip.guides.GUIDES`; the paper has one, the default none.
         guide_options: its options.
-        form: a name of `eclip.pooling.FORMS` or `SIMILARITIES`.
+        form: a name of `eclip.pooling.FORMS` or `SIMILARITIES`; masked max pooling, as we read the paper, is "soft".
         texts: "captions", as they are; or "words", a prompt for each word they mention, see `training.words`.
         near: words with a larger cosine, once the mean of all is taken away, are no negatives of each other.
         threshold: "mean" or "mass", see `masked_max_pool`.

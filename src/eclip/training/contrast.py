@@ -6,7 +6,6 @@ Its rows may come from several processes and in several parts; gradient and loss
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -31,15 +30,6 @@ def contrast(
     by_image = F.cross_entropy(logits.masked_fill(~good, -torch.inf)[good], answers[good])
     by_text = F.cross_entropy(logits.T.masked_fill(~good, -torch.inf)[good], answers[good])
     return (by_image + by_text) / 2
-
-
-def gathered(mine: Tensor) -> Tensor:
-    """The rows of all processes in the order of their ranks; without gradient."""
-    if not dist.is_initialized():
-        return mine.detach()
-    rows = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(rows, mine.detach().contiguous())
-    return torch.cat(rows)
 
 
 def with_own(everyone: Tensor, own: Tensor, start: int) -> Tensor:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from eclip.blocks import unit
 from eclip.errors import TrainingError
 from eclip.head import EclipHead
 from eclip.pooling import match
 from eclip.training.config import TrainConfig
-from eclip.training.contrast import contrast, gathered, with_own
+from eclip.training.contrast import contrast, with_own
 from eclip.training.material import Batch
+from eclip.training.processes import add_up, begin_alike, gathered, place
 
 
 class _Pooled(nn.Module):
@@ -39,7 +37,7 @@ class _Pooled(nn.Module):
 
 
 class Learner:
-    """The head under training, with its optimizer.
+    """The head under training, with its optimizer; in all processes of a run it begins as that of the first.
 
     Args:
         head: changed in place.
@@ -52,8 +50,8 @@ class Learner:
         self.largest = math.log(max(100.0, scale))
         self._rows = torch.empty(0, dtype=torch.float32, device=self.device)
         self.pooled = _Pooled(head.requires_grad_(True), scale, config)
-        self.shared = DistributedDataParallel(self.pooled) if dist.is_initialized() else None
-        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        self.rank, self.world = place()
+        begin_alike(self.pooled.parameters())
         weights = [weight for weight in self.pooled.parameters() if weight.requires_grad]
         groups = [
             {"params": [weight for weight in weights if weight.ndim >= 2], "weight_decay": config.wd},
@@ -74,7 +72,6 @@ class Learner:
         Raises:
             TrainingError: the loss or its gradient is not finite; nothing has been changed.
         """
-        rank = dist.get_rank() if dist.is_initialized() else 0
         text = gathered(torch.cat([part.text for part in parts]).to(self.device))
         good = gathered(torch.cat([part.good for part in parts]).to(self.device, torch.uint8)).bool()
         aside = self._aside(parts)
@@ -83,13 +80,12 @@ class Learner:
         loss = torch.tensor(math.nan, dtype=torch.float32, device="cpu")
         everyone = gathered(torch.cat(seen)) if seen else None
         for number, part in enumerate(parts):
-            last = number == len(parts) - 1
-            with nullcontext() if last or self.shared is None else self.shared.no_sync():
-                own = self._match(self.shared or self.pooled, part, text)
-                everyone = gathered(own) if everyone is None else everyone
-                start = (rank * len(parts) + number) * len(own)
-                loss = contrast(self._scale(parts) * with_own(everyone, own, start), good, aside)
-                (loss * self.world).backward()  # the mean over processes makes it the sum over their rows
+            own = self._match(self.pooled, part, text)
+            everyone = gathered(own) if everyone is None else everyone
+            start = (self.rank * len(parts) + number) * len(own)
+            loss = contrast(self._scale(parts) * with_own(everyone, own, start), good, aside)
+            loss.backward()
+        add_up([weight.grad for weight in self.pooled.parameters() if weight.grad is not None])
         self._descend(loss, rate)
         return float(loss.detach())
 

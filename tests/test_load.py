@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import eclip
 import tiny
-from eclip.backbones import catalog, load, openclip
+from eclip.backbones import catalog, create, load, openclip
 from eclip.errors import DeviceError, DownloadError, ModelError, UnknownNameError, UnsupportedTowerError
 
 
@@ -346,7 +346,7 @@ def test_weights_get_the_activation_and_colors_they_were_trained_with(
     monkeypatch: pytest.MonkeyPatch, tag: str, quick: bool
 ) -> None:
     monkeypatch.setattr(load, "fetch", lambda *_: Path("weights.bin"))
-    options = load._tag_options("ViT-B-16", tag)
+    options = create._tag_options("ViT-B-16", tag)
     assert options["force_quick_gelu"] is quick
     assert options["pretrained"] == "weights.bin"
     assert options["force_preprocess_cfg"]["mean"] == open_clip.OPENAI_DATASET_MEAN
@@ -357,10 +357,10 @@ def test_weights_get_the_activation_and_colors_they_were_trained_with(
 
 def test_siglip_gets_its_own_colors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "fetch", lambda *_: Path("weights.bin"))
-    assert load._tag_options("ViT-B-16-SigLIP", "webli")["force_preprocess_cfg"]["mean"] == (0.5, 0.5, 0.5)
+    assert create._tag_options("ViT-B-16-SigLIP", "webli")["force_preprocess_cfg"]["mean"] == (0.5, 0.5, 0.5)
 
 
 def test_a_text_side_of_transformers_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"ViT-B-16-SigLIP needs.*pip install 'eclip\[hf\]'"):
-        load._create("ViT-B-16-SigLIP", "webli", None)
+        create.create("ViT-B-16-SigLIP", "webli", None)

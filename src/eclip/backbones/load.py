@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import json
 import logging
 import pickle
 import threading
-import warnings
 import weakref
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 from torch import nn
 
@@ -24,27 +20,20 @@ from eclip.backbones.building import built_apart
 from eclip.backbones.catalog import (
     BESIDE,
     DEFAULT_MODEL,
-    architectures,
     folder_of,
     full_name,
     head_beside,
-    hf_folder,
     split_name,
 )
+from eclip.backbones.create import create, short
 from eclip.backbones.devices import Device
 from eclip.backbones.devices import resolve_device as resolve_device
-from eclip.backbones.hub import fetch, fetch_texts, fetch_url, one_folder
-from eclip.backbones.huggingface import HF_COLORS, model_type, read_folder
 from eclip.backbones.openclip import wrap
 from eclip.backbones.unwrapped import state_of
 from eclip.errors import DeviceError, ModelError, OptionError
 from eclip.head import EclipHead, check_place, load_head, with_head
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-CONFIG = "open_clip_config.json"
-WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-HF_CONFIG = "config.json"
-HF_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 _loaded: dict[tuple[Any, ...], tuple[Any, Backbone]] = {}
 """(name, device, precision, head, whether it was named) -> the state of its files when it was loaded, and the model."""
@@ -99,7 +88,7 @@ def load(
     with _lock, built_apart():  # the model outlives the caller's mode
         if key not in _loaded or _loaded[key][0] != stamp:
             with _reading(name):
-                model, given = _create(architecture, tag, file)
+                model, given = create(architecture, tag, file)
             _check_finite(model, name)
             model.to(device=where, dtype=PRECISIONS[precision]).eval().requires_grad_(False)
             with _reading(name):
@@ -194,132 +183,6 @@ def _stamp(architecture: str, checkpoint: Path | None, head: str | Path | None) 
     return tuple((file.resolve(), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 
-def _create(architecture: str, tag: str | None, checkpoint: Path | None) -> tuple[nn.Module, dict[str, Any]]:
-    """The model, and what `wrap` is to be told about it."""
-    if architecture.startswith("hf:"):
-        repository = architecture.removeprefix("hf:")
-        folder = hf_folder(architecture) or one_folder(repository, lambda: _fetch_hf(repository))
-        model, tokenizer, colors = read_folder(folder)
-        return model, {"tokenizer": tokenizer, **colors}
-    options: dict[str, Any] = {}
-    source = architecture
-    if architecture.startswith("hf-hub:"):
-        repository = architecture.removeprefix("hf-hub:")
-        source = f"local-dir:{one_folder(repository, lambda: _fetch_open_clip(repository, architecture))}"
-    else:
-        if architecture.startswith("local-dir:"):
-            _check_folder(Path(architecture.removeprefix("local-dir:")))
-        _check_text_side(source, architecture)
-        if tag is not None:
-            options = _tag_options(architecture, tag)
-        elif checkpoint is not None:
-            options = {"pretrained": str(checkpoint.resolve()), "force_preprocess_cfg": _usual_colors(architecture)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # open_clip's hints on activations, which are settled here
-        try:
-            model = open_clip.create_model(source, require_pretrained=True, **options)
-        except Exception as error:
-            if tag is None:
-                raise
-            file = options["pretrained"]
-            raise ModelError(
-                f"{file!r} cannot be read ({_short(error)}). If it is damaged, delete it, and it is fetched anew."
-            ) from error
-    return model, {"tokenizer": _tokenizer(source, architecture)}
-
-
-def _fetch_open_clip(repository: str, name: str) -> list[Path]:
-    """Configuration and weights of an open_clip model of the Hub, fetched if they are not here."""
-    config = fetch(repository, (CONFIG,), "")
-    _check_text_side(f"local-dir:{config.parent}", name)
-    return [config, fetch(repository, WEIGHTS, "of unknown size")]
-
-
-def _fetch_hf(repository: str) -> list[Path]:
-    """A transformers model of the Hub, fetched if it is not here; its kind is looked at first."""
-    config = fetch(repository, (HF_CONFIG,), "")
-    model_type(config.parent)
-    weights = fetch(repository, HF_WEIGHTS, "of unknown size")
-    files = [config, weights, fetch_texts(repository, (HF_CONFIG,), HF_COLORS) / HF_CONFIG]
-    if weights.name == HF_WEIGHTS[1]:
-        shards = sorted(set(json.loads(weights.read_text(encoding="utf-8"))["weight_map"].values()))
-        files += [fetch(repository, (shard,), "of unknown size") for shard in shards]
-    return files
-
-
-def _check_text_side(source: str, name: str) -> None:
-    """Refuse a text side of transformers where the package is missing, and fetch its configuration if need be."""
-    text = open_clip.get_model_config(source)["text_cfg"]
-    if not (text.get("hf_tokenizer_name") or text.get("hf_model_name")):
-        return
-    if importlib.util.find_spec("transformers") is None:
-        raise ModelError(f"the text side of {name} needs the package transformers: pip install 'eclip[hf]'.")
-    own = text.get("hf_model_name")
-    if own and not Path(own).exists():
-        fetch(own, (HF_CONFIG,), "")
-
-
-def _tokenizer(source: str, name: str) -> Any:
-    """As `open_clip.get_tokenizer`, but files of transformers are fetched as all others are, and only once."""
-    text = open_clip.get_model_config(source)["text_cfg"]
-    own = text.get("hf_tokenizer_name")
-    if not own or name.startswith("local-dir:") or Path(own).exists():
-        return open_clip.get_tokenizer(source)
-    return open_clip.tokenizer.HFTokenizer(
-        str(fetch_texts(own)),
-        context_length=text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH),
-        tokenizer_mode=text.get("tokenizer_mode"),
-        **text.get("tokenizer_kwargs", {}),
-    )
-
-
-def _tag_options(architecture: str, tag: str) -> dict[str, Any]:
-    """How open_clip is to build an architecture for these weights, which are fetched if they are not here."""
-    config = open_clip.get_pretrained_cfg(architecture, tag)
-    quick = bool(config.get("quick_gelu", False))
-    if architectures()[architecture].get("quick_gelu", False) and not quick:
-        plain = architecture.removesuffix("-quickgelu")
-        raise ModelError(f"weights {tag!r} were trained with GELU, not QuickGELU: use {plain}/{tag}.")
-    repository, _, file = config.get("hf_hub", "").rpartition("/")
-    if not repository:  # a few old weights are on other servers
-        weights = fetch_url(config["url"], _size(architecture))
-        return {"pretrained": str(weights), "force_quick_gelu": quick, "force_preprocess_cfg": config}
-    files = (str(Path(file).with_suffix(".safetensors")), file) if file else WEIGHTS
-    weights = fetch(repository, files, _size(architecture))
-    return {"pretrained": str(weights), "force_quick_gelu": quick, "force_preprocess_cfg": config}
-
-
-def _usual_colors(architecture: str) -> dict[str, Any]:
-    """Color mean, std and interpolation that all published weights of an architecture share, for a checkpoint of one.
-
-    A checkpoint file does not say what it was trained with. Where the published weights disagree, or there are none,
-    CLIP's are taken, and a line says so.
-    """
-    tags = open_clip.list_pretrained_tags_by_model(architecture)
-    configs = [open_clip.get_pretrained_cfg(architecture, tag) for tag in tags]
-    used = [{key: config[key] for key in ("mean", "std", "interpolation")} for config in configs]
-    if used and all(one == used[0] for one in used):
-        return used[0]
-    _log.warning("%s: colors are normalized as CLIP's; a checkpoint does not say how it was trained", architecture)
-    return {}
-
-
-def _size(architecture: str) -> str:
-    """Size of an architecture's weights in words, reckoned without allocating them."""
-    config = open_clip.get_model_config(architecture)
-    with torch.device("meta"):
-        kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
-        weights = sum(weight.numel() for weight in kind(**config).parameters())
-    return f"about {weights * 4 / 2**20:,.0f} MiB"
-
-
-def _check_folder(folder: Path) -> None:
-    if not (folder / CONFIG).is_file():
-        raise ModelError(f"{str(folder)!r} has no {CONFIG}, so it is no model folder of open_clip.")
-    if not any(any(folder.glob(f"*{suffix}")) for suffix in (".safetensors", ".bin", ".pth")):
-        raise ModelError(f"{str(folder)!r} has no weights: a file such as {WEIGHTS[0]} belongs there.")
-
-
 @contextlib.contextmanager
 def _reading(name: str) -> Iterator[None]:
     """Whatever goes wrong while a model is built and read becomes one ModelError that names it."""
@@ -332,12 +195,7 @@ def _reading(name: str) -> Iterator[None]:
     except pickle.UnpicklingError as error:
         raise ModelError(f"{name} cannot be loaded: the file is no checkpoint, or holds more than weights.") from error
     except Exception as error:  # open_clip raises RuntimeError, KeyError, TypeError, OSError and others alike
-        raise ModelError(f"{name} cannot be loaded: {_short(error)}") from error
-
-
-def _short(error: Exception) -> str:
-    reason = " ".join(str(error).split())
-    return f"{type(error).__name__}: {reason if len(reason) <= 400 else reason[:400] + ' ...'}"
+        raise ModelError(f"{name} cannot be loaded: {short(error)}") from error
 
 
 def _check_finite(model: nn.Module, name: str) -> None:

@@ -75,14 +75,17 @@ def test_maps_of_eight_threads_equal_one_threads_and_the_flags_come_back(hasty: 
 def test_the_last_one_out_restores_the_flags_and_nobody_before() -> None:
     model = _with_dropout().model
     before = _modes(model)
-    first, second = plainly(model), plainly(model)
-    with first:
-        second.__enter__()
-    assert not any(_modes(model)), "the second is still inside"
-    with plainly(model), plainly(model):
+    second = plainly(model)
+    with ThreadPoolExecutor(1) as other:  # gradients are off in a thread of its own
+        with plainly(model):
+            other.submit(second.__enter__).result()
+        assert not any(_modes(model)), "the second is still inside"
+        with plainly(model), plainly(model):
+            assert not any(_modes(model))
         assert not any(_modes(model))
-    second.__exit__(None, None, None)
+        other.submit(second.__exit__, None, None, None).result()
     assert _modes(model) == before
+    assert torch.is_grad_enabled()
 
 
 def test_a_part_that_two_models_share_stays_at_rest_until_both_are_out() -> None:

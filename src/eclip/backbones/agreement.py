@@ -8,6 +8,7 @@ it is first used, and again when weights or modules have changed; parts that are
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ State = tuple[object, ...]
 """A fingerprint of one side of a model, see `host.fingerprint`."""
 Agreed = dict[str, tuple[State, set[int]]]
 """What was checked -> the state it had then, and which blocks agreed."""
-MARGIN, PLAIN = 16.0, 128.0
+MARGIN, PLAIN = 8.0, 128.0
 """A block may be off by so many times what it answers to a change by four roundings; a matrix product by so many
 roundings."""
 MOST_TOWER, MOST_TEXT = 0.05, 0.1
@@ -169,7 +170,7 @@ def _done(backbone: Backbone, kind: str, state: State) -> set[int]:
 
 def _check_block(backbone: Backbone, name: str, block: Block, x: Tensor, after: Tensor) -> None:
     host, integer = block.host, block.host is not None and is_quantized(block.host)
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():
         if block.reference is not None or integer:  # integer layers round by what else is in the batch
             with steady(backbone.model):
                 after = (block.reference or block.forward)(x)
@@ -200,14 +201,19 @@ def _open(block: Block, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _shake(like: Tensor) -> Tensor:
     """Factors next to one, so that what comes of them shows how far roundings grow in a block."""
-    signs = torch.arange(like.shape[-1], device=like.device).mul(2654435761).bitwise_right_shift(7).bitwise_and(1)
+    signs = (
+        torch.arange(like.shape[-1], dtype=torch.long, device=like.device)
+        .mul(2654435761)
+        .bitwise_right_shift(7)
+        .bitwise_and(1)
+    )
     return 1 + (signs * 2 - 1).to(like) * 4 * _rounding(like)
 
 
 def _check_pull(backbone: Backbone, name: str, block: Block, normed: Tensor) -> None:
     """The transpose of `qkv` by hand against torch's own gradient."""
     assert block.pull is not None
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         leaf = normed.detach().requires_grad_()
         parts = block.qkv(leaf)
         theirs = torch.autograd.grad(parts, leaf, [part.detach() for part in parts])[0]
@@ -226,10 +232,10 @@ def _require(
     backbone: Backbone, name: str, host: nn.Module | list[nn.Module] | None, ours: Tensor, theirs: Tensor, most: Any
 ) -> None:
     ours, theirs = ours.detach(), theirs.detach()
-    apart = (ours.double() - theirs.double()).norm() if ours.shape == theirs.shape else torch.tensor(float("inf"))
-    if not bool(apart <= most):
-        length = float(theirs.double().norm())
-        off = f"computes something else than its weights say (off by {100 * float(apart) / max(length, 1e-30):.2g} %)"
+    apart = float((ours.double() - theirs.double()).norm()) if ours.shape == theirs.shape else math.inf
+    if not apart <= most:
+        share = 100 * apart / max(float(theirs.double().norm()), 1e-30)
+        off = f"computes something else than its weights say (off by {share:.2g} %)"
         raise AlteredModelError(_sentence(backbone, name, host, off))
 
 

@@ -104,7 +104,7 @@ def naflex_tower(model: Any) -> dict[str, Any]:
                 model.get_image_features(
                     pixel_values=rows_of(pixels, native),
                     pixel_attention_mask=torch.ones(count, side * side, dtype=torch.long, device=device),
-                    spatial_shapes=torch.tensor([[side, side]] * count, device=device),
+                    spatial_shapes=torch.tensor([[side, side]] * count, dtype=torch.long, device=device),
                 )
             )
 

@@ -264,7 +264,7 @@ def _check(path: Path) -> None:
     if SHA256.fullmatch(stored.name) and stored.parent.name == "blobs":
         state = path.stat()
         note, now = _notes() / stored.name, f"{state.st_size} {state.st_mtime_ns}"
-        if state.st_size > SMALL and note.is_file() and note.read_text() == now:
+        if state.st_size > SMALL and note.is_file() and note.read_text(encoding="utf-8") == now:
             return
         if _digest(path) != stored.name:
             raise _damaged(path)
@@ -285,7 +285,7 @@ def _notes() -> Path:
 def _write(note: Path, text: str) -> None:
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(text)
+        note.write_text(text, encoding="utf-8")
     except OSError as error:
         _log.debug("%s cannot be written (%s), so the file is hashed again next time", note, error)
 

@@ -196,7 +196,7 @@ def _read(answer: Any, texts: Sequence[str]) -> tuple[Ids, list[int] | None]:
             shape = "token ids of one text alone" if all(row.ndim == 0 for row in rows) else "rows of rows"
             raise _unreadable(f"a list of {shape}", texts)
         lengths = [len(row) for row in rows]
-        ids = torch.zeros(len(rows), max(lengths, default=0), dtype=torch.long)
+        ids = torch.zeros(len(rows), max(lengths, default=0), dtype=torch.long, device="cpu")
         for place, row in zip(ids, rows, strict=True):
             place[: len(row)] = row
         unlike = lengths if len(set(lengths)) > 1 else None

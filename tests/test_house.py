@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "eclip"
 
 FLOORS = [
-    {"errors", "options", "heatmap", "blocks", "templates", "pooling", "protocols", "windows"} | {"choices"},  # ground
+    {"errors", "options", "heatmap", "blocks", "templates", "pooling", "protocols", "windows"}
+    | {"choices", "pixels"},  # ground
     {"backbones", "head", "datasets", "render", "photos", "writer", "commands", "reported"},  # materials
     {"methods", "refinements", "text", "guides", "training", "metrics", "words", "explanation", "health"}  # crafts
     | {"splice", "msae", "vocabulary", "image_mean", "concepts_writer", "words_writer"}
@@ -64,6 +65,7 @@ SAME_FLOOR = {
     ("pooling", "blocks"),
     ("pooling", "errors"),
     ("options", "errors"),
+    ("pixels", "errors"),
     ("protocols", "errors"),
     ("protocols", "choices"),
     ("protocols", "windows"),

@@ -50,7 +50,7 @@ def compare(
     """Many methods on one photo, each model encoding it once, apart from one pass beforehand to warm up.
 
     Args:
-        image: a path, a PIL picture or an array.
+        image: a path, a PIL picture, an array or a tensor, see `eclip.explain`.
         texts: one or more.
         methods: "all", or names of `eclip.METHODS`. Those without meaning for a model's tower become gaps.
         models: a name or a Backbone, as in `eclip.explain`, or several.

@@ -30,7 +30,7 @@ from eclip.image_mean import mean_for
 from eclip.methods import METHODS, check_methods, options_for
 from eclip.methods.maskclip import patch_features
 from eclip.msae import Autoencoder, load_autoencoder
-from eclip.photos import Photo, at_least_one, read_batches
+from eclip.photos import Photo, are_several, at_least_one, read_batches
 from eclip.text import encode_texts
 from eclip.vocabulary import words_of
 from eclip.writer import FORMATS, made_by, noted, png
@@ -48,21 +48,21 @@ def concepts(images: Photo | Sequence[Photo], **settings: Any) -> Concepts | lis
     """Which concepts does the model see in each photo, how much of each, and where?
 
     Args:
-        images: a path, a PIL picture or an array; or a list of them.
+        images: a path, a PIL picture, an array or a tensor, see `eclip.explain`; or several of them.
         settings: as in `concepts_each`: model, vocabulary, count, l1, method, image_mean, mean_from, msae and others.
 
     Returns:
-        Concepts; for a list of photos a list of them.
+        Concepts; for several images a list of them.
 
     Raises:
         EclipError: bad input, of a class that says which: `eclip.errors` lists them.
     """
     found = list(concepts_each(at_least_one(images), **settings))
-    return found if isinstance(images, list | tuple) else found[0]
+    return found if are_several(images) else found[0]
 
 
 def concepts_each(
-    images: Iterable[Photo],
+    images: Photo | Iterable[Photo],
     *,
     model: str | Backbone = DEFAULT_MODEL,
     vocabulary: str | Path | Sequence[str] | None = None,

@@ -63,7 +63,9 @@ def explain(
     """Which part of each photo made the model match each text?
 
     Args:
-        image: a path, a PIL picture, an array, or a list of them. The whole photo is explained, nothing is cropped.
+        image: a path, a PIL picture, a NumPy array (height, width, channel) or a torch tensor (channel, height, width),
+            both uint8 or floating point in [0, 1], not normalized; or several: a list of them, or a batch with the
+            axis of images first. The whole image is explained, nothing is cropped.
         texts: one or more.
         model: a name for `eclip.load`, or a Backbone from `load` or `wrap`.
         method: a name of `eclip.METHODS`, or several, which share one forward pass; None = "eclip" for a model with a
@@ -109,7 +111,7 @@ def explain(
 
 
 def explain_each(
-    images: Iterable[Photo],
+    images: Photo | Iterable[Photo],
     texts: str | Sequence[str],
     *,
     batch_size: int = 8,

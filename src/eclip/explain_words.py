@@ -95,7 +95,7 @@ def explain_words(
     """Which words of each text made the model match it to each photo?
 
     Args:
-        image: a path, a PIL picture, an array, or a list of them.
+        image: a path, a PIL picture, an array, a tensor, or several of them, see `eclip.explain`.
         texts: one or more, as they are; no template is put around them.
         model: a name for `eclip.load`, or a Backbone from `load` or `wrap`.
         method: "gradeclip", "chefer" or "leave_one_out", see `eclip.words.WORD_METHODS`.

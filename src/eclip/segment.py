@@ -41,7 +41,7 @@ def segment(image: Photo | Sequence[Photo], classes: Classes, **settings: Any) -
     """Which of these classes is each pixel of each photo?
 
     Args:
-        image: a path, a PIL picture, an array, or a list of them.
+        image: a path, a PIL picture, an array, a tensor, or several of them, see `eclip.explain`.
         classes: see `segment_each`.
         settings: see `segment_each`: model, method, background, window, refine and others; not `failures`.
 
@@ -65,7 +65,7 @@ def segment(image: Photo | Sequence[Photo], classes: Classes, **settings: Any) -
 
 
 def segment_each(
-    images: Iterable[Photo],
+    images: Photo | Iterable[Photo],
     classes: Classes,
     *,
     batch_size: int = 8,
@@ -179,7 +179,7 @@ class ClassQuestion:
     batch_size: int
 
     def batches(
-        self, images: Iterable[Photo], failures: list[tuple[str, str]] | None
+        self, images: Photo | Iterable[Photo], failures: list[tuple[str, str]] | None
     ) -> Iterator[list[tuple[str, Image.Image]]]:
         """Photos that share a forward pass; those with windows come one by one."""
         if self.windows is not None:

@@ -18,8 +18,8 @@ SOURCE = ROOT / "src" / "eclip"
 
 FLOORS = [
     {"errors", "options", "heatmap", "blocks", "templates", "pooling", "protocols", "windows"}
-    | {"choices", "pixels"},  # ground
-    {"backbones", "head", "datasets", "render", "photos", "writer", "commands", "reported"},  # materials
+    | {"choices", "pixels", "locks"},  # ground
+    {"backbones", "head", "datasets", "render", "photos", "writer", "folders", "commands", "reported"},  # materials
     {"methods", "refinements", "text", "guides", "training", "metrics", "words", "explanation", "health"}  # crafts
     | {"splice", "msae", "vocabulary", "image_mean", "concepts_writer", "words_writer"}
     | {"class_words", "labels", "segmentation", "segment_writer"},
@@ -66,6 +66,8 @@ SAME_FLOOR = {
     ("pooling", "errors"),
     ("options", "errors"),
     ("pixels", "errors"),
+    ("locks", "errors"),
+    ("writer", "folders"),
     ("protocols", "errors"),
     ("protocols", "choices"),
     ("protocols", "windows"),

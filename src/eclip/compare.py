@@ -148,23 +148,27 @@ class Comparison:
         cost = f"{_time(sum(answer.seconds.values()))} · {_times(self.costs[pair])}"
         return render.Row(name, kind, cost, answer.maps[0], signed=METHODS[name].signed)
 
-    def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, scale: str = "map") -> Path:
+    def save(
+        self, folder: str | Path, formats: Sequence[str] = FORMATS, *, scale: str = "map", overwrite: bool = False
+    ) -> Path:
         """Write the picture, one file of arrays and manifest.json into a folder, made if it is missing.
 
         Args:
-            folder: where. Files of the same names are replaced.
+            folder: where. An earlier comparison on the same image is replaced; files of others stay as they are.
             formats: any of "png", "npz" (arrays model/method and model/scores), "json" (the manifest).
             scale: as in `picture`.
+            overwrite: replace results of another kind, or of another image, as well.
 
         Returns:
             The folder.
 
         Raises:
-            ResultError: the folder cannot be written, or the disk is full.
+            ResultError: the folder holds results of another kind or of another image, another process is writing there,
+                it cannot be written, or the disk is full.
             OptionError: an unknown format or scale.
         """
         render.check_scale(scale)
-        with ComparisonWriter(folder, formats, scale) as writer:
+        with ComparisonWriter(folder, formats, scale, overwrite=overwrite).over([self.source]) as writer:
             writer.add(self)
         return writer.folder
 

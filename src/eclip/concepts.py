@@ -203,14 +203,20 @@ class Concepts:
         """The photo, and one overlay a concept with its weight; the less weight, the dimmer."""
         return drawn(self)
 
-    def save(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> Path:
+    def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> Path:
         """Write the picture, arrays and manifest.json into a folder, as `eclip concepts` does.
 
+        Args:
+            folder: where. Earlier concepts of the same image are replaced; files of others stay as they are.
+            formats: any of "png", "npz" and "json".
+            overwrite: replace results of another kind, or of another image, as well.
+
         Raises:
-            ResultError: the folder cannot be written, or the disk is full.
+            ResultError: the folder holds results of another kind or of another image, another process is writing there,
+                it cannot be written, or the disk is full.
             OptionError: an unknown format.
         """
-        with ConceptsWriter(folder, formats) as writer:
+        with ConceptsWriter(folder, formats, overwrite=overwrite).over([self.source]) as writer:
             writer.add(self)
         return writer.folder
 

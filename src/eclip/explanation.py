@@ -180,21 +180,24 @@ class Explanation:
             cells = heatmap.mean_over_cells(cells, (row, col))
         return heatmap.points(cells, (height, width), k=k)
 
-    def save(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> Path:
+    def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> Path:
         """Write overlays, arrays and one manifest.json into a folder, made if it is missing.
 
         Args:
-            folder: where. Files of the same names are replaced.
+            folder: where. An earlier explanation of the same images, or of some of them, is replaced; files of others
+                stay as they are.
             formats: any of "png" (a strip a photo, an overlay a text), "npz" (maps and scores), "json" (the manifest).
+            overwrite: replace results of another kind, or of other images, as well.
 
         Returns:
             The folder.
 
         Raises:
-            ResultError: the folder cannot be written, or the disk is full.
+            ResultError: the folder holds results of another kind or of other images, another process is writing there,
+                it cannot be written, or the disk is full.
             OptionError: an unknown format.
         """
-        with Writer(folder, formats) as writer:
+        with Writer(folder, formats, overwrite=overwrite).over(self.sources) as writer:
             writer.add(self)
         return writer.folder
 
@@ -209,7 +212,9 @@ class Explanation:
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             if manifest["schema"] != SCHEMA:
-                raise ResultError(f"{folder / MANIFEST} is of schema {manifest['schema']!r}, not {SCHEMA!r}.")
+                raise ResultError(
+                    f"{folder / MANIFEST} is of schema {manifest['schema']!r}, not {SCHEMA!r}: it is no explanation."
+                )
             entries = manifest["photos"]
             arrays = [_read_arrays(folder / entry["files"]["npz"]) for entry in entries]
             grids = {one["maps"].shape for one in arrays}

@@ -91,23 +91,29 @@ class Segmentation:
         """The photo, the overlay and the legend side by side."""
         return render.labeled(self.photos[image], self.labels[image], self.classes, beside=True)
 
-    def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, instances: bool = False) -> Path:
+    def save(
+        self, folder: str | Path, formats: Sequence[str] = FORMATS, *, instances: bool = False, overwrite: bool = False
+    ) -> Path:
         """Write label maps, pictures, arrays, one coco.json and one manifest.json into a folder, made if it is missing.
 
         Args:
-            folder: where. Files of the same names are replaced.
+            folder: where. An earlier segmentation of the same images, or of some of them, is replaced; files of others
+                stay as they are.
             formats: any of "png" (a label map and a picture a photo), "npz" (labels and confidences), "json" (the
                 manifest, and masks in COCO's format).
             instances: in COCO's file, one annotation a connected region, not one a class and photo.
+            overwrite: replace results of another kind, or of other images, as well.
 
         Returns:
             The folder.
 
         Raises:
-            ResultError: the folder cannot be written, or the disk is full.
+            ResultError: the folder holds results of another kind or of other images, another process is writing there,
+                it cannot be written, or the disk is full.
             OptionError: an unknown format.
         """
-        with SegmentWriter(folder, formats, instances=instances) as writer:
+        writing = SegmentWriter(folder, formats, instances=instances, overwrite=overwrite)
+        with writing.over(self.sources) as writer:
             for image in range(len(self.sources)):
                 writer.add(self, image)
         return writer.folder

@@ -49,6 +49,7 @@ Template = Annotated[
     typer.Option(help="none, single, imagenet80, surgery85, or a sentence with {}; may be given several times."),
 ]
 Positioning = Annotated[Positions, typer.Option(help="How position embeddings are resized off the training grid.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what another run left in the folder of results.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures, arrays and manifest.json.")]
 Format = Annotated[str, typer.Option("--format", help="Any of png, npz, json, joined by commas.")]
 Head = Annotated[
@@ -166,7 +167,7 @@ def over_photos(sources: list[str], writer: Folder, work: Callable[[list[Path]],
     photos, problems = find_photos(sources, writer.folder)
     for source, error in problems:
         writer.fail(source, error)
-    with writer:
+    with writer.over(map(str, photos)):
         if photos:
             work(photos)
 
@@ -238,7 +239,8 @@ def summarize(writer: Folder, done: str, models: list[str], as_json: bool, *, op
     if as_json:
         typer.echo(json.dumps(writer.manifest, ensure_ascii=False, allow_nan=False))
     elif count:
-        typer.echo(f"{count} {done} in {writer.folder}", err=True)
+        earlier = ", in place of the results of an earlier run" if writer.replaced else ""
+        typer.echo(f"{count} {done} in {writer.folder}{earlier}", err=True)
         openai = OPENAI_HINT.replace("--model", option)
         hint = f", small and offline. {openai}" if models == [DEFAULT_MODEL] else ""
         typer.echo(f"model: {', '.join(models)}{hint}", err=True)

@@ -36,6 +36,7 @@ def compare(
     positions: asking.Positioning = Positions.bicubic_aa,
     out: asking.Out = Path("eclip-compare"),
     format_: asking.Format = asking.FORMAT,
+    overwrite: asking.Overwrite = False,
     device: asking.Device = "auto",
     as_json: asking.AsJson = False,
 ) -> None:
@@ -66,7 +67,7 @@ def compare(
             "device": device,
             "options": {},
         }
-        writer = ComparisonWriter(out, asking.words(format_), scale.value)
+        writer = ComparisonWriter(out, asking.words(format_), scale.value, overwrite=overwrite)
         asking.over_photos(
             sources, writer, lambda photos: _compare_all(sources, photos, wanted, settings, writer, quiet=as_json)
         )

@@ -18,7 +18,8 @@ from PIL import Image
 import eclip
 from eclip.errors import ResultError
 from eclip.explanation import Explanation
-from eclip.folders import Earlier, is_ours
+from eclip.folders import Earlier
+from eclip.marks import is_ours
 from test_cli import run
 
 ASKED: dict[str, tuple[str, ...]] = {

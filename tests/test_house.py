@@ -18,7 +18,7 @@ SOURCE = ROOT / "src" / "eclip"
 
 FLOORS = [
     {"errors", "options", "heatmap", "blocks", "templates", "pooling", "protocols", "windows"}
-    | {"choices", "pixels", "locks"},  # ground
+    | {"choices", "pixels", "locks", "indexing", "marks"},  # ground
     {"backbones", "head", "datasets", "render", "photos", "writer", "folders", "commands", "reported"},  # materials
     {"methods", "refinements", "text", "guides", "training", "metrics", "words", "explanation", "health"}  # crafts
     | {"splice", "msae", "vocabulary", "image_mean", "concepts_writer", "words_writer"}
@@ -67,6 +67,7 @@ SAME_FLOOR = {
     ("options", "errors"),
     ("pixels", "errors"),
     ("locks", "errors"),
+    ("indexing", "errors"),
     ("writer", "folders"),
     ("protocols", "errors"),
     ("protocols", "choices"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from eclip.commands import compare_command, was_named
 from eclip.errors import OptionError
 from eclip.explain import Question
 from eclip.explanation import Explanation
-from eclip.methods import METHODS, NO_DIFFERENCE, check_methods, options_for
+from eclip.methods import GROUPS, METHODS, NO_DIFFERENCE, AnyMethod, check_methods, method_names, options_for
 from eclip.photos import Photo, name_of, open_photo
 from eclip.text import check_texts
 from eclip.writer import FORMATS, ComparisonWriter, made_by, png
@@ -35,7 +35,7 @@ def compare(
     image: Photo,
     texts: str | Sequence[str],
     *,
-    methods: str | Sequence[str] = EVERY,
+    methods: AnyMethod | Iterable[AnyMethod] = EVERY,
     models: str | Backbone | Sequence[str | Backbone] = DEFAULT_MODEL,
     versus: str | None = None,
     image_size: int | None = None,
@@ -52,10 +52,11 @@ def compare(
     Args:
         image: a path, a PIL picture, an array or a tensor, see `eclip.explain`.
         texts: one or more.
-        methods: "all", or names of `eclip.METHODS`. Those without meaning for a model's tower become gaps.
+        methods: "all", "fast" for those of one forward pass, or names or values of `eclip.METHODS`, a list or joined by
+            commas. Those without meaning for a model's tower become gaps.
         models: a name or a Backbone, as in `eclip.explain`, or several.
-        versus: a text to explain each text against, as in `eclip.explain`. Of "all", methods that cannot become gaps;
-            named, they raise.
+        versus: a text to explain each text against, as in `eclip.explain`. Of "all" and "fast", methods that cannot
+            become gaps; named, they raise.
         image_size: see `eclip.explain`.
         resize: see `eclip.explain`.
         templates: see `eclip.explain`.
@@ -179,7 +180,7 @@ class Contest:
     def __init__(
         self,
         texts: str | Sequence[str],
-        methods: str | Sequence[str],
+        methods: AnyMethod | Iterable[AnyMethod],
         models: str | Backbone | Sequence[str | Backbone],
         versus: str | None,
         image_size: int | None,
@@ -192,8 +193,10 @@ class Contest:
         refine_options: dict[str, Any] | None = None,
     ) -> None:
         self.texts = tuple(check_texts(texts))
-        self.methods = methods if isinstance(methods, str) else list(dict.fromkeys(methods))
-        able, self.unable = _able(self.methods, versus)
+        names = method_names(methods if isinstance(methods, AnyMethod) else (methods := list(methods)))
+        group = methods if isinstance(methods, str) and methods.strip() in GROUPS else None
+        self.methods = names if group is None else group.strip()
+        able, self.unable = _able(names, group is not None, versus)
         own = _options(able, options)
         asked = [models] if isinstance(models, str | Backbone) else list(dict.fromkeys(models))
         if not asked:
@@ -223,7 +226,8 @@ class Contest:
                 self._warm.add(model)
             lacking = dict(self.unable)
             answers = question.answer([photo], [source], lacking, hears)
-            names = METHODS if self.methods == EVERY else question.options
+            names = [name for name in METHODS if name in question.options or name in self.unable]
+            names = list(question.options) if not isinstance(self.methods, str) else names
             pairs += [(model, name) for name in names]
             explanations |= {(model, name): answer for name, answer in answers.items()}
             gaps |= {(model, name): lacking[name] for name in names if name in lacking}
@@ -248,20 +252,17 @@ class Contest:
         return {**how, "command": compare_command([source], self.texts, how) if by_name else None}
 
 
-def _able(methods: str | list[str], versus: str | None) -> tuple[list[str], dict[str, str]]:
-    """The methods to run, and those of "all" that cannot explain a difference, with the reason."""
-    if methods != EVERY:
-        named = [methods] if isinstance(methods, str) else methods
-        if EVERY in named:
-            raise OptionError(f"{EVERY!r} stands alone, got {', '.join(named)}.")
-        check_methods(named, versus=versus is not None)
-        return named, {}
+def _able(names: list[str], group: bool, versus: str | None) -> tuple[list[str], dict[str, str]]:
+    """The methods to run, and those of a group that cannot explain a difference, with the reason."""
+    check_methods(names, versus=versus is not None and not group)
     unable = {
-        name: BLIND if method.kind == "attention" else f"cannot explain the difference of two texts: {NO_DIFFERENCE}"
-        for name, method in METHODS.items()
-        if versus is not None and method.versus is None
+        name: BLIND
+        if METHODS[name].kind == "attention"
+        else f"cannot explain the difference of two texts: {NO_DIFFERENCE}"
+        for name in names
+        if versus is not None and METHODS[name].versus is None
     }
-    return [name for name in METHODS if name not in unable], unable
+    return [name for name in names if name not in unable], unable
 
 
 def _options(methods: list[str], options: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

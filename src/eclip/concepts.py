@@ -27,7 +27,7 @@ from eclip.concepts_writer import ConceptsWriter, concepts_command, drawn
 from eclip.errors import OptionError, ShapeError
 from eclip.explanation import Explanation
 from eclip.image_mean import mean_for
-from eclip.methods import METHODS, check_methods, options_for
+from eclip.methods import METHODS, AnyMethod, check_methods, method_name, options_for
 from eclip.methods.maskclip import patch_features
 from eclip.msae import Autoencoder, load_autoencoder
 from eclip.photos import Photo, are_several, at_least_one, read_batches
@@ -68,7 +68,7 @@ def concepts_each(
     vocabulary: str | Path | Sequence[str] | None = None,
     count: int = COUNT,
     l1: float | None = None,
-    method: str = METHOD,
+    method: AnyMethod = METHOD,
     image_mean: str | Path | Tensor | np.ndarray | None = None,
     mean_from: str | Path | None = None,
     msae: str | Path | None = None,
@@ -116,6 +116,7 @@ def concepts_each(
     for name, value in wholes.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise OptionError(f"{name} must be a whole number, at least 1, got {value!r}.")
+    method = method_name(method)
     check_methods([method])
     own = options_for(method, [method], options)
     view = {"image_size": image_size, "resize": resize, "positions": positions}

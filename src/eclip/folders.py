@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from eclip.errors import OptionError, ResultError
 from eclip.locks import lock
+from eclip.marks import MARK, is_ours, png, slug
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,10 +34,13 @@ OTHER_RUNS = (
     (("checkpoint.pt", "log.jsonl"), "eclip train"),
 )
 """What lies in a folder that another command of ours made, if all of it does."""
-MARK = b"made by eclip"
-"""Stands in every picture, archive and page of ours, so that nobody else's file is ever taken for one."""
 WAYS_OUT = "choose another folder, or replace them: --overwrite (Python: overwrite=True)"
 MOST_NAMED = 3
+ENDINGS = frozenset(
+    f".{ending}"
+    for ending in "png jpg jpeg pdf svg eps webp gif tif tiff bmp json html csv npy npz zip".split()  # noqa: SIM905
+)
+"""Of files, that are no names of folders."""
 
 
 class Folder:
@@ -65,6 +68,7 @@ class Folder:
         unknown = [name for name in formats if name not in FORMATS]
         if unknown or not formats:
             raise OptionError(f"formats are {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}.")
+        check_is_folder(folder)
         self.folder, self.formats, self.overwrite = Path(folder), tuple(formats), overwrite
         self.manifest: dict[str, Any] = {**manifest, "photos": [], "failures": []}
         self.replaced = False
@@ -226,14 +230,30 @@ def check_no_other(folder: Path, own: str | None = None) -> None:
         own: the command that asks, if it keeps a whole folder; None for those that fill a `Folder`.
 
     Raises:
+        OptionError: it is named as a file is.
         ResultError: it does.
     """
+    check_is_folder(folder)
     made = [command for files, command in OTHER_RUNS if all((folder / name).exists() for name in files)]
     if own is not None and (before := Earlier.read(folder)) is not None:
         made.append(before.command)
     for command in made:
         if command != own:
             raise ResultError(f"the folder {str(folder)!r} holds what `{command}` left there: choose another folder.")
+
+
+def check_is_folder(folder: str | Path) -> None:
+    """A place for results is named as folders are, not as files.
+
+    Raises:
+        OptionError: it has the ending of a file, and no folder is there.
+    """
+    path = Path(folder)
+    if path.suffix.lower() in ENDINGS and not path.is_dir():
+        raise OptionError(
+            f"{str(folder)!r} looks like a file, and results are several files in a folder: name a folder, such as "
+            f"{str(path.with_suffix(''))!r}; the pictures lie in it as PNG files."
+        )
 
 
 class Earlier:
@@ -289,32 +309,3 @@ def _asked(manifest: dict[str, Any]) -> Any:
 def _place(source: str) -> str:
     path = Path(source)
     return str(path.resolve()) if path.is_file() else source
-
-
-def png(picture: Image.Image) -> bytes:
-    """The picture as a PNG file."""
-    from PIL.PngImagePlugin import PngInfo
-
-    buffer, info = io.BytesIO(), PngInfo()
-    info.add_text("Software", MARK.decode())
-    picture.save(buffer, "PNG", compress_level=3, pnginfo=info)  # small as 6 on overlays, in a third of the time
-    return buffer.getvalue()
-
-
-def slug(text: str) -> str:
-    """Part of a file's name: letters, digits, hyphens, so that dots can join parts; short enough for file systems."""
-    return re.sub(r"\W+", "-", text).strip("-").encode(errors="ignore")[:80].decode(errors="ignore")
-
-
-def is_ours(path: Path) -> bool:
-    """Whether it is a picture, an archive of arrays or a page that eclip wrote."""
-    try:
-        if path.suffix == ".npz":
-            with zipfile.ZipFile(path) as archive:
-                return archive.comment == MARK
-        if path.suffix in (".png", ".html"):
-            with path.open("rb") as stream:
-                return MARK in stream.read(4096)
-    except (OSError, zipfile.BadZipFile):
-        pass
-    return False

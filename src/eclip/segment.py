@@ -23,7 +23,7 @@ from eclip.class_words import Classes, ClassWords, class_words
 from eclip.errors import OptionError
 from eclip.explain import Question
 from eclip.labels import Piece, check_cuts, label_pixels
-from eclip.methods import DEFAULT_WITH_HEAD, check_between_texts, options_for
+from eclip.methods import DEFAULT_WITH_HEAD, AnyMethod, check_between_texts, method_name, options_for
 from eclip.options import check_options
 from eclip.photos import Photo, at_least_one, read_batches
 from eclip.segment_writer import segment_command
@@ -71,7 +71,7 @@ def segment_each(
     batch_size: int = 8,
     failures: list[tuple[str, str]] | None = None,
     model: str | Backbone = DEFAULT_MODEL,
-    method: str | None = None,
+    method: AnyMethod | None = None,
     background: str | Sequence[str] = (),
     templates: str | Sequence[str] = TEMPLATES,
     image_size: int | None = None,
@@ -121,9 +121,10 @@ def segment_each(
     Raises:
         EclipError: bad input, of a class that says which: `eclip.errors` lists them.
     """
+    method = None if method is None else method_name(method)
     sides = {"window": window, "stride": stride, "image_size": image_size, "batch_size": batch_size}
     shares = {"scale": scale, "prob_threshold": prob_threshold, "area_threshold": area_threshold}
-    check_options("segment", segment_each, {**sides, **shares, "method": method})
+    check_options("segment", segment_each, {**sides, **shares})
     if batch_size < 1:
         raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
     check_cuts(scale, prob_threshold, area_threshold)

@@ -126,7 +126,8 @@ def resolve(templates: str | Sequence[str]) -> tuple[str, ...]:
             return TEMPLATES[templates]
         if "{}" in templates:
             return resolve([templates])
-        raise UnknownNameError("template set", templates, TEMPLATES, "`eclip.templates.TEMPLATES`")
+        own = f"A sentence of your own has {{}} where the text goes, such as {f'{templates} {{}}'.strip()!r};"
+        raise UnknownNameError("template set", templates, TEMPLATES, f"{own} `eclip.templates.TEMPLATES`")
     sentences = tuple(templates)
     if not sentences:
         raise OptionError("templates is an empty list: give sentences with one '{}' each, or \"none\".")

@@ -16,8 +16,8 @@ from eclip.errors import ResultError
 from eclip.folders import FORMATS as FORMATS
 from eclip.folders import MANIFEST as MANIFEST
 from eclip.folders import Folder as Folder
-from eclip.folders import png as png
-from eclip.folders import slug as slug
+from eclip.marks import png as png
+from eclip.marks import slug as slug
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

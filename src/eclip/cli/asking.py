@@ -56,7 +56,13 @@ Head = Annotated[
     str | None,
     typer.Option(metavar="DIR", help="Of the method eclip: the folder that eclip train wrote, or hf-hub:ORG/NAME."),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: CUDA if there is a device.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="cpu, cuda, cuda:N, or auto: CUDA if there is a device.",
+        callback=lambda given: f"cuda:{given}" if given and given.isdecimal() else given,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest on stdout instead of a line a photo.")]
 
 OUT, FORMAT = Path("eclip-out"), ",".join(FORMATS)
@@ -130,6 +136,15 @@ def words(joined: str) -> list[str]:
     return [word.strip() for word in joined.split(",") if word.strip()]
 
 
+def one_method(name: str) -> str:
+    """The one method, not several."""
+    if "," in name:
+        raise OptionError(
+            f"--method takes one method, got {name!r}: `eclip compare --methods {name}` shows several side by side."
+        )
+    return name.strip()
+
+
 def default_method(model: str, head: str | None) -> str:
     """What is asked where no method is named."""
     return DEFAULT_METHOD if head is None and head_beside(split_name(model)[0]) is None else DEFAULT_WITH_HEAD
@@ -145,7 +160,7 @@ def check_model(name: str) -> None:
 
 def check_head(head: str | None, methods: Sequence[str], models: Sequence[str]) -> None:
     """A head that was named is read by a method, and belongs to the one model."""
-    if head is not None and not {"eclip", "all"} & set(methods):
+    if head is not None and not {"eclip", "all", "fast"} & set(methods):
         raise OptionError("--head is read by the method eclip alone: ask for that method, or leave --head out.")
     if head is not None and len(models) > 1:
         raise OptionError(f"--head belongs to one model, got {', '.join(models)}: compare one at a time.")

@@ -64,6 +64,7 @@ def concepts(
     One photo:  eclip concepts dogs.jpg
     """
     with reported():
+        method = asking.one_method(method)
         check_methods([method])
         asking.check_model(model)
         if mean_from is not None and (image_mean is not None or msae is not None):

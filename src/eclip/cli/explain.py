@@ -62,7 +62,7 @@ def explain(
     with reported():
         wanted = asking.given_texts(text, texts_file)
         asking.check_model(model)
-        method = asking.default_method(model, head) if method is None else method
+        method = asking.default_method(model, head) if method is None else asking.one_method(method)
         check_methods([method], versus=versus is not None)
         asking.check_head(head, [method], [model])
         settings = {

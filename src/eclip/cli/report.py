@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from eclip.errors import ResultError
-from eclip.folders import is_ours
+from eclip.marks import is_ours
 from eclip.reported import reported
 
 

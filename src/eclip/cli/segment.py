@@ -95,6 +95,7 @@ def segment(
         class_words(wanted, background or (), thresholded=prob_threshold is not None)
         asking.check_model(model)
         if method is not None:
+            method = asking.one_method(method)
             check_between_texts(method)
         elif set_:
             raise OptionError("--set is an option of a method: name it with --method as well.")

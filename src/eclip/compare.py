@@ -195,6 +195,7 @@ class Contest:
         self.texts = tuple(check_texts(texts))
         names = method_names(methods if isinstance(methods, AnyMethod) else (methods := list(methods)))
         group = methods if isinstance(methods, str) and methods.strip() in GROUPS else None
+        names = names if group is None else [name for name in METHODS if name in names]
         self.methods = names if group is None else group.strip()
         able, self.unable = _able(names, group is not None, versus)
         own = _options(able, options)

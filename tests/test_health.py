@@ -362,6 +362,7 @@ def test_no_text_steers_the_terminal(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["explain", *words, "-t", "a \x1b[2Jdog"])
     assert done.exit_code == 0 and "a \ufffd[2Jdog" in done.stdout
     assert f"  a \ufffd[2Jdog: {SENTENCES['presence']}" in done.stderr.splitlines()
-    other = CliRunner().invoke(app, ["segment", *words, "-c", "a \x1b[2Jdog", "-c", "grass", "--template", "none"])
+    words += ["--overwrite", "-c", "a \x1b[2Jdog", "-c", "grass", "--template", "none"]
+    other = CliRunner().invoke(app, ["segment", *words])
     assert other.exit_code == 0 and "a \ufffd[2Jdog" in other.stdout
     assert "\x1b" not in done.output + other.output

@@ -17,8 +17,9 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "eclip"
 
 FLOORS = [
-    {"errors", "options", "heatmap", "blocks", "templates", "pooling", "protocols", "windows"} | {"choices"},  # ground
-    {"backbones", "head", "datasets", "render", "photos", "writer", "commands", "reported"},  # materials
+    {"errors", "options", "heatmap", "blocks", "templates", "pooling", "protocols", "windows"}
+    | {"choices", "pixels", "locks", "indexing", "marks"},  # ground
+    {"backbones", "head", "datasets", "render", "photos", "writer", "folders", "commands", "reported"},  # materials
     {"methods", "refinements", "text", "guides", "training", "metrics", "words", "explanation", "health"}  # crafts
     | {"splice", "msae", "vocabulary", "image_mean", "concepts_writer", "words_writer"}
     | {"class_words", "labels", "segmentation", "segment_writer"},
@@ -65,6 +66,10 @@ SAME_FLOOR = {
     ("pooling", "blocks"),
     ("pooling", "errors"),
     ("options", "errors"),
+    ("pixels", "errors"),
+    ("locks", "errors"),
+    ("indexing", "errors"),
+    ("writer", "folders"),
     ("protocols", "errors"),
     ("protocols", "choices"),
     ("protocols", "windows"),

@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch.nn import functional as F
 
+import eclip
 from eclip.errors import ImageError
 from eclip.photos import decode_photo, find_photos, open_photo
 
@@ -98,9 +101,26 @@ def test_arrays() -> None:
     [
         (np.zeros((3, 5, 6)), r"got \(3, 5, 6\).*channels last"),
         (np.zeros((0, 5, 3)), r"got \(0, 5, 3\)"),
-        (np.full((2, 2), 255.0), "0, 1.*got 255 to 255"),
-        (np.full((2, 2), np.nan), "0, 1"),
-        (np.zeros((2, 2), np.int64), "int64"),
+        (np.zeros((5, 6, 2)), r"got \(5, 6, 2\)\.$"),
+        (np.zeros((4, 5, 6, 3)), "one image was expected here, got 4"),
+        (np.full((2, 2), 255.0), "0, 1.*got 255 to 255.*divide it by 255"),
+        (np.full((2, 2), 40000.0), "0, 1.*Divide it by the value of white"),
+        (np.linspace(-2, 2.6, 12).reshape(2, 2, 3), "0, 1.*got -2 to 2.6.*looks normalized"),
+        (np.linspace(-1, 1, 12).reshape(2, 2, 3), "0, 1.*got -1 to 1.*looks normalized"),
+        (np.full((2, 2), 1.2), "0, 1.*got 1.2 to 1.2"),
+        (np.full((2, 2), np.nan), "0, 1.*NaN"),
+        (np.full((2, 2), np.inf), "0, 1.*infinity"),
+        (np.zeros((2, 2), np.int64), r"int64: convert it, such as by \.astype\(np\.uint8\)"),
+        (np.zeros((2, 2), complex), "complex128"),
+        (torch.zeros(5, 6, 3), r"got \(5, 6, 3\)\. It looks like .*\.permute\(2, 0, 1\)"),
+        (torch.zeros(2, 5, 6), r"got \(2, 5, 6\)\.$"),
+        (torch.zeros(3, 0, 6), r"got \(3, 0, 6\)\.$"),
+        (torch.zeros(4, 3, 5, 6), "one image was expected here, got 4"),
+        (torch.linspace(-2, 2.6, 12).reshape(3, 2, 2), r"tensor must lie in \[0, 1\], got -2 to 2.6.*looks normalized"),
+        (torch.full((3, 2, 2), 128.0), "divide it by 255"),
+        (torch.full((3, 2, 2), torch.nan, dtype=torch.bfloat16), "NaN"),
+        (torch.zeros(3, 2, 2, dtype=torch.int64), r"int64: convert it, such as by \.to\(torch\.uint8\)"),
+        (torch.zeros(3, 2, 2, device="meta"), "'meta' and holds no values"),
     ],
 )
 def test_what_is_no_photo_is_named(values: Any, message: str) -> None:
@@ -108,9 +128,98 @@ def test_what_is_no_photo_is_named(values: Any, message: str) -> None:
         open_photo(values)
 
 
+def test_big_endian_arrays_are_read_as_the_others() -> None:
+    for dtype, white in ((">u2", 65535), (">f4", 1), (">f8", 1), ("<f2", 1)):
+        values = np.array([[0, white / 2, white]]).astype(dtype)
+        assert [_pixel(values, x)[0] for x in range(3)] == [0, 127 if white > 1 else 128, 255], dtype
+    for mode in ("I;16", "I;16L", "I;16B", "I;16N"):
+        assert _pixel(Image.new(mode, (2, 2), 32768)) == (128, 128, 128), mode
+
+
+def test_premultiplied_transparency_is_laid_on_white() -> None:
+    for mode in ("La", "RGBa", "LA", "RGBA", "PA"):
+        assert _pixel(Image.new(mode, (2, 2))) == (255, 255, 255), mode
+
+
+def test_values_that_resizing_pushed_out_are_clipped() -> None:
+    for values in (np.full((2, 2, 3), 1.0000002, np.float32), np.full((2, 2), 1.05), np.array([[1 + 1e-9]])):
+        assert _pixel(values) == (255, 255, 255)
+        assert _pixel(torch.from_numpy(np.moveaxis(values, -1, 0))) == (255, 255, 255)
+    assert _pixel(np.full((2, 2), -1e-7, np.float32)) == (0, 0, 0)
+    edge = F.interpolate(torch.tensor([[[[0.0, 1.0]]]]), size=(8, 16), mode="bicubic")[0]
+    assert edge.min() < 0 and edge.max() > 1
+    assert np.array_equal(np.asarray(open_photo(edge))[..., 0], (edge[0].clamp(0, 1) * 255).round().byte().numpy())
+
+
+def test_deep_pictures_out_of_range_are_not_shown_black() -> None:
+    hair = Image.fromarray(np.array([[0, 0.5, 1.0000001]], np.float32))
+    assert [_pixel(hair, x)[0] for x in range(3)] == [0, 128, 255]
+    bright = Image.fromarray(np.array([[0, 128, 260]], np.int32))  # 0 to 255 after bicubic resizing
+    assert [_pixel(bright, x)[0] for x in range(3)] == [0, 128, 255]
+    for dtype, message in ((np.float32, "got -2 to 2.6.*normalized"), (np.int32, "at least 0, got -200 to 260")):
+        values = np.array([[-2, 0, 2.6]]) if dtype == np.float32 else np.array([[-200, 0, 260]])
+        with pytest.raises(ImageError, match=message):
+            open_photo(Image.fromarray(values.astype(dtype)))
+
+
 def test_float_pictures_with_nan_are_refused() -> None:
     with pytest.raises(ImageError, match="NaN"):
         open_photo(Image.fromarray(np.full((2, 2), np.nan, np.float32)))
+
+
+# --- tensors -----------------------------------------------------------------
+
+
+def test_tensors_are_read_with_channels_first() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 3), dtype=np.uint8)  # no size tells the axes apart
+    array, tensor = open_photo(pixels), open_photo(torch.from_numpy(pixels))
+    assert array.size == (5, 3) and np.array_equal(np.asarray(array), pixels)
+    assert tensor.size == (3, 5) and np.array_equal(np.asarray(tensor), pixels.transpose(1, 2, 0))
+
+
+def test_tensors_of_every_type_give_the_same_picture() -> None:
+    whole = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 5, 6), dtype=np.uint8))
+    expected = np.asarray(open_photo(whole))
+    assert np.array_equal(expected, whole.permute(1, 2, 0).numpy())
+    share = whole / 255
+    for same in (share, share.double(), share.requires_grad_(), share[None], whole[None], share.flip(2).flip(2)):
+        assert np.array_equal(np.asarray(open_photo(same)), expected)
+    for few in (torch.half, torch.bfloat16):
+        assert np.abs(np.asarray(open_photo(share.to(few))).astype(int) - expected).max() <= 1
+    gray = open_photo(whole[0])
+    assert np.array_equal(np.asarray(gray)[..., 1], whole[0]) and gray.tobytes() == open_photo(whole[:1]).tobytes()
+    assert _pixel(torch.zeros(4, 2, 3, dtype=torch.uint8)) == (255, 255, 255), "clear: white shines through"
+    assert _pixel(torch.ones(2, 3, dtype=torch.bool)) == (255, 255, 255)
+    assert _pixel(torch.full((1, 2, 3), 32768, dtype=torch.uint16)) == (128, 128, 128)
+
+
+def test_several_images_in_a_list_a_batch_or_one_after_the_other(tiny_name: str) -> None:
+    model = eclip.load(tiny_name)
+    batch = torch.from_numpy(np.random.default_rng(0).random((2, 3, 30, 40), np.float32))
+    whole = eclip.explain(batch, "a dog", model=model)
+    assert whole.maps.shape[0] == 2 and whole.sources == ("photo 0", "photo 1")
+    for one, tensor in enumerate(batch):
+        assert np.allclose(eclip.explain(tensor, "a dog", model=model).maps[0], whole.maps[one], atol=1e-6)
+    arrays = (batch.permute(0, 2, 3, 1) * 255).round().byte().numpy()
+    ways: list[Any] = [list(batch), tuple(arrays), arrays, [batch[:1], arrays[1]]]
+    for several in ways:
+        assert np.array_equal(eclip.explain(several, "a dog", model=model).maps, whole.maps)
+        each = list(eclip.explain_each(several, "a dog", model=model))
+        assert np.array_equal(np.concatenate([one.maps for one in each]), whole.maps)
+    for alone in (batch[0], arrays[0]):  # one image, not its channels or its rows
+        [only] = eclip.explain_each(alone, "a dog", model=model)
+        assert only.sizes == ((40, 30),) and np.allclose(only.maps[0], whole.maps[0], atol=1e-6)
+        assert eclip.segment(alone, ["dog", "grass"], model=model).labels[0].shape == (30, 40)
+    with pytest.raises(ImageError, match="one image was expected here, got 2"):
+        eclip.compare(batch, "a dog", models=model)
+    with pytest.raises(ImageError, match="no photo"):
+        eclip.explain(batch[:0], "a dog", model=model)
+
+
+def test_a_path_is_one_image_wherever_several_are_taken(tiny_name: str, photos: Path) -> None:
+    for path in (photos / "a.png", str(photos / "a.png")):
+        [only] = eclip.explain_each(path, "a dog", model=tiny_name)
+        assert only.sources == (str(path),)
 
 
 def _png_header(width: int, height: int) -> bytes:

@@ -86,5 +86,5 @@ def was_named(place: str | None) -> bool:
 
 def _head(place: str | None, methods: str | Sequence[str]) -> list[str]:
     """The head as words of a command, where one was named and a method reads it."""
-    reads = methods == "all" or "eclip" in ([methods] if isinstance(methods, str) else methods)
+    reads = methods in ("all", "fast") or "eclip" in ([methods] if isinstance(methods, str) else methods)
     return [f"--head={place}"] if reads and was_named(place) else []

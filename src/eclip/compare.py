@@ -20,7 +20,7 @@ from eclip.commands import compare_command, was_named
 from eclip.errors import OptionError
 from eclip.explain import Question
 from eclip.explanation import Explanation
-from eclip.methods import METHODS, NO_DIFFERENCE, check_methods, options_for
+from eclip.methods import GROUPS, METHODS, NO_DIFFERENCE, AnyMethod, check_methods, method_names, options_for
 from eclip.photos import Photo, name_of, open_photo
 from eclip.templates import kept
 from eclip.text import check_texts
@@ -37,7 +37,7 @@ def compare(
     image: Photo,
     texts: str | Iterable[str],
     *,
-    methods: str | Sequence[str] = EVERY,
+    methods: AnyMethod | Iterable[AnyMethod] = EVERY,
     models: str | Backbone | Sequence[str | Backbone] = DEFAULT_MODEL,
     versus: str | None = None,
     image_size: SupportsIndex | None = None,
@@ -52,12 +52,13 @@ def compare(
     """Many methods on one photo, each model encoding it once, apart from one pass beforehand to warm up.
 
     Args:
-        image: a path, a PIL picture or an array.
+        image: a path, a PIL picture, an array or a tensor, see `eclip.explain`.
         texts: one or more.
-        methods: "all", or names of `eclip.METHODS`. Those without meaning for a model's tower become gaps.
+        methods: "all", "fast" for those of one forward pass, or names or values of `eclip.METHODS`, a list or joined by
+            commas. Those without meaning for a model's tower become gaps.
         models: a name or a Backbone, as in `eclip.explain`, or several.
-        versus: a text to explain each text against, as in `eclip.explain`. Of "all", methods that cannot become gaps;
-            named, they raise.
+        versus: a text to explain each text against, as in `eclip.explain`. Of "all" and "fast", methods that cannot
+            become gaps; named, they raise.
         image_size: see `eclip.explain`.
         resize: see `eclip.explain`.
         templates: see `eclip.explain`.
@@ -150,23 +151,27 @@ class Comparison:
         cost = f"{_time(sum(answer.seconds.values()))} · {_times(self.costs[pair])}"
         return render.Row(name, kind, cost, answer.drawn(0), signed=METHODS[name].signed)
 
-    def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, scale: str = "map") -> Path:
+    def save(
+        self, folder: str | Path, formats: Sequence[str] = FORMATS, *, scale: str = "map", overwrite: bool = False
+    ) -> Path:
         """Write the picture, one file of arrays and manifest.json into a folder, made if it is missing.
 
         Args:
-            folder: where. Files of the same names are replaced.
+            folder: where. An earlier comparison on the same image is replaced; files of others stay as they are.
             formats: any of "png", "npz" (arrays model/method and model/scores), "json" (the manifest).
             scale: as in `picture`.
+            overwrite: replace results of another kind, or of another image, as well.
 
         Returns:
             The folder.
 
         Raises:
-            ResultError: the folder cannot be written, or the disk is full.
+            ResultError: the folder holds results of another kind or of another image, another process is writing there,
+                it cannot be written, or the disk is full.
             OptionError: an unknown format or scale.
         """
         render.check_scale(scale)
-        with ComparisonWriter(folder, formats, scale) as writer:
+        with ComparisonWriter(folder, formats, scale, overwrite=overwrite).over([self.source]) as writer:
             writer.add(self)
         return writer.folder
 
@@ -177,7 +182,7 @@ class Contest:
     def __init__(
         self,
         texts: str | Iterable[str],
-        methods: str | Sequence[str],
+        methods: AnyMethod | Iterable[AnyMethod],
         models: str | Backbone | Sequence[str | Backbone],
         versus: str | None,
         image_size: SupportsIndex | None,
@@ -190,8 +195,11 @@ class Contest:
         refine_options: dict[str, Any] | None = None,
     ) -> None:
         self.texts, templates = tuple(check_texts(texts)), kept(templates)
-        self.methods = methods if isinstance(methods, str) else list(dict.fromkeys(methods))
-        able, self.unable = _able(self.methods, versus)
+        names = method_names(methods if isinstance(methods, AnyMethod) else (methods := list(methods)))
+        group = methods if isinstance(methods, str) and methods.strip() in GROUPS else None
+        names = names if group is None else [name for name in METHODS if name in names]
+        self.methods = names if group is None else group.strip()
+        able, self.unable = _able(names, group is not None, versus)
         own = _options(able, options)
         asked = [models] if isinstance(models, str | Backbone) else list(dict.fromkeys(models))
         if not asked:
@@ -221,7 +229,8 @@ class Contest:
                 self._warm.add(model)
             lacking = dict(self.unable)
             answers = question.answer([photo], [source], lacking, hears)
-            names = METHODS if self.methods == EVERY else question.options
+            names = [name for name in METHODS if name in question.options or name in self.unable]
+            names = list(question.options) if not isinstance(self.methods, str) else names
             pairs += [(model, name) for name in names]
             explanations |= {(model, name): answer for name, answer in answers.items()}
             gaps |= {(model, name): lacking[name] for name in names if name in lacking}
@@ -246,20 +255,17 @@ class Contest:
         return {**how, "command": compare_command([source], self.texts, how) if by_name else None}
 
 
-def _able(methods: str | list[str], versus: str | None) -> tuple[list[str], dict[str, str]]:
-    """The methods to run, and those of "all" that cannot explain a difference, with the reason."""
-    if methods != EVERY:
-        named = [methods] if isinstance(methods, str) else methods
-        if EVERY in named:
-            raise OptionError(f"{EVERY!r} stands alone, got {', '.join(named)}.")
-        check_methods(named, versus=versus is not None)
-        return named, {}
+def _able(names: list[str], group: bool, versus: str | None) -> tuple[list[str], dict[str, str]]:
+    """The methods to run, and those of a group that cannot explain a difference, with the reason."""
+    check_methods(names, versus=versus is not None and not group)
     unable = {
-        name: BLIND if method.kind == "attention" else f"cannot explain the difference of two texts: {NO_DIFFERENCE}"
-        for name, method in METHODS.items()
-        if versus is not None and method.versus is None
+        name: BLIND
+        if METHODS[name].kind == "attention"
+        else f"cannot explain the difference of two texts: {NO_DIFFERENCE}"
+        for name in names
+        if versus is not None and METHODS[name].versus is None
     }
-    return [name for name in METHODS if name not in unable], unable
+    return [name for name in names if name not in unable], unable
 
 
 def _options(methods: list[str], options: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -28,11 +28,11 @@ from eclip.concepts_writer import ConceptsWriter, concepts_command, drawn
 from eclip.errors import OptionError, ShapeError
 from eclip.explanation import Explanation
 from eclip.image_mean import mean_for
-from eclip.methods import METHODS, check_methods, options_for
+from eclip.methods import METHODS, AnyMethod, check_methods, method_name, options_for
 from eclip.methods.maskclip import patch_features
 from eclip.msae import Autoencoder, load_autoencoder
 from eclip.options import plain_options, whole, whole_or_none
-from eclip.photos import Photo, at_least_one, read_batches
+from eclip.photos import Photo, are_several, at_least_one, read_batches
 from eclip.templates import kept
 from eclip.text import encode_texts
 from eclip.vocabulary import words_of
@@ -51,27 +51,27 @@ def concepts(images: Photo | Sequence[Photo], **settings: Any) -> Concepts | lis
     """Which concepts does the model see in each photo, how much of each, and where?
 
     Args:
-        images: a path, a PIL picture or an array; or a list of them.
+        images: a path, a PIL picture, an array or a tensor, see `eclip.explain`; or several of them.
         settings: as in `concepts_each`: model, vocabulary, count, l1, method, image_mean, mean_from, msae and others.
 
     Returns:
-        Concepts; for a list of photos a list of them.
+        Concepts; for several images a list of them.
 
     Raises:
         EclipError: bad input, of a class that says which: `eclip.errors` lists them.
     """
     found = list(concepts_each(at_least_one(images), **settings))
-    return found if isinstance(images, list | tuple) else found[0]
+    return found if are_several(images) else found[0]
 
 
 def concepts_each(
-    images: Iterable[Photo],
+    images: Photo | Iterable[Photo],
     *,
     model: str | Backbone = DEFAULT_MODEL,
     vocabulary: str | Path | Iterable[str] | None = None,
     count: SupportsIndex = COUNT,
     l1: float | None = None,
-    method: str = METHOD,
+    method: AnyMethod = METHOD,
     image_mean: str | Path | Tensor | np.ndarray | None = None,
     mean_from: str | Path | None = None,
     msae: str | Path | None = None,
@@ -122,6 +122,7 @@ def concepts_each(
     wholes = {name: whole(value, name) for name, value in wholes.items()}
     batch_size, count = whole(batch_size, "batch_size"), wholes["count"]
     image_size = whole_or_none(image_size, "image_size", "a whole number of pixels")
+    method = method_name(method)
     check_methods([method])
     own = options_for(method, [method], options)
     view = {"image_size": image_size, "resize": resize, "positions": positions}
@@ -210,14 +211,20 @@ class Concepts:
         """The photo, and one overlay a concept with its weight; the less weight, the dimmer."""
         return drawn(self)
 
-    def save(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> Path:
+    def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> Path:
         """Write the picture, arrays and manifest.json into a folder, as `eclip concepts` does.
 
+        Args:
+            folder: where. Earlier concepts of the same image are replaced; files of others stay as they are.
+            formats: any of "png", "npz" and "json".
+            overwrite: replace results of another kind, or of another image, as well.
+
         Raises:
-            ResultError: the folder cannot be written, or the disk is full.
+            ResultError: the folder holds results of another kind or of another image, another process is writing there,
+                it cannot be written, or the disk is full.
             OptionError: an unknown format.
         """
-        with ConceptsWriter(folder, formats) as writer:
+        with ConceptsWriter(folder, formats, overwrite=overwrite).over([self.source]) as writer:
             writer.add(self)
         return writer.folder
 

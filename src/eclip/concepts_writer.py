@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from eclip.concepts import Concepts
 
-CONCEPTS_SCHEMA = "eclip.concepts/1"
+CONCEPTS_SCHEMA, MEAN = "eclip.concepts/1", "image_mean.npy"
 
 
 def concepts_command(sources: Sequence[str], how: dict[str, Any]) -> str:
@@ -67,16 +67,24 @@ class ConceptsWriter(Folder):
     Otherwise as in `eclip.writer.Writer`.
     """
 
-    def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> None:
-        super().__init__(folder, formats, {"schema": CONCEPTS_SCHEMA, "how": None})
+    def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> None:
+        super().__init__(folder, formats, {"schema": CONCEPTS_SCHEMA, "how": None}, overwrite=overwrite)
+
+    def _own(self, name: str) -> bool:
+        return super()._own(name) or (name == MEAN and self._before is not None)  # one of an earlier run's
 
     def keep_mean(self, mean: NDArray[Any]) -> Path:
-        """Write an image mean; returns its file, for `image_mean`."""
+        """Write an image mean; returns its file, for `image_mean`.
+
+        Raises:
+            ResultError: there is one that no run of this kind left there, see `check_free`; or it cannot be written.
+        """
         import numpy as np  # here, so that the command line can check folder and formats first
 
+        self.check_free(MEAN)
         buffer = io.BytesIO()
         np.save(buffer, mean)
-        return self.folder / self._put("image_mean.npy", buffer.getvalue())
+        return self.folder / self._put(MEAN, buffer.getvalue())
 
     def add(self, concepts: Concepts) -> dict[str, Any]:
         """Write the files of a photo's concepts; returns its entry in the manifest."""

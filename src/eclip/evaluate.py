@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -32,13 +32,13 @@ from eclip.evaluation.parts import Part, Parts, open_run
 from eclip.evaluation.results import SCHEMA, Evaluation, Found, check_question, data_of, results_of, write_results
 from eclip.evaluation.row import Row
 from eclip.evaluation.sense import check_groups
-from eclip.methods import METHODS, check_methods, options_for
+from eclip.methods import AnyMethod, check_methods, method_names, options_for
 from eclip.options import check_options, whole, whole_or_none
 from eclip.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Localize, Protocol, protocol_of
 from eclip.refinements import check_refinement
 from eclip.writer import made_by, noted, versions
 
-EVERY, FAST = "all", "fast"
+FAST = "fast"
 HOME = Path(__file__).parent
 PASSING = ("transformers", "scikit-learn")
 """Told of among versions only if something imported them, so no part of a question."""
@@ -53,7 +53,7 @@ def evaluate(
     data: str | MaskSet | PairSet,
     *,
     out: str | Path,
-    methods: str | Sequence[str] = FAST,
+    methods: AnyMethod | Iterable[AnyMethod] = FAST,
     models: str | Backbone | Sequence[str | Backbone] = DEFAULT_MODEL,
     protocol: str | Protocol = DEFAULT_PROTOCOL,
     root: str | Path | None = None,
@@ -79,8 +79,8 @@ def evaluate(
     Args:
         data: a name of `eclip.DATASETS`, or a set that was read.
         out: folder of the run: `results.json`, `results.csv`, `pairs.csv`, examples and the parts.
-        methods: names; "fast" for all of one forward pass, "all" for those of many passes too. Those without a meaning
-            for a model are told as gaps.
+        methods: names, in a list or joined by commas, or values of `eclip.METHODS`; "fast" for all of one forward pass,
+            "all" for those of many passes too. Those without a meaning for a model are told as gaps.
         models: a name or a Backbone, as in `eclip.explain`, or several.
         protocol: a name of `eclip.PROTOCOLS`, or one of your own.
         root: where the data set lies; None = in `$ECLIP_DATA`.
@@ -180,12 +180,8 @@ def _of(whole: MaskSet | PairSet, items: Any) -> MaskSet | PairSet:
     return replace(whole, items=items)
 
 
-def _methods(methods: str | Sequence[str]) -> list[str]:
-    if methods == EVERY:
-        return list(METHODS)
-    if methods == FAST:
-        return [name for name, method in METHODS.items() if method.kind != "perturbation"]
-    names = list(dict.fromkeys([methods] if isinstance(methods, str) else methods))
+def _methods(methods: AnyMethod | Iterable[AnyMethod]) -> list[str]:
+    names = method_names(methods)
     check_methods(names)
     return names
 

@@ -27,7 +27,7 @@ from eclip.commands import command
 from eclip.errors import ImageError, NoMeaningError, OptionError, TextError
 from eclip.explanation import Explanation
 from eclip.health import KEEP, Checkup, notes
-from eclip.methods import DEFAULT_METHOD, DEFAULT_WITH_HEAD, METHODS, check_methods, options_for
+from eclip.methods import DEFAULT_METHOD, DEFAULT_WITH_HEAD, METHODS, AnyMethod, check_methods, one_or_more, options_for
 from eclip.options import whole, whole_or_none
 from eclip.photos import Photo, at_least_one, name_of, open_photo, read_batches
 from eclip.refinements import REFINEMENTS, check_refinement
@@ -38,18 +38,18 @@ from eclip.writer import made_by, noted
 
 @overload
 def explain(
-    image: Photo | Sequence[Photo], texts: str | Iterable[str], *, method: str | None = ..., **settings: Any
+    image: Photo | Sequence[Photo], texts: str | Iterable[str], *, method: AnyMethod | None = ..., **settings: Any
 ) -> Explanation: ...
 @overload
 def explain(
-    image: Photo | Sequence[Photo], texts: str | Iterable[str], *, method: Sequence[str], **settings: Any
+    image: Photo | Sequence[Photo], texts: str | Iterable[str], *, method: Sequence[AnyMethod], **settings: Any
 ) -> dict[str, Explanation]: ...
 def explain(
     image: Photo | Sequence[Photo],
     texts: str | Iterable[str],
     *,
     model: str | Backbone = DEFAULT_MODEL,
-    method: str | Sequence[str] | None = None,
+    method: AnyMethod | Sequence[AnyMethod] | None = None,
     image_size: SupportsIndex | None = None,
     resize: str = "squash",
     templates: str | Iterable[str] = "none",
@@ -65,11 +65,12 @@ def explain(
     """Which part of each photo made the model match each text?
 
     Args:
-        image: a path, a PIL picture, an array, or a list of them. The whole photo is explained, nothing is cropped.
+        image: a path, a PIL picture, a NumPy array (height, width, channel) or a torch tensor (channel, height, width),
+            uint8 or in [0, 1], not normalized; or a list or batch of them. The whole image is explained, not a crop.
         texts: one or more.
         model: a name for `eclip.load`, or a Backbone from `load` or `wrap`.
-        method: a name of `eclip.METHODS`, or several, which share one forward pass; None = "eclip" for a model with a
-            trained head, as "mini" has, else "surgery".
+        method: a name or value of `eclip.METHODS`, or several, which share one forward pass; None = "eclip" for a model
+            with a trained head, as "mini" has, else "surgery".
         image_size: side in pixels; None = the model's own.
         resize: "squash" (a square, as in the paper) or "keep" (the photo's aspect ratio, about as many patches).
         templates: prompt templates, see `eclip.encode_texts`.
@@ -93,7 +94,7 @@ def explain(
     texts = check_texts(texts)
     if method is None:
         model, device, method = _by_head(model, device)
-    names = [method] if isinstance(method, str) else list(method)
+    names, alone = one_or_more(method)
     own = _own(names, options)
     settings = (image_size, resize, templates, positions, versus, device, refine, refine_options, health)
     asked = Question(texts, model, own, *settings)
@@ -105,19 +106,19 @@ def explain(
             'eclip.explain_each, or resize="squash".'
         )
     sources = [name_of(photo, index) for index, photo in enumerate(photos)]
-    if isinstance(method, str):
-        return asked.answer(opened, sources)[method]
+    if alone:
+        return asked.answer(opened, sources)[names[0]]
     return asked.answer(opened, sources, gaps)
 
 
 def explain_each(
-    images: Iterable[Photo],
+    images: Photo | Iterable[Photo],
     texts: str | Iterable[str],
     *,
     batch_size: SupportsIndex = 8,
     failures: list[tuple[str, str]] | None = None,
     model: str | Backbone = DEFAULT_MODEL,
-    method: str | None = None,
+    method: AnyMethod | None = None,
     image_size: SupportsIndex | None = None,
     resize: str = "squash",
     templates: str | Iterable[str] = "none",
@@ -154,11 +155,12 @@ def explain_each(
     texts = check_texts(texts)
     if method is None:
         model, device, method = _by_head(model, device)
-    own = _own([method], options)
+    [name], _ = one_or_more(method, alone=True)
+    own = _own([name], options)
     settings = (image_size, resize, templates, positions, versus, device, refine, refine_options, health)
     asked = Question(texts, model, own, *settings)
     for batch in read_batches(images, batch_size, failures, asked.grid):
-        yield from _each(asked, method, batch)
+        yield from _each(asked, name, batch)
 
 
 class Question:

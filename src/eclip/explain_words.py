@@ -17,10 +17,11 @@ from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
 from eclip.backbones.load import backbone_of
 from eclip.blocks import unit
+from eclip.indexing import Which, image_and_text, image_of
 from eclip.options import plain_options, whole_or_none
 from eclip.photos import Photo, at_least_one, name_of, open_photo
 from eclip.text import check_texts, encode_texts
-from eclip.words import DEFAULT_WORD_METHOD, word_method
+from eclip.words import DEFAULT_WORD_METHOD, WordMethod, word_method
 from eclip.words.reading import read
 from eclip.writer import made_by
 
@@ -52,13 +53,22 @@ class WordRelevance:
     def __repr__(self) -> str:
         return f"WordRelevance({len(self.sources)} photos, {len(self.texts)} texts, {self.how['method']})"
 
-    def shares(self, image: int = 0, text: int = 0) -> Float[np.ndarray, " word"]:
-        """Each word's share of all relevance in a text, signs aside: in [-1, 1], absolute values add up to 1."""
+    def shares(self, image: Which = 0, text: Which | None = None) -> Float[np.ndarray, " word"]:
+        """Each word's share of all relevance in a text, signs aside: in [-1, 1], absolute values add up to 1.
+
+        Args:
+            image: which image: its number, its path, or its file's name; or a text alone, on the first image.
+            text: which text: its number or the text itself; None = the first.
+
+        Raises:
+            OptionError: there is no such image or text, or several of that name.
+        """
+        image, text = image_and_text(image, text, self.sources, self.texts)
         return render.shares(self.values[text][image])
 
-    def entries(self, image: int = 0) -> list[dict[str, Any]]:
+    def entries(self, image: Which = 0) -> list[dict[str, Any]]:
         """What JSON says of a photo: of each text its score, its words, their values and shares."""
-        found = []
+        found, image = [], image_of(image, self.sources, self.texts)
         for text, (name, words, values) in enumerate(zip(self.texts, self.words, self.values, strict=True)):
             each = zip(words, values[image], render.shares(values[image]), strict=True)
             listed = [
@@ -68,8 +78,9 @@ class WordRelevance:
             found.append({"text": name, "score": round(float(self.scores[image, text]), 6), "words": listed})
         return found
 
-    def html(self, image: int = 0) -> str:
+    def html(self, image: Which = 0) -> str:
         """The texts as HTML, each word on its color: amber for the score, blue against it."""
+        image = image_of(image, self.sources, self.texts)
         lines = [
             f'<p><span class="score">{self.scores[image, text]:.3f}</span> '
             f"{render.page_words(words, self.values[text][image])}</p>"
@@ -86,7 +97,7 @@ def explain_words(
     texts: str | Iterable[str],
     *,
     model: str | Backbone = DEFAULT_MODEL,
-    method: str = DEFAULT_WORD_METHOD,
+    method: str | WordMethod = DEFAULT_WORD_METHOD,
     image_size: SupportsIndex | None = None,
     resize: str = "squash",
     positions: str = DEFAULT_POSITIONS,
@@ -96,7 +107,7 @@ def explain_words(
     """Which words of each text made the model match it to each photo?
 
     Args:
-        image: a path, a PIL picture, an array, or a list of them.
+        image: a path, a PIL picture, an array, a tensor, or several of them, see `eclip.explain`.
         texts: one or more, as they are; no template is put around them.
         model: a name for `eclip.load`, or a Backbone from `load` or `wrap`.
         method: "gradeclip", "chefer" or "leave_one_out", see `eclip.words.WORD_METHODS`.
@@ -125,7 +136,7 @@ class WordQuestion:
         self,
         texts: str | Iterable[str],
         model: str | Backbone,
-        method: str,
+        method: str | WordMethod,
         options: dict[str, Any],
         image_size: SupportsIndex | None,
         resize: str,

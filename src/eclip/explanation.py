@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import numbers
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from PIL import Image
 from eclip import heatmap, render
 from eclip.errors import ImageError, OptionError, ResultError
 from eclip.health import NUMBERS, Health
+from eclip.indexing import Which, image_and_text, image_of, number_of
 from eclip.photos import open_photo
 from eclip.writer import FORMATS, MANIFEST, SCHEMA, Writer, png
 
@@ -69,13 +71,14 @@ class Explanation:
         """The strip of the first photo, as notebooks show it."""
         return png(self.strip(0))
 
-    def photo(self, image: int = 0) -> Image.Image:
+    def photo(self, image: Which = 0) -> Image.Image:
         """The photo itself, RGB and upright; after `load` it is read from its file.
 
         Raises:
+            OptionError: there is no such image.
             ResultError: its file is gone.
         """
-        photo = self.photos[image]
+        photo = self.photos[image_of(image, self.sources, self.texts)]
         if isinstance(photo, Image.Image):
             return photo
         try:
@@ -83,10 +86,13 @@ class Explanation:
         except ImageError as error:
             raise ResultError(f"the photo of this explanation cannot be read again: {error}") from error
 
-    def label(self, text: int) -> str:
+    def label(self, text: Which) -> str:
         """The text as pictures name it, with the one it is held against if there is one."""
-        versus = self.how.get("versus")
-        return self.texts[text] if versus is None else f"{self.texts[text]}, not {versus}"
+        versus, name = self.how.get("versus"), self.texts[number_of(text, self.texts, "text")]
+        return name if versus is None else f"{name}, not {versus}"
+
+    def _which(self, image: Which, text: Which | None) -> tuple[int, int]:
+        return image_and_text(image, text, self.sources, self.texts)
 
     def _map(self, image: int, text: int) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(self.drawn(image)[text]))
@@ -96,16 +102,26 @@ class Explanation:
         raw = self.maps[image]
         return raw if self.flat is None else np.where(self.flat[image][:, None, None], np.zeros_like(raw), raw)
 
-    def heatmap(self, image: int = 0, text: int = 0) -> Float[np.ndarray, "height width"]:
+    def heatmap(self, image: Which = 0, text: Which | None = None) -> Float[np.ndarray, "height width"]:
         """Where the match is, 0 to 1, in the photo's own pixels: min-max on the grid, then bilinear.
 
         Zero and one are the least and the most of this image and text, and say nothing of presence. A flat map is 0.
+
+        Args:
+            image: which image, here and in all that follows: its number, its path, or its file's name. A text's name
+                alone, `heatmap("a dog")`, is that text on the first image.
+            text: which text: its number or the text itself; None = the first.
+
+        Raises:
+            OptionError: there is no such image or text, or several of that name.
         """
+        image, text = self._which(image, text)
         width, height = self.sizes[image]
         return heatmap.resize(heatmap.normalize(self._map(image, text)), (height, width)).numpy()
 
-    def overlay(self, image: int = 0, text: int = 0, *, legend: bool = True) -> Image.Image:
+    def overlay(self, image: Which = 0, text: Which | None = None, *, legend: bool = True) -> Image.Image:
         """The photo with its heat map; signed maps in two colors around zero."""
+        image, text = self._which(image, text)
         return render.overlay(
             self.photo(image),
             self._shown(image, text),
@@ -119,8 +135,9 @@ class Explanation:
         shown = heatmap.signed if self.signed else heatmap.normalize
         return shown(self._map(image, text)).numpy()
 
-    def strip(self, image: int = 0) -> Image.Image:
+    def strip(self, image: Which = 0) -> Image.Image:
         """The photo and one panel a text in one picture; of more than twenty texts the twenty that score best."""
+        image = image_of(image, self.sources, self.texts)
         shown = self.best_texts(image)
         return render.strip(
             self.photo(image),
@@ -130,34 +147,40 @@ class Explanation:
             scores=[float(self.scores[image, text]) for text in shown],
         )
 
-    def best_texts(self, image: int = 0) -> list[int]:
+    def best_texts(self, image: Which = 0) -> list[int]:
         """The texts that pictures are drawn for: all in their order, or the twenty that score best, best first."""
+        image = image_of(image, self.sources, self.texts)
         if len(self.texts) <= MOST_PANELS:
             return list(range(len(self.texts)))
         return [int(text) for text in np.argsort(-self.scores[image], kind="stable")[:MOST_PANELS]]
 
-    def mask(self, image: int = 0, text: int = 0, threshold: float | str = "otsu") -> Bool[np.ndarray, "height width"]:
+    def mask(
+        self, image: Which = 0, text: Which | None = None, threshold: float | np.floating | str | None = None
+    ) -> Bool[np.ndarray, "height width"]:
         """Where the heat map reaches a threshold.
 
         Args:
             image: which photo.
             text: which text.
-            threshold: "otsu" (found for this heat map), or a number in [0, 1].
+            threshold: "otsu" (found for this heat map), which None means as well, or a number in [0, 1].
 
         Raises:
-            OptionError: the threshold is neither.
+            OptionError: the threshold is neither, or there is no such image or text.
         """
         heat = self.heatmap(image, text)
-        if isinstance(threshold, str):
-            if threshold != "otsu":
-                raise OptionError(f"threshold must be 'otsu' or a number in [0, 1], got {threshold!r}.")
+        if threshold is None or (isinstance(threshold, str) and threshold == "otsu"):
             return heat >= heatmap.otsu(heat)
-        if not 0 <= threshold <= 1:
-            raise OptionError(f"threshold must be 'otsu' or a number in [0, 1], got {threshold}.")
-        return heat >= threshold
+        if isinstance(threshold, bool | str) or not isinstance(threshold, numbers.Real) or not 0 <= threshold <= 1:
+            raise OptionError(f"threshold must be 'otsu' or a number in [0, 1], got {threshold!r}.")
+        return heat >= float(threshold)
 
     def boxes(
-        self, image: int = 0, text: int = 0, threshold: float | str = "otsu", *, min_area: float = 0.001
+        self,
+        image: Which = 0,
+        text: Which | None = None,
+        threshold: float | np.floating | str | None = None,
+        *,
+        min_area: float = 0.001,
     ) -> Int[np.ndarray, "box 4"]:
         """Boxes around the connected parts of `mask`: left, top, right, bottom in pixels, the largest first.
 
@@ -170,7 +193,7 @@ class Explanation:
         return heatmap.boxes(self.mask(image, text, threshold), min_area=min_area)
 
     def points(
-        self, image: int = 0, text: int = 0, k: int | None = 5
+        self, image: Which = 0, text: Which | None = None, k: int | None = 5
     ) -> tuple[Int[np.ndarray, "point 2"], Int[np.ndarray, " point"]]:
         """Point prompts as SAM's predictor takes them: coordinates (x, y) in pixels, labels 1 (thing) and 0 (not).
 
@@ -181,6 +204,7 @@ class Explanation:
             text: which text.
             k: at most so many of each; None for all that CLIP Surgery's rule gives.
         """
+        image, text = self._which(image, text)
         width, height = self.sizes[image]
         cells = self._map(image, text)
         if self.how.get("refine") is not None:  # on pixels, the strongest would all lie side by side
@@ -188,21 +212,24 @@ class Explanation:
             cells = heatmap.mean_over_cells(cells, (row, col))
         return heatmap.points(cells, (height, width), k=k)
 
-    def save(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> Path:
+    def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> Path:
         """Write overlays, arrays and one manifest.json into a folder, made if it is missing.
 
         Args:
-            folder: where. Files of the same names are replaced.
+            folder: where. An earlier explanation of the same images, or of some of them, is replaced; files of others
+                stay as they are.
             formats: any of "png" (a strip a photo, an overlay a text), "npz" (maps and scores), "json" (the manifest).
+            overwrite: replace results of another kind, or of other images, as well.
 
         Returns:
             The folder.
 
         Raises:
-            ResultError: the folder cannot be written, or the disk is full.
+            ResultError: the folder holds results of another kind or of other images, another process is writing there,
+                it cannot be written, or the disk is full.
             OptionError: an unknown format.
         """
-        with Writer(folder, formats) as writer:
+        with Writer(folder, formats, overwrite=overwrite).over(self.sources) as writer:
             writer.add(self)
         return writer.folder
 
@@ -217,7 +244,9 @@ class Explanation:
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             if manifest["schema"] != SCHEMA:
-                raise ResultError(f"{folder / MANIFEST} is of schema {manifest['schema']!r}, not {SCHEMA!r}.")
+                raise ResultError(
+                    f"{folder / MANIFEST} is of schema {manifest['schema']!r}, not {SCHEMA!r}: it is no explanation."
+                )
             entries = manifest["photos"]
             arrays = [_read_arrays(folder / entry["files"]["npz"]) for entry in entries]
             grids = {one["maps"].shape for one in arrays}

@@ -29,6 +29,7 @@ from eclip.backbones.load import is_loaded
 from eclip.backbones.masking import masked_scores
 from eclip.backbones.remembered import remembered
 from eclip.blocks import cosine, unit
+from eclip.indexing import Which, number_of
 from eclip.methods import METHODS, Method
 from eclip.templates import resolve
 from eclip.text import features_of
@@ -82,13 +83,22 @@ class Health:
     notes: tuple[str, ...] = ()
     flat: Bool[np.ndarray, "image text"] | None = None
 
-    def warnings(self, image: int = 0, text: int = 0) -> list[str]:
-        """A sentence if the map is flat, and for each number that is beyond its threshold; NaN is never beyond."""
+    def warnings(self, image: int | np.integer = 0, text: Which = 0) -> list[str]:
+        """A sentence if the map is flat, and for each number that is beyond its threshold; NaN is never beyond.
+
+        Args:
+            image: its number, from 0.
+            text: its number, or the text itself.
+
+        Raises:
+            OptionError: there is no such image or text, or several of that name.
+        """
+        image, text = self._image(image), number_of(text, self.texts, "text")
         return [f"{self.texts[text]}: {SENTENCES[name]}" for name in SENTENCES if self._flagged(name)[image, text]]
 
-    def summary(self, image: int = 0) -> list[str]:
+    def summary(self, image: int | np.integer = 0) -> list[str]:
         """The warnings of a photo, one line for all texts that share one: five at most."""
-        lines = []
+        lines, image = [], self._image(image)
         for name in SENTENCES:
             flagged = zip(self.texts, self._flagged(name)[image], strict=True)
             texts = list(dict.fromkeys(text for text, flag in flagged if flag))
@@ -117,6 +127,9 @@ class Health:
             **{name: getattr(self, name)[image : image + 1] for name in NUMBERS},
             flat=None if self.flat is None else self.flat[image : image + 1],
         )
+
+    def _image(self, image: int | np.integer) -> int:
+        return number_of(image, [""] * len(self.presence), "image")
 
     def _flagged(self, name: str) -> Bool[np.ndarray, "image text"]:
         if name == "flat":

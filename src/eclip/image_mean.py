@@ -25,7 +25,7 @@ MINI_MEAN = "backbones/assets/mini/image_mean.npy"
 
 
 def image_mean(
-    photos: Iterable[Photo],
+    photos: Photo | Iterable[Photo],
     model: str | Backbone = DEFAULT_MODEL,
     *,
     image_size: SupportsIndex | None = None,

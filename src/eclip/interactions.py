@@ -84,7 +84,7 @@ class Interactions:
             TextError: the text does not hold it.
         """
         if not isinstance(phrase, str):
-            if not -len(self.words) <= phrase < len(self.words):
+            if isinstance(phrase, bool) or not -len(self.words) <= phrase < len(self.words):
                 raise TextError(f"{self.text!r} has {len(self.words)} words, counted from 0; there is no {phrase}.")
             return [int(phrase) % len(self.words)]
         wanted, words = _joined(phrase), [_joined(word) for word in self.words]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from eclip.errors import ImageError
+from eclip.pixels import TensorLike, from_array, from_deep, from_tensor, images_of
 
-Photo = str | Path | Image.Image | NDArray[Any]
+Photo = str | Path | Image.Image | NDArray[Any] | TensorLike
 """What a user may hand in as a photo."""
 Read = TypeVar("Read")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jfif"})
@@ -59,20 +60,26 @@ def open_photo(source: Photo | Place) -> Image.Image:
     """An upright RGB picture of its own, whatever the source is.
 
     Args:
-        source: a file, a place in a tar, a PIL picture, or an array (height, width), (height, width, 3) or (height,
-            width, 4), 8-bit or floating point in [0, 1]. Of an animation the first frame is taken, EXIF rotation is
-            applied, transparency is laid on white, 16 bits are scaled to 8.
+        source: a file, a place in a tar, a PIL picture, a NumPy array (height, width) or (height, width, channel), or a
+            torch tensor (channel, height, width) or (height, width), with 1, 3 or 4 channels; a batch of one image as
+            well. Values are uint8 (0 to 255), uint16 (0 to 65535), booleans, or floating point in [0, 1], clipped if
+            they leave it by at most 0.15, as resizing makes them do. Of an animation the first frame is taken, EXIF
+            rotation is applied, transparency is laid on white, 16 bits are scaled to 8.
 
     Raises:
-        ImageError: it is missing, empty, broken, no picture, or too large.
+        ImageError: it is missing, empty, broken, no picture, too large, or its values lie in another range.
     """
     if isinstance(source, np.ndarray):
-        return _to_rgb(_from_array(source), "the array")
+        return _to_rgb(from_array(source), "the array")
+    if isinstance(source, TensorLike):
+        return _to_rgb(from_tensor(source), "the tensor")
     if isinstance(source, Image.Image):
         return _to_rgb(source, "the picture")
     if isinstance(source, str | Path | Place):
         return from_file(Path(source) if isinstance(source, str) else source, _to_rgb)
-    raise ImageError(f"a photo must be a path, a PIL picture or a NumPy array, got {type(source).__name__}.")
+    raise ImageError(
+        f"an image must be a path, a PIL picture, a NumPy array or a torch tensor, got {type(source).__name__}."
+    )
 
 
 def decode_photo(data: bytes, name: str) -> Image.Image:
@@ -149,9 +156,9 @@ def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
     try:
         upright = ImageOps.exif_transpose(picture)
         if upright.mode.startswith("I") or upright.mode == "F":
-            return _from_deep(upright, name)
+            return from_deep(upright, name)
         if upright.has_transparency_data:
-            layered = upright.convert("RGBA")
+            layered = (upright.convert("LA") if upright.mode == "La" else upright).convert("RGBA")
             white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
             return Image.alpha_composite(white, layered).convert("RGB")
         return upright.convert("RGB")
@@ -160,48 +167,6 @@ def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
         if isinstance(error, ImageError):
             raise
         raise ImageError(f"{name} is damaged: {error}.") from error
-
-
-def _from_deep(picture: Image.Image, name: str) -> Image.Image:
-    """16-bit, 32-bit or float gray: full scale becomes 255, which `convert` would clip instead."""
-    values = np.asarray(picture, dtype=np.float32)
-    if not np.isfinite(values).all():
-        raise ImageError(f"{name} holds NaN or infinity.")
-    scales = (
-        [65535.0]
-        if picture.mode.startswith("I;16")
-        else [1.0, 255.0, 65535.0]
-        if picture.mode == "F"
-        else [255.0, 65535.0]
-    )
-    most = float(values.max())
-    full = next((scale for scale in scales if most <= scale), most)
-    return Image.fromarray((np.clip(values / full, 0, 1) * 255).round().astype(np.uint8)).convert("RGB")
-
-
-def _from_array(values: NDArray[Any]) -> Image.Image:
-    shape = values.shape
-    if values.ndim not in (2, 3) or (values.ndim == 3 and shape[2] not in (1, 3, 4)) or 0 in shape:
-        hint = (
-            " It looks like (3, height, width): move the channels last." if values.ndim == 3 and shape[0] == 3 else ""
-        )
-        raise ImageError(f"an array must be (height, width) or (height, width, 1, 3 or 4), got {shape}.{hint}")
-    if values.dtype == np.uint16:
-        values = values / 65535.0
-    if np.issubdtype(values.dtype, np.floating):
-        if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
-            raise ImageError(
-                f"a floating-point array must lie in [0, 1], got {values.min():.3g} to {values.max():.3g}. "
-                "Scale it, or give 8-bit values."
-            )
-        values = (values * 255).round().astype(np.uint8)
-    elif values.dtype == bool:
-        values = values.astype(np.uint8) * 255
-    elif values.dtype != np.uint8:
-        raise ImageError(f"an array must be 8-bit or floating point, got {values.dtype}.")
-    if values.ndim == 3 and shape[2] == 1:
-        values = values[:, :, 0]
-    return Image.fromarray(np.ascontiguousarray(values))
 
 
 def find_photos(
@@ -241,13 +206,28 @@ def find_photos(
     return list(found), problems
 
 
-def at_least_one(photos: Photo | Sequence[Photo]) -> list[Photo]:
-    """A photo or several of them, as a list.
+def are_several(photos: object) -> bool:
+    """Whether it is several images: a list, another iterable, or a batch; not a path, a picture or one array."""
+    if isinstance(photos, np.ndarray | TensorLike):
+        return images_of(photos) is not None
+    return isinstance(photos, Iterable) and not isinstance(photos, str | bytes | os.PathLike | Place | Image.Image)
+
+
+def each(photos: Photo | Place | Iterable[Photo | Place]) -> Iterable[Any]:
+    """One image or several, as an iterable over images; what is lazy stays so."""
+    if not are_several(photos):
+        return [photos]
+    batch = images_of(photos)
+    return photos if batch is None else batch  # type: ignore[return-value]
+
+
+def at_least_one(photos: Photo | Iterable[Photo]) -> list[Photo]:
+    """One image or several, or a batch of them, as a list.
 
     Raises:
         ImageError: there is none.
     """
-    several: list[Photo] = list(photos) if isinstance(photos, list | tuple) else [photos]  # type: ignore[list-item]
+    several: list[Photo] = list(each(photos))
     if not several:
         raise ImageError("no photo was given: at least one is needed.")
     return several
@@ -258,7 +238,9 @@ def name_of(photo: Photo | Place, index: int) -> str:
     return str(photo) if isinstance(photo, str | Path | Place) else f"photo {index}"
 
 
-def read_ahead(images: Iterable[Photo | Place], count: int) -> Iterator[tuple[str, Image.Image | ImageError]]:
+def read_ahead(
+    images: Photo | Place | Iterable[Photo | Place], count: int
+) -> Iterator[tuple[str, Image.Image | ImageError]]:
     """(name, photo or why it cannot be read) of each, in order; a thread stays `count` photos ahead."""
 
     def read(photo: Photo | Place) -> Image.Image | ImageError:
@@ -270,7 +252,7 @@ def read_ahead(images: Iterable[Photo | Place], count: int) -> Iterator[tuple[st
     waiting: deque[tuple[str, Future[Image.Image | ImageError]]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="eclip-read") as pool:
         try:
-            for index, photo in enumerate(images):
+            for index, photo in enumerate(each(images)):
                 waiting.append((name_of(photo, index), pool.submit(read, photo)))
                 if len(waiting) > count:
                     source, future = waiting.popleft()
@@ -284,7 +266,7 @@ def read_ahead(images: Iterable[Photo | Place], count: int) -> Iterator[tuple[st
 
 
 def read_batches(
-    images: Iterable[Photo | Place],
+    images: Photo | Place | Iterable[Photo | Place],
     count: int,
     failures: list[tuple[str, str]] | None,
     shape: Callable[[Image.Image], object] = lambda photo: None,

@@ -24,7 +24,7 @@ from eclip.class_words import Classes, ClassWords, class_words
 from eclip.errors import OptionError
 from eclip.explain import Question
 from eclip.labels import Piece, check_cuts, label_pixels
-from eclip.methods import DEFAULT_WITH_HEAD, check_between_texts, options_for
+from eclip.methods import DEFAULT_WITH_HEAD, AnyMethod, check_between_texts, method_name, options_for
 from eclip.options import check_options, plain_options, whole, whole_or_none
 from eclip.photos import Photo, at_least_one, read_batches
 from eclip.segment_writer import segment_command
@@ -42,7 +42,7 @@ def segment(image: Photo | Sequence[Photo], classes: Classes, **settings: Any) -
     """Which of these classes is each pixel of each photo?
 
     Args:
-        image: a path, a PIL picture, an array, or a list of them.
+        image: a path, a PIL picture, an array, a tensor, or several of them, see `eclip.explain`.
         classes: see `segment_each`.
         settings: see `segment_each`: model, method, background, window, refine and others; not `failures`.
 
@@ -66,13 +66,13 @@ def segment(image: Photo | Sequence[Photo], classes: Classes, **settings: Any) -
 
 
 def segment_each(
-    images: Iterable[Photo],
+    images: Photo | Iterable[Photo],
     classes: Classes,
     *,
     batch_size: SupportsIndex = 8,
     failures: list[tuple[str, str]] | None = None,
     model: str | Backbone = DEFAULT_MODEL,
-    method: str | None = None,
+    method: AnyMethod | None = None,
     background: str | Iterable[str] = (),
     templates: str | Iterable[str] = TEMPLATES,
     image_size: SupportsIndex | None = None,
@@ -122,9 +122,10 @@ def segment_each(
     Raises:
         EclipError: bad input, of a class that says which: `eclip.errors` lists them.
     """
+    method = None if method is None else method_name(method)
     sides = {"window": window, "stride": stride, "image_size": image_size, "batch_size": batch_size}
     shares = {"scale": scale, "prob_threshold": prob_threshold, "area_threshold": area_threshold}
-    check_options("segment", segment_each, {**sides, **shares, "method": method})
+    check_options("segment", segment_each, {**sides, **shares})
     window, stride = whole_or_none(window, "window"), whole_or_none(stride, "stride")
     image_size, batch_size = whole_or_none(image_size, "image_size"), whole(batch_size, "batch_size")
     scale, prob_threshold, area_threshold = plain_options(shares).values()
@@ -183,7 +184,7 @@ class ClassQuestion:
     batch_size: int
 
     def batches(
-        self, images: Iterable[Photo], failures: list[tuple[str, str]] | None
+        self, images: Photo | Iterable[Photo], failures: list[tuple[str, str]] | None
     ) -> Iterator[list[tuple[str, Image.Image]]]:
         """Photos that share a forward pass; those with windows come one by one."""
         if self.windows is not None:

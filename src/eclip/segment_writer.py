@@ -61,11 +61,20 @@ class SegmentWriter(Folder):
     Otherwise as in `eclip.writer.Writer`.
     """
 
-    def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, instances: bool = False) -> None:
-        super().__init__(folder, formats, {"schema": SEGMENT_SCHEMA, "classes": [], "how": None, "coco": None})
+    fixed = (COCO,)
+
+    def __init__(
+        self, folder: str | Path, formats: Sequence[str] = FORMATS, *, instances: bool = False, overwrite: bool = False
+    ) -> None:
+        manifest: dict[str, Any] = {"schema": SEGMENT_SCHEMA, "classes": [], "how": None, "coco": None}
+        super().__init__(folder, formats, manifest, overwrite=overwrite)
         self.instances = instances
-        self._annotations = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(self.folder))  # noqa: SIM115  # closed on leaving
         self._count = 0
+
+    def __enter__(self) -> SegmentWriter:
+        super().__enter__()
+        self._annotations = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(self.folder))  # closed on leaving
+        return self
 
     def __exit__(self, *reason: object) -> None:
         with self._annotations:

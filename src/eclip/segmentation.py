@@ -13,6 +13,7 @@ from PIL import Image
 
 from eclip import heatmap, render
 from eclip.errors import OptionError
+from eclip.indexing import Which, image_of, number_of
 from eclip.segment_writer import SegmentWriter
 from eclip.writer import FORMATS, png
 
@@ -49,23 +50,33 @@ class Segmentation:
         """The picture of the first photo, as notebooks show it."""
         return png(self.picture(0))
 
-    def mask(self, image: int, name: str) -> np.ndarray:
+    def mask(self, image: Which = 0, name: Which | None = None) -> np.ndarray:
         """Where a photo was given to a class (height, width), bool.
 
-        Raises:
-            OptionError: there is no such class.
-        """
-        if name not in self.classes:
-            raise OptionError(f"there is no class {name!r}; there are {', '.join(self.classes)}.")
-        return self.labels[image] == self.classes.index(name)
+        Args:
+            image: which image, here and in all that follows: its number, its path, or its file's name. A class's name
+                alone, `mask("dog")`, is that class on the first image.
+            name: of the class, or its label.
 
-    def areas(self, image: int = 0) -> dict[str, float]:
+        Raises:
+            OptionError: there is no such image or class.
+        """
+        if name is None:
+            if not isinstance(image, str) or image not in self.classes:
+                raise OptionError(f"mask needs a class, such as mask({image!r}, {self.classes[-1]!r}).")
+            image, name = 0, image
+        return self._labels(image) == number_of(name, self.classes, "class")
+
+    def _labels(self, image: Which) -> np.ndarray:
+        return self.labels[image_of(image, self.sources, self.classes)]
+
+    def areas(self, image: Which = 0) -> dict[str, float]:
         """The share of the photo's pixels of each class that is there, the largest first."""
-        counts = np.bincount(self.labels[image].ravel(), minlength=len(self.classes))
+        counts = np.bincount(self._labels(image).ravel(), minlength=len(self.classes))
         order = np.argsort(-counts, kind="stable")
         return {self.classes[label]: float(counts[label] / counts.sum()) for label in order if counts[label]}
 
-    def boxes(self, image: int = 0, *, min_area: float = 0.001) -> dict[str, Int[np.ndarray, "_box 4"]]:
+    def boxes(self, image: Which = 0, *, min_area: float = 0.001) -> dict[str, Int[np.ndarray, "_box 4"]]:
         """Boxes around the connected regions of each class that is there, background left out; the largest first.
 
         Args:
@@ -78,36 +89,44 @@ class Segmentation:
         present = [name for name in self.areas(image) if name != self.classes[0]]
         return {name: heatmap.boxes(self.mask(image, name), min_area=min_area) for name in present}
 
-    def overlay(self, image: int = 0, *, legend: bool = True) -> Image.Image:
+    def overlay(self, image: Which = 0, *, legend: bool = True) -> Image.Image:
         """The photo in gray with each class in its color, and a legend to the right with the shares of the pixels.
 
         Without the legend it has exactly the photo's size.
         """
+        image = image_of(image, self.sources, self.classes)
         if not legend:
             return render.tinted(self.photos[image], self.labels[image], len(self.classes) - 1)
         return render.labeled(self.photos[image], self.labels[image], self.classes, beside=False)
 
-    def picture(self, image: int = 0) -> Image.Image:
+    def picture(self, image: Which = 0) -> Image.Image:
         """The photo, the overlay and the legend side by side."""
+        image = image_of(image, self.sources, self.classes)
         return render.labeled(self.photos[image], self.labels[image], self.classes, beside=True)
 
-    def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, instances: bool = False) -> Path:
+    def save(
+        self, folder: str | Path, formats: Sequence[str] = FORMATS, *, instances: bool = False, overwrite: bool = False
+    ) -> Path:
         """Write label maps, pictures, arrays, one coco.json and one manifest.json into a folder, made if it is missing.
 
         Args:
-            folder: where. Files of the same names are replaced.
+            folder: where. An earlier segmentation of the same images, or of some of them, is replaced; files of others
+                stay as they are.
             formats: any of "png" (a label map and a picture a photo), "npz" (labels and confidences), "json" (the
                 manifest, and masks in COCO's format).
             instances: in COCO's file, one annotation a connected region, not one a class and photo.
+            overwrite: replace results of another kind, or of other images, as well.
 
         Returns:
             The folder.
 
         Raises:
-            ResultError: the folder cannot be written, or the disk is full.
+            ResultError: the folder holds results of another kind or of other images, another process is writing there,
+                it cannot be written, or the disk is full.
             OptionError: an unknown format.
         """
-        with SegmentWriter(folder, formats, instances=instances) as writer:
+        writing = SegmentWriter(folder, formats, instances=instances, overwrite=overwrite)
+        with writing.over(self.sources) as writer:
             for image in range(len(self.sources)):
                 writer.add(self, image)
         return writer.folder

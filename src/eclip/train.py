@@ -30,6 +30,7 @@ from eclip.datasets.captions import digest, read_pairs
 from eclip.datasets.masks import MaskSet, read_masks
 from eclip.errors import DataError, OptionError, TrainingError
 from eclip.evaluation.scoring import localize
+from eclip.folders import check_no_other
 from eclip.head import EclipHead, with_head
 from eclip.methods import METHODS
 from eclip.training import checkpoint, journal, processes
@@ -59,13 +60,14 @@ def train(config: TrainConfig, *, resume: bool = False, tell: Tell = lambda *_: 
     Raises:
         OptionError: a field of the configuration, also a batch too large for the pairs or uneven for the processes.
         DataError: pairs that cannot be read, or more than 5 % bad ones.
-        ResultError: the folder of the run or the cache cannot be written.
+        ResultError: the folder of the run holds what another command left there, or it or the cache cannot be written.
         TrainingError: nothing to resume, another run's checkpoint, a loss that is not finite, or another process of
             the run stopped.
         KeyboardInterrupt: Ctrl-C, after the checkpoint was written; on SIGTERM it is SystemExit.
         EclipError: of the model, the guide, or the masks.
     """
     config.check()
+    check_no_other(Path(config.out), "eclip train")
     journal.check_plot()
     with processes.joined(config.device) as (rank, world, device), torch.inference_mode(False), torch.enable_grad():
         return Run(config, rank, world, device, tell).go(resume)

@@ -50,8 +50,9 @@ class WordsWriter(Folder):
     col) a text, by its number.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        super().__init__(folder, FORMATS, {"schema": WORDS_SCHEMA, "signed": None, "how": None})
+    def __init__(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        manifest = {"schema": WORDS_SCHEMA, "signed": None, "how": None}
+        super().__init__(folder, FORMATS, manifest, overwrite=overwrite)
 
     def add(
         self, words: WordRelevance, image: int, pairs: Sequence[Interactions] = (), boxes: Sequence[Box] = ()

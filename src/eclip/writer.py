@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import functools
-import io
-import json
 import os
 import platform
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any
 
 from eclip.commands import compare_command
-from eclip.errors import OptionError, ResultError
+from eclip.errors import ResultError
+from eclip.folders import FORMATS as FORMATS
+from eclip.folders import MANIFEST as MANIFEST
+from eclip.folders import Folder as Folder
+from eclip.marks import png as png
+from eclip.marks import slug as slug
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from PIL import Image
 
     from eclip.backbones.base import Backbone
     from eclip.compare import Comparison
     from eclip.explanation import Explanation
 
-AnyFolder = TypeVar("AnyFolder", bound="Folder")
-FORMATS = ("png", "npz", "json")
-MANIFEST, SCHEMA, COMPARE_SCHEMA = "manifest.json", "eclip.explain/1", "eclip.compare/1"
+SCHEMA, COMPARE_SCHEMA = "eclip.explain/1", "eclip.compare/1"
 
 
 def noted(options: dict[str, Any]) -> dict[str, Any]:
@@ -68,85 +67,6 @@ def made_by(backbone: Backbone) -> dict[str, Any]:
     }
 
 
-class Folder:
-    """A folder of results, filled one photo after the other, and one manifest over all of them.
-
-    Every file appears whole or not at all. The manifest is written on leaving, also after an exception or Ctrl-C, so
-    what was done is on record.
-    """
-
-    def __init__(self, folder: str | Path, formats: Sequence[str], manifest: dict[str, Any]) -> None:
-        unknown = [name for name in formats if name not in FORMATS]
-        if unknown or not formats:
-            raise OptionError(f"formats are {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}.")
-        self.folder, self.formats = Path(folder), tuple(formats)
-        self.manifest: dict[str, Any] = {**manifest, "photos": [], "failures": []}
-        self._taken: set[str] = set()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
-        except OSError as error:
-            raise ResultError(f"the folder {str(folder)!r} cannot be written: {error.strerror}.") from error
-
-    def __enter__(self: AnyFolder) -> AnyFolder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if "json" in self.formats and (self.manifest["photos"] or self.manifest["failures"]):
-            text = json.dumps(self.manifest, indent=1, ensure_ascii=False, allow_nan=False)
-            self._put(MANIFEST, text.encode(errors="backslashreplace"))  # names that are no Unicode: JSON's own escapes
-
-    def fail(self, source: str, error: str) -> None:
-        """Record a photo of which nothing could be made."""
-        self.manifest["failures"].append({"source": source, "error": error})
-
-    def _photo(self, name: str, photo: Callable[[], Image.Image]) -> tuple[str, dict[str, Any]]:
-        """A free stem for the files of a photo, and the file that holds it: its own, or one that is written here."""
-        source = Path(name)
-        if source.is_file() and source.resolve().parent == self.folder.resolve():
-            raise OptionError(
-                f"{source} lies in the output folder, where pictures could replace it: choose another folder."
-            )
-        stem = self._free(slug(source.stem) or "photo")
-        if source.is_file():
-            return stem, {"photo": str(source.resolve())}
-        return stem, {"photo": self._put(f"{stem}.photo.png", png(photo()))}
-
-    def _free(self, stem: str) -> str:
-        name, number = stem, 1
-        while name.casefold() in self._taken:
-            number += 1
-            name = f"{stem}-{number}"
-        self._taken.add(name.casefold())
-        return name
-
-    def _arrays(self, stem: str, arrays: dict[str, NDArray[Any]]) -> str:
-        import numpy as np  # here, so that the command line can check folder and formats first
-
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # one parameter of its own is a flag
-        return self._put(f"{stem}.npz", buffer.getvalue())
-
-    def _put(self, name: str, content: bytes | Iterable[bytes]) -> str:
-        part = None
-        try:
-            with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False) as part:
-                part.writelines([content] if isinstance(content, bytes) else content)
-            os.chmod(part.name, 0o644)
-            os.replace(part.name, self.folder / name)
-        except BaseException as error:
-            if part is not None:
-                Path(part.name).unlink(missing_ok=True)
-            if not isinstance(error, OSError):
-                raise
-            done = len(self.manifest["photos"])
-            raise ResultError(
-                f"{self.folder / name} cannot be written: {error.strerror}. {done} photos before it are done."
-            ) from error
-        return name
-
-
 class Writer(Folder):
     """Writes explanations into a folder: a strip a photo, an overlay a text, arrays, the manifest.
 
@@ -164,8 +84,9 @@ class Writer(Folder):
     where no photo was explained.
     """
 
-    def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> None:
-        super().__init__(folder, formats, {"schema": SCHEMA, "texts": [], "signed": None, "how": None})
+    def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> None:
+        manifest: dict[str, Any] = {"schema": SCHEMA, "texts": [], "signed": None, "how": None}
+        super().__init__(folder, formats, manifest, overwrite=overwrite)
 
     def add(self, explanation: Explanation) -> list[dict[str, Any]]:
         """Write the files of an explanation; returns its entries in the manifest."""
@@ -218,8 +139,10 @@ class ComparisonWriter(Folder):
     `Comparison.costs`. Otherwise as in `Writer`.
     """
 
-    def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS, scale: str = "map") -> None:
-        super().__init__(folder, formats, {"schema": COMPARE_SCHEMA, "texts": [], "how": None})
+    def __init__(
+        self, folder: str | Path, formats: Sequence[str] = FORMATS, scale: str = "map", *, overwrite: bool = False
+    ) -> None:
+        super().__init__(folder, formats, {"schema": COMPARE_SCHEMA, "texts": [], "how": None}, overwrite=overwrite)
         self.scale = scale
 
     def add(self, comparison: Comparison) -> dict[str, Any]:
@@ -297,15 +220,3 @@ def _unlike(names: Iterable[str]) -> dict[str, str]:
         taken = sum(other == short or other.startswith(f"{short}.") for other in found.values())
         found[name] = f"{short}.{taken + 1}" if taken else short  # a slug holds no dots
     return found
-
-
-def png(picture: Image.Image) -> bytes:
-    """The picture as a PNG file."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=3)  # as small as Pillow's 6 on overlays, in a third of the time
-    return buffer.getvalue()
-
-
-def slug(text: str) -> str:
-    """Part of a file's name: letters, digits, hyphens, so that dots can join parts; short enough for file systems."""
-    return re.sub(r"\W+", "-", text).strip("-").encode(errors="ignore")[:80].decode(errors="ignore")

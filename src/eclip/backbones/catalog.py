@@ -25,6 +25,7 @@ HF_CLASSES = {
     "metaclip_2": "MetaClip2Model",
 }
 """transformers' model_type -> its class, of those that have an adapter."""
+CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 HEAD_CONFIG = "eclip_head.json"
 BESIDE = "beside the model"
 """Place of a head that lies in its model's own folder, in records of results."""
@@ -157,6 +158,11 @@ def split_name(name: str, checkpoint: str | Path | None = None) -> tuple[str, st
         if name.startswith("hf:"):
             _check_hf(name)
         return (f"local-dir:{MINI}" if name == DEFAULT_MODEL else name), None, None
+    if Path(name).suffix in CHECKPOINTS:
+        raise ModelError(
+            f"{name!r} is a file of weights, which does not say of which architecture: write ARCH+FILE, such as "
+            f"'ViT-B-32+{name}'."
+        )
     architecture, _, tag = name.partition("/")
     if re.match(r"[.~]{0,2}/|~", name):
         raise ModelError(

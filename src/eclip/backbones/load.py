@@ -193,7 +193,11 @@ def _reading(name: str) -> Iterator[None]:
             raise
         raise type(error)(f"{name}: {error}") from error
     except pickle.UnpicklingError as error:
-        raise ModelError(f"{name} cannot be loaded: the file is no checkpoint, or holds more than weights.") from error
+        raise ModelError(
+            f"{name} cannot be loaded: the file is no checkpoint, or holds more than weights. Of a whole model, as "
+            "torch.save(model, FILE) writes it, save the weights alone, torch.save(model.state_dict(), FILE), or give "
+            "the model itself, eclip.wrap(model, ...)."
+        ) from error
     except Exception as error:  # open_clip raises RuntimeError, KeyError, TypeError, OSError and others alike
         raise ModelError(f"{name} cannot be loaded: {short(error)}") from error
 

@@ -16,6 +16,7 @@ import typer
 from eclip import __version__
 from eclip.cli import compare, concepts, datasets, evaluate, explain, lists, report, segment, train, words
 from eclip.cli.interrupts import defer_while_importing
+from eclip.cli.slips import forgiving
 
 app = typer.Typer(
     help="Which part of this image made a CLIP-like model match this text?",
@@ -40,6 +41,7 @@ app.add_typer(lists.methods_app, name="methods")
 app.add_typer(lists.guides_app, name="guides")
 app.add_typer(lists.refinements_app, name="refinements")
 app.add_typer(lists.protocols_app, name="protocols")
+forgiving(app)
 
 
 def main() -> None:

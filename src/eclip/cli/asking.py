@@ -49,13 +49,20 @@ Template = Annotated[
     typer.Option(help="none, single, imagenet80, surgery85, or a sentence with {}; may be given several times."),
 ]
 Positioning = Annotated[Positions, typer.Option(help="How position embeddings are resized off the training grid.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what another run left in the folder of results.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures, arrays and manifest.json.")]
 Format = Annotated[str, typer.Option("--format", help="Any of png, npz, json, joined by commas.")]
 Head = Annotated[
     str | None,
     typer.Option(metavar="DIR", help="Of the method eclip: the folder that eclip train wrote, or hf-hub:ORG/NAME."),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: CUDA if there is a device.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="cpu, cuda, cuda:N, or auto: CUDA if there is a device.",
+        callback=lambda given: f"cuda:{given}" if given and given.isdecimal() else given,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest on stdout instead of a line a photo.")]
 
 OUT, FORMAT = Path("eclip-out"), ",".join(FORMATS)
@@ -129,6 +136,15 @@ def words(joined: str) -> list[str]:
     return [word.strip() for word in joined.split(",") if word.strip()]
 
 
+def one_method(name: str) -> str:
+    """The one method, not several."""
+    if "," in name:
+        raise OptionError(
+            f"--method takes one method, got {name!r}: `eclip compare --methods {name}` shows several side by side."
+        )
+    return name.strip()
+
+
 def default_method(model: str, head: str | None) -> str:
     """What is asked where no method is named."""
     return DEFAULT_METHOD if head is None and head_beside(split_name(model)[0]) is None else DEFAULT_WITH_HEAD
@@ -144,7 +160,7 @@ def check_model(name: str) -> None:
 
 def check_head(head: str | None, methods: Sequence[str], models: Sequence[str]) -> None:
     """A head that was named is read by a method, and belongs to the one model."""
-    if head is not None and not {"eclip", "all"} & set(methods):
+    if head is not None and not {"eclip", "all", "fast"} & set(methods):
         raise OptionError("--head is read by the method eclip alone: ask for that method, or leave --head out.")
     if head is not None and len(models) > 1:
         raise OptionError(f"--head belongs to one model, got {', '.join(models)}: compare one at a time.")
@@ -166,7 +182,7 @@ def over_photos(sources: list[str], writer: Folder, work: Callable[[list[Path]],
     photos, problems = find_photos(sources, writer.folder)
     for source, error in problems:
         writer.fail(source, error)
-    with writer:
+    with writer.over(map(str, photos)):
         if photos:
             work(photos)
 
@@ -252,7 +268,8 @@ def summarize(writer: Folder, done: str, models: list[str], as_json: bool, *, op
     if as_json:
         typer.echo(json.dumps(writer.manifest, ensure_ascii=False, allow_nan=False))
     elif count:
-        typer.echo(f"{count} {done} in {writer.folder}", err=True)
+        earlier = ", in place of the results of an earlier run" if writer.replaced else ""
+        typer.echo(f"{count} {done} in {writer.folder}{earlier}", err=True)
         openai = OPENAI_HINT.replace("--model", option)
         hint = f", small and offline. {openai}" if models == [DEFAULT_MODEL] else ""
         typer.echo(f"model: {', '.join(models)}{hint}", err=True)

@@ -12,7 +12,8 @@ from eclip.cli import asking
 from eclip.cli.asking import Positions, Resize, Scale
 from eclip.commands import compare_command
 from eclip.errors import ImageError, OptionError
-from eclip.methods import check_methods
+from eclip.methods import GROUPS, check_methods
+from eclip.methods import method_names as named
 from eclip.reported import reported
 from eclip.writer import ComparisonWriter
 
@@ -21,7 +22,12 @@ def compare(
     sources: asking.Sources,
     text: asking.Texts = None,
     texts_file: asking.TextsFile = None,
-    methods: Annotated[str, typer.Option(help="all, or names joined by commas; eclip methods ls shows them.")] = "all",
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="all, fast for those of one forward pass, or names joined by commas; eclip methods ls has them."
+        ),
+    ] = "all",
     models: Annotated[str, typer.Option(help="Names joined by commas; eclip models ls shows them.")] = DEFAULT_MODEL,
     head: asking.Head = None,
     versus: asking.Versus = None,
@@ -36,6 +42,7 @@ def compare(
     positions: asking.Positioning = Positions.bicubic_aa,
     out: asking.Out = Path("eclip-compare"),
     format_: asking.Format = asking.FORMAT,
+    overwrite: asking.Overwrite = False,
     device: asking.Device = "auto",
     as_json: asking.AsJson = False,
 ) -> None:
@@ -48,13 +55,14 @@ def compare(
         method_names, model_names = asking.words(methods), list(dict.fromkeys(asking.words(models)))
         if not (method_names and model_names):
             raise OptionError(f"--{'models' if method_names else 'methods'} needs a name.")
-        if method_names != ["all"]:
-            check_methods(method_names, versus=versus is not None)
+        group = method_names[0] if method_names[0] in GROUPS and len(method_names) == 1 else None
+        if group is None:
+            check_methods(named(method_names), versus=versus is not None)
         for name in model_names:
             asking.check_model(name)
         asking.check_head(head, method_names, model_names)
         settings: dict[str, Any] = {
-            "methods": "all" if method_names == ["all"] else method_names,
+            "methods": group or method_names,
             "head": head,
             "models": model_names,
             "versus": asking.given_versus(versus),
@@ -66,7 +74,7 @@ def compare(
             "device": device,
             "options": {},
         }
-        writer = ComparisonWriter(out, asking.words(format_), scale.value)
+        writer = ComparisonWriter(out, asking.words(format_), scale.value, overwrite=overwrite)
         asking.over_photos(
             sources, writer, lambda photos: _compare_all(sources, photos, wanted, settings, writer, quiet=as_json)
         )

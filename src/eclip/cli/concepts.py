@@ -10,7 +10,7 @@ import typer
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import asking
 from eclip.cli.asking import Positions, Resize
-from eclip.concepts_writer import ConceptsWriter, concepts_command
+from eclip.concepts_writer import MEAN, ConceptsWriter, concepts_command
 from eclip.errors import ImageError, OptionError
 from eclip.methods import check_methods
 from eclip.reported import reported
@@ -54,6 +54,7 @@ def concepts(
     positions: asking.Positioning = Positions.bicubic_aa,
     out: asking.Out = Path("eclip-concepts"),
     format_: asking.Format = asking.FORMAT,
+    overwrite: asking.Overwrite = False,
     device: asking.Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Photos in one forward pass.")] = 8,
     as_json: asking.AsJson = False,
@@ -63,6 +64,7 @@ def concepts(
     One photo:  eclip concepts dogs.jpg
     """
     with reported():
+        method = asking.one_method(method)
         check_methods([method])
         asking.check_model(model)
         if mean_from is not None and (image_mean is not None or msae is not None):
@@ -88,7 +90,7 @@ def concepts(
             "batch_size": batch_size,
             **asking.method_options(set_ or [], method),
         }
-        writer = ConceptsWriter(out, asking.words(format_))
+        writer = ConceptsWriter(out, asking.words(format_), overwrite=overwrite)
         asking.over_photos(
             sources, writer, lambda photos: _name_all(sources, photos, settings, mean_from, writer, quiet=as_json)
         )
@@ -127,6 +129,7 @@ def _mean(folder: Path, settings: dict[str, Any], writer: ConceptsWriter, progre
     from eclip.photos import find_photos
     from eclip.vocabulary import words_of
 
+    writer.check_free(MEAN)
     splice.check(splice.L1 if settings["l1"] is None else settings["l1"])
     words_of(settings["vocabulary"])
     photos, problems = find_photos([folder], writer.folder)

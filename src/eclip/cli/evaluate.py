@@ -12,9 +12,9 @@ import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import asking
-from eclip.datasets import DATASETS
-from eclip.errors import OptionError, UnknownNameError
-from eclip.methods import METHODS, check_methods
+from eclip.datasets import dataset
+from eclip.errors import OptionError
+from eclip.methods import METHODS, check_methods, method_names
 from eclip.protocols import DEFAULT_PROTOCOL, protocol_of
 from eclip.reported import reported
 
@@ -85,13 +85,11 @@ def evaluate(
     Do the numbers still hold?  eclip eval voc2012 --root VOCdevkit -o voc --check stored.json
     """
     with reported():
-        if data not in DATASETS:
-            raise UnknownNameError("data set", data, DATASETS, "`eclip datasets ls`")
+        dataset(data)
         names, model_names = asking.words(methods), list(dict.fromkeys(asking.words(models)))
         if not (names and model_names):
             raise OptionError(f"--{'models' if names else 'methods'} needs a name.")
-        if names not in (["all"], ["fast"]):
-            check_methods(names)
+        check_methods(method_names(names))
         for name in model_names:
             asking.check_model(name)
         asking.check_head(head, names if names != ["fast"] else ["eclip"], model_names)

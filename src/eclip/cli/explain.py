@@ -43,6 +43,7 @@ def explain(
     positions: asking.Positioning = Positions.bicubic_aa,
     out: asking.Out = asking.OUT,
     format_: asking.Format = asking.FORMAT,
+    overwrite: asking.Overwrite = False,
     device: asking.Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Photos in one forward pass.")] = 8,
     health: Annotated[
@@ -61,7 +62,7 @@ def explain(
     with reported():
         wanted = asking.given_texts(text, texts_file)
         asking.check_model(model)
-        method = asking.default_method(model, head) if method is None else method
+        method = asking.default_method(model, head) if method is None else asking.one_method(method)
         check_methods([method], versus=versus is not None)
         asking.check_head(head, [method], [model])
         settings = {
@@ -79,7 +80,7 @@ def explain(
             "health": health,
             **asking.method_options(set_ or [], method),
         }
-        writer = Writer(out, asking.words(format_))
+        writer = Writer(out, asking.words(format_), overwrite=overwrite)
         asking.over_photos(
             sources, writer, lambda photos: _explain_all(sources, photos, wanted, settings, writer, quiet=as_json)
         )

@@ -7,12 +7,17 @@ from typing import Annotated
 
 import typer
 
+from eclip.errors import ResultError
+from eclip.marks import is_ours
 from eclip.reported import reported
 
 
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of eclip eval.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The file.")] = Path("report.html"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file that is no page of eclip, too.")
+    ] = False,
 ) -> None:
     """Show runs of eclip eval on one page: numbers, curves, costs, classes, best and worst photos.
 
@@ -24,6 +29,12 @@ def report(
         from eclip.report import report as made
         from eclip.writer import replace_file
 
+        if out.is_dir():
+            raise ResultError(f"{str(out)!r} is a folder: name the file, such as -o {out / 'report.html'}.")
+        if out.is_file() and not (overwrite or is_ours(out)):
+            raise ResultError(
+                f"{str(out)!r} is there already, and is no page of eclip: choose another name, or --overwrite."
+            )
         page = made(list(folders)).encode(errors="backslashreplace")
         replace_file(out, lambda file: file.write(page))
         typer.echo(f"-> {out} ({len(page) / 2**20:.1f} MiB)")

@@ -73,6 +73,7 @@ def segment(
     instances: Annotated[
         bool, typer.Option("--instances", help="In coco.json, one mask a connected region, not one a class.")
     ] = False,
+    overwrite: asking.Overwrite = False,
     device: asking.Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Photos, or windows, in one forward pass.")] = 8,
     as_json: asking.AsJson = False,
@@ -94,6 +95,7 @@ def segment(
         class_words(wanted, background or (), thresholded=prob_threshold is not None)
         asking.check_model(model)
         if method is not None:
+            method = asking.one_method(method)
             check_between_texts(method)
         elif set_:
             raise OptionError("--set is an option of a method: name it with --method as well.")
@@ -119,7 +121,7 @@ def segment(
         }
         if method is not None:
             settings |= asking.method_options(set_ or [], method)
-        writer = SegmentWriter(out, asking.words(format_), instances=instances)
+        writer = SegmentWriter(out, asking.words(format_), instances=instances, overwrite=overwrite)
         asking.over_photos(
             sources, writer, lambda photos: _segment_all(sources, photos, wanted, settings, writer, quiet=as_json)
         )

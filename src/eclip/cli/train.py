@@ -14,6 +14,7 @@ import typer
 
 from eclip.cli import asking
 from eclip.errors import OptionError
+from eclip.folders import check_no_other
 from eclip.guides import GUIDES, check_guide
 from eclip.reported import reported, stop
 from eclip.training.config import CHECKPOINT, FORMS, INSIDES, PRECISIONS, SOURCES, STARTS, TrainConfig, from_toml
@@ -179,6 +180,7 @@ def _config(flags: dict[str, Any], file: Path | None, guide_set: list[str]) -> T
 def _check_place(folder: Path, resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
         raise OptionError("--resume goes on with a run, --overwrite begins anew: leave one of them out.")
+    check_no_other(folder, "eclip train")
     held = [name for name in KEPT if (folder / name).exists()]
     if held and not (resume or overwrite):
         raise OptionError(

@@ -52,6 +52,7 @@ def words(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for pages, pictures and manifest.json.")] = Path(
         "eclip-words"
     ),
+    overwrite: asking.Overwrite = False,
     device: asking.Device = "auto",
     as_json: asking.AsJson = False,
 ) -> None:
@@ -72,7 +73,7 @@ def words(
         view = {"image_size": image_size, "resize": resize.value, "positions": positions.value, "device": None}
         asked = {"method": method, "options": options, **view}
         path = {"image_depth": image_depth, "text_depth": text_depth, "points": points, **view} if pairs else None
-        writer = WordsWriter(out)
+        writer = WordsWriter(out, overwrite=overwrite)
         asking.over_photos(
             sources,
             writer,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -199,9 +200,17 @@ def dataset(name: str) -> Dataset:
 
     Raises:
         UnknownNameError: there is none.
+        OptionError: it is a folder, where a name is asked for.
     """
+    own = "images with masks of your own are the data set 'folder' with --root"
+    if name not in DATASETS and os.path.isdir(name):
+        given = shlex.quote(name)
+        raise OptionError(
+            f"{name!r} is a folder, not the name of a data set: {own} {given}, as in `eclip eval folder --root "
+            f'{given}` (Python: "folder", root={name!r}); `eclip datasets ls --json` has the layout.'
+        )
     if name not in DATASETS:
-        raise UnknownNameError("data set", name, DATASETS, "`eclip datasets ls`")
+        raise UnknownNameError("data set", name, DATASETS, f"{own[0].upper()}{own[1:]} DIR; `eclip datasets ls`")
     return DATASETS[name]
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eclip.errors import ResultError
+from eclip.folders import check_no_other
 from eclip.writer import replace_file, slug
 
 QUESTION, RESULTS, TABLE, PAIRS = "question.json", "results.json", "results.csv", "pairs.csv"
@@ -162,6 +163,8 @@ def open_run(folder: Path, question: dict[str, Any], *, overwrite: bool = False)
             "--overwrite begins anew in its place."
         )
     held = [name for name in (*FOLDERS, *FILES) if (folder / name).exists()]
+    if before is None:
+        check_no_other(folder, "eclip eval")
     if before is None and held:
         raise ResultError(
             f"the folder {str(folder)!r} holds {', '.join(held)}, which no run of ours left there: choose another one."

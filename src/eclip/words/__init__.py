@@ -86,13 +86,15 @@ class WordMethod:
         return torch.cat(some, dim=1).float()
 
 
-def word_method(name: str) -> WordMethod:
-    """The method of that name.
+def word_method(name: str | WordMethod) -> WordMethod:
+    """The method of that name, or that itself.
 
     Raises:
         OptionError: it is no word.
         UnknownNameError: there is none of that name.
     """
+    if isinstance(name, WordMethod) and WORD_METHODS.get(name.name) == name:
+        return name
     if not isinstance(name, str):
         raise OptionError(f"method must be one of {', '.join(WORD_METHODS)}, got {name!r}.")
     if name not in WORD_METHODS:

@@ -1,0 +1,125 @@
+"""Options as users write them from memory: the switch with a value, the plural, another program's name.
+
+A switch with a word for yes or no is read as such. For an option that is not there, one sentence says which is meant.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+YES, NO = ("true", "yes", "on"), ("false", "no", "off")
+CALLED_OTHERWISE = {
+    "--out": ("--output", "--out-dir", "--outdir", "--output-dir", "--outfile", "--save", "--to"),
+    "--device": ("--gpu", "--cuda", "--cpu"),
+    "--image-size": ("--size", "--resolution", "--img-size", "--imgsz"),
+    "--batch-size": ("--batch", "--bs"),
+    "--model": ("--backbone", "--arch", "--architecture", "--checkpoint", "--pretrained", "--weights"),
+    "--models": ("--model", "--backbone", "--arch", "--checkpoint", "--pretrained", "-m"),
+    "--text": ("--texts", "--prompt", "--prompts", "--label", "--labels", "--class", "-c", "--caption", "--query"),
+    "--class": ("--text", "--texts", "-t", "--prompt", "--prompts", "--label", "--labels"),
+    "--refine": ("--refinement", "--refinements"),
+    "--train-data": ("--data", "--dataset", "--train", "--captions"),
+    "--method": ("--explainer",),
+    "--overwrite": ("--force", "--exist-ok", "-f"),
+    "--limit": ("--max-images", "--num-samples", "-n"),
+}
+"""An option, and what it is called elsewhere; the plural, the singular and underscores are found without this list."""
+HOW = {
+    "--method": "--method NAME, one method",
+    "--methods": "--methods NAME, several joined by commas",
+    "--model": "--model NAME, one model",
+    "--models": "--models NAME, several joined by commas",
+    "--text": '-t "a dog", once for each text; a file with one text a line is --texts-file FILE',
+    "--class": "-c dog, once for each class; a file with one class a line is --classes FILE",
+    "--device": "--device cpu, cuda or cuda:N",
+    "--format": "--format png,npz,json, any of them joined by commas",
+    "--template": '--template "a photo of a {}", once for each template',
+}
+SOURCES = ("--image", "--images", "--photo", "--photos", "--source", "--sources", "--input", "--file", "-i")
+DATA_SETS = ("--dataset", "--data", "--data-set", "--datasets", "-d")
+COMPARED = "`eclip compare"
+
+
+USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
+"""UsageError of click, or of the copy of it that newer versions of typer bring."""
+
+
+class Command(TyperCommand):
+    """A command that understands slips of its options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As click does it, with switches read and with a sentence for an option that is not there."""
+        try:
+            return super().parse_args(ctx, self._switched(args))
+        except USAGE_ERROR as error:
+            given = getattr(error, "option_name", None)
+            if hasattr(error, "possibilities") and isinstance(given, str) and (way := self._way(given)):
+                error.possibilities = None
+                error.message = f"There is no option {given} here: {way}."
+            raise
+
+    def _switched(self, args: list[str]) -> list[str]:
+        """The arguments with each `--switch true` and `--switch=false` as the switch alone, or as its opposite."""
+        switches = {
+            name: (param.secondary_opts if name in param.opts else param.opts)
+            for param in self.params
+            if getattr(param, "is_flag", False)
+            for name in (*param.opts, *param.secondary_opts)
+        }
+        read: list[str] = []
+        words = iter(range(len(args)))
+        for place in words:
+            name, equals, word = args[place].partition("=")
+            if args[place] == "--":
+                return [*read, *args[place:]]
+            if name not in switches:
+                read.append(args[place])
+                continue
+            if not equals and place + 1 < len(args) and _is_yes_or_no(args[place + 1]):
+                word = args[next(words)]
+            if word.casefold() in (*NO, "0"):
+                read += switches[name][:1]
+            elif word.casefold() in ("", *YES, "1") and not (equals and not word):
+                read.append(name)
+            else:
+                read.append(args[place])
+        return read
+
+    def _way(self, given: str) -> str:
+        """What to write in place of an option that is not there; nothing where that is not known."""
+        known = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
+        spelled = given.replace("_", "-")
+        right = next((name for name in (spelled, f"{spelled}s", spelled.removesuffix("s")) if name in known), None)
+        if right is None:
+            right = next(
+                (name for name, others in CALLED_OTHERWISE.items() if name in known and spelled in others), None
+            )
+        if right is not None:
+            several = self.name == "explain" and right in ("--method", "--model") and spelled == f"{right}s"
+            return f"write {HOW.get(right, right)}" + (
+                f"; several side by side are {COMPARED} {spelled} NAME,NAME`" * several
+            )
+        arguments = {param.name for param in self.params if param.param_type_name == "argument"}
+        if spelled in SOURCES and "sources" in arguments:
+            return f"images are given without an option, such as `eclip {self.name} dog.jpg`"
+        if spelled in DATA_SETS and "data" in arguments:
+            return f"the data set is given without an option, such as `eclip {self.name} voc2012`"
+        return ""
+
+
+def _is_yes_or_no(word: str) -> bool:
+    return word.casefold() in (*YES, *NO) and not Path(word).exists()
+
+
+def forgiving(app: typer.Typer) -> typer.Typer:
+    """The same, all of whose commands understand slips."""
+    for command in app.registered_commands:
+        command.cls = Command
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            forgiving(group.typer_instance)
+    return app

@@ -1,0 +1,311 @@
+"""A folder of results: one run, one manifest over all that it made, and nothing of anybody else's lost.
+
+A run may begin in a folder that is new, that holds files of others (they stay as they are; names of ours step aside),
+or that holds an earlier run of the same kind on some of the same images: that one is replaced. What another kind of run
+left, or the results of images that this run would not make again, is replaced only if that is asked for.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from eclip.errors import OptionError, ResultError
+from eclip.locks import lock
+from eclip.marks import MARK, is_ours, png, slug
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
+
+AnyFolder = TypeVar("AnyFolder", bound="Folder")
+FORMATS = ("png", "npz", "json")
+MANIFEST = "manifest.json"
+OTHER_RUNS = (
+    (("question.json", "parts"), "eclip eval"),
+    (("eclip_head.json",), "eclip train"),
+    (("checkpoint.pt", "log.jsonl"), "eclip train"),
+)
+"""What lies in a folder that another command of ours made, if all of it does."""
+WAYS_OUT = "choose another folder, or replace them: --overwrite (Python: overwrite=True)"
+MOST_NAMED = 3
+ENDINGS = frozenset(
+    f".{ending}"
+    for ending in "png jpg jpeg pdf svg eps webp gif tif tiff bmp json html csv npy npz zip".split()  # noqa: SIM905
+)
+"""Of files, that are no names of folders."""
+
+
+class Folder:
+    """A folder of results, filled one photo after the other, and one manifest over all of them.
+
+    Every file appears whole or not at all. The manifest is written on leaving, also after an exception or Ctrl-C, so
+    what was done is on record. Entering takes the folder: no two runs fill one at once.
+
+    Args:
+        folder: where; made if it is not there.
+        formats: of `FORMATS`.
+        manifest: its fields before the photos, "schema" among them.
+        overwrite: replace what another run left.
+
+    Attributes:
+        fixed: names of files beside the manifest that a run of this kind writes.
+        replaced: after leaving, whether an earlier run that asked something else was replaced.
+    """
+
+    fixed: tuple[str, ...] = ()
+
+    def __init__(
+        self, folder: str | Path, formats: Sequence[str], manifest: dict[str, Any], *, overwrite: bool = False
+    ) -> None:
+        unknown = [name for name in formats if name not in FORMATS]
+        if unknown or not formats:
+            raise OptionError(f"formats are {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}.")
+        check_is_folder(folder)
+        self.folder, self.formats, self.overwrite = Path(folder), tuple(formats), overwrite
+        self.manifest: dict[str, Any] = {**manifest, "photos": [], "failures": []}
+        self.replaced = False
+        self._taken: set[str] = set()
+        self._sources: set[str] | None = None
+        self._before: Earlier | None = None
+        self._written: set[str] = set()
+        self._others: dict[str, list[str]] = {}
+        self._release: Callable[[], None] = lambda: None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise ResultError(f"the folder {str(folder)!r} cannot be written: {error.strerror}.") from error
+
+    def over(self: AnyFolder, sources: Iterable[str]) -> AnyFolder:
+        """Say beforehand which images the results will be of; those of others in the folder are kept from harm."""
+        self._sources = {_place(source) for source in sources}
+        return self
+
+    def __enter__(self: AnyFolder) -> AnyFolder:
+        self._release = lock(self.folder)
+        try:
+            self._look()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        try:
+            done = bool(self.manifest["photos"])
+            if "json" in self.formats and (done or (self.manifest["failures"] and self._before is None)):
+                text = json.dumps(self.manifest, indent=1, ensure_ascii=False, allow_nan=False)
+                self._put(MANIFEST, text.encode(errors="backslashreplace"))  # names that are no Unicode: JSON's escapes
+            if done and self._before is not None and (self.overwrite or reason[:1] in ((), (None,))):
+                self._clear(self._before)
+        finally:
+            self._release()
+
+    def fail(self, source: str, error: str) -> None:
+        """Record a photo of which nothing could be made."""
+        self.manifest["failures"].append({"source": source, "error": error})
+
+    def check_free(self, name: str) -> None:
+        """A file of this name may be written.
+
+        Raises:
+            ResultError: somebody else's lies there.
+        """
+        path = self.folder / name
+        if path.is_file() and not (self.overwrite or self._own(name)):
+            raise ResultError(f"{path} is there already, and no run of this kind left it there: {WAYS_OUT}.")
+
+    def _look(self) -> None:
+        """What is in the folder already, and whether this run may begin there."""
+        check_no_other(self.folder)
+        self._before = before = Earlier.read(self.folder)
+        for name in {path.name for path in self.folder.iterdir()} - (before.files if before else set()):
+            self._others.setdefault(name.partition(".")[0].casefold(), []).append(name)
+        if self.overwrite:
+            return
+        if before is not None and before.command != command_of(self.manifest):
+            raise ResultError(
+                f"the folder {str(self.folder)!r} holds results of `{before.command}`, with which those of "
+                f"`{command_of(self.manifest)}` would mix: {WAYS_OUT}."
+            )
+        lost = [] if before is None or self._sources is None else sorted(before.places - self._sources)
+        if lost and self._sources:
+            named = ", ".join(lost[:MOST_NAMED]) + (
+                f" and {len(lost) - MOST_NAMED:,} more" if lost[MOST_NAMED:] else ""
+            )
+            raise ResultError(
+                f"the folder {str(self.folder)!r} holds results of other images ({named}), which would no longer be in "
+                f"its manifest: {WAYS_OUT}."
+            )
+        for name in (MANIFEST, *self.fixed) if "json" in self.formats else ():
+            self.check_free(name)
+
+    def _own(self, name: str) -> bool:
+        return name in self._written or (self._before is not None and name in self._before.files)
+
+    def _clear(self, before: Earlier) -> None:
+        """Remove what an earlier run left and this one did not write again."""
+        stale = before.files - self._written
+        self.replaced = before.asked != _asked(self.manifest)
+        for name in stale:
+            with suppress(OSError):
+                (self.folder / name).unlink(missing_ok=True)
+
+    def _photo(self, name: str, photo: Callable[[], Image.Image]) -> tuple[str, dict[str, Any]]:
+        """A free stem for the files of a photo, and the file that holds it: its own, or one that is written here."""
+        source = Path(name)
+        if source.is_file() and source.resolve().parent == self.folder.resolve():
+            raise OptionError(
+                f"{source} lies in the output folder, where pictures could replace it: choose another folder."
+            )
+        stem = self._free(slug(source.stem) or "photo")
+        if source.is_file():
+            return stem, {"photo": str(source.resolve())}
+        copy, content = f"{stem}.photo.png", png(photo())
+        if self._before is not None and copy in self._before.files and not self.overwrite:
+            with suppress(FileNotFoundError):
+                if (self.folder / copy).read_bytes() != content:
+                    raise ResultError(
+                        f"the folder {str(self.folder)!r} holds results of another image called {name!r}: {WAYS_OUT}."
+                    )
+        return stem, {"photo": self._put(copy, content)}
+
+    def _free(self, stem: str) -> str:
+        name, number = stem, 1
+        while name.casefold() in self._taken or self._is_anothers(name):
+            number += 1
+            name = f"{stem}-{number}"
+        self._taken.add(name.casefold())
+        return name
+
+    def _is_anothers(self, stem: str) -> bool:
+        """Whether a file that is none of ours begins with this name, and could be replaced."""
+        if self.overwrite:
+            return False
+        return any(not is_ours(self.folder / one) for one in self._others.get(stem.casefold(), ()))
+
+    def _arrays(self, stem: str, arrays: dict[str, NDArray[Any]]) -> str:
+        import numpy as np  # here, so that the command line can check folder and formats first
+
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # one parameter of its own is a flag
+        with zipfile.ZipFile(buffer, "a") as archive:
+            archive.comment = MARK
+        return self._put(f"{stem}.npz", buffer.getvalue())
+
+    def _put(self, name: str, content: bytes | Iterable[bytes]) -> str:
+        part = None
+        try:
+            with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False) as part:
+                part.writelines([content] if isinstance(content, bytes) else content)
+            os.chmod(part.name, 0o644)
+            os.replace(part.name, self.folder / name)
+        except BaseException as error:
+            if part is not None:
+                Path(part.name).unlink(missing_ok=True)
+            if not isinstance(error, OSError):
+                raise
+            done = len(self.manifest["photos"])
+            raise ResultError(
+                f"{self.folder / name} cannot be written: {error.strerror}. {done} photos before it are done."
+            ) from error
+        self._written.add(name)
+        return name
+
+
+def check_no_other(folder: Path, own: str | None = None) -> None:
+    """A folder holds no run of a command of ours that keeps a whole folder to itself; nor results, if one asks.
+
+    Args:
+        folder: it may be missing.
+        own: the command that asks, if it keeps a whole folder; None for those that fill a `Folder`.
+
+    Raises:
+        OptionError: it is named as a file is.
+        ResultError: it does.
+    """
+    check_is_folder(folder)
+    made = [command for files, command in OTHER_RUNS if all((folder / name).exists() for name in files)]
+    if own is not None and (before := Earlier.read(folder)) is not None:
+        made.append(before.command)
+    for command in made:
+        if command != own:
+            raise ResultError(f"the folder {str(folder)!r} holds what `{command}` left there: choose another folder.")
+
+
+def check_is_folder(folder: str | Path) -> None:
+    """A place for results is named as folders are, not as files.
+
+    Raises:
+        OptionError: it has the ending of a file, and no folder is there.
+    """
+    path = Path(folder)
+    if path.suffix.lower() in ENDINGS and not path.is_dir():
+        raise OptionError(
+            f"{str(folder)!r} looks like a file, and results are several files in a folder: name a folder, such as "
+            f"{str(path.with_suffix(''))!r}; the pictures lie in it as PNG files."
+        )
+
+
+class Earlier:
+    """What an earlier run left in a folder, by its manifest.
+
+    Args:
+        manifest: as it lies there.
+
+    Attributes:
+        command: which made it, such as "eclip explain", by its schema.
+        places: its images: where each file lies, or the name of one that was in memory.
+        files: names of all files that it wrote into the folder.
+        asked: what it asked, to be held against what is asked now.
+    """
+
+    def __init__(self, manifest: dict[str, Any]) -> None:
+        self.command = command_of(manifest)
+        self.asked, self.places, self.files = _asked(manifest), set[str](), {MANIFEST}
+        for entry in manifest["photos"]:
+            held = entry["files"]["photo"]
+            self.places.add(held if os.path.isabs(held) else str(entry["source"]))
+            self.files |= {name for name in _names(entry["files"]) if os.path.basename(name) == name}
+        self.files |= {name for name in (manifest.get("coco"),) if isinstance(name, str)}
+
+    @classmethod
+    def read(cls, folder: Path) -> Earlier | None:
+        """Of the folder's manifest; None where there is none, or one of others."""
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            return cls(manifest) if manifest["schema"].startswith("eclip.") else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+
+def command_of(manifest: dict[str, Any]) -> str:
+    """The command whose results a manifest lists."""
+    return str(manifest["schema"]).partition("/")[0].replace(".", " ")
+
+
+def _names(files: Any) -> Iterable[str]:
+    if isinstance(files, str):
+        yield files
+    elif isinstance(files, dict | list):
+        for one in files.values() if isinstance(files, dict) else files:
+            yield from _names(one)
+
+
+def _asked(manifest: dict[str, Any]) -> Any:
+    how = {key: one for key, one in (manifest.get("how") or {}).items() if key not in ("command", "versions")}
+    return json.loads(json.dumps([how, manifest.get("texts"), manifest.get("classes")], default=str))
+
+
+def _place(source: str) -> str:
+    path = Path(source)
+    return str(path.resolve()) if path.is_file() else source

@@ -1,0 +1,43 @@
+"""What tells a file of ours: a word in every picture, archive and page, so that nobody else's is ever taken for one."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MARK = b"made by eclip"
+
+
+def png(picture: Image.Image) -> bytes:
+    """The picture as a PNG file."""
+    from PIL.PngImagePlugin import PngInfo
+
+    buffer, info = io.BytesIO(), PngInfo()
+    info.add_text("Software", MARK.decode())
+    picture.save(buffer, "PNG", compress_level=3, pnginfo=info)  # small as 6 on overlays, in a third of the time
+    return buffer.getvalue()
+
+
+def slug(text: str) -> str:
+    """Part of a file's name: letters, digits, hyphens, so that dots can join parts; short enough for file systems."""
+    return re.sub(r"\W+", "-", text).strip("-").encode(errors="ignore")[:80].decode(errors="ignore")
+
+
+def is_ours(path: Path) -> bool:
+    """Whether it is a picture, an archive of arrays or a page that eclip wrote."""
+    try:
+        if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                return archive.comment == MARK
+        if path.suffix in (".png", ".html"):
+            with path.open("rb") as stream:
+                return MARK in stream.read(4096)
+    except (OSError, zipfile.BadZipFile):
+        pass
+    return False

@@ -1,0 +1,164 @@
+"""Images that are in memory already, as arrays, tensors or deep PIL pictures, made into 8-bit PIL pictures.
+
+Layouts are never guessed: a NumPy array has its channels last, as all that reads images into NumPy gives them, and a
+torch tensor has them first, as torch's transforms do, whatever the sizes of the axes suggest. Ranges are those of the
+type: [0, 1] for floating point, 0 to 255 for uint8, 0 to 65535 for uint16.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from eclip.errors import ImageError
+
+OVERSHOOT = 0.15
+"""How far a floating-point image may leave its range, as a share of it; it is clipped there. Bicubic resizing leaves it
+by up to 0.11 at an edge."""
+
+
+@runtime_checkable
+class TensorLike(Protocol):
+    """A torch tensor, told without importing torch."""
+
+    def detach(self) -> Any:
+        """The same without its graph."""
+
+    def cpu(self) -> Any:
+        """The same in main memory."""
+
+
+def from_array(values: NDArray[Any]) -> Image.Image:
+    """A picture of an array (height, width), or (height, width, channel) with 1, 3 or 4 channels; a batch of one too.
+
+    Raises:
+        ImageError: another shape, type or range, or NaN.
+    """
+    return _picture(_alone(values, "array"), "array")
+
+
+def from_tensor(tensor: TensorLike) -> Image.Image:
+    """A picture of a tensor (height, width), or (channel, height, width) with 1, 3 or 4 channels; a batch of one too.
+
+    It may be of any floating-point type, on any device, and require gradients.
+
+    Raises:
+        ImageError: another shape, type or range, NaN, or a tensor without values.
+    """
+    return _picture(_channels_last(_alone(_as_array(tensor), "tensor")), "tensor")
+
+
+def from_deep(picture: Image.Image, name: str) -> Image.Image:
+    """16-bit, 32-bit or float gray: full scale becomes 255, which `convert` would clip instead.
+
+    Raises:
+        ImageError: it holds NaN or infinity, or values below 0.
+    """
+    values = np.asarray(picture, dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise ImageError(f"{name} holds NaN or infinity.")
+    scales = {"F": [1.0, 255.0, 65535.0], "I": [255.0, 65535.0]}.get(picture.mode, [65535.0])
+    least, most = float(values.min()), float(values.max())
+    full = next((scale for scale in scales if most <= scale * (1 + OVERSHOOT)), most)
+    if least < -OVERSHOOT * max(most, 1):
+        raise ImageError(f"{name} must hold values of at least 0, got {least:.3g} to {most:.3g}.{_hint(least, most)}")
+    return Image.fromarray((np.clip(values / full, 0, 1) * 255).round().astype(np.uint8)).convert("RGB")
+
+
+def images_of(photos: object) -> list[Any] | None:
+    """The images of a batch (image, height, width, channel) of NumPy or (image, channel, height, width) of torch.
+
+    None for what is no batch. Three axes are one image.
+    """
+    batch = isinstance(photos, np.ndarray | TensorLike) and getattr(photos, "ndim", 0) == 4
+    return list(photos) if batch else None  # type: ignore[call-overload]
+
+
+def _alone(values: NDArray[Any], kind: str) -> NDArray[Any]:
+    if values.ndim != 4:
+        return values
+    if len(values) != 1:
+        raise ImageError(f"one image was expected here, got {len(values)} in {_a(kind)} {values.shape}: give a list.")
+    return np.asarray(values[0])
+
+
+def _as_array(tensor: Any) -> NDArray[Any]:
+    import torch  # it is imported already, or there would be no tensor
+
+    if tensor.is_meta:
+        raise ImageError("the tensor is on the device 'meta' and holds no values: make it on a real device.")
+    tensor = tensor.detach()
+    if tensor.is_floating_point():
+        tensor = tensor.to(torch.float64 if tensor.dtype == torch.float64 else torch.float32)  # NumPy has no bfloat16
+    values: NDArray[Any] = tensor.cpu().resolve_conj().resolve_neg().numpy()
+    return values
+
+
+def _channels_last(values: NDArray[Any]) -> NDArray[Any]:
+    shape = values.shape
+    if values.ndim not in (2, 3) or (values.ndim == 3 and shape[0] not in (1, 3, 4)) or 0 in shape:
+        hint = ""
+        if values.ndim == 3 and shape[2] in (1, 3, 4):
+            hint = " It looks like (height, width, channel): move the channels first, .permute(2, 0, 1)."
+        raise ImageError(
+            "a tensor must be (channel, height, width) with 1, 3 or 4 channels, with or without a batch before it, or "
+            f"(height, width), got {shape}.{hint}"
+        )
+    return values if values.ndim == 2 else values.transpose(1, 2, 0)
+
+
+def _picture(values: NDArray[Any], kind: str) -> Image.Image:
+    shape = values.shape
+    if values.ndim not in (2, 3) or (values.ndim == 3 and shape[2] not in (1, 3, 4)) or 0 in shape:
+        hint = ""
+        if values.ndim == 3 and shape[0] in (1, 3, 4):
+            hint = f" It looks like ({shape[0]}, height, width): move the channels last, .transpose(1, 2, 0)."
+        raise ImageError(f"an array must be (height, width) or (height, width, 1, 3 or 4), got {shape}.{hint}")
+    if values.ndim == 3 and shape[2] == 1:
+        values = values[:, :, 0]
+    return Image.fromarray(np.ascontiguousarray(_eight_bits(values, kind)))
+
+
+def _eight_bits(values: NDArray[Any], kind: str) -> NDArray[np.uint8]:
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == bool:
+        return values.astype(np.uint8) * 255
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:  # of either byte order
+        return (values / 65535.0 * 255).round().astype(np.uint8)
+    if values.dtype.kind != "f":
+        cast = ".astype(np.uint8)" if kind == "array" else ".to(torch.uint8)"
+        raise ImageError(
+            f"{_a(kind)} must be 8-bit (0 to 255), 16-bit unsigned (0 to 65535), boolean or floating point (0 to 1), "
+            f"got {values.dtype}: convert it, such as by {cast} if it holds 0 to 255."
+        )
+    values = values.astype(np.float64)
+    least, most = float(values.min()), float(values.max())  # NaN if one is
+    if not np.isfinite(values).all():
+        raise ImageError(f"a floating-point {kind} must lie in [0, 1], and this one holds NaN or infinity.")
+    if least < -OVERSHOOT or most > 1 + OVERSHOOT:
+        raise ImageError(
+            f"a floating-point {kind} must lie in [0, 1], got {least:.3g} to {most:.3g}.{_hint(least, most)}"
+        )
+    return (values.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def _hint(least: float, most: float) -> str:
+    """What such a range usually is, and what to do then."""
+    if -10 < least < -OVERSHOOT and most < 10:
+        return (
+            " It looks normalized, by a mean and std or to [-1, 1]: give the image as it was before that, since eclip "
+            "normalizes it as the model needs."
+        )
+    if least < -OVERSHOOT:
+        return " Scale it so that black is 0 and white is 1."
+    if most <= 255 * (1 + OVERSHOOT):
+        return " It looks like 0 to 255: divide it by 255."
+    return " Divide it by the value of white."
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind == "array" else f"a {kind}"

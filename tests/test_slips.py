@@ -1,0 +1,246 @@
+"""What users write from memory: it works, or one sentence says what to write."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import eclip
+import tiny
+from eclip.compare import Comparison
+from eclip.errors import ModelError, OptionError, UnknownNameError
+from eclip.evaluate import _methods
+from eclip.methods import METHODS, Method
+from eclip.words import WORD_METHODS
+from test_cli import run
+
+FAST = [name for name, method in METHODS.items() if method.kind != "perturbation"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "explain a.jpg -t dog --methods surgery",
+            "There is no option --methods here: write --method NAME, one method; several side by side are `eclip "
+            "compare --methods NAME,NAME`.",
+        ),
+        (
+            "explain a.jpg -t dog --models mini",
+            "write --model NAME, one model; several side by side are `eclip compare",
+        ),
+        ("explain a.jpg -t dog --method itsm,gem", "`eclip compare --methods itsm,gem` shows several side by side."),
+        ("segment a.jpg -c dog -c cat --method itsm,gem", "--method takes one method, got 'itsm,gem'"),
+        ("concepts a.jpg --method itsm,gem", "--method takes one method, got 'itsm,gem'"),
+        ("segment a.jpg -c dog --methods itsm", "There is no option --methods here: write --method NAME, one method."),
+        ("concepts a.jpg --models mini", "write --model NAME, one model."),
+        ("words a.jpg -t dog --methods chefer", "write --method NAME, one method."),
+        ("compare a.jpg -t dog --method itsm", "write --methods NAME, several joined by commas."),
+        ("compare a.jpg -t dog -m mini", "There is no option -m here: write --models NAME, several joined by commas."),
+        ("eval voc2012 --method itsm", "write --methods NAME, several joined by commas."),
+        ("eval voc2012 --model mini", "write --models NAME, several joined by commas."),
+        ("eval --dataset voc2012", "the data set is given without an option, such as `eclip eval voc2012`."),
+        (
+            "explain a.jpg --texts dog",
+            'write -t "a dog", once for each text; a file with one text a line is --texts-file',
+        ),
+        ("compare a.jpg --prompt dog", 'write -t "a dog", once for each text'),
+        ("segment a.jpg -t dog", "There is no option -t here: write -c dog, once for each class"),
+        (
+            "segment a.jpg --text dog",
+            "write -c dog, once for each class; a file with one class a line is --classes FILE.",
+        ),
+        ("explain --image a.jpg -t dog", "images are given without an option, such as `eclip explain dog.jpg`."),
+        ("explain a.jpg -t dog --image_size 224", "There is no option --image_size here: write --image-size."),
+        ("explain a.jpg -t dog --batch 2", "write --batch-size."),
+        ("explain a.jpg -t dog --output x", "write --out."),
+        ("explain a.jpg -t dog --formats png", "write --format png,npz,json"),
+        ("explain a.jpg -t dog --templates single", 'write --template "a photo of a {}"'),
+        ("explain a.jpg -t dog --gpu", "write --device cpu, cuda or cuda:N."),
+        ("train --data x", "write --train-data."),
+        ("explain a.jpg -t dog --force", "write --overwrite."),
+        ("explain a.jpg -t dog --json maybe", "maybe"),
+        ("explain a.jpg -t dog --json=maybe", "does not take a value"),
+        ("explain a.jpg -t dog --template photo", "has {} where the text goes, such as 'photo {}'"),
+        ("explain a.jpg -t dog -m model.pt", "write ARCH+FILE, such as 'ViT-B-32+model.pt'"),
+        ("explain a.jpg -t dog -o x.png", "'x.png' looks like a file, and results are several files in a folder"),
+        ("compare a.jpg -t dog -o fig.pdf", "name a folder, such as 'fig'; the pictures lie in it as PNG files."),
+        ("segment a.jpg -c dog -c cat -o out/masks.json", "name a folder, such as 'out/masks'"),
+        ("words a.jpg -t dog -o page.html", "name a folder, such as 'page'"),
+        ("concepts a.jpg -o a.PNG", "name a folder, such as 'a'"),
+        ("train --train-data . -o head.zip", "name a folder, such as 'head'"),
+        ("eval mine", "as in `eclip eval folder --root mine` (Python: \"folder\", root='mine')"),
+        ("datasets verify mine", "'mine' is a folder, not the name of a data set"),
+        (
+            "eval yours",
+            "unknown data set 'yours'. Images with masks of your own are the data set 'folder' with --root DIR",
+        ),
+        ("compare a.jpg -t dog --methods fast,rise", "'fast' stands alone, got fast, rise"),
+        ("eval voc2012 --methods all,itsm", "stands alone"),
+    ],
+)
+def test_one_sentence_says_what_to_write(
+    words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setenv("COLUMNS", "200")
+    done = run(*shlex.split(words))
+    if "maybe" in message:  # no word for yes or no: a source that is not there
+        assert done.exit_code == 1
+    else:
+        assert done.exit_code == 2, done.output
+    said = " ".join(done.stderr.replace("│", " ").split())
+    assert message in said
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("eclip-")) == ["a.jpg", "mine"]
+
+
+@pytest.mark.parametrize(
+    ("words", "as_json"),
+    [
+        (["--json", "true"], True),
+        (["--json=true"], True),
+        (["--json", "Yes"], True),
+        (["--json=1"], True),
+        (["--json", "false"], False),
+        (["--json=False"], False),
+        (["--json=0"], False),
+    ],
+)
+def test_a_switch_with_a_word_for_yes_or_no_is_read(
+    words: list[str], as_json: bool, tiny_name: str, photos: Path, tmp_path: Path
+) -> None:
+    asked = (photos / "a.png", "-t", "a dog", "--method", "itsm", "--format", "json", "-m", tiny_name, "-o", tmp_path)
+    done = run("explain", *words, *asked)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("{") == as_json
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert len(manifest["photos"]) == 1 and not manifest["failures"], "the word is no image"
+
+
+def test_a_switch_with_two_names_takes_its_other_one(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    asked = ("-t", "a dog", "--method", "itsm", "--format", "json", "-m", tiny_name, "-o", tmp_path)
+    for words, there in ((["--health", "no"], False), (["--no-health=off"], True), (["--health", "on"], True)):
+        assert run("explain", photos / "a.png", *asked, *words).exit_code == 0
+        manifest = json.loads((tmp_path / "manifest.json").read_text())
+        assert (manifest["photos"][0]["health"] is not None) == there
+
+
+def test_a_file_of_such_a_name_is_an_image(
+    tiny_name: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "true").write_bytes((photos / "a.png").read_bytes())
+    done = run("explain", "-t", "a dog", "--method", "itsm", "-m", tiny_name, "--format", "json", "--json", "true")
+    assert json.loads(done.stdout)["photos"][0]["source"] == "true"
+
+
+def test_a_number_is_a_device_of_cuda(photos: Path, tiny_name: str, tmp_path: Path) -> None:
+    done = run("explain", photos / "a.png", "-t", "a dog", "-m", tiny_name, "--device", "99", "-o", tmp_path)
+    assert done.exit_code == 2 and "'cuda:99' is not there" in done.stderr
+
+
+# --- methods -----------------------------------------------------------------
+
+
+def test_methods_as_objects_are_those_of_their_names(tiny_name: str, photos: Path) -> None:
+    itsm, gem, photo = METHODS["itsm"], METHODS["gem"], photos / "a.png"
+    right = eclip.explain(photo, "a dog", model=tiny_name, method=["itsm", "gem"])
+    both = eclip.explain(photo, "a dog", model=tiny_name, method=[itsm, "gem"])
+    assert list(both) == ["itsm", "gem"]
+    for name, answer in both.items():
+        assert np.array_equal(answer.maps, right[name].maps) and answer.how["method"] == name
+    alone = eclip.explain(photo, "a dog", model=tiny_name, method=gem, depth=2)
+    assert np.array_equal(alone.maps, eclip.explain(photo, "a dog", model=tiny_name, method="gem", depth=2).maps)
+    assert alone.how["options"] == {"depth": 2}
+    [one] = eclip.explain_each([photo], "a dog", model=tiny_name, method=itsm)
+    assert np.array_equal(one.maps, right["itsm"].maps)
+    for methods in ([itsm, gem], "itsm, gem", ("itsm", gem), iter(["itsm", "gem"])):
+        found = eclip.compare(photo, "a dog", models=tiny_name, methods=methods)
+        assert [name for _, name in found.pairs] == ["itsm", "gem"] and found.how["methods"] == ["itsm", "gem"]
+    classes, settings = ["dog", "grass"], {"model": tiny_name, "templates": "none"}
+    labels = eclip.segment(photo, classes, method=itsm, **settings).labels[0]
+    assert np.array_equal(labels, eclip.segment(photo, classes, method="itsm", **settings).labels[0])
+    mean = {"image_mean": np.full(24, 0.05, np.float32), "vocabulary": ("dog", "sea"), "l1": 0.01, "model": tiny_name}
+    assert np.array_equal(
+        eclip.concepts(photo, method=itsm, **mean).maps, eclip.concepts(photo, method="itsm", **mean).maps
+    )
+    words = eclip.explain_words(photo, "a dog", model=tiny_name, method=WORD_METHODS["chefer"])
+    assert words.how["method"] == "chefer"
+
+
+def test_methods_that_are_none_are_told(tiny_name: str, photos: Path, shapes_unchecked: Any) -> None:
+    own = Method("surgery", "similarity", 6, False, "My own.")
+    for wrong, message in (
+        (own, "a method must be a name of eclip.METHODS"),
+        (METHODS["itsm"].function, "a method must be a name of eclip.METHODS, such as 'surgery', or one of its values"),
+        (7, "a method must be a name"),
+        ("itsm,gem", r"one method is asked for here, got 'itsm,gem': several are a list, \['itsm', 'gem'\]"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            eclip.explain_each([photos / "a.png"], "a dog", model=tiny_name, method=wrong).__next__()
+        with pytest.raises(OptionError, match=message):
+            eclip.explain(photos / "a.png", "a dog", model=tiny_name, method=wrong)
+    with pytest.raises(OptionError, match=r"one of its values, got \['itsm', 'gem'\]"):
+        next(eclip.explain_each([photos / "a.png"], "a dog", model=tiny_name, method=["itsm", "gem"]))  # type: ignore
+    with pytest.raises(OptionError, match="a method must be a name of"):
+        eclip.explain(photos / "a.png", "a dog", model=tiny_name, method=["itsm", own])
+    with pytest.raises(UnknownNameError, match=r"'legard'. Did you mean 'legrad'"):
+        eclip.compare(photos / "a.png", "a dog", models=tiny_name, methods="itsm,legard")
+    with pytest.raises(OptionError, match="'fast' stands alone"):
+        eclip.compare(photos / "a.png", "a dog", models=tiny_name, methods=["fast", "rise"])
+
+
+def test_fast_methods_compared_are_those_of_one_forward_pass(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    found: Comparison = eclip.compare(photos / "a.png", "a dog", models=tiny_name, methods="fast", versus="a cat")
+    assert [name for _, name in found.pairs] == FAST
+    unable = {name for name in FAST if METHODS[name].versus is None}
+    assert unable <= {name for _, name in found.gaps}, "told as gaps, as those of all are"
+    done = run("compare", photos / "a.png", "-t", "a dog", "--methods", "fast", "--models", tiny_name, "-o", tmp_path)
+    assert done.exit_code == 0, done.output
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    asked = {one["method"] for one in (*manifest["photos"][0]["maps"], *manifest["photos"][0]["gaps"])}
+    assert asked == set(FAST) and "--methods fast" in manifest["how"]["command"]
+    again = run(*shlex.split(manifest["how"]["command"])[1:], "-o", tmp_path)
+    assert again.exit_code == 0, again.output
+
+
+def test_methods_to_evaluate_in_every_form() -> None:
+    forms = ("itsm,gem", " itsm , gem", ["itsm", "gem"], ("itsm", METHODS["gem"]), iter(["itsm", "gem", "itsm"]))
+    assert [_methods(form) for form in forms] == [["itsm", "gem"]] * len(forms)
+    assert _methods("fast") == FAST and _methods(["all"]) == list(METHODS) == _methods("all")
+    assert _methods(METHODS["gem"]) == ["gem"]
+    for wrong in ([], ",", ""):
+        with pytest.raises(OptionError, match="no method was given"):
+            _methods(wrong)
+
+
+# --- checkpoints -------------------------------------------------------------
+
+
+def test_a_whole_model_in_a_file_is_told_from_its_weights(tmp_path: Path) -> None:
+    model = tiny.model("vit")
+    torch.save(model, tmp_path / "whole.pt")
+    torch.save({"model": model}, tmp_path / "dict.pt")
+    for file in ("whole.pt", "dict.pt"):
+        with pytest.raises(ModelError, match=r"torch\.save\(model\.state_dict\(\), FILE\), or give the model itself"):
+            eclip.load(f"ViT-B-32+{tmp_path / file}")
+    with pytest.raises(ModelError, match=r"write ARCH\+FILE, such as 'ViT-B-32\+.*whole\.pt'"):
+        eclip.load(str(tmp_path / "whole.pt"))
+
+
+def test_saving_to_a_name_of_a_file_makes_no_folder_of_it(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+    answer = eclip.explain(photos / "a.png", "a dog", model=tiny_name, method="itsm")
+    with pytest.raises(OptionError, match=r"map\.png' looks like a file"):
+        answer.save(tmp_path / "map.png")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "v1.zip").mkdir()  # a folder that is there is one
+    assert answer.save(tmp_path / "v1.zip") == tmp_path / "v1.zip"
+    assert answer.save(tmp_path / "run-1.5") == tmp_path / "run-1.5"

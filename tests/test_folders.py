@@ -119,6 +119,18 @@ def test_results_of_other_images_are_not_lost(ask: Any, photos: Path, tmp_path: 
     assert ask("explain", tmp_path, of="").exit_code == 0, "more images than before"
 
 
+def test_a_folder_that_nobody_named_gives_way_to_one_beside_it(
+    tiny_name: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for image, printed in (("a.png", "eclip-out/"), ("b.jpg", "eclip-out-2/"), ("a.png", "eclip-out/")):
+        done = run("explain", photos / image, *ASKED["explain"], "--model", tiny_name)
+        assert done.exit_code == 0 and f"-> {printed}{Path(image).stem}.png" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["eclip-out", "eclip-out-2"]
+    assert Explanation.load("eclip-out").sources == (str(photos / "a.png"),)
+    assert Explanation.load("eclip-out-2").sources == (str(photos / "b.jpg"),)
+
+
 def test_an_interrupted_repeat_keeps_what_it_did_not_reach(
     ask: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ left, or the results of images that this run would not make again, is replaced o
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import tempfile
@@ -57,6 +58,7 @@ class Folder:
 
     Attributes:
         fixed: names of files beside the manifest that a run of this kind writes.
+        steps_aside: a folder that nobody named gives way to "NAME-2", "NAME-3", ..., where it holds other results.
         replaced: after leaving, whether an earlier run that asked something else was replaced.
     """
 
@@ -71,19 +73,14 @@ class Folder:
         check_is_folder(folder)
         self.folder, self.formats, self.overwrite = Path(folder), tuple(formats), overwrite
         self.manifest: dict[str, Any] = {**manifest, "photos": [], "failures": []}
-        self.replaced = False
+        self.steps_aside = self.replaced = False
         self._taken: set[str] = set()
         self._sources: set[str] | None = None
         self._before: Earlier | None = None
         self._written: set[str] = set()
         self._others: dict[str, list[str]] = {}
         self._release: Callable[[], None] = lambda: None
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
-        except OSError as error:
-            raise ResultError(f"the folder {str(folder)!r} cannot be written: {error.strerror}.") from error
+        self._make()
 
     def over(self: AnyFolder, sources: Iterable[str]) -> AnyFolder:
         """Say beforehand which images the results will be of; those of others in the folder are kept from harm."""
@@ -91,13 +88,33 @@ class Folder:
         return self
 
     def __enter__(self: AnyFolder) -> AnyFolder:
+        asked = self.folder
+        for number in itertools.count(2):
+            try:
+                self._take()
+                break
+            except ResultError:
+                if not self.steps_aside:
+                    raise
+            self.folder = asked.with_name(f"{asked.name}-{number}")
+            self._make()
+        return self
+
+    def _make(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise ResultError(f"the folder {str(self.folder)!r} cannot be written: {error.strerror}.") from error
+
+    def _take(self) -> None:
         self._release = lock(self.folder)
         try:
             self._look()
         except BaseException:
             self._release()
             raise
-        return self
 
     def __exit__(self, *reason: object) -> None:
         try:

@@ -65,6 +65,8 @@ Device = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest on stdout instead of a line a photo.")]
 
+DEFAULT_FOLDERS = ("eclip-out", "eclip-compare", "eclip-concepts", "eclip-segment", "eclip-words")
+"""Where results go if no folder is named; another run on other images gets a folder of its own beside it."""
 OUT, FORMAT = Path("eclip-out"), ",".join(FORMATS)
 
 
@@ -182,6 +184,7 @@ def over_photos(sources: list[str], writer: Folder, work: Callable[[list[Path]],
     photos, problems = find_photos(sources, writer.folder)
     for source, error in problems:
         writer.fail(source, error)
+    writer.steps_aside = str(writer.folder) in DEFAULT_FOLDERS
     with writer.over(map(str, photos)):
         if photos:
             work(photos)

@@ -315,7 +315,7 @@ def test_each_names_bad_photos_and_goes_on(backbone: Backbone, photos: Path, tmp
     assert "is not a picture" in error
     with pytest.raises(ImageError, match=r"bad\.jpg"):
         list(eclip.explain_each(mixed, TEXTS, model=backbone))
-    with pytest.raises(OptionError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(OptionError, match="batch_size must be a whole number, at least 1, got 0"):
         list(eclip.explain_each(mixed, TEXTS, model=backbone, batch_size=0))
 
 

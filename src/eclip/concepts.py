@@ -28,8 +28,9 @@ from eclip.concepts_writer import ConceptsWriter, concepts_command, drawn
 from eclip.errors import OptionError, ShapeError
 from eclip.explanation import Explanation
 from eclip.image_mean import mean_for
-from eclip.methods import METHODS, AnyMethod, check_methods, method_name, options_for
+from eclip.methods import METHODS, AnyMethod, check_methods, options_for
 from eclip.methods.maskclip import patch_features
+from eclip.methods.names import method_name
 from eclip.msae import Autoencoder, load_autoencoder
 from eclip.options import plain_options, whole, whole_or_none
 from eclip.photos import Photo, are_several, at_least_one, read_batches
@@ -115,39 +116,33 @@ def concepts_each(
         MissingExtraError: scikit-learn, which SpLiCE needs, is not installed.
         EclipError: other bad input, of a class that says which.
     """
-    wholes = {"batch_size": batch_size, "count": count, "latents": LATENTS if latents is None else latents}
-    for name, value in wholes.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise OptionError(f"{name} must be a whole number, at least 1, got {value!r}.")
-    wholes = {name: whole(value, name) for name, value in wholes.items()}
-    batch_size, count = whole(batch_size, "batch_size"), wholes["count"]
+    batch_size, count = whole(batch_size, "batch_size", least=1), whole(count, "count", least=1)
+    most = whole(LATENTS if latents is None else latents, "latents", least=1)
     image_size = whole_or_none(image_size, "image_size", "a whole number of pixels")
     method = method_name(method)
     check_methods([method])
     own = options_for(method, [method], options)
     view = {"image_size": image_size, "resize": resize, "positions": positions}
     if msae is None:
-        l1 = splice.L1 if l1 is None else l1
-        l1 = plain_options({"l1": l1})["l1"]
+        l1 = plain_options({"l1": splice.L1 if l1 is None else l1})["l1"]
         splice.check(l1)  # before anything is loaded
         if latents is not None:
             raise OptionError(f"latents={latents} goes with msae, a checkpoint of an autoencoder: SpLiCE has none.")
     elif not (image_mean is None and mean_from is None and method == METHOD and not own and l1 is None):
         raise OptionError("msae goes without l1, method, options, image_mean and mean_from: those are SpLiCE's.")
-    words = words_of(vocabulary)
-    backbone = backbone_of(model, device)
+    words, backbone = words_of(vocabulary), backbone_of(model, device)
     if msae is None:
         by: Tensor | Autoencoder = mean_for(backbone, image_mean, mean_from, view)
+        made = {"l1": l1, "image_mean": _path(image_mean), "mean_from": _path(mean_from), "method": method}
     else:
         by = load_autoencoder(msae).to(backbone.weight.device)
+        made = {"msae": str(msae), "latents": most, "method": "msae"}
     how = {
         **made_by(backbone),
         "vocabulary": _path(vocabulary),
         "words": len(words),
         "count": count,
-        **({"l1": l1, "image_mean": _path(image_mean), "mean_from": _path(mean_from)} if msae is None else {}),
-        **({"msae": str(msae), "latents": wholes["latents"]} if msae is not None else {}),
-        "method": method if msae is None else "msae",
+        **made,
         "options": own,
         "templates": kept(templates),
         **view,

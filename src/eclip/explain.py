@@ -24,10 +24,11 @@ from eclip.backbones.devices import Device
 from eclip.backbones.load import backbone_of, is_loaded
 from eclip.blocks import cosine
 from eclip.commands import command
-from eclip.errors import ImageError, NoMeaningError, OptionError, TextError
+from eclip.errors import ImageError, NoMeaningError, TextError
 from eclip.explanation import Explanation
 from eclip.health import KEEP, Checkup, notes
-from eclip.methods import DEFAULT_METHOD, DEFAULT_WITH_HEAD, METHODS, AnyMethod, check_methods, one_or_more, options_for
+from eclip.methods import DEFAULT_METHOD, DEFAULT_WITH_HEAD, METHODS, AnyMethod, check_methods, options_for
+from eclip.methods.names import one_or_more
 from eclip.options import whole, whole_or_none
 from eclip.photos import Photo, at_least_one, name_of, open_photo, read_batches
 from eclip.refinements import REFINEMENTS, check_refinement
@@ -150,9 +151,7 @@ def explain_each(
         health: see `explain`.
         options: see `explain`.
     """
-    if (batch_size := whole(batch_size, "batch_size")) < 1:
-        raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
-    texts = check_texts(texts)
+    batch_size, texts = whole(batch_size, "batch_size", least=1), check_texts(texts)
     if method is None:
         model, device, method = _by_head(model, device)
     [name], _ = one_or_more(method, alone=True)
@@ -181,9 +180,8 @@ class Question:
         refine_options: dict[str, Any] | None = None,
         health: bool = False,
     ) -> None:
-        self.texts = check_texts(texts)
+        self.texts, self.options = check_texts(texts), options
         check_methods(options, versus=versus is not None)
-        self.options = options
         self.refine, self.refine_options = refine, check_refinement(refine, refine_options)
         self.backbone = backbone_of(model, device)
         self.image_size, self.resize, self.positions = whole_or_none(image_size, "image_size"), resize, positions

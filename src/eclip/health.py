@@ -263,23 +263,20 @@ def artefacts(
     """Share of a map's energy on single patches that have no business there, in [0, 1]; NaN for a flat map.
 
     Heat is what exceeds the map's median, energy its square; where half of the patches or more are the warmest there is
-    none of it, and the share is 0. A patch is single if its heat is more than twice that of
-    each of its eight neighbors. Of these, those count that have half of the nonsense map's largest heat in that map, or
-    more: a small thing can be as small as a patch, but it is not there for nonsense. Without that map, two single
-    patches or more count, one alone does not.
+    none of it, and the share is 0. A patch is single if it has more than twice the heat of each of its eight neighbors.
+    Of these, those count that have half of the nonsense map's largest heat in that map, or more: an object can be small
+    as a patch, but is not there for nonsense. Without that map, two single patches or more count, one alone does not.
     """
     heat = _heat(maps)
     around = F.pad(heat, (1, 1, 1, 1))
-    row, col = heat.shape[-2:]
-    shifts = [(down, right) for down in range(3) for right in range(3) if (down, right) != (1, 1)]
+    (row, col), shifts = heat.shape[-2:], [(down, right) for down in range(3) for right in range(3)]
+    shifts.remove((1, 1))
     hottest = torch.zeros_like(heat)
     for down, right in shifts:
         hottest = torch.maximum(hottest, around[..., down : down + row, right : right + col])
     single = heat > 2 * hottest
-    if nonsense is None:
-        single = single & (single.sum(dim=(-2, -1), keepdim=True) > 1)
-    else:
-        single = single & (_heat(nonsense.to(maps)) >= 0.5)
+    several = single.sum(dim=(-2, -1), keepdim=True) > 1
+    single = single & (several if nonsense is None else _heat(nonsense.to(maps)) >= 0.5)
     energy = heat.square()
     return (energy * single).sum(dim=(-2, -1)) / energy.sum(dim=(-2, -1)).clamp_min(1)  # the peak alone is 1
 

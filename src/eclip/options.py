@@ -39,13 +39,15 @@ def plain_options(options: dict[str, Any]) -> dict[str, Any]:
     return {option: _plain(value) for option, value in options.items()}
 
 
-def whole(value: Any, name: str, wanted: str = "a whole number") -> int:
+def whole(value: Any, name: str, wanted: str = "a whole number", least: int | None = None) -> int:
     """Python's own whole number for it, NumPy's included.
 
     Raises:
-        OptionError: it is none; True and False are none either.
+        OptionError: it is none, or below the least one; True and False are none either.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    wanted += "" if least is None else f", at least {least}"
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_whole or (least is not None and int(value) < least):
         raise OptionError(f"{name} must be {wanted}, got {_shown(value)}.")
     return int(value)
 

@@ -127,7 +127,7 @@ def check_tower(backbone: Backbone, state: State, pixels: Tensor) -> None:
         with steady(backbone.model):
             theirs = backbone.encode_pixels(x)
     except (RuntimeError, TypeError, AttributeError, AlteredModelError) as error:
-        if all(map(is_all_plain, roots)):
+        if isinstance(error, RuntimeError) and not is_quantized(*roots):  # the host's own, such as too little memory
             raise
         raise AlteredModelError(_sentence(backbone, "the image tower", roots, f"cannot be run ({error})")) from error
     share = min(MOST_TOWER, (len(blocks) + 1) * PLAIN * _rounding(theirs))

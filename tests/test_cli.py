@@ -19,6 +19,8 @@ from typer.testing import CliRunner
 import eclip
 from eclip import __version__, cli
 from eclip.backbones import base
+from eclip.backbones.preprocess import Preprocess
+from eclip.choices import RESIZES
 from eclip.explanation import Explanation
 from eclip.methods import METHODS
 from eclip.writer import ComparisonWriter
@@ -138,7 +140,7 @@ def test_template_is_a_name_or_sentences(tiny_name: str, photos: Path, tmp_path:
 
 
 def test_ctrl_c_keeps_what_is_done(tiny_name: str, photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    own, calls = base.Backbone.preprocess, []
+    own, calls = Preprocess.__call__, []
 
     def interrupted(*given: Any) -> Any:
         calls.append(1)
@@ -146,7 +148,7 @@ def test_ctrl_c_keeps_what_is_done(tiny_name: str, photos: Path, tmp_path: Path,
             raise KeyboardInterrupt
         return own(*given)
 
-    monkeypatch.setattr(base.Backbone, "preprocess", interrupted)
+    monkeypatch.setattr(Preprocess, "__call__", interrupted)
     (tmp_path / "0.png").write_bytes(b"no picture")
     sources = (tmp_path / "0.png", photos / "a.png", photos / "b.jpg")
     done = explain(*sources, "-t", "a dog", "--batch-size", "1", model=tiny_name, out=tmp_path / "out")
@@ -335,7 +337,7 @@ def test_wrong_settings_of_the_model_are_two(
 
 def test_positions_are_those_of_encode() -> None:
     assert tuple(cli.asking.Positions) == base.POSITIONS
-    assert tuple(cli.asking.Resize) == base.RESIZES
+    assert tuple(cli.asking.Resize) == RESIZES
 
 
 # --- speed -------------------------------------------------------------------
@@ -457,7 +459,7 @@ def test_faults_of_the_machine_are_one_line(
     def fail(*_: Any, **__: Any) -> None:
         raise fault
 
-    monkeypatch.setattr(base.Backbone, "preprocess", fail)
+    monkeypatch.setattr(Preprocess, "__call__", fail)
     done = explain(photos, "-t", "a dog", model=tiny_name, out=tmp_path)
     assert done.exit_code == 1
     assert done.stderr.startswith("error: ")

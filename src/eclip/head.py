@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from eclip.backbones.base import Backbone, Encoding, encode, plainly
 from eclip.backbones.building import built_apart
 from eclip.backbones.catalog import HEAD_CONFIG
+from eclip.backbones.host import named_weights
 from eclip.backbones.hub import fetch
 from eclip.blocks import Block, finish
 from eclip.errors import HeadError, OptionError, ResultError
@@ -301,7 +302,7 @@ def _last_step(
 
 def _probe(backbone: Backbone) -> tuple[float, ...]:
     """The first number of 16 of the image side's weights, spread over its depth."""
-    weights = [weight for name, weight in backbone.model.named_parameters() if name.startswith(backbone.visual)]
+    weights = [weight for name, weight in named_weights(backbone.model) if name.startswith(backbone.visual)]
     places = torch.linspace(0, len(weights) - 1, 16, dtype=torch.float32, device="cpu").round().long().tolist()
     return tuple(float(weights[place].detach().flatten()[0]) for place in places)
 

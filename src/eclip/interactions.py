@@ -12,7 +12,6 @@ from jaxtyping import Float, Int
 from PIL import Image
 
 from eclip import heatmap, render
-from eclip.backbones.agreement import watched
 from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, encode, plainly
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
@@ -232,7 +231,7 @@ class PairQuestion:
         self.backbone.grid_for((1, 1), image_size, resize)  # raises now what it would for each photo
         self.features = encode_texts(self.backbone, self.texts)
         self.readings = [read(self.backbone, [text]) for text in self.texts]
-        with plainly(self.backbone.model), watched(self.backbone):
+        with plainly(self.backbone.model):
             self.paths = [self._read(reading) for reading in self.readings]
 
     def _read(self, reading: Reading) -> Path:
@@ -247,7 +246,7 @@ class PairQuestion:
         pixels = self.backbone.preprocess(photo, self.view["image_size"], self.view["resize"])
         both = torch.stack([pixels, torch.zeros_like(pixels)])
         encoding = encode(self.backbone, both, self.path["image_depth"], self.view["positions"])
-        with plainly(self.backbone.model), watched(self.backbone):
+        with plainly(self.backbone.model):
             seen = image_path(encoding, self.path["image_depth"], self.path["points"])
         scores = cosine(encoding.feature[:1], self.features)[0]
         how = {**made_by(self.backbone), **self.path, **self.view}

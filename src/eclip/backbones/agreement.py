@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from eclip.backbones.host import (
-    fingerprint,
+    backward_hook,
+    check_adapters,
     image_side,
     is_all_plain,
     is_quantized,
@@ -27,6 +28,7 @@ from eclip.backbones.host import (
     steady,
     text_side,
 )
+from eclip.backbones.state import State, image_state, text_state
 from eclip.backbones.text_tower import run_text_block
 from eclip.blocks import Block, attention, finish
 from eclip.choices import DEFAULT_POSITIONS
@@ -35,8 +37,6 @@ from eclip.errors import AlteredModelError, GradientError, StaleEncodingError
 if TYPE_CHECKING:
     from eclip.backbones.base import Backbone
 
-State = tuple[object, ...]
-"""A fingerprint of one side of a model, see `host.fingerprint`."""
 Agreed = dict[str, tuple[State, set[int]]]
 """What was checked -> the state it had then, and which blocks agreed."""
 MARGIN, PLAIN = 8.0, 128.0
@@ -46,12 +46,6 @@ MOST_TOWER, MOST_TEXT = 0.05, 0.1
 """Shares of a feature that roundings may reach in half precision."""
 INTEGER_BLOCK, INTEGER_TOWER = 0.02, 0.1
 """Shares that may be off where layers compute with integers."""
-
-
-def image_state(backbone: Backbone) -> State:
-    """The fingerprint of the image side, see `host.fingerprint`."""
-    own = backbone.model.__dict__
-    return id(own.get("encode_image")), *fingerprint(*image_side(backbone))
 
 
 def check_state(backbone: Backbone, state: State) -> None:
@@ -113,6 +107,7 @@ def check_tower(backbone: Backbone, state: State, pixels: Tensor) -> None:
     done = _done(backbone, "tower", state)
     if done:
         return
+    check_adapters(backbone.model)
     native, patch = backbone.native, backbone.patch_size
     size = (native.row * patch, native.col * patch)
     x = pixels[:1] if tuple(pixels.shape[2:]) == size else F.interpolate(pixels[:1].float(), size).to(pixels)
@@ -126,8 +121,8 @@ def check_tower(backbone: Backbone, state: State, pixels: Tensor) -> None:
         alone, lone, ours = backbone.pool(alone), backbone.project(lone)[:, 0], backbone.pool(ours)
         with steady(backbone.model):
             theirs = backbone.encode_pixels(x)
-    except (RuntimeError, TypeError, AttributeError, AlteredModelError) as error:
-        if isinstance(error, RuntimeError) and not is_quantized(*roots):  # the host's own, such as too little memory
+    except Exception as error:  # whatever was put on a model can raise anything
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or all(map(is_all_plain, roots)):
             raise
         raise AlteredModelError(_sentence(backbone, "the image tower", roots, f"cannot be run ({error})")) from error
     share = min(MOST_TOWER, (len(blocks) + 1) * PLAIN * _rounding(theirs))
@@ -145,9 +140,10 @@ def check_text(backbone: Backbone, ids: Tensor) -> None:
     """
     tower = backbone.text_tower
     roots = text_side(backbone)
-    done = _done(backbone, "text", fingerprint(*roots))
+    done = _done(backbone, "text", text_state(backbone))
     if done or tower is None:
         return
+    check_adapters(*roots)
     with torch.no_grad():
         x, mask = tower.embed(ids), tower.mask(ids)
         for block in tower.blocks:
@@ -178,7 +174,7 @@ def _check_block(backbone: Backbone, name: str, block: Block, x: Tensor, after: 
             normed, v, ours = _open(block, x)
             alone = block.value(normed) if block.residual else v  # a pool's values alone are without positions
             _, _, shaken = _open(block, x * _shake(x))
-        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        except Exception as error:
             raise AlteredModelError(_sentence(backbone, name, host, f"cannot be recomputed ({error})")) from error
         added = (after.double() - x.double() if block.residual else after.double()).norm()
         rounding = _rounding(after) * after.double().norm()
@@ -246,10 +242,11 @@ def _sentence(backbone: Backbone, name: str, host: nn.Module | list[nn.Module] |
     if not found:
         return (
             f"{backbone.name}: {name}{where} {what}, and eclip explains a block by recomputing it. If the model was "
-            "changed after eclip.wrap, wrap it again; a class with a forward pass of its own cannot be explained."
+            "changed after eclip.wrap, wrap it again; a class with a forward pass of its own cannot be explained, "
+            "nor can attention whose function was replaced."
         )
-    shown = "; ".join(stands for stands, _ in found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-    ways = list(dict.fromkeys(way for _, way in found))
+    stands, ways = (list(dict.fromkeys(half)) for half in zip(*found, strict=True))
+    shown = "; ".join(stands[:3]) + (f" and {len(stands) - 3} more" if len(stands) > 3 else "")
     return (
         f"{backbone.name}: {name}{where} {what}, and eclip explains a block by recomputing it: {shown}. "
         f"{'; '.join(ways)}, then explain again."
@@ -293,8 +290,16 @@ def watched(backbone: Backbone) -> TorchFunctionMode:
     """Inside, a step of the host that has no gradient is an error, since its part of the gradient would be lost.
 
     Raises:
+        AlteredModelError: a backward hook stands on a module, which may change gradients, and sees many texts at once.
         GradientError: such a step was met.
     """
+    where = backward_hook(backbone.model)
+    if where is not None:
+        raise AlteredModelError(
+            f"{backbone.name}: a backward hook stands on {where}, and may change the gradients that this method uses. "
+            "Remove the hook (handle.remove()), then explain again, or use a method without gradients, such as "
+            "'surgery'."
+        )
     return _Watch(backbone)
 
 

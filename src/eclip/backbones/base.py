@@ -16,11 +16,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eclip.backbones.agreement import Agreed, State, check_blocks, check_state, check_tower, image_state
+from eclip.backbones.agreement import Agreed, check_blocks, check_state, check_tower
+from eclip.backbones.host import named_weights
 from eclip.backbones.plainly import plainly as plainly
 from eclip.backbones.preprocess import Grid as Grid
 from eclip.backbones.preprocess import Preprocess
 from eclip.backbones.remembered import remembered
+from eclip.backbones.state import State, image_state
 from eclip.backbones.text_tower import TextTower
 from eclip.blocks import Block, Fn, Tokens, unit
 from eclip.choices import DEFAULT_POSITIONS as DEFAULT_POSITIONS
@@ -43,7 +45,6 @@ class Backbone:
         native: the patch grid of its training size.
         patch_size: side of a patch in pixels; for a CNN, the trunk's total stride.
         prefix: tokens before the patches: 1 (CLS, or the mean token of an attention pool) or 0 (SigLIP).
-        logit_scale: factor from cosine to logit.
         mean: of each color channel, in [0, 1].
         std: of each color channel.
         interpolation: "bicubic" or "bilinear", how photos are resized.
@@ -74,7 +75,6 @@ class Backbone:
     native: Grid
     patch_size: int
     prefix: int
-    logit_scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
@@ -127,6 +127,12 @@ class Backbone:
         return self.native.row * self.patch_size
 
     @property
+    def logit_scale(self) -> float:
+        """Factor from cosine to logit, as the model has it now."""
+        scale: Any = self.model.logit_scale
+        return float(scale.detach().exp())
+
+    @property
     def blocks(self) -> tuple[Block, ...]:
         """The blocks for the native grid."""
         return self.blocks_at(self.native, DEFAULT_POSITIONS)
@@ -153,8 +159,8 @@ class Backbone:
     @property
     def _first(self) -> Tensor:
         matrix = None
-        for name, weight in self.model.named_parameters():
-            if name.startswith(self.visual):
+        for name, weight in named_weights(self.model):
+            if name.startswith(self.visual) and weight.is_floating_point():
                 if weight.ndim == 4:
                     return weight
                 matrix = weight if matrix is None and weight.ndim == 2 else matrix

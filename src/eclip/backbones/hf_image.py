@@ -28,7 +28,7 @@ VISUAL = ("vision_model.", "visual_projection.")
 def clip_tower(model: Any) -> dict[str, Any]:
     """The ViT of CLIPModel, and of MetaCLIP 2, Chinese-CLIP and AltCLIP, whose layout is the same."""
     vision = model.vision_model
-    embeddings, projection = vision.embeddings, model.visual_projection
+    embeddings = vision.embeddings
     native, patch = _grid(embeddings)
 
     def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
@@ -38,7 +38,10 @@ def clip_tower(model: Any) -> dict[str, Any]:
         return vision.pre_layrnorm(torch.cat([first, patches], dim=1) + table.to(patches.dtype)), None
 
     def project(tokens: Tensor) -> Tensor:
-        return projection(vision.post_layernorm(tokens))
+        return to_feature(vision.post_layernorm(tokens))
+
+    def to_feature(normed: Tensor) -> Tensor:
+        return model.visual_projection(normed)
 
     return {
         "native": native,
@@ -49,7 +52,7 @@ def clip_tower(model: Any) -> dict[str, Any]:
         "project": project,
         "pool": lambda tokens: project(tokens[:, 0]),
         "final_norm": vision.post_layernorm,
-        "to_feature": projection,
+        "to_feature": to_feature,
         "encode_pixels": lambda pixels: _feature(model.get_image_features(pixel_values=pixels)),
     }
 

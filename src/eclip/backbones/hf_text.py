@@ -64,7 +64,9 @@ def clip_text(model: Any, legacy: bool) -> TextTower:
     def to_feature(pooled: Tensor) -> Tensor:
         return model.text_projection(text.final_layer_norm(pooled))
 
-    return TextTower(text.embeddings, _blocks(text), mask, lambda ids: F.one_hot(place(ids), ids.shape[1]), to_feature)
+    return TextTower(
+        text.embeddings, _blocks_of(text), mask, lambda ids: F.one_hot(place(ids), ids.shape[1]), to_feature
+    )
 
 
 def siglip_text(model: Any) -> TextTower:
@@ -72,7 +74,7 @@ def siglip_text(model: Any) -> TextTower:
     text = model.text_model
     return TextTower(
         text.embeddings,
-        _blocks(text),
+        _blocks_of(text),
         lambda ids: None,
         lambda ids: F.one_hot(torch.full_like(ids[:, 0], ids.shape[1] - 1), ids.shape[1]),
         lambda pooled: text.head(text.final_layer_norm(pooled)),
@@ -118,8 +120,12 @@ def encoder_text(text: Any) -> TextTower | None:
     return None
 
 
-def _blocks(text: Any) -> tuple[TextBlock, ...]:
-    return tuple(text_block(layer_block(layer)) for layer in text.encoder.layers)
+def _blocks_of(text: Any) -> Callable[[], tuple[TextBlock, ...]]:
+    def build() -> tuple[TextBlock, ...]:
+        return tuple(text_block(layer_block(layer)) for layer in text.encoder.layers)
+
+    build()  # refuses blocks nobody has read
+    return build
 
 
 def _first(ids: Tensor) -> Tensor:
@@ -130,9 +136,11 @@ def _bert(encoder: Any, weights: Callable[[Tensor], Tensor], to_feature: Fn) -> 
     def mask(ids: Ids) -> Tensor:
         return padding_mask(ids != encoder.config.pad_token_id, encoder.embeddings.word_embeddings.weight)
 
-    stack = encoder.encoder  # its list is `layer` in BERT; in AltCLIP `layers` from transformers 5 on
-    blocks = tuple(_post_norm(layer) for layer in getattr(stack, "layer", None) or stack.layers)
-    return TextTower(lambda ids: _embed(encoder.embeddings, ids), blocks, mask, weights, to_feature)
+    def build() -> tuple[TextBlock, ...]:
+        stack = encoder.encoder  # its list is `layer` in BERT; in AltCLIP `layers` from transformers 5 on
+        return tuple(_post_norm(layer) for layer in getattr(stack, "layer", None) or stack.layers)
+
+    return TextTower(lambda ids: _embed(encoder.embeddings, ids), build, mask, weights, to_feature)
 
 
 def _embed(parts: Any, ids: Ids) -> Tensor:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -28,7 +28,7 @@ HOSTS = ("torch.nn", "open_clip", "timm", "transformers", "huggingface_hub")
 """Packages whose modules are what a model is made of, unless something was put on them."""
 INTEGER = ("torch.ao.", "torchao.", "bitsandbytes.", "quanto.", "optimum.quanto.")
 """Packages whose layers compute with integers."""
-_ADAPTED = "peft."
+ADAPTED = "peft."
 _merging = threading.RLock()
 """Held while a module of peft merges its weights and takes them out again, as its own forward pass does."""
 
@@ -51,61 +51,26 @@ def modules_of(*roots: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         stack += reversed(below)
 
 
-def fingerprint(*roots: nn.Module) -> tuple[object, ...]:
-    """Changes when a weight, a module, a hook or a `forward` below the roots changes; not with training mode.
-
-    Values that were written past torch's count of versions (`weight.data.add_(1)`) are not seen.
-    """
-    found: list[object] = [id(hook) for hooks in _global_hooks() for hook in hooks.values()]
-    foreign: dict[type, bool] = {}
-    stack: list[nn.Module] = list(roots)
-    while stack:  # `modules_of` without paths: this runs before every forward pass
-        own = (module := stack.pop()).__dict__
-        kind = type(module)
-        if kind not in foreign:
-            foreign[kind] = not _of_host(kind)
-        found += (module, len(own), own.get("forward"))
-        for name in HOOKS:
-            if hooks := own[name]:
-                found += hooks.values()
-        for group in (own["_parameters"], own["_buffers"]):
-            for tensor in group.values():
-                if tensor is not None:
-                    found += _place(tensor)
-        if foreign[kind]:
-            found.append(_settings(own))
-        if children := own["_modules"]:
-            stack += [child for child in children.values() if child is not None]
-    for kind in foreign:
-        for base in kind.__mro__:
-            if base is nn.Module:
-                break
-            found += map(id, vars(base).values())
-    return tuple(found)
+def named_weights(root: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """As `nn.Module.named_parameters`, which some adapters answer with new objects."""
+    seen: set[int] = set()
+    for path, module in modules_of(root):
+        for name, weight in module.__dict__["_parameters"].items():
+            if weight is not None and id(weight) not in seen:
+                seen.add(id(weight))
+                yield (f"{path}.{name}" if path else name), weight
 
 
-def _global_hooks() -> tuple[dict[int, Any], ...]:
+def global_hooks() -> tuple[dict[int, Any], ...]:
+    """Forward hooks on every module of the process."""
     return torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks
-
-
-def _place(tensor: Tensor) -> tuple[object, ...]:
-    try:
-        return tensor.data_ptr(), tensor._version, tensor.dtype
-    except RuntimeError:  # inference tensors count no versions, and some kinds of tensors have no one place
-        return id(tensor), tensor.dtype
-
-
-def _settings(own: dict[str, Any]) -> str:
-    """Plain values of a module that is none of a host's, such as which adapter is active and how it is scaled."""
-    simple = (bool, int, float, str, list, tuple, dict)
-    return str({key: value for key, value in own.items() if isinstance(value, simple) and not key.endswith("hooks")})
 
 
 def _is_simple(tensor: Tensor) -> bool:
     return type(tensor) in (Tensor, nn.Parameter, nn.Buffer)
 
 
-def _of_host(kind: type[nn.Module]) -> bool:
+def of_host(kind: type[nn.Module]) -> bool:
     """Whether a class is a host's, and its `forward` too."""
     places = (kind.__module__, getattr(kind.forward, "__module__", ""))
     return all(place.startswith(HOSTS) and not place.startswith("torch.nn.utils") for place in places)
@@ -115,11 +80,11 @@ def is_plain(module: nn.Module) -> bool:
     """Whether a module computes what its class and its weights say: no hook, no other `forward`, ordinary weights."""
     own = module.__dict__
     return (
-        _of_host(type(module))
+        of_host(type(module))
         and "forward" not in own
         and not any(own[name] for name in HOOKS)
         and all(_is_simple(weight) for weight in own["_parameters"].values() if weight is not None)
-        and not any(_global_hooks())
+        and not any(global_hooks())
     )
 
 
@@ -174,15 +139,28 @@ def attention_weights(attn: Any) -> AttentionWeights:
     if not merges(attn):
         return AttentionWeights(attn.in_proj_weight, attn.in_proj_bias, *read_weights(attn.out_proj))
     with _merging, torch.no_grad():
-        own = copy.deepcopy(attn)
-        if own.disable_adapters:
-            if own.merged:
-                own.unmerge()
-        elif not own.merged:
+        own = attn
+        if not (own.merged or own.disable_adapters):
+            own = copy.deepcopy(attn)
             own.merge(adapter_names=[name for name in own.active_adapters if name in own.lora_A])
         inner = own.base_layer
         out = inner.out_proj.base_layer
         return AttentionWeights(inner.in_proj_weight, inner.in_proj_bias, out.weight, out.bias)
+
+
+def check_adapters(*roots: nn.Module) -> None:
+    """No adapter is merged and disabled at once: the forward pass of peft would unmerge it for good.
+
+    Raises:
+        AlteredModelError: one is.
+    """
+    for path, module in modules_of(*roots):
+        own = type(module).__module__.startswith(ADAPTED)
+        if own and getattr(module, "disable_adapters", False) and getattr(module, "merged", False):
+            raise AlteredModelError(
+                f"the adapter of peft on {path} is merged and disabled at once, so the model's own forward pass would "
+                "unmerge it for good: call unmerge_adapter() first, or enable_adapter_layers()."
+            )
 
 
 def read_weights(layer: Any) -> tuple[Tensor, Tensor | None]:
@@ -201,9 +179,16 @@ def read_weights(layer: Any) -> tuple[Tensor, Tensor | None]:
 
 def merges(module: nn.Module) -> bool:
     """Whether a module is peft's adapter around an `nn.MultiheadAttention`, whose forward pass rewrites its weights."""
-    if not type(module).__module__.startswith(_ADAPTED):
+    if not type(module).__module__.startswith(ADAPTED):
         return False
     return isinstance(getattr(module, "base_layer", None), nn.MultiheadAttention) and hasattr(module, "merge")
+
+
+@contextmanager
+def alone(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Other threads wait, if one of the modules rewrites its weights in its forward pass; else nobody does."""
+    with _merging if any(map(merges, modules)) else nullcontext():
+        yield
 
 
 @contextmanager
@@ -215,6 +200,7 @@ def steady(*roots: nn.Module) -> Iterator[None]:
         return
     with _merging:
         before = [(module.__dict__, dict(module.__dict__["_parameters"])) for module in inside]
+        memory = [(weight, weight.data) for _, weights in before for weight in weights.values() if weight is not None]
         try:
             yield
         finally:
@@ -222,6 +208,17 @@ def steady(*roots: nn.Module) -> Iterator[None]:
                 for name, weight in weights.items():
                     own.pop(name, None)  # a merged weight is a plain attribute
                     own["_parameters"][name] = weight
+            for weight, data in memory:
+                if weight.data_ptr() != data.data_ptr():
+                    weight.data = data  # peft casts its own weights to float32 and back
+
+
+def backward_hook(model: nn.Module) -> str | None:
+    """Where a backward hook stands inside a model; "every module" if it is registered with torch itself."""
+    if torch_module._global_backward_hooks or torch_module._global_backward_pre_hooks:
+        return "every module"
+    inside = ((path, module.__dict__) for path, module in modules_of(model) if path)  # the whole is not called
+    return next((path for path, own in inside if own["_backward_hooks"] or own["_backward_pre_hooks"]), None)
 
 
 def oddities(path: str, root: nn.Module) -> list[tuple[str, str]]:
@@ -240,7 +237,7 @@ def oddities(path: str, root: nn.Module) -> list[tuple[str, str]]:
             found.append((f"a forward hook stands on {where}", "Remove the hook (handle.remove())"))
         if "forward" in own:
             found.append((f"the forward method of {where} was replaced", "Restore it (`del module.forward`)"))
-        if kind.__module__.startswith(_ADAPTED):
+        if kind.__module__.startswith(ADAPTED):
             foreign = f"an adapter of peft ({kind.__name__}) stands on {where}", MERGE
         elif _is_integer(module):
             foreign = f"{where} is quantized ({kind.__name__})", "Use the model before quantization"
@@ -249,12 +246,12 @@ def oddities(path: str, root: nn.Module) -> list[tuple[str, str]]:
                 f"{where} has parametrized weights",
                 "Fix them (torch.nn.utils.parametrize.remove_parametrizations)",
             )
-        elif not _of_host(kind):
+        elif not of_host(kind):
             foreign = f"{where} is a {kind.__module__}.{kind.__qualname__}", "Use the original module"
         if foreign is not None:
             found.append(foreign)
             inside.append(below)
-    if any(_global_hooks()):
+    if any(global_hooks()):
         found.append(("a global forward hook is registered with torch", "Remove the hook (handle.remove())"))
     return found
 

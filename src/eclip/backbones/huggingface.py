@@ -88,7 +88,6 @@ def wrap_transformers(
         name=name or type(model).__name__,
         family=f"transformers {known[0]}",
         model=model,
-        logit_scale=float(model.logit_scale.detach().exp()),
         tokenize=_tokenizer(model, kind, known[0], tokenizer),
         encode_tokens=_encoder(model, kind),
         rewrap=partial(

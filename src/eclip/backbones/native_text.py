@@ -14,7 +14,7 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from eclip.backbones.native import native_block
-from eclip.backbones.text_tower import TextTower, padding_mask, text_block
+from eclip.backbones.text_tower import TextBlock, TextTower, padding_mask, text_block
 from eclip.errors import UnsupportedTowerError
 
 
@@ -27,8 +27,12 @@ def native_text(model: CLIP | CustomTextCLIP) -> TextTower | None:
     end = text.eos_id if isinstance(text, TextTransformer) else text.text_eos_id
     if pooling not in ("first", "last", "argmax", "eos"):
         return None
+
+    def build() -> tuple[TextBlock, ...]:
+        return tuple(text_block(native_block(block)) for block in text.transformer.resblocks)
+
     try:
-        blocks = tuple(text_block(native_block(block)) for block in text.transformer.resblocks)
+        build()
     except UnsupportedTowerError:
         return None
 
@@ -57,4 +61,4 @@ def native_text(model: CLIP | CustomTextCLIP) -> TextTower | None:
             return normed
         return projection(normed) if isinstance(projection, nn.Linear) else normed @ projection
 
-    return TextTower(embed, blocks, mask, weights, to_feature)
+    return TextTower(embed, build, mask, weights, to_feature)

@@ -112,7 +112,6 @@ def wrap(
     return Backbone(
         name=name or type(model).__name__,
         model=model,
-        logit_scale=float(model.logit_scale.detach().exp()),
         tokenize=_tokenizer(model, tokenizer),
         encode_tokens=encode_tokens,
         encode_pixels=lambda pixels: model.encode_image(pixels),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from eclip.backbones.host import alone, modules_of, named_weights
 from eclip.errors import ModelError
 
 
@@ -49,13 +50,14 @@ def plainly(model: nn.Module) -> Iterator[None]:
     Raises:
         ModelError: another thread has called `model.train()` in the meantime, so the values may be those of training.
     """
-    device = next(model.parameters()).device.type
+    modules = [module for _, module in modules_of(model)]
+    device = next(named_weights(model))[1].device.type
     inside: list[_Held] = []
     before: list[int] = []
     disturbed = False
     try:
         with _lock:
-            for module in model.modules():
+            for module in modules:
                 held = _held.get(id(module))
                 if held is None:
                     held = _Held(module, module.training)
@@ -67,7 +69,7 @@ def plainly(model: nn.Module) -> Iterator[None]:
                 held.users += 1
                 inside.append(held)
                 before.append(held.disturbed)
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
+        with alone(modules), torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
             yield
     finally:
         with _lock:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from eclip.backbones.host import fingerprint, text_side
+from eclip.backbones.host import named_weights
+from eclip.backbones.state import text_state
 
 if TYPE_CHECKING:
     from eclip.backbones.base import Backbone
@@ -18,9 +19,9 @@ MOST = 4
 
 def remembered(backbone: Backbone, name: str, make: Callable[[], Tensor]) -> Tensor:
     """What `make` gave under this name, made again when weights or modules of the text side have changed or moved."""
-    weights = [weight for key, weight in backbone.model.named_parameters() if not key.startswith(backbone.visual)]
+    weights = [weight for key, weight in named_weights(backbone.model) if not key.startswith(backbone.visual)]
     firsts = [weight.detach().flatten()[0].item() for weight in weights]  # some writes are not counted by torch
-    state = f"{hash((fingerprint(*text_side(backbone)), *firsts))}"
+    state = f"{hash((*text_state(backbone), *firsts))}"
     memo, key = backbone.memo, f"{name} {state}"
     if key not in memo:
         made = make()

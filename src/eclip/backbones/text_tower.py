@@ -44,17 +44,22 @@ class TextTower:
 
     Attributes:
         embed: ids -> tokens entering block 0, positions included.
-        blocks: first to last.
+        build: the blocks, first to last, of the modules that stand there now.
         mask: ids -> what is added to attention; None where every token sees every other.
         weights: ids -> (text, token), the share of each token in the pooled one: one 1 where a token is picked.
         to_feature: (..., channel) of pooled tokens -> (..., feature).
     """
 
     embed: Callable[[Tensor], Tensor]
-    blocks: tuple[TextBlock, ...]
+    build: Callable[[], tuple[TextBlock, ...]]
     mask: Callable[[Tensor], Tensor | None]
     weights: Callable[[Tensor], Tensor]
     to_feature: Fn
+
+    @property
+    def blocks(self) -> tuple[TextBlock, ...]:
+        """First to last, read from the model anew."""
+        return self.build()
 
     def pool(self, ids: Ids, tokens: Tokens) -> Float[Tensor, "text feature"]:
         """Text features, not normalized, of the tokens that leave the last block."""

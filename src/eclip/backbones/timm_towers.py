@@ -29,7 +29,6 @@ def timm_pool(visual: TimmModel, pool: AttentionPool2d | RotAttentionPool2d) -> 
     config = visual.trunk.default_cfg
     patch = int(config["input_size"][-1] // config["pool_size"][-1])
     native = Grid(visual.image_size[0] // patch, visual.image_size[1] // patch)
-    rest = [module for key, module in visual.head.named_children() if key not in ("pool", "drop")]
 
     def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, Tensor]:
         trunk = visual.trunk(pixels)
@@ -77,8 +76,8 @@ def timm_pool(visual: TimmModel, pool: AttentionPool2d | RotAttentionPool2d) -> 
         return (pool_block(heads, qkv, value, out, pull if affine else None, pool),)
 
     def project(tokens: Tensor) -> Tensor:
-        for module in rest:
-            tokens = module(tokens)
+        for key, module in visual.head.named_children():
+            tokens = tokens if key in ("pool", "drop") else module(tokens)
         return tokens
 
     return {

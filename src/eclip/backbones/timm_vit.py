@@ -90,12 +90,11 @@ def timm_vit(visual: TimmModel) -> dict[str, Any]:
         raise unsupported("a timm ViT whose mean takes in its class token, or which has none to pool")
     if not any(isinstance(norm, nn.Identity) for norm in (trunk.norm, trunk.fc_norm)):
         raise unsupported("a timm ViT with two norms at its end")
-    rest = [module for key, module in visual.head.named_children() if key != "drop"]
 
     def to_feature(normed: Tensor) -> Tensor:
         normed = trunk.head(normed)
-        for module in rest:
-            normed = module(normed)
+        for key, module in visual.head.named_children():
+            normed = normed if key == "drop" else module(normed)
         return normed
 
     def project(tokens: Tensor) -> Tensor:

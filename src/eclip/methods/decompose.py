@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from eclip.backbones.base import Encoding
 from eclip.backbones.gathering import gather, gather_from
-from eclip.backbones.host import is_plain
+from eclip.backbones.host import oddities, path_of
 from eclip.blocks import Block, Fn, split_heads
 from eclip.errors import AlteredModelError, NoMeaningError
 
@@ -122,10 +122,10 @@ def _head_weights(block: Block, weighted: Tensor) -> Float[Tensor, "head width c
 def _to_feature(encoding: Encoding, parts: Tensor, share: float) -> Float[Tensor, "*batch feature"]:
     """Parts of the stream through the linearized norm and the projection; each takes this share of what is constant."""
     backbone, norm = encoding.backbone, encoding.backbone.final_norm
-    if isinstance(norm, nn.Module) and not is_plain(norm):
+    if isinstance(norm, nn.Module) and (found := oddities(path_of(backbone.model, norm), norm)):
         raise AlteredModelError(
-            f"'decompose' reads the weights of the final norm of {backbone.name}, and a hook, an adapter or another "
-            "forward stands on it: remove it, then explain again."
+            f"'decompose' reads the weights of the final norm of {backbone.name}, and {found[0][0]}. {found[0][1]}, "
+            "then explain again."
         )
     if isinstance(norm, nn.LayerNorm):
         row = encoding.tokens[:, 0]

@@ -42,8 +42,8 @@ def chefer(
     tower = reading.tower("chefer")
     mask = tower.mask(reading.ids)
     attns, values, mixed = [], [], []
+    x = reading.entering(depth, "chefer").requires_grad_()
     with gradients(reading.backbone):
-        x = reading.entering(depth, "chefer").requires_grad_()
         for block in tower.blocks[-depth:]:
             q, k, v = block.qkv(x)
             attns.append(text_attention(q, k, mask))

@@ -60,8 +60,8 @@ def gradeclip(
     every = torch.arange(len(place), dtype=torch.long, device=place.device)
     mask = tower.mask(reading.ids)
     mixed, values, spreads = [], [], []
+    x = reading.entering(depth, "gradeclip").requires_grad_()
     with gradients(reading.backbone):
-        x = reading.entering(depth, "gradeclip").requires_grad_()
         for block in tower.blocks[-depth:]:
             q, k, v = block.qkv(x)
             mixed.append(_single_head(block, q, k, v, mask) if heads == "single" else text_attention(q, k, mask) @ v)

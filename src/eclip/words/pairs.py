@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from eclip.backbones.agreement import watched
 from eclip.backbones.base import Encoding, Grid
 from eclip.backbones.gathering import AT_ONCE, rest
 from eclip.backbones.text_tower import TextBlock, TextTower, run_text_block
@@ -73,11 +74,13 @@ def image_path(encoding: Encoding, depth: int, points: int) -> Path:
     tail = encoding.tail(count, "pairs")
     whole = tail[0][1] if tail else encoding.tokens
     if tail and not tail[0][0].residual:  # the mean token is no input of its own, but made of the patches
-        return _one_row(_pool_row(encoding, tail[0][0]), whole[:1], whole[1:], points)
+        with watched(backbone):
+            return _one_row(_pool_row(encoding, tail[0][0]), whole[:1], whole[1:], points)
     block = backbone.latent or (tail[-1][0] if tail else None)
-    if backbone.pooling == "average" or block is None or depth > 1:
-        return _path(lambda x: rest(encoding, len(tail), x, "pairs"), whole[:1], whole[1:], points)
-    return _one_row(_image_row(encoding, block), whole[:1], whole[1:], points)
+    with watched(backbone):
+        if backbone.pooling == "average" or block is None or depth > 1:
+            return _path(lambda x: rest(encoding, len(tail), x, "pairs"), whole[:1], whole[1:], points)
+        return _one_row(_image_row(encoding, block), whole[:1], whole[1:], points)
 
 
 def text_path(reading: Reading, depth: int, points: int) -> Path:
@@ -95,7 +98,8 @@ def text_path(reading: Reading, depth: int, points: int) -> Path:
     x, weights = reading.entering(depth, "pairs")[:, :count], weights[:, :count]
     mask = None if mask is None else mask[:, :, :count, :count]
     if len(blocks) == 1 and int((weights != 0).sum()) == 1:
-        path = _one_row(_text_row(tower, blocks[0], int(weights.argmax()), mask), x[:1], x[1:], points)
+        with watched(reading.backbone):
+            path = _one_row(_text_row(tower, blocks[0], int(weights.argmax()), mask), x[:1], x[1:], points)
     else:
 
         def through(x: Tokens) -> Float[Tensor, "text feature"]:
@@ -103,7 +107,8 @@ def text_path(reading: Reading, depth: int, points: int) -> Path:
                 x = run_text_block(block, x, mask)
             return tower.to_feature((weights.to(x)[:, None] @ x)[:, 0])
 
-        path = _path(through, x[:1], x[1:], points)
+        with watched(reading.backbone):
+            path = _path(through, x[:1], x[1:], points)
     return replace(path, shares=F.pad(path.shares, (0, 0, 0, ids.shape[1] - count)))
 
 

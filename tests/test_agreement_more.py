@@ -1,0 +1,332 @@
+"""More models with something on them: how adapters are used, hooks of all kinds, and changes after the first map."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock
+from torch import Tensor, nn
+
+import eclip
+import tiny
+import tiny_hf
+from eclip.backbones.host import modules_of
+from eclip.errors import AlteredModelError
+from eclip.words.reading import read
+from test_agreement import GRADIENTS, adapted, apart, maps, wrapped, wrapped_hf
+
+# --- adapters ---
+
+
+def weights_of(model: nn.Module) -> dict[str, tuple[int, bool, Tensor]]:
+    """Each weight's identity, flag and bits, read without the methods that peft overrides."""
+    return {
+        f"{path}.{name}": (id(weight), weight.requires_grad, weight.detach().clone())
+        for path, module in modules_of(model)
+        for name, weight in module.__dict__["_parameters"].items()
+        if weight is not None
+    }
+
+
+def test_adapter_on_attention_leaves_every_weight_the_same_object() -> None:
+    inner = adapted(tiny.model("vit"), ["attn", "c_fc"]).base_model.model
+    before, backbone = weights_of(inner), wrapped(inner)
+    maps(backbone, tiny.texts(wrapped(tiny.model("vit"))), ["surgery", "gradcam"])
+    assert backbone.empty_text.isfinite().all() and read(backbone, ["a dog"]).tower("test")
+    after = weights_of(inner)
+    assert after.keys() == before.keys()
+    for name, (identity, flag, bits) in before.items():
+        assert after[name][:2] == (identity, flag) and torch.equal(after[name][2], bits), name
+
+
+def test_threads_share_a_model_whose_adapters_rewrite_its_weights() -> None:
+    inner = adapted(tiny.model("vit"), ["attn"]).base_model.model
+    backbone, text = wrapped(inner), tiny.texts(wrapped(tiny.model("vit")))
+    expected, failures = maps(backbone, text, ["surgery", "gradcam"]), []
+
+    def work() -> None:
+        try:
+            for _ in range(4):
+                backbone.encode_text(["a dog"])
+                found = maps(backbone, text, list(expected))
+                failures.extend(name for name in expected if apart(found[name], expected[name]) > 1e-5)
+        except Exception as error:
+            failures.append(repr(error))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_adapter_in_half_precision_gives_the_maps_of_the_merged_model(dtype: torch.dtype) -> None:
+    """peft casts such an adapter to float32 and back at each pass, which is no change of the model."""
+    held = adapted(tiny.model("vit").to(dtype), ["attn", "c_fc"]).to(dtype)
+    text = tiny.texts(wrapped(tiny.model("vit")))
+    unmerged = maps(wrapped(held.base_model.model), text, ["surgery", "chefer", "legrad"])
+    for name, merged in maps(wrapped(held.merge_and_unload()), text, list(unmerged)).items():
+        assert apart(unmerged[name], merged) < 0.05, name
+
+
+@pytest.mark.parametrize(("family", "targets"), [("vit", ["attn"]), ("siglip", ["qkv"])])
+def test_adapter_merged_and_disabled_at_once_is_refused_and_stays_merged(family: str, targets: list[str]) -> None:
+    held, text = adapted(tiny.model(family), targets), tiny.texts(wrapped(tiny.model(family)))
+    backbone = wrapped(held.base_model.model)
+    unmerged = maps(backbone, text, ["surgery"])["surgery"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft merges the output projection with its attention, then finds it merged
+        held.merge_adapter()
+    with held.disable_adapter(), pytest.raises(AlteredModelError, match=r"merged and disabled.*unmerge_adapter"):
+        eclip.encode(backbone, tiny.pixels(backbone))
+    assert apart(maps(backbone, text, ["surgery"])["surgery"], unmerged) < 1e-5
+
+
+def test_adapter_on_text_embeddings_counts_for_words() -> None:
+    held = adapted(tiny_hf.model("CLIP").float(), ["token_embedding", "text_model.embeddings.position_embedding"])
+    for name, weight in held.named_parameters():
+        if "lora_embedding" in name:
+            nn.init.normal_(weight, std=0.3)
+    image = nn.functional.normalize(torch.ones(1, 24))
+
+    def words(model: nn.Module) -> list[Tensor]:
+        reading = read(wrapped_hf(model, "CLIP"), ["a dog"])
+        return [eclip.WORD_METHODS[name](reading, image) for name in ("gradeclip", "chefer")]
+
+    unmerged, plain = words(held.base_model.model), words(tiny_hf.model("CLIP").float())
+    for live, fixed, without in zip(unmerged, words(held.merge_and_unload()), plain, strict=True):
+        assert apart(live, fixed) < 1e-4 < apart(without, fixed)
+
+
+def test_trained_copy_of_the_final_norm_is_used_and_refused_where_its_weights_are_read() -> None:
+    held = adapted(tiny_hf.model("CLIP").float(), ["q_proj"], modules_to_save=["post_layernorm", "visual_projection"])
+    for name, weight in held.named_parameters():
+        if "modules_to_save" in name:
+            nn.init.normal_(weight, std=0.3)
+    text, backbone = tiny.texts(tiny_hf.backbone("CLIP", torch.float32)), wrapped_hf(held.base_model.model, "CLIP")
+    with pytest.raises(AlteredModelError, match=r"decompose.*vision_model\.post_layernorm\. Merge the adapter"):
+        maps(backbone, text, ["decompose"])
+    names = ["surgery", "gradcam", "chefer"]
+    unmerged = maps(backbone, text, names)
+    for name, merged in maps(wrapped_hf(held.merge_and_unload(), "CLIP"), text, names).items():
+        assert apart(unmerged[name], merged) < 1e-5, name
+
+
+@pytest.mark.parametrize(
+    ("family", "targets"),
+    [("vit", ["attn", "c_fc"]), ("timm vit", ["qkv", "proj"]), ("CLIP", ["q_proj", "visual_projection", "fc1"])],
+)
+def test_adapter_put_on_after_wrap_is_followed_by_maps_and_words(family: str, targets: list[str]) -> None:
+    of_hf = family == "CLIP"
+    model = tiny_hf.model(family).float() if of_hf else tiny.model(family)
+    fresh: Any = (lambda: wrapped_hf(model, family)) if of_hf else (lambda: wrapped(model))
+    backbone = fresh()
+    text = tiny.texts(backbone)
+    plain = maps(backbone, text, ["surgery"])["surgery"]
+    words = eclip.WORD_METHODS["chefer"](read(backbone, ["a dog"]), text[:1])
+    adapted(model, targets)
+    expected = maps(fresh(), text, ["surgery"])["surgery"]
+    assert torch.equal(maps(backbone, text, ["surgery"])["surgery"], expected) and apart(plain, expected) > 1e-3
+    now = eclip.WORD_METHODS["chefer"](read(backbone, ["a dog"]), text[:1])
+    assert torch.equal(now, eclip.WORD_METHODS["chefer"](read(fresh(), ["a dog"]), text[:1]))
+    assert apart(words, now) > 1e-3 or family == "timm vit", "its targets are in the image tower"
+
+
+# --- hooks ---
+
+
+@pytest.mark.parametrize("kind", ["register_full_backward_hook", "register_full_backward_pre_hook", "global"])
+def test_backward_hook_refuses_gradients_and_nothing_else(kind: str) -> None:
+    model, text = tiny.model("vit"), tiny.texts(tiny.backbone("vit"))
+    layer, backbone = model.visual.transformer.resblocks[6].mlp, wrapped(model)
+    before = maps(backbone, text)
+
+    def double(module: nn.Module, *grads: Any) -> Any:
+        return tuple(2 * grad for grad in grads[0]) if module is layer else None
+
+    if kind == "global":
+        handle = torch.nn.modules.module.register_module_full_backward_hook(double)
+    else:
+        handle = getattr(layer, kind)(double)
+    try:
+        encoding = eclip.encode(backbone, tiny.pixels(backbone))
+        for name, expected in before.items():
+            if name in GRADIENTS:
+                with pytest.raises(AlteredModelError, match=r"backward hook stands on .*handle\.remove\(\)"):
+                    eclip.METHODS[name](encoding, text)
+            else:
+                assert torch.equal(eclip.METHODS[name](encoding, text), expected), name
+    finally:
+        handle.remove()
+    again = maps(backbone, text)
+    assert all(torch.equal(again[name], before[name]) for name in before)
+
+
+@dataclass
+class Recorder:
+    """A hook with the equality of a data class: it cannot be hashed, and two of them cannot be compared."""
+
+    seen: Tensor
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self.seen = output.detach()
+
+
+def test_hook_that_cannot_be_hashed_only_looks() -> None:
+    model = tiny.model("vit")
+    backbone, text = wrapped(model), tiny.texts(tiny.backbone("vit"))
+    before, empty = maps(backbone, text, ["surgery"])["surgery"], backbone.empty_text
+    for _ in range(2):
+        handles = [
+            tower.resblocks[0].register_forward_hook(Recorder(torch.zeros(3)))
+            for tower in (model.visual.transformer, model.transformer)
+        ]
+        assert torch.equal(maps(backbone, text, ["surgery"])["surgery"], before)
+        assert torch.equal(backbone.empty_text, empty)
+        for handle in handles:
+            handle.remove()
+
+
+# --- what changes after the first map, and what does not ---
+
+
+class Counting(nn.Module):
+    """A part that notes what goes through it."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.calls, self.seen = inner, 0, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.seen.append(x.detach())
+        self.last = x
+        return self.inner(x)
+
+
+@pytest.mark.parametrize(
+    ("family", "part"), [("vit", "transformer.resblocks.5.mlp"), ("siglip", "trunk.blocks.5.attn")]
+)
+def test_part_that_counts_its_passes_is_no_change(family: str, part: str) -> None:
+    model = tiny.model(family)
+    text, before = tiny.texts(wrapped(model)), maps(wrapped(model), tiny.texts(wrapped(model)))
+    parent = model.visual.get_submodule(part)
+    name = "c_fc" if family == "vit" else "qkv"
+    setattr(parent, name, Counting(getattr(parent, name)))
+    after = maps(wrapped(model), text)
+    for method, expected in before.items():
+        assert apart(after[method], expected) < 1e-5, method
+
+
+def test_copy_of_a_model_is_no_change() -> None:
+    """Copying an object of a class for the first time notes something on the class."""
+
+    class Own(nn.Linear):
+        pass
+
+    model = tiny.model("vit")
+    mlp = model.visual.transformer.resblocks[5].mlp
+    plain, mlp.c_fc = mlp.c_fc, Own(32, 128)
+    mlp.c_fc.load_state_dict(plain.state_dict())
+    backbone = wrapped(model)
+    encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone)
+    copy.deepcopy(mlp.c_fc)
+    assert eclip.METHODS["surgery"](encoding, text).isfinite().all()
+
+
+def _louder(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: 1.05 * function(*args, **kwargs)
+
+
+def _scale_of_hf(model: Any, patch: pytest.MonkeyPatch) -> None:
+    model.vision_model.encoder.layers[5].self_attn.scale *= 1.5
+
+
+def _attention_of_hf(model: Any, patch: pytest.MonkeyPatch) -> None:
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    AttentionInterface.register("louder", lambda *args, **kw: (1.05 * sdpa_attention_forward(*args, **kw)[0], None))
+    model.vision_model.config._attn_implementation = "louder"
+
+
+CHANGES: dict[str, tuple[str, Callable[[Any, pytest.MonkeyPatch], Any]]] = {
+    "function of torch": (
+        "siglip",
+        lambda model, patch: patch.setattr(F, "scaled_dot_product_attention", _louder(F.scaled_dot_product_attention)),
+    ),
+    "method of a class": (
+        "vit",
+        lambda model, patch: patch.setattr(
+            ResidualAttentionBlock, "attention", _louder(ResidualAttentionBlock.attention)
+        ),
+    ),
+    "method of a block": (
+        "vit",
+        lambda model, patch: setattr(
+            model.visual.transformer.resblocks[5], "attention", _louder(model.visual.transformer.resblocks[5].attention)
+        ),
+    ),
+    "encode_image of the class": (
+        "vit",
+        lambda model, patch: patch.setattr(
+            type(model), "encode_image", lambda self, *args, **kw: self.visual(args[0]).flip(-1)
+        ),
+    ),
+    "scale of an attention": ("CLIP", _scale_of_hf),
+    "kind of attention": ("CLIP", _attention_of_hf),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_code_that_changes_after_the_first_map_is_refused(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    family, apply = CHANGES[change]
+    model = tiny_hf.model(family).float() if family == "CLIP" else tiny.model(family)
+    backbone = wrapped_hf(model, family) if family == "CLIP" else wrapped(model)
+    text = tiny.texts(backbone)
+    maps(backbone, text, ["surgery"])
+    apply(model, monkeypatch)
+    with pytest.raises(AlteredModelError):
+        maps(backbone, text, ["surgery"])
+
+
+def test_encode_text_that_changes_after_the_first_words_is_refused() -> None:
+    model = tiny.model("vit")
+    backbone, image = wrapped(model), nn.functional.normalize(torch.ones(1, 24))
+    eclip.WORD_METHODS["chefer"](read(backbone, ["a dog"]), image)
+    inner = model.encode_text
+    model.encode_text = lambda ids, normalize=False: inner(ids, normalize).flip(-1)
+    with pytest.raises(AlteredModelError, match="the text tower"):
+        eclip.WORD_METHODS["chefer"](read(backbone, ["a dog"]), image)
+
+
+def test_logit_scale_of_a_model_in_training_is_the_one_it_has_now() -> None:
+    model = tiny.model("vit")
+    backbone, text = wrapped(model), tiny.texts(tiny.backbone("vit"))
+    before = eclip.METHODS["chefer"](eclip.encode(backbone, tiny.pixels(backbone)), text, depth=3)
+    with torch.no_grad():
+        model.logit_scale.add_(1)
+    after = eclip.METHODS["chefer"](eclip.encode(backbone, tiny.pixels(backbone)), text, depth=3)
+    fresh = wrapped(model)
+    assert torch.equal(after, eclip.METHODS["chefer"](eclip.encode(fresh, tiny.pixels(fresh)), text, depth=3))
+    assert apart(before, after) > 0.1
+
+
+def test_empty_text_follows_every_row_of_the_projection() -> None:
+    model = tiny.model("vit")
+    backbone = wrapped(model)
+    before = backbone.empty_text
+    with torch.no_grad():
+        model.text_projection[1:].mul_(torch.linspace(0.5, 2, 24))
+    assert torch.equal(backbone.empty_text, wrapped(model).empty_text)
+    assert apart(before, backbone.empty_text) > 0.01

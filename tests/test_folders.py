@@ -129,6 +129,8 @@ def test_a_folder_that_nobody_named_gives_way_to_one_beside_it(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["eclip-out", "eclip-out-2"]
     assert Explanation.load("eclip-out").sources == (str(photos / "a.png"),)
     assert Explanation.load("eclip-out-2").sources == (str(photos / "b.jpg"),)
+    named = run("explain", photos / "b.jpg", *ASKED["explain"], "--model", tiny_name, "-o", "eclip-out")
+    assert named.exit_code == 1 and "holds results of other images" in named.stderr
 
 
 def test_an_interrupted_repeat_keeps_what_it_did_not_reach(

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -65,8 +66,8 @@ Device = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest on stdout instead of a line a photo.")]
 
-DEFAULT_FOLDERS = ("eclip-out", "eclip-compare", "eclip-concepts", "eclip-segment", "eclip-words")
-"""Where results go if no folder is named; another run on other images gets a folder of its own beside it."""
+FOLDER_NAMED: ContextVar[bool] = ContextVar("folder_named", default=True)
+"""Whether the folder of results is the user's choice; another one gives way to a folder beside it."""
 OUT, FORMAT = Path("eclip-out"), ",".join(FORMATS)
 
 
@@ -184,7 +185,7 @@ def over_photos(sources: list[str], writer: Folder, work: Callable[[list[Path]],
     photos, problems = find_photos(sources, writer.folder)
     for source, error in problems:
         writer.fail(source, error)
-    writer.steps_aside = str(writer.folder) in DEFAULT_FOLDERS
+    writer.steps_aside = not FOLDER_NAMED.get()
     with writer.over(map(str, photos)):
         if photos:
             work(photos)

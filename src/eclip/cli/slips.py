@@ -11,6 +11,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from eclip.cli.asking import FOLDER_NAMED
+
 YES, NO = ("true", "yes", "on"), ("false", "no", "off")
 CALLED_OTHERWISE = {
     "--out": ("--output", "--out-dir", "--outdir", "--output-dir", "--outfile", "--save", "--to"),
@@ -54,7 +56,10 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As click does it, with switches read and with a sentence for an option that is not there."""
         try:
-            return super().parse_args(ctx, self._switched(args))
+            rest = super().parse_args(ctx, self._switched(args))
+            source = ctx.get_parameter_source("out")
+            FOLDER_NAMED.set(source is None or source.name != "DEFAULT")
+            return rest
         except USAGE_ERROR as error:
             given = getattr(error, "option_name", None)
             if hasattr(error, "possibilities") and isinstance(given, str) and (way := self._way(given)):

@@ -20,14 +20,26 @@ FLOORS = [
     {"errors", "options", "heatmap", "blocks", "templates", "pooling", "protocols", "windows"}
     | {"choices", "pixels", "locks", "indexing", "marks"},  # ground
     {"backbones", "head", "datasets", "render", "photos", "writer", "folders", "commands", "reported"},  # materials
-    {"methods", "refinements", "text", "guides", "training", "metrics", "words", "explanation", "health"}  # crafts
-    | {"splice", "msae", "vocabulary", "image_mean", "concepts_writer", "words_writer"}
+    {
+        "methods",
+        "naming",
+        "refinements",
+        "text",
+        "guides",
+        "training",
+        "metrics",
+        "words",
+        "explanation",
+        "health",
+    }  # crafts
+    | {"naming", "splice", "msae", "vocabulary", "image_mean", "concepts_writer", "words_writer"}
     | {"class_words", "labels", "segmentation", "segment_writer"},
     {"explain", "evaluate", "evaluation", "train", "stream", "doctor", "compare", "report"}  # hall
     | {"explain_words", "interactions", "concepts", "segment"},
     {"cli", "web", "__main__"},  # doors
 ]
 SAME_FLOOR = {
+    ("naming", "methods"),
     ("methods", "methods"),  # a method that is another one turned around
     ("refinements", "refinements"),  # LPOSS+ begins as LPOSS
     ("metrics", "metrics"),  # what all that take a heat map and masks begin with

@@ -21,7 +21,7 @@ from eclip.errors import OptionError
 from eclip.explain import Question
 from eclip.explanation import Explanation
 from eclip.methods import GROUPS, METHODS, NO_DIFFERENCE, AnyMethod, check_methods, options_for
-from eclip.methods.names import method_names
+from eclip.naming import method_names
 from eclip.photos import Photo, name_of, open_photo
 from eclip.templates import kept
 from eclip.text import check_texts

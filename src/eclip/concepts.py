@@ -30,8 +30,8 @@ from eclip.explanation import Explanation
 from eclip.image_mean import mean_for
 from eclip.methods import METHODS, AnyMethod, check_methods, options_for
 from eclip.methods.maskclip import patch_features
-from eclip.methods.names import method_name
 from eclip.msae import Autoencoder, load_autoencoder
+from eclip.naming import method_name
 from eclip.options import plain_options, whole, whole_or_none
 from eclip.photos import Photo, are_several, at_least_one, read_batches
 from eclip.templates import kept
@@ -39,8 +39,7 @@ from eclip.text import encode_texts
 from eclip.vocabulary import words_of
 from eclip.writer import FORMATS, made_by, noted, png
 
-COUNT, LATENTS = 10, 64
-METHOD = "maskclip"
+COUNT, LATENTS, METHOD = 10, 64, "maskclip"
 PATH = (str, Path, type(None))
 
 

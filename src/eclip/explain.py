@@ -28,7 +28,7 @@ from eclip.errors import ImageError, NoMeaningError, TextError
 from eclip.explanation import Explanation
 from eclip.health import KEEP, Checkup, notes
 from eclip.methods import DEFAULT_METHOD, DEFAULT_WITH_HEAD, METHODS, AnyMethod, check_methods, options_for
-from eclip.methods.names import one_or_more
+from eclip.naming import one_or_more
 from eclip.options import whole, whole_or_none
 from eclip.photos import Photo, at_least_one, name_of, open_photo, read_batches
 from eclip.refinements import REFINEMENTS, check_refinement

@@ -41,7 +41,6 @@ EVERY_NTH_WORD = 5
 """Of the package's 1,444 nouns in order, each fifth is a word to compare with: 289."""
 KEEP = 1
 """Last blocks that the value path reruns."""
-
 LEAST_SENSITIVITY = 0.05  # attention has 0, methods that read the text 0.6 to 1 in the median of pairs
 LEAST_POLARITY = -0.1  # see the table of docs/health.md
 MOST_ARTEFACTS = 0.5  # of real maps on mini almost none, of those with three implanted patches most

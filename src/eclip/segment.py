@@ -25,7 +25,7 @@ from eclip.errors import OptionError
 from eclip.explain import Question
 from eclip.labels import Piece, check_cuts, label_pixels
 from eclip.methods import DEFAULT_WITH_HEAD, AnyMethod, check_between_texts, options_for
-from eclip.methods.names import method_name
+from eclip.naming import method_name
 from eclip.options import check_options, plain_options, whole, whole_or_none
 from eclip.photos import Photo, at_least_one, read_batches
 from eclip.segment_writer import segment_command

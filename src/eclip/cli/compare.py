@@ -13,7 +13,7 @@ from eclip.cli.asking import Positions, Resize, Scale
 from eclip.commands import compare_command
 from eclip.errors import ImageError, OptionError
 from eclip.methods import GROUPS, check_methods
-from eclip.methods.names import method_names as named
+from eclip.naming import method_names as named
 from eclip.reported import reported
 from eclip.writer import ComparisonWriter
 

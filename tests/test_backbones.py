@@ -235,7 +235,7 @@ def test_nothing_of_the_model_changes_when_it_raises(family: str) -> None:
     )
     setattr(inner, name, Broken())
     before, random = _state(model), torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="broken inside"):
+    with pytest.raises(eclip.errors.AlteredModelError, match=r"cannot be run \(broken inside\).*Broken\. Use the"):
         eclip.encode(backbone, tiny.pixels(backbone))
     _assert_same(model, before, random)
 

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eclip.backbones.base import Backbone
+from eclip.backbones.host import steady
 from eclip.blocks import unit
 from eclip.errors import TextCutWarning, TextError
 from eclip.templates import fill, resolve
@@ -188,7 +189,9 @@ def _fingerprint(backbone: Backbone) -> str:
     """Hash of every weight, and of one sentence's tokens and feature, which tell activation, heads and pooling."""
     probe = ["The 2 quick brown foxes jump, isn't it?"]
     digest = hashlib.sha256(str(backbone.weight.dtype).encode())
-    for key, value in backbone.model.state_dict().items():
+    with steady(backbone.model):  # some adapters register their weights anew
+        weights = backbone.model.state_dict()
+    for key, value in weights.items():
         if not key.startswith(backbone.visual):
             digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

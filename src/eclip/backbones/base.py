@@ -19,7 +19,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from eclip.backbones.agreement import Agreed, check_blocks, check_state, check_tower
+from eclip.backbones.agreement import Agreed, check_blocks, check_state, check_tokens, check_tower
 from eclip.backbones.colors import to_pixels
 from eclip.backbones.host import alone, modules_of, named_weights
 from eclip.backbones.remembered import remembered
@@ -318,8 +318,7 @@ def encode(
     grid = _grid_of(backbone, pixels)
     pixels = pixels.to(device=backbone.weight.device, dtype=backbone.weight.dtype)
     with plainly(backbone.model):
-        state = image_state(backbone)
-        check_tower(backbone, state, pixels)
+        state = check_tower(backbone, pixels)
         x, trunk = backbone.embed(pixels, grid, positions)
         blocks = backbone.blocks_at(grid, positions)
         first = 0 if keep is None else max(0, len(blocks) - keep)
@@ -328,6 +327,7 @@ def encode(
             if index >= first:
                 inputs.append(x)
             x = block.forward(x)
+        check_tokens(backbone, blocks, x, backbone.prefix + grid.row * grid.col)
         feature = backbone.pool(x)
     return Encoding(backbone, pixels, tuple(inputs), x, feature, trunk, grid, backbone.prefix, positions, blocks, state)
 

@@ -88,6 +88,11 @@ def is_plain(module: nn.Module) -> bool:
     )
 
 
+def original(module: Any) -> Any:
+    """The module inside of what `torch.compile` made of it; it is the same weights."""
+    return getattr(module, "_orig_mod", module)
+
+
 def is_linear(module: nn.Module) -> bool:
     """Whether a module is `x @ weight.T + bias` and nothing else, so that parts of its weight can be used alone."""
     return type(module) is nn.Linear and is_plain(module)
@@ -208,12 +213,14 @@ def steady(*roots: nn.Module) -> Iterator[None]:
                     weight.data = data  # peft casts its own weights to float32 and back
 
 
-def backward_hook(model: nn.Module) -> str | None:
-    """Where a backward hook stands inside a model; "every module" if it is registered with torch itself."""
+def backward_hook(model: nn.Module, roots: list[nn.Module]) -> str | None:
+    """Where in a model, below the roots, a backward hook stands; "every module" if it is registered with torch itself."""
     if torch_module._global_backward_hooks or torch_module._global_backward_pre_hooks:
         return "every module"
-    inside = ((path, module.__dict__) for path, module in modules_of(model) if path)  # the whole is not called
-    return next((path for path, own in inside if own["_backward_hooks"] or own["_backward_pre_hooks"]), None)
+    for _, module in modules_of(*roots):
+        if module.__dict__["_backward_hooks"] or module.__dict__["_backward_pre_hooks"]:
+            return path_of(model, module)
+    return None
 
 
 def oddities(path: str, root: nn.Module) -> list[tuple[str, str]]:

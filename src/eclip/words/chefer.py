@@ -43,7 +43,7 @@ def chefer(
     mask = tower.mask(reading.ids)
     attns, values, mixed = [], [], []
     x = reading.entering(depth, "chefer").requires_grad_()
-    with gradients(reading.backbone):
+    with gradients(reading.backbone, text=True):
         for block in tower.blocks[-depth:]:
             q, k, v = block.qkv(x)
             attns.append(text_attention(q, k, mask))

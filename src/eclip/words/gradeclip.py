@@ -61,7 +61,7 @@ def gradeclip(
     mask = tower.mask(reading.ids)
     mixed, values, spreads = [], [], []
     x = reading.entering(depth, "gradeclip").requires_grad_()
-    with gradients(reading.backbone):
+    with gradients(reading.backbone, text=True):
         for block in tower.blocks[-depth:]:
             q, k, v = block.qkv(x)
             mixed.append(_single_head(block, q, k, v, mask) if heads == "single" else text_attention(q, k, mask) @ v)

@@ -23,7 +23,7 @@ from PIL import Image
 
 import eclip
 from eclip import splice
-from eclip.backbones.base import encode
+from eclip.backbones.encoding import encode
 from eclip.blocks import unit
 from eclip.image_mean import mean_for
 from eclip.vocabulary import words_of

@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ import eclip
 import tiny
 import tiny_hf
 from eclip.backbones.host import modules_of
-from eclip.errors import AlteredModelError
+from eclip.errors import AlteredModelError, GradientError, ModelError
 from eclip.words.reading import read
 from test_agreement import GRADIENTS, adapted, apart, maps, wrapped, wrapped_hf
 
@@ -330,3 +331,107 @@ def test_empty_text_follows_every_row_of_the_projection() -> None:
         model.text_projection[1:].mul_(torch.linspace(0.5, 2, 24))
     assert torch.equal(backbone.empty_text, wrapped(model).empty_text)
     assert apart(before, backbone.empty_text) > 0.01
+
+
+# --- modules of other classes ---
+
+
+class Merging(ResidualAttentionBlock):
+    """As token merging: one token fewer leaves it."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        x = super().forward(*args, **kwargs)
+        return torch.cat([x[:, :-2], x[:, -2:].mean(dim=1, keepdim=True)], dim=1)
+
+
+def test_blocks_that_merge_tokens_are_refused_whatever_the_method() -> None:
+    model = tiny.model("vit")
+    model.visual.transformer.resblocks[5].__class__ = Merging
+    with pytest.raises(AlteredModelError, match=r"16 tokens of 17.*resblocks\.5 is a \S*Merging"):
+        eclip.encode(wrapped(model), tiny.pixels(wrapped(tiny.model("vit"))))
+
+
+def test_feature_that_is_no_tensor_is_refused() -> None:
+    model = tiny.model("vit")
+    inner = model.encode_image
+    model.encode_image = lambda pixels, normalize=False: {"image_embeds": inner(pixels)}
+    with pytest.raises(AlteredModelError, match="is a dict, not a tensor"):
+        eclip.encode(wrapped(model), tiny.pixels(wrapped(tiny.model("vit"))))
+
+
+@pytest.mark.parametrize("part", ["visual", "visual.transformer.resblocks.5", "visual.transformer.resblocks.5.mlp"])
+def test_compiled_part_gives_the_maps_of_the_part(part: str) -> None:
+    model, text = tiny.model("vit"), tiny.texts(tiny.backbone("vit"))
+    before = maps(wrapped(model), text, ["surgery", "gradcam", "itsm"])
+    model.set_submodule(part, torch.compile(model.get_submodule(part), backend="eager"))
+    for name, after in maps(wrapped(model), text, list(before)).items():
+        assert apart(after, before[name]) < 1e-5, name
+
+
+def test_attention_that_transformers_notes_at_its_first_pass_is_no_change() -> None:
+    """transformers puts hooks on a model that is asked for its attention, when it first runs."""
+    model = tiny_hf.model("CLIP", "eager").float()
+    model.config.output_attentions = model.vision_model.config.output_attentions = True
+    backbone = wrapped_hf(model, "CLIP")
+    text = tiny.texts(backbone)
+    plain = maps(wrapped_hf(tiny_hf.model("CLIP", "eager").float(), "CLIP"), text, ["surgery", "gradcam"])
+    for name, found in maps(backbone, text, list(plain)).items():
+        assert apart(found, plain[name]) < 1e-5, name
+
+
+@pytest.mark.parametrize("family", ["vit", "CLIP"])
+def test_forward_that_only_passes_on_changes_nothing(family: str) -> None:
+    """As the hooks of accelerate, which stand on every layer of a model with a device map."""
+    model = tiny_hf.model(family).float() if family == "CLIP" else tiny.model(family)
+    fresh: Any = (lambda: wrapped_hf(model, family)) if family == "CLIP" else (lambda: wrapped(model))
+    text = tiny.texts(fresh())
+    before = maps(fresh(), text)
+    for module in model.modules():
+        if not list(module.children()):
+            module.forward = partial(lambda inner, *args, **kwargs: inner(*args, **kwargs), module.forward)
+    after = maps(fresh(), text)
+    assert after.keys() == before.keys()
+    for name, expected in before.items():
+        assert apart(after[name], expected) < 1e-5, name
+
+
+class Detached(nn.Module):
+    """A part whose answer leaves the graph."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.detach()).detach()
+
+
+def test_gradient_that_is_cut_whole_is_refused_as_such() -> None:
+    model = tiny.model("siglip")
+    text = tiny.texts(wrapped(model))
+    model.visual.trunk.attn_pool.proj = Detached(model.visual.trunk.attn_pool.proj)
+    backbone = wrapped(model)
+    encoding = eclip.encode(backbone, tiny.pixels(backbone))
+    assert eclip.METHODS["surgery"](encoding, text).isfinite().all()
+    for name in GRADIENTS:
+        with pytest.raises(GradientError, match="ends at detach"):
+            eclip.METHODS[name](encoding, text)
+
+
+def test_pixels_that_are_no_numbers_are_named() -> None:
+    backbone = wrapped(tiny.model("vit"))
+    pixels = tiny.pixels(backbone)
+    pixels[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ModelError, match="not a number; so are the pixels"):
+        eclip.encode(backbone, pixels)
+
+
+def test_backward_hook_in_the_image_tower_does_not_concern_words() -> None:
+    model = tiny.model("vit")
+    backbone, image = wrapped(model), nn.functional.normalize(torch.ones(1, 24))
+    before = eclip.WORD_METHODS["chefer"](read(backbone, ["a dog"]), image)
+    model.visual.ln_post.register_full_backward_hook(lambda module, into, out: (2 * into[0],))
+    assert torch.equal(eclip.WORD_METHODS["chefer"](read(backbone, ["a dog"]), image), before)
+    model.ln_final.register_full_backward_hook(lambda module, into, out: (2 * into[0],))
+    with pytest.raises(AlteredModelError, match=r"backward hook stands on ln_final,"):
+        eclip.WORD_METHODS["chefer"](read(backbone, ["a dog"]), image)

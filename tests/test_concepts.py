@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import eclip
 from eclip import cli, msae, render, splice
-from eclip.backbones.base import encode
+from eclip.backbones.encoding import encode
 from eclip.blocks import unit
 from eclip.concepts_writer import ConceptsWriter
 from eclip.errors import ImageError, MissingExtraError, ModelError, OptionError, ShapeError, TextError

@@ -16,9 +16,9 @@ from click.testing import Result
 from PIL import Image
 
 import eclip
+from eclip.earlier import Earlier
 from eclip.errors import ResultError
 from eclip.explanation import Explanation
-from eclip.folders import Earlier
 from eclip.marks import is_ours
 from test_cli import run
 

@@ -18,7 +18,8 @@ import pytest
 import torch
 
 import eclip
-from eclip.backbones.base import Backbone, Encoding
+from eclip.backbones.base import Backbone
+from eclip.backbones.encoding import Encoding
 from eclip.backbones.gathering import gather
 from eclip.blocks import cosine
 from eclip.methods.decompose import terms

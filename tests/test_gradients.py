@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import eclip
 import tiny
 from eclip.backbones import gathering
-from eclip.backbones.base import Backbone, Encoding
+from eclip.backbones.base import Backbone
+from eclip.backbones.encoding import Encoding
 from eclip.backbones.gathering import cosine_slope, gather
 from eclip.backbones.pool import pool_tokens
 from eclip.blocks import attention, finish

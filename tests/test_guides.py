@@ -22,7 +22,8 @@ from torch import nn
 
 import eclip
 import tiny
-from eclip.backbones.base import Backbone, Grid, encode
+from eclip.backbones.base import Backbone, Grid
+from eclip.backbones.encoding import encode
 from eclip.errors import (
     DownloadError,
     EclipError,

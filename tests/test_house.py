@@ -18,7 +18,7 @@ SOURCE = ROOT / "src" / "eclip"
 
 FLOORS = [
     {"errors", "options", "heatmap", "blocks", "templates", "pooling", "protocols", "windows"}
-    | {"choices", "pixels", "locks", "indexing", "marks"},  # ground
+    | {"choices", "pixels", "locks", "indexing", "marks", "earlier"},  # ground
     {"backbones", "head", "datasets", "render", "photos", "writer", "folders", "commands", "reported"},  # materials
     {
         "methods",

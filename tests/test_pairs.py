@@ -11,7 +11,7 @@ from PIL import Image
 
 import eclip
 import tiny
-from eclip.backbones.base import Encoding
+from eclip.backbones.encoding import Encoding
 from eclip.backbones.gathering import rest
 from eclip.backbones.text_tower import run_text_block
 from eclip.errors import OptionError, TextError

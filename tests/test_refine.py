@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 import eclip
 import tiny
 from eclip import heatmap
-from eclip.backbones.base import Backbone, Encoding, Grid
+from eclip.backbones.base import Backbone, Grid
+from eclip.backbones.encoding import Encoding
 from eclip.cli import app
 from eclip.errors import EclipError, KeepError, NoMeaningError, OptionError, ShapeError, UnknownNameError
 from eclip.explanation import Explanation

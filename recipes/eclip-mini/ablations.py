@@ -21,7 +21,8 @@ import torch
 from PIL import Image
 
 import eclip
-from eclip.backbones.base import Backbone, Encoding
+from eclip.backbones.base import Backbone
+from eclip.backbones.encoding import Encoding
 from eclip.blocks import cosine
 from eclip.datasets.masks import VOC_NAMES, MaskSet, present, read_masks
 from eclip.evaluation.scoring import encoded, score_photo

@@ -22,7 +22,7 @@ _HOME = {
     "Backbone": "eclip.backbones.base",
     "Comparison": "eclip.compare",
     "Concepts": "eclip.concepts",
-    "Encoding": "eclip.backbones.base",
+    "Encoding": "eclip.backbones.encoding",
     "EclipError": "eclip.errors",
     "EclipHead": "eclip.head",
     "Evaluation": "eclip.evaluation.results",
@@ -33,7 +33,7 @@ _HOME = {
     "compare": "eclip.compare",
     "concepts": "eclip.concepts",
     "concepts_each": "eclip.concepts",
-    "encode": "eclip.backbones.base",
+    "encode": "eclip.backbones.encoding",
     "encode_texts": "eclip.text",
     "evaluate": "eclip.evaluate",
     "explain": "eclip.explain",
@@ -57,8 +57,8 @@ __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from eclip.backbones.base import Backbone as Backbone
-    from eclip.backbones.base import Encoding as Encoding
-    from eclip.backbones.base import encode as encode
+    from eclip.backbones.encoding import Encoding as Encoding
+    from eclip.backbones.encoding import encode as encode
     from eclip.backbones.load import load as load
     from eclip.backbones.openclip import wrap as wrap
     from eclip.compare import Comparison as Comparison

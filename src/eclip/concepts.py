@@ -18,9 +18,10 @@ from PIL import Image
 from torch import Tensor
 
 from eclip import splice
-from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, Encoding, Grid, encode, plainly
+from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, Grid, plainly
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
+from eclip.backbones.encoding import Encoding, encode
 from eclip.backbones.load import backbone_of, is_loaded
 from eclip.blocks import cosine, unit
 from eclip.commands import was_named
@@ -118,8 +119,7 @@ def concepts_each(
     batch_size, count = whole(batch_size, "batch_size", least=1), whole(count, "count", least=1)
     most = whole(LATENTS if latents is None else latents, "latents", least=1)
     image_size = whole_or_none(image_size, "image_size", "a whole number of pixels")
-    method = method_name(method)
-    check_methods([method])
+    check_methods([method := method_name(method)])
     own = options_for(method, [method], options)
     view = {"image_size": image_size, "resize": resize, "positions": positions}
     if msae is None:

@@ -61,7 +61,7 @@ def _extra(package: str, extra: str, purpose: str) -> Finding:
 def _model(name: str) -> Finding:
     """Loads, has an adapter, reads texts and photos, and gives numbers."""
     try:
-        from eclip.backbones.base import encode
+        from eclip.backbones.encoding import encode
         from eclip.backbones.load import load
 
         backbone = load(name)

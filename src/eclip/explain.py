@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, Grid, encode
+from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, Grid
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
+from eclip.backbones.encoding import encode
 from eclip.backbones.load import backbone_of, is_loaded
 from eclip.blocks import cosine
 from eclip.commands import command
@@ -195,8 +196,7 @@ class Question:
         if versus is not None:
             self.versus_text = features[[asked.index(versus)]]
         keeps = [METHODS[name].keep_for(own) for name, own in options.items()]
-        keeps += [] if refine is None else [REFINEMENTS[refine].keep]
-        keeps += [KEEP] if health else []
+        keeps += ([] if refine is None else [REFINEMENTS[refine].keep]) + ([KEEP] if health else [])
         self.checkup = (
             Checkup(self.backbone, self.texts, self.text, templates, versus=versus is not None) if health else None
         )

@@ -12,9 +12,10 @@ from jaxtyping import Float
 from PIL import Image
 
 from eclip import render
-from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, encode
+from eclip.backbones.base import DEFAULT_POSITIONS, Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
+from eclip.backbones.encoding import encode
 from eclip.backbones.load import backbone_of
 from eclip.blocks import unit
 from eclip.indexing import Which, image_and_text, image_of

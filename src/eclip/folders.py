@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from eclip.earlier import MANIFEST, Earlier, asked_of, command_of, place_of
 from eclip.errors import OptionError, ResultError
 from eclip.locks import lock
 from eclip.marks import MARK, is_ours, png, slug
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 AnyFolder = TypeVar("AnyFolder", bound="Folder")
 FORMATS = ("png", "npz", "json")
-MANIFEST = "manifest.json"
 OTHER_RUNS = (
     (("question.json", "parts"), "eclip eval"),
     (("eclip_head.json",), "eclip train"),
@@ -84,7 +84,7 @@ class Folder:
 
     def over(self: AnyFolder, sources: Iterable[str]) -> AnyFolder:
         """Say beforehand which images the results will be of; those of others in the folder are kept from harm."""
-        self._sources = {_place(source) for source in sources}
+        self._sources = {place_of(source) for source in sources}
         return self
 
     def __enter__(self: AnyFolder) -> AnyFolder:
@@ -172,7 +172,7 @@ class Folder:
     def _clear(self, before: Earlier) -> None:
         """Remove what an earlier run left and this one did not write again."""
         stale = before.files - self._written
-        self.replaced = before.asked != _asked(self.manifest)
+        self.replaced = before.asked != asked_of(self.manifest)
         for name in stale:
             with suppress(OSError):
                 (self.folder / name).unlink(missing_ok=True)
@@ -271,58 +271,3 @@ def check_is_folder(folder: str | Path) -> None:
             f"{str(folder)!r} looks like a file, and results are several files in a folder: name a folder, such as "
             f"{str(path.with_suffix(''))!r}; the pictures lie in it as PNG files."
         )
-
-
-class Earlier:
-    """What an earlier run left in a folder, by its manifest.
-
-    Args:
-        manifest: as it lies there.
-
-    Attributes:
-        command: which made it, such as "eclip explain", by its schema.
-        places: its images: where each file lies, or the name of one that was in memory.
-        files: names of all files that it wrote into the folder.
-        asked: what it asked, to be held against what is asked now.
-    """
-
-    def __init__(self, manifest: dict[str, Any]) -> None:
-        self.command = command_of(manifest)
-        self.asked, self.places, self.files = _asked(manifest), set[str](), {MANIFEST}
-        for entry in manifest["photos"]:
-            held = entry["files"]["photo"]
-            self.places.add(held if os.path.isabs(held) else str(entry["source"]))
-            self.files |= {name for name in _names(entry["files"]) if os.path.basename(name) == name}
-        self.files |= {name for name in (manifest.get("coco"),) if isinstance(name, str)}
-
-    @classmethod
-    def read(cls, folder: Path) -> Earlier | None:
-        """Of the folder's manifest; None where there is none, or one of others."""
-        try:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            return cls(manifest) if manifest["schema"].startswith("eclip.") else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None
-
-
-def command_of(manifest: dict[str, Any]) -> str:
-    """The command whose results a manifest lists."""
-    return str(manifest["schema"]).partition("/")[0].replace(".", " ")
-
-
-def _names(files: Any) -> Iterable[str]:
-    if isinstance(files, str):
-        yield files
-    elif isinstance(files, dict | list):
-        for one in files.values() if isinstance(files, dict) else files:
-            yield from _names(one)
-
-
-def _asked(manifest: dict[str, Any]) -> Any:
-    how = {key: one for key, one in (manifest.get("how") or {}).items() if key not in ("command", "versions")}
-    return json.loads(json.dumps([how, manifest.get("texts"), manifest.get("classes")], default=str))
-
-
-def _place(source: str) -> str:
-    path = Path(source)
-    return str(path.resolve()) if path.is_file() else source

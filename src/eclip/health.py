@@ -24,7 +24,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from eclip.backbones.base import Backbone, Encoding
+from eclip.backbones.base import Backbone
+from eclip.backbones.encoding import Encoding
 from eclip.backbones.load import is_loaded
 from eclip.backbones.masking import masked_scores
 from eclip.backbones.remembered import remembered
@@ -304,7 +305,6 @@ def polarity_by_hiding(
         text: unit length.
         maps: of these texts on the patch grid.
     """
-    height, width = encoding.pixels.shape[2:]
     found = torch.zeros(maps.shape[:2], dtype=torch.float32, device="cpu")
     for image, row in enumerate(maps):
         for index, one in enumerate(row):
@@ -312,7 +312,7 @@ def polarity_by_hiding(
             masks = torch.ones(2, one.numel(), dtype=torch.float32, device=one.device)
             masks[0, order[(one.numel() + 1) // 2 :]] = 0  # without the hotter half
             masks[1, order[: one.numel() // 2]] = 0
-            shown = F.interpolate(masks.unflatten(1, one.shape)[None], (height, width), mode="nearest")[0]
+            shown = F.interpolate(masks.unflatten(1, one.shape)[None], encoding.pixels.shape[2:], mode="nearest")[0]
             whole = cosine(encoding.feature[image], text[[index]])[0]
             losses = whole - masked_scores(encoding, text[[index]], image, shown)[:, 0]
             total = losses.abs().sum()

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, encode
+from eclip.backbones.base import DEFAULT_POSITIONS, Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.backbones.encoding import encode
 from eclip.backbones.load import PRECISIONS, backbone_of, load
 from eclip.blocks import unit
 from eclip.errors import ImageError, OptionError, ShapeError

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eclip.backbones.base import Backbone
-from eclip.backbones.host import is_all_plain, text_side
+from eclip.backbones.host import is_all_plain, steady, text_side
 from eclip.blocks import unit
 from eclip.errors import EqualTextsWarning, TextCutWarning, TextError
 from eclip.templates import fill, resolve
@@ -277,7 +277,9 @@ def _fingerprint(backbone: Backbone) -> str:
     """Hash of every weight, and of one sentence's tokens and feature, which tell activation, heads and pooling."""
     probe = ["The 2 quick brown foxes jump, isn't it?"]
     digest = hashlib.sha256(str(backbone.weight.dtype).encode())
-    for key, value in backbone.model.state_dict().items():
+    with steady(backbone.model):  # some adapters register their weights anew
+        weights = backbone.model.state_dict()
+    for key, value in weights.items():
         if not key.startswith(backbone.visual):
             digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from eclip.commands import compare_command
+from eclip.earlier import MANIFEST as MANIFEST
 from eclip.errors import ResultError
 from eclip.folders import FORMATS as FORMATS
-from eclip.folders import MANIFEST as MANIFEST
 from eclip.folders import Folder as Folder
 from eclip.marks import png as png
 from eclip.marks import slug as slug

@@ -7,18 +7,14 @@ it is first used, and again when weights or modules have changed; parts that are
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from eclip.backbones.host import (
-    backward_hook,
     check_adapters,
     image_side,
     is_all_plain,
@@ -32,7 +28,7 @@ from eclip.backbones.state import State, image_state, text_state
 from eclip.backbones.text_tower import run_text_block
 from eclip.blocks import Block, attention, finish
 from eclip.choices import DEFAULT_POSITIONS
-from eclip.errors import AlteredModelError, GradientError, StaleEncodingError
+from eclip.errors import AlteredModelError, ModelError, StaleEncodingError
 
 if TYPE_CHECKING:
     from eclip.backbones.base import Backbone
@@ -98,15 +94,30 @@ def check_latent(backbone: Backbone, state: State, tokens: Tensor) -> None:
         done.add(0)
 
 
-def check_tower(backbone: Backbone, state: State, pixels: Tensor) -> None:
+def check_tokens(backbone: Backbone, blocks: tuple[Block, ...], last: Tensor, count: int) -> None:
+    """What leaves the last block has one token for each patch.
+
+    Raises:
+        AlteredModelError: it has more or fewer, as where blocks merge tokens.
+    """
+    if last.shape[1] != count:
+        hosts = [block.host for block in blocks if block.host is not None]
+        what = f"gives {last.shape[1]} tokens of {count}, so that a token is no place in the image"
+        raise AlteredModelError(_sentence(backbone, "the image tower", hosts, what))
+
+
+def check_tower(backbone: Backbone, pixels: Tensor) -> State:
     """The whole image tower, walked block by block on its training size, gives the host's own feature.
+
+    Returns:
+        `image_state` afterwards: transformers puts hooks on a model at its first pass, to note attention and states.
 
     Raises:
         AlteredModelError: it gives something else.
     """
-    done = _done(backbone, "tower", state)
-    if done:
-        return
+    state = image_state(backbone)
+    if _done(backbone, "tower", state):
+        return state
     check_adapters(backbone.model)
     native, patch = backbone.native, backbone.patch_size
     size = (native.row * patch, native.col * patch)
@@ -121,15 +132,27 @@ def check_tower(backbone: Backbone, state: State, pixels: Tensor) -> None:
         alone, lone, ours = backbone.pool(alone), backbone.project(lone)[:, 0], backbone.pool(ours)
         with steady(backbone.model):
             theirs = backbone.encode_pixels(x)
+        if not isinstance(theirs, Tensor):
+            raise AlteredModelError(f"the model's own feature is a {type(theirs).__name__}, not a tensor")
     except Exception as error:  # whatever was put on a model can raise anything
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or all(map(is_all_plain, roots)):
+        memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if memory or (all(map(is_all_plain, roots)) and not isinstance(error, AlteredModelError)):
             raise
         raise AlteredModelError(_sentence(backbone, "the image tower", roots, f"cannot be run ({error})")) from error
+    if not bool(theirs.isfinite().all()):
+        why = (
+            "its precision may be too small: use float32 or bfloat16"
+            if bool(x.isfinite().all())
+            else "so are the pixels"
+        )
+        raise ModelError(f"the image feature of {backbone.name} is infinite or not a number; {why}.")
     share = min(MOST_TOWER, (len(blocks) + 1) * PLAIN * _rounding(theirs))
     share += INTEGER_TOWER if is_quantized(*roots) else 0.0
     _require(backbone, "the image tower", roots, ours, theirs, share * theirs.double().norm())
     _require(backbone, "the projection of a single token", roots, lone, alone, share * alone.double().norm())
-    done.add(0)
+    state = image_state(backbone)
+    _done(backbone, "tower", state).add(0)
+    return state
 
 
 def check_text(backbone: Backbone, ids: Tensor) -> None:
@@ -176,7 +199,7 @@ def _check_block(backbone: Backbone, name: str, block: Block, x: Tensor, after: 
             _, _, shaken = _open(block, x * _shake(x))
         except Exception as error:
             raise AlteredModelError(_sentence(backbone, name, host, f"cannot be recomputed ({error})")) from error
-        added = (after.double() - x.double() if block.residual else after.double()).norm()
+        added = (after.double() - x.double() if block.residual and after.shape == x.shape else after.double()).norm()
         rounding = _rounding(after) * after.double().norm()
         most = MARGIN * ((shaken.double() - ours.double()).norm() + rounding) + (
             INTEGER_BLOCK * added if integer else 0
@@ -218,10 +241,13 @@ def _check_pull(backbone: Backbone, name: str, block: Block, normed: Tensor) -> 
 
 
 def _rounding(like: Tensor) -> float:
-    """Relative rounding of one number; coarser where torch was told to multiply matrices in less than float32."""
+    """Relative rounding of one number; coarser where torch was told to multiply matrices in less than float32.
+
+    In float64 it is that of float32, in which transformers takes the softmax of its eager attention.
+    """
     if like.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
         return 2.0**-9
-    return torch.finfo(like.dtype).eps / 2
+    return max(torch.finfo(like.dtype).eps, torch.finfo(torch.float32).eps) / 2
 
 
 def _require(
@@ -251,60 +277,3 @@ def _sentence(backbone: Backbone, name: str, host: nn.Module | list[nn.Module] |
         f"{backbone.name}: {name}{where} {what}, and eclip explains a block by recomputing it: {shown}. "
         f"{'; '.join(ways)}, then explain again."
     )
-
-
-class _Watch(TorchFunctionMode):
-    """Raises where an operation takes a value that is differentiated and gives one that is not."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        answer = func(*args, **(kwargs or {}))
-        if isinstance(answer, Tensor) and answer.is_floating_point() and not _has_slope(answer):
-            name = str(getattr(func, "__name__", func))
-            if name not in _VALUELESS and not name.startswith("new_") and not name.endswith("_like"):
-                values = args[:1] if name == "to" or name.endswith("_as") else (*args, *(kwargs or {}).values())
-                inputs = [one for one in values if isinstance(one, Tensor)]
-                if any(one.requires_grad and not isinstance(one, nn.Parameter) for one in inputs):
-                    raise GradientError(self.backbone.name, self.backbone.family, _operation(func))
-        return answer
-
-
-def _has_slope(value: Tensor) -> bool:
-    """Operators without a derivative, those of int8 layers among them, leave a node that passes nothing on."""
-    return value.requires_grad and (value.grad_fn is None or "NotImplemented" not in value.grad_fn.name())
-
-
-_VALUELESS = ("detach", "__get__")
-"""Ways to take a value out of the graph that are meant so; in a host's own code they are part of its training."""
-
-
-def _operation(func: Any) -> str:
-    name = str(func)
-    return name if "." in name and " " not in name else str(getattr(func, "__name__", name))
-
-
-def watched(backbone: Backbone) -> TorchFunctionMode:
-    """Inside, a step of the host that has no gradient is an error, since its part of the gradient would be lost.
-
-    Raises:
-        AlteredModelError: a backward hook stands on a module, which may change gradients, and sees many texts at once.
-        GradientError: such a step was met.
-    """
-    where = backward_hook(backbone.model)
-    if where is not None:
-        raise AlteredModelError(
-            f"{backbone.name}: a backward hook stands on {where}, and may change the gradients that this method uses. "
-            "Remove the hook (handle.remove()), then explain again, or use a method without gradients, such as "
-            "'surgery'."
-        )
-    return _Watch(backbone)
-
-
-@contextlib.contextmanager
-def gradients(backbone: Backbone) -> Iterator[None]:
-    """Gradients on, and `watched`."""
-    with torch.enable_grad(), watched(backbone):
-        yield

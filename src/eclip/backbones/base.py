@@ -1,9 +1,4 @@
-"""Backbone, the one view of every image-text model; Encoding, one image encoded once; encode, the one forward pass.
-
-A Backbone is a record of functions over the weights of a model that stays as it is. `encode` walks the image tower
-block by block with the host's own fused attention and keeps what methods need; every method is then a pure function of
-that Encoding and the texts.
-"""
+"""Backbone, the one view of every image-text model: functions over the weights of a model that stays as it is."""
 
 from __future__ import annotations
 
@@ -16,19 +11,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eclip.backbones.agreement import Agreed, check_blocks, check_state, check_tower
+from eclip.backbones.agreement import Agreed
 from eclip.backbones.host import named_weights
 from eclip.backbones.plainly import plainly as plainly
 from eclip.backbones.preprocess import Grid as Grid
 from eclip.backbones.preprocess import Preprocess
 from eclip.backbones.remembered import remembered
-from eclip.backbones.state import State, image_state
 from eclip.backbones.text_tower import TextTower
-from eclip.blocks import Block, Fn, Tokens, unit
+from eclip.blocks import Block, Fn, unit
 from eclip.choices import DEFAULT_POSITIONS as DEFAULT_POSITIONS
-from eclip.choices import POSITIONS
-from eclip.errors import AT_HAND, KeepError, ModelError, OptionError, ShapeError
-from eclip.options import whole
+from eclip.errors import AT_HAND, ModelError
 from eclip.templates import TEMPLATES, fill
 
 Positions = str
@@ -196,156 +188,3 @@ class Backbone:
             return unit(unit(self.encode_text(prompts)).mean(dim=0))
 
         return remembered(self, "the empty text", make)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Encoding:
-    """Images encoded once; methods ask it as often as they like.
-
-    Attributes:
-        backbone: who encoded.
-        pixels: (image, 3, height, width), as preprocessed.
-        inputs: what entered each of the kept last blocks, first kept block first; each (image, token, channel).
-        tokens: output of the last block (image, token, output), before `backbone.project`. In an attention pool every
-            token has been a query, and `output` is the feature size already.
-        feature: (image, feature), not normalized; equals the model's own `encode_image`.
-        trunk: a CNN's last feature map (image, depth, row, col), else None.
-        grid: patches down and across.
-        prefix: tokens before the patches.
-        positions: how position embeddings were resized.
-        blocks: all blocks, for this grid.
-        state: of the model's weights and modules when it encoded, see `backbones.agreement`.
-    """
-
-    backbone: Backbone
-    pixels: Float[Tensor, "image 3 height width"]
-    inputs: tuple[Tokens, ...]
-    tokens: Float[Tensor, "image token output"]
-    feature: Float[Tensor, "image feature"]
-    trunk: Float[Tensor, "image depth row col"] | None
-    grid: Grid
-    prefix: int
-    positions: Positions
-    blocks: tuple[Block, ...]
-    state: State = field(default=(), repr=False)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Encoding:
-        """Of a copy of the Backbone, whose blocks are those of the copied model."""
-        self.check_current()
-        backbone = copy.deepcopy(self.backbone, memo)
-        copied = {name: copy.deepcopy(getattr(self, name), memo) for name in ("pixels", "inputs", "tokens", "feature")}
-        trunk, state = copy.deepcopy(self.trunk, memo), image_state(backbone)
-        blocks = backbone.blocks_at(self.grid, self.positions)
-        return replace(self, backbone=backbone, trunk=trunk, state=state, blocks=blocks, **copied)
-
-    def check_current(self) -> None:
-        """The model is as it was when it encoded.
-
-        Raises:
-            StaleEncodingError: it has changed since.
-        """
-        if self.state:
-            check_state(self.backbone, self.state)
-
-    def __repr__(self) -> str:
-        """One line: of what, and how much."""
-        rows, cols = self.grid
-        return (
-            f"Encoding({len(self.pixels)} images, {rows} x {cols} patches, the last {len(self.inputs)} of "
-            f"{len(self.blocks)} blocks kept, {self.backbone!r})"
-        )
-
-    def tail(self, count: int | None, method: str) -> list[tuple[Block, Tokens]]:
-        """The last `count` blocks with their inputs, fewer if the tower is shallower; None = all.
-
-        Raises:
-            KeepError: the encoding kept fewer.
-            StaleEncodingError: the model has changed since it encoded.
-            AlteredModelError: a block computes something else than its weights say.
-        """
-        depth = len(self.blocks)
-        needed = depth if count is None else min(count, depth)
-        if needed > len(self.inputs):
-            raise KeepError(
-                f"{method!r} reruns the last {needed} of {depth} blocks, but this encoding kept {len(self.inputs)}: "
-                f"encode(..., keep={needed}), or keep=None for all."
-            )
-        if needed == 0:
-            return []
-        check_blocks(self.backbone, self.state, self.blocks, self.inputs[-needed:], self.tokens)
-        return list(zip(self.blocks[-needed:], self.inputs[-needed:], strict=True))
-
-    def only(self, image: int) -> Encoding:
-        """The same of one image."""
-        one = slice(image, image + 1)
-        return replace(
-            self,
-            pixels=self.pixels[one],
-            inputs=tuple(x[one] for x in self.inputs),
-            tokens=self.tokens[one],
-            feature=self.feature[one],
-            trunk=None if self.trunk is None else self.trunk[one],
-        )
-
-    def on_grid(self, rows: Float[Tensor, "image patch text"]) -> Float[Tensor, "image text row col"]:
-        """Lay one value a patch and text on the patch grid."""
-        return rows.transpose(1, 2).unflatten(2, self.grid)
-
-
-def encode(
-    backbone: Backbone,
-    pixels: Float[Tensor, "image 3 height width"],
-    keep: SupportsIndex | None = None,
-    positions: Positions = DEFAULT_POSITIONS,
-) -> Encoding:
-    """Run the image tower once, with the model's own attention, under no_grad and in evaluation mode.
-
-    Args:
-        backbone: from `load` or `wrap`.
-        pixels: as `backbone.preprocess` gives them; any height and width that are multiples of the patch. They are
-            moved to the model's device and precision.
-        keep: how many last blocks can be rerun (0 to depth; a larger number keeps all); None = all.
-        positions: how position embeddings are resized off the training grid: "bicubic_aa" (with antialias; open_clip,
-            timm, LeGrad), "bicubic" (Grad-ECLIP, MaskCLIP), "bilinear" (CLIP Surgery), "bicubic_plus01" (scale factor
-            (grid + 0.1) / native; DINO, SCLIP, NACLIP, ClearCLIP).
-
-    Raises:
-        ShapeError: pixels are not (image, 3, height, width), or a side is no multiple of the patch.
-        OptionError: keep is negative or positions is unknown.
-        AlteredModelError: the host's own pass gives another feature, as with a hook on its image tower.
-    """
-    keep = None if keep is None else whole(keep, "keep", "None or a whole number")
-    if keep is not None and keep < 0:
-        raise OptionError(f"keep must be None or at least 0, got {keep}.")
-    if positions not in POSITIONS:
-        raise OptionError(f"positions must be one of {', '.join(POSITIONS)}, got {positions!r}.")
-    grid = _grid_of(backbone, pixels)
-    pixels = pixels.to(device=backbone.weight.device, dtype=backbone.weight.dtype)
-    with plainly(backbone.model):
-        state = image_state(backbone)
-        check_tower(backbone, state, pixels)
-        x, trunk = backbone.embed(pixels, grid, positions)
-        blocks = backbone.blocks_at(grid, positions)
-        first = 0 if keep is None else max(0, len(blocks) - keep)
-        inputs = []
-        for index, block in enumerate(blocks):
-            if index >= first:
-                inputs.append(x)
-            x = block.forward(x)
-        feature = backbone.pool(x)
-    return Encoding(backbone, pixels, tuple(inputs), x, feature, trunk, grid, backbone.prefix, positions, blocks, state)
-
-
-def _grid_of(backbone: Backbone, pixels: Tensor) -> Grid:
-    shape, patch = tuple(pixels.shape), backbone.patch_size
-    if len(shape) != 4 or shape[1] != 3 or not pixels.is_floating_point():
-        raise ShapeError(
-            f"pixels must be floating point and (image, 3, height, width), got {pixels.dtype} {shape}: "
-            "torch.stack([backbone.preprocess(photo), ...]) makes them."
-        )
-    if shape[0] == 0 or shape[2] == 0 or shape[3] == 0 or shape[2] % patch or shape[3] % patch:
-        raise ShapeError(
-            f"height and width must be multiples of the patch size {patch} of {backbone.name}, with one image or "
-            f"more, got {shape}: backbone.preprocess resizes a photo so."
-        )
-    return Grid(shape[2] // patch, shape[3] // patch)

@@ -15,10 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.backbones.agreement import check_latent, gradients
-from eclip.backbones.base import Backbone, Encoding
+from eclip.backbones.agreement import check_latent
+from eclip.backbones.base import Backbone
+from eclip.backbones.encoding import Encoding
+from eclip.backbones.gradients import gradients
 from eclip.blocks import Block, Fn, Heads, Tokens, attention, finish, run_block, unit
-from eclip.errors import NoMeaningError
+from eclip.errors import GradientError, NoMeaningError
 
 LARGEST = 10
 """Half-precision gradients start at up to two to this power."""
@@ -181,18 +183,27 @@ def score_gradients(
         yield _pull(feature, of, some, batched=True)
 
 
+def _cut() -> GradientError:
+    """Nothing that the score depends on leads back to what is asked for."""
+    return GradientError("this model", "network in which a layer leaves the graph of gradients", "detach")
+
+
 def _pull(output: Tensor, of: list[Tensor], cotangent: Tensor, batched: bool = False) -> list[Tensor]:
     """Gradients in float32 at least. In half precision they start so large that none vanishes on the way.
 
     float16 ends at 6e-8, and slopes of scores lie below. A power of two goes in with the cotangent and out with the
     result, a smaller one where something overflows.
     """
+    if not output.requires_grad:
+        raise _cut()
     half = output.dtype == torch.float16
     largest = float(cotangent.abs().max()) if half else 0.0
     power = LARGEST - math.frexp(largest)[1] if largest else 0
     for lift in range(power, power - 64, -8):
         lifted = (cotangent * 2.0**lift).to(output)
-        grads = torch.autograd.grad(output, of, lifted, retain_graph=True, is_grads_batched=batched)
+        grads = torch.autograd.grad(output, of, lifted, retain_graph=True, is_grads_batched=batched, allow_unused=True)
+        if any(grad is None for grad in grads):
+            raise _cut()
         if not half or all(bool(grad.isfinite().all()) for grad in grads):
             break
     return [grad.to(torch.promote_types(grad.dtype, torch.float32)) * 2.0**-lift for grad in grads]

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eclip.backbones.base import DEFAULT_POSITIONS, Grid, Positions
-from eclip.backbones.host import attention_weights, is_linear, steady
+from eclip.backbones.host import attention_weights, is_linear, original, steady
 from eclip.backbones.positions import resize_positions
 from eclip.blocks import Block, Fn, merge_heads, split_heads
 from eclip.errors import OptionError, unsupported
@@ -192,6 +192,7 @@ def layer_block(layer: Any) -> Block:
     Raises:
         UnsupportedTowerError: its weights are not where CLIP's and SigLIP's are.
     """
+    layer = original(layer)
     attn: Any = getattr(layer, "self_attn", None)
     if not all(hasattr(attn, name) for name in ("q_proj", "k_proj", "v_proj", "out_proj", "num_heads")):
         raise unsupported(f"a ViT with blocks of class {type(layer).__name__}")

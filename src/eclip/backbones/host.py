@@ -51,14 +51,20 @@ def modules_of(*roots: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         stack += reversed(below)
 
 
-def named_weights(root: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """As `nn.Module.named_parameters`, which some adapters answer with new objects."""
+def named_tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """As `named_parameters` and `named_buffers` of `nn.Module`, which some adapters answer with new objects."""
     seen: set[int] = set()
     for path, module in modules_of(root):
-        for name, weight in module.__dict__["_parameters"].items():
-            if weight is not None and id(weight) not in seen:
-                seen.add(id(weight))
-                yield (f"{path}.{name}" if path else name), weight
+        for group in ("_parameters", "_buffers"):
+            for name, tensor in module.__dict__[group].items():
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    yield (f"{path}.{name}" if path else name), tensor
+
+
+def named_weights(root: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The weights alone, without buffers."""
+    return ((name, tensor) for name, tensor in named_tensors(root) if isinstance(tensor, nn.Parameter))
 
 
 def global_hooks() -> tuple[dict[int, Any], ...]:
@@ -91,6 +97,11 @@ def is_plain(module: nn.Module) -> bool:
 def is_all_plain(root: nn.Module) -> bool:
     """The same of all modules from a root down."""
     return all(is_plain(module) for _, module in modules_of(root))
+
+
+def original(module: Any) -> Any:
+    """The module inside of what `torch.compile` made of it; it is the same weights."""
+    return getattr(module, "_orig_mod", module)
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -213,12 +224,14 @@ def steady(*roots: nn.Module) -> Iterator[None]:
                     weight.data = data  # peft casts its own weights to float32 and back
 
 
-def backward_hook(model: nn.Module) -> str | None:
-    """Where a backward hook stands inside a model; "every module" if it is registered with torch itself."""
+def backward_hook(model: nn.Module, roots: list[nn.Module]) -> str | None:
+    """Where in a model, below the roots, a backward hook stands; "every module" if torch itself holds it."""
     if torch_module._global_backward_hooks or torch_module._global_backward_pre_hooks:
         return "every module"
-    inside = ((path, module.__dict__) for path, module in modules_of(model) if path)  # the whole is not called
-    return next((path for path, own in inside if own["_backward_hooks"] or own["_backward_pre_hooks"]), None)
+    for _, module in modules_of(*roots):
+        if module.__dict__["_backward_hooks"] or module.__dict__["_backward_pre_hooks"]:
+            return path_of(model, module)
+    return None
 
 
 def oddities(path: str, root: nn.Module) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentio
 from torch import Tensor, nn
 
 from eclip.backbones.base import Grid, Positions
-from eclip.backbones.host import AttentionWeights, attention_weights, merges, read_weights
+from eclip.backbones.host import AttentionWeights, attention_weights, merges, original, read_weights
 from eclip.backbones.pool import pool_block, pool_tokens
 from eclip.backbones.positions import resize_positions
 from eclip.blocks import Block, finish, merge_heads, split_heads
@@ -80,6 +80,7 @@ def native_block(block: Any) -> Block:
     Raises:
         UnsupportedTowerError: it is of another class, or its attention is a scaled cosine.
     """
+    block = original(block)
     if isinstance(block, CustomResidualAttentionBlock):
         return _custom_block(block)
     if not isinstance(block, ResidualAttentionBlock):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from eclip.backbones.base import Backbone
 from eclip.backbones.colors import Color, settled
 from eclip.backbones.hf_text import encoder_text
-from eclip.backbones.host import is_quantized, steady
+from eclip.backbones.host import is_quantized, original, steady
 from eclip.backbones.huggingface import is_transformers, wrap_transformers
 from eclip.backbones.native import native_vit, resnet
 from eclip.backbones.native_text import native_text
@@ -118,7 +118,7 @@ def wrap(
         rewrap=partial(wrap, tokenizer=tokenizer, mean=mean, std=std, interpolation=interpolation, name=name),
         text_tower=native_text(model) or encoder_text(getattr(model, "text", model)),
         **colors,
-        **_tower(model.visual),
+        **_tower(original(model.visual)),
     )
 
 

@@ -14,7 +14,7 @@ from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 
 from eclip.backbones.base import Grid, Positions
-from eclip.backbones.host import is_linear, last_part
+from eclip.backbones.host import is_linear, last_part, original
 from eclip.backbones.pool import pool_block, pool_tokens
 from eclip.backbones.positions import resize_positions
 from eclip.blocks import Block, merge_heads, split_heads
@@ -168,6 +168,7 @@ def timm_block(block: Any) -> Block:
     Raises:
         UnsupportedTowerError: it is of another class, or its attention is gated.
     """
+    block = original(block)
     if not isinstance(block, TimmBlock) or not isinstance(block.attn, Attention):
         raise unsupported(f"a timm ViT with blocks of class {type(block).__name__}")
     attn: Any = block.attn

@@ -18,7 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from eclip.backbones.base import Grid, Positions
-from eclip.backbones.host import is_linear, last_part, read_weights
+from eclip.backbones.host import is_linear, last_part, original, read_weights
 from eclip.backbones.positions import resize_positions
 from eclip.backbones.timm_towers import timm_block
 from eclip.blocks import Block, merge_heads, split_heads
@@ -132,6 +132,7 @@ def eva_block(block: Any, rope: Tensor | None) -> Block:
     Raises:
         UnsupportedTowerError: it is of another class.
     """
+    block = original(block)
     attn: Any = getattr(block, "attn", None)
     if type(block) not in (EvaBlock, EvaBlockPostNorm) or not isinstance(attn, EvaAttention) or attn.gate is not None:
         raise unsupported(f"an EVA with blocks of class {type(block).__name__} over {type(attn).__name__}")

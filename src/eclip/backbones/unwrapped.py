@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eclip.backbones.host import modules_of, named_tensors
 from eclip.errors import AT_HAND, ModelError, UnsupportedTowerError
 
 INSIDE = {
@@ -59,7 +60,7 @@ def check_at_hand(model: nn.Module) -> None:
     Raises:
         ModelError: some are offloaded, on the device "meta", on several devices, in shards, or not made yet.
     """
-    tensors = [*model.named_parameters(), *model.named_buffers()]
+    tensors = list(named_tensors(model))
     for name, tensor in tensors:
         kinds = [base.__name__ for base in type(tensor).__mro__]
         if "DTensor" in kinds:
@@ -68,7 +69,7 @@ def check_at_hand(model: nn.Module) -> None:
             raise ModelError(f"the weight {name!r} has no values yet: run the model once, or load its weights.")
         if tensor.is_meta:
             raise ModelError(f"the weight {name!r} is offloaded or on the device 'meta', so not at hand: {AT_HAND}.")
-    for name, module in model.named_modules():
+    for name, module in modules_of(model):
         if getattr(getattr(module, "_hf_hook", None), "offload", False):
             raise ModelError(f"the weights of {name or 'the model'} are offloaded by accelerate: {AT_HAND}.")
     places = sorted({str(tensor.device) for _, tensor in tensors})
@@ -82,7 +83,7 @@ def with_ordinary_weights(model: nn.Module) -> nn.Module:
     Such weights take no part in gradients, which many methods need, and nothing can make them. Tensors over the same
     memory can: no number is copied, and changes of the one are changes of the other.
     """
-    tensors = [*model.parameters(), *model.buffers()]
+    tensors = [tensor for _, tensor in named_tensors(model)]
     if not any(tensor.is_inference() for tensor in tensors):
         return model
     with torch.inference_mode(False):
@@ -98,11 +99,11 @@ def _ordinary(tensor: Tensor) -> Tensor:
 
 def state_of(model: nn.Module) -> tuple[Any, ...]:
     """What changes with a model's weights, modules, hooks or place."""
-    weights = [*model.named_parameters(), *model.named_buffers()]
+    weights = list(named_tensors(model))
     firsts = [float(weight.detach().flatten()[0]) if weight.numel() else 0.0 for _, weight in weights]
     modules = [
         (name, id(type(one)), len(one._forward_hooks), len(one._forward_pre_hooks), "forward" in vars(one))
-        for name, one in model.named_modules()
+        for name, one in modules_of(model)
     ]
     told = [(name, str(one.device), str(one.dtype), one._version) for name, one in weights]
     return firsts, modules, told

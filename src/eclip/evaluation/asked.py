@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from eclip.backbones.base import Backbone, Encoding, encode
+from eclip.backbones.base import Backbone
+from eclip.backbones.encoding import Encoding, encode
 from eclip.datasets.masks import Masked, MaskSet
 from eclip.datasets.pair import PairSet
 from eclip.errors import DataError, ImageError, NoMeaningError

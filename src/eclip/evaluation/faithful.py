@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eclip.backbones.base import Encoding, encode
+from eclip.backbones.encoding import Encoding, encode
 from eclip.blocks import cosine
 from eclip.datasets.masks import VOID, Masked, present
 from eclip.evaluation.asked import Asked, joined, opened

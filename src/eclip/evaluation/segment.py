@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
-from eclip.backbones.base import encode
+from eclip.backbones.encoding import encode
 from eclip.class_words import BACKGROUND as BEHIND
 from eclip.class_words import ClassWords
 from eclip.datasets.masks import BACKGROUND, VOID, Masked

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from eclip.backbones.base import Encoding, Grid
+    from eclip.backbones.base import Grid
+    from eclip.backbones.encoding import Encoding
 
 
 @dataclass(frozen=True)

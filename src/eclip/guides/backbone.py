@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.backbones.base import Encoding
+from eclip.backbones.encoding import Encoding
 from eclip.backbones.gathering import pooling_row
 from eclip.blocks import attention
 from eclip.errors import OptionError

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
-    from eclip.backbones.base import Encoding
+    from eclip.backbones.encoding import Encoding
 
 
 @dataclass(frozen=True)

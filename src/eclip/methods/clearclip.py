@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from eclip.backbones.base import Encoding
+from eclip.backbones.encoding import Encoding
 from eclip.blocks import cosine, finish
 from eclip.errors import OptionError
 

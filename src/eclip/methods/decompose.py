@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eclip.backbones.base import Encoding
+from eclip.backbones.encoding import Encoding
 from eclip.backbones.gathering import gather, gather_from
-from eclip.backbones.host import oddities, path_of
+from eclip.backbones.host import is_plain, oddities, path_of
 from eclip.blocks import Block, Fn, split_heads
 from eclip.errors import AlteredModelError, NoMeaningError
 
@@ -122,21 +122,34 @@ def _head_weights(block: Block, weighted: Tensor) -> Float[Tensor, "head width c
 def _to_feature(encoding: Encoding, parts: Tensor, share: float) -> Float[Tensor, "*batch feature"]:
     """Parts of the stream through the linearized norm and the projection; each takes this share of what is constant."""
     backbone, norm = encoding.backbone, encoding.backbone.final_norm
-    if isinstance(norm, nn.Module) and (found := oddities(path_of(backbone.model, norm), norm)):
-        raise AlteredModelError(
-            f"'decompose' reads the weights of the final norm of {backbone.name}, and {found[0][0]}. {found[0][1]}, "
-            "then explain again."
-        )
     if isinstance(norm, nn.LayerNorm):
         row = encoding.tokens[:, 0]
+        _check_norm(encoding, norm, row)
         shape = (-1,) + (1,) * (parts.ndim - 1)
         mean = row.mean(dim=-1).reshape(shape)
         deviation = (row.var(dim=-1, correction=0) + norm.eps).sqrt().reshape(shape)
         parts = ((parts - share * mean) / deviation * norm.weight + share * norm.bias).to(row.dtype)
-    else:
-        assert norm is None or isinstance(norm, nn.Identity), "a tower has a LayerNorm there or nothing"
+    elif isinstance(norm, nn.Module) and not isinstance(norm, nn.Identity):
+        raise _altered(encoding, norm)
     zero = backbone.to_feature(parts.new_zeros(1, parts.shape[-1]))[0]
     return backbone.to_feature(parts) + (share - 1) * zero
+
+
+def _check_norm(encoding: Encoding, norm: nn.LayerNorm, row: Float[Tensor, "image channel"]) -> None:
+    """The final norm gives what its weights say, whatever stands on it."""
+    if not is_plain(norm):
+        theirs, ours = norm(row), nn.functional.layer_norm(row, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        if not bool((ours - theirs).norm() <= 64 * torch.finfo(row.dtype).eps * theirs.norm()):
+            raise _altered(encoding, norm)
+
+
+def _altered(encoding: Encoding, norm: nn.Module) -> AlteredModelError:
+    backbone = encoding.backbone
+    where = path_of(backbone.model, norm)
+    stands, way = next(iter(oddities(where, norm)), (f"{where} is a {type(norm).__name__}", "Use a LayerNorm"))
+    return AlteredModelError(
+        f"'decompose' reads the weights of the final norm of {backbone.name}, and {stands}. {way}, then explain again."
+    )
 
 
 def _length(encoding: Encoding) -> Float[Tensor, "image 1 1"]:

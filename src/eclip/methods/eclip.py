@@ -10,7 +10,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.backbones.base import Encoding
+from eclip.backbones.encoding import Encoding
 from eclip.blocks import cosine
 from eclip.errors import NoHeadError
 from eclip.head import EclipHead, head_rows

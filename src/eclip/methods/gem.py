@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.nn.functional import scaled_dot_product_attention as attend
 
-from eclip.backbones.base import Encoding
+from eclip.backbones.encoding import Encoding
 from eclip.blocks import Heads, cosine
 from eclip.errors import OptionError
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.backbones.base import Encoding
+from eclip.backbones.encoding import Encoding
 from eclip.backbones.gathering import Gathering, gather
 from eclip.blocks import attention, merge_heads, split_heads, unit
 from eclip.errors import OptionError

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.backbones.agreement import gradients
-from eclip.backbones.base import Encoding
+from eclip.backbones.encoding import Encoding
 from eclip.backbones.gathering import gather, score_gradients
+from eclip.backbones.gradients import gradients
 from eclip.blocks import Block, Tokens, attention, finish
 from eclip.errors import OptionError
 

@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from eclip.backbones.base import Encoding, Grid
+from eclip.backbones.base import Grid
+from eclip.backbones.encoding import Encoding
 from eclip.blocks import cosine, finish
 from eclip.errors import OptionError
 

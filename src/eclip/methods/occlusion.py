@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.backbones.base import Encoding, Grid
+from eclip.backbones.base import Grid
+from eclip.backbones.encoding import Encoding
 from eclip.backbones.masking import masked_scores
 from eclip.blocks import cosine
 from eclip.errors import OptionError

@@ -9,7 +9,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.backbones.base import Encoding
+from eclip.backbones.encoding import Encoding
 from eclip.methods.itsm import itsm
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from eclip.backbones.base import Encoding
+    from eclip.backbones.encoding import Encoding
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.backbones.base import Encoding
+from eclip.backbones.encoding import Encoding
 
 # IEC 61966-2-1 (sRGB) to CIE XYZ, and the white point D65 (2 degrees) of ASTM E308
 XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))

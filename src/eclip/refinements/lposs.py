@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eclip.backbones import patches
-from eclip.backbones.base import Encoding
+from eclip.backbones.encoding import Encoding
 from eclip.blocks import unit
 from eclip.errors import OptionError, ShapeError
 from eclip.refinements.propagation import as_means, balance, patch_centers, patch_weights, propagate

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eclip import heatmap
-from eclip.backbones.base import Encoding
+from eclip.backbones.encoding import Encoding
 from eclip.errors import OptionError
 from eclip.refinements.colors import rgb, to_lab
 from eclip.refinements.lposs import LEAST, MOST, check_propagation, lposs

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from eclip import heatmap
-from eclip.backbones.base import Encoding
+from eclip.backbones.encoding import Encoding
 from eclip.errors import OptionError
 
 AROUND = [(down, across) for down in (-1, 0, 1) for across in (-1, 0, 1)]

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from eclip.backbones.base import Backbone, encode, plainly
+from eclip.backbones.base import Backbone, plainly
+from eclip.backbones.encoding import encode
 from eclip.datasets.captions import Pair, digest
 from eclip.errors import DataError, ImageError, ResultError, TextCutWarning
 from eclip.guides import GUIDES, Seen, on_grid

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.backbones.agreement import gradients
 from eclip.backbones.gathering import score_gradients
+from eclip.backbones.gradients import gradients
 from eclip.backbones.text_tower import text_attention
 from eclip.errors import OptionError
 from eclip.words.reading import Reading
@@ -43,7 +43,7 @@ def chefer(
     mask = tower.mask(reading.ids)
     attns, values, mixed = [], [], []
     x = reading.entering(depth, "chefer").requires_grad_()
-    with gradients(reading.backbone):
+    with gradients(reading.backbone, text=True):
         for block in tower.blocks[-depth:]:
             q, k, v = block.qkv(x)
             attns.append(text_attention(q, k, mask))

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.backbones.agreement import gradients
 from eclip.backbones.gathering import score_gradients
+from eclip.backbones.gradients import gradients
 from eclip.backbones.text_tower import TextBlock, text_attention
 from eclip.blocks import Heads, merge_heads, split_heads, unit
 from eclip.errors import OptionError
@@ -61,7 +61,7 @@ def gradeclip(
     mask = tower.mask(reading.ids)
     mixed, values, spreads = [], [], []
     x = reading.entering(depth, "gradeclip").requires_grad_()
-    with gradients(reading.backbone):
+    with gradients(reading.backbone, text=True):
         for block in tower.blocks[-depth:]:
             q, k, v = block.qkv(x)
             mixed.append(_single_head(block, q, k, v, mask) if heads == "single" else text_attention(q, k, mask) @ v)

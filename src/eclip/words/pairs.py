@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from eclip.backbones.agreement import watched
-from eclip.backbones.base import Encoding, Grid
+from eclip.backbones.base import Grid
+from eclip.backbones.encoding import Encoding
 from eclip.backbones.gathering import AT_ONCE, rest
+from eclip.backbones.gradients import watched
 from eclip.backbones.text_tower import TextBlock, TextTower, run_text_block
 from eclip.blocks import QKV, Block, Tokens, finish
 from eclip.errors import OptionError
@@ -98,7 +99,7 @@ def text_path(reading: Reading, depth: int, points: int) -> Path:
     x, weights = reading.entering(depth, "pairs")[:, :count], weights[:, :count]
     mask = None if mask is None else mask[:, :, :count, :count]
     if len(blocks) == 1 and int((weights != 0).sum()) == 1:
-        with watched(reading.backbone):
+        with watched(reading.backbone, text=True):
             path = _one_row(_text_row(tower, blocks[0], int(weights.argmax()), mask), x[:1], x[1:], points)
     else:
 
@@ -107,7 +108,7 @@ def text_path(reading: Reading, depth: int, points: int) -> Path:
                 x = run_text_block(block, x, mask)
             return tower.to_feature((weights.to(x)[:, None] @ x)[:, 0])
 
-        with watched(reading.backbone):
+        with watched(reading.backbone, text=True):
             path = _path(through, x[:1], x[1:], points)
     return replace(path, shares=F.pad(path.shares, (0, 0, 0, ids.shape[1] - count)))
 

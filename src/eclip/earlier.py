@@ -1,0 +1,68 @@
+"""What an earlier run left in a folder of results, told from its manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+
+
+class Earlier:
+    """What an earlier run left in a folder, by its manifest.
+
+    Args:
+        manifest: as it lies there.
+
+    Attributes:
+        command: which made it, such as "eclip explain", by its schema.
+        places: its images: where each file lies, or the name of one that was in memory.
+        files: names of all files that it wrote into the folder.
+        asked: what it asked, to be held against what is asked now.
+    """
+
+    def __init__(self, manifest: dict[str, Any]) -> None:
+        self.command = command_of(manifest)
+        self.asked, self.places, self.files = asked_of(manifest), set[str](), {MANIFEST}
+        for entry in manifest["photos"]:
+            held = entry["files"]["photo"]
+            self.places.add(held if os.path.isabs(held) else str(entry["source"]))
+            self.files |= {name for name in _names(entry["files"]) if os.path.basename(name) == name}
+        self.files |= {name for name in (manifest.get("coco"),) if isinstance(name, str)}
+
+    @classmethod
+    def read(cls, folder: Path) -> Earlier | None:
+        """Of the folder's manifest; None where there is none, or one of others."""
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            return cls(manifest) if manifest["schema"].startswith("eclip.") else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+
+def command_of(manifest: dict[str, Any]) -> str:
+    """The command whose results a manifest lists."""
+    return str(manifest["schema"]).partition("/")[0].replace(".", " ")
+
+
+def _names(files: Any) -> Iterable[str]:
+    if isinstance(files, str):
+        yield files
+    elif isinstance(files, dict | list):
+        for one in files.values() if isinstance(files, dict) else files:
+            yield from _names(one)
+
+
+def asked_of(manifest: dict[str, Any]) -> Any:
+    """What a run asked, without what it was asked with."""
+    how = {key: one for key, one in (manifest.get("how") or {}).items() if key not in ("command", "versions")}
+    return json.loads(json.dumps([how, manifest.get("texts"), manifest.get("classes")], default=str))
+
+
+def place_of(source: str) -> str:
+    """Where an image lies, or its name if it was in memory."""
+    path = Path(source)
+    return str(path.resolve()) if path.is_file() else source

@@ -14,6 +14,7 @@ import tiny
 from eclip.backbones.hf_text import encoder_text
 from eclip.backbones.native_text import native_text
 from eclip.backbones.text_tower import TextTower, run_text_block
+from eclip.errors import TextError
 
 IDS = torch.tensor([[49406, 320, 1929, 49407, 0, 0, 0, 0], [49406, 3, 49407, 0, 0, 0, 0, 0]])
 KINDS: dict[str, dict[str, Any]] = {
@@ -107,6 +108,41 @@ def test_encoders_of_transformers_inside_open_clip(kind: str, pooler: str) -> No
     with torch.no_grad():
         torch.testing.assert_close(_again(tower, ids), text(ids), rtol=0, atol=1e-12)
     torch.testing.assert_close(tower.weights(ids).sum(dim=1).double(), torch.ones(2).double())
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "t5"])
+def test_an_encoder_inside_open_clip_reads_padding_of_any_width(kind: str) -> None:
+    """Padding is masked; a T5 has no table of positions, so nothing is too long for it."""
+    transformers = pytest.importorskip(
+        "transformers", reason="text towers of transformers need pip install 'eclip[hf]'"
+    )
+    model = open_clip.CustomTextCLIP(24, tiny.VIT, tiny.TEXT)
+    if kind == "t5":
+        from open_clip.hf_model import HFTextEncoder
+
+        config = transformers.MT5Config(vocab_size=60, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=2)
+        model.text = HFTextEncoder("", 24, config=config, pooler_type="mean_pooler", proj_type="mlp").eval()
+        model.text.transformer = model.text.transformer.encoder  # as open_clip does of a model by name
+    else:
+        model.text = _encoder(kind, "mean_pooler").float()
+    pad = model.text.config.pad_token_id
+
+    def longest(texts: list[str], least: int = 0) -> torch.Tensor:
+        rows = [[2, *(5 + ord(letter) % 50 for letter in text), 3] for text in texts]
+        width = max(least, *map(len, rows))
+        return torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
+
+    backbone = eclip.wrap(model, tokenizer=longest, mean=tiny.MEAN, std=tiny.STD)
+    texts = ["dog", "an elephant"]
+    with torch.no_grad():
+        expected = model.text(longest(texts))
+    for text, row in zip(texts, expected, strict=True):
+        torch.testing.assert_close(backbone.encode_text([text])[0], row, rtol=0, atol=1e-6)
+    if kind == "t5":
+        assert torch.isfinite(backbone.encode_text(["elephants " * 30])).all()
+    else:
+        with pytest.raises(TextError, match=f"more tokens than the {20 if kind == 'bert' else 18} that"):
+            backbone.encode_text(["elephants " * 3])
 
 
 def test_an_encoder_inside_open_clip_is_found_by_wrap() -> None:

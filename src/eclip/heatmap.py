@@ -19,8 +19,9 @@ from torch.nn import functional as F
 from eclip.errors import EclipError, OptionError
 
 OTSU_BINS = 256
-ROUNDING = 2.0**-19
-"""Sixteen roundings of float32: of values of order 1, no difference below it can be told from rounding."""
+ROUNDING = 2.0**-21
+"""Four roundings of float32. Cosines of 5,000 equal texts, subtracted, leave a span of up to 3.6e-7. A real map
+that spans less than this has lost its order in float32: its correlation with float64 falls from 0.98 to 0.05."""
 
 
 def flat(maps: Float[torch.Tensor, "*batch row col"], scale: float = 0.0) -> Bool[torch.Tensor, "*batch"]:

@@ -7,6 +7,7 @@ of open_clip 3.3.0 and timm 1.0.31.
 
 from __future__ import annotations
 
+import sys
 from functools import cache, partial
 from typing import Any
 
@@ -138,7 +139,10 @@ def _tokenizer(model: nn.Module, given: Any) -> Reader | NoTokenizer:
             "Give wrap(model, tokenizer=...), a function from texts to token ids."
         )
     if hasattr(text, "transformer") and hasattr(text, "config"):  # HFTextEncoder: the context is what it could read
-        return Reader(given, min(77, context), words, "masked", text.config.pad_token_id, most=context)
+        pad = text.config.pad_token_id
+        ahead = pad + 1 if "roberta" in text.config.model_type else 0  # it counts positions from behind the padding id
+        most = context - ahead if context else sys.maxsize  # T5 has no table of positions, and no end
+        return Reader(given, min(77, most), words, "masked", pad, most=most)
     if getattr(text, "use_pad_mask", False) or getattr(text, "cls_emb", None) is not None:
         return Reader(given, context, words, "masked", text.pad_id)
     pooling = getattr(text, "pool_type", getattr(text, "text_pool_type", None))

@@ -140,11 +140,8 @@ def check_tower(backbone: Backbone, pixels: Tensor) -> State:
             raise
         raise AlteredModelError(_sentence(backbone, "the image tower", roots, f"cannot be run ({error})")) from error
     if not bool(theirs.isfinite().all()):
-        why = (
-            "its precision may be too small: use float32 or bfloat16"
-            if bool(x.isfinite().all())
-            else "so are the pixels"
-        )
+        finite = bool(x.isfinite().all())
+        why = "float16 may be too small for it: use float32 or bfloat16" if finite else "so are the pixels"
         raise ModelError(f"the image feature of {backbone.name} is infinite or not a number; {why}.")
     share = min(MOST_TOWER, (len(blocks) + 1) * PLAIN * _rounding(theirs))
     share += INTEGER_TOWER if is_quantized(*roots) else 0.0

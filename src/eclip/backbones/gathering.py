@@ -196,14 +196,19 @@ def _pull(output: Tensor, of: list[Tensor], cotangent: Tensor, batched: bool = F
     """
     if not output.requires_grad:
         raise _cut()
+
+    def pull(start: Tensor) -> tuple[Tensor, ...]:
+        grads = torch.autograd.grad(output, of, start, retain_graph=True, allow_unused=True)
+        if any(grad is None for grad in grads):
+            raise _cut()
+        return grads
+
     half = output.dtype == torch.float16
     largest = float(cotangent.abs().max()) if half else 0.0
     power = LARGEST - math.frexp(largest)[1] if largest else 0
     for lift in range(power, power - 64, -8):
         lifted = (cotangent * 2.0**lift).to(output)
-        grads = torch.autograd.grad(output, of, lifted, retain_graph=True, is_grads_batched=batched, allow_unused=True)
-        if any(grad is None for grad in grads):
-            raise _cut()
+        grads = torch.func.vmap(pull)(lifted) if batched else pull(lifted)  # is_grads_batched takes norms one by one
         if not half or all(bool(grad.isfinite().all()) for grad in grads):
             break
     return [grad.to(torch.promote_types(grad.dtype, torch.float32)) * 2.0**-lift for grad in grads]

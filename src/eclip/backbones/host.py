@@ -225,7 +225,7 @@ def steady(*roots: nn.Module) -> Iterator[None]:
 
 
 def backward_hook(model: nn.Module, roots: list[nn.Module]) -> str | None:
-    """Where in a model, below the roots, a backward hook stands; "every module" if torch itself holds it."""
+    """Where in a model, below the roots, a backward hook stands; "every module" if torch itself has one."""
     if torch_module._global_backward_hooks or torch_module._global_backward_pre_hooks:
         return "every module"
     for _, module in modules_of(*roots):

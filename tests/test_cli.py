@@ -18,9 +18,8 @@ from typer.testing import CliRunner
 
 import eclip
 from eclip import __version__, cli
-from eclip.backbones import base
 from eclip.backbones.preprocess import Preprocess
-from eclip.choices import RESIZES
+from eclip.choices import POSITIONS, RESIZES
 from eclip.explanation import Explanation
 from eclip.methods import METHODS
 from eclip.writer import ComparisonWriter
@@ -336,7 +335,7 @@ def test_wrong_settings_of_the_model_are_two(
 
 
 def test_positions_are_those_of_encode() -> None:
-    assert tuple(cli.asking.Positions) == base.POSITIONS
+    assert tuple(cli.asking.Positions) == POSITIONS
     assert tuple(cli.asking.Resize) == RESIZES
 
 

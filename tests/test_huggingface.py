@@ -21,7 +21,7 @@ import test_backbones
 import tiny
 import tiny_hf
 from eclip import cli
-from eclip.backbones import catalog, load
+from eclip.backbones import catalog, create
 from eclip.backbones.text_tower import run_text_block
 from eclip.blocks import run_block
 from eclip.errors import AlteredModelError, DownloadError, ModelError, OptionError, UnsupportedTowerError
@@ -515,7 +515,7 @@ def test_the_hub_is_asked_once_and_for_the_kind_first(folders: Path, monkeypatch
 
 
 def test_without_transformers_the_extra_is_named(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(create.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"transformers, which is missing: pip install 'eclip\[hf\]'"):
         eclip.load(f"hf:{folders / 'CLIP'}")
 

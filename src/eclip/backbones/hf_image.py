@@ -53,7 +53,7 @@ def clip_tower(model: Any) -> dict[str, Any]:
         "pool": lambda tokens: project(tokens[:, 0]),
         "final_norm": vision.post_layernorm,
         "to_feature": to_feature,
-        "encode_pixels": lambda pixels: _feature(model.get_image_features(pixel_values=pixels)),
+        "encode_pixels": lambda pixels: feature_of(model.get_image_features(pixel_values=pixels)),
     }
 
 
@@ -70,7 +70,7 @@ def siglip_tower(model: Any) -> dict[str, Any]:
 
     def encode_pixels(pixels: Tensor) -> Tensor:
         with steady(model):
-            return _feature(model.get_image_features(pixel_values=pixels))
+            return feature_of(model.get_image_features(pixel_values=pixels))
 
     return {"native": native, "patch_size": patch, "embed": embed, "encode_pixels": encode_pixels, **_headed(vision)}
 
@@ -103,7 +103,7 @@ def naflex_tower(model: Any) -> dict[str, Any]:
     def encode_pixels(pixels: Tensor) -> Tensor:
         count, device = len(pixels), pixels.device
         with steady(model):
-            return _feature(
+            return feature_of(
                 model.get_image_features(
                     pixel_values=rows_of(pixels, native),
                     pixel_attention_mask=torch.ones(count, side * side, dtype=torch.long, device=device),
@@ -114,7 +114,7 @@ def naflex_tower(model: Any) -> dict[str, Any]:
     return {"native": native, "patch_size": patch, "embed": embed, "encode_pixels": encode_pixels, **_headed(vision)}
 
 
-def _feature(answer: Any) -> Tensor:
+def feature_of(answer: Any) -> Tensor:
     """A tensor until transformers 5, since then a record, or a tuple of its values where the configuration says so."""
     if isinstance(answer, Tensor):
         return answer

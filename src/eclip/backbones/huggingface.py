@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from eclip.backbones.base import Backbone
 from eclip.backbones.catalog import HF_CLASSES
 from eclip.backbones.colors import Color, colors_of, settled
-from eclip.backbones.hf_image import VISUAL, clip_tower, naflex_tower, siglip_tower
+from eclip.backbones.hf_image import VISUAL, clip_tower, feature_of, naflex_tower, siglip_tower
 from eclip.backbones.hf_text import alt_text, chinese_text, clip_text, end_token, siglip_text
 from eclip.backbones.text_tower import TextTower
 from eclip.backbones.tokenizing import NoTokenizer, Reader, of_transformers
@@ -135,10 +135,7 @@ def _encoder(model: Any, kind: Kind) -> Callable[[Tensor], Tensor]:
             places = kept.any(dim=0).nonzero()
             ids = ids[:, : int(places.max()) + 1 if len(places) else None]  # masked by all: need not be computed
             options["attention_mask"] = kept[:, : ids.shape[1]].long()
-        answer = model.get_text_features(input_ids=ids, **options)
-        if isinstance(answer, tuple):  # of a model with config.return_dict=False: tokens, then what is pooled
-            return answer[1]
-        return answer if isinstance(answer, Tensor) else answer.pooler_output  # the latter from transformers 5 on
+        return feature_of(model.get_text_features(input_ids=ids, **options))
 
     return encode
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cosine_similarity, interpolate, normalize
 
 import eclip
 import tiny
+from eclip.backbones.encoding import Encoding
 from eclip.errors import OptionError
 from eclip.methods import METHODS
 from eclip.methods.decompose import terms
@@ -103,8 +105,9 @@ def test_occlusion_covers_every_patch_with_few_windows(shape: tuple[int, int]) -
         for stride in range(1, window + 1):
             cover = _windows(eclip.backbones.base.Grid(*shape), window, stride)
             assert cover.sum(dim=0).min() >= 1, f"a patch that no window covers at {window}, {stride}"
-    count = _count(backbone, lambda: METHODS["occlusion"](_at(backbone, shape), tiny.texts(backbone)))
-    assert count <= 1 + 256, "one pass for the encoding, few for the windows"
+    encoding, count = _counted(1, *shape)
+    text = tiny.texts(backbone)
+    assert 0 < count(lambda: METHODS["occlusion"](encoding, text)) <= 1 + 256, "few for the windows, one with none"
 
 
 def _at(backbone: eclip.Backbone, shape: tuple[int, int]) -> eclip.Encoding:
@@ -170,32 +173,37 @@ def test_gscorecam_equals_the_formula(family: str) -> None:
 # --- what they cost, and where they look ---
 
 
-def _count(backbone: eclip.Backbone, task: Callable[[], object]) -> int:
-    """Images that went through the tower."""
-    images = []
-    first = next(module for module in backbone.model.visual.modules() if isinstance(module, nn.Conv2d))
-    handle = first.register_forward_pre_hook(lambda _, inputs: images.append(len(inputs[0])))
-    task()
-    handle.remove()
-    return sum(images)
+def _counted(images: int, *shape: int) -> tuple[Encoding, Callable[[Callable[[], object]], int]]:
+    """An encoding, and what counts the images that go through the tower during a task."""
+    backbone, seen = tiny.backbone("vit"), []
+
+    def embed(pixels: Tensor, *where: Any) -> Any:
+        seen.append(len(pixels))
+        return backbone.embed(pixels, *where)
+
+    def count(task: Callable[[], object]) -> int:
+        seen.clear()
+        task()
+        return sum(seen)
+
+    return eclip.encode(replace(backbone, embed=embed), tiny.pixels(backbone, images, *shape)), count
 
 
 @pytest.mark.parametrize(("name", "options", "passes"), [("rise", {"mask_count": 11}, 11), ("occlusion", {}, 16)])
 def test_texts_share_masked_passes(name: str, options: dict[str, int], passes: int) -> None:
-    backbone = tiny.backbone("vit")
-    encoding = eclip.encode(backbone, tiny.pixels(backbone))
+    encoding, count = _counted(2)
     for texts in (1, 30):
-        text = tiny.texts(backbone, texts)
-        assert _count(backbone, lambda text=text: METHODS[name](encoding, text, **options)) == 2 * passes
+        text = tiny.texts(encoding.backbone, texts)
+        assert count(lambda text=text: METHODS[name](encoding, text, **options)) == 2 * passes
 
 
 def test_gscorecam_looks_through_each_channel_once() -> None:
-    backbone = tiny.backbone("vit")  # 32 channels
-    encoding = eclip.encode(backbone, tiny.pixels(backbone, 1))
-    passes = [_count(backbone, lambda n=n: METHODS["gscorecam"](encoding, tiny.texts(backbone, n))) for n in (1, 50)]
+    encoding, count = _counted(1)  # 32 channels
+    texts = {number: tiny.texts(encoding.backbone, number) for number in (1, 9, 50)}
+    passes = [count(lambda n=n: METHODS["gscorecam"](encoding, texts[n])) for n in (1, 50)]
     assert passes[0] == 4, "a tenth of the channels, rounded up"
     assert passes[0] < passes[1] <= 32, "no channel twice"
-    everything = _count(backbone, lambda: METHODS["gscorecam"](encoding, tiny.texts(backbone, 9), channels=300))
+    everything = count(lambda: METHODS["gscorecam"](encoding, texts[9], channels=300))
     assert everything == 32
 
 

@@ -54,10 +54,10 @@ for wanted in runs:
         train(TrainConfig(**wanted), resume=resume, tell=tell)
     except SystemExit as stopped:
         check_closed()  # while the error is there
-        print("rank", rank, "stopped with", stopped.code)
+        sys.stdout.write(f"rank {rank} stopped with {stopped.code}\\n")  # at once: two processes write here
     except KeyboardInterrupt as stopped:
         check_closed()
-        print("rank", rank, "interrupted")
+        sys.stdout.write(f"rank {rank} interrupted\\n")
     check_closed()
 if own:
     del callers

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import eclip
-from eclip.errors import OptionError
+from eclip.errors import EqualTextsWarning, OptionError
 from eclip.explanation import Explanation
 from eclip.indexing import image_and_text, image_of, number_of
 
@@ -87,7 +87,8 @@ def test_pictures_of_an_image_alone(answer: Explanation) -> None:
 
 
 def test_one_is_one_and_a_name_that_several_have_needs_a_number(tiny_name: str, photos: Path) -> None:
-    one = eclip.explain(photos / "a.png", ["a dog", "grass", "a dog"], model=tiny_name, method="itsm")
+    with pytest.warns(EqualTextsWarning, match=r"'a dog' \(2 times\)"):
+        one = eclip.explain(photos / "a.png", ["a dog", "grass", "a dog"], model=tiny_name, method="itsm")
     with pytest.raises(OptionError, match=r"there is no image 1: there is 1 image, number 0\."):
         one.heatmap(1, 0)
     with pytest.raises(OptionError, match=r"texts 0 and 2 are called 'a dog': give the number\."):

@@ -345,7 +345,7 @@ def test_a_download_says_its_size_first(
 def test_weights_get_the_activation_and_colors_they_were_trained_with(
     monkeypatch: pytest.MonkeyPatch, tag: str, quick: bool
 ) -> None:
-    monkeypatch.setattr(load, "fetch", lambda *_: Path("weights.bin"))
+    monkeypatch.setattr(create, "fetch", lambda *_: Path("weights.bin"))
     options = create._tag_options("ViT-B-16", tag)
     assert options["force_quick_gelu"] is quick
     assert options["pretrained"] == "weights.bin"
@@ -356,11 +356,11 @@ def test_weights_get_the_activation_and_colors_they_were_trained_with(
 
 
 def test_siglip_gets_its_own_colors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "fetch", lambda *_: Path("weights.bin"))
+    monkeypatch.setattr(create, "fetch", lambda *_: Path("weights.bin"))
     assert create._tag_options("ViT-B-16-SigLIP", "webli")["force_preprocess_cfg"]["mean"] == (0.5, 0.5, 0.5)
 
 
 def test_a_text_side_of_transformers_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(create.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"ViT-B-16-SigLIP needs.*pip install 'eclip\[hf\]'"):
         create.create("ViT-B-16-SigLIP", "webli", None)

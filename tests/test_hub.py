@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 
 import eclip
 import tiny
-from eclip.backbones import catalog, hub_errors, load
+from eclip.backbones import catalog, create, hub_errors, load
 from eclip.errors import DownloadError, ModelError
 from eclip.guides import GUIDES, Seen, dino
 from eclip.head import EclipHead, load_head
@@ -178,7 +178,7 @@ def tags(made: dict[str, Path], hub: Hub, tmp_path: Path, monkeypatch: pytest.Mo
         }
     every = {**catalog.tags(), **{name: list(weights[name]) for name in configs}}
     monkeypatch.setattr(catalog, "architectures", lambda: known)
-    monkeypatch.setattr(load, "architectures", lambda: known)
+    monkeypatch.setattr(create, "architectures", lambda: known)
     monkeypatch.setattr(catalog, "tags", lambda: every)
     monkeypatch.setattr(open_clip.pretrained, "_PRETRAINED", weights)
 

@@ -25,8 +25,8 @@ from scipy.stats import rankdata
 
 import eclip
 from eclip import heatmap
+from eclip.images import open_photo
 from eclip.interactions import PairQuestion
-from eclip.photos import open_photo
 
 POINTS = (1, 2, 5, 10, 20, 50, 100)
 

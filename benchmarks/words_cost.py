@@ -20,8 +20,8 @@ import torch
 
 import eclip
 from eclip.blocks import unit
+from eclip.images import open_photo
 from eclip.interactions import PairQuestion
-from eclip.photos import open_photo
 from eclip.words.reading import read
 
 TEXT = "two people riding horses on the beach"

@@ -18,8 +18,8 @@ from eclip import render
 from eclip.compare import Comparison, Contest
 from eclip.errors import EclipError, ImageError, OptionError, TextError, UnknownNameError
 from eclip.explanation import Explanation
+from eclip.images import open_photo
 from eclip.methods import METHODS
-from eclip.photos import open_photo
 
 FAST = [name for name, method in METHODS.items() if method.kind != "perturbation"]
 TEXTS = ["a dog", "grass", "the sea"]

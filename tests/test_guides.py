@@ -36,8 +36,8 @@ from eclip.errors import (
 )
 from eclip.guides import GUIDES, Seen, check_guide, on_grid
 from eclip.guides.spectral import likeness, second_eigenvector
+from eclip.images import open_photo
 from eclip.methods import METHODS
-from eclip.photos import open_photo
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2, "num_classes": 0}

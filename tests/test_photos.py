@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import eclip
 from eclip.errors import ImageError
-from eclip.photos import decode_photo, find_photos, open_photo
+from eclip.images import decode_photo, find_photos, open_photo
 
 
 def _pixel(source: Any, x: int = 0, y: int = 0) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 import eclip
 from eclip.guides import GUIDES, Seen
-from eclip.photos import open_photo
+from eclip.images import open_photo
 from eclip.render.colors import BACKGROUND, BAR_GRAY, FAINT, INK, blend
 from eclip.render.letters import fit
 from eclip.render.panels import paint

@@ -12,7 +12,7 @@ from guides_picture import ALPHA, DOCS, FOOT, GAP, HEAD, MARGIN, WIDTH, write
 from PIL import Image, ImageDraw
 
 import eclip
-from eclip.photos import open_photo
+from eclip.images import open_photo
 from eclip.render.colors import BACKGROUND, FAINT, INK
 from eclip.render.panels import paint
 

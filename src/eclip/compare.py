@@ -20,9 +20,9 @@ from eclip.commands import compare_command, was_named
 from eclip.errors import OptionError
 from eclip.explain import Question
 from eclip.explanation import Explanation
+from eclip.images import Photo, name_of, open_photo
 from eclip.methods import GROUPS, METHODS, NO_DIFFERENCE, AnyMethod, check_methods, options_for
 from eclip.naming import method_names
-from eclip.photos import Photo, name_of, open_photo
 from eclip.templates import kept
 from eclip.text import check_texts
 from eclip.writer import FORMATS, ComparisonWriter, made_by, png

@@ -29,12 +29,12 @@ from eclip.concepts_writer import ConceptsWriter, concepts_command, drawn
 from eclip.errors import OptionError, ShapeError
 from eclip.explanation import Explanation
 from eclip.image_mean import mean_for
+from eclip.images import Photo, are_several, at_least_one, read_batches
 from eclip.methods import METHODS, AnyMethod, check_methods, options_for
 from eclip.methods.maskclip import patch_features
 from eclip.msae import Autoencoder, load_autoencoder
 from eclip.naming import method_name
-from eclip.options import plain_options, whole, whole_or_none
-from eclip.photos import Photo, are_several, at_least_one, read_batches
+from eclip.registry import plain_options, whole, whole_or_none
 from eclip.templates import kept
 from eclip.text import encode_texts
 from eclip.vocabulary import words_of

@@ -34,9 +34,9 @@ from eclip.evaluation.row import Row
 from eclip.evaluation.sense import check_groups
 from eclip.methods import AnyMethod, check_methods, options_for
 from eclip.naming import method_names
-from eclip.options import check_options, whole, whole_or_none
 from eclip.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Localize, Protocol, protocol_of
 from eclip.refinements import check_refinement
+from eclip.registry import check_options, whole, whole_or_none
 from eclip.writer import made_by, noted, versions
 
 FAST = "fast"

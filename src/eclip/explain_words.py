@@ -18,9 +18,9 @@ from eclip.backbones.devices import Device
 from eclip.backbones.encoding import encode
 from eclip.backbones.load import backbone_of
 from eclip.blocks import unit
+from eclip.images import Photo, at_least_one, name_of, open_photo
 from eclip.indexing import Which, image_and_text, image_of
-from eclip.options import plain_options, whole_or_none
-from eclip.photos import Photo, at_least_one, name_of, open_photo
+from eclip.registry import plain_options, whole_or_none
 from eclip.text import check_texts, encode_texts
 from eclip.words import DEFAULT_WORD_METHOD, WordMethod, word_method
 from eclip.words.reading import read

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from eclip.earlier import MANIFEST, Earlier, asked_of, command_of, place_of
 from eclip.errors import OptionError, ResultError
-from eclip.locks import lock
+from eclip.files import lock
 from eclip.marks import MARK, is_ours, png, slug
 
 if TYPE_CHECKING:

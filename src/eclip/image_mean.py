@@ -19,7 +19,7 @@ from eclip.backbones.encoding import encode
 from eclip.backbones.load import PRECISIONS, backbone_of, load
 from eclip.blocks import unit
 from eclip.errors import ImageError, OptionError, ShapeError
-from eclip.photos import Photo, find_photos, read_ahead
+from eclip.images import Photo, find_photos, read_ahead
 
 MINI_MEAN = "backbones/assets/mini/image_mean.npy"
 """That of `mini`, made by recipes/concepts/image_mean.py."""

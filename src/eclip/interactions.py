@@ -19,8 +19,8 @@ from eclip.backbones.encoding import encode
 from eclip.backbones.load import backbone_of
 from eclip.blocks import cosine
 from eclip.errors import OptionError, TextError
-from eclip.options import plain_options, whole_or_none
-from eclip.photos import Photo, name_of, open_photo
+from eclip.images import Photo, name_of, open_photo
+from eclip.registry import plain_options, whole_or_none
 from eclip.text import check_texts, encode_texts
 from eclip.words.pairs import Path, check_path, image_path, pairs, target, text_path, with_reference
 from eclip.words.reading import Reading, content, read

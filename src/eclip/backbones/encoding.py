@@ -21,7 +21,7 @@ from eclip.backbones.state import State, image_state
 from eclip.blocks import Block, Tokens
 from eclip.choices import DEFAULT_POSITIONS, POSITIONS
 from eclip.errors import KeepError, OptionError, ShapeError
-from eclip.options import whole
+from eclip.registry import whole
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -17,7 +17,7 @@ from torch import Tensor
 from eclip.backbones.colors import to_pixels
 from eclip.choices import RESIZES
 from eclip.errors import OptionError
-from eclip.options import whole
+from eclip.registry import whole
 
 
 class Grid(NamedTuple):

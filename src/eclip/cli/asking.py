@@ -180,7 +180,7 @@ def given_model(name: str, device: str, head: str | None) -> tuple[str | Backbon
 
 def over_photos(sources: list[str], writer: Folder, work: Callable[[list[Path]], None]) -> None:
     """Find the photos and do the work on them; what cannot be found, and how ever it ends, is on record."""
-    from eclip.photos import find_photos
+    from eclip.images import find_photos
 
     photos, problems = find_photos(sources, writer.folder)
     for source, error in problems:

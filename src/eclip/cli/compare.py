@@ -91,7 +91,7 @@ def _compare_all(
     quiet: bool,
 ) -> None:
     from eclip.compare import Contest
-    from eclip.photos import read_ahead
+    from eclip.images import read_ahead
 
     with asking.running(photos, writer, lambda how: compare_command(sources, texts, how)) as run:
         if (head := settings.pop("head")) is not None:

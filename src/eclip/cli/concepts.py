@@ -126,7 +126,7 @@ def _mean(folder: Path, settings: dict[str, Any], writer: ConceptsWriter, progre
     from eclip import splice
     from eclip.backbones.load import load
     from eclip.image_mean import image_mean
-    from eclip.photos import find_photos
+    from eclip.images import find_photos
     from eclip.vocabulary import words_of
 
     writer.check_free(MEAN)

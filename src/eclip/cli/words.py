@@ -96,8 +96,8 @@ def _all(
 ) -> None:
     from eclip.backbones.load import load
     from eclip.explain_words import WordQuestion
+    from eclip.images import read_batches
     from eclip.interactions import PairQuestion, check_box
-    from eclip.photos import read_batches
 
     with asking.running(photos, writer, lambda how: words_command(sources, texts, how)) as run:
         backbone = load(model[0], device=model[1])

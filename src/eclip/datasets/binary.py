@@ -15,7 +15,7 @@ import numpy as np
 from eclip.datasets.decoders import BACKGROUND, VOID, Numbers, Table, plane, refuse_smooth, short, shown, smooth
 from eclip.datasets.masked import Decode, Masked
 from eclip.errors import DataError, ImageError
-from eclip.photos import Place
+from eclip.images import Place
 
 LOOKED_AT = 200
 """Masks that are looked at, spread evenly; of most sets the first ones decide."""

@@ -20,7 +20,7 @@ from eclip.datasets.members import TAR, in_folder, in_tar, pair_up, without_capt
 from eclip.datasets.pair import Bad, Pair, Place, digest
 from eclip.datasets.tables import Columns, read_table
 from eclip.errors import DataError, OptionError
-from eclip.photos import EXTENSIONS
+from eclip.images import EXTENSIONS
 
 __all__ = ["KINDS", "Bad", "Pair", "Place", "digest", "read_pairs"]
 

@@ -15,7 +15,7 @@ from jaxtyping import UInt16
 from PIL import Image
 
 from eclip.errors import DataError, ResultError
-from eclip.photos import Place, from_file
+from eclip.images import Place, from_file
 
 BACKGROUND, VOID = 0, 65535
 Numbers = UInt16[np.ndarray, "height width"]

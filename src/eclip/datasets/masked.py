@@ -17,7 +17,7 @@ from PIL import Image
 
 from eclip.datasets.decoders import BACKGROUND, VOID, indexed, short, shown
 from eclip.errors import DataError, DataWarning, ImageError
-from eclip.photos import Place, open_photo, stored_size
+from eclip.images import Place, open_photo, stored_size
 
 Decode = Callable[[Path | Place], UInt16[np.ndarray, "height width"]]
 """From the file of a mask to class numbers: `eclip.datasets.decoders` has those of pictures."""

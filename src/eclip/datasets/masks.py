@@ -26,7 +26,7 @@ from eclip.datasets.decoders import BACKGROUND, VOID, indexed
 from eclip.datasets.layout import declares_void, read_classes, rows_of
 from eclip.datasets.masked import Decode, Lazy, Masked, MaskSet, present
 from eclip.errors import DataError, DataWarning, OptionError
-from eclip.photos import EXTENSIONS
+from eclip.images import EXTENSIONS
 
 __all__ = [
     "BACKGROUND",

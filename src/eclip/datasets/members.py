@@ -13,7 +13,7 @@ from typing import IO, NamedTuple
 
 from eclip.datasets.pair import Bad, Pair, Place
 from eclip.errors import DataError
-from eclip.photos import EXTENSIONS
+from eclip.images import EXTENSIONS
 
 TAR = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2?|txz)$", re.IGNORECASE)
 """How the name of a tar ends, compressed or not."""

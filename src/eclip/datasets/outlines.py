@@ -21,7 +21,7 @@ from eclip.datasets.masked import Lazy, Masked
 from eclip.datasets.records import records
 from eclip.datasets.shapes import inside, wrong_with
 from eclip.errors import DataError, DataWarning, MissingExtraError
-from eclip.photos import Place
+from eclip.images import Place
 
 MOST_TOLD = 3
 """Of more annotations that cannot be painted, their number is told."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from eclip.photos import Place, decode_photo
+from eclip.images import Place, decode_photo
 
 __all__ = ["Bad", "Pair", "PairSet", "Place", "digest"]
 

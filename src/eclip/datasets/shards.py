@@ -16,7 +16,7 @@ from eclip.datasets.masked import Decode, Masked, MaskSet
 from eclip.datasets.members import SEG, Member, in_tar
 from eclip.datasets.pair import Bad
 from eclip.errors import DataError, DataWarning, LayoutError
-from eclip.photos import EXTENSIONS
+from eclip.images import EXTENSIONS
 
 
 def shards(root: Path, _: str) -> MaskSet:

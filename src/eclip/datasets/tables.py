@@ -11,7 +11,7 @@ from typing import NamedTuple, TextIO
 
 from eclip.datasets.pair import Bad, Pair, Place
 from eclip.errors import DataError
-from eclip.photos import EXTENSIONS
+from eclip.images import EXTENSIONS
 
 
 class Columns(NamedTuple):

@@ -15,8 +15,8 @@ from eclip.backbones.encoding import Encoding, encode
 from eclip.datasets.masks import VOID, Masked, MaskSet, present
 from eclip.errors import OptionError, ShapeError
 from eclip.heatmap import normalize, resize
+from eclip.images import read_batches
 from eclip.metrics.localization import Localization, Record
-from eclip.photos import read_batches
 from eclip.text import encode_texts
 
 MapsOf = Callable[[Encoding, Tensor], dict[str, Tensor]]

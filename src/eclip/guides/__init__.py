@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from eclip.errors import EclipError, OptionError, ShapeError, UnknownNameError
-from eclip.options import check_options, options_of, plain_options
+from eclip.registry import check_options, options_of, plain_options
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -31,7 +31,7 @@ class Seen:
     """What a guide may look at, of the same photos in the same order.
 
     Attributes:
-        photos: whole and upright, as `eclip.photos.open_photo` gives them.
+        photos: whole and upright, as `eclip.images.open_photo` gives them.
         sources: their names, such as "photos/cat.jpg" or, of a photo in a tar, "train-000.tar/000123".
         encoding: by the model that is trained, with the last block kept.
     """

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from eclip.errors import OptionError, ShapeError
 from eclip.guides import Seen, on_grid
-from eclip.photos import EXTENSIONS
+from eclip.images import EXTENSIONS
 
 GRAY = ("1", "L", "I", "I;16", "I;16B")
 """Pillow's modes of gray; "I" is that of 16 bits in its older versions."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from eclip.options import check_options, options_of
+from eclip.registry import check_options, options_of
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from eclip.errors import OptionError, ShapeError, UnknownNameError
-from eclip.options import check_options, listed, options_of, plain_options
+from eclip.registry import check_options, listed, options_of, plain_options
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -11,7 +11,7 @@ from typing import Any
 
 from eclip.errors import OptionError
 from eclip.guides import check_guide
-from eclip.options import check_options, plain_options
+from eclip.registry import check_options, plain_options
 
 FORMS = (
     *("soft", "hard", "exclusion", "soft_unit", "exclusion_unit", "max", "masked_mean", "mean"),

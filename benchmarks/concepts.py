@@ -23,8 +23,8 @@ from PIL import Image
 
 import eclip
 from eclip import splice
+from eclip.backbones.blocks import unit
 from eclip.backbones.encoding import encode
-from eclip.blocks import unit
 from eclip.image_mean import mean_for
 from eclip.vocabulary import words_of
 

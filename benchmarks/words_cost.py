@@ -19,7 +19,7 @@ import open_clip
 import torch
 
 import eclip
-from eclip.blocks import unit
+from eclip.backbones.blocks import unit
 from eclip.images import open_photo
 from eclip.interactions import PairQuestion
 from eclip.words.reading import read

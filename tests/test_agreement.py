@@ -17,8 +17,8 @@ from torch.nn.utils import parametrize
 import eclip
 import tiny
 import tiny_hf
-from eclip.backbones.base import Backbone
-from eclip.blocks import run_block
+from eclip.backbones.backbone import Backbone
+from eclip.backbones.blocks import run_block
 from eclip.errors import AlteredModelError, EclipError, GradientError, ModelError, StaleEncodingError
 from eclip.words.reading import read
 

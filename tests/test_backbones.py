@@ -18,9 +18,9 @@ from torchvision import transforms
 
 import eclip
 import tiny
-from eclip.backbones.base import Grid
+from eclip.backbones.backbone import Grid
+from eclip.backbones.blocks import run_block
 from eclip.backbones.positions import resize_positions
-from eclip.blocks import run_block
 from eclip.errors import KeepError, ModelError, NoMeaningError, OptionError, ShapeError, UnsupportedTowerError
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 import eclip
 from eclip import __version__, cli
+from eclip.backbones.choices import POSITIONS, RESIZES
 from eclip.backbones.preprocess import Preprocess
-from eclip.choices import POSITIONS, RESIZES
 from eclip.explanation import Explanation
 from eclip.methods import METHODS
 from eclip.writer import ComparisonWriter

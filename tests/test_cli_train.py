@@ -21,7 +21,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import eclip
-from eclip import head, pooling
+from eclip import pooling
+from eclip.backbones import head
 from eclip.cli import app
 from eclip.cli import train as door
 from eclip.explanation import Explanation

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 import eclip
 from eclip import cli, msae, render, splice
+from eclip.backbones.blocks import unit
 from eclip.backbones.encoding import encode
-from eclip.blocks import unit
 from eclip.concepts_writer import ConceptsWriter
 from eclip.errors import ImageError, MissingExtraError, ModelError, OptionError, ShapeError, TextError
 from eclip.methods import METHODS

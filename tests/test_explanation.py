@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 import eclip
 import tiny
-from eclip.backbones.base import Backbone
+from eclip.backbones.backbone import Backbone
 from eclip.cli import app
 from eclip.errors import EqualTextsWarning, ImageError, OptionError, ResultError, TextError, UnknownNameError
 from eclip.explanation import Explanation

@@ -18,10 +18,10 @@ import pytest
 import torch
 
 import eclip
-from eclip.backbones.base import Backbone
+from eclip.backbones.attention_pooling import gather
+from eclip.backbones.backbone import Backbone
+from eclip.backbones.blocks import cosine
 from eclip.backbones.encoding import Encoding
-from eclip.backbones.gathering import gather
-from eclip.blocks import cosine
 from eclip.methods.decompose import terms
 from eclip.methods.gradeclip import _single_head
 from eclip.methods.surgery import RESNETS

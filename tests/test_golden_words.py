@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import eclip
-from eclip.backbones.gathering import rest
+from eclip.backbones.attention_pooling import rest
+from eclip.backbones.blocks import unit
 from eclip.backbones.pool import pool_tokens
-from eclip.blocks import unit
 from eclip.words import WORD_METHODS
 from eclip.words.pairs import Path, _path, image_path, pairs, target, text_path
 from eclip.words.reading import Reading

@@ -13,12 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import eclip
 import tiny
-from eclip.backbones import gathering
-from eclip.backbones.base import Backbone
+from eclip.backbones import attention_pooling
+from eclip.backbones.attention_pooling import cosine_slope, gather
+from eclip.backbones.backbone import Backbone
+from eclip.backbones.blocks import attention, finish
 from eclip.backbones.encoding import Encoding
-from eclip.backbones.gathering import cosine_slope, gather
 from eclip.backbones.pool import pool_tokens
-from eclip.blocks import attention, finish
 from eclip.errors import KeepError, NoMeaningError, OptionError
 from eclip.methods import METHODS
 from eclip.methods.gradcam import trunk_slope
@@ -341,7 +341,7 @@ def test_texts_that_do_not_fit_at_once_take_turns(
     _, encoding, _ = _encoded("vit")
     text = tiny.texts(encoding.backbone, 7).double()
     whole = METHODS[name].function(encoding, text, **options)
-    monkeypatch.setattr(gathering, "AT_ONCE", 4 * 2 * 17 * 32 * 3)  # room for three
+    monkeypatch.setattr(attention_pooling, "AT_ONCE", 4 * 2 * 17 * 32 * 3)  # room for three
     torch.testing.assert_close(METHODS[name].function(encoding, text, **options), whole, rtol=0, atol=1e-14)
 
 

@@ -22,7 +22,7 @@ from torch import nn
 
 import eclip
 import tiny
-from eclip.backbones.base import Backbone, Grid
+from eclip.backbones.backbone import Backbone, Grid
 from eclip.backbones.encoding import encode
 from eclip.errors import (
     DownloadError,

@@ -14,10 +14,10 @@ from torch import nn
 
 import eclip
 import tiny
-from eclip.backbones.base import Backbone
-from eclip.blocks import cosine
+from eclip.backbones.backbone import Backbone
+from eclip.backbones.blocks import cosine
+from eclip.backbones.head import CONFIG, WEIGHTS, EclipHead, head_rows, load_head, with_head
 from eclip.errors import HeadError, KeepError, NoHeadError, OptionError, ResultError
-from eclip.head import CONFIG, WEIGHTS, EclipHead, head_rows, load_head, with_head
 from eclip.methods import METHODS
 
 STARTS = {"value": "maskclip", "output": "itsm"}

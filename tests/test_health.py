@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import eclip
 import tiny
-from eclip.backbones.base import Backbone
+from eclip.backbones.backbone import Backbone
 from eclip.cli import app
 from eclip.explanation import Explanation
 from eclip.health import NUMBERS, SENTENCES, Checkup, Health, artefacts, correlation, polarity_by_hiding, share_below

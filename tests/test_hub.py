@@ -27,9 +27,9 @@ from safetensors.torch import save_file
 import eclip
 import tiny
 from eclip.backbones import catalog, create, hub_errors, load
+from eclip.backbones.head import EclipHead, load_head
 from eclip.errors import DownloadError, ModelError
 from eclip.guides import GUIDES, Seen, dino
-from eclip.head import EclipHead, load_head
 from hub import Hub, environment, started
 
 tiny_hf: Any = pytest.importorskip("tiny_hf")

@@ -22,8 +22,8 @@ import tiny
 import tiny_hf
 from eclip import cli
 from eclip.backbones import catalog, create
+from eclip.backbones.blocks import run_block
 from eclip.backbones.text_tower import run_text_block
-from eclip.blocks import run_block
 from eclip.errors import AlteredModelError, DownloadError, ModelError, OptionError, UnsupportedTowerError
 from eclip.text import words_read
 from eclip.words import WORD_METHODS

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from eclip.backbones.head import EclipHead, HeadConfig
 from eclip.errors import OptionError, UnknownNameError
-from eclip.head import EclipHead, HeadConfig
 from eclip.pooling import match
 from eclip.train import rate_at
 from eclip.training.config import TrainConfig, from_toml

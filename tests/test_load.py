@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import eclip
 import tiny
-from eclip.backbones import catalog, create, load, openclip
+from eclip.backbones import catalog, create, load, wrap
 from eclip.errors import DeviceError, DownloadError, ModelError, UnknownNameError, UnsupportedTowerError
 
 
@@ -83,9 +83,9 @@ def test_the_catalog_says_of_each_class_of_tower_what_wrap_does(name: str) -> No
         visual = open_clip.model._build_vision_tower(config["embed_dim"], config["vision_cfg"])
     if family is None:
         with pytest.raises(UnsupportedTowerError):
-            openclip._tower(visual)
+            wrap._tower(visual)
     else:
-        assert openclip._tower(visual)["family"] == family
+        assert wrap._tower(visual)["family"] == family
 
 
 def test_few_architectures_have_no_adapter() -> None:

@@ -12,7 +12,7 @@ from torch.nn.functional import linear, normalize
 
 import eclip
 import tiny
-from eclip.blocks import Block
+from eclip.backbones.blocks import Block
 from eclip.errors import KeepError, OptionError, ShapeError
 from eclip.methods import METHODS
 

@@ -9,7 +9,7 @@ import torch
 import eclip
 import eclip.errors
 import tiny
-from eclip.blocks import cosine
+from eclip.backbones.blocks import cosine
 from eclip.metrics.fills import FILLS, fill
 from eclip.metrics.steps import Curve, area, pixel_order, random_order
 

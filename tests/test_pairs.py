@@ -11,8 +11,8 @@ from PIL import Image
 
 import eclip
 import tiny
+from eclip.backbones.attention_pooling import rest
 from eclip.backbones.encoding import Encoding
-from eclip.backbones.gathering import rest
 from eclip.backbones.text_tower import run_text_block
 from eclip.errors import OptionError, TextError
 from eclip.words.pairs import image_path, text_path

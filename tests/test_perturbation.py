@@ -103,7 +103,7 @@ def test_occlusion_covers_every_patch_with_few_windows(shape: tuple[int, int]) -
     backbone = tiny.backbone("vit")
     for window in (1, 2, 3, 5):
         for stride in range(1, window + 1):
-            cover = _windows(eclip.backbones.base.Grid(*shape), window, stride)
+            cover = _windows(eclip.backbones.backbone.Grid(*shape), window, stride)
             assert cover.sum(dim=0).min() >= 1, f"a patch that no window covers at {window}, {stride}"
     encoding, count = _counted(1, *shape)
     text = tiny.texts(backbone)

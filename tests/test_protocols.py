@@ -15,7 +15,7 @@ from PIL import Image
 import eclip
 import tiny
 from eclip.backbones import native
-from eclip.backbones.base import DEFAULT_POSITIONS, Grid
+from eclip.backbones.backbone import DEFAULT_POSITIONS, Grid
 from eclip.datasets.captions import read_pairs
 from eclip.datasets.masks import VOID, MaskSet, present, read_masks
 from eclip.datasets.pair import PairSet

@@ -18,7 +18,7 @@ from PIL import Image
 import eclip
 import tiny
 from eclip import splice
-from eclip.backbones.base import Backbone, Grid
+from eclip.backbones.backbone import Backbone, Grid
 from eclip.backbones.positions import resize_positions
 from eclip.errors import DownloadError
 from eclip.image_mean import mean_for

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import eclip
 import tiny
 from eclip import heatmap
-from eclip.backbones.base import Backbone, Grid
+from eclip.backbones.backbone import Backbone, Grid
 from eclip.backbones.encoding import Encoding
 from eclip.cli import app
 from eclip.errors import EclipError, KeepError, NoMeaningError, OptionError, ShapeError, UnknownNameError

@@ -15,7 +15,7 @@ from torch import nn
 
 import eclip
 import tiny
-from eclip.backbones.base import Backbone
+from eclip.backbones.backbone import Backbone
 from eclip.errors import OptionError, TextCutWarning, TextError, UnknownNameError
 from eclip.text import check_texts, words_read
 

@@ -16,8 +16,8 @@ from torch import nn
 
 import eclip
 import tiny
-from eclip.backbones import plainly as room
-from eclip.backbones.plainly import plainly
+from eclip.backbones import eval_no_grad as room
+from eclip.backbones.eval_no_grad import plainly
 from eclip.errors import ModelError
 
 THREADS = 8

@@ -18,7 +18,7 @@ import torch
 import eclip
 import tiny
 import tiny_hf
-from eclip.backbones.base import Backbone
+from eclip.backbones.backbone import Backbone
 from eclip.errors import ModelError, OptionError, TextCutWarning, TextError
 from eclip.words.reading import read
 

@@ -21,12 +21,12 @@ from safetensors.torch import load_file, save_file
 
 import eclip
 import shapes
-from eclip.blocks import unit
+from eclip.backbones.blocks import unit
+from eclip.backbones.head import CONFIG, WEIGHTS, EclipHead, head_rows, load_head
 from eclip.datasets.masks import read_masks
 from eclip.errors import DataError, HeadError, OptionError, ResultError, TrainingError
 from eclip.evaluation.scoring import localize
 from eclip.guides import GUIDES, Seen, on_grid
-from eclip.head import CONFIG, WEIGHTS, EclipHead, head_rows, load_head
 from eclip.methods import METHODS
 from eclip.pooling import masked_max_pool, match
 from eclip.train import Run, train

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import shapes
-from eclip.head import load_head
+from eclip.backbones.head import load_head
 from eclip.train import train
 from eclip.training.config import TrainConfig
 from eclip.training.journal import FILE, events

@@ -19,12 +19,12 @@ from PIL import Image
 import eclip
 import shapes
 import tiny
-from eclip.backbones.base import Backbone
+from eclip.backbones.backbone import Backbone
+from eclip.backbones.head import EclipHead, head_rows
 from eclip.datasets.captions import Pair, read_pairs
 from eclip.datasets.pair import Place
 from eclip.errors import DataError, ResultError, TextCutWarning
 from eclip.guides import GUIDES, Seen, on_grid
-from eclip.head import EclipHead, head_rows
 from eclip.text import encode_texts
 from eclip.training import material
 from eclip.training.material import Batch, Cached, Looking, Places, Streamed

@@ -10,9 +10,9 @@ import torch
 import eclip
 import tiny
 from eclip import render
-from eclip.backbones.base import Backbone
+from eclip.backbones.backbone import Backbone
+from eclip.backbones.blocks import cosine, unit
 from eclip.backbones.text_tower import run_text_block, text_attention
-from eclip.blocks import cosine, unit
 from eclip.errors import EclipError, NoMeaningError, OptionError, TextCutWarning, TextError, UnknownNameError
 from eclip.render import sentence
 from eclip.words import WORD_METHODS

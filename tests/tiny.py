@@ -16,8 +16,8 @@ from timm.models.vitamin import GeGluMlp
 from torch import nn
 
 import eclip
-from eclip.backbones.base import Backbone
-from eclip.head import EclipHead
+from eclip.backbones.backbone import Backbone
+from eclip.backbones.head import EclipHead
 
 torch.set_num_threads(1)  # these models are too small for two
 

@@ -14,7 +14,7 @@ from torch import nn
 
 import eclip
 import tiny
-from eclip.backbones.base import Backbone
+from eclip.backbones.backbone import Backbone
 
 transformers = pytest.importorskip("transformers", reason="models of transformers need pip install 'eclip[hf]'")
 tokenizers = pytest.importorskip("tokenizers")

@@ -21,13 +21,13 @@ import torch
 from PIL import Image
 
 import eclip
-from eclip.backbones.base import Backbone
+from eclip.backbones.backbone import Backbone
+from eclip.backbones.blocks import cosine
 from eclip.backbones.encoding import Encoding
-from eclip.blocks import cosine
+from eclip.backbones.head import EclipHead, head_rows
 from eclip.datasets.masks import VOC_NAMES, MaskSet, present, read_masks
 from eclip.evaluation.scoring import encoded, score_photo
 from eclip.guides import GUIDES, Seen, on_grid
-from eclip.head import EclipHead, head_rows
 from eclip.metrics.localization import Localization
 from eclip.train import Run, train
 from eclip.training.config import TrainConfig

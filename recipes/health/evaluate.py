@@ -26,7 +26,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 import eclip
-from eclip.blocks import cosine
+from eclip.backbones.blocks import cosine
 from eclip.datasets.masks import VOID, MaskSet, read_masks
 from eclip.evaluation.scoring import encoded
 from eclip.health import (

@@ -19,12 +19,12 @@ _HOME = {
     "TEMPLATES": "eclip.templates",
     "WORD_METHODS": "eclip.words",
     "WordRelevance": "eclip.explain_words",
-    "Backbone": "eclip.backbones.base",
+    "Backbone": "eclip.backbones.backbone",
     "Comparison": "eclip.compare",
     "Concepts": "eclip.concepts",
     "Encoding": "eclip.backbones.encoding",
     "EclipError": "eclip.errors",
-    "EclipHead": "eclip.head",
+    "EclipHead": "eclip.backbones.head",
     "Evaluation": "eclip.evaluation.results",
     "Explanation": "eclip.explanation",
     "Interactions": "eclip.interactions",
@@ -42,25 +42,28 @@ _HOME = {
     "interactions": "eclip.interactions",
     "image_mean": "eclip.image_mean",
     "load": "eclip.backbones.load",
-    "load_head": "eclip.head",
+    "load_head": "eclip.backbones.head",
     "masked_max_pool": "eclip.pooling",
     "report": "eclip.report",
     "segment": "eclip.segment",
     "segment_each": "eclip.segment",
     "train": "eclip.train",
-    "with_head": "eclip.head",
-    "wrap": "eclip.backbones.openclip",
+    "with_head": "eclip.backbones.head",
+    "wrap": "eclip.backbones.wrap",
 }
 """Public names and their homes. They are imported when first asked for, so that `import eclip` loads no torch."""
 
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
-    from eclip.backbones.base import Backbone as Backbone
+    from eclip.backbones.backbone import Backbone as Backbone
     from eclip.backbones.encoding import Encoding as Encoding
     from eclip.backbones.encoding import encode as encode
+    from eclip.backbones.head import EclipHead as EclipHead
+    from eclip.backbones.head import load_head as load_head
+    from eclip.backbones.head import with_head as with_head
     from eclip.backbones.load import load as load
-    from eclip.backbones.openclip import wrap as wrap
+    from eclip.backbones.wrap import wrap as wrap
     from eclip.compare import Comparison as Comparison
     from eclip.compare import compare as compare
     from eclip.concepts import Concepts as Concepts
@@ -76,9 +79,6 @@ if TYPE_CHECKING:
     from eclip.explain_words import explain_words as explain_words
     from eclip.explanation import Explanation as Explanation
     from eclip.guides import GUIDES as GUIDES
-    from eclip.head import EclipHead as EclipHead
-    from eclip.head import load_head as load_head
-    from eclip.head import with_head as with_head
     from eclip.image_mean import image_mean as image_mean
     from eclip.interactions import Interactions as Interactions
     from eclip.interactions import interactions as interactions

@@ -12,7 +12,7 @@ from typing import Any, SupportsIndex
 from PIL import Image
 
 from eclip import render
-from eclip.backbones.base import DEFAULT_POSITIONS, Backbone
+from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL, split_name
 from eclip.backbones.devices import Device
 from eclip.backbones.load import is_loaded

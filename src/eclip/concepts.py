@@ -18,12 +18,12 @@ from PIL import Image
 from torch import Tensor
 
 from eclip import splice
-from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, Grid, plainly
+from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone, Grid, plainly
+from eclip.backbones.blocks import cosine, unit
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
 from eclip.backbones.encoding import Encoding, encode
 from eclip.backbones.load import backbone_of, is_loaded
-from eclip.blocks import cosine, unit
 from eclip.commands import was_named
 from eclip.concepts_writer import ConceptsWriter, concepts_command, drawn
 from eclip.errors import OptionError, ShapeError

@@ -16,7 +16,7 @@ from typing import Any, SupportsIndex
 
 import torch
 
-from eclip.backbones.base import Backbone
+from eclip.backbones.backbone import Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
 from eclip.backbones.load import backbone_of, is_loaded, load

@@ -18,12 +18,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, Grid
+from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone, Grid
+from eclip.backbones.blocks import cosine
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
 from eclip.backbones.encoding import encode
 from eclip.backbones.load import backbone_of, is_loaded
-from eclip.blocks import cosine
 from eclip.commands import command
 from eclip.errors import ImageError, NoMeaningError, TextError
 from eclip.explanation import Explanation

@@ -12,12 +12,12 @@ from jaxtyping import Float
 from PIL import Image
 
 from eclip import render
-from eclip.backbones.base import DEFAULT_POSITIONS, Backbone
+from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone
+from eclip.backbones.blocks import unit
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
 from eclip.backbones.encoding import encode
 from eclip.backbones.load import backbone_of
-from eclip.blocks import unit
 from eclip.images import Photo, at_least_one, name_of, open_photo
 from eclip.indexing import Which, image_and_text, image_of
 from eclip.registry import plain_options, whole_or_none

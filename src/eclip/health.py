@@ -24,12 +24,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from eclip.backbones.base import Backbone
+from eclip.backbones.backbone import Backbone
+from eclip.backbones.blocks import cosine, unit
+from eclip.backbones.cached import remembered
 from eclip.backbones.encoding import Encoding
 from eclip.backbones.load import is_loaded
 from eclip.backbones.masking import masked_scores
-from eclip.backbones.remembered import remembered
-from eclip.blocks import cosine, unit
 from eclip.indexing import Which, number_of
 from eclip.methods import METHODS, Method
 from eclip.templates import resolve

@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.backbones.base import DEFAULT_POSITIONS, Backbone
+from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone
+from eclip.backbones.blocks import unit
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.encoding import encode
 from eclip.backbones.load import PRECISIONS, backbone_of, load
-from eclip.blocks import unit
 from eclip.errors import ImageError, OptionError, ShapeError
 from eclip.images import Photo, find_photos, read_ahead
 

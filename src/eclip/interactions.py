@@ -12,12 +12,12 @@ from jaxtyping import Float, Int
 from PIL import Image
 
 from eclip import heatmap, render
-from eclip.backbones.base import DEFAULT_POSITIONS, Backbone, plainly
+from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone, plainly
+from eclip.backbones.blocks import cosine
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
 from eclip.backbones.encoding import encode
 from eclip.backbones.load import backbone_of
-from eclip.blocks import cosine
 from eclip.errors import OptionError, TextError
 from eclip.images import Photo, name_of, open_photo
 from eclip.registry import plain_options, whole_or_none

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file
 from torch import Tensor
 
-from eclip.blocks import cosine, unit
+from eclip.backbones.blocks import cosine, unit
 from eclip.errors import ModelError, OptionError, ShapeError
 
 EPSILON = 1e-5

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from eclip.blocks import unit
+from eclip.backbones.blocks import unit
 from eclip.errors import OptionError, ShapeError
 
 _Pool = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from eclip.choices import DEFAULT_POSITIONS, FILLS, POSITIONS, RESIZES
+from eclip.backbones.choices import DEFAULT_POSITIONS, FILLS, POSITIONS, RESIZES
 from eclip.errors import OptionError, UnknownNameError
 from eclip.windows import check_windows
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from eclip.backbones.base import DEFAULT_POSITIONS, Backbone
+from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
 from eclip.backbones.load import backbone_of

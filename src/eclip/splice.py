@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.blocks import unit
+from eclip.backbones.blocks import unit
 from eclip.errors import MissingExtraError, OptionError, ShapeError
 
 L1 = 0.25

@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.backbones.base import Backbone
+from eclip.backbones.backbone import Backbone
+from eclip.backbones.blocks import unit
 from eclip.backbones.host import is_all_plain, steady, text_side
-from eclip.blocks import unit
 from eclip.errors import EqualTextsWarning, TextCutWarning, TextError
 from eclip.templates import fill, resolve
 

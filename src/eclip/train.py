@@ -25,13 +25,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from eclip.backbones.head import EclipHead, with_head
 from eclip.backbones.load import load
 from eclip.datasets.captions import digest, read_pairs
 from eclip.datasets.masks import MaskSet, read_masks
 from eclip.errors import DataError, OptionError, TrainingError
 from eclip.evaluation.scoring import localize
 from eclip.folders import check_no_other
-from eclip.head import EclipHead, with_head
 from eclip.methods import METHODS
 from eclip.training import checkpoint, journal, processes
 from eclip.training.config import CHECKPOINT, FREE, TrainConfig

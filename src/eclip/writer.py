@@ -22,7 +22,7 @@ from eclip.marks import slug as slug
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from eclip.backbones.base import Backbone
+    from eclip.backbones.backbone import Backbone
     from eclip.compare import Comparison
     from eclip.explanation import Explanation
 

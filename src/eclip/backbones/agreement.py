@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eclip.backbones.blocks import Block, attention, finish
+from eclip.backbones.choices import DEFAULT_POSITIONS
 from eclip.backbones.host import (
     check_adapters,
     image_side,
@@ -26,12 +28,10 @@ from eclip.backbones.host import (
 )
 from eclip.backbones.state import State, image_state, text_state
 from eclip.backbones.text_tower import run_text_block
-from eclip.blocks import Block, attention, finish
-from eclip.choices import DEFAULT_POSITIONS
 from eclip.errors import AlteredModelError, ModelError, StaleEncodingError
 
 if TYPE_CHECKING:
-    from eclip.backbones.base import Backbone
+    from eclip.backbones.backbone import Backbone
 
 Agreed = dict[str, tuple[State, set[int]]]
 """What was checked -> the state it had then, and which blocks agreed."""

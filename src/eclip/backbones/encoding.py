@@ -14,12 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eclip.backbones.agreement import check_blocks, check_state, check_tokens, check_tower
-from eclip.backbones.base import Backbone, Positions
-from eclip.backbones.plainly import plainly
+from eclip.backbones.backbone import Backbone, Positions
+from eclip.backbones.blocks import Block, Tokens
+from eclip.backbones.choices import DEFAULT_POSITIONS, POSITIONS
+from eclip.backbones.eval_no_grad import plainly
 from eclip.backbones.preprocess import Grid
 from eclip.backbones.state import State, image_state
-from eclip.blocks import Block, Tokens
-from eclip.choices import DEFAULT_POSITIONS, POSITIONS
 from eclip.errors import KeepError, OptionError, ShapeError
 from eclip.registry import whole
 

@@ -14,7 +14,7 @@ from eclip.backbones.host import backward_hook, image_side, text_side
 from eclip.errors import AlteredModelError, GradientError
 
 if TYPE_CHECKING:
-    from eclip.backbones.base import Backbone
+    from eclip.backbones.backbone import Backbone
 
 
 class _Watch(TorchFunctionMode):

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eclip.backbones.base import DEFAULT_POSITIONS, Grid, Positions
+from eclip.backbones.backbone import DEFAULT_POSITIONS, Grid, Positions
+from eclip.backbones.blocks import Block, Fn, merge_heads, split_heads
 from eclip.backbones.host import attention_weights, is_linear, original, steady
 from eclip.backbones.positions import resize_positions
-from eclip.blocks import Block, Fn, merge_heads, split_heads
 from eclip.errors import OptionError, unsupported
 
 VISUAL = ("vision_model.", "visual_projection.")

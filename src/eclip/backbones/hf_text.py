@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eclip.backbones.blocks import Fn, merge_heads, split_heads
 from eclip.backbones.hf_image import layer_block
 from eclip.backbones.text_tower import Ids, TextBlock, TextTower, padding_mask, text_block
-from eclip.blocks import Fn, merge_heads, split_heads
 from eclip.errors import ModelError
 
 BERTS = ("BertModel", "RobertaModel", "XLMRobertaModel", "ChineseCLIPTextModel", "AltRobertaModel")

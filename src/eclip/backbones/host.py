@@ -21,7 +21,7 @@ from torch.nn.modules import module as torch_module
 from eclip.errors import AlteredModelError
 
 if TYPE_CHECKING:
-    from eclip.backbones.base import Backbone
+    from eclip.backbones.backbone import Backbone
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 HOSTS = ("torch.nn", "open_clip", "timm", "transformers", "huggingface_hub")

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eclip.backbones.base import Backbone
+from eclip.backbones.backbone import Backbone
 from eclip.backbones.catalog import HF_CLASSES
-from eclip.backbones.colors import Color, colors_of, settled
 from eclip.backbones.hf_image import VISUAL, clip_tower, feature_of, naflex_tower, siglip_tower
 from eclip.backbones.hf_text import alt_text, chinese_text, clip_text, end_token, siglip_text
+from eclip.backbones.normalization import Color, colors_of, settled
 from eclip.backbones.text_tower import TextTower
 from eclip.backbones.tokenizing import NoTokenizer, Reader, of_transformers
 from eclip.errors import ModelError, OptionError, unsupported

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from eclip.backbones.base import Backbone
+from eclip.backbones.backbone import Backbone
 from eclip.backbones.building import built_apart
 from eclip.backbones.catalog import (
     BESIDE,
@@ -28,10 +28,10 @@ from eclip.backbones.catalog import (
 from eclip.backbones.create import create, short
 from eclip.backbones.devices import Device
 from eclip.backbones.devices import resolve_device as resolve_device
-from eclip.backbones.openclip import wrap
+from eclip.backbones.head import EclipHead, check_place, load_head, with_head
 from eclip.backbones.unwrapped import state_of
+from eclip.backbones.wrap import wrap
 from eclip.errors import DeviceError, ModelError, OptionError
-from eclip.head import EclipHead, check_place, load_head, with_head
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 

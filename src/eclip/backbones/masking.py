@@ -5,8 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from eclip.backbones.blocks import cosine
 from eclip.backbones.encoding import Encoding, encode
-from eclip.blocks import cosine
 
 
 def masked_scores(

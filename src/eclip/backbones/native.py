@@ -16,11 +16,11 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-from eclip.backbones.base import Grid, Positions
+from eclip.backbones.backbone import Grid, Positions
+from eclip.backbones.blocks import Block, finish, merge_heads, split_heads
 from eclip.backbones.host import AttentionWeights, attention_weights, merges, original, read_weights
 from eclip.backbones.pool import pool_block, pool_tokens
 from eclip.backbones.positions import resize_positions
-from eclip.blocks import Block, finish, merge_heads, split_heads
 from eclip.errors import unsupported
 
 

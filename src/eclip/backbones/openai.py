@@ -15,7 +15,7 @@ from open_clip.model import build_model_from_openai_state_dict
 from torch import Tensor, nn
 
 from eclip.backbones.building import built_apart
-from eclip.backbones.plainly import plainly
+from eclip.backbones.eval_no_grad import plainly
 from eclip.errors import UnsupportedTowerError
 
 COLORS = {"mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET_STD, "interpolation": "bicubic"}

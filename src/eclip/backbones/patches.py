@@ -5,8 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from eclip.backbones.blocks import merge_heads
 from eclip.backbones.encoding import Encoding
-from eclip.blocks import merge_heads
 from eclip.errors import NoMeaningError
 
 

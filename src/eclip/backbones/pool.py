@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eclip.blocks import QKV, Block, Fn, Pull
+from eclip.backbones.blocks import QKV, Block, Fn, Pull
 
 
 def pool_tokens(trunk: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eclip import heatmap
-from eclip.backbones.base import Grid, Positions
+from eclip.backbones.backbone import Grid, Positions
 
 
 def resize_positions(

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from eclip.backbones.colors import to_pixels
-from eclip.choices import RESIZES
+from eclip.backbones.choices import RESIZES
+from eclip.backbones.normalization import to_pixels
 from eclip.errors import OptionError
 from eclip.registry import whole
 

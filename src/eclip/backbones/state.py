@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from eclip.backbones.host import ADAPTED, HOOKS, global_hooks, image_side, of_host, text_side
 
 if TYPE_CHECKING:
-    from eclip.backbones.base import Backbone
+    from eclip.backbones.backbone import Backbone
 
 State = tuple[object, ...]
 """A fingerprint of one side of a model."""

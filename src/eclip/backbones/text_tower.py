@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from eclip.blocks import QKV, Block, Fn, Tokens
+from eclip.backbones.blocks import QKV, Block, Fn, Tokens
 
 Ids = Int[Tensor, "text token"]
 Mask = Float[Tensor, "#text 1 #token token"]

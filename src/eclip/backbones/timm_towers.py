@@ -13,11 +13,11 @@ from timm.layers import Attention, AttentionPool2d, AttentionPoolLatent, RotAtte
 from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 
-from eclip.backbones.base import Grid, Positions
+from eclip.backbones.backbone import Grid, Positions
+from eclip.backbones.blocks import Block, merge_heads, split_heads
 from eclip.backbones.host import is_linear, last_part, original
 from eclip.backbones.pool import pool_block, pool_tokens
 from eclip.backbones.positions import resize_positions
-from eclip.blocks import Block, merge_heads, split_heads
 from eclip.errors import unsupported
 
 

@@ -17,11 +17,11 @@ from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from eclip.backbones.base import Grid, Positions
+from eclip.backbones.backbone import Grid, Positions
+from eclip.backbones.blocks import Block, merge_heads, split_heads
 from eclip.backbones.host import is_linear, last_part, original, read_weights
 from eclip.backbones.positions import resize_positions
 from eclip.backbones.timm_towers import timm_block
-from eclip.blocks import Block, merge_heads, split_heads
 from eclip.errors import unsupported
 
 

@@ -25,7 +25,7 @@ from eclip.writer import FORMATS, Folder
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from eclip.backbones.base import Backbone
+    from eclip.backbones.backbone import Backbone
 
 Resize = StrEnum("Resize", ["squash", "keep"])
 Scale = StrEnum("Scale", ["map", "row"])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from eclip.backbones.base import Backbone
+from eclip.backbones.backbone import Backbone
 from eclip.backbones.encoding import Encoding, encode
 from eclip.datasets.masks import Masked, MaskSet
 from eclip.datasets.pair import PairSet

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eclip.backbones.blocks import cosine
 from eclip.backbones.encoding import Encoding, encode
-from eclip.blocks import cosine
 from eclip.datasets.masks import VOID, Masked, present
 from eclip.evaluation.asked import Asked, joined, opened
 from eclip.evaluation.controls import NAMES, control_maps

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eclip.backbones.blocks import unit
 from eclip.backbones.encoding import encode
-from eclip.blocks import unit
 from eclip.datasets.pair import Pair, PairSet
 from eclip.errors import DataError, ImageError
 from eclip.evaluation.asked import Asked

@@ -20,9 +20,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eclip.backbones.base import Backbone
+from eclip.backbones.backbone import Backbone
 from eclip.backbones.encoding import encode
-from eclip.backbones.openclip import wrap
+from eclip.backbones.wrap import wrap
 from eclip.datasets.masks import Masked, present
 from eclip.errors import OptionError
 from eclip.evaluation.asked import Asked, joined, opened

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, UInt16
 from torch import Tensor
 
-from eclip.backbones.base import Backbone
+from eclip.backbones.backbone import Backbone
 from eclip.backbones.encoding import Encoding, encode
 from eclip.datasets.masks import VOID, Masked, MaskSet, present
 from eclip.errors import OptionError, ShapeError

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from eclip.backbones.base import Grid
+    from eclip.backbones.backbone import Grid
     from eclip.backbones.encoding import Encoding
 
 
@@ -97,7 +97,7 @@ class Guide:
                 "a guide sees photos, their sources and their encoding, of one number each, got {} photos, {} sources "
                 "and an encoding of {}.".format(*counts)
             )
-        from eclip.backbones.base import plainly
+        from eclip.backbones.backbone import plainly
 
         with plainly(seen.encoding.backbone.model):
             return _to_peak(self.function(seen, **plain_options(options)), self.name)

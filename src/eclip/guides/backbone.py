@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eclip.backbones.attention_pooling import pooling_row
+from eclip.backbones.blocks import attention
 from eclip.backbones.encoding import Encoding
-from eclip.backbones.gathering import pooling_row
-from eclip.blocks import attention
 from eclip.errors import OptionError
 from eclip.guides import Seen
 

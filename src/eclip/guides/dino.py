@@ -16,12 +16,12 @@ from jaxtyping import Float
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
-from eclip.backbones.base import DEFAULT_POSITIONS, Grid, plainly
+from eclip.backbones.backbone import DEFAULT_POSITIONS, Grid, plainly
+from eclip.backbones.blocks import attention
 from eclip.backbones.building import built_apart
-from eclip.backbones.colors import INTERPOLATIONS, to_pixels
 from eclip.backbones.hub import fetch
+from eclip.backbones.normalization import INTERPOLATIONS, to_pixels
 from eclip.backbones.timm_vit import BareViT, bare_vit
-from eclip.blocks import attention
 from eclip.errors import DownloadError, ModelError, OptionError, UnknownNameError, UnsupportedTowerError
 from eclip.guides import Seen
 

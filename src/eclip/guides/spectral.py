@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from eclip import heatmap
-from eclip.backbones.base import Grid
+from eclip.backbones.backbone import Grid
+from eclip.backbones.blocks import unit
 from eclip.backbones.patches import patch_features
-from eclip.blocks import unit
 from eclip.errors import EclipError, OptionError
 from eclip.guides import Seen
 

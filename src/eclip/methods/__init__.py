@@ -106,7 +106,7 @@ class Method:
         _check_text("text", text, feature.shape[1])
         self.check(options)
         options = plain_options(options)
-        from eclip.backbones.base import plainly
+        from eclip.backbones.backbone import plainly
 
         with plainly(encoding.backbone.model):  # methods that need gradients turn them on
             encoding.check_current()

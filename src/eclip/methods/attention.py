@@ -5,8 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from eclip.backbones.attention_pooling import pooling_row
 from eclip.backbones.encoding import Encoding
-from eclip.backbones.gathering import pooling_row
 
 
 def attention(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[Tensor, "image text row col"]:

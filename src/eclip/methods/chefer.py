@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eclip.backbones.attention_pooling import Gathering, gather, gather_from, score_gradients
+from eclip.backbones.blocks import attention, finish
 from eclip.backbones.encoding import Encoding
-from eclip.backbones.gathering import Gathering, gather, gather_from, score_gradients
 from eclip.backbones.gradients import gradients
-from eclip.blocks import attention, finish
 from eclip.errors import OptionError
 
 

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from eclip.backbones.blocks import cosine, finish
 from eclip.backbones.encoding import Encoding
-from eclip.blocks import cosine, finish
 from eclip.errors import OptionError
 
 ATTENTIONS = ("qq", "kk", "vv", "qk", "identity")

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from eclip.backbones.attention_pooling import gather, gather_from
+from eclip.backbones.blocks import Block, Fn, split_heads
 from eclip.backbones.encoding import Encoding
-from eclip.backbones.gathering import gather, gather_from
 from eclip.backbones.host import is_plain, oddities, path_of
-from eclip.blocks import Block, Fn, split_heads
 from eclip.errors import AlteredModelError, NoMeaningError
 
 

@@ -2,7 +2,7 @@
 
 The method reads any head, however it was trained. The paper trains with masked max pooling; the head that ships with
 `mini` was trained with the form "similarity_smooth" of `eclip.pooling` and no guide, see docs/eclip.md. The authors
-released no code; what is known of the head, and what is our guess, stands in `eclip.head`.
+released no code; what is known of the head, and what is our guess, stands in `eclip.backbones.head`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from eclip.backbones.blocks import cosine
 from eclip.backbones.encoding import Encoding
-from eclip.blocks import cosine
+from eclip.backbones.head import EclipHead, head_rows
 from eclip.errors import NoHeadError
-from eclip.head import EclipHead, head_rows
 
 
 def eclip(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[Tensor, "image text row col"]:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.nn.functional import scaled_dot_product_attention as attend
 
+from eclip.backbones.blocks import Heads, cosine
 from eclip.backbones.encoding import Encoding
-from eclip.blocks import Heads, cosine
 from eclip.errors import OptionError
 
 

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eclip.backbones.attention_pooling import Gathering, gather
+from eclip.backbones.blocks import attention, merge_heads, split_heads, unit
 from eclip.backbones.encoding import Encoding
-from eclip.backbones.gathering import Gathering, gather
-from eclip.blocks import attention, merge_heads, split_heads, unit
 from eclip.errors import OptionError
 
 HEADS, LOOSENED = ("native", "single"), ("script", "notebook", "none")

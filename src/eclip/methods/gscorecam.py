@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from eclip.backbones.attention_pooling import rest, score_gradients
 from eclip.backbones.encoding import Encoding
-from eclip.backbones.gathering import rest, score_gradients
 from eclip.backbones.gradients import gradients
 from eclip.backbones.masking import masked_scores
 from eclip.errors import OptionError

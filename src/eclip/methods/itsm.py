@@ -10,8 +10,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from eclip.backbones.blocks import cosine
 from eclip.backbones.encoding import Encoding
-from eclip.blocks import cosine
 from eclip.errors import OptionError
 
 

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eclip.backbones.attention_pooling import gather, score_gradients
+from eclip.backbones.blocks import Block, Tokens, attention, finish
 from eclip.backbones.encoding import Encoding
-from eclip.backbones.gathering import gather, score_gradients
 from eclip.backbones.gradients import gradients
-from eclip.blocks import Block, Tokens, attention, finish
 from eclip.errors import OptionError
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from eclip.backbones.blocks import cosine, finish
 from eclip.backbones.encoding import Encoding
-from eclip.blocks import cosine, finish
 
 
 def maskclip(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[Tensor, "image text row col"]:

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.backbones.base import Grid
+from eclip.backbones.backbone import Grid
+from eclip.backbones.blocks import cosine
 from eclip.backbones.encoding import Encoding
 from eclip.backbones.masking import masked_scores
-from eclip.blocks import cosine
 from eclip.errors import OptionError
 
 MOST_WINDOWS = 256

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eclip.backbones.attention_pooling import gather
+from eclip.backbones.blocks import attention
 from eclip.backbones.encoding import Encoding
-from eclip.backbones.gathering import gather
-from eclip.blocks import attention
 from eclip.errors import NoMeaningError
 
 

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from eclip.backbones.blocks import cosine, finish
 from eclip.backbones.encoding import Encoding
-from eclip.blocks import cosine, finish
 
 
 def sclip(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[Tensor, "image text row col"]:

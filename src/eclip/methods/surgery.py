@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from eclip.backbones.blocks import Block, Heads, Tokens, cosine
 from eclip.backbones.encoding import Encoding
-from eclip.blocks import Block, Heads, Tokens, cosine
 from eclip.errors import OptionError, ShapeError
 
 RESNETS = ("released_vv", "normed_scale8")

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from scipy import ndimage
 from torch import Tensor
 
-from eclip.choices import FILLS as FILLS
+from eclip.backbones.choices import FILLS as FILLS
 from eclip.errors import OptionError, UnknownNameError
 
 Pixels = Float[Tensor, "3 height width"]

@@ -89,7 +89,7 @@ class Refinement:
                 f"got {tuple(maps.shape)}."
             )
         options = self.checked(options)
-        from eclip.backbones.base import plainly
+        from eclip.backbones.backbone import plainly
 
         with plainly(encoding.backbone.model):
             return self.function(maps.detach().to(encoding.pixels.device).float(), encoding, **options)

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eclip.backbones import patches
+from eclip.backbones.blocks import unit
 from eclip.backbones.encoding import Encoding
-from eclip.blocks import unit
 from eclip.errors import OptionError, ShapeError
 from eclip.refinements.propagation import as_means, balance, patch_centers, patch_weights, propagate
 

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.backbones.base import Grid
-from eclip.blocks import Fn
+from eclip.backbones.backbone import Grid
+from eclip.backbones.blocks import Fn
 
 
 def patch_centers(grid: Grid, patch_size: int, corner: Sequence[float] = (0, 0)) -> Float[Tensor, "patch 2"]:

@@ -19,7 +19,7 @@ FORMS = (
 )
 TEXTS = ("captions", "words")
 INSIDES, SOURCES, STARTS = ("mean", "mass"), ("value", "output"), ("model", "random")
-"""The names of `eclip.pooling` and `eclip.head`, again, so that a wrong one is answered before torch is imported."""
+"""The names of `eclip.pooling` and `eclip.backbones.head`, again, so that a wrong one is answered before torch comes."""
 PRECISIONS = ("float32", "bfloat16")
 CHECKPOINT = "checkpoint.pt"
 FREE = (
@@ -43,7 +43,7 @@ class TrainConfig:
         texts: "captions", as they are; or "words", a prompt for each word they mention, see `training.words`.
         near: words with a larger cosine, once the mean of all is taken away, are no negatives of each other.
         threshold: "mean" or "mass", see `masked_max_pool`.
-        source: "value" or "output", see `eclip.head.head_rows`.
+        source: "value" or "output", see `eclip.backbones.head.head_rows`.
         init: "model" or "random", see `EclipHead.start`.
         hidden: width of the head's curved path; 0 = none.
         text: train a projection of texts too.

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from eclip.blocks import unit
+from eclip.backbones.blocks import unit
+from eclip.backbones.head import EclipHead
 from eclip.errors import TrainingError
-from eclip.head import EclipHead
 from eclip.pooling import match
 from eclip.training.config import TrainConfig
 from eclip.training.contrast import contrast, with_own

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from eclip.backbones.base import Backbone, plainly
+from eclip.backbones.backbone import Backbone, plainly
 from eclip.backbones.encoding import encode
+from eclip.backbones.head import head_rows
 from eclip.datasets.captions import Pair, digest
 from eclip.errors import DataError, ImageError, ResultError, TextCutWarning
 from eclip.guides import GUIDES, Seen, on_grid
-from eclip.head import head_rows
 from eclip.text import encode_texts
 from eclip.training.store import Store
 
@@ -51,7 +51,7 @@ class Batch:
     """Pairs as a head is trained on them.
 
     Attributes:
-        rows: of each patch, see `eclip.head.head_rows`; half precision as kept on disk.
+        rows: of each patch, see `eclip.backbones.head.head_rows`; half precision as kept on disk.
         guide: from 0 to 1 a patch, the largest 1.
         text: unit length.
         good: False where the photo could not be read.
@@ -74,7 +74,7 @@ class Looking:
     Attributes:
         backbone: whose rows and text features are taken.
         channels: of a row.
-        source: see `eclip.head.head_rows`.
+        source: see `eclip.backbones.head.head_rows`.
         guide: a name of `GUIDES`.
         guide_options: its options.
         image_size: side in pixels that photos are squashed to; None = the model's own.

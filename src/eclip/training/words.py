@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from eclip.blocks import unit
+from eclip.backbones.blocks import unit
 from eclip.datasets.captions import Pair
 from eclip.errors import DataError
 from eclip.templates import fill

@@ -77,7 +77,7 @@ class WordMethod:
         self.check(options)
         import torch
 
-        from eclip.backbones.base import plainly
+        from eclip.backbones.backbone import plainly
 
         with plainly(reading.backbone.model):
             image = image.to(reading.ids.device)

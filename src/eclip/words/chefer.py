@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.backbones.gathering import score_gradients
+from eclip.backbones.attention_pooling import score_gradients
 from eclip.backbones.gradients import gradients
 from eclip.backbones.text_tower import text_attention
 from eclip.errors import OptionError

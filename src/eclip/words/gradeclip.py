@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.backbones.gathering import score_gradients
+from eclip.backbones.attention_pooling import score_gradients
+from eclip.backbones.blocks import Heads, merge_heads, split_heads, unit
 from eclip.backbones.gradients import gradients
 from eclip.backbones.text_tower import TextBlock, text_attention
-from eclip.blocks import Heads, merge_heads, split_heads, unit
 from eclip.errors import OptionError
 from eclip.words.reading import Reading
 

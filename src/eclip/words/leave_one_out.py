@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.blocks import cosine
+from eclip.backbones.blocks import cosine
 from eclip.words.reading import Reading
 
 

@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from eclip.backbones.base import Grid
+from eclip.backbones.attention_pooling import AT_ONCE, rest
+from eclip.backbones.backbone import Grid
+from eclip.backbones.blocks import QKV, Block, Tokens, finish
 from eclip.backbones.encoding import Encoding
-from eclip.backbones.gathering import AT_ONCE, rest
 from eclip.backbones.gradients import watched
 from eclip.backbones.text_tower import TextBlock, TextTower, run_text_block
-from eclip.blocks import QKV, Block, Tokens, finish
 from eclip.errors import OptionError
 from eclip.words.reading import Reading
 

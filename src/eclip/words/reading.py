@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eclip.backbones.agreement import check_text
-from eclip.backbones.base import Backbone, plainly
+from eclip.backbones.backbone import Backbone, plainly
+from eclip.backbones.blocks import Tokens
 from eclip.backbones.text_tower import TextTower, run_text_block
-from eclip.blocks import Tokens
 from eclip.errors import NoMeaningError
 
 _SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}"  # scripts of which each character is a word

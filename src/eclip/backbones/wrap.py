@@ -20,13 +20,13 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor, nn
 
-from eclip.backbones.base import Backbone
-from eclip.backbones.colors import Color, settled
+from eclip.backbones.backbone import Backbone
 from eclip.backbones.hf_text import encoder_text
 from eclip.backbones.host import is_quantized, original, steady
 from eclip.backbones.huggingface import is_transformers, wrap_transformers
 from eclip.backbones.native import native_vit, resnet
 from eclip.backbones.native_text import native_text
+from eclip.backbones.normalization import Color, settled
 from eclip.backbones.openai import converted, is_openai
 from eclip.backbones.timm_towers import timm_map, timm_pool
 from eclip.backbones.timm_vit import timm_vit

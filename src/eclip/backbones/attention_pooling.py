@@ -16,10 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eclip.backbones.agreement import check_latent
-from eclip.backbones.base import Backbone
+from eclip.backbones.backbone import Backbone
+from eclip.backbones.blocks import Block, Fn, Heads, Tokens, attention, finish, run_block, unit
 from eclip.backbones.encoding import Encoding
 from eclip.backbones.gradients import gradients
-from eclip.blocks import Block, Fn, Heads, Tokens, attention, finish, run_block, unit
 from eclip.errors import GradientError, NoMeaningError
 
 LARGEST = 10

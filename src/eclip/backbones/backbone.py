@@ -12,14 +12,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eclip.backbones.agreement import Agreed
+from eclip.backbones.blocks import Block, Fn, unit
+from eclip.backbones.cached import remembered
+from eclip.backbones.choices import DEFAULT_POSITIONS as DEFAULT_POSITIONS
+from eclip.backbones.eval_no_grad import plainly as plainly
 from eclip.backbones.host import named_weights
-from eclip.backbones.plainly import plainly as plainly
 from eclip.backbones.preprocess import Grid as Grid
 from eclip.backbones.preprocess import Preprocess
-from eclip.backbones.remembered import remembered
 from eclip.backbones.text_tower import TextTower
-from eclip.blocks import Block, Fn, unit
-from eclip.choices import DEFAULT_POSITIONS as DEFAULT_POSITIONS
 from eclip.errors import AT_HAND, ModelError
 from eclip.templates import TEMPLATES, fill
 
@@ -57,7 +57,7 @@ class Backbone:
         text_tower: the text side block by block; None where its kind is unknown, which only methods for words mind.
         visual: how the names of the image side's weights start, one beginning or several.
         head: an `EclipHead`, for the method "eclip" alone; see `eclip.with_head`.
-        memo: what `backbones.remembered` remembers.
+        memo: what `backbones.cached` remembers.
         agreed: what `backbones.agreement` has checked.
     """
 

@@ -11,7 +11,7 @@ from eclip.backbones.host import named_weights
 from eclip.backbones.state import text_state
 
 if TYPE_CHECKING:
-    from eclip.backbones.base import Backbone
+    from eclip.backbones.backbone import Backbone
 
 MOST = 4
 """So many names are remembered of a model."""

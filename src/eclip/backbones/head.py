@@ -22,13 +22,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from eclip.backbones.base import Backbone, plainly
+from eclip.backbones.backbone import Backbone, plainly
+from eclip.backbones.blocks import Block, finish
 from eclip.backbones.building import built_apart
 from eclip.backbones.catalog import HEAD_CONFIG
 from eclip.backbones.encoding import Encoding, encode
 from eclip.backbones.host import named_weights
 from eclip.backbones.hub import fetch
-from eclip.blocks import Block, finish
 from eclip.errors import HeadError, OptionError, ResultError
 
 SOURCES, STARTS = ("value", "output"), ("model", "random")

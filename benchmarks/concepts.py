@@ -26,7 +26,7 @@ from eclip import splice
 from eclip.backbones.blocks import unit
 from eclip.backbones.encoding import encode
 from eclip.image_mean import mean_for
-from eclip.vocabulary import words_of
+from eclip.texts.vocabulary import words_of
 
 TOP = 10
 RARE = 0.02  # said of less than this share of the validation photos

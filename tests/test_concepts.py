@@ -25,7 +25,7 @@ from eclip.concepts_writer import ConceptsWriter
 from eclip.errors import ImageError, MissingExtraError, ModelError, OptionError, ShapeError, TextError
 from eclip.methods import METHODS
 from eclip.methods.maskclip import patch_features
-from eclip.vocabulary import words_of
+from eclip.texts.vocabulary import words_of
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="../shared/golden, the authors' arrays, is not here")

@@ -25,7 +25,7 @@ from eclip.backbones import catalog, create
 from eclip.backbones.blocks import run_block
 from eclip.backbones.text_tower import run_text_block
 from eclip.errors import AlteredModelError, DownloadError, ModelError, OptionError, UnsupportedTowerError
-from eclip.text import words_read
+from eclip.texts.encode import words_read
 from eclip.words import WORD_METHODS
 from eclip.words.reading import read
 

@@ -17,7 +17,7 @@ import eclip
 import tiny
 from eclip.backbones.backbone import Backbone
 from eclip.errors import OptionError, TextCutWarning, TextError, UnknownNameError
-from eclip.text import check_texts, words_read
+from eclip.texts.encode import check_texts, words_read
 
 TOKENIZER = open_clip.SimpleTokenizer()
 

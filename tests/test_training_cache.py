@@ -25,7 +25,7 @@ from eclip.datasets.captions import Pair, read_pairs
 from eclip.datasets.pair import Place
 from eclip.errors import DataError, ResultError, TextCutWarning
 from eclip.guides import GUIDES, Seen, on_grid
-from eclip.text import encode_texts
+from eclip.texts.encode import encode_texts
 from eclip.training import material
 from eclip.training.material import Batch, Cached, Looking, Places, Streamed
 from eclip.training.store import Store

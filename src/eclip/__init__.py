@@ -16,7 +16,7 @@ _HOME = {
     "METRICS": "eclip.metrics",
     "PROTOCOLS": "eclip.protocols",
     "REFINEMENTS": "eclip.refinements",
-    "TEMPLATES": "eclip.templates",
+    "TEMPLATES": "eclip.texts.templates",
     "WORD_METHODS": "eclip.words",
     "WordRelevance": "eclip.explain_words",
     "Backbone": "eclip.backbones.backbone",
@@ -34,7 +34,7 @@ _HOME = {
     "concepts": "eclip.concepts",
     "concepts_each": "eclip.concepts",
     "encode": "eclip.backbones.encoding",
-    "encode_texts": "eclip.text",
+    "encode_texts": "eclip.texts.encode",
     "evaluate": "eclip.evaluate",
     "explain": "eclip.explain",
     "explain_each": "eclip.explain",
@@ -91,8 +91,8 @@ if TYPE_CHECKING:
     from eclip.segment import segment as segment
     from eclip.segment import segment_each as segment_each
     from eclip.segmentation import Segmentation as Segmentation
-    from eclip.templates import TEMPLATES as TEMPLATES
-    from eclip.text import encode_texts as encode_texts
+    from eclip.texts.encode import encode_texts as encode_texts
+    from eclip.texts.templates import TEMPLATES as TEMPLATES
     from eclip.train import train as train
     from eclip.training.config import TrainConfig as TrainConfig
     from eclip.words import WORD_METHODS as WORD_METHODS

@@ -23,8 +23,8 @@ from eclip.explanation import Explanation
 from eclip.images import Photo, name_of, open_photo
 from eclip.methods import GROUPS, METHODS, NO_DIFFERENCE, AnyMethod, check_methods, options_for
 from eclip.naming import method_names
-from eclip.templates import kept
-from eclip.text import check_texts
+from eclip.texts.encode import check_texts
+from eclip.texts.templates import kept
 from eclip.writer import FORMATS, ComparisonWriter, made_by, png
 
 Pair = tuple[str, str]

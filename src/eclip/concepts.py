@@ -35,9 +35,9 @@ from eclip.methods.maskclip import patch_features
 from eclip.msae import Autoencoder, load_autoencoder
 from eclip.naming import method_name
 from eclip.registry import plain_options, whole, whole_or_none
-from eclip.templates import kept
-from eclip.text import encode_texts
-from eclip.vocabulary import words_of
+from eclip.texts.encode import encode_texts
+from eclip.texts.templates import kept
+from eclip.texts.vocabulary import words_of
 from eclip.writer import FORMATS, made_by, noted, png
 
 COUNT, LATENTS, METHOD = 10, 64, "maskclip"
@@ -91,7 +91,7 @@ def concepts_each(
     Args:
         images: any iterable.
         model: a name for `eclip.load`, or a Backbone.
-        vocabulary: a file with one word a line, or the words; None = the package's own, see `eclip.vocabulary`. Its
+        vocabulary: a file with one word a line, or the words; None = the package's own, see `eclip.texts.vocabulary`. Its
             features are cached on disk. What it lacks cannot be found.
         count: at most so many concepts a photo, those of most weight.
         l1: SpLiCE's penalty, above 0; more makes fewer concepts. None = 0.25, the authors'.

@@ -33,8 +33,8 @@ from eclip.methods import DEFAULT_METHOD, DEFAULT_WITH_HEAD, METHODS, AnyMethod,
 from eclip.naming import one_or_more
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.registry import whole, whole_or_none
-from eclip.templates import kept
-from eclip.text import check_texts, encode_apart
+from eclip.texts.encode import check_texts, encode_apart
+from eclip.texts.templates import kept
 from eclip.writer import made_by, noted
 
 

@@ -32,9 +32,9 @@ from eclip.backbones.load import is_loaded
 from eclip.backbones.masking import masked_scores
 from eclip.indexing import Which, number_of
 from eclip.methods import METHODS, Method
-from eclip.templates import resolve
-from eclip.text import features_of
-from eclip.vocabulary import words_of
+from eclip.texts.encode import features_of
+from eclip.texts.templates import resolve
+from eclip.texts.vocabulary import words_of
 
 NONSENSE = ("xqzvk wjrp", "jxkq vbnt", "wqxzj", "zzzz")
 """Letters that mean nothing; the mean of their features is asked, so that no accident of one of them counts."""

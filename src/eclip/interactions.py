@@ -21,7 +21,7 @@ from eclip.backbones.load import backbone_of
 from eclip.errors import OptionError, TextError
 from eclip.images import Photo, name_of, open_photo
 from eclip.registry import plain_options, whole_or_none
-from eclip.text import check_texts, encode_texts
+from eclip.texts.encode import check_texts, encode_texts
 from eclip.words.pairs import Path, check_path, image_path, pairs, target, text_path, with_reference
 from eclip.words.reading import Reading, content, read
 from eclip.writer import made_by

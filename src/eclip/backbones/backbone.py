@@ -21,7 +21,7 @@ from eclip.backbones.preprocess import Grid as Grid
 from eclip.backbones.preprocess import Preprocess
 from eclip.backbones.text_tower import TextTower
 from eclip.errors import AT_HAND, ModelError
-from eclip.templates import TEMPLATES, fill
+from eclip.texts.templates import TEMPLATES, fill
 
 Positions = str
 

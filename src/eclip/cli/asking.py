@@ -19,7 +19,7 @@ from eclip.errors import ModelError, OptionError, TextError
 from eclip.methods import DEFAULT_METHOD, DEFAULT_WITH_HEAD, METHODS, options_for
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.reported import stop
-from eclip.templates import resolve
+from eclip.texts.templates import resolve
 from eclip.writer import FORMATS, Folder
 
 if TYPE_CHECKING:

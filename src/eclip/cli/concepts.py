@@ -127,7 +127,7 @@ def _mean(folder: Path, settings: dict[str, Any], writer: ConceptsWriter, progre
     from eclip.backbones.load import load
     from eclip.image_mean import image_mean
     from eclip.images import find_photos
-    from eclip.vocabulary import words_of
+    from eclip.texts.vocabulary import words_of
 
     writer.check_free(MEAN)
     splice.check(splice.L1 if settings["l1"] is None else settings["l1"])

@@ -25,7 +25,7 @@ from eclip.evaluation.sense import nothing_shown
 from eclip.methods import METHODS
 from eclip.protocols import Protocol
 from eclip.refinements import REFINEMENTS
-from eclip.text import encode_texts
+from eclip.texts.encode import encode_texts
 
 PLACES = {"photos", "numbers", "filled"}
 """Arrays of a part that have one value a pair; all others have one a pair and name."""

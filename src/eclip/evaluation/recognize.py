@@ -23,7 +23,7 @@ from eclip.evaluation.row import Row
 from eclip.evaluation.spread import Number, Weights, number
 from eclip.metrics.ranking import ranks
 from eclip.protocols import Recognize
-from eclip.text import encode_texts
+from eclip.texts.encode import encode_texts
 
 AT_ONCE = 512
 MODEL = "model"

@@ -31,7 +31,7 @@ from eclip.evaluation.row import Row, mean_rows
 from eclip.heatmap import mean_over_cells
 from eclip.metrics.sanity import rank_correlation
 from eclip.protocols import Sanity
-from eclip.text import encode_texts
+from eclip.texts.encode import encode_texts
 
 SIGNED = ("nonsense", "other_class", "random_weights")
 KEYS = (*(f"{key}_size" for key in SIGNED), *SIGNED)

@@ -17,7 +17,7 @@ from eclip.errors import OptionError, ShapeError
 from eclip.heatmap import normalize, resize
 from eclip.images import read_batches
 from eclip.metrics.localization import Localization, Record
-from eclip.text import encode_texts
+from eclip.texts.encode import encode_texts
 
 MapsOf = Callable[[Encoding, Tensor], dict[str, Tensor]]
 """From an encoding and unit texts (text, feature) to raw maps (image, text, row, col) by name."""

@@ -33,7 +33,7 @@ from eclip.methods import BETWEEN_TEXTS, METHODS
 from eclip.metrics.bound import grid_bound
 from eclip.metrics.segmentation import confusion
 from eclip.protocols import Segment
-from eclip.text import encode_texts
+from eclip.texts.encode import encode_texts
 from eclip.windows import check_windows, windows
 
 CONTROLS = ("random", BOUND)

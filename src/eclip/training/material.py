@@ -30,7 +30,7 @@ from eclip.backbones.head import head_rows
 from eclip.datasets.captions import Pair, digest
 from eclip.errors import DataError, ImageError, ResultError, TextCutWarning
 from eclip.guides import GUIDES, Seen, on_grid
-from eclip.text import encode_texts
+from eclip.texts.encode import encode_texts
 from eclip.training.store import Store
 
 PHOTOS_AT_ONCE = 16

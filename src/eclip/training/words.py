@@ -19,9 +19,9 @@ from torch import Tensor
 from eclip.backbones.blocks import unit
 from eclip.datasets.captions import Pair
 from eclip.errors import DataError
-from eclip.templates import fill
+from eclip.texts.templates import fill
+from eclip.texts.vocabulary import words_of
 from eclip.training.material import Batch, Places, Texts
-from eclip.vocabulary import words_of
 
 PROMPT = "a photo of a {}"
 LEAST_PHOTOS = 10

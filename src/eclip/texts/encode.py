@@ -23,7 +23,7 @@ from eclip.backbones.backbone import Backbone
 from eclip.backbones.blocks import unit
 from eclip.backbones.host import is_all_plain, steady, text_side
 from eclip.errors import EqualTextsWarning, TextCutWarning, TextError
-from eclip.templates import fill, resolve
+from eclip.texts.templates import fill, resolve
 
 _log = logging.getLogger("eclip")
 _PROMPTS_AT_ONCE = 256

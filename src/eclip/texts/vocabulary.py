@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from eclip.errors import OptionError
-from eclip.text import check_texts
+from eclip.texts.encode import check_texts
 
 LEAST = 2  # a word alone is its own mean, which leaves nothing of it
 

@@ -127,7 +127,7 @@ def resolve(templates: str | Iterable[str]) -> tuple[str, ...]:
         if "{}" in templates:
             return resolve([templates])
         own = f"A sentence of your own has {{}} where the text goes, such as {f'{templates} {{}}'.strip()!r};"
-        raise UnknownNameError("template set", templates, TEMPLATES, f"{own} `eclip.templates.TEMPLATES`")
+        raise UnknownNameError("template set", templates, TEMPLATES, f"{own} `eclip.texts.templates.TEMPLATES`")
     if not isinstance(templates, Iterable) or isinstance(templates, bytes):
         raise OptionError(
             f"templates must be a name such as 'none' or 'imagenet80', or sentences with one '{{}}' each, got "

@@ -16,10 +16,10 @@ from click.testing import Result
 from PIL import Image
 
 import eclip
-from eclip.earlier import Earlier
 from eclip.errors import ResultError
 from eclip.explanation import Explanation
-from eclip.marks import is_ours
+from eclip.results.earlier import Earlier
+from eclip.results.marks import is_ours
 from test_cli import run
 
 ASKED: dict[str, tuple[str, ...]] = {

@@ -16,13 +16,13 @@ from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL, split_name
 from eclip.backbones.devices import Device
 from eclip.backbones.load import is_loaded
-from eclip.commands import compare_command, was_named
 from eclip.errors import OptionError
 from eclip.explain import Question
 from eclip.explanation import Explanation
 from eclip.images import Photo, name_of, open_photo
 from eclip.methods import GROUPS, METHODS, NO_DIFFERENCE, AnyMethod, check_methods, options_for
 from eclip.naming import method_names
+from eclip.results.command import compare_command, was_named
 from eclip.texts.encode import check_texts
 from eclip.texts.templates import kept
 from eclip.writer import FORMATS, ComparisonWriter, made_by, png

@@ -24,7 +24,6 @@ from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
 from eclip.backbones.encoding import Encoding, encode
 from eclip.backbones.load import backbone_of, is_loaded
-from eclip.commands import was_named
 from eclip.concepts_writer import ConceptsWriter, concepts_command, drawn
 from eclip.errors import OptionError, ShapeError
 from eclip.explanation import Explanation
@@ -35,6 +34,7 @@ from eclip.methods.maskclip import patch_features
 from eclip.msae import Autoencoder, load_autoencoder
 from eclip.naming import method_name
 from eclip.registry import plain_options, whole, whole_or_none
+from eclip.results.command import was_named
 from eclip.texts.encode import encode_texts
 from eclip.texts.templates import kept
 from eclip.texts.vocabulary import words_of

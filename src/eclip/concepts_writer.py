@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eclip.commands import question, settings
+from eclip.results.command import question, settings
 from eclip.writer import FORMATS, Folder, named, png
 
 if TYPE_CHECKING:

@@ -20,7 +20,6 @@ from eclip.backbones.backbone import Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
 from eclip.backbones.load import backbone_of, is_loaded, load
-from eclip.commands import eval_command
 from eclip.datasets import dataset
 from eclip.datasets.masks import Masked, MaskSet
 from eclip.datasets.pair import PairSet
@@ -37,6 +36,7 @@ from eclip.naming import method_names
 from eclip.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Localize, Protocol, protocol_of
 from eclip.refinements import check_refinement
 from eclip.registry import check_options, whole, whole_or_none
+from eclip.results.command import eval_command
 from eclip.writer import made_by, noted, versions
 
 FAST = "fast"

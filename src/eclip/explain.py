@@ -24,7 +24,6 @@ from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
 from eclip.backbones.encoding import encode
 from eclip.backbones.load import backbone_of, is_loaded
-from eclip.commands import command
 from eclip.errors import ImageError, NoMeaningError, TextError
 from eclip.explanation import Explanation
 from eclip.health import KEEP, Checkup, notes
@@ -33,6 +32,7 @@ from eclip.methods import DEFAULT_METHOD, DEFAULT_WITH_HEAD, METHODS, AnyMethod,
 from eclip.naming import one_or_more
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.registry import whole, whole_or_none
+from eclip.results.command import command
 from eclip.texts.encode import check_texts, encode_apart
 from eclip.texts.templates import kept
 from eclip.writer import made_by, noted

@@ -19,7 +19,7 @@ from eclip import heatmap, render
 from eclip.errors import ImageError, OptionError, ResultError
 from eclip.health import NUMBERS, Health
 from eclip.images import open_photo
-from eclip.indexing import Which, image_and_text, image_of, number_of
+from eclip.results.indexing import Which, image_and_text, image_of, number_of
 from eclip.writer import FORMATS, MANIFEST, SCHEMA, Writer, png
 
 MOST_PANELS = 20

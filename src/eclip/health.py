@@ -30,8 +30,8 @@ from eclip.backbones.cached import remembered
 from eclip.backbones.encoding import Encoding
 from eclip.backbones.load import is_loaded
 from eclip.backbones.masking import masked_scores
-from eclip.indexing import Which, number_of
 from eclip.methods import METHODS, Method
+from eclip.results.indexing import Which, number_of
 from eclip.texts.encode import features_of
 from eclip.texts.templates import resolve
 from eclip.texts.vocabulary import words_of

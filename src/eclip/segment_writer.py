@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eclip.commands import question, settings, was_named
 from eclip.errors import ResultError
+from eclip.results.command import question, settings, was_named
 from eclip.writer import FORMATS, Folder, png
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from eclip import heatmap, render
 from eclip.errors import OptionError
-from eclip.indexing import Which, image_of, number_of
+from eclip.results.indexing import Which, image_of, number_of
 from eclip.segment_writer import SegmentWriter
 from eclip.writer import FORMATS, png
 

@@ -31,8 +31,8 @@ from eclip.datasets.captions import digest, read_pairs
 from eclip.datasets.masks import MaskSet, read_masks
 from eclip.errors import DataError, OptionError, TrainingError
 from eclip.evaluation.scoring import localize
-from eclip.folders import check_no_other
 from eclip.methods import METHODS
+from eclip.results.folder import check_no_other
 from eclip.training import checkpoint, journal, processes
 from eclip.training.config import CHECKPOINT, FREE, TrainConfig
 from eclip.training.learning import Learner

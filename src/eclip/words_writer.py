@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eclip.commands import question
+from eclip.results.command import question
 from eclip.writer import FORMATS, Folder, png, slug
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from eclip.commands import compare_command
-from eclip.earlier import MANIFEST as MANIFEST
 from eclip.errors import ResultError
-from eclip.folders import FORMATS as FORMATS
-from eclip.folders import Folder as Folder
-from eclip.marks import png as png
-from eclip.marks import slug as slug
+from eclip.results.command import compare_command
+from eclip.results.earlier import MANIFEST as MANIFEST
+from eclip.results.folder import FORMATS as FORMATS
+from eclip.results.folder import Folder as Folder
+from eclip.results.marks import png as png
+from eclip.results.marks import slug as slug
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

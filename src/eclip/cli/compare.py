@@ -10,11 +10,11 @@ import typer
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import asking
 from eclip.cli.asking import Positions, Resize, Scale
-from eclip.commands import compare_command
 from eclip.errors import ImageError, OptionError
 from eclip.methods import GROUPS, check_methods
 from eclip.naming import method_names as named
 from eclip.reported import reported
+from eclip.results.command import compare_command
 from eclip.writer import ComparisonWriter
 
 

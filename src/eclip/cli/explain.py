@@ -10,9 +10,9 @@ import typer
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import asking
 from eclip.cli.asking import Positions, Resize
-from eclip.commands import command
 from eclip.methods import check_methods
 from eclip.reported import reported
+from eclip.results.command import command
 from eclip.writer import MANIFEST, Writer
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from eclip.errors import ResultError
-from eclip.marks import is_ours
 from eclip.reported import reported
+from eclip.results.marks import is_ours
 
 
 def report(

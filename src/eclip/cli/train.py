@@ -14,9 +14,9 @@ import typer
 
 from eclip.cli import asking
 from eclip.errors import OptionError
-from eclip.folders import check_no_other
 from eclip.guides import GUIDES, check_guide
 from eclip.reported import reported, stop
+from eclip.results.folder import check_no_other
 from eclip.training.config import CHECKPOINT, FORMS, INSIDES, PRECISIONS, SOURCES, STARTS, TrainConfig, from_toml
 
 if TYPE_CHECKING:

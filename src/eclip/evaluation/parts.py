@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eclip.errors import ResultError
-from eclip.folders import check_no_other
+from eclip.results.folder import check_no_other
 from eclip.writer import replace_file, slug
 
 QUESTION, RESULTS, TABLE, PAIRS = "question.json", "results.json", "results.csv", "pairs.csv"

@@ -18,10 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from eclip.earlier import MANIFEST, Earlier, asked_of, command_of, place_of
 from eclip.errors import OptionError, ResultError
 from eclip.files import lock
-from eclip.marks import MARK, is_ours, png, slug
+from eclip.results.earlier import MANIFEST, Earlier, asked_of, command_of, place_of
+from eclip.results.marks import MARK, is_ours, png, slug
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

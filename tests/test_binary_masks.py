@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import tiny
 from eclip.cli import app
 from eclip.datasets import DATASETS
-from eclip.datasets.decoders import smooth, thing
+from eclip.datasets.mask_files import smooth, thing
 from eclip.datasets.masks import VOID, MaskSet, read_masks
 from eclip.errors import DataError, DataWarning
 from eclip.evaluate import evaluate

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eclip.datasets.captions import Pair, Place, digest, read_pairs
+from eclip.datasets.caption_sources import Pair, Place, digest, read_pairs
 from eclip.errors import DataError, ImageError, OptionError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

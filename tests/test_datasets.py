@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 
 from eclip.cli import app
 from eclip.datasets import DATASETS
-from eclip.datasets.captions import read_pairs
-from eclip.datasets.decoders import VOID, indexed, red_green, short, thing
+from eclip.datasets.caption_sources import read_pairs
+from eclip.datasets.coco_annotations import read_outlines
+from eclip.datasets.mask_files import VOID, indexed, red_green, short, thing
 from eclip.datasets.masks import Lazy, Masked, MaskSet
-from eclip.datasets.outlines import read_outlines
 from eclip.datasets.pair import PairSet
 from eclip.datasets.records import records
 from eclip.errors import DataError, DataWarning, LayoutError, MissingExtraError, OptionError

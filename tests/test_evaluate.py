@@ -22,7 +22,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 import eclip
 import tiny
-from eclip.datasets.captions import read_pairs
+from eclip.datasets.caption_sources import read_pairs
 from eclip.datasets.masks import VOID, Masked, MaskSet, present, read_masks
 from eclip.datasets.pair import PairSet
 from eclip.errors import DataError, DataWarning, ImageError, OptionError, ResultError

@@ -16,7 +16,7 @@ import eclip
 import tiny
 from eclip.backbones import native
 from eclip.backbones.backbone import DEFAULT_POSITIONS, Grid
-from eclip.datasets.captions import read_pairs
+from eclip.datasets.caption_sources import read_pairs
 from eclip.datasets.masks import VOID, MaskSet, present, read_masks
 from eclip.datasets.pair import PairSet
 from eclip.errors import OptionError

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 import tiny
 from eclip.cli import app
-from eclip.datasets.captions import read_pairs
+from eclip.datasets.caption_sources import read_pairs
 from eclip.datasets.masks import MaskSet, read_masks
 from eclip.datasets.pair import PairSet
 from eclip.errors import ResultError

@@ -21,7 +21,7 @@ import shapes
 import tiny
 from eclip.backbones.backbone import Backbone
 from eclip.backbones.head import EclipHead, head_rows
-from eclip.datasets.captions import Pair, read_pairs
+from eclip.datasets.caption_sources import Pair, read_pairs
 from eclip.datasets.pair import Place
 from eclip.errors import DataError, ResultError, TextCutWarning
 from eclip.guides import GUIDES, Seen, on_grid

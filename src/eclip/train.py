@@ -27,7 +27,7 @@ import torch
 
 from eclip.backbones.head import EclipHead, with_head
 from eclip.backbones.load import load
-from eclip.datasets.captions import digest, read_pairs
+from eclip.datasets.caption_sources import digest, read_pairs
 from eclip.datasets.masks import MaskSet, read_masks
 from eclip.errors import DataError, OptionError, TrainingError
 from eclip.evaluation.scoring import localize

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from eclip.datasets.decoders import VOID, indexed
 from eclip.datasets.layout import lines, top
+from eclip.datasets.mask_files import VOID, indexed
 from eclip.datasets.masks import MaskSet, beside
 from eclip.errors import DataError
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eclip.datasets.decoders import BACKGROUND, VOID, Numbers, Table, plane, refuse_smooth, short, shown, smooth
+from eclip.datasets.mask_files import BACKGROUND, VOID, Numbers, Table, plane, refuse_smooth, short, shown, smooth
 from eclip.datasets.masked import Decode, Masked
 from eclip.errors import DataError, ImageError
 from eclip.images import Place

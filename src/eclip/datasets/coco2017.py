@@ -7,10 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from eclip.datasets.decoders import write_indexed
+from eclip.datasets.coco_annotations import Annotated, read_outlines
 from eclip.datasets.layout import either, read_classes
+from eclip.datasets.mask_files import write_indexed
 from eclip.datasets.masked import Lazy, Masked, MaskSet
-from eclip.datasets.outlines import Annotated, read_outlines
 from eclip.errors import ResultError
 
 PREPARED = "eclip_masks"

@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 
 from eclip.datasets.coco2017 import instances_of, photos_of
-from eclip.datasets.decoders import VOID, indexed
+from eclip.datasets.coco_annotations import read_outlines
 from eclip.datasets.layout import either
+from eclip.datasets.mask_files import VOID, indexed
 from eclip.datasets.masks import MaskSet, beside
-from eclip.datasets.outlines import read_outlines
 from eclip.errors import DataError
 
 # fmt: off

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from eclip.datasets.caption_tables import Columns, read_table
 from eclip.datasets.karpathy import read_karpathy
 from eclip.datasets.layout import either, names_in, top
 from eclip.datasets.packs import in_tars
 from eclip.datasets.pair import PairSet
-from eclip.datasets.tables import Columns, read_table
 from eclip.errors import LayoutError
 
 _LISTS = {"train": "trainImages", "val": "devImages", "test": "testImages"}

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from eclip.datasets.binary import lit, object_values
-from eclip.datasets.decoders import BACKGROUND, VOID, indexed
 from eclip.datasets.layout import rows_of, top
+from eclip.datasets.mask_files import BACKGROUND, VOID, indexed
 from eclip.datasets.masked import Decode, Lazy, Masked, MaskSet
 from eclip.datasets.masks import VOC_NAMES, listed_masks, plain_items, plain_rows
 

@@ -6,8 +6,8 @@ import re
 from functools import partial
 from pathlib import Path
 
-from eclip.datasets.decoders import red_green
 from eclip.datasets.layout import lines, top
+from eclip.datasets.mask_files import red_green
 from eclip.datasets.masks import MaskSet, beside
 from eclip.errors import DataError
 

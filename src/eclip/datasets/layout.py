@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from eclip.datasets.decoders import BACKGROUND, VOID, Table
+from eclip.datasets.mask_files import BACKGROUND, VOID, Table
 from eclip.errors import DataError, LayoutError
 
 _NO_CLASS = re.compile(

@@ -15,12 +15,12 @@ import numpy as np
 from jaxtyping import UInt16
 from PIL import Image
 
-from eclip.datasets.decoders import BACKGROUND, VOID, indexed, short, shown
+from eclip.datasets.mask_files import BACKGROUND, VOID, indexed, short, shown
 from eclip.errors import DataError, DataWarning, ImageError
 from eclip.images import Place, open_photo, stored_size
 
 Decode = Callable[[Path | Place], UInt16[np.ndarray, "height width"]]
-"""From the file of a mask to class numbers: `eclip.datasets.decoders` has those of pictures."""
+"""From the file of a mask to class numbers: `eclip.datasets.mask_files` has those of pictures."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eclip.datasets.binary import taken
-from eclip.datasets.decoders import BACKGROUND, VOID, indexed
 from eclip.datasets.layout import declares_void, read_classes, rows_of
+from eclip.datasets.mask_files import BACKGROUND, VOID, indexed
 from eclip.datasets.masked import Decode, Lazy, Masked, MaskSet, present
 from eclip.errors import DataError, DataWarning, OptionError
 from eclip.images import EXTENSIONS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eclip.datasets.captions import read_pairs
+from eclip.datasets.caption_sources import read_pairs
 from eclip.datasets.layout import lines, rows_of, top
 from eclip.datasets.pair import Pair, PairSet
 from eclip.errors import DataError, LayoutError

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from eclip.datasets.decoders import Numbers, write_indexed
 from eclip.datasets.layout import either, names_in, top
+from eclip.datasets.mask_files import Numbers, write_indexed
 from eclip.datasets.masks import MaskSet, beside
 from eclip.errors import DataError, LayoutError, ResultError
 

@@ -9,11 +9,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from eclip.datasets.archives import SEG, Member, in_tar
 from eclip.datasets.binary import taken
-from eclip.datasets.decoders import BACKGROUND, VOID, indexed
 from eclip.datasets.layout import declares_void, lines, read_classes
+from eclip.datasets.mask_files import BACKGROUND, VOID, indexed
 from eclip.datasets.masked import Decode, Masked, MaskSet
-from eclip.datasets.members import SEG, Member, in_tar
 from eclip.datasets.pair import Bad
 from eclip.errors import DataError, DataWarning, LayoutError
 from eclip.images import EXTENSIONS

@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from eclip.datasets.decoders import thing
+from eclip.datasets.caption_tables import pairs_of
 from eclip.datasets.layout import either
+from eclip.datasets.mask_files import thing
 from eclip.datasets.masks import Lazy, Masked, MaskSet
 from eclip.datasets.pair import Bad, PairSet
-from eclip.datasets.tables import pairs_of
 from eclip.errors import DataError
 
 _NAMES = ("table.csv", "table.tsv", "table.jsonl")

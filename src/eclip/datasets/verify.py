@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from eclip.datasets.decoders import BACKGROUND, VOID
+from eclip.datasets.mask_files import BACKGROUND, VOID
 from eclip.datasets.masked import Masked, MaskSet
 from eclip.errors import DataError, DataWarning, ImageError
 

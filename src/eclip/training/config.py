@@ -34,7 +34,7 @@ class TrainConfig:
     """A training run.
 
     Attributes:
-        train_data: sources of image-caption pairs, see `eclip.datasets.captions.read_pairs`.
+        train_data: sources of image-caption pairs, see `eclip.datasets.caption_sources.read_pairs`.
         out: folder of the head, the log, the curve and the checkpoint.
         model: a name for `eclip.load`.
         guide: a name of `eclip.guides.GUIDES`; the paper has one, the default none.

@@ -27,7 +27,7 @@ from torch import Tensor
 from eclip.backbones.backbone import Backbone, plainly
 from eclip.backbones.encoding import encode
 from eclip.backbones.head import head_rows
-from eclip.datasets.captions import Pair, digest
+from eclip.datasets.caption_sources import Pair, digest
 from eclip.errors import DataError, ImageError, ResultError, TextCutWarning
 from eclip.guides import GUIDES, Seen, on_grid
 from eclip.texts.encode import encode_texts

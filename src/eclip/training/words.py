@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from eclip.backbones.blocks import unit
-from eclip.datasets.captions import Pair
+from eclip.datasets.caption_sources import Pair
 from eclip.errors import DataError
 from eclip.texts.templates import fill
 from eclip.texts.vocabulary import words_of

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from braceexpand import braceexpand
 
-from eclip.datasets.members import TAR, in_folder, in_tar, pair_up, without_caption
+from eclip.datasets.archives import TAR, in_folder, in_tar, pair_up, without_caption
+from eclip.datasets.caption_tables import Columns, read_table
 from eclip.datasets.pair import Bad, Pair, Place, digest
-from eclip.datasets.tables import Columns, read_table
 from eclip.errors import DataError, OptionError
 from eclip.images import EXTENSIONS
 

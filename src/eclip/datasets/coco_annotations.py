@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eclip.datasets.decoders import BACKGROUND, VOID, Numbers, Table, indexed
+from eclip.datasets.mask_files import BACKGROUND, VOID, Numbers, Table, indexed
 from eclip.datasets.masked import Lazy, Masked
 from eclip.datasets.records import records
 from eclip.datasets.shapes import inside, wrong_with

@@ -5,7 +5,7 @@ from PIL import Image, ImageChops
 
 from eclip import heatmap, render
 from eclip.errors import EclipError, OptionError, ShapeError
-from eclip.render import Row, Section, letters, panels, table
+from eclip.render import Row, Section, comparison, fonts, overlay
 
 RAMP = np.tile(np.linspace(0, 1, 300, dtype=np.float32), (200, 1))
 
@@ -98,7 +98,7 @@ def test_outline_runs_where_the_heat_map_is_half(signed):
 def test_large_photos_are_drawn_in_blocks_without_seams(monkeypatch):
     values = np.random.default_rng(0).random((200, 300)).astype(np.float32)
     whole = render.overlay(gray((300, 200)), values, signed=False)
-    monkeypatch.setattr(panels, "BLOCK_PIXELS", 300 * 7)
+    monkeypatch.setattr(overlay, "BLOCK_PIXELS", 300 * 7)
     assert ImageChops.difference(whole, render.overlay(gray((300, 200)), values, signed=False)).getbbox() is None
 
 
@@ -136,11 +136,11 @@ def test_small_photos_are_made_large_enough_to_see(size, expected):
 
 
 def test_long_text_is_cut_with_an_ellipsis_to_the_room():
-    line, font = letters.fit("a dog " * 500, 120.0, 14)
+    line, font = fonts.fit("a dog " * 500, 120.0, 14)
     assert line.startswith("a dog a dog") and line.endswith("…") and not line.endswith(" …")
     assert 100 < font.getlength(line) <= 120
-    assert letters.fit("a dog", 120.0, 14)[0] == "a dog"
-    assert letters.fit("a dog", 3.0, 14)[0] == ""
+    assert fonts.fit("a dog", 120.0, 14)[0] == "a dog"
+    assert fonts.fit("a dog", 3.0, 14)[0] == ""
 
 
 @pytest.mark.parametrize(
@@ -155,24 +155,24 @@ def test_long_text_is_cut_with_an_ellipsis_to_the_room():
     ],
 )
 def test_letters_no_font_has_are_spelled(monkeypatch, text, shown):
-    monkeypatch.setattr(letters, "SYSTEM_FONTS", ("no such font.ttf",))
-    letters.fonts.cache_clear()
-    assert letters.fit(text, 1000.0, 14)[0] == shown
-    letters.fonts.cache_clear()
+    monkeypatch.setattr(fonts, "SYSTEM_FONTS", ("no such font.ttf",))
+    fonts.fonts.cache_clear()
+    assert fonts.fit(text, 1000.0, 14)[0] == shown
+    fonts.fonts.cache_clear()
 
 
 def test_wrapped_lines_fit_break_at_spaces_and_end_in_an_ellipsis():
     words = "an elephant beside a man in front of a wall"
-    lines, font = letters.wrap(words, 120, 14, 9)
+    lines, font = fonts.wrap(words, 120, 14, 9)
     assert " ".join(lines) == words and len(lines) == 3
     assert max(font.getlength(line) for line in lines) <= 120
     assert font.getlength(f"{lines[0]} {lines[1].split()[0]}") > 120, "a line is as full as it can be"
-    cut, _ = letters.wrap(words, 120, 14, 2)
+    cut, _ = fonts.wrap(words, 120, 14, 2)
     assert cut[0] == lines[0] and cut[1].endswith("…")
     assert words.removeprefix(f"{lines[0]} ").startswith(cut[1][:-1]) and font.getlength(cut[1]) <= 120
-    broken, _ = letters.wrap("o" * 40, 120, 14, 9)
+    broken, _ = fonts.wrap("o" * 40, 120, 14, 9)
     assert "".join(broken) == "o" * 40 and max(font.getlength(line) for line in broken) <= 120
-    assert letters.wrap("", 120, 14, 2)[0] == []
+    assert fonts.wrap("", 120, 14, 2)[0] == []
 
 
 def test_lone_surrogates_and_other_scripts_draw():
@@ -188,7 +188,7 @@ def strip_of(count, taken=None):
             yield np.eye(3, dtype=np.float32)
 
     texts, scores = [f"text {i}" for i in range(count)], [0.1] * count
-    return render.strip(gray((640, 480)), panels(), signed=False, texts=texts, scores=scores)
+    return render.strip(gray((640, 480)), overlay(), signed=False, texts=texts, scores=scores)
 
 
 @pytest.mark.parametrize(("count", "columns", "rows"), [(1, 2, 1), (5, 6, 1), (6, 4, 2), (23, 6, 4)])
@@ -305,8 +305,8 @@ def test_grid_spans_a_gap_over_the_row_with_its_reason():
     picture = grid(section(*rows))
     top = TOP + 8 + 147 + 8
     for x in (LEFT + 8, LEFT + 224, picture.width - 32 - 8):
-        assert picture.getpixel((x, top + 8)) == table.QUIET, "one quiet cell over all columns"
-    assert picture.getpixel((picture.width - 30, top + 8)) == table.BACKGROUND
+        assert picture.getpixel((x, top + 8)) == comparison.QUIET, "one quiet cell over all columns"
+    assert picture.getpixel((picture.width - 30, top + 8)) == comparison.BACKGROUND
     assert np.asarray(picture.crop((LEFT, top, picture.width - 32, top + 66))).max() > 100, (
         "the reason is written there"
     )

@@ -22,8 +22,8 @@ from eclip import cli, heatmap
 from eclip.class_words import class_words
 from eclip.errors import EclipError, ImageError, OptionError, ResultError, TextError, UnknownNameError
 from eclip.labels import Piece, label_pixels
-from eclip.render.classes import BLIND, indexed, palette, tinted
-from eclip.render.colors import oklab
+from eclip.render.colormaps import oklab
+from eclip.render.label_map import BLIND, indexed, palette, tinted
 from eclip.segment_writer import SegmentWriter, coco_mask, runs
 from eclip.windows import check_windows, windows
 

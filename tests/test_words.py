@@ -14,7 +14,7 @@ from eclip.backbones.backbone import Backbone
 from eclip.backbones.blocks import cosine, unit
 from eclip.backbones.text_tower import run_text_block, text_attention
 from eclip.errors import EclipError, NoMeaningError, OptionError, TextCutWarning, TextError, UnknownNameError
-from eclip.render import sentence
+from eclip.render import words as words_module
 from eclip.words import WORD_METHODS
 from eclip.words.reading import content, read
 from test_backbones import _assert_same, _state
@@ -96,7 +96,7 @@ def test_many_texts_take_turns(backbone: Backbone, image: torch.Tensor) -> None:
 def test_strongest_words_have_the_strongest_colors() -> None:
     row = render.terminal(["for", "against", "nothing"], np.array([0.4, -0.8, 0.0], np.float32), 80)
     assert row[1].plain.split() == ["+33%", "-67%", "0%"]
-    grounds = [colors[0] for colors in sentence.colors(np.array([0.4, -0.8, 0.0], np.float32))]
+    grounds = [colors[0] for colors in words_module.colors(np.array([0.4, -0.8, 0.0], np.float32))]
     assert grounds[0][0] > grounds[0][2]  # amber
     assert grounds[1][2] > grounds[1][0]  # blue
     assert sum(grounds[1]) > sum(grounds[0]) > sum(grounds[2])

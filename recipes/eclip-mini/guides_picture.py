@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw
 import eclip
 from eclip.guides import GUIDES, Seen
 from eclip.images import open_photo
-from eclip.render.colors import BACKGROUND, BAR_GRAY, FAINT, INK, blend
-from eclip.render.letters import fit
-from eclip.render.panels import paint
+from eclip.render.colormaps import BACKGROUND, BAR_GRAY, FAINT, INK, blend
+from eclip.render.fonts import fit
+from eclip.render.overlay import paint
 
 DOCS = Path(__file__).parents[2] / "docs"
 PHOTOS = ("elephant", "dog", "cat", "horses")

@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 
 import eclip
 from eclip.images import open_photo
-from eclip.render.colors import BACKGROUND, FAINT, INK
-from eclip.render.panels import paint
+from eclip.render.colormaps import BACKGROUND, FAINT, INK
+from eclip.render.overlay import paint
 
 SHOWN = ("elephant=an elephant", "elephant=a man", "dog=a dog", "cat=a cat", "horses=a horse")
 COLUMNS = (

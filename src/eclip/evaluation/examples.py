@@ -26,8 +26,8 @@ from eclip.heatmap import normalize
 from eclip.methods import METHODS
 from eclip.protocols import Localize
 from eclip.render import overlay
-from eclip.render.colors import BACKGROUND, FAINT, INK
-from eclip.render.letters import fit
+from eclip.render.colormaps import BACKGROUND, FAINT, INK
+from eclip.render.fonts import fit
 from eclip.writer import replace_file
 
 SIDES = 340, 212  # of the drawn photo, at most, in pixels

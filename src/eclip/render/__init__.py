@@ -4,12 +4,12 @@ Color means evidence and nothing else: the photo beneath is drawn in gray, sligh
 the evidence grows. In label maps color means the class.
 """
 
-from eclip.render.classes import indexed, labeled, palette, tinted
-from eclip.render.colors import diverging, sequential
+from eclip.render.colormaps import diverging, sequential
+from eclip.render.comparison import SCALES, Row, Section, check_scale, grid
+from eclip.render.label_map import indexed, labeled, palette, tinted
+from eclip.render.overlay import overlay, strip
 from eclip.render.page import Sentence, page
-from eclip.render.panels import overlay, strip
-from eclip.render.sentence import cut_out, drawn, page_words, printable, shares, stack, terminal
-from eclip.render.table import SCALES, Row, Section, check_scale, grid
+from eclip.render.words import cut_out, drawn, page_words, printable, shares, stack, terminal
 
 __all__ = [
     "SCALES",

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from eclip.render.colors import LEVELS, diverging
-from eclip.render.panels import view_size
-from eclip.render.sentence import page_words
+from eclip.render.colormaps import LEVELS, diverging
+from eclip.render.overlay import view_size
+from eclip.render.words import page_words
 
 PHOTO_LENGTH = 480
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eclip.errors import MissingExtraError
-from eclip.render.colors import BACKGROUND, FAINT, INK
+from eclip.render.colormaps import BACKGROUND, FAINT, INK
 from eclip.writer import replace_file
 
 FILE, PICTURE = "log.jsonl", "curve.png"

@@ -10,9 +10,9 @@ from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from eclip.render.colors import BACKGROUND, FAINT, INK, oklab
-from eclip.render.letters import fit, fonts
-from eclip.render.panels import LEAST_LENGTH, view_size
+from eclip.render.colormaps import BACKGROUND, FAINT, INK, oklab
+from eclip.render.fonts import fit, fonts
+from eclip.render.overlay import LEAST_LENGTH, view_size
 
 TINT, DIMMED = 0.55, 0.8  # opacity of a class's color; brightness of what is background
 PANEL_AT_MOST = 640  # pixels of the longer side of a panel in a picture of several

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw
 
-from eclip.render.colors import BACKGROUND, FAINT, LEVELS, diverging
-from eclip.render.letters import fit
-from eclip.render.panels import PANEL_GAP
+from eclip.render.colormaps import BACKGROUND, FAINT, LEVELS, diverging
+from eclip.render.fonts import fit
+from eclip.render.overlay import PANEL_GAP
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 
 from eclip import heatmap
 from eclip.errors import OptionError, ShapeError
-from eclip.render.colors import BACKGROUND, BAR_GRAY, FAINT, INK, LEVELS, blend
-from eclip.render.letters import fit, fonts
+from eclip.render.colormaps import BACKGROUND, BAR_GRAY, FAINT, INK, LEVELS, blend
+from eclip.render.fonts import fit, fonts
 
 OUTLINE_LEVEL = 0.5  # the outline runs where the heat map, or its absolute value, is half of its peak
 LEAST_SIDE = 16  # pixels of a drawn side, however thin the photo

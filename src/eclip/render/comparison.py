@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw
 
 from eclip import heatmap
 from eclip.errors import OptionError
-from eclip.render.colors import BACKGROUND, BAR_GRAY, FAINT, INK, blend
-from eclip.render.letters import fit, fonts, wrap
-from eclip.render.panels import paint, view_size
+from eclip.render.colormaps import BACKGROUND, BAR_GRAY, FAINT, INK, blend
+from eclip.render.fonts import fit, fonts, wrap
+from eclip.render.overlay import paint, view_size
 
 SCALES = ("map", "row")
 TEXTS_AT_MOST = 20

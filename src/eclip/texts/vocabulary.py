@@ -24,7 +24,7 @@ def words_of(vocabulary: str | Path | Iterable[str] | None) -> tuple[str, ...]:
         TextError: a word is empty or no text.
     """
     if vocabulary is None:
-        lines, source = _lines(files("eclip").joinpath("assets/words.txt").read_text(encoding="utf-8")), "the package"
+        lines, source = _lines(files("eclip.texts").joinpath("words.txt").read_text(encoding="utf-8")), "the package"
     elif isinstance(vocabulary, str | Path):
         source = f"the vocabulary file {str(vocabulary)!r}"
         try:

@@ -19,7 +19,7 @@ FORMS = (
 )
 TEXTS = ("captions", "words")
 INSIDES, SOURCES, STARTS = ("mean", "mass"), ("value", "output"), ("model", "random")
-"""The names of `eclip.pooling` and `eclip.backbones.head`, again, so that a wrong one is answered before torch comes."""
+"""The names of `eclip.pooling` and `eclip.backbones.head`, again, so that a wrong one is told before torch comes."""
 PRECISIONS = ("float32", "bfloat16")
 CHECKPOINT = "checkpoint.pt"
 FREE = (

@@ -21,7 +21,7 @@ from eclip.explain import Question
 from eclip.explanation import Explanation
 from eclip.images import Photo, name_of, open_photo
 from eclip.methods import GROUPS, METHODS, NO_DIFFERENCE, AnyMethod, check_methods, options_for
-from eclip.naming import method_names
+from eclip.methods.naming import method_names
 from eclip.results.command import compare_command, was_named
 from eclip.texts.encode import check_texts
 from eclip.texts.templates import kept

@@ -31,8 +31,8 @@ from eclip.image_mean import mean_for
 from eclip.images import Photo, are_several, at_least_one, read_batches
 from eclip.methods import METHODS, AnyMethod, check_methods, options_for
 from eclip.methods.maskclip import patch_features
+from eclip.methods.naming import method_name
 from eclip.msae import Autoencoder, load_autoencoder
-from eclip.naming import method_name
 from eclip.registry import plain_options, whole, whole_or_none
 from eclip.results.command import was_named
 from eclip.texts.encode import encode_texts

@@ -32,7 +32,7 @@ from eclip.evaluation.results import SCHEMA, Evaluation, Found, check_question, 
 from eclip.evaluation.row import Row
 from eclip.evaluation.sense import check_groups
 from eclip.methods import AnyMethod, check_methods, options_for
-from eclip.naming import method_names
+from eclip.methods.naming import method_names
 from eclip.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Localize, Protocol, protocol_of
 from eclip.refinements import check_refinement
 from eclip.registry import check_options, whole, whole_or_none

@@ -29,7 +29,7 @@ from eclip.explanation import Explanation
 from eclip.health import KEEP, Checkup, notes
 from eclip.images import Photo, at_least_one, name_of, open_photo, read_batches
 from eclip.methods import DEFAULT_METHOD, DEFAULT_WITH_HEAD, METHODS, AnyMethod, check_methods, options_for
-from eclip.naming import one_or_more
+from eclip.methods.naming import one_or_more
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.registry import whole, whole_or_none
 from eclip.results.command import command

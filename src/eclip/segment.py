@@ -26,7 +26,7 @@ from eclip.explain import Question
 from eclip.images import Photo, at_least_one, read_batches
 from eclip.labels import Piece, check_cuts, label_pixels
 from eclip.methods import DEFAULT_WITH_HEAD, AnyMethod, check_between_texts, options_for
-from eclip.naming import method_name
+from eclip.methods.naming import method_name
 from eclip.registry import check_options, plain_options, whole, whole_or_none
 from eclip.segment_writer import segment_command
 from eclip.segmentation import Segmentation

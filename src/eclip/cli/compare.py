@@ -12,7 +12,7 @@ from eclip.cli import asking
 from eclip.cli.asking import Positions, Resize, Scale
 from eclip.errors import ImageError, OptionError
 from eclip.methods import GROUPS, check_methods
-from eclip.naming import method_names as named
+from eclip.methods.naming import method_names as named
 from eclip.reported import reported
 from eclip.results.command import compare_command
 from eclip.writer import ComparisonWriter

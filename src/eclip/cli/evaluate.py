@@ -15,7 +15,7 @@ from eclip.cli import asking
 from eclip.datasets import dataset
 from eclip.errors import OptionError
 from eclip.methods import METHODS, check_methods
-from eclip.naming import method_names
+from eclip.methods.naming import method_names
 from eclip.protocols import DEFAULT_PROTOCOL, protocol_of
 from eclip.reported import reported
 

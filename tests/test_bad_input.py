@@ -14,7 +14,7 @@ import pytest
 from click.testing import Result
 
 import eclip
-from eclip.explanation import Explanation
+from eclip.explanation.explanation import Explanation
 from test_cli import explain
 from test_photos import broken_files
 

@@ -20,9 +20,9 @@ import eclip
 from eclip import __version__, cli
 from eclip.backbones.choices import POSITIONS, RESIZES
 from eclip.backbones.preprocess import Preprocess
-from eclip.explanation import Explanation
+from eclip.explanation.explanation import Explanation
+from eclip.explanation.writer import ComparisonWriter
 from eclip.methods import METHODS
-from eclip.writer import ComparisonWriter
 
 
 def run(*words: object) -> Result:

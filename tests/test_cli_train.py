@@ -25,7 +25,7 @@ from eclip import pooling
 from eclip.backbones import head
 from eclip.cli import app
 from eclip.cli import train as door
-from eclip.explanation import Explanation
+from eclip.explanation.explanation import Explanation
 from eclip.guides import GUIDES
 from eclip.training import config, journal
 from eclip.training.config import TrainConfig, from_toml

@@ -15,9 +15,9 @@ import eclip
 import tiny
 from eclip import compare as public
 from eclip import render
-from eclip.compare import Comparison, Contest
 from eclip.errors import EclipError, ImageError, OptionError, TextError, UnknownNameError
-from eclip.explanation import Explanation
+from eclip.explanation.compare import Comparison, Contest
+from eclip.explanation.explanation import Explanation
 from eclip.images import open_photo
 from eclip.methods import METHODS
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from eclip.results.provenance import versions
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -26,8 +27,7 @@ import tiny
 from eclip.backbones.backbone import Backbone
 from eclip.cli import app
 from eclip.errors import EqualTextsWarning, ImageError, OptionError, ResultError, TextError, UnknownNameError
-from eclip.explanation import Explanation
-from eclip.writer import versions
+from eclip.explanation.explanation import Explanation
 
 TEXTS = ["a dog", "grass"]
 

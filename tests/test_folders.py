@@ -17,7 +17,7 @@ from PIL import Image
 
 import eclip
 from eclip.errors import ResultError
-from eclip.explanation import Explanation
+from eclip.explanation.explanation import Explanation
 from eclip.results.earlier import Earlier
 from eclip.results.marks import is_ours
 from test_cli import run
@@ -136,7 +136,7 @@ def test_a_folder_that_nobody_named_gives_way_to_one_beside_it(
 def test_an_interrupted_repeat_keeps_what_it_did_not_reach(
     ask: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eclip.writer import Writer
+    from eclip.explanation.writer import Writer
 
     ask("explain", tmp_path, of="")
     own = Writer.add
@@ -291,7 +291,7 @@ def test_another_image_from_memory_is_another_image(tiny_name: str, tmp_path: Pa
 
 
 def _hold(folder: str, begun: Any, end: Any) -> None:
-    from eclip.writer import Writer
+    from eclip.explanation.writer import Writer
 
     with Writer(folder):
         begun.set()

@@ -22,8 +22,8 @@ import tiny
 from eclip.backbones import load
 from eclip.backbones.building import built_apart
 from eclip.errors import NoMeaningError
+from eclip.explanation.health import polarity_by_hiding
 from eclip.guides import Seen
-from eclip.health import polarity_by_hiding
 from eclip.metrics.fills import FILLS, fill
 from eclip.refinements import REFINEMENTS
 from eclip.words import WORD_METHODS

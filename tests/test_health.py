@@ -19,8 +19,17 @@ import eclip
 import tiny
 from eclip.backbones.backbone import Backbone
 from eclip.cli import app
-from eclip.explanation import Explanation
-from eclip.health import NUMBERS, SENTENCES, Checkup, Health, artefacts, correlation, polarity_by_hiding, share_below
+from eclip.explanation.explanation import Explanation
+from eclip.explanation.health import (
+    NUMBERS,
+    SENTENCES,
+    Checkup,
+    Health,
+    artefacts,
+    correlation,
+    polarity_by_hiding,
+    share_below,
+)
 from eclip.methods import METHODS
 
 PHOTOS = Path(__file__).parents[1] / "docs" / "photos"
@@ -182,7 +191,9 @@ def test_no_more_is_done_than_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path
     eclip.explain(photo, TEXTS, model=backbone, method="itsm")
     assert not list(tmp_path.rglob("*.npy")), "a model that may be in training leaves nothing on disk"
     ranked = []
-    monkeypatch.setattr("eclip.health.share_below", lambda *given: ranked.append(given) or share_below(*given))
+    monkeypatch.setattr(
+        "eclip.explanation.health.share_below", lambda *given: ranked.append(given) or share_below(*given)
+    )
     many = eclip.explain(photo, TEXTS, model=backbone, method=["itsm", "gem", "maskclip"])
     assert len(ranked) == 1, "all methods share the presence"
     for name, one in many.items():

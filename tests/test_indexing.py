@@ -13,7 +13,7 @@ import torch
 
 import eclip
 from eclip.errors import EqualTextsWarning, OptionError
-from eclip.explanation import Explanation
+from eclip.explanation.explanation import Explanation
 from eclip.results.indexing import image_and_text, image_of, number_of
 
 TEXTS = ["a dog", "grass", "the sea"]

@@ -25,7 +25,7 @@ from eclip.backbones.backbone import Backbone, Grid
 from eclip.backbones.encoding import Encoding
 from eclip.cli import app
 from eclip.errors import EclipError, KeepError, NoMeaningError, OptionError, ShapeError, UnknownNameError
-from eclip.explanation import Explanation
+from eclip.explanation.explanation import Explanation
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.refinements.colors import rgb, to_lab
 from eclip.refinements.lposs import patch_features

@@ -13,9 +13,9 @@ import torch
 
 import eclip
 import tiny
-from eclip.compare import Comparison
 from eclip.errors import ModelError, OptionError, UnknownNameError
 from eclip.evaluate import _methods
+from eclip.explanation.compare import Comparison
 from eclip.methods import METHODS, Method
 from eclip.words import WORD_METHODS
 from test_cli import run

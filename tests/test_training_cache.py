@@ -24,12 +24,12 @@ from eclip.backbones.head import EclipHead, head_rows
 from eclip.datasets.caption_sources import Pair, read_pairs
 from eclip.datasets.pair import Place
 from eclip.errors import DataError, ResultError, TextCutWarning
+from eclip.files import replace_file
 from eclip.guides import GUIDES, Seen, on_grid
 from eclip.texts.encode import encode_texts
 from eclip.training import material
 from eclip.training.material import Batch, Cached, Looking, Places, Streamed
 from eclip.training.store import Store
-from eclip.writer import replace_file
 
 
 @pytest.fixture(scope="module")

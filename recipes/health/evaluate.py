@@ -29,7 +29,7 @@ import eclip
 from eclip.backbones.blocks import cosine
 from eclip.datasets.masks import VOID, MaskSet, read_masks
 from eclip.evaluation.scoring import encoded
-from eclip.health import (
+from eclip.explanation.health import (
     LEAST_POLARITY,
     LEAST_PRESENCE,
     LEAST_SENSITIVITY,

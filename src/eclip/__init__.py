@@ -20,24 +20,24 @@ _HOME = {
     "WORD_METHODS": "eclip.words",
     "WordRelevance": "eclip.explain_words",
     "Backbone": "eclip.backbones.backbone",
-    "Comparison": "eclip.compare",
+    "Comparison": "eclip.explanation.compare",
     "Concepts": "eclip.concepts",
     "Encoding": "eclip.backbones.encoding",
     "EclipError": "eclip.errors",
     "EclipHead": "eclip.backbones.head",
     "Evaluation": "eclip.evaluation.results",
-    "Explanation": "eclip.explanation",
+    "Explanation": "eclip.explanation.explanation",
     "Interactions": "eclip.interactions",
     "Segmentation": "eclip.segmentation",
     "TrainConfig": "eclip.training.config",
-    "compare": "eclip.compare",
+    "compare": "eclip.explanation.compare",
     "concepts": "eclip.concepts",
     "concepts_each": "eclip.concepts",
     "encode": "eclip.backbones.encoding",
     "encode_texts": "eclip.texts.encode",
     "evaluate": "eclip.evaluate",
-    "explain": "eclip.explain",
-    "explain_each": "eclip.explain",
+    "explain": "eclip.explanation.explain",
+    "explain_each": "eclip.explanation.explain",
     "explain_words": "eclip.explain_words",
     "interactions": "eclip.interactions",
     "image_mean": "eclip.image_mean",
@@ -64,8 +64,6 @@ if TYPE_CHECKING:
     from eclip.backbones.head import with_head as with_head
     from eclip.backbones.load import load as load
     from eclip.backbones.wrap import wrap as wrap
-    from eclip.compare import Comparison as Comparison
-    from eclip.compare import compare as compare
     from eclip.concepts import Concepts as Concepts
     from eclip.concepts import concepts as concepts
     from eclip.concepts import concepts_each as concepts_each
@@ -73,11 +71,13 @@ if TYPE_CHECKING:
     from eclip.errors import EclipError as EclipError
     from eclip.evaluate import evaluate as evaluate
     from eclip.evaluation.results import Evaluation as Evaluation
-    from eclip.explain import explain as explain
-    from eclip.explain import explain_each as explain_each
     from eclip.explain_words import WordRelevance as WordRelevance
     from eclip.explain_words import explain_words as explain_words
-    from eclip.explanation import Explanation as Explanation
+    from eclip.explanation.compare import Comparison as Comparison
+    from eclip.explanation.compare import compare as compare
+    from eclip.explanation.explain import explain as explain
+    from eclip.explanation.explain import explain_each as explain_each
+    from eclip.explanation.explanation import Explanation as Explanation
     from eclip.guides import GUIDES as GUIDES
     from eclip.image_mean import image_mean as image_mean
     from eclip.interactions import Interactions as Interactions

@@ -26,7 +26,7 @@ from eclip.backbones.encoding import Encoding, encode
 from eclip.backbones.load import backbone_of, is_loaded
 from eclip.concepts_writer import ConceptsWriter, concepts_command, drawn
 from eclip.errors import OptionError, ShapeError
-from eclip.explanation import Explanation
+from eclip.explanation.explanation import Explanation
 from eclip.image_mean import mean_for
 from eclip.images import Photo, are_several, at_least_one, read_batches
 from eclip.methods import METHODS, AnyMethod, check_methods, options_for
@@ -35,10 +35,12 @@ from eclip.methods.naming import method_name
 from eclip.msae import Autoencoder, load_autoencoder
 from eclip.registry import plain_options, whole, whole_or_none
 from eclip.results.command import was_named
+from eclip.results.folder import FORMATS
+from eclip.results.marks import png
+from eclip.results.provenance import made_by, noted
 from eclip.texts.encode import encode_texts
 from eclip.texts.templates import kept
 from eclip.texts.vocabulary import words_of
-from eclip.writer import FORMATS, made_by, noted, png
 
 COUNT, LATENTS, METHOD = 10, 64, "maskclip"
 PATH = (str, Path, type(None))

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eclip.results.command import question, settings
-from eclip.writer import FORMATS, Folder, named, png
+from eclip.results.folder import FORMATS, Folder
+from eclip.results.marks import png
+from eclip.results.provenance import named
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,7 +66,7 @@ class ConceptsWriter(Folder):
          "failures": [{"source", "error"}, ...]}
 
     Concepts are in order, the heaviest first; the npz file holds maps (concept, row, col), weights and scores.
-    Otherwise as in `eclip.writer.Writer`.
+    Otherwise as in `eclip.explanation.writer.Writer`.
     """
 
     def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> None:

@@ -37,7 +37,7 @@ from eclip.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Localize, Protocol, pro
 from eclip.refinements import check_refinement
 from eclip.registry import check_options, whole, whole_or_none
 from eclip.results.command import eval_command
-from eclip.writer import made_by, noted, versions
+from eclip.results.provenance import made_by, noted, versions
 
 FAST = "fast"
 HOME = Path(__file__).parent

@@ -21,10 +21,10 @@ from eclip.backbones.load import backbone_of
 from eclip.images import Photo, at_least_one, name_of, open_photo
 from eclip.registry import plain_options, whole_or_none
 from eclip.results.indexing import Which, image_and_text, image_of
+from eclip.results.provenance import made_by
 from eclip.texts.encode import check_texts, encode_texts
 from eclip.words import DEFAULT_WORD_METHOD, WordMethod, word_method
 from eclip.words.reading import read
-from eclip.writer import made_by
 
 
 @dataclass(frozen=True, eq=False)

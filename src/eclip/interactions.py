@@ -21,10 +21,10 @@ from eclip.backbones.load import backbone_of
 from eclip.errors import OptionError, TextError
 from eclip.images import Photo, name_of, open_photo
 from eclip.registry import plain_options, whole_or_none
+from eclip.results.provenance import made_by
 from eclip.texts.encode import check_texts, encode_texts
 from eclip.words.pairs import Path, check_path, image_path, pairs, target, text_path, with_reference
 from eclip.words.reading import Reading, content, read
-from eclip.writer import made_by
 
 Box = Sequence[float | int] | np.ndarray
 """left, top, right, bottom in pixels of the photo, such as a row of `Explanation.boxes`."""
@@ -61,7 +61,7 @@ class Interactions:
         return f"Interactions({word} words x {row} x {col} patches, {self.text!r}, score {self.score:.3f})"
 
     def _repr_png_(self) -> bytes:
-        from eclip.writer import png
+        from eclip.results.marks import png
 
         return png(self.picture())
 

@@ -22,7 +22,7 @@ from eclip.backbones.devices import Device
 from eclip.backbones.load import backbone_of
 from eclip.class_words import Classes, ClassWords, class_words
 from eclip.errors import OptionError
-from eclip.explain import Question
+from eclip.explanation.explain import Question
 from eclip.images import Photo, at_least_one, read_batches
 from eclip.labels import Piece, check_cuts, label_pixels
 from eclip.methods import DEFAULT_WITH_HEAD, AnyMethod, check_between_texts, options_for

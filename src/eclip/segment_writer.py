@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from eclip.errors import ResultError
 from eclip.results.command import question, settings, was_named
-from eclip.writer import FORMATS, Folder, png
+from eclip.results.folder import FORMATS, Folder
+from eclip.results.marks import png
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +59,7 @@ class SegmentWriter(Folder):
     "confidence" the mean over a class's pixels. The file coco.json has COCO's instances format: masks as runs,
     uncompressed, one annotation for each class and photo, or for each connected region of `LEAST_INSTANCE` or more;
     "image_id" counts the photos of the manifest from 1, "category_id" is the label; background has no annotation.
-    Otherwise as in `eclip.writer.Writer`.
+    Otherwise as in `eclip.explanation.writer.Writer`.
     """
 
     fixed = (COCO,)

@@ -13,9 +13,10 @@ from PIL import Image
 
 from eclip import heatmap, render
 from eclip.errors import OptionError
+from eclip.results.folder import FORMATS
 from eclip.results.indexing import Which, image_of, number_of
+from eclip.results.marks import png
 from eclip.segment_writer import SegmentWriter
-from eclip.writer import FORMATS, png
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,12 +33,12 @@ from eclip.errors import DataError, OptionError, TrainingError
 from eclip.evaluation.scoring import localize
 from eclip.methods import METHODS
 from eclip.results.folder import check_no_other
+from eclip.results.provenance import made_by, versions
 from eclip.training import checkpoint, journal, processes
 from eclip.training.config import CHECKPOINT, FREE, TrainConfig
 from eclip.training.learning import Learner
 from eclip.training.material import Cached, Looking, Material, Places, Streamed, Tell
 from eclip.training.words import Kin, as_words
-from eclip.writer import made_by, versions
 
 BAD_SHARE, BAD_LEAST = 0.05, 200
 """More bad pairs than this stop a run, once so many pairs have been looked at."""

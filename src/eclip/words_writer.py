@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eclip.results.command import question
-from eclip.writer import FORMATS, Folder, png, slug
+from eclip.results.folder import FORMATS, Folder
+from eclip.results.marks import png, slug
 
 if TYPE_CHECKING:
     from eclip.explain_words import WordRelevance

@@ -19,8 +19,8 @@ from eclip.errors import ModelError, OptionError, TextError
 from eclip.methods import DEFAULT_METHOD, DEFAULT_WITH_HEAD, METHODS, options_for
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.reported import stop
+from eclip.results.folder import FORMATS, Folder
 from eclip.texts.templates import resolve
-from eclip.writer import FORMATS, Folder
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

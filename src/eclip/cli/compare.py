@@ -11,11 +11,11 @@ from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import asking
 from eclip.cli.asking import Positions, Resize, Scale
 from eclip.errors import ImageError, OptionError
+from eclip.explanation.writer import ComparisonWriter
 from eclip.methods import GROUPS, check_methods
 from eclip.methods.naming import method_names as named
 from eclip.reported import reported
 from eclip.results.command import compare_command
-from eclip.writer import ComparisonWriter
 
 
 def compare(
@@ -90,7 +90,7 @@ def _compare_all(
     *,
     quiet: bool,
 ) -> None:
-    from eclip.compare import Contest
+    from eclip.explanation.compare import Contest
     from eclip.images import read_ahead
 
     with asking.running(photos, writer, lambda how: compare_command(sources, texts, how)) as run:

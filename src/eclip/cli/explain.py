@@ -10,13 +10,14 @@ import typer
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import asking
 from eclip.cli.asking import Positions, Resize
+from eclip.explanation.writer import Writer
 from eclip.methods import check_methods
 from eclip.reported import reported
 from eclip.results.command import command
-from eclip.writer import MANIFEST, Writer
+from eclip.results.earlier import MANIFEST
 
 if TYPE_CHECKING:
-    from eclip.explanation import Explanation
+    from eclip.explanation.explanation import Explanation
 
 MOST_TOLD = 5
 """Of so many photos each one's warnings are printed, of more their number."""
@@ -90,7 +91,7 @@ def explain(
 def _explain_all(
     sources: list[str], photos: list[Path], texts: list[str], settings: dict[str, Any], writer: Writer, *, quiet: bool
 ) -> None:
-    from eclip.explain import explain_each
+    from eclip.explanation.explain import explain_each
 
     try:
         with asking.running(photos, writer, lambda how: command(sources, texts, how)) as run:

@@ -22,13 +22,13 @@ from eclip.errors import DataError
 from eclip.evaluation.asked import Asked, opened
 from eclip.evaluation.parts import EXAMPLES, folder_of
 from eclip.evaluation.row import Row
+from eclip.files import replace_file
 from eclip.heatmap import normalize
 from eclip.methods import METHODS
 from eclip.protocols import Localize
 from eclip.render import overlay
 from eclip.render.colormaps import BACKGROUND, FAINT, INK
 from eclip.render.fonts import fit
-from eclip.writer import replace_file
 
 SIDES = 340, 212  # of the drawn photo, at most, in pixels
 BAND, LETTERS = 28, 13  # height of the line below, 240 in all, and of its letters

@@ -17,8 +17,8 @@ from eclip.datasets.pair import PairSet
 from eclip.errors import ResultError
 from eclip.evaluation.parts import PAIRS, RESULTS, TABLE, Part
 from eclip.evaluation.row import Row
+from eclip.files import replace_file
 from eclip.render.report_table import plain_table
-from eclip.writer import replace_file
 
 SCHEMA = "eclip.eval/1"
 Found = dict[str, tuple[list[Row], list[Part]]]

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from eclip.errors import TrainingError
+from eclip.files import replace_file
 from eclip.training.config import CHECKPOINT, FREE, TrainConfig
-from eclip.writer import replace_file
 
 Probe = tuple[float, ...]
 

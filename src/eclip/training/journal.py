@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from eclip.errors import MissingExtraError
+from eclip.files import replace_file
 from eclip.render.colormaps import BACKGROUND, FAINT, INK
-from eclip.writer import replace_file
 
 FILE, PICTURE = "log.jsonl", "curve.png"
 ENDINGS = ("stopped", "failed")

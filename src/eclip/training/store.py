@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eclip.errors import ResultError
-from eclip.writer import replace_file
+from eclip.files import replace_file
 
 
 class Store:

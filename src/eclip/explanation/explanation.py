@@ -17,10 +17,13 @@ from PIL import Image
 
 from eclip import heatmap, render
 from eclip.errors import ImageError, OptionError, ResultError
-from eclip.health import NUMBERS, Health
+from eclip.explanation.health import NUMBERS, Health
+from eclip.explanation.writer import SCHEMA, Writer
 from eclip.images import open_photo
+from eclip.results.earlier import MANIFEST
+from eclip.results.folder import FORMATS
 from eclip.results.indexing import Which, image_and_text, image_of, number_of
-from eclip.writer import FORMATS, MANIFEST, SCHEMA, Writer, png
+from eclip.results.marks import png
 
 MOST_PANELS = 20
 """Pictures are drawn for at most so many texts, those that score best; arrays hold all."""

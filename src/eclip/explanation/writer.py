@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from eclip.backbones.backbone import Backbone
-    from eclip.compare import Comparison
-    from eclip.explanation import Explanation
+    from eclip.explanation.compare import Comparison
+    from eclip.explanation.explanation import Explanation
 
 SCHEMA, COMPARE_SCHEMA = "eclip.explain/1", "eclip.compare/1"
 

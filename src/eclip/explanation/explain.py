@@ -25,17 +25,17 @@ from eclip.backbones.devices import Device
 from eclip.backbones.encoding import encode
 from eclip.backbones.load import backbone_of, is_loaded
 from eclip.errors import ImageError, NoMeaningError, TextError
-from eclip.explanation import Explanation
-from eclip.health import KEEP, Checkup, notes
+from eclip.explanation.explanation import Explanation
+from eclip.explanation.health import KEEP, Checkup, notes
 from eclip.images import Photo, at_least_one, name_of, open_photo, read_batches
 from eclip.methods import DEFAULT_METHOD, DEFAULT_WITH_HEAD, METHODS, AnyMethod, check_methods, options_for
 from eclip.methods.naming import one_or_more
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.registry import whole, whole_or_none
 from eclip.results.command import command
+from eclip.results.provenance import made_by, noted
 from eclip.texts.encode import check_texts, encode_apart
 from eclip.texts.templates import kept
-from eclip.writer import made_by, noted
 
 
 @overload
@@ -81,7 +81,7 @@ def explain(
         device: where a model given by name is put, see `eclip.load`; None = the CPU. A Backbone stays where it is.
         refine: a name of `eclip.REFINEMENTS`, which draws maps to what the photo shows, some on the model's pixels.
         refine_options: of the refinement, see `eclip.REFINEMENTS[name].options`.
-        health: ask of each map whether it can be trusted, see `eclip.health`; it leaves the maps as they are.
+        health: ask of each map whether it can be trusted, see `eclip.explanation.health`; it leaves the maps as they are.
         gaps: of several methods, those without a meaning for this model are added here, with the reason, and the rest
             goes on. None: they raise.
         options: options of the method, see `eclip.METHODS[name].options`.

@@ -17,15 +17,18 @@ from eclip.backbones.catalog import DEFAULT_MODEL, split_name
 from eclip.backbones.devices import Device
 from eclip.backbones.load import is_loaded
 from eclip.errors import OptionError
-from eclip.explain import Question
-from eclip.explanation import Explanation
+from eclip.explanation.explain import Question
+from eclip.explanation.explanation import Explanation
+from eclip.explanation.writer import ComparisonWriter
 from eclip.images import Photo, name_of, open_photo
 from eclip.methods import GROUPS, METHODS, NO_DIFFERENCE, AnyMethod, check_methods, options_for
 from eclip.methods.naming import method_names
 from eclip.results.command import compare_command, was_named
+from eclip.results.folder import FORMATS
+from eclip.results.marks import png
+from eclip.results.provenance import made_by
 from eclip.texts.encode import check_texts
 from eclip.texts.templates import kept
-from eclip.writer import FORMATS, ComparisonWriter, made_by, png
 
 Pair = tuple[str, str]
 """A model and a method, by their names."""

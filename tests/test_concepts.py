@@ -272,7 +272,7 @@ def test_the_vocabulary_of_the_package() -> None:
 
 
 def test_the_licence_is_that_of_the_words_source() -> None:
-    assets = Path(eclip.__file__).parent / "assets"
+    assets = Path(eclip.__file__).parent / "texts"
     assert "WordNet 3.1, Copyright 2011 by Princeton" in (assets / "words.txt").read_text().replace("\n# ", " ")
     licence = (assets / "WORDNET-LICENSE.txt").read_text()
     assert "WordNet 3.1 Copyright 2011 by Princeton University.  All rights reserved." in licence

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from eclip.results.provenance import versions
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -28,6 +27,7 @@ from eclip.backbones.backbone import Backbone
 from eclip.cli import app
 from eclip.errors import EqualTextsWarning, ImageError, OptionError, ResultError, TextError, UnknownNameError
 from eclip.explanation.explanation import Explanation
+from eclip.results.provenance import versions
 
 TEXTS = ["a dog", "grass"]
 

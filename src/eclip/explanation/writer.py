@@ -2,69 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import platform
-import sys
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-from eclip.errors import ResultError
 from eclip.results.command import compare_command
-from eclip.results.earlier import MANIFEST as MANIFEST
-from eclip.results.folder import FORMATS as FORMATS
-from eclip.results.folder import Folder as Folder
-from eclip.results.marks import png as png
-from eclip.results.marks import slug as slug
+from eclip.results.folder import FORMATS, Folder
+from eclip.results.marks import png, slug
+from eclip.results.provenance import named
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from eclip.backbones.backbone import Backbone
     from eclip.explanation.compare import Comparison
     from eclip.explanation.explanation import Explanation
 
 SCHEMA, COMPARE_SCHEMA = "eclip.explain/1", "eclip.compare/1"
-
-
-def noted(options: dict[str, Any]) -> dict[str, Any]:
-    """Options as a manifest holds them: lists for vectors and tuples, of larger tensors the shape alone."""
-
-    def note(value: Any) -> Any:
-        if not hasattr(value, "tolist"):
-            return list(value) if isinstance(value, tuple) else value
-        return value.tolist() if value.ndim <= 1 else f"a tensor of {tuple(value.shape)}"
-
-    return {key: note(value) for key, value in options.items()}
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on; what only some results need is among them if it has been imported."""
-    packages = ["eclip", "torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow"]
-    some = ("transformers", "transformers"), ("scikit-learn", "sklearn")
-    packages += [name for name, module in some if module in sys.modules]
-    return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
-
-
-@functools.cache
-def _version(package: str) -> str:
-    from importlib.metadata import version  # slow to import
-
-    return version(package)
-
-
-def made_by(backbone: Backbone) -> dict[str, Any]:
-    """What a result says of its model; "head" is where the head of the method eclip was read, None without one."""
-    return {
-        "model": backbone.name,
-        "family": backbone.family,
-        "head": None if backbone.head is None else backbone.head.place or "from memory",
-        "device": str(backbone.weight.device),
-        "precision": str(backbone.weight.dtype).removeprefix("torch."),
-        "versions": versions(),
-    }
 
 
 class Writer(Folder):
@@ -183,33 +136,6 @@ class ComparisonWriter(Folder):
         gaps = [{"model": model, "method": method, "why": why} for (model, method), why in comparison.gaps.items()]
         shape = dict(zip(("width", "height"), comparison.photo.size, strict=True))
         return {"source": comparison.source, **shape, "maps": maps, "gaps": gaps, "files": files}
-
-
-def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file, and its folder if it is not there, so that it is whole at any moment.
-
-    Raises:
-        ResultError: it cannot be written.
-    """
-    part_name = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-            part_name = part.name
-            write(part)
-        os.chmod(part_name, 0o644)  # a temporary file is for its owner alone
-        os.replace(part_name, path)
-    except BaseException as error:
-        if part_name is not None:
-            Path(part_name).unlink(missing_ok=True)
-        if not isinstance(error, OSError):
-            raise
-        raise ResultError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
-
-
-def named(texts: Sequence[str], values: NDArray[Any]) -> dict[str, float]:
-    """A value a text, as manifests have them."""
-    return {text: round(float(value), 6) for text, value in zip(texts, values, strict=True)}
 
 
 def _unlike(names: Iterable[str]) -> dict[str, str]:

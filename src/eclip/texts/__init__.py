@@ -1,0 +1,1 @@
+"""Texts and their features: prompt templates, encoding with checks, and the words of a vocabulary."""

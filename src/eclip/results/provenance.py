@@ -1,0 +1,57 @@
+"""What a result says of how it came about: its model, the versions it depends on, its options."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from eclip.backbones.backbone import Backbone
+
+
+def noted(options: dict[str, Any]) -> dict[str, Any]:
+    """Options as a manifest holds them: lists for vectors and tuples, of larger tensors the shape alone."""
+
+    def note(value: Any) -> Any:
+        if not hasattr(value, "tolist"):
+            return list(value) if isinstance(value, tuple) else value
+        return value.tolist() if value.ndim <= 1 else f"a tensor of {tuple(value.shape)}"
+
+    return {key: note(value) for key, value in options.items()}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on; what only some results need is among them if it has been imported."""
+    packages = ["eclip", "torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow"]
+    some = ("transformers", "transformers"), ("scikit-learn", "sklearn")
+    packages += [name for name, module in some if module in sys.modules]
+    return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
+
+
+@functools.cache
+def _version(package: str) -> str:
+    from importlib.metadata import version  # slow to import
+
+    return version(package)
+
+
+def made_by(backbone: Backbone) -> dict[str, Any]:
+    """What a result says of its model; "head" is where the head of the method eclip was read, None without one."""
+    return {
+        "model": backbone.name,
+        "family": backbone.family,
+        "head": None if backbone.head is None else backbone.head.place or "from memory",
+        "device": str(backbone.weight.device),
+        "precision": str(backbone.weight.dtype).removeprefix("torch."),
+        "versions": versions(),
+    }
+
+
+def named(texts: Sequence[str], values: NDArray[Any]) -> dict[str, float]:
+    """A value a text, as manifests have them."""
+    return {text: round(float(value), 6) for text, value in zip(texts, values, strict=True)}

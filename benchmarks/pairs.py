@@ -26,7 +26,7 @@ from scipy.stats import rankdata
 import eclip
 from eclip import heatmap
 from eclip.images import open_photo
-from eclip.interactions import PairQuestion
+from eclip.words.interactions import PairQuestion
 
 POINTS = (1, 2, 5, 10, 20, 50, 100)
 

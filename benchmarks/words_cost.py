@@ -21,8 +21,8 @@ import torch
 import eclip
 from eclip.backbones.blocks import unit
 from eclip.images import open_photo
-from eclip.interactions import PairQuestion
-from eclip.words.reading import read
+from eclip.words.interactions import PairQuestion
+from eclip.words.tokens import read
 
 TEXT = "two people riding horses on the beach"
 

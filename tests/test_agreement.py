@@ -20,7 +20,7 @@ import tiny_hf
 from eclip.backbones.backbone import Backbone
 from eclip.backbones.blocks import run_block
 from eclip.errors import AlteredModelError, EclipError, GradientError, ModelError, StaleEncodingError
-from eclip.words.reading import read
+from eclip.words.tokens import read
 
 METHODS = [name for name in eclip.METHODS if name not in ("eclip", "rise", "occlusion", "gscorecam")]
 GRADIENTS = ("gradcam", "chefer", "legrad", "gradeclip")

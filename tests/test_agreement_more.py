@@ -21,7 +21,7 @@ import tiny
 import tiny_hf
 from eclip.backbones.host import modules_of
 from eclip.errors import AlteredModelError, GradientError, ModelError
-from eclip.words.reading import read
+from eclip.words.tokens import read
 from test_agreement import GRADIENTS, adapted, apart, maps, wrapped, wrapped_hf
 
 # --- adapters ---

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import eclip
 from eclip import cli
-from eclip.words_writer import WordsWriter
+from eclip.words.folder import WordsWriter
 
 TEXTS = ["-t", "a husky running", "-t", "grass"]
 

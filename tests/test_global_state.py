@@ -27,7 +27,7 @@ from eclip.guides import Seen
 from eclip.metrics.fills import FILLS, fill
 from eclip.refinements import REFINEMENTS
 from eclip.words import WORD_METHODS
-from eclip.words.reading import read
+from eclip.words.tokens import read
 
 FAMILIES = ["vit", "resnet", "timm rot_attn", "siglip", "eva02"]
 

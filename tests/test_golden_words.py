@@ -11,8 +11,8 @@ from eclip.backbones.attention_pooling import rest
 from eclip.backbones.blocks import unit
 from eclip.backbones.pool import pool_tokens
 from eclip.words import WORD_METHODS
-from eclip.words.pairs import Path, _path, image_path, pairs, target, text_path
-from eclip.words.reading import Reading
+from eclip.words.second_order import Path, _path, image_path, pairs, target, text_path
+from eclip.words.tokens import Reading
 from test_golden import GOLDEN, VITS, _arrays, _backbone, _close, _encode, _golden
 
 pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="../shared/golden, the authors' arrays, is not here")

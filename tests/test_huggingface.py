@@ -27,7 +27,7 @@ from eclip.backbones.text_tower import run_text_block
 from eclip.errors import AlteredModelError, DownloadError, ModelError, OptionError, UnsupportedTowerError
 from eclip.texts.encode import words_read
 from eclip.words import WORD_METHODS
-from eclip.words.reading import read
+from eclip.words.tokens import read
 
 TEXTS = ["a dog", "the photo of an elephant in front of the cat", "狗 一只猫", ""]
 ATTENTION = {"sdpa": 1e-10, "eager": 1e-6}

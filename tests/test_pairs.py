@@ -15,8 +15,8 @@ from eclip.backbones.attention_pooling import rest
 from eclip.backbones.encoding import Encoding
 from eclip.backbones.text_tower import run_text_block
 from eclip.errors import OptionError, TextError
-from eclip.words.pairs import image_path, text_path
-from eclip.words.reading import Reading
+from eclip.words.second_order import image_path, text_path
+from eclip.words.tokens import Reading
 from test_text_towers import IDS, KINDS, text_model
 
 FAMILIES = list(tiny.FAMILIES)

@@ -20,7 +20,7 @@ import tiny
 import tiny_hf
 from eclip.backbones.backbone import Backbone
 from eclip.errors import ModelError, OptionError, TextCutWarning, TextError
-from eclip.words.reading import read
+from eclip.words.tokens import read
 
 TEXTS = ["a dog", "the photo of an elephant in front of the cat", "dog", ""]
 COLORS: dict[str, Any] = {"mean": tiny.MEAN, "std": tiny.STD}

@@ -16,7 +16,7 @@ from eclip.backbones.text_tower import run_text_block, text_attention
 from eclip.errors import EclipError, NoMeaningError, OptionError, TextCutWarning, TextError, UnknownNameError
 from eclip.render import words as words_module
 from eclip.words import WORD_METHODS
-from eclip.words.reading import content, read
+from eclip.words.tokens import content, read
 from test_backbones import _assert_same, _state
 
 TEXTS = ["a husky running in snow", "two cats, asleep"]

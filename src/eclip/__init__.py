@@ -18,7 +18,7 @@ _HOME = {
     "REFINEMENTS": "eclip.refinements",
     "TEMPLATES": "eclip.texts.templates",
     "WORD_METHODS": "eclip.words",
-    "WordRelevance": "eclip.explain_words",
+    "WordRelevance": "eclip.words.relevance",
     "Backbone": "eclip.backbones.backbone",
     "Comparison": "eclip.explanation.compare",
     "Concepts": "eclip.concepts",
@@ -27,7 +27,7 @@ _HOME = {
     "EclipHead": "eclip.backbones.head",
     "Evaluation": "eclip.evaluation.results",
     "Explanation": "eclip.explanation.explanation",
-    "Interactions": "eclip.interactions",
+    "Interactions": "eclip.words.interactions",
     "Segmentation": "eclip.segmentation",
     "TrainConfig": "eclip.training.config",
     "compare": "eclip.explanation.compare",
@@ -38,8 +38,8 @@ _HOME = {
     "evaluate": "eclip.evaluate",
     "explain": "eclip.explanation.explain",
     "explain_each": "eclip.explanation.explain",
-    "explain_words": "eclip.explain_words",
-    "interactions": "eclip.interactions",
+    "explain_words": "eclip.words.relevance",
+    "interactions": "eclip.words.interactions",
     "image_mean": "eclip.image_mean",
     "load": "eclip.backbones.load",
     "load_head": "eclip.backbones.head",
@@ -71,8 +71,6 @@ if TYPE_CHECKING:
     from eclip.errors import EclipError as EclipError
     from eclip.evaluate import evaluate as evaluate
     from eclip.evaluation.results import Evaluation as Evaluation
-    from eclip.explain_words import WordRelevance as WordRelevance
-    from eclip.explain_words import explain_words as explain_words
     from eclip.explanation.compare import Comparison as Comparison
     from eclip.explanation.compare import compare as compare
     from eclip.explanation.explain import explain as explain
@@ -80,8 +78,6 @@ if TYPE_CHECKING:
     from eclip.explanation.explanation import Explanation as Explanation
     from eclip.guides import GUIDES as GUIDES
     from eclip.image_mean import image_mean as image_mean
-    from eclip.interactions import Interactions as Interactions
-    from eclip.interactions import interactions as interactions
     from eclip.methods import METHODS as METHODS
     from eclip.metrics import METRICS as METRICS
     from eclip.pooling import masked_max_pool as masked_max_pool
@@ -96,6 +92,10 @@ if TYPE_CHECKING:
     from eclip.train import train as train
     from eclip.training.config import TrainConfig as TrainConfig
     from eclip.words import WORD_METHODS as WORD_METHODS
+    from eclip.words.interactions import Interactions as Interactions
+    from eclip.words.interactions import interactions as interactions
+    from eclip.words.relevance import WordRelevance as WordRelevance
+    from eclip.words.relevance import explain_words as explain_words
 
 
 def __getattr__(name: str) -> Any:

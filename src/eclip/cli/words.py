@@ -13,7 +13,7 @@ from eclip.cli.asking import Positions, Resize
 from eclip.errors import OptionError
 from eclip.reported import reported
 from eclip.words import DEFAULT_WORD_METHOD, WORD_METHODS, word_method
-from eclip.words_writer import WordsWriter, words_command
+from eclip.words.folder import WordsWriter, words_command
 
 BATCH = 8  # photos that share the texts' part of the work
 INDENT = 7  # columns before the words, as wide as a score
@@ -21,8 +21,8 @@ INDENT = 7  # columns before the words, as wide as a score
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from eclip.explain_words import WordRelevance
-    from eclip.interactions import Box, Interactions
+    from eclip.words.interactions import Box, Interactions
+    from eclip.words.relevance import WordRelevance
 
 
 def words(
@@ -95,9 +95,9 @@ def _all(
     quiet: bool,
 ) -> None:
     from eclip.backbones.load import load
-    from eclip.explain_words import WordQuestion
     from eclip.images import read_batches
-    from eclip.interactions import PairQuestion, check_box
+    from eclip.words.interactions import PairQuestion, check_box
+    from eclip.words.relevance import WordQuestion
 
     with asking.running(photos, writer, lambda how: words_command(sources, texts, how)) as run:
         backbone = load(model[0], device=model[1])

@@ -8,8 +8,8 @@ from eclip.render.colormaps import diverging, sequential
 from eclip.render.comparison import SCALES, Row, Section, check_scale, grid
 from eclip.render.label_map import indexed, labeled, palette, tinted
 from eclip.render.overlay import overlay, strip
-from eclip.render.page import Sentence, page
 from eclip.render.words import cut_out, drawn, page_words, printable, shares, stack, terminal
+from eclip.words.page import Sentence, page
 
 __all__ = [
     "SCALES",

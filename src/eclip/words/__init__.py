@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from eclip.words.reading import Reading
+    from eclip.words.tokens import Reading
 
 
 TEXTS_AT_ONCE = 16
@@ -63,7 +63,7 @@ class WordMethod:
         """Relevance of each token for the score, the cosine of image and text; `reading.by_word` adds up words.
 
         Args:
-            reading: from `eclip.words.reading.read`.
+            reading: from `eclip.words.tokens.read`.
             image: unit rows.
             options: see `self.options`.
 

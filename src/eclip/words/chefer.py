@@ -14,7 +14,7 @@ from eclip.backbones.attention_pooling import score_gradients
 from eclip.backbones.gradients import gradients
 from eclip.backbones.text_tower import text_attention
 from eclip.errors import OptionError
-from eclip.words.reading import Reading
+from eclip.words.tokens import Reading
 
 
 def chefer(

@@ -16,7 +16,7 @@ from eclip.backbones.blocks import Heads, merge_heads, split_heads, unit
 from eclip.backbones.gradients import gradients
 from eclip.backbones.text_tower import TextBlock, text_attention
 from eclip.errors import OptionError
-from eclip.words.reading import Reading
+from eclip.words.tokens import Reading
 
 HEADS, LOOSENED = ("native", "single"), ("script", "notebook", "none")
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eclip.backbones.blocks import cosine
-from eclip.words.reading import Reading
+from eclip.words.tokens import Reading
 
 
 def leave_one_out(reading: Reading, image: Float[Tensor, "image feature"]) -> Float[Tensor, "image text token"]:

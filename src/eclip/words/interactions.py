@@ -23,8 +23,8 @@ from eclip.images import Photo, name_of, open_photo
 from eclip.registry import plain_options, whole_or_none
 from eclip.results.provenance import made_by
 from eclip.texts.encode import check_texts, encode_texts
-from eclip.words.pairs import Path, check_path, image_path, pairs, target, text_path, with_reference
-from eclip.words.reading import Reading, content, read
+from eclip.words.second_order import Path, check_path, image_path, pairs, target, text_path, with_reference
+from eclip.words.tokens import Reading, content, read
 
 Box = Sequence[float | int] | np.ndarray
 """left, top, right, bottom in pixels of the photo, such as a row of `Explanation.boxes`."""

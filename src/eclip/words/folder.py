@@ -12,8 +12,8 @@ from eclip.results.folder import FORMATS, Folder
 from eclip.results.marks import png, slug
 
 if TYPE_CHECKING:
-    from eclip.explain_words import WordRelevance
-    from eclip.interactions import Box, Interactions
+    from eclip.words.interactions import Box, Interactions
+    from eclip.words.relevance import WordRelevance
 
 WORDS_SCHEMA = "eclip.words/1"
 
@@ -100,7 +100,7 @@ class WordsWriter(Folder):
                 for number, one in enumerate(pairs)
             ]
             files["npz"] = self._arrays(stem, {str(number): one.values for number, one in enumerate(pairs)})
-        page = render.page(Path(source).name, photo, sentences, note).encode(errors="replace")
+        page = words.page(Path(source).name, photo, sentences, note).encode(errors="replace")
         files["page"] = self._put(f"{stem}.words.html", page)
         width, height = photo.size
         made = {"source": source, "width": width, "height": height, "texts": entries, "files": files}

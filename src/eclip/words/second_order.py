@@ -23,7 +23,7 @@ from eclip.backbones.encoding import Encoding
 from eclip.backbones.gradients import watched
 from eclip.backbones.text_tower import TextBlock, TextTower, run_text_block
 from eclip.errors import OptionError
-from eclip.words.reading import Reading
+from eclip.words.tokens import Reading
 
 Tangents = Float[Tensor, "token feature"]
 

@@ -24,7 +24,7 @@ from eclip.results.indexing import Which, image_and_text, image_of
 from eclip.results.provenance import made_by
 from eclip.texts.encode import check_texts, encode_texts
 from eclip.words import DEFAULT_WORD_METHOD, WordMethod, word_method
-from eclip.words.reading import read
+from eclip.words.tokens import read
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,13 +21,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import eclip
-from eclip import pooling
 from eclip.backbones import head
 from eclip.cli import app
 from eclip.cli import train as door
 from eclip.explanation.explanation import Explanation
 from eclip.guides import GUIDES
-from eclip.training import config, journal
+from eclip.training import config, log, pooling
 from eclip.training.config import TrainConfig, from_toml
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +53,7 @@ def run(*words: object) -> Result:
 
 
 def events(folder: Path, kind: str) -> list[dict[str, Any]]:
-    return [event for event in journal.events(folder / "log.jsonl") if event["event"] == kind]
+    return [event for event in log.events(folder / "log.jsonl") if event["event"] == kind]
 
 
 @pytest.fixture(scope="session")

@@ -12,12 +12,12 @@ import torch
 
 from eclip.backbones.head import EclipHead, HeadConfig
 from eclip.errors import OptionError, UnknownNameError
-from eclip.pooling import match
-from eclip.train import rate_at
 from eclip.training.config import TrainConfig, from_toml
-from eclip.training.contrast import contrast
-from eclip.training.learning import Learner
-from eclip.training.material import Batch
+from eclip.training.data import Batch
+from eclip.training.learner import Learner
+from eclip.training.loss import contrast
+from eclip.training.pooling import match
+from eclip.training.run import rate_at
 
 CONFIG = TrainConfig(train_data=("a.tar",), lr=0.01, wd=0.1, form="soft", texts="captions")
 

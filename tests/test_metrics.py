@@ -13,9 +13,9 @@ import eclip
 import eclip.errors
 import tiny
 from eclip.datasets.masks import MaskSet, present, read_masks
-from eclip.evaluation.scoring import localize
 from eclip.metrics.boxes import box_ious
 from eclip.metrics.localization import THRESHOLDS, Localization, contrast, ious, overlaps
+from eclip.training.validation import localize
 
 HEAT = np.array([[1.0, 0.6, 0.2], [0.4, 0.5, 0.0]])
 THING = np.array([[1, 1, 0], [1, 0, 0]], dtype=bool)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from eclip.errors import OptionError, ShapeError
-from eclip.pooling import FORMS, SIMILARITIES, masked_max_pool, match
+from eclip.training.pooling import FORMS, SIMILARITIES, masked_max_pool, match
 
 PLAIN = ("max", "mean")
 """Forms that the guide does not change."""

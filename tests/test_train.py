@@ -25,16 +25,16 @@ from eclip.backbones.blocks import unit
 from eclip.backbones.head import CONFIG, WEIGHTS, EclipHead, head_rows, load_head
 from eclip.datasets.masks import read_masks
 from eclip.errors import DataError, HeadError, OptionError, ResultError, TrainingError
-from eclip.evaluation.scoring import localize
 from eclip.guides import GUIDES, Seen, on_grid
 from eclip.methods import METHODS
-from eclip.pooling import masked_max_pool, match
-from eclip.train import Run, train
 from eclip.training.checkpoint import Interrupts
 from eclip.training.config import CHECKPOINT, TrainConfig
-from eclip.training.journal import FILE, PICTURE, events
-from eclip.training.learning import Learner
-from eclip.training.material import Batch
+from eclip.training.data import Batch
+from eclip.training.learner import Learner
+from eclip.training.log import FILE, PICTURE, events
+from eclip.training.pooling import masked_max_pool, match
+from eclip.training.run import Run, train
+from eclip.training.validation import localize
 
 Made = Callable[..., TrainConfig]
 
@@ -219,7 +219,7 @@ def encoded(config: TrainConfig) -> int:
 def test_runs_share_the_cache_and_the_first_pairs_are_the_same_of_all(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eclip.training.material.PHOTOS_IN_SHARD", 10)
+    monkeypatch.setattr("eclip.training.data.PHOTOS_IN_SHARD", 10)
     own: dict[str, Any] = {"cache": str(tmp_path / "cache"), "epochs": 1}
     counts = [encoded(made(str(limit), limit=limit, batch_size=5, **own)) for limit in (15, 20, 35, None, 10)]
     assert counts == [20, 0, 20, 20, 0], "shards of 10: 60 photos, none of them twice"

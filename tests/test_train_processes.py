@@ -16,9 +16,9 @@ import torch
 
 import shapes
 from eclip.backbones.head import load_head
-from eclip.train import train
 from eclip.training.config import TrainConfig
-from eclip.training.journal import FILE, events
+from eclip.training.log import FILE, events
+from eclip.training.run import train
 
 SCRIPT = """
 import json, os, sys, time

@@ -27,9 +27,9 @@ from eclip.errors import DataError, ResultError, TextCutWarning
 from eclip.files import replace_file
 from eclip.guides import GUIDES, Seen, on_grid
 from eclip.texts.encode import encode_texts
-from eclip.training import material
-from eclip.training.material import Batch, Cached, Looking, Places, Streamed
-from eclip.training.store import Store
+from eclip.training import data as data_module
+from eclip.training.cache import Store
+from eclip.training.data import Batch, Cached, Looking, Places, Streamed
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[Pair]:
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(material, "PHOTOS_IN_SHARD", 8)
-    monkeypatch.setattr(material, "CAPTIONS_IN_SHARD", 10)
+    monkeypatch.setattr(data_module, "PHOTOS_IN_SHARD", 8)
+    monkeypatch.setattr(data_module, "CAPTIONS_IN_SHARD", 10)
 
 
 def looking(backbone: Backbone, **options: Any) -> Looking:
@@ -254,7 +254,7 @@ def test_a_photo_that_broke_before_another_guide_looked_is_not_used(
 def test_few_photos_are_in_memory_at_a_time(backbone: Backbone, pairs: list[Pair]) -> None:
     many = [Counted(pair.key, pair.place, pair.captions) for pair in pairs * 5]
     looking(backbone, guide="centre", workers=2).look(many)
-    assert len(Counted.most) == 180 and max(Counted.most) <= 3 * material.PHOTOS_AT_ONCE
+    assert len(Counted.most) == 180 and max(Counted.most) <= 3 * data_module.PHOTOS_AT_ONCE
 
 
 def test_rows_beyond_half_precision_are_refused(pairs: list[Pair]) -> None:
@@ -323,7 +323,7 @@ def test_the_key_changes_with_all_that_the_numbers_depend_on(
     grown = replace(pairs[7], place=pairs[7].place._replace(size=1))
     assert changed(data=[*pairs[:7], grown, *pairs[8:]]) == "rg"
     with monkeypatch.context() as patch:
-        patch.setattr(material, "LAYOUT", 0)
+        patch.setattr(data_module, "LAYOUT", 0)
         assert changed() == "rgt", "files are laid out anew"
     Image.fromarray(np.eye(4, dtype=np.uint8)).save(maps / Path(pairs[3].key).name)
     assert changed() == "g", "maps that were made anew"
@@ -377,7 +377,7 @@ def test_the_first_pairs_need_only_their_shards_and_all_share_them(
 def test_a_text_of_many_pairs_is_read_once_and_some_pairs_may_have_none(
     backbone: Backbone, pairs: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(material, "CAPTIONS_IN_SHARD", 2)
+    monkeypatch.setattr(data_module, "CAPTIONS_IN_SHARD", 2)
     how = looking(backbone, guide="centre")
     filled(on_disk(how, pairs, tmp_path))
     texts: list[tuple[str, ...]] = [(f"word {place % 5}", f"word {place % 7}")[place % 2 :] for place in range(36)]

@@ -11,9 +11,9 @@ import torch
 
 from eclip.datasets.pair import Pair, Place
 from eclip.errors import DataError
-from eclip.training import words
-from eclip.training.material import Batch
-from eclip.training.words import Kin, as_words
+from eclip.training import word_prompts
+from eclip.training.data import Batch
+from eclip.training.word_prompts import Kin, as_words
 
 
 def said(*captions: str, photos: int = 10) -> list[Pair]:
@@ -83,9 +83,9 @@ def test_words_that_fewer_than_ten_photos_have_are_left_out() -> None:
 def test_the_order_is_always_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Though `forms` are a set, whose order changes from process to process."""
     pairs = said("people, manes, skies, tubes, woods and clothes", "people in clothes beneath skies", "tubes of woods")
-    orders, forms = [], words.forms
+    orders, forms = [], word_prompts.forms
     for backward in (False, True):
-        monkeypatch.setattr(words, "forms", lambda word, way=backward: sorted(forms(word), reverse=way))
+        monkeypatch.setattr(word_prompts, "forms", lambda word, way=backward: sorted(forms(word), reverse=way))
         orders.append(as_words(pairs))
     assert orders[0] == orders[1]
     assert [word.removeprefix("a photo of a ") for word in orders[0][0]] == [

@@ -26,11 +26,11 @@ from eclip.backbones.blocks import cosine
 from eclip.backbones.encoding import Encoding
 from eclip.backbones.head import EclipHead, head_rows
 from eclip.datasets.masks import VOC_NAMES, MaskSet, present, read_masks
-from eclip.evaluation.scoring import encoded, score_photo
 from eclip.guides import GUIDES, Seen, on_grid
 from eclip.metrics.localization import Localization
-from eclip.train import Run, train
 from eclip.training.config import TrainConfig
+from eclip.training.run import Run, train
+from eclip.training.validation import encoded, score_photo
 
 BASE: dict[str, Any] = {"texts": "words", "form": "similarity_smooth", "guide": "none", "lr": 1e-3, "wd": 0.0}
 BASE |= {"warmup": 30, "epochs": 3, "device": "cpu"}

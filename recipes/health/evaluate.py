@@ -28,7 +28,6 @@ from sklearn.metrics import roc_auc_score
 import eclip
 from eclip.backbones.blocks import cosine
 from eclip.datasets.masks import VOID, MaskSet, read_masks
-from eclip.evaluation.scoring import encoded
 from eclip.explanation.health import (
     LEAST_POLARITY,
     LEAST_PRESENCE,
@@ -43,6 +42,7 @@ from eclip.heatmap import normalize, resize
 from eclip.image_mean import mean_for
 from eclip.methods import METHODS
 from eclip.metrics.localization import contrast
+from eclip.training.validation import encoded
 
 PROMPT, LEAST_AREA = "a photo of a {}", 0.01
 NAMES = ("eclip", "surgery", "maskclip", "gem", "sclip", "clearclip", "itsm", "rclip", "attention", "gradcam", "legrad")

@@ -23,10 +23,10 @@ from torch import Tensor
 
 import eclip
 from eclip.datasets.masks import VOC_NAMES, MaskSet, present, read_masks
-from eclip.evaluation.scoring import encoded, score_photo
 from eclip.methods import check_methods
 from eclip.metrics.localization import Localization
 from eclip.refinements import check_refinement
+from eclip.training.validation import encoded, score_photo
 
 CARD = "surgery,maskclip,itsm,rclip"
 SLOW = [name for name, method in eclip.METHODS.items() if method.kind == "perturbation"]

@@ -43,11 +43,11 @@ _HOME = {
     "image_mean": "eclip.image_mean",
     "load": "eclip.backbones.load",
     "load_head": "eclip.backbones.head",
-    "masked_max_pool": "eclip.pooling",
+    "masked_max_pool": "eclip.training.pooling",
     "report": "eclip.report",
     "segment": "eclip.segment",
     "segment_each": "eclip.segment",
-    "train": "eclip.train",
+    "train": "eclip.training.run",
     "with_head": "eclip.backbones.head",
     "wrap": "eclip.backbones.wrap",
 }
@@ -80,7 +80,6 @@ if TYPE_CHECKING:
     from eclip.image_mean import image_mean as image_mean
     from eclip.methods import METHODS as METHODS
     from eclip.metrics import METRICS as METRICS
-    from eclip.pooling import masked_max_pool as masked_max_pool
     from eclip.protocols import PROTOCOLS as PROTOCOLS
     from eclip.refinements import REFINEMENTS as REFINEMENTS
     from eclip.report import report as report
@@ -89,8 +88,9 @@ if TYPE_CHECKING:
     from eclip.segmentation import Segmentation as Segmentation
     from eclip.texts.encode import encode_texts as encode_texts
     from eclip.texts.templates import TEMPLATES as TEMPLATES
-    from eclip.train import train as train
     from eclip.training.config import TrainConfig as TrainConfig
+    from eclip.training.pooling import masked_max_pool as masked_max_pool
+    from eclip.training.run import train as train
     from eclip.words import WORD_METHODS as WORD_METHODS
     from eclip.words.interactions import Interactions as Interactions
     from eclip.words.interactions import interactions as interactions

@@ -195,7 +195,7 @@ def _leads() -> bool:
 
 
 def _run(config: TrainConfig, resume: bool) -> None:
-    from eclip.train import train as trained
+    from eclip.training.run import train as trained
 
     screen, kept = None, Path(config.out) / CHECKPOINT
     try:
@@ -250,15 +250,15 @@ def _record(config: TrainConfig) -> dict[str, Any]:
 
     Losses are those of one step each; seconds are those of the process that ended it, encoding included.
     """
-    from eclip.training import journal
+    from eclip.training import log
 
     folder = Path(config.out)
     events: dict[str, list[dict[str, Any]]] = {}
-    for event in journal.events(folder / journal.FILE):
+    for event in log.events(folder / log.FILE):
         events.setdefault(event["event"], []).append(event)
     steps, last = events["step"], events["epoch"][-1]
     scores = [{key: one[key] for key in ("epoch", "msc", "miou")} for one in events.get("scores", ())]
-    files = {"head": folder, "log": folder / journal.FILE, "curve": folder / journal.PICTURE}
+    files = {"head": folder, "log": folder / log.FILE, "curve": folder / log.PICTURE}
     return {
         "schema": SCHEMA,
         "model": config.model,

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from eclip.backbones.blocks import unit
 from eclip.backbones.head import EclipHead
 from eclip.errors import TrainingError
-from eclip.pooling import match
 from eclip.training.config import TrainConfig
-from eclip.training.contrast import contrast, with_own
-from eclip.training.material import Batch
-from eclip.training.processes import add_up, begin_alike, gathered, place
+from eclip.training.data import Batch
+from eclip.training.distributed import add_up, begin_alike, gathered, place
+from eclip.training.loss import contrast, with_own
+from eclip.training.pooling import match
 
 
 class _Pooled(nn.Module):

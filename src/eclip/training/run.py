@@ -30,15 +30,16 @@ from eclip.backbones.load import load
 from eclip.datasets.caption_sources import digest, read_pairs
 from eclip.datasets.masks import MaskSet, read_masks
 from eclip.errors import DataError, OptionError, TrainingError
-from eclip.evaluation.scoring import localize
 from eclip.methods import METHODS
 from eclip.results.folder import check_no_other
 from eclip.results.provenance import made_by, versions
-from eclip.training import checkpoint, journal, processes
+from eclip.training import checkpoint, distributed
+from eclip.training import log as log_module
 from eclip.training.config import CHECKPOINT, FREE, TrainConfig
-from eclip.training.learning import Learner
-from eclip.training.material import Cached, Looking, Material, Places, Streamed, Tell
-from eclip.training.words import Kin, as_words
+from eclip.training.data import Cached, Looking, Material, Places, Streamed, Tell
+from eclip.training.learner import Learner
+from eclip.training.validation import localize
+from eclip.training.word_prompts import Kin, as_words
 
 BAD_SHARE, BAD_LEAST = 0.05, 200
 """More bad pairs than this stop a run, once so many pairs have been looked at."""
@@ -68,8 +69,8 @@ def train(config: TrainConfig, *, resume: bool = False, tell: Tell = lambda *_: 
     """
     config.check()
     check_no_other(Path(config.out), "eclip train")
-    journal.check_plot()
-    with processes.joined(config.device) as (rank, world, device), torch.inference_mode(False), torch.enable_grad():
+    log_module.check_plot()
+    with distributed.joined(config.device) as (rank, world, device), torch.inference_mode(False), torch.enable_grad():
         return Run(config, rank, world, device, tell).go(resume)
 
 
@@ -111,7 +112,7 @@ class Run:
         if resume:
             first, state = checkpoint.read(self.folder, config, self.data, self.head.config.probe)
             self.learner.load(state)
-        log = journal.Journal(self.folder if self.rank == 0 else None, first)
+        log = log_module.Journal(self.folder if self.rank == 0 else None, first)
         self.noted = {(event["key"], event["why"]) for event in log.kept if event["event"] == "bad"}
         if first == 0:
             if self.rank == 0:
@@ -134,18 +135,18 @@ class Run:
                 self._step(material, good, step, steps, log)
                 done = step + 1
                 if config.stream:
-                    material.bad = processes.everyones(material.bad)
+                    material.bad = distributed.everyones(material.bad)
                     self._note_bad(material, log, done, (done - first) * config.batch_size)
                 if ends := done % steps == 0:
                     self._score(log, done // steps, done)
                     self._save(log, done // steps, done, begin)
-                stopping = processes.largest(interrupts.signal or 0, self.learner.device)
+                stopping = distributed.largest(interrupts.signal or 0, self.learner.device)
                 if (ends or stopping or done % config.checkpoint_every == 0) and self.rank == 0:
                     state = self.learner.state()
                     checkpoint.save(self.folder, done, config, self.data, self.head.config.probe, state)
                 if stopping:
                     log.note("stopped", step=done, signal=signal.Signals(stopping).name)
-                    processes.wait(self.learner.device)  # none leaves before the checkpoint is whole
+                    distributed.wait(self.learner.device)  # none leaves before the checkpoint is whole
                     raise KeyboardInterrupt if stopping == signal.SIGINT else SystemExit(128 + stopping)
         self._describe(config.epochs)
         return self.head.eval().requires_grad_(False)
@@ -160,14 +161,14 @@ class Run:
         """What is on disk for this run, and what is not yet."""
         return Cached(self.looking(), self.pairs, self.texts, cache_folder(self.config.cache), self.count)
 
-    def _material(self, log: journal.Journal, first: int) -> Material:
+    def _material(self, log: log_module.Journal, first: int) -> Material:
         if self.config.texts == "words":
             self.kin = Kin(self.texts, self.looking().read, self.config.near)
         if self.config.stream:
             return Streamed(self.looking(), self.pairs, self.texts)
         begin, cached = time.perf_counter(), self.cached()
         cached.fill(self.tell, self.rank, self.world)
-        processes.wait(self.learner.device)
+        distributed.wait(self.learner.device)
         cached.note_bad()
         if first == 0:
             log.note("cached", step=0, seconds=round(time.perf_counter() - begin, 1), bad=len(cached.bad))
@@ -191,7 +192,7 @@ class Run:
             )
         return good // size
 
-    def _step(self, material: Material, good: Places, step: int, steps: int, log: journal.Journal) -> None:
+    def _step(self, material: Material, good: Places, step: int, steps: int, log: log_module.Journal) -> None:
         config, begin = self.config, time.perf_counter()
         epoch, within = divmod(step, steps)
         photos, owners, captions = self._order(epoch, good)
@@ -213,7 +214,7 @@ class Run:
         log.note("step", step=step + 1, epoch=epoch + 1, loss=loss, lr=rate, seconds=time.perf_counter() - begin)
         self.tell("training", step + 1, steps * config.epochs, f"epoch {epoch + 1}  loss {loss:.3f}")
 
-    def _note_bad(self, material: Material, log: journal.Journal, step: int, looked: int) -> None:
+    def _note_bad(self, material: Material, log: log_module.Journal, step: int, looked: int) -> None:
         """Name photos that turned out to be bad, once each; stop if they are too many of those looked at."""
         bad = [(self.pairs[place].key, why) for place, why in sorted(material.bad.items())]
         for key, why in bad:
@@ -236,7 +237,7 @@ class Run:
             self._orders = {epoch: (photos, owners, which)}
         return self._orders[epoch]
 
-    def _score(self, log: journal.Journal, epoch: int, step: int) -> None:
+    def _score(self, log: log_module.Journal, epoch: int, step: int) -> None:
         """How well the map lies on things now, on the photos with masks."""
         if self.masks is not None and self.rank == 0:
             backbone = with_head(self.backbone, self.head)
@@ -249,16 +250,16 @@ class Run:
             )["eclip"]
             log.note("scores", step=step, epoch=epoch, msc=record.msc, miou=record.miou, threshold=record.threshold)
             self.tell("scores", epoch, self.config.epochs, f"mSC {100 * record.msc:.1f}  mIoU {100 * record.miou:.1f}")
-        processes.wait(self.learner.device)
+        distributed.wait(self.learner.device)
 
-    def _save(self, log: journal.Journal, epoch: int, step: int, begin: float) -> None:
+    def _save(self, log: log_module.Journal, epoch: int, step: int, begin: float) -> None:
         """The head as it is after an epoch, with what it was trained on, and the curve."""
         self._describe(epoch)
         if self.rank == 0:
             seconds, peak = round(time.perf_counter() - begin, 1), peak_memory() / 2**20
             log.note("epoch", step=step, epoch=epoch, seconds=seconds, peak_mib=round(peak))
             self.head.save(self.folder)
-            journal.draw(self.folder)
+            log_module.draw(self.folder)
 
     def _describe(self, epoch: int) -> None:
         """Put on record what the head was trained on: of files their names and folders, not where these lie."""

@@ -31,7 +31,7 @@ from eclip.datasets.caption_sources import Pair, digest
 from eclip.errors import DataError, ImageError, ResultError, TextCutWarning
 from eclip.guides import GUIDES, Seen, on_grid
 from eclip.texts.encode import encode_texts
-from eclip.training.store import Store
+from eclip.training.cache import Store
 
 PHOTOS_AT_ONCE = 16
 PHOTOS_IN_SHARD, BYTES_IN_SHARD = 512, 2**26

@@ -21,7 +21,7 @@ from eclip.datasets.caption_sources import Pair
 from eclip.errors import DataError
 from eclip.texts.templates import fill
 from eclip.texts.vocabulary import words_of
-from eclip.training.material import Batch, Places, Texts
+from eclip.training.data import Batch, Places, Texts
 
 PROMPT = "a photo of a {}"
 LEAST_PHOTOS = 10

@@ -22,10 +22,10 @@ import torch
 from PIL import Image
 
 import eclip
-from eclip import splice
 from eclip.backbones.blocks import unit
 from eclip.backbones.encoding import encode
-from eclip.image_mean import mean_for
+from eclip.discovery import splice
+from eclip.discovery.image_mean import mean_for
 from eclip.texts.vocabulary import words_of
 
 TOP = 10

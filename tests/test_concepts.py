@@ -18,10 +18,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import eclip
-from eclip import cli, msae, render, splice
+from eclip import cli, render
 from eclip.backbones.blocks import unit
 from eclip.backbones.encoding import encode
-from eclip.concepts_writer import ConceptsWriter
+from eclip.discovery import msae, splice
+from eclip.discovery.writer import ConceptsWriter
 from eclip.errors import ImageError, MissingExtraError, ModelError, OptionError, ShapeError, TextError
 from eclip.methods import METHODS
 from eclip.methods.maskclip import patch_features

@@ -17,11 +17,11 @@ from PIL import Image
 
 import eclip
 import tiny
-from eclip import splice
 from eclip.backbones.backbone import Backbone, Grid
 from eclip.backbones.positions import resize_positions
+from eclip.discovery import splice
+from eclip.discovery.image_mean import mean_for
 from eclip.errors import DownloadError
-from eclip.image_mean import mean_for
 
 ROOT = Path(__file__).parents[2] / "shared" / "data" / "real-clip"
 pytestmark = pytest.mark.skipif(not (ROOT / "arrays.npz").is_file(), reason="needs ../shared/data/real-clip")

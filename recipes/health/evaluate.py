@@ -28,6 +28,7 @@ from sklearn.metrics import roc_auc_score
 import eclip
 from eclip.backbones.blocks import cosine
 from eclip.datasets.masks import VOID, MaskSet, read_masks
+from eclip.discovery.image_mean import mean_for
 from eclip.explanation.health import (
     LEAST_POLARITY,
     LEAST_PRESENCE,
@@ -39,7 +40,6 @@ from eclip.explanation.health import (
     share_below,
 )
 from eclip.heatmap import normalize, resize
-from eclip.image_mean import mean_for
 from eclip.methods import METHODS
 from eclip.metrics.localization import contrast
 from eclip.training.validation import encoded

@@ -21,7 +21,7 @@ _HOME = {
     "WordRelevance": "eclip.words.relevance",
     "Backbone": "eclip.backbones.backbone",
     "Comparison": "eclip.explanation.compare",
-    "Concepts": "eclip.concepts",
+    "Concepts": "eclip.discovery.discover",
     "Encoding": "eclip.backbones.encoding",
     "EclipError": "eclip.errors",
     "EclipHead": "eclip.backbones.head",
@@ -31,8 +31,8 @@ _HOME = {
     "Segmentation": "eclip.segmentation",
     "TrainConfig": "eclip.training.config",
     "compare": "eclip.explanation.compare",
-    "concepts": "eclip.concepts",
-    "concepts_each": "eclip.concepts",
+    "concepts": "eclip.discovery.discover",
+    "concepts_each": "eclip.discovery.discover",
     "encode": "eclip.backbones.encoding",
     "encode_texts": "eclip.texts.encode",
     "evaluate": "eclip.evaluate",
@@ -40,7 +40,7 @@ _HOME = {
     "explain_each": "eclip.explanation.explain",
     "explain_words": "eclip.words.relevance",
     "interactions": "eclip.words.interactions",
-    "image_mean": "eclip.image_mean",
+    "image_mean": "eclip.discovery.image_mean",
     "load": "eclip.backbones.load",
     "load_head": "eclip.backbones.head",
     "masked_max_pool": "eclip.training.pooling",
@@ -64,10 +64,11 @@ if TYPE_CHECKING:
     from eclip.backbones.head import with_head as with_head
     from eclip.backbones.load import load as load
     from eclip.backbones.wrap import wrap as wrap
-    from eclip.concepts import Concepts as Concepts
-    from eclip.concepts import concepts as concepts
-    from eclip.concepts import concepts_each as concepts_each
     from eclip.datasets import DATASETS as DATASETS
+    from eclip.discovery.discover import Concepts as Concepts
+    from eclip.discovery.discover import concepts as concepts
+    from eclip.discovery.discover import concepts_each as concepts_each
+    from eclip.discovery.image_mean import image_mean as image_mean
     from eclip.errors import EclipError as EclipError
     from eclip.evaluate import evaluate as evaluate
     from eclip.evaluation.results import Evaluation as Evaluation
@@ -77,7 +78,6 @@ if TYPE_CHECKING:
     from eclip.explanation.explain import explain_each as explain_each
     from eclip.explanation.explanation import Explanation as Explanation
     from eclip.guides import GUIDES as GUIDES
-    from eclip.image_mean import image_mean as image_mean
     from eclip.methods import METHODS as METHODS
     from eclip.metrics import METRICS as METRICS
     from eclip.protocols import PROTOCOLS as PROTOCOLS

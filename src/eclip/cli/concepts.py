@@ -10,7 +10,7 @@ import typer
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import asking
 from eclip.cli.asking import Positions, Resize
-from eclip.concepts_writer import MEAN, ConceptsWriter, concepts_command
+from eclip.discovery.writer import MEAN, ConceptsWriter, concepts_command
 from eclip.errors import ImageError, OptionError
 from eclip.methods import check_methods
 from eclip.reported import reported
@@ -18,7 +18,7 @@ from eclip.reported import reported
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from eclip.concepts import Concepts
+    from eclip.discovery.discover import Concepts
 
 BAR = 24  # letters of the longest bar
 EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -106,7 +106,7 @@ def _name_all(
     *,
     quiet: bool,
 ) -> None:
-    from eclip.concepts import concepts_each
+    from eclip.discovery.discover import concepts_each
 
     with asking.running(photos, writer, lambda how: concepts_command(sources, how)) as run:
         if mean_from is not None:
@@ -123,9 +123,9 @@ def _name_all(
 
 def _mean(folder: Path, settings: dict[str, Any], writer: ConceptsWriter, progress: Progress) -> Path:
     """Take the mean of a folder's photos, and keep it among the results; whatever else is asked is checked first."""
-    from eclip import splice
     from eclip.backbones.load import load
-    from eclip.image_mean import image_mean
+    from eclip.discovery import splice
+    from eclip.discovery.image_mean import image_mean
     from eclip.images import find_photos
     from eclip.texts.vocabulary import words_of
 

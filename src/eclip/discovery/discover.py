@@ -1,7 +1,7 @@
 """Concepts: what a model sees in a photo without being asked, each with the place where it sees it.
 
-A photo's feature is taken apart into few words of a vocabulary (SpLiCE, `eclip.splice`) or few latents of a sparse
-autoencoder (MSAE, `eclip.msae`); the words then go the main path of `explain` to become maps.
+A photo's feature is taken apart into few words of a vocabulary (SpLiCE, `eclip.discovery.splice`) or few latents of a sparse
+autoencoder (MSAE, `eclip.discovery.msae`); the words then go the main path of `explain` to become maps.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from eclip import splice
 from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone, Grid, plainly
 from eclip.backbones.blocks import cosine, unit
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
 from eclip.backbones.encoding import Encoding, encode
 from eclip.backbones.load import backbone_of, is_loaded
-from eclip.concepts_writer import ConceptsWriter, concepts_command, drawn
+from eclip.discovery import splice
+from eclip.discovery.image_mean import mean_for
+from eclip.discovery.msae import Autoencoder, load_autoencoder
+from eclip.discovery.writer import ConceptsWriter, concepts_command, drawn
 from eclip.errors import OptionError, ShapeError
 from eclip.explanation.explanation import Explanation
-from eclip.image_mean import mean_for
 from eclip.images import Photo, are_several, at_least_one, read_batches
 from eclip.methods import METHODS, AnyMethod, check_methods, options_for
 from eclip.methods.maskclip import patch_features
 from eclip.methods.naming import method_name
-from eclip.msae import Autoencoder, load_autoencoder
 from eclip.registry import plain_options, whole, whole_or_none
 from eclip.results.command import was_named
 from eclip.results.folder import FORMATS
@@ -101,7 +101,7 @@ def concepts_each(
         image_mean: the mean of the unit features of many photos, whatever they show, which SpLiCE takes away:
             (feature,), or a .npy file of it. `mini` brings its own; any other model needs this or `mean_from`.
         mean_from: a folder of photos to take the mean of, better hundreds, of the kind that will be asked about.
-        msae: a checkpoint of a sparse autoencoder, see `eclip.msae`. Instead of words its latents are the concepts,
+        msae: a checkpoint of a sparse autoencoder, see `eclip.discovery.msae`. Instead of words its latents are the concepts,
             named after the nearest word; maps are the latents of patches. Then l1, method and means have no part.
         latents: how many latents of the autoencoder a photo may use, 64 if left out; without msae there are none.
         image_size: see `eclip.explain`.

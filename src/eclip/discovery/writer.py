@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from eclip.concepts import Concepts
+    from eclip.discovery.discover import Concepts
 
 CONCEPTS_SCHEMA, MEAN = "eclip.concepts/1", "image_mean.npy"
 

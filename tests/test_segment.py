@@ -19,13 +19,13 @@ from typer.testing import CliRunner
 import eclip
 import tiny
 from eclip import cli, heatmap
-from eclip.class_words import class_words
 from eclip.errors import EclipError, ImageError, OptionError, ResultError, TextError, UnknownNameError
-from eclip.labels import Piece, label_pixels
 from eclip.render.colormaps import oklab
 from eclip.render.label_map import BLIND, indexed, palette, tinted
-from eclip.segment_writer import SegmentWriter, coco_mask, runs
-from eclip.windows import check_windows, windows
+from eclip.segmentation.classes import class_words
+from eclip.segmentation.labels import Piece, label_pixels
+from eclip.segmentation.windows import check_windows, windows
+from eclip.segmentation.writer import SegmentWriter, coco_mask, runs
 
 PHOTOS = Path(__file__).parents[1] / "docs" / "photos"
 

@@ -28,7 +28,7 @@ _HOME = {
     "Evaluation": "eclip.evaluation.results",
     "Explanation": "eclip.explanation.explanation",
     "Interactions": "eclip.words.interactions",
-    "Segmentation": "eclip.segmentation",
+    "Segmentation": "eclip.segmentation.segmentation",
     "TrainConfig": "eclip.training.config",
     "compare": "eclip.explanation.compare",
     "concepts": "eclip.discovery.discover",
@@ -45,8 +45,8 @@ _HOME = {
     "load_head": "eclip.backbones.head",
     "masked_max_pool": "eclip.training.pooling",
     "report": "eclip.report",
-    "segment": "eclip.segment",
-    "segment_each": "eclip.segment",
+    "segment": "eclip.segmentation.segment",
+    "segment_each": "eclip.segmentation.segment",
     "train": "eclip.training.run",
     "with_head": "eclip.backbones.head",
     "wrap": "eclip.backbones.wrap",
@@ -83,9 +83,9 @@ if TYPE_CHECKING:
     from eclip.protocols import PROTOCOLS as PROTOCOLS
     from eclip.refinements import REFINEMENTS as REFINEMENTS
     from eclip.report import report as report
-    from eclip.segment import segment as segment
-    from eclip.segment import segment_each as segment_each
-    from eclip.segmentation import Segmentation as Segmentation
+    from eclip.segmentation.segment import segment as segment
+    from eclip.segmentation.segment import segment_each as segment_each
+    from eclip.segmentation.segmentation import Segmentation as Segmentation
     from eclip.texts.encode import encode_texts as encode_texts
     from eclip.texts.templates import TEMPLATES as TEMPLATES
     from eclip.training.config import TrainConfig as TrainConfig

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from eclip.backbones.choices import DEFAULT_POSITIONS, FILLS, POSITIONS, RESIZES
 from eclip.errors import OptionError, UnknownNameError
-from eclip.windows import check_windows
+from eclip.segmentation.windows import check_windows
 
 HEADLINES = (
     *("miou", "class_miou", "miou_held_out", "msc", "class_msc"),

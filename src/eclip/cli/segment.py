@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.class_words import class_words
 from eclip.cli import asking
 from eclip.cli.asking import Positions, Resize
 from eclip.errors import OptionError, TextError
 from eclip.methods import DEFAULT_WITH_HEAD, check_between_texts
 from eclip.reported import reported
-from eclip.segment_writer import SegmentWriter, segment_command
-from eclip.windows import check_windows
+from eclip.segmentation.classes import class_words
+from eclip.segmentation.windows import check_windows
+from eclip.segmentation.writer import SegmentWriter, segment_command
 
 if TYPE_CHECKING:
-    from eclip.segmentation import Segmentation
+    from eclip.segmentation.segmentation import Segmentation
 
 
 def segment(
@@ -137,7 +137,7 @@ def _segment_all(
     *,
     quiet: bool,
 ) -> None:
-    from eclip.segment import segment_each
+    from eclip.segmentation.segment import segment_each
 
     with asking.running(photos, writer, lambda how: segment_command(sources, how)) as run:
         head = settings.pop("head")

@@ -18,8 +18,6 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from eclip.backbones.encoding import encode
-from eclip.class_words import BACKGROUND as BEHIND
-from eclip.class_words import ClassWords
 from eclip.datasets.masks import BACKGROUND, VOID, Masked
 from eclip.errors import DataError
 from eclip.evaluation.asked import Asked, Opened, joined, opened
@@ -28,13 +26,15 @@ from eclip.evaluation.parts import Part
 from eclip.evaluation.row import Row
 from eclip.evaluation.sense import check_controls, nothing_shown
 from eclip.evaluation.spread import Weights, number
-from eclip.labels import Piece, label_pixels
 from eclip.methods import BETWEEN_TEXTS, METHODS
 from eclip.metrics.bound import grid_bound
 from eclip.metrics.segmentation import confusion
 from eclip.protocols import Segment
+from eclip.segmentation.classes import BACKGROUND as BEHIND
+from eclip.segmentation.classes import ClassWords
+from eclip.segmentation.labels import Piece, label_pixels
+from eclip.segmentation.windows import check_windows, windows
 from eclip.texts.encode import encode_texts
-from eclip.windows import check_windows, windows
 
 CONTROLS = ("random", BOUND)
 AT_ONCE = 16

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from eclip import heatmap
 from eclip.errors import OptionError
-from eclip.windows import Box
+from eclip.segmentation.windows import Box
 
 
 class Piece(NamedTuple):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Bool, Shaped
 
-    from eclip.segmentation import Segmentation
+    from eclip.segmentation.segmentation import Segmentation
 
 SEGMENT_SCHEMA, COCO = "eclip.segment/1", "coco.json"
 LEAST_INSTANCE = 0.001

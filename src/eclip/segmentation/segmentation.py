@@ -16,7 +16,7 @@ from eclip.errors import OptionError
 from eclip.results.folder import FORMATS
 from eclip.results.indexing import Which, image_of, number_of
 from eclip.results.marks import png
-from eclip.segment_writer import SegmentWriter
+from eclip.segmentation.writer import SegmentWriter
 
 
 @dataclass(frozen=True, eq=False)

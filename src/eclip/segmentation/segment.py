@@ -2,7 +2,7 @@
 
 The protocol of open-vocabulary segmentation without training (SCLIP, Wang et al. 2024,
 https://arxiv.org/abs/2312.01597; ClearCLIP; NACLIP): a map of each word, resized to the photo, the largest wins.
-`eclip.labels` says where we differ.
+`eclip.segmentation.labels` says where we differ.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
 from eclip.backbones.load import backbone_of
-from eclip.class_words import Classes, ClassWords, class_words
 from eclip.errors import OptionError
 from eclip.explanation.explain import Question
 from eclip.images import Photo, at_least_one, read_batches
-from eclip.labels import Piece, check_cuts, label_pixels
 from eclip.methods import DEFAULT_WITH_HEAD, AnyMethod, check_between_texts, options_for
 from eclip.methods.naming import method_name
 from eclip.registry import check_options, plain_options, whole, whole_or_none
-from eclip.segment_writer import segment_command
-from eclip.segmentation import Segmentation
-from eclip.windows import check_windows, windows
+from eclip.segmentation.classes import Classes, ClassWords, class_words
+from eclip.segmentation.labels import Piece, check_cuts, label_pixels
+from eclip.segmentation.segmentation import Segmentation
+from eclip.segmentation.windows import check_windows, windows
+from eclip.segmentation.writer import segment_command
 
 OF_POOLS, ELSEWHERE = "maskclip", "naclip"
 """Methods of models without a head, where none is named: the best on the pool of `mini` with its head left aside
@@ -170,7 +170,7 @@ class ClassQuestion:
         words: classes and background.
         maps: the question that gives the maps of all words.
         method: of the maps.
-        windows: window, stride and side, see `eclip.windows`; None for whole photos.
+        windows: window, stride and side, see `eclip.segmentation.windows`; None for whole photos.
         cuts: scale and thresholds, see `label_pixels`.
         view: what was asked of the photo's size, for the record.
         batch_size: photos, or windows of a photo, in one forward pass.

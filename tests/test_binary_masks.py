@@ -22,8 +22,8 @@ from eclip.datasets import DATASETS
 from eclip.datasets.mask_files import smooth, thing
 from eclip.datasets.masks import VOID, MaskSet, read_masks
 from eclip.errors import DataError, DataWarning
-from eclip.evaluate import evaluate
-from eclip.protocols import PROTOCOLS, Faithful, Segment
+from eclip.evaluation.evaluate import evaluate
+from eclip.evaluation.protocols import PROTOCOLS, Faithful, Segment
 
 SIZE = (24, 32)
 ZERO = np.zeros(SIZE, np.uint8)

@@ -26,11 +26,11 @@ from eclip.datasets.caption_sources import read_pairs
 from eclip.datasets.masks import VOID, Masked, MaskSet, present, read_masks
 from eclip.datasets.pair import PairSet
 from eclip.errors import DataError, DataWarning, ImageError, OptionError, ResultError
-from eclip.evaluate import evaluate
-from eclip.evaluation.results import Evaluation
+from eclip.evaluation.evaluate import evaluate
+from eclip.evaluation.evaluation import Evaluation
+from eclip.evaluation.protocols import PROTOCOLS, Faithful, Localize, Protocol, Segment
 from eclip.evaluation.sanity import shuffled
 from eclip.metrics.localization import Localization
-from eclip.protocols import PROTOCOLS, Faithful, Localize, Protocol, Segment
 
 ASKED = ("itsm", "rclip", "surgery", "attention", "gradcam", "occlusion")
 SIZES = [(30, 40), (40, 30), (24, 24), (33, 50), (30, 30), (26, 31), (30, 40)]

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from eclip.errors import ResultError
-from eclip.evaluation.controls import CONTROLS, centre, random
-from eclip.evaluation.parts import Part, Parts, open_run
-from eclip.evaluation.spread import Weights, number
+from eclip.evaluation.baselines import CONTROLS, centre, random
+from eclip.evaluation.bootstrap import Weights, number
+from eclip.evaluation.store import Part, Parts, open_run
 
 
 def test_sums_count_a_photo_as_often_as_its_weight() -> None:

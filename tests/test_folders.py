@@ -210,7 +210,7 @@ def test_runs_of_train_and_eval_are_no_place_for_results(ask: Any, tmp_path: Pat
 
 
 def test_results_are_no_place_for_train_and_eval(ask: Any, tiny_name: str, tmp_path: Path) -> None:
-    from eclip.evaluation.parts import open_run
+    from eclip.evaluation.store import open_run
 
     ask("explain", tmp_path)
     before = _state(tmp_path)
@@ -222,7 +222,7 @@ def test_results_are_no_place_for_train_and_eval(ask: Any, tiny_name: str, tmp_p
 
 
 def test_a_report_replaces_no_file_but_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from eclip.render.report import _PAGE
+    from eclip.evaluation.report.page import _PAGE
 
     page = _PAGE.format(title="run", style="", body="", script="")
     monkeypatch.setattr(importlib.import_module("eclip.report"), "report", lambda folders: page)

@@ -22,10 +22,10 @@ from eclip.datasets import DATASETS
 from eclip.datasets.masks import MaskSet, read_masks
 from eclip.datasets.pair import PairSet
 from eclip.errors import DataError, DataWarning
-from eclip.evaluate import evaluate
-from eclip.evaluation.results import Evaluation
-from eclip.evaluation.spread import Weights
-from eclip.protocols import PROTOCOLS, Faithful
+from eclip.evaluation.bootstrap import Weights
+from eclip.evaluation.evaluate import evaluate
+from eclip.evaluation.evaluation import Evaluation
+from eclip.evaluation.protocols import PROTOCOLS, Faithful
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data, the real packs, is not here")

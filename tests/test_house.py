@@ -157,8 +157,9 @@ def test_import_eclip_loads_nothing_heavy() -> None:
 
 
 def test_public_names_exist_and_survive_importing_their_files() -> None:
-    import eclip
     import eclip.explain
+
+    import eclip
 
     assert sorted(eclip.__all__) == eclip.__all__
     for name in eclip.__all__:
@@ -241,7 +242,7 @@ def test_no_file_outgrows_its_room() -> None:
 
 def test_protocol_table_is_protocols() -> None:
     from eclip.evaluation import TASKS
-    from eclip.protocols import PROTOCOLS
+    from eclip.evaluation.protocols import PROTOCOLS
 
     table = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8").partition("## Protocols")[2]
     rows = {name: (task, what) for name, task, what in re.findall(r"^\| `([\w-]+)` \| (\w+) \| (.+?) \|$", table, re.M)}

@@ -20,12 +20,22 @@ from eclip.datasets.caption_sources import read_pairs
 from eclip.datasets.masks import VOID, MaskSet, present, read_masks
 from eclip.datasets.pair import PairSet
 from eclip.errors import OptionError
-from eclip.evaluate import evaluate
-from eclip.evaluation.asked import Asked
-from eclip.evaluation.results import Evaluation
+from eclip.evaluation.evaluate import evaluate
+from eclip.evaluation.evaluation import Evaluation
+from eclip.evaluation.protocols import (
+    HEADLINES,
+    PROTOCOLS,
+    Faithful,
+    Localize,
+    Protocol,
+    Recognize,
+    Sanity,
+    Segment,
+    protocol_of,
+)
+from eclip.evaluation.query import Asked
+from eclip.evaluation.report.text import rules as told
 from eclip.metrics.localization import contrast
-from eclip.protocols import HEADLINES, PROTOCOLS, Faithful, Localize, Protocol, Recognize, Sanity, Segment, protocol_of
-from eclip.render.report_words import rules as told
 
 LOCALIZE: dict[str, Any] = {"least": 0.01, "thresholds": (0.0, 0.5), "headline": "miou"}
 SEGMENT: dict[str, Any] = {"background": (), "scale": 40.0, "prob_threshold": None, "window": None, "stride": None}

@@ -24,14 +24,14 @@ from eclip.datasets.caption_sources import read_pairs
 from eclip.datasets.masks import MaskSet, read_masks
 from eclip.datasets.pair import PairSet
 from eclip.errors import ResultError
-from eclip.evaluate import evaluate
+from eclip.evaluation.evaluate import evaluate
+from eclip.evaluation.evaluation import Evaluation
 from eclip.evaluation.examples import chosen
-from eclip.evaluation.results import Evaluation
+from eclip.evaluation.report.report import report
+from eclip.evaluation.report.svg import Series, lines, scatter
+from eclip.evaluation.report.table import labels, ranked
+from eclip.evaluation.report.text import shown, verdicts
 from eclip.evaluation.row import Row
-from eclip.render.charts import Series, lines, scatter
-from eclip.render.report_table import labels, ranked
-from eclip.render.report_words import shown, verdicts
-from eclip.report import report
 
 STRANGE = '<b>&"x"</script>'
 METHODS = ("itsm", "rclip", "gradcam", "occlusion")

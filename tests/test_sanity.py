@@ -12,10 +12,10 @@ from PIL import Image
 
 import tiny
 from eclip.datasets.masks import read_masks
-from eclip.evaluate import evaluate
-from eclip.evaluation.asked import Asked
-from eclip.render.report_table import labels, ranked
-from eclip.render.report_words import sign, verdicts
+from eclip.evaluation.evaluate import evaluate
+from eclip.evaluation.query import Asked
+from eclip.evaluation.report.table import labels, ranked
+from eclip.evaluation.report.text import sign, verdicts
 
 RAMP = torch.arange(16.0).view(4, 4)
 FLAT = torch.ones(4, 4)

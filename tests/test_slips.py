@@ -14,7 +14,7 @@ import torch
 import eclip
 import tiny
 from eclip.errors import ModelError, OptionError, UnknownNameError
-from eclip.evaluate import _methods
+from eclip.evaluation.evaluate import _methods
 from eclip.explanation.compare import Comparison
 from eclip.methods import METHODS, Method
 from eclip.words import WORD_METHODS

@@ -16,7 +16,7 @@ import numpy as np
 
 import eclip
 from eclip.datasets.masks import BACKGROUND, VOC_NAMES, VOID, MaskSet, read_masks
-from eclip.protocols import STUFF
+from eclip.evaluation.protocols import STUFF
 
 TASKS = {
     "voc20": ("voc2012seg", VOC_NAMES, ""),

@@ -14,7 +14,7 @@ _HOME = {
     "GUIDES": "eclip.guides",
     "METHODS": "eclip.methods",
     "METRICS": "eclip.metrics",
-    "PROTOCOLS": "eclip.protocols",
+    "PROTOCOLS": "eclip.evaluation.protocols",
     "REFINEMENTS": "eclip.refinements",
     "TEMPLATES": "eclip.texts.templates",
     "WORD_METHODS": "eclip.words",
@@ -25,7 +25,7 @@ _HOME = {
     "Encoding": "eclip.backbones.encoding",
     "EclipError": "eclip.errors",
     "EclipHead": "eclip.backbones.head",
-    "Evaluation": "eclip.evaluation.results",
+    "Evaluation": "eclip.evaluation.evaluation",
     "Explanation": "eclip.explanation.explanation",
     "Interactions": "eclip.words.interactions",
     "Segmentation": "eclip.segmentation.segmentation",
@@ -35,7 +35,7 @@ _HOME = {
     "concepts_each": "eclip.discovery.discover",
     "encode": "eclip.backbones.encoding",
     "encode_texts": "eclip.texts.encode",
-    "evaluate": "eclip.evaluate",
+    "evaluate": "eclip.evaluation.evaluate",
     "explain": "eclip.explanation.explain",
     "explain_each": "eclip.explanation.explain",
     "explain_words": "eclip.words.relevance",
@@ -44,7 +44,7 @@ _HOME = {
     "load": "eclip.backbones.load",
     "load_head": "eclip.backbones.head",
     "masked_max_pool": "eclip.training.pooling",
-    "report": "eclip.report",
+    "report": "eclip.evaluation.report.report",
     "segment": "eclip.segmentation.segment",
     "segment_each": "eclip.segmentation.segment",
     "train": "eclip.training.run",
@@ -70,8 +70,10 @@ if TYPE_CHECKING:
     from eclip.discovery.discover import concepts_each as concepts_each
     from eclip.discovery.image_mean import image_mean as image_mean
     from eclip.errors import EclipError as EclipError
-    from eclip.evaluate import evaluate as evaluate
-    from eclip.evaluation.results import Evaluation as Evaluation
+    from eclip.evaluation.evaluate import evaluate as evaluate
+    from eclip.evaluation.evaluation import Evaluation as Evaluation
+    from eclip.evaluation.protocols import PROTOCOLS as PROTOCOLS
+    from eclip.evaluation.report.report import report as report
     from eclip.explanation.compare import Comparison as Comparison
     from eclip.explanation.compare import compare as compare
     from eclip.explanation.explain import explain as explain
@@ -80,9 +82,7 @@ if TYPE_CHECKING:
     from eclip.guides import GUIDES as GUIDES
     from eclip.methods import METHODS as METHODS
     from eclip.metrics import METRICS as METRICS
-    from eclip.protocols import PROTOCOLS as PROTOCOLS
     from eclip.refinements import REFINEMENTS as REFINEMENTS
-    from eclip.report import report as report
     from eclip.segmentation.segment import segment as segment
     from eclip.segmentation.segment import segment_each as segment_each
     from eclip.segmentation.segmentation import Segmentation as Segmentation

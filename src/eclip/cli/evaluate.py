@@ -14,13 +14,13 @@ from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import asking
 from eclip.datasets import dataset
 from eclip.errors import OptionError
+from eclip.evaluation.protocols import DEFAULT_PROTOCOL, protocol_of
 from eclip.methods import METHODS, check_methods
 from eclip.methods.naming import method_names
-from eclip.protocols import DEFAULT_PROTOCOL, protocol_of
 from eclip.reported import reported
 
 if TYPE_CHECKING:
-    from eclip.evaluation.results import Evaluation
+    from eclip.evaluation.evaluation import Evaluation
 
 DATA, ASKED, RUN = "Photos", "What is asked", "The run"
 GAP = 2  # spaces between columns
@@ -140,7 +140,7 @@ def _options(pairs: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def _run(data: str, out: Path, settings: dict[str, Any]) -> Evaluation:
-    from eclip.evaluate import evaluate as measured
+    from eclip.evaluation.evaluate import evaluate as measured
 
     with asking.progressing() as progress:
         task = progress.add_task("loading", total=None)
@@ -156,7 +156,7 @@ def _show(found: Evaluation) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from eclip.render.report_words import headline, unit
+    from eclip.evaluation.report.text import headline, unit
 
     results = found.results
     lead, columns, dim = _columns(results)
@@ -191,8 +191,8 @@ def _show(found: Evaluation) -> None:
 
 def _columns(results: dict[str, Any]) -> tuple[int, list[list[str]], list[bool]]:
     """How many columns are names, all columns from their headings down, best row first, and which rows are controls."""
-    from eclip.render.report_table import keys_of, ranked
-    from eclip.render.report_words import column, headline, interval, shown
+    from eclip.evaluation.report.table import keys_of, ranked
+    from eclip.evaluation.report.text import column, headline, interval, shown
 
     rows = [results["rows"][place] for place in ranked(results)]
     first = headline(results)

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from eclip.backbones.catalog import HF_CLASSES, architectures, tags, tower_of
+from eclip.evaluation.protocols import PROTOCOLS
 from eclip.guides import GUIDES
 from eclip.methods import METHODS
-from eclip.protocols import PROTOCOLS
 from eclip.refinements import REFINEMENTS
 from eclip.reported import reported
 

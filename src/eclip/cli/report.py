@@ -26,8 +26,8 @@ def report(
     Data sets or protocols side by side:  eclip report voc coco camvid
     """
     with reported():
+        from eclip.evaluation.report.report import report as made
         from eclip.files import replace_file
-        from eclip.report import report as made
 
         if out.is_dir():
             raise ResultError(f"{str(out)!r} is a folder: name the file, such as -o {out / 'report.html'}.")

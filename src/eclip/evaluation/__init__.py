@@ -1,4 +1,4 @@
-"""What is measured, and how: a task for each kind of rules in `eclip.protocols`.
+"""What is measured, and how: a task for each kind of rules in `eclip.evaluation.protocols`.
 
 A task scores a batch of photos, which becomes a part on disk, and makes rows of all parts. To add one: a class of rules
 in `protocols`, a file here with its task, a line in the dict. The dict imports no torch.
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from eclip.evaluation.asked import Asked
-    from eclip.evaluation.parts import Part
+    from eclip.evaluation.query import Asked
     from eclip.evaluation.row import Row
+    from eclip.evaluation.store import Part
 
 
 @runtime_checkable

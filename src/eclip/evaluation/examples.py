@@ -19,13 +19,13 @@ from scipy import ndimage
 
 from eclip.datasets.masks import MaskSet, present
 from eclip.errors import DataError
-from eclip.evaluation.asked import Asked, opened
-from eclip.evaluation.parts import EXAMPLES, folder_of
+from eclip.evaluation.protocols import Localize
+from eclip.evaluation.query import Asked, opened
 from eclip.evaluation.row import Row
+from eclip.evaluation.store import EXAMPLES, folder_of
 from eclip.files import replace_file
 from eclip.heatmap import normalize
 from eclip.methods import METHODS
-from eclip.protocols import Localize
 from eclip.render import overlay
 from eclip.render.colormaps import BACKGROUND, FAINT, INK
 from eclip.render.fonts import fit

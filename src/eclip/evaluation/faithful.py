@@ -18,15 +18,15 @@ from torch import Tensor
 from eclip.backbones.blocks import cosine
 from eclip.backbones.encoding import Encoding, encode
 from eclip.datasets.masks import VOID, Masked, present
-from eclip.evaluation.asked import Asked, joined, opened
-from eclip.evaluation.controls import NAMES, control_maps
-from eclip.evaluation.parts import Part
+from eclip.evaluation.baselines import NAMES, control_maps
+from eclip.evaluation.checks import check_controls
+from eclip.evaluation.protocols import Faithful
+from eclip.evaluation.query import Asked, joined, opened
 from eclip.evaluation.row import Row, mean_rows
-from eclip.evaluation.sense import check_controls
+from eclip.evaluation.store import Part
 from eclip.heatmap import normalize, resize
 from eclip.metrics.fills import fill
 from eclip.metrics.steps import Curve, area, deletion, insertion
-from eclip.protocols import Faithful
 
 WAYS = {"deletion": deletion, "insertion": insertion}
 SCORES = ("score", "accuracy")

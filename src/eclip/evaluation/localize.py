@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eclip.datasets.masks import VOID, Masked, present
-from eclip.evaluation.asked import Asked, Opened, joined, opened
-from eclip.evaluation.controls import CONTROLS, NAMES, control_maps
-from eclip.evaluation.parts import Part
+from eclip.evaluation.baselines import CONTROLS, NAMES, control_maps
+from eclip.evaluation.bootstrap import Number, Weights, number
+from eclip.evaluation.checks import check_controls
+from eclip.evaluation.protocols import Localize
+from eclip.evaluation.query import Asked, Opened, joined, opened
 from eclip.evaluation.row import Row
-from eclip.evaluation.sense import check_controls
-from eclip.evaluation.spread import Number, Weights, number
+from eclip.evaluation.store import Part
 from eclip.heatmap import normalize, resize
 from eclip.metrics.boxes import box_ious
 from eclip.metrics.localization import contrast, overlaps
 from eclip.metrics.pointing import energy, pointing_game
 from eclip.metrics.separation import separation
-from eclip.protocols import Localize
 
 MEANS = ("msc", "average_precision", "auroc", "pointing_game", "energy")
 """Numbers of a pair that are averaged as they are."""

@@ -17,12 +17,12 @@ from eclip.backbones.blocks import unit
 from eclip.backbones.encoding import encode
 from eclip.datasets.pair import Pair, PairSet
 from eclip.errors import DataError, ImageError
-from eclip.evaluation.asked import Asked
-from eclip.evaluation.parts import Part
+from eclip.evaluation.bootstrap import Number, Weights, number
+from eclip.evaluation.protocols import Recognize
+from eclip.evaluation.query import Asked
 from eclip.evaluation.row import Row
-from eclip.evaluation.spread import Number, Weights, number
+from eclip.evaluation.store import Part
 from eclip.metrics.ranking import ranks
-from eclip.protocols import Recognize
 from eclip.texts.encode import encode_texts
 
 AT_ONCE = 512

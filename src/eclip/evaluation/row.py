@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from eclip.evaluation.spread import Number, Weights, number
+from eclip.evaluation.bootstrap import Number, Weights, number
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ from eclip.backbones.encoding import encode
 from eclip.backbones.wrap import wrap
 from eclip.datasets.masks import Masked, present
 from eclip.errors import OptionError
-from eclip.evaluation.asked import Asked, joined, opened
-from eclip.evaluation.parts import Part
+from eclip.evaluation.protocols import Sanity
+from eclip.evaluation.query import Asked, joined, opened
 from eclip.evaluation.row import Row, mean_rows
+from eclip.evaluation.store import Part
 from eclip.heatmap import mean_over_cells
 from eclip.metrics.sanity import rank_correlation
-from eclip.protocols import Sanity
 from eclip.texts.encode import encode_texts
 
 SIGNED = ("nonsense", "other_class", "random_weights")

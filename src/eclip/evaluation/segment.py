@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 from eclip.backbones.encoding import encode
 from eclip.datasets.masks import BACKGROUND, VOID, Masked
 from eclip.errors import DataError
-from eclip.evaluation.asked import Asked, Opened, joined, opened
-from eclip.evaluation.controls import BOUND, random
-from eclip.evaluation.parts import Part
+from eclip.evaluation.baselines import BOUND, random
+from eclip.evaluation.bootstrap import Weights, number
+from eclip.evaluation.checks import check_controls, nothing_shown
+from eclip.evaluation.protocols import Segment
+from eclip.evaluation.query import Asked, Opened, joined, opened
 from eclip.evaluation.row import Row
-from eclip.evaluation.sense import check_controls, nothing_shown
-from eclip.evaluation.spread import Weights, number
+from eclip.evaluation.store import Part
 from eclip.methods import BETWEEN_TEXTS, METHODS
 from eclip.metrics.bound import grid_bound
 from eclip.metrics.segmentation import confusion
-from eclip.protocols import Segment
 from eclip.segmentation.classes import BACKGROUND as BEHIND
 from eclip.segmentation.classes import ClassWords
 from eclip.segmentation.labels import Piece, label_pixels

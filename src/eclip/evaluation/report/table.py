@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eclip.render.report_words import BOUND, column, escaped, headline, interval, merit, shown, sign, unit
+from eclip.evaluation.report.text import BOUND, column, escaped, headline, interval, merit, shown, sign, unit
 
 
 def labels(results: Mapping[str, Any]) -> dict[int, str]:

@@ -20,10 +20,10 @@ from eclip.backbones.encoding import Encoding, encode
 from eclip.datasets.masks import Masked, MaskSet
 from eclip.datasets.pair import PairSet
 from eclip.errors import DataError, ImageError, NoMeaningError
-from eclip.evaluation.parts import Part
-from eclip.evaluation.sense import nothing_shown
+from eclip.evaluation.checks import nothing_shown
+from eclip.evaluation.protocols import Protocol
+from eclip.evaluation.store import Part
 from eclip.methods import METHODS
-from eclip.protocols import Protocol
 from eclip.refinements import REFINEMENTS
 from eclip.texts.encode import encode_texts
 

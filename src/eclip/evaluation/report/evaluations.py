@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from eclip.errors import ResultError
+from eclip.evaluation.report.page import Run, report_page
 from eclip.methods import METHODS
-from eclip.render.report import Run, report_page
 
 if TYPE_CHECKING:
-    from eclip.evaluation.results import Evaluation
+    from eclip.evaluation.evaluation import Evaluation
 
 
 def page_of(evaluations: Sequence[Evaluation]) -> str:

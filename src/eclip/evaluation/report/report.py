@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eclip.errors import OptionError, ResultError
-from eclip.evaluation.parts import QUESTION, RESULTS
-from eclip.evaluation.reporting import page_of
-from eclip.evaluation.results import Evaluation
+from eclip.evaluation.evaluation import Evaluation
+from eclip.evaluation.report.evaluations import page_of
+from eclip.evaluation.store import QUESTION, RESULTS
 
 
 def report(folders: str | Path | Sequence[str | Path]) -> str:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from eclip.render.report_assets import SCRIPT, STYLE
-from eclip.render.report_charts import charts_of
-from eclip.render.report_table import best_control, keys_of, labels, ranked, side_by_side, table
-from eclip.render.report_words import FEW, MINUS, column, escaped, rules, unit, verdicts
+from eclip.evaluation.report.assets import SCRIPT, STYLE
+from eclip.evaluation.report.charts import charts_of
+from eclip.evaluation.report.table import best_control, keys_of, labels, ranked, side_by_side, table
+from eclip.evaluation.report.text import FEW, MINUS, column, escaped, rules, unit, verdicts
 
 
 @dataclass(frozen=True)

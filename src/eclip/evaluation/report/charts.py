@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eclip.render.charts import COLORED, Series, lines, scatter
-from eclip.render.report_table import best_control, labels, ranked, ranks
-from eclip.render.report_words import BOUND, column, escaped, headline, unit
+from eclip.evaluation.report.svg import COLORED, Series, lines, scatter
+from eclip.evaluation.report.table import best_control, labels, ranked, ranks
+from eclip.evaluation.report.text import BOUND, column, escaped, headline, unit
 
 
 def charts_of(results: Mapping[str, Any]) -> str:

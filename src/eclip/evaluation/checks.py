@@ -15,8 +15,8 @@ import numpy as np
 from eclip.datasets.masks import BACKGROUND, VOID, MaskSet
 from eclip.datasets.pair import PairSet
 from eclip.errors import DataError, DataWarning, ImageError
-from eclip.evaluation.controls import BOUND, CONTROLS
-from eclip.render.report_words import FEW
+from eclip.evaluation.baselines import BOUND, CONTROLS
+from eclip.evaluation.report.text import FEW
 
 LOOKED_AT = 20
 """Masks that are read again to name the cause, spread evenly."""

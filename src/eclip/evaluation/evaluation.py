@@ -15,10 +15,10 @@ from typing import Any
 from eclip.datasets.masks import MaskSet
 from eclip.datasets.pair import PairSet
 from eclip.errors import ResultError
-from eclip.evaluation.parts import PAIRS, RESULTS, TABLE, Part
+from eclip.evaluation.report.table import plain_table
 from eclip.evaluation.row import Row
+from eclip.evaluation.store import PAIRS, RESULTS, TABLE, Part
 from eclip.files import replace_file
-from eclip.render.report_table import plain_table
 
 SCHEMA = "eclip.eval/1"
 Found = dict[str, tuple[list[Row], list[Part]]]
@@ -80,7 +80,7 @@ class Evaluation:
         Raises:
             ResultError: a picture that the results name is not in the folder.
         """
-        from eclip.evaluation.reporting import page_of
+        from eclip.evaluation.report.evaluations import page_of
 
         return page_of([self])
 

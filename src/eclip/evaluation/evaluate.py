@@ -25,15 +25,15 @@ from eclip.datasets.masks import Masked, MaskSet
 from eclip.datasets.pair import PairSet
 from eclip.errors import DataError, DataWarning, OptionError
 from eclip.evaluation import Task, task_of
-from eclip.evaluation.asked import Asked
+from eclip.evaluation.checks import check_groups
+from eclip.evaluation.evaluation import SCHEMA, Evaluation, Found, check_question, data_of, results_of, write_results
 from eclip.evaluation.examples import draw_examples
-from eclip.evaluation.parts import Part, Parts, open_run
-from eclip.evaluation.results import SCHEMA, Evaluation, Found, check_question, data_of, results_of, write_results
+from eclip.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Localize, Protocol, protocol_of
+from eclip.evaluation.query import Asked
 from eclip.evaluation.row import Row
-from eclip.evaluation.sense import check_groups
+from eclip.evaluation.store import Part, Parts, open_run
 from eclip.methods import AnyMethod, check_methods, options_for
 from eclip.methods.naming import method_names
-from eclip.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Localize, Protocol, protocol_of
 from eclip.refinements import check_refinement
 from eclip.registry import check_options, whole, whole_or_none
 from eclip.results.command import eval_command

@@ -126,7 +126,7 @@ def test_the_command_in_the_manifest_is_of_the_whole_run(tiny_name: str, photos:
 
 
 def test_the_output_names_mini_and_openais_clip(tiny_name: str, photos: Path, monkeypatch: Any, tmp_path: Path) -> None:
-    monkeypatch.setattr(cli.asking, "DEFAULT_MODEL", tiny_name)
+    monkeypatch.setattr(cli.options, "DEFAULT_MODEL", tiny_name)
     done = explain(photos / "a.png", "-t", "a dog", model=tiny_name, out=tmp_path)
     assert "--model ViT-B-16/openai" in done.stderr
 
@@ -335,8 +335,8 @@ def test_wrong_settings_of_the_model_are_two(
 
 
 def test_positions_are_those_of_encode() -> None:
-    assert tuple(cli.asking.Positions) == POSITIONS
-    assert tuple(cli.asking.Resize) == RESIZES
+    assert tuple(cli.options.Positions) == POSITIONS
+    assert tuple(cli.options.Resize) == RESIZES
 
 
 # --- speed -------------------------------------------------------------------
@@ -427,7 +427,7 @@ def test_doctor_looks_at_a_model(tiny_name: str) -> None:
 
 
 def test_doctor_says_what_to_do(tiny_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from eclip import doctor
+    from eclip.cli import doctor
 
     monkeypatch.setattr(doctor, "DEFAULT_MODEL", tiny_name)
     monkeypatch.setattr(doctor, "MINI", Path(tiny_name.removeprefix("local-dir:")))

@@ -8,20 +8,20 @@ from typing import Annotated, Any
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.cli import asking
-from eclip.cli.asking import Positions, Resize, Scale
+from eclip.cli import options
+from eclip.cli.errors import reported
+from eclip.cli.options import Positions, Resize, Scale
 from eclip.errors import ImageError, OptionError
 from eclip.explanation.writer import ComparisonWriter
 from eclip.methods import GROUPS, check_methods
 from eclip.methods.naming import method_names as named
-from eclip.reported import reported
 from eclip.results.command import compare_command
 
 
 def compare(
-    sources: asking.Sources,
-    text: asking.Texts = None,
-    texts_file: asking.TextsFile = None,
+    sources: options.Sources,
+    text: options.Texts = None,
+    texts_file: options.TextsFile = None,
     methods: Annotated[
         str,
         typer.Option(
@@ -29,56 +29,56 @@ def compare(
         ),
     ] = "all",
     models: Annotated[str, typer.Option(help="Names joined by commas; eclip models ls shows them.")] = DEFAULT_MODEL,
-    head: asking.Head = None,
-    versus: asking.Versus = None,
-    refine: asking.Refine = None,
-    refine_set: asking.RefineSet = None,
+    head: options.Head = None,
+    versus: options.Versus = None,
+    refine: options.Refine = None,
+    refine_set: options.RefineSet = None,
     scale: Annotated[
         Scale, typer.Option(help="Colors by the least and most of each map, or of a method over all texts.")
     ] = Scale.map,
-    image_size: asking.ImageSize = None,
-    resize: asking.Resizing = Resize.squash,
-    template: asking.Template = None,
-    positions: asking.Positioning = Positions.bicubic_aa,
-    out: asking.Out = Path("eclip-compare"),
-    format_: asking.Format = asking.FORMAT,
-    overwrite: asking.Overwrite = False,
-    device: asking.Device = "auto",
-    as_json: asking.AsJson = False,
+    image_size: options.ImageSize = None,
+    resize: options.Resizing = Resize.squash,
+    template: options.Template = None,
+    positions: options.Positioning = Positions.bicubic_aa,
+    out: options.Out = Path("eclip-compare"),
+    format_: options.Format = options.FORMAT,
+    overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Show many methods side by side: where each sees each text, and what it costs.
 
     All methods, one picture:  eclip compare dogs.jpg -t "a dog" -t grass
     """
     with reported():
-        wanted = asking.given_texts(text, texts_file)
-        method_names, model_names = asking.words(methods), list(dict.fromkeys(asking.words(models)))
+        wanted = options.given_texts(text, texts_file)
+        method_names, model_names = options.words(methods), list(dict.fromkeys(options.words(models)))
         if not (method_names and model_names):
             raise OptionError(f"--{'models' if method_names else 'methods'} needs a name.")
         group = method_names[0] if method_names[0] in GROUPS and len(method_names) == 1 else None
         if group is None:
             check_methods(named(method_names), versus=versus is not None)
         for name in model_names:
-            asking.check_model(name)
-        asking.check_head(head, method_names, model_names)
+            options.check_model(name)
+        options.check_head(head, method_names, model_names)
         settings: dict[str, Any] = {
             "methods": group or method_names,
             "head": head,
             "models": model_names,
-            "versus": asking.given_versus(versus),
-            **asking.given_refinement(refine, refine_set),
+            "versus": options.given_versus(versus),
+            **options.given_refinement(refine, refine_set),
             "image_size": image_size,
             "resize": resize.value,
-            "templates": asking.given_templates(template),
+            "templates": options.given_templates(template),
             "positions": positions.value,
             "device": device,
             "options": {},
         }
-        writer = ComparisonWriter(out, asking.words(format_), scale.value, overwrite=overwrite)
-        asking.over_photos(
+        writer = ComparisonWriter(out, options.words(format_), scale.value, overwrite=overwrite)
+        options.over_photos(
             sources, writer, lambda photos: _compare_all(sources, photos, wanted, settings, writer, quiet=as_json)
         )
-        asking.summarize(writer, "compared", model_names, as_json, option="--models")
+        options.summarize(writer, "compared", model_names, as_json, option="--models")
 
 
 def _compare_all(
@@ -93,9 +93,9 @@ def _compare_all(
     from eclip.explanation.compare import Contest
     from eclip.images import read_ahead
 
-    with asking.running(photos, writer, lambda how: compare_command(sources, texts, how)) as run:
+    with options.running(photos, writer, lambda how: compare_command(sources, texts, how)) as run:
         if (head := settings.pop("head")) is not None:
-            model, settings["device"] = asking.given_model(settings["models"][0], settings["device"], head)
+            model, settings["device"] = options.given_model(settings["models"][0], settings["device"], head)
             settings["models"] = [model]
         contest = Contest(texts, **settings)
         for source, photo in read_ahead(photos, 1):

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.cli import asking
-from eclip.cli.asking import Positions, Resize
+from eclip.cli import options
+from eclip.cli.errors import reported
+from eclip.cli.options import Positions, Resize
 from eclip.discovery.writer import MEAN, ConceptsWriter, concepts_command
 from eclip.errors import ImageError, OptionError
 from eclip.methods import check_methods
-from eclip.reported import reported
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -25,7 +25,7 @@ EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 def concepts(
-    sources: asking.Sources,
+    sources: options.Sources,
     model: Annotated[str, typer.Option("--model", "-m", help="eclip models ls shows them.")] = DEFAULT_MODEL,
     vocabulary: Annotated[
         Path | None, typer.Option(help="A file with one word a line; 1,400 nouns for what can be seen if left out.")
@@ -48,25 +48,25 @@ def concepts(
     latents: Annotated[
         int | None, typer.Option(min=1, help="How many latents of it a photo may use, 64 if left out.")
     ] = None,
-    image_size: asking.ImageSize = None,
-    resize: asking.Resizing = Resize.squash,
-    template: asking.Template = None,
-    positions: asking.Positioning = Positions.bicubic_aa,
-    out: asking.Out = Path("eclip-concepts"),
-    format_: asking.Format = asking.FORMAT,
-    overwrite: asking.Overwrite = False,
-    device: asking.Device = "auto",
+    image_size: options.ImageSize = None,
+    resize: options.Resizing = Resize.squash,
+    template: options.Template = None,
+    positions: options.Positioning = Positions.bicubic_aa,
+    out: options.Out = Path("eclip-concepts"),
+    format_: options.Format = options.FORMAT,
+    overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Photos in one forward pass.")] = 8,
-    as_json: asking.AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Name what the model sees in each photo without being asked, how much of it, and where.
 
     One photo:  eclip concepts dogs.jpg
     """
     with reported():
-        method = asking.one_method(method)
+        method = options.one_method(method)
         check_methods([method])
-        asking.check_model(model)
+        options.check_model(model)
         if mean_from is not None and (image_mean is not None or msae is not None):
             raise OptionError("--mean-from goes with neither --image-mean nor --msae: leave it out.")
         if msae is None and latents is not None:
@@ -84,17 +84,17 @@ def concepts(
             "latents": latents,
             "image_size": image_size,
             "resize": resize.value,
-            "templates": asking.given_templates(template),
+            "templates": options.given_templates(template),
             "positions": positions.value,
             "device": device,
             "batch_size": batch_size,
-            **asking.method_options(set_ or [], method),
+            **options.method_options(set_ or [], method),
         }
-        writer = ConceptsWriter(out, asking.words(format_), overwrite=overwrite)
-        asking.over_photos(
+        writer = ConceptsWriter(out, options.words(format_), overwrite=overwrite)
+        options.over_photos(
             sources, writer, lambda photos: _name_all(sources, photos, settings, mean_from, writer, quiet=as_json)
         )
-        asking.summarize(writer, "named", [model], as_json)
+        options.summarize(writer, "named", [model], as_json)
 
 
 def _name_all(
@@ -108,7 +108,7 @@ def _name_all(
 ) -> None:
     from eclip.discovery.discover import concepts_each
 
-    with asking.running(photos, writer, lambda how: concepts_command(sources, how)) as run:
+    with options.running(photos, writer, lambda how: concepts_command(sources, how)) as run:
         if mean_from is not None:
             settings["image_mean"] = _mean(mean_from, settings, writer, run.bar)
         for found in concepts_each(photos, failures=run.failures, **settings):

@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from eclip.cli.asking import progressing
+from eclip.cli.errors import reported
 from eclip.cli.lists import print_table
+from eclip.cli.options import progressing
 from eclip.datasets import DATASETS, ROOT, dataset
-from eclip.reported import reported
 
 app = typer.Typer(help="Data sets to measure with.", no_args_is_help=True)
 

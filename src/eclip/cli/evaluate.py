@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.cli import asking
+from eclip.cli import options
+from eclip.cli.errors import reported
 from eclip.datasets import dataset
 from eclip.errors import OptionError
 from eclip.evaluation.protocols import DEFAULT_PROTOCOL, protocol_of
 from eclip.methods import METHODS, check_methods
 from eclip.methods.naming import method_names
-from eclip.reported import reported
 
 if TYPE_CHECKING:
     from eclip.evaluation.evaluation import Evaluation
@@ -47,7 +47,7 @@ def evaluate(
     protocol: Annotated[
         str, typer.Option(help="The rules; eclip protocols ls shows them.", rich_help_panel=ASKED)
     ] = DEFAULT_PROTOCOL,
-    head: asking.Head = None,
+    head: options.Head = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,8 +57,8 @@ def evaluate(
             rich_help_panel=ASKED,
         ),
     ] = None,
-    refine: asking.Refine = None,
-    refine_set: asking.RefineSet = None,
+    refine: options.Refine = None,
+    refine_set: options.RefineSet = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the run; the same command goes on.", rich_help_panel=RUN)
     ] = Path("eclip-eval"),
@@ -69,7 +69,7 @@ def evaluate(
     examples: Annotated[
         int, typer.Option(min=0, help="Best and worst photos of each method to draw.", rich_help_panel=RUN)
     ] = 3,
-    device: asking.Device = "auto",
+    device: options.Device = "auto",
     check: Annotated[
         Path | None,
         typer.Option(
@@ -87,13 +87,13 @@ def evaluate(
     """
     with reported():
         dataset(data)
-        names, model_names = asking.words(methods), list(dict.fromkeys(asking.words(models)))
+        names, model_names = options.words(methods), list(dict.fromkeys(options.words(models)))
         if not (names and model_names):
             raise OptionError(f"--{'models' if names else 'methods'} needs a name.")
         check_methods(method_names(names))
         for name in model_names:
-            asking.check_model(name)
-        asking.check_head(head, names if names != ["fast"] else ["eclip"], model_names)
+            options.check_model(name)
+        options.check_head(head, names if names != ["fast"] else ["eclip"], model_names)
         protocol_of(protocol)
         settings: dict[str, Any] = {
             "methods": names[0] if names in (["all"], ["fast"]) else names,
@@ -105,7 +105,7 @@ def evaluate(
             "limit": limit,
             "head": head,
             "options": _options(set_ or []),
-            **asking.given_refinement(refine, refine_set),
+            **options.given_refinement(refine, refine_set),
             "batch_size": batch_size,
             "device": device,
             "overwrite": overwrite,
@@ -136,13 +136,13 @@ def _options(pairs: list[str]) -> dict[str, dict[str, Any]]:
         if not dot or method not in METHODS:
             raise OptionError(f"--set needs METHOD.KEY=VALUE with a name of `eclip methods ls`, got {pair!r}.")
         given.setdefault(method, []).append(rest)
-    return {method: asking.method_options(own, method) for method, own in given.items()}
+    return {method: options.method_options(own, method) for method, own in given.items()}
 
 
 def _run(data: str, out: Path, settings: dict[str, Any]) -> Evaluation:
     from eclip.evaluation.evaluate import evaluate as measured
 
-    with asking.progressing() as progress:
+    with options.progressing() as progress:
         task = progress.add_task("loading", total=None)
 
         def tell(model: str, done: int, total: int) -> None:

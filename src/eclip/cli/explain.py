@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.cli import asking
-from eclip.cli.asking import Positions, Resize
+from eclip.cli import options
+from eclip.cli.errors import reported
+from eclip.cli.options import Positions, Resize
 from eclip.explanation.writer import Writer
 from eclip.methods import check_methods
-from eclip.reported import reported
 from eclip.results.command import command
 from eclip.results.earlier import MANIFEST
 
@@ -24,9 +24,9 @@ MOST_TOLD = 5
 
 
 def explain(
-    sources: asking.Sources,
-    text: asking.Texts = None,
-    texts_file: asking.TextsFile = None,
+    sources: options.Sources,
+    text: options.Texts = None,
+    texts_file: options.TextsFile = None,
     model: Annotated[str, typer.Option("--model", "-m", help="eclip models ls shows them.")] = DEFAULT_MODEL,
     method: Annotated[
         str | None, typer.Option(help="eclip methods ls shows them; eclip if the model has a head, else surgery.")
@@ -34,18 +34,18 @@ def explain(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")
     ] = None,
-    head: asking.Head = None,
-    versus: asking.Versus = None,
-    refine: asking.Refine = None,
-    refine_set: asking.RefineSet = None,
-    image_size: asking.ImageSize = None,
-    resize: asking.Resizing = Resize.squash,
-    template: asking.Template = None,
-    positions: asking.Positioning = Positions.bicubic_aa,
-    out: asking.Out = asking.OUT,
-    format_: asking.Format = asking.FORMAT,
-    overwrite: asking.Overwrite = False,
-    device: asking.Device = "auto",
+    head: options.Head = None,
+    versus: options.Versus = None,
+    refine: options.Refine = None,
+    refine_set: options.RefineSet = None,
+    image_size: options.ImageSize = None,
+    resize: options.Resizing = Resize.squash,
+    template: options.Template = None,
+    positions: options.Positioning = Positions.bicubic_aa,
+    out: options.Out = options.OUT,
+    format_: options.Format = options.FORMAT,
+    overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Photos in one forward pass.")] = 8,
     health: Annotated[
         bool,
@@ -54,38 +54,38 @@ def explain(
             help=f"Warn on stderr of maps that may mislead; of more than {MOST_TOLD} photos, say how many have some.",
         ),
     ] = True,
-    as_json: asking.AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show which part of each photo answers to each text.
 
     One photo, two texts:  eclip explain dogs.jpg -t "a dog" -t grass
     """
     with reported():
-        wanted = asking.given_texts(text, texts_file)
-        asking.check_model(model)
-        method = asking.default_method(model, head) if method is None else asking.one_method(method)
+        wanted = options.given_texts(text, texts_file)
+        options.check_model(model)
+        method = options.default_method(model, head) if method is None else options.one_method(method)
         check_methods([method], versus=versus is not None)
-        asking.check_head(head, [method], [model])
+        options.check_head(head, [method], [model])
         settings = {
             "head": head,
             "model": model,
             "method": method,
-            "versus": asking.given_versus(versus),
-            **asking.given_refinement(refine, refine_set),
+            "versus": options.given_versus(versus),
+            **options.given_refinement(refine, refine_set),
             "image_size": image_size,
             "resize": resize.value,
-            "templates": asking.given_templates(template),
+            "templates": options.given_templates(template),
             "positions": positions.value,
             "device": device,
             "batch_size": batch_size,
             "health": health,
-            **asking.method_options(set_ or [], method),
+            **options.method_options(set_ or [], method),
         }
-        writer = Writer(out, asking.words(format_), overwrite=overwrite)
-        asking.over_photos(
+        writer = Writer(out, options.words(format_), overwrite=overwrite)
+        options.over_photos(
             sources, writer, lambda photos: _explain_all(sources, photos, wanted, settings, writer, quiet=as_json)
         )
-        asking.summarize(writer, "explained", [model], as_json)
+        options.summarize(writer, "explained", [model], as_json)
 
 
 def _explain_all(
@@ -94,9 +94,9 @@ def _explain_all(
     from eclip.explanation.explain import explain_each
 
     try:
-        with asking.running(photos, writer, lambda how: command(sources, texts, how)) as run:
+        with options.running(photos, writer, lambda how: command(sources, texts, how)) as run:
             head = settings.pop("head")
-            settings["model"], settings["device"] = asking.given_model(settings["model"], settings["device"], head)
+            settings["model"], settings["device"] = options.given_model(settings["model"], settings["device"], head)
             for explanation in explain_each(photos, texts, failures=run.failures, **settings):
                 run.doing("explaining")
                 [entry] = writer.add(explanation)

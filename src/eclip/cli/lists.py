@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from eclip.backbones.catalog import HF_CLASSES, architectures, tags, tower_of
+from eclip.cli.errors import reported
 from eclip.evaluation.protocols import PROTOCOLS
 from eclip.guides import GUIDES
 from eclip.methods import METHODS
 from eclip.refinements import REFINEMENTS
-from eclip.reported import reported
 
 models_app = typer.Typer(help="Models that can be loaded.", no_args_is_help=True)
 methods_app = typer.Typer(help="Methods of explanation.", no_args_is_help=True)
@@ -117,7 +117,7 @@ def doctor(
 ) -> None:
     """Check the installation: versions, whether torch and torchvision fit, devices, cached weights, what to do next."""
     with reported():
-        from eclip.doctor import examine
+        from eclip.cli.doctor import examine
 
         findings = examine(model)
         print_table(

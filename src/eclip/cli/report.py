@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from eclip.cli.errors import reported
 from eclip.errors import ResultError
-from eclip.reported import reported
 from eclip.results.marks import is_ours
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.cli import asking
-from eclip.cli.asking import Positions, Resize
+from eclip.cli import options
+from eclip.cli.errors import reported
+from eclip.cli.options import Positions, Resize
 from eclip.errors import OptionError, TextError
 from eclip.methods import DEFAULT_WITH_HEAD, check_between_texts
-from eclip.reported import reported
 from eclip.segmentation.classes import class_words
 from eclip.segmentation.windows import check_windows
 from eclip.segmentation.writer import SegmentWriter, segment_command
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def segment(
-    sources: asking.Sources,
+    sources: options.Sources,
     class_: Annotated[
         list[str] | None,
         typer.Option("--class", "-c", help='A class, synonyms by comma ("person, man, woman"); several times.'),
@@ -40,9 +40,9 @@ def segment(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")
     ] = None,
-    head: asking.Head = None,
-    refine: asking.Refine = None,
-    refine_set: asking.RefineSet = None,
+    head: options.Head = None,
+    refine: options.Refine = None,
+    refine_set: options.RefineSet = None,
     prob_threshold: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Pixels whose class has a smaller share of the softmax become background."),
@@ -60,30 +60,30 @@ def segment(
         int | None,
         typer.Option(help="Side in pixels, the model's own if left out; with --window, the photo's shorter side."),
     ] = None,
-    resize: asking.Resizing = Resize.squash,
+    resize: options.Resizing = Resize.squash,
     template: Annotated[
         list[str] | None,
         typer.Option(help="none, single, surgery85, or a sentence with {}, several times; imagenet80 if left out."),
     ] = None,
-    positions: asking.Positioning = Positions.bicubic_aa,
+    positions: options.Positioning = Positions.bicubic_aa,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for label maps, pictures, coco.json and manifest.json.")
     ] = Path("eclip-segment"),
-    format_: asking.Format = asking.FORMAT,
+    format_: options.Format = options.FORMAT,
     instances: Annotated[
         bool, typer.Option("--instances", help="In coco.json, one mask a connected region, not one a class.")
     ] = False,
-    overwrite: asking.Overwrite = False,
-    device: asking.Device = "auto",
+    overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Photos, or windows, in one forward pass.")] = 8,
-    as_json: asking.AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Give each pixel of each photo to one of some classes.
 
     Two classes:  eclip segment dogs.jpg -c dog -c "person, man, woman" --background "grass, sky, wall"
     """
     with reported():
-        lines = asking.lines_of(classes, "classes")
+        lines = options.lines_of(classes, "classes")
         if numbered := next((line for line in lines if re.match(r"\d+\t", line)), None):
             raise OptionError(
                 f"{classes} has a number and a tab in {numbered!r}, as the classes.txt of a data set: names alone are "
@@ -93,20 +93,20 @@ def segment(
         if not wanted:
             raise TextError('no class was given: add -c dog -c "person, man, woman", or --classes FILE.')
         class_words(wanted, background or (), thresholded=prob_threshold is not None)
-        asking.check_model(model)
+        options.check_model(model)
         if method is not None:
-            method = asking.one_method(method)
+            method = options.one_method(method)
             check_between_texts(method)
         elif set_:
             raise OptionError("--set is an option of a method: name it with --method as well.")
-        asking.check_head(head, [method or DEFAULT_WITH_HEAD], [model])
+        options.check_head(head, [method or DEFAULT_WITH_HEAD], [model])
         check_windows(window, stride, image_size)
         settings: dict[str, Any] = {
             "head": head,
             "model": model,
             "method": method,
             "background": background or (),
-            **asking.given_refinement(refine, refine_set),
+            **options.given_refinement(refine, refine_set),
             "prob_threshold": prob_threshold,
             "area_threshold": area_threshold,
             "scale": scale,
@@ -114,18 +114,18 @@ def segment(
             "stride": stride,
             "image_size": image_size,
             "resize": resize.value,
-            "templates": asking.given_templates(template, "imagenet80"),
+            "templates": options.given_templates(template, "imagenet80"),
             "positions": positions.value,
             "device": device,
             "batch_size": batch_size,
         }
         if method is not None:
-            settings |= asking.method_options(set_ or [], method)
-        writer = SegmentWriter(out, asking.words(format_), instances=instances, overwrite=overwrite)
-        asking.over_photos(
+            settings |= options.method_options(set_ or [], method)
+        writer = SegmentWriter(out, options.words(format_), instances=instances, overwrite=overwrite)
+        options.over_photos(
             sources, writer, lambda photos: _segment_all(sources, photos, wanted, settings, writer, quiet=as_json)
         )
-        asking.summarize(writer, "segmented", [model], as_json)
+        options.summarize(writer, "segmented", [model], as_json)
 
 
 def _segment_all(
@@ -139,9 +139,9 @@ def _segment_all(
 ) -> None:
     from eclip.segmentation.segment import segment_each
 
-    with asking.running(photos, writer, lambda how: segment_command(sources, how)) as run:
+    with options.running(photos, writer, lambda how: segment_command(sources, how)) as run:
         head = settings.pop("head")
-        settings["model"], settings["device"] = asking.given_model(settings["model"], settings["device"], head)
+        settings["model"], settings["device"] = options.given_model(settings["model"], settings["device"], head)
         for segmentation in segment_each(photos, classes, failures=run.failures, **settings):
             run.doing("segmenting")
             entry = writer.add(segmentation)

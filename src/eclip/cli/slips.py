@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from eclip.cli.asking import FOLDER_NAMED
+from eclip.cli.options import FOLDER_NAMED
 
 YES, NO = ("true", "yes", "on"), ("false", "no", "off")
 CALLED_OTHERWISE = {

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eclip.cli import asking
+from eclip.cli import options as cli_options
+from eclip.cli.errors import reported, stop
 from eclip.errors import OptionError
 from eclip.guides import GUIDES, check_guide
-from eclip.reported import reported, stop
 from eclip.results.folder import check_no_other
 from eclip.training.config import CHECKPOINT, FORMS, INSIDES, PRECISIONS, SOURCES, STARTS, TrainConfig, from_toml
 
@@ -170,9 +170,9 @@ def _config(flags: dict[str, Any], file: Path | None, guide_set: list[str]) -> T
     options = asked.pop("guide_options", {}) if name == said.get("guide", DEFAULTS["guide"]) else {}  # else another's
     if guide_set:  # a guide's options are those of its function, which imports torch
         check_guide(name, {})
-        options = {**options, **asking.given_options("--guide-set", guide_set, GUIDES[name].options)}
+        options = {**options, **cli_options.given_options("--guide-set", guide_set, GUIDES[name].options)}
     config = TrainConfig(**{**asked, "guide_options": options})
-    asking.check_model(config.model)
+    cli_options.check_model(config.model)
     config.check()
     return config
 
@@ -199,7 +199,7 @@ def _run(config: TrainConfig, resume: bool) -> None:
 
     screen, kept = None, Path(config.out) / CHECKPOINT
     try:
-        with asking.progressing() if _leads() else nullcontext() as progress:
+        with cli_options.progressing() if _leads() else nullcontext() as progress:
             screen = None if progress is None else _Screen(progress, config)
             trained(config, resume=resume, **({} if screen is None else {"tell": screen}))
     except (KeyboardInterrupt, SystemExit) as stopped:

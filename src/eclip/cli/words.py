@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.cli import asking
-from eclip.cli.asking import Positions, Resize
+from eclip.cli import options as cli_options
+from eclip.cli.errors import reported
+from eclip.cli.options import Positions, Resize
 from eclip.errors import OptionError
-from eclip.reported import reported
 from eclip.words import DEFAULT_WORD_METHOD, WORD_METHODS, word_method
 from eclip.words.folder import WordsWriter, words_command
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 def words(
-    sources: asking.Sources,
-    text: asking.Texts = None,
-    texts_file: asking.TextsFile = None,
+    sources: cli_options.Sources,
+    text: cli_options.Texts = None,
+    texts_file: cli_options.TextsFile = None,
     model: Annotated[str, typer.Option("--model", "-m", help="eclip models ls shows them.")] = DEFAULT_MODEL,
     method: Annotated[str, typer.Option(help=f"{', '.join(WORD_METHODS)}.")] = DEFAULT_WORD_METHOD,
     set_: Annotated[
@@ -46,15 +46,15 @@ def words(
         int | None, typer.Option(min=1, help="With --pairs: last blocks of the text; or all.")
     ] = None,
     points: Annotated[int, typer.Option(min=1, help="With --pairs: points of the path; more are more exact.")] = 10,
-    image_size: asking.ImageSize = None,
-    resize: asking.Resizing = Resize.squash,
-    positions: asking.Positioning = Positions.bicubic_aa,
+    image_size: cli_options.ImageSize = None,
+    resize: cli_options.Resizing = Resize.squash,
+    positions: cli_options.Positioning = Positions.bicubic_aa,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for pages, pictures and manifest.json.")] = Path(
         "eclip-words"
     ),
-    overwrite: asking.Overwrite = False,
-    device: asking.Device = "auto",
-    as_json: asking.AsJson = False,
+    overwrite: cli_options.Overwrite = False,
+    device: cli_options.Device = "auto",
+    as_json: cli_options.AsJson = False,
 ) -> None:
     """Show which words of each text made the model match it to each photo.
 
@@ -63,9 +63,9 @@ def words(
     Which patch for which word:  eclip words dog.jpg -t "a husky running in snow" --pairs
     """
     with reported():
-        wanted = asking.given_texts(text, texts_file)
-        asking.check_model(model)
-        options = asking.given_options("--set", set_ or [], word_method(method).options)
+        wanted = cli_options.given_texts(text, texts_file)
+        cli_options.check_model(model)
+        options = cli_options.given_options("--set", set_ or [], word_method(method).options)
         word_method(method).check(options)
         boxes = [_box(one) for one in box or []]
         if boxes and not pairs:
@@ -74,12 +74,12 @@ def words(
         asked = {"method": method, "options": options, **view}
         path = {"image_depth": image_depth, "text_depth": text_depth, "points": points, **view} if pairs else None
         writer = WordsWriter(out, overwrite=overwrite)
-        asking.over_photos(
+        cli_options.over_photos(
             sources,
             writer,
             lambda photos: _all(sources, photos, wanted, (model, device), asked, path, boxes, writer, quiet=as_json),
         )
-        asking.summarize(writer, "read", [model], as_json)
+        cli_options.summarize(writer, "read", [model], as_json)
 
 
 def _all(
@@ -99,7 +99,7 @@ def _all(
     from eclip.words.interactions import PairQuestion, check_box
     from eclip.words.relevance import WordQuestion
 
-    with asking.running(photos, writer, lambda how: words_command(sources, texts, how)) as run:
+    with cli_options.running(photos, writer, lambda how: words_command(sources, texts, how)) as run:
         backbone = load(model[0], device=model[1])
         question = WordQuestion(texts, backbone, **asked)
         pairs = PairQuestion(texts, backbone, **path) if path else None

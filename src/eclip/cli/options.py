@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL, OPENAI_HINT, head_beside, split_name
+from eclip.cli.errors import stop
 from eclip.errors import ModelError, OptionError, TextError
 from eclip.methods import DEFAULT_METHOD, DEFAULT_WITH_HEAD, METHODS, options_for
 from eclip.refinements import REFINEMENTS, check_refinement
-from eclip.reported import stop
 from eclip.results.folder import FORMATS, Folder
 from eclip.texts.templates import resolve
 

@@ -21,6 +21,7 @@ import tiny
 import tiny_hf
 from eclip.backbones.host import modules_of
 from eclip.errors import AlteredModelError, GradientError, ModelError
+from eclip.methods.surgery import empty_text
 from eclip.words.tokens import read
 from test_agreement import GRADIENTS, adapted, apart, maps, wrapped, wrapped_hf
 
@@ -41,7 +42,7 @@ def test_adapter_on_attention_leaves_every_weight_the_same_object() -> None:
     inner = adapted(tiny.model("vit"), ["attn", "c_fc"]).base_model.model
     before, backbone = weights_of(inner), wrapped(inner)
     maps(backbone, tiny.texts(wrapped(tiny.model("vit"))), ["surgery", "gradcam"])
-    assert backbone.empty_text.isfinite().all() and read(backbone, ["a dog"]).tower("test")
+    assert empty_text(backbone).isfinite().all() and read(backbone, ["a dog"]).tower("test")
     after = weights_of(inner)
     assert after.keys() == before.keys()
     for name, (identity, flag, bits) in before.items():
@@ -186,14 +187,14 @@ class Recorder:
 def test_hook_that_cannot_be_hashed_only_looks() -> None:
     model = tiny.model("vit")
     backbone, text = wrapped(model), tiny.texts(tiny.backbone("vit"))
-    before, empty = maps(backbone, text, ["surgery"])["surgery"], backbone.empty_text
+    before, empty = maps(backbone, text, ["surgery"])["surgery"], empty_text(backbone)
     for _ in range(2):
         handles = [
             tower.resblocks[0].register_forward_hook(Recorder(torch.zeros(3)))
             for tower in (model.visual.transformer, model.transformer)
         ]
         assert torch.equal(maps(backbone, text, ["surgery"])["surgery"], before)
-        assert torch.equal(backbone.empty_text, empty)
+        assert torch.equal(empty_text(backbone), empty)
         for handle in handles:
             handle.remove()
 
@@ -326,11 +327,11 @@ def test_logit_scale_of_a_model_in_training_is_the_one_it_has_now() -> None:
 def test_empty_text_follows_every_row_of_the_projection() -> None:
     model = tiny.model("vit")
     backbone = wrapped(model)
-    before = backbone.empty_text
+    before = empty_text(backbone)
     with torch.no_grad():
         model.text_projection[1:].mul_(torch.linspace(0.5, 2, 24))
-    assert torch.equal(backbone.empty_text, wrapped(model).empty_text)
-    assert apart(before, backbone.empty_text) > 0.01
+    assert torch.equal(empty_text(backbone), empty_text(wrapped(model)))
+    assert apart(before, empty_text(backbone)) > 0.01
 
 
 # --- modules of other classes ---

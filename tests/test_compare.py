@@ -99,7 +99,7 @@ def test_nothing_but_gaps_is_still_an_answer(photo: Path, tmp_path: Path) -> Non
 
 def test_versus_explains_differences_and_lists_those_that_cannot(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = {name: METHODS[name] for name in ("itsm", "surgery", "attention", "legrad", "gscorecam")}
-    monkeypatch.setattr(import_module("eclip.compare"), "METHODS", kept)
+    monkeypatch.setattr(import_module("eclip.explanation.compare"), "METHODS", kept)
     vit = tiny.backbone("vit")
     answer = public(photo, ["a dog", "a wolf"], models=vit, versus="a wolf")
     assert list(answer.explanations) == [("vit", "itsm"), ("vit", "surgery"), ("vit", "legrad")]

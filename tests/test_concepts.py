@@ -22,7 +22,7 @@ from eclip import cli, render
 from eclip.backbones.blocks import unit
 from eclip.backbones.encoding import encode
 from eclip.discovery import msae, splice
-from eclip.discovery.writer import ConceptsWriter
+from eclip.discovery.concepts import ConceptsWriter
 from eclip.errors import ImageError, MissingExtraError, ModelError, OptionError, ShapeError, TextError
 from eclip.methods import METHODS
 from eclip.methods.maskclip import patch_features

@@ -531,7 +531,7 @@ def test_the_bound_of_a_thing_that_fills_the_photo_is_all_of_it(found: Evaluatio
 def test_other_code_is_another_question(masks: MaskSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {"out": tmp_path, "methods": "itsm", "models": tiny.backbone("vit"), "limit": 1}
     evaluate(masks, **asked)
-    monkeypatch.setattr(sys.modules["eclip.evaluate"], "_code", lambda: "other")
+    monkeypatch.setattr(sys.modules["eclip.evaluation.evaluate"], "_code", lambda: "other")
     with pytest.raises(ResultError, match=r'code was .*, now "other"'):
         evaluate(masks, **asked)
 

@@ -225,7 +225,7 @@ def test_a_report_replaces_no_file_but_a_report(tmp_path: Path, monkeypatch: pyt
     from eclip.evaluation.report.page import _PAGE
 
     page = _PAGE.format(title="run", style="", body="", script="")
-    monkeypatch.setattr(importlib.import_module("eclip.report"), "report", lambda folders: page)
+    monkeypatch.setattr(importlib.import_module("eclip.evaluation.report.report"), "report", lambda folders: page)
     notes, made = tmp_path / "notes.html", tmp_path / "report.html"
     notes.write_text("<!doctype html>my notes")
     done = run("report", "run", "-o", notes)

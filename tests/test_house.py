@@ -16,126 +16,89 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "eclip"
 
-FLOORS = [
-    {"errors", "options", "heatmap", "blocks", "templates", "pooling", "protocols", "windows"}
-    | {"choices", "pixels", "locks", "indexing", "marks", "earlier"},  # ground
-    {"backbones", "head", "datasets", "render", "photos", "writer", "folders", "commands", "reported"},  # materials
-    {
-        "methods",
-        "naming",
-        "refinements",
-        "text",
-        "guides",
-        "training",
-        "metrics",
-        "words",
-        "explanation",
-        "health",
-    }  # crafts
-    | {"naming", "splice", "msae", "vocabulary", "image_mean", "concepts_writer", "words_writer"}
-    | {"class_words", "labels", "segmentation", "segment_writer"},
-    {"explain", "evaluate", "evaluation", "train", "stream", "doctor", "compare", "report"}  # hall
-    | {"explain_words", "interactions", "concepts", "segment"},
-    {"cli", "web", "__main__"},  # doors
-]
-SAME_FLOOR = {
-    ("naming", "methods"),
-    ("methods", "methods"),  # a method that is another one turned around
-    ("refinements", "refinements"),  # LPOSS+ begins as LPOSS
-    ("metrics", "metrics"),  # what all that take a heat map and masks begin with
-    ("guides", "guides"),  # Seen, which each of them takes
-    ("training", "training"),
-    ("training", "guides"),  # what a head is trained on: the guide of each photo, the features of its captions
-    ("training", "text"),
-    ("training", "vocabulary"),
-    ("backbones", "backbones"),
-    ("backbones", "head"),  # a head lies beside a model and is loaded with it
-    ("head", "backbones"),
-    ("datasets", "datasets"),
-    ("datasets", "photos"),  # photos of pairs and of masks are read as all photos are
-    ("render", "render"),
-    ("cli", "cli"),
-    ("__main__", "cli"),
-    ("evaluate", "evaluation"),  # its tasks
-    ("evaluation", "evaluation"),
-    ("report", "evaluation"),  # runs as one page
-    ("train", "evaluation"),  # each epoch's map, scored
-    ("segment", "explain"),  # its maps
-    ("segmentation", "segment_writer"),
-    ("segment_writer", "segmentation"),  # a name in an annotation
-    ("compare", "explain"),  # many methods of the one main path
-    ("words", "words"),
-    ("words_writer", "explain_words"),  # a name in an annotation
-    ("words_writer", "interactions"),
-    ("concepts_writer", "concepts"),  # a name in an annotation
-    ("vocabulary", "text"),
-    ("health", "methods"),  # asks one of them again, and the value path
-    ("health", "text"),
-    ("health", "vocabulary"),
-    ("explanation", "health"),  # travels with it
-    ("blocks", "errors"),
-    ("heatmap", "errors"),
-    ("pooling", "blocks"),
-    ("pooling", "errors"),
-    ("options", "errors"),
-    ("pixels", "errors"),
-    ("locks", "errors"),
-    ("indexing", "errors"),
-    ("writer", "folders"),
-    ("protocols", "errors"),
-    ("protocols", "choices"),
-    ("protocols", "windows"),
-    ("windows", "errors"),
-    ("templates", "errors"),
-    ("writer", "explanation"),  # a name in an annotation, as the next two
-    ("writer", "backbones"),
-    ("writer", "commands"),
-    ("commands", "backbones"),  # the one word for a head beside its model
-    ("writer", "compare"),
-}
-"""Rooms that may look into another of their own floor; everything else looks down."""
-
-
-def _floor(room: str) -> int:
-    for level, rooms in enumerate(FLOORS):
-        if room in rooms:
-            return level
-    raise AssertionError(f"{room} stands on no floor: add it to FLOORS, where architecture says it belongs")
-
-
-def _imports(path: Path) -> list[str]:
-    """Rooms of eclip that a file imports, also inside functions."""
-    rooms = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "eclip":
-            parts = node.module.split(".")
-            rooms += [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
-        elif isinstance(node, ast.Import):
-            rooms += [alias.name.split(".")[1] for alias in node.names if alias.name.startswith("eclip.")]
-    return [room for room in rooms if room not in ("__version__",)]
-
-
-def _problems(room: str, imported: list[str]) -> list[str]:
-    return [
-        f"{room} (floor {_floor(room)}) may not import {other} (floor {_floor(other)})"
-        for other in imported
-        if _floor(other) >= _floor(room) and (room, other) not in SAME_FLOOR
-    ]
-
+LAYERS = (
+    {"errors"},
+    {"registry", "files", "pixels", "heatmap"},
+    {"images"},
+    {"backbones"},
+    {"texts", "datasets", "metrics", "render", "results", "guides", "refinements"},
+    {"methods"},
+    {"explanation", "words", "training"},
+    {"discovery", "segmentation"},
+    {"evaluation"},
+    {"cli"},
+    {"__main__"},
+)
+"""Packages, and modules at the root, from the ground up. What one imports of another lies below it: no exceptions."""
 
 FILES = [path for path in sorted(SOURCE.rglob("*.py")) if path != SOURCE / "__init__.py"]
 
 
+def _layer(package: str) -> int:
+    for level, packages in enumerate(LAYERS):
+        if package in packages:
+            return level
+    raise AssertionError(f"{package} is in no layer: add it to LAYERS")
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {_module(path): path for path in FILES}
+
+
+def _imports(code: str, *, types: bool = True) -> set[str]:
+    """Modules of eclip that code imports, also inside functions; `types` counts those that only type checkers see."""
+    tree, found, hidden = ast.parse(code), set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not types:
+            hidden |= {id(one) for one in ast.walk(node)}
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "eclip":
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in MODULES else str(node.module))
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "eclip"}
+    return found - {"eclip"}
+
+
+def _problems(package: str, imported: set[str]) -> list[str]:
+    others = {name.split(".")[1] for name in imported} - {package}
+    return [f"{package} may not import {other}" for other in sorted(others) if _layer(other) >= _layer(package)]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_imports_lead_downward(path: Path) -> None:
-    room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-    assert _problems(room, _imports(path)) == []
+    package = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    assert _problems(package, _imports(path.read_text(encoding="utf-8"))) == []
 
 
-def test_the_floor_test_sees_an_import_upward() -> None:
-    assert _problems("methods", ["explain"]) == ["methods (floor 2) may not import explain (floor 3)"]
-    assert _problems("methods", ["text"]) == ["methods (floor 2) may not import text (floor 2)"]
-    assert _problems("explain", ["methods", "backbones"]) == []
+def test_the_layer_test_sees_an_import_upward() -> None:
+    assert _problems("methods", {"eclip.explanation.explain"}) == ["methods may not import explanation"]
+    assert _problems("texts", {"eclip.render.overlay", "eclip.backbones.load"}) == ["texts may not import render"]
+    assert _problems("explanation", {"eclip.methods", "eclip.backbones.load", "eclip.explanation.health"}) == []
+    assert _imports("if TYPE_CHECKING:\n    from eclip.backbones import load\nimport eclip.heatmap", types=False) == {
+        "eclip.heatmap"
+    }
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    arrows = {name: _imports(path.read_text(encoding="utf-8"), types=False) for name, path in MODULES.items()}
+    while leaves := {name for name, others in arrows.items() if not others & arrows.keys()}:
+        arrows = {name: others for name, others in arrows.items() if name not in leaves}
+    assert sorted(arrows) == [], "these import each other, or what does"
+
+
+def test_the_root_holds_eight_modules_at_most() -> None:
+    assert len(list(SOURCE.glob("*.py"))) <= 8
+    packages = {path.name for path in SOURCE.iterdir() if path.is_dir() and any(path.glob("*.py"))}
+    there = packages | {path.stem for path in SOURCE.glob("*.py")}
+    assert there == {"__init__"}.union(*LAYERS), "LAYERS says where each belongs"
 
 
 def _after(code: str) -> set[str]:
@@ -156,15 +119,14 @@ def test_import_eclip_loads_nothing_heavy() -> None:
     }
 
 
-def test_public_names_exist_and_survive_importing_their_files() -> None:
-    import eclip.explain
-
+def test_public_names_exist_and_no_module_hides_them() -> None:
     import eclip
 
     assert sorted(eclip.__all__) == eclip.__all__
     for name in eclip.__all__:
         assert getattr(eclip, name) is not None
-    assert callable(eclip.explain), "the file explain.py must not hide the function of its name"
+    modules = {path.stem for path in SOURCE.iterdir()}
+    assert not modules & set(eclip.__all__), "a module of that name would hide it once it is imported"
 
 
 def test_what_recipes_and_benchmarks_import_of_us_is_there() -> None:
@@ -184,7 +146,7 @@ def test_what_recipes_and_benchmarks_import_of_us_is_there() -> None:
 def test_method_files_are_the_methods() -> None:
     from eclip.methods import METHODS
 
-    files = {path.stem for path in (SOURCE / "methods").glob("*.py")} - {"__init__"}
+    files = {path.stem for path in (SOURCE / "methods").glob("*.py")} - {"__init__", "naming"}
     assert files == set(METHODS)
     for name, method in METHODS.items():
         assert method.name == name

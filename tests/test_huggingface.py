@@ -25,6 +25,7 @@ from eclip.backbones import catalog, create
 from eclip.backbones.blocks import run_block
 from eclip.backbones.text_tower import run_text_block
 from eclip.errors import AlteredModelError, DownloadError, ModelError, OptionError, UnsupportedTowerError
+from eclip.methods.surgery import empty_text
 from eclip.texts.encode import words_read
 from eclip.words import WORD_METHODS
 from eclip.words.tokens import read
@@ -156,7 +157,7 @@ def test_ensembles_and_the_empty_text(family: str) -> None:
     backbone = tiny_hf.backbone(family)
     twice = [eclip.encode_texts(backbone, ["dog"], templates="imagenet80") for _ in range(2)]
     torch.testing.assert_close(twice[0], twice[1], rtol=0, atol=1e-7)  # the second is read from disk
-    torch.testing.assert_close(backbone.empty_text.norm(), torch.tensor(1.0).double(), rtol=0, atol=1e-10)
+    torch.testing.assert_close(empty_text(backbone).norm(), torch.tensor(1.0).double(), rtol=0, atol=1e-10)
 
 
 def test_the_end_token_is_found_even_where_padding_is_the_same() -> None:

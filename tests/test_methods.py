@@ -15,6 +15,7 @@ import tiny
 from eclip.backbones.blocks import Block
 from eclip.errors import KeepError, OptionError, ShapeError
 from eclip.methods import METHODS
+from eclip.methods.surgery import empty_text
 
 
 def _run(name: str, family: str, dtype: torch.dtype = torch.float64, texts: int = 3, **options: object) -> torch.Tensor:
@@ -159,7 +160,7 @@ def test_surgery_compares_a_single_text_with_the_empty_one() -> None:
     encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone, 1)
     single = METHODS["surgery"].function(encoding, text)
     empty = eclip.encode_texts(backbone, [""], templates="surgery85")
-    torch.testing.assert_close(backbone.empty_text, empty[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(empty_text(backbone), empty[0], rtol=0, atol=1e-12)
     plain = METHODS["surgery"].function(encoding, text, features=False)
     shared = METHODS["surgery"].function(encoding, empty, features=False)
     torch.testing.assert_close(single, plain - shared, rtol=0, atol=1e-12)
@@ -170,14 +171,14 @@ def test_surgery_compares_a_single_text_with_the_empty_one() -> None:
 
 def test_empty_text_follows_weights_changed_in_place() -> None:
     backbone = tiny.backbone("vit")
-    before = backbone.empty_text
-    assert backbone.empty_text is before, "computed once"
+    before = empty_text(backbone)
+    assert empty_text(backbone) is before, "computed once"
     with torch.no_grad():
         backbone.model.token_embedding.weight.mul_(1.5)
-    after = backbone.empty_text
+    after = empty_text(backbone)
     assert (after - before).abs().max() > 1e-3
     backbone.model.token_embedding.weight.data.mul_(2 / 3)  # seen by no version counter
-    torch.testing.assert_close(backbone.empty_text, before, rtol=0, atol=1e-6)
+    torch.testing.assert_close(empty_text(backbone), before, rtol=0, atol=1e-6)
 
 
 def test_surgery_names_wrong_options() -> None:

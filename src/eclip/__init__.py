@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -21,7 +19,7 @@ _HOME = {
     "WordRelevance": "eclip.words.relevance",
     "Backbone": "eclip.backbones.backbone",
     "Comparison": "eclip.explanation.compare",
-    "Concepts": "eclip.discovery.discover",
+    "Concepts": "eclip.discovery.concepts",
     "Encoding": "eclip.backbones.encoding",
     "EclipError": "eclip.errors",
     "EclipHead": "eclip.backbones.head",
@@ -65,7 +63,7 @@ if TYPE_CHECKING:
     from eclip.backbones.load import load as load
     from eclip.backbones.wrap import wrap as wrap
     from eclip.datasets import DATASETS as DATASETS
-    from eclip.discovery.discover import Concepts as Concepts
+    from eclip.discovery.concepts import Concepts as Concepts
     from eclip.discovery.discover import concepts as concepts
     from eclip.discovery.discover import concepts_each as concepts_each
     from eclip.discovery.image_mean import image_mean as image_mean
@@ -106,15 +104,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*_HOME, "__version__"])
-
-
-class _Package(ModuleType):
-    """Importing a file such as explain.py sets `eclip.explain` to it; the public function of that name wins here."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, ModuleType) and name in _HOME:
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -12,8 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eclip.backbones.agreement import Agreed
-from eclip.backbones.blocks import Block, Fn, unit
-from eclip.backbones.cached import remembered
+from eclip.backbones.blocks import Block, Fn
 from eclip.backbones.choices import DEFAULT_POSITIONS as DEFAULT_POSITIONS
 from eclip.backbones.eval_no_grad import plainly as plainly
 from eclip.backbones.host import named_weights
@@ -21,9 +20,25 @@ from eclip.backbones.preprocess import Grid as Grid
 from eclip.backbones.preprocess import Preprocess
 from eclip.backbones.text_tower import TextTower
 from eclip.errors import AT_HAND, ModelError
-from eclip.texts.templates import TEMPLATES, fill
 
 Positions = str
+IN_A_WORKER = (
+    "Send backbone.preprocess and backbone.tokenize to a worker process, which can be, or send the model and call "
+    "eclip.wrap(model, tokenizer=..., mean=..., std=...) there."
+)
+"""What to do with a Backbone that does not pickle."""
+
+
+def no_recipe(backbone: Backbone) -> tuple[Any, ...]:
+    """The answer to pickle of a Backbone that `load` did not make.
+
+    Raises:
+        ModelError: always.
+    """
+    raise ModelError(
+        f"{backbone.name}, a Backbone from eclip.wrap, is functions over a model in hand, which cannot be pickled. "
+        f"{IN_A_WORKER}"
+    )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,6 +72,7 @@ class Backbone:
         text_tower: the text side block by block; None where its kind is unknown, which only methods for words mind.
         visual: how the names of the image side's weights start, one beginning or several.
         head: an `EclipHead`, for the method "eclip" alone; see `eclip.with_head`.
+        recipe: how pickle is to make this Backbone again; `load` says it of those that it makes.
         memo: what `backbones.cached` remembers.
         agreed: what `backbones.agreement` has checked.
     """
@@ -86,6 +102,7 @@ class Backbone:
     text_tower: TextTower | None = None
     visual: str | tuple[str, ...] = "visual."
     head: nn.Module | None = None
+    recipe: Callable[[Backbone], tuple[Any, ...]] = no_recipe
     memo: dict[str, Tensor] = field(default_factory=dict, repr=False)
     agreed: Agreed = field(default_factory=dict, repr=False)
 
@@ -108,10 +125,8 @@ class Backbone:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """One that `load` made is loaded again by its name; see `load.recipe` for others."""
-        from eclip.backbones.load import recipe  # which imports this file
-
-        return recipe(self)
+        """One that `load` made is loaded again by its name; others do not pickle."""
+        return self.recipe(self)
 
     @property
     def image_size(self) -> int:
@@ -175,16 +190,3 @@ class Backbone:
         """Text features as the model gives them, not normalized, no template."""
         with plainly(self.model):
             return self.encode_tokens(self.tokenize(list(texts)).to(self.weight.device))
-
-    @property
-    def empty_text(self) -> Float[Tensor, " feature"]:
-        """The backbone's text without content: mean of the 85 unit prompts of CLIP Surgery around "", unit length.
-
-        Computed once, and again when the weights of the text side have changed or moved.
-        """
-
-        def make() -> Tensor:
-            prompts = [fill(template, "") for template in TEMPLATES["surgery85"]]
-            return unit(unit(self.encode_text(prompts)).mean(dim=0))
-
-        return remembered(self, "the empty text", make)

@@ -1,8 +1,8 @@
 """The head of ECLIP (Li et al. 2022, https://arxiv.org/abs/2209.07046): a new projection.
 
 Both encoders stay frozen. The head sends every patch into the space of texts; in training alone the patches are pooled,
-which gives one score for an image and a text (`eclip.training.pooling`). The paper pools by masked max pooling; our default,
-with which the head of `mini` was trained, is a smooth maximum of the patches' similarity with the text, without a mask.
+which gives one score for an image and a text (`eclip.training.pooling`). The paper pools by masked max pooling; our
+default, with which the head of `mini` was trained, is a smooth maximum of the patches' similarity with the text.
 Recognition keeps the model's own projection (dual projections, in the paper's first version): scores never change.
 The authors released no code, and the paper's body could not be read; what is a guess of ours says so.
 """

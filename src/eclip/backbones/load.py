@@ -8,14 +8,14 @@ import pickle
 import threading
 import weakref
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from eclip.backbones.backbone import Backbone
+from eclip.backbones.backbone import IN_A_WORKER, Backbone, no_recipe
 from eclip.backbones.building import built_apart
 from eclip.backbones.catalog import (
     BESIDE,
@@ -92,7 +92,7 @@ def load(
             _check_finite(model, name)
             model.to(device=where, dtype=PRECISIONS[precision]).eval().requires_grad_(False)
             with _reading(name):
-                found = wrap(model, name=name, **given)
+                found = replace(wrap(model, name=name, **given), recipe=recipe)
             _as_loaded[found.model] = state_of(found.model)
             if head is not None:
                 own = load_head(head).to(where)
@@ -150,17 +150,7 @@ def recipe(backbone: Backbone) -> tuple[Any, ...]:
                 backbone.head is one.head,
                 None if backbone.head is one.head else backbone.head,
             )
-    raise ModelError(
-        f"{backbone.name}, a Backbone from eclip.wrap, is functions over a model in hand, which cannot be pickled. "
-        f"{IN_A_WORKER}"
-    )
-
-
-IN_A_WORKER = (
-    "Send backbone.preprocess and backbone.tokenize to a worker process, which can be, or send the model and call "
-    "eclip.wrap(model, tokenizer=..., mean=..., std=...) there."
-)
-"""What to do with a Backbone that does not pickle."""
+    return no_recipe(backbone)
 
 
 def _again(call: dict[str, Any], stamp: Any, loaded: bool, head: EclipHead | None) -> Backbone:

@@ -11,14 +11,14 @@ from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import options
 from eclip.cli.errors import reported
 from eclip.cli.options import Positions, Resize
-from eclip.discovery.writer import MEAN, ConceptsWriter, concepts_command
+from eclip.discovery.concepts import MEAN, ConceptsWriter, concepts_command
 from eclip.errors import ImageError, OptionError
 from eclip.methods import check_methods
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from eclip.discovery.discover import Concepts
+    from eclip.discovery.concepts import Concepts
 
 BAR = 24  # letters of the longest bar
 EIGHTHS = " ▏▎▍▌▋▊▉█"

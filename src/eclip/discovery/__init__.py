@@ -1,0 +1,1 @@
+"""What is in an image when nobody says: concepts out of a vocabulary, or out of a sparse autoencoder."""

@@ -1,13 +1,12 @@
 """Concepts: what a model sees in a photo without being asked, each with the place where it sees it.
 
-A photo's feature is taken apart into few words of a vocabulary (SpLiCE, `eclip.discovery.splice`) or few latents of a sparse
-autoencoder (MSAE, `eclip.discovery.msae`); the words then go the main path of `explain` to become maps.
+A photo's feature is taken apart into few words of a vocabulary (SpLiCE, `eclip.discovery.splice`) or few latents of a
+sparse autoencoder (MSAE, `eclip.discovery.msae`); the words then go the main path of `explain` to become maps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, SupportsIndex, overload
 
@@ -24,9 +23,9 @@ from eclip.backbones.devices import Device
 from eclip.backbones.encoding import Encoding, encode
 from eclip.backbones.load import backbone_of, is_loaded
 from eclip.discovery import splice
+from eclip.discovery.concepts import Concepts, concepts_command
 from eclip.discovery.image_mean import mean_for
 from eclip.discovery.msae import Autoencoder, load_autoencoder
-from eclip.discovery.writer import ConceptsWriter, concepts_command, drawn
 from eclip.errors import OptionError, ShapeError
 from eclip.explanation.explanation import Explanation
 from eclip.images import Photo, are_several, at_least_one, read_batches
@@ -35,8 +34,6 @@ from eclip.methods.maskclip import patch_features
 from eclip.methods.naming import method_name
 from eclip.registry import plain_options, whole, whole_or_none
 from eclip.results.command import was_named
-from eclip.results.folder import FORMATS
-from eclip.results.marks import png
 from eclip.results.provenance import made_by, noted
 from eclip.texts.encode import encode_texts
 from eclip.texts.templates import kept
@@ -93,16 +90,16 @@ def concepts_each(
     Args:
         images: any iterable.
         model: a name for `eclip.load`, or a Backbone.
-        vocabulary: a file with one word a line, or the words; None = the package's own, see `eclip.texts.vocabulary`. Its
-            features are cached on disk. What it lacks cannot be found.
+        vocabulary: a file with one word a line, or the words; None = the package's own, see `eclip.texts.vocabulary`.
+            Its features are cached on disk. What it lacks cannot be found.
         count: at most so many concepts a photo, those of most weight.
         l1: SpLiCE's penalty, above 0; more makes fewer concepts. None = 0.25, the authors'.
         method: of `eclip.METHODS`, for the maps.
         image_mean: the mean of the unit features of many photos, whatever they show, which SpLiCE takes away:
             (feature,), or a .npy file of it. `mini` brings its own; any other model needs this or `mean_from`.
         mean_from: a folder of photos to take the mean of, better hundreds, of the kind that will be asked about.
-        msae: a checkpoint of a sparse autoencoder, see `eclip.discovery.msae`. Instead of words its latents are the concepts,
-            named after the nearest word; maps are the latents of patches. Then l1, method and means have no part.
+        msae: a checkpoint of a sparse autoencoder, see `eclip.discovery.msae`. Instead of words its latents are the
+            concepts, named after the nearest word; maps are the latents of patches. l1, method and means have no part.
         latents: how many latents of the autoencoder a photo may use, 64 if left out; without msae there are none.
         image_size: see `eclip.explain`.
         resize: see `eclip.explain`; with "keep", photos of one grid in a row share a forward pass.
@@ -153,76 +150,6 @@ def concepts_each(
     asked = _Asked(backbone, words, how, by)
     for batch in read_batches(images, batch_size, failures, asked.grid):
         yield from asked.answer(batch)
-
-
-@dataclass(frozen=True, eq=False)
-class Concepts:
-    """The concepts of one photo, those of most weight first.
-
-    Attributes:
-        explanation: where each is: an Explanation of this one photo, whose texts are the concepts' names.
-        weights: of each concept, above 0. SpLiCE's make a sum of words, MSAE's are latents; the two do not compare.
-        cosine: of the photo's feature with the feature that all concepts in use make up again, in [-1, 1].
-        beyond_mean: the same for what is left of the feature without the image mean; None for MSAE, which has none.
-        used: how many concepts make it up; `weights` holds the heaviest of them.
-        available: how many there are: words of the vocabulary, or latents.
-    """
-
-    explanation: Explanation
-    weights: Float[np.ndarray, " concept"]
-    cosine: float
-    beyond_mean: float | None
-    used: int
-    available: int
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The concepts' names."""
-        return self.explanation.texts
-
-    @property
-    def maps(self) -> Float[np.ndarray, "concept row col"]:
-        """Where each concept is, raw, on the patch grid."""
-        return self.explanation.maps[0]
-
-    @property
-    def source(self) -> str:
-        """The photo's path, or "photo 0" for one that came from memory."""
-        return self.explanation.sources[0]
-
-    @property
-    def how(self) -> dict[str, Any]:
-        """What repeats it: model, vocabulary, penalty, method, versions, the command."""
-        return self.explanation.how
-
-    def __repr__(self) -> str:
-        """The names with their weights."""
-        named = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(self.names, self.weights, strict=True))
-        return f"Concepts({named or 'none'}; {self.used} of {self.available} in use, cosine {self.cosine:.2f})"
-
-    def _repr_png_(self) -> bytes:
-        return png(self.picture())
-
-    def picture(self) -> Image.Image:
-        """The photo, and one overlay a concept with its weight; the less weight, the dimmer."""
-        return drawn(self)
-
-    def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> Path:
-        """Write the picture, arrays and manifest.json into a folder, as `eclip concepts` does.
-
-        Args:
-            folder: where. Earlier concepts of the same image are replaced; files of others stay as they are.
-            formats: any of "png", "npz" and "json".
-            overwrite: replace results of another kind, or of another image, as well.
-
-        Raises:
-            ResultError: the folder holds results of another kind or of another image, another process is writing there,
-                it cannot be written, or the disk is full.
-            OptionError: an unknown format.
-        """
-        with ConceptsWriter(folder, formats, overwrite=overwrite).over([self.source]) as writer:
-            writer.add(self)
-        return writer.folder
 
 
 class _Asked:

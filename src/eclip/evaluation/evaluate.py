@@ -40,7 +40,8 @@ from eclip.results.command import eval_command
 from eclip.results.provenance import made_by, noted, versions
 
 FAST = "fast"
-HOME = Path(__file__).parent
+HOME = Path(__file__).parents[1]
+"""The whole package, whose code is part of what a run measures."""
 PASSING = ("transformers", "scikit-learn")
 """Told of among versions only if something imported them, so no part of a question."""
 MOST_FAILURES = 0.05

@@ -81,7 +81,7 @@ def explain(
         device: where a model given by name is put, see `eclip.load`; None = the CPU. A Backbone stays where it is.
         refine: a name of `eclip.REFINEMENTS`, which draws maps to what the photo shows, some on the model's pixels.
         refine_options: of the refinement, see `eclip.REFINEMENTS[name].options`.
-        health: ask of each map whether it can be trusted, see `eclip.explanation.health`; it leaves the maps as they are.
+        health: ask of each map whether it can be trusted, see `eclip.explanation.health`. The maps stay as they are.
         gaps: of several methods, those without a meaning for this model are added here, with the reason, and the rest
             goes on. None: they raise.
         options: options of the method, see `eclip.METHODS[name].options`.

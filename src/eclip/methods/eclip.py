@@ -1,8 +1,8 @@
 """ECLIP, the image-text similarity map through a trained head (Li et al. 2022, https://arxiv.org/abs/2209.07046).
 
 The method reads any head, however it was trained. The paper trains with masked max pooling; the head that ships with
-`mini` was trained with the form "similarity_smooth" of `eclip.training.pooling` and no guide, see docs/eclip.md. The authors
-released no code; what is known of the head, and what is our guess, stands in `eclip.backbones.head`.
+`mini` was trained with the form "similarity_smooth" of `eclip.training.pooling` and no guide, see docs/eclip.md. The
+authors released no code; what is known of the head, and what is our guess, stands in `eclip.backbones.head`.
 """
 
 from __future__ import annotations

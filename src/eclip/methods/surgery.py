@@ -7,14 +7,21 @@ stands for it.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from eclip.backbones.blocks import Block, Heads, Tokens, cosine
+from eclip.backbones.blocks import Block, Heads, Tokens, cosine, unit
+from eclip.backbones.cached import remembered
 from eclip.backbones.encoding import Encoding
 from eclip.errors import OptionError, ShapeError
+from eclip.texts.templates import TEMPLATES, fill
+
+if TYPE_CHECKING:
+    from eclip.backbones.backbone import Backbone
 
 RESNETS = ("released_vv", "normed_scale8")
 
@@ -41,7 +48,7 @@ def surgery(
         architecture: False leaves the tokens of the model as they are.
         features: False gives plain cosines.
         reference: a unit text (feature,) to subtract from each text instead of the class mean. None: the class mean for
-            two texts or more, the backbone's empty text for one.
+            two texts or more, `empty_text` for one.
         resnet: for attention pools, "released_vv" as the released code runs, or "normed_scale8", the variant that it
             has switched off: unit values with scale 1 for the patches.
         depth: how many last blocks feed the second stream, all if there are fewer; the authors' six.
@@ -60,7 +67,7 @@ def surgery(
     if not features:
         return encoding.on_grid(cosine(patches, text))
     if reference is None and len(text) == 1:
-        reference = encoding.backbone.empty_text
+        reference = empty_text(encoding.backbone)
     if reference is not None:
         return encoding.on_grid(cosine(patches, text) - cosine(patches, reference[None]))
     pool = architecture and not encoding.blocks[-1].residual
@@ -69,6 +76,19 @@ def surgery(
     weights = weights / weights.mean(dim=-1, keepdim=True)  # image text
     weighted = weights[:, None] * cosine(patches, text)  # image patch text
     return encoding.on_grid(weighted - weighted.mean(dim=-1, keepdim=True))
+
+
+def empty_text(backbone: Backbone) -> Float[Tensor, " feature"]:
+    """The text without content: the mean of the 85 unit prompts of CLIP Surgery around "", unit length.
+
+    Computed once a backbone, and again when the weights of the text side have changed or moved.
+    """
+
+    def make() -> Tensor:
+        prompts = [fill(template, "") for template in TEMPLATES["surgery85"]]
+        return unit(unit(backbone.encode_text(prompts)).mean(dim=0))
+
+    return remembered(backbone, "the empty text", make)
 
 
 def _value_stream(encoding: Encoding, resnet: str, depth: int) -> Float[Tensor, "image token output"]:

@@ -9,13 +9,11 @@ from eclip.render.comparison import SCALES, Row, Section, check_scale, grid
 from eclip.render.label_map import indexed, labeled, palette, tinted
 from eclip.render.overlay import overlay, strip
 from eclip.render.words import cut_out, drawn, page_words, printable, shares, stack, terminal
-from eclip.words.page import Sentence, page
 
 __all__ = [
     "SCALES",
     "Row",
     "Section",
-    "Sentence",
     "check_scale",
     "cut_out",
     "diverging",
@@ -24,7 +22,6 @@ __all__ = [
     "indexed",
     "labeled",
     "overlay",
-    "page",
     "page_words",
     "palette",
     "printable",

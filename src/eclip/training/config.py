@@ -19,7 +19,7 @@ FORMS = (
 )
 TEXTS = ("captions", "words")
 INSIDES, SOURCES, STARTS = ("mean", "mass"), ("value", "output"), ("model", "random")
-"""The names of `eclip.training.pooling` and `eclip.backbones.head`, again, so that a wrong one is told before torch comes."""
+"""The names of `eclip.training.pooling` and `eclip.backbones.head`, again, so that they are checked without torch."""
 PRECISIONS = ("float32", "bfloat16")
 CHECKPOINT = "checkpoint.pt"
 FREE = (
@@ -39,7 +39,8 @@ class TrainConfig:
         model: a name for `eclip.load`.
         guide: a name of `eclip.guides.GUIDES`; the paper has one, the default none.
         guide_options: its options.
-        form: a name of `eclip.training.pooling.FORMS` or `SIMILARITIES`; masked max pooling, as we read the paper, is "soft".
+        form: a name of `eclip.training.pooling.FORMS` or `SIMILARITIES`; "soft" is masked max pooling as we read the
+            paper.
         texts: "captions", as they are; or "words", a prompt for each word they mention, see `training.word_prompts`.
         near: words with a larger cosine, once the mean of all is taken away, are no negatives of each other.
         threshold: "mean" or "mass", see `masked_max_pool`.

@@ -70,7 +70,7 @@ class WordsWriter(Folder):
             OptionError: a box is not inside the photo; nothing is written then.
             ResultError: a file cannot be written.
         """
-        from eclip import render  # here, so that the command line can check the folder first
+        from eclip.words.page import Sentence, words_page  # here, so that the command line can check the folder first
 
         photo, source = words.photos[image], words.sources[image]
         entries = words.entries(image)
@@ -84,7 +84,7 @@ class WordsWriter(Folder):
             self.manifest |= {"signed": words.signed, "how": {**words.how, "pairs": own, "command": None}}
         stem, files = self._photo(source, lambda: photo)
         sentences = [
-            render.Sentence(
+            Sentence(
                 float(words.scores[image, text]),
                 words.words[text],
                 words.values[text][image],
@@ -100,7 +100,7 @@ class WordsWriter(Folder):
                 for number, one in enumerate(pairs)
             ]
             files["npz"] = self._arrays(stem, {str(number): one.values for number, one in enumerate(pairs)})
-        page = words.page(Path(source).name, photo, sentences, note).encode(errors="replace")
+        page = words_page(Path(source).name, photo, sentences, note).encode(errors="replace")
         files["page"] = self._put(f"{stem}.words.html", page)
         width, height = photo.size
         made = {"source": source, "width": width, "height": height, "texts": entries, "files": files}

@@ -37,7 +37,7 @@ class Sentence:
     pairs: Float[np.ndarray, "word row col"] | None = None
 
 
-def page(title: str, photo: Image.Image, sentences: Sequence[Sentence], note: str) -> str:
+def words_page(title: str, photo: Image.Image, sentences: Sequence[Sentence], note: str) -> str:
     """HTML of a whole page: the photo and its texts, each word on its color, with the share it has in a tooltip.
 
     With pairs, a word under the pointer shows its patches on the photo, and a patch under the pointer its words; a

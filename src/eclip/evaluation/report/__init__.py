@@ -1,0 +1,1 @@
+"""Runs of `eclip.evaluate` as one HTML page."""

@@ -1,4 +1,4 @@
-"""What concepts look like on disk: a picture and one file of arrays a photo, the one manifest over them."""
+"""Concepts of an image as a record, what it leaves on disk, and the command that repeats it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import io
 import math
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+
+from eclip.explanation.explanation import Explanation
 from eclip.results.command import question, settings
 from eclip.results.folder import FORMATS, Folder
 from eclip.results.marks import png
@@ -16,9 +23,77 @@ from eclip.results.provenance import named
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from PIL import Image
 
-    from eclip.discovery.discover import Concepts
+
+@dataclass(frozen=True, eq=False)
+class Concepts:
+    """The concepts of one photo, those of most weight first.
+
+    Attributes:
+        explanation: where each is: an Explanation of this one photo, whose texts are the concepts' names.
+        weights: of each concept, above 0. SpLiCE's make a sum of words, MSAE's are latents; the two do not compare.
+        cosine: of the photo's feature with the feature that all concepts in use make up again, in [-1, 1].
+        beyond_mean: the same for what is left of the feature without the image mean; None for MSAE, which has none.
+        used: how many concepts make it up; `weights` holds the heaviest of them.
+        available: how many there are: words of the vocabulary, or latents.
+    """
+
+    explanation: Explanation
+    weights: Float[np.ndarray, " concept"]
+    cosine: float
+    beyond_mean: float | None
+    used: int
+    available: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The concepts' names."""
+        return self.explanation.texts
+
+    @property
+    def maps(self) -> Float[np.ndarray, "concept row col"]:
+        """Where each concept is, raw, on the patch grid."""
+        return self.explanation.maps[0]
+
+    @property
+    def source(self) -> str:
+        """The photo's path, or "photo 0" for one that came from memory."""
+        return self.explanation.sources[0]
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """What repeats it: model, vocabulary, penalty, method, versions, the command."""
+        return self.explanation.how
+
+    def __repr__(self) -> str:
+        """The names with their weights."""
+        named = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(self.names, self.weights, strict=True))
+        return f"Concepts({named or 'none'}; {self.used} of {self.available} in use, cosine {self.cosine:.2f})"
+
+    def _repr_png_(self) -> bytes:
+        return png(self.picture())
+
+    def picture(self) -> Image.Image:
+        """The photo, and one overlay a concept with its weight; the less weight, the dimmer."""
+        return drawn(self)
+
+    def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> Path:
+        """Write the picture, arrays and manifest.json into a folder, as `eclip concepts` does.
+
+        Args:
+            folder: where. Earlier concepts of the same image are replaced; files of others stay as they are.
+            formats: any of "png", "npz" and "json".
+            overwrite: replace results of another kind, or of another image, as well.
+
+        Raises:
+            ResultError: the folder holds results of another kind or of another image, another process is writing there,
+                it cannot be written, or the disk is full.
+            OptionError: an unknown format.
+        """
+        with ConceptsWriter(folder, formats, overwrite=overwrite).over([self.source]) as writer:
+            writer.add(self)
+        return writer.folder
+
 
 CONCEPTS_SCHEMA, MEAN = "eclip.concepts/1", "image_mean.npy"
 
@@ -40,8 +115,6 @@ def drawn(concepts: Concepts) -> Image.Image:
 
     The share itself would leave most maps too dark to see where they are.
     """
-    import torch  # here, so that the command line can check folder and formats first
-
     from eclip import heatmap, render
 
     explanation, weights = concepts.explanation, concepts.weights.tolist()

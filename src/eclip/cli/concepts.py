@@ -11,14 +11,13 @@ from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import options
 from eclip.cli.errors import reported
 from eclip.cli.options import Positions, Resize
-from eclip.discovery.concepts import MEAN, ConceptsWriter, concepts_command
 from eclip.errors import ImageError, OptionError
 from eclip.methods import check_methods
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from eclip.discovery.concepts import Concepts
+    from eclip.discovery.concepts import Concepts, ConceptsWriter
 
 BAR = 24  # letters of the longest bar
 EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -90,6 +89,8 @@ def concepts(
             "batch_size": batch_size,
             **options.method_options(set_ or [], method),
         }
+        from eclip.discovery.concepts import ConceptsWriter  # torch with it, so after what was typed is checked
+
         writer = ConceptsWriter(out, options.words(format_), overwrite=overwrite)
         options.over_photos(
             sources, writer, lambda photos: _name_all(sources, photos, settings, mean_from, writer, quiet=as_json)
@@ -106,6 +107,7 @@ def _name_all(
     *,
     quiet: bool,
 ) -> None:
+    from eclip.discovery.concepts import concepts_command
     from eclip.discovery.discover import concepts_each
 
     with options.running(photos, writer, lambda how: concepts_command(sources, how)) as run:
@@ -125,6 +127,7 @@ def _mean(folder: Path, settings: dict[str, Any], writer: ConceptsWriter, progre
     """Take the mean of a folder's photos, and keep it among the results; whatever else is asked is checked first."""
     from eclip.backbones.load import load
     from eclip.discovery import splice
+    from eclip.discovery.concepts import MEAN
     from eclip.discovery.image_mean import image_mean
     from eclip.images import find_photos
     from eclip.texts.vocabulary import words_of

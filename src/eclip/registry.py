@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import NoneType, UnionType
 from typing import Any, SupportsIndex, Union, get_args, get_origin, get_type_hints
 
-from eclip.errors import OptionError
+from eclip.errors import EclipError, OptionError
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Any]:
@@ -55,6 +55,18 @@ def whole(value: Any, name: str, wanted: str = "a whole number", least: int | No
 def whole_or_none(value: Any, name: str, wanted: str = "a whole number") -> int | None:
     """The same of a setting that may be left out."""
     return None if value is None else whole(value, name, wanted)
+
+
+def one_of(value: Any, name: str, choices: Iterable[str], error: type[EclipError] = OptionError) -> str:
+    """The value, which is one of the choices.
+
+    Raises:
+        OptionError: it is none of them; or the error that is given.
+    """
+    choices = tuple(choices)
+    if value not in choices:
+        raise error(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+    return str(value)
 
 
 def listed(options: dict[str, Any]) -> str:

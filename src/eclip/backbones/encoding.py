@@ -21,7 +21,7 @@ from eclip.backbones.eval_no_grad import plainly
 from eclip.backbones.preprocess import Grid
 from eclip.backbones.state import State, image_state
 from eclip.errors import KeepError, OptionError, ShapeError
-from eclip.registry import whole
+from eclip.registry import one_of, whole
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -143,8 +143,7 @@ def encode(
     keep = None if keep is None else whole(keep, "keep", "None or a whole number")
     if keep is not None and keep < 0:
         raise OptionError(f"keep must be None or at least 0, got {keep}.")
-    if positions not in POSITIONS:
-        raise OptionError(f"positions must be one of {', '.join(POSITIONS)}, got {positions!r}.")
+    one_of(positions, "positions", POSITIONS)
     grid = _grid_of(backbone, pixels)
     pixels = pixels.to(device=backbone.weight.device, dtype=backbone.weight.dtype)
     with plainly(backbone.model):

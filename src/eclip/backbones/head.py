@@ -30,6 +30,7 @@ from eclip.backbones.encoding import Encoding, encode
 from eclip.backbones.host import named_weights
 from eclip.backbones.hub import fetch
 from eclip.errors import HeadError, OptionError, ResultError
+from eclip.registry import one_of
 
 SOURCES, STARTS = ("value", "output"), ("model", "random")
 WEIGHTS, CONFIG, SCHEMA = "eclip_head.safetensors", HEAD_CONFIG, "eclip.head/1"
@@ -107,8 +108,7 @@ class EclipHead(nn.Module):
             OptionError: an unknown source or init, or a negative width.
             HeadError: init is "model", and the model's own way is curved.
         """
-        if init not in STARTS:
-            raise OptionError(f"init must be one of {', '.join(STARTS)}, got {init!r}.")
+        one_of(init, "init", STARTS)
         if hidden < 0:
             raise OptionError(f"hidden must be 0 or more, got {hidden}.")
         encoding = encode(backbone, backbone.blank(), keep=1)
@@ -174,7 +174,7 @@ def head_rows(encoding: Encoding, source: str = "value") -> Float[Tensor, "image
         OptionError: an unknown source.
         KeepError: the encoding kept no block.
     """
-    _check_source(source)
+    one_of(source, "source", SOURCES)
     backbone, prefix = encoding.backbone, encoding.prefix
     if source == "output":
         return _normed(backbone, encoding.tokens[:, prefix:])
@@ -253,11 +253,6 @@ def _fetched(repository: str) -> Path:
         raise HeadError(f"'hf-hub:{repository}' names no repository of a head: write hf-hub:ORG/NAME.")
     fetch(repository, (CONFIG,), "")
     return fetch(repository, (WEIGHTS,), "of unknown size").parent
-
-
-def _check_source(source: str) -> None:
-    if source not in SOURCES:
-        raise OptionError(f"source must be one of {', '.join(SOURCES)}, got {source!r}.")
 
 
 def _is_pool(block: Block) -> bool:

@@ -32,6 +32,7 @@ from eclip.backbones.head import EclipHead, check_place, load_head, with_head
 from eclip.backbones.unwrapped import state_of
 from eclip.backbones.wrap import wrap
 from eclip.errors import DeviceError, ModelError, OptionError
+from eclip.registry import one_of
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -77,8 +78,7 @@ def load(
     name = full_name(name, checkpoint)
     architecture, tag, file = split_name(name, checkpoint)
     where = resolve_device(device)
-    if precision not in PRECISIONS:
-        raise DeviceError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
+    one_of(precision, "precision", PRECISIONS, DeviceError)
     if file is not None:
         name = f"{architecture}+{file}"
     if named := head is not None:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from eclip.errors import ModelError, OptionError
+from eclip.registry import one_of
 
 Color = Sequence[float] | float | np.ndarray | Tensor
 """A number for each of red, green and blue, or one for all."""
@@ -58,8 +59,7 @@ def settled(given: dict[str, Any], noted: dict[str, Any], lacking: str) -> dict[
     if mean is None or std is None:
         raise OptionError(lacking)
     interpolation = "bicubic" if interpolation is None else interpolation
-    if interpolation not in INTERPOLATIONS:
-        raise OptionError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}.")
+    one_of(interpolation, "interpolation", INTERPOLATIONS)
     mean, std = _three("mean", mean), _three("std", std)
     if min(std) <= 0:
         raise OptionError(f"std must be above 0 for each color, got {std}.")

@@ -17,7 +17,7 @@ from torch import Tensor
 from eclip.backbones.choices import RESIZES
 from eclip.backbones.normalization import to_pixels
 from eclip.errors import OptionError
-from eclip.registry import whole
+from eclip.registry import one_of, whole
 
 
 class Grid(NamedTuple):
@@ -57,8 +57,7 @@ class Preprocess:
 
     def grid_for(self, size: tuple[int, int], image_size: SupportsIndex | None = None, resize: str = "squash") -> Grid:
         """The patch grid of a photo of (width, height) pixels."""
-        if resize not in RESIZES:
-            raise OptionError(f"resize must be one of {', '.join(RESIZES)}, got {resize!r}.")
+        one_of(resize, "resize", RESIZES)
         native = self.native
         if image_size is not None:
             side = whole(image_size, "image_size", "a whole number of pixels")

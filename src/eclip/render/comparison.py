@@ -10,7 +10,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw
 
 from eclip import heatmap
-from eclip.errors import OptionError
+from eclip.registry import one_of
 from eclip.render.colormaps import BACKGROUND, BAR_GRAY, FAINT, INK, blend
 from eclip.render.fonts import fit, fonts, wrap
 from eclip.render.overlay import paint, view_size
@@ -114,8 +114,7 @@ def check_scale(scale: str) -> None:
     Raises:
         OptionError: another.
     """
-    if scale not in SCALES:
-        raise OptionError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}.")
+    one_of(scale, "scale", SCALES)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,75 @@
+"""View, how a model is to see images: size, resizing and positions as one object, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, SupportsIndex
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from eclip.backbones.backbone import Backbone, Grid
+from eclip.backbones.choices import DEFAULT_POSITIONS, POSITIONS, RESIZES
+from eclip.backbones.encoding import Encoding, encode
+from eclip.registry import one_of, whole_or_none
+
+
+@dataclass(frozen=True)
+class View:
+    """How a model is to see images, whichever model it is.
+
+    Attributes:
+        image_size: side in pixels, a multiple of the patch size; None = the model's training size.
+        resize: "squash" fills a square; "keep" keeps the aspect ratio of the image, on about as many patches.
+        positions: how position embeddings are resized off the training grid, see `encode`.
+
+    Raises:
+        OptionError: the size is no whole number, or the resize or positions are unknown.
+    """
+
+    image_size: SupportsIndex | None = None
+    resize: str = "squash"
+    positions: str = DEFAULT_POSITIONS
+
+    def __post_init__(self) -> None:
+        """Check all three; a NumPy number becomes Python's own."""
+        size = whole_or_none(self.image_size, "image_size", "a whole number of pixels")
+        object.__setattr__(self, "image_size", size)
+        one_of(self.resize, "resize", RESIZES)
+        one_of(self.positions, "positions", POSITIONS)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The three by their names, as results record them."""
+        return asdict(self)
+
+    def check(self, backbone: Backbone) -> None:
+        """Raise now what would be raised for each image.
+
+        Raises:
+            OptionError: the size is no multiple of the model's patch size.
+        """
+        backbone.grid_for((1, 1), self.image_size, self.resize)
+
+    def grid(self, backbone: Backbone, image: Image.Image) -> Grid:
+        """The patch grid that an image will have.
+
+        Raises:
+            OptionError: the size is no multiple of the model's patch size.
+        """
+        return backbone.grid_for(image.size, self.image_size, self.resize)
+
+    def pixels(self, backbone: Backbone, images: Iterable[Image.Image]) -> Float[Tensor, "image 3 height width"]:
+        """What the model is shown of images, all of one grid.
+
+        Raises:
+            OptionError: the size is no multiple of the model's patch size.
+        """
+        return torch.stack([backbone.preprocess(image, self.image_size, self.resize) for image in images])
+
+    def encode(self, backbone: Backbone, images: Iterable[Image.Image], keep: SupportsIndex | None = None) -> Encoding:
+        """Encode images, all of one grid, in one forward pass; `keep` and errors as of `eclip.encode`."""
+        return encode(backbone, self.pixels(backbone, images), keep, self.positions)

@@ -146,7 +146,7 @@ def test_what_recipes_and_benchmarks_import_of_us_is_there() -> None:
 def test_method_files_are_the_methods() -> None:
     from eclip.methods import METHODS
 
-    files = {path.stem for path in (SOURCE / "methods").glob("*.py")} - {"__init__", "naming"}
+    files = {path.stem for path in (SOURCE / "methods").glob("*.py")} - {"__init__"}
     assert files == set(METHODS)
     for name, method in METHODS.items():
         assert method.name == name

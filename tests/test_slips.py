@@ -177,7 +177,7 @@ def test_methods_as_objects_are_those_of_their_names(tiny_name: str, photos: Pat
 
 
 def test_methods_that_are_none_are_told(tiny_name: str, photos: Path, shapes_unchecked: Any) -> None:
-    own = Method("surgery", "similarity", 6, False, "My own.")
+    own = Method("surgery", "similarity", 6, False, summary="My own.")
     for wrong, message in (
         (own, "a method must be a name of eclip.METHODS"),
         (METHODS["itsm"].function, "a method must be a name of eclip.METHODS, such as 'surgery', or one of its values"),

@@ -1,14 +1,87 @@
-"""Options of a function by its signature: which there are, and whether what a user gave fits."""
+"""One entry of a registry, such as METHODS; and options by a function's signature: which there are, and what fits."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import numbers
-from collections.abc import Callable, Iterable
-from types import NoneType, UnionType
-from typing import Any, SupportsIndex, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType, NoneType, UnionType
+from typing import Any, Generic, SupportsIndex, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from eclip.errors import EclipError, OptionError
+from eclip.errors import EclipError, OptionError, UnknownNameError
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Entry(Generic[Result]):
+    """One line of a registry: a function in a file of the registry's package, which is imported when first needed.
+
+    Attributes:
+        name: its name in the papers, lower case; its function is of that name, as Python can spell it.
+        summary: one sentence with its source.
+        file: the module of the package that holds the function; not given, that of the function's name.
+    """
+
+    name: str
+    summary: str = field(kw_only=True)
+    file: str = field(default="", kw_only=True)
+
+    def __post_init__(self) -> None:
+        """The file is named as the function where it is not given."""
+        object.__setattr__(self, "file", self.file or self._spelled)
+
+    @property
+    def _spelled(self) -> str:
+        return self.name.replace("+", "_plus")
+
+    @property
+    def module(self) -> ModuleType:
+        """The file."""
+        return importlib.import_module(f"{type(self).__module__}.{self.file}")
+
+    @property
+    def function(self) -> Callable[..., Result]:
+        """The function itself, without the checks of a call of the entry."""
+        function: Callable[..., Result] = getattr(self.module, self._spelled)
+        return function
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Name and default of each option."""
+        return options_of(self.function)
+
+    def check(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The options with Python's own numbers, once it is sure that they are the function's, of the types declared.
+
+        Raises:
+            OptionError: one is not.
+        """
+        if options:  # the function, and torch with it, is imported only then
+            check_options(self.name, self.function, options)
+        return plain_options(options)
+
+
+AnyEntry = TypeVar("AnyEntry", bound=Entry[Any])
+
+
+def entry_of(name: str, entries: Mapping[str, AnyEntry], kind: str, listing: str) -> AnyEntry:
+    """The entry of that name.
+
+    Args:
+        name: as the user wrote it.
+        entries: all of the kind.
+        kind: what the name should have been, for the error.
+        listing: the command that shows all.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    if name not in entries:
+        raise UnknownNameError(kind, name, entries, listing)
+    return entries[name]
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Any]:

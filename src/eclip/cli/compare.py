@@ -14,7 +14,7 @@ from eclip.cli.options import Positions, Resize, Scale
 from eclip.errors import ImageError, OptionError
 from eclip.explanation.writer import ComparisonWriter
 from eclip.methods import GROUPS, check_methods
-from eclip.methods.naming import method_names as named
+from eclip.methods import method_names as named
 from eclip.results.command import compare_command
 
 

@@ -16,8 +16,7 @@ from eclip.cli.errors import reported
 from eclip.datasets import dataset
 from eclip.errors import OptionError
 from eclip.evaluation.protocols import DEFAULT_PROTOCOL, protocol_of
-from eclip.methods import METHODS, check_methods
-from eclip.methods.naming import method_names
+from eclip.methods import METHODS, check_methods, method_names
 
 if TYPE_CHECKING:
     from eclip.evaluation.evaluation import Evaluation

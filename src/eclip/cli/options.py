@@ -17,7 +17,8 @@ import typer
 from eclip.backbones.catalog import DEFAULT_MODEL, OPENAI_HINT, head_beside, split_name
 from eclip.cli.errors import stop
 from eclip.errors import ModelError, OptionError, TextError
-from eclip.methods import DEFAULT_METHOD, DEFAULT_WITH_HEAD, METHODS, options_for
+from eclip.methods import METHODS, options_for
+from eclip.methods import default_method as by_head
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.results.folder import FORMATS, Folder
 from eclip.texts.templates import resolve
@@ -150,7 +151,7 @@ def one_method(name: str) -> str:
 
 def default_method(model: str, head: str | None) -> str:
     """What is asked where no method is named."""
-    return DEFAULT_METHOD if head is None and head_beside(split_name(model)[0]) is None else DEFAULT_WITH_HEAD
+    return by_head(head is not None or head_beside(split_name(model)[0]) is not None)
 
 
 def check_model(name: str) -> None:

@@ -29,9 +29,8 @@ from eclip.discovery.msae import Autoencoder, load_autoencoder
 from eclip.errors import OptionError, ShapeError
 from eclip.explanation.explanation import Explanation
 from eclip.images import Photo, are_several, at_least_one, read_batches
-from eclip.methods import METHODS, AnyMethod, check_methods, options_for
+from eclip.methods import METHODS, AnyMethod, check_methods, method_name, options_for
 from eclip.methods.maskclip import patch_features
-from eclip.methods.naming import method_name
 from eclip.registry import plain_options, whole, whole_or_none
 from eclip.results.command import was_named
 from eclip.results.provenance import made_by, noted

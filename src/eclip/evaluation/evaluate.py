@@ -32,8 +32,7 @@ from eclip.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Localize, Pr
 from eclip.evaluation.query import Asked
 from eclip.evaluation.row import Row
 from eclip.evaluation.store import Part, Parts, open_run
-from eclip.methods import AnyMethod, check_methods, options_for
-from eclip.methods.naming import method_names
+from eclip.methods import AnyMethod, check_methods, method_names, options_for
 from eclip.refinements import check_refinement
 from eclip.registry import check_options, whole, whole_or_none
 from eclip.results.command import eval_command

@@ -21,8 +21,7 @@ from eclip.explanation.explain import Question
 from eclip.explanation.explanation import Explanation
 from eclip.explanation.writer import ComparisonWriter
 from eclip.images import Photo, name_of, open_photo
-from eclip.methods import GROUPS, METHODS, NO_DIFFERENCE, AnyMethod, check_methods, options_for
-from eclip.methods.naming import method_names
+from eclip.methods import GROUPS, METHODS, NO_DIFFERENCE, AnyMethod, check_methods, method_names, options_for
 from eclip.results.command import compare_command, was_named
 from eclip.results.folder import FORMATS
 from eclip.results.marks import png

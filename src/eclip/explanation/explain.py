@@ -28,8 +28,7 @@ from eclip.errors import ImageError, NoMeaningError, TextError
 from eclip.explanation.explanation import Explanation
 from eclip.explanation.health import KEEP, Checkup, notes
 from eclip.images import Photo, at_least_one, name_of, open_photo, read_batches
-from eclip.methods import DEFAULT_METHOD, DEFAULT_WITH_HEAD, METHODS, AnyMethod, check_methods, options_for
-from eclip.methods.naming import one_or_more
+from eclip.methods import METHODS, AnyMethod, check_methods, default_method, one_or_more, options_for
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.registry import whole, whole_or_none
 from eclip.results.command import command
@@ -290,7 +289,7 @@ class Question:
 def _by_head(model: str | Backbone, device: Device | None) -> tuple[Backbone, None, str]:
     """The model, where it is, and the method that is asked of it by default."""
     backbone = backbone_of(model, device)
-    return backbone, None, DEFAULT_METHOD if backbone.head is None else DEFAULT_WITH_HEAD
+    return backbone, None, default_method(backbone.head is not None)
 
 
 def _own(names: Sequence[str], options: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -9,13 +9,11 @@ The dict itself imports no torch; a guide's file is imported when it is first ca
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from eclip.errors import EclipError, OptionError, ShapeError, UnknownNameError
-from eclip.registry import check_options, options_of, plain_options
+from eclip.errors import EclipError, OptionError, ShapeError
+from eclip.registry import Entry, entry_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -42,37 +40,14 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Guide:
-    """A way to tell where the thing is, without a label.
+class Guide(Entry["Tensor"]):
+    """A way to tell where the thing is, without a label; its function gives raw values of at least 0.
 
     Attributes:
-        name: also the name of its file and function.
         keep: how many last blocks the encoding must have kept.
-        summary: one sentence with its source.
     """
 
-    name: str
     keep: int
-    summary: str
-
-    @property
-    def function(self) -> Callable[..., Float[Tensor, "image row col"]]:
-        """The function itself: raw values of at least 0, no checks."""
-        return getattr(importlib.import_module(f"{__name__}.{self.name}"), self.name)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Name and default of each option."""
-        return options_of(self.function)
-
-    def check(self, options: dict[str, Any]) -> None:
-        """Every option is one of this guide's, with a value of the type it is declared with.
-
-        Raises:
-            OptionError: one is not.
-        """
-        if options:  # the function, and torch with it, is imported only then
-            check_options(self.name, self.function, options)
 
     def __call__(self, seen: Seen, **options: Any) -> Float[Tensor, "image row col"]:
         """How much each place belongs to the thing, on the guide's own grid, float32, no gradient.
@@ -90,7 +65,7 @@ class Guide:
             KeepError: the encoding kept too few blocks.
             EclipError: the model's weights or pixels hold NaN or infinity; or of the guide's own, see its function.
         """
-        self.check(options)
+        options = self.check(options)
         counts = (len(seen.photos), len(seen.sources), len(seen.encoding.pixels))
         if len(set(counts)) > 1:
             raise ShapeError(
@@ -100,7 +75,7 @@ class Guide:
         from eclip.backbones.backbone import plainly
 
         with plainly(seen.encoding.backbone.model):
-            return _to_peak(self.function(seen, **plain_options(options)), self.name)
+            return _to_peak(self.function(seen, **options), self.name)
 
 
 def on_grid(guide: Float[Tensor, "image row col"], grid: Grid) -> Float[Tensor, "image other_row other_col"]:
@@ -144,24 +119,22 @@ def check_guide(name: Any, options: dict[str, Any]) -> None:
     """
     if not isinstance(name, str):
         raise OptionError(f"guide must be the name of one, such as 'spectral', got {name!r}.")
-    if name not in GUIDES:
-        raise UnknownNameError("guide", name, GUIDES, "`eclip guides ls`")
-    GUIDES[name].check(options)
+    entry_of(name, GUIDES, "guide", "`eclip guides ls`").check(options)
 
 
 # fmt: off
 GUIDES: dict[str, Guide] = {guide.name: guide for guide in (
     Guide("none", 0,
-          "Ones everywhere: pooling without a mask, the default."),
+          summary="Ones everywhere: pooling without a mask, the default."),
     Guide("centre", 0,
-          "A Gaussian in the middle of the photo, whatever it shows: the negative control."),
+          summary="A Gaussian in the middle of the photo, whatever it shows: the negative control."),
     Guide("backbone", 1,
-          "The model's own attention in the last block, value to value (Li et al. 2023) or that which pools."),
+          summary="The model's own attention in the last block, value to value (Li et al. 2023) or that which pools."),
     Guide("spectral", 1,
-          "Normalized cut of the patches by their likeness (Shi and Malik 2000; Wang et al. 2022, TokenCut)."),
+          summary="Normalized cut of the patches by their likeness (Shi and Malik 2000; Wang et al. 2022, TokenCut)."),
     Guide("dino", 0,
-          "Attention of a self-supervised ViT's class token in its last block (Caron et al. 2021, DINO)."),
+          summary="Attention of a self-supervised ViT's class token in its last block (Caron et al. 2021, DINO)."),
     Guide("folder", 0,
-          "Maps that you have made, from a folder: STEM.npy or STEM.png for each photo."),
+          summary="Maps that you have made, from a folder: STEM.npy or STEM.png for each photo."),
 )}
 # fmt: on

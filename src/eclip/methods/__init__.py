@@ -6,13 +6,12 @@ The dict itself imports no torch; a method's file is imported when the method is
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from eclip.errors import OptionError, ShapeError, UnknownNameError
-from eclip.registry import check_options, listed, options_of, plain_options
+from eclip.errors import OptionError, ShapeError
+from eclip.registry import Entry, entry_of, listed
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -22,36 +21,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Method:
-    """A method of explanation.
+class Method(Entry["Tensor"]):
+    """A method of explanation. Its function alone builds a graph where weights want one; a call of the Method does not.
 
     Attributes:
-        name: its name in the papers, lower case; also the name of its file and function.
         kind: what it looks at: "similarity", "attention", "gradient", "perturbation" or "decomposition".
         keep: how many last blocks it reruns; None = all. An option `depth` can ask for more, see `keep_for`.
         signed: zero has a meaning, and values on both sides of it; pictures then diverge around zero.
-        summary: one sentence with its source.
         versus: options under which it explains the difference of two texts, see `difference`; None where it cannot,
             being neither linear in the text nor a gradient of the score.
     """
 
-    name: str
     kind: str
     keep: int | None
     signed: bool
-    summary: str
     versus: dict[str, Any] | None = field(default_factory=dict)
-
-    @property
-    def function(self) -> Callable[..., Float[Tensor, "image text row col"]]:
-        """The function itself: no checks, and a graph where weights want one; a call of the Method has neither."""
-        module = importlib.import_module(f"{__name__}.{self.name}")
-        return getattr(module, self.name)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Name and default of each option."""
-        return options_of(self.function)
 
     def keep_for(self, options: dict[str, Any]) -> int | None:
         """How many last blocks it reruns with these options: an option called `depth` is always that number."""
@@ -78,14 +62,6 @@ class Method:
 
         return flat(maps, self.scale) | (text.norm(dim=-1) <= ROUNDING)
 
-    def check(self, options: dict[str, Any]) -> None:
-        """Every option is one of this method's, with a value of the type it is declared with.
-
-        Raises:
-            OptionError: one is not.
-        """
-        check_options(self.name, self.function, options)
-
     def __call__(
         self, encoding: Encoding, text: Float[Tensor, "text feature"], **options: Any
     ) -> Float[Tensor, "image text row col"]:
@@ -104,8 +80,7 @@ class Method:
         """
         feature = encoding.feature
         _check_text("text", text, feature.shape[1])
-        self.check(options)
-        options = plain_options(options)
+        options = self.check(options)
         from eclip.backbones.backbone import plainly
 
         with plainly(encoding.backbone.model):  # methods that need gradients turn them on
@@ -164,6 +139,54 @@ AnyMethod = str | Method
 """What a user may give as a method."""
 
 
+def method_name(method: AnyMethod) -> str:
+    """The name of one method, given by it or as an object of `METHODS`.
+
+    Raises:
+        OptionError: it is several, or something else.
+    """
+    if isinstance(method, str):
+        if len(several := _words(method)) > 1:
+            raise OptionError(f"one method is asked for here, got {method!r}: several are a list, {several}.")
+        return method
+    if isinstance(method, Method) and METHODS.get(method.name) == method:
+        return method.name
+    raise OptionError(
+        f"a method must be a name of eclip.METHODS, such as {DEFAULT_METHOD!r}, or one of its values, got {method!r}."
+    )
+
+
+def method_names(methods: AnyMethod | Iterable[AnyMethod], every: bool = True) -> list[str]:
+    """The names of several methods, each once: names joined by commas, or names and objects of `METHODS`.
+
+    Args:
+        methods: one or several.
+        every: whether the words of `GROUPS` stand for their methods here.
+
+    Raises:
+        OptionError: there is none, one is something else, or a group does not stand alone.
+    """
+    listed = list(methods) if isinstance(methods, Iterable) and not isinstance(methods, str) else [methods]
+    names = [word for one in listed for word in (_words(one) if isinstance(one, str) else [method_name(one)])]
+    for group in GROUPS if every else ():
+        if group in names:
+            if len(names) > 1:
+                raise OptionError(f"{group!r} stands alone, got {', '.join(names)}.")
+            return GROUPS[group]()
+    return list(dict.fromkeys(names))
+
+
+def one_or_more(methods: AnyMethod | Sequence[AnyMethod], *, alone: bool = False) -> tuple[list[str], bool]:
+    """The names of methods, and whether it was one and no list of one; only that will do if it must be `alone`."""
+    if alone or isinstance(methods, str | Method):
+        return [method_name(methods)], True  # type: ignore[arg-type]  # of anything else it says what it should be
+    return method_names(methods, every=False), False
+
+
+def _words(joined: str) -> list[str]:
+    return [word.strip() for word in joined.split(",") if word.strip()]
+
+
 def check_methods(names: Collection[str], *, versus: bool = False) -> None:
     """Every method exists, and can explain the difference of two texts if that is asked.
 
@@ -174,9 +197,8 @@ def check_methods(names: Collection[str], *, versus: bool = False) -> None:
     if not names:
         raise OptionError("no method was given; `eclip methods ls` shows them.")
     for name in names:
-        if name not in METHODS:
-            raise UnknownNameError("method", name, METHODS, "`eclip methods ls`")
-        if versus and METHODS[name].versus is None:
+        one = entry_of(name, METHODS, "method", "`eclip methods ls`")
+        if versus and one.versus is None:
             able = ", ".join(method.name for method in METHODS.values() if method.versus is not None)
             raise OptionError(
                 f"{name!r} cannot explain the difference of two texts: {NO_DIFFERENCE}. These can: {able}."
@@ -228,12 +250,17 @@ def options_for(name: str, asked: list[str], options: dict[str, Any]) -> dict[st
             hint = f"it belongs to {', '.join(owners)}" if owners else theirs
             raise OptionError(f"no option {option!r} in {' or '.join(map(repr, asked))}: {hint}.")
     own = {option: value for option, value in options.items() if option in METHODS[name].options}
-    METHODS[name].check(own)
-    return plain_options(own)
+    return METHODS[name].check(own)
 
 
 DEFAULT_METHOD, DEFAULT_WITH_HEAD = "surgery", "eclip"
-"""What is asked where nothing is said, of a model without and with a trained head."""
+
+
+def default_method(with_head: bool, without: str = DEFAULT_METHOD) -> str:
+    """The method where the user names none: `eclip` of a model with a trained head, another of one without."""
+    return DEFAULT_WITH_HEAD if with_head else without
+
+
 GROUPS: dict[str, Callable[[], list[str]]] = {
     "all": lambda: list(METHODS),
     "fast": lambda: [name for name, method in METHODS.items() if method.kind != "perturbation"],
@@ -242,44 +269,43 @@ GROUPS: dict[str, Callable[[], list[str]]] = {
 # fmt: off
 METHODS: dict[str, Method] = {method.name: method for method in (
     Method("itsm", "similarity", 0, False,
-           "Cosine of every image token with the text (Li et al. 2022, ECLIP)."),
+        summary="Cosine of every image token with the text (Li et al. 2022, ECLIP)."),
     Method("rclip", "similarity", 0, False,
-           "The same map upside down, since CLIP's is inverted (Li et al. 2022, ECLIP)."),
+        summary="The same map upside down, since CLIP's is inverted (Li et al. 2022, ECLIP)."),
     Method("eclip", "similarity", 1, False,
-           "Cosine of every patch through a trained head, mini's by similarity_smooth (after Li et al. 2022, ECLIP)."),
+        summary="Cosine of every patch through a trained head, mini's by similarity_smooth "
+                "(after Li et al. 2022, ECLIP)."),
     Method("maskclip", "similarity", 1, False,
-           "Cosine of what each patch itself passes on, attention left out (Zhou et al. 2022)."),
+        summary="Cosine of what each patch itself passes on, attention left out (Zhou et al. 2022)."),
     Method("sclip", "similarity", 1, False,
-           "Cosine after query-to-query plus key-to-key attention in the last block (Wang et al. 2024)."),
+        summary="Cosine after query-to-query plus key-to-key attention in the last block (Wang et al. 2024)."),
     Method("clearclip", "similarity", 1, False,
-           "Cosine of what query-to-query attention brings, no residual, no MLP (Lan et al. 2024)."),
+        summary="Cosine of what query-to-query attention brings, no residual, no MLP (Lan et al. 2024)."),
     Method("naclip", "similarity", 1, False,
-           "Cosine of what attention that favors near patches brings (Hajimiri et al. 2025)."),
+        summary="Cosine of what attention that favors near patches brings (Hajimiri et al. 2025)."),
     Method("gem", "similarity", 6, False,
-           "Cosine after self-self attention of values, keys and queries (Bousselham et al. 2024)."),
-    Method("surgery", "similarity", 6, True,
-           "Value-to-value attention, minus what all texts share (Li et al. 2023, CLIP Surgery).",
-           {"features": False, "reference": None}),
-    Method("attention", "attention", 1, False,
-           "Where the pooled token looks in the last block, whatever the text (mean over heads).", None),
-    Method("rollout", "attention", None, False,
-           "Attention followed through all blocks, whatever the text (Abnar and Zuidema 2020).", None),
+        summary="Cosine after self-self attention of values, keys and queries (Bousselham et al. 2024)."),
+    Method("surgery", "similarity", 6, True, {"features": False, "reference": None},
+        summary="Value-to-value attention, minus what all texts share (Li et al. 2023, CLIP Surgery)."),
+    Method("attention", "attention", 1, False, None,
+        summary="Where the pooled token looks in the last block, whatever the text (mean over heads)."),
+    Method("rollout", "attention", None, False, None,
+        summary="Attention followed through all blocks, whatever the text (Abnar and Zuidema 2020)."),
     Method("gradcam", "gradient", 1, True,
-           "Channels of a layer, weighted by the score's mean gradient (Selvaraju et al. 2017)."),
+        summary="Channels of a layer, weighted by the score's mean gradient (Selvaraju et al. 2017)."),
     Method("chefer", "gradient", 1, False,
-           "Attention times the positive gradient of the score (Chefer et al. 2021, bi-modal)."),
+        summary="Attention times the positive gradient of the score (Chefer et al. 2021, bi-modal)."),
     Method("legrad", "gradient", 2, False,
-           "Positive gradient of a block's score in its attention (Bousselham et al. 2025, LeGrad)."),
+        summary="Positive gradient of a block's score in its attention (Bousselham et al. 2025, LeGrad)."),
     Method("gradeclip", "gradient", 1, False,
-           "Values, weighted by gradient and by likeness to the pooled token (Zhao et al. 2024)."),
+        summary="Values, weighted by gradient and by likeness to the pooled token (Zhao et al. 2024)."),
     Method("rise", "perturbation", 0, True,
-           "Mean of random masks, weighted by the score of the photo seen through (Petsiuk et al. 2018)."),
+        summary="Mean of random masks, weighted by the score of the photo seen through (Petsiuk et al. 2018)."),
     Method("occlusion", "perturbation", 0, True,
-           "What the score loses when a window is covered (Zeiler and Fergus 2014)."),
-    Method("gscorecam", "perturbation", 1, False,
-           "Channels, weighted by the score of the photo seen through them (Chen et al. 2022).", None),
-    Method("decompose", "decomposition", None, True,
-           "What each patch adds to the feature directly, over all layers (Gandelsman et al. 2024).",
-           {"centered": False}),
+        summary="What the score loses when a window is covered (Zeiler and Fergus 2014)."),
+    Method("gscorecam", "perturbation", 1, False, None,
+        summary="Channels, weighted by the score of the photo seen through them (Chen et al. 2022)."),
+    Method("decompose", "decomposition", None, True, {"centered": False},
+        summary="What each patch adds to the feature directly, over all layers (Gandelsman et al. 2024)."),
 )}
 # fmt: on

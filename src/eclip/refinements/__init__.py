@@ -7,13 +7,11 @@ The dict itself imports no torch; a refinement's file is imported when it is fir
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from eclip.errors import OptionError, ShapeError, UnknownNameError
-from eclip.registry import check_options, listed, options_of, plain_options
+from eclip.errors import OptionError, ShapeError
+from eclip.registry import Entry, entry_of, listed
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -23,44 +21,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Refinement:
-    """A step after any method.
+class Refinement(Entry["Tensor"]):
+    """A step after any method. Beside its function stands `check`, which refuses options outside their ranges.
 
     Attributes:
-        name: its name in the papers, lower case.
-        file: its file and function in this folder: the name, as Python can spell it. Beside it stands `check`, which
-            takes all options of the function and refuses values outside their ranges.
         keep: how many last blocks the encoding must have kept.
         finer: the refined map lies on the pixels that the model saw, not on the patch grid.
-        summary: one sentence with its source.
     """
 
-    name: str
-    file: str
     keep: int
     finer: bool
-    summary: str
 
-    @property
-    def function(self) -> Callable[..., Float[Tensor, "image text row col"]]:
-        """The function itself, without checks."""
-        return getattr(importlib.import_module(f"{__name__}.{self.file}"), self.file)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Name and default of each option."""
-        return options_of(self.function)
-
-    def checked(self, options: dict[str, Any]) -> dict[str, Any]:
-        """The options, with Python's own numbers.
+    def check(self, options: dict[str, Any]) -> dict[str, Any]:
+        """As of any entry, and of values outside their ranges.
 
         Raises:
             OptionError: an option that this refinement does not have, a value of another type, or outside its range.
         """
-        if options:  # the function, and torch with it, is imported only then
-            check_options(self.name, self.function, options)
-            importlib.import_module(f"{__name__}.{self.file}").check(**{**self.options, **options})
-        return plain_options(options)
+        plain = super().check(options)
+        if options:
+            self.module.check(**{**self.options, **options})
+        return plain
 
     def __call__(
         self, maps: Float[Tensor, "image text row col"], encoding: Encoding, **options: Any
@@ -88,7 +69,7 @@ class Refinement:
                 f"maps must be (image, text, row, col) of the {len(encoding.pixels)} encoded images, "
                 f"got {tuple(maps.shape)}."
             )
-        options = self.checked(options)
+        options = self.check(options)
         from eclip.backbones.backbone import plainly
 
         with plainly(encoding.backbone.model):
@@ -110,18 +91,16 @@ def check_refinement(name: Any, options: Any) -> dict[str, Any]:
         if options:
             raise OptionError(f"options {listed(options)} of a refinement, but none is asked for: refine='lposs'?")
         return {}
-    if name not in REFINEMENTS:
-        raise UnknownNameError("refinement", name, REFINEMENTS, "`eclip refinements ls`")
-    return REFINEMENTS[name].checked(options or {})
+    return entry_of(name, REFINEMENTS, "refinement", "`eclip refinements ls`").check(options or {})
 
 
 # fmt: off
 REFINEMENTS: dict[str, Refinement] = {refinement.name: refinement for refinement in (
-    Refinement("lposs", "lposs", 1, False,
-               "Label propagation over patches that look alike and lie near (Stojnić et al. 2025, LPOSS)."),
-    Refinement("lposs+", "lposs_plus", 1, True,
-               "LPOSS, then the same over pixels of like color in a window (Stojnić et al. 2025)."),
-    Refinement("pamr", "pamr", 0, True,
-               "Ten local means over pixels of like color (Araslanov and Roth 2020, PAMR)."),
+    Refinement("lposs", 1, False,
+               summary="Label propagation over patches that look alike and lie near (Stojnić et al. 2025, LPOSS)."),
+    Refinement("lposs+", 1, True,
+               summary="LPOSS, then the same over pixels of like color in a window (Stojnić et al. 2025)."),
+    Refinement("pamr", 0, True,
+               summary="Ten local means over pixels of like color (Araslanov and Roth 2020, PAMR)."),
 )}
 # fmt: on

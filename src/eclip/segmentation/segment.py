@@ -23,8 +23,7 @@ from eclip.backbones.load import backbone_of
 from eclip.errors import OptionError
 from eclip.explanation.explain import Question
 from eclip.images import Photo, at_least_one, read_batches
-from eclip.methods import DEFAULT_WITH_HEAD, AnyMethod, check_between_texts, options_for
-from eclip.methods.naming import method_name
+from eclip.methods import AnyMethod, check_between_texts, default_method, method_name, options_for
 from eclip.registry import check_options, plain_options, whole, whole_or_none
 from eclip.segmentation.classes import Classes, ClassWords, class_words
 from eclip.segmentation.labels import Piece, check_cuts, label_pixels
@@ -139,8 +138,7 @@ def segment_each(
     slid = check_windows(window, stride, image_size)
     backbone = backbone_of(model, device)
     if method is None:
-        method = ELSEWHERE if backbone.blocks[-1].residual else OF_POOLS
-        method = method if backbone.head is None else DEFAULT_WITH_HEAD
+        method = default_method(backbone.head is not None, ELSEWHERE if backbone.blocks[-1].residual else OF_POOLS)
     if window is not None and window % backbone.patch_size:
         raise OptionError(
             f"window must be a multiple of the patch size {backbone.patch_size} of {backbone.name}, got {window}."

@@ -5,13 +5,11 @@ To add one: a file with a function of the file's name, a line here. The dict its
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from eclip.errors import OptionError, ShapeError, UnknownNameError
-from eclip.registry import check_options, options_of, plain_options
+from eclip.errors import OptionError, ShapeError
+from eclip.registry import Entry, entry_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -25,37 +23,14 @@ TEXTS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class WordMethod:
+class WordMethod(Entry["Tensor"]):
     """A method that says how much each word of a text did for its score with an image.
 
     Attributes:
-        name: its name in the papers, lower case; also the name of its file and function.
         signed: words may speak against the score as well.
-        summary: one sentence with its source.
     """
 
-    name: str
     signed: bool
-    summary: str
-
-    @property
-    def function(self) -> Callable[..., Float[Tensor, "image text token"]]:
-        """The function itself: no checks."""
-        return getattr(importlib.import_module(f"{__name__}.{self.name}"), self.name)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Name and default of each option."""
-        return options_of(self.function)
-
-    def check(self, options: dict[str, Any]) -> None:
-        """Every option is one of this method's, with a value of the type it is declared with.
-
-        Raises:
-            OptionError: one is not.
-        """
-        if options:
-            check_options(self.name, self.function, options)
 
     def __call__(
         self, reading: Reading, image: Float[Tensor, "image feature"], **options: Any
@@ -74,7 +49,7 @@ class WordMethod:
         """
         if image.ndim != 2 or not len(image):
             raise ShapeError(f"image must be (image, feature), one or more, got {tuple(image.shape)}.")
-        self.check(options)
+        options = self.check(options)
         import torch
 
         from eclip.backbones.backbone import plainly
@@ -82,7 +57,7 @@ class WordMethod:
         with plainly(reading.backbone.model):
             image = image.to(reading.ids.device)
             image = image.clone() if image.is_inference() else image
-            some = [self.function(part, image, **plain_options(options)) for part in reading.split(TEXTS_AT_ONCE)]
+            some = [self.function(part, image, **options) for part in reading.split(TEXTS_AT_ONCE)]
         return torch.cat(some, dim=1).float()
 
 
@@ -97,19 +72,17 @@ def word_method(name: str | WordMethod) -> WordMethod:
         return name
     if not isinstance(name, str):
         raise OptionError(f"method must be one of {', '.join(WORD_METHODS)}, got {name!r}.")
-    if name not in WORD_METHODS:
-        raise UnknownNameError("method for words", name, WORD_METHODS, "`eclip words --help`")
-    return WORD_METHODS[name]
+    return entry_of(name, WORD_METHODS, "method for words", "`eclip words --help`")
 
 
 DEFAULT_WORD_METHOD = "gradeclip"
 # fmt: off
 WORD_METHODS: dict[str, WordMethod] = {method.name: method for method in (
     WordMethod("gradeclip", True,
-               "Values, weighted by gradient and by likeness to the pooled token (Zhao et al. 2024)."),
+               summary="Values, weighted by gradient and by likeness to the pooled token (Zhao et al. 2024)."),
     WordMethod("chefer", False,
-               "Attention times the positive gradient of the score (Chefer et al. 2021, bi-modal)."),
+               summary="Attention times the positive gradient of the score (Chefer et al. 2021, bi-modal)."),
     WordMethod("leave_one_out", True,
-               "What the score loses when the word is taken out (Li et al. 2016, erasure)."),
+               summary="What the score loses when the word is taken out (Li et al. 2016, erasure)."),
 )}
 # fmt: on

@@ -459,7 +459,7 @@ def test_saved_files_hold_the_labels(tmp_path: Path) -> None:
 def test_the_manifest_is_there_whatever_happens_to_the_annotations(tmp_path: Path) -> None:
     found = _by_hand([[0, 1, 2], [2, 2, 1]])
     (tmp_path / "coco.json").mkdir()  # which no file can replace
-    with pytest.raises(ResultError, match=r"coco\.json cannot be written"):
+    with pytest.raises(ResultError, match=r"coco\.json' cannot be written"):
         found.save(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert len(manifest["photos"]) == 1 and manifest["coco"] is None

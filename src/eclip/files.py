@@ -1,4 +1,4 @@
-"""Files that are whole at any moment, and folders that one run at a time has.
+"""Files that are whole at any moment, folders that one run at a time has, the cache, and the hash of weights.
 
 The lock is the operating system's: it goes with the process, however that ends.
 """
@@ -6,13 +6,17 @@ The lock is the operating system's: it goes with the process, however that ends.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from eclip.errors import ResultError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 try:
     import fcntl
@@ -52,8 +56,12 @@ def lock(folder: Path) -> Callable[[], None]:
     return release
 
 
-def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def replace_file(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
     """Write a file, and its folder if it is not there, so that it is whole at any moment.
+
+    Args:
+        path: the file, which may be there already.
+        content: all of it, or what writes it to a stream.
 
     Raises:
         ResultError: it cannot be written.
@@ -63,7 +71,7 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
             part_name = part.name
-            write(part)
+            part.write(content) if isinstance(content, bytes) else content(part)
         os.chmod(part_name, 0o644)  # a temporary file is for its owner alone
         os.replace(part_name, path)
     except BaseException as error:
@@ -72,3 +80,24 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         if not isinstance(error, OSError):
             raise
         raise ResultError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
+
+
+def cache_folder(name: str) -> Path:
+    """Where something is kept for other processes: below `$XDG_CACHE_HOME`, or `~/.cache`; it may be missing."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eclip" / name
+
+
+def hash_weights(weights: Iterable[tuple[str, Tensor]], before: bytes = b"") -> hashlib._Hash:
+    """SHA-256 of names and all bits, whatever the device.
+
+    Args:
+        weights: such as `model.state_dict().items()`.
+        before: what is hashed before them; `update` takes what follows.
+    """
+    import torch  # here, so that the command line can check folders first
+
+    hashed = hashlib.sha256(before)
+    for name, value in weights:
+        hashed.update(name.encode())
+        hashed.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return hashed

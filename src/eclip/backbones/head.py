@@ -29,7 +29,8 @@ from eclip.backbones.catalog import HEAD_CONFIG
 from eclip.backbones.encoding import Encoding, encode
 from eclip.backbones.host import named_weights
 from eclip.backbones.hub import fetch
-from eclip.errors import HeadError, OptionError, ResultError
+from eclip.errors import HeadError, OptionError
+from eclip.files import replace_file
 from eclip.registry import one_of
 
 SOURCES, STARTS = ("value", "output"), ("model", "random")
@@ -145,19 +146,14 @@ class EclipHead(nn.Module):
         Each file is whole at any moment.
 
         Raises:
-            ResultError: the folder cannot be written.
+            ResultError: a file cannot be written.
         """
         folder = Path(folder)
         weights = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
         written = {"schema": SCHEMA, **asdict(self.config)}
         text = json.dumps(written, indent=2, ensure_ascii=False) + "\n"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, content in ((WEIGHTS, save(weights)), (CONFIG, text.encode())):
-                (folder / f"{name}.part").write_bytes(content)
-                os.replace(folder / f"{name}.part", folder / name)
-        except OSError as error:
-            raise ResultError(f"the head cannot be written to {str(folder)!r}: {error.strerror or error}.") from error
+        replace_file(folder / WEIGHTS, save(weights))
+        replace_file(folder / CONFIG, text.encode())
         return folder
 
 

@@ -26,7 +26,8 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore
 
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.hub_errors import amount, free_space, is_disk_full, place_of, reason
-from eclip.errors import DownloadError
+from eclip.errors import DownloadError, ResultError
+from eclip.files import cache_folder, replace_file
 
 OFFLINE = f"the model {DEFAULT_MODEL!r} is in the package and needs no network"
 PATIENCE = 5.0
@@ -269,7 +270,10 @@ def _check(path: Path) -> None:
         if _digest(path) != stored.name:
             raise _damaged(path)
         if state.st_size > SMALL:
-            _write(note, now)
+            try:
+                replace_file(note, now.encode())
+            except ResultError as error:
+                _log.debug("%s So %s is hashed again next time", error, path)
     if path.suffix == ".json":
         try:
             json.loads(path.read_text(encoding="utf-8"))
@@ -279,15 +283,7 @@ def _check(path: Path) -> None:
 
 def _notes() -> Path:
     """Where it is noted which large files were found whole, under size and time of change."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eclip" / "whole"
-
-
-def _write(note: Path, text: str) -> None:
-    try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(text, encoding="utf-8")
-    except OSError as error:
-        _log.debug("%s cannot be written (%s), so the file is hashed again next time", note, error)
+    return cache_folder("whole")
 
 
 def _digest(path: Path) -> str:

@@ -36,5 +36,5 @@ def report(
                 f"{str(out)!r} is there already, and is no page of eclip: choose another name, or --overwrite."
             )
         page = made(list(folders)).encode(errors="backslashreplace")
-        replace_file(out, lambda file: file.write(page))
+        replace_file(out, page)
         typer.echo(f"-> {out} ({len(page) / 2**20:.1f} MiB)")

@@ -15,6 +15,7 @@ from jaxtyping import UInt16
 from PIL import Image
 
 from eclip.errors import DataError, ResultError
+from eclip.files import replace_file
 from eclip.images import Place, from_file
 
 BACKGROUND, VOID = 0, 65535
@@ -64,7 +65,6 @@ def write_indexed(file: Path, numbers: Numbers) -> None:
     """
     if more := set(shown(numbers)) - {*range(255), VOID}:
         raise DataError(f"{file} would need the class {max(more)}, but a picture of 8 bits holds 1 to 254.")
-    part = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         os.fsencode(file)
     except UnicodeEncodeError as error:
@@ -72,13 +72,8 @@ def write_indexed(file: Path, numbers: Numbers) -> None:
             f"{file} has a name that {error.encoding}, the encoding of file names here, cannot write: set "
             "PYTHONUTF8=1, or LC_ALL to a locale of UTF-8."
         ) from error
-    try:
-        Image.fromarray(numbers.astype(np.uint8)).save(part, "png")  # 65535 becomes 255
-        os.replace(part, file)
-    except OSError as error:
-        raise ResultError(f"{file} cannot be written: {error.strerror or error}.") from error
-    finally:
-        part.unlink(missing_ok=True)
+    picture = Image.fromarray(numbers.astype(np.uint8))  # 65535 becomes 255
+    replace_file(file, lambda stream: picture.save(stream, "png"))
 
 
 def red_green(file: Path | Place, void: int) -> Numbers:

@@ -14,8 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, SupportsIndex
 
-import torch
-
 from eclip.backbones.backbone import Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
@@ -32,6 +30,7 @@ from eclip.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Localize, Pr
 from eclip.evaluation.query import Asked
 from eclip.evaluation.row import Row
 from eclip.evaluation.store import Part, Parts, open_run
+from eclip.files import hash_weights
 from eclip.methods import AnyMethod, check_methods, method_names, options_for
 from eclip.refinements import check_refinement
 from eclip.registry import check_options, whole, whole_or_none
@@ -273,9 +272,5 @@ def _code() -> str:
 
 def _digest(backbone: Backbone) -> str:
     """16 hexadecimal digits that follow from every weight of the model and of its head."""
-    whole = hashlib.sha256()
-    for module in (backbone.model, backbone.head):
-        for key, value in () if module is None else module.state_dict().items():
-            whole.update(key.encode())
-            whole.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return whole.hexdigest()[:16]
+    modules = [module for module in (backbone.model, backbone.head) if module is not None]
+    return hash_weights(one for module in modules for one in module.state_dict().items()).hexdigest()[:16]

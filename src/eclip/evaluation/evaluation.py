@@ -234,7 +234,7 @@ def write_results(folder: Path, results: dict[str, Any], photos: MaskSet | PairS
                 every.writerow([model, row.method, *(_digits(told[key]) for key in fields)])
     for name, content in ((TABLE, table.getvalue()), (PAIRS, pairs.getvalue()), (RESULTS, text)):
         data = content.encode(errors="backslashreplace")
-        replace_file(folder / name, lambda file, data=data: file.write(data))  # type: ignore[misc]
+        replace_file(folder / name, data)
 
 
 def _digits(value: Any) -> Any:

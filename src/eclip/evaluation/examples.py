@@ -116,7 +116,7 @@ def draw_examples(asked: Asked, rows: Sequence[Row], folder: Path, count: int, t
                 heat = normalize(maps[numbers.index(one.pair["class"])].float()).numpy()
                 inside = mask == one.pair["class"]
                 picture = _drawn(photo, heat, inside, data.classes[one.pair["class"]], one.pair["iou"])
-                replace_file(folder / files[id(one)], lambda file, picture=picture: file.write(picture))  # type: ignore[misc]
+                replace_file(folder / files[id(one)], picture)
     if missing:
         tell(f"examples of {asked.backbone.name}", len(missing), len(missing))
     return [

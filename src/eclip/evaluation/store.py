@@ -96,7 +96,7 @@ class Parts:
         arrays = {**part.arrays, _META: np.array(json.dumps(meta))}
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # one parameter of its own is a flag
         self.folder.mkdir(parents=True, exist_ok=True)
-        replace_file(self.folder / f"{number:06d}.npz", lambda file: file.write(buffer.getvalue()))
+        replace_file(self.folder / f"{number:06d}.npz", buffer.getvalue())
 
     def __iter__(self) -> Iterator[Part]:
         """All parts in order, read one by one.

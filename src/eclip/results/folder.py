@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from eclip.errors import OptionError, ResultError
-from eclip.files import lock
+from eclip.files import lock, replace_file
 from eclip.results.earlier import MANIFEST, Earlier, asked_of, command_of, place_of
 from eclip.results.marks import MARK, is_ours, png, slug
 
@@ -220,21 +219,11 @@ class Folder:
         return self._put(f"{stem}.npz", buffer.getvalue())
 
     def _put(self, name: str, content: bytes | Iterable[bytes]) -> str:
-        part = None
+        pieces = [content] if isinstance(content, bytes) else content
         try:
-            with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False) as part:
-                part.writelines([content] if isinstance(content, bytes) else content)
-            os.chmod(part.name, 0o644)
-            os.replace(part.name, self.folder / name)
-        except BaseException as error:
-            if part is not None:
-                Path(part.name).unlink(missing_ok=True)
-            if not isinstance(error, OSError):
-                raise
-            done = len(self.manifest["photos"])
-            raise ResultError(
-                f"{self.folder / name} cannot be written: {error.strerror}. {done} photos before it are done."
-            ) from error
+            replace_file(self.folder / name, lambda file: file.writelines(pieces))
+        except ResultError as error:
+            raise ResultError(f"{error} {len(self.manifest['photos'])} photos before it are done.") from error
         self._written.add(name)
         return name
 

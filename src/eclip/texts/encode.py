@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +20,8 @@ from torch import Tensor
 from eclip.backbones.backbone import Backbone
 from eclip.backbones.blocks import unit
 from eclip.backbones.host import is_all_plain, steady, text_side
-from eclip.errors import EqualTextsWarning, TextCutWarning, TextError
+from eclip.errors import EqualTextsWarning, ResultError, TextCutWarning, TextError
+from eclip.files import cache_folder, hash_weights, replace_file
 from eclip.texts.templates import fill, resolve
 
 _log = logging.getLogger("eclip")
@@ -230,7 +229,7 @@ class _Cache:
         if "encode_text" in backbone.model.__dict__ or not all(map(is_all_plain, text_side(backbone))):
             return
         name = _digest(*sentences)[:16] + "-" + _fingerprint(backbone)[:24]
-        self.folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eclip" / "texts" / name
+        self.folder = cache_folder("texts") / name
 
     def get(self, text: str) -> Float[Tensor, " feature"]:
         return self._kept(_digest(text)[:40], lambda: self._make(text))
@@ -256,17 +255,11 @@ class _Cache:
         except (OSError, ValueError, EOFError) as error:
             _log.warning("%s cannot be read (%s) and is made again", path, error)
         features = make()
-        self._write(path, features)
-        return features
-
-    def _write(self, path: Path, feature: Tensor) -> None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-                np.save(part, feature.cpu().numpy())
-            os.replace(part.name, path)
-        except OSError as error:
+            replace_file(path, lambda file: np.save(file, features.cpu().numpy()))
+        except ResultError as error:
             _log.warning("text features are not cached: %s", error)
+        return features
 
 
 def _digest(*parts: str) -> str:
@@ -276,13 +269,10 @@ def _digest(*parts: str) -> str:
 def _fingerprint(backbone: Backbone) -> str:
     """Hash of every weight, and of one sentence's tokens and feature, which tell activation, heads and pooling."""
     probe = ["The 2 quick brown foxes jump, isn't it?"]
-    digest = hashlib.sha256(str(backbone.weight.dtype).encode())
     with steady(backbone.model):  # some adapters register their weights anew
         weights = backbone.model.state_dict()
-    for key, value in weights.items():
-        if not key.startswith(backbone.visual):
-            digest.update(key.encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    own = [(key, value) for key, value in weights.items() if not key.startswith(backbone.visual)]
+    digest = hash_weights(own, before=str(backbone.weight.dtype).encode())
     digest.update(backbone.tokenize(probe).numpy().tobytes())
     digest.update(np.round(unit(backbone.encode_text(probe)).double().cpu().numpy(), 4).tobytes())
     return digest.hexdigest()

@@ -66,7 +66,7 @@ class Store:
         """
         number = start // self.shard
         if bad:
-            replace_file(self._file(number, ".bad.json"), lambda file: file.write(json.dumps(bad).encode()))
+            replace_file(self._file(number, ".bad.json"), json.dumps(bad).encode())
         replace_file(self._file(number), lambda file: np.save(file, np.ascontiguousarray(values, self.dtype)))
 
     def bad(self) -> dict[int, str]:

@@ -29,6 +29,7 @@ from eclip.backbones.encoding import encode
 from eclip.backbones.head import head_rows
 from eclip.datasets.caption_sources import Pair, digest
 from eclip.errors import DataError, ImageError, ResultError, TextCutWarning
+from eclip.files import hash_weights
 from eclip.guides import GUIDES, Seen, on_grid
 from eclip.texts.encode import encode_texts
 from eclip.training.cache import Store
@@ -288,12 +289,8 @@ def _state(value: Any) -> Any:
 
 def _weights(backbone: Backbone, *, image_side: bool) -> str:
     """Hash of the weights of one side, whatever the device."""
-    hashed = hashlib.sha256()
-    for name, value in backbone.model.state_dict().items():
-        if name.startswith(backbone.visual) == image_side:
-            hashed.update(name.encode())
-            hashed.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return hashed.hexdigest()
+    weights = backbone.model.state_dict().items()
+    return hash_weights(one for one in weights if one[0].startswith(backbone.visual) == image_side).hexdigest()
 
 
 def _key(*parts: Any) -> str:

@@ -38,7 +38,7 @@ class Journal:
         if step and self.file.is_file():
             self.kept = [one for one in events(self.file) if one["step"] <= step and one["event"] not in ENDINGS]
         text = "".join(f"{json.dumps(event, ensure_ascii=False)}\n" for event in self.kept)
-        replace_file(self.file, lambda file: file.write(text.encode()))
+        replace_file(self.file, text.encode())
 
     def note(self, event: str, **facts: Any) -> None:
         """Append an event."""

@@ -30,6 +30,7 @@ from eclip.backbones.load import load
 from eclip.datasets.caption_sources import digest, read_pairs
 from eclip.datasets.masks import MaskSet, read_masks
 from eclip.errors import DataError, OptionError, TrainingError
+from eclip.files import cache_folder
 from eclip.methods import METHODS
 from eclip.results.folder import check_no_other
 from eclip.results.provenance import made_by, versions
@@ -159,7 +160,8 @@ class Run:
 
     def cached(self) -> Cached:
         """What is on disk for this run, and what is not yet."""
-        return Cached(self.looking(), self.pairs, self.texts, cache_folder(self.config.cache), self.count)
+        folder = cache_folder("training") if self.config.cache is None else Path(self.config.cache)
+        return Cached(self.looking(), self.pairs, self.texts, folder, self.count)
 
     def _material(self, log: log_module.Journal, first: int) -> Material:
         if self.config.texts == "words":
@@ -274,12 +276,6 @@ def rate_at(step: int, steps: int, config: TrainConfig) -> float:
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - config.warmup) / max(1, steps - config.warmup)))
-
-
-def cache_folder(given: str | None) -> Path:
-    """Where encoded pairs are kept."""
-    own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eclip" / "training"
-    return own if given is None else Path(given)
 
 
 def peak_memory() -> int:

@@ -1,3 +1,5 @@
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -5,8 +7,9 @@ from PIL import Image, ImageChops
 
 from eclip import heatmap, render
 from eclip.errors import EclipError, OptionError, ShapeError
-from eclip.render import Row, Section, comparison, fonts, overlay
+from eclip.render import Row, Section, comparison, fonts
 
+overlay = importlib.import_module("eclip.render.overlay")  # whose function has its name in the package
 RAMP = np.tile(np.linspace(0, 1, 300, dtype=np.float32), (200, 1))
 
 
@@ -188,7 +191,7 @@ def strip_of(count, taken=None):
             yield np.eye(3, dtype=np.float32)
 
     texts, scores = [f"text {i}" for i in range(count)], [0.1] * count
-    return render.strip(gray((640, 480)), overlay(), signed=False, texts=texts, scores=scores)
+    return render.strip(gray((640, 480)), panels(), signed=False, texts=texts, scores=scores)
 
 
 @pytest.mark.parametrize(("count", "columns", "rows"), [(1, 2, 1), (5, 6, 1), (6, 4, 2), (23, 6, 4)])

@@ -20,8 +20,7 @@ import eclip
 import tiny
 from eclip import cli, heatmap
 from eclip.errors import EclipError, ImageError, OptionError, ResultError, TextError, UnknownNameError
-from eclip.render.colormaps import oklab
-from eclip.render.label_map import BLIND, indexed, palette, tinted
+from eclip.render.label_map import indexed, palette, tinted
 from eclip.segmentation.classes import class_words
 from eclip.segmentation.labels import Piece, label_pixels
 from eclip.segmentation.windows import check_windows, windows
@@ -356,20 +355,6 @@ def test_areas_masks_and_boxes_by_hand() -> None:
     assert list(boxes) == ["dog"]
     np.testing.assert_array_equal(boxes["dog"], [[1, 0, 3, 2], [4, 0, 5, 1]])
     assert len(found.boxes(min_area=0.2)["dog"]) == 1
-
-
-def test_palette_is_steady_and_apart_for_all_eyes() -> None:
-    twenty = palette(20)
-    assert twenty.shape == (21, 3)
-    np.testing.assert_array_equal(palette(7), twenty[:8])
-    assert not twenty[0].any()
-    colors = twenty[1:] / 255
-    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
-    for least, seen in ((0.08, linear), *((0.06, (linear @ blind.T).clip(0, 1)) for blind in BLIND)):
-        lab = oklab(np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055))
-        apart = np.linalg.norm(lab[:, None] - lab[None], axis=2) + np.eye(20)
-        assert apart.min() > least
-    assert len(np.unique(palette(300)[1:], axis=0)) == 300
 
 
 def test_overlay_shows_the_class_and_its_border() -> None:

@@ -3,66 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, lru_cache
 
 import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from eclip.render.colormaps import BACKGROUND, FAINT, INK, oklab
+from eclip.render.colormaps import BACKGROUND, FAINT, INK
 from eclip.render.fonts import fit, fonts
 from eclip.render.overlay import LEAST_LENGTH, view_size
 
 TINT, DIMMED = 0.55, 0.8  # opacity of a class's color; brightness of what is background
 PANEL_AT_MOST = 640  # pixels of the longer side of a panel in a picture of several
 GAP = 10
-LIGHTNESS, LEAST_CHROMA = (0.56, 0.90), 0.09  # of a class's color, in OKLab: light enough on dark, no gray
-STEPS = 24  # levels of red, green and blue among which colors are chosen
+COLORS = bytes.fromhex(
+    "e99b009b00ff00d3ffd30b646fffa66490c800bc9bde590bffd3007af4f485d385907aff0085906f64c8ff9bd3de8564e9169b6fa6ffd32c2c"
+    "e94364e9bc437ae9bcff4ed3ff85a621ff64c816bcf46f009b59e94ec8c8ffa6ffbcb1597ae9857a90e94ea685de64b1b1598543ffd34ea6d3"
+    "a664a6f45943e90b7a4eb16f9043de00c8854edea659904e59e9deb1a6e964de64de4343646fffde4ebcff6fb159f4009b6fe9de85ffde3700"
+    "ffb1a659d3de85bc2ca664d337d3bcf4de64b1f4857ae9ff37bcbc85d32c909be921b14eff7a7a6ff4b19b4ebce99b90bc2ca685dec8e9b1e9"
+    "c8de9bde8543a685fff4bc6fbc7a9be9640064f4dec8374ec82cff219ba621a66ff464e943906fbc7a3700bc85bcbc6f0bdeffa64ed3a6596f"
+    "d36fc864c8de59ff37e9d385599bd364bcd337c859e921644eb1a6d36f7a4eb1bc37bc6fdea64337c8ffff379059ffbc64b1ffde009bf4850b"
+    "c82cb1bcde59b14e90de168564f4c89b6fbcd3598564d39be937a6ff4e64e9859bd359c8ffb116169b219b64dee9599b9b43e9de0043c8c859"
+    "009bdebc37c800de4ed3592cdea6f464a616de37bc9059de7a7a2cf4de4321f49b2ca643b1d37af485bcf42cf4d37ade7ad3b1de161664a664"
+    "bc59b116dee9bc21b159f46fc84ed3de1664e9a600e97a85bc0bc86485f4c82185a66ff4f4907a9b37f485e9d3857ac8a6599bde43902ca6de"
+    "e97a9bffa690ff90d32185deb12cd30bde90f485f4de374ee92cb1de85b1d3167affbce985def4bc8543c87abcd390c800c8bcff595964ff90"
+    "9b2ce9de37854ebcdeffa6a659debc6fded390deb1b15900c885f4bc85d3e9909bf47a6f90bc856fde37d35959f49bc8f49b85c89b4e00d3c8"
+    "59f485bc7ab1e9648516ffe99bbc43e990b1ff593790c859e9166f59f4ffb14ea637c8d31690906f85dede0b904ee990b14e7a4e85d3c87aa6"
+    "e99bb1d385c8d32c59d37a64c84ebc00bcb1b1f46fde596f85f4a69ba6f4f400164e854ef437596fc8e9c8e959f44316de8590f4855943e9e9"
+    "bcc800167ade21d3d3ff90bcf4a67a90d34eff439b"
+)
+"""Red, green and blue of 254 classes. Each color is the one farthest from all before it to the eyes that tell them
+apart worst, normal, red-blind or green-blind; `tests/test_palette.py` finds them again."""
 
-# How red-blind and green-blind eyes see linear sRGB (Machado et al. 2009, severity 1, doi 10.1109/TVCG.2009.113)
-# fmt: off
-BLIND = np.array([[[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-                  [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]])
-# fmt: on
 
-
-@lru_cache(maxsize=8)
 def palette(count: int) -> UInt8[np.ndarray, "label 3"]:
     """Colors of labels 0 to `count`: black, then one a class; a class keeps its color when more are added.
 
-    Each new color is the one farthest from all before it in OKLab, as seen by the eyes that tell them apart worst:
-    normal, red-blind or green-blind, to whom distances count a fifth more, or the others would get much blue. Among
-    the first twenty no two are nearer than 0.08 to normal eyes and 0.06 to the others.
+    Among the first twenty no two are nearer than 0.08 in OKLab to normal eyes and 0.06 to red-blind and green-blind
+    ones. After 254 classes the colors begin again.
     """
-    colors, seen = _candidates()
-    start = int(np.argmin(np.abs(colors.astype(int) - (230, 159, 0)).sum(axis=1)))  # an orange all eyes know
-    chosen = [start]
-    nearest = np.full(len(colors), np.inf)
-    for _ in range(min(count, len(colors)) - 1):
-        apart = np.linalg.norm(seen - seen[:, chosen[-1:]], axis=2).min(axis=0)
-        nearest = np.minimum(nearest, apart)
-        chosen.append(int(nearest.argmax()))
-    cycled = [chosen[label % len(chosen)] for label in range(count)]
-    return np.concatenate([np.zeros((1, 3), np.uint8), colors[cycled]])
-
-
-@cache
-def _candidates() -> tuple[np.ndarray, np.ndarray]:
-    """Colors that a class may have (color, 3) of 8 bits, and each as three kinds of eyes see it (eye, color, 3)."""
-    levels = np.linspace(0, 255, STEPS).round().astype(np.uint8)
-    colors = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
-    lab = oklab(colors / 255.0)
-    fits = (lab[:, 0] >= LIGHTNESS[0]) & (lab[:, 0] <= LIGHTNESS[1]) & (np.hypot(lab[:, 1], lab[:, 2]) >= LEAST_CHROMA)
-    colors = colors[fits]
-    return colors, np.stack([oklab(colors / 255.0), *(1.2 * oklab(_seen(colors / 255.0, blind)) for blind in BLIND)])
-
-
-def _seen(rgb: np.ndarray, blind: np.ndarray) -> np.ndarray:
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    seen = np.clip(linear @ blind.T, 0, 1)
-    found: np.ndarray = np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055)
-    return found
+    colors = np.frombuffer(COLORS, np.uint8).reshape(-1, 3)
+    return np.concatenate([np.zeros((1, 3), np.uint8), colors[np.arange(count) % len(colors)]])
 
 
 def indexed(labels: Integer[np.ndarray, "height width"], count: int) -> Image.Image:

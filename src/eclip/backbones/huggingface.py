@@ -21,7 +21,7 @@ from eclip.backbones.backbone import Backbone
 from eclip.backbones.catalog import HF_CLASSES
 from eclip.backbones.hf_image import VISUAL, clip_tower, feature_of, naflex_tower, siglip_tower
 from eclip.backbones.hf_text import alt_text, chinese_text, clip_text, end_token, siglip_text
-from eclip.backbones.normalization import Color, colors_of, settled
+from eclip.backbones.preprocess import colors_of, settled
 from eclip.backbones.text_tower import TextTower
 from eclip.backbones.tokenizing import NoTokenizer, Reader, of_transformers
 from eclip.errors import ModelError, OptionError, unsupported
@@ -61,22 +61,12 @@ def is_transformers(model: nn.Module) -> bool:
     return any(base.__module__.startswith("transformers.") for base in type(model).__mro__)
 
 
-def wrap_transformers(
-    model: Any,
-    *,
-    tokenizer: Any = None,
-    processor: Any = None,
-    mean: Color | None = None,
-    std: Color | None = None,
-    interpolation: str | None = None,
-    name: str | None = None,
-) -> Backbone:
-    """See `eclip.wrap`."""
+def wrap_transformers(model: Any, given: dict[str, Any], tokenizer: Any, processor: Any, name: str | None) -> Backbone:
+    """See `eclip.wrap`; `given` are mean, std and interpolation, None where nothing was."""
     known = [base.__name__ for base in type(model).__mro__ if base.__name__ in KINDS]
     if not known:
         raise unsupported(f"transformers' {type(model).__name__}")
     kind = KINDS[known[0]]
-    given = {"mean": mean, "std": std, "interpolation": interpolation}
     colors = settled(
         given,
         _noted(processor, [color for color, value in given.items() if value is None]),
@@ -90,15 +80,7 @@ def wrap_transformers(
         model=model,
         tokenize=_tokenizer(model, kind, known[0], tokenizer),
         encode_tokens=_encoder(model, kind),
-        rewrap=partial(
-            wrap_transformers,
-            tokenizer=tokenizer,
-            processor=processor,
-            mean=mean,
-            std=std,
-            interpolation=interpolation,
-            name=name,
-        ),
+        rewrap=partial(wrap_transformers, given=given, tokenizer=tokenizer, processor=processor, name=name),
         text_tower=kind.text(model),
         visual=VISUAL,
         **colors,

@@ -26,8 +26,8 @@ from eclip.backbones.host import is_quantized, original, steady
 from eclip.backbones.huggingface import is_transformers, wrap_transformers
 from eclip.backbones.native import native_vit, resnet
 from eclip.backbones.native_text import native_text
-from eclip.backbones.normalization import Color, settled
 from eclip.backbones.openai import converted, is_openai
+from eclip.backbones.preprocess import Color, settled
 from eclip.backbones.timm_towers import timm_map, timm_pool
 from eclip.backbones.timm_vit import timm_vit
 from eclip.backbones.tokenizing import NoTokenizer, Reader
@@ -72,16 +72,9 @@ def wrap(
     if isinstance(model, nn.Module):
         check_at_hand(model)
         model = with_ordinary_weights(model)
+    given: dict[str, Any] = {"mean": mean, "std": std, "interpolation": interpolation}
     if is_transformers(model):
-        return wrap_transformers(
-            model,
-            tokenizer=tokenizer,
-            processor=processor,
-            mean=mean,
-            std=std,
-            interpolation=interpolation,
-            name=name,
-        )
+        return wrap_transformers(model, given, tokenizer, processor, name)
     model = converted(model) if is_openai(model) else model
     if not isinstance(model, CLIP | CustomTextCLIP):
         raise UnsupportedTowerError(
@@ -92,7 +85,7 @@ def wrap(
         raise OptionError("processor= goes with a model of transformers; give tokenizer, mean and std to open_clip's.")
     noted: dict[str, Any] = getattr(model.visual, "preprocess_cfg", None) or {}
     colors = settled(
-        {"mean": mean, "std": std, "interpolation": interpolation},
+        given,
         noted,
         "this model carries no color mean and std: give wrap(model, mean=(r, g, b), std=(r, g, b)), those it was "
         "trained with; CLIP's are open_clip.OPENAI_DATASET_MEAN and open_clip.OPENAI_DATASET_STD.",
@@ -116,7 +109,7 @@ def wrap(
         tokenize=_tokenizer(model, tokenizer),
         encode_tokens=encode_tokens,
         encode_pixels=lambda pixels: model.encode_image(pixels),
-        rewrap=partial(wrap, tokenizer=tokenizer, mean=mean, std=std, interpolation=interpolation, name=name),
+        rewrap=partial(wrap, tokenizer=tokenizer, name=name, **given),
         text_tower=native_text(model) or encoder_text(getattr(model, "text", model)),
         **colors,
         **_tower(original(model.visual)),

@@ -20,7 +20,7 @@ from eclip.backbones.backbone import DEFAULT_POSITIONS, Grid, plainly
 from eclip.backbones.blocks import attention
 from eclip.backbones.building import built_apart
 from eclip.backbones.hub import fetch
-from eclip.backbones.normalization import INTERPOLATIONS, to_pixels
+from eclip.backbones.preprocess import INTERPOLATIONS, to_pixels
 from eclip.backbones.timm_vit import BareViT, bare_vit
 from eclip.errors import DownloadError, ModelError, OptionError, UnknownNameError, UnsupportedTowerError
 from eclip.guides import Seen

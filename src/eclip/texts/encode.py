@@ -150,7 +150,7 @@ def _warn_of_equals(backbone: Backbone, texts: Sequence[str], firsts: list[int])
     groups: dict[int, list[str]] = {}
     for text, first in zip(texts, firsts, strict=True):
         groups.setdefault(first, []).append(text)
-    named = [" and ".join(_counted(group)) for group in groups.values() if len(group) > 1]
+    named = [_joined(list(_counted(group))) for group in groups.values() if len(group) > 1]
     if named:
         more = f" (and {len(named) - MOST_NAMED} more such groups)" if len(named) > MOST_NAMED else ""
         warnings.warn(
@@ -159,6 +159,11 @@ def _warn_of_equals(backbone: Backbone, texts: Sequence[str], firsts: list[int])
             EqualTextsWarning,
             stacklevel=4,
         )
+
+
+def _joined(names: list[str]) -> str:
+    """'a', 'b' and 'c'."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _counted(texts: Sequence[str]) -> Iterator[str]:

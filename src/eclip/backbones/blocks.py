@@ -6,7 +6,7 @@ no patched `forward`, no copy of a weight: nothing of the user's model is change
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -106,6 +106,22 @@ def split_heads(x: Tokens, heads: int) -> Heads:
 def merge_heads(x: Heads) -> Tokens:
     """Undo `split_heads`."""
     return x.transpose(1, 2).flatten(2)  # image token channel
+
+
+def pull_of(weights: Callable[[], Sequence[Tensor]]) -> Pull:
+    """The `pull` of a Block whose queries, keys and values are linear in its tokens.
+
+    Args:
+        weights: gives those of the layers, one below another (3 * channel, channel); asked at each call, since a user
+            may change them.
+    """
+
+    def pull(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        first, *others = weights()
+        weight = torch.cat([first, *others]) if others else first
+        return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ weight.to(q)
+
+    return pull
 
 
 def unit(x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:

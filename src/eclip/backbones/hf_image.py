@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eclip.backbones.backbone import DEFAULT_POSITIONS, Grid, Positions
-from eclip.backbones.blocks import Block, Fn, merge_heads, split_heads
+from eclip.backbones.blocks import Block, Fn, merge_heads, pull_of, split_heads
 from eclip.backbones.host import attention_weights, is_linear, original, steady
 from eclip.backbones.positions import resize_positions
 from eclip.errors import OptionError, unsupported
@@ -209,10 +209,7 @@ def layer_block(layer: Any) -> Block:
     def out(mixed: Tensor) -> Tensor:
         return attn.out_proj(merge_heads(mixed))
 
-    def pull(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        grads = (merge_heads(q), merge_heads(k), merge_heads(v))
-        return torch.cat(grads, dim=-1) @ torch.cat([part.weight for part in linear]).to(q)
-
+    pull = pull_of(lambda: [part.weight for part in linear])
     plain = all(map(is_linear, linear))  # adapters and quantized layers have another slope
     return Block(
         heads,

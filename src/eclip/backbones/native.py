@@ -17,7 +17,7 @@ from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentio
 from torch import Tensor, nn
 
 from eclip.backbones.backbone import Grid, Positions
-from eclip.backbones.blocks import Block, finish, merge_heads, split_heads
+from eclip.backbones.blocks import Block, finish, merge_heads, pull_of, split_heads
 from eclip.backbones.host import AttentionWeights, attention_weights, merges, original, read_weights
 from eclip.backbones.pool import pool_block, pool_tokens
 from eclip.backbones.positions import resize_positions
@@ -110,9 +110,6 @@ def native_block(block: Any) -> Block:
     def fused(x: Tensor) -> Tensor:
         return finish(opened, x, F.scaled_dot_product_attention(*qkv(block.ln_1(x))))
 
-    def pull(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ weights().into.to(q)
-
     opened = Block(
         heads,
         block.ln_1,
@@ -122,7 +119,7 @@ def native_block(block: Any) -> Block:
         fused if merges(attn) else forward,
         block.ln_2,
         mlp,
-        pull=pull,
+        pull=pull_of(lambda: [weights().into]),
         host=block,
         reference=forward if merges(attn) else None,
     )
@@ -153,9 +150,7 @@ def _custom_block(block: CustomResidualAttentionBlock) -> Block:
     def mlp(x: Tensor) -> Tensor:
         return block.ls_2(block.mlp(x))
 
-    def pull(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ attn.in_proj_weight.to(q)
-
+    pull = pull_of(lambda: [attn.in_proj_weight])
     affine = isinstance(attn.ln_q, nn.Identity) and isinstance(attn.ln_k, nn.Identity)
     return Block(heads, block.ln_1, qkv, value, out, block, block.ln_2, mlp, pull=pull if affine else None, host=block)
 
@@ -182,9 +177,7 @@ def resnet(visual: ModifiedResNet) -> dict[str, Any]:
     def out(mixed: Tensor) -> Tensor:
         return through(pool.c_proj, merge_heads(mixed))
 
-    def pull(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        weights = (pool.q_proj.weight, pool.k_proj.weight, pool.v_proj.weight)
-        return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ torch.cat(weights).to(q)
+    pull = pull_of(lambda: [pool.q_proj.weight, pool.k_proj.weight, pool.v_proj.weight])
 
     def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
         table = resize_positions(pool.positional_embedding, native, grid, positions)

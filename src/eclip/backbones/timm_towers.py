@@ -14,7 +14,7 @@ from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 
 from eclip.backbones.backbone import Grid, Positions
-from eclip.backbones.blocks import Block, merge_heads, split_heads
+from eclip.backbones.blocks import Block, merge_heads, pull_of, split_heads
 from eclip.backbones.host import is_linear, last_part, original
 from eclip.backbones.pool import pool_block, pool_tokens
 from eclip.backbones.positions import resize_positions
@@ -46,12 +46,10 @@ def timm_pool(visual: TimmModel, pool: AttentionPool2d | RotAttentionPool2d) -> 
     def out(mixed: Tensor) -> Tensor:
         return pool.proj(merge_heads(mixed))
 
-    def pull(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        weight = torch.cat([layer.weight for layer in layers()])
-        return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ weight.to(q)
-
     def layers() -> list[Any]:
         return [pool.q, pool.k, pool.v] if pool.qkv is None else [pool.qkv]
+
+    pull = pull_of(lambda: [layer.weight for layer in layers()])
 
     def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
         if isinstance(pool, AttentionPool2d):
@@ -189,9 +187,7 @@ def timm_block(block: Any) -> Block:
     def mlp(x: Tensor) -> Tensor:
         return block.ls2(block.mlp(x))
 
-    def pull(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ attn.qkv.weight.to(q)
-
+    pull = pull_of(lambda: [attn.qkv.weight])
     affine = isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity) and is_linear(attn.qkv)
     return Block(
         heads, block.norm1, qkv, value, out, block, block.norm2, mlp, pull=pull if affine else None, host=block

@@ -18,7 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from eclip.backbones.backbone import Grid, Positions
-from eclip.backbones.blocks import Block, merge_heads, split_heads
+from eclip.backbones.blocks import Block, merge_heads, pull_of, split_heads
 from eclip.backbones.host import is_linear, last_part, original, read_weights
 from eclip.backbones.positions import resize_positions
 from eclip.backbones.timm_towers import timm_block
@@ -177,10 +177,7 @@ def eva_block(block: Any, rope: Tensor | None) -> Block:
             return block.norm2(gained)
         return gained if block.gamma_2 is None else block.gamma_2 * gained
 
-    def pull(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        weight = torch.cat([part.weight for part in apart]) if apart else attn.qkv.weight
-        return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ weight.to(q)
-
+    pull = pull_of(lambda: [part.weight for part in apart or (attn.qkv,)])
     affine = rope is None and isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity)
     affine = affine and all(is_linear(part) for part in apart or (attn.qkv,))
     norm1, norm2 = (nn.Identity(), nn.Identity()) if behind else (block.norm1, block.norm2)

@@ -13,9 +13,7 @@ from eclip.backbones.catalog import BESIDE
 def command(sources: Sequence[str], texts: Sequence[str], how: dict[str, Any]) -> str:
     """The shell command that repeats an explanation; `how` is that of an Explanation."""
     words = ["eclip", "explain", *question(sources, texts), "--model", how["model"], "--method", how["method"]]
-    words += [*_head(how["head"], how["method"]), *settings(how)]
-    for key, value in how["options"].items():
-        words += ["--set", f"{key}={value}"]
+    words += [*_head(how["head"], how["method"]), *settings(how), *_given("--set", how["options"])]
     words += ["--no-health"] if how["health"] is None else []
     return shlex.join(words)
 
@@ -45,12 +43,8 @@ def eval_command(data: str, root: Path | str | None, how: dict[str, Any], head: 
     words += ["--methods", ",".join(methods), "--models", ",".join(how["models"])]
     words += ["--protocol", how["protocol"]["name"], *([] if head is None else [f"--head={head}"])]
     for method, options in methods.items():
-        for key, value in options.items():
-            words += ["--set", f"{method}.{key}={value}"]
-    if how["refine"] is not None:
-        words += ["--refine", how["refine"]]
-        for key, value in how["refine_options"].items():
-            words += ["--refine-set", f"{key}={value}"]
+        words += _given("--set", options, f"{method}.")
+    words += _refined(how)
     device = next(iter(how["models"].values()))["device"]
     return shlex.join([*words, "--batch-size", str(how["batch_size"]), "--device", device])
 
@@ -68,15 +62,22 @@ def settings(how: dict[str, Any]) -> list[str]:
     words = ["--resize", how["resize"], "--positions", how["positions"], "--device", how["device"]]
     if how["image_size"] is not None:
         words += ["--image-size", str(how["image_size"])]
-    if how.get("refine") is not None:
-        words += ["--refine", how["refine"]]
-        for key, value in how["refine_options"].items():
-            words += ["--refine-set", f"{key}={value}"]
+    words += _refined(how)
     if how.get("versus") is not None:
         words += [f"--versus={how['versus']}"]
     for template in [how["templates"]] if isinstance(how["templates"], str) else how["templates"]:
         words += ["--template", template]
     return words
+
+
+def _refined(how: dict[str, Any]) -> list[str]:
+    if how.get("refine") is None:
+        return []
+    return ["--refine", how["refine"], *_given("--refine-set", how["refine_options"])]
+
+
+def _given(flag: str, options: dict[str, Any], owner: str = "") -> list[str]:
+    return [word for key, value in options.items() for word in (flag, f"{owner}{key}={value}")]
 
 
 def was_named(place: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""Files that are whole at any moment, folders that one run at a time has, the cache, and the hash of weights.
+"""Files that are whole at any moment, folders that one run at a time has, names, the cache, and the hash of weights.
 
 The lock is the operating system's: it goes with the process, however that ends.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -80,6 +81,11 @@ def replace_file(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> 
         if not isinstance(error, OSError):
             raise
         raise ResultError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
+
+
+def slug(text: str) -> str:
+    """Part of a file's name: letters, digits, hyphens, so that dots can join parts; short enough for file systems."""
+    return re.sub(r"\W+", "-", text).strip("-").encode(errors="ignore")[:80].decode(errors="ignore")
 
 
 def cache_folder(name: str) -> Path:

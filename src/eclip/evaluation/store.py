@@ -21,9 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eclip.errors import ResultError
-from eclip.files import replace_file
+from eclip.files import replace_file, slug
 from eclip.results.folder import check_no_other
-from eclip.results.marks import slug
 
 QUESTION, RESULTS, TABLE, PAIRS = "question.json", "results.json", "results.csv", "pairs.csv"
 FILES = (RESULTS, TABLE, PAIRS)

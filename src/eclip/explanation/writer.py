@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eclip.files import slug
 from eclip.results.command import compare_command
 from eclip.results.folder import FORMATS, Folder
-from eclip.results.marks import png, slug
+from eclip.results.marks import png
 from eclip.results.provenance import named
 
 if TYPE_CHECKING:

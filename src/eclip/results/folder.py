@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from eclip.errors import OptionError, ResultError
-from eclip.files import lock, replace_file
+from eclip.files import lock, replace_file, slug
 from eclip.results.earlier import MANIFEST, Earlier, asked_of, command_of, place_of
-from eclip.results.marks import MARK, is_ours, png, slug
+from eclip.results.marks import MARK, is_ours, png
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,11 +21,6 @@ def png(picture: Image.Image) -> bytes:
     info.add_text("Software", MARK.decode())
     picture.save(buffer, "PNG", compress_level=3, pnginfo=info)  # small as 6 on overlays, in a third of the time
     return buffer.getvalue()
-
-
-def slug(text: str) -> str:
-    """Part of a file's name: letters, digits, hyphens, so that dots can join parts; short enough for file systems."""
-    return re.sub(r"\W+", "-", text).strip("-").encode(errors="ignore")[:80].decode(errors="ignore")
 
 
 def is_ours(path: Path) -> bool:

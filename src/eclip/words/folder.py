@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eclip.files import slug
 from eclip.results.command import question
 from eclip.results.folder import FORMATS, Folder
-from eclip.results.marks import png, slug
+from eclip.results.marks import png
 
 if TYPE_CHECKING:
     from eclip.words.interactions import Box, Interactions

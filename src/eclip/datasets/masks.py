@@ -24,7 +24,7 @@ from typing import NamedTuple
 from eclip.datasets.binary import taken
 from eclip.datasets.layout import declares_void, read_classes, rows_of
 from eclip.datasets.mask_files import BACKGROUND, VOID, indexed
-from eclip.datasets.masked import Decode, Lazy, Masked, MaskSet, present
+from eclip.datasets.masked import Decode, Lazy, Masked, MaskSet, present, sides
 from eclip.errors import DataError, DataWarning, OptionError
 from eclip.images import EXTENSIONS
 
@@ -39,6 +39,7 @@ __all__ = [
     "plain_items",
     "present",
     "read_masks",
+    "sides",
 ]
 
 # fmt: off

@@ -43,7 +43,7 @@ CONTROLS: dict[str, Callable[[Sequence[int], Sequence[int]], Map]] = {
 }
 BOUND = "bound"
 NAMES = (*CONTROLS, BOUND)
-"""Of the maps that `control_maps` gives, in order."""
+"""Of the maps that `control_maps` gives, in this order."""
 
 
 def control_maps(
@@ -51,10 +51,11 @@ def control_maps(
     seed: Sequence[int],
     inside: Bool[np.ndarray, "height width"],
     outside: Bool[np.ndarray, "height width"],
-) -> list[Float[Tensor, "row col"]]:
+) -> dict[str, Float[Tensor, "row col"]]:
     """The maps of all controls, and the bound, for a class of a photo, in [0, 1]: they are resized as they are.
 
     So `ones` is everything at any threshold, and the bound of a thing that fills the photo as well.
     """
-    maps = [control(grid, seed) for control in CONTROLS.values()] + [grid_bound(inside, outside, grid)]
-    return [torch.from_numpy(one).float() for one in maps]
+    maps = {name: control(grid, seed) for name, control in CONTROLS.items()}
+    maps[BOUND] = grid_bound(inside, outside, grid)
+    return {name: torch.from_numpy(one).float() for name, one in maps.items()}

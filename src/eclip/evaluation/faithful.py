@@ -7,8 +7,7 @@ baseline that every method must beat, for each fill anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -17,11 +16,11 @@ from torch import Tensor
 
 from eclip.backbones.blocks import cosine
 from eclip.backbones.encoding import Encoding, encode
-from eclip.datasets.masks import VOID, Masked, present
-from eclip.evaluation.baselines import NAMES, control_maps
+from eclip.evaluation.baselines import NAMES
 from eclip.evaluation.checks import check_controls
+from eclip.evaluation.pairs import Batch, PairTask, Scores
 from eclip.evaluation.protocols import Faithful
-from eclip.evaluation.query import Asked, joined, opened
+from eclip.evaluation.query import Asked, joined
 from eclip.evaluation.row import Row, mean_rows
 from eclip.evaluation.store import Part
 from eclip.heatmap import normalize, resize
@@ -32,56 +31,31 @@ WAYS = {"deletion": deletion, "insertion": insertion}
 SCORES = ("score", "accuracy")
 
 
-class FaithfulTask:
-    """Scores pairs of a photo and a class that it shows.
+class FaithfulTask(PairTask):
+    """Scores pairs of an image and a class that it shows.
 
     Args:
         asked: the question; its protocol has rules of class `Faithful`.
     """
 
     def __init__(self, asked: Asked) -> None:
+        super().__init__(asked)
         assert isinstance(asked.protocol.rules, Faithful)
-        self.asked, self.rules = asked, asked.protocol.rules
-        self.columns = {number: column for column, number in enumerate(asked.classes)}
-        self.text = asked.texts()
-        backbone = asked.backbone
+        self.rules, backbone = asked.protocol.rules, asked.backbone
         mean, std = (torch.tensor(one, dtype=torch.float32, device="cpu") for one in (backbone.mean, backbone.std))
         self.black, self.white = -mean / std, (1 - mean) / std
         self.kinds = [(way, name) for name in self.rules.fills for way in WAYS]
 
-    def score(self, items: Sequence[Masked], start: int) -> Part:
-        """What a batch of photos gives; `start` is the place of the first in the data set."""
-        found, failures = opened(items, start)
-        gaps: dict[str, str] = {}
-        seconds: dict[str, float] = {"forward": 0.0}
-        photos, numbers, filled, curves = [], [], [], []
-        for group, encoding, spent in self.asked.encoded(found):
-            seconds["forward"] += spent
-            own = [present(one.mask, self.rules.least) for one in group]
-            shown = [[self.columns[number] for number in each] for each in own]
-            maps = dict(self.asked.try_maps(encoding, self.text, shown, gaps, seconds))
-            for image, one in enumerate(group):
-                for place, number in enumerate(own[image]):
-                    inside = one.mask == number
-                    outside = ~inside & (one.mask != VOID)
-                    raw = [each[image][place] for each in maps.values()]
-                    raw += control_maps(encoding.grid, (one.place, number), inside, outside)
-                    column = shown[image][place]
-                    curves.append(np.stack([self._walks(each, encoding, image, column, one.place) for each in raw]))
-                    photos.append(one.place)
-                    numbers.append(number)
-                    filled.append(not outside.any())
-        names = [name for name in self.asked.methods if name not in gaps] + [*NAMES]
-        arrays: dict[str, NDArray[Any]] = {"names": np.array(names)}
-        if photos:
-            arrays |= {"photos": np.array(photos), "numbers": np.array(numbers), "filled": np.array(filled)}
-            arrays["curves"] = np.stack(curves)
-        return Part(arrays, seconds, len(found), gaps, failures)
+    def scores(self, batch: Batch) -> Iterator[Scores]:
+        """Of each pair of a batch, image after image."""
+        for pair in self.pairs(batch):
+            filled, seen = not pair.outside.any(), (batch.encoding, pair.image, pair.column, pair.photo.place)
+            yield {name: {"curves": self._walks(raw, *seen), "filled": filled} for name, raw in pair.maps.items()}
 
     def _walks(self, raw: Tensor, encoding: Encoding, image: int, column: int, seed: int) -> NDArray[np.float64]:
         """Curves (kind, step, score) of one map."""
         pixels = encoding.pixels[image]
-        heat = resize(normalize(raw.float()), (pixels.shape[1], pixels.shape[2])).numpy()
+        heat = resize(normalize(raw), (pixels.shape[1], pixels.shape[2])).numpy()
 
         def asked(pictures: Tensor) -> Tensor:
             seen = encode(self.asked.backbone, pictures, 0, self.asked.protocol.positions)

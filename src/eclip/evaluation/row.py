@@ -58,7 +58,7 @@ def mean_rows(
     for column, name in enumerate(names):
         own = values[:, column].astype(float)
         replicates = weights.means(own)
-        found = {key: number(_mean(own[:, i]), replicates[:, i]) for i, key in enumerate(keys)}
+        found = {key: number(known_mean(own[:, i]), replicates[:, i]) for i, key in enumerate(keys)}
         each = [
             {"photo": int(item), "class": int(one), **dict(zip(keys, pair.tolist(), strict=True))}
             for item, one, pair in zip(whole["items"], whole["numbers"], own, strict=True)
@@ -67,6 +67,7 @@ def mean_rows(
     return rows
 
 
-def _mean(values: Float[np.ndarray, " pair"]) -> float:
+def known_mean(values: Float[np.ndarray, " pair"]) -> float:
+    """Of those that are known; NaN where none is."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else np.nan

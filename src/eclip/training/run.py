@@ -25,12 +25,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eclip.backbones.head import EclipHead, with_head
+from eclip.backbones.head import EclipHead
 from eclip.backbones.load import load
 from eclip.datasets.caption_sources import digest, read_pairs
 from eclip.datasets.masks import MaskSet, read_masks
 from eclip.errors import DataError, OptionError, TrainingError
-from eclip.methods import METHODS
 from eclip.results.folder import check_no_other
 from eclip.results.provenance import made_by, versions
 from eclip.training import checkpoint, distributed
@@ -38,7 +37,7 @@ from eclip.training import log as log_module
 from eclip.training.config import CHECKPOINT, FREE, TrainConfig
 from eclip.training.data import Cached, Looking, Material, Places, Streamed, Tell
 from eclip.training.learner import Learner
-from eclip.training.validation import localize
+from eclip.training.validation import Validation
 from eclip.training.word_prompts import Kin, as_words
 
 BAD_SHARE, BAD_LEAST = 0.05, 200
@@ -81,7 +80,7 @@ class Run:
         self.config, self.rank, self.world = config, rank, world
         self.tell = tell if rank == 0 else lambda *_: None
         self.folder = Path(config.out)
-        self.masks = None if config.masks is None else _some(read_masks(config.masks), config.mask_count)
+        masks = None if config.masks is None else _some(read_masks(config.masks), config.mask_count)
         pairs, self.unusable = read_pairs(
             config.train_data,
             image_key=config.image_key,
@@ -102,6 +101,9 @@ class Run:
             self.backbone, config.source, init=config.init, hidden=config.hidden, text=config.text, seed=config.seed
         )
         self.learner = Learner(self.head, self.backbone.logit_scale, config)
+        self.validation: Validation | None = None
+        if masks is not None and rank == 0:
+            self.validation = Validation(masks, self.backbone, config.source, image_size=config.image_size)
         self.kin: Kin | None = None
         self.noted: set[tuple[str, str]] = set()
         self._orders: dict[int, tuple[Places, Places, Places]] = {}
@@ -239,15 +241,8 @@ class Run:
 
     def _score(self, log: log_module.Journal, epoch: int, step: int) -> None:
         """How well the map lies on things now, on the photos with masks."""
-        if self.masks is not None and self.rank == 0:
-            backbone = with_head(self.backbone, self.head)
-            record = localize(
-                lambda encoding, text: {"eclip": METHODS["eclip"](encoding, text)},
-                self.masks,
-                backbone,
-                image_size=self.config.image_size,
-                keep=1,
-            )["eclip"]
+        if self.validation is not None:
+            record = self.validation.score(self.head)
             log.note("scores", step=step, epoch=epoch, msc=record.msc, miou=record.miou, threshold=record.threshold)
             self.tell("scores", epoch, self.config.epochs, f"mSC {100 * record.msc:.1f}  mIoU {100 * record.miou:.1f}")
         distributed.wait(self.learner.device)

@@ -1,0 +1,117 @@
+"""What the tasks that score pairs share: each image is encoded once, and each class it shows is a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eclip.backbones.encoding import Encoding
+from eclip.datasets.masks import Masked, present, sides
+from eclip.evaluation.baselines import NAMES, control_maps
+from eclip.evaluation.protocols import Faithful, Localize, Sanity
+from eclip.evaluation.query import Asked, Opened, opened
+from eclip.evaluation.store import Part
+
+Scores = dict[str, dict[str, Any]]
+"""Numbers of a pair by the name of a method or control, and by their own."""
+
+
+class Batch(NamedTuple):
+    """Images of one grid.
+
+    Attributes:
+        photos: of which each shows a class.
+        encoding: of them.
+        numbers: classes that each shows.
+        shown: their places among the texts.
+        gaps: methods that do not apply, and why; filled by whoever asks for maps.
+        seconds: spent on each method, likewise.
+    """
+
+    photos: list[Opened]
+    encoding: Encoding
+    numbers: list[list[int]]
+    shown: list[list[int]]
+    gaps: dict[str, str]
+    seconds: dict[str, float]
+
+
+class Pair(NamedTuple):
+    """A class that an image shows.
+
+    Attributes:
+        image: place in the batch.
+        photo: the image and its mask.
+        number: of the class.
+        column: of its text.
+        inside: pixels of the class.
+        outside: pixels of anything else, void left out.
+        maps: raw maps (row, col) of methods and controls by name.
+    """
+
+    image: int
+    photo: Opened
+    number: int
+    column: int
+    inside: Bool[np.ndarray, "height width"]
+    outside: Bool[np.ndarray, "height width"]
+    maps: dict[str, Tensor]
+
+
+class PairTask:
+    """Scores pairs of an image and a class that it shows.
+
+    Args:
+        asked: the question; its protocol has rules of the task.
+    """
+
+    controls: ClassVar[Sequence[str]] = NAMES
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        assert isinstance(asked.protocol.rules, Localize | Faithful | Sanity)
+        self.least = asked.protocol.rules.least
+        self.columns = {number: column for column, number in enumerate(asked.classes)}
+        self.text = asked.texts()
+
+    def score(self, items: Sequence[Masked], start: int) -> Part:
+        """What a batch of images gives; `start` is the place of the first in the data set."""
+        found, failures = opened(items, start)
+        gaps, seconds = dict[str, str](), {"forward": 0.0}
+        places: list[tuple[int, int]] = []
+        scores: list[Scores] = []
+        for group, encoding, spent in self.asked.encoded([one for one in found if present(one.mask, self.least)]):
+            seconds["forward"] += spent
+            numbers = [present(one.mask, self.least) for one in group]
+            shown = [[self.columns[number] for number in own] for own in numbers]
+            places += [(one.place, number) for one, own in zip(group, numbers, strict=True) for number in own]
+            scores += self.scores(Batch(group, encoding, numbers, shown, gaps, seconds))
+        names = [*(name for name in self.asked.methods if name not in gaps), *self.controls]
+        arrays: dict[str, NDArray[Any]] = {"names": np.array(names)}
+        if scores:
+            arrays["photos"], arrays["numbers"] = np.array(places).T
+            if names:
+                arrays |= {
+                    key: np.array([[pair[name][key] for name in names] for pair in scores])
+                    for key in scores[0][names[0]]
+                }
+        return Part(arrays, seconds, len(found), gaps, failures)
+
+    def scores(self, batch: Batch) -> Iterator[Scores]:
+        """Of each pair of a batch, image after image."""
+        raise NotImplementedError
+
+    def pairs(self, batch: Batch) -> Iterator[Pair]:
+        """The pairs of a batch with the maps of all methods, and of controls."""
+        maps = dict(self.asked.try_maps(batch.encoding, self.text, batch.shown, batch.gaps, batch.seconds))
+        for image, photo in enumerate(batch.photos):
+            for place, number in enumerate(batch.numbers[image]):
+                inside, outside = sides(photo.mask, number)
+                own = {name: each[image][place].float() for name, each in maps.items()}
+                own |= control_maps(batch.encoding.grid, (photo.place, number), inside, outside)
+                yield Pair(image, photo, number, batch.shown[image][place], inside, outside, own)

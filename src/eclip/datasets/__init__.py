@@ -43,7 +43,7 @@ class Dataset:
         layout: files and folders that are looked for.
         summary: what it is, in one line.
         prepares: what `eclip datasets prepare` makes of it, in one line; empty where there is nothing to do.
-        needs: the extra without which it cannot be read; empty for none.
+        needs: the extra without which it cannot be prepared; empty for none.
     """
 
     name: str
@@ -81,7 +81,6 @@ class Dataset:
             LayoutError: a file or folder is missing; the first such path and the layout are named.
             DataError: a file is not as it must be.
             OptionError: there is no such split, or no root.
-            MissingExtraError: a package that it needs is not installed.
 
         Warns:
             DataWarning: files are passed over, or masks were not taken for class numbers.
@@ -149,6 +148,10 @@ class Dataset:
         Raises:
             OptionError: there is nothing to prepare.
             DataError: what it is made of is missing or broken.
+            MissingExtraError: a package that it needs is not installed.
+
+        Warns:
+            DataWarning: something of it cannot be used, and is left out.
         """
         if not self.prepares:
             raise OptionError(f"{self.name} needs no preparation: it is read as it is.")
@@ -231,14 +234,18 @@ DATASETS: dict[str, Dataset] = {one.name: one for one in (
             prepares="SegmentationClassContext/*.png from trainval/*.mat, 459 ids to 59 classes"),
     Dataset("coco2017", "masks", "coco2017", "coco", ("val2017", "train2017"),
             {"val2017": (5000,), "train2017": (118287,)},
-            "val2017/ or images/val2017/, and annotations/instances_val2017.json",
+            "val2017/ or images/val2017/, and eclip_masks/val2017/, which `eclip datasets prepare coco2017` makes from "
+            "annotations/instances_val2017.json",
             "COCO 2017, 80 classes of things and background.",
-            prepares="eclip_masks/SPLIT/*.png, so that no outline need be drawn again", needs="data"),
+            prepares="eclip_masks/SPLIT/*.png from the outlines of annotations/instances_SPLIT.json", needs="data"),
     Dataset("coco2017_stuff", "masks", "coco2017_stuff", "coco", ("val2017", "train2017"),
             {"val2017": (5000,), "train2017": (118287,)},
-            "val2017/ or images/val2017/, and annotations/val2017/*_labelTrainIds.png, or "
-            "stuff_val2017_pixelmaps/*.png with annotations/instances_val2017.json",
-            "COCO-Stuff 164k, 80 classes of things and 91 of stuff, no background."),
+            "val2017/ or images/val2017/, and annotations/val2017/*_labelTrainIds.png, or eclip_masks/stuff_val2017/, "
+            "which `eclip datasets prepare coco2017_stuff` makes from stuff_val2017_pixelmaps/*.png and "
+            "annotations/instances_val2017.json",
+            "COCO-Stuff 164k, 80 classes of things and 91 of stuff, no background.",
+            prepares="eclip_masks/stuff_SPLIT/*.png from stuff_SPLIT_pixelmaps/*.png, with things painted over",
+            needs="data"),
     Dataset("ade20k", "masks", "ade20k", "ADEChallengeData2016", ("validation", "training"),
             {"validation": (2000,), "training": (20210,)},
             "ADEChallengeData2016/{images/validation, annotations/validation, objectInfo150.txt}",

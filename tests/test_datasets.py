@@ -18,7 +18,7 @@ from scipy.io import savemat
 from typer.testing import CliRunner
 
 from eclip.cli import app
-from eclip.datasets import DATASETS
+from eclip.datasets import DATASETS, PACKS, dataset
 from eclip.datasets.caption_sources import read_pairs
 from eclip.datasets.coco_annotations import read_annotations
 from eclip.datasets.mask_files import VOID, indexed, red_green, short, thing
@@ -66,7 +66,7 @@ def masks_of(name: str, root: Path, split: str | None = None) -> tuple[MaskSet, 
 
 
 def pairs_of(name: str, root: Path, split: str | None = None) -> PairSet:
-    found = DATASETS[name].read(root, split)
+    found = dataset(name).read(root, split)
     assert isinstance(found, PairSet)
     return found
 
@@ -583,7 +583,7 @@ def test_names_of_imagenet_stay_when_photos_are_missing(tmp_path: Path) -> None:
     data = (tmp_path / "one.jpg").read_bytes()
     tar(tmp_path / "all-000.tar", {"0.jpg": data, "0.txt": b"St. Bernard", "2.jpg": data, "2.txt": b"crane"})
     with pytest.raises(LayoutError, match=r"index.tsv: no such file.*KEY.txt, index.tsv"):
-        DATASETS["imagenet1k_one_each"].read(tmp_path)
+        PACKS["imagenet1k_one_each"].read(tmp_path)
     sources = ("n01_St._Bernard.JPEG", "n02_great_white_shark.JPEG", "n03_crane.JPEG", "n04_crane.JPEG")
     rows = "".join(f"all\tall-{place:03}.tar\t{place}\t{source}\t9\n" for place, source in enumerate(sources))
     text(tmp_path / "index.tsv", f"split\tshard\tkey\tsource_name\tbytes\n{rows}")
@@ -730,6 +730,7 @@ def test_the_command_line_lists_verifies_and_prepares(tmp_path: Path) -> None:
     assert {row["name"]: row["kind"] for row in json.loads(listed.stdout)} == {
         name: one.kind for name, one in DATASETS.items()
     }
+    assert not DATASETS.keys() & PACKS.keys() and "(pack)" not in listed.stdout, "what nobody else has is on no list"
     coco(tmp_path)
     wrong = run(app, ["datasets", "verify", "coco2017", "--root", str(tmp_path), "--json"])
     assert wrong.exit_code == 1 and "datasets prepare" in json.loads(wrong.stdout)["problems"][0]
@@ -765,19 +766,17 @@ def test_a_stopped_preparation_goes_on(tmp_path: Path) -> None:
 @real
 @pytest.mark.parametrize(
     ("name", "split"),
-    [(name, split) for name, one in DATASETS.items() if "(pack)" in one.summary for split in one.splits],
+    [(name, split) for name, one in PACKS.items() for split in one.splits],
 )
 def test_the_packs_are_whole(name: str, split: str) -> None:
-    found = DATASETS[name].verify(DATA / DATASETS[name].folder, split)
+    found = dataset(name).verify(DATA / PACKS[name].folder, split)
     assert found.problems == () and found.found in found.expected != ()
 
 
 @real
 def test_what_the_packs_call_their_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ECLIP_DATA", str(DATA))
-    found = {
-        name: DATASETS[name].read() for name in ("voc2012seg", "coco80seg", "camvid", "davis2016val", "caltech101")
-    }
+    found = {name: dataset(name).read() for name in ("voc2012seg", "coco80seg", "camvid", "davis2016val", "caltech101")}
     assert {name: len(one.classes or ()) for name, one in found.items()} == {
         **{"voc2012seg": 20, "coco80seg": 80, "camvid": 11, "davis2016val": 14, "caltech101": 100}
     }

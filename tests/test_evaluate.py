@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -534,6 +535,31 @@ def test_other_code_is_another_question(masks: MaskSet, tmp_path: Path, monkeypa
     monkeypatch.setattr(sys.modules["eclip.evaluation.evaluate"], "_code", lambda: "other")
     with pytest.raises(ResultError, match=r'code was .*, now "other"'):
         evaluate(masks, **asked)
+
+
+def test_the_code_of_a_run_is_that_of_the_whole_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["eclip.evaluation.evaluate"]
+    before, copy = module._code(), tmp_path / "eclip"
+    shutil.copytree(Path(eclip.__file__).parent, copy, ignore=shutil.ignore_patterns("assets", "__pycache__"))
+    monkeypatch.setattr(module, "HOME", copy)
+    assert module._code() == before
+    for name in ("methods/gem.py", "evaluation/localize.py", "__init__.py"):
+        file, now = copy / name, module._code()
+        data = file.read_bytes()
+        file.write_bytes(data.replace(b" ", b"\t", 1))
+        assert module._code() != now, name
+        file.write_bytes(data)
+
+
+def test_weights_are_named_without_asking_the_model() -> None:
+    """Some adapters register their weights anew when they are asked for a `state_dict`."""
+    module, backbone = sys.modules["eclip.evaluation.evaluate"], tiny.backbone("resnet")
+    before = module._digest(backbone)
+    backbone.model.__dict__["state_dict"] = None
+    assert module._digest(backbone) == before
+    running = next(one for name, one in backbone.model.named_buffers() if name.endswith("running_mean"))
+    running += 1
+    assert module._digest(backbone) != before, "what a normalization has counted is part of the model"
 
 
 def test_photos_that_failed_are_tried_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

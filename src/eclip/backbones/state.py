@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from functools import partial
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -109,3 +112,12 @@ def _settings(kind: type[nn.Module], own: dict[str, Any]) -> str:
     """
     simple = (bool, int, float, str, list, tuple, dict) if kind.__module__.startswith(ADAPTED) else (bool, float, str)
     return str({key: value for key, value in own.items() if isinstance(value, simple) and not key.endswith("hooks")})
+
+
+def weights_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """64 hexadecimal digits that follow from tensors and their names, whatever the device they are on."""
+    whole = hashlib.sha256()
+    for name, tensor in tensors:
+        whole.update(name.encode())
+        whole.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return whole.hexdigest()

@@ -14,12 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, SupportsIndex
 
-import torch
-
 from eclip.backbones.backbone import Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
+from eclip.backbones.host import named_tensors
 from eclip.backbones.load import backbone_of, is_loaded, load
+from eclip.backbones.state import weights_digest
 from eclip.datasets import dataset
 from eclip.datasets.masks import Masked, MaskSet
 from eclip.datasets.pair import PairSet
@@ -273,10 +273,6 @@ def _code() -> str:
 
 
 def _digest(backbone: Backbone) -> str:
-    """16 hexadecimal digits that follow from every weight of the model and of its head."""
-    whole = hashlib.sha256()
-    for module in (backbone.model, backbone.head):
-        for key, value in () if module is None else module.state_dict().items():
-            whole.update(key.encode())
-            whole.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return whole.hexdigest()[:16]
+    """16 hexadecimal digits that follow from every weight of the model and of its head, and from their buffers."""
+    modules = [module for module in (backbone.model, backbone.head) if module is not None]
+    return weights_digest(pair for module in modules for pair in named_tensors(module))[:16]

@@ -27,6 +27,8 @@ from torch import Tensor
 from eclip.backbones.backbone import Backbone, plainly
 from eclip.backbones.encoding import encode
 from eclip.backbones.head import head_rows
+from eclip.backbones.host import named_tensors
+from eclip.backbones.state import weights_digest
 from eclip.datasets.caption_sources import Pair, digest
 from eclip.errors import DataError, ImageError, ResultError, TextCutWarning
 from eclip.guides import GUIDES, Seen, on_grid
@@ -287,13 +289,9 @@ def _state(value: Any) -> Any:
 
 
 def _weights(backbone: Backbone, *, image_side: bool) -> str:
-    """Hash of the weights of one side, whatever the device."""
-    hashed = hashlib.sha256()
-    for name, value in backbone.model.state_dict().items():
-        if name.startswith(backbone.visual) == image_side:
-            hashed.update(name.encode())
-            hashed.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return hashed.hexdigest()
+    """Hash of the weights and buffers of one side."""
+    own = named_tensors(backbone.model)
+    return weights_digest(one for one in own if one[0].startswith(backbone.visual) == image_side)
 
 
 def _key(*parts: Any) -> str:

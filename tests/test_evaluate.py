@@ -160,11 +160,11 @@ def test_a_run_that_was_stopped_ends_with_the_same_numbers(found: Evaluation, ma
 
     settings: dict[str, Any] = {"methods": ASKED, "models": tiny.backbone("vit"), "batch_size": 3}
     with pytest.raises(Stop):
-        evaluate(masks, out=tmp_path, tell=stop, **settings)
+        evaluate(masks, out=tmp_path, on_progress=stop, **settings)
     assert not (tmp_path / "results.json").exists()
     [first] = sorted((tmp_path / "parts").rglob("*.npz"))
     before, heard = first.read_bytes(), []
-    again = evaluate(masks, out=tmp_path, tell=lambda *told: heard.append(told), **settings)
+    again = evaluate(masks, out=tmp_path, on_progress=lambda *told: heard.append(told), **settings)
     assert [one for one in heard if one[0] == "vit"] == [("vit", 3, 7), ("vit", 6, 7), ("vit", 7, 7)]
     assert first.read_bytes() == before and untimed(again) == untimed(found)
     for name in ("results.csv", "pairs.csv"):
@@ -224,8 +224,8 @@ def test_a_photo_that_was_mended_is_measured_and_nothing_else(folder: Path, tmp_
     file = tmp_path / "many/images/04.png"
     file.write_bytes((folder / "images/0.png").read_bytes())  # its size in bytes is another now
     heard: list[int] = []
-    tell = lambda what, done, _: None if "examples" in what else heard.append(done)  # noqa: E731
-    again = evaluate(many, out=tmp_path / "run", tell=tell, **asked)
+    on_progress = lambda what, done, _: None if "examples" in what else heard.append(done)  # noqa: E731
+    again = evaluate(many, out=tmp_path / "run", on_progress=on_progress, **asked)
     assert heard == [17, 21] and again.results["failures"] == []
     assert untimed(again) == untimed(evaluate(many, out=tmp_path / "fresh", **asked))
 
@@ -581,7 +581,7 @@ def test_photos_that_failed_are_tried_again(folder: Path, tmp_path: Path, monkey
         patch.setattr(Masked, "open", away)
         assert [one["source"] for one in evaluate(many, **asked).results["failures"]] == ["04"]
     heard: list[int] = []
-    again = evaluate(many, tell=lambda _, done, __: heard.append(done), examples=0, **asked)
+    again = evaluate(many, on_progress=lambda _, done, __: heard.append(done), examples=0, **asked)
     assert again.results["failures"] == [] and rows(again)["itsm"]["pairs"] == 42
     assert heard == [17, 21], "the one batch alone"
 

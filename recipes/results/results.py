@@ -72,12 +72,12 @@ def measure(data: Path, runs: Path, only: str | None) -> dict[str, dict[str, Any
         if only is not None and only not in job.name:
             continue
 
-        def tell(_: str, done: int, total: int, name: str = job.name) -> None:
+        def on_progress(_: str, done: int, total: int, name: str = job.name) -> None:
             print(f"\r{name}: {done} of {total}", end="", flush=True)
 
         asked = {"models": "mini", "examples": 0, **job.asked}
         found[job.name] = eclip.evaluate(
-            job.pack, root=data / job.pack, out=runs / job.name, tell=tell, **asked
+            job.pack, root=data / job.pack, out=runs / job.name, on_progress=on_progress, **asked
         ).results
         print()
     return found

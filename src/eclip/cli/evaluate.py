@@ -145,10 +145,10 @@ def _run(data: str, out: Path, settings: dict[str, Any]) -> Evaluation:
     with options.progressing() as progress:
         task = progress.add_task("loading", total=None)
 
-        def tell(model: str, done: int, total: int) -> None:
+        def on_progress(model: str, done: int, total: int) -> None:
             progress.update(task, description=f"{model} on {data}", completed=done, total=total)
 
-        return measured(data, out=out, tell=tell, **settings)
+        return measured(data, out=out, on_progress=on_progress, **settings)
 
 
 def _show(found: Evaluation) -> None:

@@ -31,7 +31,7 @@ from eclip.evaluation.examples import draw_examples
 from eclip.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Localize, Protocol, protocol_of
 from eclip.evaluation.query import Asked
 from eclip.evaluation.row import Row
-from eclip.evaluation.store import Part, Parts, open_run
+from eclip.evaluation.store import BatchResult, Store, open_run
 from eclip.methods import AnyMethod, check_methods, options_for
 from eclip.methods.naming import method_names
 from eclip.refinements import check_refinement
@@ -47,7 +47,7 @@ PASSING = ("transformers", "scikit-learn")
 MOST_FAILURES = 0.05
 """A larger share of photos that cannot be read stops a run: its numbers would be those of other photos."""
 WANTED = {"masks": "masks", "pairs": "captions or names"}
-Tell = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None]
 """Hears of the progress: the model, or what is drawn, photos done, photos in all."""
 
 
@@ -71,7 +71,7 @@ def evaluate(
     overwrite: bool = False,
     examples: SupportsIndex = 3,
     expected: str | Path | None = None,
-    tell: Tell = lambda *_: None,
+    on_progress: Progress = lambda *_: None,
 ) -> Evaluation:
     """Score methods on a data set.
 
@@ -99,10 +99,10 @@ def evaluate(
         examples: so many best and so many worst photos of each method are drawn; where maps are localized. 0 = none.
         expected: stored numbers that `Evaluation.check` will be asked for: before anything is measured, their protocol
             and data are compared with those of this question.
-        tell: hears of the progress.
+        on_progress: hears of the progress.
 
     Raises:
-        DataError: the set cannot be read, more than 5 % of its photos cannot be, none shows a class, or a control that
+        DataError: the set cannot be read, more than 5 % of its photos cannot be, none shows a class, or a baseline that
             knows neither text nor model is as good as the true masks.
         ResultError: the folder holds the run of another question, or cannot be written; or the stored numbers are those
             of another question.
@@ -165,9 +165,9 @@ def evaluate(
     found: Found = {}
     drawn: list[dict[str, Any]] = []
     for one, task in zip(asked, tasks, strict=True):
-        found[one.backbone.name] = _measure(one, task, folder, batch_size, tell)
+        found[one.backbone.name] = _measure(one, task, folder, batch_size, on_progress)
         if isinstance(rules.rules, Localize):
-            drawn += draw_examples(one, found[one.backbone.name][0], folder, examples, tell)
+            drawn += draw_examples(one, found[one.backbone.name][0], folder, examples, on_progress)
     repeat = None
     if isinstance(data, str) and PROTOCOLS.get(rules.name) == rules and all(is_loaded(one) for one in backbones):
         repeat = eval_command(data, root, question, head)
@@ -205,23 +205,25 @@ def _backbones(
     return found
 
 
-def _measure(asked: Asked, task: Task, folder: Path, batch_size: int, tell: Tell) -> tuple[list[Row], list[Part]]:
+def _measure(
+    asked: Asked, task: Task, folder: Path, batch_size: int, on_progress: Progress
+) -> tuple[list[Row], list[BatchResult]]:
     """Score the batches that are missing, and read them all."""
     items, name = asked.data.items, asked.backbone.name
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
-    parts = Parts(folder, name, [_of(asked.data, one).digest() for one in batches])
-    missing = parts.missing()
+    store = Store(folder, name, [_of(asked.data, one).digest() for one in batches])
+    missing = store.missing()
     done = len(items) - sum(len(batches[number]) for number in missing)
-    tell(name, done, len(items))
+    on_progress(name, done, len(items))
     failures: list[tuple[str, str]] = []
     for number in missing:
-        part = task.score(batches[number], number * batch_size)
-        parts.write(number, part)
-        failures += part.failures
+        result = task.score(batches[number], number * batch_size)
+        store.write(number, result)
+        failures += result.failures
         _check_failures(failures, len(items), asked.data.name)
         done += len(batches[number])
-        tell(name, done, len(items))
-    return task.record(parts), parts.notes()
+        on_progress(name, done, len(items))
+    return task.record(store), store.notes()
 
 
 def _check_failures(failures: list[tuple[str, str]], count: int, name: str) -> None:

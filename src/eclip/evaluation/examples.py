@@ -34,7 +34,7 @@ SIDES = 340, 212  # of the drawn photo, at most, in pixels
 BAND, LETTERS = 28, 13  # height of the line below, 240 in all, and of its letters
 TRUTH, EDGE = (110, 255, 190), (10, 30, 22)  # outline of the true mask, and its dark rim
 
-Tell = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ def chosen(row: Row, count: int) -> list[Example]:
     return found
 
 
-def draw_examples(asked: Asked, rows: Sequence[Row], folder: Path, count: int, tell: Tell) -> list[dict[str, Any]]:
+def draw_examples(
+    asked: Asked, rows: Sequence[Row], folder: Path, count: int, on_progress: Progress
+) -> list[dict[str, Any]]:
     """Draw the examples of each method that are not there yet.
 
     Args:
@@ -79,7 +81,7 @@ def draw_examples(asked: Asked, rows: Sequence[Row], folder: Path, count: int, t
         rows: what was scored of it.
         folder: of the run.
         count: best pairs of each method, and worst ones; 0 = none.
-        tell: hears of the progress: what is drawn, photos done, photos in all.
+        on_progress: hears of the progress: what is drawn, photos done, photos in all.
 
     Returns:
         As `Evaluation.results` has them.
@@ -90,7 +92,7 @@ def draw_examples(asked: Asked, rows: Sequence[Row], folder: Path, count: int, t
     """
     data = asked.data
     assert isinstance(data, MaskSet)
-    examples = [one for row in rows if not row.control for one in chosen(row, count)]
+    examples = [one for row in rows if not row.baseline for one in chosen(row, count)]
     files = {id(one): _file(asked.backbone.name, one) for one in examples}
     missing: dict[int, list[Example]] = {}
     for one in examples:
@@ -100,7 +102,7 @@ def draw_examples(asked: Asked, rows: Sequence[Row], folder: Path, count: int, t
     for done, (place, wanted) in enumerate(sorted(missing.items())):
         slow = [one.method for one in wanted if METHODS[one.method].kind == "perturbation"]
         by = f" (by {', '.join(dict.fromkeys(slow))}, which takes many passes)" if slow else ""
-        tell(f"examples of {asked.backbone.name}{by}", done, len(missing))
+        on_progress(f"examples of {asked.backbone.name}{by}", done, len(missing))
         found, failures = opened(data.items[place : place + 1], place)
         if failures:
             raise DataError(f"{failures[0][0]} was scored, but can no longer be read: {failures[0][1]}")
@@ -118,7 +120,7 @@ def draw_examples(asked: Asked, rows: Sequence[Row], folder: Path, count: int, t
                 picture = _drawn(photo, heat, inside, data.classes[one.pair["class"]], one.pair["iou"])
                 replace_file(folder / files[id(one)], lambda file, picture=picture: file.write(picture))  # type: ignore[misc]
     if missing:
-        tell(f"examples of {asked.backbone.name}", len(missing), len(missing))
+        on_progress(f"examples of {asked.backbone.name}", len(missing), len(missing))
     return [
         {
             "model": asked.backbone.name,

@@ -1,8 +1,8 @@
-"""The task "faithful": does the unaltered model need what a map calls warm? Insertion and deletion, with controls.
+"""The task "faithful": does the unaltered model need what a map calls warm? Insertion and deletion, with baselines.
 
 Scores are the model's own: cosine of photo and name, and whether that name is the best of all (zero-shot accuracy).
-Maps are laid on the pixels that the model sees. The control "ones" has no order, so its pixels come at random: the
-baseline that every method must beat, for each fill anew.
+Maps are laid on the pixels that the model sees. The baseline "ones" has no order, so its pixels come at random, for
+each fill anew: what every method must beat.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor
 from eclip.backbones.blocks import cosine
 from eclip.backbones.encoding import Encoding, encode
 from eclip.evaluation.baselines import NAMES
-from eclip.evaluation.checks import check_controls
+from eclip.evaluation.checks import check_baselines
 from eclip.evaluation.pairs import Batch, PairTask, Scores
 from eclip.evaluation.protocols import Faithful
 from eclip.evaluation.query import Asked, joined
 from eclip.evaluation.row import Row, mean_rows
-from eclip.evaluation.store import Part
+from eclip.evaluation.store import BatchResult
 from eclip.heatmap import normalize, resize
 from eclip.metrics.fills import fill
 from eclip.metrics.steps import Curve, area, deletion, insertion
@@ -69,18 +69,18 @@ class FaithfulTask(PairTask):
             curves.append(WAYS[way](asked, pixels, heat, other, steps=steps, up_to=share, seed=seed).scores)
         return np.stack(curves)
 
-    def record(self, parts: Iterable[Part]) -> list[Row]:
-        """A row for each method and control.
+    def record(self, results: Iterable[BatchResult]) -> list[Row]:
+        """A row for each method and baseline.
 
         Raises:
             DataError: no photo shows a class.
         """
-        whole, names = joined(parts, self.asked.data)
+        whole, names = joined(results, self.asked.data)
         curves = whole["curves"]  # pair name kind step score
         shares = np.linspace(0, self.rules.share, self.rules.steps + 1)
         keys = [f"{way}_{name}_{score}" for way, name in self.kinds for score in SCORES]
         pairs = np.array([[area(Curve(shares, each.swapaxes(0, 1))).ravel() for each in pair] for pair in curves])
-        check_controls(self.asked.data, {}, float(whole["filled"].mean()))
+        check_baselines(self.asked.data, {}, float(whole["filled"].mean()))
         rows = mean_rows(names, NAMES, keys, pairs, whole)
         for column, row in enumerate(rows):
             means = curves[:, column].mean(axis=0).round(6)  # kind step score

@@ -10,14 +10,14 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eclip.evaluation.baselines import CONTROLS, NAMES
+from eclip.evaluation.baselines import BASELINES, NAMES
 from eclip.evaluation.bootstrap import Number, Weights, number
-from eclip.evaluation.checks import check_controls
+from eclip.evaluation.checks import check_baselines
 from eclip.evaluation.pairs import Batch, PairTask, Scores
 from eclip.evaluation.protocols import Localize
 from eclip.evaluation.query import Asked, joined
 from eclip.evaluation.row import Row
-from eclip.evaluation.store import Part
+from eclip.evaluation.store import BatchResult
 from eclip.heatmap import normalize, resize
 from eclip.metrics.boxes import box_ious
 from eclip.metrics.localization import contrast, overlaps, record_of
@@ -62,20 +62,20 @@ class LocalizeTask(PairTask):
         own = {key: count.astype(np.int32) for key, count in zip(_COUNTS, counts, strict=True)}
         return {"means": np.array(means), **own, "boxes": boxes.astype(np.float32)}
 
-    def record(self, parts: Iterable[Part]) -> list[Row]:
-        """A row for each method and control.
+    def record(self, results: Iterable[BatchResult]) -> list[Row]:
+        """A row for each method and baseline.
 
         Raises:
             DataError: no photo shows a class.
         """
-        whole, names = joined(parts, self.asked.data)
+        whole, names = joined(results, self.asked.data)
         weights = Weights(whole["groups"])
         ious = whole["hits"] / whole["unions"]  # pair name threshold
         values = dict(zip(names, ious.mean(axis=0).max(axis=1).tolist(), strict=True))
         again = {name: weights.means(ious[:, column]).max(axis=1) for column, name in enumerate(names)}
-        best = max(CONTROLS, key=lambda name: values[name])
+        best = max(BASELINES, key=lambda name: values[name])
         everything = whole["hits"][:, names.index("ones")] == whole["unions"][:, names.index("ones")]
-        check_controls(self.asked.data, {name: values[name] for name in NAMES}, float(everything.all(axis=1).mean()))
+        check_baselines(self.asked.data, {name: values[name] for name in NAMES}, float(everything.all(axis=1).mean()))
         rows = []
         for column, name in enumerate(names):
             over = None if name in NAMES else number(values[name] - values[best], again[name] - again[best])

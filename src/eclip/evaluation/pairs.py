@@ -12,13 +12,13 @@ from torch import Tensor
 
 from eclip.backbones.encoding import Encoding
 from eclip.datasets.masks import Masked, present, sides
-from eclip.evaluation.baselines import NAMES, control_maps
+from eclip.evaluation.baselines import NAMES, baseline_maps
 from eclip.evaluation.protocols import Faithful, Localize, Sanity
 from eclip.evaluation.query import Asked, Opened, opened
-from eclip.evaluation.store import Part
+from eclip.evaluation.store import BatchResult
 
 Scores = dict[str, dict[str, Any]]
-"""Numbers of a pair by the name of a method or control, and by their own."""
+"""Numbers of a pair by the name of a method or baseline, and by their own."""
 
 
 class Batch(NamedTuple):
@@ -51,7 +51,7 @@ class Pair(NamedTuple):
         column: of its text.
         inside: pixels of the class.
         outside: pixels of anything else, void left out.
-        maps: raw maps (row, col) of methods and controls by name.
+        maps: raw maps (row, col) of methods and baselines by name.
     """
 
     image: int
@@ -70,7 +70,7 @@ class PairTask:
         asked: the question; its protocol has rules of the task.
     """
 
-    controls: ClassVar[Sequence[str]] = NAMES
+    baselines: ClassVar[Sequence[str]] = NAMES
 
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
@@ -79,7 +79,7 @@ class PairTask:
         self.columns = {number: column for column, number in enumerate(asked.classes)}
         self.text = asked.texts()
 
-    def score(self, items: Sequence[Masked], start: int) -> Part:
+    def score(self, items: Sequence[Masked], start: int) -> BatchResult:
         """What a batch of images gives; `start` is the place of the first in the data set."""
         found, failures = opened(items, start)
         gaps, seconds = dict[str, str](), {"forward": 0.0}
@@ -91,7 +91,7 @@ class PairTask:
             shown = [[self.columns[number] for number in own] for own in numbers]
             places += [(one.place, number) for one, own in zip(group, numbers, strict=True) for number in own]
             scores += self.scores(Batch(group, encoding, numbers, shown, gaps, seconds))
-        names = [*(name for name in self.asked.methods if name not in gaps), *self.controls]
+        names = [*(name for name in self.asked.methods if name not in gaps), *self.baselines]
         arrays: dict[str, NDArray[Any]] = {"names": np.array(names)}
         if scores:
             arrays["photos"], arrays["numbers"] = np.array(places).T
@@ -100,18 +100,18 @@ class PairTask:
                     key: np.array([[pair[name][key] for name in names] for pair in scores])
                     for key in scores[0][names[0]]
                 }
-        return Part(arrays, seconds, len(found), gaps, failures)
+        return BatchResult(arrays, seconds, len(found), gaps, failures)
 
     def scores(self, batch: Batch) -> Iterator[Scores]:
         """Of each pair of a batch, image after image."""
         raise NotImplementedError
 
     def pairs(self, batch: Batch) -> Iterator[Pair]:
-        """The pairs of a batch with the maps of all methods, and of controls."""
+        """The pairs of a batch with the maps of all methods, and of baselines."""
         maps = dict(self.asked.try_maps(batch.encoding, self.text, batch.shown, batch.gaps, batch.seconds))
         for image, photo in enumerate(batch.photos):
             for place, number in enumerate(batch.numbers[image]):
                 inside, outside = sides(photo.mask, number)
                 own = {name: each[image][place].float() for name, each in maps.items()}
-                own |= control_maps(batch.encoding.grid, (photo.place, number), inside, outside)
+                own |= baseline_maps(batch.encoding.grid, (photo.place, number), inside, outside)
                 yield Pair(image, photo, number, batch.shown[image][place], inside, outside, own)

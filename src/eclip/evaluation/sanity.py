@@ -27,7 +27,7 @@ from eclip.evaluation.pairs import Batch, PairTask, Scores
 from eclip.evaluation.protocols import Sanity
 from eclip.evaluation.query import Asked, joined
 from eclip.evaluation.row import Row, known_mean, mean_rows
-from eclip.evaluation.store import Part
+from eclip.evaluation.store import BatchResult
 from eclip.heatmap import mean_over_cells
 from eclip.metrics.sanity import rank_correlation
 from eclip.texts.encode import encode_texts
@@ -43,7 +43,7 @@ class SanityTask(PairTask):
         asked: the question; its protocol has rules of class `Sanity`.
     """
 
-    controls = ()
+    baselines = ()
 
     def __init__(self, asked: Asked) -> None:
         super().__init__(asked)
@@ -75,14 +75,14 @@ class SanityTask(PairTask):
                     for name, (known, silly, random) in coarse.items()
                 }
 
-    def record(self, parts: Iterable[Part]) -> list[Row]:
+    def record(self, results: Iterable[BatchResult]) -> list[Row]:
         """A row for each method.
 
         Raises:
             DataError: no photo shows a class.
             OptionError: no method has a meaning for this model.
         """
-        whole, names = joined(parts, self.asked.data)
+        whole, names = joined(results, self.asked.data)
         if not names:
             raise OptionError(f"none of {', '.join(self.asked.methods)} has a meaning on {self.asked.backbone.name}.")
         rows = mean_rows(names, (), KEYS, whole["values"], whole)

@@ -24,11 +24,11 @@ from eclip.datasets.masks import BACKGROUND, VOID, Masked
 from eclip.errors import DataError
 from eclip.evaluation.baselines import BOUND, random
 from eclip.evaluation.bootstrap import Weights, number
-from eclip.evaluation.checks import check_controls, nothing_shown
+from eclip.evaluation.checks import check_baselines, nothing_shown
 from eclip.evaluation.protocols import Segment
 from eclip.evaluation.query import Asked, Opened, joined, opened
 from eclip.evaluation.row import Row
-from eclip.evaluation.store import Part
+from eclip.evaluation.store import BatchResult
 from eclip.methods import BETWEEN_TEXTS, METHODS
 from eclip.metrics.bound import grid_bound
 from eclip.metrics.segmentation import confusion
@@ -39,7 +39,7 @@ from eclip.segmentation.labels import Piece, label_pixels, pieces_of
 from eclip.segmentation.windows import check_windows
 from eclip.texts.encode import encode_texts
 
-CONTROLS = ("random", BOUND)
+BASELINES = ("random", BOUND)
 AT_ONCE = 16
 """Images, or windows, in one forward pass."""
 ALONE = (
@@ -80,7 +80,7 @@ class SegmentTask:
         self.labels[list(asked.classes)] = np.arange(1, len(asked.classes) + 1)
         self.labels[BACKGROUND] = 0 if self.behind else VOID
 
-    def score(self, items: Sequence[Masked], start: int) -> Part:
+    def score(self, items: Sequence[Masked], start: int) -> BatchResult:
         """What a batch of photos gives; `start` is the place of the first in the data set."""
         found, failures = opened(items, start)
         gaps, seconds = dict(self.gaps), {"forward": 0.0}
@@ -100,15 +100,15 @@ class SegmentTask:
                     name: label_pixels(own[place], size, self.words.places, **self.cuts)[0]
                     for name, own in pieces.items()
                 }
-                labels |= self._controls(one, truth)
+                labels |= self._baselines(one, truth)
                 photos.append(one.place)
                 counts.append({name: self._counts(each, truth) for name, each in labels.items()})
-        names = [name for name in self.asked.methods if name not in gaps] + [*CONTROLS]
+        names = [name for name in self.asked.methods if name not in gaps] + [*BASELINES]
         arrays: dict[str, NDArray[Any]] = {"names": np.array(names)}
         if photos:
             arrays["photos"] = np.array(photos)
             arrays["counts"] = np.array([[own[name] for name in names] for own in counts])
-        return Part(arrays, seconds, len(found), gaps, failures)
+        return BatchResult(arrays, seconds, len(found), gaps, failures)
 
     def _maps(
         self, photos: list[Image.Image], gaps: dict[str, str], seconds: dict[str, float]
@@ -131,7 +131,7 @@ class SegmentTask:
         patch = backbone.patch_size * min(height, width) / self.slid[2]  # in the image's own pixels
         return max(1, round(height / patch)), max(1, round(width / patch))
 
-    def _controls(self, one: Opened, truth: Int[np.ndarray, "height width"]) -> dict[str, Labels]:
+    def _baselines(self, one: Opened, truth: Int[np.ndarray, "height width"]) -> dict[str, Labels]:
         """Label maps that know neither text nor model, and that of the truth on the patch grid."""
         grid, size = self._grid(one), one.mask.shape
         labels = range(0 if self.behind else 1, len(self.words.names))
@@ -155,21 +155,21 @@ class SegmentTask:
         counted = confusion(labels.astype(np.int64), truth, len(self.words.names), void=VOID)
         return np.stack([counted.diagonal(), counted.sum(axis=1), counted.sum(axis=0)]).astype(np.int32)
 
-    def record(self, parts: Iterable[Part]) -> list[Row]:
-        """A row for each method and control.
+    def record(self, results: Iterable[BatchResult]) -> list[Row]:
+        """A row for each method and baseline.
 
         Raises:
             DataError: no photo could be read, or none shows a class.
         """
-        whole, names = joined(parts, self.asked.data)
+        whole, names = joined(results, self.asked.data)
         photos = whole["photos"]
         weights = Weights(whole["groups"])
         if not whole["counts"][:, 0, 1, 1:].any():  # background is no class
             why = nothing_shown(self.asked.data)
             raise DataError(f"no pixel of {self.asked.data.name} has a class that is asked for.{why}")
         totals = whole["counts"].sum(axis=0)  # name 3 label
-        scores = {name: float(np.nanmean(_ious(totals[[names.index(name)]].astype(float)))) for name in CONTROLS}
-        check_controls(self.asked.data, scores, 0.0, "" if self.behind or len(self.asked.classes) > 1 else ALONE)
+        scores = {name: float(np.nanmean(_ious(totals[[names.index(name)]].astype(float)))) for name in BASELINES}
+        check_baselines(self.asked.data, scores, 0.0, "" if self.behind or len(self.asked.classes) > 1 else ALONE)
         rows = []
         for column, name in enumerate(names):
             counts = whole["counts"][:, column].astype(float)  # photo 3 label
@@ -188,7 +188,7 @@ class SegmentTask:
                 if one != BACKGROUND or self.behind
             }
             shown, groups = (len(photos), len(np.unique(photos))), len(weights.groups)
-            rows.append(Row(name, name in CONTROLS, *shown, values, {"classes": classes}, groups=groups))
+            rows.append(Row(name, name in BASELINES, *shown, values, {"classes": classes}, groups=groups))
         return rows
 
 

@@ -83,11 +83,11 @@ def measure(data: Path, runs: Path, only: str | None) -> dict[str, dict[str, Any
     return found
 
 
-def cell(number: dict[str, float | None] | None, spread: bool = False) -> str:
+def cell(number: dict[str, float | None] | None, interval: bool = False) -> str:
     if number is None or number["value"] is None:
         return "-"
     text = f"{100 * number['value']:.1f}"
-    return f"{text} ({100 * number['low']:.1f} to {100 * number['high']:.1f})" if spread else text
+    return f"{text} ({100 * number['low']:.1f} to {100 * number['high']:.1f})" if interval else text
 
 
 def row(one: dict[str, Any], label: str, columns: list[str], headline: str) -> str:

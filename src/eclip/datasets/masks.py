@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eclip.datasets.binary import taken
-from eclip.datasets.layout import declares_void, read_classes, rows_of
+from eclip.datasets.layout import declares_void, read_classes, rows_of, some
 from eclip.datasets.mask_files import BACKGROUND, VOID, indexed
 from eclip.datasets.masked import Decode, Lazy, Masked, MaskSet, present, sides
 from eclip.errors import DataError, DataWarning, OptionError
@@ -166,7 +166,7 @@ def plain_rows(folder: Path, where: dict[str, str], group: Callable[[dict[str, s
         if left := sorted(photos.keys() - drawn.keys()):
             _tell(
                 f"{len(left)} of {len(photos)} photos in {images} have no mask of their name and are left out: "
-                f"{_some(left)}."
+                f"{some(left)}."
             )
     names = [row["name"] for row in rows]
     for at, known in ((images, photos), (masks, drawn)):
@@ -177,7 +177,7 @@ def plain_rows(folder: Path, where: dict[str, str], group: Callable[[dict[str, s
         masked = sum(name in unread for name in names)
         also = f", and so are the masks of {masked} of them" if masked else ""
         _tell(
-            f"{len(passed)} file{'s' * (len(passed) > 1)} in {images} of no kind that is read: {_some(passed)}, passed "
+            f"{len(passed)} file{'s' * (len(passed) > 1)} in {images} of no kind that is read: {some(passed)}, passed "
             f"over{also}. Save them as JPEG or PNG."
         )
     return [
@@ -239,10 +239,6 @@ def _pictures(folder: Path, inside: Iterable[str]) -> tuple[dict[str, list[str]]
 
 
 _NOT_OURS = ("Thumbs.db", "desktop.ini")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _tell(message: str) -> None:

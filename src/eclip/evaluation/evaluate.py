@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -27,7 +27,7 @@ from eclip.errors import DataError, DataWarning, OptionError
 from eclip.evaluation import Task, task_of
 from eclip.evaluation.checks import check_groups
 from eclip.evaluation.evaluation import SCHEMA, Evaluation, Found, check_question, data_of, results_of, write_results
-from eclip.evaluation.examples import draw_examples
+from eclip.evaluation.examples import Progress, draw_examples
 from eclip.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Localize, Protocol, protocol_of
 from eclip.evaluation.query import Asked
 from eclip.evaluation.row import Row
@@ -47,8 +47,6 @@ PASSING = ("transformers", "scikit-learn")
 MOST_FAILURES = 0.05
 """A larger share of photos that cannot be read stops a run: its numbers would be those of other photos."""
 WANTED = {"masks": "masks", "pairs": "captions or names"}
-Progress = Callable[[str, int, int], None]
-"""Hears of the progress: the model, or what is drawn, photos done, photos in all."""
 
 
 def evaluate(

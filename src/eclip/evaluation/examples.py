@@ -35,6 +35,7 @@ BAND, LETTERS = 28, 13  # height of the line below, 240 in all, and of its lette
 TRUTH, EDGE = (110, 255, 190), (10, 30, 22)  # outline of the true mask, and its dark rim
 
 Progress = Callable[[str, int, int], None]
+"""Hears of the progress: the model, or what is drawn, photos done, photos in all."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,11 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eclip.backbones.encoding import Encoding
 from eclip.evaluation.baselines import BASELINES, NAMES
 from eclip.evaluation.bootstrap import Number, Weights, number
 from eclip.evaluation.checks import check_baselines
-from eclip.evaluation.pairs import Batch, PairTask, Scores
+from eclip.evaluation.pairs import Pair, PairTask, Scores
 from eclip.evaluation.protocols import Localize
 from eclip.evaluation.query import Asked, joined
 from eclip.evaluation.row import Row
@@ -41,13 +42,12 @@ class LocalizeTask(PairTask):
         assert isinstance(asked.protocol.rules, Localize)
         self.thresholds = np.array(asked.protocol.rules.thresholds)
 
-    def scores(self, batch: Batch) -> Iterator[Scores]:
-        """Of each pair of a batch, image after image."""
-        for pair in self.pairs(batch):
-            heat = {name: raw if name in NAMES else normalize(raw) for name, raw in pair.maps.items()}
-            yield {name: self._pair(each, pair.inside, pair.outside) for name, each in heat.items()}
+    def pair(self, pair: Pair, encoding: Encoding) -> Scores:
+        """The scores of a pair."""
+        heat = {name: raw if name in NAMES else normalize(raw) for name, raw in pair.maps.items()}
+        return {name: self._numbers(each, pair.inside, pair.outside) for name, each in heat.items()}
 
-    def _pair(
+    def _numbers(
         self, normalized: Tensor, inside: Bool[np.ndarray, "height width"], outside: Bool[np.ndarray, "height width"]
     ) -> dict[str, NDArray[Any]]:
         """All numbers of one map of one class."""

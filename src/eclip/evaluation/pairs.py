@@ -18,27 +18,16 @@ from eclip.evaluation.query import Asked, Opened, opened
 from eclip.evaluation.store import BatchResult
 
 Scores = dict[str, dict[str, Any]]
-"""Numbers of a pair by the name of a method or baseline, and by their own."""
+"""Numbers of a pair, by the name of a method or baseline and by their own."""
 
 
 class Batch(NamedTuple):
-    """Images of one grid.
-
-    Attributes:
-        photos: of which each shows a class.
-        encoding: of them.
-        numbers: classes that each shows.
-        shown: their places among the texts.
-        gaps: methods that do not apply, and why; filled by whoever asks for maps.
-        seconds: spent on each method, likewise.
-    """
+    """Images of one grid, the classes that each shows, and these classes' places among the texts."""
 
     photos: list[Opened]
     encoding: Encoding
     numbers: list[list[int]]
     shown: list[list[int]]
-    gaps: dict[str, str]
-    seconds: dict[str, float]
 
 
 class Pair(NamedTuple):
@@ -47,8 +36,7 @@ class Pair(NamedTuple):
     Attributes:
         image: place in the batch.
         photo: the image and its mask.
-        number: of the class.
-        column: of its text.
+        column: of the class among the texts.
         inside: pixels of the class.
         outside: pixels of anything else, void left out.
         maps: raw maps (row, col) of methods and baselines by name.
@@ -56,7 +44,6 @@ class Pair(NamedTuple):
 
     image: int
     photo: Opened
-    number: int
     column: int
     inside: Bool[np.ndarray, "height width"]
     outside: Bool[np.ndarray, "height width"]
@@ -90,28 +77,25 @@ class PairTask:
             numbers = [present(one.mask, self.least) for one in group]
             shown = [[self.columns[number] for number in own] for own in numbers]
             places += [(one.place, number) for one, own in zip(group, numbers, strict=True) for number in own]
-            scores += self.scores(Batch(group, encoding, numbers, shown, gaps, seconds))
+            scores += self.scores(Batch(group, encoding, numbers, shown), gaps, seconds)
         names = [*(name for name in self.asked.methods if name not in gaps), *self.baselines]
         arrays: dict[str, NDArray[Any]] = {"names": np.array(names)}
         if scores:
             arrays["photos"], arrays["numbers"] = np.array(places).T
-            if names:
-                arrays |= {
-                    key: np.array([[pair[name][key] for name in names] for pair in scores])
-                    for key in scores[0][names[0]]
-                }
+            for key in scores[0][names[0]] if names else ():
+                arrays[key] = np.array([[pair[name][key] for name in names] for pair in scores])
         return BatchResult(arrays, seconds, len(found), gaps, failures)
 
-    def scores(self, batch: Batch) -> Iterator[Scores]:
-        """Of each pair of a batch, image after image."""
-        raise NotImplementedError
-
-    def pairs(self, batch: Batch) -> Iterator[Pair]:
-        """The pairs of a batch with the maps of all methods, and of baselines."""
-        maps = dict(self.asked.try_maps(batch.encoding, self.text, batch.shown, batch.gaps, batch.seconds))
+    def scores(self, batch: Batch, gaps: dict[str, str], seconds: dict[str, float]) -> Iterator[Scores]:
+        """Of each pair of a batch, image after image; methods that do not apply become gaps, and seconds are added."""
+        maps = dict(self.asked.try_maps(batch.encoding, self.text, batch.shown, gaps, seconds))
         for image, photo in enumerate(batch.photos):
             for place, number in enumerate(batch.numbers[image]):
                 inside, outside = sides(photo.mask, number)
                 own = {name: each[image][place].float() for name, each in maps.items()}
                 own |= baseline_maps(batch.encoding.grid, (photo.place, number), inside, outside)
-                yield Pair(image, photo, number, batch.shown[image][place], inside, outside, own)
+                yield self.pair(Pair(image, photo, batch.shown[image][place], inside, outside, own), batch.encoding)
+
+    def pair(self, pair: Pair, encoding: Encoding) -> Scores:
+        """The scores of a pair."""
+        raise NotImplementedError

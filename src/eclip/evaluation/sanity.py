@@ -52,14 +52,14 @@ class SanityTask(PairTask):
         self.more = torch.cat([self.text, nonsense])
         self.strange = replace(asked, backbone=shuffled(asked.backbone))
 
-    def scores(self, batch: Batch) -> Iterator[Scores]:
-        """Of each pair of a batch, image after image."""
-        asked, encoding, gaps, count = self.asked, batch.encoding, batch.gaps, len(self.text)
+    def scores(self, batch: Batch, gaps: dict[str, str], seconds: dict[str, float]) -> Iterator[Scores]:
+        """Of each pair of a batch, image after image; methods that do not apply become gaps, and seconds are added."""
+        asked, encoding, count = self.asked, batch.encoding, len(self.text)
         others = [_absent(each, count) for each in batch.shown]
         both = [each + other for each, other in zip(batch.shown, others, strict=True)]
         silly = [list(range(count, len(self.more)))] * len(batch.photos)
         strange = encode(self.strange.backbone, encoding.pixels, asked.keep, encoding.positions)
-        maps = dict(asked.try_maps(encoding, self.text, both, gaps, batch.seconds))
+        maps = dict(asked.try_maps(encoding, self.text, both, gaps, seconds))
         aside = dict(asked.try_maps(encoding, self.more, silly, gaps, {}))
         blind = dict(self.strange.try_maps(strange, self.text, batch.shown, gaps, {}))
         for image, own in enumerate(batch.shown):

@@ -22,7 +22,7 @@ from eclip.metrics.localization import Localization, Record
 from eclip.texts.encode import encode_texts
 
 KEPT_BYTES = 2**28
-"""Rows of more images than fit into this are encoded again for each score; 256 MiB hold 2,600 images of `mini`."""
+"""Rows of more images than fit into this are encoded again for each score; 256 MiB hold 520 images of `mini`."""
 Rows = tuple[list[Masked], Float[Tensor, "image patch channel"], tuple[int, int]]
 """Images of a batch, what a head reads of them, and their grid."""
 

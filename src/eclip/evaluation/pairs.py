@@ -72,7 +72,7 @@ class PairTask:
         gaps, seconds = dict[str, str](), {"forward": 0.0}
         places: list[tuple[int, int]] = []
         scores: list[Scores] = []
-        for group, encoding, spent in self.asked.encoded([one for one in found if present(one.mask, self.least)]):
+        for group, encoding, spent in self.asked.encoded(found):
             seconds["forward"] += spent
             numbers = [present(one.mask, self.least) for one in group]
             shown = [[self.columns[number] for number in own] for own in numbers]

@@ -41,7 +41,7 @@ from eclip.texts.encode import encode_texts
 
 BASELINES = ("random", BOUND)
 AT_ONCE = 16
-"""Images, or windows, in one forward pass."""
+"""Windows in one forward pass."""
 ALONE = (
     " Where there is one class and no background, every pixel must get its name: ask a protocol with background, such "
     "as ovseg-argmax-background, or explain-v1."
@@ -71,9 +71,7 @@ class SegmentTask:
         self.text = encode_texts(asked.backbone, self.words.texts, asked.protocol.templates)
         slid = check_windows(rules.window, rules.stride, asked.protocol.image_size if rules.window else None)
         self.slid = None if rules.window is None or slid is None else (rules.window, *slid)
-        self.view = (
-            (asked.protocol.image_size, asked.protocol.resize) if self.slid is None else (rules.window, "squash")
-        )
+        self.view = (rules.window, "squash") if self.slid else (asked.protocol.image_size, asked.protocol.resize)
         self.cuts = {key: getattr(rules, key) for key in ("scale", "prob_threshold", "area_threshold")}
         self.behind = bool(rules.background) or rules.prob_threshold is not None
         self.labels = np.full(VOID + 1, VOID, np.int64)  # of each number of a mask
@@ -91,9 +89,8 @@ class SegmentTask:
         photos: list[int] = []
         counts: list[dict[str, NDArray[np.int32]]] = []
         for group in groups.values():
-            pieces = pieces_of(
-                [one.photo for one in group], self.slid, AT_ONCE, lambda some, _: self._maps(some, gaps, seconds)
-            )
+            whole, at_once = [one.photo for one in group], AT_ONCE if self.slid else len(group)
+            pieces = pieces_of(whole, self.slid, at_once, lambda some, _: self._maps(some, gaps, seconds))
             for place, one in enumerate(group):
                 truth, size = self.labels[one.mask], one.mask.shape
                 labels = {

@@ -94,10 +94,9 @@ def draw_examples(
     data = asked.data
     assert isinstance(data, MaskSet)
     examples = [one for row in rows if not row.baseline for one in chosen(row, count)]
-    files = {id(one): _file(asked.backbone.name, one) for one in examples}
     missing: dict[int, list[Example]] = {}
     for one in examples:
-        if not (folder / files[id(one)]).is_file():
+        if not (folder / _file(asked.backbone.name, one)).is_file():
             missing.setdefault(one.pair["photo"], []).append(one)
     text = asked.texts() if missing else None
     for done, (place, wanted) in enumerate(sorted(missing.items())):
@@ -117,9 +116,10 @@ def draw_examples(
             maps = asked.maps(method, encoding, text, [[columns[number] for number in numbers]])[0][0]
             for one in own:
                 heat = normalize(maps[numbers.index(one.pair["class"])].float()).numpy()
-                inside = mask == one.pair["class"]
-                picture = _drawn(photo, heat, inside, data.classes[one.pair["class"]], one.pair["iou"])
-                replace_file(folder / files[id(one)], lambda file, picture=picture: file.write(picture))  # type: ignore[misc]
+                inside, name = mask == one.pair["class"], data.classes[one.pair["class"]]
+                picture = _drawn(photo, heat, inside, name, one.pair["iou"])
+                path = folder / _file(asked.backbone.name, one)
+                replace_file(path, lambda file, picture=picture: file.write(picture))  # type: ignore[misc]
     if missing:
         on_progress(f"examples of {asked.backbone.name}", len(missing), len(missing))
     return [
@@ -132,7 +132,7 @@ def draw_examples(
             "name": data.classes[one.pair["class"]],
             "iou": round(one.pair["iou"], 6),
             "msc": round(one.pair["msc"], 6),
-            "file": files[id(one)],
+            "file": _file(asked.backbone.name, one),
         }
         for one in examples
     ]

@@ -190,7 +190,7 @@ def _show(found: Evaluation) -> None:
 
 
 def _columns(results: dict[str, Any]) -> tuple[int, list[list[str]], list[bool]]:
-    """How many columns are names, all columns from their headings down, best row first, and which rows are baselines."""
+    """How many columns are names, all columns from their headings down, best row first, and which are of baselines."""
     from eclip.evaluation.report.table import keys_of, ranked
     from eclip.evaluation.report.text import column, headline, interval, shown
 

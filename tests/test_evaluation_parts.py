@@ -12,7 +12,7 @@ import pytest
 from eclip.errors import ResultError
 from eclip.evaluation.baselines import BASELINES, centre, random
 from eclip.evaluation.bootstrap import Weights, number
-from eclip.evaluation.store import BatchResult, Store, open_run
+from eclip.evaluation.store import BatchResult, ResultStore, open_run
 
 
 def test_sums_count_a_photo_as_often_as_its_weight() -> None:
@@ -49,18 +49,18 @@ def test_replicates_without_the_number_are_left_out_and_none_is_unknown() -> Non
 
 
 def test_parts_come_back_as_they_were_and_missing_ones_are_named(tmp_path: Path) -> None:
-    parts = Store(tmp_path, "hf:org/a model", "abc")
+    parts = ResultStore(tmp_path, "hf:org/a model", "abc")
     assert parts.missing() == [0, 1, 2]
     one = BatchResult(
         {"means": np.array([[0.25, -1.0]])}, {"forward": 0.5}, 4, {"rollout": "no blocks"}, [("a", "broken")]
     )
     parts.write(1, one)
-    assert Store(tmp_path, "hf:org/a model", "abc").missing() == [0, 1, 2], "what failed is tried again"
+    assert ResultStore(tmp_path, "hf:org/a model", "abc").missing() == [0, 1, 2], "what failed is tried again"
     parts.write(1, replace(one, failures=[]))
-    assert Store(tmp_path, "hf:org/a model", "abc").missing() == [0, 2]
-    assert Store(tmp_path, "hf:org/a model", "aBc").missing() == [0, 1, 2], "its files are others now"
+    assert ResultStore(tmp_path, "hf:org/a model", "abc").missing() == [0, 2]
+    assert ResultStore(tmp_path, "hf:org/a model", "aBc").missing() == [0, 1, 2], "its files are others now"
     parts.write(1, one)
-    assert Store(tmp_path, "other", "abc").missing() == [0, 1, 2]
+    assert ResultStore(tmp_path, "other", "abc").missing() == [0, 1, 2]
     for number_ in (0, 2):
         parts.write(number_, BatchResult({}))
     back = list(parts)[1]
@@ -69,7 +69,7 @@ def test_parts_come_back_as_they_were_and_missing_ones_are_named(tmp_path: Path)
 
 
 def test_a_broken_part_says_what_to_do(tmp_path: Path) -> None:
-    parts = Store(tmp_path, "m", "a")
+    parts = ResultStore(tmp_path, "m", "a")
     parts.write(0, BatchResult({"a": np.arange(9)}))
     file = next(tmp_path.rglob("*.npz"))
     file.write_bytes(file.read_bytes()[:50])
@@ -80,14 +80,14 @@ def test_a_broken_part_says_what_to_do(tmp_path: Path) -> None:
 def test_a_run_goes_on_with_the_same_question_alone(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     open_run(folder, {"methods": ["itsm"], "batch_size": 4})
-    Store(folder, "m", "a").write(0, BatchResult({}))
+    ResultStore(folder, "m", "a").write(0, BatchResult({}))
     open_run(folder, {"methods": ["itsm"], "batch_size": 4})
-    assert Store(folder, "m", "a").missing() == []
+    assert ResultStore(folder, "m", "a").missing() == []
     with pytest.raises(ResultError, match=r"batch_size was 4, now 8\): -o DIR .* --overwrite"):
         open_run(folder, {"methods": ["itsm"], "batch_size": 8})
-    assert Store(folder, "m", "a").missing() == [], "nothing is lost by asking"
+    assert ResultStore(folder, "m", "a").missing() == [], "nothing is lost by asking"
     open_run(folder, {"methods": ["itsm"], "batch_size": 8}, overwrite=True)
-    assert Store(folder, "m", "a").missing() == [0]
+    assert ResultStore(folder, "m", "a").missing() == [0]
     assert json.loads((folder / "question.json").read_text())["batch_size"] == 8
 
 

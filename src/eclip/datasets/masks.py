@@ -123,7 +123,7 @@ def listed_masks(
     return MaskSet(folder.resolve().name, dict(named), items, (note,) if note else ())
 
 
-class Row(NamedTuple):
+class PlainFiles(NamedTuple):
     """Files of a name in the plain layout, from `images/` and `masks/` on.
 
     Attributes:
@@ -139,7 +139,7 @@ class Row(NamedTuple):
     group: str
 
 
-def plain_rows(folder: Path, where: dict[str, str], group: Callable[[dict[str, str]], str]) -> list[Row]:
+def plain_rows(folder: Path, where: dict[str, str], group: Callable[[dict[str, str]], str]) -> list[PlainFiles]:
     """What the index names, or without one each mask, in order; see `listed_masks`.
 
     Raises:
@@ -181,18 +181,18 @@ def plain_rows(folder: Path, where: dict[str, str], group: Callable[[dict[str, s
             f"over{also}. Save them as JPEG or PNG."
         )
     return [
-        Row(name, photos.get(name, [f"{name}.jpg"])[0], drawn.get(name, [f"{name}.png"])[0], group(row).strip())
+        PlainFiles(name, photos.get(name, [f"{name}.jpg"])[0], drawn.get(name, [f"{name}.png"])[0], group(row).strip())
         for name, row in zip(names, rows, strict=True)
         if name not in unread
     ]
 
 
-def plain_items(folder: Path, rows: Sequence[Row], classes: Iterable[int], decode: Decode) -> Lazy:
+def plain_items(folder: Path, rows: Sequence[PlainFiles], classes: Iterable[int], decode: Decode) -> Lazy:
     """Records of rows of the plain layout."""
     return Lazy(rows, partial(_plain, folder, frozenset(classes), decode))
 
 
-def _plain(folder: Path, numbers: frozenset[int], decode: Decode, row: Row) -> Masked:
+def _plain(folder: Path, numbers: frozenset[int], decode: Decode, row: PlainFiles) -> Masked:
     return Masked(row.name, folder / "images" / row.photo, folder / "masks" / row.mask, numbers, decode, row.group)
 
 

@@ -27,11 +27,11 @@ from eclip.errors import DataError, DataWarning, OptionError
 from eclip.evaluation import Task, task_of
 from eclip.evaluation.checks import check_groups
 from eclip.evaluation.evaluation import SCHEMA, Evaluation, Found, check_question, data_of, results_of, write_results
-from eclip.evaluation.examples import Progress, draw_examples
+from eclip.evaluation.examples import OnProgress, draw_examples
 from eclip.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Localize, Protocol, protocol_of
 from eclip.evaluation.query import Asked
 from eclip.evaluation.row import Row
-from eclip.evaluation.store import BatchResult, Store, open_run
+from eclip.evaluation.store import BatchResult, ResultStore, open_run
 from eclip.methods import AnyMethod, check_methods, options_for
 from eclip.methods.naming import method_names
 from eclip.refinements import check_refinement
@@ -69,7 +69,7 @@ def evaluate(
     overwrite: bool = False,
     examples: SupportsIndex = 3,
     expected: str | Path | None = None,
-    on_progress: Progress = lambda *_: None,
+    on_progress: OnProgress = lambda *_: None,
 ) -> Evaluation:
     """Score methods on a data set.
 
@@ -204,12 +204,12 @@ def _backbones(
 
 
 def _measure(
-    asked: Asked, task: Task, folder: Path, batch_size: int, on_progress: Progress
+    asked: Asked, task: Task, folder: Path, batch_size: int, on_progress: OnProgress
 ) -> tuple[list[Row], list[BatchResult]]:
     """Score the batches that are missing, and read them all."""
     items, name = asked.data.items, asked.backbone.name
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
-    store = Store(folder, name, [_of(asked.data, one).digest() for one in batches])
+    store = ResultStore(folder, name, [_of(asked.data, one).digest() for one in batches])
     missing = store.missing()
     done = len(items) - sum(len(batches[number]) for number in missing)
     on_progress(name, done, len(items))

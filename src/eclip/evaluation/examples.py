@@ -34,7 +34,7 @@ SIDES = 340, 212  # of the drawn photo, at most, in pixels
 BAND, LETTERS = 28, 13  # height of the line below, 240 in all, and of its letters
 TRUTH, EDGE = (110, 255, 190), (10, 30, 22)  # outline of the true mask, and its dark rim
 
-Progress = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 """Hears of the progress: the model, or what is drawn, photos done, photos in all."""
 
 
@@ -73,7 +73,7 @@ def chosen(row: Row, count: int) -> list[Example]:
 
 
 def draw_examples(
-    asked: Asked, rows: Sequence[Row], folder: Path, count: int, on_progress: Progress
+    asked: Asked, rows: Sequence[Row], folder: Path, count: int, on_progress: OnProgress
 ) -> list[dict[str, Any]]:
     """Draw the examples of each method that are not there yet.
 

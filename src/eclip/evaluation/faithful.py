@@ -18,7 +18,7 @@ from eclip.backbones.blocks import cosine
 from eclip.backbones.encoding import Encoding, encode
 from eclip.evaluation.baselines import NAMES
 from eclip.evaluation.checks import check_baselines
-from eclip.evaluation.pairs import Pair, PairTask, Scores
+from eclip.evaluation.pair_task import PairTask, Scores, ShownClass
 from eclip.evaluation.protocols import Faithful
 from eclip.evaluation.query import Asked, joined
 from eclip.evaluation.row import Row, mean_rows
@@ -46,10 +46,10 @@ class FaithfulTask(PairTask):
         self.black, self.white = -mean / std, (1 - mean) / std
         self.kinds = [(way, name) for name in self.rules.fills for way in WAYS]
 
-    def pair(self, pair: Pair, encoding: Encoding) -> Scores:
-        """The scores of a pair."""
-        filled, seen = not pair.outside.any(), (encoding, pair.image, pair.column, pair.photo.place)
-        return {name: {"curves": self._walks(raw, *seen), "filled": filled} for name, raw in pair.maps.items()}
+    def score_class(self, shown: ShownClass, encoding: Encoding) -> Scores:
+        """The scores of a class that an image shows."""
+        filled, seen = not shown.outside.any(), (encoding, shown.image, shown.column, shown.photo.place)
+        return {name: {"curves": self._walks(raw, *seen), "filled": filled} for name, raw in shown.maps.items()}
 
     def _walks(self, raw: Tensor, encoding: Encoding, image: int, column: int, seed: int) -> NDArray[np.float64]:
         """Curves (kind, step, score) of one map."""

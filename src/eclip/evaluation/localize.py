@@ -14,7 +14,7 @@ from eclip.backbones.encoding import Encoding
 from eclip.evaluation.baselines import BASELINES, NAMES
 from eclip.evaluation.bootstrap import Number, Weights, number
 from eclip.evaluation.checks import check_baselines
-from eclip.evaluation.pairs import Pair, PairTask, Scores
+from eclip.evaluation.pair_task import PairTask, Scores, ShownClass
 from eclip.evaluation.protocols import Localize
 from eclip.evaluation.query import Asked, joined
 from eclip.evaluation.row import Row
@@ -42,10 +42,10 @@ class LocalizeTask(PairTask):
         assert isinstance(asked.protocol.rules, Localize)
         self.thresholds = np.array(asked.protocol.rules.thresholds)
 
-    def pair(self, pair: Pair, encoding: Encoding) -> Scores:
-        """The scores of a pair."""
-        heat = {name: raw if name in NAMES else normalize(raw) for name, raw in pair.maps.items()}
-        return {name: self._numbers(each, pair.inside, pair.outside) for name, each in heat.items()}
+    def score_class(self, shown: ShownClass, encoding: Encoding) -> Scores:
+        """The scores of a class that an image shows."""
+        heat = {name: raw if name in NAMES else normalize(raw) for name, raw in shown.maps.items()}
+        return {name: self._numbers(each, shown.inside, shown.outside) for name, each in heat.items()}
 
     def _numbers(
         self, normalized: Tensor, inside: Bool[np.ndarray, "height width"], outside: Bool[np.ndarray, "height width"]

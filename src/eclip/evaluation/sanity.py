@@ -23,7 +23,7 @@ from eclip.backbones.backbone import Backbone
 from eclip.backbones.encoding import encode
 from eclip.backbones.wrap import wrap
 from eclip.errors import OptionError
-from eclip.evaluation.pairs import Batch, PairTask, Scores
+from eclip.evaluation.pair_task import EncodedImages, PairTask, Scores
 from eclip.evaluation.protocols import Sanity
 from eclip.evaluation.query import Asked, joined
 from eclip.evaluation.row import Row, known_mean, mean_rows
@@ -52,7 +52,7 @@ class SanityTask(PairTask):
         self.more = torch.cat([self.text, nonsense])
         self.strange = replace(asked, backbone=shuffled(asked.backbone))
 
-    def scores(self, batch: Batch, gaps: dict[str, str], seconds: dict[str, float]) -> Iterator[Scores]:
+    def scores(self, batch: EncodedImages, gaps: dict[str, str], seconds: dict[str, float]) -> Iterator[Scores]:
         """Of each pair of a batch, image after image; methods that do not apply become gaps, and seconds are added."""
         asked, encoding, count = self.asked, batch.encoding, len(self.text)
         others = [_absent(each, count) for each in batch.shown]

@@ -56,7 +56,7 @@ class BatchResult:
     files: str = ""
 
 
-class Store:
+class ResultStore:
     """The results of one model, batch by batch, as parts on disk.
 
     Args:

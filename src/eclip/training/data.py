@@ -44,7 +44,7 @@ LAYOUT = 1
 Places = NDArray[np.int64]
 Texts = Sequence[tuple[str, ...]]
 """What each pair may be matched with."""
-Progress = Callable[[str, int, int, str], None]
+OnProgress = Callable[[str, int, int, str], None]
 """Hears (what is done, how many are done, of how many, a word on it)."""
 
 
@@ -224,7 +224,7 @@ class Cached:
         photos = sum(store.bytes_missing(self.count) for store in self.photo_stores)
         return photos + self.texts.bytes_missing(self.used)
 
-    def fill(self, on_progress: Progress, rank: int = 0, world: int = 1) -> None:
+    def fill(self, on_progress: OnProgress, rank: int = 0, world: int = 1) -> None:
         """Compute what is not there, shard by shard; each of `world` processes takes its own.
 
         Raises:

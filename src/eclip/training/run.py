@@ -35,7 +35,7 @@ from eclip.results.provenance import made_by, versions
 from eclip.training import checkpoint, distributed
 from eclip.training import log as log_module
 from eclip.training.config import CHECKPOINT, FREE, TrainConfig
-from eclip.training.data import Cached, PairData, PairEncoder, Places, Progress, Streamed
+from eclip.training.data import Cached, OnProgress, PairData, PairEncoder, Places, Streamed
 from eclip.training.learner import Learner
 from eclip.training.validation import Validation
 from eclip.training.word_prompts import FalseNegatives, as_words
@@ -44,7 +44,7 @@ BAD_SHARE, BAD_LEAST = 0.05, 200
 """More bad pairs than this stop a run, once so many pairs have been looked at."""
 
 
-def train(config: TrainConfig, *, resume: bool = False, on_progress: Progress = lambda *_: None) -> EclipHead:
+def train(config: TrainConfig, *, resume: bool = False, on_progress: OnProgress = lambda *_: None) -> EclipHead:
     """Train a head.
 
     Args:
@@ -76,7 +76,7 @@ def train(config: TrainConfig, *, resume: bool = False, on_progress: Progress = 
 class Run:
     """One process of a run."""
 
-    def __init__(self, config: TrainConfig, rank: int, world: int, device: str, on_progress: Progress) -> None:
+    def __init__(self, config: TrainConfig, rank: int, world: int, device: str, on_progress: OnProgress) -> None:
         self.config, self.rank, self.world = config, rank, world
         self.on_progress = on_progress if rank == 0 else lambda *_: None
         self.folder = Path(config.out)

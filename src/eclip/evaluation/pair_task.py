@@ -21,7 +21,7 @@ Scores = dict[str, dict[str, Any]]
 """Numbers of a pair, by the name of a method or baseline and by their own."""
 
 
-class Batch(NamedTuple):
+class EncodedImages(NamedTuple):
     """Images of one grid, the classes that each shows, and these classes' places among the texts."""
 
     photos: list[Opened]
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
     shown: list[list[int]]
 
 
-class Pair(NamedTuple):
+class ShownClass(NamedTuple):
     """A class that an image shows.
 
     Attributes:
@@ -77,7 +77,7 @@ class PairTask:
             numbers = [present(one.mask, self.least) for one in group]
             shown = [[self.columns[number] for number in own] for own in numbers]
             places += [(one.place, number) for one, own in zip(group, numbers, strict=True) for number in own]
-            scores += self.scores(Batch(group, encoding, numbers, shown), gaps, seconds)
+            scores += self.scores(EncodedImages(group, encoding, numbers, shown), gaps, seconds)
         names = [*(name for name in self.asked.methods if name not in gaps), *self.baselines]
         arrays: dict[str, NDArray[Any]] = {"names": np.array(names)}
         if scores:
@@ -86,7 +86,7 @@ class PairTask:
                 arrays[key] = np.array([[pair[name][key] for name in names] for pair in scores])
         return BatchResult(arrays, seconds, len(found), gaps, failures)
 
-    def scores(self, batch: Batch, gaps: dict[str, str], seconds: dict[str, float]) -> Iterator[Scores]:
+    def scores(self, batch: EncodedImages, gaps: dict[str, str], seconds: dict[str, float]) -> Iterator[Scores]:
         """Of each pair of a batch, image after image; methods that do not apply become gaps, and seconds are added."""
         maps = dict(self.asked.try_maps(batch.encoding, self.text, batch.shown, gaps, seconds))
         for image, photo in enumerate(batch.photos):
@@ -94,8 +94,9 @@ class PairTask:
                 inside, outside = sides(photo.mask, number)
                 own = {name: each[image][place].float() for name, each in maps.items()}
                 own |= baseline_maps(batch.encoding.grid, (photo.place, number), inside, outside)
-                yield self.pair(Pair(image, photo, batch.shown[image][place], inside, outside, own), batch.encoding)
+                one = ShownClass(image, photo, batch.shown[image][place], inside, outside, own)
+                yield self.score_class(one, batch.encoding)
 
-    def pair(self, pair: Pair, encoding: Encoding) -> Scores:
-        """The scores of a pair."""
+    def score_class(self, shown: ShownClass, encoding: Encoding) -> Scores:
+        """The scores of a class that an image shows."""
         raise NotImplementedError

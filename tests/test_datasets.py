@@ -10,7 +10,6 @@ import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,13 +18,12 @@ from scipy.io import savemat
 from typer.testing import CliRunner
 
 from eclip.cli import app
-from eclip.datasets import DATASETS
+from eclip.datasets import DATASETS, PACKS, dataset
 from eclip.datasets.caption_sources import read_pairs
-from eclip.datasets.coco_annotations import read_outlines
+from eclip.datasets.coco_annotations import read_annotations
 from eclip.datasets.mask_files import VOID, indexed, red_green, short, thing
 from eclip.datasets.masks import Lazy, Masked, MaskSet
 from eclip.datasets.pair import PairSet
-from eclip.datasets.records import records
 from eclip.errors import DataError, DataWarning, LayoutError, MissingExtraError, OptionError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -68,7 +66,7 @@ def masks_of(name: str, root: Path, split: str | None = None) -> tuple[MaskSet, 
 
 
 def pairs_of(name: str, root: Path, split: str | None = None) -> PairSet:
-    found = DATASETS[name].read(root, split)
+    found = dataset(name).read(root, split)
     assert isinstance(found, PairSet)
     return found
 
@@ -186,23 +184,30 @@ def test_coco2017_paints_objects_from_large_to_small_and_numbers_sparse_ids(tmp_
     if folder != "val2017":
         (tmp_path / "images").mkdir()
         (tmp_path / "val2017").rename(tmp_path / folder)
+    DATASETS["coco2017"].prepare(tmp_path)
     found, maps = masks_of("coco2017", tmp_path)
     assert found.classes == {1: "person", 2: "car", 3: "toothbrush"}
     assert maps == {"000000000009": [[0, 0, 0], [0, 0, 0]], "000000000139": HAND}
     assert isinstance(found.items, Lazy)
 
 
-def test_coco2017_prepared_is_coco2017(tmp_path: Path) -> None:
-    before = masks_of("coco2017", coco(tmp_path))
+@pytest.mark.parametrize("name", ["coco2017", "coco2017_stuff"])
+def test_coco_is_read_once_it_is_prepared(tmp_path: Path, name: str) -> None:
+    coco(tmp_path)
+    with pytest.raises(LayoutError, match=rf"images.json: no such file.*`eclip datasets prepare {name}` makes"):
+        DATASETS[name].read(tmp_path)
+
+
+def test_a_preparation_goes_on_and_is_done_once(tmp_path: Path) -> None:
+    coco(tmp_path)
     part = tmp_path / "eclip_masks" / "val2017.part"
     gray(part / "000000000009.png", [[1, 1, 1], [1, 1, 1]])  # of a run that was stopped: kept
-    assert masks_of("coco2017", tmp_path)[1] == before[1], "what is not finished is not read"
     done: list[tuple[int, int]] = []
     DATASETS["coco2017"].prepare(tmp_path, None, lambda *one: done.append(one))
     assert done == [(1, 2), (2, 2)] and not part.exists()
     (tmp_path / "annotations" / "instances_val2017.json").unlink()
     found, maps = masks_of("coco2017", tmp_path)
-    assert found.classes == before[0].classes
+    assert found.classes == {1: "person", 2: "car", 3: "toothbrush"}
     assert maps == {"000000000009": [[1, 1, 1], [1, 1, 1]], "000000000139": HAND}
     assert DATASETS["coco2017"].prepare(tmp_path) == tmp_path / "eclip_masks" / "val2017", "again is nothing to do"
 
@@ -218,6 +223,7 @@ def test_run_lengths_are_read_packed_and_unpacked(tmp_path: Path) -> None:
     whole["annotations"][1]["segmentation"] = {"size": [4, 6], "counts": packed["counts"].decode()}
     whole["annotations"][0]["segmentation"] = {"size": [4, 6], "counts": [0, 1, 23]}
     file.write_text(json.dumps(whole))
+    DATASETS["coco2017"].prepare(tmp_path)
     mask = DATASETS["coco2017"].read(tmp_path).items[1].read()
     wanted = np.array([[0, 0, 0, VOID, VOID, VOID]] * 4)
     wanted[1:3, 2], wanted[0, 0] = 3, 2
@@ -238,6 +244,7 @@ def test_coco2017_stuff_paints_things_on_pixel_maps(tmp_path: Path) -> None:
     coco(tmp_path)
     palette(tmp_path / "stuff_val2017_pixelmaps" / "000000000009.png", [[92, 182, 0], [183, 183, 124]])
     palette(tmp_path / "stuff_val2017_pixelmaps" / "000000000139.png", [[183] * 6] * 3 + [[157] * 6])
+    DATASETS["coco2017_stuff"].prepare(tmp_path)
     _, maps = masks_of("coco2017_stuff", tmp_path)
     assert maps["000000000009"] == [[81, 171, VOID], [VOID, VOID, 113]]
     brush, car, sky = 80, 3, 146
@@ -250,37 +257,16 @@ def test_outlines_need_pycocotools_and_say_so(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "pycocotools", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'eclip\[data\]'"):
-        DATASETS["coco2017"].read(tmp_path)
-
-
-def test_records_of_a_large_file_are_read_again_from_their_places(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "large.json"
-    whole = {
-        "info": {"a": [1, {"b": "]}"}]},
-        "none": [],
-        "one": [{"n": n, "name": 'é"\\' * n} for n in range(40)],
-        "two": [n - 20 for n in range(40)],
-    }
-    file.write_text(json.dumps(whole, ensure_ascii=False, indent=2), encoding="utf-8")
-    for chunk in (1, 7, 1 << 20):  # a piece ends anywhere
-        monkeypatch.setattr("eclip.datasets.records._CHUNK", chunk)
-        found: dict[str, list[Any]] = {"one": [], "two": []}
-        data = file.read_bytes()
-        for key, offset, size, value in records(file):
-            again = json.loads(data[offset : offset + size])
-            found[key].append(again)
-            assert value == again if key == "two" else value["n"] == again["n"]
-        assert found == {"one": whole["one"], "two": whole["two"]}
+        DATASETS["coco2017"].prepare(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ('{"images": [{"id": 1', "cut short"),
-        ('{"images": 3} [', "must have images and categories"),
-        ("[1]", r"{ expected at byte 0, got \["),
+        ('{"images": 3} [', "cut short, or no JSON: Extra data"),
+        ('{"images": []}', "must have images and categories"),
+        ("[1]", "must be a JSON object, got a list"),
         ('{"images": [{"id": 1}]}', "not of COCO's form"),
         ('{"annotations": [{"image_id": 7}], "images": [{"id": 1, "file_name": "a", "height": 1, "width": 1}], '
          '"categories": [{"id": 1, "name": "a"}]}', "an annotation of the image 7, which it does not list"),
@@ -289,7 +275,7 @@ def test_records_of_a_large_file_are_read_again_from_their_places(
 def test_annotations_that_are_not_of_cocos_form(tmp_path: Path, content: str, message: str) -> None:
     text(tmp_path / "a.json", content)
     with pytest.raises(DataError, match=message):
-        read_outlines(tmp_path / "a.json")
+        read_annotations(tmp_path / "a.json")
 
 
 # ImageNet-S and ADE20K
@@ -597,7 +583,7 @@ def test_names_of_imagenet_stay_when_photos_are_missing(tmp_path: Path) -> None:
     data = (tmp_path / "one.jpg").read_bytes()
     tar(tmp_path / "all-000.tar", {"0.jpg": data, "0.txt": b"St. Bernard", "2.jpg": data, "2.txt": b"crane"})
     with pytest.raises(LayoutError, match=r"index.tsv: no such file.*KEY.txt, index.tsv"):
-        DATASETS["imagenet1k_one_each"].read(tmp_path)
+        PACKS["imagenet1k_one_each"].read(tmp_path)
     sources = ("n01_St._Bernard.JPEG", "n02_great_white_shark.JPEG", "n03_crane.JPEG", "n04_crane.JPEG")
     rows = "".join(f"all\tall-{place:03}.tar\t{place}\t{source}\t9\n" for place, source in enumerate(sources))
     text(tmp_path / "index.tsv", f"split\tshard\tkey\tsource_name\tbytes\n{rows}")
@@ -627,23 +613,6 @@ def test_items_are_made_when_asked_for(tmp_path: Path) -> None:
     assert len(items) == 118_287 and not made
     assert items[-1].name == "118286" and [one.name for one in items[10:30:10]] == ["10", "20"]
     assert made == [118_286, 10, 20]
-
-
-def test_a_large_annotation_file_costs_its_places_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import tracemalloc
-
-    monkeypatch.setattr("eclip.datasets.records._CHUNK", 1 << 15)
-    root, count = coco(tmp_path), 500
-    file = root / "annotations" / "instances_val2017.json"
-    whole = json.loads(file.read_text())
-    whole["annotations"] = [{**whole["annotations"][0], "segmentation": [[1.5] * 600]}] * count
-    file.write_text(json.dumps(whole))
-    tracemalloc.start()
-    found = read_outlines(file)
-    held, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert len(found.spans) == count and file.stat().st_size > 1.5e6
-    assert held < 0.05e6 and peak < 0.5e6, "the file is never in memory as a whole"
 
 
 def test_digest_follows_names_sizes_and_classes(tmp_path: Path) -> None:
@@ -761,9 +730,10 @@ def test_the_command_line_lists_verifies_and_prepares(tmp_path: Path) -> None:
     assert {row["name"]: row["kind"] for row in json.loads(listed.stdout)} == {
         name: one.kind for name, one in DATASETS.items()
     }
+    assert not DATASETS.keys() & PACKS.keys() and "(pack)" not in listed.stdout, "what nobody else has is on no list"
     coco(tmp_path)
     wrong = run(app, ["datasets", "verify", "coco2017", "--root", str(tmp_path), "--json"])
-    assert wrong.exit_code == 1 and json.loads(wrong.stdout)["found"] == 2
+    assert wrong.exit_code == 1 and "datasets prepare" in json.loads(wrong.stdout)["problems"][0]
     made = run(app, ["datasets", "prepare", "coco2017", "--root", str(tmp_path)])
     assert made.exit_code == 0 and (tmp_path / "eclip_masks" / "val2017" / "000000000139.png").is_file()
     plain(tmp_path / "mine", "1\tdog\n", [[0, 1, 1], [0, 0, 0]])
@@ -796,19 +766,17 @@ def test_a_stopped_preparation_goes_on(tmp_path: Path) -> None:
 @real
 @pytest.mark.parametrize(
     ("name", "split"),
-    [(name, split) for name, one in DATASETS.items() if "(pack)" in one.summary for split in one.splits],
+    [(name, split) for name, one in PACKS.items() for split in one.splits],
 )
 def test_the_packs_are_whole(name: str, split: str) -> None:
-    found = DATASETS[name].verify(DATA / DATASETS[name].folder, split)
+    found = dataset(name).verify(DATA / PACKS[name].folder, split)
     assert found.problems == () and found.found in found.expected != ()
 
 
 @real
 def test_what_the_packs_call_their_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ECLIP_DATA", str(DATA))
-    found = {
-        name: DATASETS[name].read() for name in ("voc2012seg", "coco80seg", "camvid", "davis2016val", "caltech101")
-    }
+    found = {name: dataset(name).read() for name in ("voc2012seg", "coco80seg", "camvid", "davis2016val", "caltech101")}
     assert {name: len(one.classes or ()) for name, one in found.items()} == {
         **{"voc2012seg": 20, "coco80seg": 80, "camvid": 11, "davis2016val": 14, "caltech101": 100}
     }

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,7 +144,7 @@ def test_held_out_thresholds_come_from_the_other_half(found: Evaluation, masks: 
         mask = item.read()
         for one in present(mask):
             halves[place % 2].add(one, heat.heatmap(0, one - 1), mask == one, (mask != one) & (mask != VOID))
-    even, odd = (np.array(half.curves) for half in halves)
+    even, odd = (np.array(half.hits) / np.array(half.unions) for half in halves)
     wanted = even[:, odd.mean(0).argmax()].sum() + odd[:, even.mean(0).argmax()].sum()
     assert value(found, "surgery", "miou_held_out") == pytest.approx(wanted / 11, abs=2e-3)
     assert value(found, "surgery", "miou_held_out") <= value(found, "surgery", "miou")
@@ -159,11 +160,11 @@ def test_a_run_that_was_stopped_ends_with_the_same_numbers(found: Evaluation, ma
 
     settings: dict[str, Any] = {"methods": ASKED, "models": tiny.backbone("vit"), "batch_size": 3}
     with pytest.raises(Stop):
-        evaluate(masks, out=tmp_path, tell=stop, **settings)
+        evaluate(masks, out=tmp_path, on_progress=stop, **settings)
     assert not (tmp_path / "results.json").exists()
     [first] = sorted((tmp_path / "parts").rglob("*.npz"))
     before, heard = first.read_bytes(), []
-    again = evaluate(masks, out=tmp_path, tell=lambda *told: heard.append(told), **settings)
+    again = evaluate(masks, out=tmp_path, on_progress=lambda *told: heard.append(told), **settings)
     assert [one for one in heard if one[0] == "vit"] == [("vit", 3, 7), ("vit", 6, 7), ("vit", 7, 7)]
     assert first.read_bytes() == before and untimed(again) == untimed(found)
     for name in ("results.csv", "pairs.csv"):
@@ -223,8 +224,8 @@ def test_a_photo_that_was_mended_is_measured_and_nothing_else(folder: Path, tmp_
     file = tmp_path / "many/images/04.png"
     file.write_bytes((folder / "images/0.png").read_bytes())  # its size in bytes is another now
     heard: list[int] = []
-    tell = lambda what, done, _: None if "examples" in what else heard.append(done)  # noqa: E731
-    again = evaluate(many, out=tmp_path / "run", tell=tell, **asked)
+    on_progress = lambda what, done, _: None if "examples" in what else heard.append(done)  # noqa: E731
+    again = evaluate(many, out=tmp_path / "run", on_progress=on_progress, **asked)
     assert heard == [17, 21] and again.results["failures"] == []
     assert untimed(again) == untimed(evaluate(many, out=tmp_path / "fresh", **asked))
 
@@ -536,6 +537,31 @@ def test_other_code_is_another_question(masks: MaskSet, tmp_path: Path, monkeypa
         evaluate(masks, **asked)
 
 
+def test_the_code_of_a_run_is_that_of_the_whole_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["eclip.evaluation.evaluate"]
+    before, copy = module._code(), tmp_path / "eclip"
+    shutil.copytree(Path(eclip.__file__).parent, copy, ignore=shutil.ignore_patterns("assets", "__pycache__"))
+    monkeypatch.setattr(module, "HOME", copy)
+    assert module._code() == before
+    for name in ("methods/gem.py", "evaluation/localize.py", "__init__.py"):
+        file, now = copy / name, module._code()
+        data = file.read_bytes()
+        file.write_bytes(data.replace(b" ", b"\t", 1))
+        assert module._code() != now, name
+        file.write_bytes(data)
+
+
+def test_weights_are_named_without_asking_the_model() -> None:
+    """Some adapters register their weights anew when they are asked for a `state_dict`."""
+    module, backbone = sys.modules["eclip.evaluation.evaluate"], tiny.backbone("resnet")
+    before = module._digest(backbone)
+    backbone.model.__dict__["state_dict"] = None
+    assert module._digest(backbone) == before
+    running = next(one for name, one in backbone.model.named_buffers() if name.endswith("running_mean"))
+    running += 1
+    assert module._digest(backbone) != before, "what a normalization has counted is part of the model"
+
+
 def test_photos_that_failed_are_tried_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     many = broken(folder, tmp_path / "many", 21, [])
     asked: dict[str, Any] = {
@@ -555,7 +581,7 @@ def test_photos_that_failed_are_tried_again(folder: Path, tmp_path: Path, monkey
         patch.setattr(Masked, "open", away)
         assert [one["source"] for one in evaluate(many, **asked).results["failures"]] == ["04"]
     heard: list[int] = []
-    again = evaluate(many, tell=lambda _, done, __: heard.append(done), examples=0, **asked)
+    again = evaluate(many, on_progress=lambda _, done, __: heard.append(done), examples=0, **asked)
     assert again.results["failures"] == [] and rows(again)["itsm"]["pairs"] == 42
     assert heard == [17, 21], "the one batch alone"
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from eclip.errors import ResultError
-from eclip.evaluation.baselines import CONTROLS, centre, random
+from eclip.evaluation.baselines import BASELINES, centre, random
 from eclip.evaluation.bootstrap import Weights, number
-from eclip.evaluation.store import Part, Parts, open_run
+from eclip.evaluation.store import BatchResult, ResultStore, open_run
 
 
 def test_sums_count_a_photo_as_often_as_its_weight() -> None:
@@ -49,26 +49,28 @@ def test_replicates_without_the_number_are_left_out_and_none_is_unknown() -> Non
 
 
 def test_parts_come_back_as_they_were_and_missing_ones_are_named(tmp_path: Path) -> None:
-    parts = Parts(tmp_path, "hf:org/a model", "abc")
+    parts = ResultStore(tmp_path, "hf:org/a model", "abc")
     assert parts.missing() == [0, 1, 2]
-    one = Part({"means": np.array([[0.25, -1.0]])}, {"forward": 0.5}, 4, {"rollout": "no blocks"}, [("a", "broken")])
+    one = BatchResult(
+        {"means": np.array([[0.25, -1.0]])}, {"forward": 0.5}, 4, {"rollout": "no blocks"}, [("a", "broken")]
+    )
     parts.write(1, one)
-    assert Parts(tmp_path, "hf:org/a model", "abc").missing() == [0, 1, 2], "what failed is tried again"
+    assert ResultStore(tmp_path, "hf:org/a model", "abc").missing() == [0, 1, 2], "what failed is tried again"
     parts.write(1, replace(one, failures=[]))
-    assert Parts(tmp_path, "hf:org/a model", "abc").missing() == [0, 2]
-    assert Parts(tmp_path, "hf:org/a model", "aBc").missing() == [0, 1, 2], "its files are others now"
+    assert ResultStore(tmp_path, "hf:org/a model", "abc").missing() == [0, 2]
+    assert ResultStore(tmp_path, "hf:org/a model", "aBc").missing() == [0, 1, 2], "its files are others now"
     parts.write(1, one)
-    assert Parts(tmp_path, "other", "abc").missing() == [0, 1, 2]
+    assert ResultStore(tmp_path, "other", "abc").missing() == [0, 1, 2]
     for number_ in (0, 2):
-        parts.write(number_, Part({}))
+        parts.write(number_, BatchResult({}))
     back = list(parts)[1]
     assert back.arrays["means"].tolist() == [[0.25, -1.0]] and back.arrays["means"].dtype == np.float64
     assert (back.seconds, back.photos, back.gaps, back.failures) == (one.seconds, 4, one.gaps, one.failures)
 
 
 def test_a_broken_part_says_what_to_do(tmp_path: Path) -> None:
-    parts = Parts(tmp_path, "m", "a")
-    parts.write(0, Part({"a": np.arange(9)}))
+    parts = ResultStore(tmp_path, "m", "a")
+    parts.write(0, BatchResult({"a": np.arange(9)}))
     file = next(tmp_path.rglob("*.npz"))
     file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(ResultError, match=r"000000\.npz cannot be read .* remove it"):
@@ -78,14 +80,14 @@ def test_a_broken_part_says_what_to_do(tmp_path: Path) -> None:
 def test_a_run_goes_on_with_the_same_question_alone(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     open_run(folder, {"methods": ["itsm"], "batch_size": 4})
-    Parts(folder, "m", "a").write(0, Part({}))
+    ResultStore(folder, "m", "a").write(0, BatchResult({}))
     open_run(folder, {"methods": ["itsm"], "batch_size": 4})
-    assert Parts(folder, "m", "a").missing() == []
+    assert ResultStore(folder, "m", "a").missing() == []
     with pytest.raises(ResultError, match=r"batch_size was 4, now 8\): -o DIR .* --overwrite"):
         open_run(folder, {"methods": ["itsm"], "batch_size": 8})
-    assert Parts(folder, "m", "a").missing() == [], "nothing is lost by asking"
+    assert ResultStore(folder, "m", "a").missing() == [], "nothing is lost by asking"
     open_run(folder, {"methods": ["itsm"], "batch_size": 8}, overwrite=True)
-    assert Parts(folder, "m", "a").missing() == [0]
+    assert ResultStore(folder, "m", "a").missing() == [0]
     assert json.loads((folder / "question.json").read_text())["batch_size"] == 8
 
 
@@ -108,7 +110,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
 
 def test_controls_know_nothing_but_place_and_seed() -> None:
-    assert sorted(CONTROLS) == ["centre", "ones", "random"]
+    assert sorted(BASELINES) == ["centre", "ones", "random"]
     heat = centre((3, 4), (0,))
     # a cell of 3 x 4 lies 1/3 and 1/8 + k/4 from the middle: exp(-r^2 / (2 * 0.25^2))
     assert heat[1, 1] == pytest.approx(np.exp(-8 * 0.125**2)) and heat[0, 0] == pytest.approx(

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import tiny
 from eclip.cli import app
-from eclip.datasets import DATASETS
+from eclip.datasets import DATASETS, PACKS
 from eclip.datasets.masks import MaskSet, read_masks
 from eclip.datasets.pair import PairSet
 from eclip.errors import DataError, DataWarning
@@ -193,14 +193,14 @@ def test_tars_name_groups_in_their_json(tmp_path: Path) -> None:
 @real
 @pytest.mark.parametrize(("name", "groups"), [("davis2016val", 15), ("camvid", 3), ("voc2012seg", 897)])
 def test_packs_of_videos_know_them(name: str, groups: int) -> None:
-    found = DATASETS[name].read(DATA / name)
+    found = PACKS[name].read(DATA / name)
     assert len(set(found.group_numbers())) == groups
 
 
 @real
 def test_the_interval_of_davis_is_that_of_its_videos(tmp_path: Path) -> None:
     """Controls alone, which need no real model: an image is one of five of its video, and they are alike."""
-    davis = DATASETS["davis2016val"].read(DATA / "davis2016val")
+    davis = PACKS["davis2016val"].read(DATA / "davis2016val")
     assert isinstance(davis, MaskSet)
     davis = replace(davis, items=davis.items[:50])
     blind = replace(davis, items=[replace(item, group="") for item in davis.items])

@@ -38,9 +38,9 @@ def whole_batch(pairs: int = 8, bad: tuple[int, ...] = ()) -> Batch:
 def worded(batch: Batch) -> Batch:
     """The same with six words: photo n has word n mod 6, and photos 0 and 3 have the next one too."""
     number = torch.arange(len(batch.rows)) % 6
-    kin = torch.eye(6, dtype=torch.bool)[number]
-    kin[0, 1] = kin[3, 4] = True
-    return replace(batch, number=number, kin=kin)
+    near = torch.eye(6, dtype=torch.bool)[number]
+    near[0, 1] = near[3, 4] = True
+    return replace(batch, number=number, false_negatives=near)
 
 
 def in_parts(batch: Batch, count: int) -> list[Batch]:
@@ -99,7 +99,7 @@ def test_a_pair_that_has_nothing_against_it_has_no_loss_and_no_slope() -> None:
 def test_photos_are_not_held_against_texts_whose_word_is_their_own() -> None:
     batch, one = worded(whole_batch()), learner(form="similarity_smooth")
     pairs = range(8)
-    own = [{int(word) for word in batch.kin[photo].nonzero()} for photo in pairs]
+    own = [{int(word) for word in batch.false_negatives[photo].nonzero()} for photo in pairs]
     aside = torch.tensor([[int(batch.number[text]) in own[photo] for text in pairs] for photo in pairs])
     assert aside[0].tolist() == [True, True, False, False, False, False, True, True]
     with torch.no_grad():

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import eclip
 import eclip.errors
 import tiny
+from eclip.backbones.encoding import encode
+from eclip.backbones.head import EclipHead
 from eclip.datasets.masks import MaskSet, present, read_masks
 from eclip.metrics.boxes import box_ious
 from eclip.metrics.localization import THRESHOLDS, Localization, contrast, ious, overlaps
-from eclip.training.validation import localize
+from eclip.training.validation import Validation
 
 HEAT = np.array([[1.0, 0.6, 0.2], [0.4, 0.5, 0.0]])
 THING = np.array([[1, 1, 0], [1, 0, 0]], dtype=bool)
@@ -137,41 +136,45 @@ def masks(tmp_path_factory: pytest.TempPathFactory) -> MaskSet:
     return read_masks(folder)
 
 
-def maps_of(encoding: eclip.Encoding, text: torch.Tensor) -> dict[str, torch.Tensor]:
-    blind = eclip.METHODS["attention"](encoding, text[:1])
-    return {"surgery": eclip.METHODS["surgery"](encoding, text), "attention": blind.expand(-1, len(text), -1, -1)}
-
-
-def test_localize_scores_what_explain_shows(masks: MaskSet) -> None:
-    backbone, done = tiny.backbone("vit"), []
-    records = localize(maps_of, masks, backbone, batch_size=2, progress=done.append)
-    assert done == [2, 4, 5]
+@pytest.mark.parametrize("source", ["value", "output"])
+def test_a_head_is_scored_by_what_explain_shows(masks: MaskSet, source: str) -> None:
+    backbone = tiny.backbone("vit")
+    head = EclipHead.start(backbone, source)
+    record = Validation(masks, backbone, source, batch_size=2).score(head)
     prompts = [f"a photo of a {name}" for name in ("dog", "cat", "grass")]
-    for method, record in records.items():
-        wanted = Localization()
-        for item in masks.items:
-            mask = item.read()
-            answer = eclip.explain(item.photo, prompts, model=backbone, method=method)
-            for number in present(mask):
-                inside, outside = mask == number, (mask != number) & (mask != 65535)
-                wanted.add(number, answer.heatmap(0, number - 1), inside, outside)
-        assert record.classes.keys() == {1, 2, 3} and record.pairs == 7
-        assert record.msc == pytest.approx(wanted.record().msc, abs=1e-5)
-        assert record.class_msc == pytest.approx(wanted.record().class_msc, abs=1e-5)
-        assert record.curve == pytest.approx(wanted.record().curve, abs=1e-3)
+    wanted = Localization()
+    for item in masks.items:
+        mask = item.read()
+        answer = eclip.explain(item.photo, prompts, model=eclip.with_head(backbone, head), method="eclip")
+        for number in present(mask):
+            inside, outside = mask == number, (mask != number) & (mask != 65535)
+            wanted.add(number, answer.heatmap(0, number - 1), inside, outside)
+    assert record.classes.keys() == {1, 2, 3} and record.pairs == 7
+    assert record.msc == pytest.approx(wanted.record().msc, abs=1e-5)
+    assert record.class_msc == pytest.approx(wanted.record().class_msc, abs=1e-5)
+    assert record.curve == pytest.approx(wanted.record().curve, abs=1e-3)
 
 
-def test_localize_refuses_maps_of_another_shape(masks: MaskSet) -> None:
-    def lost(encoding: eclip.Encoding, text: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"attention": eclip.METHODS["attention"](encoding, text[:1])[:, :1]}
+def test_images_are_encoded_once_unless_they_are_too_many(masks: MaskSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, passes = tiny.backbone("vit"), []
+    heads = [EclipHead.start(backbone, init="random", seed=seed) for seed in (0, 1)]
+    once = encode
+    monkeypatch.setattr("eclip.training.validation.encode", lambda *a: passes.append(1) or once(*a))  # type: ignore[func-returns-value]
+    kept, asked = Validation(masks, backbone, "value", batch_size=2), [*heads, heads[0]]
+    records = [kept.score(head) for head in asked]
+    assert len(passes) == 3 and records[0] == records[2] != records[1]
+    monkeypatch.setattr("eclip.training.validation.KEPT_BYTES", 3000)
+    again = Validation(masks, backbone, "value", batch_size=2)
+    assert [again.score(head) for head in asked] == records and len(passes) == 12
 
-    with pytest.raises(eclip.errors.ShapeError, match=r"'attention' must be .* \(5, 3, \.\.\.\), got \(5, 1, 4, 4\)"):
-        localize(lost, masks, tiny.backbone("vit"))
+
+def test_validation_refuses_no_batch(masks: MaskSet) -> None:
+    backbone = tiny.backbone("vit")
     with pytest.raises(eclip.errors.OptionError, match="batch_size must be at least 1, got 0"):
-        localize(maps_of, masks, tiny.backbone("vit"), batch_size=0)
+        Validation(masks, backbone, "value", batch_size=0).score(EclipHead.start(backbone))
 
 
-def test_localize_says_when_no_photo_shows_a_class(masks: MaskSet, tmp_path: Path) -> None:
-    nothing = MaskSet(masks.name, masks.classes, masks.items[4:])
+def test_validation_says_when_no_photo_shows_a_class(masks: MaskSet) -> None:
+    nothing, backbone = MaskSet(masks.name, masks.classes, masks.items[4:]), tiny.backbone("vit")
     with pytest.raises(eclip.errors.DataError, match="no pair was scored"):
-        localize(maps_of, nothing, tiny.backbone("vit"))
+        Validation(nothing, backbone, "value").score(EclipHead.start(backbone))

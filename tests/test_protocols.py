@@ -16,6 +16,7 @@ import eclip
 import tiny
 from eclip.backbones import native
 from eclip.backbones.backbone import DEFAULT_POSITIONS, Grid
+from eclip.backbones.encoding import encode
 from eclip.datasets.caption_sources import read_pairs
 from eclip.datasets.masks import VOID, MaskSet, present, read_masks
 from eclip.datasets.pair import PairSet
@@ -230,6 +231,28 @@ def test_positions_reach_every_forward_pass_of_every_task(
     protocol = Protocol(**{**PROTOCOL, "image_size": side, "rules": rules}, positions="bilinear")
     evaluate(data, out=tmp_path / "run", methods="itsm", models=backbone, protocol=protocol)
     assert set(heard) == {"bilinear"}
+
+
+@pytest.mark.parametrize(
+    ("window", "refine", "passes"),
+    [(None, None, [2]), (None, "pamr", [1, 1]), (16, None, [16, 14]), (16, "pamr", [15, 15])],
+)
+def test_images_and_windows_share_passes_unless_their_maps_lie_on_pixels(
+    masks: MaskSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int | None, refine: str, passes: list[int]
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr("eclip.evaluation.segment.encode", lambda b, p, *a: seen.append(len(p)) or encode(b, p, *a))  # type: ignore[func-returns-value]
+    rules = Segment(**{**SEGMENT, "window": window})
+    protocol = Protocol(**{**PROTOCOL, "rules": rules, "image_size": None if window is None else 32})
+    backbone = tiny.backbone("vit")
+    found = [
+        evaluate(masks, out=tmp_path / f"{size}", methods="itsm", models=backbone, protocol=protocol, refine=refine,
+                 batch_size=size)
+        for size in (2, 1)
+    ]  # fmt: skip
+    assert seen[: len(passes)] == passes
+    rows = [[row["numbers"] for row in one.results["rows"]] for one in found]
+    assert rows[0] == [{key: pytest.approx(number, abs=1e-4) for key, number in row.items()} for row in rows[1]]
 
 
 def test_a_class_of_a_small_region_becomes_background(

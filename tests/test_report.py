@@ -262,7 +262,7 @@ def test_a_stopped_drawing_goes_on_to_the_same_files(found: Evaluation, masks: M
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(masks, tmp_path, tell=stop)
+        run(masks, tmp_path, on_progress=stop)
     assert any("occlusion, which takes many passes" in what for what, _, _ in heard)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jpg")}
     assert before and not (tmp_path / "results.json").exists()

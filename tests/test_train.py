@@ -23,10 +23,10 @@ import eclip
 import shapes
 from eclip.backbones.blocks import unit
 from eclip.backbones.head import CONFIG, WEIGHTS, EclipHead, head_rows, load_head
-from eclip.datasets.masks import read_masks
+from eclip.datasets.masks import present, read_masks, sides
 from eclip.errors import DataError, HeadError, OptionError, ResultError, TrainingError
 from eclip.guides import GUIDES, Seen, on_grid
-from eclip.methods import METHODS
+from eclip.metrics.localization import Localization
 from eclip.training.checkpoint import Interrupts
 from eclip.training.config import CHECKPOINT, TrainConfig
 from eclip.training.data import Batch
@@ -34,7 +34,6 @@ from eclip.training.learner import Learner
 from eclip.training.log import FILE, PICTURE, events
 from eclip.training.pooling import masked_max_pool, match
 from eclip.training.run import Run, train
-from eclip.training.validation import localize
 
 Made = Callable[..., TrainConfig]
 
@@ -125,7 +124,7 @@ def test_every_epoch_is_scored_from_the_start_on_and_drawn(made: Made, tmp_path:
     masks = shapes.write_masks(tmp_path / "masks")
     config = made(epochs=3, masks=str(masks), mask_count=6)
     told: list[tuple[str, int, int, str]] = []
-    head = train(config, tell=lambda *said: told.append(said))
+    head = train(config, on_progress=lambda *said: told.append(said))
     scores = of("scores", config)
     assert [(one["epoch"], one["step"]) for one in scores] == [(0, 0), (1, 3), (2, 6), (3, 9)]
     assert len({one["msc"] for one in scores}) == 4 and all(-1 <= one["msc"] <= 1 for one in scores)
@@ -135,8 +134,14 @@ def test_every_epoch_is_scored_from_the_start_on_and_drawn(made: Made, tmp_path:
     some = replace(some, items=tuple(some.items[place] for place in (0, 1, 3, 4, 6, 7)))
     for epoch, one in ((0, EclipHead.start(eclip.load(config.model))), (3, head)):
         backbone = eclip.with_head(eclip.load(config.model), one)
-        record = localize(lambda encoding, text: {"it": METHODS["eclip"](encoding, text)}, some, backbone)["it"]
-        assert (record.msc, record.miou) == pytest.approx((scores[epoch]["msc"], scores[epoch]["miou"]))
+        wanted, prompts = Localization(), [f"a photo of a {name}" for name in some.classes.values()]
+        for item in some.items:
+            mask, answer = item.read(), eclip.explain(item.photo, prompts, model=backbone, method="eclip")
+            for number in present(mask):
+                wanted.add(number, answer.heatmap(0, [*some.classes].index(number)), *sides(mask, number))
+        record = wanted.record()
+        assert record.msc == pytest.approx(scores[epoch]["msc"], abs=1e-5)
+        assert record.miou == pytest.approx(scores[epoch]["miou"], abs=1e-3)
     with Image.open(Path(config.out) / PICTURE) as picture:
         colors = np.asarray(picture.convert("RGB")).reshape(-1, 3)
         assert picture.width > 800 and picture.height > 400
@@ -212,7 +217,7 @@ def test_each_epoch_sees_every_photo_once_and_all_captions_in_time(made: Made) -
 def encoded(config: TrainConfig) -> int:
     """Photos that a run encodes."""
     done = [0]
-    train(config, tell=lambda what, count, of, word: done.append(count) if what == "photos" else None)
+    train(config, on_progress=lambda what, count, of, word: done.append(count) if what == "photos" else None)
     return max(done)
 
 
@@ -323,13 +328,13 @@ def test_a_folder_that_cannot_be_written_says_so(made: Made, tmp_path: Path) -> 
 
 
 def stop_at(step: int, number: int) -> Callable[..., None]:
-    """A `tell` by which the process gets a signal in the middle of a step."""
+    """An `on_progress` by which the process gets a signal in the middle of a step."""
 
-    def tell(what: str, done: int, of: int, word: str) -> None:
+    def on_progress(what: str, done: int, of: int, word: str) -> None:
         if what == "training" and done == step:
             os.kill(os.getpid(), number)
 
-    return tell
+    return on_progress
 
 
 @pytest.fixture(scope="module")
@@ -362,7 +367,7 @@ def test_stopped_and_resumed_is_uninterrupted_to_the_bit(
     head, handler = train(whole), signal.getsignal(number)
     for place, step in enumerate(steps):
         with pytest.raises(error) as raised:
-            train(config, resume=place > 0, tell=stop_at(step, number))
+            train(config, resume=place > 0, on_progress=stop_at(step, number))
         if error is SystemExit:
             assert raised.value.code == 128 + signal.SIGTERM  # type: ignore[attr-defined]
         assert log_of(config)[-1] == {"event": "stopped", "step": step, "signal": signal.Signals(number).name}
@@ -400,7 +405,7 @@ def test_streamed_runs_resume_to_the_bit_too(made: Made, data: Path, tmp_path: P
     whole, config = made("whole", **options), made(**options)
     head = train(whole)
     with pytest.raises(KeyboardInterrupt):
-        train(config, tell=stop_at(4, signal.SIGINT))
+        train(config, on_progress=stop_at(4, signal.SIGINT))
     same_head(train(config, resume=True), head)
     assert timeless(config) == timeless(whole) and len(of("bad", config)) == 6
 
@@ -454,7 +459,7 @@ def test_a_new_run_in_the_folder_of_an_old_one_leaves_nothing_of_it_to_resume(ma
     config = made(epochs=1)
     train(config)
     with pytest.raises(RuntimeError, match="lights out"):
-        train(config, tell=lights_out)
+        train(config, on_progress=lights_out)
     assert not (Path(config.out) / CHECKPOINT).exists() and not of("step", config)[1:]
 
 
@@ -541,7 +546,7 @@ def test_on_words_stopped_and_resumed_is_uninterrupted_to_the_bit(worded: Made) 
     whole, config = worded("whole", **options), worded(**options)
     head = train(whole)
     with pytest.raises(SystemExit):
-        train(config, tell=stop_at(2, signal.SIGTERM))
+        train(config, on_progress=stop_at(2, signal.SIGTERM))
     for change, message in (
         ({"near": 0.3}, "has near=0.2, and now it is 0.3"),
         ({"texts": "captions"}, "has texts='words', and now it is 'captions'"),
@@ -575,14 +580,14 @@ def test_a_photo_is_not_held_against_the_words_of_the_pair_whose_text_it_gets(
     config = worded(shuffle_captions=shuffle, near=1.0, epochs=1)
     run = Run(config, 0, 1, "cpu", lambda *_: None)
     run.go(False)
-    assert run.kin is not None and len(run.kin.number) == 7 and len(parts) == 3
-    words = eclip.encode_texts(run.backbone, list(run.kin.number))
+    assert run.false_negatives is not None and len(run.false_negatives.number) == 7 and len(parts) == 3
+    words = eclip.encode_texts(run.backbone, list(run.false_negatives.number))
     photos, owners, _ = run._orders[0]
     assert bool((photos == owners).all()) is not shuffle
     for step, part in enumerate(parts):
         torch.testing.assert_close(part.text, words[part.number], rtol=1e-5, atol=1e-6)
-        for row, owner in zip(part.kin, owners[20 * step :], strict=False):
-            assert row.nonzero()[:, 0].tolist() == sorted(run.kin.number[word] for word in run.texts[owner])
+        for row, owner in zip(part.false_negatives, owners[20 * step :], strict=False):
+            assert row.nonzero()[:, 0].tolist() == sorted(run.false_negatives.number[word] for word in run.texts[owner])
 
 
 def test_too_few_pairs_with_words_are_told_before_anything_is_encoded(worded: Made, named: str, tmp_path: Path) -> None:

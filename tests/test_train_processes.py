@@ -45,13 +45,13 @@ for wanted in runs:
     whom = wanted.pop("whom", "itself")
     resume = wanted.pop("resume", False)
 
-    def tell(what, done, of, word):
+    def on_progress(what, done, of, word):
         if (what, done) == ("training", step):  # only the first process tells
             os.kill(os.getpid() if whom == "itself" else os.getppid(), number)
             time.sleep(0 if whom == "itself" else 1)
 
     try:
-        train(TrainConfig(**wanted), resume=resume, tell=tell)
+        train(TrainConfig(**wanted), resume=resume, on_progress=on_progress)
     except SystemExit as stopped:
         check_closed()  # while the error is there
         sys.stdout.write(f"rank {rank} stopped with {stopped.code}\\n")  # at once: two processes write here

@@ -29,7 +29,7 @@ from eclip.guides import GUIDES, Seen, on_grid
 from eclip.texts.encode import encode_texts
 from eclip.training import data as data_module
 from eclip.training.cache import Store
-from eclip.training.data import Batch, Cached, Looking, Places, Streamed
+from eclip.training.data import Batch, Cached, PairEncoder, Places, Streamed
 
 
 @pytest.fixture(scope="module")
@@ -53,20 +53,20 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_module, "CAPTIONS_IN_SHARD", 10)
 
 
-def looking(backbone: Backbone, **options: Any) -> Looking:
+def encoder_of(backbone: Backbone, **options: Any) -> PairEncoder:
     source = options.pop("source", "value")
-    return Looking(backbone, EclipHead.start(backbone, source).config.channels, source, **options)
+    return PairEncoder(backbone, EclipHead.start(backbone, source).config.channels, source, **options)
 
 
 def captions_of(pairs: list[Pair]) -> list[tuple[str, ...]]:
     return [pair.captions for pair in pairs]
 
 
-def on_disk(how: Looking, pairs: list[Pair], folder: Path, count: int | None = None) -> Cached:
+def on_disk(how: PairEncoder, pairs: list[Pair], folder: Path, count: int | None = None) -> Cached:
     return Cached(how, pairs, captions_of(pairs), folder, count)
 
 
-def streaming(how: Looking, pairs: list[Pair]) -> Streamed:
+def streaming(how: PairEncoder, pairs: list[Pair]) -> Streamed:
     return Streamed(how, pairs, captions_of(pairs))
 
 
@@ -74,11 +74,11 @@ def filled(cached: Cached, **options: Any) -> dict[str, int]:
     """Fill; how many photos and captions were encoded for it."""
     done = {"photos": 0, "captions": 0}
 
-    def tell(what: str, count: int, of: int, word: str) -> None:
+    def on_progress(what: str, count: int, of: int, word: str) -> None:
         if what in done:
             done[what] = count
 
-    cached.fill(tell, **options)
+    cached.fill(on_progress, **options)
     cached.note_bad()
     return done
 
@@ -169,7 +169,7 @@ def test_taking_records_holds_no_shard_in_memory(tmp_path: Path) -> None:
 
 
 def test_rows_guide_and_captions_are_those_of_the_pair(backbone: Backbone, pairs: list[Pair], tmp_path: Path) -> None:
-    cached = on_disk(looking(backbone, guide="spectral", image_size=48), pairs, tmp_path)
+    cached = on_disk(encoder_of(backbone, guide="spectral", image_size=48), pairs, tmp_path)
     assert filled(cached) == {"photos": 36, "captions": 37} and cached.bytes_missing == 0
     batch = cached.batch(places(30, 0, 7), places(30, 0, 35), places(0, 1, 0))
     photos = [pairs[place].open() for place in (30, 0, 7)]
@@ -189,7 +189,7 @@ def test_rows_guide_and_captions_are_those_of_the_pair(backbone: Backbone, pairs
 def test_streamed_is_cached_to_half_precision(
     guide: str, backbone: Backbone, pairs: list[Pair], tmp_path: Path
 ) -> None:
-    how = looking(backbone, guide=guide, source="output", workers=3)
+    how = encoder_of(backbone, guide=guide, source="output", workers=3)
     cached = on_disk(how, pairs, tmp_path)
     filled(cached)
     asked = places(*range(0, 36, 2)), places(*range(1, 36, 2)), places(*[0] * 18)
@@ -204,7 +204,7 @@ def test_photos_that_cannot_be_read_are_named_and_not_used(
     some = list(pairs)
     some[5] = Pair("broken", Place(str(broken), 0, 60), ("a torn photo",))
     some[20] = replace(pairs[20], key="gone", place=Place(str(tmp_path / "gone.png"), 0, 9))
-    how = looking(backbone, guide="spectral")
+    how = encoder_of(backbone, guide="spectral")
     cached, streamed = on_disk(how, some, tmp_path / "cache"), streaming(how, some)
     filled(cached)
     assert list(cached.bad) == [5, 20] and "broken" in cached.bad[5] and "cannot be read any more" in cached.bad[20]
@@ -219,7 +219,7 @@ def test_photos_that_cannot_be_read_are_named_and_not_used(
     few = on_disk(how, some, tmp_path / "cache", count=12)
     few.note_bad()
     assert list(few.bad) == [5], "only those that are used"
-    rows, _, bad = how.look([some[5], some[20]])
+    rows, _, bad = how.encode_images([some[5], some[20]])
     assert list(bad) == [0, 1] and not rows.any()
 
 
@@ -242,27 +242,27 @@ def test_a_photo_that_broke_before_another_guide_looked_is_not_used(
 ) -> None:
     copy = shutil.copy(pairs[5].place.file, tmp_path / "photo.png")
     some = [*pairs[:5], replace(pairs[5], place=pairs[5].place._replace(file=str(copy)))]
-    whole = on_disk(looking(backbone), some, tmp_path / "cache")
+    whole = on_disk(encoder_of(backbone), some, tmp_path / "cache")
     filled(whole)
     assert not whole.bad
     Path(copy).write_bytes(bytes(pairs[5].place.size))
-    other = on_disk(looking(backbone, guide="centre"), some, tmp_path / "cache")
+    other = on_disk(encoder_of(backbone, guide="centre"), some, tmp_path / "cache")
     filled(other)
     assert list(other.bad) == [5] and not other.batch(places(5), places(5), places(0)).good
 
 
 def test_few_photos_are_in_memory_at_a_time(backbone: Backbone, pairs: list[Pair]) -> None:
     many = [Counted(pair.key, pair.place, pair.captions) for pair in pairs * 5]
-    looking(backbone, guide="centre", workers=2).look(many)
+    encoder_of(backbone, guide="centre", workers=2).encode_images(many)
     assert len(Counted.most) == 180 and max(Counted.most) <= 3 * data_module.PHOTOS_AT_ONCE
 
 
 def test_rows_beyond_half_precision_are_refused(pairs: list[Pair]) -> None:
     loud = tiny.backbone("vit")
-    how = looking(loud)
+    how = encoder_of(loud)
     loud.model.visual.ln_post.weight.data.mul_(1e6)
     with pytest.raises(DataError, match="rows of vit are too large for half precision"):
-        how.look(pairs[:3])
+        how.encode_images(pairs[:3])
 
 
 # --- kept once ---
@@ -272,15 +272,15 @@ def test_a_second_run_encodes_nothing_and_another_guide_shares_the_rows(
     backbone: Backbone, pairs: list[Pair], tmp_path: Path
 ) -> None:
     whole = {"photos": 36, "captions": 37}
-    assert filled(on_disk(looking(backbone), pairs, tmp_path)) == whole
+    assert filled(on_disk(encoder_of(backbone), pairs, tmp_path)) == whole
     assert [file.name[:5] for file in sorted(tmp_path.iterdir())] == ["rows-", "texts"], "ones need no file"
-    assert filled(on_disk(looking(backbone, workers=3), pairs, tmp_path)) == {"photos": 0, "captions": 0}
+    assert filled(on_disk(encoder_of(backbone, workers=3), pairs, tmp_path)) == {"photos": 0, "captions": 0}
     rows = {file: file.stat().st_mtime_ns for file in tmp_path.glob("rows-*/*")}
-    guided = on_disk(looking(backbone, guide="centre"), pairs, tmp_path)
+    guided = on_disk(encoder_of(backbone, guide="centre"), pairs, tmp_path)
     assert guided.bytes_missing == 36 * 16 * 2, "the guide alone"
     assert filled(guided) == {"photos": 36, "captions": 0}
     assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("rows-*/*")} == rows
-    wide = on_disk(looking(backbone, guide="centre", guide_options={"sigma": 0.5}), pairs, tmp_path)
+    wide = on_disk(encoder_of(backbone, guide="centre", guide_options={"sigma": 0.5}), pairs, tmp_path)
     assert filled(wide)["photos"] == 36
     assert not torch.equal(wide.batch(*[places(0)] * 3).guide, guided.batch(*[places(0)] * 3).guide)
     assert len(list(tmp_path.iterdir())) == 4
@@ -296,7 +296,7 @@ def test_the_key_changes_with_all_that_the_numbers_depend_on(
 
     def names(of: Backbone = backbone, data: list[Pair] = pairs, **options: Any) -> list[str]:
         cached = on_disk(
-            looking(of, **{"guide": "folder", "guide_options": {"path": str(maps)}, **options}), data, tmp_path
+            encoder_of(of, **{"guide": "folder", "guide_options": {"path": str(maps)}, **options}), data, tmp_path
         )
         return [store.folder.name for store in (cached.rows, cached.guides, cached.texts)]
 
@@ -331,13 +331,13 @@ def test_the_key_changes_with_all_that_the_numbers_depend_on(
 
 def test_an_interrupted_cache_goes_on(backbone: Backbone, pairs: list[Pair], tmp_path: Path) -> None:
     def stop_at(which: str, count: int) -> Callable[..., None]:
-        def tell(what: str, done: int, of: int, word: str) -> None:
+        def on_progress(what: str, done: int, of: int, word: str) -> None:
             if what == which and done >= count:
                 raise KeyboardInterrupt
 
-        return tell
+        return on_progress
 
-    how = looking(backbone, guide="centre")
+    how = encoder_of(backbone, guide="centre")
     for what, count in (("photos", 16), ("captions", 10)):
         with pytest.raises(KeyboardInterrupt):
             on_disk(how, pairs, tmp_path).fill(stop_at(what, count))
@@ -354,7 +354,7 @@ def test_an_interrupted_cache_goes_on(backbone: Backbone, pairs: list[Pair], tmp
 
 
 def test_each_process_takes_its_own_shards(backbone: Backbone, pairs: list[Pair], tmp_path: Path) -> None:
-    how = looking(backbone, guide="spectral")
+    how = encoder_of(backbone, guide="spectral")
     done = [filled(on_disk(how, pairs, tmp_path), rank=rank, world=3) for rank in (2, 0, 1)]
     assert done == [{"photos": 8, "captions": 10}, {"photos": 16, "captions": 17}, {"photos": 12, "captions": 10}]
     assert not on_disk(how, pairs, tmp_path).bytes_missing
@@ -363,7 +363,7 @@ def test_each_process_takes_its_own_shards(backbone: Backbone, pairs: list[Pair]
 def test_the_first_pairs_need_only_their_shards_and_all_share_them(
     backbone: Backbone, pairs: list[Pair], tmp_path: Path
 ) -> None:
-    how, done = looking(backbone, guide="centre"), []
+    how, done = encoder_of(backbone, guide="centre"), []
     for count in (5, 12, 16, None, 20):
         cached = on_disk(how, pairs, tmp_path, count)
         done.append(filled(cached))
@@ -378,7 +378,7 @@ def test_a_text_of_many_pairs_is_read_once_and_some_pairs_may_have_none(
     backbone: Backbone, pairs: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data_module, "CAPTIONS_IN_SHARD", 2)
-    how = looking(backbone, guide="centre")
+    how = encoder_of(backbone, guide="centre")
     filled(on_disk(how, pairs, tmp_path))
     texts: list[tuple[str, ...]] = [(f"word {place % 5}", f"word {place % 7}")[place % 2 :] for place in range(36)]
     texts[2], texts[35] = (), ("word 4", "the last one")
@@ -406,7 +406,7 @@ def test_repeated_texts_are_read_once_and_given_in_the_order_asked_for(
 
     monkeypatch.setattr(Backbone, "encode_text", noting)
     said = ["a dog", "a cat", "a dog", "a dog", "two cats"]
-    got = looking(backbone).read(said)
+    got = encoder_of(backbone).encode_captions(said)
     assert read == ["a dog", "a cat", "two cats"]
     torch.testing.assert_close(got, encode_texts(backbone, said), rtol=1e-5, atol=1e-6)
 
@@ -416,7 +416,7 @@ def test_a_disk_without_room_is_told_before_anything_is_encoded(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(ResultError, match=r"the cache needs 0.0 GiB in .*cache.*0.0 GiB are free: --cache DIR"):
-        filled(on_disk(looking(backbone), pairs, tmp_path / "deep" / "cache"))
+        filled(on_disk(encoder_of(backbone), pairs, tmp_path / "deep" / "cache"))
     assert not (tmp_path / "deep").exists()
 
 
@@ -424,6 +424,6 @@ def test_texts_that_are_cut_off_are_told_in_one_line() -> None:
     backbone = tiny.backbone("vit")
     long = ["a dog " * 60, "a cat " * 60]
     with pytest.warns(TextCutWarning, match=r"^2 of 3 texts are cut off. The first: vit reads ") as told:
-        features = looking(backbone).read([*long, "a dog", long[0]])
+        features = encoder_of(backbone).encode_captions([*long, "a dog", long[0]])
     assert len(told) == 1
     assert torch.equal(features[0], features[3]) and not torch.equal(features[0], features[1])

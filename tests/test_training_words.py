@@ -13,7 +13,7 @@ from eclip.datasets.pair import Pair, Place
 from eclip.errors import DataError
 from eclip.training import word_prompts
 from eclip.training.data import Batch
-from eclip.training.word_prompts import Kin, as_words
+from eclip.training.word_prompts import FalseNegatives, as_words
 
 
 def said(*captions: str, photos: int = 10) -> list[Pair]:
@@ -97,7 +97,7 @@ def test_the_order_is_always_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-# --- kin ---
+# --- aside ---
 
 ANGLES = {"dog": 0, "puppy": 20, "cat": 120, "car": 240, "bus": 265}
 TEXTS = [("dog",), ("cat", "car"), (), ("puppy",), ("bus", "cat")]
@@ -123,44 +123,46 @@ def batch(pairs: int) -> Batch:
     return Batch(torch.ones(pairs, 2, 3).half(), torch.ones(pairs, 2).half(), torch.ones(pairs, 4), good)
 
 
-def kin_of(kin: Kin, owner: int) -> set[str]:
-    names = {number: word for word, number in kin.number.items()}
-    row = kin.add(batch(1), np.array([owner]), np.array([0])).kin
+def near_of(aside: FalseNegatives, owner: int) -> set[str]:
+    names = {number: word for word, number in aside.number.items()}
+    row = aside.add(batch(1), np.array([owner]), np.array([0])).false_negatives
     assert row is not None and row.shape == (1, len(names))
     return {names[number] for number in row[0].nonzero()[:, 0].tolist()}
 
 
 @pytest.mark.parametrize("near", [-0.9, 0.0, 0.5, 0.93, 0.99])
 def test_kin_are_a_photos_own_words_and_those_near_them(near: float) -> None:
-    kin = Kin(TEXTS, read, near)
+    aside = FalseNegatives(TEXTS, read, near)
     for owner in (0, 1, 3, 4):
-        assert kin_of(kin, owner) == {word for word in ANGLES for own in TEXTS[owner] if wanted_near(own, word, near)}
+        assert near_of(aside, owner) == {
+            word for word in ANGLES for own in TEXTS[owner] if wanted_near(own, word, near)
+        }
 
 
 def test_parts_of_a_term_are_kin_of_its_photo_alone() -> None:
     prompts = [(f"a photo of a {word}",) for word in ("hot dog", "dog", "cat", "dogma")]
-    kin = Kin(prompts, lambda texts: torch.eye(len(texts)), 0.5)
-    own = [{word.removeprefix("a photo of a ") for word in kin_of(kin, owner)} for owner in range(4)]
+    aside = FalseNegatives(prompts, lambda texts: torch.eye(len(texts)), 0.5)
+    own = [{word.removeprefix("a photo of a ") for word in near_of(aside, owner)} for owner in range(4)]
     assert own == [{"hot dog", "dog"}, {"dog"}, {"cat"}, {"dogma"}]
 
 
 def test_how_near_decides_who_is_kin() -> None:
-    assert kin_of(Kin(TEXTS, read, 0.5), 0) == {"dog", "puppy"}
-    assert kin_of(Kin(TEXTS, read, 0.5), 1) == {"cat", "car", "bus"}
+    assert near_of(FalseNegatives(TEXTS, read, 0.5), 0) == {"dog", "puppy"}
+    assert near_of(FalseNegatives(TEXTS, read, 0.5), 1) == {"cat", "car", "bus"}
     for owner in (0, 1, 3, 4):
-        assert kin_of(Kin(TEXTS, read, 1.0), owner) == set(TEXTS[owner]), "own words alone"
-        assert kin_of(Kin(TEXTS, read, -1.0), owner) == set(ANGLES)
-    assert kin_of(Kin([("dog",)], read, 0.5), 0) == {"dog"}, "a word alone is its own mean"
+        assert near_of(FalseNegatives(TEXTS, read, 1.0), owner) == set(TEXTS[owner]), "own words alone"
+        assert near_of(FalseNegatives(TEXTS, read, -1.0), owner) == set(ANGLES)
+    assert near_of(FalseNegatives([("dog",)], read, 0.5), 0) == {"dog"}, "a word alone is its own mean"
 
 
 def test_a_batch_is_told_its_words_and_those_of_its_owners() -> None:
-    kin, before = Kin(TEXTS, read, 1.0), batch(4)
-    assert list(kin.number) == sorted(ANGLES)
-    after = kin.add(before, np.array([4, 1, 0, 4]), np.array([1, 1, 0, 0]))
-    assert after.number is not None and after.kin is not None
-    assert after.number.tolist() == [kin.number[word] for word in ("cat", "car", "dog", "bus")]
+    aside, before = FalseNegatives(TEXTS, read, 1.0), batch(4)
+    assert list(aside.number) == sorted(ANGLES)
+    after = aside.add(before, np.array([4, 1, 0, 4]), np.array([1, 1, 0, 0]))
+    assert after.number is not None and after.false_negatives is not None
+    assert after.number.tolist() == [aside.number[word] for word in ("cat", "car", "dog", "bus")]
     order = sorted(ANGLES)  # bus car cat dog puppy
-    assert [[order[n] for n in row.nonzero()[:, 0]] for row in after.kin] == [
+    assert [[order[n] for n in row.nonzero()[:, 0]] for row in after.false_negatives] == [
         ["bus", "cat"],
         ["car", "cat"],
         ["dog"],

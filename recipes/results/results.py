@@ -72,22 +72,22 @@ def measure(data: Path, runs: Path, only: str | None) -> dict[str, dict[str, Any
         if only is not None and only not in job.name:
             continue
 
-        def tell(_: str, done: int, total: int, name: str = job.name) -> None:
+        def on_progress(_: str, done: int, total: int, name: str = job.name) -> None:
             print(f"\r{name}: {done} of {total}", end="", flush=True)
 
         asked = {"models": "mini", "examples": 0, **job.asked}
         found[job.name] = eclip.evaluate(
-            job.pack, root=data / job.pack, out=runs / job.name, tell=tell, **asked
+            job.pack, root=data / job.pack, out=runs / job.name, on_progress=on_progress, **asked
         ).results
         print()
     return found
 
 
-def cell(number: dict[str, float | None] | None, spread: bool = False) -> str:
+def cell(number: dict[str, float | None] | None, interval: bool = False) -> str:
     if number is None or number["value"] is None:
         return "-"
     text = f"{100 * number['value']:.1f}"
-    return f"{text} ({100 * number['low']:.1f} to {100 * number['high']:.1f})" if spread else text
+    return f"{text} ({100 * number['low']:.1f} to {100 * number['high']:.1f})" if interval else text
 
 
 def row(one: dict[str, Any], label: str, columns: list[str], headline: str) -> str:

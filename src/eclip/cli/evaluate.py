@@ -144,10 +144,10 @@ def _run(data: str, out: Path, settings: dict[str, Any]) -> Evaluation:
     with options.progressing() as progress:
         task = progress.add_task("loading", total=None)
 
-        def tell(model: str, done: int, total: int) -> None:
+        def on_progress(model: str, done: int, total: int) -> None:
             progress.update(task, description=f"{model} on {data}", completed=done, total=total)
 
-        return measured(data, out=out, tell=tell, **settings)
+        return measured(data, out=out, on_progress=on_progress, **settings)
 
 
 def _show(found: Evaluation) -> None:
@@ -166,8 +166,8 @@ def _show(found: Evaluation) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
     for place, each in enumerate(columns[:fitting]):
         table.add_column(each[0], justify="left" if place < lead else "right", no_wrap=True)
-    for place, control in enumerate(dim, 1):
-        table.add_row(*(each[place] for each in columns[:fitting]), style="dim" if control else "")
+    for place, baseline in enumerate(dim, 1):
+        table.add_row(*(each[place] for each in columns[:fitting]), style="dim" if baseline else "")
     Console(width=ends[fitting - 1]).print(table)
     if hidden := [each[0] for each in columns[fitting:]]:
         typer.echo(f"not shown here: {', '.join(hidden)}; results.csv and `eclip report` have them", err=True)
@@ -189,7 +189,7 @@ def _show(found: Evaluation) -> None:
 
 
 def _columns(results: dict[str, Any]) -> tuple[int, list[list[str]], list[bool]]:
-    """How many columns are names, all columns from their headings down, best row first, and which rows are controls."""
+    """How many columns are names, all columns from their headings down, best row first, and which are of baselines."""
     from eclip.evaluation.report.table import keys_of, ranked
     from eclip.evaluation.report.text import column, headline, interval, shown
 

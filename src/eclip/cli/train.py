@@ -201,7 +201,7 @@ def _run(config: TrainConfig, resume: bool) -> None:
     try:
         with cli_options.progressing() if _leads() else nullcontext() as progress:
             screen = None if progress is None else _Screen(progress, config)
-            trained(config, resume=resume, **({} if screen is None else {"tell": screen}))
+            trained(config, resume=resume, **({} if screen is None else {"on_progress": screen}))
     except (KeyboardInterrupt, SystemExit) as stopped:
         code = stopped.code if isinstance(stopped, SystemExit) and isinstance(stopped.code, int) else 130
         if screen is None:

@@ -43,7 +43,7 @@ class Dataset:
         layout: files and folders that are looked for.
         summary: what it is, in one line.
         prepares: what `eclip datasets prepare` makes of it, in one line; empty where there is nothing to do.
-        needs: the extra without which it cannot be read; empty for none.
+        needs: the extra without which it cannot be prepared; empty for none.
     """
 
     name: str
@@ -81,7 +81,6 @@ class Dataset:
             LayoutError: a file or folder is missing; the first such path and the layout are named.
             DataError: a file is not as it must be.
             OptionError: there is no such split, or no root.
-            MissingExtraError: a package that it needs is not installed.
 
         Warns:
             DataWarning: files are passed over, or masks were not taken for class numbers.
@@ -149,6 +148,10 @@ class Dataset:
         Raises:
             OptionError: there is nothing to prepare.
             DataError: what it is made of is missing or broken.
+            MissingExtraError: a package that it needs is not installed.
+
+        Warns:
+            DataWarning: something of it cannot be used, and is left out.
         """
         if not self.prepares:
             raise OptionError(f"{self.name} needs no preparation: it is read as it is.")
@@ -203,15 +206,15 @@ def dataset(name: str) -> Dataset:
         OptionError: it is a folder, where a name is asked for.
     """
     own = "images with masks of your own are the data set 'folder' with --root"
-    if name not in DATASETS and os.path.isdir(name):
+    if (found := DATASETS.get(name, PACKS.get(name))) is not None:
+        return found
+    if os.path.isdir(name):
         given = shlex.quote(name)
         raise OptionError(
             f"{name!r} is a folder, not the name of a data set: {own} {given}, as in `eclip eval folder --root "
             f'{given}` (Python: "folder", root={name!r}); `eclip datasets ls --json` has the layout.'
         )
-    if name not in DATASETS:
-        raise UnknownNameError("data set", name, DATASETS, f"{own[0].upper()}{own[1:]} DIR; `eclip datasets ls`")
-    return DATASETS[name]
+    raise UnknownNameError("data set", name, DATASETS, f"{own[0].upper()}{own[1:]} DIR; `eclip datasets ls`")
 
 
 _PLAIN = "images/NAME.jpg (.png, .tif ...), masks/NAME.png, classes.txt and, where it has one, index.tsv"
@@ -231,14 +234,18 @@ DATASETS: dict[str, Dataset] = {one.name: one for one in (
             prepares="SegmentationClassContext/*.png from trainval/*.mat, 459 ids to 59 classes"),
     Dataset("coco2017", "masks", "coco2017", "coco", ("val2017", "train2017"),
             {"val2017": (5000,), "train2017": (118287,)},
-            "val2017/ or images/val2017/, and annotations/instances_val2017.json",
+            "val2017/ or images/val2017/, and eclip_masks/val2017/, which `eclip datasets prepare coco2017` makes from "
+            "annotations/instances_val2017.json",
             "COCO 2017, 80 classes of things and background.",
-            prepares="eclip_masks/SPLIT/*.png, so that no outline need be drawn again", needs="data"),
+            prepares="eclip_masks/SPLIT/*.png from the outlines of annotations/instances_SPLIT.json", needs="data"),
     Dataset("coco2017_stuff", "masks", "coco2017_stuff", "coco", ("val2017", "train2017"),
             {"val2017": (5000,), "train2017": (118287,)},
-            "val2017/ or images/val2017/, and annotations/val2017/*_labelTrainIds.png, or "
-            "stuff_val2017_pixelmaps/*.png with annotations/instances_val2017.json",
-            "COCO-Stuff 164k, 80 classes of things and 91 of stuff, no background."),
+            "val2017/ or images/val2017/, and annotations/val2017/*_labelTrainIds.png, or eclip_masks/stuff_val2017/, "
+            "which `eclip datasets prepare coco2017_stuff` makes from stuff_val2017_pixelmaps/*.png and "
+            "annotations/instances_val2017.json",
+            "COCO-Stuff 164k, 80 classes of things and 91 of stuff, no background.",
+            prepares="eclip_masks/stuff_SPLIT/*.png from stuff_SPLIT_pixelmaps/*.png, with things painted over",
+            needs="data"),
     Dataset("ade20k", "masks", "ade20k", "ADEChallengeData2016", ("validation", "training"),
             {"validation": (2000,), "training": (20210,)},
             "ADEChallengeData2016/{images/validation, annotations/validation, objectInfo150.txt}",
@@ -263,15 +270,6 @@ DATASETS: dict[str, Dataset] = {one.name: one for one in (
     Dataset("shards", "masks", "shards", "", ("all",), {},
             "*.tar with KEY.jpg and KEY.seg.png, and classes.txt beside them or KEY.json in them",
             "Your own photos and masks in tars, as of WebDataset."),
-    Dataset("voc2012seg", "masks", "folder", "voc2012seg", ("all", "voc2012_train", "voc2012_val", "sbd_aug"),
-            {"all": (897,), "voc2012_train": (328,), "voc2012_val": (318,), "sbd_aug": (251,)}, _PLAIN,
-            "A part of PASCAL VOC 2012, 20 classes, rich in animals and people (pack)."),
-    Dataset("coco80seg", "masks", "folder", "coco80seg", ("all",), {"all": (358,)}, _PLAIN,
-            "A part of COCO 2017, 80 classes of things (pack)."),
-    Dataset("camvid", "masks", "folder", "camvid", ("all",), {"all": (84,)}, _PLAIN,
-            "Street scenes of CamVid, 11 classes, sky and road among them (pack)."),
-    Dataset("davis2016val", "masks", "folder", "davis2016val", ("all",), {"all": (75,)}, _PLAIN,
-            "Video frames of DAVIS 2016 with one thing each, which is described (pack)."),
     Dataset("flickr8k", "captions", "flickr", "flickr8k", ("test", "val", "train"),
             {"test": (1000,), "val": (1000,), "train": (6000, 6091)},
             "Flickr8k_text/{Flickr8k.token.txt, Flickr_8k.testImages.txt, ...} and Flicker8k_Dataset/*.jpg, or "
@@ -285,14 +283,29 @@ DATASETS: dict[str, Dataset] = {one.name: one for one in (
             {"test": (5000,), "val": (5000,), "restval": (30504,), "train": (82783,)},
             "dataset_coco.json and train2014/, val2014/ (or images/val2014/)",
             "COCO 2014 as Karpathy split it; the first five captions of each photo."),
+)}
+PACKS: dict[str, Dataset] = {one.name: one for one in (
+    Dataset("voc2012seg", "masks", "packs", "voc2012seg", ("all", "voc2012_train", "voc2012_val", "sbd_aug"),
+            {"all": (897,), "voc2012_train": (328,), "voc2012_val": (318,), "sbd_aug": (251,)}, _PLAIN,
+            "A part of PASCAL VOC 2012, 20 classes, rich in animals and people."),
+    Dataset("coco80seg", "masks", "packs", "coco80seg", ("all",), {"all": (358,)}, _PLAIN,
+            "A part of COCO 2017, 80 classes of things."),
+    Dataset("camvid", "masks", "packs", "camvid", ("all",), {"all": (84,)}, _PLAIN,
+            "Street scenes of CamVid, 11 classes, sky and road among them."),
+    Dataset("davis2016val", "masks", "packs", "davis2016val", ("all",), {"all": (75,)}, _PLAIN,
+            "Video frames of DAVIS 2016 with one thing each, which is described."),
     Dataset("coco_captions", "captions", "packs", "coco-captions", ("test", "val", "train"),
             {"test": (114,), "val": (114,), "train": (911,)}, _TARS,
-            "A part of COCO val2017 with all captions (pack)."),
+            "A part of COCO val2017 with all captions."),
     Dataset("caltech101", "names", "packs", "caltech101", ("test", "val", "train"),
             {"test": (523,), "val": (523,), "train": (1400,)}, _TARS + ", classes.txt",
-            "Objects of 100 names, a part of Caltech-101 (pack)."),
+            "Objects of 100 names, a part of Caltech-101."),
     Dataset("imagenet1k_one_each", "names", "packs", "imagenet1k-one-each", ("all",), {"all": (1000,)},
             _TARS + ", index.tsv",
-            "One photo of each class of ImageNet, 998 different names (pack)."),
+            "One photo of each class of ImageNet, 998 different names."),
 )}
+"""Small parts of data sets, put together for the development of this package: what its own numbers are measured on.
+
+They are found by their names like the others, but are on no list: nobody else has them.
+"""
 # fmt: on

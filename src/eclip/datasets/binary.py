@@ -6,12 +6,13 @@ the object: masks are looked at before, and what they were taken for is told.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from eclip.datasets.layout import some
 from eclip.datasets.mask_files import BACKGROUND, VOID, Numbers, Table, plane, refuse_smooth, short, shown, smooth
 from eclip.datasets.masked import Decode, Masked
 from eclip.errors import DataError, ImageError
@@ -63,7 +64,7 @@ def taken(
     if TOP in every and 1 not in every:
         raise DataError(
             f"masks such as {items[0].mask} show 0 and 255 alone, which says where something is and not which of the "
-            f"{len(classes)} classes ({_some(classes.values())}): write class numbers, or use the data set `table` "
+            f"{len(classes)} classes ({some(classes.values())}): write class numbers, or use the data set `table` "
             f"{EXAMPLE}."
         )
     values_of = {one: value for value, one in table or ()}
@@ -133,8 +134,3 @@ def _looked(items: Sequence[Masked]) -> Iterator[tuple[set[int], bool]]:
         if values.min() < 0 or values.max() > VOID:
             continue
         yield {TOP if one == top else one for one in shown(values)}, smooth(values)
-
-
-def _some(names: Iterable[str]) -> str:
-    first = list(names)
-    return ", ".join(first[:3]) + (", ..." if len(first) > 3 else "")

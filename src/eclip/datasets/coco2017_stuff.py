@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from eclip.datasets.coco2017 import instances_of, photos_of
-from eclip.datasets.coco_annotations import read_outlines
+from eclip.datasets.coco_annotations import Annotated, Objects, photos_of, prepared, write_masks
 from eclip.datasets.layout import either
-from eclip.datasets.mask_files import VOID, indexed
+from eclip.datasets.mask_files import VOID, Numbers, indexed
 from eclip.datasets.masks import MaskSet, beside
 from eclip.errors import DataError
 
@@ -51,18 +51,37 @@ def coco2017_stuff(root: Path, split: str) -> MaskSet:
     """171 classes, from whichever of two layouts is there.
 
     `annotations/SPLIT/*_labelTrainIds.png` of COCO-Stuff 164k as mmsegmentation converts it: the value is the class
-    number less 1, 255 void. Or `stuff_SPLIT_pixelmaps/*.png` of cocodataset.org, where all things are one value, with
-    the objects of `instances_SPLIT.json` painted over, from large to small: what is of no object there, and what has
-    no label, is void.
+    number less 1, 255 void. Or what `prepare` made of the files of cocodataset.org.
     """
     photos = photos_of(root, split)
     trained = root / "annotations" / split
     if names := sorted(f"{path.name.removesuffix(_END)}.jpg" for path in trained.glob(f"*{_END}")):
         decode = partial(indexed, table=_TRAIN_IDS)
         return MaskSet("coco2017_stuff", CLASSES, beside(names, photos, trained, CLASSES, decode, _END))
+    return MaskSet("coco2017_stuff", *prepared(root, f"stuff_{split}", photos))
+
+
+def prepare(root: Path, split: str, progress: Callable[[int, int], None]) -> Path:
+    """Write the label map of each image into eclip_masks/stuff_SPLIT.
+
+    In `stuff_SPLIT_pixelmaps/*.png` all things are one value; the objects of `instances_SPLIT.json` are painted over
+    them, from large to small: what is of no object there, and what has no label, is void.
+    """
     maps = either(root, f"stuff_{split}_pixelmaps", f"annotations/stuff_{split}_pixelmaps")
-    found = read_outlines(instances_of(root, split))
-    other = [(one, name) for one, name in found.categories.items() if (_THINGS + ("",) * 99)[one - 1] != name]
-    if other:
-        raise DataError(f"{found.file} calls the category {other[0][0]} {other[0][1]!r}: these are not COCO's things.")
-    return MaskSet("coco2017_stuff", CLASSES, found.items(photos, _NUMBERS, maps, _PIXEL_MAPS))
+
+    def plan(found: Annotated) -> tuple[dict[int, str], Callable[[Objects], Numbers]]:
+        other = [(one, name) for one, name in found.categories.items() if (_THINGS + ("",) * 99)[one - 1] != name]
+        if other:
+            raise DataError(
+                f"{found.file} calls the category {other[0][0]} {other[0][1]!r}: these are not COCO's things."
+            )
+        return CLASSES, lambda one: one.painted(_NUMBERS, _ground(maps / f"{Path(one.name).stem}.png", one.shape))
+
+    return write_masks(root, f"stuff_{split}", split, plan, progress)
+
+
+def _ground(file: Path, shape: tuple[int, int]) -> Numbers:
+    ground = indexed(file, _PIXEL_MAPS)
+    if ground.shape != shape:
+        raise DataError(f"{file} has (height, width) = {ground.shape}, the annotations {shape}.")
+    return ground

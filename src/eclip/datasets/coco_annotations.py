@@ -1,245 +1,220 @@
-"""COCO's annotations: objects as polygons and run lengths, read from the JSON when a mask is asked for."""
+"""COCO's annotations: objects as polygons and run lengths, painted into label maps by `eclip datasets prepare`.
+
+The file is read as a whole, which is what the tools of COCO do too, but once: what is read later are PNGs.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import warnings
-from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from eclip.datasets.mask_files import BACKGROUND, VOID, Numbers, Table, indexed
+from eclip.datasets.layout import either, read_classes, top
+from eclip.datasets.mask_files import BACKGROUND, VOID, Numbers, write_indexed
 from eclip.datasets.masked import Lazy, Masked
-from eclip.datasets.records import records
 from eclip.datasets.shapes import inside, wrong_with
-from eclip.errors import DataError, DataWarning, MissingExtraError
-from eclip.images import Place
+from eclip.errors import DataError, DataWarning, MissingExtraError, ResultError
 
+PREPARED = "eclip_masks"
+"""The folder of label maps that `prepare` makes, below the root."""
+IMAGES = "images.json"
+"""In that folder: the file of each image by the name of its label map."""
 MOST_TOLD = 3
 """Of more annotations that cannot be painted, their number is told."""
-Span = tuple[int, int]
-"""(offset, size) of an annotation in its file, in bytes."""
 
 
-@dataclass(frozen=True)
-class Outlines:
-    """Paints the objects of a photo, from large to small, so that a small object on a large one keeps its pixels.
+class Objects(NamedTuple):
+    """An image and its annotations: its file, its (height, width) as annotated, its objects."""
 
-    How large an object is follows from its pixels, not from what an annotation says of its area. A region of a crowd is
-    void where no object covers it. What cannot be painted is left out, as `read_outlines` tells.
-
-    Attributes:
-        spans: of its annotations.
-        shape: (height, width) of the photo as annotated.
-        numbers: class number of each category id.
-        ground: a picture with what lies under the objects; None: background.
-        table: class numbers of its values.
-    """
-
-    spans: tuple[Span, ...]
+    name: str
     shape: tuple[int, int]
-    numbers: Mapping[int, int] = field(repr=False)
-    ground: Path | None = None
-    table: Table = ()
+    objects: list[dict[str, Any]]
 
-    def __call__(self, file: Path | Place) -> Numbers:
-        """The mask.
+    def painted(self, numbers: Mapping[int, int], ground: Numbers | None = None) -> Numbers:
+        """Paint the objects from large to small, so that a small object on a large one keeps its pixels.
 
-        Raises:
-            DataError: an annotation is not of COCO's form.
-            ImageError: the ground cannot be read.
+        How large an object is follows from its pixels, not from what an annotation says of its area. A region of a
+        crowd is void where no object covers it. What cannot be painted is left out, as `read_annotations` tells.
+
+        Args:
+            numbers: class number of each category id.
+            ground: what lies under the objects; None: background.
         """
-        assert isinstance(file, Path), "annotations are a file of their own"
-        mask = self._ground()
-        try:
-            with open(file, "rb") as stream:
-                objects = [_object(stream, at, size) for at, size in self.spans]
-            objects = [one for one in objects if _is_crowd(one) or one.get("category_id") in self.numbers]
-            shapes = [inside(one.get("segmentation"), self.shape) for one in objects]
-            areas = [int(shape.sum()) for shape in shapes]
-            for one, shape in zip(objects, shapes, strict=True):
-                if _is_crowd(one):
-                    mask[shape] = VOID
-            for place in sorted(range(len(objects)), key=lambda place: -areas[place]):
-                if not _is_crowd(objects[place]):
-                    mask[shapes[place]] = self.numbers[objects[place]["category_id"]]
-        except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
-            raise DataError(f"{file} has annotations that are not of COCO's form: {error!r}.") from error
+        mask = np.full(self.shape, BACKGROUND, dtype=np.uint16) if ground is None else ground
+        shapes = [(one, inside(one.get("segmentation"), self.shape)) for one in self.objects]
+        for one, shape in shapes:
+            if _is_crowd(one):
+                mask[shape] = VOID
+        for one, shape in sorted(shapes, key=lambda both: -int(both[1].sum())):
+            if not _is_crowd(one) and one.get("category_id") in numbers:
+                mask[shape] = numbers[one["category_id"]]
         return mask
-
-    def _ground(self) -> Numbers:
-        if self.ground is None:
-            return np.full(self.shape, BACKGROUND, dtype=np.uint16)
-        ground = indexed(self.ground, self.table)
-        if ground.shape != self.shape:
-            raise DataError(f"{self.ground} has (height, width) = {ground.shape}, the annotations {self.shape}.")
-        return ground
 
 
 @dataclass(frozen=True, eq=False)
 class Annotated:
-    """The photos of an annotation file, and where the annotations of each lie in it: 16 bytes an object.
+    """An annotation file.
 
     Attributes:
         file: the JSON.
-        categories: name of each category id.
-        names: file name of each photo.
-        shapes: (height, width) of each.
-        first: place of each photo's first span.
-        spans: of all objects, those of a photo in a row.
+        categories: name of each category id, ascending.
+        images: in the order of their ids.
     """
 
     file: Path
     categories: dict[int, str]
-    names: list[str]
-    shapes: NDArray[np.int32]
-    first: NDArray[np.int64]
-    spans: NDArray[np.int64]
-
-    @cached_property
-    def is_alone(self) -> list[bool]:
-        """Whether no other photo has the name of each, but for folder and ending."""
-        stems = [Path(name).stem for name in self.names]
-        counts = Counter(stems)
-        return [counts[stem] == 1 for stem in stems]
-
-    def items(self, photos: Path, numbers: Mapping[int, int], ground: Path | None = None, table: Table = ()) -> Lazy:
-        """The records.
-
-        Args:
-            photos: the folder of photos.
-            numbers: class number of each category id.
-            ground: a folder of PNGs with what lies under the objects.
-            table: class numbers of their values.
-        """
-        shown = frozenset(numbers.values()) | {number for _, number in table if number not in (BACKGROUND, VOID)}
-        return Lazy(range(len(self.names)), _Maker(self, photos, numbers, shown, ground, table))
+    images: list[Objects]
 
 
-@dataclass(frozen=True, eq=False)
-class _Maker:
-    annotated: Annotated
-    photos: Path
-    numbers: Mapping[int, int]
-    shown: frozenset[int]
-    ground: Path | None
-    table: Table
-
-    def __call__(self, place: int) -> Masked:
-        whole, name = self.annotated, self.annotated.names[place]
-        spans = whole.spans[whole.first[place] : whole.first[place + 1]].tolist()
-        height, width = whole.shapes[place].tolist()
-        ground = None if self.ground is None else self.ground / f"{Path(name).stem}.png"
-        outlines = Outlines(tuple((at, size) for at, size in spans), (height, width), self.numbers, ground, self.table)
-        called = Path(name).stem if whole.is_alone[place] else name.replace("/", "_")
-        return Masked(called, self.photos / name, whole.file, self.shown, outlines)
+def photos_of(root: Path, split: str) -> Path:
+    """The folder of images of a split."""
+    return either(root, split, f"images/{split}")
 
 
-def read_outlines(file: Path) -> Annotated:
-    """Where all objects of an annotation file lie in it; it is read once, a piece at a time.
+def prepared(root: Path, folder: str, photos: Path) -> tuple[dict[int, str], Lazy]:
+    """Classes and records of label maps that `write_masks` made.
 
     Raises:
-        DataError: it is not of COCO's form, or nothing of it can be painted.
+        LayoutError: it has not.
+        DataError: a file is not as it was made.
+    """
+    whole = top(root, (f"{PREPARED}/{folder}/{IMAGES}",)) / PREPARED / folder
+    classes, _ = read_classes(whole / "classes.txt")
+    files = _json(whole / IMAGES)
+    return classes, Lazy([*files.items()], partial(_masked, photos, whole, frozenset(classes)))
+
+
+def _masked(photos: Path, masks: Path, numbers: frozenset[int], names: tuple[str, str]) -> Masked:
+    name, photo = names
+    return Masked(name, photos / photo, masks / f"{name}.png", numbers)
+
+
+def write_masks(
+    root: Path,
+    folder: str,
+    split: str,
+    plan: Callable[[Annotated], tuple[dict[int, str], Callable[[Objects], Numbers]]],
+    progress: Callable[[int, int], None],
+) -> Path:
+    """Write the label map of each image of `instances_SPLIT.json` into eclip_masks/FOLDER, which is there when all are.
+
+    Args:
+        root: of the data set.
+        folder: of the label maps.
+        split: of the annotations.
+        plan: from the annotations to the names of classes and to what paints an image.
+        progress: hears how many images are done, of how many.
+
+    Raises:
+        DataError: the annotations are not of COCO's form, or nothing of them can be painted.
+        ResultError: the folder cannot be written.
         MissingExtraError: pycocotools is not there.
 
     Warns:
         DataWarning: annotations cannot be painted, or not in all their parts; the rest is.
     """
+    whole, part = root / PREPARED / folder, root / PREPARED / f"{folder}.part"
+    if whole.is_dir():
+        return whole
+    photos_of(root, split)
+    found = read_annotations(either(root, f"annotations/instances_{split}.json", f"instances_{split}.json"))
+    classes, paint = plan(found)
+    stems = Counter(Path(one.name).stem for one in found.images)
+    files: dict[str, str] = {}
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+        for done, one in enumerate(found.images, 1):
+            stem = Path(one.name).stem
+            name = stem if stems[stem] == 1 else one.name.replace("/", "_")
+            files[name] = one.name
+            if not (file := part / f"{name}.png").exists():
+                write_indexed(file, paint(one))
+            progress(done, len(found.images))
+        rows = "".join(f"{number}\t{name}\n" for number, name in classes.items())
+        (part / "classes.txt").write_text(rows, encoding="utf-8")
+        (part / IMAGES).write_text(json.dumps(files, ensure_ascii=False), encoding="utf-8")
+        part.rename(whole)
+    except OSError as error:
+        raise ResultError(f"{part} cannot be written: {error.strerror or error}.") from error
+    return whole
+
+
+def read_annotations(file: Path) -> Annotated:
+    """All of an annotation file; raises and warns as `write_masks`."""
     if importlib.util.find_spec("pycocotools") is None:
         raise MissingExtraError("reading COCO's outlines", "pycocotools", "data")
-    names: dict[int, str] = {}
-    shapes: dict[int, tuple[int, int]] = {}
-    categories: dict[int, str] = {}
-    owners, spans, kinds = array("q"), array("q"), array("q")
-    lacking: list[tuple[int, str, bool]] = []  # place of an annotation, what is wrong, whether something is left
-    later: list[int] = []  # places of annotations before their image
+    whole = _json(file)
+    images: dict[int, Objects] = {}
+    lacking: list[tuple[dict[str, Any], str, str, bool]] = []  # what, its image, what is wrong, is something left?
+    lost = 0
     try:
-        for key, offset, size, one in records(file):
-            if key == "images":
-                twice = one["id"] in names
-                names[one["id"]] = _named(one, "file_name")
-                shapes[one["id"]] = (int(one["height"]), int(one["width"]))
-                if twice:
-                    raise ValueError(f"the image {one['id']} is listed twice")
-            elif key == "categories":
-                categories[one["id"]] = _named(one, "name")
-            elif key == "annotations":
-                place = len(owners)
-                owners.append(one["image_id"])
-                spans.extend((offset, size))
-                kind = one.get("category_id")
-                kinds.append(kind if isinstance(kind, int) else -1)
-                if (shape := shapes.get(one["image_id"])) is None:
-                    later.append(place)
-                elif (wrong := wrong_with(one.get("segmentation"), shape))[0]:
-                    lacking.append((place, *wrong))
+        categories = {one["id"]: _named(one, "name") for one in whole.get("categories", ())}
+        for one in whole.get("images", ()):
+            if one["id"] in images:
+                raise ValueError(f"the image {one['id']} is listed twice")
+            images[one["id"]] = Objects(_named(one, "file_name"), (int(one["height"]), int(one["width"])), [])
+        annotations: Sequence[dict[str, Any]] = whole.get("annotations", ())
+        for one in annotations:
+            if (image := images.get(one["image_id"])) is None:
+                stray = f"{file} has an annotation of the image {one['image_id']}, which it does not list."
+                raise DataError(stray)
+            image.objects.append(one)
+            wrong, left = wrong_with(one.get("segmentation"), image.shape)
+            lacking += [(one, image.name, wrong, left)] if wrong else []
+            if strange := one.get("category_id") not in categories:
+                lacking.append((one, image.name, f"its category {one.get('category_id')} is not listed", False))
+            lost += strange or not left
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{file} is not of COCO's form (images, annotations, categories): {error!r}.") from error
-    if not names or not categories:
+    if not images or not categories:
         raise DataError(f"{file} must have images and categories, as COCO's instances have.")
-    places = {image: place for place, image in enumerate(sorted(names))}
-    stray = next((owner for owner in owners if owner not in places), None)
-    if stray is not None:
-        raise DataError(f"{file} has an annotation of the image {stray}, which it does not list.")
-    with open(file, "rb") as stream:
-        for place in later:
-            one = _object(stream, *spans[2 * place : 2 * place + 2])
-            if (wrong := wrong_with(one.get("segmentation"), shapes[owners[place]]))[0]:
-                lacking.append((place, *wrong))
-    strange = [place for place, kind in enumerate(kinds) if kind not in categories]
-    lacking += [(place, f"its category {kinds[place]} is not listed", False) for place in strange]
     if lacking:
-        _tell(file, sorted(lacking), spans, [names[one] for one in owners])
-    owner = np.array([places[one] for one in owners], dtype=np.int64)
-    order = np.argsort(owner, kind="stable")
-    first = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(names)))])
-    ids = sorted(names)
-    return Annotated(
-        file,
-        dict(sorted(categories.items())),
-        [names[one] for one in ids],
-        np.array([shapes[one] for one in ids], dtype=np.int32),
-        first.astype(np.int64),
-        np.array(spans, dtype=np.int64).reshape(-1, 2)[order],
-    )
+        rest = {True: ", the rest of it counts", False: ""}
+        told = "; ".join(
+            f"annotation {one.get('id', 'without id')} of {name}: {why}{rest[left]}"
+            for one, name, why, left in lacking[:MOST_TOLD]
+        ) + (f"; and {len(lacking) - MOST_TOLD:,} more" if len(lacking) > MOST_TOLD else "")
+        said = f"{len(lacking):,} of {len(annotations):,} annotations of {file} cannot be painted as they are"
+        if lost == len(annotations):
+            raise DataError(f"{said}, so that no object is left ({told}): outlines are needed.")
+        message = f"{said}, and what cannot is left out, as if it were not there: {told}."
+        warnings.warn(message, DataWarning, stacklevel=5)
+    return Annotated(file, dict(sorted(categories.items())), [images[one] for one in sorted(images)])
 
 
-def _tell(file: Path, lacking: Sequence[tuple[int, str, bool]], spans: Sequence[int], photos: Sequence[str]) -> None:
-    """Say which annotations cannot be painted, or not in all their parts.
+def _json(file: Path) -> dict[str, Any]:
+    """What a file that is one JSON object holds.
 
     Raises:
-        DataError: none can.
+        DataError: it cannot be read, is no such JSON, or is of another encoding.
     """
-    told = []
-    with open(file, "rb") as stream:
-        for place, why, left in lacking[:MOST_TOLD]:
-            one = _object(stream, *spans[2 * place : 2 * place + 2])
-            rest = ", the rest of it counts" if left else ""
-            told.append(f"annotation {one.get('id', 'without id')} of {photos[place]}: {why}{rest}")
-    more = f"; and {len(lacking) - MOST_TOLD:,} more" if len(lacking) > MOST_TOLD else ""
-    said = f"{len(lacking):,} of {len(photos):,} annotations of {file} cannot be painted as they are"
-    if not any(left for _, _, left in lacking) and len({place for place, *_ in lacking}) == len(photos):
-        raise DataError(f"{said}, so that no object is left ({'; '.join(told)}{more}): outlines are needed.")
-    warnings.warn(
-        f"{said}, and what cannot is left out, as if it were not there: {'; '.join(told)}{more}.",
-        DataWarning,
-        stacklevel=6,
-    )
-
-
-def _object(stream: IO[bytes], at: int, size: int) -> dict[str, Any]:
-    stream.seek(at)
-    return json.loads(stream.read(size))
+    try:
+        data = file.read_bytes()
+        if b"\0" in data[:4] or data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise DataError(f"{file} is not UTF-8 (it looks like UTF-16 or UTF-32): save it as UTF-8.")
+        found = json.loads(data.decode("utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        where = f"{error.reason}, {error.object[error.start]:#x} at byte {error.start:,}"
+        raise DataError(f"{file} is not UTF-8 ({where}): save it as UTF-8.") from error
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{file} is cut short, or no JSON: {getattr(error, 'msg', error)}. Fetch it again.") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{file} must be a JSON object, got a {type(found).__name__}.")
+    return found
 
 
 def _is_crowd(one: Mapping[str, Any]) -> bool:

@@ -7,8 +7,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from eclip.datasets.caption_tables import pairs_of
 from eclip.datasets.layout import either
-from eclip.datasets.pair import Bad, Pair, PairSet, Place
+from eclip.datasets.pair import Bad, PairSet
 from eclip.errors import DataError
 
 CAPTIONS = 5
@@ -43,17 +44,12 @@ def read_karpathy(file: Path, split: str, folders: Sequence[Path]) -> PairSet:
         raise DataError(
             f"{file} is not of Karpathy's form (images, each with split, filename, sentences): {error!r}."
         ) from None
-    pairs, bad = list[Pair](), Bad()
+    captions: dict[str, list[str]] = {}
+    bad: Bad = []
     for name, said in rows:
-        captions = tuple(caption for caption in said if caption)[:CAPTIONS]
         places = [folder / name for folder in folders]
-        found = next((place for place in places if place.is_file()), None)
-        if found is None:
-            bad.append((str(places[0]), "no such file."))
-        elif not captions:
-            bad.append((str(found), "no caption."))
-        elif not (size := found.stat().st_size):
-            bad.append((str(found), "empty (0 bytes)."))
-        else:
-            pairs.append(Pair(str(found), Place(str(found), 0, size), captions))
-    return PairSet(file.stem, pairs, None, bad)
+        photo = str(next((place for place in places if place.is_file()), places[0]))
+        captions[photo] = [caption for caption in said if caption][:CAPTIONS]
+        if not captions[photo]:
+            bad.append((photo, "no caption."))
+    return PairSet(file.stem, pairs_of(captions, bad), None, bad)

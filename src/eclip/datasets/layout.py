@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from eclip.datasets.mask_files import BACKGROUND, VOID, Table
@@ -149,3 +149,9 @@ def rows_of(index: Path, needed: set[str]) -> list[dict[str, str]]:
         if len(row) != len(header):
             raise DataError(f"line {place} of {index} must have {len(header)} columns, got {len(row)}.")
     return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def some(names: Iterable[str]) -> str:
+    """The first three of some names."""
+    first = list(names)
+    return ", ".join(first[:3]) + (", ..." if len(first) > 3 else "")

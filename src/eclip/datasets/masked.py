@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-from jaxtyping import UInt16
+from jaxtyping import Bool, UInt16
 from PIL import Image
 
 from eclip.datasets.mask_files import BACKGROUND, VOID, indexed, short, shown
@@ -188,6 +188,14 @@ def present(mask: UInt16[np.ndarray, "height width"], least: float = 0.01) -> li
     area = np.bincount(mask[mask != VOID])
     needed = max(least * area.sum(), 1)
     return [int(number) for number in np.flatnonzero(area >= needed) if number != BACKGROUND]
+
+
+def sides(
+    mask: UInt16[np.ndarray, "height width"], number: int
+) -> tuple[Bool[np.ndarray, "height width"], Bool[np.ndarray, "height width"]]:
+    """Pixels of a class, and pixels of anything else; those of void are in neither."""
+    inside = mask == number
+    return inside, ~inside & (mask != VOID)
 
 
 def _bytes(file: Path | Place) -> int:

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eclip.datasets.binary import taken
-from eclip.datasets.layout import declares_void, read_classes, rows_of
+from eclip.datasets.layout import declares_void, read_classes, rows_of, some
 from eclip.datasets.mask_files import BACKGROUND, VOID, indexed
-from eclip.datasets.masked import Decode, Lazy, Masked, MaskSet, present
+from eclip.datasets.masked import Decode, Lazy, Masked, MaskSet, present, sides
 from eclip.errors import DataError, DataWarning, OptionError
 from eclip.images import EXTENSIONS
 
@@ -39,6 +39,7 @@ __all__ = [
     "plain_items",
     "present",
     "read_masks",
+    "sides",
 ]
 
 # fmt: off
@@ -122,7 +123,7 @@ def listed_masks(
     return MaskSet(folder.resolve().name, dict(named), items, (note,) if note else ())
 
 
-class Row(NamedTuple):
+class PlainFiles(NamedTuple):
     """Files of a name in the plain layout, from `images/` and `masks/` on.
 
     Attributes:
@@ -138,7 +139,7 @@ class Row(NamedTuple):
     group: str
 
 
-def plain_rows(folder: Path, where: dict[str, str], group: Callable[[dict[str, str]], str]) -> list[Row]:
+def plain_rows(folder: Path, where: dict[str, str], group: Callable[[dict[str, str]], str]) -> list[PlainFiles]:
     """What the index names, or without one each mask, in order; see `listed_masks`.
 
     Raises:
@@ -165,7 +166,7 @@ def plain_rows(folder: Path, where: dict[str, str], group: Callable[[dict[str, s
         if left := sorted(photos.keys() - drawn.keys()):
             _tell(
                 f"{len(left)} of {len(photos)} photos in {images} have no mask of their name and are left out: "
-                f"{_some(left)}."
+                f"{some(left)}."
             )
     names = [row["name"] for row in rows]
     for at, known in ((images, photos), (masks, drawn)):
@@ -176,22 +177,22 @@ def plain_rows(folder: Path, where: dict[str, str], group: Callable[[dict[str, s
         masked = sum(name in unread for name in names)
         also = f", and so are the masks of {masked} of them" if masked else ""
         _tell(
-            f"{len(passed)} file{'s' * (len(passed) > 1)} in {images} of no kind that is read: {_some(passed)}, passed "
+            f"{len(passed)} file{'s' * (len(passed) > 1)} in {images} of no kind that is read: {some(passed)}, passed "
             f"over{also}. Save them as JPEG or PNG."
         )
     return [
-        Row(name, photos.get(name, [f"{name}.jpg"])[0], drawn.get(name, [f"{name}.png"])[0], group(row).strip())
+        PlainFiles(name, photos.get(name, [f"{name}.jpg"])[0], drawn.get(name, [f"{name}.png"])[0], group(row).strip())
         for name, row in zip(names, rows, strict=True)
         if name not in unread
     ]
 
 
-def plain_items(folder: Path, rows: Sequence[Row], classes: Iterable[int], decode: Decode) -> Lazy:
+def plain_items(folder: Path, rows: Sequence[PlainFiles], classes: Iterable[int], decode: Decode) -> Lazy:
     """Records of rows of the plain layout."""
     return Lazy(rows, partial(_plain, folder, frozenset(classes), decode))
 
 
-def _plain(folder: Path, numbers: frozenset[int], decode: Decode, row: Row) -> Masked:
+def _plain(folder: Path, numbers: frozenset[int], decode: Decode, row: PlainFiles) -> Masked:
     return Masked(row.name, folder / "images" / row.photo, folder / "masks" / row.mask, numbers, decode, row.group)
 
 
@@ -238,10 +239,6 @@ def _pictures(folder: Path, inside: Iterable[str]) -> tuple[dict[str, list[str]]
 
 
 _NOT_OURS = ("Thumbs.db", "desktop.ini")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _tell(message: str) -> None:

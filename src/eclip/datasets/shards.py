@@ -11,7 +11,7 @@ from pathlib import Path
 
 from eclip.datasets.archives import SEG, Member, in_tar
 from eclip.datasets.binary import taken
-from eclip.datasets.layout import declares_void, lines, read_classes
+from eclip.datasets.layout import declares_void, lines, read_classes, some
 from eclip.datasets.mask_files import BACKGROUND, VOID, indexed
 from eclip.datasets.masked import Decode, Masked, MaskSet
 from eclip.datasets.pair import Bad
@@ -55,7 +55,7 @@ def shards(root: Path, _: str) -> MaskSet:
     if passed:
         warnings.warn(
             f"{len(passed)} files beside masks in {tars[0].parent} are of no kind that is read, and are passed over: "
-            f"{', '.join(passed[:3])}{', ...' if len(passed) > 3 else ''}. Save them as JPEG or PNG.",
+            f"{some(passed)}. Save them as JPEG or PNG.",
             DataWarning,
             stacklevel=4,
         )

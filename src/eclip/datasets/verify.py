@@ -55,7 +55,6 @@ def verify(
 
     Raises:
         OptionError: there is no such split, or no root.
-        MissingExtraError: a package that it needs is not installed.
     """
     split = dataset.checked(split)
     expected = dataset.counts.get(split, ())

@@ -1,7 +1,7 @@
 """What is measured, and how: a task for each kind of rules in `eclip.evaluation.protocols`.
 
-A task scores a batch of photos, which becomes a part on disk, and makes rows of all parts. To add one: a class of rules
-in `protocols`, a file here with its task, a line in the dict. The dict imports no torch.
+A task scores a batch of images, whose result is kept on disk, and makes rows of all results. To add one: a class of
+rules in `protocols`, a file here with its task, a line in the dict. The dict imports no torch.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from eclip.evaluation.query import Asked
     from eclip.evaluation.row import Row
-    from eclip.evaluation.store import Part
+    from eclip.evaluation.store import BatchResult
 
 
 @runtime_checkable
 class Task(Protocol):
     """Scores batches, and makes rows of what they gave."""
 
-    def score(self, items: Sequence[Any], start: int) -> Part:
+    def score(self, items: Sequence[Any], start: int) -> BatchResult:
         """What a batch gives; `start` is the place of its first item in the data set."""
 
-    def record(self, parts: Iterable[Part]) -> list[Row]:
-        """A row for each method and control."""
+    def record(self, results: Iterable[BatchResult]) -> list[Row]:
+        """A row for each method and baseline."""
 
 
 TASKS: dict[str, str] = {

@@ -1,7 +1,7 @@
 """Maps that know neither text nor model, scored like any other: what a method must beat.
 
-`CONTROLS[name](grid, seed) -> (row, col)`; to add one: a function here, a line in the dict. The fourth control, a
-method's own map upside down, is a column of the table instead. `bound` is no control but the opposite: the mask itself
+`BASELINES[name](grid, seed) -> (row, col)`; to add one: a function here, a line in the dict. The fourth, a
+method's own map upside down, is a column of the table instead. `bound` is no baseline but the opposite: the mask itself
 on the patch grid, which no map on that grid beats by much.
 """
 
@@ -36,25 +36,26 @@ def random(grid: Sequence[int], seed: Sequence[int]) -> Map:
     return np.random.default_rng(list(seed)).random(tuple(grid), np.float32)
 
 
-CONTROLS: dict[str, Callable[[Sequence[int], Sequence[int]], Map]] = {
+BASELINES: dict[str, Callable[[Sequence[int], Sequence[int]], Map]] = {
     "ones": ones,
     "centre": centre,
     "random": random,
 }
 BOUND = "bound"
-NAMES = (*CONTROLS, BOUND)
-"""Of the maps that `control_maps` gives, in order."""
+NAMES = (*BASELINES, BOUND)
+"""Of the maps that `baseline_maps` gives, in this order."""
 
 
-def control_maps(
+def baseline_maps(
     grid: tuple[int, int],
     seed: Sequence[int],
     inside: Bool[np.ndarray, "height width"],
     outside: Bool[np.ndarray, "height width"],
-) -> list[Float[Tensor, "row col"]]:
-    """The maps of all controls, and the bound, for a class of a photo, in [0, 1]: they are resized as they are.
+) -> dict[str, Float[Tensor, "row col"]]:
+    """The maps of all baselines, and the bound, for a class of a photo, in [0, 1]: they are resized as they are.
 
     So `ones` is everything at any threshold, and the bound of a thing that fills the photo as well.
     """
-    maps = [control(grid, seed) for control in CONTROLS.values()] + [grid_bound(inside, outside, grid)]
-    return [torch.from_numpy(one).float() for one in maps]
+    maps = {name: baseline(grid, seed) for name, baseline in BASELINES.items()}
+    maps[BOUND] = grid_bound(inside, outside, grid)
+    return {name: torch.from_numpy(one).float() for name, one in maps.items()}

@@ -15,7 +15,7 @@ import numpy as np
 from eclip.datasets.masks import BACKGROUND, VOID, MaskSet
 from eclip.datasets.pair import PairSet
 from eclip.errors import DataError, DataWarning, ImageError
-from eclip.evaluation.baselines import BOUND, CONTROLS
+from eclip.evaluation.baselines import BASELINES, BOUND
 from eclip.evaluation.report.text import FEW
 
 LOOKED_AT = 20
@@ -59,17 +59,17 @@ def nothing_shown(data: MaskSet | PairSet) -> str:
     return f" The {len(shown)} masks looked at show classes, each on {100 * few:.2g} % of its image at most."
 
 
-def check_controls(data: MaskSet | PairSet, values: Mapping[str, float], filled: float, why: str = "") -> None:
+def check_baselines(data: MaskSet | PairSet, values: Mapping[str, float], filled: float, why: str = "") -> None:
     """A map that knows neither text nor model must not be as good as the mask itself.
 
     Args:
         data: what was scored.
-        values: the main number of each control, and of the bound, by name.
+        values: the main number of each baseline, and of the bound, by name.
         filled: share of the maps for which nothing is outside of the class, so that no map can be wrong.
         why: the cause, where it is known.
 
     Raises:
-        DataError: a control is as good as the bound, or no map can be wrong.
+        DataError: a baseline is as good as the bound, or no map can be wrong.
 
     Warns:
         DataWarning: most maps cannot be wrong.
@@ -80,7 +80,7 @@ def check_controls(data: MaskSet | PairSet, values: Mapping[str, float], filled:
             f"every map is right, those of controls too.{_filled(data)}"
         )
     known = {name: one for name, one in values.items() if not np.isnan(one)}
-    best = max((name for name in CONTROLS if name in known), key=lambda name: known[name], default=None)
+    best = max((name for name in BASELINES if name in known), key=lambda name: known[name], default=None)
     if best is not None and BOUND in known and known[best] >= known[BOUND] - _NEAR:
         raise DataError(
             f"{data.name} cannot tell maps apart: the control {best!r}, which knows neither text nor model, scores "

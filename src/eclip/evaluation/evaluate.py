@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -17,6 +17,7 @@ from typing import Any, SupportsIndex
 from eclip.backbones.backbone import Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
+from eclip.backbones.host import named_tensors
 from eclip.backbones.load import backbone_of, is_loaded, load
 from eclip.datasets import dataset
 from eclip.datasets.masks import Masked, MaskSet
@@ -25,11 +26,11 @@ from eclip.errors import DataError, DataWarning, OptionError
 from eclip.evaluation import Task, task_of
 from eclip.evaluation.checks import check_groups
 from eclip.evaluation.evaluation import SCHEMA, Evaluation, Found, check_question, data_of, results_of, write_results
-from eclip.evaluation.examples import draw_examples
+from eclip.evaluation.examples import OnProgress, draw_examples
 from eclip.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Localize, Protocol, protocol_of
 from eclip.evaluation.query import Asked
 from eclip.evaluation.row import Row
-from eclip.evaluation.store import Part, Parts, open_run
+from eclip.evaluation.store import BatchResult, ResultStore, open_run
 from eclip.files import hash_weights
 from eclip.methods import AnyMethod, check_methods, method_names, options_for
 from eclip.refinements import check_refinement
@@ -45,8 +46,6 @@ PASSING = ("transformers", "scikit-learn")
 MOST_FAILURES = 0.05
 """A larger share of photos that cannot be read stops a run: its numbers would be those of other photos."""
 WANTED = {"masks": "masks", "pairs": "captions or names"}
-Tell = Callable[[str, int, int], None]
-"""Hears of the progress: the model, or what is drawn, photos done, photos in all."""
 
 
 def evaluate(
@@ -69,7 +68,7 @@ def evaluate(
     overwrite: bool = False,
     examples: SupportsIndex = 3,
     expected: str | Path | None = None,
-    tell: Tell = lambda *_: None,
+    on_progress: OnProgress = lambda *_: None,
 ) -> Evaluation:
     """Score methods on a data set.
 
@@ -97,10 +96,10 @@ def evaluate(
         examples: so many best and so many worst photos of each method are drawn; where maps are localized. 0 = none.
         expected: stored numbers that `Evaluation.check` will be asked for: before anything is measured, their protocol
             and data are compared with those of this question.
-        tell: hears of the progress.
+        on_progress: hears of the progress.
 
     Raises:
-        DataError: the set cannot be read, more than 5 % of its photos cannot be, none shows a class, or a control that
+        DataError: the set cannot be read, more than 5 % of its photos cannot be, none shows a class, or a baseline that
             knows neither text nor model is as good as the true masks.
         ResultError: the folder holds the run of another question, or cannot be written; or the stored numbers are those
             of another question.
@@ -163,9 +162,9 @@ def evaluate(
     found: Found = {}
     drawn: list[dict[str, Any]] = []
     for one, task in zip(asked, tasks, strict=True):
-        found[one.backbone.name] = _measure(one, task, folder, batch_size, tell)
+        found[one.backbone.name] = _measure(one, task, folder, batch_size, on_progress)
         if isinstance(rules.rules, Localize):
-            drawn += draw_examples(one, found[one.backbone.name][0], folder, examples, tell)
+            drawn += draw_examples(one, found[one.backbone.name][0], folder, examples, on_progress)
     repeat = None
     if isinstance(data, str) and PROTOCOLS.get(rules.name) == rules and all(is_loaded(one) for one in backbones):
         repeat = eval_command(data, root, question, head)
@@ -203,23 +202,25 @@ def _backbones(
     return found
 
 
-def _measure(asked: Asked, task: Task, folder: Path, batch_size: int, tell: Tell) -> tuple[list[Row], list[Part]]:
+def _measure(
+    asked: Asked, task: Task, folder: Path, batch_size: int, on_progress: OnProgress
+) -> tuple[list[Row], list[BatchResult]]:
     """Score the batches that are missing, and read them all."""
     items, name = asked.data.items, asked.backbone.name
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
-    parts = Parts(folder, name, [_of(asked.data, one).digest() for one in batches])
-    missing = parts.missing()
+    store = ResultStore(folder, name, [_of(asked.data, one).digest() for one in batches])
+    missing = store.missing()
     done = len(items) - sum(len(batches[number]) for number in missing)
-    tell(name, done, len(items))
+    on_progress(name, done, len(items))
     failures: list[tuple[str, str]] = []
     for number in missing:
-        part = task.score(batches[number], number * batch_size)
-        parts.write(number, part)
-        failures += part.failures
+        result = task.score(batches[number], number * batch_size)
+        store.write(number, result)
+        failures += result.failures
         _check_failures(failures, len(items), asked.data.name)
         done += len(batches[number])
-        tell(name, done, len(items))
-    return task.record(parts), parts.notes()
+        on_progress(name, done, len(items))
+    return task.record(store), store.notes()
 
 
 def _check_failures(failures: list[tuple[str, str]], count: int, name: str) -> None:
@@ -271,6 +272,6 @@ def _code() -> str:
 
 
 def _digest(backbone: Backbone) -> str:
-    """16 hexadecimal digits that follow from every weight of the model and of its head."""
+    """16 hexadecimal digits that follow from every weight of the model and of its head, and from their buffers."""
     modules = [module for module in (backbone.model, backbone.head) if module is not None]
-    return hash_weights(one for module in modules for one in module.state_dict().items()).hexdigest()[:16]
+    return hash_weights(pair for module in modules for pair in named_tensors(module)).hexdigest()[:16]

@@ -17,12 +17,12 @@ from eclip.datasets.pair import PairSet
 from eclip.errors import ResultError
 from eclip.evaluation.report.table import plain_table
 from eclip.evaluation.row import Row
-from eclip.evaluation.store import PAIRS, RESULTS, TABLE, Part
+from eclip.evaluation.store import PAIRS, RESULTS, TABLE, BatchResult
 from eclip.files import replace_file
 
 SCHEMA = "eclip.eval/1"
-Found = dict[str, tuple[list[Row], list[Part]]]
-"""Rows and parts of each model."""
+Found = dict[str, tuple[list[Row], list[BatchResult]]]
+"""Rows and results of batches of each model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,14 +170,14 @@ def results_of(question: dict[str, Any], found: Found, left_out: Sequence[tuple[
     gaps: dict[tuple[str, str], str] = {}
     failures = dict(left_out)
     timing: dict[str, Any] = {}
-    for model, (own, parts) in found.items():
+    for model, (own, batches) in found.items():
         for row in own:
             numbers = {key: one.plain() for key, one in row.numbers.items()}
-            counts = {key: getattr(row, key) for key in ("control", "pairs", "photos", "groups")}
+            counts = {"control": row.baseline, "pairs": row.pairs, "photos": row.photos, "groups": row.groups}
             rows.append({"model": model, "method": row.method, **counts, "numbers": numbers, **row.facts})
-        gaps |= {(model, name): why for part in parts for name, why in part.gaps.items()}
-        failures |= {name: why for part in parts for name, why in part.failures}
-        timing[model] = _timing(parts)
+        gaps |= {(model, name): why for batch in batches for name, why in batch.gaps.items()}
+        failures |= {name: why for batch in batches for name, why in batch.failures}
+        timing[model] = _timing(batches)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     return {
         **question,
@@ -188,12 +188,12 @@ def results_of(question: dict[str, Any], found: Found, left_out: Sequence[tuple[
     }
 
 
-def _timing(parts: Sequence[Part]) -> dict[str, Any]:
+def _timing(results: Sequence[BatchResult]) -> dict[str, Any]:
     """Seconds a photo, and costs in times of the forward pass."""
-    photos = sum(part.photos for part in parts) or 1
+    photos = sum(one.photos for one in results) or 1
     seconds: dict[str, float] = {}
-    for part in parts:
-        for name, spent in part.seconds.items():
+    for one in results:
+        for name, spent in one.seconds.items():
             seconds[name] = seconds.get(name, 0.0) + spent
     forward = seconds.pop("forward", 0.0)
     costs = {

@@ -34,7 +34,8 @@ SIDES = 340, 212  # of the drawn photo, at most, in pixels
 BAND, LETTERS = 28, 13  # height of the line below, 240 in all, and of its letters
 TRUTH, EDGE = (110, 255, 190), (10, 30, 22)  # outline of the true mask, and its dark rim
 
-Tell = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
+"""Hears of the progress: the model, or what is drawn, photos done, photos in all."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ def chosen(row: Row, count: int) -> list[Example]:
     return found
 
 
-def draw_examples(asked: Asked, rows: Sequence[Row], folder: Path, count: int, tell: Tell) -> list[dict[str, Any]]:
+def draw_examples(
+    asked: Asked, rows: Sequence[Row], folder: Path, count: int, on_progress: OnProgress
+) -> list[dict[str, Any]]:
     """Draw the examples of each method that are not there yet.
 
     Args:
@@ -79,7 +82,7 @@ def draw_examples(asked: Asked, rows: Sequence[Row], folder: Path, count: int, t
         rows: what was scored of it.
         folder: of the run.
         count: best pairs of each method, and worst ones; 0 = none.
-        tell: hears of the progress: what is drawn, photos done, photos in all.
+        on_progress: hears of the progress: what is drawn, photos done, photos in all.
 
     Returns:
         As `Evaluation.results` has them.
@@ -90,17 +93,16 @@ def draw_examples(asked: Asked, rows: Sequence[Row], folder: Path, count: int, t
     """
     data = asked.data
     assert isinstance(data, MaskSet)
-    examples = [one for row in rows if not row.control for one in chosen(row, count)]
-    files = {id(one): _file(asked.backbone.name, one) for one in examples}
+    examples = [one for row in rows if not row.baseline for one in chosen(row, count)]
     missing: dict[int, list[Example]] = {}
     for one in examples:
-        if not (folder / files[id(one)]).is_file():
+        if not (folder / _file(asked.backbone.name, one)).is_file():
             missing.setdefault(one.pair["photo"], []).append(one)
     text = asked.texts() if missing else None
     for done, (place, wanted) in enumerate(sorted(missing.items())):
         slow = [one.method for one in wanted if METHODS[one.method].kind == "perturbation"]
         by = f" (by {', '.join(dict.fromkeys(slow))}, which takes many passes)" if slow else ""
-        tell(f"examples of {asked.backbone.name}{by}", done, len(missing))
+        on_progress(f"examples of {asked.backbone.name}{by}", done, len(missing))
         found, failures = opened(data.items[place : place + 1], place)
         if failures:
             raise DataError(f"{failures[0][0]} was scored, but can no longer be read: {failures[0][1]}")
@@ -114,11 +116,12 @@ def draw_examples(asked: Asked, rows: Sequence[Row], folder: Path, count: int, t
             maps = asked.maps(method, encoding, text, [[columns[number] for number in numbers]])[0][0]
             for one in own:
                 heat = normalize(maps[numbers.index(one.pair["class"])].float()).numpy()
-                inside = mask == one.pair["class"]
-                picture = _drawn(photo, heat, inside, data.classes[one.pair["class"]], one.pair["iou"])
-                replace_file(folder / files[id(one)], picture)
+                inside, name = mask == one.pair["class"], data.classes[one.pair["class"]]
+                picture = _drawn(photo, heat, inside, name, one.pair["iou"])
+                path = folder / _file(asked.backbone.name, one)
+                replace_file(path, picture)
     if missing:
-        tell(f"examples of {asked.backbone.name}", len(missing), len(missing))
+        on_progress(f"examples of {asked.backbone.name}", len(missing), len(missing))
     return [
         {
             "model": asked.backbone.name,
@@ -129,7 +132,7 @@ def draw_examples(asked: Asked, rows: Sequence[Row], folder: Path, count: int, t
             "name": data.classes[one.pair["class"]],
             "iou": round(one.pair["iou"], 6),
             "msc": round(one.pair["msc"], 6),
-            "file": files[id(one)],
+            "file": _file(asked.backbone.name, one),
         }
         for one in examples
     ]

@@ -22,7 +22,7 @@ from eclip.datasets.pair import PairSet
 from eclip.errors import DataError, ImageError, NoMeaningError
 from eclip.evaluation.checks import nothing_shown
 from eclip.evaluation.protocols import Protocol
-from eclip.evaluation.store import Part
+from eclip.evaluation.store import BatchResult
 from eclip.methods import METHODS
 from eclip.refinements import REFINEMENTS
 from eclip.texts.encode import encode_texts
@@ -162,7 +162,7 @@ class Asked:
         return time.perf_counter() - start
 
 
-def joined(parts: Iterable[Part], data: MaskSet | PairSet) -> tuple[dict[str, NDArray[Any]], list[str]]:
+def joined(parts: Iterable[BatchResult], data: MaskSet | PairSet) -> tuple[dict[str, NDArray[Any]], list[str]]:
     """The arrays of all parts, row after row, and the names of what was scored.
 
     In a part "photos" are places in the data set; these are "items" here, and "photos" counts photos, of which several

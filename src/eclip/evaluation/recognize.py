@@ -21,7 +21,7 @@ from eclip.evaluation.bootstrap import Number, Weights, number
 from eclip.evaluation.protocols import Recognize
 from eclip.evaluation.query import Asked
 from eclip.evaluation.row import Row
-from eclip.evaluation.store import Part
+from eclip.evaluation.store import BatchResult
 from eclip.metrics.ranking import ranks
 from eclip.texts.encode import encode_texts
 
@@ -43,7 +43,7 @@ class RecognizeTask:
         assert isinstance(asked.data, PairSet)
         self.names = asked.data.classes
 
-    def score(self, items: Sequence[Pair], start: int) -> Part:
+    def score(self, items: Sequence[Pair], start: int) -> BatchResult:
         """What a batch of photos gives; `start` is the place of the first in the data set."""
         asked, rules = self.asked, self.asked.protocol
         failures: list[tuple[str, str]] = []
@@ -74,15 +74,15 @@ class RecognizeTask:
                 arrays["texts"] = encode_texts(asked.backbone, captions, rules.templates).float().cpu().numpy()
             else:
                 arrays["labels"] = np.array([self.names.index(name) for name in captions])
-        return Part(arrays, seconds, len(photos), {}, failures)
+        return BatchResult(arrays, seconds, len(photos), {}, failures)
 
-    def record(self, parts: Iterable[Part]) -> list[Row]:
+    def record(self, results: Iterable[BatchResult]) -> list[Row]:
         """The one row of the model.
 
         Raises:
             DataError: no photo could be read.
         """
-        filled = [part.arrays for part in parts if part.arrays]
+        filled = [one.arrays for one in results if one.arrays]
         if not filled:
             raise DataError(f"no photo of {self.asked.data.name} could be read.")
         whole = {key: np.concatenate([one[key] for one in filled]) for key in filled[0]}

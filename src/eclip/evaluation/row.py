@@ -1,4 +1,4 @@
-"""A row of a result: one method, or control, on one model."""
+"""A row of a result: one method, or baseline, on one model."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Row:
     """What was measured of one map.
 
     Attributes:
-        method: its name, or that of a control.
-        control: it knows neither text nor model.
+        method: its name, or that of a baseline.
+        baseline: it knows neither text nor model.
         pairs: how many maps were scored.
         photos: of so many photos.
         numbers: by name of the metric.
@@ -29,7 +29,7 @@ class Row:
     """
 
     method: str
-    control: bool
+    baseline: bool
     pairs: int
     photos: int
     numbers: dict[str, Number]
@@ -40,7 +40,7 @@ class Row:
 
 def mean_rows(
     names: Sequence[str],
-    controls: Collection[str],
+    baselines: Collection[str],
     keys: Sequence[str],
     values: Float[np.ndarray, "pair name key"],
     whole: dict[str, NDArray[Any]],
@@ -48,8 +48,8 @@ def mean_rows(
     """A row a name: the mean over pairs of each key; NaN where a pair has no such number, and it is left out.
 
     Args:
-        names: of methods and controls.
-        controls: those that are controls.
+        names: of methods and baselines.
+        baselines: those that are baselines.
         keys: of the numbers.
         values: of each pair.
         whole: of each pair, as `joined` has them: "photos", "groups", "items" and "numbers", its class.
@@ -58,15 +58,16 @@ def mean_rows(
     for column, name in enumerate(names):
         own = values[:, column].astype(float)
         replicates = weights.means(own)
-        found = {key: number(_mean(own[:, i]), replicates[:, i]) for i, key in enumerate(keys)}
+        found = {key: number(known_mean(own[:, i]), replicates[:, i]) for i, key in enumerate(keys)}
         each = [
             {"photo": int(item), "class": int(one), **dict(zip(keys, pair.tolist(), strict=True))}
             for item, one, pair in zip(whole["items"], whole["numbers"], own, strict=True)
         ]
-        rows.append(Row(name, name in controls, len(own), photos, found, {}, each, len(weights.groups)))
+        rows.append(Row(name, name in baselines, len(own), photos, found, {}, each, len(weights.groups)))
     return rows
 
 
-def _mean(values: Float[np.ndarray, " pair"]) -> float:
+def known_mean(values: Float[np.ndarray, " pair"]) -> float:
+    """Of those that are known; NaN where none is."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else np.nan

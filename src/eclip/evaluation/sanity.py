@@ -9,7 +9,7 @@ mean stands beside it. A flat map has no order: its pairs are left out, and coun
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -17,18 +17,17 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from eclip.backbones.backbone import Backbone
 from eclip.backbones.encoding import encode
 from eclip.backbones.wrap import wrap
-from eclip.datasets.masks import Masked, present
 from eclip.errors import OptionError
+from eclip.evaluation.pair_task import EncodedImages, PairTask, Scores
 from eclip.evaluation.protocols import Sanity
-from eclip.evaluation.query import Asked, joined, opened
-from eclip.evaluation.row import Row, mean_rows
-from eclip.evaluation.store import Part
+from eclip.evaluation.query import Asked, joined
+from eclip.evaluation.row import Row, known_mean, mean_rows
+from eclip.evaluation.store import BatchResult
 from eclip.heatmap import mean_over_cells
 from eclip.metrics.sanity import rank_correlation
 from eclip.texts.encode import encode_texts
@@ -37,74 +36,53 @@ SIGNED = ("nonsense", "other_class", "random_weights")
 KEYS = (*(f"{key}_size" for key in SIGNED), *SIGNED)
 
 
-class SanityTask:
-    """Scores pairs of a photo and a class that it shows.
+class SanityTask(PairTask):
+    """Scores pairs of an image and a class that it shows.
 
     Args:
         asked: the question; its protocol has rules of class `Sanity`.
     """
 
+    baselines = ()
+
     def __init__(self, asked: Asked) -> None:
+        super().__init__(asked)
         assert isinstance(asked.protocol.rules, Sanity)
-        self.asked, self.rules = asked, asked.protocol.rules
-        self.columns = {number: column for column, number in enumerate(asked.classes)}
-        self.text = asked.texts()
-        nonsense = encode_texts(asked.backbone, list(self.rules.nonsense), asked.protocol.templates)
+        nonsense = encode_texts(asked.backbone, list(asked.protocol.rules.nonsense), asked.protocol.templates)
         self.more = torch.cat([self.text, nonsense])
         self.strange = replace(asked, backbone=shuffled(asked.backbone))
 
-    def score(self, items: Sequence[Masked], start: int) -> Part:
-        """What a batch of photos gives; `start` is the place of the first in the data set."""
-        found, failures = opened(items, start)
-        gaps: dict[str, str] = {}
-        seconds: dict[str, float] = {"forward": 0.0}
-        photos: list[int] = []
-        numbers: list[int] = []
-        values: dict[str, list[list[float]]] = {name: [] for name in self.asked.methods}
-        flat: dict[str, list[bool]] = {name: [] for name in self.asked.methods}
-        count, silly = len(self.text), list(range(len(self.text), len(self.more)))
-        shows = [one for one in found if present(one.mask, self.rules.least)]
-        for group, encoding, spent in self.asked.encoded(shows):
-            seconds["forward"] += spent
-            own = [present(one.mask, self.rules.least) for one in group]
-            shown = [[self.columns[number] for number in each] for each in own]
-            others = [_absent(each, count) for each in shown]
-            both = [each + other for each, other in zip(shown, others, strict=True)]
-            strange = encode(self.strange.backbone, encoding.pixels, self.asked.keep, encoding.positions)
-            maps = dict(self.asked.try_maps(encoding, self.text, both, gaps, seconds))
-            aside = dict(self.asked.try_maps(encoding, self.more, [silly] * len(group), gaps, {}))
-            blind = dict(self.strange.try_maps(strange, self.text, shown, gaps, {}))
-            for image, one in enumerate(group):
-                photos += [one.place] * len(own[image])
-                numbers += own[image]
-                for name in maps.keys() & aside.keys() & blind.keys():
-                    known, silly_maps, blind_maps = (
-                        _coarse(each[name][image], encoding.grid) for each in (maps, aside, blind)
+    def scores(self, batch: EncodedImages, gaps: dict[str, str], seconds: dict[str, float]) -> Iterator[Scores]:
+        """Of each pair of a batch, image after image; methods that do not apply become gaps, and seconds are added."""
+        asked, encoding, count = self.asked, batch.encoding, len(self.text)
+        others = [_absent(each, count) for each in batch.shown]
+        both = [each + other for each, other in zip(batch.shown, others, strict=True)]
+        silly = [list(range(count, len(self.more)))] * len(batch.photos)
+        strange = encode(self.strange.backbone, encoding.pixels, asked.keep, encoding.positions)
+        maps = dict(asked.try_maps(encoding, self.text, both, gaps, seconds))
+        aside = dict(asked.try_maps(encoding, self.more, silly, gaps, {}))
+        blind = dict(self.strange.try_maps(strange, self.text, batch.shown, gaps, {}))
+        for image, own in enumerate(batch.shown):
+            coarse = {
+                name: [_coarse(each[name][image], encoding.grid) for each in (maps, aside, blind)]
+                for name in maps.keys() & aside.keys() & blind.keys()
+            }
+            for place in range(len(own)):
+                yield {
+                    name: _rhos(
+                        known[place], [silly, known[len(own) + place :][: bool(others[image])], [random[place]]]
                     )
-                    for place in range(len(own[image])):
-                        mine, other = known[place], known[len(own[image]) + place] if others[image] else None
-                        asides = [silly_maps, [] if other is None else [other], [blind_maps[place]]]
-                        rhos = [np.array([rank_correlation(mine, each) for each in some]) for some in asides]
-                        means = [_mean(np.abs(some)) for some in rhos] + [_mean(some) for some in rhos]
-                        values[name].append(means)
-                        flat[name].append(any(np.isnan(some).any() for some in rhos))
-        names = [name for name in self.asked.methods if name not in gaps]
-        arrays: dict[str, NDArray[Any]] = {"names": np.array(names)}
-        if photos:
-            arrays |= {"photos": np.array(photos), "numbers": np.array(numbers)}
-            rows = np.array([values[name] for name in names]).reshape(len(names), len(photos), len(KEYS))
-            arrays["values"] = rows.swapaxes(0, 1)
-            arrays["flat"] = np.array([flat[name] for name in names], dtype=bool).reshape(len(names), len(photos)).T
-        return Part(arrays, seconds, len(found), gaps, failures)
+                    for name, (known, silly, random) in coarse.items()
+                }
 
-    def record(self, parts: Iterable[Part]) -> list[Row]:
+    def record(self, results: Iterable[BatchResult]) -> list[Row]:
         """A row for each method.
 
         Raises:
             DataError: no photo shows a class.
             OptionError: no method has a meaning for this model.
         """
-        whole, names = joined(parts, self.asked.data)
+        whole, names = joined(results, self.asked.data)
         if not names:
             raise OptionError(f"none of {', '.join(self.asked.methods)} has a meaning on {self.asked.backbone.name}.")
         rows = mean_rows(names, (), KEYS, whole["values"], whole)
@@ -130,10 +108,11 @@ def shuffled(backbone: Backbone, seed: int = 0) -> Backbone:
     return replace(made, head=backbone.head)
 
 
-def _mean(values: Float[np.ndarray, " map"]) -> float:
-    """Of those that are known; NaN where none is."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else np.nan
+def _rhos(mine: Float[np.ndarray, "row col"], asides: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """Rank correlations of a map with the maps of each kind: their mean sizes and their means, and is one flat?"""
+    rhos = [np.array([rank_correlation(mine, each) for each in some]) for some in asides]
+    means = [known_mean(np.abs(some)) for some in rhos] + [known_mean(some) for some in rhos]
+    return {"values": means, "flat": any(np.isnan(some).any() for some in rhos)}
 
 
 def _coarse(maps: Tensor, grid: tuple[int, int]) -> list[Float[np.ndarray, "row col"]]:

@@ -16,27 +16,30 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
 from eclip.backbones.encoding import encode
 from eclip.datasets.masks import BACKGROUND, VOID, Masked
 from eclip.errors import DataError
 from eclip.evaluation.baselines import BOUND, random
 from eclip.evaluation.bootstrap import Weights, number
-from eclip.evaluation.checks import check_controls, nothing_shown
+from eclip.evaluation.checks import check_baselines, nothing_shown
 from eclip.evaluation.protocols import Segment
 from eclip.evaluation.query import Asked, Opened, joined, opened
 from eclip.evaluation.row import Row
-from eclip.evaluation.store import Part
+from eclip.evaluation.store import BatchResult
 from eclip.methods import BETWEEN_TEXTS, METHODS
 from eclip.metrics.bound import grid_bound
 from eclip.metrics.segmentation import confusion
+from eclip.refinements import REFINEMENTS
 from eclip.segmentation.classes import BACKGROUND as BEHIND
 from eclip.segmentation.classes import ClassWords
-from eclip.segmentation.labels import Piece, label_pixels
-from eclip.segmentation.windows import check_windows, windows
+from eclip.segmentation.labels import Piece, label_pixels, pieces_of
+from eclip.segmentation.windows import check_windows
 from eclip.texts.encode import encode_texts
 
-CONTROLS = ("random", BOUND)
+BASELINES = ("random", BOUND)
 AT_ONCE = 16
 """Windows in one forward pass."""
 ALONE = (
@@ -66,90 +69,104 @@ class SegmentTask:
         behind = tuple(word for word in rules.background if word.casefold() not in taken)
         self.words = ClassWords((BEHIND, *names), (behind, *((name,) for name in names)))
         self.text = encode_texts(asked.backbone, self.words.texts, asked.protocol.templates)
-        self.slid = check_windows(rules.window, rules.stride, asked.protocol.image_size if rules.window else None)
+        slid = check_windows(rules.window, rules.stride, asked.protocol.image_size if rules.window else None)
+        self.slid = None if rules.window is None or slid is None else (rules.window, *slid)
+        self.view = (rules.window, "squash") if self.slid else (asked.protocol.image_size, asked.protocol.resize)
+        self.cuts = {key: getattr(rules, key) for key in ("scale", "prob_threshold", "area_threshold")}
         self.behind = bool(rules.background) or rules.prob_threshold is not None
         self.labels = np.full(VOID + 1, VOID, np.int64)  # of each number of a mask
         self.labels[list(asked.classes)] = np.arange(1, len(asked.classes) + 1)
         self.labels[BACKGROUND] = 0 if self.behind else VOID
 
-    def score(self, items: Sequence[Masked], start: int) -> Part:
+    def score(self, items: Sequence[Masked], start: int) -> BatchResult:
         """What a batch of photos gives; `start` is the place of the first in the data set."""
         found, failures = opened(items, start)
         gaps, seconds = dict(self.gaps), {"forward": 0.0}
-        photos, counts = [], []
-        for one in found:
-            truth = self.labels[one.mask]
-            labels = self._labels(one, gaps, seconds)
-            photos.append(one.place)
-            counts.append(np.stack([self._counts(each, truth) for each in labels.values()]))
-        names = [name for name in self.asked.methods if name not in gaps] + [*CONTROLS]
+        finer = self.asked.refine is not None and REFINEMENTS[self.asked.refine].finer
+        groups: dict[tuple[int, ...], list[Opened]] = {}
+        for one in found:  # maps on pixels take so much memory that an image at a time is enough
+            groups.setdefault((one.place,) if finer else self._grid(one), []).append(one)
+        photos: list[int] = []
+        counts: list[dict[str, NDArray[np.int32]]] = []
+        for group in groups.values():
+            whole, at_once = [one.photo for one in group], AT_ONCE if self.slid else len(group)
+            pieces = pieces_of(whole, self.slid, at_once, lambda some, _: self._maps(some, gaps, seconds))
+            for place, one in enumerate(group):
+                truth, size = self.labels[one.mask], one.mask.shape
+                labels = {
+                    name: label_pixels(own[place], size, self.words.places, **self.cuts)[0]
+                    for name, own in pieces.items()
+                }
+                labels |= self._baselines(one, truth)
+                photos.append(one.place)
+                counts.append({name: self._counts(each, truth) for name, each in labels.items()})
+        names = [name for name in self.asked.methods if name not in gaps] + [*BASELINES]
         arrays: dict[str, NDArray[Any]] = {"names": np.array(names)}
         if photos:
-            arrays |= {"photos": np.array(photos), "counts": np.stack(counts)}
-        return Part(arrays, seconds, len(found), gaps, failures)
+            arrays["photos"] = np.array(photos)
+            arrays["counts"] = np.array([[own[name] for name in names] for own in counts])
+        return BatchResult(arrays, seconds, len(found), gaps, failures)
 
-    def _labels(self, one: Opened, gaps: dict[str, str], seconds: dict[str, float]) -> dict[str, Labels]:
-        """The label map of each method and control, at the mask's size."""
-        asked, rules = self.asked, self.asked.protocol
-        size = (one.mask.shape[0], one.mask.shape[1])
-        if self.slid is None or self.rules.window is None:
-            boxes, view = [(0, 0, *one.photo.size)], (rules.image_size, rules.resize)
-            row, col = asked.backbone.grid_for(one.photo.size, *view)
-        else:
-            boxes, view = windows(one.photo.size, self.rules.window, *self.slid), (self.rules.window, "squash")
-            patch = asked.backbone.patch_size * min(size) / self.slid[1]  # in the photo's own pixels
-            row, col = max(1, round(size[0] / patch)), max(1, round(size[1] / patch))
-        pieces: dict[str, list[Piece]] = {}
-        for start in range(0, len(boxes), AT_ONCE):
-            near = boxes[start : start + AT_ONCE]
-            pixels = torch.stack([asked.backbone.preprocess(one.photo.crop(box), *view) for box in near])
-            begun = time.perf_counter()
-            encoding = encode(asked.backbone, pixels, asked.keep, rules.positions)
-            seconds["forward"] += asked.since(begun)
-            every = [list(range(len(self.text)))] * len(near)
-            for name, maps in asked.try_maps(encoding, self.text, every, gaps, seconds):
-                pieces.setdefault(name, []).extend(Piece(box, each) for box, each in zip(near, maps, strict=True))
-        places = self.words.places
-        cuts = {key: getattr(self.rules, key) for key in ("scale", "prob_threshold", "area_threshold")}
-        made: dict[str, Labels] = {name: label_pixels(some, size, places, **cuts)[0] for name, some in pieces.items()}
+    def _maps(
+        self, photos: list[Image.Image], gaps: dict[str, str], seconds: dict[str, float]
+    ) -> dict[str, list[Tensor]]:
+        """Raw maps of all words, by method, of images or windows of one grid."""
+        asked = self.asked
+        pixels = torch.stack([asked.backbone.preprocess(photo, *self.view) for photo in photos])
+        begun = time.perf_counter()
+        encoding = encode(asked.backbone, pixels, asked.keep, asked.protocol.positions)
+        seconds["forward"] += asked.since(begun)
+        every = [list(range(len(self.text)))] * len(photos)
+        return dict(asked.try_maps(encoding, self.text, every, gaps, seconds))
+
+    def _grid(self, one: Opened) -> tuple[int, int]:
+        """Patches down and across the whole image, as the model sees it or in windows of it."""
+        backbone, (height, width) = self.asked.backbone, one.mask.shape
+        if self.slid is None:
+            row, col = backbone.grid_for(one.photo.size, *self.view)
+            return row, col
+        patch = backbone.patch_size * min(height, width) / self.slid[2]  # in the image's own pixels
+        return max(1, round(height / patch)), max(1, round(width / patch))
+
+    def _baselines(self, one: Opened, truth: Int[np.ndarray, "height width"]) -> dict[str, Labels]:
+        """Label maps that know neither text nor model, and that of the truth on the patch grid."""
+        grid, size = self._grid(one), one.mask.shape
         labels = range(0 if self.behind else 1, len(self.words.names))
-        truth = self.labels[one.mask]
         known = truth != VOID
         shown = set(np.unique(truth[known]).tolist())
-        own: dict[str, list[Float[np.ndarray, "row col"]]] = {
-            "random": [random((row, col), (one.place, label)) for label in labels],
+        maps: dict[str, list[Float[np.ndarray, "row col"]]] = {
+            "random": [random(grid, (one.place, label)) for label in labels],
             BOUND: [
-                grid_bound(truth == label, known & (truth != label), (row, col))
-                if label in shown
-                else np.full((row, col), -1.0)
+                grid_bound(truth == label, known & (truth != label), grid) if label in shown else np.full(grid, -1.0)
                 for label in labels
             ],
         }
-        for name, each in own.items():
-            whole = [Piece((0, 0, size[1], size[0]), torch.from_numpy(np.stack(each)).float())]
-            made[name] = label_pixels(whole, size, {label: [i] for i, label in enumerate(labels)}, scale=1.0)[0]
-        return made
+        places, box = {label: [place] for place, label in enumerate(labels)}, (0, 0, size[1], size[0])
+        return {
+            name: label_pixels([Piece(box, torch.from_numpy(np.stack(each)).float())], size, places, scale=1.0)[0]
+            for name, each in maps.items()
+        }
 
     def _counts(self, labels: Labels, truth: Int[np.ndarray, "height width"]) -> Int[np.ndarray, "3 label"]:
         """Pixels of each label: right, in the truth, in the answer."""
         counted = confusion(labels.astype(np.int64), truth, len(self.words.names), void=VOID)
         return np.stack([counted.diagonal(), counted.sum(axis=1), counted.sum(axis=0)]).astype(np.int32)
 
-    def record(self, parts: Iterable[Part]) -> list[Row]:
-        """A row for each method and control.
+    def record(self, results: Iterable[BatchResult]) -> list[Row]:
+        """A row for each method and baseline.
 
         Raises:
             DataError: no photo could be read, or none shows a class.
         """
-        whole, names = joined(parts, self.asked.data)
+        whole, names = joined(results, self.asked.data)
         photos = whole["photos"]
         weights = Weights(whole["groups"])
         if not whole["counts"][:, 0, 1, 1:].any():  # background is no class
             why = nothing_shown(self.asked.data)
             raise DataError(f"no pixel of {self.asked.data.name} has a class that is asked for.{why}")
         totals = whole["counts"].sum(axis=0)  # name 3 label
-        scores = {name: float(np.nanmean(_ious(totals[[names.index(name)]].astype(float)))) for name in CONTROLS}
-        check_controls(self.asked.data, scores, 0.0, "" if self.behind or len(self.asked.classes) > 1 else ALONE)
+        scores = {name: float(np.nanmean(_ious(totals[[names.index(name)]].astype(float)))) for name in BASELINES}
+        check_baselines(self.asked.data, scores, 0.0, "" if self.behind or len(self.asked.classes) > 1 else ALONE)
         rows = []
         for column, name in enumerate(names):
             counts = whole["counts"][:, column].astype(float)  # photo 3 label
@@ -168,7 +185,7 @@ class SegmentTask:
                 if one != BACKGROUND or self.behind
             }
             shown, groups = (len(photos), len(np.unique(photos))), len(weights.groups)
-            rows.append(Row(name, name in CONTROLS, *shown, values, {"classes": classes}, groups=groups))
+            rows.append(Row(name, name in BASELINES, *shown, values, {"classes": classes}, groups=groups))
         return rows
 
 

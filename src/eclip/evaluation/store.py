@@ -35,8 +35,8 @@ MOST_TOLD = 4
 
 
 @dataclass(frozen=True)
-class Part:
-    """What one batch gave.
+class BatchResult:
+    """What one batch gave: a part on disk.
 
     Attributes:
         arrays: of the task, by name.
@@ -55,8 +55,8 @@ class Part:
     files: str = ""
 
 
-class Parts:
-    """The parts of one model.
+class ResultStore:
+    """The results of one model, batch by batch, as parts on disk.
 
     Args:
         folder: of the run.
@@ -73,47 +73,47 @@ class Parts:
         Those with failures are tried again, and so are those whose files are no longer the same: a photo was mended.
 
         Raises:
-            ResultError: a part cannot be read.
+            ResultError: one cannot be read.
         """
         there = {path.stem for path in self.folder.glob("*.npz")}
         numbers = range(len(self.files))
         return [n for n in numbers if f"{n:06d}" not in there or self._is_stale(n)]
 
     def _is_stale(self, number: int) -> bool:
-        part = self._read(number, whole=False)
-        return bool(part.failures) or part.files != self.files[number]
+        result = self._read(number, whole=False)
+        return bool(result.failures) or result.files != self.files[number]
 
-    def write(self, number: int, part: Part) -> None:
-        """Keep a part.
+    def write(self, number: int, result: BatchResult) -> None:
+        """Keep a result.
 
         Raises:
             ResultError: the folder cannot be written.
         """
-        part = replace(part, files=self.files[number])
-        meta = {key: one for key, one in vars(part).items() if key != "arrays"}
+        result = replace(result, files=self.files[number])
+        meta = {key: one for key, one in vars(result).items() if key != "arrays"}
         buffer = io.BytesIO()
-        arrays = {**part.arrays, _META: np.array(json.dumps(meta))}
+        arrays = {**result.arrays, _META: np.array(json.dumps(meta))}
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # one parameter of its own is a flag
         self.folder.mkdir(parents=True, exist_ok=True)
         replace_file(self.folder / f"{number:06d}.npz", buffer.getvalue())
 
-    def __iter__(self) -> Iterator[Part]:
-        """All parts in order, read one by one.
+    def __iter__(self) -> Iterator[BatchResult]:
+        """All results in order, read one by one.
 
         Raises:
             ResultError: one cannot be read.
         """
         return (self._read(number, whole=True) for number in range(len(self.files)))
 
-    def notes(self) -> list[Part]:
-        """All parts in order without their arrays.
+    def notes(self) -> list[BatchResult]:
+        """All results in order without their arrays.
 
         Raises:
             ResultError: one cannot be read.
         """
         return [self._read(number, whole=False) for number in range(len(self.files))]
 
-    def _read(self, number: int, *, whole: bool) -> Part:
+    def _read(self, number: int, *, whole: bool) -> BatchResult:
         path = self.folder / f"{number:06d}.npz"
         try:
             with (
@@ -123,7 +123,7 @@ class Parts:
                 meta = json.loads(str(file[_META]))
                 arrays = {name: file[name] for name in file.files if name != _META} if whole else {}
                 meta["failures"] = [(name, why) for name, why in meta["failures"]]
-                return Part(arrays, **meta)
+                return BatchResult(arrays, **meta)
         except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             advice = "remove it, and the same command measures it anew"
             raise ResultError(f"{path} cannot be read ({error}): {advice}.") from error

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from eclip.errors import DataError, EclipError, OptionError, ShapeError
 
@@ -106,8 +106,8 @@ class Record:
         msc: mean contrast over pairs.
         class_msc: mean over classes of the mean over the pairs of each.
         miou: mean IoU over pairs, at `threshold`.
-        threshold: the one of `THRESHOLDS` at which that mean is largest.
-        curve: mean IoU over pairs at each of `THRESHOLDS`.
+        threshold: the one at which that mean is largest.
+        curve: mean IoU over pairs at each threshold.
         class_miou: mean over classes of sum of intersections over sum of unions, at `class_threshold`.
         class_threshold: the one at which that mean is largest.
         class_curve: the same at each of `THRESHOLDS`.
@@ -132,14 +132,15 @@ class Localization:
     Attributes:
         numbers: class number of each pair.
         contrasts: contrast of each pair.
-        curves: IoU of each pair at each of `THRESHOLDS`.
+        hits: pixels in the intersection of each pair at each of `THRESHOLDS`.
+        unions: pixels in its union.
     """
 
     def __init__(self) -> None:
         self.numbers: list[int] = []
         self.contrasts: list[float] = []
-        self.curves: list[Float[np.ndarray, " threshold"]] = []
-        self._sums: dict[int, Int[np.ndarray, "2 threshold"]] = {}
+        self.hits: list[Int[np.ndarray, " threshold"]] = []
+        self.unions: list[Int[np.ndarray, " threshold"]] = []
 
     def add(self, number: int, heat: Heat, inside: Mask, outside: Mask) -> None:
         """Score one pair.
@@ -156,8 +157,8 @@ class Localization:
         intersection, union = overlaps(heat, inside, outside)
         self.numbers.append(number)
         self.contrasts.append(contrast(heat, inside, outside))
-        self.curves.append(intersection / union)
-        self._sums[number] = self._sums.get(number, 0) + np.stack([intersection, union])
+        self.hits.append(intersection)
+        self.unions.append(union)
 
     def record(self) -> Record:
         """What the pairs so far give.
@@ -167,29 +168,46 @@ class Localization:
         """
         if not self.numbers:
             raise DataError("no pair was scored: no mask shows a class on enough of its area.")
-        numbers, contrasts = np.array(self.numbers), np.array(self.contrasts)
-        curve = np.mean(self.curves, axis=0)
-        own = {number: both[0] / both[1] for number, both in sorted(self._sums.items())}
-        class_curve = np.mean(list(own.values()), axis=0)
-        best, class_best = int(curve.argmax()), int(class_curve.argmax())
-        classes = {
-            number: ClassRecord(
-                int((numbers == number).sum()), float(contrasts[numbers == number].mean()), float(one[class_best])
-            )
-            for number, one in own.items()
-        }
-        return Record(
-            pairs=len(numbers),
-            msc=float(contrasts.mean()),
-            class_msc=float(np.mean([one.msc for one in classes.values()])),
-            miou=float(curve[best]),
-            threshold=float(THRESHOLDS[best]),
-            curve=tuple(curve.tolist()),
-            class_miou=float(class_curve[class_best]),
-            class_threshold=float(THRESHOLDS[class_best]),
-            class_curve=tuple(class_curve.tolist()),
-            classes=classes,
-        )
+        return record_of(*map(np.array, (self.numbers, self.contrasts, self.hits, self.unions)))
+
+
+def record_of(
+    numbers: Int[np.ndarray, " pair"],
+    contrasts: Float[np.ndarray, " pair"],
+    hits: Shaped[np.ndarray, "pair threshold"],
+    unions: Shaped[np.ndarray, "pair threshold"],
+    thresholds: Float[np.ndarray, " threshold"] = THRESHOLDS,
+) -> Record:
+    """The record of scored pairs, of which there is at least one.
+
+    Args:
+        numbers: class of each pair.
+        contrasts: `contrast` of each.
+        hits: pixels in its intersection at each threshold, see `overlaps`.
+        unions: pixels in its union.
+        thresholds: of both.
+    """
+    curve = (hits / unions).mean(axis=0)
+    own = {int(one): numbers == one for one in np.unique(numbers)}
+    ious = {one: hits[rows].sum(axis=0) / unions[rows].sum(axis=0) for one, rows in own.items()}
+    class_curve = np.mean(list(ious.values()), axis=0)
+    best, class_best = int(curve.argmax()), int(class_curve.argmax())
+    classes = {
+        one: ClassRecord(int(rows.sum()), float(contrasts[rows].mean()), float(ious[one][class_best]))
+        for one, rows in own.items()
+    }
+    return Record(
+        pairs=len(numbers),
+        msc=float(contrasts.mean()),
+        class_msc=float(np.mean([one.msc for one in classes.values()])),
+        miou=float(curve[best]),
+        threshold=float(thresholds[best]),
+        curve=tuple(curve.tolist()),
+        class_miou=float(class_curve[class_best]),
+        class_threshold=float(thresholds[class_best]),
+        class_curve=tuple(class_curve.tolist()),
+        classes=classes,
+    )
 
 
 def _reaching(

@@ -9,17 +9,18 @@ twice; a class is one term of the softmax, not one for each of its words.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8, UInt16
+from PIL import Image
 from torch import Tensor
 
 from eclip import heatmap
 from eclip.errors import OptionError
-from eclip.segmentation.windows import Box
+from eclip.segmentation.windows import Box, windows
 
 
 class Piece(NamedTuple):
@@ -27,6 +28,40 @@ class Piece(NamedTuple):
 
     box: Box
     maps: Tensor
+
+
+def pieces_of(
+    photos: Sequence[Image.Image],
+    slid: tuple[int, int, int] | None,
+    batch_size: int,
+    maps_of: Callable[[list[Image.Image], list[int]], Mapping[str, Iterable[Tensor]]],
+) -> dict[str, list[list[Piece]]]:
+    """The maps of images, whole or by windows, so many of either in one pass.
+
+    Args:
+        photos: upright, RGB.
+        slid: window, stride and side, see `eclip.segmentation.windows`; None for whole images.
+        batch_size: images, or windows of any image, in one pass.
+        maps_of: from such pictures, and the places of the images that they are of, to raw maps (text, row, col) of each
+            by the name of a method.
+
+    Returns:
+        By name, the pieces of each image.
+    """
+    cut = [
+        (place, box)
+        for place, photo in enumerate(photos)
+        for box in ([(0, 0, *photo.size)] if slid is None else windows(photo.size, *slid))
+    ]
+    found: dict[str, list[list[Piece]]] = {}
+    for start in range(0, len(cut), batch_size):
+        near = cut[start : start + batch_size]
+        given = maps_of([photos[place].crop(box) for place, box in near], [place for place, _ in near])
+        for name, maps in given.items():
+            own = found.setdefault(name, [[] for _ in photos])
+            for (place, box), one in zip(near, maps, strict=True):
+                own[place].append(Piece(box, one))
+    return found
 
 
 def label_pixels(

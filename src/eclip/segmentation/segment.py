@@ -26,9 +26,9 @@ from eclip.images import Photo, at_least_one, read_batches
 from eclip.methods import AnyMethod, check_between_texts, default_method, method_name, options_for
 from eclip.registry import check_options, plain_options, whole, whole_or_none
 from eclip.segmentation.classes import Classes, ClassWords, class_words
-from eclip.segmentation.labels import Piece, check_cuts, label_pixels
+from eclip.segmentation.labels import check_cuts, label_pixels, pieces_of
 from eclip.segmentation.segmentation import Segmentation
-from eclip.segmentation.windows import check_windows, windows
+from eclip.segmentation.windows import check_windows
 from eclip.segmentation.writer import segment_command
 
 OF_POOLS, ELSEWHERE = "maskclip", "naclip"
@@ -193,23 +193,15 @@ class ClassQuestion:
     def answer(self, batch: list[tuple[str, Image.Image]]) -> Iterator[Segmentation]:
         """The segmentation of each photo of a batch."""
         sources, photos = [source for source, _ in batch], [photo for _, photo in batch]
-        if self.windows is None:
-            maps = self._maps(photos, sources)
-            pieces = [[Piece((0, 0, *photo.size), one)] for photo, one in zip(photos, maps, strict=True)]
-        else:
-            pieces = [self._windowed(photo, source, *self.windows) for source, photo in batch]
+        pieces = pieces_of(
+            photos,
+            self.windows,
+            self.batch_size,
+            lambda some, places: {self.method: self._maps(some, [sources[place] for place in places])},
+        )[self.method]
         for source, photo, some in zip(sources, photos, pieces, strict=True):
             labels, shares = label_pixels(some, photo.size[::-1], self.words.places, **self.cuts)
             yield Segmentation((labels,), (shares,), self.words.names, (source,), self.how(source), (photo,))
-
-    def _windowed(self, photo: Image.Image, source: str, window: int, stride: int, side: int) -> list[Piece]:
-        boxes = windows(photo.size, window, stride, side)
-        pieces: list[Piece] = []
-        for start in range(0, len(boxes), self.batch_size):
-            some = boxes[start : start + self.batch_size]
-            maps = self._maps([photo.crop(box) for box in some], [source] * len(some))
-            pieces += [Piece(box, one) for box, one in zip(some, maps, strict=True)]
-        return pieces
 
     def _maps(self, photos: list[Image.Image], sources: list[str]) -> Float[Tensor, "image text row col"]:
         return torch.from_numpy(self.maps.answer(photos, sources)[self.method].maps)

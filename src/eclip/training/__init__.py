@@ -1,1 +1,1 @@
-"""What `eclip.train` is made of: the cache of encoded pairs, the loss, the checkpoint, the journal."""
+"""What `eclip.train` is made of: the cache of encoded pairs, the loss, the checkpoint, the log."""

@@ -27,6 +27,7 @@ from torch import Tensor
 from eclip.backbones.backbone import Backbone, plainly
 from eclip.backbones.encoding import encode
 from eclip.backbones.head import head_rows
+from eclip.backbones.host import named_tensors
 from eclip.datasets.caption_sources import Pair, digest
 from eclip.errors import DataError, ImageError, ResultError, TextCutWarning
 from eclip.files import hash_weights
@@ -43,7 +44,7 @@ LAYOUT = 1
 Places = NDArray[np.int64]
 Texts = Sequence[tuple[str, ...]]
 """What each pair may be matched with."""
-Tell = Callable[[str, int, int, str], None]
+OnProgress = Callable[[str, int, int, str], None]
 """Hears (what is done, how many are done, of how many, a word on it)."""
 
 
@@ -57,7 +58,7 @@ class Batch:
         text: unit length.
         good: False where the photo could not be read.
         number: of the text, among the words of the run; None for captions.
-        kin: which words each photo is not to be held against; None for captions.
+        false_negatives: which words each photo is not to be held against; None for captions.
     """
 
     rows: Float[Tensor, "pair patch channel"]
@@ -65,12 +66,12 @@ class Batch:
     text: Float[Tensor, "pair feature"]
     good: Bool[Tensor, " pair"]
     number: Int[Tensor, " pair"] | None = None
-    kin: Bool[Tensor, "pair word"] | None = None
+    false_negatives: Bool[Tensor, "pair word"] | None = None
 
 
 @dataclass(frozen=True)
-class Looking:
-    """How pairs are looked at.
+class PairEncoder:
+    """Encodes pairs with a frozen model: the rows and the guide of an image, the features of a caption.
 
     Attributes:
         backbone: whose rows and text features are taken.
@@ -96,7 +97,7 @@ class Looking:
         grid = self.backbone.grid_for((1, 1), self.image_size)
         return grid.row * grid.col
 
-    def look(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor, dict[int, str]]:
+    def encode_images(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor, dict[int, str]]:
         """Rows (pair, patch, channel) and guide (pair, patch) in half precision, and which photos cannot be read, why.
 
         Of those, rows are zero and the guide is one.
@@ -124,7 +125,7 @@ class Looking:
             raise DataError(f"rows of {self.backbone.name} are too large for half precision, in which they are kept.")
         return rows, guide, bad
 
-    def read(self, captions: Sequence[str]) -> Float[Tensor, "text feature"]:
+    def encode_captions(self, captions: Sequence[str]) -> Float[Tensor, "text feature"]:
         """Unit features of captions, float32 on the CPU; of those cut off, one line says how many they are."""
         once = {caption: place for place, caption in enumerate(dict.fromkeys(captions))}
         with warnings.catch_warnings(record=True) as told:
@@ -164,15 +165,16 @@ class Streamed:
         bad: pairs whose photo cannot be read, as far as they are known, by place, with the reason.
     """
 
-    def __init__(self, looking: Looking, pairs: Sequence[Pair], texts: Texts) -> None:
-        self.looking, self.pairs, self.texts = looking, pairs, texts
+    def __init__(self, encoder: PairEncoder, pairs: Sequence[Pair], texts: Texts) -> None:
+        self.encoder, self.pairs, self.texts = encoder, pairs, texts
         self.bad: dict[int, str] = {}
 
     def batch(self, photos: Places, owners: Places, captions: Places) -> Batch:
         """These photos, each with a caption: of which pair, and which of its own."""
-        rows, guide, bad = self.looking.look([self.pairs[photo] for photo in photos])
+        rows, guide, bad = self.encoder.encode_images([self.pairs[photo] for photo in photos])
         self.bad |= {int(photos[index]): why for index, why in bad.items()}
-        text = self.looking.read([self.texts[owner][which] for owner, which in zip(owners, captions, strict=True)])
+        said = [self.texts[owner][which] for owner, which in zip(owners, captions, strict=True)]
+        text = self.encoder.encode_captions(said)
         good = torch.tensor([index not in bad for index in range(len(photos))], dtype=torch.bool, device="cpu")
         return Batch(rows, guide, text, good)
 
@@ -185,7 +187,7 @@ class Cached:
     pairs needs only the shards that hold them. A text that several pairs have is there once.
 
     Args:
-        looking: how.
+        encoder: of the pairs.
         pairs: all there are; the key is theirs.
         texts: of each pair.
         folder: of all caches.
@@ -196,16 +198,16 @@ class Cached:
     """
 
     def __init__(
-        self, looking: Looking, pairs: Sequence[Pair], texts: Texts, folder: Path, count: int | None = None
+        self, encoder: PairEncoder, pairs: Sequence[Pair], texts: Texts, folder: Path, count: int | None = None
     ) -> None:
-        self.looking, self.pairs, self.said, self.folder = looking, pairs, texts, folder
+        self.encoder, self.pairs, self.said, self.folder = encoder, pairs, texts, folder
         self.count = len(pairs) if count is None else count
-        backbone, patches, channels = looking.backbone, looking.patches, looking.channels
+        backbone, patches, channels = encoder.backbone, encoder.patches, encoder.channels
         shard = min(PHOTOS_IN_SHARD, max(1, BYTES_IN_SHARD // (2 * patches * channels)))
         data = [LAYOUT, digest(pairs), shard]
         colors = [backbone.mean, backbone.std, backbone.interpolation]
-        seen = [*data, _weights(backbone, image_side=True), colors, looking.source, looking.image_size]
-        guide = [looking.guide, {option: _state(value) for option, value in looking.guide_options.items()}]
+        seen = [*data, _weights(backbone, image_side=True), colors, encoder.source, encoder.image_size]
+        guide = [encoder.guide, {option: _state(value) for option, value in encoder.guide_options.items()}]
         self.rows = Store(folder / f"rows-{_key(*seen)}", len(pairs), (patches, channels), np.float16, shard)
         self.guides = Store(folder / f"guides-{_key(*seen, *guide)}", len(pairs), (patches,), np.float16, shard)
         self.number = {text: number for number, text in enumerate(dict.fromkeys(chain.from_iterable(texts)))}
@@ -213,7 +215,7 @@ class Cached:
         key = _key(LAYOUT, [*self.number], _weights(backbone, image_side=False))
         self.texts = Store(folder / f"texts-{key}", len(self.number), (width,), np.float32, CAPTIONS_IN_SHARD)
         self.used = len(set(chain.from_iterable(texts[: self.count])))
-        self.photo_stores = [self.rows] if looking.guide == "none" else [self.rows, self.guides]
+        self.photo_stores = [self.rows] if encoder.guide == "none" else [self.rows, self.guides]
         self.bad: dict[int, str] = {}
 
     @property
@@ -222,7 +224,7 @@ class Cached:
         photos = sum(store.bytes_missing(self.count) for store in self.photo_stores)
         return photos + self.texts.bytes_missing(self.used)
 
-    def fill(self, tell: Tell, rank: int = 0, world: int = 1) -> None:
+    def fill(self, on_progress: OnProgress, rank: int = 0, world: int = 1) -> None:
         """Compute what is not there, shard by shard; each of `world` processes takes its own.
 
         Raises:
@@ -234,24 +236,24 @@ class Cached:
                     f"the cache needs {size / 2**30:.1f} GiB in {str(self.folder)!r}, where {free / 2**30:.1f} GiB are "
                     "free: --cache DIR puts it elsewhere, --no-cache does without."
                 )
-            tell("cache", 0, 0, f"{size / 2**20:,.0f} MiB go to {self.folder}")
+            on_progress("cache", 0, 0, f"{size / 2**20:,.0f} MiB go to {self.folder}")
         missing = {span.start: span for store in self.photo_stores for span in store.missing(self.count)}
         mine = [missing[start] for start in sorted(missing) if start // self.rows.shard % world == rank]
         total, done = sum(map(len, mine)), 0
         for span in mine:
-            rows, guide, bad = self.looking.look(self.pairs[span.start : span.stop])
+            rows, guide, bad = self.encoder.encode_images(self.pairs[span.start : span.stop])
             found = {span.start + index: why for index, why in bad.items()}
             for store, values in zip(self.photo_stores, (rows, guide), strict=False):
                 if not store.has(span):
                     store.write(span.start, values.numpy(), found)
             done += len(span)
-            tell("photos", done, total, "")
+            on_progress("photos", done, total, "")
         mine = [span for span in self.texts.missing(self.used) if span.start // self.texts.shard % world == rank]
         said, total, done = [*self.number], sum(map(len, mine)), 0
         for span in mine:
-            self.texts.write(span.start, self.looking.read(said[span.start : span.stop]).numpy())
+            self.texts.write(span.start, self.encoder.encode_captions(said[span.start : span.stop]).numpy())
             done += len(span)
-            tell("captions", done, total, "")
+            on_progress("captions", done, total, "")
 
     def note_bad(self) -> None:
         """Know which photos cannot be read; to be called when all processes have filled."""
@@ -263,13 +265,13 @@ class Cached:
         good = torch.tensor([int(photo) not in self.bad for photo in photos], dtype=torch.bool, device="cpu")
         said = [self.number[self.said[owner][which]] for owner, which in zip(owners, captions, strict=True)]
         rows, text = self.rows.take(photos), self.texts.take(np.array(said, np.int64))
-        guide = np.ones((len(photos), self.looking.patches), np.float16)
-        if self.looking.guide != "none":
+        guide = np.ones((len(photos), self.encoder.patches), np.float16)
+        if self.encoder.guide != "none":
             guide = self.guides.take(photos)
         return Batch(torch.from_numpy(rows), torch.from_numpy(guide), torch.from_numpy(text), good)
 
 
-Material = Cached | Streamed
+PairData = Cached | Streamed
 """Where batches come from."""
 
 
@@ -288,9 +290,9 @@ def _state(value: Any) -> Any:
 
 
 def _weights(backbone: Backbone, *, image_side: bool) -> str:
-    """Hash of the weights of one side, whatever the device."""
-    weights = backbone.model.state_dict().items()
-    return hash_weights(one for one in weights if one[0].startswith(backbone.visual) == image_side).hexdigest()
+    """Hash of the weights and buffers of one side."""
+    own = named_tensors(backbone.model)
+    return hash_weights(one for one in own if one[0].startswith(backbone.visual) == image_side).hexdigest()
 
 
 def _key(*parts: Any) -> str:

@@ -107,11 +107,11 @@ class Learner:
     def _aside(self, parts: list[Batch]) -> Bool[Tensor, "pair pair"] | None:
         """Which texts of the whole batch each of its photos is not to be held against."""
         numbers = [part.number for part in parts if part.number is not None]
-        kin = [part.kin for part in parts if part.kin is not None]
-        if not kin:
+        false_negatives = [part.false_negatives for part in parts if part.false_negatives is not None]
+        if not false_negatives:
             return None
         of_all = gathered(torch.cat(numbers).to(self.device))
-        return gathered(torch.cat(kin).to(self.device)[:, of_all].to(torch.uint8)).bool()
+        return gathered(torch.cat(false_negatives).to(self.device)[:, of_all].to(torch.uint8)).bool()
 
     def _scale(self, parts: list[Batch]) -> Float[Tensor, ""]:
         """The factor, with the share of its gradient that is this part's of this process."""

@@ -15,7 +15,7 @@ ENDINGS = ("stopped", "failed")
 LINES = ("#f2a65a", "#e0567d", "#6fa8ff")
 
 
-class Journal:
+class Log:
     """Events of a run in a file. Without a folder it is silent, as on all ranks but the first.
 
     Args:

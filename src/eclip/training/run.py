@@ -25,28 +25,27 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eclip.backbones.head import EclipHead, with_head
+from eclip.backbones.head import EclipHead
 from eclip.backbones.load import load
 from eclip.datasets.caption_sources import digest, read_pairs
 from eclip.datasets.masks import MaskSet, read_masks
 from eclip.errors import DataError, OptionError, TrainingError
 from eclip.files import cache_folder
-from eclip.methods import METHODS
 from eclip.results.folder import check_no_other
 from eclip.results.provenance import made_by, versions
 from eclip.training import checkpoint, distributed
 from eclip.training import log as log_module
 from eclip.training.config import CHECKPOINT, FREE, TrainConfig
-from eclip.training.data import Cached, Looking, Material, Places, Streamed, Tell
+from eclip.training.data import Cached, OnProgress, PairData, PairEncoder, Places, Streamed
 from eclip.training.learner import Learner
-from eclip.training.validation import localize
-from eclip.training.word_prompts import Kin, as_words
+from eclip.training.validation import Validation
+from eclip.training.word_prompts import FalseNegatives, as_words
 
 BAD_SHARE, BAD_LEAST = 0.05, 200
 """More bad pairs than this stop a run, once so many pairs have been looked at."""
 
 
-def train(config: TrainConfig, *, resume: bool = False, tell: Tell = lambda *_: None) -> EclipHead:
+def train(config: TrainConfig, *, resume: bool = False, on_progress: OnProgress = lambda *_: None) -> EclipHead:
     """Train a head.
 
     Args:
@@ -54,7 +53,7 @@ def train(config: TrainConfig, *, resume: bool = False, tell: Tell = lambda *_: 
         resume: go on where the run in `config.out` was interrupted; the head is the same, bit for bit, as if it had
             not been (on one machine, with as many threads and processes). False: begin anew; a run that is in
             `config.out` already is replaced (`eclip train` refuses that without --overwrite).
-        tell: hears of the progress.
+        on_progress: hears of the progress.
 
     Returns:
         The head, which `config.out` holds too, next to `log.jsonl`, `curve.png` and `checkpoint.pt`.
@@ -72,17 +71,17 @@ def train(config: TrainConfig, *, resume: bool = False, tell: Tell = lambda *_: 
     check_no_other(Path(config.out), "eclip train")
     log_module.check_plot()
     with distributed.joined(config.device) as (rank, world, device), torch.inference_mode(False), torch.enable_grad():
-        return Run(config, rank, world, device, tell).go(resume)
+        return Run(config, rank, world, device, on_progress).go(resume)
 
 
 class Run:
     """One process of a run."""
 
-    def __init__(self, config: TrainConfig, rank: int, world: int, device: str, tell: Tell) -> None:
+    def __init__(self, config: TrainConfig, rank: int, world: int, device: str, on_progress: OnProgress) -> None:
         self.config, self.rank, self.world = config, rank, world
-        self.tell = tell if rank == 0 else lambda *_: None
+        self.on_progress = on_progress if rank == 0 else lambda *_: None
         self.folder = Path(config.out)
-        self.masks = None if config.masks is None else _some(read_masks(config.masks), config.mask_count)
+        masks = None if config.masks is None else _some(read_masks(config.masks), config.mask_count)
         pairs, self.unusable = read_pairs(
             config.train_data,
             image_key=config.image_key,
@@ -103,7 +102,10 @@ class Run:
             self.backbone, config.source, init=config.init, hidden=config.hidden, text=config.text, seed=config.seed
         )
         self.learner = Learner(self.head, self.backbone.logit_scale, config)
-        self.kin: Kin | None = None
+        self.validation: Validation | None = None
+        if masks is not None and rank == 0:
+            self.validation = Validation(masks, self.backbone, config.source, image_size=config.image_size)
+        self.false_negatives: FalseNegatives | None = None
         self.noted: set[tuple[str, str]] = set()
         self._orders: dict[int, tuple[Places, Places, Places]] = {}
 
@@ -113,7 +115,7 @@ class Run:
         if resume:
             first, state = checkpoint.read(self.folder, config, self.data, self.head.config.probe)
             self.learner.load(state)
-        log = log_module.Journal(self.folder if self.rank == 0 else None, first)
+        log = log_module.Log(self.folder if self.rank == 0 else None, first)
         self.noted = {(event["key"], event["why"]) for event in log.kept if event["event"] == "bad"}
         if first == 0:
             if self.rank == 0:
@@ -121,8 +123,8 @@ class Run:
             log.note("start", step=0, config=config.plain(), pairs=self.count, **made_by(self.backbone))
             for key, why in self.unusable:
                 log.note("bad", step=0, key=key, why=why)
-        material = self._material(log, first)
-        left_out = self.silent | material.bad.keys()
+        data = self._pair_data(log, first)
+        left_out = self.silent | data.bad.keys()
         good = np.array([place for place in range(self.count) if place not in left_out])
         if self.silent and first == 0:
             log.note("without words", step=0, pairs=len(self.silent))
@@ -133,11 +135,11 @@ class Run:
             self._score(log, 0, 0)
         with checkpoint.Interrupts(again="LOCAL_RANK" not in os.environ) as interrupts:
             for step in range(first, steps * config.epochs):
-                self._step(material, good, step, steps, log)
+                self._step(data, good, step, steps, log)
                 done = step + 1
                 if config.stream:
-                    material.bad = distributed.everyones(material.bad)
-                    self._note_bad(material, log, done, (done - first) * config.batch_size)
+                    data.bad = distributed.everyones(data.bad)
+                    self._note_bad(data, log, done, (done - first) * config.batch_size)
                 if ends := done % steps == 0:
                     self._score(log, done // steps, done)
                     self._save(log, done // steps, done, begin)
@@ -152,24 +154,24 @@ class Run:
         self._describe(config.epochs)
         return self.head.eval().requires_grad_(False)
 
-    def looking(self) -> Looking:
+    def encoder(self) -> PairEncoder:
         """How this run looks at pairs."""
         config, channels = self.config, self.head.config.channels
         guide = config.guide, config.guide_options
-        return Looking(self.backbone, channels, config.source, *guide, config.image_size, config.workers)
+        return PairEncoder(self.backbone, channels, config.source, *guide, config.image_size, config.workers)
 
     def cached(self) -> Cached:
         """What is on disk for this run, and what is not yet."""
         folder = cache_folder("training") if self.config.cache is None else Path(self.config.cache)
-        return Cached(self.looking(), self.pairs, self.texts, folder, self.count)
+        return Cached(self.encoder(), self.pairs, self.texts, folder, self.count)
 
-    def _material(self, log: log_module.Journal, first: int) -> Material:
+    def _pair_data(self, log: log_module.Log, first: int) -> PairData:
         if self.config.texts == "words":
-            self.kin = Kin(self.texts, self.looking().read, self.config.near)
+            self.false_negatives = FalseNegatives(self.texts, self.encoder().encode_captions, self.config.near)
         if self.config.stream:
-            return Streamed(self.looking(), self.pairs, self.texts)
+            return Streamed(self.encoder(), self.pairs, self.texts)
         begin, cached = time.perf_counter(), self.cached()
-        cached.fill(self.tell, self.rank, self.world)
+        cached.fill(self.on_progress, self.rank, self.world)
         distributed.wait(self.learner.device)
         cached.note_bad()
         if first == 0:
@@ -194,7 +196,7 @@ class Run:
             )
         return good // size
 
-    def _step(self, material: Material, good: Places, step: int, steps: int, log: log_module.Journal) -> None:
+    def _step(self, data: PairData, good: Places, step: int, steps: int, log: log_module.Log) -> None:
         config, begin = self.config, time.perf_counter()
         epoch, within = divmod(step, steps)
         photos, owners, captions = self._order(epoch, good)
@@ -202,8 +204,10 @@ class Run:
         start = within * config.batch_size + self.rank * size
         parts = []
         for at in np.array_split(np.arange(start, start + size), config.accum_freq):
-            batch = material.batch(photos[at], owners[at], captions[at])
-            parts.append(batch if self.kin is None else self.kin.add(batch, owners[at], captions[at]))
+            batch = data.batch(photos[at], owners[at], captions[at])
+            parts.append(
+                batch if self.false_negatives is None else self.false_negatives.add(batch, owners[at], captions[at])
+            )
         rate = rate_at(step, steps * config.epochs, config)
         try:
             loss = self.learner.step(parts, rate)
@@ -214,11 +218,11 @@ class Run:
                 f"Try a lower --lr than {config.lr}."
             ) from error
         log.note("step", step=step + 1, epoch=epoch + 1, loss=loss, lr=rate, seconds=time.perf_counter() - begin)
-        self.tell("training", step + 1, steps * config.epochs, f"epoch {epoch + 1}  loss {loss:.3f}")
+        self.on_progress("training", step + 1, steps * config.epochs, f"epoch {epoch + 1}  loss {loss:.3f}")
 
-    def _note_bad(self, material: Material, log: log_module.Journal, step: int, looked: int) -> None:
+    def _note_bad(self, data: PairData, log: log_module.Log, step: int, looked: int) -> None:
         """Name photos that turned out to be bad, once each; stop if they are too many of those looked at."""
-        bad = [(self.pairs[place].key, why) for place, why in sorted(material.bad.items())]
+        bad = [(self.pairs[place].key, why) for place, why in sorted(data.bad.items())]
         for key, why in bad:
             if (key, why) not in self.noted:
                 log.note("bad", step=step, key=key, why=why)
@@ -239,22 +243,17 @@ class Run:
             self._orders = {epoch: (photos, owners, which)}
         return self._orders[epoch]
 
-    def _score(self, log: log_module.Journal, epoch: int, step: int) -> None:
+    def _score(self, log: log_module.Log, epoch: int, step: int) -> None:
         """How well the map lies on things now, on the photos with masks."""
-        if self.masks is not None and self.rank == 0:
-            backbone = with_head(self.backbone, self.head)
-            record = localize(
-                lambda encoding, text: {"eclip": METHODS["eclip"](encoding, text)},
-                self.masks,
-                backbone,
-                image_size=self.config.image_size,
-                keep=1,
-            )["eclip"]
+        if self.validation is not None:
+            record = self.validation.score(self.head)
             log.note("scores", step=step, epoch=epoch, msc=record.msc, miou=record.miou, threshold=record.threshold)
-            self.tell("scores", epoch, self.config.epochs, f"mSC {100 * record.msc:.1f}  mIoU {100 * record.miou:.1f}")
+            self.on_progress(
+                "scores", epoch, self.config.epochs, f"mSC {100 * record.msc:.1f}  mIoU {100 * record.miou:.1f}"
+            )
         distributed.wait(self.learner.device)
 
-    def _save(self, log: log_module.Journal, epoch: int, step: int, begin: float) -> None:
+    def _save(self, log: log_module.Log, epoch: int, step: int, begin: float) -> None:
         """The head as it is after an epoch, with what it was trained on, and the curve."""
         self._describe(epoch)
         if self.rank == 0:

@@ -1,8 +1,8 @@
-"""Are maps on the things they are asked for? Scored in memory, in one pass: what training shows after each epoch."""
+"""Does the map of a head lie on the objects it is asked for? Scored on images with masks after each epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -10,74 +10,87 @@ import torch
 from jaxtyping import Float, UInt16
 from torch import Tensor
 
-from eclip.backbones.backbone import Backbone
+from eclip.backbones.backbone import Backbone, plainly
+from eclip.backbones.blocks import cosine
 from eclip.backbones.encoding import Encoding, encode
-from eclip.datasets.masks import VOID, Masked, MaskSet, present
-from eclip.errors import OptionError, ShapeError
+from eclip.backbones.head import EclipHead, head_rows
+from eclip.datasets.masks import Masked, MaskSet, present, sides
+from eclip.errors import OptionError
 from eclip.heatmap import normalize, resize
 from eclip.images import read_batches
 from eclip.metrics.localization import Localization, Record
 from eclip.texts.encode import encode_texts
 
-MapsOf = Callable[[Encoding, Tensor], dict[str, Tensor]]
-"""From an encoding and unit texts (text, feature) to raw maps (image, text, row, col) by name."""
+KEPT_BYTES = 2**28
+"""Rows of more images than fit into this are encoded again for each score; 256 MiB hold 520 images of `mini`."""
+Rows = tuple[list[Masked], Float[Tensor, "image patch channel"], tuple[int, int]]
+"""Images of a batch, what a head reads of them, and their grid."""
 
 
-def localize(
-    maps_of: MapsOf,
-    masks: MaskSet,
-    backbone: Backbone,
-    *,
-    prompt: str | Sequence[str] = "a photo of a {}",
-    image_size: int | None = None,
-    batch_size: int = 16,
-    keep: int | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> dict[str, Record]:
-    """Score the map of each class that a photo shows, with the names of all classes of the set asked together.
+class Validation:
+    """Scores heads on images with masks, whose rows are kept in memory: the frozen encoders run once.
 
-    A photo shows a class that has at least 1 % of its area, void left out. Maps that know no text, such as an attention
-    map, are scored the same way when `maps_of` expands them over the texts.
+    Every class that an image shows on at least 1 % of its area, void left out, is asked for, with the names of all
+    classes of the set beside it.
 
     Args:
-        maps_of: what to score. Its maps are normalized and resized here, each over its own grid.
         masks: from `read_masks`.
         backbone: from `load` or `wrap`.
+        source: what heads read, see `eclip.backbones.head.head_rows`.
         prompt: template of the names, see `encode_texts`.
-        image_size: side in pixels that photos are squashed to; None = the model's own.
-        batch_size: photos in one forward pass, at least 1.
-        keep: last blocks that `maps_of` reruns, see `encode`; None = all.
-        progress: hears after each batch how many photos are done.
-
-    Returns:
-        A Record for each name that `maps_of` gives.
-
-    Raises:
-        DataError: a mask cannot be used, or no photo shows a class.
-        ImageError: a photo cannot be read.
-        ShapeError: maps are not (image, text, row, col).
-        OptionError: batch_size is less than 1, or another option is outside its range.
+        image_size: side in pixels that images are squashed to; None = the model's own.
+        batch_size: images in one forward pass, at least 1.
     """
-    columns = {number: column for column, number in enumerate(masks.classes)}
-    text = encode_texts(backbone, list(masks.classes.values()), prompt)
-    found: dict[str, Localization] = {}
-    done = 0
-    for items, encoding in encoded(masks, backbone, image_size=image_size, batch_size=batch_size, keep=keep):
-        maps = maps_of(encoding, text)
-        for name, raw in maps.items():
-            if raw.ndim != 4 or raw.shape[:2] != (len(items), len(text)):
-                wanted = f"(image, text, row, col) = ({len(items)}, {len(text)}, ...)"
-                raise ShapeError(f"maps {name!r} must be {wanted}, got {tuple(raw.shape)}.")
-        for row, item in enumerate(items):
-            mask = item.read()
-            numbers = present(mask)
-            for name, raw in maps.items():
-                asked = raw[row, [columns[number] for number in numbers]]
-                score_photo(found.setdefault(name, Localization()), asked, numbers, mask)
-        done += len(items)
-        if progress is not None:
-            progress(done)
-    return {name: one.record() for name, one in found.items()}
+
+    def __init__(
+        self,
+        masks: MaskSet,
+        backbone: Backbone,
+        source: str,
+        *,
+        prompt: str | Sequence[str] = "a photo of a {}",
+        image_size: int | None = None,
+        batch_size: int = 16,
+    ) -> None:
+        self.masks, self.backbone, self.source = masks, backbone, source
+        self.image_size, self.batch_size = image_size, batch_size
+        self.columns = {number: column for column, number in enumerate(masks.classes)}
+        self.text = encode_texts(backbone, list(masks.classes.values()), prompt)
+        self._kept: list[Rows] | None = None
+
+    def score(self, head: EclipHead) -> Record:
+        """How well the maps of a head lie on the classes that the images show.
+
+        Raises:
+            DataError: a mask cannot be used, or no image shows a class.
+            ImageError: an image cannot be read.
+            OptionError: batch_size is less than 1, or another option is outside its range.
+        """
+        found = Localization()
+        for items, rows, grid in self._rows():
+            with plainly(self.backbone.model):
+                maps = cosine(head(rows.to(head.image.weight.device)), head.words(self.text))
+            for item, raw in zip(items, maps.transpose(1, 2).unflatten(2, grid), strict=True):
+                mask = item.read()
+                numbers = present(mask)
+                score_photo(found, raw[[self.columns[number] for number in numbers]], numbers, mask)
+        return found.record()
+
+    def _rows(self) -> Iterator[Rows]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept, held = list[Rows](), 0
+        for items, encoding in encoded(
+            self.masks, self.backbone, image_size=self.image_size, batch_size=self.batch_size, keep=1
+        ):
+            with plainly(self.backbone.model):
+                rows = head_rows(encoding, self.source).cpu()
+            held += rows.nbytes
+            if held <= KEPT_BYTES:
+                kept.append((items, rows, encoding.grid))
+            yield items, rows, encoding.grid
+        self._kept = kept if held <= KEPT_BYTES else None
 
 
 def encoded(
@@ -88,7 +101,19 @@ def encoded(
     batch_size: int = 16,
     keep: int | None = None,
 ) -> Iterator[tuple[list[Masked], Encoding]]:
-    """The photos of a set in order, each batch with its encoding; arguments and errors as of `localize`."""
+    """The images of a set in order, each batch with its encoding.
+
+    Args:
+        masks: from `read_masks`.
+        backbone: from `load` or `wrap`.
+        image_size: side in pixels that images are squashed to; None = the model's own.
+        batch_size: images in one forward pass, at least 1.
+        keep: last blocks that can be rerun, see `encode`; None = all.
+
+    Raises:
+        ImageError: an image cannot be read.
+        OptionError: batch_size is less than 1, or another option is outside its range.
+    """
     if batch_size < 1:
         raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
     items = iter(masks.items)
@@ -103,18 +128,16 @@ def score_photo(
     numbers: Sequence[int],
     mask: UInt16[np.ndarray, "height width"],
 ) -> None:
-    """Add the pairs of one photo.
+    """Add the pairs of one image.
 
     Args:
         into: where they are added.
         maps: raw, one of each class.
         numbers: the classes, each somewhere in the mask.
-        mask: of the photo, from `Masked.read`.
+        mask: of the image, from `Masked.read`.
 
     Raises:
         EclipError: a map value is NaN or infinite.
     """
     for number, raw in zip(numbers, maps.detach().float(), strict=True):
-        heat = resize(normalize(raw), mask.shape).cpu().numpy()
-        inside = mask == number
-        into.add(number, heat, inside, ~inside & (mask != VOID))
+        into.add(number, resize(normalize(raw), mask.shape).cpu().numpy(), *sides(mask, number))

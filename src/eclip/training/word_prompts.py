@@ -59,7 +59,7 @@ def as_words(pairs: Sequence[Pair]) -> list[tuple[str, ...]]:
     return prompts
 
 
-class Kin:
+class FalseNegatives:
     """Which words a photo is not to be held against: its own, their parts, and those near them in meaning.
 
     Who wrote "a man" has not denied "a person", nor "a coffee cup" a cup.
@@ -84,8 +84,10 @@ class Kin:
     def add(self, batch: Batch, owners: Places, captions: Places) -> Batch:
         """The same batch, told which words its texts are and which are no negatives; arguments as of its making."""
         number = [self.number[self.texts[owner][which]] for owner, which in zip(owners, captions, strict=True)]
-        kin = [self.near[[self.number[word] for word in self.texts[owner]]].any(dim=0) for owner in owners]
-        return replace(batch, number=torch.tensor(number, dtype=torch.long, device="cpu"), kin=torch.stack(kin))
+        near = [self.near[[self.number[word] for word in self.texts[owner]]].any(dim=0) for owner in owners]
+        return replace(
+            batch, number=torch.tensor(number, dtype=torch.long, device="cpu"), false_negatives=torch.stack(near)
+        )
 
 
 def forms(word: str) -> set[str]:

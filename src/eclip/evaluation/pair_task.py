@@ -1,0 +1,102 @@
+"""What the tasks that score pairs share: each image is encoded once, and each class it shows is a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eclip.backbones.encoding import Encoding
+from eclip.datasets.masks import Masked, present, sides
+from eclip.evaluation.baselines import NAMES, baseline_maps
+from eclip.evaluation.protocols import Faithful, Localize, Sanity
+from eclip.evaluation.query import Asked, Opened, opened
+from eclip.evaluation.store import BatchResult
+
+Scores = dict[str, dict[str, Any]]
+"""Numbers of a pair, by the name of a method or baseline and by their own."""
+
+
+class EncodedImages(NamedTuple):
+    """Images of one grid, the classes that each shows, and these classes' places among the texts."""
+
+    photos: list[Opened]
+    encoding: Encoding
+    numbers: list[list[int]]
+    shown: list[list[int]]
+
+
+class ShownClass(NamedTuple):
+    """A class that an image shows.
+
+    Attributes:
+        image: place in the batch.
+        photo: the image and its mask.
+        column: of the class among the texts.
+        inside: pixels of the class.
+        outside: pixels of anything else, void left out.
+        maps: raw maps (row, col) of methods and baselines by name.
+    """
+
+    image: int
+    photo: Opened
+    column: int
+    inside: Bool[np.ndarray, "height width"]
+    outside: Bool[np.ndarray, "height width"]
+    maps: dict[str, Tensor]
+
+
+class PairTask:
+    """Scores pairs of an image and a class that it shows.
+
+    Args:
+        asked: the question; its protocol has rules of the task.
+    """
+
+    baselines: ClassVar[Sequence[str]] = NAMES
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        assert isinstance(asked.protocol.rules, Localize | Faithful | Sanity)
+        self.least = asked.protocol.rules.least
+        self.columns = {number: column for column, number in enumerate(asked.classes)}
+        self.text = asked.texts()
+
+    def score(self, items: Sequence[Masked], start: int) -> BatchResult:
+        """What a batch of images gives; `start` is the place of the first in the data set."""
+        found, failures = opened(items, start)
+        gaps, seconds = dict[str, str](), {"forward": 0.0}
+        places: list[tuple[int, int]] = []
+        scores: list[Scores] = []
+        for group, encoding, spent in self.asked.encoded(found):
+            seconds["forward"] += spent
+            numbers = [present(one.mask, self.least) for one in group]
+            shown = [[self.columns[number] for number in own] for own in numbers]
+            places += [(one.place, number) for one, own in zip(group, numbers, strict=True) for number in own]
+            scores += self.scores(EncodedImages(group, encoding, numbers, shown), gaps, seconds)
+        names = [*(name for name in self.asked.methods if name not in gaps), *self.baselines]
+        arrays: dict[str, NDArray[Any]] = {"names": np.array(names)}
+        if scores:
+            arrays["photos"], arrays["numbers"] = np.array(places).T
+            for key in scores[0][names[0]] if names else ():
+                arrays[key] = np.array([[pair[name][key] for name in names] for pair in scores])
+        return BatchResult(arrays, seconds, len(found), gaps, failures)
+
+    def scores(self, batch: EncodedImages, gaps: dict[str, str], seconds: dict[str, float]) -> Iterator[Scores]:
+        """Of each pair of a batch, image after image; methods that do not apply become gaps, and seconds are added."""
+        maps = dict(self.asked.try_maps(batch.encoding, self.text, batch.shown, gaps, seconds))
+        for image, photo in enumerate(batch.photos):
+            for place, number in enumerate(batch.numbers[image]):
+                inside, outside = sides(photo.mask, number)
+                own = {name: each[image][place].float() for name, each in maps.items()}
+                own |= baseline_maps(batch.encoding.grid, (photo.place, number), inside, outside)
+                one = ShownClass(image, photo, batch.shown[image][place], inside, outside, own)
+                yield self.score_class(one, batch.encoding)
+
+    def score_class(self, shown: ShownClass, encoding: Encoding) -> Scores:
+        """The scores of a class that an image shows."""
+        raise NotImplementedError

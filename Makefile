@@ -12,8 +12,8 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-demo: $(READY) ## explain a photo with the model in the package
-	$(BIN)/eclip explain docs/photos/elephant.jpg -t "an elephant" -t "a man" -t "a wall" -o demo
+demo: $(READY) ## explain an image with the model in the package
+	$(BIN)/eclip explain docs/images/elephant.jpg -t "an elephant" -t "a man" -t "a wall" -o demo
 	@echo "look at demo/elephant.png"
 
 test: $(READY) ## run the tests

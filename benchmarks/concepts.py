@@ -1,11 +1,11 @@
-"""Do the concepts of a photo name what people say of it? SpLiCE with `mini` against simpler ways, on Flickr8k.
+"""Do the concepts of an image name what people say of it? SpLiCE with `mini` against simpler ways, on Flickr8k.
 
     python benchmarks/concepts.py --data DATA --work WORK
 
 Expect: the tables of benchmarks/README.md. DATA holds the pack flickr8k; features are kept in WORK. The penalty is
-chosen on the 1,000 photos of the validation split, and figures are of the 1,000 of the test split.
+chosen on the 1,000 images of the validation split, and figures are of the 1,000 of the test split.
 
-A concept counts as said if each of its words, or its plural, stands in one of the photo's five captions.
+A concept counts as said if each of its words, or its plural, stands in one of the image's five captions.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from eclip.discovery.image_mean import mean_for
 from eclip.texts.vocabulary import words_of
 
 TOP = 10
-RARE = 0.02  # said of less than this share of the validation photos
+RARE = 0.02  # said of less than this share of the validation images
 PENALTIES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
 PLURALS = {"men": "man", "women": "woman", "children": "child", "feet": "foot", "leaves": "leaf", "geese": "goose"}
 
 
 def read(folder: Path, split: str) -> Iterator[tuple[Image.Image, list[str]]]:
-    """Photos and their captions, in the order of the shards."""
+    """Images and their captions, in the order of the shards."""
     for shard in sorted(folder.glob(f"{split}-*.tar")):
         with tarfile.open(shard) as tar:
             files = {member.name: tar.extractfile(member).read() for member in tar.getmembers()}
@@ -44,12 +44,12 @@ def read(folder: Path, split: str) -> Iterator[tuple[Image.Image, list[str]]]:
 
 
 def features(data: Path, work: Path, split: str) -> tuple[torch.Tensor, list[list[str]]]:
-    """Unit features of the split's photos, and their captions."""
+    """Unit features of the split's images, and their captions."""
     kept, told = work / f"flickr8k-{split}.npy", work / f"flickr8k-{split}.json"
     if not (kept.exists() and told.exists()):
         backbone, rows, captions = eclip.load("mini"), [], []
-        for photo, said in read(data / "flickr8k", split):
-            rows.append(unit(encode(backbone, backbone.preprocess(photo)[None], keep=0).feature))
+        for image, said in read(data / "flickr8k", split):
+            rows.append(unit(encode(backbone, backbone.preprocess(image)[None], keep=0).feature))
             captions.append(said)
         np.save(kept, torch.cat(rows).numpy())
         told.write_text(json.dumps(captions), encoding="utf-8")
@@ -66,7 +66,7 @@ def said(captions: list[str]) -> set[str]:
 
 
 def score(weights: torch.Tensor, truth: np.ndarray, rare: np.ndarray) -> list[float]:
-    """Share of photos with a said word among their ten, the same for rare words, said words, share of the first."""
+    """Share of images with a said word among their ten, the same for rare words, said words, share of the first."""
     best = weights.argsort(dim=1, descending=True, stable=True)[:, :TOP].numpy()
     hits = np.take_along_axis(truth, best, 1) & (np.take_along_axis(weights.numpy(), best, 1) > 0)
     return [
@@ -90,7 +90,7 @@ def main() -> None:
     def asked(split: str) -> tuple[torch.Tensor, np.ndarray]:
         rows, captions = features(args.data, args.work, split)
         spoken = [said(one) for one in captions]
-        return rows, np.array([[set(word.split()) <= photo for word in words] for photo in spoken])
+        return rows, np.array([[set(word.split()) <= image for word in words] for image in spoken])
 
     def show(name: str, weights: torch.Tensor, truth: np.ndarray, rest: str = "") -> None:
         any_, rare_, number, first = score(weights, truth, rare)

@@ -2,7 +2,7 @@
 
     python benchmarks/pairs.py ../shared/data/coco80seg --limit 60
 
-For captions that name a COCO class of the photo's mask (the class name or its plural): is the class word's map higher
+For captions that name a COCO class of the image's mask (the class name or its plural): is the class word's map higher
 inside the mask than outside? Beside it, as controls, the map of another word of the same caption, and MaskCLIP's map of
 the class name alone. Contrast is the difference of the two means over the map's standard deviation; AUC the chance
 that a pixel inside is higher than one outside.
@@ -25,7 +25,7 @@ from scipy.stats import rankdata
 
 import eclip
 from eclip import heatmap
-from eclip.images import open_photo
+from eclip.images import open_image
 from eclip.words.interactions import PairQuestion
 
 POINTS = (1, 2, 5, 10, 20, 50, 100)
@@ -36,21 +36,21 @@ def plurals(name: str) -> list[str]:
 
 
 def cases(folder: Path) -> Iterator[tuple[Path, str, str, np.ndarray]]:
-    """Photo, caption, the words that name a class, and where that class is; void pixels are NaN."""
+    """Image, caption, the words that name a class, and where that class is; void pixels are NaN."""
     rows = csv.reader((folder / "classes.txt").open(encoding="utf-8"), delimiter="\t")
     classes = {int(row[0]): row[1] for row in rows if row[0].isdigit()}
     for row in csv.DictReader(
         (folder / "captions.tsv").open(encoding="utf-8"), ["path", "caption"], delimiter="\t", quoting=csv.QUOTE_NONE
     ):
-        photo = folder / row["path"] if (folder / row["path"]).is_file() else folder / "images" / Path(row["path"]).name
-        mask = np.array(Image.open(folder / "masks" / f"{photo.stem}.png"))
+        image = folder / row["path"] if (folder / row["path"]).is_file() else folder / "images" / Path(row["path"]).name
+        mask = np.array(Image.open(folder / "masks" / f"{image.stem}.png"))
         for number in sorted(set(np.unique(mask)) - {0, 255}):
             said = " ".join(row["caption"].lower().split())
             named = [form for form in plurals(classes[number]) if re.search(rf"(?<![\w'-]){form}(?![\w'-])", said)]
             if named:
                 inside = np.where(mask == 255, np.nan, mask == number).astype(float)
                 if 0 < np.nansum(inside) < np.sum(~np.isnan(inside)):
-                    yield photo, row["caption"].strip(), named[0], inside
+                    yield image, row["caption"].strip(), named[0], inside
 
 
 def judge(values: np.ndarray, inside: np.ndarray) -> tuple[float, float]:
@@ -70,13 +70,13 @@ def main() -> None:
     parser.add_argument("--model", default="mini")
     parser.add_argument("--image-depth", type=int, default=1)
     parser.add_argument("--text-depth", type=int, help="all blocks if left out")
-    parser.add_argument("--limit", type=int, default=0, help="photos; 0 = all")
-    parser.add_argument("--skip", type=int, default=0, help="photos left out at the start")
+    parser.add_argument("--limit", type=int, default=0, help="images; 0 = all")
+    parser.add_argument("--skip", type=int, default=0, help="images left out at the start")
     parser.add_argument("--completeness", action="store_true", help="the error against the number of points")
     given = parser.parse_args()
     backbone = eclip.load(given.model)
     found = list(cases(given.folder))
-    names = sorted({photo for photo, *_ in found})[given.skip :]
+    names = sorted({image for image, *_ in found})[given.skip :]
     names = names[: given.limit or None]
     found = [case for case in found if case[0] in set(names)]
     depths = given.image_depth, given.text_depth
@@ -85,13 +85,13 @@ def main() -> None:
     random = np.random.default_rng(0)
     results: dict[str, list[tuple[float, float]]] = {"pairs": [], "another word": [], "maskclip": []}
     start = time.perf_counter()
-    for photo in track(names, transient=True):
-        mine = [case for case in found if case[0] == photo]
+    for image in track(names, transient=True):
+        mine = [case for case in found if case[0] == image]
         captions = list(dict.fromkeys(caption for _, caption, *_ in mine))
         question = PairQuestion(captions, backbone, *depths, 10, None, "squash", "bicubic_aa", None)
-        answers = dict(zip(captions, question.answer(open_photo(photo), str(photo)), strict=True))
+        answers = dict(zip(captions, question.answer(open_image(image), str(image)), strict=True))
         words = list(dict.fromkeys(named for *_, named, _ in mine))
-        maskclip = eclip.explain(photo, words, model=backbone, method="maskclip")
+        maskclip = eclip.explain(image, words, model=backbone, method="maskclip")
         for _, caption, named, inside in mine:
             answer = answers[caption]
             results["pairs"].append(judge(answer.map(named), inside))
@@ -99,7 +99,7 @@ def main() -> None:
             if others:
                 results["another word"].append(judge(answer.map(int(random.choice(others))), inside))
             results["maskclip"].append(judge(maskclip.maps[0, words.index(named)], inside))
-    print(f"{given.model}, depths {depths}: {len(found)} captions of {len(names)} photos")
+    print(f"{given.model}, depths {depths}: {len(found)} captions of {len(names)} images")
     print(f"{time.perf_counter() - start:.0f} s")
     for name, scores in results.items():
         contrast, auc = np.array(scores).T
@@ -112,13 +112,13 @@ def main() -> None:
 def completeness(
     backbone: eclip.Backbone, found: list[tuple[Path, str, str, np.ndarray]], depths: tuple[int, int]
 ) -> None:
-    once = {photo: caption for photo, caption, *_ in found}
+    once = {image: caption for image, caption, *_ in found}
     errors: dict[int, list[float]] = {points: [] for points in POINTS}
     goals = []
-    for photo, caption in track(once.items(), transient=True):
+    for image, caption in track(once.items(), transient=True):
         for points in POINTS:
             question = PairQuestion([caption], backbone, *depths, points, None, "squash", "bicubic_aa", None)
-            [answer] = question.answer(open_photo(photo), str(photo))
+            [answer] = question.answer(open_image(image), str(image))
             errors[points].append(abs(answer.total - answer.goal))
         goals.append(abs(answer.goal))
     print(f"{len(once)} captions; mean |goal| {np.mean(goals):.4f}")

@@ -1,10 +1,10 @@
 """What the side of the words costs, in times of a bare `encode_image`, paired in one run.
 
-    python benchmarks/words_cost.py                       # ViT-B/16 with random weights, CPU, one photo, one text
+    python benchmarks/words_cost.py                       # ViT-B/16 with random weights, CPU, one image, one text
 
 A round times everything once; a figure is the median over rounds of its time over the bare pass of the same round.
-"Words" is a method for words on a photo that is encoded; "pairs" the whole of `eclip.interactions`, its two forward
-passes (the photo and the zero image) among it; "text" its text's part, done once for all photos.
+"Words" is a method for words on an image that is encoded; "pairs" the whole of `eclip.interactions`, its two forward
+passes (the image and the zero image) among it; "text" its text's part, done once for all images.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 
 import eclip
 from eclip.backbones.blocks import unit
-from eclip.images import open_photo
+from eclip.images import open_image
 from eclip.words.interactions import PairQuestion
 from eclip.words.tokens import read
 
@@ -34,8 +34,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.manual_seed(0)
     backbone = eclip.wrap(open_clip.create_model(given.arch), tokenizer=open_clip.get_tokenizer(given.arch))
-    photo = open_photo(np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8))
-    pixels = backbone.preprocess(photo)[None]
+    image = open_image(np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8))
+    pixels = backbone.preprocess(image)[None]
     feature = unit(eclip.encode(backbone, pixels, 0).feature)
     reading = read(backbone, [TEXT])
 
@@ -51,7 +51,7 @@ def main() -> None:
     tasks: dict[str, Callable[[], object]] = {"encode_image": bare}
     for name, method in eclip.WORD_METHODS.items():
         tasks[f"words, {name}"] = lambda method=method: method(reading, feature)  # type: ignore[misc]
-    tasks["pairs, a photo"] = lambda: whole.answer(photo, "")
+    tasks["pairs, an image"] = lambda: whole.answer(image, "")
     tasks["text, last block"] = lambda: question(1, 1)
     tasks["text, all blocks"] = lambda: question(1, None)
     times: dict[str, list[float]] = {name: [] for name in tasks}

@@ -93,12 +93,12 @@ def tiny_name(tiny_folder: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two small photos, a.png and b.jpg."""
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two small images, a.png and b.jpg."""
     import numpy as np
     from PIL import Image
 
-    folder = tmp_path_factory.mktemp("photos")
+    folder = tmp_path_factory.mktemp("images")
     for seed, name in enumerate(("a.png", "b.jpg")):
         values = np.random.default_rng(seed).integers(0, 256, (30, 40, 3), dtype=np.uint8)
         Image.fromarray(values).save(folder / name)

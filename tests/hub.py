@@ -85,8 +85,8 @@ class Hub:
         files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
         self.repositories[repository] = {name: files[name] for name in names or files}
 
-    def fault(self, kind: str, part: str, **how: Any) -> Fault:
-        self.faults.append(Fault(kind, part, **how))
+    def fault(self, kind: str, part: str, **provenance: Any) -> Fault:
+        self.faults.append(Fault(kind, part, **provenance))
         return self.faults[-1]
 
     def bodies(self, name: str) -> list[Asked]:
@@ -229,6 +229,6 @@ def environment(hub: Hub, cache: Path, **more: str) -> dict[str, str]:
     return {**kept, **own, "OMP_NUM_THREADS": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "150", **more}
 
 
-def started(script: str, env: dict[str, str], **how: Any) -> subprocess.Popen[str]:
-    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **how}
+def started(script: str, env: dict[str, str], **provenance: Any) -> subprocess.Popen[str]:
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **provenance}
     return subprocess.Popen([sys.executable, "-c", script], env=env, **pipes)

@@ -34,7 +34,7 @@ def weighted(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def walk(name: str, heat: list[list[float]]) -> float:
-    """The area of a 2 x 2 photo of ones on a fill of zeros under the weighted model."""
+    """The area of a 2 x 2 image of ones on a fill of zeros under the weighted model."""
     one = torch.ones(3, 2, 2)
     return float(area(M[name](weighted, one, np.array(heat, dtype=float), torch.zeros_like(one), steps=4)))
 
@@ -255,7 +255,7 @@ def pixel_by_pixel(name: str) -> list[float]:
     """Pixels written one by one into copies, a score that is not linear, and scikit-learn's area."""
     differences, generator = [], torch.Generator().manual_seed(3)
     for seed in range(5):
-        photo, fill = torch.rand(2, 3, 5, 4, generator=generator)
+        image, fill = torch.rand(2, 3, 5, 4, generator=generator)
         heat = np.random.default_rng(seed).permutation(20).reshape(5, 4) / 20
         weight = torch.rand(3, 5, 4, generator=generator)
 
@@ -263,8 +263,8 @@ def pixel_by_pixel(name: str) -> list[float]:
             total = (pixels * weight).sum((1, 2, 3))
             return torch.stack([total.tanh(), total**2], dim=1)
 
-        curve = M[name](score, photo, heat, fill, steps=10, batch_size=3)
-        start, end = (fill, photo) if name == "insertion" else (photo, fill)
+        curve = M[name](score, image, heat, fill, steps=10, batch_size=3)
+        start, end = (fill, image) if name == "insertion" else (image, fill)
         now, scores = start.clone(), [score(start[None])[0]]
         for place, index in enumerate(sorted(range(20), key=lambda pixel: -heat.flat[pixel])):
             now[:, index // 4, index % 4] = end[:, index // 4, index % 4]

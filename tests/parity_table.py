@@ -13,7 +13,7 @@ import eclip
 import test_golden as golden
 import tiny
 from eclip.backbones.text_tower import run_text_block
-from eclip.errors import NoMeaningError
+from eclip.errors import NotApplicableError
 
 
 def towers() -> None:
@@ -79,7 +79,7 @@ def meanings() -> None:
             try:
                 method(eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone), **tiny.FEW.get(name, {}))
                 row.append("works")
-            except NoMeaningError as error:
+            except NotApplicableError as error:
                 number = list(reasons).index(error.why) if error.why in reasons else len(reasons)
                 reasons[error.why] = row.append(f"no ({number + 1})")
         print(f"{name:<12}" + "".join(f"{cell:<22}" for cell in row))

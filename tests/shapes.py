@@ -1,4 +1,4 @@
-"""Photos of colored shapes with captions, and with masks: small data from which something can be learned."""
+"""Images of colored shapes with captions, and with masks: small data from which something can be learned."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ SIZE = 32
 def draw(color: str, shape: str, seed: int) -> tuple[Image.Image, np.ndarray]:
     """A shape somewhere on gray noise, and where it is."""
     drawn = np.random.default_rng(seed)
-    photo = Image.fromarray(drawn.integers(90, 150, (SIZE, SIZE, 1), dtype=np.uint8).repeat(3, axis=2))
+    image = Image.fromarray(drawn.integers(90, 150, (SIZE, SIZE, 1), dtype=np.uint8).repeat(3, axis=2))
     mask = Image.new("L", (SIZE, SIZE))
     high, wide = (7, 26) if shape == "bar" else (16, 16)
     left, top = (int(drawn.integers(0, SIZE - side)) for side in (wide, high))
-    for picture, ink in ((photo, COLORS[color]), (mask, 1)):
+    for picture, ink in ((image, COLORS[color]), (mask, 1)):
         pen = ImageDraw.Draw(picture)
         (pen.ellipse if shape == "disk" else pen.rectangle)((left, top, left + wide, top + high), fill=ink)
-    return photo, np.array(mask, dtype=bool)
+    return image, np.array(mask, dtype=bool)
 
 
 def write_pairs(folder: Path, each: int = 5, seed: int = 0) -> Path:
-    """A folder with so many photos of each caption, and captions.txt; of the first photo there are two captions."""
+    """A folder with so many images of each caption, and captions.txt; of the first image there are two captions."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = ["filepath\ttitle"]
     for number, (color, shape) in enumerate(list(product(COLORS, SHAPES)) * each):
@@ -43,9 +43,9 @@ def write_pairs(folder: Path, each: int = 5, seed: int = 0) -> Path:
 
 
 def write_named(folder: Path, each: int = 5, seed: int = 0) -> Path:
-    """The same with words for the colors and shapes, and a photo more whose caption has none.
+    """The same with words for the colors and shapes, and an image more whose caption has none.
 
-    Of the first photo there is a second caption, with the word for the color alone.
+    Of the first image there is a second caption, with the word for the color alone.
     """
     write_pairs(folder, each, seed)
     text = (folder / "captions.tsv").read_text()
@@ -62,8 +62,8 @@ def write_masks(folder: Path, count: int = 8, seed: int = 1000) -> Path:
         (folder / name).mkdir(parents=True)
     for number in range(count):
         color = list(COLORS)[number % len(COLORS)]
-        photo, mask = draw(color, SHAPES[number % len(SHAPES)], seed + number)
-        photo.save(folder / "images" / f"{number:03d}.png")
+        image, mask = draw(color, SHAPES[number % len(SHAPES)], seed + number)
+        image.save(folder / "images" / f"{number:03d}.png")
         Image.fromarray(mask * np.uint8(1 + number % len(COLORS))).save(folder / "masks" / f"{number:03d}.png")
     (folder / "classes.txt").write_text("".join(f"{number}\t{color} thing\n" for number, color in enumerate(COLORS, 1)))
     return folder

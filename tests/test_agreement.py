@@ -41,7 +41,7 @@ def maps(of: Backbone, text: Tensor, methods: list[str] = METHODS) -> dict[str, 
     for name in methods:
         try:
             found[name] = eclip.METHODS[name](encoding, text)
-        except eclip.errors.NoMeaningError:
+        except eclip.errors.NotApplicableError:
             continue
     return found
 
@@ -538,7 +538,7 @@ def test_gradients_in_float16_do_not_vanish(family: str) -> None:
 
 
 def test_errors_of_altered_models_are_errors_of_eclip() -> None:
-    assert issubclass(AlteredModelError, EclipError) and issubclass(GradientError, eclip.errors.NoMeaningError)
+    assert issubclass(AlteredModelError, EclipError) and issubclass(GradientError, eclip.errors.NotApplicableError)
 
 
 def test_open_block_equals_the_host_block() -> None:

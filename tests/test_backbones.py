@@ -21,7 +21,7 @@ import tiny
 from eclip.backbones.backbone import Grid
 from eclip.backbones.blocks import run_block
 from eclip.backbones.positions import resize_positions
-from eclip.errors import KeepError, ModelError, NoMeaningError, OptionError, ShapeError, UnsupportedTowerError
+from eclip.errors import KeepError, ModelError, NotApplicableError, OptionError, ShapeError, UnsupportedTowerError
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
@@ -163,14 +163,14 @@ def test_positions_of_a_tall_grid_are_those_of_the_wide_one_on_its_side(native: 
 def test_preprocess_equals_torchvisions_resize_and_normalize(family: str) -> None:
     backbone = tiny.backbone(family)
     values = np.random.default_rng(0).integers(0, 256, (45, 70, 3), dtype=np.uint8)
-    photo = Image.fromarray(values)
+    image = Image.fromarray(values)
     steps = [
         transforms.Resize((32, 32), transforms.InterpolationMode.BICUBIC),
         transforms.ToTensor(),
         transforms.Normalize(backbone.mean, backbone.std),
     ]
-    torch.testing.assert_close(backbone.preprocess(photo), transforms.Compose(steps)(photo), rtol=0, atol=1e-6)
-    assert backbone.preprocess(photo.convert("L")).shape == (3, 32, 32)
+    torch.testing.assert_close(backbone.preprocess(image), transforms.Compose(steps)(image), rtol=0, atol=1e-6)
+    assert backbone.preprocess(image.convert("L")).shape == (3, 32, 32)
 
 
 def test_siglip_token_alone_is_the_head_on_one_token() -> None:
@@ -217,7 +217,7 @@ def test_nothing_of_the_model_changes(family: str, training: bool) -> None:
     for rows in (backbone.native.row, backbone.native.row + 1):
         encoding = eclip.encode(backbone, tiny.pixels(backbone, rows=rows))
         for method in eclip.METHODS.values():
-            with suppress(NoMeaningError):
+            with suppress(NotApplicableError):
                 method(encoding, tiny.texts(backbone), **tiny.FEW.get(method.name, {}))
     eclip.encode_texts(backbone, ["a dog"])
     assert torch.equal(eclip.encode(backbone, tiny.pixels(backbone)).feature, expected), "dropout and batch norm rest"
@@ -270,8 +270,8 @@ def test_nothing_of_the_model_changes_when_a_method_raises(name: str, family: st
     before, random = _state(model), torch.get_rng_state()
     try:
         eclip.METHODS[name](within, tiny.texts(backbone), **tiny.FEW.get(name, {}))
-    except (RuntimeError, NoMeaningError) as error:
-        assert isinstance(error, NoMeaningError) or "broken inside" in str(error)
+    except (RuntimeError, NotApplicableError) as error:
+        assert isinstance(error, NotApplicableError) or "broken inside" in str(error)
     assert (
         calls or name in ("attention", "rollout", "eclip") or family in tiny.GAPS.get(name, ())
     )  # eclip: its own head

@@ -70,8 +70,8 @@ def pack(folder: Path, draw: Callable[[np.ndarray], Image.Image], classes: str =
         (folder / part).mkdir(parents=True, exist_ok=True)
     for seed in range(count):
         random = np.random.default_rng(seed)
-        photo = random.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
-        Image.fromarray(photo).save(folder / f"images/{seed}.png")
+        image = random.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+        Image.fromarray(image).save(folder / f"images/{seed}.png")
         draw(shape(seed)).save(folder / f"masks/{seed}.png")
     (folder / "classes.txt").write_text(classes, encoding="utf-8")
     return folder

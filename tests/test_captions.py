@@ -19,7 +19,7 @@ from eclip.errors import DataError, ImageError, OptionError
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
-def _photo(seed: int, kind: str = "png") -> bytes:
+def _image(seed: int, kind: str = "png") -> bytes:
     stream = io.BytesIO()
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)).save(stream, kind)
     return stream.getvalue()
@@ -39,7 +39,7 @@ def _tar(path: Path, members: list[tuple[str, bytes | str]], form: int = tarfile
 def _shard(path: Path, first: int = 0) -> Path:
     members: list[tuple[str, bytes | str]] = []
     for n in range(first, first + 3):
-        members += [(f"{n:06}.jpg", _photo(n, "jpeg")), (f"{n:06}.txt", f"a photo {n}\n\n photo {n} it is \r\n")]
+        members += [(f"{n:06}.jpg", _image(n, "jpeg")), (f"{n:06}.txt", f"a photo {n}\n\n photo {n} it is \r\n")]
     return _tar(path, members)
 
 
@@ -66,16 +66,16 @@ def test_tars_in_braces_and_patterns_give_one_fixed_order(tmp_path: Path) -> Non
     pairs, bad = read_pairs([f"{tmp_path}/train-{{000..002}}.tar"])
     assert bad == []
     assert [pair.key for pair in pairs] == [f"train-00{n // 3}.tar/{n:06}" for n in range(9)]
-    assert pairs[4].captions == ("a photo 4", "photo 4 it is")
+    assert pairs[4].captions == ("a photo 4", "image 4 it is")
     assert read_pairs([f"{tmp_path}/train-*.tar"]) == (pairs, [])
     assert read_pairs([f"{tmp_path}/train-001.tar", f"{tmp_path}/*.tar"])[0] == pairs[3:6] + pairs[:3] + pairs[6:]
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_photos_read_out_of_order_are_those_of_tarfile(tmp_path: Path, form: int) -> None:
+def test_images_read_out_of_order_are_those_of_tarfile(tmp_path: Path, form: int) -> None:
     names = [f"folder-{'x' * 90}/{'ö' * 40}{n}" if form else f"{n}" for n in range(5)]  # longer than one header holds
     members = [
-        (f"{name}{end}", _photo(n) if end == ".png" else name)
+        (f"{name}{end}", _image(n) if end == ".png" else name)
         for n, name in enumerate(names)
         for end in (".png", ".txt")
     ]
@@ -94,20 +94,20 @@ def test_members_pair_by_webdataset_rule(tmp_path: Path) -> None:
     path = _tar(
         tmp_path / "odd.tar",
         [
-            ("./v1.0/a.JPG", _photo(0, "jpeg")),  # a dot in the folder does not end the key
-            ("b.txt", "\ufeffb"),  # before its photo, and with a byte order mark
-            ("b.seg.png", _photo(1)),  # not the photo of b
+            ("./v1.0/a.JPG", _image(0, "jpeg")),  # a dot in the folder does not end the key
+            ("b.txt", "\ufeffb"),  # before its image, and with a byte order mark
+            ("b.seg.png", _image(1)),  # not the image of b
             ("v1.0/a.txt", "a"),
-            ("b.png", _photo(2)),
+            ("b.png", _image(2)),
             ("c.json", json.dumps({"caption": "of c", "url": "..."})),
-            ("c.webp", _photo(3, "webp")),
-            ("d.png", _photo(4)),
+            ("c.webp", _image(3, "webp")),
+            ("d.png", _image(4)),
             ("d.json", json.dumps({"captions": ["d", "", "of d"]})),
             ("e.json", json.dumps({"caption": "not taken"})),
             ("e.txt", "of e"),
-            ("e.png", _photo(5)),
+            ("e.png", _image(5)),
             ("._e.png", b"of another system"),
-            *[("caf\udce9.png", _photo(6)), ("caf\udce9.txt", "its name is not UTF-8")],
+            *[("caf\udce9.png", _image(6)), ("caf\udce9.txt", "its name is not UTF-8")],
             ("README", "no member of a pair"),
         ],
     )
@@ -122,23 +122,23 @@ def test_members_pair_by_webdataset_rule(tmp_path: Path) -> None:
     }
     assert bad == {"odd.tar/d": "d.json holds an empty caption."}
     pairs = {pair.key: pair for pair in read_pairs([str(path)])[0]}
-    assert pairs["odd.tar/b"].open().tobytes() == _pixels(_photo(2))
+    assert pairs["odd.tar/b"].open().tobytes() == _pixels(_image(2))
 
 
 def test_what_gives_no_pair_is_named(tmp_path: Path) -> None:
     path = _tar(
         tmp_path / "bad.tar",
         [
-            *[("good.png", _photo(0)), ("good.txt", "good"), ("good.jpg", _photo(1)), ("good.txt", "again")],
-            ("alone.png", _photo(1)),
-            ("words.txt", "no photo"),
-            *[("blank.png", _photo(2)), ("blank.txt", " \n\t\n")],
+            *[("good.png", _image(0)), ("good.txt", "good"), ("good.jpg", _image(1)), ("good.txt", "again")],
+            ("alone.png", _image(1)),
+            ("words.txt", "no image"),
+            *[("blank.png", _image(2)), ("blank.txt", " \n\t\n")],
             *[("zero.png", b""), ("zero.txt", "zero")],
-            *[("latin.png", _photo(3)), ("latin.txt", "caf\u00e9".encode("latin-1"))],
-            *[("cut.png", _photo(4)), ("cut.json", '{"caption":')],
-            *[("list.png", _photo(5)), ("list.json", "[1]")],
-            *[("half.png", _photo(5)), ("half.json", '{"caption": "a \\ud800 dog"}')],
-            *[("two.dots.png", _photo(6)), ("two.dots.txt", "two dots")],
+            *[("latin.png", _image(3)), ("latin.txt", "caf\u00e9".encode("latin-1"))],
+            *[("cut.png", _image(4)), ("cut.json", '{"caption":')],
+            *[("list.png", _image(5)), ("list.json", "[1]")],
+            *[("half.png", _image(5)), ("half.json", '{"caption": "a \\ud800 dog"}')],
+            *[("two.dots.png", _image(6)), ("two.dots.txt", "two dots")],
         ],
     )
     with tarfile.open(path, "a") as tar:
@@ -151,7 +151,7 @@ def test_what_gives_no_pair_is_named(tmp_path: Path) -> None:
     said = {
         "good": "good.txt is left out, as good.txt has the same key",
         "alone": "no caption",
-        "words": "words.txt has no photo",
+        "words": "words.txt has no image",
         "blank": "blank.txt holds no caption",
         "zero": "zero.png is empty (0 bytes)",
         "latin": "latin.txt is not UTF-8",
@@ -173,7 +173,7 @@ def test_a_tar_that_breaks_off_gives_what_comes_before_and_says_so(tmp_path: Pat
     path = _shard(tmp_path / "whole.tar")
     data = path.read_bytes()
     whole, _ = read_pairs([str(path)])
-    third = whole[2].place.offset  # of the third photo, whose header is the block before
+    third = whole[2].place.offset  # of the third image, whose header is the block before
     for name, content, count, why in [
         ("member", data[: third + 10], 2, "cut short or damaged"),
         ("header", data[: third - 100], 2, f"no header at byte {third - 512:,}"),
@@ -189,9 +189,9 @@ def test_a_tar_that_breaks_off_gives_what_comes_before_and_says_so(tmp_path: Pat
         assert bad == expected, name
 
 
-def test_broken_photos_raise_when_opened_and_are_named_by_key(tmp_path: Path) -> None:
-    members = [("a.jpg", _photo(0, "jpeg")[:200]), ("a.txt", "cut"), ("b.jpg", b"no photo"), ("b.txt", "text")]
-    path = _tar(tmp_path / "x.tar", [*members, ("c.jpg", _photo(1, "jpeg")), ("c.txt", "whole")])
+def test_broken_images_raise_when_opened_and_are_named_by_key(tmp_path: Path) -> None:
+    members = [("a.jpg", _image(0, "jpeg")[:200]), ("a.txt", "cut"), ("b.jpg", b"no image"), ("b.txt", "text")]
+    path = _tar(tmp_path / "x.tar", [*members, ("c.jpg", _image(1, "jpeg")), ("c.txt", "whole")])
     (cut, text, whole), bad = read_pairs([str(path)])
     assert bad == []
     with pytest.raises(ImageError, match=r"^x\.tar/a is damaged"):
@@ -212,7 +212,7 @@ def test_open_clips_csv(tmp_path: Path) -> None:
     rows += (
         "img/no.png\tgone\nimg/zero.png\tzero\nimg/b.png\t \nimg\ta folder\nhttps://x.org/y.png\tfar\n\tnobody\none\n"
     )
-    folder = _files(tmp_path, {"img/a.png": _photo(0), "img/b.png": _photo(1), "img/zero.png": b"", "d/t.tsv": ""})
+    folder = _files(tmp_path, {"img/a.png": _image(0), "img/b.png": _image(1), "img/zero.png": b"", "d/t.tsv": ""})
     _files(folder, {"t.tsv": rows})
     captions, bad = _read(folder / "t.tsv")
     a, b = f"{folder}/img/a.png", f"{folder}/img/b.png"
@@ -223,7 +223,7 @@ def test_open_clips_csv(tmp_path: Path) -> None:
         b: f"an empty caption in line 7 of {folder}/t.tsv.",
         f"{folder}/img": "a folder, not a photo.",
         f"{folder}/https:/x.org/y.png": "an address, not a file: fetch it first.",
-        f"{folder}/t.tsv, line 10": "no photo is named.",
+        f"{folder}/t.tsv, line 10": "no image is named.",
         f"{folder}/t.tsv, line 11": "1 columns where the header has 2: a caption with '\\t' needs quotes.",
     }
     _files(folder, {"d/u.csv": f"n;text;path\n1;eins;{a}\n2;zwei;../img/b.png\n"})
@@ -232,7 +232,7 @@ def test_open_clips_csv(tmp_path: Path) -> None:
 
 
 def test_published_lists_in_a_folder(tmp_path: Path) -> None:
-    photos: dict[str, bytes | str] = {"Images/1.jpg": _photo(1, "jpeg"), "Images/2.jpg": _photo(2, "jpeg")}
+    images: dict[str, bytes | str] = {"Images/1.jpg": _image(1, "jpeg"), "Images/2.jpg": _image(2, "jpeg")}
     one, two = (f"{tmp_path}/{{}}/Images/{n}.jpg" for n in (1, 2))
     for name, table, text in [
         ("flickr8k", "captions.txt", 'image,caption\n1.jpg,a dog\n1.jpg,"a dog, wet"\n2.jpg,a cat\n'),
@@ -240,31 +240,31 @@ def test_published_lists_in_a_folder(tmp_path: Path) -> None:
         ("pack", "captions.tsv", "Images/1.jpg\ta dog\nImages/1.jpg\ta dog, wet\n\nImages/2.jpg\ta cat\n"),
         ("openclip", "captions.csv", "filepath\ttitle\nImages/1.jpg\ta dog\n1.jpg\ta dog, wet\n2.jpg\ta cat\n"),
     ]:
-        _files(tmp_path / name, {**photos, table: text, "masks/1.png": _photo(3), "Images/3.jpg": _photo(4, "jpeg")})
+        _files(tmp_path / name, {**images, table: text, "masks/1.png": _image(3), "Images/3.jpg": _image(4, "jpeg")})
         captions, bad = _read(tmp_path / name)
         assert captions == {one.format(name): ("a dog", "a dog, wet"), two.format(name): ("a cat",)}, name
         assert bad == {
             f"{tmp_path}/{name}/Images/3.jpg": "no caption.",
-            f"{tmp_path}/{name}/masks": "1 photo, none with a caption.",
+            f"{tmp_path}/{name}/masks": "1 image, none with a caption.",
         }
-    _files(tmp_path / "pack", {"more/2.jpg": _photo(5, "jpeg"), "captions.tsv": '1.jpg\t"one\n2.jpg\ttwo\nno tab\n'})
+    _files(tmp_path / "pack", {"more/2.jpg": _image(5, "jpeg"), "captions.tsv": '1.jpg\t"one\n2.jpg\ttwo\nno tab\n'})
     captions, bad = _read(tmp_path / "pack")
     assert captions == {one.format("pack"): ('"one',)}, "quotes are letters where nothing is quoted"
     assert bad[f"{tmp_path}/pack/2.jpg"] == "no such file.", "two folders have it"
-    assert bad[f"{tmp_path}/pack/captions.tsv, line 3"] == "no photo, tab and caption."
+    assert bad[f"{tmp_path}/pack/captions.tsv, line 3"] == "no image, tab and caption."
 
 
-def test_a_folder_with_captions_beside_photos(tmp_path: Path) -> None:
+def test_a_folder_with_captions_beside_images(tmp_path: Path) -> None:
     contents: dict[str, bytes | str] = {
-        "my.photo.jpg": _photo(0, "jpeg"),
-        "my.photo.txt": "two dots\nand two lines",
-        "deep/er/a.PNG": _photo(1),
+        "my.image.jpg": _image(0, "jpeg"),
+        "my.image.txt": "two dots\nand two lines",
+        "deep/er/a.PNG": _image(1),
         "deep/er/a.txt": "a",
-        "deep/er/b.png": _photo(2),
-        "deep/c.txt": "no photo",
-        "masks/1.png": _photo(3),
-        "masks/2.png": _photo(3),
-        ".cache/1.png": _photo(3),
+        "deep/er/b.png": _image(2),
+        "deep/c.txt": "no image",
+        "masks/1.png": _image(3),
+        "masks/2.png": _image(3),
+        ".cache/1.png": _image(3),
         "notes.md": "not looked at",
     }
     folder = _files(tmp_path / "f", contents)
@@ -272,16 +272,16 @@ def test_a_folder_with_captions_beside_photos(tmp_path: Path) -> None:
     captions, bad = _read(f"{folder}/")
     assert list(captions.items()) == [
         (f"{folder}/deep/er/a.PNG", ("a",)),
-        (f"{folder}/my.photo.jpg", ("two dots", "and two lines")),
+        (f"{folder}/my.image.jpg", ("two dots", "and two lines")),
     ]
     assert bad == {
         f"{folder}/dangling.jpg": "cannot be read: No such file or directory.",
-        f"{folder}/deep/c.txt": "c.txt has no photo beside it.",
+        f"{folder}/deep/c.txt": "c.txt has no image beside it.",
         f"{folder}/deep/er/b.png": "no caption.",
-        f"{folder}/masks": "2 photos, none with a caption.",
+        f"{folder}/masks": "2 images, none with a caption.",
     }
     pairs, _ = read_pairs([str(folder)])
-    assert pairs[0].open().tobytes() == _pixels(_photo(1))
+    assert pairs[0].open().tobytes() == _pixels(_image(1))
 
 
 def test_one_key_in_two_sources_is_told_apart(tmp_path: Path) -> None:
@@ -290,13 +290,13 @@ def test_one_key_in_two_sources_is_told_apart(tmp_path: Path) -> None:
     _shard(tmp_path / "b/y/train.tar")
     tars = [f"{tmp_path}/a/x/train.tar", f"{tmp_path}/b/{{x,y}}/train.tar"]
     assert list(_read(*tars)[0])[::3] == ["a/x/train.tar/000000", "b/x/train.tar/000000", "y/train.tar/000000"]
-    _files(tmp_path, {"p.png": _photo(0), "p.txt": "beside", "one.tsv": "p.png\tone\n", "two.tsv": "p.png\ttwo\n"})
+    _files(tmp_path, {"p.png": _image(0), "p.txt": "beside", "one.tsv": "p.png\tone\n", "two.tsv": "p.png\ttwo\n"})
     captions, _ = _read(tmp_path / "one.tsv", tmp_path / "two.tsv")
     assert captions == {f"{tmp_path}/p.png": ("one",), f"{tmp_path}/two.tsv:{tmp_path}/p.png": ("two",)}
 
 
 def test_digest_names_the_pairs_wherever_they_lie(tmp_path: Path) -> None:
-    contents: dict[str, bytes | str] = {"a.png": _photo(0), "b.png": _photo(1), "captions.tsv": "a.png\ta\nb.png\tb\n"}
+    contents: dict[str, bytes | str] = {"a.png": _image(0), "b.png": _image(1), "captions.tsv": "a.png\ta\nb.png\tb\n"}
     here, there = _files(tmp_path / "here", contents), _files(tmp_path / "there/deep", contents)
     pairs, again = read_pairs([str(here)])[0], read_pairs([str(there)])[0]
     assert digest(pairs) == digest(again)
@@ -315,9 +315,9 @@ def test_wrong_sources_say_what_is_wrong_and_what_there_is(tmp_path: Path) -> No
         tar.add(shard, "a.txt")
     (tmp_path / "renamed.tar").write_bytes((tmp_path / "packed.tar.gz").read_bytes())
     _files(
-        tmp_path, {"text.tar": "no tar" * 200, "none.tar": "", "a.npy": "", "tars/x.tar": "", "photos/a.png": _photo(0)}
+        tmp_path, {"text.tar": "no tar" * 200, "none.tar": "", "a.npy": "", "tars/x.tar": "", "images/a.png": _image(0)}
     )
-    _files(tmp_path, {"two/a.png": _photo(0), "two/captions.txt": "", "two/captions.csv": ""})
+    _files(tmp_path, {"two/a.png": _image(0), "two/captions.txt": "", "two/captions.csv": ""})
     _files(tmp_path, {"bad.csv": 'image,caption\na.png,"one" more\n', "head.csv": "filepath,title\na.png,b\n"})
     _files(
         tmp_path,
@@ -333,15 +333,15 @@ def test_wrong_sources_say_what_is_wrong_and_what_there_is(tmp_path: Path) -> No
         "renamed.tar": "renamed.tar is compressed",
         "text.tar": "is no tar that can be read",
         "none.tar": "is no tar that can be read: empty file",
-        "hollow.tar": "no pair that can be used. hollow.tar: no photo and no caption. Pairs come from",
+        "hollow.tar": "no pair that can be used. hollow.tar: no image and no caption. Pairs come from",
         "a.npy": "is no source of image-caption pairs. Pairs come from WebDataset tars",
-        "tars": r"no photo in this folder. It has tars: .*tars/\*.tar",
-        "photos": "no pair that can be used.*photos: 1 photo, none with a caption",
+        "tars": r"no image in this folder. It has tars: .*tars/\*.tar",
+        "images": "no pair that can be used.*images: 1 image, none with a caption",
         "two": "captions.txt and captions.csv: give the one",
         "bad.csv": "line 2.*must stand in quotes",
         "head.csv": "begins with 'filepath,title': no header with.*'filepath' and 'title' and '.t' between",
         "latin.tsv": "is not UTF-8.*byte 0xe9",
-        "header.tsv": "header.tsv: no photo and no caption",
+        "header.tsv": "header.tsv: no image and no caption",
         "gone.tsv": r"no pair that can be used. .*a.png \(and 1 more\): no such file",
     }.items():
         with pytest.raises(DataError, match=words):
@@ -353,7 +353,7 @@ def test_wrong_sources_say_what_is_wrong_and_what_there_is(tmp_path: Path) -> No
     with pytest.raises(OptionError, match=r"one character.*got '\\\\t'"):
         read_pairs([str(shard)], separator="\\t")
     captions, bad = _read(f"{tmp_path}/{{train-000,hollow}}.tar")
-    assert (len(captions), bad) == (3, {"hollow.tar": "no photo and no caption."})
+    assert (len(captions), bad) == (3, {"hollow.tar": "no image and no caption."})
 
 
 @pytest.mark.skipif(not (DATA / "flickr8k").is_dir(), reason="the pack flickr8k is not beside the repository")
@@ -367,15 +367,15 @@ def test_flickr8k_is_complete() -> None:
         for pair in random.Random(0).sample(pairs, 10):
             tar, _, key = pair.key.partition("/")
             with tarfile.open(DATA / "flickr8k" / tar) as opened:
-                photo, text = (opened.extractfile(f"{key}{end}") for end in (".jpg", ".txt"))
-                assert photo is not None and text is not None
-                assert pair.open().tobytes() == _pixels(photo.read())
+                image, text = (opened.extractfile(f"{key}{end}") for end in (".jpg", ".txt"))
+                assert image is not None and text is not None
+                assert pair.open().tobytes() == _pixels(image.read())
                 assert "\n".join(pair.captions) == text.read().decode().strip()
 
 
 @pytest.mark.skipif(not (DATA / "coco80seg").is_dir(), reason="the pack coco80seg is not beside the repository")
-def test_coco80seg_has_captions_for_200_of_its_photos() -> None:
+def test_coco80seg_has_captions_for_200_of_its_images() -> None:
     pairs, bad = read_pairs([f"{DATA}/coco80seg"])
     assert (len(pairs), sum(len(pair.captions) for pair in pairs)) == (200, 1000)
     assert len(bad) == 159
-    assert bad[-1] == (f"{DATA}/coco80seg/masks", "358 photos, none with a caption.")
+    assert bad[-1] == (f"{DATA}/coco80seg/masks", "358 images, none with a caption.")

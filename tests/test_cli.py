@@ -33,12 +33,12 @@ def explain(*words: object, model: str, out: Path) -> Result:
     return run("explain", *words, "--model", model, "-o", out)
 
 
-def test_one_photo_two_texts(tiny_name: str, photos: Path, tmp_path: Path) -> None:
-    done = explain(photos / "a.png", "-t", "a dog", "-t", "grass", "--no-health", model=tiny_name, out=tmp_path)
+def test_one_image_two_texts(tiny_name: str, images: Path, tmp_path: Path) -> None:
+    done = explain(images / "a.png", "-t", "a dog", "-t", "grass", "--no-health", model=tiny_name, out=tmp_path)
     assert done.exit_code == 0, done.output
     answer = Explanation.load(tmp_path)
     first, second = answer.scores[0]
-    assert done.stdout == f"{photos / 'a.png'}: a dog {first:.3f}  grass {second:.3f}  -> {tmp_path / 'a.png'}\n"
+    assert done.stdout == f"{images / 'a.png'}: a dog {first:.3f}  grass {second:.3f}  -> {tmp_path / 'a.png'}\n"
     assert done.stderr == f"1 explained in {tmp_path}\nmodel: {tiny_name}\n"
     assert (tmp_path / "a.png").is_file()
 
@@ -70,9 +70,9 @@ except KeyboardInterrupt:
     assert done.stdout == "imported True\nstopped\n"
 
 
-def test_a_second_run_leaves_the_results_of_the_first_alone(tiny_name: str, photos: Path, tmp_path: Path) -> None:
-    for photo in photos.iterdir():
-        shutil.copy(photo, tmp_path)
+def test_a_second_run_leaves_the_results_of_the_first_alone(tiny_name: str, images: Path, tmp_path: Path) -> None:
+    for image in images.iterdir():
+        shutil.copy(image, tmp_path)
     for _ in range(2):  # the output folder lies inside the source
         done = explain(tmp_path, "-t", "a dog", model=tiny_name, out=tmp_path / "out")
         assert done.exit_code == 0, done.output
@@ -82,30 +82,30 @@ def test_a_second_run_leaves_the_results_of_the_first_alone(tiny_name: str, phot
     assert "lies in the output folder, where results could replace it: choose another folder." in named.stderr
 
 
-def test_options_reach_the_method_and_the_forward_pass(tiny_name: str, photos: Path, tmp_path: Path) -> None:
-    done = explain(photos / "a.png", "-t", "a dog", "--set", "depth=7", model=tiny_name, out=tmp_path)
+def test_options_reach_the_method_and_the_forward_pass(tiny_name: str, images: Path, tmp_path: Path) -> None:
+    done = explain(images / "a.png", "-t", "a dog", "--set", "depth=7", model=tiny_name, out=tmp_path)
     assert done.exit_code == 0, done.output  # the tower has seven blocks, six are kept by default
-    assert Explanation.load(tmp_path).how["options"] == {"depth": 7}
+    assert Explanation.load(tmp_path).provenance["options"] == {"depth": 7}
 
 
-def test_folders_globs_and_a_file_of_texts(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+def test_folders_globs_and_a_file_of_texts(tiny_name: str, images: Path, tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("\ufeffa dog\n\n  grass \n", encoding="utf-8")
     texts = ("-t", "sea", "--texts-file", tmp_path / "texts.txt")
-    done = explain(photos, f"{photos}/*.jpg", *texts, "--format", "npz,json", model=tiny_name, out=tmp_path / "out")
+    done = explain(images, f"{images}/*.jpg", *texts, "--format", "npz,json", model=tiny_name, out=tmp_path / "out")
     assert done.exit_code == 0, done.output
     answer = Explanation.load(tmp_path / "out")
-    assert answer.sources == (str(photos / "a.png"), str(photos / "b.jpg")), "each once"
+    assert answer.sources == (str(images / "a.png"), str(images / "b.jpg")), "each once"
     assert answer.texts == ("sea", "a dog", "grass")
     assert not list((tmp_path / "out").glob("*.png"))
 
 
-def test_json_is_the_manifest_and_nothing_else_is_on_stdout(tiny_name: str, photos: Path, tmp_path: Path) -> None:
-    done = explain(photos, "nothing.jpg", "-t", "狗", "--json", model=tiny_name, out=tmp_path)
+def test_json_is_the_manifest_and_nothing_else_is_on_stdout(tiny_name: str, images: Path, tmp_path: Path) -> None:
+    done = explain(images, "nothing.jpg", "-t", "狗", "--json", model=tiny_name, out=tmp_path)
     assert done.exit_code == 1
     printed = json.loads(done.stdout)
     assert printed == json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
-    assert list(printed) == ["schema", "texts", "signed", "how", "photos", "failures"]
-    assert list(printed["photos"][0]) == ["source", "width", "height", "grid", "map", "scores", "health", "files"]
+    assert list(printed) == ["schema", "texts", "signed", "provenance", "images", "failures"]
+    assert list(printed["images"][0]) == ["source", "width", "height", "grid", "map", "scores", "health", "files"]
     assert printed["failures"] == [{"source": "nothing.jpg", "error": "nothing.jpg: no such file or folder."}]
 
 
@@ -113,32 +113,32 @@ def test_json_keeps_its_keys_where_nothing_was_explained(tiny_name: str, tmp_pat
     done = explain("nothing.jpg", "-t", "a dog", "--json", model=tiny_name, out=tmp_path)
     assert done.exit_code == 1
     printed = json.loads(done.stdout)
-    assert (printed["texts"], printed["how"], printed["photos"]) == ([], None, [])
+    assert (printed["texts"], printed["provenance"], printed["images"]) == ([], None, [])
 
 
-def test_the_command_in_the_manifest_is_of_the_whole_run(tiny_name: str, photos: Path, tmp_path: Path) -> None:
-    explain(photos, "-t", "a dog", "--set", "depth=2", model=tiny_name, out=tmp_path / "one")
-    command = json.loads((tmp_path / "one" / "manifest.json").read_text())["how"]["command"]
-    assert command.startswith(f"eclip explain {photos} -t 'a dog' --model {tiny_name}")
+def test_the_command_in_the_manifest_is_of_the_whole_run(tiny_name: str, images: Path, tmp_path: Path) -> None:
+    explain(images, "-t", "a dog", "--set", "depth=2", model=tiny_name, out=tmp_path / "one")
+    command = json.loads((tmp_path / "one" / "manifest.json").read_text())["provenance"]["command"]
+    assert command.startswith(f"eclip explain {images} -t 'a dog' --model {tiny_name}")
     done = run(*command.split(" ")[1:3], "-t", "a dog", *command.split("dog' ")[1].split(), "-o", tmp_path / "two")
     assert done.exit_code == 0, done.output
     assert np.array_equal(Explanation.load(tmp_path / "one").maps, Explanation.load(tmp_path / "two").maps)
 
 
-def test_the_output_names_mini_and_openais_clip(tiny_name: str, photos: Path, monkeypatch: Any, tmp_path: Path) -> None:
+def test_the_output_names_mini_and_openais_clip(tiny_name: str, images: Path, monkeypatch: Any, tmp_path: Path) -> None:
     monkeypatch.setattr(cli.options, "DEFAULT_MODEL", tiny_name)
-    done = explain(photos / "a.png", "-t", "a dog", model=tiny_name, out=tmp_path)
+    done = explain(images / "a.png", "-t", "a dog", model=tiny_name, out=tmp_path)
     assert "--model ViT-B-16/openai" in done.stderr
 
 
-def test_template_is_a_name_or_sentences(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+def test_template_is_a_name_or_sentences(tiny_name: str, images: Path, tmp_path: Path) -> None:
     templates = ("--template", "a {}", "--template", "the {}")
-    done = explain(photos / "a.png", "-t", "a dog", *templates, model=tiny_name, out=tmp_path)
+    done = explain(images / "a.png", "-t", "a dog", *templates, model=tiny_name, out=tmp_path)
     assert done.exit_code == 0, done.output
-    assert Explanation.load(tmp_path).how["templates"] == ["a {}", "the {}"]
+    assert Explanation.load(tmp_path).provenance["templates"] == ["a {}", "the {}"]
 
 
-def test_ctrl_c_keeps_what_is_done(tiny_name: str, photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_ctrl_c_keeps_what_is_done(tiny_name: str, images: Path, tmp_path: Path, monkeypatch: Any) -> None:
     own, calls = Preprocess.__call__, []
 
     def interrupted(*given: Any) -> Any:
@@ -149,12 +149,12 @@ def test_ctrl_c_keeps_what_is_done(tiny_name: str, photos: Path, tmp_path: Path,
 
     monkeypatch.setattr(Preprocess, "__call__", interrupted)
     (tmp_path / "0.png").write_bytes(b"no picture")
-    sources = (tmp_path / "0.png", photos / "a.png", photos / "b.jpg")
+    sources = (tmp_path / "0.png", images / "a.png", images / "b.jpg")
     done = explain(*sources, "-t", "a dog", "--batch-size", "1", model=tiny_name, out=tmp_path / "out")
     assert done.exit_code == 130
     assert "stopped; what was done so far is kept." in done.stderr
     answer = Explanation.load(tmp_path / "out")
-    assert answer.sources == (str(photos / "a.png"),)
+    assert answer.sources == (str(images / "a.png"),)
     [failure] = json.loads((tmp_path / "out" / "manifest.json").read_text())["failures"]
     assert failure["source"] == str(tmp_path / "0.png")
 
@@ -166,93 +166,93 @@ def compare(*words: object, models: str, out: Path) -> Result:
     return run("compare", *words, "--models", models, "-o", out)
 
 
-def test_compare_makes_one_picture_a_photo(tiny_name: str, photos: Path, tmp_path: Path) -> None:
-    done = compare(photos, "-t", "a dog", "-t", "grass", "--methods", "itsm,legrad", models=tiny_name, out=tmp_path)
+def test_compare_makes_one_picture_a_image(tiny_name: str, images: Path, tmp_path: Path) -> None:
+    done = compare(images, "-t", "a dog", "-t", "grass", "--methods", "itsm,legrad", models=tiny_name, out=tmp_path)
     assert done.exit_code == 0, done.output
     assert done.stdout == (
-        f"{photos / 'a.png'}  -> {tmp_path / 'a.compare.png'}\n{photos / 'b.jpg'}  -> {tmp_path / 'b.compare.png'}\n"
+        f"{images / 'a.png'}  -> {tmp_path / 'a.compare.png'}\n{images / 'b.jpg'}  -> {tmp_path / 'b.compare.png'}\n"
     )
     assert done.stderr == f"2 compared in {tmp_path}\nmodel: {tiny_name}\n"
-    for photo in ("a.png", "b.jpg"):
-        answer = eclip.explain(photos / photo, ["a dog", "grass"], method="legrad", model=tiny_name)
-        with np.load(tmp_path / f"{photo[0]}.npz") as arrays:
+    for image in ("a.png", "b.jpg"):
+        answer = eclip.explain(images / image, ["a dog", "grass"], method="legrad", model=tiny_name)
+        with np.load(tmp_path / f"{image[0]}.npz") as arrays:
             [scores, *maps] = sorted(arrays, key=lambda name: not name.endswith("/scores"))
             assert [name.rpartition("/")[2] for name in maps] == ["itsm", "legrad"]
             np.testing.assert_allclose(arrays[maps[1]], answer.maps[0], rtol=1e-4, atol=1e-6)
             np.testing.assert_allclose(arrays[scores], answer.scores[0], atol=1e-6)
-        with Image.open(tmp_path / f"{photo[0]}.compare.png") as picture:
+        with Image.open(tmp_path / f"{image[0]}.compare.png") as picture:
             assert picture.height > 2 * 165, "two rows"
 
 
-def test_compare_goes_on_after_a_photo_that_cannot_be_read(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+def test_compare_goes_on_after_a_image_that_cannot_be_read(tiny_name: str, images: Path, tmp_path: Path) -> None:
     (tmp_path / "0.png").write_bytes(b"no picture")
-    sources = (tmp_path / "0.png", photos / "a.png", "nothing.jpg")
+    sources = (tmp_path / "0.png", images / "a.png", "nothing.jpg")
     methods = ("--methods", "itsm", "--format", "npz,json", "--json")
     done = compare(*sources, "-t", "a dog", *methods, models=tiny_name, out=tmp_path / "out")
     assert done.exit_code == 1
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.npz", "manifest.json"]
     printed = json.loads(done.stdout)
     assert printed == json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert list(printed) == ["schema", "texts", "how", "photos", "failures"]
+    assert list(printed) == ["schema", "texts", "provenance", "images", "failures"]
     assert [failure["source"] for failure in printed["failures"]] == ["nothing.jpg", str(tmp_path / "0.png")]
-    assert [photo["source"] for photo in printed["photos"]] == [str(photos / "a.png")]
+    assert [image["source"] for image in printed["images"]] == [str(images / "a.png")]
     assert "2 of 3 failed." in done.stderr
 
 
-def test_the_command_of_a_comparison_repeats_it(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+def test_the_command_of_a_comparison_repeats_it(tiny_name: str, images: Path, tmp_path: Path) -> None:
     asked = ("--versus", "a wolf", "--methods", "surgery,gradcam", "--template", "a {}", "--template", "the {}")
     more = ("--scale", "row", "--image-size", "48", "--resize", "keep", "--positions", "bilinear")
-    done = compare(photos, "-t", "a dog", *asked, *more, models=tiny_name, out=tmp_path / "one")
+    done = compare(images, "-t", "a dog", *asked, *more, models=tiny_name, out=tmp_path / "one")
     assert done.exit_code == 0, done.output
-    command = shlex.split(json.loads((tmp_path / "one" / "manifest.json").read_text())["how"]["command"])
-    assert command[:3] == ["eclip", "compare", str(photos)]
+    command = shlex.split(json.loads((tmp_path / "one" / "manifest.json").read_text())["provenance"]["command"])
+    assert command[:3] == ["eclip", "compare", str(images)]
     again = run(*command[1:], "-o", tmp_path / "two")
     assert again.exit_code == 0, again.output
     for name in ("a.npz", "b.npz"):
         with np.load(tmp_path / "one" / name) as one, np.load(tmp_path / "two" / name) as two:
             assert len(one) == 3 and all(np.array_equal(one[key], two[key]) for key in one)
-    one, two = (json.loads((tmp_path / name / "manifest.json").read_text())["how"] for name in ("one", "two"))
+    one, two = (json.loads((tmp_path / name / "manifest.json").read_text())["provenance"] for name in ("one", "two"))
     assert one == two and (one["scale"], one["versus"], one["image_size"]) == ("row", "a wolf", 48)
 
 
 def test_ctrl_c_keeps_the_comparisons_that_are_done(
-    tiny_name: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_name: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = ComparisonWriter.add
 
     def interrupted(writer: ComparisonWriter, comparison: Any) -> Any:
-        if writer.manifest["photos"]:
+        if writer.manifest["images"]:
             raise KeyboardInterrupt
         return own(writer, comparison)
 
     monkeypatch.setattr(ComparisonWriter, "add", interrupted)
-    done = compare(photos, "-t", "a dog", "--methods", "itsm", models=tiny_name, out=tmp_path)
+    done = compare(images, "-t", "a dog", "--methods", "itsm", models=tiny_name, out=tmp_path)
     assert done.exit_code == 130
     assert "stopped; what was done so far is kept." in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.compare.png", "a.npz", "manifest.json"]
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert [photo["source"] for photo in manifest["photos"]] == [str(photos / "a.png")]
-    assert manifest["how"]["command"].startswith(f"eclip compare {photos} "), "of the whole run"
+    assert [image["source"] for image in manifest["images"]] == [str(images / "a.png")]
+    assert manifest["provenance"]["command"].startswith(f"eclip compare {images} "), "of the whole run"
 
 
 def test_compare_lists_what_cannot_be_held_against_a_text_only_if_it_was_not_named(
-    tiny_name: str, photos: Path, tmp_path: Path
+    tiny_name: str, images: Path, tmp_path: Path
 ) -> None:
     named = ("--methods", "itsm,attention", "--versus", "a wolf")
-    done = compare(photos, "-t", "a dog", *named, models=tiny_name, out=tmp_path)
+    done = compare(images, "-t", "a dog", *named, models=tiny_name, out=tmp_path)
     assert done.exit_code == 2
     assert "'attention' cannot explain the difference of two texts" in done.stderr
 
 
-def test_explain_versus_is_the_difference(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+def test_explain_versus_is_the_difference(tiny_name: str, images: Path, tmp_path: Path) -> None:
     versus = ("--method", "itsm", "--versus", "a wolf")
-    done = explain(photos / "a.png", "-t", "a dog", *versus, model=tiny_name, out=tmp_path)
+    done = explain(images / "a.png", "-t", "a dog", *versus, model=tiny_name, out=tmp_path)
     assert done.exit_code == 0, done.output
     answer = Explanation.load(tmp_path)
-    plain = eclip.explain(photos / "a.png", ["a dog", "a wolf"], method="itsm", model=tiny_name)
+    plain = eclip.explain(images / "a.png", ["a dog", "a wolf"], method="itsm", model=tiny_name)
     np.testing.assert_allclose(answer.maps[0, 0], plain.maps[0, 0] - plain.maps[0, 1], atol=1e-6)
-    assert answer.signed and answer.how["versus"] == "a wolf"
-    assert "'--versus=a wolf'" in answer.how["command"]
+    assert answer.signed and answer.provenance["versus"] == "a wolf"
+    assert "'--versus=a wolf'" in answer.provenance["command"]
 
 
 # --- wrong usage: exit code 2 ------------------------------------------------
@@ -272,7 +272,7 @@ def test_explain_versus_is_the_difference(tiny_name: str, photos: Path, tmp_path
         ("explain a.jpg -t dog -m ViT-B-16", "add a tag as in ViT-B-16/openai"),
         ("explain a.jpg -t dog -m local-dir:nowhere", "no model folder 'nowhere'"),
         ("explain a.jpg -t dog --template imagenet8", "Did you mean 'imagenet80'?"),
-        ("explain a.jpg -t dog --template 'a photo'", "unknown template set 'a photo'"),
+        ("explain a.jpg -t dog --template 'an image'", "unknown template set 'an image'"),
         ("explain a.jpg -t dog --template '{} {}'", "exactly one '{}'"),
         ("explain a.jpg -t dog --format pgn", "formats are png, npz, json, got pgn"),
         ("explain a.jpg -t dog --set depth", "--set needs KEY=VALUE, got 'depth'"),
@@ -290,7 +290,7 @@ def test_explain_versus_is_the_difference(tiny_name: str, photos: Path, tmp_path
         ("compare a.jpg -t dog --models mini,ViT-B-61/openai", "unknown model 'ViT-B-61'. Did you mean 'ViT-B-16'?"),
         ("compare a.jpg -t dog --models mini,ViT-B-16", "add a tag as in ViT-B-16/openai"),
         ("compare a.jpg -t dog --versus ' '", "--versus is empty"),
-        ("compare a.jpg -t dog --scale photo", "--scale"),
+        ("compare a.jpg -t dog --scale image", "--scale"),
         ("compare a.jpg -t dog --template imagenet8", "Did you mean 'imagenet80'?"),
         ("compare a.jpg -t dog --format pgn", "formats are png, npz, json, got pgn"),
         ("compare a.jpg -t dog --method itsm", "--methods"),
@@ -327,9 +327,9 @@ def test_wrong_usage_is_two(words: str, message: str, tmp_path: Path, monkeypatc
     ],
 )
 def test_wrong_settings_of_the_model_are_two(
-    tiny_name: str, photos: Path, tmp_path: Path, words: list[str], message: str
+    tiny_name: str, images: Path, tmp_path: Path, words: list[str], message: str
 ) -> None:
-    done = explain(photos, "-t", "a dog", *words, model=tiny_name, out=tmp_path)
+    done = explain(images, "-t", "a dog", *words, model=tiny_name, out=tmp_path)
     assert done.exit_code == 2, done.output
     assert message in done.stderr
 
@@ -453,13 +453,13 @@ def test_doctor_says_what_to_do(tiny_name: str, monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_faults_of_the_machine_are_one_line(
-    tiny_name: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception, message: str
+    tiny_name: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception, message: str
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise fault
 
     monkeypatch.setattr(Preprocess, "__call__", fail)
-    done = explain(photos, "-t", "a dog", model=tiny_name, out=tmp_path)
+    done = explain(images, "-t", "a dog", model=tiny_name, out=tmp_path)
     assert done.exit_code == 1
     assert done.stderr.startswith("error: ")
     assert message in done.stderr

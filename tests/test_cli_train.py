@@ -58,7 +58,7 @@ def events(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12 photos with a caption each, and one without."""
+    """12 images with a caption each, and one without."""
     folder = tmp_path_factory.mktemp("pairs")
     for number in range(13):
         values = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -120,11 +120,11 @@ def test_one_sees_the_map_turn_and_how_to_use_the_head(trained: Run, pairs: Path
     losses = ["", *(f"loss {events(folder, 'step')[step]['loss']:.3f}  " for step in (1, 3))]
     assert epochs[-3:] == [f"epoch {n} of 2  {losses[n]}{wanted[n]}" for n in range(3)]
     assert bad == f"bad pairs, left out: 1, named in {folder / 'log.jsonl'}"
-    assert use.startswith(f"the head is in {folder}: eclip explain PHOTO ")
-    command = shlex.split(use.partition("eclip explain PHOTO ")[2])
+    assert use.startswith(f"the head is in {folder}: eclip explain IMAGE ")
+    command = shlex.split(use.partition("eclip explain IMAGE ")[2])
     again = run("explain", pairs / "00.png", *command, "-o", tmp_path)
     assert again.exit_code == 0, again.output
-    assert Explanation.load(tmp_path).how["head"] == str(folder)
+    assert Explanation.load(tmp_path).provenance["head"] == str(folder)
 
 
 def test_an_epoch_without_masks_says_its_loss(tiny_name: str, pairs: Path, tmp_path: Path) -> None:
@@ -160,8 +160,8 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tiny_name: str, pair
 
 def test_a_table_and_a_typed_tab(tiny_name: str, pairs: Path, tmp_path: Path) -> None:
     rows = [f"{pairs / f'{number:02d}.png'}\tthing {number}" for number in range(8)]
-    (tmp_path / "table.csv").write_text("\n".join(["photo\tsaid", *rows]))
-    keys = ("--csv-image-key", "photo", "--csv-caption-key", "said", "--csv-separator", r"\t")
+    (tmp_path / "table.csv").write_text("\n".join(["image\tsaid", *rows]))
+    keys = ("--csv-image-key", "image", "--csv-caption-key", "said", "--csv-separator", r"\t")
     table = ("--train-data", tmp_path / "table.csv", *keys)
     done = run("train", *table, "--model", tiny_name, *QUICK, "--json", "-o", tmp_path / "out")
     assert done.exit_code == 0, done.output
@@ -368,70 +368,74 @@ def test_eclip_is_a_module_that_can_be_run() -> None:
 # --- the head in explain and compare --------------------------------------------
 
 
-def test_explain_reads_the_head_and_repeats_it(trained: Run, tiny_name: str, photos: Path, tmp_path: Path) -> None:
+def test_explain_reads_the_head_and_repeats_it(trained: Run, tiny_name: str, images: Path, tmp_path: Path) -> None:
     asked = ("--method", "eclip", "--head", trained.folder, "--model", tiny_name)
-    done = run("explain", photos, "-t", "a dog", *asked, "-o", tmp_path / "one")
+    done = run("explain", images, "-t", "a dog", *asked, "-o", tmp_path / "one")
     assert done.exit_code == 0, done.output
     answer = Explanation.load(tmp_path / "one")
     backbone = eclip.load(tiny_name, head=trained.folder)
     np.testing.assert_allclose(
-        answer.maps, eclip.explain([photos / "a.png", photos / "b.jpg"], "a dog", model=backbone, method="eclip").maps
+        answer.maps, eclip.explain([images / "a.png", images / "b.jpg"], "a dog", model=backbone, method="eclip").maps
     )
-    start = eclip.explain(photos / "a.png", "a dog", model=tiny_name, method="maskclip")
+    start = eclip.explain(images / "a.png", "a dog", model=tiny_name, method="maskclip")
     assert np.abs(answer.maps[0] - start.maps[0]).max() > 0.01, "training has moved it"
-    assert answer.how["head"] == str(trained.folder)
-    command = shlex.split(answer.how["command"])
+    assert answer.provenance["head"] == str(trained.folder)
+    command = shlex.split(answer.provenance["command"])
     assert f"--head={trained.folder}" in command
     assert run(*command[1:], "-o", tmp_path / "two").exit_code == 0
     again = Explanation.load(tmp_path / "two")
-    assert np.array_equal(answer.maps, again.maps) and answer.how == again.how
+    assert np.array_equal(answer.maps, again.maps) and answer.provenance == again.provenance
 
 
 def test_a_head_is_what_is_asked_with_where_no_method_is_named(
-    trained: Run, tiny_name: str, photos: Path, tmp_path: Path
+    trained: Run, tiny_name: str, images: Path, tmp_path: Path
 ) -> None:
-    photo, headed = photos / "a.png", eclip.load(tiny_name, head=trained.folder)
-    wanted = eclip.explain(photo, "a dog", model=headed, method="eclip", versus="grass")
-    asked = ("explain", photo, "-t", "a dog", "--versus", "grass", "--model", tiny_name)
+    image, headed = images / "a.png", eclip.load(tiny_name, head=trained.folder)
+    wanted = eclip.explain(image, "a dog", model=headed, method="eclip", versus="grass")
+    asked = ("explain", image, "-t", "a dog", "--versus", "grass", "--model", tiny_name)
     done = run(*asked, "--head", trained.folder, "-o", tmp_path / "one", "--device", "cpu")
     assert done.exit_code == 0, done.output
     answer = Explanation.load(tmp_path / "one")
-    assert np.array_equal(answer.maps, wanted.maps) and answer.how == wanted.how
-    assert "--method eclip" in answer.how["command"] and f"--head={trained.folder}" in answer.how["command"]
+    assert np.array_equal(answer.maps, wanted.maps) and answer.provenance == wanted.provenance
+    assert (
+        "--method eclip" in answer.provenance["command"] and f"--head={trained.folder}" in answer.provenance["command"]
+    )
     assert run(*asked, "-o", tmp_path / "two").exit_code == 0
-    assert Explanation.load(tmp_path / "two").how["method"] == "surgery", "without a head"
-    [each] = eclip.explain_each([photo], "a dog", model=headed)
-    assert each.how["method"] == "eclip"
-    [each] = eclip.explain_each([photo], "a dog", model=tiny_name, device="cpu")
-    assert each.how["method"] == "surgery" and "--method surgery" in each.how["command"]
+    assert Explanation.load(tmp_path / "two").provenance["method"] == "surgery", "without a head"
+    [each] = eclip.explain_each([image], "a dog", model=headed)
+    assert each.provenance["method"] == "eclip"
+    [each] = eclip.explain_each([image], "a dog", model=tiny_name, device="cpu")
+    assert each.provenance["method"] == "surgery" and "--method surgery" in each.provenance["command"]
 
 
-def test_a_record_says_where_the_head_is_from(trained: Run, tiny_name: str, photos: Path, tmp_path: Path) -> None:
-    photo, asked = photos / "a.png", {"texts": "a dog", "method": "eclip"}
-    plain = eclip.explain(photo, "a dog", model=tiny_name, method="itsm").how
+def test_a_record_says_where_the_head_is_from(trained: Run, tiny_name: str, images: Path, tmp_path: Path) -> None:
+    image, asked = images / "a.png", {"texts": "a dog", "method": "eclip"}
+    plain = eclip.explain(image, "a dog", model=tiny_name, method="itsm").provenance
     assert plain["head"] is None and "--head" not in plain["command"]
     named = eclip.load(tiny_name, head=trained.folder)
-    how = eclip.explain(photo, "a dog", model=named, method="itsm").how
-    assert how["head"] == str(trained.folder) and "--head" not in how["command"], "which that method does not read"
+    provenance = eclip.explain(image, "a dog", model=named, method="itsm").provenance
+    assert provenance["head"] == str(trained.folder) and "--head" not in provenance["command"], (
+        "which that method does not read"
+    )
     own = eclip.with_head(eclip.load(tiny_name), eclip.EclipHead.start(eclip.load(tiny_name)))
-    how = eclip.explain(photo, model=own, **asked).how
-    assert (how["head"], how["command"]) == ("from memory", None)
+    provenance = eclip.explain(image, model=own, **asked).provenance
+    assert (provenance["head"], provenance["command"]) == ("from memory", None)
     folder = Path(shutil.copytree(tiny_name.removeprefix("local-dir:"), tmp_path / "model"))
     for name in (head.WEIGHTS, head.CONFIG):
         shutil.copy(trained.folder / name, folder)
-    how = eclip.explain(photo, model=f"local-dir:{folder}", **asked).how
-    assert how["head"] == "beside the model" and "--head" not in how["command"]
-    assert run(*shlex.split(how["command"])[1:], "-o", tmp_path / "out").exit_code == 0
+    provenance = eclip.explain(image, model=f"local-dir:{folder}", **asked).provenance
+    assert provenance["head"] == "beside the model" and "--head" not in provenance["command"]
+    assert run(*shlex.split(provenance["command"])[1:], "-o", tmp_path / "out").exit_code == 0
 
 
-def test_compare_reads_the_head_and_repeats_it(trained: Run, tiny_name: str, photos: Path, tmp_path: Path) -> None:
+def test_compare_reads_the_head_and_repeats_it(trained: Run, tiny_name: str, images: Path, tmp_path: Path) -> None:
     asked = ("--methods", "eclip,itsm", "--head", trained.folder, "--models", tiny_name, "--format", "npz,json")
-    done = run("compare", photos / "a.png", "-t", "a dog", *asked, "-o", tmp_path / "one")
+    done = run("compare", images / "a.png", "-t", "a dog", *asked, "-o", tmp_path / "one")
     assert done.exit_code == 0, done.output
-    how = json.loads((tmp_path / "one" / "manifest.json").read_text())["how"]
-    assert how["models"][tiny_name]["head"] == str(trained.folder)
-    assert run(*shlex.split(how["command"])[1:], "-o", tmp_path / "two").exit_code == 0
-    alone = eclip.explain(photos / "a.png", "a dog", model=eclip.load(tiny_name, head=trained.folder), method="eclip")
+    provenance = json.loads((tmp_path / "one" / "manifest.json").read_text())["provenance"]
+    assert provenance["models"][tiny_name]["head"] == str(trained.folder)
+    assert run(*shlex.split(provenance["command"])[1:], "-o", tmp_path / "two").exit_code == 0
+    alone = eclip.explain(images / "a.png", "a dog", model=eclip.load(tiny_name, head=trained.folder), method="eclip")
     for folder in ("one", "two"):
         with np.load(tmp_path / folder / "a.npz") as arrays:
             [name] = [name for name in arrays if name.endswith("/eclip")]
@@ -439,27 +443,27 @@ def test_compare_reads_the_head_and_repeats_it(trained: Run, tiny_name: str, pho
 
 
 def test_a_comparison_of_several_models_with_a_named_head_has_no_command(
-    trained: Run, tiny_name: str, photos: Path, tmp_path: Path
+    trained: Run, tiny_name: str, images: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(tiny_name.removeprefix("local-dir:"), tmp_path / "model"))
     models = [eclip.load(tiny_name, head=trained.folder), eclip.load(f"local-dir:{folder}")]
-    found = eclip.compare(photos / "a.png", "a dog", models=models, methods=["itsm", "eclip"])
-    assert found.how["command"] is None
-    assert list(found.gaps) == [(f"local-dir:{folder}", "eclip")]
+    found = eclip.compare(images / "a.png", "a dog", models=models, methods=["itsm", "eclip"])
+    assert found.provenance["command"] is None
+    assert list(found.not_applicable) == [(f"local-dir:{folder}", "eclip")]
 
 
-def test_without_a_head_all_methods_have_a_gap(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+def test_without_a_head_all_methods_have_a_gap(tiny_name: str, images: Path, tmp_path: Path) -> None:
     asked = ("--methods", "all", "--models", tiny_name, "--format", "json", "--image-size", 16, "--json")
-    done = run("compare", photos / "a.png", "-t", "a dog", *asked, "-o", tmp_path)
+    done = run("compare", images / "a.png", "-t", "a dog", *asked, "-o", tmp_path)
     assert done.exit_code == 0, done.output
-    [photo] = json.loads(done.stdout)["photos"]
-    [gap] = [gap for gap in photo["gaps"] if gap["method"] == "eclip"]
+    [image] = json.loads(done.stdout)["images"]
+    [gap] = [gap for gap in image["not_applicable"] if gap["method"] == "eclip"]
     assert "has no trained head" in gap["why"] and f"eclip train --model {tiny_name}" in gap["why"]
-    assert "itsm" in [one["method"] for one in photo["maps"]]
+    assert "itsm" in [one["method"] for one in image["maps"]]
 
 
-def test_explain_without_a_head_says_how_to_get_one(tiny_name: str, photos: Path, tmp_path: Path) -> None:
-    done = run("explain", photos / "a.png", "-t", "a dog", "--method", "eclip", "--model", tiny_name, "-o", tmp_path)
+def test_explain_without_a_head_says_how_to_get_one(tiny_name: str, images: Path, tmp_path: Path) -> None:
+    done = run("explain", images / "a.png", "-t", "a dog", "--method", "eclip", "--model", tiny_name, "-o", tmp_path)
     assert done.exit_code == 1
     assert "'eclip' needs a head" in done.stderr and "`eclip explain --head DIR` uses it" in done.stderr
 
@@ -473,7 +477,7 @@ def test_explain_without_a_head_says_how_to_get_one(tiny_name: str, photos: Path
     ],
 )
 def test_a_wrong_head_is_one_message(
-    fault: str, message: str, trained: Run, tiny_name: str, photos: Path, tmp_path: Path
+    fault: str, message: str, trained: Run, tiny_name: str, images: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "head"
     if fault != "missing":
@@ -484,7 +488,7 @@ def test_a_wrong_head_is_one_message(
         said = json.loads((folder / head.CONFIG).read_text())
         (folder / head.CONFIG).write_text(json.dumps({**said, "probe": [value + 1 for value in said["probe"]]}))
     for words in (("explain", "--method", "eclip", "--model"), ("compare", "--methods", "eclip", "--models")):
-        asked = (photos / "a.png", "-t", "a dog", "--head", folder, "-o", tmp_path / "out")
+        asked = (images / "a.png", "-t", "a dog", "--head", folder, "-o", tmp_path / "out")
         done = run(*words, tiny_name, *asked)
         assert done.exit_code == 1
         assert message in done.stderr

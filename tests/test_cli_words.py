@@ -25,10 +25,10 @@ def run(*words: object) -> Result:
     return CliRunner().invoke(cli.app, ["words", *(str(word) for word in words)])
 
 
-def test_words_are_printed_with_their_shares(tiny_name: str, photos: Path, tmp_path: Path) -> None:
-    done = run(photos / "a.png", *TEXTS, "-m", tiny_name, "-o", tmp_path)
+def test_words_are_printed_with_their_shares(tiny_name: str, images: Path, tmp_path: Path) -> None:
+    done = run(images / "a.png", *TEXTS, "-m", tiny_name, "-o", tmp_path)
     assert done.exit_code == 0, done.output
-    found = eclip.explain_words(photos / "a.png", ["a husky running", "grass"], model=tiny_name)
+    found = eclip.explain_words(images / "a.png", ["a husky running", "grass"], model=tiny_name)
     lines = [line.rstrip() for line in done.stdout.splitlines()]
     assert f"{found.scores[0, 0]:.3f}  a husky running" in lines
     assert lines[2].split() == ["a", "husky", "running"]
@@ -39,20 +39,20 @@ def test_words_are_printed_with_their_shares(tiny_name: str, photos: Path, tmp_p
     assert done.stderr.startswith(f"1 read in {tmp_path}\n")
 
 
-def test_json_is_the_manifest_and_its_command_repeats_it(tiny_name: str, photos: Path, tmp_path: Path) -> None:
-    asked = [photos, *TEXTS, "-m", tiny_name, "--method", "gradeclip", "--set", "loosened=none", "--json"]
+def test_json_is_the_manifest_and_its_command_repeats_it(tiny_name: str, images: Path, tmp_path: Path) -> None:
+    asked = [images, *TEXTS, "-m", tiny_name, "--method", "gradeclip", "--set", "loosened=none", "--json"]
     more = ["--pairs", "--points", "3", "--text-depth", "1", "--box", "0,0,20,15", "--resize", "keep"]
     first = run(*asked, *more, "-o", tmp_path / "one")
     assert first.exit_code == 0, first.output
     manifest = json.loads(first.stdout)
     assert manifest["signed"] is True
     assert manifest == json.loads((tmp_path / "one" / "manifest.json").read_text())
-    again = run(*shlex.split(manifest["how"]["command"])[2:], "-o", tmp_path / "two", "--json")
+    again = run(*shlex.split(manifest["provenance"]["command"])[2:], "-o", tmp_path / "two", "--json")
     assert again.exit_code == 0, again.output
     assert json.loads(again.stdout) == manifest
-    entry = manifest["photos"][1]["texts"][0]
+    entry = manifest["images"][1]["texts"][0]
     one = eclip.interactions(
-        photos / "b.jpg", "a husky running", model=tiny_name, points=3, text_depth=1, resize="keep"
+        images / "b.jpg", "a husky running", model=tiny_name, points=3, text_depth=1, resize="keep"
     )
     assert entry["pairs"] == one.entry([(0, 0, 20, 15)])
     with np.load(tmp_path / "one" / "b.npz") as arrays:
@@ -61,43 +61,43 @@ def test_json_is_the_manifest_and_its_command_repeats_it(tiny_name: str, photos:
     assert {"a.words.html", "a.0-a-husky-running.pairs.png", "a.1-grass.pairs.png", "a.npz"} <= names
 
 
-def test_the_page_holds_everything_itself(tiny_name: str, photos: Path, tmp_path: Path) -> None:
-    run(photos / "a.png", "-t", "a <b>husky</b> </script>", "-m", tiny_name, "-o", tmp_path, "--pairs")
+def test_the_page_holds_everything_itself(tiny_name: str, images: Path, tmp_path: Path) -> None:
+    run(images / "a.png", "-t", "a <b>husky</b> </script>", "-m", tiny_name, "-o", tmp_path, "--pairs")
     page = (tmp_path / "a.words.html").read_text()
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "<b>" not in page
     assert page.count("</script>") == 3
     assert page.count('class="word"') == len(
-        eclip.interactions(photos / "a.png", "a <b>husky</b> </script>", model=tiny_name).words
+        eclip.interactions(images / "a.png", "a <b>husky</b> </script>", model=tiny_name).words
     )
     [maps] = json.loads(re.search(r'id="pairs">(.*?)</script>', page, re.S)[1])  # type: ignore[index]
     assert np.shape(maps)[1:] == (4, 4)
-    plain = run(photos / "a.png", "-t", "a husky", "-m", tiny_name, "-o", tmp_path)
+    plain = run(images / "a.png", "-t", "a husky", "-m", tiny_name, "-o", tmp_path)
     assert plain.exit_code == 0
     assert "<script" not in (tmp_path / "a.words.html").read_text()
 
 
-def test_a_text_that_is_too_long_is_told_once(tiny_name: str, photos: Path, tmp_path: Path) -> None:
-    done = run(photos / "a.png", "-t", "word " * 80, "-m", tiny_name, "-o", tmp_path, "--pairs", "--points", "1")
+def test_a_text_that_is_too_long_is_told_once(tiny_name: str, images: Path, tmp_path: Path) -> None:
+    done = run(images / "a.png", "-t", "word " * 80, "-m", tiny_name, "-o", tmp_path, "--pairs", "--points", "1")
     assert done.exit_code == 0, done.output
     assert done.stderr.count("warning:") == 1
     assert "reads 75 of the 80 words" in done.stderr
 
 
-def test_a_bad_photo_leaves_the_others(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+def test_a_bad_image_leaves_the_others(tiny_name: str, images: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.jpg"
-    bad.write_bytes(b"no photo")
-    done = run(bad, photos / "a.png", *TEXTS, "-m", tiny_name, "-o", tmp_path / "out")
+    bad.write_bytes(b"no image")
+    done = run(bad, images / "a.png", *TEXTS, "-m", tiny_name, "-o", tmp_path / "out")
     assert done.exit_code == 1
     assert "1 of 2 failed." in done.stderr
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert [photo["source"] for photo in manifest["photos"]] == [str(photos / "a.png")]
+    assert [image["source"] for image in manifest["images"]] == [str(images / "a.png")]
     assert manifest["failures"][0]["source"] == str(bad)
 
 
-def test_names_that_are_no_unicode_have_a_page(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+def test_names_that_are_no_unicode_have_a_page(tiny_name: str, images: Path, tmp_path: Path) -> None:
     odd = tmp_path / "b\udcff.png"
-    odd.write_bytes((photos / "a.png").read_bytes())
+    odd.write_bytes((images / "a.png").read_bytes())
     words = ["words", str(odd), "-t", "a {dog}", "-m", tiny_name, "-o", str(tmp_path / "out")]
     start = "import sys; from eclip.cli import main; sys.argv[0] = 'eclip'; main()"  # with the streams of a shell
     done = subprocess.run([sys.executable, "-c", start, *words], capture_output=True, text=True)
@@ -106,14 +106,14 @@ def test_names_that_are_no_unicode_have_a_page(tiny_name: str, photos: Path, tmp
 
 
 @pytest.mark.parametrize("words", [["--image-size", "33"], ["--set", "depth=0"], ["--set", "heads=two"]])
-def test_wrong_usage_is_told_once(words: list[str], tiny_name: str, photos: Path, tmp_path: Path) -> None:
-    done = run(photos, *TEXTS, "-m", tiny_name, "-o", tmp_path, *words)
+def test_wrong_usage_is_told_once(words: list[str], tiny_name: str, images: Path, tmp_path: Path) -> None:
+    done = run(images, *TEXTS, "-m", tiny_name, "-o", tmp_path, *words)
     assert done.exit_code == 2
     assert done.stderr.count("error:") == 1
 
 
 def test_ctrl_c_keeps_what_is_done(
-    tiny_name: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_name: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add = WordsWriter.add
 
@@ -122,11 +122,11 @@ def test_ctrl_c_keeps_what_is_done(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(WordsWriter, "add", stop_after_one)
-    done = run(photos, *TEXTS, "-m", tiny_name, "-o", tmp_path)
+    done = run(images, *TEXTS, "-m", tiny_name, "-o", tmp_path)
     assert done.exit_code != 0
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert len(manifest["photos"]) == 1
-    assert str(photos) in manifest["how"]["command"]
+    assert len(manifest["images"]) == 1
+    assert str(images) in manifest["provenance"]["command"]
 
 
 @pytest.mark.parametrize(
@@ -140,14 +140,14 @@ def test_ctrl_c_keeps_what_is_done(
         ([], "no text was given"),
     ],
 )
-def test_wrong_usage(words: list[str], complaint: str, photos: Path, tmp_path: Path) -> None:
-    done = run(photos / "a.png", *words, "-o", tmp_path / "out")
+def test_wrong_usage(words: list[str], complaint: str, images: Path, tmp_path: Path) -> None:
+    done = run(images / "a.png", *words, "-o", tmp_path / "out")
     assert done.exit_code == 2, done.output
     assert complaint in " ".join(done.stderr.split())
     assert not (tmp_path / "out").exists()
 
 
-def test_a_box_outside_one_photo_fails_that_photo(tiny_name: str, photos: Path, tmp_path: Path) -> None:
-    done = run(photos / "a.png", *TEXTS, "-m", tiny_name, "-o", tmp_path, "--pairs", "--box", "0,0,50,20")
+def test_a_box_outside_one_image_fails_that_image(tiny_name: str, images: Path, tmp_path: Path) -> None:
+    done = run(images / "a.png", *TEXTS, "-m", tiny_name, "-o", tmp_path, "--pairs", "--box", "0,0,50,20")
     assert done.exit_code == 1
-    assert f"a box in {photos / 'a.png'} is left, top, right, bottom within 40 x 30 pixels" in done.stderr
+    assert f"a box in {images / 'a.png'} is left, top, right, bottom within 40 x 30 pixels" in done.stderr

@@ -1,4 +1,4 @@
-"""Concepts: both decompositions against their authors' arrays and what makes them right; then photos, files, shell."""
+"""Concepts: both decompositions against their authors' arrays and what makes them right; then images, files, shell."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from eclip.texts.vocabulary import words_of
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="../shared/golden, the authors' arrays, is not here")
-ELEPHANT = Path(__file__).parents[1] / "docs" / "photos" / "elephant.jpg"
+ELEPHANT = Path(__file__).parents[1] / "docs" / "images" / "elephant.jpg"
 MINI_MEAN = Path(eclip.__file__).parent / "backbones" / "assets" / "mini" / "image_mean.npy"
 WORDS = [
     "elephant", "man", "dog", "cat", "horse", "car", "tree", "grass", "sky", "water", "building", "wall", "chair",
@@ -89,10 +89,10 @@ def test_weights_are_where_the_objective_is_least(l1: float) -> None:
     weights = splice.solve(targets, words, l1)
     assert (weights >= 0).all()
     assert (weights > 0).any()
-    pull = (targets - weights @ words) @ words.T  # half the gradient of what the sum has left to explain
+    qkv_vjp = (targets - weights @ words) @ words.T  # half the gradient of what the sum has left to explain
     used = weights > 0
-    torch.testing.assert_close(pull[used], torch.full_like(pull[used], l1 / 2), rtol=0, atol=1e-3)
-    assert float(pull[~used].max()) <= l1 / 2 + 1e-3, "no unused word would pay for itself"
+    torch.testing.assert_close(qkv_vjp[used], torch.full_like(qkv_vjp[used], l1 / 2), rtol=0, atol=1e-3)
+    assert float(qkv_vjp[~used].max()) <= l1 / 2 + 1e-3, "no unused word would pay for itself"
 
 
 def test_a_larger_penalty_uses_fewer_words_and_the_largest_none() -> None:
@@ -294,7 +294,7 @@ def test_bad_vocabularies_say_what_is_wrong(tmp_path: Path) -> None:
     assert words_of(tmp_path / "words.txt") == ("a dog", "a cat")
 
 
-# photos
+# images
 
 
 def test_mini_sees_an_elephant_and_a_man_and_where(found: eclip.Concepts) -> None:
@@ -335,7 +335,7 @@ def test_models_of_other_precisions_are_asked_alike(
         assert one.names[:2] == found.names[:2]
         np.testing.assert_allclose(one.weights[:2], found.weights[:2], atol=0.01)
         assert one.weights.dtype == one.explanation.scores.dtype == np.float32
-        assert one.how["command"] is None, "the name alone gives float32"
+        assert one.provenance["command"] is None, "the name alone gives float32"
     one.save(tmp_path)
     torch.save(_state(feature=256), tmp_path / "sae.pt")
     latents = eclip.concepts(ELEPHANT, model=backbone, vocabulary=vocabulary, msae=tmp_path / "sae.pt", latents=12)
@@ -347,7 +347,7 @@ def test_count_penalty_and_method_are_obeyed(vocabulary: Path, found: eclip.Conc
     few = eclip.concepts(ELEPHANT, vocabulary=vocabulary, count=2, method="surgery", depth=3)
     assert few.names == found.names[:2]
     assert few.explanation.signed
-    assert few.how["options"] == {"depth": 3}
+    assert few.provenance["options"] == {"depth": 3}
     none = eclip.concepts(ELEPHANT, vocabulary=vocabulary, l1=2.5)
     assert (none.names, none.used, none.maps.shape[0]) == ((), 0, 0)
     assert none.picture().width < found.picture().width, "the photo alone"
@@ -357,12 +357,12 @@ def test_an_option_that_is_a_tensor_is_noted_and_names_no_command(vocabulary: Pa
     reference = _random(256)
     one = eclip.concepts(ELEPHANT, vocabulary=vocabulary, count=2, method="surgery", reference=reference)
     one.save(tmp_path)
-    how = json.loads((tmp_path / "manifest.json").read_text())["how"]
-    assert how["options"] == {"reference": reference.tolist()}
-    assert how["command"] is None
+    provenance = json.loads((tmp_path / "manifest.json").read_text())["provenance"]
+    assert provenance["options"] == {"reference": reference.tolist()}
+    assert provenance["command"] is None
     plain = eclip.concepts(ELEPHANT, vocabulary=vocabulary, count=2, method="surgery")
     assert not np.allclose(one.maps, plain.maps), "the method got it"
-    assert plain.how["command"] is not None
+    assert plain.provenance["command"] is not None
 
 
 def test_templates_are_those_of_the_vocabulary(found: eclip.Concepts) -> None:
@@ -394,9 +394,9 @@ def test_cosines_are_the_long_way(found: eclip.Concepts) -> None:
 def test_the_picture_dims_what_weighs_less(found: eclip.Concepts, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[str, Any] = {}
 
-    def strip(photo: Image.Image, panels: Any, **rest: Any) -> Image.Image:
+    def strip(image: Image.Image, panels: Any, **rest: Any) -> Image.Image:
         drawn.update(rest, peaks=[float(panel.max()) for panel in panels])
-        return photo
+        return image
 
     monkeypatch.setattr(render, "strip", strip)
     found.picture()
@@ -408,8 +408,8 @@ def test_the_picture_dims_what_weighs_less(found: eclip.Concepts, monkeypatch: p
     np.testing.assert_allclose(drawn["scores"], found.weights)
 
 
-def test_many_photos_are_each_as_alone(tiny_name: str, photos: Path) -> None:
-    files = sorted(photos.iterdir())
+def test_many_images_are_each_as_alone(tiny_name: str, images: Path) -> None:
+    files = sorted(images.iterdir())
     mean = torch.full((24,), 0.05)
     settings: dict[str, Any] = {"model": tiny_name, "vocabulary": WORDS[:9], "image_mean": mean, "l1": 0.05}
     both = eclip.concepts(files, **settings)
@@ -424,12 +424,12 @@ def test_many_photos_are_each_as_alone(tiny_name: str, photos: Path) -> None:
     assert len(kept) == 1 and failures[0][0] == "no.jpg"
 
 
-def test_latents_of_an_autoencoder_have_maps_of_their_own(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+def test_latents_of_an_autoencoder_have_maps_of_their_own(tiny_name: str, images: Path, tmp_path: Path) -> None:
     torch.save(_state(), tmp_path / "sae.pt")
     settings: dict[str, Any] = {"model": tiny_name, "vocabulary": WORDS[:9], "msae": tmp_path / "sae.pt", "latents": 6}
-    one = eclip.concepts(photos / "a.png", count=4, **settings)
+    one = eclip.concepts(images / "a.png", count=4, **settings)
     backbone, autoencoder = eclip.load(tiny_name), msae.load_autoencoder(tmp_path / "sae.pt")
-    encoding = encode(backbone, backbone.preprocess(Image.open(photos / "a.png"))[None], keep=1)
+    encoding = encode(backbone, backbone.preprocess(Image.open(images / "a.png"))[None], keep=1)
     latents = autoencoder.encode(encoding.feature, 6)
     best = latents[0].argsort(descending=True)[:4]
     np.testing.assert_allclose(one.weights, latents[0, best].numpy(), rtol=1e-4)
@@ -437,37 +437,37 @@ def test_latents_of_an_autoencoder_have_maps_of_their_own(tiny_name: str, photos
     assert one.names == tuple(f"{WORDS[nearest[latent]]} (latent {latent})" for latent in best.tolist())
     rows = autoencoder.encode(patch_features(encoding))[0, :, best].T.unflatten(1, encoding.grid)
     np.testing.assert_allclose(one.maps, rows.numpy(), atol=1e-4)
-    assert (one.beyond_mean, one.available, one.how["method"]) == (None, 60, "msae")
+    assert (one.beyond_mean, one.available, one.provenance["method"]) == (None, 60, "msae")
     torch.save(_state(feature=16), tmp_path / "other.pt")
     with pytest.raises(ShapeError, match="reads features of 16 numbers, got 24"):
-        eclip.concepts(photos / "a.png", **{**settings, "msae": tmp_path / "other.pt"})
+        eclip.concepts(images / "a.png", **{**settings, "msae": tmp_path / "other.pt"})
     with pytest.raises(OptionError, match="msae goes without l1"):
-        eclip.concepts(photos / "a.png", l1=0.1, **settings)
+        eclip.concepts(images / "a.png", l1=0.1, **settings)
     with pytest.raises(OptionError, match="msae goes without l1"):
-        eclip.concepts(photos / "a.png", l1=splice.L1, **settings)
+        eclip.concepts(images / "a.png", l1=splice.L1, **settings)
 
 
 # the image mean
 
 
-def test_the_image_mean_is_the_mean_of_unit_features(tiny_name: str, photos: Path, tmp_path: Path) -> None:
-    files = sorted(photos.iterdir())
+def test_the_image_mean_is_the_mean_of_unit_features(tiny_name: str, images: Path, tmp_path: Path) -> None:
+    files = sorted(images.iterdir())
     mean = eclip.image_mean(files, tiny_name)
     backbone = eclip.load(tiny_name)
     rows = [encode(backbone, backbone.preprocess(Image.open(file))[None], keep=0).feature[0] for file in files]
     torch.testing.assert_close(mean, sum(row / row.norm() for row in rows) / 2)
     np.save(tmp_path / "mean.npy", mean.numpy())
-    given = {"image_mean": mean}, {"image_mean": tmp_path / "mean.npy"}, {"mean_from": photos}
+    given = {"image_mean": mean}, {"image_mean": tmp_path / "mean.npy"}, {"mean_from": images}
     found = [eclip.concepts(files[0], model=tiny_name, vocabulary=WORDS[:9], l1=0.05, **one) for one in given]
     for one in found[1:]:
         np.testing.assert_allclose(one.weights, found[0].weights, atol=1e-5)
-    assert found[0].how["command"] is None, "a mean in memory cannot be named in a command"
+    assert found[0].provenance["command"] is None, "a mean in memory cannot be named in a command"
     with pytest.raises(ImageError, match="two photos or more, better hundreds, got 1"):
         eclip.image_mean(files[:1], tiny_name)
 
 
-def test_the_image_mean_sees_photos_as_it_is_asked_to(tiny_name: str, photos: Path) -> None:
-    files, backbone = sorted(photos.iterdir()), eclip.load(tiny_name)
+def test_the_image_mean_sees_images_as_it_is_asked_to(tiny_name: str, images: Path) -> None:
+    files, backbone = sorted(images.iterdir()), eclip.load(tiny_name)
     view: dict[str, Any] = {"image_size": 48, "resize": "keep", "positions": "bilinear"}
     rows = []
     for file in files:
@@ -478,18 +478,18 @@ def test_the_image_mean_sees_photos_as_it_is_asked_to(tiny_name: str, photos: Pa
     for plain in ({"image_size": None}, {"resize": "squash"}, {"positions": "bicubic_aa"}):
         assert not torch.allclose(mean, eclip.image_mean(files, backbone, **{**view, **plain}), atol=1e-6)
     asked: dict[str, Any] = {"model": backbone, "vocabulary": WORDS[:9], "l1": 0.05, **view}
-    given, taken = (eclip.concepts(files[0], **asked, **way) for way in ({"image_mean": mean}, {"mean_from": photos}))
+    given, taken = (eclip.concepts(files[0], **asked, **way) for way in ({"image_mean": mean}, {"mean_from": images}))
     np.testing.assert_allclose(given.weights, taken.weights, rtol=1e-6)
 
 
-def test_without_a_good_mean_there_is_an_error_and_no_zero(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+def test_without_a_good_mean_there_is_an_error_and_no_zero(tiny_name: str, images: Path, tmp_path: Path) -> None:
     def ask(**settings: Any) -> None:
-        eclip.concepts(photos / "a.png", model=tiny_name, vocabulary=WORDS[:3], **settings)
+        eclip.concepts(images / "a.png", model=tiny_name, vocabulary=WORDS[:3], **settings)
 
     with pytest.raises(OptionError, match=r"brings no image mean.*--mean-from.*--image-mean"):
         ask()
     with pytest.raises(OptionError, match="two ways to the same"):
-        ask(image_mean=torch.ones(24), mean_from=photos)
+        ask(image_mean=torch.ones(24), mean_from=images)
     with pytest.raises(OptionError, match="length above 0 and at most 1, got length 49"):
         ask(image_mean=torch.full((24,), 10.0))
     with pytest.raises(OptionError, match="length above 0"):
@@ -539,10 +539,10 @@ WRONG_TYPES = {
     'concepts("a.png", l1="much")': "l1 must be a number above 0, such as 0.25, got much",
     'concepts("a.png", vocabulary=5)': "vocabulary must be a file of words or a list of them, got 5",
     'concepts("a.png", image_mean=["a"])': "the image mean must be an array of floating-point numbers, or the path of",
-    'concepts("a.png", mean_from=5)': "mean_from must be the path of a folder with photos, got 5",
+    'concepts("a.png", mean_from=5)': "mean_from must be the path of a folder with images, got 5",
     'concepts("a.png", msae=5)': "msae must be the path of a checkpoint, got 5",
     'image_mean(["a.png"], 5)': "model must be a name or a Backbone, got int",
-    "concepts([])": "no photo was given: at least one is needed",
+    "concepts([])": "no image was given: at least one is needed",
 }
 
 
@@ -616,7 +616,7 @@ def run(*words: object) -> Result:
 def test_save_writes_a_picture_arrays_and_a_manifest(found: eclip.Concepts, tmp_path: Path) -> None:
     found.save(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    [entry] = manifest["photos"]
+    [entry] = manifest["images"]
     assert manifest["schema"] == "eclip.concepts/1"
     assert list(entry["concepts"]) == list(found.names)
     assert entry["concepts"]["elephant"] == round(float(found.weights[0]), 6)
@@ -633,49 +633,49 @@ def test_the_shell_prints_bars_and_the_command_repeats_them(vocabulary: Path, tm
     assert first == f"{ELEPHANT}  -> {tmp_path / 'one' / 'elephant.concepts.png'}"
     assert top.split()[0] == "elephant" and top.endswith("█" * 24)
     assert f"of {len(WORDS)} concepts make up the feature: cosine 0." in last
-    command = json.loads((tmp_path / "one" / "manifest.json").read_text())["how"]["command"]
+    command = json.loads((tmp_path / "one" / "manifest.json").read_text())["provenance"]["command"]
     again = run(*shlex.split(command)[1:], "-o", tmp_path / "two", "--json")
     assert again.exit_code == 0, again.output
     manifest = json.loads(again.stdout)
     assert manifest == json.loads((tmp_path / "one" / "manifest.json").read_text())
 
 
-def test_the_shell_takes_and_keeps_a_mean(tiny_name: str, photos: Path, vocabulary: Path, tmp_path: Path) -> None:
+def test_the_shell_takes_and_keeps_a_mean(tiny_name: str, images: Path, vocabulary: Path, tmp_path: Path) -> None:
     common = ("--model", tiny_name, "--vocabulary", vocabulary, "--l1", 0.05, "-o", tmp_path / "out")
-    done = run("concepts", photos / "a.png", "--mean-from", photos, *common)
+    done = run("concepts", images / "a.png", "--mean-from", images, *common)
     assert done.exit_code == 0, done.output
     kept = tmp_path / "out" / "image_mean.npy"
     assert f"the mean of 2 photos is kept: next time --image-mean {kept}" in done.stderr
-    again = run("concepts", photos / "a.png", "--image-mean", kept, *common)
+    again = run("concepts", images / "a.png", "--image-mean", kept, *common)
     assert again.stdout == done.stdout
-    missing = run("concepts", photos / "a.png", *common)
+    missing = run("concepts", images / "a.png", *common)
     assert missing.exit_code == 2 and "brings no image mean" in missing.stderr
 
 
 def test_a_stop_keeps_what_is_done(
-    tiny_name: str, photos: Path, vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_name: str, images: Path, vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.save(tmp_path / "mean.npy", np.full(24, 0.05, np.float32))
     add = ConceptsWriter.add
 
     def stop_at_the_second(self: ConceptsWriter, concepts: eclip.Concepts) -> Any:
-        if self.manifest["photos"]:
+        if self.manifest["images"]:
             raise KeyboardInterrupt
         return add(self, concepts)
 
     monkeypatch.setattr(ConceptsWriter, "add", stop_at_the_second)
     out = ("--image-mean", tmp_path / "mean.npy", "-o", tmp_path / "out")
-    done = run("concepts", photos, "--model", tiny_name, "--vocabulary", vocabulary, *out)
+    done = run("concepts", images, "--model", tiny_name, "--vocabulary", vocabulary, *out)
     assert done.exit_code == 130
-    assert len(json.loads((tmp_path / "out" / "manifest.json").read_text())["photos"]) == 1
+    assert len(json.loads((tmp_path / "out" / "manifest.json").read_text())["images"]) == 1
 
 
 def test_what_is_asked_is_checked_before_a_folder_is_encoded(
-    tiny_name: str, photos: Path, vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_name: str, images: Path, vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ask(*words: object) -> Result:
-        out = ("--mean-from", photos, "--model", tiny_name, "-o", tmp_path / "out")
-        return run("concepts", photos / "a.png", *out, *words)
+        out = ("--mean-from", images, "--model", tiny_name, "-o", tmp_path / "out")
+        return run("concepts", images / "a.png", *out, *words)
 
     for words, message in {
         ("--l1", "-1"): "l1 must be a number above 0",
@@ -688,21 +688,23 @@ def test_what_is_asked_is_checked_before_a_folder_is_encoded(
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
     assert "eclip[concepts]" in ask("--vocabulary", vocabulary).stderr
     assert not (tmp_path / "out" / "image_mean.npy").exists(), "nothing was encoded for nothing"
-    refused = run("concepts", photos / "a.png", "--msae", "a.pt", "--l1", "0.25", "-o", tmp_path / "out")
+    refused = run("concepts", images / "a.png", "--msae", "a.pt", "--l1", "0.25", "-o", tmp_path / "out")
     assert refused.exit_code == 2 and "--l1 goes with words, not with --msae" in refused.stderr
 
 
-def test_the_command_keeps_every_choice(tiny_name: str, photos: Path, vocabulary: Path, tmp_path: Path) -> None:
+def test_the_command_keeps_every_choice(tiny_name: str, images: Path, vocabulary: Path, tmp_path: Path) -> None:
     common: dict[str, Any] = {"model": tiny_name, "vocabulary": vocabulary, "image_size": 48}
-    how = eclip.concepts(photos / "a.png", mean_from=photos, l1=0.05, method="surgery", depth=3, **common).how
-    for part in (f"--mean-from={photos}", "--set depth=3", "--image-size 48", "--l1=0.05", "--method surgery"):
-        assert part in how["command"]
-    assert how["pixels"] == [48, 48]
+    provenance = eclip.concepts(
+        images / "a.png", mean_from=images, l1=0.05, method="surgery", depth=3, **common
+    ).provenance
+    for part in (f"--mean-from={images}", "--set depth=3", "--image-size 48", "--l1=0.05", "--method surgery"):
+        assert part in provenance["command"]
+    assert provenance["pixels"] == [48, 48]
     torch.save(_state(), tmp_path / "sae.pt")
     asked = ("--model", tiny_name, "--vocabulary", vocabulary, "--msae", tmp_path / "sae.pt", "--latents", 3)
-    done = run("concepts", photos / "a.png", *asked, "--image-size", 48, "-o", tmp_path / "out", "--json")
+    done = run("concepts", images / "a.png", *asked, "--image-size", 48, "-o", tmp_path / "out", "--json")
     assert done.exit_code == 0, done.output
     manifest = json.loads(done.stdout)
-    assert manifest["photos"][0]["grid"] == [6, 6]
-    assert manifest["photos"][0]["used"] == 3
-    assert "--latents=3" in manifest["how"]["command"] and "--image-size 48" in manifest["how"]["command"]
+    assert manifest["images"][0]["grid"] == [6, 6]
+    assert manifest["images"][0]["used"] == 3
+    assert "--latents=3" in manifest["provenance"]["command"] and "--image-size 48" in manifest["provenance"]["command"]

@@ -31,7 +31,7 @@ real = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data, the real pa
 run = CliRunner().invoke
 
 
-def photo(path: Path, height: int = 2, width: int = 3) -> None:
+def image(path: Path, height: int = 2, width: int = 3) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height), (90, 120, 30)).save(path, "jpeg")
 
@@ -77,7 +77,7 @@ def pairs_of(name: str, root: Path, split: str | None = None) -> PairSet:
 def voc(root: Path) -> Path:
     folder = root / "VOCdevkit" / "VOC2012"
     for name, rows in {"2007_1": [[0, 1, 255], [0, 1, 20]], "2007_2": [[5, 5, 5], [0, 0, 0]]}.items():
-        photo(folder / "JPEGImages" / f"{name}.jpg")
+        image(folder / "JPEGImages" / f"{name}.jpg")
         palette(folder / "SegmentationClass" / f"{name}.png", rows)
     text(folder / "ImageSets" / "Segmentation" / "val.txt", "2007_2\n2007_1\n")
     return folder
@@ -106,7 +106,7 @@ def test_voc2012_trainaug_has_masks_and_a_list_of_its_own(tmp_path: Path) -> Non
 def context(root: Path) -> Path:
     folder = root / "VOC2010"
     for name, ids in {"2008_1": [[2, 458, 1], [0, 459, 284]], "2008_2": [[397, 308, 3], [427, 2, 2]]}.items():
-        photo(folder / "JPEGImages" / f"{name}.jpg")
+        image(folder / "JPEGImages" / f"{name}.jpg")
         (root / "trainval").mkdir(exist_ok=True)
         savemat(root / "trainval" / f"{name}.mat", {"LabelMap": np.array(ids, dtype=np.uint16)})
     text(folder / "ImageSets" / "Main" / "val.txt", "2008_1\n2008_2\n")
@@ -149,9 +149,9 @@ def square(top: int, left: int, bottom: int, right: int) -> list[list[float]]:
 
 
 def coco(root: Path, split: str = "val2017") -> Path:
-    """A photo of 4 x 6 with a large thing, a small one on it and a crowd; one of 2 x 3 without any."""
-    photo(root / split / "000000000139.jpg", 4, 6)
-    photo(root / split / "000000000009.jpg")
+    """An image of 4 x 6 with a large thing, a small one on it and a crowd; one of 2 x 3 without any."""
+    image(root / split / "000000000139.jpg", 4, 6)
+    image(root / split / "000000000009.jpg")
     crowd = {"size": [4, 6], "counts": [12, 12]}  # columns 3 to 5, column by column
     objects = [
         {"id": 1, "image_id": 139, "category_id": 3, "iscrowd": 0, "area": 2, "segmentation": square(1, 1, 2, 3)},
@@ -231,7 +231,7 @@ def test_run_lengths_are_read_packed_and_unpacked(tmp_path: Path) -> None:
 
 
 def test_coco2017_stuff_reads_train_ids(tmp_path: Path) -> None:
-    photo(tmp_path / "images" / "val2017" / "000000000139.jpg")
+    image(tmp_path / "images" / "val2017" / "000000000139.jpg")
     gray(tmp_path / "annotations" / "val2017" / "000000000139_labelTrainIds.png", [[0, 79, 80], [170, 255, 255]])
     found, maps = masks_of("coco2017_stuff", tmp_path)
     assert maps == {"000000000139": [[1, 80, 81], [171, VOID, VOID]]}
@@ -287,7 +287,7 @@ def imagenet_s(root: Path) -> Path:
     folder = root / "ImageNetS50"
     for number, wnid in enumerate(ImageNetInfo("imagenet-1k").label_names()[:50], 1):
         name = f"{wnid}/ILSVRC2012_val_{number:08d}"
-        photo(folder / "validation" / f"{name}.JPEG")
+        image(folder / "validation" / f"{name}.JPEG")
         values = np.array([[0, number, number], [1000, 0, 1]])
         mask = np.stack([values % 256, values // 256, 0 * values], axis=-1).astype(np.uint8)
         (folder / "validation-segmentation" / wnid).mkdir(parents=True)
@@ -323,7 +323,7 @@ def test_ade20k_has_no_background(tmp_path: Path) -> None:
     folder = tmp_path / "ADEChallengeData2016"
     rows = [f"{n}\t0.1\t10\t2\t0\tthing {n}, synonym {n}" for n in range(1, 151)]
     text(folder / "objectInfo150.txt", "Idx\tRatio\tTrain\tVal\tStuff\tName\n" + "\n".join(rows))
-    photo(folder / "images" / "validation" / "ADE_val_00000001.jpg")
+    image(folder / "images" / "validation" / "ADE_val_00000001.jpg")
     gray(folder / "annotations" / "validation" / "ADE_val_00000001.png", [[0, 1, 2], [150, 0, 9]])
     found, maps = masks_of("ade20k", tmp_path)
     assert maps == {"ADE_val_00000001": [[VOID, 1, 2], [150, VOID, 9]]}
@@ -334,7 +334,7 @@ def test_ade20k_has_no_background(tmp_path: Path) -> None:
 
 
 def plain(root: Path, classes: str, rows: list[list[int]]) -> Path:
-    photo(root / "images" / "a.jpg")
+    image(root / "images" / "a.jpg")
     gray(root / "masks" / "a.png", rows)
     text(root / "classes.txt", classes)
     return root
@@ -365,30 +365,30 @@ def test_words_for_the_background_are_no_class(tmp_path: Path) -> None:
     assert found.classes == {1: "aeroplane"} and maps["a"][0] == [0, 1, 0]
 
 
-def test_photos_without_a_mask_are_told(tmp_path: Path) -> None:
+def test_images_without_a_mask_are_told(tmp_path: Path) -> None:
     folder = plain(tmp_path, "1\tdog\n", [[0, 1, 0], [0, 0, 0]])
     for name in "bcde":
-        photo(folder / "images" / f"{name}.jpg")
-    with pytest.warns(DataWarning, match=r"4 of 5 photos in .*images have no mask .* left out: b, c, d, \.\.\.\."):
+        image(folder / "images" / f"{name}.jpg")
+    with pytest.warns(DataWarning, match=r"4 of 5 images in .*images have no mask .* left out: b, c, d, \.\.\.\."):
         assert len(DATASETS["folder"].read(folder).items) == 1
     [problem] = DATASETS["folder"].verify(folder).problems
-    assert problem.startswith("4 of 5 photos")
+    assert problem.startswith("4 of 5 images")
     (folder / "masks" / "b.png").write_bytes((folder / "masks" / "a.png").read_bytes())
     for name in "bcde":
         (folder / "images" / f"{name}.jpg").unlink()
     [orphan] = DATASETS["folder"].verify(folder).problems
     assert orphan.endswith(
-        f"b.jpg: no such file, but it is the photo of 'b', whose mask is {folder / 'masks' / 'b.png'}."
+        f"b.jpg: no such file, but it is the image of 'b', whose mask is {folder / 'masks' / 'b.png'}."
     )
 
 
-def test_a_table_counts_a_photo_once(tmp_path: Path) -> None:
+def test_a_table_counts_a_image_once(tmp_path: Path) -> None:
     for name in "ab":
-        photo(tmp_path / f"{name}.jpg")
+        image(tmp_path / f"{name}.jpg")
     gray(tmp_path / "m.png", [[0, 1, 0], [0, 0, 0]])
     rows = ["b.jpg,dog,m.png", "a.jpg,dog,m.png", "b.jpg,cat,m.png"]
     text(tmp_path / "table.csv", "\n".join(["image,text,mask", *rows]))
-    assert masks_of("table", tmp_path)[0].photo_numbers() == [0, 1, 0]
+    assert masks_of("table", tmp_path)[0].image_numbers() == [0, 1, 0]
 
 
 def test_a_thing_is_what_is_not_black_whatever_the_mode(tmp_path: Path) -> None:
@@ -408,7 +408,7 @@ def test_a_thing_is_what_is_not_black_whatever_the_mode(tmp_path: Path) -> None:
 
 
 def test_a_jpeg_is_no_mask(tmp_path: Path) -> None:
-    photo(tmp_path / "a.jpg")
+    image(tmp_path / "a.jpg")
     Image.new("L", (3, 2)).save(tmp_path / "mask.png", "jpeg")  # what is in the file counts, not its name
     text(tmp_path / "table.csv", "image,text,mask\na.jpg,a dog,mask.png\n")
     item = DATASETS["table"].read(tmp_path).items[0]
@@ -419,7 +419,7 @@ def test_a_jpeg_is_no_mask(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_table_makes_a_class_of_each_text(tmp_path: Path, kind: str) -> None:
-    photo(tmp_path / "p" / "a.jpg")
+    image(tmp_path / "p" / "a.jpg")
     Image.fromarray(np.array([[0, 9, 255], [0, 0, 1]], dtype=np.uint8)).save(tmp_path / "dog.png")
     colors = np.zeros((2, 3, 4), dtype=np.uint8)
     colors[..., 3], colors[1, 2] = 255, (0, 1, 0, 255)
@@ -437,8 +437,8 @@ def test_table_makes_a_class_of_each_text(tmp_path: Path, kind: str) -> None:
         assert maps == {"p/a.jpg [the dog, left]": [[0, 2, 2], [0, 0, 2]], "p/a.jpg [a cat]": [[0, 0, 0], [0, 0, 1]]}
 
 
-def test_table_without_masks_has_photos_with_texts(tmp_path: Path) -> None:
-    photo(tmp_path / "a.jpg")
+def test_table_without_masks_has_images_with_texts(tmp_path: Path) -> None:
+    image(tmp_path / "a.jpg")
     text(tmp_path / "mine.csv", "image,text\na.jpg,one\ngone.jpg,two\na.jpg,three\n")
     found = pairs_of("table", tmp_path / "mine.csv")
     assert [(Path(one.key).name, one.captions) for one in found.items] == [("a.jpg", ("one", "three"))]
@@ -450,7 +450,7 @@ def test_table_without_masks_has_photos_with_texts(tmp_path: Path) -> None:
     [
         ("image,text,mask\na.jpg,one,m.png\na.jpg,two,\n", "line 3 of .* has no mask, but other lines have"),
         ("image,text,mask\na.jpg,one,m.png\na.jpg,one,n.png\n", "lines 2 and 3 .*: join the masks"),
-        ("photo,text\na.jpg,one\n", "line 2 of .* needs image and text"),
+        ("image,text\na.jpg,one\n", "line 2 of .* needs image and text"),
         ("image,text\n", "has no row"),
     ],
 )
@@ -475,7 +475,7 @@ def tar(path: Path, members: dict[str, bytes]) -> None:
 
 
 def test_shards_hold_masks_in_tars_and_classes_beside_or_inside(tmp_path: Path) -> None:
-    photo(tmp_path / "one.jpg")
+    image(tmp_path / "one.jpg")
     data = (tmp_path / "one.jpg").read_bytes()
     first = {"000.jpg": data, "000.seg.png": png([[0, 1, 255], [2, 0, 0]]), "000.txt": b"a dog"}
     second = {"001.jpg": data, "001.seg.png": png([[0, 300, 65535], [255, 0, 0]], np.uint16)}
@@ -495,7 +495,7 @@ def test_shards_hold_masks_in_tars_and_classes_beside_or_inside(tmp_path: Path) 
     ("members", "message"),
     [
         ({"0.jpg": b"x"}, "the key '0' has no mask, 0.seg.png"),
-        ({"0.seg.png": b"x"}, "the key '0' has no photo"),
+        ({"0.seg.png": b"x"}, "the key '0' has no image"),
         ({"0.jpg": b"x", "0.seg.png": b"x"}, "classes.txt is missing, and no KEY.json names classes"),
         ({"0.jpg": b"x", "0.seg.png": b"x", "0.json": b'{"classes": ["dog"]}'}, r"must be .*classes"),
         ({"0.jpg": b"x", "0.seg.png": b"x", "0.json": b'{"classes": {"0": "dog"}}'}, "names the class 0"),
@@ -508,7 +508,7 @@ def test_shards_that_cannot_be_used(tmp_path: Path, members: dict[str, bytes], m
 
 
 def test_a_mask_cut_off_in_a_tar_is_named(tmp_path: Path) -> None:
-    photo(tmp_path / "one.jpg")
+    image(tmp_path / "one.jpg")
     tar(tmp_path / "a.tar", {"0.jpg": (tmp_path / "one.jpg").read_bytes(), "0.seg.png": b"x" * 5000})
     whole = (tmp_path / "a.tar").read_bytes()
     (tmp_path / "a.tar").write_bytes(whole[: whole.index(b"xxx") + 100])
@@ -522,7 +522,7 @@ def test_a_mask_cut_off_in_a_tar_is_named(tmp_path: Path) -> None:
 
 def test_flickr8k_as_published(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
-        photo(tmp_path / "Flicker8k_Dataset" / f"{name}.jpg")
+        image(tmp_path / "Flicker8k_Dataset" / f"{name}.jpg")
     token = "a.jpg#0\tA dog .\na.jpg#1\tIt runs .\nb.jpg#0\tA cat .\nd.jpg#0\tGone .\nx.jpg.1#0\tBroken .\n"
     text(tmp_path / "Flickr8k_text" / "Flickr8k.token.txt", token)
     text(tmp_path / "Flickr8k_text" / "Flickr_8k.testImages.txt", "d.jpg\nb.jpg\na.jpg\nc.jpg\n")
@@ -542,8 +542,8 @@ def karpathy(path: Path, *rows: tuple[str, str, list[str]], folder: str | None =
 
 def test_karpathys_splits_of_coco_and_flickr30k(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        photo(tmp_path / "coco" / "images" / "val2014" / f"{name}.jpg")
-        photo(tmp_path / "flickr" / "flickr30k_images" / f"{name}.jpg")
+        image(tmp_path / "coco" / "images" / "val2014" / f"{name}.jpg")
+        image(tmp_path / "flickr" / "flickr30k_images" / f"{name}.jpg")
     rows = [("a.jpg", "test", list("123456")), ("b.jpg", "val", ["x"]), ("c.jpg", "test", ["y"])]
     karpathy(tmp_path / "coco" / "dataset_coco.json", *rows, folder="val2014")
     found = pairs_of("coco_karpathy", tmp_path / "coco")
@@ -558,7 +558,7 @@ def test_karpathys_splits_of_coco_and_flickr30k(tmp_path: Path) -> None:
 
 
 def test_flickr30k_without_splits_is_all_of_it(tmp_path: Path) -> None:
-    photo(tmp_path / "flickr30k_images" / "1.jpg")
+    image(tmp_path / "flickr30k_images" / "1.jpg")
     rows = '1.jpg| 0| A man .\n1.jpg| 1| A "big" man .\n1.jpg| 4   A dog .\n'  # a line as one of Kaggle's is
     text(tmp_path / "results.csv", f"image_name| comment_number| comment\n{rows}")
     found = pairs_of("flickr30k", tmp_path, "all")
@@ -569,7 +569,7 @@ def test_flickr30k_without_splits_is_all_of_it(tmp_path: Path) -> None:
 
 
 def test_names_are_among_the_classes_or_left_out(tmp_path: Path) -> None:
-    photo(tmp_path / "one.jpg")
+    image(tmp_path / "one.jpg")
     data = (tmp_path / "one.jpg").read_bytes()
     tar(tmp_path / "test-000.tar", {"0.jpg": data, "0.txt": b"face", "1.jpg": data, "1.txt": b"moon"})
     text(tmp_path / "classes.txt", "Faces\tface\t60\nLeopards\tleopard\t60\n")
@@ -578,8 +578,8 @@ def test_names_are_among_the_classes_or_left_out(tmp_path: Path) -> None:
     assert found.bad == [("test-000.tar/1", "'moon' is not one of the 2 names.")]
 
 
-def test_names_of_imagenet_stay_when_photos_are_missing(tmp_path: Path) -> None:
-    photo(tmp_path / "one.jpg")
+def test_names_of_imagenet_stay_when_images_are_missing(tmp_path: Path) -> None:
+    image(tmp_path / "one.jpg")
     data = (tmp_path / "one.jpg").read_bytes()
     tar(tmp_path / "all-000.tar", {"0.jpg": data, "0.txt": b"St. Bernard", "2.jpg": data, "2.txt": b"crane"})
     with pytest.raises(LayoutError, match=r"index.tsv: no such file.*KEY.txt, index.tsv"):
@@ -593,7 +593,7 @@ def test_names_of_imagenet_stay_when_photos_are_missing(tmp_path: Path) -> None:
 
 
 @real
-def test_names_of_imagenet_are_those_of_its_photos() -> None:
+def test_names_of_imagenet_are_those_of_its_images() -> None:
     found = pairs_of("imagenet1k_one_each", DATA / "imagenet1k-one-each")
     assert found.classes == tuple(dict.fromkeys(one.captions[0] for one in found.items)) and not found.bad
     assert len(found.items) == 1000 and len(found.classes) == 998
@@ -649,7 +649,7 @@ def test_a_wrong_root_says_what_is_missing_and_what_is_expected(
     ):
         DATASETS["voc2012"].read(tmp_path)
     text(tmp_path / "table.csv", "image,text\ngone.jpg,a dog\n")
-    with pytest.raises(LayoutError, match=r"has no photo of table, split 'all'\. .*gone.jpg: no such file"):
+    with pytest.raises(LayoutError, match=r"has no image of table, split 'all'\. .*gone.jpg: no such file"):
         DATASETS["table"].read(tmp_path)
     with pytest.raises(OptionError, match="has the splits val, train, trainval, trainaug; got 'test'"):
         DATASETS["voc2012"].read(tmp_path, "test")
@@ -677,20 +677,20 @@ def test_verify_finds_a_whole_tree_whole(tmp_path: Path) -> None:
     found = DATASETS["voc2012"].verify(tmp_path)
     assert (found.found, found.expected, found.decoded) == (2, (1449,), 2)
     assert found.problems == (
-        "voc2012, split 'val': 2 photos are whole, 1,449 are published. Fetch what is missing again.",
+        "voc2012, split 'val': 2 images are whole, 1,449 are published. Fetch what is missing again.",
     )
     plain(tmp_path / "mine", "1\tdog\n", [[0, 1, 1], [0, 0, 0]])
     assert DATASETS["folder"].verify(tmp_path / "mine").problems == ()
 
 
 SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing photo": (lambda at: (at / "JPEGImages/2007_1.jpg").unlink(), "2007_1.jpg: no such file, but it is the ph"),
+    "missing image": (lambda at: (at / "JPEGImages/2007_1.jpg").unlink(), "2007_1.jpg: no such file, but it is the ph"),
     "missing mask": (lambda at: (at / "SegmentationClass/2007_1.png").unlink(), "2007_1.png: no such file, but it is"),
     "empty": (lambda at: (at / "SegmentationClass/2007_1.png").write_bytes(b""), "2007_1.png is empty (0 bytes)"),
     "number": (lambda at: palette(at / "SegmentationClass/2007_1.png", [[21] * 3] * 2), "shows [21], but the classes"),
-    "size": (lambda at: palette(at / "SegmentationClass/2007_1.png", [[1] * 2] * 2), "has 2 x 2 pixels, its photo 3 x"),
+    "size": (lambda at: palette(at / "SegmentationClass/2007_1.png", [[1] * 2] * 2), "has 2 x 2 pixels, its image 3 x"),
     "mask cut": (lambda at: cut(at / "SegmentationClass/2007_1.png"), "the mask of '2007_1' cannot be read"),
-    "photo cut": (lambda at: cut(at / "JPEGImages/2007_1.jpg"), "2007_1.jpg is damaged"),
+    "image cut": (lambda at: cut(at / "JPEGImages/2007_1.jpg"), "2007_1.jpg is damaged"),
 }
 
 
@@ -712,7 +712,7 @@ def test_verify_names_what_is_broken_and_goes_on(tmp_path: Path, what: str) -> N
 
 def test_verify_reads_a_sample_or_all(tmp_path: Path) -> None:
     for number in range(50):
-        photo(tmp_path / "images" / f"{number:02d}.jpg")
+        image(tmp_path / "images" / f"{number:02d}.jpg")
         gray(tmp_path / "masks" / f"{number:02d}.png", [[0, 0, 9 if number == 1 else 1]] * 2)
     text(tmp_path / "classes.txt", "1\tdog\n")
     some, every = (DATASETS["folder"].verify(tmp_path, every=whether) for whether in (False, True))
@@ -738,7 +738,7 @@ def test_the_command_line_lists_verifies_and_prepares(tmp_path: Path) -> None:
     assert made.exit_code == 0 and (tmp_path / "eclip_masks" / "val2017" / "000000000139.png").is_file()
     plain(tmp_path / "mine", "1\tdog\n", [[0, 1, 1], [0, 0, 0]])
     right = run(app, ["datasets", "verify", "folder", "--root", str(tmp_path / "mine"), "--all"])
-    assert right.exit_code == 0 and right.stdout == "folder, split all: 1 photos, 1 of them read\n"
+    assert right.exit_code == 0 and right.stdout == "folder, split all: 1 images, 1 of them read\n"
     unknown = run(app, ["datasets", "verify", "voc2013"])
     assert unknown.exit_code == 2 and "Did you mean 'voc2012'?" in unknown.output
     nothing = run(app, ["datasets", "prepare", "voc2012"])

@@ -26,13 +26,13 @@ import openai_clip
 import tiny
 from eclip.backbones import catalog, load
 from eclip.backbones.unwrapped import unwrapped
-from eclip.errors import DeviceError, ModelError, NoMeaningError, OptionError, UnsupportedTowerError
+from eclip.errors import DeviceError, ModelError, NotApplicableError, OptionError, UnsupportedTowerError
 
 COLORS = {"mean": tiny.MEAN, "std": tiny.STD}
 
 
 @pytest.fixture
-def photo() -> Image.Image:
+def image() -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8))
 
 
@@ -48,7 +48,7 @@ def _maps(backbone: eclip.Backbone) -> dict[str, torch.Tensor]:
     encoding = eclip.encode(backbone, tiny.pixels(backbone).to(backbone.weight.dtype))
     found = {"feature": encoding.feature, "text": eclip.encode_texts(backbone, ["a dog", "an elephant"])}
     for name, method in eclip.METHODS.items():
-        with suppress(NoMeaningError):  # NoHeadError among them
+        with suppress(NotApplicableError):  # NoHeadError among them
             found[name] = method(encoding, tiny.texts(backbone), **tiny.FEW.get(name, {}))
     return found
 
@@ -219,20 +219,20 @@ def test_openais_names_with_a_checkpoint_mean_the_architecture(tmp_path: Path) -
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
-def _work(given: tuple[Any, ...], photo: Image.Image) -> tuple[np.ndarray, list[list[int]]]:
+def _work(given: tuple[Any, ...], image: Image.Image) -> tuple[np.ndarray, list[list[int]]]:
     preprocess, tokenize = given
-    return preprocess(photo, 64).numpy(), tokenize(["a dog"]).tolist()
+    return preprocess(image, 64).numpy(), tokenize(["a dog"]).tolist()
 
 
 @pytest.mark.parametrize("family", ["vit", "siglip"])
-def test_preprocess_and_tokenize_travel_to_a_spawned_process(family: str, photo: Image.Image) -> None:
+def test_preprocess_and_tokenize_travel_to_a_spawned_process(family: str, image: Image.Image) -> None:
     backbone = eclip.wrap(tiny.model(family), **COLORS)
     sent = pickle.dumps((backbone.preprocess, backbone.tokenize))
     weights = sum(weight.numel() * weight.element_size() for weight in backbone.model.parameters())
     assert len(sent) < weights / 2, "without the model; a vocabulary takes 2 MB"
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        pixels, ids = pool.apply(_work, ((backbone.preprocess, backbone.tokenize), photo))
-    np.testing.assert_array_equal(pixels, backbone.preprocess(photo, 64).numpy())
+        pixels, ids = pool.apply(_work, ((backbone.preprocess, backbone.tokenize), image))
+    np.testing.assert_array_equal(pixels, backbone.preprocess(image, 64).numpy())
     assert ids == backbone.tokenize(["a dog"]).tolist()
 
 
@@ -279,10 +279,10 @@ def test_what_was_changed_or_wrapped_says_how_to_send_it(change: str, tiny_folde
 
 
 @pytest.mark.parametrize("device", [None, "cpu", "cpu:0", torch.device("cpu"), torch.device("cpu", 0)])
-def test_the_cpu_by_all_its_names(device: Any, tiny_name: str, photo: Image.Image) -> None:
+def test_the_cpu_by_all_its_names(device: Any, tiny_name: str, image: Image.Image) -> None:
     assert eclip.load(tiny_name, device=device) is eclip.load(tiny_name)
-    explained = eclip.explain(photo, "a dog", model=tiny_name, method="itsm", device=device, health=False)
-    assert explained.how["device"] == "cpu"
+    explained = eclip.explain(image, "a dog", model=tiny_name, method="itsm", device=device, health=False)
+    assert explained.provenance["device"] == "cpu"
 
 
 @pytest.mark.parametrize("device", [0, "0", np.int64(0), "cuda", torch.device("cuda", 0), torch.device("cuda")])
@@ -303,38 +303,38 @@ def test_what_is_no_device_is_refused(device: Any, shapes_unchecked: None) -> No
         load.resolve_device(device)
 
 
-def test_numpys_numbers_are_pythons(tiny_name: str, photo: Image.Image, tmp_path: Path) -> None:
+def test_numpys_numbers_are_pythons(tiny_name: str, image: Image.Image, tmp_path: Path) -> None:
     plain = {"model": tiny_name, "health": False}
     for name, one, same in (
         ("gem", {"depth": 3}, {"depth": np.int32(3)}),
         ("rise", {"mask_count": 4, "keep": 0.25}, {"mask_count": np.int64(4), "keep": np.float32(0.25)}),
         ("occlusion", {"window": 1}, {"window": np.uint8(1)}),
     ):
-        expected = eclip.explain(photo, "a dog", method=name, image_size=48, **one, **plain)
-        found = eclip.explain(photo, "a dog", method=name, image_size=np.int64(48), **same, **plain)
+        expected = eclip.explain(image, "a dog", method=name, image_size=48, **one, **plain)
+        found = eclip.explain(image, "a dog", method=name, image_size=np.int64(48), **same, **plain)
         np.testing.assert_array_equal(found.maps, expected.maps)
-        assert {**found.how, "options": None} == {**expected.how, "options": None}
+        assert {**found.provenance, "options": None} == {**expected.provenance, "options": None}
         found.save(tmp_path / name)  # JSON has no numbers of NumPy
         encoding = eclip.encode(eclip.load(tiny_name), torch.zeros(1, 3, 32, 32), keep=np.int64(7))
         text = tiny.texts(eclip.load(tiny_name))
         assert torch.equal(eclip.METHODS[name](encoding, text, **one), eclip.METHODS[name](encoding, text, **same))
-    [each] = eclip.explain_each([photo], "a dog", batch_size=np.int64(2), image_size=np.int16(48), **plain)
-    assert each.how["image_size"] == 48 and type(each.how["image_size"]) is int
-    cut = eclip.segment(photo, ["a dog", "grass"], model=tiny_name, image_size=np.int64(32), window=np.int64(32))
+    [each] = eclip.explain_each([image], "a dog", batch_size=np.int64(2), image_size=np.int16(48), **plain)
+    assert each.provenance["image_size"] == 48 and type(each.provenance["image_size"]) is int
+    cut = eclip.segment(image, ["a dog", "grass"], model=tiny_name, image_size=np.int64(32), window=np.int64(32))
     cut.save(tmp_path / "segment")
-    pairs = eclip.interactions(photo, "a dog", model=tiny_name, points=np.int64(2), image_size=np.int64(48))
-    assert json.loads(json.dumps(pairs.how))["points"] == 2
+    pairs = eclip.interactions(image, "a dog", model=tiny_name, points=np.int64(2), image_size=np.int64(48))
+    assert json.loads(json.dumps(pairs.provenance))["points"] == 2
 
 
-def test_what_is_no_whole_number_is_refused(shapes_unchecked: None, photo: Image.Image) -> None:
+def test_what_is_no_whole_number_is_refused(shapes_unchecked: None, image: Image.Image) -> None:
     for value in (48.0, "48", True, np.float32(48)):
         with pytest.raises(OptionError, match=r"image_size must be a whole number"):
-            eclip.explain(photo, "a dog", image_size=value)
+            eclip.explain(image, "a dog", image_size=value)
 
 
-def test_reprs_are_one_short_line(photo: Image.Image) -> None:
+def test_reprs_are_one_short_line(image: Image.Image) -> None:
     backbone = tiny.backbone("vit")
-    encoding = eclip.encode(backbone, backbone.preprocess(photo)[None], keep=2)
+    encoding = eclip.encode(backbone, backbone.preprocess(image)[None], keep=2)
     assert repr(backbone) == "Backbone('vit', native ViT, 4 x 4 patches of 8 px, float32 on cpu, with a head)"
     assert repr(encoding) == f"Encoding(1 images, 4 x 4 patches, the last 2 of 7 blocks kept, {backbone!r})"
     for one in (backbone.text_tower, backbone.preprocess, backbone.tokenize):

@@ -39,7 +39,7 @@ SIZES = [(30, 40), (40, 30), (24, 24), (33, 50), (30, 30), (26, 31), (30, 40)]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven photos: five show dog above cat with a void line between, one grass alone, one nothing."""
+    """Seven images: five show dog above cat with a void line between, one grass alone, one nothing."""
     folder = tmp_path_factory.mktemp("pack")
     for part in ("images", "masks"):
         (folder / part).mkdir()
@@ -84,7 +84,7 @@ def test_numbers_are_those_of_explain_pair_by_pair(found: Evaluation, masks: Mas
     prompts = [f"a photo of a {name}" for name in ("dog", "cat", "grass")]
     wanted, precisions, areas = Localization(), [], []
     for item in masks.items:
-        answer = eclip.explain(item.photo, prompts, model=tiny.backbone("vit"), method=method)
+        answer = eclip.explain(item.image, prompts, model=tiny.backbone("vit"), method=method)
         mask = item.read()
         for one in present(mask):
             heat, known = answer.heatmap(0, one - 1), mask != VOID
@@ -94,7 +94,7 @@ def test_numbers_are_those_of_explain_pair_by_pair(found: Evaluation, masks: Mas
             areas.append(roc_auc_score(truth, heat[known]) if not truth.all() else 0.5)
     record = wanted.record()
     row = rows(found)[method]
-    assert row["pairs"] == 11 and row["photos"] == 6
+    assert row["pairs"] == 11 and row["images"] == 6
     for number, one in (("msc", record.msc), ("miou", record.miou), ("class_msc", record.class_msc)):
         assert row["numbers"][number]["value"] == pytest.approx(one, abs=2e-4), number
     assert row["numbers"]["class_miou"]["value"] == pytest.approx(record.class_miou, abs=2e-4)
@@ -126,7 +126,7 @@ def test_rclip_is_itsm_upside_down_exactly(found: Evaluation) -> None:
     with (found.folder / "pairs.csv").open() as file:
         pairs = list(csv.DictReader(file))
     both = {
-        name: {(p["photo"], p["class"]): float(p["msc"]) for p in pairs if p["method"] == name}
+        name: {(p["image"], p["class"]): float(p["msc"]) for p in pairs if p["method"] == name}
         for name in ("itsm", "rclip")
     }
     assert both["itsm"].keys() == both["rclip"].keys() and len(both["itsm"]) == 11
@@ -140,7 +140,7 @@ def test_held_out_thresholds_come_from_the_other_half(found: Evaluation, masks: 
     prompts = [f"a photo of a {name}" for name in ("dog", "cat", "grass")]
     halves: tuple[Localization, Localization] = (Localization(), Localization())
     for place, item in enumerate(masks.items):
-        heat = eclip.explain(item.photo, prompts, model=tiny.backbone("vit"), method="surgery")
+        heat = eclip.explain(item.image, prompts, model=tiny.backbone("vit"), method="surgery")
         mask = item.read()
         for one in present(mask):
             halves[place % 2].add(one, heat.heatmap(0, one - 1), mask == one, (mask != one) & (mask != VOID))
@@ -190,23 +190,23 @@ def test_another_question_in_the_same_folder_is_refused(masks: MaskSet, tmp_path
 
 def test_gaps_are_told_and_the_rest_is_measured(masks: MaskSet, tmp_path: Path) -> None:
     found = evaluate(masks, out=tmp_path, methods=["rollout", "itsm"], models=tiny.backbone("resnet"), limit=2)
-    assert [gap["method"] for gap in found.results["gaps"]] == ["rollout"]
+    assert [gap["method"] for gap in found.results["not_applicable"]] == ["rollout"]
     assert set(rows(found)) == {"itsm", "ones", "centre", "random", "bound"}
 
 
 def broken(folder: Path, to: Path, count: int, bad: list[int]) -> MaskSet:
-    """So many copies of the first photo, some of which are no photo."""
+    """So many copies of the first image, some of which are no image."""
     for part in ("images", "masks"):
         (to / part).mkdir(parents=True)
     for place in range(count):
-        photo = b"no photo" if place in bad else (folder / "images/0.png").read_bytes()
-        (to / f"images/{place:02d}.png").write_bytes(photo)
+        image = b"no image" if place in bad else (folder / "images/0.png").read_bytes()
+        (to / f"images/{place:02d}.png").write_bytes(image)
         (to / f"masks/{place:02d}.png").write_bytes((folder / "masks/0.png").read_bytes())
     (to / "classes.txt").write_text((folder / "classes.txt").read_text())
     return read_masks(to)
 
 
-def test_broken_photos_are_named_and_many_of_them_stop_the_run(folder: Path, tmp_path: Path) -> None:
+def test_broken_images_are_named_and_many_of_them_stop_the_run(folder: Path, tmp_path: Path) -> None:
     few = broken(folder, tmp_path / "few", 21, [4])
     found = evaluate(few, out=tmp_path / "a", methods="itsm", models=tiny.backbone("vit"))
     [failure] = found.results["failures"]
@@ -217,7 +217,7 @@ def test_broken_photos_are_named_and_many_of_them_stop_the_run(folder: Path, tmp
         evaluate(many, out=tmp_path / "b", methods="itsm", models=tiny.backbone("vit"))
 
 
-def test_a_photo_that_was_mended_is_measured_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+def test_a_image_that_was_mended_is_measured_and_nothing_else(folder: Path, tmp_path: Path) -> None:
     many = broken(folder, tmp_path / "many", 21, [4])
     asked: dict[str, Any] = {"methods": "itsm", "models": tiny.backbone("vit"), "batch_size": 4, "examples": 1}
     assert evaluate(many, out=tmp_path / "run", **asked).results["failures"]
@@ -230,25 +230,25 @@ def test_a_photo_that_was_mended_is_measured_and_nothing_else(folder: Path, tmp_
     assert untimed(again) == untimed(evaluate(many, out=tmp_path / "fresh", **asked))
 
 
-def test_photos_that_the_data_set_leaves_out_are_failures(tmp_path: Path) -> None:
+def test_images_that_the_data_set_leaves_out_are_failures(tmp_path: Path) -> None:
     pairs, backbone = captioned(tmp_path / "pairs"), tiny.backbone("vit")
     asked: dict[str, Any] = {"models": backbone, "protocol": "recognize-v1", "limit": 3}
     few = PairSet("own", pairs.items * 20, None, [("lost.png", "it is cut off.")])
     found = evaluate(few, out=tmp_path / "few", **asked)
     assert found.results["failures"] == [{"source": "lost.png", "error": "it is cut off."}]
     many = PairSet("own", pairs.items, None, few.bad)
-    with pytest.raises(DataError, match=r"1 of 4 photos of own cannot be used .* lost\.png: it is cut off"):
+    with pytest.raises(DataError, match=r"1 of 4 images of own cannot be used .* lost\.png: it is cut off"):
         evaluate(many, out=tmp_path / "many", **asked)
 
 
-def test_several_masks_of_one_photo_say_nothing_of_other_photos(masks: MaskSet, tmp_path: Path) -> None:
+def test_several_masks_of_one_image_say_nothing_of_other_images(masks: MaskSet, tmp_path: Path) -> None:
     def other(place: int) -> Masked:
         return replace(masks.items[place], name=f"{place} again")
 
     asked: dict[str, Any] = {"methods": "itsm", "models": tiny.backbone("vit")}
     one = evaluate(MaskSet("one", masks.classes, (masks.items[0], other(0))), out=tmp_path / "one", **asked)
     row = rows(one)["itsm"]
-    assert (one.results["data"]["photos"], row["photos"], row["pairs"]) == (1, 1, 4)
+    assert (one.results["data"]["images"], row["images"], row["pairs"]) == (1, 1, 4)
     assert row["numbers"]["miou"]["low"] is None and row["numbers"]["miou_held_out"]["value"] is None
     pair = MaskSet("two", masks.classes, (masks.items[0], masks.items[1]))
     twice = MaskSet("two", masks.classes, (masks.items[0], other(0), masks.items[1], other(1)))
@@ -258,8 +258,8 @@ def test_several_masks_of_one_photo_say_nothing_of_other_photos(masks: MaskSet, 
         assert numbers[key] == pytest.approx(wanted[key], abs=2e-6), "the interval is that of two photos"
 
 
-def test_fewer_photos_than_published_are_told(folder: Path, tmp_path: Path) -> None:
-    told = r"camvid has 84 photos as published, and 7 lie here: .* `eclip datasets verify camvid`"
+def test_fewer_images_than_published_are_told(folder: Path, tmp_path: Path) -> None:
+    told = r"camvid has 84 images as published, and 7 lie here: .* `eclip datasets verify camvid`"
     with pytest.warns(DataWarning, match=told):
         evaluate("camvid", root=folder, out=tmp_path, methods="itsm", models=tiny.backbone("vit"), limit=1)
 
@@ -340,15 +340,15 @@ def test_sanity_tells_maps_that_do_not_listen(masks: MaskSet, tmp_path: Path) ->
         assert bool((one != other).any()) == moved or one.numel() <= 50, name
 
 
-def test_faithful_curves_run_between_photo_and_fill(masks: MaskSet, tmp_path: Path) -> None:
+def test_faithful_curves_run_between_image_and_fill(masks: MaskSet, tmp_path: Path) -> None:
     backbone = tiny.backbone("vit")
     rules = Protocol("p", "s", None, "squash", "a photo of a {}", Faithful(0.01, ("zero", "noise"), 4, 1.0))
     found = evaluate(masks, out=tmp_path, methods=["occlusion"], models=backbone, protocol=rules, limit=2)
     row = rows(found)["occlusion"]
     assert row["shares"] == [0, 0.25, 0.5, 0.75, 1]
     text = eclip.encode_texts(backbone, ["dog", "cat", "grass"], "a photo of a {}")
-    photos = [item.open() for item in masks.items[:2]]
-    scores = eclip.explain(photos, ["dog", "cat"], model=backbone, templates="a photo of a {}").scores
+    images = [item.open() for item in masks.items[:2]]
+    scores = eclip.explain(images, ["dog", "cat"], model=backbone, templates="a photo of a {}").scores
     curves = row["curves"]
     assert curves["deletion_zero_score"][0] == pytest.approx(scores.mean(), abs=1e-5)
     assert curves["insertion_zero_score"][-1] == pytest.approx(scores.mean(), abs=1e-5)
@@ -375,7 +375,7 @@ def test_label_maps_are_those_of_segment(masks: MaskSet, tmp_path: Path, backgro
     protocol = Protocol("p", "s", 24, "keep", "a {}", rules)
     methods = ["maskclip", "gradcam"]
     found = evaluate(masks, out=tmp_path, methods=methods, models=backbone, protocol=protocol, batch_size=2)
-    assert [gap["method"] for gap in found.results["gaps"]] == ["gradcam"]
+    assert [gap["method"] for gap in found.results["not_applicable"]] == ["gradcam"]
     total = np.zeros((4, 4), int)
     for item in masks.items:
         asked: dict[str, Any] = {"method": "maskclip", "background": background, "templates": "a {}", "image_size": 24}
@@ -408,14 +408,14 @@ def test_recall_of_captions_is_that_of_the_features(tmp_path: Path) -> None:
     texts = [caption for pair in pairs.items for caption in pair.captions]
     scores = eclip.explain([p.open() for p in pairs.items], texts, model=backbone).scores
     owner = np.array([0, 0, 1, 2, 2, 2])
-    first_photo = scores.argmax(axis=0) == owner
+    first_image = scores.argmax(axis=0) == owner
     first_text = owner[scores.argmax(axis=1)] == np.arange(3)
     row = rows(found)["model"]
-    assert row["numbers"]["image_recall_at_1"]["value"] == pytest.approx(first_photo.mean(), abs=1e-6)
+    assert row["numbers"]["image_recall_at_1"]["value"] == pytest.approx(first_image.mean(), abs=1e-6)
     assert row["numbers"]["text_recall_at_1"]["value"] == pytest.approx(first_text.mean(), abs=1e-6)
-    places = np.array([1 + (row_ >= row_[owner == photo].max()).sum() - 1 for photo, row_ in enumerate(scores)])
+    places = np.array([1 + (row_ >= row_[owner == image].max()).sum() - 1 for image, row_ in enumerate(scores)])
     assert row["numbers"]["text_recall_at_5"]["value"] == pytest.approx((places <= 5).mean())
-    assert "image_recall_at_5" not in row["numbers"], "three photos have no fifth rank"
+    assert "image_recall_at_5" not in row["numbers"], "three images have no fifth rank"
 
 
 def test_accuracy_of_names_is_that_of_the_scores(tmp_path: Path) -> None:
@@ -519,7 +519,7 @@ def test_what_no_run_left_is_never_removed(masks: MaskSet, tmp_path: Path) -> No
     assert (tmp_path / "examples/own.txt").read_text() == "mine"
 
 
-def test_the_bound_of_a_thing_that_fills_the_photo_is_all_of_it(found: Evaluation) -> None:
+def test_the_bound_of_a_thing_that_fills_the_image_is_all_of_it(found: Evaluation) -> None:
     assert rows(found)["bound"]["classes"]["3"]["iou"] == 1.0
     with (found.folder / "pairs.csv").open(encoding="utf-8") as file:
         pairs = [row for row in csv.DictReader(file) if row["name"] == "grass"]
@@ -562,7 +562,7 @@ def test_weights_are_named_without_asking_the_model() -> None:
     assert module._digest(backbone) != before, "what a normalization has counted is part of the model"
 
 
-def test_photos_that_failed_are_tried_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_failed_are_tried_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     many = broken(folder, tmp_path / "many", 21, [])
     asked: dict[str, Any] = {
         "out": tmp_path / "run",
@@ -591,7 +591,7 @@ def test_a_set_without_a_shown_class_in_a_batch_is_no_trouble(masks: MaskSet, tm
     last = MaskSet("last", masks.classes, masks.items[4:])
     asked: dict[str, Any] = {"models": backbone, "protocol": "sanity-v1", "batch_size": 1}
     found = evaluate(last, out=tmp_path / "a", methods=["gradeclip", "itsm"], **asked)
-    assert set(rows(found)) | {gap["method"] for gap in found.results["gaps"]} == {"gradeclip", "itsm"}
+    assert set(rows(found)) | {gap["method"] for gap in found.results["not_applicable"]} == {"gradeclip", "itsm"}
     with pytest.raises(OptionError, match="none of rollout has a meaning on resnet"):
         evaluate(masks, out=tmp_path / "b", methods="rollout", **{**asked, "models": tiny.backbone("resnet")})
 

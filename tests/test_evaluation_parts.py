@@ -15,18 +15,18 @@ from eclip.evaluation.bootstrap import Weights, number
 from eclip.evaluation.store import BatchResult, ResultStore, open_run
 
 
-def test_sums_count_a_photo_as_often_as_its_weight() -> None:
+def test_sums_count_a_image_as_often_as_its_weight() -> None:
     groups = np.array([7, 3, 7])
     weights = Weights(groups, replicates=5)
     assert weights.groups.tolist() == [3, 7]
     three, seven = weights.counts.T.astype(int)
     sums = weights.sums(np.array([[1.0, 10.0], [2.0, 20.0], [4.0, 40.0]]))
-    assert sums[:, 0].tolist() == (seven * 5 + three * 2).tolist(), "both pairs of photo 7 go together"
+    assert sums[:, 0].tolist() == (seven * 5 + three * 2).tolist(), "both pairs of image 7 go together"
     assert sums[:, 1].tolist() == (10 * (seven * 5 + three * 2)).tolist()
     assert weights.sums(np.array([[2.0]]), np.array([1]))[:, 0].tolist() == (three * 2).tolist()
 
 
-def test_weights_of_a_photo_depend_on_its_place_alone() -> None:
+def test_weights_of_a_image_depend_on_its_place_alone() -> None:
     few, many = Weights(np.array([5, 900])), Weights(np.arange(1000))
     assert (few.counts == many.counts[:, [5, 900]]).all()
     assert (many.counts[:, 0] != many.counts[:, 1]).any()
@@ -65,7 +65,12 @@ def test_parts_come_back_as_they_were_and_missing_ones_are_named(tmp_path: Path)
         parts.write(number_, BatchResult({}))
     back = list(parts)[1]
     assert back.arrays["means"].tolist() == [[0.25, -1.0]] and back.arrays["means"].dtype == np.float64
-    assert (back.seconds, back.photos, back.gaps, back.failures) == (one.seconds, 4, one.gaps, one.failures)
+    assert (back.seconds, back.images, back.not_applicable, back.failures) == (
+        one.seconds,
+        4,
+        one.not_applicable,
+        one.failures,
+    )
 
 
 def test_a_broken_part_says_what_to_do(tmp_path: Path) -> None:

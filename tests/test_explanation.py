@@ -37,7 +37,7 @@ def backbone(tiny_name: str) -> Backbone:
     return eclip.load(tiny_name)
 
 
-def _photo(seed: int = 0, size: tuple[int, int] = (40, 30)) -> Image.Image:
+def _image(seed: int = 0, size: tuple[int, int] = (40, 30)) -> Image.Image:
     values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return Image.fromarray(values)
 
@@ -48,11 +48,11 @@ def _by_hand(values: Any, size: tuple[int, int], **changes: Any) -> Explanation:
         "maps": maps,
         "scores": np.array([[0.25]], np.float32),
         "texts": ("a dog",),
-        "sources": ("photo 0",),
+        "sources": ("image 0",),
         "sizes": (size,),
         "signed": False,
-        "how": {"method": "itsm", "model": "none"},
-        "photos": (Image.new("RGB", size, "gray"),),
+        "provenance": {"method": "itsm", "model": "none"},
+        "images": (Image.new("RGB", size, "gray"),),
     }
     return Explanation(**{**given, **changes})
 
@@ -60,10 +60,10 @@ def _by_hand(values: Any, size: tuple[int, int], **changes: Any) -> Explanation:
 # --- the main path -----------------------------------------------------------
 
 
-def test_explain_is_load_encode_and_method(backbone: Backbone, photos: Path) -> None:
-    answer = eclip.explain(photos / "a.png", TEXTS, model=backbone, method="surgery", depth=2)
-    with Image.open(photos / "a.png") as photo:
-        encoding = eclip.encode(backbone, backbone.preprocess(photo)[None])
+def test_explain_is_load_encode_and_method(backbone: Backbone, images: Path) -> None:
+    answer = eclip.explain(images / "a.png", TEXTS, model=backbone, method="surgery", depth=2)
+    with Image.open(images / "a.png") as picture:
+        encoding = eclip.encode(backbone, backbone.preprocess(picture)[None])
     text = eclip.encode_texts(backbone, TEXTS)
     assert np.array_equal(answer.maps, eclip.METHODS["surgery"](encoding, text, depth=2).numpy())
     model = backbone.model
@@ -71,67 +71,67 @@ def test_explain_is_load_encode_and_method(backbone: Backbone, photos: Path) -> 
     expected = image @ model.encode_text(backbone.tokenize(TEXTS), normalize=True).T
     np.testing.assert_allclose(answer.scores, expected.numpy(), atol=1e-6)
     assert answer.texts == tuple(TEXTS)
-    assert answer.sources == (str(photos / "a.png"),)
+    assert answer.sources == (str(images / "a.png"),)
     assert answer.sizes == ((40, 30),)
 
 
 def test_a_model_by_name_and_a_single_text(tiny_name: str) -> None:
-    answer = eclip.explain(_photo(), "a dog", model=tiny_name)
+    answer = eclip.explain(_image(), "a dog", model=tiny_name)
     assert answer.maps.shape == (1, 1, 4, 4)
-    assert answer.sources == ("photo 0",)
+    assert answer.sources == ("image 0",)
 
 
 def test_several_methods_share_one_forward_pass(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = eclip.with_head(backbone, eclip.EclipHead.start(backbone))
     names = [name for name, method in eclip.METHODS.items() if method.kind != "perturbation"]
     own = {name: {"depth": 6} if "depth" in eclip.METHODS[name].options else {} for name in names}
-    alone = {name: eclip.explain(_photo(), TEXTS, model=backbone, method=name, **own[name]) for name in names}
+    alone = {name: eclip.explain(_image(), TEXTS, model=backbone, method=name, **own[name]) for name in names}
     passes = []
     visual = backbone.model.visual
     handle = visual.conv1.register_forward_hook(lambda *_: passes.append(1))
     eclip.encode(backbone, tiny.pixels(backbone, 1), keep=0)  # with the hook, the tower is held against the host's
     passes.clear()
-    together = eclip.explain(_photo(), TEXTS, model=backbone, method=names, depth=6)
+    together = eclip.explain(_image(), TEXTS, model=backbone, method=names, depth=6)
     handle.remove()
     assert len(passes) == 1
     assert list(together) == names
     for name, answer in together.items():
         assert np.array_equal(answer.maps, alone[name].maps), name
-        assert answer.how["method"] == name
-    assert together["surgery"].how["options"] == {"depth": 6}
-    assert together["itsm"].how["options"] == {}
+        assert answer.provenance["method"] == name
+    assert together["surgery"].provenance["options"] == {"depth": 6}
+    assert together["itsm"].provenance["options"] == {}
 
 
-def test_photos_together_equal_photos_alone(backbone: Backbone) -> None:
-    both = eclip.explain([_photo(0), _photo(1, (16, 64))], TEXTS, model=backbone, method="itsm")
-    for index, photo in enumerate((_photo(0), _photo(1, (16, 64)))):
-        alone = eclip.explain(photo, TEXTS, model=backbone, method="itsm")
+def test_images_together_equal_images_alone(backbone: Backbone) -> None:
+    both = eclip.explain([_image(0), _image(1, (16, 64))], TEXTS, model=backbone, method="itsm")
+    for index, image in enumerate((_image(0), _image(1, (16, 64)))):
+        alone = eclip.explain(image, TEXTS, model=backbone, method="itsm")
         np.testing.assert_allclose(both.maps[index], alone.maps[0], atol=1e-6)
-        assert both.sizes[index] == photo.size
+        assert both.sizes[index] == image.size
 
 
-def test_keep_explains_the_whole_photo_in_its_shape(backbone: Backbone) -> None:
-    photo = _photo(0, (80, 20))
-    answer = eclip.explain(photo, TEXTS, model=backbone, resize="keep")
+def test_keep_explains_the_whole_image_in_its_shape(backbone: Backbone) -> None:
+    image = _image(0, (80, 20))
+    answer = eclip.explain(image, TEXTS, model=backbone, resize="keep")
     assert answer.maps.shape[2:] == (2, 8)
-    assert answer.how["resize"] == "keep"
-    assert answer.how["pixels"] == [16, 64]
+    assert answer.provenance["resize"] == "keep"
+    assert answer.provenance["pixels"] == [16, 64]
     assert answer.heatmap().shape == (20, 80)
     with pytest.raises(ImageError, match=r"unlike grids \[\(2, 8\), \(4, 4\)\]"):
-        eclip.explain([photo, _photo(0, (30, 30))], TEXTS, model=backbone, resize="keep")
+        eclip.explain([image, _image(0, (30, 30))], TEXTS, model=backbone, resize="keep")
 
 
-def test_image_size_and_thin_photos(backbone: Backbone) -> None:
+def test_image_size_and_thin_images(backbone: Backbone) -> None:
     for size in [(1, 1), (1, 4000), (4000, 1)]:
         for resize in ("squash", "keep"):
-            answer = eclip.explain(_photo(0, size), TEXTS, model=backbone, resize=resize)
+            answer = eclip.explain(_image(0, size), TEXTS, model=backbone, resize=resize)
             assert np.isfinite(answer.maps).all()
             assert answer.heatmap().shape == (size[1], size[0])
             assert answer.strip().width > 0
-    assert eclip.explain(_photo(), "a dog", model=backbone, image_size=64).maps.shape[2:] == (8, 8)
+    assert eclip.explain(_image(), "a dog", model=backbone, image_size=64).maps.shape[2:] == (8, 8)
     for wrong in (30, 0, -32):
         with pytest.raises(OptionError, match=f"multiple of the patch size 8 of .*got {wrong}"):
-            eclip.explain(_photo(), "a dog", model=backbone, image_size=wrong)
+            eclip.explain(_image(), "a dog", model=backbone, image_size=wrong)
 
 
 EQUALS = {
@@ -150,7 +150,7 @@ def test_rounding_between_equal_texts_is_no_map(
     backbone: Backbone, texts: list[str], named: str, tmp_path: Path
 ) -> None:
     with pytest.warns(EqualTextsWarning, match=rf"cannot tell these texts apart: {named}\. Their maps are equal"):
-        answer = eclip.explain(_photo(), texts, model=backbone, method="surgery")
+        answer = eclip.explain(_image(), texts, model=backbone, method="surgery")
     assert 0 < np.ptp(answer.maps) < 1e-6, "raw maps stay as they are"
     answer.save(tmp_path)
     for one in (answer, Explanation.load(tmp_path)):
@@ -162,7 +162,7 @@ def test_rounding_between_equal_texts_is_no_map(
         assert "the map is flat" in one.health.summary()[0]
         assert np.isnan(one.health.sensitivity).all() and np.isnan(one.health.artefacts).all()
         colors = np.asarray(one.overlay(legend=False))
-        gray = np.asarray(_by_hand(np.zeros((4, 4)), (40, 30), signed=True, photos=(_photo(),)).overlay(legend=False))
+        gray = np.asarray(_by_hand(np.zeros((4, 4)), (40, 30), signed=True, images=(_image(),)).overlay(legend=False))
         assert np.array_equal(colors, gray), "the overlay shows no heat either"
 
 
@@ -173,7 +173,7 @@ def test_a_text_against_itself_in_capitals_is_flat(backbone: Backbone, method: s
     options = {"mask_count": 8} if method == "rise" else {}
     with pytest.warns(EqualTextsWarning, match="'a cat' and 'A CAT'"):
         answer = eclip.explain(
-            _photo(), ["a cat", "a dog"], model=headed, method=method, versus="A CAT", refine=refine, **options
+            _image(), ["a cat", "a dog"], model=headed, method=method, versus="A CAT", refine=refine, **options
         )
     assert answer.flat is not None and answer.flat.tolist() == [[True, False]]
     assert not answer.heatmap().any() and len(answer.boxes()) == 0
@@ -182,7 +182,7 @@ def test_a_text_against_itself_in_capitals_is_flat(backbone: Backbone, method: s
 
 def test_small_maps_are_no_rounding(backbone: Backbone) -> None:
     """Gradients times 1e-9, as in half precision, are drawn as they were."""
-    answer = eclip.explain(_photo(), TEXTS, model=backbone, method="gradcam")
+    answer = eclip.explain(_image(), TEXTS, model=backbone, method="gradcam")
     small = dataclasses.replace(answer, maps=answer.maps * np.float32(1e-9))
     assert answer.flat is not None and not answer.flat.any()
     np.testing.assert_allclose(small.heatmap(), answer.heatmap(), atol=1e-5)
@@ -191,24 +191,24 @@ def test_small_maps_are_no_rounding(backbone: Backbone) -> None:
 
 def test_texts_and_templates_may_be_generators(backbone: Backbone) -> None:
     listed = {"templates": ["a photo of a {}.", "{} outside"]}
-    expected = eclip.explain(_photo(), TEXTS, model=backbone, **listed)
+    expected = eclip.explain(_image(), TEXTS, model=backbone, **listed)
 
     def given() -> dict[str, Any]:
         return {"templates": (one for one in listed["templates"]), "model": backbone}
 
-    found = eclip.explain(_photo(), (text for text in TEXTS), **given())
-    [each] = eclip.explain_each([_photo()], (text for text in TEXTS), **given())
+    found = eclip.explain(_image(), (text for text in TEXTS), **given())
+    [each] = eclip.explain_each([_image()], (text for text in TEXTS), **given())
     compared = eclip.compare(
-        _photo(), (text for text in TEXTS), methods=["surgery"], models=backbone, templates=given()["templates"]
+        _image(), (text for text in TEXTS), methods=["surgery"], models=backbone, templates=given()["templates"]
     )
     for one in (found, each, *compared.explanations.values()):
-        assert (one.texts, one.how["templates"]) == (expected.texts, expected.how["templates"])
+        assert (one.texts, one.provenance["templates"]) == (expected.texts, expected.provenance["templates"])
         assert np.array_equal(one.maps, expected.maps)
     assert np.array_equal(each.health.sensitivity, expected.health.sensitivity)
-    words = eclip.explain_words(_photo(), (text for text in TEXTS), model=backbone)
+    words = eclip.explain_words(_image(), (text for text in TEXTS), model=backbone)
     assert words.texts == tuple(TEXTS)
     one, other = (
-        eclip.segment(_photo(), classes, background=background, model=backbone, templates=templates)
+        eclip.segment(_image(), classes, background=background, model=backbone, templates=templates)
         for classes, background, templates in [
             (TEXTS, ["sky"], listed["templates"]),
             ((text for text in TEXTS), (word for word in ["sky"]), (one for one in listed["templates"])),
@@ -221,10 +221,10 @@ def test_texts_and_templates_may_be_generators(backbone: Backbone) -> None:
 @pytest.mark.usefixtures("shapes_unchecked")
 def test_texts_that_are_none_are_refused_at_every_door(backbone: Backbone, texts: Any) -> None:
     doors: list[Any] = [
-        lambda: eclip.explain(_photo(), texts, model=backbone),
-        lambda: next(iter(eclip.explain_each([_photo()], texts, model=backbone))),
-        lambda: eclip.compare(_photo(), texts, models=backbone),
-        lambda: eclip.explain_words(_photo(), texts, model=backbone),
+        lambda: eclip.explain(_image(), texts, model=backbone),
+        lambda: next(iter(eclip.explain_each([_image()], texts, model=backbone))),
+        lambda: eclip.compare(_image(), texts, models=backbone),
+        lambda: eclip.explain_words(_image(), texts, model=backbone),
         lambda: eclip.encode_texts(backbone, texts),
     ]
     for door in doors:
@@ -238,14 +238,14 @@ def test_texts_that_are_none_are_refused_at_every_door(backbone: Backbone, texts
 def test_nothing_of_the_caller_changes(backbone: Backbone) -> None:
     backbone = eclip.with_head(backbone, eclip.EclipHead.start(backbone))
     model = backbone.model
-    random, photo = torch.get_rng_state(), _photo()
+    random, image = torch.get_rng_state(), _image()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    pixels = np.asarray(photo).copy()
-    eclip.explain(photo, TEXTS, model=backbone, method=list(eclip.METHODS))["surgery"].strip()
+    pixels = np.asarray(image).copy()
+    eclip.explain(image, TEXTS, model=backbone, method=list(eclip.METHODS))["surgery"].strip()
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not model.training
-    assert np.array_equal(np.asarray(photo), pixels)
+    assert np.array_equal(np.asarray(image), pixels)
 
 
 @pytest.mark.parametrize(
@@ -267,29 +267,29 @@ def test_nothing_of_the_caller_changes(backbone: Backbone) -> None:
 )
 def test_wrong_settings_say_so(backbone: Backbone, settings: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        eclip.explain(_photo(), TEXTS, model=backbone, **settings)
+        eclip.explain(_image(), TEXTS, model=backbone, **settings)
 
 
-def test_wrong_photos_and_texts_say_so(backbone: Backbone) -> None:
-    with pytest.raises(ImageError, match="no photo"):
+def test_wrong_images_and_texts_say_so(backbone: Backbone) -> None:
+    with pytest.raises(ImageError, match="no image"):
         eclip.explain([], TEXTS, model=backbone)
     with pytest.raises(TextError, match="no text"):
-        eclip.explain(_photo(), [], model=backbone)
+        eclip.explain(_image(), [], model=backbone)
     with pytest.raises(ImageError, match=r"nothing\.jpg: no such file"):
         eclip.explain("nothing.jpg", TEXTS, model=backbone)
 
 
-# --- many photos -------------------------------------------------------------
+# --- many images -------------------------------------------------------------
 
 
 def test_each_equals_one_by_one_in_order(backbone: Backbone) -> None:
     shapes = [(40, 30), (40, 30), (16, 64), (40, 30), (40, 30)]
-    many = [_photo(seed, shape) for seed, shape in enumerate(shapes)]
+    many = [_image(seed, shape) for seed, shape in enumerate(shapes)]
     answers = list(eclip.explain_each(many, TEXTS, model=backbone, resize="keep", batch_size=2, method="itsm"))
     assert [answer.sizes[0] for answer in answers] == shapes
-    assert [answer.sources[0] for answer in answers] == [f"photo {index}" for index in range(5)]
-    for photo, answer in zip(many, answers, strict=True):
-        alone = eclip.explain(photo, TEXTS, model=backbone, resize="keep", method="itsm")
+    assert [answer.sources[0] for answer in answers] == [f"image {index}" for index in range(5)]
+    for image, answer in zip(many, answers, strict=True):
+        alone = eclip.explain(image, TEXTS, model=backbone, resize="keep", method="itsm")
         np.testing.assert_allclose(answer.maps, alone.maps, atol=1e-6)
         np.testing.assert_allclose(answer.scores, alone.scores, atol=1e-6)
 
@@ -301,7 +301,7 @@ def test_each_looks_ahead_two_batches_at_most(backbone: Backbone) -> None:
         nonlocal taken
         for seed in itertools.count():
             taken += 1
-            yield _photo(seed)
+            yield _image(seed)
 
     answers = eclip.explain_each(endless(), TEXTS, model=backbone, batch_size=3)
     for done in range(1, 8):
@@ -311,12 +311,12 @@ def test_each_looks_ahead_two_batches_at_most(backbone: Backbone) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("eclip-read")]
 
 
-def test_each_names_bad_photos_and_goes_on(backbone: Backbone, photos: Path, tmp_path: Path) -> None:
+def test_each_names_bad_images_and_goes_on(backbone: Backbone, images: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
-    mixed = [photos / "a.png", tmp_path / "bad.jpg", photos / "b.jpg"]
+    mixed = [images / "a.png", tmp_path / "bad.jpg", images / "b.jpg"]
     failures: list[tuple[str, str]] = []
     answers = list(eclip.explain_each(mixed, TEXTS, model=backbone, failures=failures))
-    assert [answer.sources[0] for answer in answers] == [str(photos / "a.png"), str(photos / "b.jpg")]
+    assert [answer.sources[0] for answer in answers] == [str(images / "a.png"), str(images / "b.jpg")]
     [(source, error)] = failures
     assert source == str(tmp_path / "bad.jpg")
     assert "is not a picture" in error
@@ -362,7 +362,7 @@ def test_signed_maps_diverge_around_zero() -> None:
 def test_notebooks_show_the_strip_and_repr_is_one_line() -> None:
     answer = _by_hand([[0, 1], [2, 4]], (32, 32))
     assert answer._repr_png_()[:4] == b"\x89PNG"
-    assert repr(answer) == "Explanation(1 photos, 1 texts, 2 x 2 grid, itsm on none)"
+    assert repr(answer) == "Explanation(1 images, 1 texts, 2 x 2 grid, itsm on none)"
 
 
 def test_pictures_of_a_thousand_texts_are_the_twenty_best(tmp_path: Path) -> None:
@@ -388,14 +388,14 @@ def _assert_equal(one: Explanation, other: Explanation) -> None:
     assert np.array_equal(one.scores, other.scores)
     for name in ("texts", "sources", "sizes", "signed"):
         assert getattr(one, name) == getattr(other, name), name
-    assert json.loads(json.dumps(one.how)) == other.how
+    assert json.loads(json.dumps(one.provenance)) == other.provenance
     for image, text in itertools.product(range(len(one.sources)), range(len(one.texts))):
         assert one.overlay(image, text).tobytes() == other.overlay(image, text).tobytes()
 
 
 @pytest.mark.parametrize("kind", ["file", "picture", "array"])
-def test_what_is_saved_comes_back(backbone: Backbone, photos: Path, tmp_path: Path, kind: str) -> None:
-    file = photos / "b.jpg"
+def test_what_is_saved_comes_back(backbone: Backbone, images: Path, tmp_path: Path, kind: str) -> None:
+    file = images / "b.jpg"
     with Image.open(file) as picture:
         source = {"file": file, "picture": picture.copy(), "array": np.asarray(picture)}[kind]
     with pytest.warns(EqualTextsWarning, match=r"'a dog' \(2 times\)\. Their maps"):
@@ -408,12 +408,12 @@ def test_what_is_saved_comes_back(backbone: Backbone, photos: Path, tmp_path: Pa
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_photos_of_one_name_do_not_overwrite_each_other(backbone: Backbone, tmp_path: Path) -> None:
-    names = ["a/1.png", "b/1.png", "c/1.photo.png", "c/1.0-a-dog.png", "c/manifest.png", "c/A.png", "d/a.png"]
+def test_images_of_one_name_do_not_overwrite_each_other(backbone: Backbone, tmp_path: Path) -> None:
+    names = ["a/1.png", "b/1.png", "c/1.image.png", "c/1.0-a-dog.png", "c/manifest.png", "c/A.png", "d/a.png"]
     names += ["e/\u72d7 & (\U0001f415) '\".png", "e/--.png", "e/%s {} \\ $HOME.png", "e/" + "\u72d7" * 80 + ".png"]
     for seed, name in enumerate(names):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        _photo(seed).save(tmp_path / name)
+        _image(seed).save(tmp_path / name)
     files = [tmp_path / name for name in names]
     answer = eclip.explain(files, ["a dog", "grass " * 30], model=backbone, method="itsm")
     answer.save(tmp_path / "out")
@@ -421,21 +421,29 @@ def test_photos_of_one_name_do_not_overwrite_each_other(backbone: Backbone, tmp_
     assert len(list((tmp_path / "out").iterdir())) == len(names) * 4 + 1  # arrays, strip, two overlays; manifest
 
 
-def test_the_manifest_says_how(backbone: Backbone, photos: Path, tmp_path: Path) -> None:
-    eclip.explain(photos / "a.png", TEXTS, model=backbone, templates="single", depth=3).save(tmp_path)
+def test_the_manifest_says_how(backbone: Backbone, images: Path, tmp_path: Path) -> None:
+    eclip.explain(images / "a.png", TEXTS, model=backbone, templates="single", depth=3).save(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["schema"] == "eclip.explain/1"
     assert manifest["texts"] == TEXTS
     assert manifest["failures"] == []
-    [entry] = manifest["photos"]
-    assert entry["grid"] == entry["map"] == manifest["how"]["grid"] == [4, 4]
+    [entry] = manifest["images"]
+    assert entry["grid"] == entry["map"] == manifest["provenance"]["grid"] == [4, 4]
     assert set(entry["scores"]) == set(TEXTS)
     for file in (entry["files"]["npz"], entry["files"]["strip"], *entry["files"]["overlays"].values()):
         assert (tmp_path / file).is_file()
-    how = manifest["how"]
-    assert (how["model"], how["method"], how["options"]) == (backbone.name, "surgery", {"depth": 3})
-    assert (how["templates"], how["resize"], how["positions"]) == ("single", "squash", "bicubic_aa")
-    assert how["versions"]["torch"] == torch.__version__.partition("+")[0]
+    provenance = manifest["provenance"]
+    assert (provenance["model"], provenance["method"], provenance["options"]) == (
+        backbone.name,
+        "surgery",
+        {"depth": 3},
+    )
+    assert (provenance["templates"], provenance["resize"], provenance["positions"]) == (
+        "single",
+        "squash",
+        "bicubic_aa",
+    )
+    assert provenance["versions"]["torch"] == torch.__version__.partition("+")[0]
 
 
 def test_versions_name_what_some_results_need_if_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -458,39 +466,39 @@ def test_versions_name_what_some_results_need_if_it_is_imported(monkeypatch: pyt
         {"templates": "imagenet80"},
     ],
 )
-def test_the_command_repeats_the_maps(backbone: Backbone, photos: Path, tmp_path: Path, settings: Any) -> None:
-    answer = eclip.explain(photos / "b.jpg", ['a dog\'s "tail"', "-t"], model=backbone, **settings)
-    command = shlex.split(answer.how["command"])
+def test_the_command_repeats_the_maps(backbone: Backbone, images: Path, tmp_path: Path, settings: Any) -> None:
+    answer = eclip.explain(images / "b.jpg", ['a dog\'s "tail"', "-t"], model=backbone, **settings)
+    command = shlex.split(answer.provenance["command"])
     assert command[0] == "eclip"
     done = CliRunner().invoke(app, [*command[1:], "-o", str(tmp_path)])
     assert done.exit_code == 0, done.output
     again = Explanation.load(tmp_path)
     assert np.array_equal(again.maps, answer.maps)
-    assert again.how == json.loads(json.dumps(answer.how))
+    assert again.provenance == json.loads(json.dumps(answer.provenance))
 
 
-def test_no_command_where_none_would_repeat_it(backbone: Backbone, tiny_name: str, photos: Path) -> None:
-    assert eclip.explain(_photo(), "a dog", model=backbone).how["command"] is None, "no file"
-    file = photos / "a.png"
-    assert eclip.explain(file, "a dog", model=tiny.backbone("vit")).how["command"] is None, "no model by name"
+def test_no_command_where_none_would_repeat_it(backbone: Backbone, tiny_name: str, images: Path) -> None:
+    assert eclip.explain(_image(), "a dog", model=backbone).provenance["command"] is None, "no file"
+    file = images / "a.png"
+    assert eclip.explain(file, "a dog", model=tiny.backbone("vit")).provenance["command"] is None, "no model by name"
     reference = eclip.encode_texts(backbone, ["cat"])[0]
-    assert eclip.explain(file, "a dog", model=backbone, reference=reference).how["command"] is None
+    assert eclip.explain(file, "a dog", model=backbone, reference=reference).provenance["command"] is None
     double = eclip.load(tiny_name, precision="float64")
-    assert eclip.explain(file, "a dog", model=double).how["command"] is None
+    assert eclip.explain(file, "a dog", model=double).provenance["command"] is None
 
 
 def test_formats_are_those_asked_for(tmp_path: Path) -> None:
     answer = _by_hand([[0, 1], [2, 4]], (32, 32))
     answer.save(tmp_path, ["npz"])
-    assert {path.suffix for path in tmp_path.iterdir()} == {".npz", ".png"}  # the copy of the photo
+    assert {path.suffix for path in tmp_path.iterdir()} == {".npz", ".png"}  # the copy of the image
     with pytest.raises(OptionError, match="formats are png, npz, json, got pgn"):
         answer.save(tmp_path, ["pgn"])
     with pytest.raises(ResultError, match="with formats npz and json"):
         Explanation.load(tmp_path)
 
 
-def test_a_photo_beside_the_results_is_not_overwritten(backbone: Backbone, tmp_path: Path) -> None:
-    _photo().save(tmp_path / "a.png")
+def test_a_image_beside_the_results_is_not_overwritten(backbone: Backbone, tmp_path: Path) -> None:
+    _image().save(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
     with pytest.raises(OptionError, match="choose another folder"):
         eclip.explain(tmp_path / "a.png", "a dog", model=backbone).save(tmp_path)
@@ -504,10 +512,10 @@ def test_a_photo_beside_the_results_is_not_overwritten(backbone: Backbone, tmp_p
         lambda folder: (folder / "manifest.json").write_text("{"),
         lambda folder: (folder / "manifest.json").write_text("[]"),
         lambda folder: (folder / "manifest.json").write_text('{"schema": "other"}'),
-        lambda folder: (folder / "photo-0.npz").unlink(),
-        lambda folder: (folder / "photo-0.npz").write_bytes(b"PK nonsense"),
-        lambda folder: (folder / "photo-0.npz").write_bytes(b""),
-        lambda folder: (folder / "photo-0.npz").write_bytes((folder / "photo-0.npz").read_bytes()[:200]),
+        lambda folder: (folder / "image-0.npz").unlink(),
+        lambda folder: (folder / "image-0.npz").write_bytes(b"PK nonsense"),
+        lambda folder: (folder / "image-0.npz").write_bytes(b""),
+        lambda folder: (folder / "image-0.npz").write_bytes((folder / "image-0.npz").read_bytes()[:200]),
     ],
 )
 def test_damaged_results_are_refused(tmp_path: Path, damage: Any) -> None:
@@ -517,8 +525,8 @@ def test_damaged_results_are_refused(tmp_path: Path, damage: Any) -> None:
         Explanation.load(tmp_path)
 
 
-def test_a_photo_that_is_gone_leaves_the_maps(backbone: Backbone, tmp_path: Path) -> None:
-    _photo().save(tmp_path / "gone.png")
+def test_a_image_that_is_gone_leaves_the_maps(backbone: Backbone, tmp_path: Path) -> None:
+    _image().save(tmp_path / "gone.png")
     answer = eclip.explain(tmp_path / "gone.png", "a dog", model=backbone)
     answer.save(tmp_path / "out")
     (tmp_path / "gone.png").unlink()
@@ -528,7 +536,7 @@ def test_a_photo_that_is_gone_leaves_the_maps(backbone: Backbone, tmp_path: Path
         loaded.overlay()
 
 
-def test_doors_say_what_they_want(tiny_name: str, photos: Path) -> None:
+def test_doors_say_what_they_want(tiny_name: str, images: Path) -> None:
     from eclip.backbones.load import (
         backbone_of,
     )  # explain itself has its types checked in tests, and other words for it
@@ -537,11 +545,11 @@ def test_doors_say_what_they_want(tiny_name: str, photos: Path) -> None:
     with pytest.raises(OptionError, match=r"model must be a name or a Backbone, got CLIP: eclip\.wrap"):
         backbone_of(backbone.model, None)
     with pytest.raises(OptionError, match=r"device='cuda:7' goes with a model's name; this Backbone is on cpu"):
-        eclip.explain(photos / "a.png", "a dog", model=backbone, device="cuda:7")
+        eclip.explain(images / "a.png", "a dog", model=backbone, device="cuda:7")
 
 
 def test_options_may_be_numbers_of_numpy_and_are_saved_as_ours(backbone: Backbone, tmp_path: Path) -> None:
-    answer = eclip.explain(_photo(), TEXTS, model=backbone, depth=np.int64(2))
-    assert np.array_equal(answer.maps, eclip.explain(_photo(), TEXTS, model=backbone, depth=2).maps)
+    answer = eclip.explain(_image(), TEXTS, model=backbone, depth=np.int64(2))
+    assert np.array_equal(answer.maps, eclip.explain(_image(), TEXTS, model=backbone, depth=2).maps)
     answer.save(tmp_path)
-    assert eclip.Explanation.load(tmp_path).how["options"] == {"depth": 2}
+    assert eclip.Explanation.load(tmp_path).provenance["options"] == {"depth": 2}

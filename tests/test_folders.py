@@ -32,8 +32,8 @@ ASKED: dict[str, tuple[str, ...]] = {
 
 
 @pytest.fixture(scope="module")
-def ask(tiny_name: str, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A command on photos, whose results go to a folder."""
+def ask(tiny_name: str, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A command on images, whose results go to a folder."""
     folder = tmp_path_factory.mktemp("asked")
     np.save(folder / "mean.npy", np.full(24, 0.05, np.float32))
     (folder / "words.txt").write_text("dog\ngrass\nsea\n")
@@ -43,7 +43,7 @@ def ask(tiny_name: str, photos: Path, tmp_path_factory: pytest.TempPathFactory) 
         if command == "concepts":
             own = (*own, "--image-mean", folder / "mean.npy", "--vocabulary", folder / "words.txt", "--l1", 0.01)
         model = "--models" if command == "compare" else "--model"
-        return run(command, photos / of, *own, *more, model, tiny_name, "-o", out)
+        return run(command, images / of, *own, *more, model, tiny_name, "-o", out)
 
     return asked
 
@@ -102,39 +102,39 @@ def test_another_question_about_the_same_images_replaces_the_first_and_says_so(a
     assert ask("explain", tmp_path, "--format", "png").exit_code == 0, "files of ours, though no manifest lists them"
 
 
-def test_results_of_other_images_are_not_lost(ask: Any, photos: Path, tmp_path: Path) -> None:
+def test_results_of_other_images_are_not_lost(ask: Any, images: Path, tmp_path: Path) -> None:
     ask("explain", tmp_path, of="")
     before = _state(tmp_path)
     done = ask("explain", tmp_path)
     assert done.exit_code == 1
     assert (
-        f"holds results of other images ({photos / 'b.jpg'}), which would no longer be in its manifest" in done.stderr
+        f"holds results of other images ({images / 'b.jpg'}), which would no longer be in its manifest" in done.stderr
     )
     missing = ask("explain", tmp_path, of="nothing.jpg")
     assert missing.exit_code == 1 and "no such file" in missing.stderr
     assert _state(tmp_path) == before, "also after a path that names nothing"
     assert ask("explain", tmp_path, "--overwrite").exit_code == 0
-    assert Explanation.load(tmp_path).sources == (str(photos / "a.png"),)
+    assert Explanation.load(tmp_path).sources == (str(images / "a.png"),)
     assert set(_state(tmp_path)) == _listed(tmp_path)
     assert ask("explain", tmp_path, of="").exit_code == 0, "more images than before"
 
 
 def test_a_folder_that_nobody_named_gives_way_to_one_beside_it(
-    tiny_name: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_name: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for image, printed in (("a.png", "eclip-out/"), ("b.jpg", "eclip-out-2/"), ("a.png", "eclip-out/")):
-        done = run("explain", photos / image, *ASKED["explain"], "--model", tiny_name)
+        done = run("explain", images / image, *ASKED["explain"], "--model", tiny_name)
         assert done.exit_code == 0 and f"-> {printed}{Path(image).stem}.png" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["eclip-out", "eclip-out-2"]
-    assert Explanation.load("eclip-out").sources == (str(photos / "a.png"),)
-    assert Explanation.load("eclip-out-2").sources == (str(photos / "b.jpg"),)
-    named = run("explain", photos / "b.jpg", *ASKED["explain"], "--model", tiny_name, "-o", "eclip-out")
+    assert Explanation.load("eclip-out").sources == (str(images / "a.png"),)
+    assert Explanation.load("eclip-out-2").sources == (str(images / "b.jpg"),)
+    named = run("explain", images / "b.jpg", *ASKED["explain"], "--model", tiny_name, "-o", "eclip-out")
     assert named.exit_code == 1 and "holds results of other images" in named.stderr
 
 
 def test_an_interrupted_repeat_keeps_what_it_did_not_reach(
-    ask: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ask: Any, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from eclip.explanation.writer import Writer
 
@@ -142,13 +142,13 @@ def test_an_interrupted_repeat_keeps_what_it_did_not_reach(
     own = Writer.add
 
     def interrupted(writer: Writer, answer: Explanation) -> Any:
-        if writer.manifest["photos"]:
+        if writer.manifest["images"]:
             raise KeyboardInterrupt
         return own(writer, answer)
 
     monkeypatch.setattr(Writer, "add", interrupted)
     assert ask("explain", tmp_path, of="").exit_code == 130
-    assert Explanation.load(tmp_path).sources == (str(photos / "a.png"),)
+    assert Explanation.load(tmp_path).sources == (str(images / "a.png"),)
     assert (tmp_path / "b.npz").is_file() and (tmp_path / "b.png").is_file()
 
 
@@ -188,7 +188,7 @@ def test_the_image_of_an_earlier_run_is_never_removed(ask: Any, tmp_path: Path) 
     outside.write_bytes(b"mine")
     assert ask("explain", tmp_path / "out").exit_code == 0
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    manifest["photos"][0]["files"] |= {"strip": "../mine.png", "more": [str(outside)]}
+    manifest["images"][0]["files"] |= {"strip": "../mine.png", "more": [str(outside)]}
     (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
     assert ask("explain", tmp_path / "out", "--overwrite", of="b.jpg").exit_code == 0
     assert outside.read_bytes() == b"mine"
@@ -240,20 +240,20 @@ def test_a_report_replaces_no_file_but_a_report(tmp_path: Path, monkeypatch: pyt
 # --- in Python ---------------------------------------------------------------
 
 
-def _answers(tiny_name: str, photo: Any) -> dict[str, Any]:
+def _answers(tiny_name: str, image: Any) -> dict[str, Any]:
     settings: dict[str, Any] = {"templates": "none"}
     mean, words = np.full(24, 0.05, np.float32), ("dog", "grass", "sea")
     return {
-        "explain": eclip.explain(photo, "a dog", model=tiny_name, method="itsm"),
-        "compare": eclip.compare(photo, "a dog", models=tiny_name, methods="itsm"),
-        "segment": eclip.segment(photo, ["dog", "grass"], model=tiny_name, **settings),
-        "concepts": eclip.concepts(photo, model=tiny_name, image_mean=mean, vocabulary=words, l1=0.01),
+        "explain": eclip.explain(image, "a dog", model=tiny_name, method="itsm"),
+        "compare": eclip.compare(image, "a dog", models=tiny_name, methods="itsm"),
+        "segment": eclip.segment(image, ["dog", "grass"], model=tiny_name, **settings),
+        "concepts": eclip.concepts(image, model=tiny_name, image_mean=mean, vocabulary=words, l1=0.01),
     }
 
 
-def test_saving_refuses_what_the_command_line_refuses(tiny_name: str, photos: Path, tmp_path: Path) -> None:
-    answers = _answers(tiny_name, photos / "a.png")
-    others = _answers(tiny_name, photos / "b.jpg")
+def test_saving_refuses_what_the_command_line_refuses(tiny_name: str, images: Path, tmp_path: Path) -> None:
+    answers = _answers(tiny_name, images / "a.png")
+    others = _answers(tiny_name, images / "b.jpg")
     for kind, answer in answers.items():
         folder = tmp_path / kind
         answer.save(folder)
@@ -272,13 +272,13 @@ def test_saving_refuses_what_the_command_line_refuses(tiny_name: str, photos: Pa
 
 
 def test_another_image_from_memory_is_another_image(tiny_name: str, tmp_path: Path) -> None:
-    """All of them are called "photo 0": a loop that saves each into one folder would keep the last alone."""
+    """All of them are called "image 0": a loop that saves each into one folder would keep the last alone."""
     images = [Image.effect_noise((40, 30), spread).convert("RGB") for spread in (20, 80)]
     first, second = (eclip.explain(one, "a dog", model=tiny_name, method="itsm") for one in images)
     first.save(tmp_path)
     first.save(tmp_path)
     before = _state(tmp_path)
-    with pytest.raises(ResultError, match=r"holds results of another image called 'photo 0'.*overwrite=True"):
+    with pytest.raises(ResultError, match=r"holds results of another image called 'image 0'.*overwrite=True"):
         second.save(tmp_path)
     assert _state(tmp_path) == before
     second.save(tmp_path, overwrite=True)
@@ -290,21 +290,21 @@ def test_another_image_from_memory_is_another_image(tiny_name: str, tmp_path: Pa
 # --- two at once -------------------------------------------------------------
 
 
-def _hold(folder: str, begun: Any, end: Any) -> None:
+def _hold(folder: str, on_method: Any, end: Any) -> None:
     from eclip.explanation.writer import Writer
 
     with Writer(folder):
-        begun.set()
+        on_method.set()
         end.wait(60)
 
 
 def test_two_processes_do_not_fill_one_folder_at_once(ask: Any, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    begun, end = context.Event(), context.Event()
-    other = context.Process(target=_hold, args=(str(tmp_path), begun, end))
+    on_method, end = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(str(tmp_path), on_method, end))
     other.start()
     try:
-        assert begun.wait(60)
+        assert on_method.wait(60)
         done = ask("explain", tmp_path)
         assert done.exit_code == 1
         assert done.stderr == (

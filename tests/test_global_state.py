@@ -21,7 +21,7 @@ import eclip
 import tiny
 from eclip.backbones import load
 from eclip.backbones.building import built_apart
-from eclip.errors import NoMeaningError
+from eclip.errors import NotApplicableError
 from eclip.explanation.health import polarity_by_hiding
 from eclip.guides import Seen
 from eclip.metrics.fills import FILLS, fill
@@ -48,7 +48,7 @@ def elsewhere(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 @pytest.fixture
-def photo() -> Image.Image:
+def image() -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8))
 
 
@@ -68,44 +68,44 @@ def _same(ours: Any, expected: Any, where: str = "") -> None:
         assert ours == expected, where
 
 
-def _maps(backbone: eclip.Backbone, photo: Image.Image) -> dict[str, Any]:
+def _maps(backbone: eclip.Backbone, image: Image.Image) -> dict[str, Any]:
     """Pixels, text features, and every method on and off the training grid."""
     found: dict[str, Any] = {}
     text = found["texts"] = eclip.encode_texts(backbone, ["a dog", "an elephant"])
     for positions, resize in (("bicubic_aa", "squash"), ("bicubic_plus01", "keep")):
-        pixels = found[f"pixels {resize}"] = backbone.preprocess(photo, resize=resize)[None]
+        pixels = found[f"pixels {resize}"] = backbone.preprocess(image, resize=resize)[None]
         encoding = eclip.encode(backbone, pixels, positions=positions)
         found[f"feature {resize}"] = encoding.feature
     for name, method in eclip.METHODS.items():
-        with suppress(NoMeaningError):
+        with suppress(NotApplicableError):
             found[name] = method(encoding, text, **tiny.FEW.get(name, {}))
     found["hiding"] = polarity_by_hiding(encoding, text, found["surgery"])
     return found
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_maps_of_every_method(family: str, elsewhere: Any, photo: Image.Image) -> None:
+def test_maps_of_every_method(family: str, elsewhere: Any, image: Image.Image) -> None:
     backbone = tiny.backbone(family)
-    expected = _maps(backbone, photo)
+    expected = _maps(backbone, image)
     elsewhere()
-    _same(_maps(backbone, photo), expected)
+    _same(_maps(backbone, image), expected)
 
 
-def test_guides_refinements_fills_and_words(elsewhere: Any, photo: Image.Image) -> None:
+def test_guides_refinements_fills_and_words(elsewhere: Any, image: Image.Image) -> None:
     backbone = tiny.backbone("vit")
 
     def ask() -> dict[str, Any]:
-        encoding = eclip.encode(backbone, backbone.preprocess(photo)[None])
-        seen = Seen([photo], ["photo.jpg"], encoding)
+        encoding = eclip.encode(backbone, backbone.preprocess(image)[None])
+        seen = Seen([image], ["image.jpg"], encoding)
         maps = eclip.METHODS["itsm"](encoding, eclip.encode_texts(backbone, ["a dog"]))
         reading = read(backbone, ["a dog in front of a ball", "an elephant"])
         ends = torch.zeros(3, dtype=torch.float32, device="cpu"), torch.ones(3, dtype=torch.float32, device="cpu")
-        image = torch.nn.functional.normalize(encoding.feature, dim=-1)
+        feature = torch.nn.functional.normalize(encoding.feature, dim=-1)
         return {
             **{name: eclip.GUIDES[name](seen) for name in ("none", "centre", "spectral", "backbone")},
             **{name: one(maps, encoding) for name, one in REFINEMENTS.items()},
             **{f"fill {name}": fill(name, encoding.pixels[0], black=ends[0], white=ends[1]) for name in FILLS},
-            **{f"words {name}": one(reading, image) for name, one in WORD_METHODS.items()},
+            **{f"words {name}": one(reading, feature) for name, one in WORD_METHODS.items()},
         }
 
     expected = ask()
@@ -113,8 +113,8 @@ def test_guides_refinements_fills_and_words(elsewhere: Any, photo: Image.Image) 
     _same(ask(), expected)
 
 
-def _paths(photo: Image.Image) -> dict[str, Any]:
-    many = eclip.explain(photo, ["an elephant", "grass"], method=["surgery", "legrad"], refine="pamr")
+def _paths(image: Image.Image) -> dict[str, Any]:
+    many = eclip.explain(image, ["an elephant", "grass"], method=["surgery", "legrad"], refine="pamr")
     one = many["surgery"]
     return {
         "maps": {name: found.maps for name, found in many.items()},
@@ -122,19 +122,19 @@ def _paths(photo: Image.Image) -> dict[str, Any]:
         "health": {name: values for name, values in vars(one.health).items() if isinstance(values, np.ndarray)},
         "heat": one.heatmap(0, 0),
         "points": one.points(0, 0)[0],
-        "labels": eclip.segment(photo, ["elephant", "grass"]).labels[0],
-        "words": eclip.explain_words(photo, "an elephant on grass").values[0],
-        "pairs": eclip.interactions(photo, "an elephant on grass").values,
-        "concepts": np.asarray(eclip.concepts(photo, vocabulary=["elephant", "grass", "sky", "a man"]).weights),
+        "labels": eclip.segment(image, ["elephant", "grass"]).labels[0],
+        "words": eclip.explain_words(image, "an elephant on grass").values[0],
+        "pairs": eclip.interactions(image, "an elephant on grass").values,
+        "concepts": np.asarray(eclip.concepts(image, vocabulary=["elephant", "grass", "sky", "a man"]).weights),
     }
 
 
-def test_the_main_paths(photo: Image.Image) -> None:
-    expected = _paths(photo)
+def test_the_main_paths(image: Image.Image) -> None:
+    expected = _paths(image)
     try:
         torch.set_default_dtype(torch.bfloat16)
         torch.set_default_device("meta")
-        found = _paths(photo)
+        found = _paths(image)
     finally:
         torch.set_default_device(None)
         torch.set_default_dtype(torch.float32)
@@ -172,8 +172,8 @@ def test_a_model_is_loaded_and_a_head_begun_saved_and_read(elsewhere: Any, tiny_
     assert torch.equal(torch.get_rng_state(), random)
 
 
-def test_a_head_is_trained(elsewhere: Any, tiny_name: str, photos: Path, tmp_path: Path) -> None:
-    rows = [f"{photos / name}\t{text}" for name in ("a.png", "b.jpg") for text in ("a dog", "an elephant")] * 2
+def test_a_head_is_trained(elsewhere: Any, tiny_name: str, images: Path, tmp_path: Path) -> None:
+    rows = [f"{images / name}\t{text}" for name in ("a.png", "b.jpg") for text in ("a dog", "an elephant")] * 2
     (tmp_path / "pairs.tsv").write_text("\n".join(["filepath\ttitle", *rows]))
 
     def ask(place: str) -> dict[str, Any]:

@@ -47,8 +47,8 @@ def test_words(model: str, image: int, tokens: int, end: int) -> None:
 def _paths(model: str, tokens: int, text_depth: int, image_depth: int, points: int) -> tuple[Path, Path, int]:
     backbone = _backbone(model)
     kind = "rn" if model == "tiny-rn" else "vit"
-    photo = torch.from_numpy(_arrays("inputs")[f"{kind}_images_native"])[:1]
-    encoding = eclip.encode(backbone, torch.cat([photo, torch.zeros_like(photo)]))
+    image = torch.from_numpy(_arrays("inputs")[f"{kind}_images_native"])[:1]
+    encoding = eclip.encode(backbone, torch.cat([image, torch.zeros_like(image)]))
     ids = torch.from_numpy(_arrays("inputs")["tokens"])[tokens : tokens + 1]
     reference = torch.zeros_like(ids)
     reference[0, :3] = torch.tensor([510, 0, 511])
@@ -62,7 +62,7 @@ def _paths(model: str, tokens: int, text_depth: int, image_depth: int, points: i
         def layer4(cells: torch.Tensor) -> torch.Tensor:
             return rest(encoding, 1, pool_tokens(visual.layer4(cells.transpose(1, 2).unflatten(2, (8, 8)))), "pairs")
 
-        both = torch.cat([photo, torch.zeros_like(photo)])
+        both = torch.cat([image, torch.zeros_like(image)])
         cells = visual.layer3(visual.layer2(visual.layer1(visual.stem(both)))).flatten(2).transpose(1, 2)
         return text, _path(layer4, cells[:1], cells[1:], points), int(ids.argmax())
 

@@ -19,7 +19,7 @@ from eclip.backbones.backbone import Backbone
 from eclip.backbones.blocks import attention, finish
 from eclip.backbones.encoding import Encoding
 from eclip.backbones.pool import pool_tokens
-from eclip.errors import KeepError, NoMeaningError, OptionError
+from eclip.errors import KeepError, NotApplicableError, OptionError
 from eclip.methods import METHODS
 from eclip.methods.gradcam import trunk_slope
 
@@ -243,15 +243,15 @@ def test_pull_is_the_transpose_of_qkv(family: str) -> None:
     _, encoding, _ = _encoded(family)
     block, x = encoding.blocks[-1], encoding.inputs[-1]
     if family in ("vit with query norm", "timm rot_attn", "eva02"):
-        assert block.pull is None, "queries and keys are no affine map there"
+        assert block.qkv_vjp is None, "queries and keys are no affine map there"
         return
     leaf = block.norm1(x).detach().requires_grad_()
     parts = block.qkv(leaf)
     generator = torch.Generator().manual_seed(3)
     slopes = [torch.randn(part.shape, generator=generator, dtype=torch.float64) for part in parts]
     [expected] = torch.autograd.grad(parts, leaf, slopes)
-    assert block.pull is not None
-    torch.testing.assert_close(block.pull(*slopes), expected, rtol=0, atol=1e-10)
+    assert block.qkv_vjp is not None
+    torch.testing.assert_close(block.qkv_vjp(*slopes), expected, rtol=0, atol=1e-10)
 
 
 def test_slope_of_the_cosine_equals_finite_differences() -> None:
@@ -311,7 +311,7 @@ def _passes(name: str, family: str, texts: int, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_texts_share_their_passes(name: str, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if family in tiny.GAPS.get(name, ()):
-        pytest.skip("no meaning there")
+        pytest.skip("not applicable there")
     one, many = (_passes(name, family, texts, monkeypatch) for texts in (1, 40))
     assert many.pop("operations") - one.pop("operations") < 39, "not one operation runs once a text, in torch neither"
     assert one == many, "forty texts cost as many passes as one"
@@ -378,5 +378,5 @@ def test_gradient_methods_name_wrong_options() -> None:
 )
 def test_a_method_without_meaning_says_why(name: str, family: str, why: str) -> None:
     backbone = tiny.backbone(family)
-    with pytest.raises(NoMeaningError, match=f"'{name}' has no meaning on {family}, a .*{why}"):
+    with pytest.raises(NotApplicableError, match=f"'{name}' is not applicable to {family}, a .*{why}"):
         METHODS[name](eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone))

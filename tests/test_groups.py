@@ -72,7 +72,7 @@ def test_frames_of_a_video_are_no_more_than_one_of_it(masks: MaskSet, tmp_path: 
 
     def frames(group: bool) -> MaskSet:
         items = [
-            replace(item, name=f"{item.name} {frame}", photo=_copy(item.photo, tmp_path / f"{item.name}-{frame}.png"))
+            replace(item, name=f"{item.name} {frame}", image=_copy(item.image, tmp_path / f"{item.name}-{frame}.png"))
             for item in masks.items
             for frame in range(5)
         ]
@@ -81,7 +81,7 @@ def test_frames_of_a_video_are_no_more_than_one_of_it(masks: MaskSet, tmp_path: 
     runs = [run(frames(group), tmp_path / f"group {group}", methods="surgery") for group in (True, False)]
     assert [one.results["data"]["groups"] for one in runs] == [12, 60]
     video, blind = (row(one, "surgery") for one in runs)
-    assert (video["photos"], video["groups"], blind["photos"], blind["groups"]) == (60, 12, 60, 60)
+    assert (video["images"], video["groups"], blind["images"], blind["groups"]) == (60, 12, 60, 60)
     for key in ("miou", "msc", "over_control", "class_miou", "miou_held_out", "box_iou", "average_precision"):
         if key != "over_control":  # noise is another one for each frame
             assert video["numbers"][key] == pytest.approx(once[key], abs=2e-6), key
@@ -89,8 +89,8 @@ def test_frames_of_a_video_are_no_more_than_one_of_it(masks: MaskSet, tmp_path: 
         assert grouped > 1.5 * alone, key
 
 
-def _copy(photo: Any, to: Path) -> Path:
-    to.write_bytes(Path(photo).read_bytes())
+def _copy(image: Any, to: Path) -> Path:
+    to.write_bytes(Path(image).read_bytes())
     return to
 
 
@@ -101,7 +101,7 @@ def test_halves_hold_whole_groups(tmp_path: Path) -> None:
     whole = np.load(next((tmp_path / "out/parts").rglob("*.npz")))
     column = whole["names"].tolist().index("itsm")
     ious = whole["hits"][:, column] / whole["unions"][:, column]
-    even = np.array([groups[place] in "ace" for place in whole["photos"]])
+    even = np.array([groups[place] in "ace" for place in whole["images"]])
     best = {half: ious[half == even].mean(axis=0).argmax() for half in (True, False)}
     wanted = (ious[even, best[False]].sum() + ious[~even, best[True]].sum()) / len(ious)
     assert row(found)["numbers"]["miou_held_out"]["value"] == pytest.approx(wanted, abs=1e-6)
@@ -116,7 +116,7 @@ def test_every_task_draws_groups(masks: MaskSet, tmp_path: Path, task: str) -> N
     some = replace(masks, items=masks.items[:6])
     one = replace(some, items=[replace(item, group="one video") for item in some.items])
     alone, video = (row(run(each, tmp_path / name, **asked)) for name, each in (("a", some), ("b", one)))
-    assert alone["groups"] == 6 == video["photos"] and video["groups"] == 1
+    assert alone["groups"] == 6 == video["images"] and video["groups"] == 1
     for key, number in video["numbers"].items():
         assert number["value"] == alone["numbers"][key]["value"] and number["low"] is None, key
         assert (alone["numbers"][key]["low"] is None) == (number["value"] is None), key
@@ -130,11 +130,11 @@ def test_captions_of_a_video_are_drawn_together(tmp_path: Path) -> None:
     assert isinstance(pairs, PairSet) and pairs.group_numbers() == [n // 2 for n in range(12)]
     with pytest.warns(DataWarning, match="12 images of table come in 6 groups"):
         found = run(pairs, tmp_path / "out", methods="fast", protocol="recognize-v1")
-    assert (row(found, "model")["photos"], row(found, "model")["groups"]) == (12, 6)
+    assert (row(found, "model")["images"], row(found, "model")["groups"]) == (12, 6)
 
 
 def test_without_groups_nothing_moves(masks: MaskSet) -> None:
-    assert masks.group_numbers() == masks.photo_numbers() == list(range(12))
+    assert masks.group_numbers() == masks.image_numbers() == list(range(12))
     named = replace(masks, items=[replace(item, group=item.name) for item in masks.items])
     assert named.digest() == masks.digest(), "groups are no part of the data that was scored"
     assert (Weights(np.arange(12)).counts == Weights(np.array(named.group_numbers())).counts).all()
@@ -215,5 +215,5 @@ def test_the_terminal_table_says_how_many_groups(tmp_path: Path, tiny_name: str)
     pack(tmp_path / "in", index=index_of(["a"] * 6 + ["b"] * 6))
     asked = ["eval", "folder", "--root", str(tmp_path / "in"), "--models", tiny_name, "--methods", "itsm"]
     done = CliRunner().invoke(app, [*asked, "--examples", "0", "-o", str(tmp_path / "out")])
-    assert done.exit_code == 0 and "12 photos in 2 groups, 24 pairs" in done.stderr
+    assert done.exit_code == 0 and "12 images in 2 groups, 24 pairs" in done.stderr
     assert "warning: the 12 images of in come in 2 groups" in done.stderr

@@ -1,4 +1,4 @@
-"""Guides: the formulas the long way, timm's own attention, and what must hold for any guide, photo and tower."""
+"""Guides: the formulas the long way, timm's own attention, and what must hold for any guide, image and tower."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from eclip.errors import (
 )
 from eclip.guides import GUIDES, Seen, check_guide, on_grid
 from eclip.guides.spectral import likeness, second_eigenvector
-from eclip.images import open_photo
+from eclip.images import open_image
 from eclip.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -47,13 +47,13 @@ def _random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _photo(seed: int = 0) -> Image.Image:
+def _image(seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (30, 44, 3), dtype=np.uint8))
 
 
 def _seen(backbone: Backbone, rows: int = 0, cols: int = 0, keep: int = 1) -> Seen:
     encoding = encode(backbone, tiny.pixels(backbone, 2, rows, cols), keep)
-    return Seen([_photo(0), _photo(1)], ["photos/a.jpg", "train-000.tar/000123"], encoding)
+    return Seen([_image(0), _image(1)], ["images/a.jpg", "train-000.tar/000123"], encoding)
 
 
 def _over_peak(maps: torch.Tensor) -> torch.Tensor:
@@ -115,7 +115,7 @@ def test_every_guide_on_every_tower(family: str) -> None:
     backbone.model.train()
     before = _state(backbone.model)
     seen = _seen(backbone, 3, 4)
-    alone = Seen(seen.photos[1:], seen.sources[1:], seen.encoding.only(1))
+    alone = Seen(seen.images[1:], seen.sources[1:], seen.encoding.only(1))
     for name, options in OFFLINE:
         maps = GUIDES[name](seen, **options)
         assert maps.shape == (2, 3, 4) and maps.dtype == torch.float32 and not maps.requires_grad
@@ -226,14 +226,14 @@ def test_patches_that_are_all_alike_give_ones() -> None:
 
 
 THINGS = {"elephant": (0, 30, 40, 100), "dog": (30, 35, 70, 95), "cat": (25, 33, 70, 60), "horses": (37, 40, 75, 70)}
-"""Boxes of docs/photos by eye: left, top, right, bottom in percent."""
+"""Boxes of docs/images by eye: left, top, right, bottom in percent."""
 
 
 def test_with_mini_spectral_finds_things_and_beats_the_control() -> None:
     mini = eclip.load("mini")
-    photos = [open_photo(ROOT / "docs" / "photos" / f"{name}.jpg") for name in THINGS]
-    encoding = encode(mini, torch.stack([mini.preprocess(photo) for photo in photos]), 1)
-    seen = Seen(photos, list(THINGS), encoding)
+    images = [open_image(ROOT / "docs" / "images" / f"{name}.jpg") for name in THINGS]
+    encoding = encode(mini, torch.stack([mini.preprocess(image) for image in images]), 1)
+    seen = Seen(images, list(THINGS), encoding)
     boxes = torch.zeros(4, 10, 10, dtype=torch.bool)
     for box, (left, top, right, bottom) in zip(boxes, THINGS.values(), strict=True):
         box[round(top / 10) : round(bottom / 10), round(left / 10) : round(right / 10)] = True
@@ -282,8 +282,8 @@ def test_dino_is_timms_own_attention(make: Callable[[], nn.Module], size: int) -
 
     network.eval()
     pixels = []
-    for photo in seen.photos:
-        values = np.asarray(photo.resize((size, size), Image.Resampling.BICUBIC)) / 255
+    for image in seen.images:
+        values = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)) / 255
         pixels.append((values - network.pretrained_cfg["mean"]) / network.pretrained_cfg["std"])
     last, kept = network.blocks[-1].attn, []
     last.fused_attn = False
@@ -448,7 +448,7 @@ def test_on_grid_of_maps_that_say_nothing() -> None:
     ("name", "options", "message"),
     [
         ("none", {"sigma": 1}, "'none' has no option 'sigma'; it has none"),
-        ("centre", {"sigma": 0.0}, r"sigma at least 0\.001, as a share of the photo's side, got 0\.0"),
+        ("centre", {"sigma": 0.0}, r"sigma at least 0\.001, as a share of the image's side, got 0\.0"),
         ("centre", {"sigma": float("nan")}, "got nan"),
         ("centre", {"sigma": "wide"}, "must be a number, got 'wide'"),
         ("backbone", {"kind": "qk"}, "kind one of vv, pool, got 'qk'"),
@@ -476,8 +476,8 @@ def test_bad_names_and_bad_sight() -> None:
         check_guide("backbone", {"tau": 0.2})
     check_guide("spectral", {"tau": 0.2})
     seen = _seen(tiny.backbone("vit"))
-    with pytest.raises(ShapeError, match="got 1 photos, 2 sources and an encoding of 2"):
-        GUIDES["none"](replace(seen, photos=seen.photos[:1]))
+    with pytest.raises(ShapeError, match="got 1 images, 2 sources and an encoding of 2"):
+        GUIDES["none"](replace(seen, images=seen.images[:1]))
     for name in ("backbone", "spectral"):
         with pytest.raises(KeepError, match=f"'{name}' reruns the last 1"):
             GUIDES[name](_seen(tiny.backbone("vit"), keep=0))

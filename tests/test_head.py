@@ -97,7 +97,7 @@ def test_a_curved_projection_starts_at_random_alone() -> None:
         assert values.isfinite().all() and values.std() > 0.01
     for name, weight in model.visual.named_parameters():
         if name.endswith("bias"):
-            weight.data.zero_()  # then rows of a black photo are zero, and so is what becomes of them
+            weight.data.zero_()  # then rows of a black image are zero, and so is what becomes of them
     assert not head_rows(eclip.encode(backbone, torch.zeros(1, 3, 96, 96), keep=1), "value").any()
     with pytest.raises(HeadError, match="curved projection"):
         EclipHead.start(backbone, "value")
@@ -182,10 +182,10 @@ def test_without_a_head_the_method_says_how_to_get_one() -> None:
     encoding = eclip.encode(backbone, tiny.pixels(backbone), keep=1)
     with pytest.raises(NoHeadError, match=r"'eclip' needs a head.*eclip train --model vit.*eclip explain --head DIR"):
         METHODS["eclip"](encoding, tiny.texts(backbone))
-    gaps: dict[str, str] = {}
-    photo = tiny.pixels(backbone, images=1)[0].sigmoid().permute(1, 2, 0).numpy()
-    found = eclip.explain(photo, "a dog", model=backbone, method=["eclip", "itsm"], gaps=gaps)
-    assert list(found) == ["itsm"] and "has no trained head" in gaps["eclip"]
+    not_applicable: dict[str, str] = {}
+    image = tiny.pixels(backbone, images=1)[0].sigmoid().permute(1, 2, 0).numpy()
+    found = eclip.explain(image, "a dog", model=backbone, method=["eclip", "itsm"], not_applicable=not_applicable)
+    assert list(found) == ["itsm"] and "has no trained head" in not_applicable["eclip"]
 
 
 def test_a_head_of_values_needs_the_last_block_and_one_of_outputs_does_not() -> None:
@@ -199,7 +199,7 @@ def test_a_head_of_values_needs_the_last_block_and_one_of_outputs_does_not() -> 
         head_rows(encoding, "rows")
 
 
-def test_no_mask_is_used_and_each_photo_stands_alone() -> None:
+def test_no_mask_is_used_and_each_image_stands_alone() -> None:
     """A patch's value depends on its own row and the text: the map is the head's cosine, whatever lies around."""
     backbone = tiny.backbone("vit")
     head = random_head(backbone)

@@ -1,4 +1,4 @@
-"""The health of maps: what each number says of maps made by hand, of every kind of tower, and of real photos."""
+"""The health of maps: what each number says of maps made by hand, of every kind of tower, and of real images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from eclip.explanation.health import (
 )
 from eclip.methods import METHODS
 
-PHOTOS = Path(__file__).parents[1] / "docs" / "photos"
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
 TEXTS = ["a dog", "a horse", "an elephant"]
 FAST = [name for name, method in METHODS.items() if method.kind != "perturbation"]
 
@@ -43,13 +43,13 @@ def mini() -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def photos() -> list[Image.Image]:
-    return [Image.open(PHOTOS / f"{name}.jpg").resize((320, 320)) for name in ("dog", "horses", "elephant")]
+def images() -> list[Image.Image]:
+    return [Image.open(IMAGES / f"{name}.jpg").resize((320, 320)) for name in ("dog", "horses", "elephant")]
 
 
 @pytest.fixture(scope="module")
-def many(mini: Backbone, photos: list[Image.Image]) -> dict[str, Explanation]:
-    return eclip.explain(photos, TEXTS, model=mini, method=["eclip", "surgery", "gem", "itsm", "attention", "gradcam"])
+def many(mini: Backbone, images: list[Image.Image]) -> dict[str, Explanation]:
+    return eclip.explain(images, TEXTS, model=mini, method=["eclip", "surgery", "gem", "itsm", "attention", "gradcam"])
 
 
 def of(*values: float) -> Health:
@@ -123,10 +123,10 @@ def test_artefacts_are_scattered_patches_that_are_hot_for_nonsense_too() -> None
 @pytest.mark.parametrize("family", ["vit", "resnet", "siglip", "vit, average pool", "timm abs_attn"])
 def test_every_method_has_a_health_and_keeps_its_maps(family: str) -> None:
     backbone = tiny.backbone(family)
-    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
     names = [name for name in FAST if family not in tiny.GAPS.get(name, ())]
-    asked = eclip.explain(photo, TEXTS, model=backbone, method=names)
-    plain = eclip.explain(photo, TEXTS, model=backbone, method=names, health=False)
+    asked = eclip.explain(image, TEXTS, model=backbone, method=names)
+    plain = eclip.explain(image, TEXTS, model=backbone, method=names, health=False)
     for name in names:
         assert np.array_equal(asked[name].maps, plain[name].maps), f"{name}: the maps are the same, to the bit"
         assert np.array_equal(asked[name].scores, plain[name].scores)
@@ -185,19 +185,19 @@ def test_no_more_is_done_than_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     bare, asked = tiny.backbone("vit"), []
     backbone = replace(bare, encode_tokens=lambda ids: asked.append(len(ids)) or bare.encode_tokens(ids))
-    photo = Image.new("RGB", (32, 32), "teal")
-    eclip.explain(photo, TEXTS, model=backbone, method="itsm", versus="a cat")
+    image = Image.new("RGB", (32, 32), "teal")
+    eclip.explain(image, TEXTS, model=backbone, method="itsm", versus="a cat")
     assert sum(asked) == len(TEXTS) + 1, "of a difference no word and no nonsense is asked"
-    eclip.explain(photo, TEXTS, model=backbone, method="itsm")
+    eclip.explain(image, TEXTS, model=backbone, method="itsm")
     assert not list(tmp_path.rglob("*.npy")), "a model that may be in training leaves nothing on disk"
     ranked = []
     monkeypatch.setattr(
         "eclip.explanation.health.share_below", lambda *given: ranked.append(given) or share_below(*given)
     )
-    many = eclip.explain(photo, TEXTS, model=backbone, method=["itsm", "gem", "maskclip"])
+    many = eclip.explain(image, TEXTS, model=backbone, method=["itsm", "gem", "maskclip"])
     assert len(ranked) == 1, "all methods share the presence"
     for name, one in many.items():
-        alone = eclip.explain(photo, TEXTS, model=backbone, method=name).health
+        alone = eclip.explain(image, TEXTS, model=backbone, method=name).health
         assert one.health is not None and alone is not None
         assert all(np.array_equal(getattr(one.health, number), getattr(alone, number)) for number in NUMBERS)
 
@@ -212,11 +212,11 @@ def test_what_is_cut_is_told_by_who_encodes_the_texts_not_again() -> None:
     assert [one.category for one in told] == [eclip.errors.TextCutWarning]
 
 
-def test_numbers_are_those_of_their_formulas(mini: Backbone, photos: list[Image.Image]) -> None:
-    encoding = eclip.encode(mini, torch.stack([mini.preprocess(photo) for photo in photos]))
+def test_numbers_are_those_of_their_formulas(mini: Backbone, images: list[Image.Image]) -> None:
+    encoding = eclip.encode(mini, torch.stack([mini.preprocess(image) for image in images]))
     text = eclip.encode_texts(mini, TEXTS)
     checkup = Checkup(mini, TEXTS, text)
-    health = eclip.explain(photos, TEXTS, model=mini, method="surgery").health
+    health = eclip.explain(images, TEXTS, model=mini, method="surgery").health
     assert health is not None
     maps = METHODS["surgery"](encoding, text)
     plain = METHODS["surgery"](encoding, torch.cat([checkup.nonsense, text]), features=False)
@@ -225,14 +225,14 @@ def test_numbers_are_those_of_their_formulas(mini: Backbone, photos: list[Image.
     value = METHODS["maskclip"](encoding, torch.cat([text, checkup.words]))
     upright = value[:, :3] - value[:, 3:].mean(dim=1, keepdim=True)
     np.testing.assert_allclose(health.polarity, correlation(maps, upright), atol=1e-5)
-    alone = eclip.explain(photos[0], "a dog", model=mini, method="surgery").health
+    alone = eclip.explain(images[0], "a dog", model=mini, method="surgery").health
     assert alone is not None
     reference = METHODS["surgery"](encoding.only(0), checkup.nonsense)  # both against the empty text
     expected = 1 - correlation(METHODS["surgery"](encoding.only(0), text[:1]), reference).clamp_min(0)
     np.testing.assert_allclose(alone.sensitivity, expected, atol=1e-5)
 
 
-def test_mini_on_real_photos(many: dict[str, Explanation]) -> None:
+def test_mini_on_real_images(many: dict[str, Explanation]) -> None:
     assert (many["attention"].health.sensitivity == 0).all()
     for name in ("eclip", "surgery", "gem", "gradcam"):
         there = np.diag(many[name].health.sensitivity)
@@ -245,8 +245,8 @@ def test_mini_on_real_photos(many: dict[str, Explanation]) -> None:
     assert np.array_equal(presence, many["itsm"].health.presence)
 
 
-def test_upside_down_a_map_has_the_opposite_polarity(mini: Backbone, photos: list[Image.Image]) -> None:
-    encoding = eclip.encode(mini, torch.stack([mini.preprocess(photo) for photo in photos]), keep=1)
+def test_upside_down_a_map_has_the_opposite_polarity(mini: Backbone, images: list[Image.Image]) -> None:
+    encoding = eclip.encode(mini, torch.stack([mini.preprocess(picture) for picture in images]), keep=1)
     text = eclip.encode_texts(mini, TEXTS)
     checkup, method = Checkup(mini, TEXTS, text), METHODS["surgery"]
     maps = method(encoding, text)
@@ -261,13 +261,13 @@ def test_upside_down_a_map_has_the_opposite_polarity(mini: Backbone, photos: lis
     torch.testing.assert_close(polarity_by_hiding(encoding, text, -maps), -hidden, rtol=0, atol=1e-3)
 
 
-def test_what_is_not_asked_is_nan_without_a_warning_and_noted(mini: Backbone, photos: list[Image.Image]) -> None:
+def test_what_is_not_asked_is_nan_without_a_warning_and_noted(mini: Backbone, images: list[Image.Image]) -> None:
     few = {"mask_count": 8, "batch_size": 8}
-    perturbed = eclip.explain(photos[0], "a dog", model=mini, method="rise", **few).health
+    perturbed = eclip.explain(images[0], "a dog", model=mini, method="rise", **few).health
     assert perturbed is not None
     assert np.isnan(perturbed.sensitivity).all() and not np.isnan(perturbed.polarity).any()
     assert len(perturbed.notes) == 1 and "rise takes many passes" in perturbed.notes[0]
-    held = eclip.explain(photos[0], ["a dog", "a cat"], model=mini, method="gem", versus="a cat").health
+    held = eclip.explain(images[0], ["a dog", "a cat"], model=mini, method="gem", versus="a cat").health
     assert held is not None
     assert all(np.isnan(getattr(held, name)).all() for name in ("sensitivity", "polarity", "presence"))
     assert held.artefacts[0, 0] < 0.5 and np.isnan(held.artefacts[0, 1]), "held against itself the map is flat"
@@ -275,16 +275,16 @@ def test_what_is_not_asked_is_nan_without_a_warning_and_noted(mini: Backbone, ph
     assert "neither sensitivity, polarity nor presence" in held.notes[0]
 
 
-def test_of_an_ensemble_the_first_sentence_is_asked(mini: Backbone, photos: list[Image.Image]) -> None:
-    both = eclip.explain(photos[0], TEXTS, model=mini, templates=["a photo of a {}", "a drawing of a {}"]).health
-    one = eclip.explain(photos[0], TEXTS, model=mini, templates=["a photo of a {}"]).health
+def test_of_an_ensemble_the_first_sentence_is_asked(mini: Backbone, images: list[Image.Image]) -> None:
+    both = eclip.explain(images[0], TEXTS, model=mini, templates=["a photo of a {}", "a drawing of a {}"]).health
+    one = eclip.explain(images[0], TEXTS, model=mini, templates=["a photo of a {}"]).health
     assert both is not None and one is not None
     assert np.array_equal(both.presence, one.presence)
 
 
-def test_health_is_of_the_map_before_its_refinement(mini: Backbone, photos: list[Image.Image]) -> None:
-    plain = eclip.explain(photos[0], TEXTS, model=mini).health
-    refined = eclip.explain(photos[0], TEXTS, model=mini, refine="pamr").health
+def test_health_is_of_the_map_before_its_refinement(mini: Backbone, images: list[Image.Image]) -> None:
+    plain = eclip.explain(images[0], TEXTS, model=mini).health
+    refined = eclip.explain(images[0], TEXTS, model=mini, refine="pamr").health
     assert plain is not None and refined is not None
     assert all(np.array_equal(getattr(plain, name), getattr(refined, name)) for name in NUMBERS)
 
@@ -324,16 +324,16 @@ def test_saved_and_loaded_again(many: dict[str, Explanation], tmp_path: Path) ->
     assert saved is not None
     assert all(np.array_equal(getattr(loaded, name), getattr(saved, name)) for name in NUMBERS)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    entry = manifest["photos"][2]["health"]["a dog"]
+    entry = manifest["images"][2]["health"]["a dog"]
     assert entry["sensitivity"] == 0 and entry["warnings"] == saved.warnings(2, 0)
     assert entry["presence"] == pytest.approx(float(saved.presence[2, 0]), abs=1e-4)
-    del manifest["how"]["health"]  # as of a result from before there was any
+    del manifest["provenance"]["health"]  # as of a result from before there was any
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     assert Explanation.load(tmp_path).health is None
 
 
-def test_explain_each_gives_each_photo_its_own(many: dict[str, Explanation], photos: list[Image.Image]) -> None:
-    for index, one in enumerate(eclip.explain_each(photos, TEXTS, model="mini", batch_size=2, method="eclip")):
+def test_explain_each_gives_each_image_its_own(many: dict[str, Explanation], images: list[Image.Image]) -> None:
+    for index, one in enumerate(eclip.explain_each(images, TEXTS, model="mini", batch_size=2, method="eclip")):
         assert one.health is not None and one.health.presence.shape == (1, 3)
         for name in NUMBERS:
             whole = getattr(many["eclip"].health, name)[index]
@@ -341,34 +341,34 @@ def test_explain_each_gives_each_photo_its_own(many: dict[str, Explanation], pho
 
 
 def test_the_command_warns_on_stderr_and_its_manifest_has_the_numbers(tmp_path: Path) -> None:
-    shutil.copy(PHOTOS / "elephant.jpg", tmp_path)
+    shutil.copy(IMAGES / "elephant.jpg", tmp_path)
     words = ["explain", str(tmp_path / "elephant.jpg"), "-t", "a dog", "-t", "an elephant", "--format", "npz,json"]
     done = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "out")])
     assert f"  a dog: {SENTENCES['presence']}" in done.stderr.splitlines()
     assert "presence" not in done.stdout and len(done.stdout.splitlines()) == 1
     quiet = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "quiet"), "--no-health", "--json"])
     printed = json.loads(quiet.stdout)
-    assert printed["photos"][0]["health"] is None and printed["how"]["health"] is None
-    assert printed["how"]["command"].endswith("--no-health") and SENTENCES["presence"] not in quiet.stderr
+    assert printed["images"][0]["health"] is None and printed["provenance"]["health"] is None
+    assert printed["provenance"]["command"].endswith("--no-health") and SENTENCES["presence"] not in quiet.stderr
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert not manifest["how"]["command"].endswith("--no-health")
-    numbers = manifest["photos"][0]["health"]["an elephant"]
+    assert not manifest["provenance"]["command"].endswith("--no-health")
+    numbers = manifest["images"][0]["health"]["an elephant"]
     assert numbers["presence"] > 0.9 and numbers["warnings"] == []
 
 
-def test_of_many_photos_the_command_says_how_many_have_warnings(tmp_path: Path) -> None:
+def test_of_many_images_the_command_says_how_many_have_warnings(tmp_path: Path) -> None:
     for number in range(6):
-        shutil.copy(PHOTOS / "elephant.jpg", tmp_path / f"{number}.jpg")
+        shutil.copy(IMAGES / "elephant.jpg", tmp_path / f"{number}.jpg")
     words = ["explain", str(tmp_path), "--format", "json", "-o", str(tmp_path / "out")]
     done = CliRunner().invoke(app, [*words, "-t", "a dog", "-t", "an elephant"])
-    assert "6 of 6 photos have warnings of health: manifest.json names them" in done.stderr.splitlines()
+    assert "6 of 6 images have warnings of health: manifest.json names them" in done.stderr.splitlines()
     assert SENTENCES["presence"] not in done.stderr and len(done.stdout.splitlines()) == 6
     fine = CliRunner().invoke(app, [*words, "-t", "an elephant"])
     assert "of health" not in fine.stderr
 
 
 def test_no_text_steers_the_terminal(tmp_path: Path) -> None:
-    shutil.copy(PHOTOS / "elephant.jpg", tmp_path)
+    shutil.copy(IMAGES / "elephant.jpg", tmp_path)
     words = [str(tmp_path / "elephant.jpg"), "--format", "json", "-o", str(tmp_path / "out")]
     done = CliRunner().invoke(app, ["explain", *words, "-t", "a \x1b[2Jdog"])
     assert done.exit_code == 0 and "a \ufffd[2Jdog" in done.stdout

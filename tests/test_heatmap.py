@@ -189,7 +189,7 @@ def test_points_of_a_flat_map_or_a_single_halved_cell_are_none(scores):
     assert (coordinates.shape, labels.shape) == ((0, 2), (0,))
 
 
-def test_points_stay_inside_a_one_pixel_photo():
+def test_points_stay_inside_a_one_pixel_image():
     assert heatmap.points(torch.arange(64.0).reshape(8, 8), (1, 1))[0].max() == 0
 
 

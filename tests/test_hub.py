@@ -87,9 +87,9 @@ def _text(name: str) -> Callable[[], torch.Tensor]:
 def _seen() -> Seen:
     from PIL import Image
 
-    photo = Image.linear_gradient("L").convert("RGB")
+    image = Image.linear_gradient("L").convert("RGB")
     backbone = tiny.backbone("vit")
-    return Seen([photo], ["a"], eclip.encode(backbone, backbone.preprocess(photo)[None]))
+    return Seen([image], ["a"], eclip.encode(backbone, backbone.preprocess(image)[None]))
 
 
 PATHS = {
@@ -279,8 +279,8 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     indirect=["path"],
 )
 def test_a_refusal_says_the_way_out_and_leaves_nothing(path: Fetching, hub: Hub, cache: Path, refusal: str) -> None:
-    how, message = REFUSALS[refusal]
-    fault = hub.fault("status", path.weights, methods=("HEAD",), **how)
+    provenance, message = REFUSALS[refusal]
+    fault = hub.fault("status", path.weights, methods=("HEAD",), **provenance)
     with pytest.raises(DownloadError, match=message) as raised:
         path.ask()
     said = str(raised.value)
@@ -319,16 +319,18 @@ def test_an_answer_that_is_no_hubs(path: Fetching, hub: Hub) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "how"),
+    ("path", "provenance"),
     [("hf-hub:", "cut short"), ("hf-hub:", "emptied"), *((each, "flipped") for each in PATHS)],
     indirect=["path"],
 )
-def test_a_damaged_file_in_the_cache_is_named_and_fetched_anew(path: Fetching, hub: Hub, cache: Path, how: str) -> None:
+def test_a_damaged_file_in_the_cache_is_named_and_fetched_anew(
+    path: Fetching, hub: Hub, cache: Path, provenance: str
+) -> None:
     first = path.ask()
     [link] = [file for file in cache.rglob("*") if file.is_symlink() and file.name.startswith(path.weights)]
     blob, content = link.resolve(), link.read_bytes()
     last = bytes([content[-1] ^ 1])
-    blob.write_bytes({"flipped": content[:-1] + last, "cut short": content[:-9], "emptied": b""}[how])
+    blob.write_bytes({"flipped": content[:-1] + last, "cut short": content[:-9], "emptied": b""}[provenance])
     _forget()
     with pytest.raises(DownloadError) as raised:
         path.ask()
@@ -533,10 +535,10 @@ def _until(true: Callable[[], Any]) -> None:
         time.sleep(0.02)
 
 
-def test_ctrl_c_shows_how_far_it_came_and_the_next_run_goes_on(tiny_hub: Hub, cache: Path, photos: Path) -> None:
+def test_ctrl_c_shows_how_far_it_came_and_the_next_run_goes_on(tiny_hub: Hub, cache: Path, images: Path) -> None:
     weights = "open_clip_model.safetensors"
     fault = tiny_hub.fault("stall", weights, after=500_000, times=1, methods=("GET",))
-    words = ["explain", str(photos / "a.png"), "-t", "a dog", "--model", "hf-hub:org/tiny", "-o", str(cache / "out")]
+    words = ["explain", str(images / "a.png"), "-t", "a dog", "--model", "hf-hub:org/tiny", "-o", str(cache / "out")]
     screen, side = pty.openpty()
     script = f"{SLOWLY}import sys; sys.argv = ['eclip', *{words!r}]; from eclip.cli import main; main()"
     with started(script, environment(tiny_hub, cache), stderr=side) as process:

@@ -76,7 +76,7 @@ def test_naflex_on_a_grid_one_patch_wide_equals_the_hosts(rows: int, cols: int) 
 
 
 def test_a_size_that_is_no_multiple_of_the_patch_leaves_out_what_the_host_does() -> None:
-    """As so400m-patch14-384: the host's convolution drops the last pixels; photos here get the multiple below."""
+    """As so400m-patch14-384: the host's convolution drops the last pixels; images here get the multiple below."""
     config = tiny_hf.FAMILIES["SigLIP"]()
     config.vision_config.image_size = 37
     host = tiny_hf.transformers.SiglipModel(config).double().eval()
@@ -327,10 +327,10 @@ def test_a_processor_says_tokenizer_and_colors_at_once() -> None:
 def test_pixels_are_those_of_the_image_processor(config: dict[str, Any]) -> None:
     processor = tiny_hf.transformers.CLIPImageProcessor(**{**COLORS, **config})
     backbone = eclip.wrap(tiny_hf.model("CLIP"), processor=processor)
-    photo = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     options = {"do_resize": False, "do_center_crop": False, "return_tensors": "pt"}
-    expected = processor(Image.fromarray(photo), **options)["pixel_values"][0]
-    torch.testing.assert_close(backbone.preprocess(Image.fromarray(photo)), expected.float(), rtol=1e-5, atol=1e-5)
+    expected = processor(Image.fromarray(image), **options)["pixel_values"][0]
+    torch.testing.assert_close(backbone.preprocess(Image.fromarray(image)), expected.float(), rtol=1e-5, atol=1e-5)
 
 
 def test_what_is_given_wins_and_the_processor_is_asked_for_the_rest_alone() -> None:
@@ -402,16 +402,16 @@ def test_the_mask_needs_no_more_than_the_tokenizer_gives() -> None:
     assert tiny_hf.backbone("Chinese-CLIP").tokenize(["dog"]).shape == (1, 60), "model_max_length of the tokenizer"
 
 
-def test_the_command_line_and_its_results_name_the_model(folders: Path, photos: Path, tmp_path: Path) -> None:
+def test_the_command_line_and_its_results_name_the_model(folders: Path, images: Path, tmp_path: Path) -> None:
     name = f"hf:{folders / 'SigLIP'}"
-    words = ["explain", str(photos / "a.png"), "-t", "a dog", "-t", "a cat", "-m", name, "-o", str(tmp_path)]
+    words = ["explain", str(images / "a.png"), "-t", "a dog", "-t", "a cat", "-m", name, "-o", str(tmp_path)]
     done = CliRunner().invoke(cli.app, words)
     assert done.exit_code == 0, done.output
     answer = eclip.Explanation.load(tmp_path)
     assert answer.maps.shape[-2:] == (4, 4)
     assert name in (tmp_path / "manifest.json").read_text()
-    photo = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-    assert np.isfinite(eclip.explain(photo, ["a dog"], model=name, method="gradcam").maps).all()
+    image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    assert np.isfinite(eclip.explain(image, ["a dog"], model=name, method="gradcam").maps).all()
     done = CliRunner().invoke(cli.app, ["doctor", name, "--json"])
     [row] = [row for row in json.loads(done.stdout) if row["what"] == f"model {name}"]
     assert row["is"].startswith(
@@ -546,8 +546,8 @@ def test_an_adapter_on_a_projection_has_no_transpose_but_works() -> None:
     for layer in adapted.vision_model.encoder.layers:
         layer.self_attn.q_proj = Adapted(layer.self_attn.q_proj)
     other = eclip.wrap(adapted, tokenizer=tiny_hf.tokenizer("CLIP"), mean=tiny.MEAN, std=tiny.STD)
-    assert plain.blocks[-1].pull is not None
-    assert other.blocks[-1].pull is None
+    assert plain.blocks[-1].qkv_vjp is not None
+    assert other.blocks[-1].qkv_vjp is None
     pixels, text = tiny.pixels(plain), tiny.texts(plain).double()
     for name in ("gradcam", "chefer", "decompose"):
         maps = [eclip.METHODS[name](eclip.encode(one, pixels), text) for one in (plain, other)]
@@ -571,8 +571,8 @@ def test_words_of_every_text_tower(family: str) -> None:
         assert float(values.abs().min()) > 0 or method.name == "chefer"
         alone = method(read(backbone, ["a cat", text]), image)[:, 1]
         torch.testing.assert_close(alone, method(reading, image)[:, 0], rtol=1e-5, atol=1e-8)
-    photo = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    found = eclip.interactions(photo, text, model=backbone, points=100)
+    picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    found = eclip.interactions(picture, text, model=backbone, points=100)
     assert abs(found.total - found.goal) < 0.05 * abs(found.goal)
 
 

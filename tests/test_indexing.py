@@ -20,8 +20,8 @@ TEXTS = ["a dog", "grass", "the sea"]
 
 
 @pytest.fixture(scope="module")
-def answer(tiny_name: str, photos: Path) -> Explanation:
-    found = eclip.explain([photos / "a.png", photos / "b.jpg"], TEXTS, model=tiny_name, method="itsm")
+def answer(tiny_name: str, images: Path) -> Explanation:
+    found = eclip.explain([images / "a.png", images / "b.jpg"], TEXTS, model=tiny_name, method="itsm")
     return replace(found, maps=np.random.default_rng(0).random(found.maps.shape, np.float32))  # unlike enough
 
 
@@ -77,7 +77,7 @@ def test_what_is_not_there_is_told_with_what_is(
 
 
 def test_pictures_of_an_image_alone(answer: Explanation) -> None:
-    for take in (answer.photo, answer.strip, answer.best_texts):
+    for take in (answer.image, answer.strip, answer.best_texts):
         assert _same(take("b.jpg"), take(1)) and _same(take(-1), take(1))
         with pytest.raises(OptionError, match="there is no image 2: there are 2 images"):
             take(2)
@@ -86,9 +86,9 @@ def test_pictures_of_an_image_alone(answer: Explanation) -> None:
     assert answer.label("grass") == answer.label(1) == "grass"
 
 
-def test_one_is_one_and_a_name_that_several_have_needs_a_number(tiny_name: str, photos: Path) -> None:
+def test_one_is_one_and_a_name_that_several_have_needs_a_number(tiny_name: str, images: Path) -> None:
     with pytest.warns(EqualTextsWarning, match=r"'a dog' \(2 times\)"):
-        one = eclip.explain(photos / "a.png", ["a dog", "grass", "a dog"], model=tiny_name, method="itsm")
+        one = eclip.explain(images / "a.png", ["a dog", "grass", "a dog"], model=tiny_name, method="itsm")
     with pytest.raises(OptionError, match=r"there is no image 1: there is 1 image, number 0\."):
         one.heatmap(1, 0)
     with pytest.raises(OptionError, match=r"texts 0 and 2 are called 'a dog': give the number\."):
@@ -99,7 +99,7 @@ def test_one_is_one_and_a_name_that_several_have_needs_a_number(tiny_name: str, 
     assert image_of("y/a.png", ["x/a.png", "y/a.png"]) == 1
     with pytest.raises(OptionError, match="there are no texts"):
         number_of(0, (), "text")
-    assert image_and_text("a dog", None, ["photo 0"], ["a dog"]) == (0, 0)
+    assert image_and_text("a dog", None, ["image 0"], ["a dog"]) == (0, 0)
 
 
 def test_no_threshold_is_the_one_that_is_found(answer: Explanation) -> None:
@@ -128,8 +128,8 @@ def test_health_by_name(answer: Explanation) -> None:
         health.warnings(0, "a dgo")
 
 
-def test_classes_of_a_segmentation_by_name(tiny_name: str, photos: Path) -> None:
-    paths = [photos / "a.png", photos / "b.jpg"]
+def test_classes_of_a_segmentation_by_name(tiny_name: str, images: Path) -> None:
+    paths = [images / "a.png", images / "b.jpg"]
     found = eclip.segment(paths, ["dog", "grass"], model=tiny_name, templates="none")
     right = found.labels[1] == 2
     assert right.any() and not right.all()
@@ -157,8 +157,8 @@ def test_classes_of_a_segmentation_by_name(tiny_name: str, photos: Path) -> None
             take("dog")
 
 
-def test_words_of_a_text_by_name(tiny_name: str, photos: Path) -> None:
-    paths = [photos / "a.png", photos / "b.jpg"]
+def test_words_of_a_text_by_name(tiny_name: str, images: Path) -> None:
+    paths = [images / "a.png", images / "b.jpg"]
     words = eclip.explain_words(paths, ["a big dog", "grass"], model=tiny_name)
     right = words.shares(1, 0)
     for image in (1, "b.jpg", paths[1]):

@@ -36,7 +36,7 @@ def whole_batch(pairs: int = 8, bad: tuple[int, ...] = ()) -> Batch:
 
 
 def worded(batch: Batch) -> Batch:
-    """The same with six words: photo n has word n mod 6, and photos 0 and 3 have the next one too."""
+    """The same with six words: image n has word n mod 6, and images 0 and 3 have the next one too."""
     number = torch.arange(len(batch.rows)) % 6
     near = torch.eye(6, dtype=torch.bool)[number]
     near[0, 1] = near[3, 4] = True
@@ -96,16 +96,16 @@ def test_a_pair_that_has_nothing_against_it_has_no_loss_and_no_slope() -> None:
     assert float(contrast(logits.detach(), all_good, torch.ones(3, 3, dtype=torch.bool))) == 0
 
 
-def test_photos_are_not_held_against_texts_whose_word_is_their_own() -> None:
+def test_images_are_not_held_against_texts_whose_word_is_their_own() -> None:
     batch, one = worded(whole_batch()), learner(form="similarity_smooth")
     pairs = range(8)
-    own = [{int(word) for word in batch.false_negatives[photo].nonzero()} for photo in pairs]
-    aside = torch.tensor([[int(batch.number[text]) in own[photo] for text in pairs] for photo in pairs])
+    own = [{int(word) for word in batch.false_negatives[image].nonzero()} for image in pairs]
+    aside = torch.tensor([[int(batch.number[text]) in own[image] for text in pairs] for image in pairs])
     assert aside[0].tolist() == [True, True, False, False, False, False, True, True]
     with torch.no_grad():
         logits = 20 * match(
             one.pooled.head(batch.rows.float()),
-            torch.nn.functional.normalize(one.pooled.head.words(batch.text), dim=-1),
+            torch.nn.functional.normalize(one.pooled.head.project_text(batch.text), dim=-1),
             batch.guide.float(),
             "similarity_smooth",
         )
@@ -178,7 +178,7 @@ def test_bfloat16_is_near_and_keeps_the_heads_weights_whole() -> None:
         losses[precision] = [one.step([batch], 0.01) for _ in range(5)]
         assert {weight.dtype for weight in one.pooled.parameters()} == {torch.float32}
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            tokens, words = one.pooled.head(batch.rows.float()), one.pooled.head.words(batch.text)
+            tokens, words = one.pooled.head(batch.rows.float()), one.pooled.head.project_text(batch.text)
         words = words.float() / words.float().norm(dim=1)[:, None]
         whole = 20 * match(tokens.float(), words, batch.guide.float(), "soft")
         assert one.step([batch], 0.01) == pytest.approx(float(contrast(whole, batch.good)), abs=1e-5), "of the products"

@@ -1,4 +1,4 @@
-"""Photos with pixel masks, read from miniature packs that each test may break; the real packs where they are."""
+"""Images with pixel masks, read from miniature packs that each test may break; the real packs where they are."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def write_mask(path: Path, values: np.ndarray) -> None:
 
 @pytest.fixture
 def pack(tmp_path: Path) -> Path:
-    """Four photos of 40 x 30: a, c, d with halves of class 1 and 2, b of background alone, a with a void row."""
+    """Four images of 40 x 30: a, c, d with halves of class 1 and 2, b of background alone, a with a void row."""
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
     for seed, name in enumerate("abcd"):
-        photo = np.random.default_rng(seed).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-        Image.fromarray(photo).save(tmp_path / "images" / f"{name}.{'png' if name == 'b' else 'jpg'}")
+        image = np.random.default_rng(seed).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(image).save(tmp_path / "images" / f"{name}.{'png' if name == 'b' else 'jpg'}")
         values = np.zeros((30, 40), dtype=np.uint8)
         if name != "b":
             values[:, :20], values[:, 20:35] = 1, 2
@@ -52,7 +52,7 @@ def test_masks_hold_numbers_and_not_colors(pack: Path) -> None:
     assert item.read().shape == item.open().size[::-1] == (30, 40)
 
 
-def test_photos_come_in_the_order_of_the_index_and_where_every_and_first_choose(pack: Path) -> None:
+def test_images_come_in_the_order_of_the_index_and_where_every_and_first_choose(pack: Path) -> None:
     def names(**options: object) -> str:
         return "".join(item.name for item in read_masks(pack, **options).items)
 
@@ -64,7 +64,7 @@ def test_photos_come_in_the_order_of_the_index_and_where_every_and_first_choose(
     assert names() == "abcd"
 
 
-def test_a_mask_lies_on_the_upright_photo(pack: Path) -> None:
+def test_a_mask_lies_on_the_upright_image(pack: Path) -> None:
     tags = Image.Exif()
     tags[0x0112] = 6  # the camera was turned by a quarter
     Image.new("RGB", (30, 40)).save(pack / "images" / "c.jpg", exif=tags)
@@ -112,13 +112,13 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         "line 1 of .*a tab and a name.*'1 dog'",
     ),
     "classes too many": (lambda pack: (pack / "classes.txt").write_text("65536\tdog"), "0 to 65535"),
-    "no photo": (
+    "no image": (
         lambda pack: (pack / "images" / "c.jpg").unlink(),
-        "c.jpg: no such file, but it is the photo of 'c', whose mask is .*c.png",
+        "c.jpg: no such file, but it is the image of 'c', whose mask is .*c.png",
     ),
     "two photos": (lambda pack: (pack / "images" / "c.png").touch(), "one of c.jpg and c.png, got both"),
     "no mask": (lambda pack: (pack / "masks" / "c.png").unlink(), "c.png: no such file, but it is the mask of 'c'"),
-    "index without names": (lambda pack: (pack / "index.tsv").write_text("photo\na\n"), "no column name; it has photo"),
+    "index without names": (lambda pack: (pack / "index.tsv").write_text("image\na\n"), "no column name; it has image"),
     "index ragged": (
         lambda pack: (pack / "index.tsv").write_text("name\torigin\na\n"),
         "line 2 of .* 2 columns, got 1",
@@ -136,7 +136,7 @@ def test_a_broken_pack_says_what_is_wrong(pack: Path, what: str) -> None:
 
 
 SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "size": (lambda mask: Image.new("L", (39, 30)).save(mask), "39 x 30 pixels, its photo 40 x 30"),
+    "size": (lambda mask: Image.new("L", (39, 30)).save(mask), "39 x 30 pixels, its image 40 x 30"),
     "colors": (lambda mask: Image.new("RGB", (40, 30)).save(mask), "palette or gray picture .* got RGB"),
     "16 bits": (lambda mask: Image.new("I;16", (40, 30), 300).save(mask), r"shows \[300\]"),
     "number": (
@@ -160,9 +160,9 @@ def test_a_spoiled_mask_is_found_when_it_is_read(pack: Path, what: str) -> None:
 def test_questions_that_no_pack_can_answer(pack: Path) -> None:
     with pytest.raises(eclip.errors.DataError, match="no column split; it has name, origin"):
         read_masks(pack, where={"split": "val"})
-    with pytest.raises(eclip.errors.DataError, match=r"0 photos where {'origin': 'test'}"):
+    with pytest.raises(eclip.errors.DataError, match=r"0 images where {'origin': 'test'}"):
         read_masks(pack, where={"origin": "test"})
-    with pytest.raises(eclip.errors.DataError, match=r"4 photos .* from place 9"):
+    with pytest.raises(eclip.errors.DataError, match=r"4 images .* from place 9"):
         read_masks(pack, first=9)
     with pytest.raises(eclip.errors.OptionError, match="every must be at least 1"):
         read_masks(pack, every=0)
@@ -200,7 +200,7 @@ def test_the_other_real_packs_are_of_the_same_layout(name: str) -> None:
 
 
 @pytest.mark.parametrize("end", [".JPG", ".jpeg", ".PNG", ".tif", ".TIFF", ".bmp", ".webp", ".gif", ".jfif"])
-def test_photos_and_masks_of_all_kinds_that_are_read_are_found(pack: Path, end: str) -> None:
+def test_images_and_masks_of_all_kinds_that_are_read_are_found(pack: Path, end: str) -> None:
     kind = {".jpg": "jpeg", ".jpeg": "jpeg", ".jfif": "jpeg", ".tif": "tiff", ".tiff": "tiff"}.get(end.lower(), end[1:])
     (pack / "images/c.jpg").unlink()
     Image.new("RGB", (40, 30)).save(pack / f"images/c{end}", kind.lower())
@@ -210,7 +210,7 @@ def test_photos_and_masks_of_all_kinds_that_are_read_are_found(pack: Path, end: 
         (pack / "masks/c.png").unlink()
     for _ in range(2):  # with the index, and without
         [item] = [one for one in read_masks(pack).items if one.name == "c"]
-        assert item.photo.name == f"c{end}" and set(np.unique(item.read()).tolist()) == {0, 1, 2}
+        assert item.image.name == f"c{end}" and set(np.unique(item.read()).tolist()) == {0, 1, 2}
         (pack / "index.tsv").unlink(missing_ok=True)
 
 
@@ -241,4 +241,4 @@ def test_two_files_of_one_name_are_refused(pack: Path, folder: str, more: str, t
 
 def test_names_of_the_index_may_have_their_ending(pack: Path) -> None:
     (pack / "index.tsv").write_text("name\nd.jpg\nb.png\n", encoding="utf-8")
-    assert [(item.name, item.photo.name) for item in read_masks(pack).items] == [("d", "d.jpg"), ("b", "b.png")]
+    assert [(item.name, item.image.name) for item in read_masks(pack).items] == [("d", "d.jpg"), ("b", "b.png")]

@@ -457,7 +457,7 @@ EVERY = [(name, family) for name in METHODS for family in tiny.FAMILIES if famil
 FLAT = {("gem", pool) for pool in tiny.POOLS}
 """Random pools have short tokens: GEM's temperature, which is their length, is near 0, and all tokens become alike."""
 FAINT = {("rise", "resnet"), ("occlusion", "resnet")}
-"""A random ResNet's score hardly sees the photo; what is left of a difference of scores in bfloat16 is rounding."""
+"""A random ResNet's score hardly sees the image; what is left of a difference of scores in bfloat16 is rounding."""
 
 
 @pytest.mark.parametrize(("name", "family"), EVERY)

@@ -1,4 +1,4 @@
-"""Localization: by hand, by property, and against plain loops; and the pass over photos with masks."""
+"""Localization: by hand, by property, and against plain loops; and the pass over images with masks."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_void_pixels_are_neither_inside_nor_outside() -> None:
     assert contrast(other, inside, outside) == contrast(HEAT, inside, outside)
 
 
-def test_a_thing_that_fills_the_photo_has_no_contrast() -> None:
+def test_a_thing_that_fills_the_image_has_no_contrast() -> None:
     everywhere = np.ones_like(THING)
     assert contrast(HEAT, everywhere, ~everywhere) == contrast(1 - HEAT, everywhere, ~everywhere) == 0
     assert ious(HEAT, everywhere, ~everywhere, np.array([0.0, 0.5])).tolist() == [1, 3 / 6]
@@ -120,7 +120,7 @@ def test_what_cannot_be_scored_is_refused() -> None:
 
 @pytest.fixture(scope="module")
 def masks(tmp_path_factory: pytest.TempPathFactory) -> MaskSet:
-    """Five photos of unlike sizes: the first three show 1 and 2, the next 3 alone, the last nothing."""
+    """Five images of unlike sizes: the first three show 1 and 2, the next 3 alone, the last nothing."""
     folder = tmp_path_factory.mktemp("pack")
     for part in ("images", "masks"):
         (folder / part).mkdir()
@@ -145,7 +145,7 @@ def test_a_head_is_scored_by_what_explain_shows(masks: MaskSet, source: str) -> 
     wanted = Localization()
     for item in masks.items:
         mask = item.read()
-        answer = eclip.explain(item.photo, prompts, model=eclip.with_head(backbone, head), method="eclip")
+        answer = eclip.explain(item.image, prompts, model=eclip.with_head(backbone, head), method="eclip")
         for number in present(mask):
             inside, outside = mask == number, (mask != number) & (mask != 65535)
             wanted.add(number, answer.heatmap(0, number - 1), inside, outside)
@@ -174,7 +174,7 @@ def test_validation_refuses_no_batch(masks: MaskSet) -> None:
         Validation(masks, backbone, "value", batch_size=0).score(EclipHead.start(backbone))
 
 
-def test_validation_says_when_no_photo_shows_a_class(masks: MaskSet) -> None:
+def test_validation_says_when_no_image_shows_a_class(masks: MaskSet) -> None:
     nothing, backbone = MaskSet(masks.name, masks.classes, masks.items[4:]), tiny.backbone("vit")
     with pytest.raises(eclip.errors.DataError, match="no pair was scored"):
         Validation(nothing, backbone, "value").score(EclipHead.start(backbone))

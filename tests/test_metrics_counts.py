@@ -25,9 +25,9 @@ def test_confusion_by_hand() -> None:
     assert class_ious(counts, ignore_background=True) == pytest.approx([np.nan, 1, 0, np.nan], nan_ok=True)
 
 
-def test_confusions_of_photos_add_up() -> None:
+def test_confusions_of_images_add_up() -> None:
     called, truth = (np.stack(side) for side in zip(*labels(), strict=True))
-    each = sum(confusion(*photo, 7) for photo in labels())
+    each = sum(confusion(*image, 7) for image in labels())
     assert (each == confusion(called, truth, 7)).all()
     assert confusion(called, np.full_like(truth, 9), 7, void=9).sum() == 0
 

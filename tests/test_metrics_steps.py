@@ -24,58 +24,58 @@ def mean_of_patch(pixels: torch.Tensor) -> torch.Tensor:
 
 def test_a_model_that_looks_at_one_patch() -> None:
     """On 4 x 4 pixels, 16 steps: the score rises in 4 steps of 1/4 and stays, or stays 0 and rises in the last 4."""
-    photo, nothing = torch.ones(3, 4, 4), torch.zeros(3, 4, 4)
+    image, nothing = torch.ones(3, 4, 4), torch.zeros(3, 4, 4)
     right = np.zeros((4, 4))
     right[:2, :2] = 1
     climb, high = [0, 0.25, 0.5, 0.75, 1], [1.0] * 12
-    found = INSERTION(mean_of_patch, photo, right, nothing, steps=16)
+    found = INSERTION(mean_of_patch, image, right, nothing, steps=16)
     assert found.shares == pytest.approx(np.arange(17) / 16)
     assert found.scores == pytest.approx(climb + high)
     assert area(found) == pytest.approx(1 - 4 / 16 / 2)
-    lost = DELETION(mean_of_patch, photo, right, nothing, steps=16)
+    lost = DELETION(mean_of_patch, image, right, nothing, steps=16)
     assert lost.scores == pytest.approx([1 - one for one in climb + high])
     assert area(lost) == pytest.approx(4 / 16 / 2)
-    assert area(INSERTION(mean_of_patch, photo, 1 - right, nothing, steps=16)) == pytest.approx(4 / 16 / 2)
-    assert area(DELETION(mean_of_patch, photo, 1 - right, nothing, steps=16)) == pytest.approx(1 - 4 / 16 / 2)
+    assert area(INSERTION(mean_of_patch, image, 1 - right, nothing, steps=16)) == pytest.approx(4 / 16 / 2)
+    assert area(DELETION(mean_of_patch, image, 1 - right, nothing, steps=16)) == pytest.approx(1 - 4 / 16 / 2)
 
 
 def test_a_linear_model_has_the_curve_of_its_sorted_products() -> None:
     """Score = sum of w x: heat = w x is the best order, its running sum the curve; insertion and deletion add up."""
     generator = torch.Generator().manual_seed(1)
-    photo, weight = torch.rand(2, 3, 6, 5, generator=generator).double()
-    products = (photo * weight).sum(0).numpy()
-    black = torch.zeros_like(photo)
+    image, weight = torch.rand(2, 3, 6, 5, generator=generator).double()
+    products = (image * weight).sum(0).numpy()
+    black = torch.zeros_like(image)
 
     def score(pixels: torch.Tensor) -> torch.Tensor:
         return (pixels * weight).sum((1, 2, 3))
 
-    best = INSERTION(score, photo, products, black, steps=30)
+    best = INSERTION(score, image, products, black, steps=30)
     running = np.concatenate([[0], np.sort(products.ravel())[::-1].cumsum()])
     assert best.scores == pytest.approx(running)
     for seed in range(5):
         other = np.random.default_rng(seed).random((6, 5))
-        inserted, deleted = (one(score, photo, other, black, steps=30) for one in (INSERTION, DELETION))
+        inserted, deleted = (one(score, image, other, black, steps=30) for one in (INSERTION, DELETION))
         assert inserted.scores + deleted.scores == pytest.approx(np.full(31, running[-1]))
         assert area(inserted) < area(best)
-    flat = [area(INSERTION(score, photo, np.ones((6, 5)), black, steps=30, seed=seed)) for seed in range(200)]
+    flat = [area(INSERTION(score, image, np.ones((6, 5)), black, steps=30, seed=seed)) for seed in range(200)]
     # a random order has the straight line in the mean
     assert np.mean(flat) == pytest.approx(running[-1] / 2, rel=0.01)
 
 
 def test_part_of_the_pixels_and_uneven_steps() -> None:
-    photo, nothing = torch.ones(3, 2, 3), torch.zeros(3, 2, 3)
+    image, nothing = torch.ones(3, 2, 3), torch.zeros(3, 2, 3)
     heat = np.arange(6.0).reshape(2, 3)
 
     def score(pixels: torch.Tensor) -> torch.Tensor:
         return pixels[:, 0].mean((1, 2))
 
-    half = INSERTION(score, photo, heat, nothing, steps=3, up_to=0.5)
+    half = INSERTION(score, image, heat, nothing, steps=3, up_to=0.5)
     assert half.shares == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6]) and half.scores == pytest.approx(half.shares)
     assert area(half) == pytest.approx(0.25), "the mean height from 0 to 0.5, not half of it"
     # 6 pixels in 4 steps are 0, 1.5, 3, 4.5 and 6, whole pixels: shares are those of the pixels that did change
-    uneven = INSERTION(score, photo, heat, nothing, steps=4)
+    uneven = INSERTION(score, image, heat, nothing, steps=4)
     assert uneven.shares == pytest.approx([0, 2 / 6, 3 / 6, 4 / 6, 1]) and area(uneven) == pytest.approx(0.5)
-    assert area(INSERTION(score, photo, heat, nothing, steps=20)) == pytest.approx(0.5), "more steps than pixels"
+    assert area(INSERTION(score, image, heat, nothing, steps=20)) == pytest.approx(0.5), "more steps than pixels"
 
 
 def test_the_area_is_that_of_trapezoids_over_the_shares() -> None:
@@ -146,7 +146,7 @@ def test_the_blur_is_a_gaussian() -> None:
 
 @pytest.mark.usefixtures("shapes_unchecked")
 def test_what_cannot_be_walked_is_refused() -> None:
-    photo, heat = torch.ones(3, 2, 2), np.ones((2, 2))
+    image, heat = torch.ones(3, 2, 2), np.ones((2, 2))
     for options, message in (
         ({"steps": 0}, "steps and batch_size must be at least 1, got 0 and 32"),
         ({"batch_size": 0}, "got 50 and 0"),
@@ -154,14 +154,14 @@ def test_what_cannot_be_walked_is_refused() -> None:
         ({"up_to": 1.5}, r"in \(0, 1\], got 1.5"),
     ):
         with pytest.raises(eclip.errors.OptionError, match=message):
-            INSERTION(mean_of_patch, photo, heat, photo, **options)
+            INSERTION(mean_of_patch, image, heat, image, **options)
     with pytest.raises(eclip.errors.ShapeError, match=r"got \(3, 2, 2\), \(3, 2, 2\) and \(1, 2\): use heatmap.resize"):
-        DELETION(mean_of_patch, photo, heat[:1], photo)
+        DELETION(mean_of_patch, image, heat[:1], image)
     with pytest.raises(eclip.errors.EclipError, match="NaN or infinite"):
-        DELETION(mean_of_patch, photo, heat * np.nan, photo)
+        DELETION(mean_of_patch, image, heat * np.nan, image)
     with pytest.raises(eclip.errors.ShapeError, match=r"one row for each of 32 pictures, got \(\)"):
-        DELETION(torch.sum, photo, heat, photo)
+        DELETION(torch.sum, image, heat, image)
     with pytest.raises(eclip.errors.UnknownNameError, match=r"unknown fill 'blurr'\. Did you mean 'blur'"):
-        fill("blurr", photo, black=BLACK, white=WHITE)
+        fill("blurr", image, black=BLACK, white=WHITE)
     with pytest.raises(eclip.errors.OptionError, match="sigma must be above 0 pixels, got 0"):
-        fill("blur", photo, black=BLACK, white=WHITE, sigma=0.0)
+        fill("blur", image, black=BLACK, white=WHITE, sigma=0.0)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PHOTOS = ROOT / "docs" / "photos"
+IMAGES = ROOT / "docs" / "images"
 NAMES = {"cat": "a cat", "dog": "a dog", "elephant": "an elephant", "horses": "a horse"}
 
-BOXES = {  # left, top, right, bottom as shares of the photo, read off by eye
+BOXES = {  # left, top, right, bottom as shares of the image, read off by eye
     "cat": (0.23, 0.22, 0.75, 0.62),
     "dog": (0.40, 0.35, 0.78, 1.00),
     "elephant": (0.00, 0.00, 0.60, 1.00),
@@ -43,12 +43,12 @@ def test_what_is_said_of_the_head_is_what_it_was_trained_with() -> None:
             r"It was trained on Flickr8k's and COCO[^.]+\.toml`: [^.]+\.", " ".join(card.split())
         ),
         "docs/eclip.md": re.findall(r"(?:That of `mini`|It) was trained [^.]+\.", " ".join(page.split()))[:1],
-        "its section": re.findall(r"on 7,002 photos with captions [^)]+\)", " ".join(page.split()))[:1],
+        "its section": re.findall(r"on 7,002 images with captions [^)]+\)", " ".join(page.split()))[:1],
     }
     for place, found in claims.items():
         assert len(found) == 1, place
         assert f"`{form}`" in found[0] and guide in found[0], place
-    assert form in METHODS["eclip"].summary and f"{trained['pairs']:,} photos" in page
+    assert form in METHODS["eclip"].summary and f"{trained['pairs']:,} images" in page
     assert f"{trained['texts']}, `{form}`, {guide}" in page and f"on {trained['texts']}," in card
 
     texts = [readme, page, card, METHODS["eclip"].summary, *(path.read_text() for path in (ROOT / "src").rglob("*.py"))]
@@ -62,11 +62,11 @@ def test_what_is_said_of_the_head_is_what_it_was_trained_with() -> None:
     assert [Path(name).name for name in recipe["train_data"]] == [Path(name).name for name in trained["train_data"]]
 
 
-def test_each_photo_is_best_described_by_its_own_name() -> None:
+def test_each_image_is_best_described_by_its_own_name() -> None:
     import eclip
 
-    photos = [PHOTOS / f"{name}.jpg" for name in NAMES]
-    scores = eclip.explain(photos, list(NAMES.values())).scores
+    images = [IMAGES / f"{name}.jpg" for name in NAMES]
+    scores = eclip.explain(images, list(NAMES.values())).scores
     assert scores.argmax(axis=1).tolist() == [0, 1, 2, 3]
     assert scores.argmax(axis=0).tolist() == [0, 1, 2, 3]
 
@@ -75,7 +75,7 @@ def test_each_photo_is_best_described_by_its_own_name() -> None:
 def test_the_map_lies_on_the_thing(name: str) -> None:
     import eclip
 
-    heat = eclip.explain(PHOTOS / f"{name}.jpg", list(NAMES.values())).heatmap(0, list(NAMES).index(name))
+    heat = eclip.explain(IMAGES / f"{name}.jpg", list(NAMES.values())).heatmap(0, list(NAMES).index(name))
     height, width = heat.shape
     left, top, right, bottom = BOXES[name]
     inside = np.zeros_like(heat, dtype=bool)

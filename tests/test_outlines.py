@@ -198,12 +198,12 @@ def test_images_that_share_a_name_keep_their_own_masks(tmp_path: Path) -> None:
     coco(tmp_path, {"segmentation": SQUARE}, {"segmentation": [[0, 0, 1, 0, 1, 1, 0, 1]], "image_id": 8}, files=files)
     found = masks(tmp_path).items
     assert [(one.name, int(one.read().sum())) for one in found] == [("a_1.jpg", 6), ("b_1.png", 1), ("2", 0)]
-    assert [one.photo for one in found] == [tmp_path / "val2017" / name for name in files]
+    assert [one.image for one in found] == [tmp_path / "val2017" / name for name in files]
 
 
-def test_a_photo_of_another_size_is_named(tmp_path: Path) -> None:
+def test_a_image_of_another_size_is_named(tmp_path: Path) -> None:
     coco(tmp_path, {"segmentation": SQUARE})
     Image.new("RGB", (5, 4)).save(tmp_path / "val2017/000000000007.jpg")
     item = masks(tmp_path).items[0]
-    with pytest.raises(DataError, match=r"mask of '000000000007', .* has 6 x 4 pixels, its photo 5 x 4"):
+    with pytest.raises(DataError, match=r"mask of '000000000007', .* has 6 x 4 pixels, its image 5 x 4"):
         item.read()

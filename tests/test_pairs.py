@@ -80,23 +80,23 @@ def test_text_shares_equal_the_integrated_jacobian(kind: str, depth: int) -> Non
 
 @pytest.fixture(scope="module")
 def found() -> eclip.Interactions:
-    return eclip.interactions(PHOTO, "two cats and two dogs", model=tiny.backbone("vit"))
+    return eclip.interactions(IMAGE, "two cats and two dogs", model=tiny.backbone("vit"))
 
 
-PHOTO = np.random.default_rng(3).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+IMAGE = np.random.default_rng(3).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 
 
 def test_more_points_come_nearer_to_the_goal() -> None:
     backbone = tiny.backbone("vit")
     errors = []
     for points in (1, 4, 16, 64):
-        one = eclip.interactions(PHOTO, "two cats", model=backbone, points=points, image_depth=2)
+        one = eclip.interactions(IMAGE, "two cats", model=backbone, points=points, image_depth=2)
         errors.append(abs(one.total - one.goal))
     assert errors[0] > 2 * errors[1] > 4 * errors[2] > 8 * errors[3] > 0
 
 
 def test_the_score_is_the_models(found: eclip.Interactions) -> None:
-    plain = eclip.explain(PHOTO, "two cats and two dogs", model=tiny.backbone("vit"), method="itsm")
+    plain = eclip.explain(IMAGE, "two cats and two dogs", model=tiny.backbone("vit"), method="itsm")
     assert found.score == pytest.approx(plain.scores[0, 0], abs=1e-5)
 
 
@@ -145,24 +145,24 @@ def test_picture_shows_a_map_a_word_and_a_part_a_box(found: eclip.Interactions) 
     assert boxed.width == plain.width
     np.testing.assert_array_equal(np.asarray(plain), np.asarray(boxed)[: plain.height])
     part = np.asarray(boxed)[plain.height :, 10:106]
-    assert np.unique(part.reshape(-1, 3), axis=0).shape[0] > 500  # the photo is noise
+    assert np.unique(part.reshape(-1, 3), axis=0).shape[0] > 500  # the image is noise
 
 
 @pytest.mark.parametrize("setting", ["image_depth", "text_depth", "points"])
 def test_numbers_are_at_least_one(setting: str) -> None:
     with pytest.raises(OptionError, match=f"{setting} must be at least 1, got 0"):
-        eclip.interactions(PHOTO, "a cat", model=tiny.backbone("vit"), **{setting: 0})
+        eclip.interactions(IMAGE, "a cat", model=tiny.backbone("vit"), **{setting: 0})
 
 
 @pytest.mark.parametrize(
     ("family", "view"),
     [("vit, not square", {}), ("vit", {"image_size": 48, "positions": "bilinear", "resize": "keep"})],
 )
-def test_the_whole_equals_the_integral_from_photo_and_text(family: str, view: dict[str, Any]) -> None:
-    """From the photo's pixels and the text's letters, all by Jacobians, with the reference spelled out."""
+def test_the_whole_equals_the_integral_from_image_and_text(family: str, view: dict[str, Any]) -> None:
+    """From the image's pixels and the text's letters, all by Jacobians, with the reference spelled out."""
     backbone, text, points = tiny.backbone(family, torch.float64), "two cats and dogs", 2
-    found = eclip.interactions(PHOTO, text, model=backbone, points=points, **view)
-    pixels = backbone.preprocess(Image.fromarray(PHOTO), view.get("image_size"), view.get("resize", "squash"))
+    found = eclip.interactions(IMAGE, text, model=backbone, points=points, **view)
+    pixels = backbone.preprocess(Image.fromarray(IMAGE), view.get("image_size"), view.get("resize", "squash"))
     both = torch.stack([pixels, torch.zeros_like(pixels)])
     encoding = eclip.encode(backbone, both, 1, view.get("positions", "bicubic_aa"))
     ids = backbone.tokenize([text])

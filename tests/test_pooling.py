@@ -19,7 +19,7 @@ PLAIN = ("max", "mean")
 
 
 def loop(tokens: torch.Tensor, guide: list[float], inside: set[int], form: str) -> list[float]:
-    """One photo's pooled vector, a number at a time."""
+    """One image's pooled vector, a number at a time."""
     peak, patches = max(guide), range(len(guide))
     rows = [[float(value) for value in row] for row in tokens]
     if form.endswith("_unit"):
@@ -51,7 +51,7 @@ def test_each_form_is_its_formula_a_number_at_a_time(form: str) -> None:
     )
     guide = [[4.0, 2.0, 0.0, 1.0], [0.1, 0.4, 0.1, 0.3]]  # means 1.75 and 0.225
     inside = [{0, 1}, {1, 3}]
-    wanted = [loop(*photo, form) for photo in zip(tokens, guide, inside, strict=True)]
+    wanted = [loop(*image, form) for image in zip(tokens, guide, inside, strict=True)]
     got = masked_max_pool(tokens, torch.tensor(guide), form)
     torch.testing.assert_close(got, torch.tensor(wanted))
     alone = masked_max_pool(tokens[1:], torch.tensor(guide[1:]), form)
@@ -164,7 +164,7 @@ def test_matching_a_pooled_vector_is_its_cosine_with_each_text(form: str, thresh
 
 
 def matched(form: str, guide: list[float], rows: list[list[float]], text: list[float]) -> float:
-    """One photo and one text, a number at a time."""
+    """One image and one text, a number at a time."""
     cosines = []
     for row in rows:
         length = math.sqrt(sum(value**2 for value in row))
@@ -177,8 +177,8 @@ def matched(form: str, guide: list[float], rows: list[list[float]], text: list[f
 
 @pytest.mark.parametrize("form", SIMILARITIES)
 def test_matching_patches_is_its_formula_a_number_at_a_time(form: str) -> None:
-    photos = list(zip(GUIDE.tolist(), TOKENS.tolist(), strict=True))
-    wanted = [[matched(form, *photo, text) for text in TEXT.tolist()] for photo in photos]
+    images = list(zip(GUIDE.tolist(), TOKENS.tolist(), strict=True))
+    wanted = [[matched(form, *image, text) for text in TEXT.tolist()] for image in images]
     torch.testing.assert_close(match(TOKENS, TEXT, GUIDE, form), torch.tensor(wanted, dtype=torch.float64))
     torch.testing.assert_close(match(TOKENS, TEXT, 64 * GUIDE, form), match(TOKENS, TEXT, GUIDE, form))
     free = [[matched(form, [1.0] * 5, rows, text) for text in TEXT.tolist()] for rows in TOKENS.tolist()]

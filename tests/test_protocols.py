@@ -55,7 +55,7 @@ PROTOCOL: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def masks(tmp_path_factory: pytest.TempPathFactory) -> MaskSet:
-    """Two photos of 32 x 48 pixels: a dog above a cat."""
+    """Two images of 32 x 48 pixels: a dog above a cat."""
     folder = tmp_path_factory.mktemp("pack")
     for part in ("images", "masks"):
         (folder / part).mkdir()
@@ -78,7 +78,7 @@ def number(found: Evaluation, method: str, key: str) -> float:
 @pytest.mark.parametrize(
     ("kind", "right", "wrong", "message"),
     [
-        (Localize, LOCALIZE, {"least": 1.5}, r"least must be a share of the photo's area, 0 to 1, got 1\.5"),
+        (Localize, LOCALIZE, {"least": 1.5}, r"least must be a share of the image's area, 0 to 1, got 1\.5"),
         (Localize, LOCALIZE, {"least": float("nan")}, "least must be .* got nan"),
         (
             Localize,
@@ -187,7 +187,7 @@ def test_other_positions_are_other_maps_off_the_training_grid_alone(masks: MaskS
         contrasts = []
         for item in masks.items:
             asked: dict[str, Any] = {"image_size": side, "positions": positions, "method": "maskclip"}
-            answer, mask = eclip.explain(item.photo, prompts, model=backbone, **asked), item.read()
+            answer, mask = eclip.explain(item.image, prompts, model=backbone, **asked), item.read()
             for one in present(mask):
                 contrasts.append(contrast(answer.heatmap(0, one - 1), mask == one, (mask != one) & (mask != VOID)))
         return float(np.mean(contrasts))
@@ -216,7 +216,7 @@ def test_positions_reach_every_forward_pass_of_every_task(
     if task == "recognize":
         for seed, item in enumerate(masks.items):
             item.open().save(tmp_path / f"{seed}.png")
-            (tmp_path / f"{seed}.txt").write_text(f"photo {seed}")
+            (tmp_path / f"{seed}.txt").write_text(f"image {seed}")
         pairs, bad = read_pairs([str(tmp_path)])
         data = PairSet("own", pairs, None, bad)
     heard: list[str] = []

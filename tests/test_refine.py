@@ -1,4 +1,4 @@
-"""Refinements: equal to their authors' arrays and to brute force, and what must hold for any map, photo and tower."""
+"""Refinements: equal to their authors' arrays and to brute force, and what must hold for any map, image and tower."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from eclip import heatmap
 from eclip.backbones.backbone import Backbone, Grid
 from eclip.backbones.encoding import Encoding
 from eclip.cli import app
-from eclip.errors import EclipError, KeepError, NoMeaningError, OptionError, ShapeError, UnknownNameError
+from eclip.errors import EclipError, KeepError, NotApplicableError, OptionError, ShapeError, UnknownNameError
 from eclip.explanation.explanation import Explanation
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.refinements.colors import rgb, to_lab
@@ -196,7 +196,7 @@ def test_lab_of_colors_whose_lab_is_known() -> None:
     torch.testing.assert_close(to_lab(colors), expected, rtol=0, atol=0.03)
 
 
-def test_colors_are_those_of_the_photo() -> None:
+def test_colors_are_those_of_the_image() -> None:
     backbone = tiny.backbone("vit")
     values = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     encoding = eclip.encode(backbone, backbone.preprocess(Image.fromarray(values))[None])
@@ -294,7 +294,7 @@ def test_pamr_is_linear_and_stays_in_the_range() -> None:
 
 
 def _two_halves() -> Encoding:
-    """A photo that is dark left of column 20 and light right of it, with some noise."""
+    """An image that is dark left of column 20 and light right of it, with some noise."""
     backbone = _backbone("vit")
     values = torch.full((1, 3, 32, 32), -1.0) + 0.05 * _random(1, 3, 32, 32)
     values[..., 20:] += 2
@@ -302,7 +302,7 @@ def _two_halves() -> Encoding:
 
 
 @pytest.mark.parametrize("name", ["lposs+", "pamr"])
-def test_an_edge_in_the_photo_holds_a_map_back(name: str) -> None:
+def test_an_edge_in_the_image_holds_a_map_back(name: str) -> None:
     encoding = _two_halves()
     maps = torch.tensor([1.0, 1.0, 0.5, 0.0]).expand(1, 1, 4, 4).contiguous()
     options = {"features": torch.eye(16)[None]} if name == "lposs+" else {}  # patches that are like no other
@@ -376,7 +376,7 @@ def test_lposs_plus_the_long_way(options: dict[str, Any]) -> None:
     torch.testing.assert_close(refined.flatten(1), solved, rtol=1e-3, atol=1e-4)
 
 
-def test_weights_between_patches_are_held_for_one_photo_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_between_patches_are_held_for_one_image_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     def watched(features: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
@@ -414,7 +414,7 @@ def test_the_trunk_where_there_is_one() -> None:
     trunk = patch_features(encoding, "trunk")
     torch.testing.assert_close(trunk[1, 5], encoding.trunk[1, :, 1, 1])
     vit = _encode("vit")
-    with pytest.raises(NoMeaningError, match=r"'lposs' has no meaning on vit, a native ViT: it has no CNN trunk"):
+    with pytest.raises(NotApplicableError, match=r"'lposs' is not applicable to vit, a native ViT: .* no CNN trunk"):
         REFINEMENTS["lposs"](_maps(vit), vit, features="trunk")
 
 
@@ -499,15 +499,15 @@ def backbone(tiny_name: str) -> Backbone:
 
 
 @pytest.mark.parametrize("name", REFINEMENTS)
-def test_explain_refines_what_the_method_gives(name: str, backbone: Backbone, photos: Path, tmp_path: Path) -> None:
-    answer = eclip.explain(photos / "a.png", TEXTS, model=backbone, method="itsm", refine=name)  # itsm keeps no block
-    plain = eclip.explain(photos / "a.png", TEXTS, model=backbone, method="itsm")
-    encoding = eclip.encode(backbone, backbone.preprocess(answer.photo())[None], keep=1)
+def test_explain_refines_what_the_method_gives(name: str, backbone: Backbone, images: Path, tmp_path: Path) -> None:
+    answer = eclip.explain(images / "a.png", TEXTS, model=backbone, method="itsm", refine=name)  # itsm keeps no block
+    plain = eclip.explain(images / "a.png", TEXTS, model=backbone, method="itsm")
+    encoding = eclip.encode(backbone, backbone.preprocess(answer.image())[None], keep=1)
     maps = REFINEMENTS[name](torch.from_numpy(plain.maps), encoding)
     np.testing.assert_allclose(answer.maps, maps.numpy(), rtol=1e-5, atol=1e-7)
     assert np.array_equal(answer.scores, plain.scores)
-    assert (answer.how["refine"], answer.how["refine_options"]) == (name, {})
-    assert (plain.how["refine"], plain.how["grid"]) == (None, [4, 4])
+    assert (answer.provenance["refine"], answer.provenance["refine_options"]) == (name, {})
+    assert (plain.provenance["refine"], plain.provenance["grid"]) == (None, [4, 4])
     assert set(answer.seconds) == {"forward", "method", "refine", "health"}
     assert answer.heatmap(0, 1).shape == (30, 40)
     assert sorted(set(answer.points(k=2)[1])) == [0, 1]
@@ -515,11 +515,11 @@ def test_explain_refines_what_the_method_gives(name: str, backbone: Backbone, ph
         f" {answer.maps.shape[2]} x {answer.maps.shape[3]} maps, itsm on {backbone.name}, refined by {name})"
     )
     answer.save(tmp_path)
-    [entry] = json.loads((tmp_path / "manifest.json").read_text())["photos"]
-    assert (entry["grid"], entry["map"]) == (answer.how["grid"], list(answer.maps.shape[2:]))
+    [entry] = json.loads((tmp_path / "manifest.json").read_text())["images"]
+    assert (entry["grid"], entry["map"]) == (answer.provenance["grid"], list(answer.maps.shape[2:]))
     again = Explanation.load(tmp_path)
     assert np.array_equal(again.maps, answer.maps)
-    assert again.how == json.loads(json.dumps(answer.how))
+    assert again.provenance == json.loads(json.dumps(answer.provenance))
 
 
 def test_mean_over_cells_is_the_mean() -> None:
@@ -533,9 +533,11 @@ def test_mean_over_cells_is_the_mean() -> None:
 def test_points_of_a_map_on_pixels_lie_in_patches_of_their_own() -> None:
     maps = np.zeros((1, 1, 64, 64), np.float32)
     maps[..., :32, :32] = 1 + 0.1 * np.random.default_rng(0).random((32, 32))
-    how = {"method": "itsm", "model": "none", "refine": "pamr", "grid": [8, 8]}
-    photo = Image.new("RGB", (64, 64))
-    answer = Explanation(maps, np.zeros((1, 1), np.float32), ("a",), ("photo 0",), ((64, 64),), False, how, (photo,))
+    provenance = {"method": "itsm", "model": "none", "refine": "pamr", "grid": [8, 8]}
+    image = Image.new("RGB", (64, 64))
+    answer = Explanation(
+        maps, np.zeros((1, 1), np.float32), ("a",), ("image 0",), ((64, 64),), False, provenance, (image,)
+    )
     points, labels = answer.points(k=4)
     inside = points[labels == 1]
     assert len({(x // 16, y // 16) for x, y in inside.tolist()}) == 4, "not four neighbors in one spot"
@@ -546,61 +548,61 @@ def test_points_of_a_map_on_pixels_lie_in_patches_of_their_own() -> None:
     ("name", "options"), [("lposs", {"k": 5, "features": "values"}), ("pamr", {"dilations": (1, 2), "steps": 3})]
 )
 def test_the_command_repeats_refined_maps(
-    name: str, options: dict[str, Any], backbone: Backbone, photos: Path, tmp_path: Path
+    name: str, options: dict[str, Any], backbone: Backbone, images: Path, tmp_path: Path
 ) -> None:
-    answer = eclip.explain(photos / "b.jpg", TEXTS, model=backbone, refine=name, refine_options=options)
-    done = CliRunner().invoke(app, [*shlex.split(answer.how["command"])[1:], "-o", str(tmp_path)])
+    answer = eclip.explain(images / "b.jpg", TEXTS, model=backbone, refine=name, refine_options=options)
+    done = CliRunner().invoke(app, [*shlex.split(answer.provenance["command"])[1:], "-o", str(tmp_path)])
     assert done.exit_code == 0, done.output
     again = Explanation.load(tmp_path)
     assert np.array_equal(again.maps, answer.maps)
-    assert again.how == json.loads(json.dumps(answer.how))
-    plain = eclip.explain(photos / "b.jpg", TEXTS, model=backbone, refine=name)
+    assert again.provenance == json.loads(json.dumps(answer.provenance))
+    plain = eclip.explain(images / "b.jpg", TEXTS, model=backbone, refine=name)
     assert not np.array_equal(plain.maps, answer.maps), "the options matter"
 
 
-def test_explain_each_refines_alike(backbone: Backbone, photos: Path) -> None:
-    files = sorted(photos.iterdir())
+def test_explain_each_refines_alike(backbone: Backbone, images: Path) -> None:
+    files = sorted(images.iterdir())
     settings: dict[str, Any] = {"model": backbone, "method": "gradcam", "refine": "lposs", "refine_options": {"k": 6}}
     together = eclip.explain(files, TEXTS, **settings)
     for index, one in enumerate(eclip.explain_each(files, TEXTS, **settings)):
         np.testing.assert_allclose(one.maps[0], together.maps[index], rtol=1e-4, atol=1e-6)
-        assert one.how["refine"] == "lposs"
+        assert one.provenance["refine"] == "lposs"
 
 
-def test_a_guide_is_no_part_of_a_command(backbone: Backbone, photos: Path, tmp_path: Path) -> None:
+def test_a_guide_is_no_part_of_a_command(backbone: Backbone, images: Path, tmp_path: Path) -> None:
     guide = {"features": _random(1, 16, 8)}
-    answer = eclip.explain(photos / "a.png", TEXTS, model=backbone, refine="lposs", refine_options=guide)
-    assert answer.how["command"] is None
-    assert answer.how["refine_options"] == {"features": "a tensor of (1, 16, 8)"}
+    answer = eclip.explain(images / "a.png", TEXTS, model=backbone, refine="lposs", refine_options=guide)
+    assert answer.provenance["command"] is None
+    assert answer.provenance["refine_options"] == {"features": "a tensor of (1, 16, 8)"}
     answer.save(tmp_path)
 
 
-def test_difference_of_two_texts_is_refined_as_one_map(backbone: Backbone, photos: Path) -> None:
+def test_difference_of_two_texts_is_refined_as_one_map(backbone: Backbone, images: Path) -> None:
     settings: dict[str, Any] = {"model": backbone, "method": "maskclip", "refine": "pamr"}
-    apart = eclip.explain(photos / "a.png", "a dog", versus="grass", **settings).maps[:, 0]
-    dog, grass = eclip.explain(photos / "a.png", TEXTS, **settings).maps[0]
+    apart = eclip.explain(images / "a.png", "a dog", versus="grass", **settings).maps[:, 0]
+    dog, grass = eclip.explain(images / "a.png", TEXTS, **settings).maps[0]
     np.testing.assert_allclose(apart[0], dog - grass, atol=1e-6)
 
 
-def test_compare_refines_every_map(backbone: Backbone, photos: Path, tmp_path: Path) -> None:
+def test_compare_refines_every_map(backbone: Backbone, images: Path, tmp_path: Path) -> None:
     found = eclip.compare(
-        photos / "a.png", TEXTS, methods=["itsm", "gem"], models=backbone, refine="pamr", refine_options={"steps": 2}
+        images / "a.png", TEXTS, methods=["itsm", "gem"], models=backbone, refine="pamr", refine_options={"steps": 2}
     )
     alone = eclip.explain(
-        photos / "a.png", TEXTS, model=backbone, method="gem", refine="pamr", refine_options={"steps": 2}
+        images / "a.png", TEXTS, model=backbone, method="gem", refine="pamr", refine_options={"steps": 2}
     )
     np.testing.assert_allclose(found.explanations[backbone.name, "gem"].maps, alone.maps, rtol=1e-4, atol=1e-6)
     seconds = found.explanations[backbone.name, "gem"].seconds
     assert found.costs[backbone.name, "gem"] == pytest.approx(sum(seconds.values()) / seconds["forward"])
-    assert "--refine pamr --refine-set steps=2" in found.how["command"]
-    done = CliRunner().invoke(app, [*shlex.split(found.how["command"])[1:], "-o", str(tmp_path)])
+    assert "--refine pamr --refine-set steps=2" in found.provenance["command"]
+    done = CliRunner().invoke(app, [*shlex.split(found.provenance["command"])[1:], "-o", str(tmp_path)])
     assert done.exit_code == 0, done.output
-    [entry] = json.loads((tmp_path / "manifest.json").read_text())["photos"]
+    [entry] = json.loads((tmp_path / "manifest.json").read_text())["images"]
     assert [(one["grid"], one["map"]) for one in entry["maps"]] == [([4, 4], [32, 32])] * 2
     assert all("refine" in one["seconds"] for one in entry["maps"])
 
 
-def test_the_command_line_lists_and_refuses(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+def test_the_command_line_lists_and_refuses(tiny_name: str, images: Path, tmp_path: Path) -> None:
     def run(*words: str) -> tuple[int, str]:
         done = CliRunner().invoke(app, list(words))
         return done.exit_code, done.output
@@ -608,7 +610,7 @@ def test_the_command_line_lists_and_refuses(tiny_name: str, photos: Path, tmp_pa
     rows = json.loads(run("refinements", "ls", "--json")[1])
     assert [row["refinement"] for row in rows] == list(REFINEMENTS)
     assert [row["maps"] for row in rows] == ["patches", "pixels", "pixels"]
-    question = ("explain", str(photos / "a.png"), "-t", "a dog", "--model", tiny_name, "-o", str(tmp_path / "out"))
+    question = ("explain", str(images / "a.png"), "-t", "a dog", "--model", tiny_name, "-o", str(tmp_path / "out"))
     for words, said in [
         (("--refine", "lpos"), "unknown refinement 'lpos'. Did you mean 'lposs'? `eclip refinements ls`"),
         (("--refine", "lposs", "--refine-set", "k"), "--refine-set needs KEY=VALUE, got 'k'"),
@@ -621,7 +623,7 @@ def test_the_command_line_lists_and_refuses(tiny_name: str, photos: Path, tmp_pa
         assert said in " ".join(output.split())
     assert not (tmp_path / "out").exists()
     with pytest.raises(UnknownNameError, match="unknown refinement 'crf'"):
-        eclip.explain(photos / "a.png", "a dog", model=tiny_name, refine="crf")
+        eclip.explain(images / "a.png", "a dog", model=tiny_name, refine="crf")
 
 
 @pytest.mark.parametrize(
@@ -650,18 +652,18 @@ def test_ranges_are_checked_before_anything_runs(
     name: str, options: dict[str, Any], message: str, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("eclip.explanation.explain.encode", lambda *_: pytest.fail("a photo was encoded"))
-    photo, settings = Image.new("RGB", (32, 32)), {"refine": name, "refine_options": options}
+    image, settings = Image.new("RGB", (32, 32)), {"refine": name, "refine_options": options}
     with pytest.raises(OptionError, match=message):
-        eclip.explain(photo, "a dog", model=backbone, **settings)
+        eclip.explain(image, "a dog", model=backbone, **settings)
     with pytest.raises(OptionError, match=message):
-        eclip.compare(photo, "a dog", models=backbone, **settings)
+        eclip.compare(image, "a dog", models=backbone, **settings)
 
 
-def test_a_refinement_without_meaning_is_no_gap_of_the_method(photos: Path) -> None:
+def test_a_refinement_without_meaning_is_no_gap_of_the_method(images: Path) -> None:
     settings: dict[str, Any] = {"refine": "lposs", "refine_options": {"features": "trunk"}}
-    vit, gaps = _backbone("vit"), dict[str, str]()
-    with pytest.raises(NoMeaningError, match=r"'lposs' has no meaning on vit, .*: it has no CNN trunk"):
-        eclip.compare(photos / "a.png", TEXTS, methods=["itsm", "maskclip"], models=vit, **settings)
-    with pytest.raises(NoMeaningError, match="'lposs' has no meaning"):
-        eclip.explain(photos / "a.png", TEXTS, method=["itsm"], model=vit, gaps=gaps, **settings)
-    assert not gaps
+    vit, not_applicable = _backbone("vit"), dict[str, str]()
+    with pytest.raises(NotApplicableError, match=r"'lposs' is not applicable to vit, .*: it has no CNN trunk"):
+        eclip.compare(images / "a.png", TEXTS, methods=["itsm", "maskclip"], models=vit, **settings)
+    with pytest.raises(NotApplicableError, match="'lposs' is not applicable"):
+        eclip.explain(images / "a.png", TEXTS, method=["itsm"], model=vit, not_applicable=not_applicable, **settings)
+    assert not not_applicable

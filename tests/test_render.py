@@ -82,9 +82,9 @@ def test_signed_is_blue_below_zero_amber_above_and_gray_at_zero():
     assert above[0] > above[1] > above[2]
 
 
-def test_texture_of_the_photo_shows_through_the_peak():
-    photo = Image.fromarray(np.tile(np.array([0, 255], np.uint8)[:, None, None], (10, 20, 3)))
-    picture = np.asarray(render.overlay(photo, np.ones((20, 20), np.float32), signed=False, legend=False)).astype(int)
+def test_texture_of_the_image_shows_through_the_peak():
+    image = Image.fromarray(np.tile(np.array([0, 255], np.uint8)[:, None, None], (10, 20, 3)))
+    picture = np.asarray(render.overlay(image, np.ones((20, 20), np.float32), signed=False, legend=False)).astype(int)
     assert (picture[1::2].sum(2) - picture[::2].sum(2)).min() > 60
 
 
@@ -98,7 +98,7 @@ def test_outline_runs_where_the_heat_map_is_half(signed):
     assert (row > 200).sum() == len(lines)
 
 
-def test_large_photos_are_drawn_in_blocks_without_seams(monkeypatch):
+def test_large_images_are_drawn_in_blocks_without_seams(monkeypatch):
     values = np.random.default_rng(0).random((200, 300)).astype(np.float32)
     whole = render.overlay(gray((300, 200)), values, signed=False)
     monkeypatch.setattr(overlay, "BLOCK_PIXELS", 300 * 7)
@@ -112,7 +112,7 @@ def test_grid_values_are_resized_by_heatmap():
     assert ImageChops.difference(*pictures).getbbox() is None
 
 
-def test_legend_lies_below_the_photo_and_leaves_it_alone():
+def test_legend_lies_below_the_image_and_leaves_it_alone():
     with_legend = render.overlay(gray((300, 200)), RAMP, signed=False, text="a dog", score=0.287)
     bare = render.overlay(gray((300, 200)), RAMP, signed=False, legend=False)
     assert with_legend.width == 300 and 225 <= with_legend.height <= 240
@@ -132,7 +132,7 @@ def test_legend_shows_text_score_and_kind(change):
     ("size", "expected"),
     [((1, 1), (240, 240)), ((1, 4000), (240, 4000)), ((4000, 1), (4000, 16)), ((20, 10), (240, 120))],
 )
-def test_small_photos_are_made_large_enough_to_see(size, expected):
+def test_small_images_are_made_large_enough_to_see(size, expected):
     picture = render.overlay(gray(size), np.eye(7, dtype=np.float32), signed=False, text="a dog", score=0.1)
     assert (picture.width, picture.height - expected[1]) == (expected[0], pytest.approx(31, abs=1))
     assert render.overlay(gray(size), np.eye(7, dtype=np.float32), signed=False, legend=False).size == size
@@ -199,9 +199,9 @@ def test_strip_wraps_into_even_rows(count, columns, rows):
     assert strip_of(count).size == (columns * 330 + 10, rows * 281 + 10)  # panels of 320 x (240 + 31), gaps of 10
 
 
-def test_strip_begins_with_the_photo_in_color():
-    photo = Image.new("RGB", (640, 480), (200, 30, 30))
-    picture = render.strip(photo, [np.eye(3, dtype=np.float32)], signed=False, texts=["a"], scores=[0.1])
+def test_strip_begins_with_the_image_in_color():
+    image = Image.new("RGB", (640, 480), (200, 30, 30))
+    picture = render.strip(image, [np.eye(3, dtype=np.float32)], signed=False, texts=["a"], scores=[0.1])
     assert picture.getpixel((10, 10)) == picture.getpixel((329, 249)) == (200, 30, 30)
     assert len(set(picture.getpixel((340 + 319, 10)))) == 1  # no evidence in that corner: gray
 
@@ -233,7 +233,7 @@ def test_alpha_outside_its_range_is_refused():
 
 # --- grid: a row a method, a column a text -------------------------------------
 
-LEFT, TOP = 32 + 220 + 24, 32 + 147 + 8  # where panels of 220 x 147 begin, and the first row: below the photo
+LEFT, TOP = 32 + 220 + 24, 32 + 147 + 8  # where panels of 220 x 147 begin, and the first row: below the image
 
 
 def section(*rows, name="m", scores=(0.3, 0.2)):
@@ -263,8 +263,8 @@ def box(column, top, width=220, height=147):
 def test_grid_has_a_row_a_method_and_a_column_a_text():
     first, second, other = [[[0, 8]], [[3, 1]]], [[[0, 0]], [[2, 0]]], [[[1, 0]], [[0, 1]]]
     picture = grid(section(row(first), row(second, "rclip"), row(other, "legrad", "gradient")))
-    photo = gray((220, 147))
-    assert same(picture, (32, 32, 32 + 220, 32 + 147), photo)
+    image = gray((220, 147))
+    assert same(picture, (32, 32, 32 + 220, 32 + 147), image)
     assert picture.width == LEFT + 470 + 32  # 2 panels take 448; the words below take 470
     assert same(picture, box(0, TOP + 8), drawn([[0, 1]])) and same(picture, box(1, TOP + 8), drawn([[1, 0]]))
     below = TOP + 8 + 147 + 8
@@ -281,7 +281,7 @@ def test_grid_lays_models_below_one_another_with_their_own_scores():
     second = (0, TOP + 8 + 147, two.width, two.height)
     assert same(two, (0, 0, two.width, second[1]), grid(one, other).crop((0, 0, two.width, second[1])))
     assert not same(two, second, grid(one, other).crop(second))
-    assert two.height - grid(one).height == 32 + 32 + 17 + 11 + 20 + 17 + 8 + 8 + 147  # no photo in the second header
+    assert two.height - grid(one).height == 32 + 32 + 17 + 11 + 20 + 17 + 8 + 8 + 147  # no image in the second header
 
 
 def test_grid_scale_is_of_each_map_or_of_the_row():
@@ -296,7 +296,7 @@ def test_grid_scale_is_of_each_map_or_of_the_row():
 def test_grid_versus_is_blue_for_the_other_text_and_says_so():
     rows = section(row([[[-4, 2]], [[0, 8]]]))
     picture = grid(rows, versus="a wolf")
-    top = TOP + 8  # words above the panels, "not a wolf" among them, are still lower than the photo
+    top = TOP + 8  # words above the panels, "not a wolf" among them, are still lower than the image
     assert same(picture, box(0, top), drawn([[-1, 0.5]], signed=True))
     left, right = (picture.getpixel((x, top + 70)) for x in (LEFT + 5, LEFT + 228 + 215))
     assert left[2] > left[0] and right[0] > right[2]
@@ -332,7 +332,7 @@ def test_grid_shows_the_twenty_texts_that_score_best():
 
 
 @pytest.mark.parametrize(("size", "panel"), [((1, 4000), (16, 220)), ((4000, 1), (220, 16)), ((3, 3), (220, 220))])
-def test_grid_of_photos_of_any_shape(size, panel):
+def test_grid_of_images_of_any_shape(size, panel):
     picture = grid(section(row([[[0, 1]], [[1, 0]]])), size=size)
     left = 32 + max(176, panel[0]) + 24
     header = max(panel[1], 97)

@@ -1,4 +1,4 @@
-"""The page of evaluations, and the photos on it: every number, well formed, nothing from outside, the right pairs."""
+"""The page of evaluations, and the images on it: every number, well formed, nothing from outside, the right pairs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ VOIDS = {"meta", "img", "br", "input", "link", "path", "circle", "polyline"}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six photos; all show a dog above, four of them something of a strange name below."""
+    """Six images; all show a dog above, four of them something of a strange name below."""
     folder = tmp_path_factory.mktemp("pack")
     for part in ("images", "masks"):
         (folder / part).mkdir()
@@ -129,7 +129,7 @@ def test_the_page_needs_nothing_from_outside_and_has_all_parts(found: Evaluation
         "Over thresholds",
         "Against cost",
         "By class",
-        "Best and worst photos",
+        "Best and worst images",
     ):
         assert part in heads
     assert "those with 1 % of the area or more" in heads and "20, from 0 to 0.95" in heads
@@ -187,7 +187,7 @@ def drawn(text: str) -> dict[str, Any]:
     return data
 
 
-def test_a_class_that_no_photo_shows_has_no_overlap(masks: MaskSet, tmp_path: Path) -> None:
+def test_a_class_that_no_image_shows_has_no_overlap(masks: MaskSet, tmp_path: Path) -> None:
     items = [item for place, item in enumerate(masks.items) if place > 3]
     other = run(replace(masks, items=items), tmp_path, protocol="segment-v1", methods=["itsm"])
     assert ["dog", None] not in drawn(other.report())["classes"][0]
@@ -196,9 +196,9 @@ def test_a_class_that_no_photo_shows_has_no_overlap(masks: MaskSet, tmp_path: Pa
 
 def test_recognition_has_its_page(folder: Path, tmp_path: Path) -> None:
     names = ("a dog", "grass")
-    for photo in (folder / "images").iterdir():
-        shutil.copy(photo, tmp_path)
-        (tmp_path / f"{photo.stem}.txt").write_text(names[0])
+    for image in (folder / "images").iterdir():
+        shutil.copy(image, tmp_path)
+        (tmp_path / f"{image.stem}.txt").write_text(names[0])
     pairs, _ = read_pairs([str(tmp_path)])
     found = evaluate(
         PairSet("own", pairs, names, []), out=tmp_path / "run", models=tiny.backbone("vit"), protocol="recognize-v1"
@@ -216,29 +216,29 @@ def test_examples_are_the_best_and_worst_pairs(found: Evaluation) -> None:
         own = [one for one in pairs if one["method"] == method]
         best: list[tuple[str, str]] = []
         for one in sorted(own, key=lambda one: -float(one["iou"])):
-            if one["photo"] not in dict(best) and len(best) < 3:
-                best.append((one["photo"], one["class"]))
+            if one["image"] not in dict(best) and len(best) < 3:
+                best.append((one["image"], one["class"]))
         worst: list[tuple[str, str]] = []
         for one in sorted(own, key=lambda one: float(one["iou"])):
-            pair = (one["photo"], one["class"])
-            if one["photo"] not in dict(worst) and len(worst) < 3 and pair not in best:
+            pair = (one["image"], one["class"])
+            if one["image"] not in dict(worst) and len(worst) < 3 and pair not in best:
                 worst.append(pair)
         drawn = [one for one in found.results["examples"] if one["method"] == method]
         got = {
-            kind: [(one["photo"], str(one["class"])) for one in drawn if one["kind"] == kind]
+            kind: [(one["image"], str(one["class"])) for one in drawn if one["kind"] == kind]
             for kind in ("best", "worst")
         }
         assert got == {"best": best, "worst": worst}, method
         for one in drawn:
-            same = next(p for p in own if p["photo"] == one["photo"] and int(p["class"]) == one["class"])
+            same = next(p for p in own if p["image"] == one["image"] and int(p["class"]) == one["class"])
             assert (float(same["iou"]), float(same["msc"])) == (one["iou"], one["msc"])
             assert one["name"] == ("dog" if one["class"] == 1 else STRANGE)
 
 
 def test_pairs_are_chosen_by_hand() -> None:
     each = [(0, 1, 0.5), (0, 2, 0.9), (1, 1, 0.9), (2, 1, 0.1), (2, 2, 0.1)]
-    row = Row("itsm", False, 5, 3, {}, {}, [{"photo": p, "class": c, "iou": iou, "msc": 0.0} for p, c, iou in each])
-    got = [(one.kind, one.pair["photo"], one.pair["class"]) for one in chosen(row, 2)]
+    row = Row("itsm", False, 5, 3, {}, {}, [{"image": p, "class": c, "iou": iou, "msc": 0.0} for p, c, iou in each])
+    got = [(one.kind, one.pair["image"], one.pair["class"]) for one in chosen(row, 2)]
     assert got == [("best", 0, 2), ("best", 1, 1), ("worst", 2, 1), ("worst", 0, 1)]
     assert chosen(row, 0) == []
 
@@ -278,7 +278,7 @@ def test_a_stopped_drawing_goes_on_to_the_same_files(found: Evaluation, masks: M
 def test_none_can_be_asked_for(masks: MaskSet, tmp_path: Path) -> None:
     none = run(masks, tmp_path, methods=["itsm"], examples=0)
     assert none.results["examples"] == [] and not (tmp_path / "examples").exists()
-    assert "Best and worst photos" not in none.report()
+    assert "Best and worst images" not in none.report()
 
 
 def test_the_command_is_told_where_there_is_one(

@@ -21,7 +21,7 @@ RAMP = torch.arange(16.0).view(4, 4)
 FLAT = torch.ones(4, 4)
 SWAPPED = RAMP.flatten()[[1, 0, *range(2, 16)]].view(4, 4)  # two neighbors in rank: 1 - 6 * 2 / (16 * 255)
 NEAR = 1 - 12 / 4080
-# of each photo: dog, cat (which it does not show), two texts of nonsense, and the dog by the model of shuffled weights
+# of each image: dog, cat (which it does not show), two texts of nonsense, and the dog by the model of shuffled weights
 MAPS = [
     (RAMP, RAMP, RAMP, RAMP, -RAMP),
     (RAMP, -RAMP, -RAMP, -RAMP, RAMP),

@@ -26,7 +26,7 @@ from eclip.segmentation.labels import Piece, label_pixels
 from eclip.segmentation.windows import check_windows, windows
 from eclip.segmentation.writer import SegmentWriter, coco_mask, runs
 
-PHOTOS = Path(__file__).parents[1] / "docs" / "photos"
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 
 # --- words ---
@@ -159,7 +159,7 @@ def test_windows_by_hand() -> None:
     assert windows((448, 336), 224, 112, 336) == [
         (left, top, left + 224, top + 224) for top in (0, 112) for left in (0, 112, 224)
     ]
-    # the same photo in half as many pixels of its own, and a last column that is shifted inward
+    # the same image in half as many pixels of its own, and a last column that is shifted inward
     assert windows((224, 168), 224, 112, 336)[:3] == [(0, 0, 112, 112), (56, 0, 168, 112), (112, 0, 224, 112)]
     assert [box[0] for box in windows((400, 336), 224, 112, 336)[:3]] == [0, 112, 176]
     assert windows((50, 50), 64, 32, 64) == [(0, 0, 50, 50)]
@@ -167,7 +167,7 @@ def test_windows_by_hand() -> None:
 
 @pytest.mark.parametrize("size", [(7, 5), (1, 1), (1, 40), (500, 333), (37, 300)])
 @pytest.mark.parametrize("asked", [(32, 16, 48), (32, 32, 96), (32, 5, 33), (64, 64, 64)])
-def test_windows_cover_the_photo(size: tuple[int, int], asked: tuple[int, int, int]) -> None:
+def test_windows_cover_the_image(size: tuple[int, int], asked: tuple[int, int, int]) -> None:
     count = np.zeros(size[::-1], int)
     for left, top, right, bottom in windows(size, *asked):
         assert 0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]
@@ -189,32 +189,32 @@ def test_windows_have_defaults_and_ranges() -> None:
             check_windows(*given)
 
 
-def _photo(width: int, height: int, seed: int = 0) -> Image.Image:
+def _image(width: int, height: int, seed: int = 0) -> Image.Image:
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def test_one_window_of_the_photos_size_equals_no_windows() -> None:
-    backbone, photo = tiny.backbone("vit"), _photo(50, 50)
+def test_one_window_of_the_images_size_equals_no_windows() -> None:
+    backbone, image = tiny.backbone("vit"), _image(50, 50)
     asked: dict[str, Any] = {"model": backbone, "templates": "none", "method": "maskclip"}
-    plain = eclip.segment(photo, ["dog", "cat", "sky"], **asked)
-    slid = eclip.segment(photo, ["dog", "cat", "sky"], window=32, image_size=32, **asked)
+    plain = eclip.segment(image, ["dog", "cat", "sky"], **asked)
+    slid = eclip.segment(image, ["dog", "cat", "sky"], window=32, image_size=32, **asked)
     np.testing.assert_array_equal(plain.labels[0], slid.labels[0])
     np.testing.assert_array_equal(plain.confidences[0], slid.confidences[0])
 
 
-def test_windows_are_photos_of_their_own_and_batches_change_nothing() -> None:
-    backbone, photo = tiny.backbone("vit"), _photo(96, 64)
+def test_windows_are_images_of_their_own_and_batches_change_nothing() -> None:
+    backbone, image = tiny.backbone("vit"), _image(96, 64)
     asked: dict[str, Any] = {"model": backbone, "templates": "none", "method": "maskclip", "window": 32}
     names = ["dog", "cat", "sky"]
-    found = eclip.segment(photo, names, image_size=64, stride=32, **asked)
-    assert (found.how["window"], found.how["stride"], found.how["image_size"]) == (32, 32, 64)
+    found = eclip.segment(image, names, image_size=64, stride=32, **asked)
+    assert (found.provenance["window"], found.provenance["stride"], found.provenance["image_size"]) == (32, 32, 64)
     for left, top in ((0, 0), (64, 32)):  # without overlap each window is the segmentation of its cut
-        cut = eclip.segment(photo.crop((left, top, left + 32, top + 32)), names, model=backbone, templates="none",
+        cut = eclip.segment(image.crop((left, top, left + 32, top + 32)), names, model=backbone, templates="none",
                             method="maskclip")  # fmt: skip
         part = found.confidences[0][top : top + 32, left : left + 32]
         np.testing.assert_allclose(part, cut.confidences[0], atol=1e-5)
-    small = eclip.segment(photo, names, image_size=64, stride=32, batch_size=1, **asked)
+    small = eclip.segment(image, names, image_size=64, stride=32, batch_size=1, **asked)
     np.testing.assert_allclose(small.confidences[0], found.confidences[0], atol=1e-5)
 
 
@@ -222,54 +222,54 @@ def test_windows_are_photos_of_their_own_and_batches_change_nothing() -> None:
 
 
 def test_labels_are_those_of_explain() -> None:
-    backbone, photos = tiny.backbone("vit"), [_photo(40, 30), _photo(30, 44, seed=1)]
+    backbone, images = tiny.backbone("vit"), [_image(40, 30), _image(30, 44, seed=1)]
     found = eclip.segment(
-        photos, ["dog, puppy", "cat"], model=backbone, background="sky", method="maskclip", templates="single"
+        images, ["dog, puppy", "cat"], model=backbone, background="sky", method="maskclip", templates="single"
     )
     texts = ["sky", "dog", "puppy", "cat"]
-    maps = eclip.explain(photos, texts, model=backbone, method="maskclip", templates="single").maps
-    for image, photo in enumerate(photos):
-        sky, dog, puppy, cat = heatmap.resize(torch.from_numpy(maps[image]), photo.size[::-1]).numpy()
+    maps = eclip.explain(images, texts, model=backbone, method="maskclip", templates="single").maps
+    for image, picture in enumerate(images):
+        sky, dog, puppy, cat = heatmap.resize(torch.from_numpy(maps[image]), picture.size[::-1]).numpy()
         logits = np.stack([sky, np.maximum(dog, puppy), cat])
         np.testing.assert_array_equal(found.labels[image], logits.argmax(axis=0))
         softmax = np.exp(40 * logits - (40 * logits).max(axis=0))
         np.testing.assert_allclose(found.confidences[image], (softmax / softmax.sum(0)).max(axis=0), rtol=1e-4)
     assert found.classes == ("background", "dog", "cat")
-    assert found.how["words"] == {"dog": ["dog", "puppy"], "cat": ["cat"]}
-    assert found.how["command"] is None, "photos in memory cannot be named in a shell"
-    assert repr(found) == "Segmentation(2 photos, 2 classes, maskclip on vit)"
+    assert found.provenance["words"] == {"dog": ["dog", "puppy"], "cat": ["cat"]}
+    assert found.provenance["command"] is None, "images in memory cannot be named in a shell"
+    assert repr(found) == "Segmentation(2 images, 2 classes, maskclip on vit)"
 
 
 @pytest.mark.parametrize("refine", ["pamr", "lposs"])
 def test_refined_maps_are_labeled(refine: str) -> None:
-    backbone, photo = tiny.backbone("vit"), _photo(40, 30)
+    backbone, image = tiny.backbone("vit"), _image(40, 30)
     asked: dict[str, Any] = {"model": backbone, "method": "maskclip", "templates": "none", "refine": refine}
-    found = eclip.segment(photo, ["dog", "cat"], **asked)
-    maps = heatmap.resize(torch.from_numpy(eclip.explain(photo, ["dog", "cat"], **asked).maps[0]), (30, 40)).numpy()
+    found = eclip.segment(image, ["dog", "cat"], **asked)
+    maps = heatmap.resize(torch.from_numpy(eclip.explain(image, ["dog", "cat"], **asked).maps[0]), (30, 40)).numpy()
     np.testing.assert_array_equal(found.labels[0], 1 + maps.argmax(axis=0))
 
 
 def test_default_method_follows_the_model() -> None:
-    photo = _photo(40, 30)
+    image = _image(40, 30)
     bare = eclip.wrap(tiny.model("vit"), tokenizer=tiny._tokenizer(), mean=tiny.MEAN, std=tiny.STD, name="bare")
-    assert eclip.segment(photo, ["dog", "cat"], model=bare, templates="none").how["method"] == "naclip"
+    assert eclip.segment(image, ["dog", "cat"], model=bare, templates="none").provenance["method"] == "naclip"
     headed = eclip.with_head(bare, eclip.EclipHead.start(bare))
-    assert eclip.segment(photo, ["dog", "cat"], model=headed, templates="none").how["method"] == "eclip"
+    assert eclip.segment(image, ["dog", "cat"], model=headed, templates="none").provenance["method"] == "eclip"
     pool = eclip.wrap(tiny.model("resnet"), tokenizer=tiny._tokenizer(), mean=tiny.MEAN, std=tiny.STD, name="pool")
-    assert eclip.segment(photo, ["dog", "cat"], model=pool, templates="none").how["method"] == "maskclip"
+    assert eclip.segment(image, ["dog", "cat"], model=pool, templates="none").provenance["method"] == "maskclip"
 
 
 def test_surgery_subtracts_nothing_that_moves_a_label_but_its_weights() -> None:
-    backbone, photo = tiny.backbone("vit"), _photo(40, 30)
+    backbone, image = tiny.backbone("vit"), _image(40, 30)
     names = ["dog", "cat", "sky"]
     asked: dict[str, Any] = {"model": backbone, "method": "surgery", "templates": "none"}
-    plain = eclip.explain(photo, names, features=False, **asked)
+    plain = eclip.explain(image, names, features=False, **asked)
     weights = np.exp(2 * plain.scores[0])
     weighted = plain.maps[0] * (weights / weights.mean())[:, None, None]  # without the mean over texts
     logits = heatmap.resize(torch.from_numpy(weighted), (30, 40)).numpy()
-    found = eclip.segment(photo, names, **asked).labels[0]
+    found = eclip.segment(image, names, **asked).labels[0]
     np.testing.assert_array_equal(found, 1 + logits.argmax(axis=0))
-    assert (found != eclip.segment(photo, names, features=False, **asked).labels[0]).any()
+    assert (found != eclip.segment(image, names, features=False, **asked).labels[0]).any()
 
 
 def test_model_and_random_state_are_untouched() -> None:
@@ -277,28 +277,28 @@ def test_model_and_random_state_are_untouched() -> None:
     backbone.model.train()
     before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
     state = torch.random.get_rng_state()
-    eclip.segment(_photo(40, 30), ["dog", "cat"], model=backbone, templates="none", window=32, refine="pamr")
+    eclip.segment(_image(40, 30), ["dog", "cat"], model=backbone, templates="none", window=32, refine="pamr")
     assert torch.equal(state, torch.random.get_rng_state())
     assert backbone.model.training
     for key, value in backbone.model.state_dict().items():
         assert torch.equal(value, before[key]), key
 
 
-def test_photos_stream_and_broken_ones_are_told() -> None:
+def test_images_stream_and_broken_ones_are_told() -> None:
     backbone = tiny.backbone("vit")
     taken = []
 
     def many() -> Any:
         for number in range(40):
             taken.append(number)
-            yield "nowhere.jpg" if number == 1 else _photo(40, 30, number)
+            yield "nowhere.jpg" if number == 1 else _image(40, 30, number)
 
     failures: list[tuple[str, str]] = []
     asked: dict[str, Any] = {"model": backbone, "templates": "none", "batch_size": 2}
     stream = eclip.segment_each(many(), ["dog", "cat"], failures=failures, **asked)
     first = next(stream)
     assert len(taken) <= 7
-    assert [one.sources[0] for one in [first, *stream]] == [f"photo {i}" for i in range(40) if i != 1]
+    assert [one.sources[0] for one in [first, *stream]] == [f"image {i}" for i in range(40) if i != 1]
     assert failures == [("nowhere.jpg", "nowhere.jpg: no such file.")]
     with pytest.raises(ImageError, match="no such file"):
         list(eclip.segment_each(["nowhere.jpg"], ["dog", "cat"], **asked))
@@ -321,16 +321,16 @@ def test_photos_stream_and_broken_ones_are_told() -> None:
 )
 def test_what_cannot_be_asked(settings: dict[str, Any], error: type[EclipError], says: str) -> None:
     with pytest.raises(error, match=says):
-        eclip.segment(_photo(40, 30), ["dog", "cat"], model=tiny.backbone("vit"), **settings)
-    with pytest.raises(ImageError, match="no photo"):
+        eclip.segment(_image(40, 30), ["dog", "cat"], model=tiny.backbone("vit"), **settings)
+    with pytest.raises(ImageError, match="no image"):
         eclip.segment([], ["dog", "cat"])
 
 
 @pytest.mark.parametrize("family", ["vit", "resnet", "siglip", "timm abs_attn", "vit, average pool"])
 def test_every_kind_of_tower_segments(family: str) -> None:
     asked: dict[str, Any] = {"model": tiny.backbone(family), "templates": "none"}
-    found = eclip.segment(_photo(40, 30), ["dog", "cat", "sky"], **asked)
-    maps = eclip.explain(_photo(40, 30), ["dog", "cat", "sky"], method=found.how["method"], **asked).maps[0]
+    found = eclip.segment(_image(40, 30), ["dog", "cat", "sky"], **asked)
+    maps = eclip.explain(_image(40, 30), ["dog", "cat", "sky"], method=found.provenance["method"], **asked).maps[0]
     logits = heatmap.resize(torch.from_numpy(maps), (30, 40)).numpy()
     np.testing.assert_array_equal(found.labels[0], 1 + logits.argmax(axis=0))
 
@@ -340,9 +340,11 @@ def test_every_kind_of_tower_segments(family: str) -> None:
 
 def _by_hand(labels: Any, names: tuple[str, ...] = ("background", "dog", "cat")) -> eclip.Segmentation:
     array = np.array(labels, np.uint8)
-    photo = Image.new("RGB", array.shape[::-1], (90, 120, 30))
-    how = {"model": "mini", "method": "eclip", "refine": None, "words": {}, "command": None}
-    return eclip.Segmentation((array,), (np.full(array.shape, 0.5, np.float32),), names, ("photo 0",), how, (photo,))
+    image = Image.new("RGB", array.shape[::-1], (90, 120, 30))
+    provenance = {"model": "mini", "method": "eclip", "refine": None, "words": {}, "command": None}
+    return eclip.Segmentation(
+        (array,), (np.full(array.shape, 0.5, np.float32),), names, ("image 0",), provenance, (image,)
+    )
 
 
 def test_areas_masks_and_boxes_by_hand() -> None:
@@ -363,10 +365,10 @@ def test_overlay_shows_the_class_and_its_border() -> None:
     assert bare.shape == (10, 12, 3)
     assert len(set(bare[5, 0].tolist())) == 1, "background stays gray"
     color = palette(2)[2].astype(int)
-    gray = np.array(found.photos[0].convert("L"))[0, 0]
+    gray = np.array(found.images[0].convert("L"))[0, 0]
     np.testing.assert_allclose(bare[5, 9], 0.45 * gray + 0.55 * color, atol=1)
     assert bare[5, 6].min() > 200, "the line between the two"
-    np.testing.assert_array_equal(np.array(tinted(found.photos[0], found.labels[0], 2)), bare)
+    np.testing.assert_array_equal(np.array(tinted(found.images[0], found.labels[0], 2)), bare)
     whole = np.array(found.overlay())
     assert (whole == color).all(axis=2).sum() > 50, "the square of the legend has the class's own color"
     assert found.picture().width > found.overlay().width + 200
@@ -395,9 +397,9 @@ def test_coco_reads_the_masks_back(tmp_path: Path, instances: bool, capsys: pyte
         first.labels + second.labels,
         first.confidences + second.confidences,
         first.classes,
-        ("photo 0", "photo 1"),
-        first.how,
-        first.photos + second.photos,
+        ("image 0", "image 1"),
+        first.provenance,
+        first.images + second.images,
     )
     both.save(tmp_path, instances=instances)
     coco = COCO(tmp_path / "coco.json")
@@ -423,22 +425,22 @@ def test_coco_reads_the_masks_back(tmp_path: Path, instances: bool, capsys: pyte
 def test_saved_files_hold_the_labels(tmp_path: Path) -> None:
     found = _by_hand([[0, 1, 2], [2, 2, 1]])
     folder = found.save(tmp_path / "out")
-    with Image.open(folder / "photo-0.labels.png") as picture:
+    with Image.open(folder / "image-0.labels.png") as picture:
         assert picture.mode == "P"
         np.testing.assert_array_equal(np.array(picture), found.labels[0])
         np.testing.assert_array_equal(np.array(picture.convert("RGB")), palette(2)[found.labels[0]])
-    with np.load(folder / "photo-0.npz") as arrays:
+    with np.load(folder / "image-0.npz") as arrays:
         np.testing.assert_array_equal(arrays["labels"], found.labels[0])
         np.testing.assert_array_equal(arrays["confidence"], found.confidences[0])
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["classes"] == ["background", "dog", "cat"]
-    [entry] = manifest["photos"]
+    [entry] = manifest["images"]
     assert entry["areas"] == {"cat": 0.5, "dog": 0.333333, "background": 0.166667}
     assert entry["confidence"] == {"cat": 0.5, "dog": 0.5, "background": 0.5}
-    names = {"photo-0.labels.png", "photo-0.npz", "photo-0.photo.png", "photo-0.png", "manifest.json", "coco.json"}
+    names = {"image-0.labels.png", "image-0.npz", "image-0.image.png", "image-0.png", "manifest.json", "coco.json"}
     assert {path.name for path in folder.iterdir()} == names
     few = found.save(tmp_path / "few", ["npz"])
-    assert {path.name for path in few.iterdir()} == {"photo-0.npz", "photo-0.photo.png"}
+    assert {path.name for path in few.iterdir()} == {"image-0.npz", "image-0.image.png"}
 
 
 def test_the_manifest_is_there_whatever_happens_to_the_annotations(tmp_path: Path) -> None:
@@ -447,7 +449,7 @@ def test_the_manifest_is_there_whatever_happens_to_the_annotations(tmp_path: Pat
     with pytest.raises(ResultError, match=r"coco\.json' cannot be written"):
         found.save(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert len(manifest["photos"]) == 1 and manifest["coco"] is None
+    assert len(manifest["images"]) == 1 and manifest["coco"] is None
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
@@ -466,16 +468,16 @@ def test_half_an_annotation_is_none(error: BaseException, tmp_path: Path, monkey
     coco = json.loads((tmp_path / "coco.json").read_text())
     assert [one["id"] for one in coco["images"]] == [1, 2]
     assert [one["image_id"] for one in coco["annotations"]] == [1, 1]
-    assert len(json.loads((tmp_path / "manifest.json").read_text())["photos"]) == 2
+    assert len(json.loads((tmp_path / "manifest.json").read_text())["images"]) == 2
 
 
-def test_saved_commands_repeat_what_was_asked(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+def test_saved_commands_repeat_what_was_asked(tiny_name: str, images: Path, tmp_path: Path) -> None:
     asked: dict[str, Any] = {"model": tiny_name, "templates": "none", "scale": 1234567.25, "method": "maskclip"}
-    found = eclip.segment(str(photos / "a.png"), ["dog", "cat"], **asked)
+    found = eclip.segment(str(images / "a.png"), ["dog", "cat"], **asked)
     found.save(tmp_path, ["json"], instances=True)
-    command = shlex.split(json.loads((tmp_path / "manifest.json").read_text())["how"]["command"])
+    command = shlex.split(json.loads((tmp_path / "manifest.json").read_text())["provenance"]["command"])
     assert "--instances" in command and command[command.index("--scale") + 1] == "1234567.25"
-    assert "--instances" not in found.how["command"]
+    assert "--instances" not in found.provenance["command"]
 
 
 # --- the command ---
@@ -488,11 +490,11 @@ def run(*words: object) -> Result:
 def test_mini_finds_the_man_beside_the_elephant(tmp_path: Path) -> None:
     classes = tmp_path / "classes.txt"
     classes.write_text("elephant\nperson, man\n\n")
-    done = run(PHOTOS / "elephant.jpg", "--classes", classes, "--background", "wall", "--template", "single", "-o",
+    done = run(IMAGES / "elephant.jpg", "--classes", classes, "--background", "wall", "--template", "single", "-o",
                tmp_path / "out")  # fmt: skip
     assert done.exit_code == 0, done.output
     line = done.stdout.splitlines()[0]
-    assert line.startswith(f"{PHOTOS / 'elephant.jpg'}: elephant ")
+    assert line.startswith(f"{IMAGES / 'elephant.jpg'}: elephant ")
     assert line.endswith(f"-> {tmp_path / 'out' / 'elephant.png'}")
     assert done.stderr.startswith(f"1 segmented in {tmp_path / 'out'}\n")
     with Image.open(tmp_path / "out" / "elephant.labels.png") as picture:
@@ -501,8 +503,8 @@ def test_mini_finds_the_man_beside_the_elephant(tmp_path: Path) -> None:
     assert np.mean(labels[120:180, 60:160] == 1) > 0.9, "the elephant's eye"
 
 
-def test_json_is_the_manifest_and_its_command_repeats_it(tiny_name: str, photos: Path, tmp_path: Path) -> None:
-    asked = [photos, "-c", "dog, puppy", "-c", "cat", "--background", "sky, wall", "-m", tiny_name, "--json"]
+def test_json_is_the_manifest_and_its_command_repeats_it(tiny_name: str, images: Path, tmp_path: Path) -> None:
+    asked = [images, "-c", "dog, puppy", "-c", "cat", "--background", "sky, wall", "-m", tiny_name, "--json"]
     more = ["--method", "gem", "--set", "depth=3", "--window", "16", "--stride", "16", "--image-size", "32", "--scale",
             "55.5", "--prob-threshold", "0.2", "--area-threshold", "0.01", "--template", "single", "--refine", "pamr",
             "--refine-set", "steps=2", "--instances"]  # fmt: skip
@@ -510,25 +512,25 @@ def test_json_is_the_manifest_and_its_command_repeats_it(tiny_name: str, photos:
     assert first.exit_code == 0, first.output
     manifest = json.loads(first.stdout)
     assert manifest == json.loads((tmp_path / "one" / "manifest.json").read_text())
-    assert manifest["how"]["refine_options"] == {"steps": 2}
-    assert manifest["how"]["instances"] is True
-    again = run(*shlex.split(manifest["how"]["command"])[2:], "-o", tmp_path / "two", "--json")
+    assert manifest["provenance"]["refine_options"] == {"steps": 2}
+    assert manifest["provenance"]["instances"] is True
+    again = run(*shlex.split(manifest["provenance"]["command"])[2:], "-o", tmp_path / "two", "--json")
     assert again.exit_code == 0, again.output
     assert json.loads(again.stdout) == manifest
     for name in ("coco.json", "a.labels.png", "b.npz"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_the_classes_of_a_data_set_are_no_list_of_names(photos: Path, tmp_path: Path) -> None:
+def test_the_classes_of_a_data_set_are_no_list_of_names(images: Path, tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("dog\n2\tcat\n")
-    done = run(photos / "a.png", "--classes", tmp_path / "classes.txt", "-o", tmp_path / "out")
+    done = run(images / "a.png", "--classes", tmp_path / "classes.txt", "-o", tmp_path / "out")
     assert done.exit_code == 2 and r"a number and a tab in '2\tcat'" in done.stderr and "cut -f2" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_a_broken_photo_is_told_and_the_rest_is_done(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+def test_a_broken_image_is_told_and_the_rest_is_done(tiny_name: str, images: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
-    done = run(tmp_path / "bad.jpg", photos / "a.png", "-c", "dog", "-c", "cat", "-m", tiny_name, "--template", "none",
+    done = run(tmp_path / "bad.jpg", images / "a.png", "-c", "dog", "-c", "cat", "-m", tiny_name, "--template", "none",
                "-o", tmp_path / "out")  # fmt: skip
     assert done.exit_code == 1
     assert "is not a picture" in done.stderr
@@ -552,8 +554,8 @@ def test_a_broken_photo_is_told_and_the_rest_is_done(tiny_name: str, photos: Pat
         (["-c", "dog", "-c", "cat", "--format", "svg"], "formats are"),
     ],
 )
-def test_wrong_usage(words: list[str], says: str, photos: Path, tmp_path: Path) -> None:
-    done = run(photos / "a.png", *words, "-o", tmp_path / "out")
+def test_wrong_usage(words: list[str], says: str, images: Path, tmp_path: Path) -> None:
+    done = run(images / "a.png", *words, "-o", tmp_path / "out")
     assert done.exit_code == 2
     assert says in done.stderr
 

@@ -67,7 +67,7 @@ FAST = [name for name, method in METHODS.items() if method.kind != "perturbation
         ("explain a.jpg -t dog --force", "write --overwrite."),
         ("explain a.jpg -t dog --json maybe", "maybe"),
         ("explain a.jpg -t dog --json=maybe", "does not take a value"),
-        ("explain a.jpg -t dog --template photo", "has {} where the text goes, such as 'photo {}'"),
+        ("explain a.jpg -t dog --template image", "has {} where the text goes, such as 'image {}'"),
         ("explain a.jpg -t dog -m model.pt", "write ARCH+FILE, such as 'ViT-B-32+model.pt'"),
         ("explain a.jpg -t dog -o x.png", "'x.png' looks like a file, and results are several files in a folder"),
         ("compare a.jpg -t dog -o fig.pdf", "name a folder, such as 'fig'; the pictures lie in it as PNG files."),
@@ -115,68 +115,68 @@ def test_one_sentence_says_what_to_write(
     ],
 )
 def test_a_switch_with_a_word_for_yes_or_no_is_read(
-    words: list[str], as_json: bool, tiny_name: str, photos: Path, tmp_path: Path
+    words: list[str], as_json: bool, tiny_name: str, images: Path, tmp_path: Path
 ) -> None:
-    asked = (photos / "a.png", "-t", "a dog", "--method", "itsm", "--format", "json", "-m", tiny_name, "-o", tmp_path)
+    asked = (images / "a.png", "-t", "a dog", "--method", "itsm", "--format", "json", "-m", tiny_name, "-o", tmp_path)
     done = run("explain", *words, *asked)
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("{") == as_json
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert len(manifest["photos"]) == 1 and not manifest["failures"], "the word is no image"
+    assert len(manifest["images"]) == 1 and not manifest["failures"], "the word is no image"
 
 
-def test_a_switch_with_two_names_takes_its_other_one(tiny_name: str, photos: Path, tmp_path: Path) -> None:
+def test_a_switch_with_two_names_takes_its_other_one(tiny_name: str, images: Path, tmp_path: Path) -> None:
     asked = ("-t", "a dog", "--method", "itsm", "--format", "json", "-m", tiny_name, "-o", tmp_path)
     for words, there in ((["--health", "no"], False), (["--no-health=off"], True), (["--health", "on"], True)):
-        assert run("explain", photos / "a.png", *asked, *words).exit_code == 0
+        assert run("explain", images / "a.png", *asked, *words).exit_code == 0
         manifest = json.loads((tmp_path / "manifest.json").read_text())
-        assert (manifest["photos"][0]["health"] is not None) == there
+        assert (manifest["images"][0]["health"] is not None) == there
 
 
 def test_a_file_of_such_a_name_is_an_image(
-    tiny_name: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_name: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "true").write_bytes((photos / "a.png").read_bytes())
+    (tmp_path / "true").write_bytes((images / "a.png").read_bytes())
     done = run("explain", "-t", "a dog", "--method", "itsm", "-m", tiny_name, "--format", "json", "--json", "true")
-    assert json.loads(done.stdout)["photos"][0]["source"] == "true"
+    assert json.loads(done.stdout)["images"][0]["source"] == "true"
 
 
-def test_a_number_is_a_device_of_cuda(photos: Path, tiny_name: str, tmp_path: Path) -> None:
-    done = run("explain", photos / "a.png", "-t", "a dog", "-m", tiny_name, "--device", "99", "-o", tmp_path)
+def test_a_number_is_a_device_of_cuda(images: Path, tiny_name: str, tmp_path: Path) -> None:
+    done = run("explain", images / "a.png", "-t", "a dog", "-m", tiny_name, "--device", "99", "-o", tmp_path)
     assert done.exit_code == 2 and "'cuda:99' is not there" in done.stderr
 
 
 # --- methods -----------------------------------------------------------------
 
 
-def test_methods_as_objects_are_those_of_their_names(tiny_name: str, photos: Path) -> None:
-    itsm, gem, photo = METHODS["itsm"], METHODS["gem"], photos / "a.png"
-    right = eclip.explain(photo, "a dog", model=tiny_name, method=["itsm", "gem"])
-    both = eclip.explain(photo, "a dog", model=tiny_name, method=[itsm, "gem"])
+def test_methods_as_objects_are_those_of_their_names(tiny_name: str, images: Path) -> None:
+    itsm, gem, image = METHODS["itsm"], METHODS["gem"], images / "a.png"
+    right = eclip.explain(image, "a dog", model=tiny_name, method=["itsm", "gem"])
+    both = eclip.explain(image, "a dog", model=tiny_name, method=[itsm, "gem"])
     assert list(both) == ["itsm", "gem"]
     for name, answer in both.items():
-        assert np.array_equal(answer.maps, right[name].maps) and answer.how["method"] == name
-    alone = eclip.explain(photo, "a dog", model=tiny_name, method=gem, depth=2)
-    assert np.array_equal(alone.maps, eclip.explain(photo, "a dog", model=tiny_name, method="gem", depth=2).maps)
-    assert alone.how["options"] == {"depth": 2}
-    [one] = eclip.explain_each([photo], "a dog", model=tiny_name, method=itsm)
+        assert np.array_equal(answer.maps, right[name].maps) and answer.provenance["method"] == name
+    alone = eclip.explain(image, "a dog", model=tiny_name, method=gem, depth=2)
+    assert np.array_equal(alone.maps, eclip.explain(image, "a dog", model=tiny_name, method="gem", depth=2).maps)
+    assert alone.provenance["options"] == {"depth": 2}
+    [one] = eclip.explain_each([image], "a dog", model=tiny_name, method=itsm)
     assert np.array_equal(one.maps, right["itsm"].maps)
     for methods in ([itsm, gem], "itsm, gem", ("itsm", gem), iter(["itsm", "gem"])):
-        found = eclip.compare(photo, "a dog", models=tiny_name, methods=methods)
-        assert [name for _, name in found.pairs] == ["itsm", "gem"] and found.how["methods"] == ["itsm", "gem"]
+        found = eclip.compare(image, "a dog", models=tiny_name, methods=methods)
+        assert [name for _, name in found.pairs] == ["itsm", "gem"] and found.provenance["methods"] == ["itsm", "gem"]
     classes, settings = ["dog", "grass"], {"model": tiny_name, "templates": "none"}
-    labels = eclip.segment(photo, classes, method=itsm, **settings).labels[0]
-    assert np.array_equal(labels, eclip.segment(photo, classes, method="itsm", **settings).labels[0])
+    labels = eclip.segment(image, classes, method=itsm, **settings).labels[0]
+    assert np.array_equal(labels, eclip.segment(image, classes, method="itsm", **settings).labels[0])
     mean = {"image_mean": np.full(24, 0.05, np.float32), "vocabulary": ("dog", "sea"), "l1": 0.01, "model": tiny_name}
     assert np.array_equal(
-        eclip.concepts(photo, method=itsm, **mean).maps, eclip.concepts(photo, method="itsm", **mean).maps
+        eclip.concepts(image, method=itsm, **mean).maps, eclip.concepts(image, method="itsm", **mean).maps
     )
-    words = eclip.explain_words(photo, "a dog", model=tiny_name, method=WORD_METHODS["chefer"])
-    assert words.how["method"] == "chefer"
+    words = eclip.explain_words(image, "a dog", model=tiny_name, method=WORD_METHODS["chefer"])
+    assert words.provenance["method"] == "chefer"
 
 
-def test_methods_that_are_none_are_told(tiny_name: str, photos: Path, shapes_unchecked: Any) -> None:
+def test_methods_that_are_none_are_told(tiny_name: str, images: Path, shapes_unchecked: Any) -> None:
     own = Method("surgery", "similarity", 6, False, summary="My own.")
     for wrong, message in (
         (own, "a method must be a name of eclip.METHODS"),
@@ -185,30 +185,30 @@ def test_methods_that_are_none_are_told(tiny_name: str, photos: Path, shapes_unc
         ("itsm,gem", r"one method is asked for here, got 'itsm,gem': several are a list, \['itsm', 'gem'\]"),
     ):
         with pytest.raises(OptionError, match=message):
-            eclip.explain_each([photos / "a.png"], "a dog", model=tiny_name, method=wrong).__next__()
+            eclip.explain_each([images / "a.png"], "a dog", model=tiny_name, method=wrong).__next__()
         with pytest.raises(OptionError, match=message):
-            eclip.explain(photos / "a.png", "a dog", model=tiny_name, method=wrong)
+            eclip.explain(images / "a.png", "a dog", model=tiny_name, method=wrong)
     with pytest.raises(OptionError, match=r"one of its values, got \['itsm', 'gem'\]"):
-        next(eclip.explain_each([photos / "a.png"], "a dog", model=tiny_name, method=["itsm", "gem"]))  # type: ignore
+        next(eclip.explain_each([images / "a.png"], "a dog", model=tiny_name, method=["itsm", "gem"]))  # type: ignore
     with pytest.raises(OptionError, match="a method must be a name of"):
-        eclip.explain(photos / "a.png", "a dog", model=tiny_name, method=["itsm", own])
+        eclip.explain(images / "a.png", "a dog", model=tiny_name, method=["itsm", own])
     with pytest.raises(UnknownNameError, match=r"'legard'. Did you mean 'legrad'"):
-        eclip.compare(photos / "a.png", "a dog", models=tiny_name, methods="itsm,legard")
+        eclip.compare(images / "a.png", "a dog", models=tiny_name, methods="itsm,legard")
     with pytest.raises(OptionError, match="'fast' stands alone"):
-        eclip.compare(photos / "a.png", "a dog", models=tiny_name, methods=["fast", "rise"])
+        eclip.compare(images / "a.png", "a dog", models=tiny_name, methods=["fast", "rise"])
 
 
-def test_fast_methods_compared_are_those_of_one_forward_pass(tiny_name: str, photos: Path, tmp_path: Path) -> None:
-    found: Comparison = eclip.compare(photos / "a.png", "a dog", models=tiny_name, methods="fast", versus="a cat")
+def test_fast_methods_compared_are_those_of_one_forward_pass(tiny_name: str, images: Path, tmp_path: Path) -> None:
+    found: Comparison = eclip.compare(images / "a.png", "a dog", models=tiny_name, methods="fast", versus="a cat")
     assert [name for _, name in found.pairs] == FAST
     unable = {name for name in FAST if METHODS[name].versus is None}
-    assert unable <= {name for _, name in found.gaps}, "told as gaps, as those of all are"
-    done = run("compare", photos / "a.png", "-t", "a dog", "--methods", "fast", "--models", tiny_name, "-o", tmp_path)
+    assert unable <= {name for _, name in found.not_applicable}, "told as gaps, as those of all are"
+    done = run("compare", images / "a.png", "-t", "a dog", "--methods", "fast", "--models", tiny_name, "-o", tmp_path)
     assert done.exit_code == 0, done.output
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    asked = {one["method"] for one in (*manifest["photos"][0]["maps"], *manifest["photos"][0]["gaps"])}
-    assert asked == set(FAST) and "--methods fast" in manifest["how"]["command"]
-    again = run(*shlex.split(manifest["how"]["command"])[1:], "-o", tmp_path)
+    asked = {one["method"] for one in (*manifest["images"][0]["maps"], *manifest["images"][0]["not_applicable"])}
+    assert asked == set(FAST) and "--methods fast" in manifest["provenance"]["command"]
+    again = run(*shlex.split(manifest["provenance"]["command"])[1:], "-o", tmp_path)
     assert again.exit_code == 0, again.output
 
 
@@ -236,8 +236,8 @@ def test_a_whole_model_in_a_file_is_told_from_its_weights(tmp_path: Path) -> Non
         eclip.load(str(tmp_path / "whole.pt"))
 
 
-def test_saving_to_a_name_of_a_file_makes_no_folder_of_it(tiny_name: str, photos: Path, tmp_path: Path) -> None:
-    answer = eclip.explain(photos / "a.png", "a dog", model=tiny_name, method="itsm")
+def test_saving_to_a_name_of_a_file_makes_no_folder_of_it(tiny_name: str, images: Path, tmp_path: Path) -> None:
+    answer = eclip.explain(images / "a.png", "a dog", model=tiny_name, method="itsm")
     with pytest.raises(OptionError, match=r"map\.png' looks like a file"):
         answer.save(tmp_path / "map.png")
     assert not list(tmp_path.iterdir())

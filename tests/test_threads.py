@@ -17,7 +17,7 @@ from torch import nn
 import eclip
 import tiny
 from eclip.backbones import eval_no_grad as room
-from eclip.backbones.eval_no_grad import plainly
+from eclip.backbones.eval_no_grad import eval_no_grad
 from eclip.errors import ModelError
 
 THREADS = 8
@@ -75,12 +75,12 @@ def test_maps_of_eight_threads_equal_one_threads_and_the_flags_come_back(hasty: 
 def test_the_last_one_out_restores_the_flags_and_nobody_before() -> None:
     model = _with_dropout().model
     before = _modes(model)
-    second = plainly(model)
+    second = eval_no_grad(model)
     with ThreadPoolExecutor(1) as other:  # gradients are off in a thread of its own
-        with plainly(model):
+        with eval_no_grad(model):
             other.submit(second.__enter__).result()
         assert not any(_modes(model)), "the second is still inside"
-        with plainly(model), plainly(model):
+        with eval_no_grad(model), eval_no_grad(model):
             assert not any(_modes(model))
         assert not any(_modes(model))
         other.submit(second.__exit__, None, None, None).result()
@@ -92,8 +92,8 @@ def test_a_part_that_two_models_share_stays_at_rest_until_both_are_out() -> None
     model = _with_dropout().model
     other = nn.Sequential(model.visual, nn.Dropout(0.5)).train()
     model.visual.conv1.eval()
-    with plainly(other):
-        with plainly(model):
+    with eval_no_grad(other):
+        with eval_no_grad(model):
             pass
         assert not any(_modes(model.visual))
         assert model.training, "the model itself is out"
@@ -104,12 +104,12 @@ def test_a_part_that_two_models_share_stays_at_rest_until_both_are_out() -> None
 def test_flags_come_back_after_an_error_and_after_an_abandoned_generator() -> None:
     model = _with_dropout().model
     before = _modes(model)
-    with pytest.raises(RuntimeError, match="inside"), plainly(model):
+    with pytest.raises(RuntimeError, match="inside"), eval_no_grad(model):
         raise RuntimeError("inside")
     assert _modes(model) == before
 
     def parts() -> Iterator[int]:
-        with plainly(model):
+        with eval_no_grad(model):
             yield 1
             yield 2
 
@@ -123,10 +123,10 @@ def test_flags_come_back_after_an_error_and_after_an_abandoned_generator() -> No
 def test_train_called_in_the_middle_is_kept_and_told() -> None:
     backbone = _with_dropout()
     model = backbone.model.eval()
-    outer = plainly(model)
+    outer = eval_no_grad(model)
     outer.__enter__()
     model.train()  # as another thread might
-    with plainly(model):
+    with eval_no_grad(model):
         assert not any(_modes(model)), "who comes later is safe"
     with pytest.raises(ModelError, match=r"put into training mode while it was run.*copy\.deepcopy"):
         outer.__exit__(None, None, None)

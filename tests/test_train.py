@@ -1,4 +1,4 @@
-"""Whole runs of training on photos of colored shapes: they learn, stop, go on, and say what went wrong."""
+"""Whole runs of training on images of colored shapes: they learn, stop, go on, and say what went wrong."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Made = Callable[..., TrainConfig]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 photos; of the first there are two captions."""
+    """60 images; of the first there are two captions."""
     return shapes.write_pairs(tmp_path_factory.mktemp("data") / "pairs")
 
 
@@ -92,22 +92,22 @@ def same_head(one: EclipHead | TrainConfig, other: EclipHead | TrainConfig, **to
 
 
 def retrieval(head: EclipHead, model: str) -> float:
-    """Share of new photos whose pooled vector is nearest to its own caption of the twelve."""
+    """Share of new images whose pooled vector is nearest to its own caption of the twelve."""
     backbone = eclip.load(model)
     asked = list(product(shapes.COLORS, shapes.SHAPES)) * 5
-    photos = [shapes.draw(color, shape, 5000 + seed)[0] for seed, (color, shape) in enumerate(asked)]
-    encoding = eclip.encode(backbone, torch.stack([backbone.preprocess(photo) for photo in photos]), keep=1)
-    guide = on_grid(GUIDES["none"](Seen(photos, ["new"] * len(photos), encoding)), encoding.grid).flatten(1)
+    images = [shapes.draw(color, shape, 5000 + seed)[0] for seed, (color, shape) in enumerate(asked)]
+    encoding = eclip.encode(backbone, torch.stack([backbone.preprocess(image) for image in images]), keep=1)
+    guide = on_grid(GUIDES["none"](Seen(images, ["new"] * len(images), encoding)), encoding.grid).flatten(1)
     with torch.no_grad():
         pooled = unit(masked_max_pool(head(head_rows(encoding, head.config.source)), guide))
-        words = unit(head.words(eclip.encode_texts(backbone, shapes.CAPTIONS)))
-    return float(((pooled @ words.T).argmax(dim=1) == torch.arange(len(photos)) % 12).float().mean())
+        words = unit(head.project_text(eclip.encode_texts(backbone, shapes.CAPTIONS)))
+    return float(((pooled @ words.T).argmax(dim=1) == torch.arange(len(images)) % 12).float().mean())
 
 
 # --- it learns ---
 
 
-def test_the_loss_falls_and_new_photos_find_their_captions_but_not_with_shuffled_captions(made: Made) -> None:
+def test_the_loss_falls_and_new_images_find_their_captions_but_not_with_shuffled_captions(made: Made) -> None:
     options = {"epochs": 20, "lr": 0.05, "hidden": 16, "text": True}
     config, control = made(**options), made("control", shuffle_captions=True, **options)
     head, shuffled = train(config), train(control)
@@ -136,7 +136,7 @@ def test_every_epoch_is_scored_from_the_start_on_and_drawn(made: Made, tmp_path:
         backbone = eclip.with_head(eclip.load(config.model), one)
         wanted, prompts = Localization(), [f"a photo of a {name}" for name in some.classes.values()]
         for item in some.items:
-            mask, answer = item.read(), eclip.explain(item.photo, prompts, model=backbone, method="eclip")
+            mask, answer = item.read(), eclip.explain(item.image, prompts, model=backbone, method="eclip")
             for number in present(mask):
                 wanted.add(number, answer.heatmap(0, [*some.classes].index(number)), *sides(mask, number))
         record = wanted.record()
@@ -161,9 +161,9 @@ def test_the_head_on_disk_is_taken_up_and_says_how_it_was_trained(made: Made) ->
     trained = found.config.trained
     assert (trained["guide"], trained["guide_options"], trained["epochs_done"]) == ("centre", {"sigma": 0.3}, 2)
     assert trained["pairs"] == 60 and len(trained["data"]) == 16 and "torch" in trained
-    photo = shapes.draw("red", "disk", 9)[0]
-    shown = eclip.explain(photo, "a red disk", model=eclip.load(config.model, head=config.out), method="eclip")
-    start = eclip.explain(photo, "a red disk", model=eclip.load(config.model), method="itsm")
+    image = shapes.draw("red", "disk", 9)[0]
+    shown = eclip.explain(image, "a red disk", model=eclip.load(config.model, head=config.out), method="eclip")
+    start = eclip.explain(image, "a red disk", model=eclip.load(config.model), method="itsm")
     assert np.abs(shown.maps - start.maps).max() > 0.05
     names = {"checkpoint.pt", PICTURE, CONFIG, WEIGHTS, FILE}
     assert {file.name for file in Path(config.out).iterdir()} == names
@@ -198,26 +198,26 @@ def train_and(config: TrainConfig) -> TrainConfig:
 # --- data ---
 
 
-def test_each_epoch_sees_every_photo_once_and_all_captions_in_time(made: Made) -> None:
+def test_each_epoch_sees_every_image_once_and_all_captions_in_time(made: Made) -> None:
     run = Run(made(batch_size=60), 0, 1, "cpu", lambda *_: None)
     good = np.array([place for place in range(60) if place != 7])
     epochs = [run._order(epoch, good) for epoch in range(30)]
-    for photos, owners, which in epochs:
-        assert sorted(photos) == sorted(good) and np.array_equal(photos, owners)
+    for images, owners, which in epochs:
+        assert sorted(images) == sorted(good) and np.array_equal(images, owners)
         assert all(0 <= one < len(run.pairs[owner].captions) for owner, one in zip(owners, which, strict=True))
-    assert len({tuple(photos) for photos, _, _ in epochs}) == 30
+    assert len({tuple(images) for images, _, _ in epochs}) == 30
     double = next(place for place, pair in enumerate(run.pairs) if len(pair.captions) == 2)
-    assert {int(which[list(photos).index(double)]) for photos, _, which in epochs} == {0, 1}
+    assert {int(which[list(images).index(double)]) for images, _, which in epochs} == {0, 1}
     wrong = Run(made(batch_size=60, shuffle_captions=True), 0, 1, "cpu", lambda *_: None)
     partners = [dict(zip(*wrong._order(epoch, good)[:2], strict=True)) for epoch in (0, 1)]
     assert partners[0] == partners[1] and sorted(partners[0].values()) == sorted(good)
-    assert not any(photo == owner for photo, owner in partners[0].items()), "no photo keeps its own caption"
+    assert not any(image == owner for image, owner in partners[0].items()), "no image keeps its own caption"
 
 
 def encoded(config: TrainConfig) -> int:
-    """Photos that a run encodes."""
+    """Images that a run encodes."""
     done = [0]
-    train(config, on_progress=lambda what, count, of, word: done.append(count) if what == "photos" else None)
+    train(config, on_progress=lambda what, count, of, word: done.append(count) if what == "images" else None)
     return max(done)
 
 
@@ -227,7 +227,7 @@ def test_runs_share_the_cache_and_the_first_pairs_are_the_same_of_all(
     monkeypatch.setattr("eclip.training.data.PHOTOS_IN_SHARD", 10)
     own: dict[str, Any] = {"cache": str(tmp_path / "cache"), "epochs": 1}
     counts = [encoded(made(str(limit), limit=limit, batch_size=5, **own)) for limit in (15, 20, 35, None, 10)]
-    assert counts == [20, 0, 20, 20, 0], "shards of 10: 60 photos, none of them twice"
+    assert counts == [20, 0, 20, 20, 0], "shards of 10: 60 images, none of them twice"
     assert [event["pairs"] for limit in (15, 35, None) for event in of("start", made(str(limit)))] == [15, 35, 60]
     assert encoded(made("seed", seed=3, limit=10, batch_size=5, **own)) == 0
     assert encoded(made("guided", guide="centre", limit=10, batch_size=5, **own)) == 10
@@ -235,7 +235,7 @@ def test_runs_share_the_cache_and_the_first_pairs_are_the_same_of_all(
 
 
 def with_bad(folder: Path, data: Path, *, broken: int = 1, count: int = 60) -> Path:
-    """The same pairs, some photos broken, a row without photo, an empty caption, and a photo without one."""
+    """The same pairs, some images broken, a row without image, an empty caption, and an image without one."""
     shutil.copytree(data, folder)
     rows = (folder / "captions.tsv").read_text().splitlines()
     for number in range(count - 60):
@@ -244,7 +244,7 @@ def with_bad(folder: Path, data: Path, *, broken: int = 1, count: int = 60) -> P
     for number in range(3, 3 + broken):
         file = folder / f"{number:03d}.png"
         file.write_bytes(file.read_bytes()[:50])
-    rows += ["gone.png\ta photo that is not there", "extra.png\t"]
+    rows += ["gone.png\ta image that is not there", "extra.png\t"]
     shutil.copy(folder / "000.png", folder / "extra.png")
     shutil.copy(folder / "000.png", folder / "untold.png")
     (folder / "captions.tsv").write_text("\n".join(rows) + "\n")
@@ -278,7 +278,7 @@ def test_bad_pairs_are_named_counted_and_left_out(stream: bool, made: Made, data
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_more_than_a_twentieth_of_bad_photos_stops_the_run(
+def test_more_than_a_twentieth_of_bad_images_stops_the_run(
     stream: bool, made: Made, data: Path, tmp_path: Path
 ) -> None:
     few, many = (with_bad(tmp_path / str(broken), data, broken=broken, count=260) for broken in (8, 20))
@@ -291,7 +291,7 @@ def test_more_than_a_twentieth_of_bad_photos_stops_the_run(
     assert len(of("bad", made("many"))) == 23
 
 
-def test_more_than_a_twentieth_of_missing_photos_stops_before_anything(made: Made, data: Path, tmp_path: Path) -> None:
+def test_more_than_a_twentieth_of_missing_images_stops_before_anything(made: Made, data: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(data, tmp_path / "torn"))
     rows = "".join(f"gone{number}.png\ta thing\n" for number in range(150))
     with (folder / "captions.tsv").open("a") as file:
@@ -469,7 +469,7 @@ def lights_out(what: str, done: int, of: int, word: str) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_and_the_last_checkpoint_is_good(made: Made, tmp_path: Path) -> None:
-    """A row of one photo is damaged on disk: its epoch's step cannot be taken."""
+    """A row of one image is damaged on disk: its epoch's step cannot be taken."""
     cache = tmp_path / "cache"
     whole = made("whole", cache=str(cache), epochs=1)
     train(whole)
@@ -502,7 +502,7 @@ def test_a_loss_that_is_not_finite_stops_and_the_last_checkpoint_is_good(made: M
 
 @pytest.fixture(scope="module")
 def named(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """60 photos with words for the color and the shape (the first for the color alone), and one without words."""
+    """60 images with words for the color and the shape (the first for the color alone), and one without words."""
     return str(shapes.write_named(tmp_path_factory.mktemp("named") / "pairs"))
 
 
@@ -516,14 +516,14 @@ def worded(made: Made, named: str) -> Made:
 
 
 def naming(head: EclipHead, model: str) -> float:
-    """Share of new photos that match the word for their color best of the four."""
+    """Share of new images that match the word for their color best of the four."""
     backbone = eclip.load(model)
     asked = list(product(shapes.COLORS, shapes.SHAPES)) * 5
-    photos = [shapes.draw(color, shape, 5000 + seed)[0] for seed, (color, shape) in enumerate(asked)]
-    encoding = eclip.encode(backbone, torch.stack([backbone.preprocess(photo) for photo in photos]), keep=1)
+    images = [shapes.draw(color, shape, 5000 + seed)[0] for seed, (color, shape) in enumerate(asked)]
+    encoding = eclip.encode(backbone, torch.stack([backbone.preprocess(image) for image in images]), keep=1)
     prompts = [f"a photo of a {shapes.NOUNS[color]}" for color in shapes.COLORS]
     with torch.no_grad():
-        words = unit(head.words(eclip.encode_texts(backbone, prompts)))
+        words = unit(head.project_text(eclip.encode_texts(backbone, prompts)))
         best = match(head(head_rows(encoding)), words, None, "similarity_smooth").argmax(dim=1)
     return float(np.mean([list(shapes.COLORS)[place] == color for place, (color, _) in zip(best, asked, strict=True)]))
 
@@ -567,7 +567,7 @@ def test_on_words_parts_and_streamed_batches_train_the_same_head(form: str, word
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_a_photo_is_not_held_against_the_words_of_the_pair_whose_text_it_gets(
+def test_a_image_is_not_held_against_the_words_of_the_pair_whose_text_it_gets(
     shuffle: bool, worded: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts, own = [], Learner.step
@@ -582,8 +582,8 @@ def test_a_photo_is_not_held_against_the_words_of_the_pair_whose_text_it_gets(
     run.go(False)
     assert run.false_negatives is not None and len(run.false_negatives.number) == 7 and len(parts) == 3
     words = eclip.encode_texts(run.backbone, list(run.false_negatives.number))
-    photos, owners, _ = run._orders[0]
-    assert bool((photos == owners).all()) is not shuffle
+    images, owners, _ = run._orders[0]
+    assert bool((images == owners).all()) is not shuffle
     for step, part in enumerate(parts):
         torch.testing.assert_close(part.text, words[part.number], rtol=1e-5, atol=1e-6)
         for row, owner in zip(part.false_negatives, owners[20 * step :], strict=False):
@@ -594,13 +594,13 @@ def test_too_few_pairs_with_words_are_told_before_anything_is_encoded(worded: Ma
     own = str(tmp_path / "cache")
     with pytest.raises(OptionError, match="a batch of 61 needs as many pairs with words, and there are 60: --batch"):
         train(worded(batch_size=61, cache=own))
-    with pytest.raises(DataError, match="no word of the vocabulary is in the captions of 10 photos or more"):
+    with pytest.raises(DataError, match="no word of the vocabulary is in the captions of 10 images or more"):
         train(worded(train_data=(str(shapes.write_pairs(tmp_path / "no words")),), cache=own))
     few = Path(shutil.copytree(named, tmp_path / "few"))
     first = Path(Run(worded(), 0, 1, "cpu", print).pairs[0].key).name
     rows = (few / "captions.tsv").read_text().splitlines()
     rows = [f"{first}\tnothing" if row.startswith(first) else row for row in rows]
     (few / "captions.tsv").write_text("\n".join(rows))
-    with pytest.raises(DataError, match="no pair of 1 can be used: no photo can be read, or no caption has a word"):
+    with pytest.raises(DataError, match="no pair of 1 can be used: no image can be read, or no caption has a word"):
         train(worded(train_data=(str(few),), limit=1, batch_size=1, cache=own))
     assert not Path(own).exists()

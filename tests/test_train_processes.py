@@ -218,8 +218,8 @@ def test_torchrun_that_is_stopped_stops_all_with_a_checkpoint_and_no_thread_left
     whole, stopped = (replace(config, out=str(tmp_path / out)) for out in ("whole", "stopped"))
     done = run({**asdict(stopped), "kill": (2, number), "whom": "torchrun"}, launcher=TWO)
     assert done.returncode != 0, "torchrun says that it was stopped"
-    how = "interrupted" if number == signal.SIGINT else f"stopped with {128 + number}"
-    assert sorted(done.stdout.splitlines()) == [f"rank {rank} {how}" for rank in (0, 1)], done.stderr
+    provenance = "interrupted" if number == signal.SIGINT else f"stopped with {128 + number}"
+    assert sorted(done.stdout.splitlines()) == [f"rank {rank} {provenance}" for rank in (0, 1)], done.stderr
     assert "terminate called" not in done.stderr and "AssertionError" not in done.stderr
     last = log(stopped.out)[-1]
     assert (last["event"], last["signal"]) == ("stopped", signal.Signals(number).name) and last["step"] < 4

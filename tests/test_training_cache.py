@@ -62,17 +62,17 @@ def captions_of(pairs: list[Pair]) -> list[tuple[str, ...]]:
     return [pair.captions for pair in pairs]
 
 
-def on_disk(how: PairEncoder, pairs: list[Pair], folder: Path, count: int | None = None) -> Cached:
-    return Cached(how, pairs, captions_of(pairs), folder, count)
+def on_disk(provenance: PairEncoder, pairs: list[Pair], folder: Path, count: int | None = None) -> Cached:
+    return Cached(provenance, pairs, captions_of(pairs), folder, count)
 
 
-def streaming(how: PairEncoder, pairs: list[Pair]) -> Streamed:
-    return Streamed(how, pairs, captions_of(pairs))
+def streaming(provenance: PairEncoder, pairs: list[Pair]) -> Streamed:
+    return Streamed(provenance, pairs, captions_of(pairs))
 
 
 def filled(cached: Cached, **options: Any) -> dict[str, int]:
-    """Fill; how many photos and captions were encoded for it."""
-    done = {"photos": 0, "captions": 0}
+    """Fill; how many images and captions were encoded for it."""
+    done = {"images": 0, "captions": 0}
 
     def on_progress(what: str, count: int, of: int, word: str) -> None:
         if what in done:
@@ -170,11 +170,11 @@ def test_taking_records_holds_no_shard_in_memory(tmp_path: Path) -> None:
 
 def test_rows_guide_and_captions_are_those_of_the_pair(backbone: Backbone, pairs: list[Pair], tmp_path: Path) -> None:
     cached = on_disk(encoder_of(backbone, guide="spectral", image_size=48), pairs, tmp_path)
-    assert filled(cached) == {"photos": 36, "captions": 37} and cached.bytes_missing == 0
+    assert filled(cached) == {"images": 36, "captions": 37} and cached.bytes_missing == 0
     batch = cached.batch(places(30, 0, 7), places(30, 0, 35), places(0, 1, 0))
-    photos = [pairs[place].open() for place in (30, 0, 7)]
-    encoding = eclip.encode(backbone, torch.stack([backbone.preprocess(photo, 48) for photo in photos]), keep=1)
-    guide = on_grid(GUIDES["spectral"](Seen(photos, ["a", "b", "c"], encoding)), encoding.grid).flatten(1)
+    images = [pairs[place].open() for place in (30, 0, 7)]
+    encoding = eclip.encode(backbone, torch.stack([backbone.preprocess(image, 48) for image in images]), keep=1)
+    guide = on_grid(GUIDES["spectral"](Seen(images, ["a", "b", "c"], encoding)), encoding.grid).flatten(1)
     assert batch.rows.dtype == torch.float16 and batch.rows.shape == (3, 36, 32)
     torch.testing.assert_close(batch.rows.float(), head_rows(encoding), rtol=2e-3, atol=1e-3)
     torch.testing.assert_close(batch.guide.float(), guide, rtol=2e-3, atol=1e-3)
@@ -189,14 +189,14 @@ def test_rows_guide_and_captions_are_those_of_the_pair(backbone: Backbone, pairs
 def test_streamed_is_cached_to_half_precision(
     guide: str, backbone: Backbone, pairs: list[Pair], tmp_path: Path
 ) -> None:
-    how = encoder_of(backbone, guide=guide, source="output", workers=3)
-    cached = on_disk(how, pairs, tmp_path)
+    provenance = encoder_of(backbone, guide=guide, source="output", workers=3)
+    cached = on_disk(provenance, pairs, tmp_path)
     filled(cached)
     asked = places(*range(0, 36, 2)), places(*range(1, 36, 2)), places(*[0] * 18)
-    same(streaming(how, pairs).batch(*asked), cached.batch(*asked), rtol=2e-3, atol=1e-3)
+    same(streaming(provenance, pairs).batch(*asked), cached.batch(*asked), rtol=2e-3, atol=1e-3)
 
 
-def test_photos_that_cannot_be_read_are_named_and_not_used(
+def test_images_that_cannot_be_read_are_named_and_not_used(
     backbone: Backbone, pairs: list[Pair], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.png"
@@ -204,8 +204,8 @@ def test_photos_that_cannot_be_read_are_named_and_not_used(
     some = list(pairs)
     some[5] = Pair("broken", Place(str(broken), 0, 60), ("a torn photo",))
     some[20] = replace(pairs[20], key="gone", place=Place(str(tmp_path / "gone.png"), 0, 9))
-    how = encoder_of(backbone, guide="spectral")
-    cached, streamed = on_disk(how, some, tmp_path / "cache"), streaming(how, some)
+    provenance = encoder_of(backbone, guide="spectral")
+    cached, streamed = on_disk(provenance, some, tmp_path / "cache"), streaming(provenance, some)
     filled(cached)
     assert list(cached.bad) == [5, 20] and "broken" in cached.bad[5] and "cannot be read any more" in cached.bad[20]
     asked = places(4, 20, 5), places(4, 20, 5), places(0, 0, 0)
@@ -214,33 +214,33 @@ def test_photos_that_cannot_be_read_are_named_and_not_used(
         assert batch.good.tolist() == [True, False, False]
         assert batch.rows[0].any() and not batch.rows[1:].any() and bool((batch.guide[1:] == 1).all())
     assert streamed.bad == cached.bad
-    again = on_disk(how, some, tmp_path / "cache")
-    assert filled(again) == {"photos": 0, "captions": 0} and again.bad == cached.bad
-    few = on_disk(how, some, tmp_path / "cache", count=12)
+    again = on_disk(provenance, some, tmp_path / "cache")
+    assert filled(again) == {"images": 0, "captions": 0} and again.bad == cached.bad
+    few = on_disk(provenance, some, tmp_path / "cache", count=12)
     few.note_bad()
     assert list(few.bad) == [5], "only those that are used"
-    rows, _, bad = how.encode_images([some[5], some[20]])
+    rows, _, bad = provenance.encode_images([some[5], some[20]])
     assert list(bad) == [0, 1] and not rows.any()
 
 
 class Counted(Pair):
-    """A pair that counts how many of the photos are in memory."""
+    """A pair that counts how many of the images are in memory."""
 
     alive: ClassVar[set[int]] = set()
     most: ClassVar[list[int]] = []
 
     def open(self) -> Image.Image:
-        photo = super().open()
-        self.alive.add(number := id(photo))
-        weakref.finalize(photo, self.alive.discard, number)
+        image = super().open()
+        self.alive.add(number := id(image))
+        weakref.finalize(image, self.alive.discard, number)
         self.most.append(len(self.alive))
-        return photo
+        return image
 
 
-def test_a_photo_that_broke_before_another_guide_looked_is_not_used(
+def test_a_image_that_broke_before_another_guide_looked_is_not_used(
     backbone: Backbone, pairs: list[Pair], tmp_path: Path
 ) -> None:
-    copy = shutil.copy(pairs[5].place.file, tmp_path / "photo.png")
+    copy = shutil.copy(pairs[5].place.file, tmp_path / "image.png")
     some = [*pairs[:5], replace(pairs[5], place=pairs[5].place._replace(file=str(copy)))]
     whole = on_disk(encoder_of(backbone), some, tmp_path / "cache")
     filled(whole)
@@ -251,18 +251,18 @@ def test_a_photo_that_broke_before_another_guide_looked_is_not_used(
     assert list(other.bad) == [5] and not other.batch(places(5), places(5), places(0)).good
 
 
-def test_few_photos_are_in_memory_at_a_time(backbone: Backbone, pairs: list[Pair]) -> None:
+def test_few_images_are_in_memory_at_a_time(backbone: Backbone, pairs: list[Pair]) -> None:
     many = [Counted(pair.key, pair.place, pair.captions) for pair in pairs * 5]
     encoder_of(backbone, guide="centre", workers=2).encode_images(many)
-    assert len(Counted.most) == 180 and max(Counted.most) <= 3 * data_module.PHOTOS_AT_ONCE
+    assert len(Counted.most) == 180 and max(Counted.most) <= 3 * data_module.IMAGES_AT_ONCE
 
 
 def test_rows_beyond_half_precision_are_refused(pairs: list[Pair]) -> None:
     loud = tiny.backbone("vit")
-    how = encoder_of(loud)
+    provenance = encoder_of(loud)
     loud.model.visual.ln_post.weight.data.mul_(1e6)
     with pytest.raises(DataError, match="rows of vit are too large for half precision"):
-        how.encode_images(pairs[:3])
+        provenance.encode_images(pairs[:3])
 
 
 # --- kept once ---
@@ -271,17 +271,17 @@ def test_rows_beyond_half_precision_are_refused(pairs: list[Pair]) -> None:
 def test_a_second_run_encodes_nothing_and_another_guide_shares_the_rows(
     backbone: Backbone, pairs: list[Pair], tmp_path: Path
 ) -> None:
-    whole = {"photos": 36, "captions": 37}
+    whole = {"images": 36, "captions": 37}
     assert filled(on_disk(encoder_of(backbone), pairs, tmp_path)) == whole
     assert [file.name[:5] for file in sorted(tmp_path.iterdir())] == ["rows-", "texts"], "ones need no file"
-    assert filled(on_disk(encoder_of(backbone, workers=3), pairs, tmp_path)) == {"photos": 0, "captions": 0}
+    assert filled(on_disk(encoder_of(backbone, workers=3), pairs, tmp_path)) == {"images": 0, "captions": 0}
     rows = {file: file.stat().st_mtime_ns for file in tmp_path.glob("rows-*/*")}
     guided = on_disk(encoder_of(backbone, guide="centre"), pairs, tmp_path)
     assert guided.bytes_missing == 36 * 16 * 2, "the guide alone"
-    assert filled(guided) == {"photos": 36, "captions": 0}
+    assert filled(guided) == {"images": 36, "captions": 0}
     assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("rows-*/*")} == rows
     wide = on_disk(encoder_of(backbone, guide="centre", guide_options={"sigma": 0.5}), pairs, tmp_path)
-    assert filled(wide)["photos"] == 36
+    assert filled(wide)["images"] == 36
     assert not torch.equal(wide.batch(*[places(0)] * 3).guide, guided.batch(*[places(0)] * 3).guide)
     assert len(list(tmp_path.iterdir())) == 4
 
@@ -337,16 +337,16 @@ def test_an_interrupted_cache_goes_on(backbone: Backbone, pairs: list[Pair], tmp
 
         return on_progress
 
-    how = encoder_of(backbone, guide="centre")
-    for what, count in (("photos", 16), ("captions", 10)):
+    provenance = encoder_of(backbone, guide="centre")
+    for what, count in (("images", 16), ("captions", 10)):
         with pytest.raises(KeyboardInterrupt):
-            on_disk(how, pairs, tmp_path).fill(stop_at(what, count))
-    assert filled(on_disk(how, pairs, tmp_path)) == {"photos": 0, "captions": 27}
-    whole = on_disk(how, pairs, tmp_path / "whole")
+            on_disk(provenance, pairs, tmp_path).fill(stop_at(what, count))
+    assert filled(on_disk(provenance, pairs, tmp_path)) == {"images": 0, "captions": 27}
+    whole = on_disk(provenance, pairs, tmp_path / "whole")
     filled(whole)
     asked = [places(*range(36))] * 2
     same(
-        on_disk(how, pairs, tmp_path).batch(*asked, places(*[0] * 36)),
+        on_disk(provenance, pairs, tmp_path).batch(*asked, places(*[0] * 36)),
         whole.batch(*asked, places(*[0] * 36)),
         rtol=0,
         atol=0,
@@ -354,23 +354,23 @@ def test_an_interrupted_cache_goes_on(backbone: Backbone, pairs: list[Pair], tmp
 
 
 def test_each_process_takes_its_own_shards(backbone: Backbone, pairs: list[Pair], tmp_path: Path) -> None:
-    how = encoder_of(backbone, guide="spectral")
-    done = [filled(on_disk(how, pairs, tmp_path), rank=rank, world=3) for rank in (2, 0, 1)]
-    assert done == [{"photos": 8, "captions": 10}, {"photos": 16, "captions": 17}, {"photos": 12, "captions": 10}]
-    assert not on_disk(how, pairs, tmp_path).bytes_missing
+    provenance = encoder_of(backbone, guide="spectral")
+    done = [filled(on_disk(provenance, pairs, tmp_path), rank=rank, world=3) for rank in (2, 0, 1)]
+    assert done == [{"images": 8, "captions": 10}, {"images": 16, "captions": 17}, {"images": 12, "captions": 10}]
+    assert not on_disk(provenance, pairs, tmp_path).bytes_missing
 
 
 def test_the_first_pairs_need_only_their_shards_and_all_share_them(
     backbone: Backbone, pairs: list[Pair], tmp_path: Path
 ) -> None:
-    how, done = encoder_of(backbone, guide="centre"), []
+    provenance, done = encoder_of(backbone, guide="centre"), []
     for count in (5, 12, 16, None, 20):
-        cached = on_disk(how, pairs, tmp_path, count)
+        cached = on_disk(provenance, pairs, tmp_path, count)
         done.append(filled(cached))
         last = (count or 36) - 1
         batch = cached.batch(*[places(last)] * 2, places(0))
-        same(batch, streaming(how, pairs).batch(*[places(last)] * 2, places(0)), rtol=2e-3, atol=1e-3)
-    assert [one["photos"] for one in done] == [8, 8, 0, 20, 0], "shards of 8: none is made twice"
+        same(batch, streaming(provenance, pairs).batch(*[places(last)] * 2, places(0)), rtol=2e-3, atol=1e-3)
+    assert [one["images"] for one in done] == [8, 8, 0, 20, 0], "shards of 8: none is made twice"
     assert [one["captions"] for one in done] == [10, 10, 0, 17, 0]
 
 
@@ -378,20 +378,20 @@ def test_a_text_of_many_pairs_is_read_once_and_some_pairs_may_have_none(
     backbone: Backbone, pairs: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data_module, "CAPTIONS_IN_SHARD", 2)
-    how = encoder_of(backbone, guide="centre")
-    filled(on_disk(how, pairs, tmp_path))
+    provenance = encoder_of(backbone, guide="centre")
+    filled(on_disk(provenance, pairs, tmp_path))
     texts: list[tuple[str, ...]] = [(f"word {place % 5}", f"word {place % 7}")[place % 2 :] for place in range(36)]
     texts[2], texts[35] = (), ("word 4", "the last one")
-    assert filled(Cached(how, pairs, texts, tmp_path, count=3)) == {"photos": 0, "captions": 2}
-    assert filled(Cached(how, pairs, texts, tmp_path, count=1)) == {"photos": 0, "captions": 0}
-    cached = Cached(how, pairs, texts, tmp_path)
-    assert filled(cached) == {"photos": 0, "captions": 6}, "of 8"
+    assert filled(Cached(provenance, pairs, texts, tmp_path, count=3)) == {"images": 0, "captions": 2}
+    assert filled(Cached(provenance, pairs, texts, tmp_path, count=1)) == {"images": 0, "captions": 0}
+    cached = Cached(provenance, pairs, texts, tmp_path)
+    assert filled(cached) == {"images": 0, "captions": 6}, "of 8"
     assert len(list(tmp_path.glob("rows-*"))) == 1 and len(list(tmp_path.glob("texts-*"))) == 2
     asked = places(9, 1, 2, 3), places(35, 35, 4, 35), places(1, 0, 1, 1)
     batch = cached.batch(*asked)
     said = ["the last one", "word 4", "word 4", "the last one"]
     torch.testing.assert_close(batch.text, encode_texts(backbone, said), rtol=1e-5, atol=1e-6)
-    same(Streamed(how, pairs, texts).batch(*asked), batch, rtol=2e-3, atol=1e-3)
+    same(Streamed(provenance, pairs, texts).batch(*asked), batch, rtol=2e-3, atol=1e-3)
 
 
 def test_repeated_texts_are_read_once_and_given_in_the_order_asked_for(

@@ -1,4 +1,4 @@
-"""Captions as prompts for the words they mention, and which words a photo is not to be held against."""
+"""Captions as prompts for the words they mention, and which words an image is not to be held against."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from eclip.training.data import Batch
 from eclip.training.word_prompts import FalseNegatives, as_words
 
 
-def said(*captions: str, photos: int = 10) -> list[Pair]:
-    """So many photos with these captions."""
-    return [Pair(f"{captions[0]} {number}", Place("nowhere.png", 0, 9), captions) for number in range(photos)]
+def said(*captions: str, images: int = 10) -> list[Pair]:
+    """So many images with these captions."""
+    return [Pair(f"{captions[0]} {number}", Place("nowhere.png", 0, 9), captions) for number in range(images)]
 
 
-def found(*captions: str, photos: int = 10) -> list[str]:
-    """The words of a photo with these captions, if there are so many of its kind."""
-    pairs = [*said(*captions, photos=photos), *said("a zebra")]
+def found(*captions: str, images: int = 10) -> list[str]:
+    """The words of an image with these captions, if there are so many of its kind."""
+    pairs = [*said(*captions, images=images), *said("a zebra")]
     prompts = as_words(pairs)
-    assert prompts[-1] == ("a photo of a zebra",) and len({own for own in prompts[:photos]}) == 1
+    assert prompts[-1] == ("a photo of a zebra",) and len({own for own in prompts[:images]}) == 1
     return [prompt.removeprefix("a photo of a ") for prompt in prompts[0]]
 
 
@@ -56,12 +56,12 @@ def test_two_words_may_be_one_term() -> None:
     assert found("it is on fire") == ["fire"] and "fire hydrant" not in found("a fire near a hydrant")
 
 
-def test_the_parts_of_a_term_are_not_asked_of_its_photo() -> None:
+def test_the_parts_of_a_term_are_not_asked_of_its_image() -> None:
     assert found("a hot dog on a bench") == ["bench", "hot dog"], "that is no dog"
     assert found("a hot dog", "hot dogs and a bench", "a dog on a bench") == ["hot dog", "bench"], "who knows"
     assert found("a hot dog", "a dog", "a dog") == ["dog"], "one caption of three names no term"
-    pairs = [*said("a hot dog", photos=9), *said("a dog", photos=1)]
-    assert as_words(pairs) == [("a photo of a dog",)] * 10, "nor is there one that nine photos have"
+    pairs = [*said("a hot dog", images=9), *said("a dog", images=1)]
+    assert as_words(pairs) == [("a photo of a dog",)] * 10, "nor is there one that nine images have"
 
 
 def test_of_several_captions_two_must_have_a_word_and_those_of_most_come_first() -> None:
@@ -71,13 +71,13 @@ def test_of_several_captions_two_must_have_a_word_and_those_of_most_come_first()
     assert found("a dog", "a cat") == []
 
 
-def test_words_that_fewer_than_ten_photos_have_are_left_out() -> None:
-    assert found("a dog on a bench", photos=10) == ["bench", "dog"]
-    assert found("a dog on a bench", photos=9) == []
-    pairs = [*said("a dog", photos=4), *said("dogs and a cat", photos=6), *said("a mood", photos=1)]
+def test_words_that_fewer_than_ten_images_have_are_left_out() -> None:
+    assert found("a dog on a bench", images=10) == ["bench", "dog"]
+    assert found("a dog on a bench", images=9) == []
+    pairs = [*said("a dog", images=4), *said("dogs and a cat", images=6), *said("a mood", images=1)]
     assert as_words(pairs) == [("a photo of a dog",)] * 10 + [()], "ten of all, in whatever captions"
-    with pytest.raises(DataError, match=r"no word .* in the captions of 10 photos or more: .*--texts captions"):
-        as_words([*said("a dog", photos=9), *said("a cat", photos=9)])
+    with pytest.raises(DataError, match=r"no word .* in the captions of 10 images or more: .*--texts captions"):
+        as_words([*said("a dog", images=9), *said("a cat", images=9)])
 
 
 def test_the_order_is_always_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +131,7 @@ def near_of(aside: FalseNegatives, owner: int) -> set[str]:
 
 
 @pytest.mark.parametrize("near", [-0.9, 0.0, 0.5, 0.93, 0.99])
-def test_kin_are_a_photos_own_words_and_those_near_them(near: float) -> None:
+def test_kin_are_a_images_own_words_and_those_near_them(near: float) -> None:
     aside = FalseNegatives(TEXTS, read, near)
     for owner in (0, 1, 3, 4):
         assert near_of(aside, owner) == {
@@ -139,7 +139,7 @@ def test_kin_are_a_photos_own_words_and_those_near_them(near: float) -> None:
         }
 
 
-def test_parts_of_a_term_are_kin_of_its_photo_alone() -> None:
+def test_parts_of_a_term_are_kin_of_its_image_alone() -> None:
     prompts = [(f"a photo of a {word}",) for word in ("hot dog", "dog", "cat", "dogma")]
     aside = FalseNegatives(prompts, lambda texts: torch.eye(len(texts)), 0.5)
     own = [{word.removeprefix("a photo of a ") for word in near_of(aside, owner)} for owner in range(4)]

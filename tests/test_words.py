@@ -13,7 +13,7 @@ from eclip import render
 from eclip.backbones.backbone import Backbone
 from eclip.backbones.blocks import cosine, unit
 from eclip.backbones.text_tower import run_text_block, text_attention
-from eclip.errors import EclipError, NoMeaningError, OptionError, TextCutWarning, TextError, UnknownNameError
+from eclip.errors import EclipError, NotApplicableError, OptionError, TextCutWarning, TextError, UnknownNameError
 from eclip.render import words as words_module
 from eclip.words import WORD_METHODS
 from eclip.words.tokens import content, read
@@ -78,10 +78,10 @@ def test_words_in_scripts_with_marks_stay_whole(backbone: Backbone) -> None:
 
 
 def test_view_reaches_the_model(backbone: Backbone) -> None:
-    photo = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    image = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     for view in ({"image_size": 48}, {"image_size": 48, "positions": "bilinear"}, {"resize": "keep"}):
-        found = eclip.explain_words(photo, TEXTS, model=backbone, **view)  # type: ignore[arg-type]
-        plain = eclip.explain(photo, TEXTS, model=backbone, method="itsm", **view)  # type: ignore[call-overload]
+        found = eclip.explain_words(image, TEXTS, model=backbone, **view)  # type: ignore[arg-type]
+        plain = eclip.explain(image, TEXTS, model=backbone, method="itsm", **view)  # type: ignore[call-overload]
         np.testing.assert_allclose(found.scores, plain.scores, rtol=0, atol=1e-6)
 
 
@@ -204,23 +204,23 @@ def test_nothing_of_the_model_changes(training: bool) -> None:
     backbone.model.train(training)
     try:
         before, random = _state(backbone.model), torch.get_rng_state()
-        photo = np.random.default_rng(0).integers(0, 256, (32, 40, 3), dtype=np.uint8)
+        image = np.random.default_rng(0).integers(0, 256, (32, 40, 3), dtype=np.uint8)
         for name in WORD_METHODS:
-            eclip.explain_words(photo, TEXTS, model=backbone, method=name)
-        eclip.interactions(photo, TEXTS[0], model=backbone)
+            eclip.explain_words(image, TEXTS, model=backbone, method=name)
+        eclip.interactions(image, TEXTS[0], model=backbone)
         with pytest.raises(OptionError):
-            eclip.explain_words(photo, TEXTS, model=backbone, depth=0)
+            eclip.explain_words(image, TEXTS, model=backbone, depth=0)
         _assert_same(backbone.model, before, random)
     finally:
         backbone.model.eval()
 
 
 def test_in_inference_mode_too(backbone: Backbone) -> None:
-    photo = np.zeros((32, 32, 3), np.uint8)
-    plain = eclip.explain_words(photo, TEXTS, model=backbone)
+    image = np.zeros((32, 32, 3), np.uint8)
+    plain = eclip.explain_words(image, TEXTS, model=backbone)
     with torch.inference_mode():
-        again = eclip.explain_words(photo, TEXTS, model=backbone)
-        eclip.interactions(photo, TEXTS[0], model=backbone)
+        again = eclip.explain_words(image, TEXTS, model=backbone)
+        eclip.interactions(image, TEXTS[0], model=backbone)
     np.testing.assert_array_equal(plain.values[0], again.values[0])
 
 
@@ -232,20 +232,20 @@ def _coca() -> Backbone:
 
 
 def test_a_tower_nobody_has_read_can_still_leave_words_out() -> None:
-    backbone, photo = _coca(), np.zeros((32, 32, 3), np.uint8)
+    backbone, image = _coca(), np.zeros((32, 32, 3), np.uint8)
     for method in ("gradeclip", "chefer"):
-        with pytest.raises(NoMeaningError, match="'leave_one_out' works with any"):
-            eclip.explain_words(photo, TEXTS, model=backbone, method=method)
-    with pytest.raises(NoMeaningError, match="text tower"):
-        eclip.interactions(photo, TEXTS[0], model=backbone)
-    found = eclip.explain_words(photo, TEXTS, model=backbone, method="leave_one_out")
+        with pytest.raises(NotApplicableError, match="'leave_one_out' works with any"):
+            eclip.explain_words(image, TEXTS, model=backbone, method=method)
+    with pytest.raises(NotApplicableError, match="text tower"):
+        eclip.interactions(image, TEXTS[0], model=backbone)
+    found = eclip.explain_words(image, TEXTS, model=backbone, method="leave_one_out")
     assert np.abs(found.values[0]).max() > 0
 
 
 def test_what_comes_out(backbone: Backbone) -> None:
-    photos = [np.full((20, 30, 3), level, np.uint8) for level in (20, 200)]
-    found = eclip.explain_words(photos, TEXTS, model=backbone)
-    explained = eclip.explain(photos, TEXTS, model=backbone, method="itsm")
+    images = [np.full((20, 30, 3), level, np.uint8) for level in (20, 200)]
+    found = eclip.explain_words(images, TEXTS, model=backbone)
+    explained = eclip.explain(images, TEXTS, model=backbone, method="itsm")
     np.testing.assert_allclose(found.scores, explained.scores, rtol=0, atol=1e-6)
     assert found.words == (("a", "husky", "running", "in", "snow"), ("two", "cats", ",", "asleep"))
     for image in range(2):

@@ -129,7 +129,7 @@ GAPS: dict[str, tuple[str, ...]] = {
     "gradeclip": AVERAGED,
     "decompose": (*AVERAGED, "vit with query norm", "eva02", "eva, norms behind"),
 }
-"""Methods and the families on which they have no meaning."""
+"""Methods and the families to which they are not applicable."""
 
 FEW: dict[str, dict[str, Any]] = {"rise": {"mask_count": 12}, "gscorecam": {"channels": 12}}
 """Options that make perturbation methods quick."""

@@ -19,7 +19,7 @@ from eclip.backbones.backbone import Backbone
 transformers = pytest.importorskip("transformers", reason="models of transformers need pip install 'eclip[hf]'")
 tokenizers = pytest.importorskip("tokenizers")
 
-WORDS = ["a", "an", "the", "photo", "of", "dog", "cat", "elephant", "in", "front", "ball", "狗", "猫", "一", "只", "的"]
+WORDS = ["a", "an", "the", "image", "of", "dog", "cat", "elephant", "in", "front", "ball", "狗", "猫", "一", "只", "的"]
 VISION = {
     "hidden_size": 32,
     "intermediate_size": 64,

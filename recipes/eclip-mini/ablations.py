@@ -3,7 +3,7 @@
     python recipes/eclip-mini/ablations.py --data DATA --out WORK/ablations.jsonl
 
 Expect: the tables of docs/eclip.md in about an hour on two idle cores (a run is half a minute); `--only forms` for
-one of them. Scores are those of every third photo of voc2012seg and every second of coco80seg. A run is a line in
+one of them. Scores are those of every third image of voc2012seg and every second of coco80seg. A run is a line in
 --out, and what is there is not run again. Nothing is chosen here by the scores.
 """
 
@@ -30,7 +30,7 @@ from eclip.guides import GUIDES, Seen, on_grid
 from eclip.metrics.localization import Localization
 from eclip.training.config import TrainConfig
 from eclip.training.run import Run, train
-from eclip.training.validation import encoded, score_photo
+from eclip.training.validation import encoded, score_image
 
 BASE: dict[str, Any] = {"texts": "words", "form": "similarity_smooth", "guide": "none", "lr": 1e-3, "wd": 0.0}
 BASE |= {"warmup": 30, "epochs": 3, "device": "cpu"}
@@ -104,7 +104,7 @@ class Scored:
             maps = maps_of(self.rows[start : start + 64].float())
             for raw, mask in zip(maps, self.shown[start : start + 64], strict=True):
                 numbers = present(mask)
-                score_photo(found, raw[[self.columns[number] for number in numbers]], numbers, mask)
+                score_image(found, raw[[self.columns[number] for number in numbers]], numbers, mask)
         record = found.record()
         return 100 * record.msc, 100 * record.miou
 
@@ -136,12 +136,12 @@ def guided(backbone: Backbone, rows: torch.Tensor, guide: str) -> torch.Tensor:
     encoding = Encoding(
         backbone, blank, (x,), tokens, backbone.pool(tokens), None, grid, backbone.prefix, "bicubic_aa", backbone.blocks
     )
-    seen = Seen([Image.new("RGB", (8, 8))] * len(rows), ["photo"] * len(rows), encoding)
+    seen = Seen([Image.new("RGB", (8, 8))] * len(rows), ["image"] * len(rows), encoding)
     return on_grid(GUIDES[guide](seen), grid)
 
 
 def fill_guide(run: Run) -> None:
-    """Put a guide's maps into the cache from the rows that are there, which saves reading every photo again."""
+    """Put a guide's maps into the cache from the rows that are there, which saves reading every image again."""
     cached = run.cached()
     for span in cached.guides.missing(cached.count):
         rows = torch.from_numpy(cached.rows.take(np.arange(span.start, span.stop))).float()

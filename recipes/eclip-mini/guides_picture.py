@@ -1,4 +1,4 @@
-"""Draw docs/guides.jpg: what each guide that needs no network makes of four photos, with `mini`.
+"""Draw docs/guides.jpg: what each guide that needs no network makes of four images, with `mini`.
 
 python recipes/eclip-mini/guides_picture.py [OUT]
 """
@@ -14,18 +14,18 @@ from PIL import Image, ImageDraw
 
 import eclip
 from eclip.guides import GUIDES, Seen
-from eclip.images import open_photo
+from eclip.images import open_image
 from eclip.render.colormaps import BACKGROUND, BAR_GRAY, FAINT, INK, blend
 from eclip.render.fonts import fit
 from eclip.render.overlay import paint
 
 DOCS = Path(__file__).parents[2] / "docs"
-PHOTOS = ("elephant", "dog", "cat", "horses")
+IMAGES = ("elephant", "dog", "cat", "horses")
 COLUMNS: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("spectral", {}, "spectral", "the cut of the patches"),
     ("backbone", {"kind": "vv"}, "backbone, vv", "values attend to values"),
     ("backbone", {"kind": "pool"}, "backbone, pool", "the attention that pools"),
-    ("centre", {}, "centre", "whatever the photo"),
+    ("centre", {}, "centre", "whatever the image"),
 )
 WIDTH, GAP, MARGIN, HEAD, FOOT = 220, 8, 28, 52, 58
 ALPHA = 0.85
@@ -34,17 +34,17 @@ ALPHA = 0.85
 def main() -> None:
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS / "guides.jpg"
     model = eclip.load("mini")
-    photos = [open_photo(DOCS / "photos" / f"{name}.jpg") for name in PHOTOS]
-    encoding = eclip.encode(model, torch.stack([model.preprocess(photo) for photo in photos]), keep=1)
-    seen = Seen(photos, list(PHOTOS), encoding)
+    images = [open_image(DOCS / "images" / f"{name}.jpg") for name in IMAGES]
+    encoding = eclip.encode(model, torch.stack([model.preprocess(image) for image in images]), keep=1)
+    seen = Seen(images, list(IMAGES), encoding)
     maps = [GUIDES[name](seen, **options).numpy() for name, options, _, _ in COLUMNS]
 
-    views = [photo.resize((WIDTH, round(WIDTH * photo.height / photo.width))) for photo in photos]
+    views = [image.resize((WIDTH, round(WIDTH * image.height / image.width))) for image in images]
     lefts = [MARGIN + column * (WIDTH + GAP) for column in range(len(COLUMNS) + 1)]
     height = MARGIN + HEAD + sum(view.height + GAP for view in views) + FOOT
     canvas = Image.new("RGB", (lefts[-1] + WIDTH + MARGIN, height), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    for left, (title, note) in zip(lefts, (("photo", ""), *((c[2], c[3]) for c in COLUMNS)), strict=True):
+    for left, (title, note) in zip(lefts, (("image", ""), *((c[2], c[3]) for c in COLUMNS)), strict=True):
         write(draw, (left, MARGIN + 8), title, 17, INK)
         write(draw, (left, MARGIN + 30), note, 13, FAINT)
     top = MARGIN + HEAD

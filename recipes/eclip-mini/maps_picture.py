@@ -1,6 +1,6 @@
 """Draw docs/eclip.jpg: ITSM, RCLIP, ECLIP and CLIP Surgery side by side, with `mini`.
 
-python recipes/eclip-mini/maps_picture.py [OUT] [PHOTO=TEXT ...]
+python recipes/eclip-mini/maps_picture.py [OUT] [IMAGE=TEXT ...]
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from guides_picture import ALPHA, DOCS, FOOT, GAP, HEAD, MARGIN, WIDTH, write
 from PIL import Image, ImageDraw
 
 import eclip
-from eclip.images import open_photo
+from eclip.images import open_image
 from eclip.render.colormaps import BACKGROUND, FAINT, INK
 from eclip.render.overlay import paint
 
@@ -28,28 +28,28 @@ COLUMNS = (
 def main() -> None:
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS / "eclip.jpg"
     shown = [pair.partition("=") for pair in sys.argv[2:]] or [
-        (f"{DOCS}/photos/{name}.jpg", "", text) for name, _, text in (pair.partition("=") for pair in SHOWN)
+        (f"{DOCS}/images/{name}.jpg", "", text) for name, _, text in (pair.partition("=") for pair in SHOWN)
     ]
-    photos = [open_photo(name) for name, _, _ in shown]
-    views = [photo.resize((WIDTH, round(WIDTH * photo.height / photo.width))) for photo in photos]
+    images = [open_image(name) for name, _, _ in shown]
+    views = [image.resize((WIDTH, round(WIDTH * image.height / image.width))) for image in images]
     lefts = [MARGIN + column * (WIDTH + GAP) for column in range(len(COLUMNS) + 1)]
     height = MARGIN + HEAD + sum(view.height + 26 + GAP for view in views) + FOOT
     canvas = Image.new("RGB", (lefts[-1] + WIDTH + MARGIN, height), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    for left, (title, note) in zip(lefts, (("photo", ""), *COLUMNS), strict=True):
+    for left, (title, note) in zip(lefts, (("image", ""), *COLUMNS), strict=True):
         write(draw, (left, MARGIN + 8), title, 17, INK)
         write(draw, (left, MARGIN + 30), note, 13, FAINT)
     top = MARGIN + HEAD
-    for photo, view, (_, _, text) in zip(photos, views, shown, strict=True):
+    for image, view, (_, _, text) in zip(images, views, shown, strict=True):
         write(draw, (lefts[0], top + 10), text, 15, INK)
         top += 26
         canvas.paste(view, (lefts[0], top))
-        answers = eclip.explain(photo, f"a photo of {text}", method=[name for name, _ in COLUMNS])
+        answers = eclip.explain(image, f"a photo of {text}", method=[name for name, _ in COLUMNS])
         for left, (name, _) in zip(lefts[1:], COLUMNS, strict=True):
             canvas.paste(paint(view, answers[name].heatmap(0, 0), False, ALPHA), (left, top))
         top += view.height + GAP
     words = (
-        'Each map from its lowest to its highest value; the line runs at half. Asked: "a photo of ...". Model: mini.'
+        'Each map from its lowest to its highest value; the line runs at half. Asked: "an image of ...". Model: mini.'
     )
     write(draw, (lefts[0], top + 24), words, 13, FAINT, canvas.width - lefts[0])
     canvas.save(out, quality=79, optimize=True)

@@ -1,10 +1,10 @@
-"""How often the health of a map is right, on photos with masks: the tables of docs/health.md.
+"""How often the health of a map is right, on images with masks: the tables of docs/health.md.
 
     python recipes/health/evaluate.py --data DATA
 
-DATA holds the packs voc2012seg and coco80seg; the model is `mini`, names go into "a photo of a {}", and a class is in a
-photo if it has 1 % of its area, except where it says "any pixel". Presence is asked of all photos of coco80seg, maps of
-every sixth photo of both packs (--every), hiding, which costs two forward passes a pair, of every twenty-fourth
+DATA holds the packs voc2012seg and coco80seg; the model is `mini`, names go into "a photo of a {}", and a class is in
+an image if it has 1 % of its area, except where it says "any pixel". Presence is asked of all images of coco80seg, maps
+of every sixth image of both packs (--every), hiding, which costs two forward passes a pair, of every twenty-fourth
 (--hiding). Expect about six minutes on one core, most of it for gradients of eighty
 texts. Pairs whose map is flat have no numbers and no warnings.
 
@@ -76,14 +76,14 @@ def presence(backbone: eclip.Backbone, masks: MaskSet) -> None:
     less, words_less = scores - checkup.alike @ mean, words - checkup.words @ mean
     less = (words_less[:, None] < less[:, :, None]).float().mean(dim=-1)
     area = np.array(areas)
-    print(f"presence, coco80seg, {len(area)} photos x {len(masks.classes)} classes, {len(checkup.words)} words")
+    print(f"presence, coco80seg, {len(area)} images x {len(masks.classes)} classes, {len(checkup.words)} words")
     for name, there in (("any pixel", area > 0), ("1 % of area", area >= LEAST_AREA)):
         classes = [roc_auc_score(there[:, c], shares[:, c]) for c in range(there.shape[1]) if there[:, c].any()]
-        photos = [roc_auc_score(there[i], shares[i]) for i in range(len(there)) if there[i].any()]
+        images = [roc_auc_score(there[i], shares[i]) for i in range(len(there)) if there[i].any()]
         missed, caught = shares[there] < LEAST_PRESENCE, shares[area == 0] < LEAST_PRESENCE
         print(
             f"  {name}: AUROC pooled {roc_auc_score(there.ravel(), shares.ravel()):.3f}, mean of classes "
-            f"{np.mean(classes):.3f}, of photos {np.mean(photos):.3f}; "
+            f"{np.mean(classes):.3f}, of images {np.mean(images):.3f}; "
             f"warned of {missed.mean():.1%} of {there.sum()} present, {caught.mean():.1%} of those with no pixel"
         )
         others = (roc_auc_score(there.ravel(), one.numpy().ravel()) for one in (scores, less))
@@ -106,7 +106,7 @@ def maps(pack: str, every: int, backbone: eclip.Backbone, masks: MaskSet) -> Non
                 numbers = (one[0, column] for one in (health.sensitivity, health.polarity, health.artefacts))
                 found[name].append((sign(raw[0, column], mask, number), *numbers, float(implanted[0, column])))
                 words[name].update([masks.classes[number]] * bool(health.polarity[0, column] < LEAST_POLARITY))
-    print(f"\nmaps, {pack}, every {every}th photo, {len(found['itsm'])} pairs")
+    print(f"\nmaps, {pack}, every {every}th image, {len(found['itsm'])} pairs")
     print(
         "method      mSC  inverted | warned: all  upright  inverted  flipped | sensitivity  warned | artefacts"
         "  implanted"
@@ -135,7 +135,7 @@ def hiding(pack: str, every: int, backbone: eclip.Backbone, masks: MaskSet) -> N
             by_hiding = polarity_by_hiding(encoding, checkup.text[chosen], raw[:, chosen])[0].tolist()
             for (number, column), hidden in zip(columns.items(), by_hiding, strict=True):
                 found[name].append((sign(raw[0, column], mask, number), float(polarity[column]), hidden))
-    print(f"\nhiding half of the patches, {pack}, every {every}th photo, {len(found['itsm'])} pairs, share below 0")
+    print(f"\nhiding half of the patches, {pack}, every {every}th image, {len(found['itsm'])} pairs, share below 0")
     for name, rows in found.items():
         true, polarity, hidden = np.array(rows).T
         parts = [
@@ -149,7 +149,7 @@ def hiding(pack: str, every: int, backbone: eclip.Backbone, masks: MaskSet) -> N
 def pairs(
     backbone: eclip.Backbone, masks: MaskSet, every: int
 ) -> Iterator[tuple[eclip.Encoding, np.ndarray, dict[int, int]]]:
-    """Each photo's encoding and mask, and the column of each class it shows."""
+    """Each image's encoding and mask, and the column of each class it shows."""
     some = replace(masks, items=masks.items[::every])
     for items, encoding in encoded(some, backbone, batch_size=8):
         for index, item in enumerate(items):

@@ -26,36 +26,36 @@ from eclip.datasets.masks import VOC_NAMES, MaskSet, present, read_masks
 from eclip.methods import check_methods
 from eclip.metrics.localization import Localization
 from eclip.refinements import check_refinement
-from eclip.training.validation import encoded, score_photo
+from eclip.training.validation import encoded, score_image
 
 CARD = "surgery,maskclip,itsm,rclip"
 SLOW = [name for name, method in eclip.METHODS.items() if method.kind == "perturbation"]
 """Asked for the names that are present alone: their maps of one text do not depend on the others."""
 
 
-def encode_photos(backbone: eclip.Backbone, photos: list[Image.Image]) -> eclip.Encoding:
-    return eclip.encode(backbone, torch.stack([backbone.preprocess(photo) for photo in photos]))
+def encode_images(backbone: eclip.Backbone, images: list[Image.Image]) -> eclip.Encoding:
+    return eclip.encode(backbone, torch.stack([backbone.preprocess(image) for image in images]))
 
 
 def image_features(backbone: eclip.Backbone, pack: Path, split: str) -> tuple[Tensor, list[list[str]]]:
-    """Unit features of a split's photos, and their texts."""
+    """Unit features of a split's images, and their texts."""
     features, texts, batch = [], [], []
-    for photo, own in read_pack(pack, split):
-        batch.append(photo.convert("RGB"))
+    for image, own in read_pack(pack, split):
+        batch.append(image.convert("RGB"))
         texts.append(own)
         if len(batch) == 16:
-            features.append(encode_photos(backbone, batch).feature)
+            features.append(encode_images(backbone, batch).feature)
             batch = []
     if batch:
-        features.append(encode_photos(backbone, batch).feature)
+        features.append(encode_images(backbone, batch).feature)
     return F.normalize(torch.cat(features), dim=-1), texts
 
 
 def flickr8k(backbone: eclip.Backbone, data: Path) -> dict[str, float]:
-    """Text-to-image recall: how often the caption's own photo is among the first 1 and 10 of 1,000."""
+    """Text-to-image recall: how often the caption's own image is among the first 1 and 10 of 1,000."""
     image, captions = image_features(backbone, data / "flickr8k", "test")
     text = eclip.encode_texts(backbone, [caption for own in captions for caption in own], templates="none")
-    owner = torch.tensor([photo for photo, own in enumerate(captions) for _ in own])
+    owner = torch.tensor([picture for picture, own in enumerate(captions) for _ in own])
     score = text @ image.T
     rank = (score > score.gather(1, owner[:, None])).sum(1)
     return {f"recall at {k}": 100 * (rank < k).float().mean().item() for k in (1, 10)}
@@ -93,12 +93,12 @@ def voc(
                 eclip.METHODS[name](alone, text[asked])[0] if name in SLOW else maps[name][i, asked] for name in methods
             ]
             for label, (refine, options) in refinements.items():
-                refined = torch.cat(raws)  # of all methods, so that they share what a refinement knows of the photo
+                refined = torch.cat(raws)  # of all methods, so that they share what a refinement knows of the image
                 if refine is not None:
                     refined = eclip.REFINEMENTS[refine](refined[None], alone, **options)[0]
                 for method, raw in zip(methods, refined.split(len(numbers)), strict=True):
-                    score_photo(scores[method + label], raw, numbers, mask)
-    found = {"photos": len(hits), "best name present": 100 * float(np.mean(hits))}
+                    score_image(scores[method + label], raw, numbers, mask)
+    found = {"images": len(hits), "best name present": 100 * float(np.mean(hits))}
     for method, record in ((method, one.record()) for method, one in scores.items()):
         found |= {f"{method} mSC": 100 * record.msc, f"{method} mIoU": 100 * record.miou}
         found[f"{method} threshold"] = record.threshold
@@ -128,14 +128,14 @@ def main() -> None:
     parser.add_argument(
         "--refine", default="none", help='for voc, joined by commas: none, or a refinement such as "lposs:k=50"'
     )
-    parser.add_argument("--every", type=int, default=1, help="for voc, every N-th photo alone")
+    parser.add_argument("--every", type=int, default=1, help="for voc, every N-th image alone")
     parser.add_argument("--first", type=int, default=0, help="for voc, with the first at this place")
     parser.add_argument("--once", action="store_true", help="for voc, the first of its three rows alone")
     args = parser.parse_args()
     backbone = eclip.load(args.model)
     methods = tuple(args.methods.split(","))
     check_methods(methods)
-    how = (methods, given_refinements(args.refine))
+    provenance = (methods, given_refinements(args.refine))
 
     def masks(where: dict[str, str] | None = None) -> MaskSet:
         folder = args.data / "voc2012seg"
@@ -146,10 +146,10 @@ def main() -> None:
         "flickr8k": {"flickr8k test": lambda: flickr8k(backbone, args.data)},
         "caltech101": {"caltech101 test": lambda: caltech101(backbone, args.data)},
         "voc": {
-            'voc2012seg, "a photo of a X"': lambda: voc(backbone, masks(), "a photo of a {}", *how),
-            'voc2012seg, "a photo of a X."': lambda: voc(backbone, masks(), "a photo of a {}.", *how),
+            'voc2012seg, "a photo of a X"': lambda: voc(backbone, masks(), "a photo of a {}", *provenance),
+            'voc2012seg, "a photo of a X."': lambda: voc(backbone, masks(), "a photo of a {}.", *provenance),
             'voc2012seg, voc2012_val only, "a photo of a X"': lambda: voc(
-                backbone, masks(val), "a photo of a {}", *how
+                backbone, masks(val), "a photo of a {}", *provenance
             ),
         },
     }

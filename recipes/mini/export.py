@@ -53,7 +53,7 @@ def settle_values(pool: AttentionPool2d, tokens: Tensor, sharpness: float, evenn
 
 
 def sample_tokens(work: Path, size: int) -> Tensor:
-    """Some tokens of training photos."""
+    """Some tokens of training images."""
     tokens = np.load(work / str(size) / "flickr8k-train" / "tokens.npy", mmap_mode="r")
     return torch.from_numpy(tokens[::12][:, ::5].astype(np.float32)).flatten(0, 1)
 
@@ -80,7 +80,7 @@ def assemble(work: Path, size: int, pool: str, text: str, sharpness: float, even
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="also compare the features of a few photos")
+    parser.add_argument("--data", type=Path, help="also compare the features of a few images")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--pool", default="pool")
@@ -118,8 +118,8 @@ def main() -> None:
     rows = tokenizer(["a photo of a dog", "two people on a sofa", "snow"])
     pixels = [torch.rand(3, args.size, args.size) * 2 - 1]
     if args.data:
-        photos = read_pack(args.data / "coco-captions", "val")
-        pixels = [preprocess(next(photos)[0]) for _ in range(8)]
+        images = read_pack(args.data / "coco-captions", "val")
+        pixels = [preprocess(next(images)[0]) for _ in range(8)]
     with torch.no_grad():
         for name, given in (("encode_image", torch.stack(pixels)), ("encode_text", rows)):
             kept, back = (F.normalize(getattr(m, name)(given), dim=-1) for m in (clip, loaded))

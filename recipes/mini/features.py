@@ -1,9 +1,9 @@
-"""Run the frozen trunk once over every photo and keep what it says.
+"""Run the frozen trunk once over every image and keep what it says.
 
     python recipes/mini/features.py --data DATA --work WORK --size 320
 
-Expect: WORK/320/<pack>-<split>/ with `tokens.npy` (photo, row * col, 1280; stride 32; half precision) and `texts.json`
-(the texts of each photo). An interrupted run goes on where it stopped. The last line, the trunk's own ImageNet top-1 on
+Expect: WORK/320/<pack>-<split>/ with `tokens.npy` (image, row * col, 1280; stride 32; half precision) and `texts.json`
+(the texts of each image). An interrupted run goes on where it stopped. The last line, the trunk's own ImageNet top-1 on
 `imagenet1k-one-each` (74.5 % at 320 px), proves that the weights landed in the right places.
 """
 
@@ -42,14 +42,14 @@ def build_trunk() -> nn.Module:
     return trunk.eval().requires_grad_(False)
 
 
-def squash(photo: Image.Image, size: int) -> np.ndarray:
-    """The whole photo as a square of (3, height, width) in [-1, 1]."""
-    square = photo.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+def squash(image: Image.Image, size: int) -> np.ndarray:
+    """The whole image as a square of (3, height, width) in [-1, 1]."""
+    square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(square, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
 
 
 def read_pack(folder: Path, split: str) -> Iterator[tuple[Image.Image, list[str]]]:
-    """Photos and their texts, in the order of the shards."""
+    """Images and their texts, in the order of the shards."""
     if folder.name == "voc2012seg":
         rows = (folder / "index.tsv").read_text(encoding="utf-8").splitlines()[1:]
         for name in (row.split("\t")[0] for row in rows):
@@ -64,7 +64,7 @@ def read_pack(folder: Path, split: str) -> Iterator[tuple[Image.Image, list[str]
 
 
 def compute_split(forward, folder: Path, split: str, size: int, target: Path, batch_size: int) -> None:
-    """Fill the array of one split; `done.txt` counts the finished photos."""
+    """Fill the array of one split; `done.txt` counts the finished images."""
     target.mkdir(parents=True, exist_ok=True)
     texts = [texts for _, texts in read_pack(folder, split)]
     (target / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
@@ -78,10 +78,10 @@ def compute_split(forward, folder: Path, split: str, size: int, target: Path, ba
     )
     batch: list[np.ndarray] = []
     started, first = time.time(), done
-    for index, (photo, _) in enumerate(read_pack(folder, split)):
+    for index, (image, _) in enumerate(read_pack(folder, split)):
         if index < done:
             continue
-        batch.append(squash(photo, size))
+        batch.append(squash(image, size))
         if len(batch) < batch_size and index + 1 < len(texts):
             continue
         count = len(batch)
@@ -92,11 +92,11 @@ def compute_split(forward, folder: Path, split: str, size: int, target: Path, ba
         counter.write_text(str(done), encoding="utf-8")
         if (done // batch_size) % 20 == 0 or done == len(texts):
             speed = (done - first) / (time.time() - started)
-            print(f"{target.name} {size} px: {done}/{len(texts)}, {speed:.1f} photos/s", flush=True)
+            print(f"{target.name} {size} px: {done}/{len(texts)}, {speed:.1f} images/s", flush=True)
 
 
 def report_top1(trunk: nn.Module, target: Path) -> None:
-    """The one photo of class i is photo i, so the classifier's answer for it should be i."""
+    """The one image of class i is image i, so the classifier's answer for it should be i."""
     tokens = torch.from_numpy(np.load(target / "tokens.npy").astype(np.float32))
     answer = trunk.classifier(tokens.mean(1)).argmax(1)
     print(f"ImageNet top-1 of the trunk: {100 * (answer == torch.arange(1000)).float().mean():.1f} %")

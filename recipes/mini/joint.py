@@ -18,9 +18,9 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from distill import TextTower, distill_loss, encode, teach
+from images import Images, NameTexts, contrast, image_losses, load, recall
 from model import Average, Model
 from names import MENTIONED, TEMPLATES
-from photos import NameTexts, Photos, contrast, load, photo_losses, recall
 from texts import Texts, caltech_names, class_names, distill_texts
 from torch import Tensor, nn
 from train import PHRASES
@@ -67,16 +67,16 @@ def name_places(sentences: list[str], data: Path) -> list[int]:
     return places + 6 * [i for i in places if sentences[i] in caltech]
 
 
-def name_texts(tower: TextTower, tokenizer: open_clip.SimpleTokenizer, photos: Photos) -> NameTexts:
+def name_texts(tower: TextTower, tokenizer: open_clip.SimpleTokenizer, images: Images) -> NameTexts:
     """Every name in one random template, every general word in a random synonym."""
 
     def encoded(names: list[str], template: str) -> Tensor:
         return encode(tower, tokenizer([template.format(name) for name in names]))
 
     sentence = random.choice(TEMPLATES)
-    words = [random.choice(synonyms) for synonyms in photos.words]
+    words = [random.choice(synonyms) for synonyms in images.words]
     mention = encoded(list(MENTIONED), random.choice(PHRASES))
-    return NameTexts(encoded(photos.names, sentence), encoded(words, sentence), mention)
+    return NameTexts(encoded(images.names, sentence), encoded(words, sentence), mention)
 
 
 def main() -> None:
@@ -109,11 +109,11 @@ def main() -> None:
     sentences, teacher = teach(both.image.eval(), texts, distill_texts(args.data), class_names(args.data))
     sentence_rows = tokenizer(sentences)
     often = torch.tensor(name_places(sentences, args.data))
-    photos = Photos(args.data, args.work, args.size)
-    caption_rows = {i: tokenizer(photos.captions[i]) for i in photos.captioned.tolist()}
+    images = Images(args.data, args.work, args.size)
+    caption_rows = {i: tokenizer(images.captions[i]) for i in images.captioned.tolist()}
 
     average = Average(both, 0.99)
-    best, line = validate(average.state, args.work, args.size, tokenizer, photos.caltech)
+    best, line = validate(average.state, args.work, args.size, tokenizer, images.caltech)
     print("start", line, flush=True)
     decayed = [p for n, p in both.named_parameters() if p.requires_grad and p.ndim > 1 and "pos" not in n]
     others = [p for n, p in both.named_parameters() if p.requires_grad and (p.ndim <= 1 or "pos" in n)]
@@ -125,17 +125,17 @@ def main() -> None:
         "mention": args.mention_weight,
         "distill": args.distill_weight,
     }
-    per_epoch, step, started = len(photos.captioned) // args.batch_size, 0, time.time()
+    per_epoch, step, started = len(images.captioned) // args.batch_size, 0, time.time()
     for epoch in range(args.epochs):
         sums: dict[str, float] = {}
-        for index in photos.captioned[torch.randperm(len(photos.captioned))].split(args.batch_size)[:per_epoch]:
+        for index in images.captioned[torch.randperm(len(images.captioned))].split(args.batch_size)[:per_epoch]:
             if step % 20 == 0:  # names move slowly: their features are renewed now and then, without gradients
-                text = name_texts(both.text, tokenizer, photos)
+                text = name_texts(both.text, tokenizer, images)
             fall = 0.02 + 0.49 * (1 + math.cos(math.pi * step / (per_epoch * args.epochs)))
             for group in optimizer.param_groups:
                 group["lr"] = args.rate * min(1, (step + 1) / 20) * fall
-            feature, losses = photo_losses(
-                both.image, photos, index, text, drop=args.drop, floor=args.floor, fine=step % 2 == 1
+            feature, losses = image_losses(
+                both.image, images, index, text, drop=args.drop, floor=args.floor, fine=step % 2 == 1
             )
             own = [caption_rows[i] for i in index.tolist()]
             rows = torch.stack([r[torch.randint(len(r), ())] for r in own])
@@ -152,7 +152,7 @@ def main() -> None:
             step += 1
             for name, value in {"caption": loss_caption, **losses}.items():
                 sums[name] = sums.get(name, 0.0) + value.item() / per_epoch
-        at1, line = validate(average.state, args.work, args.size, tokenizer, photos.caltech)
+        at1, line = validate(average.state, args.work, args.size, tokenizer, images.caltech)
         shown = " ".join(f"{name} {value:.3f}" for name, value in sums.items())
         print(f"epoch {epoch} {time.time() - started:.0f} s {shown} {line}", flush=True)
         save(average.state, args.work, f"{args.name}-last")

@@ -161,7 +161,7 @@ def general_labels() -> tuple[list[list[str]], list[int]]:
     return words, coarse
 
 
-# What captions say is in a photo: the name to learn, and the caption words (any of them) that mean it is there.
+# What captions say is in an image: the name to learn, and the caption words (any of them) that mean it is there.
 MENTIONED = {
     "person": "person people man men woman women boy boys girl girls child children kid kids toddler baby lady ladies "
     "guy guys player players crowd skateboarder surfer rider cyclist snowboarder skier climber couple adult adults",
@@ -253,6 +253,6 @@ MENTIONED = {
 
 
 def mentioned(captions: list[str]) -> list[bool]:
-    """Which of `MENTIONED` the captions of one photo name."""
+    """Which of `MENTIONED` the captions of one image name."""
     words = {word.strip(".,!'\"").lower() for caption in captions for word in caption.split()}
     return [not words.isdisjoint(row.split()) for row in MENTIONED.values()]

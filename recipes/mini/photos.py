@@ -1,4 +1,4 @@
-"""The training photos, what is known of each, and the losses that need no caption."""
+"""The training images, what is known of each, and the losses that need no caption."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from texts import caltech_names
 from torch import Tensor, nn
 
 TRAIN = ["flickr8k-train", "coco-captions-train", "caltech101-train", "imagenet1k-one-each-all"]
-"""Captioned packs first, then Caltech's, then ImageNet's photo of each class in the order of the classes."""
+"""Captioned packs first, then Caltech's, then ImageNet's image of each class in the order of the classes."""
 
 
 def load(work: Path, size: int, name: str) -> tuple[Tensor, list[list[str]]]:
-    """Reduced tokens of one split (image, token, channel) and the texts of each photo."""
+    """Reduced tokens of one split (image, token, channel) and the texts of each image."""
     folder = work / str(size) / name
     count = int((folder / "done.txt").read_text(encoding="utf-8"))
     tokens = torch.from_numpy(np.load(folder / "reduced.npy", mmap_mode="c")[:count])
@@ -61,7 +61,7 @@ def some_tokens(tokens: Tensor, each: int = 4) -> Tensor:
 
 
 def contrast(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -> Tensor:
-    """Symmetric InfoNCE; pairs marked `same` (equal photo or text, off the diagonal) are left out."""
+    """Symmetric InfoNCE; pairs marked `same` (equal image or text, off the diagonal) are left out."""
     logit = scale * image @ text.T
     logit = logit.masked_fill(same, -1e4)
     target = torch.arange(len(image))
@@ -75,16 +75,16 @@ def recall(image: Tensor, text: Tensor, owner: Tensor) -> tuple[float, float]:
     return 100 * (rank < 1).float().mean().item(), 100 * (rank < 10).float().mean().item()
 
 
-class Photos:
-    """Tokens of all training photos and what each photo is known to show.
+class Images:
+    """Tokens of all training images and what each image is known to show.
 
     Attributes:
-        tokens: (photo, token, channel), half precision.
-        captions: the texts of each photo; `captioned` are the photos with captions, `named` those with a class name.
-        names: ImageNet's 1,000 names, then Caltech's; `name_of` is each named photo's place among them.
+        tokens: (image, token, channel), half precision.
+        captions: the texts of each image; `captioned` are the images with captions, `named` those with a class name.
+        names: ImageNet's 1,000 names, then Caltech's; `name_of` is each named image's place among them.
         words, coarse: the coarse label set, and the coarse label of each ImageNet class.
         is_mentioned: which of `MENTIONED` the captions name.
-        classify: the trunk's classifier; `chance` is what it says of each whole photo.
+        classify: the trunk's classifier; `chance` is what it says of each whole image.
     """
 
     def __init__(self, data: Path, work: Path, size: int) -> None:
@@ -109,49 +109,49 @@ class Photos:
 
 @dataclass(frozen=True)
 class NameTexts:
-    """Unit text features of `Photos.names`, of one word of each of `Photos.words`, and of `MENTIONED`."""
+    """Unit text features of `Images.names`, of one word of each of `Images.words`, and of `MENTIONED`."""
 
     names: Tensor
     words: Tensor
     mentioned: Tensor
 
 
-def photo_losses(
-    model: Model, photos: Photos, index: Tensor, text: NameTexts, *, drop: float, floor: float, fine: bool
+def image_losses(
+    model: Model, images: Images, index: Tensor, text: NameTexts, *, drop: float, floor: float, fine: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Features of captioned photos, and three losses of them and of a third as many named photos.
+    """Features of captioned images, and three losses of them and of a third as many named images.
 
     Args:
         model: its pool and the scales of the losses are trained here.
-        photos: where tokens and labels come from.
+        images: where tokens and labels come from.
         text: features of the names.
-        index: captioned photos.
+        index: captioned images.
         drop: share of channels set to zero.
         floor: weight of tokens that the trunk's classifier knows nothing about; sure ones have weight one.
         fine: single tokens are compared in ImageNet's names rather than in general words.
 
     Returns:
-        Unit features (image, feature), and by name: "name", which of 1,100 names a named photo has and what the trunk's
+        Unit features (image, feature), and by name: "name", which of 1,100 names a named image has and what the trunk's
         classifier says of a captioned one; "token", what it says of single tokens, read off their value path;
-        "mention", that what captions mention is somewhere in the photo and what none of them mentions nowhere.
+        "mention", that what captions mention is somewhere in the image and what none of them mentions nowhere.
     """
-    pick = photos.named[torch.randint(len(photos.named), (len(index) // 3,))]
-    x, named = photos.tokens[index].float(), photos.tokens[pick].float()
+    pick = images.named[torch.randint(len(images.named), (len(index) // 3,))]
+    x, named = images.tokens[index].float(), images.tokens[pick].float()
     flip, pool = random.random() < 0.5, model.image
     feature = F.normalize(pool(x, random_keep(len(x), x.shape[1]), flip, drop), dim=-1)
     named_feature = F.normalize(pool(named, random_keep(len(named), x.shape[1]), flip, drop), dim=-1)
 
     scale = model.name_scale.exp()
     guess = (scale * feature @ text.names[:1000].T).log_softmax(-1)
-    loss_name = -(photos.chance[index].float() * guess).sum(-1).mean()
+    loss_name = -(images.chance[index].float() * guess).sum(-1).mean()
     logit = scale * named_feature @ text.names.T
-    loss_name = loss_name + F.cross_entropy(logit, photos.name_of[pick], label_smoothing=0.1)
+    loss_name = loss_name + F.cross_entropy(logit, images.name_of[pick], label_smoothing=0.1)
 
     flat = torch.cat([some_tokens(x), some_tokens(named)])
-    chance = photos.classify(flat).softmax(-1)
+    chance = images.classify(flat).softmax(-1)
     weight = chance.amax(1) + floor
     if not fine:
-        chance = torch.zeros(len(flat), len(photos.words)).index_add_(1, photos.coarse, chance)
+        chance = torch.zeros(len(flat), len(images.words)).index_add_(1, images.coarse, chance)
     value = F.normalize(pool.value(flat), dim=-1)
     logit = model.token_scale.exp() * value @ (text.names[:1000] if fine else text.words).T
     loss_token = -(chance * logit.log_softmax(-1)).sum(-1)
@@ -161,5 +161,5 @@ def photo_losses(
     likeness = F.normalize(pool.value(part), dim=-1) @ text.mentioned.T  # image token name
     peak = (10 * likeness).logsumexp(1) / 10 - math.log(part.shape[1]) / 10
     logit = model.mention_scale.exp() * peak + model.mention_bias
-    loss_mention = F.binary_cross_entropy_with_logits(logit, photos.is_mentioned[index]) * len(MENTIONED) / 10
+    loss_mention = F.binary_cross_entropy_with_logits(logit, images.is_mentioned[index]) * len(MENTIONED) / 10
     return feature, {"name": loss_name, "token": loss_token, "mention": loss_mention}

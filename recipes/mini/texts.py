@@ -3,7 +3,7 @@
     python recipes/mini/texts.py --data DATA --work WORK
 
 Expect: WORK/texts.json (about 90,000 different texts) and WORK/texts.npy (text, 384; unit length, half precision).
-Captions of test photos are encoded here for the teacher's own evaluation; no training step draws from them.
+Captions of test images are encoded here for the teacher's own evaluation; no training step draws from them.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def captions(data: Path, split: str) -> list[str]:
 
 
 def distill_texts(data: Path) -> list[str]:
-    """Everything the text transformer may learn from: no caption of a Flickr8k validation or test photo."""
+    """Everything the text transformer may learn from: no caption of a Flickr8k validation or test image."""
     train = captions(data, "train")
     with gzip.open(data / "sentences" / "coco-val2017-captions.txt.gz", "rt", encoding="utf-8") as file:
         train += [line.strip() for line in file]

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from images import Images, NameTexts, contrast, image_losses, load, recall
 from model import Average, Model
 from names import MENTIONED, TEMPLATES
-from photos import NameTexts, Photos, contrast, load, photo_losses, recall
 from texts import Texts
 from torch import Tensor, nn
 
@@ -41,18 +41,18 @@ def validate(state: dict[str, Tensor], work: Path, size: int, texts: Texts, calt
     return f" flickr8k-val R@1 {at1:.1f} R@10 {at10:.1f} caltech-val {100 * sum(right) / len(right):.1f}"
 
 
-def name_texts(model: Model, texts: Texts, photos: Photos) -> NameTexts:
+def name_texts(model: Model, texts: Texts, images: Images) -> NameTexts:
     """Every name in a random template, every general word in a random synonym."""
 
     def encode(names: list[str], templates: list[str]) -> Tensor:
         return model.text(texts([random.choice(templates).format(name) for name in names]))
 
-    words = [random.choice(synonyms) for synonyms in photos.words]
-    return NameTexts(encode(photos.names, TEMPLATES), encode(words, TEMPLATES), encode(list(MENTIONED), PHRASES))
+    words = [random.choice(synonyms) for synonyms in images.words]
+    return NameTexts(encode(images.names, TEMPLATES), encode(words, TEMPLATES), encode(list(MENTIONED), PHRASES))
 
 
 def mixed_captions(rows: Tensor, texts: Texts) -> tuple[Tensor, Tensor]:
-    """Two random captions (photo, 2) of each photo mixed, or one alone; and which photos share a caption."""
+    """Two random captions (image, 2) of each image mixed, or one alone; and which images share a caption."""
     share = (torch.rand(len(rows), 1) * 1.5).clamp(max=1)
     mixed = share * texts.vectors[rows[:, 0]] + (1 - share) * texts.vectors[rows[:, 1]]
     same = (rows[:, :1] == rows[:, 0]) & ~torch.eye(len(rows), dtype=torch.bool)
@@ -83,9 +83,9 @@ def main() -> None:
     random.seed(args.seed)
 
     texts = Texts(args.work)
-    photos = Photos(args.data, args.work, args.size)
-    caption_rows = {i: texts.rows(photos.captions[i]) for i in photos.captioned.tolist()}
-    print(f"{len(photos.captioned)} photos with captions, {len(photos.named)} with names", flush=True)
+    images = Images(args.data, args.work, args.size)
+    caption_rows = {i: texts.rows(images.captions[i]) for i in images.captioned.tolist()}
+    print(f"{len(images.captioned)} images with captions, {len(images.named)} with names", flush=True)
     model = Model()
     if args.text_start:
         state = torch.load(args.work / f"{args.text_start}.pt", weights_only=True)
@@ -96,17 +96,17 @@ def main() -> None:
     optimizer = torch.optim.AdamW(groups, lr=args.rate, betas=(0.9, 0.98))
     average = Average(model, 0.99)
     weights = {"name": args.name_weight, "token": args.token_weight, "mention": args.mention_weight}
-    per_epoch, step, started = len(photos.captioned) // args.batch_size, 0, time.time()
+    per_epoch, step, started = len(images.captioned) // args.batch_size, 0, time.time()
     for epoch in range(args.epochs):
         model.train()
         sums: dict[str, float] = {}
-        for index in photos.captioned[torch.randperm(len(photos.captioned))].split(args.batch_size)[:per_epoch]:
+        for index in images.captioned[torch.randperm(len(images.captioned))].split(args.batch_size)[:per_epoch]:
             fall = 0.02 + 0.49 * (1 + math.cos(math.pi * step / (per_epoch * args.epochs)))
             for group in optimizer.param_groups:
                 group["lr"] = args.rate * min(1, (step + 1) / 50) * fall
-            text = name_texts(model, texts, photos)
-            feature, losses = photo_losses(
-                model, photos, index, text, drop=args.drop, floor=args.floor, fine=step % 2 == 1
+            text = name_texts(model, texts, images)
+            feature, losses = image_losses(
+                model, images, index, text, drop=args.drop, floor=args.floor, fine=step % 2 == 1
             )
             own = [caption_rows[i] for i in index.tolist()]
             vectors, same = mixed_captions(torch.stack([r[torch.randint(len(r), (2,))] for r in own]), texts)
@@ -124,7 +124,7 @@ def main() -> None:
         line = f"epoch {epoch} {time.time() - started:.0f} s {line}"
         if epoch % 5 == 4 or epoch + 1 == args.epochs:
             torch.save(average.state, args.work / f"{args.name}.pt")
-            line += validate(average.state, args.work, args.size, texts, photos.caltech)
+            line += validate(average.state, args.work, args.size, texts, images.caltech)
         print(line, flush=True)
 
 

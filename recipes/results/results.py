@@ -2,7 +2,7 @@
 
     python recipes/results/results.py --data DATA --runs RUNS --out docs/results.md
 
-Expect: an hour or so on two cores, most of it for methods of many passes, which are asked on a part of the photos.
+Expect: an hour or so on two cores, most of it for methods of many passes, which are asked on a part of the images.
 What is measured already in RUNS is not measured again, so it may be stopped at any time. Nothing is chosen here by the
 scores; the numbers to check against go into benchmarks/results/.
 """
@@ -21,7 +21,7 @@ from eclip.methods import METHODS
 FAST = [name for name, method in METHODS.items() if method.kind != "perturbation"]
 SLOW = [name for name, method in METHODS.items() if method.kind == "perturbation"]
 PACKS = {"voc2012seg": 50, "coco80seg": 40, "davis2016val": 15, "camvid": 17}
-"""And every so many-th photo for methods of many passes."""
+"""And every so many-th image for methods of many passes."""
 COLUMNS = {
     "msc": "mSC",
     "miou": "mIoU",
@@ -104,14 +104,14 @@ def localization(found: dict[str, dict[str, Any]], pack: str) -> str:
     columns = list(COLUMNS)
     lines = [f"| method | {' | '.join(COLUMNS.values())} |", f"|---{'|---' * len(columns)}|"]
     lines += [row(one, label, columns, "miou") for one, label in rows]
-    return "\n".join([*lines, "", note(fast, slow["data"]["photos"])])
+    return "\n".join([*lines, "", note(fast, slow["data"]["images"])])
 
 
 def note(fast: dict[str, Any], part: int) -> str:
-    """Of what a table is: photos, in how many groups where there are some, and pairs."""
-    photos, groups = fast["data"]["photos"], fast["data"]["groups"]
-    grouped = f" of {groups} videos" if groups < photos else ""
-    return f"{photos} photos{grouped}, {fast['rows'][0]['pairs']} pairs; *: {part} photos of these."
+    """Of what a table is: images, in how many groups where there are some, and pairs."""
+    images, groups = fast["data"]["images"], fast["data"]["groups"]
+    grouped = f" of {groups} videos" if groups < images else ""
+    return f"{images} images{grouped}, {fast['rows'][0]['pairs']} pairs; *: {part} images of these."
 
 
 def winners(found: dict[str, dict[str, Any]]) -> str:
@@ -147,7 +147,7 @@ def stored(result: dict[str, Any]) -> dict[str, Any]:
     return {
         "schema": result["schema"],
         "protocol": result["protocol"],
-        "data": {key: result["data"][key] for key in ("digest", "photos", "groups")},
+        "data": {key: result["data"][key] for key in ("digest", "images", "groups")},
         "rows": [
             {
                 "model": one["model"],

@@ -1,8 +1,8 @@
-"""Label maps out of words on two mask packs: mIoU from one confusion matrix over all photos.
+"""Label maps out of words on two mask packs: mIoU from one confusion matrix over all images.
 
     python recipes/segment/evaluate.py --data DATA --methods maskclip,eclip --refine none,pamr
 
-Expect: the rows of docs/segment.md; about 0.15 seconds a photo and row on one core, 0.8 with pamr or windows.
+Expect: the rows of docs/segment.md; about 0.15 seconds an image and row on one core, 0.8 with pamr or windows.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ TASKS = {
 
 
 def confusion(masks: MaskSet, background: str, backbone: eclip.Backbone, **settings: Any) -> np.ndarray:
-    """Pixels (true label, label found) over all photos, void left out, and background where no words stand for it."""
+    """Pixels (true label, label found) over all images, void left out, and background where no words stand for it."""
     numbers = np.array([BACKGROUND, *masks.classes])
     size = int(numbers.max()) + 1
     counts = np.zeros((size, size), np.int64)
-    photos, classes = [item.photo for item in masks.items], list(masks.classes.values())
-    found = eclip.segment_each(photos, classes, model=backbone, background=background, **settings)
+    images, classes = [item.image for item in masks.items], list(masks.classes.values())
+    found = eclip.segment_each(images, classes, model=backbone, background=background, **settings)
     for item, one in zip(masks.items, found, strict=True):
         truth = item.read()
         asked = (truth != VOID) & ((truth != BACKGROUND) | bool(background))
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--templates", default="imagenet80")
     parser.add_argument("--views", default="squash", help="of squash, keep:480, or windows as SIDE:WINDOW:STRIDE")
     parser.add_argument("--prob-threshold", type=float)
-    parser.add_argument("--every", type=int, default=1, help="every so many-th photo")
+    parser.add_argument("--every", type=int, default=1, help="every so many-th image")
     parser.add_argument("--per-class", action="store_true")
     args = parser.parse_args()
     backbone = eclip.load(args.model)
@@ -79,7 +79,7 @@ def main() -> None:
         right = np.diag(counts).sum() / counts.sum()
         print(
             f"{task:7} {method:9} {refine:5} {templates:10} {view:12} mIoU {100 * np.mean(list(scores.values())):5.1f}"
-            f"  pixels right {100 * right:5.1f}  ({len(scores)} classes, {len(masks.items)} photos)",
+            f"  pixels right {100 * right:5.1f}  ({len(scores)} classes, {len(masks.items)} images)",
             flush=True,
         )
         if args.per_class:

@@ -4,12 +4,12 @@ EclipError (a ValueError)
 ├── UnknownNameError      a method, refinement, model or template set that does not exist
 ├── OptionError           an option that does not exist here, or a value outside its range
 ├── TextError             no text, or an empty one
-├── ImageError            a photo that cannot be read
+├── ImageError            an image that cannot be read
 ├── DataError             training or evaluation data that cannot be read
 │   └── LayoutError       a data set that does not lie as it is published
 ├── ShapeError            an array whose shape does not fit
 ├── KeepError             a method that needs more blocks than the encoding kept
-├── NoMeaningError        a method whose formula has no meaning for this kind of tower
+├── NotApplicableError        a method whose formula is not applicable to this kind of tower
 │   ├── NoHeadError       'eclip' on a model without a trained head
 │   └── GradientError     a gradient that ends in a part of the model without gradients, as integer layers are
 ├── DeviceError           a device or precision that cannot be had
@@ -48,7 +48,7 @@ class TextError(EclipError):
 
 
 class ImageError(EclipError):
-    """A photo that cannot be read."""
+    """An image that cannot be read."""
 
 
 class DataError(EclipError):
@@ -67,8 +67,8 @@ class KeepError(EclipError):
     """A method that needs more blocks than the encoding kept."""
 
 
-class NoMeaningError(EclipError):
-    """A method whose formula has no meaning for this kind of tower.
+class NotApplicableError(EclipError):
+    """A method whose formula is not applicable to this kind of tower.
 
     Args:
         method: the method.
@@ -79,10 +79,10 @@ class NoMeaningError(EclipError):
 
     def __init__(self, method: str, model: str, family: str, why: str) -> None:
         self.why = why
-        super().__init__(f"{method!r} has no meaning on {model}, a {family}: {why}.")
+        super().__init__(f"{method!r} is not applicable to {model}, a {family}: {why}.")
 
 
-class NoHeadError(NoMeaningError):
+class NoHeadError(NotApplicableError):
     """The method `eclip` on a model without a trained head.
 
     Args:
@@ -98,7 +98,7 @@ class DeviceError(EclipError):
     """A device or precision that cannot be had."""
 
 
-class GradientError(NoMeaningError):
+class GradientError(NotApplicableError):
     """A gradient that ends in a step of the model which has none, so that a part of it would be lost.
 
     Args:

@@ -1,4 +1,4 @@
-"""Photos as users have them, made into upright RGB pictures; and the files behind what a user points at."""
+"""Images as users have them, made into upright RGB pictures; and the files behind what a user points at."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from eclip.errors import ImageError
 from eclip.pixels import TensorLike, from_array, from_deep, from_tensor, images_of
 
-Photo = str | Path | Image.Image | NDArray[Any] | TensorLike
-"""What a user may hand in as a photo."""
+ImageLike = str | Path | Image.Image | NDArray[Any] | TensorLike
+"""What a user may hand in as an image."""
 Read = TypeVar("Read")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jfif"})
 MAX_PIXELS = 178_956_970
-"""Larger photos are refused before they are decoded: Pillow's own limit against decompression bombs (535 MB as RGB)."""
+"""Larger images are refused before they are decoded: Pillow's own limit against decompression bombs (535 MB as RGB)."""
 
 
 class Place(NamedTuple):
@@ -56,7 +56,7 @@ class Place(NamedTuple):
         return data
 
 
-def open_photo(source: Photo | Place) -> Image.Image:
+def open_image(source: ImageLike | Place) -> Image.Image:
     """An upright RGB picture of its own, whatever the source is.
 
     Args:
@@ -82,8 +82,8 @@ def open_photo(source: Photo | Place) -> Image.Image:
     )
 
 
-def decode_photo(data: bytes, name: str) -> Image.Image:
-    """An upright RGB picture from the bytes of a file, by the rules of `open_photo`.
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """An upright RGB picture from the bytes of a file, by the rules of `open_image`.
 
     Args:
         data: all of the file.
@@ -96,7 +96,7 @@ def decode_photo(data: bytes, name: str) -> Image.Image:
 
 
 def stored_size(path: Path | Place) -> tuple[int, int, int]:
-    """Width and height as they are stored, and the EXIF orientation by which `open_photo` turns them, 1 to 8.
+    """Width and height as they are stored, and the EXIF orientation by which `open_image` turns them, 1 to 8.
 
     Of the file the header is read alone, where its format allows it.
 
@@ -127,7 +127,7 @@ def from_file(path: Path | Place, read: Callable[[Image.Image, str], Read]) -> R
 def _decode(source: Path | BytesIO, name: str, read: Callable[[Image.Image, str], Read]) -> Read:
     try:
         if isinstance(source, Path) and source.is_dir():
-            raise ImageError(f"{name} is a folder, not a photo.")
+            raise ImageError(f"{name} is a folder, not an image.")
         size = source.stat().st_size if isinstance(source, Path) else source.getbuffer().nbytes
         if size == 0:
             raise ImageError(f"{name} is empty (0 bytes).")
@@ -169,7 +169,7 @@ def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
         raise ImageError(f"{name} is damaged: {error}.") from error
 
 
-def find_photos(
+def find_images(
     sources: Iterable[str | Path], out: str | Path | None = None
 ) -> tuple[list[Path], list[tuple[str, str]]]:
     """The files that sources name, in order, each once.
@@ -177,7 +177,7 @@ def find_photos(
     Args:
         sources: files, folders (their pictures, sub-folders included) and glob patterns.
         out: the folder that results will go to. What lies in it is left out: pictures of an earlier run, in folders and
-            patterns; a photo named by itself is a problem, as results could replace it.
+            patterns; an image named by itself is a problem, as results could replace it.
 
     Returns:
         (files, problems): a problem is (source, what is wrong): nothing of that name, a folder without pictures, a
@@ -197,7 +197,7 @@ def find_photos(
         else:
             inside = [path] if os.path.exists(path) else []
             missing = f"{source}: no such file or folder." if "://" not in str(source) else f"{source}: fetch it first."
-        kept = [photo for photo in inside if results is None or results not in photo.resolve().parents]
+        kept = [image for image in inside if results is None or results not in image.resolve().parents]
         if inside == [path] != kept:
             missing = f"{path} lies in the output folder, where results could replace it: choose another folder."
         found.update(dict.fromkeys(kept))
@@ -206,54 +206,54 @@ def find_photos(
     return list(found), problems
 
 
-def are_several(photos: object) -> bool:
+def are_several(images: object) -> bool:
     """Whether it is several images: a list, another iterable, or a batch; not a path, a picture or one array."""
-    if isinstance(photos, np.ndarray | TensorLike):
-        return images_of(photos) is not None
-    return isinstance(photos, Iterable) and not isinstance(photos, str | bytes | os.PathLike | Place | Image.Image)
+    if isinstance(images, np.ndarray | TensorLike):
+        return images_of(images) is not None
+    return isinstance(images, Iterable) and not isinstance(images, str | bytes | os.PathLike | Place | Image.Image)
 
 
-def each(photos: Photo | Place | Iterable[Photo | Place]) -> Iterable[Any]:
+def each(images: ImageLike | Place | Iterable[ImageLike | Place]) -> Iterable[Any]:
     """One image or several, as an iterable over images; what is lazy stays so."""
-    if not are_several(photos):
-        return [photos]
-    batch = images_of(photos)
-    return photos if batch is None else batch  # type: ignore[return-value]
+    if not are_several(images):
+        return [images]
+    batch = images_of(images)
+    return images if batch is None else batch  # type: ignore[return-value]
 
 
-def at_least_one(photos: Photo | Iterable[Photo]) -> list[Photo]:
+def at_least_one(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     """One image or several, or a batch of them, as a list.
 
     Raises:
         ImageError: there is none.
     """
-    several: list[Photo] = list(each(photos))
+    several: list[ImageLike] = list(each(images))
     if not several:
-        raise ImageError("no photo was given: at least one is needed.")
+        raise ImageError("no image was given: at least one is needed.")
     return several
 
 
-def name_of(photo: Photo | Place, index: int) -> str:
-    """Its path, or "photo 0" for one that is in memory."""
-    return str(photo) if isinstance(photo, str | Path | Place) else f"photo {index}"
+def name_of(image: ImageLike | Place, index: int) -> str:
+    """Its path, or "image 0" for one that is in memory."""
+    return str(image) if isinstance(image, str | Path | Place) else f"image {index}"
 
 
 def read_ahead(
-    images: Photo | Place | Iterable[Photo | Place], count: int
+    images: ImageLike | Place | Iterable[ImageLike | Place], count: int
 ) -> Iterator[tuple[str, Image.Image | ImageError]]:
-    """(name, photo or why it cannot be read) of each, in order; a thread stays `count` photos ahead."""
+    """(name, image or why it cannot be read) of each, in order; a thread stays `count` images ahead."""
 
-    def read(photo: Photo | Place) -> Image.Image | ImageError:
+    def read(image: ImageLike | Place) -> Image.Image | ImageError:
         try:
-            return open_photo(photo)
+            return open_image(image)
         except ImageError as error:
             return error
 
     waiting: deque[tuple[str, Future[Image.Image | ImageError]]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="eclip-read") as pool:
         try:
-            for index, photo in enumerate(each(images)):
-                waiting.append((name_of(photo, index), pool.submit(read, photo)))
+            for index, image in enumerate(each(images)):
+                waiting.append((name_of(image, index), pool.submit(read, image)))
                 if len(waiting) > count:
                     source, future = waiting.popleft()
                     yield source, future.result()
@@ -266,33 +266,33 @@ def read_ahead(
 
 
 def read_batches(
-    images: Photo | Place | Iterable[Photo | Place],
+    images: ImageLike | Place | Iterable[ImageLike | Place],
     count: int,
     failures: list[tuple[str, str]] | None,
-    shape: Callable[[Image.Image], object] = lambda photo: None,
+    shape: Callable[[Image.Image], object] = lambda image: None,
 ) -> Iterator[list[tuple[str, Image.Image]]]:
-    """Photos with their names in lists of at most so many, read ahead; those of a list are of one shape.
+    """Images with their names in lists of at most so many, read ahead; those of a list are of one shape.
 
     Args:
         images: any iterable.
         count: at least 1.
-        failures: photos that cannot be read are added here as (source, error), and the rest goes on. None: they raise.
-        shape: what must be equal for photos to share a forward pass.
+        failures: images that cannot be read are added here as (source, error), and the rest goes on. None: they raise.
+        shape: what must be equal for images to share a forward pass.
 
     Raises:
-        ImageError: a photo cannot be read, and failures is None.
+        ImageError: an image cannot be read, and failures is None.
     """
     batch: list[tuple[str, Image.Image]] = []
-    for source, photo in read_ahead(images, count):
-        if isinstance(photo, ImageError):
+    for source, image in read_ahead(images, count):
+        if isinstance(image, ImageError):
             if failures is None:
-                raise photo
-            failures.append((source, str(photo)))
+                raise image
+            failures.append((source, str(image)))
             continue
-        if batch and shape(photo) != shape(batch[0][1]):
+        if batch and shape(image) != shape(batch[0][1]):
             yield batch
             batch = []
-        batch.append((source, photo))
+        batch.append((source, image))
         if len(batch) == count:
             yield batch
             batch = []

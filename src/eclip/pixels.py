@@ -68,13 +68,13 @@ def from_deep(picture: Image.Image, name: str) -> Image.Image:
     return Image.fromarray((np.clip(values / full, 0, 1) * 255).round().astype(np.uint8)).convert("RGB")
 
 
-def images_of(photos: object) -> list[Any] | None:
+def images_of(images: object) -> list[Any] | None:
     """The images of a batch (image, height, width, channel) of NumPy or (image, channel, height, width) of torch.
 
     None for what is no batch. Three axes are one image.
     """
-    batch = isinstance(photos, np.ndarray | TensorLike) and getattr(photos, "ndim", 0) == 4
-    return list(photos) if batch else None  # type: ignore[call-overload]
+    batch = isinstance(images, np.ndarray | TensorLike) and getattr(images, "ndim", 0) == 4
+    return list(images) if batch else None  # type: ignore[call-overload]
 
 
 def _alone(values: NDArray[Any], kind: str) -> NDArray[Any]:

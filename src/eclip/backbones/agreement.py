@@ -204,7 +204,7 @@ def _check_block(backbone: Backbone, name: str, block: Block, x: Tensor, after: 
         _require(backbone, name, host, ours, after, most)
         values = (INTEGER_BLOCK if integer else 0.0) + PLAIN * _rounding(v)
         _require(backbone, name, host, alone, v, values * v.double().norm())
-    if block.pull is not None:
+    if block.qkv_vjp is not None:
         _check_pull(backbone, name, block, normed)
 
 
@@ -228,12 +228,12 @@ def _shake(like: Tensor) -> Tensor:
 
 def _check_pull(backbone: Backbone, name: str, block: Block, normed: Tensor) -> None:
     """The transpose of `qkv` by hand against torch's own gradient."""
-    assert block.pull is not None
+    assert block.qkv_vjp is not None
     with torch.inference_mode(False), torch.enable_grad():
         leaf = normed.detach().requires_grad_()
         parts = block.qkv(leaf)
         theirs = torch.autograd.grad(parts, leaf, [part.detach() for part in parts])[0]
-    ours = block.pull(*(part.detach() for part in parts))
+    ours = block.qkv_vjp(*(part.detach() for part in parts))
     _require(backbone, name, block.host, ours, theirs, PLAIN * _rounding(theirs) * theirs.double().norm())
 
 

@@ -20,7 +20,7 @@ from eclip.backbones.backbone import Backbone
 from eclip.backbones.blocks import Block, Fn, Heads, Tokens, attention, finish, run_block, unit
 from eclip.backbones.encoding import Encoding
 from eclip.backbones.gradients import gradients
-from eclip.errors import GradientError, NoMeaningError
+from eclip.errors import GradientError, NotApplicableError
 
 LARGEST = 10
 """Half-precision gradients start at up to two to this power."""
@@ -86,12 +86,12 @@ def gather(encoding: Encoding, method: str, tokens: Tokens | None = None) -> Gat
         tokens: what enters it, if not what entered it in the model.
 
     Raises:
-        NoMeaningError: the tower averages its patches, so no query gathers them.
+        NotApplicableError: the tower averages its patches, so no query gathers them.
         KeepError: the last block was not kept.
     """
     backbone = encoding.backbone
     if backbone.pooling == "average":
-        raise NoMeaningError(
+        raise NotApplicableError(
             method, backbone.name, backbone.family, "it averages its patches, and no single token gathers them"
         )
     if backbone.latent is not None:
@@ -197,7 +197,7 @@ def _pull(output: Tensor, of: list[Tensor], cotangent: Tensor, batched: bool = F
     if not output.requires_grad:
         raise _cut()
 
-    def pull(start: Tensor) -> tuple[Tensor, ...]:
+    def qkv_vjp(start: Tensor) -> tuple[Tensor, ...]:
         grads = torch.autograd.grad(output, of, start, retain_graph=True, allow_unused=True)
         if any(grad is None for grad in grads):
             raise _cut()
@@ -208,7 +208,9 @@ def _pull(output: Tensor, of: list[Tensor], cotangent: Tensor, batched: bool = F
     power = LARGEST - math.frexp(largest)[1] if largest else 0
     for lift in range(power, power - 64, -8):
         lifted = (cotangent * 2.0**lift).to(output)
-        grads = torch.func.vmap(pull)(lifted) if batched else pull(lifted)  # is_grads_batched takes norms one by one
+        grads = (
+            torch.func.vmap(qkv_vjp)(lifted) if batched else qkv_vjp(lifted)
+        )  # is_grads_batched takes norms one by one
         if not half or all(bool(grad.isfinite().all()) for grad in grads):
             break
     return [grad.to(torch.promote_types(grad.dtype, torch.float32)) * 2.0**-lift for grad in grads]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from eclip.backbones.agreement import Agreed
 from eclip.backbones.blocks import Block, Fn
 from eclip.backbones.choices import DEFAULT_POSITIONS as DEFAULT_POSITIONS
-from eclip.backbones.eval_no_grad import plainly as plainly
+from eclip.backbones.eval_no_grad import eval_no_grad as eval_no_grad
 from eclip.backbones.host import named_weights
 from eclip.backbones.preprocess import Grid as Grid
 from eclip.backbones.preprocess import Preprocess
@@ -54,7 +54,7 @@ class Backbone:
         prefix: tokens before the patches: 1 (CLS, or the mean token of an attention pool) or 0 (SigLIP).
         mean: of each color channel, in [0, 1].
         std: of each color channel.
-        interpolation: "bicubic" or "bilinear", how photos are resized.
+        interpolation: "bicubic" or "bilinear", how images are resized.
         embed: (pixels, grid, positions) -> tokens entering block 0, and a CNN's last feature map or None.
         blocks_at: (grid, positions) -> the blocks for that grid.
         project: (..., channel) -> (..., feature): final norm and projection, each token on its own.
@@ -183,10 +183,10 @@ class Backbone:
         return Preprocess(self.name, self.native, self.patch_size, self.mean, self.std, self.interpolation)
 
     def grid_for(self, size: tuple[int, int], image_size: SupportsIndex | None = None, resize: str = "squash") -> Grid:
-        """The patch grid of a photo of (width, height) pixels after `preprocess`."""
+        """The patch grid of an image of (width, height) pixels after `preprocess`."""
         return self.preprocess.grid_for(size, image_size, resize)
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "text feature"]:
         """Text features as the model gives them, not normalized, no template."""
-        with plainly(self.model):
+        with eval_no_grad(self.model):
             return self.encode_tokens(self.tokenize(list(texts)).to(self.weight.device))

@@ -18,7 +18,7 @@ from eclip.errors import ModelError
 
 Fn = Callable[[Tensor], Tensor]
 QKV = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
-Pull = Callable[[Tensor, Tensor, Tensor], Tensor]
+QkvVjp = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 Tokens = Float[Tensor, "image token channel"]
 Heads = Float[Tensor, "image head token width"]
@@ -42,7 +42,7 @@ class Block:
         norm2: tokens -> normalized tokens, None where there is no MLP.
         mlp: normalized tokens -> what the residual stream gains, layer scale included, None where there is no MLP.
         residual: False in an attention pool.
-        pull: gradients of queries, keys and values, each (image, head, row, width), -> gradients of the normalized
+        qkv_vjp: gradients of queries, keys and values, each (image, head, row, width), -> gradients of the normalized
             tokens (image, row, channel): the transpose of `qkv`. None where it is not affine, since queries or keys are
             normed or rotated, or where other layers than plain ones make them.
         host: the host's own module, of which this is a view.
@@ -58,7 +58,7 @@ class Block:
     norm2: Fn | None = None
     mlp: Fn | None = None
     residual: bool = True
-    pull: Pull | None = None
+    qkv_vjp: QkvVjp | None = None
     host: nn.Module | None = None
     reference: Fn | None = None
 
@@ -108,7 +108,7 @@ def merge_heads(x: Heads) -> Tokens:
     return x.transpose(1, 2).flatten(2)  # image token channel
 
 
-def pull_of(weights: Callable[[], Sequence[Tensor]]) -> Pull:
+def pull_of(weights: Callable[[], Sequence[Tensor]]) -> QkvVjp:
     """The `pull` of a Block whose queries, keys and values are linear in its tokens.
 
     Args:
@@ -116,12 +116,12 @@ def pull_of(weights: Callable[[], Sequence[Tensor]]) -> Pull:
             may change them.
     """
 
-    def pull(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def qkv_vjp(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         first, *others = weights()
         weight = torch.cat([first, *others]) if others else first
         return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ weight.to(q)
 
-    return pull
+    return qkv_vjp
 
 
 def unit(x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:

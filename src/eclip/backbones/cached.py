@@ -17,7 +17,7 @@ MOST = 4
 """So many names are remembered of a model."""
 
 
-def remembered(backbone: Backbone, name: str, make: Callable[[], Tensor]) -> Tensor:
+def cached(backbone: Backbone, name: str, make: Callable[[], Tensor]) -> Tensor:
     """What `make` gave under this name, made again when weights or modules of the text side have changed or moved."""
     weights = [weight for key, weight in named_weights(backbone.model) if not key.startswith(backbone.visual)]
     firsts = [weight.detach().flatten()[0].item() for weight in weights]  # some writes are not counted by torch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 RESIZES = ("squash", "keep")
-"""How a photo gets its size, see `eclip.explain`."""
+"""How an image gets its size, see `eclip.explain`."""
 POSITIONS = ("bicubic_aa", "bicubic", "bilinear", "bicubic_plus01")
 """How position embeddings are resized off the training grid, see `eclip.encode`."""
 DEFAULT_POSITIONS = "bicubic_aa"

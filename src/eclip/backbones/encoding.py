@@ -17,7 +17,7 @@ from eclip.backbones.agreement import check_blocks, check_state, check_tokens, c
 from eclip.backbones.backbone import Backbone, Positions
 from eclip.backbones.blocks import Block, Tokens
 from eclip.backbones.choices import DEFAULT_POSITIONS, POSITIONS
-from eclip.backbones.eval_no_grad import plainly
+from eclip.backbones.eval_no_grad import eval_no_grad
 from eclip.backbones.preprocess import Grid
 from eclip.backbones.state import State, image_state
 from eclip.errors import KeepError, OptionError, ShapeError
@@ -146,7 +146,7 @@ def encode(
     one_of(positions, "positions", POSITIONS)
     grid = _grid_of(backbone, pixels)
     pixels = pixels.to(device=backbone.weight.device, dtype=backbone.weight.dtype)
-    with plainly(backbone.model):
+    with eval_no_grad(backbone.model):
         state = check_tower(backbone, pixels)
         x, trunk = backbone.embed(pixels, grid, positions)
         blocks = backbone.blocks_at(grid, positions)
@@ -166,11 +166,11 @@ def _grid_of(backbone: Backbone, pixels: Tensor) -> Grid:
     if len(shape) != 4 or shape[1] != 3 or not pixels.is_floating_point():
         raise ShapeError(
             f"pixels must be floating point and (image, 3, height, width), got {pixels.dtype} {shape}: "
-            "torch.stack([backbone.preprocess(photo), ...]) makes them."
+            "torch.stack([backbone.preprocess(image), ...]) makes them."
         )
     if shape[0] == 0 or shape[2] == 0 or shape[3] == 0 or shape[2] % patch or shape[3] % patch:
         raise ShapeError(
             f"height and width must be multiples of the patch size {patch} of {backbone.name}, with one image or "
-            f"more, got {shape}: backbone.preprocess resizes a photo so."
+            f"more, got {shape}: backbone.preprocess resizes an image so."
         )
     return Grid(shape[2] // patch, shape[3] // patch)

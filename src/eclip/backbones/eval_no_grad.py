@@ -41,7 +41,7 @@ _lock = threading.RLock()  # a signal handler may explain too
 
 
 @contextlib.contextmanager
-def plainly(model: nn.Module) -> Iterator[None]:
+def eval_no_grad(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and ordinary tensors without gradients for the time of the block, whatever surrounds it.
 
     Every module's own mode is restored when nobody uses it any longer. Autocast and inference mode rest: they change

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from eclip.backbones.backbone import Backbone, plainly
+from eclip.backbones.backbone import Backbone, eval_no_grad
 from eclip.backbones.blocks import Block, finish
 from eclip.backbones.building import built_apart
 from eclip.backbones.catalog import HEAD_CONFIG
@@ -136,7 +136,7 @@ class EclipHead(nn.Module):
             return features
         return features + self.curved(nn.functional.gelu(self.hidden(rows)))
 
-    def words(self, text: Float[Tensor, "text feature"]) -> Float[Tensor, "text feature"]:
+    def project_text(self, text: Float[Tensor, "text feature"]) -> Float[Tensor, "text feature"]:
         """Texts as the head compares patches with them: linear, so not of length one where texts are projected."""
         return text if self.text is None else self.text(text.to(self.text.weight.dtype))
 
@@ -273,13 +273,13 @@ def _last_step(
         return backbone.project(block.out(block.value(rows)))
 
     step = values if source == "value" and _is_pool(block) else backbone.to_feature
-    with plainly(backbone.model):
+    with eval_no_grad(backbone.model):
         bias = step(torch.zeros_like(rows[:, :1]))[0, 0]
         far = 256 * torch.eye(
             rows.shape[2], dtype=rows.dtype, device=rows.device
         )  # so that a bias takes few digits of the weights in bfloat16
         weight = (step(far[None])[0] - bias).T / 256
-        for tried in (rows, -far[None]):  # rows of a black photo may be zero, where a curve is not seen
+        for tried in (rows, -far[None]):  # rows of a black image may be zero, where a curve is not seen
             there = step(tried)
             apart, moved = there - (tried @ weight.T + bias), there - bias
             if not bool(apart.norm() <= 0.02 * moved.norm() + torch.finfo(rows.dtype).eps * there.norm()):

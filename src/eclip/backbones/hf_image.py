@@ -209,7 +209,7 @@ def layer_block(layer: Any) -> Block:
     def out(mixed: Tensor) -> Tensor:
         return attn.out_proj(merge_heads(mixed))
 
-    pull = pull_of(lambda: [part.weight for part in linear])
+    qkv_vjp = pull_of(lambda: [part.weight for part in linear])
     plain = all(map(is_linear, linear))  # adapters and quantized layers have another slope
     return Block(
         heads,
@@ -220,7 +220,7 @@ def layer_block(layer: Any) -> Block:
         _whole(layer),
         layer.layer_norm2,
         layer.mlp,
-        pull=pull if plain else None,
+        qkv_vjp=qkv_vjp if plain else None,
         host=layer,
     )
 

@@ -219,8 +219,8 @@ class _Part(io.BufferedWriter):
 
     def write(self, data: Any, /) -> int:
         count, (name, size) = super().write(data), self._told
-        for tell in watchers if size else []:
-            tell(name, self.tell(), size or 0)
+        for on_progress in watchers if size else []:
+            on_progress(name, self.tell(), size or 0)
         return count
 
 

@@ -1,4 +1,4 @@
-"""Scores of photos seen through masks: what perturbation methods ask of a model."""
+"""Scores of images seen through masks: what perturbation methods ask of a model."""
 
 from __future__ import annotations
 

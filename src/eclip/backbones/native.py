@@ -119,7 +119,7 @@ def native_block(block: Any) -> Block:
         fused if merges(attn) else forward,
         block.ln_2,
         mlp,
-        pull=pull_of(lambda: [weights().into]),
+        qkv_vjp=pull_of(lambda: [weights().into]),
         host=block,
         reference=forward if merges(attn) else None,
     )
@@ -150,9 +150,11 @@ def _custom_block(block: CustomResidualAttentionBlock) -> Block:
     def mlp(x: Tensor) -> Tensor:
         return block.ls_2(block.mlp(x))
 
-    pull = pull_of(lambda: [attn.in_proj_weight])
+    qkv_vjp = pull_of(lambda: [attn.in_proj_weight])
     affine = isinstance(attn.ln_q, nn.Identity) and isinstance(attn.ln_k, nn.Identity)
-    return Block(heads, block.ln_1, qkv, value, out, block, block.ln_2, mlp, pull=pull if affine else None, host=block)
+    return Block(
+        heads, block.ln_1, qkv, value, out, block, block.ln_2, mlp, qkv_vjp=qkv_vjp if affine else None, host=block
+    )
 
 
 def resnet(visual: ModifiedResNet) -> dict[str, Any]:
@@ -177,7 +179,7 @@ def resnet(visual: ModifiedResNet) -> dict[str, Any]:
     def out(mixed: Tensor) -> Tensor:
         return through(pool.c_proj, merge_heads(mixed))
 
-    pull = pull_of(lambda: [pool.q_proj.weight, pool.k_proj.weight, pool.v_proj.weight])
+    qkv_vjp = pull_of(lambda: [pool.q_proj.weight, pool.k_proj.weight, pool.v_proj.weight])
 
     def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
         table = resize_positions(pool.positional_embedding, native, grid, positions)
@@ -186,7 +188,7 @@ def resnet(visual: ModifiedResNet) -> dict[str, Any]:
             x = x + table.to(x.dtype)
             return split_heads(through(pool.q_proj, x), heads), split_heads(through(pool.k_proj, x), heads), value(x)
 
-        return (pool_block(heads, qkv, value, out, pull, pool),)
+        return (pool_block(heads, qkv, value, out, qkv_vjp, pool),)
 
     return {
         "family": "CLIP ResNet",

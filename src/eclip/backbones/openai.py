@@ -15,7 +15,7 @@ from open_clip.model import build_model_from_openai_state_dict
 from torch import Tensor, nn
 
 from eclip.backbones.building import built_apart
-from eclip.backbones.eval_no_grad import plainly
+from eclip.backbones.eval_no_grad import eval_no_grad
 from eclip.errors import UnsupportedTowerError
 
 COLORS = {"mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET_STD, "interpolation": "bicubic"}
@@ -75,7 +75,7 @@ def _check(model: Any, made: Any, kind: str) -> None:
     ids = torch.randint(1, made.vocab_size - 1, (1, made.context_length), generator=draw, device="cpu")
     ids[:, -1] = made.vocab_size - 1  # the end of the text
     ids = ids.to(weight.device)
-    with plainly(model), plainly(made):
+    with eval_no_grad(model), eval_no_grad(made):
         pairs = [(one.encode_image(pixels), one.encode_text(ids)) for one in (model, made)]
     for side_of, theirs, ours in zip(("image", "text"), *pairs, strict=True):
         apart = _apart(theirs, ours)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from eclip.backbones.blocks import merge_heads
 from eclip.backbones.encoding import Encoding
-from eclip.errors import NoMeaningError
+from eclip.errors import NotApplicableError
 
 
 def patch_features(encoding: Encoding, features: str, method: str) -> Float[Tensor, "image patch channel"]:
@@ -20,7 +20,7 @@ def patch_features(encoding: Encoding, features: str, method: str) -> Float[Tens
         method: who asks, for errors.
 
     Raises:
-        NoMeaningError: "trunk" of a model that has none.
+        NotApplicableError: "trunk" of a model that has none.
         KeepError: the last block was not kept.
     """
     if features == "tokens":
@@ -28,7 +28,9 @@ def patch_features(encoding: Encoding, features: str, method: str) -> Float[Tens
     if features == "trunk":
         if encoding.trunk is None:
             backbone = encoding.backbone
-            raise NoMeaningError(method, backbone.name, backbone.family, "it has no CNN trunk to take features from")
+            raise NotApplicableError(
+                method, backbone.name, backbone.family, "it has no CNN trunk to take features from"
+            )
         return encoding.trunk.flatten(2).transpose(1, 2)
     [(block, x)] = encoding.tail(1, method)
     if features == "inputs":

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eclip.backbones.blocks import QKV, Block, Fn, Pull
+from eclip.backbones.blocks import QKV, Block, Fn, QkvVjp
 
 
 def pool_tokens(trunk: Tensor) -> Tensor:
@@ -15,10 +15,10 @@ def pool_tokens(trunk: Tensor) -> Tensor:
     return torch.cat([patches.mean(dim=1, keepdim=True), patches], dim=1)
 
 
-def pool_block(heads: int, qkv: QKV, value: Fn, out: Fn, pull: Pull | None, host: nn.Module) -> Block:
+def pool_block(heads: int, qkv: QKV, value: Fn, out: Fn, qkv_vjp: QkvVjp | None, host: nn.Module) -> Block:
     """The block of a pool, every token a query: no norm, no residual, no MLP."""
 
     def forward(x: Tensor) -> Tensor:
         return out(F.scaled_dot_product_attention(*qkv(x)))
 
-    return Block(heads, nn.Identity(), qkv, value, out, forward, residual=False, pull=pull, host=host)
+    return Block(heads, nn.Identity(), qkv, value, out, forward, residual=False, qkv_vjp=qkv_vjp, host=host)

@@ -52,10 +52,10 @@ class Preprocess:
     def __call__(
         self, image: Image.Image, image_size: SupportsIndex | None = None, resize: str = "squash"
     ) -> Float[Tensor, "3 height width"]:
-        """Resize a whole photo, nothing cropped, and normalize its colors as the model was trained.
+        """Resize a whole image, nothing cropped, and normalize its colors as the model was trained.
 
         Args:
-            image: photo of any mode; it is read as RGB.
+            image: image of any mode; it is read as RGB.
             image_size: side in pixels, a multiple of `patch_size`; None = the training size.
             resize: "squash" fills the square; "keep" keeps the aspect ratio, on a grid of about as many patches.
 
@@ -67,7 +67,7 @@ class Preprocess:
         return to_pixels(image, size, self.mean, self.std, self.interpolation)
 
     def grid_for(self, size: tuple[int, int], image_size: SupportsIndex | None = None, resize: str = "squash") -> Grid:
-        """The patch grid of a photo of (width, height) pixels."""
+        """The patch grid of an image of (width, height) pixels."""
         one_of(resize, "resize", RESIZES)
         native = self.native
         if image_size is not None:
@@ -89,19 +89,19 @@ class Preprocess:
 
 
 def to_pixels(
-    photo: Image.Image, size: tuple[int, int], mean: Sequence[float], std: Sequence[float], interpolation: str
+    image: Image.Image, size: tuple[int, int], mean: Sequence[float], std: Sequence[float], interpolation: str
 ) -> Float[Tensor, "3 height width"]:
-    """A whole photo on (height, width) pixels, its colors normalized.
+    """A whole image on (height, width) pixels, its colors normalized.
 
     Args:
-        photo: of any mode; it is read as RGB.
+        image: of any mode; it is read as RGB.
         size: (height, width).
         mean: of each color channel, in [0, 1].
         std: of each color channel.
         interpolation: one of INTERPOLATIONS.
     """
     resample = Image.Resampling.BICUBIC if interpolation == "bicubic" else Image.Resampling.BILINEAR
-    resized = photo.convert("RGB").resize(size[::-1], resample)
+    resized = image.convert("RGB").resize(size[::-1], resample)
     values = torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255.0)  # height width 3
     center, spread = (torch.tensor(one, dtype=torch.float32, device="cpu") for one in (mean, std))
     values = (values - center) / spread

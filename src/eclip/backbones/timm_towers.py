@@ -49,7 +49,7 @@ def timm_pool(visual: TimmModel, pool: AttentionPool2d | RotAttentionPool2d) -> 
     def layers() -> list[Any]:
         return [pool.q, pool.k, pool.v] if pool.qkv is None else [pool.qkv]
 
-    pull = pull_of(lambda: [layer.weight for layer in layers()])
+    qkv_vjp = pull_of(lambda: [layer.weight for layer in layers()])
 
     def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
         if isinstance(pool, AttentionPool2d):
@@ -71,7 +71,7 @@ def timm_pool(visual: TimmModel, pool: AttentionPool2d | RotAttentionPool2d) -> 
                 return turn(q), turn(k), v
 
         affine = isinstance(pool, AttentionPool2d) and all(map(is_linear, layers()))
-        return (pool_block(heads, qkv, value, out, pull if affine else None, pool),)
+        return (pool_block(heads, qkv, value, out, qkv_vjp if affine else None, pool),)
 
     def project(tokens: Tensor) -> Tensor:
         for key, module in visual.head.named_children():
@@ -187,8 +187,8 @@ def timm_block(block: Any) -> Block:
     def mlp(x: Tensor) -> Tensor:
         return block.ls2(block.mlp(x))
 
-    pull = pull_of(lambda: [attn.qkv.weight])
+    qkv_vjp = pull_of(lambda: [attn.qkv.weight])
     affine = isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity) and is_linear(attn.qkv)
     return Block(
-        heads, block.norm1, qkv, value, out, block, block.norm2, mlp, pull=pull if affine else None, host=block
+        heads, block.norm1, qkv, value, out, block, block.norm2, mlp, qkv_vjp=qkv_vjp if affine else None, host=block
     )

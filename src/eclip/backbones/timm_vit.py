@@ -177,7 +177,7 @@ def eva_block(block: Any, rope: Tensor | None) -> Block:
             return block.norm2(gained)
         return gained if block.gamma_2 is None else block.gamma_2 * gained
 
-    pull = pull_of(lambda: [part.weight for part in apart or (attn.qkv,)])
+    qkv_vjp = pull_of(lambda: [part.weight for part in apart or (attn.qkv,)])
     affine = rope is None and isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity)
     affine = affine and all(is_linear(part) for part in apart or (attn.qkv,))
     norm1, norm2 = (nn.Identity(), nn.Identity()) if behind else (block.norm1, block.norm2)
@@ -190,6 +190,6 @@ def eva_block(block: Any, rope: Tensor | None) -> Block:
         lambda x: block(x, rope=rope),
         norm2,
         mlp,
-        pull=pull if affine else None,
+        qkv_vjp=qkv_vjp if affine else None,
         host=block,
     )

@@ -1,6 +1,6 @@
 """The command line. Results go to stdout, progress and complaints to stderr.
 
-Exit codes: 0 all done; 1 something failed (a photo, a folder, a download) and the rest is done; 2 wrong usage.
+Exit codes: 0 all done; 1 something failed (an image, a folder, a download) and the rest is done; 2 wrong usage.
 Nothing heavy is imported before names and options are checked, so that help and a wrong name answer at once.
 """
 

@@ -1,4 +1,4 @@
-"""`eclip compare`: many methods on each photo, side by side in one picture."""
+"""`eclip compare`: many methods on each image, side by side in one picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import options
-from eclip.cli.errors import reported
+from eclip.cli.errors import report_errors
 from eclip.cli.options import Positions, Resize, Scale
 from eclip.errors import ImageError, OptionError
 from eclip.explanation.writer import ComparisonWriter
@@ -50,8 +50,8 @@ def compare(
 
     All methods, one picture:  eclip compare dogs.jpg -t "a dog" -t grass
     """
-    with reported():
-        wanted = options.given_texts(text, texts_file)
+    with report_errors():
+        wanted = options.parse_texts(text, texts_file)
         method_names, model_names = options.words(methods), list(dict.fromkeys(options.words(models)))
         if not (method_names and model_names):
             raise OptionError(f"--{'models' if method_names else 'methods'} needs a name.")
@@ -65,25 +65,25 @@ def compare(
             "methods": group or method_names,
             "head": head,
             "models": model_names,
-            "versus": options.given_versus(versus),
-            **options.given_refinement(refine, refine_set),
+            "versus": options.parse_versus(versus),
+            **options.parse_refinement(refine, refine_set),
             "image_size": image_size,
             "resize": resize.value,
-            "templates": options.given_templates(template),
+            "templates": options.parse_templates(template),
             "positions": positions.value,
             "device": device,
             "options": {},
         }
         writer = ComparisonWriter(out, options.words(format_), scale.value, overwrite=overwrite)
-        options.over_photos(
-            sources, writer, lambda photos: _compare_all(sources, photos, wanted, settings, writer, quiet=as_json)
+        options.over_images(
+            sources, writer, lambda images: _compare_all(sources, images, wanted, settings, writer, quiet=as_json)
         )
         options.summarize(writer, "compared", model_names, as_json, option="--models")
 
 
 def _compare_all(
     sources: list[str],
-    photos: list[Path],
+    images: list[Path],
     texts: list[str],
     settings: dict[str, Any],
     writer: ComparisonWriter,
@@ -93,20 +93,20 @@ def _compare_all(
     from eclip.explanation.compare import Contest
     from eclip.images import read_ahead
 
-    with options.running(photos, writer, lambda how: compare_command(sources, texts, how)) as run:
+    with options.running(images, writer, lambda provenance: compare_command(sources, texts, provenance)) as run:
         if (head := settings.pop("head")) is not None:
-            model, settings["device"] = options.given_model(settings["models"][0], settings["device"], head)
+            model, settings["device"] = options.parse_model(settings["models"][0], settings["device"], head)
             settings["models"] = [model]
         contest = Contest(texts, **settings)
-        for source, photo in read_ahead(photos, 1):
-            if isinstance(photo, ImageError):
-                run.failures.append((source, str(photo)))
+        for source, image in read_ahead(images, 1):
+            if isinstance(image, ImageError):
+                run.failures.append((source, str(image)))
             else:
 
                 def show(model: str, method: str, name: str = Path(source).name) -> None:
                     run.doing(f"{method} on {model}, {name}")
 
-                entry = writer.add(contest.answer(photo, source, show))
+                entry = writer.add(contest.answer(image, source, show))
                 picture = entry["files"].get("picture")
                 if not quiet:
                     typer.echo(source + (f"  -> {writer.folder / picture}" if picture else ""))

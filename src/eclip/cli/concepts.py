@@ -1,4 +1,4 @@
-"""`eclip concepts`: what the model sees in each photo without being asked."""
+"""`eclip concepts`: what the model sees in each image without being asked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import options
-from eclip.cli.errors import reported
+from eclip.cli.errors import report_errors
 from eclip.cli.options import Positions, Resize
 from eclip.errors import ImageError, OptionError
 from eclip.methods import check_methods
@@ -29,23 +29,23 @@ def concepts(
     vocabulary: Annotated[
         Path | None, typer.Option(help="A file with one word a line; 1,400 nouns for what can be seen if left out.")
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="At most so many concepts a photo.")] = 10,
+    count: Annotated[int, typer.Option(min=1, help="At most so many concepts an image.")] = 10,
     l1: Annotated[float | None, typer.Option(help="Above 0, 0.25 if left out; more makes fewer concepts.")] = None,
     method: Annotated[str, typer.Option(help="Of the maps; eclip methods ls shows them.")] = "maskclip",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")
     ] = None,
     image_mean: Annotated[
-        Path | None, typer.Option(help="A .npy file, the mean of the features of many photos; mini brings its own.")
+        Path | None, typer.Option(help="A .npy file, the mean of the features of many images; mini brings its own.")
     ] = None,
     mean_from: Annotated[
-        Path | None, typer.Option(help="Or a folder of many photos to take it of; it is kept as image_mean.npy.")
+        Path | None, typer.Option(help="Or a folder of many images to take it of; it is kept as image_mean.npy.")
     ] = None,
     msae: Annotated[
         Path | None, typer.Option(help="A checkpoint of an MSAE autoencoder, whose latents are then the concepts.")
     ] = None,
     latents: Annotated[
-        int | None, typer.Option(min=1, help="How many latents of it a photo may use, 64 if left out.")
+        int | None, typer.Option(min=1, help="How many latents of it an image may use, 64 if left out.")
     ] = None,
     image_size: options.ImageSize = None,
     resize: options.Resizing = Resize.squash,
@@ -55,14 +55,14 @@ def concepts(
     format_: options.Format = options.FORMAT,
     overwrite: options.Overwrite = False,
     device: options.Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Photos in one forward pass.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 8,
     as_json: options.AsJson = False,
 ) -> None:
-    """Name what the model sees in each photo without being asked, how much of it, and where.
+    """Name what the model sees in each image without being asked, how much of it, and where.
 
-    One photo:  eclip concepts dogs.jpg
+    One image:  eclip concepts dogs.jpg
     """
-    with reported():
+    with report_errors():
         method = options.one_method(method)
         check_methods([method])
         options.check_model(model)
@@ -83,7 +83,7 @@ def concepts(
             "latents": latents,
             "image_size": image_size,
             "resize": resize.value,
-            "templates": options.given_templates(template),
+            "templates": options.parse_templates(template),
             "positions": positions.value,
             "device": device,
             "batch_size": batch_size,
@@ -92,15 +92,15 @@ def concepts(
         from eclip.discovery.concepts import ConceptsWriter  # torch with it, so after what was typed is checked
 
         writer = ConceptsWriter(out, options.words(format_), overwrite=overwrite)
-        options.over_photos(
-            sources, writer, lambda photos: _name_all(sources, photos, settings, mean_from, writer, quiet=as_json)
+        options.over_images(
+            sources, writer, lambda images: _name_all(sources, images, settings, mean_from, writer, quiet=as_json)
         )
         options.summarize(writer, "named", [model], as_json)
 
 
 def _name_all(
     sources: list[str],
-    photos: list[Path],
+    images: list[Path],
     settings: dict[str, Any],
     mean_from: Path | None,
     writer: ConceptsWriter,
@@ -110,10 +110,10 @@ def _name_all(
     from eclip.discovery.concepts import concepts_command
     from eclip.discovery.discover import concepts_each
 
-    with options.running(photos, writer, lambda how: concepts_command(sources, how)) as run:
+    with options.running(images, writer, lambda provenance: concepts_command(sources, provenance)) as run:
         if mean_from is not None:
             settings["image_mean"] = _mean(mean_from, settings, writer, run.bar)
-        for found in concepts_each(photos, failures=run.failures, **settings):
+        for found in concepts_each(images, failures=run.failures, **settings):
             run.doing("naming")
             entry = writer.add(found)
             if not quiet:
@@ -124,25 +124,25 @@ def _name_all(
 
 
 def _mean(folder: Path, settings: dict[str, Any], writer: ConceptsWriter, progress: Progress) -> Path:
-    """Take the mean of a folder's photos, and keep it among the results; whatever else is asked is checked first."""
+    """Take the mean of a folder's images, and keep it among the results; whatever else is asked is checked first."""
     from eclip.backbones.load import load
     from eclip.discovery import splice
     from eclip.discovery.concepts import MEAN
     from eclip.discovery.image_mean import image_mean
-    from eclip.images import find_photos
+    from eclip.images import find_images
     from eclip.texts.vocabulary import words_of
 
     writer.check_free(MEAN)
-    splice.check(splice.L1 if settings["l1"] is None else settings["l1"])
+    splice.require_lasso(splice.L1 if settings["l1"] is None else settings["l1"])
     words_of(settings["vocabulary"])
-    photos, problems = find_photos([folder], writer.folder)
+    images, problems = find_images([folder], writer.folder)
     if problems:
         raise ImageError(problems[0][1])
     backbone = load(settings["model"], device=settings["device"])
     view = {key: settings[key] for key in ("image_size", "resize", "positions")}
-    mean = image_mean(progress.track(photos, description="mean of photos"), backbone, **view)
+    mean = image_mean(progress.track(images, description="mean of images"), backbone, **view)
     kept = writer.keep_mean(mean.cpu().numpy())
-    typer.echo(f"the mean of {len(photos)} photos is kept: next time --image-mean {kept}", err=True)
+    typer.echo(f"the mean of {len(images)} images is kept: next time --image-mean {kept}", err=True)
     return kept
 
 
@@ -156,7 +156,7 @@ def _table(found: Concepts) -> str:
     ]
     if not lines:
         lines = ["  no concept: try a smaller --l1, or another vocabulary"]
-    rest = "" if found.beyond_mean is None else f", {found.beyond_mean:.2f} beyond what all photos share"
+    rest = "" if found.beyond_mean is None else f", {found.beyond_mean:.2f} beyond what all images share"
     return "\n".join(
         [*lines, f"  {found.used} of {found.available:,} concepts make up the feature: cosine {found.cosine:.2f}{rest}"]
     )

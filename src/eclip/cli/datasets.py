@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from eclip.cli.errors import reported
+from eclip.cli.errors import report_errors
 from eclip.cli.lists import print_table
 from eclip.cli.options import progressing
 from eclip.datasets import DATASETS, ROOT, dataset
@@ -30,7 +30,7 @@ Split = Annotated[str | None, typer.Option(help="Which part of it; its first spl
 @app.command("ls")
 def datasets_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON, with layouts.")] = False) -> None:
     """Data sets by name, with what they give and their splits."""
-    with reported():
+    with report_errors():
         if as_json:
             typer.echo(json.dumps([asdict(one) for one in DATASETS.values()], ensure_ascii=False))
             return
@@ -46,11 +46,11 @@ def datasets_verify(
     name: Name,
     root: Root = None,
     split: Split = None,
-    every: Annotated[bool, typer.Option("--all", help="Read every photo and mask, and not 20 of them.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Read every image and mask, and not 20 of them.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with all problems.")] = False,
 ) -> None:
-    """Look for every file of a data set, and read some photos and masks. Exit code 1 if something is wrong."""
-    with reported():
+    """Look for every file of a data set, and read some images and masks. Exit code 1 if something is wrong."""
+    with report_errors():
         chosen = dataset(name)
         with _bar(f"verifying {name}") as progress:
             found = chosen.verify(root, split, every=every, progress=progress)
@@ -59,7 +59,7 @@ def datasets_verify(
         else:
             published = " or ".join(f"{number:,}" for number in found.expected)
             of = f" of {published}" if published else ""
-            typer.echo(f"{found.name}, split {found.split}: {found.found:,}{of} photos, {found.decoded:,} of them read")
+            typer.echo(f"{found.name}, split {found.split}: {found.found:,}{of} images, {found.decoded:,} of them read")
             for note in found.notes:
                 typer.echo(f"  {note}")
             for problem in found.problems[:SHOWN]:
@@ -73,7 +73,7 @@ def datasets_verify(
 @app.command("prepare")
 def datasets_prepare(name: Name, root: Root = None, split: Split = None) -> None:
     """Write what makes a data set readable, or read faster. What is there is kept, so that it can be stopped."""
-    with reported():
+    with report_errors():
         chosen = dataset(name)
         if not chosen.prepares:
             typer.echo(f"{name} needs no preparation: it is read as it is.")

@@ -59,7 +59,7 @@ def _extra(package: str, extra: str, purpose: str) -> Finding:
 
 
 def _model(name: str) -> Finding:
-    """Loads, has an adapter, reads texts and photos, and gives numbers."""
+    """Loads, has an adapter, reads texts and images, and gives numbers."""
     try:
         from eclip.backbones.encoding import encode
         from eclip.backbones.load import load

@@ -25,7 +25,7 @@ USAGE_ERRORS = (UnknownNameError, OptionError, TextError, DeviceError)
 
 
 @contextmanager
-def reported() -> Iterator[None]:
+def report_errors() -> Iterator[None]:
     """Our errors become one message and an exit code; warnings become lines on stderr."""
     said: set[str] = set()
 

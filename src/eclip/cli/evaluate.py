@@ -12,7 +12,7 @@ import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import options
-from eclip.cli.errors import reported
+from eclip.cli.errors import report_errors
 from eclip.datasets import dataset
 from eclip.errors import OptionError
 from eclip.evaluation.protocols import DEFAULT_PROTOCOL, protocol_of
@@ -21,7 +21,7 @@ from eclip.methods import METHODS, check_methods, method_names
 if TYPE_CHECKING:
     from eclip.evaluation.evaluation import Evaluation
 
-DATA, ASKED, RUN = "Photos", "What is asked", "The run"
+DATA, ASKED, RUN = "Images", "What is asked", "The run"
 GAP = 2  # spaces between columns
 
 
@@ -31,7 +31,7 @@ def evaluate(
         Path | None, typer.Option(help="Where it lies; in $ECLIP_DATA if left out.", rich_help_panel=DATA)
     ] = None,
     split: Annotated[str | None, typer.Option(help="Its own default if left out.", rich_help_panel=DATA)] = None,
-    every: Annotated[int, typer.Option(min=1, help="Every so many-th photo.", rich_help_panel=DATA)] = 1,
+    every: Annotated[int, typer.Option(min=1, help="Every so many-th image.", rich_help_panel=DATA)] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="So many at most.", rich_help_panel=DATA)] = None,
     methods: Annotated[
         str,
@@ -64,9 +64,9 @@ def evaluate(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin anew where another run lies.", rich_help_panel=RUN)
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Photos in one forward pass.", rich_help_panel=RUN)] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.", rich_help_panel=RUN)] = 16,
     examples: Annotated[
-        int, typer.Option(min=0, help="Best and worst photos of each method to draw.", rich_help_panel=RUN)
+        int, typer.Option(min=0, help="Best and worst images of each method to draw.", rich_help_panel=RUN)
     ] = 3,
     device: options.Device = "auto",
     check: Annotated[
@@ -84,7 +84,7 @@ def evaluate(
 
     Do the numbers still hold?  eclip eval voc2012 --root VOCdevkit -o voc --check stored.json
     """
-    with reported():
+    with report_errors():
         dataset(data)
         names, model_names = options.words(methods), list(dict.fromkeys(options.words(models)))
         if not (names and model_names):
@@ -104,7 +104,7 @@ def evaluate(
             "limit": limit,
             "head": head,
             "options": _options(set_ or []),
-            **options.given_refinement(refine, refine_set),
+            **options.parse_refinement(refine, refine_set),
             "batch_size": batch_size,
             "device": device,
             "overwrite": overwrite,
@@ -171,18 +171,18 @@ def _show(found: Evaluation) -> None:
     Console(width=ends[fitting - 1]).print(table)
     if hidden := [each[0] for each in columns[fitting:]]:
         typer.echo(f"not shown here: {', '.join(hidden)}; results.csv and `eclip report` have them", err=True)
-    gaps: dict[str, list[str]] = {}
-    for gap in results["gaps"]:
-        gaps.setdefault(gap["model"], []).append(gap["method"])
-    for model, left in gaps.items():
-        typer.echo(f"left out, as they have no meaning on {model} here: {', '.join(left)}", err=True)
-    photos = results["data"]["photos"]
+    not_applicable: dict[str, list[str]] = {}
+    for gap in results["not_applicable"]:
+        not_applicable.setdefault(gap["model"], []).append(gap["method"])
+    for model, left in not_applicable.items():
+        typer.echo(f"left out, as they are not applicable to {model} here: {', '.join(left)}", err=True)
+    images = results["data"]["images"]
     pairs = max((row["pairs"] for row in results["rows"]), default=0)
-    groups = results["data"].get("groups", photos)
-    grouped = f" in {groups} group{'s' * (groups > 1)}" if groups < photos else ""
+    groups = results["data"].get("groups", images)
+    grouped = f" in {groups} group{'s' * (groups > 1)}" if groups < images else ""
     percent = ", in percent" if unit(headline(results)) else ""
     typer.echo(
-        f"{results['data']['name']}, {photos} photos{grouped}, {pairs} pairs, protocol "
+        f"{results['data']['name']}, {images} images{grouped}, {pairs} pairs, protocol "
         f"{results['protocol']['name']}{percent}; names in brackets are controls; all of it in {found.folder}",
         err=True,
     )

@@ -1,4 +1,4 @@
-"""`eclip explain`: one method on many photos."""
+"""`eclip explain`: one method on many images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import options
-from eclip.cli.errors import reported
+from eclip.cli.errors import report_errors
 from eclip.cli.options import Positions, Resize
 from eclip.explanation.writer import Writer
 from eclip.methods import check_methods
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from eclip.explanation.explanation import Explanation
 
 MOST_TOLD = 5
-"""Of so many photos each one's warnings are printed, of more their number."""
+"""Of so many images each one's warnings are printed, of more their number."""
 
 
 def explain(
@@ -46,22 +46,22 @@ def explain(
     format_: options.Format = options.FORMAT,
     overwrite: options.Overwrite = False,
     device: options.Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Photos in one forward pass.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 8,
     health: Annotated[
         bool,
         typer.Option(
             "--health/--no-health",
-            help=f"Warn on stderr of maps that may mislead; of more than {MOST_TOLD} photos, say how many have some.",
+            help=f"Warn on stderr of maps that may mislead; of more than {MOST_TOLD} images, say how many have some.",
         ),
     ] = True,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show which part of each photo answers to each text.
+    """Show which part of each image answers to each text.
 
-    One photo, two texts:  eclip explain dogs.jpg -t "a dog" -t grass
+    One image, two texts:  eclip explain dogs.jpg -t "a dog" -t grass
     """
-    with reported():
-        wanted = options.given_texts(text, texts_file)
+    with report_errors():
+        wanted = options.parse_texts(text, texts_file)
         options.check_model(model)
         method = options.default_method(model, head) if method is None else options.one_method(method)
         check_methods([method], versus=versus is not None)
@@ -70,11 +70,11 @@ def explain(
             "head": head,
             "model": model,
             "method": method,
-            "versus": options.given_versus(versus),
-            **options.given_refinement(refine, refine_set),
+            "versus": options.parse_versus(versus),
+            **options.parse_refinement(refine, refine_set),
             "image_size": image_size,
             "resize": resize.value,
-            "templates": options.given_templates(template),
+            "templates": options.parse_templates(template),
             "positions": positions.value,
             "device": device,
             "batch_size": batch_size,
@@ -82,36 +82,36 @@ def explain(
             **options.method_options(set_ or [], method),
         }
         writer = Writer(out, options.words(format_), overwrite=overwrite)
-        options.over_photos(
-            sources, writer, lambda photos: _explain_all(sources, photos, wanted, settings, writer, quiet=as_json)
+        options.over_images(
+            sources, writer, lambda images: _explain_all(sources, images, wanted, settings, writer, quiet=as_json)
         )
         options.summarize(writer, "explained", [model], as_json)
 
 
 def _explain_all(
-    sources: list[str], photos: list[Path], texts: list[str], settings: dict[str, Any], writer: Writer, *, quiet: bool
+    sources: list[str], images: list[Path], texts: list[str], settings: dict[str, Any], writer: Writer, *, quiet: bool
 ) -> None:
     from eclip.explanation.explain import explain_each
 
     try:
-        with options.running(photos, writer, lambda how: command(sources, texts, how)) as run:
+        with options.running(images, writer, lambda provenance: command(sources, texts, provenance)) as run:
             head = settings.pop("head")
-            settings["model"], settings["device"] = options.given_model(settings["model"], settings["device"], head)
-            for explanation in explain_each(photos, texts, failures=run.failures, **settings):
+            settings["model"], settings["device"] = options.parse_model(settings["model"], settings["device"], head)
+            for explanation in explain_each(images, texts, failures=run.failures, **settings):
                 run.doing("explaining")
                 [entry] = writer.add(explanation)
                 if not quiet:
-                    _print_scores(explanation, entry, writer.folder, warn=len(photos) <= MOST_TOLD)
+                    _print_scores(explanation, entry, writer.folder, warn=len(images) <= MOST_TOLD)
                 run.count()
     finally:
-        if not quiet and len(photos) > MOST_TOLD:
+        if not quiet and len(images) > MOST_TOLD:
             _print_health(writer)
 
 
 def _print_scores(explanation: Explanation, entry: dict[str, Any], folder: Path, *, warn: bool) -> None:
     from eclip.render import printable
 
-    sign = "+" if explanation.how["versus"] is not None else ""  # then it is a difference
+    sign = "+" if explanation.provenance["versus"] is not None else ""  # then it is a difference
     scores = "  ".join(
         f"{explanation.label(text)} {explanation.scores[0, text]:{sign}.3f}" for text in explanation.best_texts()
     )
@@ -122,8 +122,8 @@ def _print_scores(explanation: Explanation, entry: dict[str, Any], folder: Path,
 
 
 def _print_health(writer: Writer) -> None:
-    asked = [(entry["health"] or {}).values() for entry in writer.manifest["photos"]]
+    asked = [(entry["health"] or {}).values() for entry in writer.manifest["images"]]
     warned = sum(any(one["warnings"] for one in each) for each in asked)
     if warned:
         place = f": {MANIFEST} names them" if "json" in writer.formats else ""
-        typer.echo(f"{warned} of {len(asked)} photos have warnings of health{place}", err=True)
+        typer.echo(f"{warned} of {len(asked)} images have warnings of health{place}", err=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from eclip.backbones.catalog import HF_CLASSES, architectures, tags, tower_of
-from eclip.cli.errors import reported
+from eclip.cli.errors import report_errors
 from eclip.evaluation.protocols import PROTOCOLS
 from eclip.guides import GUIDES
 from eclip.methods import METHODS
@@ -29,7 +29,7 @@ def models_ls(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Models by name, and which kind of image tower they have."""
-    with reported():
+    with report_errors():
         rows = [{"model": "mini", "family": "timm trunk with attention pool", "weights": "in the package"}]
         for name, config in architectures().items() if every else ():
             weights = " ".join(tags().get(name, []))
@@ -53,22 +53,22 @@ def models_ls(
 @methods_app.command("ls")
 def methods_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Methods by name, with what they do and where they come from."""
-    with reported():
+    with report_errors():
         rows = [{"method": one.name, "kind": one.kind, "what": one.summary} for one in METHODS.values()]
         print_table(rows, as_json)
 
 
 @guides_app.command("ls")
 def guides_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
-    """Guides by name, with what they say of a photo."""
-    with reported():
+    """Guides by name, with what they say of an image."""
+    with report_errors():
         print_table([{"guide": one.name, "what": one.summary} for one in GUIDES.values()], as_json)
 
 
 @refinements_app.command("ls")
 def refinements_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Refinements by name, with what they do and on what their maps lie."""
-    with reported():
+    with report_errors():
         rows = [
             {
                 "refinement": one.name,
@@ -83,7 +83,7 @@ def refinements_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON
 @protocols_app.command("ls")
 def protocols_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every rule.")] = False) -> None:
     """Protocols by name, with what they ask and where they come from."""
-    with reported():
+    with report_errors():
         if as_json:
             typer.echo(json.dumps([one.plain() for one in PROTOCOLS.values()], ensure_ascii=False))
             return
@@ -116,7 +116,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Check the installation: versions, whether torch and torchvision fit, devices, cached weights, what to do next."""
-    with reported():
+    with report_errors():
         from eclip.cli.doctor import examine
 
         findings = examine(model)

@@ -32,7 +32,7 @@ Resize = StrEnum("Resize", ["squash", "keep"])
 Scale = StrEnum("Scale", ["map", "row"])
 Positions = StrEnum("Positions", ["bicubic_aa", "bicubic", "bilinear", "bicubic_plus01"])
 
-Sources = Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Photos, folders or glob patterns.")]
+Sources = Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Images, folders or glob patterns.")]
 Texts = Annotated[
     list[str] | None, typer.Option("--text", "-t", help="A text to look for; may be given several times.")
 ]
@@ -65,14 +65,14 @@ Device = Annotated[
         callback=lambda given: f"cuda:{given}" if given and given.isdecimal() else given,
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest on stdout instead of a line a photo.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest on stdout instead of a line an image.")]
 
 FOLDER_NAMED: ContextVar[bool] = ContextVar("folder_named", default=True)
 """Whether the folder of results is the user's choice; another one gives way to a folder beside it."""
 OUT, FORMAT = Path("eclip-out"), ",".join(FORMATS)
 
 
-def given_texts(texts: list[str] | None, file: Path | None) -> list[str]:
+def parse_texts(texts: list[str] | None, file: Path | None) -> list[str]:
     """The texts of -t and of the file, none of them empty."""
     wanted = list(texts or []) + lines_of(file, "texts")
     if not wanted:
@@ -93,28 +93,28 @@ def lines_of(file: Path | None, what: str) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def given_templates(template: list[str] | None, default: str = "none") -> str | list[str]:
+def parse_templates(template: list[str] | None, default: str = "none") -> str | list[str]:
     """The name of a set, or sentences."""
     templates = template[0] if template and len(template) == 1 else template or default
     resolve(templates)
     return templates
 
 
-def given_versus(versus: str | None) -> str | None:
+def parse_versus(versus: str | None) -> str | None:
     """The text to hold others against, not empty."""
     if versus is not None and not versus.strip():
         raise TextError('--versus is empty: write what to hold the texts against, such as --versus "a cat".')
     return versus
 
 
-def given_refinement(refine: str | None, pairs: list[str] | None) -> dict[str, Any]:
+def parse_refinement(refine: str | None, pairs: list[str] | None) -> dict[str, Any]:
     """The refinement and its options, as `explain` and `compare` take them."""
     known = REFINEMENTS[refine].options if pairs and refine in REFINEMENTS else {}
-    options = given_options("--refine-set", pairs or [], known)
+    options = parse_options("--refine-set", pairs or [], known)
     return {"refine": refine, "refine_options": check_refinement(refine, options)}
 
 
-def given_options(flag: str, pairs: list[str], known: dict[str, Any]) -> dict[str, Any]:
+def parse_options(flag: str, pairs: list[str], known: dict[str, Any]) -> dict[str, Any]:
     """KEY=VALUE pairs as options; a value is a word if the option's default is one, else JSON."""
     given: dict[str, Any] = {}
     for pair in pairs:
@@ -132,7 +132,7 @@ def method_options(pairs: list[str], method: str) -> dict[str, Any]:
     """KEY=VALUE pairs as options of the method."""
     if not pairs:  # a method's options are those of its function, which imports torch
         return {}
-    return options_for(method, [method], given_options("--set", pairs, METHODS[method].options))
+    return options_for(method, [method], parse_options("--set", pairs, METHODS[method].options))
 
 
 def words(joined: str) -> list[str]:
@@ -170,7 +170,7 @@ def check_head(head: str | None, methods: Sequence[str], models: Sequence[str]) 
         raise OptionError(f"--head belongs to one model, got {', '.join(models)}: compare one at a time.")
 
 
-def given_model(name: str, device: str, head: str | None) -> tuple[str | Backbone, str | None]:
+def parse_model(name: str, device: str, head: str | None) -> tuple[str | Backbone, str | None]:
     """Model and device as `explain` and `compare` take them: the names, or the model with the head that was named."""
     if head is None:
         return name, device
@@ -179,26 +179,26 @@ def given_model(name: str, device: str, head: str | None) -> tuple[str | Backbon
     return load(name, device=device, head=head), None
 
 
-def over_photos(sources: list[str], writer: Folder, work: Callable[[list[Path]], None]) -> None:
-    """Find the photos and do the work on them; what cannot be found, and how ever it ends, is on record."""
-    from eclip.images import find_photos
+def over_images(sources: list[str], writer: Folder, work: Callable[[list[Path]], None]) -> None:
+    """Find the images and do the work on them; what cannot be found, and how ever it ends, is on record."""
+    from eclip.images import find_images
 
-    photos, problems = find_photos(sources, writer.folder)
+    images, problems = find_images(sources, writer.folder)
     for source, error in problems:
         writer.fail(source, error)
     writer.steps_aside = not FOLDER_NAMED.get()
-    with writer.over(map(str, photos)):
-        if photos:
-            work(photos)
+    with writer.over(map(str, images)):
+        if images:
+            work(images)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A command's way over its photos.
+    """A command's way over its images.
 
     Attributes:
         bar: on which it is shown.
-        failures: photos of which nothing could be made, and why.
+        failures: images of which nothing could be made, and why.
     """
 
     writer: Folder
@@ -212,28 +212,28 @@ class Run:
 
     def count(self) -> None:
         """Move the bar to what is done by now, well or not."""
-        self.bar.update(self.task, completed=len(self.writer.manifest["photos"]) + len(self.failures))
+        self.bar.update(self.task, completed=len(self.writer.manifest["images"]) + len(self.failures))
 
 
 @contextmanager
-def running(photos: list[Path], writer: Folder, repeat: Callable[[dict[str, Any]], str | None]) -> Iterator[Run]:
-    """A run over the photos; on leaving, how ever it ends, failures and the whole command are on record.
+def running(images: list[Path], writer: Folder, repeat: Callable[[dict[str, Any]], str | None]) -> Iterator[Run]:
+    """A run over the images; on leaving, how ever it ends, failures and the whole command are on record.
 
     Args:
-        photos: all of them.
-        writer: of the results; the first one's "how" has a command for that photo alone.
-        repeat: from that "how" to the command for all.
+        images: all of them.
+        writer: of the results; the first one's "provenance" has a command for that image alone.
+        repeat: from that "provenance" to the command for all.
     """
     run = None
     try:
         with progressing() as bar:
-            run = Run(writer, bar, bar.add_task("loading", total=len(photos)), [])
+            run = Run(writer, bar, bar.add_task("loading", total=len(images)), [])
             yield run
     finally:
         for source, error in run.failures if run else []:
             writer.fail(source, error)
-        if how := writer.manifest["how"]:
-            writer.manifest["how"] = {**how, "command": repeat(how)}
+        if provenance := writer.manifest["provenance"]:
+            writer.manifest["provenance"] = {**provenance, "command": repeat(provenance)}
 
 
 @contextmanager
@@ -269,7 +269,7 @@ def progressing() -> Iterator[Progress]:
 
 def summarize(writer: Folder, done: str, models: list[str], as_json: bool, *, option: str = "--model") -> None:
     """Say what was done and what failed, or print the manifest; exit code 1 if something failed."""
-    count, failures = len(writer.manifest["photos"]), writer.manifest["failures"]
+    count, failures = len(writer.manifest["images"]), writer.manifest["failures"]
     if as_json:
         typer.echo(json.dumps(writer.manifest, ensure_ascii=False, allow_nan=False))
     elif count:

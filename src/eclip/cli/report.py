@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from eclip.cli.errors import reported
+from eclip.cli.errors import report_errors
 from eclip.errors import ResultError
 from eclip.results.marks import is_ours
 
@@ -19,13 +19,13 @@ def report(
         bool, typer.Option("--overwrite", help="Replace a file that is no page of eclip, too.")
     ] = False,
 ) -> None:
-    """Show runs of eclip eval on one page: numbers, curves, costs, classes, best and worst photos.
+    """Show runs of eclip eval on one page: numbers, curves, costs, classes, best and worst images.
 
     One run:  eclip report voc -o voc.html
 
     Data sets or protocols side by side:  eclip report voc coco camvid
     """
-    with reported():
+    with report_errors():
         from eclip.evaluation.report.report import report as made
         from eclip.files import replace_file
 

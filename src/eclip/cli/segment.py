@@ -10,7 +10,7 @@ import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import options
-from eclip.cli.errors import reported
+from eclip.cli.errors import report_errors
 from eclip.cli.options import Positions, Resize
 from eclip.errors import OptionError, TextError
 from eclip.methods import DEFAULT_WITH_HEAD, check_between_texts
@@ -53,12 +53,12 @@ def segment(
     ] = None,
     scale: Annotated[float, typer.Option(help="Of the maps in the softmax, on which --prob-threshold rests.")] = 40,
     window: Annotated[
-        int | None, typer.Option(min=1, help="Side in pixels of windows that slide over the photo; else all at once.")
+        int | None, typer.Option(min=1, help="Side in pixels of windows that slide over the image; else all at once.")
     ] = None,
     stride: Annotated[int | None, typer.Option(min=1, help="From window to window; half of one if left out.")] = None,
     image_size: Annotated[
         int | None,
-        typer.Option(help="Side in pixels, the model's own if left out; with --window, the photo's shorter side."),
+        typer.Option(help="Side in pixels, the model's own if left out; with --window, the image's shorter side."),
     ] = None,
     resize: options.Resizing = Resize.squash,
     template: Annotated[
@@ -75,14 +75,14 @@ def segment(
     ] = False,
     overwrite: options.Overwrite = False,
     device: options.Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Photos, or windows, in one forward pass.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images, or windows, in one forward pass.")] = 8,
     as_json: options.AsJson = False,
 ) -> None:
-    """Give each pixel of each photo to one of some classes.
+    """Give each pixel of each image to one of some classes.
 
     Two classes:  eclip segment dogs.jpg -c dog -c "person, man, woman" --background "grass, sky, wall"
     """
-    with reported():
+    with report_errors():
         lines = options.lines_of(classes, "classes")
         if numbered := next((line for line in lines if re.match(r"\d+\t", line)), None):
             raise OptionError(
@@ -106,7 +106,7 @@ def segment(
             "model": model,
             "method": method,
             "background": background or (),
-            **options.given_refinement(refine, refine_set),
+            **options.parse_refinement(refine, refine_set),
             "prob_threshold": prob_threshold,
             "area_threshold": area_threshold,
             "scale": scale,
@@ -114,7 +114,7 @@ def segment(
             "stride": stride,
             "image_size": image_size,
             "resize": resize.value,
-            "templates": options.given_templates(template, "imagenet80"),
+            "templates": options.parse_templates(template, "imagenet80"),
             "positions": positions.value,
             "device": device,
             "batch_size": batch_size,
@@ -122,15 +122,15 @@ def segment(
         if method is not None:
             settings |= options.method_options(set_ or [], method)
         writer = SegmentWriter(out, options.words(format_), instances=instances, overwrite=overwrite)
-        options.over_photos(
-            sources, writer, lambda photos: _segment_all(sources, photos, wanted, settings, writer, quiet=as_json)
+        options.over_images(
+            sources, writer, lambda images: _segment_all(sources, images, wanted, settings, writer, quiet=as_json)
         )
         options.summarize(writer, "segmented", [model], as_json)
 
 
 def _segment_all(
     sources: list[str],
-    photos: list[Path],
+    images: list[Path],
     classes: list[str],
     settings: dict[str, Any],
     writer: SegmentWriter,
@@ -139,10 +139,10 @@ def _segment_all(
 ) -> None:
     from eclip.segmentation.segment import segment_each
 
-    with options.running(photos, writer, lambda how: segment_command(sources, how)) as run:
+    with options.running(images, writer, lambda provenance: segment_command(sources, provenance)) as run:
         head = settings.pop("head")
-        settings["model"], settings["device"] = options.given_model(settings["model"], settings["device"], head)
-        for segmentation in segment_each(photos, classes, failures=run.failures, **settings):
+        settings["model"], settings["device"] = options.parse_model(settings["model"], settings["device"], head)
+        for segmentation in segment_each(images, classes, failures=run.failures, **settings):
             run.doing("segmenting")
             entry = writer.add(segmentation)
             if not quiet:

@@ -1,4 +1,4 @@
-"""`eclip train`: a head for the method eclip, from photos with captions."""
+"""`eclip train`: a head for the method eclip, from images with captions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eclip.cli import options as cli_options
-from eclip.cli.errors import reported, stop
+from eclip.cli.errors import report_errors, stop
 from eclip.errors import OptionError
 from eclip.guides import GUIDES, check_guide
 from eclip.results.folder import check_no_other
@@ -26,8 +26,8 @@ SCHEMA = "eclip.train/1"
 KEPT = (CHECKPOINT, "eclip_head.safetensors")
 """Files of a run that are not written over without being asked."""
 DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}
-DATA, HEAD, POOLING = "Photos and captions", "The head", "Guide and pooling"
-STEPS, CACHE, SCORES, RUN = "Steps", "Encoded photos", "Scores", "The run"
+DATA, HEAD, POOLING = "Images and captions", "The head", "Guide and pooling"
+STEPS, CACHE, SCORES, RUN = "Steps", "Encoded images", "Scores", "The run"
 
 
 def _flag(field: str, what: str, panel: str, *names: str, metavar: str | None = None) -> Any:
@@ -42,22 +42,22 @@ def train(
         list[str] | None,
         _flag(
             "train_data",
-            "Tars of WebDataset, 'cc3m/{00000..00331}.tar', a table (.csv, .tsv) or a folder of photos with a NAME.txt "
+            "Tars of WebDataset, 'cc3m/{00000..00331}.tar', a table (.csv, .tsv) or a folder of images with a NAME.txt "
             "beside each or one captions.txt; may be given several times.",
             DATA,
             metavar="PATH",
         ),
     ] = None,
     limit: Annotated[int | None, _flag("limit", "So many pairs at most.", DATA)] = None,
-    image_key: Annotated[str | None, _flag("image_key", "Column of photos.", DATA, "--csv-image-key")] = None,
+    image_key: Annotated[str | None, _flag("image_key", "Column of images.", DATA, "--csv-image-key")] = None,
     caption_key: Annotated[str | None, _flag("caption_key", "Column of captions.", DATA, "--csv-caption-key")] = None,
     separator: Annotated[
         str | None, typer.Option("--csv-separator", help="A tab if left out; \\t is one.", rich_help_panel=DATA)
     ] = None,
     image_size: Annotated[int | None, _flag("image_size", "Side in pixels; the model's own if left out.", DATA)] = None,
-    workers: Annotated[int | None, _flag("workers", "Threads that read photos.", DATA)] = None,
+    workers: Annotated[int | None, _flag("workers", "Threads that read images.", DATA)] = None,
     shuffle_captions: Annotated[
-        bool | None, _flag("shuffle_captions", "Control: each photo with another's captions, which must fail.", DATA)
+        bool | None, _flag("shuffle_captions", "Control: each image with another's captions, which must fail.", DATA)
     ] = None,
     model: Annotated[
         str | None, _flag("model", "Stays as it is; eclip models ls shows them.", HEAD, "--model", "-m")
@@ -91,7 +91,7 @@ def train(
     threshold: Annotated[
         str | None, _flag("threshold", f"Which patches are inside: {' or '.join(INSIDES)}.", POOLING)
     ] = None,
-    epochs: Annotated[int | None, _flag("epochs", "How often each photo is seen.", STEPS)] = None,
+    epochs: Annotated[int | None, _flag("epochs", "How often each image is seen.", STEPS)] = None,
     batch_size: Annotated[int | None, _flag("batch_size", "Pairs in a step, of all processes together.", STEPS)] = None,
     lr: Annotated[float | None, _flag("lr", "Highest rate of AdamW; a cosine brings it to zero.", STEPS)] = None,
     wd: Annotated[float | None, _flag("wd", "Weight decay.", STEPS)] = None,
@@ -111,7 +111,7 @@ def train(
         bool | None, _flag("stream", "Keep nothing, encode anew in each epoch.", CACHE, "--no-cache")
     ] = None,
     masks: Annotated[
-        str | None, _flag("masks", "Photos with masks, on which each epoch's map is scored.", SCORES, metavar="DIR")
+        str | None, _flag("masks", "Images with masks, on which each epoch's map is scored.", SCORES, metavar="DIR")
     ] = None,
     mask_count: Annotated[int | None, _flag("mask_count", "So many of them.", SCORES)] = None,
     out: Annotated[
@@ -130,14 +130,14 @@ def train(
     device: Annotated[str | None, _flag("device", "cpu, cuda, cuda:N or auto.", RUN)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a record on stdout.", rich_help_panel=RUN)] = False,
 ) -> None:
-    """Train the head of the method eclip on photos with captions; the model itself stays as it is.
+    """Train the head of the method eclip on images with captions; the model itself stays as it is.
 
     A folder with captions:  eclip train --train-data flickr8k -o head
 
     On two GPUs:  torchrun --nproc-per-node 2 -m eclip train --train-data 'cc3m/{00000..00331}.tar' -o head
     """
     given = dict(locals())  # each flag has its field's name
-    with reported():
+    with report_errors():
         asked = _config({key: given[key] for key in DEFAULTS if key in given}, config, guide_set or [])
         _check_place(Path(asked.out), resume, overwrite)
         _run(asked, resume)
@@ -150,7 +150,7 @@ def train(
             if record["without_words"]:
                 typer.echo(f"pairs whose captions have no word of use, left out: {record['without_words']}", err=True)
             use = ["--method", "eclip", "--model", asked.model, "--head", asked.out]
-            typer.echo(f'the head is in {asked.out}: eclip explain PHOTO -t "a dog" {shlex.join(use)}', err=True)
+            typer.echo(f'the head is in {asked.out}: eclip explain IMAGE -t "a dog" {shlex.join(use)}', err=True)
 
 
 def _config(flags: dict[str, Any], file: Path | None, guide_set: list[str]) -> TrainConfig:
@@ -170,7 +170,7 @@ def _config(flags: dict[str, Any], file: Path | None, guide_set: list[str]) -> T
     options = asked.pop("guide_options", {}) if name == said.get("guide", DEFAULTS["guide"]) else {}  # else another's
     if guide_set:  # a guide's options are those of its function, which imports torch
         check_guide(name, {})
-        options = {**options, **cli_options.given_options("--guide-set", guide_set, GUIDES[name].options)}
+        options = {**options, **cli_options.parse_options("--guide-set", guide_set, GUIDES[name].options)}
     config = TrainConfig(**{**asked, "guide_options": options})
     cli_options.check_model(config.model)
     config.check()

@@ -9,13 +9,13 @@ import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import options as cli_options
-from eclip.cli.errors import reported
+from eclip.cli.errors import report_errors
 from eclip.cli.options import Positions, Resize
 from eclip.errors import OptionError
 from eclip.words import DEFAULT_WORD_METHOD, WORD_METHODS, word_method
 from eclip.words.folder import WordsWriter, words_command
 
-BATCH = 8  # photos that share the texts' part of the work
+BATCH = 8  # images that share the texts' part of the work
 INDENT = 7  # columns before the words, as wide as a score
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def words(
     ] = False,
     box: Annotated[
         list[str] | None,
-        typer.Option(metavar="X0,Y0,X1,Y1", help="With --pairs, a part of the photo in pixels: which words for it?"),
+        typer.Option(metavar="X0,Y0,X1,Y1", help="With --pairs, a part of the image in pixels: which words for it?"),
     ] = None,
     image_depth: Annotated[int, typer.Option(min=1, help="With --pairs: last attention layers of the image.")] = 1,
     text_depth: Annotated[
@@ -56,35 +56,35 @@ def words(
     device: cli_options.Device = "auto",
     as_json: cli_options.AsJson = False,
 ) -> None:
-    """Show which words of each text made the model match it to each photo.
+    """Show which words of each text made the model match it to each image.
 
     Words in color:  eclip words dog.jpg -t "a husky running in snow"
 
     Which patch for which word:  eclip words dog.jpg -t "a husky running in snow" --pairs
     """
-    with reported():
-        wanted = cli_options.given_texts(text, texts_file)
+    with report_errors():
+        wanted = cli_options.parse_texts(text, texts_file)
         cli_options.check_model(model)
-        options = cli_options.given_options("--set", set_ or [], word_method(method).options)
+        options = cli_options.parse_options("--set", set_ or [], word_method(method).options)
         word_method(method).check(options)
         boxes = [_box(one) for one in box or []]
         if boxes and not pairs:
-            raise OptionError("--box asks for the words of a part of the photo, which needs --pairs: add it.")
+            raise OptionError("--box asks for the words of a part of the image, which needs --pairs: add it.")
         view = {"image_size": image_size, "resize": resize.value, "positions": positions.value, "device": None}
         asked = {"method": method, "options": options, **view}
         path = {"image_depth": image_depth, "text_depth": text_depth, "points": points, **view} if pairs else None
         writer = WordsWriter(out, overwrite=overwrite)
-        cli_options.over_photos(
+        cli_options.over_images(
             sources,
             writer,
-            lambda photos: _all(sources, photos, wanted, (model, device), asked, path, boxes, writer, quiet=as_json),
+            lambda images: _all(sources, images, wanted, (model, device), asked, path, boxes, writer, quiet=as_json),
         )
         cli_options.summarize(writer, "read", [model], as_json)
 
 
 def _all(
     sources: list[str],
-    photos: list[Path],
+    images: list[Path],
     texts: list[str],
     model: tuple[str, str],
     asked: dict[str, Any],
@@ -99,25 +99,25 @@ def _all(
     from eclip.words.interactions import PairQuestion, check_box
     from eclip.words.relevance import WordQuestion
 
-    with cli_options.running(photos, writer, lambda how: words_command(sources, texts, how)) as run:
+    with cli_options.running(images, writer, lambda provenance: words_command(sources, texts, provenance)) as run:
         backbone = load(model[0], device=model[1])
         question = WordQuestion(texts, backbone, **asked)
         pairs = PairQuestion(texts, backbone, **path) if path else None
-        for batch in read_batches(photos, BATCH, run.failures):
+        for batch in read_batches(images, BATCH, run.failures):
             good = []
-            for source, photo in batch:
+            for source, picture in batch:
                 try:
                     for box in boxes:
-                        check_box(box, photo.size, source)
-                    good.append((source, photo))
+                        check_box(box, picture.size, source)
+                    good.append((source, picture))
                 except OptionError as outside:
                     run.failures.append((source, str(outside)))
             if not good:
                 continue
-            relevance = question.answer([photo for _, photo in good], [source for source, _ in good])
-            for image, (source, photo) in enumerate(good):
+            relevance = question.answer([picture for _, picture in good], [source for source, _ in good])
+            for image, (source, picture) in enumerate(good):
                 run.doing(f"reading {Path(source).name}")
-                found = pairs.answer(photo, source) if pairs else []
+                found = pairs.answer(picture, source) if pairs else []
                 entry = writer.add(relevance, image, found, boxes)
                 if not quiet:
                     _print(relevance, image, found, boxes)
@@ -150,7 +150,7 @@ def _box(given: str) -> Box:
         left, top, right, bottom = (float(side) for side in given.split(","))
     except ValueError:
         raise OptionError(
-            f"--box needs left,top,right,bottom in pixels of the photo, such as 10,20,200,180, got {given!r}."
+            f"--box needs left,top,right,bottom in pixels of the image, such as 10,20,200,180, got {given!r}."
         ) from None
     if not (0 <= left < right and 0 <= top < bottom):
         raise OptionError(f"--box needs 0 <= left < right and 0 <= top < bottom, got {given!r}.")

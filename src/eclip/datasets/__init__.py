@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ROOT = "ECLIP_DATA"
 """The environment variable with the folder in which data sets lie, each in a folder of its usual name."""
 MANY = 20_000
-"""Photos up to which all files of a set are looked for when it is read; of a larger set, those of the first."""
+"""Images up to which all files of a set are looked for when it is read; of a larger set, those of the first."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Dataset:
         file: the module of `eclip.datasets` with its function.
         folder: what it is usually called below $ECLIP_DATA; empty for data of one's own, which must be named.
         splits: the first is read where none is named.
-        counts: photos of a split as published, several where several lists are in use; empty where there is no such
+        counts: images of a split as published, several where several lists are in use; empty where there is no such
             number.
         layout: files and folders that are looked for.
         summary: what it is, in one line.
@@ -64,11 +64,11 @@ class Dataset:
 
     @property
     def function(self) -> Callable[[Path, str], MaskSet | PairSet]:
-        """What lists its photos; no file of theirs is looked for."""
+        """What lists its images; no file of theirs is looked for."""
         return getattr(self.module, self.name)
 
     def read(self, root: str | Path | None = None, split: str | None = None) -> MaskSet | PairSet:
-        """Its photos; pictures are opened later, one by one.
+        """Its images; pictures are opened later, one by one.
 
         Args:
             root: the folder that it lies in; None = its usual folder below $ECLIP_DATA.
@@ -98,7 +98,7 @@ class Dataset:
         return found
 
     def listed(self, root: str | Path | None, split: str | None) -> MaskSet | PairSet:
-        """As `read`, but no file of a photo is looked for."""
+        """As `read`, but no file of an image is looked for."""
         split = self.checked(split)
         where = self.root(root)
         try:
@@ -125,8 +125,8 @@ class Dataset:
         Args:
             root: as of `read`.
             split: as of `read`.
-            every: decode every photo and mask, and not 20 of them.
-            progress: hears how many photos are done, of how many.
+            every: decode every image and mask, and not 20 of them.
+            progress: hears how many images are done, of how many.
         """
         from eclip.datasets.verify import verify
 
@@ -263,26 +263,26 @@ DATASETS: dict[str, Dataset] = {one.name: one for one in (
             "ImageNetS919/{validation/WNID/*.JPEG, validation-segmentation/WNID/*.png}",
             "ImageNet-S with 919 classes, five of them merged from two."),
     Dataset("folder", "masks", "folder", "", ("all",), {}, _PLAIN,
-            "Your own photos and masks, in one folder."),
+            "Your own images and masks, in one folder."),
     Dataset("table", "masks", "table", "", ("all",), {},
             "a .csv, .tsv or .jsonl with the columns image, text and, if you have them, mask",
-            "Your own photos with a text and a mask a row; without masks, photos with texts."),
+            "Your own images with a text and a mask a row; without masks, images with texts."),
     Dataset("shards", "masks", "shards", "", ("all",), {},
             "*.tar with KEY.jpg and KEY.seg.png, and classes.txt beside them or KEY.json in them",
-            "Your own photos and masks in tars, as of WebDataset."),
+            "Your own images and masks in tars, as of WebDataset."),
     Dataset("flickr8k", "captions", "flickr", "flickr8k", ("test", "val", "train"),
             {"test": (1000,), "val": (1000,), "train": (6000, 6091)},
             "Flickr8k_text/{Flickr8k.token.txt, Flickr_8k.testImages.txt, ...} and Flicker8k_Dataset/*.jpg, or "
             + _TARS,
-            "Five captions a photo, the official split (Hodosh et al. 2013)."),
+            "Five captions an image, the official split (Hodosh et al. 2013)."),
     Dataset("flickr30k", "captions", "flickr", "flickr30k", ("test", "val", "train", "all"),
             {"test": (1000,), "val": (1014,), "train": (29000,), "all": (31783, 31014)},
             "flickr30k_images/*.jpg and dataset_flickr30k.json, or for the split all results.csv",
-            "Five captions a photo (Young et al. 2014), as Karpathy split them."),
+            "Five captions an image (Young et al. 2014), as Karpathy split them."),
     Dataset("coco_karpathy", "captions", "karpathy", "coco", ("test", "val", "restval", "train"),
             {"test": (5000,), "val": (5000,), "restval": (30504,), "train": (82783,)},
             "dataset_coco.json and train2014/, val2014/ (or images/val2014/)",
-            "COCO 2014 as Karpathy split it; the first five captions of each photo."),
+            "COCO 2014 as Karpathy split it; the first five captions of each image."),
 )}
 PACKS: dict[str, Dataset] = {one.name: one for one in (
     Dataset("voc2012seg", "masks", "packs", "voc2012seg", ("all", "voc2012_train", "voc2012_val", "sbd_aug"),
@@ -302,7 +302,7 @@ PACKS: dict[str, Dataset] = {one.name: one for one in (
             "Objects of 100 names, a part of Caltech-101."),
     Dataset("imagenet1k_one_each", "names", "packs", "imagenet1k-one-each", ("all",), {"all": (1000,)},
             _TARS + ", index.tsv",
-            "One photo of each class of ImageNet, 998 different names."),
+            "One image of each class of ImageNet, 998 different names."),
 )}
 """Small parts of data sets, put together for the development of this package: what its own numbers are measured on.
 

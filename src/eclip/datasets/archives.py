@@ -1,4 +1,4 @@
-"""Photos and caption files that share a name, in a tar or in a folder, and the pairs they make."""
+"""Images and caption files that share a name, in a tar or in a folder, and the pairs they make."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2
 _BLOCK = 512  # of a tar, in bytes
 _TEXTS = (".txt", ".json")
 SEG = ".seg.png"
-"""How the mask of a photo ends, in a tar."""
+"""How the mask of an image ends, in a tar."""
 _DAMAGE = (tarfile.TarError, ValueError, OverflowError, OSError)  # what tarfile raises of headers without sense
 
 
@@ -29,7 +29,7 @@ class Member(NamedTuple):
     """A file in a tar or a folder.
 
     Attributes:
-        stem: what a photo and its captions share.
+        stem: what an image and its captions share.
         kind: the extension, lower case, with its dot.
         key: what it is called in logs.
         name: its own name.
@@ -46,7 +46,7 @@ class Member(NamedTuple):
 
 
 def in_folder(files: Iterable[str], bad: Bad) -> Iterator[Member]:
-    """Photos and caption files among the files; a stem ends at the last dot. Unreadable ones are added to bad."""
+    """Images and caption files among the files; a stem ends at the last dot. Unreadable ones are added to bad."""
     for file in files:
         stem, kind = os.path.splitext(file)
         if _counts(kind := kind.lower()):
@@ -72,7 +72,7 @@ def in_tar(file: str, label: str, bad: Bad) -> Iterator[Member]:
     """
     with open(file, "rb") as stream:
         if not file.lower().endswith(".tar") or stream.read(6).startswith(_PACKED):
-            raise DataError(f"{file} is compressed, so its photos cannot be read in any order: unpack it to a .tar.")
+            raise DataError(f"{file} is compressed, so its images cannot be read in any order: unpack it to a .tar.")
         length = stream.seek(0, os.SEEK_END)
         stream.seek(0)
         tar, broken = _opened(file, stream), ""
@@ -121,32 +121,32 @@ def _unfinished(stream: IO[bytes], offset: int) -> str:
 
 
 def pair_up(members: Iterable[Member], bad: Bad) -> list[Pair]:
-    """Photos with the captions of their stem, in order; what finds no partner is added to bad."""
+    """Images with the captions of their stem, in order; what finds no partner is added to bad."""
     groups: dict[str, dict[str, Member]] = defaultdict(dict)
     for member in members:
-        slot = "photo" if member.kind in EXTENSIONS else member.kind
+        slot = "image" if member.kind in EXTENSIONS else member.kind
         first = groups[member.stem].setdefault(slot, member)
         if first is not member and _counts(member.kind):
             bad.append((member.key, f"{member.name} is left out, as {first.name} has the same key."))
     pairs, lonely = [], []
     for group in groups.values():
-        photo, text = group.get("photo"), group.get(".txt", group.get(".json"))
-        if photo and text:
+        image, text = group.get("image"), group.get(".txt", group.get(".json"))
+        if image and text:
             captions, why = captions_in(text)
             if why:
-                bad.append((photo.key, f"{text.name} {why}."))
-            if not photo.place.size:
-                bad.append((photo.key, f"{photo.name} is empty (0 bytes)."))
+                bad.append((image.key, f"{text.name} {why}."))
+            if not image.place.size:
+                bad.append((image.key, f"{image.name} is empty (0 bytes)."))
             elif captions:
-                pairs.append(Pair(photo.key, photo.place, captions))
-        elif photo:
-            lonely.append(photo.key)
+                pairs.append(Pair(image.key, image.place, captions))
+        elif image:
+            lonely.append(image.key)
         elif text:
-            bad.append((text.key, f"{text.name} has no photo beside it."))
+            bad.append((text.key, f"{text.name} has no image beside it."))
         else:
             dotted = [one for one in group.values() if os.path.splitext(one.kind)[1] in EXTENSIONS]
             bad += [
-                (one.key, f"{one.name}: its key ends at the first dot, so this is no photo: rename it.")
+                (one.key, f"{one.name}: its key ends at the first dot, so this is no image: rename it.")
                 for one in dotted
             ]
     bad += without_caption(lonely, (pair.key for pair in pairs))
@@ -157,12 +157,12 @@ def _counts(kind: str) -> bool:
     return kind in EXTENSIONS or kind in _TEXTS or kind == SEG
 
 
-def without_caption(photos: Sequence[str], captioned: Iterable[str]) -> Bad:
-    """Keys of photos without a caption and the reason; one entry for a folder or tar in which no photo has one."""
+def without_caption(images: Sequence[str], captioned: Iterable[str]) -> Bad:
+    """Keys of images without a caption and the reason; one entry for a folder or tar in which no image has one."""
     places = {os.path.dirname(key) for key in captioned}
-    alone = Counter(os.path.dirname(key) for key in photos)
-    bad = [(key, "no caption.") for key in photos if os.path.dirname(key) in places]
-    whole = {at: f"{count:,} photo{'s' * (count > 1)}, none with a caption." for at, count in alone.items()}
+    alone = Counter(os.path.dirname(key) for key in images)
+    bad = [(key, "no caption.") for key in images if os.path.dirname(key) in places]
+    whole = {at: f"{count:,} image{'s' * (count > 1)}, none with a caption." for at, count in alone.items()}
     return bad + [(at, why) for at, why in whole.items() if at not in places]
 
 

@@ -1,8 +1,8 @@
-"""Image-caption pairs for training, from tars, tables and folders: a list whose photos can be read in any order.
+"""Image-caption pairs for training, from tars, tables and folders: a list whose images can be read in any order.
 
-Everything but the photos is read once, in `read_pairs`; `Pair.open` then goes straight to a photo's bytes, also inside
-a tar. Nothing is left out silently: what gives no pair is listed with the reason. Whether a photo is whole is seen only
-when it is opened.
+Everything but the images is read once, in `read_pairs`; `Pair.open` then goes straight to an image's bytes, also inside
+a tar. Nothing is left out silently: what gives no pair is listed with the reason. Whether an image is whole is seen
+only when it is opened.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["KINDS", "Bad", "Pair", "Place", "digest", "read_pairs"]
 
 KINDS = (
     "Pairs come from WebDataset tars (train-{000..005}.tar, shards/*.tar), from a table (.csv, .tsv, .txt, .token) of "
-    "photos and captions, or from a folder of photos with a NAME.txt beside each NAME.jpg or with one captions.txt, "
+    "images and captions, or from a folder of images with a NAME.txt beside each NAME.jpg or with one captions.txt, "
     "captions.tsv or captions.csv for all."
 )
 """What `read_pairs` reads, for messages."""
@@ -47,22 +47,23 @@ def read_pairs(
     Args:
         sources: any of these, in any mix; braces and patterns name several. A file that is named twice is read once.
 
-            - A WebDataset tar, not compressed: a photo and its captions share a key, which ends at the first dot of the
+            - A WebDataset tar, not compressed: an image and its captions share a key, which ends at the first dot of
+            the
               base name. Captions are the lines of `.txt` that are not empty; where there is no `.txt`, "captions" or
               "caption" of `.json`.
             - A table with the columns `image_key` and `caption_key`, as open_clip's; or Flickr8k's, with the header
-              `image,caption`; or photo, tab and caption without a header, with or without Flickr30k's `#0` after the
-              photo. Paths start from the table's folder. All rows of one photo make one pair.
-            - A folder with captions beside the photos, as in a tar (but keys end at a name's last dot), sub-folders
+              `image,caption`; or image, tab and caption without a header, with or without Flickr30k's `#0` after the
+              image. Paths start from the table's folder. All rows of one image make one pair.
+            - A folder with captions beside the images, as in a tar (but keys end at a name's last dot), sub-folders
               included; or with one such table named `captions.txt`, `captions.tsv` or `captions.csv`, where a bare name
-              may lie in any sub-folder, if one photo alone has it. Names that begin with a dot are passed over.
-        image_key: header of the column of photos.
+              may lie in any sub-folder, if one image alone has it. Names that begin with a dot are passed over.
+        image_key: header of the column of images.
         caption_key: header of the column of captions.
         separator: between columns, one character.
 
     Returns:
-        (pairs, bad). Bad are (key, why) of what was left out: photos without a caption (one entry for a folder or tar
-        in which none has one), captions without a photo, empty captions, photos that are missing or of 0 bytes, rows
+        (pairs, bad). Bad are (key, why) of what was left out: images without a caption (one entry for a folder or tar
+        in which none has one), captions without an image, empty captions, images that are missing or of 0 bytes, rows
         and members that do not fit, and a tar that breaks off, whose pairs before that place are used. A key that two
         sources have begins with the source in the later one.
 
@@ -86,7 +87,7 @@ def read_pairs(
             except OSError as error:
                 raise DataError(f"{error.filename or file} cannot be read: {error.strerror or error}.") from error
             if not found and not wrong:
-                wrong = [(labels.get(file, file), "no photo and no caption.")]
+                wrong = [(labels.get(file, file), "no image and no caption.")]
             pairs += [replace(pair, key=f"{file}:{pair.key}") if pair.key in taken else pair for pair in found]
             bad += wrong
             taken.update(pair.key for pair in found)
@@ -157,11 +158,11 @@ def _read(file: str, label: str, columns: Columns) -> tuple[list[Pair], Bad]:
 
 def _read_folder(folder: str, columns: Columns) -> tuple[list[Pair], Bad]:
     files = _inside(folder)
-    photos = [file for file in files if os.path.splitext(file)[1].lower() in EXTENSIONS]
+    images = [file for file in files if os.path.splitext(file)[1].lower() in EXTENSIONS]
     tables = [file for name in _OF_FOLDER if (file := os.path.join(folder, name)) in files]
-    if not photos:
+    if not images:
         tars = f"It has tars: {folder}{os.sep}*.tar names them all. " if any(map(TAR.search, files)) else ""
-        raise DataError(f"{folder}: no photo in this folder. {tars}{KINDS}")
+        raise DataError(f"{folder}: no image in this folder. {tars}{KINDS}")
     if len(tables) > 1:
         raise DataError(
             f"{folder} has {' and '.join(map(os.path.basename, tables))}: give the one that counts instead."
@@ -169,10 +170,10 @@ def _read_folder(folder: str, columns: Columns) -> tuple[list[Pair], Bad]:
     if not tables:
         bad: Bad = []
         return pair_up(in_folder(files, bad), bad), bad
-    pairs, bad = read_table(tables[0], columns, photos)
+    pairs, bad = read_table(tables[0], columns, images)
     captioned = {pair.key for pair in pairs}
     told = captioned | {key for key, _ in bad}
-    return pairs, bad + without_caption([photo for photo in photos if photo not in told], captioned)
+    return pairs, bad + without_caption([image for image in images if image not in told], captioned)
 
 
 def _inside(folder: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Tables of photos and captions, one caption a row."""
+"""Tables of images and captions, one caption a row."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class Columns(NamedTuple):
 
 
 _FLICKR8K = Columns("image", "caption", ",")
-_NUMBER = re.compile(r"#\d+$")  # of a caption, behind the photo in Flickr30k's list
+_NUMBER = re.compile(r"#\d+$")  # of a caption, behind the image in Flickr30k's list
 _ADDRESS = re.compile(r"\b(https?|s3|gs):/")
 
 
-def read_table(file: str, columns: Columns, photos: Iterable[str] = ()) -> tuple[list[Pair], Bad]:
-    """One pair a photo, in the order in which the rows first name them.
+def read_table(file: str, columns: Columns, images: Iterable[str] = ()) -> tuple[list[Pair], Bad]:
+    """One pair an image, in the order in which the rows first name them.
 
     Args:
         file: the table, UTF-8.
         columns: of a table with a header.
-        photos: where photos may also lie that are named without folder, if one of these alone has the name.
+        images: where images may also lie that are named without folder, if one of these alone has the name.
 
     Returns:
         (pairs, bad), as of `read_pairs`.
@@ -43,21 +43,21 @@ def read_table(file: str, columns: Columns, photos: Iterable[str] = ()) -> tuple
     """
     bad: Bad = []
     captions: dict[str, list[str]] = {}
-    root, known = os.path.dirname(file), set(photos)
+    root, known = os.path.dirname(file), set(images)
     of_name: dict[str, list[str]] = defaultdict(list)
-    for photo in photos:
-        of_name[os.path.basename(photo)].append(photo)
+    for image in images:
+        of_name[os.path.basename(image)].append(image)
     try:
         with open(file, encoding="utf-8-sig", newline="") as stream:
             for line, name, caption in _rows(file, stream, columns, bad):
-                photo = os.path.normpath(os.path.join(root, name))
-                if photo not in known and len(of_name.get(name, [])) == 1:
-                    [photo] = of_name[name]
-                texts = captions.setdefault(photo, [])
+                image = os.path.normpath(os.path.join(root, name))
+                if image not in known and len(of_name.get(name, [])) == 1:
+                    [image] = of_name[name]
+                texts = captions.setdefault(image, [])
                 if caption:
                     texts.append(caption)
                 else:
-                    bad.append((photo, f"an empty caption in line {line} of {file}."))
+                    bad.append((image, f"an empty caption in line {line} of {file}."))
     except UnicodeDecodeError as error:
         raise DataError(
             f"{file} is not UTF-8 ({error.reason}, byte {error.object[error.start]:#x}): convert it."
@@ -66,19 +66,19 @@ def read_table(file: str, columns: Columns, photos: Iterable[str] = ()) -> tuple
 
 
 def pairs_of(captions: dict[str, list[str]], bad: Bad) -> list[Pair]:
-    """A pair of each photo that can be read and has captions; what is wrong with the others is added to bad."""
+    """A pair of each image that can be read and has captions; what is wrong with the others is added to bad."""
     pairs = []
-    for photo, texts in captions.items():
-        size, why = _size(photo)
+    for image, texts in captions.items():
+        size, why = _size(image)
         if why:
-            bad.append((photo, why))
+            bad.append((image, why))
         elif texts:
-            pairs.append(Pair(photo, Place(photo, 0, size), tuple(texts)))
+            pairs.append(Pair(image, Place(image, 0, size), tuple(texts)))
     return pairs
 
 
 def _rows(file: str, stream: TextIO, columns: Columns, bad: Bad) -> Iterator[tuple[int, str, str]]:
-    """(line, photo, caption) of each row; rows that do not fit are added to bad."""
+    """(line, image, caption) of each row; rows that do not fit are added to bad."""
     first = stream.readline(1 << 16)
     stream.seek(0)
     for known in (columns, _FLICKR8K) if columns == Columns() else (columns,):
@@ -90,7 +90,7 @@ def _rows(file: str, stream: TextIO, columns: Columns, bad: Bad) -> Iterator[tup
     raise DataError(
         f"{file} begins with {first.strip()[:80]!r}: no header with the columns {columns.image!r} and "
         f"{columns.caption!r} and {columns.separator!r} between columns, nor Flickr8k's 'image,caption', nor a "
-        "photo, a tab and a caption. Say what its columns are called and what separates them."
+        "image, a tab and a caption. Say what its columns are called and what separates them."
     )
 
 
@@ -105,7 +105,7 @@ def _with_header(
             if len(row) == len(header) and row[image].strip():
                 yield rows.line_num, row[image].strip(), row[caption].strip()
             elif len(row) == len(header):
-                bad.append((f"{file}, line {rows.line_num}", "no photo is named."))
+                bad.append((f"{file}, line {rows.line_num}", "no image is named."))
             elif row:
                 why = f"{len(row)} columns where the header has {len(header)}"
                 bad.append(
@@ -120,20 +120,20 @@ def _with_header(
 
 def _without_header(file: str, stream: TextIO, bad: Bad) -> Iterator[tuple[int, str, str]]:
     for line, row in enumerate(stream, 1):
-        photo, tab, caption = row.partition("\t")
-        if tab and photo.strip():
-            yield line, _NUMBER.sub("", photo.strip()), caption.strip()
+        image, tab, caption = row.partition("\t")
+        if tab and image.strip():
+            yield line, _NUMBER.sub("", image.strip()), caption.strip()
         elif row.strip():
-            bad.append((f"{file}, line {line}", "no photo, tab and caption."))
+            bad.append((f"{file}, line {line}", "no image, tab and caption."))
 
 
-def _size(photo: str) -> tuple[int, str]:
-    """Of a photo's file in bytes, and why it is none that can be read."""
+def _size(image: str) -> tuple[int, str]:
+    """Of an image's file in bytes, and why it is none that can be read."""
     try:
-        size = os.path.getsize(photo)
+        size = os.path.getsize(image)
     except (OSError, ValueError) as error:  # a name too long, or with a zero byte
         missing = "no such file." if isinstance(error, FileNotFoundError) else f"cannot be read: {error}."
-        return 0, "an address, not a file: fetch it first." if _ADDRESS.search(photo) else missing
-    if os.path.isdir(photo):
-        return 0, "a folder, not a photo."
+        return 0, "an address, not a file: fetch it first." if _ADDRESS.search(image) else missing
+    if os.path.isdir(image):
+        return 0, "a folder, not an image."
     return size, "" if size else "empty (0 bytes)."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from eclip.datasets.coco_annotations import Annotated, Objects, photos_of, prepared, write_masks
+from eclip.datasets.coco_annotations import Annotated, Objects, images_of, prepared, write_masks
 from eclip.datasets.mask_files import Numbers
 from eclip.datasets.masked import MaskSet
 
@@ -15,7 +15,7 @@ def coco2017(root: Path, split: str) -> MaskSet:
 
     `prepare` paints them from large to small; a crowd is void where no object covers it; all else is background.
     """
-    return MaskSet("coco2017", *prepared(root, split, photos_of(root, split)))
+    return MaskSet("coco2017", *prepared(root, split, images_of(root, split)))
 
 
 def prepare(root: Path, split: str, progress: Callable[[int, int], None]) -> Path:

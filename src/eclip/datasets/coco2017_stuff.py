@@ -1,4 +1,4 @@
-"""COCO-Stuff: 80 things and 91 kinds of stuff on the photos of COCO 2017 (Caesar et al. 2018)."""
+"""COCO-Stuff: 80 things and 91 kinds of stuff on the images of COCO 2017 (Caesar et al. 2018)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from eclip.datasets.coco_annotations import Annotated, Objects, photos_of, prepared, write_masks
+from eclip.datasets.coco_annotations import Annotated, Objects, images_of, prepared, write_masks
 from eclip.datasets.layout import either
 from eclip.datasets.mask_files import VOID, Numbers, indexed
 from eclip.datasets.masks import MaskSet, beside
@@ -39,7 +39,7 @@ _STUFF = (
 # fmt: on
 _USED = [one for one, name in enumerate(_THINGS + _STUFF, 1) if name]
 _NUMBERS = {one: number for number, one in enumerate(_USED, 1)}
-"""Class number of each of COCO-Stuff's ids, which run to 182; 11 ids of things are in no photo."""
+"""Class number of each of COCO-Stuff's ids, which run to 182; 11 ids of things are in no image."""
 CLASSES = {number: (_THINGS + _STUFF)[one - 1] for one, number in _NUMBERS.items()}
 """Names as published (nightrome/cocostuff, labels.txt), 1 to 80 things and 81 to 171 stuff."""
 _TRAIN_IDS = (*((number - 1, number) for number in CLASSES), (255, VOID))
@@ -53,12 +53,12 @@ def coco2017_stuff(root: Path, split: str) -> MaskSet:
     `annotations/SPLIT/*_labelTrainIds.png` of COCO-Stuff 164k as mmsegmentation converts it: the value is the class
     number less 1, 255 void. Or what `prepare` made of the files of cocodataset.org.
     """
-    photos = photos_of(root, split)
+    images = images_of(root, split)
     trained = root / "annotations" / split
     if names := sorted(f"{path.name.removesuffix(_END)}.jpg" for path in trained.glob(f"*{_END}")):
         decode = partial(indexed, table=_TRAIN_IDS)
-        return MaskSet("coco2017_stuff", CLASSES, beside(names, photos, trained, CLASSES, decode, _END))
-    return MaskSet("coco2017_stuff", *prepared(root, f"stuff_{split}", photos))
+        return MaskSet("coco2017_stuff", CLASSES, beside(names, images, trained, CLASSES, decode, _END))
+    return MaskSet("coco2017_stuff", *prepared(root, f"stuff_{split}", images))
 
 
 def prepare(root: Path, split: str, progress: Callable[[int, int], None]) -> Path:

@@ -74,12 +74,12 @@ class Annotated:
     images: list[Objects]
 
 
-def photos_of(root: Path, split: str) -> Path:
+def images_of(root: Path, split: str) -> Path:
     """The folder of images of a split."""
     return either(root, split, f"images/{split}")
 
 
-def prepared(root: Path, folder: str, photos: Path) -> tuple[dict[int, str], Lazy]:
+def prepared(root: Path, folder: str, images: Path) -> tuple[dict[int, str], Lazy]:
     """Classes and records of label maps that `write_masks` made.
 
     Raises:
@@ -89,12 +89,12 @@ def prepared(root: Path, folder: str, photos: Path) -> tuple[dict[int, str], Laz
     whole = top(root, (f"{PREPARED}/{folder}/{IMAGES}",)) / PREPARED / folder
     classes, _ = read_classes(whole / "classes.txt")
     files = _json(whole / IMAGES)
-    return classes, Lazy([*files.items()], partial(_masked, photos, whole, frozenset(classes)))
+    return classes, Lazy([*files.items()], partial(_masked, images, whole, frozenset(classes)))
 
 
-def _masked(photos: Path, masks: Path, numbers: frozenset[int], names: tuple[str, str]) -> Masked:
-    name, photo = names
-    return Masked(name, photos / photo, masks / f"{name}.png", numbers)
+def _masked(images: Path, masks: Path, numbers: frozenset[int], names: tuple[str, str]) -> Masked:
+    name, image = names
+    return Masked(name, images / image, masks / f"{name}.png", numbers)
 
 
 def write_masks(
@@ -124,7 +124,7 @@ def write_masks(
     whole, part = root / PREPARED / folder, root / PREPARED / f"{folder}.part"
     if whole.is_dir():
         return whole
-    photos_of(root, split)
+    images_of(root, split)
     found = read_annotations(either(root, f"annotations/instances_{split}.json", f"instances_{split}.json"))
     classes, paint = plan(found)
     stems = Counter(Path(one.name).stem for one in found.images)

@@ -1,4 +1,4 @@
-"""Flickr8k and Flickr30k: photos with five captions each."""
+"""Flickr8k and Flickr30k: images with five captions each."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _LISTS = {"train": "trainImages", "val": "devImages", "test": "testImages"}
 
 
 def flickr8k(root: Path, split: str) -> PairSet:
-    """Hodosh et al. 2013: the published text files and photos, or a pack of tars."""
+    """Hodosh et al. 2013: the published text files and images, or a pack of tars."""
     if any(root.glob("*.tar")):
         return in_tars(root, split)
     text = top(root, ("Flickr8k.token.txt", f"Flickr_8k.{_LISTS[split]}.txt"), ("Flickr8k_text", ""))
-    photos = either(root, "Flicker8k_Dataset", "Flickr8k_Dataset/Flicker8k_Dataset", "Flickr8k_Dataset", "Images")
-    found = _from_table(text / "Flickr8k.token.txt", Columns(), photos)
+    images = either(root, "Flicker8k_Dataset", "Flickr8k_Dataset/Flicker8k_Dataset", "Flickr8k_Dataset", "Images")
+    found = _from_table(text / "Flickr8k.token.txt", Columns(), images)
     listed = dict.fromkeys(names_in(text / f"Flickr_8k.{_LISTS[split]}.txt"))
     pairs = {Path(pair.key).name: pair for pair in found.items}
     bad = [(key, why) for key, why in found.bad if Path(key).name in listed]
@@ -31,16 +31,16 @@ def flickr8k(root: Path, split: str) -> PairSet:
 
 def flickr30k(root: Path, split: str) -> PairSet:
     """Young et al. 2014: split as Karpathy did, by dataset_flickr30k.json; or all of it, by results.csv."""
-    photos = either(root, "flickr30k_images/flickr30k_images", "flickr30k_images", "flickr30k-images", "images")
+    images = either(root, "flickr30k_images/flickr30k_images", "flickr30k_images", "flickr30k-images", "images")
     for name in ("dataset_flickr30k.json", "annotations/dataset_flickr30k.json"):
         if (root / name).exists():
-            return read_karpathy(root / name, split, [photos])
+            return read_karpathy(root / name, split, [images])
     if split != "all":
         raise LayoutError(f"{root / 'dataset_flickr30k.json'}: no such file, and results.csv has no splits but 'all'.")
     table = either(root, "results.csv", "flickr30k_images/results.csv")
-    return _from_table(table, Columns("image_name", "comment", "|"), photos)
+    return _from_table(table, Columns("image_name", "comment", "|"), images)
 
 
-def _from_table(table: Path, columns: Columns, photos: Path) -> PairSet:
-    pairs, bad = read_table(str(table), columns, sorted(str(path) for path in photos.glob("*.jpg")))
+def _from_table(table: Path, columns: Columns, images: Path) -> PairSet:
+    pairs, bad = read_table(str(table), columns, sorted(str(path) for path in images.glob("*.jpg")))
     return PairSet(table.parent.name, pairs, None, bad)

@@ -1,4 +1,4 @@
-"""ImageNet-S: masks for photos of ImageNet, of 50, 300 or 919 classes (Gao et al. 2022, LUSSeg/ImageNet-S)."""
+"""ImageNet-S: masks for images of ImageNet, of 50, 300 or 919 classes (Gao et al. 2022, LUSSeg/ImageNet-S)."""
 
 from __future__ import annotations
 

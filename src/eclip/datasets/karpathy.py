@@ -13,17 +13,17 @@ from eclip.datasets.pair import Bad, PairSet
 from eclip.errors import DataError
 
 CAPTIONS = 5
-"""Captions of a photo that count: some of COCO's have more, and results are reported of 25,000 for 5,000 photos."""
+"""Captions of an image that count: some of COCO's have more, and results are reported of 25,000 for 5,000 images."""
 
 
 def coco_karpathy(root: Path, split: str) -> PairSet:
-    """COCO 2014 as split by dataset_coco.json; the first five captions of each photo."""
+    """COCO 2014 as split by dataset_coco.json; the first five captions of each image."""
     file = either(root, "dataset_coco.json", "annotations/dataset_coco.json")
     return read_karpathy(file, split, [root, root / "images"])
 
 
 def read_karpathy(file: Path, split: str, folders: Sequence[Path]) -> PairSet:
-    """The photos of a split.
+    """The images of a split.
 
     Args:
         file: the JSON.
@@ -48,8 +48,8 @@ def read_karpathy(file: Path, split: str, folders: Sequence[Path]) -> PairSet:
     bad: Bad = []
     for name, said in rows:
         places = [folder / name for folder in folders]
-        photo = str(next((place for place in places if place.is_file()), places[0]))
-        captions[photo] = [caption for caption in said if caption][:CAPTIONS]
-        if not captions[photo]:
-            bad.append((photo, "no caption."))
+        image = str(next((place for place in places if place.is_file()), places[0]))
+        captions[image] = [caption for caption in said if caption][:CAPTIONS]
+        if not captions[image]:
+            bad.append((image, "no caption."))
     return PairSet(file.stem, pairs_of(captions, bad), None, bad)

@@ -71,7 +71,7 @@ def names_in(path: Path) -> list[str]:
     """
     found = [line.split()[0] for line in lines(path) if line.strip()]
     if not found:
-        raise DataError(f"{path} names no photo.")
+        raise DataError(f"{path} names no image.")
     return found
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from eclip.datasets.mask_files import BACKGROUND, VOID, indexed, short, shown
 from eclip.errors import DataError, DataWarning, ImageError
-from eclip.images import Place, open_photo, stored_size
+from eclip.images import Place, open_image, stored_size
 
 Decode = Callable[[Path | Place], UInt16[np.ndarray, "height width"]]
 """From the file of a mask to class numbers: `eclip.datasets.mask_files` has those of pictures."""
@@ -25,11 +25,11 @@ Decode = Callable[[Path | Place], UInt16[np.ndarray, "height width"]]
 
 @dataclass(frozen=True, slots=True)
 class Masked:
-    """A photo and its mask.
+    """An image and its mask.
 
     Attributes:
         name: tells it from the others of its set.
-        photo: the photo's file, or its place in a tar.
+        image: the image's file, or its place in a tar.
         mask: where the mask is read from, likewise.
         numbers: classes that the mask may show, 1 to 65534.
         decode: what reads it.
@@ -37,43 +37,43 @@ class Masked:
     """
 
     name: str
-    photo: Path | Place
+    image: Path | Place
     mask: Path | Place
     numbers: frozenset[int] = field(repr=False)
     decode: Decode = indexed
     group: str = ""
 
     def open(self) -> Image.Image:
-        """The photo, upright and RGB.
+        """The image, upright and RGB.
 
         Raises:
             ImageError: it cannot be read.
         """
-        return open_photo(self.photo)
+        return open_image(self.image)
 
     def read(self) -> UInt16[np.ndarray, "height width"]:
         """The mask's class numbers, 0 where there is background and 65535 where there is void.
 
         Raises:
-            DataError: it cannot be read, is of no form that its data set has, is not of the photo's size, or shows a
+            DataError: it cannot be read, is of no form that its data set has, is not of the image's size, or shows a
                 number without a name.
-            ImageError: the photo cannot be read.
+            ImageError: the image cannot be read.
         """
         try:
             mask = self.decode(self.mask)
         except ImageError as error:
             raise DataError(f"the mask of {self.name!r} cannot be read: {error}") from error
-        width, height, turn = stored_size(self.photo)
+        width, height, turn = stored_size(self.image)
         if turn > 1 and mask.shape == (height, width):
             raise DataError(
-                f"{self.photo} is turned by its EXIF orientation {turn}, and {self.mask} may be drawn on the pixels as "
-                "they are stored: save the photo upright (PIL.ImageOps.exif_transpose), and the mask as it then lies."
+                f"{self.image} is turned by its EXIF orientation {turn}, and {self.mask} may be drawn on the pixels as "
+                "they are stored: save the image upright (PIL.ImageOps.exif_transpose), and the mask as it then lies."
             )
         size = (height, width) if turn > 4 else (width, height)
         if mask.shape != size[::-1]:
             raise DataError(
-                f"the mask of {self.name!r}, from {self.mask}, has {mask.shape[1]} x {mask.shape[0]} pixels, its photo "
-                f"{size[0]} x {size[1]}: resize the mask to the photo, by nearest neighbor, or fetch the right photo."
+                f"the mask of {self.name!r}, from {self.mask}, has {mask.shape[1]} x {mask.shape[0]} pixels, its image "
+                f"{size[0]} x {size[1]}: resize the mask to the image, by nearest neighbor, or fetch the right image."
             )
         unnamed = set(shown(mask)) - self.numbers - {BACKGROUND, VOID}
         if unnamed:
@@ -84,7 +84,7 @@ class Masked:
 
     def missing(self) -> str:
         """What is wrong with its files as far as a look at the folder tells; nothing if they are there."""
-        for what, file in (("photo", self.photo), ("mask", self.mask)):
+        for what, file in (("image", self.image), ("mask", self.mask)):
             path = file.file if isinstance(file, Place) else file
             try:
                 if not os.stat(path).st_size:
@@ -96,7 +96,7 @@ class Masked:
                 )
             except OSError as error:
                 why = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror)
-                mask = f", whose mask is {self.mask}" if what == "photo" else ""
+                mask = f", whose mask is {self.mask}" if what == "image" else ""
                 return f"{path}: {why}, but it is the {what} of {self.name!r}{mask}."
         return ""
 
@@ -129,12 +129,12 @@ class Lazy(Sequence[Masked]):
 
 @dataclass(frozen=True)
 class MaskSet:
-    """Photos with masks.
+    """Images with masks.
 
     Attributes:
         name: of the data set and its split, or of the folder.
         classes: name of each number, background and void left out.
-        items: the photos; `Lazy` where a data set is large.
+        items: the images; `Lazy` where a data set is large.
         notes: what is to be told of how masks are read.
     """
 
@@ -152,25 +152,25 @@ class MaskSet:
         for note in self.notes:
             warnings.warn(f"{self.name}: {note}", DataWarning, stacklevel=3)
 
-    def photo_numbers(self) -> list[int]:
-        """The number of each item's photo, from 0, in the order in which photos first come.
+    def image_numbers(self) -> list[int]:
+        """The number of each item's image, from 0, in the order in which images first come.
 
-        A `table` has an item for each text, so that several may share a photo: scores of one photo are then not taken
-        for scores of several. Where each item has a photo of its own, 0, 1, 2 and so on.
+        A `table` has an item for each text, so that several may share an image: scores of one image are then not taken
+        for scores of several. Where each item has an image of its own, 0, 1, 2 and so on.
         """
         numbers: dict[Path | Place, int] = {}
-        return [numbers.setdefault(item.photo, len(numbers)) for item in self.items]
+        return [numbers.setdefault(item.image, len(numbers)) for item in self.items]
 
     def group_numbers(self) -> list[int]:
         """The number of each item's group, from 0, in the order in which groups first come.
 
-        An image without a group is one by itself: where no image has any, these are the numbers of the photos.
+        An image without a group is one by itself: where no image has any, these are the numbers of the images.
         """
         numbers: dict[str | Path | Place, int] = {}
-        return [numbers.setdefault(item.group or item.photo, len(numbers)) for item in self.items]
+        return [numbers.setdefault(item.group or item.image, len(numbers)) for item in self.items]
 
     def digest(self) -> str:
-        """16 hexadecimal digits that follow from the classes, and from the name and the files' sizes of each photo.
+        """16 hexadecimal digits that follow from the classes, and from the name and the files' sizes of each image.
 
         What is in the files is not read: a data set may be large.
 
@@ -179,7 +179,7 @@ class MaskSet:
         """
         whole = hashlib.sha256(json.dumps([*self.classes.items()]).encode())
         for item in self.items:
-            whole.update(json.dumps([item.name, _bytes(item.photo), _bytes(item.mask)]).encode())
+            whole.update(json.dumps([item.name, _bytes(item.image), _bytes(item.mask)]).encode())
         return whole.hexdigest()[:16]
 
 

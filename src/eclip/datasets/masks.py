@@ -1,9 +1,9 @@
-"""Photos whose pixels have class numbers, in one plain layout.
+"""Images whose pixels have class numbers, in one plain layout.
 
-    images/NAME.jpg    the photo, of any kind that is read (.png, .JPEG, .tif, .webp ...)
-    masks/NAME.png     palette or gray, of the photo's size, without loss; a value is a class number
+    images/NAME.jpg    the image, of any kind that is read (.png, .JPEG, .tif, .webp ...)
+    masks/NAME.png     palette or gray, of the image's size, without loss; a value is a class number
     classes.txt        number, tab, name; or one class a line, which stands for its value (`read_classes`)
-    index.tsv          optional: a header with a column `name`, a row a photo; `group` joins what is not independent
+    index.tsv          optional: a header with a column `name`, a row an image; `group` joins what is not independent
 
 In a mask of this layout 0 is background, which is no class, and 255 (of 16 bits, 65535) is void: nobody knows, and no
 score counts it. Masks of a set with one class may be of 0 and 255 (`binary`). Other layouts of `eclip.DATASETS` make
@@ -60,24 +60,24 @@ def read_masks(
     first: int = 0,
     classes: dict[int, str] | None = None,
 ) -> MaskSet:
-    """The photos of a folder in the layout above; pictures are opened later, one by one.
+    """The images of a folder in the layout above; pictures are opened later, one by one.
 
     Args:
         folder: with `images/`, `masks/` and `classes.txt`.
         where: columns of `index.tsv` and the value that each must have, such as {"origin": "voc2012_val"}.
-        every: of these, every so many-th photo, at least 1.
+        every: of these, every so many-th image, at least 1.
         first: place of the first of them, from 0.
         classes: other names than those of `classes.txt`, such as `VOC_NAMES`; keys are class numbers, 1 to 65534.
 
     Returns:
-        Photos in the order of `index.tsv`; without one, by name.
+        Images in the order of `index.tsv`; without one, by name.
 
     Raises:
-        DataError: a folder or file is missing or not as it must be, or no photo is left.
+        DataError: a folder or file is missing or not as it must be, or no image is left.
         OptionError: every, first or classes is outside its range.
 
     Warns:
-        DataWarning: there is no `index.tsv`, and photos have no mask of their name; files in `images/` are of no kind
+        DataWarning: there is no `index.tsv`, and images have no mask of their name; files in `images/` are of no kind
             that is read; or masks were not taken for class numbers (`MaskSet.notes`).
     """
     if every < 1 or first < 0:
@@ -86,7 +86,7 @@ def read_masks(
     chosen = tuple(found.items[first::every])
     if not chosen:
         count = len(found.items)
-        raise DataError(f"{folder} has {count} photos where {where or 'any'}; none is left from place {first} on.")
+        raise DataError(f"{folder} has {count} images where {where or 'any'}; none is left from place {first} on.")
     for item in chosen:
         if why := item.missing():
             raise DataError(why)
@@ -100,7 +100,7 @@ def listed_masks(
     classes: dict[int, str] | None = None,
     group: Callable[[dict[str, str]], str] = lambda row: row.get("group", ""),
 ) -> MaskSet:
-    """As `read_masks`, but no photo's files are looked for, and what is to be told of masks is in the notes alone.
+    """As `read_masks`, but no image's files are looked for, and what is to be told of masks is in the notes alone.
 
     Args:
         folder: as of `read_masks`.
@@ -112,7 +112,7 @@ def listed_masks(
         raise OptionError(f"classes needs names of numbers from 1 to {VOID - 1}, got {classes}.")
     for needed in (folder, folder / "images", folder / "masks"):
         if not needed.is_dir():
-            raise DataError(f"{needed}: no such folder. Photos with masks have images/, masks/ and classes.txt in one.")
+            raise DataError(f"{needed}: no such folder. Images with masks have images/, masks/ and classes.txt in one.")
     listed = folder / "classes.txt"
     named, table = (classes, None) if classes is not None else read_classes(listed)
     decode: Decode = indexed if table is None else partial(indexed, table=table)
@@ -128,13 +128,13 @@ class PlainFiles(NamedTuple):
 
     Attributes:
         name: without ending.
-        photo: its file.
+        image: its file.
         mask: its file.
-        group: of the photo.
+        group: of the image.
     """
 
     name: str
-    photo: str
+    image: str
     mask: str
     group: str
 
@@ -143,36 +143,36 @@ def plain_rows(folder: Path, where: dict[str, str], group: Callable[[dict[str, s
     """What the index names, or without one each mask, in order; see `listed_masks`.
 
     Raises:
-        DataError: the index cannot be read, or a name has two photos, or two masks.
+        DataError: the index cannot be read, or a name has two images, or two masks.
 
     Warns:
-        DataWarning: photos are left out, having no mask, or being of no kind that is read.
+        DataWarning: images are left out, having no mask, or being of no kind that is read.
     """
     index = folder / "index.tsv"
     images, masks = folder / "images", folder / "masks"
     if index.exists() or where:
         rows = [row for row in rows_of(index, {"name", *where}) if all(row[key] == where[key] for key in where)]
         inside = {os.path.dirname(row["name"]) for row in rows} | {""}
-        photos, passed = _pictures(images, inside)
+        pictures, passed = _pictures(images, inside)
         for row in rows:  # names may have their ending
             stem, kind = os.path.splitext(row["name"])
-            if kind.lower() in EXTENSIONS and row["name"] not in photos and row["name"] in photos.get(stem, ()):
+            if kind.lower() in EXTENSIONS and row["name"] not in pictures and row["name"] in pictures.get(stem, ()):
                 row["name"] = stem
         drawn, _ = _pictures(masks, inside)
     else:
-        photos, passed = _pictures(images, {""})
+        pictures, passed = _pictures(images, {""})
         drawn, _ = _pictures(masks, {""})
         rows = [{"name": name} for name in sorted(drawn)]
-        if left := sorted(photos.keys() - drawn.keys()):
+        if left := sorted(pictures.keys() - drawn.keys()):
             _tell(
-                f"{len(left)} of {len(photos)} photos in {images} have no mask of their name and are left out: "
+                f"{len(left)} of {len(pictures)} images in {images} have no mask of their name and are left out: "
                 f"{some(left)}."
             )
     names = [row["name"] for row in rows]
-    for at, known in ((images, photos), (masks, drawn)):
+    for at, known in ((images, pictures), (masks, drawn)):
         if twice := next((known[name] for name in names if len(known.get(name, ())) > 1), None):
             raise DataError(f"{at} must have one of {' and '.join(twice)}, got {'both' if len(twice) == 2 else 'all'}.")
-    unread = {os.path.splitext(one)[0] for one in passed} - photos.keys()
+    unread = {os.path.splitext(one)[0] for one in passed} - pictures.keys()
     if passed:
         masked = sum(name in unread for name in names)
         also = f", and so are the masks of {masked} of them" if masked else ""
@@ -181,7 +181,9 @@ def plain_rows(folder: Path, where: dict[str, str], group: Callable[[dict[str, s
             f"over{also}. Save them as JPEG or PNG."
         )
     return [
-        PlainFiles(name, photos.get(name, [f"{name}.jpg"])[0], drawn.get(name, [f"{name}.png"])[0], group(row).strip())
+        PlainFiles(
+            name, pictures.get(name, [f"{name}.jpg"])[0], drawn.get(name, [f"{name}.png"])[0], group(row).strip()
+        )
         for name, row in zip(names, rows, strict=True)
         if name not in unread
     ]
@@ -193,28 +195,28 @@ def plain_items(folder: Path, rows: Sequence[PlainFiles], classes: Iterable[int]
 
 
 def _plain(folder: Path, numbers: frozenset[int], decode: Decode, row: PlainFiles) -> Masked:
-    return Masked(row.name, folder / "images" / row.photo, folder / "masks" / row.mask, numbers, decode, row.group)
+    return Masked(row.name, folder / "images" / row.image, folder / "masks" / row.mask, numbers, decode, row.group)
 
 
 def beside(
-    names: Sequence[str], photos: Path, masks: Path, classes: Iterable[int], decode: Decode = indexed, end: str = ".png"
+    names: Sequence[str], images: Path, masks: Path, classes: Iterable[int], decode: Decode = indexed, end: str = ".png"
 ) -> Lazy:
-    """Records of photos in one folder and their masks in another, under the same names.
+    """Records of images in one folder and their masks in another, under the same names.
 
     Args:
-        names: of the photos, with folders below `photos` and ending.
-        photos: the folder of photos.
+        names: of the images, with folders below `images` and ending.
+        images: the folder of images.
         masks: the folder of masks.
         classes: numbers that masks may show.
         decode: what reads a mask.
-        end: what stands in the name of a mask for the photo's ending.
+        end: what stands in the name of a mask for the image's ending.
     """
-    return Lazy(names, partial(_beside, photos, masks, frozenset(classes), decode, end))
+    return Lazy(names, partial(_beside, images, masks, frozenset(classes), decode, end))
 
 
-def _beside(photos: Path, masks: Path, numbers: frozenset[int], decode: Decode, end: str, photo: str) -> Masked:
-    name = os.path.splitext(photo)[0]
-    return Masked(name, photos / photo, masks / f"{name}{end}", numbers, decode)
+def _beside(images: Path, masks: Path, numbers: frozenset[int], decode: Decode, end: str, image: str) -> Masked:
+    name = os.path.splitext(image)[0]
+    return Masked(name, images / image, masks / f"{name}{end}", numbers, decode)
 
 
 def _pictures(folder: Path, inside: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:

@@ -18,12 +18,12 @@ from eclip.errors import DataError, LayoutError
 
 
 def coco_captions(root: Path, split: str) -> PairSet:
-    """Photos of COCO val2017 with all their captions; the splits are those of the pack."""
+    """Images of COCO val2017 with all their captions; the splits are those of the pack."""
     return in_tars(root, split)
 
 
 def caltech101(root: Path, split: str) -> PairSet:
-    """Photos with one of 100 names, in the order of `classes.txt`: source folder, tab, name, tab, count."""
+    """Images with one of 100 names, in the order of `classes.txt`: source folder, tab, name, tab, count."""
     top(root, ("classes.txt",))
     rows = [row.split("\t") for row in lines(root / "classes.txt")]
     if not all(len(row) == 3 for row in rows):
@@ -32,10 +32,10 @@ def caltech101(root: Path, split: str) -> PairSet:
 
 
 def imagenet1k_one_each(root: Path, split: str) -> PairSet:
-    """A photo of each of ImageNet's 1,000 classes. Two cranes and two maillots share their names: 998 names.
+    """An image of each of ImageNet's 1,000 classes. Two cranes and two maillots share their names: 998 names.
 
-    They are those of `index.tsv`, whose source names are as "n01484850_great_white_shark.JPEG": a photo that is missing
-    takes no name away.
+    They are those of `index.tsv`, whose source names are as "n01484850_great_white_shark.JPEG": an image that is
+    missing takes no name away.
     """
     top(root, ("index.tsv",))
     sources = [row["source_name"] for row in rows_of(root / "index.tsv", {"source_name"})]
@@ -69,12 +69,12 @@ def camvid(root: Path, _: str) -> MaskSet:
 
 
 def coco80seg(root: Path, split: str) -> MaskSet:
-    """Photos of COCO train2017 and val2017."""
+    """Images of COCO train2017 and val2017."""
     return folder(root, split)
 
 
 def voc2012seg(root: Path, split: str) -> MaskSet:
-    """Photos of VOC 2012; a split is an origin, as the index has it. Classes are called as `VOC_NAMES` calls them."""
+    """Images of VOC 2012; a split is an origin, as the index has it. Classes are called as `VOC_NAMES` calls them."""
     top(root, ("images", "masks", "index.tsv"))
     return listed_masks(root, {} if split == "all" else {"origin": split}, VOC_NAMES)
 

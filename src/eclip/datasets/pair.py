@@ -1,4 +1,4 @@
-"""A photo with its captions, and where its bytes lie."""
+"""An image with its captions, and where its bytes lie."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from eclip.images import Place, decode_photo
+from eclip.images import Place, decode_image
 
 __all__ = ["Bad", "Pair", "PairSet", "Place", "digest"]
 
@@ -20,11 +20,11 @@ Bad = list[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A photo and what people said of it.
+    """An image and what people said of it.
 
     Attributes:
-        key: tells the pair in logs and results: "train-000.tar/000123", or the path of the photo.
-        place: where the photo lies.
+        key: tells the pair in logs and results: "train-000.tar/000123", or the path of the image.
+        place: where the image lies.
         captions: one or more, none empty.
         group: images of one group are not independent, such as frames of one video; "": it stands alone.
     """
@@ -35,22 +35,22 @@ class Pair:
     group: str = ""
 
     def open(self) -> Image.Image:
-        """The photo, upright and RGB.
+        """The image, upright and RGB.
 
         Raises:
             ImageError: it is broken, no picture, or no longer there.
         """
-        return decode_photo(self.place.read(self.key), self.key)
+        return decode_image(self.place.read(self.key), self.key)
 
 
 @dataclass(frozen=True)
 class PairSet:
-    """Photos with captions, or with the name of the one class that each shows.
+    """Images with captions, or with the name of the one class that each shows.
 
     Attributes:
         name: of the data set and its split.
-        items: the photos.
-        classes: all names that a photo may have, in order; each item then has one caption, its name. None: captions.
+        items: the images.
+        classes: all names that an image may have, in order; each item then has one caption, its name. None: captions.
         bad: what was left out, (key, why).
     """
 
@@ -65,7 +65,7 @@ class PairSet:
         return [numbers.setdefault(item.group or place, len(numbers)) for place, item in enumerate(self.items)]
 
     def digest(self) -> str:
-        """16 hexadecimal digits that follow from the photos' names and sizes, the captions, and the classes."""
+        """16 hexadecimal digits that follow from the images' names and sizes, the captions, and the classes."""
         whole = hashlib.sha256(json.dumps(self.classes).encode())
         whole.update(digest(self.items).encode())
         return whole.hexdigest()[:16]
@@ -74,7 +74,7 @@ class PairSet:
 def digest(pairs: Iterable[Pair]) -> str:
     """16 hexadecimal digits that name these pairs in this order, the same wherever the files lie.
 
-    They follow from the photos' names without folder or tar, their sizes in bytes, and the captions.
+    They follow from the images' names without folder or tar, their sizes in bytes, and the captions.
     """
     hashed = hashlib.sha256()
     for pair in pairs:

@@ -1,4 +1,4 @@
-"""PASCAL Context: the photos of VOC 2010 with every pixel labelled (Mottaghi et al. 2014)."""
+"""PASCAL Context: the images of VOC 2010 with every pixel labelled (Mottaghi et al. 2014)."""
 
 from __future__ import annotations
 

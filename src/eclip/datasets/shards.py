@@ -1,4 +1,4 @@
-"""Tars of one's own, as of WebDataset, with a mask under the key of each photo."""
+"""Tars of one's own, as of WebDataset, with a mask under the key of each image."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ def shards(root: Path, _: str) -> MaskSet:
     passed: list[str] = []
     for tar in tars:
         for key, group in _groups(tar).items():
-            photos = [one for kind, one in group.items() if kind in EXTENSIONS]
-            photo, mask = photos[0] if photos else None, group.get(SEG)
-            if len(photos) > 1:
+            images = [one for kind, one in group.items() if kind in EXTENSIONS]
+            image, mask = images[0] if images else None, group.get(SEG)
+            if len(images) > 1:
                 raise DataError(
-                    f"{tar}: the key {key!r} has {len(photos)} photos, {', '.join(one.name for one in photos)}."
+                    f"{tar}: the key {key!r} has {len(images)} images, {', '.join(one.name for one in images)}."
                 )
             other = [one.name for kind, one in group.items() if kind not in (*EXTENSIONS, SEG, ".txt", ".json", ".cls")]
-            if photo is None and mask is not None and other:
+            if image is None and mask is not None and other:
                 passed += other
                 continue
-            if photo is None and mask is None:
+            if image is None and mask is None:
                 continue
-            if photo is None or mask is None:
-                lacks = "photo" if photo is None else f"mask, {key}{SEG}"
+            if image is None or mask is None:
+                lacks = "image" if image is None else f"mask, {key}{SEG}"
                 raise DataError(f"{tar}: the key {key!r} has no {lacks}.")
             if not file.exists():
                 _add(classes, group.get(".json"), f"{tar}, {key}.json")
-            found.append((f"{tar.stem}/{key}", photo, mask, _group(group.get(".json"))))
+            found.append((f"{tar.stem}/{key}", image, mask, _group(group.get(".json"))))
     if passed:
         warnings.warn(
             f"{len(passed)} files beside masks in {tars[0].parent} are of no kind that is read, and are passed over: "
@@ -63,7 +63,7 @@ def shards(root: Path, _: str) -> MaskSet:
         raise DataError(f"{file} is missing, and no KEY.json names classes: classes.txt has number, tab, name a line.")
     decode: Decode
     decode, numbers = indexed if table is None else partial(indexed, table=table), frozenset(classes)
-    items = tuple(Masked(key, photo.place, mask.place, numbers, decode, group) for key, photo, mask, group in found)
+    items = tuple(Masked(key, image.place, mask.place, numbers, decode, group) for key, image, mask, group in found)
     read, note = taken(items, classes, table, file.exists() and declares_void(file)) if items else (None, "")
     items = items if read is None else tuple(replace(item, decode=read) for item in items)
     return MaskSet(tars[0].parent.resolve().name, dict(sorted(classes.items())), items, (note,) if note else ())

@@ -1,4 +1,4 @@
-"""A table of one's own: photos with texts, and a mask of each text where there is one."""
+"""A table of one's own: images with texts, and a mask of each text where there is one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def table(root: Path, _: str) -> MaskSet | PairSet:
     """Columns, or keys, image, text and mask, and group where images belong together; paths start from its folder.
 
     With masks: each distinct text is a class, numbered as sorted from 1; a mask is the one thing wherever it is not
-    black. Without any, photos with texts.
+    black. Without any, images with texts.
     """
     file = either(root, *_NAMES) if root.is_dir() else root
     rows = list(_rows(file))

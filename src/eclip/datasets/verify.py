@@ -1,4 +1,4 @@
-"""Is a data set whole? All files are looked for; of some, or of all, photo and mask are read as an evaluation would."""
+"""Is a data set whole? All files are looked for; of some, or of all, image and mask are read as an evaluation would."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from eclip.datasets import Dataset
 
 SAMPLE = 20
-"""Photos that are read where not all are, spread evenly over the split."""
+"""Images that are read where not all are, spread evenly over the split."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Verified:
     Attributes:
         name: of the data set.
         split: of it.
-        found: photos whose files are all there.
+        found: images whose files are all there.
         expected: as published; several where several lists are in use, none where no number is published.
-        decoded: photos and masks that were read.
+        decoded: images and masks that were read.
         problems: what is missing, broken or left out, each with what to do.
         notes: what masks were taken for, and in how many groups images come; nothing is wrong with it.
     """
@@ -89,7 +89,7 @@ def verify(
             progress(place + 1, count)
     if expected and found not in expected:
         wanted = " or ".join(f"{number:,}" for number in expected)
-        missing = f"{dataset.name}, split {split!r}: {found:,} photos are whole, {wanted} are published."
+        missing = f"{dataset.name}, split {split!r}: {found:,} images are whole, {wanted} are published."
         problems.append(f"{missing} Fetch what is missing again.")
     notes = listed.notes if isinstance(listed, MaskSet) else ()
     if (groups := len(set(listed.group_numbers()))) < count and any(item.group for item in listed.items):

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Concepts:
-    """The concepts of one photo, those of most weight first.
+    """The concepts of one image, those of most weight first.
 
     Attributes:
-        explanation: where each is: an Explanation of this one photo, whose texts are the concepts' names.
+        explanation: where each is: an Explanation of this one image, whose texts are the concepts' names.
         weights: of each concept, above 0. SpLiCE's make a sum of words, MSAE's are latents; the two do not compare.
-        cosine: of the photo's feature with the feature that all concepts in use make up again, in [-1, 1].
+        cosine: of the image's feature with the feature that all concepts in use make up again, in [-1, 1].
         beyond_mean: the same for what is left of the feature without the image mean; None for MSAE, which has none.
         used: how many concepts make it up; `weights` holds the heaviest of them.
         available: how many there are: words of the vocabulary, or latents.
@@ -57,13 +57,13 @@ class Concepts:
 
     @property
     def source(self) -> str:
-        """The photo's path, or "photo 0" for one that came from memory."""
+        """The image's path, or "image 0" for one that came from memory."""
         return self.explanation.sources[0]
 
     @property
-    def how(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """What repeats it: model, vocabulary, penalty, method, versions, the command."""
-        return self.explanation.how
+        return self.explanation.provenance
 
     def __repr__(self) -> str:
         """The names with their weights."""
@@ -74,7 +74,7 @@ class Concepts:
         return png(self.picture())
 
     def picture(self) -> Image.Image:
-        """The photo, and one overlay a concept with its weight; the less weight, the dimmer."""
+        """The image, and one overlay a concept with its weight; the less weight, the dimmer."""
         return drawn(self)
 
     def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> Path:
@@ -98,20 +98,28 @@ class Concepts:
 CONCEPTS_SCHEMA, MEAN = "eclip.concepts/1", "image_mean.npy"
 
 
-def concepts_command(sources: Sequence[str], how: dict[str, Any]) -> str:
-    """The shell command that repeats it; `how` is that of Concepts."""
-    words = ["eclip", "concepts", *question(sources, []), "--model", how["model"], "--count", str(how["count"])]
+def concepts_command(sources: Sequence[str], provenance: dict[str, Any]) -> str:
+    """The shell command that repeats it; `provenance` is that of Concepts."""
+    words = [
+        "eclip",
+        "concepts",
+        *question(sources, []),
+        "--model",
+        provenance["model"],
+        "--count",
+        str(provenance["count"]),
+    ]
     for key in ("vocabulary", "msae", "latents", "l1", "image_mean", "mean_from"):
-        if how.get(key) is not None:
-            words += [f"--{key.replace('_', '-')}={how[key]}"]
-    words += ["--method", how["method"]] if "msae" not in how else []
-    for key, value in how["options"].items():
+        if provenance.get(key) is not None:
+            words += [f"--{key.replace('_', '-')}={provenance[key]}"]
+    words += ["--method", provenance["method"]] if "msae" not in provenance else []
+    for key, value in provenance["options"].items():
         words += ["--set", f"{key}={value}"]
-    return shlex.join([*words, *settings(how)])
+    return shlex.join([*words, *settings(provenance)])
 
 
 def drawn(concepts: Concepts) -> Image.Image:
-    """The picture of a photo's concepts, each map dimmed: times the root of its weight's share of the greatest.
+    """The picture of an image's concepts, each map dimmed: times the root of its weight's share of the greatest.
 
     The share itself would leave most maps too dark to see where they are.
     """
@@ -123,19 +131,19 @@ def drawn(concepts: Concepts) -> Image.Image:
         shown(torch.from_numpy(one)).numpy() * math.sqrt(weight / weights[0])
         for one, weight in zip(explanation.drawn(), weights, strict=True)
     )
-    photo, signed = explanation.photo(), explanation.signed
-    return render.strip(photo, panels, signed=signed, texts=concepts.names, scores=weights, what="weight")
+    image, signed = explanation.image(), explanation.signed
+    return render.strip(image, panels, signed=signed, texts=concepts.names, scores=weights, what="weight")
 
 
 class ConceptsWriter(Folder):
-    """Writes concepts into a folder: a picture and one file of arrays a photo, the manifest.
+    """Writes concepts into a folder: a picture and one file of arrays an image, the manifest.
 
     The manifest is also what `eclip concepts --json` prints:
 
-        {"schema": "eclip.concepts/1", "how": {as `Concepts.how`},
-         "photos": [{"source", "width", "height", "grid": [row, col], "concepts": {name: weight},
+        {"schema": "eclip.concepts/1", "provenance": {as `Concepts.provenance`},
+         "images": [{"source", "width", "height", "grid": [row, col], "concepts": {name: weight},
                      "scores": {name: score}, "cosine", "beyond_mean", "used", "available",
-                     "files": {"photo", "picture", "npz"}}, ...],
+                     "files": {"image", "picture", "npz"}}, ...],
          "failures": [{"source", "error"}, ...]}
 
     Concepts are in order, the heaviest first; the npz file holds maps (concept, row, col), weights and scores.
@@ -143,7 +151,7 @@ class ConceptsWriter(Folder):
     """
 
     def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> None:
-        super().__init__(folder, formats, {"schema": CONCEPTS_SCHEMA, "how": None}, overwrite=overwrite)
+        super().__init__(folder, formats, {"schema": CONCEPTS_SCHEMA, "provenance": None}, overwrite=overwrite)
 
     def _own(self, name: str) -> bool:
         return super()._own(name) or (name == MEAN and self._before is not None)  # one of an earlier run's
@@ -162,10 +170,10 @@ class ConceptsWriter(Folder):
         return self.folder / self._put(MEAN, buffer.getvalue())
 
     def add(self, concepts: Concepts) -> dict[str, Any]:
-        """Write the files of a photo's concepts; returns its entry in the manifest."""
-        if self.manifest["how"] is None:
-            self.manifest["how"] = concepts.how
-        stem, files = self._photo(concepts.source, concepts.explanation.photo)
+        """Write the files of an image's concepts; returns its entry in the manifest."""
+        if self.manifest["provenance"] is None:
+            self.manifest["provenance"] = concepts.provenance
+        stem, files = self._image(concepts.source, concepts.explanation.image)
         if "npz" in self.formats:
             arrays = {"maps": concepts.maps, "weights": concepts.weights, "scores": concepts.explanation.scores[0]}
             files["npz"] = self._arrays(stem, arrays)
@@ -185,5 +193,5 @@ class ConceptsWriter(Folder):
             "available": concepts.available,
             "files": files,
         }
-        self.manifest["photos"].append(entry)
+        self.manifest["images"].append(entry)
         return entry

@@ -1,6 +1,6 @@
-"""Concepts: what a model sees in a photo without being asked, each with the place where it sees it.
+"""Concepts: what a model sees in an image without being asked, each with the place where it sees it.
 
-A photo's feature is taken apart into few words of a vocabulary (SpLiCE, `eclip.discovery.splice`) or few latents of a
+An image's feature is taken apart into few words of a vocabulary (SpLiCE, `eclip.discovery.splice`) or few latents of a
 sparse autoencoder (MSAE, `eclip.discovery.msae`); the words then go the main path of `explain` to become maps.
 """
 
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone, Grid, plainly
+from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone, Grid, eval_no_grad
 from eclip.backbones.blocks import cosine, unit
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
@@ -28,7 +28,7 @@ from eclip.discovery.image_mean import mean_for
 from eclip.discovery.msae import Autoencoder, load_autoencoder
 from eclip.errors import OptionError, ShapeError
 from eclip.explanation.explanation import Explanation
-from eclip.images import Photo, are_several, at_least_one, read_batches
+from eclip.images import ImageLike, are_several, at_least_one, read_batches
 from eclip.methods import METHODS, AnyMethod, check_methods, method_name, options_for
 from eclip.methods.maskclip import patch_features
 from eclip.registry import plain_options, whole, whole_or_none
@@ -43,11 +43,11 @@ PATH = (str, Path, type(None))
 
 
 @overload
-def concepts(images: Photo, **settings: Any) -> Concepts: ...
+def concepts(images: ImageLike, **settings: Any) -> Concepts: ...
 @overload
 def concepts(images: list[Any] | tuple[Any, ...], **settings: Any) -> list[Concepts]: ...
-def concepts(images: Photo | Sequence[Photo], **settings: Any) -> Concepts | list[Concepts]:
-    """Which concepts does the model see in each photo, how much of each, and where?
+def concepts(images: ImageLike | Sequence[ImageLike], **settings: Any) -> Concepts | list[Concepts]:
+    """Which concepts does the model see in each image, how much of each, and where?
 
     Args:
         images: a path, a PIL picture, an array or a tensor, see `eclip.explain`; or several of them.
@@ -64,7 +64,7 @@ def concepts(images: Photo | Sequence[Photo], **settings: Any) -> Concepts | lis
 
 
 def concepts_each(
-    images: Photo | Iterable[Photo],
+    images: ImageLike | Iterable[ImageLike],
     *,
     model: str | Backbone = DEFAULT_MODEL,
     vocabulary: str | Path | Iterable[str] | None = None,
@@ -84,29 +84,29 @@ def concepts_each(
     failures: list[tuple[str, str]] | None = None,
     **options: Any,
 ) -> Iterator[Concepts]:
-    """One Concepts a photo, in order, for more photos than fit into memory; the vocabulary is encoded once.
+    """One Concepts an image, in order, for more images than fit into memory; the vocabulary is encoded once.
 
     Args:
         images: any iterable.
         model: a name for `eclip.load`, or a Backbone.
         vocabulary: a file with one word a line, or the words; None = the package's own, see `eclip.texts.vocabulary`.
             Its features are cached on disk. What it lacks cannot be found.
-        count: at most so many concepts a photo, those of most weight.
+        count: at most so many concepts an image, those of most weight.
         l1: SpLiCE's penalty, above 0; more makes fewer concepts. None = 0.25, the authors'.
         method: of `eclip.METHODS`, for the maps.
-        image_mean: the mean of the unit features of many photos, whatever they show, which SpLiCE takes away:
+        image_mean: the mean of the unit features of many images, whatever they show, which SpLiCE takes away:
             (feature,), or a .npy file of it. `mini` brings its own; any other model needs this or `mean_from`.
-        mean_from: a folder of photos to take the mean of, better hundreds, of the kind that will be asked about.
+        mean_from: a folder of images to take the mean of, better hundreds, of the kind that will be asked about.
         msae: a checkpoint of a sparse autoencoder, see `eclip.discovery.msae`. Instead of words its latents are the
             concepts, named after the nearest word; maps are the latents of patches. l1, method and means have no part.
-        latents: how many latents of the autoencoder a photo may use, 64 if left out; without msae there are none.
+        latents: how many latents of the autoencoder an image may use, 64 if left out; without msae there are none.
         image_size: see `eclip.explain`.
-        resize: see `eclip.explain`; with "keep", photos of one grid in a row share a forward pass.
+        resize: see `eclip.explain`; with "keep", images of one grid in a row share a forward pass.
         templates: for the vocabulary, see `eclip.encode_texts`.
         positions: see `eclip.encode`.
         device: see `eclip.explain`.
-        batch_size: photos in one forward pass, at least 1.
-        failures: photos that cannot be read are added here as (source, error), and the rest goes on. None: they raise.
+        batch_size: images in one forward pass, at least 1.
+        failures: images that cannot be read are added here as (source, error), and the rest goes on. None: they raise.
         options: of the method.
 
     Raises:
@@ -122,7 +122,7 @@ def concepts_each(
     view = {"image_size": image_size, "resize": resize, "positions": positions}
     if msae is None:
         l1 = plain_options({"l1": splice.L1 if l1 is None else l1})["l1"]
-        splice.check(l1)  # before anything is loaded
+        splice.require_lasso(l1)  # before anything is loaded
         if latents is not None:
             raise OptionError(f"latents={latents} goes with msae, a checkpoint of an autoencoder: SpLiCE has none.")
     elif not (image_mean is None and mean_from is None and method == METHOD and not own and l1 is None):
@@ -134,7 +134,7 @@ def concepts_each(
     else:
         by = load_autoencoder(msae).to(backbone.weight.device)
         made = {"msae": str(msae), "latents": most, "method": "msae"}
-    how = {
+    provenance = {
         **made_by(backbone),
         "vocabulary": _path(vocabulary),
         "words": len(words),
@@ -144,21 +144,21 @@ def concepts_each(
         "templates": kept(templates),
         **view,
     }
-    how["command"] = is_loaded(backbone) and isinstance(vocabulary, PATH) and isinstance(image_mean, PATH)
-    how["command"] &= method != "eclip" or not was_named(how["head"])
-    asked = _Asked(backbone, words, how, by)
+    provenance["command"] = is_loaded(backbone) and isinstance(vocabulary, PATH) and isinstance(image_mean, PATH)
+    provenance["command"] &= method != "eclip" or not was_named(provenance["head"])
+    asked = _Asked(backbone, words, provenance, by)
     for batch in read_batches(images, batch_size, failures, asked.grid):
         yield from asked.answer(batch)
 
 
 class _Asked:
-    """Everything but the photos, encoded once; `how` is that of each answer, its command whether there can be one."""
+    """Everything but the images, encoded once; `provenance` is that of each answer."""
 
     def __init__(
-        self, backbone: Backbone, words: tuple[str, ...], how: dict[str, Any], by: Tensor | Autoencoder
+        self, backbone: Backbone, words: tuple[str, ...], provenance: dict[str, Any], by: Tensor | Autoencoder
     ) -> None:
-        self.backbone, self.words, self.how = backbone, words, how
-        self.text = encode_texts(backbone, words, how["templates"], keep=True)
+        self.backbone, self.words, self.provenance = backbone, words, provenance
+        self.text = encode_texts(backbone, words, provenance["templates"], keep=True)
         self.mean = by if isinstance(by, Tensor) else None
         self.autoencoder = by if isinstance(by, Autoencoder) else None
         width = self.text.shape[1]
@@ -168,34 +168,34 @@ class _Asked:
         if self.autoencoder is not None:
             self.nearest = self.autoencoder.names(self.text)[0].tolist()
         else:
-            self.method = METHODS[how["method"]]
-            self.keep = self.method.keep_for(how["options"])
+            self.method = METHODS[provenance["method"]]
+            self.keep = self.method.keep_for(provenance["options"])
             self.dictionary = splice.dictionary(self.text)
 
-    def grid(self, photo: Image.Image) -> Grid:
-        """The patch grid that the photo will have."""
-        return self.backbone.grid_for(photo.size, self.how["image_size"], self.how["resize"])
+    def grid(self, image: Image.Image) -> Grid:
+        """The patch grid that the image will have."""
+        return self.backbone.grid_for(image.size, self.provenance["image_size"], self.provenance["resize"])
 
     def answer(self, batch: list[tuple[str, Image.Image]]) -> Iterator[Concepts]:
-        """One Concepts a photo of one forward pass."""
+        """One Concepts an image of one forward pass."""
         if not batch:
             return
-        size, resize = self.how["image_size"], self.how["resize"]
-        pixels = torch.stack([self.backbone.preprocess(photo, size, resize) for _, photo in batch])
-        encoding = encode(self.backbone, pixels, self.keep, self.how["positions"])
+        size, resize = self.provenance["image_size"], self.provenance["resize"]
+        pixels = torch.stack([self.backbone.preprocess(picture, size, resize) for _, picture in batch])
+        encoding = encode(self.backbone, pixels, self.keep, self.provenance["positions"])
         features, beyond = encoding.feature.to(self.text), None
         if self.autoencoder is not None:
-            weights = self.autoencoder.encode(features, self.how["latents"])
+            weights = self.autoencoder.encode(features, self.provenance["latents"])
             again = self.autoencoder.decode(weights, features)
         else:
             assert self.mean is not None, "SpLiCE has a mean"
             targets = splice.center(features, self.mean)
-            weights = splice.solve(targets, self.dictionary, self.how["l1"])
+            weights = splice.solve(targets, self.dictionary, self.provenance["l1"])
             again = splice.rebuild(weights, self.dictionary, self.mean)
             beyond = (unit(weights @ self.dictionary) * targets).sum(dim=1)
         close = (unit(again) * unit(features)).sum(dim=1)
-        for image, (source, photo) in enumerate(batch):
-            order = weights[image].argsort(descending=True, stable=True)[: self.how["count"]]
+        for image, (source, picture) in enumerate(batch):
+            order = weights[image].argsort(descending=True, stable=True)[: self.provenance["count"]]
             best = [int(concept) for concept in order if weights[image, concept] > 0]
             texts, names = self._named(best)
             maps = self._maps(encoding, image, best)
@@ -205,10 +205,10 @@ class _Asked:
                 scores=cosine(features[[image]], self.text[texts]).float().cpu().numpy(),
                 texts=tuple(names),
                 sources=(source,),
-                sizes=(photo.size,),
+                sizes=(picture.size,),
                 signed=self.autoencoder is None and self.method.signed,
-                how=self._how(source, list(pixels.shape[2:])),
-                photos=(photo,),
+                provenance=self._provenance(source, list(pixels.shape[2:])),
+                images=(picture,),
                 flat=flat,
             )
             yield Concepts(
@@ -232,16 +232,16 @@ class _Asked:
             return torch.zeros(1, 0, *encoding.grid, dtype=torch.float32, device=encoding.feature.device)
         one = encoding.only(image)
         if self.autoencoder is None:
-            return self.method(one, self.text[best], **self.how["options"])
-        with plainly(self.backbone.model):
+            return self.method(one, self.text[best], **self.provenance["options"])
+        with eval_no_grad(self.backbone.model):
             return one.on_grid(self.autoencoder.encode(patch_features(one).float())[..., best])
 
-    def _how(self, source: str, pixels: list[int]) -> dict[str, Any]:
-        own = self.how["options"]
+    def _provenance(self, source: str, pixels: list[int]) -> dict[str, Any]:
+        own = self.provenance["options"]
         tensors = any(isinstance(value, Tensor) for value in own.values())
-        repeatable = self.how["command"] and not tensors and Path(source).is_file()
-        how = {**self.how, "options": noted(own), "pixels": pixels}
-        return {**how, "command": concepts_command([source], how) if repeatable else None}
+        repeatable = self.provenance["command"] and not tensors and Path(source).is_file()
+        provenance = {**self.provenance, "options": noted(own), "pixels": pixels}
+        return {**provenance, "command": concepts_command([source], provenance) if repeatable else None}
 
 
 def _path(given: object) -> str | None:

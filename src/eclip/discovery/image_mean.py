@@ -1,4 +1,4 @@
-"""The image mean: what the features of all photos share and no text has, which SpLiCE takes away."""
+"""The image mean: what the features of all images share and no text has, which SpLiCE takes away."""
 
 from __future__ import annotations
 
@@ -19,49 +19,49 @@ from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.encoding import encode
 from eclip.backbones.load import PRECISIONS, backbone_of, load
 from eclip.errors import ImageError, OptionError, ShapeError
-from eclip.images import Photo, find_photos, read_ahead
+from eclip.images import ImageLike, find_images, read_ahead
 
 MINI_MEAN = "backbones/assets/mini/image_mean.npy"
 """That of `mini`, made by recipes/concepts/image_mean.py."""
 
 
 def image_mean(
-    photos: Photo | Iterable[Photo],
+    images: ImageLike | Iterable[ImageLike],
     model: str | Backbone = DEFAULT_MODEL,
     *,
     image_size: SupportsIndex | None = None,
     resize: str = "squash",
     positions: str = DEFAULT_POSITIONS,
 ) -> Float[Tensor, " feature"]:
-    """The mean of the unit features of photos, for `image_mean` of `eclip.concepts`; keep it with `numpy.save`.
+    """The mean of the unit features of images, for `image_mean` of `eclip.concepts`; keep it with `numpy.save`.
 
     Args:
-        photos: two or more, better hundreds, of the kind that will be asked about.
+        images: two or more, better hundreds, of the kind that will be asked about.
         model: a name for `eclip.load`, or a Backbone.
         image_size: as for the concepts, and so are the rest.
         resize: see `eclip.explain`.
         positions: see `eclip.encode`.
 
     Raises:
-        ImageError: a photo cannot be read, or there are fewer than two.
+        ImageError: an image cannot be read, or there are fewer than two.
         EclipError: other bad input, of a class that says which.
     """
     backbone = backbone_of(model, None)
     total, count = torch.zeros((), dtype=torch.float32, device=backbone.weight.device), 0
-    for _, photo in read_ahead(photos, 2):
-        if isinstance(photo, ImageError):
-            raise photo
-        pixels = backbone.preprocess(photo, image_size, resize)[None]
+    for _, image in read_ahead(images, 2):
+        if isinstance(image, ImageError):
+            raise image
+        pixels = backbone.preprocess(image, image_size, resize)[None]
         total, count = total + unit(encode(backbone, pixels, 0, positions).feature)[0], count + 1
     if count < 2:
-        raise ImageError(f"a mean needs two photos or more, better hundreds, got {count}.")
+        raise ImageError(f"a mean needs two images or more, better hundreds, got {count}.")
     return total / count
 
 
 def mean_for(
     backbone: Backbone, given: Any, folder: str | Path | None, settings: dict[str, Any]
 ) -> Float[Tensor, " feature"]:
-    """The image mean: as given, of a folder's photos, or the one that a model brings.
+    """The image mean: as given, of a folder's images, or the one that a model brings.
 
     Raises:
         OptionError: there is none, it cannot be read, or it is no mean of unit features.
@@ -72,16 +72,16 @@ def mean_for(
         raise OptionError("image_mean and mean_from are two ways to the same: leave one out.")
     if folder is not None:
         if not isinstance(folder, str | Path):
-            raise OptionError(f"mean_from must be the path of a folder with photos, got {folder!r}.")
-        photos, problems = find_photos([folder])
+            raise OptionError(f"mean_from must be the path of a folder with images, got {folder!r}.")
+        images, problems = find_images([folder])
         if problems:
             raise ImageError(problems[0][1])
-        return image_mean(photos, backbone, **settings)
+        return image_mean(images, backbone, **settings)
     if given is None:
         if not _is_mini(backbone):
             raise OptionError(
                 f"{backbone.name} brings no image mean, which SpLiCE takes away: give mean_from (--mean-from), a "
-                "folder with hundreds of photos like yours, or image_mean (--image-mean), a .npy file of their mean."
+                "folder with hundreds of images like yours, or image_mean (--image-mean), a .npy file of their mean."
             )
         with files("eclip").joinpath(MINI_MEAN).open("rb") as file:
             given = np.load(file)

@@ -41,11 +41,11 @@ def dictionary(words: Float[Tensor, "concept feature"]) -> Float[Tensor, "concep
 def center(
     features: Float[Tensor, "image feature"], image_mean: Float[Tensor, " feature"]
 ) -> Float[Tensor, "image feature"]:
-    """Image features as the dictionary's sums approach them: unit rows, minus the mean of many photos, unit again.
+    """Image features as the dictionary's sums approach them: unit rows, minus the mean of many images, unit again.
 
     Args:
         features: of any length.
-        image_mean: the mean of the unit features of many photos, whatever they show. It takes away what all photos
+        image_mean: the mean of the unit features of many images, whatever they show. It takes away what all images
             share, which no text has: the gap between the two towers (Liang et al. 2022).
     """
     rows = unit(features)
@@ -66,7 +66,7 @@ def solve(
         OptionError: l1 is not above 0.
         MissingExtraError: scikit-learn is not installed.
     """
-    lasso = check(l1)
+    lasso = require_lasso(l1)
     # scikit-learn's objective is ours over twice the number of rows, which here is the feature's width
     model = lasso(alpha=l1 / (2 * words.shape[1]), positive=True, fit_intercept=False, max_iter=20_000, tol=1e-6)
     matrix = np.asfortranarray(words.T.double().cpu().numpy())  # feature concept
@@ -83,7 +83,7 @@ def rebuild(
     return unit(unit(weights.to(words) @ words) + image_mean.to(words))
 
 
-def check(l1: float) -> Any:
+def require_lasso(l1: float) -> Any:
     """The solver's class, if the penalty is in range and the solver is there.
 
     Raises:

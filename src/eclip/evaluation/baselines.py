@@ -32,7 +32,7 @@ def centre(grid: Sequence[int], seed: Sequence[int]) -> Map:
 
 
 def random(grid: Sequence[int], seed: Sequence[int]) -> Map:
-    """Uniform noise on each patch, another one for each photo and class, always the same for these."""
+    """Uniform noise on each patch, another one for each image and class, always the same for these."""
     return np.random.default_rng(list(seed)).random(tuple(grid), np.float32)
 
 
@@ -52,9 +52,9 @@ def baseline_maps(
     inside: Bool[np.ndarray, "height width"],
     outside: Bool[np.ndarray, "height width"],
 ) -> dict[str, Float[Tensor, "row col"]]:
-    """The maps of all baselines, and the bound, for a class of a photo, in [0, 1]: they are resized as they are.
+    """The maps of all baselines, and the bound, for a class of an image, in [0, 1]: they are resized as they are.
 
-    So `ones` is everything at any threshold, and the bound of a thing that fills the photo as well.
+    So `ones` is everything at any threshold, and the bound of a thing that fills the image as well.
     """
     maps = {name: baseline(grid, seed) for name, baseline in BASELINES.items()}
     maps[BOUND] = grid_bound(inside, outside, grid)

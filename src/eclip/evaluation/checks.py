@@ -32,7 +32,7 @@ def check_groups(data: MaskSet | PairSet) -> None:
         DataWarning: there are less than `FEW` groups, and more images.
     """
     groups, count = len(set(data.group_numbers())), len(data.items)
-    count = len(set(data.photo_numbers())) if isinstance(data, MaskSet) else count
+    count = len(set(data.image_numbers())) if isinstance(data, MaskSet) else count
     if groups < min(FEW, count):
         warnings.warn(
             f"the {count} images of {data.name} come in {groups} group{'s' * (groups > 1)} (such as videos), within "

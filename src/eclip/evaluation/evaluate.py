@@ -44,7 +44,7 @@ HOME = Path(__file__).parents[1]
 PASSING = ("transformers", "scikit-learn")
 """Told of among versions only if something imported them, so no part of a question."""
 MOST_FAILURES = 0.05
-"""A larger share of photos that cannot be read stops a run: its numbers would be those of other photos."""
+"""A larger share of images that cannot be read stops a run: its numbers would be those of other images."""
 WANTED = {"masks": "masks", "pairs": "captions or names"}
 
 
@@ -79,27 +79,27 @@ def evaluate(
         data: a name of `eclip.DATASETS`, or a set that was read.
         out: folder of the run: `results.json`, `results.csv`, `pairs.csv`, examples and the parts.
         methods: names, in a list or joined by commas, or values of `eclip.METHODS`; "fast" for all of one forward pass,
-            "all" for those of many passes too. Those without a meaning for a model are told as gaps.
+            "all" for those of many passes too. Those not applicable to a model are listed as such.
         models: a name or a Backbone, as in `eclip.explain`, or several.
         protocol: a name of `eclip.PROTOCOLS`, or one of your own.
         root: where the data set lies; None = in `$ECLIP_DATA`.
         split: of the data set; None = its own default.
-        every: every so many-th photo, at least 1.
+        every: every so many-th image, at least 1.
         limit: of these, so many at most; None = all.
         head: of the method "eclip", for a single model; see `eclip.load`.
         options: of methods by their names, such as {"legrad": {"depth": 4}}.
         refine: a step after every method, see `eclip.explain`.
         refine_options: see `eclip.explain`.
-        batch_size: photos in one forward pass, at least 1.
+        batch_size: images in one forward pass, at least 1.
         device: of models given by name, see `eclip.explain`.
         overwrite: begin anew in a folder that holds the run of another question.
-        examples: so many best and so many worst photos of each method are drawn; where maps are localized. 0 = none.
+        examples: so many best and so many worst images of each method are drawn; where maps are localized. 0 = none.
         expected: stored numbers that `Evaluation.check` will be asked for: before anything is measured, their protocol
             and data are compared with those of this question.
         on_progress: hears of the progress.
 
     Raises:
-        DataError: the set cannot be read, more than 5 % of its photos cannot be, none shows a class, or a baseline that
+        DataError: the set cannot be read, more than 5 % of its images cannot be, none shows a class, or a baseline that
             knows neither text nor model is as good as the true masks.
         ResultError: the folder holds the run of another question, or cannot be written; or the stored numbers are those
             of another question.
@@ -134,18 +134,18 @@ def evaluate(
             f"protocol {rules.name!r} needs data with {WANTED[rules.rules.data]}, and {data_set.name} has "
             f"{WANTED[given]}, which go with the protocol {' or '.join(fitting)}."
         )
-    photos = _of(data_set, data_set.items[::every][:limit])
+    images = _of(data_set, data_set.items[::every][:limit])
     left_out = [] if isinstance(data_set, MaskSet) else data_set.bad
     _check_failures(left_out, len(data_set.items) + len(left_out), data_set.name)
-    check_groups(photos)
+    check_groups(images)
     backbones = _backbones(models, device, head)
-    told = {"name": photos.name, "split": split, "every": every, "limit": limit}
-    described = data_of(photos, told)
+    told = {"name": images.name, "split": split, "every": every, "limit": limit}
+    described = data_of(images, told)
     if expected is not None:
         check_question(expected, {"protocol": rules.plain(), "data": described})
     question = {
         "schema": SCHEMA,
-        "data": {**told, "listed": _listed(photos)},
+        "data": {**told, "listed": _listed(images)},
         "protocol": {key: one for key, one in rules.plain().items() if key != "summary"},
         "methods": {name: noted(one) for name, one in own.items()},
         "refine": refine,
@@ -155,7 +155,7 @@ def evaluate(
         "versions": {name: one for name, one in versions().items() if name not in PASSING},
         "code": _code(),
     }
-    asked = [Asked(rules, photos, one, own, refine, refine_options) for one in backbones]
+    asked = [Asked(rules, images, one, own, refine, refine_options) for one in backbones]
     tasks = [task_of(one) for one in asked]  # what cannot be asked is told before the folder is taken
     folder = Path(out)
     open_run(folder, question, overwrite=overwrite)
@@ -170,7 +170,7 @@ def evaluate(
         repeat = eval_command(data, root, question, head)
     measured = results_of({**question, "protocol": rules.plain(), "data": described}, found, left_out)
     results = {**measured, "examples": drawn, "command": repeat}
-    write_results(folder, results, photos, found)
+    write_results(folder, results, images, found)
     return Evaluation(results, folder)
 
 
@@ -224,33 +224,33 @@ def _measure(
 
 
 def _check_failures(failures: list[tuple[str, str]], count: int, name: str) -> None:
-    """Of so many photos only few cannot be used."""
+    """Of so many images only few cannot be used."""
     if len(failures) > MOST_FAILURES * count:
         source, why = failures[0]
         raise DataError(
-            f"{len(failures)} of {count} photos of {name} cannot be used so far, more than {MOST_FAILURES:.0%}: the "
-            f"numbers would be those of other photos. The first is {source}: {why} When they can be read, the same "
+            f"{len(failures)} of {count} images of {name} cannot be used so far, more than {MOST_FAILURES:.0%}: the "
+            f"numbers would be those of other images. The first is {source}: {why} When they can be read, the same "
             "command goes on."
         )
 
 
 def _warn_of_count(found: MaskSet | PairSet, published: Sequence[int], name: str) -> None:
-    """Say so where it is not as many photos as were published: it may be another folder, or not whole."""
+    """Say so where it is not as many images as were published: it may be another folder, or not whole."""
     if published and len(found.items) not in published:
         wanted = " or ".join(f"{count:,}" for count in published)
         warnings.warn(
-            f"{found.name} has {wanted} photos as published, and {len(found.items):,} lie here: is it the right "
+            f"{found.name} has {wanted} images as published, and {len(found.items):,} lie here: is it the right "
             f"folder, and is it whole? `eclip datasets verify {name}` tells.",
             DataWarning,
             stacklevel=3,
         )
 
 
-def _listed(photos: MaskSet | PairSet) -> str:
-    """16 hexadecimal digits that follow from what is asked of which photo, not from the files: these may be mended."""
-    classes = [*photos.classes.items()] if isinstance(photos, MaskSet) else photos.classes
+def _listed(images: MaskSet | PairSet) -> str:
+    """16 hexadecimal digits that follow from what is asked of which image, not from the files: these may be mended."""
+    classes = [*images.classes.items()] if isinstance(images, MaskSet) else images.classes
     whole = hashlib.sha256(json.dumps(classes).encode())
-    for item in photos.items:
+    for item in images.items:
         asked = item.name if isinstance(item, Masked) else [os.path.basename(item.key), item.captions]
         whole.update(json.dumps(asked).encode())
     return whole.hexdigest()[:16]

@@ -32,15 +32,15 @@ class Evaluation:
     Attributes:
         results: as `results.json` holds them:
 
-            {"schema": "eclip.eval/1", "data": {"name", "split", "every", "limit", "digest", "photos",
+            {"schema": "eclip.eval/1", "data": {"name", "split", "every", "limit", "digest", "images",
              "groups", "classes": {number: name}}, "protocol": {all its rules}, "methods", "refine", "refine_options",
              "models", "batch_size", "versions", "command",
-             "rows": [{"model", "method", "control", "pairs", "photos", "groups",
+             "rows": [{"model", "method", "control", "pairs", "images", "groups",
                        "numbers": {name: {"value", "low", "high"}}, facts of the task ...}, ...],
-             "gaps": [{"model", "method", "why"}], "failures": [{"source", "error"}],
-             "examples": [{"model", "method", "kind": "best" or "worst", "photo", "class", "name", "iou", "msc",
+             "not_applicable": [{"model", "method", "why"}], "failures": [{"source", "error"}],
+             "examples": [{"model", "method", "kind": "best" or "worst", "image", "class", "name", "iou", "msc",
                            "file": of the folder}],
-             "timing": {model: {"forward": seconds a photo, "methods": {name: {"seconds", "cost"}}, ...}, "peak_mib"}}
+             "timing": {model: {"forward": seconds an image, "methods": {name: {"seconds", "cost"}}, ...}, "peak_mib"}}
 
             Numbers are shares, "low" and "high" those between which 95 % of a bootstrap over groups of images lie; an
             image without a group is one by itself. "cost" is forward pass and method in times of the forward pass.
@@ -56,7 +56,7 @@ class Evaluation:
         """One line: what was measured."""
         data, rows = self.results["data"], self.results["rows"]
         return (
-            f"Evaluation({data['name']}, {data['photos']} photos, {len(rows)} rows, {self.results['protocol']['name']})"
+            f"Evaluation({data['name']}, {data['images']} images, {len(rows)} rows, {self.results['protocol']['name']})"
         )
 
     @staticmethod
@@ -149,13 +149,13 @@ def shown(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
-def data_of(photos: MaskSet | PairSet, told: dict[str, Any]) -> dict[str, Any]:
+def data_of(images: MaskSet | PairSet, told: dict[str, Any]) -> dict[str, Any]:
     """What `results.json` says of the data: what was told of them, and what they are."""
-    classes = photos.classes.items() if isinstance(photos, MaskSet) else ()
-    count = len(set(photos.photo_numbers())) if isinstance(photos, MaskSet) else len(photos.items)
-    groups = len(set(photos.group_numbers()))
+    classes = images.classes.items() if isinstance(images, MaskSet) else ()
+    count = len(set(images.image_numbers())) if isinstance(images, MaskSet) else len(images.items)
+    groups = len(set(images.group_numbers()))
     names = {str(number): name for number, name in classes}
-    return {**told, "digest": photos.digest(), "photos": count, "groups": groups, "classes": names}
+    return {**told, "digest": images.digest(), "images": count, "groups": groups, "classes": names}
 
 
 def results_of(question: dict[str, Any], found: Found, left_out: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -164,46 +164,48 @@ def results_of(question: dict[str, Any], found: Found, left_out: Sequence[tuple[
     Args:
         question: all that was asked, with `data_of` as "data".
         found: what was measured.
-        left_out: photos that the data set itself cannot use, and why.
+        left_out: images that the data set itself cannot use, and why.
     """
     rows: list[dict[str, Any]] = []
-    gaps: dict[tuple[str, str], str] = {}
+    not_applicable: dict[tuple[str, str], str] = {}
     failures = dict(left_out)
     timing: dict[str, Any] = {}
     for model, (own, batches) in found.items():
         for row in own:
             numbers = {key: one.plain() for key, one in row.numbers.items()}
-            counts = {"control": row.baseline, "pairs": row.pairs, "photos": row.photos, "groups": row.groups}
+            counts = {"control": row.baseline, "pairs": row.pairs, "images": row.images, "groups": row.groups}
             rows.append({"model": model, "method": row.method, **counts, "numbers": numbers, **row.facts})
-        gaps |= {(model, name): why for batch in batches for name, why in batch.gaps.items()}
+        not_applicable |= {(model, name): why for batch in batches for name, why in batch.not_applicable.items()}
         failures |= {name: why for batch in batches for name, why in batch.failures}
         timing[model] = _timing(batches)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     return {
         **question,
         "rows": rows,
-        "gaps": [{"model": model, "method": name, "why": why} for (model, name), why in gaps.items()],
+        "not_applicable": [
+            {"model": model, "method": name, "why": why} for (model, name), why in not_applicable.items()
+        ],
         "failures": [{"source": source, "error": why} for source, why in failures.items()],
         "timing": {**timing, "peak_mib": round(peak)},
     }
 
 
 def _timing(results: Sequence[BatchResult]) -> dict[str, Any]:
-    """Seconds a photo, and costs in times of the forward pass."""
-    photos = sum(one.photos for one in results) or 1
+    """Seconds an image, and costs in times of the forward pass."""
+    images = sum(one.images for one in results) or 1
     seconds: dict[str, float] = {}
     for one in results:
         for name, spent in one.seconds.items():
             seconds[name] = seconds.get(name, 0.0) + spent
     forward = seconds.pop("forward", 0.0)
     costs = {
-        name: {"seconds": round(spent / photos, 6), "cost": round(1 + spent / forward, 3) if forward else None}
+        name: {"seconds": round(spent / images, 6), "cost": round(1 + spent / forward, 3) if forward else None}
         for name, spent in seconds.items()
     }
-    return {"photos": photos, "forward": round(forward / photos, 6), "methods": costs}
+    return {"images": images, "forward": round(forward / images, 6), "methods": costs}
 
 
-def write_results(folder: Path, results: dict[str, Any], photos: MaskSet | PairSet, found: Found) -> None:
+def write_results(folder: Path, results: dict[str, Any], images: MaskSet | PairSet, found: Found) -> None:
     """Write the three files.
 
     Raises:
@@ -215,19 +217,19 @@ def write_results(folder: Path, results: dict[str, Any], photos: MaskSet | PairS
     ends = ("value", "low", "high")
     head = [f"{key}{'' if end == 'value' else f'_{end}'}" for key in numbers for end in ends]
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["data", "protocol", "model", "method", "control", "pairs", "photos", "groups", *head])
+    writer.writerow(["data", "protocol", "model", "method", "control", "pairs", "images", "groups", *head])
     for row in results["rows"]:
         values = [row["numbers"].get(key, {}).get(end) for key in numbers for end in ends]
         ids = [results["data"]["name"], results["protocol"]["name"], row["model"], row["method"]]
-        writer.writerow([*ids, int(row["control"]), row["pairs"], row["photos"], row["groups"], *values])
+        writer.writerow([*ids, int(row["control"]), row["pairs"], row["images"], row["groups"], *values])
     every = csv.writer(pairs, lineterminator="\n")
-    classes = photos.classes if isinstance(photos, MaskSet) else {}
+    classes = images.classes if isinstance(images, MaskSet) else {}
     fields: list[str] = []
     for model, (rows, _) in found.items():
         for row in rows:
             for one in row.each:
-                names = {"photo": photos.items[one["photo"]].name, "name": classes[one["class"]]}
-                told = {"photo": "", "class": "", "name": ""} | one | names  # in this order
+                names = {"image": images.items[one["image"]].name, "name": classes[one["class"]]}
+                told = {"image": "", "class": "", "name": ""} | one | names  # in this order
                 if not fields:
                     fields = list(told)
                     every.writerow(["model", "method", *fields])

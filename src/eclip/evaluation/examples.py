@@ -1,6 +1,6 @@
-"""Photos to look at: where each method was best and worst, drawn once the numbers are known.
+"""Images to look at: where each method was best and worst, drawn once the numbers are known.
 
-Which pairs these are follows from what was scored; their maps are made anew by the code that scored them, a photo at a
+Which pairs these are follows from what was scored; their maps are made anew by the code that scored them, an image at a
 time, and a picture that is there already is not drawn again.
 """
 
@@ -30,12 +30,12 @@ from eclip.render import overlay
 from eclip.render.colormaps import BACKGROUND, FAINT, INK
 from eclip.render.fonts import fit
 
-SIDES = 340, 212  # of the drawn photo, at most, in pixels
+SIDES = 340, 212  # of the drawn image, at most, in pixels
 BAND, LETTERS = 28, 13  # height of the line below, 240 in all, and of its letters
 TRUTH, EDGE = (110, 255, 190), (10, 30, 22)  # outline of the true mask, and its dark rim
 
 OnProgress = Callable[[str, int, int], None]
-"""Hears of the progress: the model, or what is drawn, photos done, photos in all."""
+"""Hears of the progress: the model, or what is drawn, images done, images in all."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Example:
     Attributes:
         method: whose map.
         kind: "best" or "worst".
-        pair: of the method's row: "photo" (place in the data set), "class", "iou", "msc".
+        pair: of the method's row: "image" (place in the data set), "class", "iou", "msc".
     """
 
     method: str
@@ -56,18 +56,18 @@ class Example:
 def chosen(row: Row, count: int) -> list[Example]:
     """The best and the worst pairs by IoU, so many of each, best first and worst first.
 
-    Each of the best is of another photo, and each of the worst; no pair is both. Of equal ones the first in the data
+    Each of the best is of another image, and each of the worst; no pair is both. Of equal ones the first in the data
     set counts.
     """
     found: list[Example] = []
     for kind, sign in (("best", -1), ("worst", 1)):
-        taken = {(one.pair["photo"], one.pair["class"]) for one in found}
-        photos: set[int] = set()
+        taken = {(one.pair["image"], one.pair["class"]) for one in found}
+        images: set[int] = set()
         for pair in sorted(row.each, key=lambda one: sign * one["iou"]):
-            if len(photos) == count:
+            if len(images) == count:
                 break
-            if pair["photo"] not in photos and (pair["photo"], pair["class"]) not in taken:
-                photos.add(pair["photo"])
+            if pair["image"] not in images and (pair["image"], pair["class"]) not in taken:
+                images.add(pair["image"])
                 found.append(Example(row.method, kind, pair))
     return found
 
@@ -82,13 +82,13 @@ def draw_examples(
         rows: what was scored of it.
         folder: of the run.
         count: best pairs of each method, and worst ones; 0 = none.
-        on_progress: hears of the progress: what is drawn, photos done, photos in all.
+        on_progress: hears of the progress: what is drawn, images done, images in all.
 
     Returns:
         As `Evaluation.results` has them.
 
     Raises:
-        DataError: a photo that was scored can no longer be read.
+        DataError: an image that was scored can no longer be read.
         ResultError: the folder cannot be written.
     """
     data = asked.data
@@ -97,7 +97,7 @@ def draw_examples(
     missing: dict[int, list[Example]] = {}
     for one in examples:
         if not (folder / _file(asked.backbone.name, one)).is_file():
-            missing.setdefault(one.pair["photo"], []).append(one)
+            missing.setdefault(one.pair["image"], []).append(one)
     text = asked.texts() if missing else None
     for done, (place, wanted) in enumerate(sorted(missing.items())):
         slow = [one.method for one in wanted if METHODS[one.method].kind == "perturbation"]
@@ -107,7 +107,7 @@ def draw_examples(
         if failures:
             raise DataError(f"{failures[0][0]} was scored, but can no longer be read: {failures[0][1]}")
         _, encoding, _ = next(iter(asked.encoded(found)))
-        photo, mask = found[0].photo, found[0].mask
+        image, mask = found[0].image, found[0].mask
         assert isinstance(asked.protocol.rules, Localize) and text is not None
         numbers = present(mask, asked.protocol.rules.least)
         columns = {number: column for column, number in enumerate(data.classes)}
@@ -117,7 +117,7 @@ def draw_examples(
             for one in own:
                 heat = normalize(maps[numbers.index(one.pair["class"])].float()).numpy()
                 inside, name = mask == one.pair["class"], data.classes[one.pair["class"]]
-                picture = _drawn(photo, heat, inside, name, one.pair["iou"])
+                picture = _drawn(image, heat, inside, name, one.pair["iou"])
                 path = folder / _file(asked.backbone.name, one)
                 replace_file(path, picture)
     if missing:
@@ -127,7 +127,7 @@ def draw_examples(
             "model": asked.backbone.name,
             "method": one.method,
             "kind": one.kind,
-            "photo": data.items[one.pair["photo"]].name,
+            "image": data.items[one.pair["image"]].name,
             "class": one.pair["class"],
             "name": data.classes[one.pair["class"]],
             "iou": round(one.pair["iou"], 6),
@@ -140,21 +140,21 @@ def draw_examples(
 
 def _file(model: str, one: Example) -> str:
     """Its place in the folder of the run, by pair and IoU, so that another count finds it again."""
-    pair = f"{one.pair['photo']:06d}.{one.pair['class']}.{one.pair['iou']:.4f}"
+    pair = f"{one.pair['image']:06d}.{one.pair['class']}.{one.pair['iou']:.4f}"
     return f"{EXAMPLES}/{folder_of(model)}/{one.method}.{pair}.jpg"
 
 
 def _drawn(
-    photo: Image.Image,
+    image: Image.Image,
     heat: Float[np.ndarray, "row col"],
     inside: Bool[np.ndarray, "height width"],
     name: str,
     iou: float,
 ) -> bytes:
     """The overlay with the outline of the true mask, and below it the name and the IoU; a JPEG of 240 rows at most."""
-    scale = min(side / own for side, own in zip(SIDES, photo.size, strict=True))
-    width, height = size = max(1, round(scale * photo.width)), max(1, round(scale * photo.height))
-    view = overlay(photo.resize(size, Image.Resampling.LANCZOS), heat, signed=False, legend=False)
+    scale = min(side / own for side, own in zip(SIDES, image.size, strict=True))
+    width, height = size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
+    view = overlay(image.resize(size, Image.Resampling.LANCZOS), heat, signed=False, legend=False)
     there = np.asarray(Image.fromarray(inside.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)).astype(bool)
     line = there & ~ndimage.binary_erosion(there, border_value=1)
     rim = ndimage.binary_dilation(line) & ~there

@@ -1,6 +1,6 @@
 """The task "faithful": does the unaltered model need what a map calls warm? Insertion and deletion, with baselines.
 
-Scores are the model's own: cosine of photo and name, and whether that name is the best of all (zero-shot accuracy).
+Scores are the model's own: cosine of image and name, and whether that name is the best of all (zero-shot accuracy).
 Maps are laid on the pixels that the model sees. The baseline "ones" has no order, so its pixels come at random, for
 each fill anew: what every method must beat.
 """
@@ -48,7 +48,7 @@ class FaithfulTask(PairTask):
 
     def score_class(self, shown: ShownClass, encoding: Encoding) -> Scores:
         """The scores of a class that an image shows."""
-        filled, seen = not shown.outside.any(), (encoding, shown.image, shown.column, shown.photo.place)
+        filled, seen = not shown.outside.any(), (encoding, shown.place, shown.column, shown.image.place)
         return {name: {"curves": self._walks(raw, *seen), "filled": filled} for name, raw in shown.maps.items()}
 
     def _walks(self, raw: Tensor, encoding: Encoding, image: int, column: int, seed: int) -> NDArray[np.float64]:
@@ -72,7 +72,7 @@ class FaithfulTask(PairTask):
         """A row for each method and baseline.
 
         Raises:
-            DataError: no photo shows a class.
+            DataError: no image shows a class.
         """
         whole, names = joined(results, self.asked.data)
         curves = whole["curves"]  # pair name kind step score

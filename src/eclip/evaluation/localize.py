@@ -66,7 +66,7 @@ class LocalizeTask(PairTask):
         """A row for each method and baseline.
 
         Raises:
-            DataError: no photo shows a class.
+            DataError: no image shows a class.
         """
         whole, names = joined(results, self.asked.data)
         weights = Weights(whole["groups"])
@@ -91,7 +91,7 @@ class LocalizeTask(PairTask):
         again: Float[np.ndarray, " replicate"],
         over: Number | None,
     ) -> Row:
-        photos, numbers = len(np.unique(whole["photos"])), whole["numbers"]
+        images, numbers = len(np.unique(whole["images"])), whole["numbers"]
         own = {key: whole[key][:, column].astype(float) for key in ("means", *_COUNTS, "boxes")}
         ious = own["hits"] / own["unions"]
         flipped = own["flipped_hits"] / own["flipped_unions"]
@@ -119,10 +119,10 @@ class LocalizeTask(PairTask):
         }
         best = int(np.argmax(record.curve))
         each = [
-            {"photo": int(item), "class": int(one), "iou": float(iou), "msc": float(msc)}
+            {"image": int(item), "class": int(one), "iou": float(iou), "msc": float(msc)}
             for item, one, iou, msc in zip(whole["items"], numbers, ious[:, best], own["means"][:, 0], strict=True)
         ]
-        return Row(name, name in NAMES, len(numbers), photos, values, facts, each, len(weights.groups))
+        return Row(name, name in NAMES, len(numbers), images, values, facts, each, len(weights.groups))
 
     def _held_out(
         self,

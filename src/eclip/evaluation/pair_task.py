@@ -24,7 +24,7 @@ Scores = dict[str, dict[str, Any]]
 class EncodedImages(NamedTuple):
     """Images of one grid, the classes that each shows, and these classes' places among the texts."""
 
-    photos: list[Opened]
+    images: list[Opened]
     encoding: Encoding
     numbers: list[list[int]]
     shown: list[list[int]]
@@ -34,16 +34,16 @@ class ShownClass(NamedTuple):
     """A class that an image shows.
 
     Attributes:
-        image: place in the batch.
-        photo: the image and its mask.
+        place: of the image in the batch.
+        image: the image and its mask.
         column: of the class among the texts.
         inside: pixels of the class.
         outside: pixels of anything else, void left out.
         maps: raw maps (row, col) of methods and baselines by name.
     """
 
-    image: int
-    photo: Opened
+    place: int
+    image: Opened
     column: int
     inside: Bool[np.ndarray, "height width"]
     outside: Bool[np.ndarray, "height width"]
@@ -69,7 +69,7 @@ class PairTask:
     def score(self, items: Sequence[Masked], start: int) -> BatchResult:
         """What a batch of images gives; `start` is the place of the first in the data set."""
         found, failures = opened(items, start)
-        gaps, seconds = dict[str, str](), {"forward": 0.0}
+        not_applicable, seconds = dict[str, str](), {"forward": 0.0}
         places: list[tuple[int, int]] = []
         scores: list[Scores] = []
         for group, encoding, spent in self.asked.encoded(found):
@@ -77,24 +77,26 @@ class PairTask:
             numbers = [present(one.mask, self.least) for one in group]
             shown = [[self.columns[number] for number in own] for own in numbers]
             places += [(one.place, number) for one, own in zip(group, numbers, strict=True) for number in own]
-            scores += self.scores(EncodedImages(group, encoding, numbers, shown), gaps, seconds)
-        names = [*(name for name in self.asked.methods if name not in gaps), *self.baselines]
+            scores += self.scores(EncodedImages(group, encoding, numbers, shown), not_applicable, seconds)
+        names = [*(name for name in self.asked.methods if name not in not_applicable), *self.baselines]
         arrays: dict[str, NDArray[Any]] = {"names": np.array(names)}
         if scores:
-            arrays["photos"], arrays["numbers"] = np.array(places).T
+            arrays["images"], arrays["numbers"] = np.array(places).T
             for key in scores[0][names[0]] if names else ():
                 arrays[key] = np.array([[pair[name][key] for name in names] for pair in scores])
-        return BatchResult(arrays, seconds, len(found), gaps, failures)
+        return BatchResult(arrays, seconds, len(found), not_applicable, failures)
 
-    def scores(self, batch: EncodedImages, gaps: dict[str, str], seconds: dict[str, float]) -> Iterator[Scores]:
+    def scores(
+        self, batch: EncodedImages, not_applicable: dict[str, str], seconds: dict[str, float]
+    ) -> Iterator[Scores]:
         """Of each pair of a batch, image after image; methods that do not apply become gaps, and seconds are added."""
-        maps = dict(self.asked.try_maps(batch.encoding, self.text, batch.shown, gaps, seconds))
-        for image, photo in enumerate(batch.photos):
+        maps = dict(self.asked.try_maps(batch.encoding, self.text, batch.shown, not_applicable, seconds))
+        for image, picture in enumerate(batch.images):
             for place, number in enumerate(batch.numbers[image]):
-                inside, outside = sides(photo.mask, number)
+                inside, outside = sides(picture.mask, number)
                 own = {name: each[image][place].float() for name, each in maps.items()}
-                own |= baseline_maps(batch.encoding.grid, (photo.place, number), inside, outside)
-                one = ShownClass(image, photo, batch.shown[image][place], inside, outside, own)
+                own |= baseline_maps(batch.encoding.grid, (picture.place, number), inside, outside)
+                one = ShownClass(image, picture, batch.shown[image][place], inside, outside, own)
                 yield self.score_class(one, batch.encoding)
 
     def score_class(self, shown: ShownClass, encoding: Encoding) -> Scores:

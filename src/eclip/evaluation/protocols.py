@@ -30,7 +30,7 @@ def _check(name: str, given: object, right: bool, wanted: str) -> None:
 
 
 def _check_least(least: float) -> None:
-    _check("least", least, 0 <= least <= 1, "a share of the photo's area, 0 to 1")
+    _check("least", least, 0 <= least <= 1, "a share of the image's area, 0 to 1")
 
 
 def _check_texts(name: str, given: tuple[str, ...], fewest: int) -> None:
@@ -44,14 +44,14 @@ def _whole(given: object, least: int = 1) -> bool:
 
 @dataclass(frozen=True)
 class Localize:
-    """Does the map of a class that a photo shows lie on it? Each such pair is scored alone, void left out.
+    """Does the map of a class that an image shows lie on it? Each such pair is scored alone, void left out.
 
     Maps are normalized by min-max on their own grid and resized to the mask, bilinearly. One threshold of the list
     serves all pairs of a method, the best for the number in question; what that choice is worth is told by the number
-    with thresholds chosen on the other half of the photos.
+    with thresholds chosen on the other half of the images.
 
     Attributes:
-        least: a photo shows a class that has at least this share of its area, void left out; 0 is any pixel.
+        least: an image shows a class that has at least this share of its area, void left out; 0 is any pixel.
         thresholds: of the normalized map, ascending: inside is what is at least that warm.
         headline: the number that the authors report, as far as known; one of `HEADLINES`.
     """
@@ -72,13 +72,13 @@ class Localize:
 
 @dataclass(frozen=True)
 class Segment:
-    """Which class does each pixel belong to? The most likely of all, by one confusion matrix over all photos.
+    """Which class does each pixel belong to? The most likely of all, by one confusion matrix over all images.
 
     Attributes:
         background: words that together are the class background; none: pixels of background are not scored.
         scale: factor of the cosines before softmax over classes.
         prob_threshold: a pixel whose most likely class is less likely than this is background; None: it is not asked.
-        window: side in pixels of the windows that slide over the photo; None = the whole photo at once.
+        window: side in pixels of the windows that slide over the image; None = the whole image at once.
         stride: pixels from one window to the next; None = half a window.
         area_threshold: a class that takes at most this part of all pixels that are no background is left out, and its
             pixels go to the next in line; None: none is.
@@ -107,7 +107,7 @@ class Faithful:
     """Does the unaltered model need the pixels that a map calls warm? Pixels go or come in the order of the map.
 
     Attributes:
-        least: as in `Localize`: the classes of a photo whose maps are asked.
+        least: as in `Localize`: the classes of an image whose maps are asked.
         fills: what takes the place of a pixel: zero, mean, blur or noise.
         steps: of equal size, from none to `share` of the pixels.
         share: the most that is touched.
@@ -149,11 +149,11 @@ class Sanity:
 
 @dataclass(frozen=True)
 class Recognize:
-    """What is the model itself worth on these photos? Names of classes, or captions, found by cosine.
+    """What is the model itself worth on these images? Names of classes, or captions, found by cosine.
 
     Attributes:
         at: ranks that count as found.
-        captions: of a photo, the first so many count.
+        captions: of an image, the first so many count.
     """
 
     task: ClassVar[str] = "recognize"
@@ -268,7 +268,7 @@ PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
              Segment(background=STUFF, scale=65.0, prob_threshold=0.1, window=224, stride=112, area_threshold=0.1),
              positions="bicubic_plus01"),
     Protocol("segment-v1",
-             "Ours, as `eclip segment` by itself: the whole photo at the model's own size, no background.",
+             "Ours, as `eclip segment` by itself: the whole image at the model's own size, no background.",
              None, "squash", "imagenet80",
              Segment(background=(), scale=40.0, prob_threshold=None, window=None, stride=None)),
     Protocol("faithful-v1",
@@ -284,7 +284,7 @@ PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
              None, "squash", "a photo of a {}",
              Sanity(least=0.01, nonsense=("qzxv jrkp wbfh", "lorem ipsum dolor"))),
     Protocol("recognize-v1",
-             "Ours: the right name within 1, 5 and 10; of captions, recall at 1, 5 and 10 both ways, five a photo.",
+             "Ours: the right name within 1, 5 and 10; of captions, recall at 1, 5 and 10 both ways, five an image.",
              None, "squash", "none",
              Recognize(at=(1, 5, 10), captions=5)),
 )}

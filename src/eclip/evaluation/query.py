@@ -19,7 +19,7 @@ from eclip.backbones.backbone import Backbone
 from eclip.backbones.encoding import Encoding, encode
 from eclip.datasets.masks import Masked, MaskSet
 from eclip.datasets.pair import PairSet
-from eclip.errors import DataError, ImageError, NoMeaningError
+from eclip.errors import DataError, ImageError, NotApplicableError
 from eclip.evaluation.checks import nothing_shown
 from eclip.evaluation.protocols import Protocol
 from eclip.evaluation.store import BatchResult
@@ -27,24 +27,24 @@ from eclip.methods import METHODS
 from eclip.refinements import REFINEMENTS
 from eclip.texts.encode import encode_texts
 
-PLACES = {"photos", "numbers", "filled"}
+PLACES = {"images", "numbers", "filled"}
 """Arrays of a part that have one value a pair; all others have one a pair and name."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A photo of the set and its mask, in memory.
+    """An image of the set and its mask, in memory.
 
     Attributes:
         place: in the data set, from 0.
-        name: of the photo.
-        photo: upright, RGB.
+        name: of the image.
+        image: upright, RGB.
         mask: class numbers.
     """
 
     place: int
     name: str
-    photo: Image.Image
+    image: Image.Image
     mask: UInt16[np.ndarray, "height width"]
 
 
@@ -54,7 +54,7 @@ class Asked:
 
     Attributes:
         protocol: the rules.
-        data: photos with masks, or with captions.
+        data: images with masks, or with captions.
         backbone: the model.
         methods: options of each method by its name.
         refine: a refinement of all maps, or None.
@@ -86,13 +86,13 @@ class Asked:
         return encode_texts(self.backbone, list(self.classes.values()), self.protocol.templates)
 
     def encoded(self, opened: Sequence[Opened]) -> Iterator[tuple[list[Opened], Encoding, float]]:
-        """Photos of one grid, their encoding, and the seconds that it took; squashed photos come all at once."""
+        """Images of one grid, their encoding, and the seconds that it took; squashed images come all at once."""
         rules, groups = self.protocol, dict[tuple[int, ...], list[Opened]]()
         for one in opened:
-            grid = self.backbone.grid_for(one.photo.size, rules.image_size, rules.resize)
+            grid = self.backbone.grid_for(one.image.size, rules.image_size, rules.resize)
             groups.setdefault(tuple(grid), []).append(one)
         for group in groups.values():
-            pixels = torch.stack([self.backbone.preprocess(o.photo, rules.image_size, rules.resize) for o in group])
+            pixels = torch.stack([self.backbone.preprocess(o.image, rules.image_size, rules.resize) for o in group])
             start = time.perf_counter()
             encoding = encode(self.backbone, pixels, self.keep, rules.positions)
             yield group, encoding, self.since(start)
@@ -100,7 +100,7 @@ class Asked:
     def maps(
         self, name: str, encoding: Encoding, text: Float[Tensor, "text feature"], shown: Sequence[Sequence[int]]
     ) -> tuple[list[Tensor], float]:
-        """A method's raw maps of the classes that each photo shows, and the seconds that they took.
+        """A method's raw maps of the classes that each image shows, and the seconds that they took.
 
         What one text's map owes to the other names is the method's matter: those that look at likeness are asked for
         all names together; gradients and perturbations, whose maps of a text do not depend on the others, only for
@@ -108,15 +108,15 @@ class Asked:
 
         Args:
             name: of the method.
-            encoding: of the photos.
+            encoding: of the images.
             text: of all names.
-            shown: places among the names, of each photo.
+            shown: places among the names, of each image.
 
         Returns:
-            (shown, row, col) of each photo.
+            (shown, row, col) of each image.
 
         Raises:
-            NoMeaningError: the method's formula has no meaning for this model.
+            NotApplicableError: the method's formula is not applicable to this model.
         """
         method, start = METHODS[name], time.perf_counter()
 
@@ -142,15 +142,15 @@ class Asked:
         encoding: Encoding,
         text: Float[Tensor, "text feature"],
         shown: Sequence[Sequence[int]],
-        gaps: dict[str, str],
+        not_applicable: dict[str, str],
         seconds: dict[str, float],
     ) -> Iterator[tuple[str, list[Tensor]]]:
-        """`maps` of each method; those without a meaning become gaps, and seconds are added up."""
+        """`maps` of each method; those not applicable are noted, and seconds are added up."""
         for name in self.methods:
             try:
                 maps, spent = self.maps(name, encoding, text, shown)
-            except NoMeaningError as error:
-                gaps[name] = error.why
+            except NotApplicableError as error:
+                not_applicable[name] = error.why
                 continue
             seconds[name] = seconds.get(name, 0.0) + spent
             yield name, maps
@@ -165,8 +165,8 @@ class Asked:
 def joined(parts: Iterable[BatchResult], data: MaskSet | PairSet) -> tuple[dict[str, NDArray[Any]], list[str]]:
     """The arrays of all parts, row after row, and the names of what was scored.
 
-    In a part "photos" are places in the data set; these are "items" here, and "photos" counts photos, of which several
-    items may be, such as the rows of a table: what is scored of one photo is not known of several. Nor is what is
+    In a part "images" are places in the data set; these are "items" here, and "images" counts images, of which several
+    items may be, such as the rows of a table: what is scored of one image is not known of several. Nor is what is
     scored of one group, which "groups" numbers.
 
     Args:
@@ -174,33 +174,33 @@ def joined(parts: Iterable[BatchResult], data: MaskSet | PairSet) -> tuple[dict[
         data: what was scored.
 
     Raises:
-        DataError: no photo shows a class.
+        DataError: no image shows a class.
     """
     columns: dict[str, list[NDArray[Any]]] = {}
     names: list[list[str]] = []
     for part in parts:
-        if "photos" in part.arrays:
+        if "images" in part.arrays:
             names.append([str(one) for one in part.arrays.pop("names")])
             for key, rows in part.arrays.items():
                 columns.setdefault(key, []).append(rows)
     if not columns:
         raise DataError(f"no photo of {data.name} shows a class on enough of its area.{nothing_shown(data)}")
     common = [one for one in names[0] if all(one in own for own in names)]
-    if any(own != common for own in names):  # a method without a meaning for some photos has none here
+    if any(own != common for own in names):  # a method not applicable to some images has none here
         for key in columns.keys() - PLACES:
             columns[key] = [
                 rows[:, [own.index(one) for one in common]] for rows, own in zip(columns[key], names, strict=True)
             ]
     whole = {key: np.concatenate(columns.pop(key)) for key in list(columns)}  # each key held twice, not all
-    whole["items"] = whole["photos"]
+    whole["items"] = whole["images"]
     if isinstance(data, MaskSet):
-        whole["photos"] = np.array(data.photo_numbers())[whole["items"]]
+        whole["images"] = np.array(data.image_numbers())[whole["items"]]
     whole["groups"] = np.array(data.group_numbers())[whole["items"]]
     return whole, common
 
 
 def opened(items: Sequence[Masked], start: int) -> tuple[list[Opened], list[tuple[str, str]]]:
-    """Photos and masks of a batch, and (name, error) of those that cannot be read.
+    """Images and masks of a batch, and (name, error) of those that cannot be read.
 
     Args:
         items: of the batch.

@@ -31,7 +31,7 @@ MODEL = "model"
 
 
 class RecognizeTask:
-    """Scores photos with captions, or with the name of their class.
+    """Scores images with captions, or with the name of their class.
 
     Args:
         asked: the question; its protocol has rules of class `Recognize`.
@@ -44,65 +44,65 @@ class RecognizeTask:
         self.names = asked.data.classes
 
     def score(self, items: Sequence[Pair], start: int) -> BatchResult:
-        """What a batch of photos gives; `start` is the place of the first in the data set."""
+        """What a batch of images gives; `start` is the place of the first in the data set."""
         asked, rules = self.asked, self.asked.protocol
         failures: list[tuple[str, str]] = []
-        photos: list[int] = []
+        images: list[int] = []
         features: list[NDArray[np.float32]] = []
         captions: list[str] = []
         owners: list[int] = []
         pixels: list[Tensor] = []
-        begun = time.perf_counter()
+        on_method = time.perf_counter()
         for place, item in enumerate(items, start):
             try:
                 pixels.append(asked.backbone.preprocess(item.open(), rules.image_size, rules.resize))
             except ImageError as error:
                 failures.append((item.key, str(error)))
                 continue
-            photos.append(place)
+            images.append(place)
             own = item.captions[:1] if self.names else item.captions[: self.rules.captions]
             captions += own
             owners += [place] * len(own)
-        for _, group in groupby(pixels, key=lambda one: one.shape):  # photos of one shape in a row share a pass
+        for _, group in groupby(pixels, key=lambda one: one.shape):  # images of one shape in a row share a pass
             encoding = encode(asked.backbone, torch.stack(list(group)), 0, rules.positions)
             features.append(unit(encoding.feature).float().cpu().numpy())
-        seconds = {"forward": asked.since(begun)}
+        seconds = {"forward": asked.since(on_method)}
         arrays: dict[str, NDArray[Any]] = {}
-        if photos:
-            arrays = {"photos": np.array(photos), "features": np.concatenate(features), "owners": np.array(owners)}
+        if images:
+            arrays = {"images": np.array(images), "features": np.concatenate(features), "owners": np.array(owners)}
             if self.names is None:
                 arrays["texts"] = encode_texts(asked.backbone, captions, rules.templates).float().cpu().numpy()
             else:
                 arrays["labels"] = np.array([self.names.index(name) for name in captions])
-        return BatchResult(arrays, seconds, len(photos), {}, failures)
+        return BatchResult(arrays, seconds, len(images), {}, failures)
 
     def record(self, results: Iterable[BatchResult]) -> list[Row]:
         """The one row of the model.
 
         Raises:
-            DataError: no photo could be read.
+            DataError: no image could be read.
         """
         filled = [one.arrays for one in results if one.arrays]
         if not filled:
             raise DataError(f"no photo of {self.asked.data.name} could be read.")
         whole = {key: np.concatenate([one[key] for one in filled]) for key in filled[0]}
-        photos, features = whole["photos"], whole["features"]
+        images, features = whole["images"], whole["features"]
         numbered = np.array(self.asked.data.group_numbers())
-        groups = numbered[photos]
+        groups = numbered[images]
         if self.names is not None:
             text = encode_texts(self.asked.backbone, list(self.names), self.asked.protocol.templates).cpu().numpy()
             found = _ranks(features, text, [[int(label)] for label in whole["labels"]])
             numbers = self._within("accuracy_at", found, groups, len(text))
-            return [Row(MODEL, False, len(photos), len(photos), numbers, groups=len(np.unique(groups)))]
+            return [Row(MODEL, False, len(images), len(images), numbers, groups=len(np.unique(groups)))]
         texts, owners = whole["texts"], whole["owners"]
-        places = np.searchsorted(photos, owners)  # of each caption's photo among those that could be read
-        edges = np.searchsorted(owners, photos), np.searchsorted(owners, photos, side="right")
-        of_photos = [range(first, last) for first, last in zip(*edges, strict=True)]
+        places = np.searchsorted(images, owners)  # of each caption's image among those that could be read
+        edges = np.searchsorted(owners, images), np.searchsorted(owners, images, side="right")
+        of_images = [range(first, last) for first, last in zip(*edges, strict=True)]
         numbers = self._within(
-            "image_recall_at", _ranks(texts, features, [[int(p)] for p in places]), numbered[owners], len(photos)
+            "image_recall_at", _ranks(texts, features, [[int(p)] for p in places]), numbered[owners], len(images)
         )
-        numbers |= self._within("text_recall_at", _ranks(features, texts, of_photos), groups, len(texts))
-        return [Row(MODEL, False, len(texts), len(photos), numbers, groups=len(np.unique(groups)))]
+        numbers |= self._within("text_recall_at", _ranks(features, texts, of_images), groups, len(texts))
+        return [Row(MODEL, False, len(texts), len(images), numbers, groups=len(np.unique(groups)))]
 
     def _within(self, name: str, places: NDArray[np.int64], groups: NDArray[np.int64], count: int) -> dict[str, Number]:
         """The share of queries that are found at each rank of the rules, those beyond the candidates left out."""

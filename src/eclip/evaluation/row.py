@@ -21,17 +21,17 @@ class Row:
         method: its name, or that of a baseline.
         baseline: it knows neither text nor model.
         pairs: how many maps were scored.
-        photos: of so many photos.
+        images: of so many images.
         numbers: by name of the metric.
         facts: what else there is to say: thresholds, curves, classes.
-        each: the pairs one by one: "photo" (place of the item in the data set), "class", and numbers.
-        groups: how many groups the photos come in, over which the intervals are.
+        each: the pairs one by one: "image" (place of the item in the data set), "class", and numbers.
+        groups: how many groups the images come in, over which the intervals are.
     """
 
     method: str
     baseline: bool
     pairs: int
-    photos: int
+    images: int
     numbers: dict[str, Number]
     facts: dict[str, Any] = field(default_factory=dict)
     each: list[dict[str, Any]] = field(default_factory=list, repr=False)
@@ -52,18 +52,18 @@ def mean_rows(
         baselines: those that are baselines.
         keys: of the numbers.
         values: of each pair.
-        whole: of each pair, as `joined` has them: "photos", "groups", "items" and "numbers", its class.
+        whole: of each pair, as `joined` has them: "images", "groups", "items" and "numbers", its class.
     """
-    weights, rows, photos = Weights(whole["groups"]), [], len(np.unique(whole["photos"]))
+    weights, rows, images = Weights(whole["groups"]), [], len(np.unique(whole["images"]))
     for column, name in enumerate(names):
         own = values[:, column].astype(float)
         replicates = weights.means(own)
         found = {key: number(known_mean(own[:, i]), replicates[:, i]) for i, key in enumerate(keys)}
         each = [
-            {"photo": int(item), "class": int(one), **dict(zip(keys, pair.tolist(), strict=True))}
+            {"image": int(item), "class": int(one), **dict(zip(keys, pair.tolist(), strict=True))}
             for item, one, pair in zip(whole["items"], whole["numbers"], own, strict=True)
         ]
-        rows.append(Row(name, name in baselines, len(own), photos, found, {}, each, len(weights.groups)))
+        rows.append(Row(name, name in baselines, len(own), images, found, {}, each, len(weights.groups)))
     return rows
 
 

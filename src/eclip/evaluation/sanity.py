@@ -1,6 +1,6 @@
 """The task "sanity": a map must change with its text and with its model (Adebayo et al. 2018).
 
-Rank correlation, on the patch grid, of a class's map with the map of nonsense, of a class that the photo does not show,
+Rank correlation, on the patch grid, of a class's map with the map of nonsense, of a class that the image does not show,
 and of the same class by a model whose image tower has had the numbers of every weight shuffled. Near zero is good:
 a map that is the same for nonsense, or upside down, does not answer the question, and one that survives random weights
 explains no model. Signs cancel in a mean over pairs, so the mean size of the correlation is what counts; the signed
@@ -52,16 +52,18 @@ class SanityTask(PairTask):
         self.more = torch.cat([self.text, nonsense])
         self.strange = replace(asked, backbone=shuffled(asked.backbone))
 
-    def scores(self, batch: EncodedImages, gaps: dict[str, str], seconds: dict[str, float]) -> Iterator[Scores]:
+    def scores(
+        self, batch: EncodedImages, not_applicable: dict[str, str], seconds: dict[str, float]
+    ) -> Iterator[Scores]:
         """Of each pair of a batch, image after image; methods that do not apply become gaps, and seconds are added."""
         asked, encoding, count = self.asked, batch.encoding, len(self.text)
         others = [_absent(each, count) for each in batch.shown]
         both = [each + other for each, other in zip(batch.shown, others, strict=True)]
-        silly = [list(range(count, len(self.more)))] * len(batch.photos)
+        silly = [list(range(count, len(self.more)))] * len(batch.images)
         strange = encode(self.strange.backbone, encoding.pixels, asked.keep, encoding.positions)
-        maps = dict(asked.try_maps(encoding, self.text, both, gaps, seconds))
-        aside = dict(asked.try_maps(encoding, self.more, silly, gaps, {}))
-        blind = dict(self.strange.try_maps(strange, self.text, batch.shown, gaps, {}))
+        maps = dict(asked.try_maps(encoding, self.text, both, not_applicable, seconds))
+        aside = dict(asked.try_maps(encoding, self.more, silly, not_applicable, {}))
+        blind = dict(self.strange.try_maps(strange, self.text, batch.shown, not_applicable, {}))
         for image, own in enumerate(batch.shown):
             coarse = {
                 name: [_coarse(each[name][image], encoding.grid) for each in (maps, aside, blind)]
@@ -79,7 +81,7 @@ class SanityTask(PairTask):
         """A row for each method.
 
         Raises:
-            DataError: no photo shows a class.
+            DataError: no image shows a class.
             OptionError: no method has a meaning for this model.
         """
         whole, names = joined(results, self.asked.data)
@@ -116,7 +118,7 @@ def _rhos(mine: Float[np.ndarray, "row col"], asides: Sequence[Sequence[Any]]) -
 
 
 def _coarse(maps: Tensor, grid: tuple[int, int]) -> list[Float[np.ndarray, "row col"]]:
-    """Maps on the patch grid, also those that a refinement drew on pixels; none of a photo that shows no class."""
+    """Maps on the patch grid, also those that a refinement drew on pixels; none of an image that shows no class."""
     return list(mean_over_cells(maps, grid).numpy()) if len(maps) else []
 
 

@@ -1,7 +1,7 @@
-"""The task "segment": each pixel gets a class, as `eclip.segment` gives it; mIoU over classes, all photos in one count.
+"""The task "segment": each pixel gets a class, as `eclip.segment` gives it; mIoU over classes, all images in one count.
 
 Without background (no words for it, no threshold), pixels of background are void, as in the papers' VOC20 and
-Context59. The mean is over classes that some photo shows. mmsegmentation counts a class that no photo shows, but some
+Context59. The mean is over classes that some image shows. mmsegmentation counts a class that no image shows, but some
 answer names, as 0; on whole data sets there is none, and on a part its pixels are misses of other classes already.
 """
 
@@ -50,7 +50,7 @@ Labels = NDArray[np.integer[Any]]
 
 
 class SegmentTask:
-    """Labels photos.
+    """Labels images.
 
     Args:
         asked: the question; its protocol has rules of class `Segment`. Methods whose maps are not on one scale over
@@ -61,7 +61,9 @@ class SegmentTask:
         assert isinstance(asked.protocol.rules, Segment)
         self.rules = asked.protocol.rules
         able = {name: own for name, own in asked.methods.items() if METHODS[name].kind in BETWEEN_TEXTS}
-        self.gaps = {name: "its maps are not on one scale over texts" for name in asked.methods if name not in able}
+        self.not_applicable = {
+            name: "its maps are not on one scale over texts" for name in asked.methods if name not in able
+        }
         self.asked = replace(asked, methods=able)
         rules = self.rules
         names = tuple(asked.classes.values())
@@ -79,18 +81,18 @@ class SegmentTask:
         self.labels[BACKGROUND] = 0 if self.behind else VOID
 
     def score(self, items: Sequence[Masked], start: int) -> BatchResult:
-        """What a batch of photos gives; `start` is the place of the first in the data set."""
+        """What a batch of images gives; `start` is the place of the first in the data set."""
         found, failures = opened(items, start)
-        gaps, seconds = dict(self.gaps), {"forward": 0.0}
+        not_applicable, seconds = dict(self.not_applicable), {"forward": 0.0}
         finer = self.asked.refine is not None and REFINEMENTS[self.asked.refine].finer
         groups: dict[tuple[int, ...], list[Opened]] = {}
         for one in found:  # maps on pixels take so much memory that an image at a time is enough
             groups.setdefault((one.place,) if finer else self._grid(one), []).append(one)
-        photos: list[int] = []
+        images: list[int] = []
         counts: list[dict[str, NDArray[np.int32]]] = []
         for group in groups.values():
-            whole, at_once = [one.photo for one in group], AT_ONCE if self.slid else len(group)
-            pieces = pieces_of(whole, self.slid, at_once, lambda some, _: self._maps(some, gaps, seconds))
+            whole, at_once = [one.image for one in group], AT_ONCE if self.slid else len(group)
+            pieces = pieces_of(whole, self.slid, at_once, lambda some, _: self._maps(some, not_applicable, seconds))
             for place, one in enumerate(group):
                 truth, size = self.labels[one.mask], one.mask.shape
                 labels = {
@@ -98,32 +100,32 @@ class SegmentTask:
                     for name, own in pieces.items()
                 }
                 labels |= self._baselines(one, truth)
-                photos.append(one.place)
+                images.append(one.place)
                 counts.append({name: self._counts(each, truth) for name, each in labels.items()})
-        names = [name for name in self.asked.methods if name not in gaps] + [*BASELINES]
+        names = [name for name in self.asked.methods if name not in not_applicable] + [*BASELINES]
         arrays: dict[str, NDArray[Any]] = {"names": np.array(names)}
-        if photos:
-            arrays["photos"] = np.array(photos)
+        if images:
+            arrays["images"] = np.array(images)
             arrays["counts"] = np.array([[own[name] for name in names] for own in counts])
-        return BatchResult(arrays, seconds, len(found), gaps, failures)
+        return BatchResult(arrays, seconds, len(found), not_applicable, failures)
 
     def _maps(
-        self, photos: list[Image.Image], gaps: dict[str, str], seconds: dict[str, float]
+        self, images: list[Image.Image], not_applicable: dict[str, str], seconds: dict[str, float]
     ) -> dict[str, list[Tensor]]:
         """Raw maps of all words, by method, of images or windows of one grid."""
         asked = self.asked
-        pixels = torch.stack([asked.backbone.preprocess(photo, *self.view) for photo in photos])
-        begun = time.perf_counter()
+        pixels = torch.stack([asked.backbone.preprocess(image, *self.view) for image in images])
+        on_method = time.perf_counter()
         encoding = encode(asked.backbone, pixels, asked.keep, asked.protocol.positions)
-        seconds["forward"] += asked.since(begun)
-        every = [list(range(len(self.text)))] * len(photos)
-        return dict(asked.try_maps(encoding, self.text, every, gaps, seconds))
+        seconds["forward"] += asked.since(on_method)
+        every = [list(range(len(self.text)))] * len(images)
+        return dict(asked.try_maps(encoding, self.text, every, not_applicable, seconds))
 
     def _grid(self, one: Opened) -> tuple[int, int]:
         """Patches down and across the whole image, as the model sees it or in windows of it."""
         backbone, (height, width) = self.asked.backbone, one.mask.shape
         if self.slid is None:
-            row, col = backbone.grid_for(one.photo.size, *self.view)
+            row, col = backbone.grid_for(one.image.size, *self.view)
             return row, col
         patch = backbone.patch_size * min(height, width) / self.slid[2]  # in the image's own pixels
         return max(1, round(height / patch)), max(1, round(width / patch))
@@ -156,10 +158,10 @@ class SegmentTask:
         """A row for each method and baseline.
 
         Raises:
-            DataError: no photo could be read, or none shows a class.
+            DataError: no image could be read, or none shows a class.
         """
         whole, names = joined(results, self.asked.data)
-        photos = whole["photos"]
+        images = whole["images"]
         weights = Weights(whole["groups"])
         if not whole["counts"][:, 0, 1, 1:].any():  # background is no class
             why = nothing_shown(self.asked.data)
@@ -169,8 +171,8 @@ class SegmentTask:
         check_baselines(self.asked.data, scores, 0.0, "" if self.behind or len(self.asked.classes) > 1 else ALONE)
         rows = []
         for column, name in enumerate(names):
-            counts = whole["counts"][:, column].astype(float)  # photo 3 label
-            again = weights.sums(counts.reshape(len(photos), -1)).reshape(-1, *counts.shape[1:])
+            counts = whole["counts"][:, column].astype(float)  # image 3 label
+            again = weights.sums(counts.reshape(len(images), -1)).reshape(-1, *counts.shape[1:])
             own = counts.sum(axis=0)
             ious = _ious(own[None])[0]
             values = {
@@ -184,13 +186,13 @@ class SegmentTask:
                 )
                 if one != BACKGROUND or self.behind
             }
-            shown, groups = (len(photos), len(np.unique(photos))), len(weights.groups)
+            shown, groups = (len(images), len(np.unique(images))), len(weights.groups)
             rows.append(Row(name, name in BASELINES, *shown, values, {"classes": classes}, groups=groups))
         return rows
 
 
 def _ious(counts: Float[np.ndarray, "replicate 3 label"]) -> Float[np.ndarray, "replicate label"]:
-    """IoU of each label; NaN where no photo shows it."""
+    """IoU of each label; NaN where no image shows it."""
     hits, union = counts[:, 0], counts[:, 1] + counts[:, 2] - counts[:, 0]
     return np.divide(hits, union, out=np.full_like(hits, np.nan), where=counts[:, 1] > 0)
 

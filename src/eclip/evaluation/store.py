@@ -1,6 +1,6 @@
 """What an evaluation has measured so far, on disk: a file a batch, whole at any moment, so that nothing is lost.
 
-Batches are cut by the place of a photo in the data set, whatever is done already. A run that goes on after a kill so
+Batches are cut by the place of an image in the data set, whatever is done already. A run that goes on after a kill so
 measures the same batches as one that was never stopped, and ends with the same numbers.
 """
 
@@ -41,16 +41,16 @@ class BatchResult:
     Attributes:
         arrays: of the task, by name.
         seconds: spent on each method, and on "forward".
-        photos: how many were measured.
-        gaps: methods without a meaning on this model, and why.
-        failures: photos of which nothing could be measured, as (name, error).
+        images: how many were measured.
+        not_applicable: methods that are not applicable to this model, and why.
+        failures: images of which nothing could be measured, as (name, error).
         files: digest of the files that it was measured of.
     """
 
     arrays: dict[str, NDArray[Any]]
     seconds: dict[str, float] = field(default_factory=dict)
-    photos: int = 0
-    gaps: dict[str, str] = field(default_factory=dict)
+    images: int = 0
+    not_applicable: dict[str, str] = field(default_factory=dict)
     failures: list[tuple[str, str]] = field(default_factory=list)
     files: str = ""
 
@@ -70,7 +70,7 @@ class ResultStore:
     def missing(self) -> list[int]:
         """Numbers of the batches that are still to be measured, ascending.
 
-        Those with failures are tried again, and so are those whose files are no longer the same: a photo was mended.
+        Those with failures are tried again, and so are those whose files are no longer the same: an image was mended.
 
         Raises:
             ResultError: one cannot be read.

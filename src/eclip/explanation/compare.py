@@ -1,4 +1,4 @@
-"""Methods, and models, side by side on one photo: where each sees each text, and what it costs to ask it."""
+"""Methods, and models, side by side on one image: where each sees each text, and what it costs to ask it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from eclip.errors import OptionError
 from eclip.explanation.explain import Question
 from eclip.explanation.explanation import Explanation
 from eclip.explanation.writer import ComparisonWriter
-from eclip.images import Photo, name_of, open_photo
+from eclip.images import ImageLike, name_of, open_image
 from eclip.methods import GROUPS, METHODS, NO_DIFFERENCE, AnyMethod, check_methods, method_names, options_for
 from eclip.results.command import compare_command, was_named
 from eclip.results.folder import FORMATS
@@ -37,7 +37,7 @@ WARMING_TEXTS = 2  # one alone is a special case of surgery, which costs it 85 p
 
 
 def compare(
-    image: Photo,
+    image: ImageLike,
     texts: str | Iterable[str],
     *,
     methods: AnyMethod | Iterable[AnyMethod] = EVERY,
@@ -52,7 +52,7 @@ def compare(
     refine: str | None = None,
     refine_options: dict[str, Any] | None = None,
 ) -> Comparison:
-    """Many methods on one photo, each model encoding it once, apart from one pass beforehand to warm up.
+    """Many methods on one image, each model encoding it once, apart from one pass beforehand to warm up.
 
     Args:
         image: a path, a PIL picture, an array or a tensor, see `eclip.explain`.
@@ -76,37 +76,37 @@ def compare(
     """
     settings = (versus, image_size, resize, templates, positions, device, options or {}, refine, refine_options)
     contest = Contest(texts, methods, models, *settings)
-    return contest.answer(open_photo(image), name_of(image, 0))
+    return contest.answer(open_image(image), name_of(image, 0))
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What several methods say of one photo.
+    """What several methods say of one image.
 
     Attributes:
-        photo: RGB, upright.
-        source: its path, or "photo 0" for one that came from memory.
+        image: RGB, upright.
+        source: its path, or "image 0" for one that came from memory.
         texts: as given.
         pairs: all (model, method) that were asked, in order.
-        explanations: by (model, method), of this one photo.
-        gaps: by (model, method), why there is no explanation.
-        how: models, methods, settings, versions, the command that repeats it. With how["versus"], maps and scores are
-            those of the difference between each text and that one.
+        explanations: by (model, method), of this one image.
+        not_applicable: by (model, method), why there is no explanation.
+        provenance: models, methods, settings, versions, the command that repeats it. With provenance["versus"], maps
+            and scores are those of the difference between each text and that one.
     """
 
-    photo: Image.Image
+    image: Image.Image
     source: str
     texts: tuple[str, ...]
     pairs: tuple[Pair, ...]
     explanations: dict[Pair, Explanation]
-    gaps: dict[Pair, str]
-    how: dict[str, Any]
+    not_applicable: dict[Pair, str]
+    provenance: dict[str, Any]
 
     def __repr__(self) -> str:
         """One line: what was compared."""
         models = ", ".join(dict.fromkeys(model for model, _ in self.pairs))
-        maps, gaps = len(self.explanations), len(self.gaps)
-        return f"Comparison({self.source}, {len(self.texts)} texts, {maps} explanations and {gaps} gaps on {models})"
+        maps, without = len(self.explanations), len(self.not_applicable)
+        return f"Comparison({self.source}, {len(self.texts)} texts, {maps} maps, {without} not applicable, on {models})"
 
     def _repr_png_(self) -> bytes:
         """The picture, as notebooks show it."""
@@ -133,23 +133,23 @@ class Comparison:
         """
         models = dict.fromkeys(model for model, _ in self.pairs)
         sections = [self._section(model) for model in models]
-        return render.grid(self.photo, sections, texts=self.texts, versus=self.how["versus"], scale=scale)
+        return render.grid(self.image, sections, texts=self.texts, versus=self.provenance["versus"], scale=scale)
 
     def _section(self, model: str) -> render.Section:
         rows = tuple(self._row(pair) for pair in self.pairs if pair[0] == model)
         answer = next((one for pair, one in self.explanations.items() if pair[0] == model), None)
         if answer is None:
             return render.Section(model, "none of these methods has a meaning here", None, rows)
-        row, col = answer.how["grid"]
+        row, col = answer.provenance["grid"]
         note = f"forward pass {_time(answer.seconds['forward'])} · {row} x {col} patches"
-        note += f", maps refined by {answer.how['refine']}" if answer.how["refine"] else ""
+        note += f", maps refined by {answer.provenance['refine']}" if answer.provenance["refine"] else ""
         return render.Section(model, note, answer.scores[0], rows)
 
     def _row(self, pair: Pair) -> render.Row:
         name, kind = pair[1], METHODS[pair[1]].kind
         kind = f"{kind}, whatever the text" if kind == "attention" else kind
-        if pair in self.gaps:
-            return render.Row(name, kind, gap=self.gaps[pair])
+        if pair in self.not_applicable:
+            return render.Row(name, kind, gap=self.not_applicable[pair])
         answer = self.explanations[pair]
         cost = f"{_time(sum(answer.seconds.values()))} · {_times(self.costs[pair])}"
         return render.Row(name, kind, cost, answer.drawn(0), signed=METHODS[name].signed)
@@ -180,7 +180,7 @@ class Comparison:
 
 
 class Contest:
-    """All that is asked of a photo, checked and encoded once; `eclip compare` asks it of many."""
+    """All that is asked of an image, checked and encoded once; `eclip compare` asks it of many."""
 
     def __init__(
         self,
@@ -220,29 +220,31 @@ class Contest:
                 raise OptionError(f"two models are called {name!r}: give one another, eclip.wrap(..., name=...).")
             self.questions[name] = question
 
-    def answer(self, photo: Image.Image, source: str, begun: Callable[[str, str], None] | None = None) -> Comparison:
-        """Compare on one photo; `begun` hears the model and the method before each is run."""
+    def answer(
+        self, image: Image.Image, source: str, on_method: Callable[[str, str], None] | None = None
+    ) -> Comparison:
+        """Compare on one image; `begun` hears the model and the method before each is run."""
         pairs: list[Pair] = []
         explanations: dict[Pair, Explanation] = {}
-        gaps: dict[Pair, str] = {}
+        not_applicable: dict[Pair, str] = {}
         for model, question in self.questions.items():
-            hears = None if begun is None else partial(begun, model)
+            hears = None if on_method is None else partial(on_method, model)
             if model not in self._warm:
-                _warm_up(question, photo)
+                _warm_up(question, image)
                 self._warm.add(model)
             lacking = dict(self.unable)
-            answers = question.answer([photo], [source], lacking, hears)
+            answers = question.answer([image], [source], lacking, hears)
             names = [name for name in METHODS if name in question.options or name in self.unable]
             names = list(question.options) if not isinstance(self.methods, str) else names
             pairs += [(model, name) for name in names]
             explanations |= {(model, name): answer for name, answer in answers.items()}
-            gaps |= {(model, name): lacking[name] for name in names if name in lacking}
-        how = self._how(source)
-        return Comparison(photo, source, self.texts, tuple(pairs), explanations, gaps, how)
+            not_applicable |= {(model, name): lacking[name] for name in names if name in lacking}
+        provenance = self._provenance(source)
+        return Comparison(image, source, self.texts, tuple(pairs), explanations, not_applicable, provenance)
 
-    def _how(self, source: str) -> dict[str, Any]:
+    def _provenance(self, source: str) -> dict[str, Any]:
         questions = list(self.questions.values())
-        settings = questions[0].how(next(iter(questions[0].options)), [source], [])
+        settings = questions[0].provenance(next(iter(questions[0].options)), [source], [])
         shared = ["image_size", "resize", "templates", "positions", "versus", "device", "versions"]
         shared += ["refine", "refine_options"]
         models = {}
@@ -250,12 +252,12 @@ class Contest:
             made = made_by(question.backbone)
             models[name] = {key: made[key] for key in ("family", "precision", "head")}
         options = {name: values for name, values in questions[0].options.items() if values}
-        how = {"models": models, "methods": self.methods, "options": options, "scale": "map"}
-        how |= {key: settings[key] for key in shared}
+        provenance = {"models": models, "methods": self.methods, "options": options, "scale": "map"}
+        provenance |= {key: settings[key] for key in shared}
         repeatable = not options and not any(hasattr(one, "shape") for one in questions[0].refine_options.values())
         repeatable = repeatable and (len(models) == 1 or not any(was_named(one["head"]) for one in models.values()))
         by_name = repeatable and Path(source).is_file() and all(is_loaded(one.backbone) for one in questions)
-        return {**how, "command": compare_command([source], self.texts, how) if by_name else None}
+        return {**provenance, "command": compare_command([source], self.texts, provenance) if by_name else None}
 
 
 def _able(names: list[str], group: bool, versus: str | None) -> tuple[list[str], dict[str, str]]:
@@ -278,12 +280,12 @@ def _options(methods: list[str], options: dict[str, dict[str, Any]]) -> dict[str
     return {name: options_for(name, [name], options.get(name, {})) for name in methods}
 
 
-def _warm_up(question: Question, photo: Image.Image) -> None:
+def _warm_up(question: Question, image: Image.Image) -> None:
     """Run once what is fast, so that the costs shown are not those of a first call."""
     few = copy(question)
     few.texts, few.text = few.texts[:WARMING_TEXTS], few.text[:WARMING_TEXTS]
     few.options = {name: own for name, own in few.options.items() if METHODS[name].kind != "perturbation"}
-    few.answer([photo], [""], gaps={})
+    few.answer([image], [""], not_applicable={})
 
 
 def _time(seconds: float) -> str:

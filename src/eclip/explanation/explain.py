@@ -1,4 +1,4 @@
-"""The main path, in one screen: photos and texts go in, an Explanation comes out.
+"""The main path, in one screen: images and texts go in, an Explanation comes out.
 
 Start reading here. `load` finds the model, `encode_texts` and `encode` run its two towers once, a method turns the
 Encoding into raw maps, and `Explanation` shows them.
@@ -24,10 +24,10 @@ from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
 from eclip.backbones.encoding import encode
 from eclip.backbones.load import backbone_of, is_loaded
-from eclip.errors import ImageError, NoMeaningError, TextError
+from eclip.errors import ImageError, NotApplicableError, TextError
 from eclip.explanation.explanation import Explanation
 from eclip.explanation.health import KEEP, Checkup, notes
-from eclip.images import Photo, at_least_one, name_of, open_photo, read_batches
+from eclip.images import ImageLike, at_least_one, name_of, open_image, read_batches
 from eclip.methods import METHODS, AnyMethod, check_methods, default_method, one_or_more, options_for
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.registry import whole, whole_or_none
@@ -39,14 +39,18 @@ from eclip.texts.templates import kept
 
 @overload
 def explain(
-    image: Photo | Sequence[Photo], texts: str | Iterable[str], *, method: AnyMethod | None = ..., **settings: Any
+    image: ImageLike | Sequence[ImageLike],
+    texts: str | Iterable[str],
+    *,
+    method: AnyMethod | None = ...,
+    **settings: Any,
 ) -> Explanation: ...
 @overload
 def explain(
-    image: Photo | Sequence[Photo], texts: str | Iterable[str], *, method: Sequence[AnyMethod], **settings: Any
+    image: ImageLike | Sequence[ImageLike], texts: str | Iterable[str], *, method: Sequence[AnyMethod], **settings: Any
 ) -> dict[str, Explanation]: ...
 def explain(
-    image: Photo | Sequence[Photo],
+    image: ImageLike | Sequence[ImageLike],
     texts: str | Iterable[str],
     *,
     model: str | Backbone = DEFAULT_MODEL,
@@ -60,10 +64,10 @@ def explain(
     refine: str | None = None,
     refine_options: dict[str, Any] | None = None,
     health: bool = True,
-    gaps: dict[str, str] | None = None,
+    not_applicable: dict[str, str] | None = None,
     **options: Any,
 ) -> Explanation | dict[str, Explanation]:
-    """Which part of each photo made the model match each text?
+    """Which part of each image made the model match each text?
 
     Args:
         image: a path, a PIL picture, a NumPy array (height, width, channel) or a torch tensor (channel, height, width),
@@ -73,16 +77,16 @@ def explain(
         method: a name or value of `eclip.METHODS`, or several, which share one forward pass; None = "eclip" for a model
             with a trained head, as "mini" has, else "surgery".
         image_size: side in pixels; None = the model's own.
-        resize: "squash" (a square, as in the paper) or "keep" (the photo's aspect ratio, about as many patches).
+        resize: "squash" (a square, as in the paper) or "keep" (the image's aspect ratio, about as many patches).
         templates: prompt templates, see `eclip.encode_texts`.
         positions: how position embeddings are resized, see `eclip.encode`.
         versus: a text to explain each text against: maps and scores become those of the difference, why A and not B.
         device: where a model given by name is put, see `eclip.load`; None = the CPU. A Backbone stays where it is.
-        refine: a name of `eclip.REFINEMENTS`, which draws maps to what the photo shows, some on the model's pixels.
+        refine: a name of `eclip.REFINEMENTS`, which draws maps to what the image shows, some on the model's pixels.
         refine_options: of the refinement, see `eclip.REFINEMENTS[name].options`.
         health: ask of each map whether it can be trusted, see `eclip.explanation.health`. The maps stay as they are.
-        gaps: of several methods, those without a meaning for this model are added here, with the reason, and the rest
-            goes on. None: they raise.
+        not_applicable: of several methods, those that are not applicable to this model are added here,
+            with the reason, and the rest goes on. None: they raise.
         options: options of the method, see `eclip.METHODS[name].options`.
 
     Returns:
@@ -91,7 +95,7 @@ def explain(
     Raises:
         EclipError: bad input, of a class that says which: `eclip.errors` lists them.
     """
-    photos = at_least_one(image)
+    images = at_least_one(image)
     texts = check_texts(texts)
     if method is None:
         model, device, method = _by_head(model, device)
@@ -99,21 +103,21 @@ def explain(
     own = _own(names, options)
     settings = (image_size, resize, templates, positions, versus, device, refine, refine_options, health)
     asked = Question(texts, model, own, *settings)
-    opened = [open_photo(photo) for photo in photos]
-    grids = {asked.grid(photo) for photo in opened}
+    opened = [open_image(picture) for picture in images]
+    grids = {asked.grid(picture) for picture in opened}
     if len(grids) > 1:
         raise ImageError(
-            f"photos of unlike shapes have maps of unlike grids {sorted(tuple(grid) for grid in grids)}: use "
+            f"images of unlike shapes have maps of unlike grids {sorted(tuple(grid) for grid in grids)}: use "
             'eclip.explain_each, or resize="squash".'
         )
-    sources = [name_of(photo, index) for index, photo in enumerate(photos)]
+    sources = [name_of(picture, index) for index, picture in enumerate(images)]
     if alone:
         return asked.answer(opened, sources)[names[0]]
-    return asked.answer(opened, sources, gaps)
+    return asked.answer(opened, sources, not_applicable)
 
 
 def explain_each(
-    images: Photo | Iterable[Photo],
+    images: ImageLike | Iterable[ImageLike],
     texts: str | Iterable[str],
     *,
     batch_size: SupportsIndex = 8,
@@ -131,17 +135,17 @@ def explain_each(
     health: bool = True,
     **options: Any,
 ) -> Iterator[Explanation]:
-    """One Explanation a photo, in order, for more photos than fit into memory; texts are encoded once.
+    """One Explanation an image, in order, for more images than fit into memory; texts are encoded once.
 
     Args:
         images: any iterable; at most two batches of it are held at a time, read ahead while the model works.
         texts: as in `explain`.
-        batch_size: photos in one forward pass, at least 1.
-        failures: photos that cannot be read are added here as (source, error), and the rest goes on. None: they raise.
+        batch_size: images in one forward pass, at least 1.
+        failures: images that cannot be read are added here as (source, error), and the rest goes on. None: they raise.
         model: as in `explain`, and so are the rest.
         method: one name; None as in `explain`.
         image_size: see `explain`.
-        resize: see `explain`; with "keep", photos of one grid in a row share a forward pass.
+        resize: see `explain`; with "keep", images of one grid in a row share a forward pass.
         templates: see `explain`.
         positions: see `explain`.
         versus: see `explain`.
@@ -163,7 +167,7 @@ def explain_each(
 
 
 class Question:
-    """Everything but the photos, checked and encoded once; `options` are those of each method by its name."""
+    """Everything but the images, checked and encoded once; `options` are those of each method by its name."""
 
     def __init__(
         self,
@@ -201,36 +205,36 @@ class Question:
         )
         self.keep = None if None in keeps else max(keep for keep in keeps if keep is not None)
 
-    def grid(self, photo: Image.Image) -> Grid:
-        """The patch grid that the photo will have."""
-        return self.backbone.grid_for(photo.size, self.image_size, self.resize)
+    def grid(self, image: Image.Image) -> Grid:
+        """The patch grid that the image will have."""
+        return self.backbone.grid_for(image.size, self.image_size, self.resize)
 
     def answer(
         self,
-        photos: list[Image.Image],
+        images: list[Image.Image],
         sources: list[str],
-        gaps: dict[str, str] | None = None,
-        begun: Callable[[str], None] | None = None,
+        not_applicable: dict[str, str] | None = None,
+        on_method: Callable[[str], None] | None = None,
     ) -> dict[str, Explanation]:
         """One forward pass, each method, the refinement of its maps; `begun` hears a method's name before it runs."""
-        pixels = torch.stack([self.backbone.preprocess(photo, self.image_size, self.resize) for photo in photos])
+        pixels = torch.stack([self.backbone.preprocess(image, self.image_size, self.resize) for image in images])
         encoding, forward = self.timed(lambda: encode(self.backbone, pixels, self.keep, self.positions))
         apart = self.text if self.versus is None else self.text - self.versus_text
         scores = _numpy(cosine(encoding.feature, apart).float())
-        sizes = tuple(photo.size for photo in photos)
+        sizes = tuple(image.size for image in images)
         answers = {}
         for name, options in self.options.items():
             method = METHODS[name]
-            if begun is not None:
-                begun(name)
+            if on_method is not None:
+                on_method(name)
             run = method if self.versus is None else partial(method.difference, versus=self.versus_text)
             ask = partial(run, encoding, **options)
             try:
                 maps, own = self.timed(partial(ask, self.text))
-            except NoMeaningError as error:  # of a refinement it is no gap of the method: the same for all
-                if gaps is None:
+            except NotApplicableError as error:  # of a refinement it is no gap of the method: the same for all
+                if not_applicable is None:
                     raise
-                gaps[name] = error.why
+                not_applicable[name] = error.why
                 continue
             seconds = {"forward": forward, "method": own}
             flat, health = method.flat(maps, apart), None
@@ -247,8 +251,8 @@ class Question:
                 sources=tuple(sources),
                 sizes=sizes,
                 signed=method.signed or self.versus is not None,
-                how=self.how(name, sources, list(pixels.shape[2:])),
-                photos=tuple(photos),
+                provenance=self.provenance(name, sources, list(pixels.shape[2:])),
+                images=tuple(images),
                 seconds=seconds,
                 health=health,
                 flat=_numpy(flat),
@@ -263,10 +267,10 @@ class Question:
             torch.cuda.synchronize(self.backbone.weight.device)
         return result, time.perf_counter() - start
 
-    def how(self, method: str, sources: list[str], pixels: list[int]) -> dict[str, Any]:
-        """What repeats an answer, as `Explanation.how`."""
+    def provenance(self, method: str, sources: list[str], pixels: list[int]) -> dict[str, Any]:
+        """What repeats an answer, as `Explanation.provenance`."""
         backbone, options = self.backbone, self.options[method]
-        how = {
+        provenance = {
             **made_by(backbone),
             "method": method,
             "options": noted(options),
@@ -283,7 +287,7 @@ class Question:
         }
         tensors = any(isinstance(value, Tensor) for value in [*options.values(), *self.refine_options.values()])
         by_name = is_loaded(backbone) and not tensors and all(Path(source).is_file() for source in sources)
-        return {**how, "command": command(sources, self.texts, how) if by_name else None}
+        return {**provenance, "command": command(sources, self.texts, provenance) if by_name else None}
 
 
 def _by_head(model: str | Backbone, device: Device | None) -> tuple[Backbone, None, str]:
@@ -302,8 +306,8 @@ def _numpy(values: Tensor) -> np.ndarray:
 
 
 def _each(asked: Question, method: str, batch: list[tuple[str, Image.Image]]) -> Iterator[Explanation]:
-    sources, photos = [source for source, _ in batch], [photo for _, photo in batch]
-    whole = asked.answer(photos, sources)[method]
+    sources, images = [source for source, _ in batch], [image for _, image in batch]
+    whole = asked.answer(images, sources)[method]
     for index in range(len(batch)):
         one = slice(index, index + 1)
         yield replace(
@@ -312,8 +316,8 @@ def _each(asked: Question, method: str, batch: list[tuple[str, Image.Image]]) ->
             scores=whole.scores[one],
             sources=whole.sources[one],
             sizes=whole.sizes[one],
-            photos=whole.photos[one],
-            how=asked.how(method, sources[one], whole.how["pixels"]),
+            images=whole.images[one],
+            provenance=asked.provenance(method, sources[one], whole.provenance["pixels"]),
             health=None if whole.health is None else whole.health.only(index),
             flat=None if whole.flat is None else whole.flat[one],
         )

@@ -19,7 +19,7 @@ from eclip import heatmap, render
 from eclip.errors import ImageError, OptionError, ResultError
 from eclip.explanation.health import NUMBERS, Health
 from eclip.explanation.writer import SCHEMA, Writer
-from eclip.images import open_photo
+from eclip.images import open_image
 from eclip.results.earlier import MANIFEST
 from eclip.results.folder import FORMATS
 from eclip.results.indexing import Which, image_and_text, image_of, number_of
@@ -31,19 +31,20 @@ MOST_PANELS = 20
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Maps of some photos for some texts by one method, with all that is needed to repeat them.
+    """Maps of some images for some texts by one method, with all that is needed to repeat them.
 
     Attributes:
         maps: (image, text, row, col) float32, raw: as the method gives them, on the patch grid. With
-            how["refine"], as that refinement gives them; some lie on the pixels that the model saw, how["pixels"].
+            provenance["refine"], as that refinement gives them; some lie on the pixels that the model saw,
+            provenance["pixels"].
         scores: (image, text) float32, cosine of the unaltered model in [-1, 1]. A map shows where, a score whether: a
             thing that is absent has a map as well.
         texts: as given.
-        sources: what each photo was: its path, or "photo 0" for one that came from memory.
-        sizes: (width, height) of each photo.
+        sources: what each image was: its path, or "image 0" for one that came from memory.
+        sizes: (width, height) of each image.
         signed: zero has a meaning in these maps; overlays diverge around it.
-        how: model, method, options, resize, templates, versions, the command that repeats it. With how["versus"], maps
-            and scores are those of the difference between each text and that one.
+        provenance: model, method, options, resize, templates, versions, the command that repeats it. With
+            provenance["versus"], maps and scores are those of the difference between each text and that one.
         seconds: what it took: "forward", the one pass that all methods of a question share, "method", and
             "refine" if the maps were refined, "health" if it was asked; not saved.
         health: what can be doubted of each map, as the method gave it; None if it was not asked.
@@ -57,8 +58,8 @@ class Explanation:
     sources: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
     signed: bool
-    how: dict[str, Any]
-    photos: tuple[Image.Image | Path, ...]
+    provenance: dict[str, Any]
+    images: tuple[Image.Image | Path, ...]
     seconds: dict[str, float] = field(default_factory=dict)
     health: Health | None = None
     flat: Bool[np.ndarray, "image text"] | None = None
@@ -66,32 +67,32 @@ class Explanation:
     def __repr__(self) -> str:
         """One line: what was explained, how."""
         image, text, row, col = self.maps.shape
-        by, refine = f"{self.how['method']} on {self.how['model']}", self.how.get("refine")
+        by, refine = f"{self.provenance['method']} on {self.provenance['model']}", self.provenance.get("refine")
         by, kind = (by, "grid") if refine is None else (f"{by}, refined by {refine}", "maps")
-        return f"Explanation({image} photos, {text} texts, {row} x {col} {kind}, {by})"
+        return f"Explanation({image} images, {text} texts, {row} x {col} {kind}, {by})"
 
     def _repr_png_(self) -> bytes:
-        """The strip of the first photo, as notebooks show it."""
+        """The strip of the first image, as notebooks show it."""
         return png(self.strip(0))
 
-    def photo(self, image: Which = 0) -> Image.Image:
-        """The photo itself, RGB and upright; after `load` it is read from its file.
+    def image(self, image: Which = 0) -> Image.Image:
+        """The image itself, RGB and upright; after `load` it is read from its file.
 
         Raises:
             OptionError: there is no such image.
             ResultError: its file is gone.
         """
-        photo = self.photos[image_of(image, self.sources, self.texts)]
-        if isinstance(photo, Image.Image):
-            return photo
+        picture = self.images[image_of(image, self.sources, self.texts)]
+        if isinstance(picture, Image.Image):
+            return picture
         try:
-            return open_photo(photo)
+            return open_image(picture)
         except ImageError as error:
-            raise ResultError(f"the photo of this explanation cannot be read again: {error}") from error
+            raise ResultError(f"the image of this explanation cannot be read again: {error}") from error
 
     def label(self, text: Which) -> str:
         """The text as pictures name it, with the one it is held against if there is one."""
-        versus, name = self.how.get("versus"), self.texts[number_of(text, self.texts, "text")]
+        versus, name = self.provenance.get("versus"), self.texts[number_of(text, self.texts, "text")]
         return name if versus is None else f"{name}, not {versus}"
 
     def _which(self, image: Which, text: Which | None) -> tuple[int, int]:
@@ -101,12 +102,12 @@ class Explanation:
         return torch.from_numpy(np.ascontiguousarray(self.drawn(image)[text]))
 
     def drawn(self, image: int = 0) -> Float[np.ndarray, "text row col"]:
-        """The raw maps of a photo as pictures, masks, boxes and points see them: a flat one is zeros."""
+        """The raw maps of an image as pictures, masks, boxes and points see them: a flat one is zeros."""
         raw = self.maps[image]
         return raw if self.flat is None else np.where(self.flat[image][:, None, None], np.zeros_like(raw), raw)
 
     def heatmap(self, image: Which = 0, text: Which | None = None) -> Float[np.ndarray, "height width"]:
-        """Where the match is, 0 to 1, in the photo's own pixels: min-max on the grid, then bilinear.
+        """Where the match is, 0 to 1, in the image's own pixels: min-max on the grid, then bilinear.
 
         Zero and one are the least and the most of this image and text, and say nothing of presence. A flat map is 0.
 
@@ -123,10 +124,10 @@ class Explanation:
         return heatmap.resize(heatmap.normalize(self._map(image, text)), (height, width)).numpy()
 
     def overlay(self, image: Which = 0, text: Which | None = None, *, legend: bool = True) -> Image.Image:
-        """The photo with its heat map; signed maps in two colors around zero."""
+        """The image with its heat map; signed maps in two colors around zero."""
         image, text = self._which(image, text)
         return render.overlay(
-            self.photo(image),
+            self.image(image),
             self._shown(image, text),
             signed=self.signed,
             text=self.label(text),
@@ -139,11 +140,11 @@ class Explanation:
         return shown(self._map(image, text)).numpy()
 
     def strip(self, image: Which = 0) -> Image.Image:
-        """The photo and one panel a text in one picture; of more than twenty texts the twenty that score best."""
+        """The image and one panel a text in one picture; of more than twenty texts the twenty that score best."""
         image = image_of(image, self.sources, self.texts)
         shown = self.best_texts(image)
         return render.strip(
-            self.photo(image),
+            self.image(image),
             (self._shown(image, text) for text in shown),
             signed=self.signed,
             texts=[self.label(text) for text in shown],
@@ -163,7 +164,7 @@ class Explanation:
         """Where the heat map reaches a threshold.
 
         Args:
-            image: which photo.
+            image: which image.
             text: which text.
             threshold: "otsu" (found for this heat map), which None means as well, or a number in [0, 1].
 
@@ -188,10 +189,10 @@ class Explanation:
         """Boxes around the connected parts of `mask`: left, top, right, bottom in pixels, the largest first.
 
         Args:
-            image: which photo.
+            image: which image.
             text: which text.
             threshold: as in `mask`.
-            min_area: parts with less than this share of the photo's pixels are left out.
+            min_area: parts with less than this share of the image's pixels are left out.
         """
         return heatmap.boxes(self.mask(image, text, threshold), min_area=min_area)
 
@@ -203,15 +204,15 @@ class Explanation:
         A map that was refined on pixels is averaged over each patch first.
 
         Args:
-            image: which photo.
+            image: which image.
             text: which text.
             k: at most so many of each; None for all that CLIP Surgery's rule gives.
         """
         image, text = self._which(image, text)
         width, height = self.sizes[image]
         cells = self._map(image, text)
-        if self.how.get("refine") is not None:  # on pixels, the strongest would all lie side by side
-            row, col = self.how["grid"]
+        if self.provenance.get("refine") is not None:  # on pixels, the strongest would all lie side by side
+            row, col = self.provenance["grid"]
             cells = heatmap.mean_over_cells(cells, (row, col))
         return heatmap.points(cells, (height, width), k=k)
 
@@ -221,7 +222,7 @@ class Explanation:
         Args:
             folder: where. An earlier explanation of the same images, or of some of them, is replaced; files of others
                 stay as they are.
-            formats: any of "png" (a strip a photo, an overlay a text), "npz" (maps and scores), "json" (the manifest).
+            formats: any of "png" (a strip an image, an overlay a text), "npz" (maps and scores), "json" (the manifest).
             overwrite: replace results of another kind, or of other images, as well.
 
         Returns:
@@ -238,10 +239,10 @@ class Explanation:
 
     @classmethod
     def load(cls, folder: str | Path) -> Explanation:
-        """Read what `save` wrote; photos are opened from their files when they are asked for.
+        """Read what `save` wrote; images are opened from their files when they are asked for.
 
         Raises:
-            ResultError: no explanation is there, it was saved without "npz" or "json", or its photos have unlike grids.
+            ResultError: no explanation is there, it was saved without "npz" or "json", or its images have unlike grids.
         """
         folder = Path(folder)
         try:
@@ -250,14 +251,14 @@ class Explanation:
                 raise ResultError(
                     f"{folder / MANIFEST} is of schema {manifest['schema']!r}, not {SCHEMA!r}: it is no explanation."
                 )
-            entries = manifest["photos"]
+            entries = manifest["images"]
             arrays = [_read_arrays(folder / entry["files"]["npz"]) for entry in entries]
             grids = {one["maps"].shape for one in arrays}
             if len(grids) != 1:
                 what = (
                     f"maps of unlike shapes {sorted(grids)}: read its npz files"
                     if grids
-                    else "no photo that was explained"
+                    else "no image that was explained"
                 )
                 raise ResultError(f"{folder} holds {what}.")
             return cls(
@@ -267,8 +268,8 @@ class Explanation:
                 sources=tuple(entry["source"] for entry in entries),
                 sizes=tuple((entry["width"], entry["height"]) for entry in entries),
                 signed=manifest["signed"],
-                how=manifest["how"],
-                photos=tuple(folder / entry["files"]["photo"] for entry in entries),
+                provenance=manifest["provenance"],
+                images=tuple(folder / entry["files"]["image"] for entry in entries),
                 health=_health(arrays, manifest),
                 flat=np.stack([one["flat"] for one in arrays]) if all("flat" in one for one in arrays) else None,
             )
@@ -288,7 +289,7 @@ def _read_arrays(file: Path) -> dict[str, Float[np.ndarray, "*axes"]]:
 
 def _health(arrays: list[dict[str, Any]], manifest: dict[str, Any]) -> Health | None:
     """As it was saved; results without it, and those of before there was any, have none."""
-    said = manifest["how"].get("health")
+    said = manifest["provenance"].get("health")
     if said is None:
         return None
     values = {name: np.stack([one[f"health_{name}"] for one in arrays]) for name in NUMBERS}

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from eclip.backbones.backbone import Backbone
 from eclip.backbones.blocks import cosine, unit
-from eclip.backbones.cached import remembered
+from eclip.backbones.cached import cached
 from eclip.backbones.encoding import Encoding
 from eclip.backbones.load import is_loaded
 from eclip.backbones.masking import masked_scores
@@ -45,7 +45,7 @@ KEEP = 1
 LEAST_SENSITIVITY = 0.05  # attention has 0, methods that read the text 0.6 to 1 in the median of pairs
 LEAST_POLARITY = -0.1  # see the table of docs/health.md
 MOST_ARTEFACTS = 0.5  # of real maps on mini almost none, of those with three implanted patches most
-LEAST_PRESENCE = 0.6  # on coco80seg 8 % of classes that a photo shows are below, 60 % of those that it does not
+LEAST_PRESENCE = 0.6  # on coco80seg 8 % of classes that an image shows are below, 60 % of those that it does not
 
 NUMBERS = ("sensitivity", "polarity", "artefacts", "presence")
 SENTENCES = {
@@ -53,7 +53,7 @@ SENTENCES = {
     "sensitivity": "the map barely changes when the text is nonsense",
     "polarity": "the map may be upside down: it is cold where the patches themselves match the text",
     "artefacts": "single patches, hot whatever the text, hold most of the heat",
-    "presence": "scores like words that have nothing to do with the photo, so it may not be there",
+    "presence": "scores like words that have nothing to do with the image, so it may not be there",
 }
 MOST_NAMED = 3
 """So many texts are named in one line of a summary; of more, the number is given."""
@@ -61,7 +61,7 @@ MOST_NAMED = 3
 
 @dataclass(frozen=True, eq=False)
 class Health:
-    """What can be doubted of some maps; NaN where a number has no meaning.
+    """What can be doubted of some maps; NaN where a number is not applicable.
 
     Attributes:
         sensitivity: (image, text) in [0, 1]: 1 minus the correlation of the map with that of nonsense, a negative one
@@ -69,7 +69,7 @@ class Health:
         polarity: (image, text) in [-1, 1]: correlation with the value path's map for the same text, what all words
             share left out; negative is upside down.
         artefacts: (image, text) in [0, 1]: share of the energy on single patches that are hot for nonsense too.
-        presence: (image, text) in [0, 1]: share of other words that score lower on this photo.
+        presence: (image, text) in [0, 1]: share of other words that score lower on this image.
         texts: as given.
         notes: what was not asked, and why.
         flat: (image, text), maps whose values differ by rounding alone; None where that was not asked.
@@ -97,7 +97,7 @@ class Health:
         return [f"{self.texts[text]}: {SENTENCES[name]}" for name in SENTENCES if self._flagged(name)[image, text]]
 
     def summary(self, image: int | np.integer = 0) -> list[str]:
-        """The warnings of a photo, one line for all texts that share one: five at most."""
+        """The warnings of an image, one line for all texts that share one: five at most."""
         lines, image = [], self._image(image)
         for name in SENTENCES:
             flagged = zip(self.texts, self._flagged(name)[image], strict=True)
@@ -108,7 +108,7 @@ class Health:
         return lines
 
     def noted(self, image: int) -> dict[str, dict[str, Any]]:
-        """The numbers of a photo as manifests have them, by text; None for NaN."""
+        """The numbers of an image as manifests have them, by text; None for NaN."""
         noted: dict[str, dict[str, Any]] = {}
         for index, text in enumerate(self.texts):
             values = {name: float(getattr(self, name)[image, index]) for name in NUMBERS}
@@ -117,7 +117,7 @@ class Health:
         return noted
 
     def arrays(self, image: int) -> dict[str, Float[np.ndarray, " text"]]:
-        """The numbers of a photo, as its npz file holds them."""
+        """The numbers of an image, as its npz file holds them."""
         return {f"health_{name}": getattr(self, name)[image] for name in NUMBERS}
 
     def only(self, image: int) -> Health:
@@ -167,7 +167,7 @@ class Checkup:
             words = [*NONSENSE, *words_of(None)[::EVERY_NTH_WORD]]
             return features_of(backbone, words, (first,), keep=is_loaded(backbone))
 
-        both = remembered(backbone, f"health {first}", make)
+        both = cached(backbone, f"health {first}", make)
         self.alike = features_of(backbone, list(texts), (first,)) if more else text
         self.nonsense, self.words = unit(both[: len(NONSENSE)].mean(dim=0, keepdim=True)), both[len(NONSENSE) :]
         self._seen: tuple[weakref.ref[Encoding], Tensor, Tensor] | None = None

@@ -22,37 +22,41 @@ SCHEMA, COMPARE_SCHEMA = "eclip.explain/1", "eclip.compare/1"
 
 
 class Writer(Folder):
-    """Writes explanations into a folder: a strip a photo, an overlay a text, arrays, the manifest.
+    """Writes explanations into a folder: a strip an image, an overlay a text, arrays, the manifest.
 
     The manifest is also what `eclip explain --json` prints:
 
-        {"schema": "eclip.explain/1", "texts": [text, ...], "signed": bool, "how": {as `Explanation.how`},
-         "photos": [{"source", "width", "height", "grid": [row, col], "map": [row, col], "scores": {text: score},
+        {"schema": "eclip.explain/1", "texts": [text, ...], "signed": bool, "provenance": {as `Explanation.provenance`},
+         "images": [{"source", "width", "height", "grid": [row, col], "map": [row, col], "scores": {text: score},
                      "health": {text: {"sensitivity", "polarity", "artefacts", "presence", "warnings"}},
-                     "files": {"photo", "npz", "strip", "overlays": {text: file}}}, ...],
+                     "files": {"image", "npz", "strip", "overlays": {text: file}}}, ...],
          "failures": [{"source", "error"}, ...]}
 
-    "health" is null if it was not asked, and so is a number of it that has no meaning. "grid" counts patches, as in
+    "health" is null if it was not asked, and so is a number of it that is not applicable. "grid" counts patches, as in
     "how"; "map" is the grid of the maps, finer if a refinement drew them on pixels. Files are relative to the folder,
-    "photo" may be absolute; those of formats not asked for are absent. "texts" is empty, "signed" and "how" are null
-    where no photo was explained.
+    "image" may be absolute; those of formats not asked for are absent. "texts" is empty, "signed" and
+    "provenance" are null where no image was explained.
     """
 
     def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> None:
-        manifest: dict[str, Any] = {"schema": SCHEMA, "texts": [], "signed": None, "how": None}
+        manifest: dict[str, Any] = {"schema": SCHEMA, "texts": [], "signed": None, "provenance": None}
         super().__init__(folder, formats, manifest, overwrite=overwrite)
 
     def add(self, explanation: Explanation) -> list[dict[str, Any]]:
         """Write the files of an explanation; returns its entries in the manifest."""
-        if self.manifest["how"] is None:
-            self.manifest |= {"texts": list(explanation.texts), "signed": explanation.signed, "how": explanation.how}
+        if self.manifest["provenance"] is None:
+            self.manifest |= {
+                "texts": list(explanation.texts),
+                "signed": explanation.signed,
+                "provenance": explanation.provenance,
+            }
         entries = [self._add(explanation, image) for image in range(len(explanation.sources))]
-        self.manifest["photos"] += entries
+        self.manifest["images"] += entries
         return entries
 
     def _add(self, explanation: Explanation, image: int) -> dict[str, Any]:
         name, health = explanation.sources[image], explanation.health
-        stem, files = self._photo(name, lambda: explanation.photo(image))
+        stem, files = self._image(name, lambda: explanation.image(image))
         if "npz" in self.formats:
             arrays = {"maps": explanation.maps[image], "scores": explanation.scores[image]}
             arrays |= {} if explanation.flat is None else {"flat": explanation.flat[image]}
@@ -68,7 +72,7 @@ class Writer(Folder):
             }
         width, height = explanation.sizes[image]
         shape = list(explanation.maps.shape[2:])
-        sides = {"width": width, "height": height, "grid": explanation.how.get("grid", shape), "map": shape}
+        sides = {"width": width, "height": height, "grid": explanation.provenance.get("grid", shape), "map": shape}
         numbers = {
             "scores": named(explanation.texts, explanation.scores[image]),
             "health": None if health is None else health.noted(image),
@@ -77,16 +81,16 @@ class Writer(Folder):
 
 
 class ComparisonWriter(Folder):
-    """Writes comparisons into a folder: a picture and one file of arrays a photo, the manifest.
+    """Writes comparisons into a folder: a picture and one file of arrays an image, the manifest.
 
     The manifest is also what `eclip compare --json` prints:
 
-        {"schema": "eclip.compare/1", "texts": [text, ...], "how": {as `Comparison.how`, and "scale"},
-         "photos": [{"source", "width", "height",
+        {"schema": "eclip.compare/1", "texts": [text, ...], "provenance": {as `Comparison.provenance`, and "scale"},
+         "images": [{"source", "width", "height",
                      "maps": [{"model", "method", "array", "grid": [row, col], "map": [row, col], "signed",
                                "scores": {text: score}, "seconds": {"forward", "method"}, "cost"}, ...],
-                     "gaps": [{"model", "method", "why"}, ...],
-                     "files": {"photo", "picture", "npz"}}, ...],
+                     "not_applicable": [{"model", "method", "why"}, ...],
+                     "files": {"image", "picture", "npz"}}, ...],
          "failures": [{"source", "error"}, ...]}
 
     Each "array" of the npz file is (text, row, col), raw; beside it stands MODEL/scores. "cost" is that of
@@ -96,21 +100,25 @@ class ComparisonWriter(Folder):
     def __init__(
         self, folder: str | Path, formats: Sequence[str] = FORMATS, scale: str = "map", *, overwrite: bool = False
     ) -> None:
-        super().__init__(folder, formats, {"schema": COMPARE_SCHEMA, "texts": [], "how": None}, overwrite=overwrite)
+        super().__init__(
+            folder, formats, {"schema": COMPARE_SCHEMA, "texts": [], "provenance": None}, overwrite=overwrite
+        )
         self.scale = scale
 
     def add(self, comparison: Comparison) -> dict[str, Any]:
         """Write the files of a comparison; returns its entry in the manifest."""
-        if self.manifest["how"] is None:
-            how = {**comparison.how, "scale": self.scale}
-            how["command"] = compare_command([comparison.source], comparison.texts, how) if how["command"] else None
-            self.manifest |= {"texts": list(comparison.texts), "how": how}
+        if self.manifest["provenance"] is None:
+            provenance = {**comparison.provenance, "scale": self.scale}
+            provenance["command"] = (
+                compare_command([comparison.source], comparison.texts, provenance) if provenance["command"] else None
+            )
+            self.manifest |= {"texts": list(comparison.texts), "provenance": provenance}
         entry = self._add(comparison)
-        self.manifest["photos"].append(entry)
+        self.manifest["images"].append(entry)
         return entry
 
     def _add(self, comparison: Comparison) -> dict[str, Any]:
-        stem, files = self._photo(comparison.source, lambda: comparison.photo)
+        stem, files = self._image(comparison.source, lambda: comparison.image)
         arrays: dict[str, NDArray[Any]] = {}
         maps = []
         folders = _unlike(model for model, _ in comparison.explanations)
@@ -122,7 +130,7 @@ class ComparisonWriter(Folder):
                     "model": model,
                     "method": method,
                     "array": name,
-                    "grid": explanation.how["grid"],
+                    "grid": explanation.provenance["grid"],
                     "map": list(explanation.maps.shape[2:]),
                     "signed": explanation.signed,
                     "scores": named(comparison.texts, explanation.scores[0]),
@@ -134,9 +142,11 @@ class ComparisonWriter(Folder):
             files["picture"] = self._put(f"{stem}.compare.png", png(comparison.picture(self.scale)))
         if "npz" in self.formats:
             files["npz"] = self._arrays(stem, arrays)
-        gaps = [{"model": model, "method": method, "why": why} for (model, method), why in comparison.gaps.items()]
-        shape = dict(zip(("width", "height"), comparison.photo.size, strict=True))
-        return {"source": comparison.source, **shape, "maps": maps, "gaps": gaps, "files": files}
+        not_applicable = [
+            {"model": model, "method": method, "why": why} for (model, method), why in comparison.not_applicable.items()
+        ]
+        shape = dict(zip(("width", "height"), comparison.image.size, strict=True))
+        return {"source": comparison.source, **shape, "maps": maps, "not_applicable": not_applicable, "files": files}
 
 
 def _unlike(names: Iterable[str]) -> dict[str, str]:

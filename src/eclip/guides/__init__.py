@@ -1,6 +1,6 @@
 """Free attention behind one signature: `GUIDES[name](seen, **options)`.
 
-A guide says how much each place of a photo belongs to the thing, and no one has labeled anything for it. It weighs the
+A guide says how much each place of an image belongs to the thing, and no one has labeled anything for it. It weighs the
 patches where training pools them, as in masked max pooling (Li et al. 2022, ECLIP, https://arxiv.org/abs/2209.07046);
 no map needs it afterwards, and the default, "none", trains without one. To add one: a file with a function of the
 file's name, a line here.
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a guide may look at, of the same photos in the same order.
+    """What a guide may look at, of the same images in the same order.
 
     Attributes:
-        photos: whole and upright, as `eclip.images.open_photo` gives them.
-        sources: their names, such as "photos/cat.jpg" or, of a photo in a tar, "train-000.tar/000123".
+        images: whole and upright, as `eclip.images.open_image` gives them.
+        sources: their names, such as "images/cat.jpg" or, of an image in a tar, "train-000.tar/000123".
         encoding: by the model that is trained, with the last block kept.
     """
 
-    photos: list[Image.Image]
+    images: list[Image.Image]
     sources: list[str]
     encoding: Encoding
 
@@ -53,7 +53,7 @@ class Guide(Entry["Tensor"]):
         """How much each place belongs to the thing, on the guide's own grid, float32, no gradient.
 
         Args:
-            seen: the photos.
+            seen: the images.
             options: see `self.options`.
 
         Returns:
@@ -61,20 +61,20 @@ class Guide(Entry["Tensor"]):
 
         Raises:
             OptionError: an option that this guide does not have, or a value outside its range.
-            ShapeError: photos, sources and encoding are not of one number.
+            ShapeError: images, sources and encoding are not of one number.
             KeepError: the encoding kept too few blocks.
             EclipError: the model's weights or pixels hold NaN or infinity; or of the guide's own, see its function.
         """
         options = self.check(options)
-        counts = (len(seen.photos), len(seen.sources), len(seen.encoding.pixels))
+        counts = (len(seen.images), len(seen.sources), len(seen.encoding.pixels))
         if len(set(counts)) > 1:
             raise ShapeError(
-                "a guide sees photos, their sources and their encoding, of one number each, got {} photos, {} sources "
+                "a guide sees images, their sources and their encoding, of one number each, got {} images, {} sources "
                 "and an encoding of {}.".format(*counts)
             )
-        from eclip.backbones.backbone import plainly
+        from eclip.backbones.backbone import eval_no_grad
 
-        with plainly(seen.encoding.backbone.model):
+        with eval_no_grad(seen.encoding.backbone.model):
             return _to_peak(self.function(seen, **options), self.name)
 
 
@@ -127,7 +127,7 @@ GUIDES: dict[str, Guide] = {guide.name: guide for guide in (
     Guide("none", 0,
           summary="Ones everywhere: pooling without a mask, the default."),
     Guide("centre", 0,
-          summary="A Gaussian in the middle of the photo, whatever it shows: the negative control."),
+          summary="A Gaussian in the middle of the image, whatever it shows: the negative control."),
     Guide("backbone", 1,
           summary="The model's own attention in the last block, value to value (Li et al. 2023) or that which pools."),
     Guide("spectral", 1,
@@ -135,6 +135,6 @@ GUIDES: dict[str, Guide] = {guide.name: guide for guide in (
     Guide("dino", 0,
           summary="Attention of a self-supervised ViT's class token in its last block (Caron et al. 2021, DINO)."),
     Guide("folder", 0,
-          summary="Maps that you have made, from a folder: STEM.npy or STEM.png for each photo."),
+          summary="Maps that you have made, from a folder: STEM.npy or STEM.png for each image."),
 )}
 # fmt: on

@@ -41,5 +41,5 @@ def backbone(seen: Seen, *, kind: str = "vv") -> Float[Tensor, "image row col"]:
 def _received(encoding: Encoding) -> Float[Tensor, "image patch"]:
     [(block, x)] = encoding.tail(1, "backbone")
     values, first = block.value(block.norm1(x)), encoding.prefix
-    # a photo at a time: tokens squared, for each head
+    # an image at a time: tokens squared, for each head
     return torch.cat([attention(v[:, :, first:], v).mean(dim=(1, 2))[:, first:] for v in values.split(1)])

@@ -15,17 +15,17 @@ LEAST = 1e-3
 
 
 def centre(seen: Seen, *, sigma: float = 0.25) -> Float[Tensor, "image row col"]:
-    """`exp(-r^2 / (2 sigma^2))` on the patch grid, r the distance of a patch's center from that of the photo.
+    """`exp(-r^2 / (2 sigma^2))` on the patch grid, r the distance of a patch's center from that of the image.
 
     Args:
         seen: only its grid counts.
-        sigma: a share of the photo's sides: on a photo that is not square the Gaussian is not round.
+        sigma: a share of the image's sides: on an image that is not square the Gaussian is not round.
 
     Raises:
         OptionError: sigma is below 0.001.
     """
     if not LEAST <= sigma < float("inf"):
-        raise OptionError(f"'centre' needs sigma at least {LEAST}, as a share of the photo's side, got {sigma}.")
+        raise OptionError(f"'centre' needs sigma at least {LEAST}, as a share of the image's side, got {sigma}.")
     encoding = seen.encoding
     places: Any = {"dtype": torch.float32, "device": encoding.pixels.device}
     down, across = ((torch.arange(count, **places) + 0.5) / count - 0.5 for count in encoding.grid)

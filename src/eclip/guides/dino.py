@@ -16,7 +16,7 @@ from jaxtyping import Float
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
-from eclip.backbones.backbone import DEFAULT_POSITIONS, Grid, plainly
+from eclip.backbones.backbone import DEFAULT_POSITIONS, Grid, eval_no_grad
 from eclip.backbones.blocks import attention
 from eclip.backbones.building import built_apart
 from eclip.backbones.hub import fetch
@@ -34,11 +34,11 @@ def dino(
 ) -> Float[Tensor, "image row col"]:
     """The class token's row of the last block's attention to the patches, mean over heads, on the network's own grid.
 
-    The whole photo is squashed into a square and its colors are normalized as the network's. Positions are resized
+    The whole image is squashed into a square and its colors are normalized as the network's. Positions are resized
     bicubically with antialias, as timm does.
 
     Args:
-        seen: only its photos count, and the device of its encoding.
+        seen: only its images count, and the device of its encoding.
         name: of weights in timm, such as "vit_base_patch16_224.dino", "vit_small_patch14_reg4_dinov2.lvd142m" or
             "vit_small_patch16_dinov3.lvd1689m"; fetched once, kept in memory. `timm.list_pretrained("*dino*")` shows
             them; any other timm ViT or EVA with a class token will do.
@@ -54,13 +54,13 @@ def dino(
     """
     if network is None:
         network = _load(name, seen.encoding.pixels.device)
-    with plainly(network):
+    with eval_no_grad(network):
         vit = _readable(network)
         config: dict[str, Any] = getattr(network, "pretrained_cfg", None) or {}
         mean, std = config.get("mean"), config.get("std")
         if mean is None or std is None or config.get("interpolation") not in INTERPOLATIONS:
             raise OptionError(
-                "the network of 'dino' must say mean, std and interpolation (bicubic or bilinear) of its photos in "
+                "the network of 'dino' must say mean, std and interpolation (bicubic or bilinear) of its images in "
                 "network.pretrained_cfg, as one from timm.create_model does."
             )
         side, patch = vit.native.row * vit.patch_size if size is None else size, vit.patch_size
@@ -68,7 +68,7 @@ def dino(
             near = max(1, round(side / patch)) * patch
             raise OptionError(f"'dino' needs a size that is a multiple of {patch}, got {side}. The nearest is {near}.")
         weight = next(network.parameters())
-        pixels = [to_pixels(photo, (side, side), mean, std, config["interpolation"]) for photo in seen.photos]
+        pixels = [to_pixels(image, (side, side), mean, std, config["interpolation"]) for image in seen.images]
         grid = Grid(side // patch, side // patch)
         x, _ = vit.embed(torch.stack(pixels).to(weight), grid, DEFAULT_POSITIONS)
         *blocks, last = vit.blocks_at(grid, DEFAULT_POSITIONS)

@@ -1,4 +1,4 @@
-"""Maps that were made before, by any network or by hand: a file a photo."""
+"""Maps that were made before, by any network or by hand: a file an image."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ GRAY = ("1", "L", "I", "I;16", "I;16B")
 
 
 def folder(seen: Seen, *, path: str | Path | None = None) -> Float[Tensor, "image row col"]:
-    """Each photo's map of any size, on the patch grid.
+    """Each image's map of any size, on the patch grid.
 
     Args:
         seen: its sources name the files, its encoding has the grid.
-        path: the folder. For the photo "some/where/NAME.jpg", as for "train-000.tar/NAME", it holds `NAME.npy`, an
-            array (row, col) of numbers of at least 0 that covers the whole photo; or else `NAME.png`, gray, of 8 or 16
-            bits. The scale is free. Photos of one name share a map.
+        path: the folder. For the image "some/where/NAME.jpg", as for "train-000.tar/NAME", it holds `NAME.npy`, an
+            array (row, col) of numbers of at least 0 that covers the whole image; or else `NAME.png`, gray, of 8 or 16
+            bits. The scale is free. Images of one name share a map.
 
     Raises:
-        OptionError: there is no path, no file for a photo, or one that cannot be read or holds other values.
+        OptionError: there is no path, no file for an image, or one that cannot be read or holds other values.
         ShapeError: an array is not (row, col).
     """
     if path is None:
-        raise OptionError("'folder' needs path, the folder that holds STEM.npy or STEM.png for each photo.")
+        raise OptionError("'folder' needs path, the folder that holds STEM.npy or STEM.png for each image.")
     if not Path(path).is_dir():
         raise OptionError(f"'folder' needs path to be a folder of maps, and {str(path)!r} is none.")
     encoding = seen.encoding

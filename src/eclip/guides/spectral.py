@@ -2,7 +2,7 @@
 
 On tokens of a ViT: TokenCut (Wang et al. 2022, https://arxiv.org/abs/2202.11539) and Melas-Kyriazi et al. (2022,
 https://arxiv.org/abs/2205.07839). Written from the formulas.
-Differs from them: tokens of the model that is trained, not of DINO, less what all patches of the photo share, since
+Differs from them: tokens of the model that is trained, not of DINO, less what all patches of the image share, since
 CLIP's tokens are all alike otherwise; likeness is the cosine itself, not whether it reaches a threshold; the thing is
 the side that touches less of the border; the eigenvector is not made a mask.
 TokenCut's choice is `features="keys", centered=False, tau=0.2, foreground="largest"`.
@@ -26,7 +26,7 @@ FOREGROUNDS = ("border", "largest")
 LEAST = 1e-5
 """Likeness of patches that are not alike, which keeps the graph in one piece: TokenCut's."""
 AT_ONCE = 1 << 22
-"""Weights that are in memory at a time; more photos than that allows take turns."""
+"""Weights that are in memory at a time; more images than that allows take turns."""
 
 
 def spectral(
@@ -40,18 +40,18 @@ def spectral(
     """The second eigenvector y of `(D - W) y = lambda D y`, min-max, high where the thing is.
 
     W is the likeness of patches, D the diagonal of its row sums; y has one sign on each side of the cheapest cut that
-    leaves much on both sides. Its cost is the patches cubed: on 32 x 32 of them a third of a second a photo.
+    leaves much on both sides. Its cost is the patches cubed: on 32 x 32 of them a third of a second an image.
 
     Args:
         seen: its encoding has the last block kept.
         features: what makes patches alike: "inputs", "keys" or "values" of the last block, or "tokens", its output.
-        centered: the mean of the photo's patches is taken from each before cosines.
+        centered: the mean of the image's patches is taken from each before cosines.
         tau: None: W is the cosine, at least 1e-5; a number: 1 where the cosine is at least tau, 1e-5 elsewhere.
-        foreground: which side of the mean of y the thing is: "border", that with fewer of the photo's outermost
+        foreground: which side of the mean of y the thing is: "border", that with fewer of the image's outermost
             patches, or "largest", that with the largest absolute value of y (TokenCut), which also decides a tie.
 
     Returns:
-        Values in [0, 1]; zeros of a photo whose patches are all equally alike.
+        Values in [0, 1]; zeros of an image whose patches are all equally alike.
 
     Raises:
         OptionError: an option outside its range.

@@ -76,14 +76,14 @@ class Method(Entry["Tensor"]):
             OptionError: an option this method does not have, or a value of another type.
             KeepError: the encoding kept too few blocks.
             ShapeError: the texts are not (text, feature) of this model.
-            NoMeaningError: the formula has no meaning for this kind of tower.
+            NotApplicableError: the formula is not applicable to this kind of tower.
         """
         feature = encoding.feature
         _check_text("text", text, feature.shape[1])
         options = self.check(options)
-        from eclip.backbones.backbone import plainly
+        from eclip.backbones.backbone import eval_no_grad
 
-        with plainly(encoding.backbone.model):  # methods that need gradients turn them on
+        with eval_no_grad(encoding.backbone.model):  # methods that need gradients turn them on
             encoding.check_current()
             text = text.to(feature.device)
             text = text.clone() if text.is_inference() else text  # such tensors take no part in gradients
@@ -300,11 +300,11 @@ METHODS: dict[str, Method] = {method.name: method for method in (
     Method("gradeclip", "gradient", 1, False,
         summary="Values, weighted by gradient and by likeness to the pooled token (Zhao et al. 2024)."),
     Method("rise", "perturbation", 0, True,
-        summary="Mean of random masks, weighted by the score of the photo seen through (Petsiuk et al. 2018)."),
+        summary="Mean of random masks, weighted by the score of the image seen through (Petsiuk et al. 2018)."),
     Method("occlusion", "perturbation", 0, True,
         summary="What the score loses when a window is covered (Zeiler and Fergus 2014)."),
     Method("gscorecam", "perturbation", 1, False, None,
-        summary="Channels, weighted by the score of the photo seen through them (Chen et al. 2022)."),
+        summary="Channels, weighted by the score of the image seen through them (Chen et al. 2022)."),
     Method("decompose", "decomposition", None, True, {"centered": False},
         summary="What each patch adds to the feature directly, over all layers (Gandelsman et al. 2024)."),
 )}

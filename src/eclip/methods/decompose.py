@@ -17,7 +17,7 @@ from eclip.backbones.attention_pooling import gather, gather_from
 from eclip.backbones.blocks import Block, Fn, split_heads
 from eclip.backbones.encoding import Encoding
 from eclip.backbones.host import is_plain, oddities, path_of
-from eclip.errors import AlteredModelError, NoMeaningError
+from eclip.errors import AlteredModelError, NotApplicableError
 
 
 def decompose(
@@ -37,7 +37,7 @@ def decompose(
         Signed; without `centered` the sum over patches, plus the rest, is the score.
 
     Raises:
-        NoMeaningError: patches are averaged, or norms inside the attention's output or the head mix the parts.
+        NotApplicableError: patches are averaged, or norms inside the attention's output or the head mix the parts.
         AlteredModelError: something stands on the final norm.
     """
     layers, rest = _stream(encoding)
@@ -73,7 +73,7 @@ def terms(encoding: Encoding) -> Terms:
         encoding: with all blocks kept.
 
     Raises:
-        NoMeaningError: as in `decompose`.
+        NotApplicableError: as in `decompose`.
     """
     with torch.no_grad():
         layers, rest = _stream(encoding)
@@ -169,7 +169,7 @@ def _check_parts(encoding: Encoding, layers: list[tuple[Block, Tensor]]) -> None
     last = outputs[-1]
     head = (encoding.backbone.to_feature, last[0](last[1]))
     if not all(halves(through, whole) for through, whole in [*outputs, head]):
-        raise NoMeaningError(
+        raise NotApplicableError(
             "decompose",
             encoding.backbone.name,
             encoding.backbone.family,

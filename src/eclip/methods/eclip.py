@@ -36,4 +36,4 @@ def eclip(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[Tens
     if not isinstance(head, EclipHead):
         raise NoHeadError(encoding.backbone.name)
     features = head(head_rows(encoding, head.config.source))
-    return encoding.on_grid(cosine(features, head.words(text)))
+    return encoding.on_grid(cosine(features, head.project_text(text)))

@@ -58,7 +58,7 @@ def trunk_slope(
     """Mean over positions of the scores' gradients with respect to a CNN's last feature map."""
     assert encoding.trunk is not None, "for towers with a trunk"
     last = gather(encoding, method)
-    if last.block.pull is None:
+    if last.block.qkv_vjp is None:
         with gradients(encoding.backbone):
             trunk = encoding.trunk.detach().requires_grad_()
             x = pool_tokens(trunk)
@@ -70,19 +70,19 @@ def trunk_slope(
     # not see; so does what it gathers; the query moves by itself.
     grad, slope = _attention_slope(last, text)
     query = slope @ last.k.to(slope)  # image head text width
-    return last.block.pull(query, torch.zeros_like(query), grad) / (encoding.grid.row * encoding.grid.col)
+    return last.block.qkv_vjp(query, torch.zeros_like(query), grad) / (encoding.grid.row * encoding.grid.col)
 
 
 def _block_slope(encoding: Encoding, text: Tensor, depth: int, layer: str) -> Float[Tensor, "image text channel"]:
     block, x = encoding.tail(depth, "gradcam")[0]
     in_row = depth == 1 and encoding.backbone.pooling == "token"
-    if in_row and layer == "norm" and block.pull is not None:
+    if in_row and layer == "norm" and block.qkv_vjp is not None:
         last = gather(encoding, "gradcam")
         grad, slope = _attention_slope(last, text)
         patches = slice(encoding.prefix, None)
         key = slope[..., patches].sum(dim=-1, keepdim=True) * last.q
         value = last.attn[..., patches].sum(dim=-1, keepdim=True) * grad
-        return block.pull(torch.zeros_like(key), key, value) / (encoding.grid.row * encoding.grid.col)
+        return block.qkv_vjp(torch.zeros_like(key), key, value) / (encoding.grid.row * encoding.grid.col)
     with gradients(encoding.backbone):
         leaf = (block.norm1(x) if layer == "norm" else x).detach().requires_grad_()
         stream, normed = (x, leaf) if layer == "norm" else (leaf, block.norm1(leaf))

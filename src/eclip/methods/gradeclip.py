@@ -40,7 +40,7 @@ def gradeclip(
 
     Raises:
         OptionError: unknown heads or loosened.
-        NoMeaningError: the tower averages its patches.
+        NotApplicableError: the tower averages its patches.
     """
     if heads not in HEADS or loosened not in LOOSENED:
         raise OptionError(

@@ -22,10 +22,10 @@ from eclip.methods.gradcam import trunk_slope
 def gscorecam(
     encoding: Encoding, text: Float[Tensor, "text feature"], *, channels: int | None = None, batch_size: int = 8
 ) -> Float[Tensor, "image text row col"]:
-    """relu(sum over channels of w_c activation_c): w from the logit of the photo seen through each channel.
+    """relu(sum over channels of w_c activation_c): w from the logit of the image seen through each channel.
 
     Of a CNN's last feature map, or the output of a ViT's last block, the channels with the largest signed mean gradient
-    are kept; each is enlarged, min-max, and multiplied with the photo. w is the softmax of the logits over all
+    are kept; each is enlarged, min-max, and multiplied with the image. w is the softmax of the logits over all
     channels, with 0 for those not kept.
 
     Args:

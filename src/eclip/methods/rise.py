@@ -1,7 +1,7 @@
 """RISE (Petsiuk et al. 2018, https://arxiv.org/abs/1806.07421): scores alone, no look inside.
 
 Differs from the paper: scores are centered over the masks first, which takes the same constant from every place and
-removes the noise of uneven cover (`centered=False` is the paper's sum); fewer masks, so that a photo takes seconds.
+removes the noise of uneven cover (`centered=False` is the paper's sum); fewer masks, so that an image takes seconds.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def rise(
     seed: int = 0,
     batch_size: int = 8,
 ) -> Float[Tensor, "image text row col"]:
-    """Mean of random masks, weighted by the score of the photo seen through each: sum_i s_i M_i / (masks * keep).
+    """Mean of random masks, weighted by the score of the image seen through each: sum_i s_i M_i / (masks * keep).
 
-    Masks are random cells, enlarged bilinearly to one cell more than the photo has room for, and shifted at random; a
+    Masks are random cells, enlarged bilinearly to one cell more than the image has room for, and shifted at random; a
     patch's value is the mean over its pixels. All images and texts see the same masks, so all texts together cost what
     one does.
 
@@ -38,7 +38,7 @@ def rise(
         text: unit length.
         mask_count: random masks; the paper's 4,000 to 8,000 are slower and less noisy.
         cells: of a mask, down and across.
-        keep: share of the cells that let the photo through, in (0, 1).
+        keep: share of the cells that let the image through, in (0, 1).
         centered: False weights by the scores themselves, as in the paper.
         seed: of the masks.
         batch_size: masks in one forward pass.

@@ -13,7 +13,7 @@ from torch import Tensor
 from eclip.backbones.attention_pooling import gather
 from eclip.backbones.blocks import attention
 from eclip.backbones.encoding import Encoding
-from eclip.errors import NoMeaningError
+from eclip.errors import NotApplicableError
 
 
 def rollout(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[Tensor, "image text row col"]:
@@ -30,12 +30,12 @@ def rollout(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[Te
         Shares in [0, 1]; what is missing to a sum of 1 came from tokens that are no patches.
 
     Raises:
-        NoMeaningError: an attention pool, which has one attention and no residual.
+        NotApplicableError: an attention pool, which has one attention and no residual.
     """
     backbone = encoding.backbone
     if not encoding.blocks[-1].residual:
         why = "its one attention layer has no depth to roll over (see 'attention')"
-        raise NoMeaningError("rollout", backbone.name, backbone.family, why)
+        raise NotApplicableError("rollout", backbone.name, backbone.family, why)
     tail = encoding.tail(None, "rollout")
     if backbone.pooling == "latent":
         share = gather(encoding, "rollout").attn.mean(dim=1)[:, 0]  # image token

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from eclip.backbones.blocks import Block, Heads, Tokens, cosine, unit
-from eclip.backbones.cached import remembered
+from eclip.backbones.cached import cached
 from eclip.backbones.encoding import Encoding
 from eclip.errors import OptionError, ShapeError
 from eclip.texts.templates import TEMPLATES, fill
@@ -88,7 +88,7 @@ def empty_text(backbone: Backbone) -> Float[Tensor, " feature"]:
         prompts = [fill(template, "") for template in TEMPLATES["surgery85"]]
         return unit(unit(backbone.encode_text(prompts)).mean(dim=0))
 
-    return remembered(backbone, "the empty text", make)
+    return cached(backbone, "the empty text", make)
 
 
 def _value_stream(encoding: Encoding, resnet: str, depth: int) -> Float[Tensor, "image token output"]:

@@ -76,6 +76,6 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in (
     Metric("recall", "ranking", "higher", 0.0, 1.0, file="ranking",
         summary="The share of queries with one of their own among the k nearest (Hodosh et al. 2013)."),
     Metric("accuracy", "ranking", "higher", 0.0, 1.0, file="ranking",
-        summary="The share of photos whose class is among the k most similar (Radford et al. 2021, CLIP)."),
+        summary="The share of images whose class is among the k most similar (Radford et al. 2021, CLIP)."),
 )}
 # fmt: on

@@ -10,9 +10,9 @@ from eclip.metrics.localization import Heat, Mask
 
 
 def grid_bound(inside: Mask, outside: Mask, grid: tuple[int, int]) -> Float[np.ndarray, "row col"]:
-    """The share of each patch that is inside; resized to the photo, it is scored as any map is.
+    """The share of each patch that is inside; resized to the image, it is scored as any map is.
 
-    Patches divide the photo evenly, and a pixel on an edge counts for each side with its part. What it scores is what a
+    Patches divide the image evenly, and a pixel on an edge counts for each side with its part. What it scores is what a
     map of this grid can be expected to reach at best; it is no strict bound, since some other map of the grid may do a
     little better at one metric. Already in [0, 1]: resize it without normalizing.
 

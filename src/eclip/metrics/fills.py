@@ -1,4 +1,4 @@
-"""What stands in a photo where a pixel was taken out, for `insertion` and `deletion`.
+"""What stands in an image where a pixel was taken out, for `insertion` and `deletion`.
 
 No fill is neutral to a model that never saw it, and rankings of methods change with it: use several.
 """
@@ -29,9 +29,9 @@ def fill(
     """A whole picture to take pixels from.
 
     Args:
-        name: "zero", black; "mean", the mean color of the photo; "blur", the photo under a Gaussian; "noise", each
+        name: "zero", black; "mean", the mean color of the image; "blur", the image under a Gaussian; "noise", each
             pixel and channel uniform between black and white.
-        pixels: of one photo, as the model takes them.
+        pixels: of one image, as the model takes them.
         black: what a black pixel becomes in `backbone.preprocess`, (0 - mean) / std of each channel.
         white: what a white one becomes, (1 - mean) / std.
         sigma: of the Gaussian, in pixels, which is cut off after four of it; RISE takes 5 and cuts off after one.

@@ -1,8 +1,8 @@
 """Whether heat lies on the thing: the contrast of Li et al. (mSC) and the overlap at the best threshold (mIoU).
 
 Li et al. 2022 (ECLIP), https://arxiv.org/abs/2209.07046; Li et al. 2023 (CLIP Surgery),
-https://arxiv.org/abs/2304.05653. Each class that a photo shows is a pair, scored alone against the rest of the photo at
-a threshold found by search (the authors, in issue 17 of xmed-lab/CLIP_Surgery); void pixels are in neither part.
+https://arxiv.org/abs/2304.05653. Each class that an image shows is a pair, scored alone against the rest of the image
+at a threshold found by search (the authors, in issue 17 of xmed-lab/CLIP_Surgery); void pixels are in neither part.
 What they average over is not known to us, so both readings of mIoU are given, over pairs and over classes. One
 threshold serves all pairs, and it is chosen on the same pairs that are scored at it.
 """
@@ -87,7 +87,7 @@ class ClassRecord:
     """One class of a `Record`.
 
     Attributes:
-        pairs: photos that show it.
+        pairs: images that show it.
         msc: mean contrast of its pairs.
         iou: sum of its intersections over sum of its unions, at the record's `class_threshold`.
     """
@@ -244,5 +244,5 @@ def parts(
     if not (heat.min() >= 0 and heat.max() <= 1):
         raise EclipError(f"heat must be in [0, 1], got {heat.min()} to {heat.max()}: use heatmap.normalize first.")
     if not inside.any():
-        raise EclipError("nothing is inside: a class that the photo does not show cannot be scored.")
+        raise EclipError("nothing is inside: a class that the image does not show cannot be scored.")
     return heat[inside], heat[outside]

@@ -66,11 +66,11 @@ def recall(similarity: Similarity, own: Own, *, k: int = 1) -> float:
 
 
 def accuracy(similarity: Similarity, label: Integer[np.ndarray, " query"], *, k: int = 1) -> float:
-    """The share of photos whose class is among the k most similar, in [0, 1].
+    """The share of images whose class is among the k most similar, in [0, 1].
 
     Args:
-        similarity: of photos (query) and classes (candidate).
-        label: the class of each photo.
+        similarity: of images (query) and classes (candidate).
+        label: the class of each image.
         k: at least 1, at most the number of classes.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Every pixel gets one class: mIoU and pixel accuracy from one confusion matrix, which adds up over photos.
+"""Every pixel gets one class: mIoU and pixel accuracy from one confusion matrix, which adds up over images.
 
 As mmsegmentation's IoUMetric does (`mIoU` and `aAcc`; Everingham et al. 2010 for VOC): IoU of a class is its hits over
-the pixels that are it or are called it, summed over all photos.
+the pixels that are it or are called it, summed over all images.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Confusion = Int[np.ndarray, "true predicted"]
 def confusion(
     predicted: Integer[np.ndarray, "*axes"], truth: Integer[np.ndarray, "*axes"], classes: int, *, void: int = 255
 ) -> Confusion:
-    """Pixels of each class that are called each class; those of photos add up.
+    """Pixels of each class that are called each class; those of images add up.
 
     Args:
         predicted: a class for each pixel, 0 to classes - 1.
@@ -47,7 +47,7 @@ def class_ious(confusion: Confusion, *, ignore_background: bool = False) -> Floa
     """IoU of each class in [0, 1]; NaN where a class is neither in the truth nor in what was predicted.
 
     Args:
-        confusion: summed over photos.
+        confusion: summed over images.
         ignore_background: pixels that are class 0 in the truth count as void, and its IoU is NaN; so mmsegmentation's
             `reduce_zero_label` does for VOC20 and Context59. A pixel of a thing that is called background is a miss.
     """
@@ -65,11 +65,11 @@ def class_ious(confusion: Confusion, *, ignore_background: bool = False) -> Floa
 def segmentation_miou(confusion: Confusion, *, ignore_background: bool = False) -> float:
     """Mean IoU over the classes that occur in truth or prediction, in [0, 1].
 
-    A class that is in no photo but is predicted somewhere counts, with 0; one that is in neither is left out of the
-    mean, as mmsegmentation does, so means over few photos are means over few classes.
+    A class that is in no image but is predicted somewhere counts, with 0; one that is in neither is left out of the
+    mean, as mmsegmentation does, so means over few images are means over few classes.
 
     Args:
-        confusion: summed over photos.
+        confusion: summed over images.
         ignore_background: see `class_ious`.
 
     Raises:
@@ -85,7 +85,7 @@ def pixel_accuracy(confusion: Confusion) -> float:
     """The share of pixels that are called what they are, in [0, 1].
 
     Args:
-        confusion: summed over photos.
+        confusion: summed over images.
 
     Raises:
         DataError: no pixel was counted.

@@ -5,8 +5,8 @@ coldest, and the area under the score is the answer. Differs from it: any fill (
 pixels of equal heat come in an order drawn by a seed, not in reading order; a flat map is therefore a random order.
 
 Grad-ECLIP (Zhao et al. 2024, script of commit 5c1b5cc, described in words) touches half of the pixels: `up_to=0.5,
-steps=10`, `noise` for deletion and `zero` for insertion. It changes pixels of the photo in its own size, before CLIP's
-preprocessing crops it, and its insertion has no point at share 0 but one more for the whole photo.
+steps=10`, `noise` for deletion and `zero` for insertion. It changes pixels of the image in its own size, before CLIP's
+preprocessing crops it, and its insertion has no point at share 0 but one more for the whole image.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ def insertion(
     batch_size: int = 32,
     seed: int = 0,
 ) -> Curve:
-    """From the fill to the photo, warmest pixels first: the score should rise early, the area be large.
+    """From the fill to the image, warmest pixels first: the score should rise early, the area be large.
 
     Args:
         score: the model; called with at most batch_size pictures at once, and without a graph.
-        pixels: of the photo, as the model takes them.
+        pixels: of the image, as the model takes them.
         heat: on these pixels; only its order counts.
         fill: from `fills.fill`.
-        steps: equal parts in which pixels are exchanged; the curve has one point more. In a photo of fewer pixels some
+        steps: equal parts in which pixels are exchanged; the curve has one point more. In an image of fewer pixels some
             points are the same.
         up_to: the share of the pixels at which the curve ends.
         batch_size: pictures in one call of the score.
@@ -83,7 +83,7 @@ def deletion(
     batch_size: int = 32,
     seed: int = 0,
 ) -> Curve:
-    """From the photo to the fill, warmest pixels first: the score should fall early, the area be small.
+    """From the image to the fill, warmest pixels first: the score should fall early, the area be small.
 
     Args:
         score: as in `insertion`, and so are the rest.
@@ -105,7 +105,7 @@ def area(curve: Curve) -> Float[np.ndarray, "*score"]:
     """The area under a curve by trapezoids, over the width of its shares: its mean height, in units of the score.
 
     For a curve from 0 to 1 that is the AUC of the papers. No part of the curve is cut off and nothing is divided by the
-    score of the whole photo.
+    score of the whole image.
     """
     widths = np.diff(curve.shares)
     means = (curve.scores[1:] + curve.scores[:-1]) / 2
@@ -113,7 +113,7 @@ def area(curve: Curve) -> Float[np.ndarray, "*score"]:
 
 
 def random_order(shape: tuple[int, int], seed: int) -> Int[np.ndarray, " pixel"]:
-    """All pixels, as places in the flat photo, in an order drawn by the seed: the baseline that a map has to beat.
+    """All pixels, as places in the flat image, in an order drawn by the seed: the baseline that a map has to beat.
 
     `insertion` and `deletion` of a flat map walk in this order.
     """
@@ -121,7 +121,7 @@ def random_order(shape: tuple[int, int], seed: int) -> Int[np.ndarray, " pixel"]
 
 
 def pixel_order(heat: Heat, seed: int) -> Int[np.ndarray, " pixel"]:
-    """All pixels, as places in the flat photo, from the warmest to the coldest; equals as in `random_order`."""
+    """All pixels, as places in the flat image, from the warmest to the coldest; equals as in `random_order`."""
     drawn = random_order((heat.shape[0], heat.shape[1]), seed)
     return drawn[np.argsort(-heat.ravel()[drawn], kind="stable")]
 

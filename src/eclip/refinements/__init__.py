@@ -1,6 +1,6 @@
 """Every refinement of a map behind one signature: `REFINEMENTS[name](maps, encoding, **options)`.
 
-A refinement moves what a map says to where the photo says it can be: patches that look alike get like values, or the
+A refinement moves what a map says to where the image says it can be: patches that look alike get like values, or the
 map is drawn to edges of color. It does not know the texts. To add one: a file, a line here.
 The dict itself imports no torch; a refinement's file is imported when it is first called.
 """
@@ -46,13 +46,13 @@ class Refinement(Entry["Tensor"]):
     def __call__(
         self, maps: Float[Tensor, "image text row col"], encoding: Encoding, **options: Any
     ) -> Float[Tensor, "image text finer_row finer_col"]:
-        """Refined maps, float32, no gradient; each photo and each text on its own.
+        """Refined maps, float32, no gradient; each image and each text on its own.
 
         The maps stay raw: no softmax, no clipping. Twice a map gives twice the result, its negative the negative.
 
         Args:
-            maps: raw, from a method, of the same photos in the same order.
-            encoding: of these photos, from `eclip.encode`.
+            maps: raw, from a method, of the same images in the same order.
+            encoding: of these images, from `eclip.encode`.
             options: see `self.options`.
 
         Returns:
@@ -70,9 +70,9 @@ class Refinement(Entry["Tensor"]):
                 f"got {tuple(maps.shape)}."
             )
         options = self.check(options)
-        from eclip.backbones.backbone import plainly
+        from eclip.backbones.backbone import eval_no_grad
 
-        with plainly(encoding.backbone.model):
+        with eval_no_grad(encoding.backbone.model):
             return self.function(maps.detach().to(encoding.pixels.device).float(), encoding, **options)
 
 

@@ -14,7 +14,7 @@ WHITE = (0.95047, 1.0, 1.08883)
 
 
 def rgb(encoding: Encoding) -> Float[Tensor, "image 3 height width"]:
-    """Red, green, blue in [0, 1] as the photo had them, before they were normalized for the model; float32."""
+    """Red, green, blue in [0, 1] as the image had them, before they were normalized for the model; float32."""
     pixels = encoding.pixels.float()
     mean, std = (pixels.new_tensor(of)[:, None, None] for of in (encoding.backbone.mean, encoding.backbone.std))
     return (pixels * std + mean).clamp(0, 1)

@@ -2,7 +2,7 @@
 
 Code: vladan-stojnic/LPOSS (MIT), commit e489a74.
 Differs from it: there DINO ViT-B/16 says which patches are alike; here the backbone itself, or any features you give.
-Whole photos on one grid; its sliding windows are one graph of `propagation`, and one test. No pixel is given a class.
+Whole images on one grid; its sliding windows are one graph of `propagation`, and one test. No pixel is given a class.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def lposs(
     Raises:
         OptionError: an option outside its range.
         ShapeError: the maps are not on the patch grid, or a guide's features are not.
-        NoMeaningError: "trunk" of a model that has none.
+        NotApplicableError: "trunk" of a model that has none.
         KeepError: the last block was not kept.
     """
     if means:
@@ -86,7 +86,7 @@ def lposs(
     nodes = unit(patch_features(encoding, features))
     centers = patch_centers(grid, encoding.backbone.patch_size)
     solved = []
-    for ours, node in zip(maps.flatten(2), nodes, strict=True):  # a photo at a time: the weights are patches squared
+    for ours, node in zip(maps.flatten(2), nodes, strict=True):  # an image at a time: the weights are patches squared
         weights = balance(patch_weights(node, centers, k=k, gamma=gamma, sigma=sigma)).to(maps)
         solved.append(propagate(ours, partial(torch.matmul, other=weights), alpha=alpha, steps=steps))
     return torch.stack(solved).unflatten(2, grid)
@@ -131,7 +131,7 @@ def patch_features(
         if features.shape[:2] != (images, count):
             raise ShapeError(
                 f"features must be (image, patch, channel) = ({images}, {count}, any), got {tuple(features.shape)}: "
-                f"the guide needs the same photos and a grid of {encoding.grid.row} x {encoding.grid.col}."
+                f"the guide needs the same images and a grid of {encoding.grid.row} x {encoding.grid.col}."
             )
         return features.to(encoding.pixels.device)
     return patches.patch_features(encoding, features, "lposs")

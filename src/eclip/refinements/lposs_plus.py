@@ -1,7 +1,7 @@
 """LPOSS+, label propagation over patches, then over pixels (Stojnić et al. 2025, https://arxiv.org/abs/2503.19777).
 
 Code: vladan-stojnic/LPOSS (MIT), commit e489a74.
-Differs from it as `lposs` does; the pixels are those that the model saw, not the photo's.
+Differs from it as `lposs` does; the pixels are those that the model saw, not the image's.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def lposs_plus(
 ) -> Float[Tensor, "image text height width"]:
     """LPOSS on patches, resized to pixels (bilinear); then each pixel gets of those of like color in a window.
 
-    Two pixels weigh `exp(-|difference| / tau)`, Lab colors divided by (100, 128, 128). Beside the maps, one photo
+    Two pixels weigh `exp(-|difference| / tau)`, Lab colors divided by (100, 128, 128). Beside the maps, one image
     takes 84 numbers a pixel (34 MiB for 320 x 320) and some six copies of at most 2^23 map values (200 MiB).
 
     Args:

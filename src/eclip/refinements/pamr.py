@@ -2,7 +2,7 @@
 
 Code: visinf/1-stage-wseg (Apache-2.0), commit bebc9a6. SCLIP and NACLIP take it over with `dilations=[8, 16]`.
 Differs from it: maps are resized with corners not aligned, as everywhere here (there: aligned), and the pixels are
-those that the model saw, not the photo's.
+those that the model saw, not the image's.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def pamr(
     the channel over the same places and the pixel itself, once a dilation (unbiased). Linear in the map; a mean, so a
     map stays inside its range, and a constant map stays as it is.
 
-    Memory beside the maps, one photo at a time: 8 numbers a dilation and pixel (19 MiB for 320 x 320; three times that
+    Memory beside the maps, one image at a time: 8 numbers a dilation and pixel (19 MiB for 320 x 320; three times that
     while they are computed), and some four copies of at most 2^23 map values (130 MiB).
 
     Args:
-        maps: on any grid over the whole photo; resized to the pixels first, bilinear.
+        maps: on any grid over the whole image; resized to the pixels first, bilinear.
         encoding: any.
         dilations: distances in pixels, each at least 1.
         steps: how many times the mean is taken, at least 1.

@@ -25,7 +25,7 @@ def patch_centers(grid: Grid, patch_size: int, corner: Sequence[float] = (0, 0))
     Args:
         grid: patches down and across.
         patch_size: in pixels.
-        corner: (down, across) of the grid's corner in the photo, for windows that are cut from one.
+        corner: (down, across) of the grid's corner in the image, for windows that are cut from one.
     """
     down, across = (
         start + patch_size // 2 + patch_size * torch.arange(count, dtype=torch.float32, device="cpu")
@@ -45,7 +45,7 @@ def patch_weights(
     """Weights between patches: `A + A^T` without its diagonal, A the likeness of each patch to its k most like.
 
     The likeness is `max(cosine, 0)^gamma * exp(-sigma * distance)`. The k are chosen by cosine alone, and a patch is
-    one of its own k, as in the authors' code. Patches of several windows of one photo may be nodes of one graph.
+    one of its own k, as in the authors' code. Patches of several windows of one image may be nodes of one graph.
 
     Args:
         features: unit length.
@@ -76,7 +76,7 @@ def _inverse_root(degree: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class PixelGraph:
-    """Balanced weights between each pixel of one photo and those in a window around it, as stencils.
+    """Balanced weights between each pixel of one image and those in a window around it, as stencils.
 
     Attributes:
         size: (height, width).
@@ -114,7 +114,7 @@ def pixel_graph(colors: Float[Tensor, "channel height width"], *, radius: int, t
     It holds `2 radius (radius + 1)` numbers a pixel: 84 for a window of 13, 34 MiB for 320 x 320 pixels.
 
     Args:
-        colors: of one photo, in a space where distance is likeness, such as Lab.
+        colors: of one image, in a space where distance is likeness, such as Lab.
         radius: at least 1.
         tau: above 0.
     """

@@ -1,6 +1,6 @@
 """Pictures of heat maps: one overlay, a strip of texts, a grid of methods and texts.
 
-Color means evidence and nothing else: the photo beneath is drawn in gray, slightly dimmed, and color comes in as
+Color means evidence and nothing else: the image beneath is drawn in gray, slightly dimmed, and color comes in as
 the evidence grows. In label maps color means the class.
 """
 

@@ -19,7 +19,7 @@ SCALES = ("map", "row")
 TEXTS_AT_MOST = 20
 LENGTHS = ((4, 220), (8, 190), (TEXTS_AT_MOST, 160))  # texts, and the longer side of their panels in pixels
 MARGIN, GAP, BREAK = 32, 8, 22  # around all; between panels; between kinds of method
-LEAST_COLUMN, LEAST_ROW = 112, 66  # what a heading and a label need, however thin the photo
+LEAST_COLUMN, LEAST_ROW = 112, 66  # what a heading and a label need, however thin the image
 LEAST_LABEL, MOST_LABEL = 176, 300
 LEAST_CONTENT = 470  # the width that the words of the legend need
 TITLE, NAME, SMALL = 24, 17, 13  # points
@@ -36,7 +36,7 @@ class Row:
         name: of the method.
         kind: what it looks at, in a word.
         cost: what it took, in words.
-        maps: raw; None where the method has no meaning.
+        maps: raw; None where the method is not applicable.
         gap: then, the reason, half a sentence.
         signed: zero has a meaning in these maps; what is below it stays gray, or blue where texts are held against one.
     """
@@ -67,17 +67,17 @@ class Section:
 
 
 def grid(
-    photo: Image.Image,
+    image: Image.Image,
     sections: Sequence[Section],
     *,
     texts: Sequence[str],
     versus: str | None = None,
     scale: str = "map",
 ) -> Image.Image:
-    """One picture of many maps: the photo, then a row a method and a column a text, model below model.
+    """One picture of many maps: the image, then a row a method and a column a text, model below model.
 
     Args:
-        photo: mode RGB, any size; drawn as long as the panels, 160 to 220 pixels.
+        image: mode RGB, any size; drawn as long as the panels, 160 to 220 pixels.
         sections: one a model, at least one.
         texts: columns, in their order; of more than twenty, those that score best in the first section, best first.
         versus: the text that maps and scores are held against. Maps are then signed, and colors diverge around zero.
@@ -92,7 +92,7 @@ def grid(
         EclipError: a value is NaN or infinite.
     """
     check_scale(scale)
-    page = _Page(photo, sections, tuple(texts), versus, scale)
+    page = _Page(image, sections, tuple(texts), versus, scale)
     bands = []
     for index, section in enumerate(sections):
         bands.append(page.header(section, first=index == 0))
@@ -121,7 +121,7 @@ def check_scale(scale: str) -> None:
 class _Page:
     """Where things stand, from left to right, and the bands that are laid below one another."""
 
-    photo: Image.Image
+    image: Image.Image
     sections: Sequence[Section]
     texts: tuple[str, ...]
     versus: str | None
@@ -142,7 +142,7 @@ class _Page:
     @cached_property
     def view(self) -> Image.Image:
         length = next(length for count, length in LENGTHS if len(self.shown) <= count)
-        return self.photo.resize(view_size(self.photo.size, length, length), Image.Resampling.LANCZOS)
+        return self.image.resize(view_size(self.image.size, length, length), Image.Resampling.LANCZOS)
 
     @cached_property
     def column(self) -> int:

@@ -1,4 +1,4 @@
-"""Label maps in color: a palette that all eyes can tell apart, and photos tinted by class with a legend beside."""
+"""Label maps in color: a palette that all eyes can tell apart, and images tinted by class with a legend beside."""
 
 from __future__ import annotations
 
@@ -55,22 +55,22 @@ def indexed(labels: Integer[np.ndarray, "height width"], count: int) -> Image.Im
     return picture
 
 
-def tinted(photo: Image.Image, labels: Integer[np.ndarray, "height width"], count: int) -> Image.Image:
-    """The photo in gray, each class in its color, a thin line where labels change; label 0 stays gray.
+def tinted(image: Image.Image, labels: Integer[np.ndarray, "height width"], count: int) -> Image.Image:
+    """The image in gray, each class in its color, a thin line where labels change; label 0 stays gray.
 
     Args:
-        photo: mode RGB.
-        labels: of the photo's size, 0 to `count`.
+        image: mode RGB.
+        labels: of the image's size, 0 to `count`.
         count: how many classes there are.
     """
     gray = np.arange(256.0)[None, :, None]
     table = (1 - TINT) * gray + TINT * palette(count)[:, None].astype(float)  # label gray 3
     table[0] = DIMMED * gray
-    picture = table.round().astype(np.uint8)[labels, np.asarray(photo.convert("L"))]
+    picture = table.round().astype(np.uint8)[labels, np.asarray(image.convert("L"))]
     line = np.zeros(labels.shape, bool)
     line[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     line[1:] |= labels[1:] != labels[:-1]
-    stroke = round(max(photo.size) / 500)
+    stroke = round(max(image.size) / 500)
     if stroke > 1:
         line = ndimage.binary_dilation(line, np.ones((stroke, stroke)))
     picture[line] = INK
@@ -78,24 +78,24 @@ def tinted(photo: Image.Image, labels: Integer[np.ndarray, "height width"], coun
 
 
 def labeled(
-    photo: Image.Image, labels: Integer[np.ndarray, "height width"], names: Sequence[str], *, beside: bool
+    image: Image.Image, labels: Integer[np.ndarray, "height width"], names: Sequence[str], *, beside: bool
 ) -> Image.Image:
-    """The tinted photo with its legend: each class that is there, the largest first, and its share of the pixels.
+    """The tinted image with its legend: each class that is there, the largest first, and its share of the pixels.
 
     Args:
-        photo: mode RGB.
-        labels: of the photo's size.
+        image: mode RGB.
+        labels: of the image's size.
         names: of each label, 0 among them.
-        beside: the photo itself to the left, and panels of at most 640 pixels; else in the photo's own size. Small
-            photos are drawn larger, the longer side 240 pixels.
+        beside: the image itself to the left, and panels of at most 640 pixels; else in the image's own size. Small
+            images are drawn larger, the longer side 240 pixels.
     """
-    size = view_size(photo.size, LEAST_LENGTH, PANEL_AT_MOST if beside else None)
+    size = view_size(image.size, LEAST_LENGTH, PANEL_AT_MOST if beside else None)
     count = len(names) - 1
     areas = np.bincount(labels.ravel(), minlength=len(names)) / labels.size
-    if size != photo.size:
+    if size != image.size:
         rows, cols = (np.arange(to) * of // to for to, of in zip(size[::-1], labels.shape, strict=True))
-        photo, labels = photo.resize(size, Image.Resampling.LANCZOS), labels[rows[:, None], cols]
-    panels = [photo] * beside + [tinted(photo, labels, count), _legend(size, areas, names)]
+        image, labels = image.resize(size, Image.Resampling.LANCZOS), labels[rows[:, None], cols]
+    panels = [image] * beside + [tinted(image, labels, count), _legend(size, areas, names)]
     canvas = Image.new("RGB", (sum(panel.width + GAP for panel in panels) + GAP, size[1] + 2 * GAP), BACKGROUND)
     left = GAP
     for panel in panels:

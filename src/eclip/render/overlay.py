@@ -1,4 +1,4 @@
-"""A photo with its evidence in color, a legend below; and strips of several."""
+"""An image with its evidence in color, a legend below; and strips of several."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -15,16 +15,16 @@ from eclip.render.colormaps import BACKGROUND, BAR_GRAY, FAINT, INK, LEVELS, ble
 from eclip.render.fonts import fit, fonts
 
 OUTLINE_LEVEL = 0.5  # the outline runs where the heat map, or its absolute value, is half of its peak
-LEAST_SIDE = 16  # pixels of a drawn side, however thin the photo
+LEAST_SIDE = 16  # pixels of a drawn side, however thin the image
 LEAST_LENGTH = 240  # pixels of the longer drawn side, and of the width that a legend needs
 PANEL_LENGTH = 320  # longer side of a strip's panels
 PANEL_GAP = 10
-CELLS_A_ROW, CELLS_AT_MOST = 6, 24  # of a strip, the photo among them
-BLOCK_PIXELS = 1 << 20  # drawn at a time, which bounds memory on large photos
+CELLS_A_ROW, CELLS_AT_MOST = 6, 24  # of a strip, the image among them
+BLOCK_PIXELS = 1 << 20  # drawn at a time, which bounds memory on large images
 
 
 def overlay(
-    photo: Image.Image,
+    image: Image.Image,
     values: Float[np.ndarray, "row col"],
     *,
     signed: bool,
@@ -34,16 +34,16 @@ def overlay(
     alpha: float = 0.85,
     what: str = "",
 ) -> Image.Image:
-    """The photo in gray with its evidence in color, a thin outline at half the peak, and a legend below.
+    """The image in gray with its evidence in color, a thin outline at half the peak, and a legend below.
 
     Args:
-        photo: mode RGB, any size.
-        values: in [0, 1], or [-1, 1] if signed; of any size, resized to the photo by heatmap.resize.
+        image: mode RGB, any size.
+        values: in [0, 1], or [-1, 1] if signed; of any size, resized to the image by heatmap.resize.
         signed: colors diverge around zero, blue below and amber above.
         text: for the legend; shortened with an ellipsis where it does not fit.
-        score: for the legend, the cosine of photo and text.
-        legend: False gives the bare picture in exactly the photo's size. A legend makes small photos larger (the longer
-            side at least 240 pixels, the shorter at least 16), centered above it, and no photo smaller.
+        score: for the legend, the cosine of image and text.
+        legend: False gives the bare picture in exactly the image's size. A legend makes small images larger (the longer
+            side at least 240 pixels, the shorter at least 16), centered above it, and no image smaller.
         alpha: opacity of the color at the peak, 0 to 1.
         what: a word before the score, where it is no cosine.
 
@@ -56,9 +56,9 @@ def overlay(
     if not 0 <= alpha <= 1:
         raise OptionError(f"alpha must be between 0 and 1, got {alpha}.")
     if not legend:
-        return paint(photo, values, signed, alpha)
-    size = view_size(photo.size, LEAST_LENGTH)
-    view = photo if size == photo.size else photo.resize(size, Image.Resampling.BICUBIC)
+        return paint(image, values, signed, alpha)
+    size = view_size(image.size, LEAST_LENGTH)
+    view = image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
     points = min(64, max(13, min(view.width, 3 * view.height) // 28))
     number = "" if score is None else f"{what} {score:.3f}".strip()
     band = _legend(max(view.width, LEAST_LENGTH), points, text, number, blend(signed, alpha)[:, BAR_GRAY], signed)
@@ -69,7 +69,7 @@ def overlay(
 
 
 def strip(
-    photo: Image.Image,
+    image: Image.Image,
     panels: Iterable[Float[np.ndarray, "row col"]],
     *,
     signed: bool,
@@ -77,12 +77,12 @@ def strip(
     scores: Sequence[float],
     what: str = "",
 ) -> Image.Image:
-    """The photo and one overlay a text, in rows of at most six; "+ n more" where the texts do not fit in four rows.
+    """The image and one overlay a text, in rows of at most six; "+ n more" where the texts do not fit in four rows.
 
     Args:
-        photo: mode RGB, any size; drawn 320 pixels long.
+        image: mode RGB, any size; drawn 320 pixels long.
         panels: one a text, as the values of overlay. Only those that are drawn are taken from the iterable, one at a
-            time; patch grids are enough, no need to resize them to the photo.
+            time; patch grids are enough, no need to resize them to the image.
         signed: as in overlay.
         texts: one a panel.
         scores: one a text.
@@ -99,7 +99,7 @@ def strip(
     if len(texts) != len(scores):
         raise ShapeError(f"a strip needs one score a text, got {len(texts)} texts and {len(scores)} scores.")
     shown = len(texts) if len(texts) < CELLS_AT_MOST else CELLS_AT_MOST - 2
-    small = photo.resize(view_size(photo.size, PANEL_LENGTH, PANEL_LENGTH), Image.Resampling.LANCZOS)
+    small = image.resize(view_size(image.size, PANEL_LENGTH, PANEL_LENGTH), Image.Resampling.LANCZOS)
     cells = [small]
     for values, text, score in zip(islice(panels, shown), texts[:shown], scores[:shown], strict=True):
         cells.append(overlay(small, values, signed=signed, text=text, score=score, what=what))
@@ -119,22 +119,22 @@ def strip(
 
 
 def view_size(size: tuple[int, int], least: int, most: int | None = None) -> tuple[int, int]:
-    """The size to draw a photo in, the longer side at least and at most so many pixels, the shorter never too thin."""
+    """The size to draw an image in, the longer side at least and at most so many pixels, the shorter never too thin."""
     scale = min(max(least, *size), most or math.inf) / max(size)
     width, height = (max(LEAST_SIDE, round(side * scale)) for side in size)
     return width, height
 
 
-def paint(photo: Image.Image, values: Float[np.ndarray, "row col"], signed: bool, alpha: float) -> Image.Image:
-    """The bare picture: the photo in gray, its evidence in color, the outline at half the peak."""
+def paint(image: Image.Image, values: Float[np.ndarray, "row col"], signed: bool, alpha: float) -> Image.Image:
+    """The bare picture: the image in gray, its evidence in color, the outline at half the peak."""
     low = -1 if signed else 0
     if not (values.min() >= low and values.max() <= 1):
         given, maker = f"{values.min()} to {values.max()}", "heatmap.signed" if signed else "heatmap.normalize"
         raise OptionError(f"an overlay needs values in [{low}, 1], got {given}: {maker} makes them.")
-    width, height = photo.size
+    width, height = image.size
     if values.shape != (height, width):
         values = heatmap.resize(torch.from_numpy(np.ascontiguousarray(values)), (height, width)).numpy()
-    gray = np.asarray(photo.convert("L"))
+    gray = np.asarray(image.convert("L"))
     colors = blend(signed, alpha)
     picture = np.empty((height, width, 3), np.uint8)
     stroke = max(1.25, max(width, height) / 420)

@@ -115,25 +115,25 @@ def _hex(color: Color) -> str:
 
 
 def cut_out(
-    photo: Image.Image,
+    image: Image.Image,
     box: Sequence[float | int] | np.ndarray,
     words: Sequence[str],
     values: Float[np.ndarray, " word"],
     width: int,
     side: int = 96,
 ) -> Image.Image:
-    """A part of the photo, and beside it the words on their colors.
+    """A part of the image, and beside it the words on their colors.
 
     Args:
-        photo: mode RGB.
-        box: left, top, right, bottom in pixels of the photo.
+        image: mode RGB.
+        box: left, top, right, bottom in pixels of the image.
         words: of the text.
         values: one a word.
         width: of the picture, in pixels.
         side: of the part, its longer one.
     """
     left, top, right, bottom = (float(side) for side in box)
-    part = photo.crop((int(left), int(top), max(int(left) + 1, round(right)), max(int(top) + 1, round(bottom))))
+    part = image.crop((int(left), int(top), max(int(left) + 1, round(right)), max(int(top) + 1, round(bottom))))
     scale = side / max(part.size)
     part = part.resize((max(8, round(part.width * scale)), max(8, round(part.height * scale))))
     line = drawn(words, values, max(160, width - side - 2 * PANEL_GAP))

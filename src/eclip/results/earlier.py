@@ -27,8 +27,8 @@ class Earlier:
     def __init__(self, manifest: dict[str, Any]) -> None:
         self.command = command_of(manifest)
         self.asked, self.places, self.files = asked_of(manifest), set[str](), {MANIFEST}
-        for entry in manifest["photos"]:
-            held = entry["files"]["photo"]
+        for entry in manifest["images"]:
+            held = entry["files"]["image"]
             self.places.add(held if os.path.isabs(held) else str(entry["source"]))
             self.files |= {name for name in _names(entry["files"]) if os.path.basename(name) == name}
         self.files |= {name for name in (manifest.get("coco"),) if isinstance(name, str)}
@@ -58,8 +58,10 @@ def _names(files: Any) -> Iterable[str]:
 
 def asked_of(manifest: dict[str, Any]) -> Any:
     """What a run asked, without what it was asked with."""
-    how = {key: one for key, one in (manifest.get("how") or {}).items() if key not in ("command", "versions")}
-    return json.loads(json.dumps([how, manifest.get("texts"), manifest.get("classes")], default=str))
+    provenance = {
+        key: one for key, one in (manifest.get("provenance") or {}).items() if key not in ("command", "versions")
+    }
+    return json.loads(json.dumps([provenance, manifest.get("texts"), manifest.get("classes")], default=str))
 
 
 def place_of(source: str) -> str:

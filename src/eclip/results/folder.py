@@ -44,7 +44,7 @@ ENDINGS = frozenset(
 
 
 class Folder:
-    """A folder of results, filled one photo after the other, and one manifest over all of them.
+    """A folder of results, filled one image after the other, and one manifest over all of them.
 
     Every file appears whole or not at all. The manifest is written on leaving, also after an exception or Ctrl-C, so
     what was done is on record. Entering takes the folder: no two runs fill one at once.
@@ -52,7 +52,7 @@ class Folder:
     Args:
         folder: where; made if it is not there.
         formats: of `FORMATS`.
-        manifest: its fields before the photos, "schema" among them.
+        manifest: its fields before the images, "schema" among them.
         overwrite: replace what another run left.
 
     Attributes:
@@ -71,7 +71,7 @@ class Folder:
             raise OptionError(f"formats are {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}.")
         check_is_folder(folder)
         self.folder, self.formats, self.overwrite = Path(folder), tuple(formats), overwrite
-        self.manifest: dict[str, Any] = {**manifest, "photos": [], "failures": []}
+        self.manifest: dict[str, Any] = {**manifest, "images": [], "failures": []}
         self.steps_aside = self.replaced = False
         self._taken: set[str] = set()
         self._sources: set[str] | None = None
@@ -117,7 +117,7 @@ class Folder:
 
     def __exit__(self, *reason: object) -> None:
         try:
-            done = bool(self.manifest["photos"])
+            done = bool(self.manifest["images"])
             if "json" in self.formats and (done or (self.manifest["failures"] and self._before is None)):
                 text = json.dumps(self.manifest, indent=1, ensure_ascii=False, allow_nan=False)
                 self._put(MANIFEST, text.encode(errors="backslashreplace"))  # names that are no Unicode: JSON's escapes
@@ -127,7 +127,7 @@ class Folder:
             self._release()
 
     def fail(self, source: str, error: str) -> None:
-        """Record a photo of which nothing could be made."""
+        """Record an image of which nothing could be made."""
         self.manifest["failures"].append({"source": source, "error": error})
 
     def check_free(self, name: str) -> None:
@@ -176,24 +176,24 @@ class Folder:
             with suppress(OSError):
                 (self.folder / name).unlink(missing_ok=True)
 
-    def _photo(self, name: str, photo: Callable[[], Image.Image]) -> tuple[str, dict[str, Any]]:
-        """A free stem for the files of a photo, and the file that holds it: its own, or one that is written here."""
+    def _image(self, name: str, image: Callable[[], Image.Image]) -> tuple[str, dict[str, Any]]:
+        """A free stem for the files of an image, and the file that holds it: its own, or one that is written here."""
         source = Path(name)
         if source.is_file() and source.resolve().parent == self.folder.resolve():
             raise OptionError(
                 f"{source} lies in the output folder, where pictures could replace it: choose another folder."
             )
-        stem = self._free(slug(source.stem) or "photo")
+        stem = self._free(slug(source.stem) or "image")
         if source.is_file():
-            return stem, {"photo": str(source.resolve())}
-        copy, content = f"{stem}.photo.png", png(photo())
+            return stem, {"image": str(source.resolve())}
+        copy, content = f"{stem}.image.png", png(image())
         if self._before is not None and copy in self._before.files and not self.overwrite:
             with suppress(FileNotFoundError):
                 if (self.folder / copy).read_bytes() != content:
                     raise ResultError(
                         f"the folder {str(self.folder)!r} holds results of another image called {name!r}: {WAYS_OUT}."
                     )
-        return stem, {"photo": self._put(copy, content)}
+        return stem, {"image": self._put(copy, content)}
 
     def _free(self, stem: str) -> str:
         name, number = stem, 1
@@ -223,7 +223,7 @@ class Folder:
         try:
             replace_file(self.folder / name, lambda file: file.writelines(pieces))
         except ResultError as error:
-            raise ResultError(f"{error} {len(self.manifest['photos'])} photos before it are done.") from error
+            raise ResultError(f"{error} {len(self.manifest['images'])} images before it are done.") from error
         self._written.add(name)
         return name
 

@@ -2,7 +2,7 @@
 
 Resizing comes first and the softmax over classes after it, as in SCLIP (Wang et al. 2024,
 https://arxiv.org/abs/2312.01597, code wangf3014/SCLIP at d84d4ab, no licence; written from what it does).
-Differs from it: windows are cut out of the photo itself and their maps laid on its pixels once, where SCLIP resizes
+Differs from it: windows are cut out of the image itself and their maps laid on its pixels once, where SCLIP resizes
 twice; a class is one term of the softmax, not one for each of its words.
 """
 
@@ -24,14 +24,14 @@ from eclip.segmentation.windows import Box, windows
 
 
 class Piece(NamedTuple):
-    """Maps of a part of a photo: its box in the photo's pixels, and raw maps (text, row, col) over that box."""
+    """Maps of a part of an image: its box in the image's pixels, and raw maps (text, row, col) over that box."""
 
     box: Box
     maps: Tensor
 
 
 def pieces_of(
-    photos: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     slid: tuple[int, int, int] | None,
     batch_size: int,
     maps_of: Callable[[list[Image.Image], list[int]], Mapping[str, Iterable[Tensor]]],
@@ -39,7 +39,7 @@ def pieces_of(
     """The maps of images, whole or by windows, so many of either in one pass.
 
     Args:
-        photos: upright, RGB.
+        images: upright, RGB.
         slid: window, stride and side, see `eclip.segmentation.windows`; None for whole images.
         batch_size: images, or windows of any image, in one pass.
         maps_of: from such pictures, and the places of the images that they are of, to raw maps (text, row, col) of each
@@ -50,15 +50,15 @@ def pieces_of(
     """
     cut = [
         (place, box)
-        for place, photo in enumerate(photos)
-        for box in ([(0, 0, *photo.size)] if slid is None else windows(photo.size, *slid))
+        for place, image in enumerate(images)
+        for box in ([(0, 0, *image.size)] if slid is None else windows(image.size, *slid))
     ]
     found: dict[str, list[list[Piece]]] = {}
     for start in range(0, len(cut), batch_size):
         near = cut[start : start + batch_size]
-        given = maps_of([photos[place].crop(box) for place, box in near], [place for place, _ in near])
+        given = maps_of([images[place].crop(box) for place, box in near], [place for place, _ in near])
         for name, maps in given.items():
-            own = found.setdefault(name, [[] for _ in photos])
+            own = found.setdefault(name, [[] for _ in images])
             for (place, box), one in zip(near, maps, strict=True):
                 own[place].append(Piece(box, one))
     return found
@@ -79,8 +79,8 @@ def label_pixels(
     is the largest of its texts'. Classes take turns, so that memory is a few numbers a pixel, however many they are.
 
     Args:
-        pieces: which cover the photo.
-        size: (height, width) of the photo.
+        pieces: which cover the image.
+        size: (height, width) of the image.
         places: of each label, where its texts are in the maps. The first of equals wins.
         scale: temperature: the softmax over classes is of scale times the logit.
         prob_threshold: pixels whose largest share of the softmax is below it get label 0; None: none does.
@@ -151,7 +151,7 @@ def _largest(
 def _laid(
     pieces: Sequence[Piece], text: int, size: tuple[int, int], covered: Tensor | None
 ) -> Float[Tensor, "height width"]:
-    """A text's logit at each pixel of the photo, before the scale."""
+    """A text's logit at each pixel of the image, before the scale."""
     if covered is None:
         return heatmap.resize(pieces[0].maps[text], size)
     canvas = torch.zeros(size, dtype=torch.float32, device="cpu")
@@ -165,7 +165,7 @@ def _count(pieces: Sequence[Piece], size: tuple[int, int]) -> Float[Tensor, "hei
     count = torch.zeros(size, dtype=torch.float32, device="cpu")
     for _, place in _on_canvas(pieces):
         count[place] += 1
-    assert bool((count > 0).all()), "windows cover the photo"
+    assert bool((count > 0).all()), "windows cover the image"
     return count
 
 

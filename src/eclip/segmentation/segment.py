@@ -1,7 +1,7 @@
-"""Free masks out of words: which of these classes is each pixel of a photo?
+"""Free masks out of words: which of these classes is each pixel of an image?
 
 The protocol of open-vocabulary segmentation without training (SCLIP, Wang et al. 2024,
-https://arxiv.org/abs/2312.01597; ClearCLIP; NACLIP): a map of each word, resized to the photo, the largest wins.
+https://arxiv.org/abs/2312.01597; ClearCLIP; NACLIP): a map of each word, resized to the image, the largest wins.
 `eclip.segmentation.labels` says where we differ.
 """
 
@@ -22,7 +22,7 @@ from eclip.backbones.devices import Device
 from eclip.backbones.load import backbone_of
 from eclip.errors import OptionError
 from eclip.explanation.explain import Question
-from eclip.images import Photo, at_least_one, read_batches
+from eclip.images import ImageLike, at_least_one, read_batches
 from eclip.methods import AnyMethod, check_between_texts, default_method, method_name, options_for
 from eclip.registry import check_options, plain_options, whole, whole_or_none
 from eclip.segmentation.classes import Classes, ClassWords, class_words
@@ -38,8 +38,8 @@ TEMPLATES = "imagenet80"
 SCALE = 40.0
 
 
-def segment(image: Photo | Sequence[Photo], classes: Classes, **settings: Any) -> Segmentation:
-    """Which of these classes is each pixel of each photo?
+def segment(image: ImageLike | Sequence[ImageLike], classes: Classes, **settings: Any) -> Segmentation:
+    """Which of these classes is each pixel of each image?
 
     Args:
         image: a path, a PIL picture, an array, a tensor, or several of them, see `eclip.explain`.
@@ -49,24 +49,24 @@ def segment(image: Photo | Sequence[Photo], classes: Classes, **settings: Any) -
     Raises:
         EclipError: bad input, of a class that says which: `eclip.errors` lists them.
     """
-    photos = at_least_one(image)
-    if "failures" in settings:  # places in the answer would no longer be those of the photos
-        raise OptionError("failures are collected by eclip.segment_each, one photo after the other; segment raises.")
-    found = list(segment_each(photos, classes, **settings))
-    sources, how = tuple(one.sources[0] for one in found), found[0].how
-    by_name = all(one.how["command"] is not None for one in found)
+    images = at_least_one(image)
+    if "failures" in settings:  # places in the answer would no longer be those of the images
+        raise OptionError("failures are collected by eclip.segment_each, one image after the other; segment raises.")
+    found = list(segment_each(images, classes, **settings))
+    sources, provenance = tuple(one.sources[0] for one in found), found[0].provenance
+    by_name = all(one.provenance["command"] is not None for one in found)
     return Segmentation(
         labels=tuple(one.labels[0] for one in found),
         confidences=tuple(one.confidences[0] for one in found),
         classes=found[0].classes,
         sources=sources,
-        how={**how, "command": segment_command(sources, how) if by_name else None},
-        photos=tuple(one.photos[0] for one in found),
+        provenance={**provenance, "command": segment_command(sources, provenance) if by_name else None},
+        images=tuple(one.images[0] for one in found),
     )
 
 
 def segment_each(
-    images: Photo | Iterable[Photo],
+    images: ImageLike | Iterable[ImageLike],
     classes: Classes,
     *,
     batch_size: SupportsIndex = 8,
@@ -88,14 +88,14 @@ def segment_each(
     device: Device | None = None,
     **options: Any,
 ) -> Iterator[Segmentation]:
-    """One Segmentation a photo, in order, for more photos than fit into memory; words are encoded once.
+    """One Segmentation an image, in order, for more images than fit into memory; words are encoded once.
 
     Args:
         images: any iterable; at most two batches of it are held at a time, read ahead while the model works.
         classes: a name a class, synonyms behind it by comma ("person, man, woman": the largest of their maps is the
             class's); or a dict from names to words, which are then asked in place of the name.
-        batch_size: photos, or windows of a photo, in one forward pass, at least 1.
-        failures: photos that cannot be read are added here as (source, error), and the rest goes on. None: they raise.
+        batch_size: images, or windows of an image, in one forward pass, at least 1.
+        failures: images that cannot be read are added here as (source, error), and the rest goes on. None: they raise.
         model: a name for `eclip.load`, or a Backbone from `load` or `wrap`.
         method: of the kinds "similarity" and "decomposition", whose maps are on one scale over texts; None =
             "eclip" for a model with a trained head, as "mini" has; without one "maskclip" for an attention pool, else
@@ -104,17 +104,17 @@ def segment_each(
         background: words that together are the class "background", label 0, such as "sky, wall, grass". Without them
             and without prob_threshold each pixel gets one of the classes, the papers' "without background".
         templates: prompt templates, see `eclip.encode_texts`.
-        image_size: side in pixels of what the model sees, None = its own. With windows, what the photo's shorter side
-            is counted as, None = one and a half windows; the photo keeps its shape then, whatever `resize` says.
-        resize: "squash" (a square) or "keep" (the photo's aspect ratio, about as many patches).
-        window: side of square windows in such pixels, a multiple of the patch; each is a photo of its own for the
-            model, and where they overlap maps are averaged. None: the whole photo at once.
+        image_size: side in pixels of what the model sees, None = its own. With windows, what the image's shorter side
+            is counted as, None = one and a half windows; the image keeps its shape then, whatever `resize` says.
+        resize: "squash" (a square) or "keep" (the image's aspect ratio, about as many patches).
+        window: side of square windows in such pixels, a multiple of the patch; each is an image of its own for the
+            model, and where they overlap maps are averaged. None: the whole image at once.
         stride: from window to window, None = half a window.
         positions: how position embeddings are resized, see `eclip.encode`.
         scale: the softmax over classes is of scale times the map; the papers take 40 to 65. Moves no label by itself.
         prob_threshold: a pixel whose largest share of the softmax is below it becomes background, 0 to 1.
         area_threshold: a class with at most this part of all pixels that are no background is left out, 0 to 1.
-        refine: a name of `eclip.REFINEMENTS`, on each map of each window (SCLIP: on the photo, after the windows).
+        refine: a name of `eclip.REFINEMENTS`, on each map of each window (SCLIP: on the image, after the windows).
         refine_options: of the refinement.
         device: where a model given by name is put, see `eclip.load`; None = the CPU. A Backbone stays where it is.
         options: options of the method, see `eclip.METHODS[name].options`.
@@ -144,7 +144,7 @@ def segment_each(
             f"window must be a multiple of the patch size {backbone.patch_size} of {backbone.name}, got {window}."
         )
     view = (image_size, resize) if window is None else (window, "squash")
-    backbone.grid_for((1, 1), view[0], resize)  # raises now what it would for each photo
+    backbone.grid_for((1, 1), view[0], resize)  # raises now what it would for each image
     own = {method: options_for(method, [method], options)}
     maps = Question(words.texts, backbone, own, *view, templates, positions, None, None, refine, refine_options)
     asked = ClassQuestion(
@@ -162,16 +162,16 @@ def segment_each(
 
 @dataclass(frozen=True, eq=False)
 class ClassQuestion:
-    """Everything but the photos, checked and encoded once.
+    """Everything but the images, checked and encoded once.
 
     Attributes:
         words: classes and background.
         maps: the question that gives the maps of all words.
         method: of the maps.
-        windows: window, stride and side, see `eclip.segmentation.windows`; None for whole photos.
+        windows: window, stride and side, see `eclip.segmentation.windows`; None for whole images.
         cuts: scale and thresholds, see `label_pixels`.
-        view: what was asked of the photo's size, for the record.
-        batch_size: photos, or windows of a photo, in one forward pass.
+        view: what was asked of the image's size, for the record.
+        batch_size: images, or windows of an image, in one forward pass.
     """
 
     words: ClassWords
@@ -183,35 +183,35 @@ class ClassQuestion:
     batch_size: int
 
     def batches(
-        self, images: Photo | Iterable[Photo], failures: list[tuple[str, str]] | None
+        self, images: ImageLike | Iterable[ImageLike], failures: list[tuple[str, str]] | None
     ) -> Iterator[list[tuple[str, Image.Image]]]:
-        """Photos that share a forward pass; those with windows come one by one."""
+        """Images that share a forward pass; those with windows come one by one."""
         if self.windows is not None:
             return read_batches(images, 1, failures)
         return read_batches(images, self.batch_size, failures, self.maps.grid)
 
     def answer(self, batch: list[tuple[str, Image.Image]]) -> Iterator[Segmentation]:
-        """The segmentation of each photo of a batch."""
-        sources, photos = [source for source, _ in batch], [photo for _, photo in batch]
+        """The segmentation of each image of a batch."""
+        sources, images = [source for source, _ in batch], [image for _, image in batch]
         pieces = pieces_of(
-            photos,
+            images,
             self.windows,
             self.batch_size,
             lambda some, places: {self.method: self._maps(some, [sources[place] for place in places])},
         )[self.method]
-        for source, photo, some in zip(sources, photos, pieces, strict=True):
-            labels, shares = label_pixels(some, photo.size[::-1], self.words.places, **self.cuts)
-            yield Segmentation((labels,), (shares,), self.words.names, (source,), self.how(source), (photo,))
+        for source, image, some in zip(sources, images, pieces, strict=True):
+            labels, shares = label_pixels(some, image.size[::-1], self.words.places, **self.cuts)
+            yield Segmentation((labels,), (shares,), self.words.names, (source,), self.provenance(source), (image,))
 
-    def _maps(self, photos: list[Image.Image], sources: list[str]) -> Float[Tensor, "image text row col"]:
-        return torch.from_numpy(self.maps.answer(photos, sources)[self.method].maps)
+    def _maps(self, images: list[Image.Image], sources: list[str]) -> Float[Tensor, "image text row col"]:
+        return torch.from_numpy(self.maps.answer(images, sources)[self.method].maps)
 
-    def how(self, source: str) -> dict[str, Any]:
-        """What repeats an answer, as `Segmentation.how`."""
-        base = self.maps.how(self.method, [source], [])
+    def provenance(self, source: str) -> dict[str, Any]:
+        """What repeats an answer, as `Segmentation.provenance`."""
+        base = self.maps.provenance(self.method, [source], [])
         background, *words = self.words.words
         window, stride, side = self.windows or (None, None, self.view["image_size"])
-        how = {
+        provenance = {
             **{key: value for key, value in base.items() if key not in ("pixels", "grid", "versus", "command")},
             **self.view,
             "image_size": side,
@@ -221,4 +221,4 @@ class ClassQuestion:
             "background": list(background),
             **self.cuts,
         }
-        return {**how, "command": None if base["command"] is None else segment_command([source], how)}
+        return {**provenance, "command": None if base["command"] is None else segment_command([source], provenance)}

@@ -21,38 +21,38 @@ from eclip.segmentation.writer import SegmentWriter
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """Which of the classes each pixel of some photos was given to.
+    """Which of the classes each pixel of some images was given to.
 
     Attributes:
-        labels: of each photo (height, width), in its own pixels; uint8 up to 255 classes, uint16 above. 0 is
+        labels: of each image (height, width), in its own pixels; uint8 up to 255 classes, uint16 above. 0 is
             background, which is there if words were given for it, or a threshold.
-        confidences: of each photo (height, width) float32, the share of the softmax over classes that the largest class
+        confidences: of each image (height, width) float32, the share of the softmax over classes that the largest class
             had, 0 to 1; not calibrated. Where a threshold made the pixel background, that of the class that lost it.
         classes: name of each label, `classes[0]` is "background".
-        sources: what each photo was: its path, or "photo 0" for one that came from memory.
-        how: model, method, words, windows, thresholds, versions, the command that repeats it.
-        photos: the photos themselves.
+        sources: what each image was: its path, or "image 0" for one that came from memory.
+        provenance: model, method, words, windows, thresholds, versions, the command that repeats it.
+        images: the images themselves.
     """
 
     labels: tuple[UInt8[np.ndarray, "_height _width"] | UInt16[np.ndarray, "_height _width"], ...]
     confidences: tuple[Float[np.ndarray, "_height _width"], ...]
     classes: tuple[str, ...]
     sources: tuple[str, ...]
-    how: dict[str, Any]
-    photos: tuple[Image.Image, ...]
+    provenance: dict[str, Any]
+    images: tuple[Image.Image, ...]
 
     def __repr__(self) -> str:
         """One line: what was segmented, how."""
-        refine = f", refined by {self.how['refine']}" if self.how["refine"] else ""
-        by = f"{self.how['method']} on {self.how['model']}{refine}"
-        return f"Segmentation({len(self.sources)} photos, {len(self.classes) - 1} classes, {by})"
+        refine = f", refined by {self.provenance['refine']}" if self.provenance["refine"] else ""
+        by = f"{self.provenance['method']} on {self.provenance['model']}{refine}"
+        return f"Segmentation({len(self.sources)} images, {len(self.classes) - 1} classes, {by})"
 
     def _repr_png_(self) -> bytes:
-        """The picture of the first photo, as notebooks show it."""
+        """The picture of the first image, as notebooks show it."""
         return png(self.picture(0))
 
     def mask(self, image: Which = 0, name: Which | None = None) -> np.ndarray:
-        """Where a photo was given to a class (height, width), bool.
+        """Where an image was given to a class (height, width), bool.
 
         Args:
             image: which image, here and in all that follows: its number, its path, or its file's name. A class's name
@@ -72,7 +72,7 @@ class Segmentation:
         return self.labels[image_of(image, self.sources, self.classes)]
 
     def areas(self, image: Which = 0) -> dict[str, float]:
-        """The share of the photo's pixels of each class that is there, the largest first."""
+        """The share of the image's pixels of each class that is there, the largest first."""
         counts = np.bincount(self._labels(image).ravel(), minlength=len(self.classes))
         order = np.argsort(-counts, kind="stable")
         return {self.classes[label]: float(counts[label] / counts.sum()) for label in order if counts[label]}
@@ -81,8 +81,8 @@ class Segmentation:
         """Boxes around the connected regions of each class that is there, background left out; the largest first.
 
         Args:
-            image: which photo.
-            min_area: regions with a smaller share of the photo's pixels are left out.
+            image: which image.
+            min_area: regions with a smaller share of the image's pixels are left out.
 
         Returns:
             By class: left, top, right, bottom in pixels, right and bottom exclusive.
@@ -91,19 +91,19 @@ class Segmentation:
         return {name: heatmap.boxes(self.mask(image, name), min_area=min_area) for name in present}
 
     def overlay(self, image: Which = 0, *, legend: bool = True) -> Image.Image:
-        """The photo in gray with each class in its color, and a legend to the right with the shares of the pixels.
+        """The image in gray with each class in its color, and a legend to the right with the shares of the pixels.
 
-        Without the legend it has exactly the photo's size.
+        Without the legend it has exactly the image's size.
         """
         image = image_of(image, self.sources, self.classes)
         if not legend:
-            return render.tinted(self.photos[image], self.labels[image], len(self.classes) - 1)
-        return render.labeled(self.photos[image], self.labels[image], self.classes, beside=False)
+            return render.tinted(self.images[image], self.labels[image], len(self.classes) - 1)
+        return render.labeled(self.images[image], self.labels[image], self.classes, beside=False)
 
     def picture(self, image: Which = 0) -> Image.Image:
-        """The photo, the overlay and the legend side by side."""
+        """The image, the overlay and the legend side by side."""
         image = image_of(image, self.sources, self.classes)
-        return render.labeled(self.photos[image], self.labels[image], self.classes, beside=True)
+        return render.labeled(self.images[image], self.labels[image], self.classes, beside=True)
 
     def save(
         self, folder: str | Path, formats: Sequence[str] = FORMATS, *, instances: bool = False, overwrite: bool = False
@@ -113,9 +113,9 @@ class Segmentation:
         Args:
             folder: where. An earlier segmentation of the same images, or of some of them, is replaced; files of others
                 stay as they are.
-            formats: any of "png" (a label map and a picture a photo), "npz" (labels and confidences), "json" (the
+            formats: any of "png" (a label map and a picture an image), "npz" (labels and confidences), "json" (the
                 manifest, and masks in COCO's format).
-            instances: in COCO's file, one annotation a connected region, not one a class and photo.
+            instances: in COCO's file, one annotation a connected region, not one a class and image.
             overwrite: replace results of another kind, or of other images, as well.
 
         Returns:

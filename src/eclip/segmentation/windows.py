@@ -1,4 +1,4 @@
-"""Sliding windows over a photo, in its own pixels."""
+"""Sliding windows over an image, in its own pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def check_windows(window: int | None, stride: int | None, side: int | None) -> t
     Args:
         window: side of a window in pixels, None for no windows.
         stride: from one window to the next in such pixels, 1 to `window`.
-        side: pixels that a photo's shorter side is counted as, at least `window`.
+        side: pixels that an image's shorter side is counted as, at least `window`.
 
     Raises:
         OptionError: one is outside its range, or there is a stride and no window.
@@ -29,7 +29,7 @@ def check_windows(window: int | None, stride: int | None, side: int | None) -> t
     side = round(1.5 * window) if side is None else side
     if side < window:
         raise OptionError(
-            f"with windows, image_size is what the photo's shorter side is counted as, and must be at least "
+            f"with windows, image_size is what the image's shorter side is counted as, and must be at least "
             f"window = {window}, got {side}."
         )
     if not 1 <= stride <= window:
@@ -38,17 +38,17 @@ def check_windows(window: int | None, stride: int | None, side: int | None) -> t
 
 
 def windows(size: tuple[int, int], window: int, stride: int, side: int) -> list[Box]:
-    """Square windows, row by row; the last of a row or column is shifted inward, to end where the photo ends.
+    """Square windows, row by row; the last of a row or column is shifted inward, to end where the image ends.
 
     Args:
-        size: (width, height) of the photo.
+        size: (width, height) of the image.
         window: see `check_windows`, as the next two.
         stride: see there.
-        side: see there; the photo keeps its shape.
+        side: see there; the image keeps its shape.
 
     Returns:
-        Boxes in the photo's own pixels, which they cover, each at least one pixel wide and high. A square photo and
-        windows of its side give one box, the photo.
+        Boxes in the image's own pixels, which they cover, each at least one pixel wide and high. A square image and
+        windows of its side give one box, the image.
     """
     factor = side / min(size)
     across, down = (_spans(length, max(window, round(length * factor)), window, stride) for length in size)

@@ -23,41 +23,50 @@ if TYPE_CHECKING:
 
 SEGMENT_SCHEMA, COCO = "eclip.segment/1", "coco.json"
 LEAST_INSTANCE = 0.001
-"""Regions with a smaller share of the photo's pixels are no instances."""
+"""Regions with a smaller share of the image's pixels are no instances."""
 IN_MEMORY = 1 << 24  # bytes of annotations; more wait on disk for the end of the run
 
 
-def segment_command(sources: Sequence[str], how: dict[str, Any]) -> str | None:
-    """The shell command that repeats it; `how` is that of a Segmentation. None where a class is not among its words."""
-    if any(name != words[0] for name, words in how["words"].items()):
+def segment_command(sources: Sequence[str], provenance: dict[str, Any]) -> str | None:
+    """The shell command that repeats it; None where a class is not among its words."""
+    if any(name != words[0] for name, words in provenance["words"].items()):
         return None
-    words = ["eclip", "segment", *question(sources, []), "--model", how["model"], "--method", how["method"]]
-    words += [f"--class={', '.join(synonyms)}" for synonyms in how["words"].values()]
-    words += [f"--background={', '.join(how['background'])}"] if how["background"] else []
+    words = [
+        "eclip",
+        "segment",
+        *question(sources, []),
+        "--model",
+        provenance["model"],
+        "--method",
+        provenance["method"],
+    ]
+    words += [f"--class={', '.join(synonyms)}" for synonyms in provenance["words"].values()]
+    words += [f"--background={', '.join(provenance['background'])}"] if provenance["background"] else []
     for key in ("window", "stride", "scale", "prob_threshold", "area_threshold"):
-        if how[key] is not None:
-            words += [f"--{key.replace('_', '-')}", str(how[key])]
-    if how["method"] == "eclip" and was_named(how["head"]):
-        words += [f"--head={how['head']}"]
-    words += ["--instances"] if how.get("instances") else []
-    for key, value in how["options"].items():
+        if provenance[key] is not None:
+            words += [f"--{key.replace('_', '-')}", str(provenance[key])]
+    if provenance["method"] == "eclip" and was_named(provenance["head"]):
+        words += [f"--head={provenance['head']}"]
+    words += ["--instances"] if provenance.get("instances") else []
+    for key, value in provenance["options"].items():
         words += ["--set", f"{key}={value}"]
-    return shlex.join([*words, *settings(how)])
+    return shlex.join([*words, *settings(provenance)])
 
 
 class SegmentWriter(Folder):
-    """Writes segmentations into a folder: a label map and a picture a photo, arrays, COCO's masks, the manifest.
+    """Writes segmentations into a folder: a label map and a picture an image, arrays, COCO's masks, the manifest.
 
     The manifest is also what `eclip segment --json` prints:
 
-        {"schema": "eclip.segment/1", "classes": [name of each label, ...], "how": {as `Segmentation.how`},
-         "photos": [{"source", "width", "height", "areas": {name: share}, "confidence": {name: mean},
-                     "files": {"photo", "labels", "picture", "npz"}}, ...],
+        {"schema": "eclip.segment/1", "classes": [name of each label, ...], "provenance": {as
+        `Segmentation.provenance`},
+         "images": [{"source", "width", "height", "areas": {name: share}, "confidence": {name: mean},
+                     "files": {"image", "labels", "picture", "npz"}}, ...],
          "failures": [{"source", "error"}, ...], "coco": "coco.json"}
 
     "labels" is a PNG whose values are the labels, with a palette as PASCAL VOC's (gray of 16 bits above 254 classes);
     "confidence" the mean over a class's pixels. The file coco.json has COCO's instances format: masks as runs,
-    uncompressed, one annotation for each class and photo, or for each connected region of `LEAST_INSTANCE` or more;
+    uncompressed, one annotation for each class and image, or for each connected region of `LEAST_INSTANCE` or more;
     "image_id" counts the photos of the manifest from 1, "category_id" is the label; background has no annotation.
     Otherwise as in `eclip.explanation.writer.Writer`.
     """
@@ -67,7 +76,7 @@ class SegmentWriter(Folder):
     def __init__(
         self, folder: str | Path, formats: Sequence[str] = FORMATS, *, instances: bool = False, overwrite: bool = False
     ) -> None:
-        manifest: dict[str, Any] = {"schema": SEGMENT_SCHEMA, "classes": [], "how": None, "coco": None}
+        manifest: dict[str, Any] = {"schema": SEGMENT_SCHEMA, "classes": [], "provenance": None, "coco": None}
         super().__init__(folder, formats, manifest, overwrite=overwrite)
         self.instances = instances
         self._count = 0
@@ -80,22 +89,22 @@ class SegmentWriter(Folder):
     def __exit__(self, *reason: object) -> None:
         with self._annotations:
             try:
-                if "json" in self.formats and self.manifest["photos"]:
+                if "json" in self.formats and self.manifest["images"]:
                     self.manifest["coco"] = self._put(COCO, self._coco())
             finally:
                 super().__exit__(*reason)
 
     def add(self, segmentation: Segmentation, image: int = 0) -> dict[str, Any]:
-        """Write the files of a photo; returns its entry in the manifest."""
+        """Write the files of an image; returns its entry in the manifest."""
         from eclip import render  # here, so that the command line can check folder and formats first
 
-        if self.manifest["how"] is None:
-            how = {**segmentation.how, "instances": self.instances}
-            how["command"] = segment_command(segmentation.sources, how) if how["command"] else None
-            self.manifest |= {"classes": list(segmentation.classes), "how": how}
+        if self.manifest["provenance"] is None:
+            provenance = {**segmentation.provenance, "instances": self.instances}
+            provenance["command"] = segment_command(segmentation.sources, provenance) if provenance["command"] else None
+            self.manifest |= {"classes": list(segmentation.classes), "provenance": provenance}
         labels, confidence = segmentation.labels[image], segmentation.confidences[image]
-        source, photo = segmentation.sources[image], segmentation.photos[image]
-        stem, files = self._photo(source, lambda: photo)
+        source, picture = segmentation.sources[image], segmentation.images[image]
+        stem, files = self._image(source, lambda: picture)
         if "png" in self.formats:
             files["labels"] = self._put(
                 f"{stem}.labels.png", png(render.indexed(labels, len(segmentation.classes) - 1))
@@ -107,23 +116,23 @@ class SegmentWriter(Folder):
         areas = segmentation.areas(image)
         entry = {
             "source": source,
-            "width": photo.width,
-            "height": photo.height,
+            "width": picture.width,
+            "height": picture.height,
             "areas": {name: round(area, 6) for name, area in areas.items()},
             "confidence": {name: round(float(confidence[segmentation.mask(image, name)].mean()), 6) for name in areas},
             "files": files,
         }
-        self.manifest["photos"].append(entry)
+        self.manifest["images"].append(entry)
         self._keep(notes)
         return entry
 
     def _notes(self, labels: Shaped[np.ndarray, "height width"]) -> list[bytes]:
-        """A line for each annotation of the next photo."""
+        """A line for each annotation of the next image."""
         import numpy as np
 
         from eclip import heatmap
 
-        image = len(self.manifest["photos"]) + 1
+        image = len(self.manifest["images"]) + 1
         lines: list[bytes] = []
         for label in np.unique(labels[labels > 0]).tolist():
             mask = labels == label
@@ -142,12 +151,12 @@ class SegmentWriter(Folder):
 
     def _coco(self) -> Iterator[bytes]:
         """COCO's file, part by part."""
-        photos = [
+        images = [
             {"id": number, "file_name": one["source"], "width": one["width"], "height": one["height"]}
-            for number, one in enumerate(self.manifest["photos"], 1)
+            for number, one in enumerate(self.manifest["images"], 1)
         ]
         names = [{"id": label, "name": name} for label, name in enumerate(self.manifest["classes"]) if label]
-        head = json.dumps({"images": photos, "categories": names}, ensure_ascii=False)
+        head = json.dumps({"images": images, "categories": names}, ensure_ascii=False)
         yield (head.removesuffix("}") + ', "annotations": [\n').encode(errors="backslashreplace")
         self._annotations.seek(0)
         yield from itertools.islice(self._annotations, self._count)  # whole lines, whatever a failure left behind them

@@ -1,4 +1,4 @@
-"""Vocabularies: the words that photos are named with, and their features, which are kept on disk."""
+"""Vocabularies: the words that images are named with, and their features, which are kept on disk."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class TrainConfig:
         init: "model" or "random", see `EclipHead.start`.
         hidden: width of the head's curved path; 0 = none.
         text: train a projection of texts too.
-        epochs: how often every photo is seen, each time with one of its captions.
+        epochs: how often every image is seen, each time with one of its captions.
         batch_size: pairs in a step, those of all processes and parts together.
         lr: highest rate of AdamW; it rises over `warmup` steps and falls to zero along a cosine.
         wd: weight decay, of matrices alone.
@@ -56,18 +56,18 @@ class TrainConfig:
         learn_scale: train the factor from cosine to logit too; else it stays the model's own.
         precision: "float32", or "bfloat16" for the head's products.
         accum_freq: parts that a process takes its pairs in; the gradient is that of the whole batch.
-        seed: of the order of photos, the choice of captions, and random weights.
+        seed: of the order of images, the choice of captions, and random weights.
         limit: how many pairs are used, the first in an order that is random and always the same; None = all.
-        shuffle_captions: give every photo another's captions, the control that must collapse.
-        workers: threads that read photos.
+        shuffle_captions: give every image another's captions, the control that must collapse.
+        workers: threads that read images.
         image_size: side in pixels; None = the model's own.
         device: "cpu", "cuda", "cuda:N" or "auto"; under torchrun each process takes the GPU of its rank.
         cache: folder of encoded pairs; None = `eclip/training` in the user's cache.
         stream: no cache: encode every batch anew.
-        masks: a folder with photos and masks on which each epoch's map is scored; None = none.
-        mask_count: photos of it that are used, evenly chosen.
+        masks: a folder with images and masks on which each epoch's map is scored; None = none.
+        mask_count: images of it that are used, evenly chosen.
         checkpoint_every: steps between checkpoints.
-        image_key: column of photos in a CSV.
+        image_key: column of images in a CSV.
         caption_key: column of captions in a CSV.
         separator: of a CSV.
     """

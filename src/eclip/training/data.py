@@ -1,4 +1,4 @@
-"""What training reads of each pair: the rows of its photo, the guide on the same grid, the features of its captions.
+"""What training reads of each pair: the rows of its image, the guide on the same grid, the features of its captions.
 
 Both encoders are frozen, so all of it can be computed once. `Cached` keeps it on disk, under keys of the model's
 weights, the size and the data; `Streamed` computes it for every batch anew and needs no disk.
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from eclip.backbones.backbone import Backbone, plainly
+from eclip.backbones.backbone import Backbone, eval_no_grad
 from eclip.backbones.encoding import encode
 from eclip.backbones.head import head_rows
 from eclip.backbones.host import named_tensors
@@ -35,8 +35,8 @@ from eclip.guides import GUIDES, Seen, on_grid
 from eclip.texts.encode import encode_texts
 from eclip.training.cache import Store
 
-PHOTOS_AT_ONCE = 16
-PHOTOS_IN_SHARD, BYTES_IN_SHARD = 512, 2**26
+IMAGES_AT_ONCE = 16
+IMAGES_IN_SHARD, BYTES_IN_SHARD = 512, 2**26
 CAPTIONS_IN_SHARD = 4096
 LAYOUT = 1
 """Of what is on disk; another number makes a new cache."""
@@ -56,9 +56,9 @@ class Batch:
         rows: of each patch, see `eclip.backbones.head.head_rows`; half precision as kept on disk.
         guide: from 0 to 1 a patch, the largest 1.
         text: unit length.
-        good: False where the photo could not be read.
+        good: False where the image could not be read.
         number: of the text, among the words of the run; None for captions.
-        false_negatives: which words each photo is not to be held against; None for captions.
+        false_negatives: which words each image is not to be held against; None for captions.
     """
 
     rows: Float[Tensor, "pair patch channel"]
@@ -79,8 +79,8 @@ class PairEncoder:
         source: see `eclip.backbones.head.head_rows`.
         guide: a name of `GUIDES`.
         guide_options: its options.
-        image_size: side in pixels that photos are squashed to; None = the model's own.
-        workers: threads that read photos.
+        image_size: side in pixels that images are squashed to; None = the model's own.
+        workers: threads that read images.
     """
 
     backbone: Backbone
@@ -93,12 +93,12 @@ class PairEncoder:
 
     @property
     def patches(self) -> int:
-        """How many a photo has."""
+        """How many an image has."""
         grid = self.backbone.grid_for((1, 1), self.image_size)
         return grid.row * grid.col
 
     def encode_images(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor, dict[int, str]]:
-        """Rows (pair, patch, channel) and guide (pair, patch) in half precision, and which photos cannot be read, why.
+        """Rows (pair, patch, channel) and guide (pair, patch) in half precision, and which images cannot be read, why.
 
         Of those, rows are zero and the guide is one.
 
@@ -109,16 +109,16 @@ class PairEncoder:
         guide = torch.ones(len(pairs), self.patches, dtype=torch.float16, device="cpu")
         bad: dict[int, str] = {}
         for start, opened in self._opened(pairs):
-            bad |= {start + place: str(photo) for place, photo in enumerate(opened) if isinstance(photo, ImageError)}
-            whole = {start + place: photo for place, photo in enumerate(opened) if not isinstance(photo, ImageError)}
+            bad |= {start + place: str(image) for place, image in enumerate(opened) if isinstance(image, ImageError)}
+            whole = {start + place: image for place, image in enumerate(opened) if not isinstance(image, ImageError)}
             if not whole:
                 continue
-            part, photos = list(whole), list(whole.values())
-            pixels = torch.stack([self.backbone.preprocess(photo, self.image_size) for photo in photos])
+            part, images = list(whole), list(whole.values())
+            pixels = torch.stack([self.backbone.preprocess(image, self.image_size) for image in images])
             encoding = encode(self.backbone, pixels, keep=max(1, GUIDES[self.guide].keep))
-            with plainly(self.backbone.model):
+            with eval_no_grad(self.backbone.model):
                 rows[part] = head_rows(encoding, self.source).half().cpu()
-            seen = Seen(photos, [pairs[place].key for place in part], encoding)
+            seen = Seen(images, [pairs[place].key for place in part], encoding)
             maps = GUIDES[self.guide](seen, **self.guide_options)
             guide[part] = on_grid(maps, encoding.grid).flatten(1).half().cpu()
         if not bool(rows.isfinite().all()):
@@ -142,16 +142,16 @@ class PairEncoder:
         return features[[once[caption] for caption in captions]]
 
     def _opened(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, list[Image.Image | ImageError]]]:
-        """The first place and the photos of each few pairs; threads open the next few meanwhile, and no more."""
-        spans = [range(len(pairs))[start : start + PHOTOS_AT_ONCE] for start in range(0, len(pairs), PHOTOS_AT_ONCE)]
+        """The first place and the images of each few pairs; threads open the next few meanwhile, and no more."""
+        spans = [range(len(pairs))[start : start + IMAGES_AT_ONCE] for start in range(0, len(pairs), IMAGES_AT_ONCE)]
         with ThreadPoolExecutor(max(1, self.workers)) as pool:
-            coming = [pool.submit(_photo, pairs[place]) for place in spans[0]]
+            coming = [pool.submit(_image, pairs[place]) for place in spans[0]]
             for span, following in zip(spans, [*spans[1:], range(0)], strict=True):
-                opened, coming = coming, [pool.submit(_photo, pairs[place]) for place in following]
-                yield span.start, [photo.result() for photo in opened]
+                opened, coming = coming, [pool.submit(_image, pairs[place]) for place in following]
+                yield span.start, [image.result() for image in opened]
 
 
-def _photo(pair: Pair) -> Image.Image | ImageError:
+def _image(pair: Pair) -> Image.Image | ImageError:
     try:
         return pair.open()
     except ImageError as error:
@@ -162,20 +162,20 @@ class Streamed:
     """Batches computed anew each time, for data that no disk holds.
 
     Attributes:
-        bad: pairs whose photo cannot be read, as far as they are known, by place, with the reason.
+        bad: pairs whose image cannot be read, as far as they are known, by place, with the reason.
     """
 
     def __init__(self, encoder: PairEncoder, pairs: Sequence[Pair], texts: Texts) -> None:
         self.encoder, self.pairs, self.texts = encoder, pairs, texts
         self.bad: dict[int, str] = {}
 
-    def batch(self, photos: Places, owners: Places, captions: Places) -> Batch:
-        """These photos, each with a caption: of which pair, and which of its own."""
-        rows, guide, bad = self.encoder.encode_images([self.pairs[photo] for photo in photos])
-        self.bad |= {int(photos[index]): why for index, why in bad.items()}
+    def batch(self, images: Places, owners: Places, captions: Places) -> Batch:
+        """These images, each with a caption: of which pair, and which of its own."""
+        rows, guide, bad = self.encoder.encode_images([self.pairs[image] for image in images])
+        self.bad |= {int(images[index]): why for index, why in bad.items()}
         said = [self.texts[owner][which] for owner, which in zip(owners, captions, strict=True)]
         text = self.encoder.encode_captions(said)
-        good = torch.tensor([index not in bad for index in range(len(photos))], dtype=torch.bool, device="cpu")
+        good = torch.tensor([index not in bad for index in range(len(images))], dtype=torch.bool, device="cpu")
         return Batch(rows, guide, text, good)
 
 
@@ -194,7 +194,7 @@ class Cached:
         count: how many of the pairs are used, from the first; None = all.
 
     Attributes:
-        bad: pairs among these whose photo cannot be read, by place, with the reason; known after `note_bad`.
+        bad: pairs among these whose image cannot be read, by place, with the reason; known after `note_bad`.
     """
 
     def __init__(
@@ -203,7 +203,7 @@ class Cached:
         self.encoder, self.pairs, self.said, self.folder = encoder, pairs, texts, folder
         self.count = len(pairs) if count is None else count
         backbone, patches, channels = encoder.backbone, encoder.patches, encoder.channels
-        shard = min(PHOTOS_IN_SHARD, max(1, BYTES_IN_SHARD // (2 * patches * channels)))
+        shard = min(IMAGES_IN_SHARD, max(1, BYTES_IN_SHARD // (2 * patches * channels)))
         data = [LAYOUT, digest(pairs), shard]
         colors = [backbone.mean, backbone.std, backbone.interpolation]
         seen = [*data, _weights(backbone, image_side=True), colors, encoder.source, encoder.image_size]
@@ -215,14 +215,14 @@ class Cached:
         key = _key(LAYOUT, [*self.number], _weights(backbone, image_side=False))
         self.texts = Store(folder / f"texts-{key}", len(self.number), (width,), np.float32, CAPTIONS_IN_SHARD)
         self.used = len(set(chain.from_iterable(texts[: self.count])))
-        self.photo_stores = [self.rows] if encoder.guide == "none" else [self.rows, self.guides]
+        self.image_stores = [self.rows] if encoder.guide == "none" else [self.rows, self.guides]
         self.bad: dict[int, str] = {}
 
     @property
     def bytes_missing(self) -> int:
         """What `fill` will write."""
-        photos = sum(store.bytes_missing(self.count) for store in self.photo_stores)
-        return photos + self.texts.bytes_missing(self.used)
+        images = sum(store.bytes_missing(self.count) for store in self.image_stores)
+        return images + self.texts.bytes_missing(self.used)
 
     def fill(self, on_progress: OnProgress, rank: int = 0, world: int = 1) -> None:
         """Compute what is not there, shard by shard; each of `world` processes takes its own.
@@ -237,17 +237,17 @@ class Cached:
                     "free: --cache DIR puts it elsewhere, --no-cache does without."
                 )
             on_progress("cache", 0, 0, f"{size / 2**20:,.0f} MiB go to {self.folder}")
-        missing = {span.start: span for store in self.photo_stores for span in store.missing(self.count)}
+        missing = {span.start: span for store in self.image_stores for span in store.missing(self.count)}
         mine = [missing[start] for start in sorted(missing) if start // self.rows.shard % world == rank]
         total, done = sum(map(len, mine)), 0
         for span in mine:
             rows, guide, bad = self.encoder.encode_images(self.pairs[span.start : span.stop])
             found = {span.start + index: why for index, why in bad.items()}
-            for store, values in zip(self.photo_stores, (rows, guide), strict=False):
+            for store, values in zip(self.image_stores, (rows, guide), strict=False):
                 if not store.has(span):
                     store.write(span.start, values.numpy(), found)
             done += len(span)
-            on_progress("photos", done, total, "")
+            on_progress("images", done, total, "")
         mine = [span for span in self.texts.missing(self.used) if span.start // self.texts.shard % world == rank]
         said, total, done = [*self.number], sum(map(len, mine)), 0
         for span in mine:
@@ -256,18 +256,18 @@ class Cached:
             on_progress("captions", done, total, "")
 
     def note_bad(self) -> None:
-        """Know which photos cannot be read; to be called when all processes have filled."""
-        bad = chain.from_iterable(store.bad().items() for store in self.photo_stores)  # each as its shards were made
+        """Know which images cannot be read; to be called when all processes have filled."""
+        bad = chain.from_iterable(store.bad().items() for store in self.image_stores)  # each as its shards were made
         self.bad = {place: why for place, why in bad if place < self.count}
 
-    def batch(self, photos: Places, owners: Places, captions: Places) -> Batch:
-        """These photos, each with a caption: of which pair, and which of its own."""
-        good = torch.tensor([int(photo) not in self.bad for photo in photos], dtype=torch.bool, device="cpu")
+    def batch(self, images: Places, owners: Places, captions: Places) -> Batch:
+        """These images, each with a caption: of which pair, and which of its own."""
+        good = torch.tensor([int(image) not in self.bad for image in images], dtype=torch.bool, device="cpu")
         said = [self.number[self.said[owner][which]] for owner, which in zip(owners, captions, strict=True)]
-        rows, text = self.rows.take(photos), self.texts.take(np.array(said, np.int64))
-        guide = np.ones((len(photos), self.encoder.patches), np.float16)
+        rows, text = self.rows.take(images), self.texts.take(np.array(said, np.int64))
+        guide = np.ones((len(images), self.encoder.patches), np.float16)
         if self.encoder.guide != "none":
-            guide = self.guides.take(photos)
+            guide = self.guides.take(images)
         return Batch(torch.from_numpy(rows), torch.from_numpy(guide), torch.from_numpy(text), good)
 
 

@@ -30,9 +30,9 @@ class _Pooled(nn.Module):
         self.log_scale = nn.Parameter(start, requires_grad=config.learn_scale)
 
     def forward(self, rows: Tensor, guide: Tensor, text: Tensor) -> Tensor:
-        """How well each photo (down) matches each text (across)."""
+        """How well each image (down) matches each text (across)."""
         with torch.autocast(rows.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            tokens, words = self.head(rows), self.head.words(text)
+            tokens, words = self.head(rows), self.head.project_text(text)
         return match(tokens.float(), unit(words), guide, self.form, self.threshold)
 
 
@@ -105,7 +105,7 @@ class Learner:
         return module(rows, part.guide.to(self.device).float(), text)
 
     def _aside(self, parts: list[Batch]) -> Bool[Tensor, "pair pair"] | None:
-        """Which texts of the whole batch each of its photos is not to be held against."""
+        """Which texts of the whole batch each of its images is not to be held against."""
         numbers = [part.number for part in parts if part.number is not None]
         false_negatives = [part.false_negatives for part in parts if part.false_negatives is not None]
         if not false_negatives:

@@ -1,4 +1,4 @@
-"""Train the head of ECLIP (Li et al. 2022, https://arxiv.org/abs/2209.07046): photos with captions in, a head out.
+"""Train the head of ECLIP (Li et al. 2022, https://arxiv.org/abs/2209.07046): images with captions in, a head out.
 
 Both encoders are frozen and run once; their rows, guides and caption features lie in a cache on disk. What is trained
 is `EclipHead` alone: the rows of an image are pooled into one score for each text, and symmetric InfoNCE raises that of
@@ -183,7 +183,7 @@ class Run:
         """How many steps an epoch of so many pairs has."""
         size, shares = self.config.batch_size, self.world * self.config.accum_freq
         if not good:
-            raise DataError(f"no pair of {self.count} can be used: no photo can be read, or no caption has a word.")
+            raise DataError(f"no pair of {self.count} can be used: no image can be read, or no caption has a word.")
         if good < size:
             which = " with words" if self.silent else ""
             raise OptionError(
@@ -199,12 +199,12 @@ class Run:
     def _step(self, data: PairData, good: Places, step: int, steps: int, log: log_module.Log) -> None:
         config, begin = self.config, time.perf_counter()
         epoch, within = divmod(step, steps)
-        photos, owners, captions = self._order(epoch, good)
+        images, owners, captions = self._order(epoch, good)
         size = config.batch_size // self.world
         start = within * config.batch_size + self.rank * size
         parts = []
         for at in np.array_split(np.arange(start, start + size), config.accum_freq):
-            batch = data.batch(photos[at], owners[at], captions[at])
+            batch = data.batch(images[at], owners[at], captions[at])
             parts.append(
                 batch if self.false_negatives is None else self.false_negatives.add(batch, owners[at], captions[at])
             )
@@ -221,7 +221,7 @@ class Run:
         self.on_progress("training", step + 1, steps * config.epochs, f"epoch {epoch + 1}  loss {loss:.3f}")
 
     def _note_bad(self, data: PairData, log: log_module.Log, step: int, looked: int) -> None:
-        """Name photos that turned out to be bad, once each; stop if they are too many of those looked at."""
+        """Name images that turned out to be bad, once each; stop if they are too many of those looked at."""
         bad = [(self.pairs[place].key, why) for place, why in sorted(data.bad.items())]
         for key, why in bad:
             if (key, why) not in self.noted:
@@ -230,21 +230,21 @@ class Run:
         _check_bad(bad, min(looked, self.count))
 
     def _order(self, epoch: int, good: Places) -> tuple[Places, Places, Places]:
-        """Photos of an epoch in its order, whose captions each gets, and which of these."""
+        """Images of an epoch in its order, whose captions each gets, and which of these."""
         if epoch not in self._orders:
             drawn = _drawn(self.config.seed, epoch)
-            photos = owners = good[drawn.permutation(len(good))]
-            if self.config.shuffle_captions:  # each run has one wrong partner for a photo, the same in every epoch
+            images = owners = good[drawn.permutation(len(good))]
+            if self.config.shuffle_captions:  # each run has one wrong partner for an image, the same in every epoch
                 ring = good[_drawn(self.config.seed).permutation(len(good))]
                 partner = np.empty(self.count, np.int64)
                 partner[ring] = np.roll(ring, 1)
-                owners = partner[photos]
+                owners = partner[images]
             which = (drawn.random(len(owners)) * self.captions[owners]).astype(np.int64)
-            self._orders = {epoch: (photos, owners, which)}
+            self._orders = {epoch: (images, owners, which)}
         return self._orders[epoch]
 
     def _score(self, log: log_module.Log, epoch: int, step: int) -> None:
-        """How well the map lies on things now, on the photos with masks."""
+        """How well the map lies on things now, on the images with masks."""
         if self.validation is not None:
             record = self.validation.score(self.head)
             log.note("scores", step=step, epoch=epoch, msc=record.msc, miou=record.miou, threshold=record.threshold)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, UInt16
 from torch import Tensor
 
-from eclip.backbones.backbone import Backbone, plainly
+from eclip.backbones.backbone import Backbone, eval_no_grad
 from eclip.backbones.blocks import cosine
 from eclip.backbones.encoding import Encoding, encode
 from eclip.backbones.head import EclipHead, head_rows
@@ -68,12 +68,12 @@ class Validation:
         """
         found = Localization()
         for items, rows, grid in self._rows():
-            with plainly(self.backbone.model):
-                maps = cosine(head(rows.to(head.image.weight.device)), head.words(self.text))
+            with eval_no_grad(self.backbone.model):
+                maps = cosine(head(rows.to(head.image.weight.device)), head.project_text(self.text))
             for item, raw in zip(items, maps.transpose(1, 2).unflatten(2, grid), strict=True):
                 mask = item.read()
                 numbers = present(mask)
-                score_photo(found, raw[[self.columns[number] for number in numbers]], numbers, mask)
+                score_image(found, raw[[self.columns[number] for number in numbers]], numbers, mask)
         return found.record()
 
     def _rows(self) -> Iterator[Rows]:
@@ -84,7 +84,7 @@ class Validation:
         for items, encoding in encoded(
             self.masks, self.backbone, image_size=self.image_size, batch_size=self.batch_size, keep=1
         ):
-            with plainly(self.backbone.model):
+            with eval_no_grad(self.backbone.model):
                 rows = head_rows(encoding, self.source).cpu()
             held += rows.nbytes
             if held <= KEPT_BYTES:
@@ -117,12 +117,12 @@ def encoded(
     if batch_size < 1:
         raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
     items = iter(masks.items)
-    for batch in read_batches((item.photo for item in masks.items), batch_size, None):
-        pixels = torch.stack([backbone.preprocess(photo, image_size) for _, photo in batch])
+    for batch in read_batches((item.image for item in masks.items), batch_size, None):
+        pixels = torch.stack([backbone.preprocess(image, image_size) for _, image in batch])
         yield list(islice(items, len(batch))), encode(backbone, pixels, keep)
 
 
-def score_photo(
+def score_image(
     into: Localization,
     maps: Float[Tensor, "text row col"],
     numbers: Sequence[int],

@@ -1,4 +1,4 @@
-"""Captions as the prompts that maps are asked with: "a photo of a dog" for each word that captions of a photo mention.
+"""Captions as the prompts that maps are asked with: "a photo of a dog" for each word that captions of an image mention.
 
 Captions are sentences, and what people ask a map for is a word. A text encoder may put the two far apart (that of
 `mini` does: the mean of its captions and the mean of its prompts have a cosine of -0.3), and then a head that is
@@ -24,43 +24,43 @@ from eclip.texts.vocabulary import words_of
 from eclip.training.data import Batch, Places, Texts
 
 PROMPT = "a photo of a {}"
-LEAST_PHOTOS = 10
+LEAST_IMAGES = 10
 ODD = {
     **{"man": "men", "woman": "women", "person": "people", "child": "children", "foot": "feet", "tooth": "teeth"},
     **{"goose": "geese", "mouse": "mice", "knife": "knives", "leaf": "leaves", "wolf": "wolves", "calf": "calves"},
     **{"shelf": "shelves", "bookshelf": "bookshelves", "scarf": "scarves"},
 }
-"""Plurals that no rule gives; more of them are hardly ever in captions of photos."""
+"""Plurals that no rule gives; more of them are hardly ever in captions of images."""
 
 
 def as_words(pairs: Sequence[Pair]) -> list[tuple[str, ...]]:
     """Prompts for the words that the captions of each pair mention; none for some.
 
-    A word counts where two captions of a photo have it, or the only one; words that fewer than ten photos have are
+    A word counts where two captions of an image have it, or the only one; words that fewer than ten images have are
     left out. The words are those of `eclip concepts`. The parts of a term that counts, "dog" of "hot dog", are not
-    asked of its photo: one may be there or not.
+    asked of its image: one may be there or not.
 
     Raises:
         DataError: no pair has any.
     """
     singular = {form: word for word in words_of(None) for form in forms(word)}
     found = [_mentioned(pair.captions, singular) for pair in pairs]
-    photos = Counter(word for words in found for word in words)
+    images = Counter(word for words in found for word in words)
     prompts = []
     for words in found:
-        kept = [word for word in words if photos[word] >= LEAST_PHOTOS]
+        kept = [word for word in words if images[word] >= LEAST_IMAGES]
         parts = {part for word in kept for part in _parts(word)}
         prompts.append(tuple(fill(PROMPT, word) for word in kept if word not in parts))
     if not any(prompts):
         raise DataError(
-            f"no word of the vocabulary is in the captions of {LEAST_PHOTOS} photos or more: train on the captions "
+            f"no word of the vocabulary is in the captions of {LEAST_IMAGES} images or more: train on the captions "
             "themselves (--texts captions), or on more pairs."
         )
     return prompts
 
 
 class FalseNegatives:
-    """Which words a photo is not to be held against: its own, their parts, and those near them in meaning.
+    """Which words an image is not to be held against: its own, their parts, and those near them in meaning.
 
     Who wrote "a man" has not denied "a person", nor "a coffee cup" a cup.
 

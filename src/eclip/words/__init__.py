@@ -45,16 +45,16 @@ class WordMethod(Entry["Tensor"]):
         Raises:
             OptionError: an option this method does not have, or a value of another type.
             ShapeError: the images are not (image, feature).
-            NoMeaningError: the formula has no meaning for this text tower.
+            NotApplicableError: the formula is not applicable to this text tower.
         """
         if image.ndim != 2 or not len(image):
             raise ShapeError(f"image must be (image, feature), one or more, got {tuple(image.shape)}.")
         options = self.check(options)
         import torch
 
-        from eclip.backbones.backbone import plainly
+        from eclip.backbones.backbone import eval_no_grad
 
-        with plainly(reading.backbone.model):
+        with eval_no_grad(reading.backbone.model):
             image = image.to(reading.ids.device)
             image = image.clone() if image.is_inference() else image
             some = [self.function(part, image, **options) for part in reading.split(TEXTS_AT_ONCE)]

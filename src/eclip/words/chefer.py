@@ -35,7 +35,7 @@ def chefer(
 
     Raises:
         OptionError: depth below 1.
-        NoMeaningError: the tower is unknown.
+        NotApplicableError: the tower is unknown.
     """
     if depth < 1:
         raise OptionError(f"'chefer' needs depth >= 1, got {depth}.")

@@ -1,4 +1,4 @@
-"""What `eclip words` leaves on disk: a page a photo, pictures and arrays of pairs, and the one manifest over them."""
+"""What `eclip words` leaves on disk: a page an image, pictures and arrays of pairs, and the one manifest over them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,34 @@ if TYPE_CHECKING:
 WORDS_SCHEMA = "eclip.words/1"
 
 
-def words_command(sources: Sequence[str], texts: Sequence[str], how: dict[str, Any]) -> str:
-    """The shell command that repeats it; `how` is that of the manifest."""
-    words = ["eclip", "words", *question(sources, texts), "--model", how["model"], "--method", how["method"]]
-    words += ["--resize", how["resize"], "--positions", how["positions"], "--device", how["device"]]
-    if how["image_size"] is not None:
-        words += ["--image-size", str(how["image_size"])]
-    for key, value in how["options"].items():
+def words_command(sources: Sequence[str], texts: Sequence[str], provenance: dict[str, Any]) -> str:
+    """The shell command that repeats it; `provenance` is that of the manifest."""
+    words = [
+        "eclip",
+        "words",
+        *question(sources, texts),
+        "--model",
+        provenance["model"],
+        "--method",
+        provenance["method"],
+    ]
+    words += [
+        "--resize",
+        provenance["resize"],
+        "--positions",
+        provenance["positions"],
+        "--device",
+        provenance["device"],
+    ]
+    if provenance["image_size"] is not None:
+        words += ["--image-size", str(provenance["image_size"])]
+    for key, value in provenance["options"].items():
         words += ["--set", f"{key}={value}"]
-    if how["pairs"] is not None:
+    if provenance["pairs"] is not None:
         words.append("--pairs")
         for name in ("image_depth", "text_depth", "points"):
-            words += [f"--{name.replace('_', '-')}", str(how["pairs"][name])]
-        for box in how["pairs"]["boxes"]:
+            words += [f"--{name.replace('_', '-')}", str(provenance["pairs"][name])]
+        for box in provenance["pairs"]["boxes"]:
             words += ["--box", ",".join(f"{side:g}" for side in box)]
     return shlex.join(words)
 
@@ -41,11 +56,11 @@ class WordsWriter(Folder):
 
     The manifest is also what `eclip words --json` prints:
 
-        {"schema": "eclip.words/1", "signed": bool, "how": {model, method, options, pairs, versions, command},
-         "photos": [{"source", "width", "height",
+        {"schema": "eclip.words/1", "signed": bool, "provenance": {model, method, options, pairs, versions, command},
+         "images": [{"source", "width", "height",
                      "texts": [{"text", "score", "words": [{"word", "value", "share"}, ...],
                                 "pairs": {as `Interactions.entry`} or null}, ...],
-                     "files": {"photo", "page", "pictures": [file, ...], "npz"}}, ...],
+                     "files": {"image", "page", "pictures": [file, ...], "npz"}}, ...],
          "failures": [{"source", "error"}, ...]}
 
     "value" is raw, "share" that of all relevance of the text, signs aside. The npz file holds one array (word, row,
@@ -53,37 +68,37 @@ class WordsWriter(Folder):
     """
 
     def __init__(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        manifest = {"schema": WORDS_SCHEMA, "signed": None, "how": None}
+        manifest = {"schema": WORDS_SCHEMA, "signed": None, "provenance": None}
         super().__init__(folder, FORMATS, manifest, overwrite=overwrite)
 
     def add(
         self, words: WordRelevance, image: int, pairs: Sequence[Interactions] = (), boxes: Sequence[Box] = ()
     ) -> dict[str, Any]:
-        """Write the files of a photo; returns its entry in the manifest.
+        """Write the files of an image; returns its entry in the manifest.
 
         Args:
-            words: of some photos.
+            words: of some images.
             image: which of them.
-            pairs: of that photo, one a text, or none at all.
-            boxes: parts of the photo whose words are wanted.
+            pairs: of that image, one a text, or none at all.
+            boxes: parts of the image whose words are wanted.
 
         Raises:
-            OptionError: a box is not inside the photo; nothing is written then.
+            OptionError: a box is not inside the image; nothing is written then.
             ResultError: a file cannot be written.
         """
         from eclip.words.page import Sentence, words_page  # here, so that the command line can check the folder first
 
-        photo, source = words.photos[image], words.sources[image]
+        picture, source = words.images[image], words.sources[image]
         entries = words.entries(image)
         for number, entry in enumerate(entries):
             entry["pairs"] = pairs[number].entry(boxes) if pairs else None
-        if self.manifest["how"] is None:
+        if self.manifest["provenance"] is None:
             own = None
             if pairs:
-                path = {name: pairs[0].how[name] for name in ("image_depth", "text_depth", "points")}
+                path = {name: pairs[0].provenance[name] for name in ("image_depth", "text_depth", "points")}
                 own = {**path, "boxes": [[float(side) for side in box] for box in boxes]}
-            self.manifest |= {"signed": words.signed, "how": {**words.how, "pairs": own, "command": None}}
-        stem, files = self._photo(source, lambda: photo)
+            self.manifest |= {"signed": words.signed, "provenance": {**words.provenance, "pairs": own, "command": None}}
+        stem, files = self._image(source, lambda: picture)
         sentences = [
             Sentence(
                 float(words.scores[image, text]),
@@ -93,7 +108,8 @@ class WordsWriter(Folder):
             )
             for text in range(len(words.texts))
         ]
-        note = f"Words: {words.how['method']} on {words.how['model']}; amber speaks for the score, blue against it."
+        made = words.provenance
+        note = f"Words: {made['method']} on {made['model']}; amber speaks for the score, blue against it."
         if pairs:
             note += " Under the pointer: pairs, what a word and a patch add to the score together."
             files["pictures"] = [
@@ -101,9 +117,9 @@ class WordsWriter(Folder):
                 for number, one in enumerate(pairs)
             ]
             files["npz"] = self._arrays(stem, {str(number): one.values for number, one in enumerate(pairs)})
-        page = words_page(Path(source).name, photo, sentences, note).encode(errors="replace")
+        page = words_page(Path(source).name, picture, sentences, note).encode(errors="replace")
         files["page"] = self._put(f"{stem}.words.html", page)
-        width, height = photo.size
+        width, height = picture.size
         made = {"source": source, "width": width, "height": height, "texts": entries, "files": files}
-        self.manifest["photos"].append(made)
+        self.manifest["images"].append(made)
         return made

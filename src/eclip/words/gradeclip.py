@@ -49,7 +49,7 @@ def gradeclip(
 
     Raises:
         OptionError: unknown heads or loosened, or depth below 1.
-        NoMeaningError: no single token is pooled, or the tower is unknown.
+        NotApplicableError: no single token is pooled, or the tower is unknown.
     """
     if heads not in HEADS or loosened not in LOOSENED or depth < 1:
         raise OptionError(

@@ -1,4 +1,4 @@
-"""Which patch for this word, and which word for this patch? `interactions`, for one photo."""
+"""Which patch for this word, and which word for this patch? `interactions`, for one image."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from jaxtyping import Float, Int
 from PIL import Image
 
 from eclip import heatmap, render
-from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone, plainly
+from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone, eval_no_grad
 from eclip.backbones.blocks import cosine
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
 from eclip.backbones.encoding import encode
 from eclip.backbones.load import backbone_of
 from eclip.errors import OptionError, TextError
-from eclip.images import Photo, name_of, open_photo
+from eclip.images import ImageLike, name_of, open_image
 from eclip.registry import plain_options, whole_or_none
 from eclip.results.provenance import made_by
 from eclip.texts.encode import check_texts, encode_texts
-from eclip.words.second_order import Path, check_path, image_path, pairs, target, text_path, with_reference
+from eclip.words.second_order import check_path, image_path, pairs, target, text_path, with_reference
 from eclip.words.tokens import Reading, content, read
 
 Box = Sequence[float | int] | np.ndarray
-"""left, top, right, bottom in pixels of the photo, such as a row of `Explanation.boxes`."""
+"""left, top, right, bottom in pixels of the image, such as a row of `Explanation.boxes`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Interactions:
-    """What each pair of a word and a patch adds to the score of a text with a photo.
+    """What each pair of a word and a patch adds to the score of a text with an image.
 
     Attributes:
         values: (word, row, col) float32, signed, in units of the score.
@@ -41,9 +41,9 @@ class Interactions:
         score: cosine of the unaltered model in [-1, 1].
         total: sum over all pairs, special tokens of text and image among them.
         goal: what the total tends to with more points of the path; their difference is the error of the integral.
-        source: what the photo was: its path, or "photo 0" if it came from memory.
-        photo: the photo itself.
-        how: model, depths, points, versions.
+        source: what the image was: its path, or "image 0" if it came from memory.
+        image: the image itself.
+        provenance: model, depths, points, versions.
     """
 
     values: Float[np.ndarray, "word row col"]
@@ -53,8 +53,8 @@ class Interactions:
     total: float
     goal: float
     source: str
-    photo: Image.Image
-    how: dict[str, Any]
+    image: Image.Image
+    provenance: dict[str, Any]
 
     def __repr__(self) -> str:
         word, row, col = self.values.shape
@@ -100,21 +100,21 @@ class Interactions:
         return sorted(found)
 
     def heatmap(self, phrase: str | int | np.integer) -> Float[np.ndarray, "height width"]:
-        """The map of a phrase in the size of the photo, in [-1, 1], zero kept."""
+        """The map of a phrase in the size of the image, in [-1, 1], zero kept."""
         shown = heatmap.signed(torch.from_numpy(np.ascontiguousarray(self.map(phrase))))
-        return heatmap.resize(shown, self.photo.size[::-1]).numpy()
+        return heatmap.resize(shown, self.image.size[::-1]).numpy()
 
     def in_box(self, box: Box) -> Float[np.ndarray, " word"]:
-        """Which words for this part of the photo? Each word's values in it, patches counted by what lies inside.
+        """Which words for this part of the image? Each word's values in it, patches counted by what lies inside.
 
         Args:
-            box: left, top, right, bottom in pixels of the photo, such as a row of `Explanation.boxes`.
+            box: left, top, right, bottom in pixels of the image, such as a row of `Explanation.boxes`.
 
         Raises:
-            OptionError: the box is empty or outside the photo.
+            OptionError: the box is empty or outside the image.
         """
-        left, top, right, bottom = check_box(box, self.photo.size, self.source)
-        width, height = self.photo.size
+        left, top, right, bottom = check_box(box, self.image.size, self.source)
+        width, height = self.image.size
         _, rows, cols = self.values.shape
         down, across = _covered(top / height, bottom / height, rows), _covered(left / width, right / width, cols)
         found: Float[np.ndarray, " word"] = np.einsum("wrc,r,c->w", self.values, down, across)
@@ -127,24 +127,24 @@ class Interactions:
     def picture(self, boxes: Sequence[Box] | np.ndarray = ()) -> Image.Image:
         """One small map a word, all on one scale; below, each box with the words that it speaks for.
 
-        The number beside a word is what it adds over the whole photo.
+        The number beside a word is what it adds over the whole image.
         """
         peak = float(np.abs(self.values).max()) or 1.0
         top = render.strip(
-            self.photo,
+            self.image,
             iter(self.values / peak),
             signed=True,
             texts=self.words,
             scores=[float(each.sum()) for each in self.values],
         )
         sections = [top, render.drawn(self.words, self.values.sum(axis=(1, 2)), top.width)]
-        sections += [render.cut_out(self.photo, box, self.words, self.in_box(box), top.width) for box in boxes]
+        sections += [render.cut_out(self.image, box, self.words, self.in_box(box), top.width) for box in boxes]
         return render.stack(sections)
 
     def entry(self, boxes: Sequence[Box] | np.ndarray = ()) -> dict[str, Any]:
         """What JSON says: words with their sums and strongest patches, boxes with their words, completeness."""
         _, rows, cols = self.values.shape
-        width, height = self.photo.size
+        width, height = self.image.size
         words = []
         for word, each in zip(self.words, self.values, strict=True):
             row, col = (int(place) for place in np.unravel_index(each.argmax(), each.shape))
@@ -167,7 +167,7 @@ class Interactions:
 
 
 def interactions(
-    image: Photo,
+    image: ImageLike,
     text: str,
     *,
     model: str | Backbone = DEFAULT_MODEL,
@@ -188,7 +188,7 @@ def interactions(
         image_depth: how many last attention layers of the image tower the pairs are taken through; 1 as the authors.
         text_depth: and last blocks of the text tower; None = all, so that a pair is about the word itself, not about
             what the tower has gathered in its place; 1 as the authors.
-        points: of the path to photo and text from those without content; more make the sum more exact.
+        points: of the path to image and text from those without content; more make the sum more exact.
         image_size: see `eclip.explain`.
         resize: see `eclip.explain`.
         positions: see `eclip.explain`.
@@ -201,11 +201,11 @@ def interactions(
         TextCutWarning: a text longer than the model reads; the words it does not read have 0.
     """
     asked = PairQuestion([text], model, image_depth, text_depth, points, image_size, resize, positions, device)
-    return asked.answer(open_photo(image), name_of(image, 0))[0]
+    return asked.answer(open_image(image), name_of(image, 0))[0]
 
 
 class PairQuestion:
-    """Everything but the photos, checked, and the texts' part of the work done once."""
+    """Everything but the images, checked, and the texts' part of the work done once."""
 
     def __init__(
         self,
@@ -229,28 +229,28 @@ class PairQuestion:
         self.path = plain_options(self.path)
         image_size = whole_or_none(image_size, "image_size", "a whole number of pixels")
         self.view: dict[str, Any] = {"image_size": image_size, "resize": resize, "positions": positions}
-        self.backbone.grid_for((1, 1), image_size, resize)  # raises now what it would for each photo
+        self.backbone.grid_for((1, 1), image_size, resize)  # raises now what it would for each image
         self.features = encode_texts(self.backbone, self.texts)
         self.readings = [read(self.backbone, [text]) for text in self.texts]
-        with plainly(self.backbone.model):
+        with eval_no_grad(self.backbone.model):
             self.paths = [self._read(reading) for reading in self.readings]
 
-    def _read(self, reading: Reading) -> Path:
+    def _read(self, reading: Reading) -> IntegrationPath:
         empty, short = self.backbone.tokenize(["", "a"])
         place = content(short.tolist(), empty.tolist())
         ids = with_reference(reading.ids, short[None].to(reading.ids), place)
         both = Reading(self.backbone, (*reading.texts, ""), ids, (*reading.words, ()))
         return text_path(both, self.path["text_depth"], self.path["points"])
 
-    def answer(self, photo: Image.Image, source: str) -> list[Interactions]:
-        """One forward pass of the photo and of the image that it is held against, then the pairs of each text."""
-        pixels = self.backbone.preprocess(photo, self.view["image_size"], self.view["resize"])
+    def answer(self, image: Image.Image, source: str) -> list[Interactions]:
+        """One forward pass of the image and of the image that it is held against, then the pairs of each text."""
+        pixels = self.backbone.preprocess(image, self.view["image_size"], self.view["resize"])
         both = torch.stack([pixels, torch.zeros_like(pixels)])
         encoding = encode(self.backbone, both, self.path["image_depth"], self.view["positions"])
-        with plainly(self.backbone.model):
+        with eval_no_grad(self.backbone.model):
             seen = image_path(encoding, self.path["image_depth"], self.path["points"])
         scores = cosine(encoding.feature[:1], self.features)[0]
-        how = {**made_by(self.backbone), **self.path, **self.view}
+        provenance = {**made_by(self.backbone), **self.path, **self.view}
         patches, found = encoding.grid.row * encoding.grid.col, []
         for reading, path, score in zip(self.readings, self.paths, scores, strict=True):
             matrix = pairs(path, seen).float()
@@ -264,8 +264,8 @@ class PairQuestion:
                     total=float(matrix.sum()),
                     goal=float(target(path, seen)),
                     source=source,
-                    photo=photo,
-                    how=how,
+                    image=image,
+                    provenance=provenance,
                 )
             )
         return found
@@ -278,10 +278,10 @@ def _covered(start: float, stop: float, count: int) -> Float[np.ndarray, " cell"
 
 
 def check_box(box: Box, size: tuple[int, int], source: str) -> tuple[float, float, float, float]:
-    """The sides of a box that lies in a photo of (width, height) pixels.
+    """The sides of a box that lies in an image of (width, height) pixels.
 
     Raises:
-        OptionError: it is no box, it is empty, or not all of it lies in the photo.
+        OptionError: it is no box, it is empty, or not all of it lies in the image.
     """
     sides = [float(side) for side in box] if isinstance(box, list | tuple | np.ndarray) else []
     left, top, right, bottom = sides if len(sides) == 4 else [0.0] * 4

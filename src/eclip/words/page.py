@@ -1,4 +1,4 @@
-"""A page of a photo and its texts that needs nothing but itself; with pairs, words and patches light up each other."""
+"""A page of an image and its texts that needs nothing but itself; with pairs, words and patches light up each other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from eclip.render.colormaps import LEVELS, diverging
 from eclip.render.overlay import view_size
 from eclip.render.words import page_words
 
-PHOTO_LENGTH = 480
+IMAGE_LENGTH = 480
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Sentence:
     """A text on the page.
 
     Attributes:
-        score: cosine of photo and text.
+        score: cosine of image and text.
         words: in order.
         values: one a word.
         pairs: one map a word on the patch grid, or None.
@@ -37,22 +37,22 @@ class Sentence:
     pairs: Float[np.ndarray, "word row col"] | None = None
 
 
-def words_page(title: str, photo: Image.Image, sentences: Sequence[Sentence], note: str) -> str:
-    """HTML of a whole page: the photo and its texts, each word on its color, with the share it has in a tooltip.
+def words_page(title: str, image: Image.Image, sentences: Sequence[Sentence], note: str) -> str:
+    """HTML of a whole page: the image and its texts, each word on its color, with the share it has in a tooltip.
 
-    With pairs, a word under the pointer shows its patches on the photo, and a patch under the pointer its words; a
+    With pairs, a word under the pointer shows its patches on the image, and a patch under the pointer its words; a
     click, or Tab and Enter, holds a word.
 
     Args:
-        title: what the photo is called.
-        photo: mode RGB, any size; drawn 480 pixels long.
+        title: what the image is called.
+        image: mode RGB, any size; drawn 480 pixels long.
         sentences: the texts.
         note: a line below, how the values came about.
     """
-    small = photo.resize(view_size(photo.size, PHOTO_LENGTH, PHOTO_LENGTH), Image.Resampling.LANCZOS)
+    small = image.resize(view_size(image.size, IMAGE_LENGTH, IMAGE_LENGTH), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=88)
-    image = base64.b64encode(buffer.getvalue()).decode()
+    encoded = base64.b64encode(buffer.getvalue()).decode()
     linked = any(one.pairs is not None for one in sentences)
     lines = "\n".join(
         f'<p class="text" data-text="{number}"><span class="score">{one.score:.3f}</span>\n'
@@ -66,7 +66,7 @@ def words_page(title: str, photo: Image.Image, sentences: Sequence[Sentence], no
         title=html.escape(title),
         width=small.width,
         height=small.height,
-        image=image,
+        image=encoded,
         lines=lines,
         help=_HELP if linked else "",
         note=html.escape(note),
@@ -78,7 +78,7 @@ _LINKS = """<script type="application/json" id="pairs">{pairs}</script>
 <script type="application/json" id="colors">{colors}</script>
 <script>{script}</script>"""
 _HELP = (
-    '<p class="note">Point at a word: its patches. Point at the photo: the words of that patch. '
+    '<p class="note">Point at a word: its patches. Point at the image: the words of that patch. '
     "Click a word: hold it. One scale for each text, so what adds little stays dark.</p>\n"
 )
 _PAGE = """<!doctype html>

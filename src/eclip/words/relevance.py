@@ -1,4 +1,4 @@
-"""Which words of a text made a photo match it? `explain_words`, the main path of the side of the words."""
+"""Which words of a text made an image match it? `explain_words`, the main path of the side of the words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
 from eclip.backbones.encoding import encode
 from eclip.backbones.load import backbone_of
-from eclip.images import Photo, at_least_one, name_of, open_photo
+from eclip.images import ImageLike, at_least_one, name_of, open_image
 from eclip.registry import plain_options, whole_or_none
 from eclip.results.indexing import Which, image_and_text, image_of
 from eclip.results.provenance import made_by
@@ -29,17 +29,17 @@ from eclip.words.tokens import read
 
 @dataclass(frozen=True, eq=False)
 class WordRelevance:
-    """How much each word of each text did for its score with each photo.
+    """How much each word of each text did for its score with each image.
 
     Attributes:
         values: of each text (image, word) float32, raw: as the method gives them, summed over a word's tokens.
         words: of each text, in order.
         scores: (image, text) float32, cosine of the unaltered model in [-1, 1].
         texts: as given.
-        sources: what each photo was: its path, or "photo 0" for one that came from memory.
+        sources: what each image was: its path, or "image 0" for one that came from memory.
         signed: words may speak against the score as well.
-        how: model, method, options, versions.
-        photos: the photos themselves.
+        provenance: model, method, options, versions.
+        images: the images themselves.
     """
 
     values: tuple[Float[np.ndarray, "image _word"], ...]
@@ -48,11 +48,11 @@ class WordRelevance:
     texts: tuple[str, ...]
     sources: tuple[str, ...]
     signed: bool
-    how: dict[str, Any]
-    photos: tuple[Image.Image, ...]
+    provenance: dict[str, Any]
+    images: tuple[Image.Image, ...]
 
     def __repr__(self) -> str:
-        return f"WordRelevance({len(self.sources)} photos, {len(self.texts)} texts, {self.how['method']})"
+        return f"WordRelevance({len(self.sources)} images, {len(self.texts)} texts, {self.provenance['method']})"
 
     def shares(self, image: Which = 0, text: Which | None = None) -> Float[np.ndarray, " word"]:
         """Each word's share of all relevance in a text, signs aside: in [-1, 1], absolute values add up to 1.
@@ -68,7 +68,7 @@ class WordRelevance:
         return render.shares(self.values[text][image])
 
     def entries(self, image: Which = 0) -> list[dict[str, Any]]:
-        """What JSON says of a photo: of each text its score, its words, their values and shares."""
+        """What JSON says of an image: of each text its score, its words, their values and shares."""
         found, image = [], image_of(image, self.sources, self.texts)
         for text, (name, words, values) in enumerate(zip(self.texts, self.words, self.values, strict=True)):
             each = zip(words, values[image], render.shares(values[image]), strict=True)
@@ -94,7 +94,7 @@ class WordRelevance:
 
 
 def explain_words(
-    image: Photo | Sequence[Photo],
+    image: ImageLike | Sequence[ImageLike],
     texts: str | Iterable[str],
     *,
     model: str | Backbone = DEFAULT_MODEL,
@@ -105,7 +105,7 @@ def explain_words(
     device: Device | None = None,
     **options: Any,
 ) -> WordRelevance:
-    """Which words of each text made the model match it to each photo?
+    """Which words of each text made the model match it to each image?
 
     Args:
         image: a path, a PIL picture, an array, a tensor, or several of them, see `eclip.explain`.
@@ -125,13 +125,13 @@ def explain_words(
         TextCutWarning: a text longer than the model reads; the words it does not read have 0.
     """
     asked = WordQuestion(texts, model, method, options, image_size, resize, positions, device)
-    photos = at_least_one(image)
-    opened = [open_photo(photo) for photo in photos]
-    return asked.answer(opened, [name_of(photo, index) for index, photo in enumerate(photos)])
+    images = at_least_one(image)
+    opened = [open_image(picture) for picture in images]
+    return asked.answer(opened, [name_of(picture, index) for index, picture in enumerate(images)])
 
 
 class WordQuestion:
-    """Everything but the photos, checked and read once."""
+    """Everything but the images, checked and read once."""
 
     def __init__(
         self,
@@ -152,12 +152,12 @@ class WordQuestion:
         self.reading = read(self.backbone, self.texts)
         image_size = whole_or_none(image_size, "image_size", "a whole number of pixels")
         self.view: dict[str, Any] = {"image_size": image_size, "resize": resize, "positions": positions}
-        self.backbone.grid_for((1, 1), image_size, resize)  # raises now what it would for each photo
+        self.backbone.grid_for((1, 1), image_size, resize)  # raises now what it would for each image
 
-    def answer(self, photos: list[Image.Image], sources: list[str]) -> WordRelevance:
-        """One forward pass of each photo's shape, then the method."""
+    def answer(self, images: list[Image.Image], sources: list[str]) -> WordRelevance:
+        """One forward pass of each image's shape, then the method."""
         backbone = self.backbone
-        pixels = [backbone.preprocess(photo, self.view["image_size"], self.view["resize"]) for photo in photos]
+        pixels = [backbone.preprocess(image, self.view["image_size"], self.view["resize"]) for image in images]
         alike = len({tuple(one.shape) for one in pixels}) == 1
         batches = [torch.stack(pixels)] if alike else [one[None] for one in pixels]
         feature = unit(torch.cat([encode(backbone, batch, 0, self.view["positions"]).feature for batch in batches]))
@@ -169,6 +169,6 @@ class WordQuestion:
             texts=tuple(self.texts),
             sources=tuple(sources),
             signed=self.method.signed,
-            how={**made_by(backbone), "method": self.method.name, "options": self.options, **self.view},
-            photos=tuple(photos),
+            provenance={**made_by(backbone), "method": self.method.name, "options": self.options, **self.view},
+            images=tuple(images),
         )

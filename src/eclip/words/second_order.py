@@ -29,7 +29,7 @@ Tangents = Float[Tensor, "token feature"]
 
 
 @dataclass(frozen=True, eq=False)
-class Path:
+class IntegrationPath:
     """What each token adds to a feature along the straight path from a reference to the input.
 
     Attributes:
@@ -43,26 +43,26 @@ class Path:
     reference: Float[Tensor, " feature"]
 
 
-def pairs(text: Path, image: Path) -> Float[Tensor, "token patch"]:
+def pairs(text: IntegrationPath, image: IntegrationPath) -> Float[Tensor, "token patch"]:
     """What each pair adds to the cosine: dot products of the shares, over both features' lengths."""
     return text.shares @ image.shares.T / _lengths(text, image)
 
 
-def target(text: Path, image: Path) -> Float[Tensor, ""]:
+def target(text: IntegrationPath, image: IntegrationPath) -> Float[Tensor, ""]:
     """What all pairs together tend to with more points: (e_t - r_t) . (e_i - r_i) / (|e_t| |e_i|)."""
     moved = [(path.feature - path.reference).to(path.shares) for path in (text, image)]
     return moved[0] @ moved[1] / _lengths(text, image)
 
 
-def _lengths(text: Path, image: Path) -> Float[Tensor, ""]:
+def _lengths(text: IntegrationPath, image: IntegrationPath) -> Float[Tensor, ""]:
     return text.feature.to(text.shares).norm() * image.feature.to(image.shares).norm()
 
 
-def image_path(encoding: Encoding, depth: int, points: int) -> Path:
+def image_path(encoding: Encoding, depth: int, points: int) -> IntegrationPath:
     """The path of an image from the zero image, in what enters its last attention layers.
 
     Args:
-        encoding: of two images, the photo and zeros, with the last `depth` blocks kept. Zeros after color normalization
+        encoding: of two images, the image and zeros, with the last `depth` blocks kept. Zeros after color normalization
             are the mean color, as in the authors' code.
         depth: attention layers, as `chefer` counts them: a MAP head's or a pool's is one of its own.
         points: 1/points, 2/points, ..., 1 of the way.
@@ -84,7 +84,7 @@ def image_path(encoding: Encoding, depth: int, points: int) -> Path:
         return _one_row(_image_row(encoding, block), whole[:1], whole[1:], points)
 
 
-def text_path(reading: Reading, depth: int, points: int) -> Path:
+def text_path(reading: Reading, depth: int, points: int) -> IntegrationPath:
     """The path of a text from a text that says nothing, in what enters its last blocks.
 
     Args:
@@ -136,7 +136,7 @@ def check_path(**numbers: object) -> None:
             raise OptionError(f"{name} must be at least 1, got {number}.")
 
 
-def _path(through: Callable[[Tokens], Tensor], x: Tokens, reference: Tokens, points: int) -> Path:
+def _path(through: Callable[[Tokens], Tensor], x: Tokens, reference: Tokens, points: int) -> IntegrationPath:
     """Any number of blocks: one derivative of all that is left for each token that moves, and each point."""
     step = x - reference
     moving = (step[0] != 0).any(dim=-1)  # padding stays where it is
@@ -149,7 +149,7 @@ def _path(through: Callable[[Tokens], Tensor], x: Tokens, reference: Tokens, poi
             lambda x: (through(x),), [reference + at * step], ([one * step] for one in each.split(chunk))
         )
         shares[moving] += moved[:, 0] / points
-    return Path(shares, feature, end)
+    return IntegrationPath(shares, feature, end)
 
 
 def _zeros(tokens: int, feature: Tensor) -> Tangents:
@@ -207,7 +207,7 @@ def _text_row(tower: TextTower, block: TextBlock, place: int, mask: Tensor | Non
     return _Row(block.qkv, place, seen, feature)
 
 
-def _one_row(last: _Row, x: Tokens, reference: Tokens, points: int) -> Path:
+def _one_row(last: _Row, x: Tokens, reference: Tokens, points: int) -> IntegrationPath:
     """The last layer alone: what moves with each token is known in closed form up to the row that is gathered."""
 
     def whole(x: Tokens) -> Tensor:
@@ -236,7 +236,7 @@ def _one_row(last: _Row, x: Tokens, reference: Tokens, points: int) -> Path:
         [(_, moved)] = _along(lambda *rows: (last.feature(*rows),), [row, gathered], [[own[None], moved[None]]])
         shares += moved[0] / points
 
-    return Path(shares, feature, end)
+    return IntegrationPath(shares, feature, end)
 
 
 def _of_mean(

@@ -12,10 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eclip.backbones.agreement import check_text
-from eclip.backbones.backbone import Backbone, plainly
+from eclip.backbones.backbone import Backbone, eval_no_grad
 from eclip.backbones.blocks import Tokens
 from eclip.backbones.text_tower import TextTower, run_text_block
-from eclip.errors import NoMeaningError
+from eclip.errors import NotApplicableError
 
 _SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}"  # scripts of which each character is a word
 _LETTER = rf"[[\p{{L}}\p{{N}}\p{{M}}_]--[{_SPACELESS}]]"
@@ -59,11 +59,11 @@ class Reading:
         """The text tower, block by block.
 
         Raises:
-            NoMeaningError: nobody has read its kind.
+            NotApplicableError: nobody has read its kind.
             AlteredModelError: it gives other features than the host, as with a hook on one of its blocks.
         """
         if self.backbone.text_tower is None:
-            raise NoMeaningError(
+            raise NotApplicableError(
                 method,
                 self.backbone.name,
                 "model with a text tower that eclip cannot look into",
@@ -76,11 +76,11 @@ class Reading:
         """Which token becomes the feature.
 
         Raises:
-            NoMeaningError: their mean does.
+            NotApplicableError: their mean does.
         """
         weights = self.tower(method).weights(self.ids)
         if int((weights != 0).sum(dim=1).max()) > 1:
-            raise NoMeaningError(
+            raise NotApplicableError(
                 method,
                 self.backbone.name,
                 "model that averages the tokens of a text",
@@ -117,7 +117,7 @@ def read(backbone: Backbone, texts: Sequence[str]) -> Reading:
     Words are runs of letters and digits, with hyphens and apostrophes inside, and runs of other signs; of Chinese
     and Japanese, each character. Where a tokenizer joins several into one token, they stay together.
     """
-    with plainly(backbone.model):
+    with eval_no_grad(backbone.model):
         ids = backbone.tokenize(list(texts)).to(backbone.weight.device)
     empty = backbone.tokenize([""])[0].tolist()
     return Reading(backbone, tuple(texts), ids, tuple(_words(backbone, text, empty) for text in texts))

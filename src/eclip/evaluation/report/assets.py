@@ -1,4 +1,4 @@
-"""Style and script of a report. Without the script the page is whole, but for the classes, and shows all photos."""
+"""Style and script of a report. Without the script the page is whole, but for the classes, and shows all images."""
 
 STYLE = """
 :root { --paper: #fcfbfa; --card: #fff; --ink: #1b1a22; --soft: #63616d; --line: #e2dfe4; --hover: #f3f0f4;
@@ -63,7 +63,7 @@ dl.meanings div, dl.rules div { display: grid; grid-template-columns: 11rem 1fr;
 dl.rules div + div { border-top: 1px solid color-mix(in srgb, var(--line) 55%, transparent) }
 dl.meanings dt, dl.rules dt { color: var(--soft) } dl.meanings dd, dl.rules dd { margin: 0; overflow-wrap: anywhere }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 25rem), 1fr)); gap: 0 2rem }
-.figures figure, .photos figure { margin: 0 } .chart { display: block; width: 100%; height: auto; overflow: visible }
+.figures figure, .images figure { margin: 0 } .chart { display: block; width: 100%; height: auto; overflow: visible }
 .chart text { font: 11.5px system-ui, sans-serif; fill: var(--soft) }
 .axis path { stroke: var(--line); stroke-width: 1 }
 .axis .name { fill: var(--ink); font-weight: 550 }
@@ -104,10 +104,10 @@ select { font: inherit; color: inherit; background: var(--card); border: 1px sol
 .classes .bar b { position: absolute; left: 100%; width: 2.9rem; text-align: right;
   font-weight: 550; line-height: 1.15rem }
 .classes .cat { overflow-wrap: anywhere }
-.photos { display: flex; flex-wrap: wrap; gap: .8rem }
-.photos img { display: block; height: auto; max-width: 100%; max-height: 240px; width: auto; border-radius: 8px }
-.photos figcaption { font-size: .8rem; color: var(--soft); margin: .3rem 0 .6rem; line-height: 1.35 }
-.photos figcaption b { color: var(--ink) } .photos figure { max-width: 100% }
+.images { display: flex; flex-wrap: wrap; gap: .8rem }
+.images img { display: block; height: auto; max-width: 100%; max-height: 240px; width: auto; border-radius: 8px }
+.images figcaption { font-size: .8rem; color: var(--soft); margin: .3rem 0 .6rem; line-height: 1.35 }
+.images figcaption b { color: var(--ink) } .images figure { max-width: 100% }
 .command { display: flex; gap: .8rem; align-items: start; background: var(--card); border: 1px solid var(--line);
   border-radius: 10px; padding: .7rem .9rem }
 pre span { display: inline-block; max-width: 100% }
@@ -116,10 +116,10 @@ pre { margin: 0; flex: 1; white-space: pre-wrap; overflow-wrap: anywhere; font: 
 @media (max-width: 40rem) { main { padding-top: 1.4rem }
   dl.meanings div, dl.rules div { grid-template-columns: 1fr; gap: 0 }
   .dots { min-width: 9rem } .sortable .rank { display: none } .classes { gap: .25rem .5rem }
-  th, td { padding: .38rem .5rem } .photos { display: grid; grid-template-columns: 1fr 1fr; align-items: end } }
+  th, td { padding: .38rem .5rem } .images { display: grid; grid-template-columns: 1fr 1fr; align-items: end } }
 @media print { :root { --paper: #fff; --hover: #f0eef2 }
   .copy, .note label { display: none } h2, h3 { break-after: avoid }
-  .photos { display: grid; grid-template-columns: repeat(3, 1fr) }
+  .images { display: grid; grid-template-columns: repeat(3, 1fr) }
   .scroll { overflow: visible; border: 0 } table { font-size: 7.5pt } figure, tr, .words li { break-inside: avoid }
   .dots { min-width: 5rem } th, td { padding: .15rem .25rem } main { max-width: none; padding: 0 }
   * { -webkit-print-color-adjust: exact; print-color-adjust: exact } }

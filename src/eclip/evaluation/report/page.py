@@ -1,4 +1,4 @@
-"""One file that shows evaluations: header, plain words, table, curves, costs, classes, photos.
+"""One file that shows evaluations: header, plain words, table, curves, costs, classes, images.
 
 No network, no font, no library: a file:// page that can be mailed. It reads without its script too, and prints.
 """
@@ -62,7 +62,7 @@ def _section(run: Run, place: int) -> str:
         f"<h2>All numbers</h2>\n{_table(run)}",
         charts_of(results),
         _classes(results),
-        _photos(run),
+        _images(run),
         _method(results),
     ]
     data = json.dumps(_data(results), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
@@ -76,15 +76,15 @@ def _head(run: Run) -> str:
     pairs = max((row["pairs"] for row in results["rows"]), default=0)
     methods = sum(not row["control"] for row in results["rows"])
     facts = [
-        (f"{data['photos']:,}", "photos"),
-        *([(f"{data['groups']:,}", "groups")] if data.get("groups", data["photos"]) < data["photos"] else []),
+        (f"{data['images']:,}", "images"),
+        *([(f"{data['groups']:,}", "groups")] if data.get("groups", data["images"]) < data["images"] else []),
         (f"{pairs:,}", "pairs" if protocol["task"] != "recognize" else "texts"),
         (f"{methods:,}", "methods" if protocol["task"] != "recognize" else "models"),
     ]
     shown = "".join(f"<div><dt>{what}</dt><dd>{count}</dd></div>" for count, what in facts)
     models = ", ".join(results.get("models") or dict.fromkeys(row["model"] for row in results["rows"]))
     part = [f"split {data['split']}"] if data.get("split", "all") not in (None, "all") else []
-    part += [f"one photo in {data['every']}"] if data.get("every", 1) > 1 else []
+    part += [f"one image in {data['every']}"] if data.get("every", 1) > 1 else []
     part += [f"{data['limit']} at most"] if data.get("limit") else []
     tail = f" ({', '.join(part)})" if part else ""
     return (
@@ -107,19 +107,19 @@ def _words(results: Mapping[str, Any]) -> str:
     failed = len(results["failures"])
     if failed:
         lines_.append(
-            f'<li><span aria-hidden="true">!</span><div>{failed} photos could not be read, see below.</div></li>'
+            f'<li><span aria-hidden="true">!</span><div>{failed} images could not be read, see below.</div></li>'
         )
     return f'<h2>In plain words</h2>\n<ul class="words">{"".join(lines_)}</ul>' if lines_ else ""
 
 
 def _groups(data: Mapping[str, Any]) -> str:
     """In how many groups the images come, where they do, or are few."""
-    photos, groups = data["photos"], data.get("groups", data["photos"])
+    images, groups = data["images"], data.get("groups", data["images"])
     few = " So few say little of other data: read the intervals as rough guesses." if groups < FEW else ""
-    if groups < photos:
+    if groups < images:
         one = f"{groups} group{'s' * (groups > 1)}"
-        return f"The {photos:,} images come in {one}, such as videos; intervals and halves are taken over groups.{few}"
-    return f"There are {photos} images.{few}" if few and groups > 1 else ""
+        return f"The {images:,} images come in {one}, such as videos; intervals and halves are taken over groups.{few}"
+    return f"There are {images} images.{few}" if few and groups > 1 else ""
 
 
 def _table(run: Run) -> str:
@@ -162,7 +162,7 @@ def _classes(results: Mapping[str, Any]) -> str:
     orders = "".join(f'<option value="{key}">{told}</option>' for key, told in [*ways, ("name", "name")])
     control = best_control(results)
     tick = f" The tick is the best control, {escaped(control['method'])}." if control else ""
-    told = "IoU of all photos in one count; a class that none of them shows has none."
+    told = "IoU of all images in one count; a class that none of them shows has none."
     if "msc" in columns:
         told = "IoU at the threshold that suits the mean over classes best; "
         told += f"mSC runs from {MINUS}100 to 100, zero in the middle."
@@ -172,7 +172,7 @@ def _classes(results: Mapping[str, Any]) -> str:
     )
 
 
-def _photos(run: Run) -> str:
+def _images(run: Run) -> str:
     results, label = run.results, labels(run.results)
     where = {(row["model"], row["method"]): place for place, row in enumerate(results["rows"])}
     groups = []
@@ -183,15 +183,15 @@ def _photos(run: Run) -> str:
         row = results["rows"][place]
         for kind, some in groupby(own, lambda one: one["kind"]):
             figures = "".join(_picture(one, run.pictures[one["file"]], label[place]) for one in some)
-            blocks.append(f"<h3>{kind.capitalize()}</h3><div class='photos'>{figures}</div>")
+            blocks.append(f"<h3>{kind.capitalize()}</h3><div class='images'>{figures}</div>")
         told = f"IoU at the threshold {row['threshold']:g}, the best for all pairs." if "threshold" in row else ""
         if row.get("threshold") == 0:
-            told += " At 0 all of the photo counts as found: large things score well whatever the map."
+            told += " At 0 all of the image counts as found: large things score well whatever the map."
         groups.append(f'<div class="examples" data-of="{place}"><p class="note">{told}</p>{"".join(blocks)}</div>')
     if not groups:
         return ""
     return (
-        f'<h2>Best and worst photos</h2>\n<p class="controls">{_choice(results)}</p>\n<p class="note">Color is the '
+        f'<h2>Best and worst images</h2>\n<p class="controls">{_choice(results)}</p>\n<p class="note">Color is the '
         "heat of the map; green, the outline of the true mask; pale, where the heat is half of its peak.</p>\n"
         + "".join(groups)
     )
@@ -200,10 +200,10 @@ def _photos(run: Run) -> str:
 def _picture(one: Mapping[str, Any], picture: bytes, method: str) -> str:
     data = base64.b64encode(picture).decode()
     iou, msc = f"{100 * one['iou']:.1f}", f"{100 * one['msc']:.1f}".replace("-", MINUS)
-    alt = f"{method} for {one['name']} in {one['photo']}, IoU {iou}"
+    alt = f"{method} for {one['name']} in {one['image']}, IoU {iou}"
     return (
         f'<figure><img src="data:image/jpeg;base64,{data}" alt="{escaped(alt)}" height="240" loading="lazy">'
-        f"<figcaption><b>{escaped(one['name'])}</b> IoU {iou}, mSC {msc}<br>{escaped(one['photo'])}"
+        f"<figcaption><b>{escaped(one['name'])}</b> IoU {iou}, mSC {msc}<br>{escaped(one['image'])}"
         "</figcaption></figure>"
     )
 
@@ -223,11 +223,11 @@ def _method(results: Mapping[str, Any]) -> str:
         told.append(("Model", f"{name}: {model['family']}{head}, {model['precision']} on {model['device']}"))
         timed = results.get("timing", {}).get(name, {})
         if timed.get("forward"):
-            told.append((f"Forward pass of {name}", f"{timed['forward']:.3f} s a photo on {model['device']}"))
+            told.append((f"Forward pass of {name}", f"{timed['forward']:.3f} s an image on {model['device']}"))
     told.append(("Versions", ", ".join(f"{name} {one}" for name, one in results.get("versions", {}).items())))
-    groups = results["data"].get("groups", results["data"]["photos"])
-    grouped = f" in {groups} groups" if groups < results["data"]["photos"] else ""
-    told.append(("Data", f"{results['data']['photos']} photos{grouped}, digest {results['data'].get('digest', '-')}"))
+    groups = results["data"].get("groups", results["data"]["images"])
+    grouped = f" in {groups} groups" if groups < results["data"]["images"] else ""
+    told.append(("Data", f"{results['data']['images']} images{grouped}, digest {results['data'].get('digest', '-')}"))
     rows = "".join(f"<div><dt>{escaped(what)}</dt><dd>{escaped(text)}</dd></div>" for what, text in told)
     parts = [f'<h2>How it was measured</h2>\n<dl class="rules">{rows}</dl>']
     if results.get("command"):
@@ -239,9 +239,9 @@ def _method(results: Mapping[str, Any]) -> str:
     lists = [
         (
             "Without a meaning for a model",
-            [(f"{one['method']} on {one['model']}", one["why"]) for one in results["gaps"]],
+            [(f"{one['method']} on {one['model']}", one["why"]) for one in results["not_applicable"]],
         ),
-        ("Photos that could not be read", [(one["source"], one["error"]) for one in results["failures"]]),
+        ("Images that could not be read", [(one["source"], one["error"]) for one in results["failures"]]),
     ]
     for title, some in lists:
         if some:

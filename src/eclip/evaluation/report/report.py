@@ -1,4 +1,4 @@
-"""Runs of `eclip.evaluate` as one page to read, to print and to send: numbers, curves, costs, classes and photos."""
+"""Runs of `eclip.evaluate` as one page to read, to print and to send: numbers, curves, costs, classes and images."""
 
 from __future__ import annotations
 

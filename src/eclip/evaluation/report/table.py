@@ -77,7 +77,7 @@ def table(results: Mapping[str, Any], about: Mapping[str, str], *, pick: bool) -
         )
         if key == first and scale:
             ends = f"<span>{shown(key, scale[0])}</span><span>{shown(key, scale[1])}</span>"
-            told = "95 % of resampled sets of photos lie between the ends"
+            told = "95 % of resampled sets of images lie between the ends"
             head.append(f'<th scope="col" class="dots" title="{told}"><div>{ends}</div></th>')
     lines = []
     for place in ranked(results):

@@ -32,12 +32,12 @@ COLUMNS: dict[str, tuple[str, str]] = {
     ),
     "miou_held_out": (
         "held out",
-        "mIoU where each half of the photos (of their groups, such as videos) takes the threshold that was best on the "
-        "other half: what choosing the threshold on the scored photos is worth is the difference.",
+        "mIoU where each half of the images (of their groups, such as videos) takes the threshold that was best on the "
+        "other half: what choosing the threshold on the scored images is worth is the difference.",
     ),
     "over_control": (
         "over control",
-        "mIoU minus that of the best control, on the same photos, so that its interval is narrower than theirs: where "
+        "mIoU minus that of the best control, on the same images, so that its interval is narrower than theirs: where "
         "all of it is above zero, the map knows more than a control does.",
     ),
     "flipped_miou": (
@@ -66,7 +66,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     ),
     "segmentation_miou": (
         "mIoU",
-        "Overlap of what is called each class with what is it, over all photos, meaned over classes (VOC).",
+        "Overlap of what is called each class with what is it, over all images, meaned over classes (VOC).",
     ),
     "pixel_accuracy": ("pixels", "The share of pixels that are called what they are (Long et al. 2015)."),
     "nonsense_size": (
@@ -76,7 +76,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     ),
     "other_class_size": (
         "|other class|",
-        "Rank correlation with the map of a class that the photo does not show, whatever its sign; low is good.",
+        "Rank correlation with the map of a class that the image does not show, whatever its sign; low is good.",
     ),
     "random_weights_size": (
         "|random weights|",
@@ -88,18 +88,18 @@ COLUMNS: dict[str, tuple[str, str]] = {
         "The rank correlation with its sign, meaned over pairs: maps that stay and maps that turn around cancel, so 0 "
         "alone is not good.",
     ),
-    "other_class": ("other class", "The same with its sign, for a class that the photo does not show."),
+    "other_class": ("other class", "The same with its sign, for a class that the image does not show."),
     "random_weights": ("random weights", "The same with its sign, for a model of shuffled weights."),
 }
 _WAYS = {"deletion": "taken out", "insertion": "revealed"}
 _SCORES = {
-    "score": "the cosine of photo and name",
+    "score": "the cosine of image and name",
     "accuracy": "whether the name is the best of all",
 }
 _RANKED = {
-    "accuracy_at": ("top-{}", "The share of photos whose own name is among the {} most similar."),
-    "image_recall_at": ("image R@{}", "The share of captions whose photo is among the {} most similar."),
-    "text_recall_at": ("text R@{}", "The share of photos with one of their captions among the {} most similar."),
+    "accuracy_at": ("top-{}", "The share of images whose own name is among the {} most similar."),
+    "image_recall_at": ("image R@{}", "The share of captions whose image is among the {} most similar."),
+    "text_recall_at": ("text R@{}", "The share of images with one of their captions among the {} most similar."),
 }
 
 
@@ -154,11 +154,14 @@ def unit(key: str) -> str:
 def rules(protocol: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Each rule of a protocol as (what it is about, what it says)."""
     size = protocol["image_size"]
-    how = {"squash": "squashed to a square", "keep": "in its own aspect ratio"}.get(
+    provenance = {"squash": "squashed to a square", "keep": "in its own aspect ratio"}.get(
         protocol["resize"], protocol["resize"]
     )
     found = [
-        ("Photo", f"whole, {how}, {'as large as the model was trained on' if size is None else f'{size} pixels'}"),
+        (
+            "Image",
+            f"whole, {provenance}, {'as large as the model was trained on' if size is None else f'{size} pixels'}",
+        ),
         ("Names", f"prompt template {protocol['templates']!r}"),
         *([("Positions", f"resized by {protocol['positions']!r}")] if "positions" in protocol else []),
     ]
@@ -169,7 +172,7 @@ def _rule(key: str, value: Any) -> tuple[str, str]:
     listed = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     if key == "least":
         share = "of which a single pixel is seen" if value == 0 else f"with {100 * value:g} % of the area or more"
-        return "Classes of a photo", f"those {share}, void left out; each is a pair, scored alone"
+        return "Classes of an image", f"those {share}, void left out; each is a pair, scored alone"
     if key == "thresholds":
         return "Thresholds", f"{len(value)}, from {value[0]:g} to {value[-1]:g}; the best one for all pairs counts"
     if key == "headline":
@@ -184,7 +187,7 @@ def _rule(key: str, value: Any) -> tuple[str, str]:
         said = "none" if value is None else f"{100 * value:g} % of what is no background; smaller classes are left out"
         return "Least area", said
     if key == "window":
-        return "Windows", "none, the whole photo at once" if value is None else f"{value} pixels"
+        return "Windows", "none, the whole image at once" if value is None else f"{value} pixels"
     if key == "stride":
         return "From window to window", "-" if value is None else f"{value} pixels"
     if key == "fills":
@@ -198,7 +201,7 @@ def _rule(key: str, value: Any) -> tuple[str, str]:
     if key == "at":
         return "Ranks that count", listed
     if key == "captions":
-        return "Captions of a photo", f"the first {value}"
+        return "Captions of an image", f"the first {value}"
     return key.replace("_", " "), listed
 
 
@@ -274,12 +277,14 @@ def _against(
         else:
             unsure.append(label[place])
     paired = any("over_control" in row["numbers"] for _, row in methods) and key == "miou"
-    how = "on the same photos, beyond the 95 % interval" if paired else "and no 95 % interval overlaps with theirs"
-    found = _some("▲", clear, f"better than every control, {how}")
+    provenance = (
+        "on the same images, beyond the 95 % interval" if paired else "and no 95 % interval overlaps with theirs"
+    )
+    found = _some("▲", clear, f"better than every control, {provenance}")
     if not clear:
         found = [("▲", [], "No method is better than every control beyond the 95 % intervals")]
     found += _some(
-        "≈", unsure, f"better than the best control ({told}), but not beyond the interval: more photos would tell"
+        "≈", unsure, f"better than the best control ({told}), but not beyond the interval: more images would tell"
     )
     return found + _some("▼", no, f"no better than the best control ({told}), which knows neither text nor model")
 

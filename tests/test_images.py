@@ -1,4 +1,4 @@
-"""Photos of every kind come out upright, RGB and with the right values; broken ones with one sentence."""
+"""Images of every kind come out upright, RGB and with the right values; broken ones with one sentence."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from torch.nn import functional as F
 
 import eclip
 from eclip.errors import ImageError
-from eclip.images import decode_photo, find_photos, open_photo
+from eclip.images import decode_image, find_images, open_image
 
 
 def _pixel(source: Any, x: int = 0, y: int = 0) -> tuple[int, ...]:
-    photo = open_photo(source)
-    assert photo.mode == "RGB"
-    return photo.getpixel((x, y))  # type: ignore[return-value]
+    image = open_image(source)
+    assert image.mode == "RGB"
+    return image.getpixel((x, y))  # type: ignore[return-value]
 
 
 def test_modes_become_rgb_with_the_right_values(tmp_path: Path) -> None:
@@ -73,14 +73,14 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn a quarter to the right
     picture.save(tmp_path / "turned.png", exif=exif)
-    photo = open_photo(tmp_path / "turned.png")
-    assert photo.size == (2, 4)
-    assert photo.getpixel((1, 0)) == (255, 255, 255)
+    image = open_image(tmp_path / "turned.png")
+    assert image.size == (2, 4)
+    assert image.getpixel((1, 0)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1)])
-def test_thin_photos_are_photos(size: tuple[int, int]) -> None:
-    assert open_photo(Image.new("RGB", size)).size == size
+def test_thin_images_are_images(size: tuple[int, int]) -> None:
+    assert open_image(Image.new("RGB", size)).size == size
 
 
 def test_arrays() -> None:
@@ -91,9 +91,9 @@ def test_arrays() -> None:
     assert _pixel(np.zeros((2, 3, 4), np.uint8)) == (255, 255, 255)  # clear
     assert _pixel(np.ones((2, 3), bool)) == (255, 255, 255)
     values = np.zeros((2, 3, 3), np.uint8)
-    photo = open_photo(values)
+    image = open_image(values)
     values[:] = 9
-    assert photo.getpixel((0, 0)) == (0, 0, 0), "a copy, whatever happens to the array"
+    assert image.getpixel((0, 0)) == (0, 0, 0), "a copy, whatever happens to the array"
 
 
 @pytest.mark.parametrize(
@@ -123,9 +123,9 @@ def test_arrays() -> None:
         (torch.zeros(3, 2, 2, device="meta"), "'meta' and holds no values"),
     ],
 )
-def test_what_is_no_photo_is_named(values: Any, message: str) -> None:
+def test_what_is_no_image_is_named(values: Any, message: str) -> None:
     with pytest.raises(ImageError, match=message):
-        open_photo(values)
+        open_image(values)
 
 
 def test_big_endian_arrays_are_read_as_the_others() -> None:
@@ -148,7 +148,7 @@ def test_values_that_resizing_pushed_out_are_clipped() -> None:
     assert _pixel(np.full((2, 2), -1e-7, np.float32)) == (0, 0, 0)
     edge = F.interpolate(torch.tensor([[[[0.0, 1.0]]]]), size=(8, 16), mode="bicubic")[0]
     assert edge.min() < 0 and edge.max() > 1
-    assert np.array_equal(np.asarray(open_photo(edge))[..., 0], (edge[0].clamp(0, 1) * 255).round().byte().numpy())
+    assert np.array_equal(np.asarray(open_image(edge))[..., 0], (edge[0].clamp(0, 1) * 255).round().byte().numpy())
 
 
 def test_deep_pictures_out_of_range_are_not_shown_black() -> None:
@@ -159,12 +159,12 @@ def test_deep_pictures_out_of_range_are_not_shown_black() -> None:
     for dtype, message in ((np.float32, "got -2 to 2.6.*normalized"), (np.int32, "at least 0, got -200 to 260")):
         values = np.array([[-2, 0, 2.6]]) if dtype == np.float32 else np.array([[-200, 0, 260]])
         with pytest.raises(ImageError, match=message):
-            open_photo(Image.fromarray(values.astype(dtype)))
+            open_image(Image.fromarray(values.astype(dtype)))
 
 
 def test_float_pictures_with_nan_are_refused() -> None:
     with pytest.raises(ImageError, match="NaN"):
-        open_photo(Image.fromarray(np.full((2, 2), np.nan, np.float32)))
+        open_image(Image.fromarray(np.full((2, 2), np.nan, np.float32)))
 
 
 # --- tensors -----------------------------------------------------------------
@@ -172,22 +172,22 @@ def test_float_pictures_with_nan_are_refused() -> None:
 
 def test_tensors_are_read_with_channels_first() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 3), dtype=np.uint8)  # no size tells the axes apart
-    array, tensor = open_photo(pixels), open_photo(torch.from_numpy(pixels))
+    array, tensor = open_image(pixels), open_image(torch.from_numpy(pixels))
     assert array.size == (5, 3) and np.array_equal(np.asarray(array), pixels)
     assert tensor.size == (3, 5) and np.array_equal(np.asarray(tensor), pixels.transpose(1, 2, 0))
 
 
 def test_tensors_of_every_type_give_the_same_picture() -> None:
     whole = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 5, 6), dtype=np.uint8))
-    expected = np.asarray(open_photo(whole))
+    expected = np.asarray(open_image(whole))
     assert np.array_equal(expected, whole.permute(1, 2, 0).numpy())
     share = whole / 255
     for same in (share, share.double(), share.requires_grad_(), share[None], whole[None], share.flip(2).flip(2)):
-        assert np.array_equal(np.asarray(open_photo(same)), expected)
+        assert np.array_equal(np.asarray(open_image(same)), expected)
     for few in (torch.half, torch.bfloat16):
-        assert np.abs(np.asarray(open_photo(share.to(few))).astype(int) - expected).max() <= 1
-    gray = open_photo(whole[0])
-    assert np.array_equal(np.asarray(gray)[..., 1], whole[0]) and gray.tobytes() == open_photo(whole[:1]).tobytes()
+        assert np.abs(np.asarray(open_image(share.to(few))).astype(int) - expected).max() <= 1
+    gray = open_image(whole[0])
+    assert np.array_equal(np.asarray(gray)[..., 1], whole[0]) and gray.tobytes() == open_image(whole[:1]).tobytes()
     assert _pixel(torch.zeros(4, 2, 3, dtype=torch.uint8)) == (255, 255, 255), "clear: white shines through"
     assert _pixel(torch.ones(2, 3, dtype=torch.bool)) == (255, 255, 255)
     assert _pixel(torch.full((1, 2, 3), 32768, dtype=torch.uint16)) == (128, 128, 128)
@@ -197,7 +197,7 @@ def test_several_images_in_a_list_a_batch_or_one_after_the_other(tiny_name: str)
     model = eclip.load(tiny_name)
     batch = torch.from_numpy(np.random.default_rng(0).random((2, 3, 30, 40), np.float32))
     whole = eclip.explain(batch, "a dog", model=model)
-    assert whole.maps.shape[0] == 2 and whole.sources == ("photo 0", "photo 1")
+    assert whole.maps.shape[0] == 2 and whole.sources == ("image 0", "image 1")
     for one, tensor in enumerate(batch):
         assert np.allclose(eclip.explain(tensor, "a dog", model=model).maps[0], whole.maps[one], atol=1e-6)
     arrays = (batch.permute(0, 2, 3, 1) * 255).round().byte().numpy()
@@ -212,12 +212,12 @@ def test_several_images_in_a_list_a_batch_or_one_after_the_other(tiny_name: str)
         assert eclip.segment(alone, ["dog", "grass"], model=model).labels[0].shape == (30, 40)
     with pytest.raises(ImageError, match="one image was expected here, got 2"):
         eclip.compare(batch, "a dog", models=model)
-    with pytest.raises(ImageError, match="no photo"):
+    with pytest.raises(ImageError, match="no image"):
         eclip.explain(batch[:0], "a dog", model=model)
 
 
-def test_a_path_is_one_image_wherever_several_are_taken(tiny_name: str, photos: Path) -> None:
-    for path in (photos / "a.png", str(photos / "a.png")):
+def test_a_path_is_one_image_wherever_several_are_taken(tiny_name: str, images: Path) -> None:
+    for path in (images / "a.png", str(images / "a.png")):
         [only] = eclip.explain_each(path, "a dog", model=tiny_name)
         assert only.sources == (str(path),)
 
@@ -231,7 +231,7 @@ def _png_header(width: int, height: int) -> bytes:
 
 
 def broken_files(folder: Path) -> dict[str, str]:
-    """Files that are no photos, with what is said of each."""
+    """Files that are no images, with what is said of each."""
     Image.effect_noise((64, 64), 50).convert("RGB").save(folder / "whole.jpg")
     whole = (folder / "whole.jpg").read_bytes()
     (folder / "whole.jpg").unlink()
@@ -252,17 +252,17 @@ def broken_files(folder: Path) -> dict[str, str]:
 def test_broken_files_say_what_is_wrong(tmp_path: Path) -> None:
     for name, message in broken_files(tmp_path).items():
         with warnings.catch_warnings(), pytest.raises(ImageError) as raised:
-            open_photo(tmp_path / name)
+            open_image(tmp_path / name)
         assert message in str(raised.value), name
         assert str(tmp_path / name) in str(raised.value)
 
 
-def test_bytes_are_read_as_files_are(tmp_path: Path, photos: Path) -> None:
-    whole = photos / "b.jpg"
-    assert decode_photo(whole.read_bytes(), "b").tobytes() == open_photo(whole).tobytes()
+def test_bytes_are_read_as_files_are(tmp_path: Path, images: Path) -> None:
+    whole = images / "b.jpg"
+    assert decode_image(whole.read_bytes(), "b").tobytes() == open_image(whole).tobytes()
     for name, message in broken_files(tmp_path).items():
         with warnings.catch_warnings(), pytest.raises(ImageError) as raised:
-            decode_photo((tmp_path / name).read_bytes(), f"tar/{name}")
+            decode_image((tmp_path / name).read_bytes(), f"tar/{name}")
         assert message in str(raised.value), name
         assert str(raised.value).startswith(f"tar/{name} ")
 
@@ -270,7 +270,7 @@ def test_bytes_are_read_as_files_are(tmp_path: Path, photos: Path) -> None:
 def test_a_truncated_picture_in_hand_is_refused(tmp_path: Path) -> None:
     broken_files(tmp_path)
     with Image.open(tmp_path / "cut.jpg") as picture, pytest.raises(ImageError, match="the picture is damaged"):
-        open_photo(picture)
+        open_image(picture)
 
 
 def test_a_bomb_is_not_decoded(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_a_bomb_is_not_decoded(tmp_path: Path) -> None:
     tracemalloc.start()
     for name in ("bomb.png", "large.png"):
         with pytest.raises(ImageError):
-            open_photo(tmp_path / name)
+            open_image(tmp_path / name)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 5e6
@@ -295,22 +295,22 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
         ("a\0b.jpg", "damaged"),
     ]:
         with pytest.raises(ImageError, match=message):
-            open_photo(path)
+            open_image(path)
 
 
-def test_find_photos_in_files_folders_and_patterns(tmp_path: Path) -> None:
+def test_find_images_in_files_folders_and_patterns(tmp_path: Path) -> None:
     for name in ("b.JPG", "a.png", "notes.txt", "deep/c.webp", "with [brackets].jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "hollow").mkdir()
     a, b, c = tmp_path / "a.png", tmp_path / "b.JPG", tmp_path / "deep/c.webp"
     odd = tmp_path / "with [brackets].jpg"
-    assert find_photos([tmp_path]) == ([a, b, c, odd], [])
-    assert find_photos([tmp_path / "*.png", a, f"{tmp_path}/**/*.webp"]) == ([a, c], []), "each once"
-    assert find_photos([odd]) == ([odd], []), "a file whose name looks like a pattern"
-    assert find_photos(["x" * 300])[1] == [("x" * 300, f"{'x' * 300}: no such file or folder.")]
+    assert find_images([tmp_path]) == ([a, b, c, odd], [])
+    assert find_images([tmp_path / "*.png", a, f"{tmp_path}/**/*.webp"]) == ([a, c], []), "each once"
+    assert find_images([odd]) == ([odd], []), "a file whose name looks like a pattern"
+    assert find_images(["x" * 300])[1] == [("x" * 300, f"{'x' * 300}: no such file or folder.")]
     missing = [tmp_path / "no.jpg", tmp_path / "hollow", tmp_path / "*.gif", "https://example.org/a.jpg"]
-    found, problems = find_photos(missing)
+    found, problems = find_images(missing)
     assert found == []
     assert [source for source, _ in problems] == [str(path) for path in missing]
     for (_, error), words in zip(problems, ("no such file", "no picture", "no file matches", "fetch it"), strict=True):

@@ -23,7 +23,7 @@ from eclip.images import ImageLike, name_of, open_image
 from eclip.registry import plain_options, whole_or_none
 from eclip.results.provenance import made_by
 from eclip.texts.encode import check_texts, encode_texts
-from eclip.words.second_order import check_path, image_path, pairs, target, text_path, with_reference
+from eclip.words.second_order import IntegrationPath, check_path, image_path, pairs, target, text_path, with_reference
 from eclip.words.tokens import Reading, content, read
 
 Box = Sequence[float | int] | np.ndarray

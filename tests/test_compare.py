@@ -283,7 +283,7 @@ def test_what_is_saved_is_what_was_found(image: Path, tmp_path: Path) -> None:
 def test_a_image_from_memory_is_saved_with_its_comparison(tmp_path: Path) -> None:
     memory = Image.new("RGB", (40, 30), (10, 200, 30))
     public(memory, TEXTS, methods="itsm", models=tiny.backbone("vit")).save(tmp_path, ["json"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "image-0.image.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["image-0.image.png", "manifest.json"]
     with Image.open(tmp_path / "image-0.image.png") as copy:
         assert same(copy, memory)
     with pytest.raises(OptionError, match="formats are png, npz, json, got gif"):

@@ -18,6 +18,7 @@ from PIL import Image
 import eclip
 from eclip.errors import ResultError
 from eclip.explanation.explanation import Explanation
+from eclip.render.html import render
 from eclip.results.earlier import Earlier
 from eclip.results.marks import is_ours
 from test_cli import run
@@ -222,9 +223,7 @@ def test_results_are_no_place_for_train_and_eval(ask: Any, tiny_name: str, tmp_p
 
 
 def test_a_report_replaces_no_file_but_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from eclip.evaluation.report.page import _PAGE
-
-    page = _PAGE.format(title="run", style="", body="", script="")
+    page = str(render("eclip.evaluation.report.page", "page.html", title="run", beside=None, runs=[]))
     monkeypatch.setattr(importlib.import_module("eclip.evaluation.report.report"), "report", lambda folders: page)
     notes, made = tmp_path / "notes.html", tmp_path / "report.html"
     notes.write_text("<!doctype html>my notes")

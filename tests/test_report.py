@@ -98,6 +98,8 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+        if tag in ("td", "th"):
+            self.cells[-1][-1] = " ".join(self.cells[-1][-1].split())
 
     def handle_data(self, data: str) -> None:
         self.words.append(data)

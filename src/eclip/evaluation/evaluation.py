@@ -80,7 +80,7 @@ class Evaluation:
         Raises:
             ResultError: a picture that the results name is not in the folder.
         """
-        from eclip.evaluation.report.evaluations import page_of
+        from eclip.evaluation.report.page import page_of
 
         return page_of([self])
 

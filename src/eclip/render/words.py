@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,9 +12,11 @@ from PIL import Image, ImageDraw
 
 from eclip.render.colormaps import BACKGROUND, FAINT, LEVELS, diverging
 from eclip.render.fonts import fit
+from eclip.render.html import render
 from eclip.render.overlay import PANEL_GAP
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from rich.text import Text
 
 Color = tuple[int, int, int]
@@ -73,14 +74,11 @@ def terminal(words: Sequence[str], values: Float[np.ndarray, " word"], width: in
     return [line for row in rows for line in row]
 
 
-def page_words(words: Sequence[str], values: Float[np.ndarray, " word"], *, focus: bool = False) -> str:
+def page_words(words: Sequence[str], values: Float[np.ndarray, " word"], *, focus: bool = False) -> Markup:
     """The words as HTML spans, each with its share in a tooltip; with `focus` they can be reached by keyboard."""
-    index = 'tabindex="0" ' if focus else ""
-    return " ".join(
-        f'<span class="word" {index}style="background:{_hex(ground)};color:{_hex(ink)}" title="{100 * share:+.1f} %">'
-        f"{html.escape(word)}</span>"
-        for word, (ground, ink), share in zip(words, colors(values), shares(values), strict=True)
-    )
+    each = zip(words, colors(values), shares(values).tolist(), strict=True)
+    told = [(word, _hex(ground), _hex(ink), share) for word, (ground, ink), share in each]
+    return render(__name__, "words.html", words=told, focus=focus)
 
 
 def drawn(words: Sequence[str], values: Float[np.ndarray, " word"], width: int, points: int = 18) -> Image.Image:

@@ -3,65 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eclip.evaluation.report.svg import COLORED, Series, lines, scatter
+from eclip.evaluation.report.svg import Series, lines, scatter
 from eclip.evaluation.report.table import best_control, labels, ranked, ranks
-from eclip.evaluation.report.text import BOUND, column, escaped, headline, unit
+from eclip.evaluation.report.text import BOUND, WAYS, column, headline, unit
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 
-def charts_of(results: Mapping[str, Any]) -> str:
-    """All charts that the results have something for, and their legend; empty for none."""
+def figures(results: Mapping[str, Any]) -> list[tuple[str, str, Markup]]:
+    """(title, a note, the chart) of all that the results have something for."""
     key, rows = headline(results), results["rows"]
-    figures = []
+    found = []
     if any("curve" in row for row in rows):
         fact, name = ("class_curve", "class mIoU") if key == "class_miou" else ("curve", "mIoU")
         series = _series(results, fact, results["protocol"]["rules"]["thresholds"])
         note = "Where each line peaks is the threshold that counts. All begin at the same value: everything is inside."
-        figures.append(_figure("Over thresholds", note, lines("Over thresholds", series, "threshold", f"{name}, %")))
+        found.append(("Over thresholds", note, lines("Over thresholds", series, "threshold", f"{name}, %")))
     for name in dict.fromkeys(name for row in rows for name in row.get("curves", {})):
         shares = next(row["shares"] for row in rows if "curves" in row)
         way, _, rest = name.partition("_")
         fill, _, score = rest.rpartition("_")
         title = f"{way.capitalize()}, {fill}: {'top-1' if score == 'accuracy' else 'cosine'}"
-        drawn = lines(
-            title, _series(results, name, shares), f"share of pixels {_TOUCHED.get(way, way)}", "", percent=False
-        )
-        figures.append(_figure(title, "", drawn))
-    costs = _costs(results)
-    if costs:
+        across = f"share of pixels {WAYS.get(way, way)}"
+        found.append((title, "", lines(title, _series(results, name, shares), across, "", percent=False)))
+    if costs := _costs(results):
         floor = best_control(results)
         told = None if floor is None else (floor["method"], floor["numbers"][key]["value"])
         up = f"{column(key)[0]}{', %' if unit(key) else ''}"
-        drawn = scatter("Against cost", costs, told, up, percent=bool(unit(key)))
         note = "What an answer costs, in times of one forward pass of the model; the axis is logarithmic."
-        figures.append(_figure("Against cost", note, drawn))
-    if not figures:
-        return ""
-    return f'<div class="figures">{"".join(figures)}</div>{_legend(results)}'
+        found.append(("Against cost", note, scatter("Against cost", costs, told, up, percent=bool(unit(key)))))
+    return found
 
 
-_TOUCHED = {"deletion": "taken out", "insertion": "revealed"}
-
-
-def _figure(title: str, note: str, drawn: str) -> str:
-    below = f'<figcaption class="note">{escaped(note)}</figcaption>' if note else ""
-    return f"<figure><h2>{escaped(title)}</h2>{drawn}{below}</figure>"
-
-
-def _legend(results: Mapping[str, Any]) -> str:
-    label, rank = labels(results), ranks(results)
-    chips = []
-    for place in ranked(results):
-        if results["rows"][place]["method"] == BOUND:
-            continue
-        number = rank[place]
-        style = "control" if not number else f"c{number}" if number <= COLORED else "other"
-        told = f"<i>{number}</i>" if number else "<i>┄</i>"
-        chips.append(
-            f'<button type="button" class="chip {style}" data-m="{place}">{told}{escaped(label[place])}</button>'
-        )
-    return f'<div class="legend" role="group" aria-label="Light up a method">{"".join(chips)}</div>'
+def legend(results: Mapping[str, Any]) -> list[Series]:
+    """What the charts call each method, best first."""
+    label, rank, rows = labels(results), ranks(results), results["rows"]
+    shown = [place for place in ranked(results) if rows[place]["method"] != BOUND]
+    return [Series(place, rank[place], label[place], []) for place in shown]
 
 
 def _costs(results: Mapping[str, Any]) -> list[Series]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from eclip.errors import OptionError, ResultError
 from eclip.evaluation.evaluation import Evaluation
-from eclip.evaluation.report.evaluations import page_of
+from eclip.evaluation.report.page import page_of
 from eclip.evaluation.store import QUESTION, RESULTS
 
 

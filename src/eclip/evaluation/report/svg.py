@@ -8,7 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import TYPE_CHECKING, Any
+
+from eclip.render.html import render
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 WIDTH, HEIGHT = 440, 290
 LEFT, RIGHT, TOP, BOTTOM = 42, 12, 12, 38
@@ -45,7 +50,7 @@ class Series:
         return "control" if not self.rank else f"c{self.rank}" if self.rank <= COLORED else "other"
 
 
-def lines(title: str, series: Sequence[Series], across: str, up: str, *, percent: bool = True) -> str:
+def lines(title: str, series: Sequence[Series], across: str, up: str, *, percent: bool = True) -> Markup:
     """A line a method over shares from 0 to 1; the number of the best stands at its peak, controls are dashed.
 
     Args:
@@ -59,24 +64,20 @@ def lines(title: str, series: Sequence[Series], across: str, up: str, *, percent
     low, high = min(0.0, *values), max(values)
     most = max(x for one in series for x, _ in one.points) or 1.0
     axis = _Axis(low, high if high > low else low + 1)
-    ticks = [(x / most, f"{x:.2g}") for x in _Axis(0.0, most).ticks()]
-    plot = [_frame(title, axis, ticks, across, up, percent)]
+    ticks = [(_x(x / most), f"{x:.2g}") for x in _Axis(0.0, most).ticks()]
+    curves = []
     for one in sorted(series, key=lambda one: -one.rank if one.rank else -1000):
-        path = " ".join(f"{_x(x / most):.1f},{axis.y(y):.1f}" for x, y in one.points)
         at, peak = max(one.points, key=lambda point: point[1])
-        name = f"{one.label}: highest {_number(peak, percent)} at {at:.2g}"
-        mark = ""
-        if 0 < one.rank <= COLORED:
-            x, y = _x(at / most), axis.y(peak)
-            mark = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7.5"/><text x="{x:.1f}" y="{y + 3.6:.1f}">{one.rank}</text>'
-        plot.append(
-            f'<g class="line {one.style}" data-m="{one.number}" tabindex="0" role="img" aria-label="{escape(name)}">'
-            f'<title>{escape(name)}</title><polyline class="hit" points="{path}"/><polyline points="{path}"/>{mark}</g>'
+        told = f"{one.label}: highest {_number(peak, percent)} at {at:.2g}"
+        path = " ".join(f"{_x(x / most):.1f},{axis.y(y):.1f}" for x, y in one.points)
+        marked = 0 < one.rank <= COLORED
+        curves.append(
+            {"series": one, "told": told, "path": path, "marked": marked, "x": _x(at / most), "y": axis.y(peak)}
         )
-    return "".join([*plot, "</svg>"])
+    return _chart(title, axis, ticks, across, up, percent, curves=curves)
 
 
-def scatter(title: str, series: Sequence[Series], floor: tuple[str, float] | None, up: str, *, percent: bool) -> str:
+def scatter(title: str, series: Sequence[Series], floor: tuple[str, float] | None, up: str, *, percent: bool) -> Markup:
     """A point a method over its cost in forward passes, on a logarithmic axis, each with its name and interval.
 
     Args:
@@ -98,32 +99,24 @@ def scatter(title: str, series: Sequence[Series], floor: tuple[str, float] | Non
     def across(cost: float) -> float:
         return (math.log(cost) - start) / (stop - start)
 
-    ticks = [(across(cost), f"{cost:g}") for cost in _costs(math.exp(start), math.exp(stop))]
-    plot = [_frame(title, axis, ticks, "forward passes, itself included", up, percent)]
-    if floor:
-        y = axis.y(floor[1])
-        plot.append(f'<g class="floor"><path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        plot.append(f'<text x="{WIDTH - RIGHT}" y="{y + 13:.1f}" text-anchor="end">{escape(floor[0])}</text></g>')
+    ticks = [(_x(across(cost)), f"{cost:g}") for cost in _costs(math.exp(start), math.exp(stop))]
     taken: list[Box] = []
     at = {one.number: (_x(across(one.points[0][0])), axis.y(one.points[0][1])) for one in series}
     for x, y in at.values():
         taken.append((x - 4, y - 4, x + 4, y + 4))
     if floor:
         taken.append((WIDTH - RIGHT - _LETTER * len(floor[0]), axis.y(floor[1]), WIDTH - RIGHT, axis.y(floor[1]) + 15))
+    points = []
     for one in sorted(series, key=lambda one: one.rank):
         x, y = at[one.number]
         cost, value = one.points[0]
-        name = f"{one.label}: {_number(value, percent)} at {cost:.3g} forward passes"
-        whisker = ""
-        if one.low is not None and one.high is not None:
-            whisker = f'<path class="whisker" d="M{x:.1f} {axis.y(one.low):.1f}V{axis.y(one.high):.1f}"/>'
-        left, base, anchor = _free(x, y, _LETTER * len(one.label), taken)
-        plot.append(
-            f'<g class="point {one.style}" data-m="{one.number}" tabindex="0" role="img" aria-label="{escape(name)}">'
-            f'<title>{escape(name)}</title>{whisker}<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
-            f'<text x="{left:.1f}" y="{base:.1f}" text-anchor="{anchor}">{escape(one.label)}</text></g>'
-        )
-    return "".join([*plot, "</svg>"])
+        told = f"{one.label}: {_number(value, percent)} at {cost:.3g} forward passes"
+        whisker = None if one.low is None or one.high is None else (axis.y(one.low), axis.y(one.high))
+        label = _free(x, y, _LETTER * len(one.label), taken)
+        points.append({"series": one, "told": told, "x": x, "y": y, "whisker": whisker, "label": label})
+    line = None if floor is None else {"name": floor[0], "y": axis.y(floor[1])}
+    across_name = "forward passes, itself included"
+    return _chart(title, axis, ticks, across_name, up, percent, floor=line, points=points)
 
 
 class _Axis:
@@ -143,24 +136,15 @@ class _Axis:
         return [step * place for place in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
-def _frame(title: str, axis: _Axis, ticks: Sequence[tuple[float, str]], across: str, up: str, percent: bool) -> str:
-    parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="group" aria-label="{escape(title)}">',
-        '<g class="axis" aria-hidden="true">',
-    ]
-    for value in axis.ticks():
-        y = axis.y(value)
-        parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(
-            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_number(value, percent, tick=True)}</text>'
-        )
-    for place, told in ticks:
-        x = _x(place)
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{told}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text class="name" x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">{escape(across)}</text>')
-    parts.append(f'<text class="name" x="{LEFT + 4}" y="{TOP + 6}" text-anchor="start">{escape(up)}</text></g>')
-    return "".join(parts)
+def _chart(
+    title: str, axis: _Axis, ticks: Sequence[tuple[float, str]], across: str, up: str, percent: bool, **drawn: Any
+) -> Markup:
+    """The template with axes and what is drawn: `floor`, `curves` and `points`."""
+    box = {"left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM}
+    rows = [(axis.y(value), _number(value, percent, tick=True)) for value in axis.ticks()]
+    axes = {"across": {"name": across, "ticks": ticks}, "up": {"name": up, "ticks": rows}}
+    drawn = {"floor": None, "curves": [], "points": [], **drawn}
+    return render(__name__, "chart.svg", title=title, width=WIDTH, height=HEIGHT, **box, **axes, **drawn)
 
 
 def _costs(low: float, high: float) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from typing import Any
 
@@ -91,7 +90,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "other_class": ("other class", "The same with its sign, for a class that the image does not show."),
     "random_weights": ("random weights", "The same with its sign, for a model of shuffled weights."),
 }
-_WAYS = {"deletion": "taken out", "insertion": "revealed"}
+WAYS = {"deletion": "taken out", "insertion": "revealed"}
 _SCORES = {
     "score": "the cosine of image and name",
     "accuracy": "whether the name is the best of all",
@@ -103,22 +102,17 @@ _RANKED = {
 }
 
 
-def escaped(text: object) -> str:
-    """As HTML shows it letter by letter."""
-    return html.escape(str(text))
-
-
 def column(key: str) -> tuple[str, str]:
     """The short title of a number, and what it means."""
     if key in COLUMNS:
         return COLUMNS[key]
     way, _, rest = key.partition("_")
     fill, _, score = rest.rpartition("_")
-    if way in _WAYS and score in _SCORES:
+    if way in WAYS and score in _SCORES:
         good = "low" if way == "deletion" else "high"
         return (
             f"{way} {fill}{'' if score == 'score' else ' top-1'}",
-            f"Area under {_SCORES[score]} as pixels are {_WAYS[way]}, warmest first, {fill} in their place; {good} is "
+            f"Area under {_SCORES[score]} as pixels are {WAYS[way]}, warmest first, {fill} in their place; {good} is "
             "good (Petsiuk et al. 2018, RISE).",
         )
     name, _, rank = key.rpartition("_")

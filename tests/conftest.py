@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+import shape_checks
+
+shape_checks.install()
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:

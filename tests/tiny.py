@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -135,8 +136,8 @@ FEW: dict[str, dict[str, Any]] = {"rise": {"mask_count": 12}, "gscorecam": {"cha
 """Options that make perturbation methods quick."""
 
 
-def model(family: str, seed: int = 0) -> nn.Module:
-    """The model, with noise on every weight, so that terms that start at zero or one matter."""
+@cache
+def _model(family: str, seed: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         built = FAMILIES[family]()
@@ -148,6 +149,11 @@ def model(family: str, seed: int = 0) -> nn.Module:
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 1.5)
     return built.eval()
+
+
+def model(family: str, seed: int = 0) -> nn.Module:
+    """A copy of the model, with noise on every weight, so that terms that start at zero or one matter."""
+    return copy.deepcopy(_model(family, seed))
 
 
 @cache

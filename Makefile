@@ -16,8 +16,8 @@ demo: $(READY) ## explain an image with the model in the package
 	$(BIN)/eclip explain docs/images/elephant.jpg -t "an elephant" -t "a man" -t "a wall" -o demo
 	@echo "look at demo/elephant.png"
 
-test: $(READY) ## run the tests
-	$(BIN)/python -m pytest
+test: $(READY) ## run the tests, a process per core and at most four
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: $(READY) ## formatter, linter, strict types
 	$(BIN)/ruff format --check .

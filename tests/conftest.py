@@ -1,8 +1,13 @@
-"""Fixtures for all tests. No `import eclip` up here: jaxtyping's hook must see it first."""
+"""Fixtures for all tests, and what holds in each of their processes.
+
+No `import eclip` up here: jaxtyping's hook must see it first.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -12,6 +17,10 @@ import pytest
 import shape_checks
 
 shape_checks.install()
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is there: workers share the cores, and tiny models need no more
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # as shells start what runs in the background; tests send it, to themselves and to their children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

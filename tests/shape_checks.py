@@ -1,9 +1,9 @@
 """Checks of the shapes that eclip's functions declare, on every call that a test makes.
 
-jaxtyping's hook puts `jaxtyping.jaxtyped` on every function of the package. That decorator compiles two checkers for each
-function object, so also for every closure of every model that a test wraps, and it binds the arguments of every call: two
-thirds of the suite's time. `checked` takes its place. It checks the same hints with the same beartype, once per call, for
-the functions that name a shape; mypy checks the others. What it compiles, it keeps by the function's code.
+jaxtyping's hook puts `jaxtyping.jaxtyped` on every function of the package. That decorator compiles two checkers for
+each function object, so also for every closure of every model that a test wraps, and it binds the arguments of every
+call: most of the suite's time. `checked` takes its place. It checks the same hints with the same beartype, once per
+call, for the functions that name a shape; mypy checks the others. What it compiles, it keeps by the function's code.
 """
 
 from __future__ import annotations

@@ -20,9 +20,11 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
+from typer.testing import CliRunner
 
 import eclip
 import tiny
+from eclip.cli import app
 from eclip.datasets.caption_sources import read_pairs
 from eclip.datasets.masks import VOID, Masked, MaskSet, present, read_masks
 from eclip.datasets.pair import PairSet
@@ -437,15 +439,16 @@ def test_every_protocol_says_what_it_does() -> None:
         evaluate("voc2012", out="x", protocol="explain-v2")
 
 
-def eval_command(folder: Path, model: str, out: Path, *more: str) -> list[str]:
+def eval_command(folder: Path, model: str, out: Path) -> list[str]:
     asked = ["--root", str(folder), "--models", model, "--methods", "itsm,surgery", "--batch-size", "1", "-o", str(out)]
-    return [sys.executable, "-m", "eclip", "eval", "folder", *asked, *more]
+    return ["eval", "folder", *asked]
 
 
 def test_a_killed_run_goes_on_to_the_same_results(folder: Path, tiny_name: str, tmp_path: Path) -> None:
     many = tmp_path / "many"
     broken(folder, many, 60, [])
-    run = subprocess.Popen(eval_command(many, tiny_name, tmp_path / "a"), stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "eclip", *eval_command(many, tiny_name, tmp_path / "a")]
+    run = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(list((tmp_path / "a").rglob("*.npz"))) < 3 and time.monotonic() < deadline and run.poll() is None:
         time.sleep(0.01)
@@ -455,15 +458,12 @@ def test_a_killed_run_goes_on_to_the_same_results(folder: Path, tiny_name: str, 
     done = len(list((tmp_path / "a").rglob("*.npz")))
     assert 3 <= done < 60
     for out in ("a", "b"):
-        subprocess.run(eval_command(many, tiny_name, tmp_path / out), check=True, capture_output=True)
+        ended = CliRunner().invoke(app, eval_command(many, tiny_name, tmp_path / out))
+        assert ended.exit_code == 0, ended.output
     assert untimed(Evaluation.load(tmp_path / "a")) == untimed(Evaluation.load(tmp_path / "b"))
 
 
 def test_command_line_checks_shows_and_refuses(folder: Path, tiny_name: str, tmp_path: Path) -> None:
-    from typer.testing import CliRunner
-
-    from eclip.cli import app
-
     def run(*words: str) -> Any:
         return CliRunner().invoke(app, ["eval", *words])
 

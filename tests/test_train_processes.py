@@ -23,7 +23,7 @@ from eclip.training.run import train
 SCRIPT = """
 import json, os, sys, time
 import torch
-from eclip.train import train
+from eclip.training.run import train
 from eclip.training.config import TrainConfig
 
 torch.set_num_threads(1)
@@ -89,8 +89,8 @@ import sys
 import torch
 import torch.distributed as dist
 from eclip.errors import TrainingError
-from eclip.training import processes
-from eclip.training.processes import joined
+from eclip.training import distributed as processes
+from eclip.training.distributed import joined
 
 rank = int(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)

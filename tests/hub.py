@@ -12,6 +12,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -229,6 +231,13 @@ def environment(hub: Hub, cache: Path, **more: str) -> dict[str, str]:
     return {**kept, **own, "OMP_NUM_THREADS": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "150", **more}
 
 
-def started(script: str, env: dict[str, str], **provenance: Any) -> subprocess.Popen[str]:
+@contextmanager
+def started(script: str, env: dict[str, str], **provenance: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process of python, which is not waited for when the test has failed."""
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **provenance}
-    return subprocess.Popen([sys.executable, "-c", script], env=env, **pipes)
+    with subprocess.Popen([sys.executable, "-c", script], env=env, **pipes) as process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise

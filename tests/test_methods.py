@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -460,9 +460,15 @@ FAINT = {("rise", "resnet"), ("occlusion", "resnet")}
 """A random ResNet's score hardly sees the image; what is left of a difference of scores in bfloat16 is rounding."""
 
 
+@cache
+def kept(family: str, dtype: torch.dtype = torch.float32) -> eclip.Backbone:
+    """A model for all tests that only read it."""
+    return tiny.backbone(family, dtype)
+
+
 @pytest.mark.parametrize(("name", "family"), EVERY)
 def test_maps_follow_their_text_and_image(name: str, family: str) -> None:
-    backbone = tiny.backbone(family)
+    backbone = kept(family)
     pixels, text = tiny.pixels(backbone, 3, rows=2, cols=3), tiny.texts(backbone, 4)
     method = partial(METHODS[name], **tiny.FEW.get(name, {}))
     maps = method(eclip.encode(backbone, pixels, keep=METHODS[name].keep), text)
@@ -481,7 +487,7 @@ def test_maps_follow_their_text_and_image(name: str, family: str) -> None:
 
 @pytest.mark.parametrize(("name", "family"), EVERY)
 def test_bfloat16_and_constant_images_are_finite_and_near(name: str, family: str) -> None:
-    exact, coarse = tiny.backbone(family), tiny.backbone(family, torch.bfloat16)
+    exact, coarse = kept(family), kept(family, torch.bfloat16)
     pixels, text = tiny.pixels(exact), tiny.texts(exact)
     method = partial(METHODS[name], **tiny.FEW.get(name, {}))
     fine, rough = (method(eclip.encode(b, pixels), text) for b in (exact, coarse))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -96,8 +97,8 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 }
 
 
-def model(family: str, attention: str = "sdpa", seed: int = 0) -> Any:
-    """The model in evaluation mode, with noise on every weight."""
+@cache
+def _model(family: str, attention: str, seed: int) -> Any:
     config = FAMILIES[family]()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -108,6 +109,11 @@ def model(family: str, attention: str = "sdpa", seed: int = 0) -> Any:
         for weight in built.parameters():
             weight.data.add_(0.05 * torch.randn_like(weight))
     return built.eval()
+
+
+def model(family: str, attention: str = "sdpa", seed: int = 0) -> Any:
+    """A copy of the model in evaluation mode, with noise on every weight."""
+    return copy.deepcopy(_model(family, attention, seed))
 
 
 @cache

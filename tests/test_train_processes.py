@@ -89,7 +89,7 @@ import sys
 import torch
 import torch.distributed as dist
 from eclip.errors import TrainingError
-from eclip.training import distributed as processes
+from eclip.training import distributed
 from eclip.training.distributed import joined
 
 rank = int(sys.argv[2])
@@ -99,21 +99,21 @@ used = dist.group.WORLD._get_sequence_number_for_group()
 with joined("cpu") as place:
     print(place)
     weight, only_one = torch.full((2, 3), 1.0 + rank, requires_grad=True), torch.tensor(float(rank))
-    processes.begin_alike([weight, only_one])
+    distributed.begin_alike([weight, only_one])
     assert weight.tolist() == [[1.0] * 3] * 2 and only_one == 0, "as the first"
     parts = [torch.full((3,), 1.0 + rank), torch.full((2, 2), 10.0 * rank)]
-    processes.add_up(parts)
+    distributed.add_up(parts)
     assert [part.tolist() for part in parts] == [[3.0] * 3, [[10.0] * 2] * 2]
-    assert processes.gathered(torch.tensor([[rank]])).tolist() == [[0], [1]] and processes.place() == (rank, 2)
-    assert processes.largest(rank + 5, "cpu") == 6 and processes.everyones({rank: "x"}) == {0: "x", 1: "x"}
-assert dist.distributed_c10d._world.pg_map == before and processes.place() == (0, 1)
+    assert distributed.gathered(torch.tensor([[rank]])).tolist() == [[0], [1]] and distributed.place() == (rank, 2)
+    assert distributed.largest(rank + 5, "cpu") == 6 and distributed.everyones({rank: "x"}) == {0: "x", 1: "x"}
+assert dist.distributed_c10d._world.pg_map == before and distributed.place() == (0, 1)
 assert dist.group.WORLD._get_sequence_number_for_group() == used, "nothing of ours ran in the caller's group"
 del before
 try:
     with joined("cpu"):
         if rank:
             raise ValueError("of this one alone")
-        processes.wait("cpu")
+        distributed.wait("cpu")
 except (ValueError, TrainingError) as error:
     print(error)
 dist.barrier()  # the caller's group is as good as before

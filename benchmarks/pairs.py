@@ -25,8 +25,10 @@ from scipy.stats import rankdata
 
 import eclip
 from eclip import heatmap
+from eclip.backbones.view import View
 from eclip.images import open_image
-from eclip.words.interactions import PairQuestion
+from eclip.words.interactions import PairQuery
+from eclip.words.query import WordQuery
 
 POINTS = (1, 2, 5, 10, 20, 50, 100)
 
@@ -88,7 +90,8 @@ def main() -> None:
     for image in track(names, transient=True):
         mine = [case for case in found if case[0] == image]
         captions = list(dict.fromkeys(caption for _, caption, *_ in mine))
-        question = PairQuestion(captions, backbone, *depths, 10, None, "squash", "bicubic_aa", None)
+        query = WordQuery(captions, model=backbone, view=View())
+        question = PairQuery(query, image_depth=depths[0], text_depth=depths[1])
         answers = dict(zip(captions, question.answer(open_image(image), str(image)), strict=True))
         words = list(dict.fromkeys(named for *_, named, _ in mine))
         maskclip = eclip.explain(image, words, model=backbone, method="maskclip")
@@ -116,8 +119,9 @@ def completeness(
     errors: dict[int, list[float]] = {points: [] for points in POINTS}
     goals = []
     for image, caption in track(once.items(), transient=True):
+        query = WordQuery([caption], model=backbone, view=View())
         for points in POINTS:
-            question = PairQuestion([caption], backbone, *depths, points, None, "squash", "bicubic_aa", None)
+            question = PairQuery(query, image_depth=depths[0], text_depth=depths[1], points=points)
             [answer] = question.answer(open_image(image), str(image))
             errors[points].append(abs(answer.total - answer.goal))
         goals.append(abs(answer.goal))

@@ -20,8 +20,10 @@ import torch
 
 import eclip
 from eclip.backbones.blocks import unit
+from eclip.backbones.view import View
 from eclip.images import open_image
-from eclip.words.interactions import PairQuestion
+from eclip.words.interactions import PairQuery
+from eclip.words.query import WordQuery
 from eclip.words.tokens import read
 
 TEXT = "two people riding horses on the beach"
@@ -39,8 +41,9 @@ def main() -> None:
     feature = unit(eclip.encode(backbone, pixels, 0).feature)
     reading = read(backbone, [TEXT])
 
-    def question(image_depth: int, text_depth: int | None) -> PairQuestion:
-        return PairQuestion([TEXT], backbone, image_depth, text_depth, 10, None, "squash", "bicubic_aa", None)
+    def question(image_depth: int, text_depth: int | None) -> PairQuery:
+        query = WordQuery([TEXT], model=backbone, view=View())
+        return PairQuery(query, image_depth=image_depth, text_depth=text_depth)
 
     whole = question(1, None)
 

@@ -20,8 +20,8 @@ import eclip
 from eclip import __version__, cli
 from eclip.backbones.choices import POSITIONS, RESIZES
 from eclip.backbones.preprocess import Preprocess
+from eclip.explanation.comparison import ComparisonWriter
 from eclip.explanation.explanation import Explanation
-from eclip.explanation.writer import ComparisonWriter
 from eclip.methods import METHODS
 
 

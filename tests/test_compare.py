@@ -15,8 +15,10 @@ import eclip
 import tiny
 from eclip import compare as public
 from eclip import render
+from eclip.backbones.view import View
 from eclip.errors import EclipError, ImageError, OptionError, TextError, UnknownNameError
-from eclip.explanation.compare import Comparison, Contest
+from eclip.explanation.compare import ComparisonQuery
+from eclip.explanation.comparison import Comparison
 from eclip.explanation.explanation import Explanation
 from eclip.images import open_image
 from eclip.methods import METHODS
@@ -30,8 +32,8 @@ def image(images: Path) -> Path:
     return images / "a.png"
 
 
-def contest(backbones: Any, methods: Any = FAST, texts: Any = TEXTS) -> Contest:
-    return Contest(texts, methods, backbones, None, None, "squash", "none", "bicubic_aa", None, {})
+def contest(backbones: Any, methods: Any = FAST, texts: Any = TEXTS) -> ComparisonQuery:
+    return ComparisonQuery(texts, methods=methods, models=backbones, view=View())
 
 
 def test_maps_and_scores_are_those_of_explain(image: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,15 @@ from eclip.backbones.blocks import unit
 from eclip.backbones.encoding import encode
 from eclip.discovery import msae, splice
 from eclip.discovery.concepts import ConceptsWriter
-from eclip.errors import ImageError, MissingExtraError, ModelError, OptionError, ShapeError, TextError
+from eclip.errors import (
+    EqualTextsWarning,
+    ImageError,
+    MissingExtraError,
+    ModelError,
+    OptionError,
+    ShapeError,
+    TextError,
+)
 from eclip.methods import METHODS
 from eclip.methods.maskclip import patch_features
 from eclip.texts.vocabulary import words_of
@@ -406,6 +415,14 @@ def test_the_picture_dims_what_weighs_less(found: eclip.Concepts, monkeypatch: p
     plain, named = (render.overlay(Image.open(ELEPHANT), flat, **common, **what) for what in ({}, {"what": "weight"}))
     assert plain.tobytes() != named.tobytes(), "the word is drawn"
     np.testing.assert_allclose(drawn["scores"], found.weights)
+
+
+def test_words_that_the_model_cannot_tell_apart_are_named(found: eclip.Concepts) -> None:
+    with pytest.warns(EqualTextsWarning, match="mini cannot tell these texts apart: 'elephant' and 'Elephant'"):
+        eclip.concepts(ELEPHANT, vocabulary=[*WORDS, "Elephant"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", EqualTextsWarning)
+        assert eclip.concepts(ELEPHANT, vocabulary=WORDS).names == found.names
 
 
 def test_many_images_are_each_as_alone(tiny_name: str, images: Path) -> None:

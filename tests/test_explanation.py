@@ -27,6 +27,7 @@ from eclip.backbones.backbone import Backbone
 from eclip.cli import app
 from eclip.errors import EqualTextsWarning, ImageError, OptionError, ResultError, TextError, UnknownNameError
 from eclip.explanation.explanation import Explanation
+from eclip.explanation.health import NUMBERS
 from eclip.results.provenance import versions
 
 TEXTS = ["a dog", "grass"]
@@ -406,6 +407,41 @@ def test_what_is_saved_comes_back(backbone: Backbone, images: Path, tmp_path: Pa
     loaded.save(tmp_path / "again")
     _assert_equal(answer, Explanation.load(tmp_path / "again"))
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_some_of_the_images_are_the_same_explanation_of_fewer(backbone: Backbone, images: Path, tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("one.png", "two.png", "three.png")]
+    for seed, file in enumerate(files):
+        _image(seed, (40 + 8 * seed, 30)).save(file)
+    sources = tuple(map(str, files))
+    whole = eclip.explain(files, TEXTS, model=backbone, method="gradcam", versus="the sea", refine="pamr")
+    for asked, places in ((1, [1]), ([2, 0], [2, 0]), ("three.png", [2]), ([-1, "one.png"], [2, 0])):
+        some = whole.only(asked)
+        for name in ("maps", "scores", "flat"):
+            assert np.array_equal(getattr(some, name), getattr(whole, name)[places])
+        assert whole.health is not None and some.health is not None and some.health.notes == whole.health.notes
+        for name in (*NUMBERS, "flat"):
+            expected = getattr(whole.health, name)[places]
+            assert np.array_equal(getattr(some.health, name), expected, equal_nan=expected.dtype.kind == "f")
+        assert some.sources == tuple(sources[place] for place in places)
+        assert some.sizes == tuple(whole.sizes[place] for place in places)
+        assert some.images == tuple(whole.images[place] for place in places)
+        assert [name for name in files if str(name) in shlex.split(some.provenance["command"])] == [
+            files[place] for place in sorted(places)
+        ]
+        assert (some.texts, some.signed, some.seconds) == (whole.texts, whole.signed, whole.seconds)
+        assert {**some.provenance, "command": whole.provenance["command"]} == whole.provenance
+        for image, place in enumerate(places):
+            assert np.array_equal(some.heatmap(image, 1), whole.heatmap(place, 1))
+        again = Explanation.load(some.save(tmp_path / f"places {places}"))
+        assert np.array_equal(again.maps, some.maps) and np.array_equal(again.scores, some.scores)
+        assert (again.sources, again.sizes, again.provenance) == (some.sources, some.sizes, some.provenance)
+        assert again.health is not None and np.array_equal(again.health.artefacts, some.health.artefacts)
+    assert whole.only(range(3)).provenance == whole.provenance
+    memory = eclip.explain([_image(0), _image(1)], TEXTS, model=backbone, health=False).only("image 1")
+    assert memory.provenance["command"] is None and memory.health is None and memory.sources == ("image 1",)
+    with pytest.raises(OptionError, match="there is no image 3"):
+        whole.only([0, 3])
 
 
 def test_images_of_one_name_do_not_overwrite_each_other(backbone: Backbone, tmp_path: Path) -> None:

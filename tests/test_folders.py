@@ -137,17 +137,17 @@ def test_a_folder_that_nobody_named_gives_way_to_one_beside_it(
 def test_an_interrupted_repeat_keeps_what_it_did_not_reach(
     ask: Any, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eclip.explanation.writer import Writer
+    from eclip.explanation.explanation import ExplanationWriter
 
     ask("explain", tmp_path, of="")
-    own = Writer.add
+    own = ExplanationWriter.add
 
-    def interrupted(writer: Writer, answer: Explanation) -> Any:
+    def interrupted(writer: ExplanationWriter, answer: Explanation) -> Any:
         if writer.manifest["images"]:
             raise KeyboardInterrupt
         return own(writer, answer)
 
-    monkeypatch.setattr(Writer, "add", interrupted)
+    monkeypatch.setattr(ExplanationWriter, "add", interrupted)
     assert ask("explain", tmp_path, of="").exit_code == 130
     assert Explanation.load(tmp_path).sources == (str(images / "a.png"),)
     assert (tmp_path / "b.npz").is_file() and (tmp_path / "b.png").is_file()
@@ -290,9 +290,9 @@ def test_another_image_from_memory_is_another_image(tiny_name: str, tmp_path: Pa
 
 
 def _hold(folder: str, on_method: Any, end: Any) -> None:
-    from eclip.explanation.writer import Writer
+    from eclip.explanation.explanation import ExplanationWriter
 
-    with Writer(folder):
+    with ExplanationWriter(folder):
         on_method.set()
         end.wait(60)
 

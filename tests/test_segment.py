@@ -23,8 +23,8 @@ from eclip.errors import EclipError, ImageError, OptionError, ResultError, TextE
 from eclip.render.label_map import indexed, palette, tinted
 from eclip.segmentation.classes import class_words
 from eclip.segmentation.labels import Piece, label_pixels
+from eclip.segmentation.segmentation import SegmentWriter, coco_mask, runs
 from eclip.segmentation.windows import check_windows, windows
-from eclip.segmentation.writer import SegmentWriter, coco_mask, runs
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 

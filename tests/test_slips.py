@@ -15,7 +15,7 @@ import eclip
 import tiny
 from eclip.errors import ModelError, OptionError, UnknownNameError
 from eclip.evaluation.evaluate import _methods
-from eclip.explanation.compare import Comparison
+from eclip.explanation.comparison import Comparison
 from eclip.methods import METHODS, Method
 from eclip.words import WORD_METHODS
 from test_cli import run

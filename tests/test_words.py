@@ -6,6 +6,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from PIL import Image
 
 import eclip
 import tiny
@@ -13,9 +14,21 @@ from eclip import render
 from eclip.backbones.backbone import Backbone
 from eclip.backbones.blocks import cosine, unit
 from eclip.backbones.text_tower import run_text_block, text_attention
-from eclip.errors import EclipError, NotApplicableError, OptionError, TextCutWarning, TextError, UnknownNameError
+from eclip.backbones.view import View
+from eclip.errors import (
+    EclipError,
+    EqualTextsWarning,
+    NotApplicableError,
+    OptionError,
+    TextCutWarning,
+    TextError,
+    UnknownNameError,
+)
 from eclip.render import words as words_module
 from eclip.words import WORD_METHODS
+from eclip.words.interactions import PairQuery
+from eclip.words.query import WordQuery
+from eclip.words.relevance import relevance
 from eclip.words.tokens import content, read
 from test_backbones import _assert_same, _state
 
@@ -284,6 +297,32 @@ def test_bad_input(backbone: Backbone, settings: dict[str, object], kind: type[E
     settings = {"texts": TEXTS, **settings}
     with pytest.raises(kind, match=match):
         eclip.explain_words(np.zeros((32, 32, 3), np.uint8), model=backbone, **settings)  # type: ignore[arg-type]
+
+
+def test_texts_that_the_model_cannot_tell_apart_are_named(backbone: Backbone) -> None:
+    image = np.zeros((32, 32, 3), np.uint8)
+    with pytest.warns(EqualTextsWarning, match="cannot tell these texts apart: 'a dog' and 'A  Dog'"):
+        found = eclip.explain_words(image, ["a dog", "a cat", "A  Dog"], model=backbone)
+    assert found.scores[0, 0] == found.scores[0, 2] != found.scores[0, 1]
+    np.testing.assert_allclose(found.values[0], found.values[2], rtol=1e-5)
+    assert found.words[2] == ("A", "Dog")
+
+
+def test_relevance_and_pairs_share_one_query_of_several_texts(backbone: Backbone) -> None:
+    image, view = Image.new("RGB", (40, 30), "gray"), View(resize="keep")
+    query = WordQuery(TEXTS, model=backbone, view=view)
+    pairs = PairQuery(query, text_depth=1, points=2).answer(image, "x")
+    both = relevance(query, [("x", image), ("y", image.resize((30, 40)))], "chefer", {"depth": 2})
+    asked = {"method": "chefer", "depth": 2, **view.settings}
+    words = eclip.explain_words([image, image.resize((30, 40))], TEXTS, model=backbone, **asked)
+    for text, one in enumerate(pairs):
+        alone = eclip.interactions(image, TEXTS[text], model=backbone, text_depth=1, points=2, resize="keep")
+        np.testing.assert_allclose(one.values, alone.values, rtol=1e-6, atol=1e-9)
+        assert (one.words, one.text, one.provenance) == (alone.words, TEXTS[text], alone.provenance)
+        assert np.array_equal(both.values[text], words.values[text])
+    assert (
+        np.array_equal(both.scores, words.scores) and both.provenance == words.provenance and both.sources == ("x", "y")
+    )
 
 
 def test_entering_is_what_the_blocks_before_give(backbone: Backbone) -> None:

@@ -18,7 +18,7 @@ _HOME = {
     "WORD_METHODS": "eclip.words",
     "WordRelevance": "eclip.words.relevance",
     "Backbone": "eclip.backbones.backbone",
-    "Comparison": "eclip.explanation.compare",
+    "Comparison": "eclip.explanation.comparison",
     "Concepts": "eclip.discovery.concepts",
     "Encoding": "eclip.backbones.encoding",
     "EclipError": "eclip.errors",
@@ -72,8 +72,8 @@ if TYPE_CHECKING:
     from eclip.evaluation.evaluation import Evaluation as Evaluation
     from eclip.evaluation.protocols import PROTOCOLS as PROTOCOLS
     from eclip.evaluation.report.report import report as report
-    from eclip.explanation.compare import Comparison as Comparison
     from eclip.explanation.compare import compare as compare
+    from eclip.explanation.comparison import Comparison as Comparison
     from eclip.explanation.explain import explain as explain
     from eclip.explanation.explain import explain_each as explain_each
     from eclip.explanation.explanation import Explanation as Explanation

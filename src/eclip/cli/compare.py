@@ -12,10 +12,8 @@ from eclip.cli import options
 from eclip.cli.errors import report_errors
 from eclip.cli.options import Positions, Resize, Scale
 from eclip.errors import ImageError, OptionError
-from eclip.explanation.writer import ComparisonWriter
 from eclip.methods import GROUPS, check_methods
 from eclip.methods import method_names as named
-from eclip.results.command import compare_command
 
 
 def compare(
@@ -63,51 +61,35 @@ def compare(
         options.check_head(head, method_names, model_names)
         settings: dict[str, Any] = {
             "methods": group or method_names,
-            "head": head,
-            "models": model_names,
             "versus": options.parse_versus(versus),
             **options.parse_refinement(refine, refine_set),
-            "image_size": image_size,
-            "resize": resize.value,
             "templates": options.parse_templates(template),
-            "positions": positions.value,
-            "device": device,
-            "options": {},
         }
-        writer = ComparisonWriter(out, options.words(format_), scale.value, overwrite=overwrite)
-        options.over_images(
-            sources, writer, lambda images: _compare_all(sources, images, wanted, settings, writer, quiet=as_json)
-        )
+        formats = options.given_formats(format_, out)
+        from eclip.backbones.view import View  # torch with it, so after what was typed is checked
+        from eclip.explanation.compare import ComparisonQuery
+        from eclip.explanation.comparison import ComparisonWriter, compare_command
+        from eclip.images import read_ahead
+
+        writer = ComparisonWriter(out, formats, scale.value, overwrite=overwrite)
+
+        def work(run: options.Run) -> None:
+            one, settings["device"] = options.parse_model(model_names[0], device, head)
+            settings["models"] = [one, *model_names[1:]]
+            query = ComparisonQuery(wanted, view=View(image_size, resize.value, positions.value), **settings)
+            for source, image in read_ahead(run.images, 1):
+                if isinstance(image, ImageError):
+                    run.failures.append((source, str(image)))
+                else:
+
+                    def show(model: str, method: str, name: str = Path(source).name) -> None:
+                        run.doing(f"{method} on {model}, {name}")
+
+                    entry = writer.add(query.answer(image, source, show))
+                    picture = entry["files"].get("picture")
+                    if not as_json:
+                        typer.echo(source + (f"  -> {writer.folder / picture}" if picture else ""))
+                run.count()
+
+        options.over_images(sources, writer, lambda provenance: compare_command(sources, wanted, provenance), work)
         options.summarize(writer, "compared", model_names, as_json, option="--models")
-
-
-def _compare_all(
-    sources: list[str],
-    images: list[Path],
-    texts: list[str],
-    settings: dict[str, Any],
-    writer: ComparisonWriter,
-    *,
-    quiet: bool,
-) -> None:
-    from eclip.explanation.compare import Contest
-    from eclip.images import read_ahead
-
-    with options.running(images, writer, lambda provenance: compare_command(sources, texts, provenance)) as run:
-        if (head := settings.pop("head")) is not None:
-            model, settings["device"] = options.parse_model(settings["models"][0], settings["device"], head)
-            settings["models"] = [model]
-        contest = Contest(texts, **settings)
-        for source, image in read_ahead(images, 1):
-            if isinstance(image, ImageError):
-                run.failures.append((source, str(image)))
-            else:
-
-                def show(model: str, method: str, name: str = Path(source).name) -> None:
-                    run.doing(f"{method} on {model}, {name}")
-
-                entry = writer.add(contest.answer(image, source, show))
-                picture = entry["files"].get("picture")
-                if not quiet:
-                    typer.echo(source + (f"  -> {writer.folder / picture}" if picture else ""))
-            run.count()

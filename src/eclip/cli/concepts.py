@@ -89,38 +89,26 @@ def concepts(
             "batch_size": batch_size,
             **options.method_options(set_ or [], method),
         }
-        from eclip.discovery.concepts import ConceptsWriter  # torch with it, so after what was typed is checked
+        formats = options.given_formats(format_, out)
+        from eclip.discovery.concepts import ConceptsWriter, concepts_command  # torch with it, so after the checks
+        from eclip.discovery.discover import concepts_each
 
-        writer = ConceptsWriter(out, options.words(format_), overwrite=overwrite)
-        options.over_images(
-            sources, writer, lambda images: _name_all(sources, images, settings, mean_from, writer, quiet=as_json)
-        )
+        writer = ConceptsWriter(out, formats, overwrite=overwrite)
+
+        def work(run: options.Run) -> None:
+            if mean_from is not None:
+                settings["image_mean"] = _mean(mean_from, settings, writer, run.bar)
+            for found in concepts_each(run.images, failures=run.failures, **settings):
+                run.doing("naming")
+                entry = writer.add(found)
+                if not as_json:
+                    picture = entry["files"].get("picture")
+                    typer.echo(found.source + (f"  -> {writer.folder / picture}" if picture else ""))
+                    typer.echo(_table(found))
+                run.count()
+
+        options.over_images(sources, writer, lambda provenance: concepts_command(sources, provenance), work)
         options.summarize(writer, "named", [model], as_json)
-
-
-def _name_all(
-    sources: list[str],
-    images: list[Path],
-    settings: dict[str, Any],
-    mean_from: Path | None,
-    writer: ConceptsWriter,
-    *,
-    quiet: bool,
-) -> None:
-    from eclip.discovery.concepts import concepts_command
-    from eclip.discovery.discover import concepts_each
-
-    with options.running(images, writer, lambda provenance: concepts_command(sources, provenance)) as run:
-        if mean_from is not None:
-            settings["image_mean"] = _mean(mean_from, settings, writer, run.bar)
-        for found in concepts_each(images, failures=run.failures, **settings):
-            run.doing("naming")
-            entry = writer.add(found)
-            if not quiet:
-                picture = entry["files"].get("picture")
-                typer.echo(found.source + (f"  -> {writer.folder / picture}" if picture else ""))
-                typer.echo(_table(found))
-            run.count()
 
 
 def _mean(folder: Path, settings: dict[str, Any], writer: ConceptsWriter, progress: Progress) -> Path:

@@ -11,13 +11,11 @@ from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import options
 from eclip.cli.errors import report_errors
 from eclip.cli.options import Positions, Resize
-from eclip.explanation.writer import Writer
 from eclip.methods import check_methods
-from eclip.results.command import command
 from eclip.results.earlier import MANIFEST
 
 if TYPE_CHECKING:
-    from eclip.explanation.explanation import Explanation
+    from eclip.explanation.explanation import Explanation, ExplanationWriter
 
 MOST_TOLD = 5
 """Of so many images each one's warnings are printed, of more their number."""
@@ -66,9 +64,7 @@ def explain(
         method = options.default_method(model, head) if method is None else options.one_method(method)
         check_methods([method], versus=versus is not None)
         options.check_head(head, [method], [model])
-        settings = {
-            "head": head,
-            "model": model,
+        settings: dict[str, Any] = {
             "method": method,
             "versus": options.parse_versus(versus),
             **options.parse_refinement(refine, refine_set),
@@ -76,36 +72,32 @@ def explain(
             "resize": resize.value,
             "templates": options.parse_templates(template),
             "positions": positions.value,
-            "device": device,
             "batch_size": batch_size,
             "health": health,
             **options.method_options(set_ or [], method),
         }
-        writer = Writer(out, options.words(format_), overwrite=overwrite)
-        options.over_images(
-            sources, writer, lambda images: _explain_all(sources, images, wanted, settings, writer, quiet=as_json)
-        )
+        formats = options.given_formats(format_, out)
+        from eclip.explanation.explain import explain_each  # torch with it, so after what was typed is checked
+        from eclip.explanation.explanation import ExplanationWriter, explain_command
+
+        writer = ExplanationWriter(out, formats, overwrite=overwrite)
+
+        def work(run: options.Run) -> None:
+            several = len(run.images) > MOST_TOLD
+            settings["model"], settings["device"] = options.parse_model(model, device, head)
+            try:
+                for explanation in explain_each(run.images, wanted, failures=run.failures, **settings):
+                    run.doing("explaining")
+                    [entry] = writer.add(explanation)
+                    if not as_json:
+                        _print_scores(explanation, entry, writer.folder, warn=not several)
+                    run.count()
+            finally:
+                if several and not as_json:
+                    _print_health(writer)
+
+        options.over_images(sources, writer, lambda provenance: explain_command(sources, wanted, provenance), work)
         options.summarize(writer, "explained", [model], as_json)
-
-
-def _explain_all(
-    sources: list[str], images: list[Path], texts: list[str], settings: dict[str, Any], writer: Writer, *, quiet: bool
-) -> None:
-    from eclip.explanation.explain import explain_each
-
-    try:
-        with options.running(images, writer, lambda provenance: command(sources, texts, provenance)) as run:
-            head = settings.pop("head")
-            settings["model"], settings["device"] = options.parse_model(settings["model"], settings["device"], head)
-            for explanation in explain_each(images, texts, failures=run.failures, **settings):
-                run.doing("explaining")
-                [entry] = writer.add(explanation)
-                if not quiet:
-                    _print_scores(explanation, entry, writer.folder, warn=len(images) <= MOST_TOLD)
-                run.count()
-    finally:
-        if not quiet and len(images) > MOST_TOLD:
-            _print_health(writer)
 
 
 def _print_scores(explanation: Explanation, entry: dict[str, Any], folder: Path, *, warn: bool) -> None:
@@ -121,7 +113,7 @@ def _print_scores(explanation: Explanation, entry: dict[str, Any], folder: Path,
         typer.echo(f"  {printable(line)}", err=True)
 
 
-def _print_health(writer: Writer) -> None:
+def _print_health(writer: ExplanationWriter) -> None:
     asked = [(entry["health"] or {}).values() for entry in writer.manifest["images"]]
     warned = sum(any(one["warnings"] for one in each) for each in asked)
     if warned:

@@ -20,7 +20,7 @@ from eclip.errors import ModelError, OptionError, TextError
 from eclip.methods import METHODS, options_for
 from eclip.methods import default_method as by_head
 from eclip.refinements import REFINEMENTS, check_refinement
-from eclip.results.folder import FORMATS, Folder
+from eclip.results.folder import FORMATS, Folder, check_place
 from eclip.texts.templates import resolve
 
 if TYPE_CHECKING:
@@ -140,6 +140,12 @@ def words(joined: str) -> list[str]:
     return [word.strip() for word in joined.split(",") if word.strip()]
 
 
+def given_formats(joined: str, out: Path) -> list[str]:
+    """Formats joined by commas, in which results can be written into that folder."""
+    check_place(out, formats := words(joined))
+    return formats
+
+
 def one_method(name: str) -> str:
     """The one method, not several."""
     if "," in name:
@@ -179,29 +185,20 @@ def parse_model(name: str, device: str, head: str | None) -> tuple[str | Backbon
     return load(name, device=device, head=head), None
 
 
-def over_images(sources: list[str], writer: Folder, work: Callable[[list[Path]], None]) -> None:
-    """Find the images and do the work on them; what cannot be found, and how ever it ends, is on record."""
-    from eclip.images import find_images
-
-    images, problems = find_images(sources, writer.folder)
-    for source, error in problems:
-        writer.fail(source, error)
-    writer.steps_aside = not FOLDER_NAMED.get()
-    with writer.over(map(str, images)):
-        if images:
-            work(images)
-
-
 @dataclass(frozen=True)
 class Run:
     """A command's way over its images.
 
     Attributes:
+        writer: of the results.
+        images: all images.
         bar: on which it is shown.
+        task: of the bar.
         failures: images of which nothing could be made, and why.
     """
 
     writer: Folder
+    images: list[Path]
     bar: Progress
     task: TaskID
     failures: list[tuple[str, str]]
@@ -215,25 +212,38 @@ class Run:
         self.bar.update(self.task, completed=len(self.writer.manifest["images"]) + len(self.failures))
 
 
-@contextmanager
-def running(images: list[Path], writer: Folder, repeat: Callable[[dict[str, Any]], str | None]) -> Iterator[Run]:
-    """A run over the images; on leaving, how ever it ends, failures and the whole command are on record.
+def over_images(
+    sources: list[str],
+    writer: Folder,
+    repeat: Callable[[dict[str, Any]], str | None],
+    work: Callable[[Run], None],
+) -> None:
+    """Find the images and do the work on them; failures, and how ever it ends, are on record with the whole command.
 
     Args:
-        images: all of them.
+        sources: files, folders and patterns.
         writer: of the results; the first one's "provenance" has a command for that image alone.
         repeat: from that "provenance" to the command for all.
+        work: adds results to the writer; not called where no image is found.
     """
-    run = None
-    try:
-        with progressing() as bar:
-            run = Run(writer, bar, bar.add_task("loading", total=len(images)), [])
-            yield run
-    finally:
-        for source, error in run.failures if run else []:
-            writer.fail(source, error)
-        if provenance := writer.manifest["provenance"]:
-            writer.manifest["provenance"] = {**provenance, "command": repeat(provenance)}
+    from eclip.images import find_images
+
+    images, problems = find_images(sources, writer.folder)
+    for source, error in problems:
+        writer.fail(source, error)
+    writer.steps_aside = not FOLDER_NAMED.get()
+    with writer.over(map(str, images)):
+        if not images:
+            return
+        failures: list[tuple[str, str]] = []
+        try:
+            with progressing() as bar:
+                work(Run(writer, images, bar, bar.add_task("loading", total=len(images)), failures))
+        finally:
+            for source, error in failures:
+                writer.fail(source, error)
+            if provenance := writer.manifest["provenance"]:
+                writer.manifest["provenance"] = {**provenance, "command": repeat(provenance)}
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from eclip.errors import OptionError, TextError
 from eclip.methods import DEFAULT_WITH_HEAD, check_between_texts
 from eclip.segmentation.classes import class_words
 from eclip.segmentation.windows import check_windows
-from eclip.segmentation.writer import SegmentWriter, segment_command
 
 if TYPE_CHECKING:
     from eclip.segmentation.segmentation import Segmentation
@@ -102,8 +101,6 @@ def segment(
         options.check_head(head, [method or DEFAULT_WITH_HEAD], [model])
         check_windows(window, stride, image_size)
         settings: dict[str, Any] = {
-            "head": head,
-            "model": model,
             "method": method,
             "background": background or (),
             **options.parse_refinement(refine, refine_set),
@@ -116,38 +113,27 @@ def segment(
             "resize": resize.value,
             "templates": options.parse_templates(template, "imagenet80"),
             "positions": positions.value,
-            "device": device,
             "batch_size": batch_size,
         }
         if method is not None:
             settings |= options.method_options(set_ or [], method)
-        writer = SegmentWriter(out, options.words(format_), instances=instances, overwrite=overwrite)
-        options.over_images(
-            sources, writer, lambda images: _segment_all(sources, images, wanted, settings, writer, quiet=as_json)
-        )
+        formats = options.given_formats(format_, out)
+        from eclip.segmentation.segment import segment_each  # torch with it, so after what was typed is checked
+        from eclip.segmentation.segmentation import SegmentWriter, segment_command
+
+        writer = SegmentWriter(out, formats, instances=instances, overwrite=overwrite)
+
+        def work(run: options.Run) -> None:
+            settings["model"], settings["device"] = options.parse_model(model, device, head)
+            for segmentation in segment_each(run.images, wanted, failures=run.failures, **settings):
+                run.doing("segmenting")
+                entry = writer.add(segmentation)
+                if not as_json:
+                    _print_areas(segmentation, entry, writer.folder)
+                run.count()
+
+        options.over_images(sources, writer, lambda provenance: segment_command(sources, provenance), work)
         options.summarize(writer, "segmented", [model], as_json)
-
-
-def _segment_all(
-    sources: list[str],
-    images: list[Path],
-    classes: list[str],
-    settings: dict[str, Any],
-    writer: SegmentWriter,
-    *,
-    quiet: bool,
-) -> None:
-    from eclip.segmentation.segment import segment_each
-
-    with options.running(images, writer, lambda provenance: segment_command(sources, provenance)) as run:
-        head = settings.pop("head")
-        settings["model"], settings["device"] = options.parse_model(settings["model"], settings["device"], head)
-        for segmentation in segment_each(images, classes, failures=run.failures, **settings):
-            run.doing("segmenting")
-            entry = writer.add(segmentation)
-            if not quiet:
-                _print_areas(segmentation, entry, writer.folder)
-            run.count()
 
 
 def _print_areas(segmentation: Segmentation, entry: dict[str, Any], folder: Path) -> None:

@@ -70,59 +70,42 @@ def words(
         boxes = [_box(one) for one in box or []]
         if boxes and not pairs:
             raise OptionError("--box asks for the words of a part of the image, which needs --pairs: add it.")
-        view = {"image_size": image_size, "resize": resize.value, "positions": positions.value, "device": None}
-        asked = {"method": method, "options": options, **view}
-        path = {"image_depth": image_depth, "text_depth": text_depth, "points": points, **view} if pairs else None
         writer = WordsWriter(out, overwrite=overwrite)
-        cli_options.over_images(
-            sources,
-            writer,
-            lambda images: _all(sources, images, wanted, (model, device), asked, path, boxes, writer, quiet=as_json),
-        )
+
+        def work(run: cli_options.Run) -> None:
+            from eclip.backbones.view import View
+            from eclip.images import read_batches
+            from eclip.words.interactions import PairQuery, check_box
+            from eclip.words.query import WordQuery
+            from eclip.words.relevance import relevance
+
+            query = WordQuery(wanted, model=model, device=device, view=View(image_size, resize.value, positions.value))
+            question = None
+            if pairs:
+                question = PairQuery(query, image_depth=image_depth, text_depth=text_depth, points=points)
+            for batch in read_batches(run.images, BATCH, run.failures):
+                good = []
+                for source, picture in batch:
+                    try:
+                        for one in boxes:
+                            check_box(one, picture.size, source)
+                        good.append((source, picture))
+                    except OptionError as outside:
+                        run.failures.append((source, str(outside)))
+                if not good:
+                    continue
+                found = relevance(query, good, method, options)
+                for image, (source, picture) in enumerate(good):
+                    run.doing(f"reading {Path(source).name}")
+                    own = question.answer(picture, source) if question else []
+                    entry = writer.add(found, image, own, boxes)
+                    if not as_json:
+                        _print(found, image, own, boxes)
+                        typer.echo(f"-> {writer.folder / entry['files']['page']}")
+                    run.count()
+
+        cli_options.over_images(sources, writer, lambda provenance: words_command(sources, wanted, provenance), work)
         cli_options.summarize(writer, "read", [model], as_json)
-
-
-def _all(
-    sources: list[str],
-    images: list[Path],
-    texts: list[str],
-    model: tuple[str, str],
-    asked: dict[str, Any],
-    path: dict[str, Any] | None,
-    boxes: list[Box],
-    writer: WordsWriter,
-    *,
-    quiet: bool,
-) -> None:
-    from eclip.backbones.load import load
-    from eclip.images import read_batches
-    from eclip.words.interactions import PairQuestion, check_box
-    from eclip.words.relevance import WordQuestion
-
-    with cli_options.running(images, writer, lambda provenance: words_command(sources, texts, provenance)) as run:
-        backbone = load(model[0], device=model[1])
-        question = WordQuestion(texts, backbone, **asked)
-        pairs = PairQuestion(texts, backbone, **path) if path else None
-        for batch in read_batches(images, BATCH, run.failures):
-            good = []
-            for source, picture in batch:
-                try:
-                    for box in boxes:
-                        check_box(box, picture.size, source)
-                    good.append((source, picture))
-                except OptionError as outside:
-                    run.failures.append((source, str(outside)))
-            if not good:
-                continue
-            relevance = question.answer([picture for _, picture in good], [source for source, _ in good])
-            for image, (source, picture) in enumerate(good):
-                run.doing(f"reading {Path(source).name}")
-                found = pairs.answer(picture, source) if pairs else []
-                entry = writer.add(relevance, image, found, boxes)
-                if not quiet:
-                    _print(relevance, image, found, boxes)
-                    typer.echo(f"-> {writer.folder / entry['files']['page']}")
-                run.count()
 
 
 def _print(relevance: WordRelevance, image: int, found: list[Interactions], boxes: list[Box]) -> None:

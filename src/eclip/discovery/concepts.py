@@ -8,21 +8,19 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
 
+from eclip import heatmap, render
 from eclip.explanation.explanation import Explanation
-from eclip.results.command import question, settings
+from eclip.results.command import options, question, settings
 from eclip.results.folder import FORMATS, Folder
 from eclip.results.marks import png
 from eclip.results.provenance import named
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,19 +101,16 @@ def concepts_command(sources: Sequence[str], provenance: dict[str, Any]) -> str:
     words = [
         "eclip",
         "concepts",
-        *question(sources, []),
+        *question(sources),
         "--model",
         provenance["model"],
         "--count",
         str(provenance["count"]),
     ]
     for key in ("vocabulary", "msae", "latents", "l1", "image_mean", "mean_from"):
-        if provenance.get(key) is not None:
-            words += [f"--{key.replace('_', '-')}={provenance[key]}"]
+        words += [] if provenance.get(key) is None else [f"--{key.replace('_', '-')}={provenance[key]}"]
     words += ["--method", provenance["method"]] if "msae" not in provenance else []
-    for key, value in provenance["options"].items():
-        words += ["--set", f"{key}={value}"]
-    return shlex.join([*words, *settings(provenance)])
+    return shlex.join([*words, *options("--set", provenance["options"]), *settings(provenance)])
 
 
 def drawn(concepts: Concepts) -> Image.Image:
@@ -123,8 +118,6 @@ def drawn(concepts: Concepts) -> Image.Image:
 
     The share itself would leave most maps too dark to see where they are.
     """
-    from eclip import heatmap, render
-
     explanation, weights = concepts.explanation, concepts.weights.tolist()
     shown = heatmap.signed if explanation.signed else heatmap.normalize
     panels = (
@@ -147,7 +140,7 @@ class ConceptsWriter(Folder):
          "failures": [{"source", "error"}, ...]}
 
     Concepts are in order, the heaviest first; the npz file holds maps (concept, row, col), weights and scores.
-    Otherwise as in `eclip.explanation.writer.Writer`.
+    Otherwise as in `eclip.explanation.explanation.ExplanationWriter`.
     """
 
     def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> None:
@@ -156,14 +149,12 @@ class ConceptsWriter(Folder):
     def _own(self, name: str) -> bool:
         return super()._own(name) or (name == MEAN and self._before is not None)  # one of an earlier run's
 
-    def keep_mean(self, mean: NDArray[Any]) -> Path:
+    def keep_mean(self, mean: np.ndarray) -> Path:
         """Write an image mean; returns its file, for `image_mean`.
 
         Raises:
             ResultError: there is one that no run of this kind left there, see `check_free`; or it cannot be written.
         """
-        import numpy as np  # here, so that the command line can check folder and formats first
-
         self.check_free(MEAN)
         buffer = io.BytesIO()
         np.save(buffer, mean)

@@ -7,6 +7,7 @@ sparse autoencoder (MSAE, `eclip.discovery.msae`); the words then go the main pa
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, SupportsIndex, overload
 
@@ -16,12 +17,13 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone, Grid, eval_no_grad
+from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone, eval_no_grad
 from eclip.backbones.blocks import cosine, unit
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
-from eclip.backbones.encoding import Encoding, encode
-from eclip.backbones.load import backbone_of, is_loaded
+from eclip.backbones.encoding import Encoding
+from eclip.backbones.load import backbone_of
+from eclip.backbones.view import View
 from eclip.discovery import splice
 from eclip.discovery.concepts import Concepts, concepts_command
 from eclip.discovery.image_mean import mean_for
@@ -31,10 +33,10 @@ from eclip.explanation.explanation import Explanation
 from eclip.images import ImageLike, are_several, at_least_one, read_batches
 from eclip.methods import METHODS, AnyMethod, check_methods, method_name, options_for
 from eclip.methods.maskclip import patch_features
-from eclip.registry import plain_options, whole, whole_or_none
+from eclip.registry import plain_options, whole
 from eclip.results.command import was_named
-from eclip.results.provenance import made_by, noted
-from eclip.texts.encode import encode_texts
+from eclip.results.provenance import made_by, noted, repeatable
+from eclip.texts.encode import encode_apart
 from eclip.texts.templates import kept
 from eclip.texts.vocabulary import words_of
 
@@ -113,13 +115,15 @@ def concepts_each(
         OptionError: a setting outside its range, or no image mean for a model that brings none.
         MissingExtraError: scikit-learn, which SpLiCE needs, is not installed.
         EclipError: other bad input, of a class that says which.
+
+    Warns:
+        EqualTextsWarning: the model cannot tell words of the vocabulary apart.
     """
     batch_size, count = whole(batch_size, "batch_size", least=1), whole(count, "count", least=1)
     most = whole(LATENTS if latents is None else latents, "latents", least=1)
-    image_size = whole_or_none(image_size, "image_size", "a whole number of pixels")
+    view = View(image_size, resize, positions)
     check_methods([method := method_name(method)])
     own = options_for(method, [method], options)
-    view = {"image_size": image_size, "resize": resize, "positions": positions}
     if msae is None:
         l1 = plain_options({"l1": splice.L1 if l1 is None else l1})["l1"]
         splice.require_lasso(l1)  # before anything is loaded
@@ -129,7 +133,7 @@ def concepts_each(
         raise OptionError("msae goes without l1, method, options, image_mean and mean_from: those are SpLiCE's.")
     words, backbone = words_of(vocabulary), backbone_of(model, device)
     if msae is None:
-        by: Tensor | Autoencoder = mean_for(backbone, image_mean, mean_from, view)
+        by: Tensor | Autoencoder = mean_for(backbone, image_mean, mean_from, view.settings)
         made = {"l1": l1, "image_mean": _path(image_mean), "mean_from": _path(mean_from), "method": method}
     else:
         by = load_autoencoder(msae).to(backbone.weight.device)
@@ -142,23 +146,28 @@ def concepts_each(
         **made,
         "options": own,
         "templates": kept(templates),
-        **view,
+        **view.settings,
     }
-    provenance["command"] = is_loaded(backbone) and isinstance(vocabulary, PATH) and isinstance(image_mean, PATH)
+    provenance["command"] = isinstance(vocabulary, PATH) and isinstance(image_mean, PATH)
     provenance["command"] &= method != "eclip" or not was_named(provenance["head"])
-    asked = _Asked(backbone, words, provenance, by)
-    for batch in read_batches(images, batch_size, failures, asked.grid):
-        yield from asked.answer(batch)
+    query = ConceptQuery(backbone, words, view, provenance, by)
+    for batch in read_batches(images, batch_size, failures, partial(view.grid, backbone)):
+        yield from query.answer(batch)
 
 
-class _Asked:
+class ConceptQuery:
     """Everything but the images, encoded once; `provenance` is that of each answer."""
 
     def __init__(
-        self, backbone: Backbone, words: tuple[str, ...], provenance: dict[str, Any], by: Tensor | Autoencoder
+        self,
+        backbone: Backbone,
+        words: tuple[str, ...],
+        view: View,
+        provenance: dict[str, Any],
+        by: Tensor | Autoencoder,
     ) -> None:
-        self.backbone, self.words, self.provenance = backbone, words, provenance
-        self.text = encode_texts(backbone, words, provenance["templates"], keep=True)
+        self.backbone, self.words, self.view, self.provenance = backbone, words, view, provenance
+        self.text = encode_apart(backbone, words, provenance["templates"], keep=True)
         self.mean = by if isinstance(by, Tensor) else None
         self.autoencoder = by if isinstance(by, Autoencoder) else None
         width = self.text.shape[1]
@@ -172,17 +181,9 @@ class _Asked:
             self.keep = self.method.keep_for(provenance["options"])
             self.dictionary = splice.dictionary(self.text)
 
-    def grid(self, image: Image.Image) -> Grid:
-        """The patch grid that the image will have."""
-        return self.backbone.grid_for(image.size, self.provenance["image_size"], self.provenance["resize"])
-
-    def answer(self, batch: list[tuple[str, Image.Image]]) -> Iterator[Concepts]:
-        """One Concepts an image of one forward pass."""
-        if not batch:
-            return
-        size, resize = self.provenance["image_size"], self.provenance["resize"]
-        pixels = torch.stack([self.backbone.preprocess(picture, size, resize) for _, picture in batch])
-        encoding = encode(self.backbone, pixels, self.keep, self.provenance["positions"])
+    def answer(self, batch: Sequence[tuple[str, Image.Image]]) -> Iterator[Concepts]:
+        """One Concepts an image, of one forward pass of all."""
+        encoding = self.view.encode(self.backbone, [picture for _, picture in batch], self.keep)
         features, beyond = encoding.feature.to(self.text), None
         if self.autoencoder is not None:
             weights = self.autoencoder.encode(features, self.provenance["latents"])
@@ -207,7 +208,7 @@ class _Asked:
                 sources=(source,),
                 sizes=(picture.size,),
                 signed=self.autoencoder is None and self.method.signed,
-                provenance=self._provenance(source, list(pixels.shape[2:])),
+                provenance=self._provenance(source, list(encoding.pixels.shape[2:])),
                 images=(picture,),
                 flat=flat,
             )
@@ -237,11 +238,9 @@ class _Asked:
             return one.on_grid(self.autoencoder.encode(patch_features(one).float())[..., best])
 
     def _provenance(self, source: str, pixels: list[int]) -> dict[str, Any]:
-        own = self.provenance["options"]
-        tensors = any(isinstance(value, Tensor) for value in own.values())
-        repeatable = self.provenance["command"] and not tensors and Path(source).is_file()
-        provenance = {**self.provenance, "options": noted(own), "pixels": pixels}
-        return {**provenance, "command": concepts_command([source], provenance) if repeatable else None}
+        provenance = {**self.provenance, "options": noted(self.provenance["options"]), "pixels": pixels}
+        repeats = self.provenance["command"] and repeatable(self.backbone, [source], self.provenance["options"])
+        return {**provenance, "command": concepts_command([source], provenance) if repeats else None}
 
 
 def _path(given: object) -> str | None:

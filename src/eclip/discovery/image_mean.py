@@ -16,8 +16,8 @@ from torch import Tensor
 from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone
 from eclip.backbones.blocks import unit
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.backbones.encoding import encode
 from eclip.backbones.load import PRECISIONS, backbone_of, load
+from eclip.backbones.view import View
 from eclip.errors import ImageError, OptionError, ShapeError
 from eclip.images import ImageLike, find_images, read_ahead
 
@@ -46,13 +46,12 @@ def image_mean(
         ImageError: an image cannot be read, or there are fewer than two.
         EclipError: other bad input, of a class that says which.
     """
-    backbone = backbone_of(model, None)
+    backbone, view = backbone_of(model, None), View(image_size, resize, positions)
     total, count = torch.zeros((), dtype=torch.float32, device=backbone.weight.device), 0
     for _, image in read_ahead(images, 2):
         if isinstance(image, ImageError):
             raise image
-        pixels = backbone.preprocess(image, image_size, resize)[None]
-        total, count = total + unit(encode(backbone, pixels, 0, positions).feature)[0], count + 1
+        total, count = total + unit(view.encode(backbone, [image], 0).feature)[0], count + 1
     if count < 2:
         raise ImageError(f"a mean needs two images or more, better hundreds, got {count}.")
     return total / count

@@ -9,20 +9,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt16
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from eclip.backbones.backbone import Backbone
+from eclip.backbones.backbone import Backbone, Grid
 from eclip.backbones.encoding import Encoding, encode
+from eclip.backbones.view import View
 from eclip.datasets.masks import Masked, MaskSet
 from eclip.datasets.pair import PairSet
 from eclip.errors import DataError, ImageError, NotApplicableError
 from eclip.evaluation.checks import nothing_shown
 from eclip.evaluation.protocols import Protocol
 from eclip.evaluation.store import BatchResult
+from eclip.explanation.query import blocks_to_keep, since
 from eclip.methods import METHODS
 from eclip.refinements import REFINEMENTS
 from eclip.texts.encode import encode_texts
@@ -77,9 +78,12 @@ class Asked:
     @property
     def keep(self) -> int | None:
         """Last blocks that the methods and the refinement rerun."""
-        keeps = [METHODS[name].keep_for(options) for name, options in self.methods.items()]
-        keeps += [] if self.refine is None else [REFINEMENTS[self.refine].keep]
-        return None if None in keeps else max([keep for keep in keeps if keep is not None], default=0)
+        return blocks_to_keep(self.methods, self.refine)
+
+    @property
+    def view(self) -> View:
+        """How the model sees images, by the rules."""
+        return View(self.protocol.image_size, self.protocol.resize, self.protocol.positions)
 
     def texts(self) -> Float[Tensor, "text feature"]:
         """The names of all classes, in the order of their numbers in the set."""
@@ -87,14 +91,13 @@ class Asked:
 
     def encoded(self, opened: Sequence[Opened]) -> Iterator[tuple[list[Opened], Encoding, float]]:
         """Images of one grid, their encoding, and the seconds that it took; squashed images come all at once."""
-        rules, groups = self.protocol, dict[tuple[int, ...], list[Opened]]()
+        view, groups = self.view, dict[Grid, list[Opened]]()
         for one in opened:
-            grid = self.backbone.grid_for(one.image.size, rules.image_size, rules.resize)
-            groups.setdefault(tuple(grid), []).append(one)
+            groups.setdefault(view.grid(self.backbone, one.image), []).append(one)
         for group in groups.values():
-            pixels = torch.stack([self.backbone.preprocess(o.image, rules.image_size, rules.resize) for o in group])
+            pixels = view.pixels(self.backbone, [one.image for one in group])
             start = time.perf_counter()
-            encoding = encode(self.backbone, pixels, self.keep, rules.positions)
+            encoding = encode(self.backbone, pixels, self.keep, view.positions)
             yield group, encoding, self.since(start)
 
     def maps(
@@ -157,9 +160,7 @@ class Asked:
 
     def since(self, start: float) -> float:
         """Seconds since then, once a GPU has done what was asked of it."""
-        if self.backbone.weight.is_cuda:
-            torch.cuda.synchronize(self.backbone.weight.device)
-        return time.perf_counter() - start
+        return since(start, self.backbone)
 
 
 def joined(parts: Iterable[BatchResult], data: MaskSet | PairSet) -> tuple[dict[str, NDArray[Any]], list[str]]:

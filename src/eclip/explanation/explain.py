@@ -1,40 +1,27 @@
-"""The main path, in one screen: images and texts go in, an Explanation comes out.
+"""`explain` and `explain_each`: images and texts go in, Explanations come out.
 
-Start reading here. `load` finds the model, `encode_texts` and `encode` run its two towers once, a method turns the
-Encoding into raw maps, and `Explanation` shows them.
+Start reading here, and go on with `eclip.explanation.query`: `load` finds the model, `encode_texts` and `encode` run
+its two towers once, a method turns the Encoding into raw maps, and `Explanation` shows them.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any, SupportsIndex, overload
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-
-from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone, Grid
-from eclip.backbones.blocks import cosine
+from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
-from eclip.backbones.encoding import encode
-from eclip.backbones.load import backbone_of, is_loaded
-from eclip.errors import ImageError, NotApplicableError, TextError
+from eclip.backbones.load import backbone_of
+from eclip.backbones.view import View
+from eclip.errors import ImageError
 from eclip.explanation.explanation import Explanation
-from eclip.explanation.health import KEEP, Checkup, notes
+from eclip.explanation.query import Query
 from eclip.images import ImageLike, at_least_one, name_of, open_image, read_batches
-from eclip.methods import METHODS, AnyMethod, check_methods, default_method, one_or_more, options_for
-from eclip.refinements import REFINEMENTS, check_refinement
-from eclip.registry import whole, whole_or_none
-from eclip.results.command import command
-from eclip.results.provenance import made_by, noted
-from eclip.texts.encode import check_texts, encode_apart
-from eclip.texts.templates import kept
+from eclip.methods import AnyMethod, check_methods, default_method, one_or_more, options_for
+from eclip.registry import whole
+from eclip.texts.encode import check_texts
 
 
 @overload
@@ -96,24 +83,18 @@ def explain(
         EclipError: bad input, of a class that says which: `eclip.errors` lists them.
     """
     images = at_least_one(image)
-    texts = check_texts(texts)
-    if method is None:
-        model, device, method = _by_head(model, device)
-    names, alone = one_or_more(method)
-    own = _own(names, options)
-    settings = (image_size, resize, templates, positions, versus, device, refine, refine_options, health)
-    asked = Question(texts, model, own, *settings)
-    opened = [open_image(picture) for picture in images]
-    grids = {asked.grid(picture) for picture in opened}
+    view: dict[str, Any] = {"view": View(image_size, resize, positions), "templates": templates, "versus": versus}
+    more: dict[str, Any] = {"refine": refine, "refine_options": refine_options, "health": health}
+    query, alone = _query(texts, method, options, model=model, device=device, **view, **more)
+    named = [(name_of(picture, index), open_image(picture)) for index, picture in enumerate(images)]
+    grids = {query.grid(picture) for _, picture in named}
     if len(grids) > 1:
         raise ImageError(
             f"images of unlike shapes have maps of unlike grids {sorted(tuple(grid) for grid in grids)}: use "
             'eclip.explain_each, or resize="squash".'
         )
-    sources = [name_of(picture, index) for index, picture in enumerate(images)]
-    if alone:
-        return asked.answer(opened, sources)[names[0]]
-    return asked.answer(opened, sources, not_applicable)
+    answers = query.answer(named, None if alone else not_applicable)
+    return next(iter(answers.values())) if alone else answers
 
 
 def explain_each(
@@ -155,169 +136,34 @@ def explain_each(
         health: see `explain`.
         options: see `explain`.
     """
-    batch_size, texts = whole(batch_size, "batch_size", least=1), check_texts(texts)
-    if method is None:
-        model, device, method = _by_head(model, device)
-    [name], _ = one_or_more(method, alone=True)
-    own = _own([name], options)
-    settings = (image_size, resize, templates, positions, versus, device, refine, refine_options, health)
-    asked = Question(texts, model, own, *settings)
-    for batch in read_batches(images, batch_size, failures, asked.grid):
-        yield from _each(asked, name, batch)
-
-
-class Question:
-    """Everything but the images, checked and encoded once; `options` are those of each method by its name."""
-
-    def __init__(
-        self,
-        texts: str | Iterable[str],
-        model: str | Backbone,
-        options: dict[str, dict[str, Any]],
-        image_size: SupportsIndex | None,
-        resize: str,
-        templates: str | Iterable[str],
-        positions: str,
-        versus: str | None,
-        device: Device | None,
-        refine: str | None = None,
-        refine_options: dict[str, Any] | None = None,
-        health: bool = False,
-    ) -> None:
-        self.texts, self.options = check_texts(texts), options
-        check_methods(options, versus=versus is not None)
-        self.refine, self.refine_options = refine, check_refinement(refine, refine_options)
-        self.backbone = backbone_of(model, device)
-        self.image_size, self.resize, self.positions = whole_or_none(image_size, "image_size"), resize, positions
-        self.templates = templates = kept(templates)
-        self.versus = versus
-        if versus is not None and not isinstance(versus, str):
-            raise TextError(f"versus must be one text, got {versus!r}.")
-        asked = self.texts if versus is None or versus in self.texts else [*self.texts, *check_texts(versus)]
-        features = encode_apart(self.backbone, asked, templates)  # held against itself, a text gives zeros to the bit
-        self.text = features[: len(self.texts)]
-        if versus is not None:
-            self.versus_text = features[[asked.index(versus)]]
-        keeps = [METHODS[name].keep_for(own) for name, own in options.items()]
-        keeps += ([] if refine is None else [REFINEMENTS[refine].keep]) + ([KEEP] if health else [])
-        self.checkup = (
-            Checkup(self.backbone, self.texts, self.text, templates, versus=versus is not None) if health else None
-        )
-        self.keep = None if None in keeps else max(keep for keep in keeps if keep is not None)
-
-    def grid(self, image: Image.Image) -> Grid:
-        """The patch grid that the image will have."""
-        return self.backbone.grid_for(image.size, self.image_size, self.resize)
-
-    def answer(
-        self,
-        images: list[Image.Image],
-        sources: list[str],
-        not_applicable: dict[str, str] | None = None,
-        on_method: Callable[[str], None] | None = None,
-    ) -> dict[str, Explanation]:
-        """One forward pass, each method, the refinement of its maps; `begun` hears a method's name before it runs."""
-        pixels = torch.stack([self.backbone.preprocess(image, self.image_size, self.resize) for image in images])
-        encoding, forward = self.timed(lambda: encode(self.backbone, pixels, self.keep, self.positions))
-        apart = self.text if self.versus is None else self.text - self.versus_text
-        scores = _numpy(cosine(encoding.feature, apart).float())
-        sizes = tuple(image.size for image in images)
-        answers = {}
-        for name, options in self.options.items():
-            method = METHODS[name]
-            if on_method is not None:
-                on_method(name)
-            run = method if self.versus is None else partial(method.difference, versus=self.versus_text)
-            ask = partial(run, encoding, **options)
-            try:
-                maps, own = self.timed(partial(ask, self.text))
-            except NotApplicableError as error:  # of a refinement it is no gap of the method: the same for all
-                if not_applicable is None:
-                    raise
-                not_applicable[name] = error.why
-                continue
-            seconds = {"forward": forward, "method": own}
-            flat, health = method.flat(maps, apart), None
-            if self.checkup is not None:
-                asking = partial(self.checkup, method, encoding, maps, ask, options, flat)
-                health, seconds["health"] = self.timed(asking)
-            if self.refine is not None:
-                step = partial(REFINEMENTS[self.refine], maps, encoding, **self.refine_options)
-                maps, seconds["refine"] = self.timed(step)
-            answers[name] = Explanation(
-                maps=_numpy(maps),
-                scores=scores,
-                texts=tuple(self.texts),
-                sources=tuple(sources),
-                sizes=sizes,
-                signed=method.signed or self.versus is not None,
-                provenance=self.provenance(name, sources, list(pixels.shape[2:])),
-                images=tuple(images),
-                seconds=seconds,
-                health=health,
-                flat=_numpy(flat),
+    batch_size = whole(batch_size, "batch_size", least=1)
+    view: dict[str, Any] = {"view": View(image_size, resize, positions), "templates": templates, "versus": versus}
+    more: dict[str, Any] = {"refine": refine, "refine_options": refine_options, "health": health}
+    query, _ = _query(texts, method, options, model=model, device=device, alone=True, **view, **more)
+    for batch in read_batches(images, batch_size, failures, query.grid):
+        [(name, several)] = query.answer(batch).items()
+        for index, (source, _) in enumerate(batch):
+            yield replace(
+                several.only(index), provenance=query.provenance(name, [source], several.provenance["pixels"])
             )
-        return answers
-
-    def timed(self, task: Callable[[], Any]) -> tuple[Any, float]:
-        """The result of a task and the seconds that it took."""
-        start = time.perf_counter()
-        result = task()
-        if self.backbone.weight.is_cuda:
-            torch.cuda.synchronize(self.backbone.weight.device)
-        return result, time.perf_counter() - start
-
-    def provenance(self, method: str, sources: list[str], pixels: list[int]) -> dict[str, Any]:
-        """What repeats an answer, as `Explanation.provenance`."""
-        backbone, options = self.backbone, self.options[method]
-        provenance = {
-            **made_by(backbone),
-            "method": method,
-            "options": noted(options),
-            "refine": self.refine,
-            "refine_options": noted(self.refine_options),
-            "image_size": self.image_size,
-            "pixels": pixels,
-            "grid": [side // backbone.patch_size for side in pixels],
-            "resize": self.resize,
-            "templates": self.templates if isinstance(self.templates, str) else list(self.templates),
-            "positions": self.positions,
-            "versus": self.versus,
-            "health": None if self.checkup is None else list(notes(METHODS[method], versus=self.versus is not None)),
-        }
-        tensors = any(isinstance(value, Tensor) for value in [*options.values(), *self.refine_options.values()])
-        by_name = is_loaded(backbone) and not tensors and all(Path(source).is_file() for source in sources)
-        return {**provenance, "command": command(sources, self.texts, provenance) if by_name else None}
 
 
-def _by_head(model: str | Backbone, device: Device | None) -> tuple[Backbone, None, str]:
-    """The model, where it is, and the method that is asked of it by default."""
-    backbone = backbone_of(model, device)
-    return backbone, None, default_method(backbone.head is not None)
-
-
-def _own(names: Sequence[str], options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _query(
+    texts: str | Iterable[str],
+    method: AnyMethod | Sequence[AnyMethod] | None,
+    options: dict[str, Any],
+    *,
+    model: str | Backbone,
+    device: Device | None,
+    alone: bool = False,
+    **settings: Any,
+) -> tuple[Query, bool]:
+    """The query, and whether it is of one method and no list of one; only that will do if it must be `alone`."""
+    texts = check_texts(texts)
+    if method is None:
+        model, device = backbone_of(model, device), None
+        method = default_method(model.head is not None)
+    names, alone = one_or_more(method, alone=alone)
     check_methods(names)
-    return {name: options_for(name, list(names), options) for name in names}
-
-
-def _numpy(values: Tensor) -> np.ndarray:
-    return values.cpu().numpy()
-
-
-def _each(asked: Question, method: str, batch: list[tuple[str, Image.Image]]) -> Iterator[Explanation]:
-    sources, images = [source for source, _ in batch], [image for _, image in batch]
-    whole = asked.answer(images, sources)[method]
-    for index in range(len(batch)):
-        one = slice(index, index + 1)
-        yield replace(
-            whole,
-            maps=whole.maps[one],
-            scores=whole.scores[one],
-            sources=whole.sources[one],
-            sizes=whole.sizes[one],
-            images=whole.images[one],
-            provenance=asked.provenance(method, sources[one], whole.provenance["pixels"]),
-            health=None if whole.health is None else whole.health.only(index),
-            flat=None if whole.flat is None else whole.flat[one],
-        )
+    own = {name: options_for(name, names, options) for name in names}
+    return Query(texts, model=model, device=device, methods=own, **settings), alone

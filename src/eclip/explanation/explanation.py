@@ -1,12 +1,13 @@
-"""Explanation, what `explain` answers: raw maps and scores, and what people take from them; saved and loaded again."""
+"""Explanation, what `explain` answers: raw maps and scores, and what people take from them; on disk; its command."""
 
 from __future__ import annotations
 
 import json
 import numbers
+import shlex
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,19 @@ from PIL import Image
 from eclip import heatmap, render
 from eclip.errors import ImageError, OptionError, ResultError
 from eclip.explanation.health import NUMBERS, Health
-from eclip.explanation.writer import SCHEMA, Writer
+from eclip.files import slug
 from eclip.images import open_image
+from eclip.results.command import head, options, question, settings
 from eclip.results.earlier import MANIFEST
-from eclip.results.folder import FORMATS
+from eclip.results.folder import FORMATS, Folder
 from eclip.results.indexing import Which, image_and_text, image_of, number_of
 from eclip.results.marks import png
+from eclip.results.provenance import named
 
+SCHEMA = "eclip.explain/1"
 MOST_PANELS = 20
 """Pictures are drawn for at most so many texts, those that score best; arrays hold all."""
+Threshold = float | np.floating | str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,16 +42,14 @@ class Explanation:
         maps: (image, text, row, col) float32, raw: as the method gives them, on the patch grid. With
             provenance["refine"], as that refinement gives them; some lie on the pixels that the model saw,
             provenance["pixels"].
-        scores: (image, text) float32, cosine of the unaltered model in [-1, 1]. A map shows where, a score whether: a
-            thing that is absent has a map as well.
+        scores: (image, text) float32, cosine of the unaltered model in [-1, 1]: whether, where a map shows where.
         texts: as given.
         sources: what each image was: its path, or "image 0" for one that came from memory.
         sizes: (width, height) of each image.
         signed: zero has a meaning in these maps; overlays diverge around it.
         provenance: model, method, options, resize, templates, versions, the command that repeats it. With
             provenance["versus"], maps and scores are those of the difference between each text and that one.
-        seconds: what it took: "forward", the one pass that all methods of a question share, "method", and
-            "refine" if the maps were refined, "health" if it was asked; not saved.
+        seconds: what it took: "forward" (shared by all methods), "method", "refine", "health"; not saved.
         health: what can be doubted of each map, as the method gave it; None if it was not asked.
         flat: (image, text), maps whose values differ by rounding alone, see `eclip.heatmap.flat`: they are drawn as
             zeros and have no mask, box or point, while `maps` holds them as they are. None: told from the maps alone.
@@ -65,14 +68,34 @@ class Explanation:
     flat: Bool[np.ndarray, "image text"] | None = None
 
     def __repr__(self) -> str:
-        """One line: what was explained, how."""
-        image, text, row, col = self.maps.shape
-        by, refine = f"{self.provenance['method']} on {self.provenance['model']}", self.provenance.get("refine")
-        by, kind = (by, "grid") if refine is None else (f"{by}, refined by {refine}", "maps")
+        (image, text, row, col), refine = self.maps.shape, self.provenance.get("refine")
+        kind, more = ("grid", "") if refine is None else ("maps", f", refined by {refine}")
+        by = f"{self.provenance['method']} on {self.provenance['model']}{more}"
         return f"Explanation({image} images, {text} texts, {row} x {col} {kind}, {by})"
 
+    def only(self, images: Which | Sequence[Which]) -> Explanation:
+        """The same of one image, or of some, in the order given.
+
+        Args:
+            images: their numbers, paths or file names.
+
+        Raises:
+            OptionError: there is no such image, or several of that name.
+        """
+        some = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
+        places = [image_of(image, self.sources, self.texts) for image in some]
+        own: dict[str, Any] = {name: getattr(self, name)[places] for name in ("maps", "scores")}
+        for name in ("sources", "sizes", "images"):
+            own[name] = tuple(getattr(self, name)[place] for place in places)
+        if own["sources"] != self.sources and self.provenance.get("command") is not None:
+            own["provenance"] = {
+                **self.provenance,
+                "command": explain_command(own["sources"], self.texts, self.provenance),
+            }
+        own["health"] = None if self.health is None else self.health.only(places)
+        return replace(self, **own, flat=None if self.flat is None else self.flat[places])
+
     def _repr_png_(self) -> bytes:
-        """The strip of the first image, as notebooks show it."""
         return png(self.strip(0))
 
     def image(self, image: Which = 0) -> Image.Image:
@@ -83,10 +106,8 @@ class Explanation:
             ResultError: its file is gone.
         """
         picture = self.images[image_of(image, self.sources, self.texts)]
-        if isinstance(picture, Image.Image):
-            return picture
         try:
-            return open_image(picture)
+            return picture if isinstance(picture, Image.Image) else open_image(picture)
         except ImageError as error:
             raise ResultError(f"the image of this explanation cannot be read again: {error}") from error
 
@@ -95,16 +116,13 @@ class Explanation:
         versus, name = self.provenance.get("versus"), self.texts[number_of(text, self.texts, "text")]
         return name if versus is None else f"{name}, not {versus}"
 
-    def _which(self, image: Which, text: Which | None) -> tuple[int, int]:
-        return image_and_text(image, text, self.sources, self.texts)
-
-    def _map(self, image: int, text: int) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(self.drawn(image)[text]))
-
     def drawn(self, image: int = 0) -> Float[np.ndarray, "text row col"]:
         """The raw maps of an image as pictures, masks, boxes and points see them: a flat one is zeros."""
         raw = self.maps[image]
         return raw if self.flat is None else np.where(self.flat[image][:, None, None], np.zeros_like(raw), raw)
+
+    def _map(self, image: int, text: int) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(self.drawn(image)[text]))
 
     def heatmap(self, image: Which = 0, text: Which | None = None) -> Float[np.ndarray, "height width"]:
         """Where the match is, 0 to 1, in the image's own pixels: min-max on the grid, then bilinear.
@@ -119,21 +137,14 @@ class Explanation:
         Raises:
             OptionError: there is no such image or text, or several of that name.
         """
-        image, text = self._which(image, text)
-        width, height = self.sizes[image]
-        return heatmap.resize(heatmap.normalize(self._map(image, text)), (height, width)).numpy()
+        image, text = image_and_text(image, text, self.sources, self.texts)
+        return heatmap.resize(heatmap.normalize(self._map(image, text)), self.sizes[image][::-1]).numpy()
 
     def overlay(self, image: Which = 0, text: Which | None = None, *, legend: bool = True) -> Image.Image:
         """The image with its heat map; signed maps in two colors around zero."""
-        image, text = self._which(image, text)
-        return render.overlay(
-            self.image(image),
-            self._shown(image, text),
-            signed=self.signed,
-            text=self.label(text),
-            score=float(self.scores[image, text]),
-            legend=legend,
-        )
+        image, text = image_and_text(image, text, self.sources, self.texts)
+        shown, label, score = self._shown(image, text), self.label(text), float(self.scores[image, text])
+        return render.overlay(self.image(image), shown, signed=self.signed, text=label, score=score, legend=legend)
 
     def _shown(self, image: int, text: int) -> Float[np.ndarray, "row col"]:
         shown = heatmap.signed if self.signed else heatmap.normalize
@@ -142,31 +153,24 @@ class Explanation:
     def strip(self, image: Which = 0) -> Image.Image:
         """The image and one panel a text in one picture; of more than twenty texts the twenty that score best."""
         image = image_of(image, self.sources, self.texts)
-        shown = self.best_texts(image)
-        return render.strip(
-            self.image(image),
-            (self._shown(image, text) for text in shown),
-            signed=self.signed,
-            texts=[self.label(text) for text in shown],
-            scores=[float(self.scores[image, text]) for text in shown],
+        best = self.best_texts(image)
+        maps, names, scores = (
+            (self._shown(image, text) for text in best),
+            map(self.label, best),
+            self.scores[image, best],
         )
+        return render.strip(self.image(image), maps, signed=self.signed, texts=[*names], scores=scores.tolist())
 
     def best_texts(self, image: Which = 0) -> list[int]:
         """The texts that pictures are drawn for: all in their order, or the twenty that score best, best first."""
         image = image_of(image, self.sources, self.texts)
-        if len(self.texts) <= MOST_PANELS:
-            return list(range(len(self.texts)))
-        return [int(text) for text in np.argsort(-self.scores[image], kind="stable")[:MOST_PANELS]]
+        best: list[int] = np.argsort(-self.scores[image], kind="stable")[:MOST_PANELS].tolist()
+        return best if len(self.texts) > MOST_PANELS else list(range(len(self.texts)))
 
     def mask(
-        self, image: Which = 0, text: Which | None = None, threshold: float | np.floating | str | None = None
+        self, image: Which = 0, text: Which | None = None, threshold: Threshold = None
     ) -> Bool[np.ndarray, "height width"]:
-        """Where the heat map reaches a threshold.
-
-        Args:
-            image: which image.
-            text: which text.
-            threshold: "otsu" (found for this heat map), which None means as well, or a number in [0, 1].
+        """Where the heat map reaches a threshold: "otsu" (found for this heat map; None as well) or one in [0, 1].
 
         Raises:
             OptionError: the threshold is neither, or there is no such image or text.
@@ -179,61 +183,41 @@ class Explanation:
         return heat >= float(threshold)
 
     def boxes(
-        self,
-        image: Which = 0,
-        text: Which | None = None,
-        threshold: float | np.floating | str | None = None,
-        *,
-        min_area: float = 0.001,
+        self, image: Which = 0, text: Which | None = None, threshold: Threshold = None, *, min_area: float = 0.001
     ) -> Int[np.ndarray, "box 4"]:
         """Boxes around the connected parts of `mask`: left, top, right, bottom in pixels, the largest first.
 
-        Args:
-            image: which image.
-            text: which text.
-            threshold: as in `mask`.
-            min_area: parts with less than this share of the image's pixels are left out.
+        Parts with less than `min_area`, a share of the image's pixels, are left out.
         """
         return heatmap.boxes(self.mask(image, text, threshold), min_area=min_area)
 
     def points(
         self, image: Which = 0, text: Which | None = None, k: int | None = 5
     ) -> tuple[Int[np.ndarray, "point 2"], Int[np.ndarray, " point"]]:
-        """Point prompts as SAM's predictor takes them: coordinates (x, y) in pixels, labels 1 (thing) and 0 (not).
+        """Point prompts as SAM's predictor takes them: coordinates (x, y) in pixels, labels 1 (object) and 0 (not).
 
-        A map that was refined on pixels is averaged over each patch first.
-
-        Args:
-            image: which image.
-            text: which text.
-            k: at most so many of each; None for all that CLIP Surgery's rule gives.
+        At most `k` of each; None for all that CLIP Surgery's rule gives. Maps on pixels are averaged over patches.
         """
-        image, text = self._which(image, text)
-        width, height = self.sizes[image]
+        image, text = image_and_text(image, text, self.sources, self.texts)
         cells = self._map(image, text)
-        if self.provenance.get("refine") is not None:  # on pixels, the strongest would all lie side by side
-            row, col = self.provenance["grid"]
-            cells = heatmap.mean_over_cells(cells, (row, col))
-        return heatmap.points(cells, (height, width), k=k)
+        if self.provenance.get("refine") is not None:  # the strongest pixels would all lie side by side
+            cells = heatmap.mean_over_cells(cells, tuple(self.provenance["grid"]))
+        return heatmap.points(cells, self.sizes[image][::-1], k=k)
 
     def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> Path:
-        """Write overlays, arrays and one manifest.json into a folder, made if it is missing.
+        """Write overlays, arrays and one manifest.json into a folder, made if it is missing; returns the folder.
 
         Args:
-            folder: where. An earlier explanation of the same images, or of some of them, is replaced; files of others
-                stay as they are.
+            folder: where. An earlier explanation of some of the same images is replaced; files of others stay.
             formats: any of "png" (a strip an image, an overlay a text), "npz" (maps and scores), "json" (the manifest).
             overwrite: replace results of another kind, or of other images, as well.
-
-        Returns:
-            The folder.
 
         Raises:
             ResultError: the folder holds results of another kind or of other images, another process is writing there,
                 it cannot be written, or the disk is full.
             OptionError: an unknown format.
         """
-        with Writer(folder, formats, overwrite=overwrite).over(self.sources) as writer:
+        with ExplanationWriter(folder, formats, overwrite=overwrite).over(self.sources) as writer:
             writer.add(self)
         return writer.folder
 
@@ -244,34 +228,32 @@ class Explanation:
         Raises:
             ResultError: no explanation is there, it was saved without "npz" or "json", or its images have unlike grids.
         """
-        folder = Path(folder)
+        folder, file = Path(folder), Path(folder) / MANIFEST
         try:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            if manifest["schema"] != SCHEMA:
-                raise ResultError(
-                    f"{folder / MANIFEST} is of schema {manifest['schema']!r}, not {SCHEMA!r}: it is no explanation."
-                )
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+            if (schema := manifest["schema"]) != SCHEMA:
+                raise ResultError(f"{file} is of schema {schema!r}, not {SCHEMA!r}: it is no explanation.")
             entries = manifest["images"]
-            arrays = [_read_arrays(folder / entry["files"]["npz"]) for entry in entries]
-            grids = {one["maps"].shape for one in arrays}
-            if len(grids) != 1:
+            files = [_read_arrays(folder / entry["files"]["npz"]) for entry in entries]
+            if len(shapes := sorted({one["maps"].shape for one in files})) != 1:
                 what = (
-                    f"maps of unlike shapes {sorted(grids)}: read its npz files"
-                    if grids
-                    else "no image that was explained"
+                    f"maps of unlike shapes {shapes}: read its npz files" if shapes else "no image that was explained"
                 )
                 raise ResultError(f"{folder} holds {what}.")
+            arrays = {name: np.stack([one[name] for one in files]) for name in set(files[0]).intersection(*files)}
+            texts, notes, flat = tuple(manifest["texts"]), manifest["provenance"].get("health"), arrays.get("flat")
+            numbers = {name: arrays[f"health_{name}"] for name in NUMBERS if notes is not None}
             return cls(
-                maps=np.stack([one["maps"] for one in arrays]),
-                scores=np.stack([one["scores"] for one in arrays]),
-                texts=tuple(manifest["texts"]),
+                maps=arrays["maps"],
+                scores=arrays["scores"],
+                flat=flat,
+                texts=texts,
                 sources=tuple(entry["source"] for entry in entries),
                 sizes=tuple((entry["width"], entry["height"]) for entry in entries),
                 signed=manifest["signed"],
                 provenance=manifest["provenance"],
                 images=tuple(folder / entry["files"]["image"] for entry in entries),
-                health=_health(arrays, manifest),
-                flat=np.stack([one["flat"] for one in arrays]) if all("flat" in one for one in arrays) else None,
+                health=None if notes is None else Health(**numbers, texts=texts, notes=tuple(notes), flat=flat),
             )
         except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
             if isinstance(error, ResultError):
@@ -287,12 +269,73 @@ def _read_arrays(file: Path) -> dict[str, Float[np.ndarray, "*axes"]]:
         return {name: arrays[name] for name in arrays.files}
 
 
-def _health(arrays: list[dict[str, Any]], manifest: dict[str, Any]) -> Health | None:
-    """As it was saved; results without it, and those of before there was any, have none."""
-    said = manifest["provenance"].get("health")
-    if said is None:
-        return None
-    values = {name: np.stack([one[f"health_{name}"] for one in arrays]) for name in NUMBERS}
-    if all("flat" in one for one in arrays):
-        values["flat"] = np.stack([one["flat"] for one in arrays])
-    return Health(**values, texts=tuple(manifest["texts"]), notes=tuple(said))
+class ExplanationWriter(Folder):
+    """Writes explanations into a folder: a strip an image, an overlay a text, arrays, the manifest.
+
+    The manifest is also what `eclip explain --json` prints:
+
+        {"schema": "eclip.explain/1", "texts": [text, ...], "signed": bool, "provenance": {as `Explanation.provenance`},
+         "images": [{"source", "width", "height", "grid": [row, col], "map": [row, col], "scores": {text: score},
+                     "health": {text: {"sensitivity", "polarity", "artefacts", "presence", "warnings"}},
+                     "files": {"image", "npz", "strip", "overlays": {text: file}}}, ...],
+         "failures": [{"source", "error"}, ...]}
+
+    "health" is null if it was not asked, and so is a number of it that does not apply. "grid" counts patches; "map" is
+    the grid of the maps, finer if a refinement drew them on pixels. Files are relative to the folder, "image" may be
+    absolute. "texts" is empty, "signed" and "provenance" are null where no image was explained.
+    """
+
+    def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> None:
+        manifest: dict[str, Any] = {"schema": SCHEMA, "texts": [], "signed": None, "provenance": None}
+        super().__init__(folder, formats, manifest, overwrite=overwrite)
+
+    def add(self, explanation: Explanation) -> list[dict[str, Any]]:
+        """Write the files of an explanation; returns its entries in the manifest."""
+        if self.manifest["provenance"] is None:
+            self.manifest |= {
+                "texts": list(explanation.texts),
+                "signed": explanation.signed,
+                "provenance": explanation.provenance,
+            }
+        entries = [self._add(explanation, image) for image in range(len(explanation.sources))]
+        self.manifest["images"] += entries
+        return entries
+
+    def _add(self, explanation: Explanation, image: int) -> dict[str, Any]:
+        name, health, flat = explanation.sources[image], explanation.health, explanation.flat
+        stem, files = self._image(name, lambda: explanation.image(image))
+        if "npz" in self.formats:
+            arrays = {"maps": explanation.maps[image], "scores": explanation.scores[image]}
+            arrays |= {} if flat is None else {"flat": flat[image]}
+            files["npz"] = self._arrays(stem, arrays if health is None else {**arrays, **health.arrays(image)})
+        if "png" in self.formats:
+            files["strip"] = self._put(f"{stem}.png", png(explanation.strip(image)))
+            files["overlays"] = {}
+            for number in explanation.best_texts(image):
+                text, overlay = explanation.texts[number], png(explanation.overlay(image, number))
+                files["overlays"][text] = self._put(f"{stem}.{number}-{slug(text)}".rstrip("-") + ".png", overlay)
+        width, height = explanation.sizes[image]
+        shape = list(explanation.maps.shape[2:])
+        sides = {"width": width, "height": height, "grid": explanation.provenance.get("grid", shape), "map": shape}
+        scores = named(explanation.texts, explanation.scores[image])
+        doubts = None if health is None else health.noted(image)
+        return {"source": name, **sides, "scores": scores, "health": doubts, "files": files}
+
+
+def explain_command(sources: Sequence[str], texts: Sequence[str], provenance: dict[str, Any]) -> str:
+    """The shell command that repeats an explanation; `provenance` is that of an Explanation."""
+    words = [
+        "eclip",
+        "explain",
+        *question(sources, texts),
+        "--model",
+        provenance["model"],
+        "--method",
+        provenance["method"],
+    ]
+    words += [
+        *head(provenance["head"], provenance["method"]),
+        *settings(provenance),
+        *options("--set", provenance["options"]),
+    ]
+    return shlex.join([*words, *(["--no-health"] if provenance["health"] is None else [])])

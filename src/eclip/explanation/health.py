@@ -120,13 +120,11 @@ class Health:
         """The numbers of an image, as its npz file holds them."""
         return {f"health_{name}": getattr(self, name)[image] for name in NUMBERS}
 
-    def only(self, image: int) -> Health:
-        """The same of one image."""
-        return replace(
-            self,
-            **{name: getattr(self, name)[image : image + 1] for name in NUMBERS},
-            flat=None if self.flat is None else self.flat[image : image + 1],
-        )
+    def only(self, images: int | Sequence[int]) -> Health:
+        """The same of one image, or of some, by their numbers."""
+        some = [images] if isinstance(images, int) else list(images)
+        flat = None if self.flat is None else self.flat[some]
+        return replace(self, **{name: getattr(self, name)[some] for name in NUMBERS}, flat=flat)
 
     def _image(self, image: int | np.integer) -> int:
         return number_of(image, [""] * len(self.presence), "image")

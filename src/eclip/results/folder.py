@@ -66,10 +66,7 @@ class Folder:
     def __init__(
         self, folder: str | Path, formats: Sequence[str], manifest: dict[str, Any], *, overwrite: bool = False
     ) -> None:
-        unknown = [name for name in formats if name not in FORMATS]
-        if unknown or not formats:
-            raise OptionError(f"formats are {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}.")
-        check_is_folder(folder)
+        check_place(folder, formats)
         self.folder, self.formats, self.overwrite = Path(folder), tuple(formats), overwrite
         self.manifest: dict[str, Any] = {**manifest, "images": [], "failures": []}
         self.steps_aside = self.replaced = False
@@ -246,6 +243,18 @@ def check_no_other(folder: Path, own: str | None = None) -> None:
     for command in made:
         if command != own:
             raise ResultError(f"the folder {str(folder)!r} holds what `{command}` left there: choose another folder.")
+
+
+def check_place(folder: str | Path, formats: Sequence[str]) -> None:
+    """Results can be written in these formats, into a place that is named as folders are.
+
+    Raises:
+        OptionError: a format is unknown, there is none, or see `check_is_folder`.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise OptionError(f"formats are {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}.")
+    check_is_folder(folder)
 
 
 def check_is_folder(folder: str | Path) -> None:

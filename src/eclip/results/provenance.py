@@ -6,7 +6,10 @@ import functools
 import platform
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from eclip.backbones.load import is_loaded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,6 +53,12 @@ def made_by(backbone: Backbone) -> dict[str, Any]:
         "precision": str(backbone.weight.dtype).removeprefix("torch."),
         "versions": versions(),
     }
+
+
+def repeatable(backbone: Backbone, sources: Sequence[str], *options: dict[str, Any]) -> bool:
+    """Whether a command can repeat a result: its model has a name, its images lie in files, no option is a tensor."""
+    plain = not any(hasattr(value, "shape") for own in options for value in own.values())
+    return plain and is_loaded(backbone) and all(Path(source).is_file() for source in sources)
 
 
 def named(texts: Sequence[str], values: NDArray[Any]) -> dict[str, float]:

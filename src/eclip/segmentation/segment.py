@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
-import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -20,16 +19,16 @@ from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
 from eclip.backbones.load import backbone_of
+from eclip.backbones.view import View
 from eclip.errors import OptionError
-from eclip.explanation.explain import Question
+from eclip.explanation.query import Named, Query
 from eclip.images import ImageLike, at_least_one, read_batches
 from eclip.methods import AnyMethod, check_between_texts, default_method, method_name, options_for
 from eclip.registry import check_options, plain_options, whole, whole_or_none
 from eclip.segmentation.classes import Classes, ClassWords, class_words
 from eclip.segmentation.labels import check_cuts, label_pixels, pieces_of
-from eclip.segmentation.segmentation import Segmentation
+from eclip.segmentation.segmentation import Segmentation, segment_command
 from eclip.segmentation.windows import check_windows
-from eclip.segmentation.writer import segment_command
 
 OF_POOLS, ELSEWHERE = "maskclip", "naclip"
 """Methods of models without a head, where none is named: the best on the pool of `mini` with its head left aside
@@ -124,14 +123,14 @@ def segment_each(
     """
     method = None if method is None else method_name(method)
     sides = {"window": window, "stride": stride, "image_size": image_size, "batch_size": batch_size}
-    shares = {"scale": scale, "prob_threshold": prob_threshold, "area_threshold": area_threshold}
+    shares: dict[str, Any] = {"scale": scale, "prob_threshold": prob_threshold, "area_threshold": area_threshold}
     check_options("segment", segment_each, {**sides, **shares})
     window, stride = whole_or_none(window, "window"), whole_or_none(stride, "stride")
     image_size, batch_size = whole_or_none(image_size, "image_size"), whole(batch_size, "batch_size")
-    scale, prob_threshold, area_threshold = plain_options(shares).values()
+    shares = plain_options(shares)
     if batch_size < 1:
         raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
-    check_cuts(scale, prob_threshold, area_threshold)
+    check_cuts(**shares)
     words = class_words(classes, background, thresholded=prob_threshold is not None)
     if method is not None:
         check_between_texts(method)
@@ -143,77 +142,58 @@ def segment_each(
         raise OptionError(
             f"window must be a multiple of the patch size {backbone.patch_size} of {backbone.name}, got {window}."
         )
-    view = (image_size, resize) if window is None else (window, "squash")
-    backbone.grid_for((1, 1), view[0], resize)  # raises now what it would for each image
+    view = View(image_size, resize, positions)
     own = {method: options_for(method, [method], options)}
-    maps = Question(words.texts, backbone, own, *view, templates, positions, None, None, refine, refine_options)
-    asked = ClassQuestion(
-        words,
-        maps,
-        method,
-        None if window is None or slid is None else (window, *slid),
-        shares,
-        {"image_size": image_size, "resize": resize},
-        batch_size,
-    )
-    for batch in asked.batches(images, failures):
-        yield from asked.answer(batch)
+    more: dict[str, Any] = {"templates": templates, "refine": refine, "refine_options": refine_options}
+    seen = view if window is None else View(window, positions=positions)
+    maps = Query(words.texts, model=backbone, methods=own, view=seen, **more)
+    sliding = None if window is None or slid is None else (window, *slid)
+    query = ClassQuery(words, maps, method, sliding, shares, view, batch_size)
+    for batch in read_batches(images, batch_size if sliding is None else 1, failures, maps.grid):
+        yield from query.answer(batch)
 
 
 @dataclass(frozen=True, eq=False)
-class ClassQuestion:
-    """Everything but the images, checked and encoded once.
+class ClassQuery:
+    """A Query of classes, whose maps become one label a pixel.
 
     Attributes:
         words: classes and background.
-        maps: the question that gives the maps of all words.
+        maps: the query that gives the maps of all words.
         method: of the maps.
         windows: window, stride and side, see `eclip.segmentation.windows`; None for whole images.
         cuts: scale and thresholds, see `label_pixels`.
-        view: what was asked of the image's size, for the record.
+        view: what was asked, for the record; the model sees windows squashed.
         batch_size: images, or windows of an image, in one forward pass.
     """
 
     words: ClassWords
-    maps: Question
+    maps: Query
     method: str
     windows: tuple[int, int, int] | None
     cuts: dict[str, Any]
-    view: dict[str, Any]
+    view: View
     batch_size: int
 
-    def batches(
-        self, images: ImageLike | Iterable[ImageLike], failures: list[tuple[str, str]] | None
-    ) -> Iterator[list[tuple[str, Image.Image]]]:
-        """Images that share a forward pass; those with windows come one by one."""
-        if self.windows is not None:
-            return read_batches(images, 1, failures)
-        return read_batches(images, self.batch_size, failures, self.maps.grid)
-
-    def answer(self, batch: list[tuple[str, Image.Image]]) -> Iterator[Segmentation]:
-        """The segmentation of each image of a batch."""
-        sources, images = [source for source, _ in batch], [image for _, image in batch]
-        pieces = pieces_of(
-            images,
-            self.windows,
-            self.batch_size,
-            lambda some, places: {self.method: self._maps(some, [sources[place] for place in places])},
-        )[self.method]
-        for source, image, some in zip(sources, images, pieces, strict=True):
-            labels, shares = label_pixels(some, image.size[::-1], self.words.places, **self.cuts)
+    def answer(self, batch: Sequence[Named]) -> Iterator[Segmentation]:
+        """The segmentation of each image of a batch; without windows, all are of one grid."""
+        pieces = pieces_of([image for _, image in batch], self.windows, self.batch_size, self._maps)[self.method]
+        for (source, image), own in zip(batch, pieces, strict=True):
+            labels, shares = label_pixels(own, image.size[::-1], self.words.places, **self.cuts)
             yield Segmentation((labels,), (shares,), self.words.names, (source,), self.provenance(source), (image,))
 
-    def _maps(self, images: list[Image.Image], sources: list[str]) -> Float[Tensor, "image text row col"]:
-        return torch.from_numpy(self.maps.answer(images, sources)[self.method].maps)
+    def _maps(self, images: list[Image.Image], places: list[int]) -> dict[str, Float[Tensor, "image text row col"]]:
+        query = self.maps
+        encoding = query.view.encode(query.backbone, images, query.keep)
+        return {self.method: query.refined(query.raw(self.method, encoding), encoding).cpu()}
 
     def provenance(self, source: str) -> dict[str, Any]:
         """What repeats an answer, as `Segmentation.provenance`."""
-        base = self.maps.provenance(self.method, [source], [])
         background, *words = self.words.words
-        window, stride, side = self.windows or (None, None, self.view["image_size"])
+        window, stride, side = self.windows or (None, None, self.view.image_size)
         provenance = {
-            **{key: value for key, value in base.items() if key not in ("pixels", "grid", "versus", "command")},
-            **self.view,
+            **self.maps.settings(self.method),
+            "resize": self.view.resize,
             "image_size": side,
             "window": window,
             "stride": stride,
@@ -221,4 +201,8 @@ class ClassQuestion:
             "background": list(background),
             **self.cuts,
         }
-        return {**provenance, "command": None if base["command"] is None else segment_command([source], provenance)}
+        del provenance["versus"]
+        return {
+            **provenance,
+            "command": segment_command([source], provenance) if self.maps.repeats(self.method, [source]) else None,
+        }

@@ -108,7 +108,7 @@ def _check_letters(text: object, which: str) -> None:
 
 
 def encode_apart(
-    backbone: Backbone, texts: Iterable[str], templates: str | Iterable[str] = "none"
+    backbone: Backbone, texts: Iterable[str], templates: str | Iterable[str] = "none", *, keep: bool = False
 ) -> Float[Tensor, "text feature"]:
     """As `encode_texts`, for texts that are held against each other: those that the model cannot tell apart are named.
 
@@ -119,7 +119,7 @@ def encode_apart(
             be such a difference, or all that lies behind the last token that is read.
     """
     texts = _listed(texts)
-    features = encode_texts(backbone, texts, templates)
+    features = encode_texts(backbone, texts, templates, keep=keep)
     firsts = _firsts(backbone, texts, resolve(templates))
     _warn_of_equals(backbone, texts, firsts)
     return features[firsts]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eclip.files import slug
-from eclip.results.command import question
+from eclip.results.command import options, question, settings
 from eclip.results.folder import FORMATS, Folder
 from eclip.results.marks import png
 
@@ -30,18 +30,7 @@ def words_command(sources: Sequence[str], texts: Sequence[str], provenance: dict
         "--method",
         provenance["method"],
     ]
-    words += [
-        "--resize",
-        provenance["resize"],
-        "--positions",
-        provenance["positions"],
-        "--device",
-        provenance["device"],
-    ]
-    if provenance["image_size"] is not None:
-        words += ["--image-size", str(provenance["image_size"])]
-    for key, value in provenance["options"].items():
-        words += ["--set", f"{key}={value}"]
+    words += [*settings(provenance), *options("--set", provenance["options"])]
     if provenance["pairs"] is not None:
         words.append("--pairs")
         for name in ("image_depth", "text_depth", "points"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
@@ -17,14 +17,14 @@ from eclip.backbones.blocks import cosine
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
 from eclip.backbones.encoding import encode
-from eclip.backbones.load import backbone_of
+from eclip.backbones.view import View
 from eclip.errors import OptionError, TextError
 from eclip.images import ImageLike, name_of, open_image
-from eclip.registry import plain_options, whole_or_none
+from eclip.registry import plain_options
 from eclip.results.provenance import made_by
-from eclip.texts.encode import check_texts, encode_texts
+from eclip.words.query import WordQuery
 from eclip.words.second_order import IntegrationPath, check_path, image_path, pairs, target, text_path, with_reference
-from eclip.words.tokens import Reading, content, read
+from eclip.words.tokens import Reading, content
 
 Box = Sequence[float | int] | np.ndarray
 """left, top, right, bottom in pixels of the image, such as a row of `Explanation.boxes`."""
@@ -200,38 +200,29 @@ def interactions(
     Warns:
         TextCutWarning: a text longer than the model reads; the words it does not read have 0.
     """
-    asked = PairQuestion([text], model, image_depth, text_depth, points, image_size, resize, positions, device)
-    return asked.answer(open_image(image), name_of(image, 0))[0]
+    query = WordQuery([text], model=model, view=View(image_size, resize, positions), device=device)
+    pairs = PairQuery(query, image_depth=image_depth, text_depth=text_depth, points=points)
+    return pairs.answer(open_image(image), name_of(image, 0))[0]
 
 
-class PairQuestion:
-    """Everything but the images, checked, and the texts' part of the work done once."""
+class PairQuery:
+    """The texts' part of the work on pairs, done once; depths and points as of `interactions`."""
 
     def __init__(
         self,
-        texts: str | Iterable[str],
-        model: str | Backbone,
-        image_depth: SupportsIndex,
-        text_depth: SupportsIndex | None,
-        points: SupportsIndex,
-        image_size: SupportsIndex | None,
-        resize: str,
-        positions: str,
-        device: Device | None,
+        query: WordQuery,
+        *,
+        image_depth: SupportsIndex = 1,
+        text_depth: SupportsIndex | None = None,
+        points: SupportsIndex = 10,
     ) -> None:
-        self.texts = check_texts(texts)
-        self.backbone = backbone_of(model, device)
+        self.query, self.backbone = query, query.backbone
         tower = self.backbone.text_tower
-        if text_depth is None:
-            text_depth = len(tower.blocks) if tower else 1
-        self.path: dict[str, Any] = {"image_depth": image_depth, "text_depth": text_depth, "points": points}
-        check_path(**self.path)
-        self.path = plain_options(self.path)
-        image_size = whole_or_none(image_size, "image_size", "a whole number of pixels")
-        self.view: dict[str, Any] = {"image_size": image_size, "resize": resize, "positions": positions}
-        self.backbone.grid_for((1, 1), image_size, resize)  # raises now what it would for each image
-        self.features = encode_texts(self.backbone, self.texts)
-        self.readings = [read(self.backbone, [text]) for text in self.texts]
+        text_depth = (len(tower.blocks) if tower else 1) if text_depth is None else text_depth
+        path = {"image_depth": image_depth, "text_depth": text_depth, "points": points}
+        check_path(**path)
+        self.path: dict[str, Any] = plain_options(path)
+        self.readings = list(query.reading.split(1))
         with eval_no_grad(self.backbone.model):
             self.paths = [self._read(reading) for reading in self.readings]
 
@@ -243,14 +234,15 @@ class PairQuestion:
         return text_path(both, self.path["text_depth"], self.path["points"])
 
     def answer(self, image: Image.Image, source: str) -> list[Interactions]:
-        """One forward pass of the image and of the image that it is held against, then the pairs of each text."""
-        pixels = self.backbone.preprocess(image, self.view["image_size"], self.view["resize"])
-        both = torch.stack([pixels, torch.zeros_like(pixels)])
-        encoding = encode(self.backbone, both, self.path["image_depth"], self.view["positions"])
+        """One forward pass of the image and of the one that it is held against, then the pairs of each text."""
+        view = self.query.view
+        pixels = view.pixels(self.backbone, [image])
+        both = torch.cat([pixels, torch.zeros_like(pixels)])
+        encoding = encode(self.backbone, both, self.path["image_depth"], view.positions)
         with eval_no_grad(self.backbone.model):
             seen = image_path(encoding, self.path["image_depth"], self.path["points"])
-        scores = cosine(encoding.feature[:1], self.features)[0]
-        provenance = {**made_by(self.backbone), **self.path, **self.view}
+        scores = cosine(encoding.feature[:1], self.query.text)[0]
+        provenance = {**made_by(self.backbone), **self.path, **view.settings}
         patches, found = encoding.grid.row * encoding.grid.col, []
         for reading, path, score in zip(self.readings, self.paths, scores, strict=True):
             matrix = pairs(path, seen).float()

@@ -16,15 +16,13 @@ from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone
 from eclip.backbones.blocks import unit
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
-from eclip.backbones.encoding import encode
-from eclip.backbones.load import backbone_of
+from eclip.backbones.view import View
 from eclip.images import ImageLike, at_least_one, name_of, open_image
-from eclip.registry import plain_options, whole_or_none
+from eclip.registry import plain_options
 from eclip.results.indexing import Which, image_and_text, image_of
 from eclip.results.provenance import made_by
-from eclip.texts.encode import check_texts, encode_texts
 from eclip.words import DEFAULT_WORD_METHOD, WordMethod, word_method
-from eclip.words.tokens import read
+from eclip.words.query import WordQuery
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,53 +120,32 @@ def explain_words(
         EclipError: bad input, of a class that says which: `eclip.errors` lists them.
 
     Warns:
+        EqualTextsWarning: the model cannot tell some texts apart.
         TextCutWarning: a text longer than the model reads; the words it does not read have 0.
     """
-    asked = WordQuestion(texts, model, method, options, image_size, resize, positions, device)
-    images = at_least_one(image)
-    opened = [open_image(picture) for picture in images]
-    return asked.answer(opened, [name_of(picture, index) for index, picture in enumerate(images)])
+    word_method(method).check(options)
+    query = WordQuery(texts, model=model, view=View(image_size, resize, positions), device=device)
+    named = [(name_of(picture, index), open_image(picture)) for index, picture in enumerate(at_least_one(image))]
+    return relevance(query, named, method, options)
 
 
-class WordQuestion:
-    """Everything but the images, checked and read once."""
-
-    def __init__(
-        self,
-        texts: str | Iterable[str],
-        model: str | Backbone,
-        method: str | WordMethod,
-        options: dict[str, Any],
-        image_size: SupportsIndex | None,
-        resize: str,
-        positions: str,
-        device: Device | None,
-    ) -> None:
-        self.texts = check_texts(texts)
-        self.method, self.options = word_method(method), plain_options(options)
-        self.method.check(self.options)
-        self.backbone = backbone_of(model, device)
-        self.text = encode_texts(self.backbone, self.texts)
-        self.reading = read(self.backbone, self.texts)
-        image_size = whole_or_none(image_size, "image_size", "a whole number of pixels")
-        self.view: dict[str, Any] = {"image_size": image_size, "resize": resize, "positions": positions}
-        self.backbone.grid_for((1, 1), image_size, resize)  # raises now what it would for each image
-
-    def answer(self, images: list[Image.Image], sources: list[str]) -> WordRelevance:
-        """One forward pass of each image's shape, then the method."""
-        backbone = self.backbone
-        pixels = [backbone.preprocess(image, self.view["image_size"], self.view["resize"]) for image in images]
-        alike = len({tuple(one.shape) for one in pixels}) == 1
-        batches = [torch.stack(pixels)] if alike else [one[None] for one in pixels]
-        feature = unit(torch.cat([encode(backbone, batch, 0, self.view["positions"]).feature for batch in batches]))
-        values = self.reading.by_word(self.method(self.reading, feature, **self.options))
-        return WordRelevance(
-            values=tuple(one.cpu().numpy() for one in values),
-            words=tuple(tuple(word.letters for word in words) for words in self.reading.words),
-            scores=(feature @ self.text.to(feature).T).float().cpu().numpy(),
-            texts=tuple(self.texts),
-            sources=tuple(sources),
-            signed=self.method.signed,
-            provenance={**made_by(backbone), "method": self.method.name, "options": self.options, **self.view},
-            images=tuple(images),
-        )
+def relevance(
+    query: WordQuery, images: Sequence[tuple[str, Image.Image]], method: str | WordMethod, options: dict[str, Any]
+) -> WordRelevance:
+    """One forward pass of images with their names, one each where their grids differ; then the method."""
+    method, options = word_method(method), plain_options(options)
+    backbone, view, pictures = query.backbone, query.view, [image for _, image in images]
+    alike = len({view.grid(backbone, image) for image in pictures}) == 1
+    batches = [pictures] if alike else [[image] for image in pictures]
+    feature = unit(torch.cat([view.encode(backbone, batch, 0).feature for batch in batches]))
+    values = query.reading.by_word(method(query.reading, feature, **options))
+    return WordRelevance(
+        values=tuple(one.cpu().numpy() for one in values),
+        words=tuple(tuple(word.letters for word in words) for words in query.reading.words),
+        scores=(feature @ query.text.to(feature).T).float().cpu().numpy(),
+        texts=tuple(query.texts),
+        sources=tuple(source for source, _ in images),
+        signed=method.signed,
+        provenance={**made_by(backbone), "method": method.name, "options": options, **view.settings},
+        images=tuple(pictures),
+    )

@@ -1,0 +1,209 @@
+"""Query: everything but the images, checked once, its texts encoded once. `Query.answer` is the main path.
+
+One forward pass makes an Encoding, each method turns it into raw maps, and an `Explanation` shows them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from eclip.backbones.backbone import Backbone, Grid
+from eclip.backbones.blocks import cosine
+from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.backbones.devices import Device
+from eclip.backbones.encoding import Encoding, encode
+from eclip.backbones.load import backbone_of
+from eclip.backbones.view import View
+from eclip.errors import NotApplicableError, TextError
+from eclip.explanation.explanation import Explanation, explain_command
+from eclip.explanation.health import KEEP, Checkup, notes
+from eclip.methods import METHODS, check_methods
+from eclip.refinements import REFINEMENTS, check_refinement
+from eclip.results.provenance import made_by, noted, repeatable
+from eclip.texts.encode import check_texts, encode_apart
+from eclip.texts.templates import kept
+
+Named = tuple[str, Image.Image]
+"""An image and what it is called: its path, or "image 0"."""
+Result = TypeVar("Result")
+
+
+class Query:
+    """Everything but the images, checked once, its texts encoded once.
+
+    Args:
+        texts: one or more.
+        model: a name for `eclip.load`, or a Backbone.
+        methods: options of each method by its name.
+        view: how the model is to see images.
+        settings: templates, versus, device, refine, refine_options and health, as in `eclip.explain`.
+
+    Raises:
+        EclipError: bad input, of a class that says which.
+
+    Warns:
+        EqualTextsWarning: the model cannot tell some texts apart.
+        TextCutWarning: a text longer than the model reads.
+    """
+
+    def __init__(
+        self,
+        texts: str | Iterable[str],
+        *,
+        model: str | Backbone = DEFAULT_MODEL,
+        methods: dict[str, dict[str, Any]],
+        view: View,
+        templates: str | Iterable[str] = "none",
+        versus: str | None = None,
+        device: Device | None = None,
+        refine: str | None = None,
+        refine_options: dict[str, Any] | None = None,
+        health: bool = False,
+    ) -> None:
+        self.texts, self.methods, self.versus = check_texts(texts), methods, versus
+        check_methods(methods, versus=versus is not None)
+        self.refine, self.refine_options = refine, check_refinement(refine, refine_options)
+        self.view, self.templates = view, kept(templates)
+        if versus is not None and not isinstance(versus, str):
+            raise TextError(f"versus must be one text, got {versus!r}.")
+        self.backbone = backbone = backbone_of(model, device)
+        view.check(backbone)
+        every = self.texts if versus is None or versus in self.texts else [*self.texts, *check_texts(versus)]
+        features = encode_apart(backbone, every, self.templates)  # held against itself, a text gives zeros to the bit
+        self.text = features[: len(self.texts)]
+        self.other = None if versus is None else features[[every.index(versus)]]
+        self.checkup = None
+        if health:
+            self.checkup = Checkup(backbone, self.texts, self.text, self.templates, versus=versus is not None)
+        self.keep = blocks_to_keep(methods, refine, KEEP if health else 0)
+
+    def grid(self, image: Image.Image) -> Grid:
+        """The patch grid that the image will have."""
+        return self.view.grid(self.backbone, image)
+
+    def raw(
+        self, name: str, encoding: Encoding, text: Float[Tensor, "text feature"] | None = None
+    ) -> Float[Tensor, "image text row col"]:
+        """A method's maps, before any refinement, of the texts or of another one; against `versus` if there is one."""
+        method = METHODS[name]
+        run = method if self.other is None else partial(method.difference, versus=self.other)
+        return run(encoding, self.text if text is None else text, **self.methods[name])
+
+    def refined(
+        self, maps: Float[Tensor, "image text row col"], encoding: Encoding
+    ) -> Float[Tensor, "image text finer_row finer_col"]:
+        """The maps after the refinement, if there is one."""
+        return maps if self.refine is None else REFINEMENTS[self.refine](maps, encoding, **self.refine_options)
+
+    def answer(
+        self,
+        images: Sequence[Named],
+        not_applicable: dict[str, str] | None = None,
+        on_method: Callable[[str], None] | None = None,
+    ) -> dict[str, Explanation]:
+        """One forward pass of images of one grid, each method, the refinement of its maps.
+
+        Args:
+            images: with their names.
+            not_applicable: methods without a meaning for this model are added here, with the reason; None: they raise.
+            on_method: hears a method's name before it runs.
+        """
+        sources, pictures = tuple(source for source, _ in images), tuple(image for _, image in images)
+        pixels = self.view.pixels(self.backbone, pictures)
+        encoding, forward = self.timed(lambda: encode(self.backbone, pixels, self.keep, self.view.positions))
+        apart = self.text if self.other is None else self.text - self.other
+        scores = _numpy(cosine(encoding.feature, apart).float())
+        answers = {}
+        for name, options in self.methods.items():
+            method = METHODS[name]
+            if on_method is not None:
+                on_method(name)
+            try:
+                maps, own = self.timed(partial(self.raw, name, encoding))
+            except NotApplicableError as error:  # of a refinement it is no gap of the method: the same for all
+                if not_applicable is None:
+                    raise
+                not_applicable[name] = error.why
+                continue
+            seconds = {"forward": forward, "method": own}
+            flat, health = method.flat(maps, apart), None
+            if self.checkup is not None:
+                ask = partial(self.raw, name, encoding)
+                check = partial(self.checkup, method, encoding, maps, ask, options, flat)
+                health, seconds["health"] = self.timed(check)
+            if self.refine is not None:
+                maps, seconds["refine"] = self.timed(partial(self.refined, maps, encoding))
+            answers[name] = Explanation(
+                maps=_numpy(maps),
+                scores=scores,
+                texts=tuple(self.texts),
+                sources=sources,
+                sizes=tuple(image.size for image in pictures),
+                signed=method.signed or self.versus is not None,
+                provenance=self.provenance(name, sources, list(pixels.shape[2:])),
+                images=pictures,
+                seconds=seconds,
+                health=health,
+                flat=_numpy(flat),
+            )
+        return answers
+
+    def timed(self, task: Callable[[], Result]) -> tuple[Result, float]:
+        """The result of a task and the seconds that it took."""
+        start = time.perf_counter()
+        result = task()
+        return result, since(start, self.backbone)
+
+    def settings(self, method: str) -> dict[str, Any]:
+        """What a result says of the query, whatever the images."""
+        return {
+            **made_by(self.backbone),
+            "method": method,
+            "options": noted(self.methods[method]),
+            "refine": self.refine,
+            "refine_options": noted(self.refine_options),
+            **self.view.settings,
+            "templates": self.templates if isinstance(self.templates, str) else list(self.templates),
+            "versus": self.versus,
+            "health": None if self.checkup is None else list(notes(METHODS[method], versus=self.versus is not None)),
+        }
+
+    def provenance(self, method: str, sources: Sequence[str], pixels: list[int]) -> dict[str, Any]:
+        """What repeats an answer, as `Explanation.provenance`."""
+        grid = [side // self.backbone.patch_size for side in pixels]
+        provenance = {**self.settings(method), "pixels": pixels, "grid": grid}
+        return {
+            **provenance,
+            "command": explain_command(sources, self.texts, provenance) if self.repeats(method, sources) else None,
+        }
+
+    def repeats(self, method: str, sources: Sequence[str]) -> bool:
+        """Whether a command can repeat what a method answers of these images."""
+        return repeatable(self.backbone, sources, self.methods[method], self.refine_options)
+
+
+def blocks_to_keep(methods: dict[str, dict[str, Any]], refine: str | None, least: int = 0) -> int | None:
+    """How many last blocks an Encoding must keep for methods with their options and a refinement; None = all."""
+    keeps = [METHODS[name].keep_for(options) for name, options in methods.items()]
+    keeps += [least] if refine is None else [least, REFINEMENTS[refine].keep]
+    return None if None in keeps else max(keep for keep in keeps if keep is not None)
+
+
+def since(start: float, backbone: Backbone) -> float:
+    """Seconds since then, once a GPU has done what was asked of it."""
+    if backbone.weight.is_cuda:
+        torch.cuda.synchronize(backbone.weight.device)
+    return time.perf_counter() - start
+
+
+def _numpy(values: Tensor) -> np.ndarray:
+    return values.cpu().numpy()

@@ -1,0 +1,45 @@
+"""WordQuery: everything that methods for words need but the images, checked once, the texts encoded and read once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from eclip.backbones.backbone import Backbone
+from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.backbones.devices import Device
+from eclip.backbones.load import backbone_of
+from eclip.backbones.view import View
+from eclip.texts.encode import check_texts, encode_apart
+from eclip.words.tokens import read
+
+
+class WordQuery:
+    """Texts as a model reads them, and how it is to see images.
+
+    Args:
+        texts: one or more, as they are; no template is put around them.
+        model: a name for `eclip.load`, or a Backbone.
+        view: how the model is to see images.
+        device: see `eclip.explain`.
+
+    Raises:
+        EclipError: bad input, of a class that says which.
+
+    Warns:
+        EqualTextsWarning: the model cannot tell some texts apart.
+        TextCutWarning: a text longer than the model reads.
+    """
+
+    def __init__(
+        self,
+        texts: str | Iterable[str],
+        *,
+        model: str | Backbone = DEFAULT_MODEL,
+        view: View,
+        device: Device | None = None,
+    ) -> None:
+        self.texts, self.view = check_texts(texts), view
+        self.backbone = backbone_of(model, device)
+        view.check(self.backbone)
+        self.text = encode_apart(self.backbone, self.texts)
+        self.reading = read(self.backbone, self.texts)

@@ -39,9 +39,8 @@ class Explanation:
     """Maps of some images for some texts by one method, with all that is needed to repeat them.
 
     Attributes:
-        maps: (image, text, row, col) float32, raw: as the method gives them, on the patch grid. With
-            provenance["refine"], as that refinement gives them; some lie on the pixels that the model saw,
-            provenance["pixels"].
+        maps: (image, text, row, col) float32, raw: as the method gives them, on the patch grid. With a refinement, as
+            that gives them; some lie on the pixels that the model saw, provenance["pixels"].
         scores: (image, text) float32, cosine of the unaltered model in [-1, 1]: whether, where a map shows where.
         texts: as given.
         sources: what each image was: its path, or "image 0" for one that came from memory.
@@ -88,10 +87,8 @@ class Explanation:
         for name in ("sources", "sizes", "images"):
             own[name] = tuple(getattr(self, name)[place] for place in places)
         if own["sources"] != self.sources and self.provenance.get("command") is not None:
-            own["provenance"] = {
-                **self.provenance,
-                "command": explain_command(own["sources"], self.texts, self.provenance),
-            }
+            again = explain_command(own["sources"], self.texts, self.provenance)
+            own["provenance"] = {**self.provenance, "command": again}
         own["health"] = None if self.health is None else self.health.only(places)
         return replace(self, **own, flat=None if self.flat is None else self.flat[places])
 
@@ -127,7 +124,7 @@ class Explanation:
     def heatmap(self, image: Which = 0, text: Which | None = None) -> Float[np.ndarray, "height width"]:
         """Where the match is, 0 to 1, in the image's own pixels: min-max on the grid, then bilinear.
 
-        Zero and one are the least and the most of this image and text, and say nothing of presence. A flat map is 0.
+        Zero and one are the least and the most of this image and text, whether it is there or not. A flat map is 0.
 
         Args:
             image: which image, here and in all that follows: its number, its path, or its file's name. A text's name
@@ -236,9 +233,7 @@ class Explanation:
             entries = manifest["images"]
             files = [_read_arrays(folder / entry["files"]["npz"]) for entry in entries]
             if len(shapes := sorted({one["maps"].shape for one in files})) != 1:
-                what = (
-                    f"maps of unlike shapes {shapes}: read its npz files" if shapes else "no image that was explained"
-                )
+                what = f"maps of shapes {shapes}: read its npz files" if shapes else "no image that was explained"
                 raise ResultError(f"{folder} holds {what}.")
             arrays = {name: np.stack([one[name] for one in files]) for name in set(files[0]).intersection(*files)}
             texts, notes, flat = tuple(manifest["texts"]), manifest["provenance"].get("health"), arrays.get("flat")
@@ -255,9 +250,9 @@ class Explanation:
                 images=tuple(folder / entry["files"]["image"] for entry in entries),
                 health=None if notes is None else Health(**numbers, texts=texts, notes=tuple(notes), flat=flat),
             )
+        except ResultError:
+            raise
         except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-            if isinstance(error, ResultError):
-                raise
             raise ResultError(
                 f"{folder} holds no explanation that can be loaded ({type(error).__name__}: {error}). "
                 "Explanation.save writes one, with formats npz and json."
@@ -292,11 +287,8 @@ class ExplanationWriter(Folder):
     def add(self, explanation: Explanation) -> list[dict[str, Any]]:
         """Write the files of an explanation; returns its entries in the manifest."""
         if self.manifest["provenance"] is None:
-            self.manifest |= {
-                "texts": list(explanation.texts),
-                "signed": explanation.signed,
-                "provenance": explanation.provenance,
-            }
+            self.manifest |= {"texts": list(explanation.texts), "signed": explanation.signed}
+            self.manifest["provenance"] = explanation.provenance
         entries = [self._add(explanation, image) for image in range(len(explanation.sources))]
         self.manifest["images"] += entries
         return entries
@@ -314,28 +306,15 @@ class ExplanationWriter(Folder):
             for number in explanation.best_texts(image):
                 text, overlay = explanation.texts[number], png(explanation.overlay(image, number))
                 files["overlays"][text] = self._put(f"{stem}.{number}-{slug(text)}".rstrip("-") + ".png", overlay)
-        width, height = explanation.sizes[image]
-        shape = list(explanation.maps.shape[2:])
+        (width, height), doubts = explanation.sizes[image], None if health is None else health.noted(image)
+        shape, scores = list(explanation.maps.shape[2:]), named(explanation.texts, explanation.scores[image])
         sides = {"width": width, "height": height, "grid": explanation.provenance.get("grid", shape), "map": shape}
-        scores = named(explanation.texts, explanation.scores[image])
-        doubts = None if health is None else health.noted(image)
         return {"source": name, **sides, "scores": scores, "health": doubts, "files": files}
 
 
 def explain_command(sources: Sequence[str], texts: Sequence[str], provenance: dict[str, Any]) -> str:
     """The shell command that repeats an explanation; `provenance` is that of an Explanation."""
-    words = [
-        "eclip",
-        "explain",
-        *question(sources, texts),
-        "--model",
-        provenance["model"],
-        "--method",
-        provenance["method"],
-    ]
-    words += [
-        *head(provenance["head"], provenance["method"]),
-        *settings(provenance),
-        *options("--set", provenance["options"]),
-    ]
-    return shlex.join([*words, *(["--no-health"] if provenance["health"] is None else [])])
+    words = ["--model", provenance["model"], "--method", provenance["method"]]
+    words += [*head(provenance["head"], provenance["method"]), *settings(provenance)]
+    words += [*options("--set", provenance["options"]), *(["--no-health"] if provenance["health"] is None else [])]
+    return shlex.join(["eclip", "explain", *question(sources, texts), *words])

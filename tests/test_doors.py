@@ -224,14 +224,19 @@ def _work(given: tuple[Any, ...], image: Image.Image) -> tuple[np.ndarray, list[
     return preprocess(image, 64).numpy(), tokenize(["a dog"]).tolist()
 
 
+@pytest.fixture(scope="module")
+def spawned() -> Iterator[Any]:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        yield pool
+
+
 @pytest.mark.parametrize("family", ["vit", "siglip"])
-def test_preprocess_and_tokenize_travel_to_a_spawned_process(family: str, image: Image.Image) -> None:
+def test_preprocess_and_tokenize_travel_to_a_spawned_process(family: str, image: Image.Image, spawned: Any) -> None:
     backbone = eclip.wrap(tiny.model(family), **COLORS)
     sent = pickle.dumps((backbone.preprocess, backbone.tokenize))
     weights = sum(weight.numel() * weight.element_size() for weight in backbone.model.parameters())
     assert len(sent) < weights / 2, "without the model; a vocabulary takes 2 MB"
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        pixels, ids = pool.apply(_work, ((backbone.preprocess, backbone.tokenize), image))
+    pixels, ids = spawned.apply(_work, ((backbone.preprocess, backbone.tokenize), image))
     np.testing.assert_array_equal(pixels, backbone.preprocess(image, 64).numpy())
     assert ids == backbone.tokenize(["a dog"]).tolist()
 

@@ -66,7 +66,7 @@ def test_tars_in_braces_and_patterns_give_one_fixed_order(tmp_path: Path) -> Non
     pairs, bad = read_pairs([f"{tmp_path}/train-{{000..002}}.tar"])
     assert bad == []
     assert [pair.key for pair in pairs] == [f"train-00{n // 3}.tar/{n:06}" for n in range(9)]
-    assert pairs[4].captions == ("a photo 4", "image 4 it is")
+    assert pairs[4].captions == ("a photo 4", "photo 4 it is")
     assert read_pairs([f"{tmp_path}/train-*.tar"]) == (pairs, [])
     assert read_pairs([f"{tmp_path}/train-001.tar", f"{tmp_path}/*.tar"])[0] == pairs[3:6] + pairs[:3] + pairs[6:]
 
@@ -221,7 +221,7 @@ def test_open_clips_csv(tmp_path: Path) -> None:
         f"{folder}/img/no.png": "no such file.",
         f"{folder}/img/zero.png": "empty (0 bytes).",
         b: f"an empty caption in line 7 of {folder}/t.tsv.",
-        f"{folder}/img": "a folder, not a photo.",
+        f"{folder}/img": "a folder, not an image.",
         f"{folder}/https:/x.org/y.png": "an address, not a file: fetch it first.",
         f"{folder}/t.tsv, line 10": "no image is named.",
         f"{folder}/t.tsv, line 11": "1 columns where the header has 2: a caption with '\\t' needs quotes.",

@@ -479,7 +479,7 @@ def test_the_image_mean_is_the_mean_of_unit_features(tiny_name: str, images: Pat
     for one in found[1:]:
         np.testing.assert_allclose(one.weights, found[0].weights, atol=1e-5)
     assert found[0].provenance["command"] is None, "a mean in memory cannot be named in a command"
-    with pytest.raises(ImageError, match="two photos or more, better hundreds, got 1"):
+    with pytest.raises(ImageError, match="two images or more, better hundreds, got 1"):
         eclip.image_mean(files[:1], tiny_name)
 
 
@@ -662,7 +662,7 @@ def test_the_shell_takes_and_keeps_a_mean(tiny_name: str, images: Path, vocabula
     done = run("concepts", images / "a.png", "--mean-from", images, *common)
     assert done.exit_code == 0, done.output
     kept = tmp_path / "out" / "image_mean.npy"
-    assert f"the mean of 2 photos is kept: next time --image-mean {kept}" in done.stderr
+    assert f"the mean of 2 images is kept: next time --image-mean {kept}" in done.stderr
     again = run("concepts", images / "a.png", "--image-mean", kept, *common)
     assert again.stdout == done.stdout
     missing = run("concepts", images / "a.png", *common)

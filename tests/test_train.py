@@ -224,7 +224,7 @@ def encoded(config: TrainConfig) -> int:
 def test_runs_share_the_cache_and_the_first_pairs_are_the_same_of_all(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eclip.training.data.PHOTOS_IN_SHARD", 10)
+    monkeypatch.setattr("eclip.training.data.IMAGES_IN_SHARD", 10)
     own: dict[str, Any] = {"cache": str(tmp_path / "cache"), "epochs": 1}
     counts = [encoded(made(str(limit), limit=limit, batch_size=5, **own)) for limit in (15, 20, 35, None, 10)]
     assert counts == [20, 0, 20, 20, 0], "shards of 10: 60 images, none of them twice"

@@ -49,7 +49,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[Pair]:
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_module, "PHOTOS_IN_SHARD", 8)
+    monkeypatch.setattr(data_module, "IMAGES_IN_SHARD", 8)
     monkeypatch.setattr(data_module, "CAPTIONS_IN_SHARD", 10)
 
 

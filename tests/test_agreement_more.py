@@ -415,7 +415,7 @@ def test_gradient_that_is_cut_whole_is_refused_as_such() -> None:
     encoding = eclip.encode(backbone, tiny.pixels(backbone))
     assert eclip.METHODS["surgery"](encoding, text).isfinite().all()
     for name in GRADIENTS:
-        with pytest.raises(GradientError, match="ends at detach"):
+        with pytest.raises(GradientError, match="stops at detach"):
             eclip.METHODS[name](encoding, text)
 
 

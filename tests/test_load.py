@@ -362,5 +362,5 @@ def test_siglip_gets_its_own_colors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_text_side_of_transformers_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(create.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"ViT-B-16-SigLIP needs.*pip install 'eclip\[hf\]'"):
+    with pytest.raises(ModelError, match=r"ViT-B-16-SigLIP requires.*pip install 'eclip\[hf\]'"):
         create.create("ViT-B-16-SigLIP", "webli", None)

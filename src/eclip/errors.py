@@ -172,7 +172,7 @@ FAMILIES = (
 """Image towers that have an adapter."""
 
 
-AT_HAND = (
+LOAD_WHOLE = (
     "load the whole model onto one device, without device_map, low_cpu_mem_usage or offloading, or move it there with "
     "model.to('cuda')"
 )

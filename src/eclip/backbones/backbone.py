@@ -19,7 +19,7 @@ from eclip.backbones.host import named_weights
 from eclip.backbones.preprocess import Grid as Grid
 from eclip.backbones.preprocess import Preprocess
 from eclip.backbones.text_tower import TextTower
-from eclip.errors import AT_HAND, ModelError
+from eclip.errors import LOAD_WHOLE, ModelError
 
 Positions = str
 IN_A_WORKER = (
@@ -160,7 +160,7 @@ class Backbone:
         """
         weight = self._first
         if weight.is_meta:
-            raise ModelError(f"the weights of {self.name} are on the device 'meta' and have no values: {AT_HAND}.")
+            raise ModelError(f"the weights of {self.name} are on the device 'meta' and have no values: {LOAD_WHOLE}.")
         return weight
 
     @property

@@ -19,17 +19,17 @@ def resolve_device(device: Device | None) -> torch.device:
     Raises:
         DeviceError: it is not available, or of an unsupported type.
     """
-    said = "cpu" if device is None else str(device)
+    name = "cpu" if device is None else str(device)
     if isinstance(device, bool) or not isinstance(device, Device | None):
-        said = ""
-    elif re.fullmatch(r"\d+", said):
-        said = f"cuda:{said}"
-    elif said == "auto":
-        said = "cuda" if torch.cuda.is_available() else "cpu"
-    if said.partition(":")[0] == "mps":
+        name = ""
+    elif re.fullmatch(r"\d+", name):
+        name = f"cuda:{name}"
+    elif name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.partition(":")[0] == "mps":
         raise DeviceError("device 'mps' is not supported, because no result has been checked on it. Use 'cpu'.")
     try:
-        where = torch.device(said)
+        where = torch.device(name)
     except RuntimeError:
         where = None
     if where is None or where.type not in ("cpu", "cuda"):
@@ -41,6 +41,6 @@ def resolve_device(device: Device | None) -> torch.device:
         return torch.device("cpu")
     if (where.index or 0) >= (count := torch.cuda.device_count()):
         raise DeviceError(
-            f"device {said!r} is not available: torch {torch.__version__} sees {count} CUDA devices. Use 'cpu'."
+            f"device {name!r} is not available: torch {torch.__version__} sees {count} CUDA devices. Use 'cpu'."
         )
     return torch.device("cuda", torch.cuda.current_device() if where.index is None else where.index)

@@ -213,11 +213,11 @@ def load_head(name: str | Path) -> EclipHead:
                 f"there is no head at {str(path)!r}: {file.name} is missing. Train one with `eclip train -o DIR`."
             )
     try:
-        said = dict(json.loads(config.read_text(encoding="utf-8")))
-        if said.pop("schema") != SCHEMA:
+        stored = dict(json.loads(config.read_text(encoding="utf-8")))
+        if stored.pop("schema") != SCHEMA:
             raise ValueError(f"its schema is not {SCHEMA}")
         with built_apart():
-            head = EclipHead(HeadConfig(**{**said, "probe": tuple(said["probe"])}))
+            head = EclipHead(HeadConfig(**{**stored, "probe": tuple(stored["probe"])}))
             head.load_state_dict(load_file(weights))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]

@@ -71,8 +71,8 @@ def fetch(repository: str, names: tuple[str, ...], size: str, instead: str = OFF
             found = _metadata(huggingface_hub.hf_hub_url(repository, name))
             if found is not None:
                 if size and not name.endswith(".json"):
-                    said = amount(found.size) if found.size else size
-                    _log.warning("downloading %s (%s) once from %s", name, said, place)
+                    shown = amount(found.size) if found.size else size
+                    _log.warning("downloading %s (%s) once from %s", name, shown, place)
                 return _download(repository, name, found)
     except Exception as error:  # the Hub's client raises errors of its HTTP library, which depends on its version
         raise _refusal(error, what, place, instead) from error
@@ -215,10 +215,10 @@ class _Part(io.BufferedWriter):
 
     def __init__(self, path: Path, name: str, size: int | None) -> None:
         super().__init__(io.FileIO(path, "ab"))
-        self._told = name, size
+        self._download = name, size
 
     def write(self, data: Any, /) -> int:
-        count, (name, size) = super().write(data), self._told
+        count, (name, size) = super().write(data), self._download
         for on_progress in watchers if size else []:
             on_progress(name, self.tell(), size or 0)
         return count

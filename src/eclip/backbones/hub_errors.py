@@ -82,10 +82,10 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 def _refused(error: BaseException, response: Any, place: str) -> tuple[str, bool]:
     """What an HTTP status means here."""
-    status, said = response.status_code, str(response.headers.get("X-Error-Message") or "")
+    status, message = response.status_code, str(response.headers.get("X-Error-Message") or "")
     if isinstance(error, GatedRepoError):
         return f"the repository is gated: accept its license at https://{place} and {LOGIN}", False
-    if status == 401 and said.startswith("Invalid credentials"):
+    if status == 401 and message.startswith("Invalid credentials"):
         return "the Hub rejected your token: unset HF_TOKEN, or log in again with `hf auth login`", False
     if isinstance(error, RepositoryNotFoundError) or status == 401:
         return (
@@ -93,7 +93,7 @@ def _refused(error: BaseException, response: Any, place: str) -> tuple[str, bool
         ), False
     if status == 403:
         return (
-            f"your account or token has no access ({said or 'status 403'}): request access there, and {LOGIN}",
+            f"your account or token has no access ({message or 'status 403'}): request access there, and {LOGIN}",
             False,
         )
     if status == 429:
@@ -101,7 +101,7 @@ def _refused(error: BaseException, response: Any, place: str) -> tuple[str, bool
         return f"too many requests: {wait} and try again, or {LOGIN}, which raises the limit", True
     if status >= 500:
         return f"the server failed with status {status}: try again later", True
-    return f"the server responded with status {status}{f', {said}' if said else ''}", True
+    return f"the server responded with status {status}{f', {message}' if message else ''}", True
 
 
 def _wait(headers: Any) -> str:

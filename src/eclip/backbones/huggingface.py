@@ -69,7 +69,7 @@ def wrap_transformers(model: Any, given: dict[str, Any], tokenizer: Any, process
     kind = KINDS[known[0]]
     colors = settled(
         given,
-        _noted(processor, [color for color, value in given.items() if value is None]),
+        _recorded(processor, [color for color, value in given.items() if value is None]),
         "a transformers model does not store its color mean and std: use wrap(model, processor=AutoProcessor"
         ".from_pretrained(...)), or pass the mean=(r, g, b) and std=(r, g, b) of its training.",
     )
@@ -88,7 +88,7 @@ def wrap_transformers(model: Any, given: dict[str, Any], tokenizer: Any, process
     )
 
 
-def _noted(processor: Any, wanted: list[str]) -> dict[str, Any]:
+def _recorded(processor: Any, wanted: list[str]) -> dict[str, Any]:
     """The wanted color settings that the processor defines."""
     if processor is None:
         return {}

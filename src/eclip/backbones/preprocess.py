@@ -108,20 +108,20 @@ def to_pixels(
     return values.permute(2, 0, 1).contiguous()
 
 
-def settled(given: dict[str, Any], noted: dict[str, Any], lacking: str) -> dict[str, Any]:
+def settled(given: dict[str, Any], recorded: dict[str, Any], missing: str) -> dict[str, Any]:
     """Mean, std and interpolation for a Backbone: as given, else as recorded; else bicubic.
 
     Args:
         given: passed to `wrap`; None where not given.
-        noted: recorded on the model or by its processor.
-        lacking: the error message if neither has mean and std.
+        recorded: recorded on the model or by its processor.
+        missing: the error message if neither has mean and std.
 
     Raises:
         OptionError: there is no mean or std, or a value is invalid.
     """
-    mean, std, interpolation = (noted.get(name) if given[name] is None else given[name] for name in COLORS)
+    mean, std, interpolation = (recorded.get(name) if given[name] is None else given[name] for name in COLORS)
     if mean is None or std is None:
-        raise OptionError(lacking)
+        raise OptionError(missing)
     interpolation = "bicubic" if interpolation is None else interpolation
     one_of(interpolation, "interpolation", INTERPOLATIONS)
     mean, std = _three("mean", mean), _three("std", std)

@@ -89,9 +89,9 @@ class Reader:
             TextError: a text has more tokens than the model can read.
         """
         with torch.device("cpu"):  # a default device set by the caller does not affect the tokenizer
-            return self._in_vocabulary(self._asked(texts))
+            return self._in_vocabulary(self._tokenized(texts))
 
-    def _asked(self, texts: list[str]) -> Tensor:
+    def _tokenized(self, texts: list[str]) -> Tensor:
         if of_transformers(self.tokenizer):
             options = {"padding": "max_length", "max_length": self.context, "truncation": True, "return_tensors": "pt"}
             return _read(self.tokenizer(self._lowered(texts), **options), texts)[0]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from eclip.backbones.host import modules_of, named_tensors
-from eclip.errors import AT_HAND, ModelError, UnsupportedTowerError
+from eclip.errors import LOAD_WHOLE, ModelError, UnsupportedTowerError
 
 INSIDE = {
     "torch.nn.parallel.data_parallel.DataParallel": "module",
@@ -54,7 +54,7 @@ def unwrapped(model: Any) -> Any:
             return model
 
 
-def check_at_hand(model: nn.Module) -> None:
+def check_accessible(model: nn.Module) -> None:
     """Check that all weights have values on one device.
 
     Raises:
@@ -68,13 +68,13 @@ def check_at_hand(model: nn.Module) -> None:
         if "UninitializedTensorMixin" in kinds:
             raise ModelError(f"the weight {name!r} has no values yet: run the model once, or load its weights.")
         if tensor.is_meta:
-            raise ModelError(f"the weight {name!r} is offloaded or on the device 'meta', without values: {AT_HAND}.")
+            raise ModelError(f"the weight {name!r} is offloaded or on the device 'meta', without values: {LOAD_WHOLE}.")
     for name, module in modules_of(model):
         if getattr(getattr(module, "_hf_hook", None), "offload", False):
-            raise ModelError(f"the weights of {name or 'the model'} are offloaded by accelerate: {AT_HAND}.")
+            raise ModelError(f"the weights of {name or 'the model'} are offloaded by accelerate: {LOAD_WHOLE}.")
     places = sorted({str(tensor.device) for _, tensor in tensors})
     if len(places) > 1:
-        raise ModelError(f"the weights are on several devices, {', '.join(places)}: {AT_HAND}.")
+        raise ModelError(f"the weights are on several devices, {', '.join(places)}: {LOAD_WHOLE}.")
 
 
 def with_ordinary_weights(model: nn.Module) -> nn.Module:

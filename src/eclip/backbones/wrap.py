@@ -31,7 +31,7 @@ from eclip.backbones.preprocess import Color, settled
 from eclip.backbones.timm_towers import timm_map, timm_pool
 from eclip.backbones.timm_vit import timm_vit
 from eclip.backbones.tokenizing import NoTokenizer, Reader
-from eclip.backbones.unwrapped import check_at_hand, unwrapped, with_ordinary_weights
+from eclip.backbones.unwrapped import check_accessible, unwrapped, with_ordinary_weights
 from eclip.errors import FAMILIES, ModelError, OptionError, UnsupportedTowerError, unsupported
 
 
@@ -70,7 +70,7 @@ def wrap(
     """
     model = unwrapped(model)
     if isinstance(model, nn.Module):
-        check_at_hand(model)
+        check_accessible(model)
         model = with_ordinary_weights(model)
     given: dict[str, Any] = {"mean": mean, "std": std, "interpolation": interpolation}
     if is_transformers(model):
@@ -83,10 +83,10 @@ def wrap(
         )
     if processor is not None:
         raise OptionError("processor= requires a transformers model; for open_clip, pass tokenizer, mean and std.")
-    noted: dict[str, Any] = getattr(model.visual, "preprocess_cfg", None) or {}
+    recorded: dict[str, Any] = getattr(model.visual, "preprocess_cfg", None) or {}
     colors = settled(
         given,
-        noted,
+        recorded,
         "this model does not store its color mean and std: use wrap(model, mean=(r, g, b), std=(r, g, b)) with those "
         "of its training; CLIP's are open_clip.OPENAI_DATASET_MEAN and open_clip.OPENAI_DATASET_STD.",
     )

@@ -45,7 +45,7 @@ def test_a_folder_without_pictures(tiny_name: str, images: Path, tmp_path: Path)
     done = explain(*sources, "-t", "a dog", model=tiny_name, out=tmp_path / "out")
     assert done.exit_code == 1
     lines = _lines(done)
-    assert any("hollow: no picture in this folder" in line for line in lines)
+    assert any("hollow: no image in this folder" in line for line in lines)
     assert any("*.gif: no file matches" in line for line in lines)
     assert Explanation.load(tmp_path / "out").sources == (str(images / "a.png"),)
 

@@ -79,7 +79,7 @@ def test_a_second_run_leaves_the_results_of_the_first_alone(tiny_name: str, imag
         assert len(Explanation.load(tmp_path / "out").sources) == 2
     named = explain(tmp_path / "out" / "a.png", "-t", "a dog", model=tiny_name, out=tmp_path / "out")
     assert named.exit_code == 1
-    assert "lies in the output folder, where results could replace it: choose another folder." in named.stderr
+    assert "is in the output folder, where results could replace it: choose another folder." in named.stderr
 
 
 def test_options_reach_the_method_and_the_forward_pass(tiny_name: str, images: Path, tmp_path: Path) -> None:
@@ -319,8 +319,8 @@ def test_wrong_usage_is_two(words: str, message: str, tmp_path: Path, monkeypatc
     ("words", "message"),
     [
         (["--device", "gpu"], "got 'gpu'"),
-        (["--device", "mps"], "'mps' is not offered"),
-        (["--device", "cuda:99"], "'cuda:99' is not there"),
+        (["--device", "mps"], "'mps' is not supported"),
+        (["--device", "cuda:99"], "'cuda:99' is not available"),
         (["--image-size", "33"], "multiple of the patch size 8"),
         (["--set", "depth=0"], "depth >= 1, got 0"),
         (["--set", "resnet=other"], "got 'other'"),
@@ -423,7 +423,7 @@ def test_doctor_looks_at_a_model(tiny_name: str) -> None:
     assert row["is"] == "works: native ViT, 4 x 4 patches of 8 px, 24 features, text side in the open"
     done = run("doctor", "hf:./nowhere", "--json")
     assert done.exit_code == 1
-    assert "no folder with a config.json" in done.stdout
+    assert "not a transformers model folder (no config.json)" in done.stdout
 
 
 def test_doctor_says_what_to_do(tiny_name: str, monkeypatch: pytest.MonkeyPatch) -> None:

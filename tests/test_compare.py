@@ -144,7 +144,7 @@ def test_options_are_those_of_one_method(image: Path) -> None:
         ({"texts": []}, TextError, "no text"),
         ({"versus": " "}, TextError, "empty"),
         ({"image": "nowhere.jpg"}, ImageError, "no such file"),
-        ({"device": "cpu"}, OptionError, "goes with a model's name"),
+        ({"device": "cpu"}, OptionError, "requires a model name"),
         ({"image_size": 33}, OptionError, "multiple of the patch size 8"),
     ],
 )

@@ -293,9 +293,9 @@ def test_bad_vocabularies_say_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"words\.txt' cannot be read: No such file"):
         words_of(tmp_path / "words.txt")
     (tmp_path / "words.txt").write_text("# only this\n\ndog  # a comment\ndog\n")
-    with pytest.raises(OptionError, match="must hold 2 different words or more, got 1"):
+    with pytest.raises(OptionError, match="must hold at least 2 different words, got 1"):
         words_of(tmp_path / "words.txt")
-    with pytest.raises(OptionError, match="must hold 2 different words or more, got 0"):
+    with pytest.raises(OptionError, match="must hold at least 2 different words, got 0"):
         words_of([])
     with pytest.raises(TextError, match="text 2 of 2 is empty"):
         words_of(["dog", " "])
@@ -559,7 +559,7 @@ WRONG_TYPES = {
     'concepts("a.png", mean_from=5)': "mean_from must be the path of a folder with images, got 5",
     'concepts("a.png", msae=5)': "msae must be the path of a checkpoint, got 5",
     'image_mean(["a.png"], 5)': "model must be a name or a Backbone, got int",
-    "concepts([])": "no image was given: at least one is needed",
+    "concepts([])": "no image was given; pass at least one",
 }
 
 

@@ -320,7 +320,7 @@ def test_each_names_bad_images_and_goes_on(backbone: Backbone, images: Path, tmp
     assert [answer.sources[0] for answer in answers] == [str(images / "a.png"), str(images / "b.jpg")]
     [(source, error)] = failures
     assert source == str(tmp_path / "bad.jpg")
-    assert "is not a picture" in error
+    assert "is not a readable image" in error
     with pytest.raises(ImageError, match=r"bad\.jpg"):
         list(eclip.explain_each(mixed, TEXTS, model=backbone))
     with pytest.raises(OptionError, match="batch_size must be a whole number, at least 1, got 0"):
@@ -580,7 +580,7 @@ def test_doors_say_what_they_want(tiny_name: str, images: Path) -> None:
     backbone = tiny.backbone("vit")
     with pytest.raises(OptionError, match=r"model must be a name or a Backbone, got CLIP: eclip\.wrap"):
         backbone_of(backbone.model, None)
-    with pytest.raises(OptionError, match=r"device='cuda:7' goes with a model's name; this Backbone is on cpu"):
+    with pytest.raises(OptionError, match=r"device='cuda:7' requires a model name; this Backbone is on cpu"):
         eclip.explain(images / "a.png", "a dog", model=backbone, device="cuda:7")
 
 

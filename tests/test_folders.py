@@ -307,7 +307,7 @@ def test_two_processes_do_not_fill_one_folder_at_once(ask: Any, tmp_path: Path) 
         done = ask("explain", tmp_path)
         assert done.exit_code == 1
         assert done.stderr == (
-            f"error: another run is writing into the folder '{tmp_path}' now: wait for it, or choose another folder.\n"
+            f"error: another run is writing to '{tmp_path}': wait for it to finish, or choose another folder.\n"
         )
         assert not list(tmp_path.iterdir())
         other.kill()  # the lock goes with its process, however that ends

@@ -90,7 +90,7 @@ def test_a_curved_projection_starts_at_random_alone() -> None:
     model = tiny._clip(vision).eval()
     backbone = eclip.wrap(model, tokenizer=tiny._tokenizer(), mean=tiny.MEAN, std=tiny.STD, name="mlp")
     for source in STARTS:
-        with pytest.raises(HeadError, match=r'mlp, a timm trunk .* curved projection.*init="random"'):
+        with pytest.raises(HeadError, match=r'mlp, a timm trunk .* nonlinear projection.*init="random"'):
             EclipHead.start(backbone, source)
         head = EclipHead.start(backbone, source, init="random")
         values = eclip_map(backbone, head, tiny.pixels(backbone), tiny.texts(backbone))
@@ -99,7 +99,7 @@ def test_a_curved_projection_starts_at_random_alone() -> None:
         if name.endswith("bias"):
             weight.data.zero_()  # then rows of a black image are zero, and so is what becomes of them
     assert not head_rows(eclip.encode(backbone, torch.zeros(1, 3, 96, 96), keep=1), "value").any()
-    with pytest.raises(HeadError, match="curved projection"):
+    with pytest.raises(HeadError, match="nonlinear projection"):
         EclipHead.start(backbone, "value")
 
 
@@ -273,7 +273,7 @@ def in_config(**change: Any) -> Any:
         (lambda folder: shutil.rmtree(folder), r"no head at .*safetensors is missing.*eclip train -o DIR"),
         (lambda folder: (folder / CONFIG).unlink(), "eclip_head.json is missing"),
         (break_weights, "cannot be read"),
-        (break_numbers, "holds NaN or infinity: train it again"),
+        (break_numbers, "contains NaN or infinity: train it again"),
         (lambda folder: (folder / CONFIG).write_text("{"), "cannot be read"),
         (lambda folder: (folder / CONFIG).write_text('"a word"'), "cannot be read"),
         (lambda folder: (folder / CONFIG).write_bytes(b"\xff"), "cannot be read"),
@@ -301,10 +301,10 @@ def test_what_is_no_place_of_a_head_is_refused_with_the_way_out(
     for file in ("checkpoint.pt", "head.bin"):
         for tried in (load_head, lambda place: eclip.load(f"local-dir:{model_folder}", head=place)):
             with pytest.raises(
-                HeadError, match=rf"{file}' is no head: name the folder with .*`eclip train --resume` alone"
+                HeadError, match=rf"{file}' is not a head: pass the folder with .*only for `eclip train --resume`"
             ):
                 tried(folder / file)
-    with pytest.raises(HeadError, match=r"got EclipHead: `eclip.with_head\(backbone, head\)` takes a head in hand"):
+    with pytest.raises(HeadError, match=r"got EclipHead: pass a head object to `eclip.with_head\(backbone, head\)`"):
         eclip.load(f"local-dir:{model_folder}", head=head)  # type: ignore[arg-type]
     with pytest.raises(HeadError, match="got int"):
         load_head(3)  # type: ignore[arg-type]
@@ -313,7 +313,7 @@ def test_what_is_no_place_of_a_head_is_refused_with_the_way_out(
 @pytest.mark.parametrize("name", ["hf-hub:a/b/c", "hf-hub:my heads", "hf-hub:", ""])
 def test_a_name_that_names_no_head_is_refused(name: str, model_folder: Path) -> None:
     EclipHead.start(eclip.load(f"local-dir:{model_folder}")).save(model_folder)
-    with pytest.raises(HeadError, match=r"names no repository of a head: write hf-hub:ORG/NAME|has an empty name"):
+    with pytest.raises(HeadError, match=r"is not a repository name: write hf-hub:ORG/NAME|head is empty"):
         eclip.load(f"local-dir:{model_folder}", head=name)
 
 
@@ -328,17 +328,17 @@ def test_a_head_fits_its_own_model_alone() -> None:
     head = EclipHead.start(backbone)
     other = eclip.wrap(tiny.model("vit", seed=1), tokenizer=tiny._tokenizer(), mean=tiny.MEAN, std=tiny.STD, name="Ann")
     assert EclipHead.start(other).image.weight.shape == head.image.weight.shape
-    with pytest.raises(HeadError, match=r"trained for 'vit', and the weights of 'Ann' are others.*--model Ann"):
+    with pytest.raises(HeadError, match=r"trained for 'vit', but 'Ann' has other weights.*--model Ann"):
         with_head(other, head)
     for family in ("resnet", "vit without ln_pre"):
-        with pytest.raises(HeadError, match="are others"):
+        with pytest.raises(HeadError, match="has other weights"):
             with_head(tiny.backbone(family), head)
     tuned = tiny.backbone("vit")
     for weight in tuned.model.parameters():
         weight.data.mul_(1.01)  # a little training would do as much
-    with pytest.raises(HeadError, match="are others"):
+    with pytest.raises(HeadError, match="has other weights"):
         with_head(tuned, head)
-    with pytest.raises(HeadError, match=r"the head is on meta, vit on cpu: head.to\(...\) moves it"):
+    with pytest.raises(HeadError, match=r"the head is on meta, but vit is on cpu: move it with head.to\(...\)"):
         with_head(backbone, head.to("meta"))
 
 
@@ -396,5 +396,5 @@ def test_loading_with_a_head_draws_no_random_numbers(model_folder: Path) -> None
 
 def test_a_head_of_another_model_is_refused_when_it_is_loaded(model_folder: Path, tmp_path: Path) -> None:
     head = random_head(tiny.backbone("vit without ln_pre")).save(tmp_path / "other")
-    with pytest.raises(HeadError, match="are others"):
+    with pytest.raises(HeadError, match="has other weights"):
         eclip.load(f"local-dir:{model_folder}", head=head)

@@ -207,7 +207,7 @@ def test_what_is_fetched_is_right_is_said_and_is_fetched_once(
     [size] = {
         len(files[name]) for files in hub.repositories.values() for name in files if name.startswith(path.weights)
     }
-    assert f", {hub_errors.amount(size)}, is fetched once from {hub.host}/{path.place}" in caplog.text
+    assert f" ({hub_errors.amount(size)}) once from {hub.host}/{path.place}" in caplog.text
     assert len(hub.bodies(path.weights)) == 1
     _forget()
     hub.asked.clear()
@@ -219,7 +219,7 @@ def test_offline_what_is_cached_works_and_what_is_not_says_so(
     path: Fetching, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE is set, so nothing may be fetched: unset it"):
+    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE is set, so nothing is downloaded: unset it"):
         path.ask()
     assert hub.asked == []
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -260,17 +260,17 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "a bare 401": ({"status": 401}, r"private or gated: check the name, or accept its license and log in"),
     "a bad token": (
         {"status": 401, "headers": {"X-Error-Message": "Invalid credentials in Authorization header"}},
-        r"does not know your token: unset HF_TOKEN, or log in again with `hf auth login`\.$",
+        r"rejected your token: unset HF_TOKEN, or log in again with `hf auth login`\.$",
     ),
-    "a token without rights": ({"status": 403}, r"your account or token may not read it \(status 403\)"),
+    "a token without rights": ({"status": 403}, r"your account or token has no access \(status 403\)"),
     "too many": (
         {"status": 429, "headers": {"RateLimit": '"resolvers";r=0;t=120'}},
         r"too many requests: wait 120 seconds and try again, or log in",
     ),
     "too many, said otherwise": ({"status": 429, "headers": {"Retry-After": "77"}}, "wait 77 seconds"),
-    "too many, not said how long": ({"status": 429}, "wait some minutes"),
-    "a server that fails": ({"status": 503}, r"the server fails with status 503: try again later.*'(mini|spectral)'"),
-    "a teapot": ({"status": 418}, "the server answers with status 418"),
+    "too many, not said how long": ({"status": 429}, "wait a few minutes"),
+    "a server that fails": ({"status": 503}, r"the server failed with status 503: try again later.*'(mini|spectral)'"),
+    "a teapot": ({"status": 418}, "the server responded with status 418"),
 }
 
 
@@ -306,7 +306,7 @@ def test_a_repository_without_weights(path: Fetching, hub: Hub) -> None:
 
 def test_wrong_bytes_are_noticed_and_not_kept(path: Fetching, hub: Hub, cache: Path) -> None:
     fault = hub.fault("wrong", path.weights, methods=("GET",))
-    with pytest.raises(DownloadError, match=r"came damaged: its checksum is wrong. Nothing of it was kept; try again"):
+    with pytest.raises(DownloadError, match=r"arrived damaged: its checksum is wrong. It was discarded; try again"):
         path.ask()
     assert _parts(cache) == []
     fault.times = 0
@@ -336,14 +336,14 @@ def test_a_damaged_file_in_the_cache_is_named_and_fetched_anew(
     with pytest.raises(DownloadError) as raised:
         path.ask()
     assert f"the file {str(link)!r} is damaged" in str(raised.value)
-    assert f"Delete {str(blob)!r}, and it is fetched anew." in str(raised.value)
+    assert f"Delete {str(blob)!r} to download it again." in str(raised.value)
     blob.unlink()
     assert torch.equal(path.ask(), first)
 
 
 def test_what_does_not_fit_is_not_begun(path: Fetching, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_errors.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**8))
-    with pytest.raises(DownloadError, match=r"the disk is full, 0 KiB are free in .* set HF_HUB_CACHE to a folder"):
+    with pytest.raises(DownloadError, match=r"the disk is full \(0 KiB free in .* set HF_HUB_CACHE to a folder"):
         path.ask()
     assert hub.bodies("") == []
 
@@ -353,7 +353,7 @@ def test_a_disk_that_fills_up_says_so_and_is_left_as_it_was(path: Fetching, hub:
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, old[1]))
     try:
-        with pytest.raises(DownloadError, match=r"the disk is full, .* set HF_HUB_CACHE to a folder on another disk"):
+        with pytest.raises(DownloadError, match=r"the disk is full \(.* set HF_HUB_CACHE to a folder on another disk"):
             path.ask()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
@@ -381,7 +381,7 @@ def test_a_mirror_that_does_not_say_of_what_kind_its_404_is(tiny_hub: Hub, made:
 def test_an_answer_that_does_not_come(tiny_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eclip.backbones.hub, "PATIENCE", 0.1)
     fault = tiny_hub.fault("hang", "open_clip_config.json")
-    with pytest.raises(DownloadError, match=r"there was no answer in time.*'mini' is in the package"):
+    with pytest.raises(DownloadError, match=r"the server did not respond in time.*'mini' is part of the package"):
         eclip.load("hf-hub:org/tiny")
     fault.go.set()
 
@@ -392,13 +392,13 @@ def test_nobody_who_listens(tiny_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> N
     template = f"http://127.0.0.1:{port}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{port}")
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    with pytest.raises(DownloadError, match=r"127\.0\.0\.1:\d+/org/tiny: \[Errno 111\].*'mini' is in the package"):
+    with pytest.raises(DownloadError, match=r"127\.0\.0\.1:\d+/org/tiny: \[Errno 111\].*'mini' is part of the package"):
         eclip.load("hf-hub:org/tiny")
 
 
 def test_a_cache_that_cannot_be_written(tiny_hub: Hub, cache: Path) -> None:
     cache.parent.joinpath("cache").write_text("a file, where a folder should be")
-    with pytest.raises(DownloadError, match="cannot be written: set HF_HUB_CACHE to a folder that can"):
+    with pytest.raises(DownloadError, match="is not writable: set HF_HUB_CACHE to a writable folder"):
         eclip.load("hf-hub:org/tiny")
 
 
@@ -490,7 +490,7 @@ def test_a_tag_on_another_server(
     tiny_hub.fault("cut", "/plain/", after=2000, times=1, methods=("GET",))
     got = eclip.load(f"Tiny-ViT/{tag}").encode_text(["a dog"])
     torch.testing.assert_close(got, tiny.backbone("vit").encode_text(["a dog"]))
-    assert "MiB, is fetched once from 127.0.0.1" in caplog.text
+    assert "MiB) once from 127.0.0.1" in caplog.text
     assert {one.token for one in tiny_hub.asked} == {None}
     tiny_hub.asked.clear()
     _forget()
@@ -502,7 +502,7 @@ def test_a_tag_on_another_server(
 def test_a_tag_on_another_server_that_fails(tiny_hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / ".cache" / "clip"
     fault = tiny_hub.fault("wrong", "/plain/", methods=("GET",))
-    with pytest.raises(DownloadError, match="came damaged: its checksum is wrong"):
+    with pytest.raises(DownloadError, match="arrived damaged: its checksum is wrong"):
         eclip.load("Tiny-ViT/summed")
     assert list(folder.glob("*.pt*incomplete")) == list(folder.glob("*.pt")) == []
     fault.kind, fault.status, fault.methods = "status", 404, ("HEAD", "GET")
@@ -517,10 +517,10 @@ def test_a_tag_on_another_server_that_fails(tiny_hub: Hub, tmp_path: Path, monke
     [file] = folder.glob("*.pt")
     file.write_bytes(file.read_bytes()[:-5])
     _forget()
-    with pytest.raises(DownloadError, match=r"is damaged: .* Delete .*, and it is fetched anew"):
+    with pytest.raises(DownloadError, match=r"is damaged: .* Delete .* to download it again"):
         eclip.load("Tiny-ViT/summed")
     file.rename(folder / "tiny.pt")  # as open_clip leaves it where it was cut and there is no checksum
-    with pytest.raises(ModelError, match=rf"Tiny-ViT/url: '{folder}/tiny\.pt' cannot be read .* delete it, and it is"):
+    with pytest.raises(ModelError, match=rf"Tiny-ViT/url: '{folder}/tiny\.pt' cannot be read .* delete it to download"):
         eclip.load("Tiny-ViT/url")
 
 
@@ -556,7 +556,7 @@ def test_ctrl_c_shows_how_far_it_came_and_the_next_run_goes_on(tiny_hub: Hub, ca
         assert process.wait(120) == 130
     os.close(screen)
     fault.go.set()
-    assert b"open_clip_model.safetensors, 7 MiB, is fetched once from 127.0.0.1" in shown
+    assert b"downloading open_clip_model.safetensors (7 MiB) once from 127.0.0.1" in shown
     [part] = _parts(cache)
     here = part.stat().st_size
     assert 490_000 < here <= 500_000

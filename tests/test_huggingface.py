@@ -60,7 +60,7 @@ def test_feature_off_the_training_grid_equals_the_hosts(family: str) -> None:
     feature = eclip.encode(backbone, pixels, positions=positions).feature
     torch.testing.assert_close(feature, expected, rtol=0, atol=1e-5)
     if "NaFlex" in family:
-        with pytest.raises(OptionError, match=r"'bilinear' cannot be had on a Siglip2Model off its grid \(4, 4\)"):
+        with pytest.raises(OptionError, match=r"'bilinear' is not available for a Siglip2Model off its grid \(4, 4\)"):
             eclip.encode(backbone, pixels, positions="bilinear")
     else:
         assert (eclip.encode(backbone, pixels, positions="bilinear").feature - expected).abs().max() > 1e-4
@@ -170,9 +170,11 @@ def test_the_end_token_is_found_even_where_padding_is_the_same() -> None:
 def test_tokenizers_that_do_not_fit_are_named() -> None:
     host = tiny_hf.model("CLIP")
     colors = {"mean": tiny.MEAN, "std": tiny.STD}
-    with pytest.raises(ModelError, match=r"pools the end token, id 99, but the tokenizer's ids lack it: \[98, 5"):
+    with pytest.raises(
+        ModelError, match=r"pools the end token, id 99, but the tokenizer's ids do not contain it: \[98, 5"
+    ):
         eclip.wrap(host, tokenizer=lambda texts: torch.tensor([[98, 5, 0]]), **colors).encode_text(["a"])
-    with pytest.raises(ModelError, match="token id 100, but the model knows ids below 100"):
+    with pytest.raises(ModelError, match="token id 100, but the model's ids are below 100"):
         eclip.wrap(host, tokenizer=lambda texts: torch.tensor([[98, 100, 99]]), **colors).encode_text(["a"])
     with pytest.raises(OptionError, match=r"cannot be guessed.*AutoTokenizer"):
         eclip.wrap(host, **colors).encode_text(["a"])
@@ -309,7 +311,7 @@ def test_a_processor_says_tokenizer_and_colors_at_once() -> None:
     assert backbone.encode_text(["a dog"]).shape == (1, 24)
     with pytest.raises(OptionError, match=r"processor=AutoProcessor\.from_pretrained"):
         eclip.wrap(tiny_hf.model("CLIP"), tokenizer=Processor.tokenizer)
-    with pytest.raises(OptionError, match="processor= goes with"):
+    with pytest.raises(OptionError, match="processor= requires"):
         eclip.wrap(tiny.model("vit"), processor=Processor())
 
 
@@ -342,9 +344,9 @@ def test_what_is_given_wins_and_the_processor_is_asked_for_the_rest_alone() -> N
     backbone = eclip.wrap(host, processor=processor, **given)
     assert {name: getattr(backbone, name) for name in given} == given
     for name, message in [
-        ("mean", "does not say image_mean: give mean to eclip.wrap"),
-        ("std", "does not say image_std: give std to eclip.wrap"),
-        ("interpolation", r"filter <?.*0.*bicubic\) are offered: give interpolation to eclip.wrap"),
+        ("mean", "does not define image_mean: pass mean to eclip.wrap"),
+        ("std", "does not define image_std: pass std to eclip.wrap"),
+        ("interpolation", r"filter <?.*0.*bicubic\) are supported: pass interpolation to eclip.wrap"),
     ]:
         with pytest.raises(ModelError, match=message):
             eclip.wrap(host, processor=processor, **{**given, name: None})
@@ -354,7 +356,7 @@ def test_what_is_given_wins_and_the_processor_is_asked_for_the_rest_alone() -> N
 
 
 def test_a_processor_that_is_none_is_refused() -> None:
-    with pytest.raises(OptionError, match=r"its image processor, got \w+: a tokenizer alone is given as tokenizer="):
+    with pytest.raises(OptionError, match=r"its image processor, got \w+: pass a tokenizer alone as tokenizer="):
         eclip.wrap(tiny_hf.model("CLIP"), processor=tiny_hf.tokenizer("CLIP"))
 
 
@@ -370,8 +372,8 @@ def test_colors_are_numbers_for_each_color_of_whatever_type(kind: str) -> None:
         noted = eclip.wrap(host, mean=(0.3, 0.3, 0.3))
         assert (noted.mean, noted.std, noted.interpolation) == ((0.3,) * 3, (0.2,) * 3, "bilinear")
     for wrong, message in [
-        ({"mean": (0.5, 0.5)}, r"mean must be three numbers, of red, green and blue, got \(0.5, 0.5\)"),
-        ({"std": (0.5, 0.0, 0.5)}, "std must be above 0"),
+        ({"mean": (0.5, 0.5)}, r"mean must be three numbers \(red, green, blue\), got \(0.5, 0.5\)"),
+        ({"std": (0.5, 0.0, 0.5)}, "std must be positive"),
         ({"std": (0.5, float("nan"), 0.5)}, "std must be three numbers"),
         ({"interpolation": "lanczos"}, "interpolation must be one of bicubic, bilinear, got 'lanczos'"),
     ]:
@@ -443,12 +445,12 @@ def _half(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_without("config.json"), r"no folder with a config\.json"),
+        (_without("config.json"), r"not a transformers model folder \(no config\.json"),
         (_without("model.safetensors"), "cannot be loaded"),
         (_without("preprocessor_config.json"), r"no preprocessor_config\.json"),
         (_write("config.json", model_type="blip"), "no adapter for transformers' model_type 'blip'"),
         (_write("preprocessor_config.json", resample=0), "Pillow's filter 0"),
-        (_write("preprocessor_config.json", image_mean=None), "does not say image_mean"),
+        (_write("preprocessor_config.json", image_mean=None), "does not define image_mean"),
         (_half, r"the weights lack .*layers\.3"),
     ],
 )
@@ -483,12 +485,14 @@ def test_names_mean_the_hub_or_a_folder_never_both(tmp_path: Path, monkeypatch: 
     assert catalog.hf_folder("hf:./openai/clip") == Path("openai/clip")
     assert catalog.hf_folder("hf:/openai/clip") == Path("/openai/clip")
     assert catalog.hf_folder("hf:~/clip") == Path.home() / "clip"
-    with pytest.raises(ModelError, match=r"'clip' is no folder with a config\.json.*Write hf:ORG/NAME"):
+    with pytest.raises(
+        ModelError, match=r"'clip' is not a transformers model folder \(no config\.json.*Write hf:ORG/NAME"
+    ):
         eclip.load("hf:clip")
-    with pytest.raises(ModelError, match=r"'hf:~nobody-here/x': there is no home folder of '~nobody-here'"):
+    with pytest.raises(ModelError, match=r"'hf:~nobody-here/x': '~nobody-here' has no home folder"):
         eclip.load("hf:~nobody-here/x")
     for path in ("/models/m1", "./m1", "../m1/m2", "~/m1"):
-        hint = f"'{path}' is a path: a model folder is hf:{path} (transformers) or local-dir:"
+        hint = f"'{path}' is a path: for a model folder, write hf:{path} (transformers) or local-dir:"
         with pytest.raises(ModelError, match=re.escape(hint)):
             eclip.load(path)
 
@@ -517,7 +521,7 @@ def test_the_hub_is_asked_once_and_for_the_kind_first(folders: Path, monkeypatch
 
 def test_without_transformers_the_extra_is_named(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(create.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"transformers, which is missing: pip install 'eclip\[hf\]'"):
+    with pytest.raises(ModelError, match=r"requires the package transformers: pip install 'eclip\[hf\]'"):
         eclip.load(f"hf:{folders / 'CLIP'}")
 
 

@@ -111,15 +111,15 @@ def test_the_catalog_is_open_clips() -> None:
         ("minni", UnknownNameError, "Did you mean 'mini'"),
         ("ViT-B-16/openia", UnknownNameError, "'openia'. Did you mean 'openai'"),
         ("ViT-B-16", ModelError, "add a tag as in ViT-B-16/openai"),
-        ("ViT-S-16", ModelError, r"open_clip knows none for it.*ViT-S-16\+FILE"),
-        ("hf:name", ModelError, r"no folder with a config\.json of transformers\. Write hf:ORG/NAME"),
+        ("ViT-S-16", ModelError, r"open_clip lists none for it.*ViT-S-16\+FILE"),
+        ("hf:name", ModelError, r"not a transformers model folder \(no config\.json\)\. Write hf:ORG/NAME"),
         ("hf-hub:name", ModelError, "write hf-hub:ORG/NAME"),
         ("local-dir:/nowhere", ModelError, "no model folder '/nowhere'"),
         ("ViT-B-16+nothing.pt", ModelError, "no checkpoint file 'nothing.pt'"),
         (
             "coca_ViT-B-32/laion2b_s13b_b90k",
             UnsupportedTowerError,
-            r"coca_ViT-B-32 \(a CoCa.*Families that work: native ViTs",
+            r"coca_ViT-B-32 \(a CoCa.*Supported families: native ViTs",
         ),
         ("ViT-B-16-quickgelu/laion2b_s34b_b88k", UnknownNameError, "unknown weights"),
     ],
@@ -132,8 +132,8 @@ def test_names_that_name_nothing(name: str, error: type[Exception], message: str
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        ("cuda:99", "'cuda:99' is not there: torch .* sees"),
-        ("mps", "'mps' is not offered"),
+        ("cuda:99", "'cuda:99' is not available: torch .* sees"),
+        ("mps", "'mps' is not supported"),
         ("gpu", "got 'gpu'"),
         ("meta", "got 'meta'"),
         ("cuda:x", "got 'cuda:x'"),
@@ -175,7 +175,7 @@ def _spoil(weights: dict[str, torch.Tensor]) -> None:
     [
         (_drop, r"Missing key\(s\) in state_dict: \"visual.conv1.weight\""),
         (_reshape, "size mismatch for visual.proj"),
-        (_spoil, "the weight 'visual.proj' holds NaN"),
+        (_spoil, "the weight 'visual.proj' contains NaN"),
     ],
 )
 def test_wrong_weights_are_named(tiny_folder: Path, tmp_path: Path, change: Any, message: str) -> None:
@@ -258,7 +258,7 @@ def test_other_files_are_no_checkpoints(
         torch.save(tiny.model("resnet").state_dict(), file)
     else:
         file.write_bytes({"nonsense": b"nonsense", "empty": b"", "a picture": b"\x89PNG\r\n"}[kind])
-    message = {"code": "holds more than weights", "other model": "Error"}.get(kind, "cannot be loaded")
+    message = {"code": "contains more than weights", "other model": "Error"}.get(kind, "cannot be loaded")
     with pytest.raises(ModelError, match=message) as raised:
         eclip.load(tiny_architecture, checkpoint=file)
     assert str(file) in str(raised.value)
@@ -270,7 +270,7 @@ def test_a_checkpoint_goes_with_an_architecture_alone(tiny_folder: Path, tiny_na
     file = tiny_folder / "open_clip_model.safetensors"
     with pytest.raises(ModelError, match="a tag or a checkpoint, not both"):
         eclip.load("ViT-B-16/openai", checkpoint=file)
-    with pytest.raises(ModelError, match="goes with an architecture"):
+    with pytest.raises(ModelError, match="requires an architecture"):
         eclip.load(tiny_name, checkpoint=file)
 
 
@@ -331,14 +331,14 @@ def test_a_download_says_its_size_first(
         size = 7 * 2**20
 
     def download(repository: str, name: str) -> str:
-        assert name == "open_clip_config.json" or "is fetched once" in caplog.text
+        assert name == "open_clip_config.json" or " once from " in caplog.text
         return str(tiny_folder / name)
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: Found())
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     eclip.load("hf-hub:org/fetched")
-    assert "7 MiB, is fetched once from huggingface.co/org/fetched" in caplog.text
+    assert "(7 MiB) once from huggingface.co/org/fetched" in caplog.text
 
 
 @pytest.mark.parametrize(("tag", "quick"), [("openai", True), ("laion2b_s34b_b88k", False)])
@@ -362,5 +362,5 @@ def test_siglip_gets_its_own_colors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_text_side_of_transformers_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(create.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"ViT-B-16-SigLIP needs.*pip install 'eclip\[hf\]'"):
+    with pytest.raises(ModelError, match=r"ViT-B-16-SigLIP requires.*pip install 'eclip\[hf\]'"):
         create.create("ViT-B-16-SigLIP", "webli", None)

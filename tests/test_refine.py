@@ -434,12 +434,17 @@ def test_the_trunk_where_there_is_one() -> None:
             "'lposs' needs features one of keys, values, tokens, trunk, or a tensor, got 'queries'",
         ),
         ("lposs", {"features": torch.ones(2, 16, 5)}, ShapeError, r"= \(2, 12, any\), got \(2, 16, 5\): .* 3 x 4"),
-        ("lposs", {"features": 3}, OptionError, "'features' of 'lposs' must be a word or a tensor .*, got 3"),
+        (
+            "lposs",
+            {"features": 3},
+            OptionError,
+            "'features' of 'lposs' must be a string or a floating-point tensor .*, got 3",
+        ),
         (
             "lposs",
             {"features": torch.ones(2, 12)},
             OptionError,
-            r"a tensor \(image, patch, channel\) of floating point, got a Tensor \(2, 12\) of torch.float32\.$",
+            r"a floating-point tensor \(image, patch, channel\), got a Tensor \(2, 12\) of torch.float32\.$",
         ),
         (
             "lposs",

@@ -533,7 +533,7 @@ def test_a_broken_image_is_told_and_the_rest_is_done(tiny_name: str, images: Pat
     done = run(tmp_path / "bad.jpg", images / "a.png", "-c", "dog", "-c", "cat", "-m", tiny_name, "--template", "none",
                "-o", tmp_path / "out")  # fmt: skip
     assert done.exit_code == 1
-    assert "is not a picture" in done.stderr
+    assert "is not a readable image" in done.stderr
     assert "1 of 2 failed." in done.stderr
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert [Path(one["source"]).name for one in manifest["failures"]] == ["bad.jpg"]

@@ -144,7 +144,7 @@ def test_a_file_of_such_a_name_is_an_image(
 
 def test_a_number_is_a_device_of_cuda(images: Path, tiny_name: str, tmp_path: Path) -> None:
     done = run("explain", images / "a.png", "-t", "a dog", "-m", tiny_name, "--device", "99", "-o", tmp_path)
-    assert done.exit_code == 2 and "'cuda:99' is not there" in done.stderr
+    assert done.exit_code == 2 and "'cuda:99' is not available" in done.stderr
 
 
 # --- methods -----------------------------------------------------------------
@@ -230,7 +230,7 @@ def test_a_whole_model_in_a_file_is_told_from_its_weights(tmp_path: Path) -> Non
     torch.save(model, tmp_path / "whole.pt")
     torch.save({"model": model}, tmp_path / "dict.pt")
     for file in ("whole.pt", "dict.pt"):
-        with pytest.raises(ModelError, match=r"torch\.save\(model\.state_dict\(\), FILE\), or give the model itself"):
+        with pytest.raises(ModelError, match=r"torch\.save\(model\.state_dict\(\), FILE\), or pass the model itself"):
             eclip.load(f"ViT-B-32+{tmp_path / file}")
     with pytest.raises(ModelError, match=r"write ARCH\+FILE, such as 'ViT-B-32\+.*whole\.pt'"):
         eclip.load(str(tmp_path / "whole.pt"))

@@ -114,7 +114,7 @@ def test_a_damaged_cache_file_is_made_again(backbone: Backbone, cache: Path, cap
     for damaged in (b"", b"nonsense", file.read_bytes()[:-8]):
         file.write_bytes(damaged)
         assert torch.equal(eclip.encode_texts(backbone, ["dog"], "surgery85"), first)
-        assert "is made again" in caplog.text
+        assert "it is computed again" in caplog.text
         caplog.clear()
     assert np.load(file).shape == (24,)
 
@@ -152,12 +152,12 @@ def test_words_read_by_hand(backbone: Backbone) -> None:
 
 def test_a_long_text_warns_with_the_words_that_were_cut(backbone: Backbone) -> None:
     long = " ".join(f"w{index}" for index in range(500))  # two tokens or more a word
-    with pytest.warns(TextCutWarning, match=r"vit reads \d+ of the 500 words.*cut off.*: 'w.*w499'") as caught:
+    with pytest.warns(TextCutWarning, match=r"vit reads \d+ of the 500 words.*truncated.*: 'w.*w499'") as caught:
         eclip.encode_texts(backbone, ["a dog", long])
     assert len(caught) == 1
     read = int(str(caught[0].message).split()[2])
     assert read == _read_by_counting(long.split())
-    assert f"middle: 'w{read} " in str(caught[0].message)
+    assert f"mid-word: 'w{read} " in str(caught[0].message)
 
 
 def test_the_template_counts(backbone: Backbone) -> None:

@@ -128,7 +128,7 @@ def test_train_called_in_the_middle_is_kept_and_told() -> None:
     model.train()  # as another thread might
     with eval_no_grad(model):
         assert not any(_modes(model)), "who comes later is safe"
-    with pytest.raises(ModelError, match=r"put into training mode while it was run.*copy\.deepcopy"):
+    with pytest.raises(ModelError, match=r"put into training mode while eclip ran it.*copy\.deepcopy"):
         outer.__exit__(None, None, None)
     assert all(_modes(model)), "its owner's wish"
     assert not room._held

@@ -115,7 +115,7 @@ def test_the_padding_of_a_function_is_seen_from_its_answers(pad: int) -> None:
     backbone = eclip.wrap(host, tokenizer=longest, **COLORS)
     for text, row in zip(["dog", "elephants"], expected, strict=True):
         torch.testing.assert_close(backbone.encode_text([text])[0], row, rtol=0, atol=1e-6)
-    with pytest.raises(OptionError, match="padded to 16 tokens, and this tokenizer does not show what it pads with"):
+    with pytest.raises(OptionError, match="padded to 16 tokens, but this tokenizer's padding id is unknown"):
         eclip.wrap(host, tokenizer=rows, **COLORS).encode_text(["dog"])
 
 
@@ -203,7 +203,7 @@ BAD: dict[str, tuple[Callable[[torch.Tensor], Any], type[Exception], str]] = {
     "rows of rows": (lambda ids: [[row] for row in ids.tolist()], OptionError, "rows of rows"),
     "other dict": (lambda ids: {"tokens": ids}, OptionError, r"a dict without 'input_ids', but with \['tokens'\]"),
     "negative": (lambda ids: ids.masked_fill(ids == 0, -100), ModelError, "negative token id -100"),
-    "too large": (lambda ids: ids + 49408, ModelError, r"but the model knows ids below (49408|100)\b"),
+    "too large": (lambda ids: ids + 49408, ModelError, r"but the model's ids are below (49408|100)\b"),
 }
 
 

@@ -207,7 +207,7 @@ def test_images_that_cannot_be_read_are_named_and_not_used(
     provenance = encoder_of(backbone, guide="spectral")
     cached, streamed = on_disk(provenance, some, tmp_path / "cache"), streaming(provenance, some)
     filled(cached)
-    assert list(cached.bad) == [5, 20] and "broken" in cached.bad[5] and "cannot be read any more" in cached.bad[20]
+    assert list(cached.bad) == [5, 20] and "broken" in cached.bad[5] and "can no longer be read" in cached.bad[20]
     asked = places(4, 20, 5), places(4, 20, 5), places(0, 0, 0)
     for one in (cached, streamed):
         batch = one.batch(*asked)

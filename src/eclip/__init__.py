@@ -49,7 +49,7 @@ _HOME = {
     "with_head": "eclip.backbones.head",
     "wrap": "eclip.backbones.wrap",
 }
-"""Public names and their homes. They are imported when first asked for, so that `import eclip` loads no torch."""
+"""Public names and their modules. They are imported on first use, so that `import eclip` does not load torch."""
 
 __all__ = sorted(_HOME)
 

@@ -1,4 +1,4 @@
-"""`python -m eclip`: the command line where a module is asked for, as by `torchrun -m eclip train`."""
+"""`python -m eclip`: the command line as a module, for example for `torchrun -m eclip train`."""
 
 from eclip.cli import main
 

@@ -6,25 +6,25 @@ EclipError (a ValueError)
 ├── TextError             no text, or an empty one
 ├── ImageError            an image that cannot be read
 ├── DataError             training or evaluation data that cannot be read
-│   └── LayoutError       a data set that does not lie as it is published
+│   └── LayoutError       a data set whose files differ from the published layout
 ├── ShapeError            an array whose shape does not fit
 ├── KeepError             a method that needs more blocks than the encoding kept
-├── NotApplicableError        a method whose formula is not applicable to this kind of tower
+├── NotApplicableError    a method whose formula is not applicable to this kind of tower
 │   ├── NoHeadError       'eclip' on a model without a trained head
-│   └── GradientError     a gradient that ends in a part of the model without gradients, as integer layers are
-├── DeviceError           a device or precision that cannot be had
-├── MissingExtraError    a package that only one part needs, and that is not installed
-├── ResultError           a folder that holds no saved explanation, or one that cannot be written
-├── TrainingError         a training run that cannot go on, or be resumed
-├── StaleEncodingError    an encoding whose model has changed since
+│   └── GradientError     a gradient that stops at a part of the model that is not differentiable, such as int8 layers
+├── DeviceError           a device or precision that is not available
+├── MissingExtraError     an optional package that is not installed
+├── ResultError           a folder without a saved explanation, or one that cannot be written
+├── TrainingError         a training run that cannot continue or be resumed
+├── StaleEncodingError    an encoding whose model has changed since it was made
 └── ModelError            a model that cannot be loaded or explained
-    ├── AlteredModelError a block that computes something else than its weights say: hooks, adapters, other classes
-    ├── HeadError         a trained head that is not there, cannot be read, or belongs to another model
-    ├── DownloadError     its weights must be fetched and cannot be
-    └── UnsupportedTowerError   its image tower is of a kind that has no adapter
+    ├── AlteredModelError a block that does not compute what its weights say: hooks, adapters, other classes
+    ├── HeadError         a trained head that is missing, unreadable, or belongs to another model
+    ├── DownloadError     weights that cannot be downloaded
+    └── UnsupportedTowerError   an image tower without an adapter
 
-Warnings: EqualTextsWarning, texts that a model cannot tell apart; TextCutWarning, a text longer than the model reads;
-DataWarning, a data set that is not what its name or its folder promises.
+Warnings: EqualTextsWarning, texts that a model cannot tell apart; TextCutWarning, a text longer than the model's
+context; DataWarning, a data set that is not what its name or folder suggests.
 
 Only the command line turns these into messages and exit codes.
 """
@@ -56,7 +56,7 @@ class DataError(EclipError):
 
 
 class LayoutError(DataError):
-    """A data set that does not lie as it is published."""
+    """A data set whose files differ from the published layout."""
 
 
 class ShapeError(EclipError):
@@ -90,43 +90,43 @@ class NoHeadError(NotApplicableError):
     """
 
     def __init__(self, model: str) -> None:
-        self.why = f"{model} has no trained head: `eclip train --model {model} --train-data PATH -o DIR` makes one"
-        EclipError.__init__(self, f"'eclip' needs a head, and {self.why}, and `eclip explain --head DIR` uses it.")
+        self.why = f"{model} has no trained head: train one with `eclip train --model {model} --train-data PATH -o DIR`"
+        EclipError.__init__(self, f"'eclip' needs a head, but {self.why}, then run `eclip explain --head DIR`.")
 
 
 class DeviceError(EclipError):
-    """A device or precision that cannot be had."""
+    """A device or precision that is not available."""
 
 
 class GradientError(NotApplicableError):
-    """A gradient that ends in a step of the model which has none, so that a part of it would be lost.
+    """A gradient that stops at a step of the model that is not differentiable, so that part of it would be lost.
 
     Args:
         model: the model's name.
         family: its kind of tower, in words.
-        step: the operation that has no gradient.
+        step: the operation that is not differentiable.
     """
 
     def __init__(self, model: str, family: str, step: str) -> None:
-        self.why = f"the gradient of the score ends at {step}, which has none, as in int8 layers"
+        self.why = f"the gradient of the score stops at {step}, which is not differentiable, as in int8 layers"
         EclipError.__init__(
             self,
-            f"methods with gradients are not applicable to {model}, a {family}: {self.why}. Use a method without "
-            "gradients, such as 'surgery', or the model in floating point.",
+            f"gradient methods are not applicable to {model}, a {family}: {self.why}. Use a method without gradients, "
+            "such as 'surgery', or a floating-point version of the model.",
         )
 
 
 class StaleEncodingError(EclipError):
-    """An encoding whose model has changed since: its inputs and the model's weights no longer belong together."""
+    """An encoding whose model has changed since it was made: its inputs no longer match the model's weights."""
 
 
 class MissingExtraError(EclipError):
-    """A package that only one part of eclip needs, and that is not installed.
+    """An optional package, which only one part of eclip needs, is not installed.
 
     Args:
         part: what needs it.
         package: its name.
-        extra: the extra that brings it.
+        extra: the extra that installs it.
     """
 
     def __init__(self, part: str, package: str, extra: str) -> None:
@@ -134,11 +134,11 @@ class MissingExtraError(EclipError):
 
 
 class ResultError(EclipError):
-    """A folder that holds no saved explanation, or one that cannot be written."""
+    """A folder without a saved explanation, or one that cannot be written."""
 
 
 class TrainingError(EclipError):
-    """A training run that cannot go on, or be resumed."""
+    """A training run that cannot continue or be resumed."""
 
 
 class ModelError(EclipError):
@@ -146,19 +146,19 @@ class ModelError(EclipError):
 
 
 class AlteredModelError(ModelError):
-    """A block that computes something else than its weights say, so that maps would not explain the score."""
+    """A block that does not compute what its weights say, so that maps would not explain the score."""
 
 
 class HeadError(ModelError):
-    """A trained head that is not there, cannot be read, or belongs to another model."""
+    """A trained head that is missing, unreadable, or belongs to another model."""
 
 
 class DownloadError(ModelError):
-    """Weights that must be fetched and cannot be, or that are damaged in the cache."""
+    """Weights that cannot be downloaded, or that are damaged in the cache."""
 
 
 class UnsupportedTowerError(ModelError):
-    """An image tower of a kind that has no adapter."""
+    """An image tower without an adapter."""
 
 
 FAMILIES = (
@@ -172,20 +172,20 @@ FAMILIES = (
 """Image towers that have an adapter."""
 
 
-AT_HAND = (
-    "load it whole on one device, without device_map, low_cpu_mem_usage or offloading, or move it there with "
+LOAD_WHOLE = (
+    "load the whole model onto one device, without device_map, low_cpu_mem_usage or offloading, or move it there with "
     "model.to('cuda')"
 )
-"""What to do with a model whose weights lie elsewhere."""
+"""What to do with a model whose weights are elsewhere."""
 
 
 def unsupported(what: str) -> UnsupportedTowerError:
-    """The refusal of a tower, with the families that work."""
-    return UnsupportedTowerError(f"no adapter for {what}. Families that work: {'; '.join(FAMILIES)}.")
+    """The error for a tower without an adapter, with the supported families."""
+    return UnsupportedTowerError(f"no adapter for {what}. Supported families: {'; '.join(FAMILIES)}.")
 
 
 class UnknownNameError(EclipError):
-    """A name that is not in its list, with the nearest one that is.
+    """A name that does not exist, with the closest one that does.
 
     Args:
         kind: what the name should have been, e.g. "method".
@@ -203,7 +203,7 @@ class UnknownNameError(EclipError):
 
 
 class DataWarning(UserWarning):
-    """A data set is not what its name or its folder promises; what is there is used all the same."""
+    """A data set is not what its name or folder suggests; it is used as it is."""
 
 
 class EqualTextsWarning(UserWarning):
@@ -211,4 +211,4 @@ class EqualTextsWarning(UserWarning):
 
 
 class TextCutWarning(UserWarning):
-    """A text longer than the model reads: its last words had no effect."""
+    """A text longer than the model's context: its last words had no effect."""

@@ -1,6 +1,6 @@
-"""Files that are whole at any moment, folders that one run at a time has, names, the cache, and the hash of weights.
+"""Atomic file writes, folders locked to one run at a time, file names, the cache folder, and the hash of weights.
 
-The lock is the operating system's: it goes with the process, however that ends.
+The operating system holds the lock and releases it when the process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 try:
     import fcntl
-except ImportError:  # Windows, where a folder cannot be locked so
+except ImportError:  # Windows, where a folder cannot be locked this way
     fcntl = None  # type: ignore[assignment]
 
 
 def lock(folder: Path) -> Callable[[], None]:
-    """Take a folder; the answer gives it back. Where a file system has no locks, nothing is taken.
+    """Lock a folder; the returned function releases it. Where the file system has no locks, nothing happens.
 
     Raises:
-        ResultError: another run has it.
+        ResultError: another run holds the lock.
     """
     if fcntl is None:
         return lambda: None
@@ -43,7 +43,7 @@ def lock(folder: Path) -> Callable[[], None]:
         os.close(held)
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             raise ResultError(
-                f"another run is writing into the folder {str(folder)!r} now: wait for it, or choose another folder."
+                f"another run is writing to {str(folder)!r}: wait for it to finish, or choose another folder."
             ) from None
         return lambda: None
     closed = False
@@ -58,11 +58,11 @@ def lock(folder: Path) -> Callable[[], None]:
 
 
 def replace_file(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
-    """Write a file, and its folder if it is not there, so that it is whole at any moment.
+    """Write a file atomically, so that it is complete at any moment; its folder is created if needed.
 
     Args:
-        path: the file, which may be there already.
-        content: all of it, or what writes it to a stream.
+        path: the file, which may exist already.
+        content: the whole content, or a function that writes it to a stream.
 
     Raises:
         ResultError: it cannot be written.
@@ -73,7 +73,7 @@ def replace_file(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> 
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
             part_name = part.name
             part.write(content) if isinstance(content, bytes) else content(part)
-        os.chmod(part_name, 0o644)  # a temporary file is for its owner alone
+        os.chmod(part_name, 0o644)  # only the owner can read a temporary file
         os.replace(part_name, path)
     except BaseException as error:
         if part_name is not None:
@@ -84,21 +84,21 @@ def replace_file(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> 
 
 
 def slug(text: str) -> str:
-    """Part of a file's name: letters, digits, hyphens, so that dots can join parts; short enough for file systems."""
+    """A text as part of a file name: letters, digits and hyphens, so that dots can join parts; at most 80 bytes."""
     return re.sub(r"\W+", "-", text).strip("-").encode(errors="ignore")[:80].decode(errors="ignore")
 
 
 def cache_folder(name: str) -> Path:
-    """Where something is kept for other processes: below `$XDG_CACHE_HOME`, or `~/.cache`; it may be missing."""
+    """A cache folder that processes share, below `$XDG_CACHE_HOME` or `~/.cache`; it may not exist yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eclip" / name
 
 
 def hash_weights(weights: Iterable[tuple[str, Tensor]], before: bytes = b"") -> hashlib._Hash:
-    """SHA-256 of names and all bits, whatever the device.
+    """SHA-256 of the names and all bits of weights, independent of the device.
 
     Args:
         weights: such as `model.state_dict().items()`.
-        before: what is hashed before them; `update` takes what follows.
+        before: bytes that are hashed first; the result's `update` adds more.
     """
     import torch  # here, so that the command line can check folders first
 

@@ -1,7 +1,7 @@
-"""Raw maps to heat maps, masks, boxes and points: the one place where maps are resized and normalized.
+"""Raw maps to heat maps, masks, boxes and points: the only module that resizes and normalizes maps.
 
-Maps are torch tensors on the patch grid (row col), with any axes before. What people and other tools take from
-them, a heat map or a mask (height width), is a NumPy array, as are boxes and points.
+Maps are torch tensors on the patch grid (row col), with any leading axes. Results for people and other tools, such as
+heat maps and masks (height width), boxes and points, are NumPy arrays.
 
 The order is always: normalize on the grid, then resize, as CLIP Surgery does (Li et al. 2023,
 https://arxiv.org/abs/2304.05653, code xmed-lab/CLIP_Surgery at d4696d4, described in words and rewritten).
@@ -25,15 +25,15 @@ that spans less than this has lost its order in float32: its correlation with fl
 
 
 def flat(maps: Float[torch.Tensor, "*batch row col"], scale: float = 0.0) -> Bool[torch.Tensor, "*batch"]:
-    """Whether the values of a map differ by rounding alone, so that they say nothing of where.
+    """Whether the values of a map differ only by rounding, so that they do not localize anything.
 
-    Their span is held against the largest of them and against `scale`: where a map is a difference, as of cosines that
-    cancel, its own values no longer show how large the rounding is, and the values that were subtracted do.
+    Their span is compared with the largest of them and with `scale`: where a map is a difference, as of cosines that
+    cancel, its own values no longer show how large the rounding is, but the values that were subtracted do.
 
     Args:
         maps: raw.
-        scale: of the values that the map is a difference of, see `Method.scale`; 0 where nothing was subtracted, so
-            that gradients count however small they are.
+        scale: magnitude of the values whose difference the map is, see `Method.scale`; 0 if nothing was subtracted,
+            so that gradients count however small they are.
 
     Raises:
         EclipError: a value is NaN or infinite, or a map has no cells.
@@ -55,7 +55,7 @@ def normalize(maps: Float[torch.Tensor, "*batch row col"]) -> Float[torch.Tensor
 
 
 def signed(maps: Float[torch.Tensor, "*batch row col"]) -> Float[torch.Tensor, "*batch row col"]:
-    """Each map over its largest absolute value: in [-1, 1], signs and zeros kept, a map of zeros stays so.
+    """Each map divided by its largest absolute value: in [-1, 1], signs and zeros kept; a map of zeros is unchanged.
 
     Raises:
         EclipError: a value is NaN or infinite, or a map has no cells.
@@ -68,10 +68,10 @@ def signed(maps: Float[torch.Tensor, "*batch row col"]) -> Float[torch.Tensor, "
 def interpolate(
     maps: Float[torch.Tensor, "map channel row col"], size: tuple[int, int] | None = None, **options: Any
 ) -> Float[torch.Tensor, "map channel height width"]:
-    """As torch interpolates, corners not aligned, but right also where the result is one column wide.
+    """`torch.nn.functional.interpolate`, corners not aligned, but correct for results one column wide too.
 
-    There torch's antialiased CPU kernel resizes rows wrongly (2.14.1 does, by as much as the values themselves). Laid
-    on its side, such a result is one row high, and right: rows are resized first, then columns.
+    There torch's antialiased CPU kernel resizes rows incorrectly (2.14.1 does, by as much as the values themselves).
+    The transposed result is one row high and correct: the kernel resizes rows first, then columns.
 
     Args:
         maps: of any strides.
@@ -86,9 +86,9 @@ def interpolate(
 def resize(
     maps: Float[torch.Tensor, "*batch row col"], size: tuple[int, int]
 ) -> Float[torch.Tensor, "*batch height width"]:
-    """Bilinear, corners not aligned, no smoothing when made smaller; float32.
+    """Maps resized bilinearly, corners not aligned, without antialiasing when downscaling; float32.
 
-    A resized map stays inside its own range (rounding is clamped), but need not reach both ends of it.
+    A resized map stays within its own range (rounding is clamped), but need not reach both ends of it.
 
     Args:
         maps: raw or normalized.
@@ -111,11 +111,11 @@ def resize(
 def mean_over_cells(
     maps: Float[torch.Tensor, "*batch row col"], grid: tuple[int, int]
 ) -> Float[torch.Tensor, "*batch fewer_rows fewer_cols"]:
-    """The mean of a map over each cell of a coarser grid, such as over each patch where it lies on pixels.
+    """The mean of a map over each cell of a coarser grid, such as over each patch of a map on pixels.
 
     Args:
         maps: raw or normalized.
-        grid: cells down and across. A map on that grid stays as it is.
+        grid: cells down and across. A map already on that grid is unchanged.
     """
     return F.adaptive_avg_pool2d(maps.flatten(0, -3) if maps.ndim > 2 else maps[None], grid).reshape(
         *maps.shape[:-2], *grid
@@ -123,20 +123,20 @@ def mean_over_cells(
 
 
 def otsu(heat: Float[np.ndarray, "height width"]) -> float:
-    """Threshold that parts a heat map in two: the mask is `heat >= threshold`.
+    """Threshold that splits a heat map into foreground and background: the mask is `heat >= threshold`.
 
     Otsu 1979, https://doi.org/10.1109/TSMC.1979.4310076: the split with the largest variance between the two
-    classes, here over 256 equal bins of [0, 1]. Where empty bins leave a choice, the middle of the gap.
+    classes, here over 256 equal bins of [0, 1]. If empty bins leave a choice, the middle of the gap.
 
     Returns:
         A threshold in (0, 1]; 1.0 if all values share one bin, so that the mask of a map of zeros is empty.
 
     Raises:
-        EclipError: a value is outside [0, 1] or NaN, or there is none.
+        EclipError: a value is outside [0, 1] or NaN, or the heat map is empty.
     """
     if not heat.size or not (heat.min() >= 0 and heat.max() <= 1):
         given = f"{heat.min()} to {heat.max()}" if heat.size else "no values"
-        raise EclipError(f"otsu needs a heat map in [0, 1], got {given}: use heatmap.normalize first.")
+        raise EclipError(f"otsu needs a heat map in [0, 1], got {given}: apply heatmap.normalize first.")
     counts = np.histogram(heat, OTSU_BINS, (0, 1))[0]
     below = np.cumsum(counts)[:-1]  # values below each inner bin edge
     above = heat.size - below
@@ -144,7 +144,7 @@ def otsu(heat: Float[np.ndarray, "height width"]) -> float:
     split = (below > 0) & (above > 0)
     if not split.any():
         return 1.0
-    # the difference of the two class means, at the inner edges that leave something on both sides
+    # the difference of the two class means, at the inner edges with values on both sides
     gap = (moment[-1] - moment[:-1])[split] / above[split] - moment[:-1][split] / below[split]
     variance = np.zeros(OTSU_BINS - 1)
     variance[split] = below[split] * (above[split] / heat.size) * gap**2
@@ -157,12 +157,12 @@ def boxes(mask: Bool[np.ndarray, "height width"], *, min_area: float = 0.0) -> I
     """Boxes around the connected regions of a mask; pixels that touch at a corner are connected.
 
     Args:
-        mask: True where the thing is.
-        min_area: regions with a smaller share of the image's pixels than this are dropped, 0 to 1.
+        mask: True on the object.
+        min_area: regions that cover a smaller share of the image than this, 0 to 1, are dropped.
 
     Returns:
-        Left, top, right, bottom in pixels, right and bottom exclusive; the region of most pixels first, equal
-        ones in reading order; (0, 4) for an empty mask.
+        Left, top, right, bottom in pixels, right and bottom exclusive; largest region first, equal ones in reading
+        order; (0, 4) for an empty mask.
     """
     numbered, kept = _regions(mask, min_area)
     slices = ndimage.find_objects(numbered)  # (rows, columns) of each
@@ -173,7 +173,7 @@ def boxes(mask: Bool[np.ndarray, "height width"], *, min_area: float = 0.0) -> I
 def regions(
     mask: Bool[np.ndarray, "height width"], *, min_area: float = 0.0
 ) -> Iterator[Bool[np.ndarray, "height width"]]:
-    """The connected regions of a mask, each as a mask, in the order of their `boxes`; arguments as there."""
+    """The connected regions of a mask, each as a mask, in the order of `boxes`, with its arguments."""
     numbered, kept = _regions(mask, min_area)
     for i in kept:
         yield numbered == i
@@ -189,7 +189,7 @@ def _regions(mask: Bool[np.ndarray, "height width"], min_area: float) -> tuple[n
 def points(
     scores: Float[torch.Tensor, "row col"], size: tuple[int, int], *, k: int | None = None, threshold: float = 0.8
 ) -> tuple[Int[np.ndarray, "point 2"], Int[np.ndarray, " point"]]:
-    """Point prompts for SAM: the strongest cells of a map as positives, as many of the weakest as negatives.
+    """Point prompts for SAM: the strongest cells of a map as positives, and equally many of the weakest as negatives.
 
     The rule of CLIP Surgery (its `similarity_map_to_points`): halve the grid bilinearly, min-max, m = the
     number of cells at or above the threshold, but at most half of all; m largest, m smallest.
@@ -231,5 +231,5 @@ def _require_finite(maps: torch.Tensor) -> None:
     if not maps.isfinite().all():
         count = int((~maps.isfinite()).sum())
         raise EclipError(
-            f"{count} of {maps.numel()} map values are NaN or infinite: the model's weights or pixels hold such values."
+            f"{count} of {maps.numel()} map values are NaN or infinite: check the model's weights and the pixels."
         )

@@ -1,4 +1,4 @@
-"""Images as users have them, made into upright RGB pictures; and the files behind what a user points at."""
+"""Images in any form that users have, opened as upright RGB images; and the image files in folders and patterns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from eclip.errors import ImageError
 from eclip.pixels import TensorLike, from_array, from_deep, from_tensor, images_of
 
 ImageLike = str | Path | Image.Image | NDArray[Any] | TensorLike
-"""What a user may hand in as an image."""
+"""What a user may pass as an image."""
 Read = TypeVar("Read")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jfif"})
 MAX_PIXELS = 178_956_970
@@ -27,7 +27,7 @@ MAX_PIXELS = 178_956_970
 
 
 class Place(NamedTuple):
-    """Where the bytes of a picture lie: inside a tar, or from offset 0 in a file of its own."""
+    """Where the bytes of an image are: inside a tar, or from offset 0 in a file of its own."""
 
     file: str
     offset: int
@@ -40,7 +40,7 @@ class Place(NamedTuple):
         """The bytes.
 
         Args:
-            name: what errors call the picture.
+            name: what errors call the image.
 
         Raises:
             ImageError: they are no longer there.
@@ -50,58 +50,58 @@ class Place(NamedTuple):
                 stream.seek(self.offset)
                 data = stream.read(self.size)
         except OSError as error:
-            raise ImageError(f"{name}: {self.file} cannot be read any more: {error.strerror}.") from None
+            raise ImageError(f"{name}: {self.file} can no longer be read: {error.strerror}.") from None
         if len(data) < self.size:
-            raise ImageError(f"{name}: {self.file} is shorter than when its pairs were listed.")
+            raise ImageError(f"{name}: {self.file} has become shorter since its pairs were listed.")
         return data
 
 
 def open_image(source: ImageLike | Place) -> Image.Image:
-    """An upright RGB picture of its own, whatever the source is.
+    """A new, upright RGB image from any kind of source.
 
     Args:
-        source: a file, a place in a tar, a PIL picture, a NumPy array (height, width) or (height, width, channel), or a
-            torch tensor (channel, height, width) or (height, width), with 1, 3 or 4 channels; a batch of one image as
-            well. Values are uint8 (0 to 255), uint16 (0 to 65535), booleans, or floating point in [0, 1], clipped if
-            they leave it by at most 0.15, as resizing makes them do. Of an animation the first frame is taken, EXIF
-            rotation is applied, transparency is laid on white, 16 bits are scaled to 8.
+        source: a file, a place in a tar, a PIL image, a NumPy array (height, width) or (height, width, channel), or a
+            torch tensor (channel, height, width) or (height, width), with 1, 3 or 4 channels; a batch of one image is
+            accepted too. Values are uint8 (0 to 255), uint16 (0 to 65535), booleans, or floating point in [0, 1];
+            those outside by at most 0.15, as after resizing, are clipped. The first frame of an animation is used,
+            EXIF rotation is applied, transparency is composited on white, and 16 bits are scaled to 8.
 
     Raises:
-        ImageError: it is missing, empty, broken, no picture, too large, or its values lie in another range.
+        ImageError: it is missing, empty, damaged, not an image, too large, or its values are out of range.
     """
     if isinstance(source, np.ndarray):
         return _to_rgb(from_array(source), "the array")
     if isinstance(source, TensorLike):
         return _to_rgb(from_tensor(source), "the tensor")
     if isinstance(source, Image.Image):
-        return _to_rgb(source, "the picture")
+        return _to_rgb(source, "the image")
     if isinstance(source, str | Path | Place):
         return from_file(Path(source) if isinstance(source, str) else source, _to_rgb)
     raise ImageError(
-        f"an image must be a path, a PIL picture, a NumPy array or a torch tensor, got {type(source).__name__}."
+        f"an image must be a path, a PIL image, a NumPy array or a torch tensor, got {type(source).__name__}."
     )
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
-    """An upright RGB picture from the bytes of a file, by the rules of `open_image`.
+    """An upright RGB image from the bytes of a file, by the rules of `open_image`.
 
     Args:
         data: all of the file.
         name: what errors call it.
 
     Raises:
-        ImageError: it is empty, broken, no picture, or too large.
+        ImageError: it is empty, damaged, not an image, or too large.
     """
     return _decode(BytesIO(data), name, _to_rgb)
 
 
 def stored_size(path: Path | Place) -> tuple[int, int, int]:
-    """Width and height as they are stored, and the EXIF orientation by which `open_image` turns them, 1 to 8.
+    """Width and height as stored, and the EXIF orientation (1 to 8) by which `open_image` rotates the image.
 
-    Of the file the header is read alone, where its format allows it.
+    Only the header of the file is read, where its format allows it.
 
     Raises:
-        ImageError: it is missing, empty, broken or no picture.
+        ImageError: it is missing, empty, damaged or not an image.
     """
 
     def read(picture: Image.Image, _: str) -> tuple[int, int, int]:
@@ -112,15 +112,15 @@ def stored_size(path: Path | Place) -> tuple[int, int, int]:
 
 
 def from_file(path: Path | Place, read: Callable[[Image.Image, str], Read]) -> Read:
-    """What `read` makes of the picture in a file or tar and its name.
+    """The result of `read` for the image in a file or tar and its name.
 
     Raises:
-        ImageError: it is missing, empty, broken, no picture, or too large.
+        ImageError: it is missing, empty, damaged, not an image, or too large.
     """
     if isinstance(path, Place):
         return _decode(BytesIO(path.read(str(path))), str(path), read)
     if str(path).startswith(("http:/", "https:/")):
-        raise ImageError(f"{path} is an address, not a file: fetch it first.")
+        raise ImageError(f"{path} is a URL, not a file: download it first.")
     return _decode(path, str(path), read)
 
 
@@ -136,12 +136,12 @@ def _decode(source: Path | BytesIO, name: str, read: Callable[[Image.Image, str]
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file.") from None
     except PermissionError:
-        raise ImageError(f"{name} may not be read: permission denied.") from None
+        raise ImageError(f"{name} cannot be read: permission denied.") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name} is not a picture that can be read ({size:,} bytes).") from None
+        raise ImageError(f"{name} is not a readable image ({size:,} bytes).") from None
     except Image.DecompressionBombError:
-        raise ImageError(f"{name} has more than {MAX_PIXELS:,} pixels; make it smaller first.") from None
-    except (OSError, SyntaxError, ValueError) as error:  # of damaged headers; and OSError of a path that cannot be
+        raise ImageError(f"{name} has more than {MAX_PIXELS:,} pixels; downscale it first.") from None
+    except (OSError, SyntaxError, ValueError) as error:  # for damaged headers; OSError also for an invalid path
         if isinstance(error, ImageError):
             raise
         raise ImageError(f"{name} is damaged: {error}.") from error
@@ -150,7 +150,7 @@ def _decode(source: Path | BytesIO, name: str, read: Callable[[Image.Image, str]
 def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
     width, height = picture.size
     if width * height > MAX_PIXELS:
-        raise ImageError(f"{name} has {width} x {height} pixels, more than {MAX_PIXELS:,}; make it smaller first.")
+        raise ImageError(f"{name} has {width} x {height} pixels, more than {MAX_PIXELS:,}; downscale it first.")
     if width == 0 or height == 0:
         raise ImageError(f"{name} has no pixels ({width} x {height}).")
     try:
@@ -172,16 +172,16 @@ def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
 def find_images(
     sources: Iterable[str | Path], out: str | Path | None = None
 ) -> tuple[list[Path], list[tuple[str, str]]]:
-    """The files that sources name, in order, each once.
+    """The image files that sources name, in order, each once.
 
     Args:
-        sources: files, folders (their pictures, sub-folders included) and glob patterns.
-        out: the folder that results will go to. What lies in it is left out: pictures of an earlier run, in folders and
-            patterns; an image named by itself is a problem, as results could replace it.
+        sources: files, folders (their images, including subfolders) and glob patterns.
+        out: the folder that results will go to. Images inside it, such as those of an earlier run, are left out of
+            folders and patterns; one that is named explicitly is a problem, because results could replace it.
 
     Returns:
-        (files, problems): a problem is (source, what is wrong): nothing of that name, a folder without pictures, a
-        pattern without match.
+        (files, problems): a problem is (source, what is wrong): no such file, a folder without images, or a pattern
+        without a match.
     """
     found: dict[Path, None] = {}
     problems = []
@@ -190,16 +190,16 @@ def find_images(
         path = Path(source)
         if os.path.isdir(path):
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-            missing = f"{path}: no picture in this folder ({', '.join(sorted(EXTENSIONS))})."
+            missing = f"{path}: no image in this folder ({', '.join(sorted(EXTENSIONS))})."
         elif not os.path.exists(path) and glob.has_magic(str(source)):
             matches = sorted(Path(match) for match in glob.glob(str(source), recursive=True))
             inside, missing = [match for match in matches if match.is_file()], f"{source}: no file matches."
         else:
             inside = [path] if os.path.exists(path) else []
-            missing = f"{source}: no such file or folder." if "://" not in str(source) else f"{source}: fetch it first."
+            missing = f"{source}: {'download it first' if '://' in str(source) else 'no such file or folder'}."
         kept = [image for image in inside if results is None or results not in image.resolve().parents]
         if inside == [path] != kept:
-            missing = f"{path} lies in the output folder, where results could replace it: choose another folder."
+            missing = f"{path} is in the output folder, where results could replace it: choose another folder."
         found.update(dict.fromkeys(kept))
         if not kept:
             problems.append((str(source), missing))
@@ -207,14 +207,14 @@ def find_images(
 
 
 def are_several(images: object) -> bool:
-    """Whether it is several images: a list, another iterable, or a batch; not a path, a picture or one array."""
+    """Whether it is several images: a list, another iterable, or a batch; not a path, a PIL image or one array."""
     if isinstance(images, np.ndarray | TensorLike):
         return images_of(images) is not None
     return isinstance(images, Iterable) and not isinstance(images, str | bytes | os.PathLike | Place | Image.Image)
 
 
 def each(images: ImageLike | Place | Iterable[ImageLike | Place]) -> Iterable[Any]:
-    """One image or several, as an iterable over images; what is lazy stays so."""
+    """One image or several, as an iterable over images; lazy iterables stay lazy."""
     if not are_several(images):
         return [images]
     batch = images_of(images)
@@ -229,19 +229,19 @@ def at_least_one(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     """
     several: list[ImageLike] = list(each(images))
     if not several:
-        raise ImageError("no image was given: at least one is needed.")
+        raise ImageError("no image was given; pass at least one.")
     return several
 
 
 def name_of(image: ImageLike | Place, index: int) -> str:
-    """Its path, or "image 0" for one that is in memory."""
+    """Its path, or "image 0" for an image in memory."""
     return str(image) if isinstance(image, str | Path | Place) else f"image {index}"
 
 
 def read_ahead(
     images: ImageLike | Place | Iterable[ImageLike | Place], count: int
 ) -> Iterator[tuple[str, Image.Image | ImageError]]:
-    """(name, image or why it cannot be read) of each, in order; a thread stays `count` images ahead."""
+    """(name, image or the error of reading it) of each, in order; a thread reads `count` images ahead."""
 
     def read(image: ImageLike | Place) -> Image.Image | ImageError:
         try:
@@ -271,12 +271,12 @@ def read_batches(
     failures: list[tuple[str, str]] | None,
     shape: Callable[[Image.Image], object] = lambda image: None,
 ) -> Iterator[list[tuple[str, Image.Image]]]:
-    """Images with their names in lists of at most so many, read ahead; those of a list are of one shape.
+    """Images with their names in lists of at most `count`, read ahead; the images of a list have one shape.
 
     Args:
         images: any iterable.
         count: at least 1.
-        failures: images that cannot be read are added here as (source, error), and the rest goes on. None: they raise.
+        failures: unreadable images are added here as (source, error) and skipped. None: they raise.
         shape: what must be equal for images to share a forward pass.
 
     Raises:

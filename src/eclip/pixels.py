@@ -1,8 +1,8 @@
-"""Images that are in memory already, as arrays, tensors or deep PIL pictures, made into 8-bit PIL pictures.
+"""Images in memory, as arrays, tensors or PIL images of more than 8 bits, converted to 8-bit PIL images.
 
-Layouts are never guessed: a NumPy array has its channels last, as all that reads images into NumPy gives them, and a
-torch tensor has them first, as torch's transforms do, whatever the sizes of the axes suggest. Ranges are those of the
-type: [0, 1] for floating point, 0 to 255 for uint8, 0 to 65535 for uint16.
+Layouts are never guessed: a NumPy array has its channels last, as all libraries that read images into NumPy do, and a
+torch tensor has them first, as torch's transforms do, whatever the sizes of the axes suggest. The type sets
+the range: [0, 1] for floating point, 0 to 255 for uint8, 0 to 65535 for uint16.
 """
 
 from __future__ import annotations
@@ -16,62 +16,62 @@ from PIL import Image
 from eclip.errors import ImageError
 
 OVERSHOOT = 0.15
-"""How far a floating-point image may leave its range, as a share of it; it is clipped there. Bicubic resizing leaves it
-by up to 0.11 at an edge."""
+"""How far floating-point values may be out of range, as a share of it, before they are an error; they are clipped.
+Bicubic resizing overshoots by up to 0.11 at an edge."""
 
 
 @runtime_checkable
 class TensorLike(Protocol):
-    """A torch tensor, told without importing torch."""
+    """A torch tensor, recognized without importing torch."""
 
     def detach(self) -> Any:
-        """The same without its graph."""
+        """The tensor without its graph."""
 
     def cpu(self) -> Any:
-        """The same in main memory."""
+        """The tensor in main memory."""
 
 
 def from_array(values: NDArray[Any]) -> Image.Image:
-    """A picture of an array (height, width), or (height, width, channel) with 1, 3 or 4 channels; a batch of one too.
+    """An image from an array (height, width), or (height, width, channel) with 1, 3 or 4 channels; also a batch of one.
 
     Raises:
-        ImageError: another shape, type or range, or NaN.
+        ImageError: the shape, type or range is wrong, or a value is NaN.
     """
     return _picture(_alone(values, "array"), "array")
 
 
 def from_tensor(tensor: TensorLike) -> Image.Image:
-    """A picture of a tensor (height, width), or (channel, height, width) with 1, 3 or 4 channels; a batch of one too.
+    """An image from a tensor (height, width), or (channel, height, width) with 1, 3 or 4 channels; also a batch of one.
 
     It may be of any floating-point type, on any device, and require gradients.
 
     Raises:
-        ImageError: another shape, type or range, NaN, or a tensor without values.
+        ImageError: the shape, type or range is wrong, a value is NaN, or the tensor has no values.
     """
     return _picture(_channels_last(_alone(_as_array(tensor), "tensor")), "tensor")
 
 
 def from_deep(picture: Image.Image, name: str) -> Image.Image:
-    """16-bit, 32-bit or float gray: full scale becomes 255, which `convert` would clip instead.
+    """16-bit, 32-bit or float grayscale, scaled so that full scale becomes 255; `convert` would clip instead.
 
     Raises:
-        ImageError: it holds NaN or infinity, or values below 0.
+        ImageError: it contains NaN, infinity or values below 0.
     """
     values = np.asarray(picture, dtype=np.float32)
     if not np.isfinite(values).all():
-        raise ImageError(f"{name} holds NaN or infinity.")
+        raise ImageError(f"{name} contains NaN or infinity.")
     scales = {"F": [1.0, 255.0, 65535.0], "I": [255.0, 65535.0]}.get(picture.mode, [65535.0])
     least, most = float(values.min()), float(values.max())
     full = next((scale for scale in scales if most <= scale * (1 + OVERSHOOT)), most)
     if least < -OVERSHOOT * max(most, 1):
-        raise ImageError(f"{name} must hold values of at least 0, got {least:.3g} to {most:.3g}.{_hint(least, most)}")
+        raise ImageError(f"{name} must not have negative values, got {least:.3g} to {most:.3g}.{_hint(least, most)}")
     return Image.fromarray((np.clip(values / full, 0, 1) * 255).round().astype(np.uint8)).convert("RGB")
 
 
 def images_of(images: object) -> list[Any] | None:
-    """The images of a batch (image, height, width, channel) of NumPy or (image, channel, height, width) of torch.
+    """The images of a NumPy batch (image, height, width, channel) or torch batch (image, channel, height, width).
 
-    None for what is no batch. Three axes are one image.
+    None if it is not a batch; an array with three axes is one image.
     """
     batch = isinstance(images, np.ndarray | TensorLike) and getattr(images, "ndim", 0) == 4
     return list(images) if batch else None  # type: ignore[call-overload]
@@ -81,15 +81,15 @@ def _alone(values: NDArray[Any], kind: str) -> NDArray[Any]:
     if values.ndim != 4:
         return values
     if len(values) != 1:
-        raise ImageError(f"one image was expected here, got {len(values)} in {_a(kind)} {values.shape}: give a list.")
+        raise ImageError(f"expected one image, got {len(values)} in {_a(kind)} {values.shape}: pass a list.")
     return np.asarray(values[0])
 
 
 def _as_array(tensor: Any) -> NDArray[Any]:
-    import torch  # it is imported already, or there would be no tensor
+    import torch  # already imported, or there would be no tensor
 
     if tensor.is_meta:
-        raise ImageError("the tensor is on the device 'meta' and holds no values: make it on a real device.")
+        raise ImageError("the tensor is on the device 'meta' and has no values: create it on a real device.")
     tensor = tensor.detach()
     if tensor.is_floating_point():
         tensor = tensor.to(torch.float64 if tensor.dtype == torch.float64 else torch.float32)  # NumPy has no bfloat16
@@ -102,9 +102,9 @@ def _channels_last(values: NDArray[Any]) -> NDArray[Any]:
     if values.ndim not in (2, 3) or (values.ndim == 3 and shape[0] not in (1, 3, 4)) or 0 in shape:
         hint = ""
         if values.ndim == 3 and shape[2] in (1, 3, 4):
-            hint = " It looks like (height, width, channel): move the channels first, .permute(2, 0, 1)."
+            hint = " It looks like (height, width, channel): move the channels first with .permute(2, 0, 1)."
         raise ImageError(
-            "a tensor must be (channel, height, width) with 1, 3 or 4 channels, with or without a batch before it, or "
+            "a tensor must be (channel, height, width) with 1, 3 or 4 channels, with or without a batch axis, or "
             f"(height, width), got {shape}.{hint}"
         )
     return values if values.ndim == 2 else values.transpose(1, 2, 0)
@@ -115,7 +115,7 @@ def _picture(values: NDArray[Any], kind: str) -> Image.Image:
     if values.ndim not in (2, 3) or (values.ndim == 3 and shape[2] not in (1, 3, 4)) or 0 in shape:
         hint = ""
         if values.ndim == 3 and shape[0] in (1, 3, 4):
-            hint = f" It looks like ({shape[0]}, height, width): move the channels last, .transpose(1, 2, 0)."
+            hint = f" It looks like ({shape[0]}, height, width): move the channels last with .transpose(1, 2, 0)."
         raise ImageError(f"an array must be (height, width) or (height, width, 1, 3 or 4), got {shape}.{hint}")
     if values.ndim == 3 and shape[2] == 1:
         values = values[:, :, 0]
@@ -127,37 +127,37 @@ def _eight_bits(values: NDArray[Any], kind: str) -> NDArray[np.uint8]:
         return values
     if values.dtype == bool:
         return values.astype(np.uint8) * 255
-    if values.dtype.kind == "u" and values.dtype.itemsize == 2:  # of either byte order
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:  # in either byte order
         return (values / 65535.0 * 255).round().astype(np.uint8)
     if values.dtype.kind != "f":
         cast = ".astype(np.uint8)" if kind == "array" else ".to(torch.uint8)"
         raise ImageError(
             f"{_a(kind)} must be 8-bit (0 to 255), 16-bit unsigned (0 to 65535), boolean or floating point (0 to 1), "
-            f"got {values.dtype}: convert it, such as by {cast} if it holds 0 to 255."
+            f"got {values.dtype}: convert it, for example with {cast} if its values are 0 to 255."
         )
     values = values.astype(np.float64)
     least, most = float(values.min()), float(values.max())  # NaN if one is
     if not np.isfinite(values).all():
-        raise ImageError(f"a floating-point {kind} must lie in [0, 1], and this one holds NaN or infinity.")
+        raise ImageError(f"a floating-point {kind} must be in [0, 1], but contains NaN or infinity.")
     if least < -OVERSHOOT or most > 1 + OVERSHOOT:
         raise ImageError(
-            f"a floating-point {kind} must lie in [0, 1], got {least:.3g} to {most:.3g}.{_hint(least, most)}"
+            f"a floating-point {kind} must be in [0, 1], got {least:.3g} to {most:.3g}.{_hint(least, most)}"
         )
     return (values.clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def _hint(least: float, most: float) -> str:
-    """What such a range usually is, and what to do then."""
+    """What such a range usually means, and what to do about it."""
     if -10 < least < -OVERSHOOT and most < 10:
         return (
-            " It looks normalized, by a mean and std or to [-1, 1]: give the image as it was before that, since eclip "
-            "normalizes it as the model needs."
+            " It looks normalized, by a mean and std or to [-1, 1]: pass the image before normalization, because eclip "
+            "normalizes it as the model requires."
         )
     if least < -OVERSHOOT:
         return " Scale it so that black is 0 and white is 1."
     if most <= 255 * (1 + OVERSHOOT):
         return " It looks like 0 to 255: divide it by 255."
-    return " Divide it by the value of white."
+    return " Divide it by its white value."
 
 
 def _a(kind: str) -> str:

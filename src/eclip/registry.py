@@ -1,4 +1,4 @@
-"""One entry of a registry, such as METHODS; and options by a function's signature: which there are, and what fits."""
+"""Entries of a registry, such as METHODS; and options, whose names and types a function's signature defines."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Entry(Generic[Result]):
     """One line of a registry: a function in a file of the registry's package, which is imported when first needed.
 
     Attributes:
-        name: its name in the papers, lower case; its function is of that name, as Python can spell it.
+        name: its name in the papers, in lower case; its function has the same name, spelled as Python allows.
         summary: one sentence with its source.
-        file: the module of the package that holds the function; not given, that of the function's name.
+        file: the module of the package that holds the function; by default it has the function's name.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Entry(Generic[Result]):
     file: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
-        """The file is named as the function where it is not given."""
+        """Default the file to the function's name."""
         object.__setattr__(self, "file", self.file or self._spelled)
 
     @property
@@ -39,12 +39,12 @@ class Entry(Generic[Result]):
 
     @property
     def module(self) -> ModuleType:
-        """The file."""
+        """The imported module."""
         return importlib.import_module(f"{type(self).__module__}.{self.file}")
 
     @property
     def function(self) -> Callable[..., Result]:
-        """The function itself, without the checks of a call of the entry."""
+        """The function itself, without the checks that calling the entry makes."""
         function: Callable[..., Result] = getattr(self.module, self._spelled)
         return function
 
@@ -54,12 +54,12 @@ class Entry(Generic[Result]):
         return options_of(self.function)
 
     def check(self, options: dict[str, Any]) -> dict[str, Any]:
-        """The options with Python's own numbers, once it is sure that they are the function's, of the types declared.
+        """The options, checked against the function's signature, with NumPy numbers converted to Python's.
 
         Raises:
-            OptionError: one is not.
+            OptionError: the function has no such option, or a value has the wrong type.
         """
-        if options:  # the function, and torch with it, is imported only then
+        if options:  # only then import the function, and torch with it
             check_options(self.name, self.function, options)
         return plain_options(options)
 
@@ -74,7 +74,7 @@ def entry_of(name: str, entries: Mapping[str, AnyEntry], kind: str, listing: str
         name: as the user wrote it.
         entries: all of the kind.
         kind: what the name should have been, for the error.
-        listing: the command that shows all.
+        listing: the command that lists them all.
 
     Raises:
         UnknownNameError: there is none.
@@ -85,16 +85,16 @@ def entry_of(name: str, entries: Mapping[str, AnyEntry], kind: str, listing: str
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """Name and default of each option: the arguments that are given by keyword alone."""
+    """Name and default of each option, that is, of each keyword-only argument."""
     parameters = inspect.signature(function).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 def check_options(owner: str, function: Callable[..., Any], options: dict[str, Any]) -> None:
-    """Every option is one of the function's, with a value of the type it is declared with.
+    """Check that the function has each option, and that each value has the declared type.
 
     Raises:
-        OptionError: one is not.
+        OptionError: the function has no such option, or a value has the wrong type.
     """
     known, hints = options_of(function), get_type_hints(function) if options else {}
     for name, value in options.items():
@@ -108,15 +108,15 @@ def check_options(owner: str, function: Callable[..., Any], options: dict[str, A
 
 
 def plain_options(options: dict[str, Any]) -> dict[str, Any]:
-    """The same options with Python's own numbers for NumPy's, and tuples for lists."""
+    """The options with NumPy numbers converted to Python's, and lists to tuples."""
     return {option: _plain(value) for option, value in options.items()}
 
 
 def whole(value: Any, name: str, wanted: str = "a whole number", least: int | None = None) -> int:
-    """Python's own whole number for it, NumPy's included.
+    """The value as a Python int; NumPy integers are accepted.
 
     Raises:
-        OptionError: it is none, or below the least one; True and False are none either.
+        OptionError: it is not a whole number (True and False are not), or is below the least one.
     """
     wanted += "" if least is None else f", at least {least}"
     is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
@@ -126,15 +126,15 @@ def whole(value: Any, name: str, wanted: str = "a whole number", least: int | No
 
 
 def whole_or_none(value: Any, name: str, wanted: str = "a whole number") -> int | None:
-    """The same of a setting that may be left out."""
+    """As `whole`, for a setting that may be None."""
     return None if value is None else whole(value, name, wanted)
 
 
 def one_of(value: Any, name: str, choices: Iterable[str], error: type[EclipError] = OptionError) -> str:
-    """The value, which is one of the choices.
+    """The value, checked to be one of the choices.
 
     Raises:
-        OptionError: it is none of them; or the error that is given.
+        OptionError: it is not one of them; or the error class passed instead.
     """
     choices = tuple(choices)
     if value not in choices:
@@ -153,17 +153,17 @@ _KINDS: dict[Any, str] = {
     int: "a whole number",
     SupportsIndex: "a whole number",
     float: "a number",
-    str: "a word",
+    str: "a string",
     NoneType: "none",
     _WHOLE: "a list of whole numbers",
 }
 
 
 def _object(kind: Any) -> str:
-    """A class in words, such as "a tensor (image, patch, channel) of floating point" or "a Module"."""
+    """A class in words, such as "a floating-point tensor (image, patch, channel)" or "a Module"."""
     axes = getattr(kind, "dim_str", "").split()  # jaxtyping's
     if axes:
-        return f"a tensor ({', '.join(axes)}) of floating point"
+        return f"a floating-point tensor ({', '.join(axes)})"
     return "a tensor" if kind.__name__ == "Tensor" else f"a {kind.__name__}"
 
 
@@ -187,7 +187,7 @@ def _is_numpy(value: object) -> bool:
 def _is_a(value: object, kind: Any) -> bool:
     if kind == _WHOLE:
         return isinstance(value, list | tuple) and all(_is_a(one, int) for one in value)
-    kind = int if kind is SupportsIndex else kind  # so that annotations let NumPy's pass
+    kind = int if kind is SupportsIndex else kind  # whose annotation accepts NumPy integers
     if isinstance(value, bool) or kind not in (int, float):
         return type(value) is kind if kind in _KINDS else isinstance(value, kind)
     return isinstance(value, numbers.Integral if kind is int else numbers.Real)  # NumPy's as well

@@ -1,8 +1,8 @@
-"""The block in the open against the host's own block, on real input, so that maps explain the model that was scored.
+"""Recomputed blocks compared with the host's own blocks on real input, so that maps explain the model that was scored.
 
 Methods recompute a block from the host's weights; the score comes from the host. Where something changes what the host
-computes (an adapter, a hook, a replaced `forward`), the two would part without a word. So each block is compared before
-it is first used, and again when weights or modules have changed; parts that are not a host's own each time.
+computes (an adapter, a hook, a replaced `forward`), the two would silently diverge. So each block is compared before
+its first use, and again after weights or modules have changed; parts that are not the host's own, every time.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
     from eclip.backbones.backbone import Backbone
 
 Agreed = dict[str, tuple[State, set[int]]]
-"""What was checked -> the state it had then, and which blocks agreed."""
+"""What was checked -> its state at that time, and which blocks agreed."""
 MARGIN, PLAIN = 8.0, 128.0
-"""A block may be off by so many times what it answers to a change by four roundings; a matrix product by so many
+"""Tolerances: of a block, in multiples of its response to an input change of four roundings; of a matrix product, in
 roundings."""
 MOST_TOWER, MOST_TEXT = 0.05, 0.1
-"""Shares of a feature that roundings may reach in half precision."""
+"""Largest share of a feature that rounding may reach in half precision."""
 INTEGER_BLOCK, INTEGER_TOWER = 0.02, 0.1
-"""Shares that may be off where layers compute with integers."""
+"""Largest relative errors where layers compute with integers."""
 
 
 def check_state(backbone: Backbone, state: State) -> None:
-    """The image side is as it was when an encoding was made.
+    """Check that the image side has not changed since an encoding was made.
 
     Raises:
         StaleEncodingError: weights or modules have changed since.
@@ -60,17 +60,17 @@ def check_state(backbone: Backbone, state: State) -> None:
 def check_blocks(
     backbone: Backbone, state: State, blocks: tuple[Block, ...], inputs: tuple[Tensor, ...], last: Tensor
 ) -> None:
-    """Each of the last blocks, recomputed in the open on one image, gives what the host's own block gave.
+    """Check that each of the last blocks, recomputed on one image, reproduces the output of the host's own block.
 
     Args:
-        backbone: whose blocks.
-        state: `image_state` when the inputs were made.
+        backbone: the model.
+        state: `image_state` when the inputs were computed.
         blocks: all blocks, for this grid.
-        inputs: what entered the last `len(inputs)` of them.
-        last: what left the last.
+        inputs: inputs of the last `len(inputs)` blocks.
+        last: output of the last block.
 
     Raises:
-        AlteredModelError: one gives something else.
+        AlteredModelError: an output differs.
     """
     done = _done(backbone, "blocks", state)
     first = len(blocks) - len(inputs)
@@ -84,7 +84,7 @@ def check_blocks(
 
 
 def check_latent(backbone: Backbone, state: State, tokens: Tensor) -> None:
-    """The same of a MAP head, which is a block whose one query is learned."""
+    """As `check_blocks`, for a MAP head, which is a block with one learned query."""
     block, done = backbone.latent, _done(backbone, "latent", state)
     if block is None or done:
         return
@@ -95,25 +95,25 @@ def check_latent(backbone: Backbone, state: State, tokens: Tensor) -> None:
 
 
 def check_tokens(backbone: Backbone, blocks: tuple[Block, ...], last: Tensor, count: int) -> None:
-    """What leaves the last block has one token for each patch.
+    """Check that the last block outputs one token for each patch.
 
     Raises:
-        AlteredModelError: it has more or fewer, as where blocks merge tokens.
+        AlteredModelError: it outputs more or fewer, for example because blocks merge tokens.
     """
     if last.shape[1] != count:
         hosts = [block.host for block in blocks if block.host is not None]
-        what = f"gives {last.shape[1]} tokens of {count}, so that a token is no place in the image"
+        what = f"gives {last.shape[1]} tokens instead of {count}, so tokens do not correspond to patches"
         raise AlteredModelError(_sentence(backbone, "the image tower", hosts, what))
 
 
 def check_tower(backbone: Backbone, pixels: Tensor) -> State:
-    """The whole image tower, walked block by block on its training size, gives the host's own feature.
+    """Check that the image tower, run block by block at its training size, reproduces the host's own feature.
 
     Returns:
-        `image_state` afterwards: transformers puts hooks on a model at its first pass, to note attention and states.
+        `image_state` afterwards: transformers adds hooks to a model in its first pass, to record attention and states.
 
     Raises:
-        AlteredModelError: it gives something else.
+        AlteredModelError: the feature differs.
     """
     state = image_state(backbone)
     if _done(backbone, "tower", state):
@@ -134,15 +134,15 @@ def check_tower(backbone: Backbone, pixels: Tensor) -> State:
             theirs = backbone.encode_pixels(x)
         if not isinstance(theirs, Tensor):
             raise AlteredModelError(f"the model's own feature is a {type(theirs).__name__}, not a tensor")
-    except Exception as error:  # whatever was put on a model can raise anything
+    except Exception as error:  # whatever was added to a model can raise anything
         memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if memory or (all(map(is_all_plain, roots)) and not isinstance(error, AlteredModelError)):
             raise
         raise AlteredModelError(_sentence(backbone, "the image tower", roots, f"cannot be run ({error})")) from error
     if not bool(theirs.isfinite().all()):
         finite = bool(x.isfinite().all())
-        why = "float16 may be too small for it: use float32 or bfloat16" if finite else "so are the pixels"
-        raise ModelError(f"the image feature of {backbone.name} is infinite or not a number; {why}.")
+        why = "float16 may overflow; use float32 or bfloat16" if finite else "the pixels do as well"
+        raise ModelError(f"the image feature of {backbone.name} contains NaN or infinity: {why}.")
     share = min(MOST_TOWER, (len(blocks) + 1) * PLAIN * _rounding(theirs))
     share += INTEGER_TOWER if is_quantized(*roots) else 0.0
     _require(backbone, "the image tower", roots, ours, theirs, share * theirs.double().norm())
@@ -153,10 +153,10 @@ def check_tower(backbone: Backbone, pixels: Tensor) -> State:
 
 
 def check_text(backbone: Backbone, ids: Tensor) -> None:
-    """The text tower in the open gives the host's own features of these texts.
+    """Check that the recomputed text tower reproduces the host's own features of these texts.
 
     Raises:
-        AlteredModelError: it gives something else.
+        AlteredModelError: the features differ.
     """
     tower = backbone.text_tower
     roots = text_side(backbone)
@@ -177,7 +177,7 @@ def check_text(backbone: Backbone, ids: Tensor) -> None:
 
 
 def _done(backbone: Backbone, kind: str, state: State) -> set[int]:
-    """What was checked of this state; a new state starts anew."""
+    """What was checked in this state; a new state starts empty."""
     known = backbone.agreed.get(kind)
     if known is None or known[0] != state:
         known = backbone.agreed[kind] = (state, set())
@@ -187,12 +187,12 @@ def _done(backbone: Backbone, kind: str, state: State) -> set[int]:
 def _check_block(backbone: Backbone, name: str, block: Block, x: Tensor, after: Tensor) -> None:
     host, integer = block.host, block.host is not None and is_quantized(block.host)
     with torch.inference_mode(False), torch.no_grad():
-        if block.reference is not None or integer:  # integer layers round by what else is in the batch
+        if block.reference is not None or integer:  # the rounding of integer layers depends on the batch
             with steady(backbone.model):
                 after = (block.reference or block.forward)(x)
         try:
             normed, v, ours = _open(block, x)
-            alone = block.value(normed) if block.residual else v  # a pool's values alone are without positions
+            alone = block.value(normed) if block.residual else v  # a pool's values have no positions
             _, _, shaken = _open(block, x * _shake(x))
         except Exception as error:
             raise AlteredModelError(_sentence(backbone, name, host, f"cannot be recomputed ({error})")) from error
@@ -209,14 +209,14 @@ def _check_block(backbone: Backbone, name: str, block: Block, x: Tensor, after: 
 
 
 def _open(block: Block, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalized tokens, values and what leaves the block; of a MAP head the one row that its learned query makes."""
+    """Normalized tokens, values and the block's output; for a MAP head, the one row of its learned query."""
     normed = block.norm1(x)
     q, k, v = block.qkv(normed)
     return normed, v, finish(block, x, attention(q, k) @ v)
 
 
 def _shake(like: Tensor) -> Tensor:
-    """Factors next to one, so that what comes of them shows how far roundings grow in a block."""
+    """Factors close to one, whose effect shows how much a block amplifies rounding errors."""
     signs = (
         torch.arange(like.shape[-1], dtype=torch.long, device=like.device)
         .mul(2654435761)
@@ -227,7 +227,7 @@ def _shake(like: Tensor) -> Tensor:
 
 
 def _check_pull(backbone: Backbone, name: str, block: Block, normed: Tensor) -> None:
-    """The transpose of `qkv` by hand against torch's own gradient."""
+    """Compare the hand-written transpose of `qkv` with torch's own gradient."""
     assert block.qkv_vjp is not None
     with torch.inference_mode(False), torch.enable_grad():
         leaf = normed.detach().requires_grad_()
@@ -238,9 +238,9 @@ def _check_pull(backbone: Backbone, name: str, block: Block, normed: Tensor) -> 
 
 
 def _rounding(like: Tensor) -> float:
-    """Relative rounding of one number; coarser where torch was told to multiply matrices in less than float32.
+    """Relative rounding of one number; coarser if torch is set to multiply matrices in less than float32 precision.
 
-    In float64 it is that of float32, in which transformers takes the softmax of its eager attention.
+    For float64 it is that of float32, in which the eager attention of transformers computes its softmax.
     """
     if like.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
         return 2.0**-9
@@ -254,7 +254,7 @@ def _require(
     apart = float((ours.double() - theirs.double()).norm()) if ours.shape == theirs.shape else math.inf
     if not apart <= most:
         share = 100 * apart / max(float(theirs.double().norm()), 1e-30)
-        off = f"computes something else than its weights say (off by {share:.2g} %)"
+        off = f"does not compute what its weights say (off by {share:.2g} %)"
         raise AlteredModelError(_sentence(backbone, name, host, off))
 
 
@@ -264,13 +264,13 @@ def _sentence(backbone: Backbone, name: str, host: nn.Module | list[nn.Module] |
     where = next((f" ({path})" for root in roots[:1] if (path := path_of(backbone.model, root))), "")
     if not found:
         return (
-            f"{backbone.name}: {name}{where} {what}, and eclip explains a block by recomputing it. If the model was "
-            "changed after eclip.wrap, wrap it again; a class with a forward pass of its own cannot be explained, "
-            "nor can attention whose function was replaced."
+            f"{backbone.name}: {name}{where} {what}, but eclip explains a block by recomputing it. If you changed the "
+            "model after eclip.wrap, wrap it again; eclip cannot explain classes with their own forward pass, or "
+            "replaced attention functions."
         )
     stands, ways = (list(dict.fromkeys(half)) for half in zip(*found, strict=True))
     shown = "; ".join(stands[:3]) + (f" and {len(stands) - 3} more" if len(stands) > 3 else "")
     return (
-        f"{backbone.name}: {name}{where} {what}, and eclip explains a block by recomputing it: {shown}. "
+        f"{backbone.name}: {name}{where} {what}, but eclip explains a block by recomputing it: {shown}. "
         f"{'; '.join(ways)}, then explain again."
     )

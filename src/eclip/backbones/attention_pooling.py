@@ -1,8 +1,8 @@
-"""The attention by which one query gathers an image into its feature, and gradients of scores for all texts at once.
+"""The attention with which one query pools an image into its feature, and gradients of scores for all texts at once.
 
-In a ViT with CLS the query is that token's, in the last block; in an attention pool the mean token's; in a MAP head it
-is learned. Only this one row carries the gradient of the score, so methods that stay inside it run no token but this
-one backward, and a copy of the row a text makes one backward pass serve every text.
+In a ViT with CLS the query belongs to that token, in the last block; in an attention pool to the mean token; in a MAP
+head it is learned. Only this row carries the gradient of the score, so methods that need no other token run only this
+one backward; with one copy of the row per text, a single backward pass serves every text.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from eclip.backbones.gradients import gradients
 from eclip.errors import GradientError, NotApplicableError
 
 LARGEST = 10
-"""Half-precision gradients start at up to two to this power."""
+"""Half-precision gradients are scaled up to at most two to this power."""
 AT_ONCE = 1 << 25
-"""Numbers that one intermediate of a batched backward pass may hold; more texts than that allows take turns."""
+"""Most elements in one intermediate tensor of a batched backward pass; further texts go into further passes."""
 
 
 @dataclass(frozen=True, eq=False)
 class Gathering:
-    """One query's attention over the tokens, and the way from what it gathers to the feature.
+    """One query's attention over the tokens, and the mapping from the values it gathers to the feature.
 
     Attributes:
-        backbone: whose it is.
-        block: whose attention it is.
-        x: what enters the block.
-        q: the one query.
+        backbone: the model.
+        block: the block with this attention.
+        x: input of the block.
+        q: the single query.
         k: keys of all tokens.
         v: values of all tokens.
-        attn: where the query looks.
+        attn: attention weights of the query.
         to_feature: (..., channel) -> (..., feature), from the block's output row.
     """
 
@@ -53,17 +53,17 @@ class Gathering:
     to_feature: Fn
 
     def features(self, mixed: Float[Tensor, "image head row width"]) -> Float[Tensor, "image row feature"]:
-        """Features the image would have if this were gathered; each row on its own."""
+        """Features the image would have if `mixed` were gathered; each row independently."""
         return self.to_feature(finish(self.block, self.x[:, :1], mixed))
 
     def gradient(
         self, text: Float[Tensor, "text feature"], mixed: Float[Tensor, "image head 1 width"] | None = None
     ) -> Float[Tensor, "image head text width"]:
-        """Gradient of each text's score with respect to what is gathered: one backward pass of one row a text.
+        """Gradient of each text's score with respect to the gathered values: one backward pass with one row per text.
 
         Args:
-            text: unit length, or a difference of two such.
-            mixed: what is gathered, if not `attn @ v`.
+            text: unit length, or a difference of two such texts.
+            mixed: the gathered values, if not `attn @ v`.
         """
         start = (self.attn @ self.v if mixed is None else mixed).detach()
         count = max(1, AT_ONCE // (4 * start.numel()))
@@ -81,9 +81,9 @@ def gather(encoding: Encoding, method: str, tokens: Tokens | None = None) -> Gat
     """The one-query attention of a tower.
 
     Args:
-        encoding: with the last block kept; in a tower with MAP head any.
-        method: who asks, for errors.
-        tokens: what enters it, if not what entered it in the model.
+        encoding: with the last block kept; any encoding of a tower with a MAP head.
+        method: the calling method, for errors.
+        tokens: its input, if not the one in the model.
 
     Raises:
         NotApplicableError: the tower averages its patches, so no query gathers them.
@@ -92,7 +92,7 @@ def gather(encoding: Encoding, method: str, tokens: Tokens | None = None) -> Gat
     backbone = encoding.backbone
     if backbone.pooling == "average":
         raise NotApplicableError(
-            method, backbone.name, backbone.family, "it averages its patches, and no single token gathers them"
+            method, backbone.name, backbone.family, "it averages its patches, so no single token gathers them"
         )
     if backbone.latent is not None:
         block, x = backbone.latent, encoding.tokens
@@ -104,17 +104,17 @@ def gather(encoding: Encoding, method: str, tokens: Tokens | None = None) -> Gat
 
 
 def pooling_row(encoding: Encoding, method: str) -> Float[Tensor, "image patch"]:
-    """Where the token that becomes the feature looks: its row of the last block's attention, mean over heads.
+    """Attention of the token that becomes the feature: its row of the last block's attention, averaged over heads.
 
-    Where patches are averaged, the mean of their rows; in a pool the mean token's row; in a MAP head the learned
-    query's.
+    If patches are averaged, the mean of their rows; in a pool, the mean token's row; in a MAP head, the learned query's
+    row.
 
     Args:
-        encoding: with the last block kept; in a tower with MAP head any.
-        method: who asks, for errors.
+        encoding: with the last block kept; any encoding of a tower with a MAP head.
+        method: the calling method, for errors.
 
     Returns:
-        Shares of attention in [0, 1]; what is missing to a sum of 1 went to tokens that are no patches.
+        Shares of attention in [0, 1]; the difference of their sum from 1 went to tokens that are not patches.
 
     Raises:
         KeepError: the last block was not kept.
@@ -129,7 +129,7 @@ def pooling_row(encoding: Encoding, method: str) -> Float[Tensor, "image patch"]
 
 
 def gather_from(encoding: Encoding, block: Block, x: Tokens, normed: Tokens) -> Gathering:
-    """The gathering of what entered the block, once it is normalized; in one graph with it if gradients are on."""
+    """The gathering of a block's normalized input, in the same autograd graph if gradients are on."""
     backbone = encoding.backbone
 
     def to_feature(row: Tensor) -> Tensor:
@@ -140,17 +140,17 @@ def gather_from(encoding: Encoding, block: Block, x: Tokens, normed: Tokens) -> 
 
 
 def rest(encoding: Encoding, count: int, x: Tokens, method: str) -> Float[Tensor, "image feature"]:
-    """The feature, rerun in the open from what enters the last `count` blocks, in one graph with it.
+    """The feature, recomputed from the input of the last `count` blocks, in the same autograd graph.
 
     Args:
         encoding: with these blocks kept.
-        count: how many blocks are still to run; 0 = pooling alone.
-        x: what enters the first of them.
-        method: who asks, for errors.
+        count: how many blocks to run; 0 = only pooling.
+        x: input of the first of them.
+        method: the calling method, for errors.
     """
     backbone = encoding.backbone
     blocks = [block for block, _ in encoding.tail(count, method)]
-    last = blocks.pop() if blocks and backbone.pooling == "token" else backbone.latent  # one row of these will do
+    last = blocks.pop() if blocks and backbone.pooling == "token" else backbone.latent  # one row of these is enough
     for block in blocks:
         x = run_block(block, x)
     if last is None:
@@ -164,19 +164,19 @@ def score_gradients(
     text: Float[Tensor, "text feature"],
     of: list[Tensor],
 ) -> Iterator[list[Tensor]]:
-    """Gradients of every text's score, cosine of feature and text, in batched backward passes.
+    """Gradients of every text's score, the cosine of feature and text, in batched backward passes.
 
     Args:
         feature: not normalized, with its graph.
-        text: unit length, or a difference of two such.
+        text: unit length, or a difference of two such texts.
         of: tensors (image, ...) of that graph.
 
     Yields:
-        Gradients (text, image, ...) of each tensor, in float32 at least, for all texts in one go, or for some after the
-        others where memory does not allow it.
+        Gradients (text, image, ...) of each tensor, in float32 at least, for all texts at once, or for parts of them if
+        memory is limited.
     """
     cotangents = cosine_slope(feature.detach(), text)  # text image feature
-    # An MLP is four times as wide as its tokens; attention has a row a token and head.
+    # An MLP is four times as wide as its tokens; attention has one row per token and head.
     widest = max(max(4 * one.numel(), one.numel() // one.shape[-1] * one.shape[-2]) for one in of)
 
     for some in cotangents.split(max(1, AT_ONCE // widest)):
@@ -184,15 +184,15 @@ def score_gradients(
 
 
 def _cut() -> GradientError:
-    """Nothing that the score depends on leads back to what is asked for."""
-    return GradientError("this model", "network in which a layer leaves the graph of gradients", "detach")
+    """The score does not depend on the requested tensors through the autograd graph."""
+    return GradientError("this model", "network in which a layer leaves the autograd graph", "detach")
 
 
 def _pull(output: Tensor, of: list[Tensor], cotangent: Tensor, batched: bool = False) -> list[Tensor]:
-    """Gradients in float32 at least. In half precision they start so large that none vanishes on the way.
+    """Gradients in float32 at least. In half precision they are scaled up so that none underflows on the way.
 
-    float16 ends at 6e-8, and slopes of scores lie below. A power of two goes in with the cotangent and out with the
-    result, a smaller one where something overflows.
+    float16 ends at 6e-8, and gradients of scores are smaller. The cotangent is multiplied by a power of two and the
+    result divided by it; the power is lowered if something overflows.
     """
     if not output.requires_grad:
         raise _cut()

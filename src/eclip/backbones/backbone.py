@@ -1,4 +1,4 @@
-"""Backbone, the one view of every image-text model: functions over the weights of a model that stays as it is."""
+"""Backbone, the common view of every image-text model: functions over the weights of a model that is never changed."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from eclip.backbones.host import named_weights
 from eclip.backbones.preprocess import Grid as Grid
 from eclip.backbones.preprocess import Preprocess
 from eclip.backbones.text_tower import TextTower
-from eclip.errors import AT_HAND, ModelError
+from eclip.errors import LOAD_WHOLE, ModelError
 
 Positions = str
 IN_A_WORKER = (
-    "Send backbone.preprocess and backbone.tokenize to a worker process, which can be, or send the model and call "
-    "eclip.wrap(model, tokenizer=..., mean=..., std=...) there."
+    "Send a worker process only backbone.preprocess and backbone.tokenize, which can be pickled, or send the model and "
+    "call eclip.wrap(model, tokenizer=..., mean=..., std=...) there."
 )
 """What to do with a Backbone that does not pickle."""
 
 
 def no_recipe(backbone: Backbone) -> tuple[Any, ...]:
-    """The answer to pickle of a Backbone that `load` did not make.
+    """Refuse to pickle a Backbone that `load` did not create.
 
     Raises:
         ModelError: always.
     """
     raise ModelError(
-        f"{backbone.name}, a Backbone from eclip.wrap, is functions over a model in hand, which cannot be pickled. "
+        f"{backbone.name}, a Backbone from eclip.wrap, consists of functions over your model and cannot be pickled. "
         f"{IN_A_WORKER}"
     )
 
@@ -46,34 +46,34 @@ class Backbone:
     """An image-text model, seen as functions over its own weights. Nothing here changes the model.
 
     Attributes:
-        name: what the user called it, e.g. "mini" or "ViT-B-16/openai".
+        name: as the user gave it, e.g. "mini" or "ViT-B-16/openai".
         family: which adapter reads it, in words, e.g. "native ViT".
         model: the host model itself.
-        native: the patch grid of its training size.
+        native: the patch grid at its training size.
         patch_size: side of a patch in pixels; for a CNN, the trunk's total stride.
-        prefix: tokens before the patches: 1 (CLS, or the mean token of an attention pool) or 0 (SigLIP).
+        prefix: number of tokens before the patches: 1 (CLS, or the mean token of an attention pool) or 0 (SigLIP).
         mean: of each color channel, in [0, 1].
         std: of each color channel.
         interpolation: "bicubic" or "bilinear", how images are resized.
         embed: (pixels, grid, positions) -> tokens entering block 0, and a CNN's last feature map or None.
         blocks_at: (grid, positions) -> the blocks for that grid.
-        project: (..., channel) -> (..., feature): final norm and projection, each token on its own.
+        project: (..., channel) -> (..., feature): final norm and projection, each token independently.
         pool: last tokens -> image feature, not normalized.
         tokenize: texts -> token ids.
         encode_tokens: token ids -> text features, not normalized.
-        encode_pixels: pixels on the native grid -> image features, the host's own call, which `encode` is held against.
+        encode_pixels: pixels on the native grid -> image features, the host's own call; `encode` is checked by it.
         rewrap: another model of the same kind -> its Backbone, wrapped as this one was.
         pooling: how tokens become the feature: "token" (the first token of the last block: CLS, or a pool's mean
             token), "average" (of the patches) or "latent" (a MAP head's learned query).
-        final_norm: (..., channel) -> the norm between the gathered row and `to_feature`; None where there is none.
-        to_feature: (..., channel) -> (..., feature), from the gathered and normed row.
+        final_norm: (..., channel) -> the norm between the gathered row and `to_feature`; None if there is none.
+        to_feature: (..., channel) -> (..., feature), from the gathered and normalized row.
         latent: a MAP head as a block whose one query is learned; else None.
-        bare: (..., channel) -> final norm alone, for towers whose head does more (MAP); else None.
-        text_tower: the text side block by block; None where its kind is unknown, which only methods for words mind.
-        visual: how the names of the image side's weights start, one beginning or several.
-        head: an `EclipHead`, for the method "eclip" alone; see `eclip.with_head`.
-        recipe: how pickle is to make this Backbone again; `load` says it of those that it makes.
-        memo: what `backbones.cached` remembers.
+        bare: (..., channel) -> only the final norm, for towers whose head does more (MAP); else None.
+        text_tower: the text side block by block; None if its kind is unknown, which matters only to word methods.
+        visual: prefix or prefixes of the names of the image side's weights.
+        head: an `EclipHead`, used only by the method "eclip"; see `eclip.with_head`.
+        recipe: how pickle recreates this Backbone; set by `load`.
+        memo: what `backbones.cached` stores.
         agreed: what `backbones.agreement` has checked.
     """
 
@@ -116,7 +116,7 @@ class Backbone:
         return copied
 
     def __repr__(self) -> str:
-        """One line: what it is, and where."""
+        """One line: name, family, grid, precision and device."""
         rows, cols = self.native
         head = "" if self.head is None else ", with a head"
         return (
@@ -125,17 +125,17 @@ class Backbone:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """One that `load` made is loaded again by its name; others do not pickle."""
+        """A Backbone from `load` is loaded again by name; others cannot be pickled."""
         return self.recipe(self)
 
     @property
     def image_size(self) -> int:
-        """Height in pixels of the training size; its width too, for all but a few models."""
+        """Height in pixels of the training size; also its width, for all but a few models."""
         return self.native.row * self.patch_size
 
     @property
     def logit_scale(self) -> float:
-        """Factor from cosine to logit, as the model has it now."""
+        """Current factor from cosine to logit."""
         scale: Any = self.model.logit_scale
         return float(scale.detach().exp())
 
@@ -145,7 +145,7 @@ class Backbone:
         return self.blocks_at(self.native, DEFAULT_POSITIONS)
 
     def blank(self) -> Float[Tensor, "1 3 height width"]:
-        """Pixels of the mean color, which are zeros, in the training size."""
+        """Pixels of the mean color, that is, zeros, at the training size."""
         size = [side * self.patch_size for side in self.native]
         return torch.zeros(1, 3, *size, dtype=torch.float32, device="cpu")
 
@@ -153,14 +153,14 @@ class Backbone:
     def weight(self) -> Tensor:
         """The first convolution of the image tower, whose device and precision the pixels must have.
 
-        Other weights may differ in precision. SigLIP 2 NaFlex has no convolution: there, its first matrix.
+        Other weights may differ in precision. SigLIP 2 NaFlex has no convolution; its first matrix is returned.
 
         Raises:
-            ModelError: the model holds no numbers, since it was moved to the device "meta".
+            ModelError: the model has no values, because it was moved to the device "meta".
         """
         weight = self._first
         if weight.is_meta:
-            raise ModelError(f"the weights of {self.name} are on the device 'meta', which holds no numbers: {AT_HAND}.")
+            raise ModelError(f"the weights of {self.name} are on the device 'meta' and have no values: {LOAD_WHOLE}.")
         return weight
 
     @property
@@ -187,6 +187,6 @@ class Backbone:
         return self.preprocess.grid_for(size, image_size, resize)
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "text feature"]:
-        """Text features as the model gives them, not normalized, no template."""
+        """The model's own text features, not normalized, without a template."""
         with eval_no_grad(self.model):
             return self.encode_tokens(self.tokenize(list(texts)).to(self.weight.device))

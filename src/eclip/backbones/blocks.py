@@ -1,7 +1,7 @@
-"""One transformer block of someone else's model, as functions over its own weights.
+"""One transformer block of a host model, as functions over its own weights.
 
-Methods rerun a block in plain sight, so that q, k, v and the attention are variables in one autograd graph. No hook,
-no patched `forward`, no copy of a weight: nothing of the user's model is changed, so nothing has to be undone.
+Methods rerun a block step by step, so that q, k, v and the attention are variables in one autograd graph. No hook, no
+patched `forward`, no copy of a weight: nothing in the user's model is changed, so nothing has to be undone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ QkvVjp = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 Tokens = Float[Tensor, "image token channel"]
 Heads = Float[Tensor, "image head token width"]
-"""Tokens cut into attention heads; `width` is channel / head."""
+"""Tokens split into attention heads; `width` is channel / head."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,13 +40,13 @@ class Block:
         out: (image, head, token, width) -> (image, token, channel): output projection, layer scale included.
         forward: tokens -> tokens, the host's own fused computation of the whole block.
         norm2: tokens -> normalized tokens, None where there is no MLP.
-        mlp: normalized tokens -> what the residual stream gains, layer scale included, None where there is no MLP.
+        mlp: normalized tokens -> the update of the residual stream, layer scale included, None where there is no MLP.
         residual: False in an attention pool.
         qkv_vjp: gradients of queries, keys and values, each (image, head, row, width), -> gradients of the normalized
-            tokens (image, row, channel): the transpose of `qkv`. None where it is not affine, since queries or keys are
-            normed or rotated, or where other layers than plain ones make them.
+            tokens (image, row, channel): the transpose of `qkv`. None where that is not affine, because queries or keys
+            are normalized or rotated, or come from layers other than plain ones.
         host: the host's own module, of which this is a view.
-        reference: what the host computes, where `forward` is not the host's own call; None elsewhere.
+        reference: the host's own call, where `forward` is not; None elsewhere.
     """
 
     heads: int
@@ -64,27 +64,27 @@ class Block:
 
     def __deepcopy__(self, memo: object) -> Block:
         raise ModelError(
-            "a Block is a view of its model's weights, so a copy of it would still be that model's: deep-copy the "
-            "Backbone, whose blocks are those of the copy."
+            "a Block is a view of its model's weights, so a copy would still belong to that model: deep-copy the "
+            "Backbone and use the copy's blocks."
         )
 
 
 def attention(
     q: Float[Tensor, "image head query width"], k: Float[Tensor, "image head token width"]
 ) -> Float[Tensor, "image head query token"]:
-    """Softmax over the keys of `q k / sqrt(width)`: row i says where query i looks."""
+    """Softmax over the keys of `q k / sqrt(width)`: row i holds the attention weights of query i."""
     return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(dim=-1)
 
 
 def finish(
     block: Block, x: Float[Tensor, "image row channel"], mixed: Float[Tensor, "image head token width"]
 ) -> Float[Tensor, "image token output"]:
-    """The rest of a block after its attention: output projection, residual, MLP.
+    """The part of a block after its attention: output projection, residual, MLP.
 
     Args:
         block: the block.
-        x: what entered the block; one token may stand for all.
-        mixed: attention-weighted values, or whatever a method puts in their place.
+        x: input of the block; one token is broadcast to all.
+        mixed: attention-weighted values, or a method's replacement for them.
     """
     x = x + block.out(mixed) if block.residual else block.out(mixed)
     if block.mlp is None or block.norm2 is None:
@@ -93,13 +93,13 @@ def finish(
 
 
 def run_block(block: Block, x: Tokens) -> Float[Tensor, "image token output"]:
-    """The whole block in the open; equals `block.forward(x)` up to rounding."""
+    """The whole block, recomputed step by step; equals `block.forward(x)` up to rounding."""
     q, k, v = block.qkv(block.norm1(x))
     return finish(block, x, attention(q, k) @ v)
 
 
 def split_heads(x: Tokens, heads: int) -> Heads:
-    """Cut the channels into heads."""
+    """Split the channels into heads."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # image head token width
 
 
@@ -109,11 +109,11 @@ def merge_heads(x: Heads) -> Tokens:
 
 
 def pull_of(weights: Callable[[], Sequence[Tensor]]) -> QkvVjp:
-    """The `pull` of a Block whose queries, keys and values are linear in its tokens.
+    """The `qkv_vjp` of a Block whose queries, keys and values are linear in its tokens.
 
     Args:
-        weights: gives those of the layers, one below another (3 * channel, channel); asked at each call, since a user
-            may change them.
+        weights: returns the layers' weights, which stack to (3 * channel, channel); called each time, since a user may
+            change them.
     """
 
     def qkv_vjp(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -125,13 +125,13 @@ def pull_of(weights: Callable[[], Sequence[Tensor]]) -> QkvVjp:
 
 
 def unit(x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:
-    """Rows of length one, in float32 at least. A zero row stays zero."""
+    """Rows scaled to length one, in float32 at least. A zero row stays zero."""
     return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
 
 
 def cosine(
     features: Float[Tensor, "*batch feature"], text: Float[Tensor, "text feature"]
 ) -> Float[Tensor, "*batch text"]:
-    """Cosine of each row with each text, in float32 at least. `text` is taken as it is: unit length, by contract."""
+    """Cosine of each row with each text, in float32 at least. `text` must have unit length and is not normalized."""
     rows = unit(features)
     return rows @ text.to(rows).T

@@ -1,8 +1,8 @@
-"""Models are built alike in every thread, whatever torch's defaults are, and leave everybody's random numbers alone.
+"""Build models alike in every thread, whatever torch's defaults are, without touching the global random state.
 
-Weights are drawn at random before they are read from a file. Saving and restoring torch's one random state around that
-would take back what another thread draws meanwhile, and `torch.set_default_dtype` holds for all threads. What is done
-here holds for one thread alone.
+Weights are initialized at random before they are read from a file. Saving and restoring torch's global random state
+around that would undo draws of other threads, and `torch.set_default_dtype` affects all threads. The mode defined here
+affects only one thread.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ def _options(one: Any) -> Mapping[str, Any]:
 
 
 INITIAL = tuple(name for name, one in vars(nn.init).items() if name.endswith("_") and "generator" in _options(one))
-"""Functions of `torch.nn.init` that draw."""
+"""Functions of `torch.nn.init` that draw random values."""
 DRAWN = ("uniform_", "normal_", "random_", "bernoulli_", "exponential_", "log_normal_", "cauchy_", "geometric_")
-"""Methods of a tensor that draw its values."""
+"""Methods of a tensor that draw its values at random."""
 DRAWING = ("rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial")
-"""Functions that draw a new tensor."""
+"""Functions that draw a new random tensor."""
 FLOATING = ("empty", "zeros", "ones", "rand", "randn", "linspace", "logspace", "eye")
-"""Functions whose result has the default precision if none is given."""
+"""Functions whose result has the default dtype if none is given."""
 BY_VALUE = ("tensor", "as_tensor", "asarray", "full", "arange", "scalar_tensor")
-"""Functions whose result has it if the values are Python's own floating-point numbers."""
+"""Functions whose result has the default dtype if the values are Python floats."""
 
 
 @contextlib.contextmanager
 def built_apart(seed: int = 0) -> Iterator[None]:
-    """New tensors are on the CPU and in float32 unless their maker says otherwise, and drawn from this seed."""
+    """New tensors are on the CPU and in float32 unless specified otherwise; random ones use this seed."""
     with torch.inference_mode(False), torch.device("cpu"), _Apart(torch.Generator("cpu").manual_seed(seed)):
         yield
 
@@ -49,9 +49,7 @@ class _Apart(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
-        if (
-            name in INITIAL and getattr(func, "__module__", "") == "torch.nn.init"
-        ):  # what it calls itself is not seen here
+        if name in INITIAL and getattr(func, "__module__", "") == "torch.nn.init":  # its inner calls are not seen here
             given = args[0] if args else kwargs["tensor"]
             if given.device.type == "cpu" and kwargs.get("generator") is None:
                 kwargs["generator"] = self.generator
@@ -71,5 +69,5 @@ def _is_cpu(device: Any) -> bool:
 
 
 def _is_floating(values: Any) -> bool:
-    """Whether Python's floating-point numbers are among the values, at any depth."""
+    """Whether any value, at any depth, is a Python float."""
     return isinstance(values, float) or (isinstance(values, list | tuple) and any(_is_floating(one) for one in values))

@@ -1,4 +1,4 @@
-"""Text features that a model is asked for again and again, made once."""
+"""Text features that are needed repeatedly, computed once."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from eclip.backbones.backbone import Backbone
 
 MOST = 4
-"""So many names are remembered of a model."""
+"""At most this many entries are cached per model."""
 
 
 def cached(backbone: Backbone, name: str, make: Callable[[], Tensor]) -> Tensor:
-    """What `make` gave under this name, made again when weights or modules of the text side have changed or moved."""
+    """The result of `make` under this name, recomputed when weights or modules of the text side change or move."""
     weights = [weight for key, weight in named_weights(backbone.model) if not key.startswith(backbone.visual)]
-    firsts = [weight.detach().flatten()[0].item() for weight in weights]  # some writes are not counted by torch
+    firsts = [weight.detach().flatten()[0].item() for weight in weights]  # torch does not count some writes
     state = f"{hash((*text_state(backbone), *firsts))}"
     memo, key = backbone.memo, f"{name} {state}"
     if key not in memo:

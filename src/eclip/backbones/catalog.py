@@ -1,4 +1,4 @@
-"""Names of models, checked without importing torch, so that a wrong name is answered at once."""
+"""Names of models, checked without importing torch, so that a wrong name fails immediately."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ HF_CLASSES = {
     "altclip": "AltCLIPModel",
     "metaclip_2": "MetaClip2Model",
 }
-"""transformers' model_type -> its class, of those that have an adapter."""
+"""transformers' model_type -> its class, for the supported ones."""
 CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 HEAD_CONFIG = "eclip_head.json"
 BESIDE = "beside the model"
-"""Place of a head that lies in its model's own folder, in records of results."""
+"""Place of a head in its model's own folder, as recorded in results."""
 OPENAI_HINT = 'OpenAI\'s CLIP: --model ViT-B-16/openai (Python: model="ViT-B-16/openai")'
 
 
@@ -40,7 +40,7 @@ def _open_clip() -> Path:
 
 @cache
 def architectures() -> dict[str, dict[str, Any]]:
-    """Name and configuration of every architecture that the installed open_clip brings."""
+    """Name and configuration of every architecture in the installed open_clip."""
     files = sorted((_open_clip() / "model_configs").glob("*.json"))
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in files}
 
@@ -49,7 +49,7 @@ def architectures() -> dict[str, dict[str, Any]]:
 def tags() -> dict[str, list[str]]:
     """Tags of trained weights by architecture, parsed from open_clip's source, since importing it takes seconds.
 
-    The table there is `_PRETRAINED = {architecture: dict(tag=_pcfg(...), ...)}`; some inner ones have names.
+    The table there is `_PRETRAINED = {architecture: dict(tag=_pcfg(...), ...)}`; some inner dicts are named variables.
     """
     tree = ast.parse((_open_clip() / "pretrained.py").read_text(encoding="utf-8"))
     named = {node.targets[0].id: node.value for node in tree.body if _names_one(node)}  # type: ignore[attr-defined]
@@ -78,9 +78,9 @@ OPENAI = {
 
 
 def full_name(name: str, checkpoint: str | Path | None = None) -> str:
-    """The name in open_clip's words of a model that goes by its name in OpenAI's package; any other stays as it is.
+    """open_clip's name of a model given by its name in OpenAI's package; any other name is returned unchanged.
 
-    "ViT-B/32" is "ViT-B-32/openai". With a checkpoint it is the architecture alone, with OpenAI's activation.
+    "ViT-B/32" is "ViT-B-32/openai". With a checkpoint, it is only the architecture, with OpenAI's activation.
     """
     start, plus, file = name.partition("+")
     if start not in OPENAI:
@@ -91,23 +91,23 @@ def full_name(name: str, checkpoint: str | Path | None = None) -> str:
 
 
 REASONS = {
-    "vit_pe_": "rotary positions under a MAP head",
+    "vit_pe_": "rotary positions with a MAP head",
     "fastvit": "a CNN that averages its feature map",
     "convnext": "a CNN that averages its feature map",
-    "swin": "attention inside windows alone",
-    "vit_relpos": "relative positions inside attention",
+    "swin": "attention only within windows",
+    "vit_relpos": "relative positions in attention",
 }
-"""Beginnings of timm's names -> what their image tower has that no adapter reads."""
+"""Prefix of timm's names -> the part of their image tower that no adapter supports."""
 
 
 def tower_of(config: dict[str, Any]) -> tuple[str | None, str]:
-    """The adapter that an architecture's image tower gets, in words; or None, and why there is none.
+    """The adapter for an architecture's image tower, in words; or None and the reason why there is none.
 
-    Told from the configuration as open_clip itself tells which tower to build.
+    The configuration decides, as it does in open_clip itself.
     """
     vision = config.get("vision_cfg", {})
     if "multimodal_cfg" in config or vision.get("attentional_pool"):
-        return None, "a CoCa, with a decoder of text or several learned queries"
+        return None, "a CoCa, with a text decoder or several learned queries"
     if "timm_model_name" not in vision:
         return "CLIP ResNet" if isinstance(vision.get("layers"), list) else "native ViT", ""
     name, pool = vision["timm_model_name"], vision.get("timm_pool")
@@ -126,20 +126,20 @@ def tower_of(config: dict[str, Any]) -> tuple[str | None, str]:
 
 
 def split_name(name: str, checkpoint: str | Path | None = None) -> tuple[str, str | None, Path | None]:
-    """Cut a model name into its parts, and refuse what names nothing.
+    """Split a model name into its parts, and check that it names a model.
 
     Args:
         name: "mini", "ARCH/TAG", "local-dir:PATH", "hf-hub:ORG/NAME", "hf:ORG/NAME", "hf:./PATH", "ARCH+FILE", or
             "ARCH" with a checkpoint.
-        checkpoint: a file with weights.
+        checkpoint: a weights file.
 
     Returns:
-        (architecture or schemed name, tag or None, checkpoint or None).
+        (architecture or name with its scheme, tag or None, checkpoint or None).
 
     Raises:
         UnknownNameError: no such architecture or tag.
         UnsupportedTowerError: the architecture's image tower has no adapter.
-        ModelError: a scheme that is not read, a missing tag, file or folder, or a checkpoint where none can be used.
+        ModelError: an unsupported scheme, a missing tag, file or folder, or a checkpoint where none is allowed.
     """
     name = full_name(name, checkpoint)
     if checkpoint is None and "+" in name and not name.startswith(SCHEMES):
@@ -150,9 +150,9 @@ def split_name(name: str, checkpoint: str | Path | None = None) -> tuple[str, st
             raise ModelError(f"there is no checkpoint file {str(checkpoint)!r}.")
     if name == DEFAULT_MODEL or name.startswith(SCHEMES):
         if checkpoint is not None:
-            raise ModelError(f"checkpoint= goes with an architecture such as 'ViT-B-16', not with {name!r}.")
+            raise ModelError(f"checkpoint= requires an architecture such as 'ViT-B-16', got {name!r}.")
         if name.startswith("hf-hub:") and not re.fullmatch(r"[\w.-]+/[\w.-]+", name.removeprefix("hf-hub:")):
-            raise ModelError(f"{name!r} names no repository: write hf-hub:ORG/NAME.")
+            raise ModelError(f"{name!r} is not a repository name: write hf-hub:ORG/NAME.")
         if name.startswith("local-dir:") and not Path(name.removeprefix("local-dir:")).is_dir():
             raise ModelError(f"there is no model folder {name.removeprefix('local-dir:')!r}.")
         if name.startswith("hf:"):
@@ -160,19 +160,19 @@ def split_name(name: str, checkpoint: str | Path | None = None) -> tuple[str, st
         return (f"local-dir:{MINI}" if name == DEFAULT_MODEL else name), None, None
     if Path(name).suffix in CHECKPOINTS:
         raise ModelError(
-            f"{name!r} is a file of weights, which does not say of which architecture: write ARCH+FILE, such as "
+            f"{name!r} is a weights file, which does not name its architecture: write ARCH+FILE, such as "
             f"'ViT-B-32+{name}'."
         )
     architecture, _, tag = name.partition("/")
     if re.match(r"[.~]{0,2}/|~", name):
         raise ModelError(
-            f"{name!r} is a path: a model folder is hf:{name} (transformers) or "
+            f"{name!r} is a path: for a model folder, write hf:{name} (transformers) or "
             f"local-dir:{os.path.expanduser(name)} (open_clip)."
         )
     if architecture not in architectures() and tag and not any(tag in known for known in tags().values()):
         raise ModelError(
-            f"{name!r} is no ARCH/TAG of open_clip. A repository of the Hub is hf:{name} (transformers) or "
-            f"hf-hub:{name} (open_clip), a folder hf:./{name} or local-dir:{name}."
+            f"{name!r} is not an ARCH/TAG of open_clip. For a Hub repository, write hf:{name} (transformers) or "
+            f"hf-hub:{name} (open_clip); for a folder, hf:./{name} or local-dir:{name}."
         )
     if architecture not in architectures():
         raise UnknownNameError("model", architecture, [*architectures(), DEFAULT_MODEL], "`eclip models ls --all`")
@@ -181,14 +181,14 @@ def split_name(name: str, checkpoint: str | Path | None = None) -> tuple[str, st
         raise unsupported(f"the image tower of {architecture} ({reason})")
     if checkpoint is not None:
         if tag:
-            raise ModelError(f"give a tag or a checkpoint, not both: {architecture}+{checkpoint}, or {name} alone.")
+            raise ModelError(f"pass a tag or a checkpoint, not both: {name} or {architecture}+{checkpoint}.")
         return architecture, None, checkpoint
     known = tags().get(architecture, [])
     if not tag:
         example = f": add a tag as in {architecture}/{known[0]} (`eclip models ls --all` shows them)" if known else ""
         raise ModelError(
-            f"{name!r} is an architecture without weights{example or ', and open_clip knows none for it'}, or give "
-            f"a checkpoint: {architecture}+FILE."
+            f"{name!r} names an architecture without weights{example or ', and open_clip lists none for it'}, or "
+            f"pass a checkpoint: {architecture}+FILE."
         )
     if tag not in known:
         raise UnknownNameError(f"weights of {architecture}:", tag, known, "`eclip models ls --all`")
@@ -196,12 +196,12 @@ def split_name(name: str, checkpoint: str | Path | None = None) -> tuple[str, st
 
 
 def hf_folder(name: str) -> Path | None:
-    """The folder that "hf:./PATH", "hf:/PATH" or "hf:~/PATH" means; None for "hf:ORG/NAME", a repository of the Hub.
+    """The folder of "hf:./PATH", "hf:/PATH" or "hf:~/PATH"; None for "hf:ORG/NAME", a repository of the Hub.
 
-    Never the one for the other: a folder here does not hide a repository of the same name.
+    The two are never confused: a local folder does not hide a repository of the same name.
 
     Raises:
-        ModelError: nobody here is called as "~NAME" says.
+        ModelError: the user of "~NAME" does not exist.
     """
     rest = name.removeprefix("hf:")
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", rest):
@@ -209,18 +209,18 @@ def hf_folder(name: str) -> Path | None:
     try:
         return Path(rest).expanduser()
     except RuntimeError as error:
-        raise ModelError(f"{name!r}: there is no home folder of {Path(rest).parts[0]!r} here.") from error
+        raise ModelError(f"{name!r}: {Path(rest).parts[0]!r} has no home folder on this machine.") from error
 
 
 def folder_of(architecture: str) -> Path | None:
-    """The folder that a model's name names, if it names one; `architecture` is the first part of `split_name`."""
+    """The folder that a model's name refers to, if any; `architecture` is the first part from `split_name`."""
     if architecture.startswith("local-dir:"):
         return Path(architecture.removeprefix("local-dir:"))
     return hf_folder(architecture) if architecture.startswith("hf:") else None
 
 
 def head_beside(architecture: str) -> Path | None:
-    """The folder of a model, if a head of ECLIP lies in it."""
+    """The folder of a model, if it contains an ECLIP head."""
     folder = folder_of(architecture)
     return folder if folder is not None and (folder / HEAD_CONFIG).is_file() else None
 
@@ -229,8 +229,8 @@ def _check_hf(name: str) -> None:
     folder = hf_folder(name)
     if folder is not None and not (folder / "config.json").is_file():
         raise ModelError(
-            f"{name!r}: {str(folder)!r} is no folder with a config.json of transformers. Write hf:ORG/NAME for the "
-            "Hub, or hf:./FOLDER, as save_pretrained writes it."
+            f"{name!r}: {str(folder)!r} is not a transformers model folder (no config.json). Write hf:ORG/NAME for a "
+            "Hub repository, or hf:./FOLDER for a folder that save_pretrained wrote."
         )
     if importlib.util.find_spec("transformers") is None:
-        raise ModelError(f"{name} is a model of the package transformers, which is missing: pip install 'eclip[hf]'.")
+        raise ModelError(f"{name} requires the package transformers: pip install 'eclip[hf]'.")

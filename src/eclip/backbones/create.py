@@ -1,4 +1,4 @@
-"""What stands behind a model's name: its files, fetched or found, and the host model and tokenizer built of them."""
+"""From a model's name to its files, downloaded or found, and the host model and tokenizer built from them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _log = logging.getLogger("eclip")
 
 
 def create(architecture: str, tag: str | None, checkpoint: Path | None) -> tuple[nn.Module, dict[str, Any]]:
-    """The model, and what `wrap` is to be told about it."""
+    """The model, and the arguments to `wrap` it with."""
     if architecture.startswith("hf:"):
         repository = architecture.removeprefix("hf:")
         folder = hf_folder(architecture) or one_folder(repository, lambda: _fetch_hf(repository))
@@ -46,7 +46,7 @@ def create(architecture: str, tag: str | None, checkpoint: Path | None) -> tuple
         elif checkpoint is not None:
             options = {"pretrained": str(checkpoint.resolve()), "force_preprocess_cfg": _usual_colors(architecture)}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # open_clip's hints on activations, which are settled here
+        warnings.simplefilter("ignore", UserWarning)  # open_clip's hints on activations, which are resolved here
         try:
             model = open_clip.create_model(source, require_pretrained=True, **options)
         except Exception as error:
@@ -54,20 +54,20 @@ def create(architecture: str, tag: str | None, checkpoint: Path | None) -> tuple
                 raise
             file = options["pretrained"]
             raise ModelError(
-                f"{file!r} cannot be read ({short(error)}). If it is damaged, delete it, and it is fetched anew."
+                f"{file!r} cannot be read ({short(error)}). If it is damaged, delete it to download it again."
             ) from error
     return model, {"tokenizer": _tokenizer(source, architecture)}
 
 
 def _fetch_open_clip(repository: str, name: str) -> list[Path]:
-    """Configuration and weights of an open_clip model of the Hub, fetched if they are not here."""
+    """Configuration and weights of an open_clip model of the Hub, downloaded if needed."""
     config = fetch(repository, (CONFIG,), "")
     _check_text_side(f"local-dir:{config.parent}", name)
     return [config, fetch(repository, WEIGHTS, "of unknown size")]
 
 
 def _fetch_hf(repository: str) -> list[Path]:
-    """A transformers model of the Hub, fetched if it is not here; its kind is looked at first."""
+    """A transformers model of the Hub, downloaded if needed; its type is checked first."""
     config = fetch(repository, (HF_CONFIG,), "")
     model_type(config.parent)
     weights = fetch(repository, HF_WEIGHTS, "of unknown size")
@@ -79,19 +79,19 @@ def _fetch_hf(repository: str) -> list[Path]:
 
 
 def _check_text_side(source: str, name: str) -> None:
-    """Refuse a text side of transformers where the package is missing, and fetch its configuration if need be."""
+    """Refuse a transformers text tower if the package is missing, and download its configuration if needed."""
     text = open_clip.get_model_config(source)["text_cfg"]
     if not (text.get("hf_tokenizer_name") or text.get("hf_model_name")):
         return
     if importlib.util.find_spec("transformers") is None:
-        raise ModelError(f"the text side of {name} needs the package transformers: pip install 'eclip[hf]'.")
+        raise ModelError(f"the text tower of {name} requires the package transformers: pip install 'eclip[hf]'.")
     own = text.get("hf_model_name")
     if own and not Path(own).exists():
         fetch(own, (HF_CONFIG,), "")
 
 
 def _tokenizer(source: str, name: str) -> Any:
-    """As `open_clip.get_tokenizer`, but files of transformers are fetched as all others are, and only once."""
+    """As `open_clip.get_tokenizer`, but downloads transformers' files like all others, and only once."""
     text = open_clip.get_model_config(source)["text_cfg"]
     own = text.get("hf_tokenizer_name")
     if not own or name.startswith("local-dir:") or Path(own).exists():
@@ -105,7 +105,7 @@ def _tokenizer(source: str, name: str) -> Any:
 
 
 def _tag_options(architecture: str, tag: str) -> dict[str, Any]:
-    """How open_clip is to build an architecture for these weights, which are fetched if they are not here."""
+    """Options to build an architecture in open_clip for these weights, which are downloaded if needed."""
     config = open_clip.get_pretrained_cfg(architecture, tag)
     quick = bool(config.get("quick_gelu", False))
     if architectures()[architecture].get("quick_gelu", False) and not quick:
@@ -123,20 +123,20 @@ def _tag_options(architecture: str, tag: str) -> dict[str, Any]:
 def _usual_colors(architecture: str) -> dict[str, Any]:
     """Color mean, std and interpolation that all published weights of an architecture share, for a checkpoint of one.
 
-    A checkpoint file does not say what it was trained with. Where the published weights disagree, or there are none,
-    CLIP's are taken, and a line says so.
+    A checkpoint file does not record its training normalization. If the published weights disagree, or there are none,
+    CLIP's values are used, and a warning says so.
     """
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     configs = [open_clip.get_pretrained_cfg(architecture, tag) for tag in tags]
     used = [{key: config[key] for key in ("mean", "std", "interpolation")} for config in configs]
     if used and all(one == used[0] for one in used):
         return used[0]
-    _log.warning("%s: colors are normalized as CLIP's; a checkpoint does not say how it was trained", architecture)
+    _log.warning("%s: colors are normalized as in CLIP, because a checkpoint does not record its own", architecture)
     return {}
 
 
 def _size(architecture: str) -> str:
-    """Size of an architecture's weights in words, reckoned without allocating them."""
+    """Size of an architecture's weights in words, computed without allocating them."""
     config = open_clip.get_model_config(architecture)
     with torch.device("meta"):
         kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
@@ -146,12 +146,12 @@ def _size(architecture: str) -> str:
 
 def _check_folder(folder: Path) -> None:
     if not (folder / CONFIG).is_file():
-        raise ModelError(f"{str(folder)!r} has no {CONFIG}, so it is no model folder of open_clip.")
+        raise ModelError(f"{str(folder)!r} has no {CONFIG}, so it is not an open_clip model folder.")
     if not any(any(folder.glob(f"*{suffix}")) for suffix in (".safetensors", ".bin", ".pth")):
-        raise ModelError(f"{str(folder)!r} has no weights: a file such as {WEIGHTS[0]} belongs there.")
+        raise ModelError(f"{str(folder)!r} has no weights: add a file such as {WEIGHTS[0]}.")
 
 
 def short(error: Exception) -> str:
-    """An error of another library in one line."""
+    """An error of another library on one line."""
     reason = " ".join(str(error).split())
     return f"{type(error).__name__}: {reason if len(reason) <= 400 else reason[:400] + ' ...'}"

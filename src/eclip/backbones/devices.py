@@ -1,4 +1,4 @@
-"""Devices by all the names that torch's users have for them."""
+"""Devices, in all the forms in which torch users name them."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import torch
 from eclip.errors import DeviceError
 
 Device = str | int | np.integer | torch.device
-"""A name, the number of a CUDA device, or torch's own object."""
+"""A name, the number of a CUDA device, or a torch.device."""
 
 
 def resolve_device(device: Device | None) -> torch.device:
-    """The torch device that is meant, checked for being there; None is the CPU.
+    """The torch device, checked to be available; None is the CPU.
 
     Raises:
-        DeviceError: it is not there, or of a kind we do not run on.
+        DeviceError: it is not available, or of an unsupported type.
     """
-    said = "cpu" if device is None else str(device)
+    name = "cpu" if device is None else str(device)
     if isinstance(device, bool) or not isinstance(device, Device | None):
-        said = ""
-    elif re.fullmatch(r"\d+", said):
-        said = f"cuda:{said}"
-    elif said == "auto":
-        said = "cuda" if torch.cuda.is_available() else "cpu"
-    if said.partition(":")[0] == "mps":
-        raise DeviceError("device 'mps' is not offered: no result was ever checked on it. Use 'cpu'.")
+        name = ""
+    elif re.fullmatch(r"\d+", name):
+        name = f"cuda:{name}"
+    elif name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.partition(":")[0] == "mps":
+        raise DeviceError("device 'mps' is not supported, because no result has been checked on it. Use 'cpu'.")
     try:
-        where = torch.device(said)
+        where = torch.device(name)
     except RuntimeError:
         where = None
     if where is None or where.type not in ("cpu", "cuda"):
@@ -41,6 +41,6 @@ def resolve_device(device: Device | None) -> torch.device:
         return torch.device("cpu")
     if (where.index or 0) >= (count := torch.cuda.device_count()):
         raise DeviceError(
-            f"device {said!r} is not there: torch {torch.__version__} sees {count} CUDA devices. Use 'cpu'."
+            f"device {name!r} is not available: torch {torch.__version__} sees {count} CUDA devices. Use 'cpu'."
         )
     return torch.device("cuda", torch.cuda.current_device() if where.index is None else where.index)

@@ -1,6 +1,6 @@
-"""Encoding, images encoded once, and `encode`, the one forward pass that makes it.
+"""Encoding, images encoded once, and `encode`, the single forward pass that creates it.
 
-`encode` walks the image tower block by block with the host's own fused attention and keeps what methods need; every
+`encode` runs the image tower block by block with the host's own fused attention and keeps what methods need; every
 method is then a pure function of that Encoding and the texts.
 """
 
@@ -26,21 +26,21 @@ from eclip.registry import one_of, whole
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Encoding:
-    """Images encoded once; methods ask it as often as they like.
+    """Images encoded once, for any number of methods.
 
     Attributes:
-        backbone: who encoded.
+        backbone: the model that encoded them.
         pixels: (image, 3, height, width), as preprocessed.
-        inputs: what entered each of the kept last blocks, first kept block first; each (image, token, channel).
+        inputs: inputs of the kept last blocks, first kept block first; each (image, token, channel).
         tokens: output of the last block (image, token, output), before `backbone.project`. In an attention pool every
-            token has been a query, and `output` is the feature size already.
+            token is a query, and `output` is already the feature size.
         feature: (image, feature), not normalized; equals the model's own `encode_image`.
         trunk: a CNN's last feature map (image, depth, row, col), else None.
         grid: patches down and across.
-        prefix: tokens before the patches.
+        prefix: number of tokens before the patches.
         positions: how position embeddings were resized.
         blocks: all blocks, for this grid.
-        state: of the model's weights and modules when it encoded, see `backbones.agreement`.
+        state: fingerprint of the model's weights and modules at encoding time, see `backbones.agreement`.
     """
 
     backbone: Backbone
@@ -56,7 +56,7 @@ class Encoding:
     state: State = field(default=(), repr=False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Encoding:
-        """Of a copy of the Backbone, whose blocks are those of the copied model."""
+        """An Encoding by a copy of the Backbone, with the blocks of the copied model."""
         self.check_current()
         backbone = copy.deepcopy(self.backbone, memo)
         copied = {name: copy.deepcopy(getattr(self, name), memo) for name in ("pixels", "inputs", "tokens", "feature")}
@@ -65,16 +65,16 @@ class Encoding:
         return replace(self, backbone=backbone, trunk=trunk, state=state, blocks=blocks, **copied)
 
     def check_current(self) -> None:
-        """The model is as it was when it encoded.
+        """Check that the model has not changed since it encoded.
 
         Raises:
-            StaleEncodingError: it has changed since.
+            StaleEncodingError: it has changed.
         """
         if self.state:
             check_state(self.backbone, self.state)
 
     def __repr__(self) -> str:
-        """One line: of what, and how much."""
+        """One line: images, patches, kept blocks and model."""
         rows, cols = self.grid
         return (
             f"Encoding({len(self.pixels)} images, {rows} x {cols} patches, the last {len(self.inputs)} of "
@@ -87,14 +87,14 @@ class Encoding:
         Raises:
             KeepError: the encoding kept fewer.
             StaleEncodingError: the model has changed since it encoded.
-            AlteredModelError: a block computes something else than its weights say.
+            AlteredModelError: a block does not compute what its weights say.
         """
         depth = len(self.blocks)
         needed = depth if count is None else min(count, depth)
         if needed > len(self.inputs):
             raise KeepError(
                 f"{method!r} reruns the last {needed} of {depth} blocks, but this encoding kept {len(self.inputs)}: "
-                f"encode(..., keep={needed}), or keep=None for all."
+                f"call encode(..., keep={needed}), or keep=None for all."
             )
         if needed == 0:
             return []
@@ -102,7 +102,7 @@ class Encoding:
         return list(zip(self.blocks[-needed:], self.inputs[-needed:], strict=True))
 
     def only(self, image: int) -> Encoding:
-        """The same of one image."""
+        """The Encoding of one of the images."""
         one = slice(image, image + 1)
         return replace(
             self,
@@ -114,7 +114,7 @@ class Encoding:
         )
 
     def on_grid(self, rows: Float[Tensor, "image patch text"]) -> Float[Tensor, "image text row col"]:
-        """Lay one value a patch and text on the patch grid."""
+        """Arrange one value per patch and text on the patch grid."""
         return rows.transpose(1, 2).unflatten(2, self.grid)
 
 
@@ -128,7 +128,7 @@ def encode(
 
     Args:
         backbone: from `load` or `wrap`.
-        pixels: as `backbone.preprocess` gives them; any height and width that are multiples of the patch. They are
+        pixels: as from `backbone.preprocess`; any height and width that are multiples of the patch. They are
             moved to the model's device and precision.
         keep: how many last blocks can be rerun (0 to depth; a larger number keeps all); None = all.
         positions: how position embeddings are resized off the training grid: "bicubic_aa" (with antialias; open_clip,
@@ -136,9 +136,9 @@ def encode(
             (grid + 0.1) / native; DINO, SCLIP, NACLIP, ClearCLIP).
 
     Raises:
-        ShapeError: pixels are not (image, 3, height, width), or a side is no multiple of the patch.
+        ShapeError: pixels are not (image, 3, height, width), or a side is not a multiple of the patch.
         OptionError: keep is negative or positions is unknown.
-        AlteredModelError: the host's own pass gives another feature, as with a hook on its image tower.
+        AlteredModelError: the host's own forward pass gives a different feature, for example because of a hook.
     """
     keep = None if keep is None else whole(keep, "keep", "None or a whole number")
     if keep is not None and keep < 0:
@@ -166,11 +166,11 @@ def _grid_of(backbone: Backbone, pixels: Tensor) -> Grid:
     if len(shape) != 4 or shape[1] != 3 or not pixels.is_floating_point():
         raise ShapeError(
             f"pixels must be floating point and (image, 3, height, width), got {pixels.dtype} {shape}: "
-            "torch.stack([backbone.preprocess(image), ...]) makes them."
+            "create them with torch.stack([backbone.preprocess(image), ...])."
         )
     if shape[0] == 0 or shape[2] == 0 or shape[3] == 0 or shape[2] % patch or shape[3] % patch:
         raise ShapeError(
             f"height and width must be multiples of the patch size {patch} of {backbone.name}, with one image or "
-            f"more, got {shape}: backbone.preprocess resizes an image so."
+            f"more, got {shape}: resize images with backbone.preprocess."
         )
     return Grid(shape[2] // patch, shape[3] // patch)

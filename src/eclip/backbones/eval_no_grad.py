@@ -1,7 +1,7 @@
-"""The one state in which models are run: evaluation mode, ordinary tensors, no gradients, full precision.
+"""The state in which models are run: evaluation mode, ordinary tensors, no gradients, no autocast.
 
-Training flags belong to the modules, not to a thread. So users of a module are counted, by all threads and models that
-share it: the first one in switches it to evaluation mode, the last one out restores what its owner set.
+Training flags belong to modules, not to a thread. So the users of a module are counted across all threads and models
+that share it: the first one in switches it to evaluation mode, the last one out restores what its owner set.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class _Held:
     """A module in use.
 
     Attributes:
-        module: kept alive no longer than it is in use.
-        training: its flag as its owner wants it.
+        module: the module, kept alive only while it is in use.
+        training: the flag that its owner wants.
         users: how many are inside.
         disturbed: how often its owner switched it to training mode while it was in use.
     """
@@ -36,19 +36,19 @@ class _Held:
 
 
 _held: dict[int, _Held] = {}
-"""id of a module -> its users; of modules in use alone."""
+"""id of a module -> its users; only for modules in use."""
 _lock = threading.RLock()  # a signal handler may explain too
 
 
 @contextlib.contextmanager
 def eval_no_grad(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and ordinary tensors without gradients for the time of the block, whatever surrounds it.
+    """Evaluation mode and ordinary tensors without gradients inside the block, whatever surrounds it.
 
-    Every module's own mode is restored when nobody uses it any longer. Autocast and inference mode rest: they change
-    values or forbid gradients.
+    Every module's own mode is restored when its last user leaves. Autocast and inference mode are off inside, because
+    they change values or forbid gradients.
 
     Raises:
-        ModelError: another thread has called `model.train()` in the meantime, so the values may be those of training.
+        ModelError: another thread called `model.train()` in the meantime, so values may come from training mode.
     """
     modules = [module for _, module in modules_of(model)]
     device = next(named_weights(model))[1].device.type
@@ -85,12 +85,12 @@ def eval_no_grad(model: nn.Module) -> Iterator[None]:
                         module.training = True
     if disturbed:
         raise ModelError(
-            f"{type(model).__name__} was put into training mode while it was run, so the result would be random: call "
-            "train() before or after, or explain a copy, eclip.wrap(copy.deepcopy(model), ...)."
+            f"{type(model).__name__} was put into training mode while eclip ran it, so results would be random: call "
+            "train() before or after, or explain a copy with eclip.wrap(copy.deepcopy(model), ...)."
         )
 
 
 def _rest(held: _Held) -> None:
-    """Its owner wants it in training mode from now on, but whoever is inside needs it as it is."""
+    """Record that its owner wants training mode from now on, but keep evaluation mode for those inside."""
     held.training, held.module.training = True, False
     held.disturbed += 1

@@ -1,4 +1,4 @@
-"""Gradients through a host's own layers: on, and none of their parts lost without a word."""
+"""Gradients through a host's own layers, without silently losing any part of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _Watch(TorchFunctionMode):
-    """Raises where an operation takes a value that is differentiated and gives one that is not."""
+    """Raises if an operation takes a differentiable value and returns one that is not."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -37,17 +37,17 @@ class _Watch(TorchFunctionMode):
 
 
 def _is_weight(value: Tensor) -> bool:
-    """A weight of the model or a part of one, whose slope nobody asks for."""
+    """A weight of the model or a part of one, whose gradient is not needed."""
     return isinstance(value, nn.Parameter) or (value._is_view() and isinstance(value._base, nn.Parameter))
 
 
 def _has_slope(value: Tensor) -> bool:
-    """Operators without a derivative, those of int8 layers among them, leave a node that passes nothing on."""
+    """Operators without a derivative, such as those of int8 layers, leave a graph node that propagates nothing."""
     return value.requires_grad and (value.grad_fn is None or "NotImplemented" not in value.grad_fn.name())
 
 
 _VALUELESS = ("detach", "__get__")
-"""Ways to take a value out of the graph that are meant so; in a host's own code they are part of its training."""
+"""Deliberate ways to take a value out of the graph; in a host's own code they are part of its training."""
 
 
 def _operation(func: Any) -> str:
@@ -56,16 +56,16 @@ def _operation(func: Any) -> str:
 
 
 def watched(backbone: Backbone, *, text: bool = False) -> TorchFunctionMode:
-    """Inside, a step of the host that has no gradient is an error, since its part of the gradient would be lost.
+    """Inside, a step of the host that is not differentiable is an error, since part of the gradient would be lost.
 
     Raises:
-        AlteredModelError: a backward hook stands on a module, which may change gradients, and sees many texts at once.
-        GradientError: such a step was met.
+        AlteredModelError: a module has a backward hook, which may change gradients and would see many texts at once.
+        GradientError: there is such a step.
     """
     where = backward_hook(backbone.model, text_side(backbone) if text else image_side(backbone))
     if where is not None:
         raise AlteredModelError(
-            f"{backbone.name}: a backward hook stands on {where}, and may change the gradients that this method uses. "
+            f"{backbone.name}: a backward hook is registered on {where} and may change the gradients of this method. "
             "Remove the hook (handle.remove()), then explain again, or use a method without gradients, such as "
             "'surgery'."
         )
@@ -74,6 +74,6 @@ def watched(backbone: Backbone, *, text: bool = False) -> TorchFunctionMode:
 
 @contextlib.contextmanager
 def gradients(backbone: Backbone, *, text: bool = False) -> Iterator[None]:
-    """Gradients on, and `watched`."""
+    """Gradients enabled and `watched`."""
     with torch.enable_grad(), watched(backbone, text=text):
         yield

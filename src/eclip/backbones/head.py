@@ -1,10 +1,10 @@
 """The head of ECLIP (Li et al. 2022, https://arxiv.org/abs/2209.07046): a new projection.
 
-Both encoders stay frozen. The head sends every patch into the space of texts; in training alone the patches are pooled,
-which gives one score for an image and a text (`eclip.training.pooling`). The paper pools by masked max pooling; our
-default, with which the head of `mini` was trained, is a smooth maximum of the patches' similarity with the text.
-Recognition keeps the model's own projection (dual projections, in the paper's first version): scores never change.
-The authors released no code, and the paper's body could not be read; what is a guess of ours says so.
+Both encoders stay frozen. The head projects every patch into the text space; only training pools the patches into one
+score per image and text (`eclip.training.pooling`). The paper uses masked max pooling; our default, with which the head
+of `mini` was trained, is a smooth maximum of the patches' similarity with the text. Recognition keeps the model's own
+projection (dual projections, in the paper's first version): scores never change.
+The authors released no code, and we could not read the paper's body; guesses of ours are marked as such.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ WEIGHTS, CONFIG, SCHEMA = "eclip_head.safetensors", HEAD_CONFIG, "eclip.head/1"
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """What a head is, next to its weights.
+    """Configuration of a head, saved next to its weights.
 
     Attributes:
         model: the backbone's name.
-        probe: a few numbers of the model's weights, which tell it from others of the same shape.
-        channels: of the rows that the head reads.
-        features: of the space of texts.
+        probe: a few of the model's weights, which distinguish it from other models of the same shape.
+        channels: size of the rows that the head reads.
+        features: size of the text space.
         source: what the head reads, see `head_rows`.
-        hidden: width of a second, curved path beside the projection; 0 = none.
+        hidden: width of a second, nonlinear path beside the projection; 0 = none.
         text: whether texts are projected too.
         trained: how it was trained, for the record: data, guide, form, epochs, ...
     """
@@ -63,15 +63,15 @@ class HeadConfig:
 
 
 class EclipHead(nn.Module):
-    """A projection of patches into the space of texts; at its start the model's own.
+    """A projection of patches into the text space, initialized as the model's own.
 
     Attributes:
-        config: what it is.
-        place: where it was read, as the user named it, or "beside the model"; None if it was not.
+        config: its configuration.
+        place: where it was read from, as the user gave it, or "beside the model"; None if it was not read.
         image: channel -> feature, linear.
-        hidden: channel -> hidden, of the curved path `image(x) + curved(gelu(hidden(x)))`, or None.
-        curved: hidden -> feature, zero at the start.
-        text: feature -> feature without bias, the identity at the start, or None.
+        hidden: channel -> hidden, of the nonlinear path `image(x) + curved(gelu(hidden(x)))`, or None.
+        curved: hidden -> feature, initialized to zero.
+        text: feature -> feature without bias, initialized to the identity, or None.
     """
 
     def __init__(self, config: HeadConfig) -> None:
@@ -94,20 +94,20 @@ class EclipHead(nn.Module):
         text: bool = False,
         seed: int = 0,
     ) -> EclipHead:
-        """A head before its first step, in float32, on the backbone's device.
+        """A head before its first training step, in float32, on the backbone's device.
 
         Args:
             backbone: the model whose patches it will read.
             source: what the head reads, see `head_rows`.
-            init: "model", the model's own way of these rows to features, as one linear map (source "value": what
-                MaskCLIP does; "output": what ITSM does); or "random", the control.
-            hidden: width of the curved path.
+            init: "model", the model's own mapping of these rows to features, as one linear map (source "value": as in
+                MaskCLIP; "output": as in ITSM); or "random", the control.
+            hidden: width of the nonlinear path.
             text: train a projection of texts too.
-            seed: of the random weights.
+            seed: seed of the random weights.
 
         Raises:
             OptionError: an unknown source or init, or a negative width.
-            HeadError: init is "model", and the model's own way is curved.
+            HeadError: init is "model", but the model's own mapping is nonlinear.
         """
         one_of(init, "init", STARTS)
         if hidden < 0:
@@ -129,7 +129,7 @@ class EclipHead(nn.Module):
         return head.to(backbone.weight.device)
 
     def forward(self, rows: Float[Tensor, "*batch channel"]) -> Float[Tensor, "*batch feature"]:
-        """Features of rows from `head_rows`, not normalized."""
+        """Features of rows from `head_rows`, not normalized to unit length."""
         rows = rows.to(self.image.weight.dtype)
         features = self.image(rows)
         if self.hidden is None or self.curved is None:
@@ -137,13 +137,13 @@ class EclipHead(nn.Module):
         return features + self.curved(nn.functional.gelu(self.hidden(rows)))
 
     def project_text(self, text: Float[Tensor, "text feature"]) -> Float[Tensor, "text feature"]:
-        """Texts as the head compares patches with them: linear, so not of length one where texts are projected."""
+        """Texts as the head compares patches with them: a linear map, so projected texts do not have length one."""
         return text if self.text is None else self.text(text.to(self.text.weight.dtype))
 
     def save(self, folder: str | Path) -> Path:
-        """Write `eclip_head.safetensors` and `eclip_head.json` into a folder, made if it is not there; returns it.
+        """Write `eclip_head.safetensors` and `eclip_head.json` to a folder, created if needed, and return the folder.
 
-        Each file is whole at any moment.
+        Each file is written atomically.
 
         Raises:
             ResultError: a file cannot be written.
@@ -158,13 +158,13 @@ class EclipHead(nn.Module):
 
 
 def head_rows(encoding: Encoding, source: str = "value") -> Float[Tensor, "image patch channel"]:
-    """What a head reads of each patch: the rows before the model's last linear step.
+    """The input of a head for each patch: the rows before the model's last linear step.
 
     Args:
         encoding: with the last block kept for "value".
-        source: "value": what each patch passes on by itself, attention left out, as in MaskCLIP; of an attention pool
-            the patches as they enter it, without positions. "output": the tokens of the last block, as in ITSM. Both
-            after the final norm, or after the one-token pass through a MAP head.
+        source: "value": each patch's value projection, without attention, as in MaskCLIP; for an attention pool, its
+            input patches without positions. "output": the tokens of the last block, as in ITSM. Both after the final
+            norm, or after the one-token pass through a MAP head.
 
     Raises:
         OptionError: an unknown source.
@@ -182,10 +182,10 @@ def head_rows(encoding: Encoding, source: str = "value") -> Float[Tensor, "image
 
 
 def with_head(backbone: Backbone, head: EclipHead | None) -> Backbone:
-    """The same backbone with this head, which `METHODS["eclip"]` reads; nothing else changes.
+    """The same backbone with this head, which `METHODS["eclip"]` uses; nothing else changes.
 
     Raises:
-        HeadError: the head belongs to another model, or lies on another device.
+        HeadError: the head belongs to another model, or is on another device.
     """
     if head is not None:
         _check_fit(backbone, head)
@@ -193,15 +193,15 @@ def with_head(backbone: Backbone, head: EclipHead | None) -> Backbone:
 
 
 def load_head(name: str | Path) -> EclipHead:
-    """A head from disk, frozen; `head.place` says where it was.
+    """A head from disk, frozen; `head.place` records where it was.
 
     Args:
         name: the folder that `EclipHead.save` or `eclip train` wrote, either of the two files in it, or
             "hf-hub:ORG/NAME", a repository of the Hub with both files.
 
     Raises:
-        HeadError: it is not there, or cannot be read.
-        DownloadError: it must be fetched and cannot be.
+        HeadError: it is missing or cannot be read.
+        DownloadError: it cannot be downloaded.
     """
     check_place(name)
     path = _fetched(str(name).removeprefix("hf-hub:")) if str(name).startswith("hf-hub:") else Path(name)
@@ -210,43 +210,43 @@ def load_head(name: str | Path) -> EclipHead:
     for file in (weights, config):
         if not file.is_file():
             raise HeadError(
-                f"there is no head at {str(path)!r}: {file.name} is missing. `eclip train -o DIR` makes one."
+                f"there is no head at {str(path)!r}: {file.name} is missing. Train one with `eclip train -o DIR`."
             )
     try:
-        said = dict(json.loads(config.read_text(encoding="utf-8")))
-        if said.pop("schema") != SCHEMA:
+        stored = dict(json.loads(config.read_text(encoding="utf-8")))
+        if stored.pop("schema") != SCHEMA:
             raise ValueError(f"its schema is not {SCHEMA}")
         with built_apart():
-            head = EclipHead(HeadConfig(**{**said, "probe": tuple(said["probe"])}))
+            head = EclipHead(HeadConfig(**{**stored, "probe": tuple(stored["probe"])}))
             head.load_state_dict(load_file(weights))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise HeadError(f"the head {str(path)!r} cannot be read ({type(error).__name__}: {reason}).") from error
     if not all(bool(torch.isfinite(value).all()) for value in head.state_dict().values()):
-        raise HeadError(f"the head {str(path)!r} holds NaN or infinity: train it again.")
+        raise HeadError(f"the head {str(path)!r} contains NaN or infinity: train it again.")
     head.place = str(name)
     return head.eval().requires_grad_(False)
 
 
 def check_place(name: Any) -> None:
-    """A head is named by its folder, a file of it, or a repository; anything else is a HeadError."""
+    """Check that a head is given as its folder, one of its files, or a repository; else raise a HeadError."""
     if not isinstance(name, str | os.PathLike):
         raise HeadError(
             f"the head must be a folder or 'hf-hub:ORG/NAME', got {type(name).__name__}: "
-            "`eclip.with_head(backbone, head)` takes a head in hand."
+            "pass a head object to `eclip.with_head(backbone, head)`."
         )
     if not str(name).strip():
-        raise HeadError("the head has an empty name: write the folder that `eclip train -o DIR` made.")
+        raise HeadError("the name of the head is empty: pass the folder that `eclip train -o DIR` wrote.")
     if Path(name).is_file() and Path(name).suffix not in (".safetensors", ".json"):
         raise HeadError(
-            f"{str(name)!r} is no head: name the folder with {WEIGHTS} and {CONFIG}, which `eclip train -o DIR` makes. "
-            "A checkpoint of training is read by `eclip train --resume` alone."
+            f"{str(name)!r} is not a head: pass the folder with {WEIGHTS} and {CONFIG} that `eclip train -o DIR` made. "
+            "Training checkpoints are only for `eclip train --resume`."
         )
 
 
 def _fetched(repository: str) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise HeadError(f"'hf-hub:{repository}' names no repository of a head: write hf-hub:ORG/NAME.")
+        raise HeadError(f"'hf-hub:{repository}' is not a repository name: write hf-hub:ORG/NAME.")
     fetch(repository, (CONFIG,), "")
     return fetch(repository, (WEIGHTS,), "of unknown size").parent
 
@@ -257,7 +257,7 @@ def _is_pool(block: Block) -> bool:
 
 
 def _normed(backbone: Backbone, tokens: Tensor) -> Tensor:
-    """Tokens of the last block, as they are before `backbone.to_feature`."""
+    """Tokens of the last block, as `backbone.to_feature` takes them."""
     if (latent := backbone.latent) is not None:
         return finish(latent, tokens, latent.value(latent.norm1(tokens)))
     return tokens if backbone.final_norm is None else backbone.final_norm(tokens)
@@ -266,7 +266,7 @@ def _normed(backbone: Backbone, tokens: Tensor) -> Tensor:
 def _last_step(
     backbone: Backbone, source: str, rows: Float[Tensor, "image patch channel"]
 ) -> tuple[Float[Tensor, "feature channel"], Float[Tensor, " feature"]]:
-    """The model's way from rows such as these to features, as weight and bias, in float32."""
+    """The model's own mapping from such rows to features, as weight and bias, in float32."""
     block = backbone.blocks[-1]
 
     def values(rows: Tensor) -> Tensor:
@@ -279,19 +279,19 @@ def _last_step(
             rows.shape[2], dtype=rows.dtype, device=rows.device
         )  # so that a bias takes few digits of the weights in bfloat16
         weight = (step(far[None])[0] - bias).T / 256
-        for tried in (rows, -far[None]):  # rows of a black image may be zero, where a curve is not seen
+        for tried in (rows, -far[None]):  # rows of a black image may be zero, where nonlinearity is not visible
             there = step(tried)
             apart, moved = there - (tried @ weight.T + bias), there - bias
             if not bool(apart.norm() <= 0.02 * moved.norm() + torch.finfo(rows.dtype).eps * there.norm()):
                 raise HeadError(
-                    f"{backbone.name}, a {backbone.family}, has a curved projection, so no linear head can start as "
-                    'it: init="random" starts anywhere.'
+                    f"{backbone.name}, a {backbone.family}, has a nonlinear projection, which cannot initialize a "
+                    'linear head: use init="random".'
                 )
     return weight.float(), bias.float()
 
 
 def _probe(backbone: Backbone) -> tuple[float, ...]:
-    """The first number of 16 of the image side's weights, spread over its depth."""
+    """The first element of 16 of the image side's weights, spread over its depth."""
     weights = [weight for name, weight in named_weights(backbone.model) if name.startswith(backbone.visual)]
     places = torch.linspace(0, len(weights) - 1, 16, dtype=torch.float32, device="cpu").round().long().tolist()
     return tuple(float(weights[place].detach().flatten()[0]) for place in places)
@@ -301,11 +301,11 @@ def _check_fit(backbone: Backbone, head: EclipHead) -> None:
     own, its = (torch.tensor(one, dtype=torch.float32, device="cpu") for one in (_probe(backbone), head.config.probe))
     if own.shape != its.shape or not torch.allclose(own, its, rtol=0.004, atol=1e-7):  # either may be in bfloat16
         raise HeadError(
-            f"this head was trained for {head.config.model!r}, and the weights of {backbone.name!r} are others: use it "
-            f"with its own model, or `eclip train --model {backbone.name}` a new one."
+            f"this head was trained for {head.config.model!r}, but {backbone.name!r} has other weights: use it with "
+            f"its own model, or train a new head with `eclip train --model {backbone.name}`."
         )
     if head.image.weight.device != backbone.weight.device:
         raise HeadError(
-            f"the head is on {head.image.weight.device}, {backbone.name} on {backbone.weight.device}: head.to(...) "
-            "moves it."
+            f"the head is on {head.image.weight.device}, but {backbone.name} is on {backbone.weight.device}: move it "
+            "with head.to(...)."
         )

@@ -1,8 +1,8 @@
-"""Image towers of transformers: CLIP ViTs, and SigLIP's with their MAP head, of fixed resolution and NaFlex.
+"""Image towers of transformers: CLIP ViTs, and SigLIP ViTs with their MAP head, of fixed resolution and NaFlex.
 
-Each function gives the fields of a Backbone that depend on the tower. transformers is not imported here: a model in
-hand brings its own modules. Host internals repeated here, and pinned by parity tests: the order of steps at the input,
-so that positions can be resized, and the names of the weights, which are the same from transformers 4.45 on.
+Each function gives the fields of a Backbone that depend on the tower. transformers is not imported here: a
+model comes with its own modules. Host internals repeated here, and pinned by parity tests: the order of input steps,
+so that positions can be resized, and the names of the weights, which have been the same since transformers 4.45.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from eclip.backbones.positions import resize_positions
 from eclip.errors import OptionError, unsupported
 
 VISUAL = ("vision_model.", "visual_projection.")
-"""How the names of the image side's weights start."""
+"""Prefixes of the names of the image side's weights."""
 
 
 def clip_tower(model: Any) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def clip_tower(model: Any) -> dict[str, Any]:
 
 
 def siglip_tower(model: Any) -> dict[str, Any]:
-    """The ViT of SiglipModel, fixed-resolution SigLIP 2 among them: no class token, one learned query at the end."""
+    """The ViT of SiglipModel, including fixed-resolution SigLIP 2: no class token, one learned query at the end."""
     vision = model.vision_model
     embeddings = vision.embeddings
     native, patch = _grid(embeddings)
@@ -78,8 +78,8 @@ def siglip_tower(model: Any) -> dict[str, Any]:
 def naflex_tower(model: Any) -> dict[str, Any]:
     """The ViT of Siglip2Model, which was trained on every grid: patches go through a linear layer, row by row.
 
-    It was taught with positions resized by a bilinear filter with antialias, so that is what the default means here;
-    another way of resizing is refused off the square grid. All images of a batch have one grid, so nothing is padded.
+    It was trained with positions resized by a bilinear filter with antialiasing, so that is the default here; other
+    filters are refused off the square grid. All images of a batch have one grid, so nothing is padded.
     """
     vision = model.vision_model
     embeddings = vision.embeddings
@@ -89,8 +89,8 @@ def naflex_tower(model: Any) -> dict[str, Any]:
     def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
         if grid != native and positions != DEFAULT_POSITIONS:
             raise OptionError(
-                f"positions={positions!r} cannot be had on a Siglip2Model off its grid {tuple(native)}: it was trained "
-                "with its own way of resizing. Leave positions out."
+                f"positions={positions!r} is not available for a Siglip2Model off its grid {tuple(native)}: it was "
+                "trained with its own resizing. Omit positions."
             )
         patches = embeddings.patch_embedding(rows_of(pixels, grid))
         table = resize_positions(embeddings.position_embedding.weight, native, grid, "bilinear_aa")
@@ -115,7 +115,7 @@ def naflex_tower(model: Any) -> dict[str, Any]:
 
 
 def feature_of(answer: Any) -> Tensor:
-    """A tensor until transformers 5, since then a record, or a tuple of its values where the configuration says so."""
+    """The feature in an output: a tensor before transformers 5; since then an object or, if so configured, a tuple."""
     if isinstance(answer, Tensor):
         return answer
     feature: Tensor = answer[1] if isinstance(answer, tuple) else answer.pooler_output
@@ -128,7 +128,7 @@ def _grid(embeddings: Any) -> tuple[Grid, int]:
 
 
 def _headed(vision: Any) -> dict[str, Any]:
-    """What SigLIP's towers share: blocks, final norm, and the head that gathers with a learned query."""
+    """The parts that SigLIP's towers share: blocks, final norm, and the head that pools with a learned query."""
     if not getattr(vision, "use_head", True):
         raise unsupported("a SigLIP without its pooling head (vision_use_head=False)")
     head, norm = vision.head, vision.post_layernorm
@@ -145,7 +145,7 @@ def _headed(vision: Any) -> dict[str, Any]:
         return split_heads(attention_weights(head.attention).value(x), heads)
 
     def project(tokens: Tensor) -> Tensor:
-        """The head's answer to an image that consists of this one token: the attention weight is 1."""
+        """The head's output for an image that consists of this one token: the attention weight is 1."""
         own = attention_weights(head.attention)
         out = own.project(own.value(norm(tokens)))
         return out + head.mlp(head.layernorm(out))
@@ -182,15 +182,15 @@ def _blocks_of(vision: Any) -> Callable[[Grid, Positions], tuple[Block, ...]]:
     def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
         return tuple(layer_block(layer) for layer in vision.encoder.layers)
 
-    blocks_at(Grid(1, 1), DEFAULT_POSITIONS)  # refuses blocks nobody has read
+    blocks_at(Grid(1, 1), DEFAULT_POSITIONS)  # refuses unknown blocks
     return blocks_at
 
 
 def layer_block(layer: Any) -> Block:
-    """An encoder layer with its norms in front, of image or text.
+    """A pre-norm encoder layer, of image or text.
 
     Raises:
-        UnsupportedTowerError: its weights are not where CLIP's and SigLIP's are.
+        UnsupportedTowerError: its weights are laid out differently from CLIP's and SigLIP's.
     """
     layer = original(layer)
     attn: Any = getattr(layer, "self_attn", None)
@@ -210,7 +210,7 @@ def layer_block(layer: Any) -> Block:
         return attn.out_proj(merge_heads(mixed))
 
     qkv_vjp = pull_of(lambda: [part.weight for part in linear])
-    plain = all(map(is_linear, linear))  # adapters and quantized layers have another slope
+    plain = all(map(is_linear, linear))  # adapters and quantized layers have other gradients
     return Block(
         heads,
         norm1,
@@ -226,7 +226,7 @@ def layer_block(layer: Any) -> Block:
 
 
 def _whole(layer: Any) -> Fn:
-    """The layer itself with its own attention; older ones want no mask, or one more, and answer a tuple."""
+    """The layer itself with its own attention; older versions take no mask, or a second one, and return a tuple."""
     known = inspect.signature(type(layer).forward).parameters
     masks = {name: None for name in ("attention_mask", "causal_attention_mask") if name in known}
 

@@ -1,7 +1,7 @@
-"""Text towers of transformers, seen as a TextTower: CLIP's and SigLIP's, and BERT's and RoBERTa's with norms behind.
+"""Text towers of transformers as a TextTower: CLIP's and SigLIP's, and the post-norm towers of BERT and RoBERTa.
 
-They serve transformers' own models and open_clip's HFTextEncoder alike. transformers is not imported here.
-Host internals repeated here, and pinned by parity tests: masks, which token is pooled, and the order of steps in BERT.
+They serve both transformers' own models and open_clip's HFTextEncoder. transformers is not imported here.
+This module repeats host internals, which parity tests pin: masks, the pooled token, and the order of steps in BERT.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from eclip.backbones.text_tower import Ids, TextBlock, TextTower, padding_mask, 
 from eclip.errors import ModelError
 
 BERTS = ("BertModel", "RobertaModel", "XLMRobertaModel", "ChineseCLIPTextModel", "AltRobertaModel")
-"""Encoders whose weights are laid out as BERT's."""
+"""Encoders with the weight layout of BERT."""
 
 
 def end_token(text: Any) -> int:
     """The id of the token that CLIP pools.
 
     Raises:
-        ModelError: the configuration says none, or several, with which transformers itself cannot find it.
+        ModelError: the configuration defines none, or several, with which transformers itself cannot find it.
     """
     end = text.eos_token_id
     if not isinstance(end, int):
         raise ModelError(
-            f"eos_token_id of the text configuration must be one token id, got {end!r}, which transformers cannot "
-            "compare token ids with: set it to the tokenizer's eos_token_id, in config.json or on model.text_model."
+            f"eos_token_id of the text configuration must be one token id, got {end!r}, with which transformers cannot "
+            "compare token ids: set it to the tokenizer's eos_token_id, in config.json or on model.text_model."
         )
     return end
 
 
 def end_place(text: Any, legacy: bool) -> Callable[[Tensor], Tensor]:
-    """Ids -> the place of the token that CLIP pools: the first end token.
+    """Ids -> the position of the token that CLIP pools: the first end token.
 
-    Old configurations say that the end token is 2, which it is not; with those, CLIP takes
-    the greatest id (`legacy`), as OpenAI does. In MetaCLIP 2 it is 2.
+    Old configurations wrongly state that the end token is 2; for those, CLIP pools the greatest id (`legacy`), as
+    OpenAI does. In MetaCLIP 2 it is 2.
     """
     end = end_token(text)
     if legacy and end == 2:
@@ -50,7 +50,7 @@ def end_place(text: Any, legacy: bool) -> Callable[[Tensor], Tensor]:
 
 
 def clip_text(model: Any, legacy: bool) -> TextTower:
-    """Norms in front, each token sees those before it; the end token is pooled, so padding behind it is never seen."""
+    """Pre-norm and causal; the end token is pooled, so the padding after it has no effect."""
     text = model.text_model
     place = end_place(text, legacy)
 
@@ -70,7 +70,7 @@ def clip_text(model: Any, legacy: bool) -> TextTower:
 
 
 def siglip_text(model: Any) -> TextTower:
-    """Norms in front and no mask: padding is seen by all, and the last place, which is mostly padding, is pooled."""
+    """Pre-norm without a mask: all tokens attend to padding, and the last position, mostly padding, is pooled."""
     text = model.text_model
     return TextTower(
         text.embeddings,
@@ -82,13 +82,13 @@ def siglip_text(model: Any) -> TextTower:
 
 
 def chinese_text(model: Any) -> TextTower:
-    """A BERT whose first token is pooled."""
+    """A BERT that pools its first token."""
     text = model.text_model
     return _bert(text, _first, model.text_projection)
 
 
 def alt_text(model: Any) -> TextTower:
-    """An XLM-RoBERTa whose first token is pooled, through a norm and a linear layer of its own."""
+    """An XLM-RoBERTa that pools its first token, through its own norm and linear layer."""
     text = model.text_model
 
     def to_feature(pooled: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def alt_text(model: Any) -> TextTower:
 
 
 def encoder_text(text: Any) -> TextTower | None:
-    """open_clip's HFTextEncoder over BERT, RoBERTa or XLM-RoBERTa; None over others, whose blocks nobody has read."""
+    """open_clip's HFTextEncoder over BERT, RoBERTa or XLM-RoBERTa; None over others, whose blocks are unknown."""
     if type(text).__name__ != "HFTextEncoder" or type(text.transformer).__name__ not in BERTS:
         return None
     encoder = text.transformer
@@ -124,7 +124,7 @@ def _blocks_of(text: Any) -> Callable[[], tuple[TextBlock, ...]]:
     def build() -> tuple[TextBlock, ...]:
         return tuple(text_block(layer_block(layer)) for layer in text.encoder.layers)
 
-    build()  # refuses blocks nobody has read
+    build()  # refuses unknown blocks
     return build
 
 
@@ -144,9 +144,9 @@ def _bert(encoder: Any, weights: Callable[[Tensor], Tensor], to_feature: Fn) -> 
 
 
 def _embed(parts: Any, ids: Ids) -> Tensor:
-    """Words, places and the first token type, normed; without the dropout that a model in training mode would add."""
+    """Sum of word, position and first token type embeddings, normalized; without the dropout of training mode."""
     place = torch.arange(ids.shape[1], dtype=torch.long, device=ids.device).expand_as(ids)
-    if hasattr(parts, "padding_idx"):  # RoBERTa counts from behind the padding id, and does not count padding
+    if hasattr(parts, "padding_idx"):  # RoBERTa counts from the padding id + 1, and does not count padding
         kept = (ids != parts.padding_idx).long()
         place = kept.cumsum(dim=1) * kept + parts.padding_idx
     kind = parts.token_type_embeddings(torch.zeros_like(ids))

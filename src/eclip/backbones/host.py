@@ -1,8 +1,8 @@
-"""What stands in a host model's tree of modules: plain layers of torch, or adapters, hooks and replaced parts.
+"""The modules of a host model: plain layers of torch, or adapters, hooks and replaced parts.
 
-The blocks are recomputed from the host's weights. Where a weight is all that a layer is, its parts can be read alone;
-elsewhere the layer itself must be called, or the model refused (`agreement.py`). transformers, peft and torch.ao are
-not imported here: a model in hand brings its own modules.
+Blocks are recomputed from the host's weights. If a layer is nothing but its weight, parts of it can be used separately;
+otherwise the layer itself must be called, or the model refused (`agreement.py`). transformers, peft and torch.ao are
+not imported here: a model comes with its own modules.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 HOSTS = ("torch.nn", "open_clip", "timm", "transformers", "huggingface_hub")
-"""Packages whose modules are what a model is made of, unless something was put on them."""
+"""Packages whose modules are the host's own, unless something was added to them."""
 INTEGER = ("torch.ao.", "torchao.", "bitsandbytes.", "quanto.", "optimum.quanto.")
 """Packages whose layers compute with integers."""
 ADAPTED = "peft."
 _merging = threading.RLock()
-"""Held while a module of peft merges its weights and takes them out again, as its own forward pass does."""
+"""Held while a peft module merges and unmerges its weights, as its own forward pass does."""
 
 
 def modules_of(*roots: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every module below the roots with its path, each once, read from the tree itself.
+    """Every module below the roots with its path, each once, read directly from the module tree.
 
-    `nn.Module.named_modules` of some adapters registers weights anew when it is called.
+    `nn.Module.named_modules` of some adapters registers weights again when it is called.
     """
     seen: set[int] = set()
     stack = [("", root) for root in reversed(roots)]
@@ -52,7 +52,7 @@ def modules_of(*roots: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def named_tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """As `named_parameters` and `named_buffers` of `nn.Module`, which some adapters answer with new objects."""
+    """As `named_parameters` and `named_buffers` of `nn.Module`, for which some adapters return new objects."""
     seen: set[int] = set()
     for path, module in modules_of(root):
         for group in ("_parameters", "_buffers"):
@@ -63,7 +63,7 @@ def named_tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def named_weights(root: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """The weights alone, without buffers."""
+    """Only the weights, without buffers."""
     return ((name, tensor) for name, tensor in named_tensors(root) if isinstance(tensor, nn.Parameter))
 
 
@@ -77,13 +77,13 @@ def _is_simple(tensor: Tensor) -> bool:
 
 
 def of_host(kind: type[nn.Module]) -> bool:
-    """Whether a class is a host's, and its `forward` too."""
+    """Whether a class and its `forward` belong to a host library."""
     places = (kind.__module__, getattr(kind.forward, "__module__", ""))
     return all(place.startswith(HOSTS) and not place.startswith("torch.nn.utils") for place in places)
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether a module computes what its class and its weights say: no hook, no other `forward`, ordinary weights."""
+    """Whether a module computes what its class and weights say: no hook, no replaced `forward`, ordinary weights."""
     own = module.__dict__
     return (
         of_host(type(module))
@@ -95,12 +95,12 @@ def is_plain(module: nn.Module) -> bool:
 
 
 def is_all_plain(root: nn.Module) -> bool:
-    """The same of all modules from a root down."""
+    """Whether all modules from a root down are plain."""
     return all(is_plain(module) for _, module in modules_of(root))
 
 
 def original(module: Any) -> Any:
-    """The module inside of what `torch.compile` made of it; it is the same weights."""
+    """The module that `torch.compile` wrapped, if any; it has the same weights."""
     return getattr(module, "_orig_mod", module)
 
 
@@ -110,9 +110,9 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def last_part(linear: Any, x: Tensor, parts: int) -> Tensor:
-    """The last of `parts` equal parts of what a joint projection gives, such as the values of queries, keys, values.
+    """The last of `parts` equal parts of a joint projection's output, such as the values of queries, keys, values.
 
-    Of a plain layer it is computed alone; any other layer is called and the rest thrown away.
+    For a plain layer only that part is computed; any other layer is called and the other parts are discarded.
     """
     if not is_linear(linear):
         return linear(x).chunk(parts, dim=-1)[-1]
@@ -121,7 +121,7 @@ def last_part(linear: Any, x: Tensor, parts: int) -> Tensor:
 
 
 class AttentionWeights(NamedTuple):
-    """What `nn.MultiheadAttention` computes with; it reads its output projection's weight, not its `forward`."""
+    """The weights of `nn.MultiheadAttention`, which reads its output projection's weight, not its `forward`."""
 
     into: Tensor
     into_bias: Tensor | None
@@ -129,11 +129,11 @@ class AttentionWeights(NamedTuple):
     out_bias: Tensor | None
 
     def qkv(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Queries, keys and values side by side (image, token, channel) each."""
+        """Queries, keys and values, (image, token, channel) each."""
         return F.linear(x, self.into, self.into_bias).chunk(3, dim=-1)
 
     def value(self, x: Tensor) -> Tensor:
-        """Values alone."""
+        """Only the values."""
         return F.linear(x, self.into.chunk(3)[2], None if self.into_bias is None else self.into_bias.chunk(3)[2])
 
     def project(self, merged: Tensor) -> Tensor:
@@ -142,10 +142,10 @@ class AttentionWeights(NamedTuple):
 
 
 def attention_weights(attn: Any) -> AttentionWeights:
-    """Weights that an `nn.MultiheadAttention` computes with now, those of an adapter of peft merged into a copy.
+    """Current weights of an `nn.MultiheadAttention`, with those of a peft adapter merged into a copy.
 
-    peft's own forward pass merges them into the model and takes them out again, off by rounding; the copy is what that
-    pass would use, and leaves the model alone.
+    peft's own forward pass merges them into the model and unmerges them again, with rounding errors; the copy equals
+    what that pass would use, and leaves the model unchanged.
     """
     if not merges(attn):
         return AttentionWeights(attn.in_proj_weight, attn.in_proj_bias, *read_weights(attn.out_proj))
@@ -160,17 +160,17 @@ def attention_weights(attn: Any) -> AttentionWeights:
 
 
 def check_adapters(*roots: nn.Module) -> None:
-    """No adapter is merged and disabled at once: the forward pass of peft would unmerge it for good.
+    """Check that no adapter is both merged and disabled: peft's forward pass would unmerge it permanently.
 
     Raises:
-        AlteredModelError: one is.
+        AlteredModelError: an adapter is both.
     """
     for path, module in modules_of(*roots):
         own = type(module).__module__.startswith(ADAPTED)
         if own and getattr(module, "disable_adapters", False) and getattr(module, "merged", False):
             raise AlteredModelError(
-                f"the adapter of peft on {path} is merged and disabled at once, so the model's own forward pass would "
-                "unmerge it for good: call unmerge_adapter() first, or enable_adapter_layers()."
+                f"the peft adapter on {path} is both merged and disabled, so the model's forward pass would unmerge it "
+                "permanently: call unmerge_adapter() or enable_adapter_layers() first."
             )
 
 
@@ -178,12 +178,12 @@ def read_weights(layer: Any) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of a layer that the host reads without calling it.
 
     Raises:
-        AlteredModelError: an adapter stands there, which the host never runs.
+        AlteredModelError: it is an adapter, which the host never runs.
     """
     kind = type(layer)
     if not (isinstance(layer, nn.Linear) and kind.forward is nn.Linear.forward):
         raise AlteredModelError(
-            f"{kind.__module__}.{kind.__qualname__} is never called, as the model reads the layer's weights itself"
+            f"{kind.__module__}.{kind.__qualname__} is never called, as the model reads the layer's weights directly"
         )
     return layer.weight, layer.bias
 
@@ -197,14 +197,14 @@ def merges(module: nn.Module) -> bool:
 
 @contextmanager
 def alone(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Other threads wait, if one of the modules rewrites its weights in its forward pass; else nobody does."""
+    """Make other threads wait if one of the modules rewrites its weights in its forward pass; else do nothing."""
     with _merging if any(map(merges, modules)) else nullcontext():
         yield
 
 
 @contextmanager
 def steady(*roots: nn.Module) -> Iterator[None]:
-    """The host's own passes inside leave every weight below the roots the same object with the same bits."""
+    """The host's own passes inside keep every weight below the roots the same object with the same bits."""
     inside = [inner for _, module in modules_of(*roots) if merges(module) for _, inner in modules_of(module)]
     if not inside:
         yield
@@ -225,7 +225,7 @@ def steady(*roots: nn.Module) -> Iterator[None]:
 
 
 def backward_hook(model: nn.Module, roots: list[nn.Module]) -> str | None:
-    """Where in a model, below the roots, a backward hook stands; "every module" if torch itself has one."""
+    """Path of a module below the roots with a backward hook; "every module" if a global one is registered."""
     if torch_module._global_backward_hooks or torch_module._global_backward_pre_hooks:
         return "every module"
     for _, module in modules_of(*roots):
@@ -235,9 +235,9 @@ def backward_hook(model: nn.Module, roots: list[nn.Module]) -> str | None:
 
 
 def oddities(path: str, root: nn.Module) -> list[tuple[str, str]]:
-    """What below a module is not as the host made it: (what stands where, the way out), in the host's order.
+    """Changes below a module compared with the host's original: (what and where, the remedy), in the host's order.
 
-    Inside a part that is none of the host's, nothing more is looked at.
+    Parts that are not the host's are not inspected further.
     """
     found = []
     inside: list[str] = []
@@ -247,17 +247,17 @@ def oddities(path: str, root: nn.Module) -> list[tuple[str, str]]:
         own, where = module.__dict__, ".".join(part for part in (path, below) if part)
         kind, foreign = type(module), None
         if own["_forward_hooks"] or own["_forward_pre_hooks"]:
-            found.append((f"a forward hook stands on {where}", "Remove the hook (handle.remove())"))
+            found.append((f"a forward hook is registered on {where}", "Remove the hook (handle.remove())"))
         if "forward" in own:
             found.append((f"the forward method of {where} was replaced", "Restore it (`del module.forward`)"))
         if kind.__module__.startswith(ADAPTED):
-            foreign = f"an adapter of peft ({kind.__name__}) stands on {where}", MERGE
+            foreign = f"a peft adapter ({kind.__name__}) is attached to {where}", MERGE
         elif _is_integer(module):
             foreign = f"{where} is quantized ({kind.__name__})", "Use the model before quantization"
         elif hasattr(module, "parametrizations"):
             foreign = (
                 f"{where} has parametrized weights",
-                "Fix them (torch.nn.utils.parametrize.remove_parametrizations)",
+                "Remove them (torch.nn.utils.parametrize.remove_parametrizations)",
             )
         elif not of_host(kind):
             foreign = f"{where} is a {kind.__module__}.{kind.__qualname__}", "Use the original module"
@@ -273,7 +273,7 @@ MERGE = "Merge the adapter (model = model.merge_and_unload())"
 
 
 def is_quantized(*roots: nn.Module) -> bool:
-    """Whether a module below the roots computes with integers, as those of torch.ao, torchao and bitsandbytes do."""
+    """Whether a module below the roots computes with integers, as in torch.ao, torchao and bitsandbytes."""
     return any(_is_integer(module) for _, module in modules_of(*roots))
 
 
@@ -285,7 +285,7 @@ def _is_integer(module: nn.Module) -> bool:
 
 
 def path_of(model: nn.Module, part: nn.Module | None) -> str:
-    """Where a module stands in a model, as `get_submodule` takes it; empty if it stands there no more."""
+    """The path of a module in a model, as `get_submodule` takes it; empty if it is no longer there."""
     return next((path for path, module in modules_of(model) if module is part), "")
 
 

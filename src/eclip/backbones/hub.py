@@ -1,7 +1,7 @@
-"""Files of the Hugging Face Hub: from the cache, or fetched once, whole and checked, with a word of warning.
+"""Files of the Hugging Face Hub: from the cache, or downloaded once, complete and verified, with a logged warning.
 
-A download that was cut goes on where it stopped, in this process or in the next one. What is large comes with its
-SHA-256, against which it is held before it enters the cache and again when it is read from there.
+An interrupted download resumes where it stopped, in this process or a later one. Large files come with their SHA-256,
+which is verified before a file enters the cache and again when it is read from there.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ from eclip.backbones.hub_errors import amount, free_space, is_disk_full, place_o
 from eclip.errors import DownloadError, ResultError
 from eclip.files import cache_folder, replace_file
 
-OFFLINE = f"the model {DEFAULT_MODEL!r} is in the package and needs no network"
+OFFLINE = f"the model {DEFAULT_MODEL!r} is part of the package and needs no network"
 PATIENCE = 5.0
-"""Seconds that the hub has for its first answer."""
+"""Seconds to wait for the Hub's first response."""
 ATTEMPTS = 3
-"""So often a cut download goes on in one call, besides the attempts of the Hub's client."""
+"""Attempts to resume an interrupted download in one call, besides those of the Hub's client."""
 SMALL = 16 * 2**20
-"""Bytes of a file that is hashed at every reading; a larger one when it has changed since the last time."""
+"""Files up to this size in bytes are hashed whenever they are read; larger ones only if they have changed."""
 TEXTS, MARK = ("*.json", "*.txt", "*.model"), "tokenizer_config.json"
-"""Small files beside the weights, and the last of them to be fetched."""
+"""Small files beside the weights, and the one that is downloaded last."""
 watchers: list[Callable[[str, int, int], None]] = []
-"""Told of a file that is being fetched its name, the bytes that are here, and all of them."""
+"""Callbacks for the progress of a download: file name, bytes so far, total bytes."""
 SHA256 = re.compile("[0-9a-f]{64}")
 
 _log = logging.getLogger("eclip")
 
 
 def fetch(repository: str, names: tuple[str, ...], size: str, instead: str = OFFLINE) -> Path:
-    """The first of these files that a repository of the hub has, from the cache or else from the network.
+    """The first of these files that a repository of the Hub has, from the cache or else from the network.
 
-    The hub is asked for the size first: to tell the user, and because a fetch without network retries for a minute.
+    The size is requested first: to show it to the user, and because a download without network retries for a minute.
 
     Args:
-        repository: of the hub.
-        names: of files, the best first.
-        size: of the weights in words, in case that the hub does not say; empty if it is no matter.
-        instead: what needs no network, for the error.
+        repository: ORG/NAME on the Hub.
+        names: file names, in order of preference.
+        size: of the weights in words, in case the Hub does not state it; empty if it does not matter.
+        instead: an alternative that needs no network, for the error.
 
     Raises:
-        DownloadError: none of the files is here, and none can be had; or the one in the cache is damaged.
+        DownloadError: no file is cached and none can be downloaded, or the cached one is damaged.
     """
     for name in names:
         cached = huggingface_hub.try_to_load_from_cache(repository, name)
@@ -71,25 +71,25 @@ def fetch(repository: str, names: tuple[str, ...], size: str, instead: str = OFF
             found = _metadata(huggingface_hub.hf_hub_url(repository, name))
             if found is not None:
                 if size and not name.endswith(".json"):
-                    said = amount(found.size) if found.size else size
-                    _log.warning("%s, %s, is fetched once from %s", name, said, place)
+                    shown = amount(found.size) if found.size else size
+                    _log.warning("downloading %s (%s) once from %s", name, shown, place)
                 return _download(repository, name, found)
-    except Exception as error:  # the hub passes on errors of its HTTP library, and which library depends on its version
+    except Exception as error:  # the Hub's client raises errors of its HTTP library, which depends on its version
         raise _refusal(error, what, place, instead) from error
-    raise DownloadError(f"{place} has no {' or '.join(names)}, so it holds nothing to read here: check the name.")
+    raise DownloadError(f"{place} has no {' or '.join(names)}, so there is no model to load: check the name.")
 
 
 def fetch_texts(repository: str, *marks: tuple[str, ...]) -> Path:
     """The folder with all small files of a repository: configurations and tokenizer.
 
-    The tokenizer's configuration is fetched last: where it is, or is known not to exist, the rest is too.
+    The tokenizer's configuration is downloaded last: if it is cached, or known not to exist, all others are too.
 
     Args:
-        repository: of the hub.
-        marks: names of other files; if the cache has one of each, the hub is not asked.
+        repository: ORG/NAME on the Hub.
+        marks: names of other files; if one of each is cached, the Hub is not queried.
 
     Raises:
-        DownloadError: a file is neither here nor can it be had, or is damaged.
+        DownloadError: a file is not cached and cannot be downloaded, or is damaged.
     """
     cached = [[huggingface_hub.try_to_load_from_cache(repository, name) for name in names] for names in marks]
     here = [next((path for path in paths if isinstance(path, str)), None) for paths in cached]
@@ -109,29 +109,29 @@ def fetch_texts(repository: str, *marks: tuple[str, ...]) -> Path:
         raise DownloadError(f"{place_of(repository)} has no tokenizer.")
     folder = one_folder(repository, lambda: [fetch(repository, (name,), "") for name in inside])
     if MARK not in inside:
-        with contextlib.suppress(Exception):  # the hub's client notes in the cache that there is none
+        with contextlib.suppress(Exception):  # the Hub's client records in the cache that there is none
             huggingface_hub.hf_hub_download(repository, MARK)
     return folder
 
 
 def one_folder(repository: str, collect: Callable[[], list[Path]]) -> Path:
-    """The folder that all files are in; they are collected once more if the repository moved on meanwhile.
+    """The folder that contains all files; they are collected once more if the repository changed meanwhile.
 
     Raises:
-        DownloadError: they are still of several revisions.
+        DownloadError: they still belong to several revisions.
     """
     for _ in range(2):
         folders = {file.parent for file in collect()}
         if len(folders) == 1:
             return folders.pop()
-    raise DownloadError(f"{place_of(repository)} changes while it is fetched: load the model again.")
+    raise DownloadError(f"{place_of(repository)} changed during the download: load the model again.")
 
 
 def fetch_url(url: str, size: str) -> Path:
-    """A file of another server than the hub, in open_clip's own folder for those, from there or from the network.
+    """A file from a server other than the Hub, from open_clip's own folder for such files or from the network.
 
     Raises:
-        DownloadError: it is not here and cannot be had, or it is damaged.
+        DownloadError: it is missing and cannot be downloaded, or it is damaged.
     """
     folder = Path.home() / ".cache" / "clip"
     path, sha = folder / url.rpartition("/")[2], _sha_in(url)
@@ -144,7 +144,7 @@ def fetch_url(url: str, size: str) -> Path:
         if huggingface_hub.constants.HF_HUB_OFFLINE:
             raise OfflineModeIsEnabled(url)
         found = huggingface_hub.get_hf_file_metadata(url, token=False, timeout=PATIENCE)
-        _log.warning("%s, %s, is fetched once from %s", path.name, amount(found.size) if found.size else size, place)
+        _log.warning("downloading %s (%s) once from %s", path.name, amount(found.size) if found.size else size, place)
         _whole(path, folder / f"{path.name}.lock", url, {}, found.size, sha)
     except Exception as error:
         raise _refusal(error, f"the weights ({size}) are", place, OFFLINE, folder, "HOME") from error
@@ -152,12 +152,12 @@ def fetch_url(url: str, size: str) -> Path:
 
 
 def _metadata(url: str) -> Any:
-    """What the hub says about a file; None if the repository has no such file."""
+    """The Hub's metadata of a file; None if the repository has no such file."""
     try:
         return huggingface_hub.get_hf_file_metadata(url, timeout=PATIENCE)
     except EntryNotFoundError:
         return None
-    except Exception as error:  # a mirror of the hub may not say of what kind its 404 is
+    except Exception as error:  # a mirror of the Hub may not specify its 404
         response = getattr(error, "response", None)
         if isinstance(error, RepositoryNotFoundError) or response is None or response.status_code != 404:
             raise
@@ -165,9 +165,9 @@ def _metadata(url: str) -> Any:
 
 
 def _download(repository: str, name: str, found: Any) -> Path:
-    """A file of the hub, put into its cache. What has a SHA-256 is put where the hub's client finds it, and links it.
+    """Download a file of the Hub into its cache. One with a SHA-256 goes where the Hub's client finds and links it.
 
-    The client itself begins anew at each call, and does not compare checksums.
+    The client itself starts over at each call, and does not compare checksums.
     """
     cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
     folder = repo_folder_name(repo_id=repository, repo_type="model")
@@ -189,7 +189,7 @@ def _download(repository: str, name: str, found: Any) -> Path:
 
 
 def _whole(path: Path, lock: Path, url: str, headers: dict[str, str], size: int | None, sha: str) -> None:
-    """Fetch a file under a lock; `path` is there when it is whole and its checksum right, and never before."""
+    """Download a file under a lock; `path` exists only once it is complete and its checksum is correct."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):
@@ -198,40 +198,40 @@ def _whole(path: Path, lock: Path, url: str, headers: dict[str, str], size: int 
             part.unlink(missing_ok=True)
             return
         if not sha or size is None or (part.exists() and part.stat().st_size > size):
-            part.unlink(missing_ok=True)  # nothing would tell whether the rest fits
+            part.unlink(missing_ok=True)  # whether the remainder matches could not be verified
         here = part.stat().st_size if part.exists() else 0
         _make_room(path.parent, (size or 0) - here)
         if here:
-            _log.warning("it goes on after the %s that are here", amount(here))
+            _log.warning("resuming after the first %s", amount(here))
         _stream(url, part, headers, size)
         if sha and not _digest(part).startswith(sha):
             part.unlink()
-            raise DownloadError(f"{url} came damaged: its checksum is wrong. Nothing of it was kept; try again")
+            raise DownloadError(f"{url} arrived damaged: its checksum is wrong. It was discarded; try again")
         os.replace(part, path)
 
 
 class _Part(io.BufferedWriter):
-    """A file that is written at its end, and says so to those who watch."""
+    """A file opened for appending that reports its progress to `watchers`."""
 
     def __init__(self, path: Path, name: str, size: int | None) -> None:
         super().__init__(io.FileIO(path, "ab"))
-        self._told = name, size
+        self._download = name, size
 
     def write(self, data: Any, /) -> int:
-        count, (name, size) = super().write(data), self._told
+        count, (name, size) = super().write(data), self._download
         for on_progress in watchers if size else []:
             on_progress(name, self.tell(), size or 0)
         return count
 
 
 def _make_room(folder: Path, size: int) -> None:
-    """Begin nothing that cannot end."""
+    """Refuse a download that does not fit on the disk."""
     if free_space(folder) < size:
-        raise OSError(errno.ENOSPC, "it would not fit")
+        raise OSError(errno.ENOSPC, "the file would not fit")
 
 
 def _stream(url: str, part: Path, headers: dict[str, str], size: int | None) -> None:
-    """Fetch what the file lacks, and again after a cut; what came stays, unless the disk is full."""
+    """Download the missing part of a file, with retries; partial data is kept unless the disk is full."""
     for left in reversed(range(ATTEMPTS)):
         here = part.stat().st_size if part.exists() else 0
         try:
@@ -247,7 +247,7 @@ def _stream(url: str, part: Path, headers: dict[str, str], size: int | None) -> 
 
 
 def _sha_in(url: str) -> str:
-    """The checksum, or its beginning, that some addresses carry: .../SHA/NAME of OpenAI's, .../NAME-SHA.pt."""
+    """The checksum, or its beginning, that some URLs contain: .../SHA/NAME (OpenAI), .../NAME-SHA.pt."""
     *_, folder, name = url.split("/")
     for found in (folder, Path(name).stem.rpartition("-")[2]):
         if re.fullmatch("[0-9a-f]{8}|[0-9a-f]{64}", found):
@@ -256,7 +256,7 @@ def _sha_in(url: str) -> str:
 
 
 def _check(path: Path) -> None:
-    """Hold a file of the cache against the SHA-256 that it is stored under, or see whether it is JSON at all.
+    """Verify a cached file by the SHA-256 under which it is stored, or check that it is valid JSON.
 
     Raises:
         DownloadError: it is damaged.
@@ -273,7 +273,7 @@ def _check(path: Path) -> None:
             try:
                 replace_file(note, now.encode())
             except ResultError as error:
-                _log.debug("%s So %s is hashed again next time", error, path)
+                _log.debug("%s %s will be hashed again next time", error, path)
     if path.suffix == ".json":
         try:
             json.loads(path.read_text(encoding="utf-8"))
@@ -282,7 +282,7 @@ def _check(path: Path) -> None:
 
 
 def _notes() -> Path:
-    """Where it is noted which large files were found whole, under size and time of change."""
+    """Folder of records of the size and modification time of large files that were verified."""
     return cache_folder("whole")
 
 
@@ -293,8 +293,8 @@ def _digest(path: Path) -> str:
 
 def _damaged(path: Path) -> DownloadError:
     return DownloadError(
-        f"the file {str(path)!r} is damaged: it is not what was fetched. Delete {str(path.resolve())!r}, and it is "
-        "fetched anew."
+        f"the file {str(path)!r} is damaged: it differs from what was downloaded. Delete {str(path.resolve())!r} to "
+        "download it again."
     )
 
 
@@ -306,5 +306,5 @@ def _refusal(
     folder = folder or Path(huggingface_hub.constants.HF_HUB_CACHE)
     why, helps = reason(error, place, folder, variable)
     return DownloadError(
-        f"{what} not on this machine and cannot be fetched from {place}: {why}{f'; {instead}' if helps else ''}."
+        f"{what} not on this machine and cannot be downloaded from {place}: {why}{f'; {instead}' if helps else ''}."
     )

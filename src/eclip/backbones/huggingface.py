@@ -1,7 +1,7 @@
-"""Models of transformers seen as Backbones: in hand (`wrap`), in a folder, or on the Hub (`load("hf:...")`).
+"""transformers models as Backbones: model objects (`wrap`), folders, or repositories on the Hub (`load("hf:...")`).
 
-transformers is imported only where a folder is read; a model in hand brings its own code. Features are the host's own:
-image features by its own layers one after another, text features by its `get_text_features`.
+transformers is imported only to read a folder; a model object comes with its own code. Features are the host's own:
+image features from its own layers in sequence, text features from its `get_text_features`.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from eclip.backbones.tokenizing import NoTokenizer, Reader, of_transformers
 from eclip.errors import ModelError, OptionError, unsupported
 
 HF_COLORS = ("preprocessor_config.json", "processor_config.json")
-"""Files that hold the configuration of an image processor."""
+"""Files that can hold the configuration of an image processor."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What differs between the classes.
+    """What differs between the model classes.
 
     Attributes:
         tower: model -> fields of a Backbone.
         text: model -> its text tower.
-        padding: what padding is to the text side: "unseen" behind the end token, "seen" by all, or "masked" away.
+        padding: how the text side treats padding: "unseen" after the end token, "seen" by all tokens, or "masked".
     """
 
     tower: Callable[[nn.Module], dict[str, Any]]
@@ -53,25 +53,25 @@ KINDS = {
     "SiglipModel": Kind(siglip_tower, siglip_text, "seen"),
     "Siglip2Model": Kind(naflex_tower, siglip_text, "seen"),
 }
-"""transformers' class -> how it is read. A class that derives from one of these is read like it."""
+"""transformers' class -> how it is adapted. Subclasses are treated like their base."""
 
 
 def is_transformers(model: nn.Module) -> bool:
-    """Whether the model is of a class of transformers, asked without importing it."""
+    """Whether the model is of a transformers class, determined without importing transformers."""
     return any(base.__module__.startswith("transformers.") for base in type(model).__mro__)
 
 
 def wrap_transformers(model: Any, given: dict[str, Any], tokenizer: Any, processor: Any, name: str | None) -> Backbone:
-    """See `eclip.wrap`; `given` are mean, std and interpolation, None where nothing was."""
+    """See `eclip.wrap`; `given` are mean, std and interpolation, None where not given."""
     known = [base.__name__ for base in type(model).__mro__ if base.__name__ in KINDS]
     if not known:
         raise unsupported(f"transformers' {type(model).__name__}")
     kind = KINDS[known[0]]
     colors = settled(
         given,
-        _noted(processor, [color for color, value in given.items() if value is None]),
-        "a model of transformers carries no color mean and std: give wrap(model, processor=AutoProcessor"
-        ".from_pretrained(...)), or mean=(r, g, b) and std=(r, g, b), those it was trained with.",
+        _recorded(processor, [color for color, value in given.items() if value is None]),
+        "a transformers model does not store its color mean and std: use wrap(model, processor=AutoProcessor"
+        ".from_pretrained(...)), or pass the mean=(r, g, b) and std=(r, g, b) of its training.",
     )
     tokenizer = getattr(processor, "tokenizer", None) if tokenizer is None else tokenizer
     return Backbone(
@@ -88,34 +88,34 @@ def wrap_transformers(model: Any, given: dict[str, Any], tokenizer: Any, process
     )
 
 
-def _noted(processor: Any, wanted: list[str]) -> dict[str, Any]:
-    """Those of the colors that the processor says."""
+def _recorded(processor: Any, wanted: list[str]) -> dict[str, Any]:
+    """The wanted color settings that the processor defines."""
     if processor is None:
         return {}
     images = getattr(processor, "image_processor", processor)
     if not hasattr(images, "to_dict"):
         raise OptionError(
             "processor must be transformers' processor of the model, or its image processor, got "
-            f"{type(processor).__name__}: a tokenizer alone is given as tokenizer=."
+            f"{type(processor).__name__}: pass a tokenizer alone as tokenizer=."
         )
     return colors_of(images.to_dict(), wanted)
 
 
 def _encoder(model: Any, kind: Kind) -> Callable[[Tensor], Tensor]:
-    """Token ids -> text features, by the host. The mask is told from the ids, so that no text depends on its batch."""
+    """Token ids -> text features, by the host. The mask follows from the ids, so that no text depends on its batch."""
     padding = model.config.text_config.pad_token_id
 
     def encode(ids: Tensor) -> Tensor:
         options = {}
         if kind.padding == "masked" and getattr(model.config.text_config, "return_dict", True) is False:
             raise ModelError(
-                f"{type(model).__name__} cannot give text features with text_config.return_dict=False: set "
+                f"{type(model).__name__} cannot compute text features with text_config.return_dict=False: set "
                 "model.config.text_config.return_dict = True."
             )
         if kind.padding == "masked":
             kept = ids != padding
             places = kept.any(dim=0).nonzero()
-            ids = ids[:, : int(places.max()) + 1 if len(places) else None]  # masked by all: need not be computed
+            ids = ids[:, : int(places.max()) + 1 if len(places) else None]  # masked in all texts: need not be computed
             options["attention_mask"] = kept[:, : ids.shape[1]].long()
         return feature_of(model.get_text_features(input_ids=ids, **options))
 
@@ -124,7 +124,7 @@ def _encoder(model: Any, kind: Kind) -> Callable[[Tensor], Tensor]:
 
 @dataclass(frozen=True)
 class _Reader(Reader):
-    """With `known`, transformers' class, and `end`, the end token that it pools; None where it pools no such token."""
+    """With `known`, transformers' class, and `end`, the end token that it pools; None if it pools no end token."""
 
     known: str = ""
     end: int | None = None
@@ -140,25 +140,25 @@ class _Reader(Reader):
 def _tokenizer(model: Any, kind: Kind, known: str, given: Any) -> Reader | NoTokenizer:
     text = model.config.text_config
     context, words = int(text.max_position_embeddings), int(text.vocab_size)
-    if known == "AltCLIPModel":  # RoBERTa counts positions from behind the padding id
+    if known == "AltCLIPModel":  # RoBERTa counts positions from the padding id + 1
         context -= int(text.pad_token_id) + 1
     if given is None:
         return NoTokenizer(
-            "the tokenizer of a transformers model cannot be guessed: give wrap(model, processor=AutoProcessor"
+            "the tokenizer of a transformers model cannot be guessed: use wrap(model, processor=AutoProcessor"
             ".from_pretrained(...)), or tokenizer=AutoTokenizer.from_pretrained(...), or a function from texts to "
             "token ids."
         )
     if of_transformers(given) and kind.padding == "masked":
         context = min(context, int(given.model_max_length))
-    filler = text.pad_token_id if kind.padding == "masked" else None  # SigLIP 2's configuration says that of SigLIP
+    filler = text.pad_token_id if kind.padding == "masked" else None  # SigLIP 2's configuration states that of SigLIP
     end = end_token(model.text_model) if kind.padding == "unseen" else None
     return _Reader(given, context, words, kind.padding, filler, known=known, end=end)
 
 
 def _check_end(end: int, known: str, ids: Tensor, last: int | None) -> None:
-    """Where no end token is found, transformers pools the first token, and every text has the same feature.
+    """Check that ids contain the end token; without it transformers pools the first token, the same for every text.
 
-    An old CLIPModel pools the greatest id, which is there always; it must be `last`, the tokenizer's own end, if known.
+    An old CLIPModel pools the greatest id, which always exists; it must be `last`, the tokenizer's end token, if known.
     """
     old = known == "CLIPModel" and end == 2
     if old and last is None:
@@ -166,50 +166,50 @@ def _check_end(end: int, known: str, ids: Tensor, last: int | None) -> None:
     found: Tensor = torch.eq(ids.amax(dim=1), last) if old and last is not None else (ids == end).any(dim=1)
     if not bool(found.all()):
         pooled = f"the greatest id, but the tokenizer's end token, {last}, is not the greatest of its ids"
-        lacked = f"the end token, id {end}, but the tokenizer's ids lack it"
+        lacked = f"the end token, id {end}, but the tokenizer's ids do not contain it"
         raise ModelError(
-            f"the model pools {pooled if old else lacked}: {ids[~found][0][:8].tolist()} ... It is the tokenizer of "
-            "another model, or eos_token_id of the text configuration is wrong."
+            f"the model pools {pooled if old else lacked}: {ids[~found][0][:8].tolist()} ... The tokenizer belongs "
+            "to another model, or eos_token_id of the text configuration is wrong."
         )
 
 
 def model_type(folder: Path) -> str:
-    """What config.json calls the kind of model.
+    """The model type in config.json.
 
     Raises:
-        UnsupportedTowerError: it is of a kind that has no adapter.
+        UnsupportedTowerError: there is no adapter for it.
     """
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{str(folder / 'config.json')!r} is no configuration of a transformers model.") from error
+        raise ModelError(f"{str(folder / 'config.json')!r} is not a transformers model configuration.") from error
     if kind not in HF_CLASSES:
-        raise unsupported(f"transformers' model_type {kind!r}; it has one for {', '.join(HF_CLASSES)}")
+        raise unsupported(f"transformers' model_type {kind!r}; supported types: {', '.join(HF_CLASSES)}")
     return str(kind)
 
 
 def read_folder(folder: Path) -> tuple[nn.Module, Any, dict[str, Any]]:
-    """Read a model folder of transformers, which `save_pretrained` writes. Nothing is fetched.
+    """Read a transformers model folder, as written by `save_pretrained`. Nothing is downloaded.
 
     Returns:
         The model, its tokenizer, and mean, std and interpolation.
 
     Raises:
-        ModelError: weights, tokenizer or image processor are missing, or do not fit.
+        ModelError: weights, tokenizer or image processor are missing, or do not match.
     """
     import transformers
 
     cls = getattr(transformers, HF_CLASSES[model_type(folder)], None)
     if cls is None:
         raise ModelError(
-            f"transformers {transformers.__version__} has no {HF_CLASSES[model_type(folder)]}: a newer one is needed."
+            f"transformers {transformers.__version__} has no {HF_CLASSES[model_type(folder)]}: upgrade it."
         )
     colors = colors_of(_image_processor(folder))
     with _quiet():
         model, report = cls.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
         missing = [key for key in report["missing_keys"] if not key.endswith("position_ids")]
         if missing:
-            raise ModelError(f"the weights lack {', '.join(sorted(missing)[:4])}: they are of another model.")
+            raise ModelError(f"the weights lack {', '.join(sorted(missing)[:4])}: they belong to another model.")
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     return model, tokenizer, colors
 
@@ -222,14 +222,14 @@ def _image_processor(folder: Path) -> dict[str, Any]:
             if "image_mean" in found or "do_normalize" in found:
                 return dict(found)
     raise ModelError(
-        "there is no preprocessor_config.json, which says the colors the model was trained with: save its processor "
-        "there too, or load it yourself and give mean and std to eclip.wrap."
+        "there is no preprocessor_config.json, which defines the color normalization: save the model's processor there "
+        "too, or load the model yourself and pass mean and std to eclip.wrap."
     )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No bars and no advice of transformers while a model is read; what is wrong with it is an error of ours."""
+    """Silence transformers' progress bars and hints while a model is read; eclip raises its own errors."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

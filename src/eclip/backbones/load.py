@@ -1,4 +1,4 @@
-"""Find a model by its name, load it, freeze it, and see it as a Backbone."""
+"""Find a model by its name, load it, freeze it, and wrap it as a Backbone."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from eclip.registry import one_of
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 _loaded: dict[tuple[Any, ...], tuple[Any, Backbone]] = {}
-"""(name, device, precision, head, whether it was named) -> the state of its files when it was loaded, and the model."""
+"""(name, device, precision, head, whether a head was given) -> state of its files when loaded, and the model."""
 _as_loaded: weakref.WeakKeyDictionary[nn.Module, tuple[Any, ...]] = weakref.WeakKeyDictionary()
-"""Each model that was loaded -> its state then."""
+"""Each loaded model -> its state when it was loaded."""
 _lock = threading.Lock()
 _log = logging.getLogger("eclip")
 
@@ -52,28 +52,28 @@ def load(
     precision: str = "float32",
     head: str | Path | None = None,
 ) -> Backbone:
-    """Load a model by name, frozen and in evaluation mode. The same call gives the same object again.
+    """Load a model by name, frozen and in evaluation mode. Equal calls return the same object.
 
     Args:
         name: "mini" (in the package), open_clip's "ARCH/TAG" ("ViT-B-16/openai", "RN50/openai",
-            "ViT-B-16-SigLIP/webli"), OpenAI's own names ("ViT-B/32", "RN50", "ViT-L/14@336px"), which mean
+            "ViT-B-16-SigLIP/webli"), OpenAI's own names ("ViT-B/32", "RN50", "ViT-L/14@336px"), short for
             "ViT-B-32/openai" and so on, "hf-hub:ORG/NAME", "local-dir:PATH", "ARCH+FILE" or "ARCH" with a checkpoint;
-            of transformers, "hf:ORG/NAME" on the Hub ("hf:openai/clip-vit-base-patch16"), or a folder that
+            for transformers, "hf:ORG/NAME" on the Hub ("hf:openai/clip-vit-base-patch16"), or a folder that
             `save_pretrained` wrote: "hf:./PATH", "hf:/PATH", "hf:~/PATH".
-        checkpoint: file of a fine-tuned open_clip model; only weights are read from it.
+        checkpoint: weights file of a fine-tuned open_clip model; nothing but weights is read from it.
         device: "cpu", "cuda", "cuda:1", a torch.device, the number of a CUDA device, or "auto" (CUDA if there is a
             device, else the CPU); None is the CPU.
         precision: "float32", "bfloat16" or "float64".
-        head: of the method "eclip": the folder that `eclip train` wrote, a file in it, or "hf-hub:ORG/NAME"; None = the
-            head that lies in the model's own folder, as that of "mini" does, if there is one.
+        head: for the method "eclip": the folder that `eclip train` wrote, a file in it, or "hf-hub:ORG/NAME"; None =
+            the head in the model's own folder, if there is one, as for "mini".
 
     Raises:
         UnknownNameError: no such architecture or tag.
-        DownloadError: the weights are not on this machine and cannot be fetched.
-        DeviceError: the device or precision cannot be had.
+        DownloadError: the weights are not on this machine and cannot be downloaded.
+        DeviceError: the device or precision is not available.
         ModelError: weights missing, of the wrong shape, or not finite.
         UnsupportedTowerError: the image tower is of another kind than `errors.FAMILIES`.
-        HeadError: the head is not there, cannot be read, or belongs to another model.
+        HeadError: the head is missing, cannot be read, or belongs to another model.
     """
     name = full_name(name, checkpoint)
     architecture, tag, file = split_name(name, checkpoint)
@@ -103,34 +103,34 @@ def load(
 
 
 def backbone_of(model: Any, device: Device | None) -> Backbone:
-    """The Backbone of that name, or the one that was given.
+    """The Backbone of a name, or a given Backbone itself.
 
     Raises:
-        OptionError: it is neither, or a device is given with a Backbone.
+        OptionError: it is neither, or a device was given with a Backbone.
         ModelError: it cannot be loaded.
     """
     if isinstance(model, str):
         return load(model, device=device)
     if not isinstance(model, Backbone):
         raise OptionError(
-            f"model must be a name or a Backbone, got {type(model).__name__}: eclip.wrap(model, ...) makes one of it."
+            f"model must be a name or a Backbone, got {type(model).__name__}: convert it with eclip.wrap(model, ...)."
         )
     if device is not None:
-        raise OptionError(f"device={device!r} goes with a model's name; this Backbone is on {model.weight.device}.")
+        raise OptionError(f"device={device!r} requires a model name; this Backbone is on {model.weight.device}.")
     return model
 
 
 def is_loaded(backbone: Backbone) -> bool:
-    """Whether `load` made it, in float32, so that its name alone gives it again."""
+    """Whether `load` created it in float32, so that its name suffices to load it again."""
     with _lock:
         return any(one is backbone and key[2] == "float32" for key, (_, one) in _loaded.items())
 
 
 def recipe(backbone: Backbone) -> tuple[Any, ...]:
-    """How pickle is to make a Backbone again: by the call of `load` that made it, and a head of its own on top.
+    """How pickle recreates a Backbone: the call of `load` that created it, plus its own head, if any.
 
     Raises:
-        ModelError: `load` did not make it, or it is no longer as it was loaded.
+        ModelError: `load` did not create it, or it has changed since it was loaded.
     """
     own = [getattr(backbone, one.name) for one in fields(backbone) if one.name not in ("head", "memo")]
     with _lock:
@@ -140,7 +140,7 @@ def recipe(backbone: Backbone) -> tuple[Any, ...]:
                 continue
             if _as_loaded[backbone.model] != state_of(backbone.model):
                 raise ModelError(
-                    f"{name} was changed after it was loaded, so its name no longer tells what it is, and it cannot be "
+                    f"{name} was changed after it was loaded, so its name no longer identifies it and it cannot be "
                     f"pickled. {IN_A_WORKER}"
                 )
             call = {"name": name, "device": str(where), "precision": precision, "head": head if named else None}
@@ -154,28 +154,28 @@ def recipe(backbone: Backbone) -> tuple[Any, ...]:
 
 
 def _again(call: dict[str, Any], stamp: Any, loaded: bool, head: EclipHead | None) -> Backbone:
-    """What `recipe` tells, in another process."""
+    """Recreate a Backbone from its `recipe` in another process."""
     found = load(**call)
     with _lock:
         now = next(state for state, one in _loaded.values() if one is found)
     if now != stamp:
-        raise ModelError(f"the files of {call['name']} have changed since it was loaded in the process that sent it.")
+        raise ModelError(f"the files of {call['name']} have changed since the sending process loaded it.")
     return found if loaded else with_head(found, head)
 
 
 def _stamp(architecture: str, checkpoint: Path | None, head: str | Path | None) -> tuple[object, ...]:
-    """Files that were written anew are another model."""
+    """State of a model's files: rewritten files mean another model."""
     files = [checkpoint] if checkpoint is not None else []
     for folder in (folder_of(architecture), None if head is None else Path(head)):
         files += sorted(folder.glob("*")) if folder is not None else []
-    if head is not None and Path(head).is_file():  # weights, and what they are beside them
+    if head is not None and Path(head).is_file():  # the weights and the configuration beside them
         files += sorted(Path(head).parent.glob(f"{Path(head).stem}.*"))
     return tuple((file.resolve(), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 
 @contextlib.contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """Whatever goes wrong while a model is built and read becomes one ModelError that names it."""
+    """Turn any error while a model is built and read into a ModelError that names the model."""
     try:
         yield
     except (ModelError, OptionError) as error:
@@ -184,9 +184,9 @@ def _reading(name: str) -> Iterator[None]:
         raise type(error)(f"{name}: {error}") from error
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"{name} cannot be loaded: the file is no checkpoint, or holds more than weights. Of a whole model, as "
-            "torch.save(model, FILE) writes it, save the weights alone, torch.save(model.state_dict(), FILE), or give "
-            "the model itself, eclip.wrap(model, ...)."
+            f"{name} cannot be loaded: the file is not a checkpoint, or contains more than weights. If it is from "
+            "torch.save(model, FILE), save only the weights with torch.save(model.state_dict(), FILE), or pass the "
+            "model itself to eclip.wrap(model, ...)."
         ) from error
     except Exception as error:  # open_clip raises RuntimeError, KeyError, TypeError, OSError and others alike
         raise ModelError(f"{name} cannot be loaded: {short(error)}") from error
@@ -196,5 +196,5 @@ def _check_finite(model: nn.Module, name: str) -> None:
     for key, value in model.state_dict().items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise ModelError(
-                f"{name}: the weight {key!r} holds NaN or infinity. The file is damaged; fetch or train it again."
+                f"{name}: the weight {key!r} contains NaN or infinity. The file is damaged; download it or train again."
             )

@@ -1,4 +1,4 @@
-"""Scores of images seen through masks: what perturbation methods ask of a model."""
+"""Scores of masked images, for perturbation methods."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def masked_scores(
     image: int,
     masks: Float[Tensor, "mask height width"],
 ) -> Float[Tensor, "mask text"]:
-    """Cosine of every text with one image seen through each mask, in one forward pass.
+    """Cosine of every text with one image under each mask, in one forward pass.
 
-    Pixels are multiplied by the mask, so what is covered becomes the training set's mean color.
+    Pixels are multiplied by the mask, so covered pixels take the training set's mean color.
 
     Args:
-        encoding: of the image, whose model, size and positions are used again.
+        encoding: of the image; its model, size and positions are reused.
         text: unit length.
         image: which image of the encoding.
         masks: 1 lets a pixel through, 0 covers it.

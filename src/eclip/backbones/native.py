@@ -1,4 +1,4 @@
-"""Image towers written by open_clip itself: its VisionTransformer and the CLIP ResNets.
+"""Image towers that open_clip implements itself: its VisionTransformer and the CLIP ResNets.
 
 Each function gives the fields of a Backbone that depend on the tower. Host internals repeated here, and pinned by
 parity tests: the order of steps at the input of a ViT (patches, CLS, positions, `ln_pre`), so that positions can be
@@ -38,7 +38,7 @@ def native_vit(visual: VisionTransformer) -> dict[str, Any]:
     def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
         return tuple(native_block(block) for block in visual.transformer.resblocks)
 
-    blocks_at(native, "bicubic_aa")  # refuses blocks nobody has read
+    blocks_at(native, "bicubic_aa")  # refuses unknown blocks
 
     def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
         patches = visual.conv1(pixels).flatten(2).transpose(1, 2)  # image patch channel
@@ -75,10 +75,10 @@ def native_vit(visual: VisionTransformer) -> dict[str, Any]:
 
 
 def native_block(block: Any) -> Block:
-    """A block of open_clip's transformers, of image or text.
+    """A block of open_clip's own transformers, of image or text.
 
     Raises:
-        UnsupportedTowerError: it is of another class, or its attention is a scaled cosine.
+        UnsupportedTowerError: it is of another class, or has scaled cosine attention.
     """
     block = original(block)
     if isinstance(block, CustomResidualAttentionBlock):
@@ -127,7 +127,7 @@ def native_block(block: Any) -> Block:
 
 
 def _custom_block(block: CustomResidualAttentionBlock) -> Block:
-    """open_clip's block with norms of queries and keys and inside its attention, whose projection is a layer."""
+    """open_clip's block with norms for queries, keys and inside its attention, whose projection is a layer."""
     attn: Any = block.attn
     if attn.scaled_cosine:
         raise unsupported("a ViT with scaled cosine attention")
@@ -171,7 +171,7 @@ def resnet(visual: ModifiedResNet) -> dict[str, Any]:
         return pool_tokens(trunk), trunk
 
     def through(layer: Any, x: Tensor) -> Tensor:
-        return F.linear(x, *read_weights(layer))  # as the host, which never calls these layers
+        return F.linear(x, *read_weights(layer))  # like the host, which never calls these layers
 
     def value(x: Tensor) -> Tensor:
         return split_heads(through(pool.v_proj, x), heads)

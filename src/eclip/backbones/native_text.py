@@ -1,6 +1,6 @@
-"""Text towers written by open_clip itself, seen as a TextTower.
+"""Text towers that open_clip implements itself, as a TextTower.
 
-Host internals repeated here, and pinned by parity tests: embedding and positions, the masks, which token is pooled.
+Host internals repeated here, and pinned by parity tests: embedding and positions, masks, and the pooled token.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from eclip.errors import UnsupportedTowerError
 
 
 def native_text(model: CLIP | CustomTextCLIP) -> TextTower | None:
-    """The text tower of an open_clip model: its own transformer; None for any other, whose blocks nobody has read."""
+    """The text tower of an open_clip model: its own transformer; None for any other, whose blocks are unknown."""
     text: Any = getattr(model, "text", model)
     if not isinstance(text, CLIP | TextTransformer) or getattr(text, "cls_emb", None) is not None:
         return None
@@ -41,7 +41,7 @@ def native_text(model: CLIP | CustomTextCLIP) -> TextTower | None:
         return x + text.positional_embedding[: ids.shape[1]].to(x)
 
     def mask(ids: Tensor) -> Tensor | None:
-        if getattr(text, "use_pad_mask", False):  # open_clip reads it only in towers without causal mask
+        if getattr(text, "use_pad_mask", False):  # open_clip uses it only in towers without a causal mask
             return padding_mask(ids != text.pad_id, text.positional_embedding)
         return None if text.attn_mask is None else text.attn_mask[None, None, : ids.shape[1], : ids.shape[1]]
 

@@ -1,7 +1,7 @@
-"""OpenAI's own package: the model of `clip.load`, converted to open_clip's, and the names it gives its models.
+"""OpenAI's own package: the model of `clip.load`, converted to open_clip's.
 
-The package (https://github.com/openai/CLIP, MIT) is not needed and not imported; its class is told by its name and its
-parts. Copies of its file in other repositories are read alike, if they compute the same.
+The package (https://github.com/openai/CLIP, MIT) is not needed and not imported; its class is recognized by its parts.
+Copies of its file in other repositories are converted too, if they compute the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PARTS = (
     *("logit_scale", "context_length", "vocab_size", "encode_image", "encode_text", "initialize_parameters"),
 )
 APART = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.1}
-"""Most that features may differ by, as a share of their length."""
+"""Largest difference of features, as a share of their length."""
 
 _log = logging.getLogger("eclip")
 
@@ -39,7 +39,7 @@ def converted(model: Any) -> nn.Module:
     """open_clip's CLIP with copies of the weights, on their device and in their precision, in evaluation mode.
 
     Raises:
-        UnsupportedTowerError: the weights are laid out otherwise, or the model computes other features than OpenAI's.
+        UnsupportedTowerError: the weights have another layout, or the features differ from those of OpenAI's model.
     """
     weights = {key: value.detach() for key, value in model.state_dict().items()}
     kind = f"{type(model).__module__}.{type(model).__name__}"
@@ -51,7 +51,7 @@ def converted(model: Any) -> nn.Module:
     except (KeyError, RuntimeError, AssertionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UnsupportedTowerError(
-            f"{kind} looks like the CLIP of OpenAI's package, but its weights are laid out otherwise ({reason})."
+            f"{kind} looks like the CLIP of OpenAI's package, but its weights have another layout ({reason})."
         ) from error
     for name, weight in [*made.named_parameters(), *made.named_buffers()]:
         if name in weights:
@@ -67,7 +67,7 @@ def converted(model: Any) -> nn.Module:
 
 
 def _check(model: Any, made: Any, kind: str) -> None:
-    """Both give the same features of one image and one text of random numbers."""
+    """Check that both give the same features of one image and one text of random numbers."""
     weight = made.visual.conv1.weight
     side = made.visual.image_size[0] if isinstance(made.visual.image_size, tuple | list) else made.visual.image_size
     draw = torch.Generator("cpu").manual_seed(0)
@@ -81,9 +81,9 @@ def _check(model: Any, made: Any, kind: str) -> None:
         apart = _apart(theirs, ours)
         if not apart <= APART[weight.dtype]:
             raise UnsupportedTowerError(
-                f"{kind} looks like the CLIP of OpenAI's package, but its {side_of} features are not those of OpenAI's "
-                f"model with these weights (they differ by {apart:.1%}): its code, or a hook on it, was changed, so "
-                "nothing here can see what it computes. Load its weights into open_clip's model and wrap that."
+                f"{kind} looks like the CLIP of OpenAI's package, but its {side_of} features differ by {apart:.1%} "
+                "from those of OpenAI's model with the same weights: its code was changed or it has hooks, so eclip "
+                "cannot tell what it computes. Load its weights into open_clip's model and wrap that."
             )
 
 

@@ -1,4 +1,4 @@
-"""Features of patches by which it is told which of them are alike."""
+"""Features of patches that measure how similar patches are."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from eclip.errors import NotApplicableError
 
 
 def patch_features(encoding: Encoding, features: str, method: str) -> Float[Tensor, "image patch channel"]:
-    """Features of a place in the tower, not normalized.
+    """Patch features from one place in the tower, not normalized.
 
     Args:
-        encoding: with the last block kept, but for "tokens" and "trunk".
-        features: "inputs", "keys" or "values" of the last block (all heads side by side; in an attention pool keys have
-            positions in them), "tokens" (its output), or "trunk" (a CNN's last feature map).
-        method: who asks, for errors.
+        encoding: with the last block kept, except for "tokens" and "trunk".
+        features: "inputs", "keys" or "values" of the last block (all heads concatenated; in an attention pool keys
+            include positions), "tokens" (its output), or "trunk" (a CNN's last feature map).
+        method: the calling method, for errors.
 
     Raises:
         NotApplicableError: "trunk" of a model that has none.

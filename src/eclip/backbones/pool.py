@@ -1,4 +1,4 @@
-"""Attention pools as blocks: what CLIP ResNets and timm's pools have in common."""
+"""Attention pools as blocks: the common parts of CLIP ResNets and timm's pools."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def pool_tokens(trunk: Tensor) -> Tensor:
 
 
 def pool_block(heads: int, qkv: QKV, value: Fn, out: Fn, qkv_vjp: QkvVjp | None, host: nn.Module) -> Block:
-    """The block of a pool, every token a query: no norm, no residual, no MLP."""
+    """The block of a pool, in which every token is a query: no norm, no residual, no MLP."""
 
     def forward(x: Tensor) -> Tensor:
         return out(F.scaled_dot_product_attention(*qkv(x)))

@@ -1,4 +1,4 @@
-"""Position embeddings for another grid than the training grid."""
+"""Position embeddings for grids other than the training grid."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from eclip.backbones.backbone import Grid, Positions
 def resize_positions(
     table: Float[Tensor, "token channel"], native: Grid, grid: Grid, positions: Positions
 ) -> Float[Tensor, "other channel"]:
-    """Position embeddings for another grid; rows before the patches stay as they are. The table itself is not changed.
+    """Position embeddings for another grid; rows before the patches are kept. The table itself is not changed.
 
     Args:
         table: [prefix rows; native.row * native.col patch rows].
         native: the grid of the table.
-        grid: the grid wanted.
+        grid: the target grid.
         positions: see `encode`; or "bilinear_aa", as SigLIP 2 NaFlex was trained.
     """
     if grid == native:

@@ -1,8 +1,8 @@
-"""How an image becomes pixels, told without the model, so that it goes to worker processes by pickle.
+"""How an image becomes pixels, without the model, so that it can be pickled for worker processes.
 
-`DataLoader(..., num_workers=2)` sends its transform by pickle where processes are spawned, and the other functions of a
-Backbone are closures over a model, which do not pickle. Mean, standard deviation and interpolation are given to `wrap`,
-or noted on the model or by its processor.
+`DataLoader(..., num_workers=2)` pickles its transform where processes are spawned, and the other functions of a
+Backbone are closures over a model, which cannot be pickled. Mean, standard deviation and interpolation are passed to
+`wrap`, or recorded on the model or by its processor.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from eclip.errors import ModelError, OptionError
 from eclip.registry import one_of, whole
 
 Color = Sequence[float] | float | np.ndarray | Tensor
-"""A number for each of red, green and blue, or one for all."""
+"""One number each for red, green and blue, or one for all."""
 INTERPOLATIONS = ("bicubic", "bilinear")
 COLORS = ("mean", "std", "interpolation")
 RESAMPLE = {2: "bilinear", 3: "bicubic"}
-"""Pillow's numbers, as image processors write them."""
+"""Pillow's filter numbers, as image processors store them."""
 
 
 class Grid(NamedTuple):
-    """How many patches an image has, down and across."""
+    """Number of patches of an image, down and across."""
 
     row: int
     col: int
@@ -40,7 +40,7 @@ class Grid(NamedTuple):
 
 @dataclass(frozen=True)
 class Preprocess:
-    """An image to pixels, as a model was trained; attributes as of a Backbone."""
+    """From an image to pixels, as a model was trained; attributes as in Backbone."""
 
     name: str
     native: Grid
@@ -52,15 +52,15 @@ class Preprocess:
     def __call__(
         self, image: Image.Image, image_size: SupportsIndex | None = None, resize: str = "squash"
     ) -> Float[Tensor, "3 height width"]:
-        """Resize a whole image, nothing cropped, and normalize its colors as the model was trained.
+        """Resize a whole image, without cropping, and normalize its colors as in the model's training.
 
         Args:
-            image: image of any mode; it is read as RGB.
+            image: of any mode; converted to RGB.
             image_size: side in pixels, a multiple of `patch_size`; None = the training size.
             resize: "squash" fills the square; "keep" keeps the aspect ratio, on a grid of about as many patches.
 
         Raises:
-            OptionError: the size is no multiple of the patch, or the resize is unknown.
+            OptionError: the size is not a multiple of the patch size, or the resize is unknown.
         """
         grid = self.grid_for(image.size, image_size, resize)
         size = (grid.row * self.patch_size, grid.col * self.patch_size)
@@ -91,10 +91,10 @@ class Preprocess:
 def to_pixels(
     image: Image.Image, size: tuple[int, int], mean: Sequence[float], std: Sequence[float], interpolation: str
 ) -> Float[Tensor, "3 height width"]:
-    """A whole image on (height, width) pixels, its colors normalized.
+    """A whole image resized to (height, width) pixels, its colors normalized.
 
     Args:
-        image: of any mode; it is read as RGB.
+        image: of any mode; converted to RGB.
         size: (height, width).
         mean: of each color channel, in [0, 1].
         std: of each color channel.
@@ -108,39 +108,39 @@ def to_pixels(
     return values.permute(2, 0, 1).contiguous()
 
 
-def settled(given: dict[str, Any], noted: dict[str, Any], lacking: str) -> dict[str, Any]:
-    """Mean, std and interpolation as a Backbone has them: what was given, else what is noted; else bicubic.
+def settled(given: dict[str, Any], recorded: dict[str, Any], missing: str) -> dict[str, Any]:
+    """Mean, std and interpolation for a Backbone: as given, else as recorded; else bicubic.
 
     Args:
-        given: to `wrap`; None where nothing was.
-        noted: on the model, or by its processor.
-        lacking: what to say where neither has mean and std.
+        given: passed to `wrap`; None where not given.
+        recorded: recorded on the model or by its processor.
+        missing: the error message if neither has mean and std.
 
     Raises:
-        OptionError: there is no mean or std, or a value is none that can be.
+        OptionError: there is no mean or std, or a value is invalid.
     """
-    mean, std, interpolation = (noted.get(name) if given[name] is None else given[name] for name in COLORS)
+    mean, std, interpolation = (recorded.get(name) if given[name] is None else given[name] for name in COLORS)
     if mean is None or std is None:
-        raise OptionError(lacking)
+        raise OptionError(missing)
     interpolation = "bicubic" if interpolation is None else interpolation
     one_of(interpolation, "interpolation", INTERPOLATIONS)
     mean, std = _three("mean", mean), _three("std", std)
     if min(std) <= 0:
-        raise OptionError(f"std must be above 0 for each color, got {std}.")
+        raise OptionError(f"std must be positive for each color, got {std}.")
     return {"mean": mean, "std": std, "interpolation": interpolation}
 
 
 def colors_of(config: dict[str, Any], wanted: Collection[str] = COLORS) -> dict[str, Any]:
-    """Mean, std and interpolation of the configuration of transformers' image processor, for pixels in [0, 1].
+    """Mean, std and interpolation from the configuration of transformers' image processor, for pixels in [0, 1].
 
-    A factor other than 1 / 255, or none, by which it scales pixels of 0 to 255, is part of mean and std then.
+    If it scales pixels of 0 to 255 by a factor other than 1 / 255, or not at all, mean and std account for that.
 
     Args:
-        config: as `to_dict` gives it.
-        wanted: which of them; the others are not read.
+        config: from `to_dict`.
+        wanted: which of the three; the others are not read.
 
     Raises:
-        ModelError: it resizes in another way than bilinear or bicubic, or does not say mean and std.
+        ModelError: its resizing is neither bilinear nor bicubic, or it does not define mean and std.
     """
     found: dict[str, Any] = {}
     factor = config.get("rescale_factor")
@@ -149,14 +149,14 @@ def colors_of(config: dict[str, Any], wanted: Collection[str] = COLORS) -> dict[
         if name in wanted:
             value = neutral if config.get("do_normalize") is False else config.get(f"image_{name}")
             if value is None:
-                raise ModelError(f"the image processor does not say image_{name}: give {name} to eclip.wrap.")
+                raise ModelError(f"the image processor does not define image_{name}: pass {name} to eclip.wrap.")
             found[name] = tuple(one / scale for one in _three(f"image_{name} of the image processor", value))
     resample = config.get("resample")
     if "interpolation" in wanted and resample is not None:
         if not isinstance(resample, int) or resample not in RESAMPLE:
             raise ModelError(
-                f"the image processor resizes by Pillow's filter {resample!r}; 2 (bilinear) and 3 (bicubic) are "
-                "offered: give interpolation to eclip.wrap."
+                f"the image processor resizes with Pillow's filter {resample!r}, but only 2 (bilinear) and 3 (bicubic) "
+                "are supported: pass interpolation to eclip.wrap."
             )
         found["interpolation"] = RESAMPLE[int(resample)]
     return found
@@ -170,5 +170,5 @@ def _three(name: str, value: Any) -> tuple[float, ...]:
     except (TypeError, ValueError):
         found = ()
     if len(found) != 3 or not all(math.isfinite(one) for one in found):
-        raise OptionError(f"{name} must be three numbers, of red, green and blue, got {value!r}.")
+        raise OptionError(f"{name} must be three numbers (red, green, blue), got {value!r}.")
     return found

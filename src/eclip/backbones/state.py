@@ -1,4 +1,4 @@
-"""What a model is at one moment, so that maps and scores of one encoding are known to come from the same model."""
+"""Fingerprints of a model's state, which ensure that maps and scores of an encoding come from the same model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def image_state(backbone: Backbone) -> State:
 
 
 def text_state(backbone: Backbone) -> State:
-    """The same of the text side; some of its weights are the model's own."""
+    """As `image_state`, of the text side, some of whose weights belong to the model itself."""
     own = backbone.model.__dict__["_parameters"].values()
     places = [_place(weight) for weight in own if weight is not None]
     return *_entries(backbone.model, _ENTRIES[1]), *places, *fingerprint(*text_side(backbone))
@@ -38,7 +38,7 @@ def _entries(model: nn.Module, names: tuple[str, ...]) -> list[Same]:
 
 
 class Same:
-    """One object, equal to itself alone, whatever its class says; some hooks cannot be compared or hashed."""
+    """An object compared by identity, whatever its class defines; some hooks cannot be compared or hashed."""
 
     __slots__ = ("what",)
 
@@ -53,9 +53,9 @@ class Same:
 
 
 def fingerprint(*roots: nn.Module) -> State:
-    """Changes when a weight, a module, a hook, a `forward` or a factor below the roots changes, not with training mode.
+    """Changes when a weight, module, hook, `forward` or scale factor below the roots changes, not with training mode.
 
-    Values that were written past torch's count of versions (`weight.data.add_(1)`) are not seen.
+    Writes that bypass torch's version counter (`weight.data.add_(1)`) are not detected.
     """
     found: list[object] = [Same(hook) for hooks in global_hooks() for hook in hooks.values()]
     found += (Same(F.scaled_dot_product_attention), Same(F.multi_head_attention_forward))  # people patch these
@@ -98,14 +98,14 @@ def fingerprint(*roots: nn.Module) -> State:
 def _place(tensor: Tensor) -> tuple[object, ...]:
     try:
         return tensor.data_ptr(), tensor._version, tensor.dtype
-    except RuntimeError:  # inference tensors count no versions, and some kinds of tensors have no one place
+    except RuntimeError:  # inference tensors have no version, and some kinds of tensors no single address
         return id(tensor), tensor.dtype
 
 
 def _settings(kind: type[nn.Module], own: dict[str, Any]) -> str:
-    """Plain values of a module that is none of a host's, such as which adapter is active and how it is scaled.
+    """Plain attributes of a module that is not the host's, such as the active adapter and its scale.
 
-    Of others than adapters no numbers and lists, which may count passes or keep what went through.
+    Except for adapters, integers and lists are left out, since they may count passes or store activations.
     """
     simple = (bool, int, float, str, list, tuple, dict) if kind.__module__.startswith(ADAPTED) else (bool, float, str)
     return str({key: value for key, value in own.items() if isinstance(value, simple) and not key.endswith("hooks")})

@@ -1,7 +1,7 @@
-"""TextTower, the text side of a model seen as functions over its own weights, block by block.
+"""TextTower, the text side of a model as functions over its own weights, block by block.
 
-Methods that explain words rerun it, so that attention and values are variables in one autograd graph. Features of texts
-never come from here: `Backbone.encode_tokens` is the model's own computation, and parity tests hold both together.
+Methods that explain words rerun it, so that attention and values are variables in one autograd graph. Text features
+never come from here: `Backbone.encode_tokens` is the model's own computation, and parity tests compare the two.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from eclip.backbones.blocks import QKV, Block, Fn, Tokens
 
 Ids = Int[Tensor, "text token"]
 Mask = Float[Tensor, "#text 1 #token token"]
-"""Added to attention before the softmax: 0 where a query may look, -inf where not."""
+"""Added to attention before the softmax: 0 where a query may attend, -inf elsewhere."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -26,10 +26,10 @@ class TextBlock:
 
     Attributes:
         heads: number of attention heads.
-        qkv: what enters the block -> queries, keys, values (text, head, token, width), its norm included.
+        qkv: input of the block -> queries, keys, values (text, head, token, width), its norm included.
         out: (text, head, token, width) -> (text, token, channel): output projection, layer scale included.
-        finish: what enters the block and what its attention gives, (text, token, channel) each -> what leaves it; each
-            token on its own.
+        finish: input of the block and output of its attention, (text, token, channel) each -> output of the block; each
+            token independently.
     """
 
     heads: int
@@ -44,9 +44,9 @@ class TextTower:
 
     Attributes:
         embed: ids -> tokens entering block 0, positions included.
-        build: the blocks, first to last, of the modules that stand there now.
-        mask: ids -> what is added to attention; None where every token sees every other.
-        weights: ids -> (text, token), the share of each token in the pooled one: one 1 where a token is picked.
+        build: the blocks, first to last, of the current modules.
+        mask: ids -> `Mask`; None if every token attends to every other.
+        weights: ids -> (text, token), weight of each token in the pooled one: one-hot if one token is picked.
         to_feature: (..., channel) of pooled tokens -> (..., feature).
     """
 
@@ -58,11 +58,11 @@ class TextTower:
 
     @property
     def blocks(self) -> tuple[TextBlock, ...]:
-        """First to last, read from the model anew."""
+        """The blocks, first to last, read from the model each time."""
         return self.build()
 
     def pool(self, ids: Ids, tokens: Tokens) -> Float[Tensor, "text feature"]:
-        """Text features, not normalized, of the tokens that leave the last block."""
+        """Text features, not normalized, from the output tokens of the last block."""
         return self.to_feature((self.weights(ids).to(tokens)[:, None] @ tokens)[:, 0])
 
 
@@ -75,13 +75,13 @@ def text_attention(
 
 
 def run_text_block(block: TextBlock, x: Tokens, mask: Mask | None) -> Tokens:
-    """The whole block in the open."""
+    """The whole block, recomputed step by step."""
     q, k, v = block.qkv(x)
     return block.finish(x, block.out(text_attention(q, k, mask) @ v))
 
 
 def text_block(block: Block) -> TextBlock:
-    """The block of an image tower, with its norms in front, as that of a text tower."""
+    """A pre-norm block of an image tower as a block of a text tower."""
 
     def leave(x: Tensor, attended: Tensor) -> Tensor:
         x = x + attended
@@ -91,5 +91,5 @@ def text_block(block: Block) -> TextBlock:
 
 
 def padding_mask(kept: Tensor, like: Tensor) -> Mask:
-    """Nobody looks at padding. `kept` (text, token) is true elsewhere."""
+    """A mask that hides padding. `kept` (text, token) is True for all other tokens."""
     return torch.zeros_like(kept, dtype=like.dtype).masked_fill(~kept, float("-inf"))[:, None, None]

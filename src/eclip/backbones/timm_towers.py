@@ -1,4 +1,4 @@
-"""Image towers that open_clip takes from timm: trunks with an attention pool, and ViTs with a MAP head (SigLIP).
+"""Image towers that open_clip uses from timm: trunks with an attention pool, and ViTs with a MAP head (SigLIP).
 
 Each function gives the fields of a Backbone that depend on the tower.
 """
@@ -104,7 +104,7 @@ def timm_map(visual: TimmModel) -> dict[str, Any]:
     def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
         return tuple(timm_block(block) for block in trunk.blocks)
 
-    blocks_at(native, "bicubic_aa")  # refuses blocks nobody has read
+    blocks_at(native, "bicubic_aa")  # refuses unknown blocks
 
     def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
         patches = trunk.patch_embed.norm(trunk.patch_embed.proj(pixels).flatten(2).transpose(1, 2))
@@ -115,7 +115,7 @@ def timm_map(visual: TimmModel) -> dict[str, Any]:
         return visual.head(trunk.head(trunk.fc_norm(pooled)))
 
     def project(tokens: Tensor) -> Tensor:
-        """The head's answer to an image that consists of this one token: the attention weight is 1."""
+        """The head's output for an image that consists of this one token: the attention weight is 1."""
         out = head.proj(last_part(head.kv, trunk.norm(tokens), 2))
         return finish(out if head.mlp is None else out + head.mlp(head.norm(out)))
 

@@ -1,4 +1,4 @@
-"""ViTs of timm, its own, behind convolutions too, and EVA: bare, or ended by a class token or the mean of the patches.
+"""ViTs of timm, also with convolutional stems, and EVA: bare, or pooled by a class token or the mean of the patches.
 
 Host internals repeated here, and pinned by parity tests: the order of steps at the input, so that positions can be
 resized, and EVA's attention with its rotary positions.
@@ -26,7 +26,7 @@ from eclip.errors import unsupported
 
 
 class BareViT(NamedTuple):
-    """A ViT of timm up to its last block, whatever comes after: fields of a Backbone."""
+    """A timm ViT up to its last block, without its pooling: fields of a Backbone."""
 
     native: Grid
     patch_size: int
@@ -39,18 +39,18 @@ def bare_vit(trunk: Any) -> BareViT:
     """Tokens and blocks of a timm ViT, or EVA, on any grid.
 
     Raises:
-        UnsupportedTowerError: it is of another class, or has tokens, positions or blocks nobody has read.
+        UnsupportedTowerError: it is of another class, or has unknown tokens, positions or blocks.
     """
     if not isinstance(trunk, VisionTransformer | Eva):
         raise unsupported(f"a network of class {type(trunk).__name__}")
     native, prefix = Grid(*trunk.patch_embed.grid_size), int(trunk.num_prefix_tokens)
-    height, width = trunk.patch_embed.img_size  # what the trunk takes; ViTamin-XL-384 tells open_clip another size
+    height, width = trunk.patch_embed.img_size  # the trunk's input size; for ViTamin-XL-384 open_clip has another
     patch = int(height) // native.row
     if (native.row * patch, native.col * patch) != (height, width):
         raise unsupported(f"a timm ViT whose patches are not square: {tuple(native)} of {height} x {width} pixels")
     first = [token for token in (trunk.cls_token, trunk.reg_token) if token is not None]
     if prefix != sum(token.shape[1] for token in first):
-        raise unsupported(f"a timm ViT with first tokens of another kind, a {type(trunk).__name__}")
+        raise unsupported(f"a timm ViT with unknown prefix tokens ({type(trunk).__name__})")
     rope = trunk.rope if isinstance(trunk, Eva) else None
     if rope is not None and (
         not isinstance(rope, RotaryEmbeddingCat | RotaryEmbeddingDinoV3) or getattr(trunk, "rope_mixed", False)
@@ -67,7 +67,7 @@ def bare_vit(trunk: Any) -> BareViT:
         tokens = torch.cat([*(one.to(patches.dtype).expand(len(patches), -1, -1) for one in first), patches], dim=1)
         if trunk.pos_embed is not None:
             table = resize_positions(trunk.pos_embed[0], native, grid, positions).to(tokens.dtype)
-            tokens = tokens + F.pad(table, (0, 0, tokens.shape[1] - len(table), 0))  # first tokens may have no place
+            tokens = tokens + F.pad(table, (0, 0, tokens.shape[1] - len(table), 0))  # prefix tokens may have none
         return trunk.norm_pre(tokens), None
 
     def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
@@ -76,7 +76,7 @@ def bare_vit(trunk: Any) -> BareViT:
         turned = None if rope is None else rotary(rope, native, grid)
         return tuple(eva_block(block, turned) for block in trunk.blocks)
 
-    blocks_at(native, "bicubic_aa")  # refuses blocks nobody has read
+    blocks_at(native, "bicubic_aa")  # refuses unknown blocks
     return BareViT(native, patch, prefix, embed, blocks_at)
 
 
@@ -87,7 +87,7 @@ def timm_vit(visual: TimmModel) -> dict[str, Any]:
         raise unsupported(f"a timm ViT with pooling {trunk.global_pool!r}")
     averaged, bare = trunk.global_pool == "avg", bare_vit(trunk)
     if getattr(trunk, "pool_include_prefix", False) or not (averaged or bare.prefix):
-        raise unsupported("a timm ViT whose mean takes in its class token, or which has none to pool")
+        raise unsupported("a timm ViT whose mean includes its class token, or without a class token to pool")
     if not any(isinstance(norm, nn.Identity) for norm in (trunk.norm, trunk.fc_norm)):
         raise unsupported("a timm ViT with two norms at its end")
 
@@ -116,7 +116,7 @@ def timm_vit(visual: TimmModel) -> dict[str, Any]:
 
 
 def rotary(rope: RotaryEmbeddingCat | RotaryEmbeddingDinoV3, native: Grid, grid: Grid) -> Tensor:
-    """Sines and cosines of a grid, (patch, 2 width); those of the training grid are the host's own."""
+    """Sines and cosines for a grid, (patch, 2 width); for the training grid, the host's own."""
     if isinstance(rope, RotaryEmbeddingDinoV3):
         return rope.get_embed(list(grid))
     if grid == native and rope.pos_embed is not None:
@@ -127,7 +127,7 @@ def rotary(rope: RotaryEmbeddingCat | RotaryEmbeddingDinoV3, native: Grid, grid:
 
 
 def eva_block(block: Any, rope: Tensor | None) -> Block:
-    """EVA's block, norms in front or behind, its queries and keys turned by the place of their patch.
+    """EVA's block, pre-norm or post-norm, with queries and keys rotated by the position of their patch.
 
     Raises:
         UnsupportedTowerError: it is of another class.

@@ -1,7 +1,7 @@
-"""Whatever a user gives as a tokenizer, as the one function that a Backbone has: texts -> token ids.
+"""Any tokenizer that a user passes, as the single function of a Backbone: texts -> token ids.
 
-A tokenizer of transformers is called as the model was trained; any other is a function whose answer is read, checked
-and brought to the context length, so that no text's feature depends on the texts beside it.
+A transformers tokenizer is called as in the model's training; any other is a function whose output is read, checked
+and padded or cut to the context length, so that no text's feature depends on the other texts in the batch.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from torch import Tensor
 from eclip.errors import ModelError, OptionError, TextError
 
 PROBE = ("a", "a " * 16)
-"""Two texts of unlike lengths: what a function fills the first one up with is its padding."""
+"""Two texts of different lengths: the first shows what a function pads with."""
 LEAST_PROBE = 8
-"""Shorter answers to it do not show where padding is."""
+"""Shorter outputs for it do not show where padding is."""
 Ids = Int64[Tensor, "text token"]
 
 
 def of_transformers(tokenizer: Any) -> bool:
-    """Whether it is a tokenizer of transformers itself, asked without importing it."""
+    """Whether it is a transformers tokenizer, determined without importing transformers."""
     return hasattr(tokenizer, "padding_side") and hasattr(tokenizer, "pad_token_id")
 
 
 @dataclass(frozen=True)
 class NoTokenizer:
-    """Stands for a tokenizer that was not given and cannot be guessed: images can be encoded, texts cannot."""
+    """Placeholder for a tokenizer that was not given and cannot be guessed: images can be encoded, texts cannot."""
 
     why: str
 
     def __call__(self, texts: list[str]) -> Ids:
-        """Raises an OptionError that says so."""
+        """Raise an OptionError that explains why."""
         raise OptionError(self.why)
 
 
@@ -47,12 +47,12 @@ class Reader:
     """Token ids as a model reads them.
 
     Attributes:
-        tokenizer: a function from texts to token ids, or a tokenizer of transformers.
-        context: how many tokens the model was trained with.
-        words: size of its vocabulary; None where it is not known.
-        padding: what padding is to the text side: "unseen" behind the end token, "seen" by all, or "masked" away.
-        filler: the id that the model takes for padding, where that is known.
-        most: how many tokens it can read; None = `context`.
+        tokenizer: a function from texts to token ids, or a transformers tokenizer.
+        context: number of tokens that the model was trained with.
+        words: size of its vocabulary; None if unknown.
+        padding: how the text side treats padding: "unseen" after the end token, "seen" by all tokens, or "masked".
+        filler: the model's padding id, if known.
+        most: the largest number of tokens that it can read; None = `context`.
     """
 
     tokenizer: Any
@@ -66,39 +66,39 @@ class Reader:
         if not callable(self.tokenizer):
             raise OptionError(
                 f"tokenizer must be a function from a list of texts to their token ids, got {self.tokenizer!r}: "
-                "open_clip.get_tokenizer(...) and transformers' AutoTokenizer.from_pretrained(...) give one."
+                "open_clip.get_tokenizer(...) and transformers' AutoTokenizer.from_pretrained(...) return one."
             )
         if not of_transformers(self.tokenizer):
             return
         if self.tokenizer.padding_side != "right":
             raise _left(f"the tokenizer pads on the {self.tokenizer.padding_side}")
         if self.tokenizer.pad_token_id is None:
-            raise OptionError("the tokenizer has no padding token: set tokenizer.pad_token to the one of the training.")
+            raise OptionError("the tokenizer has no padding token: set tokenizer.pad_token as in its training.")
         if self.padding == "masked" and self.tokenizer.pad_token_id != self.filler:
             raise ModelError(
                 f"the tokenizer pads with id {self.tokenizer.pad_token_id}, but the model's padding is {self.filler}: "
-                "it is the tokenizer of another model. Give the right one."
+                "it belongs to another model. Pass the model's own tokenizer."
             )
 
     def __call__(self, texts: list[str]) -> Ids:
-        """Token ids on the CPU, all rows of one length: the context, where the model was trained so.
+        """Token ids on the CPU, all rows of one length: the context, if the model was trained so.
 
         Raises:
-            OptionError: the function's answer cannot be read, or what it pads with is not known.
-            ModelError: an id is not in the model's vocabulary, or padding is not the model's.
-            TextError: a text has more tokens than the model reads.
+            OptionError: the function's output cannot be read, or its padding id is unknown.
+            ModelError: an id is not in the model's vocabulary, or the padding id is not the model's.
+            TextError: a text has more tokens than the model can read.
         """
-        with torch.device("cpu"):  # a default device that the caller set does not reach the tokenizer
-            return self._in_vocabulary(self._asked(texts))
+        with torch.device("cpu"):  # a default device set by the caller does not affect the tokenizer
+            return self._in_vocabulary(self._tokenized(texts))
 
-    def _asked(self, texts: list[str]) -> Tensor:
+    def _tokenized(self, texts: list[str]) -> Tensor:
         if of_transformers(self.tokenizer):
             options = {"padding": "max_length", "max_length": self.context, "truncation": True, "return_tensors": "pt"}
             return _read(self.tokenizer(self._lowered(texts), **options), texts)[0]
         if self._pads_with is not None and self.padding == "masked" and self._pads_with != self.filler:
             raise ModelError(
-                f"the tokenizer pads with id {self._pads_with}, but the model's padding is {self.filler}: it is the "
-                "tokenizer of another model, or pads as another. Give the right one."
+                f"the tokenizer pads with id {self._pads_with}, but the model's padding is {self.filler}: it belongs "
+                "to another model, or pads differently. Pass the model's own tokenizer."
             )
         ids, lengths = _read(self.tokenizer(list(texts)), texts)
         return self._fitted(ids, lengths, texts)
@@ -106,16 +106,16 @@ class Reader:
     def _in_vocabulary(self, ids: Ids) -> Ids:
         least, most = int(ids.min()), int(ids.max())
         if least < 0:
-            raise ModelError(f"the tokenizer gives the negative token id {least}: ids count from 0, padding too.")
+            raise ModelError(f"the tokenizer returns the negative token id {least}; all ids must be 0 or more.")
         if self.words is not None and most >= self.words:
             raise ModelError(
-                f"the tokenizer gives token id {most}, but the model knows ids below {self.words}: it is the "
-                "tokenizer of another model. Give wrap(model, tokenizer=...) the right one."
+                f"the tokenizer returns token id {most}, but the model's ids are below {self.words}: it belongs to "
+                "another model. Pass the right one to wrap(model, tokenizer=...)."
             )
         return ids
 
     def _fitted(self, ids: Ids, lengths: list[int] | None, texts: Sequence[str]) -> Tensor:
-        """Filled up to the context, or cut to what the model can read where nothing but padding is cut off."""
+        """Ids padded to the context, or cut to what the model can read if that removes only padding."""
         width, most = ids.shape[1], self.most or self.context
         if self.context <= width <= most and lengths is None:
             return ids
@@ -128,29 +128,29 @@ class Reader:
         if bool(over.any()):
             text = texts[int(over.int().argmax())]
             raise TextError(
-                f"the text {text[:40]!r} has more tokens than the {most} that the model reads: write less, or let the "
-                f"tokenizer cut it off as in the model's training, such as truncation=True, max_length={self.context}."
+                f"the text {text[:40]!r} has more tokens than the {most} that the model reads: shorten it, or let the "
+                f"tokenizer truncate it as in training, for example truncation=True, max_length={self.context}."
             )
         return ids[:, :most].contiguous()
 
     def _filler(self) -> int:
         found = self.filler if self._pads_with is None else self._pads_with
         if found is None and self.padding == "unseen":
-            found = 0  # it stands behind the token that is pooled
+            found = 0  # it comes after the pooled token
         if found is None:
             raise OptionError(
-                f"the model was trained with texts padded to {self.context} tokens, and this tokenizer does not show "
-                f"what it pads with: let it pad to the full length, such as tokenizer(texts, padding='max_length', "
+                f"the model was trained with texts padded to {self.context} tokens, but this tokenizer's padding id is "
+                f"unknown: let it pad to the full length, for example tokenizer(texts, padding='max_length', "
                 f"max_length={self.context}, truncation=True, return_tensors='pt')."
             )
         return found
 
     @cached_property
     def _pads_with(self) -> int | None:
-        """What the function fills a short text up with, beside a longer one; None where that does not show."""
+        """The id with which the function pads a short text next to a longer one; None if that cannot be determined."""
         try:
             ids, lengths = _read(self.tokenizer(list(PROBE)), PROBE)
-        except Exception:  # such as of a function that knows some texts alone; what is asked of it is read in earnest
+        except Exception:  # such as of a function that knows only some texts; real texts are checked later
             return None
         short, long = ids.tolist()
         if lengths is not None or short == long or len(short) < LEAST_PROBE:
@@ -160,7 +160,7 @@ class Reader:
         return int(short[-1]) if short[-1] == short[-2] else None
 
     def _lowered(self, texts: list[str]) -> list[str]:
-        """In lower case where the tokenizer's configuration says so: GemmaTokenizer notes `do_lower_case` alone."""
+        """The texts in lower case if the tokenizer is configured so: GemmaTokenizer stores `do_lower_case` only."""
         if not (getattr(self.tokenizer, "init_kwargs", {}).get("do_lower_case") and self._minds_case):
             return texts
         from tokenizers.normalizers import Lowercase  # what transformers itself lowers with
@@ -180,7 +180,7 @@ def _left(what: str) -> OptionError:
 
 
 def _read(answer: Any, texts: Sequence[str]) -> tuple[Ids, list[int] | None]:
-    """The rows of an answer, and their lengths if they are unlike; whatever is behind the shorter ones is 0."""
+    """The rows of an output, and their lengths if these differ; shorter rows are filled with 0."""
     given = answer
     if isinstance(given, Mapping):
         given = given.get("input_ids")
@@ -208,11 +208,11 @@ def _read(answer: Any, texts: Sequence[str]) -> tuple[Ids, list[int] | None]:
 
 
 def _whole(given: Any, texts: Sequence[str]) -> Tensor:
-    """Whole numbers as a tensor of int64 of our own on the CPU."""
+    """Integers as a new int64 tensor on the CPU."""
     if not isinstance(given, Tensor):
         try:
             array = np.asarray(given)
-        except ValueError:  # rows of rows, of unlike lengths
+        except ValueError:  # rows of rows of different lengths
             raise _unreadable("rows of rows", texts) from None
         if array.size == 0 and not isinstance(given, np.ndarray):
             array = array.astype(np.int64)  # an empty list has no type
@@ -228,6 +228,6 @@ def _whole(given: Any, texts: Sequence[str]) -> Tensor:
 def _unreadable(what: str, texts: Sequence[str]) -> OptionError:
     count = len(texts)
     return OptionError(
-        f"tokenizer must answer {count} {'texts' if count > 1 else 'text'} with whole token ids of shape ({count}, "
-        f"token), got {what}: a tensor, an array, lists of ids or a dict with 'input_ids' can be read."
+        f"tokenizer must return integer token ids of shape ({count}, token) for {count} "
+        f"{'texts' if count > 1 else 'text'}, got {what}: use a tensor, an array, lists or a dict with 'input_ids'."
     )

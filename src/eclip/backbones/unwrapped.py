@@ -1,6 +1,6 @@
-"""The model inside what others put around it: data parallelism, torch.compile, adapters of peft; and what has none.
+"""The model inside wrappers such as data parallelism, torch.compile and peft; and checks that its weights are usable.
 
-Nothing of these packages is imported: their classes are told by name, among the bases of the object's class.
+These packages are not imported: their classes are recognized by name, among the bases of the object's class.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from eclip.backbones.host import modules_of, named_tensors
-from eclip.errors import AT_HAND, ModelError, UnsupportedTowerError
+from eclip.errors import LOAD_WHOLE, ModelError, UnsupportedTowerError
 
 INSIDE = {
     "torch.nn.parallel.data_parallel.DataParallel": "module",
@@ -20,17 +20,17 @@ INSIDE = {
     "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
     "torch.optim.swa_utils.AveragedModel": "module",
 }
-"""Class -> the attribute that holds the model it runs, which has all of its weights."""
+"""Class -> the attribute that holds the wrapped model, with all of its weights."""
 SCRIPTED = ("torch.jit._script.ScriptModule", "torch.fx.graph_module.GraphModule")
 SHARDED = ("torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel",)
 PEFT = "peft.peft_model.PeftModel"
 
 
 def unwrapped(model: Any) -> Any:
-    """The model that is run inside, as deep as it lies; adapters stay where they are, in its modules.
+    """The innermost wrapped model; adapters stay where they are, in its modules.
 
     Raises:
-        UnsupportedTowerError: it was scripted, traced or exported, so its parts cannot be seen, or is no Module.
+        UnsupportedTowerError: it was scripted, traced or exported, so its parts are not accessible.
         ModelError: its weights are sharded.
     """
     while True:
@@ -38,13 +38,13 @@ def unwrapped(model: Any) -> Any:
         inner = next((INSIDE[name] for name in names if name in INSIDE), None)
         if any(name in SCRIPTED for name in names):
             raise UnsupportedTowerError(
-                f"{type(model).__name__} is a scripted, traced or exported model, whose blocks cannot be seen: give "
-                "wrap the model that it was made from, for OpenAI's clip.load(name, jit=False)."
+                f"{type(model).__name__} is a scripted, traced or exported model, whose blocks are not accessible: "
+                "wrap the original model instead; for OpenAI's CLIP, clip.load(name, jit=False)."
             )
         if any(name in SHARDED for name in names):
             raise ModelError(
-                "the weights of a FullyShardedDataParallel lie in shards: gather them into a whole model with its "
-                "state_dict (FULL_STATE_DICT) and give wrap that one."
+                "the weights of a FullyShardedDataParallel are sharded: gather them into a full model with its "
+                "state_dict (FULL_STATE_DICT) and wrap that one."
             )
         if inner is not None:
             model = getattr(model, inner)
@@ -54,34 +54,34 @@ def unwrapped(model: Any) -> Any:
             return model
 
 
-def check_at_hand(model: nn.Module) -> None:
-    """All weights are numbers on one device.
+def check_accessible(model: nn.Module) -> None:
+    """Check that all weights have values on one device.
 
     Raises:
-        ModelError: some are offloaded, on the device "meta", on several devices, in shards, or not made yet.
+        ModelError: some are offloaded, on the device "meta", on several devices, sharded, or not initialized.
     """
     tensors = list(named_tensors(model))
     for name, tensor in tensors:
         kinds = [base.__name__ for base in type(tensor).__mro__]
         if "DTensor" in kinds:
-            raise ModelError(f"the weight {name!r} is in shards over several processes: give wrap a whole model.")
+            raise ModelError(f"the weight {name!r} is sharded over several processes: wrap a full model.")
         if "UninitializedTensorMixin" in kinds:
             raise ModelError(f"the weight {name!r} has no values yet: run the model once, or load its weights.")
         if tensor.is_meta:
-            raise ModelError(f"the weight {name!r} is offloaded or on the device 'meta', so not at hand: {AT_HAND}.")
+            raise ModelError(f"the weight {name!r} is offloaded or on the device 'meta', without values: {LOAD_WHOLE}.")
     for name, module in modules_of(model):
         if getattr(getattr(module, "_hf_hook", None), "offload", False):
-            raise ModelError(f"the weights of {name or 'the model'} are offloaded by accelerate: {AT_HAND}.")
+            raise ModelError(f"the weights of {name or 'the model'} are offloaded by accelerate: {LOAD_WHOLE}.")
     places = sorted({str(tensor.device) for _, tensor in tensors})
     if len(places) > 1:
-        raise ModelError(f"the weights lie on several devices, {', '.join(places)}: {AT_HAND}.")
+        raise ModelError(f"the weights are on several devices, {', '.join(places)}: {LOAD_WHOLE}.")
 
 
 def with_ordinary_weights(model: nn.Module) -> nn.Module:
-    """The model itself; of one made under `torch.inference_mode`, a copy of its modules over the same memory.
+    """The model itself, or if it was created under `torch.inference_mode`, a copy of its modules over the same memory.
 
-    Such weights take no part in gradients, which many methods need, and nothing can make them. Tensors over the same
-    memory can: no number is copied, and changes of the one are changes of the other.
+    Inference tensors cannot be used in autograd, which many methods need. New tensors over the same memory can: no
+    value is copied, and a change to one is a change to the other.
     """
     tensors = [tensor for _, tensor in named_tensors(model)]
     if not any(tensor.is_inference() for tensor in tensors):
@@ -98,7 +98,7 @@ def _ordinary(tensor: Tensor) -> Tensor:
 
 
 def state_of(model: nn.Module) -> tuple[Any, ...]:
-    """What changes with a model's weights, modules, hooks or place."""
+    """A state that changes with a model's weights, modules, hooks or device."""
     weights = list(named_tensors(model))
     firsts = [float(weight.detach().flatten()[0]) if weight.numel() else 0.0 for _, weight in weights]
     modules = [

@@ -1,4 +1,4 @@
-"""View, how a model is to see images: size, resizing and positions as one object, checked once."""
+"""View, how a model sees images: size, resizing and positions in one object, checked once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from eclip.registry import one_of, whole_or_none
 
 @dataclass(frozen=True)
 class View:
-    """How a model is to see images, whichever model it is.
+    """How any model sees images.
 
     Attributes:
         image_size: side in pixels, a multiple of the patch size; None = the model's training size.
@@ -27,7 +27,7 @@ class View:
         positions: how position embeddings are resized off the training grid, see `encode`.
 
     Raises:
-        OptionError: the size is no whole number, or the resize or positions are unknown.
+        OptionError: the size is not a whole number, or the resize or positions are unknown.
     """
 
     image_size: SupportsIndex | None = None
@@ -35,7 +35,7 @@ class View:
     positions: str = DEFAULT_POSITIONS
 
     def __post_init__(self) -> None:
-        """Check all three; a NumPy number becomes Python's own."""
+        """Check all three, and convert a NumPy integer to Python's."""
         size = whole_or_none(self.image_size, "image_size", "a whole number of pixels")
         object.__setattr__(self, "image_size", size)
         one_of(self.resize, "resize", RESIZES)
@@ -43,11 +43,11 @@ class View:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The three by their names, as results record them."""
+        """The three settings by name, as recorded in results."""
         return asdict(self)
 
     def check(self, backbone: Backbone) -> None:
-        """Raise now what would be raised for each image.
+        """Raise early what would otherwise be raised for each image.
 
         Raises:
             OptionError: the size is no multiple of the model's patch size.
@@ -63,7 +63,7 @@ class View:
         return backbone.grid_for(image.size, self.image_size, self.resize)
 
     def pixels(self, backbone: Backbone, images: Iterable[Image.Image]) -> Float[Tensor, "image 3 height width"]:
-        """What the model is shown of images, all of one grid.
+        """Preprocessed pixels of images that share one grid.
 
         Raises:
             OptionError: the size is no multiple of the model's patch size.
@@ -71,5 +71,5 @@ class View:
         return torch.stack([backbone.preprocess(image, self.image_size, self.resize) for image in images])
 
     def encode(self, backbone: Backbone, images: Iterable[Image.Image], keep: SupportsIndex | None = None) -> Encoding:
-        """Encode images, all of one grid, in one forward pass; `keep` and errors as of `eclip.encode`."""
+        """Encode images that share one grid, in one forward pass; `keep` and errors as in `eclip.encode`."""
         return encode(backbone, self.pixels(backbone, images), keep, self.positions)

@@ -1,8 +1,8 @@
-"""Any model in hand, seen as a Backbone: `wrap`. Those of transformers go on to `huggingface.py`.
+"""`wrap`: a model object as a Backbone. transformers models are passed on to `huggingface.py`.
 
 Families of open_clip: native ViTs (with or without `ln_pre`, CLS or average pooling), CLIP ResNets, timm trunks with an
-attention pool (absolute or rotary), timm ViTs with a MAP head (SigLIP). Parity tests of every family pin what is read
-of open_clip 3.3.0 and timm 1.0.31.
+attention pool (absolute or rotary), timm ViTs with a MAP head (SigLIP). Parity tests of every family pin the internals
+of open_clip 3.3.0 and timm 1.0.31 that are used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from eclip.backbones.preprocess import Color, settled
 from eclip.backbones.timm_towers import timm_map, timm_pool
 from eclip.backbones.timm_vit import timm_vit
 from eclip.backbones.tokenizing import NoTokenizer, Reader
-from eclip.backbones.unwrapped import check_at_hand, unwrapped, with_ordinary_weights
+from eclip.backbones.unwrapped import check_accessible, unwrapped, with_ordinary_weights
 from eclip.errors import FAMILIES, ModelError, OptionError, UnsupportedTowerError, unsupported
 
 
@@ -45,32 +45,32 @@ def wrap(
     interpolation: str | None = None,
     name: str | None = None,
 ) -> Backbone:
-    """See a model in hand as a Backbone; the model itself is never changed.
+    """Wrap a model object as a Backbone; the model itself is never changed.
 
     Args:
         model: open_clip's CLIP or CustomTextCLIP, or transformers' CLIPModel, MetaClip2Model, ChineseCLIPModel,
-            AltCLIPModel, SiglipModel or Siglip2Model; on any device, in any mode; it is run in evaluation mode. Inside
-            DataParallel, DistributedDataParallel, torch.compile or a PeftModel it is found, and `Backbone.model` is
-            what is inside, adapters in place. The CLIP of OpenAI's own package is converted to open_clip's, its weights
-            copied; its colors and tokenizer are known. A model made under `torch.inference_mode` is seen through new
-            modules over the same memory, so that gradients can be had.
-        tokenizer: texts -> token ids, (text, token); for a model of transformers, its tokenizer itself will do. None:
-            the processor's, or open_clip's CLIP tokenizer, if the vocabulary is CLIP's.
-        processor: transformers' processor of the model, which says tokenizer, mean, std and interpolation at once.
-        mean: color mean the model was trained with, in [0, 1]. None: what open_clip noted on the model, or the
+            AltCLIPModel, SiglipModel or Siglip2Model; on any device, in any mode; it is run in evaluation mode. It is
+            unwrapped from DataParallel, DistributedDataParallel, torch.compile or a PeftModel, and `Backbone.model` is
+            the inner model, adapters included. The CLIP of OpenAI's own package is converted to open_clip's, its
+            weights copied; its colors and tokenizer are known. A model created under `torch.inference_mode` gets new
+            modules over the same memory, so that gradients can be computed.
+        tokenizer: texts -> token ids, (text, token); a transformers tokenizer is accepted as it is. None: the
+            processor's, or open_clip's CLIP tokenizer, if the vocabulary is CLIP's.
+        processor: transformers' processor of the model, which provides tokenizer, mean, std and interpolation.
+        mean: color mean the model was trained with, in [0, 1]. None: as open_clip recorded it on the model, or the
             processor's.
         std: color standard deviation, likewise.
-        interpolation: "bicubic" or "bilinear", likewise; bicubic where nothing is noted.
+        interpolation: "bicubic" or "bilinear", likewise; bicubic if not recorded.
         name: what to call it in results; the class name if None.
 
     Raises:
-        UnsupportedTowerError: the image tower is of another kind than `FAMILIES`.
-        OptionError: mean, std or tokenizer cannot be known and was not given, or what was given cannot be.
-        ModelError: weights are not at hand: offloaded, on the device "meta", in shards, or on several devices.
+        UnsupportedTowerError: the image tower is of a kind that is not in `FAMILIES`.
+        OptionError: mean, std or tokenizer is unknown and was not given, or a given value is invalid.
+        ModelError: weights are not accessible: offloaded, on the device "meta", sharded, or on several devices.
     """
     model = unwrapped(model)
     if isinstance(model, nn.Module):
-        check_at_hand(model)
+        check_accessible(model)
         model = with_ordinary_weights(model)
     given: dict[str, Any] = {"mean": mean, "std": std, "interpolation": interpolation}
     if is_transformers(model):
@@ -78,17 +78,17 @@ def wrap(
     model = converted(model) if is_openai(model) else model
     if not isinstance(model, CLIP | CustomTextCLIP):
         raise UnsupportedTowerError(
-            "wrap needs an open_clip CLIP or CustomTextCLIP, or a model of transformers, got "
-            f"{type(model).__name__}. Families that work: {'; '.join(FAMILIES)}."
+            "wrap needs an open_clip CLIP or CustomTextCLIP, or a transformers model, got "
+            f"{type(model).__name__}. Supported families: {'; '.join(FAMILIES)}."
         )
     if processor is not None:
-        raise OptionError("processor= goes with a model of transformers; give tokenizer, mean and std to open_clip's.")
-    noted: dict[str, Any] = getattr(model.visual, "preprocess_cfg", None) or {}
+        raise OptionError("processor= requires a transformers model; for open_clip, pass tokenizer, mean and std.")
+    recorded: dict[str, Any] = getattr(model.visual, "preprocess_cfg", None) or {}
     colors = settled(
         given,
-        noted,
-        "this model carries no color mean and std: give wrap(model, mean=(r, g, b), std=(r, g, b)), those it was "
-        "trained with; CLIP's are open_clip.OPENAI_DATASET_MEAN and open_clip.OPENAI_DATASET_STD.",
+        recorded,
+        "this model does not store its color mean and std: use wrap(model, mean=(r, g, b), std=(r, g, b)) with those "
+        "of its training; CLIP's are open_clip.OPENAI_DATASET_MEAN and open_clip.OPENAI_DATASET_STD.",
     )
 
     def encode_tokens(ids: Tensor) -> Tensor:
@@ -99,8 +99,8 @@ def wrap(
             if not is_quantized(*(child for child in model.children() if child is not model.visual)):
                 raise
             raise ModelError(
-                f"open_clip cannot encode texts with quantized layers in the text tower ({error}): quantize the image "
-                "tower alone, as in quantize_dynamic(model.visual, {torch.nn.Linear}, inplace=True)."
+                f"open_clip cannot encode texts with quantized layers in the text tower ({error}): quantize only the "
+                "image tower, as in quantize_dynamic(model.visual, {torch.nn.Linear}, inplace=True)."
             ) from error
 
     return Backbone(
@@ -128,13 +128,13 @@ def _tokenizer(model: nn.Module, given: Any) -> Reader | NoTokenizer:
         given = _clip_tokenizer(context)
     if given is None:
         return NoTokenizer(
-            f"the vocabulary of this model has {words} words, not CLIP's 49408: its tokenizer cannot be guessed. "
-            "Give wrap(model, tokenizer=...), a function from texts to token ids."
+            f"the vocabulary of this model has {words} words, not CLIP's 49408, so its tokenizer cannot be "
+            "guessed: use wrap(model, tokenizer=...) with a function from texts to token ids."
         )
-    if hasattr(text, "transformer") and hasattr(text, "config"):  # HFTextEncoder: the context is what it could read
+    if hasattr(text, "transformer") and hasattr(text, "config"):  # HFTextEncoder: the context is its maximum
         pad = text.config.pad_token_id
-        ahead = pad + 1 if "roberta" in text.config.model_type else 0  # it counts positions from behind the padding id
-        most = context - ahead if context else sys.maxsize  # T5 has no table of positions, and no end
+        ahead = pad + 1 if "roberta" in text.config.model_type else 0  # it counts positions from the padding id + 1
+        most = context - ahead if context else sys.maxsize  # T5 has no position table, and no limit
         return Reader(given, min(77, most), words, "masked", pad, most=most)
     if getattr(text, "use_pad_mask", False) or getattr(text, "cls_emb", None) is not None:
         return Reader(given, context, words, "masked", text.pad_id)

@@ -1,7 +1,7 @@
-"""Texts as unit features, with prompt templates; ensembles are kept on disk.
+"""Texts as unit features, with prompt templates; ensembles are cached on disk.
 
-Ensembles follow Radford et al. 2021 (https://arxiv.org/abs/2103.00020): each prompt's feature is made unit, then they
-are averaged, and the mean is made unit again.
+Ensembles follow Radford et al. 2021 (https://arxiv.org/abs/2103.00020): each prompt's feature is normalized to unit
+length, the features are averaged, and the mean is normalized again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from eclip.texts.templates import fill, resolve
 _log = logging.getLogger("eclip")
 _PROMPTS_AT_ONCE = 256
 MOST_NAMED = 3
-"""So many groups of equal texts are named in a warning."""
+"""A warning names at most this many groups of equal texts."""
 
 
 def encode_texts(
@@ -40,7 +40,7 @@ def encode_texts(
         texts: one or more. An empty text is allowed here, as the reference that CLIP Surgery subtracts.
         templates: "none" (the text as it is), "single" ("a photo of a {}."), "imagenet80", "surgery85", or sentences
             with one `{}` each. Several are averaged; such ensembles are cached on disk by weights, template and text.
-        keep: cache the features of the whole list in one file, for a vocabulary that is asked again and again.
+        keep: cache the features of the whole list in one file, for a vocabulary that is used repeatedly.
 
     Returns:
         Rows of length one, on the backbone's device, float32 at least.
@@ -66,7 +66,7 @@ def encode_texts(
 def features_of(
     backbone: Backbone, texts: list[str], sentences: tuple[str, ...], *, keep: bool = False
 ) -> Float[Tensor, "text feature"]:
-    """As `encode_texts`, of one text or more in resolved templates; of those that are cut off nothing is said."""
+    """As `encode_texts`, for one or more texts in resolved templates, without warnings about truncated texts."""
     if keep:
         return _Cache(backbone, sentences).get_list(texts)
     if len(sentences) == 1:
@@ -85,18 +85,18 @@ def check_texts(texts: str | Iterable[str]) -> list[str]:
     for number, text in enumerate(listed, 1):
         _check_letters(text, f"text {number} of {len(listed)}")
         if not text.strip():
-            raise TextError(f"text {number} of {len(listed)} is empty: write what to look for, such as 'a dog'.")
+            raise TextError(f"text {number} of {len(listed)} is empty: describe what to look for, such as 'a dog'.")
     return listed
 
 
 def _listed(texts: Iterable[str]) -> list[str]:
-    """The texts of a list, or of a generator, which can be read but once."""
+    """The texts of a list, or of a generator, which can be read only once."""
     if isinstance(texts, bytes | Mapping) or not isinstance(texts, Iterable):
         given = "None" if texts is None else type(texts).__name__
         raise TextError(f"texts must be a text or a list of texts, such as ['a dog', 'a cat'], got {given}.")
     listed = list(texts)
     if not listed:
-        raise TextError("no text was given: at least one is needed, such as 'a dog'.")
+        raise TextError("no text was given; pass at least one, such as 'a dog'.")
     return listed
 
 
@@ -110,13 +110,13 @@ def _check_letters(text: object, which: str) -> None:
 def encode_apart(
     backbone: Backbone, texts: Iterable[str], templates: str | Iterable[str] = "none", *, keep: bool = False
 ) -> Float[Tensor, "text feature"]:
-    """As `encode_texts`, for texts that are held against each other: those that the model cannot tell apart are named.
+    """As `encode_texts`, for texts that are compared with each other: it warns of those the model cannot tell apart.
 
-    They share one feature to the bit, so that no map is a rounding between two of them.
+    These share one feature, bit for bit, so that no map is the rounding error between two of them.
 
     Warns:
-        EqualTextsWarning: two texts or more have the same token ids in each template. Case, spaces and punctuation can
-            be such a difference, or all that lies behind the last token that is read.
+        EqualTextsWarning: two or more texts have the same token ids in each template, for example because they differ
+            only in case, spaces or punctuation, or after the last token that is read.
     """
     texts = _listed(texts)
     features = encode_texts(backbone, texts, templates, keep=keep)
@@ -126,7 +126,7 @@ def encode_apart(
 
 
 def _firsts(backbone: Backbone, texts: Sequence[str], sentences: tuple[str, ...]) -> list[int]:
-    """Of each text, the place of the first one with the same token ids in each sentence."""
+    """For each text, the index of the first one with the same token ids in each sentence."""
     groups = _groups(backbone, list(range(len(texts))), texts, sentences[0])
     for sentence in sentences[1:]:
         pairs = [group for group in groups if len(group) > 1]
@@ -152,10 +152,10 @@ def _warn_of_equals(backbone: Backbone, texts: Sequence[str], firsts: list[int])
         groups.setdefault(first, []).append(text)
     named = [_joined(list(_counted(group))) for group in groups.values() if len(group) > 1]
     if named:
-        more = f" (and {len(named) - MOST_NAMED} more such groups)" if len(named) > MOST_NAMED else ""
+        more = f" (and {len(named) - MOST_NAMED} more groups)" if len(named) > MOST_NAMED else ""
         warnings.warn(
             f"{backbone.name} cannot tell these texts apart: {'; '.join(named[:MOST_NAMED])}{more}. Their maps are "
-            "equal, and where they are held against each other there is no difference to show: keep one of them.",
+            "equal, and a comparison of them shows no difference; keep only one of them.",
             EqualTextsWarning,
             stacklevel=4,
         )
@@ -188,8 +188,8 @@ def _warn_of_cuts(backbone: Backbone, texts: list[str], sentences: tuple[str, ..
         if read < len(words):
             lost = " ".join(words[read:])
             warnings.warn(
-                f"{backbone.name} reads {read} of the {len(words)} words of {_short(' '.join(words), 40)!r} whole; "
-                f"cut off, the first perhaps in its middle: {_short(lost, 80)!r}",
+                f"{backbone.name} reads {read} of the {len(words)} words of {_short(' '.join(words), 40)!r} in full; "
+                f"truncated, possibly mid-word: {_short(lost, 80)!r}",
                 TextCutWarning,
                 stacklevel=3,
             )
@@ -200,32 +200,32 @@ def _short(text: str, most: int) -> str:
 
 
 def words_read(backbone: Backbone, words: list[str]) -> int:
-    """How many of the first words of a text reach the model whole; the tokenizer cuts off the rest.
+    """How many of the first words of a text the model reads in full; the tokenizer truncates the others.
 
-    Tokens do not reach over spaces, so those of the words add up; where a space is a token or part of one, it counts to
-    the word behind it. A word that fills the whole context alone counts as cut, since nobody can tell.
+    Tokens do not span spaces, so the counts of the words add up; a space that is a token or part of one counts toward
+    the word after it. A word that fills the whole context counts as truncated, since its length cannot be known.
     """
     context = backbone.tokenize([""]).shape[1]
     if len(" ".join(words).encode()) + 3 <= context:  # a byte is at most one token; two are the ends, one a first space
         return len(words)
     try:
         ids = backbone.tokenize(["", "a", "a " * context, words[0], *(f"a {word}" for word in words[1:])])
-    except TextError:  # a tokenizer that cuts nothing off: what it gives is read whole, or refused
+    except TextError:  # a tokenizer that does not truncate: its ids are read in full, or refused
         return len(words)
-    padding = ids[0, -1]  # of a model that pads with its end token, the end is not counted, which does no harm
+    padding = ids[0, -1]  # if the model pads with its end token, the end is not counted, which is harmless
     used = ((ids != padding) * torch.arange(1, context + 1, dtype=torch.long, device=ids.device)).amax(
         dim=1
-    )  # last place that is no padding
+    )  # last place without padding
     marks, one, full, each = used[0], used[1], used[2], used[3:]
     before = torch.where(torch.arange(len(each), dtype=torch.long, device=ids.device) == 0, marks, one)
-    tokens = each - before + (each == full) * full  # a word that is cut itself has more than there is room for
+    tokens = each - before + (each == full) * full  # a truncated word has more tokens than fit
     return int((tokens.cumsum(dim=0) <= full - marks).sum())
 
 
 class _Cache:
-    """Unit features on disk, a small file an ensemble or list, so that processes never wait for or spoil each other.
+    """Unit features on disk, one small file per ensemble or list, so that processes do not block or corrupt each other.
 
-    Of a model whose text side has adapters, hooks or other parts that weights alone do not tell, nothing is kept.
+    Nothing is cached for a model whose text side has adapters, hooks or other parts that its weights do not identify.
     """
 
     def __init__(self, backbone: Backbone, sentences: tuple[str, ...]) -> None:
@@ -258,7 +258,7 @@ class _Cache:
         except FileNotFoundError:
             pass
         except (OSError, ValueError, EOFError) as error:
-            _log.warning("%s cannot be read (%s) and is made again", path, error)
+            _log.warning("%s cannot be read (%s); it is computed again", path, error)
         features = make()
         try:
             replace_file(path, lambda file: np.save(file, features.cpu().numpy()))
@@ -272,9 +272,9 @@ def _digest(*parts: str) -> str:
 
 
 def _fingerprint(backbone: Backbone) -> str:
-    """Hash of every weight, and of one sentence's tokens and feature, which tell activation, heads and pooling."""
+    """Hash of every weight, and of one sentence's tokens and feature, which reflect activation, heads and pooling."""
     probe = ["The 2 quick brown foxes jump, isn't it?"]
-    with steady(backbone.model):  # some adapters register their weights anew
+    with steady(backbone.model):  # some adapters reregister their weights
         weights = backbone.model.state_dict()
     own = [(key, value) for key, value in weights.items() if not key.startswith(backbone.visual)]
     digest = hash_weights(own, before=str(backbone.weight.dtype).encode())

@@ -1,6 +1,6 @@
-"""Prompt templates: the sentences into which a name is put before the text tower reads it.
+"""Prompt templates: the sentences into which a name is inserted before the text tower encodes it.
 
-`imagenet80` is the list of Radford et al. 2021 (https://arxiv.org/abs/2103.00020), as open_clip carries it.
+`imagenet80` is the list of Radford et al. 2021 (https://arxiv.org/abs/2103.00020), as in open_clip.
 `surgery85` is those eighty and the five scene sentences of MaskCLIP (Zhou et al. 2022, https://arxiv.org/abs/2112.01071)
 that CLIP Surgery (Li et al. 2023, https://arxiv.org/abs/2304.05653) uses for every label and for the empty text.
 """
@@ -108,11 +108,11 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "imagenet80": _IMAGENET,
     "surgery85": _IMAGENET + _SCENE,
 }
-"""Every named set; all but the first expect a bare name ("dog"), not a sentence."""
+"""All named sets; every set except the first expects a bare name ("dog"), not a sentence."""
 
 
 def resolve(templates: str | Iterable[str]) -> tuple[str, ...]:
-    """The prompt templates behind a name, or the given ones checked.
+    """The prompt templates of a named set, or custom ones, checked.
 
     Args:
         templates: a name of `TEMPLATES`, or sentences that each hold one `{}`.
@@ -126,7 +126,7 @@ def resolve(templates: str | Iterable[str]) -> tuple[str, ...]:
             return TEMPLATES[templates]
         if "{}" in templates:
             return resolve([templates])
-        own = f"A sentence of your own has {{}} where the text goes, such as {f'{templates} {{}}'.strip()!r};"
+        own = f"A template of your own has {{}} where the text goes, such as {f'{templates} {{}}'.strip()!r};"
         raise UnknownNameError("template set", templates, TEMPLATES, f"{own} `eclip.texts.templates.TEMPLATES`")
     if not isinstance(templates, Iterable) or isinstance(templates, bytes):
         raise OptionError(
@@ -135,7 +135,7 @@ def resolve(templates: str | Iterable[str]) -> tuple[str, ...]:
         )
     sentences = tuple(templates)
     if not sentences:
-        raise OptionError("templates is an empty list: give sentences with one '{}' each, or \"none\".")
+        raise OptionError("templates is an empty list: pass sentences with one '{}' each, or \"none\".")
     for sentence in sentences:
         if not isinstance(sentence, str) or sentence.count("{}") != 1:
             raise OptionError(f"a template needs exactly one '{{}}' for the text, got {sentence!r}.")
@@ -143,7 +143,7 @@ def resolve(templates: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def kept(templates: str | Iterable[str]) -> str | tuple[str, ...]:
-    """Templates as they are to be kept: a name as it is, sentences in a tuple, since a generator can be read but once.
+    """Templates as a value to store: a name unchanged, sentences as a tuple, since a generator can be read only once.
 
     Raises:
         UnknownNameError: no set has that name.

@@ -1,4 +1,4 @@
-"""Vocabularies: the words that images are named with, and their features, which are kept on disk."""
+"""Vocabularies: the words that can describe an image, from a file, a list or the package."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 from eclip.errors import OptionError
 from eclip.texts.encode import check_texts
 
-LEAST = 2  # a word alone is its own mean, which leaves nothing of it
+LEAST = 2  # a single word is its own mean, and subtracting that leaves zero
 
 
 def words_of(vocabulary: str | Path | Iterable[str] | None) -> tuple[str, ...]:
     """The words of a vocabulary, each once, in order.
 
     Args:
-        vocabulary: a file with one word (or phrase) a line, `#` before comments, UTF-8; or the words themselves; None
-            for those of the package: some 1,400 nouns for what can be seen, whose file says where they come from.
+        vocabulary: a UTF-8 file with one word or phrase per line and `#` before comments; or the words themselves; or
+            None for the words of the package, about 1,400 nouns for visible things, whose file states their source.
 
     Raises:
-        OptionError: it is neither, the file cannot be read, or there are fewer than two words.
-        TextError: a word is empty or no text.
+        OptionError: it is none of these, the file cannot be read, or there are fewer than two words.
+        TextError: a word is empty or not a string.
     """
     if vocabulary is None:
         lines, source = _lines(files("eclip.texts").joinpath("words.txt").read_text(encoding="utf-8")), "the package"
@@ -31,14 +31,14 @@ def words_of(vocabulary: str | Path | Iterable[str] | None) -> tuple[str, ...]:
             lines = _lines(Path(vocabulary).read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            raise OptionError(f"{source} cannot be read: {reason}. It holds one word a line.") from error
+            raise OptionError(f"{source} cannot be read: {reason}. It must hold one word per line.") from error
     elif not isinstance(vocabulary, Iterable):
         raise OptionError(f"vocabulary must be a file of words or a list of them, got {vocabulary!r}.")
     else:
         lines, source = list(vocabulary), "the vocabulary"
     words = tuple(dict.fromkeys(check_texts(lines))) if lines else ()
     if len(words) < LEAST:
-        raise OptionError(f"{source} must hold {LEAST} different words or more, got {len(words)}.")
+        raise OptionError(f"{source} must hold at least {LEAST} different words, got {len(words)}.")
     return words
 
 

@@ -44,7 +44,9 @@ def test_words(model: str, image: int, tokens: int, end: int) -> None:
         _close(_shares(ours, end), _golden("chefer", model, f"text_scores_{blocks}_{name}"), 1e-5)
 
 
-def _paths(model: str, tokens: int, text_depth: int, image_depth: int, points: int) -> tuple[IntegrationPath, IntegrationPath, int]:
+def _paths(
+    model: str, tokens: int, text_depth: int, image_depth: int, points: int
+) -> tuple[IntegrationPath, IntegrationPath, int]:
     backbone = _backbone(model)
     kind = "rn" if model == "tiny-rn" else "vit"
     image = torch.from_numpy(_arrays("inputs")[f"{kind}_images_native"])[:1]

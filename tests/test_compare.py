@@ -80,7 +80,7 @@ def test_a_method_without_meaning_on_one_model_is_a_gap_there_alone(image: Path)
     backbones = [tiny.backbone("timm abs_attn"), tiny.backbone("vit")]
     answer = public(image, TEXTS, methods=["itsm", "rollout"], models=backbones)
     assert list(answer.not_applicable) == [("timm abs_attn", "rollout")]
-    assert "has no depth" in answer.not_applicable["timm abs_attn", "rollout"]
+    assert "has a single attention layer" in answer.not_applicable["timm abs_attn", "rollout"]
     assert list(answer.explanations) == [("timm abs_attn", "itsm"), ("vit", "itsm"), ("vit", "rollout")]
     assert answer.pairs[1] == ("timm abs_attn", "rollout"), "a gap keeps its place"
     assert repr(answer).endswith("a.png, 3 texts, 3 maps, 1 not applicable, on timm abs_attn, vit)")

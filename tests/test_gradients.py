@@ -373,7 +373,7 @@ def test_gradient_methods_name_wrong_options() -> None:
         ("gradeclip", "vit, average pool", "averages its patches"),
         ("decompose", "vit, norm after pool", "averages its patches"),
         ("decompose", "vit with query norm", "do not add up to the feature"),
-        ("rollout", "resnet", "no depth to roll over"),
+        ("rollout", "resnet", "it has a single attention layer"),
     ],
 )
 def test_a_method_without_meaning_says_why(name: str, family: str, why: str) -> None:

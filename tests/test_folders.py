@@ -206,7 +206,7 @@ def test_runs_of_train_and_eval_are_no_place_for_results(ask: Any, tmp_path: Pat
             done = ask("explain", folder, *more)
             assert done.exit_code == 1
             assert done.stderr == (
-                f"error: the folder '{folder}' holds what `{command}` left there: choose another folder.\n"
+                f"error: the folder '{folder}' contains results of `{command}`: choose another folder.\n"
             )
         assert {path.name for path in folder.iterdir()} == set(files)
 

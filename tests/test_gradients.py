@@ -351,7 +351,7 @@ def test_texts_that_do_not_fit_at_once_take_turns(
 def test_gradient_methods_name_wrong_options() -> None:
     _, encoding, text = _encoded("vit")
     for name, options, message in [
-        ("gradcam", {"depth": 8}, "depth between 1 and 7 here, got 8"),
+        ("gradcam", {"depth": 8}, "depth between 1 and 7 for this model, got 8"),
         ("gradcam", {"layer": "mlp"}, "layer norm and input, got 'mlp'"),
         ("chefer", {"depth": 0}, "depth >= 1, got 0"),
         ("legrad", {"depth": 0}, "depth >= 1, got 0"),

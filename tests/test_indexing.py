@@ -153,7 +153,7 @@ def test_classes_of_a_segmentation_by_name(tiny_name: str, images: Path) -> None
     for take in (found.areas, found.boxes, found.overlay, found.picture):
         with pytest.raises(OptionError, match="there is no image 2"):
             take(2)
-        with pytest.raises(OptionError, match="'dog' is no image"):
+        with pytest.raises(OptionError, match="'dog' is not an image"):
             take("dog")
 
 

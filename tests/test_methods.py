@@ -184,7 +184,7 @@ def test_empty_text_follows_weights_changed_in_place() -> None:
 def test_surgery_names_wrong_options() -> None:
     with pytest.raises(OptionError, match="depth >= 1, got 0"):
         _run("surgery", "vit", depth=0)
-    with pytest.raises(OptionError, match="released_vv and normed_scale8, got 'vv'"):
+    with pytest.raises(OptionError, match="released_vv or normed_scale8, got 'vv'"):
         _run("surgery", "resnet", resnet="vv")
     with pytest.raises(ShapeError, match=r"must be \(24,\), got \(3,\)"):
         _run("surgery", "vit", reference=torch.zeros(3))
@@ -340,7 +340,7 @@ def _walk(encoding: eclip.Encoding) -> list[tuple[Block, torch.Tensor]]:
 
 def test_similarity_methods_name_wrong_options() -> None:
     for name, options, message in [
-        ("clearclip", {"attention": "qv"}, "attention qq, kk, vv, qk, identity, got 'qv'"),
+        ("clearclip", {"attention": "qv"}, "attention to be one of qq, kk, vv, qk, identity, got 'qv'"),
         ("gem", {"depth": 0}, "depth >= 1 and iterations >= 0, got 0 and 1"),
         ("gem", {"iterations": -1}, "got 6 and -1"),
     ]:
@@ -399,7 +399,7 @@ def test_a_method_that_cannot_explain_a_difference_says_so(name: str) -> None:
     backbone = tiny.backbone("vit")
     encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone, 2)
     with pytest.raises(
-        OptionError, match=f"'{name}' cannot explain the difference.*These can: itsm, rclip, eclip, maskclip"
+        OptionError, match=f"'{name}' cannot explain the difference.*Use one of itsm, rclip, eclip, maskclip"
     ):
         METHODS[name].difference(encoding, text[:1], text[1:])
 

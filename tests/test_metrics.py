@@ -112,7 +112,7 @@ def test_what_cannot_be_scored_is_refused() -> None:
         contrast(HEAT, THING & ~THING, THING)
     for thresholds in ([0.75, 0.5, 0.25], [0.5, 0.5], [0.5, np.nan], [np.nan]):
         for metric in (overlaps, ious, box_ious):
-            with pytest.raises(eclip.errors.OptionError, match=r"must ascend, each above the one before, got \["):
+            with pytest.raises(eclip.errors.OptionError, match=r"must be strictly ascending, got \["):
                 metric(HEAT, THING, ~THING, np.array(thresholds))
     with pytest.raises(eclip.errors.DataError, match="there is nothing to score"):
         Localization().record()

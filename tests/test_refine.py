@@ -431,7 +431,7 @@ def test_the_trunk_where_there_is_one() -> None:
             "lposs",
             {"features": "queries"},
             OptionError,
-            "'lposs' needs features to be a tensor or one of keys, values, tokens, trunk, or a tensor, got 'queries'",
+            "'lposs' needs features to be a tensor or one of keys, values, tokens, trunk, got 'queries'",
         ),
         ("lposs", {"features": torch.ones(2, 16, 5)}, ShapeError, r"= \(2, 12, any\), got \(2, 16, 5\): .* 3 x 4"),
         ("lposs", {"features": 3}, OptionError, "'features' of 'lposs' must be a word or a tensor .*, got 3"),

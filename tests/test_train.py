@@ -224,7 +224,7 @@ def encoded(config: TrainConfig) -> int:
 def test_runs_share_the_cache_and_the_first_pairs_are_the_same_of_all(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eclip.training.data.PHOTOS_IN_SHARD", 10)
+    monkeypatch.setattr("eclip.training.data.IMAGES_IN_SHARD", 10)
     own: dict[str, Any] = {"cache": str(tmp_path / "cache"), "epochs": 1}
     counts = [encoded(made(str(limit), limit=limit, batch_size=5, **own)) for limit in (15, 20, 35, None, 10)]
     assert counts == [20, 0, 20, 20, 0], "shards of 10: 60 images, none of them twice"
@@ -425,7 +425,7 @@ def test_a_finished_run_is_resumed_for_more_epochs(made: Made, data: Path, tmp_p
 
 
 def test_resume_refuses_another_run(made: Made, data: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"nothing to resume: .*checkpoint.pt' is missing. Leave --resume out"):
+    with pytest.raises(TrainingError, match=r"nothing to resume: .*checkpoint.pt' does not exist. Leave --resume out"):
         train(made(), resume=True)
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
     config = made(epochs=1, model=f"local-dir:{folder}")
@@ -443,7 +443,7 @@ def test_resume_refuses_another_run(made: Made, data: Path, tiny_folder: Path, t
 
     weights = load_file(folder / "open_clip_model.safetensors")
     save_file({key: 1.1 * value for key, value in weights.items()}, folder / "open_clip_model.safetensors")
-    with pytest.raises(TrainingError, match="was begun with other weights than 'local-dir:"):
+    with pytest.raises(TrainingError, match="the weights of 'local-dir:"):
         train(config, resume=True)
     file = Path(config.out) / CHECKPOINT
     for content in (file.read_bytes()[:-300], b"", b"no checkpoint"):

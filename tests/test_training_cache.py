@@ -49,7 +49,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[Pair]:
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_module, "PHOTOS_IN_SHARD", 8)
+    monkeypatch.setattr(data_module, "IMAGES_IN_SHARD", 8)
     monkeypatch.setattr(data_module, "CAPTIONS_IN_SHARD", 10)
 
 
@@ -131,7 +131,7 @@ def test_a_shard_that_is_cut_off_later_gives_no_numbers(tmp_path: Path) -> None:
     store.write(0, np.ones((4, 8)))
     os.truncate(tmp_path / "000000.npy", (tmp_path / "000000.npy").stat().st_size - 3)
     assert store.take(places(2, 0)).all()
-    with pytest.raises(ResultError, match=r"000000.npy was truncated during the run: begin again"):
+    with pytest.raises(ResultError, match=r"000000.npy was truncated during the run: start again"):
         store.take(places(0, 3))
 
 
@@ -261,7 +261,7 @@ def test_rows_beyond_half_precision_are_refused(pairs: list[Pair]) -> None:
     loud = tiny.backbone("vit")
     provenance = encoder_of(loud)
     loud.model.visual.ln_post.weight.data.mul_(1e6)
-    with pytest.raises(DataError, match="rows of vit are too large for half precision"):
+    with pytest.raises(DataError, match="rows of vit exceed the range of half precision"):
         provenance.encode_images(pairs[:3])
 
 

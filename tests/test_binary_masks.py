@@ -246,7 +246,7 @@ def test_images_that_show_nothing_say_why(tmp_path: Path, value: int, told: str)
     found = filled(tmp_path / "a")
     nothing = replace(found, items=tuple(replace(item, decode=_Flat(value)) for item in found.items))
     for name in ("explain-v1", "sanity-v1", "ovseg-argmax-background"):
-        with pytest.raises(DataError, match=f"(covers enough of the area of any mask|has a class that is).* {told}"):
+        with pytest.raises(DataError, match=f"(shows a class on enough of its area|has a class that is).* {told}"):
             evaluate(nothing, out=tmp_path / name, methods="itsm", models=tiny.backbone("vit"), protocol=name)
 
 

@@ -138,7 +138,7 @@ def test_options_are_those_of_one_method(image: Path) -> None:
         ({"models": []}, OptionError, "no model was given"),
         ({"models": "minni"}, UnknownNameError, "Did you mean 'mini'"),
         ({"options": {"rise": {}}}, OptionError, "options of 'rise' were given, but the methods are itsm, surgery"),
-        ({"options": {"itsm": {"depth": 2}}}, OptionError, "no option 'depth' in 'itsm': it belongs to gem, surgery"),
+        ({"options": {"itsm": {"depth": 2}}}, OptionError, "'itsm' has no option 'depth': it belongs to gem, surgery"),
         ({"texts": []}, TextError, "no text"),
         ({"versus": " "}, TextError, "empty"),
         ({"image": "nowhere.jpg"}, ImageError, "no such file"),

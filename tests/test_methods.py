@@ -186,7 +186,7 @@ def test_surgery_names_wrong_options() -> None:
         _run("surgery", "vit", depth=0)
     with pytest.raises(OptionError, match="released_vv or normed_scale8, got 'vv'"):
         _run("surgery", "resnet", resnet="vv")
-    with pytest.raises(ShapeError, match=r"must be \(24,\), got \(3,\)"):
+    with pytest.raises(ShapeError, match=r"of shape \(24,\), got \(3,\)"):
         _run("surgery", "vit", reference=torch.zeros(3))
     with pytest.raises(OptionError, match="cannot subtract a reference: leave one of them out"):
         _run("surgery", "vit", reference=torch.zeros(24), features=False)

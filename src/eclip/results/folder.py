@@ -105,7 +105,7 @@ class Folder:
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
         except OSError as error:
-            raise ResultError(f"cannot write to the folder {str(self.folder)!r}: {error.strerror}.") from error
+            raise ResultError(f"the folder {str(self.folder)!r} cannot be written: {error.strerror}.") from error
 
     def _take(self) -> None:
         self._release = lock(self.folder)

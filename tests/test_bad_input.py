@@ -93,7 +93,7 @@ def test_a_full_disk_keeps_what_is_whole(tiny_name: str, images: Path, tmp_path:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert done.exit_code == 1
     [line] = _lines(done)
-    assert line == f"error: '{out / 'a.png'}' cannot be written: File too large. 0 images before it are done."
+    assert line == f"error: '{out / 'a.png'}' cannot be written: File too large. 0 images were finished before."
     assert [path.name for path in out.iterdir()] == ["a.npz"], "no part of a file is left"
 
 

@@ -274,7 +274,7 @@ def test_explain_versus_is_the_difference(tiny_name: str, images: Path, tmp_path
         ("explain a.jpg -t dog --template imagenet8", "Did you mean 'imagenet80'?"),
         ("explain a.jpg -t dog --template 'an image'", "unknown template set 'an image'"),
         ("explain a.jpg -t dog --template '{} {}'", "exactly one '{}'"),
-        ("explain a.jpg -t dog --format pgn", "formats are png, npz, json, got pgn"),
+        ("explain a.jpg -t dog --format pgn", "formats must be among png, npz, json, got pgn"),
         ("explain a.jpg -t dog --set depth", "--set needs KEY=VALUE, got 'depth'"),
         (
             "explain a.jpg -t dog --method surgery --set depth=abc",
@@ -292,7 +292,7 @@ def test_explain_versus_is_the_difference(tiny_name: str, images: Path, tmp_path
         ("compare a.jpg -t dog --versus ' '", "--versus is empty"),
         ("compare a.jpg -t dog --scale image", "--scale"),
         ("compare a.jpg -t dog --template imagenet8", "Did you mean 'imagenet80'?"),
-        ("compare a.jpg -t dog --format pgn", "formats are png, npz, json, got pgn"),
+        ("compare a.jpg -t dog --format pgn", "formats must be among png, npz, json, got pgn"),
         ("compare a.jpg -t dog --method itsm", "--methods"),
         ("comapre a.jpg", "Did you mean 'compare'?"),
         ("explain a.jpg -t dog --batch-size 0", "--batch-size"),

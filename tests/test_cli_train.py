@@ -119,8 +119,8 @@ def test_one_sees_the_map_turn_and_how_to_use_the_head(trained: Run, pairs: Path
     wanted = [f"mSC {100 * one['msc']:.1f}  mIoU {100 * one['miou']:.1f}" for one in events(folder, "scores")]
     losses = ["", *(f"loss {events(folder, 'step')[step]['loss']:.3f}  " for step in (1, 3))]
     assert epochs[-3:] == [f"epoch {n} of 2  {losses[n]}{wanted[n]}" for n in range(3)]
-    assert bad == f"bad pairs, left out: 1, named in {folder / 'log.jsonl'}"
-    assert use.startswith(f"the head is in {folder}: eclip explain IMAGE ")
+    assert bad == f"skipped 1 bad pairs, listed in {folder / 'log.jsonl'}"
+    assert use.startswith(f"saved the head in {folder}: eclip explain IMAGE ")
     command = shlex.split(use.partition("eclip explain IMAGE ")[2])
     again = run("explain", pairs / "00.png", *command, "-o", tmp_path)
     assert again.exit_code == 0, again.output
@@ -179,9 +179,9 @@ def test_on_words_one_hears_of_pairs_that_have_none(tiny_name: str, pairs: Path,
     assert (record["pairs"], record["without_words"], record["steps"]) == (12, 1, 2)
     assert record["loss"] == {"first": 0, "last": 0}, "of one word alone"
     assert [start["config"][key] for key in ("texts", "near", "form")] == ["words", 0.9, "similarity_smooth"]
-    assert "pairs whose captions have no word of use, left out: 1" in done.stderr.splitlines()
+    assert "skipped 1 pairs without known words in the captions" in done.stderr.splitlines()
     plain = run(*asked, "-o", tmp_path / "plain")
-    assert json.loads(plain.stdout)["without_words"] == 0 and "no word" not in plain.stderr
+    assert json.loads(plain.stdout)["without_words"] == 0 and "skipped" not in plain.stderr
 
 
 def test_every_field_of_a_run_has_a_flag() -> None:
@@ -207,7 +207,7 @@ def test_a_run_is_not_lost_by_another(trained: Run, tiny_name: str, pairs: Path,
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     refused = run(*asked)
     assert refused.exit_code == 2
-    for way in ("holds a run already", "--resume", "--overwrite", "-o DIR"):
+    for way in ("already contains a run", "--resume", "--overwrite", "-o DIR"):
         assert way in refused.stderr
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
     (out / "checkpoint.pt").unlink()
@@ -244,7 +244,7 @@ def test_a_stopped_run_goes_on(
         stopped = run(*asked)
     assert stopped.exit_code == code
     assert stopped.stderr.splitlines()[-1] == (
-        f"error: stopped; the checkpoint {tmp_path / 'checkpoint.pt'} is kept: the same command with --resume goes on."
+        f"error: stopped; the checkpoint is {tmp_path / 'checkpoint.pt'}: repeat the command with --resume to continue."
     )
     done = run(*asked, "--resume")
     assert done.exit_code == 0, done.output
@@ -267,7 +267,7 @@ def test_what_was_overwritten_is_not_resumed(
     monkeypatch.setattr(door._Screen, "__call__", stopping)
     done = run(*asked, "--overwrite")
     assert done.exit_code == 130
-    assert "stopped before a step was kept" in done.stderr
+    assert "stopped before the first checkpoint" in done.stderr
     again = run(*asked, "--resume")
     assert again.exit_code == 1 and "nothing to resume" in again.stderr
 
@@ -278,7 +278,7 @@ def test_what_was_overwritten_is_not_resumed(
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ("", 2, "no training data was given: --train-data PATH"),
+        ("", 2, "no training data was given: set --train-data to"),
         ("--train-data x --form sotf", 2, "form must be one of soft, hard"),
         ("--train-data x --threshold median", 2, "threshold must be one of mean, mass, got 'median'"),
         ("--train-data x --form similar", 2, "similarity_smooth, got 'similar'"),

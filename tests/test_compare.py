@@ -82,7 +82,7 @@ def test_a_method_without_meaning_on_one_model_is_a_gap_there_alone(image: Path)
     backbones = [tiny.backbone("timm abs_attn"), tiny.backbone("vit")]
     answer = public(image, TEXTS, methods=["itsm", "rollout"], models=backbones)
     assert list(answer.not_applicable) == [("timm abs_attn", "rollout")]
-    assert "has no depth" in answer.not_applicable["timm abs_attn", "rollout"]
+    assert "has a single attention layer" in answer.not_applicable["timm abs_attn", "rollout"]
     assert list(answer.explanations) == [("timm abs_attn", "itsm"), ("vit", "itsm"), ("vit", "rollout")]
     assert answer.pairs[1] == ("timm abs_attn", "rollout"), "a gap keeps its place"
     assert repr(answer).endswith("a.png, 3 texts, 3 maps, 1 not applicable, on timm abs_attn, vit)")
@@ -136,11 +136,11 @@ def test_options_are_those_of_one_method(image: Path) -> None:
     [
         ({"methods": "legard"}, UnknownNameError, "Did you mean 'legrad'"),
         ({"methods": []}, OptionError, "no method was given"),
-        ({"methods": ["all", "rise"]}, OptionError, "'all' stands alone, got all, rise"),
+        ({"methods": ["all", "rise"]}, OptionError, "'all' cannot be combined with other methods, got all, rise"),
         ({"models": []}, OptionError, "no model was given"),
         ({"models": "minni"}, UnknownNameError, "Did you mean 'mini'"),
         ({"options": {"rise": {}}}, OptionError, "options of 'rise' were given, but the methods are itsm, surgery"),
-        ({"options": {"itsm": {"depth": 2}}}, OptionError, "no option 'depth' in 'itsm': it belongs to gem, surgery"),
+        ({"options": {"itsm": {"depth": 2}}}, OptionError, "'itsm' has no option 'depth': it belongs to gem, surgery"),
         ({"texts": []}, TextError, "no text"),
         ({"versus": " "}, TextError, "empty"),
         ({"image": "nowhere.jpg"}, ImageError, "no such file"),
@@ -288,7 +288,7 @@ def test_a_image_from_memory_is_saved_with_its_comparison(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["image-0.image.png", "manifest.json"]
     with Image.open(tmp_path / "image-0.image.png") as copy:
         assert same(copy, memory)
-    with pytest.raises(OptionError, match="formats are png, npz, json, got gif"):
+    with pytest.raises(OptionError, match="formats must be among png, npz, json, got gif"):
         by_hand({"itsm": [[[0, 1]]]}).save(tmp_path, ["gif"])
 
 

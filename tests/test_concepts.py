@@ -541,7 +541,7 @@ def test_without_a_good_mean_there_is_an_error_and_no_zero(tiny_name: str, image
         ({"batch_size": 0}, "batch_size must be a whole number, at least 1, got 0"),
         ({"count": True}, "count must be a whole number, at least 1, got True"),
         ({"latents": 10}, "latents=10 goes with msae"),
-        ({"depth": 3}, "no option 'depth' in 'maskclip'"),
+        ({"depth": 3}, "'maskclip' has no option 'depth'"),
         ({"method": "maskclap"}, "Did you mean 'maskclip'"),
     ],
 )

@@ -68,8 +68,8 @@ def test_another_command_is_refused_or_replaces_all_if_asked(ask: Any, tmp_path:
         done = ask(second, tmp_path / "first")
         assert done.exit_code == 1 and done.stdout == ""
         assert done.stderr == (
-            f"error: the folder '{tmp_path / 'first'}' holds results of `eclip {first}`, with which those of "
-            f"`eclip {second}` would mix: choose another folder, or replace them: --overwrite (Python: "
+            f"error: the folder '{tmp_path / 'first'}' contains results of `eclip {first}`, which would mix with "
+            f"those of `eclip {second}`: choose another folder, or replace them with --overwrite (Python: "
             "overwrite=True).\n"
         )
         assert _state(tmp_path / "first") == before
@@ -109,7 +109,8 @@ def test_results_of_other_images_are_not_lost(ask: Any, images: Path, tmp_path: 
     done = ask("explain", tmp_path)
     assert done.exit_code == 1
     assert (
-        f"holds results of other images ({images / 'b.jpg'}), which would no longer be in its manifest" in done.stderr
+        f"contains results of other images ({images / 'b.jpg'}), which the new manifest would no longer list"
+        in done.stderr
     )
     missing = ask("explain", tmp_path, of="nothing.jpg")
     assert missing.exit_code == 1 and "no such file" in missing.stderr
@@ -131,7 +132,7 @@ def test_a_folder_that_nobody_named_gives_way_to_one_beside_it(
     assert Explanation.load("eclip-out").sources == (str(images / "a.png"),)
     assert Explanation.load("eclip-out-2").sources == (str(images / "b.jpg"),)
     named = run("explain", images / "b.jpg", *ASKED["explain"], "--model", tiny_name, "-o", "eclip-out")
-    assert named.exit_code == 1 and "holds results of other images" in named.stderr
+    assert named.exit_code == 1 and "contains results of other images" in named.stderr
 
 
 def test_an_interrupted_repeat_keeps_what_it_did_not_reach(
@@ -177,7 +178,7 @@ def test_a_manifest_of_others_is_replaced_only_if_asked(ask: Any, tmp_path: Path
     (tmp_path / name).write_text(content)
     done = ask("segment", tmp_path)
     assert done.exit_code == 1 and done.stdout == ""
-    assert f"{tmp_path / name} is there already, and no run of this kind left it there" in done.stderr
+    assert f"{tmp_path / name} already exists and is not from a run of this kind" in done.stderr
     assert _state(tmp_path) == {name: content.encode()}
     assert ask("segment", tmp_path, "--overwrite").exit_code == 0
     assert set(_state(tmp_path)) == _listed(tmp_path)
@@ -205,7 +206,7 @@ def test_runs_of_train_and_eval_are_no_place_for_results(ask: Any, tmp_path: Pat
             done = ask("explain", folder, *more)
             assert done.exit_code == 1
             assert done.stderr == (
-                f"error: the folder '{folder}' holds what `{command}` left there: choose another folder.\n"
+                f"error: the folder '{folder}' contains results of `{command}`: choose another folder.\n"
             )
         assert {path.name for path in folder.iterdir()} == set(files)
 
@@ -216,8 +217,8 @@ def test_results_are_no_place_for_train_and_eval(ask: Any, tiny_name: str, tmp_p
     ask("explain", tmp_path)
     before = _state(tmp_path)
     done = run("train", "--train-data", tmp_path, "--model", tiny_name, "-o", tmp_path)
-    assert done.exit_code == 1 and "holds what `eclip explain` left there" in done.stderr
-    with pytest.raises(ResultError, match="holds what `eclip explain` left there"):
+    assert done.exit_code == 1 and "contains results of `eclip explain`" in done.stderr
+    with pytest.raises(ResultError, match="contains results of `eclip explain`"):
         open_run(tmp_path, {"schema": "eclip.eval/1"})
     assert _state(tmp_path) == before
 
@@ -259,9 +260,9 @@ def test_saving_refuses_what_the_command_line_refuses(tiny_name: str, images: Pa
         answer.save(folder)
         before = _state(folder)
         for other in [one for name, one in answers.items() if name != kind]:
-            with pytest.raises(ResultError, match=rf"holds results of `eclip {kind}`.*overwrite=True"):
+            with pytest.raises(ResultError, match=rf"contains results of `eclip {kind}`.*overwrite=True"):
                 other.save(folder)
-        with pytest.raises(ResultError, match="holds results of other images"):
+        with pytest.raises(ResultError, match="contains results of other images"):
             others[kind].save(folder)
         assert _state(folder) == before
         others[kind].save(folder, overwrite=True)
@@ -277,7 +278,7 @@ def test_another_image_from_memory_is_another_image(tiny_name: str, tmp_path: Pa
     first.save(tmp_path)
     first.save(tmp_path)
     before = _state(tmp_path)
-    with pytest.raises(ResultError, match=r"holds results of another image called 'image 0'.*overwrite=True"):
+    with pytest.raises(ResultError, match=r"contains results of another image named 'image 0'.*overwrite=True"):
         second.save(tmp_path)
     assert _state(tmp_path) == before
     second.save(tmp_path, overwrite=True)

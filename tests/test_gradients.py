@@ -351,12 +351,12 @@ def test_texts_that_do_not_fit_at_once_take_turns(
 def test_gradient_methods_name_wrong_options() -> None:
     _, encoding, text = _encoded("vit")
     for name, options, message in [
-        ("gradcam", {"depth": 8}, "depth between 1 and 7 here, got 8"),
-        ("gradcam", {"layer": "mlp"}, "layer norm and input, got 'mlp'"),
+        ("gradcam", {"depth": 8}, "depth between 1 and 7 for this model, got 8"),
+        ("gradcam", {"layer": "mlp"}, "layer to be norm or input, got 'mlp'"),
         ("chefer", {"depth": 0}, "depth >= 1, got 0"),
         ("legrad", {"depth": 0}, "depth >= 1, got 0"),
-        ("gradeclip", {"heads": "two"}, "heads native and single"),
-        ("gradeclip", {"loosened": "paper"}, "loosened script, notebook, none"),
+        ("gradeclip", {"heads": "two"}, "heads to be native or single"),
+        ("gradeclip", {"loosened": "paper"}, "loosened to be one of script, notebook, none"),
     ]:
         with pytest.raises(OptionError, match=message):
             METHODS[name](encoding, text, **options)
@@ -373,7 +373,7 @@ def test_gradient_methods_name_wrong_options() -> None:
         ("gradeclip", "vit, average pool", "averages its patches"),
         ("decompose", "vit, norm after pool", "averages its patches"),
         ("decompose", "vit with query norm", "do not add up to the feature"),
-        ("rollout", "resnet", "no depth to roll over"),
+        ("rollout", "resnet", "it has a single attention layer"),
     ],
 )
 def test_a_method_without_meaning_says_why(name: str, family: str, why: str) -> None:

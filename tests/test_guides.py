@@ -313,7 +313,7 @@ def _spoiled() -> nn.Module:
         (_vit, {"size": 0}, OptionError, r"multiple of 8, got 0\. The nearest is 8"),
         (lambda: _vit(class_token=False, global_pool="avg"), {}, UnsupportedTowerError, "class token, and this Vision"),
         (lambda: timm.create_model("test_resnet"), {}, UnsupportedTowerError, "a network of class ResNet"),
-        (lambda: timm.models.VisionTransformer(**SMALL), {}, OptionError, "must say mean, std and interpolation"),
+        (lambda: timm.models.VisionTransformer(**SMALL), {}, OptionError, "reads mean, std and interpolation"),
         (_spoiled, {}, EclipError, "'dino': values of a guide must be finite"),
         (lambda: 3, {}, OptionError, "'network' of 'dino' must be a Module or none, got 3"),
     ],
@@ -393,14 +393,14 @@ def test_folder_reads_arrays_and_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        (None, OptionError, r"no map of 'train-000\.tar/000123': '.*000123\.npy' is expected, or '000123\.png'"),
+        (None, OptionError, r"no map for 'train-000\.tar/000123': expected '.*000123\.npy' or '000123\.png'"),
         (b"nonsense", OptionError, r"000123\.npy' cannot be read"),
         (np.zeros((2, 3, 1)), ShapeError, r"must be \(row, col\), got \(2, 3, 1\)"),
         (np.zeros((0, 3)), ShapeError, r"must be \(row, col\), got \(0, 3\)"),
-        (np.array([[0, np.nan]]), OptionError, r"000123\.npy' must hold finite numbers of at least 0"),
-        (np.array([[1.0, -1.0]]), OptionError, r"000123\.npy' must hold finite numbers of at least 0"),
-        (np.array([["x"]]), OptionError, "must be one array of numbers"),
-        (Image.new("RGB", (3, 2)), OptionError, r"000123\.png' must be gray, of 8 or 16 bits, got Pillow's mode RGB"),
+        (np.array([[0, np.nan]]), OptionError, r"000123\.npy' must contain only finite numbers of at least 0"),
+        (np.array([[1.0, -1.0]]), OptionError, r"000123\.npy' must contain only finite numbers of at least 0"),
+        (np.array([["x"]]), OptionError, "must be a single array of numbers"),
+        (Image.new("RGB", (3, 2)), OptionError, r"000123\.png' must be 8- or 16-bit grayscale, got Pillow mode RGB"),
     ],
 )
 def test_maps_of_a_folder_that_will_not_do(tmp_path: Path, content: Any, error: type[Exception], message: str) -> None:
@@ -448,18 +448,18 @@ def test_on_grid_of_maps_that_say_nothing() -> None:
     ("name", "options", "message"),
     [
         ("none", {"sigma": 1}, "'none' has no option 'sigma'; it has none"),
-        ("centre", {"sigma": 0.0}, r"sigma at least 0\.001, as a share of the image's side, got 0\.0"),
+        ("centre", {"sigma": 0.0}, r"sigma >= 0\.001, as a fraction of the image's side, got 0\.0"),
         ("centre", {"sigma": float("nan")}, "got nan"),
         ("centre", {"sigma": "wide"}, "must be a number, got 'wide'"),
-        ("backbone", {"kind": "qk"}, "kind one of vv, pool, got 'qk'"),
-        ("spectral", {"features": "queries"}, "features one of inputs, keys, values, tokens, got 'queries'"),
-        ("spectral", {"foreground": "left"}, "foreground one of border, largest, got 'left'"),
-        ("spectral", {"tau": 2.0}, "tau between -1 and 1, as cosines are, or none, got 2.0"),
+        ("backbone", {"kind": "qk"}, "kind to be one of vv, pool, got 'qk'"),
+        ("spectral", {"features": "queries"}, "features to be one of inputs, keys, values, tokens, got 'queries'"),
+        ("spectral", {"foreground": "left"}, "foreground to be one of border, largest, got 'left'"),
+        ("spectral", {"tau": 2.0}, "tau to be None or a cosine between -1 and 1, got 2.0"),
         ("spectral", {"tau": float("nan")}, "got nan"),
         ("spectral", {"centered": 1}, "must be true or false, got 1"),
-        ("folder", {}, "'folder' needs path, the folder that holds"),
-        ("folder", {"path": "/nowhere"}, "'/nowhere' is none"),
-        ("folder", {"path": 3}, "must be a string or a Path or none, got 3"),
+        ("folder", {}, "'folder' requires path, a folder with"),
+        ("folder", {"path": "/nowhere"}, "'/nowhere' is not a folder"),
+        ("folder", {"path": 3}, "must be a word or a Path or none, got 3"),
     ],
 )
 def test_bad_options(name: str, options: dict[str, Any], message: str) -> None:
@@ -470,7 +470,7 @@ def test_bad_options(name: str, options: dict[str, Any], message: str) -> None:
 def test_bad_names_and_bad_sight() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown guide 'spectrum'\. Did you mean 'spectral'"):
         check_guide("spectrum", {})
-    with pytest.raises(OptionError, match="the name of one, such as 'spectral', got None"):
+    with pytest.raises(OptionError, match="must be a name, such as 'spectral', got None"):
         check_guide(None, {})
     with pytest.raises(OptionError, match="'backbone' has no option 'tau'; it has kind"):
         check_guide("backbone", {"tau": 0.2})

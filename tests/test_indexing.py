@@ -81,7 +81,7 @@ def test_pictures_of_an_image_alone(answer: Explanation) -> None:
         assert _same(take("b.jpg"), take(1)) and _same(take(-1), take(1))
         with pytest.raises(OptionError, match="there is no image 2: there are 2 images"):
             take(2)
-        with pytest.raises(OptionError, match="'a dog' is no image: give the number or the path of one here"):
+        with pytest.raises(OptionError, match="'a dog' is not an image: use the number or the path of an image here"):
             take("a dog")
     assert answer.label("grass") == answer.label(1) == "grass"
 
@@ -91,10 +91,10 @@ def test_one_is_one_and_a_name_that_several_have_needs_a_number(tiny_name: str, 
         one = eclip.explain(images / "a.png", ["a dog", "grass", "a dog"], model=tiny_name, method="itsm")
     with pytest.raises(OptionError, match=r"there is no image 1: there is 1 image, number 0\."):
         one.heatmap(1, 0)
-    with pytest.raises(OptionError, match=r"texts 0 and 2 are called 'a dog': give the number\."):
+    with pytest.raises(OptionError, match=r"texts 0 and 2 are all named 'a dog': use the number\."):
         one.heatmap("a dog")
     assert one.mask("grass").shape == (30, 40)
-    with pytest.raises(OptionError, match=r"images 0 and 1 are called 'a\.png'"):
+    with pytest.raises(OptionError, match=r"images 0 and 1 are all named 'a\.png'"):
         image_of("a.png", ["x/a.png", "y/a.png"])
     assert image_of("y/a.png", ["x/a.png", "y/a.png"]) == 1
     with pytest.raises(OptionError, match="there are no texts"):
@@ -153,7 +153,7 @@ def test_classes_of_a_segmentation_by_name(tiny_name: str, images: Path) -> None
     for take in (found.areas, found.boxes, found.overlay, found.picture):
         with pytest.raises(OptionError, match="there is no image 2"):
             take(2)
-        with pytest.raises(OptionError, match="'dog' is no image"):
+        with pytest.raises(OptionError, match="'dog' is not an image"):
             take("dog")
 
 

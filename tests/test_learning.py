@@ -218,7 +218,10 @@ def test_the_rate_rises_over_the_warm_up_and_falls_along_a_cosine() -> None:
         ({"init": "zeros"}, "init must be one of model, random"),
         ({"precision": "float16"}, "precision must be one of float32, bfloat16"),
         ({"guide": "spectral", "guide_options": {"size": 3}}, "'spectral' has no option 'size'"),
-        ({"guide": "dino", "guide_options": {"network": torch.nn.Identity()}}, "words and numbers, got network=Ident"),
+        (
+            {"guide": "dino", "guide_options": {"network": torch.nn.Identity()}},
+            "strings and numbers, .* network=Ident",
+        ),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"limit": -5}, "limit must be at least 1, got -5"),
         ({"limit": 0}, "limit must be at least 1, got 0"),
@@ -227,7 +230,7 @@ def test_the_rate_rises_over_the_warm_up_and_falls_along_a_cosine() -> None:
         ({"lr": math.inf}, "lr must be between 0 and 1, got inf"),
         ({"lr": math.nan}, "lr must be between 0 and 1, got nan"),
         ({"wd": math.nan}, "wd must be 0 or more, got nan"),
-        ({"train_data": ()}, "no training data was given: --train-data PATH"),
+        ({"train_data": ()}, "no training data was given: set --train-data to"),
     ],
 )
 def test_a_configuration_that_cannot_be_meant_is_refused(options: dict[str, Any], message: str) -> None:
@@ -239,7 +242,7 @@ def test_a_configuration_that_cannot_be_meant_is_refused(options: dict[str, Any]
 def test_one_path_is_no_tuple_of_paths() -> None:
     config = replace(CONFIG)
     object.__setattr__(config, "train_data", "pairs.tar")  # as users can, whom no types are checked for
-    with pytest.raises(OptionError, match=r"train_data must be a tuple of paths as text, got 'pairs.tar'"):
+    with pytest.raises(OptionError, match=r"train_data must be a tuple of path strings, got 'pairs.tar'"):
         config.check()
 
 

@@ -63,7 +63,7 @@ def test_itsm_plain_compares_siglips_normed_tokens() -> None:
     normed = normalize(backbone.model.visual.trunk.norm(encoding.tokens), dim=-1)
     expected = (normed @ text.double().T).transpose(1, 2).reshape(2, 3, 4, 4)
     torch.testing.assert_close(METHODS["itsm"].function(encoding, text, plain=True), expected, rtol=0, atol=1e-12)
-    with pytest.raises(OptionError, match="needs a MAP head"):
+    with pytest.raises(OptionError, match="requires a MAP head"):
         _run("itsm", "vit", plain=True)
 
 
@@ -184,11 +184,11 @@ def test_empty_text_follows_weights_changed_in_place() -> None:
 def test_surgery_names_wrong_options() -> None:
     with pytest.raises(OptionError, match="depth >= 1, got 0"):
         _run("surgery", "vit", depth=0)
-    with pytest.raises(OptionError, match="released_vv and normed_scale8, got 'vv'"):
+    with pytest.raises(OptionError, match="released_vv or normed_scale8, got 'vv'"):
         _run("surgery", "resnet", resnet="vv")
-    with pytest.raises(ShapeError, match=r"must be \(24,\), got \(3,\)"):
+    with pytest.raises(ShapeError, match=r"of shape \(24,\), got \(3,\)"):
         _run("surgery", "vit", reference=torch.zeros(3))
-    with pytest.raises(OptionError, match="leave features=False or reference out"):
+    with pytest.raises(OptionError, match="cannot subtract a reference: leave one of them out"):
         _run("surgery", "vit", reference=torch.zeros(24), features=False)
 
 
@@ -286,7 +286,7 @@ def test_naclip_favors_patches_that_are_near(family: str) -> None:
         without, METHODS["clearclip"].function(encoding, text, attention="kk"), rtol=0, atol=1e-12
     )
     for std in (0.0, float("inf")):
-        with pytest.raises(OptionError, match=f"std > 0 and finite, got {std}"):
+        with pytest.raises(OptionError, match=f"a finite std > 0, got {std}"):
             METHODS["naclip"](encoding, text, std=std)
 
 
@@ -340,7 +340,7 @@ def _walk(encoding: eclip.Encoding) -> list[tuple[Block, torch.Tensor]]:
 
 def test_similarity_methods_name_wrong_options() -> None:
     for name, options, message in [
-        ("clearclip", {"attention": "qv"}, "attention qq, kk, vv, qk, identity, got 'qv'"),
+        ("clearclip", {"attention": "qv"}, "attention to be one of qq, kk, vv, qk, identity, got 'qv'"),
         ("gem", {"depth": 0}, "depth >= 1 and iterations >= 0, got 0 and 1"),
         ("gem", {"iterations": -1}, "got 6 and -1"),
     ]:
@@ -399,7 +399,7 @@ def test_a_method_that_cannot_explain_a_difference_says_so(name: str) -> None:
     backbone = tiny.backbone("vit")
     encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone, 2)
     with pytest.raises(
-        OptionError, match=f"'{name}' cannot explain the difference.*These can: itsm, rclip, eclip, maskclip"
+        OptionError, match=f"'{name}' cannot explain the difference.*Use one of itsm, rclip, eclip, maskclip"
     ):
         METHODS[name].difference(encoding, text[:1], text[1:])
 
@@ -408,12 +408,12 @@ def test_a_difference_checks_its_sides_and_its_options() -> None:
     backbone = tiny.backbone("vit")
     encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone, 3)
     itsm = METHODS["itsm"]
-    with pytest.raises(ShapeError, match="versus must be one text, or 2 as there are texts, got 3"):
+    with pytest.raises(ShapeError, match="versus must be one text, or one for each of 2 texts, got 3"):
         itsm.difference(encoding, text[:2], text)
     with pytest.raises(ShapeError, match="versus must be"):
         itsm.difference(encoding, text, text[0])
     for option, value in {"features": True, "reference": text[0]}.items():
-        with pytest.raises(OptionError, match=f"'surgery' explains a difference with {option}=.*leave {option} out"):
+        with pytest.raises(OptionError, match=f"'surgery' requires {option}=.*leave {option} out"):
             METHODS["surgery"].difference(encoding, text[:1], text[1:2], **{option: value})
 
 

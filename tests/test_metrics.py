@@ -108,13 +108,13 @@ def test_what_cannot_be_scored_is_refused() -> None:
         contrast(HEAT - 0.5, THING, ~THING)
     with pytest.raises(eclip.errors.EclipError, match="got nan to nan"):
         ious(np.full_like(HEAT, np.nan), THING, ~THING)
-    with pytest.raises(eclip.errors.EclipError, match="nothing is inside"):
+    with pytest.raises(eclip.errors.EclipError, match="inside is empty"):
         contrast(HEAT, THING & ~THING, THING)
     for thresholds in ([0.75, 0.5, 0.25], [0.5, 0.5], [0.5, np.nan], [np.nan]):
         for metric in (overlaps, ious, box_ious):
-            with pytest.raises(eclip.errors.OptionError, match=r"must ascend, each above the one before, got \["):
+            with pytest.raises(eclip.errors.OptionError, match=r"must be strictly ascending, got \["):
                 metric(HEAT, THING, ~THING, np.array(thresholds))
-    with pytest.raises(eclip.errors.DataError, match="no pair was scored"):
+    with pytest.raises(eclip.errors.DataError, match="there is nothing to score"):
         Localization().record()
 
 
@@ -176,5 +176,5 @@ def test_validation_refuses_no_batch(masks: MaskSet) -> None:
 
 def test_validation_says_when_no_image_shows_a_class(masks: MaskSet) -> None:
     nothing, backbone = MaskSet(masks.name, masks.classes, masks.items[4:]), tiny.backbone("vit")
-    with pytest.raises(eclip.errors.DataError, match="no pair was scored"):
+    with pytest.raises(eclip.errors.DataError, match="there is nothing to score"):
         Validation(nothing, backbone, "value").score(EclipHead.start(backbone))

@@ -83,7 +83,7 @@ def test_of_a_pair_values_stay_in_range_and_bad_input_is_refused(name: str) -> N
         metric(heat * np.nan, inside, outside)
     with pytest.raises(eclip.errors.EclipError, match=r"in \[0, 1\], got"):
         metric(heat + 0.5, inside, outside)
-    with pytest.raises(eclip.errors.EclipError, match="nothing is inside"):
+    with pytest.raises(eclip.errors.EclipError, match="inside is empty"):
         metric(heat, np.zeros_like(inside), outside)
 
 

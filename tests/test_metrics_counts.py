@@ -44,7 +44,7 @@ def test_labels_that_are_no_classes_are_refused() -> None:
         confusion(CALLED, TRUTH, 0)
     nothing = confusion(CALLED, np.full_like(TRUTH, 255), 4)
     for name in ("segmentation_miou", "pixel_accuracy"):
-        with pytest.raises(eclip.errors.DataError, match="no pixel was counted"):
+        with pytest.raises(eclip.errors.DataError, match="there is nothing to score"):
             M[name](nothing)
     with pytest.raises(eclip.errors.DataError, match="void or background"):
         M["segmentation_miou"](confusion(TRUTH * 0, TRUTH * 0, 2), ignore_background=True)
@@ -71,20 +71,22 @@ def test_a_list_of_lists_and_a_matrix_say_the_same() -> None:
 @pytest.mark.usefixtures("shapes_unchecked")
 def test_what_cannot_be_ranked_is_refused() -> None:
     for own, error, message in (
-        ([[0], [], [1]], eclip.errors.DataError, "query 1 has no candidate of its own"),
-        ([[0], [3], [1]], eclip.errors.DataError, r"query 1 has candidates \[3\], but there are only 0 to 2"),
-        ([[0], [-1], [1]], eclip.errors.DataError, r"query 1 has candidates \[-1\]"),
+        ([[0], [], [1]], eclip.errors.DataError, "query 1 has no matching candidate"),
+        ([[0], [3], [1]], eclip.errors.DataError, r"candidates of query 1 must be 0 to 2, got \[3\]"),
+        ([[0], [-1], [1]], eclip.errors.DataError, r"candidates of query 1 must be 0 to 2, got \[-1\]"),
         ([[0], [1]], eclip.errors.ShapeError, "a list for each of 3 queries, or .* got 2 lists"),
         (np.ones((3, 2), dtype=bool), eclip.errors.ShapeError, r"or \(3, 3\), got \(3, 2\)"),
     ):
         with pytest.raises(error, match=message):
             M["recall"](SIMILARITY, own)
-    with pytest.raises(eclip.errors.EclipError, match="query 0 are NaN"):
+    with pytest.raises(eclip.errors.EclipError, match="query 0 has similarities that are NaN"):
         M["accuracy"](SIMILARITY * np.nan, np.array([0, 1, 2]))
     for k in (0, 4):
-        with pytest.raises(eclip.errors.OptionError, match=f"k must be 1 to the 3 candidates there are, got {k}"):
+        with pytest.raises(
+            eclip.errors.OptionError, match=f"k must be between 1 and the number of candidates, 3, got {k}"
+        ):
             M["recall"](SIMILARITY, [[0], [1], [2]], k=k)
-    with pytest.raises(eclip.errors.DataError, match=r"nothing to rank: similarity is \(0, 3\)"):
+    with pytest.raises(eclip.errors.DataError, match=r"nothing to rank: similarity has shape \(0, 3\)"):
         M["accuracy"](SIMILARITY[:0], np.array([], dtype=int))
 
 

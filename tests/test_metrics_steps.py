@@ -150,7 +150,7 @@ def test_what_cannot_be_walked_is_refused() -> None:
     for options, message in (
         ({"steps": 0}, "steps and batch_size must be at least 1, got 0 and 32"),
         ({"batch_size": 0}, "got 50 and 0"),
-        ({"up_to": 0.0}, r"up_to must be a share in \(0, 1\], got 0.0"),
+        ({"up_to": 0.0}, r"up_to must be in \(0, 1\], got 0.0"),
         ({"up_to": 1.5}, r"in \(0, 1\], got 1.5"),
     ):
         with pytest.raises(eclip.errors.OptionError, match=message):
@@ -159,9 +159,9 @@ def test_what_cannot_be_walked_is_refused() -> None:
         DELETION(mean_of_patch, image, heat[:1], image)
     with pytest.raises(eclip.errors.EclipError, match="NaN or infinite"):
         DELETION(mean_of_patch, image, heat * np.nan, image)
-    with pytest.raises(eclip.errors.ShapeError, match=r"one row for each of 32 pictures, got \(\)"):
+    with pytest.raises(eclip.errors.ShapeError, match=r"one row for each of 32 images, got \(\)"):
         DELETION(torch.sum, image, heat, image)
     with pytest.raises(eclip.errors.UnknownNameError, match=r"unknown fill 'blurr'\. Did you mean 'blur'"):
         fill("blurr", image, black=BLACK, white=WHITE)
-    with pytest.raises(eclip.errors.OptionError, match="sigma must be above 0 pixels, got 0"):
+    with pytest.raises(eclip.errors.OptionError, match="sigma must be greater than 0 pixels, got 0"):
         fill("blur", image, black=BLACK, white=WHITE, sigma=0.0)

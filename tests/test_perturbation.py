@@ -237,7 +237,7 @@ def test_perturbation_methods_name_wrong_options() -> None:
     for name, options, message in [
         ("rise", {"mask_count": 0}, "mask_count, cells and batch_size >= 1"),
         ("rise", {"keep": 1.0}, "got 256, 8, 8, 1.0 and 0"),
-        ("occlusion", {"window": 2, "stride": 3}, "a stride of 1 to window, got 2, 8 and 3"),
+        ("occlusion", {"window": 2, "stride": 3}, "a stride from 1 to window, got 2, 8 and 3"),
         ("gscorecam", {"channels": 0}, "channels and batch_size >= 1, got 0 and 8"),
     ]:
         with pytest.raises(OptionError, match=message):

@@ -219,14 +219,14 @@ def test_gradcheck_of_a_match(form: str) -> None:
 def test_a_match_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     for form in SIMILARITIES:
-        with pytest.raises(OptionError, match=rf"form must be one of soft, .*mean, got '{form}': .* see `match`"):
+        with pytest.raises(OptionError, match=rf"form must be one of soft, .*mean, got '{form}' .*see `match`"):
             masked_max_pool(TOKENS, form=form)
     with pytest.raises(OptionError, match=r"one of soft, .*mean, similarity, similarity_smooth, got 'similar'\.$"):
         match(TOKENS, TEXT, form="similar")
     for form in ("soft", *SIMILARITIES):
         with pytest.raises(OptionError, match="threshold must be one of mean, mass, got 'median'"):
             match(TOKENS, TEXT, form=form, threshold="median")
-        with pytest.raises(ShapeError, match="above 0 somewhere"):
+        with pytest.raises(ShapeError, match="positive somewhere"):
             match(TOKENS, TEXT, torch.zeros(3, 5), form)
 
 
@@ -240,5 +240,5 @@ def test_errors_say_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ShapeError, match=r"guide must be \(image, patch\) = \(2, 3\), got \(2, 4\)"):
         masked_max_pool(tokens, torch.ones(2, 4))
     for wrong in ([0.0, 0.0, 0.0], [1.0, -0.1, 0.0], [1.0, math.nan, 0.0]):
-        with pytest.raises(ShapeError, match="0 or more everywhere and above 0 somewhere"):
+        with pytest.raises(ShapeError, match="nonnegative everywhere and positive somewhere"):
             masked_max_pool(tokens, torch.tensor([[1.0, 0.0, 0.0], wrong]))

@@ -421,17 +421,17 @@ def test_the_trunk_where_there_is_one() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "error", "message"),
     [
-        ("lposs", {"k": 0}, OptionError, "'lposs' needs k at least 1, got 0"),
-        ("lposs", {"gamma": 0.0}, OptionError, "gamma above 0"),
-        ("lposs", {"sigma": -1.0}, OptionError, "sigma at least 0"),
-        ("lposs", {"alpha": 1.0}, OptionError, "alpha at least 0 and below 1, got 1.0"),
-        ("lposs", {"alpha": math.nan}, OptionError, "alpha at least 0"),
-        ("lposs+", {"steps": 0}, OptionError, r"'lposs\+' needs steps at least 1"),
+        ("lposs", {"k": 0}, OptionError, "'lposs' needs k to be at least 1, got 0"),
+        ("lposs", {"gamma": 0.0}, OptionError, "gamma to be above 0"),
+        ("lposs", {"sigma": -1.0}, OptionError, "sigma to be at least 0"),
+        ("lposs", {"alpha": 1.0}, OptionError, "alpha to be at least 0 and below 1, got 1.0"),
+        ("lposs", {"alpha": math.nan}, OptionError, "alpha to be at least 0"),
+        ("lposs+", {"steps": 0}, OptionError, r"'lposs\+' needs steps to be at least 1"),
         (
             "lposs",
             {"features": "queries"},
             OptionError,
-            "'lposs' needs features one of keys, values, tokens, trunk, or a tensor, got 'queries'",
+            "'lposs' needs features to be a tensor or one of keys, values, tokens, trunk, got 'queries'",
         ),
         ("lposs", {"features": torch.ones(2, 16, 5)}, ShapeError, r"= \(2, 12, any\), got \(2, 16, 5\): .* 3 x 4"),
         (
@@ -454,16 +454,16 @@ def test_the_trunk_where_there_is_one() -> None:
         ),
         ("lposs+", {"features": np.ones((2, 12, 5))}, OptionError, r"got a ndarray \(2, 12, 5\) of float64\.$"),
         ("lposs", {"features": [[0.5] * 99]}, OptionError, r"got \[\[0.5, .* \.\.\.\.$"),
-        ("lposs", {"gamma": math.inf}, OptionError, r"gamma above 0 \(1e-30 to 1e\+30\), got inf"),
-        ("lposs", {"sigma": 1e31}, OptionError, r"sigma at least 0 \(to 1e\+30\), got 1e\+31"),
+        ("lposs", {"gamma": math.inf}, OptionError, r"gamma to be above 0 \(1e-30 to 1e\+30\), got inf"),
+        ("lposs", {"sigma": 1e31}, OptionError, r"sigma to be at least 0 \(to 1e\+30\), got 1e\+31"),
         ("lposs", {"tau": 1.0}, OptionError, "'lposs' has no option 'tau'; it has features, k,"),
-        ("lposs+", {"tau": 0.0}, OptionError, "tau above 0"),
-        ("lposs+", {"window": 4}, OptionError, "odd window of at least 3 pixels, got 4"),
+        ("lposs+", {"tau": 0.0}, OptionError, "tau to be above 0"),
+        ("lposs+", {"window": 4}, OptionError, "window to be odd and at least 3 pixels, got 4"),
         ("pamr", {"dilations": []}, OptionError, r"each at least 1, got \[\]"),
         ("pamr", {"dilations": [2, 0]}, OptionError, r"each at least 1, got \[2, 0\]"),
         ("pamr", {"dilations": [1.5]}, OptionError, "must be a list of whole numbers"),
         ("pamr", {"dilations": 8}, OptionError, "must be a list of whole numbers, got 8"),
-        ("pamr", {"steps": 0}, OptionError, "steps at least 1"),
+        ("pamr", {"steps": 0}, OptionError, "steps to be at least 1"),
     ],
 )
 def test_wrong_options(name: str, options: dict[str, Any], error: type[EclipError], message: str) -> None:
@@ -620,8 +620,8 @@ def test_the_command_line_lists_and_refuses(tiny_name: str, images: Path, tmp_pa
         (("--refine", "lpos"), "unknown refinement 'lpos'. Did you mean 'lposs'? `eclip refinements ls`"),
         (("--refine", "lposs", "--refine-set", "k"), "--refine-set needs KEY=VALUE, got 'k'"),
         (("--refine", "lposs", "--refine-set", "tau=1"), "'lposs' has no option 'tau'"),
-        (("--refine", "lposs", "--refine-set", "k=0"), "'lposs' needs k at least 1, got 0"),
-        (("--refine-set", "k=3"), "of a refinement, but none is asked for"),
+        (("--refine", "lposs", "--refine-set", "k=0"), "'lposs' needs k to be at least 1, got 0"),
+        (("--refine-set", "k=3"), "refine_options k require refine"),
     ]:
         code, output = run(*question, *words)
         assert code == 2, output
@@ -648,9 +648,9 @@ def test_a_refinement_of_another_type_is_refused(name: Any, options: Any, messag
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("lposs", {"k": 0}, "'lposs' needs k at least 1, got 0"),
-        ("lposs+", {"window": 4}, "odd window"),
-        ("pamr", {"dilations": []}, "one dilation or more"),
+        ("lposs", {"k": 0}, "'lposs' needs k to be at least 1, got 0"),
+        ("lposs+", {"window": 4}, "window to be odd"),
+        ("pamr", {"dilations": []}, "at least one dilation"),
     ],
 )
 def test_ranges_are_checked_before_anything_runs(

@@ -222,7 +222,7 @@ def test_strip_refuses_texts_without_scores():
 
 @pytest.mark.parametrize(("values", "signed"), [([[0.0, 1.2]], False), ([[-0.1, 1.0]], False), ([[np.nan, 0]], True)])
 def test_values_outside_their_range_are_refused(values, signed):
-    with pytest.raises(OptionError, match=r"heatmap\.(normalize|signed) makes them"):
+    with pytest.raises(OptionError, match=r"use heatmap\.(normalize|signed) first"):
         render.overlay(gray((4, 4)), np.array(values, np.float32), signed=signed)
 
 

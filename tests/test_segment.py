@@ -307,7 +307,7 @@ def test_images_stream_and_broken_ones_are_told() -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "says"),
     [
-        ({"method": "legrad"}, OptionError, "'legrad' cannot say which of two texts"),
+        ({"method": "legrad"}, OptionError, "'legrad' cannot tell which of two texts"),
         ({"method": "atention"}, UnknownNameError, "Did you mean 'attention'"),
         ({"window": 30}, OptionError, "window must be a multiple of the patch size 8 of vit, got 30"),
         ({"image_size": 30}, OptionError, "multiple of the patch size"),
@@ -547,11 +547,11 @@ def test_a_broken_image_is_told_and_the_rest_is_done(tiny_name: str, images: Pat
     [
         ([], "no class was given"),
         (["-c", "dog"], "would take every pixel"),
-        (["-c", "dog", "-c", "cat", "--method", "legrad"], "cannot say which of two texts"),
+        (["-c", "dog", "-c", "cat", "--method", "legrad"], "cannot tell which of two texts"),
         (["-c", "dog", "-c", "cat", "--stride", "3"], "give window"),
         (["-c", "dog", "-c", "cat", "--set", "depth=2"], "--method"),
         (["-c", "dog", "-c", "cat", "--classes", "nowhere.txt"], "classes file"),
-        (["-c", "dog", "-c", "cat", "--format", "svg"], "formats are"),
+        (["-c", "dog", "-c", "cat", "--format", "svg"], "formats must be among"),
     ],
 )
 def test_wrong_usage(words: list[str], says: str, images: Path, tmp_path: Path) -> None:

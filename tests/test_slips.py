@@ -69,8 +69,8 @@ FAST = [name for name, method in METHODS.items() if method.kind != "perturbation
         ("explain a.jpg -t dog --json=maybe", "does not take a value"),
         ("explain a.jpg -t dog --template image", "has {} where the text goes, such as 'image {}'"),
         ("explain a.jpg -t dog -m model.pt", "write ARCH+FILE, such as 'ViT-B-32+model.pt'"),
-        ("explain a.jpg -t dog -o x.png", "'x.png' looks like a file, and results are several files in a folder"),
-        ("compare a.jpg -t dog -o fig.pdf", "name a folder, such as 'fig'; the pictures lie in it as PNG files."),
+        ("explain a.jpg -t dog -o x.png", "'x.png' looks like a file, but results are several files in a folder"),
+        ("compare a.jpg -t dog -o fig.pdf", "name a folder, such as 'fig'; it will contain the pictures as PNG files."),
         ("segment a.jpg -c dog -c cat -o out/masks.json", "name a folder, such as 'out/masks'"),
         ("words a.jpg -t dog -o page.html", "name a folder, such as 'page'"),
         ("concepts a.jpg -o a.PNG", "name a folder, such as 'a'"),
@@ -81,8 +81,8 @@ FAST = [name for name, method in METHODS.items() if method.kind != "perturbation
             "eval yours",
             "unknown data set 'yours'. Images with masks of your own are the data set 'folder' with --root DIR",
         ),
-        ("compare a.jpg -t dog --methods fast,rise", "'fast' stands alone, got fast, rise"),
-        ("eval voc2012 --methods all,itsm", "stands alone"),
+        ("compare a.jpg -t dog --methods fast,rise", "'fast' cannot be combined with other methods, got fast, rise"),
+        ("eval voc2012 --methods all,itsm", "cannot be combined with other methods"),
     ],
 )
 def test_one_sentence_says_what_to_write(
@@ -179,10 +179,10 @@ def test_methods_as_objects_are_those_of_their_names(tiny_name: str, images: Pat
 def test_methods_that_are_none_are_told(tiny_name: str, images: Path, shapes_unchecked: Any) -> None:
     own = Method("surgery", "similarity", 6, False, summary="My own.")
     for wrong, message in (
-        (own, "a method must be a name of eclip.METHODS"),
-        (METHODS["itsm"].function, "a method must be a name of eclip.METHODS, such as 'surgery', or one of its values"),
-        (7, "a method must be a name"),
-        ("itsm,gem", r"one method is asked for here, got 'itsm,gem': several are a list, \['itsm', 'gem'\]"),
+        (own, "method must be a name in eclip.METHODS"),
+        (METHODS["itsm"].function, "method must be a name in eclip.METHODS, such as 'surgery', or one of its values"),
+        (7, "method must be a name"),
+        ("itsm,gem", r"method must be a single name here, got 'itsm,gem': pass several as a list, \['itsm', 'gem'\]"),
     ):
         with pytest.raises(OptionError, match=message):
             eclip.explain_each([images / "a.png"], "a dog", model=tiny_name, method=wrong).__next__()
@@ -190,11 +190,11 @@ def test_methods_that_are_none_are_told(tiny_name: str, images: Path, shapes_unc
             eclip.explain(images / "a.png", "a dog", model=tiny_name, method=wrong)
     with pytest.raises(OptionError, match=r"one of its values, got \['itsm', 'gem'\]"):
         next(eclip.explain_each([images / "a.png"], "a dog", model=tiny_name, method=["itsm", "gem"]))  # type: ignore
-    with pytest.raises(OptionError, match="a method must be a name of"):
+    with pytest.raises(OptionError, match="method must be a name in"):
         eclip.explain(images / "a.png", "a dog", model=tiny_name, method=["itsm", own])
     with pytest.raises(UnknownNameError, match=r"'legard'. Did you mean 'legrad'"):
         eclip.compare(images / "a.png", "a dog", models=tiny_name, methods="itsm,legard")
-    with pytest.raises(OptionError, match="'fast' stands alone"):
+    with pytest.raises(OptionError, match="'fast' cannot be combined with other methods"):
         eclip.compare(images / "a.png", "a dog", models=tiny_name, methods=["fast", "rise"])
 
 

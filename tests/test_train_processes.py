@@ -131,8 +131,8 @@ def test_a_group_that_torchrun_did_not_make_is_used_too_and_an_error_of_one_is_t
     (first, told), (second, own) = (out.splitlines() for out, _ in said)
     assert (first, second) == ("(0, 2, 'cpu')", "(1, 2, 'cpu')")
     assert own == "of this one alone"
-    assert told.startswith("process 0 of 2 cannot go on with the others (")
-    assert told.endswith("). If one of them stopped first, its own error is the cause.")
+    assert told.startswith("process 0 of 2 lost contact with the others (")
+    assert told.endswith("). If another process failed first, its error is the cause.")
 
 
 @pytest.fixture

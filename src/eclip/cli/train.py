@@ -1,4 +1,4 @@
-"""`eclip train`: a head for the method eclip, from images with captions."""
+"""`eclip train`: train a head for the method eclip on images with captions."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 SCHEMA = "eclip.train/1"
 KEPT = (CHECKPOINT, "eclip_head.safetensors")
-"""Files of a run that are not written over without being asked."""
+"""Files of a run that are overwritten only with --overwrite."""
 DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}
 DATA, HEAD, POOLING = "Images and captions", "The head", "Guide and pooling"
 STEPS, CACHE, SCORES, RUN = "Steps", "Encoded images", "Scores", "The run"
 
 
 def _flag(field: str, what: str, panel: str, *names: str, metavar: str | None = None) -> Any:
-    """A flag for a field of `TrainConfig`; left out it is None, so that a file may say otherwise than the default."""
+    """A flag for a field of `TrainConfig`; None if omitted, so that a file can override the default."""
     default = DEFAULTS[field]
     shown = str(default) if isinstance(default, str | int | float) and not isinstance(default, bool) else False
     return typer.Option(*names, help=what, show_default=shown, rich_help_panel=panel, metavar=metavar)
@@ -42,101 +42,101 @@ def train(
         list[str] | None,
         _flag(
             "train_data",
-            "Tars of WebDataset, 'cc3m/{00000..00331}.tar', a table (.csv, .tsv) or a folder of images with a NAME.txt "
-            "beside each or one captions.txt; may be given several times.",
+            "WebDataset tars such as 'cc3m/{00000..00331}.tar', a table (.csv, .tsv), or a folder of images with a "
+            "NAME.txt next to each or one captions.txt. Repeatable.",
             DATA,
             metavar="PATH",
         ),
     ] = None,
-    limit: Annotated[int | None, _flag("limit", "So many pairs at most.", DATA)] = None,
-    image_key: Annotated[str | None, _flag("image_key", "Column of images.", DATA, "--csv-image-key")] = None,
-    caption_key: Annotated[str | None, _flag("caption_key", "Column of captions.", DATA, "--csv-caption-key")] = None,
+    limit: Annotated[int | None, _flag("limit", "Use at most this many pairs.", DATA)] = None,
+    image_key: Annotated[str | None, _flag("image_key", "CSV image column.", DATA, "--csv-image-key")] = None,
+    caption_key: Annotated[str | None, _flag("caption_key", "CSV caption column.", DATA, "--csv-caption-key")] = None,
     separator: Annotated[
-        str | None, typer.Option("--csv-separator", help="A tab if left out; \\t is one.", rich_help_panel=DATA)
+        str | None, typer.Option("--csv-separator", help="CSV separator, default tab (\\t).", rich_help_panel=DATA)
     ] = None,
-    image_size: Annotated[int | None, _flag("image_size", "Side in pixels; the model's own if left out.", DATA)] = None,
+    image_size: Annotated[int | None, _flag("image_size", "Side in pixels; default: the model's own.", DATA)] = None,
     workers: Annotated[int | None, _flag("workers", "Threads that read images.", DATA)] = None,
     shuffle_captions: Annotated[
-        bool | None, _flag("shuffle_captions", "Control: each image with another's captions, which must fail.", DATA)
+        bool | None, _flag("shuffle_captions", "Control: give each image the captions of another; must fail.", DATA)
     ] = None,
     model: Annotated[
-        str | None, _flag("model", "Stays as it is; eclip models ls shows them.", HEAD, "--model", "-m")
+        str | None, _flag("model", "Frozen model; eclip models ls lists names.", HEAD, "--model", "-m")
     ] = None,
     source: Annotated[str | None, _flag("source", f"What the head reads: {' or '.join(SOURCES)}.", HEAD)] = None,
     init: Annotated[
-        str | None, _flag("init", f"Where it starts: {' or '.join(STARTS)}; model is the model's own projection.", HEAD)
+        str | None, _flag("init", f"Initial weights: {' or '.join(STARTS)}; model is the model's own projection.", HEAD)
     ] = None,
-    hidden: Annotated[int | None, _flag("hidden", "Width of a curved path beside the projection.", HEAD)] = None,
+    hidden: Annotated[int | None, _flag("hidden", "Width of a nonlinear branch; 0 for none.", HEAD)] = None,
     text: Annotated[
         bool | None,
-        _flag("text", "Train a projection of texts too.", HEAD, "--text-projection/--no-text-projection"),
+        _flag("text", "Also train a projection of texts.", HEAD, "--text-projection/--no-text-projection"),
     ] = None,
     guide: Annotated[
-        str | None, _flag("guide", f"{', '.join(GUIDES)}; eclip guides ls explains them.", POOLING)
+        str | None, _flag("guide", f"{', '.join(GUIDES)}; eclip guides ls describes them.", POOLING)
     ] = None,
     guide_set: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="An option of the guide, e.g. tau=0.2.", rich_help_panel=POOLING),
+        typer.Option(metavar="KEY=VALUE", help="Guide option such as tau=0.2. Repeatable.", rich_help_panel=POOLING),
     ] = None,
     form: Annotated[
         str | None,
-        _flag("form", f"How patches are pooled: {', '.join(FORMS)}; the paper's is soft, with a guide.", POOLING),
+        _flag("form", f"How patches are pooled: {', '.join(FORMS)}; the paper uses soft with a guide.", POOLING),
     ] = None,
     texts: Annotated[
-        str | None, _flag("texts", "captions as they are, or words: a prompt for each word they mention.", DATA)
+        str | None, _flag("texts", "captions, or words: a prompt for each word that captions mention.", DATA)
     ] = None,
     near: Annotated[
-        float | None, _flag("near", "With words: cosine from which two words are no negatives of each other.", DATA)
+        float | None, _flag("near", "With words: cosine above which two words are not negatives.", DATA)
     ] = None,
     threshold: Annotated[
-        str | None, _flag("threshold", f"Which patches are inside: {' or '.join(INSIDES)}.", POOLING)
+        str | None, _flag("threshold", f"How hard and exclusion forms select patches: {' or '.join(INSIDES)}.", POOLING)
     ] = None,
-    epochs: Annotated[int | None, _flag("epochs", "How often each image is seen.", STEPS)] = None,
-    batch_size: Annotated[int | None, _flag("batch_size", "Pairs in a step, of all processes together.", STEPS)] = None,
-    lr: Annotated[float | None, _flag("lr", "Highest rate of AdamW; a cosine brings it to zero.", STEPS)] = None,
+    epochs: Annotated[int | None, _flag("epochs", "Passes over all images.", STEPS)] = None,
+    batch_size: Annotated[int | None, _flag("batch_size", "Pairs per step, over all processes.", STEPS)] = None,
+    lr: Annotated[float | None, _flag("lr", "Peak learning rate of AdamW, with cosine decay.", STEPS)] = None,
     wd: Annotated[float | None, _flag("wd", "Weight decay.", STEPS)] = None,
-    warmup: Annotated[int | None, _flag("warmup", "Steps until the highest rate.", STEPS)] = None,
+    warmup: Annotated[int | None, _flag("warmup", "Steps of linear learning rate warm-up.", STEPS)] = None,
     learn_scale: Annotated[
-        bool | None, _flag("learn_scale", "Train the factor from cosine to logit too; else the model's own.", STEPS)
+        bool | None, _flag("learn_scale", "Also train the logit scale; otherwise the model's own is used.", STEPS)
     ] = None,
-    precision: Annotated[str | None, _flag("precision", f"{' or '.join(PRECISIONS)}.", STEPS)] = None,
+    precision: Annotated[str | None, _flag("precision", f"Of the head: {' or '.join(PRECISIONS)}.", STEPS)] = None,
     accum_freq: Annotated[
-        int | None, _flag("accum_freq", "Parts that a step is taken in, for less memory and the same result.", STEPS)
+        int | None, _flag("accum_freq", "Split each step into this many parts; same result, less memory.", STEPS)
     ] = None,
-    seed: Annotated[int | None, _flag("seed", "Of the order, the choice of captions, random weights.", STEPS)] = None,
+    seed: Annotated[int | None, _flag("seed", "For order, choice of captions and random weights.", STEPS)] = None,
     cache: Annotated[
-        str | None, _flag("cache", "Where they are kept; the user's cache if left out.", CACHE, metavar="DIR")
+        str | None, _flag("cache", "Folder of the cache; default: in the user's cache.", CACHE, metavar="DIR")
     ] = None,
     stream: Annotated[
-        bool | None, _flag("stream", "Keep nothing, encode anew in each epoch.", CACHE, "--no-cache")
+        bool | None, _flag("stream", "Store nothing; encode again in each epoch.", CACHE, "--no-cache")
     ] = None,
     masks: Annotated[
-        str | None, _flag("masks", "Images with masks, on which each epoch's map is scored.", SCORES, metavar="DIR")
+        str | None, _flag("masks", "Images with masks on which to score maps after each epoch.", SCORES, metavar="DIR")
     ] = None,
-    mask_count: Annotated[int | None, _flag("mask_count", "So many of them.", SCORES)] = None,
+    mask_count: Annotated[int | None, _flag("mask_count", "Number of these images to use.", SCORES)] = None,
     out: Annotated[
         str | None,
-        _flag("out", "Folder of the head, log, curve and checkpoint.", RUN, "--out", "-o", metavar="DIR"),
+        _flag("out", "Output folder for head, log, curve and checkpoint.", RUN, "--out", "-o", metavar="DIR"),
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="A TOML file with fields of TrainConfig; flags win over it.", rich_help_panel=RUN),
+        typer.Option(help="TOML file with fields of TrainConfig; flags override it.", rich_help_panel=RUN),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.", rich_help_panel=RUN)] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.", rich_help_panel=RUN)] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew in a folder that holds a run.", rich_help_panel=RUN)
+        bool, typer.Option("--overwrite", help="Replace an existing run in the folder.", rich_help_panel=RUN)
     ] = False,
     checkpoint_every: Annotated[int | None, _flag("checkpoint_every", "Steps between checkpoints.", RUN)] = None,
     device: Annotated[str | None, _flag("device", "cpu, cuda, cuda:N or auto.", RUN)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a record on stdout.", rich_help_panel=RUN)] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a record to stdout.", rich_help_panel=RUN)] = False,
 ) -> None:
-    """Train the head of the method eclip on images with captions; the model itself stays as it is.
+    """Train a head for the method eclip on images with captions; the model itself stays frozen.
 
     A folder with captions:  eclip train --train-data flickr8k -o head
 
     On two GPUs:  torchrun --nproc-per-node 2 -m eclip train --train-data 'cc3m/{00000..00331}.tar' -o head
     """
-    given = dict(locals())  # each flag has its field's name
+    given = dict(locals())  # each flag is named like its field
     with report_errors():
         asked = _config({key: given[key] for key in DEFAULTS if key in given}, config, guide_set or [])
         _check_place(Path(asked.out), resume, overwrite)
@@ -146,22 +146,22 @@ def train(
             if as_json:
                 typer.echo(json.dumps(record, ensure_ascii=False, allow_nan=False))
             if record["bad"]:
-                typer.echo(f"bad pairs, left out: {record['bad']}, named in {record['files']['log']}", err=True)
+                typer.echo(f"skipped {record['bad']} bad pairs, listed in {record['files']['log']}", err=True)
             if record["without_words"]:
-                typer.echo(f"pairs whose captions have no word of use, left out: {record['without_words']}", err=True)
+                typer.echo(f"skipped {record['without_words']} pairs without known words in the captions", err=True)
             use = ["--method", "eclip", "--model", asked.model, "--head", asked.out]
-            typer.echo(f'the head is in {asked.out}: eclip explain IMAGE -t "a dog" {shlex.join(use)}', err=True)
+            typer.echo(f'saved the head in {asked.out}: eclip explain IMAGE -t "a dog" {shlex.join(use)}', err=True)
 
 
 def _config(flags: dict[str, Any], file: Path | None, guide_set: list[str]) -> TrainConfig:
-    """What was asked for, checked: flags before the file, the file before defaults."""
+    """The checked configuration: flags override the file, which overrides defaults."""
     said: dict[str, Any] = {"train_data": (), **({} if file is None else from_toml(file))}
     typed = {field: value for field, value in flags.items() if value not in (None, [])}
     if "train_data" in typed:
         typed["train_data"] = tuple(typed["train_data"])
     if "cache" in typed:
         if "stream" in typed:
-            raise OptionError("--cache keeps what --no-cache does not: leave one of them out.")
+            raise OptionError("--cache and --no-cache exclude each other: leave one of them out.")
         typed["stream"] = False
     if "separator" in typed:
         typed["separator"] = typed["separator"].replace("\\t", "\t")
@@ -179,18 +179,18 @@ def _config(flags: dict[str, Any], file: Path | None, guide_set: list[str]) -> T
 
 def _check_place(folder: Path, resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
-        raise OptionError("--resume goes on with a run, --overwrite begins anew: leave one of them out.")
+        raise OptionError("--resume and --overwrite exclude each other: leave one of them out.")
     check_no_other(folder, "eclip train")
     held = [name for name in KEPT if (folder / name).exists()]
     if held and not (resume or overwrite):
         raise OptionError(
-            f"the folder {str(folder)!r} holds a run already ({', '.join(held)}): --resume goes on with it, -o DIR "
-            "begins elsewhere, --overwrite begins anew in its place."
+            f"the folder {str(folder)!r} already contains a run ({', '.join(held)}): continue it with --resume, "
+            "replace it with --overwrite, or choose another folder with -o DIR."
         )
 
 
 def _leads() -> bool:
-    """Whether this is the process that speaks, of those that torchrun started."""
+    """Whether this process prints, of those that torchrun started."""
     return "LOCAL_RANK" not in os.environ or os.environ.get("RANK") == "0"
 
 
@@ -207,12 +207,12 @@ def _run(config: TrainConfig, resume: bool) -> None:
         if screen is None:
             raise typer.Exit(code) from None
         if kept.is_file() and (resume or screen.loss):
-            stop(f"stopped; the checkpoint {kept} is kept: the same command with --resume goes on.", code)
-        stop("stopped before a step was kept; the same command goes on with what is encoded already.", code)
+            stop(f"stopped; the checkpoint is {kept}: repeat the command with --resume to continue.", code)
+        stop("stopped before the first checkpoint; repeat the command to continue with the encoded images.", code)
 
 
 class _Screen:
-    """Hears of a run, and shows one bar a phase and one line an epoch."""
+    """Shows the progress of a run: one bar per phase and one line per epoch."""
 
     def __init__(self, progress: Progress, config: TrainConfig) -> None:
         self.progress, self.config = progress, config
@@ -242,13 +242,13 @@ class _Screen:
 
 
 def _record(config: TrainConfig) -> dict[str, Any]:
-    """What `--json` prints of a run.
+    """The record of a run that `--json` prints.
 
     {"schema": "eclip.train/1", "model", "pairs", "bad", "without_words", "epochs", "steps", "seconds", "peak_mib",
      "loss": {"first", "last"}, "scores": null or {"first": {"epoch", "msc", "miou"}, "last": {...}},
      "files": {"head", "log", "curve", "checkpoint"}}
 
-    Losses are those of one step each; seconds are those of the process that ended it, encoding included.
+    Losses are those of single steps; seconds are those of the process that finished the run, including encoding.
     """
     from eclip.training import log
 

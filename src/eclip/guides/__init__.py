@@ -1,10 +1,10 @@
-"""Free attention behind one signature: `GUIDES[name](seen, **options)`.
+"""All guides behind one signature: `GUIDES[name](seen, **options)`.
 
-A guide says how much each place of an image belongs to the thing, and no one has labeled anything for it. It weighs the
-patches where training pools them, as in masked max pooling (Li et al. 2022, ECLIP, https://arxiv.org/abs/2209.07046);
-no map needs it afterwards, and the default, "none", trains without one. To add one: a file with a function of the
-file's name, a line here.
-The dict itself imports no torch; a guide's file is imported when it is first called.
+A guide is a map of how much each part of an image belongs to an object, without labels. It weights the patches when
+training pools them, as in masked max pooling (Li et al. 2022, ECLIP, https://arxiv.org/abs/2209.07046); maps do not
+need it afterwards, and the default, "none", trains without one. To add one, write a file with a function of the same
+name and add a line here.
+Importing the dict does not import torch: a guide's file is imported on its first call.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a guide may look at, of the same images in the same order.
+    """The input of a guide: the same images in the same order in three forms.
 
     Attributes:
-        images: whole and upright, as `eclip.images.open_image` gives them.
-        sources: their names, such as "images/cat.jpg" or, of an image in a tar, "train-000.tar/000123".
-        encoding: by the model that is trained, with the last block kept.
+        images: whole and upright, as `eclip.images.open_image` returns them.
+        sources: their names, such as "images/cat.jpg" or, for an image in a tar, "train-000.tar/000123".
+        encoding: from the model whose head is trained, with the last block kept.
     """
 
     images: list[Image.Image]
@@ -41,7 +41,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Guide(Entry["Tensor"]):
-    """A way to tell where the thing is, without a label; its function gives raw values of at least 0.
+    """A way to locate objects without labels; its function returns raw values of at least 0.
 
     Attributes:
         keep: how many last blocks the encoding must have kept.
@@ -50,27 +50,27 @@ class Guide(Entry["Tensor"]):
     keep: int
 
     def __call__(self, seen: Seen, **options: Any) -> Float[Tensor, "image row col"]:
-        """How much each place belongs to the thing, on the guide's own grid, float32, no gradient.
+        """How much each place belongs to an object, on the guide's own grid, float32, without gradient.
 
         Args:
             seen: the images.
             options: see `self.options`.
 
         Returns:
-            Values in [0, 1], the largest of each map 1; ones where a guide has nothing to say.
+            Values in [0, 1] with maximum 1 in each map; ones if the guide finds nothing.
 
         Raises:
             OptionError: an option that this guide does not have, or a value outside its range.
-            ShapeError: images, sources and encoding are not of one number.
+            ShapeError: images, sources and encoding differ in number.
             KeepError: the encoding kept too few blocks.
-            EclipError: the model's weights or pixels hold NaN or infinity; or of the guide's own, see its function.
+            EclipError: the model's weights or pixels contain NaN or infinity; other errors of the guide's function.
         """
         options = self.check(options)
         counts = (len(seen.images), len(seen.sources), len(seen.encoding.pixels))
         if len(set(counts)) > 1:
             raise ShapeError(
-                "a guide sees images, their sources and their encoding, of one number each, got {} images, {} sources "
-                "and an encoding of {}.".format(*counts)
+                "a guide needs as many sources and encoded images as images, got {} images, {} sources and an encoding "
+                "of {} images.".format(*counts)
             )
         from eclip.backbones.backbone import eval_no_grad
 
@@ -79,9 +79,9 @@ class Guide(Entry["Tensor"]):
 
 
 def on_grid(guide: Float[Tensor, "image row col"], grid: Grid) -> Float[Tensor, "image other_row other_col"]:
-    """The same on another grid, such as that of the tokens; the largest value of each map is 1 again.
+    """A guide resized to another grid, such as the patch grid, with maximum 1 in each map again.
 
-    Bilinear, corners not aligned. Where the grid gets coarser, the triangle widens to take in all cells (antialias).
+    Bilinear, corners not aligned, with antialiasing when the grid gets coarser.
 
     Args:
         guide: values of at least 0.
@@ -98,43 +98,43 @@ def on_grid(guide: Float[Tensor, "image row col"], grid: Grid) -> Float[Tensor, 
 
 
 def _to_peak(maps: Tensor, name: str) -> Float[Tensor, "image row col"]:
-    """Each map over its largest value; zeros, as all that is flat, become ones: they say nothing."""
+    """Each map divided by its maximum; an all-zero map becomes ones, because it locates nothing."""
     maps = maps.detach()
     maps = maps if maps.element_size() > 2 else maps.float()
     if not bool((maps.isfinite() & (maps >= 0)).all()):
         raise EclipError(
             f"{name!r}: values of a guide must be finite and at least 0, got {float(maps.min())} to "
-            f"{float(maps.max())}. NaN comes of weights or pixels that hold it."
+            f"{float(maps.max())}. NaN comes from NaN in the weights or pixels."
         )
     peak = maps.amax((-2, -1), keepdim=True)
     return (maps / peak).where(peak > 0, 1.0).float()
 
 
 def check_guide(name: Any, options: dict[str, Any]) -> None:
-    """The guide exists and has these options.
+    """Check that the guide exists and has these options.
 
     Raises:
         UnknownNameError: there is no such guide.
-        OptionError: the name is none, or an option is not the guide's.
+        OptionError: name is not a string, or the guide does not have an option.
     """
     if not isinstance(name, str):
-        raise OptionError(f"guide must be the name of one, such as 'spectral', got {name!r}.")
+        raise OptionError(f"guide must be a name, such as 'spectral', got {name!r}.")
     entry_of(name, GUIDES, "guide", "`eclip guides ls`").check(options)
 
 
 # fmt: off
 GUIDES: dict[str, Guide] = {guide.name: guide for guide in (
     Guide("none", 0,
-          summary="Ones everywhere: pooling without a mask, the default."),
+          summary="Ones everywhere: pooling without a guide, the default."),
     Guide("centre", 0,
-          summary="A Gaussian in the middle of the image, whatever it shows: the negative control."),
+          summary="A Gaussian at the center of the image, whatever it shows: the negative control."),
     Guide("backbone", 1,
-          summary="The model's own attention in the last block, value to value (Li et al. 2023) or that which pools."),
+          summary="The model's own last-block attention: value-value (Li et al. 2023) or the one that pools tokens."),
     Guide("spectral", 1,
-          summary="Normalized cut of the patches by their likeness (Shi and Malik 2000; Wang et al. 2022, TokenCut)."),
+          summary="Normalized cut of the patches by similarity (Shi and Malik 2000; Wang et al. 2022, TokenCut)."),
     Guide("dino", 0,
-          summary="Attention of a self-supervised ViT's class token in its last block (Caron et al. 2021, DINO)."),
+          summary="Last-block attention of a self-supervised ViT's class token (Caron et al. 2021, DINO)."),
     Guide("folder", 0,
-          summary="Maps that you have made, from a folder: STEM.npy or STEM.png for each image."),
+          summary="Your own maps from a folder: STEM.npy or STEM.png for each image."),
 )}
 # fmt: on

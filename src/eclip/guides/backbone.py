@@ -1,6 +1,6 @@
-"""The model's own attention: it costs nothing, and CLIP's is known to favor the background.
+"""The model's own attention: it needs no second network, but CLIP's is known to favor the background.
 
-Value to value is the attention of CLIP Surgery (Li et al. 2023, https://arxiv.org/abs/2304.05653), of the last block.
+Value-value attention is that of CLIP Surgery (Li et al. 2023, https://arxiv.org/abs/2304.05653) in the last block.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ KINDS = ("vv", "pool")
 
 
 def backbone(seen: Seen, *, kind: str = "vv") -> Float[Tensor, "image row col"]:
-    """Attention that each patch receives in the last block, mean over heads.
+    """Attention that each patch receives in the last block, averaged over heads.
 
     Args:
-        seen: its encoding has the last block kept.
-        kind: "vv": from all patches, mean of their rows of softmax(v v / sqrt width) over all tokens; values of an
-            attention pool are without positions. "pool": from the token that becomes the feature, as the model has it:
-            CLS, a pool's mean token, a MAP head's query; where patches are averaged, the mean of their rows.
+        seen: its encoding must have the last block kept.
+        kind: "vv": from all patches, the mean of their rows of softmax(v v / sqrt width) over all tokens; values of an
+            attention pool have no positions. "pool": from the token that becomes the feature: CLS, the mean token of a
+            pool, the query of a MAP head; in models that average patches, the mean of their rows.
 
     Raises:
         OptionError: an unknown kind.
         KeepError: the last block was not kept.
     """
     if kind not in KINDS:
-        raise OptionError(f"'backbone' needs kind one of {', '.join(KINDS)}, got {kind!r}.")
+        raise OptionError(f"'backbone' needs kind to be one of {', '.join(KINDS)}, got {kind!r}.")
     encoding = seen.encoding
     row = _received(encoding) if kind == "vv" else pooling_row(encoding, "backbone")
     return row.unflatten(1, encoding.grid)
@@ -41,5 +41,5 @@ def backbone(seen: Seen, *, kind: str = "vv") -> Float[Tensor, "image row col"]:
 def _received(encoding: Encoding) -> Float[Tensor, "image patch"]:
     [(block, x)] = encoding.tail(1, "backbone")
     values, first = block.value(block.norm1(x)), encoding.prefix
-    # an image at a time: tokens squared, for each head
+    # one image at a time: memory grows with tokens squared, for each head
     return torch.cat([attention(v[:, :, first:], v).mean(dim=(1, 2))[:, first:] for v in values.split(1)])

@@ -1,4 +1,4 @@
-"""The negative control: photographers put things in the middle. A guide must beat this one."""
+"""The negative control: photographers center their subjects. A useful guide must beat this one."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ LEAST = 1e-3
 
 
 def centre(seen: Seen, *, sigma: float = 0.25) -> Float[Tensor, "image row col"]:
-    """`exp(-r^2 / (2 sigma^2))` on the patch grid, r the distance of a patch's center from that of the image.
+    """`exp(-r^2 / (2 sigma^2))` on the patch grid, where r is the distance of a patch from the image center.
 
     Args:
-        seen: only its grid counts.
-        sigma: a share of the image's sides: on an image that is not square the Gaussian is not round.
+        seen: only its grid is used.
+        sigma: as a fraction of the image's sides, so that the Gaussian is an ellipse in an image that is not square.
 
     Raises:
-        OptionError: sigma is below 0.001.
+        OptionError: sigma is below 0.001 or infinite.
     """
     if not LEAST <= sigma < float("inf"):
-        raise OptionError(f"'centre' needs sigma at least {LEAST}, as a share of the image's side, got {sigma}.")
+        raise OptionError(f"'centre' needs sigma >= {LEAST}, as a fraction of the image's side, got {sigma}.")
     encoding = seen.encoding
     places: Any = {"dtype": torch.float32, "device": encoding.pixels.device}
     down, across = ((torch.arange(count, **places) + 0.5) / count - 0.5 for count in encoding.grid)

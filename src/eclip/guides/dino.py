@@ -1,8 +1,8 @@
-"""Attention of a self-supervised ViT, which was never told what a thing is and looks at it all the same.
+"""Attention of a self-supervised ViT, which attends to objects although it was trained without labels.
 
 DINO (Caron et al. 2021, https://arxiv.org/abs/2104.14294), DINOv2 (Oquab et al. 2023, https://arxiv.org/abs/2304.07193),
 with registers (Darcet et al. 2023, https://arxiv.org/abs/2309.16588), DINOv3 (Siméoni et al. 2025,
-https://arxiv.org/abs/2508.10104; its weights have a licence of their own), as timm has them.
+https://arxiv.org/abs/2508.10104; its weights have their own license), as provided by timm.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 def dino(
     seen: Seen, *, name: str = DEFAULT, size: int | None = None, network: nn.Module | None = None
 ) -> Float[Tensor, "image row col"]:
-    """The class token's row of the last block's attention to the patches, mean over heads, on the network's own grid.
+    """The class token's last-block attention to the patches, averaged over heads, on the network's own grid.
 
-    The whole image is squashed into a square and its colors are normalized as the network's. Positions are resized
-    bicubically with antialias, as timm does.
+    The whole image is resized to a square and normalized as the network expects. Position embeddings are resized
+    bicubically with antialiasing, as in timm.
 
     Args:
-        seen: only its images count, and the device of its encoding.
+        seen: only its images and the device of its encoding are used.
         name: of weights in timm, such as "vit_base_patch16_224.dino", "vit_small_patch14_reg4_dinov2.lvd142m" or
-            "vit_small_patch16_dinov3.lvd1689m"; fetched once, kept in memory. `timm.list_pretrained("*dino*")` shows
-            them; any other timm ViT or EVA with a class token will do.
-        size: side of the square in pixels, a multiple of the network's patch; None = its training size.
-        network: a ViT from `timm.create_model` of your own, instead of a name. It is left as it is, and where it is.
+            "vit_small_patch16_dinov3.lvd1689m"; downloaded once, kept in memory. `timm.list_pretrained("*dino*")`
+            lists them; any other timm ViT or EVA with a class token works too.
+        size: side of the square in pixels, a multiple of the network's patch size; None = its training size.
+        network: your own ViT from `timm.create_model`, instead of a name. It is neither changed nor moved.
 
     Raises:
         UnknownNameError: timm has no weights of this name.
-        DownloadError: the weights are not on this machine and cannot be fetched.
-        UnsupportedTowerError: the network is no ViT or EVA that can be read, or has no class token.
-        OptionError: the size is no multiple of the patch, or the network does not say its colors.
-        ModelError: the weights cannot be read.
+        DownloadError: the weights are not cached and cannot be downloaded.
+        UnsupportedTowerError: the network is not a supported ViT or EVA, or has no class token.
+        OptionError: size is not a multiple of the patch size, or the network's preprocessing is unknown.
+        ModelError: the weights cannot be loaded.
     """
     if network is None:
         network = _load(name, seen.encoding.pixels.device)
@@ -60,13 +60,13 @@ def dino(
         mean, std = config.get("mean"), config.get("std")
         if mean is None or std is None or config.get("interpolation") not in INTERPOLATIONS:
             raise OptionError(
-                "the network of 'dino' must say mean, std and interpolation (bicubic or bilinear) of its images in "
-                "network.pretrained_cfg, as one from timm.create_model does."
+                "'dino' reads mean, std and interpolation (bicubic or bilinear) from network.pretrained_cfg, but they "
+                "are missing or invalid. Set them, or create the network with timm.create_model."
             )
         side, patch = vit.native.row * vit.patch_size if size is None else size, vit.patch_size
         if side < patch or side % patch:
             near = max(1, round(side / patch)) * patch
-            raise OptionError(f"'dino' needs a size that is a multiple of {patch}, got {side}. The nearest is {near}.")
+            raise OptionError(f"'dino' needs size to be a multiple of {patch}, got {side}. The nearest is {near}.")
         weight = next(network.parameters())
         pixels = [to_pixels(image, (side, side), mean, std, config["interpolation"]) for image in seen.images]
         grid = Grid(side // patch, side // patch)
@@ -83,7 +83,7 @@ def _readable(network: nn.Module) -> BareViT:
     vit = bare_vit(network)
     if network.cls_token is None:
         raise UnsupportedTowerError(
-            f"'dino' is the attention of a class token, and this {type(network).__name__} has none."
+            f"'dino' needs a network with a class token, and this {type(network).__name__} has none."
         )
     return vit
 
@@ -95,7 +95,7 @@ def _load(name: str, device: torch.device) -> nn.Module:
         raise UnknownNameError(
             "network of timm", name, timm.list_pretrained("*dino*"), 'timm.list_pretrained("*dino*")'
         )
-    with torch.device("meta"):  # nothing is fetched that cannot be read
+    with torch.device("meta"):  # check support before downloading
         shape = timm.create_model(name, pretrained=False)
     try:
         _readable(shape)

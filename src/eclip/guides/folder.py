@@ -1,4 +1,4 @@
-"""Maps that were made before, by any network or by hand: a file an image."""
+"""Maps made beforehand, by any network or by hand: one file per image."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from eclip.guides import Seen, on_grid
 from eclip.images import EXTENSIONS
 
 GRAY = ("1", "L", "I", "I;16", "I;16B")
-"""Pillow's modes of gray; "I" is that of 16 bits in its older versions."""
+"""Pillow's grayscale modes; older versions use "I" for 16 bits."""
 
 
 def folder(seen: Seen, *, path: str | Path | None = None) -> Float[Tensor, "image row col"]:
-    """Each image's map of any size, on the patch grid.
+    """Each image's map from a file, resized to the patch grid.
 
     Args:
-        seen: its sources name the files, its encoding has the grid.
-        path: the folder. For the image "some/where/NAME.jpg", as for "train-000.tar/NAME", it holds `NAME.npy`, an
-            array (row, col) of numbers of at least 0 that covers the whole image; or else `NAME.png`, gray, of 8 or 16
-            bits. The scale is free. Images of one name share a map.
+        seen: its sources determine the file names, its encoding the grid.
+        path: the folder. For the image "some/where/NAME.jpg" or "train-000.tar/NAME", it contains `NAME.npy`, an
+            array (row, col) of numbers of at least 0 that covers the whole image, or else `NAME.png`, grayscale with 8
+            or 16 bits. Maps may have any size and scale. Images of the same name share a map.
 
     Raises:
-        OptionError: there is no path, no file for an image, or one that cannot be read or holds other values.
+        OptionError: path is missing or not a folder, or the file of an image is missing, unreadable or invalid.
         ShapeError: an array is not (row, col).
     """
     if path is None:
-        raise OptionError("'folder' needs path, the folder that holds STEM.npy or STEM.png for each image.")
+        raise OptionError("'folder' requires path, a folder with STEM.npy or STEM.png for each image.")
     if not Path(path).is_dir():
-        raise OptionError(f"'folder' needs path to be a folder of maps, and {str(path)!r} is none.")
+        raise OptionError(f"'folder' requires path to be a folder of maps, but {str(path)!r} is not a folder.")
     encoding = seen.encoding
     maps = [_read(Path(path), source) for source in seen.sources]
     return torch.cat([on_grid(one[None].to(encoding.pixels.device), encoding.grid) for one in maps])
@@ -47,7 +47,7 @@ def _read(path: Path, source: str) -> Float[Tensor, "row col"]:
     stem = name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in EXTENSIONS else name
     array, picture = path / f"{stem}.npy", path / f"{stem}.png"
     if not (array.is_file() or picture.is_file()):
-        raise OptionError(f"'folder' has no map of {source!r}: {str(array)!r} is expected, or {picture.name!r} there.")
+        raise OptionError(f"'folder' found no map for {source!r}: expected {str(array)!r} or {picture.name!r} there.")
     file = array if array.is_file() else picture
     try:
         values: Any = np.load(file, allow_pickle=False) if file is array else _from_gray(file)
@@ -56,17 +56,17 @@ def _read(path: Path, source: str) -> Float[Tensor, "row col"]:
             raise
         raise OptionError(f"the map {str(file)!r} cannot be read: {error}.") from error
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
-        raise OptionError(f"the map {str(file)!r} must be one array of numbers.")
+        raise OptionError(f"the map {str(file)!r} must be a single array of numbers.")
     if values.ndim != 2 or not values.size:
         raise ShapeError(f"the map {str(file)!r} must be (row, col), got {values.shape}.")
     values = values.astype(np.float64)
     if not np.isfinite(values).all() or values.min() < 0:
-        raise OptionError(f"the map {str(file)!r} must hold finite numbers of at least 0, and does not.")
+        raise OptionError(f"the map {str(file)!r} must contain only finite numbers of at least 0.")
     return torch.from_numpy(values)
 
 
 def _from_gray(file: Path) -> NDArray[Any]:
     with Image.open(file) as picture:
         if picture.mode not in GRAY:
-            raise OptionError(f"the map {str(file)!r} must be gray, of 8 or 16 bits, got Pillow's mode {picture.mode}.")
+            raise OptionError(f"the map {str(file)!r} must be 8- or 16-bit grayscale, got Pillow mode {picture.mode}.")
         return np.asarray(picture)

@@ -1,4 +1,4 @@
-"""No guide: every place counts alike."""
+"""No guide: all patches have equal weight."""
 
 from __future__ import annotations
 

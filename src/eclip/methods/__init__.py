@@ -1,7 +1,7 @@
-"""Every method behind one signature: `METHODS[name](encoding, text, **options)`.
+"""All explanation methods behind one signature: `METHODS[name](encoding, text, **options)`.
 
-To add one: a file with a function of the file's name, a line here. Tests, command line and README find it by the dict.
-The dict itself imports no torch; a method's file is imported when the method is first called.
+To add a method, write a file with a function of the same name and add a line here; tests, command line and docs use
+this dict. Importing it does not import torch: a method's file is imported on its first call.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method(Entry["Tensor"]):
-    """A method of explanation. Its function alone builds a graph where weights want one; a call of the Method does not.
+    """An explanation method. Call it for maps without a graph; its `function` builds a graph if weights require grad.
 
     Attributes:
-        kind: what it looks at: "similarity", "attention", "gradient", "perturbation" or "decomposition".
-        keep: how many last blocks it reruns; None = all. An option `depth` can ask for more, see `keep_for`.
-        signed: zero has a meaning, and values on both sides of it; pictures then diverge around zero.
-        versus: options under which it explains the difference of two texts, see `difference`; None where it cannot,
-            being neither linear in the text nor a gradient of the score.
+        kind: what it uses: "similarity", "attention", "gradient", "perturbation" or "decomposition".
+        keep: how many last blocks it reruns; None = all. The option `depth` can require more, see `keep_for`.
+        signed: maps have positive and negative values, and zero is meaningful; colors then diverge around zero.
+        versus: the options it needs to explain the difference of two texts, see `difference`; None if it cannot,
+            because it is neither linear in the text nor a gradient of the score.
     """
 
     kind: str
@@ -38,25 +38,25 @@ class Method(Entry["Tensor"]):
     versus: dict[str, Any] | None = field(default_factory=dict)
 
     def keep_for(self, options: dict[str, Any]) -> int | None:
-        """How many last blocks it reruns with these options: an option called `depth` is always that number."""
+        """How many last blocks it reruns with these options; an option called `depth` always sets that number."""
         return None if self.keep is None else max(self.keep, options.get("depth", 0))
 
     @property
     def scale(self) -> float:
-        """Of the values that a map is a sum or difference of: 1 for cosines; 0 where it is not known beforehand.
+        """Magnitude of the values that a map adds or subtracts: 1 for cosines, 0 if it is not known in advance.
 
-        A span far below it is rounding, see `heatmap.flat`. Gradients and channels have no scale of their own.
+        A range far below it is rounding error, see `heatmap.flat`. Gradients and channels have no fixed scale.
         """
         return 1.0 if self.kind in BETWEEN_TEXTS or self.name in ("rise", "occlusion") else 0.0
 
     def flat(
         self, maps: Float[Tensor, "image text row col"], text: Float[Tensor, "text feature"]
     ) -> Bool[Tensor, "image text"]:
-        """Which raw maps differ by rounding alone, so that they say nothing of where.
+        """Which raw maps vary only by rounding error and therefore locate nothing.
 
         Args:
             maps: of this method.
-            text: what they explain: unit rows, or a difference of two, which is rounding where the two are equal.
+            text: what they explain: unit rows, or differences of two, which are rounding error if the two are equal.
         """
         from eclip.heatmap import ROUNDING, flat
 
@@ -69,13 +69,13 @@ class Method(Entry["Tensor"]):
 
         Args:
             encoding: from `eclip.encode`.
-            text: unit rows, from `eclip.encode_texts`.
+            text: rows of unit length, from `eclip.encode_texts`.
             options: see `self.options`.
 
         Raises:
-            OptionError: an option this method does not have, or a value of another type.
+            OptionError: an option that this method does not have, or a value of the wrong type.
             KeepError: the encoding kept too few blocks.
-            ShapeError: the texts are not (text, feature) of this model.
+            ShapeError: the texts are not (text, feature) with this model's feature size.
             NotApplicableError: the formula is not applicable to this kind of tower.
         """
         feature = encoding.feature
@@ -86,7 +86,7 @@ class Method(Entry["Tensor"]):
         with eval_no_grad(encoding.backbone.model):  # methods that need gradients turn them on
             encoding.check_current()
             text = text.to(feature.device)
-            text = text.clone() if text.is_inference() else text  # such tensors take no part in gradients
+            text = text.clone() if text.is_inference() else text  # autograd rejects inference tensors
             return self.function(encoding, text, **options).float()
 
     def difference(
@@ -96,31 +96,31 @@ class Method(Entry["Tensor"]):
         versus: Float[Tensor, "other feature"],
         **options: Any,
     ) -> Float[Tensor, "image text row col"]:
-        """Why each text and not `versus`: the map of the difference of their scores, signed.
+        """Why each text rather than `versus`: the signed map of the difference of their scores.
 
-        Linear methods give the difference of the two maps. Methods that keep the positive part of a gradient give what
-        speaks for the text minus what speaks for the other. Changing sides changes the sign.
+        Linear methods return the difference of the two maps. Methods that keep the positive part of a gradient return
+        the evidence for the text minus the evidence for the other. Swapping the two texts flips the sign.
 
         Args:
             encoding: from `eclip.encode`.
-            text: unit rows.
-            versus: unit rows, one for all texts or one for each.
+            text: rows of unit length.
+            versus: rows of unit length, one for all texts or one for each.
             options: see `self.options`.
 
         Raises:
-            OptionError: this method cannot, or an option that it needs for this is given.
-            ShapeError: versus is neither one text nor as many as there are.
+            OptionError: this method cannot explain a difference, or one of the options in `self.versus` is given.
+            ShapeError: versus is neither one text nor one for each text.
         """
         check_methods([self.name], versus=True)
         assert self.versus is not None, "just checked"
         for option in sorted(options.keys() & self.versus.keys()):
             needed = self.versus[option]
-            raise OptionError(f"{self.name!r} explains a difference with {option}={needed}: leave {option} out.")
+            raise OptionError(f"{self.name!r} requires {option}={needed} with versus: leave {option} out.")
         width = encoding.feature.shape[1]
         _check_text("text", text, width)
         _check_text("versus", versus, width)
         if len(versus) not in (1, len(text)):
-            raise ShapeError(f"versus must be one text, or {len(text)} as there are texts, got {len(versus)}.")
+            raise ShapeError(f"versus must be one text, or one for each of {len(text)} texts, got {len(versus)}.")
         options, apart = {**options, **self.versus}, text - versus.to(text)
         if self.kind != "gradient" or self.signed:
             return self(encoding, apart, **options)
@@ -136,50 +136,50 @@ def _check_text(name: str, text: Tensor, width: int) -> None:
 
 
 AnyMethod = str | Method
-"""What a user may give as a method."""
+"""A method as users pass it."""
 
 
 def method_name(method: AnyMethod) -> str:
-    """The name of one method, given by it or as an object of `METHODS`.
+    """The name of one method, given as that name or as a value of `METHODS`.
 
     Raises:
-        OptionError: it is several, or something else.
+        OptionError: several methods were given, or something else.
     """
     if isinstance(method, str):
         if len(several := _words(method)) > 1:
-            raise OptionError(f"one method is asked for here, got {method!r}: several are a list, {several}.")
+            raise OptionError(f"method must be a single name here, got {method!r}: pass several as a list, {several}.")
         return method
     if isinstance(method, Method) and METHODS.get(method.name) == method:
         return method.name
     raise OptionError(
-        f"a method must be a name of eclip.METHODS, such as {DEFAULT_METHOD!r}, or one of its values, got {method!r}."
+        f"method must be a name in eclip.METHODS, such as {DEFAULT_METHOD!r}, or one of its values, got {method!r}."
     )
 
 
 def method_names(methods: AnyMethod | Iterable[AnyMethod], every: bool = True) -> list[str]:
-    """The names of several methods, each once: names joined by commas, or names and objects of `METHODS`.
+    """The names of several methods without duplicates, from names joined by commas or names and values of `METHODS`.
 
     Args:
         methods: one or several.
-        every: whether the words of `GROUPS` stand for their methods here.
+        every: whether to expand the names in `GROUPS`.
 
     Raises:
-        OptionError: there is none, one is something else, or a group does not stand alone.
+        OptionError: one is not a method, or a group is combined with other names.
     """
     listed = list(methods) if isinstance(methods, Iterable) and not isinstance(methods, str) else [methods]
     names = [word for one in listed for word in (_words(one) if isinstance(one, str) else [method_name(one)])]
     for group in GROUPS if every else ():
         if group in names:
             if len(names) > 1:
-                raise OptionError(f"{group!r} stands alone, got {', '.join(names)}.")
+                raise OptionError(f"{group!r} cannot be combined with other methods, got {', '.join(names)}.")
             return GROUPS[group]()
     return list(dict.fromkeys(names))
 
 
 def one_or_more(methods: AnyMethod | Sequence[AnyMethod], *, alone: bool = False) -> tuple[list[str], bool]:
-    """The names of methods, and whether it was one and no list of one; only that will do if it must be `alone`."""
+    """The names of methods, and whether a single one was given instead of a list, as it must be if `alone`."""
     if alone or isinstance(methods, str | Method):
-        return [method_name(methods)], True  # type: ignore[arg-type]  # of anything else it says what it should be
+        return [method_name(methods)], True  # type: ignore[arg-type]  # raises for anything else
     return method_names(methods, every=False), False
 
 
@@ -188,20 +188,20 @@ def _words(joined: str) -> list[str]:
 
 
 def check_methods(names: Collection[str], *, versus: bool = False) -> None:
-    """Every method exists, and can explain the difference of two texts if that is asked.
+    """Check that every method exists and, if `versus`, can explain the difference of two texts.
 
     Raises:
         UnknownNameError: there is no such method.
-        OptionError: there is no name, or a method cannot explain a difference.
+        OptionError: no method was given, or one cannot explain a difference.
     """
     if not names:
-        raise OptionError("no method was given; `eclip methods ls` shows them.")
+        raise OptionError("no method was given; `eclip methods ls` lists them.")
     for name in names:
         one = entry_of(name, METHODS, "method", "`eclip methods ls`")
         if versus and one.versus is None:
             able = ", ".join(method.name for method in METHODS.values() if method.versus is not None)
             raise OptionError(
-                f"{name!r} cannot explain the difference of two texts: {NO_DIFFERENCE}. These can: {able}."
+                f"{name!r} cannot explain the difference of two texts: {NO_DIFFERENCE}. Use one of {able}."
             )
 
 
@@ -210,45 +210,45 @@ NO_DIFFERENCE = "it is neither linear in the text nor a gradient of the score"
 
 
 def check_between_texts(name: str) -> None:
-    """The method exists, and its raw values of two texts at one place can be held against each other.
+    """Check that the method exists and that its raw values for two texts at one position are comparable.
 
-    So they can where they are cosines or parts of one: of the kinds "similarity" and "decomposition". Others scale each
-    text's map by a gradient of its own, or know no text.
+    They are if they are cosines or parts of one: the kinds "similarity" and "decomposition". Other methods scale each
+    text's map by its own gradient, or ignore the text.
 
     Raises:
         UnknownNameError: there is no such method.
-        OptionError: it cannot tell texts apart.
+        OptionError: its values are not comparable between texts.
     """
     check_methods([name])
     if METHODS[name].kind not in BETWEEN_TEXTS:
         able = ", ".join(method.name for method in METHODS.values() if method.kind in BETWEEN_TEXTS)
         raise OptionError(
-            f"{name!r} cannot say which of two texts fits a place better: its maps are not on one scale over texts. "
-            f"These can: {able}."
+            f"{name!r} cannot tell which of two texts fits a place better: its maps are not comparable between texts. "
+            f"Use one of {able}."
         )
 
 
 BETWEEN_TEXTS = ("similarity", "decomposition")
-"""Kinds of methods whose maps are on one scale over texts."""
+"""Kinds of methods whose maps are comparable between texts."""
 
 
 def options_for(name: str, asked: list[str], options: dict[str, Any]) -> dict[str, Any]:
-    """Those of the options that a method has; each option must belong to one of the methods asked.
+    """The options that this method has; each option must belong to at least one of the requested methods.
 
     Args:
         name: the method.
-        asked: all methods of the question.
-        options: all options of the question.
+        asked: all requested methods.
+        options: all given options.
 
     Raises:
-        OptionError: an option that none of them has, or a value of another type.
+        OptionError: an option that none of them has, or a value of the wrong type.
     """
     for option in options:
         if not any(option in METHODS[other].options for other in asked):
             owners = [other for other, method in METHODS.items() if option in method.options]
             theirs = "; ".join(f"{other!r} has {listed(METHODS[other].options)}" for other in asked)
             hint = f"it belongs to {', '.join(owners)}" if owners else theirs
-            raise OptionError(f"no option {option!r} in {' or '.join(map(repr, asked))}: {hint}.")
+            raise OptionError(f"{' or '.join(map(repr, asked))} has no option {option!r}: {hint}.")
     own = {option: value for option, value in options.items() if option in METHODS[name].options}
     return METHODS[name].check(own)
 
@@ -257,7 +257,7 @@ DEFAULT_METHOD, DEFAULT_WITH_HEAD = "surgery", "eclip"
 
 
 def default_method(with_head: bool, without: str = DEFAULT_METHOD) -> str:
-    """The method where the user names none: `eclip` of a model with a trained head, another of one without."""
+    """The method if the user names none: `eclip` if the model has a trained head, otherwise `without`."""
     return DEFAULT_WITH_HEAD if with_head else without
 
 
@@ -265,47 +265,47 @@ GROUPS: dict[str, Callable[[], list[str]]] = {
     "all": lambda: list(METHODS),
     "fast": lambda: [name for name, method in METHODS.items() if method.kind != "perturbation"],
 }
-"""Words for several methods where several are asked for: every one, and those of one forward pass."""
+"""Names for groups of methods: all, and those that need a single forward pass."""
 # fmt: off
 METHODS: dict[str, Method] = {method.name: method for method in (
     Method("itsm", "similarity", 0, False,
-        summary="Cosine of every image token with the text (Li et al. 2022, ECLIP)."),
+        summary="Cosine of each image token with the text (Li et al. 2022, ECLIP)."),
     Method("rclip", "similarity", 0, False,
-        summary="The same map upside down, since CLIP's is inverted (Li et al. 2022, ECLIP)."),
+        summary="The negative of itsm, because CLIP's map is inverted (Li et al. 2022, ECLIP)."),
     Method("eclip", "similarity", 1, False,
-        summary="Cosine of every patch through a trained head, mini's by similarity_smooth "
-                "(after Li et al. 2022, ECLIP)."),
+        summary="Cosine of each patch with the text through a trained head; mini's was trained with similarity_smooth "
+                "pooling (after Li et al. 2022, ECLIP)."),
     Method("maskclip", "similarity", 1, False,
-        summary="Cosine of what each patch itself passes on, attention left out (Zhou et al. 2022)."),
+        summary="Cosine of each patch's value projection with the text, without attention (Zhou et al. 2022)."),
     Method("sclip", "similarity", 1, False,
-        summary="Cosine after query-to-query plus key-to-key attention in the last block (Wang et al. 2024)."),
+        summary="Cosine after query-query plus key-key attention in the last block (Wang et al. 2024)."),
     Method("clearclip", "similarity", 1, False,
-        summary="Cosine of what query-to-query attention brings, no residual, no MLP (Lan et al. 2024)."),
+        summary="Cosine of the output of query-query attention, without residual and MLP (Lan et al. 2024)."),
     Method("naclip", "similarity", 1, False,
-        summary="Cosine of what attention that favors near patches brings (Hajimiri et al. 2025)."),
+        summary="Cosine of the output of key-key attention that favors nearby patches (Hajimiri et al. 2025)."),
     Method("gem", "similarity", 6, False,
         summary="Cosine after self-self attention of values, keys and queries (Bousselham et al. 2024)."),
     Method("surgery", "similarity", 6, True, {"features": False, "reference": None},
-        summary="Value-to-value attention, minus what all texts share (Li et al. 2023, CLIP Surgery)."),
+        summary="Cosine after value-value attention, minus what all texts share (Li et al. 2023, CLIP Surgery)."),
     Method("attention", "attention", 1, False, None,
-        summary="Where the pooled token looks in the last block, whatever the text (mean over heads)."),
+        summary="Last-block attention of the pooled token, averaged over heads; independent of the text."),
     Method("rollout", "attention", None, False, None,
-        summary="Attention followed through all blocks, whatever the text (Abnar and Zuidema 2020)."),
+        summary="Attention multiplied through all blocks; independent of the text (Abnar and Zuidema 2020)."),
     Method("gradcam", "gradient", 1, True,
-        summary="Channels of a layer, weighted by the score's mean gradient (Selvaraju et al. 2017)."),
+        summary="Channels of a layer, weighted by the mean gradient of the score (Selvaraju et al. 2017)."),
     Method("chefer", "gradient", 1, False,
         summary="Attention times the positive gradient of the score (Chefer et al. 2021, bi-modal)."),
     Method("legrad", "gradient", 2, False,
-        summary="Positive gradient of a block's score in its attention (Bousselham et al. 2025, LeGrad)."),
+        summary="Positive gradient of each block's score with respect to its attention (Bousselham et al. 2025)."),
     Method("gradeclip", "gradient", 1, False,
-        summary="Values, weighted by gradient and by likeness to the pooled token (Zhao et al. 2024)."),
+        summary="Values, weighted by gradient and by similarity to the pooled token (Zhao et al. 2024)."),
     Method("rise", "perturbation", 0, True,
-        summary="Mean of random masks, weighted by the score of the image seen through (Petsiuk et al. 2018)."),
+        summary="Mean of random masks, weighted by the scores of the masked images (Petsiuk et al. 2018)."),
     Method("occlusion", "perturbation", 0, True,
-        summary="What the score loses when a window is covered (Zeiler and Fergus 2014)."),
+        summary="Drop of the score when a window is covered (Zeiler and Fergus 2014)."),
     Method("gscorecam", "perturbation", 1, False, None,
-        summary="Channels, weighted by the score of the image seen through them (Chen et al. 2022)."),
+        summary="Channels, weighted by the score of the image masked by each of them (Chen et al. 2022)."),
     Method("decompose", "decomposition", None, True, {"centered": False},
-        summary="What each patch adds to the feature directly, over all layers (Gandelsman et al. 2024)."),
+        summary="Direct contribution of each patch to the image feature, over all layers (Gandelsman et al. 2024)."),
 )}
 # fmt: on

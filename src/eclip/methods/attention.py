@@ -1,4 +1,4 @@
-"""Attention of the last block, the baseline of every paper here; it does not see the text."""
+"""Attention of the last block, the baseline of every paper cited here; it is independent of the text."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from eclip.backbones.encoding import Encoding
 
 
 def attention(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[Tensor, "image text row col"]:
-    """Where the token that becomes the feature looks: its row of the last block's attention, mean over heads.
+    """Last-block attention of the token that becomes the image feature, averaged over heads.
 
-    Where patches are averaged, the mean of their rows; in a pool the mean token's row; in a MAP head the learned
-    query's.
+    It is the CLS row. In models that average patches, it is the mean of their rows; in an attention pool, the mean
+    token's row; in a MAP head, the learned query's row.
 
     Args:
         encoding: with the last block kept.
-        text: only its number counts: every text has the same map.
+        text: only the number of texts matters, because every text has the same map.
 
     Returns:
-        Shares of attention in [0, 1]; what is missing to a sum of 1 went to tokens that are no patches.
+        Attention weights in [0, 1]; the remainder to a sum of 1 is on tokens that are not patches.
     """
     row = pooling_row(encoding, "attention")  # image patch
     return encoding.on_grid(row[:, :, None].expand(-1, -1, len(text)))

@@ -1,7 +1,7 @@
 """Bi-modal relevance on CLIP, also called GAME (Chefer et al. 2021, https://arxiv.org/abs/2103.15679).
 
 Code: hila-chefer/Transformer-MM-Explainability (MIT), commit 58eaea8, its CLIP notebook.
-Differs from it: texts share backward passes, and at the default depth these stay in a single row.
+Differs from it: texts share backward passes, which at the default depth involve a single row of the attention.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from eclip.errors import OptionError
 def chefer(
     encoding: Encoding, text: Float[Tensor, "text feature"], *, depth: int = 1
 ) -> Float[Tensor, "image text row col"]:
-    """Attention times the positive gradient of the logit, mean over heads, gathered over the last blocks.
+    """Attention times the positive gradient of the logit, averaged over heads, accumulated over the last blocks.
 
-    R = identity; for each block from the first of them, R <- R + A R with A = mean over heads of relu(dA * A), dA the
-    gradient of the logit with respect to the attention. The map is R's row of the token that becomes the feature: CLS,
-    or the mean of all patches where those are averaged. A MAP head's or a pool's one row takes part as a block of its
-    own.
+    R = identity; then for each of these blocks in order, R <- R + A R with A = mean over heads of relu(dA * A), where
+    dA is the gradient of the logit with respect to the attention. The map is R's row of the token that becomes the
+    feature: CLS, or the mean of all patches in models that average them. The single attention row of a MAP head or an
+    attention pool counts as a block.
 
     Args:
         encoding: with the last `depth` blocks kept.
         text: unit length.
-        depth: attention layers, all if there are fewer; the authors' default is the last alone, and they advise few.
+        depth: attention layers, all if there are fewer; the authors use only the last by default and recommend few.
 
     Returns:
-        Relevance >= 0 (plus 1 / patches where patches are averaged). The logit's scale counts from depth 2 on.
+        Relevance >= 0 (plus 1 / patches in models that average patches). The logit scale matters from depth 2 on.
 
     Raises:
         OptionError: depth below 1.
@@ -53,7 +53,7 @@ def chefer(
 
 
 def _through_blocks(encoding: Encoding, text: Tensor, depth: int) -> Float[Tensor, "image text token"]:
-    """The row of R, multiplied from the left, so that no token-by-token product is ever formed."""
+    """The row of R, multiplied from the left, so that the full token-by-token product is never formed."""
     backbone, pooling = encoding.backbone, encoding.backbone.pooling
     tail = encoding.tail(depth - 1 if pooling == "latent" else depth, "chefer")
     whole = tail[:-1] if pooling == "token" else tail

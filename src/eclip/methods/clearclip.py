@@ -1,7 +1,7 @@
 """ClearCLIP, the last block without residual and MLP (Lan et al. 2024, https://arxiv.org/abs/2407.12442).
 
-Code: mc-lan/ClearCLIP (no licence; written from the formula), commit ad68a40.
-Differs from it: cosines only. Sliding windows, softmax over classes and thresholds make a segmentation of them.
+Code: mc-lan/ClearCLIP (no license; written from the formula), commit ad68a40.
+Differs from it: returns cosines only, without the steps of a segmentation (sliding windows, softmax, thresholds).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ ATTENTIONS = ("qq", "kk", "vv", "qk", "identity")
 def clearclip(
     encoding: Encoding, text: Float[Tensor, "text feature"], *, attention: str = "qq", residual: bool = False
 ) -> Float[Tensor, "image text row col"]:
-    """Cosine of what query-to-query attention alone brings each patch in the last block: out(softmax(q q) v).
+    """Cosine of each patch's output of query-query attention in the last block, out(softmax(q q) v), with the text.
 
-    The residual stream, the paper finds, is what makes CLIP's maps noisy.
+    The paper finds that the residual stream causes the noise in CLIP's maps.
 
     Args:
         encoding: with the last block kept. The authors resize positions as "bicubic_plus01".
         text: unit length.
-        attention: what is compared with what: "qq" (the method), or the ablations "kk", "vv", "qk" (CLIP's own) and
-            "identity" (MaskCLIP's).
-        residual: True keeps residual and MLP, the ablation that shows what they do.
+        attention: which projections attend to each other: "qq" (the method), or the ablations "kk", "vv", "qk" (as in
+            CLIP) and "identity" (as in MaskCLIP).
+        residual: True keeps residual and MLP, as an ablation.
 
     Returns:
         Cosines in [-1, 1].
@@ -38,7 +38,7 @@ def clearclip(
         OptionError: an unknown attention.
     """
     if attention not in ATTENTIONS:
-        raise OptionError(f"'clearclip' knows attention {', '.join(ATTENTIONS)}, got {attention!r}.")
+        raise OptionError(f"'clearclip' needs attention to be one of {', '.join(ATTENTIONS)}, got {attention!r}.")
     [(block, x)] = encoding.tail(1, "clearclip")
     parts = dict(zip("qkv", block.qkv(block.norm1(x)), strict=True))
     if attention == "identity":

@@ -1,8 +1,8 @@
 """Decomposition of the feature by layer, token and head (Gandelsman et al. 2024, https://arxiv.org/abs/2310.05916).
 
 Code: yossigandelsman/clip_prs (CC BY-NC; written from the formula), commit e122b8a.
-Differs from it: raw, before clipping and resizing; also for attention pools and MAP heads, whose one attention layer is
-decomposed exactly, without the layers below.
+Differs from it: returns raw values, before clipping and resizing; also supports attention pools and MAP heads, whose
+single attention layer is decomposed exactly, without the layers below.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from eclip.errors import AlteredModelError, NotApplicableError
 def decompose(
     encoding: Encoding, text: Float[Tensor, "text feature"], *, centered: bool = True
 ) -> Float[Tensor, "image text row col"]:
-    """Cosine with the text of what each patch adds to the feature through attention, over all layers and heads.
+    """Cosine with the text of each patch's contribution to the feature through attention, over all layers and heads.
 
-    The pooled token's stream is a sum: where it starts, what each attention brings from each token, what each MLP adds.
-    The final norm is linearized at its actual mean and deviation, and the sum of all parts is the unit feature.
+    The pooled token's stream is the sum of its initial value, attention outputs from each token, and MLP outputs. The
+    final norm is linearized at its actual mean and deviation, so that all parts add up to the unit feature.
 
     Args:
         encoding: with all blocks kept.
         text: unit length.
-        centered: subtract the mean over the texts, if there are two or more, as the authors do over their classes.
+        centered: subtract the mean over the texts if there are at least two, as the authors do over their classes.
 
     Returns:
-        Signed; without `centered` the sum over patches, plus the rest, is the score.
+        Signed. Without `centered`, the sum over patches plus all other terms is the score.
 
     Raises:
-        NotApplicableError: patches are averaged, or norms inside the attention's output or the head mix the parts.
-        AlteredModelError: something stands on the final norm.
+        NotApplicableError: the tower averages its patches, or norms in the attention output or the head mix the parts.
+        AlteredModelError: the final norm was modified.
     """
     layers, rest = _stream(encoding)
-    part = 1 / (len(layers) + rest.shape[1])  # of all terms; the norm's mean and the biases are shared out among them
+    part = 1 / (len(layers) + rest.shape[1])  # the norm's mean and the biases are divided among all terms
     count = layers[0][1].shape[2]
     own = torch.stack([block.out(weighted) + _bias(block, weighted) * (1 / count - 1) for block, weighted in layers])
     tokens = _to_feature(encoding, own.sum(dim=0), len(layers) * part / count)  # image token feature
@@ -55,11 +55,11 @@ def decompose(
 
 @dataclass(frozen=True, eq=False)
 class Terms:
-    """What adds up to the unit feature.
+    """Terms that add up to the unit feature.
 
     Attributes:
-        attention: what each token adds through each head of each attention layer.
-        rest: where the stream starts, then what each MLP adds.
+        attention: contribution of each token through each head of each attention layer.
+        rest: the initial value of the stream, then the contribution of each MLP.
     """
 
     attention: Float[Tensor, "image layer token head feature"]
@@ -67,7 +67,7 @@ class Terms:
 
 
 def terms(encoding: Encoding) -> Terms:
-    """Every term of the decomposition on its own; their sum is the unit feature.
+    """Every single term of the decomposition; their sum is the unit feature.
 
     Args:
         encoding: with all blocks kept.
@@ -90,7 +90,7 @@ def terms(encoding: Encoding) -> Terms:
 def _stream(
     encoding: Encoding,
 ) -> tuple[list[tuple[Block, Float[Tensor, "image head token width"]]], Float[Tensor, "image part channel"]]:
-    """Attention-weighted values of each layer, seen from the token that becomes the feature, and the other terms."""
+    """Attention-weighted values of each layer for the token that becomes the feature, and all other terms."""
     last = gather(encoding, "decompose")
     if last.block.residual:
         rows = [gather_from(encoding, block, x, block.norm1(x)) for block, x in encoding.tail(None, "decompose")]
@@ -112,7 +112,7 @@ def _bias(block: Block, weighted: Tensor) -> Float[Tensor, " channel"]:
 
 
 def _head_weights(block: Block, weighted: Tensor) -> Float[Tensor, "head width channel"]:
-    """The output projection, read off one unit vector after the other."""
+    """The output projection as a matrix, computed from unit vectors."""
     size = block.heads * weighted.shape[-1]
     rows = torch.eye(size, dtype=weighted.dtype, device=weighted.device)[None]
     matrix = block.out(split_heads(rows, block.heads))[0] - _bias(block, weighted)
@@ -120,7 +120,7 @@ def _head_weights(block: Block, weighted: Tensor) -> Float[Tensor, "head width c
 
 
 def _to_feature(encoding: Encoding, parts: Tensor, share: float) -> Float[Tensor, "*batch feature"]:
-    """Parts of the stream through the linearized norm and the projection; each takes this share of what is constant."""
+    """Parts of the stream after the linearized norm and the projection, each with this share of the constants."""
     backbone, norm = encoding.backbone, encoding.backbone.final_norm
     if isinstance(norm, nn.LayerNorm):
         row = encoding.tokens[:, 0]
@@ -136,7 +136,7 @@ def _to_feature(encoding: Encoding, parts: Tensor, share: float) -> Float[Tensor
 
 
 def _check_norm(encoding: Encoding, norm: nn.LayerNorm, row: Float[Tensor, "image channel"]) -> None:
-    """The final norm gives what its weights say, whatever stands on it."""
+    """Check that the final norm computes what its weights imply."""
     if not is_plain(norm):
         theirs, ours = norm(row), nn.functional.layer_norm(row, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
         if not bool((ours - theirs).norm() <= 64 * torch.finfo(row.dtype).eps * theirs.norm()):
@@ -148,7 +148,7 @@ def _altered(encoding: Encoding, norm: nn.Module) -> AlteredModelError:
     where = path_of(backbone.model, norm)
     stands, way = next(iter(oddities(where, norm)), (f"{where} is a {type(norm).__name__}", "Use a LayerNorm"))
     return AlteredModelError(
-        f"'decompose' reads the weights of the final norm of {backbone.name}, and {stands}. {way}, then explain again."
+        f"'decompose' reads the weights of the final norm of {backbone.name}, but {stands}. {way}, then explain again."
     )
 
 
@@ -157,12 +157,12 @@ def _length(encoding: Encoding) -> Float[Tensor, "image 1 1"]:
 
 
 def _check_parts(encoding: Encoding, layers: list[tuple[Block, Tensor]]) -> None:
-    """Half of what is gathered must pass on half of it, or the parts have no share of their own."""
+    """Check that output projection and head are linear; otherwise the parts do not add up."""
 
     def halves(through: Fn, whole: Tensor) -> bool:
         zero = through(torch.zeros_like(whole))
         full, half = through(whole) - zero, through(whole / 2) - zero
-        rounding = 4 * torch.finfo(zero.dtype).eps * zero.norm()  # of a constant that is larger than what is gathered
+        rounding = 4 * torch.finfo(zero.dtype).eps * zero.norm()  # relevant if the constant exceeds the gathered values
         return bool((full - 2 * half).norm() <= 0.05 * full.norm() + rounding)  # half precision is off by 0.01
 
     outputs = [(block.out, weighted.sum(dim=2, keepdim=True)) for block, weighted in layers]
@@ -173,5 +173,5 @@ def _check_parts(encoding: Encoding, layers: list[tuple[Block, Tensor]]) -> None
             "decompose",
             encoding.backbone.name,
             encoding.backbone.family,
-            "norms inside its attention's output or its head mix the parts, so that they do not add up to the feature",
+            "norms in its attention output or its head mix the parts, so that they do not add up to the feature",
         )

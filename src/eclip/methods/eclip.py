@@ -1,8 +1,8 @@
 """ECLIP, the image-text similarity map through a trained head (Li et al. 2022, https://arxiv.org/abs/2209.07046).
 
-The method reads any head, however it was trained. The paper trains with masked max pooling; the head that ships with
-`mini` was trained with the form "similarity_smooth" of `eclip.training.pooling` and no guide, see docs/eclip.md. The
-authors released no code; what is known of the head, and what is our guess, stands in `eclip.backbones.head`.
+The method works with any head, however it was trained. The paper trains with masked max pooling; the head that ships
+with `mini` was trained with the form "similarity_smooth" of `eclip.training.pooling` and no guide, see docs/eclip.md.
+The authors released no code; `eclip.backbones.head` states what is known about the head and what we assumed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from eclip.errors import NoHeadError
 
 
 def eclip(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[Tensor, "image text row col"]:
-    """Cosine of every patch, sent through `encoding.backbone.head`, with the text.
+    """Cosine of each patch with the text, after the head `encoding.backbone.head`.
 
-    No mask is used: if there was one, it was for training. A head that projects texts too multiplies each text's map by
+    No mask is involved: guides are used only in training. A head that also projects texts multiplies each text's map by
     a positive factor near one, the length of the projected text, so that the map stays linear in the text.
 
     Args:

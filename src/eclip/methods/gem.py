@@ -1,7 +1,7 @@
 """GEM, grounding everything (Bousselham et al. 2024, https://arxiv.org/abs/2312.00878).
 
-Formula as in shared code of mc-lan/ClearCLIP (its copy of GEM), commit ad68a40; the authors' own is WalBouss/GEM.
-Differs from it: cosines only, any grid; pools, which have no residual, take the mean of the three attentions alone.
+Formula as in the copy of GEM in mc-lan/ClearCLIP, commit ad68a40; the authors' own code is WalBouss/GEM.
+Differs from it: cosines only, any grid; attention pools, which have no residual, use only the mean of the three.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ def gem(
     iterations: int = 1,
     residual: bool = True,
 ) -> Float[Tensor, "image text row col"]:
-    """Cosine of tokens gathered by self-self attention of values, keys and queries over the last blocks.
+    """Cosine of tokens after self-self attention of values, keys and queries in the last blocks.
 
-    For each z of v, k, q: unit rows a head; `iterations` times z <- unit(softmax(t z z) z); then softmax(t z z) v.
-    Their mean goes through the output projection into a second stream, without MLPs. The temperature t is the mean
-    length of the normalized tokens of an image over sqrt(width).
+    For each z in v, k, q: normalize per head, repeat z <- unit(softmax(t z z) z) `iterations` times, then compute
+    softmax(t z z) v. The mean of the three is projected into a second stream without MLPs. The temperature t is the
+    mean norm of an image's tokens after layer norm, divided by sqrt(width).
 
     Args:
         encoding: with the last `depth` blocks kept.
         text: unit length.
-        depth: how many last blocks feed the second stream, all if there are fewer; the authors' six.
-        iterations: how often z is sharpened, 0 or more; the authors' one.
-        residual: False takes the last block's output alone instead of the sum.
+        depth: how many last blocks feed the second stream, all if there are fewer; the authors use six.
+        iterations: how often z is sharpened, 0 or more; the authors use one.
+        residual: False uses only the output of the last block instead of the sum.
 
     Returns:
         Cosines in [-1, 1].
@@ -50,7 +50,7 @@ def gem(
     for block, x in tail:
         normed = block.norm1(x)
         q, k, v = block.qkv(normed)
-        sharpness = normed.norm(dim=-1).mean(dim=1)[:, None, None, None] * v.shape[-1] ** -0.5  # one an image
+        sharpness = normed.norm(dim=-1).mean(dim=1)[:, None, None, None] * v.shape[-1] ** -0.5  # one per image
         mixed = (_self_self(v, v, sharpness, iterations) + _self_self(k, v, sharpness, iterations)) / 3
         stream = stream + block.out(mixed + _self_self(q, v, sharpness, iterations) / 3)
     assert isinstance(stream, Tensor)

@@ -1,8 +1,8 @@
 """Grad-CAM (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391), as used on CLIP.
 
-Parity with jacobgil/pytorch-grad-cam (MIT), commit 084273b: its ViT recipe takes the output of the last block's first
-norm and drops CLS before the mean; of a CNN it takes the last feature map. Differs from it: raw values, before ReLU;
-the score is the cosine, without the logit's scale.
+Reproduces jacobgil/pytorch-grad-cam (MIT), commit 084273b: its ViT recipe uses the output of the last block's first
+norm and drops CLS before averaging; for CNNs it uses the last feature map. Differs from it: raw values, before ReLU;
+the score is the cosine, without the logit scale.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ LAYERS = ("norm", "input")
 def gradcam(
     encoding: Encoding, text: Float[Tensor, "text feature"], *, depth: int = 1, layer: str = "norm"
 ) -> Float[Tensor, "image text row col"]:
-    """Sum of a layer's channels, each weighted by the mean over patches of the score's gradient.
+    """Sum of a layer's channels, each weighted by the gradient of the score averaged over patches.
 
     Args:
         encoding: with the last `depth` blocks kept.
         text: unit length.
-        depth: which block of a ViT, counted from the end: 1 is the last. CNNs have their trunk's feature map alone.
-        layer: "norm" (output of the block's first norm) or "input" (of the block); of no effect in a CNN.
+        depth: which block of a ViT, counted from the end: 1 is the last. CNNs always use the trunk's feature map.
+        layer: "norm" (output of the block's first norm) or "input" (of the block); ignored for CNNs.
 
     Returns:
-        Signed, before ReLU: what is below zero speaks against the text.
+        Signed, before ReLU: negative values are evidence against the text.
 
     Raises:
-        OptionError: depth is outside the tower, or the layer unknown.
+        OptionError: depth exceeds the tower, or layer is unknown.
     """
     if layer not in LAYERS:
-        raise OptionError(f"'gradcam' knows layer {' and '.join(LAYERS)}, got {layer!r}.")
+        raise OptionError(f"'gradcam' needs layer to be {' or '.join(LAYERS)}, got {layer!r}.")
     if not 1 <= depth <= len(encoding.blocks):
-        raise OptionError(f"'gradcam' needs depth between 1 and {len(encoding.blocks)} here, got {depth}.")
+        raise OptionError(f"'gradcam' needs depth between 1 and {len(encoding.blocks)} for this model, got {depth}.")
     if encoding.trunk is not None:
         patches = encoding.trunk.flatten(2).transpose(1, 2)  # image patch channel
         weights = trunk_slope(encoding, text, "gradcam")  # image text channel
@@ -55,7 +55,7 @@ def gradcam(
 def trunk_slope(
     encoding: Encoding, text: Float[Tensor, "text feature"], method: str
 ) -> Float[Tensor, "image text channel"]:
-    """Mean over positions of the scores' gradients with respect to a CNN's last feature map."""
+    """Gradients of the scores with respect to a CNN's last feature map, averaged over positions."""
     assert encoding.trunk is not None, "for towers with a trunk"
     last = gather(encoding, method)
     if last.block.qkv_vjp is None:
@@ -66,8 +66,8 @@ def trunk_slope(
             feature = moved.features(moved.attn @ moved.v)[:, 0]
         slopes = [grad.mean(dim=(3, 4)) for [grad] in score_gradients(feature, text, [trunk])]
         return torch.cat(slopes).transpose(0, 1)
-    # A shift of all positions shifts every token, the mean included. Its keys then all move alike, which softmax does
-    # not see; so does what it gathers; the query moves by itself.
+    # Shifting all positions shifts every token, including the mean token. All keys then shift equally, which softmax
+    # ignores; so do the gathered values; only the query changes by itself.
     grad, slope = _attention_slope(last, text)
     query = slope @ last.k.to(slope)  # image head text width
     return last.block.qkv_vjp(query, torch.zeros_like(query), grad) / (encoding.grid.row * encoding.grid.col)
@@ -99,7 +99,7 @@ def _block_slope(encoding: Encoding, text: Tensor, depth: int, layer: str) -> Fl
 def _attention_slope(
     last: Gathering, text: Tensor
 ) -> tuple[Float[Tensor, "image head text width"], Float[Tensor, "image head text token"]]:
-    """Gradients of the scores with respect to what is gathered, and to the products q k before scaling and softmax."""
+    """Gradients of the scores with respect to the gathered values, and to q k before scaling and softmax."""
     grad = last.gradient(text)
     raised = grad @ last.v.to(grad).transpose(-1, -2)  # with respect to the attention
     raised = raised - (raised * last.attn).sum(dim=-1, keepdim=True)

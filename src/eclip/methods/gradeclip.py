@@ -1,8 +1,8 @@
 """Grad-ECLIP (Zhao et al. 2024, https://arxiv.org/abs/2502.18816).
 
-Code: Cyang-Zhao/Grad-Eclip (no licence; written from the formula), commit 5c1b5cc.
-Differs from it: the model's own heads by default, where the release runs the last block with one head over the full
-width and so explains the score of another model; texts share one backward pass of one row each.
+Code: Cyang-Zhao/Grad-Eclip (no license; written from the formula), commit 5c1b5cc.
+Differs from it: uses the model's own heads by default, whereas the release runs the last block with one head over the
+full width and so explains the score of a different model; texts share one backward pass of one row each.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ HEADS, LOOSENED = ("native", "single"), ("script", "notebook", "none")
 def gradeclip(
     encoding: Encoding, text: Float[Tensor, "text feature"], *, heads: str = "native", loosened: str = "script"
 ) -> Float[Tensor, "image text row col"]:
-    """Each patch's value, weighted by channel with the gradient of the score and by likeness to the pooled token.
+    """Each patch's value, weighted per channel by the gradient of the score and by similarity to the pooled token.
 
-    relu(sum over channels of g_c v_nc r_n): g is the gradient of the score with respect to what the pooled token
-    gathers in the last block, v the values, and r_n the cosine of the pooled token's query with the key of patch n,
-    min-max over the patches: attention, loosened.
+    relu(sum over channels of g_c v_nc r_n): g is the gradient of the score with respect to the pooled token's attention
+    output in the last block, v the values, and r_n the cosine of the pooled token's query with the key of patch n,
+    min-max normalized over the patches (the paper's loosened attention).
 
     Args:
         encoding: with the last block kept. The authors resize positions as "bicubic".
         text: unit length.
         heads: "native" (the model's own score) or "single" (one head over the full width, as released).
-        loosened: where query and key are compared: "script" (both through the output projection, as in the authors'
-            script), "notebook" (as they are, as in their notebooks) or "none" (r = 1).
+        loosened: where query and key are compared: "script" (after the output projection, as in the authors' script),
+            "notebook" (unprojected, as in their notebooks) or "none" (r = 1).
 
     Returns:
         Evidence >= 0, no unit, comparable between texts of one image.
@@ -44,8 +44,8 @@ def gradeclip(
     """
     if heads not in HEADS or loosened not in LOOSENED:
         raise OptionError(
-            f"'gradeclip' knows heads {' and '.join(HEADS)} and loosened {', '.join(LOOSENED)}, got {heads!r} and "
-            f"{loosened!r}."
+            f"'gradeclip' needs heads to be {' or '.join(HEADS)} and loosened to be one of {', '.join(LOOSENED)}, "
+            f"got {heads!r} and {loosened!r}."
         )
     last = gather(encoding, "gradeclip")
     mixed = None if heads == "native" else _single_head(last)
@@ -54,7 +54,7 @@ def gradeclip(
     if loosened != "none":
         likeness = _likeness(last, loosened)[:, encoding.prefix :]
         low, high = likeness.amin(dim=1, keepdim=True), likeness.amax(dim=1, keepdim=True)
-        spread = torch.where(high > low, (likeness - low) / (high - low), 1)  # where all are alike, it says nothing
+        spread = torch.where(high > low, (likeness - low) / (high - low), 1)  # no weighting if all are equal
         evidence = evidence * spread[..., None]
     return encoding.on_grid(evidence.clamp_min(0))
 

@@ -1,7 +1,7 @@
 """gScoreCAM (Chen et al. 2022, ACCV, https://doi.org/10.1007/978-3-031-26316-3_35).
 
 Code: anguyen8/gScoreCAM (MIT), commit 87c35a1.
-Differs from it: raw, before the last min-max; a channel that several texts ask for is looked through once.
+Differs from it: raw values, before the last min-max; a channel that several texts select is evaluated once.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from eclip.methods.gradcam import trunk_slope
 def gscorecam(
     encoding: Encoding, text: Float[Tensor, "text feature"], *, channels: int | None = None, batch_size: int = 8
 ) -> Float[Tensor, "image text row col"]:
-    """relu(sum over channels of w_c activation_c): w from the logit of the image seen through each channel.
+    """relu(sum over channels of w_c activation_c), with w from the logit of the image masked by each channel.
 
-    Of a CNN's last feature map, or the output of a ViT's last block, the channels with the largest signed mean gradient
-    are kept; each is enlarged, min-max, and multiplied with the image. w is the softmax of the logits over all
-    channels, with 0 for those not kept.
+    From a CNN's last feature map or the output of a ViT's last block, the channels with the largest signed mean
+    gradient are kept; each is resized to the image, min-max normalized and multiplied with it. w is the softmax over
+    all channels of the logits, with logit 0 for channels that are not kept.
 
     Args:
-        encoding: with the last block kept. The whole tower is rerun once a channel that a text keeps.
+        encoding: with the last block kept. The whole tower is rerun once for each channel that a text keeps.
         text: unit length.
-        channels: how many a text keeps. None: a tenth of them, 300 at most, which is the authors' 300 of 3,072 on the
-            tower they favor.
+        channels: how many to keep per text. None: a tenth of them, at most 300, like the authors' 300 of 3,072 on the
+            tower they prefer.
         batch_size: channels in one forward pass.
 
     Returns:
@@ -72,13 +72,13 @@ def _one_image(
         masks = (enlarged - low) / (high - low).clamp_min(1e-6)
         scores = masked_scores(encoding, text, image, masks)  # channel text
         logits[:, some] = encoding.backbone.logit_scale * scores.T.to(logits)
-    own = torch.zeros_like(logits).scatter(1, kept, 1.0)  # a text counts its own channels alone
+    own = torch.zeros_like(logits).scatter(1, kept, 1.0)  # each text uses only its own channels
     weights = (logits * own).softmax(dim=-1)
     return torch.einsum("tc,crk->trk", weights, activation.to(weights)).clamp_min(0)
 
 
 def _output_slope(encoding: Encoding, text: Tensor) -> Float[Tensor, "image text channel"]:
-    """Mean over tokens of the scores' gradients with respect to the last block's output."""
+    """Gradients of the scores with respect to the last block's output, averaged over tokens."""
     with gradients(encoding.backbone):
         tokens = encoding.tokens.detach().requires_grad_()
         feature = rest(encoding, 0, tokens, "gscorecam")

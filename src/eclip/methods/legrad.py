@@ -1,8 +1,8 @@
 """LeGrad (Bousselham et al. 2025, https://arxiv.org/abs/2404.03214).
 
-Code: WalBouss/LeGrad (MIT), commit a9edb03, with the sequence-first blocks it was written for; on today's open_clip the
-release takes its mean over images instead of tokens.
-Differs from it: no min-max, any grid, texts share backward passes; of a MAP head, the attention alone, without the
+Code: WalBouss/LeGrad (MIT), commit a9edb03, with the sequence-first blocks for which it was written; with current
+open_clip the release averages over images instead of tokens.
+Differs from it: no min-max, any grid, texts share backward passes; for MAP heads, only the attention, without the
 filter that subtracts an empty prompt.
 """
 
@@ -22,16 +22,16 @@ from eclip.errors import OptionError
 def legrad(
     encoding: Encoding, text: Float[Tensor, "text feature"], *, depth: int = 2
 ) -> Float[Tensor, "image text row col"]:
-    """Positive gradient of a block's own score with respect to its attention, mean over heads and queries, summed.
+    """Positive gradient of each block's score with respect to its attention, averaged over heads and queries, summed.
 
-    A block's score is the cosine of the text with the mean of all its output tokens, sent through the model's head.
-    Where an attention layer pools the tokens (pools, MAP heads), the score is that of each block's output so pooled,
+    A block's score is the cosine of the text with the mean of its output tokens after the model's head. In models that
+    pool tokens by attention (attention pools, MAP heads), each block's output is pooled that way before it is scored,
     and the gradient is taken with respect to the pooling attention.
 
     Args:
         encoding: with the last `depth` blocks kept.
         text: unit length.
-        depth: how many last blocks to sum, all if there are fewer; the authors' two.
+        depth: how many last blocks to sum, all if there are fewer; the authors use two.
 
     Returns:
         Relevance >= 0, no unit, comparable between texts of one image.

@@ -1,7 +1,7 @@
 """NACLIP, attention that favors neighbors (Hajimiri et al. 2025, https://arxiv.org/abs/2404.08181).
 
 Code: sinahmr/NACLIP (MIT), commit 0cac3a6, its default architecture "reduced".
-Differs from it: cosines only. Sliding windows, softmax over classes and PAMR make a segmentation of them.
+Differs from it: returns cosines only, without the steps of a segmentation (sliding windows, softmax, PAMR).
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ def naclip(
     neighbors: bool = True,
     reduced: bool = True,
 ) -> Float[Tensor, "image text row col"]:
-    """Cosine of what key-to-key attention with a bonus for near patches brings each patch: softmax(k k + near) v.
+    """Cosine of each patch's output of key-key attention with a bonus for near patches, softmax(k k + near) v.
 
-    `near` is exp(-distance^2 / (2 std^2)), distance in patches; zero to and from tokens before the patches.
+    `near` is exp(-distance^2 / (2 std^2)), with the distance in patches; it is zero for prefix tokens.
 
     Args:
         encoding: with the last block kept. The authors resize positions as "bicubic_plus01".
         text: unit length.
         std: of the Gaussian, in patches, above 0 and finite.
-        neighbors: False leaves the bonus out (the ablation "kk").
+        neighbors: False omits the bonus (the ablation "kk").
         reduced: False keeps residual and MLP (the ablation "vanilla").
 
     Returns:
         Cosines in [-1, 1].
 
     Raises:
-        OptionError: std is not above 0, or infinite.
+        OptionError: std is not positive and finite.
     """
     if not 0 < std < math.inf:
-        raise OptionError(f"'naclip' needs std > 0 and finite, got {std}.")
+        raise OptionError(f"'naclip' needs a finite std > 0, got {std}.")
     [(block, x)] = encoding.tail(1, "naclip")
     _, k, v = block.qkv(block.norm1(x))
     near = pad(_near(encoding.grid, std), (encoding.prefix, 0, encoding.prefix, 0)).to(k) if neighbors else None

@@ -1,4 +1,4 @@
-"""Occlusion (Zeiler and Fergus 2014, https://arxiv.org/abs/1311.2901): scores alone, no look inside."""
+"""Occlusion (Zeiler and Fergus 2014, https://arxiv.org/abs/1311.2901), which treats the model as a black box."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ def occlusion(
     stride: int | None = None,
     batch_size: int = 8,
 ) -> Float[Tensor, "image text row col"]:
-    """What the score loses when a window is covered with the mean color, mean over the windows that cover a patch.
+    """Drop of the score when a window is filled with the mean color, averaged over the windows that cover a patch.
 
     Args:
-        encoding: any; no block is rerun, the whole tower is, once a window.
+        encoding: any; the whole tower is rerun once for each window.
         text: unit length.
         window: side of the square, in patches; cut off at the border.
-        stride: patches from window to window, at most `window`. None: the smallest that needs 256 windows at most, or
+        stride: patches between windows, at most `window`. None: the smallest that needs at most 256 windows, otherwise
             `window`.
         batch_size: windows in one forward pass.
 
     Returns:
-        Difference of cosines, signed: below zero the score rises without the patch.
+        Signed difference of cosines; negative where the score rises without the patch.
 
     Raises:
         OptionError: a number outside its range.
     """
     if window < 1 or batch_size < 1 or (stride is not None and not 1 <= stride <= window):
         raise OptionError(
-            f"'occlusion' needs window and batch_size >= 1 and a stride of 1 to window, got {window}, {batch_size} and "
-            f"{stride}."
+            f"'occlusion' needs window and batch_size >= 1 and a stride from 1 to window, got {window}, {batch_size} "
+            f"and {stride}."
         )
     if stride is None:
         few = (step for step in range(1, window) if len(_windows(encoding.grid, window, step)) <= MOST_WINDOWS)
@@ -62,7 +62,7 @@ def occlusion(
 
 
 def _windows(grid: Grid, window: int, stride: int) -> Float[Tensor, "window row col"]:
-    """1 where a window covers; windows are centered on every `stride`-th patch, and on the last."""
+    """1 where a window covers a patch; windows are centered on every `stride`-th patch and on the last."""
     axes = []
     for side in grid:
         centers = torch.tensor(sorted({*range(0, side, stride), side - 1}), dtype=torch.long, device="cpu")[:, None]

@@ -1,7 +1,7 @@
-"""RCLIP, the image-text similarity map turned upside down (Li et al. 2022, https://arxiv.org/abs/2209.07046).
+"""RCLIP, the image-text similarity map with reversed sign (Li et al. 2022, https://arxiv.org/abs/2209.07046).
 
-ECLIP's finding is that the map of CLIP is inverted; the flip shows how much of the failure is a matter of sign.
-Differs from it: the paper takes one minus the min-max map; the raw map's negative gives the same picture.
+ECLIP finds that CLIP's map is inverted; reversing it shows how much of the failure is due to the sign.
+Differs from it: the paper uses one minus the min-max map; the negative of the raw map gives the same picture.
 """
 
 from __future__ import annotations

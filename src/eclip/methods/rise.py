@@ -1,7 +1,7 @@
-"""RISE (Petsiuk et al. 2018, https://arxiv.org/abs/1806.07421): scores alone, no look inside.
+"""RISE (Petsiuk et al. 2018, https://arxiv.org/abs/1806.07421), which treats the model as a black box.
 
-Differs from the paper: scores are centered over the masks first, which takes the same constant from every place and
-removes the noise of uneven cover (`centered=False` is the paper's sum); fewer masks, so that an image takes seconds.
+Differs from the paper: scores are centered over the masks first, which subtracts the same constant everywhere and
+removes the noise of uneven coverage (`centered=False` is the paper's sum); fewer masks, so that an image takes seconds.
 """
 
 from __future__ import annotations
@@ -27,31 +27,30 @@ def rise(
     seed: int = 0,
     batch_size: int = 8,
 ) -> Float[Tensor, "image text row col"]:
-    """Mean of random masks, weighted by the score of the image seen through each: sum_i s_i M_i / (masks * keep).
+    """Mean of random masks, weighted by the score of the image under each: sum_i s_i M_i / (masks * keep).
 
-    Masks are random cells, enlarged bilinearly to one cell more than the image has room for, and shifted at random; a
-    patch's value is the mean over its pixels. All images and texts see the same masks, so all texts together cost what
-    one does.
+    Masks are random cells, upsampled bilinearly to one cell more than the image and shifted at random; a patch's value
+    is the mean over its pixels. All images and texts share the masks, so all texts together cost as much as one.
 
     Args:
-        encoding: any; no block is rerun, the whole tower is, `mask_count` times an image.
+        encoding: any; the whole tower is rerun `mask_count` times per image.
         text: unit length.
         mask_count: random masks; the paper's 4,000 to 8,000 are slower and less noisy.
-        cells: of a mask, down and across.
-        keep: share of the cells that let the image through, in (0, 1).
-        centered: False weights by the scores themselves, as in the paper.
-        seed: of the masks.
+        cells: rows and columns of cells in a mask.
+        keep: probability that a cell is visible, in (0, 1).
+        centered: False weights by the uncentered scores, as in the paper.
+        seed: for the masks.
         batch_size: masks in one forward pass.
 
     Returns:
-        In units of the score; signed if centered.
+        Values in units of the score; signed if centered.
 
     Raises:
         OptionError: a number outside its range.
     """
     if mask_count < 1 or cells < 1 or batch_size < 1 or not 0 < keep < 1 or not 0 <= seed < 2**63:
         raise OptionError(
-            "'rise' needs mask_count, cells and batch_size >= 1, keep between 0 and 1, a seed of 0 to 2^63 - 1, got "
+            "'rise' needs mask_count, cells and batch_size >= 1, keep between 0 and 1, seed from 0 to 2^63 - 1, got "
             f"{mask_count}, {cells}, {batch_size}, {keep} and {seed}."
         )
     height, width = encoding.pixels.shape[2:]
@@ -74,7 +73,7 @@ def rise(
 def _masks(
     count: int, size: tuple[int, int], cells: int, keep: float, generator: torch.Generator
 ) -> Float[Tensor, "mask height width"]:
-    """Drawn one after the other, so that a batch size changes nothing."""
+    """Random masks, drawn one at a time so that the batch size does not change them."""
     side = [-(-length // cells) for length in size]  # of a cell, in pixels, rounded up
     masks = []
     for _ in range(count):

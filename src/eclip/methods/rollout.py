@@ -1,7 +1,7 @@
 """Attention rollout (Abnar and Zuidema 2020, https://arxiv.org/abs/2005.00928), over the whole depth.
 
-Differs from what circulates under the name: the script of Cyang-Zhao/Grad-Eclip, commit 5c1b5cc, collects the last
-block only by default, which is `attention`. Given all blocks it equals ours.
+Some code under this name differs: the script of Cyang-Zhao/Grad-Eclip, commit 5c1b5cc, uses only the last block by
+default, which is `attention`. Given all blocks, it equals ours.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from eclip.errors import NotApplicableError
 
 
 def rollout(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[Tensor, "image text row col"]:
-    """How much of each patch reaches the feature if tokens are mixed by attention and residual alone, block by block.
+    """Share of each patch in the feature if tokens are mixed only by attention and residual connections.
 
     Product over blocks of (mean over heads of attention + identity) / 2, later blocks on the left; then the row of the
-    token that becomes the feature: CLS, the mean of all patches where those are averaged, or a MAP head's query.
+    token that becomes the feature: CLS, the mean of all patches in models that average them, or a MAP head's query.
 
     Args:
         encoding: with all blocks kept.
-        text: only its number counts: every text has the same map.
+        text: only the number of texts matters, because every text has the same map.
 
     Returns:
-        Shares in [0, 1]; what is missing to a sum of 1 came from tokens that are no patches.
+        Shares in [0, 1]; the remainder to a sum of 1 comes from tokens that are not patches.
 
     Raises:
-        NotApplicableError: an attention pool, which has one attention and no residual.
+        NotApplicableError: an attention pool, which has a single attention layer and no residual.
     """
     backbone = encoding.backbone
     if not encoding.blocks[-1].residual:
-        why = "its one attention layer has no depth to roll over (see 'attention')"
+        why = "it has a single attention layer, so there is nothing to multiply (see 'attention')"
         raise NotApplicableError("rollout", backbone.name, backbone.family, why)
     tail = encoding.tail(None, "rollout")
     if backbone.pooling == "latent":

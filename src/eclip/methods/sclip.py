@@ -1,7 +1,7 @@
 """SCLIP, correlative self-attention in the last block (Wang et al. 2024, https://arxiv.org/abs/2312.01597).
 
-Code: wangf3014/SCLIP (no licence; written from the formula), commit b56bd30.
-Differs from it: cosines only. Sliding windows, softmax over classes, thresholds and PAMR make a segmentation of them.
+Code: wangf3014/SCLIP (no license; written from the formula), commit b56bd30.
+Differs from it: returns cosines only, without the steps of a segmentation (sliding windows, softmax, thresholds, PAMR).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from eclip.backbones.encoding import Encoding
 
 
 def sclip(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[Tensor, "image text row col"]:
-    """Cosine of each patch with the text after softmax(q q) v + softmax(k k) v in the last block: like looks at like.
+    """Cosine of each patch with the text after softmax(q q) v + softmax(k k) v in the last block.
 
-    Residual and MLP stay. Each softmax is over all tokens with the usual scale 1 / sqrt(width), so a row sums to 2.
+    Residual and MLP are kept. Each softmax is over all tokens with the usual scale 1 / sqrt(width), so rows sum to 2.
 
     Args:
         encoding: with the last block kept. The authors resize positions as "bicubic_plus01".

@@ -1,8 +1,8 @@
 """CLIP Surgery (Li et al. 2023, https://arxiv.org/abs/2304.05653), architecture and feature surgery.
 
-Code: xmed-lab/CLIP_Surgery (no licence; written from the formulas), commit d4696d4.
-Differs from it: any grid, several images at once, no model is rebuilt. In towers without CLS token the pooled feature
-stands for it.
+Code: xmed-lab/CLIP_Surgery (no license; written from the formulas), commit d4696d4.
+Differs from it: any grid, several images at once, no rebuilt model. In towers without CLS token, the pooled feature
+takes its place.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ def surgery(
     resnet: str = "released_vv",
     depth: int = 6,
 ) -> Float[Tensor, "image text row col"]:
-    """Cosine of value-to-value tokens with the text, minus what all texts have in common.
+    """Cosine of tokens after value-value attention with the text, minus what all texts have in common.
 
-    Architecture surgery: a second stream gathers softmax(v v / sqrt d) v of the last blocks, without MLPs. Feature
+    Architecture surgery: a second stream accumulates softmax(v v / sqrt d) v of the last blocks, without MLPs. Feature
     surgery: map_k = w_k cos_k - mean_j w_j cos_j, where w is the softmax over texts of 2 cos(CLS, text_k), divided by
-    its mean. A single text has no others to be compared with and is compared with the empty text instead.
+    its mean. A single text is compared with the empty text instead.
 
     Args:
         encoding: with the last `depth` blocks kept (one in an attention pool).
         text: unit length.
-        architecture: False leaves the tokens of the model as they are.
-        features: False gives plain cosines.
+        architecture: False uses the tokens of the unmodified model.
+        features: False returns plain cosines.
         reference: a unit text (feature,) to subtract from each text instead of the class mean. None: the class mean for
             two texts or more, `empty_text` for one.
-        resnet: for attention pools, "released_vv" as the released code runs, or "normed_scale8", the variant that it
-            has switched off: unit values with scale 1 for the patches.
-        depth: how many last blocks feed the second stream, all if there are fewer; the authors' six.
+        resnet: for attention pools, "released_vv" as in the released code, or "normed_scale8", a variant that is
+            disabled there: unit values with scale 1 for the patches.
+        depth: how many last blocks feed the second stream, all if there are fewer; the authors use six.
 
     Returns:
-        Signed; 0 is the mean of all texts, or the reference. Rows of the class-mean form sum to 0 over texts.
+        Signed; 0 is the mean of all texts, or the reference. With the class mean, values sum to 0 over texts.
 
     Raises:
         OptionError: depth below 1, an unknown resnet, or a reference without feature surgery.
@@ -71,7 +71,7 @@ def surgery(
     if reference is not None:
         return encoding.on_grid(cosine(patches, text) - cosine(patches, reference[None]))
     pool = architecture and not encoding.blocks[-1].residual
-    pooled = projected[:, 0] if pool else encoding.feature  # a ViT's CLS row is left as the model has it
+    pooled = projected[:, 0] if pool else encoding.feature  # a ViT's CLS row is the model's own
     weights = (2 * cosine(pooled, text)).softmax(dim=-1)
     weights = weights / weights.mean(dim=-1, keepdim=True)  # image text
     weighted = weights[:, None] * cosine(patches, text)  # image patch text
@@ -79,9 +79,9 @@ def surgery(
 
 
 def empty_text(backbone: Backbone) -> Float[Tensor, " feature"]:
-    """The text without content: the mean of the 85 unit prompts of CLIP Surgery around "", unit length.
+    """The empty text: the mean of the 85 normalized prompts of CLIP Surgery filled with "", unit length.
 
-    Computed once a backbone, and again when the weights of the text side have changed or moved.
+    Computed once per backbone, and again if the weights of the text encoder have changed or moved.
     """
 
     def make() -> Tensor:
@@ -98,7 +98,7 @@ def _value_stream(encoding: Encoding, resnet: str, depth: int) -> Float[Tensor, 
     stream = tail[0][1]
     for block, x in tail:
         v = block.value(block.norm1(x))
-        stream = stream + block.out(scaled_dot_product_attention(v, v, v))  # fused: a third less than in the open
+        stream = stream + block.out(scaled_dot_product_attention(v, v, v))  # fused: a third cheaper
     return stream
 
 
@@ -116,10 +116,10 @@ def _check(text: Tensor, features: bool, reference: Tensor | None, resnet: str, 
     if depth < 1:
         raise OptionError(f"'surgery' needs depth >= 1, got {depth}.")
     if resnet not in RESNETS:
-        raise OptionError(f"'surgery' knows resnet {' and '.join(RESNETS)}, got {resnet!r}.")
+        raise OptionError(f"'surgery' needs resnet to be {' or '.join(RESNETS)}, got {resnet!r}.")
     if reference is None:
         return
     if not features:
-        raise OptionError("'surgery' subtracts a reference in its feature half: leave features=False or reference out.")
+        raise OptionError("'surgery' with features=False cannot subtract a reference: leave one of them out.")
     if reference.shape != text.shape[1:]:
-        raise ShapeError(f"the reference of 'surgery' must be ({text.shape[1]},), got {tuple(reference.shape)}.")
+        raise ShapeError(f"'surgery' needs a reference of shape ({text.shape[1]},), got {tuple(reference.shape)}.")

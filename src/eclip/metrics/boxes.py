@@ -1,9 +1,9 @@
-"""Does a box around the warmest region lie on the thing? As MaxBoxAcc does, with masks for boxes.
+"""Overlap of the box around the largest region of heat with the object, as in MaxBoxAcc, with boxes from masks.
 
 Choe et al. 2020, https://arxiv.org/abs/2001.07437: the tight box of the largest connected region of `heat >= threshold`
-against the boxes of the thing, the best of which counts. They ask whether that IoU reaches a bar (0.5; in MaxBoxAccV2
-0.3, 0.5 and 0.7). The IoU itself is given here; `box_ious(...) >= bar`, meaned over pairs, is their accuracy at each
-threshold, and the largest of these is MaxBoxAcc. The boxes of a thing are those of the connected regions of its mask.
+is compared with the boxes of the object, the best of which counts. They report whether this IoU reaches a minimum (0.5;
+in MaxBoxAccV2 0.3, 0.5 and 0.7). Here the IoU itself is returned; `box_ious(...) >= minimum`, averaged over pairs, is
+their accuracy at each threshold, and its maximum is MaxBoxAcc. An object has one box per connected region of its mask.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def box_iou(heat: Heat, inside: Mask, outside: Mask, *, threshold: float = 0.5) 
         heat: as in `box_ious`.
         inside: as in `box_ious`.
         outside: as in `box_ious`.
-        threshold: from here on heat counts as found.
+        threshold: smallest heat that counts as detected.
 
     Raises:
-        EclipError: heat is outside [0, 1] or NaN, or nothing is inside.
+        EclipError: heat is outside [0, 1] or NaN, or inside is empty.
     """
     return float(box_ious(heat, inside, outside, np.array([threshold]))[0])
 
@@ -37,23 +37,23 @@ def box_iou(heat: Heat, inside: Mask, outside: Mask, *, threshold: float = 0.5) 
 def box_ious(
     heat: Heat, inside: Mask, outside: Mask, thresholds: Float[np.ndarray, " threshold"] = THRESHOLDS
 ) -> Float[np.ndarray, " threshold"]:
-    """IoU of the box of the largest region of heat with the best of the thing's boxes.
+    """IoU of the box around the largest region of heat with the object's best-matching box.
 
-    Pixels that touch at a corner are connected. Heat on void connects, since a ring of void would else cut it along the
-    outline of the thing, but it adds no area and stretches no box. Of regions of equal area the first in reading order.
+    Pixels that touch at a corner are connected. Heat on void connects regions, which a ring of void would otherwise cut
+    along the outline, but adds no area and does not enlarge boxes. Ties in area go to the first in reading order.
 
     Args:
         heat: in [0, 1].
-        inside: pixels of the thing, at least one.
-        outside: pixels of anything else, those of void left out.
-        thresholds: each above the one before.
+        inside: pixels of the object, at least one.
+        outside: all other pixels except void.
+        thresholds: strictly ascending.
 
     Returns:
-        At each threshold, in [0, 1]; 0 where no heat reaches it.
+        IoU at each threshold, in [0, 1]; 0 if no heat reaches it.
 
     Raises:
-        EclipError: heat is outside [0, 1] or NaN, or nothing is inside.
-        OptionError: thresholds do not ascend.
+        EclipError: heat is outside [0, 1] or NaN, or inside is empty.
+        OptionError: thresholds are not strictly ascending.
     """
     check_thresholds(thresholds)
     parts(heat, inside, outside)
@@ -63,10 +63,10 @@ def box_ious(
 
 
 def _largest(heat: Heat, known: Mask, thresholds: Float[np.ndarray, " threshold"]) -> list[Box | None]:
-    """The box of the region with the most known pixels at each threshold, over those pixels.
+    """The box around the known pixels of the region with most of them, at each threshold.
 
-    All thresholds at once: their masks are cut into runs along the rows, and runs that touch are connected. Heat maps
-    that were resized from a patch grid have few runs, so this takes a third of labelling each mask.
+    All thresholds are processed at once: masks are split into runs along rows, and runs that touch are connected. Heat
+    maps resized from a patch grid have few runs, so this takes a third of the time of labeling each mask.
     """
     height, width = heat.shape
     row, page = width + 1, (width + 1) * (height + 1)  # an empty column and row keep rows and thresholds apart
@@ -81,7 +81,7 @@ def _largest(heat: Heat, known: Mask, thresholds: Float[np.ndarray, " threshold"
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     edges = np.concatenate([[0], edges]) if flat[0] else edges
     starts, stops = edges[::2], edges[1::2]
-    # the runs of the next row that each run touches, at a corner too, are neighbors in the list
+    # the runs of the next row that a run touches, including at corners, are consecutive in the list
     low, high = np.searchsorted(stops, starts + row), np.searchsorted(starts, stops + row, side="right")
     touching = high - low
     upper = np.repeat(np.arange(len(starts)), touching)
@@ -109,7 +109,7 @@ def _largest(heat: Heat, known: Mask, thresholds: Float[np.ndarray, " threshold"
 
 
 def _best(box: Box, things: Int[np.ndarray, "box 4"]) -> float:
-    """The largest IoU of a box with one of the others."""
+    """The largest IoU of a box with one of the object's boxes."""
     low, high = np.maximum(things[:, :2], box[:2]), np.minimum(things[:, 2:], box[2:])
     shared = (high - low).clip(0).prod(1)
     areas = (things[:, 2:] - things[:, :2]).prod(1) + (box[2] - box[0]) * (box[3] - box[1])

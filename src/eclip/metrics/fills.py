@@ -1,6 +1,6 @@
-"""What stands in an image where a pixel was taken out, for `insertion` and `deletion`.
+"""Replacement values for removed pixels, for `insertion` and `deletion`.
 
-No fill is neutral to a model that never saw it, and rankings of methods change with it: use several.
+No fill is neutral for a model that was not trained on it, and method rankings depend on the fill: use several.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ def fill(
     sigma: float = 5.0,
     seed: int = 0,
 ) -> Pixels:
-    """A whole picture to take pixels from.
+    """A whole image of replacement pixels.
 
     Args:
-        name: "zero", black; "mean", the mean color of the image; "blur", the image under a Gaussian; "noise", each
+        name: "zero", black; "mean", the mean color of the image; "blur", a Gaussian blur of the image; "noise", each
             pixel and channel uniform between black and white.
-        pixels: of one image, as the model takes them.
-        black: what a black pixel becomes in `backbone.preprocess`, (0 - mean) / std of each channel.
-        white: what a white one becomes, (1 - mean) / std.
-        sigma: of the Gaussian, in pixels, which is cut off after four of it; RISE takes 5 and cuts off after one.
-        seed: of the noise.
+        pixels: preprocessed pixels of one image.
+        black: a black pixel after `backbone.preprocess`, (0 - mean) / std per channel.
+        white: a white pixel after it, (1 - mean) / std.
+        sigma: of the Gaussian, in pixels; truncated at 4 sigma, while RISE uses 5 pixels and truncates at 1 sigma.
+        seed: for the noise.
 
     Raises:
         UnknownNameError: there is no such fill.
@@ -44,7 +44,7 @@ def fill(
     if name not in FILLS:
         raise UnknownNameError("fill", name, FILLS, "eclip.metrics.fills.FILLS")
     if not sigma > 0:
-        raise OptionError(f"sigma must be above 0 pixels, got {sigma}.")
+        raise OptionError(f"sigma must be greater than 0 pixels, got {sigma}.")
     low, high = (end.to(pixels)[:, None, None] for end in (black, white))
     if name == "zero":
         return low.expand_as(pixels)

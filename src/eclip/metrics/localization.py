@@ -1,10 +1,10 @@
-"""Whether heat lies on the thing: the contrast of Li et al. (mSC) and the overlap at the best threshold (mIoU).
+"""Whether heat lies on the object: the contrast of Li et al. (mSC) and the IoU at the best threshold (mIoU).
 
 Li et al. 2022 (ECLIP), https://arxiv.org/abs/2209.07046; Li et al. 2023 (CLIP Surgery),
-https://arxiv.org/abs/2304.05653. Each class that an image shows is a pair, scored alone against the rest of the image
-at a threshold found by search (the authors, in issue 17 of xmed-lab/CLIP_Surgery); void pixels are in neither part.
-What they average over is not known to us, so both readings of mIoU are given, over pairs and over classes. One
-threshold serves all pairs, and it is chosen on the same pairs that are scored at it.
+https://arxiv.org/abs/2304.05653. Each class that an image shows is a pair, scored separately against the rest of the
+image at a threshold found by search (the authors, in issue 17 of xmed-lab/CLIP_Surgery); void pixels are in neither.
+We do not know what they average over, so mIoU is computed both over pairs and over classes. A single threshold is used
+for all pairs, and it is selected on the same pairs that it scores.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ Heat = Float[np.ndarray, "height width"]
 
 
 def contrast(heat: Heat, inside: Mask, outside: Mask) -> float:
-    """Mean heat inside minus mean heat outside, the term of mSC; 0 where nothing is outside.
+    """Mean heat inside minus mean heat outside, which mSC averages; 0 if nothing is outside.
 
     Args:
         heat: in [0, 1].
-        inside: pixels of the thing, at least one.
-        outside: pixels of anything else, those of void left out.
+        inside: pixels of the object, at least one.
+        outside: all other pixels except void.
 
     Returns:
-        A share in [-1, 1]; of `1 - heat` it is the opposite.
+        A value in [-1, 1]; `1 - heat` has its negative.
 
     Raises:
-        EclipError: heat is outside [0, 1] or NaN, or nothing is inside.
+        EclipError: heat is outside [0, 1] or NaN, or inside is empty.
     """
     inner, outer = parts(heat, inside, outside)
     return float(inner.mean(dtype=np.float64) - outer.mean(dtype=np.float64)) if outer.size else 0.0
@@ -42,17 +42,17 @@ def contrast(heat: Heat, inside: Mask, outside: Mask) -> float:
 def overlaps(
     heat: Heat, inside: Mask, outside: Mask, thresholds: Float[np.ndarray, " threshold"] = THRESHOLDS
 ) -> tuple[Int[np.ndarray, " threshold"], Int[np.ndarray, " threshold"]]:
-    """Pixels in the intersection and in the union of `heat >= threshold` with the thing.
+    """Number of pixels in the intersection and the union of `heat >= threshold` with the object.
 
     Args:
         heat: as in `contrast`.
         inside: as in `contrast`.
         outside: as in `contrast`.
-        thresholds: each above the one before.
+        thresholds: strictly ascending.
 
     Raises:
-        EclipError: heat is outside [0, 1] or NaN, or nothing is inside.
-        OptionError: thresholds do not ascend.
+        EclipError: heat is outside [0, 1] or NaN, or inside is empty.
+        OptionError: thresholds are not strictly ascending.
     """
     check_thresholds(thresholds)
     inner, outer = parts(heat, inside, outside)
@@ -62,34 +62,34 @@ def overlaps(
 def ious(
     heat: Heat, inside: Mask, outside: Mask, thresholds: Float[np.ndarray, " threshold"] = THRESHOLDS
 ) -> Float[np.ndarray, " threshold"]:
-    """Intersection over union of `heat >= threshold` with the thing, in [0, 1]; arguments as of `overlaps`."""
+    """Intersection over union of `heat >= threshold` with the object, in [0, 1]; arguments as in `overlaps`."""
     intersection, union = overlaps(heat, inside, outside, thresholds)
     return intersection / union
 
 
 def iou(heat: Heat, inside: Mask, outside: Mask, *, threshold: float = 0.5) -> float:
-    """Intersection over union of `heat >= threshold` with the thing, in [0, 1]; arguments as of `contrast`.
+    """Intersection over union of `heat >= threshold` with the object, in [0, 1].
 
     Args:
         heat: as in `contrast`.
         inside: as in `contrast`.
         outside: as in `contrast`.
-        threshold: from here on heat counts as found.
+        threshold: smallest heat that counts as detected.
 
     Raises:
-        EclipError: heat is outside [0, 1] or NaN, or nothing is inside.
+        EclipError: heat is outside [0, 1] or NaN, or inside is empty.
     """
     return float(ious(heat, inside, outside, np.array([threshold]))[0])
 
 
 @dataclass(frozen=True)
 class ClassRecord:
-    """One class of a `Record`.
+    """Results of one class in a `Record`.
 
     Attributes:
-        pairs: images that show it.
+        pairs: number of images that show it.
         msc: mean contrast of its pairs.
-        iou: sum of its intersections over sum of its unions, at the record's `class_threshold`.
+        iou: its summed intersections divided by its summed unions, at the record's `class_threshold`.
     """
 
     pairs: int
@@ -99,19 +99,19 @@ class ClassRecord:
 
 @dataclass(frozen=True)
 class Record:
-    """How well heat lies on things. All values are shares: contrasts in [-1, 1], the rest in [0, 1].
+    """Localization results over pairs. Contrasts are in [-1, 1], all other scores in [0, 1].
 
     Attributes:
-        pairs: how many were scored.
+        pairs: number of pairs.
         msc: mean contrast over pairs.
-        class_msc: mean over classes of the mean over the pairs of each.
+        class_msc: mean over classes of the mean contrast of their pairs.
         miou: mean IoU over pairs, at `threshold`.
-        threshold: the one at which that mean is largest.
+        threshold: where `curve` is largest.
         curve: mean IoU over pairs at each threshold.
-        class_miou: mean over classes of sum of intersections over sum of unions, at `class_threshold`.
-        class_threshold: the one at which that mean is largest.
-        class_curve: the same at each of `THRESHOLDS`.
-        classes: each class by its number.
+        class_miou: mean over classes of summed intersections divided by summed unions, at `class_threshold`.
+        class_threshold: where `class_curve` is largest.
+        class_curve: the same mean at each of `THRESHOLDS`.
+        classes: results of each class by its number.
     """
 
     pairs: int
@@ -127,13 +127,13 @@ class Record:
 
 
 class Localization:
-    """Pairs scored one by one; of each only its numbers are held.
+    """Accumulates pairs one at a time and stores only their numbers.
 
     Attributes:
         numbers: class number of each pair.
         contrasts: contrast of each pair.
-        hits: pixels in the intersection of each pair at each of `THRESHOLDS`.
-        unions: pixels in its union.
+        hits: number of pixels in the intersection of each pair at each of `THRESHOLDS`.
+        unions: number of pixels in its union.
     """
 
     def __init__(self) -> None:
@@ -152,7 +152,7 @@ class Localization:
             outside: as in `contrast`.
 
         Raises:
-            EclipError: heat is outside [0, 1] or NaN, or nothing is inside.
+            EclipError: heat is outside [0, 1] or NaN, or inside is empty.
         """
         intersection, union = overlaps(heat, inside, outside)
         self.numbers.append(number)
@@ -161,13 +161,13 @@ class Localization:
         self.unions.append(union)
 
     def record(self) -> Record:
-        """What the pairs so far give.
+        """The results of all pairs so far.
 
         Raises:
-            DataError: there is none.
+            DataError: no pair was added.
         """
         if not self.numbers:
-            raise DataError("no pair was scored: no mask shows a class on enough of its area.")
+            raise DataError("there is nothing to score: no class covers enough of the area of any mask.")
         return record_of(*map(np.array, (self.numbers, self.contrasts, self.hits, self.unions)))
 
 
@@ -178,13 +178,13 @@ def record_of(
     unions: Shaped[np.ndarray, "pair threshold"],
     thresholds: Float[np.ndarray, " threshold"] = THRESHOLDS,
 ) -> Record:
-    """The record of scored pairs, of which there is at least one.
+    """The results of scored pairs, at least one.
 
     Args:
         numbers: class of each pair.
         contrasts: `contrast` of each.
-        hits: pixels in its intersection at each threshold, see `overlaps`.
-        unions: pixels in its union.
+        hits: number of pixels in its intersection at each threshold, see `overlaps`.
+        unions: number of pixels in its union.
         thresholds: of both.
     """
     curve = (hits / unions).mean(axis=0)
@@ -214,35 +214,35 @@ def _reaching(
     values: Float[np.ndarray, " pixel"], thresholds: Float[np.ndarray, " threshold"]
 ) -> Int[np.ndarray, " threshold"]:
     """How many values are at least each threshold."""
-    reached = np.searchsorted(thresholds, values, side="right")  # thresholds that each value reaches
+    reached = np.searchsorted(thresholds, values, side="right")  # how many thresholds each value reaches
     counts = np.bincount(reached, minlength=len(thresholds) + 1)
     return counts[::-1].cumsum()[::-1][1:]
 
 
 def check_thresholds(thresholds: Float[np.ndarray, " threshold"]) -> None:
-    """Each is above the one before.
+    """Check that thresholds are strictly ascending.
 
     Raises:
-        OptionError: one is not, or is NaN.
+        OptionError: they are not, or one is NaN.
     """
     if np.isnan(thresholds).any() or not (np.diff(thresholds) > 0).all():
-        raise OptionError(f"thresholds must ascend, each above the one before, got {thresholds.tolist()}: sort them.")
+        raise OptionError(f"thresholds must be strictly ascending, got {thresholds.tolist()}: sort them.")
 
 
 def parts(
     heat: Heat, inside: Mask, outside: Mask
 ) -> tuple[Float[np.ndarray, " inside"], Float[np.ndarray, " outside"]]:
-    """The heat of the thing and the heat of the rest, as two lists of pixels; every metric of a pair begins here.
+    """The heat inside and the heat outside, as two lists of pixels; every metric of pairs starts here.
 
     Raises:
-        ShapeError: a mask is not of the shape of the heat.
-        EclipError: heat is outside [0, 1] or NaN, or nothing is inside.
+        ShapeError: a mask and the heat differ in shape.
+        EclipError: heat is outside [0, 1] or NaN, or inside is empty.
     """
     if not heat.shape == inside.shape == outside.shape:
         given = f"{inside.shape} and {outside.shape}"
-        raise ShapeError(f"masks must be (height, width) = {heat.shape} as the heat, got {given}: use heatmap.resize.")
+        raise ShapeError(f"masks must be (height, width) = {heat.shape} as heat is, got {given}: use heatmap.resize.")
     if not (heat.min() >= 0 and heat.max() <= 1):
         raise EclipError(f"heat must be in [0, 1], got {heat.min()} to {heat.max()}: use heatmap.normalize first.")
     if not inside.any():
-        raise EclipError("nothing is inside: a class that the image does not show cannot be scored.")
+        raise EclipError("inside is empty: a class that the image does not show cannot be scored.")
     return heat[inside], heat[outside]

@@ -1,4 +1,4 @@
-"""Does the map point at the thing: with its warmest pixel, and with all of its heat?
+"""Whether a map points at the object, with its maximum (pointing game) and with all of its heat (energy).
 
 Pointing game: Zhang et al. 2018 (excitation backprop), https://doi.org/10.1007/s11263-017-1059-x, with the tolerance of
 TorchRay (Fong et al. 2019). Energy: Wang et al. 2020 (Score-CAM), https://arxiv.org/abs/1910.01279.
@@ -14,18 +14,18 @@ from eclip.metrics.localization import Heat, Mask, parts
 
 
 def pointing_game(heat: Heat, inside: Mask, outside: Mask, *, tolerance: int = 0) -> float:
-    """Whether the warmest pixel lies inside, 1 or 0; of several that are equally warm, the share that does.
+    """Whether the maximum of the heat lies inside, 1 or 0; if several pixels are maximal, the share that does.
 
-    Differs from the papers, which take the first of equals in reading order: here a flat map has the share of the area.
+    Differs from the papers, which use the first maximum in reading order: here a flat map scores the share of the area.
 
     Args:
         heat: in [0, 1].
-        inside: pixels of the thing, at least one.
-        outside: pixels of anything else; the warmest pixel is sought in these two, not in void.
-        tolerance: a pixel also counts as inside up to this many pixels away, in a straight line; TorchRay takes 15.
+        inside: pixels of the object, at least one.
+        outside: all other pixels except void; the maximum is taken over these two.
+        tolerance: Euclidean distance in pixels at which a pixel still counts as inside; TorchRay uses 15.
 
     Raises:
-        EclipError: heat is outside [0, 1] or NaN, or nothing is inside.
+        EclipError: heat is outside [0, 1] or NaN, or inside is empty.
         OptionError: tolerance is negative.
     """
     if tolerance < 0:
@@ -44,15 +44,15 @@ def pointing_game(heat: Heat, inside: Mask, outside: Mask, *, tolerance: int = 0
 
 
 def energy(heat: Heat, inside: Mask, outside: Mask) -> float:
-    """The share of the heat that lies inside, in [0, 1]; a flat map, of zeros too, has the share of the area.
+    """The share of the heat that lies inside, in [0, 1]; a flat map, even of zeros, scores the share of the area.
 
     Args:
         heat: in [0, 1].
-        inside: pixels of the thing, at least one.
-        outside: pixels of anything else, those of void left out.
+        inside: pixels of the object, at least one.
+        outside: all other pixels except void.
 
     Raises:
-        EclipError: heat is outside [0, 1] or NaN, or nothing is inside.
+        EclipError: heat is outside [0, 1] or NaN, or inside is empty.
     """
     inner, outer = parts(heat, inside, outside)
     hot, cold = inner.sum(dtype=np.float64), outer.sum(dtype=np.float64)

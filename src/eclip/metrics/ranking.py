@@ -1,8 +1,8 @@
-"""Does the model still find? Recall of retrieval and zero-shot accuracy, from similarities alone.
+"""Recall of retrieval and zero-shot accuracy, from similarities alone.
 
-Recall as CLIP and Flickr30k's papers count it: a query is found if one of its own candidates is among the first k. Ties
-count against us: a candidate is behind all others that are equally similar, so a model that gives everything one value
-finds nothing, where the order of an index would let it find by luck.
+Recall as in CLIP and papers on Flickr30k: a query is a hit if one of its own candidates is among the first k. Ties
+count against the model: a candidate ranks behind all others that are equally similar, so a model that gives everything
+the same value finds nothing, whereas the order of an index would produce lucky hits.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from eclip.errors import DataError, EclipError, OptionError, ShapeError
 
 Similarity = Float[np.ndarray, "query candidate"]
 Own = Sequence[Sequence[int]] | Bool[np.ndarray, "query candidate"]
-"""Which candidates belong to each query: a list of their places for each, or a matrix."""
+"""Which candidates match each query: a list of their indices per query, or a matrix."""
 
 
 def ranks(similarity: Similarity, own: Own) -> Int[np.ndarray, " query"]:
-    """The place of the best own candidate of each query, from 1: one more than the others at least as similar.
+    """The rank, from 1, of each query's best own candidate: one more than the other candidates at least as similar.
 
     Args:
-        similarity: larger is nearer.
+        similarity: larger is more similar.
         own: at least one candidate for each query.
 
     Raises:
-        ShapeError: there are not as many lists as queries, or the matrix is of another shape.
-        DataError: a query has no candidate of its own, or one that is not there.
+        ShapeError: the number of lists or the shape of the matrix does not fit similarity.
+        DataError: a query has no candidate of its own, or one that does not exist.
         EclipError: a similarity is NaN.
     """
     queries, candidates = similarity.shape
@@ -39,18 +39,18 @@ def ranks(similarity: Similarity, own: Own) -> Int[np.ndarray, " query"]:
     for query, (row, mine) in enumerate(zip(similarity, own, strict=True)):
         chosen = np.flatnonzero(mine) if isinstance(own, np.ndarray) else np.unique(np.asarray(mine, dtype=np.int64))
         if not chosen.size:
-            raise DataError(f"query {query} has no candidate of its own: leave it out.")
+            raise DataError(f"query {query} has no matching candidate: leave it out.")
         if not 0 <= chosen[0] <= chosen[-1] < candidates:
-            raise DataError(f"query {query} has candidates {mine}, but there are only 0 to {candidates - 1}.")
+            raise DataError(f"candidates of query {query} must be 0 to {candidates - 1}, got {mine}.")
         if np.isnan(row).any():
-            raise EclipError(f"similarities of query {query} are NaN.")
+            raise EclipError(f"query {query} has similarities that are NaN.")
         best = row[chosen].max()
         places[query] = 1 + (row >= best).sum() - (row[chosen] >= best).sum()
     return places
 
 
 def recall(similarity: Similarity, own: Own, *, k: int = 1) -> float:
-    """The share of queries with one of their own candidates among the k nearest, in [0, 1].
+    """The share of queries with one of their own candidates among the top k, in [0, 1].
 
     Args:
         similarity: as in `ranks`.
@@ -59,14 +59,14 @@ def recall(similarity: Similarity, own: Own, *, k: int = 1) -> float:
 
     Raises:
         OptionError: k is outside its range.
-        EclipError: as `ranks`.
+        EclipError: as in `ranks`.
     """
     _check_k(k, similarity)
     return float((ranks(similarity, own) <= k).mean())
 
 
 def accuracy(similarity: Similarity, label: Integer[np.ndarray, " query"], *, k: int = 1) -> float:
-    """The share of images whose class is among the k most similar, in [0, 1].
+    """The share of images whose class is among the top k, in [0, 1].
 
     Args:
         similarity: of images (query) and classes (candidate).
@@ -75,7 +75,7 @@ def accuracy(similarity: Similarity, label: Integer[np.ndarray, " query"], *, k:
 
     Raises:
         OptionError: k is outside its range.
-        EclipError: as `ranks`.
+        EclipError: as in `ranks`.
     """
     _check_k(k, similarity)
     return float((ranks(similarity, [[int(one)] for one in label]) <= k).mean())
@@ -83,6 +83,6 @@ def accuracy(similarity: Similarity, label: Integer[np.ndarray, " query"], *, k:
 
 def _check_k(k: int, similarity: Similarity) -> None:
     if not similarity.size:
-        raise DataError(f"nothing to rank: similarity is {similarity.shape}.")
+        raise DataError(f"there is nothing to rank: similarity has shape {similarity.shape}.")
     if not 1 <= k <= similarity.shape[1]:
-        raise OptionError(f"k must be 1 to the {similarity.shape[1]} candidates there are, got {k}.")
+        raise OptionError(f"k must be between 1 and the number of candidates, {similarity.shape[1]}, got {k}.")

@@ -1,7 +1,7 @@
-"""Every pixel gets one class: mIoU and pixel accuracy from one confusion matrix, which adds up over images.
+"""Semantic segmentation: mIoU and pixel accuracy from a confusion matrix, which adds up over images.
 
-As mmsegmentation's IoUMetric does (`mIoU` and `aAcc`; Everingham et al. 2010 for VOC): IoU of a class is its hits over
-the pixels that are it or are called it, summed over all images.
+As in mmsegmentation's IoUMetric (`mIoU` and `aAcc`; Everingham et al. 2010 for VOC): the IoU of a class is its correct
+pixels divided by all pixels that have or are predicted as this class, summed over all images.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ Confusion = Int[np.ndarray, "true predicted"]
 def confusion(
     predicted: Integer[np.ndarray, "*axes"], truth: Integer[np.ndarray, "*axes"], classes: int, *, void: int = 255
 ) -> Confusion:
-    """Pixels of each class that are called each class; those of images add up.
+    """Number of pixels of each class that are predicted as each class; matrices of images add up.
 
     Args:
         predicted: a class for each pixel, 0 to classes - 1.
         truth: of the same shape, 0 to classes - 1, or void.
-        classes: how many there are.
-        void: the number of pixels whose class is not known; they are left out, whatever they are called.
+        classes: number of classes.
+        void: the label of pixels whose class is unknown; they are left out, whatever is predicted there.
 
     Raises:
         OptionError: classes is less than 1.
-        ShapeError: the two are of unlike shape.
-        DataError: a number that is no class.
+        ShapeError: predicted and truth differ in shape.
+        DataError: a label that is not a class.
     """
     if classes < 1:
         raise OptionError(f"classes must be at least 1, got {classes}.")
     if predicted.shape != truth.shape:
-        raise ShapeError(f"predicted must be of the shape of truth, {truth.shape}, got {predicted.shape}: resize it.")
+        raise ShapeError(f"predicted must have the shape of truth, {truth.shape}, got {predicted.shape}: resize it.")
     known = truth != void
     true, called = truth[known].astype(np.int64), predicted[known].astype(np.int64)
     for what, numbers in (("truth", true), ("predicted", called)):
@@ -44,12 +44,12 @@ def confusion(
 
 
 def class_ious(confusion: Confusion, *, ignore_background: bool = False) -> Float[np.ndarray, " true"]:
-    """IoU of each class in [0, 1]; NaN where a class is neither in the truth nor in what was predicted.
+    """IoU of each class in [0, 1]; NaN if a class is neither in the truth nor in the prediction.
 
     Args:
         confusion: summed over images.
-        ignore_background: pixels that are class 0 in the truth count as void, and its IoU is NaN; so mmsegmentation's
-            `reduce_zero_label` does for VOC20 and Context59. A pixel of a thing that is called background is a miss.
+        ignore_background: pixels of class 0 in the truth count as void, and its IoU is NaN, like mmsegmentation's
+            `reduce_zero_label` for VOC20 and Context59. An object pixel predicted as background is a miss.
     """
     counts = confusion.astype(np.float64)
     if ignore_background:
@@ -63,33 +63,33 @@ def class_ious(confusion: Confusion, *, ignore_background: bool = False) -> Floa
 
 
 def segmentation_miou(confusion: Confusion, *, ignore_background: bool = False) -> float:
-    """Mean IoU over the classes that occur in truth or prediction, in [0, 1].
+    """Mean IoU over the classes that occur in the truth or the prediction, in [0, 1].
 
-    A class that is in no image but is predicted somewhere counts, with 0; one that is in neither is left out of the
-    mean, as mmsegmentation does, so means over few images are means over few classes.
+    A class that is predicted but absent from the truth counts with 0; a class in neither is left out of the mean, as in
+    mmsegmentation, so that means over few images are means over few classes.
 
     Args:
         confusion: summed over images.
         ignore_background: see `class_ious`.
 
     Raises:
-        DataError: no pixel was counted.
+        DataError: no pixel was counted, because the truth is all void.
     """
     ious = class_ious(confusion, ignore_background=ignore_background)
     if np.isnan(ious).all():
-        raise DataError(f"no pixel was counted: all of the truth is void{' or background' * ignore_background}.")
+        raise DataError(f"there is nothing to score: the truth is all void{' or background' * ignore_background}.")
     return float(np.nanmean(ious))
 
 
 def pixel_accuracy(confusion: Confusion) -> float:
-    """The share of pixels that are called what they are, in [0, 1].
+    """The share of pixels that are classified correctly, in [0, 1].
 
     Args:
         confusion: summed over images.
 
     Raises:
-        DataError: no pixel was counted.
+        DataError: no pixel was counted, because the truth is all void.
     """
     if not confusion.any():
-        raise DataError("no pixel was counted: all of the truth is void.")
+        raise DataError("there is nothing to score: the truth is all void.")
     return float(confusion.trace() / confusion.sum())

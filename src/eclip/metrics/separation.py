@@ -1,8 +1,8 @@
-"""How well heat parts the pixels of the thing from the rest, at all thresholds at once: pixel AP and AUROC.
+"""How well heat separates the pixels of the object from all others, over all thresholds: pixel AP and AUROC.
 
-Average precision as scikit-learn defines it, without interpolation (Zhu 2004; `average_precision_score`); the area
-under the ROC as the chance that a pixel inside is warmer than one outside (Hanley and McNeil 1982,
-https://doi.org/10.1148/radiology.143.1.7063747). Both depend on the order of the heat alone.
+Average precision as in scikit-learn, without interpolation (Zhu 2004; `average_precision_score`); the area under the
+ROC curve as the probability that a pixel inside has more heat than one outside (Hanley and McNeil 1982,
+https://doi.org/10.1148/radiology.143.1.7063747). Both depend only on the order of the heat.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ def separation(heat: Heat, inside: Mask, outside: Mask) -> tuple[float, float]:
 
     Args:
         heat: in [0, 1].
-        inside: pixels of the thing, at least one.
-        outside: pixels of anything else, those of void left out.
+        inside: pixels of the object, at least one.
+        outside: all other pixels except void.
 
     Returns:
         Average precision: the mean, over the pixels inside, of the precision of `heat >= that pixel's heat`; pixels of
-        equal heat are found together. In (0, 1]; of a flat map the share of the area that is inside.
-        AUROC: the share of pairs of one pixel inside and one outside in which the inner is warmer, ties half. In
-        [0, 1]; 0.5 of a flat map, and where nothing is outside.
+        equal heat are retrieved together. In (0, 1]; for a flat map, the share of the area that is inside.
+        AUROC: the share of pairs of a pixel inside and one outside in which the inner has more heat; ties count half.
+        In [0, 1]; 0.5 for a flat map, and if nothing is outside.
 
     Raises:
-        EclipError: heat is outside [0, 1] or NaN, or nothing is inside.
+        EclipError: heat is outside [0, 1] or NaN, or inside is empty.
     """
     inner, outer = (np.sort(values) for values in parts(heat, inside, outside))
     below = _below(inner, outer)
     first = _first(inner)
-    found = inner.size - first  # pixels inside at least as warm as this one
+    found = inner.size - first  # pixels inside with at least this heat
     precision = float(np.mean(found / (found + outer.size - below)))
     if not outer.size:
         return precision, 0.5
@@ -46,25 +46,25 @@ def separation(heat: Heat, inside: Mask, outside: Mask) -> tuple[float, float]:
 
 
 def average_precision(heat: Heat, inside: Mask, outside: Mask) -> float:
-    """Pixel AP; arguments and errors as of `separation`."""
+    """Pixel AP; arguments and errors as in `separation`."""
     return separation(heat, inside, outside)[0]
 
 
 def auroc(heat: Heat, inside: Mask, outside: Mask) -> float:
-    """Pixel AUROC; arguments and errors as of `separation`."""
+    """Pixel AUROC; arguments and errors as in `separation`."""
     return separation(heat, inside, outside)[1]
 
 
 def _below(inner: Inner, outer: Outer) -> Counts:
-    """How many of the outer are less than each of the inner: the fewer are sought among the more."""
+    """How many outer values are less than each inner value; the shorter array is searched in the longer one."""
     if inner.size <= outer.size:
         return np.searchsorted(outer, inner, side="left")
-    reached = np.searchsorted(inner, outer, side="right")  # the first of the inner that is above each of the outer
+    reached = np.searchsorted(inner, outer, side="right")  # the first inner value above each outer value
     return np.bincount(reached, minlength=inner.size + 1)[:-1].cumsum()
 
 
 def _first(values: Inner) -> Counts:
-    """Where the run of equal values begins that each value is in."""
+    """The start of the run of equal values that contains each value."""
     starts = np.zeros(values.size, dtype=np.int64)
     fresh = np.flatnonzero(values[1:] != values[:-1]) + 1
     starts[fresh] = fresh
@@ -72,7 +72,7 @@ def _first(values: Inner) -> Counts:
 
 
 def _equal(inner: Inner, outer: Outer, below: Counts) -> int:
-    """Pairs of an inner and an outer value that are equal."""
+    """The number of pairs of equal inner and outer values."""
     met = np.flatnonzero(outer[np.minimum(below, outer.size - 1)] == inner)
     met = met[below[met] < outer.size]
     if not met.size:

@@ -1,12 +1,12 @@
-"""Is the model moved by the pixels that a map calls important? Insertion and deletion, on the unaltered model.
+"""Whether the score depends on the pixels that a map marks as important: insertion and deletion, on the original model.
 
-Petsiuk et al. 2018 (RISE), https://arxiv.org/abs/1806.07421: pixels are revealed, or taken out, from the warmest to the
-coldest, and the area under the score is the answer. Differs from it: any fill (see `fills`), any number of steps, and
-pixels of equal heat come in an order drawn by a seed, not in reading order; a flat map is therefore a random order.
+Petsiuk et al. 2018 (RISE), https://arxiv.org/abs/1806.07421: pixels are revealed or removed in order of decreasing
+heat, and the result is the area under the score. Differs from it: any fill (see `fills`), any number of steps, and
+pixels of equal heat are in random order, drawn by a seed, not in reading order; a flat map is therefore a random order.
 
-Grad-ECLIP (Zhao et al. 2024, script of commit 5c1b5cc, described in words) touches half of the pixels: `up_to=0.5,
-steps=10`, `noise` for deletion and `zero` for insertion. It changes pixels of the image in its own size, before CLIP's
-preprocessing crops it, and its insertion has no point at share 0 but one more for the whole image.
+Grad-ECLIP (Zhao et al. 2024, script of commit 5c1b5cc, reimplemented) changes half of the pixels: `up_to=0.5,
+steps=10`, `noise` for deletion and `zero` for insertion. It changes pixels of the original image, before CLIP's
+preprocessing crops it, and its insertion has no point at share 0 but an additional one for the whole image.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from eclip.metrics.fills import Pixels
 from eclip.metrics.localization import Heat
 
 Score = Callable[[Tensor], Tensor]
-"""From pixels (step, 3, height, width) to scores (step, ...): the cosine of a text, whether a class is found, both."""
+"""Maps pixels (step, 3, height, width) to scores (step, ...), such as the cosine with a text."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Scores on the way from one picture to another.
+    """Scores along the way from one image to another.
 
     Attributes:
-        shares: of pixels that were exchanged, ascending from 0.
-        scores: at each share, as many numbers as the score function gives of one picture.
+        shares: fraction of pixels that were replaced, ascending from 0.
+        scores: at each share, as many numbers as the score function returns for one image.
     """
 
     shares: Float[np.ndarray, " share"]
@@ -51,22 +51,22 @@ def insertion(
     batch_size: int = 32,
     seed: int = 0,
 ) -> Curve:
-    """From the fill to the image, warmest pixels first: the score should rise early, the area be large.
+    """Reveal the image on the fill, highest heat first; a good map raises the score early and has a large area.
 
     Args:
-        score: the model; called with at most batch_size pictures at once, and without a graph.
-        pixels: of the image, as the model takes them.
-        heat: on these pixels; only its order counts.
+        score: the model; called with at most batch_size images at once, without a graph.
+        pixels: preprocessed pixels of the image.
+        heat: on these pixels; only its order matters.
         fill: from `fills.fill`.
-        steps: equal parts in which pixels are exchanged; the curve has one point more. In an image of fewer pixels some
-            points are the same.
-        up_to: the share of the pixels at which the curve ends.
-        batch_size: pictures in one call of the score.
-        seed: of the order of pixels that are equally warm.
+        steps: equal parts in which pixels are replaced; the curve has one more point. If the image has fewer pixels,
+            some points coincide.
+        up_to: the fraction of pixels at which the curve ends.
+        batch_size: images per call of score.
+        seed: for the order of pixels with equal heat.
 
     Raises:
         OptionError: steps or batch_size is less than 1, or up_to is not in (0, 1].
-        ShapeError: heat or fill are not of the size of the pixels, or score does not give one row a picture.
+        ShapeError: heat or fill and pixels differ in size, or score does not return one row per image.
         EclipError: heat is NaN or infinite.
     """
     return _walk(score, fill, pixels, heat, steps=steps, up_to=up_to, batch_size=batch_size, seed=seed)
@@ -83,10 +83,10 @@ def deletion(
     batch_size: int = 32,
     seed: int = 0,
 ) -> Curve:
-    """From the image to the fill, warmest pixels first: the score should fall early, the area be small.
+    """Replace the image by the fill, highest heat first; a good map lowers the score early and has a small area.
 
     Args:
-        score: as in `insertion`, and so are the rest.
+        score: see `insertion`.
         pixels: see `insertion`.
         heat: see `insertion`.
         fill: see `insertion`.
@@ -96,16 +96,16 @@ def deletion(
         seed: see `insertion`.
 
     Raises:
-        EclipError: as `insertion`.
+        EclipError: as in `insertion`.
     """
     return _walk(score, pixels, fill, heat, steps=steps, up_to=up_to, batch_size=batch_size, seed=seed)
 
 
 def area(curve: Curve) -> Float[np.ndarray, "*score"]:
-    """The area under a curve by trapezoids, over the width of its shares: its mean height, in units of the score.
+    """The area under a curve by the trapezoidal rule, divided by its width: its mean height, in units of the score.
 
-    For a curve from 0 to 1 that is the AUC of the papers. No part of the curve is cut off and nothing is divided by the
-    score of the whole image.
+    For a curve from 0 to 1, this is the AUC of the papers. Nothing is clipped, and nothing is divided by the score of
+    the whole image.
     """
     widths = np.diff(curve.shares)
     means = (curve.scores[1:] + curve.scores[:-1]) / 2
@@ -113,15 +113,15 @@ def area(curve: Curve) -> Float[np.ndarray, "*score"]:
 
 
 def random_order(shape: tuple[int, int], seed: int) -> Int[np.ndarray, " pixel"]:
-    """All pixels, as places in the flat image, in an order drawn by the seed: the baseline that a map has to beat.
+    """All pixels, as indices into the flattened image, in an order drawn by the seed: the baseline for maps.
 
-    `insertion` and `deletion` of a flat map walk in this order.
+    `insertion` and `deletion` with a flat map use this order.
     """
     return np.random.default_rng(seed).permutation(shape[0] * shape[1])
 
 
 def pixel_order(heat: Heat, seed: int) -> Int[np.ndarray, " pixel"]:
-    """All pixels, as places in the flat image, from the warmest to the coldest; equals as in `random_order`."""
+    """All pixels, as indices into the flattened image, by decreasing heat; ties are ordered as in `random_order`."""
     drawn = random_order((heat.shape[0], heat.shape[1]), seed)
     return drawn[np.argsort(-heat.ravel()[drawn], kind="stable")]
 
@@ -132,12 +132,12 @@ def _walk(
     if steps < 1 or batch_size < 1:
         raise OptionError(f"steps and batch_size must be at least 1, got {steps} and {batch_size}.")
     if not 0 < up_to <= 1:
-        raise OptionError(f"up_to must be a share in (0, 1], got {up_to}.")
+        raise OptionError(f"up_to must be in (0, 1], got {up_to}.")
     if start.shape != end.shape or heat.shape != start.shape[1:]:
         given = f"{tuple(start.shape)}, {tuple(end.shape)} and {heat.shape}"
-        raise ShapeError(f"pixels, fill and heat must be of one height and width, got {given}: use heatmap.resize.")
+        raise ShapeError(f"pixels, fill and heat must have the same height and width, got {given}: use heatmap.resize.")
     if not np.isfinite(heat).all():
-        raise EclipError("heat has values that are NaN or infinite, which have no place in an order.")
+        raise EclipError("heat has values that are NaN or infinite and cannot be ordered.")
     rank = np.empty(heat.size, dtype=np.int64)
     rank[pixel_order(heat, seed)] = np.arange(heat.size)
     places = torch.from_numpy(rank.reshape(heat.shape)).to(start.device)
@@ -148,6 +148,6 @@ def _walk(
         with torch.no_grad():
             rows = score(torch.where(places < some, end, start))  # step 3 height width
         if rows.ndim < 1 or len(rows) != len(some):
-            raise ShapeError(f"score must give one row for each of {len(some)} pictures, got {tuple(rows.shape)}.")
+            raise ShapeError(f"score must return one row for each of {len(some)} images, got {tuple(rows.shape)}.")
         scores.append(rows.cpu().double().numpy())
     return Curve(counts / heat.size, np.concatenate(scores))

@@ -1,8 +1,8 @@
-"""Every refinement of a map behind one signature: `REFINEMENTS[name](maps, encoding, **options)`.
+"""All refinements of maps behind one signature: `REFINEMENTS[name](maps, encoding, **options)`.
 
-A refinement moves what a map says to where the image says it can be: patches that look alike get like values, or the
-map is drawn to edges of color. It does not know the texts. To add one: a file, a line here.
-The dict itself imports no torch; a refinement's file is imported when it is first called.
+A refinement aligns a map with the content of the image: patches that look alike get similar values, or the map follows
+color edges. It does not use the texts. To add one, write a file and add a line here.
+Importing the dict does not import torch: a refinement's file is imported on its first call.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Refinement(Entry["Tensor"]):
-    """A step after any method. Beside its function stands `check`, which refuses options outside their ranges.
+    """A step after any method. Next to its function, its file has `check`, which rejects options out of range.
 
     Attributes:
         keep: how many last blocks the encoding must have kept.
-        finer: the refined map lies on the pixels that the model saw, not on the patch grid.
+        finer: the refined map is on the pixels of the model's input, not on the patch grid.
     """
 
     keep: int
     finer: bool
 
     def check(self, options: dict[str, Any]) -> dict[str, Any]:
-        """As of any entry, and of values outside their ranges.
+        """Check options as for any entry, and their ranges.
 
         Raises:
-            OptionError: an option that this refinement does not have, a value of another type, or outside its range.
+            OptionError: an option that this refinement does not have, or a value of the wrong type or out of range.
         """
         plain = super().check(options)
         if options:
@@ -46,18 +46,18 @@ class Refinement(Entry["Tensor"]):
     def __call__(
         self, maps: Float[Tensor, "image text row col"], encoding: Encoding, **options: Any
     ) -> Float[Tensor, "image text finer_row finer_col"]:
-        """Refined maps, float32, no gradient; each image and each text on its own.
+        """Refined maps, float32, without gradient; each image and each text is refined independently.
 
-        The maps stay raw: no softmax, no clipping. Twice a map gives twice the result, its negative the negative.
+        The maps stay raw: no softmax, no clipping. Scaling a map, also by -1, scales the result.
 
         Args:
-            maps: raw, from a method, of the same images in the same order.
+            maps: raw maps from a method, for the same images in the same order.
             encoding: of these images, from `eclip.encode`.
             options: see `self.options`.
 
         Returns:
-            Maps on the patch grid; of a `finer` refinement on the pixels that the model saw (height, width of
-            `encoding.pixels`). All that `Explanation` makes of a map takes either.
+            Maps on the patch grid, or on the model's input pixels (height, width of `encoding.pixels`) if the
+            refinement is `finer`. `Explanation` accepts both.
 
         Raises:
             OptionError: an option that this refinement does not have, or a value outside its range.
@@ -77,11 +77,11 @@ class Refinement(Entry["Tensor"]):
 
 
 def check_refinement(name: Any, options: Any) -> dict[str, Any]:
-    """The options of a refinement, once it is sure that it exists and has them; none of no refinement.
+    """The options of a refinement, after checking that it exists and has them; empty if name is None.
 
     Raises:
         UnknownNameError: there is no such refinement.
-        OptionError: no name, an option that it does not have, a value that does not fit, or options and no refinement.
+        OptionError: name is not a string, an option or its value is invalid, or there are options but no refinement.
     """
     if options is not None and not isinstance(options, dict):
         raise OptionError(f"refine_options must be a dict such as {{'k': 50}}, got {options!r}.")
@@ -89,7 +89,7 @@ def check_refinement(name: Any, options: Any) -> dict[str, Any]:
         raise OptionError(f"refine must be the name of one refinement, such as 'lposs', got {name!r}.")
     if name is None:
         if options:
-            raise OptionError(f"options {listed(options)} of a refinement, but none is asked for: refine='lposs'?")
+            raise OptionError(f"refine_options {listed(options)} require refine; set refine='lposs', for example.")
         return {}
     return entry_of(name, REFINEMENTS, "refinement", "`eclip refinements ls`").check(options or {})
 
@@ -97,10 +97,10 @@ def check_refinement(name: Any, options: Any) -> dict[str, Any]:
 # fmt: off
 REFINEMENTS: dict[str, Refinement] = {refinement.name: refinement for refinement in (
     Refinement("lposs", 1, False,
-               summary="Label propagation over patches that look alike and lie near (Stojnić et al. 2025, LPOSS)."),
+               summary="Label propagation between nearby patches that look alike (Stojnić et al. 2025, LPOSS)."),
     Refinement("lposs+", 1, True,
-               summary="LPOSS, then the same over pixels of like color in a window (Stojnić et al. 2025)."),
+               summary="LPOSS, then the same between pixels of similar color within a window (Stojnić et al. 2025)."),
     Refinement("pamr", 0, True,
-               summary="Ten local means over pixels of like color (Araslanov and Roth 2020, PAMR)."),
+               summary="Repeated local averages over pixels of similar color (Araslanov and Roth 2020, PAMR)."),
 )}
 # fmt: on

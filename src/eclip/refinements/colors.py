@@ -1,4 +1,4 @@
-"""Colors of the pixels that a model saw, and CIE L*a*b*, where distance is about what eyes call unlike."""
+"""Colors of a model's input pixels, and CIE L*a*b*, where distance approximates perceived color difference."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ WHITE = (0.95047, 1.0, 1.08883)
 
 
 def rgb(encoding: Encoding) -> Float[Tensor, "image 3 height width"]:
-    """Red, green, blue in [0, 1] as the image had them, before they were normalized for the model; float32."""
+    """RGB in [0, 1], float32: the input pixels with the model's normalization undone."""
     pixels = encoding.pixels.float()
     mean, std = (pixels.new_tensor(of)[:, None, None] for of in (encoding.backbone.mean, encoding.backbone.std))
     return (pixels * std + mean).clamp(0, 1)
 
 
 def to_lab(colors: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image 3 height width"]:
-    """From sRGB in [0, 1] to CIE L*a*b* under D65: L in [0, 100], a and b about -128 to 127."""
+    """Convert sRGB in [0, 1] to CIE L*a*b* under D65: L in [0, 100], a and b about -128 to 127."""
     linear = torch.where(colors > 0.04045, ((colors + 0.055) / 1.055) ** 2.4, colors / 12.92)
     white = colors.new_tensor(WHITE)[:, None, None]
     xyz = torch.einsum("xc,ichw->ixhw", colors.new_tensor(XYZ), linear) / white

@@ -1,7 +1,7 @@
 """LPOSS+, label propagation over patches, then over pixels (Stojnić et al. 2025, https://arxiv.org/abs/2503.19777).
 
 Code: vladan-stojnic/LPOSS (MIT), commit e489a74.
-Differs from it as `lposs` does; the pixels are those that the model saw, not the image's.
+Differs from it as `lposs` does; the pixels are those of the model's input, not of the original image.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from eclip.refinements.propagation import as_means, pixel_graph, propagate
 
 LAB_RANGE = (100.0, 128.0, 128.0)
 AT_ONCE = 1 << 23
-"""Map values that are propagated at once, some six copies of them; more texts than that allows take turns."""
+"""Most map values propagated at once, with about six copies of them; more texts are processed in parts."""
 
 
 def lposs_plus(
@@ -39,10 +39,10 @@ def lposs_plus(
     tau: float = 0.01,
     window: int = 13,
 ) -> Float[Tensor, "image text height width"]:
-    """LPOSS on patches, resized to pixels (bilinear); then each pixel gets of those of like color in a window.
+    """LPOSS on patches, resized to pixels (bilinear), then propagation between pixels of similar color in a window.
 
-    Two pixels weigh `exp(-|difference| / tau)`, Lab colors divided by (100, 128, 128). Beside the maps, one image
-    takes 84 numbers a pixel (34 MiB for 320 x 320) and some six copies of at most 2^23 map values (200 MiB).
+    Two pixels have weight `exp(-|difference| / tau)`, with Lab colors divided by (100, 128, 128). Besides the maps, an
+    image takes 84 numbers per pixel (34 MiB for 320 x 320) and about six copies of up to 2^23 map values (200 MiB).
 
     Args:
         maps: on the patch grid.
@@ -51,17 +51,17 @@ def lposs_plus(
         k: see `lposs`.
         gamma: see `lposs`.
         sigma: see `lposs`.
-        alpha: of both passes, see `lposs`.
-        steps: of each pass.
-        means: of both passes together, see `lposs`; False gives the values themselves, as the authors do.
-        tau: above 0; the smaller, the less unlike colors share.
+        alpha: for both passes, see `lposs`.
+        steps: for each pass.
+        means: for both passes together, see `lposs`; False returns the values themselves, as the authors do.
+        tau: above 0; smaller values separate different colors more strongly.
         window: side in pixels, odd, at least 3.
 
     Returns:
-        Maps on the pixels that the model saw.
+        Maps on the pixels of the model's input.
 
     Raises:
-        OptionError: an option outside its range.
+        OptionError: an option is outside its range.
         EclipError: as `lposs`.
     """
     raw: dict[str, Any] = {"features": features, "k": k, "gamma": gamma, "sigma": sigma, "alpha": alpha, "steps": steps}
@@ -83,13 +83,13 @@ def lposs_plus(
 
 
 def check(*, tau: float, window: int, means: bool, **options: Any) -> None:
-    """All options are in their ranges.
+    """Check that all options are in their ranges.
 
     Raises:
-        OptionError: one is not.
+        OptionError: an option is outside its range.
     """
     check_propagation("lposs+", **options)
     if not LEAST <= tau <= MOST:
-        raise OptionError(f"'lposs+' needs tau above 0 ({LEAST} to {MOST}), got {tau}.")
+        raise OptionError(f"'lposs+' needs tau to be above 0 ({LEAST} to {MOST}), got {tau}.")
     if window < 3 or window % 2 == 0:
-        raise OptionError(f"'lposs+' needs an odd window of at least 3 pixels, got {window}.")
+        raise OptionError(f"'lposs+' needs window to be odd and at least 3 pixels, got {window}.")

@@ -1,8 +1,8 @@
 """PAMR, pixel-adaptive mask refinement (Araslanov and Roth 2020, CVPR, https://arxiv.org/abs/2005.08104).
 
-Code: visinf/1-stage-wseg (Apache-2.0), commit bebc9a6. SCLIP and NACLIP take it over with `dilations=[8, 16]`.
-Differs from it: maps are resized with corners not aligned, as everywhere here (there: aligned), and the pixels are
-those that the model saw, not the image's.
+Code: visinf/1-stage-wseg (Apache-2.0), commit bebc9a6. SCLIP and NACLIP use it with `dilations=[8, 16]`.
+Differs from it: maps are resized without aligned corners, as everywhere in eclip, and the pixels are those of the
+model's input, not of the original image.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from eclip.errors import OptionError
 AROUND = [(down, across) for down in (-1, 0, 1) for across in (-1, 0, 1)]
 NEIGHBORS = [shift for shift in AROUND if shift != (0, 0)]
 AT_ONCE = 1 << 23
-"""Map values that are refined at once, some four copies of them; more texts than that allows take turns."""
+"""Most map values refined at once, with about four copies of them; more texts are processed in parts."""
 
 
 def pamr(
@@ -31,24 +31,24 @@ def pamr(
     dilations: tuple[int, ...] = (1, 2, 4, 8, 12, 24),
     steps: int = 10,
 ) -> Float[Tensor, "image text height width"]:
-    """Each pixel becomes a mean of pixels around it that have its color, ten times over.
+    """Replace each pixel by a weighted mean of surrounding pixels of similar color, `steps` times.
 
-    The neighbors of a pixel are the eight around it at each distance of `dilations`; beyond the border lies the border
-    pixel. Neighbor j weighs softmax over all neighbors of `-mean over channels of |x_i - x_j| / (0.1 std)`, std that of
-    the channel over the same places and the pixel itself, once a dilation (unbiased). Linear in the map; a mean, so a
-    map stays inside its range, and a constant map stays as it is.
+    A pixel has eight neighbors at each distance in `dilations`; the border is replicated. The weight of neighbor j is
+    the softmax over all neighbors of `-mean over channels of |x_i - x_j| / (0.1 std)`, where std is the channel's
+    unbiased standard deviation over the neighbors and the pixel itself, counted once per dilation. Linear in the map; a
+    map keeps its range because values are averaged, and a constant map is unchanged.
 
-    Memory beside the maps, one image at a time: 8 numbers a dilation and pixel (19 MiB for 320 x 320; three times that
-    while they are computed), and some four copies of at most 2^23 map values (130 MiB).
+    Memory besides the maps, one image at a time: 8 numbers per dilation and pixel (19 MiB for 320 x 320; three times
+    that while they are computed), and about four copies of at most 2^23 map values (130 MiB).
 
     Args:
-        maps: on any grid over the whole image; resized to the pixels first, bilinear.
+        maps: on any grid over the whole image; first resized to the pixels, bilinear.
         encoding: any.
         dilations: distances in pixels, each at least 1.
-        steps: how many times the mean is taken, at least 1.
+        steps: how many times to average, at least 1.
 
     Returns:
-        Maps on the pixels that the model saw.
+        Maps on the pixels of the model's input.
     """
     height, width = encoding.pixels.shape[2:]
     shifts = [(step * down, step * across) for step in dilations for down, across in NEIGHBORS]
@@ -69,23 +69,23 @@ def pamr(
 
 
 def check(*, dilations: Sequence[int], steps: int) -> None:
-    """All options are in their ranges.
+    """Check that all options are in their ranges.
 
     Raises:
-        OptionError: a dilation or the number of steps is below 1, or there is no dilation.
+        OptionError: steps or a dilation is below 1, or there is no dilation.
     """
     if not dilations or min(dilations) < 1:
-        raise OptionError(f"'pamr' needs one dilation or more, each at least 1, got {list(dilations)}.")
+        raise OptionError(f"'pamr' needs at least one dilation, each at least 1, got {list(dilations)}.")
     if steps < 1:
-        raise OptionError(f"'pamr' needs steps at least 1, got {steps}.")
+        raise OptionError(f"'pamr' needs steps to be at least 1, got {steps}.")
 
 
 def affinities(
     pixels: Float[Tensor, "channel height width"], dilations: tuple[int, ...]
 ) -> Float[Tensor, "neighbor height width"]:
-    """How much each neighbor weighs for each pixel; they sum to one. Eight neighbors a dilation, row by row.
+    """Weight of each neighbor for each pixel, summing to one; eight neighbors per dilation, row by row.
 
-    An affine change of a channel, as normalizing is, changes nothing.
+    Affine changes of a channel, such as normalization, have no effect.
     """
     around = [(step * down, step * across) for step in dilations for down, across in AROUND]
     mean = torch.zeros_like(pixels)
@@ -103,7 +103,7 @@ def affinities(
 def _moved(
     values: Float[Tensor, "channel height width"], shifts: list[tuple[int, int]]
 ) -> Iterator[Float[Tensor, "channel height width"]]:
-    """For each shift (down, across) the values at the place shifted to; the border goes on beyond it."""
+    """For each shift (down, across), the values at the shifted positions, with replicated borders."""
     height, width = values.shape[1:]
     edge = max(abs(step) for shift in shifts for step in shift)
     wide = pad(values[None], (edge,) * 4, mode="replicate")[0]

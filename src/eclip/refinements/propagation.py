@@ -1,8 +1,8 @@
 """Label propagation on a graph: weights between nodes, and the linear system that spreads values along them.
 
 LPOSS (Stojnić et al. 2025, CVPR, https://arxiv.org/abs/2503.19777), after Zhou et al. 2003: values Z solve
-`(I - alpha W_n) Z = Y` with `W_n = D^-1/2 W D^-1/2`, D the row sums of the weights W. Z is Y plus what comes along one
-edge, two edges, ..., each further edge damped by alpha. Code: vladan-stojnic/LPOSS (MIT), commit e489a74, in words.
+`(I - alpha W_n) Z = Y` with `W_n = D^-1/2 W D^-1/2`, D the row sums of the weights W. Z is Y plus contributions along
+one edge, two edges, ..., damped by alpha per edge. Code: vladan-stojnic/LPOSS (MIT), commit e489a74, reimplemented.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from eclip.backbones.blocks import Fn
 
 
 def patch_centers(grid: Grid, patch_size: int, corner: Sequence[float] = (0, 0)) -> Float[Tensor, "patch 2"]:
-    """Where each patch's center lies, (down, across) in pixels; patches row by row.
+    """The center of each patch, (down, across) in pixels; patches row by row.
 
     Args:
         grid: patches down and across.
         patch_size: in pixels.
-        corner: (down, across) of the grid's corner in the image, for windows that are cut from one.
+        corner: (down, across) of the grid's corner in the image, for windows cropped from an image.
     """
     down, across = (
         start + patch_size // 2 + patch_size * torch.arange(count, dtype=torch.float32, device="cpu")
@@ -42,17 +42,17 @@ def patch_weights(
     gamma: float,
     sigma: float,
 ) -> Float[Tensor, "*batch node other"]:
-    """Weights between patches: `A + A^T` without its diagonal, A the likeness of each patch to its k most like.
+    """Weights between patches: `A + A^T` without its diagonal, A the similarity of each patch to its k most similar.
 
-    The likeness is `max(cosine, 0)^gamma * exp(-sigma * distance)`. The k are chosen by cosine alone, and a patch is
-    one of its own k, as in the authors' code. Patches of several windows of one image may be nodes of one graph.
+    The similarity is `max(cosine, 0)^gamma * exp(-sigma * distance)`. The k are selected by cosine alone and include
+    the patch itself, as in the authors' code. Patches of several windows of an image may be nodes of one graph.
 
     Args:
         features: unit length.
         centers: in pixels.
-        k: at least 1; more than there are patches means all.
+        k: at least 1; all patches if there are fewer.
         gamma: above 0.
-        sigma: at least 0, for each pixel of distance.
+        sigma: at least 0, per pixel of distance.
     """
     likeness, index = (features @ features.transpose(-1, -2)).topk(min(k, features.shape[-2]), dim=-1)
     centers = centers.to(features)
@@ -65,7 +65,7 @@ def patch_weights(
 
 
 def balance(weights: Float[Tensor, "*batch node other"]) -> Float[Tensor, "*batch node other"]:
-    """`D^-1/2 W D^-1/2`: symmetric, eigenvalues in [-1, 1]. A node without weights keeps zeros."""
+    """`D^-1/2 W D^-1/2`: symmetric, eigenvalues in [-1, 1]. Rows of isolated nodes stay zero."""
     scale = _inverse_root(weights.sum(dim=-1))
     return scale[..., :, None] * weights * scale[..., None, :]
 
@@ -76,12 +76,12 @@ def _inverse_root(degree: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class PixelGraph:
-    """Balanced weights between each pixel of one image and those in a window around it, as stencils.
+    """Balanced weights between each pixel of an image and those in a window around it, stored as stencils.
 
     Attributes:
         size: (height, width).
         shifts: (down, across) to one neighbor of each opposite pair.
-        weights: for each shift, between the pixels that have that neighbor and the neighbor.
+        weights: for each shift, between each pixel that has this neighbor and the neighbor.
     """
 
     size: tuple[int, int]
@@ -89,7 +89,7 @@ class PixelGraph:
     weights: list[Float[Tensor, "_ _"]]
 
     def spread(self, values: Float[Tensor, "*batch node"]) -> Float[Tensor, "*batch node"]:
-        """The weights times the values; nodes are pixels, row by row."""
+        """Multiply the weights by values; nodes are pixels, row by row."""
         values = values.unflatten(-1, self.size)
         spread = torch.zeros_like(values)
         for shift, weight in zip(self.shifts, self.weights, strict=True):
@@ -111,10 +111,10 @@ def _ends(size: tuple[int, int], shift: tuple[int, int]) -> tuple[Any, Any]:
 def pixel_graph(colors: Float[Tensor, "channel height width"], *, radius: int, tau: float) -> PixelGraph:
     """Weights `exp(-|color difference| / tau)` between pixels at most `radius` rows and columns apart, balanced.
 
-    It holds `2 radius (radius + 1)` numbers a pixel: 84 for a window of 13, 34 MiB for 320 x 320 pixels.
+    It stores `2 radius (radius + 1)` numbers per pixel: 84 for a window of 13, 34 MiB for 320 x 320 pixels.
 
     Args:
-        colors: of one image, in a space where distance is likeness, such as Lab.
+        colors: of one image, in a space where distance measures difference, such as Lab.
         radius: at least 1.
         tau: above 0.
     """
@@ -140,16 +140,16 @@ def pixel_graph(colors: Float[Tensor, "channel height width"], *, radius: int, t
 def propagate(
     values: Float[Tensor, "*batch node"], spread: Fn, *, alpha: float, steps: int, tolerance: float = 1e-6
 ) -> Float[Tensor, "*batch node"]:
-    """Conjugate gradients for `(I - alpha W_n) Z = Y`, from zero, each row of values on its own.
+    """Solve `(I - alpha W_n) Z = Y` by conjugate gradients from zero, each row of values independently.
 
-    A row ends when its residual is at most `tolerance` times its own length. So twice the values give twice the result,
-    and negative values the negative. Sums are kept only up to the residual: each row chooses its own steps.
+    A row stops when its residual is at most `tolerance` times its own length, so scaling values, also by -1, scales the
+    result. Each row has its own step sizes; the solution of a sum is therefore the sum only up to the residual.
 
     Args:
         values: Y.
         spread: values -> W_n times the values, symmetric, eigenvalues in [-1, 1].
         alpha: at least 0 and below 1.
-        steps: at most so many; enough of them reach the exact solution up to the tolerance.
+        steps: maximum number of steps; enough of them reach the exact solution up to the tolerance.
         tolerance: relative to the length of Y.
     """
     result, rest = torch.zeros_like(values), values.clone()
@@ -170,13 +170,13 @@ def propagate(
 
 
 def as_means(refine: Fn, maps: Float[Tensor, "image text row col"]) -> Float[Tensor, "image text finer_row finer_col"]:
-    """What `refine` makes of the maps, over what it makes of a map of ones.
+    """The refined maps, divided by a refined map of ones.
 
-    The weights are at least 0, so each value is a weighted mean of the map, up to what the steps leave open; a constant
-    map stays as it is. The divisor is the same for all texts, so which is largest at a place does not change.
+    The weights are at least 0, so each value is a weighted mean of the map, up to the remaining residual; a constant
+    map is unchanged. The divisor is the same for all texts, so it does not change which is largest at a place.
     """
     refined = refine(torch.cat([maps, torch.ones_like(maps[:, :1])], dim=1))
-    return refined[:, :-1] / refined[:, -1:].clamp(min=1)  # of ones, the exact solution is nowhere less
+    return refined[:, :-1] / refined[:, -1:].clamp(min=1)  # the exact solution for ones is at least 1
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Pictures of heat maps: one overlay, a strip of texts, a grid of methods and texts.
+"""Pictures of heat maps: a single overlay, a strip of texts, a grid of methods and texts.
 
-Color means evidence and nothing else: the image beneath is drawn in gray, slightly dimmed, and color comes in as
-the evidence grows. In label maps color means the class.
+Color always means evidence: the image below is drawn in gray, slightly dimmed, and color increases with the evidence.
+In label maps, color means the class.
 """
 
 from eclip.render.colormaps import diverging, sequential

@@ -1,6 +1,6 @@
 """Color tables, built in OKLab (Ottosson 2020, https://bottosson.github.io/posts/oklab/).
 
-Lightness is strictly linear in the value and steps are equal all the way, so equal differences look equal.
+Lightness is strictly linear in the value and all steps are equal, so that equal differences look equal.
 """
 
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from functools import cache, lru_cache
 import numpy as np
 from jaxtyping import Float, UInt8
 
-LEVELS = 255  # odd, so that zero has a level of its own in the middle of the diverging table
-FAINTEST, FULL = 0.12, 0.85  # values, or absolute values, where color sets in and where it is as opaque as it gets
-BAR_GRAY = 140  # a legend's bar shows the colors as they look over this gray, 0 to 255
+LEVELS = 255  # odd, so that the diverging table has a level for zero in the middle
+FAINTEST, FULL = 0.12, 0.85  # absolute values at which color starts and reaches full opacity
+BAR_GRAY = 140  # the gray, 0 to 255, behind the colors of a legend's bar
 BACKGROUND, INK, FAINT = (20, 20, 24), (240, 240, 242), (150, 150, 158)
 
 # fmt: off
@@ -26,7 +26,7 @@ LAB = np.array([[0.2104542553, 0.7936177850, -0.0040720468],  # cube roots of co
 
 @cache
 def sequential() -> Float[np.ndarray, "level 3"]:
-    """Colors of 0 to 1: indigo, magenta, coral, pale gold; sRGB in [0, 1], OKLab lightness linear, 0.22 to 0.92."""
+    """Colors for 0 to 1: indigo, magenta, coral, pale gold; sRGB in [0, 1], OKLab lightness linear, 0.22 to 0.92."""
     lightness = np.linspace(0.22, 0.92, LEVELS)
     chroma, hue = (0.10, 0.175, 0.20, 0.15, 0.11), (284, 312, 357, 411, 456)
     return srgb(_even_path(lightness, chroma, hue))
@@ -34,7 +34,7 @@ def sequential() -> Float[np.ndarray, "level 3"]:
 
 @cache
 def diverging() -> Float[np.ndarray, "level 3"]:
-    """Colors of -1 to 1: blue, neutral, amber; sRGB in [0, 1], OKLab lightness linear in |value|, 0.25 to 0.80."""
+    """Colors for -1 to 1: blue, neutral, amber; sRGB in [0, 1], OKLab lightness linear in |value|, 0.25 to 0.80."""
     lightness = np.linspace(0.25, 0.80, LEVELS // 2 + 1)
     amber = _even_path(lightness, (0.0, 0.05, 0.10, 0.135, 0.14), (45, 45, 48, 55, 70))
     blue = _even_path(lightness, (0.0, 0.05, 0.10, 0.13, 0.115), (265, 265, 262, 255, 237))
@@ -43,7 +43,7 @@ def diverging() -> Float[np.ndarray, "level 3"]:
 
 @lru_cache(maxsize=16)
 def blend(signed: bool, alpha: float) -> UInt8[np.ndarray, "level gray 3"]:
-    """What is drawn for each value over each gray; lightness is mixed less than color, so the texture stays."""
+    """The color of each value over each gray; lightness is blended less than color, so the texture stays visible."""
     gray = np.linspace(0, 1, 256)
     ground = 0.90 * oklab(np.stack([gray] * 3, axis=1))[:, 0]
     color = oklab(diverging() if signed else sequential())[:, None]
@@ -59,7 +59,7 @@ def blend(signed: bool, alpha: float) -> UInt8[np.ndarray, "level gray 3"]:
 def _even_path(
     lightness: Float[np.ndarray, " level"], chroma: Sequence[float], hue: Sequence[int]
 ) -> Float[np.ndarray, "level 3"]:
-    """OKLab colors of the given lightness along a smooth curve through (chroma, hue in degrees), in equal steps."""
+    """OKLab colors with this lightness along a smooth curve through (chroma, hue in degrees), in equal steps."""
     at = np.linspace(0, 1, len(chroma))
     fine = np.linspace(0, 1, 4001)
     angle = np.deg2rad(hue)
@@ -70,14 +70,14 @@ def _even_path(
 
 
 def srgb(lab: Float[np.ndarray, "*color 3"]) -> Float[np.ndarray, "*color 3"]:
-    """From OKLab to sRGB in [0, 1], clipped to it."""
+    """Convert OKLab to sRGB, clipped to [0, 1]."""
     linear = np.clip((lab @ np.linalg.inv(LAB).T) ** 3 @ np.linalg.inv(LMS).T, 0, 1)
     rgb: np.ndarray = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     return rgb
 
 
 def oklab(rgb: Float[np.ndarray, "*color 3"]) -> Float[np.ndarray, "*color 3"]:
-    """From sRGB in [0, 1] to OKLab."""
+    """Convert sRGB in [0, 1] to OKLab."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     lab: np.ndarray = np.cbrt(linear @ LMS.T) @ LAB.T
     return lab

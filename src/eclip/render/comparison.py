@@ -1,4 +1,4 @@
-"""Methods against texts in one picture: a row a method, a column a text, one color scale for all."""
+"""A picture that compares methods: one row per method, one column per text, one color scale for all."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,28 +17,28 @@ from eclip.render.overlay import paint, view_size
 
 SCALES = ("map", "row")
 TEXTS_AT_MOST = 20
-LENGTHS = ((4, 220), (8, 190), (TEXTS_AT_MOST, 160))  # texts, and the longer side of their panels in pixels
-MARGIN, GAP, BREAK = 32, 8, 22  # around all; between panels; between kinds of method
-LEAST_COLUMN, LEAST_ROW = 112, 66  # what a heading and a label need, however thin the image
+LENGTHS = ((4, 220), (8, 190), (TEXTS_AT_MOST, 160))  # number of texts, and longer side of their panels in pixels
+MARGIN, GAP, BREAK = 32, 8, 22  # around the page; between panels; between kinds of method
+LEAST_COLUMN, LEAST_ROW = 112, 66  # room for a heading and a label, even if the image is thin
 LEAST_LABEL, MOST_LABEL = 176, 300
-LEAST_CONTENT = 470  # the width that the words of the legend need
+LEAST_CONTENT = 470  # width of the legend's text
 TITLE, NAME, SMALL = 24, 17, 13  # points
-LEADING = 1.32  # height of a line in points of its letters
+LEADING = 1.32  # line height relative to the font size
 QUIET, RULE, MIDDLE = (29, 29, 34), (56, 56, 63), (198, 198, 204)
 ALPHA = 0.85
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method: its maps, or why there are none.
+    """One method: its maps, or why it has none.
 
     Attributes:
         name: of the method.
-        kind: what it looks at, in a word.
-        cost: what it took, in words.
-        maps: raw; None where the method is not applicable.
-        gap: then, the reason, half a sentence.
-        signed: zero has a meaning in these maps; what is below it stays gray, or blue where texts are held against one.
+        kind: what it uses, in one word.
+        cost: its cost as text.
+        maps: raw; None if the method is not applicable.
+        gap: the reason in that case, as a clause without a period.
+        signed: zero is meaningful in these maps; negative values stay gray, or turn blue if there is a `versus` text.
     """
 
     name: str
@@ -55,8 +55,8 @@ class Section:
 
     Attributes:
         name: of the model.
-        note: a few words on it, below its name.
-        scores: one a text; None where no method had a meaning.
+        note: a few words below its name.
+        scores: one per text; None if no method is applicable.
         rows: its methods.
     """
 
@@ -74,15 +74,15 @@ def grid(
     versus: str | None = None,
     scale: str = "map",
 ) -> Image.Image:
-    """One picture of many maps: the image, then a row a method and a column a text, model below model.
+    """One picture of many maps: the image, then one row per method and one column per text, one section per model.
 
     Args:
-        image: mode RGB, any size; drawn as long as the panels, 160 to 220 pixels.
-        sections: one a model, at least one.
-        texts: columns, in their order; of more than twenty, those that score best in the first section, best first.
-        versus: the text that maps and scores are held against. Maps are then signed, and colors diverge around zero.
-        scale: "map" colors each map by its own least and most; "row" by those of the method over all texts, also those
-            that are not drawn, so that its texts can be compared.
+        image: mode RGB, any size; drawn as large as the panels, 160 to 220 pixels on the longer side.
+        sections: one per model, at least one.
+        texts: columns, in this order; of more than twenty, those with the highest scores in the first section.
+        versus: the text to which others are contrasted. Maps are then signed, and colors diverge around zero.
+        scale: "map" scales each map by its own minimum and maximum; "row" by those of the method over all texts,
+            including those not shown, so that texts can be compared.
 
     Returns:
         Mode RGB.
@@ -109,17 +109,17 @@ def grid(
 
 
 def check_scale(scale: str) -> None:
-    """One of SCALES.
+    """Check that scale is one of SCALES.
 
     Raises:
-        OptionError: another.
+        OptionError: it is not.
     """
     one_of(scale, "scale", SCALES)
 
 
 @dataclass(frozen=True)
 class _Page:
-    """Where things stand, from left to right, and the bands that are laid below one another."""
+    """The layout from left to right, and the bands that are stacked vertically."""
 
     image: Image.Image
     sections: Sequence[Section]
@@ -157,7 +157,7 @@ class _Page:
 
     @cached_property
     def left(self) -> int:
-        """Where the panels begin."""
+        """The left edge of the panels."""
         return MARGIN + self.label + 3 * GAP
 
     @cached_property
@@ -170,7 +170,7 @@ class _Page:
 
     def header(self, section: Section, *, first: bool) -> Image.Image:
         more = len(self.texts) - len(self.shown)
-        note = section.note + (f" · {more:,} more texts, with lower scores, are left out" if more else "")
+        note = section.note + (f" · {more:,} more texts with lower scores are not shown" if more else "")
         room = self.width - MARGIN - self.left
         words = [wrap(self.texts[text], self.column - GAP, NAME - 2, 2) for text in self.shown]
         deepest = max(len(lines) for lines, _ in words)
@@ -259,21 +259,19 @@ class _Page:
         return band
 
     def sentences(self) -> list[str]:
-        whole = "each map" if self.scale == "map" else "each row, over all its texts"
+        whole = "each map" if self.scale == "map" else "each row over all its texts"
         if self.versus is not None:
-            meaning = (
-                f"Amber speaks for the text above, blue for “{self.versus}”; 1 is the most of {whole}, of either sign."
-            )
+            meaning = f"Amber is evidence for the text above, blue for “{self.versus}”; the peak of {whole} is ±1."
         else:
-            meaning = f"0 is the least and 1 the most of {whole}; the line runs at half."
+            meaning = f"0 is the minimum and 1 the maximum of {whole}; the outline is at 0.5."
             rows = [row for section in self.sections for row in section.rows if row.signed and row.maps is not None]
             if rows:
                 names = ", ".join(dict.fromkeys(row.name for row in rows))
-                meaning += f" In {names} 0 is zero: what speaks against a text stays gray."
+                meaning += f" In {names}, 0 is zero: evidence against a text stays gray."
         return [
             meaning,
-            "A map says where; whether the thing is there at all, the score says.",
-            "Times: forward pass and method together, timed once, and as a multiple of the forward pass alone.",
+            "A map shows where the object would be; the score shows whether it is present.",
+            "Times: forward pass and method together, measured once, and as a multiple of the forward pass alone.",
         ]
 
 
@@ -284,6 +282,6 @@ def _line(points: int) -> int:
 def _write(
     draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, room: int | float, points: int, ink: tuple[int, int, int]
 ) -> None:
-    """One line of text, its box of `_line(points)` pixels at the point given."""
+    """Draw a line of text in a box `_line(points)` pixels high whose top left corner is `at`."""
     line, font = fit(text, room, points)
     draw.text((at[0], at[1] + _line(points) / 2), line, ink, font, anchor="lm")

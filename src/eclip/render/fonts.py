@@ -1,4 +1,4 @@
-"""Letters on pictures: a font that has them, shortened to the room there is, spelled out where no font has them."""
+"""Text on pictures: a font that has its characters, shortened to fit, with substitutes for missing characters."""
 
 import math
 import unicodedata
@@ -8,14 +8,14 @@ from functools import cache, lru_cache
 
 from PIL import ImageFont
 
-TEXT_AT_MOST = 400  # characters that are measured; no picture has room for more
-NO_GLYPH = "\U0010fffe"  # never a character, so always drawn as the font's empty box
-# Bundled with Pillow is little more than ASCII; these, where the system has one, draw other scripts.
+TEXT_AT_MOST = 400  # characters; no picture has room for more
+NO_GLYPH = "\U0010fffe"  # a noncharacter, always drawn as the font's empty box
+# Pillow's own font has little more than ASCII; these, if the system has them, cover other scripts.
 SYSTEM_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "arial.ttf")
 
 
 def fit(text: str, room: int | float, points: int) -> tuple[str, ImageFont.FreeTypeFont]:
-    """The text in letters that can be drawn, shortened to the room in pixels, and the font that has them."""
+    """The text in drawable characters, shortened to `room` pixels, and the font for it."""
     line = " ".join(text[:TEXT_AT_MOST].split())
     font = max(fonts(points), key=lambda candidate: sum(_draws(candidate, letter) for letter in line))
     line = "".join(letter if _draws(font, letter) else _spell(letter, font) for letter in line)
@@ -23,13 +23,13 @@ def fit(text: str, room: int | float, points: int) -> tuple[str, ImageFont.FreeT
 
 
 def wrap(text: str, room: int | float, points: int, most: int) -> tuple[list[str], ImageFont.FreeTypeFont]:
-    """The text in at most so many lines of the room in pixels, the last one shortened; and the font for them."""
+    """The text in at most `most` lines of `room` pixels, the last one shortened, and the font for it."""
     rest, font = fit(text, math.inf, points)
     lines: list[str] = []
     while len(lines) < most - 1 and font.getlength(rest) > room:
         count = max(1, _fitting(rest, font, room, ""))
         space = rest.rfind(" ", 0, count + 1)
-        count = space if space > 0 else count  # a word that is too long by itself is broken
+        count = space if space > 0 else count  # break a word that is too long for a line
         lines.append(rest[:count].rstrip())
         rest = rest[count:].lstrip()
     return [line for line in (*lines, _shorten(rest, font, room)) if line], font
@@ -43,16 +43,16 @@ def _shorten(line: str, font: ImageFont.FreeTypeFont, room: int | float) -> str:
 
 
 def _fitting(line: str, font: ImageFont.FreeTypeFont, room: int | float, end: str) -> int:
-    """How many letters fit, with the end after them."""
+    """How many characters fit, followed by `end`."""
     return bisect_right(range(len(line)), room, key=lambda count: font.getlength(line[:count].rstrip() + end)) - 1
 
 
 @cache
 def fonts(points: int) -> list[ImageFont.FreeTypeFont]:
-    """Pillow's own font, then those of SYSTEM_FONTS that are found."""
+    """Pillow's own font, then the installed ones of SYSTEM_FONTS."""
     fonts = [ImageFont.load_default(points)]
     for name in SYSTEM_FONTS:
-        with suppress(OSError):  # this system lacks it
+        with suppress(OSError):  # not installed
             fonts.append(ImageFont.truetype(name, points))
     return [font for font in fonts if isinstance(font, ImageFont.FreeTypeFont)]
 
@@ -63,7 +63,7 @@ def _draws(font: ImageFont.FreeTypeFont, letter: str) -> bool:
 
 
 def _spell(letter: str, font: ImageFont.FreeTypeFont) -> str:
-    """A letter the font lacks, in others: é as e, an emoji by its name, the rest by number; joiners vanish."""
+    """A substitute for a character the font lacks: é as e, emoji by name, others by code; joiners are dropped."""
     if unicodedata.category(letter) in ("Cf", "Mn", "Cc"):
         return ""
     plain = "".join(part for part in unicodedata.normalize("NFKD", letter) if not unicodedata.combining(part))

@@ -1,4 +1,4 @@
-"""Pages from templates: files of HTML, SVG, CSS and JavaScript that lie beside the module that fills them in."""
+"""Pages from templates: HTML, SVG, CSS and JavaScript files next to the module that fills them in."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 @cache
 def environment(package: str) -> Environment:
-    """The templates of a package, whatever their suffix: values are escaped, and a name without a value is an error.
+    """The template environment of a package: values are escaped for any suffix, and undefined names are errors.
 
-    In a template `{{ inline("style.css") }}` writes out a file as it is, and `{{ value|tojson }}` writes JSON that a
-    `<script>` can hold.
+    In a template, `{{ inline("style.css") }}` inserts a file unchanged, and `{{ value|tojson }}` inserts JSON that is
+    safe inside `<script>`.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -28,12 +28,12 @@ def environment(package: str) -> Environment:
 
 
 def render(module: str, template: str, **values: Any) -> Markup:
-    """The template with its values, safe to be a value of another template.
+    """Render a template; the result can be a value of another template.
 
     Args:
-        module: `__name__` of a module that lies beside the template.
-        template: the name of its file.
-        values: every name that the template uses.
+        module: `__name__` of a module in the same folder as the template.
+        template: file name of the template.
+        values: a value for every name that the template uses.
     """
     from markupsafe import Markup
 

@@ -1,4 +1,4 @@
-"""Label maps in color: a palette that all eyes can tell apart, and images tinted by class with a legend beside."""
+"""Label maps in color: a palette safe for color-blind viewers, and images tinted by class with a legend."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from eclip.render.colormaps import BACKGROUND, FAINT, INK
 from eclip.render.fonts import fit, fonts
 from eclip.render.overlay import LEAST_LENGTH, view_size
 
-TINT, DIMMED = 0.55, 0.8  # opacity of a class's color; brightness of what is background
-PANEL_AT_MOST = 640  # pixels of the longer side of a panel in a picture of several
+TINT, DIMMED = 0.55, 0.8  # opacity of a class's color; brightness of the background
+PANEL_AT_MOST = 640  # pixels of the longer side of a panel if there are several
 GAP = 10
 COLORS = bytes.fromhex(
     "e99b009b00ff00d3ffd30b646fffa66490c800bc9bde590bffd3007af4f485d385907aff0085906f64c8ff9bd3de8564e9169b6fa6ffd32c2c"
@@ -32,22 +32,22 @@ COLORS = bytes.fromhex(
     "e99bb1d385c8d32c59d37a64c84ebc00bcb1b1f46fde596f85f4a69ba6f4f400164e854ef437596fc8e9c8e959f44316de8590f4855943e9e9"
     "bcc800167ade21d3d3ff90bcf4a67a90d34eff439b"
 )
-"""Red, green and blue of 254 classes. Each color is the one farthest from all before it to the eyes that tell them
-apart worst, normal, red-blind or green-blind; `tests/test_palette.py` finds them again."""
+"""RGB of 254 classes. Each color maximizes the distance to all previous ones in the worst of normal, red-blind and
+green-blind vision; `tests/test_palette.py` recomputes them."""
 
 
 def palette(count: int) -> UInt8[np.ndarray, "label 3"]:
-    """Colors of labels 0 to `count`: black, then one a class; a class keeps its color when more are added.
+    """Colors for labels 0 to `count`: black, then one per class; a class keeps its color if more are added.
 
-    Among the first twenty no two are nearer than 0.08 in OKLab to normal eyes and 0.06 to red-blind and green-blind
-    ones. After 254 classes the colors begin again.
+    Among the first twenty, OKLab distances are at least 0.08 for normal vision and 0.06 for red-blind and green-blind
+    vision. After 254 classes, the colors repeat.
     """
     colors = np.frombuffer(COLORS, np.uint8).reshape(-1, 3)
     return np.concatenate([np.zeros((1, 3), np.uint8), colors[np.arange(count) % len(colors)]])
 
 
 def indexed(labels: Integer[np.ndarray, "height width"], count: int) -> Image.Image:
-    """A picture whose values are the labels: with the palette up to 254 classes (255 is void), else gray of 16 bits."""
+    """A picture whose values are the labels: paletted up to 254 classes (255 is void), otherwise 16-bit grayscale."""
     if count > 254:
         return Image.fromarray(labels.astype(np.uint16))
     picture = Image.fromarray(labels.astype(np.uint8), mode="P")
@@ -56,12 +56,12 @@ def indexed(labels: Integer[np.ndarray, "height width"], count: int) -> Image.Im
 
 
 def tinted(image: Image.Image, labels: Integer[np.ndarray, "height width"], count: int) -> Image.Image:
-    """The image in gray, each class in its color, a thin line where labels change; label 0 stays gray.
+    """The image in gray, tinted by class, with a thin line between labels; label 0 stays gray.
 
     Args:
         image: mode RGB.
         labels: of the image's size, 0 to `count`.
-        count: how many classes there are.
+        count: number of classes.
     """
     gray = np.arange(256.0)[None, :, None]
     table = (1 - TINT) * gray + TINT * palette(count)[:, None].astype(float)  # label gray 3
@@ -80,14 +80,14 @@ def tinted(image: Image.Image, labels: Integer[np.ndarray, "height width"], coun
 def labeled(
     image: Image.Image, labels: Integer[np.ndarray, "height width"], names: Sequence[str], *, beside: bool
 ) -> Image.Image:
-    """The tinted image with its legend: each class that is there, the largest first, and its share of the pixels.
+    """The tinted image with a legend of the classes it contains, largest first, with their share of the pixels.
 
     Args:
         image: mode RGB.
         labels: of the image's size.
-        names: of each label, 0 among them.
-        beside: the image itself to the left, and panels of at most 640 pixels; else in the image's own size. Small
-            images are drawn larger, the longer side 240 pixels.
+        names: one per label, including 0.
+        beside: put the original image to the left, with panels of at most 640 pixels; otherwise use the image's own
+            size. Small images are enlarged to 240 pixels on the longer side.
     """
     size = view_size(image.size, LEAST_LENGTH, PANEL_AT_MOST if beside else None)
     count = len(names) - 1
@@ -105,7 +105,7 @@ def labeled(
 
 
 def _legend(size: tuple[int, int], areas: np.ndarray, names: Sequence[str]) -> Image.Image:
-    """A column as high as the panels: a square of color, name and share of each class that is there."""
+    """A column as high as the panels: color, name and share of each class that occurs."""
     points = min(64, max(12, min(max(size) // 26, size[1] // 8)))
     pitch = round(1.7 * points)
     order = [int(label) for label in np.argsort(-areas, kind="stable") if areas[label] > 0]

@@ -1,4 +1,4 @@
-"""An image with its evidence in color, a legend below; and strips of several."""
+"""Overlays, which draw an image with its evidence in color above a legend, and strips of several."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -14,13 +14,13 @@ from eclip.errors import OptionError, ShapeError
 from eclip.render.colormaps import BACKGROUND, BAR_GRAY, FAINT, INK, LEVELS, blend
 from eclip.render.fonts import fit, fonts
 
-OUTLINE_LEVEL = 0.5  # the outline runs where the heat map, or its absolute value, is half of its peak
-LEAST_SIDE = 16  # pixels of a drawn side, however thin the image
-LEAST_LENGTH = 240  # pixels of the longer drawn side, and of the width that a legend needs
+OUTLINE_LEVEL = 0.5  # the outline is where the heat map, or its absolute value, is half its peak
+LEAST_SIDE = 16  # minimum pixels of a drawn side, even if the image is thin
+LEAST_LENGTH = 240  # minimum pixels of the longer drawn side and of the legend's width
 PANEL_LENGTH = 320  # longer side of a strip's panels
 PANEL_GAP = 10
-CELLS_A_ROW, CELLS_AT_MOST = 6, 24  # of a strip, the image among them
-BLOCK_PIXELS = 1 << 20  # drawn at a time, which bounds memory on large images
+CELLS_A_ROW, CELLS_AT_MOST = 6, 24  # of a strip, including the image
+BLOCK_PIXELS = 1 << 20  # drawn at a time, to limit memory for large images
 
 
 def overlay(
@@ -34,24 +34,24 @@ def overlay(
     alpha: float = 0.85,
     what: str = "",
 ) -> Image.Image:
-    """The image in gray with its evidence in color, a thin outline at half the peak, and a legend below.
+    """Draw the image in gray with its evidence in color, a thin outline at half the peak, and a legend below.
 
     Args:
         image: mode RGB, any size.
         values: in [0, 1], or [-1, 1] if signed; of any size, resized to the image by heatmap.resize.
         signed: colors diverge around zero, blue below and amber above.
-        text: for the legend; shortened with an ellipsis where it does not fit.
+        text: for the legend; shortened with an ellipsis if it does not fit.
         score: for the legend, the cosine of image and text.
-        legend: False gives the bare picture in exactly the image's size. A legend makes small images larger (the longer
-            side at least 240 pixels, the shorter at least 16), centered above it, and no image smaller.
+        legend: False returns only the picture, in exactly the image's size. With a legend, small images are enlarged
+            (the longer side to at least 240 pixels, the shorter to at least 16) and centered; no image is reduced.
         alpha: opacity of the color at the peak, 0 to 1.
-        what: a word before the score, where it is no cosine.
+        what: a label before the score if it is not a cosine.
 
     Returns:
         Mode RGB.
 
     Raises:
-        OptionError: alpha is outside [0, 1], or a value outside its range.
+        OptionError: alpha is outside [0, 1], or a map value is outside its range.
     """
     if not 0 <= alpha <= 1:
         raise OptionError(f"alpha must be between 0 and 1, got {alpha}.")
@@ -77,15 +77,15 @@ def strip(
     scores: Sequence[float],
     what: str = "",
 ) -> Image.Image:
-    """The image and one overlay a text, in rows of at most six; "+ n more" where the texts do not fit in four rows.
+    """The image and one overlay per text, in rows of at most six; "+ n more" if the texts do not fit in four rows.
 
     Args:
-        image: mode RGB, any size; drawn 320 pixels long.
-        panels: one a text, as the values of overlay. Only those that are drawn are taken from the iterable, one at a
-            time; patch grids are enough, no need to resize them to the image.
+        image: mode RGB, any size; drawn with 320 pixels on the longer side.
+        panels: one per text, like the values of overlay. Only those that are drawn are taken from the iterable, one at
+            a time; they may be on the patch grid.
         signed: as in overlay.
-        texts: one a panel.
-        scores: one a text.
+        texts: one per panel.
+        scores: one per text.
         what: as in overlay.
 
     Returns:
@@ -97,7 +97,7 @@ def strip(
         ValueError: there are fewer panels than texts.
     """
     if len(texts) != len(scores):
-        raise ShapeError(f"a strip needs one score a text, got {len(texts)} texts and {len(scores)} scores.")
+        raise ShapeError(f"a strip needs one score per text, got {len(texts)} texts and {len(scores)} scores.")
     shown = len(texts) if len(texts) < CELLS_AT_MOST else CELLS_AT_MOST - 2
     small = image.resize(view_size(image.size, PANEL_LENGTH, PANEL_LENGTH), Image.Resampling.LANCZOS)
     cells = [small]
@@ -119,18 +119,18 @@ def strip(
 
 
 def view_size(size: tuple[int, int], least: int, most: int | None = None) -> tuple[int, int]:
-    """The size to draw an image in, the longer side at least and at most so many pixels, the shorter never too thin."""
+    """The size at which to draw an image, with the longer side from `least` to `most` pixels, never too thin."""
     scale = min(max(least, *size), most or math.inf) / max(size)
     width, height = (max(LEAST_SIDE, round(side * scale)) for side in size)
     return width, height
 
 
 def paint(image: Image.Image, values: Float[np.ndarray, "row col"], signed: bool, alpha: float) -> Image.Image:
-    """The bare picture: the image in gray, its evidence in color, the outline at half the peak."""
+    """The picture without legend: the image in gray, its evidence in color, an outline at half the peak."""
     low = -1 if signed else 0
     if not (values.min() >= low and values.max() <= 1):
         given, maker = f"{values.min()} to {values.max()}", "heatmap.signed" if signed else "heatmap.normalize"
-        raise OptionError(f"an overlay needs values in [{low}, 1], got {given}: {maker} makes them.")
+        raise OptionError(f"an overlay needs values in [{low}, 1], got {given}: use {maker} first.")
     width, height = image.size
     if values.shape != (height, width):
         values = heatmap.resize(torch.from_numpy(np.ascontiguousarray(values)), (height, width)).numpy()
@@ -141,7 +141,7 @@ def paint(image: Image.Image, values: Float[np.ndarray, "row col"], signed: bool
     step = max(1, BLOCK_PIXELS // width)
     for top in range(0, height, step):
         above, stop = max(0, top - 1), min(height, top + step)
-        block = values[above : stop + 1]  # one row more on either side, for the slope of the outline
+        block = values[above : stop + 1]  # one more row on either side, for the slope of the outline
         level = np.rint((block - low) / (1 - low) * (LEVELS - 1)).astype(np.uint8)
         painted = colors[level, gray[above : stop + 1]]
         line = alpha * _outline(np.abs(block), stroke)
@@ -152,7 +152,7 @@ def paint(image: Image.Image, values: Float[np.ndarray, "row col"], signed: bool
 
 
 def _outline(heat: Float[np.ndarray, "row col"], stroke: float) -> Float[np.ndarray, "row col"]:
-    # how far a pixel is from the level, in pixels: its difference over the slope there
+    # distance of a pixel from the level, in pixels: its difference divided by the slope
     slope = np.hypot(*(np.gradient(heat, axis=axis) if heat.shape[axis] > 1 else 0 * heat for axis in (0, 1)))
     distance = np.full_like(heat, np.inf)
     np.divide(np.abs(heat - OUTLINE_LEVEL), slope, out=distance, where=slope > 0)

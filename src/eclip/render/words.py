@@ -1,4 +1,4 @@
-"""Words in the color of what they did: for terminals, as HTML, on pictures."""
+"""Words colored by their relevance: for terminals, as HTML, on pictures."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Color = tuple[int, int, int]
 
 
 def shares(values: Float[np.ndarray, " word"]) -> Float[np.ndarray, " word"]:
-    """Each value as its share of all there is, signs aside: in [-1, 1], absolute values add up to 1, or all 0."""
+    """Each value as a share of the sum of absolute values, in [-1, 1]; all 0 if that sum is 0."""
     total = np.abs(values).sum()
     return values / total if total > 0 else np.zeros_like(values)
 
 
 def colors(values: Float[np.ndarray, " word"]) -> list[tuple[Color, Color]]:
-    """Ground and ink of each word: blue speaks against, amber for; the strongest word is the brightest."""
+    """Background and text color of each word: amber is evidence for, blue against; the strongest is the brightest."""
     peak = np.abs(values).max(initial=0)
     scaled = values / peak if peak > 0 else np.zeros_like(values)
     table = (diverging() * 255).round().astype(int)
@@ -42,20 +42,20 @@ def colors(values: Float[np.ndarray, " word"]) -> list[tuple[Color, Color]]:
 
 
 def percent(share: float) -> str:
-    """A share in whole percent, with its sign unless it is zero."""
+    """A share in whole percent, with a sign unless it is zero."""
     rounded = round(100 * share)
     return f"{rounded:+d}%" if rounded else "0%"
 
 
 def printable(text: str) -> str:
-    """Control characters, which a terminal would obey, as the sign for what has no sign."""
+    """The text with control characters, which a terminal would obey, replaced by the replacement character."""
     return "".join("\ufffd" if unicodedata.category(letter) == "Cc" else letter for letter in text)
 
 
 def terminal(words: Sequence[str], values: Float[np.ndarray, " word"], width: int) -> list[Text]:
-    """The words on their colors, below them their shares in percent, for rich's console; in as many rows as it needs.
+    """The words on their colors with their shares in percent below, for rich's console, in as many rows as needed.
 
-    Without color the shares still say it all. A word wider than the room has a row of its own and is not broken.
+    The shares carry the information without color. A word wider than the console has its own row and is not broken.
     """
     from rich.cells import cell_len
     from rich.text import Text
@@ -75,14 +75,14 @@ def terminal(words: Sequence[str], values: Float[np.ndarray, " word"], width: in
 
 
 def page_words(words: Sequence[str], values: Float[np.ndarray, " word"], *, focus: bool = False) -> Markup:
-    """The words as HTML spans, each with its share in a tooltip; with `focus` they can be reached by keyboard."""
+    """The words as HTML spans, each with its share in a tooltip; with `focus` they are accessible by keyboard."""
     each = zip(words, colors(values), shares(values).tolist(), strict=True)
-    told = [(word, _hex(ground), _hex(ink), share) for word, (ground, ink), share in each]
-    return render(__name__, "words.html", words=told, focus=focus)
+    spans = [(word, _hex(ground), _hex(ink), share) for word, (ground, ink), share in each]
+    return render(__name__, "words.html", words=spans, focus=focus)
 
 
 def drawn(words: Sequence[str], values: Float[np.ndarray, " word"], width: int, points: int = 18) -> Image.Image:
-    """The words on their colors with their shares below, in as many lines as the width needs.
+    """The words on their colors with their shares below, wrapped to the width.
 
     Returns:
         Mode RGB, `width` pixels wide.
@@ -120,15 +120,15 @@ def cut_out(
     width: int,
     side: int = 96,
 ) -> Image.Image:
-    """A part of the image, and beside it the words on their colors.
+    """A crop of the image next to the words on their colors.
 
     Args:
         image: mode RGB.
         box: left, top, right, bottom in pixels of the image.
         words: of the text.
-        values: one a word.
+        values: one per word.
         width: of the picture, in pixels.
-        side: of the part, its longer one.
+        side: longer side of the crop, in pixels.
     """
     left, top, right, bottom = (float(side) for side in box)
     part = image.crop((int(left), int(top), max(int(left) + 1, round(right)), max(int(top) + 1, round(bottom))))
@@ -142,7 +142,7 @@ def cut_out(
 
 
 def stack(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures below one another, flush left."""
+    """Stack pictures vertically, aligned left."""
     canvas = Image.new("RGB", (max(one.width for one in pictures), sum(one.height for one in pictures)), BACKGROUND)
     top = 0
     for one in pictures:

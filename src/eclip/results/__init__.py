@@ -1,1 +1,1 @@
-"""What a run leaves on disk: one folder, one manifest, where it came from, and the command that repeats it."""
+"""What a run writes to disk: a folder with a manifest, its provenance, and the command that repeats it."""

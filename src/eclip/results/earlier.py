@@ -1,4 +1,4 @@
-"""What an earlier run left in a folder of results, told from its manifest."""
+"""What an earlier run left in an output folder, according to its manifest."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ MANIFEST = "manifest.json"
 
 
 class Earlier:
-    """What an earlier run left in a folder, by its manifest.
+    """What an earlier run left in a folder, according to its manifest.
 
     Args:
-        manifest: as it lies there.
+        manifest: its content.
 
     Attributes:
-        command: which made it, such as "eclip explain", by its schema.
-        places: its images: where each file lies, or the name of one that was in memory.
+        command: the command that wrote it, such as "eclip explain", from its schema.
+        places: its images: the path of each file, or the name of an image that was in memory.
         files: names of all files that it wrote into the folder.
-        asked: what it asked, to be held against what is asked now.
+        asked: its inputs and options, for comparison with those of the current run.
     """
 
     def __init__(self, manifest: dict[str, Any]) -> None:
@@ -35,7 +35,7 @@ class Earlier:
 
     @classmethod
     def read(cls, folder: Path) -> Earlier | None:
-        """Of the folder's manifest; None where there is none, or one of others."""
+        """Read the folder's manifest; None if there is none, or if it is not from eclip."""
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             return cls(manifest) if manifest["schema"].startswith("eclip.") else None
@@ -57,7 +57,7 @@ def _names(files: Any) -> Iterable[str]:
 
 
 def asked_of(manifest: dict[str, Any]) -> Any:
-    """What a run asked, without what it was asked with."""
+    """The inputs and options of a run, without its command line and package versions."""
     provenance = {
         key: one for key, one in (manifest.get("provenance") or {}).items() if key not in ("command", "versions")
     }
@@ -65,6 +65,6 @@ def asked_of(manifest: dict[str, Any]) -> Any:
 
 
 def place_of(source: str) -> str:
-    """Where an image lies, or its name if it was in memory."""
+    """The path of an image, or its name if it was in memory."""
     path = Path(source)
     return str(path.resolve()) if path.is_file() else source

@@ -1,8 +1,8 @@
-"""A folder of results: one run, one manifest over all that it made, and nothing of anybody else's lost.
+"""An output folder: the results of one run with a manifest, without losing files of others.
 
-A run may begin in a folder that is new, that holds files of others (they stay as they are; names of ours step aside),
-or that holds an earlier run of the same kind on some of the same images: that one is replaced. What another kind of run
-left, or the results of images that this run would not make again, is replaced only if that is asked for.
+A run may start in a folder that is new, that contains unrelated files (they are kept; our file names avoid theirs), or
+that contains an earlier run of the same kind on some of the same images, which is replaced. Results of another kind of
+run, or of images that this run does not process, are replaced only with `overwrite`.
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ OTHER_RUNS = (
     (("eclip_head.json",), "eclip train"),
     (("checkpoint.pt", "log.jsonl"), "eclip train"),
 )
-"""What lies in a folder that another command of ours made, if all of it does."""
-WAYS_OUT = "choose another folder, or replace them: --overwrite (Python: overwrite=True)"
+"""Files that identify a folder of another eclip command, if all of them exist."""
+WAYS_OUT = "choose another folder, or replace them with --overwrite (Python: overwrite=True)"
 MOST_NAMED = 3
 ENDINGS = frozenset(
     f".{ending}"
     for ending in "png jpg jpeg pdf svg eps webp gif tif tiff bmp json html csv npy npz zip".split()  # noqa: SIM905
 )
-"""Of files, that are no names of folders."""
+"""File extensions, which the name of a folder should not have."""
 
 
 class Folder:
-    """A folder of results, filled one image after the other, and one manifest over all of them.
+    """An output folder, filled one image at a time, with a manifest of all images.
 
-    Every file appears whole or not at all. The manifest is written on leaving, also after an exception or Ctrl-C, so
-    what was done is on record. Entering takes the folder: no two runs fill one at once.
+    Files are written atomically. The manifest is written on exit, even after an exception or Ctrl-C, so that finished
+    images are recorded. Entering locks the folder, so that no two runs write to it at once.
 
     Args:
-        folder: where; made if it is not there.
-        formats: of `FORMATS`.
-        manifest: its fields before the images, "schema" among them.
-        overwrite: replace what another run left.
+        folder: its path; created if it does not exist.
+        formats: some of `FORMATS`.
+        manifest: its fields before the images, including "schema".
+        overwrite: replace the results of another run.
 
     Attributes:
-        fixed: names of files beside the manifest that a run of this kind writes.
-        steps_aside: a folder that nobody named gives way to "NAME-2", "NAME-3", ..., where it holds other results.
-        replaced: after leaving, whether an earlier run that asked something else was replaced.
+        fixed: names of files besides the manifest that a run of this kind writes.
+        steps_aside: use "NAME-2", "NAME-3", ... instead of a default folder that contains other results.
+        replaced: after exit, whether an earlier run with other inputs or options was replaced.
     """
 
     fixed: tuple[str, ...] = ()
@@ -79,7 +79,7 @@ class Folder:
         self._make()
 
     def over(self: AnyFolder, sources: Iterable[str]) -> AnyFolder:
-        """Say beforehand which images the results will be of; those of others in the folder are kept from harm."""
+        """Announce the images of this run, so that results of other images in the folder are protected."""
         self._sources = {place_of(source) for source in sources}
         return self
 
@@ -117,28 +117,28 @@ class Folder:
             done = bool(self.manifest["images"])
             if "json" in self.formats and (done or (self.manifest["failures"] and self._before is None)):
                 text = json.dumps(self.manifest, indent=1, ensure_ascii=False, allow_nan=False)
-                self._put(MANIFEST, text.encode(errors="backslashreplace"))  # names that are no Unicode: JSON's escapes
+                self._put(MANIFEST, text.encode(errors="backslashreplace"))  # escape names that are not Unicode
             if done and self._before is not None and (self.overwrite or reason[:1] in ((), (None,))):
                 self._clear(self._before)
         finally:
             self._release()
 
     def fail(self, source: str, error: str) -> None:
-        """Record an image of which nothing could be made."""
+        """Record an image that failed."""
         self.manifest["failures"].append({"source": source, "error": error})
 
     def check_free(self, name: str) -> None:
-        """A file of this name may be written.
+        """Check that a file of this name may be written.
 
         Raises:
-            ResultError: somebody else's lies there.
+            ResultError: a file that is not from an earlier run of this kind exists.
         """
         path = self.folder / name
         if path.is_file() and not (self.overwrite or self._own(name)):
-            raise ResultError(f"{path} is there already, and no run of this kind left it there: {WAYS_OUT}.")
+            raise ResultError(f"{path} already exists and is not from a run of this kind: {WAYS_OUT}.")
 
     def _look(self) -> None:
-        """What is in the folder already, and whether this run may begin there."""
+        """Examine what is already in the folder and check that this run may start there."""
         check_no_other(self.folder)
         self._before = before = Earlier.read(self.folder)
         for name in {path.name for path in self.folder.iterdir()} - (before.files if before else set()):
@@ -147,8 +147,8 @@ class Folder:
             return
         if before is not None and before.command != command_of(self.manifest):
             raise ResultError(
-                f"the folder {str(self.folder)!r} holds results of `{before.command}`, with which those of "
-                f"`{command_of(self.manifest)}` would mix: {WAYS_OUT}."
+                f"the folder {str(self.folder)!r} contains results of `{before.command}`, which would mix with those "
+                f"of `{command_of(self.manifest)}`: {WAYS_OUT}."
             )
         lost = [] if before is None or self._sources is None else sorted(before.places - self._sources)
         if lost and self._sources:
@@ -156,8 +156,8 @@ class Folder:
                 f" and {len(lost) - MOST_NAMED:,} more" if lost[MOST_NAMED:] else ""
             )
             raise ResultError(
-                f"the folder {str(self.folder)!r} holds results of other images ({named}), which would no longer be in "
-                f"its manifest: {WAYS_OUT}."
+                f"the folder {str(self.folder)!r} contains results of other images ({named}), which the new manifest "
+                f"would no longer list: {WAYS_OUT}."
             )
         for name in (MANIFEST, *self.fixed) if "json" in self.formats else ():
             self.check_free(name)
@@ -166,7 +166,7 @@ class Folder:
         return name in self._written or (self._before is not None and name in self._before.files)
 
     def _clear(self, before: Earlier) -> None:
-        """Remove what an earlier run left and this one did not write again."""
+        """Remove files of an earlier run that this run did not rewrite."""
         stale = before.files - self._written
         self.replaced = before.asked != asked_of(self.manifest)
         for name in stale:
@@ -174,11 +174,11 @@ class Folder:
                 (self.folder / name).unlink(missing_ok=True)
 
     def _image(self, name: str, image: Callable[[], Image.Image]) -> tuple[str, dict[str, Any]]:
-        """A free stem for the files of an image, and the file that holds it: its own, or one that is written here."""
+        """A free stem for the files of an image, and the image's file: its own, or a copy written here."""
         source = Path(name)
         if source.is_file() and source.resolve().parent == self.folder.resolve():
             raise OptionError(
-                f"{source} lies in the output folder, where pictures could replace it: choose another folder."
+                f"{source} is in the output folder, where results could overwrite it: choose another folder."
             )
         stem = self._free(slug(source.stem) or "image")
         if source.is_file():
@@ -188,7 +188,7 @@ class Folder:
             with suppress(FileNotFoundError):
                 if (self.folder / copy).read_bytes() != content:
                     raise ResultError(
-                        f"the folder {str(self.folder)!r} holds results of another image called {name!r}: {WAYS_OUT}."
+                        f"the folder {str(self.folder)!r} contains results of another image named {name!r}: {WAYS_OUT}."
                     )
         return stem, {"image": self._put(copy, content)}
 
@@ -201,7 +201,7 @@ class Folder:
         return name
 
     def _is_anothers(self, stem: str) -> bool:
-        """Whether a file that is none of ours begins with this name, and could be replaced."""
+        """Whether a file that is not from eclip has this stem and could be overwritten."""
         if self.overwrite:
             return False
         return any(not is_ours(self.folder / one) for one in self._others.get(stem.casefold(), ()))
@@ -220,21 +220,21 @@ class Folder:
         try:
             replace_file(self.folder / name, lambda file: file.writelines(pieces))
         except ResultError as error:
-            raise ResultError(f"{error} {len(self.manifest['images'])} images before it are done.") from error
+            raise ResultError(f"{error} {len(self.manifest['images'])} images were finished before.") from error
         self._written.add(name)
         return name
 
 
 def check_no_other(folder: Path, own: str | None = None) -> None:
-    """A folder holds no run of a command of ours that keeps a whole folder to itself; nor results, if one asks.
+    """Check that a folder contains no run of a command that needs a folder to itself; nor results, if `own` does.
 
     Args:
-        folder: it may be missing.
-        own: the command that asks, if it keeps a whole folder; None for those that fill a `Folder`.
+        folder: it need not exist.
+        own: the calling command, if it needs a folder to itself; None for commands that fill a `Folder`.
 
     Raises:
-        OptionError: it is named as a file is.
-        ResultError: it does.
+        OptionError: its name has a file extension.
+        ResultError: it contains such a run.
     """
     check_is_folder(folder)
     made = [command for files, command in OTHER_RUNS if all((folder / name).exists() for name in files)]
@@ -242,7 +242,7 @@ def check_no_other(folder: Path, own: str | None = None) -> None:
         made.append(before.command)
     for command in made:
         if command != own:
-            raise ResultError(f"the folder {str(folder)!r} holds what `{command}` left there: choose another folder.")
+            raise ResultError(f"the folder {str(folder)!r} contains results of `{command}`: choose another folder.")
 
 
 def check_place(folder: str | Path, formats: Sequence[str]) -> None:
@@ -253,19 +253,19 @@ def check_place(folder: str | Path, formats: Sequence[str]) -> None:
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
-        raise OptionError(f"formats are {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}.")
+        raise OptionError(f"formats must be among {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}.")
     check_is_folder(folder)
 
 
 def check_is_folder(folder: str | Path) -> None:
-    """A place for results is named as folders are, not as files.
+    """Check that an output folder is not named like a file.
 
     Raises:
-        OptionError: it has the ending of a file, and no folder is there.
+        OptionError: it has a file extension and is not an existing folder.
     """
     path = Path(folder)
     if path.suffix.lower() in ENDINGS and not path.is_dir():
         raise OptionError(
-            f"{str(folder)!r} looks like a file, and results are several files in a folder: name a folder, such as "
-            f"{str(path.with_suffix(''))!r}; the pictures lie in it as PNG files."
+            f"{str(folder)!r} looks like a file, but results are several files in a folder: name a folder, such as "
+            f"{str(path.with_suffix(''))!r}; it will contain the pictures as PNG files."
         )

@@ -1,4 +1,4 @@
-"""Which image and which text is meant: by its number, counted from 0 (or from the end, as -1), or by its name."""
+"""Selection of an image and a text by number, counted from 0 (or from the end, such as -1), or by name."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ MOST_NAMED = 10
 
 
 def number_of(which: Which, names: Sequence[str], what: str) -> int:
-    """The place of what is meant, from 0.
+    """The index of the selected item, from 0.
 
     Args:
         which: a number from -count to count - 1, or one of the names.
-        names: of all there are.
-        what: what they are, in the singular: "text" or "class".
+        names: of all items.
+        what: what the items are, in the singular: "text" or "class".
 
     Raises:
-        OptionError: there is none of that number or name, or several have that name.
+        OptionError: no item has this number or name, or several have the name.
     """
     if isinstance(which, str | Path):
         places = [place for place, name in enumerate(names) if name == str(which)]
         if len(places) == 1:
             return places[0]
         if places:
-            raise OptionError(f"{_several(what)} {_listed(places)} are called {str(which)!r}: give the number.")
+            raise OptionError(f"{_several(what)} {_listed(places)} are all named {str(which)!r}: use the number.")
         raise OptionError(f"there is no {what} {str(which)!r}{_near(str(which), names, what)}")
     try:
         if isinstance(which, bool | np.bool_):
@@ -46,12 +46,12 @@ def number_of(which: Which, names: Sequence[str], what: str) -> int:
 
 
 def image_of(which: Which, sources: Sequence[str], texts: Sequence[str] = ()) -> int:
-    """The place of an image, from 0; its name is its path, or the last part of it where that is told apart.
+    """The index of an image, from 0; its name is its path, or the file name if that is unique.
 
     Args:
         which: a number or a name.
         sources: of the images.
-        texts: names that are no images', but may be taken for such.
+        texts: names that are not images but could be passed by mistake.
 
     Raises:
         OptionError: there is no such image, or several have that name.
@@ -61,12 +61,12 @@ def image_of(which: Which, sources: Sequence[str], texts: Sequence[str] = ()) ->
         if str(which) in short:
             return number_of(which, short, "image")
         if str(which) in texts:
-            raise OptionError(f"{str(which)!r} is no image: give the number or the path of one here.")
+            raise OptionError(f"{str(which)!r} is not an image: use the number or the path of an image here.")
     return number_of(which, sources, "image")
 
 
 def image_and_text(image: Which, text: Which | None, sources: Sequence[str], texts: Sequence[str]) -> tuple[int, int]:
-    """The places of an image and of a text; of a text's name alone, those of the first image and that text.
+    """The indices of an image and a text; for the name of a text alone, the first image and that text.
 
     Raises:
         OptionError: there is no such image or text, or several have that name.

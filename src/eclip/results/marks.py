@@ -1,4 +1,4 @@
-"""What tells a file of ours: a word in every picture, archive and page, so that nobody else's is ever taken for one."""
+"""A mark in every picture, archive and page from eclip, so that files of others are never mistaken for ours."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def png(picture: Image.Image) -> bytes:
 
     buffer, info = io.BytesIO(), PngInfo()
     info.add_text("Software", MARK.decode())
-    picture.save(buffer, "PNG", compress_level=3, pnginfo=info)  # small as 6 on overlays, in a third of the time
+    picture.save(buffer, "PNG", compress_level=3, pnginfo=info)  # small as level 6 on overlays, in a third of the time
     return buffer.getvalue()
 
 
 def is_ours(path: Path) -> bool:
-    """Whether it is a picture, an archive of arrays or a page that eclip wrote."""
+    """Whether a file is a picture, an array archive or a page that eclip wrote."""
     try:
         if path.suffix == ".npz":
             with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""What a result says of how it came about: its model, the versions it depends on, its options."""
+"""How a result was made: its model, package versions and options."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def noted(options: dict[str, Any]) -> dict[str, Any]:
-    """Options as a manifest holds them: lists for vectors and tuples, of larger tensors the shape alone."""
+    """Options as stored in a manifest: vectors and tuples as lists, larger tensors as their shape."""
 
     def note(value: Any) -> Any:
         if not hasattr(value, "tolist"):
@@ -29,7 +29,7 @@ def noted(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on; what only some results need is among them if it has been imported."""
+    """Versions of the packages that a result depends on, including optional ones if they have been imported."""
     packages = ["eclip", "torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow"]
     some = ("transformers", "transformers"), ("scikit-learn", "sklearn")
     packages += [name for name, module in some if module in sys.modules]
@@ -44,7 +44,7 @@ def _version(package: str) -> str:
 
 
 def made_by(backbone: Backbone) -> dict[str, Any]:
-    """What a result says of its model; "head" is where the head of the method eclip was read, None without one."""
+    """The provenance of a result; "head" is the path of the head of the method eclip, or None without one."""
     return {
         "model": backbone.name,
         "family": backbone.family,
@@ -62,5 +62,5 @@ def repeatable(backbone: Backbone, sources: Sequence[str], *options: dict[str, A
 
 
 def named(texts: Sequence[str], values: NDArray[Any]) -> dict[str, float]:
-    """A value a text, as manifests have them."""
+    """A dict from text to value, as stored in manifests."""
     return {text: round(float(value), 6) for text, value in zip(texts, values, strict=True)}

@@ -1,1 +1,1 @@
-"""What `eclip.train` is made of: the cache of encoded pairs, the loss, the checkpoint, the log."""
+"""Training of the head: the cache of encoded pairs, pooling and loss, checkpoints, the log."""

@@ -1,7 +1,7 @@
-"""Arrays of one shape, one a record, in shards on disk, so that more of them than fit into memory can be read anywhere.
+"""Arrays of the same shape in shards on disk, with random access to more of them than fit into memory.
 
-A shard is whole or not there: whoever is interrupted goes on behind the last whole one, and whoever finds a folder of
-the same key may use what is in it.
+Shards are written atomically: an interrupted run continues after the last complete shard, and any run may use a folder
+with its key.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from eclip.files import replace_file
 
 
 class Store:
-    """A numbered sequence of arrays.
+    """A numbered sequence of arrays, called records.
 
     Args:
-        folder: of the shards, made when the first one is written.
-        count: of the records.
+        folder: of the shards, created with the first one.
+        count: number of records.
         shape: of a record.
-        dtype: of its numbers.
-        shard: records in a shard.
+        dtype: of a record.
+        shard: number of records per shard.
     """
 
     def __init__(self, folder: Path, count: int, shape: Sequence[int], dtype: type[np.floating], shard: int) -> None:
@@ -40,26 +40,26 @@ class Store:
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
     def missing(self, first: int | None = None) -> list[range]:
-        """The records of each shard that is not there yet, of those that hold the `first` so many; None = all."""
+        """The records of each missing shard, among those that contain the `first` records; None = all."""
         spans = (self._span(number) for number in range(-(-(self.count if first is None else first) // self.shard)))
         return [span for span in spans if not self.has(span)]
 
     def has(self, span: range) -> bool:
-        """Whether the shard of these records is there, and whole."""
+        """Whether the shard of these records exists and is complete."""
         file = self._file(span.start // self.shard)
         return file.is_file() and file.stat().st_size == self._header(span) + len(span) * self.record_bytes
 
     def bytes_missing(self, first: int | None = None) -> int:
-        """What these shards will take on disk."""
+        """The disk space that the missing shards will take."""
         return sum(len(span) for span in self.missing(first)) * self.record_bytes
 
     def write(self, start: int, values: NDArray[np.floating], bad: dict[int, str] | None = None) -> None:
-        """Put a whole shard on disk.
+        """Write a complete shard to disk.
 
         Args:
             start: number of its first record.
             values: (record, *shape).
-            bad: why records, by number, hold nothing to be used.
+            bad: unusable records by number, with the reasons.
 
         Raises:
             ResultError: the folder cannot be written.
@@ -70,19 +70,19 @@ class Store:
         replace_file(self._file(number), lambda file: np.save(file, np.ascontiguousarray(values, self.dtype)))
 
     def bad(self) -> dict[int, str]:
-        """Records that hold nothing to be used, with the reasons."""
+        """Unusable records by number, with the reasons."""
         found: dict[int, str] = {}
         for file in sorted(self.folder.glob("*.bad.json")):
             found |= {int(record): why for record, why in json.loads(file.read_text(encoding="utf-8")).items()}
         return found
 
     def take(self, records: NDArray[np.integer]) -> NDArray[np.floating]:
-        """Records by number, in the order asked for: (record, *shape). Only these are read, a file from front to back.
+        """The records with these numbers, in this order: (record, *shape). Each file is read from front to back.
 
-        Nothing is mapped into memory, where what was ever read would count as used.
+        Files are not memory-mapped, because all pages ever read would count as used memory.
 
         Raises:
-            ResultError: a shard is shorter than when it was looked for.
+            ResultError: a shard has become shorter since it was checked.
         """
         taken = np.empty((len(records), *self.shape), self.dtype)
         for number, places in groupby(np.argsort(records), lambda place: int(records[place]) // self.shard):
@@ -92,7 +92,7 @@ class Store:
                 for place in places:
                     file.seek(begin + (int(records[place]) - span.start) * self.record_bytes)
                     if file.readinto(taken[place]) != self.record_bytes:
-                        raise ResultError(f"{file.name} was cut off meanwhile: begin again, and it is made anew.")
+                        raise ResultError(f"{file.name} was truncated during the run: start again to recreate it.")
         return taken
 
     def _header(self, span: range) -> int:

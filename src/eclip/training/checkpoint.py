@@ -1,4 +1,4 @@
-"""Where a run stands, on disk, whole at any moment; and how a run is asked to stop."""
+"""The checkpoint of a run, written atomically, and the signals that interrupt a run."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def save(folder: Path, step: int, config: TrainConfig, data: str, probe: Probe, 
 
     Args:
         folder: of the run.
-        step: how many steps are done.
+        step: number of completed steps.
         config: of the run.
         data: digest of its pairs.
         probe: of its model, see `HeadConfig`.
-        state: of the head, the optimizer and what else is trained.
+        state: of the head, the optimizer and other trained parameters.
 
     Raises:
         ResultError: it cannot be written.
@@ -37,14 +37,14 @@ def save(folder: Path, step: int, config: TrainConfig, data: str, probe: Probe, 
 
 
 def read(folder: Path, config: TrainConfig, data: str, probe: Probe) -> tuple[int, dict[str, Any]]:
-    """The steps done and the state of the run in this folder.
+    """The number of completed steps and the state of the run in this folder.
 
     Raises:
-        TrainingError: there is none, it cannot be read, or it is one of another configuration, model or other data.
+        TrainingError: the checkpoint is missing, unreadable, or of another configuration, model or data set.
     """
     file = folder / CHECKPOINT
     if not file.is_file():
-        raise TrainingError(f"there is nothing to resume: {str(file)!r} is missing. Leave --resume out to begin.")
+        raise TrainingError(f"there is nothing to resume: {str(file)!r} does not exist. Leave --resume out to start.")
     try:
         kept = torch.load(file, map_location="cpu", weights_only=True)
         step, before, its_data, its_probe, state = (kept[key] for key in ("step", "config", "data", "probe", "state"))
@@ -54,27 +54,27 @@ def read(folder: Path, config: TrainConfig, data: str, probe: Probe) -> tuple[in
     for key, value in before.items():
         if key not in FREE and value != now.get(key):
             raise TrainingError(
-                f"the run in {str(folder)!r} has {key}={value!r}, and now it is {now.get(key)!r}: resume with the "
-                "same, or begin in another folder."
+                f"the run in {str(folder)!r} has {key}={value!r}, but now it is {now.get(key)!r}: resume with the same "
+                "value, or start in another folder."
             )
     if its_data != data:
-        raise TrainingError(f"the run in {str(folder)!r} was begun on other pairs than are there now.")
+        raise TrainingError(f"the pairs have changed since the run in {str(folder)!r} was started.")
     if its_probe != probe:
-        raise TrainingError(f"the run in {str(folder)!r} was begun with other weights than {config.model!r} has now.")
+        raise TrainingError(f"the weights of {config.model!r} have changed since the run in {str(folder)!r} started.")
     return step, state
 
 
 class Interrupts:
-    """While it is entered, Ctrl-C and SIGTERM only leave a mark, so that the step under way is finished and saved.
+    """A context in which Ctrl-C and SIGTERM are only recorded, so that the current step is finished and saved.
 
-    A second Ctrl-C is one of the usual kind. In a thread other than the first nothing is changed.
+    A second Ctrl-C has its usual effect. Outside the main thread, signals are not changed.
 
     Args:
-        again: whether a second signal counts; not under torchrun, which passes on those that the terminal may have sent
-            to all processes already, and ends whoever takes more than half a minute.
+        again: whether a second signal has its usual effect; not under torchrun, which forwards signals that a terminal
+            may already have sent to all processes, and kills any process that takes more than half a minute.
 
     Attributes:
-        signal: the one that came, or None.
+        signal: the first signal received, or None.
     """
 
     def __init__(self, *, again: bool = True) -> None:

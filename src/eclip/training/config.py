@@ -1,4 +1,4 @@
-"""Everything that a training run is asked for, and what of it a resumed run may not change."""
+"""The configuration of a training run, and which fields a resumed run may change."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ FORMS = (
 )
 TEXTS = ("captions", "words")
 INSIDES, SOURCES, STARTS = ("mean", "mass"), ("value", "output"), ("model", "random")
-"""The names of `eclip.training.pooling` and `eclip.backbones.head`, again, so that they are checked without torch."""
+"""The names in `eclip.training.pooling` and `eclip.backbones.head`, repeated to check them without importing torch."""
 PRECISIONS = ("float32", "bfloat16")
 CHECKPOINT = "checkpoint.pt"
 FREE = (
     *("epochs", "out", "workers", "device", "cache", "checkpoint_every", "masks", "mask_count"),
     *("train_data", "image_key", "caption_key", "separator"),  # the pairs themselves are compared
 )
-"""What a resumed run may have otherwise; all else would make it another run."""
+"""Fields that a resumed run may change; any other change would make it a different run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,37 +35,37 @@ class TrainConfig:
 
     Attributes:
         train_data: sources of image-caption pairs, see `eclip.datasets.caption_sources.read_pairs`.
-        out: folder of the head, the log, the curve and the checkpoint.
+        out: folder for the head, the log, the curve and the checkpoint.
         model: a name for `eclip.load`.
-        guide: a name of `eclip.guides.GUIDES`; the paper has one, the default none.
+        guide: a name in `eclip.guides.GUIDES`; the paper uses a guide, the default is "none".
         guide_options: its options.
-        form: a name of `eclip.training.pooling.FORMS` or `SIMILARITIES`; "soft" is masked max pooling as we read the
+        form: a name in `eclip.training.pooling.FORMS` or `SIMILARITIES`; "soft" is masked max pooling as we read the
             paper.
-        texts: "captions", as they are; or "words", a prompt for each word they mention, see `training.word_prompts`.
-        near: words with a larger cosine, once the mean of all is taken away, are no negatives of each other.
+        texts: "captions", or "words", a prompt for each word that they mention, see `training.word_prompts`.
+        near: words with a larger cosine, after subtracting the mean of all words, are not negatives of each other.
         threshold: "mean" or "mass", see `masked_max_pool`.
         source: "value" or "output", see `eclip.backbones.head.head_rows`.
         init: "model" or "random", see `EclipHead.start`.
-        hidden: width of the head's curved path; 0 = none.
-        text: train a projection of texts too.
-        epochs: how often every image is seen, each time with one of its captions.
-        batch_size: pairs in a step, those of all processes and parts together.
-        lr: highest rate of AdamW; it rises over `warmup` steps and falls to zero along a cosine.
-        wd: weight decay, of matrices alone.
-        warmup: steps.
-        learn_scale: train the factor from cosine to logit too; else it stays the model's own.
+        hidden: width of the head's nonlinear branch; 0 = none.
+        text: also train a projection of texts.
+        epochs: how often each image is seen, each time with one of its captions.
+        batch_size: pairs per step, over all processes and parts.
+        lr: peak learning rate of AdamW; it rises over `warmup` steps and decays to zero along a cosine.
+        wd: weight decay, of matrices only.
+        warmup: number of warm-up steps.
+        learn_scale: also train the logit scale; otherwise it is the model's own.
         precision: "float32", or "bfloat16" for the head's products.
-        accum_freq: parts that a process takes its pairs in; the gradient is that of the whole batch.
-        seed: of the order of images, the choice of captions, and random weights.
-        limit: how many pairs are used, the first in an order that is random and always the same; None = all.
-        shuffle_captions: give every image another's captions, the control that must collapse.
+        accum_freq: parts in which a process handles its pairs; the gradient is that of the whole batch.
+        seed: for the order of images, the choice of captions, and random weights.
+        limit: number of pairs to use, the first in a fixed random order; None = all.
+        shuffle_captions: give each image the captions of another, a control that must fail.
         workers: threads that read images.
         image_size: side in pixels; None = the model's own.
-        device: "cpu", "cuda", "cuda:N" or "auto"; under torchrun each process takes the GPU of its rank.
-        cache: folder of encoded pairs; None = `eclip/training` in the user's cache.
-        stream: no cache: encode every batch anew.
-        masks: a folder with images and masks on which each epoch's map is scored; None = none.
-        mask_count: images of it that are used, evenly chosen.
+        device: "cpu", "cuda", "cuda:N" or "auto"; under torchrun, each process uses the GPU of its local rank.
+        cache: folder for encoded pairs; None = `eclip/training` in the user's cache.
+        stream: use no cache and encode each batch when it is needed.
+        masks: a folder with images and masks on which maps are scored after each epoch; None = none.
+        mask_count: number of its images to use, evenly spaced.
         checkpoint_every: steps between checkpoints.
         image_key: column of images in a CSV.
         caption_key: column of captions in a CSV.
@@ -109,14 +109,14 @@ class TrainConfig:
     separator: str = "\t"
 
     def plain(self) -> dict[str, Any]:
-        """The fields as JSON has them, for records."""
+        """The fields as JSON values, for records."""
         return json.loads(json.dumps(asdict(self), default=str))
 
     def check(self) -> None:
-        """Every field has a value that can be meant.
+        """Check the value of every field.
 
         Raises:
-            OptionError: one has not.
+            OptionError: a value is invalid.
             UnknownNameError: there is no such guide.
         """
         known = {
@@ -134,7 +134,7 @@ class TrainConfig:
         for option, value in self.guide_options.items():
             if not isinstance(value, str | int | float | Path | None):
                 raise OptionError(
-                    f"guide_options of a run, which is on record, are words and numbers, got {option}={value!r:.60}."
+                    f"guide_options must be strings and numbers, which can be recorded, got {option}={value!r:.60}."
                 )
         for name in ("epochs", "batch_size", "accum_freq", "checkpoint_every", "mask_count", "limit"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
@@ -147,28 +147,28 @@ class TrainConfig:
         if not 0 < self.lr < 1:
             raise OptionError(f"lr must be between 0 and 1, got {self.lr}.")
         if isinstance(self.train_data, str) or not all(isinstance(one, str) for one in self.train_data):
-            raise OptionError(f"train_data must be a tuple of paths as text, got {self.train_data!r:.100}.")
+            raise OptionError(f"train_data must be a tuple of path strings, got {self.train_data!r:.100}.")
         if not self.train_data:
-            raise OptionError("no training data was given: --train-data PATH, tars, a CSV or a folder with captions.")
+            raise OptionError("no training data was given: set --train-data to tars, a CSV or a folder with captions.")
 
 
 def from_toml(file: str | Path) -> dict[str, Any]:
-    """What a TOML file says of a run: fields of `TrainConfig`, nothing else.
+    """Read fields of `TrainConfig` from a TOML file.
 
     Raises:
-        OptionError: it cannot be read, or names a field that does not exist or has another type.
+        OptionError: it cannot be read, or has an unknown field or a value of the wrong type.
     """
     try:
-        said = tomllib.loads(Path(file).read_text(encoding="utf-8"))
+        values = tomllib.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise OptionError(f"the configuration {str(file)!r} cannot be read: {error}.") from error
-    said = plain_options(said)
-    data = said.pop("train_data", ())
-    options = said.pop("guide_options", {})
-    check_options(str(file), TrainConfig, said)
+    values = plain_options(values)
+    data = values.pop("train_data", ())
+    options = values.pop("guide_options", {})
+    check_options(str(file), TrainConfig, values)
     data = (data,) if isinstance(data, str) else data
     if not isinstance(data, tuple) or not all(isinstance(one, str) for one in data):
         raise OptionError(f"train_data in {str(file)!r} must be a list of paths, got {data!r}.")
     if not isinstance(options, dict):
         raise OptionError(f"guide_options in {str(file)!r} must be a table, got {options!r}.")
-    return {**said, "train_data": data, "guide_options": options}
+    return {**values, "train_data": data, "guide_options": options}

@@ -1,7 +1,7 @@
-"""What training reads of each pair: the rows of its image, the guide on the same grid, the features of its captions.
+"""What training needs of each pair: the rows of its image, the guide on the same grid, the features of its captions.
 
-Both encoders are frozen, so all of it can be computed once. `Cached` keeps it on disk, under keys of the model's
-weights, the size and the data; `Streamed` computes it for every batch anew and needs no disk.
+Both encoders are frozen, so all of it can be computed once. `Cached` stores it on disk, keyed by the model's weights,
+the image size and the data; `Streamed` computes it again for each batch and needs no disk.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ IMAGES_AT_ONCE = 16
 IMAGES_IN_SHARD, BYTES_IN_SHARD = 512, 2**26
 CAPTIONS_IN_SHARD = 4096
 LAYOUT = 1
-"""Of what is on disk; another number makes a new cache."""
+"""Version of the format on disk; changing it creates a new cache."""
 
 Places = NDArray[np.int64]
 Texts = Sequence[tuple[str, ...]]
-"""What each pair may be matched with."""
+"""The texts of each pair."""
 OnProgress = Callable[[str, int, int, str], None]
-"""Hears (what is done, how many are done, of how many, a word on it)."""
+"""Called with (phase, number done, total number, note)."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pairs as a head is trained on them.
+    """Pairs as inputs for training a head.
 
     Attributes:
-        rows: of each patch, see `eclip.backbones.head.head_rows`; half precision as kept on disk.
-        guide: from 0 to 1 a patch, the largest 1.
+        rows: of each patch, see `eclip.backbones.head.head_rows`; half precision as stored on disk.
+        guide: weights of patches in [0, 1] with maximum 1.
         text: unit length.
-        good: False where the image could not be read.
-        number: of the text, among the words of the run; None for captions.
-        false_negatives: which words each image is not to be held against; None for captions.
+        good: False if the image could not be read.
+        number: index of the text among the words of the run; None for captions.
+        false_negatives: words that must not count as negatives of each image; None for captions.
     """
 
     rows: Float[Tensor, "pair patch channel"]
@@ -74,12 +74,12 @@ class PairEncoder:
     """Encodes pairs with a frozen model: the rows and the guide of an image, the features of a caption.
 
     Attributes:
-        backbone: whose rows and text features are taken.
+        backbone: computes rows and text features.
         channels: of a row.
         source: see `eclip.backbones.head.head_rows`.
-        guide: a name of `GUIDES`.
+        guide: a name in `GUIDES`.
         guide_options: its options.
-        image_size: side in pixels that images are squashed to; None = the model's own.
+        image_size: side in pixels of the square to which images are resized; None = the model's own.
         workers: threads that read images.
     """
 
@@ -93,14 +93,14 @@ class PairEncoder:
 
     @property
     def patches(self) -> int:
-        """How many an image has."""
+        """Number of patches per image."""
         grid = self.backbone.grid_for((1, 1), self.image_size)
         return grid.row * grid.col
 
     def encode_images(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor, dict[int, str]]:
-        """Rows (pair, patch, channel) and guide (pair, patch) in half precision, and which images cannot be read, why.
+        """Rows (pair, patch, channel) and guide (pair, patch) in half precision, and unreadable images with reasons.
 
-        Of those, rows are zero and the guide is one.
+        For unreadable images, rows are zero and the guide is one.
 
         Raises:
             DataError: a row is too large for half precision, or not finite.
@@ -122,27 +122,27 @@ class PairEncoder:
             maps = GUIDES[self.guide](seen, **self.guide_options)
             guide[part] = on_grid(maps, encoding.grid).flatten(1).half().cpu()
         if not bool(rows.isfinite().all()):
-            raise DataError(f"rows of {self.backbone.name} are too large for half precision, in which they are kept.")
+            raise DataError(f"rows of {self.backbone.name} exceed the range of half precision, which stores them.")
         return rows, guide, bad
 
     def encode_captions(self, captions: Sequence[str]) -> Float[Tensor, "text feature"]:
-        """Unit features of captions, float32 on the CPU; of those cut off, one line says how many they are."""
+        """Unit features of captions, float32 on the CPU; a single warning counts those that are truncated."""
         once = {caption: place for place, caption in enumerate(dict.fromkeys(captions))}
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", TextCutWarning)
             features = encode_texts(self.backbone, list(once)).float().cpu()
-        cut = [one for one in told if issubclass(one.category, TextCutWarning)]
-        for other in (one for one in told if one not in cut):
+        cut = [one for one in caught if issubclass(one.category, TextCutWarning)]
+        for other in (one for one in caught if one not in cut):
             warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
         if cut:
             first = cut[0].message
             warnings.warn(
-                f"{len(cut)} of {len(once)} texts are cut off. The first: {first}", TextCutWarning, stacklevel=2
+                f"{len(cut)} of {len(once)} texts are truncated. The first: {first}", TextCutWarning, stacklevel=2
             )
         return features[[once[caption] for caption in captions]]
 
     def _opened(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, list[Image.Image | ImageError]]]:
-        """The first place and the images of each few pairs; threads open the next few meanwhile, and no more."""
+        """The first index and the images of each small batch of pairs, while threads open only the next batch."""
         spans = [range(len(pairs))[start : start + IMAGES_AT_ONCE] for start in range(0, len(pairs), IMAGES_AT_ONCE)]
         with ThreadPoolExecutor(max(1, self.workers)) as pool:
             coming = [pool.submit(_image, pairs[place]) for place in spans[0]]
@@ -159,10 +159,10 @@ def _image(pair: Pair) -> Image.Image | ImageError:
 
 
 class Streamed:
-    """Batches computed anew each time, for data that no disk holds.
+    """Batches computed on demand, for data too large to cache on disk.
 
     Attributes:
-        bad: pairs whose image cannot be read, as far as they are known, by place, with the reason.
+        bad: pairs whose image cannot be read, as far as known, by index, with the reason.
     """
 
     def __init__(self, encoder: PairEncoder, pairs: Sequence[Pair], texts: Texts) -> None:
@@ -170,31 +170,31 @@ class Streamed:
         self.bad: dict[int, str] = {}
 
     def batch(self, images: Places, owners: Places, captions: Places) -> Batch:
-        """These images, each with a caption: of which pair, and which of its own."""
+        """The batch of these images, each with the text number `captions` of the pair `owners`."""
         rows, guide, bad = self.encoder.encode_images([self.pairs[image] for image in images])
         self.bad |= {int(images[index]): why for index, why in bad.items()}
-        said = [self.texts[owner][which] for owner, which in zip(owners, captions, strict=True)]
-        text = self.encoder.encode_captions(said)
+        own = [self.texts[owner][which] for owner, which in zip(owners, captions, strict=True)]
+        text = self.encoder.encode_captions(own)
         good = torch.tensor([index not in bad for index in range(len(images))], dtype=torch.bool, device="cpu")
         return Batch(rows, guide, text, good)
 
 
 class Cached:
-    """Batches from disk; `fill` computes what is not there yet.
+    """Batches from disk; `fill` computes what is missing.
 
-    Rows, guides and captions lie in three folders, each under a key of all that its numbers depend on: runs with
-    another guide share the rows, runs that differ in training alone share everything, and one on the first so many
-    pairs needs only the shards that hold them. A text that several pairs have is there once.
+    Rows, guides and texts have separate folders, each keyed by everything that its values depend on: runs with
+    different guides share the rows, runs that differ only in training share everything, and a run with `count` needs
+    only the shards of its pairs. A text of several pairs is stored once.
 
     Args:
         encoder: of the pairs.
-        pairs: all there are; the key is theirs.
+        pairs: all pairs; they determine the key.
         texts: of each pair.
         folder: of all caches.
-        count: how many of the pairs are used, from the first; None = all.
+        count: how many of the pairs to use, from the first; None = all.
 
     Attributes:
-        bad: pairs among these whose image cannot be read, by place, with the reason; known after `note_bad`.
+        bad: used pairs whose image cannot be read, by index, with the reason; set by `note_bad`.
     """
 
     def __init__(
@@ -220,23 +220,23 @@ class Cached:
 
     @property
     def bytes_missing(self) -> int:
-        """What `fill` will write."""
+        """The number of bytes that `fill` will write."""
         images = sum(store.bytes_missing(self.count) for store in self.image_stores)
         return images + self.texts.bytes_missing(self.used)
 
     def fill(self, on_progress: OnProgress, rank: int = 0, world: int = 1) -> None:
-        """Compute what is not there, shard by shard; each of `world` processes takes its own.
+        """Compute what is missing, shard by shard; each of `world` processes computes its share.
 
         Raises:
-            ResultError: the disk has no room for it, or cannot be written.
+            ResultError: the disk is too small or cannot be written.
         """
         if rank == 0 and (size := self.bytes_missing):
             if size > (free := _free(self.folder)):
                 raise ResultError(
-                    f"the cache needs {size / 2**30:.1f} GiB in {str(self.folder)!r}, where {free / 2**30:.1f} GiB are "
-                    "free: --cache DIR puts it elsewhere, --no-cache does without."
+                    f"the cache needs {size / 2**30:.1f} GiB in {str(self.folder)!r}, but only {free / 2**30:.1f} GiB "
+                    "are free: set another folder with --cache DIR, or use --no-cache."
                 )
-            on_progress("cache", 0, 0, f"{size / 2**20:,.0f} MiB go to {self.folder}")
+            on_progress("cache", 0, 0, f"writing {size / 2**20:,.0f} MiB to {self.folder}")
         missing = {span.start: span for store in self.image_stores for span in store.missing(self.count)}
         mine = [missing[start] for start in sorted(missing) if start // self.rows.shard % world == rank]
         total, done = sum(map(len, mine)), 0
@@ -256,12 +256,12 @@ class Cached:
             on_progress("captions", done, total, "")
 
     def note_bad(self) -> None:
-        """Know which images cannot be read; to be called when all processes have filled."""
+        """Set `bad`; call it when all processes have finished `fill`."""
         bad = chain.from_iterable(store.bad().items() for store in self.image_stores)  # each as its shards were made
         self.bad = {place: why for place, why in bad if place < self.count}
 
     def batch(self, images: Places, owners: Places, captions: Places) -> Batch:
-        """These images, each with a caption: of which pair, and which of its own."""
+        """The batch of these images, each with the text number `captions` of the pair `owners`."""
         good = torch.tensor([int(image) not in self.bad for image in images], dtype=torch.bool, device="cpu")
         said = [self.number[self.said[owner][which]] for owner, which in zip(owners, captions, strict=True)]
         rows, text = self.rows.take(images), self.texts.take(np.array(said, np.int64))
@@ -272,17 +272,17 @@ class Cached:
 
 
 PairData = Cached | Streamed
-"""Where batches come from."""
+"""A source of batches."""
 
 
 def _free(folder: Path) -> int:
-    """Bytes free on the disk that holds a folder, or will."""
+    """Free bytes on the disk of a folder that need not exist yet."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
     return shutil.disk_usage(there).free
 
 
 def _state(value: Any) -> Any:
-    """An option; of a folder, what is in it too."""
+    """An option for the key; for a folder, also its content."""
     if not isinstance(value, str | Path) or not Path(value).is_dir():
         return value
     files = ((file.name, file.stat()) for file in sorted(Path(value).iterdir()))
@@ -290,7 +290,7 @@ def _state(value: Any) -> Any:
 
 
 def _weights(backbone: Backbone, *, image_side: bool) -> str:
-    """Hash of the weights and buffers of one side."""
+    """Hash of the weights and buffers of the image side or of the text side."""
     own = named_tensors(backbone.model)
     return hash_weights(one for one in own if one[0].startswith(backbone.visual) == image_side).hexdigest()
 

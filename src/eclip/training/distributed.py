@@ -1,10 +1,10 @@
-"""The processes of one run, as `torchrun` starts them; what they do together a single one does alone.
+"""Communication between the processes of a run under `torchrun`; a single process needs none.
 
-The process group is the run's own, and its threads are joined before `joined` is left. A thread of gloo lets go of a
-tensor a moment after the process has its result, and takes the interpreter's lock for that: one that waits for it when
-the interpreter goes down aborts the process ("terminate called without an active exception"). So no collective runs in
-a group that others made, which they may never destroy, and nothing but this module holds the run's own; the reducer of
-`DistributedDataParallel`, which lives as long as the traceback of an error, would.
+The run has its own process group, whose threads are joined before `joined` exits. A gloo thread releases a tensor
+shortly after the process has the result, and takes the GIL for it; if it waits for the GIL while the interpreter shuts
+down, the process aborts ("terminate called without an active exception"). Therefore no collective runs in a group
+made by others, who may never destroy it, and only this module holds a reference to the run's own group; the reducer of
+`DistributedDataParallel`, which lives as long as the traceback of an error, would hold another.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from torch import Tensor
 from eclip.errors import TrainingError
 
 PATIENCE = timedelta(days=1)
-"""For the slowest to encode its share; torch's own ten minutes are too few, and of one that dies torchrun ends all."""
+"""Timeout for the slowest to encode its share; torch's ten minutes are too short. If one dies, torchrun ends all."""
 _groups: list[Any] = []
-"""That of the run under way; empty where a process is alone."""
+"""The group of the current run; empty if there is a single process."""
 
 
 @contextmanager
 def joined(device: str) -> Iterator[tuple[int, int, str]]:
-    """(rank, of how many, device) of this process, which is alone if `torchrun` did not start it.
+    """(rank, number of processes, device) of this process, which is the only one unless `torchrun` started it.
 
-    A process group that is there already is left as it was: the run makes its own beside it. Of one that `torchrun`
-    did not make, each process takes the device that it is given.
+    An existing process group is not changed: the run creates its own in addition. If `torchrun` did not start the
+    processes, each uses the device that it is given.
 
-    Without an error all processes leave together, so that the first keeps the store of the group until then. One that
-    has an error of its own waits for none, as the others may never come; these hear of it as a TrainingError.
+    Without an error, all processes exit together, because the first holds the store of the group. A process that fails
+    does not wait, because the others may never arrive; these raise a TrainingError.
     """
     if "LOCAL_RANK" not in os.environ and not dist.is_initialized():
         yield 0, 1, device
@@ -59,21 +59,21 @@ def joined(device: str) -> Iterator[tuple[int, int, str]]:
     finally:
         group = _groups.pop()
         dist.destroy_process_group(None if made else group)
-        del group  # the last that held it: its threads are joined here
+        del group  # the last reference: its threads are joined here
 
 
 def place() -> tuple[int, int]:
-    """The rank of this one, and how many there are."""
+    """The rank of this process and the number of processes."""
     return (dist.get_rank(), dist.get_world_size()) if _groups else (0, 1)
 
 
 def wait(device: str | torch.device) -> None:
-    """Until all have come here."""
+    """Wait for all processes."""
     largest(0, device)
 
 
 def largest(number: int, device: str | torch.device) -> int:
-    """The largest number that any of them gives."""
+    """The largest number over all processes."""
     if not _groups:
         return number
     shared = torch.tensor(number, dtype=torch.long, device=device)
@@ -82,7 +82,7 @@ def largest(number: int, device: str | torch.device) -> int:
 
 
 def everyones(found: dict[int, str]) -> dict[int, str]:
-    """What all of them found."""
+    """The merged dicts of all processes."""
     if not _groups:
         return found
     parts: list[Any] = [None] * dist.get_world_size()
@@ -91,7 +91,7 @@ def everyones(found: dict[int, str]) -> dict[int, str]:
 
 
 def gathered(mine: Tensor) -> Tensor:
-    """The rows of all of them in the order of their ranks; without gradient."""
+    """The rows of all processes in the order of their ranks, without gradient."""
     if not _groups:
         return mine.detach()
     rows = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
@@ -100,7 +100,7 @@ def gathered(mine: Tensor) -> Tensor:
 
 
 def add_up(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor, in place, by its sum over them."""
+    """Replace each tensor, in place, by its sum over all processes."""
     if not _groups:
         return
     flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
@@ -110,7 +110,7 @@ def add_up(tensors: Sequence[Tensor]) -> None:
 
 
 def begin_alike(tensors: Iterable[Tensor]) -> None:
-    """Replace each tensor, in place, by that of the first of them."""
+    """Replace each tensor, in place, by that of the first process."""
     for tensor in tensors if _groups else ():
         _all(dist.broadcast, tensor.detach(), 0)
 
@@ -121,6 +121,6 @@ def _all(collective: Callable[..., Any], *given: Any) -> None:
     except RuntimeError as error:
         reason = str(error).strip().partition("\n")[0]
         raise TrainingError(
-            f"process {dist.get_rank()} of {dist.get_world_size()} cannot go on with the others ({reason}). If one of "
-            "them stopped first, its own error is the cause."
-        ) from error.with_traceback(None)  # whose frames hold the group
+            f"process {dist.get_rank()} of {dist.get_world_size()} lost contact with the others ({reason}). If another "
+            "process failed first, its error is the cause."
+        ) from error.with_traceback(None)  # its frames hold the group

@@ -1,4 +1,4 @@
-"""One step of training: pool, contrast with all pairs of the batch, descend."""
+"""A training step: pooling, contrastive loss over all pairs of the batch, and gradient descent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from eclip.training.pooling import match
 
 
 class _Pooled(nn.Module):
-    """What is trained, as one module: the head, and the factor from cosine to logit."""
+    """The trained parameters as one module: the head and the logit scale."""
 
     def __init__(self, head: EclipHead, scale: float, config: TrainConfig) -> None:
         super().__init__()
@@ -37,11 +37,11 @@ class _Pooled(nn.Module):
 
 
 class Learner:
-    """The head under training, with its optimizer; in all processes of a run it begins as that of the first.
+    """The head in training, with its optimizer; all processes of a run start with the first one's parameters.
 
     Args:
         head: changed in place.
-        scale: the model's factor from cosine to logit; trained, it stays below 100 or its own.
+        scale: the model's logit scale; if trained, it is limited to 100 or to this value, whichever is larger.
         config: of the run.
     """
 
@@ -60,22 +60,22 @@ class Learner:
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-6)
 
     def step(self, parts: list[Batch], rate: float) -> float:
-        """One step on this process's pairs of a batch, in parts; the gradient is that of the whole batch.
+        """Take a step on this process's pairs of a batch, in parts; the gradient is that of the whole batch.
 
         Args:
             parts: of equal size.
-            rate: of this step.
+            rate: learning rate of this step.
 
         Returns:
-            The loss of the whole batch, alike in all processes.
+            The loss of the whole batch, the same in all processes.
 
         Raises:
-            TrainingError: the loss or its gradient is not finite; nothing has been changed.
+            TrainingError: the loss or its gradient is not finite; nothing was changed.
         """
         text = gathered(torch.cat([part.text for part in parts]).to(self.device))
         good = gathered(torch.cat([part.good for part in parts]).to(self.device, torch.uint8)).bool()
         aside = self._aside(parts)
-        with torch.no_grad():  # what the other parts and processes have to say; the only pass if there is one part
+        with torch.no_grad():  # for the other parts; unnecessary if there is one part
             seen = [self._match(self.pooled, part, text) for part in parts[: len(parts) if len(parts) > 1 else 0]]
         loss = torch.tensor(math.nan, dtype=torch.float32, device="cpu")
         everyone = gathered(torch.cat(seen)) if seen else None
@@ -90,22 +90,22 @@ class Learner:
         return float(loss.detach())
 
     def state(self) -> dict[str, Any]:
-        """All that a step depends on."""
+        """Everything that a step depends on."""
         return {"pooled": self.pooled.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go back to where `state` was taken."""
+        """Restore a `state`."""
         self.pooled.load_state_dict(state["pooled"])
         self.optimizer.load_state_dict(state["optimizer"])
 
     def _match(self, module: nn.Module, part: Batch, text: Tensor) -> Float[Tensor, "pair text"]:
         if self._rows.shape != part.rows.shape:
             self._rows = torch.empty(part.rows.shape, dtype=torch.float32, device=self.device)
-        rows = self._rows.copy_(part.rows.to(self.device))  # memory that is new takes longer to get than to fill
+        rows = self._rows.copy_(part.rows.to(self.device))  # allocating memory takes longer than filling it
         return module(rows, part.guide.to(self.device).float(), text)
 
     def _aside(self, parts: list[Batch]) -> Bool[Tensor, "pair pair"] | None:
-        """Which texts of the whole batch each of its images is not to be held against."""
+        """Which texts of the whole batch must not count as negatives of each of its images."""
         numbers = [part.number for part in parts if part.number is not None]
         false_negatives = [part.false_negatives for part in parts if part.false_negatives is not None]
         if not false_negatives:
@@ -114,7 +114,7 @@ class Learner:
         return gathered(torch.cat(false_negatives).to(self.device)[:, of_all].to(torch.uint8)).bool()
 
     def _scale(self, parts: list[Batch]) -> Float[Tensor, ""]:
-        """The factor, with the share of its gradient that is this part's of this process."""
+        """The logit scale, whose gradient is this part's and process's share."""
         scale = self.pooled.log_scale.exp()
         share = 1 / (len(parts) * self.world)
         return scale.detach() + share * (scale - scale.detach())

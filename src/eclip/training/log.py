@@ -1,4 +1,4 @@
-"""The log of a run, a line of JSON an event, and its curve as a picture."""
+"""The log of a run, one line of JSON per event, and the training curve as a picture."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ LINES = ("#f2a65a", "#e0567d", "#6fa8ff")
 
 
 class Log:
-    """Events of a run in a file. Without a folder it is silent, as on all ranks but the first.
+    """Writes events of a run to a file. Without a folder, as on all ranks except the first, it does nothing.
 
     Args:
         folder: of the run.
-        step: what was logged of later steps is taken away, and that the run stopped, so that a resumed run reads like
-            one that never did.
+        step: events of later steps and of stopping are removed, so that the log of a resumed run looks like that of an
+            uninterrupted one.
 
     Attributes:
-        kept: the events that were there.
+        kept: the earlier events that remain.
 
     Raises:
         ResultError: the folder cannot be written.
@@ -48,7 +48,7 @@ class Log:
 
 
 def events(file: Path) -> list[dict[str, Any]]:
-    """What a log says; a line that was cut off is left out."""
+    """The events in a log; a truncated line is skipped."""
     found = []
     for line in file.read_text(encoding="utf-8").splitlines():
         try:
@@ -59,7 +59,7 @@ def events(file: Path) -> list[dict[str, Any]]:
 
 
 def check_plot() -> None:
-    """The package that draws curves is there.
+    """Check that the package for drawing curves is installed.
 
     Raises:
         MissingExtraError: it is not.
@@ -71,9 +71,9 @@ def check_plot() -> None:
 
 
 def draw(folder: Path) -> Path:
-    """Draw the loss of each step and, where masks were given, the scores after each epoch; returns the picture's place.
+    """Draw the loss of each step and, if masks were given, the scores after each epoch; returns the picture's path.
 
-    The score of epoch 0 is that of the head at its start.
+    The scores of epoch 0 are those of the untrained head.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

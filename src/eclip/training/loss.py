@@ -1,6 +1,6 @@
 """Symmetric InfoNCE over all pairs of a batch (Radford et al. 2021, https://arxiv.org/abs/2103.00020).
 
-Its rows may come from several processes and in several parts; gradient and loss are those of the whole.
+Its rows may come from several processes and parts; gradient and loss are those of the whole batch.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ def contrast(
     good: Bool[Tensor, " pair"],
     aside: Bool[Tensor, "pair pair"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy of finding each image's text among all texts, and each text's image among all images.
+    """Mean cross-entropy of retrieving each image's text among all texts, and each text's image among all images.
 
     Args:
-        logits: of each image (down) with each text (across); those of a pair are on the diagonal.
-        good: pairs that count; the others are neither asked for nor in the way.
-        aside: images and texts that are no pair and yet may belong together: they are not in each other's way.
+        logits: images in rows, texts in columns; pairs are on the diagonal.
+        good: pairs that count; others are neither targets nor negatives.
+        aside: images and texts that may match although they are not a pair; they are not negatives of each other.
     """
     answers = torch.arange(len(logits), dtype=torch.long, device=logits.device)
     if aside is not None:
@@ -33,5 +33,5 @@ def contrast(
 
 
 def with_own(everyone: Tensor, own: Tensor, start: int) -> Tensor:
-    """The same rows, those from `start` on replaced by `own`, through which the gradient flows."""
+    """The rows `everyone` with `own`, through which the gradient flows, in place of those from `start` on."""
     return torch.cat([everyone[:start], own, everyone[start + len(own) :]])

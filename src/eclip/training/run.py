@@ -1,13 +1,13 @@
-"""Train the head of ECLIP (Li et al. 2022, https://arxiv.org/abs/2209.07046): images with captions in, a head out.
+"""Train the head of ECLIP (Li et al. 2022, https://arxiv.org/abs/2209.07046) on images with captions.
 
-Both encoders are frozen and run once; their rows, guides and caption features lie in a cache on disk. What is trained
-is `EclipHead` alone: the rows of an image are pooled into one score for each text, and symmetric InfoNCE raises that of
-its own. The paper pools by masked max pooling, which is `form="soft"` with a guide as we read it; the default form is
-ours, "similarity_smooth" without a guide. The paper's batch size, learning rate and length are not known to us; the
-defaults are ours, measured with `mini`.
+Both encoders are frozen and run once; rows, guides and caption features are cached on disk. Only `EclipHead` is
+trained: the rows of an image are pooled into a score for each text, and symmetric InfoNCE raises the score of its own
+text. The paper uses masked max pooling, which we read as `form="soft"` with a guide; the default form is our own,
+"similarity_smooth" without a guide. We do not know the paper's batch size, learning rate and number of epochs; the
+defaults are our own, measured with `mini`.
 
-Under `torchrun` each process takes its part of every batch, and all see all negatives; one process and many give the
-same head, to rounding.
+Under `torchrun`, each process handles its part of each batch, and all use all negatives; the head is the same for any
+number of processes, up to rounding.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from eclip.training.validation import Validation
 from eclip.training.word_prompts import FalseNegatives, as_words
 
 BAD_SHARE, BAD_LEAST = 0.05, 200
-"""More bad pairs than this stop a run, once so many pairs have been looked at."""
+"""A run stops if more than this share of pairs are bad, once at least this number has been examined."""
 
 
 def train(config: TrainConfig, *, resume: bool = False, on_progress: OnProgress = lambda *_: None) -> EclipHead:
@@ -50,22 +50,22 @@ def train(config: TrainConfig, *, resume: bool = False, on_progress: OnProgress 
 
     Args:
         config: see `TrainConfig`.
-        resume: go on where the run in `config.out` was interrupted; the head is the same, bit for bit, as if it had
-            not been (on one machine, with as many threads and processes). False: begin anew; a run that is in
-            `config.out` already is replaced (`eclip train` refuses that without --overwrite).
-        on_progress: hears of the progress.
+        resume: continue the interrupted run in `config.out`; the head is bit for bit the same as without interruption
+            (on the same machine, with as many threads and processes). False: start over; an existing run in
+            `config.out` is replaced (`eclip train` refuses that without --overwrite).
+        on_progress: called with the progress, see `OnProgress`.
 
     Returns:
-        The head, which `config.out` holds too, next to `log.jsonl`, `curve.png` and `checkpoint.pt`.
+        The head, which is also saved in `config.out`, next to `log.jsonl`, `curve.png` and `checkpoint.pt`.
 
     Raises:
-        OptionError: a field of the configuration, also a batch too large for the pairs or uneven for the processes.
-        DataError: pairs that cannot be read, or more than 5 % bad ones.
-        ResultError: the folder of the run holds what another command left there, or it or the cache cannot be written.
-        TrainingError: nothing to resume, another run's checkpoint, a loss that is not finite, or another process of
-            the run stopped.
-        KeyboardInterrupt: Ctrl-C, after the checkpoint was written; on SIGTERM it is SystemExit.
-        EclipError: of the model, the guide, or the masks.
+        OptionError: an invalid field, or a batch larger than the number of pairs or not divisible by the processes.
+        DataError: pairs cannot be read, or more than 5 % of them are bad.
+        ResultError: the folder contains results of another command, or the folder or the cache cannot be written.
+        TrainingError: there is nothing to resume, the checkpoint is of another run, the loss is not finite, or another
+            process of the run failed.
+        KeyboardInterrupt: on Ctrl-C, after the checkpoint was written; SystemExit on SIGTERM.
+        EclipError: the model, the guide or the masks cannot be used.
     """
     config.check()
     check_no_other(Path(config.out), "eclip train")
@@ -75,7 +75,7 @@ def train(config: TrainConfig, *, resume: bool = False, on_progress: OnProgress 
 
 
 class Run:
-    """One process of a run."""
+    """A process of a run."""
 
     def __init__(self, config: TrainConfig, rank: int, world: int, device: str, on_progress: OnProgress) -> None:
         self.config, self.rank, self.world = config, rank, world
@@ -119,7 +119,7 @@ class Run:
         self.noted = {(event["key"], event["why"]) for event in log.kept if event["event"] == "bad"}
         if first == 0:
             if self.rank == 0:
-                (self.folder / CHECKPOINT).unlink(missing_ok=True)  # of a run that this one replaces
+                (self.folder / CHECKPOINT).unlink(missing_ok=True)  # from a run that this one replaces
             log.note("start", step=0, config=config.plain(), pairs=self.count, **made_by(self.backbone))
             for key, why in self.unusable:
                 log.note("bad", step=0, key=key, why=why)
@@ -149,19 +149,19 @@ class Run:
                     checkpoint.save(self.folder, done, config, self.data, self.head.config.probe, state)
                 if stopping:
                     log.note("stopped", step=done, signal=signal.Signals(stopping).name)
-                    distributed.wait(self.learner.device)  # none leaves before the checkpoint is whole
+                    distributed.wait(self.learner.device)  # until the checkpoint is complete
                     raise KeyboardInterrupt if stopping == signal.SIGINT else SystemExit(128 + stopping)
         self._describe(config.epochs)
         return self.head.eval().requires_grad_(False)
 
     def encoder(self) -> PairEncoder:
-        """How this run looks at pairs."""
+        """The encoder of this run's pairs."""
         config, channels = self.config, self.head.config.channels
         guide = config.guide, config.guide_options
         return PairEncoder(self.backbone, channels, config.source, *guide, config.image_size, config.workers)
 
     def cached(self) -> Cached:
-        """What is on disk for this run, and what is not yet."""
+        """The cache of this run, which may be incomplete."""
         folder = cache_folder("training") if self.config.cache is None else Path(self.config.cache)
         return Cached(self.encoder(), self.pairs, self.texts, folder, self.count)
 
@@ -180,18 +180,16 @@ class Run:
         return cached
 
     def _steps_of(self, good: int) -> int:
-        """How many steps an epoch of so many pairs has."""
+        """The number of steps in an epoch of `good` pairs."""
         size, shares = self.config.batch_size, self.world * self.config.accum_freq
         if not good:
-            raise DataError(f"no pair of {self.count} can be used: no image can be read, or no caption has a word.")
+            raise DataError(f"none of {self.count} pairs is usable: no readable image, or no known word in captions.")
         if good < size:
             which = " with words" if self.silent else ""
-            raise OptionError(
-                f"a batch of {size} needs as many pairs{which}, and there are {good}: --batch-size {good}."
-            )
+            raise OptionError(f"batch_size={size} exceeds the number of pairs{which}, {good}: set --batch-size {good}.")
         if size % shares:
             raise OptionError(
-                f"a batch of {size} cannot be cut into {self.world} processes x {self.config.accum_freq} parts: take "
+                f"batch_size={size} is not divisible by {self.world} processes x {self.config.accum_freq} parts: set "
                 f"--batch-size {size // shares * shares or shares}."
             )
         return good // size
@@ -214,14 +212,14 @@ class Run:
         except TrainingError as error:
             log.note("failed", step=step, why=str(error))
             raise TrainingError(
-                f"{error} at step {step + 1}, which changed nothing; the last checkpoint in {config.out!r} is good. "
+                f"{error} at step {step + 1}, which was not applied; the last checkpoint in {config.out!r} is intact. "
                 f"Try a lower --lr than {config.lr}."
             ) from error
         log.note("step", step=step + 1, epoch=epoch + 1, loss=loss, lr=rate, seconds=time.perf_counter() - begin)
         self.on_progress("training", step + 1, steps * config.epochs, f"epoch {epoch + 1}  loss {loss:.3f}")
 
     def _note_bad(self, data: PairData, log: log_module.Log, step: int, looked: int) -> None:
-        """Name images that turned out to be bad, once each; stop if they are too many of those looked at."""
+        """Log each bad image once, and stop if there are too many among those examined."""
         bad = [(self.pairs[place].key, why) for place, why in sorted(data.bad.items())]
         for key, why in bad:
             if (key, why) not in self.noted:
@@ -230,11 +228,11 @@ class Run:
         _check_bad(bad, min(looked, self.count))
 
     def _order(self, epoch: int, good: Places) -> tuple[Places, Places, Places]:
-        """Images of an epoch in its order, whose captions each gets, and which of these."""
+        """Images of an epoch in order, whose captions each gets, and which of these."""
         if epoch not in self._orders:
             drawn = _drawn(self.config.seed, epoch)
             images = owners = good[drawn.permutation(len(good))]
-            if self.config.shuffle_captions:  # each run has one wrong partner for an image, the same in every epoch
+            if self.config.shuffle_captions:  # each image has the same wrong partner in all epochs
                 ring = good[_drawn(self.config.seed).permutation(len(good))]
                 partner = np.empty(self.count, np.int64)
                 partner[ring] = np.roll(ring, 1)
@@ -244,7 +242,7 @@ class Run:
         return self._orders[epoch]
 
     def _score(self, log: log_module.Log, epoch: int, step: int) -> None:
-        """How well the map lies on things now, on the images with masks."""
+        """Score the current maps on the images with masks."""
         if self.validation is not None:
             record = self.validation.score(self.head)
             log.note("scores", step=step, epoch=epoch, msc=record.msc, miou=record.miou, threshold=record.threshold)
@@ -254,7 +252,7 @@ class Run:
         distributed.wait(self.learner.device)
 
     def _save(self, log: log_module.Log, epoch: int, step: int, begin: float) -> None:
-        """The head as it is after an epoch, with what it was trained on, and the curve."""
+        """Save the head after an epoch, with a record of its training, and the curve."""
         self._describe(epoch)
         if self.rank == 0:
             seconds, peak = round(time.perf_counter() - begin, 1), peak_memory() / 2**20
@@ -263,22 +261,22 @@ class Run:
             log_module.draw(self.folder)
 
     def _describe(self, epoch: int) -> None:
-        """Put on record what the head was trained on: of files their names and folders, not where these lie."""
-        said = {key: value for key, value in self.config.plain().items() if key not in FREE}
+        """Record what the head was trained on: files by name and parent folder, not by full path."""
+        fields = {key: value for key, value in self.config.plain().items() if key not in FREE}
         names = ["/".join(Path(source).parts[-2:]) for source in self.config.train_data]
         done = {"epochs": self.config.epochs, "epochs_done": epoch, "pairs": self.count, "data": self.data}
-        self.head.config = replace(self.head.config, trained={"train_data": names, **said, **done, **versions()})
+        self.head.config = replace(self.head.config, trained={"train_data": names, **fields, **done, **versions()})
 
 
 def rate_at(step: int, steps: int, config: TrainConfig) -> float:
-    """The rate of a step: up a line over the warm-up, down a cosine to zero over the rest."""
+    """The learning rate of a step: linear warm-up, then cosine decay to zero."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - config.warmup) / max(1, steps - config.warmup)))
 
 
 def peak_memory() -> int:
-    """The most memory that this process has had so far, in bytes."""
+    """The peak memory of this process so far, in bytes."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else 1024 * most
 
@@ -293,7 +291,7 @@ def _check_bad(bad: Sequence[tuple[str, str]], looked: int) -> None:
         some = " ".join(why if key in why else f"{key}: {why}" for key, why in bad[:3])
         raise DataError(
             f"{len(bad)} of {looked} pairs are bad, more than {BAD_SHARE:.0%}. The first: {some} "
-            "Mend the data, or leave these out of it."
+            "Fix the data, or remove these pairs."
         )
 
 

@@ -1,4 +1,4 @@
-"""Does the map of a head lie on the objects it is asked for? Scored on images with masks after each epoch."""
+"""Localization scores of a head's maps on images with masks, computed after each epoch."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from eclip.metrics.localization import Localization, Record
 from eclip.texts.encode import encode_texts
 
 KEPT_BYTES = 2**28
-"""Rows of more images than fit into this are encoded again for each score; 256 MiB hold 520 images of `mini`."""
+"""Rows that do not fit into this are encoded again for each score; 256 MiB hold 520 images of `mini`."""
 Rows = tuple[list[Masked], Float[Tensor, "image patch channel"], tuple[int, int]]
-"""Images of a batch, what a head reads of them, and their grid."""
+"""Images of a batch, the rows that a head reads, and their grid."""
 
 
 class Validation:
-    """Scores heads on images with masks, whose rows are kept in memory: the frozen encoders run once.
+    """Scores heads on images with masks; rows are kept in memory, so that the frozen encoders run once.
 
-    Every class that an image shows on at least 1 % of its area, void left out, is asked for, with the names of all
-    classes of the set beside it.
+    Scores every class that covers at least 1 % of an image's area without void; the texts are the names of all classes
+    of the set.
 
     Args:
         masks: from `read_masks`.
         backbone: from `load` or `wrap`.
         source: what heads read, see `eclip.backbones.head.head_rows`.
-        prompt: template of the names, see `encode_texts`.
-        image_size: side in pixels that images are squashed to; None = the model's own.
+        prompt: template for the names, see `encode_texts`.
+        image_size: side in pixels of the square to which images are resized; None = the model's own.
         batch_size: images in one forward pass, at least 1.
     """
 
@@ -59,7 +59,7 @@ class Validation:
         self._kept: list[Rows] | None = None
 
     def score(self, head: EclipHead) -> Record:
-        """How well the maps of a head lie on the classes that the images show.
+        """Score the maps of a head for the classes that the images show.
 
         Raises:
             DataError: a mask cannot be used, or no image shows a class.
@@ -101,12 +101,12 @@ def encoded(
     batch_size: int = 16,
     keep: int | None = None,
 ) -> Iterator[tuple[list[Masked], Encoding]]:
-    """The images of a set in order, each batch with its encoding.
+    """The images of a set in order, as batches with their encodings.
 
     Args:
         masks: from `read_masks`.
         backbone: from `load` or `wrap`.
-        image_size: side in pixels that images are squashed to; None = the model's own.
+        image_size: side in pixels of the square to which images are resized; None = the model's own.
         batch_size: images in one forward pass, at least 1.
         keep: last blocks that can be rerun, see `encode`; None = all.
 
@@ -128,12 +128,12 @@ def score_image(
     numbers: Sequence[int],
     mask: UInt16[np.ndarray, "height width"],
 ) -> None:
-    """Add the pairs of one image.
+    """Score the pairs of one image.
 
     Args:
-        into: where they are added.
-        maps: raw, one of each class.
-        numbers: the classes, each somewhere in the mask.
+        into: accumulates the pairs.
+        maps: raw, one per class.
+        numbers: the classes, all present in the mask.
         mask: of the image, from `Masked.read`.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Captions as the prompts that maps are asked with: "a photo of a dog" for each word that captions of an image mention.
+"""Training texts like the prompts of maps: "a photo of a dog" for each word that the captions of an image mention.
 
-Captions are sentences, and what people ask a map for is a word. A text encoder may put the two far apart (that of
-`mini` does: the mean of its captions and the mean of its prompts have a cosine of -0.3), and then a head that is
-trained on sentences does not learn to answer words.
+Captions are sentences, but maps are usually requested for words. A text encoder may map the two far apart (in `mini`,
+the mean of the captions and the mean of the prompts have a cosine of -0.3), and then a head trained on sentences does
+not work for words.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ ODD = {
     **{"goose": "geese", "mouse": "mice", "knife": "knives", "leaf": "leaves", "wolf": "wolves", "calf": "calves"},
     **{"shelf": "shelves", "bookshelf": "bookshelves", "scarf": "scarves"},
 }
-"""Plurals that no rule gives; more of them are hardly ever in captions of images."""
+"""Irregular plurals; others hardly ever occur in captions of images."""
 
 
 def as_words(pairs: Sequence[Pair]) -> list[tuple[str, ...]]:
-    """Prompts for the words that the captions of each pair mention; none for some.
+    """Prompts for the words that the captions of each pair mention; some pairs have none.
 
-    A word counts where two captions of an image have it, or the only one; words that fewer than ten images have are
-    left out. The words are those of `eclip concepts`. The parts of a term that counts, "dog" of "hot dog", are not
-    asked of its image: one may be there or not.
+    A word counts if at least two captions of an image, or its only caption, contain it; words of fewer than ten images
+    are left out. The vocabulary is that of `eclip concepts`. Parts of a term that counts, such as "dog" in "hot dog",
+    are not used for its image, because they may or may not be present.
 
     Raises:
-        DataError: no pair has any.
+        DataError: no pair has such a word.
     """
     singular = {form: word for word in words_of(None) for form in forms(word)}
     found = [_mentioned(pair.captions, singular) for pair in pairs]
@@ -53,21 +53,21 @@ def as_words(pairs: Sequence[Pair]) -> list[tuple[str, ...]]:
         prompts.append(tuple(fill(PROMPT, word) for word in kept if word not in parts))
     if not any(prompts):
         raise DataError(
-            f"no word of the vocabulary is in the captions of {LEAST_IMAGES} images or more: train on the captions "
+            f"no vocabulary word occurs in the captions of at least {LEAST_IMAGES} images: train on the captions "
             "themselves (--texts captions), or on more pairs."
         )
     return prompts
 
 
 class FalseNegatives:
-    """Which words an image is not to be held against: its own, their parts, and those near them in meaning.
+    """Words that must not count as negatives of an image: its own, their parts, and words with similar meaning.
 
-    Who wrote "a man" has not denied "a person", nor "a coffee cup" a cup.
+    A caption with "a man" does not exclude "a person", and "a coffee cup" does not exclude "a cup".
 
     Args:
         texts: of each pair.
         read: texts -> unit features.
-        near: cosine from which two words are near, once the mean of all words is taken away.
+        near: words are similar if their cosine exceeds this, after subtracting the mean of all words.
     """
 
     def __init__(self, texts: Texts, read: Callable[[list[str]], Tensor], near: float) -> None:
@@ -82,7 +82,7 @@ class FalseNegatives:
                     self.near[number, other] = True
 
     def add(self, batch: Batch, owners: Places, captions: Places) -> Batch:
-        """The same batch, told which words its texts are and which are no negatives; arguments as of its making."""
+        """Add word numbers and false negatives to a batch; `owners` and `captions` are those it was made with."""
         number = [self.number[self.texts[owner][which]] for owner, which in zip(owners, captions, strict=True)]
         near = [self.near[[self.number[word] for word in self.texts[owner]]].any(dim=0) for owner in owners]
         return replace(
@@ -91,18 +91,18 @@ class FalseNegatives:
 
 
 def forms(word: str) -> set[str]:
-    """A word with its plurals."""
+    """A word and its plurals."""
     regular = {f"{word}s", f"{word}es", f"{word[:-1]}ies" if word.endswith("y") else word}
     return {word, ODD.get(word, word), *regular}
 
 
 def _parts(word: str) -> list[str]:
-    """The words of a term of several."""
+    """The words of a term; none if it is a single word."""
     return word.split() if " " in word else []
 
 
 def _mentioned(captions: Sequence[str], singular: dict[str, str]) -> list[str]:
-    """Words that two captions have, or the only one, those in most captions first."""
+    """Words that at least two captions, or the only one, contain, most frequent first."""
     counts: Counter[str] = Counter()
     for caption in captions:
         tokens = re.findall(r"[a-z]+", caption.lower())

@@ -155,9 +155,9 @@ def test_what_gives_no_pair_is_named(tmp_path: Path) -> None:
         "blank": "blank.txt contains no caption",
         "zero": "zero.png is empty (0 bytes)",
         "latin": "latin.txt is not UTF-8",
-        "cut": "cut.json is no JSON",
-        "list": 'list.json must hold "caption"',
-        "half": "half.json holds a caption that is no Unicode",
+        "cut": "cut.json is not valid JSON",
+        "list": 'list.json must have "caption"',
+        "half": "half.json contains a caption that is not valid Unicode",
         "two": "two.dots.png: a key ends at the first dot",
         "link": "link.png is a link",
         "hard": "hard.png is a link",
@@ -331,7 +331,7 @@ def test_wrong_sources_say_what_is_wrong_and_what_there_is(tmp_path: Path) -> No
         "*.webp": "no file matches",
         "packed.tar.gz": r"packed.tar.gz is compressed.* decompress it",
         "renamed.tar": "renamed.tar is compressed",
-        "text.tar": "is no tar that can be read",
+        "text.tar": "is not a readable tar",
         "none.tar": "is not a readable tar: empty file",
         "hollow.tar": "no usable image-caption pair. hollow.tar: it contains no image and no caption. Pairs come from",
         "a.npy": "is not a source of image-caption pairs. Pairs come from WebDataset tars",
@@ -341,7 +341,7 @@ def test_wrong_sources_say_what_is_wrong_and_what_there_is(tmp_path: Path) -> No
         "bad.csv": "line 2.*must be enclosed in quotes",
         "head.csv": "begins with 'filepath,title'. Expected a header with.*'filepath' and 'title', separated by '.t'",
         "latin.tsv": "is not UTF-8.*byte 0xe9",
-        "header.tsv": "header.tsv: no image and no caption",
+        "header.tsv": "header.tsv: it contains no image and no caption",
         "gone.tsv": r"no usable image-caption pair. .*a.png \(and 1 more\): no such file",
     }.items():
         with pytest.raises(DataError, match=words):
@@ -353,7 +353,7 @@ def test_wrong_sources_say_what_is_wrong_and_what_there_is(tmp_path: Path) -> No
     with pytest.raises(OptionError, match=r"one character.*got '\\\\t'"):
         read_pairs([str(shard)], separator="\\t")
     captions, bad = _read(f"{tmp_path}/{{train-000,hollow}}.tar")
-    assert (len(captions), bad) == (3, {"hollow.tar": "no image and no caption."})
+    assert (len(captions), bad) == (3, {"hollow.tar": "it contains no image and no caption."})
 
 
 @pytest.mark.skipif(not (DATA / "flickr8k").is_dir(), reason="the pack flickr8k is not beside the repository")

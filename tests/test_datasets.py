@@ -641,11 +641,13 @@ def test_a_wrong_root_says_what_is_missing_and_what_is_expected(
         DATASETS["voc2012"].read()
     with pytest.raises(OptionError, match="table is for your own data"):
         DATASETS["table"].read()
-    with pytest.raises(LayoutError, match=r"nowhere: no such folder\. ade20k is read from ADEChallengeData2016/"):
+    with pytest.raises(
+        LayoutError, match=r"nowhere: no such folder\. Expected layout of ade20k: ADEChallengeData2016/"
+    ):
         DATASETS["ade20k"].read(tmp_path / "nowhere")
     shutil.rmtree(voc(tmp_path) / "JPEGImages")
     with pytest.raises(
-        LayoutError, match=r"VOC2012/JPEGImages: no such file or folder\. voc2012 is read from VOCdevkit"
+        LayoutError, match=r"VOC2012/JPEGImages: no such file or folder\. Expected layout of voc2012: VOC"
     ):
         DATASETS["voc2012"].read(tmp_path)
     text(tmp_path / "table.csv", "image,text\ngone.jpg,a dog\n")

@@ -1,11 +1,11 @@
-"""Do the concepts of an image name what people say of it? SpLiCE with `mini` against simpler ways, on Flickr8k.
+"""Do the concepts of an image occur in its captions? SpLiCE with `mini` against simpler methods, on Flickr8k.
 
     python benchmarks/concepts.py --data DATA --work WORK
 
-Expect: the tables of benchmarks/README.md. DATA holds the pack flickr8k; features are kept in WORK. The penalty is
-chosen on the 1,000 images of the validation split, and figures are of the 1,000 of the test split.
+Expect: the tables of benchmarks/README.md. DATA contains the pack flickr8k; features are stored in WORK. The penalty is
+chosen on the 1,000 images of the validation split; the reported scores are on the 1,000 images of the test split.
 
-A concept counts as said if each of its words, or its plural, stands in one of the image's five captions.
+A concept counts as mentioned if each of its words, or its plural, occurs in one of the image's five captions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from eclip.discovery.image_mean import mean_for
 from eclip.texts.vocabulary import words_of
 
 TOP = 10
-RARE = 0.02  # said of less than this share of the validation images
+RARE = 0.02  # mentioned for less than this share of the validation images
 PENALTIES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
 PLURALS = {"men": "man", "women": "woman", "children": "child", "feet": "foot", "leaves": "leaf", "geese": "goose"}
 
@@ -57,7 +57,7 @@ def features(data: Path, work: Path, split: str) -> tuple[torch.Tensor, list[lis
 
 
 def said(captions: list[str]) -> set[str]:
-    """The words of the captions, and what each may be the plural of."""
+    """The words of the captions, and their possible singulars."""
     words = {word.strip(".,;:!?'\"()").lower() for caption in captions for word in caption.split()}
     singular = {word[:-1] for word in words if word.endswith("s")} | {
         word[:-2] for word in words if word.endswith("es")
@@ -66,7 +66,7 @@ def said(captions: list[str]) -> set[str]:
 
 
 def score(weights: torch.Tensor, truth: np.ndarray, rare: np.ndarray) -> list[float]:
-    """Share of images with a said word among their ten, the same for rare words, said words, share of the first."""
+    """Share of images with a mentioned word in their top ten, the same for rare words, mean number, share of top 1."""
     best = weights.argsort(dim=1, descending=True, stable=True)[:, :TOP].numpy()
     hits = np.take_along_axis(truth, best, 1) & (np.take_along_axis(weights.numpy(), best, 1) > 0)
     return [

@@ -1,13 +1,13 @@
-"""What each method costs, in times of a bare `encode_image`, paired in one run.
+"""The cost of each method relative to a bare `encode_image`, paired in one run.
 
     python benchmarks/cost.py                      # ViT-B/16 with random weights, 1, 20 and 100 texts, CPU
     python benchmarks/cost.py --device cuda --json benchmarks/cost-cuda.json
 
-Each round times the bare pass and every method once, in an order that rotates, and a method's figure is the median over
-rounds of its time over the bare pass of the same round. A method's time is `encode` and the method together: what a
-user waits for, with the text features given. "Arithmetic" is the same ratio for multiplications in matrix products,
-convolutions and attention, as torch counts them: what would remain if nothing but these took time. Perturbation methods
-are timed in the first round alone. Peak memory is what the process reached, in a fresh process a method.
+Each round times the bare pass and every method once, in rotating order, and a method's number is the median over rounds
+of its time divided by that of the bare pass in the same round. A method's time is that of `encode` and the method
+together, which a user waits for, with the text features given. "Arithmetic" is the same ratio for multiplications in
+matrix products, convolutions and attention, as torch counts them: the ratio if only these took time. Perturbation
+methods are timed only in the first round. Peak memory is that of a fresh process for each method.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def _time(
 
 
 def _flops(task: Callable[[], object]) -> int:
-    """Counted by torch, which knows neither the CPU's fused attention nor the fast path of its attention module."""
+    """Counted by torch, which does not support the CPU's fused attention or the fast path of its attention module."""
 
     def attention(query: list[int], key: list[int], *_: object, **__: object) -> int:
         *batch, rows, width = query

@@ -1,10 +1,10 @@
-"""Do pairs find the thing that a word names, and how exact is their integral?
+"""Do word-patch pairs find the object that a word names, and how exact is their integral?
 
     python benchmarks/pairs.py ../shared/data/coco80seg --limit 60
 
 For captions that name a COCO class of the image's mask (the class name or its plural): is the class word's map higher
-inside the mask than outside? Beside it, as controls, the map of another word of the same caption, and MaskCLIP's map of
-the class name alone. Contrast is the difference of the two means over the map's standard deviation; AUC the chance
+inside the mask than outside? The map of another word of the same caption and MaskCLIP's map of the class name are
+baselines. Contrast is the difference of the two means divided by the map's standard deviation; AUC is the probability
 that a pixel inside is higher than one outside.
 """
 
@@ -38,7 +38,7 @@ def plurals(name: str) -> list[str]:
 
 
 def cases(folder: Path) -> Iterator[tuple[Path, str, str, np.ndarray]]:
-    """Image, caption, the words that name a class, and where that class is; void pixels are NaN."""
+    """Yield image, caption, the words that name a class, and the mask of that class; void pixels are NaN."""
     rows = csv.reader((folder / "classes.txt").open(encoding="utf-8"), delimiter="\t")
     classes = {int(row[0]): row[1] for row in rows if row[0].isdigit()}
     for row in csv.DictReader(
@@ -71,10 +71,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--image-depth", type=int, default=1)
-    parser.add_argument("--text-depth", type=int, help="all blocks if left out")
+    parser.add_argument("--text-depth", type=int, help="default: all blocks")
     parser.add_argument("--limit", type=int, default=0, help="images; 0 = all")
-    parser.add_argument("--skip", type=int, default=0, help="images left out at the start")
-    parser.add_argument("--completeness", action="store_true", help="the error against the number of points")
+    parser.add_argument("--skip", type=int, default=0, help="number of images to skip")
+    parser.add_argument("--completeness", action="store_true", help="report the error by number of points")
     given = parser.parse_args()
     backbone = eclip.load(given.model)
     found = list(cases(given.folder))

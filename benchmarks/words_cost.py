@@ -1,10 +1,10 @@
-"""What the side of the words costs, in times of a bare `encode_image`, paired in one run.
+"""The cost of methods for words relative to a bare `encode_image`, paired in one run.
 
     python benchmarks/words_cost.py                       # ViT-B/16 with random weights, CPU, one image, one text
 
-A round times everything once; a figure is the median over rounds of its time over the bare pass of the same round.
-"Words" is a method for words on an image that is encoded; "pairs" the whole of `eclip.interactions`, its two forward
-passes (the image and the zero image) among it; "text" its text's part, done once for all images.
+A round times everything once; a number is the median over rounds of its time divided by that round's bare pass.
+"Words" is a method for words on an encoded image; "pairs" is all of `eclip.interactions`, including its two forward
+passes (the image and the zero image); "text" is its text part, done once for all images.
 """
 
 from __future__ import annotations

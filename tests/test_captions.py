@@ -120,7 +120,7 @@ def test_members_pair_by_webdataset_rule(tmp_path: Path) -> None:
         "odd.tar/e": ("of e",),
         "odd.tar/caf\ufffd": ("its name is not UTF-8",),
     }
-    assert bad == {"odd.tar/d": "d.json holds an empty caption."}
+    assert bad == {"odd.tar/d": "d.json contains an empty caption."}
     pairs = {pair.key: pair for pair in read_pairs([str(path)])[0]}
     assert pairs["odd.tar/b"].open().tobytes() == _pixels(_image(2))
 
@@ -149,24 +149,24 @@ def test_what_gives_no_pair_is_named(tmp_path: Path) -> None:
     captions, bad = _read(path)
     assert captions == {"bad.tar/good": ("good",)}
     said = {
-        "good": "good.txt is left out, as good.txt has the same key",
+        "good": "good.txt is left out because good.txt has the same key",
         "alone": "no caption",
         "words": "words.txt has no image",
-        "blank": "blank.txt holds no caption",
+        "blank": "blank.txt contains no caption",
         "zero": "zero.png is empty (0 bytes)",
         "latin": "latin.txt is not UTF-8",
-        "cut": "cut.json is no JSON",
-        "list": 'list.json must hold "caption"',
-        "half": "half.json holds a caption that is no Unicode",
-        "two": "two.dots.png: its key ends at the first dot",
+        "cut": "cut.json is not valid JSON",
+        "list": 'list.json must have "caption"',
+        "half": "half.json contains a caption that is not valid Unicode",
+        "two": "two.dots.png: a key ends at the first dot",
         "link": "link.png is a link",
         "hard": "hard.png is a link",
-        "holes": "holes.png is a link, or sparse",
+        "holes": "holes.png is a link or sparse",
     }
     assert {key.removeprefix("bad.tar/") for key in bad} == set(said)
     for key, why in said.items():
         assert why in bad[f"bad.tar/{key}"]
-    assert ("bad.tar/good", "good.jpg is left out, as good.png has the same key.") in read_pairs([str(path)])[1]
+    assert ("bad.tar/good", "good.jpg is left out because good.png has the same key.") in read_pairs([str(path)])[1]
 
 
 def test_a_tar_that_breaks_off_gives_what_comes_before_and_says_so(tmp_path: Path) -> None:
@@ -177,15 +177,15 @@ def test_a_tar_that_breaks_off_gives_what_comes_before_and_says_so(tmp_path: Pat
     for name, content, count, why in [
         ("member", data[: third + 10], 2, "cut short or damaged"),
         ("header", data[: third - 100], 2, f"no header at byte {third - 512:,}"),
-        ("boundary", data[: third - 512], 2, f"ends at byte {third - 512:,} without the mark of an end"),
+        ("boundary", data[: third - 512], 2, f"ends at byte {third - 512:,} without an end-of-archive marker"),
         ("garbage", data[: third - 512] + b"\7" * 512 + data[third:], 2, f"no header at byte {third - 512:,}"),
-        ("joined", data + data, 3, "more follows its end"),
+        ("joined", data + data, 3, "data follow its end"),
     ]:
         (tmp_path / f"{name}.tar").write_bytes(content)
         captions, bad = _read(tmp_path / f"{name}.tar")
         assert list(captions.values()) == [pair.captions for pair in whole[:count]], name
         assert why in bad.pop(f"{name}.tar"), name
-        expected = {"member.tar/000002": "000002.jpg is cut off where the tar ends."} if name == "member" else {}
+        expected = {"member.tar/000002": "000002.jpg is cut off at the end of the tar."} if name == "member" else {}
         assert bad == expected, name
 
 
@@ -222,9 +222,9 @@ def test_open_clips_csv(tmp_path: Path) -> None:
         f"{folder}/img/zero.png": "empty (0 bytes).",
         b: f"an empty caption in line 7 of {folder}/t.tsv.",
         f"{folder}/img": "a folder, not an image.",
-        f"{folder}/https:/x.org/y.png": "an address, not a file: fetch it first.",
-        f"{folder}/t.tsv, line 10": "no image is named.",
-        f"{folder}/t.tsv, line 11": "1 columns where the header has 2: a caption with '\\t' needs quotes.",
+        f"{folder}/https:/x.org/y.png": "a URL, not a file: download it first.",
+        f"{folder}/t.tsv, line 10": "the image is missing.",
+        f"{folder}/t.tsv, line 11": "1 columns, but the header has 2: a caption with '\\t' needs quotes.",
     }
     _files(folder, {"d/u.csv": f"n;text;path\n1;eins;{a}\n2;zwei;../img/b.png\n"})
     captions, bad = _read(folder / "d/u.csv", image_key="path", caption_key="text", separator=";")
@@ -251,7 +251,7 @@ def test_published_lists_in_a_folder(tmp_path: Path) -> None:
     captions, bad = _read(tmp_path / "pack")
     assert captions == {one.format("pack"): ('"one',)}, "quotes are letters where nothing is quoted"
     assert bad[f"{tmp_path}/pack/2.jpg"] == "no such file.", "two folders have it"
-    assert bad[f"{tmp_path}/pack/captions.tsv, line 3"] == "no image, tab and caption."
+    assert bad[f"{tmp_path}/pack/captions.tsv, line 3"] == "expected an image, a tab and a caption."
 
 
 def test_a_folder_with_captions_beside_images(tmp_path: Path) -> None:
@@ -326,34 +326,34 @@ def test_wrong_sources_say_what_is_wrong_and_what_there_is(tmp_path: Path) -> No
     _tar(tmp_path / "hollow.tar", [])
     for source, words in {
         "missing.tar": "no such file or folder",
-        "train-{000..002}.tar": r"train-001.tar \(one of 3 that .*\): no such file",
-        "train-{000.tar": "a brace that is not closed",
+        "train-{000..002}.tar": r"train-001.tar \(one of 3 from .*\): no such file",
+        "train-{000.tar": "an unclosed brace",
         "*.webp": "no file matches",
-        "packed.tar.gz": r"packed.tar.gz is compressed.* unpack it",
+        "packed.tar.gz": r"packed.tar.gz is compressed.* decompress it",
         "renamed.tar": "renamed.tar is compressed",
-        "text.tar": "is no tar that can be read",
-        "none.tar": "is no tar that can be read: empty file",
-        "hollow.tar": "no pair that can be used. hollow.tar: no image and no caption. Pairs come from",
-        "a.npy": "is no source of image-caption pairs. Pairs come from WebDataset tars",
-        "tars": r"no image in this folder. It has tars: .*tars/\*.tar",
-        "images": "no pair that can be used.*images: 1 image, none with a caption",
-        "two": "captions.txt and captions.csv: give the one",
-        "bad.csv": "line 2.*must stand in quotes",
-        "head.csv": "begins with 'filepath,title': no header with.*'filepath' and 'title' and '.t' between",
+        "text.tar": "is not a readable tar",
+        "none.tar": "is not a readable tar: empty file",
+        "hollow.tar": "no usable image-caption pair. hollow.tar: it contains no image and no caption. Pairs come from",
+        "a.npy": "is not a source of image-caption pairs. Pairs come from WebDataset tars",
+        "tars": r"contains no image. It has tars: give .*tars/\*.tar",
+        "images": "no usable image-caption pair.*images: 1 image, none with a caption",
+        "two": "captions.txt and captions.csv: give one",
+        "bad.csv": "line 2.*must be enclosed in quotes",
+        "head.csv": "begins with 'filepath,title'. Expected a header with.*'filepath' and 'title', separated by '.t'",
         "latin.tsv": "is not UTF-8.*byte 0xe9",
-        "header.tsv": "header.tsv: no image and no caption",
-        "gone.tsv": r"no pair that can be used. .*a.png \(and 1 more\): no such file",
+        "header.tsv": "header.tsv: it contains no image and no caption",
+        "gone.tsv": r"no usable image-caption pair. .*a.png \(and 1 more\): no such file",
     }.items():
         with pytest.raises(DataError, match=words):
             read_pairs([f"{tmp_path}/{source}"])
-    with pytest.raises(DataError, match=r"an address.*fetch it first"):
+    with pytest.raises(DataError, match=r"a URL.*download it first"):
         read_pairs(["https://example.org/train-{000..005}.tar"])
     with pytest.raises(DataError, match=r"no source .* was given. Pairs come from"):
         read_pairs([])
     with pytest.raises(OptionError, match=r"one character.*got '\\\\t'"):
         read_pairs([str(shard)], separator="\\t")
     captions, bad = _read(f"{tmp_path}/{{train-000,hollow}}.tar")
-    assert (len(captions), bad) == (3, {"hollow.tar": "no image and no caption."})
+    assert (len(captions), bad) == (3, {"hollow.tar": "it contains no image and no caption."})
 
 
 @pytest.mark.skipif(not (DATA / "flickr8k").is_dir(), reason="the pack flickr8k is not beside the repository")

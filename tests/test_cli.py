@@ -152,7 +152,7 @@ def test_ctrl_c_keeps_what_is_done(tiny_name: str, images: Path, tmp_path: Path,
     sources = (tmp_path / "0.png", images / "a.png", images / "b.jpg")
     done = explain(*sources, "-t", "a dog", "--batch-size", "1", model=tiny_name, out=tmp_path / "out")
     assert done.exit_code == 130
-    assert "stopped; what was done so far is kept." in done.stderr
+    assert "interrupted; everything done so far is kept." in done.stderr
     answer = Explanation.load(tmp_path / "out")
     assert answer.sources == (str(images / "a.png"),)
     [failure] = json.loads((tmp_path / "out" / "manifest.json").read_text())["failures"]
@@ -228,7 +228,7 @@ def test_ctrl_c_keeps_the_comparisons_that_are_done(
     monkeypatch.setattr(ComparisonWriter, "add", interrupted)
     done = compare(images, "-t", "a dog", "--methods", "itsm", models=tiny_name, out=tmp_path)
     assert done.exit_code == 130
-    assert "stopped; what was done so far is kept." in done.stderr
+    assert "interrupted; everything done so far is kept." in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.compare.png", "a.npz", "manifest.json"]
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert [image["source"] for image in manifest["images"]] == [str(images / "a.png")]
@@ -420,7 +420,7 @@ def test_doctor_looks_at_a_model(tiny_name: str) -> None:
     done = run("doctor", tiny_name, "--json")
     assert done.exit_code == 0, done.output
     [row] = [row for row in json.loads(done.stdout) if row["what"] == f"model {tiny_name}"]
-    assert row["is"] == "works: native ViT, 4 x 4 patches of 8 px, 24 features, text side in the open"
+    assert row["is"] == "works: native ViT, 4 x 4 patches of 8 px, 24 features, `eclip words` supported"
     done = run("doctor", "hf:./nowhere", "--json")
     assert done.exit_code == 1
     assert "not a transformers model folder (no config.json)" in done.stdout
@@ -434,12 +434,12 @@ def test_doctor_says_what_to_do(tiny_name: str, monkeypatch: pytest.MonkeyPatch)
     done = run("doctor", "--json")
     assert done.exit_code == 0, done.output
     rows = {row["what"]: row for row in json.loads(done.stdout)}
-    assert "fits torch" in rows["torchvision"]["is"]
+    assert "matches torch" in rows["torchvision"]["is"]
     assert "works" in rows["model mini"]["is"]
     monkeypatch.setattr(doctor, "DEFAULT_MODEL", "local-dir:/nowhere")
     done = run("doctor", "--json")
     assert done.exit_code == 1
-    [bad] = [row for row in json.loads(done.stdout) if row["next"].startswith("install eclip again")]
+    [bad] = [row for row in json.loads(done.stdout) if row["next"].startswith("reinstall eclip")]
     assert "/nowhere" in bad["is"]
 
 

@@ -133,10 +133,10 @@ def test_pascal_context_is_prepared_from_mat_files_and_read(tmp_path: Path) -> N
 def test_a_mat_without_a_label_map_is_named(tmp_path: Path) -> None:
     context(tmp_path)
     savemat(tmp_path / "trainval" / "2008_2.mat", {"LabelMap": np.array([[460]], dtype=np.uint16)})
-    with pytest.raises(DataError, match=r"2008_2.mat: its LabelMap must be .* 0 to 459"):
+    with pytest.raises(DataError, match=r"2008_2.mat: LabelMap must be .* 0 to 459"):
         DATASETS["pascal_context"].prepare(tmp_path)
     (tmp_path / "trainval" / "2008_2.mat").write_bytes(b"MATLAB")
-    with pytest.raises(DataError, match=r"2008_2.mat has no LabelMap"):
+    with pytest.raises(DataError, match=r"2008_2.mat has no readable LabelMap"):
         DATASETS["pascal_context"].prepare(tmp_path)
     assert not list(tmp_path.rglob(".*")), "no half-written file is left"
 
@@ -263,13 +263,13 @@ def test_outlines_need_pycocotools_and_say_so(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"images": [{"id": 1', "cut short"),
-        ('{"images": 3} [', "cut short, or no JSON: Extra data"),
-        ('{"images": []}', "must have images and categories"),
+        ('{"images": [{"id": 1', "truncated"),
+        ('{"images": 3} [', "truncated or not JSON: Extra data"),
+        ('{"images": []}', "must list images and categories"),
         ("[1]", "must be a JSON object, got a list"),
-        ('{"images": [{"id": 1}]}', "not of COCO's form"),
+        ('{"images": [{"id": 1}]}', "not in COCO's format"),
         ('{"annotations": [{"image_id": 7}], "images": [{"id": 1, "file_name": "a", "height": 1, "width": 1}], '
-         '"categories": [{"id": 1, "name": "a"}]}', "an annotation of the image 7, which it does not list"),
+         '"categories": [{"id": 1, "name": "a"}]}', "an annotation of image 7, which it does not list"),
     ],
 )  # fmt: skip
 def test_annotations_that_are_not_of_cocos_form(tmp_path: Path, content: str, message: str) -> None:
@@ -306,7 +306,7 @@ def test_imagenet_s_numbers_are_red_and_green_and_sorted_folders(tmp_path: Path)
     )
     assert masks_of("imagenet_s50", folder)[0].classes[1] == "a n01440764"
     shutil.rmtree(folder / "validation-segmentation" / "n01440764")
-    with pytest.raises(DataError, match="has 49 folders of classes, not 50: class numbers are their places"):
+    with pytest.raises(DataError, match=r"has 49 class folders instead of 50\. .* class numbers are positions"):
         DATASETS["imagenet_s50"].read(folder)
 
 
@@ -351,7 +351,7 @@ def test_folder_reads_both_forms_of_classes(tmp_path: Path) -> None:
     found, maps = masks_of("folder", none)
     assert (found.classes, maps["a"]) == ({1: "road", 2: "car"}, [[1, 2, 1], [VOID, 1, 1]])
     gray(none / "masks" / "a.png", [[0, 2, 0], [255, 0, 0]])
-    with pytest.raises(DataError, match=r"a.png shows \[2\], but its values are 0, 1, 255"):
+    with pytest.raises(DataError, match=r"a.png shows \[2\], but valid values are 0, 1, 255"):
         DATASETS["folder"].read(none).items[0].read()
 
 
@@ -378,11 +378,11 @@ def test_images_without_a_mask_are_told(tmp_path: Path) -> None:
         (folder / "images" / f"{name}.jpg").unlink()
     [orphan] = DATASETS["folder"].verify(folder).problems
     assert orphan.endswith(
-        f"b.jpg: no such file, but it is the image of 'b', whose mask is {folder / 'masks' / 'b.png'}."
+        f"b.jpg: no such file; it should be the image of 'b', whose mask is {folder / 'masks' / 'b.png'}."
     )
 
 
-def test_a_table_counts_a_image_once(tmp_path: Path) -> None:
+def test_a_table_counts_an_image_once(tmp_path: Path) -> None:
     for name in "ab":
         image(tmp_path / f"{name}.jpg")
     gray(tmp_path / "m.png", [[0, 1, 0], [0, 0, 0]])
@@ -413,7 +413,7 @@ def test_a_jpeg_is_no_mask(tmp_path: Path) -> None:
     text(tmp_path / "table.csv", "image,text,mask\na.jpg,a dog,mask.png\n")
     item = DATASETS["table"].read(tmp_path).items[0]
     assert isinstance(item, Masked)
-    with pytest.raises(DataError, match=r"mask\.png is a JPEG, which adds pixels .* save the mask as PNG"):
+    with pytest.raises(DataError, match=r"mask\.png is a JPEG, whose compression .* save the mask as PNG"):
         item.read()
 
 
@@ -448,9 +448,9 @@ def test_table_without_masks_has_images_with_texts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("image,text,mask\na.jpg,one,m.png\na.jpg,two,\n", "line 3 of .* has no mask, but other lines have"),
-        ("image,text,mask\na.jpg,one,m.png\na.jpg,one,n.png\n", "lines 2 and 3 .*: join the masks"),
-        ("image,text\na.jpg,one\n", "line 2 of .* needs image and text"),
+        ("image,text,mask\na.jpg,one,m.png\na.jpg,two,\n", "line 3 of .* has no mask, but other lines do"),
+        ("image,text,mask\na.jpg,one,m.png\na.jpg,one,n.png\n", "lines 2 and 3 .*: merge their masks"),
+        ("photo,text\na.jpg,one\n", "line 2 of .* must have the texts image and text"),
         ("image,text\n", "has no row"),
     ],
 )
@@ -498,7 +498,7 @@ def test_shards_hold_masks_in_tars_and_classes_beside_or_inside(tmp_path: Path) 
         ({"0.seg.png": b"x"}, "the key '0' has no image"),
         ({"0.jpg": b"x", "0.seg.png": b"x"}, "classes.txt is missing, and no KEY.json names classes"),
         ({"0.jpg": b"x", "0.seg.png": b"x", "0.json": b'{"classes": ["dog"]}'}, r"must be .*classes"),
-        ({"0.jpg": b"x", "0.seg.png": b"x", "0.json": b'{"classes": {"0": "dog"}}'}, "names the class 0"),
+        ({"0.jpg": b"x", "0.seg.png": b"x", "0.json": b'{"classes": {"0": "dog"}}'}, "names class 0"),
     ],
 )
 def test_shards_that_cannot_be_used(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
@@ -513,7 +513,7 @@ def test_a_mask_cut_off_in_a_tar_is_named(tmp_path: Path) -> None:
     whole = (tmp_path / "a.tar").read_bytes()
     (tmp_path / "a.tar").write_bytes(whole[: whole.index(b"xxx") + 100])
     text(tmp_path / "classes.txt", "1\tdog\n")
-    with pytest.raises(DataError, match=r"0.seg.png is cut off where the tar ends"):
+    with pytest.raises(DataError, match=r"0.seg.png is cut off at the end of the tar"):
         DATASETS["shards"].read(tmp_path)
 
 
@@ -530,7 +530,7 @@ def test_flickr8k_as_published(tmp_path: Path) -> None:
     captions = [(Path(one.key).name, one.captions) for one in found.items]
     assert captions == [("b.jpg", ("A cat .",)), ("a.jpg", ("A dog .", "It runs ."))]
     assert [(Path(key).name, why) for key, why in found.bad] == [
-        *(("d.jpg", "no such file."), ("c.jpg", "listed, but without a caption."))
+        *(("d.jpg", "no such file."), ("c.jpg", "listed in the split, but without a caption."))
     ]
     assert found.items[0].open().size == (3, 2) and found.classes is None
 
@@ -553,7 +553,7 @@ def test_karpathys_splits_of_coco_and_flickr30k(tmp_path: Path) -> None:
     assert [one.captions for one in pairs_of("flickr30k", tmp_path / "flickr", "val").items] == [("x",)]
     assert len(pairs_of("flickr30k", tmp_path / "flickr", "all").items) == 2
     text(tmp_path / "coco" / "dataset_coco.json", '{"images": [{"split": "test"}]}')
-    with pytest.raises(DataError, match="not of Karpathy's form"):
+    with pytest.raises(DataError, match="not in Karpathy's format"):
         DATASETS["coco_karpathy"].read(tmp_path / "coco")
 
 
@@ -564,7 +564,7 @@ def test_flickr30k_without_splits_is_all_of_it(tmp_path: Path) -> None:
     found = pairs_of("flickr30k", tmp_path, "all")
     assert [one.captions for one in found.items] == [("A man .", 'A "big" man .')]
     assert len(found.bad) == 1 and found.bad[0][0].endswith("results.csv, line 4")
-    with pytest.raises(LayoutError, match=r"dataset_flickr30k.json: no such file, and results.csv has no splits"):
+    with pytest.raises(LayoutError, match=r"dataset_flickr30k.json: no such file, and results.csv has only the split"):
         DATASETS["flickr30k"].read(tmp_path)
 
 
@@ -636,16 +636,18 @@ def test_a_wrong_root_says_what_is_missing_and_what_is_expected(
 ) -> None:
     monkeypatch.delenv("ECLIP_DATA", raising=False)
     with pytest.raises(
-        OptionError, match=r"voc2012 lies nowhere known.*\$ECLIP_DATA to the folder that has VOCdevkit/"
+        OptionError, match=r"the location of voc2012 is unknown.*\$ECLIP_DATA to the folder that contains VOCdevkit/"
     ):
         DATASETS["voc2012"].read()
-    with pytest.raises(OptionError, match="table is data of your own"):
+    with pytest.raises(OptionError, match="table is for your own data"):
         DATASETS["table"].read()
-    with pytest.raises(LayoutError, match=r"nowhere: no such folder\. ade20k is read from ADEChallengeData2016/"):
+    with pytest.raises(
+        LayoutError, match=r"nowhere: no such folder\. Expected layout of ade20k: ADEChallengeData2016/"
+    ):
         DATASETS["ade20k"].read(tmp_path / "nowhere")
     shutil.rmtree(voc(tmp_path) / "JPEGImages")
     with pytest.raises(
-        LayoutError, match=r"VOC2012/JPEGImages: no such file or folder\. voc2012 is read from VOCdevkit"
+        LayoutError, match=r"VOC2012/JPEGImages: no such file or folder\. Expected layout of voc2012: VOC"
     ):
         DATASETS["voc2012"].read(tmp_path)
     text(tmp_path / "table.csv", "image,text\ngone.jpg,a dog\n")
@@ -662,7 +664,7 @@ def test_decoders_refuse_what_they_cannot_read(tmp_path: Path) -> None:
     Image.fromarray(np.array([[[151, 3, 0], [232, 3, 0]]], dtype=np.uint8)).save(file)
     assert red_green(file, 1000).tolist() == [[919, VOID]], "1000 is 232 + 3 * 256"
     Image.fromarray(np.full((2, 2, 3), 9, dtype=np.uint8)).save(file)
-    with pytest.raises(DataError, match="RGB without blue"):
+    with pytest.raises(DataError, match="a blue channel of 0"):
         red_green(file, 1000)
     Image.fromarray(np.full((2, 2), 255, dtype=np.uint8)).save(file)
     assert indexed(file).tolist() == [[VOID, VOID]] * 2 and thing(file, 65534).tolist() == [[65534, 65534]] * 2
@@ -677,18 +679,30 @@ def test_verify_finds_a_whole_tree_whole(tmp_path: Path) -> None:
     found = DATASETS["voc2012"].verify(tmp_path)
     assert (found.found, found.expected, found.decoded) == (2, (1449,), 2)
     assert found.problems == (
-        "voc2012, split 'val': 2 images are whole, 1,449 are published. Fetch what is missing again.",
+        "voc2012, split 'val': 2 images are complete, but 1,449 are published. Download the missing files again.",
     )
     plain(tmp_path / "mine", "1\tdog\n", [[0, 1, 1], [0, 0, 0]])
     assert DATASETS["folder"].verify(tmp_path / "mine").problems == ()
 
 
 SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing image": (lambda at: (at / "JPEGImages/2007_1.jpg").unlink(), "2007_1.jpg: no such file, but it is the ph"),
-    "missing mask": (lambda at: (at / "SegmentationClass/2007_1.png").unlink(), "2007_1.png: no such file, but it is"),
+    "missing image": (
+        lambda at: (at / "JPEGImages/2007_1.jpg").unlink(),
+        "2007_1.jpg: no such file; it should be",
+    ),
+    "missing mask": (
+        lambda at: (at / "SegmentationClass/2007_1.png").unlink(),
+        "2007_1.png: no such file; it should be",
+    ),
     "empty": (lambda at: (at / "SegmentationClass/2007_1.png").write_bytes(b""), "2007_1.png is empty (0 bytes)"),
-    "number": (lambda at: palette(at / "SegmentationClass/2007_1.png", [[21] * 3] * 2), "shows [21], but the classes"),
-    "size": (lambda at: palette(at / "SegmentationClass/2007_1.png", [[1] * 2] * 2), "has 2 x 2 pixels, its image 3 x"),
+    "number": (
+        lambda at: palette(at / "SegmentationClass/2007_1.png", [[21] * 3] * 2),
+        "shows [21], but the named",
+    ),
+    "size": (
+        lambda at: palette(at / "SegmentationClass/2007_1.png", [[1] * 2] * 2),
+        "has 2 x 2 pixels, but its image",
+    ),
     "mask cut": (lambda at: cut(at / "SegmentationClass/2007_1.png"), "the mask of '2007_1' cannot be read"),
     "image cut": (lambda at: cut(at / "JPEGImages/2007_1.jpg"), "2007_1.jpg is damaged"),
 }

@@ -15,7 +15,7 @@ from eclip.evaluation.bootstrap import Weights, number
 from eclip.evaluation.store import BatchResult, ResultStore, open_run
 
 
-def test_sums_count_a_image_as_often_as_its_weight() -> None:
+def test_sums_count_an_image_as_often_as_its_weight() -> None:
     groups = np.array([7, 3, 7])
     weights = Weights(groups, replicates=5)
     assert weights.groups.tolist() == [3, 7]
@@ -26,7 +26,7 @@ def test_sums_count_a_image_as_often_as_its_weight() -> None:
     assert weights.sums(np.array([[2.0]]), np.array([1]))[:, 0].tolist() == (three * 2).tolist()
 
 
-def test_weights_of_a_image_depend_on_its_place_alone() -> None:
+def test_weights_of_an_image_depend_on_its_place_alone() -> None:
     few, many = Weights(np.array([5, 900])), Weights(np.arange(1000))
     assert (few.counts == many.counts[:, [5, 900]]).all()
     assert (many.counts[:, 0] != many.counts[:, 1]).any()
@@ -88,7 +88,7 @@ def test_a_run_goes_on_with_the_same_question_alone(tmp_path: Path) -> None:
     ResultStore(folder, "m", "a").write(0, BatchResult({}))
     open_run(folder, {"methods": ["itsm"], "batch_size": 4})
     assert ResultStore(folder, "m", "a").missing() == []
-    with pytest.raises(ResultError, match=r"batch_size was 4, now 8\): -o DIR .* --overwrite"):
+    with pytest.raises(ResultError, match=r"batch_size was 4, now 8\): use another folder .* \(--overwrite\)"):
         open_run(folder, {"methods": ["itsm"], "batch_size": 8})
     assert ResultStore(folder, "m", "a").missing() == [], "nothing is lost by asking"
     open_run(folder, {"methods": ["itsm"], "batch_size": 8}, overwrite=True)
@@ -100,9 +100,7 @@ def test_what_differs_between_questions_is_told_as_deep_as_it_goes(tmp_path: Pat
     open_run(tmp_path, {"methods": {"itsm": {}, "legrad": {"depth": 4}}, "data": {"every": 1, "split": "val"}})
     with pytest.raises(ResultError) as told:
         open_run(tmp_path, {"methods": {"legrad": {"depth": 2}, "rise": {}}, "data": {"every": 1, "split": "train"}})
-    wanted = (
-        "methods.itsm was {}, now not there; methods.legrad.depth was 4, now 2; methods.rise was not there, now {}; "
-    )
+    wanted = "methods.itsm was {}, now absent; methods.legrad.depth was 4, now 2; methods.rise was absent, now {}; "
     assert f'({wanted}data.split was "val", now "train")' in str(told.value)
     with pytest.raises(ResultError, match=r"4, now 5; .*; and 1 more\)"):
         open_run(tmp_path, {"methods": {"legrad": {"depth": 5}}, "data": {}, "batch_size": 1})

@@ -229,9 +229,9 @@ def test_a_report_replaces_no_file_but_a_report(tmp_path: Path, monkeypatch: pyt
     notes, made = tmp_path / "notes.html", tmp_path / "report.html"
     notes.write_text("<!doctype html>my notes")
     done = run("report", "run", "-o", notes)
-    assert done.exit_code == 1 and "is no page of eclip: choose another name, or --overwrite" in done.stderr
+    assert done.exit_code == 1 and "was not written by eclip: choose another name" in done.stderr
     assert notes.read_text().endswith("my notes")
-    assert "name the file, such as -o" in run("report", "run", "-o", tmp_path).stderr
+    assert "give a file name, such as -o" in run("report", "run", "-o", tmp_path).stderr
     for _ in range(2):
         assert run("report", "run", "-o", made).exit_code == 0
     assert run("report", "run", "-o", notes, "--overwrite").exit_code == 0 and is_ours(notes)

@@ -128,7 +128,7 @@ def test_captions_of_a_video_are_drawn_together(tmp_path: Path) -> None:
     (folder / "table.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     pairs = DATASETS["table"].read(folder)
     assert isinstance(pairs, PairSet) and pairs.group_numbers() == [n // 2 for n in range(12)]
-    with pytest.warns(DataWarning, match="12 images of table come in 6 groups"):
+    with pytest.warns(DataWarning, match="12 images of table form only 6 groups"):
         found = run(pairs, tmp_path / "out", methods="fast", protocol="recognize-v1")
     assert (row(found, "model")["images"], row(found, "model")["groups"]) == (12, 6)
 
@@ -143,16 +143,16 @@ def test_without_groups_nothing_moves(masks: MaskSet) -> None:
 def test_few_groups_are_told_everywhere(tmp_path: Path) -> None:
     masks = read_masks(pack(tmp_path / "in", index=index_of(["a"] * 6 + ["b"] * 5 + [""])))
     assert masks.group_numbers() == [0] * 6 + [1] * 5 + [2]
-    told = r"the 12 images of in come in 3 groups .* fewer than 10 groups, 95 % intervals are rough guesses"
+    told = r"the 12 images of in form only 3 groups .* fewer than 10 groups, 95 % intervals are rough guesses"
     with pytest.warns(DataWarning, match=told):
         found = run(masks, tmp_path / "out")
     assert found.results["data"]["groups"] == 3
     with (tmp_path / "out/results.csv").open(encoding="utf-8") as file:
         assert {line["groups"] for line in csv.DictReader(file)} == {"3"}
     page = found.report()
-    assert "The 12 images come in 3 groups, such as videos" in page and "rough guesses" in page
+    assert "The 12 images form 3 groups, such as videos" in page and "rough guesses" in page
     verified = DATASETS["folder"].verify(tmp_path / "in")
-    assert verified.problems == () and "come in 3 groups" in verified.notes[0]
+    assert verified.problems == () and "form 3 groups" in verified.notes[0]
 
 
 def test_many_groups_are_no_warning(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_many_groups_are_no_warning(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         found = run(masks, tmp_path / "out")
     assert found.results["data"]["groups"] == 10 and "rough guesses" not in found.report()
-    assert "The 20 images come in 10 groups" in found.report()
+    assert "The 20 images form 10 groups" in found.report()
 
 
 def test_a_table_names_groups_and_keeps_an_image_in_one(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_table_names_groups_and_keeps_an_image_in_one(tmp_path: Path) -> None:
     found = DATASETS["table"].read(folder)
     assert isinstance(found, MaskSet) and found.group_numbers() == [0, 1, 0]
     (folder / "table.csv").write_text("\n".join([*lines, "images/00.png,cat,masks/02.png,b"]), encoding="utf-8")
-    with pytest.raises(DataError, match=r"line 4 of .* puts images/00.png into another group"):
+    with pytest.raises(DataError, match=r"line 4 of .* puts images/00.png into a different group"):
         DATASETS["table"].read(folder)
 
 
@@ -216,4 +216,4 @@ def test_the_terminal_table_says_how_many_groups(tmp_path: Path, tiny_name: str)
     asked = ["eval", "folder", "--root", str(tmp_path / "in"), "--models", tiny_name, "--methods", "itsm"]
     done = CliRunner().invoke(app, [*asked, "--examples", "0", "-o", str(tmp_path / "out")])
     assert done.exit_code == 0 and "12 images in 2 groups, 24 pairs" in done.stderr
-    assert "warning: the 12 images of in come in 2 groups" in done.stderr
+    assert "warning: the 12 images of in form only 2 groups" in done.stderr

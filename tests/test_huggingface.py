@@ -417,7 +417,7 @@ def test_the_command_line_and_its_results_name_the_model(folders: Path, images: 
     done = CliRunner().invoke(cli.app, ["doctor", name, "--json"])
     [row] = [row for row in json.loads(done.stdout) if row["what"] == f"model {name}"]
     assert row["is"].startswith(
-        "works: transformers SiglipModel, 4 x 4 patches of 8 px, 32 features, text side in the open"
+        "works: transformers SiglipModel, 4 x 4 patches of 8 px, 32 features, `eclip words` supported"
     )
     assert row[""] == "ok"
 

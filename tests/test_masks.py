@@ -81,7 +81,7 @@ def test_nobody_knows_on_which_side_of_a_turn_a_mask_was_drawn(pack: Path, turn:
     tags[0x0112] = turn
     Image.new("RGB", size).save(pack / "images" / "c.jpg", exif=tags)
     write_mask(pack / "masks" / "c.png", np.zeros(size[::-1], dtype=np.uint8))
-    with pytest.raises(eclip.errors.DataError, match=f"EXIF orientation {turn}, and .* may be drawn"):
+    with pytest.raises(eclip.errors.DataError, match=f"EXIF orientation {turn}, and .* may have been drawn"):
         read_masks(pack).items[2].read()
     tags[0x0112] = 1
     Image.new("RGB", size).save(pack / "images" / "c.jpg", exif=tags)
@@ -104,7 +104,7 @@ def test_digest_sees_every_change_of_what_is_scored(pack: Path) -> None:
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no masks": (lambda pack: (pack / "masks").rename(pack / "labels"), "masks: no such folder"),
-    "no classes": (lambda pack: (pack / "classes.txt").unlink(), "classes.txt is needed"),
+    "no classes": (lambda pack: (pack / "classes.txt").unlink(), "classes.txt is required"),
     "classes empty": (lambda pack: (pack / "classes.txt").write_text(""), "classes.txt is empty"),
     "classes of void": (lambda pack: (pack / "classes.txt").write_text("255\tvoid"), "names no class"),
     "classes by space": (
@@ -114,16 +114,19 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "classes too many": (lambda pack: (pack / "classes.txt").write_text("65536\tdog"), "0 to 65535"),
     "no image": (
         lambda pack: (pack / "images" / "c.jpg").unlink(),
-        "c.jpg: no such file, but it is the image of 'c', whose mask is .*c.png",
+        "c.jpg: no such file; it should be the image of 'c', whose mask is .*c.png",
     ),
-    "two photos": (lambda pack: (pack / "images" / "c.png").touch(), "one of c.jpg and c.png, got both"),
-    "no mask": (lambda pack: (pack / "masks" / "c.png").unlink(), "c.png: no such file, but it is the mask of 'c'"),
+    "two photos": (lambda pack: (pack / "images" / "c.png").touch(), "c.jpg and c.png, whose names are the same"),
+    "no mask": (lambda pack: (pack / "masks" / "c.png").unlink(), "c.png: no such file; it should be the mask of 'c'"),
     "index without names": (lambda pack: (pack / "index.tsv").write_text("image\na\n"), "no column name; it has image"),
     "index ragged": (
         lambda pack: (pack / "index.tsv").write_text("name\torigin\na\n"),
         "line 2 of .* 2 columns, got 1",
     ),
-    "index no text": (lambda pack: (pack / "index.tsv").write_bytes(b"\xff"), "index.tsv is needed and cannot be read"),
+    "index no text": (
+        lambda pack: (pack / "index.tsv").write_bytes(b"\xff"),
+        "index.tsv is required but cannot be",
+    ),
 }
 
 
@@ -136,12 +139,12 @@ def test_a_broken_pack_says_what_is_wrong(pack: Path, what: str) -> None:
 
 
 SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "size": (lambda mask: Image.new("L", (39, 30)).save(mask), "39 x 30 pixels, its image 40 x 30"),
-    "colors": (lambda mask: Image.new("RGB", (40, 30)).save(mask), "palette or gray picture .* got RGB"),
+    "size": (lambda mask: Image.new("L", (39, 30)).save(mask), "39 x 30 pixels, but its image 40 x 30"),
+    "colors": (lambda mask: Image.new("RGB", (40, 30)).save(mask), "palette or gray image .* got RGB"),
     "16 bits": (lambda mask: Image.new("I;16", (40, 30), 300).save(mask), r"shows \[300\]"),
     "number": (
         lambda mask: Image.new("L", (40, 30), 7).save(mask),
-        r"shows \[7\], but the classes with a name are 1, 2",
+        r"shows \[7\], but the named classes are 1, 2",
     ),
     "damage": (lambda mask: mask.write_bytes(mask.read_bytes()[:60]), "mask of 'd' cannot be read"),
     "gone": (lambda mask: mask.unlink(), "mask of 'd' cannot be read: .*no such file"),
@@ -160,9 +163,9 @@ def test_a_spoiled_mask_is_found_when_it_is_read(pack: Path, what: str) -> None:
 def test_questions_that_no_pack_can_answer(pack: Path) -> None:
     with pytest.raises(eclip.errors.DataError, match="no column split; it has name, origin"):
         read_masks(pack, where={"split": "val"})
-    with pytest.raises(eclip.errors.DataError, match=r"0 images where {'origin': 'test'}"):
+    with pytest.raises(eclip.errors.DataError, match=r"0 images with {'origin': 'test'}"):
         read_masks(pack, where={"origin": "test"})
-    with pytest.raises(eclip.errors.DataError, match=r"4 images .* from place 9"):
+    with pytest.raises(eclip.errors.DataError, match=r"4 images .* from first=9"):
         read_masks(pack, first=9)
     with pytest.raises(eclip.errors.OptionError, match="every must be at least 1"):
         read_masks(pack, every=0)
@@ -219,7 +222,7 @@ def test_files_of_no_kind_that_is_read_are_counted_and_told(pack: Path) -> None:
         (pack / "images" / name).write_bytes(b"0")
     (pack / "images/c.jpg").unlink()
     for _ in range(2):
-        told = r"3 files in .*images of no kind that is read: c.HEIC, d.dng, other.heic, .* and so are the masks of 1"
+        told = r"3 files in .*images with an unsupported format: c.HEIC, d.dng, other.heic, .* with the masks of 1"
         with pytest.warns(eclip.errors.DataWarning, match=told):
             assert sorted(item.name for item in read_masks(pack).items) == ["a", "b", "d"]
         (pack / "index.tsv").unlink(missing_ok=True)
@@ -229,7 +232,10 @@ def test_files_of_no_kind_that_is_read_are_counted_and_told(pack: Path) -> None:
 
 @pytest.mark.parametrize(
     ("folder", "more", "told"),
-    [("images", "c.JPEG", "one of c.JPEG and c.jpg, got both"), ("masks", "c.tif", "one of c.png and c.tif, got both")],
+    [
+        ("images", "c.JPEG", "c.JPEG and c.jpg, whose names"),
+        ("masks", "c.tif", "c.png and c.tif, whose names"),
+    ],
 )
 def test_two_files_of_one_name_are_refused(pack: Path, folder: str, more: str, told: str) -> None:
     for _ in range(2):

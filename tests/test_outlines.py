@@ -95,7 +95,7 @@ def test_a_name_is_one_line_of_unicode_or_refused(tmp_path: Path, name: str) -> 
     if "\u2028" in name:
         assert masks(tmp_path).classes == {1: "a b c"}
     else:
-        with pytest.raises(DataError, match=r"name .*(no Unicode|is empty)"):
+        with pytest.raises(DataError, match=r"name .*(not valid Unicode|is empty)"):
             masks(tmp_path)
 
 
@@ -114,16 +114,16 @@ def test_objects_are_ordered_by_their_pixels_whatever_is_said_of_their_area(
 
 
 LOST: dict[str, tuple[Any, str]] = {
-    "none": (None, "it has no polygon and no run lengths"),
-    "no list": ([], "it has no polygon and no run lengths"),
-    "two corners": ([[1, 2, 3, 4]], "a polygon has 4 numbers, and three corners need 6"),
+    "none": (None, "it has neither polygons nor run lengths"),
+    "no list": ([], "it has neither polygons nor run lengths"),
+    "two corners": ([[1, 2, 3, 4]], "a polygon has 4 numbers, but three corners need 6"),
     "empty polygon": ([[]], "a polygon is empty"),
-    "half a corner": ([[1, 1, 3, 1, 3, 3, 2]], "a polygon has 7 numbers, x without y"),
-    "words": ([["1", "1", "3", "1", "3", "3"]], "a polygon is no list of numbers"),
-    "elsewhere": ([[7, 1, 9, 1, 9, 3]], "a polygon lies outside of its image of 6 x 4"),
+    "half a corner": ([[1, 1, 3, 1, 3, 3, 2]], "a polygon has 7 numbers, so an x has no y"),
+    "words": ([["1", "1", "3", "1", "3", "3"]], "a polygon is not a list of numbers"),
+    "elsewhere": ([[7, 1, 9, 1, 9, 3]], "a polygon is outside of its 6 x 4 image"),
     "size turned": (
         {"size": [6, 4], "counts": [24]},
-        r"its run lengths are of \(height, width\) = \[6, 4\], its image",
+        r"its run lengths are for \(height, width\) = \[6, 4\], but its image",
     ),
     "no runs": ({"size": [4, 6]}, "its run lengths do not sum to the 24 pixels"),
     "too few runs": ({"size": [4, 6], "counts": [3, 3]}, "its run lengths do not sum to the 24 pixels"),
@@ -144,7 +144,7 @@ def test_what_cannot_be_painted_is_named_and_nothing_else_is_lost(tmp_path: Path
 
 def test_a_part_that_cannot_be_painted_costs_no_other_part(tmp_path: Path) -> None:
     coco(tmp_path, {"segmentation": [[1, 2, 3, 4], *SQUARE, [9, 9, 10, 9, 10, 10]]})
-    with pytest.warns(DataWarning, match=r"4 numbers.*; a polygon lies outside .*, the rest of it counts\."):
+    with pytest.warns(DataWarning, match=r"4 numbers.*; a polygon is outside .*, its other parts are used\."):
         assert masks(tmp_path).items[0].read().sum() == 6
 
 
@@ -158,7 +158,7 @@ def test_annotations_before_images_and_of_no_category_are_checked_too(tmp_path: 
 
 def test_boxes_without_outlines_are_no_masks(tmp_path: Path) -> None:
     coco(tmp_path, {"bbox": [0, 0, 2, 2]}, {"bbox": [0, 0, 2, 2], "segmentation": []})
-    with pytest.raises(DataError, match=r"2 of 2 annotations .* no object is left .*: outlines are needed"):
+    with pytest.raises(DataError, match=r"2 of 2 annotations .* no object is left .*: the file must contain outlines"):
         masks(tmp_path)
 
 
@@ -201,9 +201,9 @@ def test_images_that_share_a_name_keep_their_own_masks(tmp_path: Path) -> None:
     assert [one.image for one in found] == [tmp_path / "val2017" / name for name in files]
 
 
-def test_a_image_of_another_size_is_named(tmp_path: Path) -> None:
+def test_an_image_of_another_size_is_named(tmp_path: Path) -> None:
     coco(tmp_path, {"segmentation": SQUARE})
     Image.new("RGB", (5, 4)).save(tmp_path / "val2017/000000000007.jpg")
     item = masks(tmp_path).items[0]
-    with pytest.raises(DataError, match=r"mask of '000000000007', .* has 6 x 4 pixels, its image 5 x 4"):
+    with pytest.raises(DataError, match=r"mask of '000000000007', .* has 6 x 4 pixels, but its image 5 x 4"):
         item.read()

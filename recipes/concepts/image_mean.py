@@ -1,11 +1,11 @@
-"""The image mean of `mini`, over the training images of Flickr8k.
+"""Compute the image mean of `mini` over the training images of Flickr8k.
 
     python recipes/concepts/image_mean.py --data DATA --to src/eclip/backbones/assets/mini/image_mean.npy
 
-Expect: 256 numbers that differ from those that ship by less than 1e-7 (seen: 5e-8); about 20 minutes on one core. DATA
-holds the pack flickr8k (6,091 images, for non-commercial research; a mean of features holds no image). `mini` was
-trained on these images. The last line gives the cosine with the mean of the validation split, 0.987; that of the 911
-images of the pack coco-captions (train) has 0.335: the mean is one of these images, not of all.
+Expect: 256 numbers that differ from the shipped ones by less than 1e-7 (measured: 5e-8); about 20 minutes on one core.
+DATA contains the pack flickr8k (6,091 images, for non-commercial research; a mean of features contains no image).
+`mini` was trained on these images. The last line shows the cosine with the mean of the validation split, 0.987; with
+the mean of the 911 images of the pack coco-captions (train) it is 0.335, so the mean is specific to the data set.
 """
 
 from __future__ import annotations

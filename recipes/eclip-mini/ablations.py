@@ -1,10 +1,10 @@
-"""What the head of `mini` owes to what: pooling, guide, texts, start, pairs; each with controls and several seeds.
+"""Ablations of the head of `mini`: pooling, guide, texts, initialization, pairs; with baselines and several seeds.
 
     python recipes/eclip-mini/ablations.py --data DATA --out WORK/ablations.jsonl
 
-Expect: the tables of docs/eclip.md in about an hour on two idle cores (a run is half a minute); `--only forms` for
-one of them. Scores are those of every third image of voc2012seg and every second of coco80seg. A run is a line in
---out, and what is there is not run again. Nothing is chosen here by the scores.
+Expect: the tables of docs/eclip.md in about an hour on two idle cores (half a minute per run); `--only forms` for one
+of them. Scores are on every third image of voc2012seg and every second of coco80seg. Each run is a line in --out, and
+runs that are there are not repeated. Nothing is selected here by the scores.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ GROUPS: dict[str, dict[str, dict[str, Any] | str]] = {
 
 
 class Scored:
-    """A mask set whose rows are read once, so that a head is scored in seconds."""
+    """A mask set whose rows are computed once, so that a head is scored in seconds."""
 
     def __init__(self, backbone: Backbone, masks: MaskSet, source: str) -> None:
         self.masks = masks
@@ -98,7 +98,7 @@ class Scored:
         self.shown = [item.read() for item in masks.items]
 
     def score(self, maps_of: Callable[[torch.Tensor], torch.Tensor]) -> tuple[float, float]:
-        """MSC and mIoU in percent of maps (image, text, row, col) made of rows."""
+        """Compute mSC and mIoU, in percent, of maps (image, text, row, col) computed from rows."""
         found = Localization()
         for start in range(0, len(self.rows), 64):
             maps = maps_of(self.rows[start : start + 64].float())
@@ -109,9 +109,9 @@ class Scored:
         return 100 * record.msc, 100 * record.miou
 
     def of_head(self, head: EclipHead) -> tuple[float, float]:
-        """Scores of its map."""
+        """Scores of a head's maps."""
         with torch.no_grad():
-            text = head.words(self.text)
+            text = head.project_text(self.text)
             return self.score(lambda rows: self._laid(cosine(head(rows), text)))
 
     def of_guide(self, backbone: Backbone, guide: str) -> tuple[float, float]:
@@ -127,7 +127,7 @@ class Scored:
 
 
 def guided(backbone: Backbone, rows: torch.Tensor, guide: str) -> torch.Tensor:
-    """A guide's maps from rows alone: those of an attention pool are all that its block sees, but for their mean."""
+    """A guide's maps from rows alone: rows of an attention pool are all that its block sees, except for their mean."""
     [block], grid = backbone.blocks, backbone.native
     x = torch.cat([rows.mean(dim=1, keepdim=True), rows], dim=1)
     with torch.no_grad():
@@ -141,7 +141,7 @@ def guided(backbone: Backbone, rows: torch.Tensor, guide: str) -> torch.Tensor:
 
 
 def fill_guide(run: Run) -> None:
-    """Put a guide's maps into the cache from the rows that are there, which saves reading every image again."""
+    """Fill the cache with a guide's maps from the cached rows, which saves reading every image again."""
     cached = run.cached()
     for span in cached.guides.missing(cached.count):
         rows = torch.from_numpy(cached.rows.take(np.arange(span.start, span.stop))).float()
@@ -155,7 +155,7 @@ def sources(data: Path) -> tuple[str, ...]:
 def once(
     backbone: Backbone, sets: dict[str, Scored], given: dict[str, Any] | str, config: dict[str, Any]
 ) -> list[float]:
-    """Scores on each mask set (mSC, mIoU) of one run, or of what needs none."""
+    """Scores (mSC, mIoU) on each mask set, of one training run or of a baseline that needs none."""
     if isinstance(given, str) and given.startswith("guide "):
         scores = [one.of_guide(backbone, given.removeprefix("guide ")) for one in sets.values()]
     elif isinstance(given, str):
@@ -173,7 +173,7 @@ def once(
 
 
 def table(lines: list[dict[str, Any]], group: str) -> str:
-    """Mean and spread over seeds, as Markdown; no spread of one run."""
+    """Mean and standard deviation over seeds, as Markdown; no deviation for a single run."""
     rows = ["| | voc2012seg mSC | mIoU | coco80seg mSC | mIoU |", "|---|---|---|---|---|"]
     for label, given in GROUPS[group].items():
         found = np.array([line["scores"] for line in lines if line["given"] == given])
@@ -188,8 +188,10 @@ def table(lines: list[dict[str, Any]], group: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="a line a run; what is there is not run again")
-    parser.add_argument("--cache", help="of encoded pairs; the user's if left out")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="one line per run; runs that are there are not repeated"
+    )
+    parser.add_argument("--cache", help="folder of encoded pairs; default: the user's cache")
     parser.add_argument("--only", choices=list(GROUPS))
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
@@ -203,7 +205,7 @@ def main() -> None:
             alike = isinstance(given, str) and given != "random"  # the same whatever the seed
             for seed in range(1 if alike else args.seeds):
                 if any((line["given"], line["seed"]) == (given, seed) for line in lines):
-                    continue  # also where another table has the same
+                    continue  # also if another table has the same run
                 source = "value" if isinstance(given, str) else given.get("source", "value")
                 if source not in sets:
                     voc = read_masks(args.data / "voc2012seg", classes=VOC_NAMES, every=3)

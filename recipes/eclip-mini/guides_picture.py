@@ -1,4 +1,4 @@
-"""Draw docs/guides.jpg: what each guide that needs no network makes of four images, with `mini`.
+"""Draw docs/guides.jpg: the maps of each guide that needs no extra network, on four images, with `mini`.
 
 python recipes/eclip-mini/guides_picture.py [OUT]
 """
@@ -22,10 +22,10 @@ from eclip.render.overlay import paint
 DOCS = Path(__file__).parents[2] / "docs"
 IMAGES = ("elephant", "dog", "cat", "horses")
 COLUMNS: tuple[tuple[str, dict[str, Any], str, str], ...] = (
-    ("spectral", {}, "spectral", "the cut of the patches"),
-    ("backbone", {"kind": "vv"}, "backbone, vv", "values attend to values"),
-    ("backbone", {"kind": "pool"}, "backbone, pool", "the attention that pools"),
-    ("centre", {}, "centre", "whatever the image"),
+    ("spectral", {}, "spectral", "spectral cut of the patches"),
+    ("backbone", {"kind": "vv"}, "backbone, vv", "value-value attention"),
+    ("backbone", {"kind": "pool"}, "backbone, pool", "pooling attention"),
+    ("centre", {}, "centre", "the same for all images"),
 )
 WIDTH, GAP, MARGIN, HEAD, FOOT = 220, 8, 28, 52, 58
 ALPHA = 0.85
@@ -63,7 +63,7 @@ def legend(canvas: Image.Image, draw: ImageDraw.ImageDraw, lefts: list[int], mid
     canvas.paste(bar, (lefts[0] + 16, middle - 5))
     write(draw, (lefts[0], middle), "0", 13, FAINT)
     write(draw, (lefts[0] + 168, middle), "1", 13, FAINT)
-    words = "The largest value of each guide is 1; the line runs at half. No text and no label was seen. Model: mini."
+    words = "The maximum of each guide is 1; the line is at half of it. No text or label was used. Model: mini."
     write(draw, (lefts[1], middle), words, 13, FAINT, canvas.width - lefts[1])
 
 

@@ -18,10 +18,10 @@ from eclip.render.overlay import paint
 
 SHOWN = ("elephant=an elephant", "elephant=a man", "dog=a dog", "cat=a cat", "horses=a horse")
 COLUMNS = (
-    ("itsm", "every token through the head"),
-    ("rclip", "the same, upside down"),
-    ("eclip", "through a trained head"),
-    ("surgery", "value attention, less what all share"),
+    ("itsm", "similarity of tokens and text"),
+    ("rclip", "the same, inverted"),
+    ("eclip", "with a trained head"),
+    ("surgery", "value attention, no redundant features"),
 )
 
 
@@ -48,9 +48,7 @@ def main() -> None:
         for left, (name, _) in zip(lefts[1:], COLUMNS, strict=True):
             canvas.paste(paint(view, answers[name].heatmap(0, 0), False, ALPHA), (left, top))
         top += view.height + GAP
-    words = (
-        'Each map from its lowest to its highest value; the line runs at half. Asked: "an image of ...". Model: mini.'
-    )
+    words = 'Each map from its lowest to its highest value; the line is at half. Prompt: "a photo of ...". Model: mini.'
     write(draw, (lefts[0], top + 24), words, 13, FAINT, canvas.width - lefts[0])
     canvas.save(out, quality=79, optimize=True)
     print(f"{out}: {canvas.width} x {canvas.height}, {out.stat().st_size / 1024:.0f} KiB")

@@ -1,15 +1,15 @@
-"""How often the health of a map is right, on images with masks: the tables of docs/health.md.
+"""How often the health warnings of a map are right, on images with masks: the tables of docs/health.md.
 
     python recipes/health/evaluate.py --data DATA
 
-DATA holds the packs voc2012seg and coco80seg; the model is `mini`, names go into "a photo of a {}", and a class is in
-an image if it has 1 % of its area, except where it says "any pixel". Presence is asked of all images of coco80seg, maps
-of every sixth image of both packs (--every), hiding, which costs two forward passes a pair, of every twenty-fourth
-(--hiding). Expect about six minutes on one core, most of it for gradients of eighty
-texts. Pairs whose map is flat have no numbers and no warnings.
+DATA contains the packs voc2012seg and coco80seg; the model is `mini`, the prompt is "a photo of a {}", and a class is
+present in an image if it covers 1 % of its area, unless "any pixel" is stated. Presence is computed for all images of
+coco80seg, maps for every sixth image of both packs (--every), and hiding, which needs two forward passes per pair, for
+every twenty-fourth (--hiding). Expect about six minutes on one core, mostly for gradients of eighty texts. Pairs with a
+flat map have no numbers and no warnings.
 
-True sign: mean heat inside the mask minus mean heat outside. "Flipped" asks each map upside down. "Implanted" sets
-three cells of each map, drawn at random, and of the map of nonsense, to twice its range.
+True sign: mean of the map inside the mask minus its mean outside. "Flipped" inverts each map. "Implanted" sets three
+random cells of each map, and of the map of nonsense, to twice its range.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def hiding(pack: str, every: int, backbone: eclip.Backbone, masks: MaskSet) -> N
 def pairs(
     backbone: eclip.Backbone, masks: MaskSet, every: int
 ) -> Iterator[tuple[eclip.Encoding, np.ndarray, dict[int, int]]]:
-    """Each image's encoding and mask, and the column of each class it shows."""
+    """Yield the encoding and mask of each image, and the column of each class that it shows."""
     some = replace(masks, items=masks.items[::every])
     for items, encoding in encoded(some, backbone, batch_size=8):
         for index, item in enumerate(items):

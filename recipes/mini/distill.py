@@ -1,9 +1,9 @@
-"""Teach open_clip's own text transformer what the sentence encoder and its adapter say.
+"""Distill the sentence encoder and its adapter into open_clip's own text transformer.
 
     python recipes/mini/distill.py --data DATA --work WORK --epochs 5
 
-Expect: WORK/text.pt, the text half of the model, and printed the mean cosine to the teacher on captions of the
-validation splits (about 0.9), which are never distilled.
+Expect: WORK/text.pt, the text half of the model; prints the mean cosine to the teacher on captions of the validation
+splits (about 0.9), which are never distilled.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ CONFIG = {
 
 
 def build_clip(image_size: int) -> open_clip.CLIP:
-    """The whole model, as open_clip builds it from the configuration that ships."""
+    """The whole model, as open_clip builds it from the shipped configuration."""
     vision = {**CONFIG["vision_cfg"], "image_size": image_size}
     return open_clip.CLIP(embed_dim=FEATURE, vision_cfg=vision, text_cfg=CONFIG["text_cfg"])
 
 
 class TextTower(nn.Module):
-    """The text half of an open_clip model, on token rows cut to the longest of the batch (the attention is causal)."""
+    """The text half of an open_clip model, on token rows cut to the longest in the batch (attention is causal)."""
 
     NAMES = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")
 
@@ -62,26 +62,26 @@ class TextTower(nn.Module):
 
 
 def batches(lengths: Tensor, size: int) -> list[Tensor]:
-    """Random batches of texts of similar length, so that little is padding."""
+    """Random batches of texts of similar length, to reduce padding."""
     noisy = lengths + torch.rand(len(lengths)) * 3
     parts = list(noisy.argsort().split(size))
     return [parts[i] for i in torch.randperm(len(parts)).tolist()]
 
 
 def distill_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """One minus the cosine, and telling the right sentence from the others of the batch."""
+    """One minus the cosine, plus cross-entropy that distinguishes the sentence from the others in the batch."""
     logit = 30 * student @ teacher.T
     target = (30 * teacher @ teacher.T).softmax(-1)
     return (1 - (student * teacher).sum(-1)).mean() * 2 + F.cross_entropy(logit, target) * 0.2
 
 
 def nothing() -> list[str]:
-    """Sentences that name nothing: CLIP Surgery subtracts the mean of such for a text that is asked alone."""
+    """Sentences without a name: CLIP Surgery subtracts their mean if there is only one text."""
     return list(dict.fromkeys(["", *(template("") for template in OPENAI_IMAGENET_TEMPLATES)]))
 
 
 def teach(model: Model, texts: Texts, known: list[str], names: list[str]) -> tuple[list[str], Tensor]:
-    """Texts and what the teacher says of them. A sentence that names nothing means the mean of all names."""
+    """Texts and the teacher's features. The target of a sentence without a name is the mean of all names."""
     with torch.no_grad():
         features = model.text(texts(known))
         mean = F.normalize(model.text(texts([f"a photo of a {name}." for name in names])).mean(0), dim=-1)
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--teacher", default="pool")
     parser.add_argument("--name", default="text")
-    parser.add_argument("--start", default="", help="begin with this text.pt instead of random weights")
+    parser.add_argument("--start", default="", help="start from this text.pt instead of random weights")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--batch-size", type=int, default=256)

@@ -1,9 +1,8 @@
-"""Every figure of the model card, computed by the package itself.
+"""Compute every number of the model card with the package itself.
 
     python recipes/mini/evaluate.py --data DATA
 
-Expect: the table of MODEL_CARD.md, in about ten minutes on two cores; `--only voc` (or flickr8k, caltech101) for a
-part of it.
+Expect: the table of MODEL_CARD.md, in about ten minutes on two cores; for a part, `--only voc`, flickr8k or caltech101.
 Nothing is fitted here: test splits of flickr8k and caltech101, and all of voc2012seg, none of which was trained on.
 """
 
@@ -30,7 +29,7 @@ from eclip.training.validation import encoded, score_image
 
 CARD = "surgery,maskclip,itsm,rclip"
 SLOW = [name for name, method in eclip.METHODS.items() if method.kind == "perturbation"]
-"""Asked for the names that are present alone: their maps of one text do not depend on the others."""
+"""Run only for the names that are present, since their maps of one text do not depend on the others."""
 
 
 def encode_images(backbone: eclip.Backbone, images: list[Image.Image]) -> eclip.Encoding:
@@ -52,7 +51,7 @@ def image_features(backbone: eclip.Backbone, pack: Path, split: str) -> tuple[Te
 
 
 def flickr8k(backbone: eclip.Backbone, data: Path) -> dict[str, float]:
-    """Text-to-image recall: how often the caption's own image is among the first 1 and 10 of 1,000."""
+    """Text-to-image recall: how often the caption's image is among the top 1 and top 10 of 1,000."""
     image, captions = image_features(backbone, data / "flickr8k", "test")
     text = eclip.encode_texts(backbone, [caption for own in captions for caption in own], templates="none")
     owner = torch.tensor([picture for picture, own in enumerate(captions) for _ in own])
@@ -78,7 +77,7 @@ def voc(
     methods: tuple[str, ...],
     refinements: dict[str, tuple[str | None, dict[str, Any]]],
 ) -> dict[str, float]:
-    """Maps and best names, with all 20 names asked together."""
+    """Scores of maps and of the best name, with all 20 names as texts."""
     text = eclip.encode_texts(backbone, list(masks.classes.values()), prompt)
     hits, scores = [], {method + label: Localization() for method in methods for label in refinements}
     for items, encoding in encoded(masks, backbone):
@@ -93,7 +92,7 @@ def voc(
                 eclip.METHODS[name](alone, text[asked])[0] if name in SLOW else maps[name][i, asked] for name in methods
             ]
             for label, (refine, options) in refinements.items():
-                refined = torch.cat(raws)  # of all methods, so that they share what a refinement knows of the image
+                refined = torch.cat(raws)  # all methods together, so that a refinement processes the image once
                 if refine is not None:
                     refined = eclip.REFINEMENTS[refine](refined[None], alone, **options)[0]
                 for method, raw in zip(methods, refined.split(len(numbers)), strict=True):
@@ -106,7 +105,7 @@ def voc(
 
 
 def given_refinements(joined: str) -> dict[str, tuple[str | None, dict[str, Any]]]:
-    """A label for each of "none", "NAME" or "NAME:KEY=VALUE:...", joined by commas, to its name and options."""
+    """Parse comma-separated "none", "NAME" or "NAME:KEY=VALUE:..." to {label: (name, options)}."""
     found: dict[str, tuple[str | None, dict[str, Any]]] = {}
     for one in joined.split(","):
         name, *pairs = one.split(":")
@@ -123,14 +122,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="mini", help="any name that eclip.load knows")
     parser.add_argument("--only", choices=["flickr8k", "caltech101", "voc"])
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--methods", default=CARD, help="for voc, joined by commas; any of eclip's")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    parser.add_argument("--methods", default=CARD, help="for voc: comma-separated names of methods")
     parser.add_argument(
-        "--refine", default="none", help='for voc, joined by commas: none, or a refinement such as "lposs:k=50"'
+        "--refine", default="none", help='for voc, comma-separated: none, or a refinement such as "lposs:k=50"'
     )
-    parser.add_argument("--every", type=int, default=1, help="for voc, every N-th image alone")
-    parser.add_argument("--first", type=int, default=0, help="for voc, with the first at this place")
-    parser.add_argument("--once", action="store_true", help="for voc, the first of its three rows alone")
+    parser.add_argument("--every", type=int, default=1, help="for voc, use only every N-th image")
+    parser.add_argument("--first", type=int, default=0, help="for voc, position of the first of these images")
+    parser.add_argument("--once", action="store_true", help="for voc, only the first of its three rows")
     args = parser.parse_args()
     backbone = eclip.load(args.model)
     methods = tuple(args.methods.split(","))

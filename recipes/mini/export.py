@@ -1,4 +1,4 @@
-"""Put trunk, pool and text transformer together as a model folder of open_clip, in half precision.
+"""Combine trunk, pool and text transformer into a model folder for open_clip, in half precision.
 
     python recipes/mini/export.py --work WORK --pool joint-pool --text joint-text --to src/eclip/backbones/assets/mini
 
@@ -80,7 +80,7 @@ def assemble(work: Path, size: int, pool: str, text: str, sharpness: float, even
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="also compare the features of a few images")
+    parser.add_argument("--data", type=Path, help="also compare the features of some images")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--pool", default="pool")

@@ -1,9 +1,9 @@
-"""Run the frozen trunk once over every image and keep what it says.
+"""Run the frozen trunk once on every image and store its output.
 
     python recipes/mini/features.py --data DATA --work WORK --size 320
 
 Expect: WORK/320/<pack>-<split>/ with `tokens.npy` (image, row * col, 1280; stride 32; half precision) and `texts.json`
-(the texts of each image). An interrupted run goes on where it stopped. The last line, the trunk's own ImageNet top-1 on
+(the texts of each image). An interrupted run resumes where it stopped. The last line, the trunk's own ImageNet top-1 on
 `imagenet1k-one-each` (74.5 % at 320 px), proves that the weights landed in the right places.
 """
 

@@ -1,9 +1,9 @@
-"""Train pool and text transformer together, now that each knows its trade.
+"""Train pool and text transformer together, after each was trained alone.
 
     python recipes/mini/joint.py --data DATA --work WORK --size 320 --pool pool --text text --name joint --epochs 6
 
 Expect: WORK/joint-pool.pt and WORK/joint-text.pt, the averaged weights of the epoch that is best on Flickr8k's
-validation captions, read by the text transformer.
+validation captions, encoded by the text transformer.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def save(state: dict[str, Tensor], work: Path, name: str) -> None:
 
 
 def name_places(sentences: list[str], data: Path) -> list[int]:
-    """Where class names in templates stand among the sentences, those of Caltech-101 seven times."""
+    """Indices of class names in templates among the sentences, those of Caltech-101 seven times."""
     called = {form.format(name) for name in class_names(data) for form in TEMPLATES}
     caltech = {form.format(name) for name in caltech_names(data) for form in TEMPLATES}
     places = [i for i, text in enumerate(sentences) if text in called]

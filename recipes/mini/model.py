@@ -1,4 +1,4 @@
-"""The pool that is trained, the adapter that is the text side until that is distilled, and an average of weights."""
+"""The attention pool, the adapter that serves as the text side until distillation, and an average of weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FEATURE = 256
 
 
 class Pool(nn.Module):
-    """timm's attention pool over tokens, arranged so that only the mean token asks.
+    """timm's attention pool over tokens, computed with only the mean token as query.
 
     With one query the keys and values need not be formed for every token: q . (W x) = (W^T q) . x, and the mean of the
     values is W applied to the mean of the tokens. Same numbers, a thirtieth of the work.
@@ -132,7 +132,7 @@ class Average:
         self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     def update(self, model: nn.Module) -> None:
-        """Take one step towards the weights of now."""
+        """Take one step toward the current weights."""
         self.steps += 1
         decay = min(self.decay, self.steps / (self.steps + 10))
         for name, value in model.state_dict().items():

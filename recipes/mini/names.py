@@ -1,7 +1,7 @@
-"""Names in plain words: general words over ImageNet's 1,000 classes, and the sentences a name is put into.
+"""Everyday names for groups of ImageNet's 1,000 classes, and the templates into which names are put.
 
-ImageNet calls a dog "Kuvasz" and a cow "ox"; people do not. Each row of `GENERAL` gathers classes (indices and ranges
-in the usual ImageNet order) under words that people type, the first being the usual one and the others its synonyms.
+ImageNet calls a dog "Kuvasz" and a cow "ox"; people do not. Each row of `GENERAL` groups classes (indices and ranges
+in the usual ImageNet order) under words that people type: the most common first, then synonyms.
 """
 
 from __future__ import annotations

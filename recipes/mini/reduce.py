@@ -1,10 +1,9 @@
-"""Keep the directions of token space that vary most, so that training handles 512 numbers a token instead of 1,280.
+"""Keep the directions of token space with the most variance: 512 numbers per token in training instead of 1,280.
 
     python recipes/mini/reduce.py --work WORK --size 320
 
 Expect: the share of variance kept (74 %), WORK/320/basis.pt and `reduced.npy` beside every `tokens.npy`. The pool
-trained on reduced tokens is turned back into one on 1,280 channels without loss (`train.Pool.full`), so nothing of this
-ships.
+trained on reduced tokens is converted exactly to one on 1,280 channels (`train.Pool.full`), so none of this ships.
 """
 
 from __future__ import annotations

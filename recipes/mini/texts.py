@@ -1,4 +1,4 @@
-"""Gather every text the recipe uses and encode each once with the MiniLM sentence encoder.
+"""Collect every text that the recipe uses, and encode each once with the MiniLM sentence encoder.
 
     python recipes/mini/texts.py --data DATA --work WORK
 
@@ -57,7 +57,7 @@ class Texts:
         self.row = {text: row for row, text in enumerate(texts)}
 
     def rows(self, texts: list[str]) -> Tensor:
-        """Where these sentences are."""
+        """Row indices of these sentences."""
         return torch.tensor([self.row[text] for text in texts])
 
     def __call__(self, texts: list[str]) -> Tensor:
@@ -71,13 +71,13 @@ def caltech_names(data: Path) -> list[str]:
 
 
 def class_names(data: Path) -> list[str]:
-    """Names that go into every template."""
+    """Names that are put into every template."""
     general = [word for synonyms in general_labels()[0] for word in synonyms]
     return list(dict.fromkeys([*IMAGENET_CLASSNAMES, *caltech_names(data), *general, *PLAIN_WORDS]))
 
 
 def frequent_words(captions: list[str], least: int) -> list[str]:
-    """Words and pairs of words that captions use often: a text model that ships must know plain words alone."""
+    """Frequent words and word pairs in captions: the shipped text model must also handle single words."""
     counts: Counter[str] = Counter()
     for caption in captions:
         words = re.findall(r"[a-z]+", caption.lower())
@@ -99,7 +99,7 @@ def captions(data: Path, split: str) -> list[str]:
 
 
 def distill_texts(data: Path) -> list[str]:
-    """Everything the text transformer may learn from: no caption of a Flickr8k validation or test image."""
+    """All texts on which the text transformer is trained: no caption of a Flickr8k validation or test image."""
     train = captions(data, "train")
     with gzip.open(data / "sentences" / "coco-val2017-captions.txt.gz", "rt", encoding="utf-8") as file:
         train += [line.strip() for line in file]

@@ -1,9 +1,9 @@
-"""Train the attention pool on cached tokens, and the space it shares with the sentence encoder.
+"""Train the attention pool on cached tokens, together with the adapter of the sentence encoder.
 
     python recipes/mini/train.py --data DATA --work WORK
 
 Expect: WORK/pool.pt (pool, text adapter, scales of the losses; an exponential moving average), and every fifth epoch
-the figures on the validation splits: at the end about 20 / 62 % recall at 1 / 10 on Flickr8k's, 81 % on Caltech-101's.
+the scores on the validation splits: at the end about 20 / 62 % recall at 1 / 10 on Flickr8k's, 81 % on Caltech-101's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PHRASES = ["{}", "a photo of a {}"]
 
 @torch.no_grad()
 def validate(state: dict[str, Tensor], work: Path, size: int, texts: Texts, caltech: list[str]) -> str:
-    """Figures on the validation splits, as a piece of a line."""
+    """Scores on the validation splits, as text for the progress line."""
     model = Model().eval()
     model.load_state_dict(state)
     tokens, captions = load(work, size, "flickr8k-val")
@@ -42,7 +42,7 @@ def validate(state: dict[str, Tensor], work: Path, size: int, texts: Texts, calt
 
 
 def name_texts(model: Model, texts: Texts, images: Images) -> NameTexts:
-    """Every name in a random template, every general word in a random synonym."""
+    """Features of every name in a random template, and of a random synonym of every general word."""
 
     def encode(names: list[str], templates: list[str]) -> Tensor:
         return model.text(texts([random.choice(templates).format(name) for name in names]))
@@ -66,14 +66,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--name", default="pool")
     parser.add_argument(
-        "--text-start", default="", help="begin with the text side of this model, and go on training it"
+        "--text-start", default="", help="start from the text side of this model, and continue training it"
     )
     parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--batch-size", type=int, default=320)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--decay", type=float, default=0.5)
     parser.add_argument("--drop", type=float, default=0.25, help="share of channels set to zero")
-    parser.add_argument("--floor", type=float, default=0.3, help="weight of tokens the trunk knows nothing about")
+    parser.add_argument("--floor", type=float, default=0.3, help="weight of tokens about which the trunk is uncertain")
     parser.add_argument("--name-weight", type=float, default=0.1)
     parser.add_argument("--token-weight", type=float, default=0.3)
     parser.add_argument("--mention-weight", type=float, default=0.5)

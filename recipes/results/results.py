@@ -1,10 +1,10 @@
-"""Every number of docs/results.md: all methods on four mask packs with `mini`, controls beside them.
+"""Every number of docs/results.md: all methods and baselines on four mask packs with `mini`.
 
     python recipes/results/results.py --data DATA --runs RUNS --out docs/results.md
 
-Expect: an hour or so on two cores, most of it for methods of many passes, which are asked on a part of the images.
-What is measured already in RUNS is not measured again, so it may be stopped at any time. Nothing is chosen here by the
-scores; the numbers to check against go into benchmarks/results/.
+Expect: about an hour on two cores, mostly for methods with many passes, which run on a subset of the images. Results
+in RUNS are not measured again, so it can be stopped at any time. Nothing is selected here by the scores; the reference
+numbers for --check are written to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from eclip.methods import METHODS
 FAST = [name for name, method in METHODS.items() if method.kind != "perturbation"]
 SLOW = [name for name, method in METHODS.items() if method.kind == "perturbation"]
 PACKS = {"voc2012seg": 50, "coco80seg": 40, "davis2016val": 15, "camvid": 17}
-"""And every so many-th image for methods of many passes."""
+"""Packs, with N for every N-th image, on which methods with many passes run."""
 COLUMNS = {
     "msc": "mSC",
     "miou": "mIoU",
@@ -38,12 +38,12 @@ COLUMNS = {
 
 
 SANE = [f"{key}{end}" for key in ("nonsense", "other_class", "random_weights") for end in ("_size", "")]
-"""Each rank correlation: its size, and the signed mean beside it."""
+"""Each rank correlation: its mean absolute value, and its signed mean."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run: where it goes and what is asked."""
+    """A run: its folder, data and arguments."""
 
     name: str
     pack: str
@@ -66,7 +66,7 @@ LABELS = ["eclip", "maskclip", "sclip", "clearclip", "naclip", "gem", "surgery"]
 
 
 def measure(data: Path, runs: Path, only: str | None) -> dict[str, dict[str, Any]]:
-    """Results of each job by its name."""
+    """Run the jobs, and return their results by name."""
     found = {}
     for job in jobs():
         if only is not None and only not in job.name:
@@ -108,14 +108,14 @@ def localization(found: dict[str, dict[str, Any]], pack: str) -> str:
 
 
 def note(fast: dict[str, Any], part: int) -> str:
-    """Of what a table is: images, in how many groups where there are some, and pairs."""
+    """The note below a table: numbers of images, groups if there are any, and pairs."""
     images, groups = fast["data"]["images"], fast["data"]["groups"]
     grouped = f" of {groups} videos" if groups < images else ""
     return f"{images} images{grouped}, {fast['rows'][0]['pairs']} pairs; *: {part} images of these."
 
 
 def winners(found: dict[str, dict[str, Any]]) -> str:
-    """Which method wins where, and which beat every control beyond the interval."""
+    """The best methods on each pack, and those that do not beat every baseline beyond the interval."""
     lines = [
         "| | best by mIoU | best by mSC | best by AP | not above the best control, beyond the interval |",
         "|---|---|---|---|---|",
@@ -133,7 +133,7 @@ def winners(found: dict[str, dict[str, Any]]) -> str:
 
 
 def table(result: dict[str, Any], columns: list[str]) -> str:
-    """Any other task: these numbers with intervals."""
+    """The table of another task: these numbers with intervals."""
     lines = [f"| method | {' | '.join(columns)} |", f"|---{'|---' * len(columns)}|"]
     for one in result["rows"]:
         label = f"({one['method']})" if one["control"] else f"`{one['method']}`"
@@ -142,7 +142,7 @@ def table(result: dict[str, Any], columns: list[str]) -> str:
 
 
 def stored(result: dict[str, Any]) -> dict[str, Any]:
-    """What `eclip eval --check` compares with."""
+    """The reference numbers for `eclip eval --check`."""
     keys = ("msc", "miou", "class_miou", "average_precision")
     return {
         "schema": result["schema"],
@@ -160,7 +160,7 @@ def stored(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(found: dict[str, dict[str, Any]], out: Path) -> None:
-    """Put the tables of what was found into the page, and what can be checked against into benchmarks/results/."""
+    """Write the tables into the page, and the reference numbers into benchmarks/results/."""
     whole = [pack for pack in PACKS if {f"{pack}-fast", f"{pack}-slow"} <= found.keys()]
     blocks = {f"localize {pack}": localization(found, pack) for pack in whole}
     if all(f"{pack}-fast" in found for pack in PACKS):
@@ -190,8 +190,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--only", help="jobs whose name holds this, and what follows from them alone")
-    parser.add_argument("--out", type=Path, help="docs/results.md, in which what stands between marks is replaced")
+    parser.add_argument("--only", help="only jobs whose name contains this, and their tables")
+    parser.add_argument("--out", type=Path, help="docs/results.md, in which the text between marks is replaced")
     args = parser.parse_args()
     found = measure(args.data, args.runs, args.only)
     if args.out is not None:

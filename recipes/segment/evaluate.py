@@ -1,8 +1,8 @@
-"""Label maps out of words on two mask packs: mIoU from one confusion matrix over all images.
+"""Segmentation from class names on two mask packs: mIoU from one confusion matrix over all images.
 
     python recipes/segment/evaluate.py --data DATA --methods maskclip,eclip --refine none,pamr
 
-Expect: the rows of docs/segment.md; about 0.15 seconds an image and row on one core, 0.8 with pamr or windows.
+Expect: the rows of docs/segment.md; about 0.15 seconds per image and row on one core, 0.8 with pamr or windows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TASKS = {
 
 
 def confusion(masks: MaskSet, background: str, backbone: eclip.Backbone, **settings: Any) -> np.ndarray:
-    """Pixels (true label, label found) over all images, void left out, and background where no words stand for it."""
+    """Pixel counts (true label, predicted label) over all images, without void, and background if it has no words."""
     numbers = np.array([BACKGROUND, *masks.classes])
     size = int(numbers.max()) + 1
     counts = np.zeros((size, size), np.int64)
@@ -55,9 +55,11 @@ def main() -> None:
     parser.add_argument("--methods", default="eclip,maskclip,surgery,gem,sclip,clearclip,naclip")
     parser.add_argument("--refine", default="none")
     parser.add_argument("--templates", default="imagenet80")
-    parser.add_argument("--views", default="squash", help="of squash, keep:480, or windows as SIDE:WINDOW:STRIDE")
+    parser.add_argument(
+        "--views", default="squash", help="squash, keep:480, or windows as SIDE:WINDOW:STRIDE; comma-separated"
+    )
     parser.add_argument("--prob-threshold", type=float)
-    parser.add_argument("--every", type=int, default=1, help="every so many-th image")
+    parser.add_argument("--every", type=int, default=1, help="use every N-th image")
     parser.add_argument("--per-class", action="store_true")
     args = parser.parse_args()
     backbone = eclip.load(args.model)

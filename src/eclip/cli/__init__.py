@@ -1,7 +1,7 @@
-"""The command line. Results go to stdout, progress and complaints to stderr.
+"""The command line. Results go to stdout, progress and errors to stderr.
 
-Exit codes: 0 all done; 1 something failed (an image, a folder, a download) and the rest is done; 2 wrong usage.
-Nothing heavy is imported before names and options are checked, so that help and a wrong name answer at once.
+Exit codes: 0 success; 1 something failed (an image, a folder, a download) and everything else is done; 2 wrong usage.
+Nothing heavy is imported before names and options are checked, so that help and usage errors appear at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from eclip.cli.interrupts import defer_while_importing
 from eclip.cli.slips import forgiving
 
 app = typer.Typer(
-    help="Which part of this image made a CLIP-like model match this text?",
+    help="Explain which part of an image makes a CLIP-like model match a text.",
     no_args_is_help=True,
     add_completion=True,
     rich_markup_mode="rich",
@@ -50,11 +50,11 @@ def main() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("eclip: %(message)s"))
     logging.getLogger("eclip").addHandler(handler)
-    logging.getLogger().addHandler(logging.NullHandler())  # what libraries log is in our own messages
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it has a handler of its own
+    logging.getLogger().addHandler(logging.NullHandler())  # our own messages include what libraries log
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it has its own handler
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names that are no Unicode are shown all the same
+            stream.reconfigure(errors="backslashreplace")  # so that file names with invalid Unicode can be shown
     app()
 
 

@@ -1,4 +1,4 @@
-"""Data sets to measure with: `eclip datasets ls`, `verify` and `prepare`."""
+"""Data sets for evaluation: `eclip datasets ls`, `verify` and `prepare`."""
 
 from __future__ import annotations
 
@@ -16,20 +16,18 @@ from eclip.cli.lists import print_table
 from eclip.cli.options import progressing
 from eclip.datasets import DATASETS, ROOT, dataset
 
-app = typer.Typer(help="Data sets to measure with.", no_args_is_help=True)
+app = typer.Typer(help="List, verify and prepare data sets for evaluation.", no_args_is_help=True)
 
 SHOWN = 10
-"""Problems that are printed; --json has all."""
-Name = Annotated[str, typer.Argument(help="A data set, as eclip datasets ls has it.")]
-Root = Annotated[
-    Path | None, typer.Option(metavar="DIR", help=f"Where it lies; its usual folder below ${ROOT} if left out.")
-]
-Split = Annotated[str | None, typer.Option(help="Which part of it; its first split if left out.")]
+"""Number of problems that are printed; --json prints all."""
+Name = Annotated[str, typer.Argument(help="Name of a data set; see eclip datasets ls.")]
+Root = Annotated[Path | None, typer.Option(metavar="DIR", help=f"Its folder. Default: its usual folder below ${ROOT}.")]
+Split = Annotated[str | None, typer.Option(help="Default: the first split of the data set.")]
 
 
 @app.command("ls")
-def datasets_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON, with layouts.")] = False) -> None:
-    """Data sets by name, with what they give and their splits."""
+def datasets_ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with layouts.")] = False) -> None:
+    """List data sets with their kind and splits."""
     with report_errors():
         if as_json:
             typer.echo(json.dumps([asdict(one) for one in DATASETS.values()], ensure_ascii=False))
@@ -46,10 +44,10 @@ def datasets_verify(
     name: Name,
     root: Root = None,
     split: Split = None,
-    every: Annotated[bool, typer.Option("--all", help="Read every image and mask, and not 20 of them.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with all problems.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Read every image and mask instead of 20.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all problems.")] = False,
 ) -> None:
-    """Look for every file of a data set, and read some images and masks. Exit code 1 if something is wrong."""
+    """Check that every file of a data set exists, and read some images and masks. Exit code 1 if there is a problem."""
     with report_errors():
         chosen = dataset(name)
         with _bar(f"verifying {name}") as progress:
@@ -65,18 +63,18 @@ def datasets_verify(
             for problem in found.problems[:SHOWN]:
                 typer.echo(f"  {problem}")
             if (more := len(found.problems) - SHOWN) > 0:
-                typer.echo(f"  and {more:,} more; --json has them all")
+                typer.echo(f"  and {more:,} more; --json prints all")
         if found.problems:
             raise typer.Exit(1)
 
 
 @app.command("prepare")
 def datasets_prepare(name: Name, root: Root = None, split: Split = None) -> None:
-    """Write what makes a data set readable, or read faster. What is there is kept, so that it can be stopped."""
+    """Write the files that make a data set readable or faster to read. Existing files are kept, so it can resume."""
     with report_errors():
         chosen = dataset(name)
         if not chosen.prepares:
-            typer.echo(f"{name} needs no preparation: it is read as it is.")
+            typer.echo(f"{name} needs no preparation.")
             return
         with _bar(f"preparing {name}") as progress:
             made = chosen.prepare(root, split, progress)

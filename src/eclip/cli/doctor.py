@@ -1,4 +1,4 @@
-"""Is this installation in order? Versions, torch and torchvision, devices, the model in the package, cached weights."""
+"""Checks of the installation: versions, torch and torchvision, devices, the bundled model, cached weights."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from eclip.errors import EclipError
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the examination.
+    """The result of one check.
 
     Attributes:
-        what: what was looked at.
-        found: what is there.
-        fine: False where something should be done.
-        advice: what to do next, if anything.
+        what: what was checked.
+        found: the result.
+        fine: False if there is a problem.
+        advice: the next step, if any.
     """
 
     what: str
@@ -34,7 +34,7 @@ class Finding:
 
 
 def examine(model: str | None = None) -> list[Finding]:
-    """Look at everything that most often goes wrong, and at a model by its name, if one is asked about."""
+    """Check everything that most often goes wrong, and a model, if its name is given."""
     return [
         Finding("eclip", __version__),
         Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
@@ -44,7 +44,7 @@ def examine(model: str | None = None) -> list[Finding]:
         _torchvision(),
         Finding("CPU", f"{torch.get_num_threads()} threads"),
         _cuda(),
-        Finding("MPS", "not offered: no result was ever checked on it"),
+        Finding("MPS", "not supported: results were never tested on it"),
         _mini(),
         _cached(),
         *([] if model is None else [_model(model)]),
@@ -59,7 +59,7 @@ def _extra(package: str, extra: str, purpose: str) -> Finding:
 
 
 def _model(name: str) -> Finding:
-    """Loads, has an adapter, reads texts and images, and gives numbers."""
+    """Check that a model loads, has an adapter, encodes texts and images, and yields finite numbers."""
     try:
         from eclip.backbones.encoding import encode
         from eclip.backbones.load import load
@@ -68,13 +68,13 @@ def _model(name: str) -> Finding:
         text = backbone.encode_text(["a dog"])
         image = encode(backbone, backbone.blank(), 0)
     except (EclipError, ImportError, RuntimeError) as error:
-        return Finding(f"model {name}", str(error), False, "`eclip models ls --all` says which models work")
+        return Finding(f"model {name}", str(error), False, "`eclip models ls --all` lists the models that work")
     fine = bool(text.isfinite().all() and image.feature.isfinite().all())
     rows, cols = backbone.native
     found = f"{backbone.family}, {rows} x {cols} patches of {backbone.patch_size} px, {text.shape[1]} features"
-    words = "text side in the open" if backbone.text_tower is not None else "text side not in the open"
-    advice = "" if fine else "its features are not finite: the weights are damaged"
-    return Finding(f"model {name}", f"{'works' if fine else 'gives NaN'}: {found}, {words}", fine, advice)
+    words = f"`eclip words` {'supported' if backbone.text_tower is not None else 'not supported'}"
+    advice = "" if fine else "its features are not finite: the weights are probably damaged"
+    return Finding(f"model {name}", f"{'works' if fine else 'yields NaN'}: {found}, {words}", fine, advice)
 
 
 def _torchvision() -> Finding:
@@ -84,11 +84,11 @@ def _torchvision() -> Finding:
 
         values: Any = {"dtype": torch.float32, "device": "cpu"}
         boxes, scores = torch.tensor([[0.0, 0.0, 1.0, 1.0]], **values), torch.tensor([1.0], **values)
-        torchvision.ops.nms(boxes, scores, 0.5)  # its compiled part; fails where the two do not match
+        torchvision.ops.nms(boxes, scores, 0.5)  # compiled code; fails if the two do not match
     except (ImportError, RuntimeError) as error:
         advice = "install torch and torchvision together, in one command, from one index"
-        return Finding("torchvision", f"{version}, does not fit torch ({error})", False, advice)
-    return Finding("torchvision", f"{version}, fits torch")
+        return Finding("torchvision", f"{version}, does not match torch ({error})", False, advice)
+    return Finding("torchvision", f"{version}, matches torch")
 
 
 def _cuda() -> Finding:
@@ -100,12 +100,12 @@ def _cuda() -> Finding:
 
 def _mini() -> Finding:
     try:
-        from eclip.backbones.load import load  # here, since it needs the torchvision that was looked at before
+        from eclip.backbones.load import load  # here, since it needs torchvision, which was checked before
 
         backbone = load(DEFAULT_MODEL)
         feature = backbone.encode_text(["a dog"])
     except (EclipError, ImportError, RuntimeError) as error:
-        return Finding("model mini", str(error), False, "install eclip again: its wheel holds the weights")
+        return Finding("model mini", str(error), False, "reinstall eclip: its wheel contains the weights")
     size = sum(path.stat().st_size for path in MINI.iterdir()) / 2**20
     return Finding("model mini", f"works, {size:.1f} MiB, {feature.shape[1]} features, {backbone.image_size} px")
 

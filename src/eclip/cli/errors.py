@@ -1,4 +1,4 @@
-"""Errors as the command line tells them: one message on stderr and an exit code, never a traceback."""
+"""Errors on the command line: one message on stderr and an exit code, never a traceback."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from eclip.errors import (
 )
 
 USAGE_ERRORS = (UnknownNameError, OptionError, TextError, DeviceError)
-"""What was typed is wrong: exit code 2. All other errors of ours: exit code 1."""
+"""Usage errors, with exit code 2. All our other errors have exit code 1."""
 
 
 @contextmanager
 def report_errors() -> Iterator[None]:
-    """Our errors become one message and an exit code; warnings become lines on stderr."""
+    """Turn our errors into one message and an exit code, and warnings into lines on stderr."""
     said: set[str] = set()
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -43,7 +43,7 @@ def report_errors() -> Iterator[None]:
     except EclipError as error:
         stop(str(error), 2 if isinstance(error, USAGE_ERRORS) else 1)
     except KeyboardInterrupt:
-        stop("stopped; what was done so far is kept.", 130)
+        stop("interrupted; everything done so far is kept.", 130)
     except (ImportError, MemoryError, RuntimeError) as error:
         if not (advice := _advice(error)):
             raise
@@ -51,16 +51,16 @@ def report_errors() -> Iterator[None]:
 
 
 def _advice(error: Exception) -> str:
-    """What to do about a fault of the machine or the installation; nothing for a fault of ours."""
+    """What to do about a problem of the machine or the installation; "" for a bug of ours."""
     reason = str(error).strip().partition("\n")[0]
     if isinstance(error, MemoryError) or "memory" in reason:
         return f"not enough memory ({reason or 'MemoryError'}): try a smaller --image-size, or --batch-size 1."
     if isinstance(error, ImportError) or "torchvision" in reason:
-        return f"a package is missing or does not fit the others ({reason}): `eclip doctor` looks into it."
+        return f"a package is missing or incompatible ({reason}): run `eclip doctor` to find out."
     return ""
 
 
 def stop(message: str, code: int) -> NoReturn:
-    """Say why, and leave with this exit code."""
+    """Print the error and exit with this code."""
     typer.echo(f"error: {message}", err=True)
     raise typer.Exit(code)

@@ -1,4 +1,4 @@
-"""`eclip eval`: methods on a data set under a named protocol, with controls, and a check against stored numbers."""
+"""`eclip eval`: methods on a data set under a named protocol, with baselines, and a check against stored numbers."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from eclip.methods import METHODS, check_methods, method_names
 if TYPE_CHECKING:
     from eclip.evaluation.evaluation import Evaluation
 
-DATA, ASKED, RUN = "Images", "What is asked", "The run"
+DATA, ASKED, RUN = "Images", "Query", "Run"
 GAP = 2  # spaces between columns
 
 
 def evaluate(
-    data: Annotated[str, typer.Argument(metavar="DATASET", help="eclip datasets ls shows them.")],
+    data: Annotated[str, typer.Argument(metavar="DATASET", help="Name of a data set; eclip datasets ls.")],
     root: Annotated[
-        Path | None, typer.Option(help="Where it lies; in $ECLIP_DATA if left out.", rich_help_panel=DATA)
+        Path | None, typer.Option(help="Its folder. Default: in $ECLIP_DATA.", rich_help_panel=DATA)
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Its own default if left out.", rich_help_panel=DATA)] = None,
-    every: Annotated[int, typer.Option(min=1, help="Every so many-th image.", rich_help_panel=DATA)] = 1,
-    limit: Annotated[int | None, typer.Option(min=1, help="So many at most.", rich_help_panel=DATA)] = None,
+    split: Annotated[str | None, typer.Option(help="Default: that of the data set.", rich_help_panel=DATA)] = None,
+    every: Annotated[int, typer.Option(min=1, help="Use every N-th image.", rich_help_panel=DATA)] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use at most N images.", rich_help_panel=DATA)] = None,
     methods: Annotated[
         str,
         typer.Option(
-            help="Names joined by commas; fast for all of one forward pass, all for those of many too.",
+            help="Comma-separated names; fast: all with a single forward pass; all: also those with many.",
             rich_help_panel=ASKED,
         ),
     ] = "fast",
     models: Annotated[
-        str, typer.Option(help="Names joined by commas; eclip models ls shows them.", rich_help_panel=ASKED)
+        str, typer.Option(help="Comma-separated names; see eclip models ls.", rich_help_panel=ASKED)
     ] = DEFAULT_MODEL,
     protocol: Annotated[
-        str, typer.Option(help="The rules; eclip protocols ls shows them.", rich_help_panel=ASKED)
+        str, typer.Option(help="The rules; see eclip protocols ls.", rich_help_panel=ASKED)
     ] = DEFAULT_PROTOCOL,
     head: options.Head = None,
     set_: Annotated[
@@ -59,36 +59,36 @@ def evaluate(
     refine: options.Refine = None,
     refine_set: options.RefineSet = None,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the run; the same command goes on.", rich_help_panel=RUN)
+        Path, typer.Option("--out", "-o", help="Folder of the run; rerun to resume.", rich_help_panel=RUN)
     ] = Path("eclip-eval"),
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew where another run lies.", rich_help_panel=RUN)
+        bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.", rich_help_panel=RUN)
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.", rich_help_panel=RUN)] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.", rich_help_panel=RUN)] = 16,
     examples: Annotated[
-        int, typer.Option(min=0, help="Best and worst images of each method to draw.", rich_help_panel=RUN)
+        int, typer.Option(min=0, help="Number of best and worst images to draw per method.", rich_help_panel=RUN)
     ] = 3,
     device: options.Device = "auto",
     check: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Stored numbers, such as a results.json: exit code 1 on a miss.", rich_help_panel=RUN
+            metavar="FILE", help="Compare with stored numbers; exit code 1 on a mismatch.", rich_help_panel=RUN
         ),
     ] = None,
-    tolerance: Annotated[float, typer.Option(min=0.0, help="Of --check, as a share.", rich_help_panel=RUN)] = 0.002,
-    as_json: Annotated[bool, typer.Option("--json", help="Print results.json on stdout.", rich_help_panel=RUN)] = False,
+    tolerance: Annotated[float, typer.Option(min=0.0, help="Of --check, as a fraction.", rich_help_panel=RUN)] = 0.002,
+    as_json: Annotated[bool, typer.Option("--json", help="Print results.json to stdout.", rich_help_panel=RUN)] = False,
 ) -> None:
-    """Score methods on a data set, beside controls that know nothing; Ctrl-C loses nothing, the same command goes on.
+    """Score methods on a data set, next to baselines. After Ctrl-C, the same command resumes.
 
-    All methods of one forward pass:  eclip eval voc2012 --root VOCdevkit -o voc
+    All methods with a single forward pass:  eclip eval voc2012 --root VOCdevkit -o voc
 
-    Do the numbers still hold?  eclip eval voc2012 --root VOCdevkit -o voc --check stored.json
+    Compare with stored numbers:  eclip eval voc2012 --root VOCdevkit -o voc --check stored.json
     """
     with report_errors():
         dataset(data)
         names, model_names = options.words(methods), list(dict.fromkeys(options.words(models)))
         if not (names and model_names):
-            raise OptionError(f"--{'models' if names else 'methods'} needs a name.")
+            raise OptionError(f"--{'models' if names else 'methods'} requires at least one name.")
         check_methods(method_names(names))
         for name in model_names:
             options.check_model(name)
@@ -122,7 +122,7 @@ def evaluate(
         for line in missed:
             typer.echo(f"check: {line}", err=True)
         if check is not None and not missed:
-            typer.echo(f"check: all numbers of {check} hold.", err=True)
+            typer.echo(f"check: all numbers match {check}.", err=True)
         if missed or found.results["failures"]:
             raise typer.Exit(1)
 
@@ -133,7 +133,7 @@ def _options(pairs: list[str]) -> dict[str, dict[str, Any]]:
     for pair in pairs:
         method, dot, rest = pair.partition(".")
         if not dot or method not in METHODS:
-            raise OptionError(f"--set needs METHOD.KEY=VALUE with a name of `eclip methods ls`, got {pair!r}.")
+            raise OptionError(f"--set must be METHOD.KEY=VALUE with a method of `eclip methods ls`, got {pair!r}.")
         given.setdefault(method, []).append(rest)
     return {method: options.method_options(own, method) for method, own in given.items()}
 
@@ -151,7 +151,7 @@ def _run(data: str, out: Path, settings: dict[str, Any]) -> Evaluation:
 
 
 def _show(found: Evaluation) -> None:
-    """The table, as wide as the terminal, and what is to be said of it."""
+    """Print the table, as wide as the terminal, and its notes."""
     from rich.console import Console
     from rich.table import Table
 
@@ -170,12 +170,12 @@ def _show(found: Evaluation) -> None:
         table.add_row(*(each[place] for each in columns[:fitting]), style="dim" if baseline else "")
     Console(width=ends[fitting - 1]).print(table)
     if hidden := [each[0] for each in columns[fitting:]]:
-        typer.echo(f"not shown here: {', '.join(hidden)}; results.csv and `eclip report` have them", err=True)
+        typer.echo(f"columns not shown: {', '.join(hidden)}; see results.csv or `eclip report`", err=True)
     not_applicable: dict[str, list[str]] = {}
     for gap in results["not_applicable"]:
         not_applicable.setdefault(gap["model"], []).append(gap["method"])
     for model, left in not_applicable.items():
-        typer.echo(f"left out, as they are not applicable to {model} here: {', '.join(left)}", err=True)
+        typer.echo(f"left out, not applicable to {model} in this task: {', '.join(left)}", err=True)
     images = results["data"]["images"]
     pairs = max((row["pairs"] for row in results["rows"]), default=0)
     groups = results["data"].get("groups", images)
@@ -183,13 +183,13 @@ def _show(found: Evaluation) -> None:
     percent = ", in percent" if unit(headline(results)) else ""
     typer.echo(
         f"{results['data']['name']}, {images} images{grouped}, {pairs} pairs, protocol "
-        f"{results['protocol']['name']}{percent}; names in brackets are controls; all of it in {found.folder}",
+        f"{results['protocol']['name']}{percent}; names in parentheses are baselines; saved in {found.folder}",
         err=True,
     )
 
 
 def _columns(results: dict[str, Any]) -> tuple[int, list[list[str]], list[bool]]:
-    """How many columns are names, all columns from their headings down, best row first, and which are of baselines."""
+    """The number of name columns, all columns with their headings, best row first, and which rows are baselines."""
     from eclip.evaluation.report.table import keys_of, ranked
     from eclip.evaluation.report.text import column, headline, interval, shown
 

@@ -1,7 +1,7 @@
-"""Ctrl-C while modules are imported, which takes seconds: it waits for the end of that.
+"""Defer Ctrl-C while modules are imported, which takes seconds.
 
-What is imported in part stays so, and breaks whatever needs it later: a package written in C may swallow the interrupt
-and go on without NumPy.
+A partly imported module stays so and breaks whatever needs it later: a package written in C may swallow the interrupt
+and continue without NumPy.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import signal
 import threading
 from types import FrameType
 
-PAUSE = 0.05  # seconds until it is looked again
+PAUSE = 0.05  # seconds until the next try
 
 
 def defer_while_importing() -> None:
-    """From now on Ctrl-C takes effect when no import is going on; nothing changes where something else handles it."""
+    """Make Ctrl-C take effect only when no import is running; do nothing if another handler is installed."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _stop)
 
@@ -29,7 +29,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _interrupt() -> None:
-    if hasattr(signal, "pthread_kill"):  # it wakes what sleeps
+    if hasattr(signal, "pthread_kill"):  # it interrupts sleeping system calls
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
     else:
         _thread.interrupt_main()

@@ -1,4 +1,4 @@
-"""What there is: `eclip models ls`, the same of methods, guides, refinements and protocols, and `eclip doctor`."""
+"""`eclip models ls`, the same for methods, guides, refinements and protocols, and `eclip doctor`."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from eclip.guides import GUIDES
 from eclip.methods import METHODS
 from eclip.refinements import REFINEMENTS
 
-models_app = typer.Typer(help="Models that can be loaded.", no_args_is_help=True)
-methods_app = typer.Typer(help="Methods of explanation.", no_args_is_help=True)
-guides_app = typer.Typer(help="Free attention that guides the training of a head.", no_args_is_help=True)
-refinements_app = typer.Typer(help="Steps after any method.", no_args_is_help=True)
-protocols_app = typer.Typer(help="Rules of evaluation.", no_args_is_help=True)
+models_app = typer.Typer(help="List models.", no_args_is_help=True)
+methods_app = typer.Typer(help="List explanation methods.", no_args_is_help=True)
+guides_app = typer.Typer(help="List guides, label-free maps for training a head.", no_args_is_help=True)
+refinements_app = typer.Typer(help="List refinements, which follow a method.", no_args_is_help=True)
+protocols_app = typer.Typer(help="List evaluation protocols.", no_args_is_help=True)
 
 RECOMMENDED = ("ViT-B-16/openai", "ViT-B-32/openai", "ViT-L-14/openai", "RN50/openai", "ViT-B-16-SigLIP/webli")
 
 
 @models_app.command("ls")
 def models_ls(
-    every: Annotated[bool, typer.Option("--all", help="Every architecture of open_clip with its tags.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="List every open_clip architecture with its tags.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Models by name, and which kind of image tower they have."""
+    """List models with the kind of their image tower."""
     with report_errors():
         rows = [{"model": "mini", "family": "timm trunk with attention pool", "weights": "in the package"}]
         for name, config in architectures().items() if every else ():
@@ -40,34 +40,34 @@ def models_ls(
             rows.append({"model": name, "family": f"transformers {name}", "weights": weights})
         for name in () if every else RECOMMENDED:
             family, _ = tower_of(architectures()[name.partition("/")[0]])
-            rows.append({"model": name, "family": family or "", "weights": "fetched once"})
+            rows.append({"model": name, "family": family or "", "weights": "downloaded once"})
         print_table(rows, as_json)
         if not as_json:
             typer.echo(
-                "also: hf:ORG/NAME and hf:./FOLDER of transformers; hf-hub:ORG/NAME, local-dir:PATH, "
-                "ARCH+CHECKPOINT_FILE of open_clip" + ("" if every else "; --all shows every architecture"),
+                "also: hf:ORG/NAME and hf:./FOLDER for transformers; hf-hub:ORG/NAME, local-dir:PATH and "
+                "ARCH+CHECKPOINT_FILE for open_clip" + ("" if every else "; --all lists every architecture"),
                 err=True,
             )
 
 
 @methods_app.command("ls")
-def methods_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
-    """Methods by name, with what they do and where they come from."""
+def methods_ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List explanation methods with a summary and source."""
     with report_errors():
         rows = [{"method": one.name, "kind": one.kind, "what": one.summary} for one in METHODS.values()]
         print_table(rows, as_json)
 
 
 @guides_app.command("ls")
-def guides_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
-    """Guides by name, with what they say of an image."""
+def guides_ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List guides with a summary."""
     with report_errors():
         print_table([{"guide": one.name, "what": one.summary} for one in GUIDES.values()], as_json)
 
 
 @refinements_app.command("ls")
-def refinements_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
-    """Refinements by name, with what they do and on what their maps lie."""
+def refinements_ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List refinements with a summary and the resolution of their maps."""
     with report_errors():
         rows = [
             {
@@ -81,8 +81,8 @@ def refinements_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON
 
 
 @protocols_app.command("ls")
-def protocols_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every rule.")] = False) -> None:
-    """Protocols by name, with what they ask and where they come from."""
+def protocols_ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every rule.")] = False) -> None:
+    """List evaluation protocols with their task and source."""
     with report_errors():
         if as_json:
             typer.echo(json.dumps([one.plain() for one in PROTOCOLS.values()], ensure_ascii=False))
@@ -92,7 +92,7 @@ def protocols_ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON, 
 
 
 def print_table(rows: list[dict[str, str]], as_json: bool) -> None:
-    """Rows with the same keys, as a table or as JSON, on stdout."""
+    """Print rows with the same keys to stdout, as a table or as JSON."""
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False))
         return
@@ -112,10 +112,10 @@ def print_table(rows: list[dict[str, str]], as_json: bool) -> None:
 
 
 def doctor(
-    model: Annotated[str | None, typer.Argument(help="A model to look at too, such as hf:ORG/NAME.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    model: Annotated[str | None, typer.Argument(help="Also check this model, such as hf:ORG/NAME.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check the installation: versions, whether torch and torchvision fit, devices, cached weights, what to do next."""
+    """Check the installation: versions, whether torch and torchvision match, devices, cached weights, next steps."""
     with report_errors():
         from eclip.cli.doctor import examine
 

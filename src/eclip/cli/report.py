@@ -13,13 +13,13 @@ from eclip.results.marks import is_ours
 
 
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of eclip eval.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file.")] = Path("report.html"),
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Output folders of eclip eval.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file to write.")] = Path("report.html"),
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a file that is no page of eclip, too.")
+        bool, typer.Option("--overwrite", help="Also replace a file that eclip did not write.")
     ] = False,
 ) -> None:
-    """Show runs of eclip eval on one page: numbers, curves, costs, classes, best and worst images.
+    """Write runs of eclip eval to one HTML page: numbers, curves, costs, classes, best and worst images.
 
     One run:  eclip report voc -o voc.html
 
@@ -30,10 +30,10 @@ def report(
         from eclip.files import replace_file
 
         if out.is_dir():
-            raise ResultError(f"{str(out)!r} is a folder: name the file, such as -o {out / 'report.html'}.")
+            raise ResultError(f"{str(out)!r} is a folder: give a file name, such as -o {out / 'report.html'}.")
         if out.is_file() and not (overwrite or is_ours(out)):
             raise ResultError(
-                f"{str(out)!r} is there already, and is no page of eclip: choose another name, or --overwrite."
+                f"{str(out)!r} exists and was not written by eclip: choose another name, or use --overwrite."
             )
         page = made(list(folders)).encode(errors="backslashreplace")
         replace_file(out, page)

@@ -1,6 +1,6 @@
-"""Options as users write them from memory: the switch with a value, the plural, another program's name.
+"""Options as users write them from memory: a flag with a value, the plural, another program's name.
 
-A switch with a word for yes or no is read as such. For an option that is not there, one sentence says which is meant.
+A flag followed by a word for yes or no is accepted. For an unknown option, one sentence suggests the right one.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ CALLED_OTHERWISE = {
     "--overwrite": ("--force", "--exist-ok", "-f"),
     "--limit": ("--max-images", "--num-samples", "-n"),
 }
-"""An option, and what it is called elsewhere; the plural, the singular and underscores are found without this list."""
+"""Each option, and its names elsewhere; plural, singular and underscores are found without this list."""
 HOW = {
     "--method": "--method NAME, one method",
-    "--methods": "--methods NAME, several joined by commas",
+    "--methods": "--methods NAME,NAME, separated by commas",
     "--model": "--model NAME, one model",
-    "--models": "--models NAME, several joined by commas",
-    "--text": '-t "a dog", once for each text; a file with one text a line is --texts-file FILE',
-    "--class": "-c dog, once for each class; a file with one class a line is --classes FILE",
+    "--models": "--models NAME,NAME, separated by commas",
+    "--text": '-t "a dog", once for each text, or --texts-file FILE with one text per line',
+    "--class": "-c dog, once for each class, or --classes FILE with one class per line",
     "--device": "--device cpu, cuda or cuda:N",
-    "--format": "--format png,npz,json, any of them joined by commas",
+    "--format": "--format png,npz,json, any of them, separated by commas",
     "--template": '--template "a photo of a {}", once for each template',
 }
 SOURCES = ("--image", "--images", "--photo", "--photos", "--source", "--sources", "--input", "--file", "-i")
@@ -51,10 +51,10 @@ USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 
 
 class Command(TyperCommand):
-    """A command that understands slips of its options."""
+    """A command that understands common mistakes in its options."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As click does it, with switches read and with a sentence for an option that is not there."""
+        """Like click's, but accepts flags with a value, and suggests an option in place of an unknown one."""
         try:
             rest = super().parse_args(ctx, self._switched(args))
             source = ctx.get_parameter_source("out")
@@ -64,11 +64,11 @@ class Command(TyperCommand):
             given = getattr(error, "option_name", None)
             if hasattr(error, "possibilities") and isinstance(given, str) and (way := self._way(given)):
                 error.possibilities = None
-                error.message = f"There is no option {given} here: {way}."
+                error.message = f"There is no option {given}: {way}."
             raise
 
     def _switched(self, args: list[str]) -> list[str]:
-        """The arguments with each `--switch true` and `--switch=false` as the switch alone, or as its opposite."""
+        """The arguments with each `--switch true` and `--switch=false` replaced by the flag or its opposite."""
         switches = {
             name: (param.secondary_opts if name in param.opts else param.opts)
             for param in self.params
@@ -95,7 +95,7 @@ class Command(TyperCommand):
         return read
 
     def _way(self, given: str) -> str:
-        """What to write in place of an option that is not there; nothing where that is not known."""
+        """What to write instead of an unknown option; "" if there is no suggestion."""
         known = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
         spelled = given.replace("_", "-")
         right = next((name for name in (spelled, f"{spelled}s", spelled.removesuffix("s")) if name in known), None)
@@ -106,13 +106,13 @@ class Command(TyperCommand):
         if right is not None:
             several = self.name == "explain" and right in ("--method", "--model") and spelled == f"{right}s"
             return f"write {HOW.get(right, right)}" + (
-                f"; several side by side are {COMPARED} {spelled} NAME,NAME`" * several
+                f"; to compare several, use {COMPARED} {spelled} NAME,NAME`" * several
             )
         arguments = {param.name for param in self.params if param.param_type_name == "argument"}
         if spelled in SOURCES and "sources" in arguments:
-            return f"images are given without an option, such as `eclip {self.name} dog.jpg`"
+            return f"images are positional arguments, as in `eclip {self.name} dog.jpg`"
         if spelled in DATA_SETS and "data" in arguments:
-            return f"the data set is given without an option, such as `eclip {self.name} voc2012`"
+            return f"the data set is a positional argument, as in `eclip {self.name} voc2012`"
         return ""
 
 
@@ -121,7 +121,7 @@ def _is_yes_or_no(word: str) -> bool:
 
 
 def forgiving(app: typer.Typer) -> typer.Typer:
-    """The same, all of whose commands understand slips."""
+    """The same app, with commands that understand common mistakes."""
     for command in app.registered_commands:
         command.cls = Command
     for group in app.registered_groups:

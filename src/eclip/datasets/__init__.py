@@ -1,7 +1,7 @@
-"""Data to train on and to measure with: every data set behind one signature, `DATASETS[name].read(root, split)`.
+"""Data sets for training and evaluation, all with one signature: `DATASETS[name].read(root, split)`.
 
-To add one: a function of its name in a file here, an entry, its row in docs/datasets.md; a file may hold a family of
-layouts. The dict itself imports neither torch nor numpy; a file is imported when its data set is first read.
+To add one, write a function of its name in a file here, an entry below, and a row in docs/datasets.md; a file may hold
+a family of layouts. The dict imports neither torch nor numpy; a file is imported when its data set is first read.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
     from eclip.datasets.verify import Verified
 
 ROOT = "ECLIP_DATA"
-"""The environment variable with the folder in which data sets lie, each in a folder of its usual name."""
+"""The environment variable that names the folder of all data sets, each in a subfolder with its usual name."""
 MANY = 20_000
-"""Images up to which all files of a set are looked for when it is read; of a larger set, those of the first."""
+"""Up to this many images, reading a set checks that every file exists; in a larger set, only the first image's."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set to measure with.
+    """A data set for evaluation.
 
     Attributes:
         name: lower case; also the name of its function.
-        kind: what it gives: "masks", a MaskSet; "captions", a PairSet; "names", a PairSet with classes.
-        file: the module of `eclip.datasets` with its function.
-        folder: what it is usually called below $ECLIP_DATA; empty for data of one's own, which must be named.
-        splits: the first is read where none is named.
-        counts: images of a split as published, several where several lists are in use; empty where there is no such
-            number.
-        layout: files and folders that are looked for.
-        summary: what it is, in one line.
-        prepares: what `eclip datasets prepare` makes of it, in one line; empty where there is nothing to do.
-        needs: the extra without which it cannot be prepared; empty for none.
+        kind: "masks" for a MaskSet, "captions" for a PairSet, "names" for a PairSet with classes.
+        file: the module of `eclip.datasets` that has its function.
+        folder: its usual name below $ECLIP_DATA; empty for custom data, whose folder must be given.
+        splits: the first is the default.
+        counts: published number of images of each split, several if several lists are in use; empty if no number is
+            published.
+        layout: the files and folders that it consists of.
+        summary: one line.
+        prepares: what `eclip datasets prepare` writes, in one line; empty if no preparation is needed.
+        needs: the extra that preparing requires; empty for none.
     """
 
     name: str
@@ -59,31 +59,31 @@ class Dataset:
 
     @property
     def module(self) -> ModuleType:
-        """Its file."""
+        """The module that implements it."""
         return importlib.import_module(f"{__name__}.{self.file}")
 
     @property
     def function(self) -> Callable[[Path, str], MaskSet | PairSet]:
-        """What lists its images; no file of theirs is looked for."""
+        """The function that lists its images without checking that their files exist."""
         return getattr(self.module, self.name)
 
     def read(self, root: str | Path | None = None, split: str | None = None) -> MaskSet | PairSet:
-        """Its images; pictures are opened later, one by one.
+        """List its images; each is opened later, when it is needed.
 
         Args:
-            root: the folder that it lies in; None = its usual folder below $ECLIP_DATA.
+            root: its folder; None = its usual folder below $ECLIP_DATA.
             split: one of `splits`; None = the first.
 
         Returns:
-            A MaskSet or a PairSet, as `kind` says.
+            A MaskSet or a PairSet, depending on `kind`.
 
         Raises:
-            LayoutError: a file or folder is missing; the first such path and the layout are named.
-            DataError: a file is not as it must be.
-            OptionError: there is no such split, or no root.
+            LayoutError: a file or folder is missing; the message names the first such path and the expected layout.
+            DataError: a file is malformed.
+            OptionError: there is no such split, or no root is known.
 
         Warns:
-            DataWarning: files are passed over, or masks were not taken for class numbers.
+            DataWarning: files are skipped, or the values of masks are not interpreted as class numbers.
         """
         from eclip.datasets.pair import PairSet
 
@@ -93,19 +93,19 @@ class Dataset:
         look = found.items if len(found.items) <= MANY else found.items[:1]
         for item in look:
             if why := item.missing():
-                raise LayoutError(f"{why} `eclip datasets verify {self.name}` lists all that is missing.")
-        found.tell()
+                raise LayoutError(f"{why} `eclip datasets verify {self.name}` lists all missing files.")
+        found.warn_of_notes()
         return found
 
     def listed(self, root: str | Path | None, split: str | None) -> MaskSet | PairSet:
-        """As `read`, but no file of an image is looked for."""
+        """Like `read`, but without checking that the files of images exist."""
         split = self.checked(split)
         where = self.root(root)
         try:
             found = self.function(where, split)
             if not found.items:
                 why = "".join(f" {key}: {reason}" for key, reason in getattr(found, "bad", [])[:1])
-                raise LayoutError(f"{where} has no photo of {self.name}, split {split!r}.{why}")
+                raise LayoutError(f"{where} has no image of {self.name}, split {split!r}.{why}")
         except LayoutError as error:
             raise LayoutError(f"{error} {self._expected()}") from None
         if not self.folder:
@@ -120,13 +120,13 @@ class Dataset:
         every: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Verified:
-        """Count its files, and read some: see `eclip.datasets.verify`.
+        """Check that all files exist, and decode some; see `eclip.datasets.verify`.
 
         Args:
-            root: as of `read`.
-            split: as of `read`.
-            every: decode every image and mask, and not 20 of them.
-            progress: hears how many images are done, of how many.
+            root: as in `read`.
+            split: as in `read`.
+            every: decode every image and mask instead of 20.
+            progress: called with the number of images done and the total.
         """
         from eclip.datasets.verify import verify
 
@@ -138,23 +138,23 @@ class Dataset:
         split: str | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Path:
-        """Write what makes it readable, or read faster, and say where; what is there already is kept.
+        """Write the files that make it readable or faster to read, and return their folder; existing files are kept.
 
         Args:
-            root: as of `read`.
-            split: as of `read`.
-            progress: hears how many files are done, of how many.
+            root: as in `read`.
+            split: as in `read`.
+            progress: called with the number of files done and the total.
 
         Raises:
             OptionError: there is nothing to prepare.
-            DataError: what it is made of is missing or broken.
-            MissingExtraError: a package that it needs is not installed.
+            DataError: a source file is missing or broken.
+            MissingExtraError: a required package is not installed.
 
         Warns:
-            DataWarning: something of it cannot be used, and is left out.
+            DataWarning: some annotations are unusable and left out.
         """
         if not self.prepares:
-            raise OptionError(f"{self.name} needs no preparation: it is read as it is.")
+            raise OptionError(f"{self.name} needs no preparation.")
         split, where = self.checked(split), self.root(root)
         try:
             return self.module.prepare(where, split, progress or (lambda done, count: None))
@@ -162,7 +162,7 @@ class Dataset:
             raise LayoutError(f"{error} {self._expected()}") from None
 
     def checked(self, split: str | None) -> str:
-        """The split, or the first.
+        """The split, or the first one for None.
 
         Raises:
             OptionError: there is no such split.
@@ -174,19 +174,19 @@ class Dataset:
         return split
 
     def root(self, root: str | Path | None) -> Path:
-        """The folder that was named, or the usual one.
+        """The given folder, or the usual one for None.
 
         Raises:
-            OptionError: none was named, and there is no usual one.
-            LayoutError: it is not there.
+            OptionError: no folder is given, and there is no usual one.
+            LayoutError: the folder does not exist.
         """
         if root is None:
             if not self.folder:
-                raise OptionError(f"{self.name} is data of your own: say where it lies (--root PATH).")
+                raise OptionError(f"{self.name} is for your own data: give its location (--root PATH).")
             if not os.environ.get(ROOT):
                 raise OptionError(
-                    f"{self.name} lies nowhere known: name its folder (--root DIR), or set ${ROOT} to the folder that "
-                    f"has {self.folder}/."
+                    f"the location of {self.name} is unknown: give its folder (--root DIR), or set ${ROOT} to the "
+                    f"folder that contains {self.folder}/."
                 )
             root = Path(os.environ[ROOT]) / self.folder
         root = Path(root).expanduser()
@@ -195,7 +195,7 @@ class Dataset:
         return root
 
     def _expected(self) -> str:
-        return f"{self.name} is read from {self.layout}."
+        return f"Expected layout of {self.name}: {self.layout}."
 
 
 def dataset(name: str) -> Dataset:
@@ -203,9 +203,9 @@ def dataset(name: str) -> Dataset:
 
     Raises:
         UnknownNameError: there is none.
-        OptionError: it is a folder, where a name is asked for.
+        OptionError: the name is that of a folder.
     """
-    own = "images with masks of your own are the data set 'folder' with --root"
+    own = "for your own images with masks, use the data set 'folder' with --root"
     if (found := DATASETS.get(name, PACKS.get(name))) is not None:
         return found
     if os.path.isdir(name):
@@ -217,39 +217,39 @@ def dataset(name: str) -> Dataset:
     raise UnknownNameError("data set", name, DATASETS, f"{own[0].upper()}{own[1:]} DIR; `eclip datasets ls`")
 
 
-_PLAIN = "images/NAME.jpg (.png, .tif ...), masks/NAME.png, classes.txt and, where it has one, index.tsv"
+_PLAIN = "images/NAME.jpg (.png, .tif ...), masks/NAME.png, classes.txt and, optionally, index.tsv"
 _TARS = "SPLIT-000.tar and so on, with KEY.jpg and KEY.txt"
 # fmt: off
 DATASETS: dict[str, Dataset] = {one.name: one for one in (
     Dataset("voc2012", "masks", "voc2012", "VOCdevkit", ("val", "train", "trainval", "trainaug"),
             {"val": (1449,), "train": (1464,), "trainval": (2913,), "trainaug": (10582,)},
-            "VOCdevkit/VOC2012/{JPEGImages, SegmentationClass, ImageSets/Segmentation/SPLIT.txt}; for trainaug "
-            "SegmentationClassAug",
+            "VOCdevkit/VOC2012/{JPEGImages, SegmentationClass, ImageSets/Segmentation/SPLIT.txt}; "
+            "SegmentationClassAug for trainaug",
             "PASCAL VOC 2012, 20 classes and background."),
     Dataset("pascal_context", "masks", "pascal_context", "VOCdevkit", ("val", "train", "trainval"),
             {"val": (5105, 5104), "train": (4998,), "trainval": (10103,)},
             "VOCdevkit/VOC2010/{JPEGImages, SegmentationClassContext, ImageSets/SegmentationContext/SPLIT.txt or "
-            "ImageSets/Main/SPLIT.txt}; `eclip datasets prepare` makes the second from trainval/*.mat",
+            "ImageSets/Main/SPLIT.txt}; `eclip datasets prepare` makes SegmentationClassContext from trainval/*.mat",
             "PASCAL Context, 59 classes and background.",
-            prepares="SegmentationClassContext/*.png from trainval/*.mat, 459 ids to 59 classes"),
+            prepares="SegmentationClassContext/*.png from trainval/*.mat, 459 ids mapped to 59 classes"),
     Dataset("coco2017", "masks", "coco2017", "coco", ("val2017", "train2017"),
             {"val2017": (5000,), "train2017": (118287,)},
             "val2017/ or images/val2017/, and eclip_masks/val2017/, which `eclip datasets prepare coco2017` makes from "
             "annotations/instances_val2017.json",
-            "COCO 2017, 80 classes of things and background.",
-            prepares="eclip_masks/SPLIT/*.png from the outlines of annotations/instances_SPLIT.json", needs="data"),
+            "COCO 2017, 80 object classes and background.",
+            prepares="eclip_masks/SPLIT/*.png from the outlines in annotations/instances_SPLIT.json", needs="data"),
     Dataset("coco2017_stuff", "masks", "coco2017_stuff", "coco", ("val2017", "train2017"),
             {"val2017": (5000,), "train2017": (118287,)},
             "val2017/ or images/val2017/, and annotations/val2017/*_labelTrainIds.png, or eclip_masks/stuff_val2017/, "
             "which `eclip datasets prepare coco2017_stuff` makes from stuff_val2017_pixelmaps/*.png and "
             "annotations/instances_val2017.json",
-            "COCO-Stuff 164k, 80 classes of things and 91 of stuff, no background.",
-            prepares="eclip_masks/stuff_SPLIT/*.png from stuff_SPLIT_pixelmaps/*.png, with things painted over",
+            "COCO-Stuff 164k, 80 thing classes and 91 stuff classes, no background.",
+            prepares="eclip_masks/stuff_SPLIT/*.png from stuff_SPLIT_pixelmaps/*.png, with the objects painted over",
             needs="data"),
     Dataset("ade20k", "masks", "ade20k", "ADEChallengeData2016", ("validation", "training"),
             {"validation": (2000,), "training": (20210,)},
             "ADEChallengeData2016/{images/validation, annotations/validation, objectInfo150.txt}",
-            "ADE20K, 150 classes of things and stuff, no background."),
+            "ADE20K, 150 thing and stuff classes, no background."),
     Dataset("imagenet_s50", "masks", "imagenet_s", "ImageNetS50", ("validation", "train-semi"),
             {"validation": (752,), "train-semi": (500,)},
             "ImageNetS50/{validation/WNID/*.JPEG, validation-segmentation/WNID/*.png}",
@@ -265,47 +265,47 @@ DATASETS: dict[str, Dataset] = {one.name: one for one in (
     Dataset("folder", "masks", "folder", "", ("all",), {}, _PLAIN,
             "Your own images and masks, in one folder."),
     Dataset("table", "masks", "table", "", ("all",), {},
-            "a .csv, .tsv or .jsonl with the columns image, text and, if you have them, mask",
-            "Your own images with a text and a mask a row; without masks, images with texts."),
+            "a .csv, .tsv or .jsonl with the columns image, text and, optionally, mask",
+            "Your own images, one text and mask per row; without masks, images with texts."),
     Dataset("shards", "masks", "shards", "", ("all",), {},
-            "*.tar with KEY.jpg and KEY.seg.png, and classes.txt beside them or KEY.json in them",
-            "Your own images and masks in tars, as of WebDataset."),
+            "*.tar with KEY.jpg and KEY.seg.png, and classes.txt beside the tars or KEY.json inside them",
+            "Your own images and masks in WebDataset tars."),
     Dataset("flickr8k", "captions", "flickr", "flickr8k", ("test", "val", "train"),
             {"test": (1000,), "val": (1000,), "train": (6000, 6091)},
             "Flickr8k_text/{Flickr8k.token.txt, Flickr_8k.testImages.txt, ...} and Flicker8k_Dataset/*.jpg, or "
             + _TARS,
-            "Five captions an image, the official split (Hodosh et al. 2013)."),
+            "Five captions per image, official split (Hodosh et al. 2013)."),
     Dataset("flickr30k", "captions", "flickr", "flickr30k", ("test", "val", "train", "all"),
             {"test": (1000,), "val": (1014,), "train": (29000,), "all": (31783, 31014)},
-            "flickr30k_images/*.jpg and dataset_flickr30k.json, or for the split all results.csv",
-            "Five captions an image (Young et al. 2014), as Karpathy split them."),
+            "flickr30k_images/*.jpg and dataset_flickr30k.json, or results.csv for the split all",
+            "Five captions per image (Young et al. 2014), Karpathy's split."),
     Dataset("coco_karpathy", "captions", "karpathy", "coco", ("test", "val", "restval", "train"),
             {"test": (5000,), "val": (5000,), "restval": (30504,), "train": (82783,)},
             "dataset_coco.json and train2014/, val2014/ (or images/val2014/)",
-            "COCO 2014 as Karpathy split it; the first five captions of each image."),
+            "COCO 2014, Karpathy's split; the first five captions of each image."),
 )}
 PACKS: dict[str, Dataset] = {one.name: one for one in (
     Dataset("voc2012seg", "masks", "packs", "voc2012seg", ("all", "voc2012_train", "voc2012_val", "sbd_aug"),
             {"all": (897,), "voc2012_train": (328,), "voc2012_val": (318,), "sbd_aug": (251,)}, _PLAIN,
-            "A part of PASCAL VOC 2012, 20 classes, rich in animals and people."),
+            "A subset of PASCAL VOC 2012, 20 classes, rich in animals and people."),
     Dataset("coco80seg", "masks", "packs", "coco80seg", ("all",), {"all": (358,)}, _PLAIN,
-            "A part of COCO 2017, 80 classes of things."),
+            "A subset of COCO 2017, 80 object classes."),
     Dataset("camvid", "masks", "packs", "camvid", ("all",), {"all": (84,)}, _PLAIN,
-            "Street scenes of CamVid, 11 classes, sky and road among them."),
+            "Street scenes of CamVid, 11 classes, including sky and road."),
     Dataset("davis2016val", "masks", "packs", "davis2016val", ("all",), {"all": (75,)}, _PLAIN,
-            "Video frames of DAVIS 2016 with one thing each, which is described."),
+            "Video frames of DAVIS 2016 with one described object each."),
     Dataset("coco_captions", "captions", "packs", "coco-captions", ("test", "val", "train"),
             {"test": (114,), "val": (114,), "train": (911,)}, _TARS,
-            "A part of COCO val2017 with all captions."),
+            "A subset of COCO val2017 with all captions."),
     Dataset("caltech101", "names", "packs", "caltech101", ("test", "val", "train"),
             {"test": (523,), "val": (523,), "train": (1400,)}, _TARS + ", classes.txt",
-            "Objects of 100 names, a part of Caltech-101."),
+            "A subset of Caltech-101, 100 object names."),
     Dataset("imagenet1k_one_each", "names", "packs", "imagenet1k-one-each", ("all",), {"all": (1000,)},
             _TARS + ", index.tsv",
-            "One image of each class of ImageNet, 998 different names."),
+            "One image of each ImageNet class, 998 different names."),
 )}
-"""Small parts of data sets, put together for the development of this package: what its own numbers are measured on.
+"""Small subsets, made for developing this package; its own numbers are measured on them.
 
-They are found by their names like the others, but are on no list: nobody else has them.
+They are found by name like the others, but are not listed, because nobody else has them.
 """
 # fmt: on

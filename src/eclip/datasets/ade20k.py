@@ -11,18 +11,18 @@ from eclip.datasets.masks import MaskSet, beside
 from eclip.errors import DataError
 
 _TABLE = ((0, VOID), *((number, number) for number in range(1, 151)))
-"""0 is what no class covers: void, so that there is no background."""
+"""0, pixels of no class, is void, so there is no background."""
 
 
 def ade20k(root: Path, split: str) -> MaskSet:
-    """Value k is class k; a class is called by the first of its synonyms."""
+    """Value k is class k; a class is named by the first of its synonyms."""
     needed = ("objectInfo150.txt", f"images/{split}", f"annotations/{split}")
     folder = top(root, needed, ("", "ADEChallengeData2016"))
     info = folder / "objectInfo150.txt"
     rows = [row.split("\t") for row in lines(info)[1:]]
     classes = {int(row[0]): row[-1].split(",")[0].strip() for row in rows if row[0].strip().isdecimal()}
     if sorted(classes) != list(range(1, 151)) or not all(classes.values()):
-        raise DataError(f"{info} must have a header, then number, tab, ..., tab, names for 1 to 150.")
+        raise DataError(f"{info} must have a header, then one line 'number<TAB>...<TAB>names' for each of 1 to 150.")
     masks = folder / "annotations" / split
     names = sorted(f"{path.stem}.jpg" for path in masks.glob("*.png"))
     items = beside(names, folder / "images" / split, masks, classes, partial(indexed, table=_TABLE))

@@ -1,7 +1,7 @@
-"""Masks that say where and not what: 0 and 255, 0 and 1, black and white, transparency.
+"""Binary masks, which mark an object but not its class: 0 and 255, 0 and 1, black and white, transparency.
 
-In a mask of class numbers 255 is void. Where a set names one class, and no mask of it shows that class and 255, 255 is
-the object: masks are looked at before, and what they were taken for is told.
+In a mask of class numbers, 255 is void. If a set names one class and no mask shows both that class and 255, then 255 is
+the object: masks are inspected first, and their interpretation is reported.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from eclip.errors import DataError, ImageError
 from eclip.images import Place
 
 LOOKED_AT = 200
-"""Masks that are looked at, spread evenly; of most sets the first ones decide."""
+"""Number of masks that are inspected, spread evenly; in most sets the first ones decide."""
 TOP = -1
-"""Stands for the greatest value of a mask, 255 or 65535."""
+"""Stands for the largest value of a mask, 255 or 65535."""
 FEWEST = 5
-"""Of fewer masks it is no wonder that they show one class alone."""
+"""Fewer masks than this may well show only one class."""
 EXAMPLE = "with the columns image, text and mask, and the text of each object"
 
 
 def taken(
     items: Sequence[Masked], classes: Mapping[int, str], table: Table | None, declared: bool
 ) -> tuple[Decode | None, str]:
-    """How the masks of a set must be read, if not as class numbers, and what is to be told of it.
+    """How to decode the masks of a set if they do not contain class numbers, and the note to report about it.
 
     Args:
         items: of the set.
-        classes: all that it names.
-        table: class numbers of values; None: values are class numbers.
-        declared: 255 is named as void.
+        classes: all its classes.
+        table: (value, class number) of each value; None: values are class numbers.
+        declared: whether `classes.txt` declares 255 as void.
 
     Returns:
-        (decode, note); (None, "") where masks hold class numbers.
+        (decode, note); (None, "") if masks contain class numbers.
 
     Raises:
-        DataError: masks show 0 and 255 alone, and several classes are named.
+        DataError: masks show only 0 and 255, but several classes are named.
     """
     if len(classes) == 1:
         [(number, name)] = classes.items()
@@ -52,7 +52,7 @@ def taken(
             return None, ""
         told = " or ".join(str(one) for one in sorted(seen))
         return partial(lit, number=number, own=own), (
-            f"the masks show where and not what: {told} is taken for {name!r} (255 not for void), 0 for background."
+            f"the masks are binary: {told} is interpreted as {name!r} (255 is not void), 0 as background."
         )
     every: set[int] = set()
     count = 0
@@ -63,23 +63,23 @@ def taken(
             return None, ""
     if TOP in every and 1 not in every:
         raise DataError(
-            f"masks such as {items[0].mask} show 0 and 255 alone, which says where something is and not which of the "
-            f"{len(classes)} classes ({some(classes.values())}): write class numbers, or use the data set `table` "
+            f"masks such as {items[0].mask} show only 0 and 255, which does not tell which of the {len(classes)} "
+            f"classes ({some(classes.values())}) an object is: write class numbers, or use the data set `table` "
             f"{EXAMPLE}."
         )
     values_of = {one: value for value, one in table or ()}
     if count >= FEWEST and 1 in every and any(values_of.get(one, one) not in (BACKGROUND, 1) for one in classes):
         name = next((name for one, name in classes.items() if values_of.get(one, one) == 1), "1")
         return None, (
-            f"the {count} masks looked at show 0 and 1 alone, so all of them are {name!r}, and of the "
-            f"{len(classes)} classes no other is shown. If they are masks of 0 and 1 for objects of several classes, "
+            f"the {count} masks inspected show only 0 and 1, so all objects are {name!r} and none of the other "
+            f"{len(classes)} classes occurs. If these are binary masks of objects of several classes, "
             f"use the data set `table` {EXAMPLE}."
         )
     return None, ""
 
 
 def object_values(items: Sequence[Masked], own: int) -> set[int]:
-    """The values that mark the one object of a set; none where its masks hold the number of its class.
+    """The values that mark the object in a set of binary masks; empty if its masks contain the class number.
 
     Args:
         items: of the set.
@@ -97,15 +97,15 @@ def object_values(items: Sequence[Masked], own: int) -> set[int]:
 
 
 def lit(file: Path | Place, number: int, own: int = 1) -> Numbers:
-    """A mask of background, 0, and one object: 1, 255 (of 16 bits 65535), or the class's own value.
+    """Decode a binary mask: 0 is background; 1, 255 (65535 with 16 bits) or the class's own value is the object.
 
     Args:
-        file: the mask, of any mode that has no colors; the transparency counts where it has the shape.
+        file: the mask, of any mode without colors; transparency counts if it has the shape.
         number: of the class.
         own: value of the class.
 
     Raises:
-        DataError: it has other values, or is a JPEG or smoothed.
+        DataError: it has other values, is a JPEG, or has blended edges.
         ImageError: it cannot be read.
     """
     values = plane(file)
@@ -113,17 +113,17 @@ def lit(file: Path | Place, number: int, own: int = 1) -> Numbers:
     top = VOID if values.dtype.itemsize > 1 else 255
     found = set(shown(values))
     if other := found - {BACKGROUND, 1, own, top}:
-        raise DataError(f"{file} shows {short(other)}, but in this set a mask is 0 and {top}, background and object.")
+        raise DataError(f"{file} shows {short(other)}, but masks of this set have 0 for background, {top} for objects.")
     if top in found and found & {1, own} - {BACKGROUND, top}:
         raise DataError(
-            f"{file} shows {short(found)}, but other masks show 0 and {top} alone, so that nobody knows whether {top} "
-            "is void or the object: write all masks in one way."
+            f"{file} shows {short(found)}, but other masks show only 0 and {top}, so {top} could be void or the "
+            "object: encode all masks in the same way."
         )
     return np.where(values != 0, np.uint16(number), np.uint16(BACKGROUND))
 
 
 def _looked(items: Sequence[Masked]) -> Iterator[tuple[set[int], bool]]:
-    """The values of some masks, the greatest as `TOP`, and whether they are smoothed; broken ones are left out."""
+    """Yield the values of some masks, the largest as `TOP`, and whether edges are blended; skip broken masks."""
     count = len(items)
     for place in np.linspace(0, count - 1, min(LOOKED_AT, count)).round().astype(int).tolist():
         try:

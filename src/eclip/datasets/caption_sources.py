@@ -1,8 +1,8 @@
-"""Image-caption pairs for training, from tars, tables and folders: a list whose images can be read in any order.
+"""Image-caption pairs for training, from tars, tables and folders: a list with random access to images.
 
-Everything but the images is read once, in `read_pairs`; `Pair.open` then goes straight to an image's bytes, also inside
-a tar. Nothing is left out silently: what gives no pair is listed with the reason. Whether an image is whole is seen
-only when it is opened.
+`read_pairs` reads everything but the images once; `Pair.open` then goes straight to an image's bytes, also inside a
+tar. Nothing is left out silently: whatever yields no pair is listed with the reason. A broken image is noticed only
+when it is opened.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ __all__ = ["KINDS", "Bad", "Pair", "Place", "digest", "read_pairs"]
 
 KINDS = (
     "Pairs come from WebDataset tars (train-{000..005}.tar, shards/*.tar), from a table (.csv, .tsv, .txt, .token) of "
-    "images and captions, or from a folder of images with a NAME.txt beside each NAME.jpg or with one captions.txt, "
-    "captions.tsv or captions.csv for all."
+    "images and captions, or from a folder of images with a NAME.txt beside each NAME.jpg or a single captions.txt, "
+    "captions.tsv or captions.csv."
 )
-"""What `read_pairs` reads, for messages."""
+"""The sources that `read_pairs` accepts, for messages."""
 _TABLES = (".csv", ".tsv", ".txt", ".token")
 _OF_FOLDER = ("captions.txt", "captions.tsv", "captions.csv")
 _OPEN_CLIP = Columns()
@@ -42,33 +42,32 @@ def read_pairs(
     caption_key: str = _OPEN_CLIP.caption,
     separator: str = _OPEN_CLIP.separator,
 ) -> tuple[list[Pair], Bad]:
-    """All pairs: in the order of the sources, of a tar's members, of a table's rows, of a folder's sorted paths.
+    """Read all pairs, in the order of the sources, a tar's members, a table's rows and a folder's sorted paths.
 
     Args:
-        sources: any of these, in any mix; braces and patterns name several. A file that is named twice is read once.
+        sources: any mix of the following; braces and glob patterns expand. A file that is named twice is read once.
 
-            - A WebDataset tar, not compressed: an image and its captions share a key, which ends at the first dot of
-            the
-              base name. Captions are the lines of `.txt` that are not empty; where there is no `.txt`, "captions" or
-              "caption" of `.json`.
-            - A table with the columns `image_key` and `caption_key`, as open_clip's; or Flickr8k's, with the header
+            - An uncompressed WebDataset tar: an image and its captions share a key, which ends at the first dot of the
+              base name. Captions are the non-empty lines of `.txt`; without a `.txt`, "captions" or "caption" of
+              `.json`.
+            - A table with the columns `image_key` and `caption_key`, like open_clip's; or Flickr8k's, with the header
               `image,caption`; or image, tab and caption without a header, with or without Flickr30k's `#0` after the
-              image. Paths start from the table's folder. All rows of one image make one pair.
-            - A folder with captions beside the images, as in a tar (but keys end at a name's last dot), sub-folders
-              included; or with one such table named `captions.txt`, `captions.tsv` or `captions.csv`, where a bare name
-              may lie in any sub-folder, if one image alone has it. Names that begin with a dot are passed over.
-        image_key: header of the column of images.
-        caption_key: header of the column of captions.
-        separator: between columns, one character.
+              image. Paths are relative to the table's folder. All rows of one image make one pair.
+            - A folder with captions beside the images, as in a tar (but keys end at the last dot of a name), including
+              subfolders; or with one such table named `captions.txt`, `captions.tsv` or `captions.csv`, in which a bare
+              name may be in any subfolder if it is unique. Names that begin with a dot are skipped.
+        image_key: header of the image column.
+        caption_key: header of the caption column.
+        separator: of columns, one character.
 
     Returns:
-        (pairs, bad). Bad are (key, why) of what was left out: images without a caption (one entry for a folder or tar
-        in which none has one), captions without an image, empty captions, images that are missing or of 0 bytes, rows
-        and members that do not fit, and a tar that breaks off, whose pairs before that place are used. A key that two
-        sources have begins with the source in the later one.
+        (pairs, bad). Bad lists what was left out as (key, reason): images without a caption (one entry for a folder or
+        tar in which none has one), captions without an image, empty captions, images that are missing or have 0 bytes,
+        malformed rows and members, and a truncated tar, whose pairs before that point are used. A key that two sources
+        share is prefixed with the source in the later one.
 
     Raises:
-        DataError: a source is missing, of no such kind, cannot be read, or has no pair that can be used.
+        DataError: a source is missing, unreadable or of an unknown kind, or yields no usable pair.
         OptionError: the separator is not one character.
     """
     if len(separator) != 1 or separator in '\r\n"':
@@ -87,19 +86,19 @@ def read_pairs(
             except OSError as error:
                 raise DataError(f"{error.filename or file} cannot be read: {error.strerror or error}.") from error
             if not found and not wrong:
-                wrong = [(labels.get(file, file), "no image and no caption.")]
+                wrong = [(labels.get(file, file), "it contains no image and no caption.")]
             pairs += [replace(pair, key=f"{file}:{pair.key}") if pair.key in taken else pair for pair in found]
             bad += wrong
             taken.update(pair.key for pair in found)
         if files and len(pairs) == had:
             (key, why), count = bad[had_bad], len(bad) - had_bad
             first = "" if count == 1 else f" (and {count - 1:,} more)"
-            raise DataError(f"{source} has no pair that can be used. {key}{first}: {why} {KINDS}")
+            raise DataError(f"{source} has no usable image-caption pair. {key}{first}: {why} {KINDS}")
     return pairs, bad
 
 
 def _named(sources: Iterable[str]) -> dict[str, list[str]]:
-    """The files and folders of each source, each at its first mention."""
+    """The files and folders of each source; one that several sources name belongs to the first."""
     named: dict[str, list[str]] = {}
     seen: set[str] = set()
     for source in sources:
@@ -114,18 +113,18 @@ def _named(sources: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _files_of(source: str) -> list[str]:
-    """The files and folders that braces and patterns name; a source that exists is taken by its name."""
+    """The files and folders that braces and patterns match; a source that exists is not expanded."""
     if "://" in source or source.startswith("pipe:"):
-        raise DataError(f"{source} is an address, not a file: fetch it first.")
+        raise DataError(f"{source} is a URL, not a file: download it first.")
     try:
         names = [source] if os.path.exists(source) else list(braceexpand(source, escape=False))
     except ValueError:
-        raise DataError(f"{source} has a brace that is not closed: write train-{{000..005}}.tar.") from None
+        raise DataError(f"{source} has an unclosed brace: write, for example, train-{{000..005}}.tar.") from None
     files = []
     for name in names:
         matches = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
         if not matches:
-            among = f" (one of {len(names)} that {source} names)" if len(names) > 1 else ""
+            among = f" (one of {len(names)} from {source})" if len(names) > 1 else ""
             missing = "no file matches" if glob.has_magic(name) else "no such file or folder"
             raise DataError(f"{name}{among}: {missing}.")
         files += matches
@@ -133,7 +132,7 @@ def _files_of(source: str) -> list[str]:
 
 
 def _labels(tars: list[str]) -> dict[str, str]:
-    """What each tar is called in keys: its name, with as many folders before it as tell it from the others."""
+    """The label of each tar in keys: its name, prefixed with as many folders as make it unique."""
     parts = {tar: Path(os.path.abspath(tar)).parts for tar in tars}
     labels: dict[str, str] = {}
     depth = 0
@@ -153,7 +152,7 @@ def _read(file: str, label: str, columns: Columns) -> tuple[list[Pair], Bad]:
         return pair_up(in_tar(file, label, bad), bad), bad
     if file.lower().endswith(_TABLES):
         return read_table(file, columns)
-    raise DataError(f"{file} is no source of image-caption pairs. {KINDS}")
+    raise DataError(f"{file} is not a source of image-caption pairs. {KINDS}")
 
 
 def _read_folder(folder: str, columns: Columns) -> tuple[list[Pair], Bad]:
@@ -161,11 +160,11 @@ def _read_folder(folder: str, columns: Columns) -> tuple[list[Pair], Bad]:
     images = [file for file in files if os.path.splitext(file)[1].lower() in EXTENSIONS]
     tables = [file for name in _OF_FOLDER if (file := os.path.join(folder, name)) in files]
     if not images:
-        tars = f"It has tars: {folder}{os.sep}*.tar names them all. " if any(map(TAR.search, files)) else ""
-        raise DataError(f"{folder}: no image in this folder. {tars}{KINDS}")
+        tars = f"It has tars: give {folder}{os.sep}*.tar to read them. " if any(map(TAR.search, files)) else ""
+        raise DataError(f"{folder} contains no image. {tars}{KINDS}")
     if len(tables) > 1:
         raise DataError(
-            f"{folder} has {' and '.join(map(os.path.basename, tables))}: give the one that counts instead."
+            f"{folder} has {' and '.join(map(os.path.basename, tables))}: give one of them instead of the folder."
         )
     if not tables:
         bad: Bad = []
@@ -177,7 +176,7 @@ def _read_folder(folder: str, columns: Columns) -> tuple[list[Pair], Bad]:
 
 
 def _inside(folder: str) -> list[str]:
-    """All files, sub-folders included, sorted; names that begin with a dot are passed over."""
+    """All files, including those in subfolders, sorted; names that begin with a dot are skipped."""
 
     def fail(error: OSError) -> None:
         raise error

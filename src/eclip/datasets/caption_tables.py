@@ -1,4 +1,4 @@
-"""Tables of images and captions, one caption a row."""
+"""Tables of images and captions, one caption per row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from eclip.images import EXTENSIONS
 
 
 class Columns(NamedTuple):
-    """What the header of a table calls its columns, and what separates them; by default as open_clip does."""
+    """Names of a table's columns in its header, and their separator; the defaults are open_clip's."""
 
     image: str = "filepath"
     caption: str = "title"
@@ -23,23 +23,23 @@ class Columns(NamedTuple):
 
 
 _FLICKR8K = Columns("image", "caption", ",")
-_NUMBER = re.compile(r"#\d+$")  # of a caption, behind the image in Flickr30k's list
+_NUMBER = re.compile(r"#\d+$")  # of a caption, after the image in Flickr30k's list
 _ADDRESS = re.compile(r"\b(https?|s3|gs):/")
 
 
 def read_table(file: str, columns: Columns, images: Iterable[str] = ()) -> tuple[list[Pair], Bad]:
-    """One pair an image, in the order in which the rows first name them.
+    """Read one pair per image, in the order in which the rows first name the images.
 
     Args:
         file: the table, UTF-8.
         columns: of a table with a header.
-        images: where images may also lie that are named without folder, if one of these alone has the name.
+        images: further paths to which an image named without a folder may refer, if the name is unique among them.
 
     Returns:
-        (pairs, bad), as of `read_pairs`.
+        (pairs, bad), as in `read_pairs`.
 
     Raises:
-        DataError: its header is not known, it is not UTF-8, or its quotes do not close.
+        DataError: its header is unknown, it is not UTF-8, or a quote is not closed.
     """
     bad: Bad = []
     captions: dict[str, list[str]] = {}
@@ -60,13 +60,13 @@ def read_table(file: str, columns: Columns, images: Iterable[str] = ()) -> tuple
                     bad.append((image, f"an empty caption in line {line} of {file}."))
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{file} is not UTF-8 ({error.reason}, byte {error.object[error.start]:#x}): convert it."
+            f"{file} is not UTF-8 ({error.reason}, byte {error.object[error.start]:#x}): convert it to UTF-8."
         ) from None
     return pairs_of(captions, bad), bad
 
 
 def pairs_of(captions: dict[str, list[str]], bad: Bad) -> list[Pair]:
-    """A pair of each image that can be read and has captions; what is wrong with the others is added to bad."""
+    """One pair for each readable image with captions; the others are added to bad, with the reason."""
     pairs = []
     for image, texts in captions.items():
         size, why = _size(image)
@@ -78,7 +78,7 @@ def pairs_of(captions: dict[str, list[str]], bad: Bad) -> list[Pair]:
 
 
 def _rows(file: str, stream: TextIO, columns: Columns, bad: Bad) -> Iterator[tuple[int, str, str]]:
-    """(line, image, caption) of each row; rows that do not fit are added to bad."""
+    """Yield (line, image, caption) of each row; malformed rows are added to bad."""
     first = stream.readline(1 << 16)
     stream.seek(0)
     for known in (columns, _FLICKR8K) if columns == Columns() else (columns,):
@@ -88,9 +88,9 @@ def _rows(file: str, stream: TextIO, columns: Columns, bad: Bad) -> Iterator[tup
     if os.path.splitext(_NUMBER.sub("", first.partition("\t")[0]))[1].lower() in EXTENSIONS:
         return _without_header(file, stream, bad)
     raise DataError(
-        f"{file} begins with {first.strip()[:80]!r}: no header with the columns {columns.image!r} and "
-        f"{columns.caption!r} and {columns.separator!r} between columns, nor Flickr8k's 'image,caption', nor a "
-        "image, a tab and a caption. Say what its columns are called and what separates them."
+        f"{file} begins with {first.strip()[:80]!r}. Expected a header with the columns {columns.image!r} and "
+        f"{columns.caption!r}, separated by {columns.separator!r}, or Flickr8k's 'image,caption', or an image, a tab "
+        "and a caption. Give the names of its columns and its separator."
     )
 
 
@@ -105,16 +105,16 @@ def _with_header(
             if len(row) == len(header) and row[image].strip():
                 yield rows.line_num, row[image].strip(), row[caption].strip()
             elif len(row) == len(header):
-                bad.append((f"{file}, line {rows.line_num}", "no image is named."))
+                bad.append((f"{file}, line {rows.line_num}", "the image is missing."))
             elif row:
-                why = f"{len(row)} columns where the header has {len(header)}"
+                why = f"{len(row)} columns, but the header has {len(header)}"
                 bad.append(
                     (f"{file}, line {rows.line_num}", f"{why}: a caption with {columns.separator!r} needs quotes.")
                 )
     except csv.Error as error:
         raise DataError(
-            f"{file}, line {rows.line_num}: {error}. A caption that begins with a quote must stand in quotes, its own "
-            "doubled."
+            f"{file}, line {rows.line_num}: {error}. A caption that begins with a quote must be enclosed in quotes, "
+            "with inner quotes doubled."
         ) from None
 
 
@@ -124,16 +124,16 @@ def _without_header(file: str, stream: TextIO, bad: Bad) -> Iterator[tuple[int, 
         if tab and image.strip():
             yield line, _NUMBER.sub("", image.strip()), caption.strip()
         elif row.strip():
-            bad.append((f"{file}, line {line}", "no image, tab and caption."))
+            bad.append((f"{file}, line {line}", "expected an image, a tab and a caption."))
 
 
 def _size(image: str) -> tuple[int, str]:
-    """Of an image's file in bytes, and why it is none that can be read."""
+    """The size of an image file in bytes, and why it cannot be read, if so."""
     try:
         size = os.path.getsize(image)
     except (OSError, ValueError) as error:  # a name too long, or with a zero byte
         missing = "no such file." if isinstance(error, FileNotFoundError) else f"cannot be read: {error}."
-        return 0, "an address, not a file: fetch it first." if _ADDRESS.search(image) else missing
+        return 0, "a URL, not a file: download it first." if _ADDRESS.search(image) else missing
     if os.path.isdir(image):
         return 0, "a folder, not an image."
     return size, "" if size else "empty (0 bytes)."

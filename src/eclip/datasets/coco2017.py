@@ -1,4 +1,4 @@
-"""COCO 2017, the 80 things, as class masks (Lin et al. 2014)."""
+"""COCO 2017, 80 object classes, as class masks (Lin et al. 2014)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from eclip.datasets.masked import MaskSet
 def coco2017(root: Path, split: str) -> MaskSet:
     """Objects of `instances_SPLIT.json`, numbered 1 to 80 in the order of COCO's ids, which run to 90.
 
-    `prepare` paints them from large to small; a crowd is void where no object covers it; all else is background.
+    `prepare` paints them from large to small; a crowd is void where no object covers it; other pixels are background.
     """
     return MaskSet("coco2017", *prepared(root, split, images_of(root, split)))
 
 
 def prepare(root: Path, split: str, progress: Callable[[int, int], None]) -> Path:
-    """Write the label map of each image into eclip_masks/SPLIT, which is there when all are done."""
+    """Write the label map of each image into eclip_masks/SPLIT, which appears when all are done."""
 
     def plan(found: Annotated) -> tuple[dict[int, str], Callable[[Objects], Numbers]]:
         numbers = {one: number for number, one in enumerate(found.categories, 1)}

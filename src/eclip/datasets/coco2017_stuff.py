@@ -39,7 +39,7 @@ _STUFF = (
 # fmt: on
 _USED = [one for one, name in enumerate(_THINGS + _STUFF, 1) if name]
 _NUMBERS = {one: number for number, one in enumerate(_USED, 1)}
-"""Class number of each of COCO-Stuff's ids, which run to 182; 11 ids of things are in no image."""
+"""Class number of each COCO-Stuff id; ids run to 182, and 11 thing ids occur in no image."""
 CLASSES = {number: (_THINGS + _STUFF)[one - 1] for one, number in _NUMBERS.items()}
 """Names as published (nightrome/cocostuff, labels.txt), 1 to 80 things and 81 to 171 stuff."""
 _TRAIN_IDS = (*((number - 1, number) for number in CLASSES), (255, VOID))
@@ -48,10 +48,10 @@ _END = "_labelTrainIds.png"
 
 
 def coco2017_stuff(root: Path, split: str) -> MaskSet:
-    """171 classes, from whichever of two layouts is there.
+    """171 classes, from whichever of two layouts is present.
 
-    `annotations/SPLIT/*_labelTrainIds.png` of COCO-Stuff 164k as mmsegmentation converts it: the value is the class
-    number less 1, 255 void. Or what `prepare` made of the files of cocodataset.org.
+    Either `annotations/SPLIT/*_labelTrainIds.png`, as mmsegmentation converts COCO-Stuff 164k: the value is the class
+    number minus 1, 255 is void. Or the output of `prepare` from the files of cocodataset.org.
     """
     images = images_of(root, split)
     trained = root / "annotations" / split
@@ -64,8 +64,8 @@ def coco2017_stuff(root: Path, split: str) -> MaskSet:
 def prepare(root: Path, split: str, progress: Callable[[int, int], None]) -> Path:
     """Write the label map of each image into eclip_masks/stuff_SPLIT.
 
-    In `stuff_SPLIT_pixelmaps/*.png` all things are one value; the objects of `instances_SPLIT.json` are painted over
-    them, from large to small: what is of no object there, and what has no label, is void.
+    In `stuff_SPLIT_pixelmaps/*.png` all things share one value; the objects of `instances_SPLIT.json` are painted over
+    it, from large to small: the thing pixels that no object covers, and unlabeled pixels, are void.
     """
     maps = either(root, f"stuff_{split}_pixelmaps", f"annotations/stuff_{split}_pixelmaps")
 
@@ -73,7 +73,7 @@ def prepare(root: Path, split: str, progress: Callable[[int, int], None]) -> Pat
         other = [(one, name) for one, name in found.categories.items() if (_THINGS + ("",) * 99)[one - 1] != name]
         if other:
             raise DataError(
-                f"{found.file} calls the category {other[0][0]} {other[0][1]!r}: these are not COCO's things."
+                f"category {other[0][0]} of {found.file} is {other[0][1]!r}, which is not COCO's name for it."
             )
         return CLASSES, lambda one: one.painted(_NUMBERS, _ground(maps / f"{Path(one.name).stem}.png", one.shape))
 
@@ -83,5 +83,5 @@ def prepare(root: Path, split: str, progress: Callable[[int, int], None]) -> Pat
 def _ground(file: Path, shape: tuple[int, int]) -> Numbers:
     ground = indexed(file, _PIXEL_MAPS)
     if ground.shape != shape:
-        raise DataError(f"{file} has (height, width) = {ground.shape}, the annotations {shape}.")
+        raise DataError(f"{file} has (height, width) = {ground.shape}, but its annotations say {shape}.")
     return ground

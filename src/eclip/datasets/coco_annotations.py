@@ -1,6 +1,6 @@
 """COCO's annotations: objects as polygons and run lengths, painted into label maps by `eclip datasets prepare`.
 
-The file is read as a whole, which is what the tools of COCO do too, but once: what is read later are PNGs.
+The whole file is read, as COCO's own tools do, but only once: afterwards, only PNGs are read.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from eclip.errors import DataError, DataWarning, MissingExtraError, ResultError
 PREPARED = "eclip_masks"
 """The folder of label maps that `prepare` makes, below the root."""
 IMAGES = "images.json"
-"""In that folder: the file of each image by the name of its label map."""
+"""In that folder: maps the name of each label map to the file of its image."""
 MOST_TOLD = 3
-"""Of more annotations that cannot be painted, their number is told."""
+"""How many annotations that cannot be painted are listed; of the others, only the number is."""
 
 
 class Objects(NamedTuple):
-    """An image and its annotations: its file, its (height, width) as annotated, its objects."""
+    """An image and its annotations: file, annotated (height, width), objects."""
 
     name: str
     shape: tuple[int, int]
@@ -41,12 +41,12 @@ class Objects(NamedTuple):
     def painted(self, numbers: Mapping[int, int], ground: Numbers | None = None) -> Numbers:
         """Paint the objects from large to small, so that a small object on a large one keeps its pixels.
 
-        How large an object is follows from its pixels, not from what an annotation says of its area. A region of a
-        crowd is void where no object covers it. What cannot be painted is left out, as `read_annotations` tells.
+        The size of an object is its number of pixels, not the annotated area. A crowd region is void where no object
+        covers it. Whatever cannot be painted is left out, as `read_annotations` reports.
 
         Args:
             numbers: class number of each category id.
-            ground: what lies under the objects; None: background.
+            ground: the label map below the objects; None = background.
         """
         mask = np.full(self.shape, BACKGROUND, dtype=np.uint16) if ground is None else ground
         shapes = [(one, inside(one.get("segmentation"), self.shape)) for one in self.objects]
@@ -75,16 +75,16 @@ class Annotated:
 
 
 def images_of(root: Path, split: str) -> Path:
-    """The folder of images of a split."""
+    """The folder of the images of a split."""
     return either(root, split, f"images/{split}")
 
 
 def prepared(root: Path, folder: str, images: Path) -> tuple[dict[int, str], Lazy]:
-    """Classes and records of label maps that `write_masks` made.
+    """Classes and records of the label maps that `write_masks` wrote.
 
     Raises:
-        LayoutError: it has not.
-        DataError: a file is not as it was made.
+        LayoutError: they have not been written.
+        DataError: a file was changed since.
     """
     whole = top(root, (f"{PREPARED}/{folder}/{IMAGES}",)) / PREPARED / folder
     classes, _ = read_classes(whole / "classes.txt")
@@ -104,22 +104,22 @@ def write_masks(
     plan: Callable[[Annotated], tuple[dict[int, str], Callable[[Objects], Numbers]]],
     progress: Callable[[int, int], None],
 ) -> Path:
-    """Write the label map of each image of `instances_SPLIT.json` into eclip_masks/FOLDER, which is there when all are.
+    """Write the label map of each image of `instances_SPLIT.json` into eclip_masks/FOLDER, which appears when complete.
 
     Args:
         root: of the data set.
         folder: of the label maps.
         split: of the annotations.
-        plan: from the annotations to the names of classes and to what paints an image.
-        progress: hears how many images are done, of how many.
+        plan: maps the annotations to the names of classes and a function that paints an image.
+        progress: called with the number of images done and the total.
 
     Raises:
-        DataError: the annotations are not of COCO's form, or nothing of them can be painted.
+        DataError: the annotations are not in COCO's format, or none can be painted.
         ResultError: the folder cannot be written.
-        MissingExtraError: pycocotools is not there.
+        MissingExtraError: pycocotools is not installed.
 
     Warns:
-        DataWarning: annotations cannot be painted, or not in all their parts; the rest is.
+        DataWarning: annotations, or parts of them, cannot be painted and are left out.
     """
     whole, part = root / PREPARED / folder, root / PREPARED / f"{folder}.part"
     if whole.is_dir():
@@ -148,12 +148,12 @@ def write_masks(
 
 
 def read_annotations(file: Path) -> Annotated:
-    """All of an annotation file; raises and warns as `write_masks`."""
+    """Read an annotation file; raises and warns like `write_masks`."""
     if importlib.util.find_spec("pycocotools") is None:
         raise MissingExtraError("reading COCO's outlines", "pycocotools", "data")
     whole = _json(file)
     images: dict[int, Objects] = {}
-    lacking: list[tuple[dict[str, Any], str, str, bool]] = []  # what, its image, what is wrong, is something left?
+    lacking: list[tuple[dict[str, Any], str, str, bool]] = []  # annotation, its image, the problem, is part usable?
     lost = 0
     try:
         categories = {one["id"]: _named(one, "name") for one in whole.get("categories", ())}
@@ -164,7 +164,7 @@ def read_annotations(file: Path) -> Annotated:
         annotations: Sequence[dict[str, Any]] = whole.get("annotations", ())
         for one in annotations:
             if (image := images.get(one["image_id"])) is None:
-                stray = f"{file} has an annotation of the image {one['image_id']}, which it does not list."
+                stray = f"{file} has an annotation of image {one['image_id']}, which it does not list."
                 raise DataError(stray)
             image.objects.append(one)
             wrong, left = wrong_with(one.get("segmentation"), image.shape)
@@ -175,28 +175,28 @@ def read_annotations(file: Path) -> Annotated:
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{file} is not of COCO's form (images, annotations, categories): {error!r}.") from error
+        raise DataError(f"{file} is not in COCO's format (images, annotations, categories): {error!r}.") from error
     if not images or not categories:
-        raise DataError(f"{file} must have images and categories, as COCO's instances have.")
+        raise DataError(f"{file} must list images and categories, as COCO's instances files do.")
     if lacking:
-        rest = {True: ", the rest of it counts", False: ""}
+        rest = {True: ", its other parts are used", False: ""}
         told = "; ".join(
             f"annotation {one.get('id', 'without id')} of {name}: {why}{rest[left]}"
             for one, name, why, left in lacking[:MOST_TOLD]
         ) + (f"; and {len(lacking) - MOST_TOLD:,} more" if len(lacking) > MOST_TOLD else "")
-        said = f"{len(lacking):,} of {len(annotations):,} annotations of {file} cannot be painted as they are"
+        said = f"{len(lacking):,} of {len(annotations):,} annotations of {file} are not valid outlines"
         if lost == len(annotations):
-            raise DataError(f"{said}, so that no object is left ({told}): outlines are needed.")
-        message = f"{said}, and what cannot is left out, as if it were not there: {told}."
+            raise DataError(f"{said}, so no object is left ({told}): the file must contain outlines.")
+        message = f"{said} and are left out as far as they cannot be painted: {told}."
         warnings.warn(message, DataWarning, stacklevel=5)
     return Annotated(file, dict(sorted(categories.items())), [images[one] for one in sorted(images)])
 
 
 def _json(file: Path) -> dict[str, Any]:
-    """What a file that is one JSON object holds.
+    """Read a file that contains one JSON object.
 
     Raises:
-        DataError: it cannot be read, is no such JSON, or is of another encoding.
+        DataError: it cannot be read, is not a JSON object, or is not UTF-8.
     """
     try:
         data = file.read_bytes()
@@ -211,7 +211,7 @@ def _json(file: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{file} is cut short, or no JSON: {getattr(error, 'msg', error)}. Fetch it again.") from error
+        raise DataError(f"{file} is truncated or not JSON: {getattr(error, 'msg', error)}. Fetch it again.") from error
     if not isinstance(found, dict):
         raise DataError(f"{file} must be a JSON object, got a {type(found).__name__}.")
     return found
@@ -222,16 +222,16 @@ def _is_crowd(one: Mapping[str, Any]) -> bool:
 
 
 def _named(one: Mapping[str, Any], key: str) -> str:
-    """A name in one line, as all text files of ours can hold it.
+    """A name without line breaks, which all our text files can hold.
 
     Raises:
-        ValueError: it is empty, or no Unicode.
+        ValueError: it is empty or not valid Unicode.
     """
     name = " ".join(one[key].split()) if key == "name" else one[key]
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{key} {name!r} is no Unicode") from error
+        raise ValueError(f"{key} {name!r} is not valid Unicode") from error
     if not name:
         raise ValueError(f"{key} is empty")
     return str(name)

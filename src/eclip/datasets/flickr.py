@@ -15,7 +15,7 @@ _LISTS = {"train": "trainImages", "val": "devImages", "test": "testImages"}
 
 
 def flickr8k(root: Path, split: str) -> PairSet:
-    """Hodosh et al. 2013: the published text files and images, or a pack of tars."""
+    """Hodosh et al. 2013: the published text files and images, or tars."""
     if any(root.glob("*.tar")):
         return in_tars(root, split)
     text = top(root, ("Flickr8k.token.txt", f"Flickr_8k.{_LISTS[split]}.txt"), ("Flickr8k_text", ""))
@@ -25,18 +25,18 @@ def flickr8k(root: Path, split: str) -> PairSet:
     pairs = {Path(pair.key).name: pair for pair in found.items}
     bad = [(key, why) for key, why in found.bad if Path(key).name in listed]
     told = {Path(key).name for key, _ in bad} | pairs.keys()
-    bad += [(name, "listed, but without a caption.") for name in listed if name not in told]
+    bad += [(name, "listed in the split, but without a caption.") for name in listed if name not in told]
     return PairSet(found.name, [pairs[name] for name in listed if name in pairs], None, bad)
 
 
 def flickr30k(root: Path, split: str) -> PairSet:
-    """Young et al. 2014: split as Karpathy did, by dataset_flickr30k.json; or all of it, by results.csv."""
+    """Young et al. 2014: Karpathy's splits, with dataset_flickr30k.json; or all images, with results.csv."""
     images = either(root, "flickr30k_images/flickr30k_images", "flickr30k_images", "flickr30k-images", "images")
     for name in ("dataset_flickr30k.json", "annotations/dataset_flickr30k.json"):
         if (root / name).exists():
             return read_karpathy(root / name, split, [images])
     if split != "all":
-        raise LayoutError(f"{root / 'dataset_flickr30k.json'}: no such file, and results.csv has no splits but 'all'.")
+        raise LayoutError(f"{root / 'dataset_flickr30k.json'}: no such file, and results.csv has only the split 'all'.")
     table = either(root, "results.csv", "flickr30k_images/results.csv")
     return _from_table(table, Columns("image_name", "comment", "|"), images)
 

@@ -1,4 +1,4 @@
-"""The plain layout of `eclip.datasets.masks`, a folder of one's own."""
+"""A custom folder in the plain layout of `eclip.datasets.masks`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from eclip.datasets.masks import listed_masks
 
 
 def folder(root: Path, _: str) -> MaskSet:
-    """`images/`, `masks/` and `classes.txt` of one's own."""
+    """Custom `images/`, `masks/` and `classes.txt`."""
     top(root, ("images", "masks", "classes.txt"))
     return listed_masks(root, {})

@@ -1,4 +1,4 @@
-"""ImageNet-S: masks for images of ImageNet, of 50, 300 or 919 classes (Gao et al. 2022, LUSSeg/ImageNet-S)."""
+"""ImageNet-S: masks of ImageNet images with 50, 300 or 919 classes (Gao et al. 2022, LUSSeg/ImageNet-S)."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ def imagenet_s300(root: Path, split: str) -> MaskSet:
 def imagenet_s919(root: Path, split: str) -> MaskSet:
     """919 classes.
 
-    The authors merged five pairs of ImageNet's, such as laptop into notebook: a class is called as the one left.
+    The authors merged five pairs of ImageNet classes, such as laptop into notebook; the remaining class gives the name.
     """
     return _read(919, root, split)
 
 
 def _read(count: int, root: Path, split: str) -> MaskSet:
-    """A mask is R + 256 G: 0 other, 1000 void, else the place of the class folder among the sorted ones, from 1."""
+    """A mask is R + 256 G: 0 other, 1000 void, else the position of the class folder in sorted order, from 1."""
     folder = top(root, (f"{split}-segmentation", split), ("", f"ImageNetS{count}"))
     masks = folder / f"{split}-segmentation"
     wnids = sorted(path.name for path in masks.iterdir() if path.is_dir())
     if len(wnids) != count:
         raise DataError(
-            f"{masks} has {len(wnids)} folders of classes, not {count}: class numbers are their places, so all must "
-            "be there."
+            f"{masks} has {len(wnids)} class folders instead of {count}. All must be present, because class numbers "
+            "are positions in their sorted list."
         )
     names = [f"{wnid}/{path.stem}.JPEG" for wnid in wnids for path in sorted((masks / wnid).glob("*.png"))]
     known = _names(folder)
     unknown = [wnid for wnid in wnids if wnid not in known]
     if unknown:
-        raise DataError(f"{masks / unknown[0]}: no name of this class is known; a line of {_NAMES[0]} may give it.")
+        raise DataError(f"{masks / unknown[0]}: the name of this class is unknown; add a line to {_NAMES[0]}.")
     classes = {number: known[wnid] for number, wnid in enumerate(wnids, 1)}
     items = beside(names, folder / split, masks, classes, partial(red_green, void=_VOID))
     return MaskSet(f"imagenet_s{count}", classes, items)
 
 
 def _names(folder: Path) -> dict[str, str]:
-    """Names by WordNet id: of a file in the folder (wnid, blank, synonyms joined by commas), else open_clip's."""
+    """Names by WordNet id, from a file in the folder (wnid, blank, synonyms joined by commas), else open_clip's."""
     for name in _NAMES:
         if (folder / name).exists():
             rows = [re.fullmatch(r"(n\d{8})\s+([^,]+).*", row) for row in lines(folder / name)]

@@ -13,11 +13,11 @@ from eclip.datasets.pair import Bad, PairSet
 from eclip.errors import DataError
 
 CAPTIONS = 5
-"""Captions of an image that count: some of COCO's have more, and results are reported of 25,000 for 5,000 images."""
+"""Captions used per image: some COCO images have more, but results are reported on 25,000 captions of 5,000 images."""
 
 
 def coco_karpathy(root: Path, split: str) -> PairSet:
-    """COCO 2014 as split by dataset_coco.json; the first five captions of each image."""
+    """COCO 2014 with the splits of dataset_coco.json; the first five captions of each image."""
     file = either(root, "dataset_coco.json", "annotations/dataset_coco.json")
     return read_karpathy(file, split, [root, root / "images"])
 
@@ -27,11 +27,11 @@ def read_karpathy(file: Path, split: str, folders: Sequence[Path]) -> PairSet:
 
     Args:
         file: the JSON.
-        split: its name there, or "all".
-        folders: where `filepath/filename`, or `filename` where there is no filepath, is looked for, in this order.
+        split: its name in the file, or "all".
+        folders: searched in this order for `filepath/filename`, or `filename` if there is no filepath.
 
     Raises:
-        DataError: it cannot be read, or is not of this form.
+        DataError: the file cannot be read or is not in Karpathy's format.
     """
     try:
         records = json.loads(file.read_bytes())["images"]
@@ -42,7 +42,7 @@ def read_karpathy(file: Path, split: str, folders: Sequence[Path]) -> PairSet:
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{file} is not of Karpathy's form (images, each with split, filename, sentences): {error!r}."
+            f"{file} is not in Karpathy's format (images, each with split, filename, sentences): {error!r}."
         ) from None
     captions: dict[str, list[str]] = {}
     bad: Bad = []

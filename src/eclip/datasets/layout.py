@@ -1,4 +1,4 @@
-"""Files and folders of a data set, looked for where they are published; and the small text files among them."""
+"""Find the files and folders of a data set as published, and read its small text files."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _NO_CLASS = re.compile(
     r"backgr|void|ignor|unus|unlab|unknown|undef|bound|border|edge|difficult|care|none|nothing|other|rest\b|empty|\bbg\b|^\W*$",
     re.IGNORECASE,
 )
-"""What a line of 0 or 255 is called where it is no class."""
+"""Names of 0 or 255 that mean that it is not a class."""
 
 
 def top(root: Path, needed: Sequence[str], below: Sequence[str] = ("",)) -> Path:
-    """The folder of a data set: the first of root/below that has all that is needed.
+    """The folder of a data set: the first of root/below that has everything needed.
 
     Raises:
-        LayoutError: none has; the first path that is missing is that of the folder that comes nearest.
+        LayoutError: none has; the message names the first missing path of the folder that has the most.
     """
     tops = [root / one for one in below]
     there = {one: [(one / name).exists() for name in needed] for one in tops}
@@ -31,7 +31,7 @@ def top(root: Path, needed: Sequence[str], below: Sequence[str] = ("",)) -> Path
 
 
 def either(root: Path, *names: str) -> Path:
-    """The first of these below root that exists.
+    """The first of these paths below root that exists.
 
     Raises:
         LayoutError: none does.
@@ -44,63 +44,63 @@ def either(root: Path, *names: str) -> Path:
 
 
 def lines(path: Path) -> list[str]:
-    """The lines of a text file that has some.
+    """The lines of a text file.
 
     Raises:
-        DataError: it cannot be read, is no UTF-8, or is empty.
+        DataError: it cannot be read, is not UTF-8, or is empty.
     """
     try:
         found = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DataError(f"{path} is needed and cannot be read: {error}.") from error
+        raise DataError(f"{path} is required but cannot be read: {error}.") from error
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path} is needed and cannot be read: it is not UTF-8 ({error.reason}, byte "
+            f"{path} is required but cannot be read: it is not UTF-8 ({error.reason}, byte "
             f"{error.object[error.start]:#x} at {error.start}). Save it as UTF-8."
         ) from error
     if not found:
         raise DataError(f"{path} is empty.")
-    return found.removesuffix("\n").split("\n")  # and at no other mark that a name may hold
+    return found.removesuffix("\n").split("\n")  # not at other line separators, which a name may contain
 
 
 def names_in(path: Path) -> list[str]:
-    """The first word of each line: of VOC's lists, which have more in some copies.
+    """The first word of each line, as some copies of VOC's lists have more than one.
 
     Raises:
-        DataError: it cannot be read, or names nothing.
+        DataError: it cannot be read, or lists nothing.
     """
     found = [line.split()[0] for line in lines(path) if line.strip()]
     if not found:
-        raise DataError(f"{path} names no image.")
+        raise DataError(f"{path} lists no image.")
     return found
 
 
 def read_classes(path: Path) -> tuple[dict[int, str], Table | None]:
-    """The classes of a `classes.txt`, and what the values of masks mean if they are no class numbers.
+    """The classes of a `classes.txt`, and the meaning of mask values if they are not class numbers.
 
-    Two forms are read. `number<TAB>name` in each line; 0 is background, 255 (or 65535) void. Or one class a line, as
-    SCLIP writes them: the line's number, from 0, is the value; of several names, joined by commas, the first counts.
-    If line 0 is "background", a value is the class number; if not, there is no background, and value k is class k + 1.
-    Several names in line 0 must begin with "background": of SCLIP's files with one, they are words for it.
+    Two formats are read. `number<TAB>name` in each line; 0 is background, 255 (or 65535) void. Or one class per line,
+    as SCLIP writes them: the line number, from 0, is the value; if several names are joined by commas, the first is
+    used. If line 0 is "background", values are class numbers; if not, there is no background, and value k is class
+    k + 1. Several names in line 0 must begin with "background": in SCLIP's files they are words for it.
 
     Raises:
-        DataError: it is of neither form, or names no class.
+        DataError: it has neither format, or names no class.
     """
     rows = lines(path)
     if not any("\t" in row for row in rows) and not any(re.match(r"\d+\W", row) for row in rows):
         names = [row.split(",")[0].strip() for row in rows]
         if not all(names):
-            raise DataError(f"line {names.index('') + 1} of {path} is empty, but its place is a class number.")
+            raise DataError(f"line {names.index('') + 1} of {path} is empty, but each line must name a class.")
         base = 0 if names[0].casefold() == "background" else 1
         if base and "," in rows[0].strip().rstrip(","):
             raise DataError(
-                f"line 1 of {path} has several names, {rows[0]!r}: if they are words for the background, as in SCLIP's "
-                'files, write "background, " before them; if 0 is a class of its own, leave one name.'
+                f"line 1 of {path} has several names, {rows[0]!r}: if they describe the background, as in SCLIP's "
+                'files, write "background, " before them; if 0 is a class of its own, keep only one name.'
             )
         named = {place: name for place, name in enumerate(names, base) if place != BACKGROUND}
         table = tuple((place, place + base) for place in range(len(names)))
         if not 0 < len(named) < 255:
-            raise DataError(f"{path} names {len(named)} classes, but masks of 8 bits have 1 to 254.")
+            raise DataError(f"{path} names {len(named)} classes, but 8-bit masks hold 1 to 254.")
         return named, (*table, (255, VOID))
     named = {}
     for place, row in enumerate(rows, 1):
@@ -108,38 +108,38 @@ def read_classes(path: Path) -> tuple[dict[int, str], Table | None]:
         if not (number.isdecimal() and int(number) <= VOID and tab and name.strip()):
             raise DataError(f"line {place} of {path} must be a number from 0 to {VOID}, a tab and a name, got {row!r}.")
         if int(number) in named:
-            raise DataError(f"line {place} of {path} gives the number {number} a second time: {row!r}.")
+            raise DataError(f"line {place} of {path} repeats the number {number}: {row!r}.")
         named[int(number)] = name.strip()
     void = {VOID} if max(named, default=0) > 255 else {VOID, 255}
     classes = {number: name for number, name in named.items() if number != BACKGROUND and number not in void}
     marked = [number for number in sorted(void) if number in named and not _NO_CLASS.search(named[number])]
-    if len(marked) == 1 and not classes:  # masks of 0 and 255, as they are often drawn
+    if len(marked) == 1 and not classes:  # masks of 0 and 255, a common encoding
         return {1: named[marked[0]]}, ((BACKGROUND, BACKGROUND), (marked[0], 1))
     if marked:
         raise DataError(
-            f"{path} calls {marked[0]} {named[marked[0]]!r}, but in masks {marked[0]} is void, which no score counts: "
-            "give the class another number, also in the masks."
+            f"{path} names {marked[0]} {named[marked[0]]!r}, but in masks {marked[0]} is void, which no score counts: "
+            "give the class a different number, also in the masks."
         )
     if not classes:
         raise DataError(f"{path} names no class between 1 and 254.")
     if BACKGROUND in named and not _NO_CLASS.search(named[BACKGROUND]):
         raise DataError(
-            f"{path} calls 0 {named[BACKGROUND]!r}, but in masks 0 is background, which is no class. If it is one, "
-            "write the names alone, a line each, without numbers: the first is then of the value 0."
+            f"{path} names 0 {named[BACKGROUND]!r}, but in masks 0 is background, not a class. If 0 is a class, "
+            "write only the names, one per line, without numbers: the first is then the value 0."
         )
     return classes, None
 
 
 def declares_void(path: Path) -> bool:
-    """Whether a `classes.txt` that `read_classes` reads has a line of the value 255 or 65535, which is void."""
+    """Whether a `classes.txt` has a line that declares 255 or 65535 as void."""
     return any(row.partition("\t")[0] in ("255", str(VOID)) and _NO_CLASS.search(row) for row in lines(path))
 
 
 def rows_of(index: Path, needed: set[str]) -> list[dict[str, str]]:
-    """The rows of a table with tabs and a header.
+    """The rows of a tab-separated table with a header.
 
     Raises:
-        DataError: it cannot be read, lacks a column, or has a row that does not fit.
+        DataError: it cannot be read, lacks a column, or has a malformed row.
     """
     header, *rows = (line.split("\t") for line in lines(index))
     missing = needed - set(header)
@@ -152,6 +152,6 @@ def rows_of(index: Path, needed: set[str]) -> list[dict[str, str]]:
 
 
 def some(names: Iterable[str]) -> str:
-    """The first three of some names."""
+    """The first three names."""
     first = list(names)
     return ", ".join(first[:3]) + (", ..." if len(first) > 3 else "")

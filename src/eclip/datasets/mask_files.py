@@ -1,7 +1,7 @@
-"""From a mask's file to class numbers: one function for each way in which data sets write them.
+"""Decode the file of a mask to class numbers: one function for each encoding that data sets use.
 
-Inside the library a mask is uint16: 0 is background, which is no class; 65535 is void: nobody knows, and no score
-counts it; all else is a class. What a file says instead is known here alone.
+Inside the library a mask is uint16: 0 is background, which is not a class; 65535 is void, which no score counts; every
+other value is a class. Only this module knows the encodings of files.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ BACKGROUND, VOID = 0, 65535
 Numbers = UInt16[np.ndarray, "height width"]
 Table = tuple[tuple[int, int], ...]
 """(value in the file, class number) of each value that a file may have."""
-DEEP = ("I;16", "I;16B", "I")  # what Pillow calls a gray picture of 16 bits
+DEEP = ("I;16", "I;16B", "I")  # Pillow's modes of 16-bit gray images
 
 
 def indexed(file: Path | Place, table: Table | None = None) -> Numbers:
-    """A palette or gray picture, by the value of each pixel and not by its color.
+    """Decode a palette or gray image by the value of each pixel, not by its color.
 
     Args:
-        file: the picture, of 8 or 16 bits; of one bit, white is 1.
-        table: the class number of each value. None: values are class numbers, and the greatest, 255 or 65535, is void.
+        file: the image, with 8 or 16 bits; with one bit, white is 1.
+        table: the class number of each value. None: values are class numbers, and the largest, 255 or 65535, is void.
 
     Raises:
-        DataError: it is a JPEG, no palette or gray picture, or has a value that the table has not.
+        DataError: it is a JPEG, not a palette or gray image, or has a value that is not in the table.
         ImageError: it cannot be read.
     """
     picture = _picture(file)
     mode, values = picture.mode, np.array(picture, dtype=np.uint8 if picture.mode == "1" else None)
     if mode not in ("1", "P", "L", *DEEP):
-        raise DataError(f"{file} must be a palette or gray picture of 8 or 16 bits (P, L or I;16), got {mode}.")
+        raise DataError(f"{file} must be a palette or gray image of 8 or 16 bits (P, L or I;16), got {mode}.")
     if values.min() < 0 or values.max() > VOID:
-        raise DataError(f"{file} has values from {values.min()} to {values.max()}, which are not of 16 bits.")
+        raise DataError(f"{file} has values from {values.min()} to {values.max()}, which do not fit 16 bits.")
     if table is None:
         numbers = values.astype(np.uint16)
         if mode not in DEEP:
@@ -49,7 +49,7 @@ def indexed(file: Path | Place, table: Table | None = None) -> Numbers:
         return numbers
     unknown = set(shown(values)) - {value for value, _ in table}
     if unknown:
-        raise DataError(f"{file} shows {sorted(unknown)}, but its values are {short(value for value, _ in table)}.")
+        raise DataError(f"{file} shows {sorted(unknown)}, but valid values are {short(value for value, _ in table)}.")
     look_up = np.zeros(VOID + 1, dtype=np.uint16)
     for value, number in table:
         look_up[value] = number
@@ -57,14 +57,14 @@ def indexed(file: Path | Place, table: Table | None = None) -> Numbers:
 
 
 def write_indexed(file: Path, numbers: Numbers) -> None:
-    """Write class numbers to 254 as a gray picture, void as 255: what `indexed` reads. The file is there whole or not.
+    """Atomically write class numbers up to 254 as a gray image, with void as 255, which `indexed` reads.
 
     Raises:
-        DataError: there are more classes than that.
+        DataError: a class number is larger.
         ResultError: it cannot be written.
     """
     if more := set(shown(numbers)) - {*range(255), VOID}:
-        raise DataError(f"{file} would need the class {max(more)}, but a picture of 8 bits holds 1 to 254.")
+        raise DataError(f"{file} would need class {max(more)}, but an 8-bit image holds classes 1 to 254.")
     try:
         os.fsencode(file)
     except UnicodeEncodeError as error:
@@ -77,34 +77,34 @@ def write_indexed(file: Path, numbers: Numbers) -> None:
 
 
 def red_green(file: Path | Place, void: int) -> Numbers:
-    """An RGB picture in which the class number is R + 256 G, as ImageNet-S has them.
+    """Decode an RGB image in which the class number is R + 256 G, as in ImageNet-S.
 
     Args:
-        file: the picture.
+        file: the image.
         void: the number that stands for void in the file.
 
     Raises:
-        DataError: it is not RGB, or has blue.
+        DataError: it is not RGB, or its blue channel is not 0.
         ImageError: it cannot be read.
     """
     mode, values = from_file(file, lambda picture, _: (picture.mode, np.array(picture)))
     if mode != "RGB" or values[..., 2].any():
-        raise DataError(f"{file} must be RGB without blue, a class being R + 256 G, got {mode}.")
+        raise DataError(f"{file} must be RGB with class R + 256 G and a blue channel of 0, got {mode}.")
     numbers: Numbers = values[..., 0] + values[..., 1].astype(np.uint16) * 256
     numbers[numbers == void] = VOID
     return numbers
 
 
 def thing(file: Path | Place, number: int) -> Numbers:
-    """A picture in which whatever is not black is the one object.
+    """Decode an image in which every pixel that is not black is the object.
 
     Args:
-        file: the picture, of any mode, but no JPEG; colors count, those of a palette too. Transparency counts where it
-            alone has the shape, as in a cut-out object or a black shape on nothing.
-        number: of the object.
+        file: the image, of any mode, but not a JPEG; colors count, including those of a palette. Transparency counts
+            if only it has the shape, as in a cut-out object or a black shape on a transparent background.
+        number: class number of the object.
 
     Raises:
-        DataError: it is a JPEG, or was one; or its colors have one shape and its transparency another.
+        DataError: it is a JPEG or looks like a former one; or its colors and its transparency show different shapes.
         ImageError: it cannot be read.
     """
     picture = _picture(file)
@@ -112,7 +112,7 @@ def thing(file: Path | Place, number: int) -> Numbers:
         values = np.array(picture)
     else:
         values = shape_of(picture, str(file))
-        if picture.mode == "P" and not values.any():  # a palette that is black all over
+        if picture.mode == "P" and not values.any():  # an all-black palette
             values = np.array(picture)
     if values.ndim == 2:
         refuse_smooth(values, str(file))
@@ -123,7 +123,7 @@ def thing(file: Path | Place, number: int) -> Numbers:
 def plane(file: Path | Place) -> np.ndarray:
     """The values (height, width) of a mask without colors.
 
-    A palette counts by index, but where it is black and white by color, since either may come first.
+    A palette counts by index; a black-and-white palette by color, since either may come first.
 
     Raises:
         DataError: it is a JPEG, or has colors.
@@ -142,15 +142,15 @@ def plane(file: Path | Place) -> np.ndarray:
         return np.array(picture.convert("L")) if white.any() and (white | black).all() else values
     values = shape_of(picture, str(file))
     if values.ndim == 3 and not (values == values[..., :1]).all():
-        raise DataError(f"{file} must be a palette or gray picture of 8 or 16 bits (P, L or I;16), got {picture.mode}.")
+        raise DataError(f"{file} must be a palette or gray image of 8 or 16 bits (P, L or I;16), got {picture.mode}.")
     return values[..., 0] if values.ndim == 3 else values
 
 
 def shape_of(picture: Image.Image, name: str) -> np.ndarray:
-    """Colors (height, width, 3), or the transparency (height, width) where that has the shape.
+    """Colors (height, width, 3), or the transparency (height, width) if that has the shape.
 
     Raises:
-        DataError: both have one.
+        DataError: both have a shape.
     """
     layers = np.array(picture.convert("RGBA"))
     color, alpha = layers[..., :3], layers[..., 3]
@@ -160,30 +160,30 @@ def shape_of(picture: Image.Image, name: str) -> np.ndarray:
     kinds = np.unique(visible)
     if len(kinds) == 2 and kinds[0] == 0:
         raise DataError(
-            f"{name} is black and one color where it is not transparent, so that nobody knows which of both shapes is "
-            "the object: save the mask as a gray PNG without transparency."
+            f"{name} is transparent in places, and black or one color elsewhere, so either shape could be the object: "
+            "save the mask as a gray PNG without transparency."
         )
     return alpha
 
 
 def _picture(file: Path | Place) -> Image.Image:
-    """The picture of a mask, whole.
+    """The decoded image of a mask.
 
     Raises:
-        DataError: it is a JPEG, which is no mask.
+        DataError: it is a JPEG, which cannot store a mask exactly.
         ImageError: it cannot be read.
     """
     kind, picture = from_file(file, lambda picture, _: (picture.format, picture.copy()))
     if kind in ("JPEG", "MPO"):
         raise DataError(
-            f"{file} is a JPEG, which adds pixels around a thing: save the mask as PNG, from what it was drawn in "
-            "and not from this file."
+            f"{file} is a JPEG, whose compression changes values near edges: save the mask as PNG from the original "
+            "drawing, not from this file."
         )
     return picture
 
 
 def smooth(values: np.ndarray) -> bool:
-    """Are these black and white after a JPEG, or after resizing that blends? Values of 8 bits."""
+    """Whether 8-bit values look like a black-and-white mask after JPEG compression or interpolated resizing."""
     if values.dtype != np.uint8:
         return False
     counts = np.bincount(values.ravel(), minlength=256)
@@ -195,26 +195,26 @@ def smooth(values: np.ndarray) -> bool:
 
 
 def refuse_smooth(values: np.ndarray, name: str) -> None:
-    """Of a mask that was smoothed nobody knows where the object ends.
+    """Refuse a mask with blended edges, in which the object's outline is unknown.
 
     Raises:
-        DataError: it was.
+        DataError: it has blended edges.
     """
     if smooth(values):
         middle = short(one for one in shown(values) if one not in (0, 255))
         raise DataError(
-            f"{name} is nearly black and white, but shows {middle} too, as after a JPEG or after resizing that blends: "
-            "set its pixels to 0 or 255 by a threshold, such as 128, and save it as PNG."
+            f"{name} is nearly black and white but also shows {middle}, as after JPEG compression or interpolated "
+            "resizing: threshold its pixels to 0 or 255, for example at 128, and save it as PNG."
         )
 
 
 def shown(values: np.ndarray) -> list[int]:
-    """All values of a picture of at most 16 bits, ascending."""
+    """All values of an image of at most 16 bits, ascending."""
     return [int(value) for value in np.flatnonzero(np.bincount(values.ravel()))]
 
 
 def short(numbers: Iterable[int]) -> str:
-    """Numbers as a person would list them, runs as "1 to 20"."""
+    """Numbers as a readable list, with runs as "1 to 20"."""
     runs: list[list[int]] = []
     for number in sorted(set(numbers)):
         if runs and number == runs[-1][-1] + 1:

@@ -1,4 +1,4 @@
-"""An image whose pixels have class numbers, and a set of such images, whatever layout they come from."""
+"""An image with a mask of class numbers, and a set of such images, whatever their layout on disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from eclip.errors import DataError, DataWarning, ImageError
 from eclip.images import Place, open_image, stored_size
 
 Decode = Callable[[Path | Place], UInt16[np.ndarray, "height width"]]
-"""From the file of a mask to class numbers: `eclip.datasets.mask_files` has those of pictures."""
+"""Decodes the file of a mask to class numbers; see `eclip.datasets.mask_files`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +28,12 @@ class Masked:
     """An image and its mask.
 
     Attributes:
-        name: tells it from the others of its set.
-        image: the image's file, or its place in a tar.
-        mask: where the mask is read from, likewise.
+        name: unique within its set.
+        image: the image's file, or its location in a tar.
+        mask: the mask's file, or its location in a tar.
         numbers: classes that the mask may show, 1 to 65534.
-        decode: what reads it.
-        group: images of one group are not independent, such as frames of one video; "": it stands alone.
+        decode: the function that reads the mask.
+        group: images of one group are not independent, such as frames of one video; "": it is alone.
     """
 
     name: str
@@ -52,11 +52,11 @@ class Masked:
         return open_image(self.image)
 
     def read(self) -> UInt16[np.ndarray, "height width"]:
-        """The mask's class numbers, 0 where there is background and 65535 where there is void.
+        """The mask's class numbers, with 0 for background and 65535 for void.
 
         Raises:
-            DataError: it cannot be read, is of no form that its data set has, is not of the image's size, or shows a
-                number without a name.
+            DataError: it cannot be read, has an encoding that its data set does not use, does not have the image's
+                size, or shows a number without a name.
             ImageError: the image cannot be read.
         """
         try:
@@ -66,24 +66,22 @@ class Masked:
         width, height, turn = stored_size(self.image)
         if turn > 1 and mask.shape == (height, width):
             raise DataError(
-                f"{self.image} is turned by its EXIF orientation {turn}, and {self.mask} may be drawn on the pixels as "
-                "they are stored: save the image upright (PIL.ImageOps.exif_transpose), and the mask as it then lies."
+                f"{self.image} has EXIF orientation {turn}, and {self.mask} may have been drawn on the unrotated "
+                "pixels: save the image upright (PIL.ImageOps.exif_transpose), and rotate the mask to match if needed."
             )
         size = (height, width) if turn > 4 else (width, height)
         if mask.shape != size[::-1]:
             raise DataError(
-                f"the mask of {self.name!r}, from {self.mask}, has {mask.shape[1]} x {mask.shape[0]} pixels, its image "
-                f"{size[0]} x {size[1]}: resize the mask to the image, by nearest neighbor, or fetch the right image."
+                f"the mask of {self.name!r}, {self.mask}, has {mask.shape[1]} x {mask.shape[0]} pixels, but its image "
+                f"{size[0]} x {size[1]}: resize the mask to the image (nearest neighbor), or use the matching image."
             )
         unnamed = set(shown(mask)) - self.numbers - {BACKGROUND, VOID}
         if unnamed:
-            raise DataError(
-                f"{self.mask} shows {sorted(unnamed)}, but the classes with a name are {short(self.numbers)}."
-            )
+            raise DataError(f"{self.mask} shows {sorted(unnamed)}, but the named classes are {short(self.numbers)}.")
         return mask
 
     def missing(self) -> str:
-        """What is wrong with its files as far as a look at the folder tells; nothing if they are there."""
+        """What is wrong with its files, without reading them; "" if both exist and are not empty."""
         for what, file in (("image", self.image), ("mask", self.mask)):
             path = file.file if isinstance(file, Place) else file
             try:
@@ -91,23 +89,23 @@ class Masked:
                     return f"{path} is empty (0 bytes)."
             except UnicodeEncodeError as error:
                 return (
-                    f"{path} has a name that {error.encoding}, the encoding of file names here, cannot write, but it "
-                    f"is the {what} of {self.name!r}: set PYTHONUTF8=1, or LC_ALL to a locale of UTF-8."
+                    f"{path}, the {what} of {self.name!r}, has a name that {error.encoding}, the encoding of file "
+                    "names here, cannot represent: set PYTHONUTF8=1, or LC_ALL to a UTF-8 locale."
                 )
             except OSError as error:
                 why = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror)
                 mask = f", whose mask is {self.mask}" if what == "image" else ""
-                return f"{path}: {why}, but it is the {what} of {self.name!r}{mask}."
+                return f"{path}: {why}; it should be the {what} of {self.name!r}{mask}."
         return ""
 
 
 @dataclass(frozen=True, eq=False)
 class Lazy(Sequence[Masked]):
-    """Records that are made when they are asked for, so that a large set costs no more than its names.
+    """Records that are created on access, so that a large set takes no more memory than its names.
 
     Attributes:
-        names: one of each record, of any kind.
-        make: the record of a name.
+        names: one for each record, of any type.
+        make: maps a name to its record.
     """
 
     names: Sequence[Any]
@@ -133,9 +131,9 @@ class MaskSet:
 
     Attributes:
         name: of the data set and its split, or of the folder.
-        classes: name of each number, background and void left out.
-        items: the images; `Lazy` where a data set is large.
-        notes: what is to be told of how masks are read.
+        classes: name of each number, without background and void.
+        items: the images; `Lazy` in large data sets.
+        notes: remarks on how masks are interpreted, to be reported to the user.
     """
 
     name: str
@@ -143,39 +141,39 @@ class MaskSet:
     items: Sequence[Masked]
     notes: tuple[str, ...] = ()
 
-    def tell(self) -> None:
-        """Warn of the notes.
+    def warn_of_notes(self) -> None:
+        """Issue the notes as warnings.
 
         Warns:
-            DataWarning: each of them.
+            DataWarning: one for each note.
         """
         for note in self.notes:
             warnings.warn(f"{self.name}: {note}", DataWarning, stacklevel=3)
 
     def image_numbers(self) -> list[int]:
-        """The number of each item's image, from 0, in the order in which images first come.
+        """The number of each item's image, from 0, in order of first appearance.
 
-        A `table` has an item for each text, so that several may share an image: scores of one image are then not taken
-        for scores of several. Where each item has an image of its own, 0, 1, 2 and so on.
+        A `table` has an item for each text, so several items may share an image, and their scores must not count as
+        those of several images. If each item has its own image: 0, 1, 2 and so on.
         """
         numbers: dict[Path | Place, int] = {}
         return [numbers.setdefault(item.image, len(numbers)) for item in self.items]
 
     def group_numbers(self) -> list[int]:
-        """The number of each item's group, from 0, in the order in which groups first come.
+        """The number of each item's group, from 0, in order of first appearance.
 
-        An image without a group is one by itself: where no image has any, these are the numbers of the images.
+        An image without a group is a group by itself: if no image has one, these are the numbers of the images.
         """
         numbers: dict[str | Path | Place, int] = {}
         return [numbers.setdefault(item.group or item.image, len(numbers)) for item in self.items]
 
     def digest(self) -> str:
-        """16 hexadecimal digits that follow from the classes, and from the name and the files' sizes of each image.
+        """16 hexadecimal digits computed from the classes and from the name and file sizes of each image.
 
-        What is in the files is not read: a data set may be large.
+        The contents of files are not read, since a data set may be large.
 
         Raises:
-            DataError: a file is not there.
+            DataError: a file is missing.
         """
         whole = hashlib.sha256(json.dumps([*self.classes.items()]).encode())
         for item in self.items:
@@ -184,7 +182,7 @@ class MaskSet:
 
 
 def present(mask: UInt16[np.ndarray, "height width"], least: float = 0.01) -> list[int]:
-    """Class numbers with at least a share `least` of the area that is not void, ascending; background is none."""
+    """Class numbers that cover at least a share `least` of the area that is not void, ascending; never background."""
     area = np.bincount(mask[mask != VOID])
     needed = max(least * area.sum(), 1)
     return [int(number) for number in np.flatnonzero(area >= needed) if number != BACKGROUND]
@@ -193,7 +191,7 @@ def present(mask: UInt16[np.ndarray, "height width"], least: float = 0.01) -> li
 def sides(
     mask: UInt16[np.ndarray, "height width"], number: int
 ) -> tuple[Bool[np.ndarray, "height width"], Bool[np.ndarray, "height width"]]:
-    """Pixels of a class, and pixels of anything else; those of void are in neither."""
+    """Pixels of a class, and pixels of anything else; void is in neither."""
     inside = mask == number
     return inside, ~inside & (mask != VOID)
 

@@ -1,12 +1,12 @@
-"""Images whose pixels have class numbers, in one plain layout.
+"""Images with masks of class numbers, in one plain layout.
 
-    images/NAME.jpg    the image, of any kind that is read (.png, .JPEG, .tif, .webp ...)
-    masks/NAME.png     palette or gray, of the image's size, without loss; a value is a class number
-    classes.txt        number, tab, name; or one class a line, which stands for its value (`read_classes`)
-    index.tsv          optional: a header with a column `name`, a row an image; `group` joins what is not independent
+    images/NAME.jpg    the image, in any supported format (.png, .JPEG, .tif, .webp ...)
+    masks/NAME.png     palette or gray, lossless, of the image's size; values are class numbers
+    classes.txt        number, tab, name; or one class per line, whose position is its value (`read_classes`)
+    index.tsv          optional: a header with a column `name`, one row per image; `group` joins dependent images
 
-In a mask of this layout 0 is background, which is no class, and 255 (of 16 bits, 65535) is void: nobody knows, and no
-score counts it. Masks of a set with one class may be of 0 and 255 (`binary`). Other layouts of `eclip.DATASETS` make
+In a mask of this layout 0 is background, which is not a class, and 255 (65535 with 16 bits) is void, which no score
+counts. Masks of a set with one class may be binary, with 0 and 255 (`binary`). Other layouts of `eclip.DATASETS` yield
 the same records.
 """
 
@@ -48,7 +48,7 @@ VOC_NAMES = dict(enumerate((
     "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv monitor",
 ), start=1))
 # fmt: on
-"""PASCAL VOC's classes as MaskCLIP names them (Zhou et al. 2022, https://arxiv.org/abs/2112.01071); names alone move
+"""PASCAL VOC's classes as MaskCLIP names them (Zhou et al. 2022, https://arxiv.org/abs/2112.01071); names alone change
 results. For `read_masks(..., classes=VOC_NAMES)`."""
 
 
@@ -60,25 +60,25 @@ def read_masks(
     first: int = 0,
     classes: dict[int, str] | None = None,
 ) -> MaskSet:
-    """The images of a folder in the layout above; pictures are opened later, one by one.
+    """List the images of a folder in the layout above; each is opened later, when it is needed.
 
     Args:
         folder: with `images/`, `masks/` and `classes.txt`.
-        where: columns of `index.tsv` and the value that each must have, such as {"origin": "voc2012_val"}.
-        every: of these, every so many-th image, at least 1.
-        first: place of the first of them, from 0.
-        classes: other names than those of `classes.txt`, such as `VOC_NAMES`; keys are class numbers, 1 to 65534.
+        where: columns of `index.tsv` with the value that each must have, such as {"origin": "voc2012_val"}.
+        every: take every N-th of these images, at least 1.
+        first: position of the first one, from 0.
+        classes: names to use instead of `classes.txt`, such as `VOC_NAMES`; keys are class numbers, 1 to 65534.
 
     Returns:
-        Images in the order of `index.tsv`; without one, by name.
+        Images in the order of `index.tsv`; without one, sorted by name.
 
     Raises:
-        DataError: a folder or file is missing or not as it must be, or no image is left.
+        DataError: a folder or file is missing or malformed, or no image is left.
         OptionError: every, first or classes is outside its range.
 
     Warns:
-        DataWarning: there is no `index.tsv`, and images have no mask of their name; files in `images/` are of no kind
-            that is read; or masks were not taken for class numbers (`MaskSet.notes`).
+        DataWarning: there is no `index.tsv`, and images have no mask of the same name; files in `images/` have an
+            unsupported format; or masks are not interpreted as class numbers (`MaskSet.notes`).
     """
     if every < 1 or first < 0:
         raise OptionError(f"every must be at least 1 and first at least 0, got {every} and {first}.")
@@ -86,11 +86,11 @@ def read_masks(
     chosen = tuple(found.items[first::every])
     if not chosen:
         count = len(found.items)
-        raise DataError(f"{folder} has {count} images where {where or 'any'}; none is left from place {first} on.")
+        raise DataError(f"{folder} has {count} images with {where or 'any value'}; none is left from {first=} on.")
     for item in chosen:
         if why := item.missing():
             raise DataError(why)
-    found.tell()
+    found.warn_of_notes()
     return replace(found, items=chosen)
 
 
@@ -100,19 +100,19 @@ def listed_masks(
     classes: dict[int, str] | None = None,
     group: Callable[[dict[str, str]], str] = lambda row: row.get("group", ""),
 ) -> MaskSet:
-    """As `read_masks`, but no image's files are looked for, and what is to be told of masks is in the notes alone.
+    """Like `read_masks`, but without checking that files exist, and without warning of the notes.
 
     Args:
-        folder: as of `read_masks`.
-        where: as of `read_masks`.
-        classes: as of `read_masks`.
-        group: of a row of the index; of one with a name alone, where there is no index.
+        folder: as in `read_masks`.
+        where: as in `read_masks`.
+        classes: as in `read_masks`.
+        group: maps a row of the index to its group; without an index, a row has only a name.
     """
     if classes is not None and (not classes or min(classes) <= BACKGROUND or max(classes) >= VOID):
-        raise OptionError(f"classes needs names of numbers from 1 to {VOID - 1}, got {classes}.")
+        raise OptionError(f"classes must map numbers from 1 to {VOID - 1} to names, got {classes}.")
     for needed in (folder, folder / "images", folder / "masks"):
         if not needed.is_dir():
-            raise DataError(f"{needed}: no such folder. Images with masks have images/, masks/ and classes.txt in one.")
+            raise DataError(f"{needed}: no such folder. A folder of masks must have images/, masks/ and classes.txt.")
     listed = folder / "classes.txt"
     named, table = (classes, None) if classes is not None else read_classes(listed)
     decode: Decode = indexed if table is None else partial(indexed, table=table)
@@ -124,10 +124,10 @@ def listed_masks(
 
 
 class PlainFiles(NamedTuple):
-    """Files of a name in the plain layout, from `images/` and `masks/` on.
+    """The files of an image in the plain layout, relative to `images/` and `masks/`.
 
     Attributes:
-        name: without ending.
+        name: without extension.
         image: its file.
         mask: its file.
         group: of the image.
@@ -140,13 +140,13 @@ class PlainFiles(NamedTuple):
 
 
 def plain_rows(folder: Path, where: dict[str, str], group: Callable[[dict[str, str]], str]) -> list[PlainFiles]:
-    """What the index names, or without one each mask, in order; see `listed_masks`.
+    """List the rows of the index, or without one all masks, in order; see `listed_masks`.
 
     Raises:
-        DataError: the index cannot be read, or a name has two images, or two masks.
+        DataError: the index cannot be read, or a name has two images or two masks.
 
     Warns:
-        DataWarning: images are left out, having no mask, or being of no kind that is read.
+        DataWarning: images are left out because they have no mask or an unsupported format.
     """
     index = folder / "index.tsv"
     images, masks = folder / "images", folder / "masks"
@@ -154,7 +154,7 @@ def plain_rows(folder: Path, where: dict[str, str], group: Callable[[dict[str, s
         rows = [row for row in rows_of(index, {"name", *where}) if all(row[key] == where[key] for key in where)]
         inside = {os.path.dirname(row["name"]) for row in rows} | {""}
         pictures, passed = _pictures(images, inside)
-        for row in rows:  # names may have their ending
+        for row in rows:  # names may include their extension
             stem, kind = os.path.splitext(row["name"])
             if kind.lower() in EXTENSIONS and row["name"] not in pictures and row["name"] in pictures.get(stem, ()):
                 row["name"] = stem
@@ -165,20 +165,20 @@ def plain_rows(folder: Path, where: dict[str, str], group: Callable[[dict[str, s
         rows = [{"name": name} for name in sorted(drawn)]
         if left := sorted(pictures.keys() - drawn.keys()):
             _tell(
-                f"{len(left)} of {len(pictures)} images in {images} have no mask of their name and are left out: "
+                f"{len(left)} of {len(pictures)} images in {images} have no mask of the same name and are left out: "
                 f"{some(left)}."
             )
     names = [row["name"] for row in rows]
     for at, known in ((images, pictures), (masks, drawn)):
         if twice := next((known[name] for name in names if len(known.get(name, ())) > 1), None):
-            raise DataError(f"{at} must have one of {' and '.join(twice)}, got {'both' if len(twice) == 2 else 'all'}.")
+            raise DataError(f"{at} has {' and '.join(twice)}, whose names are the same: keep one of them.")
     unread = {os.path.splitext(one)[0] for one in passed} - pictures.keys()
     if passed:
         masked = sum(name in unread for name in names)
-        also = f", and so are the masks of {masked} of them" if masked else ""
+        also = f", together with the masks of {masked} of them" if masked else ""
         _tell(
-            f"{len(passed)} file{'s' * (len(passed) > 1)} in {images} of no kind that is read: {some(passed)}, passed "
-            f"over{also}. Save them as JPEG or PNG."
+            f"{len(passed)} file{'s' * (len(passed) > 1)} in {images} with an unsupported format: {some(passed)}, "
+            f"skipped{also}. Save them as JPEG or PNG."
         )
     return [
         PlainFiles(
@@ -204,12 +204,12 @@ def beside(
     """Records of images in one folder and their masks in another, under the same names.
 
     Args:
-        names: of the images, with folders below `images` and ending.
+        names: of the images, with folders below `images` and extension.
         images: the folder of images.
         masks: the folder of masks.
         classes: numbers that masks may show.
-        decode: what reads a mask.
-        end: what stands in the name of a mask for the image's ending.
+        decode: reads a mask.
+        end: replaces the image's extension in the name of its mask.
     """
     return Lazy(names, partial(_beside, images, masks, frozenset(classes), decode, end))
 
@@ -220,11 +220,11 @@ def _beside(images: Path, masks: Path, numbers: frozenset[int], decode: Decode, 
 
 
 def _pictures(folder: Path, inside: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Files of a kind that is read by their names without ending, and all other files that are not hidden.
+    """Supported files by their names without extension, and all other files that are not hidden.
 
     Args:
-        folder: in which they are.
-        inside: folders below that are looked into, "" for itself.
+        folder: to search.
+        inside: its subfolders to search, "" for itself.
     """
     found: dict[str, list[str]] = defaultdict(list)
     passed: list[str] = []

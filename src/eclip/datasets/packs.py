@@ -1,4 +1,4 @@
-"""Packs: small parts of data sets, in the plain layout or in tars with an image and a text under each key."""
+"""Packs: small subsets of data sets, in the plain layout or in tars with an image and a text under each key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from eclip.errors import DataError, LayoutError
 
 
 def coco_captions(root: Path, split: str) -> PairSet:
-    """Images of COCO val2017 with all their captions; the splits are those of the pack."""
+    """Images of COCO val2017 with all their captions; the pack defines the splits."""
     return in_tars(root, split)
 
 
@@ -32,10 +32,10 @@ def caltech101(root: Path, split: str) -> PairSet:
 
 
 def imagenet1k_one_each(root: Path, split: str) -> PairSet:
-    """An image of each of ImageNet's 1,000 classes. Two cranes and two maillots share their names: 998 names.
+    """One image of each of ImageNet's 1,000 classes. Two cranes and two maillots share their names: 998 names.
 
-    They are those of `index.tsv`, whose source names are as "n01484850_great_white_shark.JPEG": an image that is
-    missing takes no name away.
+    The names come from `index.tsv`, whose source names look like "n01484850_great_white_shark.JPEG", so a missing image
+    removes no name.
     """
     top(root, ("index.tsv",))
     sources = [row["source_name"] for row in rows_of(root / "index.tsv", {"source_name"})]
@@ -63,7 +63,7 @@ def _named(found: PairSet, classes: tuple[str, ...]) -> PairSet:
 
 
 def camvid(root: Path, _: str) -> MaskSet:
-    """Street scenes; every pixel has a class or is void. A group is a video, which a frame's name begins with."""
+    """Street scenes; every pixel has a class or is void. A group is a video, the prefix of a frame's name."""
     top(root, ("images", "masks", "classes.txt"))
     return listed_masks(root, {}, group=lambda row: row.get("group") or row["name"].rpartition("_")[0])
 
@@ -74,15 +74,15 @@ def coco80seg(root: Path, split: str) -> MaskSet:
 
 
 def voc2012seg(root: Path, split: str) -> MaskSet:
-    """Images of VOC 2012; a split is an origin, as the index has it. Classes are called as `VOC_NAMES` calls them."""
+    """Images of VOC 2012; a split is an origin in the index. Classes have the names of `VOC_NAMES`."""
     top(root, ("images", "masks", "index.tsv"))
     return listed_masks(root, {} if split == "all" else {"origin": split}, VOC_NAMES)
 
 
 def davis2016val(root: Path, _: str) -> MaskSet:
-    """Frames with one thing each: the value 1 is what column `text` names. Each text is a class, numbered as sorted.
+    """Frames with one object each: the value 1 is the object in column `text`. Each text is a class, in sorted order.
 
-    A group is a video, as the column `sequence` names it.
+    A group is a video, given by the column `sequence`.
     """
     top(root, ("images", "masks", "index.tsv"))
     rows = rows_of(root / "index.tsv", {"name", "text"})
@@ -94,7 +94,7 @@ def davis2016val(root: Path, _: str) -> MaskSet:
     frames = Lazy(
         [(place, numbers[texts[file.name]]) for place, file in enumerate(files)], partial(_numbered, plain, bool(mark))
     )
-    told = f"the masks show where and not what: {' or '.join(map(str, sorted(mark)))} is taken for the object."
+    told = f"the masks are binary: {' or '.join(map(str, sorted(mark)))} is interpreted as the object."
     classes = {number: text for text, number in numbers.items()}
     return MaskSet("davis2016val", classes, frames, (told,) if mark else ())
 

@@ -1,4 +1,4 @@
-"""An image with its captions, and where its bytes lie."""
+"""An image with its captions, and the location of its bytes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from eclip.images import Place, decode_image
 __all__ = ["Bad", "Pair", "PairSet", "Place", "digest"]
 
 Bad = list[tuple[str, str]]
-"""What gives no pair: (key, why)."""
+"""What yields no pair: (key, reason)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An image and what people said of it.
+    """An image and its captions.
 
     Attributes:
-        key: tells the pair in logs and results: "train-000.tar/000123", or the path of the image.
-        place: where the image lies.
+        key: identifies the pair in logs and results: "train-000.tar/000123", or the path of the image.
+        place: the location of the image.
         captions: one or more, none empty.
-        group: images of one group are not independent, such as frames of one video; "": it stands alone.
+        group: images of one group are not independent, such as frames of one video; "": it is alone.
     """
 
     key: str
@@ -38,20 +38,20 @@ class Pair:
         """The image, upright and RGB.
 
         Raises:
-            ImageError: it is broken, no picture, or no longer there.
+            ImageError: it is broken, not an image, or no longer there.
         """
         return decode_image(self.place.read(self.key), self.key)
 
 
 @dataclass(frozen=True)
 class PairSet:
-    """Images with captions, or with the name of the one class that each shows.
+    """Images with captions, or with the name of their class.
 
     Attributes:
         name: of the data set and its split.
         items: the images.
-        classes: all names that an image may have, in order; each item then has one caption, its name. None: captions.
-        bad: what was left out, (key, why).
+        classes: all class names, in order; each item then has one caption, its class name. None: images with captions.
+        bad: what was left out, as (key, reason).
     """
 
     name: str
@@ -60,21 +60,21 @@ class PairSet:
     bad: Bad
 
     def group_numbers(self) -> list[int]:
-        """The number of each item's group, from 0, in the order in which groups first come; see `Pair`."""
+        """The number of each item's group, from 0, in order of first appearance; see `Pair`."""
         numbers: dict[str | int, int] = {}
         return [numbers.setdefault(item.group or place, len(numbers)) for place, item in enumerate(self.items)]
 
     def digest(self) -> str:
-        """16 hexadecimal digits that follow from the images' names and sizes, the captions, and the classes."""
+        """16 hexadecimal digits computed from the images' names and sizes, the captions and the classes."""
         whole = hashlib.sha256(json.dumps(self.classes).encode())
         whole.update(digest(self.items).encode())
         return whole.hexdigest()[:16]
 
 
 def digest(pairs: Iterable[Pair]) -> str:
-    """16 hexadecimal digits that name these pairs in this order, the same wherever the files lie.
+    """16 hexadecimal digits that identify these pairs in this order, independent of the location of files.
 
-    They follow from the images' names without folder or tar, their sizes in bytes, and the captions.
+    They are computed from the images' names without folder or tar, their sizes in bytes, and the captions.
     """
     hashed = hashlib.sha256()
     for pair in pairs:

@@ -1,4 +1,4 @@
-"""PASCAL Context: the images of VOC 2010 with every pixel labelled (Mottaghi et al. 2014)."""
+"""PASCAL Context: the images of VOC 2010 with every pixel labeled (Mottaghi et al. 2014)."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _IDS = {
     424: "truck", 427: "tv monitor", 440: "wall", 445: "water", 454: "window", 458: "wood",
 }
 # fmt: on
-"""The 59 classes in use among the 459 of `labels.txt`; their order is that of mmsegmentation's PNGs."""
+"""The 59 classes in use among the 459 of `labels.txt`, in the order of mmsegmentation's PNGs."""
 CLASSES = dict(enumerate(_IDS.values(), 1))
 _BELOW = ("", "VOC2010", "VOCdevkit/VOC2010")
 _MASKS = "SegmentationClassContext"
 
 
 def pascal_context(root: Path, split: str) -> MaskSet:
-    """59 classes; 0, any of the other 400, is background."""
+    """59 classes; the other 400 are background, 0."""
     folder = top(root, ("JPEGImages", _MASKS), _BELOW)
     listed = either(folder, f"ImageSets/SegmentationContext/{split}.txt", f"ImageSets/Main/{split}.txt")
     names = [f"{name}.jpg" for name in names_in(listed)]
@@ -39,7 +39,7 @@ def pascal_context(root: Path, split: str) -> MaskSet:
 
 
 def prepare(root: Path, _: str, progress: Callable[[int, int], None]) -> Path:
-    """Write the PNGs of all splits from `trainval/*.mat`; those that are there are kept."""
+    """Write the PNGs of all splits from `trainval/*.mat`; existing ones are kept."""
     folder = top(root, ("JPEGImages",), _BELOW)
     source = next((one for one in (folder / "trainval", root / "trainval") if one.is_dir()), folder / "trainval")
     mats = sorted(source.glob("*.mat"))
@@ -48,7 +48,7 @@ def prepare(root: Path, _: str, progress: Callable[[int, int], None]) -> Path:
     try:
         (folder / _MASKS).mkdir(exist_ok=True)
     except OSError as error:
-        raise ResultError(f"{folder / _MASKS} cannot be made: {error.strerror}.") from error
+        raise ResultError(f"{folder / _MASKS} cannot be created: {error.strerror}.") from error
     for done, mat in enumerate(mats, 1):
         if not (file := folder / _MASKS / f"{mat.stem}.png").exists():
             write_indexed(file, _of_mat(mat))
@@ -63,9 +63,9 @@ def _of_mat(mat: Path) -> Numbers:
     try:
         ids = np.asarray(loadmat(mat)["LabelMap"])
     except (OSError, ValueError, KeyError, TypeError, NotImplementedError, MatReadError) as error:
-        raise DataError(f"{mat} has no LabelMap that can be read: {error}. Unpack it again.") from error
+        raise DataError(f"{mat} has no readable LabelMap: {error}. Extract it from the archive again.") from error
     if ids.ndim != 2 or ids.dtype.kind not in "ui" or not 0 <= ids.min() <= ids.max() <= 459:
-        raise DataError(f"{mat}: its LabelMap must be (height, width) of 0 to 459, got {ids.dtype} {ids.shape}.")
+        raise DataError(f"{mat}: LabelMap must be (height, width) with values 0 to 459, got {ids.dtype} {ids.shape}.")
     table = np.zeros(460, dtype=np.uint16)
     table[list(_IDS)] = list(CLASSES)
     numbers: Numbers = table[ids]

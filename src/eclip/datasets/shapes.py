@@ -1,4 +1,4 @@
-"""The shape of an object in COCO's annotations: polygons, or run lengths column by column, packed as text or not."""
+"""The shape of an object in COCO's annotations: polygons, or run lengths column by column, plain or encoded as text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Polygon = Float[np.ndarray, " number"]
 
 
 def inside(segmentation: Any, size: Size) -> Bool[np.ndarray, "height width"]:
-    """Pixels of a segmentation, as far as it can be painted; see `wrong_with`."""
+    """The pixels of a segmentation, as far as it is valid; see `wrong_with`."""
     found = np.zeros(size, dtype=bool)
     if isinstance(segmentation, Mapping):
         runs, why = _runs(segmentation, size)
@@ -30,7 +30,7 @@ def inside(segmentation: Any, size: Size) -> Bool[np.ndarray, "height width"]:
 
 
 def wrong_with(segmentation: Any, size: Size) -> tuple[str, bool]:
-    """What of a segmentation cannot be painted, and whether something of it can; ("", True) if all is well."""
+    """What is wrong with a segmentation, and whether some of it can be painted; ("", True) if it is valid."""
     if isinstance(segmentation, Mapping):
         _, why = _runs(segmentation, size)
         return why, not why
@@ -39,10 +39,10 @@ def wrong_with(segmentation: Any, size: Size) -> tuple[str, bool]:
 
 
 def _polygons(segmentation: Any, size: Size) -> tuple[list[Polygon], list[str]]:
-    """Polygons that can be painted, and what is wrong with the others."""
+    """The valid polygons, and what is wrong with the others."""
     if not isinstance(segmentation, list | tuple) or not segmentation:
-        return [], ["it has no polygon and no run lengths"]
-    if all(isinstance(one, int | float) for one in segmentation):  # one polygon, without its list
+        return [], ["it has neither polygons nor run lengths"]
+    if all(isinstance(one, int | float) for one in segmentation):  # one polygon, not in a list
         segmentation = [segmentation]
     polygons, whys = list[Polygon](), list[str]()
     for one in segmentation:
@@ -57,7 +57,7 @@ def _polygons(segmentation: Any, size: Size) -> tuple[list[Polygon], list[str]]:
 def _polygon(given: Any, size: Size) -> tuple[Polygon, str]:
     try:
         numbers = np.array(given if isinstance(given, list | tuple) else None)
-    except ValueError:  # lists of unlike lengths
+    except ValueError:  # lists of different lengths
         numbers = np.array(None)
     if numbers.ndim == 2 and numbers.shape[1] == 2:  # corners as pairs
         numbers = numbers.ravel()
@@ -65,25 +65,25 @@ def _polygon(given: Any, size: Size) -> tuple[Polygon, str]:
     if isinstance(given, list | tuple) and len(given) == 0:
         return none, "a polygon is empty"
     if numbers.ndim != 1 or numbers.dtype.kind not in "iuf":
-        return none, "a polygon is no list of numbers"
+        return none, "a polygon is not a list of numbers"
     if len(numbers) < 6:
-        return none, f"a polygon has {len(numbers)} numbers, and three corners need 6"
+        return none, f"a polygon has {len(numbers)} numbers, but three corners need 6"
     if len(numbers) % 2:
-        return none, f"a polygon has {len(numbers)} numbers, x without y"
+        return none, f"a polygon has {len(numbers)} numbers, so an x has no y"
     if not np.isfinite(numbers).all():
-        return none, "a polygon has NaN or infinity"
+        return none, "a polygon contains NaN or infinity"
     (height, width), (x, y) = size, (numbers[0::2], numbers[1::2])
     if x.max() <= 0 or y.max() <= 0 or x.min() >= width or y.min() >= height:
-        return none, f"a polygon lies outside of its image of {width} x {height}"
+        return none, f"a polygon is outside of its {width} x {height} image"
     return numbers.astype(float), ""
 
 
 def _runs(given: Mapping[str, Any], size: Size) -> tuple[NDArray[np.int64], str]:
-    """Run lengths, of outside and inside in turn."""
+    """Run lengths, alternately of outside and inside."""
     none = np.zeros(0, np.int64)
     stated, counts = given.get("size"), given.get("counts")
     if not isinstance(stated, list | tuple) or tuple(stated) != size:
-        return none, f"its run lengths are of (height, width) = {stated}, its image of {list(size)}"
+        return none, f"its run lengths are for (height, width) = {stated}, but its image has {list(size)}"
     try:
         runs = np.array(unpacked(counts) if isinstance(counts, str | bytes) else counts)
     except ValueError:
@@ -94,20 +94,20 @@ def _runs(given: Mapping[str, Any], size: Size) -> tuple[NDArray[np.int64], str]
 
 
 def unpacked(text: str | bytes) -> list[int]:
-    """Run lengths from COCO's text.
+    """Decode COCO's text encoding of run lengths.
 
-    A letter is six bits, from "0" on: five of a number, and one if more follow. From the fourth number on it is the
-    difference to the number two before.
+    A character, minus "0", is six bits: five of a number, and one that is set if more follow. From the fourth number
+    on, a number is the difference to the one two positions before.
 
     Raises:
-        ValueError: it is no such text.
+        ValueError: the text is not in this encoding.
     """
     runs: list[int] = []
     value = shift = 0
     for letter in text.encode() if isinstance(text, str) else text:
         bits = letter - 48
         if not 0 <= bits < 64:
-            raise ValueError("a letter that no run lengths have")
+            raise ValueError("invalid character in run lengths")
         value |= (bits & 31) << shift
         shift += 5
         if not bits & 32:
@@ -115,5 +115,5 @@ def unpacked(text: str | bytes) -> list[int]:
             runs.append(value + (runs[-2] if len(runs) > 2 else 0))
             value = shift = 0
     if shift:
-        raise ValueError("cut short")
+        raise ValueError("truncated run lengths")
     return runs

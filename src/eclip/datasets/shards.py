@@ -1,4 +1,4 @@
-"""Tars of one's own, as of WebDataset, with a mask under the key of each image."""
+"""Custom WebDataset tars with a mask under the key of each image."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from eclip.images import EXTENSIONS
 def shards(root: Path, _: str) -> MaskSet:
     """KEY.jpg and KEY.seg.png in tars; classes in a `classes.txt` beside them, or in KEY.json: {"classes": {1: name}}.
 
-    A mask is a palette or gray picture, of 8 or 16 bits; a value is a class number, the greatest void. KEY.json may
-    have a "group" too, a text that images share which belong together, such as frames of one video.
+    A mask is a palette or gray image of 8 or 16 bits; values are class numbers, and the largest is void. KEY.json may
+    also have a "group", a text that is the same for images that belong together, such as frames of one video.
     """
     tars = sorted(root.glob("*.tar")) if root.is_dir() else [root]
     if not tars:
@@ -38,7 +38,7 @@ def shards(root: Path, _: str) -> MaskSet:
             image, mask = images[0] if images else None, group.get(SEG)
             if len(images) > 1:
                 raise DataError(
-                    f"{tar}: the key {key!r} has {len(images)} images, {', '.join(one.name for one in images)}."
+                    f"{tar}: the key {key!r} has {len(images)} images ({', '.join(one.name for one in images)})."
                 )
             other = [one.name for kind, one in group.items() if kind not in (*EXTENSIONS, SEG, ".txt", ".json", ".cls")]
             if image is None and mask is not None and other:
@@ -54,13 +54,13 @@ def shards(root: Path, _: str) -> MaskSet:
             found.append((f"{tar.stem}/{key}", image, mask, _group(group.get(".json"))))
     if passed:
         warnings.warn(
-            f"{len(passed)} files beside masks in {tars[0].parent} are of no kind that is read, and are passed over: "
+            f"{len(passed)} files beside masks in {tars[0].parent} have an unsupported format and are skipped: "
             f"{some(passed)}. Save them as JPEG or PNG.",
             DataWarning,
             stacklevel=4,
         )
     if found and not classes:
-        raise DataError(f"{file} is missing, and no KEY.json names classes: classes.txt has number, tab, name a line.")
+        raise DataError(f"{file} is missing, and no KEY.json names classes: write lines 'number<TAB>name' into it.")
     decode: Decode
     decode, numbers = indexed if table is None else partial(indexed, table=table), frozenset(classes)
     items = tuple(Masked(key, image.place, mask.place, numbers, decode, group) for key, image, mask, group in found)
@@ -74,14 +74,14 @@ def _groups(tar: Path) -> dict[str, dict[str, Member]]:
     groups: dict[str, dict[str, Member]] = defaultdict(dict)
     for member in in_tar(str(tar), tar.name, bad):
         if groups[member.stem].setdefault(member.kind, member) is not member:
-            raise DataError(f"{tar} has {member.name} twice: give each its own key.")
+            raise DataError(f"{tar} contains {member.name} twice: give each its own key.")
     if bad:
-        raise DataError(f"{tar}: {bad[0][1]} ({len(bad)} such) Write the tar again.")
+        raise DataError(f"{tar}: {bad[0][1]} ({len(bad)} in total) Create the tar again.")
     return groups
 
 
 def _group(member: Member | None) -> str:
-    """The group that KEY.json names; of any other JSON none."""
+    """The group that KEY.json names, if any."""
     try:
         given = json.loads(member.text).get("group") if member else None
     except (ValueError, AttributeError):
@@ -97,6 +97,6 @@ def _add(classes: dict[int, str], member: Member | None, name: str) -> None:
         raise DataError(f'{name} must be {{"classes": {{"1": "a name"}}}}: {error}.') from error
     for number, one in named.items():
         if not BACKGROUND < number < VOID:
-            raise DataError(f"{name} names the class {number}; classes are 1 to {VOID - 1}.")
+            raise DataError(f"{name} names class {number}, but class numbers are 1 to {VOID - 1}.")
         if classes.setdefault(number, one) != one:
-            raise DataError(f"{name} calls class {number} {one!r}, which is {classes[number]!r} in another file.")
+            raise DataError(f"{name} names class {number} {one!r}, but another file names it {classes[number]!r}.")

@@ -1,4 +1,4 @@
-"""A table of one's own: images with texts, and a mask of each text where there is one."""
+"""A custom table of images with texts and, optionally, a mask for each text."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class _Row(NamedTuple):
 
 
 def table(root: Path, _: str) -> MaskSet | PairSet:
-    """Columns, or keys, image, text and mask, and group where images belong together; paths start from its folder.
+    """Columns, or keys, image, text, mask and, if images belong together, group; paths are relative to its folder.
 
-    With masks: each distinct text is a class, numbered as sorted from 1; a mask is the one thing wherever it is not
-    black. Without any, images with texts.
+    With masks: each distinct text is a class, numbered from 1 in sorted order; every pixel of a mask that is not black
+    is the object. Without masks: images with texts.
     """
     file = either(root, *_NAMES) if root.is_dir() else root
     rows = list(_rows(file))
     groups: dict[str, str] = {}
     for row in rows:
         if groups.setdefault(os.path.normpath(file.parent / row.image), row.group) != row.group:
-            raise DataError(f"line {row.line} of {file} puts {row.image} into another group than a line before.")
+            raise DataError(f"line {row.line} of {file} puts {row.image} into a different group than an earlier line.")
     unmasked = [row.line for row in rows if not row.mask]
     if len(unmasked) == len(rows):
         captions: dict[str, list[str]] = {}
@@ -51,12 +51,12 @@ def table(root: Path, _: str) -> MaskSet | PairSet:
         pairs = [replace(pair, group=groups[pair.key]) for pair in pairs_of(captions, bad)]
         return PairSet(file.stem, pairs, None, bad)
     if unmasked:
-        raise DataError(f"line {unmasked[0]} of {file} has no mask, but other lines have: give all rows one, or none.")
+        raise DataError(f"line {unmasked[0]} of {file} has no mask, but other lines do: give all rows a mask, or none.")
     seen: dict[tuple[str, str], int] = {}
     for row in rows:
         if (before := seen.setdefault((row.image, row.text), row.line)) != row.line:
             raise DataError(
-                f"lines {before} and {row.line} of {file} ask {row.image} for {row.text!r}: join the masks."
+                f"lines {before} and {row.line} of {file} both have {row.image} with {row.text!r}: merge their masks."
             )
     numbers = {text: number for number, text in enumerate(sorted({row.text for row in rows}), 1)}
     items = Lazy([(row, numbers[row.text]) for row in rows], partial(_masked, file.parent))
@@ -72,7 +72,7 @@ def _masked(folder: Path, asked: tuple[_Row, int]) -> Masked:
 def _rows(file: Path) -> Iterator[_Row]:
     kind = file.suffix.lower()
     if kind not in (*_SEPARATORS, ".jsonl"):
-        raise DataError(f"{file} must be a table: .csv, .tsv or .jsonl.")
+        raise DataError(f"{file} is not a table: its extension must be .csv, .tsv or .jsonl.")
     count = 0
     try:
         with open(file, encoding="utf-8-sig", newline="") as stream:
@@ -87,7 +87,7 @@ def _rows(file: Path) -> Iterator[_Row]:
                 parts = [row.get(key) or "" for key in _Row._fields[1:]] if isinstance(row, dict) else [""]
                 if not all(isinstance(part, str) for part in parts) or not all(parts[:2]):
                     raise DataError(
-                        f"line {line} of {file} needs image and text, two texts, and may have mask and group."
+                        f"line {line} of {file} must have the texts image and text, and may have mask and group."
                     )
                 count += 1
                 yield _Row(line, *(part.strip() for part in parts))
@@ -96,4 +96,4 @@ def _rows(file: Path) -> Iterator[_Row]:
             raise
         raise DataError(f"{file} cannot be read: {error}.") from error
     if not count:
-        raise DataError(f"{file} has no row.")
+        raise DataError(f"{file} has no rows.")

@@ -1,4 +1,4 @@
-"""Is a data set whole? All files are looked for; of some, or of all, image and mask are read as an evaluation would."""
+"""Is a data set complete? Check that all files exist, and read some or all images and masks as an evaluation would."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from eclip.datasets import Dataset
 
 SAMPLE = 20
-"""Images that are read where not all are, spread evenly over the split."""
+"""Number of images that are read unless all are, spread evenly over the split."""
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found of a data set.
+    """The result of verifying a data set.
 
     Attributes:
         name: of the data set.
-        split: of it.
-        found: images whose files are all there.
-        expected: as published; several where several lists are in use, none where no number is published.
-        decoded: images and masks that were read.
-        problems: what is missing, broken or left out, each with what to do.
-        notes: what masks were taken for, and in how many groups images come; nothing is wrong with it.
+        split: of the data set.
+        found: number of images whose files all exist.
+        expected: published numbers; several if several lists are in use, none if no number is published.
+        decoded: number of images that were read with their masks.
+        problems: what is missing, broken or left out, each with its remedy.
+        notes: how masks are interpreted, and the number of groups of images; these are not problems.
     """
 
     name: str
@@ -89,25 +89,25 @@ def verify(
             progress(place + 1, count)
     if expected and found not in expected:
         wanted = " or ".join(f"{number:,}" for number in expected)
-        missing = f"{dataset.name}, split {split!r}: {found:,} images are whole, {wanted} are published."
-        problems.append(f"{missing} Fetch what is missing again.")
+        missing = f"{dataset.name}, split {split!r}: {found:,} images are complete, but {wanted} are published."
+        problems.append(f"{missing} Download the missing files again.")
     notes = listed.notes if isinstance(listed, MaskSet) else ()
     if (groups := len(set(listed.group_numbers()))) < count and any(item.group for item in listed.items):
-        notes += (f"the images come in {groups:,} group{'s' * (groups > 1)}, over which intervals are taken.",)
+        notes += (f"the images form {groups:,} group{'s' * (groups > 1)}; confidence intervals are over groups.",)
     return Verified(dataset.name, split, found, expected, decoded, (*problems, *_senseless(shown)), notes)
 
 
 def _senseless(shown: list[set[int]]) -> list[str]:
-    """What makes masks worthless that can all be read."""
+    """What makes readable masks useless."""
     if shown and all(one <= {BACKGROUND, VOID} for one in shown):
         seen = "background and void (255)" if any(VOID in one for one in shown) else "background (0)"
         return [
-            f"none of the {len(shown)} masks read shows a class, all are {seen} alone: write the number of its class "
-            "where an object is."
+            f"none of the {len(shown)} masks read shows a class, only {seen}: write the class number of each object "
+            "into its pixels."
         ]
     if shown and all(len(one - {VOID}) == 1 and BACKGROUND not in one for one in shown):
         return [
-            f"each of the {len(shown)} masks read is of one class wherever it is not void, so that no map of it can be "
-            "wrong: write 0 where there is background, or nothing of any class."
+            f"each of the {len(shown)} masks read has one class in all pixels that are not void, so no map can be "
+            "wrong: write 0 into background pixels."
         ]
     return []

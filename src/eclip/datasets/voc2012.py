@@ -11,7 +11,7 @@ _BELOW = ("", "VOC2012", "VOCdevkit/VOC2012")
 
 
 def voc2012(root: Path, split: str) -> MaskSet:
-    """VOC's own masks, 255 around each thing being void; "trainaug" has SBD's too, which have no such border."""
+    """VOC's masks, with a void border (255) around objects; "trainaug" includes SBD's, which have no such border."""
     masks = "SegmentationClassAug" if split == "trainaug" else "SegmentationClass"
     folder = top(root, ("ImageSets/Segmentation", "JPEGImages", masks), _BELOW)
     lists = [

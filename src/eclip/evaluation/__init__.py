@@ -1,7 +1,7 @@
-"""What is measured, and how: a task for each kind of rules in `eclip.evaluation.protocols`.
+"""Evaluation tasks, one for each kind of rules in `eclip.evaluation.protocols`.
 
-A task scores a batch of images, whose result is kept on disk, and makes rows of all results. To add one: a class of
-rules in `protocols`, a file here with its task, a line in the dict. The dict imports no torch.
+A task scores batches of images, whose results are kept on disk, and computes rows from all results. To add one: a class
+of rules in `protocols`, a file here with its task, a line in the dict. The dict does not import torch.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Task(Protocol):
-    """Scores batches, and makes rows of what they gave."""
+    """Scores batches, and computes rows from their results."""
 
     def score(self, items: Sequence[Any], start: int) -> BatchResult:
-        """What a batch gives; `start` is the place of its first item in the data set."""
+        """Score a batch; `start` is the position of its first item in the data set."""
 
     def record(self, results: Iterable[BatchResult]) -> list[Row]:
-        """A row for each method and baseline."""
+        """Compute a row for each method and baseline."""
 
 
 TASKS: dict[str, str] = {
@@ -34,11 +34,11 @@ TASKS: dict[str, str] = {
     "sanity": "SanityTask",
     "recognize": "RecognizeTask",
 }
-"""By the name of the rules' task: the class in the file of that name."""
+"""The class of each task, which is in the file of the task's name."""
 
 
 def task_of(asked: Asked) -> Task:
-    """The task of a question."""
+    """The task of a query."""
     name = asked.protocol.task
     made: Task = getattr(importlib.import_module(f"{__name__}.{name}"), TASKS[name])(asked)
     return made

@@ -1,8 +1,8 @@
-"""Maps that know neither text nor model, scored like any other: what a method must beat.
+"""Baseline maps, which depend on neither text nor model and are scored like any other: a method must beat them.
 
-`BASELINES[name](grid, seed) -> (row, col)`; to add one: a function here, a line in the dict. The fourth, a
-method's own map upside down, is a column of the table instead. `bound` is no baseline but the opposite: the mask itself
-on the patch grid, which no map on that grid beats by much.
+`BASELINES[name](grid, seed) -> (row, col)`; to add one: a function here, a line in the dict. The fourth, a method's own
+map upside down, is a column of the table instead. `bound` is a ceiling, not a baseline: the true mask on the patch
+grid, which no map on that grid exceeds by much.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ SIGMA = 0.25
 
 
 def ones(grid: Sequence[int], seed: Sequence[int]) -> Map:
-    """Everything: no place is more than another."""
+    """A constant map: no position is preferred."""
     return np.ones(tuple(grid), np.float32)
 
 
 def centre(grid: Sequence[int], seed: Sequence[int]) -> Map:
-    """A Gaussian in the middle, a quarter of the sides wide, where photographers put things."""
+    """A Gaussian in the center, with a sigma of a quarter of each side, where photographers place objects."""
     down, across = ((np.arange(count) + 0.5) / count - 0.5 for count in grid)
     return np.exp(-(down[:, None] ** 2 + across**2) / (2 * SIGMA**2)).astype(np.float32)
 
 
 def random(grid: Sequence[int], seed: Sequence[int]) -> Map:
-    """Uniform noise on each patch, another one for each image and class, always the same for these."""
+    """Uniform noise on the patches, different for each image and class but reproducible."""
     return np.random.default_rng(list(seed)).random(tuple(grid), np.float32)
 
 
@@ -43,7 +43,7 @@ BASELINES: dict[str, Callable[[Sequence[int], Sequence[int]], Map]] = {
 }
 BOUND = "bound"
 NAMES = (*BASELINES, BOUND)
-"""Of the maps that `baseline_maps` gives, in this order."""
+"""The names of the maps that `baseline_maps` returns, in this order."""
 
 
 def baseline_maps(
@@ -52,9 +52,9 @@ def baseline_maps(
     inside: Bool[np.ndarray, "height width"],
     outside: Bool[np.ndarray, "height width"],
 ) -> dict[str, Float[Tensor, "row col"]]:
-    """The maps of all baselines, and the bound, for a class of an image, in [0, 1]: they are resized as they are.
+    """The maps of all baselines, and the bound, for a class of an image, in [0, 1]; they are not normalized again.
 
-    So `ones` is everything at any threshold, and the bound of a thing that fills the image as well.
+    So `ones` covers everything at any threshold, as does the bound of an object that fills the image.
     """
     maps = {name: baseline(grid, seed) for name, baseline in BASELINES.items()}
     maps[BOUND] = grid_bound(inside, outside, grid)

@@ -1,11 +1,11 @@
-"""How far a number moves with the images that are drawn: a bootstrap over groups of images that streams.
+"""Confidence intervals by a streaming bootstrap over groups of images.
 
-What is drawn is a group, such as the frames of one video, since images of one group are not independent (a cluster
-bootstrap: Field and Welsh 2007, "Bootstrapping clustered data"); an image that stands alone is a group of one. Each
-group counts Poisson(1) times in each replicate, instead of a multinomial choice of all; for more than some dozens of
-groups both give the same spread, and this one needs no list of them (Chamandy et al. 2012, "Estimating uncertainty for
-massive data streams"). How often a group counts follows from its number in the data set alone, so that results do not
-depend on batches, and methods are compared on the same replicates.
+The bootstrap resamples groups, such as the frames of one video, since images of one group are not independent (cluster
+bootstrap: Field and Welsh 2007, "Bootstrapping clustered data"); an image without a group is a group of one. Each group
+counts Poisson(1) times in each replicate, instead of a multinomial draw from all; for more than a few dozen groups both
+give the same spread, and Poisson weights need no list of groups (Chamandy et al. 2012, "Estimating uncertainty for
+massive data streams"). A group's weights depend only on its number in the data set, so results do not depend on
+batches, and methods are compared on the same replicates.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _AT_ONCE = 100  # replicates in one product, which bounds memory
 
 @dataclass(frozen=True)
 class Number:
-    """A value and its 95 % bootstrap interval: 95 % of resampled sets of images lie in it; NaN where none is known."""
+    """A value and its 95 % bootstrap interval, which contains 95 % of resampled sets of images; NaN if unknown."""
 
     value: float
     low: float
     high: float
 
     def plain(self) -> dict[str, float | None]:
-        """As a result holds it, to six digits."""
+        """As stored in results, rounded to six digits."""
         return {key: None if np.isnan(one) else round(float(one), 6) for key, one in vars(self).items()}
 
 
 def number(value: float, replicates: Float[np.ndarray, " replicate"]) -> Number:
-    """A value with the interval of its replicates; those in which it is not defined (NaN) are left out."""
+    """A value with the interval of its replicates; undefined replicates (NaN) are left out."""
     known = replicates[~np.isnan(replicates)]
     low, high = np.percentile(known, BETWEEN) if len(known) else (np.nan, np.nan)
     return Number(float(value), float(low), float(high))
@@ -45,14 +45,14 @@ class Weights:
     """How often each group counts in each replicate.
 
     Args:
-        groups: the number of each row's group in the data set, in any order; each group is drawn once.
-        replicates: how many.
+        groups: the number of each row's group in the data set, in any order; rows of one group share their weights.
+        replicates: number of replicates.
     """
 
     def __init__(self, groups: Int[np.ndarray, " row"], replicates: int = REPLICATES) -> None:
         self.groups, self._column = np.unique(groups, return_inverse=True)
         self.counts: UInt8[np.ndarray, "replicate known"] = np.empty((replicates, len(self.groups)), np.uint8)
-        if len(self.groups) < 2:  # of one group nothing is known of others: no replicate has any
+        if len(self.groups) < 2:  # one group tells nothing about others, so there is no interval
             self.counts[:] = 0
             return
         for column, group in enumerate(self.groups):
@@ -65,8 +65,8 @@ class Weights:
         """Sum over rows of each value, in each replicate.
 
         Args:
-            values: of some of the rows that were given, or of all.
-            rows: places of these among the rows as they were given; all if left out.
+            values: of all rows, or of some.
+            rows: positions of these among all rows; default: all.
         """
         column = self._column[rows]
         own = np.zeros((len(self.groups), values.shape[1]))
@@ -81,7 +81,7 @@ class Weights:
     def means(
         self, values: Float[np.ndarray, "row value"], rows: Int[np.ndarray, " row"] | slice = slice(None)
     ) -> Float[np.ndarray, "replicate value"]:
-        """Mean over rows of each value that is not NaN, in each replicate; NaN where there is none.
+        """Mean over rows of each value that is not NaN, in each replicate; NaN if there is none.
 
         Args:
             values: as in `sums`.

@@ -1,6 +1,6 @@
-"""Numbers that can be believed: methods on a data set under a named protocol, in batches that a kill cannot undo.
+"""Score methods on a data set under a named protocol, in batches that survive interruption.
 
-Start reading here: `evaluate` checks the question, scores what is missing batch by batch, and makes tables of it all.
+Start reading here: `evaluate` checks its arguments, scores the missing batches, and writes the tables.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from eclip.results.provenance import made_by, noted, versions
 
 FAST = "fast"
 HOME = Path(__file__).parents[1]
-"""The whole package, whose code is part of what a run measures."""
+"""The whole package, whose code is part of the identity of a run."""
 PASSING = ("transformers", "scikit-learn")
-"""Told of among versions only if something imported them, so no part of a question."""
+"""Packages whose versions are recorded only if they were imported, so they are not part of the identity of a run."""
 MOST_FAILURES = 0.05
-"""A larger share of images that cannot be read stops a run: its numbers would be those of other images."""
+"""A larger share of unreadable images stops a run: its scores would not be comparable."""
 WANTED = {"masks": "masks", "pairs": "captions or names"}
 
 
@@ -72,41 +72,41 @@ def evaluate(
 ) -> Evaluation:
     """Score methods on a data set.
 
-    What is measured lies in `out` batch by batch; the same call goes on after any interruption, and ends with the same
-    numbers as a run that was never stopped (on one machine, with as many threads).
+    Measurements are stored in `out` batch by batch; the same call resumes after any interruption, and ends with the
+    same numbers as an uninterrupted run (on one machine with the same number of threads).
 
     Args:
-        data: a name of `eclip.DATASETS`, or a set that was read.
-        out: folder of the run: `results.json`, `results.csv`, `pairs.csv`, examples and the parts.
-        methods: names, in a list or joined by commas, or values of `eclip.METHODS`; "fast" for all of one forward pass,
-            "all" for those of many passes too. Those not applicable to a model are listed as such.
+        data: a name of `eclip.DATASETS`, or a MaskSet or PairSet.
+        out: folder of the run: `results.json`, `results.csv`, `pairs.csv`, examples and the stored batches.
+        methods: names, in a list or joined by commas, or values of `eclip.METHODS`; "fast" for all that need a single
+            forward pass, "all" to include those that need many. Methods not applicable to a model are listed as such.
         models: a name or a Backbone, as in `eclip.explain`, or several.
-        protocol: a name of `eclip.PROTOCOLS`, or one of your own.
-        root: where the data set lies; None = in `$ECLIP_DATA`.
-        split: of the data set; None = its own default.
-        every: every so many-th image, at least 1.
-        limit: of these, so many at most; None = all.
+        protocol: a name of `eclip.PROTOCOLS`, or your own protocol.
+        root: folder of the data set; None = its usual folder in `$ECLIP_DATA`.
+        split: of the data set; None = its default.
+        every: use every N-th image, at least 1.
+        limit: of these, use at most this many; None = all.
         head: of the method "eclip", for a single model; see `eclip.load`.
-        options: of methods by their names, such as {"legrad": {"depth": 4}}.
-        refine: a step after every method, see `eclip.explain`.
+        options: of methods by name, such as {"legrad": {"depth": 4}}.
+        refine: a refinement of all maps, see `eclip.explain`.
         refine_options: see `eclip.explain`.
-        batch_size: images in one forward pass, at least 1.
+        batch_size: images per forward pass, at least 1.
         device: of models given by name, see `eclip.explain`.
-        overwrite: begin anew in a folder that holds the run of another question.
-        examples: so many best and so many worst images of each method are drawn; where maps are localized. 0 = none.
-        expected: stored numbers that `Evaluation.check` will be asked for: before anything is measured, their protocol
-            and data are compared with those of this question.
-        on_progress: hears of the progress.
+        overwrite: replace a different run in the folder.
+        examples: number of best and of worst images to draw for each method, in localization tasks. 0 = none.
+        expected: file of stored numbers, as for `Evaluation.check`: its protocol and data must match this run, which is
+            checked before anything is measured.
+        on_progress: called with the model, the number of images done and the total.
 
     Raises:
-        DataError: the set cannot be read, more than 5 % of its images cannot be, none shows a class, or a baseline that
-            knows neither text nor model is as good as the true masks.
-        ResultError: the folder holds the run of another question, or cannot be written; or the stored numbers are those
-            of another question.
-        EclipError: other bad input, of a class that says which.
+        DataError: the set cannot be read, more than 5 % of its images are unreadable, none shows a class, or a baseline
+            is as good as the true masks.
+        ResultError: the folder contains a different run or cannot be written; or the stored numbers are those of a
+            different protocol or data set.
+        EclipError: other invalid input, with a subclass for each kind.
 
     Warns:
-        DataWarning: the images come in fewer than 10 groups, or most pairs have no pixel outside of their class.
+        DataWarning: the images form fewer than 10 groups, or most pairs have no pixel outside of their class.
     """
     counts = {"batch_size": batch_size, "every": every, "limit": limit, "examples": examples}
     check_options("evaluate", evaluate, counts)
@@ -116,7 +116,7 @@ def evaluate(
     chosen = _methods(methods)
     own = {name: options_for(name, [name], (options or {}).get(name, {})) for name in chosen}
     if unknown := [name for name in options or {} if name not in chosen]:
-        raise OptionError(f"options are given for {', '.join(unknown)}, which is not asked: {', '.join(chosen)} are.")
+        raise OptionError(f"options has {', '.join(unknown)}, but the selected methods are {', '.join(chosen)}.")
     refine_options = check_refinement(refine, refine_options)
     if examples < 0:
         raise OptionError(f"examples must be at least 0, got {examples}.")
@@ -131,8 +131,8 @@ def evaluate(
     if (given := "masks" if isinstance(data_set, MaskSet) else "pairs") != rules.rules.data:
         fitting = [name for name, one in PROTOCOLS.items() if one.rules.data == given]
         raise OptionError(
-            f"protocol {rules.name!r} needs data with {WANTED[rules.rules.data]}, and {data_set.name} has "
-            f"{WANTED[given]}, which go with the protocol {' or '.join(fitting)}."
+            f"protocol {rules.name!r} needs data with {WANTED[rules.rules.data]}, but {data_set.name} has "
+            f"{WANTED[given]}: use the protocol {' or '.join(fitting)}."
         )
     images = _of(data_set, data_set.items[::every][:limit])
     left_out = [] if isinstance(data_set, MaskSet) else data_set.bad
@@ -156,7 +156,7 @@ def evaluate(
         "code": _code(),
     }
     asked = [Asked(rules, images, one, own, refine, refine_options) for one in backbones]
-    tasks = [task_of(one) for one in asked]  # what cannot be asked is told before the folder is taken
+    tasks = [task_of(one) for one in asked]  # raises for invalid queries before the folder is created
     folder = Path(out)
     open_run(folder, question, overwrite=overwrite)
     found: Found = {}
@@ -175,7 +175,7 @@ def evaluate(
 
 
 def _of(whole: MaskSet | PairSet, items: Any) -> MaskSet | PairSet:
-    """The set with these of its items alone."""
+    """The set, reduced to these items."""
     return replace(whole, items=items)
 
 
@@ -190,22 +190,22 @@ def _backbones(
 ) -> list[Backbone]:
     listed = [models] if isinstance(models, str | Backbone) else list(models)
     if not listed:
-        raise OptionError("no model was given; `eclip models ls` shows some.")
+        raise OptionError("models is empty; `eclip models ls` lists models.")
     if head is not None:
         if len(listed) > 1 or not isinstance(listed[0], str):
-            raise OptionError("head belongs to one model that is given by its name.")
+            raise OptionError("head requires a single model, given by its name.")
         return [load(listed[0], device=device, head=head)]
     found = [backbone_of(one, device) for one in listed]
     names = [one.name for one in found]
     if len(set(names)) < len(names):
-        raise OptionError(f"each model must have a name of its own, got {', '.join(names)}.")
+        raise OptionError(f"models must have different names, got {', '.join(names)}.")
     return found
 
 
 def _measure(
     asked: Asked, task: Task, folder: Path, batch_size: int, on_progress: OnProgress
 ) -> tuple[list[Row], list[BatchResult]]:
-    """Score the batches that are missing, and read them all."""
+    """Score the missing batches, then read all of them."""
     items, name = asked.data.items, asked.backbone.name
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
     store = ResultStore(folder, name, [_of(asked.data, one).digest() for one in batches])
@@ -224,30 +224,29 @@ def _measure(
 
 
 def _check_failures(failures: list[tuple[str, str]], count: int, name: str) -> None:
-    """Of so many images only few cannot be used."""
+    """Raise a DataError if too many images are unreadable."""
     if len(failures) > MOST_FAILURES * count:
         source, why = failures[0]
         raise DataError(
-            f"{len(failures)} of {count} images of {name} cannot be used so far, more than {MOST_FAILURES:.0%}: the "
-            f"numbers would be those of other images. The first is {source}: {why} When they can be read, the same "
-            "command goes on."
+            f"{len(failures)} of {count} images of {name} are unusable so far (limit {MOST_FAILURES:.0%}); scores "
+            f"would not be comparable. The first is {source}: {why} Fix them, and rerun the same command to resume."
         )
 
 
 def _warn_of_count(found: MaskSet | PairSet, published: Sequence[int], name: str) -> None:
-    """Say so where it is not as many images as were published: it may be another folder, or not whole."""
+    """Warn if the number of images differs from the published one: the folder may be wrong or incomplete."""
     if published and len(found.items) not in published:
         wanted = " or ".join(f"{count:,}" for count in published)
         warnings.warn(
-            f"{found.name} has {wanted} images as published, and {len(found.items):,} lie here: is it the right "
-            f"folder, and is it whole? `eclip datasets verify {name}` tells.",
+            f"{found.name} has {wanted} images as published, but {len(found.items):,} were found: the folder may be "
+            f"wrong or incomplete. `eclip datasets verify {name}` checks it.",
             DataWarning,
             stacklevel=3,
         )
 
 
 def _listed(images: MaskSet | PairSet) -> str:
-    """16 hexadecimal digits that follow from what is asked of which image, not from the files: these may be mended."""
+    """16 hexadecimal digits computed from the images' names and classes, not from files, which may be repaired."""
     classes = [*images.classes.items()] if isinstance(images, MaskSet) else images.classes
     whole = hashlib.sha256(json.dumps(classes).encode())
     for item in images.items:
@@ -257,14 +256,14 @@ def _listed(images: MaskSet | PairSet) -> str:
 
 
 def _told(backbone: Backbone) -> dict[str, Any]:
-    """What a run says of a model, and goes on with; versions are told apart."""
+    """The record of a model by which a run is recognized; versions are recorded separately."""
     told = {key: one for key, one in made_by(backbone).items() if key != "versions"}
     colors = {"mean": backbone.mean, "std": backbone.std, "interpolation": backbone.interpolation}
     return {**told, **colors, "weights": _digest(backbone)}
 
 
 def _code() -> str:
-    """16 hexadecimal digits that follow from the package's own code: with other code, numbers are others."""
+    """16 hexadecimal digits computed from the package's own code, which determines the numbers."""
     whole = hashlib.sha256()
     for path in sorted(HOME.rglob("*.py")):
         whole.update(str(path.relative_to(HOME)).encode() + path.read_bytes())
@@ -272,6 +271,6 @@ def _code() -> str:
 
 
 def _digest(backbone: Backbone) -> str:
-    """16 hexadecimal digits that follow from every weight of the model and of its head, and from their buffers."""
+    """16 hexadecimal digits computed from every weight and buffer of the model and of its head."""
     modules = [module for module in (backbone.model, backbone.head) if module is not None]
     return hash_weights(pair for module in modules for pair in named_tensors(module)).hexdigest()[:16]

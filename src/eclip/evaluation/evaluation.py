@@ -1,4 +1,4 @@
-"""Results of an evaluation: what is in the files, and whether they agree with numbers that were stored."""
+"""Results of an evaluation: the contents of its files, and the comparison with stored numbers."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from eclip.files import replace_file
 
 SCHEMA = "eclip.eval/1"
 Found = dict[str, tuple[list[Row], list[BatchResult]]]
-"""Rows and results of batches of each model."""
+"""Rows and batch results of each model."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What an evaluation found.
+    """The results of an evaluation.
 
     Attributes:
-        results: as `results.json` holds them:
+        results: the contents of `results.json`:
 
             {"schema": "eclip.eval/1", "data": {"name", "split", "every", "limit", "digest", "images",
              "groups", "classes": {number: name}}, "protocol": {all its rules}, "methods", "refine", "refine_options",
@@ -42,18 +42,18 @@ class Evaluation:
                            "file": of the folder}],
              "timing": {model: {"forward": seconds an image, "methods": {name: {"seconds", "cost"}}, ...}, "peak_mib"}}
 
-            Numbers are shares, "low" and "high" those between which 95 % of a bootstrap over groups of images lie; an
-            image without a group is one by itself. "cost" is forward pass and method in times of the forward pass.
-            "command" is None where data, model or protocol has no name. Of the same question, all but "timing" is the
-            same.
-        folder: where it lies.
+            Numbers are fractions; "low" and "high" bound a 95 % bootstrap interval over groups of images; an image
+            without a group is a group by itself. "cost" is the time of forward pass and method, divided by that of the
+            forward pass. "command" is None if data, model or protocol has no name. Runs with the same settings differ
+            only in "timing".
+        folder: of the run.
     """
 
     results: dict[str, Any]
     folder: Path
 
     def __repr__(self) -> str:
-        """One line: what was measured."""
+        """One line: data, rows and protocol."""
         data, rows = self.results["data"], self.results["rows"]
         return (
             f"Evaluation({data['name']}, {data['images']} images, {len(rows)} rows, {self.results['protocol']['name']})"
@@ -61,24 +61,24 @@ class Evaluation:
 
     @staticmethod
     def load(folder: str | Path) -> Evaluation:
-        """What a folder holds.
+        """Load the results in a folder.
 
         Raises:
-            ResultError: it holds no results, or they cannot be read.
+            ResultError: it contains no results, or they cannot be read.
         """
         file = Path(folder) / RESULTS
         found = read_results(file)
         if found.get("schema") != SCHEMA or not {"protocol", "data"} <= found.keys():
             raise ResultError(
-                f"{file} is of schema {found.get('schema')!r}, and {SCHEMA!r} is needed: measure it anew."
+                f"{file} has schema {found.get('schema')!r} instead of {SCHEMA!r}: run the evaluation again."
             )
         return Evaluation(found, file.parent)
 
     def report(self) -> str:
-        """One HTML page that needs nothing but a browser, see `eclip report`.
+        """One self-contained HTML page, see `eclip report`.
 
         Raises:
-            ResultError: a picture that the results name is not in the folder.
+            ResultError: an example image that the results list is not in the folder.
         """
         from eclip.evaluation.report.page import page_of
 
@@ -89,13 +89,13 @@ class Evaluation:
         return plain_table(self.results)
 
     def check(self, expected: str | Path, tolerance: float = 0.002) -> list[str]:
-        """What differs from numbers that were stored: a line each; none = all within tolerance.
+        """Differences from stored numbers, one line each; empty if all are within tolerance.
 
         Args:
-            expected: a `results.json`, or a shorter file like it: of "rows", "numbers" and in these "value" alone are
-                compared, and "tolerance" beside a value goes before the general one. "protocol" and "data" must be the
-                same as far as the file tells them.
-            tolerance: the largest difference, as a share.
+            expected: a `results.json`, or a shorter file like it: only the "value" of "numbers" in "rows" is compared,
+                and "tolerance" beside a value overrides the general one. "protocol" and "data" must be equal as far as
+                the file contains them.
+            tolerance: the largest permitted difference, as a fraction.
 
         Raises:
             ResultError: the file cannot be read.
@@ -117,25 +117,25 @@ class Evaluation:
                 if (got is None) != (value is None) or (got is not None and abs(got - value) > most + 1e-9):
                     missed.append(f"{name}: {key} is {shown(got)}, expected {shown(value)} ± {most}")
         missed += [f"not measured: {', '.join(absent)}"] if absent else []
-        return missed if compared else [*missed, f"{expected} holds no number to compare with"]
+        return missed if compared else [*missed, f"{expected} contains no number to compare with"]
 
 
 def check_question(expected: str | Path, asked: dict[str, Any]) -> None:
-    """Stored numbers are those of this protocol and these data, as far as their file tells them.
+    """Check that stored numbers belong to this protocol and these data, as far as their file tells.
 
     Args:
         expected: the file.
-        asked: "protocol" and "data", as `Evaluation.results` has them.
+        asked: "protocol" and "data", as in `Evaluation.results`.
 
     Raises:
-        ResultError: they are not, or the file cannot be read.
+        ResultError: they do not, or the file cannot be read.
     """
     if unlike := _unlike(asked, read_results(Path(expected))):
-        raise ResultError(f"{expected} holds the numbers of another question ({'; '.join(unlike)}): nothing to check.")
+        raise ResultError(f"{expected} has a different protocol or data ({'; '.join(unlike)}): cannot compare numbers.")
 
 
 def _unlike(asked: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """What a file of stored numbers says of protocol and data that is not so here."""
+    """Differences in protocol and data from a file of stored numbers."""
     return [
         f"{part} {key}: {shown(asked[part].get(key))}, expected {shown(value)}"
         for part in ("protocol", "data")
@@ -145,12 +145,12 @@ def _unlike(asked: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 
 def shown(value: Any) -> str:
-    """A value in a message."""
+    """A value as text for a message."""
     return f"{value:.4f}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
 def data_of(images: MaskSet | PairSet, told: dict[str, Any]) -> dict[str, Any]:
-    """What `results.json` says of the data: what was told of them, and what they are."""
+    """The "data" of `results.json`: the given description, and what the data are."""
     classes = images.classes.items() if isinstance(images, MaskSet) else ()
     count = len(set(images.image_numbers())) if isinstance(images, MaskSet) else len(images.items)
     groups = len(set(images.group_numbers()))
@@ -159,12 +159,12 @@ def data_of(images: MaskSet | PairSet, told: dict[str, Any]) -> dict[str, Any]:
 
 
 def results_of(question: dict[str, Any], found: Found, left_out: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """What `results.json` holds, see `Evaluation.results`.
+    """The contents of `results.json`, see `Evaluation.results`.
 
     Args:
-        question: all that was asked, with `data_of` as "data".
-        found: what was measured.
-        left_out: images that the data set itself cannot use, and why.
+        question: all settings of the run, with `data_of` as "data".
+        found: the measurements.
+        left_out: (image, reason) of the images that the data set itself leaves out.
     """
     rows: list[dict[str, Any]] = []
     not_applicable: dict[tuple[str, str], str] = {}
@@ -191,7 +191,7 @@ def results_of(question: dict[str, Any], found: Found, left_out: Sequence[tuple[
 
 
 def _timing(results: Sequence[BatchResult]) -> dict[str, Any]:
-    """Seconds an image, and costs in times of the forward pass."""
+    """Seconds per image, and costs relative to the forward pass."""
     images = sum(one.images for one in results) or 1
     seconds: dict[str, float] = {}
     for one in results:
@@ -244,10 +244,10 @@ def _digits(value: Any) -> Any:
 
 
 def read_results(file: Path) -> dict[str, Any]:
-    """What a file of results holds, or that of a run's folder.
+    """Read a file of results, or that in the folder of a run.
 
     Raises:
-        ResultError: it cannot be read, or holds none.
+        ResultError: it cannot be read, or contains no results.
     """
     file = file / RESULTS if file.is_dir() else file
     try:
@@ -255,16 +255,16 @@ def read_results(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ResultError(f"{file} cannot be read as results of `eclip eval`: {error}.") from error
     if wrong := _form(found):
-        raise ResultError(f"{file} holds no results of `eclip eval`: {wrong} is needed, see `eclip.Evaluation`.")
+        raise ResultError(f"{file} does not contain results of `eclip eval`: expected {wrong}; see `eclip.Evaluation`.")
     return found
 
 
 def _form(found: Any) -> str:
-    """What a file of results must have and this one has not; nothing if it is all there."""
+    """What a file of results must have but this one lacks; "" if it is valid."""
     if not isinstance(found, dict) or not isinstance(found.get("rows"), list):
         return "an object with a list of rows"
     if not all(isinstance(found.get(part, {}), dict) for part in ("protocol", "data")):
-        return "an object as protocol, and one as data,"
+        return "protocol and data to be objects"
     for row in found["rows"]:
         if not isinstance(row, dict) or not {"model", "method", "numbers"} <= row.keys():
             return "a model, a method and numbers in each row"

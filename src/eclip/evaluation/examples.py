@@ -1,7 +1,7 @@
-"""Images to look at: where each method was best and worst, drawn once the numbers are known.
+"""Example images: the best and worst of each method, drawn when the numbers are known.
 
-Which pairs these are follows from what was scored; their maps are made anew by the code that scored them, an image at a
-time, and a picture that is there already is not drawn again.
+The scores determine the pairs; their maps are computed again by the code that scored them, one image at a time, and an
+example that exists is not drawn again.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from eclip.render import overlay
 from eclip.render.colormaps import BACKGROUND, FAINT, INK
 from eclip.render.fonts import fit
 
-SIDES = 340, 212  # of the drawn image, at most, in pixels
-BAND, LETTERS = 28, 13  # height of the line below, 240 in all, and of its letters
+SIDES = 340, 212  # largest size of the drawn image, in pixels
+BAND, LETTERS = 28, 13  # height of the caption below (240 in total), and its font size
 TRUTH, EDGE = (110, 255, 190), (10, 30, 22)  # outline of the true mask, and its dark rim
 
 OnProgress = Callable[[str, int, int], None]
-"""Hears of the progress: the model, or what is drawn, images done, images in all."""
+"""Called with the model, or what is being drawn, the number of images done and the total."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Example:
     """A pair to be drawn.
 
     Attributes:
-        method: whose map.
+        method: its name.
         kind: "best" or "worst".
-        pair: of the method's row: "image" (place in the data set), "class", "iou", "msc".
+        pair: from the method's row: "image" (position in the data set), "class", "iou", "msc".
     """
 
     method: str
@@ -54,10 +54,10 @@ class Example:
 
 
 def chosen(row: Row, count: int) -> list[Example]:
-    """The best and the worst pairs by IoU, so many of each, best first and worst first.
+    """The `count` best pairs by IoU, best first, and the `count` worst, worst first.
 
-    Each of the best is of another image, and each of the worst; no pair is both. Of equal ones the first in the data
-    set counts.
+    The best are of different images, and so are the worst; no pair is both. Among equal pairs, the first in the data
+    set is chosen.
     """
     found: list[Example] = []
     for kind, sign in (("best", -1), ("worst", 1)):
@@ -75,17 +75,17 @@ def chosen(row: Row, count: int) -> list[Example]:
 def draw_examples(
     asked: Asked, rows: Sequence[Row], folder: Path, count: int, on_progress: OnProgress
 ) -> list[dict[str, Any]]:
-    """Draw the examples of each method that are not there yet.
+    """Draw the missing examples of each method.
 
     Args:
-        asked: the question.
-        rows: what was scored of it.
+        asked: the query.
+        rows: its scores.
         folder: of the run.
-        count: best pairs of each method, and worst ones; 0 = none.
-        on_progress: hears of the progress: what is drawn, images done, images in all.
+        count: number of best and of worst pairs for each method; 0 = none.
+        on_progress: called with what is being drawn, the number of images done and the total.
 
     Returns:
-        As `Evaluation.results` has them.
+        The examples as in `Evaluation.results`.
 
     Raises:
         DataError: an image that was scored can no longer be read.
@@ -101,7 +101,7 @@ def draw_examples(
     text = asked.texts() if missing else None
     for done, (place, wanted) in enumerate(sorted(missing.items())):
         slow = [one.method for one in wanted if METHODS[one.method].kind == "perturbation"]
-        by = f" (by {', '.join(dict.fromkeys(slow))}, which takes many passes)" if slow else ""
+        by = f" (slow: {', '.join(dict.fromkeys(slow))})" if slow else ""
         on_progress(f"examples of {asked.backbone.name}{by}", done, len(missing))
         found, failures = opened(data.items[place : place + 1], place)
         if failures:
@@ -139,7 +139,7 @@ def draw_examples(
 
 
 def _file(model: str, one: Example) -> str:
-    """Its place in the folder of the run, by pair and IoU, so that another count finds it again."""
+    """Its path in the folder of the run, named by pair and IoU, so that runs with another count find it again."""
     pair = f"{one.pair['image']:06d}.{one.pair['class']}.{one.pair['iou']:.4f}"
     return f"{EXAMPLES}/{folder_of(model)}/{one.method}.{pair}.jpg"
 
@@ -151,7 +151,7 @@ def _drawn(
     name: str,
     iou: float,
 ) -> bytes:
-    """The overlay with the outline of the true mask, and below it the name and the IoU; a JPEG of 240 rows at most."""
+    """The overlay with the outline of the true mask, and name and IoU below; a JPEG with at most 240 rows."""
     scale = min(side / own for side, own in zip(SIDES, image.size, strict=True))
     width, height = size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
     view = overlay(image.resize(size, Image.Resampling.LANCZOS), heat, signed=False, legend=False)

@@ -1,8 +1,8 @@
-"""The task "faithful": does the unaltered model need what a map calls warm? Insertion and deletion, with baselines.
+"""The task "faithful": does the unaltered model need the high-scoring pixels? Insertion and deletion, with baselines.
 
 Scores are the model's own: cosine of image and name, and whether that name is the best of all (zero-shot accuracy).
-Maps are laid on the pixels that the model sees. The baseline "ones" has no order, so its pixels come at random, for
-each fill anew: what every method must beat.
+Maps are resized to the pixels that the model sees. The baseline "ones" has no order, so its pixels come in a new random
+order for each fill: every method must beat it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class FaithfulTask(PairTask):
     """Scores pairs of an image and a class that it shows.
 
     Args:
-        asked: the question; its protocol has rules of class `Faithful`.
+        asked: the query; its protocol has rules of class `Faithful`.
     """
 
     def __init__(self, asked: Asked) -> None:
@@ -47,12 +47,12 @@ class FaithfulTask(PairTask):
         self.kinds = [(way, name) for name in self.rules.fills for way in WAYS]
 
     def score_class(self, shown: ShownClass, encoding: Encoding) -> Scores:
-        """The scores of a class that an image shows."""
+        """Score a class that an image shows."""
         filled, seen = not shown.outside.any(), (encoding, shown.place, shown.column, shown.image.place)
         return {name: {"curves": self._walks(raw, *seen), "filled": filled} for name, raw in shown.maps.items()}
 
     def _walks(self, raw: Tensor, encoding: Encoding, image: int, column: int, seed: int) -> NDArray[np.float64]:
-        """Curves (kind, step, score) of one map."""
+        """Deletion and insertion curves (kind, step, score) of one map."""
         pixels = encoding.pixels[image]
         heat = resize(normalize(raw), (pixels.shape[1], pixels.shape[2])).numpy()
 
@@ -69,7 +69,7 @@ class FaithfulTask(PairTask):
         return np.stack(curves)
 
     def record(self, results: Iterable[BatchResult]) -> list[Row]:
-        """A row for each method and baseline.
+        """Compute a row for each method and baseline.
 
         Raises:
             DataError: no image shows a class.

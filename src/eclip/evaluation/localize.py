@@ -1,4 +1,4 @@
-"""The task "localize": does the map of a class lie on it? Explanation mIoU, mSC and what else tells maps apart."""
+"""The task "localize": does the map of a class lie on its object? Explanation mIoU, mSC and other metrics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from eclip.metrics.pointing import energy, pointing_game
 from eclip.metrics.separation import separation
 
 MEANS = ("msc", "average_precision", "auroc", "pointing_game", "energy")
-"""Numbers of a pair that are averaged as they are."""
+"""Numbers that are averaged over pairs."""
 _COUNTS = ("hits", "unions", "flipped_hits", "flipped_unions")
 
 
@@ -34,7 +34,7 @@ class LocalizeTask(PairTask):
     """Scores pairs of an image and a class that it shows.
 
     Args:
-        asked: the question; its protocol has rules of class `Localize`.
+        asked: the query; its protocol has rules of class `Localize`.
     """
 
     def __init__(self, asked: Asked) -> None:
@@ -43,7 +43,7 @@ class LocalizeTask(PairTask):
         self.thresholds = np.array(asked.protocol.rules.thresholds)
 
     def score_class(self, shown: ShownClass, encoding: Encoding) -> Scores:
-        """The scores of a class that an image shows."""
+        """Score a class that an image shows."""
         heat = {name: raw if name in NAMES else normalize(raw) for name, raw in shown.maps.items()}
         return {name: self._numbers(each, shown.inside, shown.outside) for name, each in heat.items()}
 
@@ -63,7 +63,7 @@ class LocalizeTask(PairTask):
         return {"means": np.array(means), **own, "boxes": boxes.astype(np.float32)}
 
     def record(self, results: Iterable[BatchResult]) -> list[Row]:
-        """A row for each method and baseline.
+        """Compute a row for each method and baseline.
 
         Raises:
             DataError: no image shows a class.
@@ -130,7 +130,7 @@ class LocalizeTask(PairTask):
         groups: Int[np.ndarray, " pair"],
         weights: Weights,
     ) -> Number:
-        """Mean IoU where each half of the groups, by even and odd number, takes the best threshold of the other."""
+        """Mean IoU if each half of the groups, by even and odd number, uses the best threshold of the other half."""
         halves = [groups % 2 == 0, groups % 2 == 1]
         if not all(half.any() for half in halves):
             return Number(np.nan, np.nan, np.nan)
@@ -147,10 +147,10 @@ class LocalizeTask(PairTask):
 def _class_replicates(
     own: dict[str, NDArray[Any]], numbers: Int[np.ndarray, " pair"], weights: Weights
 ) -> tuple[Float[np.ndarray, " replicate"], Float[np.ndarray, " replicate"]]:
-    """In each replicate, the best mean IoU over classes, and their mean contrast.
+    """The best mean IoU over classes, and the mean contrast over classes, in each replicate.
 
-    The IoU of a class is the sum of its intersections over the sum of its unions; a replicate in which a class has no
-    image leaves it out.
+    The IoU of a class is the sum of its intersections over the sum of its unions; a class without images in a replicate
+    is left out of it.
     """
     width = own["hits"].shape[1]
     total = np.zeros((len(weights.counts), width + 1))  # IoU at each threshold, and contrast

@@ -1,4 +1,4 @@
-"""What the tasks that score pairs share: each image is encoded once, and each class it shows is a pair."""
+"""Base class of tasks that score pairs: each image is encoded once, and each class that it shows makes a pair."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from eclip.evaluation.query import Asked, Opened, opened
 from eclip.evaluation.store import BatchResult
 
 Scores = dict[str, dict[str, Any]]
-"""Numbers of a pair, by the name of a method or baseline and by their own."""
+"""Numbers of a pair, by name of the method or baseline, then by name of the number."""
 
 
 class EncodedImages(NamedTuple):
-    """Images of one grid, the classes that each shows, and these classes' places among the texts."""
+    """Images with the same grid, the classes that each shows, and the indices of these classes among the texts."""
 
     images: list[Opened]
     encoding: Encoding
@@ -34,9 +34,9 @@ class ShownClass(NamedTuple):
     """A class that an image shows.
 
     Attributes:
-        place: of the image in the batch.
+        place: index of the image in the batch.
         image: the image and its mask.
-        column: of the class among the texts.
+        column: index of the class among the texts.
         inside: pixels of the class.
         outside: pixels of anything else, void left out.
         maps: raw maps (row, col) of methods and baselines by name.
@@ -54,7 +54,7 @@ class PairTask:
     """Scores pairs of an image and a class that it shows.
 
     Args:
-        asked: the question; its protocol has rules of the task.
+        asked: the query; its protocol has rules of the task.
     """
 
     baselines: ClassVar[Sequence[str]] = NAMES
@@ -67,7 +67,7 @@ class PairTask:
         self.text = asked.texts()
 
     def score(self, items: Sequence[Masked], start: int) -> BatchResult:
-        """What a batch of images gives; `start` is the place of the first in the data set."""
+        """Score a batch of images; `start` is the position of the first in the data set."""
         found, failures = opened(items, start)
         not_applicable, seconds = dict[str, str](), {"forward": 0.0}
         places: list[tuple[int, int]] = []
@@ -89,7 +89,7 @@ class PairTask:
     def scores(
         self, batch: EncodedImages, not_applicable: dict[str, str], seconds: dict[str, float]
     ) -> Iterator[Scores]:
-        """Of each pair of a batch, image after image; methods that do not apply become gaps, and seconds are added."""
+        """Scores of each pair of a batch, image by image; updates `not_applicable` and `seconds`."""
         maps = dict(self.asked.try_maps(batch.encoding, self.text, batch.shown, not_applicable, seconds))
         for image, picture in enumerate(batch.images):
             for place, number in enumerate(batch.numbers[image]):
@@ -100,5 +100,5 @@ class PairTask:
                 yield self.score_class(one, batch.encoding)
 
     def score_class(self, shown: ShownClass, encoding: Encoding) -> Scores:
-        """The scores of a class that an image shows."""
+        """Score a class that an image shows."""
         raise NotImplementedError

@@ -1,9 +1,9 @@
-"""Protocols: every rule that a number depends on, by name. The number in a name is its version.
+"""Protocols: named sets of all rules that a number depends on. The number in a name is its version.
 
-A rule never changes under its name: another rule is another protocol. Results hold all of it, so that two of them can
-be compared, or refused. Which task a protocol is for follows from the class of its rules; `eclip protocols ls` lists
-them. What is marked "guess" is not known of the authors' own evaluation; docs/evaluation.md tells what is known to
-differ from it. Rules outside their range raise OptionError when they are made.
+A rule never changes under its name: a different rule means a new protocol. Results record all rules, so two results can
+be compared, or refused. The class of the rules determines the task; `eclip protocols ls` lists all protocols. What is
+marked "guess" is unknown about the authors' evaluation; docs/evaluation.md lists the known differences. Rules outside
+their range raise OptionError when they are created.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HEADLINES = (
     *("miou", "class_miou", "miou_held_out", "msc", "class_msc"),
     *("average_precision", "auroc", "pointing_game", "energy", "box_iou"),
 )
-"""Numbers of the task "localize" that all rows have and that know a better."""
+"""Numbers of the task "localize" that all rows have and that have a better direction."""
 
 
 def _check(name: str, given: object, right: bool, wanted: str) -> None:
@@ -44,15 +44,15 @@ def _whole(given: object, least: int = 1) -> bool:
 
 @dataclass(frozen=True)
 class Localize:
-    """Does the map of a class that an image shows lie on it? Each such pair is scored alone, void left out.
+    """Does the map of a class that an image shows lie on its object? Each such pair is scored alone, void left out.
 
-    Maps are normalized by min-max on their own grid and resized to the mask, bilinearly. One threshold of the list
-    serves all pairs of a method, the best for the number in question; what that choice is worth is told by the number
-    with thresholds chosen on the other half of the images.
+    Maps are min-max normalized on their own grid and resized bilinearly to the mask. All pairs of a method share one
+    threshold of the list, the best for each number; the number with thresholds chosen on the other half of the images
+    tells how much this choice is worth.
 
     Attributes:
-        least: an image shows a class that has at least this share of its area, void left out; 0 is any pixel.
-        thresholds: of the normalized map, ascending: inside is what is at least that warm.
+        least: an image shows a class that covers at least this share of its area, void left out; 0 is any pixel.
+        thresholds: of the normalized map, ascending: pixels with at least this value are inside.
         headline: the number that the authors report, as far as known; one of `HEADLINES`.
     """
 
@@ -72,16 +72,16 @@ class Localize:
 
 @dataclass(frozen=True)
 class Segment:
-    """Which class does each pixel belong to? The most likely of all, by one confusion matrix over all images.
+    """Which class does each pixel belong to? Scores come from one confusion matrix over all images.
 
     Attributes:
-        background: words that together are the class background; none: pixels of background are not scored.
-        scale: factor of the cosines before softmax over classes.
-        prob_threshold: a pixel whose most likely class is less likely than this is background; None: it is not asked.
+        background: words that together describe the class background; if empty, background pixels are not scored.
+        scale: factor of the cosines before the softmax over classes.
+        prob_threshold: a pixel whose most likely class has a lower probability than this is background; None = off.
         window: side in pixels of the windows that slide over the image; None = the whole image at once.
         stride: pixels from one window to the next; None = half a window.
-        area_threshold: a class that takes at most this part of all pixels that are no background is left out, and its
-            pixels go to the next in line; None: none is.
+        area_threshold: a class with at most this share of all pixels that are not background is removed, and its pixels
+            go to the next most likely class; None = off.
     """
 
     task: ClassVar[str] = "segment"
@@ -104,13 +104,13 @@ class Segment:
 
 @dataclass(frozen=True)
 class Faithful:
-    """Does the unaltered model need the pixels that a map calls warm? Pixels go or come in the order of the map.
+    """Does the unaltered model need the high-scoring pixels? Pixels are deleted or inserted in the order of the map.
 
     Attributes:
-        least: as in `Localize`: the classes of an image whose maps are asked.
-        fills: what takes the place of a pixel: zero, mean, blur or noise.
-        steps: of equal size, from none to `share` of the pixels.
-        share: the most that is touched.
+        least: as in `Localize`.
+        fills: replacements for pixels: zero, mean, blur or noise.
+        steps: number of equal steps, from none to `share` of the pixels.
+        share: the largest share of pixels that is changed.
     """
 
     task: ClassVar[str] = "faithful"
@@ -130,11 +130,11 @@ class Faithful:
 
 @dataclass(frozen=True)
 class Sanity:
-    """Does the map depend on what it must depend on? Rank correlation with the map under another text or model.
+    """Does the map depend on text and model? Rank correlation with the map of another text or model.
 
     Attributes:
         least: as in `Localize`.
-        nonsense: texts that mean nothing.
+        nonsense: meaningless texts.
     """
 
     task: ClassVar[str] = "sanity"
@@ -149,11 +149,11 @@ class Sanity:
 
 @dataclass(frozen=True)
 class Recognize:
-    """What is the model itself worth on these images? Names of classes, or captions, found by cosine.
+    """How good is the model itself on these images? Class names, or captions, are retrieved by cosine.
 
     Attributes:
-        at: ranks that count as found.
-        captions: of an image, the first so many count.
+        at: the ranks k of top-k accuracy or recall at k.
+        captions: number of captions per image, from the first on.
     """
 
     task: ClassVar[str] = "recognize"
@@ -172,16 +172,16 @@ Rules = Localize | Segment | Faithful | Sanity | Recognize
 
 @dataclass(frozen=True)
 class Protocol:
-    """All that a number depends on, but for data, model and method.
+    """Everything that a number depends on, except data, model and method.
 
     Attributes:
-        name: with its version.
+        name: including its version.
         summary: one sentence with its source.
         image_size: side in pixels; None = the model's own.
         resize: "squash" or "keep", see `eclip.explain`.
         templates: see `eclip.encode_texts`.
         rules: of its task.
-        positions: how position embeddings are resized off the training grid, see `eclip.encode`.
+        positions: how position embeddings are resized if the grid differs from training, see `eclip.encode`.
     """
 
     name: str
@@ -200,11 +200,11 @@ class Protocol:
 
     @property
     def task(self) -> str:
-        """What is asked: localize, segment, faithful, sanity or recognize."""
+        """The task: localize, segment, faithful, sanity or recognize."""
         return self.rules.task
 
     def plain(self) -> dict[str, Any]:
-        """All of it as a result holds it."""
+        """All its settings, as stored in results."""
         return {
             "name": self.name,
             "task": self.task,
@@ -218,11 +218,11 @@ class Protocol:
 
 
 def protocol_of(protocol: str | Protocol) -> Protocol:
-    """The protocol of this name; one of your own as it is.
+    """The protocol of this name; a custom protocol is returned unchanged.
 
     Raises:
         UnknownNameError: there is none.
-        OptionError: yours has the name of one of ours, and other rules.
+        OptionError: a custom protocol has the name of a built-in one, but different rules.
     """
     if isinstance(protocol, str):
         if protocol not in PROTOCOLS:
@@ -232,8 +232,8 @@ def protocol_of(protocol: str | Protocol) -> Protocol:
         ours, yours = PROTOCOLS[name].plain(), protocol.plain()
         if other := [key for key, one in ours.items() if key != "summary" and yours[key] != one]:
             raise OptionError(
-                f"{name} is ours and its rules never change, and the one given has other {', '.join(other)}: give "
-                "yours another name."
+                f"{name} is a built-in protocol, whose rules never change, but yours differs in {', '.join(other)}: "
+                "choose another name."
             )
     return protocol
 
@@ -250,25 +250,25 @@ DEFAULT_PROTOCOL = "explain-v1"
 # fmt: off
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
     Protocol("explain-v1",
-             "Ours: classes of 1 % of the area or more, all names asked together, best of 20 thresholds over pairs.",
+             "Ours: classes that cover at least 1 % of the area, all names as texts, best of 20 thresholds over pairs.",
              None, "squash", "a photo of a {}",
              Localize(least=0.01, thresholds=_TWENTIETHS, headline="miou")),
     Protocol("surgery-explain",
-             "As CLIP Surgery, as far as known (Li et al. 2023; guesses: size, thresholds, the mean over classes).",
+             "CLIP Surgery's, as far as known (Li et al. 2023; guesses: size, thresholds, the mean over classes).",
              224, "squash", "surgery85",
              Localize(least=0.0, thresholds=_HUNDREDTHS, headline="class_miou"), positions="bilinear"),
     Protocol("ovseg-argmax",
-             "As SCLIP, no background (Wang et al. 2024): 336 pixels, windows of 224 every 112, 80 templates.",
+             "SCLIP's, without background (Wang et al. 2024): 336 pixels, windows of 224, stride 112, 80 templates.",
              336, "keep", "imagenet80",
              Segment(background=(), scale=40.0, prob_threshold=None, window=224, stride=112),
              positions="bicubic_plus01"),
     Protocol("ovseg-argmax-background",
-             "The same with background as SCLIP has it for VOC21: its words, thresholds on likelihood and area.",
+             "The same with SCLIP's background for VOC21: its words, thresholds on probability and area.",
              336, "keep", "imagenet80",
              Segment(background=STUFF, scale=65.0, prob_threshold=0.1, window=224, stride=112, area_threshold=0.1),
              positions="bicubic_plus01"),
     Protocol("segment-v1",
-             "Ours, as `eclip segment` by itself: the whole image at the model's own size, no background.",
+             "Ours, the defaults of `eclip segment`: the whole image at the model's own size, no background.",
              None, "squash", "imagenet80",
              Segment(background=(), scale=40.0, prob_threshold=None, window=None, stride=None)),
     Protocol("faithful-v1",
@@ -276,15 +276,15 @@ PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
              None, "squash", "a photo of a {}",
              Faithful(least=0.01, fills=("mean", "blur", "noise"), steps=10, share=1.0)),
     Protocol("gradeclip-faithfulness",
-             "As Grad-ECLIP's script (Zhao et al. 2024): half of the pixels, noise to delete, black to insert into.",
+             "Grad-ECLIP's script (Zhao et al. 2024): half of the pixels, deletion to noise, insertion into black.",
              None, "keep", "imagenet80",
              Faithful(least=0.01, fills=("noise", "zero"), steps=10, share=0.5), positions="bicubic"),
     Protocol("sanity-v1",
-             "Ours, after Adebayo et al. 2018: maps of nonsense, of another text, of a model of random weights.",
+             "Ours, after Adebayo et al. 2018: maps of nonsense, of another class, of a model with shuffled weights.",
              None, "squash", "a photo of a {}",
              Sanity(least=0.01, nonsense=("qzxv jrkp wbfh", "lorem ipsum dolor"))),
     Protocol("recognize-v1",
-             "Ours: the right name within 1, 5 and 10; of captions, recall at 1, 5 and 10 both ways, five an image.",
+             "Ours: top-1, top-5 and top-10 accuracy of names; recall of captions at 1, 5 and 10, five per image.",
              None, "squash", "none",
              Recognize(at=(1, 5, 10), captions=5)),
 )}

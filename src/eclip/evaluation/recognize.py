@@ -1,4 +1,4 @@
-"""The task "recognize": what is the model itself worth here? Zero-shot accuracy of names, recall of captions."""
+"""The task "recognize": how good is the model itself? Zero-shot accuracy of names, recall of captions."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from eclip.texts.encode import encode_texts
 
 AT_ONCE = 512
 MODEL = "model"
-"""The one row: no method is asked, and none could change it."""
+"""Name of the only row, since methods do not affect this task."""
 
 
 class RecognizeTask:
     """Scores images with captions, or with the name of their class.
 
     Args:
-        asked: the question; its protocol has rules of class `Recognize`.
+        asked: the query; its protocol has rules of class `Recognize`.
     """
 
     def __init__(self, asked: Asked) -> None:
@@ -44,7 +44,7 @@ class RecognizeTask:
         self.names = asked.data.classes
 
     def score(self, items: Sequence[Pair], start: int) -> BatchResult:
-        """What a batch of images gives; `start` is the place of the first in the data set."""
+        """Score a batch of images; `start` is the position of the first in the data set."""
         asked, rules = self.asked, self.asked.protocol
         failures: list[tuple[str, str]] = []
         images: list[int] = []
@@ -63,7 +63,7 @@ class RecognizeTask:
             own = item.captions[:1] if self.names else item.captions[: self.rules.captions]
             captions += own
             owners += [place] * len(own)
-        for _, group in groupby(pixels, key=lambda one: one.shape):  # images of one shape in a row share a pass
+        for _, group in groupby(pixels, key=lambda one: one.shape):  # consecutive images of one shape share a pass
             encoding = encode(asked.backbone, torch.stack(list(group)), 0, rules.positions)
             features.append(unit(encoding.feature).float().cpu().numpy())
         seconds = {"forward": asked.since(on_method)}
@@ -77,14 +77,14 @@ class RecognizeTask:
         return BatchResult(arrays, seconds, len(images), {}, failures)
 
     def record(self, results: Iterable[BatchResult]) -> list[Row]:
-        """The one row of the model.
+        """Compute the row of the model.
 
         Raises:
             DataError: no image could be read.
         """
         filled = [one.arrays for one in results if one.arrays]
         if not filled:
-            raise DataError(f"no photo of {self.asked.data.name} could be read.")
+            raise DataError(f"no image of {self.asked.data.name} could be read.")
         whole = {key: np.concatenate([one[key] for one in filled]) for key in filled[0]}
         images, features = whole["images"], whole["features"]
         numbered = np.array(self.asked.data.group_numbers())
@@ -95,7 +95,7 @@ class RecognizeTask:
             numbers = self._within("accuracy_at", found, groups, len(text))
             return [Row(MODEL, False, len(images), len(images), numbers, groups=len(np.unique(groups)))]
         texts, owners = whole["texts"], whole["owners"]
-        places = np.searchsorted(images, owners)  # of each caption's image among those that could be read
+        places = np.searchsorted(images, owners)  # index of each caption's image among the readable ones
         edges = np.searchsorted(owners, images), np.searchsorted(owners, images, side="right")
         of_images = [range(first, last) for first, last in zip(*edges, strict=True)]
         numbers = self._within(
@@ -105,7 +105,7 @@ class RecognizeTask:
         return [Row(MODEL, False, len(texts), len(images), numbers, groups=len(np.unique(groups)))]
 
     def _within(self, name: str, places: NDArray[np.int64], groups: NDArray[np.int64], count: int) -> dict[str, Number]:
-        """The share of queries that are found at each rank of the rules, those beyond the candidates left out."""
+        """The share of queries found within each rank; ranks above the number of candidates are left out."""
         at = [k for k in self.rules.at if k <= count]
         hits: Float[np.ndarray, "query rank"] = (places[:, None] <= np.array(at)).astype(float)
         weights = Weights(groups)
@@ -118,6 +118,6 @@ def _ranks(
     candidates: Float[np.ndarray, "candidate feature"],
     own: Sequence[Sequence[int]],
 ) -> Int[np.ndarray, " query"]:
-    """`ranks` of unit features, some queries at a time, so that their similarities fit into memory."""
+    """`ranks` of unit features, in blocks of queries, so that their similarities fit into memory."""
     spans = [slice(start, start + AT_ONCE) for start in range(0, len(queries), AT_ONCE)]
     return np.concatenate([ranks(queries[span] @ candidates.T, own[span]) for span in spans])

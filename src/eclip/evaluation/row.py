@@ -15,17 +15,17 @@ from eclip.evaluation.bootstrap import Number, Weights, number
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one map.
+    """The scores of a method or baseline.
 
     Attributes:
-        method: its name, or that of a baseline.
-        baseline: it knows neither text nor model.
-        pairs: how many maps were scored.
-        images: of so many images.
+        method: name of the method or baseline.
+        baseline: whether it is a baseline.
+        pairs: number of maps that were scored.
+        images: number of their images.
         numbers: by name of the metric.
-        facts: what else there is to say: thresholds, curves, classes.
-        each: the pairs one by one: "image" (place of the item in the data set), "class", and numbers.
-        groups: how many groups the images come in, over which the intervals are.
+        facts: further results: thresholds, curves, classes.
+        each: one dict per pair: "image" (position of the item in the data set), "class", and numbers.
+        groups: number of groups of images, over which the intervals are computed.
     """
 
     method: str
@@ -45,14 +45,14 @@ def mean_rows(
     values: Float[np.ndarray, "pair name key"],
     whole: dict[str, NDArray[Any]],
 ) -> list[Row]:
-    """A row a name: the mean over pairs of each key; NaN where a pair has no such number, and it is left out.
+    """One row per name: the mean of each key over pairs, leaving out NaN.
 
     Args:
         names: of methods and baselines.
         baselines: those that are baselines.
         keys: of the numbers.
-        values: of each pair.
-        whole: of each pair, as `joined` has them: "images", "groups", "items" and "numbers", its class.
+        values: of each pair; NaN if a pair has no such number.
+        whole: arrays over pairs, from `joined`: "images", "groups", "items" and "numbers" (the class).
     """
     weights, rows, images = Weights(whole["groups"]), [], len(np.unique(whole["images"]))
     for column, name in enumerate(names):
@@ -68,6 +68,6 @@ def mean_rows(
 
 
 def known_mean(values: Float[np.ndarray, " pair"]) -> float:
-    """Of those that are known; NaN where none is."""
+    """Mean of the values that are not NaN; NaN if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else np.nan

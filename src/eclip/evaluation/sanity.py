@@ -1,10 +1,10 @@
 """The task "sanity": a map must change with its text and with its model (Adebayo et al. 2018).
 
-Rank correlation, on the patch grid, of a class's map with the map of nonsense, of a class that the image does not show,
-and of the same class by a model whose image tower has had the numbers of every weight shuffled. Near zero is good:
-a map that is the same for nonsense, or upside down, does not answer the question, and one that survives random weights
-explains no model. Signs cancel in a mean over pairs, so the mean size of the correlation is what counts; the signed
-mean stands beside it. A flat map has no order: its pairs are left out, and counted as "flat".
+Rank correlation, on the patch grid, of a class's map with the map of a nonsense text, of a class that the image does
+not show, and of the same class in a model whose image-tower weights are shuffled. Near zero is good: a map that is the
+same for nonsense, or inverted, does not depend on the text, and one that survives random weights does not explain the
+model. Signs cancel in a mean over pairs, so the mean absolute correlation counts; the signed mean is also reported.
+A flat map has no ranks: its pairs are left out, and counted as "flat".
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class SanityTask(PairTask):
     """Scores pairs of an image and a class that it shows.
 
     Args:
-        asked: the question; its protocol has rules of class `Sanity`.
+        asked: the query; its protocol has rules of class `Sanity`.
     """
 
     baselines = ()
@@ -55,7 +55,7 @@ class SanityTask(PairTask):
     def scores(
         self, batch: EncodedImages, not_applicable: dict[str, str], seconds: dict[str, float]
     ) -> Iterator[Scores]:
-        """Of each pair of a batch, image after image; methods that do not apply become gaps, and seconds are added."""
+        """Scores of each pair of a batch, image by image; updates `not_applicable` and `seconds`."""
         asked, encoding, count = self.asked, batch.encoding, len(self.text)
         others = [_absent(each, count) for each in batch.shown]
         both = [each + other for each, other in zip(batch.shown, others, strict=True)]
@@ -78,15 +78,15 @@ class SanityTask(PairTask):
                 }
 
     def record(self, results: Iterable[BatchResult]) -> list[Row]:
-        """A row for each method.
+        """Compute a row for each method.
 
         Raises:
             DataError: no image shows a class.
-            OptionError: no method has a meaning for this model.
+            OptionError: no method is applicable to this model.
         """
         whole, names = joined(results, self.asked.data)
         if not names:
-            raise OptionError(f"none of {', '.join(self.asked.methods)} has a meaning on {self.asked.backbone.name}.")
+            raise OptionError(f"none of {', '.join(self.asked.methods)} is applicable to {self.asked.backbone.name}.")
         rows = mean_rows(names, (), KEYS, whole["values"], whole)
         for row, count in zip(rows, whole["flat"].sum(axis=0).tolist(), strict=True):
             row.facts["flat"] = count
@@ -94,9 +94,9 @@ class SanityTask(PairTask):
 
 
 def shuffled(backbone: Backbone, seed: int = 0) -> Backbone:
-    """A copy of the model in which the numbers of each weight of the image tower have changed places.
+    """A copy of the model in which the elements of each weight tensor of the image tower are permuted.
 
-    So each weight keeps its size, mean and spread, and all that was learned is gone. The model itself stays as it is.
+    Each tensor keeps its mean and spread, but everything learned is gone. The model itself is not changed.
     """
     model = deepcopy(backbone.model)
     generator = torch.Generator("cpu").manual_seed(seed)
@@ -111,18 +111,18 @@ def shuffled(backbone: Backbone, seed: int = 0) -> Backbone:
 
 
 def _rhos(mine: Float[np.ndarray, "row col"], asides: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    """Rank correlations of a map with the maps of each kind: their mean sizes and their means, and is one flat?"""
+    """Rank correlations of a map with the maps of each kind: mean absolute values, means, and whether one is flat."""
     rhos = [np.array([rank_correlation(mine, each) for each in some]) for some in asides]
     means = [known_mean(np.abs(some)) for some in rhos] + [known_mean(some) for some in rhos]
     return {"values": means, "flat": any(np.isnan(some).any() for some in rhos)}
 
 
 def _coarse(maps: Tensor, grid: tuple[int, int]) -> list[Float[np.ndarray, "row col"]]:
-    """Maps on the patch grid, also those that a refinement drew on pixels; none of an image that shows no class."""
+    """Maps on the patch grid, averaging those that a refinement made on pixels; none if an image shows no class."""
     return list(mean_over_cells(maps, grid).numpy()) if len(maps) else []
 
 
 def _absent(shown: Sequence[int], count: int) -> list[int]:
-    """For each place that is shown the next of `count` that is not, cyclically; none where all are shown."""
+    """For each class that is shown, the next of `count` that is not, cyclically; none if all are shown."""
     free = [place for place in range(count) if place not in shown]
     return [next((place for place in free if place > one), free[0]) for one in shown] if free else []

@@ -1,8 +1,8 @@
-"""The task "segment": each pixel gets a class, as `eclip.segment` gives it; mIoU over classes, all images in one count.
+"""The task "segment": each pixel gets a class, as in `eclip.segment`; mIoU over classes, from counts over all images.
 
-Without background (no words for it, no threshold), pixels of background are void, as in the papers' VOC20 and
-Context59. The mean is over classes that some image shows. mmsegmentation counts a class that no image shows, but some
-answer names, as 0; on whole data sets there is none, and on a part its pixels are misses of other classes already.
+Without background (no words for it, no threshold), background pixels are void, as in the papers' VOC20 and Context59.
+The mean is over classes that some image shows. mmsegmentation counts a class that is predicted but shown by no image as
+0; in complete data sets there is none, and in a subset its pixels already count as misses of other classes.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ BASELINES = ("random", BOUND)
 AT_ONCE = 16
 """Windows in one forward pass."""
 ALONE = (
-    " Where there is one class and no background, every pixel must get its name: ask a protocol with background, such "
-    "as ovseg-argmax-background, or explain-v1."
+    " With one class and no background, every pixel gets that class: use a protocol with background, such as "
+    "ovseg-argmax-background, or explain-v1."
 )
 Labels = NDArray[np.integer[Any]]
 
@@ -53,8 +53,8 @@ class SegmentTask:
     """Labels images.
 
     Args:
-        asked: the question; its protocol has rules of class `Segment`. Methods whose maps are not on one scale over
-            texts become gaps.
+        asked: the query; its protocol has rules of class `Segment`. Methods whose maps are not comparable between texts
+            are not applicable.
     """
 
     def __init__(self, asked: Asked) -> None:
@@ -62,7 +62,7 @@ class SegmentTask:
         self.rules = asked.protocol.rules
         able = {name: own for name, own in asked.methods.items() if METHODS[name].kind in BETWEEN_TEXTS}
         self.not_applicable = {
-            name: "its maps are not on one scale over texts" for name in asked.methods if name not in able
+            name: "its maps are not comparable between texts" for name in asked.methods if name not in able
         }
         self.asked = replace(asked, methods=able)
         rules = self.rules
@@ -81,12 +81,12 @@ class SegmentTask:
         self.labels[BACKGROUND] = 0 if self.behind else VOID
 
     def score(self, items: Sequence[Masked], start: int) -> BatchResult:
-        """What a batch of images gives; `start` is the place of the first in the data set."""
+        """Score a batch of images; `start` is the position of the first in the data set."""
         found, failures = opened(items, start)
         not_applicable, seconds = dict(self.not_applicable), {"forward": 0.0}
         finer = self.asked.refine is not None and REFINEMENTS[self.asked.refine].finer
         groups: dict[tuple[int, ...], list[Opened]] = {}
-        for one in found:  # maps on pixels take so much memory that an image at a time is enough
+        for one in found:  # maps on pixels take so much memory that images are processed one at a time
             groups.setdefault((one.place,) if finer else self._grid(one), []).append(one)
         images: list[int] = []
         counts: list[dict[str, NDArray[np.int32]]] = []
@@ -112,7 +112,7 @@ class SegmentTask:
     def _maps(
         self, images: list[Image.Image], not_applicable: dict[str, str], seconds: dict[str, float]
     ) -> dict[str, list[Tensor]]:
-        """Raw maps of all words, by method, of images or windows of one grid."""
+        """Raw maps of all words by method, for images or windows with the same grid."""
         asked = self.asked
         pixels = torch.stack([asked.backbone.preprocess(image, *self.view) for image in images])
         on_method = time.perf_counter()
@@ -122,7 +122,7 @@ class SegmentTask:
         return dict(asked.try_maps(encoding, self.text, every, not_applicable, seconds))
 
     def _grid(self, one: Opened) -> tuple[int, int]:
-        """Patches down and across the whole image, as the model sees it or in windows of it."""
+        """Patches (row, col) of the whole image, as the model sees it at once or in windows."""
         backbone, (height, width) = self.asked.backbone, one.mask.shape
         if self.slid is None:
             row, col = backbone.grid_for(one.image.size, *self.view)
@@ -131,7 +131,7 @@ class SegmentTask:
         return max(1, round(height / patch)), max(1, round(width / patch))
 
     def _baselines(self, one: Opened, truth: Int[np.ndarray, "height width"]) -> dict[str, Labels]:
-        """Label maps that know neither text nor model, and that of the truth on the patch grid."""
+        """Label maps of the baselines, and of the true mask on the patch grid."""
         grid, size = self._grid(one), one.mask.shape
         labels = range(0 if self.behind else 1, len(self.words.names))
         known = truth != VOID
@@ -150,12 +150,12 @@ class SegmentTask:
         }
 
     def _counts(self, labels: Labels, truth: Int[np.ndarray, "height width"]) -> Int[np.ndarray, "3 label"]:
-        """Pixels of each label: right, in the truth, in the answer."""
+        """Pixel counts of each label: correct, in the true mask, in the prediction."""
         counted = confusion(labels.astype(np.int64), truth, len(self.words.names), void=VOID)
         return np.stack([counted.diagonal(), counted.sum(axis=1), counted.sum(axis=0)]).astype(np.int32)
 
     def record(self, results: Iterable[BatchResult]) -> list[Row]:
-        """A row for each method and baseline.
+        """Compute a row for each method and baseline.
 
         Raises:
             DataError: no image could be read, or none shows a class.
@@ -163,9 +163,9 @@ class SegmentTask:
         whole, names = joined(results, self.asked.data)
         images = whole["images"]
         weights = Weights(whole["groups"])
-        if not whole["counts"][:, 0, 1, 1:].any():  # background is no class
+        if not whole["counts"][:, 0, 1, 1:].any():  # background is not a class
             why = nothing_shown(self.asked.data)
-            raise DataError(f"no pixel of {self.asked.data.name} has a class that is asked for.{why}")
+            raise DataError(f"no pixel of {self.asked.data.name} belongs to a class.{why}")
         totals = whole["counts"].sum(axis=0)  # name 3 label
         scores = {name: float(np.nanmean(_ious(totals[[names.index(name)]].astype(float)))) for name in BASELINES}
         check_baselines(self.asked.data, scores, 0.0, "" if self.behind or len(self.asked.classes) > 1 else ALONE)
@@ -192,7 +192,7 @@ class SegmentTask:
 
 
 def _ious(counts: Float[np.ndarray, "replicate 3 label"]) -> Float[np.ndarray, "replicate label"]:
-    """IoU of each label; NaN where no image shows it."""
+    """IoU of each label; NaN if no image shows it."""
     hits, union = counts[:, 0], counts[:, 1] + counts[:, 2] - counts[:, 0]
     return np.divide(hits, union, out=np.full_like(hits, np.nan), where=counts[:, 1] > 0)
 
@@ -205,6 +205,6 @@ def _mean(ious: Float[np.ndarray, "replicate label"]) -> Float[np.ndarray, " rep
 def _share(
     part: Float[np.ndarray, "replicate label"], whole: Float[np.ndarray, "replicate label"]
 ) -> Float[np.ndarray, " replicate"]:
-    """The sum of the one over the sum of the other, NaN where that is nothing."""
+    """The sum of part over the sum of whole; NaN if the latter is 0."""
     under, over = part.sum(axis=1), whole.sum(axis=1)
     return np.divide(under, over, out=np.full_like(under, np.nan), where=over > 0)

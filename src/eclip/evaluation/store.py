@@ -1,7 +1,7 @@
-"""What an evaluation has measured so far, on disk: a file a batch, whole at any moment, so that nothing is lost.
+"""The results of an evaluation so far, on disk: one file per batch, written atomically, so that nothing is lost.
 
-Batches are cut by the place of an image in the data set, whatever is done already. A run that goes on after a kill so
-measures the same batches as one that was never stopped, and ends with the same numbers.
+Batches are cut by the position of images in the data set, whatever is done already. A run that resumes after a kill
+therefore measures the same batches as an uninterrupted one, and ends with the same numbers.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ FOLDERS = (PARTS, EXAMPLES)
 _META = "meta"
 _NONE = object()
 MOST_TOLD = 4
-"""Of more differences between two questions, their number is told."""
+"""How many differences between two runs are listed; of the others, only the number is."""
 
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What one batch gave: a part on disk.
+    """The result of one batch, stored as a file.
 
     Attributes:
         arrays: of the task, by name.
         seconds: spent on each method, and on "forward".
-        images: how many were measured.
-        not_applicable: methods that are not applicable to this model, and why.
-        failures: images of which nothing could be measured, as (name, error).
-        files: digest of the files that it was measured of.
+        images: number of images that were measured.
+        not_applicable: methods that are not applicable to this model, with the reason.
+        failures: images that could not be measured, as (name, error).
+        files: digest of the files that were measured.
     """
 
     arrays: dict[str, NDArray[Any]]
@@ -56,7 +56,7 @@ class BatchResult:
 
 
 class ResultStore:
-    """The results of one model, batch by batch, as parts on disk.
+    """The results of one model on disk, one file per batch.
 
     Args:
         folder: of the run.
@@ -68,12 +68,12 @@ class ResultStore:
         self.folder, self.files = folder / PARTS / folder_of(model), files
 
     def missing(self) -> list[int]:
-        """Numbers of the batches that are still to be measured, ascending.
+        """Numbers of the batches that must still be measured, ascending.
 
-        Those with failures are tried again, and so are those whose files are no longer the same: an image was mended.
+        Batches with failures are measured again, and so are those whose files changed, such as a repaired image.
 
         Raises:
-            ResultError: one cannot be read.
+            ResultError: a file cannot be read.
         """
         there = {path.stem for path in self.folder.glob("*.npz")}
         numbers = range(len(self.files))
@@ -84,7 +84,7 @@ class ResultStore:
         return bool(result.failures) or result.files != self.files[number]
 
     def write(self, number: int, result: BatchResult) -> None:
-        """Keep a result.
+        """Store a result.
 
         Raises:
             ResultError: the folder cannot be written.
@@ -93,7 +93,7 @@ class ResultStore:
         meta = {key: one for key, one in vars(result).items() if key != "arrays"}
         buffer = io.BytesIO()
         arrays = {**result.arrays, _META: np.array(json.dumps(meta))}
-        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # one parameter of its own is a flag
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # it also has a parameter that is a flag
         self.folder.mkdir(parents=True, exist_ok=True)
         replace_file(self.folder / f"{number:06d}.npz", buffer.getvalue())
 
@@ -101,15 +101,15 @@ class ResultStore:
         """All results in order, read one by one.
 
         Raises:
-            ResultError: one cannot be read.
+            ResultError: a file cannot be read.
         """
         return (self._read(number, whole=True) for number in range(len(self.files)))
 
     def notes(self) -> list[BatchResult]:
-        """All results in order without their arrays.
+        """All results in order, without their arrays.
 
         Raises:
-            ResultError: one cannot be read.
+            ResultError: a file cannot be read.
         """
         return [self._read(number, whole=False) for number in range(len(self.files))]
 
@@ -119,31 +119,31 @@ class ResultStore:
             with (
                 path.open("rb") as stream,
                 np.load(stream, allow_pickle=False) as file,
-            ):  # np.load leaves broken ones open
+            ):  # np.load does not close broken files
                 meta = json.loads(str(file[_META]))
                 arrays = {name: file[name] for name in file.files if name != _META} if whole else {}
                 meta["failures"] = [(name, why) for name, why in meta["failures"]]
                 return BatchResult(arrays, **meta)
         except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-            advice = "remove it, and the same command measures it anew"
+            advice = "remove it and rerun the same command to measure it again"
             raise ResultError(f"{path} cannot be read ({error}): {advice}.") from error
 
 
 def folder_of(model: str) -> str:
-    """A folder's name for a model, unlike that of any other: names may be long, and differ in what no file may have."""
+    """A unique folder name for a model: names may be long, or differ only in characters that file names exclude."""
     return f"{slug(model)[:60] or 'model'}.{hashlib.sha256(model.encode()).hexdigest()[:8]}"
 
 
 def open_run(folder: Path, question: dict[str, Any], *, overwrite: bool = False) -> None:
-    """Begin a run in a folder, or go on with the one that asks the same.
+    """Begin a run in a folder, or resume the run there if its settings are the same.
 
     Args:
         folder: of the run.
-        question: all that its numbers depend on, as JSON has it.
-        overwrite: what a run left there is removed, also one that asks the same.
+        question: everything that its numbers depend on, as JSON.
+        overwrite: remove the results of any earlier run in the folder, also one with the same settings.
 
     Raises:
-        ResultError: the folder holds a run that asks something else, or what no run left there, or cannot be written.
+        ResultError: the folder contains a run with different settings or unrelated files, or cannot be written.
     """
     file, question = folder / QUESTION, json.loads(json.dumps(question))
     before = None
@@ -159,19 +159,19 @@ def open_run(folder: Path, question: dict[str, Any], *, overwrite: bool = False)
         more = f"; and {len(differ) - MOST_TOLD} more" if len(differ) > MOST_TOLD else ""
         told = "; ".join(differ[:MOST_TOLD]) + more
         raise ResultError(
-            f"the folder {str(folder)!r} holds the run of another question ({told}): -o DIR begins elsewhere, "
-            "--overwrite begins anew in its place."
+            f"the folder {str(folder)!r} contains a run with different settings ({told}): use another folder (-o DIR), "
+            "or replace it (--overwrite)."
         )
     held = [name for name in (*FOLDERS, *FILES) if (folder / name).exists()]
     if before is None:
         check_no_other(folder, "eclip eval")
     if before is None and held:
         raise ResultError(
-            f"the folder {str(folder)!r} holds {', '.join(held)}, which no run of ours left there: choose another one."
+            f"the folder {str(folder)!r} contains {', '.join(held)}, not written by eclip: choose another folder."
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file.unlink(missing_ok=True)  # what is removed in part belongs to no question
+        file.unlink(missing_ok=True)  # first, so that a partly removed run is not resumed
         for name in held:
             shutil.rmtree(folder / name) if name in FOLDERS else (folder / name).unlink()
     except OSError as error:
@@ -185,7 +185,7 @@ def open_run(folder: Path, question: dict[str, Any], *, overwrite: bool = False)
 
 
 def _unlike(before: dict[str, Any], now: dict[str, Any], within: str = "") -> list[str]:
-    """What differs, as deep as it goes: `data.every was 1, now 2`."""
+    """Differences between nested dicts, such as `data.every was 1, now 2`."""
     found = []
     for key in {**before, **now}:
         old, new = before.get(key, _NONE), now.get(key, _NONE)
@@ -197,5 +197,5 @@ def _unlike(before: dict[str, Any], now: dict[str, Any], within: str = "") -> li
 
 
 def _short(value: Any) -> str:
-    shown = "not there" if value is _NONE else json.dumps(value, ensure_ascii=False)
+    shown = "absent" if value is _NONE else json.dumps(value, ensure_ascii=False)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."

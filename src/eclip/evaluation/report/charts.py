@@ -1,4 +1,4 @@
-"""Charts of a report: curves over thresholds or pixels, and numbers against cost; one legend lights up all of them."""
+"""Charts of a report: curves over thresholds or pixels, and numbers against cost; one legend highlights all of them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def figures(results: Mapping[str, Any]) -> list[tuple[str, str, Markup]]:
-    """(title, a note, the chart) of all that the results have something for."""
+    """(title, note, chart) of each chart for which the results have data."""
     key, rows = headline(results), results["rows"]
     found = []
     if any("curve" in row for row in rows):
         fact, name = ("class_curve", "class mIoU") if key == "class_miou" else ("curve", "mIoU")
         series = _series(results, fact, results["protocol"]["rules"]["thresholds"])
-        note = "Where each line peaks is the threshold that counts. All begin at the same value: everything is inside."
+        note = "Each line peaks at its best threshold. All lines start at the same value: everything is inside."
         found.append(("Over thresholds", note, lines("Over thresholds", series, "threshold", f"{name}, %")))
     for name in dict.fromkeys(name for row in rows for name in row.get("curves", {})):
         shares = next(row["shares"] for row in rows if "curves" in row)
@@ -33,13 +33,13 @@ def figures(results: Mapping[str, Any]) -> list[tuple[str, str, Markup]]:
         floor = best_control(results)
         told = None if floor is None else (floor["method"], floor["numbers"][key]["value"])
         up = f"{column(key)[0]}{', %' if unit(key) else ''}"
-        note = "What an answer costs, in times of one forward pass of the model; the axis is logarithmic."
+        note = "Cost relative to one forward pass of the model; the axis is logarithmic."
         found.append(("Against cost", note, scatter("Against cost", costs, told, up, percent=bool(unit(key)))))
     return found
 
 
 def legend(results: Mapping[str, Any]) -> list[Series]:
-    """What the charts call each method, best first."""
+    """The methods as labeled in the charts, best first."""
     label, rank, rows = labels(results), ranks(results), results["rows"]
     shown = [place for place in ranked(results) if rows[place]["method"] != BOUND]
     return [Series(place, rank[place], label[place], []) for place in shown]

@@ -1,6 +1,7 @@
-"""One file that shows evaluations: header, plain words, table, curves, costs, classes, images.
+"""One HTML file that shows evaluations: header, summary in words, table, curves, costs, classes, images.
 
-No network, no font, no library: a file:// page that can be mailed. It reads without its script too, and prints.
+It needs no network, font or library, so it can be mailed and opened as a file; it is readable without its script, and
+prints well.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
 
 
 def page_of(evaluations: Sequence[Evaluation]) -> str:
-    """One self-contained HTML page: evaluations one after the other, side by side before that if there are several.
+    """One self-contained HTML page: a comparison if there are several evaluations, then each of them in turn.
 
     Args:
         evaluations: at least one.
 
     Raises:
-        ResultError: a picture that the results name cannot be read.
+        ResultError: an example image that the results list cannot be read.
     """
     found = [one.results for one in evaluations]
     titles = [f"{one['data']['name']} · {one['protocol']['name']}" for one in found]
@@ -38,7 +39,7 @@ def page_of(evaluations: Sequence[Evaluation]) -> str:
 
 
 def _run(evaluation: Evaluation) -> dict[str, Any]:
-    """What the template shows of one evaluation."""
+    """The template's data for one evaluation."""
     results = evaluation.results
     rows, label, control = results["rows"], labels(results), best_control(results)
     keys = keys_of(results)
@@ -71,9 +72,9 @@ def _run(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _part(data: Mapping[str, Any]) -> list[str]:
-    """Which part of the data it is, where it is not all."""
+    """Which part of the data was used, if not all."""
     part = [f"split {data['split']}"] if data.get("split", "all") not in (None, "all") else []
-    part += [f"one image in {data['every']}"] if data.get("every", 1) > 1 else []
+    part += [f"one in {data['every']} images"] if data.get("every", 1) > 1 else []
     return part + ([f"{data['limit']} at most"] if data.get("limit") else [])
 
 
@@ -89,13 +90,13 @@ def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _said(results: Mapping[str, Any]) -> list[tuple[str, list[str], str]]:
-    """Whole sentences, as `verdicts` has them; how few images there are, and what could not be read."""
+    """Sentences: those of `verdicts`, and notes on few images and unreadable ones."""
     found = [(mark, names, f"{said}.") for mark, names, said in verdicts(results, labels(results), ranked(results))]
     images, groups = results["data"]["images"], results["data"].get("groups", results["data"]["images"])
-    few = " So few say little of other data: read the intervals as rough guesses." if groups < FEW else ""
+    few = " So few say little about other data: the intervals are rough guesses." if groups < FEW else ""
     if groups < images:
         one = f"{groups} group{'s' * (groups > 1)}"
-        said = f"The {images:,} images come in {one}, such as videos; intervals and halves are taken over groups.{few}"
+        said = f"The {images:,} images form {one}, such as videos; intervals and halves are taken over groups.{few}"
         found.append(("!", [], said))
     elif few and groups > 1:
         found.append(("!", [], f"There are {images} images.{few}"))
@@ -105,13 +106,13 @@ def _said(results: Mapping[str, Any]) -> list[tuple[str, list[str], str]]:
 
 
 def _columns(results: Mapping[str, Any]) -> list[str]:
-    """What this task knows of each class."""
+    """The columns that this task has for each class."""
     known = [one for row in results["rows"] for one in row.get("classes", {}).values()]
     return [key for key in ("pairs", "iou", "msc") if all(key in one for one in known)]
 
 
 def _classes(results: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
-    """What the script draws classes from."""
+    """The data from which the script draws classes."""
     known = [list(row.get("classes", {}).values()) for row in results["rows"]]
     floor = list((best_control(results) or {}).get("classes", {}).values())
     return {
@@ -122,7 +123,7 @@ def _classes(results: Mapping[str, Any], columns: Sequence[str]) -> dict[str, An
 
 
 def _examples(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """The pictures of each method, best and worst."""
+    """The best and worst images of each method."""
     rows, label, found = evaluation.results["rows"], labels(evaluation.results), []
     where = {(row["model"], row["method"]): place for place, row in enumerate(rows)}
     drawn = [one for one in evaluation.results.get("examples", []) if (one["model"], one["method"]) in where]
@@ -142,24 +143,24 @@ def _picture(evaluation: Evaluation, one: Mapping[str, Any]) -> dict[str, str]:
         jpeg = base64.b64encode(path.read_bytes()).decode()
     except OSError as error:
         raise ResultError(
-            f"{path} cannot be read ({error.strerror}): the command of the run draws what is missing."
+            f"{path} cannot be read ({error.strerror}): rerun the command of the run to draw it again."
         ) from error
     iou, msc = f"{100 * one['iou']:.1f}", f"{100 * one['msc']:.1f}".replace("-", MINUS)
     return {"jpeg": jpeg, "name": one["name"], "image": one["image"], "iou": iou, "msc": msc}
 
 
 def _rules(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How it was measured: rules, options, models, versions and data."""
+    """The section on methodology: rules, options, models, versions and data."""
     data, protocol = results["data"], results["protocol"]
     told = [("Protocol", f"{protocol['name']}: {protocol['summary']}"), *rules(protocol)]
     told += [(f"Options of {name}", _options(own)) for name, own in results.get("methods", {}).items() if own]
     if results.get("refine"):
-        told.append(("Refined by", f"{results['refine']} {_options(results['refine_options'])}".strip()))
+        told.append(("Refinement", f"{results['refine']} {_options(results['refine_options'])}".strip()))
     for name, model in results.get("models", {}).items():
         head = f", head {model['head']}" if model.get("head") else ""
         told.append(("Model", f"{name}: {model['family']}{head}, {model['precision']} on {model['device']}"))
         if forward := results.get("timing", {}).get(name, {}).get("forward"):
-            told.append((f"Forward pass of {name}", f"{forward:.3f} s an image on {model['device']}"))
+            told.append((f"Forward pass of {name}", f"{forward:.3f} s per image on {model['device']}"))
     told.append(("Versions", ", ".join(f"{name} {one}" for name, one in results.get("versions", {}).items())))
     groups = data.get("groups", data["images"])
     grouped = f" in {groups} groups" if groups < data["images"] else ""
@@ -171,8 +172,8 @@ def _options(own: Mapping[str, Any]) -> str:
 
 
 def _lists(results: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """What is missing, and why."""
+    """What is missing, with the reason."""
     not_applicable = [(f"{one['method']} on {one['model']}", one["why"]) for one in results["not_applicable"]]
     failed = [(one["source"], one["error"]) for one in results["failures"]]
-    listed = [("Without a meaning for a model", not_applicable), ("Images that could not be read", failed)]
+    listed = [("Methods not applicable to a model", not_applicable), ("Unreadable images", failed)]
     return [(title, some) for title, some in listed if some]

@@ -1,4 +1,4 @@
-"""Runs of `eclip.evaluate` as one page to read, to print and to send: numbers, curves, costs, classes and images."""
+"""Runs of `eclip.evaluate` as one page to read, print or send: numbers, curves, costs, classes and images."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from eclip.evaluation.store import QUESTION, RESULTS
 
 
 def report(folders: str | Path | Sequence[str | Path]) -> str:
-    """The page of runs, which needs nothing but a browser.
+    """One self-contained HTML page about runs.
 
     Args:
-        folders: of `eclip.evaluate`; several come side by side, then one after the other.
+        folders: of `eclip.evaluate`; several are compared side by side, then shown in turn.
 
     Raises:
-        ResultError: a folder holds no results, or those of a run that is not finished.
+        ResultError: a folder has no results, or its run is not finished.
         OptionError: no folder is given.
     """
     listed = [folders] if isinstance(folders, str | Path) else list(folders)
     if not listed:
-        raise OptionError("a report needs the folder of a run at least.")
+        raise OptionError("a report requires the folder of at least one run.")
     return page_of([_loaded(Path(folder)) for folder in listed])
 
 
@@ -31,10 +31,10 @@ def _loaded(folder: Path) -> Evaluation:
     if folder.name == RESULTS and folder.is_file():
         folder = folder.parent
     if not (folder / RESULTS).is_file():
-        why = "it is not there"
+        why = "it does not exist"
         if (folder / QUESTION).is_file():
-            why = "its run is not finished: the command that began it goes on"
+            why = "its run is not finished; rerun its command to resume"
         elif folder.is_dir():
-            why = "it has no results.json: `eclip eval ... -o DIR` makes one"
-        raise ResultError(f"the folder {str(folder)!r} cannot be reported, {why}.")
+            why = "it has no results.json, which `eclip eval ... -o DIR` writes"
+        raise ResultError(f"cannot make a report of the folder {str(folder)!r}: {why}.")
     return Evaluation.load(folder)

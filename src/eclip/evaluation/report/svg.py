@@ -1,6 +1,6 @@
-"""Charts as SVG: lines over a share, and points over a cost. Colors come from the page's style, names from the lines.
+"""Charts as SVG: lines over a share, and points over a cost. Colors come from the page's style, names from the series.
 
-Each series carries `data-m`, its number, by which the page's script lights up the same method wherever it is.
+Each series has `data-m`, its number, by which the page's script highlights the same method everywhere.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 440, 290
 LEFT, RIGHT, TOP, BOTTOM = 42, 12, 12, 38
 COLORED = 6
-"""So many of the best have a color of their own."""
+"""Number of the best methods that have their own color."""
 Box = tuple[int | float, int | float, int | float, int | float]
 """Left, top, right, bottom."""
-_LETTER = 6.6  # width of one in a label, about
+_LETTER = 6.6  # approximate width of a character in a label
 
 
 @dataclass(frozen=True)
 class Series:
-    """What is drawn of one method.
+    """The data of one method in a chart.
 
     Attributes:
         number: its number on the page.
-        rank: 1 for the best method; 0 for a control.
+        rank: 1 for the best method; 0 for a baseline.
         label: its name.
         points: (x, y) of a line, or a single one.
         low: end of the interval of a point.
@@ -46,19 +46,19 @@ class Series:
 
     @property
     def style(self) -> str:
-        """Its class on the page."""
+        """Its CSS class."""
         return "control" if not self.rank else f"c{self.rank}" if self.rank <= COLORED else "other"
 
 
 def lines(title: str, series: Sequence[Series], across: str, up: str, *, percent: bool = True) -> Markup:
-    """A line a method over shares from 0 to 1; the number of the best stands at its peak, controls are dashed.
+    """One line per method over shares from 0 to 1; the peaks of the best show their rank, baselines are dashed.
 
     Args:
-        title: read out by screen readers.
-        series: the best last drawn, on top.
-        across: what x is.
-        up: what y is.
-        percent: y is told in percent.
+        title: read by screen readers.
+        series: the best are drawn last, on top.
+        across: title of the x axis.
+        up: title of the y axis.
+        percent: show y in percent.
     """
     values = [y for one in series for _, y in one.points]
     low, high = min(0.0, *values), max(values)
@@ -78,14 +78,14 @@ def lines(title: str, series: Sequence[Series], across: str, up: str, *, percent
 
 
 def scatter(title: str, series: Sequence[Series], floor: tuple[str, float] | None, up: str, *, percent: bool) -> Markup:
-    """A point a method over its cost in forward passes, on a logarithmic axis, each with its name and interval.
+    """One point per method over its cost in forward passes, on a logarithmic axis, with its name and interval.
 
     Args:
-        title: as of `lines`.
-        series: one point each, of a cost of at least 1.
-        floor: name and value of the best control, drawn as a dashed line.
-        up: what y is.
-        percent: y is told in percent.
+        title: as in `lines`.
+        series: one point each, with a cost of at least 1.
+        floor: name and value of the best baseline, drawn as a dashed line.
+        up: title of the y axis.
+        percent: show y in percent.
     """
     ends = [end for one in series for end in (one.points[0][1], one.low, one.high) if end is not None]
     ends += [floor[1]] if floor else []
@@ -115,12 +115,12 @@ def scatter(title: str, series: Sequence[Series], floor: tuple[str, float] | Non
         label = _free(x, y, _LETTER * len(one.label), taken)
         points.append({"series": one, "told": told, "x": x, "y": y, "whisker": whisker, "label": label})
     line = None if floor is None else {"name": floor[0], "y": axis.y(floor[1])}
-    across_name = "forward passes, itself included"
+    across_name = "cost in forward passes, including the forward pass"
     return _chart(title, axis, ticks, across_name, up, percent, floor=line, points=points)
 
 
 class _Axis:
-    """The way up: from values to pixels."""
+    """The y axis: maps values to pixels."""
 
     def __init__(self, low: float, high: float) -> None:
         self.low, self.high = low, high
@@ -139,7 +139,7 @@ class _Axis:
 def _chart(
     title: str, axis: _Axis, ticks: Sequence[tuple[float, str]], across: str, up: str, percent: bool, **drawn: Any
 ) -> Markup:
-    """The template with axes and what is drawn: `floor`, `curves` and `points`."""
+    """The template with axes and content: `floor`, `curves` and `points`."""
     box = {"left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM}
     rows = [(axis.y(value), _number(value, percent, tick=True)) for value in axis.ticks()]
     axes = {"across": {"name": across, "ticks": ticks}, "up": {"name": up, "ticks": rows}}
@@ -148,7 +148,7 @@ def _chart(
 
 
 def _costs(low: float, high: float) -> list[float]:
-    """Round costs between two: 1, 2, 5, 10 and so on, or finer where the two are close."""
+    """Round costs between two: 1, 2, 5, 10 and so on, or finer if the two are close."""
     if high / low > 3:
         found = [digit * 10.0**power for power in range(6) for digit in (1, 2, 5)]
     else:
@@ -157,7 +157,7 @@ def _costs(low: float, high: float) -> list[float]:
 
 
 def _free(x: float, y: float, width: float, taken: list[Box]) -> tuple[float, float, str]:
-    """Where a label of this width next to a point hits nothing: x, y and anchor of the text; else on its right."""
+    """Where a label of this width next to a point overlaps nothing: x, y and text anchor; otherwise on its right."""
     places = [(x + 8, y + 4, "start"), (x - 8, y + 4, "end")]
     places += [(x + side * 6, y + 4 + down, anchor) for down in (-11, 11, -20, 20) for side, anchor in _SIDES]
     for left, base, anchor in places:

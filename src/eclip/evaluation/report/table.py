@@ -1,4 +1,4 @@
-"""Tables of a report: a row a method, dots with intervals for the headline number; and runs side by side."""
+"""Tables of a report: one row per method, with dots and intervals for the headline number; and runs side by side."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from eclip.render.html import render
 
 
 def labels(results: Mapping[str, Any]) -> dict[int, str]:
-    """A name for each row, by its place; with its model where there are several."""
+    """A name for each row, by its index; includes the model if there are several."""
     several = len({row["model"] for row in results["rows"]}) > 1
     return {
         place: f"{row['method']} · {row['model']}" if several else row["method"]
@@ -20,7 +20,7 @@ def labels(results: Mapping[str, Any]) -> dict[int, str]:
 
 
 def ranked(results: Mapping[str, Any]) -> list[int]:
-    """Places of rows, best first by the headline number; those without it last."""
+    """Indices of rows, best first by the headline number; those without it last."""
     key, rows = headline(results), results["rows"]
 
     def order(place: int) -> tuple[bool, float]:
@@ -31,7 +31,7 @@ def ranked(results: Mapping[str, Any]) -> list[int]:
 
 
 def ranks(results: Mapping[str, Any]) -> dict[int, int]:
-    """1 for the best method and so on, by the place of its row; 0 for controls."""
+    """The rank of each method, 1 for the best, by the index of its row; 0 for baselines."""
     found, count = {}, 0
     for place in ranked(results):
         control = results["rows"][place]["control"]
@@ -48,7 +48,7 @@ def keys_of(results: Mapping[str, Any]) -> list[str]:
 
 
 def best_control(results: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The row of the best control by the headline number; the bound is none."""
+    """The row of the best baseline by the headline number; the bound is not a baseline."""
     rows = [results["rows"][place] for place in ranked(results)]
     key = headline(results)
     known = (row for row in rows if row["numbers"].get(key, {}).get("value") is not None)
@@ -56,11 +56,11 @@ def best_control(results: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def by_method(results: Mapping[str, Any], *, pick: bool) -> dict[str, Any]:
-    """What the template's table shows: a row a method, best first.
+    """The template's data for the table: one row per method, best first.
 
     Args:
-        results: of an evaluation, with one number at least.
-        pick: names are buttons that choose a method for the rest of the page.
+        results: of an evaluation, with at least one number.
+        pick: names are buttons that select a method for the other sections of the page.
     """
     keys, label, rank, rows = keys_of(results), labels(results), ranks(results), results["rows"]
     best = {key: _best(key, rows) for key in keys}
@@ -75,7 +75,7 @@ def by_method(results: Mapping[str, Any], *, pick: bool) -> dict[str, Any]:
                 "rank": rank[place],
                 "name": label[place],
                 "about": METHODS[rows[place]["method"]].summary if rows[place]["method"] in METHODS else "",
-                "control": rows[place]["control"] and ("ceiling" if rows[place]["method"] == BOUND else "control"),
+                "control": rows[place]["control"] and ("ceiling" if rows[place]["method"] == BOUND else "baseline"),
                 "cells": [_cell(key, rows[place], best[key] == place) for key in keys],
                 "dots": _dots(results, rows[place]),
             }
@@ -102,7 +102,7 @@ def plain_table(results: Mapping[str, Any]) -> str:
 
 
 def by_run(runs: Sequence[Mapping[str, Any]], titles: Sequence[str]) -> dict[str, Any]:
-    """What the template's table of runs shows: a row a method, a column a run, the headline number of each."""
+    """The template's data for the table of runs: one row per method, one column per run, with its headline number."""
     several = len({row["model"] for run in runs for row in run["rows"]}) > 1
     found = [
         {f"{row['method']} · {row['model']}" if several else row["method"]: row for row in run["rows"]} for run in runs
@@ -126,7 +126,7 @@ def _cell(key: str, row: Mapping[str, Any], best: bool) -> dict[str, Any]:
 
 
 def _best(key: str, rows: Sequence[Mapping[str, Any]]) -> int | None:
-    """The place of the best method; None where a number has no better, or there is one method alone."""
+    """The index of the best method; None if a number has no better direction, or there is only one method."""
     known = [
         place
         for place, row in enumerate(rows)
@@ -138,7 +138,7 @@ def _best(key: str, rows: Sequence[Mapping[str, Any]]) -> int | None:
 
 
 def _scale(results: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Ends of the dots' axis, which all but the ceiling fit on."""
+    """The ends of the dots' axis, which covers all rows except the ceiling."""
     key = headline(results)
     rows = [row for row in results["rows"] if row["method"] != BOUND and key in row["numbers"]]
     ends = [end for row in rows for end in row["numbers"][key].values() if end is not None]
@@ -150,7 +150,7 @@ def _scale(results: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 def _dots(results: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A dot with its interval, and a dashed line at the best control: (kind, style, text) of each mark."""
+    """A dot with its interval, and a dashed line at the best baseline: (kind, style, text) of each mark."""
     key, scale, control = headline(results), _scale(results), best_control(results)
     one = row["numbers"].get(key, {"value": None})
     if one["value"] is None or scale is None:

@@ -1,4 +1,4 @@
-"""The training images, what is known of each, and the losses that need no caption."""
+"""The training images, their labels, and the losses that need no caption."""
 
 from __future__ import annotations
 

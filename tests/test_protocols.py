@@ -34,7 +34,7 @@ from eclip.evaluation.protocols import (
     Segment,
     protocol_of,
 )
-from eclip.evaluation.query import Asked
+from eclip.evaluation.query import EvaluationQuery
 from eclip.evaluation.report.text import rules as told
 from eclip.metrics.localization import contrast
 
@@ -269,7 +269,7 @@ def test_a_class_of_a_small_region_becomes_background(
     maps = torch.zeros(3, 32, 48)  # sky, dog, cat
     maps[0] = 0.5
     maps[1, 16], maps[2, 17:] = 1, 1
-    monkeypatch.setattr(Asked, "maps", lambda *_: ([maps], 0.0))
+    monkeypatch.setattr(EvaluationQuery, "maps", lambda *_: ([maps], 0.0))
     one = read_masks(tmp_path / "pack")
 
     def accuracy(least: float | None) -> float:

@@ -50,7 +50,7 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvaluationQuery:
     """One model's question.
 
     Attributes:

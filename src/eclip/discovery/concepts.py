@@ -17,7 +17,7 @@ from PIL import Image
 
 from eclip import heatmap, render
 from eclip.explanation.explanation import Explanation
-from eclip.results.command import options, question, settings
+from eclip.results.command import inputs, options, settings
 from eclip.results.folder import FORMATS, Folder
 from eclip.results.marks import png
 from eclip.results.provenance import named
@@ -101,7 +101,7 @@ def concepts_command(sources: Sequence[str], provenance: dict[str, Any]) -> str:
     words = [
         "eclip",
         "concepts",
-        *question(sources),
+        *inputs(sources),
         "--model",
         provenance["model"],
         "--count",

@@ -15,7 +15,7 @@ from eclip import render
 from eclip.explanation.explanation import Explanation
 from eclip.files import slug
 from eclip.methods import METHODS
-from eclip.results.command import head, question, settings
+from eclip.results.command import head, inputs, settings
 from eclip.results.folder import FORMATS, Folder
 from eclip.results.marks import png
 from eclip.results.provenance import named
@@ -208,7 +208,7 @@ def compare_command(sources: Sequence[str], texts: Sequence[str], provenance: di
     words = [
         "eclip",
         "compare",
-        *question(sources, texts),
+        *inputs(sources, texts),
         "--models",
         ",".join(provenance["models"]),
         "--methods",

@@ -21,7 +21,7 @@ from eclip.errors import ImageError, OptionError, ResultError
 from eclip.explanation.health import NUMBERS, Health
 from eclip.files import slug
 from eclip.images import open_image
-from eclip.results.command import head, options, question, settings
+from eclip.results.command import head, inputs, options, settings
 from eclip.results.earlier import MANIFEST
 from eclip.results.folder import FORMATS, Folder
 from eclip.results.indexing import Which, image_and_text, image_of, number_of
@@ -317,4 +317,4 @@ def explain_command(sources: Sequence[str], texts: Sequence[str], provenance: di
     words = ["--model", provenance["model"], "--method", provenance["method"]]
     words += [*head(provenance["head"], provenance["method"]), *settings(provenance)]
     words += [*options("--set", provenance["options"]), *(["--no-health"] if provenance["health"] is None else [])]
-    return shlex.join(["eclip", "explain", *question(sources, texts), *words])
+    return shlex.join(["eclip", "explain", *inputs(sources, texts), *words])

@@ -10,7 +10,7 @@ from typing import Any
 from eclip.backbones.catalog import BESIDE
 
 
-def question(sources: Sequence[str], texts: Sequence[str] = ()) -> list[str]:
+def inputs(sources: Sequence[str], texts: Sequence[str] = ()) -> list[str]:
     """Images and texts as words of a shell command."""
     words = [f"./{source}" if source.startswith("-") else source for source in sources]
     for text in texts:

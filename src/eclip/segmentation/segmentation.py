@@ -17,7 +17,7 @@ from PIL import Image
 
 from eclip import heatmap, render
 from eclip.errors import OptionError, ResultError
-from eclip.results.command import head, options, question, settings
+from eclip.results.command import head, inputs, options, settings
 from eclip.results.folder import FORMATS, Folder
 from eclip.results.indexing import Which, image_of, number_of
 from eclip.results.marks import png
@@ -268,7 +268,7 @@ def segment_command(sources: Sequence[str], provenance: dict[str, Any]) -> str |
     """The shell command that repeats it, from its provenance. None where a class is not among its words."""
     if any(name != words[0] for name, words in provenance["words"].items()):
         return None
-    words = ["eclip", "segment", *question(sources), "--model", provenance["model"], "--method", provenance["method"]]
+    words = ["eclip", "segment", *inputs(sources), "--model", provenance["model"], "--method", provenance["method"]]
     words += [f"--class={', '.join(synonyms)}" for synonyms in provenance["words"].values()]
     words += [f"--background={', '.join(provenance['background'])}"] if provenance["background"] else []
     for key in ("window", "stride", "scale", "prob_threshold", "area_threshold"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eclip.files import slug
-from eclip.results.command import options, question, settings
+from eclip.results.command import inputs, options, settings
 from eclip.results.folder import FORMATS, Folder
 from eclip.results.marks import png
 
@@ -24,7 +24,7 @@ def words_command(sources: Sequence[str], texts: Sequence[str], provenance: dict
     words = [
         "eclip",
         "words",
-        *question(sources, texts),
+        *inputs(sources, texts),
         "--model",
         provenance["model"],
         "--method",

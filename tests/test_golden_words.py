@@ -11,7 +11,7 @@ from eclip.backbones.attention_pooling import rest
 from eclip.backbones.blocks import unit
 from eclip.backbones.pool import pool_tokens
 from eclip.words import WORD_METHODS
-from eclip.words.second_order import Path, _path, image_path, pairs, target, text_path
+from eclip.words.second_order import IntegrationPath, _path, image_path, pairs, target, text_path
 from eclip.words.tokens import Reading
 from test_golden import GOLDEN, VITS, _arrays, _backbone, _close, _encode, _golden
 
@@ -44,7 +44,9 @@ def test_words(model: str, image: int, tokens: int, end: int) -> None:
         _close(_shares(ours, end), _golden("chefer", model, f"text_scores_{blocks}_{name}"), 1e-5)
 
 
-def _paths(model: str, tokens: int, text_depth: int, image_depth: int, points: int) -> tuple[Path, Path, int]:
+def _paths(
+    model: str, tokens: int, text_depth: int, image_depth: int, points: int
+) -> tuple[IntegrationPath, IntegrationPath, int]:
     backbone = _backbone(model)
     kind = "rn" if model == "tiny-rn" else "vit"
     image = torch.from_numpy(_arrays("inputs")[f"{kind}_images_native"])[:1]

@@ -96,8 +96,13 @@ def number(found: Evaluation, method: str, key: str) -> float:
         (Segment, SEGMENT, {"prob_threshold": 1.1}, r"prob_threshold must be None or a share, 0 to 1, got 1\.1"),
         (Segment, SEGMENT, {"area_threshold": -0.1}, r"area_threshold must be None or a share, 0 to 1, got -0\.1"),
         (Segment, SEGMENT, {"window": 0}, "window must be at least 1, got 0"),
-        (Segment, SEGMENT, {"window": 16, "stride": 17}, "stride must be between 1 and window = 16, got 17"),
-        (Segment, SEGMENT, {"stride": 8}, "stride 8 is that of windows, and there are none"),
+        (
+            Segment,
+            SEGMENT,
+            {"window": 16, "stride": 17},
+            "stride must be between 1 and window=16, so that no pixel is skipped, got 17",
+        ),
+        (Segment, SEGMENT, {"stride": 8}, "stride=8 requires window; set window too"),
         (Faithful, FAITHFUL, {"least": -0.1}, "least must be"),
         (
             Faithful,

@@ -166,7 +166,7 @@ def compare(*words: object, models: str, out: Path) -> Result:
     return run("compare", *words, "--models", models, "-o", out)
 
 
-def test_compare_makes_one_picture_a_image(tiny_name: str, images: Path, tmp_path: Path) -> None:
+def test_compare_makes_one_picture_per_image(tiny_name: str, images: Path, tmp_path: Path) -> None:
     done = compare(images, "-t", "a dog", "-t", "grass", "--methods", "itsm,legrad", models=tiny_name, out=tmp_path)
     assert done.exit_code == 0, done.output
     assert done.stdout == (
@@ -184,7 +184,7 @@ def test_compare_makes_one_picture_a_image(tiny_name: str, images: Path, tmp_pat
             assert picture.height > 2 * 165, "two rows"
 
 
-def test_compare_goes_on_after_a_image_that_cannot_be_read(tiny_name: str, images: Path, tmp_path: Path) -> None:
+def test_compare_goes_on_after_an_image_that_cannot_be_read(tiny_name: str, images: Path, tmp_path: Path) -> None:
     (tmp_path / "0.png").write_bytes(b"no picture")
     sources = (tmp_path / "0.png", images / "a.png", "nothing.jpg")
     methods = ("--methods", "itsm", "--format", "npz,json", "--json")
@@ -264,7 +264,7 @@ def test_explain_versus_is_the_difference(tiny_name: str, images: Path, tmp_path
         ("explain a.jpg", "no text was given"),
         ("explain a.jpg -t ''", "a text is empty"),
         ("explain a.jpg -t ' '", "a text is empty"),
-        ("explain a.jpg -t dog --texts-file nothing.txt", "'nothing.txt' cannot be read"),
+        ("explain a.jpg -t dog --texts-file nothing.txt", "cannot read the texts file 'nothing.txt'"),
         ("explain a.jpg -t dog --method=", "unknown method ''"),
         ("explain a.jpg -t dog --method surgerry", "unknown method 'surgerry'. Did you mean 'surgery'?"),
         ("explain a.jpg -t dog -m ViT-B-61/openai", "unknown model 'ViT-B-61'. Did you mean 'ViT-B-16'?"),

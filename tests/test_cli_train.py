@@ -498,8 +498,8 @@ def test_a_wrong_head_is_one_message(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("explain a.jpg -t dog --method surgery --head x", "--head is read by the method eclip alone"),
-        ("compare a.jpg -t dog --methods itsm,legrad --head x", "--head is read by the method eclip alone"),
+        ("explain a.jpg -t dog --method surgery --head x", "--head applies only to the method eclip"),
+        ("compare a.jpg -t dog --methods itsm,legrad --head x", "--head applies only to the method eclip"),
         (
             "compare a.jpg -t dog --models mini,local-dir:. --head x",
             "--head belongs to one model, got mini, local-dir:.",

@@ -36,7 +36,7 @@ def test_words_are_printed_with_their_shares(tiny_name: str, images: Path, tmp_p
     assert lines[3].split() == shares
     assert lines[6].split() in (["+100%"], ["-100%"])
     assert lines[-1] == f"-> {tmp_path / 'a.words.html'}"
-    assert done.stderr.startswith(f"1 read in {tmp_path}\n")
+    assert done.stderr.startswith(f"1 explained in {tmp_path}\n")
 
 
 def test_json_is_the_manifest_and_its_command_repeats_it(tiny_name: str, images: Path, tmp_path: Path) -> None:
@@ -135,8 +135,8 @@ def test_ctrl_c_keeps_what_is_done(
         (["-t", "a dog", "--method", "gradcam"], "unknown method for words 'gradcam'"),
         (["-t", "a dog", "--set", "depth"], "--set needs KEY=VALUE, got 'depth'"),
         (["-t", "a dog", "--set", "width=3"], "'gradeclip' has no option 'width'"),
-        (["-t", "a dog", "--box", "1,2,3,4"], "needs --pairs"),
-        (["-t", "a dog", "--pairs", "--box", "1,2,3"], "--box needs left,top,right,bottom"),
+        (["-t", "a dog", "--box", "1,2,3,4"], "requires --pairs"),
+        (["-t", "a dog", "--pairs", "--box", "1,2,3"], "--box must be left,top,right,bottom"),
         ([], "no text was given"),
     ],
 )
@@ -150,4 +150,4 @@ def test_wrong_usage(words: list[str], complaint: str, images: Path, tmp_path: P
 def test_a_box_outside_one_image_fails_that_image(tiny_name: str, images: Path, tmp_path: Path) -> None:
     done = run(images / "a.png", *TEXTS, "-m", tiny_name, "-o", tmp_path, "--pairs", "--box", "0,0,50,20")
     assert done.exit_code == 1
-    assert f"a box in {images / 'a.png'} is left, top, right, bottom within 40 x 30 pixels" in done.stderr
+    assert f"a box in {images / 'a.png'} must be left, top, right, bottom within 40 x 30 pixels" in done.stderr

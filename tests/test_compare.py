@@ -46,7 +46,7 @@ def test_maps_and_scores_are_those_of_explain(image: Path) -> None:
         assert np.array_equal(both.explanations["vit", name].scores, alone.scores)
 
 
-def test_a_image_is_encoded_once_a_model_whatever_is_asked_and_once_before_to_warm_up(image: Path) -> None:
+def test_an_image_is_encoded_once_a_model_whatever_is_asked_and_once_before_to_warm_up(image: Path) -> None:
     passes: dict[str, int] = {}
     backbones = [tiny.backbone("vit"), tiny.backbone("siglip")]
     for backbone, stem in zip(backbones, ("conv1", "trunk.patch_embed.proj"), strict=True):
@@ -106,8 +106,8 @@ def test_versus_explains_differences_and_lists_those_that_cannot(image: Path, mo
     answer = public(image, ["a dog", "a wolf"], models=vit, versus="a wolf")
     assert list(answer.explanations) == [("vit", "itsm"), ("vit", "surgery"), ("vit", "legrad")]
     assert list(answer.not_applicable) == [("vit", "attention"), ("vit", "gscorecam")]
-    assert answer.not_applicable["vit", "attention"].startswith("shows where the model looks, whatever the text")
-    assert answer.not_applicable["vit", "gscorecam"].startswith("cannot explain the difference of two texts")
+    assert answer.not_applicable["vit", "attention"].startswith("ignores the text")
+    assert answer.not_applicable["vit", "gscorecam"].startswith("cannot explain the difference between two texts")
     plain = eclip.explain(image, ["a dog", "a wolf"], model=vit, method="itsm")
     held = answer.explanations["vit", "itsm"]
     np.testing.assert_allclose(held.maps[0, 0], plain.maps[0, 0] - plain.maps[0, 1], atol=1e-6)
@@ -139,7 +139,7 @@ def test_options_are_those_of_one_method(image: Path) -> None:
         ({"methods": ["all", "rise"]}, OptionError, "'all' cannot be combined with other methods, got all, rise"),
         ({"models": []}, OptionError, "no model was given"),
         ({"models": "minni"}, UnknownNameError, "Did you mean 'mini'"),
-        ({"options": {"rise": {}}}, OptionError, "options of 'rise' were given, but the methods are itsm, surgery"),
+        ({"options": {"rise": {}}}, OptionError, "got options for 'rise', but the methods are itsm, surgery"),
         ({"options": {"itsm": {"depth": 2}}}, OptionError, "'itsm' has no option 'depth': it belongs to gem, surgery"),
         ({"texts": []}, TextError, "no text"),
         ({"versus": " "}, TextError, "empty"),
@@ -156,7 +156,7 @@ def test_wrong_questions_say_so(image: Path, settings: dict[str, Any], error: ty
 
 def test_models_of_one_name_are_refused(image: Path) -> None:
     backbones = [tiny.backbone("vit"), tiny.backbone("vit")]
-    with pytest.raises(OptionError, match="two models are called 'vit'"):
+    with pytest.raises(OptionError, match="two models have the name 'vit'"):
         public(image, TEXTS, methods="itsm", models=backbones)
     public(image, TEXTS, methods="itsm", models=[backbones[0], backbones[0]])  # the same one twice is one
 
@@ -282,7 +282,7 @@ def test_what_is_saved_is_what_was_found(image: Path, tmp_path: Path) -> None:
         assert same(picture, answer.picture("row"))
 
 
-def test_a_image_from_memory_is_saved_with_its_comparison(tmp_path: Path) -> None:
+def test_an_image_from_memory_is_saved_with_its_comparison(tmp_path: Path) -> None:
     memory = Image.new("RGB", (40, 30), (10, 200, 30))
     public(memory, TEXTS, methods="itsm", models=tiny.backbone("vit")).save(tmp_path, ["json"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["image-0.image.png", "manifest.json"]

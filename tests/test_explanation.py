@@ -118,7 +118,7 @@ def test_keep_explains_the_whole_image_in_its_shape(backbone: Backbone) -> None:
     assert answer.provenance["resize"] == "keep"
     assert answer.provenance["pixels"] == [16, 64]
     assert answer.heatmap().shape == (20, 80)
-    with pytest.raises(ImageError, match=r"unlike grids \[\(2, 8\), \(4, 4\)\]"):
+    with pytest.raises(ImageError, match=r"different grids \[\(2, 8\), \(4, 4\)\]"):
         eclip.explain([image, _image(0, (30, 30))], TEXTS, model=backbone, resize="keep")
 
 
@@ -150,7 +150,9 @@ EQUALS = {
 def test_rounding_between_equal_texts_is_no_map(
     backbone: Backbone, texts: list[str], named: str, tmp_path: Path
 ) -> None:
-    with pytest.warns(EqualTextsWarning, match=rf"cannot tell these texts apart: {named}\. Their maps are equal"):
+    with pytest.warns(
+        EqualTextsWarning, match=rf"cannot tell these texts apart: {named}\. They have the same text feature"
+    ):
         answer = eclip.explain(_image(), texts, model=backbone, method="surgery")
     assert 0 < np.ptp(answer.maps) < 1e-6, "raw maps stay as they are"
     answer.save(tmp_path)
@@ -399,7 +401,7 @@ def test_what_is_saved_comes_back(backbone: Backbone, images: Path, tmp_path: Pa
     file = images / "b.jpg"
     with Image.open(file) as picture:
         source = {"file": file, "picture": picture.copy(), "array": np.asarray(picture)}[kind]
-    with pytest.warns(EqualTextsWarning, match=r"'a dog' \(2 times\)\. Their maps"):
+    with pytest.warns(EqualTextsWarning, match=r"'a dog' \(2 times\)\. They have"):
         answer = eclip.explain(source, [*TEXTS, "a dog"], model=backbone)
     assert answer.save(tmp_path / "deep" / "out") == tmp_path / "deep" / "out"
     loaded = Explanation.load(tmp_path / "deep" / "out")
@@ -533,7 +535,7 @@ def test_formats_are_those_asked_for(tmp_path: Path) -> None:
         Explanation.load(tmp_path)
 
 
-def test_a_image_beside_the_results_is_not_overwritten(backbone: Backbone, tmp_path: Path) -> None:
+def test_an_image_beside_the_results_is_not_overwritten(backbone: Backbone, tmp_path: Path) -> None:
     _image().save(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
     with pytest.raises(OptionError, match="choose another folder"):
@@ -561,14 +563,14 @@ def test_damaged_results_are_refused(tmp_path: Path, damage: Any) -> None:
         Explanation.load(tmp_path)
 
 
-def test_a_image_that_is_gone_leaves_the_maps(backbone: Backbone, tmp_path: Path) -> None:
+def test_an_image_that_is_gone_leaves_the_maps(backbone: Backbone, tmp_path: Path) -> None:
     _image().save(tmp_path / "gone.png")
     answer = eclip.explain(tmp_path / "gone.png", "a dog", model=backbone)
     answer.save(tmp_path / "out")
     (tmp_path / "gone.png").unlink()
     loaded = Explanation.load(tmp_path / "out")
     assert np.array_equal(loaded.heatmap(), answer.heatmap())
-    with pytest.raises(ResultError, match=r"cannot be read again: .*gone\.png: no such file"):
+    with pytest.raises(ResultError, match=r"cannot reopen the image of this explanation: .*gone\.png: no such file"):
         loaded.overlay()
 
 

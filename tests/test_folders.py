@@ -77,7 +77,7 @@ def test_another_command_is_refused_or_replaces_all_if_asked(ask: Any, tmp_path:
     other = "segment" if first == "explain" else "explain"
     done = ask(other, tmp_path / "both", "--overwrite")
     assert done.exit_code == 0, done.output
-    assert "in place of the results of an earlier run" in done.stderr
+    assert "replacing the results of an earlier run" in done.stderr
     assert json.loads((tmp_path / "both" / "manifest.json").read_text())["schema"] == f"eclip.{other}/1"
     assert set(_state(tmp_path / "both")) == _listed(tmp_path / "both"), "nothing of the first is left"
 
@@ -96,7 +96,7 @@ def test_another_question_about_the_same_images_replaces_the_first_and_says_so(a
     assert (tmp_path / "a.1-grass.png").is_file()
     done = ask("explain", tmp_path)
     assert done.exit_code == 0, done.output
-    assert f"1 explained in {tmp_path}, in place of the results of an earlier run\n" in done.stderr
+    assert f"1 explained in {tmp_path}, replacing the results of an earlier run\n" in done.stderr
     assert not (tmp_path / "a.1-grass.png").exists() and set(_state(tmp_path)) == _listed(tmp_path)
     fewer = ask("explain", tmp_path, "--format", "png")
     assert fewer.exit_code == 0 and set(_state(tmp_path)) == {"a.png", "a.0-a-dog.png"}, "no manifest of another run"

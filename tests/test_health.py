@@ -272,7 +272,7 @@ def test_what_is_not_asked_is_nan_without_a_warning_and_noted(mini: Backbone, im
     assert all(np.isnan(getattr(held, name)).all() for name in ("sensitivity", "polarity", "presence"))
     assert held.artefacts[0, 0] < 0.5 and np.isnan(held.artefacts[0, 1]), "held against itself the map is flat"
     assert held.summary() == [f"a cat: {SENTENCES['flat']}"]
-    assert "neither sensitivity, polarity nor presence" in held.notes[0]
+    assert "sensitivity, polarity and presence do not apply" in held.notes[0]
 
 
 def test_of_an_ensemble_the_first_sentence_is_asked(mini: Backbone, images: list[Image.Image]) -> None:
@@ -361,7 +361,7 @@ def test_of_many_images_the_command_says_how_many_have_warnings(tmp_path: Path) 
         shutil.copy(IMAGES / "elephant.jpg", tmp_path / f"{number}.jpg")
     words = ["explain", str(tmp_path), "--format", "json", "-o", str(tmp_path / "out")]
     done = CliRunner().invoke(app, [*words, "-t", "a dog", "-t", "an elephant"])
-    assert "6 of 6 images have warnings of health: manifest.json names them" in done.stderr.splitlines()
+    assert "6 of 6 images have health warnings; manifest.json lists them" in done.stderr.splitlines()
     assert SENTENCES["presence"] not in done.stderr and len(done.stdout.splitlines()) == 6
     fine = CliRunner().invoke(app, [*words, "-t", "an elephant"])
     assert "of health" not in fine.stderr

@@ -200,7 +200,7 @@ def test_table_of_data_sets_is_datasets() -> None:
 
 
 def test_no_file_outgrows_its_room() -> None:
-    assert {str(p.relative_to(SOURCE)): n for p in FILES if (n := len(p.read_text().splitlines())) > 320} == {}
+    assert {str(p.relative_to(SOURCE)): n for p in FILES if (n := len(p.read_text().splitlines())) > 350} == {}
 
 
 def test_protocol_table_is_protocols() -> None:

@@ -146,7 +146,7 @@ def test_classes_of_a_segmentation_by_name(tiny_name: str, images: Path) -> None
             r"there is no class 'gras'; there are background, dog, grass\. Did you mean 'grass'\?",
         ),
         ((0, 3), "there is no class 3: there are 3 classes, numbered 0 to 2"),
-        ((0,), r"mask needs a class, such as mask\(0, 'grass'\)"),
+        ((0,), r"mask needs the name of a class, such as mask\(0, 'grass'\)"),
     ):
         with pytest.raises(OptionError, match=message):
             found.mask(*wrong)

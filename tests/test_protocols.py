@@ -34,7 +34,7 @@ from eclip.evaluation.protocols import (
     Segment,
     protocol_of,
 )
-from eclip.evaluation.query import Asked
+from eclip.evaluation.query import EvaluationQuery
 from eclip.evaluation.report.text import rules as told
 from eclip.metrics.localization import contrast
 
@@ -96,8 +96,13 @@ def number(found: Evaluation, method: str, key: str) -> float:
         (Segment, SEGMENT, {"prob_threshold": 1.1}, r"prob_threshold must be None or a share, 0 to 1, got 1\.1"),
         (Segment, SEGMENT, {"area_threshold": -0.1}, r"area_threshold must be None or a share, 0 to 1, got -0\.1"),
         (Segment, SEGMENT, {"window": 0}, "window must be at least 1, got 0"),
-        (Segment, SEGMENT, {"window": 16, "stride": 17}, "stride must be between 1 and window = 16, got 17"),
-        (Segment, SEGMENT, {"stride": 8}, "stride 8 is that of windows, and there are none"),
+        (
+            Segment,
+            SEGMENT,
+            {"window": 16, "stride": 17},
+            "stride must be between 1 and window=16, so that no pixel is skipped, got 17",
+        ),
+        (Segment, SEGMENT, {"stride": 8}, "stride=8 requires window; set window too"),
         (Faithful, FAITHFUL, {"least": -0.1}, "least must be"),
         (
             Faithful,
@@ -267,7 +272,7 @@ def test_a_class_of_a_small_region_becomes_background(
     maps = torch.zeros(3, 32, 48)  # sky, dog, cat
     maps[0] = 0.5
     maps[1, 16], maps[2, 17:] = 1, 1
-    monkeypatch.setattr(Asked, "maps", lambda *_: ([maps], 0.0))
+    monkeypatch.setattr(EvaluationQuery, "maps", lambda *_: ([maps], 0.0))
     one = read_masks(tmp_path / "pack")
 
     def accuracy(least: float | None) -> float:

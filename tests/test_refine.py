@@ -656,7 +656,7 @@ def test_a_refinement_of_another_type_is_refused(name: Any, options: Any, messag
 def test_ranges_are_checked_before_anything_runs(
     name: str, options: dict[str, Any], message: str, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eclip.explanation.query.encode", lambda *_: pytest.fail("a photo was encoded"))
+    monkeypatch.setattr("eclip.explanation.query.encode", lambda *_: pytest.fail("an image was encoded"))
     image, settings = Image.new("RGB", (32, 32)), {"refine": name, "refine_options": options}
     with pytest.raises(OptionError, match=message):
         eclip.explain(image, "a dog", model=backbone, **settings)

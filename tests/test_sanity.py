@@ -13,7 +13,7 @@ from PIL import Image
 import tiny
 from eclip.datasets.masks import read_masks
 from eclip.evaluation.evaluate import evaluate
-from eclip.evaluation.query import Asked
+from eclip.evaluation.query import EvaluationQuery
 from eclip.evaluation.report.table import labels, ranked
 from eclip.evaluation.report.text import sign, verdicts
 
@@ -40,13 +40,13 @@ def test_sizes_do_not_cancel_and_flat_maps_are_left_out(tmp_path: Path, monkeypa
     (tmp_path / "pack/classes.txt").write_text("1\tdog\n2\tcat\n")
 
     def maps(
-        self: Asked, _: str, __: Any, ___: torch.Tensor, shown: list[list[int]]
+        self: EvaluationQuery, _: str, __: Any, ___: torch.Tensor, shown: list[list[int]]
     ) -> tuple[list[torch.Tensor], float]:
         strange = self.backbone.name.endswith("shuffled")
         rows = [[4] if strange else own for own in shown]
         return [torch.stack([MAPS[image][row] for row in own]) for image, own in enumerate(rows)], 0.0
 
-    monkeypatch.setattr(Asked, "maps", maps)
+    monkeypatch.setattr(EvaluationQuery, "maps", maps)
     backbone = tiny.backbone("vit")
     assert backbone.native == (4, 4)
     found = evaluate(read_masks(tmp_path / "pack"), out=tmp_path / "run", methods="itsm", models=backbone,

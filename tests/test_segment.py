@@ -55,10 +55,10 @@ def test_names_synonyms_and_background() -> None:
         ({"dog": [], "cat": "cat"}, (), TextError, "has no words"),
         ({" \n": "dog", "cat": "cat"}, (), TextError, "the name of a class is empty"),
         ({"dog": ["dog, puppy"], "cat": "cat"}, (), TextError, "comma"),
-        (["dog", "Dog"], (), OptionError, "the class 'Dog' is there twice"),
-        (["dog", "cat, dog"], (), OptionError, "the word 'dog' is there twice"),
-        (["dog", "sky"], "grass, sky", OptionError, "the word 'sky' is there twice"),
-        (["dog", "Background"], (), OptionError, "name of label 0"),
+        (["dog", "Dog"], (), OptionError, "the class 'Dog' is given twice"),
+        (["dog", "cat, dog"], (), OptionError, "the word 'dog' is given twice"),
+        (["dog", "sky"], "grass, sky", OptionError, "the word 'sky' is given twice"),
+        (["dog", "Background"], (), OptionError, "reserved for label 0"),
         (["dog"], (), OptionError, "would take every pixel"),
     ],
 )
@@ -179,11 +179,11 @@ def test_windows_have_defaults_and_ranges() -> None:
     assert check_windows(None, None, 448) is None
     assert check_windows(224, None, None) == (112, 336)
     for given, says in (
-        ((None, 5, None), "give window"),
+        ((None, 5, None), "set window too"),
         ((0, None, None), "window must be at least 1"),
-        ((64, 65, None), "stride must be between 1 and window = 64"),
+        ((64, 65, None), "stride must be between 1 and window=64"),
         ((64, 0, None), "stride"),
-        ((64, None, 63), "at least window = 64, got 63"),
+        ((64, None, 63), "at least window=64, got 63"),
     ):
         with pytest.raises(OptionError, match=says):
             check_windows(*given)
@@ -309,7 +309,7 @@ def test_images_stream_and_broken_ones_are_told() -> None:
     [
         ({"method": "legrad"}, OptionError, "'legrad' cannot tell which of two texts"),
         ({"method": "atention"}, UnknownNameError, "Did you mean 'attention'"),
-        ({"window": 30}, OptionError, "window must be a multiple of the patch size 8 of vit, got 30"),
+        ({"window": 30}, OptionError, "window must be a multiple of 8, the patch size of vit, got 30"),
         ({"image_size": 30}, OptionError, "multiple of the patch size"),
         ({"resize": "crop"}, OptionError, "resize must be"),
         ({"failures": []}, OptionError, "segment_each"),
@@ -547,8 +547,8 @@ def test_a_broken_image_is_told_and_the_rest_is_done(tiny_name: str, images: Pat
     [
         ([], "no class was given"),
         (["-c", "dog"], "would take every pixel"),
-        (["-c", "dog", "-c", "cat", "--method", "legrad"], "cannot tell which of two texts"),
-        (["-c", "dog", "-c", "cat", "--stride", "3"], "give window"),
+        (["-c", "dog", "-c", "cat", "--method", "legrad"], "cannot say which of two texts"),
+        (["-c", "dog", "-c", "cat", "--stride", "3"], "set window too"),
         (["-c", "dog", "-c", "cat", "--set", "depth=2"], "--method"),
         (["-c", "dog", "-c", "cat", "--classes", "nowhere.txt"], "classes file"),
         (["-c", "dog", "-c", "cat", "--format", "svg"], "formats must be among"),

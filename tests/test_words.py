@@ -288,7 +288,7 @@ def test_a_long_text_warns_and_its_lost_words_have_nothing(backbone: Backbone) -
         ({"method": "gradclip"}, UnknownNameError, "Did you mean 'gradeclip'"),
         ({"method": "chefer", "heads": "native"}, OptionError, "'chefer' has no option 'heads'; it has depth"),
         ({"method": "chefer", "depth": 0}, OptionError, "depth >= 1, got 0"),
-        ({"heads": "two"}, OptionError, "native and single"),
+        ({"heads": "two"}, OptionError, "native or single"),
         ({"depth": 1.5}, OptionError, "a whole number"),
         ({"texts": []}, TextError, "no text"),
     ],

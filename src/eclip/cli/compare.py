@@ -22,17 +22,15 @@ def compare(
     texts_file: options.TextsFile = None,
     methods: Annotated[
         str,
-        typer.Option(
-            help="all, fast for those of one forward pass, or names joined by commas; eclip methods ls has them."
-        ),
+        typer.Option(help="all, fast (one forward pass), or names joined by commas; eclip methods ls lists them."),
     ] = "all",
-    models: Annotated[str, typer.Option(help="Names joined by commas; eclip models ls shows them.")] = DEFAULT_MODEL,
+    models: Annotated[str, typer.Option(help="Names joined by commas; eclip models ls lists them.")] = DEFAULT_MODEL,
     head: options.Head = None,
     versus: options.Versus = None,
     refine: options.Refine = None,
     refine_set: options.RefineSet = None,
     scale: Annotated[
-        Scale, typer.Option(help="Colors by the least and most of each map, or of a method over all texts.")
+        Scale, typer.Option(help="Range of the colors: of each map, or (row) of each method over all texts.")
     ] = Scale.map,
     image_size: options.ImageSize = None,
     resize: options.Resizing = Resize.squash,
@@ -44,7 +42,7 @@ def compare(
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
-    """Show many methods side by side: where each sees each text, and what it costs.
+    """Compare methods side by side: where each sees each text, and how long it takes.
 
     All methods, one picture:  eclip compare dogs.jpg -t "a dog" -t grass
     """
@@ -65,8 +63,8 @@ def compare(
             **options.parse_refinement(refine, refine_set),
             "templates": options.parse_templates(template),
         }
-        formats = options.given_formats(format_, out)
-        from eclip.backbones.view import View  # torch with it, so after what was typed is checked
+        formats = options.parse_formats(format_, out)
+        from eclip.backbones.view import View  # imports torch, so after the checks
         from eclip.explanation.compare import ComparisonQuery
         from eclip.explanation.comparison import ComparisonWriter, compare_command
         from eclip.images import read_ahead

@@ -1,4 +1,4 @@
-"""`eclip concepts`: what the model sees in each image without being asked."""
+"""`eclip concepts`: what the model sees in each image, without a text."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ if TYPE_CHECKING:
 
     from eclip.discovery.concepts import Concepts, ConceptsWriter
 
-BAR = 24  # letters of the longest bar
+BAR = 24  # characters in the longest bar
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 def concepts(
     sources: options.Sources,
-    model: Annotated[str, typer.Option("--model", "-m", help="eclip models ls shows them.")] = DEFAULT_MODEL,
+    model: Annotated[str, typer.Option("--model", "-m", help="A model; eclip models ls lists them.")] = DEFAULT_MODEL,
     vocabulary: Annotated[
-        Path | None, typer.Option(help="A file with one word a line; 1,400 nouns for what can be seen if left out.")
+        Path | None, typer.Option(help="A file with one word per line. Default: 1,400 nouns for visible things.")
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="At most so many concepts an image.")] = 10,
-    l1: Annotated[float | None, typer.Option(help="Above 0, 0.25 if left out; more makes fewer concepts.")] = None,
-    method: Annotated[str, typer.Option(help="Of the maps; eclip methods ls shows them.")] = "maskclip",
+    count: Annotated[int, typer.Option(min=1, help="The most concepts per image.")] = 10,
+    l1: Annotated[float | None, typer.Option(help="Above 0; larger gives fewer concepts. Default: 0.25.")] = None,
+    method: Annotated[str, typer.Option(help="Method for the maps; eclip methods ls lists them.")] = "maskclip",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")
     ] = None,
     image_mean: Annotated[
-        Path | None, typer.Option(help="A .npy file, the mean of the features of many images; mini brings its own.")
+        Path | None, typer.Option(help="A .npy file with the mean feature of many images; mini includes its own.")
     ] = None,
     mean_from: Annotated[
-        Path | None, typer.Option(help="Or a folder of many images to take it of; it is kept as image_mean.npy.")
+        Path | None, typer.Option(help="Or a folder of many images to compute it from; saved as image_mean.npy.")
     ] = None,
     msae: Annotated[
-        Path | None, typer.Option(help="A checkpoint of an MSAE autoencoder, whose latents are then the concepts.")
+        Path | None, typer.Option(help="A checkpoint of an MSAE autoencoder; its latents become the concepts.")
     ] = None,
     latents: Annotated[
-        int | None, typer.Option(min=1, help="How many latents of it an image may use, 64 if left out.")
+        int | None, typer.Option(min=1, help="How many MSAE latents an image may use. Default: 64.")
     ] = None,
     image_size: options.ImageSize = None,
     resize: options.Resizing = Resize.squash,
@@ -58,7 +58,7 @@ def concepts(
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 8,
     as_json: options.AsJson = False,
 ) -> None:
-    """Name what the model sees in each image without being asked, how much of it, and where.
+    """List what the model sees in each image without a text, with weights, and show where.
 
     One image:  eclip concepts dogs.jpg
     """
@@ -67,11 +67,11 @@ def concepts(
         check_methods([method])
         options.check_model(model)
         if mean_from is not None and (image_mean is not None or msae is not None):
-            raise OptionError("--mean-from goes with neither --image-mean nor --msae: leave it out.")
+            raise OptionError("--mean-from cannot be combined with --image-mean or --msae; omit it.")
         if msae is None and latents is not None:
-            raise OptionError("--latents goes with --msae, a checkpoint of an autoencoder: leave it out.")
+            raise OptionError("--latents requires --msae, a checkpoint of an autoencoder; add it or omit --latents.")
         if msae is not None and l1 is not None:
-            raise OptionError("--l1 goes with words, not with --msae: leave it out, or give --latents.")
+            raise OptionError("--l1 does not apply to --msae; omit it, or use --latents.")
         settings: dict[str, Any] = {
             "model": model,
             "vocabulary": vocabulary,
@@ -89,8 +89,8 @@ def concepts(
             "batch_size": batch_size,
             **options.method_options(set_ or [], method),
         }
-        formats = options.given_formats(format_, out)
-        from eclip.discovery.concepts import ConceptsWriter, concepts_command  # torch with it, so after the checks
+        formats = options.parse_formats(format_, out)
+        from eclip.discovery.concepts import ConceptsWriter, concepts_command  # imports torch, so after the checks
         from eclip.discovery.discover import concepts_each
 
         writer = ConceptsWriter(out, formats, overwrite=overwrite)
@@ -99,7 +99,7 @@ def concepts(
             if mean_from is not None:
                 settings["image_mean"] = _mean(mean_from, settings, writer, run.bar)
             for found in concepts_each(run.images, failures=run.failures, **settings):
-                run.doing("naming")
+                run.doing("explaining")
                 entry = writer.add(found)
                 if not as_json:
                     picture = entry["files"].get("picture")
@@ -108,11 +108,11 @@ def concepts(
                 run.count()
 
         options.over_images(sources, writer, lambda provenance: concepts_command(sources, provenance), work)
-        options.summarize(writer, "named", [model], as_json)
+        options.summarize(writer, "explained", [model], as_json)
 
 
 def _mean(folder: Path, settings: dict[str, Any], writer: ConceptsWriter, progress: Progress) -> Path:
-    """Take the mean of a folder's images, and keep it among the results; whatever else is asked is checked first."""
+    """Compute the mean of a folder's images and save it with the results, after checking the other settings."""
     from eclip.backbones.load import load
     from eclip.discovery import splice
     from eclip.discovery.concepts import MEAN
@@ -130,12 +130,12 @@ def _mean(folder: Path, settings: dict[str, Any], writer: ConceptsWriter, progre
     view = {key: settings[key] for key in ("image_size", "resize", "positions")}
     mean = image_mean(progress.track(images, description="mean of images"), backbone, **view)
     kept = writer.keep_mean(mean.cpu().numpy())
-    typer.echo(f"the mean of {len(images)} images is kept: next time --image-mean {kept}", err=True)
+    typer.echo(f"saved the mean of {len(images)} images; to reuse it: --image-mean {kept}", err=True)
     return kept
 
 
 def _table(found: Concepts) -> str:
-    """One line a concept with its weight as a bar, and one on how well all of them make up the feature."""
+    """One line per concept with its weight as a bar, and one on how well all concepts reconstruct the feature."""
     width = max((len(name) for name in found.names), default=0)
     most = max(found.weights, default=1.0)
     lines = [
@@ -143,11 +143,10 @@ def _table(found: Concepts) -> str:
         for name, weight in zip(found.names, found.weights, strict=True)
     ]
     if not lines:
-        lines = ["  no concept: try a smaller --l1, or another vocabulary"]
-    rest = "" if found.beyond_mean is None else f", {found.beyond_mean:.2f} beyond what all images share"
-    return "\n".join(
-        [*lines, f"  {found.used} of {found.available:,} concepts make up the feature: cosine {found.cosine:.2f}{rest}"]
-    )
+        lines = ["  no concepts; try a smaller --l1 or another vocabulary"]
+    rest = "" if found.beyond_mean is None else f", {found.beyond_mean:.2f} without the image mean"
+    last = f"  {found.used} of {found.available:,} concepts reconstruct the feature: cosine {found.cosine:.2f}{rest}"
+    return "\n".join([*lines, last])
 
 
 def _bar(share: float) -> str:

@@ -17,17 +17,18 @@ from eclip.results.earlier import MANIFEST
 if TYPE_CHECKING:
     from eclip.explanation.explanation import Explanation, ExplanationWriter
 
-MOST_TOLD = 5
-"""Of so many images each one's warnings are printed, of more their number."""
+MOST_REPORTED = 5
+"""The most images whose warnings are printed one by one; for more images, only their number is printed."""
 
 
 def explain(
     sources: options.Sources,
     text: options.Texts = None,
     texts_file: options.TextsFile = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="eclip models ls shows them.")] = DEFAULT_MODEL,
+    model: Annotated[str, typer.Option("--model", "-m", help="A model; eclip models ls lists them.")] = DEFAULT_MODEL,
     method: Annotated[
-        str | None, typer.Option(help="eclip methods ls shows them; eclip if the model has a head, else surgery.")
+        str | None,
+        typer.Option(help="eclip methods ls lists them. Default: eclip with a head, otherwise surgery."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")
@@ -49,12 +50,12 @@ def explain(
         bool,
         typer.Option(
             "--health/--no-health",
-            help=f"Warn on stderr of maps that may mislead; of more than {MOST_TOLD} images, say how many have some.",
+            help=f"Warn on stderr about misleading maps; for more than {MOST_REPORTED} images, only count them.",
         ),
     ] = True,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show which part of each image answers to each text.
+    """Show which part of each image matches each text.
 
     One image, two texts:  eclip explain dogs.jpg -t "a dog" -t grass
     """
@@ -76,14 +77,14 @@ def explain(
             "health": health,
             **options.method_options(set_ or [], method),
         }
-        formats = options.given_formats(format_, out)
-        from eclip.explanation.explain import explain_each  # torch with it, so after what was typed is checked
+        formats = options.parse_formats(format_, out)
+        from eclip.explanation.explain import explain_each  # imports torch, so after the checks
         from eclip.explanation.explanation import ExplanationWriter, explain_command
 
         writer = ExplanationWriter(out, formats, overwrite=overwrite)
 
         def work(run: options.Run) -> None:
-            several = len(run.images) > MOST_TOLD
+            several = len(run.images) > MOST_REPORTED
             settings["model"], settings["device"] = options.parse_model(model, device, head)
             try:
                 for explanation in explain_each(run.images, wanted, failures=run.failures, **settings):
@@ -103,7 +104,7 @@ def explain(
 def _print_scores(explanation: Explanation, entry: dict[str, Any], folder: Path, *, warn: bool) -> None:
     from eclip.render import printable
 
-    sign = "+" if explanation.provenance["versus"] is not None else ""  # then it is a difference
+    sign = "+" if explanation.provenance["versus"] is not None else ""  # a difference, so with its sign
     scores = "  ".join(
         f"{explanation.label(text)} {explanation.scores[0, text]:{sign}.3f}" for text in explanation.best_texts()
     )
@@ -114,8 +115,8 @@ def _print_scores(explanation: Explanation, entry: dict[str, Any], folder: Path,
 
 
 def _print_health(writer: ExplanationWriter) -> None:
-    asked = [(entry["health"] or {}).values() for entry in writer.manifest["images"]]
-    warned = sum(any(one["warnings"] for one in each) for each in asked)
+    checks = [(entry["health"] or {}).values() for entry in writer.manifest["images"]]
+    warned = sum(any(one["warnings"] for one in each) for each in checks)
     if warned:
-        place = f": {MANIFEST} names them" if "json" in writer.formats else ""
-        typer.echo(f"{warned} of {len(asked)} images have warnings of health{place}", err=True)
+        place = f"; {MANIFEST} lists them" if "json" in writer.formats else ""
+        typer.echo(f"{warned} of {len(checks)} images have health warnings{place}", err=True)

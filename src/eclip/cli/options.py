@@ -1,4 +1,4 @@
-"""What the commands that ask a model are asked alike: their options, checked; and what they say at the end."""
+"""Options shared by the commands that run a model, their checks, the loop over images and the summary."""
 
 from __future__ import annotations
 
@@ -33,77 +33,78 @@ Scale = StrEnum("Scale", ["map", "row"])
 Positions = StrEnum("Positions", ["bicubic_aa", "bicubic", "bilinear", "bicubic_plus01"])
 
 Sources = Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Images, folders or glob patterns.")]
-Texts = Annotated[
-    list[str] | None, typer.Option("--text", "-t", help="A text to look for; may be given several times.")
-]
-TextsFile = Annotated[Path | None, typer.Option(help="A file with one text a line.")]
-Versus = Annotated[str | None, typer.Option(help="A text to hold each text against: why the one and not the other?")]
+Texts = Annotated[list[str] | None, typer.Option("--text", "-t", help="A text to look for; repeatable.")]
+TextsFile = Annotated[Path | None, typer.Option(help="A file with one text per line.")]
+Versus = Annotated[str | None, typer.Option(help="A text to contrast each text with: why A and not B?")]
 Refine = Annotated[
-    str | None, typer.Option(help="A step after the method: lposs, lposs+ or pamr; eclip refinements ls explains them.")
+    str | None,
+    typer.Option(help="A step after the method: lposs, lposs+ or pamr; see eclip refinements ls."),
 ]
 RefineSet = Annotated[
     list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the refinement, e.g. k=50.")
 ]
-ImageSize = Annotated[int | None, typer.Option(help="Side in pixels; the model's own if left out.")]
+ImageSize = Annotated[int | None, typer.Option(help="Input side in pixels. Default: the model's own.")]
 Resizing = Annotated[Resize, typer.Option(help="Squash to a square, or keep the aspect ratio.")]
 Template = Annotated[
     list[str] | None,
-    typer.Option(help="none, single, imagenet80, surgery85, or a sentence with {}; may be given several times."),
+    typer.Option(help="none, single, imagenet80, surgery85, or a sentence with {}; repeatable."),
 ]
-Positioning = Annotated[Positions, typer.Option(help="How position embeddings are resized off the training grid.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what another run left in the folder of results.")]
+Positioning = Annotated[
+    Positions, typer.Option(help="How to resize position embeddings to other grids than in training.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results of another run in the folder.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures, arrays and manifest.json.")]
-Format = Annotated[str, typer.Option("--format", help="Any of png, npz, json, joined by commas.")]
+Format = Annotated[str, typer.Option("--format", help="Any of png, npz and json, joined by commas.")]
 Head = Annotated[
     str | None,
-    typer.Option(metavar="DIR", help="Of the method eclip: the folder that eclip train wrote, or hf-hub:ORG/NAME."),
+    typer.Option(metavar="DIR", help="Head for the method eclip: a folder written by eclip train, or hf-hub:ORG/NAME."),
 ]
 Device = Annotated[
     str,
     typer.Option(
-        help="cpu, cuda, cuda:N, or auto: CUDA if there is a device.",
+        help="cpu, cuda, cuda:N, or auto: CUDA if available.",
         callback=lambda given: f"cuda:{given}" if given and given.isdecimal() else given,
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest on stdout instead of a line an image.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest on stdout instead of a line per image.")]
 
 FOLDER_NAMED: ContextVar[bool] = ContextVar("folder_named", default=True)
-"""Whether the folder of results is the user's choice; another one gives way to a folder beside it."""
+"""Whether the user chose the output folder; a default one that is taken gives way to a folder beside it."""
 OUT, FORMAT = Path("eclip-out"), ",".join(FORMATS)
 
 
 def parse_texts(texts: list[str] | None, file: Path | None) -> list[str]:
-    """The texts of -t and of the file, none of them empty."""
+    """The texts of -t and of the file, checked not to be empty."""
     wanted = list(texts or []) + lines_of(file, "texts")
     if not wanted:
-        raise TextError('no text was given: add -t "a dog", several times if you like, or --texts-file FILE.')
+        raise TextError('no text was given. Add -t "a dog", once for each text, or --texts-file FILE.')
     if not all(one.strip() for one in wanted):
-        raise TextError('a text is empty: write what to look for, such as -t "a dog".')
+        raise TextError('a text is empty. Write what to look for, such as -t "a dog".')
     return wanted
 
 
 def lines_of(file: Path | None, what: str) -> list[str]:
-    """Lines of a file that are not empty; none of no file."""
+    """The non-empty lines of a file; none without a file."""
     if file is None:
         return []
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"the {what} file {str(file)!r} cannot be read: {error}.") from error
+        raise OptionError(f"cannot read the {what} file {str(file)!r}: {error}.") from error
     return [line.strip() for line in lines if line.strip()]
 
 
 def parse_templates(template: list[str] | None, default: str = "none") -> str | list[str]:
-    """The name of a set, or sentences."""
+    """The name of a template set, or sentences."""
     templates = template[0] if template and len(template) == 1 else template or default
     resolve(templates)
     return templates
 
 
 def parse_versus(versus: str | None) -> str | None:
-    """The text to hold others against, not empty."""
+    """The text to contrast others with, checked not to be empty."""
     if versus is not None and not versus.strip():
-        raise TextError('--versus is empty: write what to hold the texts against, such as --versus "a cat".')
+        raise TextError('--versus is empty. Write a text to contrast the others with, such as --versus "a cat".')
     return versus
 
 
@@ -115,7 +116,7 @@ def parse_refinement(refine: str | None, pairs: list[str] | None) -> dict[str, A
 
 
 def parse_options(flag: str, pairs: list[str], known: dict[str, Any]) -> dict[str, Any]:
-    """KEY=VALUE pairs as options; a value is a word if the option's default is one, else JSON."""
+    """KEY=VALUE pairs as options; a value is a string if the option's default is one, otherwise JSON."""
     given: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -130,7 +131,7 @@ def parse_options(flag: str, pairs: list[str], known: dict[str, Any]) -> dict[st
 
 def method_options(pairs: list[str], method: str) -> dict[str, Any]:
     """KEY=VALUE pairs as options of the method."""
-    if not pairs:  # a method's options are those of its function, which imports torch
+    if not pairs:  # reading a method's options imports its function and torch
         return {}
     return options_for(method, [method], parse_options("--set", pairs, METHODS[method].options))
 
@@ -140,44 +141,44 @@ def words(joined: str) -> list[str]:
     return [word.strip() for word in joined.split(",") if word.strip()]
 
 
-def given_formats(joined: str, out: Path) -> list[str]:
-    """Formats joined by commas, in which results can be written into that folder."""
+def parse_formats(joined: str, out: Path) -> list[str]:
+    """Formats joined by commas, checked with the folder to write them into."""
     check_place(out, formats := words(joined))
     return formats
 
 
 def one_method(name: str) -> str:
-    """The one method, not several."""
+    """The name of a single method."""
     if "," in name:
         raise OptionError(
-            f"--method takes one method, got {name!r}: `eclip compare --methods {name}` shows several side by side."
+            f"--method takes one method, got {name!r}. `eclip compare --methods {name}` shows several side by side."
         )
     return name.strip()
 
 
 def default_method(model: str, head: str | None) -> str:
-    """What is asked where no method is named."""
+    """The method to use if none is given."""
     return by_head(head is not None or head_beside(split_name(model)[0]) is not None)
 
 
 def check_model(name: str) -> None:
-    """A model of this name can be there."""
+    """Check that the name of a model is valid."""
     try:
         split_name(name)
-    except ModelError as error:  # of what was typed; the same class raised while loading is no wrong usage
+    except ModelError as error:  # a usage error here; the same class while loading is not
         stop(str(error), 2)
 
 
 def check_head(head: str | None, methods: Sequence[str], models: Sequence[str]) -> None:
-    """A head that was named is read by a method, and belongs to the one model."""
+    """Check that a given head is used by a method and that there is a single model."""
     if head is not None and not {"eclip", "all", "fast"} & set(methods):
-        raise OptionError("--head is read by the method eclip alone: ask for that method, or leave --head out.")
+        raise OptionError("--head applies only to the method eclip. Add that method, or omit --head.")
     if head is not None and len(models) > 1:
-        raise OptionError(f"--head belongs to one model, got {', '.join(models)}: compare one at a time.")
+        raise OptionError(f"--head belongs to one model, got {', '.join(models)}. Compare one model at a time.")
 
 
 def parse_model(name: str, device: str, head: str | None) -> tuple[str | Backbone, str | None]:
-    """Model and device as `explain` and `compare` take them: the names, or the model with the head that was named."""
+    """Model and device as `explain` and `compare` take them: their names, or the model loaded with its head."""
     if head is None:
         return name, device
     from eclip.backbones.load import load
@@ -187,14 +188,14 @@ def parse_model(name: str, device: str, head: str | None) -> tuple[str | Backbon
 
 @dataclass(frozen=True)
 class Run:
-    """A command's way over its images.
+    """The progress of a command over its images.
 
     Attributes:
         writer: of the results.
         images: all images.
-        bar: on which it is shown.
+        bar: the progress bar.
         task: of the bar.
-        failures: images of which nothing could be made, and why.
+        failures: images that failed, and why.
     """
 
     writer: Folder
@@ -204,11 +205,11 @@ class Run:
     failures: list[tuple[str, str]]
 
     def doing(self, what: str) -> None:
-        """Say what is being done."""
+        """Show the current step."""
         self.bar.update(self.task, description=what)
 
     def count(self) -> None:
-        """Move the bar to what is done by now, well or not."""
+        """Move the bar to the number of images done or failed."""
         self.bar.update(self.task, completed=len(self.writer.manifest["images"]) + len(self.failures))
 
 
@@ -218,13 +219,13 @@ def over_images(
     repeat: Callable[[dict[str, Any]], str | None],
     work: Callable[[Run], None],
 ) -> None:
-    """Find the images and do the work on them; failures, and how ever it ends, are on record with the whole command.
+    """Find the images and run the work; failures and the full command are recorded, however the run ends.
 
     Args:
         sources: files, folders and patterns.
-        writer: of the results; the first one's "provenance" has a command for that image alone.
-        repeat: from that "provenance" to the command for all.
-        work: adds results to the writer; not called where no image is found.
+        writer: of the results; its "provenance" is from the first image, with a command for that image only.
+        repeat: takes that "provenance" and returns the command for all images.
+        work: adds results to the writer; not called if no image is found.
     """
     from eclip.images import find_images
 
@@ -248,7 +249,7 @@ def over_images(
 
 @contextmanager
 def progressing() -> Iterator[Progress]:
-    """A bar on stderr, where that is a terminal, gone at the end; one more for each file that is fetched meanwhile."""
+    """A progress bar on stderr if that is a terminal, removed at the end; one more for each download meanwhile."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -267,7 +268,7 @@ def progressing() -> Iterator[Progress]:
 
         def fetching(name: str, here: int, size: int) -> None:
             if name not in fetched:
-                fetched[name] = progress.add_task(f"fetching {name}, {amount(size)}", total=100)
+                fetched[name] = progress.add_task(f"downloading {name}, {amount(size)}", total=100)
             progress.update(fetched[name], completed=100 * here // size, visible=here < size)
 
         watchers.append(fetching)
@@ -278,12 +279,12 @@ def progressing() -> Iterator[Progress]:
 
 
 def summarize(writer: Folder, done: str, models: list[str], as_json: bool, *, option: str = "--model") -> None:
-    """Say what was done and what failed, or print the manifest; exit code 1 if something failed."""
+    """Print what was done and what failed, or the manifest; exit code 1 if something failed."""
     count, failures = len(writer.manifest["images"]), writer.manifest["failures"]
     if as_json:
         typer.echo(json.dumps(writer.manifest, ensure_ascii=False, allow_nan=False))
     elif count:
-        earlier = ", in place of the results of an earlier run" if writer.replaced else ""
+        earlier = ", replacing the results of an earlier run" if writer.replaced else ""
         typer.echo(f"{count} {done} in {writer.folder}{earlier}", err=True)
         openai = OPENAI_HINT.replace("--model", option)
         hint = f", small and offline. {openai}" if models == [DEFAULT_MODEL] else ""

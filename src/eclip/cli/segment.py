@@ -1,4 +1,4 @@
-"""`eclip segment`: one class a pixel, out of words."""
+"""`eclip segment`: one class per pixel, from class names."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def segment(
     sources: options.Sources,
     class_: Annotated[
         list[str] | None,
-        typer.Option("--class", "-c", help='A class, synonyms by comma ("person, man, woman"); several times.'),
+        typer.Option("--class", "-c", help='A class, with synonyms after commas ("person, man, woman"); repeatable.'),
     ] = None,
-    classes: Annotated[Path | None, typer.Option(help="A file with one class a line, synonyms by comma.")] = None,
+    classes: Annotated[Path | None, typer.Option(help="A file with one class per line, synonyms after commas.")] = None,
     background: Annotated[
-        str | None, typer.Option(help='Words that together are the background, by comma: "sky, wall, grass".')
+        str | None, typer.Option(help='Words for the background, joined by commas: "sky, wall, grass".')
     ] = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="eclip models ls shows them.")] = DEFAULT_MODEL,
+    model: Annotated[str, typer.Option("--model", "-m", help="A model; eclip models ls lists them.")] = DEFAULT_MODEL,
     method: Annotated[
         str | None,
-        typer.Option(help="eclip if the model has a head, else maskclip for attention pools and naclip for others."),
+        typer.Option(help="Default: eclip if the model has a head; else maskclip for attention pools, or naclip."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")
@@ -48,21 +48,21 @@ def segment(
     ] = None,
     area_threshold: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Classes with no larger part of all that is not background are left out."),
+        typer.Option(min=0, max=1, help="Classes with at most this share of the non-background pixels are removed."),
     ] = None,
-    scale: Annotated[float, typer.Option(help="Of the maps in the softmax, on which --prob-threshold rests.")] = 40,
+    scale: Annotated[float, typer.Option(help="Factor of the maps in the softmax, see --prob-threshold.")] = 40,
     window: Annotated[
-        int | None, typer.Option(min=1, help="Side in pixels of windows that slide over the image; else all at once.")
+        int | None, typer.Option(min=1, help="Side of sliding windows in pixels. Default: the whole image at once.")
     ] = None,
-    stride: Annotated[int | None, typer.Option(min=1, help="From window to window; half of one if left out.")] = None,
+    stride: Annotated[int | None, typer.Option(min=1, help="Step between windows. Default: half a window.")] = None,
     image_size: Annotated[
         int | None,
-        typer.Option(help="Side in pixels, the model's own if left out; with --window, the image's shorter side."),
+        typer.Option(help="Input side in pixels; with --window, the image's shorter side. Default: the model's own."),
     ] = None,
     resize: options.Resizing = Resize.squash,
     template: Annotated[
         list[str] | None,
-        typer.Option(help="none, single, surgery85, or a sentence with {}, several times; imagenet80 if left out."),
+        typer.Option(help="none, single, surgery85, or a sentence with {}; repeatable. Default: imagenet80."),
     ] = None,
     positions: options.Positioning = Positions.bicubic_aa,
     out: Annotated[
@@ -70,14 +70,14 @@ def segment(
     ] = Path("eclip-segment"),
     format_: options.Format = options.FORMAT,
     instances: Annotated[
-        bool, typer.Option("--instances", help="In coco.json, one mask a connected region, not one a class.")
+        bool, typer.Option("--instances", help="In coco.json, write one mask per connected region, not per class.")
     ] = False,
     overwrite: options.Overwrite = False,
     device: options.Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images, or windows, in one forward pass.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images or windows in one forward pass.")] = 8,
     as_json: options.AsJson = False,
 ) -> None:
-    """Give each pixel of each image to one of some classes.
+    """Assign each pixel of each image to one of your classes.
 
     Two classes:  eclip segment dogs.jpg -c dog -c "person, man, woman" --background "grass, sky, wall"
     """
@@ -85,19 +85,19 @@ def segment(
         lines = options.lines_of(classes, "classes")
         if numbered := next((line for line in lines if re.match(r"\d+\t", line)), None):
             raise OptionError(
-                f"{classes} has a number and a tab in {numbered!r}, as the classes.txt of a data set: names alone are "
-                f"needed, such as of `cut -f2 {classes}`."
+                f"{classes} has a number and a tab in {numbered!r}, like the classes.txt of a data set, but must have "
+                f"names only. `cut -f2 {classes}` prints them."
             )
         wanted = [*(class_ or []), *lines]
         if not wanted:
-            raise TextError('no class was given: add -c dog -c "person, man, woman", or --classes FILE.')
+            raise TextError('no class was given. Add -c dog -c "person, man, woman", or --classes FILE.')
         class_words(wanted, background or (), thresholded=prob_threshold is not None)
         options.check_model(model)
         if method is not None:
             method = options.one_method(method)
             check_between_texts(method)
         elif set_:
-            raise OptionError("--set is an option of a method: name it with --method as well.")
+            raise OptionError("--set requires --method; add the method whose option it is.")
         options.check_head(head, [method or DEFAULT_WITH_HEAD], [model])
         check_windows(window, stride, image_size)
         settings: dict[str, Any] = {
@@ -117,8 +117,8 @@ def segment(
         }
         if method is not None:
             settings |= options.method_options(set_ or [], method)
-        formats = options.given_formats(format_, out)
-        from eclip.segmentation.segment import segment_each  # torch with it, so after what was typed is checked
+        formats = options.parse_formats(format_, out)
+        from eclip.segmentation.segment import segment_each  # imports torch, so after the checks
         from eclip.segmentation.segmentation import SegmentWriter, segment_command
 
         writer = SegmentWriter(out, formats, instances=instances, overwrite=overwrite)

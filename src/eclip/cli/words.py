@@ -1,4 +1,4 @@
-"""`eclip words`: which words of a text made the model match it, and with --pairs, which patch for which word."""
+"""`eclip words`: which words of a text made the model match it, and with --pairs, which patches match each word."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from eclip.errors import OptionError
 from eclip.words import DEFAULT_WORD_METHOD, WORD_METHODS, word_method
 from eclip.words.folder import WordsWriter, words_command
 
-BATCH = 8  # images that share the texts' part of the work
+BATCH = 8  # images for which the text side is computed once
 INDENT = 7  # columns before the words, as wide as a score
 
 if TYPE_CHECKING:
@@ -29,23 +29,23 @@ def words(
     sources: cli_options.Sources,
     text: cli_options.Texts = None,
     texts_file: cli_options.TextsFile = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="eclip models ls shows them.")] = DEFAULT_MODEL,
-    method: Annotated[str, typer.Option(help=f"{', '.join(WORD_METHODS)}.")] = DEFAULT_WORD_METHOD,
+    model: Annotated[str, typer.Option("--model", "-m", help="A model; eclip models ls lists them.")] = DEFAULT_MODEL,
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(WORD_METHODS)}.")] = DEFAULT_WORD_METHOD,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")
     ] = None,
     pairs: Annotated[
-        bool, typer.Option("--pairs", help="Also which patch for which word: a small map a word.")
+        bool, typer.Option("--pairs", help="Also show which patches match each word, as a small map per word.")
     ] = False,
     box: Annotated[
         list[str] | None,
-        typer.Option(metavar="X0,Y0,X1,Y1", help="With --pairs, a part of the image in pixels: which words for it?"),
+        typer.Option(metavar="X0,Y0,X1,Y1", help="With --pairs: a region in pixels; lists its words."),
     ] = None,
-    image_depth: Annotated[int, typer.Option(min=1, help="With --pairs: last attention layers of the image.")] = 1,
+    image_depth: Annotated[int, typer.Option(min=1, help="With --pairs: how many last image attention layers.")] = 1,
     text_depth: Annotated[
-        int | None, typer.Option(min=1, help="With --pairs: last blocks of the text; or all.")
+        int | None, typer.Option(min=1, help="With --pairs: how many last text blocks. Default: all.")
     ] = None,
-    points: Annotated[int, typer.Option(min=1, help="With --pairs: points of the path; more are more exact.")] = 10,
+    points: Annotated[int, typer.Option(min=1, help="With --pairs: points on the path; more are more exact.")] = 10,
     image_size: cli_options.ImageSize = None,
     resize: cli_options.Resizing = Resize.squash,
     positions: cli_options.Positioning = Positions.bicubic_aa,
@@ -60,7 +60,7 @@ def words(
 
     Words in color:  eclip words dog.jpg -t "a husky running in snow"
 
-    Which patch for which word:  eclip words dog.jpg -t "a husky running in snow" --pairs
+    Patches for each word:  eclip words dog.jpg -t "a husky running in snow" --pairs
     """
     with report_errors():
         wanted = cli_options.parse_texts(text, texts_file)
@@ -69,7 +69,7 @@ def words(
         word_method(method).check(options)
         boxes = [_box(one) for one in box or []]
         if boxes and not pairs:
-            raise OptionError("--box asks for the words of a part of the image, which needs --pairs: add it.")
+            raise OptionError("--box requires --pairs; add --pairs.")
         writer = WordsWriter(out, overwrite=overwrite)
 
         def work(run: cli_options.Run) -> None:
@@ -80,9 +80,9 @@ def words(
             from eclip.words.relevance import relevance
 
             query = WordQuery(wanted, model=model, device=device, view=View(image_size, resize.value, positions.value))
-            question = None
+            by_pair = None
             if pairs:
-                question = PairQuery(query, image_depth=image_depth, text_depth=text_depth, points=points)
+                by_pair = PairQuery(query, image_depth=image_depth, text_depth=text_depth, points=points)
             for batch in read_batches(run.images, BATCH, run.failures):
                 good = []
                 for source, picture in batch:
@@ -96,8 +96,8 @@ def words(
                     continue
                 found = relevance(query, good, method, options)
                 for image, (source, picture) in enumerate(good):
-                    run.doing(f"reading {Path(source).name}")
-                    own = question.answer(picture, source) if question else []
+                    run.doing(f"explaining {Path(source).name}")
+                    own = by_pair.answer(picture, source) if by_pair else []
                     entry = writer.add(found, image, own, boxes)
                     if not as_json:
                         _print(found, image, own, boxes)
@@ -105,7 +105,7 @@ def words(
                     run.count()
 
         cli_options.over_images(sources, writer, lambda provenance: words_command(sources, wanted, provenance), work)
-        cli_options.summarize(writer, "read", [model], as_json)
+        cli_options.summarize(writer, "explained", [model], as_json)
 
 
 def _print(relevance: WordRelevance, image: int, found: list[Interactions], boxes: list[Box]) -> None:
@@ -124,7 +124,7 @@ def _print(relevance: WordRelevance, image: int, found: list[Interactions], boxe
         typer.echo(f"{relevance.scores[image, text]:.3f}  {render.printable(' '.join(line.split()))}")
         show(relevance.words[text], relevance.values[text][image])
         for number, box in enumerate(boxes, 1):
-            typer.echo(f"{' ' * INDENT}pairs in box {number}, {','.join(f'{side:g}' for side in box)}:")
+            typer.echo(f"{' ' * INDENT}words for box {number} (by pairs), {','.join(f'{side:g}' for side in box)}:")
             show(found[text].words, found[text].in_box(box))
 
 
@@ -133,8 +133,8 @@ def _box(given: str) -> Box:
         left, top, right, bottom = (float(side) for side in given.split(","))
     except ValueError:
         raise OptionError(
-            f"--box needs left,top,right,bottom in pixels of the image, such as 10,20,200,180, got {given!r}."
+            f"--box must be left,top,right,bottom in pixels of the image, such as 10,20,200,180, got {given!r}."
         ) from None
     if not (0 <= left < right and 0 <= top < bottom):
-        raise OptionError(f"--box needs 0 <= left < right and 0 <= top < bottom, got {given!r}.")
+        raise OptionError(f"--box must have 0 <= left < right and 0 <= top < bottom, got {given!r}.")
     return [left, top, right, bottom]

@@ -1,1 +1,1 @@
-"""What is in an image when nobody says: concepts out of a vocabulary, or out of a sparse autoencoder."""
+"""Concepts of an image without a text: words of a vocabulary, or latents of a sparse autoencoder."""

@@ -1,4 +1,4 @@
-"""Concepts of an image as a record, what it leaves on disk, and the command that repeats it."""
+"""Concepts, the result of `concepts` for one image; saving, and the command that repeats it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 from eclip import heatmap, render
 from eclip.explanation.explanation import Explanation
-from eclip.results.command import options, question, settings
+from eclip.results.command import inputs, options, settings
 from eclip.results.folder import FORMATS, Folder
 from eclip.results.marks import png
 from eclip.results.provenance import named
@@ -25,15 +25,15 @@ from eclip.results.provenance import named
 
 @dataclass(frozen=True, eq=False)
 class Concepts:
-    """The concepts of one image, those of most weight first.
+    """The concepts of one image, heaviest first.
 
     Attributes:
-        explanation: where each is: an Explanation of this one image, whose texts are the concepts' names.
-        weights: of each concept, above 0. SpLiCE's make a sum of words, MSAE's are latents; the two do not compare.
-        cosine: of the image's feature with the feature that all concepts in use make up again, in [-1, 1].
-        beyond_mean: the same for what is left of the feature without the image mean; None for MSAE, which has none.
-        used: how many concepts make it up; `weights` holds the heaviest of them.
-        available: how many there are: words of the vocabulary, or latents.
+        explanation: where each concept is: an Explanation of this image, whose texts are the concepts' names.
+        weights: of each concept, above 0. SpLiCE's are coefficients of words, MSAE's are latents; do not compare them.
+        cosine: of the image's feature with its reconstruction from all concepts in use, in [-1, 1].
+        beyond_mean: the same after subtracting the image mean; None for MSAE, which has none.
+        used: how many concepts reconstruct the feature; `weights` holds the heaviest of them.
+        available: how many concepts there are: words of the vocabulary, or latents.
     """
 
     explanation: Explanation
@@ -55,12 +55,12 @@ class Concepts:
 
     @property
     def source(self) -> str:
-        """The image's path, or "image 0" for one that came from memory."""
+        """The path of the image, or "image 0" for one given in memory."""
         return self.explanation.sources[0]
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What repeats it: model, vocabulary, penalty, method, versions, the command."""
+        """Model, vocabulary, penalty, method, versions, the command that repeats it."""
         return self.explanation.provenance
 
     def __repr__(self) -> str:
@@ -72,21 +72,21 @@ class Concepts:
         return png(self.picture())
 
     def picture(self) -> Image.Image:
-        """The image, and one overlay a concept with its weight; the less weight, the dimmer."""
+        """The image, and one overlay per concept with its weight; a lower weight is dimmer."""
         return drawn(self)
 
     def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> Path:
         """Write the picture, arrays and manifest.json into a folder, as `eclip concepts` does.
 
         Args:
-            folder: where. Earlier concepts of the same image are replaced; files of others stay as they are.
+            folder: where to write. Earlier concepts of the same image are replaced; unrelated files are kept.
             formats: any of "png", "npz" and "json".
-            overwrite: replace results of another kind, or of another image, as well.
+            overwrite: also replace results of another kind or of another image.
 
         Raises:
             ResultError: the folder holds results of another kind or of another image, another process is writing there,
                 it cannot be written, or the disk is full.
-            OptionError: an unknown format.
+            OptionError: a format is unknown.
         """
         with ConceptsWriter(folder, formats, overwrite=overwrite).over([self.source]) as writer:
             writer.add(self)
@@ -97,11 +97,11 @@ CONCEPTS_SCHEMA, MEAN = "eclip.concepts/1", "image_mean.npy"
 
 
 def concepts_command(sources: Sequence[str], provenance: dict[str, Any]) -> str:
-    """The shell command that repeats it; `provenance` is that of Concepts."""
+    """The shell command that repeats concepts with this provenance."""
     words = [
         "eclip",
         "concepts",
-        *question(sources),
+        *inputs(sources),
         "--model",
         provenance["model"],
         "--count",
@@ -114,9 +114,9 @@ def concepts_command(sources: Sequence[str], provenance: dict[str, Any]) -> str:
 
 
 def drawn(concepts: Concepts) -> Image.Image:
-    """The picture of an image's concepts, each map dimmed: times the root of its weight's share of the greatest.
+    """The picture of an image's concepts, each map dimmed by the square root of its weight relative to the heaviest.
 
-    The share itself would leave most maps too dark to see where they are.
+    The relative weight itself would make most maps too dark to see.
     """
     explanation, weights = concepts.explanation, concepts.weights.tolist()
     shown = heatmap.signed if explanation.signed else heatmap.normalize
@@ -129,7 +129,7 @@ def drawn(concepts: Concepts) -> Image.Image:
 
 
 class ConceptsWriter(Folder):
-    """Writes concepts into a folder: a picture and one file of arrays an image, the manifest.
+    """Writes concepts into a folder: a picture and a file of arrays per image, and the manifest.
 
     The manifest is also what `eclip concepts --json` prints:
 
@@ -139,7 +139,7 @@ class ConceptsWriter(Folder):
                      "files": {"image", "picture", "npz"}}, ...],
          "failures": [{"source", "error"}, ...]}
 
-    Concepts are in order, the heaviest first; the npz file holds maps (concept, row, col), weights and scores.
+    Concepts are ordered by weight, the heaviest first; the npz file holds maps (concept, row, col), weights and scores.
     Otherwise as in `eclip.explanation.explanation.ExplanationWriter`.
     """
 
@@ -147,13 +147,13 @@ class ConceptsWriter(Folder):
         super().__init__(folder, formats, {"schema": CONCEPTS_SCHEMA, "provenance": None}, overwrite=overwrite)
 
     def _own(self, name: str) -> bool:
-        return super()._own(name) or (name == MEAN and self._before is not None)  # one of an earlier run's
+        return super()._own(name) or (name == MEAN and self._before is not None)  # left by an earlier run
 
     def keep_mean(self, mean: np.ndarray) -> Path:
         """Write an image mean; returns its file, for `image_mean`.
 
         Raises:
-            ResultError: there is one that no run of this kind left there, see `check_free`; or it cannot be written.
+            ResultError: the folder has one from elsewhere, see `check_free`, or it cannot be written.
         """
         self.check_free(MEAN)
         buffer = io.BytesIO()

@@ -1,7 +1,7 @@
-"""Concepts: what a model sees in an image without being asked, each with the place where it sees it.
+"""Concepts: what a model sees in an image without a text, and where.
 
-An image's feature is taken apart into few words of a vocabulary (SpLiCE, `eclip.discovery.splice`) or few latents of a
-sparse autoencoder (MSAE, `eclip.discovery.msae`); the words then go the main path of `explain` to become maps.
+An image's feature is decomposed into a few words of a vocabulary (SpLiCE, `eclip.discovery.splice`) or a few latents of
+a sparse autoencoder (MSAE, `eclip.discovery.msae`); words are then mapped as in `explain`.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ def concepts(images: ImageLike, **settings: Any) -> Concepts: ...
 @overload
 def concepts(images: list[Any] | tuple[Any, ...], **settings: Any) -> list[Concepts]: ...
 def concepts(images: ImageLike | Sequence[ImageLike], **settings: Any) -> Concepts | list[Concepts]:
-    """Which concepts does the model see in each image, how much of each, and where?
+    """Which concepts does the model see in each image, with which weights, and where?
 
     Args:
-        images: a path, a PIL picture, an array or a tensor, see `eclip.explain`; or several of them.
+        images: a path, a PIL image, an array or a tensor, see `eclip.explain`; or several of them.
         settings: as in `concepts_each`: model, vocabulary, count, l1, method, image_mean, mean_from, msae and others.
 
     Returns:
-        Concepts; for several images a list of them.
+        Concepts; for several images, a list of them.
 
     Raises:
-        EclipError: bad input, of a class that says which: `eclip.errors` lists them.
+        EclipError: invalid input; `eclip.errors` lists the classes.
     """
     found = list(concepts_each(at_least_one(images), **settings))
     return found if are_several(images) else found[0]
@@ -86,38 +86,38 @@ def concepts_each(
     failures: list[tuple[str, str]] | None = None,
     **options: Any,
 ) -> Iterator[Concepts]:
-    """One Concepts an image, in order, for more images than fit into memory; the vocabulary is encoded once.
+    """Yield one Concepts per image, in order, for more images than fit into memory; the vocabulary is encoded once.
 
     Args:
         images: any iterable.
         model: a name for `eclip.load`, or a Backbone.
-        vocabulary: a file with one word a line, or the words; None = the package's own, see `eclip.texts.vocabulary`.
-            Its features are cached on disk. What it lacks cannot be found.
-        count: at most so many concepts an image, those of most weight.
-        l1: SpLiCE's penalty, above 0; more makes fewer concepts. None = 0.25, the authors'.
+        vocabulary: a file with one word per line, or the words; None = the package's own, see
+            `eclip.texts.vocabulary`. Its features are cached on disk. Words that are not in it cannot be found.
+        count: at most this many concepts per image, those with the highest weights.
+        l1: SpLiCE's penalty, above 0; larger values give fewer concepts. None = 0.25, the authors' value.
         method: of `eclip.METHODS`, for the maps.
-        image_mean: the mean of the unit features of many images, whatever they show, which SpLiCE takes away:
-            (feature,), or a .npy file of it. `mini` brings its own; any other model needs this or `mean_from`.
-        mean_from: a folder of images to take the mean of, better hundreds, of the kind that will be asked about.
-        msae: a checkpoint of a sparse autoencoder, see `eclip.discovery.msae`. Instead of words its latents are the
-            concepts, named after the nearest word; maps are the latents of patches. l1, method and means have no part.
-        latents: how many latents of the autoencoder an image may use, 64 if left out; without msae there are none.
+        image_mean: the mean of the unit features of many images of any content, which SpLiCE subtracts: (feature,), or
+            a .npy file of it. `mini` includes its own; any other model needs this or `mean_from`.
+        mean_from: a folder of images, preferably hundreds, similar to yours, to compute the mean from.
+        msae: a checkpoint of a sparse autoencoder, see `eclip.discovery.msae`. Its latents are the concepts, named
+            after the nearest word; maps are the latents of patches. Cannot be combined with l1, method or a mean.
+        latents: how many latents an image may use, with msae only; None = 64.
         image_size: see `eclip.explain`.
-        resize: see `eclip.explain`; with "keep", images of one grid in a row share a forward pass.
+        resize: see `eclip.explain`; with "keep", consecutive images of one grid share a forward pass.
         templates: for the vocabulary, see `eclip.encode_texts`.
         positions: see `eclip.encode`.
         device: see `eclip.explain`.
         batch_size: images in one forward pass, at least 1.
-        failures: images that cannot be read are added here as (source, error), and the rest goes on. None: they raise.
-        options: of the method.
+        failures: unreadable images are added here as (source, error), and the others continue. None: they raise.
+        options: options of the method.
 
     Raises:
-        OptionError: a setting outside its range, or no image mean for a model that brings none.
+        OptionError: a setting is outside its range, or the model has no image mean and none is given.
         MissingExtraError: scikit-learn, which SpLiCE needs, is not installed.
-        EclipError: other bad input, of a class that says which.
+        EclipError: other invalid input; `eclip.errors` lists the classes.
 
     Warns:
-        EqualTextsWarning: the model cannot tell words of the vocabulary apart.
+        EqualTextsWarning: the model cannot distinguish some words of the vocabulary.
     """
     batch_size, count = whole(batch_size, "batch_size", least=1), whole(count, "count", least=1)
     most = whole(LATENTS if latents is None else latents, "latents", least=1)
@@ -128,9 +128,9 @@ def concepts_each(
         l1 = plain_options({"l1": splice.L1 if l1 is None else l1})["l1"]
         splice.require_lasso(l1)  # before anything is loaded
         if latents is not None:
-            raise OptionError(f"latents={latents} goes with msae, a checkpoint of an autoencoder: SpLiCE has none.")
+            raise OptionError(f"latents={latents} requires msae, a checkpoint of an autoencoder; set msae too.")
     elif not (image_mean is None and mean_from is None and method == METHOD and not own and l1 is None):
-        raise OptionError("msae goes without l1, method, options, image_mean and mean_from: those are SpLiCE's.")
+        raise OptionError("msae cannot be combined with l1, method, options, image_mean or mean_from; omit them.")
     words, backbone = words_of(vocabulary), backbone_of(model, device)
     if msae is None:
         by: Tensor | Autoencoder = mean_for(backbone, image_mean, mean_from, view.settings)
@@ -156,7 +156,7 @@ def concepts_each(
 
 
 class ConceptQuery:
-    """Everything but the images, encoded once; `provenance` is that of each answer."""
+    """Everything but the images, encoded once; `provenance` is shared by all answers."""
 
     def __init__(
         self,
@@ -182,7 +182,7 @@ class ConceptQuery:
             self.dictionary = splice.dictionary(self.text)
 
     def answer(self, batch: Sequence[tuple[str, Image.Image]]) -> Iterator[Concepts]:
-        """One Concepts an image, of one forward pass of all."""
+        """One Concepts per image, from one forward pass for all."""
         encoding = self.view.encode(self.backbone, [picture for _, picture in batch], self.keep)
         features, beyond = encoding.feature.to(self.text), None
         if self.autoencoder is not None:
@@ -222,7 +222,7 @@ class ConceptQuery:
             )
 
     def _named(self, best: list[int]) -> tuple[list[int], list[str]]:
-        """Of each concept its word, by index, and its name; latents that share a word differ in their numbers."""
+        """The word of each concept, by index, and its name; latents that share a word have different numbers."""
         if self.autoencoder is None:
             return best, [self.words[concept] for concept in best]
         texts = [self.nearest[latent] for latent in best]

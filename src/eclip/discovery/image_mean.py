@@ -1,4 +1,4 @@
-"""The image mean: what the features of all images share and no text has, which SpLiCE takes away."""
+"""The image mean: the part of image features that all images share and texts lack, which SpLiCE subtracts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from eclip.errors import ImageError, OptionError, ShapeError
 from eclip.images import ImageLike, find_images, read_ahead
 
 MINI_MEAN = "backbones/assets/mini/image_mean.npy"
-"""That of `mini`, made by recipes/concepts/image_mean.py."""
+"""The image mean of `mini`, computed by recipes/concepts/image_mean.py."""
 
 
 def image_mean(
@@ -33,18 +33,18 @@ def image_mean(
     resize: str = "squash",
     positions: str = DEFAULT_POSITIONS,
 ) -> Float[Tensor, " feature"]:
-    """The mean of the unit features of images, for `image_mean` of `eclip.concepts`; keep it with `numpy.save`.
+    """The mean of the unit features of images, for `image_mean` of `eclip.concepts`; save it with `numpy.save`.
 
     Args:
-        images: two or more, better hundreds, of the kind that will be asked about.
+        images: at least two, preferably hundreds, similar to those to be explained.
         model: a name for `eclip.load`, or a Backbone.
-        image_size: as for the concepts, and so are the rest.
+        image_size: as for the concepts, also for the arguments below.
         resize: see `eclip.explain`.
         positions: see `eclip.encode`.
 
     Raises:
         ImageError: an image cannot be read, or there are fewer than two.
-        EclipError: other bad input, of a class that says which.
+        EclipError: other invalid input; `eclip.errors` lists the classes.
     """
     backbone, view = backbone_of(model, None), View(image_size, resize, positions)
     total, count = torch.zeros((), dtype=torch.float32, device=backbone.weight.device), 0
@@ -53,25 +53,25 @@ def image_mean(
             raise image
         total, count = total + unit(view.encode(backbone, [image], 0).feature)[0], count + 1
     if count < 2:
-        raise ImageError(f"a mean needs two images or more, better hundreds, got {count}.")
+        raise ImageError(f"the image mean needs at least 2 images, preferably hundreds, got {count}.")
     return total / count
 
 
 def mean_for(
     backbone: Backbone, given: Any, folder: str | Path | None, settings: dict[str, Any]
 ) -> Float[Tensor, " feature"]:
-    """The image mean: as given, of a folder's images, or the one that a model brings.
+    """The image mean: as given, computed from a folder's images, or included with the model.
 
     Raises:
-        OptionError: there is none, it cannot be read, or it is no mean of unit features.
-        ShapeError: it is no vector.
-        ImageError: a photo of the folder cannot be read, or there are fewer than two.
+        OptionError: there is none, it cannot be read, or it is not a mean of unit features.
+        ShapeError: it is not a vector.
+        ImageError: an image in the folder cannot be read, or there are fewer than two.
     """
     if given is not None and folder is not None:
-        raise OptionError("image_mean and mean_from are two ways to the same: leave one out.")
+        raise OptionError("image_mean and mean_from both set the image mean; omit one of them.")
     if folder is not None:
         if not isinstance(folder, str | Path):
-            raise OptionError(f"mean_from must be the path of a folder with images, got {folder!r}.")
+            raise OptionError(f"mean_from must be the path of a folder of images, got {folder!r}.")
         images, problems = find_images([folder])
         if problems:
             raise ImageError(problems[0][1])
@@ -79,8 +79,8 @@ def mean_for(
     if given is None:
         if not _is_mini(backbone):
             raise OptionError(
-                f"{backbone.name} brings no image mean, which SpLiCE takes away: give mean_from (--mean-from), a "
-                "folder with hundreds of images like yours, or image_mean (--image-mean), a .npy file of their mean."
+                f"{backbone.name} has no image mean, which SpLiCE subtracts. Set mean_from (--mean-from), a folder of "
+                "hundreds of images like yours, or image_mean (--image-mean), a .npy file of their mean."
             )
         with files("eclip").joinpath(MINI_MEAN).open("rb") as file:
             given = np.load(file)
@@ -91,21 +91,21 @@ def mean_for(
     if not (isinstance(given, Tensor) and given.is_floating_point()):
         kind = f"{given.dtype} numbers" if isinstance(given, np.ndarray | Tensor) else type(given).__name__
         raise OptionError(
-            f"the image mean must be an array of floating-point numbers, or the path of a .npy file of one, got {kind}."
+            f"the image mean must be an array of floating-point numbers or the path of a .npy file, got {kind}."
         )
     mean = given.detach().float().to(backbone.weight.device)
     if mean.ndim != 1:
-        raise ShapeError(f"the image mean must hold one number a feature, got an array of {tuple(mean.shape)}.")
+        raise ShapeError(f"the image mean must be (feature,), got an array of shape {tuple(mean.shape)}.")
     if not bool(mean.isfinite().all()) or float(mean.norm()) > 1.001 or not bool(mean.any()):
         raise OptionError(
-            f"the image mean must be that of unit features, so of a length above 0 and at most 1, got length "
-            f"{float(mean.norm()):.3g}: make each feature unit before the mean, as eclip.image_mean does."
+            f"the image mean must be the mean of unit features, so its norm must be above 0 and at most 1, got norm "
+            f"{float(mean.norm()):.3g}. Normalize each feature before averaging, as eclip.image_mean does."
         )
     return mean
 
 
 def _is_mini(backbone: Backbone) -> bool:
-    """Whether it is `mini` as `load` gives it, in any precision; a model that was wrapped may only bear its name."""
+    """Whether it is `mini` as loaded by `load`, in any precision; a wrapped model may only share its name."""
     place, precision = backbone.weight.device, str(backbone.weight.dtype).removeprefix("torch.")
     if backbone.name != DEFAULT_MODEL or precision not in PRECISIONS:
         return False
@@ -114,10 +114,10 @@ def _is_mini(backbone: Backbone) -> bool:
 
 def _read(path: str | Path) -> Any:
     try:
-        with Path(path).open("rb") as file:  # np.load itself leaves a damaged file open
+        with Path(path).open("rb") as file:  # np.load alone would leave a damaged file open
             given = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise OptionError(f"the image mean {str(path)!r} cannot be read as a .npy file: {error}.") from error
+        raise OptionError(f"cannot read the image mean {str(path)!r} as a .npy file: {error}.") from error
     if not isinstance(given, np.ndarray):
         raise OptionError(f"the image mean {str(path)!r} must be a .npy file of one array, got an archive of several.")
     return given

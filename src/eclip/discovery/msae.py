@@ -1,9 +1,9 @@
-"""MSAE, a feature as few latents of a sparse autoencoder (Zaigrajew et al. 2025, https://arxiv.org/abs/2502.20578).
+"""MSAE, a feature as a few latents of a sparse autoencoder (Zaigrajew et al. 2025, https://arxiv.org/abs/2502.20578).
 
 Code: WolodjaZ/MSAE (MIT), commit c0bf439; written from the formulas, equal to it on shared arrays
-(`tests/test_concepts.py`). Inference only: a checkpoint is given.
-Differs from it: files are read without running code from them, and cap and standardization are read from the
-checkpoint's own configuration, never from the file's name.
+(`tests/test_concepts.py`). Inference only, from a checkpoint.
+Differs from it: reads files without running code from them, and reads cap and standardization from the checkpoint's
+configuration, never from the file name.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Autoencoder:
 
     Attributes:
         encoder: W.
-        decoder: one row a latent, the direction that it stands for; with tied weights the encoder, transposed.
-        pre_bias: b, taken off before and put back after.
+        decoder: one row per latent, its direction; with tied weights, the transposed encoder.
+        pre_bias: b, subtracted before encoding and added back after decoding.
         latent_bias: c.
         cap: latents z become cap tanh(z / cap); 0 for none.
-        standardize: each row is brought to mean 0 and deviation 1 first.
-        mean: of the features that it was trained on, taken off first.
-        scale: factor after that.
+        standardize: whether to scale each row to mean 0 and standard deviation 1 first.
+        mean: of the features that it was trained on, subtracted first.
+        scale: factor applied after the mean.
     """
 
     encoder: Float[Tensor, "feature latent"]
@@ -53,12 +53,12 @@ class Autoencoder:
         """The latents: W'(x - b) + c, the k largest kept, negative ones 0, capped.
 
         Args:
-            features: as trained on, which for the authors' checkpoints is as the tower gives them, not unit.
+            features: as in training; for the authors' checkpoints, the tower's features without normalization.
             k: how many latents a row may use; None = all.
 
         Raises:
             OptionError: k is not between 1 and the number of latents.
-            ShapeError: features of another width.
+            ShapeError: the features have another width.
         """
         self._check(features)
         rows, _, _ = self._prepare(features)
@@ -74,31 +74,31 @@ class Autoencoder:
     def decode(
         self, latents: Float[Tensor, "*batch latent"], features: Float[Tensor, "*batch feature"]
     ) -> Float[Tensor, "*batch feature"]:
-        """What the latents stand for, on the scale of the features that they came from.
+        """Features reconstructed from latents, on the scale of the encoded features.
 
         Args:
             latents: from `encode`.
-            features: those that were encoded, whose mean and deviation come back where rows were standardized.
+            features: the encoded features; if rows are standardized, their mean and deviation are restored.
         """
         _, mean, deviation = self._prepare(features)
         rows = (latents @ self.decoder + self.pre_bias) * deviation + mean
         return rows / self.scale + (0 if self.mean is None else self.mean)
 
     def names(self, words: Float[Tensor, "concept feature"]) -> tuple[Int[Tensor, " latent"], Float[Tensor, " latent"]]:
-        """For each latent the word nearest to its decoder row, by its index, and the cosine of the two.
+        """For each latent, the index of the word nearest to its decoder row, and the cosine of the two.
 
         Args:
-            words: text features of the model whose image features are encoded, of any length.
+            words: text features of the model whose image features are encoded, of any norm.
 
         Raises:
-            ShapeError: features of another width.
+            ShapeError: the features have another width.
         """
         self._check(words)
         nearest = cosine(self.decoder, unit(words.to(self.decoder))).max(dim=-1)
         return nearest.indices, nearest.values
 
     def to(self, device: torch.device) -> Autoencoder:
-        """The same on another device."""
+        """The autoencoder on another device."""
         arrays: dict[str, Any] = {
             name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
@@ -107,8 +107,8 @@ class Autoencoder:
     def _check(self, features: Tensor) -> None:
         if features.shape[-1] != len(self.pre_bias):
             raise ShapeError(
-                f"this autoencoder reads features of {len(self.pre_bias)} numbers, got {features.shape[-1]}: it was "
-                "trained for another model."
+                f"this autoencoder takes features of width {len(self.pre_bias)}, got {features.shape[-1]}. It was "
+                "trained for another model; use a checkpoint for this one."
             )
 
     def _prepare(self, features: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
@@ -121,18 +121,18 @@ class Autoencoder:
 
 
 def load_autoencoder(path: str | Path) -> Autoencoder:
-    """Read a checkpoint: what MSAE's training saves, old or new, or a plain state dict as .pt or .safetensors.
+    """Read a checkpoint of MSAE's training, in its old or new format, or a plain state dict as .pt or .safetensors.
 
-    Cap, standardization, mean and scale are the checkpoint's own where it holds them; else there are none, which is the
-    authors' default in training.
+    Cap, standardization, mean and scale are read from the checkpoint; those it lacks are off, which is the authors'
+    default in training.
 
     Args:
         path: the file. No code in it is run.
 
     Raises:
-        OptionError: the path is none.
-        ModelError: there is no such file, it is no checkpoint of this kind, its arrays have shapes that do not fit
-            together or hold no finite numbers, or its activation is neither TopK nor ReLU.
+        OptionError: the path is not a path.
+        ModelError: the file does not exist or is not such a checkpoint, its arrays have incompatible shapes or
+            non-finite numbers, or its activation is neither TopK nor ReLU.
     """
     if not isinstance(path, str | Path):
         raise OptionError(f"msae must be the path of a checkpoint, got {path!r}.")
@@ -144,12 +144,12 @@ def load_autoencoder(path: str | Path) -> Autoencoder:
     missing = [key for key in KEYS if not isinstance(state.get(key), Tensor)]
     if missing:
         raise ModelError(
-            f"{path} is no checkpoint of an MSAE autoencoder: it lacks {', '.join(missing)}; it holds "
+            f"{path} is not a checkpoint of an MSAE autoencoder: it lacks {', '.join(missing)}; it has "
             f"{', '.join(map(str, list(state)[:6])) or 'nothing'}."
         )
     activation = str(config.get("activation", "TopKReLU"))
     if not activation.startswith(("TopK", "ReLU")):
-        raise ModelError(f"{path} was trained with {activation}; only TopK and ReLU are read here.")
+        raise ModelError(f"{path} was trained with {activation}; only TopK and ReLU are supported.")
     arrays = {name: _array(path, name, state[name]) for name in KEYS}
     encoder = arrays["encoder"]
     tied = not isinstance(state.get("decoder"), Tensor)
@@ -163,7 +163,7 @@ def load_autoencoder(path: str | Path) -> Autoencoder:
     for name, array in arrays.items():
         if name in wanted and tuple(array.shape) != wanted[name]:
             raise ModelError(
-                f"{name} in {path} must be {wanted[name]} beside an encoder of (feature, latent) = "
+                f"{name} in {path} must be {wanted[name]} to fit the encoder, (feature, latent) = "
                 f"{(feature, latent)}, got {tuple(array.shape)}."
             )
     scale = _number(path, "scaling_factor", given.get("scaling_factor"), 1.0)
@@ -215,16 +215,16 @@ def _short(value: Any) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ModelError(f"there is no checkpoint file {str(path)!r}.")
+        raise ModelError(f"the checkpoint file {str(path)!r} does not exist.")
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         saved = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file that is something else makes pickle raise whatever it likes
+    except Exception as error:  # pickle raises any class of error for a file of another kind
         reason = (str(error) or type(error).__name__).splitlines()[0][:120]
         raise ModelError(
-            f"{path} cannot be read as weights alone ({reason}). Where you trust it, save "
-            "its tensors again: torch.save(model.state_dict(), 'autoencoder.pt')."
+            f"cannot read {path} as weights only ({reason}). If you trust it, load it yourself and save its tensors: "
+            "torch.save(model.state_dict(), 'autoencoder.pt')."
         ) from error
     if not isinstance(saved, dict):
         raise ModelError(f"{path} must hold a dict of tensors, got {type(saved).__name__}.")

@@ -24,16 +24,16 @@ L1 = 0.25
 
 
 def dictionary(words: Float[Tensor, "concept feature"]) -> Float[Tensor, "concept feature"]:
-    """Text features as directions to add up: unit rows, minus their mean, unit again.
+    """Text features as a dictionary: normalized, minus their mean, normalized again.
 
     Args:
-        words: a feature each, of any length; two or more, since a word alone is its own mean.
+        words: one feature per word, of any norm; at least two, because a single word is its own mean.
 
     Raises:
         ShapeError: there are fewer than two.
     """
     if len(words) < 2:
-        raise ShapeError(f"a dictionary needs two words or more, got {len(words)}.")
+        raise ShapeError(f"a vocabulary needs at least 2 words, got {len(words)}.")
     rows = unit(words)
     return unit(rows - rows.mean(dim=0))
 
@@ -41,12 +41,12 @@ def dictionary(words: Float[Tensor, "concept feature"]) -> Float[Tensor, "concep
 def center(
     features: Float[Tensor, "image feature"], image_mean: Float[Tensor, " feature"]
 ) -> Float[Tensor, "image feature"]:
-    """Image features as the dictionary's sums approach them: unit rows, minus the mean of many images, unit again.
+    """Image features as targets for the dictionary: normalized, minus the mean of many images, normalized again.
 
     Args:
-        features: of any length.
-        image_mean: the mean of the unit features of many images, whatever they show. It takes away what all images
-            share, which no text has: the gap between the two towers (Liang et al. 2022).
+        features: of any norm.
+        image_mean: the mean of the unit features of many images of any content. Subtracting it removes what all
+            images share and texts lack: the modality gap between the towers (Liang et al. 2022).
     """
     rows = unit(features)
     return unit(rows - image_mean.to(rows))
@@ -55,12 +55,12 @@ def center(
 def solve(
     targets: Float[Tensor, "image feature"], words: Float[Tensor, "concept feature"], l1: float = L1
 ) -> Float[Tensor, "image concept"]:
-    """The w >= 0 that makes |D'w - y|^2 + l1 sum(w) least, for each target y; most weights are exactly 0.
+    """The w >= 0 that minimizes |D'w - y|^2 + l1 sum(w) for each target y; most weights are exactly 0.
 
     Args:
         targets: from `center`.
         words: D, from `dictionary`.
-        l1: the penalty, above 0. More makes fewer concepts; from 2 times the best cosine on there is none.
+        l1: the penalty, above 0. Larger values give fewer concepts; from 2 times the best cosine on, none.
 
     Raises:
         OptionError: l1 is not above 0.
@@ -79,19 +79,19 @@ def rebuild(
     words: Float[Tensor, "concept feature"],
     image_mean: Float[Tensor, " feature"],
 ) -> Float[Tensor, "image feature"]:
-    """The unit feature that the weights stand for: their sum, unit, plus the mean, unit again."""
+    """The unit feature that the weights reconstruct: their sum, normalized, plus the mean, normalized again."""
     return unit(unit(weights.to(words) @ words) + image_mean.to(words))
 
 
 def require_lasso(l1: float) -> Any:
-    """The solver's class, if the penalty is in range and the solver is there.
+    """The solver's class, after checking that the penalty is in range and scikit-learn is installed.
 
     Raises:
         OptionError: l1 is not above 0.
         MissingExtraError: scikit-learn is not installed.
     """
     if not (isinstance(l1, Real) and 0 < l1 < float("inf")):
-        raise OptionError(f"l1 must be a number above 0, such as {L1}, got {l1}: more makes fewer concepts.")
+        raise OptionError(f"l1 must be a number above 0, such as {L1}, got {l1}; larger values give fewer concepts.")
     try:
         from sklearn.linear_model import Lasso
     except ImportError as error:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from eclip.evaluation.query import Asked
+    from eclip.evaluation.query import EvaluationQuery
     from eclip.evaluation.row import Row
     from eclip.evaluation.store import BatchResult
 
@@ -37,7 +37,7 @@ TASKS: dict[str, str] = {
 """The class of each task, which is in the file of the task's name."""
 
 
-def task_of(asked: Asked) -> Task:
+def task_of(asked: EvaluationQuery) -> Task:
     """The task of a query."""
     name = asked.protocol.task
     made: Task = getattr(importlib.import_module(f"{__name__}.{name}"), TASKS[name])(asked)

@@ -28,7 +28,7 @@ from eclip.evaluation.checks import check_groups
 from eclip.evaluation.evaluation import SCHEMA, Evaluation, Found, check_question, data_of, results_of, write_results
 from eclip.evaluation.examples import OnProgress, draw_examples
 from eclip.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Localize, Protocol, protocol_of
-from eclip.evaluation.query import Asked
+from eclip.evaluation.query import EvaluationQuery
 from eclip.evaluation.row import Row
 from eclip.evaluation.store import BatchResult, ResultStore, open_run
 from eclip.files import hash_weights
@@ -155,7 +155,7 @@ def evaluate(
         "versions": {name: one for name, one in versions().items() if name not in PASSING},
         "code": _code(),
     }
-    asked = [Asked(rules, images, one, own, refine, refine_options) for one in backbones]
+    asked = [EvaluationQuery(rules, images, one, own, refine, refine_options) for one in backbones]
     tasks = [task_of(one) for one in asked]  # raises for invalid queries before the folder is created
     folder = Path(out)
     open_run(folder, question, overwrite=overwrite)
@@ -203,7 +203,7 @@ def _backbones(
 
 
 def _measure(
-    asked: Asked, task: Task, folder: Path, batch_size: int, on_progress: OnProgress
+    asked: EvaluationQuery, task: Task, folder: Path, batch_size: int, on_progress: OnProgress
 ) -> tuple[list[Row], list[BatchResult]]:
     """Score the missing batches, then read all of them."""
     items, name = asked.data.items, asked.backbone.name

@@ -20,7 +20,7 @@ from scipy import ndimage
 from eclip.datasets.masks import MaskSet, present
 from eclip.errors import DataError
 from eclip.evaluation.protocols import Localize
-from eclip.evaluation.query import Asked, opened
+from eclip.evaluation.query import EvaluationQuery, opened
 from eclip.evaluation.row import Row
 from eclip.evaluation.store import EXAMPLES, folder_of
 from eclip.files import replace_file
@@ -73,7 +73,7 @@ def chosen(row: Row, count: int) -> list[Example]:
 
 
 def draw_examples(
-    asked: Asked, rows: Sequence[Row], folder: Path, count: int, on_progress: OnProgress
+    asked: EvaluationQuery, rows: Sequence[Row], folder: Path, count: int, on_progress: OnProgress
 ) -> list[dict[str, Any]]:
     """Draw the missing examples of each method.
 

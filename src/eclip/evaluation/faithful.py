@@ -20,7 +20,7 @@ from eclip.evaluation.baselines import NAMES
 from eclip.evaluation.checks import check_baselines
 from eclip.evaluation.pair_task import PairTask, Scores, ShownClass
 from eclip.evaluation.protocols import Faithful
-from eclip.evaluation.query import Asked, joined
+from eclip.evaluation.query import EvaluationQuery, joined
 from eclip.evaluation.row import Row, mean_rows
 from eclip.evaluation.store import BatchResult
 from eclip.heatmap import normalize, resize
@@ -38,7 +38,7 @@ class FaithfulTask(PairTask):
         asked: the query; its protocol has rules of class `Faithful`.
     """
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: EvaluationQuery) -> None:
         super().__init__(asked)
         assert isinstance(asked.protocol.rules, Faithful)
         self.rules, backbone = asked.protocol.rules, asked.backbone

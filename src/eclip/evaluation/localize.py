@@ -16,7 +16,7 @@ from eclip.evaluation.bootstrap import Number, Weights, number
 from eclip.evaluation.checks import check_baselines
 from eclip.evaluation.pair_task import PairTask, Scores, ShownClass
 from eclip.evaluation.protocols import Localize
-from eclip.evaluation.query import Asked, joined
+from eclip.evaluation.query import EvaluationQuery, joined
 from eclip.evaluation.row import Row
 from eclip.evaluation.store import BatchResult
 from eclip.heatmap import normalize, resize
@@ -37,7 +37,7 @@ class LocalizeTask(PairTask):
         asked: the query; its protocol has rules of class `Localize`.
     """
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: EvaluationQuery) -> None:
         super().__init__(asked)
         assert isinstance(asked.protocol.rules, Localize)
         self.thresholds = np.array(asked.protocol.rules.thresholds)

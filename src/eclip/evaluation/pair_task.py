@@ -14,7 +14,7 @@ from eclip.backbones.encoding import Encoding
 from eclip.datasets.masks import Masked, present, sides
 from eclip.evaluation.baselines import NAMES, baseline_maps
 from eclip.evaluation.protocols import Faithful, Localize, Sanity
-from eclip.evaluation.query import Asked, Opened, opened
+from eclip.evaluation.query import EvaluationQuery, Opened, opened
 from eclip.evaluation.store import BatchResult
 
 Scores = dict[str, dict[str, Any]]
@@ -59,7 +59,7 @@ class PairTask:
 
     baselines: ClassVar[Sequence[str]] = NAMES
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: EvaluationQuery) -> None:
         self.asked = asked
         assert isinstance(asked.protocol.rules, Localize | Faithful | Sanity)
         self.least = asked.protocol.rules.least

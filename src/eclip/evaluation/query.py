@@ -1,4 +1,4 @@
-"""What an evaluation asks: data, model, methods and protocol, and the maps that follow from them."""
+"""EvaluationQuery: data, model, methods and protocol of an evaluation, and the maps that they give."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from eclip.refinements import REFINEMENTS
 from eclip.texts.encode import encode_texts
 
 PLACES = {"images", "numbers", "filled"}
-"""Arrays of a part that have one value a pair; all others have one a pair and name."""
+"""Arrays of a batch with one value per pair; all others have one per pair and name."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """An image of the set and its mask, in memory.
+    """An image of the data set and its mask, in memory.
 
     Attributes:
         place: in the data set, from 0.
@@ -50,8 +50,8 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One model's question.
+class EvaluationQuery:
+    """What to evaluate for one model.
 
     Attributes:
         protocol: the rules.
@@ -59,7 +59,7 @@ class Asked:
         backbone: the model.
         methods: options of each method by its name.
         refine: a refinement of all maps, or None.
-        refine_options: of it.
+        refine_options: options of the refinement.
     """
 
     protocol: Protocol
@@ -71,26 +71,26 @@ class Asked:
 
     @property
     def classes(self) -> dict[int, str]:
-        """Names of a set with masks by their numbers."""
+        """Class names of a data set with masks, by number."""
         assert isinstance(self.data, MaskSet)
         return self.data.classes
 
     @property
     def keep(self) -> int | None:
-        """Last blocks that the methods and the refinement rerun."""
+        """How many last blocks the methods and the refinement rerun; None = all."""
         return blocks_to_keep(self.methods, self.refine)
 
     @property
     def view(self) -> View:
-        """How the model sees images, by the rules."""
+        """How the model sees images under the protocol."""
         return View(self.protocol.image_size, self.protocol.resize, self.protocol.positions)
 
     def texts(self) -> Float[Tensor, "text feature"]:
-        """The names of all classes, in the order of their numbers in the set."""
+        """Features of all class names, in the order of their numbers in the data set."""
         return encode_texts(self.backbone, list(self.classes.values()), self.protocol.templates)
 
     def encoded(self, opened: Sequence[Opened]) -> Iterator[tuple[list[Opened], Encoding, float]]:
-        """Images of one grid, their encoding, and the seconds that it took; squashed images come all at once."""
+        """Groups of images of one grid, their encoding, and its run time in seconds; squashed images form one group."""
         view, groups = self.view, dict[Grid, list[Opened]]()
         for one in opened:
             groups.setdefault(view.grid(self.backbone, one.image), []).append(one)
@@ -103,23 +103,23 @@ class Asked:
     def maps(
         self, name: str, encoding: Encoding, text: Float[Tensor, "text feature"], shown: Sequence[Sequence[int]]
     ) -> tuple[list[Tensor], float]:
-        """A method's raw maps of the classes that each image shows, and the seconds that they took.
+        """A method's raw maps for the classes present in each image, and their run time in seconds.
 
-        What one text's map owes to the other names is the method's matter: those that look at likeness are asked for
-        all names together; gradients and perturbations, whose maps of a text do not depend on the others, only for
-        names that are shown, which is the same and costs less.
+        Whether a text's map depends on the other names is up to the method: similarity methods get all names together;
+        gradients and perturbations, whose maps do not depend on other texts, get only the names present, which gives
+        the same maps and costs less.
 
         Args:
             name: of the method.
             encoding: of the images.
-            text: of all names.
-            shown: places among the names, of each image.
+            text: features of all names.
+            shown: places of the names present, for each image.
 
         Returns:
-            (shown, row, col) of each image.
+            Maps (shown, row, col) for each image.
 
         Raises:
-            NotApplicableError: the method's formula is not applicable to this model.
+            NotApplicableError: the method's formula does not apply to this model.
         """
         method, start = METHODS[name], time.perf_counter()
 
@@ -148,7 +148,7 @@ class Asked:
         not_applicable: dict[str, str],
         seconds: dict[str, float],
     ) -> Iterator[tuple[str, list[Tensor]]]:
-        """`maps` of each method; those not applicable are noted, and seconds are added up."""
+        """`maps` of each method; methods that are not applicable are recorded, and run times are summed."""
         for name in self.methods:
             try:
                 maps, spent = self.maps(name, encoding, text, shown)
@@ -159,20 +159,20 @@ class Asked:
             yield name, maps
 
     def since(self, start: float) -> float:
-        """Seconds since then, once a GPU has done what was asked of it."""
+        """Seconds since `start`, after a GPU has finished its work."""
         return since(start, self.backbone)
 
 
 def joined(parts: Iterable[BatchResult], data: MaskSet | PairSet) -> tuple[dict[str, NDArray[Any]], list[str]]:
-    """The arrays of all parts, row after row, and the names of what was scored.
+    """The arrays of all batches, concatenated, and the names of what was scored.
 
-    In a part "images" are places in the data set; these are "items" here, and "images" counts images, of which several
-    items may be, such as the rows of a table: what is scored of one image is not known of several. Nor is what is
-    scored of one group, which "groups" numbers.
+    A batch's "images" are places in the data set; they are called "items" here, and "images" numbers the images, since
+    one image can have several items, such as rows of a table. Scores of one image are not independent, nor are those
+    of one group, which "groups" numbers.
 
     Args:
         parts: of one model.
-        data: what was scored.
+        data: the data set scored.
 
     Raises:
         DataError: no image shows a class.
@@ -185,14 +185,14 @@ def joined(parts: Iterable[BatchResult], data: MaskSet | PairSet) -> tuple[dict[
             for key, rows in part.arrays.items():
                 columns.setdefault(key, []).append(rows)
     if not columns:
-        raise DataError(f"no photo of {data.name} shows a class on enough of its area.{nothing_shown(data)}")
+        raise DataError(f"no image of {data.name} shows a class on enough of its area.{nothing_shown(data)}")
     common = [one for one in names[0] if all(one in own for own in names)]
-    if any(own != common for own in names):  # a method not applicable to some images has none here
+    if any(own != common for own in names):  # drops methods that are not applicable to some images
         for key in columns.keys() - PLACES:
             columns[key] = [
                 rows[:, [own.index(one) for one in common]] for rows, own in zip(columns[key], names, strict=True)
             ]
-    whole = {key: np.concatenate(columns.pop(key)) for key in list(columns)}  # each key held twice, not all
+    whole = {key: np.concatenate(columns.pop(key)) for key in list(columns)}  # only one key is in memory twice
     whole["items"] = whole["images"]
     if isinstance(data, MaskSet):
         whole["images"] = np.array(data.image_numbers())[whole["items"]]
@@ -205,7 +205,7 @@ def opened(items: Sequence[Masked], start: int) -> tuple[list[Opened], list[tupl
 
     Args:
         items: of the batch.
-        start: place of the first in the data set.
+        start: place of the first item in the data set.
     """
 
     def read(place: int, item: Masked) -> Opened | tuple[str, str]:

@@ -19,7 +19,7 @@ from eclip.datasets.pair import Pair, PairSet
 from eclip.errors import DataError, ImageError
 from eclip.evaluation.bootstrap import Number, Weights, number
 from eclip.evaluation.protocols import Recognize
-from eclip.evaluation.query import Asked
+from eclip.evaluation.query import EvaluationQuery
 from eclip.evaluation.row import Row
 from eclip.evaluation.store import BatchResult
 from eclip.metrics.ranking import ranks
@@ -37,7 +37,7 @@ class RecognizeTask:
         asked: the query; its protocol has rules of class `Recognize`.
     """
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: EvaluationQuery) -> None:
         assert isinstance(asked.protocol.rules, Recognize)
         self.asked, self.rules = asked, asked.protocol.rules
         assert isinstance(asked.data, PairSet)

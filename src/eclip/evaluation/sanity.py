@@ -25,7 +25,7 @@ from eclip.backbones.wrap import wrap
 from eclip.errors import OptionError
 from eclip.evaluation.pair_task import EncodedImages, PairTask, Scores
 from eclip.evaluation.protocols import Sanity
-from eclip.evaluation.query import Asked, joined
+from eclip.evaluation.query import EvaluationQuery, joined
 from eclip.evaluation.row import Row, known_mean, mean_rows
 from eclip.evaluation.store import BatchResult
 from eclip.heatmap import mean_over_cells
@@ -45,7 +45,7 @@ class SanityTask(PairTask):
 
     baselines = ()
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: EvaluationQuery) -> None:
         super().__init__(asked)
         assert isinstance(asked.protocol.rules, Sanity)
         nonsense = encode_texts(asked.backbone, list(asked.protocol.rules.nonsense), asked.protocol.templates)

@@ -26,7 +26,7 @@ from eclip.evaluation.baselines import BOUND, random
 from eclip.evaluation.bootstrap import Weights, number
 from eclip.evaluation.checks import check_baselines, nothing_shown
 from eclip.evaluation.protocols import Segment
-from eclip.evaluation.query import Asked, Opened, joined, opened
+from eclip.evaluation.query import EvaluationQuery, Opened, joined, opened
 from eclip.evaluation.row import Row
 from eclip.evaluation.store import BatchResult
 from eclip.methods import BETWEEN_TEXTS, METHODS
@@ -57,7 +57,7 @@ class SegmentTask:
             are not applicable.
     """
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: EvaluationQuery) -> None:
         assert isinstance(asked.protocol.rules, Segment)
         self.rules = asked.protocol.rules
         able = {name: own for name, own in asked.methods.items() if METHODS[name].kind in BETWEEN_TEXTS}

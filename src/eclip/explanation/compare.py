@@ -1,4 +1,4 @@
-"""Methods, and models, side by side on one image: where each sees each text, and what it costs to ask it."""
+"""Methods and models side by side on one image: where each sees each text, and how long it takes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from eclip.texts.encode import check_texts
 from eclip.texts.templates import kept
 
 EVERY = "all"
-BLIND = "shows where the model looks, whatever the text, so it cannot explain the difference of two"
-WARMING_TEXTS = 2  # one alone is a special case of surgery, which costs it 85 prompts
+BLIND = "ignores the text, so it cannot explain the difference between two texts"
+WARMING_TEXTS = 2  # a single text makes surgery encode 85 more prompts
 
 
 def compare(
@@ -45,39 +45,39 @@ def compare(
     refine: str | None = None,
     refine_options: dict[str, Any] | None = None,
 ) -> Comparison:
-    """Many methods on one image, each model encoding it once, apart from one pass beforehand to warm up.
+    """Compare methods on one image, which each model encodes once, after one warm-up pass.
 
     Args:
-        image: a path, a PIL picture, an array or a tensor, see `eclip.explain`.
+        image: a path, a PIL image, an array or a tensor, see `eclip.explain`.
         texts: one or more.
-        methods: "all", "fast" for those of one forward pass, or names or values of `eclip.METHODS`, a list or joined by
-            commas. Those without meaning for a model's tower become gaps.
+        methods: "all", "fast" for those that need one forward pass, or names or values of `eclip.METHODS`, as a list or
+            joined by commas. Those that a model does not support are listed in `not_applicable`.
         models: a name or a Backbone, as in `eclip.explain`, or several.
-        versus: a text to explain each text against, as in `eclip.explain`. Of "all" and "fast", methods that cannot
-            become gaps; named, they raise.
+        versus: a text to contrast each text with, as in `eclip.explain`. Methods that do not support it raise if
+            given by name; with "all" and "fast" they are listed in `not_applicable`.
         image_size: see `eclip.explain`.
         resize: see `eclip.explain`.
         templates: see `eclip.explain`.
         positions: see `eclip.explain`.
         device: see `eclip.explain`.
-        options: of methods by their names, such as {"legrad": {"depth": 4}}.
-        refine: a step after every method, see `eclip.explain`; its time is part of the costs.
+        options: options of each method by its name, such as {"legrad": {"depth": 4}}.
+        refine: a step after every method, see `eclip.explain`; the costs include its time.
         refine_options: see `eclip.explain`.
 
     Raises:
-        EclipError: bad input, of a class that says which: `eclip.errors` lists them.
+        EclipError: invalid input; `eclip.errors` lists the classes.
     """
     view = View(image_size, resize, positions)
     more: dict[str, Any] = {"device": device, "refine": refine, "refine_options": refine_options}
-    asked: dict[str, Any] = {"methods": methods, "models": models, "options": options, "versus": versus}
-    query = ComparisonQuery(texts, view=view, templates=templates, **asked, **more)
+    chosen: dict[str, Any] = {"methods": methods, "models": models, "options": options, "versus": versus}
+    query = ComparisonQuery(texts, view=view, templates=templates, **chosen, **more)
     return query.answer(open_image(image), name_of(image, 0))
 
 
 class ComparisonQuery:
-    """All that is asked of an image, checked and encoded once; `eclip compare` asks it of many.
+    """Everything but the images, checked and encoded once; `eclip compare` answers it for many images.
 
-    Arguments are those of `compare`, with a view for image_size, resize and positions.
+    Takes the arguments of `compare`, with a view instead of image_size, resize and positions.
     """
 
     def __init__(
@@ -97,24 +97,24 @@ class ComparisonQuery:
         self.methods = self.names if group is None else group
         able, self.unable = _able(self.names, group is not None, versus)
         own = _options(able, options or {})
-        asked = [models] if isinstance(models, str | Backbone) else list(dict.fromkeys(models))
-        if not asked:
-            raise OptionError("no model was given; `eclip models ls` shows them.")
-        for model in asked:
+        chosen = [models] if isinstance(models, str | Backbone) else list(dict.fromkeys(models))
+        if not chosen:
+            raise OptionError("no model was given. Give a name; `eclip models ls` lists them.")
+        for model in chosen:
             if isinstance(model, str):
-                split_name(model)  # refuses what names nothing, before another is loaded
+                split_name(model)  # rejects invalid names before any model is loaded
         self.queries: dict[str, Query] = {}
         self._warm: set[str] = set()
-        for model in asked:
+        for model in chosen:
             query = Query(self.texts, model=model, methods=own, versus=versus, **settings)
             if (name := query.backbone.name) in self.queries:
-                raise OptionError(f"two models are called {name!r}: give one another, eclip.wrap(..., name=...).")
+                raise OptionError(f"two models have the name {name!r}. Rename one: eclip.wrap(..., name=...).")
             self.queries[name] = query
 
     def answer(
         self, image: Image.Image, source: str, on_method: Callable[[str, str], None] | None = None
     ) -> Comparison:
-        """Compare on one image; `begun` hears the model and the method before each is run."""
+        """Compare on one image; `on_method` is called with model and method before each runs."""
         pairs = tuple((model, name) for model in self.queries for name in self.names)
         explanations: dict[Pair, Explanation] = {}
         not_applicable: dict[Pair, str] = {}
@@ -146,12 +146,12 @@ class ComparisonQuery:
 
 
 def _able(names: list[str], group: bool, versus: str | None) -> tuple[list[str], dict[str, str]]:
-    """The methods to run, and those of a group that cannot explain a difference, with the reason."""
+    """The methods to run, and those of a group that cannot contrast two texts, with the reason."""
     check_methods(names, versus=versus is not None and not group)
     unable = {
         name: BLIND
         if METHODS[name].kind == "attention"
-        else f"cannot explain the difference of two texts: {NO_DIFFERENCE}"
+        else f"cannot explain the difference between two texts: {NO_DIFFERENCE}"
         for name in names
         if versus is not None and METHODS[name].versus is None
     }
@@ -161,12 +161,12 @@ def _able(names: list[str], group: bool, versus: str | None) -> tuple[list[str],
 def _options(methods: list[str], options: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     for name in options:
         if name not in methods:
-            raise OptionError(f"options of {name!r} were given, but the methods are {', '.join(methods)}.")
+            raise OptionError(f"got options for {name!r}, but the methods are {', '.join(methods)}.")
     return {name: options_for(name, [name], options.get(name, {})) for name in methods}
 
 
 def _warm_up(query: Query, image: Image.Image) -> None:
-    """Run once what is fast, so that the costs shown are not those of a first call."""
+    """Run the fast methods once, so that the costs do not include those of a first call."""
     few = copy(query)
     few.texts, few.text = few.texts[:WARMING_TEXTS], few.text[:WARMING_TEXTS]
     few.methods = {name: own for name, own in few.methods.items() if METHODS[name].kind != "perturbation"}

@@ -1,4 +1,4 @@
-"""Comparison, what `compare` answers: methods side by side on one image; on disk; the command that repeats it."""
+"""Comparison, the result of `compare`: methods side by side on one image; saving, and the command that repeats it."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from eclip import render
 from eclip.explanation.explanation import Explanation
 from eclip.files import slug
 from eclip.methods import METHODS
-from eclip.results.command import head, question, settings
+from eclip.results.command import head, inputs, settings
 from eclip.results.folder import FORMATS, Folder
 from eclip.results.marks import png
 from eclip.results.provenance import named
 
 Pair = tuple[str, str]
-"""A model and a method, by their names."""
+"""The names of a model and a method."""
 SCHEMA = "eclip.compare/1"
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What several methods say of one image.
+    """The maps of several methods for one image.
 
     Attributes:
         image: RGB, upright.
-        source: its path, or "image 0" for one that came from memory.
+        source: its path, or "image 0" for one given in memory.
         texts: as given.
-        pairs: all (model, method) that were asked, in order.
-        explanations: by (model, method), of this one image.
-        not_applicable: by (model, method), why there is no explanation.
+        pairs: all (model, method) compared, in order.
+        explanations: of this image, by (model, method).
+        not_applicable: why there is no explanation, by (model, method).
         provenance: models, methods, settings, versions, the command that repeats it. With provenance["versus"],
-            maps and scores are those of the difference between each text and that one.
+            maps and scores are for the difference between each text and that one.
     """
 
     image: Image.Image
@@ -49,7 +49,7 @@ class Comparison:
     provenance: dict[str, Any]
 
     def __repr__(self) -> str:
-        """One line: what was compared."""
+        """One line: the image, texts, maps and models."""
         models = ", ".join(dict.fromkeys(model for model, _ in self.pairs))
         maps, without = len(self.explanations), len(self.not_applicable)
         return f"Comparison({self.source}, {len(self.texts)} texts, {maps} maps, {without} not applicable, on {models})"
@@ -60,22 +60,22 @@ class Comparison:
 
     @property
     def costs(self) -> dict[Pair, float]:
-        """What one waits for a method, and a refinement of its maps, in times of the model's forward pass alone.
+        """Time for a method and its refinement, forward pass included, in multiples of the model's forward pass.
 
-        1.0 is a method for nothing.
+        1.0 is a method that adds no time.
         """
         spent = {pair: explanation.seconds for pair, explanation in self.explanations.items()}
         return {pair: sum(seconds.values()) / seconds["forward"] for pair, seconds in spent.items()}
 
     def picture(self, scale: str = "map") -> Image.Image:
-        """All maps in one picture: a row a method, a column a text.
+        """All maps in one picture: one row per method, one column per text.
 
         Args:
-            scale: "map": colors run from the least to the most of each map. "row": of each method over all texts, so
-                that its texts can be compared, and a thing that is absent does not look present.
+            scale: "map": colors span the range of each map. "row": colors span the range of each method over all
+                texts, so that its texts can be compared, and an absent object does not look present.
 
         Raises:
-            OptionError: another scale.
+            OptionError: the scale is neither.
         """
         models = dict.fromkeys(model for model, _ in self.pairs)
         sections = [self._section(model) for model in models]
@@ -85,7 +85,7 @@ class Comparison:
         rows = tuple(self._row(pair) for pair in self.pairs if pair[0] == model)
         answer = next((one for pair, one in self.explanations.items() if pair[0] == model), None)
         if answer is None:
-            return render.Section(model, "none of these methods has a meaning here", None, rows)
+            return render.Section(model, "none of these methods is applicable", None, rows)
         row, col = answer.provenance["grid"]
         note = f"forward pass {_time(answer.seconds['forward'])} · {row} x {col} patches"
         note += f", maps refined by {answer.provenance['refine']}" if answer.provenance["refine"] else ""
@@ -103,13 +103,13 @@ class Comparison:
     def save(
         self, folder: str | Path, formats: Sequence[str] = FORMATS, *, scale: str = "map", overwrite: bool = False
     ) -> Path:
-        """Write the picture, one file of arrays and manifest.json into a folder, made if it is missing.
+        """Write the picture, one file of arrays and manifest.json into a folder, which is created if missing.
 
         Args:
-            folder: where. An earlier comparison on the same image is replaced; files of others stay as they are.
+            folder: where to write. An earlier comparison on the same image is replaced; unrelated files are kept.
             formats: any of "png", "npz" (arrays model/method and model/scores), "json" (the manifest).
             scale: as in `picture`.
-            overwrite: replace results of another kind, or of another image, as well.
+            overwrite: also replace results of another kind or of another image.
 
         Returns:
             The folder.
@@ -117,7 +117,7 @@ class Comparison:
         Raises:
             ResultError: the folder holds results of another kind or of another image, another process is writing there,
                 it cannot be written, or the disk is full.
-            OptionError: an unknown format or scale.
+            OptionError: a format or the scale is unknown.
         """
         render.check_scale(scale)
         with ComparisonWriter(folder, formats, scale, overwrite=overwrite).over([self.source]) as writer:
@@ -126,7 +126,7 @@ class Comparison:
 
 
 class ComparisonWriter(Folder):
-    """Writes comparisons into a folder: a picture and one file of arrays an image, the manifest.
+    """Writes comparisons into a folder: a picture and a file of arrays per image, and the manifest.
 
     The manifest is also what `eclip compare --json` prints:
 
@@ -138,7 +138,7 @@ class ComparisonWriter(Folder):
                      "files": {"image", "picture", "npz"}}, ...],
          "failures": [{"source", "error"}, ...]}
 
-    Each "array" of the npz file is (text, row, col), raw; beside it stands MODEL/scores. "cost" is that of
+    Each "array" of the npz file is (text, row, col), raw; MODEL/scores has the scores. "cost" is from
     `Comparison.costs`. Otherwise as in `ExplanationWriter`.
     """
 
@@ -193,7 +193,7 @@ class ComparisonWriter(Folder):
 
 
 def _unlike(names: Iterable[str]) -> dict[str, str]:
-    """A name for each that can stand in a path, unlike all others."""
+    """A unique name for each that is valid in a path."""
     found: dict[str, str] = {}
     for name in dict.fromkeys(names):
         short = slug(name) or "model"
@@ -203,18 +203,18 @@ def _unlike(names: Iterable[str]) -> dict[str, str]:
 
 
 def compare_command(sources: Sequence[str], texts: Sequence[str], provenance: dict[str, Any]) -> str:
-    """The shell command that repeats a comparison; `provenance` is that of a Comparison's manifest."""
+    """The shell command that repeats a comparison with this provenance of its manifest."""
     methods = provenance["methods"] if isinstance(provenance["methods"], str) else ",".join(provenance["methods"])
     words = [
         "eclip",
         "compare",
-        *question(sources, texts),
+        *inputs(sources, texts),
         "--models",
         ",".join(provenance["models"]),
         "--methods",
         methods,
     ]
-    for model in provenance["models"].values():  # where one has a named head, it stands alone
+    for model in provenance["models"].values():  # a named head implies a single model
         words += head(model["head"], provenance["methods"])
     return shlex.join([*words, "--scale", provenance["scale"], *settings(provenance)])
 

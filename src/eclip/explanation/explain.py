@@ -1,6 +1,6 @@
-"""`explain` and `explain_each`: images and texts go in, Explanations come out.
+"""`explain` and `explain_each`: from images and texts to Explanations.
 
-Start reading here, and go on with `eclip.explanation.query`: `load` finds the model, `encode_texts` and `encode` run
+Start reading here and continue with `eclip.explanation.query`: `load` finds the model, `encode_texts` and `encode` run
 its two towers once, a method turns the Encoding into raw maps, and `Explanation` shows them.
 """
 
@@ -57,30 +57,30 @@ def explain(
     """Which part of each image made the model match each text?
 
     Args:
-        image: a path, a PIL picture, a NumPy array (height, width, channel) or a torch tensor (channel, height, width),
+        image: a path, a PIL image, a NumPy array (height, width, channel) or a torch tensor (channel, height, width),
             uint8 or in [0, 1], not normalized; or a list or batch of them. The whole image is explained, not a crop.
         texts: one or more.
         model: a name for `eclip.load`, or a Backbone from `load` or `wrap`.
         method: a name or value of `eclip.METHODS`, or several, which share one forward pass; None = "eclip" for a model
-            with a trained head, as "mini" has, else "surgery".
+            with a trained head, such as "mini", otherwise "surgery".
         image_size: side in pixels; None = the model's own.
         resize: "squash" (a square, as in the paper) or "keep" (the image's aspect ratio, about as many patches).
         templates: prompt templates, see `eclip.encode_texts`.
         positions: how position embeddings are resized, see `eclip.encode`.
-        versus: a text to explain each text against: maps and scores become those of the difference, why A and not B.
-        device: where a model given by name is put, see `eclip.load`; None = the CPU. A Backbone stays where it is.
-        refine: a name of `eclip.REFINEMENTS`, which draws maps to what the image shows, some on the model's pixels.
-        refine_options: of the refinement, see `eclip.REFINEMENTS[name].options`.
-        health: ask of each map whether it can be trusted, see `eclip.explanation.health`. The maps stay as they are.
-        not_applicable: of several methods, those that are not applicable to this model are added here,
-            with the reason, and the rest goes on. None: they raise.
+        versus: a text to contrast each text with: maps and scores explain the difference, why A and not B.
+        device: where to put a model given by name, see `eclip.load`; None = the CPU. A Backbone stays where it is.
+        refine: a name of `eclip.REFINEMENTS`, which aligns maps with the image content, some at the model's resolution.
+        refine_options: options of the refinement, see `eclip.REFINEMENTS[name].options`.
+        health: check whether each map can be trusted, see `eclip.explanation.health`. The maps do not change.
+        not_applicable: with several methods, those that are not applicable to this model are added here with the
+            reason, and the others run. None: they raise.
         options: options of the method, see `eclip.METHODS[name].options`.
 
     Returns:
-        An Explanation; for several methods a dict from their names.
+        An Explanation; for several methods, a dict with one for each name.
 
     Raises:
-        EclipError: bad input, of a class that says which: `eclip.errors` lists them.
+        EclipError: invalid input; `eclip.errors` lists the classes.
     """
     images = at_least_one(image)
     view: dict[str, Any] = {"view": View(image_size, resize, positions), "templates": templates, "versus": versus}
@@ -90,7 +90,7 @@ def explain(
     grids = {query.grid(picture) for _, picture in named}
     if len(grids) > 1:
         raise ImageError(
-            f"images of unlike shapes have maps of unlike grids {sorted(tuple(grid) for grid in grids)}: use "
+            f"the images have different shapes, so their maps have different grids {sorted(map(tuple, grids))}. Use "
             'eclip.explain_each, or resize="squash".'
         )
     answers = query.answer(named, None if alone else not_applicable)
@@ -116,17 +116,17 @@ def explain_each(
     health: bool = True,
     **options: Any,
 ) -> Iterator[Explanation]:
-    """One Explanation an image, in order, for more images than fit into memory; texts are encoded once.
+    """Yield one Explanation per image, in order, for more images than fit into memory; texts are encoded once.
 
     Args:
-        images: any iterable; at most two batches of it are held at a time, read ahead while the model works.
+        images: any iterable; at most two batches are in memory, the second read ahead while the model runs.
         texts: as in `explain`.
         batch_size: images in one forward pass, at least 1.
-        failures: images that cannot be read are added here as (source, error), and the rest goes on. None: they raise.
-        model: as in `explain`, and so are the rest.
+        failures: unreadable images are added here as (source, error), and the others continue. None: they raise.
+        model: see `explain`.
         method: one name; None as in `explain`.
         image_size: see `explain`.
-        resize: see `explain`; with "keep", images of one grid in a row share a forward pass.
+        resize: see `explain`; with "keep", consecutive images of one grid share a forward pass.
         templates: see `explain`.
         positions: see `explain`.
         versus: see `explain`.
@@ -158,7 +158,7 @@ def _query(
     alone: bool = False,
     **settings: Any,
 ) -> tuple[Query, bool]:
-    """The query, and whether it is of one method and no list of one; only that will do if it must be `alone`."""
+    """The query, and whether `method` is a single method, not a list; `alone` allows only a single one."""
     texts = check_texts(texts)
     if method is None:
         model, device = backbone_of(model, device), None

@@ -1,4 +1,4 @@
-"""Explanation, what `explain` answers: raw maps and scores, and what people take from them; on disk; its command."""
+"""Explanation, the result of `explain`: raw maps and scores, heat maps, masks, boxes and points; saving and loading."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from eclip.errors import ImageError, OptionError, ResultError
 from eclip.explanation.health import NUMBERS, Health
 from eclip.files import slug
 from eclip.images import open_image
-from eclip.results.command import head, options, question, settings
+from eclip.results.command import head, inputs, options, settings
 from eclip.results.earlier import MANIFEST
 from eclip.results.folder import FORMATS, Folder
 from eclip.results.indexing import Which, image_and_text, image_of, number_of
@@ -30,28 +30,30 @@ from eclip.results.provenance import named
 
 SCHEMA = "eclip.explain/1"
 MOST_PANELS = 20
-"""Pictures are drawn for at most so many texts, those that score best; arrays hold all."""
+"""The most texts that pictures are drawn for, those with the best scores; arrays hold all texts."""
 Threshold = float | np.floating | str | None
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Maps of some images for some texts by one method, with all that is needed to repeat them.
+    """Maps of images for texts by one method, with everything needed to repeat them.
 
     Attributes:
-        maps: (image, text, row, col) float32, raw: as the method gives them, on the patch grid. With a refinement, as
-            that gives them; some lie on the pixels that the model saw, provenance["pixels"].
-        scores: (image, text) float32, cosine of the unaltered model in [-1, 1]: whether, where a map shows where.
+        maps: (image, text, row, col) float32, the raw values of the method on the patch grid. With a refinement, its
+            values; some refinements return maps on the pixels that the model saw, provenance["pixels"].
+        scores: (image, text) float32, cosine of the unaltered model in [-1, 1]. A map shows where, a score whether: an
+            object that is absent has a map as well.
         texts: as given.
-        sources: what each image was: its path, or "image 0" for one that came from memory.
+        sources: the path of each image, or "image 0" for one given in memory.
         sizes: (width, height) of each image.
-        signed: zero has a meaning in these maps; overlays diverge around it.
+        signed: whether zero is meaningful in these maps; if so, overlays use a diverging colormap around it.
         provenance: model, method, options, resize, templates, versions, the command that repeats it. With
-            provenance["versus"], maps and scores are those of the difference between each text and that one.
-        seconds: what it took: "forward" (shared by all methods), "method", "refine", "health"; not saved.
-        health: what can be doubted of each map, as the method gave it; None if it was not asked.
-        flat: (image, text), maps whose values differ by rounding alone, see `eclip.heatmap.flat`: they are drawn as
-            zeros and have no mask, box or point, while `maps` holds them as they are. None: told from the maps alone.
+            provenance["versus"], maps and scores are for the difference between each text and that one.
+        images: the images, RGB and upright, or after `load` the files to open them from.
+        seconds: run times: "forward" (shared by all methods), "method", "refine", "health"; not saved.
+        health: reasons to doubt each map, computed before any refinement; None if the checks were off.
+        flat: (image, text), maps whose values differ by rounding only, see `eclip.heatmap.flat`: they are drawn as
+            zeros and have no mask, box or point, but `maps` holds them unchanged. None: determined from the maps alone.
     """
 
     maps: Float[np.ndarray, "image text row col"]
@@ -73,13 +75,13 @@ class Explanation:
         return f"Explanation({image} images, {text} texts, {row} x {col} {kind}, {by})"
 
     def only(self, images: Which | Sequence[Which]) -> Explanation:
-        """The same of one image, or of some, in the order given.
+        """The explanation of one image or of several, in the given order.
 
         Args:
             images: their numbers, paths or file names.
 
         Raises:
-            OptionError: there is no such image, or several of that name.
+            OptionError: there is no such image, or several have that name.
         """
         some = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
         places = [image_of(image, self.sources, self.texts) for image in some]
@@ -100,21 +102,21 @@ class Explanation:
 
         Raises:
             OptionError: there is no such image.
-            ResultError: its file is gone.
+            ResultError: its file cannot be read anymore.
         """
         picture = self.images[image_of(image, self.sources, self.texts)]
         try:
             return picture if isinstance(picture, Image.Image) else open_image(picture)
         except ImageError as error:
-            raise ResultError(f"the image of this explanation cannot be read again: {error}") from error
+            raise ResultError(f"cannot reopen the image of this explanation: {error}") from error
 
     def label(self, text: Which) -> str:
-        """The text as pictures name it, with the one it is held against if there is one."""
+        """The text as pictures show it, with the text it is contrasted with, if any."""
         versus, name = self.provenance.get("versus"), self.texts[number_of(text, self.texts, "text")]
         return name if versus is None else f"{name}, not {versus}"
 
     def drawn(self, image: int = 0) -> Float[np.ndarray, "text row col"]:
-        """The raw maps of an image as pictures, masks, boxes and points see them: a flat one is zeros."""
+        """The raw maps of an image as used for pictures, masks, boxes and points: flat maps are zeros."""
         raw = self.maps[image]
         return raw if self.flat is None else np.where(self.flat[image][:, None, None], np.zeros_like(raw), raw)
 
@@ -122,23 +124,23 @@ class Explanation:
         return torch.from_numpy(np.ascontiguousarray(self.drawn(image)[text]))
 
     def heatmap(self, image: Which = 0, text: Which | None = None) -> Float[np.ndarray, "height width"]:
-        """Where the match is, 0 to 1, in the image's own pixels: min-max on the grid, then bilinear.
+        """The map as a heat map in [0, 1] in the image's own pixels: min-max on the grid, then bilinear resizing.
 
-        Zero and one are the least and the most of this image and text, whether it is there or not. A flat map is 0.
+        0 and 1 are the minimum and maximum of this image and text, even if the object is absent. A flat map is 0.
 
         Args:
-            image: which image, here and in all that follows: its number, its path, or its file's name. A text's name
-                alone, `heatmap("a dog")`, is that text on the first image.
+            image: which image, here and in the methods below: its number, path or file name. A text alone,
+                `heatmap("a dog")`, selects that text on the first image.
             text: which text: its number or the text itself; None = the first.
 
         Raises:
-            OptionError: there is no such image or text, or several of that name.
+            OptionError: there is no such image or text, or several have that name.
         """
         image, text = image_and_text(image, text, self.sources, self.texts)
         return heatmap.resize(heatmap.normalize(self._map(image, text)), self.sizes[image][::-1]).numpy()
 
     def overlay(self, image: Which = 0, text: Which | None = None, *, legend: bool = True) -> Image.Image:
-        """The image with its heat map; signed maps in two colors around zero."""
+        """The image with its heat map on top; signed maps use two colors around zero."""
         image, text = image_and_text(image, text, self.sources, self.texts)
         shown, label, score = self._shown(image, text), self.label(text), float(self.scores[image, text])
         return render.overlay(self.image(image), shown, signed=self.signed, text=label, score=score, legend=legend)
@@ -148,7 +150,7 @@ class Explanation:
         return shown(self._map(image, text)).numpy()
 
     def strip(self, image: Which = 0) -> Image.Image:
-        """The image and one panel a text in one picture; of more than twenty texts the twenty that score best."""
+        """The image and one panel per text side by side; of more than twenty texts, the twenty with the best scores."""
         image = image_of(image, self.sources, self.texts)
         best = self.best_texts(image)
         maps, names, scores = (
@@ -159,7 +161,7 @@ class Explanation:
         return render.strip(self.image(image), maps, signed=self.signed, texts=[*names], scores=scores.tolist())
 
     def best_texts(self, image: Which = 0) -> list[int]:
-        """The texts that pictures are drawn for: all in their order, or the twenty that score best, best first."""
+        """Numbers of the texts that pictures show: all in order, or the twenty with the best scores, best first."""
         image = image_of(image, self.sources, self.texts)
         best: list[int] = np.argsort(-self.scores[image], kind="stable")[:MOST_PANELS].tolist()
         return best if len(self.texts) > MOST_PANELS else list(range(len(self.texts)))
@@ -167,7 +169,12 @@ class Explanation:
     def mask(
         self, image: Which = 0, text: Which | None = None, threshold: Threshold = None
     ) -> Bool[np.ndarray, "height width"]:
-        """Where the heat map reaches a threshold: "otsu" (found for this heat map; None as well) or one in [0, 1].
+        """The pixels where the heat map reaches a threshold, in the image's own size.
+
+        Args:
+            image: which image.
+            text: which text.
+            threshold: a number in [0, 1], as the heat map's values, or "otsu" (found for this heat map); None = "otsu".
 
         Raises:
             OptionError: the threshold is neither, or there is no such image or text.
@@ -182,37 +189,54 @@ class Explanation:
     def boxes(
         self, image: Which = 0, text: Which | None = None, threshold: Threshold = None, *, min_area: float = 0.001
     ) -> Int[np.ndarray, "box 4"]:
-        """Boxes around the connected parts of `mask`: left, top, right, bottom in pixels, the largest first.
+        """Boxes around the connected regions of `mask`, the largest region first.
 
-        Parts with less than `min_area`, a share of the image's pixels, are left out.
+        Args:
+            image: which image.
+            text: which text.
+            threshold: as in `mask`.
+            min_area: smallest region to keep, as a share of the image's pixels in [0, 1].
+
+        Returns:
+            Left, top, right, bottom of each box in pixels of the image; right and bottom are exclusive.
         """
         return heatmap.boxes(self.mask(image, text, threshold), min_area=min_area)
 
     def points(
         self, image: Which = 0, text: Which | None = None, k: int | None = 5
     ) -> tuple[Int[np.ndarray, "point 2"], Int[np.ndarray, " point"]]:
-        """Point prompts as SAM's predictor takes them: coordinates (x, y) in pixels, labels 1 (object) and 0 (not).
+        """Point prompts for SAM's predictor, by CLIP Surgery's rule. Maps on pixels are first averaged over patches.
 
-        At most `k` of each; None for all that CLIP Surgery's rule gives. Maps on pixels are averaged over patches.
+        Args:
+            image: which image.
+            text: which text.
+            k: at most this many points of each label; None = all that the rule gives.
+
+        Returns:
+            Coordinates (x, y) in pixels of the image, and labels: 1 on the object, 0 off it.
         """
         image, text = image_and_text(image, text, self.sources, self.texts)
         cells = self._map(image, text)
-        if self.provenance.get("refine") is not None:  # the strongest pixels would all lie side by side
+        if self.provenance.get("refine") is not None:  # otherwise the highest pixels would be neighbors
             cells = heatmap.mean_over_cells(cells, tuple(self.provenance["grid"]))
         return heatmap.points(cells, self.sizes[image][::-1], k=k)
 
     def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> Path:
-        """Write overlays, arrays and one manifest.json into a folder, made if it is missing; returns the folder.
+        """Write overlays, arrays and one manifest.json into a folder, which is created if missing.
 
         Args:
-            folder: where. An earlier explanation of some of the same images is replaced; files of others stay.
-            formats: any of "png" (a strip an image, an overlay a text), "npz" (maps and scores), "json" (the manifest).
-            overwrite: replace results of another kind, or of other images, as well.
+            folder: where to write. An earlier explanation of the same images, or of some of them, is replaced;
+                unrelated files are kept.
+            formats: any of "png" (a strip per image, an overlay per text), "npz" (maps, scores), "json" (the manifest).
+            overwrite: also replace results of another kind or of other images.
+
+        Returns:
+            The folder.
 
         Raises:
             ResultError: the folder holds results of another kind or of other images, another process is writing there,
                 it cannot be written, or the disk is full.
-            OptionError: an unknown format.
+            OptionError: a format is unknown.
         """
         with ExplanationWriter(folder, formats, overwrite=overwrite).over(self.sources) as writer:
             writer.add(self)
@@ -220,20 +244,21 @@ class Explanation:
 
     @classmethod
     def load(cls, folder: str | Path) -> Explanation:
-        """Read what `save` wrote; images are opened from their files when they are asked for.
+        """Read a folder that `save` wrote; images are opened from their files when needed.
 
         Raises:
-            ResultError: no explanation is there, it was saved without "npz" or "json", or its images have unlike grids.
+            ResultError: the folder holds no explanation, it was saved without "npz" or "json", or its images have
+                different grids.
         """
         folder, file = Path(folder), Path(folder) / MANIFEST
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
             if (schema := manifest["schema"]) != SCHEMA:
-                raise ResultError(f"{file} is of schema {schema!r}, not {SCHEMA!r}: it is no explanation.")
+                raise ResultError(f"{file} has schema {schema!r}, not {SCHEMA!r}: it is not an explanation.")
             entries = manifest["images"]
             files = [_read_arrays(folder / entry["files"]["npz"]) for entry in entries]
             if len(shapes := sorted({one["maps"].shape for one in files})) != 1:
-                what = f"maps of shapes {shapes}: read its npz files" if shapes else "no image that was explained"
+                what = f"maps of different shapes {shapes}; read its npz files" if shapes else "no explained image"
                 raise ResultError(f"{folder} holds {what}.")
             arrays = {name: np.stack([one[name] for one in files]) for name in set(files[0]).intersection(*files)}
             texts, notes, flat = tuple(manifest["texts"]), manifest["provenance"].get("health"), arrays.get("flat")
@@ -254,18 +279,18 @@ class Explanation:
             raise
         except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise ResultError(
-                f"{folder} holds no explanation that can be loaded ({type(error).__name__}: {error}). "
-                "Explanation.save writes one, with formats npz and json."
+                f"cannot load an explanation from {folder} ({type(error).__name__}: {error}). Write one with "
+                "Explanation.save, with formats npz and json."
             ) from error
 
 
 def _read_arrays(file: Path) -> dict[str, Float[np.ndarray, "*axes"]]:
-    with file.open("rb") as opened, np.load(opened) as arrays:  # np.load itself leaves a damaged file open
+    with file.open("rb") as opened, np.load(opened) as arrays:  # np.load alone would leave a damaged file open
         return {name: arrays[name] for name in arrays.files}
 
 
 class ExplanationWriter(Folder):
-    """Writes explanations into a folder: a strip an image, an overlay a text, arrays, the manifest.
+    """Writes explanations into a folder: a strip per image, an overlay per text, arrays and the manifest.
 
     The manifest is also what `eclip explain --json` prints:
 
@@ -275,9 +300,9 @@ class ExplanationWriter(Folder):
                      "files": {"image", "npz", "strip", "overlays": {text: file}}}, ...],
          "failures": [{"source", "error"}, ...]}
 
-    "health" is null if it was not asked, and so is a number of it that does not apply. "grid" counts patches; "map" is
-    the grid of the maps, finer if a refinement drew them on pixels. Files are relative to the folder, "image" may be
-    absolute. "texts" is empty, "signed" and "provenance" are null where no image was explained.
+    "health" is null if the checks were off, and so is each number that does not apply. "grid" counts patches; "map" is
+    the shape of the maps, finer if a refinement returned them on pixels. Files are relative to the folder; "image" may
+    be absolute. If no image was explained, "texts" is empty, and "signed" and "provenance" are null.
     """
 
     def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> None:
@@ -313,8 +338,8 @@ class ExplanationWriter(Folder):
 
 
 def explain_command(sources: Sequence[str], texts: Sequence[str], provenance: dict[str, Any]) -> str:
-    """The shell command that repeats an explanation; `provenance` is that of an Explanation."""
+    """The shell command that repeats an explanation with this provenance."""
     words = ["--model", provenance["model"], "--method", provenance["method"]]
     words += [*head(provenance["head"], provenance["method"]), *settings(provenance)]
     words += [*options("--set", provenance["options"]), *(["--no-health"] if provenance["health"] is None else [])]
-    return shlex.join(["eclip", "explain", *question(sources, texts), *words])
+    return shlex.join(["eclip", "explain", *inputs(sources, texts), *words])

@@ -1,13 +1,13 @@
-"""The health of a map: does it follow the text, is it upright, is it made of artefacts, is the thing there at all?
+"""The health of a map: does it follow the text, is it upright, is it made of artifacts, is the object there at all?
 
-Four numbers an image and text, next to every map that `explain` makes. They cost one more small call of the method, one
-value path and a product with the features of a few hundred nouns, never another forward pass; the maps themselves stay
-as they are, to the bit. docs/health.md has the figures behind the thresholds, and what the numbers cannot say.
+Four numbers per image and text, computed with every map that `explain` returns. They cost one more small call of the
+method, one value path and a product with the features of a few hundred nouns, but no forward pass; the maps stay
+bit-identical. docs/health.md has the figures behind the thresholds and the limitations of the numbers.
 
 Sources: maps that ignore what they explain, Adebayo et al. 2018 (https://arxiv.org/abs/1810.03292); maps of CLIP that
 are upside down, Li et al. 2022 (https://arxiv.org/abs/2209.07046); the value path as an upright map, Zhou et al. 2022
-(https://arxiv.org/abs/2112.01071); artefact tokens, Darcet et al. 2024 (https://arxiv.org/abs/2309.16588). The four
-numbers are ours.
+(https://arxiv.org/abs/2112.01071); artifact tokens, Darcet et al. 2024 (https://arxiv.org/abs/2309.16588). The four
+numbers are our own.
 """
 
 from __future__ import annotations
@@ -37,42 +37,42 @@ from eclip.texts.templates import resolve
 from eclip.texts.vocabulary import words_of
 
 NONSENSE = ("xqzvk wjrp", "jxkq vbnt", "wqxzj", "zzzz")
-"""Letters that mean nothing; the mean of their features is asked, so that no accident of one of them counts."""
+"""Meaningless strings; the mean of their features is used, so that no single string biases the result."""
 EVERY_NTH_WORD = 5
-"""Of the package's 1,444 nouns in order, each fifth is a word to compare with: 289."""
+"""Every fifth of the package's 1,444 nouns is a word to compare with: 289 words."""
 KEEP = 1
-"""Last blocks that the value path reruns."""
-LEAST_SENSITIVITY = 0.05  # attention has 0, methods that read the text 0.6 to 1 in the median of pairs
+"""How many last blocks the value path reruns."""
+LEAST_SENSITIVITY = 0.05  # attention has 0; methods that use the text have medians of 0.6 to 1
 LEAST_POLARITY = -0.1  # see the table of docs/health.md
-MOST_ARTEFACTS = 0.5  # of real maps on mini almost none, of those with three implanted patches most
-LEAST_PRESENCE = 0.6  # on coco80seg 8 % of classes that an image shows are below, 60 % of those that it does not
+MOST_ARTEFACTS = 0.5  # exceeded by almost no real map of mini, and by most with three implanted patches
+LEAST_PRESENCE = 0.6  # on coco80seg, 8 % of present classes are below and 60 % of absent ones
 
 NUMBERS = ("sensitivity", "polarity", "artefacts", "presence")
 SENTENCES = {
-    "flat": "the map is flat, its values are equal but for rounding: there is no heat, mask, box or point",
+    "flat": "the map is flat: its values differ by rounding only, so it has no mask, box or point",
     "sensitivity": "the map barely changes when the text is nonsense",
-    "polarity": "the map may be upside down: it is cold where the patches themselves match the text",
-    "artefacts": "single patches, hot whatever the text, hold most of the heat",
-    "presence": "scores like words that have nothing to do with the image, so it may not be there",
+    "polarity": "the map may be upside down: it is low where the patches themselves match the text",
+    "artefacts": "most of the heat is on isolated patches that are hot for any text",
+    "presence": "scores like unrelated words, so it may not be in the image",
 }
 MOST_NAMED = 3
-"""So many texts are named in one line of a summary; of more, the number is given."""
+"""The most texts named in one line of a summary; the others are counted."""
 
 
 @dataclass(frozen=True, eq=False)
 class Health:
-    """What can be doubted of some maps; NaN where a number is not applicable.
+    """Reasons to doubt maps; NaN where a number is not applicable.
 
     Attributes:
-        sensitivity: (image, text) in [0, 1]: 1 minus the correlation of the map with that of nonsense, a negative one
-            counted as 0. 0 is a map that knows no text.
-        polarity: (image, text) in [-1, 1]: correlation with the value path's map for the same text, what all words
-            share left out; negative is upside down.
+        sensitivity: (image, text) in [0, 1]: 1 minus the correlation of the map with the map of nonsense; a negative
+            correlation counts as 0. 0 is a map that ignores the text.
+        polarity: (image, text) in [-1, 1]: correlation with the value path's map for the text, minus what all words
+            share; negative means upside down.
         artefacts: (image, text) in [0, 1]: share of the energy on single patches that are hot for nonsense too.
         presence: (image, text) in [0, 1]: share of other words that score lower on this image.
         texts: as given.
-        notes: what was not asked, and why.
-        flat: (image, text), maps whose values differ by rounding alone; None where that was not asked.
+        notes: what was not computed, and why.
+        flat: (image, text), maps whose values differ by rounding only; None if that is unknown.
     """
 
     sensitivity: Float[np.ndarray, "image text"]
@@ -84,20 +84,20 @@ class Health:
     flat: Bool[np.ndarray, "image text"] | None = None
 
     def warnings(self, image: int | np.integer = 0, text: Which = 0) -> list[str]:
-        """A sentence if the map is flat, and for each number that is beyond its threshold; NaN is never beyond.
+        """A sentence if the map is flat, and for each number beyond its threshold; NaN gives none.
 
         Args:
             image: its number, from 0.
             text: its number, or the text itself.
 
         Raises:
-            OptionError: there is no such image or text, or several of that name.
+            OptionError: there is no such image or text, or several have that name.
         """
         image, text = self._image(image), number_of(text, self.texts, "text")
         return [f"{self.texts[text]}: {SENTENCES[name]}" for name in SENTENCES if self._flagged(name)[image, text]]
 
     def summary(self, image: int | np.integer = 0) -> list[str]:
-        """The warnings of an image, one line for all texts that share one: five at most."""
+        """The warnings of an image, one line for all texts with the same warning: at most five lines."""
         lines, image = [], self._image(image)
         for name in SENTENCES:
             flagged = zip(self.texts, self._flagged(name)[image], strict=True)
@@ -108,7 +108,7 @@ class Health:
         return lines
 
     def noted(self, image: int) -> dict[str, dict[str, Any]]:
-        """The numbers of an image as manifests have them, by text; None for NaN."""
+        """The numbers of an image by text, as in the manifest; None for NaN."""
         noted: dict[str, dict[str, Any]] = {}
         for index, text in enumerate(self.texts):
             values = {name: float(getattr(self, name)[image, index]) for name in NUMBERS}
@@ -117,11 +117,11 @@ class Health:
         return noted
 
     def arrays(self, image: int) -> dict[str, Float[np.ndarray, " text"]]:
-        """The numbers of an image, as its npz file holds them."""
+        """The numbers of an image, as in its npz file."""
         return {f"health_{name}": getattr(self, name)[image] for name in NUMBERS}
 
     def only(self, images: int | Sequence[int]) -> Health:
-        """The same of one image, or of some, by their numbers."""
+        """The health of one image or of several, by number."""
         some = [images] if isinstance(images, int) else list(images)
         flat = None if self.flat is None else self.flat[some]
         return replace(self, **{name: getattr(self, name)[some] for name in NUMBERS}, flat=flat)
@@ -132,7 +132,7 @@ class Health:
     def _flagged(self, name: str) -> Bool[np.ndarray, "image text"]:
         if name == "flat":
             return np.zeros(self.presence.shape, dtype=bool) if self.flat is None else self.flat
-        if name == "polarity":  # a map that knows no text has no side that is up
+        if name == "polarity":  # meaningless for a map that ignores the text
             return (self.polarity < LEAST_POLARITY) & ~self._flagged("sensitivity")
         if name == "artefacts":
             return self.artefacts > MOST_ARTEFACTS
@@ -140,11 +140,11 @@ class Health:
 
 
 class Checkup:
-    """The four questions about the maps of some texts; what they need of the text side is encoded once a model.
+    """Computes the four numbers for the maps of some texts; encodes nonsense and words once per model.
 
-    Nonsense and words are put into the first sentence of the texts' templates: hundreds of words in eighty sentences
-    each would take longer than all else. So are the texts, where presence is asked of an ensemble. On disk they are
-    kept of a model that `load` made: one that is being trained would leave a file a step.
+    Nonsense and words use only the first template: hundreds of words in eighty sentences each would take longer than
+    everything else. With several templates, presence uses only the first for the texts too. The features are cached on
+    disk only for models that `load` made: a model in training would leave a file at each step.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Checkup:
         versus: bool = False,
     ) -> None:
         self.texts, self.text, self.versus = tuple(texts), text, versus
-        if versus:  # nothing is asked that needs more
+        if versus:  # none of the numbers needs more
             return
         first, *more = resolve(templates)
 
@@ -175,24 +175,24 @@ class Checkup:
         method: Method,
         encoding: Encoding,
         maps: Float[Tensor, "image text row col"],
-        ask: Callable[[Tensor], Tensor],
+        maps_of: Callable[[Tensor], Tensor],
         options: dict[str, Any],
         flat: Bool[Tensor, "image text"] | None = None,
     ) -> Health:
         """The health of raw maps, before any refinement.
 
         Args:
-            method: whose maps they are.
+            method: the method that made the maps.
             encoding: with the last block kept.
             maps: of the texts.
-            ask: what gave the maps, to be asked of nonsense.
-            options: those it was asked with.
-            flat: which maps are flat, see `Method.flat`; None: it is found out.
+            maps_of: computes maps of other texts in the same way, used for nonsense.
+            options: of the method.
+            flat: which maps are flat; None = determined here, see `Method.flat`.
         """
         shape = maps.shape[:2]
         flat = method.flat(maps, self.text) if flat is None else flat
         blind = self.versus or method.kind == "perturbation"
-        nonsense = None if blind else self.nonsense_map(method, encoding, ask, options)
+        nonsense = None if blind else self.nonsense_map(method, encoding, maps_of, options)
         undefined = torch.full(shape, torch.nan, dtype=torch.float32, device="cpu")
         polarity, presence = undefined, undefined
         if not self.versus:
@@ -205,38 +205,38 @@ class Checkup:
         return Health(**arrays, texts=self.texts, notes=notes(method, versus=self.versus), flat=flat.cpu().numpy())
 
     def _of(self, encoding: Encoding) -> tuple[Float[Tensor, "image text row col"], Float[Tensor, "image text"]]:
-        """The value path's maps and the presence, which several methods on one encoding share."""
+        """The value path's maps and the presence, shared by all methods on one encoding."""
         if self._seen is None or self._seen[0]() is not encoding:
             upright = METHODS["maskclip"](encoding, self.text - self.words.mean(dim=0))
             self._seen = weakref.ref(encoding), upright, share_below(encoding.feature, self.alike, self.words)
         return self._seen[1:]
 
     def nonsense_map(
-        self, method: Method, encoding: Encoding, ask: Callable[[Tensor], Tensor], options: dict[str, Any]
+        self, method: Method, encoding: Encoding, maps_of: Callable[[Tensor], Tensor], options: dict[str, Any]
     ) -> Float[Tensor, "image 1 row col"]:
-        """The map of nonsense; where the method holds texts against each other, held against the same texts."""
+        """The map of nonsense; if the method compares texts with each other, compared with the same texts."""
         comparing = method.versus and not options.keys() & method.versus.keys()
         if comparing and len(self.text) > 1:
             return method.difference(encoding, self.nonsense, self.text.mean(dim=0, keepdim=True), **options)
-        return ask(self.nonsense)
+        return maps_of(self.nonsense)
 
 
 def notes(method: Method, *, versus: bool) -> tuple[str, ...]:
-    """What is not asked of a method's maps, and why."""
+    """What is not computed for a method's maps, and why."""
     found = []
     if method.kind == "perturbation":
-        found.append(f"{method.name} takes many passes, so it was not asked about nonsense: sensitivity is unknown")
+        found.append(f"{method.name} takes many passes and is not run for nonsense: sensitivity is unknown")
     if versus:
-        found.append("a difference of two texts has neither sensitivity, polarity nor presence")
+        found.append("sensitivity, polarity and presence do not apply to a difference between two texts")
     return tuple(found)
 
 
 def correlation(
     maps: Float[Tensor, "image text row col"], others: Float[Tensor, "image other row col"]
 ) -> Float[Tensor, "image text"]:
-    """Pearson's, of each map with the other one of its text, or with the only one; float64.
+    """Pearson correlation of each map with the other map of its text, or with the only other map; float64.
 
-    Exactly 1 for equal maps, exactly the opposite for a map upside down, NaN where one is flat.
+    Exactly 1 for equal maps, exactly the opposite for an upside-down map, NaN if one is flat.
     """
     one, other = (part.flatten(2).double() for part in (maps, others.to(maps)))
     equal = (one == other).all(dim=-1)
@@ -252,18 +252,18 @@ def share_below(
 ) -> Float[Tensor, "image text"]:
     """Share of words that score lower than each text on each image, in [0, 1]."""
     ranked, scores = cosine(feature, words).sort(dim=-1).values, cosine(feature, text)
-    return torch.searchsorted(ranked.contiguous(), scores.contiguous()).float() / len(words)  # whole numbers before
+    return torch.searchsorted(ranked.contiguous(), scores.contiguous()).float() / len(words)  # counts before
 
 
 def artefacts(
     maps: Float[Tensor, "image text row col"], nonsense: Float[Tensor, "image 1 row col"] | None = None
 ) -> Float[Tensor, "image text"]:
-    """Share of a map's energy on single patches that have no business there, in [0, 1]; NaN for a flat map.
+    """Share of a map's energy on isolated patches unrelated to the text, in [0, 1]; NaN for a flat map.
 
-    Heat is what exceeds the map's median, energy its square; where half of the patches or more are the warmest there is
-    none of it, and the share is 0. A patch is single if it has more than twice the heat of each of its eight neighbors.
-    Of these, those count that have half of the nonsense map's largest heat in that map, or more: an object can be small
-    as a patch, but is not there for nonsense. Without that map, two single patches or more count, one alone does not.
+    Heat is the value above the map's median, energy its square; if at least half of the patches share the maximum,
+    there is no heat, and the share is 0. A patch is single if it has more than twice the heat of each of its eight
+    neighbors. It counts if it also has at least half of the largest heat in the nonsense map: an object can be as small
+    as a patch, but does not appear for nonsense. Without that map, two or more single patches count, but not one alone.
     """
     heat = _heat(maps)
     around = F.pad(heat, (1, 1, 1, 1))
@@ -280,7 +280,7 @@ def artefacts(
 
 
 def _heat(maps: Float[Tensor, "image text row col"]) -> Float[Tensor, "image text row col"]:
-    """What exceeds the median, as a share of its peak, float32; NaN for a flat map, 0 where nothing exceeds it."""
+    """Values above the median, divided by their peak, float32; NaN for a flat map, 0 if none is above."""
     maps = maps.float()
     heat = (maps - maps.flatten(2).median(dim=-1).values[..., None, None]).clamp_min(0)
     peak = heat.amax(dim=(-2, -1), keepdim=True)
@@ -291,17 +291,17 @@ def _heat(maps: Float[Tensor, "image text row col"]) -> Float[Tensor, "image tex
 def polarity_by_hiding(
     encoding: Encoding, text: Float[Tensor, "text feature"], maps: Float[Tensor, "image text row col"]
 ) -> Float[Tensor, "image text"]:
-    """Is a map upside down? Asked of the unaltered model: which half, hidden, costs more of the score?
+    """Is a map upside down? Tested on the unaltered model: which half, when hidden, lowers the score more?
 
-    Half of the patches, the hotter ones, are covered with the mean color, then the colder half; the middle patch of an
-    odd number never is. With a and b what the score loses by the one and by the other, (a - b) / (|a| + |b|) is the
-    answer, in [-1, 1], negative for upside down, and of the map upside down the opposite unless patches tie.
-    Two forward passes an image and text; `Health.polarity` costs none.
+    The hotter half of the patches is covered with the mean color, then the colder half; with an odd number, the middle
+    patch is never covered. With the score losses a (hotter half) and b (colder half), the result is
+    (a - b) / (|a| + |b|), in [-1, 1]; negative means upside down. An upside-down map gives the opposite unless patches
+    tie. Takes two forward passes per image and text; `Health.polarity` takes none.
 
     Args:
-        encoding: any.
+        encoding: of the images.
         text: unit length.
-        maps: of these texts on the patch grid.
+        maps: of these texts, on the patch grid.
     """
     found = torch.zeros(maps.shape[:2], dtype=torch.float32, device="cpu")
     for image, row in enumerate(maps):

@@ -1,4 +1,4 @@
-"""Query: everything but the images, checked once, its texts encoded once. `Query.answer` is the main path.
+"""Query: everything but the images, checked and encoded once. `Query.answer` is the main path.
 
 One forward pass makes an Encoding, each method turns it into raw maps, and an `Explanation` shows them.
 """
@@ -33,31 +33,31 @@ from eclip.texts.encode import check_texts, encode_apart
 from eclip.texts.templates import kept
 
 Named = tuple[str, Image.Image]
-"""An image and what it is called: its path, or "image 0"."""
+"""An image and its name: its path, or "image 0"."""
 Result = TypeVar("Result")
 
 
 class Query:
-    """Everything but the images, checked once, its texts encoded once.
+    """Everything but the images, checked and encoded once.
 
     Args:
-        texts: one or more.
+        texts: one or more, checked by `check_texts`.
         model: a name for `eclip.load`, or a Backbone.
         methods: options of each method by its name.
-        view: how the model is to see images.
+        view: how the model sees images.
         settings: templates, versus, device, refine, refine_options and health, as in `eclip.explain`.
 
     Raises:
-        EclipError: bad input, of a class that says which.
+        EclipError: invalid input; `eclip.errors` lists the classes.
 
     Warns:
-        EqualTextsWarning: the model cannot tell some texts apart.
-        TextCutWarning: a text longer than the model reads.
+        EqualTextsWarning: the model cannot distinguish some texts.
+        TextCutWarning: a text is longer than the model reads.
     """
 
     def __init__(
         self,
-        texts: str | Iterable[str],
+        texts: Sequence[str],
         *,
         model: str | Backbone = DEFAULT_MODEL,
         methods: dict[str, dict[str, Any]],
@@ -69,7 +69,7 @@ class Query:
         refine_options: dict[str, Any] | None = None,
         health: bool = False,
     ) -> None:
-        self.texts, self.methods, self.versus = check_texts(texts), methods, versus
+        self.texts, self.methods, self.versus = texts, methods, versus
         check_methods(methods, versus=versus is not None)
         self.refine, self.refine_options = refine, check_refinement(refine, refine_options)
         self.view, self.templates = view, kept(templates)
@@ -78,7 +78,7 @@ class Query:
         self.backbone = backbone = backbone_of(model, device)
         view.check(backbone)
         every = self.texts if versus is None or versus in self.texts else [*self.texts, *check_texts(versus)]
-        features = encode_apart(backbone, every, self.templates)  # held against itself, a text gives zeros to the bit
+        features = encode_apart(backbone, every, self.templates)  # a text contrasted with itself gives exact zeros
         self.text = features[: len(self.texts)]
         self.other = None if versus is None else features[[every.index(versus)]]
         self.checkup = None
@@ -87,13 +87,13 @@ class Query:
         self.keep = blocks_to_keep(methods, refine, KEEP if health else 0)
 
     def grid(self, image: Image.Image) -> Grid:
-        """The patch grid that the image will have."""
+        """The patch grid of the image."""
         return self.view.grid(self.backbone, image)
 
     def raw(
         self, name: str, encoding: Encoding, text: Float[Tensor, "text feature"] | None = None
     ) -> Float[Tensor, "image text row col"]:
-        """A method's maps, before any refinement, of the texts or of another one; against `versus` if there is one."""
+        """A method's maps before any refinement, for the texts or another one; contrasted with `versus` if given."""
         method = METHODS[name]
         run = method if self.other is None else partial(method.difference, versus=self.other)
         return run(encoding, self.text if text is None else text, **self.methods[name])
@@ -101,7 +101,7 @@ class Query:
     def refined(
         self, maps: Float[Tensor, "image text row col"], encoding: Encoding
     ) -> Float[Tensor, "image text finer_row finer_col"]:
-        """The maps after the refinement, if there is one."""
+        """The maps after the refinement, if any."""
         return maps if self.refine is None else REFINEMENTS[self.refine](maps, encoding, **self.refine_options)
 
     def answer(
@@ -110,12 +110,12 @@ class Query:
         not_applicable: dict[str, str] | None = None,
         on_method: Callable[[str], None] | None = None,
     ) -> dict[str, Explanation]:
-        """One forward pass of images of one grid, each method, the refinement of its maps.
+        """Run one forward pass over images of one grid, then each method and its refinement.
 
         Args:
             images: with their names.
-            not_applicable: methods without a meaning for this model are added here, with the reason; None: they raise.
-            on_method: hears a method's name before it runs.
+            not_applicable: methods that are not applicable to this model are added here with the reason; None: raise.
+            on_method: called with each method's name before it runs.
         """
         sources, pictures = tuple(source for source, _ in images), tuple(image for _, image in images)
         pixels = self.view.pixels(self.backbone, pictures)
@@ -129,7 +129,7 @@ class Query:
                 on_method(name)
             try:
                 maps, own = self.timed(partial(self.raw, name, encoding))
-            except NotApplicableError as error:  # of a refinement it is no gap of the method: the same for all
+            except NotApplicableError as error:  # only the method's: a refinement's would be the same for all
                 if not_applicable is None:
                     raise
                 not_applicable[name] = error.why
@@ -137,8 +137,8 @@ class Query:
             seconds = {"forward": forward, "method": own}
             flat, health = method.flat(maps, apart), None
             if self.checkup is not None:
-                ask = partial(self.raw, name, encoding)
-                check = partial(self.checkup, method, encoding, maps, ask, options, flat)
+                maps_of = partial(self.raw, name, encoding)
+                check = partial(self.checkup, method, encoding, maps, maps_of, options, flat)
                 health, seconds["health"] = self.timed(check)
             if self.refine is not None:
                 maps, seconds["refine"] = self.timed(partial(self.refined, maps, encoding))
@@ -158,13 +158,13 @@ class Query:
         return answers
 
     def timed(self, task: Callable[[], Result]) -> tuple[Result, float]:
-        """The result of a task and the seconds that it took."""
+        """The result of a task and its run time in seconds."""
         start = time.perf_counter()
         result = task()
         return result, since(start, self.backbone)
 
     def settings(self, method: str) -> dict[str, Any]:
-        """What a result says of the query, whatever the images."""
+        """The part of the provenance that does not depend on the images."""
         return {
             **made_by(self.backbone),
             "method": method,
@@ -178,7 +178,7 @@ class Query:
         }
 
     def provenance(self, method: str, sources: Sequence[str], pixels: list[int]) -> dict[str, Any]:
-        """What repeats an answer, as `Explanation.provenance`."""
+        """The record that repeats an answer, see `Explanation.provenance`."""
         grid = [side // self.backbone.patch_size for side in pixels]
         provenance = {**self.settings(method), "pixels": pixels, "grid": grid}
         return {
@@ -187,19 +187,19 @@ class Query:
         }
 
     def repeats(self, method: str, sources: Sequence[str]) -> bool:
-        """Whether a command can repeat what a method answers of these images."""
+        """Whether a shell command can repeat a method's answer for these images."""
         return repeatable(self.backbone, sources, self.methods[method], self.refine_options)
 
 
 def blocks_to_keep(methods: dict[str, dict[str, Any]], refine: str | None, least: int = 0) -> int | None:
-    """How many last blocks an Encoding must keep for methods with their options and a refinement; None = all."""
+    """How many last blocks an Encoding must keep for these methods and this refinement; None = all."""
     keeps = [METHODS[name].keep_for(options) for name, options in methods.items()]
     keeps += [least] if refine is None else [least, REFINEMENTS[refine].keep]
     return None if None in keeps else max(keep for keep in keeps if keep is not None)
 
 
 def since(start: float, backbone: Backbone) -> float:
-    """Seconds since then, once a GPU has done what was asked of it."""
+    """Seconds since `start`, after a GPU has finished its work."""
     if backbone.weight.is_cuda:
         torch.cuda.synchronize(backbone.weight.device)
     return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Shell commands that repeat a result, for its record: what all of them share, and that of an evaluation."""
+"""Shell commands that repeat a result, for its provenance: the parts they share, and `eclip eval`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from eclip.backbones.catalog import BESIDE
 
 
-def question(sources: Sequence[str], texts: Sequence[str] = ()) -> list[str]:
-    """Images and texts as words of a shell command."""
+def inputs(sources: Sequence[str], texts: Sequence[str] = ()) -> list[str]:
+    """Images and texts as arguments of a shell command."""
     words = [f"./{source}" if source.startswith("-") else source for source in sources]
     for text in texts:
         words += [f"--text={text}"] if text.startswith("-") else ["-t", text]
@@ -19,12 +19,12 @@ def question(sources: Sequence[str], texts: Sequence[str] = ()) -> list[str]:
 
 
 def options(flag: str, values: dict[str, Any]) -> list[str]:
-    """Options of a method or refinement as words of a command."""
+    """Options of a method or refinement as arguments of a command."""
     return [word for key, value in values.items() for word in (flag, f"{key}={value}")]
 
 
 def settings(provenance: dict[str, Any]) -> list[str]:
-    """What all questions share, as words of a command."""
+    """The settings that all queries share, as arguments of a command."""
     words = ["--resize", provenance["resize"], "--positions", provenance["positions"], "--device", provenance["device"]]
     words += [] if provenance["image_size"] is None else ["--image-size", str(provenance["image_size"])]
     if provenance.get("refine") is not None:
@@ -37,12 +37,12 @@ def settings(provenance: dict[str, Any]) -> list[str]:
 
 
 def was_named(place: str | None) -> bool:
-    """Whether a head, by its place in a result's record, is one that a command must name; that of a model need not."""
+    """Whether a command must name the head recorded in a provenance; a model's own head needs no name."""
     return place not in (None, BESIDE)
 
 
 def head(place: str | None, methods: str | Sequence[str]) -> list[str]:
-    """The head as words of a command, where one was named and a method reads it."""
+    """The head as arguments of a command, if one was given and a method uses it."""
     reads = methods in ("all", "fast") or "eclip" in ([methods] if isinstance(methods, str) else methods)
     return [f"--head={place}"] if reads and was_named(place) else []
 
@@ -52,14 +52,14 @@ def eval_command(data: str, root: Path | str | None, provenance: dict[str, Any],
 
     Args:
         data: name of the data set.
-        root: where it lies, if that was told.
-        provenance: the question, as its results hold it.
-        head: as it was named, if it was.
+        root: its folder, if given.
+        provenance: of the results.
+        head: its name, if given.
     """
-    asked, methods = provenance["data"], provenance["methods"]
+    given, methods = provenance["data"], provenance["methods"]
     words = ["eclip", "eval", data, *([] if root is None else ["--root", str(root)])]
     for key, usual in (("split", None), ("every", 1), ("limit", None)):
-        words += [] if asked[key] == usual else [f"--{key}", str(asked[key])]
+        words += [] if given[key] == usual else [f"--{key}", str(given[key])]
     words += ["--methods", ",".join(methods), "--models", ",".join(provenance["models"])]
     words += ["--protocol", provenance["protocol"]["name"], *([] if head is None else [f"--head={head}"])]
     for method, values in methods.items():

@@ -1,4 +1,4 @@
-"""Classes in words: what a user writes, checked, as the texts that a model is asked."""
+"""Classes as users write them, checked and turned into texts for a model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from eclip.errors import OptionError, TextError
 BACKGROUND = "background"
 """The name of label 0."""
 Classes = Iterable[str | Iterable[str]] | Mapping[str, str | Iterable[str]]
-"""A name a class, with synonyms a list, or joined by commas; or a dict from names to the words that stand for them."""
+"""One name per class, synonyms as a list or joined by commas; or a dict from names to their words."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class ClassWords:
 
     Attributes:
         names: of each label: "background", then the classes.
-        words: of each label; none for the background where it has none.
+        words: of each label; empty for a background without words.
     """
 
     names: tuple[str, ...]
@@ -28,12 +28,12 @@ class ClassWords:
 
     @property
     def texts(self) -> list[str]:
-        """All words in order, as a model is asked them."""
+        """All words in order, as texts for a model."""
         return [word for words in self.words for word in words]
 
     @property
     def places(self) -> dict[int, range]:
-        """Where in `texts` the words of each label are; labels without words are left out."""
+        """The places of each label's words in `texts`; labels without words are left out."""
         found, at = {}, 0
         for label, words in enumerate(self.words):
             if words:
@@ -47,14 +47,14 @@ def class_words(classes: Any, background: Any = (), *, thresholded: bool = False
 
     Args:
         classes: as `Classes`: "dog" is a class of that name; "person, man, woman" is the class "person", found by any
-            of the three; {"person": ["man", "woman"]} is the class "person", found by any of the two.
-        background: words that together are the background, as a list or joined by commas; or none.
-        thresholded: pixels can become background by a threshold, see `eclip.segment`.
+            of the three; {"person": ["man", "woman"]} is the class "person", found by either.
+        background: words for the background, as a list or joined by commas; may be empty.
+        thresholded: whether a threshold can make pixels background, see `eclip.segment`.
 
     Raises:
-        TextError: there is no class, or an empty word.
-        OptionError: a word or name is there twice, a class is called "background", or a single class has nothing to be
-            told apart from.
+        TextError: there is no class, or a word is empty.
+        OptionError: a word or name is there twice, a class is named "background", or there is a single class and no
+            background to compare it with.
     """
     if isinstance(classes, str | bytes | Set) or not isinstance(classes, Iterable):
         raise OptionError(f"classes must be a list of names such as ['dog', 'cat'], or a dict, got {classes!r}.")
@@ -67,11 +67,11 @@ def class_words(classes: Any, background: Any = (), *, thresholded: bool = False
         listed = [(words[0], words) for line in classes if (words := tuple(_words(line, f"class {line!r}")))]
     for name, words in listed:
         if not name:
-            raise TextError("the name of a class is empty: write what it is called, such as 'dog'.")
+            raise TextError("the name of a class is empty. Write a name, such as 'dog'.")
         if not words:
-            raise TextError(f"class {name!r} has no words: write what to look for, such as [{name!r}].")
+            raise TextError(f"class {name!r} has no words. Write what to look for, such as [{name!r}].")
     if not listed:
-        raise TextError("no class was given: at least one is needed, such as ['dog', 'cat'].")
+        raise TextError("no class was given. Give at least one, such as ['dog', 'cat'].")
     behind = tuple(_words(background, BACKGROUND)) if background else ()
     names = (BACKGROUND, *(name for name, _ in listed))
     groups = (behind, *(words for _, words in listed))
@@ -79,14 +79,14 @@ def class_words(classes: Any, background: Any = (), *, thresholded: bool = False
         seen = set()
         for one in each:
             if one.casefold() in seen and one.casefold() == BACKGROUND and what == "class":
-                raise OptionError("'background' is the name of label 0: give its words as the background instead.")
+                raise OptionError("'background' is reserved for label 0. Give its words as background instead.")
             if one.casefold() in seen:
-                raise OptionError(f"the {what} {one!r} is there twice: a pixel can only be one class.")
+                raise OptionError(f"the {what} {one!r} is given twice, but a pixel belongs to one class. Remove one.")
             seen.add(one.casefold())
     if len(listed) == 1 and not behind:
-        more = " A threshold does not help: one class alone is always certain." if thresholded else ""
+        more = " A threshold does not help: the confidence of a single class is always 1." if thresholded else ""
         raise OptionError(
-            f"the one class {names[1]!r} would take every pixel: name another class, or words for the background."
+            f"the only class {names[1]!r} would take every pixel. Add another class, or words for the background."
             + more
         )
     return ClassWords(names, groups)
@@ -99,7 +99,7 @@ def _words(given: Any, owner: str) -> Iterator[str]:
         if not isinstance(part, str):
             raise TextError(f"a word of {owner} must be a string, got {type(part).__name__}.")
         if not part.strip():
-            raise TextError(f"a word of {owner} is empty: write what to look for, such as 'dog'.")
+            raise TextError(f"a word of {owner} is empty. Write what to look for, such as 'dog'.")
         if "," in part:
-            raise TextError(f"a word of {owner} holds a comma, which parts words: {part!r}.")
+            raise TextError(f"a word of {owner} contains a comma, which separates words: {part!r}.")
         yield " ".join(part.split())

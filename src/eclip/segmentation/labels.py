@@ -1,9 +1,9 @@
-"""From maps of texts to one label a pixel: their mean where windows overlap, the largest class.
+"""From maps of texts to one label per pixel: maps are averaged where windows overlap, and the largest class wins.
 
-Resizing comes first and the softmax over classes after it, as in SCLIP (Wang et al. 2024,
-https://arxiv.org/abs/2312.01597, code wangf3014/SCLIP at d84d4ab, no licence; written from what it does).
-Differs from it: windows are cut out of the image itself and their maps laid on its pixels once, where SCLIP resizes
-twice; a class is one term of the softmax, not one for each of its words.
+Resizing comes first and the softmax over classes second, as in SCLIP (Wang et al. 2024,
+https://arxiv.org/abs/2312.01597, code wangf3014/SCLIP at d84d4ab, no license; written from its behavior).
+Differs from it: windows are cut from the original image and their maps resized to its pixels once, whereas SCLIP
+resizes twice; a class is one term of the softmax, not one for each of its words.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ def pieces_of(
     batch_size: int,
     maps_of: Callable[[list[Image.Image], list[int]], Mapping[str, Iterable[Tensor]]],
 ) -> dict[str, list[list[Piece]]]:
-    """The maps of images, whole or by windows, so many of either in one pass.
+    """The maps of images, whole or in windows, `batch_size` of either per pass.
 
     Args:
         images: upright, RGB.
         slid: window, stride and side, see `eclip.segmentation.windows`; None for whole images.
         batch_size: images, or windows of any image, in one pass.
-        maps_of: from such pictures, and the places of the images that they are of, to raw maps (text, row, col) of each
-            by the name of a method.
+        maps_of: takes such crops and the places of their images; returns raw maps (text, row, col) of each by the name
+            of a method.
 
     Returns:
-        By name, the pieces of each image.
+        The pieces of each image, by method name.
     """
     cut = [
         (place, box)
@@ -73,23 +73,23 @@ def label_pixels(
     prob_threshold: float | None = None,
     area_threshold: float | None = None,
 ) -> tuple[UInt8[np.ndarray, "height width"] | UInt16[np.ndarray, "height width"], Float[np.ndarray, "height width"]]:
-    """The class whose map is largest at each pixel, and how far it is ahead.
+    """The class with the largest map at each pixel, and its share of the softmax.
 
     A text's logit at a pixel is the mean of its maps there, each resized bilinearly to the pixels of its box; a class's
-    is the largest of its texts'. Classes take turns, so that memory is a few numbers a pixel, however many they are.
+    is the maximum over its texts. Classes are processed in turn, so memory is a few numbers per pixel for any number.
 
     Args:
-        pieces: which cover the image.
+        pieces: together they cover the image.
         size: (height, width) of the image.
-        places: of each label, where its texts are in the maps. The first of equals wins.
-        scale: temperature: the softmax over classes is of scale times the logit.
-        prob_threshold: pixels whose largest share of the softmax is below it get label 0; None: none does.
-        area_threshold: a class that has at most this part of all pixels that are no background is left out, and its
-            pixels go to the class next in line, or to label 0 where no class is left; None: none is.
+        places: for each label, the places of its texts in the maps. In a tie, the first label wins.
+        scale: inverse temperature: the softmax over classes is of scale times the logit.
+        prob_threshold: pixels whose largest share of the softmax is below it get label 0; None = no threshold.
+        area_threshold: a class with at most this share of all pixels that are not background is removed, and its pixels
+            go to the next best class, or to label 0 if no class is left; None = no threshold.
 
     Returns:
-        Labels, uint8 up to 255 and uint16 above, and the winner's share of the softmax, 0 to 1, float32; the share
-        stays what it was where a pixel falls below the threshold.
+        Labels, uint8 up to 255 and uint16 above, and the winner's share of the softmax, 0 to 1, float32, which the
+        thresholds do not change.
 
     Raises:
         OptionError: scale or a threshold is outside its range.
@@ -110,7 +110,7 @@ def label_pixels(
 
 
 def check_cuts(scale: float, prob_threshold: float | None, area_threshold: float | None) -> None:
-    """Scale and thresholds are in their ranges.
+    """Check that scale and thresholds are in their ranges.
 
     Raises:
         OptionError: one is not.
@@ -130,7 +130,7 @@ def _largest(
     covered: Tensor | None,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels among the kept classes, their logits, and the logarithm of the softmax's sum over all classes."""
+    """Labels among the kept classes, their logits, and the log-sum-exp over all classes."""
     labels = torch.zeros(size, dtype=torch.int32, device="cpu")
     top = torch.full(size, -torch.inf, dtype=torch.float32, device="cpu")
     total = torch.full(size, -torch.inf, dtype=torch.float32, device="cpu")
@@ -161,7 +161,7 @@ def _laid(
 
 
 def _count(pieces: Sequence[Piece], size: tuple[int, int]) -> Float[Tensor, "height width"]:
-    """How many pieces lie over each pixel."""
+    """How many pieces cover each pixel."""
     count = torch.zeros(size, dtype=torch.float32, device="cpu")
     for _, place in _on_canvas(pieces):
         count[place] += 1

@@ -1,8 +1,8 @@
-"""Free masks out of words: which of these classes is each pixel of an image?
+"""Masks from class names: to which of these classes does each pixel of an image belong?
 
 The protocol of open-vocabulary segmentation without training (SCLIP, Wang et al. 2024,
-https://arxiv.org/abs/2312.01597; ClearCLIP; NACLIP): a map of each word, resized to the image, the largest wins.
-`eclip.segmentation.labels` says where we differ.
+https://arxiv.org/abs/2312.01597; ClearCLIP; NACLIP): each word's map is resized to the image, and the largest wins.
+`eclip.segmentation.labels` lists our differences.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ from eclip.segmentation.segmentation import Segmentation, segment_command
 from eclip.segmentation.windows import check_windows
 
 OF_POOLS, ELSEWHERE = "maskclip", "naclip"
-"""Methods of models without a head, where none is named: the best on the pool of `mini` with its head left aside
-(docs/segment.md), and the best of the papers' on transformers."""
+"""Default methods of models without a head: the best for the attention pool of `mini` without its head
+(docs/segment.md), and the best in the papers for transformers."""
 TEMPLATES = "imagenet80"
 SCALE = 40.0
 
 
 def segment(image: ImageLike | Sequence[ImageLike], classes: Classes, **settings: Any) -> Segmentation:
-    """Which of these classes is each pixel of each image?
+    """Assign each pixel of each image to one of these classes.
 
     Args:
-        image: a path, a PIL picture, an array, a tensor, or several of them, see `eclip.explain`.
+        image: a path, a PIL image, an array, a tensor, or several of them, see `eclip.explain`.
         classes: see `segment_each`.
         settings: see `segment_each`: model, method, background, window, refine and others; not `failures`.
 
     Raises:
-        EclipError: bad input, of a class that says which: `eclip.errors` lists them.
+        EclipError: invalid input; `eclip.errors` lists the classes.
     """
     images = at_least_one(image)
-    if "failures" in settings:  # places in the answer would no longer be those of the images
-        raise OptionError("failures are collected by eclip.segment_each, one image after the other; segment raises.")
+    if "failures" in settings:  # results would no longer line up with the images
+        raise OptionError("eclip.segment raises at the first failure; eclip.segment_each collects failures.")
     found = list(segment_each(images, classes, **settings))
     sources, provenance = tuple(one.sources[0] for one in found), found[0].provenance
     by_name = all(one.provenance["command"] is not None for one in found)
@@ -87,39 +87,39 @@ def segment_each(
     device: Device | None = None,
     **options: Any,
 ) -> Iterator[Segmentation]:
-    """One Segmentation an image, in order, for more images than fit into memory; words are encoded once.
+    """Yield one Segmentation per image, in order, for more images than fit into memory; words are encoded once.
 
     Args:
-        images: any iterable; at most two batches of it are held at a time, read ahead while the model works.
-        classes: a name a class, synonyms behind it by comma ("person, man, woman": the largest of their maps is the
-            class's); or a dict from names to words, which are then asked in place of the name.
+        images: any iterable; at most two batches are in memory, the second read ahead while the model runs.
+        classes: one name per class, followed by synonyms after commas ("person, man, woman": the class takes the
+            maximum of their maps); or a dict from names to words, which are then used instead of the name.
         batch_size: images, or windows of an image, in one forward pass, at least 1.
-        failures: images that cannot be read are added here as (source, error), and the rest goes on. None: they raise.
+        failures: unreadable images are added here as (source, error), and the others continue. None: they raise.
         model: a name for `eclip.load`, or a Backbone from `load` or `wrap`.
-        method: of the kinds "similarity" and "decomposition", whose maps are on one scale over texts; None =
-            "eclip" for a model with a trained head, as "mini" has; without one "maskclip" for an attention pool, else
-            "naclip". Of `surgery`, the mean that its feature half subtracts is the same for all texts and moves no
-            label; its weights are not, and do.
-        background: words that together are the class "background", label 0, such as "sky, wall, grass". Without them
-            and without prob_threshold each pixel gets one of the classes, the papers' "without background".
+        method: of kind "similarity" or "decomposition", whose maps share one scale over texts; None = "eclip" for a
+            model with a trained head, such as "mini"; without one, "maskclip" for an attention pool, otherwise
+            "naclip". For `surgery`, the mean that its feature half subtracts is the same for all texts and changes no
+            label; its weights differ by text and do.
+        background: words for the class "background", label 0, such as "sky, wall, grass". Without them and without
+            prob_threshold, each pixel gets one of the classes: the papers' "without background".
         templates: prompt templates, see `eclip.encode_texts`.
-        image_size: side in pixels of what the model sees, None = its own. With windows, what the image's shorter side
-            is counted as, None = one and a half windows; the image keeps its shape then, whatever `resize` says.
+        image_size: side of the model's input in pixels, None = the model's own. With windows, the pixels that the
+            image's shorter side counts as, None = 1.5 windows; the aspect ratio is then kept, and `resize` is ignored.
         resize: "squash" (a square) or "keep" (the image's aspect ratio, about as many patches).
-        window: side of square windows in such pixels, a multiple of the patch; each is an image of its own for the
-            model, and where they overlap maps are averaged. None: the whole image at once.
-        stride: from window to window, None = half a window.
+        window: side of square sliding windows in such pixels, a multiple of the patch size; the model sees each as a
+            separate image, and maps are averaged where windows overlap. None = the whole image at once.
+        stride: step between windows in such pixels, None = half a window.
         positions: how position embeddings are resized, see `eclip.encode`.
-        scale: the softmax over classes is of scale times the map; the papers take 40 to 65. Moves no label by itself.
+        scale: factor of the maps in the softmax over classes; the papers use 40 to 65. Changes no label by itself.
         prob_threshold: a pixel whose largest share of the softmax is below it becomes background, 0 to 1.
-        area_threshold: a class with at most this part of all pixels that are no background is left out, 0 to 1.
-        refine: a name of `eclip.REFINEMENTS`, on each map of each window (SCLIP: on the image, after the windows).
-        refine_options: of the refinement.
-        device: where a model given by name is put, see `eclip.load`; None = the CPU. A Backbone stays where it is.
+        area_threshold: a class with at most this share of all pixels that are not background is removed, 0 to 1.
+        refine: a name of `eclip.REFINEMENTS`, for each map of each window (SCLIP: for the image, after the windows).
+        refine_options: options of the refinement.
+        device: where to put a model given by name, see `eclip.load`; None = the CPU. A Backbone stays where it is.
         options: options of the method, see `eclip.METHODS[name].options`.
 
     Raises:
-        EclipError: bad input, of a class that says which: `eclip.errors` lists them.
+        EclipError: invalid input; `eclip.errors` lists the classes.
     """
     method = None if method is None else method_name(method)
     sides = {"window": window, "stride": stride, "image_size": image_size, "batch_size": batch_size}
@@ -140,7 +140,7 @@ def segment_each(
         method = default_method(backbone.head is not None, ELSEWHERE if backbone.blocks[-1].residual else OF_POOLS)
     if window is not None and window % backbone.patch_size:
         raise OptionError(
-            f"window must be a multiple of the patch size {backbone.patch_size} of {backbone.name}, got {window}."
+            f"window must be a multiple of {backbone.patch_size}, the patch size of {backbone.name}, got {window}."
         )
     view = View(image_size, resize, positions)
     own = {method: options_for(method, [method], options)}
@@ -155,15 +155,15 @@ def segment_each(
 
 @dataclass(frozen=True, eq=False)
 class ClassQuery:
-    """A Query of classes, whose maps become one label a pixel.
+    """A Query for classes, whose maps become one label per pixel.
 
     Attributes:
         words: classes and background.
-        maps: the query that gives the maps of all words.
+        maps: the query for the maps of all words.
         method: of the maps.
         windows: window, stride and side, see `eclip.segmentation.windows`; None for whole images.
         cuts: scale and thresholds, see `label_pixels`.
-        view: what was asked, for the record; the model sees windows squashed.
+        view: the settings given, for the provenance; the model sees windows squashed.
         batch_size: images, or windows of an image, in one forward pass.
     """
 
@@ -176,7 +176,7 @@ class ClassQuery:
     batch_size: int
 
     def answer(self, batch: Sequence[Named]) -> Iterator[Segmentation]:
-        """The segmentation of each image of a batch; without windows, all are of one grid."""
+        """The segmentation of each image of a batch; without windows, all have one grid."""
         pieces = pieces_of([image for _, image in batch], self.windows, self.batch_size, self._maps)[self.method]
         for (source, image), own in zip(batch, pieces, strict=True):
             labels, shares = label_pixels(own, image.size[::-1], self.words.places, **self.cuts)
@@ -188,7 +188,7 @@ class ClassQuery:
         return {self.method: query.refined(query.raw(self.method, encoding), encoding).cpu()}
 
     def provenance(self, source: str) -> dict[str, Any]:
-        """What repeats an answer, as `Segmentation.provenance`."""
+        """The record that repeats an answer, see `Segmentation.provenance`."""
         background, *words = self.words.words
         window, stride, side = self.windows or (None, None, self.view.image_size)
         provenance = {

@@ -1,4 +1,4 @@
-"""Segmentation, what `segment` answers: one class a pixel; on disk, with COCO's masks; the command that repeats it."""
+"""Segmentation, the result of `segment`: one class per pixel; saving, also as COCO masks; its command."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from PIL import Image
 
 from eclip import heatmap, render
 from eclip.errors import OptionError, ResultError
-from eclip.results.command import head, options, question, settings
+from eclip.results.command import head, inputs, options, settings
 from eclip.results.folder import FORMATS, Folder
 from eclip.results.indexing import Which, image_of, number_of
 from eclip.results.marks import png
 
 SCHEMA, COCO = "eclip.segment/1", "coco.json"
 LEAST_INSTANCE = 0.001
-"""Regions with a smaller share of the image's pixels are no instances."""
-IN_MEMORY = 1 << 24  # bytes of annotations; more wait on disk for the end of the run
+"""Regions with a smaller share of the image's pixels are not instances."""
+IN_MEMORY = 1 << 24  # bytes of annotations in memory; more are kept on disk until the end of the run
 
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """Which of the classes each pixel of some images was given to.
+    """The class assigned to each pixel of images.
 
     Attributes:
-        labels: of each image (height, width), in its own pixels; uint8 up to 255 classes, uint16 above. 0 is
-            background, which is there if words were given for it, or a threshold.
-        confidences: of each image (height, width) float32, the share of the softmax over classes that the largest class
-            had, 0 to 1; not calibrated. Where a threshold made the pixel background, that of the class that lost it.
+        labels: (height, width) for each image, in its own pixels; uint8 up to 255 classes, uint16 above. 0 is
+            background, which occurs only with words for it or a threshold.
+        confidences: (height, width) float32 for each image, the largest class's share of the softmax over classes, 0 to
+            1; not calibrated. If a threshold made the pixel background, the share of the class that lost it.
         classes: name of each label, `classes[0]` is "background".
-        sources: what each image was: its path, or "image 0" for one that came from memory.
+        sources: the path of each image, or "image 0" for one given in memory.
         provenance: model, method, words, windows, thresholds, versions, the command that repeats it.
         images: the images themselves.
     """
@@ -51,7 +51,7 @@ class Segmentation:
     images: tuple[Image.Image, ...]
 
     def __repr__(self) -> str:
-        """One line: what was segmented, how."""
+        """One line: images, classes, method and model."""
         refine = f", refined by {self.provenance['refine']}" if self.provenance["refine"] else ""
         by = f"{self.provenance['method']} on {self.provenance['model']}{refine}"
         return f"Segmentation({len(self.sources)} images, {len(self.classes) - 1} classes, {by})"
@@ -61,11 +61,11 @@ class Segmentation:
         return png(self.picture(0))
 
     def mask(self, image: Which = 0, name: Which | None = None) -> np.ndarray:
-        """Where an image was given to a class (height, width), bool.
+        """The pixels of an image that belong to a class, (height, width), bool.
 
         Args:
-            image: which image, here and in all that follows: its number, its path, or its file's name. A class's name
-                alone, `mask("dog")`, is that class on the first image.
+            image: which image, here and in the methods below: its number, path or file name. A class alone,
+                `mask("dog")`, selects that class on the first image.
             name: of the class, or its label.
 
         Raises:
@@ -73,7 +73,7 @@ class Segmentation:
         """
         if name is None:
             if not isinstance(image, str) or image not in self.classes:
-                raise OptionError(f"mask needs a class, such as mask({image!r}, {self.classes[-1]!r}).")
+                raise OptionError(f"mask needs the name of a class, such as mask({image!r}, {self.classes[-1]!r}).")
             image, name = 0, image
         return self._labels(image) == number_of(name, self.classes, "class")
 
@@ -81,28 +81,28 @@ class Segmentation:
         return self.labels[image_of(image, self.sources, self.classes)]
 
     def areas(self, image: Which = 0) -> dict[str, float]:
-        """The share of the image's pixels of each class that is there, the largest first."""
+        """The share of the image's pixels of each class present, the largest first."""
         counts = np.bincount(self._labels(image).ravel(), minlength=len(self.classes))
         order = np.argsort(-counts, kind="stable")
         return {self.classes[label]: float(counts[label] / counts.sum()) for label in order if counts[label]}
 
     def boxes(self, image: Which = 0, *, min_area: float = 0.001) -> dict[str, Int[np.ndarray, "_box 4"]]:
-        """Boxes around the connected regions of each class that is there, background left out; the largest first.
+        """Boxes around the connected regions of each class present except background, the largest first.
 
         Args:
             image: which image.
-            min_area: regions with a smaller share of the image's pixels are left out.
+            min_area: smallest region to keep, as a share of the image's pixels.
 
         Returns:
-            By class: left, top, right, bottom in pixels, right and bottom exclusive.
+            Left, top, right, bottom in pixels by class; right and bottom are exclusive.
         """
         present = [name for name in self.areas(image) if name != self.classes[0]]
         return {name: heatmap.boxes(self.mask(image, name), min_area=min_area) for name in present}
 
     def overlay(self, image: Which = 0, *, legend: bool = True) -> Image.Image:
-        """The image in gray with each class in its color, and a legend to the right with the shares of the pixels.
+        """The image in gray with classes in color, and a legend with their shares of the pixels to the right.
 
-        Without the legend it has exactly the image's size.
+        Without the legend, it has exactly the image's size.
         """
         image = image_of(image, self.sources, self.classes)
         if not legend:
@@ -117,15 +117,15 @@ class Segmentation:
     def save(
         self, folder: str | Path, formats: Sequence[str] = FORMATS, *, instances: bool = False, overwrite: bool = False
     ) -> Path:
-        """Write label maps, pictures, arrays, one coco.json and one manifest.json into a folder, made if it is missing.
+        """Write label maps, pictures, arrays, one coco.json and one manifest.json into a folder, created if missing.
 
         Args:
-            folder: where. An earlier segmentation of the same images, or of some of them, is replaced; files of others
-                stay as they are.
-            formats: any of "png" (a label map and a picture an image), "npz" (labels and confidences), "json" (the
+            folder: where to write. An earlier segmentation of the same images, or of some of them, is replaced;
+                unrelated files are kept.
+            formats: any of "png" (a label map and a picture per image), "npz" (labels and confidences), "json" (the
                 manifest, and masks in COCO's format).
-            instances: in COCO's file, one annotation a connected region, not one a class and image.
-            overwrite: replace results of another kind, or of other images, as well.
+            instances: write one annotation per connected region to coco.json, not one per class and image.
+            overwrite: also replace results of another kind or of other images.
 
         Returns:
             The folder.
@@ -133,7 +133,7 @@ class Segmentation:
         Raises:
             ResultError: the folder holds results of another kind or of other images, another process is writing there,
                 it cannot be written, or the disk is full.
-            OptionError: an unknown format.
+            OptionError: a format is unknown.
         """
         writing = SegmentWriter(folder, formats, instances=instances, overwrite=overwrite)
         with writing.over(self.sources) as writer:
@@ -143,7 +143,7 @@ class Segmentation:
 
 
 class SegmentWriter(Folder):
-    """Writes segmentations into a folder: a label map and a picture an image, arrays, COCO's masks, the manifest.
+    """Writes segmentations into a folder: a label map and a picture per image, arrays, COCO masks, the manifest.
 
     The manifest is also what `eclip segment --json` prints:
 
@@ -152,10 +152,10 @@ class SegmentWriter(Folder):
                      "files": {"image", "labels", "picture", "npz"}}, ...],
          "failures": [{"source", "error"}, ...], "coco": "coco.json"}
 
-    "labels" is a PNG whose values are the labels, with a palette as PASCAL VOC's (gray of 16 bits above 254 classes);
-    "confidence" the mean over a class's pixels. The file coco.json has COCO's instances format: masks as runs,
-    uncompressed, one annotation for each class and image, or for each connected region of `LEAST_INSTANCE` or more;
-    "image_id" counts the photos of the manifest from 1, "category_id" is the label; background has no annotation.
+    "labels" is a PNG of label values with a palette like PASCAL VOC's (16-bit gray for more than 254 classes);
+    "confidence" is the mean over a class's pixels. coco.json has COCO's instances format, with masks as uncompressed
+    run lengths and one annotation per class and image, or per connected region of at least `LEAST_INSTANCE`;
+    "image_id" numbers the images of the manifest from 1, "category_id" is the label; background has no annotation.
     Otherwise as in `eclip.explanation.explanation.ExplanationWriter`.
     """
 
@@ -171,7 +171,7 @@ class SegmentWriter(Folder):
 
     def __enter__(self) -> SegmentWriter:
         super().__enter__()
-        self._annotations = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(self.folder))  # closed on leaving
+        self._annotations = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(self.folder))  # closed in __exit__
         return self
 
     def __exit__(self, *reason: object) -> None:
@@ -213,7 +213,7 @@ class SegmentWriter(Folder):
         return entry
 
     def _notes(self, labels: Shaped[np.ndarray, "height width"]) -> list[bytes]:
-        """A line for each annotation of the next image."""
+        """One line per annotation of the next image."""
         image = len(self.manifest["images"]) + 1
         lines: list[bytes] = []
         for label in np.unique(labels[labels > 0]).tolist():
@@ -228,11 +228,11 @@ class SegmentWriter(Folder):
         try:
             self._annotations.writelines(notes)
         except OSError as error:
-            raise ResultError(f"annotations cannot be kept in {str(self.folder)!r}: {error.strerror}.") from error
+            raise ResultError(f"cannot write annotations into {str(self.folder)!r}: {error.strerror}.") from error
         self._count += len(notes)
 
     def _coco(self) -> Iterator[bytes]:
-        """COCO's file, part by part."""
+        """The chunks of coco.json."""
         images = [
             {"id": number, "file_name": one["source"], "width": one["width"], "height": one["height"]}
             for number, one in enumerate(self.manifest["images"], 1)
@@ -241,12 +241,12 @@ class SegmentWriter(Folder):
         head = json.dumps({"images": images, "categories": names}, ensure_ascii=False)
         yield (head.removesuffix("}") + ', "annotations": [\n').encode(errors="backslashreplace")
         self._annotations.seek(0)
-        yield from itertools.islice(self._annotations, self._count)  # whole lines, whatever a failure left behind them
+        yield from itertools.islice(self._annotations, self._count)  # whole lines; a failed write may leave part of one
         yield b"]}\n"
 
 
 def coco_mask(mask: Bool[np.ndarray, "height width"]) -> dict[str, Any]:
-    """Of a mask with at least one pixel: "segmentation", "bbox" and "area", as COCO's annotations have them."""
+    """The fields "segmentation", "bbox" and "area" of a COCO annotation, for a mask with at least one pixel."""
     rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     left, top = int(cols[0]), int(rows[0])
     return {
@@ -257,7 +257,7 @@ def coco_mask(mask: Bool[np.ndarray, "height width"]) -> dict[str, Any]:
 
 
 def runs(mask: Bool[np.ndarray, "height width"]) -> list[int]:
-    """Lengths of the runs of a mask, column by column, as COCO counts them: out, in, out, in; the first may be 0."""
+    """Run lengths of a mask in column order, as in COCO: outside, inside, outside, ...; the first may be 0."""
     flat = mask.ravel(order="F")
     edges = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
     lengths: list[int] = np.diff(edges).tolist()
@@ -265,10 +265,10 @@ def runs(mask: Bool[np.ndarray, "height width"]) -> list[int]:
 
 
 def segment_command(sources: Sequence[str], provenance: dict[str, Any]) -> str | None:
-    """The shell command that repeats it, from its provenance. None where a class is not among its words."""
+    """The shell command that repeats a segmentation with this provenance; None if a class is not its first word."""
     if any(name != words[0] for name, words in provenance["words"].items()):
         return None
-    words = ["eclip", "segment", *question(sources), "--model", provenance["model"], "--method", provenance["method"]]
+    words = ["eclip", "segment", *inputs(sources), "--model", provenance["model"], "--method", provenance["method"]]
     words += [f"--class={', '.join(synonyms)}" for synonyms in provenance["words"].values()]
     words += [f"--background={', '.join(provenance['background'])}"] if provenance["background"] else []
     for key in ("window", "stride", "scale", "prob_threshold", "area_threshold"):

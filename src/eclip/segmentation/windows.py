@@ -1,4 +1,4 @@
-"""Sliding windows over an image, in its own pixels."""
+"""Sliding windows over an image, in the image's own pixels."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ Box = tuple[int, int, int, int]
 
 
 def check_windows(window: int | None, stride: int | None, side: int | None) -> tuple[int, int] | None:
-    """Stride and side of the windows, with their defaults: half a window, one and a half; None without windows.
+    """Stride and side for sliding windows, by default 0.5 and 1.5 windows; None without windows.
 
     Args:
         window: side of a window in pixels, None for no windows.
-        stride: from one window to the next in such pixels, 1 to `window`.
-        side: pixels that an image's shorter side is counted as, at least `window`.
+        stride: step between windows in such pixels, 1 to `window`.
+        side: pixels that an image's shorter side counts as, at least `window`.
 
     Raises:
-        OptionError: one is outside its range, or there is a stride and no window.
+        OptionError: one is outside its range, or stride is given without window.
     """
     if window is None:
         if stride is not None:
-            raise OptionError(f"stride {stride} is that of windows, and there are none: give window as well.")
+            raise OptionError(f"stride={stride} requires window; set window too.")
         return None
     if window < 1:
         raise OptionError(f"window must be at least 1, got {window}.")
@@ -29,26 +29,26 @@ def check_windows(window: int | None, stride: int | None, side: int | None) -> t
     side = round(1.5 * window) if side is None else side
     if side < window:
         raise OptionError(
-            f"with windows, image_size is what the image's shorter side is counted as, and must be at least "
-            f"window = {window}, got {side}."
+            f"with windows, image_size is the number of pixels that the image's shorter side counts as; it must be at "
+            f"least window={window}, got {side}."
         )
     if not 1 <= stride <= window:
-        raise OptionError(f"stride must be between 1 and window = {window}, got {stride}: else pixels are left out.")
+        raise OptionError(f"stride must be between 1 and window={window}, so that no pixel is skipped, got {stride}.")
     return stride, side
 
 
 def windows(size: tuple[int, int], window: int, stride: int, side: int) -> list[Box]:
-    """Square windows, row by row; the last of a row or column is shifted inward, to end where the image ends.
+    """Square windows, row by row; the last one in a row or column is shifted inward to end at the image border.
 
     Args:
         size: (width, height) of the image.
-        window: see `check_windows`, as the next two.
-        stride: see there.
-        side: see there; the image keeps its shape.
+        window: see `check_windows`.
+        stride: see `check_windows`.
+        side: see `check_windows`; the image keeps its aspect ratio.
 
     Returns:
-        Boxes in the image's own pixels, which they cover, each at least one pixel wide and high. A square image and
-        windows of its side give one box, the image.
+        Boxes in the image's own pixels, each at least one pixel wide and high, which cover the image. A square image
+        with windows of its side gives one box, the image.
     """
     factor = side / min(size)
     across, down = (_spans(length, max(window, round(length * factor)), window, stride) for length in size)
@@ -56,7 +56,7 @@ def windows(size: tuple[int, int], window: int, stride: int, side: int) -> list[
 
 
 def _spans(length: int, counted: int, window: int, stride: int) -> list[tuple[int, int]]:
-    """Beginnings and ends along a side of so many pixels, counted as `counted`."""
+    """Starts and ends of windows along a side of `length` pixels that counts as `counted`."""
     starts = [*range(0, counted - window, stride), counted - window]
     edges = [(round(start * length / counted), round((start + window) * length / counted)) for start in starts]
     return [(first := min(start, length - 1), max(end, first + 1)) for start, end in edges]

@@ -154,8 +154,8 @@ def _warn_of_equals(backbone: Backbone, texts: Sequence[str], firsts: list[int])
     if named:
         more = f" (and {len(named) - MOST_NAMED} more groups)" if len(named) > MOST_NAMED else ""
         warnings.warn(
-            f"{backbone.name} cannot tell these texts apart: {'; '.join(named[:MOST_NAMED])}{more}. Their maps are "
-            "equal, and a comparison of them shows no difference; keep only one of them.",
+            f"{backbone.name} cannot tell these texts apart: {'; '.join(named[:MOST_NAMED])}{more}. They have the "
+            "same text feature, so results cannot distinguish them, and their difference is zero. Keep one per group.",
             EqualTextsWarning,
             stacklevel=4,
         )

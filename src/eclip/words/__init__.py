@@ -1,6 +1,6 @@
-"""The side of the words, every method behind one signature: `WORD_METHODS[name](reading, image, **options)`.
+"""Word relevance, every method behind one signature: `WORD_METHODS[name](reading, image, **options)`.
 
-To add one: a file with a function of the file's name, a line here. The dict itself imports no torch.
+To add one, write a file with a function of the file's name and add a line here. The dict itself imports no torch.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 TEXTS_AT_ONCE = 16
-"""Texts that share a graph, of 40 MB each in a model of the size of ViT-B/32; more take turns."""
+"""The most texts in one graph, which takes 40 MB per text in a model of the size of ViT-B/32."""
 
 
 @dataclass(frozen=True)
 class WordMethod(Entry["Tensor"]):
-    """A method that says how much each word of a text did for its score with an image.
+    """A method that measures how much each word of a text contributes to its score with an image.
 
     Attributes:
-        signed: words may speak against the score as well.
+        signed: words can also lower the score.
     """
 
     signed: bool
@@ -35,7 +35,7 @@ class WordMethod(Entry["Tensor"]):
     def __call__(
         self, reading: Reading, image: Float[Tensor, "image feature"], **options: Any
     ) -> Float[Tensor, "image text token"]:
-        """Relevance of each token for the score, the cosine of image and text; `reading.by_word` adds up words.
+        """Relevance of each token for the score, the cosine of image and text; `reading.by_word` sums it over words.
 
         Args:
             reading: from `eclip.words.tokens.read`.
@@ -43,9 +43,9 @@ class WordMethod(Entry["Tensor"]):
             options: see `self.options`.
 
         Raises:
-            OptionError: an option this method does not have, or a value of another type.
+            OptionError: the method does not have this option, or its value has the wrong type.
             ShapeError: the images are not (image, feature).
-            NotApplicableError: the formula is not applicable to this text tower.
+            NotApplicableError: the formula does not apply to this text tower.
         """
         if image.ndim != 2 or not len(image):
             raise ShapeError(f"image must be (image, feature), one or more, got {tuple(image.shape)}.")
@@ -62,11 +62,11 @@ class WordMethod(Entry["Tensor"]):
 
 
 def word_method(name: str | WordMethod) -> WordMethod:
-    """The method of that name, or that itself.
+    """The method of that name; a method is returned as it is.
 
     Raises:
-        OptionError: it is no word.
-        UnknownNameError: there is none of that name.
+        OptionError: the name is not a string.
+        UnknownNameError: no method has this name.
     """
     if isinstance(name, WordMethod) and WORD_METHODS.get(name.name) == name:
         return name
@@ -79,10 +79,10 @@ DEFAULT_WORD_METHOD = "gradeclip"
 # fmt: off
 WORD_METHODS: dict[str, WordMethod] = {method.name: method for method in (
     WordMethod("gradeclip", True,
-               summary="Values, weighted by gradient and by likeness to the pooled token (Zhao et al. 2024)."),
+               summary="Values, weighted by gradient and by similarity to the pooled token (Zhao et al. 2024)."),
     WordMethod("chefer", False,
                summary="Attention times the positive gradient of the score (Chefer et al. 2021, bi-modal)."),
     WordMethod("leave_one_out", True,
-               summary="What the score loses when the word is taken out (Li et al. 2016, erasure)."),
+               summary="Drop in score when the word is removed (Li et al. 2016, erasure)."),
 )}
 # fmt: on

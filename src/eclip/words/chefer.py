@@ -1,7 +1,7 @@
 """Bi-modal relevance, the text side (Chefer et al. 2021, https://arxiv.org/abs/2103.15679).
 
 Code: hila-chefer/Transformer-MM-Explainability (MIT), commit 58eaea8, its CLIP notebook.
-Differs from it: a token's own 1 in R is left out; no division by the sum over the words.
+Differs from it: omits each token's own 1 in R, and does not divide by the sum over the words.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from eclip.words.tokens import Reading
 def chefer(
     reading: Reading, image: Float[Tensor, "image feature"], *, depth: int = 1
 ) -> Float[Tensor, "image text token"]:
-    """Attention times the positive gradient of the logit, mean over heads, gathered over the last blocks.
+    """Attention times the positive gradient of the logit, averaged over heads, accumulated over the last blocks.
 
-    As on the image side: R <- R + A R with A = mean over heads of relu(dA * A); the relevances are R's row of the token
-    that becomes the feature, or the mean of the rows where tokens are averaged.
+    As on the image side: R <- R + A R with A = mean over heads of relu(dA * A); the relevances are the row of R for the
+    pooled token, or the mean of the rows if the model averages tokens.
 
     Args:
         reading: the texts.
         image: unit length.
-        depth: last blocks, all if there are fewer; the authors' default is the last alone.
+        depth: how many last blocks, all if there are fewer; the authors' default is 1.
 
     Returns:
-        Relevance >= 0, no sign. The logit's scale counts from depth 2 on.
+        Relevance >= 0, without sign. From depth 2 on it depends on the logit scale.
 
     Raises:
-        OptionError: depth below 1.
-        NotApplicableError: the tower is unknown.
+        OptionError: depth is below 1.
+        NotApplicableError: eclip cannot rerun this text tower.
     """
     if depth < 1:
         raise OptionError(f"'chefer' needs depth >= 1, got {depth}.")

@@ -1,4 +1,4 @@
-"""What `eclip words` leaves on disk: a page an image, pictures and arrays of pairs, and the one manifest over them."""
+"""The output folder of `eclip words`: a page per image, pictures and arrays of pairs, and one manifest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eclip.files import slug
-from eclip.results.command import options, question, settings
+from eclip.results.command import inputs, options, settings
 from eclip.results.folder import FORMATS, Folder
 from eclip.results.marks import png
 
@@ -20,11 +20,11 @@ WORDS_SCHEMA = "eclip.words/1"
 
 
 def words_command(sources: Sequence[str], texts: Sequence[str], provenance: dict[str, Any]) -> str:
-    """The shell command that repeats it; `provenance` is that of the manifest."""
+    """The shell command that repeats a result with this provenance of its manifest."""
     words = [
         "eclip",
         "words",
-        *question(sources, texts),
+        *inputs(sources, texts),
         "--model",
         provenance["model"],
         "--method",
@@ -41,7 +41,7 @@ def words_command(sources: Sequence[str], texts: Sequence[str], provenance: dict
 
 
 class WordsWriter(Folder):
-    """Writes relevances of words, and pairs of words and patches, into a folder.
+    """Writes word relevance, and pairs of words and patches, into a folder.
 
     The manifest is also what `eclip words --json` prints:
 
@@ -52,8 +52,8 @@ class WordsWriter(Folder):
                      "files": {"image", "page", "pictures": [file, ...], "npz"}}, ...],
          "failures": [{"source", "error"}, ...]}
 
-    "value" is raw, "share" that of all relevance of the text, signs aside. The npz file holds one array (word, row,
-    col) a text, by its number.
+    "value" is raw; "share" is the share of all relevance of the text, ignoring signs. The npz file holds one array
+    (word, row, col) per text, named by the text's number.
     """
 
     def __init__(self, folder: str | Path, *, overwrite: bool = False) -> None:
@@ -66,16 +66,16 @@ class WordsWriter(Folder):
         """Write the files of an image; returns its entry in the manifest.
 
         Args:
-            words: of some images.
-            image: which of them.
-            pairs: of that image, one a text, or none at all.
-            boxes: parts of the image whose words are wanted.
+            words: word relevance for images.
+            image: number of one of them.
+            pairs: of that image, one per text; or none.
+            boxes: regions of the image to list words for.
 
         Raises:
-            OptionError: a box is not inside the image; nothing is written then.
+            OptionError: a box is not inside the image; nothing is written in this case.
             ResultError: a file cannot be written.
         """
-        from eclip.words.page import Sentence, words_page  # here, so that the command line can check the folder first
+        from eclip.words.page import Sentence, words_page  # here, so that the command can check the folder first
 
         picture, source = words.images[image], words.sources[image]
         entries = words.entries(image)
@@ -98,9 +98,9 @@ class WordsWriter(Folder):
             for text in range(len(words.texts))
         ]
         made = words.provenance
-        note = f"Words: {made['method']} on {made['model']}; amber speaks for the score, blue against it."
+        note = f"Words: {made['method']} on {made['model']}; amber raises the score, blue lowers it."
         if pairs:
-            note += " Under the pointer: pairs, what a word and a patch add to the score together."
+            note += " Highlights show pairs: what a word and a patch contribute to the score together."
             files["pictures"] = [
                 self._put(f"{stem}.{number}-{slug(one.text)}".rstrip("-") + ".pairs.png", png(one.picture(boxes)))
                 for number, one in enumerate(pairs)

@@ -1,8 +1,8 @@
 """Grad-ECLIP for the text side (Zhao et al. 2024, https://arxiv.org/abs/2502.18816).
 
-Code: Cyang-Zhao/Grad-Eclip (no licence; written from the formula), commit 5c1b5cc, its text script and notebook.
-Differs from it: the model's own heads by default, as on the image side; relevances keep their sign, where the release
-clamps them at 0 and divides by their sum.
+Code: Cyang-Zhao/Grad-Eclip (no license; written from the formula), commit 5c1b5cc, its text script and notebook.
+Differs from it: uses the model's own heads by default, as for images; relevance keeps its sign, whereas the release
+clamps it at 0 and divides by the sum.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ def gradeclip(
     heads: str = "native",
     loosened: str = "script",
 ) -> Float[Tensor, "image text token"]:
-    """Each token's value, weighted by channel with the gradient of the score and by likeness to the pooled token.
+    """Each token's value, weighted per channel by the gradient of the score and by similarity to the pooled token.
 
-    Sum over the last blocks of r_n sum over channels of g_c v_nc: g is the gradient of the score with respect to what
-    the pooled token gathers in a block, v that block's values, and r_n the cosine of the pooled token's query with the
-    key of token n, min-max over all tokens, padding too: attention, loosened.
+    Sum over the last blocks of r_n sum over channels of g_c v_nc: g is the gradient of the score with respect to the
+    pooled token's attention output in a block, v the block's values, and r_n the cosine of the pooled token's query
+    with the key of token n, min-max over all tokens including padding: loosened attention.
 
     Args:
         reading: the texts.
         image: unit length.
-        depth: last blocks, all if there are fewer.
-        heads: "native" (the model's own score) or "single" (one head over the full width, as released).
+        depth: how many last blocks, all if there are fewer.
+        heads: "native" (the model's own heads) or "single" (one head over the full width, as released).
         loosened: where query and key are compared: "script" (both through the output projection, as in the authors'
             script), "notebook" (as they are, as in their text notebook) or "none" (r = 1).
 
     Returns:
-        Signed, no unit, comparable between the words of one text. The authors' numbers: clamp at 0, keep what stands
-        between start and end, divide by the sum.
+        Signed, no unit, comparable between words of one text. For the authors' numbers, clamp at 0, keep the tokens
+        between start and end, and divide by their sum.
 
     Raises:
-        OptionError: unknown heads or loosened, or depth below 1.
-        NotApplicableError: no single token is pooled, or the tower is unknown.
+        OptionError: heads or loosened is unknown, or depth is below 1.
+        NotApplicableError: the model does not pool a single token, or eclip cannot rerun this text tower.
     """
     if heads not in HEADS or loosened not in LOOSENED or depth < 1:
         raise OptionError(
-            f"'gradeclip' knows heads {' and '.join(HEADS)}, loosened {', '.join(LOOSENED)} and depth >= 1, got "
-            f"{heads!r}, {loosened!r} and {depth}."
+            f"'gradeclip' takes heads {' or '.join(HEADS)}, loosened {', '.join(LOOSENED)} and depth >= 1, got "
+            f"heads={heads!r}, loosened={loosened!r} and depth={depth}."
         )
     tower, place = reading.tower("gradeclip"), reading.place("gradeclip")
     every = torch.arange(len(place), dtype=torch.long, device=place.device)

@@ -1,4 +1,4 @@
-"""Which patch for this word, and which word for this patch? `interactions`, for one image."""
+"""Which patches belong to a word, and which words to a patch? `interactions`, for one image."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from eclip.words.second_order import IntegrationPath, check_path, image_path, pa
 from eclip.words.tokens import Reading, content
 
 Box = Sequence[float | int] | np.ndarray
-"""left, top, right, bottom in pixels of the image, such as a row of `Explanation.boxes`."""
+"""Left, top, right, bottom in pixels of the image, such as a row of `Explanation.boxes`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Interactions:
-    """What each pair of a word and a patch adds to the score of a text with an image.
+    """What each pair of a word and a patch contributes to the score of a text with an image.
 
     Attributes:
         values: (word, row, col) float32, signed, in units of the score.
         words: of the text, in order.
         text: as given.
         score: cosine of the unaltered model in [-1, 1].
-        total: sum over all pairs, special tokens of text and image among them.
-        goal: what the total tends to with more points of the path; their difference is the error of the integral.
-        source: what the image was: its path, or "image 0" if it came from memory.
+        total: sum over all pairs, including special tokens of text and image.
+        goal: limit of the total as the number of points grows; their difference is the integration error.
+        source: the path of the image, or "image 0" if it was given in memory.
         image: the image itself.
         provenance: model, depths, points, versions.
     """
@@ -66,26 +66,26 @@ class Interactions:
         return png(self.picture())
 
     def map(self, phrase: str | int | np.integer) -> Float[np.ndarray, "row col"]:
-        """Which patches for this word? Their values, on the patch grid; summed over the words of a phrase.
+        """The values of all patches for a word, on the patch grid; summed over the words of a phrase.
 
         Args:
-            phrase: a word's number, or words that follow one another in the text, in any case.
+            phrase: a word's number, or consecutive words of the text, ignoring case.
 
         Raises:
-            TextError: the text does not hold it.
+            TextError: the phrase is not in the text.
         """
         summed: Float[np.ndarray, "row col"] = self.values[self.find(phrase)].sum(axis=0)
         return summed
 
     def find(self, phrase: str | int | np.integer) -> list[int]:
-        """Numbers of the words of a phrase; where it comes again, of all.
+        """Numbers of the words of a phrase, at all its occurrences.
 
         Raises:
-            TextError: the text does not hold it.
+            TextError: the phrase is not in the text.
         """
         if not isinstance(phrase, str):
             if isinstance(phrase, bool) or not -len(self.words) <= phrase < len(self.words):
-                raise TextError(f"{self.text!r} has {len(self.words)} words, counted from 0; there is no {phrase}.")
+                raise TextError(f"{self.text!r} has {len(self.words)} words, from number 0; there is no word {phrase}.")
             return [int(phrase) % len(self.words)]
         wanted, words = _joined(phrase), [_joined(word) for word in self.words]
         found: set[int] = set()
@@ -96,22 +96,22 @@ class Interactions:
             if joined and joined == wanted:
                 found |= set(range(start, stop))
         if not found:
-            raise TextError(f"{phrase!r} is not in {self.text!r}; its words are {', '.join(self.words)}.")
+            raise TextError(f"{phrase!r} is not in {self.text!r}. Its words are {', '.join(self.words)}.")
         return sorted(found)
 
     def heatmap(self, phrase: str | int | np.integer) -> Float[np.ndarray, "height width"]:
-        """The map of a phrase in the size of the image, in [-1, 1], zero kept."""
+        """The map of a phrase, scaled to [-1, 1] around zero and resized to the image."""
         shown = heatmap.signed(torch.from_numpy(np.ascontiguousarray(self.map(phrase))))
         return heatmap.resize(shown, self.image.size[::-1]).numpy()
 
     def in_box(self, box: Box) -> Float[np.ndarray, " word"]:
-        """Which words for this part of the image? Each word's values in it, patches counted by what lies inside.
+        """Each word's sum over a region of the image; patches count by the share that is inside.
 
         Args:
             box: left, top, right, bottom in pixels of the image, such as a row of `Explanation.boxes`.
 
         Raises:
-            OptionError: the box is empty or outside the image.
+            OptionError: the box is empty or not inside the image.
         """
         left, top, right, bottom = check_box(box, self.image.size, self.source)
         width, height = self.image.size
@@ -121,13 +121,13 @@ class Interactions:
         return found.astype(np.float32)
 
     def best_words(self) -> Int[np.ndarray, "row col"]:
-        """Which word for each patch: the number of the one that adds most there."""
+        """For each patch, the number of the word that contributes most."""
         return self.values.argmax(axis=0)
 
     def picture(self, boxes: Sequence[Box] | np.ndarray = ()) -> Image.Image:
-        """One small map a word, all on one scale; below, each box with the words that it speaks for.
+        """One small map per word, all on one scale; below, each box with its words.
 
-        The number beside a word is what it adds over the whole image.
+        The number beside a word is its sum over the whole image.
         """
         peak = float(np.abs(self.values).max()) or 1.0
         top = render.strip(
@@ -142,7 +142,7 @@ class Interactions:
         return render.stack(sections)
 
     def entry(self, boxes: Sequence[Box] | np.ndarray = ()) -> dict[str, Any]:
-        """What JSON says: words with their sums and strongest patches, boxes with their words, completeness."""
+        """The JSON entry: words with their sums and highest patches, boxes with their words, total and goal."""
         _, rows, cols = self.values.shape
         width, height = self.image.size
         words = []
@@ -179,26 +179,26 @@ def interactions(
     positions: str = DEFAULT_POSITIONS,
     device: Device | None = None,
 ) -> Interactions:
-    """What each pair of a word and a patch adds to the score: second-order attributions of exCLIP.
+    """What each pair of a word and a patch contributes to the score: second-order attributions of exCLIP.
 
     Args:
-        image: a path, a PIL picture or an array.
-        text: one, as it is; no template is put around it.
+        image: a path, a PIL image or an array.
+        text: one text, used without a template.
         model: a name for `eclip.load`, or a Backbone from `load` or `wrap`.
-        image_depth: how many last attention layers of the image tower the pairs are taken through; 1 as the authors.
-        text_depth: and last blocks of the text tower; None = all, so that a pair is about the word itself, not about
-            what the tower has gathered in its place; 1 as the authors.
-        points: of the path to image and text from those without content; more make the sum more exact.
+        image_depth: how many last attention layers of the image tower the path goes through; 1 as in the paper.
+        text_depth: how many last blocks of the text tower; 1 as in the authors' code. None = all, so that a pair is
+            about the word itself, not about what the tower has mixed into its position.
+        points: number of points on the path from an image and a text without content; more make the sum more exact.
         image_size: see `eclip.explain`.
         resize: see `eclip.explain`.
         positions: see `eclip.explain`.
         device: see `eclip.explain`.
 
     Raises:
-        EclipError: bad input, of a class that says which: `eclip.errors` lists them.
+        EclipError: invalid input; `eclip.errors` lists the classes.
 
     Warns:
-        TextCutWarning: a text longer than the model reads; the words it does not read have 0.
+        TextCutWarning: the text is longer than the model reads; words beyond its limit have value 0.
     """
     query = WordQuery([text], model=model, view=View(image_size, resize, positions), device=device)
     pairs = PairQuery(query, image_depth=image_depth, text_depth=text_depth, points=points)
@@ -206,7 +206,7 @@ def interactions(
 
 
 class PairQuery:
-    """The texts' part of the work on pairs, done once; depths and points as of `interactions`."""
+    """The text side of pairs, computed once; depths and points as in `interactions`."""
 
     def __init__(
         self,
@@ -234,7 +234,7 @@ class PairQuery:
         return text_path(both, self.path["text_depth"], self.path["points"])
 
     def answer(self, image: Image.Image, source: str) -> list[Interactions]:
-        """One forward pass of the image and of the one that it is held against, then the pairs of each text."""
+        """Run one forward pass over the image and its reference, then compute the pairs of each text."""
         view = self.query.view
         pixels = view.pixels(self.backbone, [image])
         both = torch.cat([pixels, torch.zeros_like(pixels)])
@@ -264,23 +264,23 @@ class PairQuery:
 
 
 def _covered(start: float, stop: float, count: int) -> Float[np.ndarray, " cell"]:
-    """How much of each of so many equal cells of [0, 1] lies between two places."""
+    """The covered share of each of `count` equal cells of [0, 1]."""
     edges = np.arange(count + 1) / count
     return np.clip(np.minimum(stop, edges[1:]) - np.maximum(start, edges[:-1]), 0, None) * count
 
 
 def check_box(box: Box, size: tuple[int, int], source: str) -> tuple[float, float, float, float]:
-    """The sides of a box that lies in an image of (width, height) pixels.
+    """The sides of a box inside an image of (width, height) pixels.
 
     Raises:
-        OptionError: it is no box, it is empty, or not all of it lies in the image.
+        OptionError: it is not a box, is empty, or is not entirely inside the image.
     """
     sides = [float(side) for side in box] if isinstance(box, list | tuple | np.ndarray) else []
     left, top, right, bottom = sides if len(sides) == 4 else [0.0] * 4
     width, height = size
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         raise OptionError(
-            f"a box in {source} is left, top, right, bottom within {width} x {height} pixels, got {box!r}."
+            f"a box in {source} must be left, top, right, bottom within {width} x {height} pixels, got {box!r}."
         )
     return left, top, right, bottom
 

@@ -1,7 +1,7 @@
 """Leave one word out (Li et al. 2016, https://arxiv.org/abs/1612.08220, who call it erasure).
 
-No gradient, no attention: it asks the model itself, and so works with any text tower and holds the other methods to
-account.
+It needs only scores, no gradients or attention, so it works with any text tower and serves as a check of the other
+methods.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from eclip.words.tokens import Reading
 
 
 def leave_one_out(reading: Reading, image: Float[Tensor, "image feature"]) -> Float[Tensor, "image text token"]:
-    """What the score loses when a word is taken out of the text, shared evenly among the word's tokens.
+    """Drop in score when a word is removed from the text, divided evenly among the word's tokens.
 
     Args:
         reading: the texts.
         image: unit length.
 
     Returns:
-        Differences of cosines: positive where the word raises the score. 0 where a word is not read.
+        Differences of cosines, positive if the word raises the score, 0 if the model does not read the word.
     """
     backbone = reading.backbone
     values = torch.zeros(len(image), *reading.ids.shape, dtype=torch.float32, device=reading.ids.device)

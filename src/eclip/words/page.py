@@ -1,4 +1,4 @@
-"""A page of an image and its texts that needs nothing but itself; with pairs, words and patches light up each other."""
+"""A self-contained HTML page of an image and its texts; with pairs, words and patches highlight each other."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Sentence:
     Attributes:
         score: cosine of image and text.
         words: in order.
-        values: one a word.
-        pairs: one map a word on the patch grid, or None.
+        values: one per word.
+        pairs: one map per word on the patch grid, or None.
     """
 
     score: float
@@ -37,16 +37,16 @@ class Sentence:
 
 
 def words_page(title: str, image: Image.Image, sentences: Sequence[Sentence], note: str) -> str:
-    """HTML of a whole page: the image and its texts, each word on its color, with the share it has in a tooltip.
+    """HTML of a whole page: the image and its texts, each word on its color, with its share in a tooltip.
 
-    With pairs, a word under the pointer shows its patches on the image, and a patch under the pointer its words; a
-    click, or Tab and Enter, holds a word.
+    With pairs, pointing at a word shows its patches on the image, and pointing at a patch colors the words; a click,
+    or Tab and Enter, pins a word.
 
     Args:
-        title: what the image is called.
-        image: mode RGB, any size; drawn 480 pixels long.
+        title: name of the image.
+        image: mode RGB, any size; its longer side is drawn with 480 pixels.
         sentences: the texts.
-        note: a line below, how the values came about.
+        note: a line below, which says what the values are.
     """
     small = image.resize(view_size(image.size, IMAGE_LENGTH, IMAGE_LENGTH), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""WordQuery: everything that methods for words need but the images, checked once, the texts encoded and read once."""
+"""WordQuery: everything that methods for words need except images, checked, tokenized and encoded once."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from eclip.words.tokens import read
 
 
 class WordQuery:
-    """Texts as a model reads them, and how it is to see images.
+    """Texts as a model reads them, and how it sees images.
 
     Args:
-        texts: one or more, as they are; no template is put around them.
+        texts: one or more, used without a template.
         model: a name for `eclip.load`, or a Backbone.
-        view: how the model is to see images.
+        view: how the model sees images.
         device: see `eclip.explain`.
 
     Raises:
-        EclipError: bad input, of a class that says which.
+        EclipError: invalid input; `eclip.errors` lists the classes.
 
     Warns:
-        EqualTextsWarning: the model cannot tell some texts apart.
-        TextCutWarning: a text longer than the model reads.
+        EqualTextsWarning: the model cannot distinguish some texts.
+        TextCutWarning: a text is longer than the model reads.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Which words of a text made an image match it? `explain_words`, the main path of the side of the words."""
+"""Which words of a text made the model match it to an image? `explain_words`, the main path for words."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from eclip.words.query import WordQuery
 
 @dataclass(frozen=True, eq=False)
 class WordRelevance:
-    """How much each word of each text did for its score with each image.
+    """How much each word of each text contributes to the text's score with each image.
 
     Attributes:
-        values: of each text (image, word) float32, raw: as the method gives them, summed over a word's tokens.
+        values: (image, word) float32 for each text, raw values of the method, summed over a word's tokens.
         words: of each text, in order.
         scores: (image, text) float32, cosine of the unaltered model in [-1, 1].
         texts: as given.
-        sources: what each image was: its path, or "image 0" for one that came from memory.
-        signed: words may speak against the score as well.
+        sources: the path of each image, or "image 0" for one given in memory.
+        signed: words can also lower the score.
         provenance: model, method, options, versions.
         images: the images themselves.
     """
@@ -53,20 +53,20 @@ class WordRelevance:
         return f"WordRelevance({len(self.sources)} images, {len(self.texts)} texts, {self.provenance['method']})"
 
     def shares(self, image: Which = 0, text: Which | None = None) -> Float[np.ndarray, " word"]:
-        """Each word's share of all relevance in a text, signs aside: in [-1, 1], absolute values add up to 1.
+        """Each word's share of all relevance in a text, in [-1, 1]; absolute values sum to 1.
 
         Args:
-            image: which image: its number, its path, or its file's name; or a text alone, on the first image.
+            image: which image: its number, path or file name; or a text alone, for the first image.
             text: which text: its number or the text itself; None = the first.
 
         Raises:
-            OptionError: there is no such image or text, or several of that name.
+            OptionError: there is no such image or text, or several have that name.
         """
         image, text = image_and_text(image, text, self.sources, self.texts)
         return render.shares(self.values[text][image])
 
     def entries(self, image: Which = 0) -> list[dict[str, Any]]:
-        """What JSON says of an image: of each text its score, its words, their values and shares."""
+        """The JSON entry of an image: for each text its score, its words, their values and shares."""
         found, image = [], image_of(image, self.sources, self.texts)
         for text, (name, words, values) in enumerate(zip(self.texts, self.words, self.values, strict=True)):
             each = zip(words, values[image], render.shares(values[image]), strict=True)
@@ -78,7 +78,7 @@ class WordRelevance:
         return found
 
     def html(self, image: Which = 0) -> str:
-        """The texts as HTML, each word on its color: amber for the score, blue against it."""
+        """The texts as HTML, words on a color: amber raises the score, blue lowers it."""
         image = image_of(image, self.sources, self.texts)
         lines = [
             f'<p><span class="score">{self.scores[image, text]:.3f}</span> '
@@ -106,8 +106,8 @@ def explain_words(
     """Which words of each text made the model match it to each image?
 
     Args:
-        image: a path, a PIL picture, an array, a tensor, or several of them, see `eclip.explain`.
-        texts: one or more, as they are; no template is put around them.
+        image: a path, a PIL image, an array, a tensor, or several of them, see `eclip.explain`.
+        texts: one or more, used without a template.
         model: a name for `eclip.load`, or a Backbone from `load` or `wrap`.
         method: "gradeclip", "chefer" or "leave_one_out", see `eclip.words.WORD_METHODS`.
         image_size: see `eclip.explain`.
@@ -117,11 +117,11 @@ def explain_words(
         options: options of the method.
 
     Raises:
-        EclipError: bad input, of a class that says which: `eclip.errors` lists them.
+        EclipError: invalid input; `eclip.errors` lists the classes.
 
     Warns:
-        EqualTextsWarning: the model cannot tell some texts apart.
-        TextCutWarning: a text longer than the model reads; the words it does not read have 0.
+        EqualTextsWarning: the model cannot distinguish some texts.
+        TextCutWarning: a text is longer than the model reads; words beyond its limit have value 0.
     """
     word_method(method).check(options)
     query = WordQuery(texts, model=model, view=View(image_size, resize, positions), device=device)
@@ -132,7 +132,7 @@ def explain_words(
 def relevance(
     query: WordQuery, images: Sequence[tuple[str, Image.Image]], method: str | WordMethod, options: dict[str, Any]
 ) -> WordRelevance:
-    """One forward pass of images with their names, one each where their grids differ; then the method."""
+    """Run one forward pass over named images, or one per image if their grids differ; then the method."""
     method, options = word_method(method), plain_options(options)
     backbone, view, pictures = query.backbone, query.view, [image for _, image in images]
     alike = len({view.grid(backbone, image) for image in pictures}) == 1

@@ -1,8 +1,8 @@
 """Second-order attributions of word-patch pairs (Möller et al. 2024, exCLIP, https://arxiv.org/abs/2408.14153).
 
 Code: lucasmllr/exCLIP (MIT), commit 5862bb8.
-Differs from it: each token's share of the path is taken forward, one derivative in its direction, instead of backward
-from each of the feature's numbers; through a last layer alone these run through a single row. Equal up to rounding.
+Differs from it: each token's share of the path is one forward derivative in the token's direction, instead of one
+backward pass per component of the feature; through the last layer alone, only one row is needed. Equal up to rounding.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ Tangents = Float[Tensor, "token feature"]
 
 @dataclass(frozen=True, eq=False)
 class IntegrationPath:
-    """What each token adds to a feature along the straight path from a reference to the input.
+    """What each token contributes to a feature along the straight path from a reference to the input.
 
     Attributes:
-        shares: of each token; their sum tends to `feature - reference` with more points.
+        shares: of each token; with more points their sum approaches `feature - reference`.
         feature: of the input, not normalized.
-        reference: of the reference, at the end of the same path.
+        reference: feature of the reference, at the start of the path.
     """
 
     shares: Tangents
@@ -44,12 +44,12 @@ class IntegrationPath:
 
 
 def pairs(text: IntegrationPath, image: IntegrationPath) -> Float[Tensor, "token patch"]:
-    """What each pair adds to the cosine: dot products of the shares, over both features' lengths."""
+    """What each pair contributes to the cosine: dot products of the shares over the product of both features' norms."""
     return text.shares @ image.shares.T / _lengths(text, image)
 
 
 def target(text: IntegrationPath, image: IntegrationPath) -> Float[Tensor, ""]:
-    """What all pairs together tend to with more points: (e_t - r_t) . (e_i - r_i) / (|e_t| |e_i|)."""
+    """Limit of the sum of all pairs as points grow: (e_t - r_t) . (e_i - r_i) / (|e_t| |e_i|)."""
     moved = [(path.feature - path.reference).to(path.shares) for path in (text, image)]
     return moved[0] @ moved[1] / _lengths(text, image)
 
@@ -59,22 +59,22 @@ def _lengths(text: IntegrationPath, image: IntegrationPath) -> Float[Tensor, ""]
 
 
 def image_path(encoding: Encoding, depth: int, points: int) -> IntegrationPath:
-    """The path of an image from the zero image, in what enters its last attention layers.
+    """The path from the zero image to an image, at the input of the last attention layers.
 
     Args:
         encoding: of two images, the image and zeros, with the last `depth` blocks kept. Zeros after color normalization
             are the mean color, as in the authors' code.
-        depth: attention layers, as `chefer` counts them: a MAP head's or a pool's is one of its own.
-        points: 1/points, 2/points, ..., 1 of the way.
+        depth: attention layers, as `chefer` counts them: that of a MAP head or a pool counts too.
+        points: evaluated at 1/points, 2/points, ..., 1 of the path.
 
     Returns:
-        Shares of all tokens; in a CNN of the patches alone, the pool's mean token counted to those it is the mean of.
+        Shares of all tokens; for a CNN of patches only, where the share of the pool's mean token is divided among them.
     """
     backbone = encoding.backbone
     count = depth if backbone.latent is None else depth - 1
     tail = encoding.tail(count, "pairs")
     whole = tail[0][1] if tail else encoding.tokens
-    if tail and not tail[0][0].residual:  # the mean token is no input of its own, but made of the patches
+    if tail and not tail[0][0].residual:  # the mean token is computed from the patches, not an input
         with watched(backbone):
             return _one_row(_pool_row(encoding, tail[0][0]), whole[:1], whole[1:], points)
     block = backbone.latent or (tail[-1][0] if tail else None)
@@ -85,12 +85,12 @@ def image_path(encoding: Encoding, depth: int, points: int) -> IntegrationPath:
 
 
 def text_path(reading: Reading, depth: int, points: int) -> IntegrationPath:
-    """The path of a text from a text that says nothing, in what enters its last blocks.
+    """The path from a text without content to a text, at the input of the last blocks.
 
     Args:
-        reading: of two texts, see `with_reference`. Along the path the text's own mask and pooled token count.
+        reading: of two texts, see `with_reference`. The path uses the mask and pooled token of the text.
         depth: blocks, all if there are fewer.
-        points: 1/points, 2/points, ..., 1 of the way.
+        points: evaluated at 1/points, 2/points, ..., 1 of the path.
     """
     tower = reading.tower("pairs")
     ids, blocks = reading.ids[:1], tower.blocks[-depth:]
@@ -114,7 +114,7 @@ def text_path(reading: Reading, depth: int, points: int) -> IntegrationPath:
 
 
 def _reach(mask: Tensor | None, weights: Tensor) -> int:
-    """How many of the first tokens can have a part in the feature; none of them looks at those behind, as padding."""
+    """How many of the first tokens can affect the feature; none of them attends to later ones, such as padding."""
     count = weights.shape[1]
     if mask is None:
         return count
@@ -124,7 +124,7 @@ def _reach(mask: Tensor | None, weights: Tensor) -> int:
 
 
 def check_path(**numbers: object) -> None:
-    """All are whole numbers from 1 on.
+    """Check that all are whole numbers of at least 1.
 
     Raises:
         OptionError: one is not.
@@ -137,9 +137,9 @@ def check_path(**numbers: object) -> None:
 
 
 def _path(through: Callable[[Tokens], Tensor], x: Tokens, reference: Tokens, points: int) -> IntegrationPath:
-    """Any number of blocks: one derivative of all that is left for each token that moves, and each point."""
+    """Any number of blocks: one derivative of the remaining network per point and token that moves."""
     step = x - reference
-    moving = (step[0] != 0).any(dim=-1)  # padding stays where it is
+    moving = (step[0] != 0).any(dim=-1)  # padding does not move
     each = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)[moving][:, None, :, None]  # one at a time
     chunk = max(1, AT_ONCE // (4 * x.numel()))
     feature, end = through(x)[0], through(reference)[0]
@@ -153,7 +153,7 @@ def _path(through: Callable[[Tokens], Tensor], x: Tokens, reference: Tokens, poi
 
 
 def _zeros(tokens: int, feature: Tensor) -> Tangents:
-    """Room to add shares up in, in float32 at least."""
+    """Zeros to accumulate shares in, at least float32."""
     return torch.zeros(
         tokens, len(feature), dtype=torch.promote_types(feature.dtype, torch.float32), device=feature.device
     )
@@ -161,14 +161,14 @@ def _zeros(tokens: int, feature: Tensor) -> Tangents:
 
 @dataclass(frozen=True, eq=False)
 class _Row:
-    """The last attention layer, of which one row becomes the feature.
+    """The last attention layer, one row of which becomes the feature.
 
     Attributes:
-        qkv: what enters -> queries, keys, values; each token on its own.
-        place: which row.
-        seen: which tokens it may look at.
-        feature: (row channel), (head row width) gathered by it -> (row, feature); rows do not mix.
-        mean: in a CNN's pool, whose row 0 is the mean of the patches: (row, channel) for that token -> its queries,
+        qkv: input -> queries, keys, values; for each token separately.
+        place: number of the row.
+        seen: which tokens it attends to.
+        feature: (row, channel), attention output (head, row, width) -> (row, feature); rows do not mix.
+        mean: for a CNN's pool, whose row 0 is the mean of the patches: (row, channel) of that token -> its queries,
             keys and values (row, head, 1, width).
     """
 
@@ -190,7 +190,7 @@ def _image_row(encoding: Encoding, block: Block) -> _Row:
 
 
 def _pool_row(encoding: Encoding, block: Block) -> _Row:
-    [alone] = encoding.backbone.blocks_at(Grid(1, 1), encoding.positions)  # the mean's position is that of every grid
+    [alone] = encoding.backbone.blocks_at(Grid(1, 1), encoding.positions)  # the mean has one position for all grids
 
     def mean(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = (part[:, :, :1] for part in alone.qkv(torch.stack([x, x], dim=1)))
@@ -208,7 +208,7 @@ def _text_row(tower: TextTower, block: TextBlock, place: int, mask: Tensor | Non
 
 
 def _one_row(last: _Row, x: Tokens, reference: Tokens, points: int) -> IntegrationPath:
-    """The last layer alone: what moves with each token is known in closed form up to the row that is gathered."""
+    """The last layer alone: the derivative along each token has a closed form up to the pooled row."""
 
     def whole(x: Tokens) -> Tensor:
         q, k, v = (part[0] for part in last.qkv(x))
@@ -223,11 +223,11 @@ def _one_row(last: _Row, x: Tokens, reference: Tokens, points: int) -> Integrati
         place = last.place if q.shape[1] > 1 else 0  # a learned query is the only one
         attn, mixed = _gathered(q[:, place], k, v, last.seen)
         scale = q.shape[-1] ** -0.5
-        bent = (q[:, place, None] * dk).sum(dim=-1) * scale  # each token's key turns its own attention
+        bent = (q[:, place, None] * dk).sum(dim=-1) * scale  # each token's key changes the attention to it
         moved = attn[..., None] * (dv + (v - mixed[:, None]) * bent[..., None])  # head token width
         own = torch.zeros_like(step[0])
         if last.mean is None:
-            turned = (k * dq[:, place, None]).sum(dim=-1) * scale  # and the row's own query that of all
+            turned = (k * dq[:, place, None]).sum(dim=-1) * scale  # and the row's query that to all tokens
             moved[:, last.place] += ((attn * turned)[..., None] * (v - mixed[:, None])).sum(dim=1)
             own[last.place] = step[0, last.place]
         else:
@@ -242,7 +242,7 @@ def _one_row(last: _Row, x: Tokens, reference: Tokens, points: int) -> Integrati
 def _of_mean(
     mean: QKV, now: Tensor, step: Tensor, attn: Tensor, k: Tensor, v: Tensor, mixed: Tensor
 ) -> Float[Tensor, "head patch width"]:
-    """How what is gathered moves with each patch through the mean token, which moves with all of them."""
+    """Derivative of the attention output along each patch through the mean token, which depends on all of them."""
     count, scale = len(step) - 1, k.shape[-1] ** -0.5
     changed = _along(mean, [now[:1].expand(count, -1)], [[step[None, 1:] / count]])
     (q, dq), (_, dk), (_, dv) = (
@@ -262,9 +262,9 @@ def _gathered(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> tuple[Ten
 def _along(
     function: Callable[..., Sequence[Tensor]], at: Sequence[Tensor], steps: Iterable[Sequence[Tensor]]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Outputs of a function, and their derivatives (step, ...) in some directions, in batches of these.
+    """Outputs of a function and their derivatives (step, ...) along directions, in batches of these.
 
-    A backward pass is linear in what it starts from, so its own backward pass goes forward.
+    A backward pass is linear in its starting vector, so the backward pass of it is a forward derivative.
     """
     with torch.enable_grad():
         inputs = [one.detach().requires_grad_() for one in at]
@@ -292,8 +292,8 @@ def with_reference(ids: Int[Tensor, "1 token"], one_word: Int[Tensor, "1 token"]
 
     Args:
         ids: of the text.
-        one_word: of a short word in the same tokenizer.
-        content: where the tokens of that word lie; they become 0.
+        one_word: of a short word by the same tokenizer.
+        content: positions of that word's tokens, which become 0.
     """
     reference = one_word.clone()
     reference[:, content.start : content.stop] = 0

@@ -1,4 +1,4 @@
-"""Reading, texts read once by a text tower; methods for words ask it as often as they like."""
+"""Reading, texts tokenized once for a text tower and split into words, for any number of methods."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _WORD = regex.compile(
     rf"(?V1)[{_SPACELESS}]|{_LETTER}+(?:(?:['\u2019-]|(?<=\p{{N}})[.,](?=\p{{N}})){_LETTER}+)*|[^\s\p{{L}}\p{{N}}\p{{M}}_]+"
 )
 _PREFIXES_AT_ONCE = 64
-_ANY = "leave_one_out"  # the method that needs no look inside
+_ANY = "leave_one_out"  # the method that needs only scores
 
 
 class Word(NamedTuple):
-    """A word of a text: its letters, where they stand, and which tokens the model reads in their place.
+    """A word of a text: its characters, their range in the text, and the range of its tokens.
 
     `first` equals `last` for a word that the model does not read: the text is too long, or the tokenizer drops it.
     """
@@ -41,12 +41,12 @@ class Word(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """Texts as token ids, and which tokens are which words. Special tokens belong to none.
+    """Texts as token ids, and the tokens of each word. Special tokens belong to no word.
 
     Attributes:
-        backbone: who reads.
+        backbone: the model.
         texts: as given.
-        ids: (text, token), start, end and padding included.
+        ids: (text, token), including start, end and padding.
         words: of each text, in order.
     """
 
@@ -59,24 +59,24 @@ class Reading:
         """The text tower, block by block.
 
         Raises:
-            NotApplicableError: nobody has read its kind.
-            AlteredModelError: it gives other features than the host, as with a hook on one of its blocks.
+            NotApplicableError: eclip cannot rerun text towers of this kind.
+            AlteredModelError: its features differ from the model's own, for example because a block has a hook.
         """
         if self.backbone.text_tower is None:
             raise NotApplicableError(
                 method,
                 self.backbone.name,
-                "model with a text tower that eclip cannot look into",
+                "model with a text tower that eclip cannot rerun",
                 "it needs the attention of each block" + ("" if method == "pairs" else f"; {_ANY!r} works with any"),
             )
         check_text(self.backbone, self.ids)
         return self.backbone.text_tower
 
     def place(self, method: str) -> Int[Tensor, " text"]:
-        """Which token becomes the feature.
+        """The position of the pooled token in each text.
 
         Raises:
-            NotApplicableError: their mean does.
+            NotApplicableError: the model averages tokens instead.
         """
         weights = self.tower(method).weights(self.ids)
         if int((weights != 0).sum(dim=1).max()) > 1:
@@ -84,12 +84,12 @@ class Reading:
                 method,
                 self.backbone.name,
                 "model that averages the tokens of a text",
-                "it needs the one that is pooled",
+                "it needs a single pooled token",
             )
         return weights.argmax(dim=1)
 
     def entering(self, depth: int, method: str) -> Tokens:
-        """What enters the last `depth` blocks of the tower, all if it has fewer; no gradients."""
+        """The input of the last `depth` blocks of the tower, of all if it has fewer; without gradients."""
         tower = self.tower(method)
         with torch.no_grad():
             x, mask = tower.embed(self.ids), tower.mask(self.ids)
@@ -98,13 +98,13 @@ class Reading:
         return x
 
     def split(self, count: int) -> Iterator[Reading]:
-        """The same in parts of at most so many texts."""
+        """Readings of at most `count` texts each."""
         for start in range(0, len(self.texts), count):
             some = slice(start, start + count)
             yield Reading(self.backbone, self.texts[some], self.ids[some], self.words[some])
 
     def by_word(self, values: Float[Tensor, "*batch text token"]) -> list[Float[Tensor, "*batch word"]]:
-        """Values of tokens summed over each word; one tensor a text. A word that is not read has 0."""
+        """Values of tokens summed over each word, one tensor per text. A word that the model does not read has 0."""
         return [
             torch.stack([values[..., text, word.first : word.last].sum(dim=-1) for word in words], dim=-1)
             for text, words in enumerate(self.words)
@@ -114,8 +114,8 @@ class Reading:
 def read(backbone: Backbone, texts: Sequence[str]) -> Reading:
     """Tokenize texts and find their words.
 
-    Words are runs of letters and digits, with hyphens and apostrophes inside, and runs of other signs; of Chinese
-    and Japanese, each character. Where a tokenizer joins several into one token, they stay together.
+    Words are runs of letters and digits, including inner hyphens and apostrophes, and runs of other characters; in
+    Chinese and Japanese, each character is a word. Words that a tokenizer joins into one token stay together.
     """
     with eval_no_grad(backbone.model):
         ids = backbone.tokenize(list(texts)).to(backbone.weight.device)
@@ -124,7 +124,7 @@ def read(backbone: Backbone, texts: Sequence[str]) -> Reading:
 
 
 def content(row: list[int], empty: list[int]) -> range:
-    """Where the tokens of a text lie, between those that the empty text has too: start, end, padding."""
+    """Positions of a text's own tokens, between those that the empty text has too: start, end, padding."""
     first = next((place for place, (a, b) in enumerate(zip(row, empty, strict=True)) if a != b), len(row))
     rest = row[first:]
     count = next(n for n in range(len(rest) + 1) if rest[n:] == empty[first : len(row) - n])
@@ -132,7 +132,7 @@ def content(row: list[int], empty: list[int]) -> range:
 
 
 def _words(backbone: Backbone, text: str, empty: list[int]) -> tuple[Word, ...]:
-    """Cut where the tokens of all words so far are the first tokens of the whole; elsewhere words stay together."""
+    """Split where the tokens of all words so far are the first tokens of the text; elsewhere words stay together."""
     found = list(_WORD.finditer(text))
     row: list[int] = backbone.tokenize([text])[0].tolist()
     whole = content(row, empty)
@@ -149,11 +149,11 @@ def _words(backbone: Backbone, text: str, empty: list[int]) -> tuple[Word, ...]:
 def _ends(
     backbone: Backbone, text: str, found: list[regex.Match[str]], row: list[int], whole: range, empty: list[int]
 ) -> Iterator[int | None]:
-    """Behind which token each word ends; None where a token reaches into the next word."""
+    """The token position after each word; None if a token extends into the next word."""
     last: int | None = whole.start
     for begin in range(0, len(found), _PREFIXES_AT_ONCE):
         some = found[begin : begin + _PREFIXES_AT_ONCE]
-        if last == whole.stop:  # the rest is not read
+        if last == whole.stop:  # the model does not read the remaining words
             yield from [last] * len(some)
             continue
         for word, prefix in zip(some, backbone.tokenize([text[: word.end()] for word in some]).tolist(), strict=True):

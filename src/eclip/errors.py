@@ -207,7 +207,7 @@ class DataWarning(UserWarning):
 
 
 class EqualTextsWarning(UserWarning):
-    """Texts that the model cannot tell apart, such as "A dog" and "a dog": their maps are equal."""
+    """Texts that the model cannot tell apart, such as "A dog" and "a dog": they share one text feature."""
 
 
 class TextCutWarning(UserWarning):

@@ -580,7 +580,7 @@ def test_doors_say_what_they_want(tiny_name: str, images: Path) -> None:
     )  # explain itself has its types checked in tests, and other words for it
 
     backbone = tiny.backbone("vit")
-    with pytest.raises(OptionError, match=r"model must be a name or a Backbone, got CLIP: eclip\.wrap"):
+    with pytest.raises(OptionError, match=r"model must be a name or a Backbone, got CLIP: convert it with eclip\.wrap"):
         backbone_of(backbone.model, None)
     with pytest.raises(OptionError, match=r"device='cuda:7' requires a model name; this Backbone is on cpu"):
         eclip.explain(images / "a.png", "a dog", model=backbone, device="cuda:7")

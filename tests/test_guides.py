@@ -459,7 +459,7 @@ def test_on_grid_of_maps_that_say_nothing() -> None:
         ("spectral", {"centered": 1}, "must be true or false, got 1"),
         ("folder", {}, "'folder' requires path, a folder with"),
         ("folder", {"path": "/nowhere"}, "'/nowhere' is not a folder"),
-        ("folder", {"path": 3}, "must be a word or a Path or none, got 3"),
+        ("folder", {"path": 3}, "must be a string or a Path or none, got 3"),
     ],
 )
 def test_bad_options(name: str, options: dict[str, Any], message: str) -> None:

@@ -546,7 +546,7 @@ def test_ctrl_c_shows_how_far_it_came_and_the_next_run_goes_on(tiny_hub: Hub, ca
         os.close(side)
         shown = b""
         while not (
-            tiny_hub.stalled.is_set() and re.search(rb"fetching open_clip_model.safetensors, 7 MiB.*[67]/100", shown)
+            tiny_hub.stalled.is_set() and re.search(rb"downloading open_clip_model.safetensors, 7 MiB.*[67]/100", shown)
         ):
             shown += os.read(screen, 2**16)
         process.send_signal(signal.SIGINT)

@@ -547,7 +547,7 @@ def test_a_broken_image_is_told_and_the_rest_is_done(tiny_name: str, images: Pat
     [
         ([], "no class was given"),
         (["-c", "dog"], "would take every pixel"),
-        (["-c", "dog", "-c", "cat", "--method", "legrad"], "cannot say which of two texts"),
+        (["-c", "dog", "-c", "cat", "--method", "legrad"], "cannot tell which of two texts"),
         (["-c", "dog", "-c", "cat", "--stride", "3"], "set window too"),
         (["-c", "dog", "-c", "cat", "--set", "depth=2"], "--method"),
         (["-c", "dog", "-c", "cat", "--classes", "nowhere.txt"], "classes file"),

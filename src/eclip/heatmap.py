@@ -103,8 +103,7 @@ def resize(
         raise OptionError(f"size must be (height, width) of at least 1 each, got {size}.")
     maps = maps.float()
     stack = maps.flatten(0, -3)[:, None] if maps.ndim > 2 else maps[None, None]  # map 1 row col
-    resized = interpolate(stack, size, mode="bilinear")
-    resized = resized.reshape(*maps.shape[:-2], *size)
+    resized = interpolate(stack, size, mode="bilinear").reshape(*maps.shape[:-2], *size)
     return resized.clamp(maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True))
 
 
@@ -226,7 +225,7 @@ def points(
 
 
 def _require_finite(maps: torch.Tensor) -> None:
-    if maps.shape[-2] == 0 or maps.shape[-1] == 0:
+    if 0 in maps.shape[-2:]:
         raise EclipError(f"a map needs at least one cell, got the shape {tuple(maps.shape)}.")
     if not maps.isfinite().all():
         count = int((~maps.isfinite()).sum())

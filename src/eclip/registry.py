@@ -177,11 +177,8 @@ def _shown(value: Any) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_plain(one) for one in value)
-    return value.item() if _is_numpy(value) else value
-
-
-def _is_numpy(value: object) -> bool:
-    return isinstance(value, numbers.Number) and hasattr(value, "item")
+    is_numpy = isinstance(value, numbers.Number) and hasattr(value, "item")
+    return value.item() if is_numpy else value
 
 
 def _is_a(value: object, kind: Any) -> bool:

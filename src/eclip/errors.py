@@ -54,11 +54,7 @@ class NotApplicableError(EclipError):
 
 
 class NoHeadError(NotApplicableError):
-    """The method `eclip` on a model without a trained head.
-
-    Args:
-        model: the model's name.
-    """
+    """The method `eclip` on a model without a trained head."""
 
     def __init__(self, model: str) -> None:
         self.why = f"{model} has no trained head: train one with `eclip train --model {model} --train-data PATH -o DIR`"

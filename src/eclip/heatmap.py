@@ -116,9 +116,8 @@ def mean_over_cells(
         maps: raw or normalized.
         grid: cells down and across. A map already on that grid is unchanged.
     """
-    return F.adaptive_avg_pool2d(maps.flatten(0, -3) if maps.ndim > 2 else maps[None], grid).reshape(
-        *maps.shape[:-2], *grid
-    )
+    stack = maps.flatten(0, -3) if maps.ndim > 2 else maps[None]
+    return F.adaptive_avg_pool2d(stack, grid).reshape(*maps.shape[:-2], *grid)
 
 
 def otsu(heat: Float[np.ndarray, "height width"]) -> float:

@@ -71,7 +71,7 @@ def prepare(root: Path, split: str, progress: Callable[[int, int], None]) -> Pat
 
     def plan(found: Annotated) -> tuple[dict[int, str], Callable[[Objects], Numbers]]:
         for one, name in found.categories.items():
-            if (_THINGS + ("",) * 99)[one - 1] != name:
+            if dict(enumerate(_THINGS, 1)).get(one) != name:
                 raise DataError(f"category {one} of {found.file} is {name!r}, which is not COCO's name for it.")
         return CLASSES, lambda one: one.painted(_NUMBERS, _ground(maps / f"{Path(one.name).stem}.png", one.shape))
 

@@ -156,7 +156,7 @@ def read_annotations(file: Path) -> Annotated:
     lacking: list[str] = []
     lost = 0
     try:
-        categories = {one["id"]: _named(one, "name") for one in whole.get("categories", ())}
+        categories = dict(sorted({one["id"]: _named(one, "name") for one in whole.get("categories", ())}.items()))
         for one in whole.get("images", ()):
             if one["id"] in images:
                 raise ValueError(f"the image {one['id']} is listed twice")
@@ -173,6 +173,7 @@ def read_annotations(file: Path) -> Annotated:
             if strange := one.get("category_id") not in categories:
                 lacking.append(f"{this}: its category {one.get('category_id')} is not listed")
             lost += strange or not left
+        listed = [images[one] for one in sorted(images)]
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         if isinstance(error, DataError):
             raise
@@ -187,7 +188,7 @@ def read_annotations(file: Path) -> Annotated:
             raise DataError(f"{said}, so no object is left ({told}): the file must contain outlines.")
         message = f"{said} and are left out as far as they cannot be painted: {told}."
         warnings.warn(message, DataWarning, stacklevel=5)
-    return Annotated(file, dict(sorted(categories.items())), [images[one] for one in sorted(images)])
+    return Annotated(file, categories, listed)
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -1,33 +1,4 @@
-"""Every error a user can cause, on one page.
-
-EclipError (a ValueError)
-├── UnknownNameError      a method, refinement, model or template set that does not exist
-├── OptionError           an option that does not exist here, or a value outside its range
-├── TextError             no text, or an empty one
-├── ImageError            an image that cannot be read
-├── DataError             training or evaluation data that cannot be read
-│   └── LayoutError       a data set whose files differ from the published layout
-├── ShapeError            an array whose shape does not fit
-├── KeepError             a method that needs more blocks than the encoding kept
-├── NotApplicableError    a method whose formula is not applicable to this kind of tower
-│   ├── NoHeadError       'eclip' on a model without a trained head
-│   └── GradientError     a gradient that stops at a part of the model that is not differentiable, such as int8 layers
-├── DeviceError           a device or precision that is not available
-├── MissingExtraError     an optional package that is not installed
-├── ResultError           a folder without a saved explanation, or one that cannot be written
-├── TrainingError         a training run that cannot continue or be resumed
-├── StaleEncodingError    an encoding whose model has changed since it was made
-└── ModelError            a model that cannot be loaded or explained
-    ├── AlteredModelError a block that does not compute what its weights say: hooks, adapters, other classes
-    ├── HeadError         a trained head that is missing, unreadable, or belongs to another model
-    ├── DownloadError     weights that cannot be downloaded
-    └── UnsupportedTowerError   an image tower without an adapter
-
-Warnings: EqualTextsWarning, texts that a model cannot tell apart; TextCutWarning, a text longer than the model's
-context; DataWarning, a data set that is not what its name or folder suggests.
-
-Only the command line turns these into messages and exit codes.
-"""
+"""Every error and warning that a user can see, on one page; only the command line turns errors into exit codes."""
 
 from __future__ import annotations
 
@@ -83,19 +54,11 @@ class NotApplicableError(EclipError):
 
 
 class NoHeadError(NotApplicableError):
-    """The method `eclip` on a model without a trained head.
-
-    Args:
-        model: the model's name.
-    """
+    """The method `eclip` on a model without a trained head."""
 
     def __init__(self, model: str) -> None:
         self.why = f"{model} has no trained head: train one with `eclip train --model {model} --train-data PATH -o DIR`"
         EclipError.__init__(self, f"'eclip' needs a head, but {self.why}, then run `eclip explain --head DIR`.")
-
-
-class DeviceError(EclipError):
-    """A device or precision that is not available."""
 
 
 class GradientError(NotApplicableError):
@@ -114,6 +77,10 @@ class GradientError(NotApplicableError):
             f"gradient methods are not applicable to {model}, a {family}: {self.why}. Use a method without gradients, "
             "such as 'surgery', or a floating-point version of the model.",
         )
+
+
+class DeviceError(EclipError):
+    """A device or precision that is not available."""
 
 
 class StaleEncodingError(EclipError):
@@ -142,11 +109,11 @@ class TrainingError(EclipError):
 
 
 class ModelError(EclipError):
-    """A model that cannot be loaded."""
+    """A model that cannot be loaded or explained."""
 
 
 class AlteredModelError(ModelError):
-    """A block that does not compute what its weights say, so that maps would not explain the score."""
+    """A block, such as one with hooks or adapters, that does not compute what its weights say: maps would mislead."""
 
 
 class HeadError(ModelError):

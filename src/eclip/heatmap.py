@@ -103,8 +103,7 @@ def resize(
         raise OptionError(f"size must be (height, width) of at least 1 each, got {size}.")
     maps = maps.float()
     stack = maps.flatten(0, -3)[:, None] if maps.ndim > 2 else maps[None, None]  # map 1 row col
-    resized = interpolate(stack, size, mode="bilinear")
-    resized = resized.reshape(*maps.shape[:-2], *size)
+    resized = interpolate(stack, size, mode="bilinear").reshape(*maps.shape[:-2], *size)
     return resized.clamp(maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True))
 
 
@@ -117,9 +116,8 @@ def mean_over_cells(
         maps: raw or normalized.
         grid: cells down and across. A map already on that grid is unchanged.
     """
-    return F.adaptive_avg_pool2d(maps.flatten(0, -3) if maps.ndim > 2 else maps[None], grid).reshape(
-        *maps.shape[:-2], *grid
-    )
+    stack = maps.flatten(0, -3) if maps.ndim > 2 else maps[None]
+    return F.adaptive_avg_pool2d(stack, grid).reshape(*maps.shape[:-2], *grid)
 
 
 def otsu(heat: Float[np.ndarray, "height width"]) -> float:
@@ -226,7 +224,7 @@ def points(
 
 
 def _require_finite(maps: torch.Tensor) -> None:
-    if maps.shape[-2] == 0 or maps.shape[-1] == 0:
+    if 0 in maps.shape[-2:]:
         raise EclipError(f"a map needs at least one cell, got the shape {tuple(maps.shape)}.")
     if not maps.isfinite().all():
         count = int((~maps.isfinite()).sum())

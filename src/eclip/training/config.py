@@ -11,7 +11,7 @@ from typing import Any
 
 from eclip.errors import OptionError
 from eclip.guides import check_guide
-from eclip.registry import check_options, plain_options
+from eclip.registry import check_options, one_of, plain_options
 
 FORMS = (
     *("soft", "hard", "exclusion", "soft_unit", "exclusion_unit", "max", "masked_mean", "mean"),
@@ -19,7 +19,7 @@ FORMS = (
 )
 TEXTS = ("captions", "words")
 INSIDES, SOURCES, STARTS = ("mean", "mass"), ("value", "output"), ("model", "random")
-"""The names in `eclip.training.pooling` and `eclip.backbones.head`, repeated to check them without importing torch."""
+"""Names of `eclip.training.pooling` and `eclip.backbones.head`, to check them without importing torch."""
 PRECISIONS = ("float32", "bfloat16")
 CHECKPOINT = "checkpoint.pt"
 FREE = (
@@ -119,17 +119,12 @@ class TrainConfig:
             OptionError: a value is invalid.
             UnknownNameError: there is no such guide.
         """
-        known = {
-            "form": FORMS,
-            "texts": TEXTS,
-            "threshold": INSIDES,
-            "source": SOURCES,
-            "init": STARTS,
-            "precision": PRECISIONS,
-        }
-        for name, names in known.items():
-            if getattr(self, name) not in names:
-                raise OptionError(f"{name} must be one of {', '.join(names)}, got {getattr(self, name)!r}.")
+        one_of(self.form, "form", FORMS)
+        one_of(self.texts, "texts", TEXTS)
+        one_of(self.threshold, "threshold", INSIDES)
+        one_of(self.source, "source", SOURCES)
+        one_of(self.init, "init", STARTS)
+        one_of(self.precision, "precision", PRECISIONS)
         check_guide(self.guide, self.guide_options)
         for option, value in self.guide_options.items():
             if not isinstance(value, str | int | float | Path | None):

@@ -37,7 +37,8 @@ def table(root: Path, _: str) -> MaskSet | PairSet:
     is the object. Without masks: images with texts.
     """
     file = either(root, *_NAMES) if root.is_dir() else root
-    if not (rows := list(_rows(file))):
+    rows = [row._replace(image=os.path.normpath(row.image)) for row in _rows(file)]  # one image, one name
+    if not rows:
         raise DataError(f"{file} has no rows.")
     groups: dict[str, str] = {}
     for row in rows:

@@ -131,10 +131,15 @@ class TrainConfig:
                 raise OptionError(
                     f"guide_options must be strings and numbers, which can be recorded, got {option}={value!r:.60}."
                 )
-        for name in ("epochs", "batch_size", "accum_freq", "checkpoint_every", "mask_count", "limit"):
+        counts = ("epochs", "batch_size", "accum_freq", "checkpoint_every", "mask_count", "limit")
+        least_zero = ("hidden", "warmup", "workers", "wd", "seed")
+        check_options(
+            "train", TrainConfig, {name: getattr(self, name) for name in (*counts, *least_zero, "near", "lr")}
+        )
+        for name in counts:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("hidden", "warmup", "workers", "wd", "seed"):
+        for name in least_zero:
             if not 0 <= getattr(self, name) < math.inf:
                 raise OptionError(f"{name} must be 0 or more, got {getattr(self, name)}.")
         if not -1 <= self.near <= 1:

@@ -66,9 +66,8 @@ class Gathering:
             mixed: the gathered values, if not `attn @ v`.
         """
         start = (self.attn @ self.v if mixed is None else mixed).detach()
-        count = max(1, AT_ONCE // (4 * start.numel()))
         parts: list[Tensor] = []
-        for some in text.split(count):
+        for some in text.split(max(1, AT_ONCE // (4 * start.numel()))):
             with gradients(self.backbone):
                 rows = start.repeat(1, 1, len(some), 1).requires_grad_()  # image head text width
                 features = self.features(rows)  # image text feature
@@ -208,9 +207,8 @@ def _pull(output: Tensor, of: list[Tensor], cotangent: Tensor, batched: bool = F
     power = LARGEST - math.frexp(largest)[1] if largest else 0
     for lift in range(power, power - 64, -8):
         lifted = (cotangent * 2.0**lift).to(output)
-        grads = (
-            torch.func.vmap(qkv_vjp)(lifted) if batched else qkv_vjp(lifted)
-        )  # is_grads_batched takes norms one by one
+        # vmap, since is_grads_batched takes norms one by one
+        grads = torch.func.vmap(qkv_vjp)(lifted) if batched else qkv_vjp(lifted)
         if not half or all(bool(grad.isfinite().all()) for grad in grads):
             break
     return [grad.to(torch.promote_types(grad.dtype, torch.float32)) * 2.0**-lift for grad in grads]

@@ -52,32 +52,29 @@ def eval_no_grad(model: nn.Module) -> Iterator[None]:
     """
     modules = [module for _, module in modules_of(model)]
     device = next(named_weights(model))[1].device.type
-    inside: list[_Held] = []
-    before: list[int] = []
+    inside: list[tuple[_Held, int]] = []
     disturbed = False
     try:
         with _lock:
             for module in modules:
                 held = _held.get(id(module))
                 if held is None:
-                    held = _Held(module, module.training)
+                    held = _held[id(module)] = _Held(module, module.training)
                     if held.training:
                         module.training = False
-                    _held[id(module)] = held
                 elif module.training:
                     _rest(held)
                 held.users += 1
-                inside.append(held)
-                before.append(held.disturbed)
+                inside.append((held, held.disturbed))
         with alone(modules), torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
             yield
     finally:
         with _lock:
-            for held, times in zip(inside, before, strict=True):
+            for held, before in inside:
                 module = held.module
                 if module.training:
                     _rest(held)
-                disturbed |= held.disturbed > times
+                disturbed |= held.disturbed > before
                 held.users -= 1
                 if not held.users:
                     del _held[id(module)]

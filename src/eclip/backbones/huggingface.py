@@ -132,23 +132,23 @@ class _Reader(Reader):
     def __call__(self, texts: list[str]) -> Tensor:
         ids = super().__call__(texts)
         if self.end is not None:
-            self._check_end(ids)
+            self._check_end(ids, self.end)
         return ids
 
-    def _check_end(self, ids: Tensor) -> None:
+    def _check_end(self, ids: Tensor, end: int) -> None:
         """Check that ids contain the end token; without it transformers pools the first token, the same for every text.
 
         An old CLIPModel pools the greatest id, which always exists; it must be the tokenizer's end token, if known.
         """
-        if self.known == "CLIPModel" and self.end == 2:
+        if self.known == "CLIPModel" and end == 2:
             last = self.tokenizer.eos_token_id if of_transformers(self.tokenizer) else None
             if last is None:
                 return
             found: Tensor = torch.eq(ids.amax(dim=1), last)
             pooled = f"the greatest id, but the tokenizer's end token, {last}, is not the greatest of its ids"
         else:
-            found = (ids == self.end).any(dim=1)
-            pooled = f"the end token, id {self.end}, but the tokenizer's ids do not contain it"
+            found = (ids == end).any(dim=1)
+            pooled = f"the end token, id {end}, but the tokenizer's ids do not contain it"
         if not bool(found.all()):
             raise ModelError(
                 f"the model pools {pooled}: {ids[~found][0][:8].tolist()} ... The tokenizer belongs to another model, "

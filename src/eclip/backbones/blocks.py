@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -132,10 +133,10 @@ def pull_of(weights: Callable[[], Sequence[Tensor]]) -> QkvVjp:
     return qkv_vjp
 
 
-def same_blocks(build: Callable[[], Iterable[Block]]) -> Callable[..., tuple[Block, ...]]:
-    """The `blocks_at` of a tower whose blocks do not depend on the grid; an unknown block is refused at once."""
-    tuple(build())
-    return lambda grid, positions: tuple(build())
+def reread(read: Callable[[], Iterable[Any]]) -> Callable[..., tuple[Any, ...]]:
+    """A tower's blocks, the same for every grid, read from the model each time; an unknown one is refused at once."""
+    tuple(read())
+    return lambda *_: tuple(read())
 
 
 def unit(x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eclip.backbones.backbone import DEFAULT_POSITIONS, Grid, Positions
-from eclip.backbones.blocks import Block, Fn, merge_heads, pull_of, same_blocks, split_heads, split_qkv
+from eclip.backbones.blocks import Block, Fn, merge_heads, pull_of, reread, split_heads, split_qkv
 from eclip.backbones.host import attention_weights, is_linear, original, steady
 from eclip.backbones.positions import resize_positions
 from eclip.errors import OptionError, unsupported
@@ -44,7 +44,7 @@ def clip_tower(model: Any) -> dict[str, Any]:
         "patch_size": patch,
         "prefix": 1,
         "embed": embed,
-        "blocks_at": same_blocks(lambda: map(layer_block, vision.encoder.layers)),
+        "blocks_at": reread(lambda: map(layer_block, vision.encoder.layers)),
         "project": project,
         "pool": lambda tokens: project(tokens[:, 0]),
         "final_norm": vision.post_layernorm,
@@ -159,7 +159,7 @@ def _headed(vision: Any) -> dict[str, Any]:
     )
     return {
         "prefix": 0,
-        "blocks_at": same_blocks(lambda: map(layer_block, vision.encoder.layers)),
+        "blocks_at": reread(lambda: map(layer_block, vision.encoder.layers)),
         "project": project,
         "pool": pool,
         "pooling": "latent",

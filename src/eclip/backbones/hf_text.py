@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eclip.backbones.blocks import Fn, merge_heads, split_qkv
+from eclip.backbones.blocks import Fn, merge_heads, reread, split_qkv
 from eclip.backbones.hf_image import layer_block
 from eclip.backbones.text_tower import Ids, TextBlock, TextTower, padding_mask, text_block
 from eclip.errors import ModelError
@@ -107,11 +107,7 @@ def encoder_text(text: Any) -> TextTower | None:
 
 
 def _blocks_of(text: Any) -> Callable[[], tuple[TextBlock, ...]]:
-    def build() -> tuple[TextBlock, ...]:
-        return tuple(text_block(layer_block(layer)) for layer in text.encoder.layers)
-
-    build()  # refuses unknown blocks
-    return build
+    return reread(lambda: (text_block(layer_block(layer)) for layer in text.encoder.layers))
 
 
 def _first(ids: Tensor) -> Tensor:

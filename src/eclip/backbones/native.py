@@ -17,7 +17,7 @@ from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentio
 from torch import Tensor, nn
 
 from eclip.backbones.backbone import Grid, Positions
-from eclip.backbones.blocks import Block, finish, merge_heads, pull_of, same_blocks, split_heads, split_qkv
+from eclip.backbones.blocks import Block, finish, merge_heads, pull_of, reread, split_heads, split_qkv
 from eclip.backbones.host import attention_weights, merges, original, project_last, read_weights
 from eclip.backbones.pool import pool_block, pool_tokens
 from eclip.backbones.positions import resize_positions
@@ -35,7 +35,7 @@ def native_vit(visual: VisionTransformer) -> dict[str, Any]:
         raise unsupported(f"a ViT with patches of {patch[0]} x {patch[1]} pixels, not square")
     native = Grid(*visual.grid_size)
 
-    blocks_at = same_blocks(lambda: map(native_block, visual.transformer.resblocks))
+    blocks_at = reread(lambda: map(native_block, visual.transformer.resblocks))
 
     def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
         patches = visual.conv1(pixels).flatten(2).transpose(1, 2)  # image patch channel

@@ -15,7 +15,7 @@ from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 
 from eclip.backbones.backbone import Grid, Positions
-from eclip.backbones.blocks import Block, merge_heads, pull_of, same_blocks, split_heads, split_qkv
+from eclip.backbones.blocks import Block, merge_heads, pull_of, reread, split_heads, split_qkv
 from eclip.backbones.host import is_linear, last_part, original
 from eclip.backbones.pool import pool_block, pool_tokens
 from eclip.backbones.positions import resize_positions
@@ -100,7 +100,7 @@ def timm_map(visual: TimmModel) -> dict[str, Any]:
     if patch[0] != patch[1]:
         raise unsupported(f"a ViT with patches of {patch[0]} x {patch[1]} pixels, not square")
     native = Grid(*trunk.patch_embed.grid_size)
-    blocks_at = same_blocks(lambda: map(timm_block, trunk.blocks))
+    blocks_at = reread(lambda: map(timm_block, trunk.blocks))
 
     def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
         patches = trunk.patch_embed.norm(trunk.patch_embed.proj(pixels).flatten(2).transpose(1, 2))

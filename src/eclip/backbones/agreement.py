@@ -61,13 +61,12 @@ def check_blocks(
     """
     done = _done(backbone, "blocks", state)
     first = len(blocks) - len(inputs)
-    for index, (block, x) in enumerate(zip(blocks[first:], inputs, strict=True), start=first):
-        if index in done:
-            continue
-        after = inputs[index - first + 1] if index + 1 < len(blocks) else last
-        _check_block(backbone, f"block {index + 1} of {len(blocks)}", block, x[:1], after[:1])
-        if is_all_plain(block.host):
-            done.add(index)
+    steps = zip(blocks[first:], inputs, (*inputs[1:], last), strict=True)
+    for index, (block, x, after) in enumerate(steps, start=first):
+        if index not in done:
+            _check_block(backbone, f"block {index + 1} of {len(blocks)}", block, x[:1], after[:1])
+            if is_all_plain(block.host):
+                done.add(index)
 
 
 def check_latent(backbone: Backbone, state: State, tokens: Tensor) -> None:

@@ -26,6 +26,8 @@ LARGEST = 10
 """Half-precision gradients are scaled up to at most two to this power."""
 AT_ONCE = 1 << 25
 """Most elements in one intermediate tensor of a batched backward pass; further texts go into further passes."""
+CUT = "this model", "network in which a layer leaves the autograd graph", "detach"
+"""What a GradientError says if the score does not depend on the requested tensors through the autograd graph."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,9 +161,7 @@ def rest(encoding: Encoding, count: int, x: Tokens, method: str) -> Float[Tensor
 
 
 def score_gradients(
-    feature: Float[Tensor, "image feature"],
-    text: Float[Tensor, "text feature"],
-    of: list[Tensor],
+    feature: Float[Tensor, "image feature"], text: Float[Tensor, "text feature"], of: list[Tensor]
 ) -> Iterator[list[Tensor]]:
     """Gradients of every text's score, the cosine of feature and text, in batched backward passes.
 
@@ -182,11 +182,6 @@ def score_gradients(
         yield _pull(feature, of, some, batched=True)
 
 
-def _cut() -> GradientError:
-    """The score does not depend on the requested tensors through the autograd graph."""
-    return GradientError("this model", "network in which a layer leaves the autograd graph", "detach")
-
-
 def _pull(output: Tensor, of: list[Tensor], cotangent: Tensor, batched: bool = False) -> list[Tensor]:
     """Gradients in float32 at least. In half precision they are scaled up so that none underflows on the way.
 
@@ -194,12 +189,12 @@ def _pull(output: Tensor, of: list[Tensor], cotangent: Tensor, batched: bool = F
     result divided by it; the power is lowered if something overflows.
     """
     if not output.requires_grad:
-        raise _cut()
+        raise GradientError(*CUT)
 
     def qkv_vjp(start: Tensor) -> tuple[Tensor, ...]:
         grads = torch.autograd.grad(output, of, start, retain_graph=True, allow_unused=True)
         if any(grad is None for grad in grads):
-            raise _cut()
+            raise GradientError(*CUT)
         return grads
 
     half = output.dtype == torch.float16

@@ -60,7 +60,6 @@ def create(architecture: str, tag: str | None, checkpoint: Path | None) -> tuple
 
 
 def _fetch_open_clip(repository: str, name: str) -> list[Path]:
-    """Configuration and weights of an open_clip model of the Hub, downloaded if needed."""
     config = fetch(repository, (CONFIG,), "")
     _check_text_side(f"local-dir:{config.parent}", name)
     return [config, fetch(repository, WEIGHTS, "of unknown size")]

@@ -77,7 +77,6 @@ class Encoding:
             )
 
     def __repr__(self) -> str:
-        """One line: images, patches, kept blocks and model."""
         rows, cols = self.grid
         return (
             f"Encoding({len(self.pixels)} images, {rows} x {cols} patches, the last {len(self.inputs)} of "

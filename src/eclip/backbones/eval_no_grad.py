@@ -20,19 +20,12 @@ from eclip.errors import ModelError
 
 @dataclass(eq=False, slots=True)
 class _Held:
-    """A module in use.
-
-    Attributes:
-        module: the module, kept alive only while it is in use.
-        training: the flag that its owner wants.
-        users: how many are inside.
-        disturbed: how often its owner switched it to training mode while it was in use.
-    """
+    """A module in use, kept alive only as long."""
 
     module: nn.Module
-    training: bool
-    users: int = 0
-    disturbed: int = 0
+    training: bool  # the flag that its owner wants
+    users: int = 0  # how many are inside
+    disturbed: int = 0  # how often its owner switched it to training mode meanwhile
 
 
 _held: dict[int, _Held] = {}

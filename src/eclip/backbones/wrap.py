@@ -142,7 +142,6 @@ def _tokenizer(model: nn.Module, given: Any) -> Reader | NoTokenizer:
 
 
 def _tower(visual: nn.Module) -> dict[str, Any]:
-    """The fields of a Backbone that depend on the kind of image tower."""
     if isinstance(visual, VisionTransformer):
         return native_vit(visual)
     if isinstance(visual, ModifiedResNet):

@@ -169,13 +169,17 @@ def propagate(
     return result
 
 
-def as_means(refine: Fn, maps: Float[Tensor, "image text row col"]) -> Float[Tensor, "image text finer_row finer_col"]:
-    """The refined maps, divided by a refined map of ones.
+def with_ones(maps: Float[Tensor, "image text row col"]) -> Float[Tensor, "image text_and_one row col"]:
+    """The maps of the texts and, after them, a map of ones; see `as_means`."""
+    return torch.cat([maps, torch.ones_like(maps[:, :1])], dim=1)
+
+
+def as_means(refined: Float[Tensor, "image text_and_one row col"]) -> Float[Tensor, "image text row col"]:
+    """The refined maps of `with_ones`, divided by the refined map of ones.
 
     The weights are at least 0, so each value is a weighted mean of the map, up to the remaining residual; a constant
     map is unchanged. The divisor is the same for all texts, so it does not change which is largest at a place.
     """
-    refined = refine(torch.cat([maps, torch.ones_like(maps[:, :1])], dim=1))
     return refined[:, :-1] / refined[:, -1:].clamp(min=1)  # the exact solution for ones is at least 1
 
 

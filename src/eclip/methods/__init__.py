@@ -166,8 +166,8 @@ def method_names(methods: AnyMethod | Iterable[AnyMethod], every: bool = True) -
     Raises:
         OptionError: one is not a method, or a group is combined with other names.
     """
-    listed = list(methods) if isinstance(methods, Iterable) and not isinstance(methods, str) else [methods]
-    names = [word for one in listed for word in (_words(one) if isinstance(one, str) else [method_name(one)])]
+    given = list(methods) if isinstance(methods, Iterable) and not isinstance(methods, str) else [methods]
+    names = [word for one in given for word in (_words(one) if isinstance(one, str) else [method_name(one)])]
     for group in GROUPS if every else ():
         if group in names:
             if len(names) > 1:

@@ -93,8 +93,7 @@ def on_grid(guide: Float[Tensor, "image row col"], grid: Grid) -> Float[Tensor, 
     from eclip.heatmap import interpolate
 
     maps = _to_peak(guide, "on_grid")[:, None]  # image 1 row col
-    row, col = grid
-    return _to_peak(interpolate(maps, (row, col), mode="bilinear", antialias=True)[:, 0], "on_grid")
+    return _to_peak(interpolate(maps, grid, mode="bilinear", antialias=True)[:, 0], "on_grid")
 
 
 def _to_peak(maps: Tensor, name: str) -> Float[Tensor, "image row col"]:

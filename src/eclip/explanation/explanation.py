@@ -85,7 +85,7 @@ class Explanation:
         """
         some = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
         places = [image_of(image, self.sources, self.texts) for image in some]
-        own: dict[str, Any] = {name: getattr(self, name)[places] for name in ("maps", "scores")}
+        own: dict[str, Any] = {"maps": self.maps[places], "scores": self.scores[places]}
         for name in ("sources", "sizes", "images"):
             own[name] = tuple(getattr(self, name)[place] for place in places)
         if own["sources"] != self.sources and self.provenance.get("command") is not None:
@@ -153,12 +153,9 @@ class Explanation:
         """The image and one panel per text side by side; of more than twenty texts, the twenty with the best scores."""
         image = image_of(image, self.sources, self.texts)
         best = self.best_texts(image)
-        maps, names, scores = (
-            (self._shown(image, text) for text in best),
-            map(self.label, best),
-            self.scores[image, best],
-        )
-        return render.strip(self.image(image), maps, signed=self.signed, texts=[*names], scores=scores.tolist())
+        maps, names = (self._shown(image, text) for text in best), [self.label(text) for text in best]
+        scores = self.scores[image, best].tolist()
+        return render.strip(self.image(image), maps, signed=self.signed, texts=names, scores=scores)
 
     def best_texts(self, image: Which = 0) -> list[int]:
         """Numbers of the texts that pictures show: all in order, or the twenty with the best scores, best first."""
@@ -222,16 +219,13 @@ class Explanation:
         return heatmap.points(cells, self.sizes[image][::-1], k=k)
 
     def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> Path:
-        """Write overlays, arrays and one manifest.json into a folder, which is created if missing.
+        """Write overlays, arrays and one manifest.json into a folder, created if missing; returns it.
 
         Args:
             folder: where to write. An earlier explanation of the same images, or of some of them, is replaced;
                 unrelated files are kept.
             formats: any of "png" (a strip per image, an overlay per text), "npz" (maps, scores), "json" (the manifest).
             overwrite: also replace results of another kind or of other images.
-
-        Returns:
-            The folder.
 
         Raises:
             ResultError: the folder holds results of another kind or of other images, another process is writing there,

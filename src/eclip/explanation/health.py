@@ -16,6 +16,7 @@ import math
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -266,13 +267,10 @@ def artefacts(
     as a patch, but does not appear for nonsense. Without that map, two or more single patches count, but not one alone.
     """
     heat = _heat(maps)
-    around = F.pad(heat, (1, 1, 1, 1))
-    (row, col), shifts = heat.shape[-2:], [(down, right) for down in range(3) for right in range(3)]
-    shifts.remove((1, 1))
-    hottest = torch.zeros_like(heat)
-    for down, right in shifts:
-        hottest = torch.maximum(hottest, around[..., down : down + row, right : right + col])
-    single = heat > 2 * hottest
+    (row, col), around = heat.shape[-2:], F.pad(heat, (1, 1, 1, 1))
+    shifts = [(down, right) for down in range(3) for right in range(3) if (down, right) != (1, 1)]
+    neighbors = (around[..., down : down + row, right : right + col] for down, right in shifts)
+    single = heat > 2 * reduce(torch.maximum, neighbors)
     several = single.sum(dim=(-2, -1), keepdim=True) > 1
     single = single & (several if nonsense is None else _heat(nonsense.to(maps)) >= 0.5)
     energy = heat.square()

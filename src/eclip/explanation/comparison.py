@@ -109,8 +109,7 @@ class Comparison:
             overwrite: also replace results of another kind or of another image.
 
         Raises:
-            ResultError: the folder holds results of another kind or of another image, another process is writing there,
-                it cannot be written, or the disk is full.
+            ResultError: as `Explanation.save`.
             OptionError: a format or the scale is unknown.
         """
         render.check_scale(scale)

@@ -75,10 +75,7 @@ class Explanation:
         return f"Explanation({image} images, {text} texts, {row} x {col} {kind}, {by})"
 
     def only(self, images: Which | Sequence[Which]) -> Explanation:
-        """The explanation of one image or of several, in the given order.
-
-        Args:
-            images: their numbers, paths or file names.
+        """The explanation of one image or of several, by number, path or file name, in the given order.
 
         Raises:
             OptionError: there is no such image, or several have that name.
@@ -168,10 +165,7 @@ class Explanation:
     ) -> Bool[np.ndarray, "height width"]:
         """The pixels where the heat map reaches a threshold, in the image's own size.
 
-        Args:
-            image: which image.
-            text: which text.
-            threshold: a number in [0, 1], as the heat map's values, or "otsu" (found for this heat map); None = "otsu".
+        The threshold is a number in [0, 1], as the heat map's values, or "otsu", found for this map; None = "otsu".
 
         Raises:
             OptionError: the threshold is neither, or there is no such image or text.
@@ -188,11 +182,7 @@ class Explanation:
     ) -> Int[np.ndarray, "box 4"]:
         """Boxes around the connected regions of `mask`, the largest region first.
 
-        Args:
-            image: which image.
-            text: which text.
-            threshold: as in `mask`.
-            min_area: smallest region to keep, as a share of the image's pixels in [0, 1].
+        Regions with a smaller share of the image's pixels than `min_area`, in [0, 1], are left out.
 
         Returns:
             Left, top, right, bottom of each box in pixels of the image; right and bottom are exclusive.
@@ -202,12 +192,9 @@ class Explanation:
     def points(
         self, image: Which = 0, text: Which | None = None, k: int | None = 5
     ) -> tuple[Int[np.ndarray, "point 2"], Int[np.ndarray, " point"]]:
-        """Point prompts for SAM's predictor, by CLIP Surgery's rule. Maps on pixels are first averaged over patches.
+        """Point prompts for SAM's predictor, by CLIP Surgery's rule, at most `k` of each label; None = all it gives.
 
-        Args:
-            image: which image.
-            text: which text.
-            k: at most this many points of each label; None = all that the rule gives.
+        Maps on pixels are first averaged over patches.
 
         Returns:
             Coordinates (x, y) in pixels of the image, and labels: 1 on the object, 0 off it.

@@ -87,9 +87,7 @@ class Segmentation:
     def boxes(self, image: Which = 0, *, min_area: float = 0.001) -> dict[str, Int[np.ndarray, "_box 4"]]:
         """Boxes around the connected regions of each class present except background, the largest first.
 
-        Args:
-            image: which image.
-            min_area: smallest region to keep, as a share of the image's pixels.
+        Regions with a smaller share of the image's pixels than `min_area` are left out.
 
         Returns:
             Left, top, right, bottom in pixels by class; right and bottom are exclusive.
@@ -126,8 +124,7 @@ class Segmentation:
             overwrite: also replace results of another kind or of other images.
 
         Raises:
-            ResultError: the folder holds results of another kind or of other images, another process is writing there,
-                it cannot be written, or the disk is full.
+            ResultError: as `Explanation.save`.
             OptionError: a format is unknown.
         """
         writer = SegmentWriter(folder, formats, instances=instances, overwrite=overwrite)

@@ -82,7 +82,7 @@ class ComparisonQuery:
         **settings: Any,
     ) -> None:
         self.texts, settings["templates"] = tuple(check_texts(texts)), kept(settings.get("templates", "none"))
-        names = method_names(methods if isinstance(methods, AnyMethod) else (methods := list(methods)))
+        names = method_names(methods)
         group = methods.strip() if isinstance(methods, str) and methods.strip() in GROUPS else None
         self.names = names if group is None else [name for name in METHODS if name in names]
         self.methods = self.names if group is None else group

@@ -87,10 +87,6 @@ class Health:
     def warnings(self, image: int | np.integer = 0, text: Which = 0) -> list[str]:
         """A sentence if the map is flat, and for each number beyond its threshold; NaN gives none.
 
-        Args:
-            image: its number, from 0.
-            text: its number, or the text itself.
-
         Raises:
             OptionError: there is no such image or text, or several have that name.
         """
@@ -294,12 +290,8 @@ def polarity_by_hiding(
     The hotter half of the patches is covered with the mean color, then the colder half; with an odd number, the middle
     patch is never covered. With the score losses a (hotter half) and b (colder half), the result is
     (a - b) / (|a| + |b|), in [-1, 1]; negative means upside down. An upside-down map gives the opposite unless patches
-    tie. Takes two forward passes per image and text; `Health.polarity` takes none.
-
-    Args:
-        encoding: of the images.
-        text: unit length.
-        maps: of these texts, on the patch grid.
+    tie. Takes two forward passes per image and text; `Health.polarity` takes none. The texts have unit length, and the
+    maps are on the patch grid.
     """
     found = torch.zeros(maps.shape[:2], dtype=torch.float32, device="cpu")
     for image, row in enumerate(maps):

@@ -52,10 +52,6 @@ class Guide(Entry["Tensor"]):
     def __call__(self, seen: Seen, **options: Any) -> Float[Tensor, "image row col"]:
         """How much each place belongs to an object, on the guide's own grid, float32, without gradient.
 
-        Args:
-            seen: the images.
-            options: see `self.options`.
-
         Returns:
             Values in [0, 1] with maximum 1 in each map; ones if the guide finds nothing.
 

@@ -99,13 +99,8 @@ class Method(Entry["Tensor"]):
         """Why each text rather than `versus`: the signed map of the difference of their scores.
 
         Linear methods return the difference of the two maps. Methods that keep the positive part of a gradient return
-        the evidence for the text minus the evidence for the other. Swapping the two texts flips the sign.
-
-        Args:
-            encoding: from `eclip.encode`.
-            text: rows of unit length.
-            versus: rows of unit length, one for all texts or one for each.
-            options: see `self.options`.
+        the evidence for the text minus the evidence for the other. Swapping the two texts flips the sign. `versus` has
+        one row for all texts or one for each, of unit length; the other arguments are those of a call.
 
         Raises:
             OptionError: this method cannot explain a difference, or one of the options in `self.versus` is given.

@@ -100,17 +100,10 @@ class Comparison:
     def save(
         self, folder: str | Path, formats: Sequence[str] = FORMATS, *, scale: str = "map", overwrite: bool = False
     ) -> Path:
-        """Write the picture, one file of arrays and manifest.json into a folder, created if missing; returns it.
+        """Write the picture, one file of arrays and manifest.json into a folder, by the rules of `Explanation.save`.
 
-        Args:
-            folder: where to write. An earlier comparison on the same image is replaced; unrelated files are kept.
-            formats: any of "png", "npz" (arrays model/method and model/scores), "json" (the manifest).
-            scale: as in `picture`.
-            overwrite: also replace results of another kind or of another image.
-
-        Raises:
-            ResultError: as `Explanation.save`.
-            OptionError: a format or the scale is unknown.
+        The formats are any of "png", "npz" (arrays model/method and model/scores), "json" (the manifest). The scale is
+        as in `picture`.
         """
         render.check_scale(scale)
         with ComparisonWriter(folder, formats, scale, overwrite=overwrite).over([self.source]) as writer:

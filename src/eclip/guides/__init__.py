@@ -75,13 +75,9 @@ class Guide(Entry["Tensor"]):
 
 
 def on_grid(guide: Float[Tensor, "image row col"], grid: Grid) -> Float[Tensor, "image other_row other_col"]:
-    """A guide resized to another grid, such as the patch grid, with maximum 1 in each map again.
+    """A guide resized to another grid (row, col), such as the patch grid, with maximum 1 in each map again.
 
     Bilinear, corners not aligned, with antialiasing when the grid gets coarser.
-
-    Args:
-        guide: values of at least 0.
-        grid: cells down and across.
 
     Raises:
         EclipError: a value is negative, NaN or infinite.

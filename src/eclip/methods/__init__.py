@@ -152,11 +152,9 @@ def method_name(method: AnyMethod) -> str:
 
 
 def method_names(methods: AnyMethod | Iterable[AnyMethod], every: bool = True) -> list[str]:
-    """The names of several methods without duplicates, from names joined by commas or names and values of `METHODS`.
+    """The names of methods without duplicates, from names joined by commas or names and values of `METHODS`.
 
-    Args:
-        methods: one or several.
-        every: whether to expand the names in `GROUPS`.
+    The names in `GROUPS` are expanded if `every`.
 
     Raises:
         OptionError: one is not a method, or a group is combined with other names.
@@ -228,12 +226,7 @@ BETWEEN_TEXTS = ("similarity", "decomposition")
 
 
 def options_for(name: str, asked: list[str], options: dict[str, Any]) -> dict[str, Any]:
-    """The options that this method has; each option must belong to at least one of the requested methods.
-
-    Args:
-        name: the method.
-        asked: all requested methods.
-        options: all given options.
+    """The given options that this method has; each must belong to at least one of the methods asked for.
 
     Raises:
         OptionError: an option that none of them has, or a value of the wrong type.

@@ -113,19 +113,11 @@ class Segmentation:
     def save(
         self, folder: str | Path, formats: Sequence[str] = FORMATS, *, instances: bool = False, overwrite: bool = False
     ) -> Path:
-        """Write label maps, pictures, arrays, COCO masks and a manifest into a folder, created if missing; returns it.
+        """Write label maps, pictures, arrays, coco.json and manifest.json, by the rules of `Explanation.save`.
 
-        Args:
-            folder: where to write. An earlier segmentation of the same images, or of some of them, is replaced;
-                unrelated files are kept.
-            formats: any of "png" (a label map and a picture per image), "npz" (labels and confidences), "json" (the
-                manifest, and masks in COCO's format).
-            instances: write one annotation per connected region to coco.json, not one per class and image.
-            overwrite: also replace results of another kind or of other images.
-
-        Raises:
-            ResultError: as `Explanation.save`.
-            OptionError: a format is unknown.
+        The formats are any of "png" (a label map and a picture per image), "npz" (labels and confidences), "json" (the
+        manifest, and masks in COCO's format). With `instances`, coco.json has one annotation per connected region, not
+        one per class and image.
         """
         writer = SegmentWriter(folder, formats, instances=instances, overwrite=overwrite)
         with writer.over(self.sources):

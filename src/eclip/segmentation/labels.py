@@ -103,7 +103,8 @@ def label_pixels(
         areas = np.bincount(labels.numpy().ravel(), minlength=max(places) + 1)[1:]
         small = {label + 1 for label in np.flatnonzero(areas <= area_threshold * areas.sum()).tolist()}
         if small & set(labels.unique().tolist()):
-            labels, top, _ = _largest(pieces, size, places, kept - small, covered, scale)
+            labels, best, _ = _largest(pieces, size, places, kept - small, covered, scale)
+            top = torch.where(best.isfinite(), best, top)  # where no class is left, that of the class that lost it
     share = (top - total).exp_()
     if prob_threshold is not None:
         labels[share < prob_threshold] = 0

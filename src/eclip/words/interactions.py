@@ -21,6 +21,7 @@ from eclip.backbones.view import View
 from eclip.errors import OptionError, TextError
 from eclip.images import ImageLike, name_of, open_image
 from eclip.registry import plain_options
+from eclip.results.marks import png
 from eclip.results.provenance import made_by
 from eclip.words.query import WordQuery
 from eclip.words.second_order import IntegrationPath, check_path, image_path, pairs, target, text_path
@@ -61,8 +62,6 @@ class Interactions:
         return f"Interactions({word} words x {row} x {col} patches, {self.text!r}, score {self.score:.3f})"
 
     def _repr_png_(self) -> bytes:
-        from eclip.results.marks import png
-
         return png(self.picture())
 
     def map(self, phrase: str | int | np.integer) -> Float[np.ndarray, "row col"]:

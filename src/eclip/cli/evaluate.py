@@ -146,7 +146,7 @@ def _show(found: Evaluation) -> None:
         table.add_column(each[0], justify="left" if place < lead else "right", no_wrap=True)
     for place, baseline in enumerate(dim, 1):
         table.add_row(*(each[place] for each in columns[:fitting]), style="dim" if baseline else "")
-    Console(width=ends[fitting - 1]).print(table)
+    Console(width=ends[fitting - 1], markup=False, emoji=False).print(table)
     if hidden := [each[0] for each in columns[fitting:]]:
         typer.echo(f"columns not shown: {', '.join(hidden)}; see results.csv or `eclip report`", err=True)
     not_applicable: dict[str, list[str]] = {}

@@ -93,7 +93,7 @@ def print_table(rows: list[dict[str, str]], as_json: bool, full: list[dict[str, 
         table.add_column(key, overflow="fold", no_wrap=key in UNBROKEN)
     for row in rows:
         table.add_row(*row.values())
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)  # brackets and colons in a cell are meant literally
 
 
 def doctor(

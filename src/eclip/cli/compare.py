@@ -81,9 +81,8 @@ def compare(
                     run.doing(f"{method} on {model}, {name}")
 
                 entry = writer.add(query.answer(image, source, show))
-                picture = entry["files"].get("picture")
                 if not as_json:
-                    typer.echo(source + (f"  -> {writer.folder / picture}" if picture else ""))
+                    run.show(source, entry["files"].get("picture"))
             run.count()
 
     options.over_images(sources, writer, lambda provenance: compare_command(sources, wanted, provenance), work)

@@ -98,8 +98,7 @@ def concepts(
             run.doing("explaining")
             entry = writer.add(found)
             if not as_json:
-                picture = entry["files"].get("picture")
-                typer.echo(found.source + (f"  -> {writer.folder / picture}" if picture else ""))
+                run.show(found.source, entry["files"].get("picture"))
                 typer.echo(_table(found))
             run.count()
 
@@ -132,6 +131,8 @@ def _mean(folder: Path, settings: dict[str, Any], writer: ConceptsWriter, progre
 
 def _table(found: Concepts) -> str:
     """One line per concept with its weight as a bar, and one on how well all concepts reconstruct the feature."""
+    from eclip.render import printable
+
     width = max((len(name) for name in found.names), default=0)
     most = max(found.weights, default=1.0)
     lines = [
@@ -140,7 +141,7 @@ def _table(found: Concepts) -> str:
     ] or ["  no concepts; try a smaller --l1 or another vocabulary"]
     rest = "" if found.beyond_mean is None else f", {found.beyond_mean:.2f} without the image mean"
     last = f"  {found.used} of {found.available:,} concepts reconstruct the feature: cosine {found.cosine:.2f}{rest}"
-    return "\n".join([*lines, last])
+    return "\n".join(printable(line) for line in (*lines, last))
 
 
 def _bar(share: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -86,7 +85,7 @@ def explain(
                 run.doing("explaining")
                 [entry] = writer.add(explanation)
                 if not as_json:
-                    _print_scores(explanation, entry, writer.folder, warn=not several)
+                    _print_scores(run, explanation, entry, warn=not several)
                 run.count()
         finally:
             if several and not as_json:
@@ -96,15 +95,14 @@ def explain(
     options.summarize(writer, "explained", [model], as_json)
 
 
-def _print_scores(explanation: Explanation, entry: dict[str, Any], folder: Path, *, warn: bool) -> None:
+def _print_scores(run: options.Run, explanation: Explanation, entry: dict[str, Any], *, warn: bool) -> None:
     from eclip.render import printable
 
     sign = "+" if explanation.provenance["versus"] is not None else ""  # a difference, so with its sign
     scores = "  ".join(
         f"{explanation.label(text)} {explanation.scores[0, text]:{sign}.3f}" for text in explanation.best_texts()
     )
-    picture = entry["files"].get("strip")
-    typer.echo(printable(f"{explanation.sources[0]}: {scores}" + (f"  -> {folder / picture}" if picture else "")))
+    run.show(f"{explanation.sources[0]}: {scores}", entry["files"].get("strip"))
     for line in explanation.health.summary() if warn and explanation.health is not None else []:
         typer.echo(f"  {printable(line)}", err=True)
 

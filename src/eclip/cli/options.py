@@ -203,6 +203,12 @@ class Run:
         """Show the current step."""
         self.bar.update(self.task, description=what)
 
+    def show(self, line: str, picture: str | None) -> None:
+        """Print a line about an image, and where its picture is, safely for a terminal."""
+        from eclip.render import printable
+
+        typer.echo(printable(line + (f"  -> {self.writer.folder / picture}" if picture else "")))
+
     def count(self) -> None:
         """Move the bar to the number of images done or failed."""
         self.bar.update(self.task, completed=len(self.writer.manifest["images"]) + len(self.failures))

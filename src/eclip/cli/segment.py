@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -15,9 +15,6 @@ from eclip.errors import OptionError, TextError
 from eclip.methods import DEFAULT_WITH_HEAD, check_between_texts
 from eclip.segmentation.classes import class_words
 from eclip.segmentation.windows import check_windows
-
-if TYPE_CHECKING:
-    from eclip.segmentation.segmentation import Segmentation
 
 
 def segment(
@@ -125,16 +122,9 @@ def segment(
             run.doing("segmenting")
             entry = writer.add(segmentation)
             if not as_json:
-                _print_areas(segmentation, entry, writer.folder)
+                areas = "  ".join(f"{name} {100 * area:.1f} %" for name, area in segmentation.areas().items())
+                run.show(f"{segmentation.sources[0]}: {areas}", entry["files"].get("picture"))
             run.count()
 
     options.over_images(sources, writer, lambda provenance: segment_command(sources, provenance), work)
     options.summarize(writer, "segmented", [model], as_json)
-
-
-def _print_areas(segmentation: Segmentation, entry: dict[str, Any], folder: Path) -> None:
-    from eclip.render import printable
-
-    areas = "  ".join(f"{name} {100 * area:.1f} %" for name, area in segmentation.areas().items())
-    picture = entry["files"].get("picture")
-    typer.echo(printable(f"{segmentation.sources[0]}: {areas}" + (f"  -> {folder / picture}" if picture else "")))

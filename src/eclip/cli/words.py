@@ -114,7 +114,7 @@ def _print(relevance: WordRelevance, image: int, found: list[Interactions], boxe
         for row in render.terminal(words, values, console.width - INDENT):
             console.print(" " * INDENT, row, sep="", no_wrap=True, overflow="ignore", crop=False)
 
-    typer.echo(relevance.sources[image])
+    typer.echo(render.printable(relevance.sources[image]))
     for text, line in enumerate(relevance.texts):
         typer.echo(f"{relevance.scores[image, text]:.3f}  {render.printable(' '.join(line.split()))}")
         show(relevance.words[text], relevance.values[text][image])

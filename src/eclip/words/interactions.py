@@ -82,7 +82,8 @@ class Interactions:
             TextError: the phrase is not in the text.
         """
         if not isinstance(phrase, str):
-            if isinstance(phrase, bool) or not -len(self.words) <= phrase < len(self.words):
+            is_whole = isinstance(phrase, int | np.integer) and not isinstance(phrase, bool)
+            if not (is_whole and -len(self.words) <= phrase < len(self.words)):
                 raise TextError(f"{self.text!r} has {len(self.words)} words, from number 0; there is no word {phrase}.")
             return [int(phrase) % len(self.words)]
         wanted, words = _joined(phrase), [_joined(word) for word in self.words]

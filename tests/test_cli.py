@@ -443,6 +443,13 @@ def test_doctor_says_what_to_do(tiny_name: str, monkeypatch: pytest.MonkeyPatch)
     assert "/nowhere" in bad["is"]
 
 
+def test_tables_show_brackets_and_colons(capsys: pytest.CaptureFixture[str]) -> None:
+    from eclip.cli import lists
+
+    lists.print_table([{"what": "a [/b] c", "next": "pip install 'eclip[hf]' :x:"}], False)
+    assert capsys.readouterr().out.splitlines()[1].split() == ["a", "[/b]", "c", "pip", "install", "'eclip[hf]'", ":x:"]
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [

@@ -276,6 +276,7 @@ def test_explain_versus_is_the_difference(tiny_name: str, images: Path, tmp_path
         ("explain a.jpg -t dog --template '{} {}'", "exactly one '{}'"),
         ("explain a.jpg -t dog --format pgn", "formats must be among png, npz, json, got pgn"),
         ("explain a.jpg -t dog --set depth", "--set needs KEY=VALUE, got 'depth'"),
+        ("explain a.jpg -t dog --set depth=2 --set depth=4", "--set depth is given twice: keep one of them."),
         (
             "explain a.jpg -t dog --method surgery --set depth=abc",
             "'depth' of 'surgery' must be a whole number, got 'abc'",

@@ -125,6 +125,8 @@ def parse_options(flag: str, pairs: list[str], known: dict[str, Any]) -> dict[st
         key, equals, value = pair.partition("=")
         if not equals:
             raise OptionError(f"{flag} needs KEY=VALUE, got {pair!r}.")
+        if key in given:
+            raise OptionError(f"{flag} {key} is given twice: keep one of them.")
         given[key] = value
         if not isinstance(known.get(key), str):
             with suppress(json.JSONDecodeError):

@@ -29,7 +29,7 @@ def words_command(sources: Sequence[str], texts: Sequence[str], provenance: dict
         for name in ("image_depth", "text_depth", "points"):
             words += [f"--{name.replace('_', '-')}", str(provenance["pairs"][name])]
         for box in provenance["pairs"]["boxes"]:
-            words += ["--box", ",".join(f"{side:g}" for side in box)]
+            words += ["--box", ",".join(f"{side:.15g}" for side in box)]
     return shlex.join(words)
 
 

@@ -152,8 +152,8 @@ def open_run(folder: Path, question: dict[str, Any], *, overwrite: bool = False)
             )
     elif not overwrite:
         try:
-            before = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            before = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):  # the latter if it is no object
             before = {}
         if before == question:
             return

@@ -78,8 +78,8 @@ def draw_examples(
     """Draw the missing examples of each method.
 
     Args:
-        task: which scored them.
-        rows: its scores.
+        task: the task that scored the images.
+        rows: its results.
         folder: of the run.
         count: number of best and of worst pairs for each method; 0 = none.
         on_progress: called with what is being drawn, the number of images done and the total.

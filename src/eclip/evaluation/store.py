@@ -106,11 +106,7 @@ class ResultStore:
         return (self._read(number, whole=True) for number in range(len(self.files)))
 
     def notes(self) -> list[BatchResult]:
-        """All results in order, without their arrays.
-
-        Raises:
-            ResultError: a file cannot be read.
-        """
+        """All results in order, without their arrays; errors are as in iteration."""
         return [self._read(number, whole=False) for number in range(len(self.files))]
 
     def _read(self, number: int, *, whole: bool) -> BatchResult:

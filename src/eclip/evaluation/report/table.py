@@ -13,10 +13,11 @@ from eclip.render.html import render
 def labels(results: Mapping[str, Any]) -> dict[int, str]:
     """A name for each row, by its index; includes the model if there are several."""
     several = len({row["model"] for row in results["rows"]}) > 1
-    return {
-        place: f"{row['method']} · {row['model']}" if several else row["method"]
-        for place, row in enumerate(results["rows"])
-    }
+    return {place: _name(row, several) for place, row in enumerate(results["rows"])}
+
+
+def _name(row: Mapping[str, Any], several: bool) -> str:
+    return f"{row['method']} · {row['model']}" if several else str(row["method"])
 
 
 def ranked(results: Mapping[str, Any]) -> list[int]:
@@ -99,9 +100,7 @@ def plain_table(results: Mapping[str, Any]) -> str:
 def by_run(runs: Sequence[Mapping[str, Any]], titles: Sequence[str]) -> dict[str, Any]:
     """The template's data for the table of runs: one row per method, one column per run, with its headline number."""
     several = len({row["model"] for run in runs for row in run["rows"]}) > 1
-    found = [
-        {f"{row['method']} · {row['model']}" if several else row["method"]: row for row in run["rows"]} for run in runs
-    ]
+    found = [{_name(row, several): row for row in run["rows"]} for run in runs]
     rows = []
     for name in dict.fromkeys(name for one in found for name in one):
         own = [one.get(name, {"numbers": {}}) for one in found]

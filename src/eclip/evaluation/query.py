@@ -38,13 +38,11 @@ class Opened:
 
     Attributes:
         place: in the data set, from 0.
-        name: of the image.
         image: upright, RGB.
         mask: class numbers.
     """
 
     place: int
-    name: str
     image: Image.Image
     mask: UInt16[np.ndarray, "height width"]
 
@@ -80,25 +78,21 @@ class EvaluationQuery:
         """How many last blocks the methods and the refinement rerun; None = all."""
         return blocks_to_keep(self.methods, self.refine)
 
-    @property
-    def view(self) -> View:
-        """How the model sees images under the protocol."""
-        return View(self.protocol.image_size, self.protocol.resize, self.protocol.positions)
-
     def texts(self) -> Float[Tensor, "text feature"]:
         """Features of all class names, in the order of their numbers in the data set."""
         return encode_texts(self.backbone, list(self.classes.values()), self.protocol.templates)
 
     def encoded(self, opened: Sequence[Opened]) -> Iterator[tuple[list[Opened], Encoding, float]]:
         """Groups of images of one grid, their encoding, and its run time in seconds; squashed images form one group."""
-        view, groups = self.view, dict[Grid, list[Opened]]()
+        view = View(self.protocol.image_size, self.protocol.resize, self.protocol.positions)
+        groups: dict[Grid, list[Opened]] = {}
         for one in opened:
             groups.setdefault(view.grid(self.backbone, one.image), []).append(one)
         for group in groups.values():
             pixels = view.pixels(self.backbone, [one.image for one in group])
             start = time.perf_counter()
             encoding = encode(self.backbone, pixels, self.keep, view.positions)
-            yield group, encoding, self.since(start)
+            yield group, encoding, since(start, self.backbone)
 
     def maps(
         self, name: str, encoding: Encoding, text: Float[Tensor, "text feature"], shown: Sequence[Sequence[int]]
@@ -128,17 +122,13 @@ class EvaluationQuery:
             return maps if self.refine is None else REFINEMENTS[self.refine](maps, seen, **self.refine_options)
 
         if method.kind == "perturbation":
-            found = [run(encoding.only(image), own)[0] for image, own in enumerate(shown) if own]
-            found = [found.pop(0) if own else encoding.pixels.new_zeros(0, 1, 1) for own in shown]
+            none = encoding.pixels.new_zeros(0, 1, 1)
+            found = [run(encoding.only(image), own)[0] if own else none for image, own in enumerate(shown)]
         else:
-            every = method.kind != "gradient"
-            rows = list(range(len(text))) if every else sorted(set().union(*shown))
-            whole = run(encoding, rows) if rows else None
-            found = [
-                encoding.pixels.new_zeros(0, 1, 1) if whole is None else whole[image, [rows.index(row) for row in own]]
-                for image, own in enumerate(shown)
-            ]
-        return [maps.cpu() for maps in found], self.since(start)
+            rows = sorted(set().union(*shown)) if method.kind == "gradient" else list(range(len(text)))
+            whole = run(encoding, rows) if rows else encoding.pixels.new_zeros(len(shown), 0, 1, 1)
+            found = [whole[image, [rows.index(row) for row in own]] for image, own in enumerate(shown)]
+        return [maps.cpu() for maps in found], since(start, self.backbone)
 
     def try_maps(
         self,
@@ -157,10 +147,6 @@ class EvaluationQuery:
                 continue
             seconds[name] = seconds.get(name, 0.0) + spent
             yield name, maps
-
-    def since(self, start: float) -> float:
-        """Seconds since `start`, after a GPU has finished its work."""
-        return since(start, self.backbone)
 
 
 def joined(parts: Iterable[BatchResult], data: MaskSet | PairSet) -> tuple[dict[str, NDArray[Any]], list[str]]:
@@ -210,7 +196,7 @@ def opened(items: Sequence[Masked], start: int) -> tuple[list[Opened], list[tupl
 
     def read(place: int, item: Masked) -> Opened | tuple[str, str]:
         try:
-            return Opened(place, item.name, item.open(), item.read())
+            return Opened(place, item.open(), item.read())
         except (ImageError, DataError) as error:
             return item.name, str(error)
 

@@ -74,6 +74,7 @@ def test_what_cannot_be_ranked_is_refused() -> None:
         ([[0], [], [1]], eclip.errors.DataError, "query 1 has no matching candidate"),
         ([[0], [3], [1]], eclip.errors.DataError, r"candidates of query 1 must be 0 to 2, got \[3\]"),
         ([[0], [-1], [1]], eclip.errors.DataError, r"candidates of query 1 must be 0 to 2, got \[-1\]"),
+        ([[0], [-1, 1], [1]], eclip.errors.DataError, r"candidates of query 1 must be 0 to 2, got \[-1, 1\]"),
         ([[0], [1]], eclip.errors.ShapeError, "a list for each of 3 queries, or .* got 2 lists"),
         (np.ones((3, 2), dtype=bool), eclip.errors.ShapeError, r"or \(3, 3\), got \(3, 2\)"),
     ):

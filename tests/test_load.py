@@ -1,4 +1,4 @@
-"""Models by name: what loads, what is refused, and with which words."""
+"""Models by name: what loads, what is refused, and with which message."""
 
 from __future__ import annotations
 

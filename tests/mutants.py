@@ -29,7 +29,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 TESTS: dict[str, tuple[str, ...]] = {
-    "methods": ("test_methods.py", "test_golden.py", "test_perturbation.py"),
+    "methods": ("test_methods.py", "test_golden.py", "test_perturbation.py", "test_gradients.py"),
     "metrics": ("test_metrics.py", "test_metrics_cases.py", "test_metrics_counts.py", "test_metrics_steps.py"),
     "training/loss.py": ("test_learning.py", "test_train.py"),
     "training/pooling.py": ("test_pooling.py", "test_learning.py"),

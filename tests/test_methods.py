@@ -498,3 +498,14 @@ def test_bfloat16_and_constant_images_are_finite_and_near(name: str, family: str
         assert (rough - fine).abs().max() < 0.2 * fine.abs().max()
     flat = torch.full_like(pixels, 0.3)
     assert method(eclip.encode(exact, flat), text).isfinite().all()
+
+
+@pytest.mark.parametrize("family", ["vit", "siglip", "timm abs_attn"])
+def test_an_image_of_one_patch_has_a_finite_map(family: str) -> None:
+    """Nothing is divided by the spread over patches, which is zero."""
+    backbone = tiny.backbone(family)
+    encoding, text = eclip.encode(backbone, tiny.pixels(backbone, rows=1, cols=1)), tiny.texts(backbone)
+    for name, method in METHODS.items():
+        if family not in tiny.GAPS.get(name, ()):
+            maps = method(encoding, text, **tiny.FEW.get(name, {}))
+            assert maps.shape == (2, 3, 1, 1) and maps.isfinite().all(), name

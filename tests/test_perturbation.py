@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -61,6 +62,19 @@ def test_rise_masks_are_soft_cells_shifted_at_random() -> None:
     assert abs(masks.mean() - 0.3) < 0.02, "the share that lets the image through"
     assert ((masks > 0.01) & (masks < 0.99)).float().mean() > 0.3, "enlarged bilinearly, not in steps"
     assert (masks.mean(dim=0) - 0.3).abs().max() < 0.12, "no place is favored"
+
+
+def test_rise_masks_are_cells_enlarged_by_hand_and_cut_out() -> None:
+    """Bilinear between the centers of cells, one cell larger than the image, and cut out at a random place."""
+    masks = _masks(3, (12, 20), 4, 0.5, torch.Generator().manual_seed(3)).numpy()
+    generator = torch.Generator().manual_seed(3)
+    for mask in masks:
+        cells = (torch.rand(1, 1, 4, 4, generator=generator)[0, 0] < 0.5).float().numpy()
+        for axis, side in ((0, 3), (1, 5)):  # of a cell, in pixels; there are five cells' worth of pixels
+            centers = (np.arange(5 * side) + 0.5) * 4 / (5 * side) - 0.5
+            cells = np.apply_along_axis(lambda line, at=centers: np.interp(at, np.arange(4), line), axis, cells)
+        top, left = (int(torch.randint(side, (1,), generator=generator)) for side in (3, 5))
+        np.testing.assert_allclose(mask, cells[top : top + 12, left : left + 20], atol=1e-6)
 
 
 def test_rise_depends_on_its_seed_alone() -> None:
@@ -237,6 +251,7 @@ def test_perturbation_methods_name_wrong_options() -> None:
     for name, options, message in [
         ("rise", {"mask_count": 0}, "mask_count, cells and batch_size >= 1"),
         ("rise", {"keep": 1.0}, "got 256, 8, 8, 1.0 and 0"),
+        ("rise", {"seed": -1}, "seed from 0 to 2.63 - 1, got 256, 8, 8, 0.5 and -1"),
         ("occlusion", {"window": 2, "stride": 3}, "a stride from 1 to window, got 2, 8 and 3"),
         ("gscorecam", {"channels": 0}, "channels and batch_size >= 1, got 0 and 8"),
     ]:

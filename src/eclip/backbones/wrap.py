@@ -26,6 +26,7 @@ from eclip.backbones.native import native_vit, resnet
 from eclip.backbones.native_text import native_text
 from eclip.backbones.openai import converted, is_openai
 from eclip.backbones.preprocess import Color, settled
+from eclip.backbones.timm_cnn import CNNS, timm_cnn
 from eclip.backbones.timm_towers import timm_map, timm_pool
 from eclip.backbones.timm_vit import timm_vit
 from eclip.backbones.tokenizing import NoTokenizer, Reader
@@ -154,5 +155,7 @@ def _tower(visual: nn.Module) -> dict[str, Any]:
             return timm_map(visual)
         if isinstance(visual.trunk, TimmViT | Eva):
             return timm_vit(visual)
+        if isinstance(visual.trunk, CNNS):
+            return timm_cnn(visual)
         raise unsupported(f"timm tower {type(visual.trunk).__name__} without attention pooling")
     raise unsupported(type(visual).__name__)

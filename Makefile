@@ -16,7 +16,7 @@ demo: $(READY) ## explain an image with the model in the package
 	$(BIN)/eclip explain docs/images/elephant.jpg -t "an elephant" -t "a man" -t "a wall" -o demo
 	@echo "look at demo/elephant.png"
 
-test: $(READY) ## run the tests, a process per core and at most four
+test: $(READY) ## run the tests, one process per core, at most four
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: $(READY) ## formatter, linter, strict types
@@ -24,12 +24,12 @@ check: $(READY) ## formatter, linter, strict types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: $(READY) ## let the formatter and the linter mend what they can
+format: $(READY) ## fix what the formatter and the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY) ## what each method costs, in times of a bare encode_image
+bench: $(READY) ## cost of each method, in multiples of a bare encode_image
 	$(BIN)/python benchmarks/cost.py
 
-clean: ## remove what make made
+clean: ## remove the environment and the outputs of explain, compare and concepts
 	rm -rf .venv demo eclip-out eclip-compare eclip-concepts

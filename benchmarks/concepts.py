@@ -103,7 +103,7 @@ def main() -> None:
 
     rows, truth = asked("val")
     rare = truth.mean(0) < RARE
-    print("validation\n| way | one of ten is said | a rare one | said of ten | the first is said | in use | cosine |")
+    print("validation\n| list | has a caption word | a rare one | of the ten | the first is one | in use | cosine |")
     for l1 in PENALTIES:
         weights, rest = solved(rows, l1)
         show(f"SpLiCE, l1 {l1}", weights, truth, rest)
@@ -115,7 +115,7 @@ def main() -> None:
     print(f"{100 * (truth & rare).any(1).mean():.1f} % have a rare word of the vocabulary in their captions")
     show("cosine", 1 + rows @ text.T, truth)
     show("cosine, both centered", 1 + splice.center(rows, mean) @ dictionary.T, truth)
-    show("the same ten for all: most said in validation", 1 + often, truth)
+    show("the same ten for every image, most frequent in validation", 1 + often, truth)
     show("chance", torch.rand(truth.shape, generator=torch.Generator().manual_seed(7)), truth)
 
 

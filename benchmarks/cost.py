@@ -48,7 +48,7 @@ BARS: dict[str, dict[int, float]] = {
     "legrad": {1: 1.6, 20: 6.0},
 }
 SLOW = [name for name, method in eclip.METHODS.items() if method.kind == "perturbation"]
-"""Timed once: they are hundreds of forward passes, so one is exact enough."""
+"""Timed once: each takes hundreds of forward passes, so one run is precise enough."""
 
 
 def main() -> None:
@@ -83,7 +83,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", default="ViT-B-16", help="an architecture of open_clip, random weights")
     parser.add_argument("--methods", default=",".join(eclip.METHODS))
     parser.add_argument("--texts", type=int, nargs="+", default=[1, 20, 100])
-    parser.add_argument("--images", type=int, default=4, help="images in a batch")
+    parser.add_argument("--images", type=int, default=4, help="images per batch")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", default="cost.json", help="also write the table to this file")
@@ -195,7 +195,7 @@ def _device_name(device: str) -> str:
 
 
 def _print(report: dict[str, object]) -> None:
-    print(f"{report['model']}, {report['images']} images a batch, {report['device']}, {report['threads']} threads")
+    print(f"{report['model']}, {report['images']} images per batch, {report['device']}, {report['threads']} threads")
     print(
         f"{'method':<14}{'texts':>6}{'x encode_image':>16}{'quartiles':>16}{'bar':>7}{'arithmetic':>12}{'ms/image':>10}"
         f"{'peak MiB':>10}"

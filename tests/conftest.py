@@ -17,9 +17,9 @@ import pytest
 import shape_checks
 
 shape_checks.install()
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is there: workers share the cores, and tiny models need no more
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: workers share the cores, and tiny models need no more
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # as shells start what runs in the background; tests send it, to themselves and to their children
+    # shells start background processes like this; tests send the signal to themselves and to their children
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -36,7 +36,7 @@ NOWHERE = 9
 
 @pytest.fixture(scope="session")
 def _outside() -> Any:
-    """Every attempt of this process to reach another machine, each of which is refused; its children find no way."""
+    """Attempts of this process to reach another machine, all refused; its children get a proxy that refuses them."""
     tried: list[str] = []
     connect, connect_ex, look_up = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
 
@@ -76,7 +76,7 @@ def _outside() -> Any:
 
 @pytest.fixture(autouse=True)
 def _stays_here(_outside: list[str]) -> Any:
-    """No test reaches another machine, not even where the attempt is caught and told as an error."""
+    """No test reaches another machine, not even if the attempt is caught and becomes an error message."""
     yield
     tried = list(_outside)
     _outside.clear()
@@ -120,7 +120,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shapes_unchecked() -> Any:
-    """As a user has it: jaxtyping and beartype, which refuse wrong shapes before we do, look away."""
+    """As for users: without jaxtyping and beartype, which would refuse wrong shapes before eclip does."""
     import jaxtyping
 
     jaxtyping.config.update("jaxtyping_disable", True)

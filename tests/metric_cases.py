@@ -1,4 +1,4 @@
-"""Each metric by hand, and against other people's code: asked by test_metrics_cases.py, shown by metric_table.py."""
+"""Each metric by hand, and oracles from other code, for test_metrics_cases.py and metric_table.py."""
 
 from __future__ import annotations
 

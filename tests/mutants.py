@@ -2,9 +2,9 @@
 
     python tests/mutants.py --count 200 --seed 0 --json mutants.json
 
-No test itself. The package is copied to a temporary folder and changed there, never in the working tree. Each mutant
-is tried by the tests that concern it, with `pytest -x`, in a fork of one process that has imported torch and the like;
-tests that bear the module's name come first. A survivor is a gap in the tests, or changes nothing that counts.
+This is not a test itself. The package is copied to a temporary folder and changed there, not in the working tree. Each
+mutant is run against the tests of its module, with `pytest -x`, in a fork of one process that has imported torch and
+other packages; tests named like the module come first. A survivor is a gap in the tests, or an equivalent change.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def mutants_of(source: Path) -> list[Mutant]:
     for target, tests in TESTS.items():
         for name in tests:
             if not (ROOT / "tests" / name).is_file():
-                raise SystemExit(f"there is no tests/{name}: mend TESTS in tests/mutants.py.")
+                raise SystemExit(f"there is no tests/{name}: correct TESTS in tests/mutants.py.")
         place = source / target
         for path in [place] if place.is_file() else sorted(place.rglob("*.py")):
             text = path.read_text(encoding="utf-8")

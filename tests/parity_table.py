@@ -39,9 +39,7 @@ def hosts() -> None:
     except pytest.skip.Exception as error:
         print(f"\nno table of transformers: {error}")
         return
-    print(
-        f"\ntransformers {tiny_hf.transformers.__version__}, largest differences; map: in parts of its greatest value"
-    )
+    print(f"\ntransformers {tiny_hf.transformers.__version__}, largest differences; map: relative to its largest value")
     print(
         f"{'family':<22}{'attention':<11}{'dtype':<10}{'image':>9}{'text':>9}{'text tower':>12}{'map':>9}  worst method"
     )
@@ -69,7 +67,7 @@ def hosts() -> None:
             print(f"{family:<22}{attention:<11}{str(dtype)[6:]:<10}{numbers}{maps[worst]:>9.1e}  {worst}")
 
 
-def meanings() -> None:
+def applicability() -> None:
     print(f"\n{'method':<12}" + "".join(f"{family:<22}" for family in tiny.FAMILIES))
     reasons = {}
     for name, method in eclip.METHODS.items():
@@ -99,7 +97,7 @@ def methods() -> None:
 if __name__ == "__main__":
     towers()
     hosts()
-    meanings()
+    applicability()
     if golden.GOLDEN.is_dir():
         methods()
     else:

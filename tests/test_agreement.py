@@ -1,4 +1,4 @@
-"""Models with something on them: what a map explains is the model that was scored, or the model is refused by name."""
+"""Altered models (adapters, hooks, patches): a map explains the model that was scored, or the model is refused."""
 
 from __future__ import annotations
 

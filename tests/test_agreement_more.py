@@ -1,4 +1,4 @@
-"""More models with something on them: how adapters are used, hooks of all kinds, and changes after the first map."""
+"""More altered models: how adapters are used, hooks of all kinds, and changes after the first map."""
 
 from __future__ import annotations
 

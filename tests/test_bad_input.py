@@ -1,4 +1,4 @@
-"""Whatever is wrong with what a user gives, the rest is done, each fault is one line, and there is no traceback."""
+"""Whatever is wrong with the input, the rest is processed, each error is one line, and there is no traceback."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_bad_images_in_a_folder_are_named_and_the_rest_is_done(tiny_name: str, i
         assert message in line
 
 
-def test_a_folder_without_pictures(tiny_name: str, images: Path, tmp_path: Path) -> None:
+def test_a_folder_without_images(tiny_name: str, images: Path, tmp_path: Path) -> None:
     (tmp_path / "hollow").mkdir()
     sources = (tmp_path / "hollow", images / "a.png", f"{tmp_path}/*.gif")
     done = explain(*sources, "-t", "a dog", model=tiny_name, out=tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Masks of 0 and 255 and their kin: taken for what they are, or refused; and data that cannot tell maps apart."""
+"""Masks of 0 and 255 and similar ones: recognized or refused; and data that cannot distinguish maps."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_tars_take_the_same_masks(tmp_path: Path) -> None:
     assert all((item.read() == shape(seed)).all() for seed, item in enumerate(items))
 
 
-# Data that cannot tell maps apart
+# Data that cannot distinguish maps
 
 
 def filled(folder: Path, classes: str = "dog\ncat\n") -> MaskSet:
@@ -214,7 +214,7 @@ class _Filled:
         return np.where(shape(self.seed), VOID, 1).astype(np.uint16)
 
 
-def test_controls_as_good_as_the_masks_stop_an_evaluation(tmp_path: Path) -> None:
+def test_baselines_as_good_as_the_masks_stop_an_evaluation(tmp_path: Path) -> None:
     asked: dict[str, Any] = {"methods": "itsm", "models": tiny.backbone("vit"), "examples": 0}
     told = r"every map is right, including those of baselines\. Each image has a single class \('dog'\) in .* not void"
     with pytest.raises(DataError, match=told):

@@ -1,4 +1,4 @@
-"""Pairs from tars, tables and folders: all of them, in a fixed order, and what gives none is named."""
+"""Pairs from tars, tables and folders: all of them, in a fixed order; unusable input is named."""
 
 from __future__ import annotations
 

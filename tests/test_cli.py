@@ -234,7 +234,7 @@ def test_ctrl_c_keeps_the_comparisons_that_are_done(
     assert manifest["provenance"]["command"].startswith(f"eclip compare {images} "), "of the whole run"
 
 
-def test_compare_lists_what_cannot_be_held_against_a_text_only_if_it_was_not_named(
+def test_compare_refuses_a_named_method_that_cannot_explain_a_difference(
     tiny_name: str, images: Path, tmp_path: Path
 ) -> None:
     named = ("--methods", "itsm,attention", "--versus", "a wolf")

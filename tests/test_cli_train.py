@@ -452,7 +452,9 @@ def test_a_comparison_of_several_models_with_a_named_head_has_no_command(
     assert list(found.not_applicable) == [(f"local-dir:{folder}", "eclip")]
 
 
-def test_without_a_head_all_methods_have_a_gap(tiny_name: str, images: Path, tmp_path: Path) -> None:
+def test_comparing_all_methods_without_a_head_lists_eclip_as_not_applicable(
+    tiny_name: str, images: Path, tmp_path: Path
+) -> None:
     asked = ("--methods", "all", "--models", tiny_name, "--format", "json", "--image-size", 16, "--json")
     done = run("compare", images / "a.png", "-t", "a dog", *asked, "-o", tmp_path)
     assert done.exit_code == 0, done.output

@@ -1,4 +1,4 @@
-"""`eclip words`: what it prints, what it leaves, and what it says of bad input."""
+"""`eclip words`: what it prints, which files it writes, and its messages about bad input."""
 
 from __future__ import annotations
 

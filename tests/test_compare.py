@@ -1,4 +1,4 @@
-"""eclip.compare: many methods and models on one image, its gaps, its costs, what it saves."""
+"""eclip.compare: many methods and models on one image, methods that are not applicable, costs, files."""
 
 from __future__ import annotations
 
@@ -75,20 +75,20 @@ def test_methods_are_named_before_they_run_in_the_order_asked(image: Path) -> No
     assert heard == list(answer.pairs) == list(answer.explanations) == expected
 
 
-# --- gaps --------------------------------------------------------------------
+# --- methods that are not applicable ------------------------------------------
 
 
-def test_a_method_without_meaning_on_one_model_is_a_gap_there_alone(image: Path) -> None:
+def test_a_method_that_is_not_applicable_to_one_model_is_listed_for_it_alone(image: Path) -> None:
     backbones = [tiny.backbone("timm abs_attn"), tiny.backbone("vit")]
     answer = public(image, TEXTS, methods=["itsm", "rollout"], models=backbones)
     assert list(answer.not_applicable) == [("timm abs_attn", "rollout")]
     assert "has a single attention layer" in answer.not_applicable["timm abs_attn", "rollout"]
     assert list(answer.explanations) == [("timm abs_attn", "itsm"), ("vit", "itsm"), ("vit", "rollout")]
-    assert answer.pairs[1] == ("timm abs_attn", "rollout"), "a gap keeps its place"
+    assert answer.pairs[1] == ("timm abs_attn", "rollout"), "a method that is not applicable keeps its place"
     assert repr(answer).endswith("a.png, 3 texts, 3 maps, 1 not applicable, on timm abs_attn, vit)")
 
 
-def test_nothing_but_gaps_is_still_an_answer(image: Path, tmp_path: Path) -> None:
+def test_a_comparison_to_which_no_method_is_applicable_is_a_result(image: Path, tmp_path: Path) -> None:
     answer = public(image, TEXTS, methods="rollout", models=tiny.backbone("timm abs_attn"))
     assert not answer.explanations and not answer.costs
     answer.save(tmp_path)
@@ -225,13 +225,13 @@ def test_scale_is_that_of_each_map_or_of_the_row() -> None:
         answer.picture("image")
 
 
-def test_signed_methods_show_what_speaks_for_the_text_alone() -> None:
+def test_comparisons_of_signed_methods_show_positive_values_alone() -> None:
     """As in explain, zero is gray; there the other side is blue, here one scale serves all methods."""
     answer = by_hand({"surgery": [[[-8, 2]], [[1, 4]]]})
     assert same(panel(answer.picture(), 0), drawn([[0, 1]]))
     assert same(panel(answer.picture(), 1), drawn([[0.25, 1]]))
     assert same(panel(answer.picture("row"), 0), drawn([[0, 0.5]]))
-    assert same(panel(by_hand({"surgery": [[[-8, -2]]]}).picture(), 0), drawn([[0, 0]])), "nothing speaks for it"
+    assert same(panel(by_hand({"surgery": [[[-8, -2]]]}).picture(), 0), drawn([[0, 0]])), "no value is positive"
 
 
 def test_versus_draws_around_zero() -> None:
@@ -299,8 +299,8 @@ def test_a_scale_is_checked_whatever_is_written(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_mini_answers_with_all_that_has_a_meaning_there() -> None:
-    """On a dog's image, what finds things finds it where it is: in the middle."""
+def test_mini_has_a_map_of_every_method_that_is_applicable() -> None:
+    """On the image of a dog, methods that localize find it where it is: in the middle."""
     dog = Path(__file__).parents[1] / "docs" / "images" / "dog.jpg"
     every = public(dog, ["a dog", "grass"], methods=FAST)
     assert list(every.not_applicable) == [("mini", "rollout")]

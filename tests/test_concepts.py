@@ -1,4 +1,4 @@
-"""Concepts: both decompositions against their authors' arrays and what makes them right; then images, files, shell."""
+"""Concepts: both decompositions against their authors' arrays and conditions; then images, files, command line."""
 
 from __future__ import annotations
 
@@ -281,7 +281,7 @@ def test_the_vocabulary_of_the_package() -> None:
     assert all(word == word.strip().lower() for word in words)
 
 
-def test_the_licence_is_that_of_the_words_source() -> None:
+def test_the_license_is_that_of_the_words_source() -> None:
     assets = Path(eclip.__file__).parent / "texts"
     assert "WordNet 3.1, Copyright 2011 by Princeton" in (assets / "words.txt").read_text().replace("\n# ", " ")
     licence = (assets / "WORDNET-LICENSE.txt").read_text()
@@ -359,7 +359,7 @@ def test_count_penalty_and_method_are_obeyed(vocabulary: Path, found: eclip.Conc
     assert few.provenance["options"] == {"depth": 3}
     none = eclip.concepts(ELEPHANT, vocabulary=vocabulary, l1=2.5)
     assert (none.names, none.used, none.maps.shape[0]) == ((), 0, 0)
-    assert none.picture().width < found.picture().width, "the photo alone"
+    assert none.picture().width < found.picture().width, "the image alone"
 
 
 def test_an_option_that_is_a_tensor_is_noted_and_names_no_command(vocabulary: Path, tmp_path: Path) -> None:

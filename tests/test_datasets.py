@@ -149,7 +149,7 @@ def square(top: int, left: int, bottom: int, right: int) -> list[list[float]]:
 
 
 def coco(root: Path, split: str = "val2017") -> Path:
-    """An image of 4 x 6 with a large thing, a small one on it and a crowd; one of 2 x 3 without any."""
+    """An image of 4 x 6 with a large object, a small one on it and a crowd; one of 2 x 3 without any."""
     image(root / split / "000000000139.jpg", 4, 6)
     image(root / split / "000000000009.jpg")
     crowd = {"size": [4, 6], "counts": [12, 12]}  # columns 3 to 5, column by column
@@ -175,7 +175,7 @@ def coco(root: Path, split: str = "val2017") -> Path:
 
 
 HAND = [[3, 3, 3, 3, VOID, VOID], [3, 2, 2, 3, VOID, VOID], [3, 3, 3, 3, VOID, VOID], [0, 0, 0, VOID, VOID, VOID]]
-"""COCO's ids 1, 3, 90 are 1, 2, 3; the small thing lies on the large one, the crowd under both."""
+"""COCO's ids 1, 3, 90 are 1, 2, 3; the small object lies on the large one, the crowd under both."""
 
 
 @pytest.mark.parametrize("folder", ["val2017", "images/val2017"])

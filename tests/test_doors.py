@@ -1,4 +1,4 @@
-"""What users hand in: models inside others, of OpenAI, under inference mode, offloaded; names, devices, processes."""
+"""Models as users pass them: inside wrappers, OpenAI's, under inference mode, offloaded; names, devices, processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`eclip.evaluate`: its numbers against plain loops over `explain`, a stopped run against one that never was."""
+"""`eclip.evaluate`: its numbers against plain loops over `explain`; a resumed run against an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_numbers_are_those_of_explain_pair_by_pair(found: Evaluation, masks: Mas
     }
 
 
-def test_controls_stand_in_the_same_table(found: Evaluation, masks: MaskSet) -> None:
+def test_baselines_stand_in_the_same_table(found: Evaluation, masks: MaskSet) -> None:
     assert [name for name, row in rows(found).items() if row["control"]] == ["ones", "centre", "random", "bound"]
     shares = [
         np.mean((mask == one)[mask != VOID]) for mask in (item.read() for item in masks.items) for one in present(mask)
@@ -190,7 +190,7 @@ def test_another_question_in_the_same_folder_is_refused(masks: MaskSet, tmp_path
     assert "itsm" in rows(first) and "itsm" not in rows(other)
 
 
-def test_gaps_are_told_and_the_rest_is_measured(masks: MaskSet, tmp_path: Path) -> None:
+def test_methods_that_are_not_applicable_are_listed_and_the_rest_is_measured(masks: MaskSet, tmp_path: Path) -> None:
     found = evaluate(masks, out=tmp_path, methods=["rollout", "itsm"], models=tiny.backbone("resnet"), limit=2)
     assert [gap["method"] for gap in found.results["not_applicable"]] == ["rollout"]
     assert set(rows(found)) == {"itsm", "ones", "centre", "random", "bound"}
@@ -257,7 +257,7 @@ def test_several_masks_of_one_image_say_nothing_of_other_images(masks: MaskSet, 
     wanted = rows(evaluate(pair, out=tmp_path / "pair", **asked))["itsm"]["numbers"]
     numbers = rows(evaluate(twice, out=tmp_path / "twice", **asked))["itsm"]["numbers"]
     for key in ("miou", "miou_held_out", "msc", "class_miou"):
-        assert numbers[key] == pytest.approx(wanted[key], abs=2e-6), "the interval is that of two photos"
+        assert numbers[key] == pytest.approx(wanted[key], abs=2e-6), "the interval is that of two images"
 
 
 def test_fewer_images_than_published_are_told(folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The spread of a number and the parts of a run: by hand, and against a plain bootstrap."""
+"""Confidence intervals against a plain bootstrap, the stored parts of a run, and the baselines."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         open_run(tmp_path / "file", {})
 
 
-def test_controls_know_nothing_but_place_and_seed() -> None:
+def test_baselines_know_nothing_but_place_and_seed() -> None:
     assert sorted(BASELINES) == ["centre", "ones", "random"]
     heat = centre((3, 4), (0,))
     # a cell of 3 x 4 lies 1/3 and 1/8 + k/4 from the middle: exp(-r^2 / (2 * 0.25^2))

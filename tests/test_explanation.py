@@ -1,4 +1,4 @@
-"""Explanations: one forward pass, what people take from the maps, files that come back equal."""
+"""Explanations: one forward pass, heat maps, masks, boxes and points, and files that load as they were saved."""
 
 from __future__ import annotations
 
@@ -329,7 +329,7 @@ def test_each_names_bad_images_and_goes_on(backbone: Backbone, images: Path, tmp
         list(eclip.explain_each(mixed, TEXTS, model=backbone, batch_size=0))
 
 
-# --- what people take from a map ---------------------------------------------
+# --- heat maps, masks, boxes, points, pictures --------------------------------
 
 
 def test_heatmap_mask_boxes_and_points_by_hand() -> None:
@@ -379,7 +379,7 @@ def test_pictures_of_a_thousand_texts_are_the_twenty_best(tmp_path: Path) -> Non
     )
     assert [round(float(scores[0, text]), 3) for text in answer.best_texts()] == [(999 - i) / 1000 for i in range(20)]
     answer.save(tmp_path)
-    assert len(list(tmp_path.glob("*.png"))) == 1 + 20 + 1, "the strip, twenty overlays, the copy of the photo"
+    assert len(list(tmp_path.glob("*.png"))) == 1 + 20 + 1, "the strip, twenty overlays, the copy of the image"
     assert Explanation.load(tmp_path).maps.shape == (1, 1000, 2, 2)
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole at any moment, the cache folder, and the hash of weights."""
+"""Atomic writes, the cache folder, and the hash of weights."""
 
 from __future__ import annotations
 

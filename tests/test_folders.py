@@ -1,4 +1,4 @@
-"""One run a folder: what is there already is replaced by the same again, kept from all else, and never mixed."""
+"""One run per folder: the same run replaces its results; other runs are refused, and nothing is mixed."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class Case:
 
     @property
     def atol(self) -> float:
-        """As the README of the arrays states it; cosines of stored tokens have a bar of their own."""
+        """As the README of the arrays states it; cosines of stored tokens have a tolerance of their own."""
         return 1e-5 if self.read is _cosines else _stated(self.file)[f"{self.model.replace('-', '_')}__{self.array}"]
 
     def compare(self) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The side of the words equals what the authors' own code computed on tiny random models (../shared/golden)."""
+"""Words and pairs equal what the authors' own code computed on tiny random models (../shared/golden)."""
 
 from __future__ import annotations
 

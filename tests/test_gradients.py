@@ -376,7 +376,7 @@ def test_gradient_methods_name_wrong_options() -> None:
         ("rollout", "resnet", "it has a single attention layer"),
     ],
 )
-def test_a_method_without_meaning_says_why(name: str, family: str, why: str) -> None:
+def test_a_method_that_is_not_applicable_says_why(name: str, family: str, why: str) -> None:
     backbone = tiny.backbone(family)
     with pytest.raises(NotApplicableError, match=f"'{name}' is not applicable to {family}, a .*{why}"):
         METHODS[name](eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone))

@@ -1,4 +1,4 @@
-"""Images that belong together: intervals, halves and what is told of them; where groups come from."""
+"""Groups of images: intervals, held-out halves, warnings, and where groups come from."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_packs_of_videos_know_them(name: str, groups: int) -> None:
 
 @real
 def test_the_interval_of_davis_is_that_of_its_videos(tmp_path: Path) -> None:
-    """Controls alone, which need no real model: an image is one of five of its video, and they are alike."""
+    """Baselines alone, which need no real model: each video has five frames, which are alike."""
     davis = PACKS["davis2016val"].read(DATA / "davis2016val")
     assert isinstance(davis, MaskSet)
     davis = replace(davis, items=davis.items[:50])

@@ -1,4 +1,4 @@
-"""Guides: the formulas the long way, timm's own attention, and what must hold for any guide, image and tower."""
+"""Guides: the formulas recomputed step by step, timm's own attention, and what must hold for any guide and tower."""
 
 from __future__ import annotations
 
@@ -467,7 +467,7 @@ def test_bad_options(name: str, options: dict[str, Any], message: str) -> None:
         GUIDES[name](_seen(tiny.backbone("vit")), **options)
 
 
-def test_bad_names_and_bad_sight() -> None:
+def test_bad_names_and_inputs() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown guide 'spectrum'\. Did you mean 'spectral'"):
         check_guide("spectrum", {})
     with pytest.raises(OptionError, match="must be a name, such as 'spectral', got None"):

@@ -1,4 +1,4 @@
-"""The trained head: what it is at its start, that it changes nothing else, on disk, and the method that reads it."""
+"""The trained head: its initial values, that it changes nothing else, its files, and the method that uses it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_model_in_bfloat16_starts_a_head_and_takes_its_float32_head(family: st
             torch.testing.assert_close(eclip_map(backbone, head, pixels, text), wanted, rtol=0, atol=0.02)
 
 
-def test_a_curved_projection_starts_at_random_alone() -> None:
+def test_a_head_for_a_nonlinear_projection_starts_at_random_alone() -> None:
     vision = {"image_size": 96, "timm_model_name": "test_efficientnet", "timm_pool": "abs_attn", "timm_proj": "mlp"}
     model = tiny._clip(vision).eval()
     backbone = eclip.wrap(model, tokenizer=tiny._tokenizer(), mean=tiny.MEAN, std=tiny.STD, name="mlp")
@@ -121,7 +121,7 @@ def test_the_start_is_checked_and_leaves_the_users_random_state(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("source", STARTS)
-def test_the_curved_path_and_the_projection_of_texts_start_at_no_difference(source: str) -> None:
+def test_the_nonlinear_path_and_the_projection_of_texts_change_nothing_at_the_start(source: str) -> None:
     backbone = tiny.backbone("vit")
     pixels, text = tiny.pixels(backbone), tiny.texts(backbone)
     plain = eclip_map(backbone, EclipHead.start(backbone, source), pixels, text)

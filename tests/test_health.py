@@ -1,4 +1,4 @@
-"""The health of maps: what each number says of maps made by hand, of every kind of tower, and of real images."""
+"""The health of maps: each number for maps made by hand, for every kind of tower, and for real images."""
 
 from __future__ import annotations
 

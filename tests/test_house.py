@@ -1,4 +1,4 @@
-"""The floor plan, the public names, and the documents that must agree with the code."""
+"""The layers of packages, the public names, and the documents that must agree with the code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LAYERS = (
     {"cli"},
     {"__main__"},
 )
-"""Packages, and modules at the root, from the ground up. What one imports of another lies below it: no exceptions."""
+"""Packages, and modules at the root. Each imports only from layers before its own, without exceptions."""
 
 FILES = [path for path in sorted(SOURCE.rglob("*.py")) if path != SOURCE / "__init__.py"]
 
@@ -130,7 +130,7 @@ def test_public_names_exist_and_no_module_hides_them() -> None:
 
 
 def test_what_recipes_and_benchmarks_import_of_us_is_there() -> None:
-    """They are not run by tests; a name that moved is seen here."""
+    """Tests do not run them, so names that moved are found here."""
     root, count = Path(__file__).parents[1], 0
     for path in (*root.glob("recipes/*/*.py"), *root.glob("benchmarks/*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -214,7 +214,7 @@ def test_protocol_table_is_protocols() -> None:
 
 
 def _texts_without_encoding(tree: ast.Module) -> list[str]:
-    """Calls that read or write text and leave its encoding to the machine."""
+    """Calls that read or write text without stating its encoding."""
     found = []
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or any(one.arg == "encoding" for one in node.keywords):

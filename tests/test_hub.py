@@ -1,4 +1,4 @@
-"""Every path that fetches, against a small hub on loopback: cut, refused, damaged, full, offline, two at once."""
+"""All downloads, against a small Hub on loopback: cut off, refused, damaged, no space, offline, two at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of transformers in the same record: features, blocks, texts, the map of every method, and nothing changed."""
+"""Models of transformers: features, blocks, texts, the map of every method, and the model unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images of every kind come out upright, RGB and with the right values; broken ones with one sentence."""
+"""Images of every kind come out upright, RGB and with the right values; broken ones raise an error of one sentence."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_palette_transparency_is_laid_on_white(tmp_path: Path) -> None:
     assert _pixel(tmp_path / "palette.png", 1) == (0, 0, 255)
 
 
-def test_first_frame_of_an_animated_file_but_the_current_one_of_an_open_picture(tmp_path: Path) -> None:
+def test_first_frame_of_an_animated_file_but_the_current_one_of_an_open_image(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     assert _pixel(tmp_path / "moving.gif") == (255, 0, 0)
@@ -151,7 +151,7 @@ def test_values_that_resizing_pushed_out_are_clipped() -> None:
     assert np.array_equal(np.asarray(open_image(edge))[..., 0], (edge[0].clamp(0, 1) * 255).round().byte().numpy())
 
 
-def test_deep_pictures_out_of_range_are_not_shown_black() -> None:
+def test_deep_images_out_of_range_are_not_shown_black() -> None:
     hair = Image.fromarray(np.array([[0, 0.5, 1.0000001]], np.float32))
     assert [_pixel(hair, x)[0] for x in range(3)] == [0, 128, 255]
     bright = Image.fromarray(np.array([[0, 128, 260]], np.int32))  # 0 to 255 after bicubic resizing
@@ -165,7 +165,7 @@ def test_deep_pictures_out_of_range_are_not_shown_black() -> None:
             open_image(Image.fromarray(values.astype(dtype)))
 
 
-def test_float_pictures_with_nan_are_refused() -> None:
+def test_float_images_with_nan_are_refused() -> None:
     with pytest.raises(ImageError, match="NaN"):
         open_image(Image.fromarray(np.full((2, 2), np.nan, np.float32)))
 
@@ -180,7 +180,7 @@ def test_tensors_are_read_with_channels_first() -> None:
     assert tensor.size == (3, 5) and np.array_equal(np.asarray(tensor), pixels.transpose(1, 2, 0))
 
 
-def test_tensors_of_every_type_give_the_same_picture() -> None:
+def test_tensors_of_every_type_give_the_same_image() -> None:
     whole = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 5, 6), dtype=np.uint8))
     expected = np.asarray(open_image(whole))
     assert np.array_equal(expected, whole.permute(1, 2, 0).numpy())
@@ -270,7 +270,7 @@ def test_bytes_are_read_as_files_are(tmp_path: Path, images: Path) -> None:
         assert str(raised.value).startswith(f"tar/{name} ")
 
 
-def test_a_truncated_picture_in_hand_is_refused(tmp_path: Path) -> None:
+def test_an_open_image_that_is_truncated_is_refused(tmp_path: Path) -> None:
     broken_files(tmp_path)
     with Image.open(tmp_path / "cut.jpg") as picture, pytest.raises(ImageError, match="the image is damaged"):
         open_image(picture)

@@ -1,4 +1,4 @@
-"""Images and texts by number or by name, everywhere; what is meant by neither is told in one sentence."""
+"""Images and texts by number or by name, everywhere; anything else raises an error of one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One step of training by hand: the contrast, its parts, the factor from cosine to logit; rates and configurations."""
+"""A training step by hand: the contrastive loss, its parts, the logit scale; learning rates and configurations."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_pair_that_has_nothing_against_it_has_no_loss_and_no_slope() -> None:
     assert float(contrast(logits.detach(), all_good, torch.ones(3, 3, dtype=torch.bool))) == 0
 
 
-def test_images_are_not_held_against_texts_whose_word_is_their_own() -> None:
+def test_images_are_not_contrasted_with_texts_whose_word_is_their_own() -> None:
     batch, one = worded(whole_batch()), learner(form="similarity_smooth")
     pairs = range(8)
     own = [{int(word) for word in batch.false_negatives[image].nonzero()} for image in pairs]

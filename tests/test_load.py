@@ -1,4 +1,4 @@
-"""Models by name: what loads, what is refused, and with which words."""
+"""Models by name: what loads, what is refused, and with which message."""
 
 from __future__ import annotations
 
@@ -279,7 +279,7 @@ def test_a_checkpoint_goes_with_an_architecture_alone(tiny_folder: Path, tiny_na
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The hub as it looks without network, and what was asked of it."""
+    """The Hub as it looks without network, and the requests to it."""
     asked: list[str] = []
 
     def refuse(url: str, **_: Any) -> None:

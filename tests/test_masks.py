@@ -1,4 +1,4 @@
-"""Images with pixel masks, read from miniature packs that each test may break; the real packs where they are."""
+"""Images with pixel masks, read from miniature packs that each test may break; and the real packs, if present."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda pack: (pack / "images" / "c.jpg").unlink(),
         "c.jpg: no such file; it should be the image of 'c', whose mask is .*c.png",
     ),
-    "two photos": (lambda pack: (pack / "images" / "c.png").touch(), "c.jpg and c.png, whose names are the same"),
+    "two images": (lambda pack: (pack / "images" / "c.png").touch(), "c.jpg and c.png, whose names are the same"),
     "no mask": (lambda pack: (pack / "masks" / "c.png").unlink(), "c.png: no such file; it should be the mask of 'c'"),
     "index without names": (lambda pack: (pack / "index.tsv").write_text("image\na\n"), "no column name; it has image"),
     "index ragged": (

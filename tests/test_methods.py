@@ -431,7 +431,7 @@ def test_options_may_be_numbers_of_numpy() -> None:
 def test_what_surrounds_a_call_changes_nothing(name: str, family: str) -> None:
     """Inference mode and autocast of the caller, and training mode with dropout inside the model."""
     if family in tiny.GAPS.get(name, ()):
-        pytest.skip("no meaning there")
+        pytest.skip("not applicable")
     backbone = tiny.backbone(family)
     part = backbone.model.visual.trunk if family == "siglip" else backbone.model.visual
     for module in part.modules():

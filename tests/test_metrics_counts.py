@@ -1,4 +1,4 @@
-"""Confusion, ranking, rank correlation and the bound of the grid: what the list of cases does not ask."""
+"""Confusion, ranking, rank correlation and the bound of the grid: what the list of cases does not cover."""
 
 from __future__ import annotations
 

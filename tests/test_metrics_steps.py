@@ -18,7 +18,7 @@ BLACK, WHITE = torch.tensor([-2.0, -1.0, 0.0]), torch.tensor([2.0, 1.0, 0.5])
 
 
 def mean_of_patch(pixels: torch.Tensor) -> torch.Tensor:
-    """A model that looks at the upper left 2 x 2 of its picture and at nothing else."""
+    """A model that looks only at the upper left 2 x 2 pixels of the image."""
     return pixels[:, :, :2, :2].mean((1, 2, 3))
 
 

@@ -1,4 +1,4 @@
-"""The model in the package: it loads like any other, knows what it claims, and its maps lie where the things are."""
+"""The model in the package: it loads like any other, recognizes the examples, and its maps lie on their objects."""
 
 from __future__ import annotations
 

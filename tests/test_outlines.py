@@ -1,4 +1,4 @@
-"""COCO's annotations as people write them: names of any script, areas that lie, outlines that cannot be painted."""
+"""Unusual COCO annotations: names in any script, wrong areas, outlines that cannot be painted."""
 
 from __future__ import annotations
 

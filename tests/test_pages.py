@@ -1,4 +1,4 @@
-"""Templates of pages: nothing of a user's is ever markup, every name has a value, every file is used."""
+"""Templates of pages: no input of a user becomes markup, every name has a value, every file is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The colors of classes, found again, and seen with other eyes."""
+"""The colors of classes: recomputed, and as red-blind and green-blind people see them."""
 
 from __future__ import annotations
 

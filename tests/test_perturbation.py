@@ -58,7 +58,7 @@ def test_rise_masks_are_soft_cells_shifted_at_random() -> None:
     masks = _masks(400, (30, 50), 5, 0.3, torch.Generator().manual_seed(0))
     assert masks.shape == (400, 30, 50)
     assert 0 <= masks.min() < 0.01 < 0.99 < masks.max() < 1 + 1e-6
-    assert abs(masks.mean() - 0.3) < 0.02, "the share that lets the photo through"
+    assert abs(masks.mean() - 0.3) < 0.02, "the share that lets the image through"
     assert ((masks > 0.01) & (masks < 0.99)).float().mean() > 0.3, "enlarged bilinearly, not in steps"
     assert (masks.mean(dim=0) - 0.3).abs().max() < 0.12, "no place is favored"
 

@@ -1,4 +1,4 @@
-"""Rules of evaluation: what they may be, what is ours, and that each of them reaches the maps."""
+"""Rules of evaluation: their ranges, the built-in protocols, and that every rule has an effect on the maps."""
 
 from __future__ import annotations
 

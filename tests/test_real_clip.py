@@ -1,4 +1,4 @@
-"""Published outputs of real CLIP models against what we make of them, and of the real weights where they are."""
+"""Published outputs of real CLIP models against ours; with the real weights, if they are cached."""
 
 from __future__ import annotations
 

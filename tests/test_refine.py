@@ -309,7 +309,7 @@ def test_an_edge_in_the_image_holds_a_map_back(name: str) -> None:
     row = REFINEMENTS[name](maps, encoding, **options)[0, 0].mean(0)
     plain = heatmap.resize(maps, (32, 32))[0, 0].mean(0)
     at_edge = float(row[19] - row[20])
-    assert at_edge > 3 * float(plain[19] - plain[20]), "the step of the map has moved to that of the photo"
+    assert at_edge > 3 * float(plain[19] - plain[20]), "the step of the map has moved to that of the image"
     assert at_edge > 0.3 * float(row.max() - row.min())
     assert max(float((row[:-1] - row[1:])[column]) for column in range(31) if column != 19) < at_edge
 
@@ -664,7 +664,7 @@ def test_ranges_are_checked_before_anything_runs(
         eclip.compare(image, "a dog", models=backbone, **settings)
 
 
-def test_a_refinement_without_meaning_is_no_gap_of_the_method(images: Path) -> None:
+def test_a_refinement_that_is_not_applicable_is_an_error_and_not_that_of_a_method(images: Path) -> None:
     settings: dict[str, Any] = {"refine": "lposs", "refine_options": {"features": "trunk"}}
     vit, not_applicable = _backbone("vit"), dict[str, str]()
     with pytest.raises(NotApplicableError, match=r"'lposs' is not applicable to vit, .*: it has no CNN trunk"):

@@ -303,7 +303,7 @@ def test_grid_versus_is_blue_for_the_other_text_and_says_so():
     assert ImageChops.difference(picture, grid(rows, versus="a cat")).getbbox() is not None
 
 
-def test_grid_spans_a_gap_over_the_row_with_its_reason():
+def test_grid_shows_over_the_row_why_a_method_is_not_applicable():
     rows = row([[[0, 1]], [[1, 0]]]), Row("rollout", "similarity", gap="it has no depth")
     picture = grid(section(*rows))
     top = TOP + 8 + 147 + 8

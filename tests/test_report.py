@@ -332,7 +332,7 @@ def test_a_notebook_shows_the_table(found: Evaluation) -> None:
 
 
 def result(numbers: dict[str, tuple[float, float, float]], flipped: float = 0.0) -> dict[str, Any]:
-    """Results of methods, and of controls, whose names are in capitals."""
+    """Results of methods, and of baselines, whose names are in capitals."""
     rows = []
     for name, (value, low, high) in numbers.items():
         ends = {
@@ -351,7 +351,7 @@ def test_plain_words_follow_the_intervals_by_hand() -> None:
     assert said == {"★": ["a"], "▲": ["a"], "≈": ["b"], "▼": ["c"], "⇅": ["c (30.0 against 20.0)"]}
     tighter = result(numbers | controls | {"ONES": (0.2, 0.1, 0.46)})
     marks = [(mark, names) for mark, names, _ in verdicts(tighter, labels(tighter), ranked(tighter))]
-    assert ("▲", []) in marks and ("≈", ["a", "b"]) in marks, "an interval reaches into that of a control"
+    assert ("▲", []) in marks and ("≈", ["a", "b"]) in marks, "an interval overlaps that of a baseline"
 
 
 def test_lines_and_points_lie_where_their_numbers_are() -> None:

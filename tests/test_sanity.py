@@ -61,7 +61,7 @@ def test_sizes_do_not_cancel_and_flat_maps_are_left_out(tmp_path: Path, monkeypa
         "other_class": pytest.approx(1 / 3, abs=1e-6),
         "random_weights": pytest.approx(1 / 3, abs=1e-6),
     }
-    assert row["pairs"] == 4 and row["flat"] == 2, "the dog of one photo, one text of nonsense of another"
+    assert row["pairs"] == 4 and row["flat"] == 2, "the dog of one image, one text of nonsense of another"
     said = {mark: names for mark, names, _ in verdicts(found.results, labels(found.results), ranked(found.results))}
     assert said["≈"] == ["itsm (2 of 4 pairs)"] and "itsm" in said["▼"]
 

@@ -1,4 +1,4 @@
-"""What users write from memory: it works, or one sentence says what to write."""
+"""What users type from memory: it works, or a message of one sentence says what to type."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_fast_methods_compared_are_those_of_one_forward_pass(tiny_name: str, ima
     found: Comparison = eclip.compare(images / "a.png", "a dog", models=tiny_name, methods="fast", versus="a cat")
     assert [name for _, name in found.pairs] == FAST
     unable = {name for name in FAST if METHODS[name].versus is None}
-    assert unable <= {name for _, name in found.not_applicable}, "told as gaps, as those of all are"
+    assert unable <= {name for _, name in found.not_applicable}, "listed as not applicable, as with all"
     done = run("compare", images / "a.png", "-t", "a dog", "--methods", "fast", "--models", tiny_name, "-o", tmp_path)
     assert done.exit_code == 0, done.output
     manifest = json.loads((tmp_path / "manifest.json").read_text())

@@ -1,4 +1,4 @@
-"""Every kind of text tower, rerun block by block in the open, gives the model's own text features."""
+"""Every kind of text tower, rerun block by block, gives the model's own text features."""
 
 from __future__ import annotations
 

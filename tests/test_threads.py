@@ -1,4 +1,4 @@
-"""Several threads over one model, and over models that share parts: each map is the one that one thread makes."""
+"""Several threads share a model, or models that share parts: each map equals that of a single thread."""
 
 from __future__ import annotations
 

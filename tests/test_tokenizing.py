@@ -1,4 +1,4 @@
-"""Tokenizers as people give them: functions that pad as they like, answers of all kinds, and those that cannot be."""
+"""Tokenizers as users pass them: functions with any padding, return values of all kinds, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole runs of training on images of colored shapes: they learn, stop, go on, and say what went wrong."""
+"""Whole runs of training on images of colored shapes: they learn, stop, resume, and report errors."""
 
 from __future__ import annotations
 
@@ -567,7 +567,7 @@ def test_on_words_parts_and_streamed_batches_train_the_same_head(form: str, word
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_a_image_is_not_held_against_the_words_of_the_pair_whose_text_it_gets(
+def test_an_image_is_not_contrasted_with_the_words_of_the_pair_whose_text_it_gets(
     shuffle: bool, worded: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts, own = [], Learner.step

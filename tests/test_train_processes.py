@@ -1,4 +1,4 @@
-"""Training in processes of its own: two under torchrun are one, close in order, and one that is killed goes on."""
+"""Training in separate processes: two under torchrun equal one and close in order; a killed run resumes."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_two_processes_train_as_one(config: TrainConfig, tmp_path: Path) -> None
     words = replace(config, out=str(tmp_path / "words"), accum_freq=2, **worded)
     train(words)
     assert len(losses(words.out)) == 12 and losses(words.out)[-1] > 0.1
-    assert len(losses(config.out)) == 4 and len(losses(streamed.out)) == 6, "the bad photo is known before, or not"
+    assert len(losses(config.out)) == 4 and len(losses(streamed.out)) == 6, "the bad image is known before, or not"
     pairs = {"cached": config.out, "stopped": config.out, "streamed": streamed.out, "worded": words.out}
     for out, alone in pairs.items():
         folder = str(tmp_path / out)

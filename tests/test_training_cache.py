@@ -1,4 +1,4 @@
-"""What training reads of each pair: kept on disk once, found again by its key, in bounded memory."""
+"""What training needs of each pair: stored on disk once, found again by its key, in bounded memory."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ class Counted(Pair):
         return image
 
 
-def test_a_image_that_broke_before_another_guide_looked_is_not_used(
+def test_an_image_that_broke_before_another_guide_looked_is_not_used(
     backbone: Backbone, pairs: list[Pair], tmp_path: Path
 ) -> None:
     copy = shutil.copy(pairs[5].place.file, tmp_path / "image.png")

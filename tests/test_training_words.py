@@ -1,4 +1,4 @@
-"""Captions as prompts for the words they mention, and which words an image is not to be held against."""
+"""Captions as prompts for the words they mention, and which words are not negatives of an image."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def near_of(aside: FalseNegatives, owner: int) -> set[str]:
 
 
 @pytest.mark.parametrize("near", [-0.9, 0.0, 0.5, 0.93, 0.99])
-def test_kin_are_a_images_own_words_and_those_near_them(near: float) -> None:
+def test_false_negatives_are_an_images_own_words_and_those_near_them(near: float) -> None:
     aside = FalseNegatives(TEXTS, read, near)
     for owner in (0, 1, 3, 4):
         assert near_of(aside, owner) == {
@@ -141,14 +141,14 @@ def test_kin_are_a_images_own_words_and_those_near_them(near: float) -> None:
         }
 
 
-def test_parts_of_a_term_are_kin_of_its_image_alone() -> None:
+def test_parts_of_a_term_are_false_negatives_of_its_image_alone() -> None:
     prompts = [(f"a photo of a {word}",) for word in ("hot dog", "dog", "cat", "dogma")]
     aside = FalseNegatives(prompts, lambda texts: torch.eye(len(texts)), 0.5)
     own = [{word.removeprefix("a photo of a ") for word in near_of(aside, owner)} for owner in range(4)]
     assert own == [{"hot dog", "dog"}, {"dog"}, {"cat"}, {"dogma"}]
 
 
-def test_how_near_decides_who_is_kin() -> None:
+def test_near_decides_which_words_are_false_negatives() -> None:
     assert near_of(FalseNegatives(TEXTS, read, 0.5), 0) == {"dog", "puppy"}
     assert near_of(FalseNegatives(TEXTS, read, 0.5), 1) == {"cat", "car", "bus"}
     for owner in (0, 1, 3, 4):

@@ -1,4 +1,4 @@
-"""Words of a score: which tokens are which words, and what each method says, recomputed another way."""
+"""Relevance of words: which tokens belong to which word, and each method, recomputed another way."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_gradeclip_is_the_slope_of_the_score_along_each_value(backbone: Backbone
         torch.testing.assert_close(ours[:, text, token].double(), slope.detach(), rtol=1e-4, atol=1e-7)
 
 
-def test_gradeclip_adds_blocks_up_and_weighs_by_likeness(backbone: Backbone, image: torch.Tensor) -> None:
+def test_gradeclip_adds_blocks_up_and_weighs_by_similarity(backbone: Backbone, image: torch.Tensor) -> None:
     reading, method = read(backbone, TEXTS), WORD_METHODS["gradeclip"]
     plain, weighed = method(reading, image, depth=1, loosened="none"), method(reading, image, depth=1)
     factor = (weighed / plain)[0]

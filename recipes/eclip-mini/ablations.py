@@ -73,7 +73,7 @@ GROUPS: dict[str, dict[str, dict[str, Any] | str]] = {
         "value path, linear": {},
         "random start": {"init": "random"},
         "with a text projection": {"text": True},
-        "with a curved path of 256": {"hidden": 256},
+        "with a nonlinear path of width 256": {"hidden": 256},
         "output tokens (ITSM's start)": {"source": "output"},
     },
     "pairs": {
@@ -115,7 +115,7 @@ class Scored:
             return self.score(lambda rows: self._laid(cosine(head(rows), text)))
 
     def of_guide(self, backbone: Backbone, guide: str) -> tuple[float, float]:
-        """Scores of a guide alone, one map for all texts."""
+        """Scores of a guide alone, with one map for all texts."""
 
         def maps(rows: torch.Tensor) -> torch.Tensor:
             return guided(backbone, rows, guide)[:, None].expand(-1, len(self.text), -1, -1)
@@ -202,7 +202,7 @@ def main() -> None:
     sets: dict[str, dict[str, Scored]] = {}
     for group in [args.only] if args.only else GROUPS:
         for label, given in GROUPS[group].items():
-            alike = isinstance(given, str) and given != "random"  # the same whatever the seed
+            alike = isinstance(given, str) and given != "random"  # the seed changes nothing
             for seed in range(1 if alike else args.seeds):
                 if any((line["given"], line["seed"]) == (given, seed) for line in lines):
                     continue  # also if another table has the same run

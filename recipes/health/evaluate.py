@@ -87,7 +87,7 @@ def presence(backbone: eclip.Backbone, masks: MaskSet) -> None:
             f"warned of {missed.mean():.1%} of {there.sum()} present, {caught.mean():.1%} of those with no pixel"
         )
         others = (roc_auc_score(there.ravel(), one.numpy().ravel()) for one in (scores, less))
-        print("    pooled, of the bare cosine {:.3f}; the image mean taken away first {:.3f}".format(*others))
+        print("    pooled, of the plain cosine {:.3f}; with the image mean subtracted {:.3f}".format(*others))
 
 
 def maps(pack: str, every: int, backbone: eclip.Backbone, masks: MaskSet) -> None:
@@ -108,7 +108,7 @@ def maps(pack: str, every: int, backbone: eclip.Backbone, masks: MaskSet) -> Non
                 words[name].update([masks.classes[number]] * bool(health.polarity[0, column] < LEAST_POLARITY))
     print(f"\nmaps, {pack}, every {every}th image, {len(found['itsm'])} pairs")
     print(
-        "method      mSC  inverted | warned: all  upright  inverted  flipped | sensitivity  warned | artefacts"
+        "method      mSC  inverted | warned: all  upright  inverted  flipped | sensitivity  warned | artifacts"
         "  implanted"
     )
     for name, rows in found.items():

@@ -54,7 +54,7 @@ def flickr8k(backbone: eclip.Backbone, data: Path) -> dict[str, float]:
     """Text-to-image recall: how often the caption's image is among the top 1 and top 10 of 1,000."""
     image, captions = image_features(backbone, data / "flickr8k", "test")
     text = eclip.encode_texts(backbone, [caption for own in captions for caption in own], templates="none")
-    owner = torch.tensor([picture for picture, own in enumerate(captions) for _ in own])
+    owner = torch.tensor([number for number, own in enumerate(captions) for _ in own])
     score = text @ image.T
     rank = (score > score.gather(1, owner[:, None])).sum(1)
     return {f"recall at {k}": 100 * (rank < k).float().mean().item() for k in (1, 10)}
@@ -134,7 +134,7 @@ def main() -> None:
     backbone = eclip.load(args.model)
     methods = tuple(args.methods.split(","))
     check_methods(methods)
-    provenance = (methods, given_refinements(args.refine))
+    settings = (methods, given_refinements(args.refine))
 
     def masks(where: dict[str, str] | None = None) -> MaskSet:
         folder = args.data / "voc2012seg"
@@ -145,10 +145,10 @@ def main() -> None:
         "flickr8k": {"flickr8k test": lambda: flickr8k(backbone, args.data)},
         "caltech101": {"caltech101 test": lambda: caltech101(backbone, args.data)},
         "voc": {
-            'voc2012seg, "a photo of a X"': lambda: voc(backbone, masks(), "a photo of a {}", *provenance),
-            'voc2012seg, "a photo of a X."': lambda: voc(backbone, masks(), "a photo of a {}.", *provenance),
+            'voc2012seg, "a photo of a X"': lambda: voc(backbone, masks(), "a photo of a {}", *settings),
+            'voc2012seg, "a photo of a X."': lambda: voc(backbone, masks(), "a photo of a {}.", *settings),
             'voc2012seg, voc2012_val only, "a photo of a X"': lambda: voc(
-                backbone, masks(val), "a photo of a {}", *provenance
+                backbone, masks(val), "a photo of a {}", *settings
             ),
         },
     }

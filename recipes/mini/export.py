@@ -31,7 +31,7 @@ def settle_values(pool: AttentionPool2d, tokens: Tensor, sharpness: float, evenn
     For each head, v -> g (v - m + c) with the output projection and its bias turned back is the same model, because
     attention rows sum to one. Methods that attend with v to v do see g, m and c. Without them a weak token looks at
     whichever token has the longest v. With m the mean and c the least-squares fit of -|v - m|^2 / 2 by a linear
-    function of v - m, the logit of token i for token j becomes nearly -|v_i - v_j|^2 / 2: likest first. `sharpness`
+    function of v - m, the logit of token i for token j becomes nearly -|v_i - v_j|^2 / 2: nearest first. `sharpness`
     sets g, `evenness` multiplies c.
     """
     heads, width = pool.num_heads, pool.head_dim

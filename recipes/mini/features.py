@@ -4,7 +4,7 @@
 
 Expect: WORK/320/<pack>-<split>/ with `tokens.npy` (image, row * col, 1280; stride 32; half precision) and `texts.json`
 (the texts of each image). An interrupted run resumes where it stopped. The last line, the trunk's own ImageNet top-1 on
-`imagenet1k-one-each` (74.5 % at 320 px), proves that the weights landed in the right places.
+`imagenet1k-one-each` (74.5 % at 320 px), shows that the weights were assigned correctly.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SPLITS = {
     "caltech101": ["train", "val", "test"],
     "coco-captions": ["train", "val", "test"],
     "flickr8k": ["train", "val", "test"],
-    "voc2012seg": ["all"],  # evaluation only, see train.py: its features are never read there
+    "voc2012seg": ["all"],  # evaluation only: no training script reads it
 }
 
 

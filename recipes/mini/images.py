@@ -127,7 +127,7 @@ def image_losses(
         text: features of the names.
         index: captioned images.
         drop: share of channels set to zero.
-        floor: weight of tokens that the trunk's classifier knows nothing about; sure ones have weight one.
+        floor: weight of tokens about which the trunk's classifier is uncertain; added to its largest probability.
         fine: single tokens are compared in ImageNet's names rather than in general words.
 
     Returns:
@@ -158,8 +158,8 @@ def image_losses(
     loss_token = (loss_token * weight).sum() / weight.sum()
 
     part = x[:, torch.randperm(x.shape[1])[: x.shape[1] // 2]]
-    likeness = F.normalize(pool.value(part), dim=-1) @ text.mentioned.T  # image token name
-    peak = (10 * likeness).logsumexp(1) / 10 - math.log(part.shape[1]) / 10
+    similarity = F.normalize(pool.value(part), dim=-1) @ text.mentioned.T  # image token name
+    peak = (10 * similarity).logsumexp(1) / 10 - math.log(part.shape[1]) / 10
     logit = model.mention_scale.exp() * peak + model.mention_bias
     loss_mention = F.binary_cross_entropy_with_logits(logit, images.is_mentioned[index]) * len(MENTIONED) / 10
     return feature, {"name": loss_name, "token": loss_token, "mention": loss_mention}

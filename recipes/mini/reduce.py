@@ -3,7 +3,7 @@
     python recipes/mini/reduce.py --work WORK --size 320
 
 Expect: the share of variance kept (74 %), WORK/320/basis.pt and `reduced.npy` beside every `tokens.npy`. The pool
-trained on reduced tokens is converted exactly to one on 1,280 channels (`train.Pool.full`), so none of this ships.
+trained on reduced tokens is converted exactly to one on 1,280 channels (`model.Pool.full`), so none of this ships.
 """
 
 from __future__ import annotations

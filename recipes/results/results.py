@@ -21,7 +21,7 @@ from eclip.methods import METHODS
 FAST = [name for name, method in METHODS.items() if method.kind != "perturbation"]
 SLOW = [name for name, method in METHODS.items() if method.kind == "perturbation"]
 PACKS = {"voc2012seg": 50, "coco80seg": 40, "davis2016val": 15, "camvid": 17}
-"""Packs, with N for every N-th image, on which methods with many passes run."""
+"""Packs; methods with many passes run on every N-th image."""
 COLUMNS = {
     "msc": "mSC",
     "miou": "mIoU",

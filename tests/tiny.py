@@ -106,6 +106,16 @@ def _fastvit() -> nn.Module:
     return model
 
 
+PE = {
+    "attn_type": "rope",
+    "use_pre_transformer_norm": True,
+    "ref_feat_shape": (4, 4),
+    "rope_grid_offset": 1.0,
+    "rope_grid_indexing": "xy",
+    "attn_pool_num_heads": 4,
+    "attn_pool_mlp_ratio": 2.0,
+}
+"""As PE-Core."""
 EVA02 = {
     "global_pool": "token",
     "use_rot_pos_emb": True,
@@ -132,6 +142,7 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "timm vit, average pool": _trunk(_behind_convolutions),
     "eva": _trunk(Eva, global_pool="token", init_values=0.5),
     "eva02": _trunk(Eva, **EVA02),
+    "eva with map head": _trunk(Eva, global_pool="map", use_rot_pos_emb=True, **PE),
     "eva, norms behind": _trunk(Eva, global_pool="token", use_post_norm=True),
 }
 

@@ -94,7 +94,6 @@ def full_name(name: str, checkpoint: str | Path | None = None) -> str:
 CNN = "timm CNN that averages its feature map"
 """The family of towers without any attention block that `eclip` reads."""
 REASONS = {
-    "vit_pe_": "rotary positions with a MAP head",
     "swin": "attention only within windows",
     "vit_relpos": "relative positions in attention",
 }
@@ -119,6 +118,8 @@ def tower_of(config: dict[str, Any]) -> tuple[str | None, str]:
     for start, reason in REASONS.items():
         if name.startswith(start):
             return None, reason
+    if pool == "map" and name.startswith("vit_pe_"):
+        return "EVA with MAP head", ""
     if pool == "map" and name.startswith("vit_"):
         return "timm ViT with MAP head", ""
     if pool in ("token", "avg", "", None) and name.startswith(("vit_", "vitamin_")):

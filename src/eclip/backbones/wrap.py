@@ -28,7 +28,7 @@ from eclip.backbones.openai import converted, is_openai
 from eclip.backbones.preprocess import Color, settled
 from eclip.backbones.timm_cnn import CNNS, timm_cnn
 from eclip.backbones.timm_towers import timm_map, timm_pool
-from eclip.backbones.timm_vit import timm_vit
+from eclip.backbones.timm_vit import eva_map, timm_vit
 from eclip.backbones.tokenizing import NoTokenizer, Reader
 from eclip.backbones.unwrapped import check_accessible, unwrapped, with_ordinary_weights
 from eclip.errors import FAMILIES, ModelError, OptionError, UnsupportedTowerError, unsupported
@@ -153,6 +153,8 @@ def _tower(visual: nn.Module) -> dict[str, Any]:
             return timm_pool(visual, pool)
         if isinstance(visual.trunk, TimmViT) and isinstance(visual.trunk.attn_pool, AttentionPoolLatent):
             return timm_map(visual)
+        if isinstance(visual.trunk, Eva) and isinstance(visual.trunk.attn_pool, AttentionPoolLatent):
+            return eva_map(visual)
         if isinstance(visual.trunk, TimmViT | Eva):
             return timm_vit(visual)
         if isinstance(visual.trunk, CNNS):

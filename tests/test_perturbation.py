@@ -268,10 +268,11 @@ def test_terms_add_up_to_the_feature_and_to_the_map(family: str) -> None:
     found = terms(encoding)
     total = found.attention.sum(dim=(1, 2, 3)) + found.rest.sum(dim=1)
     torch.testing.assert_close(total, normalize(encoding.feature, dim=-1), rtol=0, atol=1e-12)
-    deep = encoding.blocks[-1].residual and family != "siglip"
+    latent = encoding.backbone.latent
+    deep = encoding.blocks[-1].residual and latent is None
     layers = 7 if deep else 1
-    rest = {"siglip": 1}.get(family, 8 if deep else 0)
-    assert found.attention.shape[1:4] == (layers, encoding.tokens.shape[1], encoding.blocks[-1].heads)
+    rest = 8 if deep else 0 if latent is None else 1
+    assert found.attention.shape[1:4] == (layers, encoding.tokens.shape[1], (latent or encoding.blocks[-1]).heads)
     assert found.rest.shape[1] == rest, "the start and an MLP a block, as far as there are any"
     plain = METHODS["decompose"].function(encoding, text, centered=False)
     by_patch = found.attention.sum(dim=(1, 3))[:, encoding.prefix :] @ text.T

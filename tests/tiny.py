@@ -12,6 +12,7 @@ import torch
 from open_clip.timm_model import TimmModel
 from timm.layers import HybridEmbed
 from timm.models.eva import Eva
+from timm.models.fastvit import FastVit
 from timm.models.vision_transformer import VisionTransformer
 from timm.models.vitamin import GeGluMlp
 from torch import nn
@@ -93,6 +94,28 @@ def _behind_convolutions(**shape: Any) -> nn.Module:
     )
 
 
+def _convnext() -> nn.Module:
+    return _clip({"image_size": 96, "timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "linear"})
+
+
+def _fastvit() -> nn.Module:
+    """As in MobileCLIP-S: convolutions, attention in the last stage, and timm's classifier as the projection."""
+    model = _clip({"image_size": 64, "timm_model_name": "test_convnext", "timm_pool": "avg", "timm_proj": None})
+    shape = {"layers": (1,) * 4, "embed_dims": (8, 16, 32, 64), "mlp_ratios": (2,) * 4, "num_classes": 24}
+    model.visual.trunk = FastVit(token_mixers=("repmixer", "repmixer", "repmixer", "attention"), **shape)
+    return model
+
+
+PE = {
+    "attn_type": "rope",
+    "use_pre_transformer_norm": True,
+    "ref_feat_shape": (4, 4),
+    "rope_grid_offset": 1.0,
+    "rope_grid_indexing": "xy",
+    "attn_pool_num_heads": 4,
+    "attn_pool_mlp_ratio": 2.0,
+}
+"""As PE-Core."""
 EVA02 = {
     "global_pool": "token",
     "use_rot_pos_emb": True,
@@ -119,10 +142,13 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "timm vit, average pool": _trunk(_behind_convolutions),
     "eva": _trunk(Eva, global_pool="token", init_values=0.5),
     "eva02": _trunk(Eva, **EVA02),
+    "eva with map head": _trunk(Eva, global_pool="map", use_rot_pos_emb=True, **PE),
     "eva, norms behind": _trunk(Eva, global_pool="token", use_post_norm=True),
 }
 
 
+CNNS: dict[str, Callable[[], nn.Module]] = {"convnext": _convnext, "fastvit": _fastvit}
+"""Towers without an attention block, to which few methods are applicable: see test_cnn.py."""
 AVERAGED = ("vit, average pool", "vit, norm after pool", "timm vit, average pool")
 POOLS = ("resnet", "timm abs_attn", "timm rot_attn")
 GAPS: dict[str, tuple[str, ...]] = {
@@ -140,7 +166,7 @@ FEW: dict[str, dict[str, Any]] = {"rise": {"mask_count": 12}, "gscorecam": {"cha
 def _model(family: str, seed: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        built = FAMILIES[family]()
+        built = (FAMILIES | CNNS)[family]()
         for weight in built.parameters():
             weight.data.add_(0.02 * torch.randn_like(weight))
         for module in built.modules():

@@ -161,8 +161,9 @@ FAMILIES = (
     "native ViTs (CLS or average pooling)",
     "CLIP ResNets",
     "timm trunks with attention pooling (abs_attn, rot_attn)",
+    "timm CNNs that average their feature map (ConvNeXt, MobileCLIP-S)",
     "timm ViTs with a MAP head (SigLIP), a class token, or the mean of the patches (MobileCLIP-B and -L, ViTamin)",
-    "EVA",
+    "EVA (with a class token, or with a MAP head: PE-Core)",
     "transformers' CLIPModel, MetaClip2Model, ChineseCLIPModel, AltCLIPModel, SiglipModel and Siglip2Model",
 )
 """Image towers that have an adapter."""

@@ -91,10 +91,9 @@ def full_name(name: str, checkpoint: str | Path | None = None) -> str:
     return f"{start if start == OPENAI[start] else OPENAI[start] + '-quickgelu'}{plus}{file}"
 
 
+CNN = "timm CNN that averages its feature map"
+"""The family of towers without any attention block that `eclip` reads."""
 REASONS = {
-    "vit_pe_": "rotary positions with a MAP head",
-    "fastvit": "a CNN that averages its feature map",
-    "convnext": "a CNN that averages its feature map",
     "swin": "attention only within windows",
     "vit_relpos": "relative positions in attention",
 }
@@ -114,9 +113,13 @@ def tower_of(config: dict[str, Any]) -> tuple[str | None, str]:
     name, pool = vision["timm_model_name"], vision.get("timm_pool")
     if pool in ("abs_attn", "rot_attn"):
         return "timm trunk with attention pool", ""
+    if name.startswith(("convnext_", "fastvit_")) and pool in ("avg", "", None):
+        return CNN, ""
     for start, reason in REASONS.items():
         if name.startswith(start):
             return None, reason
+    if pool == "map" and name.startswith("vit_pe_"):
+        return "EVA with MAP head", ""
     if pool == "map" and name.startswith("vit_"):
         return "timm ViT with MAP head", ""
     if pool in ("token", "avg", "", None) and name.startswith(("vit_", "vitamin_")):

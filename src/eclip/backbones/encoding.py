@@ -20,7 +20,7 @@ from eclip.backbones.choices import DEFAULT_POSITIONS, POSITIONS
 from eclip.backbones.eval_no_grad import eval_no_grad
 from eclip.backbones.preprocess import Grid
 from eclip.backbones.state import State, image_state
-from eclip.errors import KeepError, OptionError, ShapeError, StaleEncodingError
+from eclip.errors import KeepError, NotApplicableError, OptionError, ShapeError, StaleEncodingError
 from eclip.registry import one_of, whole
 
 
@@ -87,10 +87,15 @@ class Encoding:
         """The last `count` blocks with their inputs, fewer if the tower is shallower; None = all.
 
         Raises:
+            NotApplicableError: the tower, a CNN without attention pooling, has no block.
             KeepError: the encoding kept fewer.
             AlteredModelError: a block does not compute what its weights say.
         """
         depth = len(self.blocks)
+        if not depth and count != 0:
+            name, family = self.backbone.name, self.backbone.family
+            why = "it needs the attention of a block, and a CNN has none; gradcam, itsm and perturbation methods do not"
+            raise NotApplicableError(method, name, family, why)
         needed = depth if count is None else min(count, depth)
         if needed > len(self.inputs):
             raise KeepError(

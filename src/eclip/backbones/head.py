@@ -163,7 +163,8 @@ def head_rows(encoding: Encoding, source: str = "value") -> Float[Tensor, "image
         encoding: with the last block kept for "value".
         source: "value": each patch's value projection, without attention, as in MaskCLIP; for an attention pool, its
             input patches without positions. "output": the tokens of the last block, as in ITSM. Both after the final
-            norm, or after the one-token pass through a MAP head.
+            norm, or after the one-token pass through a MAP head. For a CNN without attention pooling, both are the
+            positions of its feature map.
 
     Raises:
         OptionError: an unknown source.
@@ -171,7 +172,7 @@ def head_rows(encoding: Encoding, source: str = "value") -> Float[Tensor, "image
     """
     one_of(source, "source", SOURCES)
     backbone, prefix = encoding.backbone, encoding.prefix
-    if source == "output":
+    if source == "output" or not encoding.blocks:
         return _normed(backbone, encoding.tokens[:, prefix:])
     [(block, x)] = encoding.tail(1, "eclip")
     patches = x[:, prefix:]
@@ -266,12 +267,12 @@ def _last_step(
     backbone: Backbone, source: str, rows: Float[Tensor, "image patch channel"]
 ) -> tuple[Float[Tensor, "feature channel"], Float[Tensor, " feature"]]:
     """The model's own mapping from such rows to features, as weight and bias, in float32."""
-    block = backbone.blocks[-1]
+    blocks = backbone.blocks
 
     def values(rows: Tensor) -> Tensor:
-        return backbone.project(block.out(block.value(rows)))
+        return backbone.project(blocks[-1].out(blocks[-1].value(rows)))
 
-    step = values if source == "value" and _is_pool(block) else backbone.to_feature
+    step = values if source == "value" and blocks and _is_pool(blocks[-1]) else backbone.to_feature
     with eval_no_grad(backbone.model):
         bias = step(torch.zeros_like(rows[:, :1]))[0, 0]
         # 256, so that a bias takes few digits of the weights in bfloat16

@@ -93,9 +93,9 @@ def rotated(z: Tensor, rope: Tensor, prefix: int, half: bool) -> Tensor:
 
 def timm_map(visual: TimmModel) -> dict[str, Any]:
     """A timm ViT without class token under a multi-head attention pool with one latent query."""
-    trunk, head = visual.trunk, visual.trunk.attn_pool
-    if trunk.num_prefix_tokens or trunk.pos_embed is None or head.pos_embed is not None or head.latent_len != 1:
-        raise unsupported("a timm ViT with a MAP head and class tokens, rotary positions or several latents")
+    trunk = visual.trunk
+    if trunk.num_prefix_tokens or trunk.pos_embed is None:
+        raise unsupported("a timm ViT with a MAP head and class tokens or rotary positions")
     patch = trunk.patch_embed.patch_size
     if patch[0] != patch[1]:
         raise unsupported(f"a ViT with patches of {patch[0]} x {patch[1]} pixels, not square")
@@ -107,6 +107,23 @@ def timm_map(visual: TimmModel) -> dict[str, Any]:
         table = resize_positions(trunk.pos_embed[0], native, grid, positions)
         return trunk.norm_pre(patches + table.to(patches.dtype)), None
 
+    return {
+        "family": "timm ViT with MAP head",
+        "native": native,
+        "patch_size": int(patch[0]),
+        "prefix": 0,
+        "embed": embed,
+        "blocks_at": blocks_at,
+        **map_head(visual),
+    }
+
+
+def map_head(visual: TimmModel) -> dict[str, Any]:
+    """The fields of a Backbone that depend on a multi-head attention pool with one latent query."""
+    trunk, head = visual.trunk, visual.trunk.attn_pool
+    if head.pos_embed is not None or head.latent_len != 1:
+        raise unsupported("a timm ViT with a MAP head that has positions or several latents")
+
     def finish(pooled: Tensor) -> Tensor:
         return visual.head(trunk.head(trunk.fc_norm(pooled)))
 
@@ -116,12 +133,6 @@ def timm_map(visual: TimmModel) -> dict[str, Any]:
         return finish(out if head.mlp is None else out + head.mlp(head.norm(out)))
 
     return {
-        "family": "timm ViT with MAP head",
-        "native": native,
-        "patch_size": int(patch[0]),
-        "prefix": 0,
-        "embed": embed,
-        "blocks_at": blocks_at,
         "project": project,
         "pool": lambda tokens: finish(head(trunk.norm(tokens))),
         "pooling": "latent",

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from open_clip.timm_model import TimmModel
-from timm.layers import RotaryEmbeddingCat, RotaryEmbeddingDinoV3, build_rotary_pos_embed
+from timm.layers import AttentionRope, RotaryEmbeddingCat, RotaryEmbeddingDinoV3, build_rotary_pos_embed
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from eclip.backbones.backbone import Grid, Positions
 from eclip.backbones.blocks import Block, merge_heads, pull_of, split_heads, split_qkv
 from eclip.backbones.host import is_linear, last_part, original, read_weights
 from eclip.backbones.positions import resize_positions
-from eclip.backbones.timm_towers import rotated, timm_block
+from eclip.backbones.timm_towers import map_head, rotated, timm_block
 from eclip.errors import unsupported
 
 
@@ -115,6 +115,11 @@ def timm_vit(visual: TimmModel) -> dict[str, Any]:
     }
 
 
+def eva_map(visual: TimmModel) -> dict[str, Any]:
+    """An EVA under a MAP head, whose learned query also sees the class token, if there is one: PE-Core."""
+    return {"family": "EVA with MAP head", **bare_vit(visual.trunk)._asdict(), **map_head(visual)}
+
+
 def rotary(rope: RotaryEmbeddingCat | RotaryEmbeddingDinoV3, native: Grid, grid: Grid) -> Tensor:
     """Sines and cosines for a grid, (patch, 2 width); for the training grid, the host's own."""
     if isinstance(rope, RotaryEmbeddingDinoV3):
@@ -134,17 +139,19 @@ def eva_block(block: Any, rope: Tensor | None) -> Block:
     """
     block = original(block)
     attn: Any = getattr(block, "attn", None)
-    if type(block) not in (EvaBlock, EvaBlockPostNorm) or not isinstance(attn, EvaAttention) or attn.gate is not None:
+    known = isinstance(attn, EvaAttention) or (isinstance(attn, AttentionRope) and attn.num_kv_groups == 1)
+    if type(block) not in (EvaBlock, EvaBlockPostNorm) or not known or attn.gate is not None:
         raise unsupported(f"an EVA with blocks of class {type(block).__name__} over {type(attn).__name__}")
     heads, prefix = int(attn.num_heads), int(attn.num_prefix_tokens)
     behind = isinstance(block, EvaBlockPostNorm)
     apart = attn.qkv is None
     layers = (attn.q_proj, attn.k_proj, attn.v_proj) if apart else (attn.qkv,)
+    biased = getattr(attn, "q_bias", None) is not None  # next to the layer, not in it
 
     def joint(x: Tensor) -> tuple[Tensor, ...]:
         if apart:
             return tuple(layer(x) for layer in layers)
-        if attn.q_bias is None:
+        if not biased:
             return attn.qkv(x).chunk(3, dim=-1)
         bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
         if attn.qkv_bias_separate:
@@ -161,7 +168,7 @@ def eva_block(block: Any, rope: Tensor | None) -> Block:
     def value(x: Tensor) -> Tensor:
         if apart:
             return split_heads(attn.v_proj(x), heads)
-        return split_heads(last_part(attn.qkv, x, 3) if attn.q_bias is None else joint(x)[2], heads)
+        return split_heads(joint(x)[2] if biased else last_part(attn.qkv, x, 3), heads)
 
     def out(mixed: Tensor) -> Tensor:
         gained = attn.proj(attn.norm(merge_heads(mixed)))

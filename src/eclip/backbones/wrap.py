@@ -26,8 +26,9 @@ from eclip.backbones.native import native_vit, resnet
 from eclip.backbones.native_text import native_text
 from eclip.backbones.openai import converted, is_openai
 from eclip.backbones.preprocess import Color, settled
+from eclip.backbones.timm_cnn import CNNS, timm_cnn
 from eclip.backbones.timm_towers import timm_map, timm_pool
-from eclip.backbones.timm_vit import timm_vit
+from eclip.backbones.timm_vit import eva_map, timm_vit
 from eclip.backbones.tokenizing import NoTokenizer, Reader
 from eclip.backbones.unwrapped import check_accessible, unwrapped, with_ordinary_weights
 from eclip.errors import FAMILIES, ModelError, OptionError, UnsupportedTowerError, unsupported
@@ -152,7 +153,11 @@ def _tower(visual: nn.Module) -> dict[str, Any]:
             return timm_pool(visual, pool)
         if isinstance(visual.trunk, TimmViT) and isinstance(visual.trunk.attn_pool, AttentionPoolLatent):
             return timm_map(visual)
+        if isinstance(visual.trunk, Eva) and isinstance(visual.trunk.attn_pool, AttentionPoolLatent):
+            return eva_map(visual)
         if isinstance(visual.trunk, TimmViT | Eva):
             return timm_vit(visual)
+        if isinstance(visual.trunk, CNNS):
+            return timm_cnn(visual)
         raise unsupported(f"timm tower {type(visual.trunk).__name__} without attention pooling")
     raise unsupported(type(visual).__name__)

@@ -14,10 +14,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eclip.backbones.catalog import DEFAULT_MODEL, OPENAI_HINT, head_beside, split_name
+from eclip.backbones.catalog import (
+    CNN,
+    DEFAULT_MODEL,
+    OPENAI_HINT,
+    architectures,
+    head_beside,
+    split_name,
+    tower_of,
+)
 from eclip.cli.errors import stop
 from eclip.errors import ModelError, OptionError, TextError
-from eclip.methods import METHODS, options_for
+from eclip.methods import DEFAULT_METHOD, DEFAULT_OF_CNNS, METHODS, options_for
 from eclip.methods import default_method as by_head
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.results.folder import FORMATS, Folder, check_place
@@ -162,8 +170,11 @@ def one_method(name: str) -> str:
 
 
 def default_method(model: str, head: str | None) -> str:
-    """The method to use if none is given."""
-    return by_head(head is not None or head_beside(split_name(model)[0]) is not None)
+    """The method to use if none is given. The tower of a model in a folder is not known before it is loaded."""
+    name = split_name(model)[0]
+    family, _ = tower_of(architectures().get(name, {}))
+    without = DEFAULT_OF_CNNS if family == CNN else DEFAULT_METHOD
+    return by_head(head is not None or head_beside(name) is not None, without)
 
 
 def check_model(name: str) -> None:

@@ -19,7 +19,15 @@ from eclip.errors import ImageError
 from eclip.explanation.explanation import Explanation
 from eclip.explanation.query import Query
 from eclip.images import ImageLike, at_least_one, name_of, open_image, read_batches
-from eclip.methods import AnyMethod, check_methods, default_method, one_or_more, options_for
+from eclip.methods import (
+    DEFAULT_METHOD,
+    DEFAULT_OF_CNNS,
+    AnyMethod,
+    check_methods,
+    default_method,
+    one_or_more,
+    options_for,
+)
 from eclip.registry import whole
 from eclip.texts.encode import check_texts
 
@@ -62,7 +70,7 @@ def explain(
         texts: one or more.
         model: a name for `eclip.load`, or a Backbone from `load` or `wrap`.
         method: a name or value of `eclip.METHODS`, or several, which share one forward pass; None = "eclip" for a model
-            with a trained head, such as "mini", otherwise "surgery".
+            with a trained head, such as "mini", otherwise "surgery", or "gradcam" for a CNN without attention pooling.
         image_size: side in pixels; None = the model's own.
         resize: "squash" (a square, as in the paper) or "keep" (the image's aspect ratio, about as many patches).
         templates: prompt templates, see `eclip.encode_texts`.
@@ -150,7 +158,7 @@ def _query(
     texts = check_texts(texts)
     if method is None:
         model, device = backbone_of(model, device), None
-        method = default_method(model.head is not None)
+        method = default_method(model.head is not None, DEFAULT_METHOD if model.blocks else DEFAULT_OF_CNNS)
     names, alone = one_or_more(method, alone=alone)
     check_methods(names)
     own = {name: options_for(name, names, options) for name in names}

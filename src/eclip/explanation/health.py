@@ -165,7 +165,7 @@ class Checkup:
         both = cached(backbone, f"health {first}", make)
         self.alike = features_of(backbone, list(texts), (first,)) if more else text
         self.nonsense, self.words = unit(both[: len(NONSENSE)].mean(dim=0, keepdim=True)), both[len(NONSENSE) :]
-        self._seen: tuple[weakref.ref[Encoding], Tensor, Tensor] | None = None
+        self._seen: tuple[weakref.ref[Encoding], Tensor | None, Tensor] | None = None
 
     def __call__(
         self,
@@ -194,17 +194,23 @@ class Checkup:
         polarity, presence = undefined, undefined
         if not self.versus:
             upright, presence = self._of(encoding)
-            polarity = correlation(maps, upright)
+            polarity = polarity if upright is None else correlation(maps, upright)
         sensitivity = undefined if nonsense is None else 1 - correlation(maps, nonsense).clamp_min(0)
         of_map = (one.to(maps).where(~flat, torch.nan) for one in (sensitivity, polarity, artefacts(maps, nonsense)))
         numbers = zip(NUMBERS, (*of_map, presence), strict=True)
         arrays = {name: one.float().cpu().numpy() for name, one in numbers}
-        return Health(**arrays, texts=self.texts, notes=notes(method, versus=self.versus), flat=flat.cpu().numpy())
+        return Health(
+            **arrays,
+            texts=self.texts,
+            notes=notes(method, encoding.backbone, versus=self.versus),
+            flat=flat.cpu().numpy(),
+        )
 
-    def _of(self, encoding: Encoding) -> tuple[Float[Tensor, "image text row col"], Float[Tensor, "image text"]]:
-        """The value path's maps and the presence, shared by all methods on one encoding."""
+    def _of(self, encoding: Encoding) -> tuple[Float[Tensor, "image text row col"] | None, Float[Tensor, "image text"]]:
+        """The value path's maps, if there is one, and the presence, shared by all methods on one encoding."""
         if self._seen is None or self._seen[0]() is not encoding:
-            upright = METHODS["maskclip"](encoding, self.text - self.words.mean(dim=0))
+            apart = self.text - self.words.mean(dim=0)
+            upright = METHODS["maskclip"](encoding, apart) if encoding.blocks else None
             self._seen = weakref.ref(encoding), upright, share_below(encoding.feature, self.alike, self.words)
         return self._seen[1:]
 
@@ -218,9 +224,11 @@ class Checkup:
         return maps_of(self.nonsense)
 
 
-def notes(method: Method, *, versus: bool) -> tuple[str, ...]:
-    """What is not computed for a method's maps, and why."""
+def notes(method: Method, backbone: Backbone, *, versus: bool) -> tuple[str, ...]:
+    """What is not computed for a method's maps on a model, and why."""
     found = []
+    if not backbone.blocks and not versus:
+        found.append("polarity needs the values of an attention block, which this CNN does not have")
     if method.kind == "perturbation":
         found.append(f"{method.name} takes many passes and is not run for nonsense: sensitivity is unknown")
     if versus:

@@ -169,7 +169,9 @@ class Query:
             **self.view.settings,
             "templates": self.templates if isinstance(self.templates, str) else list(self.templates),
             "versus": self.versus,
-            "health": None if self.checkup is None else list(notes(METHODS[method], versus=self.versus is not None)),
+            "health": None
+            if self.checkup is None
+            else list(notes(METHODS[method], self.backbone, versus=self.versus is not None)),
         }
 
     def provenance(self, method: str, sources: Sequence[str], pixels: list[int]) -> dict[str, Any]:

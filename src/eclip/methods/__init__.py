@@ -241,7 +241,7 @@ def options_for(name: str, asked: list[str], options: dict[str, Any]) -> dict[st
     return METHODS[name].check(own)
 
 
-DEFAULT_METHOD, DEFAULT_WITH_HEAD = "surgery", "eclip"
+DEFAULT_METHOD, DEFAULT_WITH_HEAD, DEFAULT_OF_CNNS = "surgery", "eclip", "gradcam"
 
 
 def default_method(with_head: bool, without: str = DEFAULT_METHOD) -> str:

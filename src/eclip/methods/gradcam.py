@@ -40,8 +40,9 @@ def gradcam(
     """
     if layer not in LAYERS:
         raise OptionError(f"'gradcam' needs layer to be {' or '.join(LAYERS)}, got {layer!r}.")
-    if not 1 <= depth <= len(encoding.blocks):
-        raise OptionError(f"'gradcam' needs depth between 1 and {len(encoding.blocks)} for this model, got {depth}.")
+    most = len(encoding.blocks) or 1  # a CNN without attention pooling has no block
+    if not 1 <= depth <= most:
+        raise OptionError(f"'gradcam' needs depth between 1 and {most} for this model, got {depth}.")
     if encoding.trunk is not None:
         activation = encoding.trunk.flatten(2).transpose(1, 2)  # image patch channel
         weights = trunk_slope(encoding, text, "gradcam")  # image text channel
@@ -57,6 +58,12 @@ def trunk_slope(
 ) -> Float[Tensor, "image text channel"]:
     """Gradients of the scores with respect to a CNN's last feature map, averaged over positions."""
     assert encoding.trunk is not None, "for towers with a trunk"
+    if not encoding.blocks:
+        with gradients(encoding.backbone):
+            trunk = encoding.trunk.detach().requires_grad_()
+            feature = encoding.backbone.pool(trunk.flatten(2).transpose(1, 2))
+        slopes = [grad.mean(dim=(3, 4)) for [grad] in score_gradients(feature, text, [trunk])]
+        return torch.cat(slopes).transpose(0, 1)
     last = gather(encoding, method)
     if last.block.qkv_vjp is None:
         with gradients(encoding.backbone):

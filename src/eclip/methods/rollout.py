@@ -33,7 +33,7 @@ def rollout(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[Te
         NotApplicableError: an attention pool, which has a single attention layer and no residual.
     """
     backbone = encoding.backbone
-    if not encoding.blocks[-1].residual:
+    if encoding.blocks and not encoding.blocks[-1].residual:
         why = "it has a single attention layer, so there is nothing to multiply (see 'attention')"
         raise NotApplicableError("rollout", backbone.name, backbone.family, why)
     tail = encoding.tail(None, "rollout")

@@ -30,7 +30,7 @@ from eclip.segmentation.labels import check_cuts, label_pixels, pieces_of
 from eclip.segmentation.segmentation import Segmentation, segment_command
 from eclip.segmentation.windows import check_windows
 
-OF_POOLS, ELSEWHERE = "maskclip", "naclip"
+OF_CNNS, OF_POOLS, ELSEWHERE = "itsm", "maskclip", "naclip"
 """Default methods of models without a head: the best for the attention pool of `mini` without its head
 (docs/segment.md), and the best in the papers for transformers."""
 TEMPLATES = "imagenet80"
@@ -134,7 +134,9 @@ def segment_each(
     slid = check_windows(window, stride, image_size)
     backbone = backbone_of(model, device)
     if method is None:
-        method = default_method(backbone.head is not None, ELSEWHERE if backbone.blocks[-1].residual else OF_POOLS)
+        last = backbone.blocks[-1:]
+        without = OF_CNNS if not last else ELSEWHERE if last[0].residual else OF_POOLS
+        method = default_method(backbone.head is not None, without)
     if window is not None and window % backbone.patch_size:
         raise OptionError(
             f"window must be a multiple of {backbone.patch_size}, the patch size of {backbone.name}, got {window}."

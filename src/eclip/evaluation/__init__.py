@@ -33,6 +33,7 @@ TASKS: dict[str, str] = {
     "faithful": "FaithfulTask",
     "sanity": "SanityTask",
     "recognize": "RecognizeTask",
+    "ground": "GroundTask",
 }
 """The class of each task, which is in the file of the task's name."""
 

@@ -20,8 +20,9 @@ from eclip.backbones.devices import Device
 from eclip.backbones.host import named_tensors
 from eclip.backbones.load import backbone_of, is_loaded, load
 from eclip.datasets import dataset
-from eclip.datasets.masks import Masked, MaskSet
+from eclip.datasets.masks import MaskSet
 from eclip.datasets.pair import PairSet
+from eclip.datasets.sets import AnySet, kind_of
 from eclip.errors import DataError, DataWarning, OptionError
 from eclip.evaluation import Task, task_of
 from eclip.evaluation.checks import check_groups
@@ -45,11 +46,11 @@ PASSING = ("transformers", "scikit-learn")
 """Packages whose versions are recorded only if they were imported, so they are not part of the identity of a run."""
 MOST_FAILURES = 0.05
 """A larger share of unreadable images stops a run: its scores would not be comparable."""
-WANTED = {"masks": "masks", "pairs": "captions or names"}
+WANTED = {"masks": "masks", "pairs": "captions or names", "phrases": "phrases and boxes"}
 
 
 def evaluate(
-    data: str | MaskSet | PairSet,
+    data: str | AnySet,
     *,
     out: str | Path,
     methods: AnyMethod | Iterable[AnyMethod] = FAST,
@@ -76,7 +77,7 @@ def evaluate(
     same numbers as an uninterrupted run (on one machine with the same number of threads).
 
     Args:
-        data: a name of `eclip.DATASETS`, or a MaskSet or PairSet.
+        data: a name of `eclip.DATASETS`, or a MaskSet, PairSet or PhraseSet.
         out: folder of the run: `results.json`, `results.csv`, `pairs.csv`, examples and the stored batches.
         methods: names, in a list or joined by commas, or values of `eclip.METHODS`; "fast" for all that need a single
             forward pass, "all" to include those that need many. Methods not applicable to a model are listed as such.
@@ -128,7 +129,7 @@ def evaluate(
         _warn_of_count(data_set, dataset(data).counts.get(split, ()), data)
     else:
         data_set = data
-    if (given := "masks" if isinstance(data_set, MaskSet) else "pairs") != rules.rules.data:
+    if (given := kind_of(data_set)) != rules.rules.data:
         fitting = [name for name, one in PROTOCOLS.items() if one.rules.data == given]
         raise OptionError(
             f"protocol {rules.name!r} needs data with {WANTED[rules.rules.data]}, but {data_set.name} has "
@@ -174,7 +175,7 @@ def evaluate(
     return Evaluation(results, folder)
 
 
-def _of(whole: MaskSet | PairSet, items: Any) -> MaskSet | PairSet:
+def _of(whole: AnySet, items: Any) -> AnySet:
     """The set, reduced to these items."""
     return replace(whole, items=items)
 
@@ -233,7 +234,7 @@ def _check_failures(failures: list[tuple[str, str]], count: int, name: str) -> N
         )
 
 
-def _warn_of_count(found: MaskSet | PairSet, published: Sequence[int], name: str) -> None:
+def _warn_of_count(found: AnySet, published: Sequence[int], name: str) -> None:
     """Warn if the number of images differs from the published one: the folder may be wrong or incomplete."""
     if published and len(found.items) not in published:
         wanted = " or ".join(f"{count:,}" for count in published)
@@ -245,13 +246,17 @@ def _warn_of_count(found: MaskSet | PairSet, published: Sequence[int], name: str
         )
 
 
-def _listed(images: MaskSet | PairSet) -> str:
+def _listed(images: AnySet) -> str:
     """16 hexadecimal digits computed from the images' names and classes, not from files, which may be repaired."""
-    classes = [*images.classes.items()] if isinstance(images, MaskSet) else images.classes
-    whole = hashlib.sha256(json.dumps(classes).encode())
-    for item in images.items:
-        asked = item.name if isinstance(item, Masked) else [os.path.basename(item.key), item.captions]
-        whole.update(json.dumps(asked).encode())
+    if isinstance(images, MaskSet):
+        told: list[Any] = [[*images.classes.items()], *(item.name for item in images.items)]
+    elif isinstance(images, PairSet):
+        told = [images.classes, *([os.path.basename(item.key), item.captions] for item in images.items)]
+    else:
+        told = [[item.name, [[one.text, one.boxes] for one in item.phrases]] for item in images.items]
+    whole = hashlib.sha256()
+    for one in told:
+        whole.update(json.dumps(one).encode())
     return whole.hexdigest()[:16]
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from eclip.datasets.masks import MaskSet
-from eclip.datasets.pair import PairSet
+from eclip.datasets.phrases import Phrased
+from eclip.datasets.sets import AnySet
 from eclip.errors import ResultError
 from eclip.evaluation.report.table import plain_table
 from eclip.evaluation.row import Row
@@ -149,7 +150,7 @@ def shown(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
-def data_of(images: MaskSet | PairSet, told: dict[str, Any]) -> dict[str, Any]:
+def data_of(images: AnySet, told: dict[str, Any]) -> dict[str, Any]:
     """The "data" of `results.json`: the given description, and what the data are."""
     classes = images.classes.items() if isinstance(images, MaskSet) else ()
     count = len(set(images.image_numbers())) if isinstance(images, MaskSet) else len(images.items)
@@ -205,7 +206,7 @@ def _timing(results: Sequence[BatchResult]) -> dict[str, Any]:
     return {"images": images, "forward": round(forward / images, 6), "methods": costs}
 
 
-def write_results(folder: Path, results: dict[str, Any], images: MaskSet | PairSet, found: Found) -> None:
+def write_results(folder: Path, results: dict[str, Any], images: AnySet, found: Found) -> None:
     """Write the three files.
 
     Raises:
@@ -223,12 +224,20 @@ def write_results(folder: Path, results: dict[str, Any], images: MaskSet | PairS
         ids = [results["data"]["name"], results["protocol"]["name"], row["model"], row["method"]]
         writer.writerow([*ids, int(row["control"]), row["pairs"], row["images"], row["groups"], *values])
     every = csv.writer(pairs, lineterminator="\n")
-    classes = images.classes if isinstance(images, MaskSet) else {}
     fields: list[str] = []
+
+    def asked(place: int, number: int) -> str:
+        """The text of a pair: the name of a class, or the phrase with this number of an image."""
+        item = images.items[place]
+        if isinstance(item, Phrased):
+            return item.phrases[number].text
+        assert isinstance(images, MaskSet), "tasks on pairs of images and captions have no rows of pairs"
+        return images.classes[number]
+
     for model, (rows, _) in found.items():
         for row in rows:
             for one in row.each:
-                names = {"image": images.items[one["image"]].name, "name": classes[one["class"]]}
+                names = {"image": images.items[one["image"]].name, "name": asked(one["image"], one["class"])}
                 told = {"image": "", "class": "", "name": ""} | one | names  # in this order
                 if not fields:
                     fields = list(told)

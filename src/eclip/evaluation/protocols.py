@@ -22,6 +22,8 @@ HEADLINES = (
     *("average_precision", "auroc", "pointing_game", "energy", "box_iou"),
 )
 """Numbers of the task "localize" that all rows have and that have a better direction."""
+GROUNDED = ("pointing", "energy", "box_recall")
+"""Numbers of the task "ground"."""
 
 
 def _check(name: str, given: object, right: bool, wanted: str) -> None:
@@ -167,7 +169,29 @@ class Recognize:
         _check("captions", self.captions, _whole(self.captions), "a whole number, at least 1")
 
 
-Rules = Localize | Segment | Faithful | Sanity | Recognize
+@dataclass(frozen=True)
+class Ground:
+    """Does the map of a phrase lie in the boxes of what it describes? Each phrase is asked alone.
+
+    If a phrase has several boxes, the maximum of its map may be in any of them, and any of them counts as found.
+
+    Attributes:
+        iou: the box around the largest region of a map above Otsu's threshold finds a true box if their intersection
+            over union is at least this.
+        headline: the number that is reported first.
+    """
+
+    task: ClassVar[str] = "ground"
+    data: ClassVar[str] = "phrases"
+    iou: float
+    headline: str = "pointing"
+
+    def __post_init__(self) -> None:
+        _check("iou", self.iou, 0 < self.iou <= 1, "above 0 and at most 1, such as 0.5")
+        _check("headline", self.headline, self.headline in GROUNDED, f"one of {', '.join(GROUNDED)}")
+
+
+Rules = Localize | Segment | Faithful | Sanity | Recognize | Ground
 
 
 @dataclass(frozen=True)
@@ -200,7 +224,7 @@ class Protocol:
 
     @property
     def task(self) -> str:
-        """The task: localize, segment, faithful, sanity or recognize."""
+        """The task: localize, segment, faithful, sanity, recognize or ground."""
         return self.rules.task
 
     def plain(self) -> dict[str, Any]:
@@ -287,5 +311,9 @@ PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
              "Ours: top-1, top-5 and top-10 accuracy of names; recall of captions at 1, 5 and 10, five per image.",
              None, "squash", "none",
              Recognize(at=(1, 5, 10), captions=5)),
+    Protocol("pointing-v1",
+             "Ours: phrases asked alone; the maximum of the map in any box of the phrase, also by type of phrase.",
+             None, "squash", "none",
+             Ground(iou=0.5)),
 )}
 # fmt: on

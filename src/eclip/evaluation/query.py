@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from jaxtyping import Float, UInt16
 from numpy.typing import NDArray
 from PIL import Image
@@ -18,7 +19,8 @@ from eclip.backbones.backbone import Backbone, Grid
 from eclip.backbones.encoding import Encoding, encode
 from eclip.backbones.view import View
 from eclip.datasets.masks import Masked, MaskSet
-from eclip.datasets.pair import PairSet
+from eclip.datasets.phrases import Phrase
+from eclip.datasets.sets import AnySet
 from eclip.errors import DataError, ImageError, NotApplicableError
 from eclip.evaluation.checks import nothing_shown
 from eclip.evaluation.protocols import Protocol
@@ -50,12 +52,32 @@ class Opened:
 
 
 @dataclass(frozen=True)
+class OpenedPhrases:
+    """An image of the data set, in memory, and its phrases.
+
+    Attributes:
+        place: in the data set, from 0.
+        name: of the image.
+        image: upright, RGB.
+        phrases: of the image.
+    """
+
+    place: int
+    name: str
+    image: Image.Image
+    phrases: tuple[Phrase, ...]
+
+
+AnyOpened = TypeVar("AnyOpened", Opened, OpenedPhrases)
+
+
+@dataclass(frozen=True)
 class EvaluationQuery:
     """What to evaluate for one model.
 
     Attributes:
         protocol: the rules.
-        data: images with masks, or with captions.
+        data: images with masks, captions or phrases.
         backbone: the model.
         methods: options of each method by its name.
         refine: a refinement of all maps, or None.
@@ -63,7 +85,7 @@ class EvaluationQuery:
     """
 
     protocol: Protocol
-    data: MaskSet | PairSet
+    data: AnySet
     backbone: Backbone
     methods: dict[str, dict[str, Any]]
     refine: str | None = None
@@ -89,9 +111,9 @@ class EvaluationQuery:
         """Features of all class names, in the order of their numbers in the data set."""
         return encode_texts(self.backbone, list(self.classes.values()), self.protocol.templates)
 
-    def encoded(self, opened: Sequence[Opened]) -> Iterator[tuple[list[Opened], Encoding, float]]:
+    def encoded(self, opened: Sequence[AnyOpened]) -> Iterator[tuple[list[AnyOpened], Encoding, float]]:
         """Groups of images of one grid, their encoding, and its run time in seconds; squashed images form one group."""
-        view, groups = self.view, dict[Grid, list[Opened]]()
+        view, groups = self.view, dict[Grid, list[AnyOpened]]()
         for one in opened:
             groups.setdefault(view.grid(self.backbone, one.image), []).append(one)
         for group in groups.values():
@@ -140,6 +162,23 @@ class EvaluationQuery:
             ]
         return [maps.cpu() for maps in found], self.since(start)
 
+    def maps_apart(
+        self, name: str, encoding: Encoding, text: Float[Tensor, "text feature"]
+    ) -> tuple[Float[Tensor, "text row col"], float]:
+        """A method's raw maps of one image for texts that are asked one by one, and their run time in seconds.
+
+        Methods that subtract what all texts have in common run once per text; all others give the same maps together.
+
+        Raises:
+            NotApplicableError: the method's formula does not apply to this model.
+        """
+        method, start = METHODS[name], time.perf_counter()
+        parts = text.split(1 if method.compares_texts else len(text))
+        maps = torch.cat([method(encoding, part, **self.methods[name]) for part in parts], dim=1)
+        if self.refine is not None:
+            maps = REFINEMENTS[self.refine](maps, encoding, **self.refine_options)
+        return maps[0].cpu(), self.since(start)
+
     def try_maps(
         self,
         encoding: Encoding,
@@ -163,7 +202,7 @@ class EvaluationQuery:
         return since(start, self.backbone)
 
 
-def joined(parts: Iterable[BatchResult], data: MaskSet | PairSet) -> tuple[dict[str, NDArray[Any]], list[str]]:
+def joined(parts: Iterable[BatchResult], data: AnySet) -> tuple[dict[str, NDArray[Any]], list[str]]:
     """The arrays of all batches, concatenated, and the names of what was scored.
 
     A batch's "images" are places in the data set; they are called "items" here, and "images" numbers the images, since
@@ -175,7 +214,7 @@ def joined(parts: Iterable[BatchResult], data: MaskSet | PairSet) -> tuple[dict[
         data: the data set scored.
 
     Raises:
-        DataError: no image shows a class.
+        DataError: nothing was scored.
     """
     columns: dict[str, list[NDArray[Any]]] = {}
     names: list[list[str]] = []
@@ -185,6 +224,8 @@ def joined(parts: Iterable[BatchResult], data: MaskSet | PairSet) -> tuple[dict[
             for key, rows in part.arrays.items():
                 columns.setdefault(key, []).append(rows)
     if not columns:
+        if not isinstance(data, MaskSet):
+            raise DataError(f"no image of {data.name} could be read.")
         raise DataError(f"no image of {data.name} shows a class on enough of its area.{nothing_shown(data)}")
     common = [one for one in names[0] if all(one in own for own in names)]
     if any(own != common for own in names):  # drops methods that are not applicable to some images

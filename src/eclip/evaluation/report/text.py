@@ -16,6 +16,8 @@ _SIGNED = ("nonsense", "other_class", "random_weights")
 _SIZES = tuple(f"{key}_size" for key in _SIGNED)
 _LOWER = ("deletion", *_SIZES)
 _NO_DIRECTION = ("flipped_miou", *_SIGNED)
+_PAIRED = ("miou", "pointing")
+"""Numbers of which `over_control` is the difference from the best baseline."""
 _DECIMAL = (*_SIGNED, *_SIZES)
 
 COLUMNS: dict[str, tuple[str, str]] = {
@@ -36,8 +38,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
     ),
     "over_control": (
         "over control",
-        "mIoU minus that of the best baseline on the same images, so that its interval is narrower than theirs: if all "
-        "of it is above zero, the map is better than every baseline.",
+        "mIoU, or pointing for phrases, minus that of the best baseline on the same images, so that its interval is "
+        "narrower than theirs: if all of it is above zero, the map is better than every baseline.",
     ),
     "flipped_miou": (
         "flipped",
@@ -57,6 +59,15 @@ COLUMNS: dict[str, tuple[str, str]] = {
         "box IoU",
         "IoU of the box around the largest region above the threshold and the best box of the object, at the single "
         "threshold that is best for all pairs (after Choe et al. 2020).",
+    ),
+    "pointing": (
+        "pointing",
+        "How often the maximum of a phrase's map lies in one of the phrase's boxes; the same for each type of phrase.",
+    ),
+    "box_recall": (
+        "box recall",
+        "How often the box around the largest region above Otsu's threshold overlaps a box of the phrase by at least "
+        "the protocol's IoU.",
     ),
     "segmentation_miou": (
         "mIoU",
@@ -161,6 +172,8 @@ def _rule(key: str, value: Any) -> tuple[str, str]:
         return "Classes of an image", f"those {share}, void left out; each is a pair, scored alone"
     if key == "thresholds":
         return "Thresholds", f"{len(value)}, from {value[0]:g} to {value[-1]:g}; the best one for all pairs is used"
+    if key == "iou":
+        return "Found box", f"one with an IoU of at least {value:g}"
     if key == "headline":
         return "Headline number", column(value)[0]
     if key == "background":
@@ -253,7 +266,7 @@ def _against(
     unsure: list[str] = []
     no: list[str] = []
     for place, row in methods:
-        over = row["numbers"].get("over_control") if key == "miou" else None
+        over = row["numbers"].get("over_control") if key in _PAIRED else None
         if way * _known(row, key) <= way * _known(best, key):
             no.append(label[place])
         elif over is not None:
@@ -262,7 +275,7 @@ def _against(
             clear.append(label[place])
         else:
             unsure.append(label[place])
-    paired = any("over_control" in row["numbers"] for _, row in methods) and key == "miou"
+    paired = any("over_control" in row["numbers"] for _, row in methods) and key in _PAIRED
     provenance = "on the same images, beyond the 95 % interval" if paired else "and the 95 % intervals do not overlap"
     found = _some("▲", clear, f"better than every baseline, {provenance}")
     if not clear:

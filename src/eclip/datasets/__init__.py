@@ -219,6 +219,8 @@ def dataset(name: str) -> Dataset:
     raise UnknownNameError("data set", name, DATASETS, f"{own[0].upper()}{own[1:]} DIR; `eclip datasets ls`")
 
 
+CREPE = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
+"""The kinds of SugarCrepe's captions."""
 _PLAIN = "images/NAME.jpg (.png, .tif ...), masks/NAME.png, classes.txt and, optionally, index.tsv"
 _REFER = "{}/{{refs({}).p, instances.json}} and images/mscoco/images/train2014/*.jpg (or images/train2014/)"
 _TARS = "SPLIT-000.tar and so on, with KEY.jpg and KEY.txt"
@@ -300,6 +302,9 @@ DATASETS: dict[str, Dataset] = {one.name: one for one in (
     Dataset("refcocog", "phrases", "refcoco", "refer", ("val", "test", "train", "google-val", "google-train"),
             {"val": (1300,), "test": (2600,)}, _REFER.format("refcocog", "umd") + " or refs(google).p",
             "Longer expressions, UMD's split or Google's (Mao et al. 2016)."),
+    Dataset("sugar_crepe", "captions", "sugar_crepe", "sugar-crepe", ("all", *CREPE), {"all": (7511,)},
+            "data/{add_att, add_obj, replace_att, ...}.json, and val2017/ of COCO in the same folder or beside it",
+            "Captions of COCO val2017 and captions that are wrong in a word, seven kinds (Hsieh et al. 2023)."),
 )}
 PACKS: dict[str, Dataset] = {one.name: one for one in (
     Dataset("voc2012seg", "masks", "packs", "voc2012seg", ("all", "voc2012_train", "voc2012_val", "sbd_aug"),
@@ -323,6 +328,9 @@ PACKS: dict[str, Dataset] = {one.name: one for one in (
     Dataset("flickr8k_entities", "phrases", "packs", "flickr8k-entities", ("test", "val", "train"),
             {"test": (500,), "val": (1000,), "train": (6091,)}, "SPLIT.jsonl.gz, and the images in ../flickr8k",
             "Flickr30k Entities' phrases for images of Flickr8k; half of its test images."),
+    Dataset("sugar_crepe_pack", "captions", "packs", "sugar-crepe", ("all", *CREPE), {"all": (1992,)},
+            "pairs.tsv, and the images in ../coco-captions and ../coco80seg",
+            "The captions of SugarCrepe for images of two packs."),
 )}
 """Small subsets, made for developing this package; its own numbers are measured on them.
 

@@ -18,6 +18,7 @@ from eclip.datasets.masks import VOC_NAMES, listed_masks, plain_items, plain_row
 from eclip.datasets.pair import Bad, Pair, PairSet
 from eclip.datasets.phrases import Phrase, Phrased, PhraseSet
 from eclip.errors import DataError, LayoutError
+from eclip.images import Place
 
 
 def coco_captions(root: Path, split: str) -> PairSet:
@@ -78,6 +79,30 @@ def flickr8k_entities(root: Path, split: str) -> PhraseSet:
         else:
             bad.append((name, "none of its phrases has a box."))
     return PhraseSet(root.resolve().name, items, bad)
+
+
+def sugar_crepe_pack(root: Path, split: str) -> PairSet:
+    """The captions of SugarCrepe for images of the packs coco-captions and coco80seg, which are folders beside it."""
+    beside = root.resolve().parent
+    tars = {
+        pair.key: pair.place
+        for part in ("train", "val", "test")
+        for pair in in_tars(beside / "coco-captions", part).items
+    }
+    pairs: list[Pair] = []
+    bad: Bad = []
+    rows = rows_of(root / "pairs.tsv", {"pack", "shard", "key", "kind", "caption", "negative"})
+    for number, row in enumerate(rows):
+        if split not in ("all", row["kind"]):
+            continue
+        image = beside / "coco80seg" / "images" / f"{row['key']}.jpg"
+        place = tars.get(f"{row['shard']}/{row['key']}") if row["shard"] else Place(str(image), 0, image.stat().st_size)
+        if place is None:
+            bad.append((f"row {number}", f"there is no image {row['shard']}/{row['key']} in coco-captions."))
+        else:
+            key = f"{row['kind']}/{number}"
+            pairs.append(Pair(key, place, (row["caption"],), row["key"], row["negative"], row["kind"]))
+    return PairSet(root.resolve().name, pairs, None, bad)
 
 
 def _named(found: PairSet, classes: tuple[str, ...]) -> PairSet:

@@ -86,6 +86,10 @@ class PhraseSet:
     items: Sequence[Phrased]
     bad: Bad
 
+    def image_numbers(self) -> list[int]:
+        """The number of each item's image, from 0: each item has its own."""
+        return list(range(len(self.items)))
+
     def group_numbers(self) -> list[int]:
         """The number of each item's group, from 0, in order of first appearance; see `Phrased`."""
         numbers: dict[str | int, int] = {}

@@ -34,6 +34,8 @@ TASKS: dict[str, str] = {
     "sanity": "SanityTask",
     "recognize": "RecognizeTask",
     "ground": "GroundTask",
+    "words": "WordsTask",
+    "contrast": "ContrastTask",
 }
 """The class of each task, which is in the file of the task's name."""
 

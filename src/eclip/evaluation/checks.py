@@ -31,8 +31,7 @@ def check_groups(data: AnySet) -> None:
     Warns:
         DataWarning: there are fewer than `FEW` groups, and more images.
     """
-    groups, count = len(set(data.group_numbers())), len(data.items)
-    count = len(set(data.image_numbers())) if isinstance(data, MaskSet) else count
+    groups, count = len(set(data.group_numbers())), len(set(data.image_numbers()))
     if groups < min(FEW, count):
         warnings.warn(
             f"the {count} images of {data.name} form only {groups} group{'s' * (groups > 1)} (such as videos), within "

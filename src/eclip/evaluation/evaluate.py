@@ -28,18 +28,19 @@ from eclip.evaluation import Task, task_of
 from eclip.evaluation.checks import check_groups
 from eclip.evaluation.evaluation import SCHEMA, Evaluation, Found, check_question, data_of, results_of, write_results
 from eclip.evaluation.examples import OnProgress, draw_examples
-from eclip.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Localize, Protocol, protocol_of
+from eclip.evaluation.protocols import DEFAULT_PROTOCOL, OF_WORDS, PROTOCOLS, Localize, Protocol, protocol_of
 from eclip.evaluation.query import EvaluationQuery
 from eclip.evaluation.row import Row
+from eclip.evaluation.scored import FAST, scored_methods, scored_options
 from eclip.evaluation.store import BatchResult, ResultStore, open_run
 from eclip.files import hash_weights
-from eclip.methods import AnyMethod, check_methods, method_names, options_for
+from eclip.methods import AnyMethod
 from eclip.refinements import check_refinement
 from eclip.registry import check_options, whole, whole_or_none
 from eclip.results.command import eval_command
 from eclip.results.provenance import made_by, noted, versions
+from eclip.words import WordMethod
 
-FAST = "fast"
 HOME = Path(__file__).parents[1]
 """The whole package, whose code is part of the identity of a run."""
 PASSING = ("transformers", "scikit-learn")
@@ -53,7 +54,7 @@ def evaluate(
     data: str | AnySet,
     *,
     out: str | Path,
-    methods: AnyMethod | Iterable[AnyMethod] = FAST,
+    methods: AnyMethod | WordMethod | Iterable[AnyMethod | WordMethod] = FAST,
     models: str | Backbone | Sequence[str | Backbone] = DEFAULT_MODEL,
     protocol: str | Protocol = DEFAULT_PROTOCOL,
     root: str | Path | None = None,
@@ -81,6 +82,7 @@ def evaluate(
         out: folder of the run: `results.json`, `results.csv`, `pairs.csv`, examples and the stored batches.
         methods: names, in a list or joined by commas, or values of `eclip.METHODS`; "fast" for all that need a single
             forward pass, "all" to include those that need many. Methods not applicable to a model are listed as such.
+            Protocols of words ("words-v1", "crepe-v1") score `eclip.words.WORD_METHODS` instead.
         models: a name or a Backbone, as in `eclip.explain`, or several.
         protocol: a name of `eclip.PROTOCOLS`, or your own protocol.
         root: folder of the data set; None = its usual folder in `$ECLIP_DATA`.
@@ -114,11 +116,10 @@ def evaluate(
     batch_size, every = whole(batch_size, "batch_size"), whole(every, "every")
     limit, examples = whole_or_none(limit, "limit"), whole(examples, "examples")
     rules = protocol_of(protocol)
-    chosen = _methods(methods)
-    own = {name: options_for(name, [name], (options or {}).get(name, {})) for name in chosen}
-    if unknown := [name for name in options or {} if name not in chosen]:
-        raise OptionError(f"options has {', '.join(unknown)}, but the selected methods are {', '.join(chosen)}.")
+    own = scored_options(scored_methods(methods, rules), options or {}, rules)
     refine_options = check_refinement(refine, refine_options)
+    if refine is not None and isinstance(rules.rules, OF_WORDS):
+        raise OptionError(f"refine={refine!r} sharpens maps, but {rules.name!r} scores words: leave refine out.")
     if examples < 0:
         raise OptionError(f"examples must be at least 0, got {examples}.")
     if batch_size < 1 or every < 1 or (limit is not None and limit < 1):
@@ -178,12 +179,6 @@ def evaluate(
 def _of(whole: AnySet, items: Any) -> AnySet:
     """The set, reduced to these items."""
     return replace(whole, items=items)
-
-
-def _methods(methods: AnyMethod | Iterable[AnyMethod]) -> list[str]:
-    names = method_names(methods)
-    check_methods(names)
-    return names
 
 
 def _backbones(

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eclip.datasets.masks import MaskSet
+from eclip.datasets.masks import Masked, MaskSet
+from eclip.datasets.pair import Pair
 from eclip.datasets.phrases import Phrased
 from eclip.datasets.sets import AnySet
 from eclip.errors import ResultError
@@ -153,8 +154,7 @@ def shown(value: Any) -> str:
 def data_of(images: AnySet, told: dict[str, Any]) -> dict[str, Any]:
     """The "data" of `results.json`: the given description, and what the data are."""
     classes = images.classes.items() if isinstance(images, MaskSet) else ()
-    count = len(set(images.image_numbers())) if isinstance(images, MaskSet) else len(images.items)
-    groups = len(set(images.group_numbers()))
+    count, groups = len(set(images.image_numbers())), len(set(images.group_numbers()))
     names = {str(number): name for number, name in classes}
     return {**told, "digest": images.digest(), "images": count, "groups": groups, "classes": names}
 
@@ -224,28 +224,26 @@ def write_results(folder: Path, results: dict[str, Any], images: AnySet, found: 
         ids = [results["data"]["name"], results["protocol"]["name"], row["model"], row["method"]]
         writer.writerow([*ids, int(row["control"]), row["pairs"], row["images"], row["groups"], *values])
     every = csv.writer(pairs, lineterminator="\n")
-    fields: list[str] = []
-
-    def asked(place: int, number: int) -> str:
-        """The text of a pair: the name of a class, or the phrase with this number of an image."""
-        item = images.items[place]
-        if isinstance(item, Phrased):
-            return item.phrases[number].text
-        assert isinstance(images, MaskSet), "tasks on pairs of images and captions have no rows of pairs"
-        return images.classes[number]
-
+    measured = dict.fromkeys(key for rows, _ in found.values() for row in rows for one in row.each[:1] for key in one)
+    fields = list(dict.fromkeys(["image", "class", "name", *measured]))
+    if measured:
+        every.writerow(["model", "method", *fields])
     for model, (rows, _) in found.items():
         for row in rows:
             for one in row.each:
-                names = {"image": images.items[one["image"]].name, "name": asked(one["image"], one["class"])}
-                told = {"image": "", "class": "", "name": ""} | one | names  # in this order
-                if not fields:
-                    fields = list(told)
-                    every.writerow(["model", "method", *fields])
-                every.writerow([model, row.method, *(_digits(told[key]) for key in fields)])
+                item = images.items[one["image"]]
+                told = one | {"image": item.name, "name": _asked(images, item, one["class"])}
+                every.writerow([model, row.method, *(_digits(told.get(key, "")) for key in fields)])
     for name, content in ((TABLE, table.getvalue()), (PAIRS, pairs.getvalue()), (RESULTS, text)):
         data = content.encode(errors="backslashreplace")
         replace_file(folder / name, data)
+
+
+def _asked(images: AnySet, item: Masked | Pair | Phrased, number: int) -> str:
+    """The text of a pair: the name of a class, or the phrase or caption with this number."""
+    if isinstance(images, MaskSet):
+        return images.classes[number]
+    return item.phrases[number].text if isinstance(item, Phrased) else item.captions[number]  # type: ignore[union-attr]
 
 
 def _digits(value: Any) -> Any:

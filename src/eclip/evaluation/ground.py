@@ -7,7 +7,6 @@ image. Each phrase of each caption counts, also if several captions have the sam
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,10 @@ from eclip.backbones.encoding import Encoding
 from eclip.datasets.phrases import Box, Phrase, Phrased, PhraseSet
 from eclip.errors import ImageError, NotApplicableError
 from eclip.evaluation.baselines import BASELINES, NAMES, baseline_maps
-from eclip.evaluation.bootstrap import Weights, number
 from eclip.evaluation.checks import check_baselines
 from eclip.evaluation.protocols import GROUNDED, Ground
 from eclip.evaluation.query import EvaluationQuery, OpenedPhrases, joined
-from eclip.evaluation.row import Row, mean_rows
+from eclip.evaluation.row import Row, mean_rows, with_difference
 from eclip.evaluation.store import BatchResult
 from eclip.metrics.pointing import energy, pointing_game
 from eclip.texts.encode import encode_texts
@@ -128,22 +126,15 @@ class GroundTask:
         means = dict(zip(names, pointing.mean(axis=0).tolist(), strict=True))
         filled = np.mean([(0, 0, 1, 1) in phrase.boxes for phrase in phrases])
         check_baselines(self.asked.data, {name: means[name] for name in NAMES}, float(filled))
-        best = max(BASELINES, key=lambda name: means[name])
-        replicates = Weights(whole["groups"]).means(pointing)
         counts = dict(zip(types, own.sum(axis=0).tolist(), strict=True))
-        rows = []
-        for column, row in enumerate(mean_rows(names, NAMES, keys, np.concatenate([values, by_type], axis=2), whole)):
-            numbers = {"pointing": row.numbers["pointing"]}
-            if not row.baseline:
-                over = replicates[:, column] - replicates[:, names.index(best)]
-                numbers["over_control"] = number(means[row.method] - means[best], over)
-            each = [
-                {key: one for key, one in pair.items() if not key.startswith("pointing_")}
-                | {"types": " ".join(phrase.types)}
-                for pair, phrase in zip(row.each, phrases, strict=True)
-            ]
-            rows.append(replace(row, numbers=numbers | row.numbers, facts={"types": counts}, each=each))
-        return rows
+        rows = mean_rows(names, NAMES, keys, np.concatenate([values, by_type], axis=2), whole)
+        for row in rows:
+            row.facts["types"] = counts
+            for pair, phrase in zip(row.each, phrases, strict=True):
+                for kind in types:
+                    del pair[f"pointing_{kind}"]
+                pair["types"] = " ".join(phrase.types)
+        return with_difference(rows, names, pointing, whole["groups"], tuple(BASELINES))
 
 
 def covered(boxes: Sequence[Box], size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:

@@ -24,6 +24,10 @@ HEADLINES = (
 """Numbers of the task "localize" that all rows have and that have a better direction."""
 GROUNDED = ("pointing", "energy", "box_recall")
 """Numbers of the task "ground"."""
+WORDED = ("word_gap", "word_insertion", "word_deletion")
+"""Numbers of the task "words"."""
+CONTRASTED = ("found", "accuracy")
+"""Numbers of the task "contrast": of methods, and of the model."""
 
 
 def _check(name: str, given: object, right: bool, wanted: str) -> None:
@@ -191,7 +195,44 @@ class Ground:
         _check("headline", self.headline, self.headline in GROUNDED, f"one of {', '.join(GROUNDED)}")
 
 
-Rules = Localize | Segment | Faithful | Sanity | Recognize | Ground
+@dataclass(frozen=True)
+class Words:
+    """Does the unaltered model need the words that a method calls relevant? They are deleted, and inserted.
+
+    Attributes:
+        captions: number of captions per image, from the first on.
+        headline: the number that is reported first.
+    """
+
+    task: ClassVar[str] = "words"
+    data: ClassVar[str] = "pairs"
+    captions: int
+    headline: str = "word_gap"
+
+    def __post_init__(self) -> None:
+        _check("captions", self.captions, _whole(self.captions), "a whole number, at least 1")
+        _check("headline", self.headline, self.headline in WORDED, f"one of {', '.join(WORDED)}")
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Does the model prefer the caption to one that is wrong in a word, and does a method change most at that word?
+
+    Attributes:
+        headline: the number that is reported first.
+    """
+
+    task: ClassVar[str] = "contrast"
+    data: ClassVar[str] = "pairs"
+    headline: str = "found"
+
+    def __post_init__(self) -> None:
+        _check("headline", self.headline, self.headline in CONTRASTED, f"one of {', '.join(CONTRASTED)}")
+
+
+Rules = Localize | Segment | Faithful | Sanity | Recognize | Ground | Words | Contrast
+OF_WORDS = (Words, Contrast)
+"""Tasks that score methods for words, not maps."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +265,7 @@ class Protocol:
 
     @property
     def task(self) -> str:
-        """The task: localize, segment, faithful, sanity, recognize or ground."""
+        """The task: localize, segment, faithful, sanity, recognize, ground, words or contrast."""
         return self.rules.task
 
     def plain(self) -> dict[str, Any]:
@@ -315,5 +356,13 @@ PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
              "Ours: phrases asked alone; the maximum of the map in any box of the phrase, also by type of phrase.",
              None, "squash", "none",
              Ground(iou=0.5)),
+    Protocol("words-v1",
+             "Ours, after Grad-ECLIP's text test (Zhao et al. 2024): words of the first caption deleted and inserted.",
+             None, "squash", "none",
+             Words(captions=1)),
+    Protocol("crepe-v1",
+             "Captions against ones wrong in a word (Hsieh et al. 2023, SugarCrepe), and where word methods change.",
+             None, "squash", "none",
+             Contrast()),
 )}
 # fmt: on

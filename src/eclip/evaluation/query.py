@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from eclip.backbones.backbone import Backbone, Grid
+from eclip.backbones.blocks import unit
 from eclip.backbones.encoding import Encoding, encode
 from eclip.backbones.view import View
 from eclip.datasets.masks import Masked, MaskSet
@@ -69,6 +70,7 @@ class OpenedPhrases:
 
 
 AnyOpened = TypeVar("AnyOpened", Opened, OpenedPhrases)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,25 @@ class EvaluationQuery:
             seconds[name] = seconds.get(name, 0.0) + spent
             yield name, maps
 
+    def features(self, images: Sequence[Image.Image]) -> tuple[Float[Tensor, "image feature"], float]:
+        """Unit features of images, in one forward pass for each grid, and the run time in seconds."""
+        view, found = self.view, dict[int, Tensor]()
+        groups = dict[Grid, list[int]]()
+        for place, image in enumerate(images):
+            groups.setdefault(view.grid(self.backbone, image), []).append(place)
+        start = time.perf_counter()
+        for places in groups.values():
+            encoding = view.encode(self.backbone, [images[place] for place in places], 0)
+            found |= dict(zip(places, unit(encoding.feature), strict=True))
+        stacked = [found[place] for place in range(len(images))]
+        return torch.stack(stacked) if stacked else self.backbone.weight.new_zeros(0, 1), self.since(start)
+
+    def timed(self, task: Callable[[], Result]) -> tuple[Result, float]:
+        """The result of a task and its run time in seconds."""
+        start = time.perf_counter()
+        result = task()
+        return result, self.since(start)
+
     def since(self, start: float) -> float:
         """Seconds since `start`, after a GPU has finished its work."""
         return since(start, self.backbone)
@@ -235,8 +256,7 @@ def joined(parts: Iterable[BatchResult], data: AnySet) -> tuple[dict[str, NDArra
             ]
     whole = {key: np.concatenate(columns.pop(key)) for key in list(columns)}  # only one key is in memory twice
     whole["items"] = whole["images"]
-    if isinstance(data, MaskSet):
-        whole["images"] = np.array(data.image_numbers())[whole["items"]]
+    whole["images"] = np.array(data.image_numbers())[whole["items"]]
     whole["groups"] = np.array(data.group_numbers())[whole["items"]]
     return whole, common
 

@@ -14,9 +14,9 @@ MINUS = "\N{MINUS SIGN}"
 _SIGNED = ("nonsense", "other_class", "random_weights")
 """Rank correlations: nearer to zero is better for one pair, but in a mean over pairs opposite signs cancel."""
 _SIZES = tuple(f"{key}_size" for key in _SIGNED)
-_LOWER = ("deletion", *_SIZES)
+_LOWER = ("deletion", "word_deletion", *_SIZES)
 _NO_DIRECTION = ("flipped_miou", *_SIGNED)
-_PAIRED = ("miou", "pointing")
+_PAIRED = ("miou", "pointing", "word_gap", "found")
 """Numbers of which `over_control` is the difference from the best baseline."""
 _DECIMAL = (*_SIGNED, *_SIZES)
 
@@ -38,8 +38,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
     ),
     "over_control": (
         "over control",
-        "mIoU, or pointing for phrases, minus that of the best baseline on the same images, so that its interval is "
-        "narrower than theirs: if all of it is above zero, the map is better than every baseline.",
+        "mIoU, or the headline number of another task, minus that of the best baseline on the same images, so that its "
+        "interval is narrower than theirs: if all of it is above zero, the method is better than every baseline.",
     ),
     "flipped_miou": (
         "flipped",
@@ -69,6 +69,23 @@ COLUMNS: dict[str, tuple[str, str]] = {
         "How often the box around the largest region above Otsu's threshold overlaps a box of the phrase by at least "
         "the protocol's IoU.",
     ),
+    "word_gap": (
+        "gap",
+        "Insertion minus deletion: how far the score depends on the words that come first rather than last.",
+    ),
+    "word_insertion": (
+        "insertion",
+        "Mean cosine of image and text (times 100) while words are inserted, the most relevant first.",
+    ),
+    "word_deletion": (
+        "deletion",
+        "Mean cosine of image and text (times 100) while words are deleted, the most relevant first; low is good.",
+    ),
+    "found": (
+        "found",
+        "How often the relevance of words changes most at a word that only one of the two captions has.",
+    ),
+    "accuracy": ("accuracy", "How often the caption has a higher score than the wrong one (Hsieh et al. 2023)."),
     "segmentation_miou": (
         "mIoU",
         "Intersection over union of predicted and true pixels of each class over all images, averaged over classes.",

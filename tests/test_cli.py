@@ -276,6 +276,7 @@ def test_explain_versus_is_the_difference(tiny_name: str, images: Path, tmp_path
         ("explain a.jpg -t dog --template '{} {}'", "exactly one '{}'"),
         ("explain a.jpg -t dog --format pgn", "formats must be among png, npz, json, got pgn"),
         ("explain a.jpg -t dog --set depth", "--set needs KEY=VALUE, got 'depth'"),
+        ("explain a.jpg -t dog --set depth=2 --set depth=4", "--set depth is given twice: keep one of them."),
         (
             "explain a.jpg -t dog --method surgery --set depth=abc",
             "'depth' of 'surgery' must be a whole number, got 'abc'",
@@ -441,6 +442,13 @@ def test_doctor_says_what_to_do(tiny_name: str, monkeypatch: pytest.MonkeyPatch)
     assert done.exit_code == 1
     [bad] = [row for row in json.loads(done.stdout) if row["next"].startswith("reinstall eclip")]
     assert "/nowhere" in bad["is"]
+
+
+def test_tables_show_brackets_and_colons(capsys: pytest.CaptureFixture[str]) -> None:
+    from eclip.cli import lists
+
+    lists.print_table([{"what": "a [/b] c", "next": "pip install 'eclip[hf]' :x:"}], False)
+    assert capsys.readouterr().out.splitlines()[1].split() == ["a", "[/b]", "c", "pip", "install", "'eclip[hf]'", ":x:"]
 
 
 @pytest.mark.parametrize(

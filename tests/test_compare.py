@@ -136,6 +136,7 @@ def test_options_are_those_of_one_method(image: Path) -> None:
     [
         ({"methods": "legard"}, UnknownNameError, "Did you mean 'legrad'"),
         ({"methods": []}, OptionError, "no method was given"),
+        ({"methods": 3}, OptionError, "method must be a name in eclip.METHODS, .* got 3"),
         ({"methods": ["all", "rise"]}, OptionError, "'all' cannot be combined with other methods, got all, rise"),
         ({"models": []}, OptionError, "no model was given"),
         ({"models": "minni"}, UnknownNameError, "Did you mean 'mini'"),

@@ -252,6 +252,27 @@ def test_coco2017_stuff_paints_things_on_pixel_maps(tmp_path: Path) -> None:
     assert maps["000000000139"] == [top, [brush, car, car, brush, VOID, VOID], top, [sky] * 3 + [VOID] * 3]
 
 
+@pytest.mark.parametrize("number", [91, 500, 0])
+def test_coco2017_stuff_refuses_a_category_that_coco_does_not_have(tmp_path: Path, number: int) -> None:
+    file = coco(tmp_path) / "annotations" / "instances_val2017.json"
+    whole = json.loads(file.read_text(encoding="utf-8"))
+    (tmp_path / "stuff_val2017_pixelmaps").mkdir()
+    whole["categories"].append({"id": number, "name": "zeppelin"})
+    file.write_text(json.dumps(whole), encoding="utf-8")
+    with pytest.raises(DataError, match=f"category {number} of .* is 'zeppelin'"):
+        DATASETS["coco2017_stuff"].prepare(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["images", "categories"])
+def test_coco_refuses_ids_of_several_types(tmp_path: Path, part: str) -> None:
+    file = coco(tmp_path) / "annotations" / "instances_val2017.json"
+    whole = json.loads(file.read_text(encoding="utf-8"))
+    whole[part].append(whole[part][0] | {"id": "7"})
+    file.write_text(json.dumps(whole), encoding="utf-8")
+    with pytest.raises(DataError, match="is not in COCO's format"):
+        DATASETS["coco2017"].prepare(tmp_path)
+
+
 def test_outlines_need_pycocotools_and_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     coco(tmp_path)
     monkeypatch.setitem(sys.modules, "pycocotools", None)
@@ -450,6 +471,7 @@ def test_table_without_masks_has_images_with_texts(tmp_path: Path) -> None:
     [
         ("image,text,mask\na.jpg,one,m.png\na.jpg,two,\n", "line 3 of .* has no mask, but other lines do"),
         ("image,text,mask\na.jpg,one,m.png\na.jpg,one,n.png\n", "lines 2 and 3 .*: merge their masks"),
+        ("image,text,mask\na.jpg,one,m.png\nx/../a.jpg,one,n.png\n", "lines 2 and 3 .* both have a.jpg"),
         ("photo,text\na.jpg,one\n", "line 2 of .* must have the texts image and text"),
         ("image,text\n", "has no row"),
     ],

@@ -106,6 +106,14 @@ def test_what_differs_between_questions_is_told_as_deep_as_it_goes(tmp_path: Pat
         open_run(tmp_path, {"methods": {"legrad": {"depth": 5}}, "data": {}, "batch_size": 1})
 
 
+@pytest.mark.parametrize("text", ["[]", "3", "null", "{"])
+def test_a_broken_question_is_another_question(tmp_path: Path, text: str) -> None:
+    (tmp_path / "question.json").write_text(text)
+    with pytest.raises(ResultError, match=r"different settings \(every was absent, now 1\)"):
+        open_run(tmp_path, {"every": 1})
+    open_run(tmp_path, {"every": 1}, overwrite=True)
+
+
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ResultError, match="cannot be written"):

@@ -295,7 +295,7 @@ def _hold(folder: str, on_method: Any, end: Any) -> None:
 
     with ExplanationWriter(folder):
         on_method.set()
-        end.wait(60)
+        end.wait(300)
 
 
 def test_two_processes_do_not_fill_one_folder_at_once(ask: Any, tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_two_processes_do_not_fill_one_folder_at_once(ask: Any, tmp_path: Path) 
     other = context.Process(target=_hold, args=(str(tmp_path), on_method, end))
     other.start()
     try:
-        assert on_method.wait(60)
+        assert on_method.wait(300)
         done = ask("explain", tmp_path)
         assert done.exit_code == 1
         assert done.stderr == (

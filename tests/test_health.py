@@ -377,3 +377,15 @@ def test_no_text_steers_the_terminal(tmp_path: Path) -> None:
     other = CliRunner().invoke(app, ["segment", *words])
     assert other.exit_code == 0 and "a \ufffd[2Jdog" in other.stdout
     assert "\x1b" not in done.output + other.output
+
+
+def test_no_file_name_steers_the_terminal(tmp_path: Path) -> None:
+    file = tmp_path / "a\x07b.jpg"
+    shutil.copy(IMAGES / "elephant.jpg", file)
+    for command, *words in (
+        ["compare", "--methods", "maskclip", "-t", "a dog", "--format", "json"],
+        ["concepts", "--count", "1", "--format", "json"],
+        ["words", "-t", "a dog"],
+    ):
+        done = CliRunner().invoke(app, [command, str(file), *words, "-o", str(tmp_path / command)])
+        assert done.exit_code == 0 and "a\ufffdb.jpg" in done.stdout and "\x07" not in done.output, command

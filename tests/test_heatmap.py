@@ -148,6 +148,9 @@ def test_boxes_largest_first_corners_connect():
     assert heatmap.boxes(mask).tolist() == [[2, 1, 4, 4], [0, 0, 1, 1]]
     assert heatmap.boxes(mask, min_area=0.1).tolist() == [[2, 1, 4, 4]]  # 3 of 20 pixels stay, 1 of 20 does not
     assert heatmap.boxes(mask, min_area=0.05).tolist() == [[2, 1, 4, 4], [0, 0, 1, 1]]
+    for least in (-0.1, 1.5, float("nan")):
+        with pytest.raises(OptionError, match=f"min_area must be a share of the image, 0 to 1, got {least}"):
+            heatmap.boxes(mask, min_area=least)
 
 
 def test_boxes_rank_by_pixels_not_by_box_and_ties_in_reading_order():
@@ -193,9 +196,10 @@ def test_points_stay_inside_a_one_pixel_image():
     assert heatmap.points(torch.arange(64.0).reshape(8, 8), (1, 1))[0].max() == 0
 
 
-def test_points_refuse_a_negative_k():
-    with pytest.raises(OptionError, match="k >= 0 or None, got -1"):
-        heatmap.points(torch.eye(4), (8, 8), k=-1)
+def test_points_refuse_a_k_that_is_no_count(shapes_unchecked):
+    for k in (-1, 2.5, float("nan")):
+        with pytest.raises(OptionError, match=f"whole number k >= 0 or None, got {k}"):
+            heatmap.points(torch.eye(4), (8, 8), k=k)
 
 
 @needs_golden

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import cache, partial
 
 import numpy as np
@@ -285,8 +286,8 @@ def test_naclip_favors_patches_that_are_near(family: str) -> None:
     torch.testing.assert_close(
         without, METHODS["clearclip"].function(encoding, text, attention="kk"), rtol=0, atol=1e-12
     )
-    for std in (0.0, float("inf")):
-        with pytest.raises(OptionError, match=f"a finite std > 0, got {std}"):
+    for std in (0.0, float("inf"), float("nan"), 1e-170, 1e200):
+        with pytest.raises(OptionError, match=re.escape(f"a std from 1e-06 to 1e+06 patches, got {std}")):
             METHODS["naclip"](encoding, text, std=std)
 
 

@@ -113,6 +113,8 @@ def test_which_patch_for_this_word(found: eclip.Interactions) -> None:
     for missing in ("cat", "two and", "", 5):
         with pytest.raises(TextError, match=r"is not in|there is no"):
             found.map(missing)
+    with pytest.raises(TextError, match=r"there is no word 1\.9"):
+        found.find(1.9)
 
 
 def test_which_word_for_this_patch(found: eclip.Interactions) -> None:

@@ -110,6 +110,8 @@ def test_small_classes_give_way_to_the_next_in_line() -> None:
     # the softmax stays over all classes: where 1 takes over from 3, its share is that of its own logit
     assert less[1, 1] == pytest.approx(1 / (1 + np.e + np.e**2), rel=1e-6)
     assert shares[1, 1] == pytest.approx(np.e**2 / (1 + np.e + np.e**2), rel=1e-6)
+    _, none = label_pixels(_whole(maps), (2, 2), places, scale=1.0, area_threshold=0.5)
+    np.testing.assert_array_equal(none, shares)  # where no class is left, that of the class that lost the pixel
 
 
 def test_logits_are_resized_before_the_softmax() -> None:

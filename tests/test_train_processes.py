@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import shapes
 from eclip.backbones.head import load_head
+from eclip.errors import TrainingError
 from eclip.training.config import TrainConfig
+from eclip.training.distributed import joined
 from eclip.training.log import FILE, events
 from eclip.training.run import train
 
@@ -133,6 +136,23 @@ def test_a_group_that_torchrun_did_not_make_is_used_too_and_an_error_of_one_is_t
     assert own == "of this one alone"
     assert told.startswith("process 0 of 2 lost contact with the others (")
     assert told.endswith("). If another process failed first, its error is the cause.")
+
+
+def test_a_process_that_fails_while_others_still_connect_is_told_like_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Seen under load: the other was through, failed and closed its end before this one had connected."""
+
+    def new_group(**_: Any) -> None:
+        raise dist.DistBackendError("Gloo connectFullMesh failed with [...]\nand more")
+
+    told = {"is_initialized": True, "get_backend_config": "cpu:gloo", "get_rank": 0, "get_world_size": 2}
+    for name, value in told.items():
+        monkeypatch.setattr(dist, name, lambda value=value: value)
+    monkeypatch.setattr(dist, "new_group", new_group)
+    lost = r"process 0 of 2 lost contact .*connectFullMesh failed with \[\.\.\.\]\)\. If"
+    with pytest.raises(TrainingError, match=lost), joined("cpu"):
+        raise AssertionError("it never joined")
 
 
 @pytest.fixture

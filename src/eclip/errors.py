@@ -83,19 +83,11 @@ class NotApplicableError(EclipError):
 
 
 class NoHeadError(NotApplicableError):
-    """The method `eclip` on a model without a trained head.
-
-    Args:
-        model: the model's name.
-    """
+    """The method `eclip` on a model without a trained head."""
 
     def __init__(self, model: str) -> None:
         self.why = f"{model} has no trained head: train one with `eclip train --model {model} --train-data PATH -o DIR`"
         EclipError.__init__(self, f"'eclip' needs a head, but {self.why}, then run `eclip explain --head DIR`.")
-
-
-class DeviceError(EclipError):
-    """A device or precision that is not available."""
 
 
 class GradientError(NotApplicableError):
@@ -114,6 +106,10 @@ class GradientError(NotApplicableError):
             f"gradient methods are not applicable to {model}, a {family}: {self.why}. Use a method without gradients, "
             "such as 'surgery', or a floating-point version of the model.",
         )
+
+
+class DeviceError(EclipError):
+    """A device or precision that is not available."""
 
 
 class StaleEncodingError(EclipError):
@@ -142,11 +138,11 @@ class TrainingError(EclipError):
 
 
 class ModelError(EclipError):
-    """A model that cannot be loaded."""
+    """A model that cannot be loaded or explained."""
 
 
 class AlteredModelError(ModelError):
-    """A block that does not compute what its weights say, so that maps would not explain the score."""
+    """A block, such as one with hooks or adapters, that does not compute what its weights say: maps would mislead."""
 
 
 class HeadError(ModelError):

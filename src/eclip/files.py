@@ -11,6 +11,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -46,15 +47,9 @@ def lock(folder: Path) -> Callable[[], None]:
                 f"another run is writing to {str(folder)!r}: wait for it to finish, or choose another folder."
             ) from None
         return lambda: None
-    closed = False
-
-    def release() -> None:
-        nonlocal closed
-        if not closed:
-            closed = True
-            os.close(held)
-
-    return release
+    release = ExitStack()
+    release.callback(os.close, held)
+    return release.close  # once: a second call does nothing
 
 
 def replace_file(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:

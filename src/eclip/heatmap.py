@@ -103,8 +103,7 @@ def resize(
         raise OptionError(f"size must be (height, width) of at least 1 each, got {size}.")
     maps = maps.float()
     stack = maps.flatten(0, -3)[:, None] if maps.ndim > 2 else maps[None, None]  # map 1 row col
-    resized = interpolate(stack, size, mode="bilinear")
-    resized = resized.reshape(*maps.shape[:-2], *size)
+    resized = interpolate(stack, size, mode="bilinear").reshape(*maps.shape[:-2], *size)
     return resized.clamp(maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True))
 
 
@@ -117,9 +116,8 @@ def mean_over_cells(
         maps: raw or normalized.
         grid: cells down and across. A map already on that grid is unchanged.
     """
-    return F.adaptive_avg_pool2d(maps.flatten(0, -3) if maps.ndim > 2 else maps[None], grid).reshape(
-        *maps.shape[:-2], *grid
-    )
+    stack = maps.flatten(0, -3) if maps.ndim > 2 else maps[None]
+    return F.adaptive_avg_pool2d(stack, grid).reshape(*maps.shape[:-2], *grid)
 
 
 def otsu(heat: Float[np.ndarray, "height width"]) -> float:
@@ -163,6 +161,9 @@ def boxes(mask: Bool[np.ndarray, "height width"], *, min_area: float = 0.0) -> I
     Returns:
         Left, top, right, bottom in pixels, right and bottom exclusive; largest region first, equal ones in reading
         order; (0, 4) for an empty mask.
+
+    Raises:
+        OptionError: min_area is outside its range.
     """
     numbered, kept = _regions(mask, min_area)
     slices = ndimage.find_objects(numbered)  # (rows, columns) of each
@@ -181,6 +182,8 @@ def regions(
 
 def _regions(mask: Bool[np.ndarray, "height width"], min_area: float) -> tuple[np.ndarray, list[int]]:
     """Each pixel's region, from 1, and the numbers of the regions to keep, the largest first."""
+    if not 0 <= min_area <= 1:
+        raise OptionError(f"min_area must be a share of the image, 0 to 1, got {min_area}.")
     numbered, count = ndimage.label(mask, structure=np.ones((3, 3)))
     areas = np.bincount(numbered.ravel(), minlength=count + 1)[1:]
     return numbered, [int(i) + 1 for i in np.argsort(-areas, kind="stable") if areas[i] >= min_area * mask.size]
@@ -207,17 +210,17 @@ def points(
         that halves to a single cell.
 
     Raises:
-        OptionError: the size is not positive, or k is negative.
+        OptionError: the size is not positive, or k is not a whole number of at least 0.
         EclipError: a value is NaN or infinite.
     """
-    if k is not None and k < 0:
-        raise OptionError(f"points needs k >= 0 or None, got {k}.")
+    if k is not None and not (k >= 0 and float(k).is_integer()):
+        raise OptionError(f"points needs a whole number k >= 0 or None, got {k}.")
     if min(size) < 1:
         raise OptionError(f"size must be (height, width) of at least 1 each, got {size}.")
     rows, cols = (max(1, side // 2) for side in scores.shape)
     halved = normalize(resize(scores, (rows, cols))).flatten()
     count = min(int((halved >= threshold).sum()), len(halved) // 2) if halved.any() else 0
-    taken = count if k is None else min(k, count)
+    taken = count if k is None else min(int(k), count)
     ranked = halved.argsort(stable=True).cpu().numpy()
     cells = np.concatenate([ranked[len(ranked) - taken :], ranked[:taken]])
     centers = np.stack([(cells % cols + 0.5) * size[1] / cols, (cells // cols + 0.5) * size[0] / rows], axis=1)
@@ -226,7 +229,7 @@ def points(
 
 
 def _require_finite(maps: torch.Tensor) -> None:
-    if maps.shape[-2] == 0 or maps.shape[-1] == 0:
+    if 0 in maps.shape[-2:]:
         raise EclipError(f"a map needs at least one cell, got the shape {tuple(maps.shape)}.")
     if not maps.isfinite().all():
         count = int((~maps.isfinite()).sum())

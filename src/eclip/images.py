@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from eclip.errors import ImageError
-from eclip.pixels import TensorLike, from_array, from_deep, from_tensor, images_of
+from eclip.pixels import TensorLike, from_array, from_deep, from_tensor
 
 ImageLike = str | Path | Image.Image | NDArray[Any] | TensorLike
 """What a user may pass as an image."""
@@ -207,18 +207,18 @@ def find_images(
 
 
 def are_several(images: object) -> bool:
-    """Whether it is several images: a list, another iterable, or a batch; not a path, a PIL image or one array."""
+    """Whether it is several images: a list, another iterable, or a batch; not a path, a PIL image or one array.
+
+    A batch is a NumPy array (image, height, width, channel) or a torch tensor (image, channel, height, width).
+    """
     if isinstance(images, np.ndarray | TensorLike):
-        return images_of(images) is not None
+        return getattr(images, "ndim", 0) == 4
     return isinstance(images, Iterable) and not isinstance(images, str | bytes | os.PathLike | Place | Image.Image)
 
 
 def each(images: ImageLike | Place | Iterable[ImageLike | Place]) -> Iterable[Any]:
     """One image or several, as an iterable over images; lazy iterables stay lazy."""
-    if not are_several(images):
-        return [images]
-    batch = images_of(images)
-    return images if batch is None else batch  # type: ignore[return-value]
+    return images if are_several(images) else [images]  # type: ignore[return-value]
 
 
 def at_least_one(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
@@ -227,8 +227,7 @@ def at_least_one(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     Raises:
         ImageError: there is none.
     """
-    several: list[ImageLike] = list(each(images))
-    if not several:
+    if not (several := list(each(images))):
         raise ImageError("no image was given; pass at least one.")
     return several
 

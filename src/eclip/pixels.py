@@ -68,15 +68,6 @@ def from_deep(picture: Image.Image, name: str) -> Image.Image:
     return Image.fromarray((np.clip(values / full, 0, 1) * 255).round().astype(np.uint8)).convert("RGB")
 
 
-def images_of(images: object) -> list[Any] | None:
-    """The images of a NumPy batch (image, height, width, channel) or torch batch (image, channel, height, width).
-
-    None if it is not a batch; an array with three axes is one image.
-    """
-    batch = isinstance(images, np.ndarray | TensorLike) and getattr(images, "ndim", 0) == 4
-    return list(images) if batch else None  # type: ignore[call-overload]
-
-
 def _alone(values: NDArray[Any], kind: str) -> NDArray[Any]:
     if values.ndim != 4:
         return values

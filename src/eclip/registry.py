@@ -70,14 +70,8 @@ AnyEntry = TypeVar("AnyEntry", bound=Entry[Any])
 def entry_of(name: str, entries: Mapping[str, AnyEntry], kind: str, listing: str) -> AnyEntry:
     """The entry of that name.
 
-    Args:
-        name: as the user wrote it.
-        entries: all of the kind.
-        kind: what the name should have been, for the error.
-        listing: the command that lists them all.
-
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: there is none; `kind` and `listing` are for its message.
     """
     if name not in entries:
         raise UnknownNameError(kind, name, entries, listing)
@@ -161,8 +155,7 @@ _KINDS: dict[Any, str] = {
 
 def _object(kind: Any) -> str:
     """A class in words, such as "a floating-point tensor (image, patch, channel)" or "a Module"."""
-    axes = getattr(kind, "dim_str", "").split()  # jaxtyping's
-    if axes:
+    if axes := getattr(kind, "dim_str", "").split():  # jaxtyping's
         return f"a floating-point tensor ({', '.join(axes)})"
     return "a tensor" if kind.__name__ == "Tensor" else f"a {kind.__name__}"
 
@@ -177,11 +170,8 @@ def _shown(value: Any) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_plain(one) for one in value)
-    return value.item() if _is_numpy(value) else value
-
-
-def _is_numpy(value: object) -> bool:
-    return isinstance(value, numbers.Number) and hasattr(value, "item")
+    is_numpy = isinstance(value, numbers.Number) and hasattr(value, "item")
+    return value.item() if is_numpy else value
 
 
 def _is_a(value: object, kind: Any) -> bool:

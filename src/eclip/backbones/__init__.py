@@ -1,1 +1,1 @@
-"""Image-text models, seen through one record: `base.py`. `encoding.py` runs it; `load.py` finds models by name."""
+"""Image-text models, seen through one record: `backbone.py`. `encoding.py` runs it; `load.py` finds models by name."""

@@ -8,7 +8,7 @@ its first use, and again after weights or modules have changed; parts that are n
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ from eclip.backbones.host import (
 )
 from eclip.backbones.state import State, image_state, text_state
 from eclip.backbones.text_tower import run_text_block
-from eclip.errors import AlteredModelError, ModelError, StaleEncodingError
+from eclip.errors import AlteredModelError, ModelError
 
 if TYPE_CHECKING:
     from eclip.backbones.backbone import Backbone
@@ -42,19 +42,6 @@ MOST_TOWER, MOST_TEXT = 0.05, 0.1
 """Largest share of a feature that rounding may reach in half precision."""
 INTEGER_BLOCK, INTEGER_TOWER = 0.02, 0.1
 """Largest relative errors where layers compute with integers."""
-
-
-def check_state(backbone: Backbone, state: State) -> None:
-    """Check that the image side has not changed since an encoding was made.
-
-    Raises:
-        StaleEncodingError: weights or modules have changed since.
-    """
-    if image_state(backbone) != state:
-        raise StaleEncodingError(
-            f"the weights or modules of {backbone.name} have changed since this encoding was made: encode the image "
-            "again, so that maps and scores come from the same model."
-        )
 
 
 def check_blocks(
@@ -74,13 +61,12 @@ def check_blocks(
     """
     done = _done(backbone, "blocks", state)
     first = len(blocks) - len(inputs)
-    for index, (block, x) in enumerate(zip(blocks[first:], inputs, strict=True), start=first):
-        if index in done:
-            continue
-        after = inputs[index - first + 1] if index + 1 < len(blocks) else last
-        _check_block(backbone, f"block {index + 1} of {len(blocks)}", block, x[:1], after[:1])
-        if block.host is None or is_all_plain(block.host):
-            done.add(index)
+    steps = zip(blocks[first:], inputs, (*inputs[1:], last), strict=True)
+    for index, (block, x, after) in enumerate(steps, start=first):
+        if index not in done:
+            _check_block(backbone, f"block {index + 1} of {len(blocks)}", block, x[:1], after[:1])
+            if is_all_plain(block.host):
+                done.add(index)
 
 
 def check_latent(backbone: Backbone, state: State, tokens: Tensor) -> None:
@@ -90,7 +76,7 @@ def check_latent(backbone: Backbone, state: State, tokens: Tensor) -> None:
         return
     with steady(backbone.model), torch.no_grad():
         _check_block(backbone, "the pooling head", block, tokens[:1], block.forward(tokens[:1]))
-    if block.host is None or is_all_plain(block.host):
+    if is_all_plain(block.host):
         done.add(0)
 
 
@@ -101,9 +87,8 @@ def check_tokens(backbone: Backbone, blocks: tuple[Block, ...], last: Tensor, co
         AlteredModelError: it outputs more or fewer, for example because blocks merge tokens.
     """
     if last.shape[1] != count:
-        hosts = [block.host for block in blocks if block.host is not None]
         what = f"gives {last.shape[1]} tokens instead of {count}, so tokens do not correspond to patches"
-        raise AlteredModelError(_sentence(backbone, "the image tower", hosts, what))
+        raise AlteredModelError(_sentence(backbone, "the image tower", [block.host for block in blocks], what))
 
 
 def check_tower(backbone: Backbone, pixels: Tensor) -> State:
@@ -136,7 +121,7 @@ def check_tower(backbone: Backbone, pixels: Tensor) -> State:
             raise AlteredModelError(f"the model's own feature is a {type(theirs).__name__}, not a tensor")
     except Exception as error:  # whatever was added to a model can raise anything
         memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if memory or (all(map(is_all_plain, roots)) and not isinstance(error, AlteredModelError)):
+        if memory or (is_all_plain(*roots) and not isinstance(error, AlteredModelError)):
             raise
         raise AlteredModelError(_sentence(backbone, "the image tower", roots, f"cannot be run ({error})")) from error
     if not bool(theirs.isfinite().all()):
@@ -172,7 +157,7 @@ def check_text(backbone: Backbone, ids: Tensor) -> None:
     share = min(MOST_TEXT, len(tower.blocks) * PLAIN * _rounding(theirs))
     share += INTEGER_TOWER if is_quantized(*roots) else 0.0
     _require(backbone, "the text tower", roots, ours, theirs, share * theirs.double().norm())
-    if all(is_all_plain(root) for root in roots):
+    if is_all_plain(*roots):
         done.add(0)
 
 
@@ -185,7 +170,7 @@ def _done(backbone: Backbone, kind: str, state: State) -> set[int]:
 
 
 def _check_block(backbone: Backbone, name: str, block: Block, x: Tensor, after: Tensor) -> None:
-    host, integer = block.host, block.host is not None and is_quantized(block.host)
+    host, integer = [block.host], INTEGER_BLOCK if is_quantized(block.host) else 0.0
     with torch.inference_mode(False), torch.no_grad():
         if block.reference is not None or integer:  # the rounding of integer layers depends on the batch
             with steady(backbone.model):
@@ -198,14 +183,10 @@ def _check_block(backbone: Backbone, name: str, block: Block, x: Tensor, after: 
             raise AlteredModelError(_sentence(backbone, name, host, f"cannot be recomputed ({error})")) from error
         added = (after.double() - x.double() if block.residual and after.shape == x.shape else after.double()).norm()
         rounding = _rounding(after) * after.double().norm()
-        most = MARGIN * ((shaken.double() - ours.double()).norm() + rounding) + (
-            INTEGER_BLOCK * added if integer else 0
-        )
+        most = MARGIN * ((shaken.double() - ours.double()).norm() + rounding) + integer * added
         _require(backbone, name, host, ours, after, most)
-        values = (INTEGER_BLOCK if integer else 0.0) + PLAIN * _rounding(v)
-        _require(backbone, name, host, alone, v, values * v.double().norm())
-    if block.qkv_vjp is not None:
-        _check_pull(backbone, name, block, normed)
+        _require(backbone, name, host, alone, v, (integer + PLAIN * _rounding(v)) * v.double().norm())
+    _check_pull(backbone, name, block, normed)
 
 
 def _open(block: Block, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -217,24 +198,21 @@ def _open(block: Block, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _shake(like: Tensor) -> Tensor:
     """Factors close to one, whose effect shows how much a block amplifies rounding errors."""
-    signs = (
-        torch.arange(like.shape[-1], dtype=torch.long, device=like.device)
-        .mul(2654435761)
-        .bitwise_right_shift(7)
-        .bitwise_and(1)
-    )
+    places = torch.arange(like.shape[-1], dtype=torch.long, device=like.device)
+    signs = (places * 2654435761 >> 7) & 1
     return 1 + (signs * 2 - 1).to(like) * 4 * _rounding(like)
 
 
 def _check_pull(backbone: Backbone, name: str, block: Block, normed: Tensor) -> None:
-    """Compare the hand-written transpose of `qkv` with torch's own gradient."""
-    assert block.qkv_vjp is not None
+    """Compare the hand-written transpose of `qkv`, if there is one, with torch's own gradient."""
+    if block.qkv_vjp is None:
+        return
     with torch.inference_mode(False), torch.enable_grad():
         leaf = normed.detach().requires_grad_()
         parts = block.qkv(leaf)
         theirs = torch.autograd.grad(parts, leaf, [part.detach() for part in parts])[0]
     ours = block.qkv_vjp(*(part.detach() for part in parts))
-    _require(backbone, name, block.host, ours, theirs, PLAIN * _rounding(theirs) * theirs.double().norm())
+    _require(backbone, name, [block.host], ours, theirs, PLAIN * _rounding(theirs) * theirs.double().norm())
 
 
 def _rounding(like: Tensor) -> float:
@@ -247,21 +225,19 @@ def _rounding(like: Tensor) -> float:
     return max(torch.finfo(like.dtype).eps, torch.finfo(torch.float32).eps) / 2
 
 
-def _require(
-    backbone: Backbone, name: str, host: nn.Module | list[nn.Module] | None, ours: Tensor, theirs: Tensor, most: Any
-) -> None:
+def _require(backbone: Backbone, name: str, roots: list[nn.Module], ours: Tensor, theirs: Tensor, most: Tensor) -> None:
     ours, theirs = ours.detach(), theirs.detach()
     apart = float((ours.double() - theirs.double()).norm()) if ours.shape == theirs.shape else math.inf
     if not apart <= most:
         share = 100 * apart / max(float(theirs.double().norm()), 1e-30)
         off = f"does not compute what its weights say (off by {share:.2g} %)"
-        raise AlteredModelError(_sentence(backbone, name, host, off))
+        raise AlteredModelError(_sentence(backbone, name, roots, off))
 
 
-def _sentence(backbone: Backbone, name: str, host: nn.Module | list[nn.Module] | None, what: str) -> str:
-    roots = host if isinstance(host, list) else [] if host is None else [host]
-    found = [odd for root in roots for odd in oddities(path_of(backbone.model, root), root)]
-    where = next((f" ({path})" for root in roots[:1] if (path := path_of(backbone.model, root))), "")
+def _sentence(backbone: Backbone, name: str, roots: list[nn.Module], what: str) -> str:
+    paths = [path_of(backbone.model, root) for root in roots]
+    found = [odd for path, root in zip(paths, roots, strict=True) for odd in oddities(path, root)]
+    where = f" ({paths[0]})" if paths and paths[0] else ""
     if not found:
         return (
             f"{backbone.name}: {name}{where} {what}, but eclip explains a block by recomputing it. If you changed the "

@@ -26,6 +26,8 @@ LARGEST = 10
 """Half-precision gradients are scaled up to at most two to this power."""
 AT_ONCE = 1 << 25
 """Most elements in one intermediate tensor of a batched backward pass; further texts go into further passes."""
+CUT = "this model", "network in which a layer leaves the autograd graph", "detach"
+"""What a GradientError says if the score does not depend on the requested tensors through the autograd graph."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +68,8 @@ class Gathering:
             mixed: the gathered values, if not `attn @ v`.
         """
         start = (self.attn @ self.v if mixed is None else mixed).detach()
-        count = max(1, AT_ONCE // (4 * start.numel()))
         parts: list[Tensor] = []
-        for some in text.split(count):
+        for some in text.split(max(1, AT_ONCE // (4 * start.numel()))):
             with gradients(self.backbone):
                 rows = start.repeat(1, 1, len(some), 1).requires_grad_()  # image head text width
                 features = self.features(rows)  # image text feature
@@ -160,9 +161,7 @@ def rest(encoding: Encoding, count: int, x: Tokens, method: str) -> Float[Tensor
 
 
 def score_gradients(
-    feature: Float[Tensor, "image feature"],
-    text: Float[Tensor, "text feature"],
-    of: list[Tensor],
+    feature: Float[Tensor, "image feature"], text: Float[Tensor, "text feature"], of: list[Tensor]
 ) -> Iterator[list[Tensor]]:
     """Gradients of every text's score, the cosine of feature and text, in batched backward passes.
 
@@ -183,11 +182,6 @@ def score_gradients(
         yield _pull(feature, of, some, batched=True)
 
 
-def _cut() -> GradientError:
-    """The score does not depend on the requested tensors through the autograd graph."""
-    return GradientError("this model", "network in which a layer leaves the autograd graph", "detach")
-
-
 def _pull(output: Tensor, of: list[Tensor], cotangent: Tensor, batched: bool = False) -> list[Tensor]:
     """Gradients in float32 at least. In half precision they are scaled up so that none underflows on the way.
 
@@ -195,12 +189,12 @@ def _pull(output: Tensor, of: list[Tensor], cotangent: Tensor, batched: bool = F
     result divided by it; the power is lowered if something overflows.
     """
     if not output.requires_grad:
-        raise _cut()
+        raise GradientError(*CUT)
 
     def qkv_vjp(start: Tensor) -> tuple[Tensor, ...]:
         grads = torch.autograd.grad(output, of, start, retain_graph=True, allow_unused=True)
         if any(grad is None for grad in grads):
-            raise _cut()
+            raise GradientError(*CUT)
         return grads
 
     half = output.dtype == torch.float16
@@ -208,9 +202,8 @@ def _pull(output: Tensor, of: list[Tensor], cotangent: Tensor, batched: bool = F
     power = LARGEST - math.frexp(largest)[1] if largest else 0
     for lift in range(power, power - 64, -8):
         lifted = (cotangent * 2.0**lift).to(output)
-        grads = (
-            torch.func.vmap(qkv_vjp)(lifted) if batched else qkv_vjp(lifted)
-        )  # is_grads_batched takes norms one by one
+        # vmap, since is_grads_batched takes norms one by one
+        grads = torch.func.vmap(qkv_vjp)(lifted) if batched else qkv_vjp(lifted)
         if not half or all(bool(grad.isfinite().all()) for grad in grads):
             break
     return [grad.to(torch.promote_types(grad.dtype, torch.float32)) * 2.0**-lift for grad in grads]

@@ -116,7 +116,6 @@ class Backbone:
         return copied
 
     def __repr__(self) -> str:
-        """One line: name, family, grid, precision and device."""
         rows, cols = self.native
         head = "" if self.head is None else ", with a head"
         return (

@@ -6,8 +6,9 @@ patched `forward`, no copy of a weight: nothing in the user's model is changed, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,13 +40,13 @@ class Block:
         value: normalized tokens -> values (image, head, token, width) without positions. Equals `qkv(x)[2]` in a ViT.
         out: (image, head, token, width) -> (image, token, channel): output projection, layer scale included.
         forward: tokens -> tokens, the host's own fused computation of the whole block.
+        host: the host's own module, of which this is a view.
         norm2: tokens -> normalized tokens, None where there is no MLP.
         mlp: normalized tokens -> the update of the residual stream, layer scale included, None where there is no MLP.
         residual: False in an attention pool.
         qkv_vjp: gradients of queries, keys and values, each (image, head, row, width), -> gradients of the normalized
             tokens (image, row, channel): the transpose of `qkv`. None where that is not affine, because queries or keys
             are normalized or rotated, or come from layers other than plain ones.
-        host: the host's own module, of which this is a view.
         reference: the host's own call, where `forward` is not; None elsewhere.
     """
 
@@ -55,11 +56,11 @@ class Block:
     value: Fn
     out: Fn
     forward: Fn
+    host: nn.Module
     norm2: Fn | None = None
     mlp: Fn | None = None
     residual: bool = True
     qkv_vjp: QkvVjp | None = None
-    host: nn.Module | None = None
     reference: Fn | None = None
 
     def __deepcopy__(self, memo: object) -> Block:
@@ -86,10 +87,12 @@ def finish(
         x: input of the block; one token is broadcast to all.
         mixed: attention-weighted values, or a method's replacement for them.
     """
-    x = x + block.out(mixed) if block.residual else block.out(mixed)
-    if block.mlp is None or block.norm2 is None:
-        return x
-    return x + block.mlp(block.norm2(x))
+    return add_mlp(block, x + block.out(mixed) if block.residual else block.out(mixed))
+
+
+def add_mlp(block: Block, x: Tensor) -> Tensor:
+    """Tokens after attention plus the update of the MLP, if there is one."""
+    return x if block.mlp is None or block.norm2 is None else x + block.mlp(block.norm2(x))
 
 
 def run_block(block: Block, x: Tokens) -> Float[Tensor, "image token output"]:
@@ -101,6 +104,12 @@ def run_block(block: Block, x: Tokens) -> Float[Tensor, "image token output"]:
 def split_heads(x: Tokens, heads: int) -> Heads:
     """Split the channels into heads."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # image head token width
+
+
+def split_qkv(parts: Iterable[Tensor], heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, each split into heads."""
+    q, k, v = (split_heads(part, heads) for part in parts)
+    return q, k, v
 
 
 def merge_heads(x: Heads) -> Tokens:
@@ -122,6 +131,12 @@ def pull_of(weights: Callable[[], Sequence[Tensor]]) -> QkvVjp:
         return torch.cat([merge_heads(q), merge_heads(k), merge_heads(v)], dim=-1) @ weight.to(q)
 
     return qkv_vjp
+
+
+def reread(read: Callable[[], Iterable[Any]]) -> Callable[..., tuple[Any, ...]]:
+    """A tower's blocks, the same for every grid, read from the model each time; an unknown one is refused at once."""
+    tuple(read())
+    return lambda *_: tuple(read())
 
 
 def unit(x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-
-def _options(one: Any) -> Mapping[str, Any]:
-    return inspect.signature(one).parameters if inspect.isfunction(one) else {}
-
-
-INITIAL = tuple(name for name, one in vars(nn.init).items() if name.endswith("_") and "generator" in _options(one))
+INITIAL = tuple(
+    name
+    for name, one in inspect.getmembers(nn.init, inspect.isfunction)
+    if name.endswith("_") and "generator" in inspect.signature(one).parameters
+)
 """Functions of `torch.nn.init` that draw random values."""
 DRAWN = ("uniform_", "normal_", "random_", "bernoulli_", "exponential_", "log_normal_", "cauchy_", "geometric_")
 """Methods of a tensor that draw its values at random."""

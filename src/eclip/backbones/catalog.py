@@ -80,7 +80,8 @@ OPENAI = {
 def full_name(name: str, checkpoint: str | Path | None = None) -> str:
     """open_clip's name of a model given by its name in OpenAI's package; any other name is returned unchanged.
 
-    "ViT-B/32" is "ViT-B-32/openai". With a checkpoint, it is only the architecture, with OpenAI's activation.
+    "ViT-B/32" is "ViT-B-32/openai". With a checkpoint, it is only the architecture, with OpenAI's activation. "RN50" is
+    also a name of open_clip's, and with a checkpoint means that: for one with OpenAI's activation, "RN50-quickgelu".
     """
     start, plus, file = name.partition("+")
     if start not in OPENAI:

@@ -60,7 +60,6 @@ def create(architecture: str, tag: str | None, checkpoint: Path | None) -> tuple
 
 
 def _fetch_open_clip(repository: str, name: str) -> list[Path]:
-    """Configuration and weights of an open_clip model of the Hub, downloaded if needed."""
     config = fetch(repository, (CONFIG,), "")
     _check_text_side(f"local-dir:{config.parent}", name)
     return [config, fetch(repository, WEIGHTS, "of unknown size")]
@@ -112,11 +111,11 @@ def _tag_options(architecture: str, tag: str) -> dict[str, Any]:
         plain = architecture.removesuffix("-quickgelu")
         raise ModelError(f"weights {tag!r} were trained with GELU, not QuickGELU: use {plain}/{tag}.")
     repository, _, file = config.get("hf_hub", "").rpartition("/")
-    if not repository:  # a few old weights are on other servers
+    if repository:
+        files = (str(Path(file).with_suffix(".safetensors")), file) if file else WEIGHTS
+        weights = fetch(repository, files, _size(architecture))
+    else:  # a few old weights are on other servers
         weights = fetch_url(config["url"], _size(architecture))
-        return {"pretrained": str(weights), "force_quick_gelu": quick, "force_preprocess_cfg": config}
-    files = (str(Path(file).with_suffix(".safetensors")), file) if file else WEIGHTS
-    weights = fetch(repository, files, _size(architecture))
     return {"pretrained": str(weights), "force_quick_gelu": quick, "force_preprocess_cfg": config}
 
 

@@ -7,20 +7,20 @@ method is then a pure function of that Encoding and the texts.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, SupportsIndex
 
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.backbones.agreement import check_blocks, check_state, check_tokens, check_tower
+from eclip.backbones.agreement import check_blocks, check_tokens, check_tower
 from eclip.backbones.backbone import Backbone, Positions
 from eclip.backbones.blocks import Block, Tokens
 from eclip.backbones.choices import DEFAULT_POSITIONS, POSITIONS
 from eclip.backbones.eval_no_grad import eval_no_grad
 from eclip.backbones.preprocess import Grid
 from eclip.backbones.state import State, image_state
-from eclip.errors import KeepError, OptionError, ShapeError
+from eclip.errors import KeepError, OptionError, ShapeError, StaleEncodingError
 from eclip.registry import one_of, whole
 
 
@@ -53,28 +53,30 @@ class Encoding:
     prefix: int
     positions: Positions
     blocks: tuple[Block, ...]
-    state: State = field(default=(), repr=False)
+    state: State = ()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Encoding:
         """An Encoding by a copy of the Backbone, with the blocks of the copied model."""
         self.check_current()
         backbone = copy.deepcopy(self.backbone, memo)
-        copied = {name: copy.deepcopy(getattr(self, name), memo) for name in ("pixels", "inputs", "tokens", "feature")}
-        trunk, state = copy.deepcopy(self.trunk, memo), image_state(backbone)
+        names = ("pixels", "inputs", "tokens", "feature", "trunk")
+        copied = {name: copy.deepcopy(getattr(self, name), memo) for name in names}
         blocks = backbone.blocks_at(self.grid, self.positions)
-        return replace(self, backbone=backbone, trunk=trunk, state=state, blocks=blocks, **copied)
+        return replace(self, backbone=backbone, state=image_state(backbone), blocks=blocks, **copied)
 
     def check_current(self) -> None:
         """Check that the model has not changed since it encoded.
 
         Raises:
-            StaleEncodingError: it has changed.
+            StaleEncodingError: weights or modules of the image side have changed.
         """
-        if self.state:
-            check_state(self.backbone, self.state)
+        if self.state and image_state(self.backbone) != self.state:
+            raise StaleEncodingError(
+                f"the weights or modules of {self.backbone.name} have changed since this encoding was made: encode the "
+                "image again, so that maps and scores come from the same model."
+            )
 
     def __repr__(self) -> str:
-        """One line: images, patches, kept blocks and model."""
         rows, cols = self.grid
         return (
             f"Encoding({len(self.pixels)} images, {rows} x {cols} patches, the last {len(self.inputs)} of "
@@ -86,7 +88,6 @@ class Encoding:
 
         Raises:
             KeepError: the encoding kept fewer.
-            StaleEncodingError: the model has changed since it encoded.
             AlteredModelError: a block does not compute what its weights say.
         """
         depth = len(self.blocks)

@@ -20,19 +20,12 @@ from eclip.errors import ModelError
 
 @dataclass(eq=False, slots=True)
 class _Held:
-    """A module in use.
-
-    Attributes:
-        module: the module, kept alive only while it is in use.
-        training: the flag that its owner wants.
-        users: how many are inside.
-        disturbed: how often its owner switched it to training mode while it was in use.
-    """
+    """A module in use, kept alive only as long."""
 
     module: nn.Module
-    training: bool
-    users: int = 0
-    disturbed: int = 0
+    training: bool  # the flag that its owner wants
+    users: int = 0  # how many are inside
+    disturbed: int = 0  # how often its owner switched it to training mode meanwhile
 
 
 _held: dict[int, _Held] = {}
@@ -52,32 +45,29 @@ def eval_no_grad(model: nn.Module) -> Iterator[None]:
     """
     modules = [module for _, module in modules_of(model)]
     device = next(named_weights(model))[1].device.type
-    inside: list[_Held] = []
-    before: list[int] = []
+    inside: list[tuple[_Held, int]] = []
     disturbed = False
     try:
         with _lock:
             for module in modules:
                 held = _held.get(id(module))
                 if held is None:
-                    held = _Held(module, module.training)
+                    held = _held[id(module)] = _Held(module, module.training)
                     if held.training:
                         module.training = False
-                    _held[id(module)] = held
                 elif module.training:
                     _rest(held)
                 held.users += 1
-                inside.append(held)
-                before.append(held.disturbed)
+                inside.append((held, held.disturbed))
         with alone(modules), torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
             yield
     finally:
         with _lock:
-            for held, times in zip(inside, before, strict=True):
+            for held, before in inside:
                 module = held.module
                 if module.training:
                     _rest(held)
-                disturbed |= held.disturbed > times
+                disturbed |= held.disturbed > before
                 held.users -= 1
                 if not held.users:
                     del _held[id(module)]

@@ -150,8 +150,7 @@ class EclipHead(nn.Module):
         """
         folder = Path(folder)
         weights = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
-        written = {"schema": SCHEMA, **asdict(self.config)}
-        text = json.dumps(written, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps({"schema": SCHEMA, **asdict(self.config)}, indent=2, ensure_ascii=False) + "\n"
         replace_file(folder / WEIGHTS, save(weights))
         replace_file(folder / CONFIG, text.encode())
         return folder
@@ -275,9 +274,8 @@ def _last_step(
     step = values if source == "value" and _is_pool(block) else backbone.to_feature
     with eval_no_grad(backbone.model):
         bias = step(torch.zeros_like(rows[:, :1]))[0, 0]
-        far = 256 * torch.eye(
-            rows.shape[2], dtype=rows.dtype, device=rows.device
-        )  # so that a bias takes few digits of the weights in bfloat16
+        # 256, so that a bias takes few digits of the weights in bfloat16
+        far = 256 * torch.eye(rows.shape[2], dtype=rows.dtype, device=rows.device)
         weight = (step(far[None])[0] - bias).T / 256
         for tried in (rows, -far[None]):  # rows of a black image may be zero, where nonlinearity is not visible
             there = step(tried)

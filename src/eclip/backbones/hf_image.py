@@ -8,7 +8,6 @@ so that positions can be resized, and the names of the weights, which have been 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eclip.backbones.backbone import DEFAULT_POSITIONS, Grid, Positions
-from eclip.backbones.blocks import Block, Fn, merge_heads, pull_of, split_heads
+from eclip.backbones.blocks import Block, Fn, merge_heads, pull_of, reread, split_heads, split_qkv
 from eclip.backbones.host import attention_weights, is_linear, original, steady
 from eclip.backbones.positions import resize_positions
 from eclip.errors import OptionError, unsupported
@@ -38,21 +37,18 @@ def clip_tower(model: Any) -> dict[str, Any]:
         return vision.pre_layrnorm(torch.cat([first, patches], dim=1) + table.to(patches.dtype)), None
 
     def project(tokens: Tensor) -> Tensor:
-        return to_feature(vision.post_layernorm(tokens))
-
-    def to_feature(normed: Tensor) -> Tensor:
-        return model.visual_projection(normed)
+        return model.visual_projection(vision.post_layernorm(tokens))
 
     return {
         "native": native,
         "patch_size": patch,
         "prefix": 1,
         "embed": embed,
-        "blocks_at": _blocks_of(vision),
+        "blocks_at": reread(lambda: map(layer_block, vision.encoder.layers)),
         "project": project,
         "pool": lambda tokens: project(tokens[:, 0]),
         "final_norm": vision.post_layernorm,
-        "to_feature": to_feature,
+        "to_feature": lambda normed: model.visual_projection(normed),
         "encode_pixels": lambda pixels: feature_of(model.get_image_features(pixel_values=pixels)),
     }
 
@@ -68,11 +64,13 @@ def siglip_tower(model: Any) -> dict[str, Any]:
         table = resize_positions(embeddings.position_embedding.weight, native, grid, positions)
         return patches + table.to(patches.dtype), None
 
-    def encode_pixels(pixels: Tensor) -> Tensor:
-        with steady(model):
-            return feature_of(model.get_image_features(pixel_values=pixels))
-
-    return {"native": native, "patch_size": patch, "embed": embed, "encode_pixels": encode_pixels, **_headed(vision)}
+    return {
+        "native": native,
+        "patch_size": patch,
+        "embed": embed,
+        "encode_pixels": lambda pixels: feature_of(model.get_image_features(pixel_values=pixels)),
+        **_headed(vision),
+    }
 
 
 def naflex_tower(model: Any) -> dict[str, Any]:
@@ -102,14 +100,12 @@ def naflex_tower(model: Any) -> dict[str, Any]:
 
     def encode_pixels(pixels: Tensor) -> Tensor:
         count, device = len(pixels), pixels.device
-        with steady(model):
-            return feature_of(
-                model.get_image_features(
-                    pixel_values=rows_of(pixels, native),
-                    pixel_attention_mask=torch.ones(count, side * side, dtype=torch.long, device=device),
-                    spatial_shapes=torch.tensor([[side, side]] * count, dtype=torch.long, device=device),
-                )
-            )
+        features = model.get_image_features(
+            pixel_values=rows_of(pixels, native),
+            pixel_attention_mask=torch.ones(count, side * side, dtype=torch.long, device=device),
+            spatial_shapes=torch.tensor([[side, side]] * count, dtype=torch.long, device=device),
+        )
+        return feature_of(features)
 
     return {"native": native, "patch_size": patch, "embed": embed, "encode_pixels": encode_pixels, **_headed(vision)}
 
@@ -118,8 +114,7 @@ def feature_of(answer: Any) -> Tensor:
     """The feature in an output: a tensor before transformers 5; since then an object or, if so configured, a tuple."""
     if isinstance(answer, Tensor):
         return answer
-    feature: Tensor = answer[1] if isinstance(answer, tuple) else answer.pooler_output
-    return feature
+    return answer[1] if isinstance(answer, tuple) else answer.pooler_output
 
 
 def _grid(embeddings: Any) -> tuple[Grid, int]:
@@ -138,11 +133,7 @@ def _headed(vision: Any) -> dict[str, Any]:
         own = attention_weights(head.attention)
         weights, biases = own.into.chunk(3), (None,) * 3 if own.into_bias is None else own.into_bias.chunk(3)
         inputs = (head.probe.to(x.dtype).expand(len(x), -1, -1), x, x)
-        q, k, v = (split_heads(F.linear(*part), heads) for part in zip(inputs, weights, biases, strict=True))
-        return q, k, v
-
-    def value(x: Tensor) -> Tensor:
-        return split_heads(attention_weights(head.attention).value(x), heads)
+        return split_qkv(map(F.linear, inputs, weights, biases), heads)
 
     def project(tokens: Tensor) -> Tensor:
         """The head's output for an image that consists of this one token: the attention weight is 1."""
@@ -158,17 +149,17 @@ def _headed(vision: Any) -> dict[str, Any]:
         heads,
         norm,
         qkv,
-        value,
-        lambda mixed: attention_weights(head.attention).project(merge_heads(mixed)),
-        lambda x: pool(x)[:, None],
-        head.layernorm,
-        head.mlp,
-        residual=False,
+        value=lambda x: split_heads(attention_weights(head.attention).value(x), heads),
+        out=lambda mixed: attention_weights(head.attention).project(merge_heads(mixed)),
+        forward=lambda x: pool(x)[:, None],
         host=head,
+        norm2=head.layernorm,
+        mlp=head.mlp,
+        residual=False,
     )
     return {
         "prefix": 0,
-        "blocks_at": _blocks_of(vision),
+        "blocks_at": reread(lambda: map(layer_block, vision.encoder.layers)),
         "project": project,
         "pool": pool,
         "pooling": "latent",
@@ -176,14 +167,6 @@ def _headed(vision: Any) -> dict[str, Any]:
         "latent": latent,
         "bare": norm,
     }
-
-
-def _blocks_of(vision: Any) -> Callable[[Grid, Positions], tuple[Block, ...]]:
-    def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
-        return tuple(layer_block(layer) for layer in vision.encoder.layers)
-
-    blocks_at(Grid(1, 1), DEFAULT_POSITIONS)  # refuses unknown blocks
-    return blocks_at
 
 
 def layer_block(layer: Any) -> Block:
@@ -197,31 +180,18 @@ def layer_block(layer: Any) -> Block:
     if not all(hasattr(attn, name) for name in ("q_proj", "k_proj", "v_proj", "out_proj", "num_heads")):
         raise unsupported(f"a ViT with blocks of class {type(layer).__name__}")
     heads, linear = int(attn.num_heads), (attn.q_proj, attn.k_proj, attn.v_proj)
-    norm1 = layer.layer_norm1
-
-    def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = (split_heads(part(x), heads) for part in linear)
-        return q, k, v
-
-    def value(x: Tensor) -> Tensor:
-        return split_heads(attn.v_proj(x), heads)
-
-    def out(mixed: Tensor) -> Tensor:
-        return attn.out_proj(merge_heads(mixed))
-
-    qkv_vjp = pull_of(lambda: [part.weight for part in linear])
     plain = all(map(is_linear, linear))  # adapters and quantized layers have other gradients
     return Block(
         heads,
-        norm1,
-        qkv,
-        value,
-        out,
-        _whole(layer),
-        layer.layer_norm2,
-        layer.mlp,
-        qkv_vjp=qkv_vjp if plain else None,
+        norm1=layer.layer_norm1,
+        qkv=lambda x: split_qkv((part(x) for part in linear), heads),
+        value=lambda x: split_heads(attn.v_proj(x), heads),
+        out=lambda mixed: attn.out_proj(merge_heads(mixed)),
+        forward=_whole(layer),
         host=layer,
+        norm2=layer.layer_norm2,
+        mlp=layer.mlp,
+        qkv_vjp=pull_of(lambda: [part.weight for part in linear]) if plain else None,
     )
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eclip.backbones.blocks import Fn, merge_heads, split_heads
+from eclip.backbones.blocks import Fn, merge_heads, reread, split_qkv
 from eclip.backbones.hf_image import layer_block
 from eclip.backbones.text_tower import Ids, TextBlock, TextTower, padding_mask, text_block
 from eclip.errors import ModelError
@@ -37,36 +37,27 @@ def end_token(text: Any) -> int:
     return end
 
 
-def end_place(text: Any, legacy: bool) -> Callable[[Tensor], Tensor]:
-    """Ids -> the position of the token that CLIP pools: the first end token.
+def clip_text(model: Any, legacy: bool) -> TextTower:
+    """Pre-norm and causal; the first end token is pooled, so the padding after it has no effect.
 
     Old configurations wrongly state that the end token is 2; for those, CLIP pools the greatest id (`legacy`), as
     OpenAI does. In MetaCLIP 2 it is 2.
     """
-    end = end_token(text)
-    if legacy and end == 2:
-        return lambda ids: ids.argmax(dim=1)
-    return lambda ids: (ids == end).int().argmax(dim=1)
-
-
-def clip_text(model: Any, legacy: bool) -> TextTower:
-    """Pre-norm and causal; the end token is pooled, so the padding after it has no effect."""
     text = model.text_model
-    place = end_place(text, legacy)
+    end = end_token(text)
 
     def mask(ids: Ids) -> Tensor:
-        count = ids.shape[1]
-        unseen = torch.ones(count, count, dtype=torch.bool, device=ids.device).triu(1)
-        dtype = text.final_layer_norm.weight.dtype
-        open_to = torch.zeros(count, count, dtype=dtype, device=ids.device)
-        return open_to.masked_fill(unseen, float("-inf"))[None, None]
+        size, dtype = (ids.shape[1], ids.shape[1]), text.final_layer_norm.weight.dtype
+        return torch.full(size, float("-inf"), dtype=dtype, device=ids.device).triu(1)[None, None]
+
+    def weights(ids: Ids) -> Tensor:
+        marks = ids if legacy and end == 2 else (ids == end).int()
+        return F.one_hot(marks.argmax(dim=1), ids.shape[1])
 
     def to_feature(pooled: Tensor) -> Tensor:
         return model.text_projection(text.final_layer_norm(pooled))
 
-    return TextTower(
-        text.embeddings, _blocks_of(text), mask, lambda ids: F.one_hot(place(ids), ids.shape[1]), to_feature
-    )
+    return TextTower(text.embeddings, _blocks_of(text), mask, weights, to_feature)
 
 
 def siglip_text(model: Any) -> TextTower:
@@ -83,18 +74,13 @@ def siglip_text(model: Any) -> TextTower:
 
 def chinese_text(model: Any) -> TextTower:
     """A BERT that pools its first token."""
-    text = model.text_model
-    return _bert(text, _first, model.text_projection)
+    return _bert(model.text_model, _first, model.text_projection)
 
 
 def alt_text(model: Any) -> TextTower:
     """An XLM-RoBERTa that pools its first token, through its own norm and linear layer."""
     text = model.text_model
-
-    def to_feature(pooled: Tensor) -> Tensor:
-        return model.text_projection(text.transformation(text.pre_LN(pooled)))
-
-    return _bert(text.roberta, _first, to_feature)
+    return _bert(text.roberta, _first, lambda pooled: model.text_projection(text.transformation(text.pre_LN(pooled))))
 
 
 def encoder_text(text: Any) -> TextTower | None:
@@ -121,11 +107,7 @@ def encoder_text(text: Any) -> TextTower | None:
 
 
 def _blocks_of(text: Any) -> Callable[[], tuple[TextBlock, ...]]:
-    def build() -> tuple[TextBlock, ...]:
-        return tuple(text_block(layer_block(layer)) for layer in text.encoder.layers)
-
-    build()  # refuses unknown blocks
-    return build
+    return reread(lambda: (text_block(layer_block(layer)) for layer in text.encoder.layers))
 
 
 def _first(ids: Tensor) -> Tensor:
@@ -158,15 +140,13 @@ def _post_norm(layer: Any) -> TextBlock:
     inner, after, behind = layer.attention.self, layer.attention.output, layer.output
     heads = int(inner.num_attention_heads)
 
-    def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = (split_heads(part(x), heads) for part in (inner.query, inner.key, inner.value))
-        return q, k, v
-
-    def out(mixed: Tensor) -> Tensor:
-        return after.dense(merge_heads(mixed))
-
     def finish(x: Tensor, attended: Tensor) -> Tensor:
         x = after.LayerNorm(x + attended)
         return behind.LayerNorm(x + behind.dense(layer.intermediate(x)))
 
-    return TextBlock(heads, qkv, out, finish)
+    return TextBlock(
+        heads,
+        qkv=lambda x: split_qkv((part(x) for part in (inner.query, inner.key, inner.value)), heads),
+        out=lambda mixed: after.dense(merge_heads(mixed)),
+        finish=finish,
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -94,9 +94,9 @@ def is_plain(module: nn.Module) -> bool:
     )
 
 
-def is_all_plain(root: nn.Module) -> bool:
-    """Whether all modules from a root down are plain."""
-    return all(is_plain(module) for _, module in modules_of(root))
+def is_all_plain(*roots: nn.Module) -> bool:
+    """Whether all modules from the roots down are plain."""
+    return all(is_plain(module) for _, module in modules_of(*roots))
 
 
 def original(module: Any) -> Any:
@@ -116,8 +116,12 @@ def last_part(linear: Any, x: Tensor, parts: int) -> Tensor:
     """
     if not is_linear(linear):
         return linear(x).chunk(parts, dim=-1)[-1]
-    bias = None if linear.bias is None else linear.bias.chunk(parts)[-1]
-    return F.linear(x, linear.weight.chunk(parts)[-1], bias)
+    return project_last(x, linear.weight, linear.bias, parts)
+
+
+def project_last(x: Tensor, weight: Tensor, bias: Tensor | None, parts: int) -> Tensor:
+    """As `last_part`, from the weight and bias of the joint projection."""
+    return F.linear(x, weight.chunk(parts)[-1], None if bias is None else bias.chunk(parts)[-1])
 
 
 class AttentionWeights(NamedTuple):
@@ -134,7 +138,7 @@ class AttentionWeights(NamedTuple):
 
     def value(self, x: Tensor) -> Tensor:
         """Only the values."""
-        return F.linear(x, self.into.chunk(3)[2], None if self.into_bias is None else self.into_bias.chunk(3)[2])
+        return project_last(x, self.into, self.into_bias, 3)
 
     def project(self, merged: Tensor) -> Tensor:
         """The output projection."""
@@ -195,11 +199,9 @@ def merges(module: nn.Module) -> bool:
     return isinstance(getattr(module, "base_layer", None), nn.MultiheadAttention) and hasattr(module, "merge")
 
 
-@contextmanager
-def alone(modules: Iterable[nn.Module]) -> Iterator[None]:
+def alone(modules: Iterable[nn.Module]) -> AbstractContextManager[object]:
     """Make other threads wait if one of the modules rewrites its weights in its forward pass; else do nothing."""
-    with _merging if any(map(merges, modules)) else nullcontext():
-        yield
+    return _merging if any(map(merges, modules)) else nullcontext()
 
 
 @contextmanager
@@ -251,7 +253,10 @@ def oddities(path: str, root: nn.Module) -> list[tuple[str, str]]:
         if "forward" in own:
             found.append((f"the forward method of {where} was replaced", "Restore it (`del module.forward`)"))
         if kind.__module__.startswith(ADAPTED):
-            foreign = f"a peft adapter ({kind.__name__}) is attached to {where}", MERGE
+            foreign = (
+                f"a peft adapter ({kind.__name__}) is attached to {where}",
+                "Merge the adapter (model = model.merge_and_unload())",
+            )
         elif _is_integer(module):
             foreign = f"{where} is quantized ({kind.__name__})", "Use the model before quantization"
         elif hasattr(module, "parametrizations"):
@@ -269,9 +274,6 @@ def oddities(path: str, root: nn.Module) -> list[tuple[str, str]]:
     return found
 
 
-MERGE = "Merge the adapter (model = model.merge_and_unload())"
-
-
 def is_quantized(*roots: nn.Module) -> bool:
     """Whether a module below the roots computes with integers, as in torch.ao, torchao and bitsandbytes."""
     return any(_is_integer(module) for _, module in modules_of(*roots))
@@ -279,9 +281,8 @@ def is_quantized(*roots: nn.Module) -> bool:
 
 def _is_integer(module: nn.Module) -> bool:
     weights = [weight for weight in module.__dict__["_parameters"].values() if weight is not None]
-    return type(module).__module__.startswith(INTEGER) or not all(
-        _is_simple(weight) and weight.is_floating_point() for weight in weights
-    )
+    plain = all(_is_simple(weight) and weight.is_floating_point() for weight in weights)
+    return not plain or type(module).__module__.startswith(INTEGER)
 
 
 def path_of(model: nn.Module, part: nn.Module | None) -> str:

@@ -256,15 +256,14 @@ def _sha_in(url: str) -> str:
 
 
 def _check(path: Path) -> None:
-    """Verify a cached file by the SHA-256 under which it is stored, or check that it is valid JSON.
+    """Verify a cached file by the SHA-256 under which it is stored, and check that JSON is valid.
 
-    Raises:
-        DownloadError: it is damaged.
+    A note records the size and modification time of a large file that was verified.
     """
     stored = path.parent / os.readlink(path) if path.is_symlink() else path  # one step: the blob may be a link itself
     if SHA256.fullmatch(stored.name) and stored.parent.name == "blobs":
         state = path.stat()
-        note, now = _notes() / stored.name, f"{state.st_size} {state.st_mtime_ns}"
+        note, now = cache_folder("whole") / stored.name, f"{state.st_size} {state.st_mtime_ns}"
         if state.st_size > SMALL and note.is_file() and note.read_text(encoding="utf-8") == now:
             return
         if _digest(path) != stored.name:
@@ -279,11 +278,6 @@ def _check(path: Path) -> None:
             json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise _damaged(path) from error
-
-
-def _notes() -> Path:
-    """Folder of records of the size and modification time of large files that were verified."""
-    return cache_folder("whole")
 
 
 def _digest(path: Path) -> str:

@@ -81,7 +81,6 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _refused(error: BaseException, response: Any, place: str) -> tuple[str, bool]:
-    """What an HTTP status means here."""
     status, message = response.status_code, str(response.headers.get("X-Error-Message") or "")
     if isinstance(error, GatedRepoError):
         return f"the repository is gated: accept its license at https://{place} and {LOGIN}", False

@@ -106,18 +106,18 @@ def _encoder(model: Any, kind: Kind) -> Callable[[Tensor], Tensor]:
     padding = model.config.text_config.pad_token_id
 
     def encode(ids: Tensor) -> Tensor:
-        options = {}
-        if kind.padding == "masked" and getattr(model.config.text_config, "return_dict", True) is False:
+        if kind.padding != "masked":
+            return feature_of(model.get_text_features(input_ids=ids))
+        if getattr(model.config.text_config, "return_dict", True) is False:
             raise ModelError(
                 f"{type(model).__name__} cannot compute text features with text_config.return_dict=False: set "
                 "model.config.text_config.return_dict = True."
             )
-        if kind.padding == "masked":
-            kept = ids != padding
-            places = kept.any(dim=0).nonzero()
-            ids = ids[:, : int(places.max()) + 1 if len(places) else None]  # masked in all texts: need not be computed
-            options["attention_mask"] = kept[:, : ids.shape[1]].long()
-        return feature_of(model.get_text_features(input_ids=ids, **options))
+        kept = ids != padding
+        places = kept.any(dim=0).nonzero()
+        count = int(places.max()) + 1 if len(places) else None  # the rest is masked in all texts
+        answer = model.get_text_features(input_ids=ids[:, :count], attention_mask=kept[:, :count].long())
+        return feature_of(answer)
 
     return encode
 
@@ -132,9 +132,28 @@ class _Reader(Reader):
     def __call__(self, texts: list[str]) -> Tensor:
         ids = super().__call__(texts)
         if self.end is not None:
-            last = self.tokenizer.eos_token_id if of_transformers(self.tokenizer) else None
-            _check_end(self.end, self.known, ids, last)
+            self._check_end(ids, self.end)
         return ids
+
+    def _check_end(self, ids: Tensor, end: int) -> None:
+        """Check that ids contain the end token; without it transformers pools the first token, the same for every text.
+
+        An old CLIPModel pools the greatest id, which always exists; it must be the tokenizer's end token, if known.
+        """
+        if self.known == "CLIPModel" and end == 2:
+            last = self.tokenizer.eos_token_id if of_transformers(self.tokenizer) else None
+            if last is None:
+                return
+            found: Tensor = torch.eq(ids.amax(dim=1), last)
+            pooled = f"the greatest id, but the tokenizer's end token, {last}, is not the greatest of its ids"
+        else:
+            found = (ids == end).any(dim=1)
+            pooled = f"the end token, id {end}, but the tokenizer's ids do not contain it"
+        if not bool(found.all()):
+            raise ModelError(
+                f"the model pools {pooled}: {ids[~found][0][:8].tolist()} ... The tokenizer belongs to another model, "
+                "or eos_token_id of the text configuration is wrong."
+            )
 
 
 def _tokenizer(model: Any, kind: Kind, known: str, given: Any) -> Reader | NoTokenizer:
@@ -153,24 +172,6 @@ def _tokenizer(model: Any, kind: Kind, known: str, given: Any) -> Reader | NoTok
     filler = text.pad_token_id if kind.padding == "masked" else None  # SigLIP 2's configuration states that of SigLIP
     end = end_token(model.text_model) if kind.padding == "unseen" else None
     return _Reader(given, context, words, kind.padding, filler, known=known, end=end)
-
-
-def _check_end(end: int, known: str, ids: Tensor, last: int | None) -> None:
-    """Check that ids contain the end token; without it transformers pools the first token, the same for every text.
-
-    An old CLIPModel pools the greatest id, which always exists; it must be `last`, the tokenizer's end token, if known.
-    """
-    old = known == "CLIPModel" and end == 2
-    if old and last is None:
-        return
-    found: Tensor = torch.eq(ids.amax(dim=1), last) if old and last is not None else (ids == end).any(dim=1)
-    if not bool(found.all()):
-        pooled = f"the greatest id, but the tokenizer's end token, {last}, is not the greatest of its ids"
-        lacked = f"the end token, id {end}, but the tokenizer's ids do not contain it"
-        raise ModelError(
-            f"the model pools {pooled if old else lacked}: {ids[~found][0][:8].tolist()} ... The tokenizer belongs "
-            "to another model, or eos_token_id of the text configuration is wrong."
-        )
 
 
 def model_type(folder: Path) -> str:
@@ -199,11 +200,10 @@ def read_folder(folder: Path) -> tuple[nn.Module, Any, dict[str, Any]]:
     """
     import transformers
 
-    cls = getattr(transformers, HF_CLASSES[model_type(folder)], None)
+    name = HF_CLASSES[model_type(folder)]
+    cls = getattr(transformers, name, None)
     if cls is None:
-        raise ModelError(
-            f"transformers {transformers.__version__} has no {HF_CLASSES[model_type(folder)]}: upgrade it."
-        )
+        raise ModelError(f"transformers {transformers.__version__} has no {name}: upgrade it.")
     colors = colors_of(_image_processor(folder))
     with _quiet():
         model, report = cls.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)

@@ -17,17 +17,9 @@ from torch import nn
 
 from eclip.backbones.backbone import IN_A_WORKER, Backbone, no_recipe
 from eclip.backbones.building import built_apart
-from eclip.backbones.catalog import (
-    BESIDE,
-    DEFAULT_MODEL,
-    folder_of,
-    full_name,
-    head_beside,
-    split_name,
-)
+from eclip.backbones.catalog import BESIDE, DEFAULT_MODEL, folder_of, full_name, head_beside, split_name
 from eclip.backbones.create import create, short
-from eclip.backbones.devices import Device
-from eclip.backbones.devices import resolve_device as resolve_device
+from eclip.backbones.devices import Device, resolve_device
 from eclip.backbones.head import EclipHead, check_place, load_head, with_head
 from eclip.backbones.unwrapped import state_of
 from eclip.backbones.wrap import wrap
@@ -132,11 +124,10 @@ def recipe(backbone: Backbone) -> tuple[Any, ...]:
     Raises:
         ModelError: `load` did not create it, or it has changed since it was loaded.
     """
-    own = [getattr(backbone, one.name) for one in fields(backbone) if one.name not in ("head", "memo")]
+    names = [field.name for field in fields(backbone) if field.name not in ("head", "memo")]
     with _lock:
         for (name, where, precision, head, named), (stamp, one) in _loaded.items():
-            made = [getattr(one, field.name) for field in fields(one) if field.name not in ("head", "memo")]
-            if not all(mine is its for mine, its in zip(own, made, strict=True)):
+            if any(getattr(backbone, field) is not getattr(one, field) for field in names):
                 continue
             if _as_loaded[backbone.model] != state_of(backbone.model):
                 raise ModelError(
@@ -144,12 +135,8 @@ def recipe(backbone: Backbone) -> tuple[Any, ...]:
                     f"pickled. {IN_A_WORKER}"
                 )
             call = {"name": name, "device": str(where), "precision": precision, "head": head if named else None}
-            return _again, (
-                call,
-                stamp,
-                backbone.head is one.head,
-                None if backbone.head is one.head else backbone.head,
-            )
+            same = backbone.head is one.head
+            return _again, (call, stamp, same, None if same else backbone.head)
     return no_recipe(backbone)
 
 

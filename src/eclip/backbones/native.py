@@ -7,7 +7,7 @@ resized without touching the model; and the stages of a ResNet before its attent
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -17,8 +17,8 @@ from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentio
 from torch import Tensor, nn
 
 from eclip.backbones.backbone import Grid, Positions
-from eclip.backbones.blocks import Block, finish, merge_heads, pull_of, split_heads
-from eclip.backbones.host import AttentionWeights, attention_weights, merges, original, read_weights
+from eclip.backbones.blocks import Block, finish, merge_heads, pull_of, reread, split_heads, split_qkv
+from eclip.backbones.host import attention_weights, merges, original, project_last, read_weights
 from eclip.backbones.pool import pool_block, pool_tokens
 from eclip.backbones.positions import resize_positions
 from eclip.errors import unsupported
@@ -35,10 +35,7 @@ def native_vit(visual: VisionTransformer) -> dict[str, Any]:
         raise unsupported(f"a ViT with patches of {patch[0]} x {patch[1]} pixels, not square")
     native = Grid(*visual.grid_size)
 
-    def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
-        return tuple(native_block(block) for block in visual.transformer.resblocks)
-
-    blocks_at(native, "bicubic_aa")  # refuses unknown blocks
+    blocks_at = reread(lambda: map(native_block, visual.transformer.resblocks))
 
     def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
         patches = visual.conv1(pixels).flatten(2).transpose(1, 2)  # image patch channel
@@ -86,21 +83,7 @@ def native_block(block: Any) -> Block:
     if not isinstance(block, ResidualAttentionBlock):
         raise unsupported(f"a ViT with blocks of class {type(block).__name__}")
     attn: Any = block.attn
-    heads = int(attn.num_heads)
-
-    @cache
-    def weights() -> AttentionWeights:
-        return attention_weights(attn)
-
-    def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = (split_heads(part, heads) for part in weights().qkv(x))
-        return q, k, v
-
-    def out(mixed: Tensor) -> Tensor:
-        return block.ls_1(weights().project(merge_heads(mixed)))
-
-    def mlp(x: Tensor) -> Tensor:
-        return block.ls_2(block.mlp(x))
+    heads, weights = int(attn.num_heads), cache(partial(attention_weights, attn))
 
     def forward(x: Tensor) -> Tensor:
         if getattr(attn, "batch_first", True):
@@ -108,19 +91,19 @@ def native_block(block: Any) -> Block:
         return block(x.transpose(0, 1)).transpose(0, 1)
 
     def fused(x: Tensor) -> Tensor:
-        return finish(opened, x, F.scaled_dot_product_attention(*qkv(block.ln_1(x))))
+        return finish(opened, x, F.scaled_dot_product_attention(*opened.qkv(block.ln_1(x))))
 
     opened = Block(
         heads,
-        block.ln_1,
-        qkv,
-        lambda x: split_heads(weights().value(x), heads),
-        out,
-        fused if merges(attn) else forward,
-        block.ln_2,
-        mlp,
-        qkv_vjp=pull_of(lambda: [weights().into]),
+        norm1=block.ln_1,
+        qkv=lambda x: split_qkv(weights().qkv(x), heads),
+        value=lambda x: split_heads(weights().value(x), heads),
+        out=lambda mixed: block.ls_1(weights().project(merge_heads(mixed))),
+        forward=fused if merges(attn) else forward,
         host=block,
+        norm2=block.ln_2,
+        mlp=lambda x: block.ls_2(block.mlp(x)),
+        qkv_vjp=pull_of(lambda: [weights().into]),
         reference=forward if merges(attn) else None,
     )
     return opened
@@ -134,26 +117,25 @@ def _custom_block(block: CustomResidualAttentionBlock) -> Block:
     heads = int(attn.num_heads)
 
     def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = (
-            split_heads(part, heads) for part in F.linear(x, attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1)
-        )
+        q, k, v = split_qkv(F.linear(x, attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1), heads)
         return attn.ln_q(q), attn.ln_k(k), v
-
-    def value(x: Tensor) -> Tensor:
-        bias = None if attn.in_proj_bias is None else attn.in_proj_bias.chunk(3)[2]
-        return split_heads(F.linear(x, attn.in_proj_weight.chunk(3)[2], bias), heads)
 
     def out(mixed: Tensor) -> Tensor:
         merged = attn.ln_inner(merge_heads(mixed if attn.head_scale is None else mixed * attn.head_scale))
         return block.ls_1(block.ln_attn(attn.out_proj(merged)))
 
-    def mlp(x: Tensor) -> Tensor:
-        return block.ls_2(block.mlp(x))
-
-    qkv_vjp = pull_of(lambda: [attn.in_proj_weight])
     affine = isinstance(attn.ln_q, nn.Identity) and isinstance(attn.ln_k, nn.Identity)
     return Block(
-        heads, block.ln_1, qkv, value, out, block, block.ln_2, mlp, qkv_vjp=qkv_vjp if affine else None, host=block
+        heads,
+        norm1=block.ln_1,
+        qkv=qkv,
+        value=lambda x: split_heads(project_last(x, attn.in_proj_weight, attn.in_proj_bias, 3), heads),
+        out=out,
+        forward=block,
+        host=block,
+        norm2=block.ln_2,
+        mlp=lambda x: block.ls_2(block.mlp(x)),
+        qkv_vjp=pull_of(lambda: [attn.in_proj_weight]) if affine else None,
     )
 
 
@@ -173,22 +155,23 @@ def resnet(visual: ModifiedResNet) -> dict[str, Any]:
     def through(layer: Any, x: Tensor) -> Tensor:
         return F.linear(x, *read_weights(layer))  # like the host, which never calls these layers
 
-    def value(x: Tensor) -> Tensor:
-        return split_heads(through(pool.v_proj, x), heads)
-
-    def out(mixed: Tensor) -> Tensor:
-        return through(pool.c_proj, merge_heads(mixed))
-
-    qkv_vjp = pull_of(lambda: [pool.q_proj.weight, pool.k_proj.weight, pool.v_proj.weight])
-
     def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
         table = resize_positions(pool.positional_embedding, native, grid, positions)
+        layers = (pool.q_proj, pool.k_proj, pool.v_proj)
 
         def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             x = x + table.to(x.dtype)
-            return split_heads(through(pool.q_proj, x), heads), split_heads(through(pool.k_proj, x), heads), value(x)
+            return split_qkv((through(layer, x) for layer in layers), heads)
 
-        return (pool_block(heads, qkv, value, out, qkv_vjp, pool),)
+        block = pool_block(
+            heads,
+            qkv,
+            value=lambda x: split_heads(through(pool.v_proj, x), heads),
+            out=lambda mixed: through(pool.c_proj, merge_heads(mixed)),
+            qkv_vjp=pull_of(lambda: [layer.weight for layer in layers]),
+            host=pool,
+        )
+        return (block,)
 
     return {
         "family": "CLIP ResNet",

@@ -13,8 +13,9 @@ from open_clip import CLIP, CustomTextCLIP
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
+from eclip.backbones.blocks import reread
 from eclip.backbones.native import native_block
-from eclip.backbones.text_tower import TextBlock, TextTower, padding_mask, text_block
+from eclip.backbones.text_tower import TextTower, padding_mask, text_block
 from eclip.errors import UnsupportedTowerError
 
 
@@ -28,11 +29,8 @@ def native_text(model: CLIP | CustomTextCLIP) -> TextTower | None:
     if pooling not in ("first", "last", "argmax", "eos"):
         return None
 
-    def build() -> tuple[TextBlock, ...]:
-        return tuple(text_block(native_block(block)) for block in text.transformer.resblocks)
-
     try:
-        build()
+        build = reread(lambda: (text_block(native_block(block)) for block in text.transformer.resblocks))
     except UnsupportedTowerError:
         return None
 

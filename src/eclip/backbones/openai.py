@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import build_model_from_openai_state_dict
-from torch import Tensor, nn
+from torch import nn
 
 from eclip.backbones.building import built_apart
 from eclip.backbones.eval_no_grad import eval_no_grad
@@ -78,15 +78,10 @@ def _check(model: Any, made: Any, kind: str) -> None:
     with eval_no_grad(model), eval_no_grad(made):
         pairs = [(one.encode_image(pixels), one.encode_text(ids)) for one in (model, made)]
     for side_of, theirs, ours in zip(("image", "text"), *pairs, strict=True):
-        apart = _apart(theirs, ours)
+        apart = float((theirs.double() - ours.double()).norm() / ours.double().norm())
         if not apart <= APART[weight.dtype]:
             raise UnsupportedTowerError(
                 f"{kind} looks like the CLIP of OpenAI's package, but its {side_of} features differ by {apart:.1%} "
                 "from those of OpenAI's model with the same weights: its code was changed or it has hooks, so eclip "
                 "cannot tell what it computes. Load its weights into open_clip's model and wrap that."
             )
-
-
-def _apart(one: Tensor, other: Tensor) -> float:
-    one, other = one.double(), other.double()
-    return float((one - other).norm() / other.norm())

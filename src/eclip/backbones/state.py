@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 State = tuple[object, ...]
 """A fingerprint of one side of a model."""
-_ENTRIES = ("encode_image", "get_image_features"), ("encode_text", "get_text_features")
-"""Methods of a whole model: of its image side, and of its text side."""
 _CODE = (FunctionType, MethodType, partial)
 
 
 def image_state(backbone: Backbone) -> State:
     """The fingerprint of the image side, and of the method that runs it."""
-    return *_entries(backbone.model, _ENTRIES[0]), *fingerprint(*image_side(backbone))
+    return *_entries(backbone.model, "encode_image", "get_image_features"), *fingerprint(*image_side(backbone))
 
 
 def text_state(backbone: Backbone) -> State:
     """As `image_state`, of the text side, some of whose weights belong to the model itself."""
     own = backbone.model.__dict__["_parameters"].values()
     places = [_place(weight) for weight in own if weight is not None]
-    return *_entries(backbone.model, _ENTRIES[1]), *places, *fingerprint(*text_side(backbone))
+    entries = _entries(backbone.model, "encode_text", "get_text_features")
+    return *entries, *places, *fingerprint(*text_side(backbone))
 
 
-def _entries(model: nn.Module, names: tuple[str, ...]) -> list[Same]:
+def _entries(model: nn.Module, *names: str) -> list[Same]:
+    """Methods of a whole model, and what replaces them."""
     return [Same(where.get(name)) for name in names for where in (model.__dict__, *map(vars, type(model).__mro__))]
 
 

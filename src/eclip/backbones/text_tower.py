@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from eclip.backbones.blocks import QKV, Block, Fn, Tokens
+from eclip.backbones.blocks import QKV, Block, Fn, Tokens, add_mlp
 
 Ids = Int[Tensor, "text token"]
 Mask = Float[Tensor, "#text 1 #token token"]
@@ -82,12 +82,12 @@ def run_text_block(block: TextBlock, x: Tokens, mask: Mask | None) -> Tokens:
 
 def text_block(block: Block) -> TextBlock:
     """A pre-norm block of an image tower as a block of a text tower."""
-
-    def leave(x: Tensor, attended: Tensor) -> Tensor:
-        x = x + attended
-        return x if block.mlp is None or block.norm2 is None else x + block.mlp(block.norm2(x))
-
-    return TextBlock(block.heads, lambda x: block.qkv(block.norm1(x)), block.out, leave)
+    return TextBlock(
+        block.heads,
+        qkv=lambda x: block.qkv(block.norm1(x)),
+        out=block.out,
+        finish=lambda x, attended: add_mlp(block, x + attended),
+    )
 
 
 def padding_mask(kept: Tensor, like: Tensor) -> Mask:

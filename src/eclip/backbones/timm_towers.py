@@ -5,6 +5,7 @@ Each function gives the fields of a Backbone that depend on the tower.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 
 from eclip.backbones.backbone import Grid, Positions
-from eclip.backbones.blocks import Block, merge_heads, pull_of, split_heads
+from eclip.backbones.blocks import Block, merge_heads, pull_of, reread, split_heads, split_qkv
 from eclip.backbones.host import is_linear, last_part, original
 from eclip.backbones.pool import pool_block, pool_tokens
 from eclip.backbones.positions import resize_positions
@@ -36,42 +37,35 @@ def timm_pool(visual: TimmModel, pool: AttentionPool2d | RotAttentionPool2d) -> 
             raise unsupported(f"a timm trunk whose feature map is {tuple(trunk.shape)} where the grid is {tuple(grid)}")
         return pool_tokens(trunk), trunk
 
-    def raw_qkv(x: Tensor) -> tuple[Tensor, ...]:
-        chunks = pool.qkv(x).chunk(3, dim=-1) if pool.qkv is not None else (pool.q(x), pool.k(x), pool.v(x))
-        return tuple(split_heads(part, heads) for part in chunks)
-
-    def value(x: Tensor) -> Tensor:
-        return split_heads(pool.v(x) if pool.qkv is None else last_part(pool.qkv, x, 3), heads)
-
-    def out(mixed: Tensor) -> Tensor:
-        return pool.proj(merge_heads(mixed))
-
-    def layers() -> list[Any]:
-        return [pool.q, pool.k, pool.v] if pool.qkv is None else [pool.qkv]
-
-    qkv_vjp = pull_of(lambda: [layer.weight for layer in layers()])
+    def raw_qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return split_qkv((pool.q(x), pool.k(x), pool.v(x)) if pool.qkv is None else pool.qkv(x).chunk(3, -1), heads)
 
     def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
         if isinstance(pool, AttentionPool2d):
             table = resize_positions(pool.pos_embed, Grid(*pool.feat_size), grid, positions)
 
             def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-                q, k, v = raw_qkv(x + table.to(x.dtype))
-                return q, k, v
+                return raw_qkv(x + table.to(x.dtype))
         else:
             rope = pool.pos_embed.get_embed(grid)
             rope = torch.cat(rope, dim=-1) if isinstance(rope, tuple) else rope
-
-            def turn(z: Tensor) -> Tensor:
-                turned = apply_rot_embed_cat(z[:, :, 1:], rope, half=pool.rotate_half)
-                return torch.cat([z[:, :, :1], turned], dim=2).type_as(z)
+            turn = partial(rotated, rope=rope, prefix=1, half=pool.rotate_half)
 
             def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
                 q, k, v = raw_qkv(x)
                 return turn(q), turn(k), v
 
-        affine = isinstance(pool, AttentionPool2d) and all(map(is_linear, layers()))
-        return (pool_block(heads, qkv, value, out, qkv_vjp if affine else None, pool),)
+        layers = (pool.q, pool.k, pool.v) if pool.qkv is None else (pool.qkv,)
+        affine = isinstance(pool, AttentionPool2d) and all(map(is_linear, layers))
+        block = pool_block(
+            heads,
+            qkv,
+            value=lambda x: split_heads(pool.v(x) if pool.qkv is None else last_part(pool.qkv, x, 3), heads),
+            out=lambda mixed: pool.proj(merge_heads(mixed)),
+            qkv_vjp=pull_of(lambda: [layer.weight for layer in layers]) if affine else None,
+            host=pool,
+        )
+        return (block,)
 
     def project(tokens: Tensor) -> Tensor:
         for key, module in visual.head.named_children():
@@ -91,6 +85,12 @@ def timm_pool(visual: TimmModel, pool: AttentionPool2d | RotAttentionPool2d) -> 
     }
 
 
+def rotated(z: Tensor, rope: Tensor, prefix: int, half: bool) -> Tensor:
+    """Queries or keys (image, head, token, width) rotated by the position of their patch; prefix tokens have none."""
+    turned = apply_rot_embed_cat(z[:, :, prefix:], rope, half=half)
+    return torch.cat([z[:, :, :prefix], turned], dim=2).type_as(z)
+
+
 def timm_map(visual: TimmModel) -> dict[str, Any]:
     """A timm ViT without class token under a multi-head attention pool with one latent query."""
     trunk, head = visual.trunk, visual.trunk.attn_pool
@@ -100,11 +100,7 @@ def timm_map(visual: TimmModel) -> dict[str, Any]:
     if patch[0] != patch[1]:
         raise unsupported(f"a ViT with patches of {patch[0]} x {patch[1]} pixels, not square")
     native = Grid(*trunk.patch_embed.grid_size)
-
-    def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
-        return tuple(timm_block(block) for block in trunk.blocks)
-
-    blocks_at(native, "bicubic_aa")  # refuses unknown blocks
+    blocks_at = reread(lambda: map(timm_block, trunk.blocks))
 
     def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
         patches = trunk.patch_embed.norm(trunk.patch_embed.proj(pixels).flatten(2).transpose(1, 2))
@@ -143,20 +139,17 @@ def _latent_block(head: AttentionPoolLatent, norm: nn.Module) -> Block:
         k, v = (split_heads(part, heads) for part in head.kv(x).chunk(2, dim=-1))
         return head.q_norm(q), head.k_norm(k), v
 
-    def out(mixed: Tensor) -> Tensor:
-        return head.proj(merge_heads(mixed))
-
     return Block(
         heads,
         norm,
         qkv,
-        lambda x: split_heads(last_part(head.kv, x, 2), heads),
-        out,
-        lambda x: head(norm(x))[:, None],
-        None if head.mlp is None else head.norm,
-        head.mlp,
-        residual=False,
+        value=lambda x: split_heads(last_part(head.kv, x, 2), heads),
+        out=lambda mixed: head.proj(merge_heads(mixed)),
+        forward=lambda x: head(norm(x))[:, None],
         host=head,
+        norm2=None if head.mlp is None else head.norm,
+        mlp=head.mlp,
+        residual=False,
     )
 
 
@@ -175,20 +168,19 @@ def timm_block(block: Any) -> Block:
     heads = int(attn.num_heads)
 
     def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = (split_heads(part, heads) for part in attn.qkv(x).chunk(3, dim=-1))
+        q, k, v = split_qkv(attn.qkv(x).chunk(3, dim=-1), heads)
         return attn.q_norm(q), attn.k_norm(k), v
 
-    def value(x: Tensor) -> Tensor:
-        return split_heads(last_part(attn.qkv, x, 3), heads)
-
-    def out(mixed: Tensor) -> Tensor:
-        return block.ls1(attn.proj(attn.norm(merge_heads(mixed))))
-
-    def mlp(x: Tensor) -> Tensor:
-        return block.ls2(block.mlp(x))
-
-    qkv_vjp = pull_of(lambda: [attn.qkv.weight])
     affine = isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity) and is_linear(attn.qkv)
     return Block(
-        heads, block.norm1, qkv, value, out, block, block.norm2, mlp, qkv_vjp=qkv_vjp if affine else None, host=block
+        heads,
+        norm1=block.norm1,
+        qkv=qkv,
+        value=lambda x: split_heads(last_part(attn.qkv, x, 3), heads),
+        out=lambda mixed: block.ls1(attn.proj(attn.norm(merge_heads(mixed)))),
+        forward=block,
+        host=block,
+        norm2=block.norm2,
+        mlp=lambda x: block.ls2(block.mlp(x)),
+        qkv_vjp=pull_of(lambda: [attn.qkv.weight]) if affine else None,
     )

@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from open_clip.timm_model import TimmModel
-from timm.layers import RotaryEmbeddingCat, RotaryEmbeddingDinoV3, apply_rot_embed_cat, build_rotary_pos_embed
+from timm.layers import RotaryEmbeddingCat, RotaryEmbeddingDinoV3, build_rotary_pos_embed
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from eclip.backbones.backbone import Grid, Positions
-from eclip.backbones.blocks import Block, merge_heads, pull_of, split_heads
+from eclip.backbones.blocks import Block, merge_heads, pull_of, split_heads, split_qkv
 from eclip.backbones.host import is_linear, last_part, original, read_weights
 from eclip.backbones.positions import resize_positions
-from eclip.backbones.timm_towers import timm_block
+from eclip.backbones.timm_towers import rotated, timm_block
 from eclip.errors import unsupported
 
 
@@ -138,11 +138,12 @@ def eva_block(block: Any, rope: Tensor | None) -> Block:
         raise unsupported(f"an EVA with blocks of class {type(block).__name__} over {type(attn).__name__}")
     heads, prefix = int(attn.num_heads), int(attn.num_prefix_tokens)
     behind = isinstance(block, EvaBlockPostNorm)
-    apart = (attn.q_proj, attn.k_proj, attn.v_proj) if attn.qkv is None else ()
+    apart = attn.qkv is None
+    layers = (attn.q_proj, attn.k_proj, attn.v_proj) if apart else (attn.qkv,)
 
     def joint(x: Tensor) -> tuple[Tensor, ...]:
         if apart:
-            return tuple(part(x) for part in apart)
+            return tuple(layer(x) for layer in layers)
         if attn.q_bias is None:
             return attn.qkv(x).chunk(3, dim=-1)
         bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
@@ -151,13 +152,10 @@ def eva_block(block: Any, rope: Tensor | None) -> Block:
         return F.linear(x, read_weights(attn.qkv)[0], bias).chunk(3, dim=-1)
 
     def turn(z: Tensor) -> Tensor:
-        if rope is None:
-            return z
-        turned = apply_rot_embed_cat(z[:, :, prefix:], rope, half=getattr(attn, "rotate_half", False))
-        return torch.cat([z[:, :, :prefix], turned], dim=2).type_as(z)
+        return z if rope is None else rotated(z, rope, prefix, getattr(attn, "rotate_half", False))
 
     def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = (split_heads(part, heads) for part in joint(x))
+        q, k, v = split_qkv(joint(x), heads)
         return turn(attn.q_norm(q)), turn(attn.k_norm(k)), v
 
     def value(x: Tensor) -> Tensor:
@@ -177,19 +175,17 @@ def eva_block(block: Any, rope: Tensor | None) -> Block:
             return block.norm2(gained)
         return gained if block.gamma_2 is None else block.gamma_2 * gained
 
-    qkv_vjp = pull_of(lambda: [part.weight for part in apart or (attn.qkv,)])
-    affine = rope is None and isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity)
-    affine = affine and all(is_linear(part) for part in apart or (attn.qkv,))
-    norm1, norm2 = (nn.Identity(), nn.Identity()) if behind else (block.norm1, block.norm2)
+    unnormed = isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity)
+    affine = rope is None and unnormed and all(map(is_linear, layers))
     return Block(
         heads,
-        norm1,
-        qkv,
-        value,
-        out,
-        lambda x: block(x, rope=rope),
-        norm2,
-        mlp,
-        qkv_vjp=qkv_vjp if affine else None,
+        norm1=nn.Identity() if behind else block.norm1,
+        qkv=qkv,
+        value=value,
+        out=out,
+        forward=lambda x: block(x, rope=rope),
         host=block,
+        norm2=nn.Identity() if behind else block.norm2,
+        mlp=mlp,
+        qkv_vjp=pull_of(lambda: [layer.weight for layer in layers]) if affine else None,
     )

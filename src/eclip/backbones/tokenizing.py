@@ -89,7 +89,16 @@ class Reader:
             TextError: a text has more tokens than the model can read.
         """
         with torch.device("cpu"):  # a default device set by the caller does not affect the tokenizer
-            return self._in_vocabulary(self._tokenized(texts))
+            ids = self._tokenized(texts)
+        least, most = int(ids.min()), int(ids.max())
+        if least < 0:
+            raise ModelError(f"the tokenizer returns the negative token id {least}; all ids must be 0 or more.")
+        if self.words is not None and most >= self.words:
+            raise ModelError(
+                f"the tokenizer returns token id {most}, but the model's ids are below {self.words}: it belongs to "
+                "another model. Pass the right one to wrap(model, tokenizer=...)."
+            )
+        return ids
 
     def _tokenized(self, texts: list[str]) -> Tensor:
         if of_transformers(self.tokenizer):
@@ -102,17 +111,6 @@ class Reader:
             )
         ids, lengths = _read(self.tokenizer(list(texts)), texts)
         return self._fitted(ids, lengths, texts)
-
-    def _in_vocabulary(self, ids: Ids) -> Ids:
-        least, most = int(ids.min()), int(ids.max())
-        if least < 0:
-            raise ModelError(f"the tokenizer returns the negative token id {least}; all ids must be 0 or more.")
-        if self.words is not None and most >= self.words:
-            raise ModelError(
-                f"the tokenizer returns token id {most}, but the model's ids are below {self.words}: it belongs to "
-                "another model. Pass the right one to wrap(model, tokenizer=...)."
-            )
-        return ids
 
     def _fitted(self, ids: Ids, lengths: list[int] | None, texts: Sequence[str]) -> Tensor:
         """Ids padded to the context, or cut to what the model can read if that removes only padding."""

@@ -34,7 +34,7 @@ def unwrapped(model: Any) -> Any:
         ModelError: its weights are sharded.
     """
     while True:
-        names = _bases(model)
+        names = [f"{base.__module__}.{base.__qualname__}" for base in type(model).__mro__]
         inner = next((INSIDE[name] for name in names if name in INSIDE), None)
         if any(name in SCRIPTED for name in names):
             raise UnsupportedTowerError(
@@ -107,7 +107,3 @@ def state_of(model: nn.Module) -> tuple[Any, ...]:
     ]
     told = [(name, str(one.device), str(one.dtype), one._version) for name, one in weights]
     return firsts, modules, told
-
-
-def _bases(model: Any) -> list[str]:
-    return [f"{base.__module__}.{base.__qualname__}" for base in type(model).__mro__]

@@ -50,24 +50,16 @@ class View:
         """Raise early what would otherwise be raised for each image.
 
         Raises:
-            OptionError: the size is no multiple of the model's patch size.
+            OptionError: the size is not a multiple of the model's patch size.
         """
         backbone.grid_for((1, 1), self.image_size, self.resize)
 
     def grid(self, backbone: Backbone, image: Image.Image) -> Grid:
-        """The patch grid that an image will have.
-
-        Raises:
-            OptionError: the size is no multiple of the model's patch size.
-        """
+        """The patch grid that an image will have; errors as in `check`."""
         return backbone.grid_for(image.size, self.image_size, self.resize)
 
     def pixels(self, backbone: Backbone, images: Iterable[Image.Image]) -> Float[Tensor, "image 3 height width"]:
-        """Preprocessed pixels of images that share one grid.
-
-        Raises:
-            OptionError: the size is no multiple of the model's patch size.
-        """
+        """Preprocessed pixels of images that share one grid; errors as in `check`."""
         return torch.stack([backbone.preprocess(image, self.image_size, self.resize) for image in images])
 
     def encode(self, backbone: Backbone, images: Iterable[Image.Image], keep: SupportsIndex | None = None) -> Encoding:

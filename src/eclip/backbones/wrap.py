@@ -1,8 +1,6 @@
 """`wrap`: a model object as a Backbone. transformers models are passed on to `huggingface.py`.
 
-Families of open_clip: native ViTs (with or without `ln_pre`, CLS or average pooling), CLIP ResNets, timm trunks with an
-attention pool (absolute or rotary), timm ViTs with a MAP head (SigLIP). Parity tests of every family pin the internals
-of open_clip 3.3.0 and timm 1.0.31 that are used.
+Parity tests of every family pin the internals of open_clip 3.3.0 and timm 1.0.31 that are used.
 """
 
 from __future__ import annotations
@@ -83,10 +81,9 @@ def wrap(
         )
     if processor is not None:
         raise OptionError("processor= requires a transformers model; for open_clip, pass tokenizer, mean and std.")
-    recorded: dict[str, Any] = getattr(model.visual, "preprocess_cfg", None) or {}
     colors = settled(
         given,
-        recorded,
+        getattr(model.visual, "preprocess_cfg", None) or {},
         "this model does not store its color mean and std: use wrap(model, mean=(r, g, b), std=(r, g, b)) with those "
         "of its training; CLIP's are open_clip.OPENAI_DATASET_MEAN and open_clip.OPENAI_DATASET_STD.",
     )
@@ -145,7 +142,6 @@ def _tokenizer(model: nn.Module, given: Any) -> Reader | NoTokenizer:
 
 
 def _tower(visual: nn.Module) -> dict[str, Any]:
-    """The fields of a Backbone that depend on the kind of image tower."""
     if isinstance(visual, VisionTransformer):
         return native_vit(visual)
     if isinstance(visual, ModifiedResNet):

@@ -9,7 +9,6 @@ import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import options
-from eclip.cli.errors import report_errors
 from eclip.cli.options import Positions, Resize, Scale
 from eclip.errors import ImageError, OptionError
 from eclip.methods import GROUPS, check_methods
@@ -21,8 +20,7 @@ def compare(
     text: options.Texts = None,
     texts_file: options.TextsFile = None,
     methods: Annotated[
-        str,
-        typer.Option(help="all, fast (one forward pass), or names joined by commas; eclip methods ls lists them."),
+        str, typer.Option(help="all, fast (one forward pass), or names joined by commas; eclip methods ls lists them.")
     ] = "all",
     models: Annotated[str, typer.Option(help="Names joined by commas; eclip models ls lists them.")] = DEFAULT_MODEL,
     head: options.Head = None,
@@ -46,48 +44,46 @@ def compare(
 
     All methods, one picture:  eclip compare dogs.jpg -t "a dog" -t grass
     """
-    with report_errors():
-        wanted = options.parse_texts(text, texts_file)
-        method_names, model_names = options.words(methods), list(dict.fromkeys(options.words(models)))
-        if not (method_names and model_names):
-            raise OptionError(f"--{'models' if method_names else 'methods'} needs a name.")
-        group = method_names[0] if method_names[0] in GROUPS and len(method_names) == 1 else None
-        if group is None:
-            check_methods(named(method_names), versus=versus is not None)
-        for name in model_names:
-            options.check_model(name)
-        options.check_head(head, method_names, model_names)
-        settings: dict[str, Any] = {
-            "methods": group or method_names,
-            "versus": options.parse_versus(versus),
-            **options.parse_refinement(refine, refine_set),
-            "templates": options.parse_templates(template),
-        }
-        formats = options.parse_formats(format_, out)
-        from eclip.backbones.view import View  # imports torch, so after the checks
-        from eclip.explanation.compare import ComparisonQuery
-        from eclip.explanation.comparison import ComparisonWriter, compare_command
-        from eclip.images import read_ahead
+    wanted = options.parse_texts(text, texts_file)
+    method_names, model_names = options.words(methods), list(dict.fromkeys(options.words(models)))
+    if not (method_names and model_names):
+        raise OptionError(f"--{'models' if method_names else 'methods'} needs a name.")
+    group = method_names[0] if method_names[0] in GROUPS and len(method_names) == 1 else None
+    if group is None:
+        check_methods(named(method_names), versus=versus is not None)
+    for name in model_names:
+        options.check_model(name)
+    options.check_head(head, method_names, model_names)
+    settings: dict[str, Any] = {
+        "methods": group or method_names,
+        "versus": options.parse_versus(versus),
+        **options.parse_refinement(refine, refine_set),
+        "templates": options.parse_templates(template),
+    }
+    formats = options.parse_formats(format_, out)
+    from eclip.backbones.view import View  # imports torch, so after the checks
+    from eclip.explanation.compare import ComparisonQuery
+    from eclip.explanation.comparison import ComparisonWriter, compare_command
+    from eclip.images import read_ahead
 
-        writer = ComparisonWriter(out, formats, scale.value, overwrite=overwrite)
+    writer = ComparisonWriter(out, formats, scale.value, overwrite=overwrite)
 
-        def work(run: options.Run) -> None:
-            one, settings["device"] = options.parse_model(model_names[0], device, head)
-            settings["models"] = [one, *model_names[1:]]
-            query = ComparisonQuery(wanted, view=View(image_size, resize.value, positions.value), **settings)
-            for source, image in read_ahead(run.images, 1):
-                if isinstance(image, ImageError):
-                    run.failures.append((source, str(image)))
-                else:
+    def work(run: options.Run) -> None:
+        one, settings["device"] = options.parse_model(model_names[0], device, head)
+        settings["models"] = [one, *model_names[1:]]
+        query = ComparisonQuery(wanted, view=View(image_size, resize.value, positions.value), **settings)
+        for source, image in read_ahead(run.images, 1):
+            if isinstance(image, ImageError):
+                run.failures.append((source, str(image)))
+            else:
 
-                    def show(model: str, method: str, name: str = Path(source).name) -> None:
-                        run.doing(f"{method} on {model}, {name}")
+                def show(model: str, method: str, name: str = Path(source).name) -> None:
+                    run.doing(f"{method} on {model}, {name}")
 
-                    entry = writer.add(query.answer(image, source, show))
-                    picture = entry["files"].get("picture")
-                    if not as_json:
-                        typer.echo(source + (f"  -> {writer.folder / picture}" if picture else ""))
-                run.count()
+                entry = writer.add(query.answer(image, source, show))
+                if not as_json:
+                    run.show(source, entry["files"].get("picture"))
+            run.count()
 
-        options.over_images(sources, writer, lambda provenance: compare_command(sources, wanted, provenance), work)
-        options.summarize(writer, "compared", model_names, as_json, option="--models")
+    options.over_images(sources, writer, lambda provenance: compare_command(sources, wanted, provenance), work)
+    options.summarize(writer, "compared", model_names, as_json, option="--models")

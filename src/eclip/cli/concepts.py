@@ -9,7 +9,6 @@ import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import options
-from eclip.cli.errors import report_errors
 from eclip.cli.options import Positions, Resize
 from eclip.errors import ImageError, OptionError
 from eclip.methods import check_methods
@@ -25,16 +24,14 @@ EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 def concepts(
     sources: options.Sources,
-    model: Annotated[str, typer.Option("--model", "-m", help="A model; eclip models ls lists them.")] = DEFAULT_MODEL,
+    model: options.Model = DEFAULT_MODEL,
     vocabulary: Annotated[
         Path | None, typer.Option(help="A file with one word per line. Default: 1,400 nouns for visible things.")
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="The most concepts per image.")] = 10,
     l1: Annotated[float | None, typer.Option(help="Above 0; larger gives fewer concepts. Default: 0.25.")] = None,
     method: Annotated[str, typer.Option(help="Method for the maps; eclip methods ls lists them.")] = "maskclip",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")
-    ] = None,
+    set_: options.MethodSet = None,
     image_mean: Annotated[
         Path | None, typer.Option(help="A .npy file with the mean feature of many images; mini includes its own.")
     ] = None,
@@ -55,60 +52,58 @@ def concepts(
     format_: options.Format = options.FORMAT,
     overwrite: options.Overwrite = False,
     device: options.Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 8,
+    batch_size: options.BatchSize = 8,
     as_json: options.AsJson = False,
 ) -> None:
     """List what the model sees in each image without a text, with weights, and show where.
 
     One image:  eclip concepts dogs.jpg
     """
-    with report_errors():
-        method = options.one_method(method)
-        check_methods([method])
-        options.check_model(model)
-        if mean_from is not None and (image_mean is not None or msae is not None):
-            raise OptionError("--mean-from cannot be combined with --image-mean or --msae; omit it.")
-        if msae is None and latents is not None:
-            raise OptionError("--latents requires --msae, a checkpoint of an autoencoder; add it or omit --latents.")
-        if msae is not None and l1 is not None:
-            raise OptionError("--l1 does not apply to --msae; omit it, or use --latents.")
-        settings: dict[str, Any] = {
-            "model": model,
-            "vocabulary": vocabulary,
-            "count": count,
-            "l1": l1,
-            "method": method,
-            "image_mean": image_mean,
-            "msae": msae,
-            "latents": latents,
-            "image_size": image_size,
-            "resize": resize.value,
-            "templates": options.parse_templates(template),
-            "positions": positions.value,
-            "device": device,
-            "batch_size": batch_size,
-            **options.method_options(set_ or [], method),
-        }
-        formats = options.parse_formats(format_, out)
-        from eclip.discovery.concepts import ConceptsWriter, concepts_command  # imports torch, so after the checks
-        from eclip.discovery.discover import concepts_each
+    method = options.one_method(method)
+    check_methods([method])
+    options.check_model(model)
+    if mean_from is not None and (image_mean is not None or msae is not None):
+        raise OptionError("--mean-from cannot be combined with --image-mean or --msae; omit it.")
+    if msae is None and latents is not None:
+        raise OptionError("--latents requires --msae, a checkpoint of an autoencoder; add it or omit --latents.")
+    if msae is not None and l1 is not None:
+        raise OptionError("--l1 does not apply to --msae; omit it, or use --latents.")
+    settings: dict[str, Any] = {
+        "model": model,
+        "vocabulary": vocabulary,
+        "count": count,
+        "l1": l1,
+        "method": method,
+        "image_mean": image_mean,
+        "msae": msae,
+        "latents": latents,
+        "image_size": image_size,
+        "resize": resize.value,
+        "templates": options.parse_templates(template),
+        "positions": positions.value,
+        "device": device,
+        "batch_size": batch_size,
+        **options.method_options(set_ or [], method),
+    }
+    formats = options.parse_formats(format_, out)
+    from eclip.discovery.concepts import ConceptsWriter, concepts_command  # imports torch, so after the checks
+    from eclip.discovery.discover import concepts_each
 
-        writer = ConceptsWriter(out, formats, overwrite=overwrite)
+    writer = ConceptsWriter(out, formats, overwrite=overwrite)
 
-        def work(run: options.Run) -> None:
-            if mean_from is not None:
-                settings["image_mean"] = _mean(mean_from, settings, writer, run.bar)
-            for found in concepts_each(run.images, failures=run.failures, **settings):
-                run.doing("explaining")
-                entry = writer.add(found)
-                if not as_json:
-                    picture = entry["files"].get("picture")
-                    typer.echo(found.source + (f"  -> {writer.folder / picture}" if picture else ""))
-                    typer.echo(_table(found))
-                run.count()
+    def work(run: options.Run) -> None:
+        if mean_from is not None:
+            settings["image_mean"] = _mean(mean_from, settings, writer, run.bar)
+        for found in concepts_each(run.images, failures=run.failures, **settings):
+            run.doing("explaining")
+            entry = writer.add(found)
+            if not as_json:
+                run.show(found.source, entry["files"].get("picture"))
+                typer.echo(_table(found))
+            run.count()
 
-        options.over_images(sources, writer, lambda provenance: concepts_command(sources, provenance), work)
-        options.summarize(writer, "explained", [model], as_json)
+    options.over_images(sources, writer, lambda provenance: concepts_command(sources, provenance), work)
+    options.summarize(writer, "explained", [model], as_json)
 
 
 def _mean(folder: Path, settings: dict[str, Any], writer: ConceptsWriter, progress: Progress) -> Path:
@@ -136,17 +131,17 @@ def _mean(folder: Path, settings: dict[str, Any], writer: ConceptsWriter, progre
 
 def _table(found: Concepts) -> str:
     """One line per concept with its weight as a bar, and one on how well all concepts reconstruct the feature."""
+    from eclip.render import printable
+
     width = max((len(name) for name in found.names), default=0)
     most = max(found.weights, default=1.0)
     lines = [
         f"  {name:{width}}  {weight:.3f}  {_bar(float(weight / most))}".rstrip()
         for name, weight in zip(found.names, found.weights, strict=True)
-    ]
-    if not lines:
-        lines = ["  no concepts; try a smaller --l1 or another vocabulary"]
+    ] or ["  no concepts; try a smaller --l1 or another vocabulary"]
     rest = "" if found.beyond_mean is None else f", {found.beyond_mean:.2f} without the image mean"
     last = f"  {found.used} of {found.available:,} concepts reconstruct the feature: cosine {found.cosine:.2f}{rest}"
-    return "\n".join([*lines, last])
+    return "\n".join(printable(line) for line in (*lines, last))
 
 
 def _bar(share: float) -> str:

@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from eclip.cli.errors import report_errors
 from eclip.cli.lists import print_table
 from eclip.cli.options import progressing
 from eclip.datasets import DATASETS, ROOT, dataset
@@ -28,15 +27,11 @@ Split = Annotated[str | None, typer.Option(help="Default: the first split of the
 @app.command("ls")
 def datasets_ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with layouts.")] = False) -> None:
     """List data sets with their kind and splits."""
-    with report_errors():
-        if as_json:
-            typer.echo(json.dumps([asdict(one) for one in DATASETS.values()], ensure_ascii=False))
-            return
-        rows = [
-            {"dataset": one.name, "kind": one.kind, "splits": " ".join(one.splits), "what": one.summary}
-            for one in DATASETS.values()
-        ]
-        print_table(rows, False)
+    rows = [
+        {"dataset": one.name, "kind": one.kind, "splits": " ".join(one.splits), "what": one.summary}
+        for one in DATASETS.values()
+    ]
+    print_table(rows, as_json, [asdict(one) for one in DATASETS.values()])
 
 
 @app.command("verify")
@@ -48,37 +43,33 @@ def datasets_verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all problems.")] = False,
 ) -> None:
     """Check that every file of a data set exists, and read some images and masks. Exit code 1 if there is a problem."""
-    with report_errors():
-        chosen = dataset(name)
-        with _bar(f"verifying {name}") as progress:
-            found = chosen.verify(root, split, every=every, progress=progress)
-        if as_json:
-            typer.echo(json.dumps(asdict(found), ensure_ascii=False))
-        else:
-            published = " or ".join(f"{number:,}" for number in found.expected)
-            of = f" of {published}" if published else ""
-            typer.echo(f"{found.name}, split {found.split}: {found.found:,}{of} images, {found.decoded:,} of them read")
-            for note in found.notes:
-                typer.echo(f"  {note}")
-            for problem in found.problems[:SHOWN]:
-                typer.echo(f"  {problem}")
-            if (more := len(found.problems) - SHOWN) > 0:
-                typer.echo(f"  and {more:,} more; --json prints all")
-        if found.problems:
-            raise typer.Exit(1)
+    chosen = dataset(name)
+    with _bar(f"verifying {name}") as progress:
+        found = chosen.verify(root, split, every=every, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(asdict(found), ensure_ascii=False))
+    else:
+        published = " or ".join(f"{number:,}" for number in found.expected)
+        of = f" of {published}" if published else ""
+        typer.echo(f"{found.name}, split {found.split}: {found.found:,}{of} images, {found.decoded:,} of them read")
+        for line in (*found.notes, *found.problems[:SHOWN]):
+            typer.echo(f"  {line}")
+        if (more := len(found.problems) - SHOWN) > 0:
+            typer.echo(f"  and {more:,} more; --json prints all")
+    if found.problems:
+        raise typer.Exit(1)
 
 
 @app.command("prepare")
 def datasets_prepare(name: Name, root: Root = None, split: Split = None) -> None:
     """Write the files that make a data set readable or faster to read. Existing files are kept, so it can resume."""
-    with report_errors():
-        chosen = dataset(name)
-        if not chosen.prepares:
-            typer.echo(f"{name} needs no preparation.")
-            return
-        with _bar(f"preparing {name}") as progress:
-            made = chosen.prepare(root, split, progress)
-        typer.echo(f"{made}: {chosen.prepares}")
+    chosen = dataset(name)
+    if not chosen.prepares:
+        typer.echo(f"{name} needs no preparation.")
+        return
+    with _bar(f"preparing {name}") as progress:
+        made = chosen.prepare(root, split, progress)
+    typer.echo(f"{made}: {chosen.prepares}")
 
 
 @contextmanager

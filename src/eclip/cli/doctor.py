@@ -18,14 +18,7 @@ from eclip.errors import EclipError
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check.
-
-    Attributes:
-        what: what was checked.
-        found: the result.
-        fine: False if there is a problem.
-        advice: the next step, if any.
-    """
+    """What was checked, what was found, whether that is fine, and the next step, if any."""
 
     what: str
     found: str
@@ -112,11 +105,6 @@ def _mini() -> Finding:
 
 def _cached() -> Finding:
     folder = Path(huggingface_hub.constants.HF_HUB_CACHE)
-    if not folder.is_dir():
-        return Finding("cached weights", f"none in {folder}", advice=OPENAI_HINT)
-    cached = sorted(
-        repository.repo_id
-        for repository in huggingface_hub.scan_cache_dir(folder).repos
-        if repository.repo_type == "model"
-    )
+    found = huggingface_hub.scan_cache_dir(folder).repos if folder.is_dir() else ()
+    cached = sorted(one.repo_id for one in found if one.repo_type == "model")
     return Finding("cached weights", ", ".join(cached) or f"none in {folder}", advice="" if cached else OPENAI_HINT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,6 @@ import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import options
-from eclip.cli.errors import report_errors
 from eclip.datasets import dataset
 from eclip.errors import OptionError
 from eclip.evaluation.protocols import DEFAULT_PROTOCOL, Protocol, protocol_of
@@ -22,62 +22,41 @@ from eclip.methods import METHODS
 if TYPE_CHECKING:
     from eclip.evaluation.evaluation import Evaluation
 
-DATA, ASKED, RUN = "Images", "Query", "Run"
+data_option, query_option, run_option = (
+    partial(typer.Option, rich_help_panel=panel) for panel in ("Images", "Query", "Run")
+)
 GAP = 2  # spaces between columns
 
 
 def evaluate(
     data: Annotated[str, typer.Argument(metavar="DATASET", help="Name of a data set; eclip datasets ls.")],
-    root: Annotated[
-        Path | None, typer.Option(help="Its folder. Default: in $ECLIP_DATA.", rich_help_panel=DATA)
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Default: that of the data set.", rich_help_panel=DATA)] = None,
-    every: Annotated[int, typer.Option(min=1, help="Use every N-th image.", rich_help_panel=DATA)] = 1,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use at most N images.", rich_help_panel=DATA)] = None,
+    root: Annotated[Path | None, data_option(help="Its folder. Default: in $ECLIP_DATA.")] = None,
+    split: Annotated[str | None, data_option(help="Default: that of the data set.")] = None,
+    every: Annotated[int, data_option(min=1, help="Use every N-th image.")] = 1,
+    limit: Annotated[int | None, data_option(min=1, help="Use at most N images.")] = None,
     methods: Annotated[
         str,
-        typer.Option(
-            help="Comma-separated names; fast: all with a single forward pass; all: also those with many.",
-            rich_help_panel=ASKED,
-        ),
+        query_option(help="Comma-separated names; fast: all with a single forward pass; all: also those with many."),
     ] = "fast",
-    models: Annotated[
-        str, typer.Option(help="Comma-separated names; see eclip models ls.", rich_help_panel=ASKED)
-    ] = DEFAULT_MODEL,
-    protocol: Annotated[
-        str, typer.Option(help="The rules; see eclip protocols ls.", rich_help_panel=ASKED)
-    ] = DEFAULT_PROTOCOL,
+    models: Annotated[str, query_option(help="Comma-separated names; see eclip models ls.")] = DEFAULT_MODEL,
+    protocol: Annotated[str, query_option(help="The rules; see eclip protocols ls.")] = DEFAULT_PROTOCOL,
     head: options.Head = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="METHOD.KEY=VALUE",
-            help="An option of a method, e.g. legrad.depth=4.",
-            rich_help_panel=ASKED,
-        ),
+        query_option("--set", metavar="METHOD.KEY=VALUE", help="An option of a method, e.g. legrad.depth=4."),
     ] = None,
     refine: options.Refine = None,
     refine_set: options.RefineSet = None,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the run; rerun to resume.", rich_help_panel=RUN)
-    ] = Path("eclip-eval"),
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.", rich_help_panel=RUN)
-    ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.", rich_help_panel=RUN)] = 16,
-    examples: Annotated[
-        int, typer.Option(min=0, help="Number of best and worst images to draw per method.", rich_help_panel=RUN)
-    ] = 3,
+    out: Annotated[Path, run_option("--out", "-o", help="Folder of the run; rerun to resume.")] = Path("eclip-eval"),
+    overwrite: Annotated[bool, run_option("--overwrite", help="Replace an earlier run in the folder.")] = False,
+    batch_size: Annotated[int, run_option(min=1, help="Images per forward pass.")] = 16,
+    examples: Annotated[int, run_option(min=0, help="Number of best and worst images to draw per method.")] = 3,
     device: options.Device = "auto",
     check: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Compare with stored numbers; exit code 1 on a mismatch.", rich_help_panel=RUN
-        ),
+        Path | None, run_option(metavar="FILE", help="Compare with stored numbers; exit code 1 on a mismatch.")
     ] = None,
-    tolerance: Annotated[float, typer.Option(min=0.0, help="Of --check, as a fraction.", rich_help_panel=RUN)] = 0.002,
-    as_json: Annotated[bool, typer.Option("--json", help="Print results.json to stdout.", rich_help_panel=RUN)] = False,
+    tolerance: Annotated[float, run_option(min=0.0, help="Of --check, as a fraction.")] = 0.002,
+    as_json: Annotated[bool, run_option("--json", help="Print results.json to stdout.")] = False,
 ) -> None:
     """Score methods on a data set, next to baselines. After Ctrl-C, the same command resumes.
 
@@ -85,47 +64,46 @@ def evaluate(
 
     Compare with stored numbers:  eclip eval voc2012 --root VOCdevkit -o voc --check stored.json
     """
-    with report_errors():
-        dataset(data)
-        names, model_names = options.words(methods), list(dict.fromkeys(options.words(models)))
-        if not (names and model_names):
-            raise OptionError(f"--{'models' if names else 'methods'} requires at least one name.")
-        rules = protocol_of(protocol)
-        scored_methods(names, rules)
-        for name in model_names:
-            options.check_model(name)
-        options.check_head(head, names if names != ["fast"] else ["eclip"], model_names)
-        settings: dict[str, Any] = {
-            "methods": names[0] if names in (["all"], ["fast"]) else names,
-            "models": model_names,
-            "protocol": protocol,
-            "root": root,
-            "split": split,
-            "every": every,
-            "limit": limit,
-            "head": head,
-            "options": _options(set_ or [], rules),
-            **options.parse_refinement(refine, refine_set),
-            "batch_size": batch_size,
-            "device": device,
-            "overwrite": overwrite,
-            "examples": examples,
-            "expected": check,
-        }
-        found = _run(data, out, settings)
-        if as_json:
-            typer.echo(json.dumps(found.results, ensure_ascii=False, allow_nan=False))
-        else:
-            _show(found)
-        for failure in found.results["failures"]:
-            typer.echo(f"failed: {failure['error']}", err=True)
-        missed = found.check(check, tolerance) if check is not None else []
-        for line in missed:
-            typer.echo(f"check: {line}", err=True)
-        if check is not None and not missed:
-            typer.echo(f"check: all numbers match {check}.", err=True)
-        if missed or found.results["failures"]:
-            raise typer.Exit(1)
+    dataset(data)
+    names, model_names = options.words(methods), list(dict.fromkeys(options.words(models)))
+    if not (names and model_names):
+        raise OptionError(f"--{'models' if names else 'methods'} requires at least one name.")
+    rules = protocol_of(protocol)
+    scored_methods(names, rules)
+    for name in model_names:
+        options.check_model(name)
+    options.check_head(head, names if names != ["fast"] else ["eclip"], model_names)
+    settings: dict[str, Any] = {
+        "methods": names[0] if names in (["all"], ["fast"]) else names,
+        "models": model_names,
+        "protocol": protocol,
+        "root": root,
+        "split": split,
+        "every": every,
+        "limit": limit,
+        "head": head,
+        "options": _options(set_ or [], rules),
+        **options.parse_refinement(refine, refine_set),
+        "batch_size": batch_size,
+        "device": device,
+        "overwrite": overwrite,
+        "examples": examples,
+        "expected": check,
+    }
+    found = _run(data, out, settings)
+    if as_json:
+        typer.echo(json.dumps(found.results, ensure_ascii=False, allow_nan=False))
+    else:
+        _show(found)
+    for failure in found.results["failures"]:
+        typer.echo(f"failed: {failure['error']}", err=True)
+    missed = found.check(check, tolerance) if check is not None else []
+    for line in missed:
+        typer.echo(f"check: {line}", err=True)
+    if check is not None and not missed:
+        typer.echo(f"check: all numbers match {check}.", err=True)
+    if missed or found.results["failures"]:
+        raise typer.Exit(1)
 
 
 def _options(pairs: list[str], rules: Protocol) -> dict[str, dict[str, Any]]:
@@ -172,7 +150,7 @@ def _show(found: Evaluation) -> None:
         table.add_column(each[0], justify="left" if place < lead else "right", no_wrap=True)
     for place, baseline in enumerate(dim, 1):
         table.add_row(*(each[place] for each in columns[:fitting]), style="dim" if baseline else "")
-    Console(width=ends[fitting - 1]).print(table)
+    Console(width=ends[fitting - 1], markup=False, emoji=False).print(table)
     if hidden := [each[0] for each in columns[fitting:]]:
         typer.echo(f"columns not shown: {', '.join(hidden)}; see results.csv or `eclip report`", err=True)
     not_applicable: dict[str, list[str]] = {}
@@ -205,12 +183,10 @@ def _columns(results: dict[str, Any]) -> tuple[int, list[list[str]], list[bool]]
     lead = len(columns)
     for key in keys_of(results):
         cells = [
-            interval(key, row) if key == first and key in row["numbers"] else shown(key, _value(row, key))
+            interval(key, row)
+            if key == first and key in row["numbers"]
+            else shown(key, row["numbers"].get(key, {}).get("value"))
             for row in rows
         ]
         columns.append([column(key)[0], *cells])
     return lead, columns, [row["control"] for row in rows]
-
-
-def _value(row: dict[str, Any], key: str) -> float | None:
-    return row["numbers"].get(key, {}).get("value")

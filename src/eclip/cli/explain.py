@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import options
-from eclip.cli.errors import report_errors
 from eclip.cli.options import Positions, Resize
 from eclip.methods import check_methods
 from eclip.results.earlier import MANIFEST
@@ -25,14 +23,11 @@ def explain(
     sources: options.Sources,
     text: options.Texts = None,
     texts_file: options.TextsFile = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="A model; eclip models ls lists them.")] = DEFAULT_MODEL,
+    model: options.Model = DEFAULT_MODEL,
     method: Annotated[
-        str | None,
-        typer.Option(help="eclip methods ls lists them. Default: eclip with a head, otherwise surgery."),
+        str | None, typer.Option(help="eclip methods ls lists them. Default: eclip with a head, otherwise surgery.")
     ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")
-    ] = None,
+    set_: options.MethodSet = None,
     head: options.Head = None,
     versus: options.Versus = None,
     refine: options.Refine = None,
@@ -45,7 +40,7 @@ def explain(
     format_: options.Format = options.FORMAT,
     overwrite: options.Overwrite = False,
     device: options.Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 8,
+    batch_size: options.BatchSize = 8,
     health: Annotated[
         bool,
         typer.Option(
@@ -59,57 +54,55 @@ def explain(
 
     One image, two texts:  eclip explain dogs.jpg -t "a dog" -t grass
     """
-    with report_errors():
-        wanted = options.parse_texts(text, texts_file)
-        options.check_model(model)
-        method = options.default_method(model, head) if method is None else options.one_method(method)
-        check_methods([method], versus=versus is not None)
-        options.check_head(head, [method], [model])
-        settings: dict[str, Any] = {
-            "method": method,
-            "versus": options.parse_versus(versus),
-            **options.parse_refinement(refine, refine_set),
-            "image_size": image_size,
-            "resize": resize.value,
-            "templates": options.parse_templates(template),
-            "positions": positions.value,
-            "batch_size": batch_size,
-            "health": health,
-            **options.method_options(set_ or [], method),
-        }
-        formats = options.parse_formats(format_, out)
-        from eclip.explanation.explain import explain_each  # imports torch, so after the checks
-        from eclip.explanation.explanation import ExplanationWriter, explain_command
+    wanted = options.parse_texts(text, texts_file)
+    options.check_model(model)
+    method = options.default_method(model, head) if method is None else options.one_method(method)
+    check_methods([method], versus=versus is not None)
+    options.check_head(head, [method], [model])
+    settings: dict[str, Any] = {
+        "method": method,
+        "versus": options.parse_versus(versus),
+        **options.parse_refinement(refine, refine_set),
+        "image_size": image_size,
+        "resize": resize.value,
+        "templates": options.parse_templates(template),
+        "positions": positions.value,
+        "batch_size": batch_size,
+        "health": health,
+        **options.method_options(set_ or [], method),
+    }
+    formats = options.parse_formats(format_, out)
+    from eclip.explanation.explain import explain_each  # imports torch, so after the checks
+    from eclip.explanation.explanation import ExplanationWriter, explain_command
 
-        writer = ExplanationWriter(out, formats, overwrite=overwrite)
+    writer = ExplanationWriter(out, formats, overwrite=overwrite)
 
-        def work(run: options.Run) -> None:
-            several = len(run.images) > MOST_REPORTED
-            settings["model"], settings["device"] = options.parse_model(model, device, head)
-            try:
-                for explanation in explain_each(run.images, wanted, failures=run.failures, **settings):
-                    run.doing("explaining")
-                    [entry] = writer.add(explanation)
-                    if not as_json:
-                        _print_scores(explanation, entry, writer.folder, warn=not several)
-                    run.count()
-            finally:
-                if several and not as_json:
-                    _print_health(writer)
+    def work(run: options.Run) -> None:
+        several = len(run.images) > MOST_REPORTED
+        settings["model"], settings["device"] = options.parse_model(model, device, head)
+        try:
+            for explanation in explain_each(run.images, wanted, failures=run.failures, **settings):
+                run.doing("explaining")
+                [entry] = writer.add(explanation)
+                if not as_json:
+                    _print_scores(run, explanation, entry, warn=not several)
+                run.count()
+        finally:
+            if several and not as_json:
+                _print_health(writer)
 
-        options.over_images(sources, writer, lambda provenance: explain_command(sources, wanted, provenance), work)
-        options.summarize(writer, "explained", [model], as_json)
+    options.over_images(sources, writer, lambda provenance: explain_command(sources, wanted, provenance), work)
+    options.summarize(writer, "explained", [model], as_json)
 
 
-def _print_scores(explanation: Explanation, entry: dict[str, Any], folder: Path, *, warn: bool) -> None:
+def _print_scores(run: options.Run, explanation: Explanation, entry: dict[str, Any], *, warn: bool) -> None:
     from eclip.render import printable
 
     sign = "+" if explanation.provenance["versus"] is not None else ""  # a difference, so with its sign
     scores = "  ".join(
         f"{explanation.label(text)} {explanation.scores[0, text]:{sign}.3f}" for text in explanation.best_texts()
     )
-    picture = entry["files"].get("strip")
-    typer.echo(printable(f"{explanation.sources[0]}: {scores}" + (f"  -> {folder / picture}" if picture else "")))
+    run.show(f"{explanation.sources[0]}: {scores}", entry["files"].get("strip"))
     for line in explanation.health.summary() if warn and explanation.health is not None else []:
         typer.echo(f"  {printable(line)}", err=True)
 

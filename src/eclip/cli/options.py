@@ -36,9 +36,12 @@ Sources = Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Images,
 Texts = Annotated[list[str] | None, typer.Option("--text", "-t", help="A text to look for; repeatable.")]
 TextsFile = Annotated[Path | None, typer.Option(help="A file with one text per line.")]
 Versus = Annotated[str | None, typer.Option(help="A text to contrast each text with: why A and not B?")]
+Model = Annotated[str, typer.Option("--model", "-m", help="A model; eclip models ls lists them.")]
+MethodSet = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")
+]
 Refine = Annotated[
-    str | None,
-    typer.Option(help="A step after the method: lposs, lposs+ or pamr; see eclip refinements ls."),
+    str | None, typer.Option(help="A step after the method: lposs, lposs+ or pamr; see eclip refinements ls.")
 ]
 RefineSet = Annotated[
     list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the refinement, e.g. k=50.")
@@ -46,8 +49,7 @@ RefineSet = Annotated[
 ImageSize = Annotated[int | None, typer.Option(help="Input side in pixels. Default: the model's own.")]
 Resizing = Annotated[Resize, typer.Option(help="Squash to a square, or keep the aspect ratio.")]
 Template = Annotated[
-    list[str] | None,
-    typer.Option(help="none, single, imagenet80, surgery85, or a sentence with {}; repeatable."),
+    list[str] | None, typer.Option(help="none, single, imagenet80, surgery85, or a sentence with {}; repeatable.")
 ]
 Positioning = Annotated[
     Positions, typer.Option(help="How to resize position embeddings to other grids than in training.")
@@ -66,6 +68,7 @@ Device = Annotated[
         callback=lambda given: f"cuda:{given}" if given and given.isdecimal() else given,
     ),
 ]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images in one forward pass.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest on stdout instead of a line per image.")]
 
 FOLDER_NAMED: ContextVar[bool] = ContextVar("folder_named", default=True)
@@ -122,6 +125,8 @@ def parse_options(flag: str, pairs: list[str], known: dict[str, Any]) -> dict[st
         key, equals, value = pair.partition("=")
         if not equals:
             raise OptionError(f"{flag} needs KEY=VALUE, got {pair!r}.")
+        if key in given:
+            raise OptionError(f"{flag} {key} is given twice: keep one of them.")
         given[key] = value
         if not isinstance(known.get(key), str):
             with suppress(json.JSONDecodeError):
@@ -188,15 +193,7 @@ def parse_model(name: str, device: str, head: str | None) -> tuple[str | Backbon
 
 @dataclass(frozen=True)
 class Run:
-    """The progress of a command over its images.
-
-    Attributes:
-        writer: of the results.
-        images: all images.
-        bar: the progress bar.
-        task: of the bar.
-        failures: images that failed, and why.
-    """
+    """The progress of a command over its images; `failures` lists those that failed, and why."""
 
     writer: Folder
     images: list[Path]
@@ -208,16 +205,19 @@ class Run:
         """Show the current step."""
         self.bar.update(self.task, description=what)
 
+    def show(self, line: str, picture: str | None) -> None:
+        """Print a line about an image, and where its picture is, safely for a terminal."""
+        from eclip.render import printable
+
+        typer.echo(printable(line + (f"  -> {self.writer.folder / picture}" if picture else "")))
+
     def count(self) -> None:
         """Move the bar to the number of images done or failed."""
         self.bar.update(self.task, completed=len(self.writer.manifest["images"]) + len(self.failures))
 
 
 def over_images(
-    sources: list[str],
-    writer: Folder,
-    repeat: Callable[[dict[str, Any]], str | None],
-    work: Callable[[Run], None],
+    sources: list[str], writer: Folder, repeat: Callable[[dict[str, Any]], str | None], work: Callable[[Run], None]
 ) -> None:
     """Find the images and run the work; failures and the full command are recorded, however the run ends.
 

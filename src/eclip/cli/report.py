@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from eclip.cli.errors import report_errors
 from eclip.errors import ResultError
 from eclip.results.marks import is_ours
 
@@ -25,16 +24,13 @@ def report(
 
     Data sets or protocols side by side:  eclip report voc coco camvid
     """
-    with report_errors():
-        from eclip.evaluation.report.report import report as made
-        from eclip.files import replace_file
+    from eclip.evaluation.report.report import report as made
+    from eclip.files import replace_file
 
-        if out.is_dir():
-            raise ResultError(f"{str(out)!r} is a folder: give a file name, such as -o {out / 'report.html'}.")
-        if out.is_file() and not (overwrite or is_ours(out)):
-            raise ResultError(
-                f"{str(out)!r} exists and was not written by eclip: choose another name, or use --overwrite."
-            )
-        page = made(list(folders)).encode(errors="backslashreplace")
-        replace_file(out, page)
-        typer.echo(f"-> {out} ({len(page) / 2**20:.1f} MiB)")
+    if out.is_dir():
+        raise ResultError(f"{str(out)!r} is a folder: give a file name, such as -o {out / 'report.html'}.")
+    if out.is_file() and not (overwrite or is_ours(out)):
+        raise ResultError(f"{str(out)!r} exists and was not written by eclip: choose another name, or use --overwrite.")
+    page = made(list(folders)).encode(errors="backslashreplace")
+    replace_file(out, page)
+    typer.echo(f"-> {out} ({len(page) / 2**20:.1f} MiB)")

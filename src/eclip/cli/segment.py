@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import options
-from eclip.cli.errors import report_errors
 from eclip.cli.options import Positions, Resize
 from eclip.errors import OptionError, TextError
 from eclip.methods import DEFAULT_WITH_HEAD, check_between_texts
 from eclip.segmentation.classes import class_words
 from eclip.segmentation.windows import check_windows
-
-if TYPE_CHECKING:
-    from eclip.segmentation.segmentation import Segmentation
 
 
 def segment(
@@ -31,14 +27,12 @@ def segment(
     background: Annotated[
         str | None, typer.Option(help='Words for the background, joined by commas: "sky, wall, grass".')
     ] = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="A model; eclip models ls lists them.")] = DEFAULT_MODEL,
+    model: options.Model = DEFAULT_MODEL,
     method: Annotated[
         str | None,
         typer.Option(help="Default: eclip if the model has a head; else maskclip for attention pools, or naclip."),
     ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")
-    ] = None,
+    set_: options.MethodSet = None,
     head: options.Head = None,
     refine: options.Refine = None,
     refine_set: options.RefineSet = None,
@@ -81,64 +75,56 @@ def segment(
 
     Two classes:  eclip segment dogs.jpg -c dog -c "person, man, woman" --background "grass, sky, wall"
     """
-    with report_errors():
-        lines = options.lines_of(classes, "classes")
-        if numbered := next((line for line in lines if re.match(r"\d+\t", line)), None):
-            raise OptionError(
-                f"{classes} has a number and a tab in {numbered!r}, like the classes.txt of a data set, but must have "
-                f"names only. `cut -f2 {classes}` prints them."
-            )
-        wanted = [*(class_ or []), *lines]
-        if not wanted:
-            raise TextError('no class was given. Add -c dog -c "person, man, woman", or --classes FILE.')
-        class_words(wanted, background or (), thresholded=prob_threshold is not None)
-        options.check_model(model)
-        if method is not None:
-            method = options.one_method(method)
-            check_between_texts(method)
-        elif set_:
-            raise OptionError("--set requires --method; add the method whose option it is.")
-        options.check_head(head, [method or DEFAULT_WITH_HEAD], [model])
-        check_windows(window, stride, image_size)
-        settings: dict[str, Any] = {
-            "method": method,
-            "background": background or (),
-            **options.parse_refinement(refine, refine_set),
-            "prob_threshold": prob_threshold,
-            "area_threshold": area_threshold,
-            "scale": scale,
-            "window": window,
-            "stride": stride,
-            "image_size": image_size,
-            "resize": resize.value,
-            "templates": options.parse_templates(template, "imagenet80"),
-            "positions": positions.value,
-            "batch_size": batch_size,
-        }
-        if method is not None:
-            settings |= options.method_options(set_ or [], method)
-        formats = options.parse_formats(format_, out)
-        from eclip.segmentation.segment import segment_each  # imports torch, so after the checks
-        from eclip.segmentation.segmentation import SegmentWriter, segment_command
+    lines = options.lines_of(classes, "classes")
+    if numbered := next((line for line in lines if re.match(r"\d+\t", line)), None):
+        raise OptionError(
+            f"{classes} has a number and a tab in {numbered!r}, like the classes.txt of a data set, but must have "
+            f"names only. `cut -f2 {classes}` prints them."
+        )
+    wanted = [*(class_ or []), *lines]
+    if not wanted:
+        raise TextError('no class was given. Add -c dog -c "person, man, woman", or --classes FILE.')
+    class_words(wanted, background or (), thresholded=prob_threshold is not None)
+    options.check_model(model)
+    if method is not None:
+        method = options.one_method(method)
+        check_between_texts(method)
+    elif set_:
+        raise OptionError("--set requires --method; add the method whose option it is.")
+    options.check_head(head, [method or DEFAULT_WITH_HEAD], [model])
+    check_windows(window, stride, image_size)
+    settings: dict[str, Any] = {
+        "method": method,
+        "background": background or (),
+        **options.parse_refinement(refine, refine_set),
+        "prob_threshold": prob_threshold,
+        "area_threshold": area_threshold,
+        "scale": scale,
+        "window": window,
+        "stride": stride,
+        "image_size": image_size,
+        "resize": resize.value,
+        "templates": options.parse_templates(template, "imagenet80"),
+        "positions": positions.value,
+        "batch_size": batch_size,
+    }
+    if method is not None:
+        settings |= options.method_options(set_ or [], method)
+    formats = options.parse_formats(format_, out)
+    from eclip.segmentation.segment import segment_each  # imports torch, so after the checks
+    from eclip.segmentation.segmentation import SegmentWriter, segment_command
 
-        writer = SegmentWriter(out, formats, instances=instances, overwrite=overwrite)
+    writer = SegmentWriter(out, formats, instances=instances, overwrite=overwrite)
 
-        def work(run: options.Run) -> None:
-            settings["model"], settings["device"] = options.parse_model(model, device, head)
-            for segmentation in segment_each(run.images, wanted, failures=run.failures, **settings):
-                run.doing("segmenting")
-                entry = writer.add(segmentation)
-                if not as_json:
-                    _print_areas(segmentation, entry, writer.folder)
-                run.count()
+    def work(run: options.Run) -> None:
+        settings["model"], settings["device"] = options.parse_model(model, device, head)
+        for segmentation in segment_each(run.images, wanted, failures=run.failures, **settings):
+            run.doing("segmenting")
+            entry = writer.add(segmentation)
+            if not as_json:
+                areas = "  ".join(f"{name} {100 * area:.1f} %" for name, area in segmentation.areas().items())
+                run.show(f"{segmentation.sources[0]}: {areas}", entry["files"].get("picture"))
+            run.count()
 
-        options.over_images(sources, writer, lambda provenance: segment_command(sources, provenance), work)
-        options.summarize(writer, "segmented", [model], as_json)
-
-
-def _print_areas(segmentation: Segmentation, entry: dict[str, Any], folder: Path) -> None:
-    from eclip.render import printable
-
-    areas = "  ".join(f"{name} {100 * area:.1f} %" for name, area in segmentation.areas().items())
-    picture = entry["files"].get("picture")
-    typer.echo(printable(f"{segmentation.sources[0]}: {areas}" + (f"  -> {folder / picture}" if picture else "")))
+    options.over_images(sources, writer, lambda provenance: segment_command(sources, provenance), work)
+    options.summarize(writer, "segmented", [model], as_json)

@@ -11,6 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from eclip.cli.errors import report_errors
 from eclip.cli.options import FOLDER_NAMED
 
 YES, NO = ("true", "yes", "on"), ("false", "no", "off")
@@ -43,15 +44,18 @@ HOW = {
 }
 SOURCES = ("--image", "--images", "--photo", "--photos", "--source", "--sources", "--input", "--file", "-i")
 DATA_SETS = ("--dataset", "--data", "--data-set", "--datasets", "-d")
-COMPARED = "`eclip compare"
-
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 """UsageError of click, or of the copy of it that newer versions of typer bring."""
 
 
 class Command(TyperCommand):
-    """A command that understands common mistakes in its options."""
+    """A command that reports our errors and understands common mistakes in its options."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Like click's, but our errors become one message and an exit code."""
+        with report_errors():
+            return super().invoke(ctx)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Like click's, but accepts flags with a value, and suggests an option in place of an unknown one."""
@@ -98,16 +102,12 @@ class Command(TyperCommand):
         """What to write instead of an unknown option; "" if there is no suggestion."""
         known = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
         spelled = given.replace("_", "-")
-        right = next((name for name in (spelled, f"{spelled}s", spelled.removesuffix("s")) if name in known), None)
-        if right is None:
-            right = next(
-                (name for name, others in CALLED_OTHERWISE.items() if name in known and spelled in others), None
-            )
-        if right is not None:
+        elsewhere = [name for name, others in CALLED_OTHERWISE.items() if spelled in others]
+        likely = (spelled, f"{spelled}s", spelled.removesuffix("s"), *elsewhere)
+        if right := next((name for name in likely if name in known), None):
             several = self.name == "explain" and right in ("--method", "--model") and spelled == f"{right}s"
-            return f"write {HOW.get(right, right)}" + (
-                f"; to compare several, use {COMPARED} {spelled} NAME,NAME`" * several
-            )
+            more = f"; to compare several, use `eclip compare {spelled} NAME,NAME`" if several else ""
+            return f"write {HOW.get(right, right)}{more}"
         arguments = {param.name for param in self.params if param.param_type_name == "argument"}
         if spelled in SOURCES and "sources" in arguments:
             return f"images are positional arguments, as in `eclip {self.name} dog.jpg`"
@@ -120,11 +120,10 @@ def _is_yes_or_no(word: str) -> bool:
     return word.casefold() in (*YES, *NO) and not Path(word).exists()
 
 
-def forgiving(app: typer.Typer) -> typer.Typer:
-    """The same app, with commands that understand common mistakes."""
+def forgiving(app: typer.Typer) -> None:
+    """Make the app's commands report our errors and understand common mistakes."""
     for command in app.registered_commands:
         command.cls = Command
     for group in app.registered_groups:
         if group.typer_instance is not None:
             forgiving(group.typer_instance)
-    return app

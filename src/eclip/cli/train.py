@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eclip.cli import options as cli_options
-from eclip.cli.errors import report_errors, stop
+from eclip.cli.errors import stop
 from eclip.errors import OptionError
 from eclip.guides import GUIDES, check_guide
 from eclip.results.folder import check_no_other
@@ -68,8 +68,7 @@ def train(
     ] = None,
     hidden: Annotated[int | None, _flag("hidden", "Width of a nonlinear branch; 0 for none.", HEAD)] = None,
     text: Annotated[
-        bool | None,
-        _flag("text", "Also train a projection of texts.", HEAD, "--text-projection/--no-text-projection"),
+        bool | None, _flag("text", "Also train a projection of texts.", HEAD, "--text-projection/--no-text-projection")
     ] = None,
     guide: Annotated[
         str | None, _flag("guide", f"{', '.join(GUIDES)}; eclip guides ls describes them.", POOLING)
@@ -119,8 +118,7 @@ def train(
         _flag("out", "Output folder for head, log, curve and checkpoint.", RUN, "--out", "-o", metavar="DIR"),
     ] = None,
     config: Annotated[
-        Path | None,
-        typer.Option(help="TOML file with fields of TrainConfig; flags override it.", rich_help_panel=RUN),
+        Path | None, typer.Option(help="TOML file with fields of TrainConfig; flags override it.", rich_help_panel=RUN)
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.", rich_help_panel=RUN)] = False,
     overwrite: Annotated[
@@ -137,20 +135,19 @@ def train(
     On two GPUs:  torchrun --nproc-per-node 2 -m eclip train --train-data 'cc3m/{00000..00331}.tar' -o head
     """
     given = dict(locals())  # each flag is named like its field
-    with report_errors():
-        asked = _config({key: given[key] for key in DEFAULTS if key in given}, config, guide_set or [])
-        _check_place(Path(asked.out), resume, overwrite)
-        _run(asked, resume)
-        if _leads():
-            record = _record(asked)
-            if as_json:
-                typer.echo(json.dumps(record, ensure_ascii=False, allow_nan=False))
-            if record["bad"]:
-                typer.echo(f"skipped {record['bad']} bad pairs, listed in {record['files']['log']}", err=True)
-            if record["without_words"]:
-                typer.echo(f"skipped {record['without_words']} pairs without known words in the captions", err=True)
-            use = ["--method", "eclip", "--model", asked.model, "--head", asked.out]
-            typer.echo(f'saved the head in {asked.out}: eclip explain IMAGE -t "a dog" {shlex.join(use)}', err=True)
+    asked = _config({key: given[key] for key in DEFAULTS if key in given}, config, guide_set or [])
+    _check_place(Path(asked.out), resume, overwrite)
+    _run(asked, resume)
+    if _leads():
+        record = _record(asked)
+        if as_json:
+            typer.echo(json.dumps(record, ensure_ascii=False, allow_nan=False))
+        if record["bad"]:
+            typer.echo(f"skipped {record['bad']} bad pairs, listed in {record['files']['log']}", err=True)
+        if record["without_words"]:
+            typer.echo(f"skipped {record['without_words']} pairs without known words in the captions", err=True)
+        use = ["--method", "eclip", "--model", asked.model, "--head", asked.out]
+        typer.echo(f'saved the head in {asked.out}: eclip explain IMAGE -t "a dog" {shlex.join(use)}', err=True)
 
 
 def _config(flags: dict[str, Any], file: Path | None, guide_set: list[str]) -> TrainConfig:
@@ -258,7 +255,7 @@ def _record(config: TrainConfig) -> dict[str, Any]:
         events.setdefault(event["event"], []).append(event)
     steps, last = events["step"], events["epoch"][-1]
     scores = [{key: one[key] for key in ("epoch", "msc", "miou")} for one in events.get("scores", ())]
-    files = {"head": folder, "log": folder / log.FILE, "curve": folder / log.PICTURE}
+    files = {"head": folder, "log": folder / log.FILE, "curve": folder / log.PICTURE, "checkpoint": folder / CHECKPOINT}
     return {
         "schema": SCHEMA,
         "model": config.model,
@@ -271,5 +268,5 @@ def _record(config: TrainConfig) -> dict[str, Any]:
         "peak_mib": last["peak_mib"],
         "loss": {"first": steps[0]["loss"], "last": steps[-1]["loss"]},
         "scores": {"first": scores[0], "last": scores[-1]} if scores else None,
-        "files": {key: str(file) for key, file in {**files, "checkpoint": folder / CHECKPOINT}.items()},
+        "files": {key: str(file) for key, file in files.items()},
     }

@@ -9,7 +9,6 @@ import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import options as cli_options
-from eclip.cli.errors import report_errors
 from eclip.cli.options import Positions, Resize
 from eclip.errors import OptionError
 from eclip.words import DEFAULT_WORD_METHOD, WORD_METHODS, word_method
@@ -29,17 +28,14 @@ def words(
     sources: cli_options.Sources,
     text: cli_options.Texts = None,
     texts_file: cli_options.TextsFile = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="A model; eclip models ls lists them.")] = DEFAULT_MODEL,
+    model: cli_options.Model = DEFAULT_MODEL,
     method: Annotated[str, typer.Option(help=f"One of {', '.join(WORD_METHODS)}.")] = DEFAULT_WORD_METHOD,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")
-    ] = None,
+    set_: cli_options.MethodSet = None,
     pairs: Annotated[
         bool, typer.Option("--pairs", help="Also show which patches match each word, as a small map per word.")
     ] = False,
     box: Annotated[
-        list[str] | None,
-        typer.Option(metavar="X0,Y0,X1,Y1", help="With --pairs: a region in pixels; lists its words."),
+        list[str] | None, typer.Option(metavar="X0,Y0,X1,Y1", help="With --pairs: a region in pixels; lists its words.")
     ] = None,
     image_depth: Annotated[int, typer.Option(min=1, help="With --pairs: how many last image attention layers.")] = 1,
     text_depth: Annotated[
@@ -62,50 +58,49 @@ def words(
 
     Patches for each word:  eclip words dog.jpg -t "a husky running in snow" --pairs
     """
-    with report_errors():
-        wanted = cli_options.parse_texts(text, texts_file)
-        cli_options.check_model(model)
-        options = cli_options.parse_options("--set", set_ or [], word_method(method).options)
-        word_method(method).check(options)
-        boxes = [_box(one) for one in box or []]
-        if boxes and not pairs:
-            raise OptionError("--box requires --pairs; add --pairs.")
-        writer = WordsWriter(out, overwrite=overwrite)
+    wanted = cli_options.parse_texts(text, texts_file)
+    cli_options.check_model(model)
+    options = cli_options.parse_options("--set", set_ or [], word_method(method).options)
+    word_method(method).check(options)
+    boxes = [_box(one) for one in box or []]
+    if boxes and not pairs:
+        raise OptionError("--box requires --pairs; add --pairs.")
+    writer = WordsWriter(out, overwrite=overwrite)
 
-        def work(run: cli_options.Run) -> None:
-            from eclip.backbones.view import View
-            from eclip.images import read_batches
-            from eclip.words.interactions import PairQuery, check_box
-            from eclip.words.query import WordQuery
-            from eclip.words.relevance import relevance
+    def work(run: cli_options.Run) -> None:
+        from eclip.backbones.view import View
+        from eclip.images import read_batches
+        from eclip.words.interactions import PairQuery, check_box
+        from eclip.words.query import WordQuery
+        from eclip.words.relevance import relevance
 
-            query = WordQuery(wanted, model=model, device=device, view=View(image_size, resize.value, positions.value))
-            by_pair = None
-            if pairs:
-                by_pair = PairQuery(query, image_depth=image_depth, text_depth=text_depth, points=points)
-            for batch in read_batches(run.images, BATCH, run.failures):
-                good = []
-                for source, picture in batch:
-                    try:
-                        for one in boxes:
-                            check_box(one, picture.size, source)
-                        good.append((source, picture))
-                    except OptionError as outside:
-                        run.failures.append((source, str(outside)))
-                if not good:
-                    continue
-                found = relevance(query, good, method, options)
-                for image, (source, picture) in enumerate(good):
-                    run.doing(f"explaining {Path(source).name}")
-                    own = by_pair.answer(picture, source) if by_pair else []
-                    entry = writer.add(found, image, own, boxes)
-                    if not as_json:
-                        _print(found, image, own, boxes)
-                        typer.echo(f"-> {writer.folder / entry['files']['page']}")
-                    run.count()
+        query = WordQuery(wanted, model=model, device=device, view=View(image_size, resize.value, positions.value))
+        by_pair = None
+        if pairs:
+            by_pair = PairQuery(query, image_depth=image_depth, text_depth=text_depth, points=points)
+        for batch in read_batches(run.images, BATCH, run.failures):
+            good = []
+            for source, picture in batch:
+                try:
+                    for one in boxes:
+                        check_box(one, picture.size, source)
+                    good.append((source, picture))
+                except OptionError as outside:
+                    run.failures.append((source, str(outside)))
+            if not good:
+                continue
+            found = relevance(query, good, method, options)
+            for image, (source, picture) in enumerate(good):
+                run.doing(f"explaining {Path(source).name}")
+                own = by_pair.answer(picture, source) if by_pair else []
+                entry = writer.add(found, image, own, boxes)
+                if not as_json:
+                    _print(found, image, own, boxes)
+                    typer.echo(f"-> {writer.folder / entry['files']['page']}")
+                run.count()
 
-        cli_options.over_images(sources, writer, lambda provenance: words_command(sources, wanted, provenance), work)
-        cli_options.summarize(writer, "explained", [model], as_json)
+    cli_options.over_images(sources, writer, lambda provenance: words_command(sources, wanted, provenance), work)
+    cli_options.summarize(writer, "explained", [model], as_json)
 
 
 def _print(relevance: WordRelevance, image: int, found: list[Interactions], boxes: list[Box]) -> None:
@@ -119,7 +114,7 @@ def _print(relevance: WordRelevance, image: int, found: list[Interactions], boxe
         for row in render.terminal(words, values, console.width - INDENT):
             console.print(" " * INDENT, row, sep="", no_wrap=True, overflow="ignore", crop=False)
 
-    typer.echo(relevance.sources[image])
+    typer.echo(render.printable(relevance.sources[image]))
     for text, line in enumerate(relevance.texts):
         typer.echo(f"{relevance.scores[image, text]:.3f}  {render.printable(' '.join(line.split()))}")
         show(relevance.words[text], relevance.values[text][image])

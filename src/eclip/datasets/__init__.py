@@ -122,13 +122,10 @@ class Dataset:
         every: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Verified:
-        """Check that all files exist, and decode some; see `eclip.datasets.verify`.
+        """Check that all files exist, and decode 20 images and masks, or `every` one; see `read` and `prepare`.
 
-        Args:
-            root: as in `read`.
-            split: as in `read`.
-            every: decode every image and mask instead of 20.
-            progress: called with the number of images done and the total.
+        Raises:
+            OptionError: there is no such split, or no root is known.
         """
         from eclip.datasets.verify import verify
 
@@ -142,10 +139,7 @@ class Dataset:
     ) -> Path:
         """Write the files that make it readable or faster to read, and return their folder; existing files are kept.
 
-        Args:
-            root: as in `read`.
-            split: as in `read`.
-            progress: called with the number of files done and the total.
+        `progress` is called with the number of files done and the total; `root` and `split` are as in `read`.
 
         Raises:
             OptionError: there is nothing to prepare.
@@ -216,7 +210,7 @@ def dataset(name: str) -> Dataset:
             f"{name!r} is a folder, not the name of a data set: {own} {given}, as in `eclip eval folder --root "
             f'{given}` (Python: "folder", root={name!r}); `eclip datasets ls --json` has the layout.'
         )
-    raise UnknownNameError("data set", name, DATASETS, f"{own[0].upper()}{own[1:]} DIR; `eclip datasets ls`")
+    raise UnknownNameError("data set", name, DATASETS, f"{own.capitalize()} DIR; `eclip datasets ls`")
 
 
 CREPE = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")

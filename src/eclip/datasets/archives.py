@@ -75,7 +75,7 @@ def in_tar(file: str, label: str, bad: Bad) -> Iterator[Member]:
             raise DataError(f"{file} is compressed, which rules out random access: decompress it to a .tar.")
         length = stream.seek(0, os.SEEK_END)
         stream.seek(0)
-        tar, broken = _opened(file, stream), ""
+        tar = _opened(file, stream)
         try:
             for member in tar:
                 name = member.name.removeprefix("./")
@@ -97,7 +97,8 @@ def in_tar(file: str, label: str, bad: Bad) -> Iterator[Member]:
                 yield Member(stem, kind, key, name, place, text)
         except _DAMAGE as error:
             broken = f"cut short or damaged before byte {min(tar.offset, length):,} ({error})"
-        broken = broken or _unfinished(stream, tar.offset)
+        else:
+            broken = _unfinished(stream, tar.offset)
         if broken:
             bad.append((label, f"{broken}: only the files before that are used."))
 

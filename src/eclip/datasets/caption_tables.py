@@ -102,15 +102,14 @@ def _with_header(
     try:
         next(rows)
         for row in rows:
-            if len(row) == len(header) and row[image].strip():
-                yield rows.line_num, row[image].strip(), row[caption].strip()
-            elif len(row) == len(header):
-                bad.append((f"{file}, line {rows.line_num}", "the image is missing."))
-            elif row:
+            at = f"{file}, line {rows.line_num}"
+            if row and len(row) != len(header):
                 why = f"{len(row)} columns, but the header has {len(header)}"
-                bad.append(
-                    (f"{file}, line {rows.line_num}", f"{why}: a caption with {columns.separator!r} needs quotes.")
-                )
+                bad.append((at, f"{why}: a caption with {columns.separator!r} needs quotes."))
+            elif row and row[image].strip():
+                yield rows.line_num, row[image].strip(), row[caption].strip()
+            elif row:
+                bad.append((at, "the image is missing."))
     except csv.Error as error:
         raise DataError(
             f"{file}, line {rows.line_num}: {error}. A caption that begins with a quote must be enclosed in quotes, "

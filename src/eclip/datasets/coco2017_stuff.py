@@ -70,11 +70,9 @@ def prepare(root: Path, split: str, progress: Callable[[int, int], None]) -> Pat
     maps = either(root, f"stuff_{split}_pixelmaps", f"annotations/stuff_{split}_pixelmaps")
 
     def plan(found: Annotated) -> tuple[dict[int, str], Callable[[Objects], Numbers]]:
-        other = [(one, name) for one, name in found.categories.items() if (_THINGS + ("",) * 99)[one - 1] != name]
-        if other:
-            raise DataError(
-                f"category {other[0][0]} of {found.file} is {other[0][1]!r}, which is not COCO's name for it."
-            )
+        for one, name in found.categories.items():
+            if dict(enumerate(_THINGS, 1)).get(one) != name:
+                raise DataError(f"category {one} of {found.file} is {name!r}, which is not COCO's name for it.")
         return CLASSES, lambda one: one.painted(_NUMBERS, _ground(maps / f"{Path(one.name).stem}.png", one.shape))
 
     return write_masks(root, f"stuff_{split}", split, plan, progress)

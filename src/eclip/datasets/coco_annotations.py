@@ -153,10 +153,10 @@ def read_annotations(file: Path) -> Annotated:
         raise MissingExtraError("reading COCO's outlines", "pycocotools", "data")
     whole = _json(file)
     images: dict[int, Objects] = {}
-    lacking: list[tuple[dict[str, Any], str, str, bool]] = []  # annotation, its image, the problem, is part usable?
+    lacking: list[str] = []
     lost = 0
     try:
-        categories = {one["id"]: _named(one, "name") for one in whole.get("categories", ())}
+        categories = dict(sorted({one["id"]: _named(one, "name") for one in whole.get("categories", ())}.items()))
         for one in whole.get("images", ()):
             if one["id"] in images:
                 raise ValueError(f"the image {one['id']} is listed twice")
@@ -164,14 +164,16 @@ def read_annotations(file: Path) -> Annotated:
         annotations: Sequence[dict[str, Any]] = whole.get("annotations", ())
         for one in annotations:
             if (image := images.get(one["image_id"])) is None:
-                stray = f"{file} has an annotation of image {one['image_id']}, which it does not list."
-                raise DataError(stray)
+                raise DataError(f"{file} has an annotation of image {one['image_id']}, which it does not list.")
             image.objects.append(one)
             wrong, left = wrong_with(one.get("segmentation"), image.shape)
-            lacking += [(one, image.name, wrong, left)] if wrong else []
+            this = f"annotation {one.get('id', 'without id')} of {image.name}"
+            if wrong:
+                lacking.append(f"{this}: {wrong}{', its other parts are used' if left else ''}")
             if strange := one.get("category_id") not in categories:
-                lacking.append((one, image.name, f"its category {one.get('category_id')} is not listed", False))
+                lacking.append(f"{this}: its category {one.get('category_id')} is not listed")
             lost += strange or not left
+        listed = [images[one] for one in sorted(images)]
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         if isinstance(error, DataError):
             raise
@@ -179,25 +181,17 @@ def read_annotations(file: Path) -> Annotated:
     if not images or not categories:
         raise DataError(f"{file} must list images and categories, as COCO's instances files do.")
     if lacking:
-        rest = {True: ", its other parts are used", False: ""}
-        told = "; ".join(
-            f"annotation {one.get('id', 'without id')} of {name}: {why}{rest[left]}"
-            for one, name, why, left in lacking[:MOST_TOLD]
-        ) + (f"; and {len(lacking) - MOST_TOLD:,} more" if len(lacking) > MOST_TOLD else "")
+        more = [f"and {len(lacking) - MOST_TOLD:,} more"] if len(lacking) > MOST_TOLD else []
+        told = "; ".join(lacking[:MOST_TOLD] + more)
         said = f"{len(lacking):,} of {len(annotations):,} annotations of {file} are not valid outlines"
         if lost == len(annotations):
             raise DataError(f"{said}, so no object is left ({told}): the file must contain outlines.")
         message = f"{said} and are left out as far as they cannot be painted: {told}."
         warnings.warn(message, DataWarning, stacklevel=5)
-    return Annotated(file, dict(sorted(categories.items())), [images[one] for one in sorted(images)])
+    return Annotated(file, categories, listed)
 
 
 def _json(file: Path) -> dict[str, Any]:
-    """Read a file that contains one JSON object.
-
-    Raises:
-        DataError: it cannot be read, is not a JSON object, or is not UTF-8.
-    """
     try:
         data = file.read_bytes()
         if b"\0" in data[:4] or data[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -222,11 +216,7 @@ def _is_crowd(one: Mapping[str, Any]) -> bool:
 
 
 def _named(one: Mapping[str, Any], key: str) -> str:
-    """A name without line breaks, which all our text files can hold.
-
-    Raises:
-        ValueError: it is empty or not valid Unicode.
-    """
+    """A name without line breaks, not empty and valid Unicode, which all our text files can hold."""
     name = " ".join(one[key].split()) if key == "name" else one[key]
     try:
         name.encode()

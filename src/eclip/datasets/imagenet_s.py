@@ -45,8 +45,7 @@ def _read(count: int, root: Path, split: str) -> MaskSet:
         )
     names = [f"{wnid}/{path.stem}.JPEG" for wnid in wnids for path in sorted((masks / wnid).glob("*.png"))]
     known = _names(folder)
-    unknown = [wnid for wnid in wnids if wnid not in known]
-    if unknown:
+    if unknown := [wnid for wnid in wnids if wnid not in known]:
         raise DataError(f"{masks / unknown[0]}: the name of this class is unknown; add a line to {_NAMES[0]}.")
     classes = {number: known[wnid] for number, wnid in enumerate(wnids, 1)}
     items = beside(names, folder / split, masks, classes, partial(red_green, void=_VOID))

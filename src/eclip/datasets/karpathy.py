@@ -34,11 +34,10 @@ def read_karpathy(file: Path, split: str, folders: Sequence[Path]) -> PairSet:
         DataError: the file cannot be read or is not in Karpathy's format.
     """
     try:
-        records = json.loads(file.read_bytes())["images"]
-        chosen = [one for one in records if split in ("all", one["split"])]
         rows = [
             (os.path.join(one.get("filepath", ""), one["filename"]), [said["raw"].strip() for said in one["sentences"]])
-            for one in chosen
+            for one in json.loads(file.read_bytes())["images"]
+            if split in ("all", one["split"])
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(

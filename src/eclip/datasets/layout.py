@@ -142,8 +142,7 @@ def rows_of(index: Path, needed: set[str]) -> list[dict[str, str]]:
         DataError: it cannot be read, lacks a column, or has a malformed row.
     """
     header, *rows = (line.split("\t") for line in lines(index))
-    missing = needed - set(header)
-    if missing:
+    if missing := needed - set(header):
         raise DataError(f"{index} has no column {', '.join(sorted(missing))}; it has {', '.join(header)}.")
     for place, row in enumerate(rows, 2):
         if len(row) != len(header):

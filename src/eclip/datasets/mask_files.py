@@ -47,8 +47,7 @@ def indexed(file: Path | Place, table: Table | None = None) -> Numbers:
         if mode not in DEEP:
             numbers[values == 255] = VOID
         return numbers
-    unknown = set(shown(values)) - {value for value, _ in table}
-    if unknown:
+    if unknown := set(shown(values)) - {value for value, _ in table}:
         raise DataError(f"{file} shows {sorted(unknown)}, but valid values are {short(value for value, _ in table)}.")
     look_up = np.zeros(VOID + 1, dtype=np.uint16)
     for value, number in table:
@@ -120,6 +119,32 @@ def thing(file: Path | Place, number: int) -> Numbers:
     return np.where(lit, np.uint16(number), np.uint16(BACKGROUND))
 
 
+def lit(file: Path | Place, number: int, own: int = 1) -> Numbers:
+    """Decode a binary mask: 0 is background; 1, 255 (65535 with 16 bits) or the class's own value is the object.
+
+    Args:
+        file: the mask, of any mode without colors; transparency counts if it has the shape.
+        number: of the class.
+        own: value of the class.
+
+    Raises:
+        DataError: it has other values, is a JPEG, or has blended edges.
+        ImageError: it cannot be read.
+    """
+    values = plane(file)
+    refuse_smooth(values, str(file))
+    top = VOID if values.dtype.itemsize > 1 else 255
+    found = set(shown(values))
+    if other := found - {BACKGROUND, 1, own, top}:
+        raise DataError(f"{file} shows {short(other)}, but masks of this set have 0 for background, {top} for objects.")
+    if top in found and found & {1, own} - {BACKGROUND, top}:
+        raise DataError(
+            f"{file} shows {short(found)}, but other masks show only 0 and {top}, so {top} could be void or the "
+            "object: encode all masks in the same way."
+        )
+    return np.where(values != 0, np.uint16(number), np.uint16(BACKGROUND))
+
+
 def plane(file: Path | Place) -> np.ndarray:
     """The values (height, width) of a mask without colors.
 
@@ -167,12 +192,7 @@ def shape_of(picture: Image.Image, name: str) -> np.ndarray:
 
 
 def _picture(file: Path | Place) -> Image.Image:
-    """The decoded image of a mask.
-
-    Raises:
-        DataError: it is a JPEG, which cannot store a mask exactly.
-        ImageError: it cannot be read.
-    """
+    """The image of a mask; a JPEG is a DataError, because it cannot store one exactly."""
     kind, picture = from_file(file, lambda picture, _: (picture.format, picture.copy()))
     if kind in ("JPEG", "MPO"):
         raise DataError(

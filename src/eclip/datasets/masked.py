@@ -75,8 +75,7 @@ class Masked:
                 f"the mask of {self.name!r}, {self.mask}, has {mask.shape[1]} x {mask.shape[0]} pixels, but its image "
                 f"{size[0]} x {size[1]}: resize the mask to the image (nearest neighbor), or use the matching image."
             )
-        unnamed = set(shown(mask)) - self.numbers - {BACKGROUND, VOID}
-        if unnamed:
+        if unnamed := set(shown(mask)) - self.numbers - {BACKGROUND, VOID}:
             raise DataError(f"{self.mask} shows {sorted(unnamed)}, but the named classes are {short(self.numbers)}.")
         return mask
 
@@ -142,11 +141,7 @@ class MaskSet:
     notes: tuple[str, ...] = ()
 
     def warn_of_notes(self) -> None:
-        """Issue the notes as warnings.
-
-        Warns:
-            DataWarning: one for each note.
-        """
+        """Issue each note as a DataWarning."""
         for note in self.notes:
             warnings.warn(f"{self.name}: {note}", DataWarning, stacklevel=3)
 

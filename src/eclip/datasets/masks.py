@@ -28,19 +28,7 @@ from eclip.datasets.masked import Decode, Lazy, Masked, MaskSet, present, sides
 from eclip.errors import DataError, DataWarning, OptionError
 from eclip.images import EXTENSIONS
 
-__all__ = [
-    "BACKGROUND",
-    "VOC_NAMES",
-    "VOID",
-    "Lazy",
-    "MaskSet",
-    "Masked",
-    "listed_masks",
-    "plain_items",
-    "present",
-    "read_masks",
-    "sides",
-]
+__all__ = ["BACKGROUND", "VOC_NAMES", "VOID", "Lazy", "MaskSet", "Masked", "present", "read_masks", "sides"]
 
 # fmt: off
 VOC_NAMES = dict(enumerate((
@@ -102,11 +90,7 @@ def listed_masks(
 ) -> MaskSet:
     """Like `read_masks`, but without checking that files exist, and without warning of the notes.
 
-    Args:
-        folder: as in `read_masks`.
-        where: as in `read_masks`.
-        classes: as in `read_masks`.
-        group: maps a row of the index to its group; without an index, a row has only a name.
+    `group` maps a row of the index to its group; without an index, a row has only a name.
     """
     if classes is not None and (not classes or min(classes) <= BACKGROUND or max(classes) >= VOID):
         raise OptionError(f"classes must map numbers from 1 to {VOID - 1} to names, got {classes}.")
@@ -115,23 +99,14 @@ def listed_masks(
             raise DataError(f"{needed}: no such folder. A folder of masks must have images/, masks/ and classes.txt.")
     listed = folder / "classes.txt"
     named, table = (classes, None) if classes is not None else read_classes(listed)
-    decode: Decode = indexed if table is None else partial(indexed, table=table)
     rows = plain_rows(folder, where, group)
-    items = plain_items(folder, rows, named, decode)
-    other, note = taken(items, named, table, listed.is_file() and declares_void(listed))
-    items = items if other is None else plain_items(folder, rows, named, other)
-    return MaskSet(folder.resolve().name, dict(named), items, (note,) if note else ())
+    declared = listed.is_file() and declares_void(listed)
+    decode, notes = taken(plain_items(folder, rows, named, indexed), named, table, declared)
+    return MaskSet(folder.resolve().name, dict(named), plain_items(folder, rows, named, decode), notes)
 
 
 class PlainFiles(NamedTuple):
-    """The files of an image in the plain layout, relative to `images/` and `masks/`.
-
-    Attributes:
-        name: without extension.
-        image: its file.
-        mask: its file.
-        group: of the image.
-    """
+    """The name of an image without extension, its files relative to `images/` and `masks/`, and its group."""
 
     name: str
     image: str
@@ -148,20 +123,17 @@ def plain_rows(folder: Path, where: dict[str, str], group: Callable[[dict[str, s
     Warns:
         DataWarning: images are left out because they have no mask or an unsupported format.
     """
-    index = folder / "index.tsv"
-    images, masks = folder / "images", folder / "masks"
-    if index.exists() or where:
-        rows = [row for row in rows_of(index, {"name", *where}) if all(row[key] == where[key] for key in where)]
-        inside = {os.path.dirname(row["name"]) for row in rows} | {""}
-        pictures, passed = _pictures(images, inside)
-        for row in rows:  # names may include their extension
-            stem, kind = os.path.splitext(row["name"])
-            if kind.lower() in EXTENSIONS and row["name"] not in pictures and row["name"] in pictures.get(stem, ()):
-                row["name"] = stem
-        drawn, _ = _pictures(masks, inside)
-    else:
-        pictures, passed = _pictures(images, {""})
-        drawn, _ = _pictures(masks, {""})
+    index, images, masks = folder / "index.tsv", folder / "images", folder / "masks"
+    listed = index.exists() or where
+    rows = rows_of(index, {"name", *where}) if listed else []
+    rows = [row for row in rows if all(row[key] == where[key] for key in where)]
+    inside = {os.path.dirname(row["name"]) for row in rows} | {""}
+    (pictures, passed), (drawn, _) = _pictures(images, inside), _pictures(masks, inside)
+    for row in rows:  # names may include their extension
+        stem, kind = os.path.splitext(row["name"])
+        if kind.lower() in EXTENSIONS and row["name"] not in pictures and row["name"] in pictures.get(stem, ()):
+            row["name"] = stem
+    if not listed:
         rows = [{"name": name} for name in sorted(drawn)]
         if left := sorted(pictures.keys() - drawn.keys()):
             _tell(
@@ -220,12 +192,7 @@ def _beside(images: Path, masks: Path, numbers: frozenset[int], decode: Decode, 
 
 
 def _pictures(folder: Path, inside: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Supported files by their names without extension, and all other files that are not hidden.
-
-    Args:
-        folder: to search.
-        inside: its subfolders to search, "" for itself.
-    """
+    """Supported files by name without extension, and all others that are not hidden; "" stands for the folder."""
     found: dict[str, list[str]] = defaultdict(list)
     passed: list[str] = []
     for below in sorted(inside):

@@ -8,11 +8,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from eclip.datasets.binary import lit, object_values
+from eclip.datasets.binary import object_values
 from eclip.datasets.caption_sources import read_pairs
 from eclip.datasets.folder import folder
 from eclip.datasets.layout import lines, rows_of, top
-from eclip.datasets.mask_files import BACKGROUND, VOID, indexed
+from eclip.datasets.mask_files import BACKGROUND, VOID, indexed, lit
 from eclip.datasets.masked import Decode, Lazy, Masked, MaskSet
 from eclip.datasets.masks import VOC_NAMES, listed_masks, plain_items, plain_rows
 from eclip.datasets.pair import Bad, Pair, PairSet

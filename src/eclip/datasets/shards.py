@@ -6,14 +6,13 @@ import json
 import warnings
 from collections import defaultdict
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from eclip.datasets.archives import SEG, Member, in_tar
 from eclip.datasets.binary import taken
-from eclip.datasets.layout import declares_void, lines, read_classes, some
-from eclip.datasets.mask_files import BACKGROUND, VOID, indexed
-from eclip.datasets.masked import Decode, Masked, MaskSet
+from eclip.datasets.layout import declares_void, read_classes, some
+from eclip.datasets.mask_files import BACKGROUND, VOID
+from eclip.datasets.masked import Masked, MaskSet
 from eclip.datasets.pair import Bad
 from eclip.errors import DataError, DataWarning, LayoutError
 from eclip.images import EXTENSIONS
@@ -29,7 +28,7 @@ def shards(root: Path, _: str) -> MaskSet:
     if not tars:
         raise LayoutError(f"{root / '*.tar'}: no such file.")
     file = tars[0].parent / "classes.txt"
-    classes, table = read_classes(file) if file.exists() and lines(file) else ({}, None)
+    classes, table = read_classes(file) if file.exists() else ({}, None)
     found: list[tuple[str, Member, Member, str]] = []
     passed: list[str] = []
     for tar in tars:
@@ -61,12 +60,11 @@ def shards(root: Path, _: str) -> MaskSet:
         )
     if found and not classes:
         raise DataError(f"{file} is missing, and no KEY.json names classes: write lines 'number<TAB>name' into it.")
-    decode: Decode
-    decode, numbers = indexed if table is None else partial(indexed, table=table), frozenset(classes)
-    items = tuple(Masked(key, image.place, mask.place, numbers, decode, group) for key, image, mask, group in found)
-    read, note = taken(items, classes, table, file.exists() and declares_void(file)) if items else (None, "")
-    items = items if read is None else tuple(replace(item, decode=read) for item in items)
-    return MaskSet(tars[0].parent.resolve().name, dict(sorted(classes.items())), items, (note,) if note else ())
+    numbers = frozenset(classes)
+    plain = [Masked(key, image.place, mask.place, numbers, group=group) for key, image, mask, group in found]
+    decode, notes = taken(plain, classes, table, file.exists() and declares_void(file))
+    items = tuple(replace(item, decode=decode) for item in plain)
+    return MaskSet(tars[0].parent.resolve().name, dict(sorted(classes.items())), items, notes)
 
 
 def _groups(tar: Path) -> dict[str, dict[str, Member]]:

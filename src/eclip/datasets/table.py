@@ -37,7 +37,9 @@ def table(root: Path, _: str) -> MaskSet | PairSet:
     is the object. Without masks: images with texts.
     """
     file = either(root, *_NAMES) if root.is_dir() else root
-    rows = list(_rows(file))
+    rows = [row._replace(image=os.path.normpath(row.image)) for row in _rows(file)]  # one image, one name
+    if not rows:
+        raise DataError(f"{file} has no rows.")
     groups: dict[str, str] = {}
     for row in rows:
         if groups.setdefault(os.path.normpath(file.parent / row.image), row.group) != row.group:
@@ -73,7 +75,6 @@ def _rows(file: Path) -> Iterator[_Row]:
     kind = file.suffix.lower()
     if kind not in (*_SEPARATORS, ".jsonl"):
         raise DataError(f"{file} is not a table: its extension must be .csv, .tsv or .jsonl.")
-    count = 0
     try:
         with open(file, encoding="utf-8-sig", newline="") as stream:
             if kind == ".jsonl":
@@ -89,11 +90,8 @@ def _rows(file: Path) -> Iterator[_Row]:
                     raise DataError(
                         f"line {line} of {file} must have the texts image and text, and may have mask and group."
                     )
-                count += 1
                 yield _Row(line, *(part.strip() for part in parts))
     except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{file} cannot be read: {error}.") from error
-    if not count:
-        raise DataError(f"{file} has no rows.")

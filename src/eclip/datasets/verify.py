@@ -52,11 +52,7 @@ def verify(
     every: bool,
     progress: Callable[[int, int], None] | None,
 ) -> Verified:
-    """See `Dataset.verify`.
-
-    Raises:
-        OptionError: there is no such split, or no root.
-    """
+    """See `Dataset.verify`."""
     split = dataset.checked(split)
     expected = dataset.counts.get(split, ())
     try:

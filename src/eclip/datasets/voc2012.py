@@ -14,8 +14,7 @@ def voc2012(root: Path, split: str) -> MaskSet:
     """VOC's masks, with a void border (255) around objects; "trainaug" includes SBD's, which have no such border."""
     masks = "SegmentationClassAug" if split == "trainaug" else "SegmentationClass"
     folder = top(root, ("ImageSets/Segmentation", "JPEGImages", masks), _BELOW)
-    lists = [
-        f"ImageSets/Segmentation/{name}.txt" for name in ([split, "train_aug"] if split == "trainaug" else [split])
-    ]
+    files = ("trainaug", "train_aug") if split == "trainaug" else (split,)
+    lists = [f"ImageSets/Segmentation/{name}.txt" for name in files]
     names = [f"{Path(name).stem}.jpg" for name in names_in(either(folder, *lists))]
     return MaskSet("voc2012", VOC_NAMES, beside(names, folder / "JPEGImages", folder / masks, VOC_NAMES))

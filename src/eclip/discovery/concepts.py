@@ -72,8 +72,19 @@ class Concepts:
         return png(self.picture())
 
     def picture(self) -> Image.Image:
-        """The image, and one overlay per concept with its weight; a lower weight is dimmer."""
-        return drawn(self)
+        """The image, and one overlay per concept with its weight.
+
+        Maps are dimmed by the square root of the weight relative to the heaviest, which itself would make most maps too
+        dark to see.
+        """
+        weights, signed = self.weights.tolist(), self.explanation.signed
+        shown = heatmap.signed if signed else heatmap.normalize
+        panels = (
+            shown(torch.from_numpy(one)).numpy() * math.sqrt(weight / weights[0])
+            for one, weight in zip(self.explanation.drawn(), weights, strict=True)
+        )
+        image = self.explanation.image()
+        return render.strip(image, panels, signed=signed, texts=self.names, scores=weights, what="weight")
 
     def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> Path:
         """Write the picture, arrays and manifest.json into a folder, as `eclip concepts` does.
@@ -98,34 +109,11 @@ CONCEPTS_SCHEMA, MEAN = "eclip.concepts/1", "image_mean.npy"
 
 def concepts_command(sources: Sequence[str], provenance: dict[str, Any]) -> str:
     """The shell command that repeats concepts with this provenance."""
-    words = [
-        "eclip",
-        "concepts",
-        *inputs(sources),
-        "--model",
-        provenance["model"],
-        "--count",
-        str(provenance["count"]),
-    ]
+    words = ["eclip", "concepts", *inputs(sources), "--model", provenance["model"], "--count", str(provenance["count"])]
     for key in ("vocabulary", "msae", "latents", "l1", "image_mean", "mean_from"):
         words += [] if provenance.get(key) is None else [f"--{key.replace('_', '-')}={provenance[key]}"]
     words += ["--method", provenance["method"]] if "msae" not in provenance else []
     return shlex.join([*words, *options("--set", provenance["options"]), *settings(provenance)])
-
-
-def drawn(concepts: Concepts) -> Image.Image:
-    """The picture of an image's concepts, each map dimmed by the square root of its weight relative to the heaviest.
-
-    The relative weight itself would make most maps too dark to see.
-    """
-    explanation, weights = concepts.explanation, concepts.weights.tolist()
-    shown = heatmap.signed if explanation.signed else heatmap.normalize
-    panels = (
-        shown(torch.from_numpy(one)).numpy() * math.sqrt(weight / weights[0])
-        for one, weight in zip(explanation.drawn(), weights, strict=True)
-    )
-    image, signed = explanation.image(), explanation.signed
-    return render.strip(image, panels, signed=signed, texts=concepts.names, scores=weights, what="weight")
 
 
 class ConceptsWriter(Folder):

@@ -24,7 +24,11 @@ class Task(Protocol):
         """Score a batch; `start` is the position of its first item in the data set."""
 
     def record(self, results: Iterable[BatchResult]) -> list[Row]:
-        """Compute a row for each method and baseline."""
+        """Compute a row for each method and baseline.
+
+        Raises:
+            DataError: no image could be read, none shows a class, or a baseline is as good as the true masks.
+        """
 
 
 TASKS: dict[str, str] = {

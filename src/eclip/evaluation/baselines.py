@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from eclip.evaluation.report.text import BOUND
 from eclip.metrics.bound import grid_bound
 
 Map = Float[np.ndarray, "row col"]
@@ -36,12 +37,7 @@ def random(grid: Sequence[int], seed: Sequence[int]) -> Map:
     return np.random.default_rng(list(seed)).random(tuple(grid), np.float32)
 
 
-BASELINES: dict[str, Callable[[Sequence[int], Sequence[int]], Map]] = {
-    "ones": ones,
-    "centre": centre,
-    "random": random,
-}
-BOUND = "bound"
+BASELINES: dict[str, Callable[[Sequence[int], Sequence[int]], Map]] = {"ones": ones, "centre": centre, "random": random}
 NAMES = (*BASELINES, BOUND)
 """The names of the maps that `baseline_maps` returns, in this order."""
 

@@ -51,9 +51,8 @@ class Weights:
 
     def __init__(self, groups: Int[np.ndarray, " row"], replicates: int = REPLICATES) -> None:
         self.groups, self._column = np.unique(groups, return_inverse=True)
-        self.counts: UInt8[np.ndarray, "replicate known"] = np.empty((replicates, len(self.groups)), np.uint8)
-        if len(self.groups) < 2:  # one group tells nothing about others, so there is no interval
-            self.counts[:] = 0
+        self.counts: UInt8[np.ndarray, "replicate known"] = np.zeros((replicates, len(self.groups)), np.uint8)
+        if len(self.groups) == 1:  # it tells nothing about others, so there is no interval
             return
         for column, group in enumerate(self.groups):
             generator = np.random.Generator(np.random.Philox(key=int(group)))
@@ -78,15 +77,8 @@ class Weights:
         ]
         return np.concatenate(parts)
 
-    def means(
-        self, values: Float[np.ndarray, "row value"], rows: Int[np.ndarray, " row"] | slice = slice(None)
-    ) -> Float[np.ndarray, "replicate value"]:
-        """Mean over rows of each value that is not NaN, in each replicate; NaN if there is none.
-
-        Args:
-            values: as in `sums`.
-            rows: as in `sums`.
-        """
+    def means(self, values: Float[np.ndarray, "row value"]) -> Float[np.ndarray, "replicate value"]:
+        """Mean over all rows of each value that is not NaN, in each replicate; NaN if there is none."""
         known = ~np.isnan(values)
-        sums, counts = self.sums(np.where(known, values, 0), rows), self.sums(known.astype(float), rows)
+        sums, counts = self.sums(np.where(known, values, 0)), self.sums(known.astype(float))
         return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)

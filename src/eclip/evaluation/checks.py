@@ -15,8 +15,8 @@ import numpy as np
 from eclip.datasets.masks import BACKGROUND, VOID, MaskSet
 from eclip.datasets.sets import AnySet
 from eclip.errors import DataError, DataWarning, ImageError
-from eclip.evaluation.baselines import BASELINES, BOUND
-from eclip.evaluation.report.text import FEW
+from eclip.evaluation.baselines import BASELINES
+from eclip.evaluation.report.text import BOUND, FEW
 
 LOOKED_AT = 20
 """Number of masks that are read again to find the cause, spread evenly."""
@@ -25,16 +25,15 @@ MOSTLY = 0.5
 _NEAR = 1e-9
 
 
-def check_groups(data: AnySet) -> None:
-    """Warn if images form few groups: their intervals are rough, however many images there are.
+def check_groups(name: str, count: int, groups: int) -> None:
+    """Warn if the images of a data set form few groups: intervals are rough, however many images there are.
 
     Warns:
         DataWarning: there are fewer than `FEW` groups, and more images.
     """
-    groups, count = len(set(data.group_numbers())), len(set(data.image_numbers()))
     if groups < min(FEW, count):
         warnings.warn(
-            f"the {count} images of {data.name} form only {groups} group{'s' * (groups > 1)} (such as videos), within "
+            f"the {count} images of {name} form only {groups} group{'s' * (groups > 1)} (such as videos), within "
             f"which they are not independent: with fewer than {FEW} groups, 95 % intervals are rough guesses"
             f"{', and with one group there are none' if groups == 1 else ''}.",
             DataWarning,

@@ -28,7 +28,8 @@ from eclip.evaluation import Task, task_of
 from eclip.evaluation.checks import check_groups
 from eclip.evaluation.evaluation import SCHEMA, Evaluation, Found, check_question, data_of, results_of, write_results
 from eclip.evaluation.examples import OnProgress, draw_examples
-from eclip.evaluation.protocols import DEFAULT_PROTOCOL, OF_WORDS, PROTOCOLS, Localize, Protocol, protocol_of
+from eclip.evaluation.localize import LocalizeTask
+from eclip.evaluation.protocols import DEFAULT_PROTOCOL, OF_WORDS, PROTOCOLS, Protocol, protocol_of
 from eclip.evaluation.query import EvaluationQuery
 from eclip.evaluation.row import Row
 from eclip.evaluation.scored import FAST, scored_methods, scored_options
@@ -139,10 +140,10 @@ def evaluate(
     images = _of(data_set, data_set.items[::every][:limit])
     left_out = [] if isinstance(data_set, MaskSet) else data_set.bad
     _check_failures(left_out, len(data_set.items) + len(left_out), data_set.name)
-    check_groups(images)
-    backbones = _backbones(models, device, head)
     told = {"name": images.name, "split": split, "every": every, "limit": limit}
     described = data_of(images, told)
+    check_groups(images.name, described["images"], described["groups"])
+    backbones = _backbones(models, device, head)
     if expected is not None:
         check_question(expected, {"protocol": rules.plain(), "data": described})
     question = {
@@ -165,8 +166,8 @@ def evaluate(
     drawn: list[dict[str, Any]] = []
     for one, task in zip(asked, tasks, strict=True):
         found[one.backbone.name] = _measure(one, task, folder, batch_size, on_progress)
-        if isinstance(rules.rules, Localize):
-            drawn += draw_examples(one, found[one.backbone.name][0], folder, examples, on_progress)
+        if isinstance(task, LocalizeTask):
+            drawn += draw_examples(task, found[one.backbone.name][0], folder, examples, on_progress)
     repeat = None
     if isinstance(data, str) and PROTOCOLS.get(rules.name) == rules and all(is_loaded(one) for one in backbones):
         repeat = eval_command(data, root, question, head)

@@ -214,13 +214,13 @@ def write_results(folder: Path, results: dict[str, Any], images: AnySet, found: 
     """
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
     table, pairs = io.StringIO(), io.StringIO()
-    numbers = list(dict.fromkeys(key for row in results["rows"] for key in row["numbers"]))
-    ends = ("value", "low", "high")
-    head = [f"{key}{'' if end == 'value' else f'_{end}'}" for key in numbers for end in ends]
+    numbers = dict.fromkeys(key for row in results["rows"] for key in row["numbers"])
+    columns = [(key, end) for key in numbers for end in ("value", "low", "high")]
+    head = [key if end == "value" else f"{key}_{end}" for key, end in columns]
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["data", "protocol", "model", "method", "control", "pairs", "images", "groups", *head])
     for row in results["rows"]:
-        values = [row["numbers"].get(key, {}).get(end) for key in numbers for end in ends]
+        values = [row["numbers"].get(key, {}).get(end) for key, end in columns]
         ids = [results["data"]["name"], results["protocol"]["name"], row["model"], row["method"]]
         writer.writerow([*ids, int(row["control"]), row["pairs"], row["images"], row["groups"], *values])
     every = csv.writer(pairs, lineterminator="\n")
@@ -233,10 +233,11 @@ def write_results(folder: Path, results: dict[str, Any], images: AnySet, found: 
             for one in row.each:
                 item = images.items[one["image"]]
                 told = one | {"image": item.name, "name": _asked(images, item, one["class"])}
-                every.writerow([model, row.method, *(_digits(told.get(key, "")) for key in fields)])
+                values = [told.get(key, "") for key in fields]
+                rounded = [round(value, 6) if isinstance(value, float) else value for value in values]
+                every.writerow([model, row.method, *rounded])
     for name, content in ((TABLE, table.getvalue()), (PAIRS, pairs.getvalue()), (RESULTS, text)):
-        data = content.encode(errors="backslashreplace")
-        replace_file(folder / name, data)
+        replace_file(folder / name, content.encode(errors="backslashreplace"))
 
 
 def _asked(images: AnySet, item: Masked | Pair | Phrased, number: int) -> str:
@@ -244,10 +245,6 @@ def _asked(images: AnySet, item: Masked | Pair | Phrased, number: int) -> str:
     if isinstance(images, MaskSet):
         return images.classes[number]
     return item.phrases[number].text if isinstance(item, Phrased) else item.captions[number]  # type: ignore[union-attr]
-
-
-def _digits(value: Any) -> Any:
-    return round(value, 6) if isinstance(value, float) else value
 
 
 def read_results(file: Path) -> dict[str, Any]:

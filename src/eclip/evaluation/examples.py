@@ -19,8 +19,8 @@ from scipy import ndimage
 
 from eclip.datasets.masks import MaskSet, present
 from eclip.errors import DataError
-from eclip.evaluation.protocols import Localize
-from eclip.evaluation.query import EvaluationQuery, opened
+from eclip.evaluation.pair_task import PairTask
+from eclip.evaluation.query import opened
 from eclip.evaluation.row import Row
 from eclip.evaluation.store import EXAMPLES, folder_of
 from eclip.files import replace_file
@@ -73,13 +73,13 @@ def chosen(row: Row, count: int) -> list[Example]:
 
 
 def draw_examples(
-    asked: EvaluationQuery, rows: Sequence[Row], folder: Path, count: int, on_progress: OnProgress
+    task: PairTask, rows: Sequence[Row], folder: Path, count: int, on_progress: OnProgress
 ) -> list[dict[str, Any]]:
     """Draw the missing examples of each method.
 
     Args:
-        asked: the query.
-        rows: its scores.
+        task: the task that scored the images.
+        rows: its results.
         folder: of the run.
         count: number of best and of worst pairs for each method; 0 = none.
         on_progress: called with what is being drawn, the number of images done and the total.
@@ -91,40 +91,37 @@ def draw_examples(
         DataError: an image that was scored can no longer be read.
         ResultError: the folder cannot be written.
     """
-    data = asked.data
+    asked, model, data = task.asked, task.asked.backbone.name, task.asked.data
     assert isinstance(data, MaskSet)
     examples = [one for row in rows if not row.baseline for one in chosen(row, count)]
     missing: dict[int, list[Example]] = {}
     for one in examples:
-        if not (folder / _file(asked.backbone.name, one)).is_file():
+        if not (folder / _file(model, one)).is_file():
             missing.setdefault(one.pair["image"], []).append(one)
-    text = asked.texts() if missing else None
     for done, (place, wanted) in enumerate(sorted(missing.items())):
         slow = [one.method for one in wanted if METHODS[one.method].kind == "perturbation"]
         by = f" (slow: {', '.join(dict.fromkeys(slow))})" if slow else ""
-        on_progress(f"examples of {asked.backbone.name}{by}", done, len(missing))
+        on_progress(f"examples of {model}{by}", done, len(missing))
         found, failures = opened(data.items[place : place + 1], place)
         if failures:
             raise DataError(f"{failures[0][0]} was scored, but can no longer be read: {failures[0][1]}")
         _, encoding, _ = next(iter(asked.encoded(found)))
         image, mask = found[0].image, found[0].mask
-        assert isinstance(asked.protocol.rules, Localize) and text is not None
-        numbers = present(mask, asked.protocol.rules.least)
-        columns = {number: column for column, number in enumerate(data.classes)}
+        numbers = present(mask, task.least)
+        shown = [[task.columns[number] for number in numbers]]
         for method in dict.fromkeys(one.method for one in wanted):
-            own = [one for one in wanted if one.method == method]
-            maps = asked.maps(method, encoding, text, [[columns[number] for number in numbers]])[0][0]
-            for one in own:
-                heat = normalize(maps[numbers.index(one.pair["class"])].float()).numpy()
-                inside, name = mask == one.pair["class"], data.classes[one.pair["class"]]
-                picture = _drawn(image, heat, inside, name, one.pair["iou"])
-                path = folder / _file(asked.backbone.name, one)
-                replace_file(path, picture)
+            maps = asked.maps(method, encoding, task.text, shown)[0][0]
+            for one in wanted:
+                if one.method == method:
+                    number = one.pair["class"]
+                    heat = normalize(maps[numbers.index(number)].float()).numpy()
+                    picture = _drawn(image, heat, mask == number, data.classes[number], one.pair["iou"])
+                    replace_file(folder / _file(model, one), picture)
     if missing:
-        on_progress(f"examples of {asked.backbone.name}", len(missing), len(missing))
+        on_progress(f"examples of {model}", len(missing), len(missing))
     return [
         {
-            "model": asked.backbone.name,
+            "model": model,
             "method": one.method,
             "kind": one.kind,
             "image": data.items[one.pair["image"]].name,
@@ -132,7 +129,7 @@ def draw_examples(
             "name": data.classes[one.pair["class"]],
             "iou": round(one.pair["iou"], 6),
             "msc": round(one.pair["msc"], 6),
-            "file": _file(asked.backbone.name, one),
+            "file": _file(model, one),
         }
         for one in examples
     ]

@@ -32,11 +32,7 @@ SCORES = ("score", "accuracy")
 
 
 class FaithfulTask(PairTask):
-    """Scores pairs of an image and a class that it shows.
-
-    Args:
-        asked: the query; its protocol has rules of class `Faithful`.
-    """
+    """Scores pairs of an image and a class that it shows, under rules of class `Faithful`."""
 
     def __init__(self, asked: EvaluationQuery) -> None:
         super().__init__(asked)
@@ -61,19 +57,14 @@ class FaithfulTask(PairTask):
             scores = cosine(seen.feature, self.text).float()
             return torch.stack([scores[:, column], (scores.argmax(dim=1) == column).float()], dim=1)
 
-        curves = []
+        curves, steps, share = [], self.rules.steps, self.rules.share
         for way, name in self.kinds:
             other = fill(name, pixels, black=self.black, white=self.white, seed=seed)
-            steps, share = self.rules.steps, self.rules.share
             curves.append(WAYS[way](asked, pixels, heat, other, steps=steps, up_to=share, seed=seed).scores)
         return np.stack(curves)
 
     def record(self, results: Iterable[BatchResult]) -> list[Row]:
-        """Compute a row for each method and baseline.
-
-        Raises:
-            DataError: no image shows a class.
-        """
+        """Compute a row for each method and baseline, see `Task`."""
         whole, names = joined(results, self.asked.data)
         curves = whole["curves"]  # pair name kind step score
         shares = np.linspace(0, self.rules.share, self.rules.steps + 1)
@@ -82,11 +73,7 @@ class FaithfulTask(PairTask):
         check_baselines(self.asked.data, {}, float(whole["filled"].mean()))
         rows = mean_rows(names, NAMES, keys, pairs, whole)
         for column, row in enumerate(rows):
-            means = curves[:, column].mean(axis=0).round(6)  # kind step score
+            means = curves[:, column].mean(axis=0).round(6).swapaxes(1, 2)  # kind score step
             row.facts["shares"] = shares.round(6).tolist()
-            row.facts["curves"] = {
-                f"{way}_{name}_{score}": means[i, :, j].tolist()
-                for i, (way, name) in enumerate(self.kinds)
-                for j, score in enumerate(SCORES)
-            }
+            row.facts["curves"] = dict(zip(keys, means.reshape(len(keys), -1).tolist(), strict=True))
         return rows

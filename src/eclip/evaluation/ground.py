@@ -49,7 +49,7 @@ class GroundTask:
         failures: list[tuple[str, str]] = []
         for place, item in enumerate(items, start):
             try:
-                found.append(OpenedPhrases(place, item.name, item.open(), item.phrases))
+                found.append(OpenedPhrases(place, item.open(), item.phrases))
             except ImageError as error:
                 failures.append((item.name, str(error)))
         texts = list(dict.fromkeys(phrase.text for one in found for phrase in one.phrases))

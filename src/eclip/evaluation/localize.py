@@ -31,11 +31,7 @@ _COUNTS = ("hits", "unions", "flipped_hits", "flipped_unions")
 
 
 class LocalizeTask(PairTask):
-    """Scores pairs of an image and a class that it shows.
-
-    Args:
-        asked: the query; its protocol has rules of class `Localize`.
-    """
+    """Scores pairs of an image and a class that it shows, under rules of class `Localize`."""
 
     def __init__(self, asked: EvaluationQuery) -> None:
         super().__init__(asked)
@@ -52,22 +48,15 @@ class LocalizeTask(PairTask):
     ) -> dict[str, NDArray[Any]]:
         """All numbers of one map of one class."""
         heat = resize(normalized, inside.shape).numpy()
-        counts = (
-            *overlaps(heat, inside, outside, self.thresholds),
-            *overlaps(1 - heat, inside, outside, self.thresholds),
-        )
         means = [contrast(heat, inside, outside), *separation(heat, inside, outside)]
         means += [pointing_game(heat, inside, outside), energy(heat, inside, outside)]
         boxes = box_ious(heat, inside, outside, self.thresholds)
+        counts = [count for each in (heat, 1 - heat) for count in overlaps(each, inside, outside, self.thresholds)]
         own = {key: count.astype(np.int32) for key, count in zip(_COUNTS, counts, strict=True)}
         return {"means": np.array(means), **own, "boxes": boxes.astype(np.float32)}
 
     def record(self, results: Iterable[BatchResult]) -> list[Row]:
-        """Compute a row for each method and baseline.
-
-        Raises:
-            DataError: no image shows a class.
-        """
+        """Compute a row for each method and baseline, see `Task`."""
         whole, names = joined(results, self.asked.data)
         weights = Weights(whole["groups"])
         ious = whole["hits"] / whole["unions"]  # pair name threshold
@@ -125,10 +114,7 @@ class LocalizeTask(PairTask):
         return Row(name, name in NAMES, len(numbers), images, values, facts, each, len(weights.groups))
 
     def _held_out(
-        self,
-        ious: Float[np.ndarray, "pair threshold"],
-        groups: Int[np.ndarray, " pair"],
-        weights: Weights,
+        self, ious: Float[np.ndarray, "pair threshold"], groups: Int[np.ndarray, " pair"], weights: Weights
     ) -> Number:
         """Mean IoU if each half of the groups, by even and odd number, uses the best threshold of the other half."""
         halves = [groups % 2 == 0, groups % 2 == 1]

@@ -51,11 +51,7 @@ class ShownClass(NamedTuple):
 
 
 class PairTask:
-    """Scores pairs of an image and a class that it shows.
-
-    Args:
-        asked: the query; its protocol has rules of the task.
-    """
+    """Scores pairs of an image and a class that it shows, under the rules of the query's protocol."""
 
     baselines: ClassVar[Sequence[str]] = NAMES
 

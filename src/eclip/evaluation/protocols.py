@@ -270,16 +270,9 @@ class Protocol:
 
     def plain(self) -> dict[str, Any]:
         """All its settings, as stored in results."""
-        return {
-            "name": self.name,
-            "task": self.task,
-            "summary": self.summary,
-            "image_size": self.image_size,
-            "resize": self.resize,
-            "templates": self.templates,
-            "positions": self.positions,
-            "rules": {key: list(one) if isinstance(one, tuple) else one for key, one in asdict(self.rules).items()},
-        }
+        keys = ("name", "task", "summary", "image_size", "resize", "templates", "positions")
+        rules = {key: list(one) if isinstance(one, tuple) else one for key, one in asdict(self.rules).items()}
+        return {**{key: getattr(self, key) for key in keys}, "rules": rules}
 
 
 def protocol_of(protocol: str | Protocol) -> Protocol:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -41,13 +41,11 @@ class Opened:
 
     Attributes:
         place: in the data set, from 0.
-        name: of the image.
         image: upright, RGB.
         mask: class numbers.
     """
 
     place: int
-    name: str
     image: Image.Image
     mask: UInt16[np.ndarray, "height width"]
 
@@ -58,19 +56,16 @@ class OpenedPhrases:
 
     Attributes:
         place: in the data set, from 0.
-        name: of the image.
         image: upright, RGB.
         phrases: of the image.
     """
 
     place: int
-    name: str
     image: Image.Image
     phrases: tuple[Phrase, ...]
 
 
 AnyOpened = TypeVar("AnyOpened", Opened, OpenedPhrases)
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -115,14 +110,15 @@ class EvaluationQuery:
 
     def encoded(self, opened: Sequence[AnyOpened]) -> Iterator[tuple[list[AnyOpened], Encoding, float]]:
         """Groups of images of one grid, their encoding, and its run time in seconds; squashed images form one group."""
-        view, groups = self.view, dict[Grid, list[AnyOpened]]()
+        view = self.view
+        groups: dict[Grid, list[AnyOpened]] = {}
         for one in opened:
             groups.setdefault(view.grid(self.backbone, one.image), []).append(one)
         for group in groups.values():
             pixels = view.pixels(self.backbone, [one.image for one in group])
             start = time.perf_counter()
             encoding = encode(self.backbone, pixels, self.keep, view.positions)
-            yield group, encoding, self.since(start)
+            yield group, encoding, since(start, self.backbone)
 
     def maps(
         self, name: str, encoding: Encoding, text: Float[Tensor, "text feature"], shown: Sequence[Sequence[int]]
@@ -152,17 +148,13 @@ class EvaluationQuery:
             return maps if self.refine is None else REFINEMENTS[self.refine](maps, seen, **self.refine_options)
 
         if method.kind == "perturbation":
-            found = [run(encoding.only(image), own)[0] for image, own in enumerate(shown) if own]
-            found = [found.pop(0) if own else encoding.pixels.new_zeros(0, 1, 1) for own in shown]
+            none = encoding.pixels.new_zeros(0, 1, 1)
+            found = [run(encoding.only(image), own)[0] if own else none for image, own in enumerate(shown)]
         else:
-            every = method.kind != "gradient"
-            rows = list(range(len(text))) if every else sorted(set().union(*shown))
-            whole = run(encoding, rows) if rows else None
-            found = [
-                encoding.pixels.new_zeros(0, 1, 1) if whole is None else whole[image, [rows.index(row) for row in own]]
-                for image, own in enumerate(shown)
-            ]
-        return [maps.cpu() for maps in found], self.since(start)
+            rows = sorted(set().union(*shown)) if method.kind == "gradient" else list(range(len(text)))
+            whole = run(encoding, rows) if rows else encoding.pixels.new_zeros(len(shown), 0, 1, 1)
+            found = [whole[image, [rows.index(row) for row in own]] for image, own in enumerate(shown)]
+        return [maps.cpu() for maps in found], since(start, self.backbone)
 
     def maps_apart(
         self, name: str, encoding: Encoding, text: Float[Tensor, "text feature"]
@@ -179,7 +171,7 @@ class EvaluationQuery:
         maps = torch.cat([method(encoding, part, **self.methods[name]) for part in parts], dim=1)
         if self.refine is not None:
             maps = REFINEMENTS[self.refine](maps, encoding, **self.refine_options)
-        return maps[0].cpu(), self.since(start)
+        return maps[0].cpu(), since(start, self.backbone)
 
     def try_maps(
         self,
@@ -201,26 +193,17 @@ class EvaluationQuery:
 
     def features(self, images: Sequence[Image.Image]) -> tuple[Float[Tensor, "image feature"], float]:
         """Unit features of images, in one forward pass for each grid, and the run time in seconds."""
-        view, found = self.view, dict[int, Tensor]()
-        groups = dict[Grid, list[int]]()
+        found: dict[int, Tensor] = {}
+        groups: dict[Grid, list[int]] = {}
         for place, image in enumerate(images):
-            groups.setdefault(view.grid(self.backbone, image), []).append(place)
+            groups.setdefault(self.view.grid(self.backbone, image), []).append(place)
         start = time.perf_counter()
         for places in groups.values():
-            encoding = view.encode(self.backbone, [images[place] for place in places], 0)
+            encoding = self.view.encode(self.backbone, [images[place] for place in places], 0)
             found |= dict(zip(places, unit(encoding.feature), strict=True))
         stacked = [found[place] for place in range(len(images))]
-        return torch.stack(stacked) if stacked else self.backbone.weight.new_zeros(0, 1), self.since(start)
-
-    def timed(self, task: Callable[[], Result]) -> tuple[Result, float]:
-        """The result of a task and its run time in seconds."""
-        start = time.perf_counter()
-        result = task()
-        return result, self.since(start)
-
-    def since(self, start: float) -> float:
-        """Seconds since `start`, after a GPU has finished its work."""
-        return since(start, self.backbone)
+        spent = since(start, self.backbone)
+        return torch.stack(stacked) if stacked else self.backbone.weight.new_zeros(0, 1), spent
 
 
 def joined(parts: Iterable[BatchResult], data: AnySet) -> tuple[dict[str, NDArray[Any]], list[str]]:
@@ -271,7 +254,7 @@ def opened(items: Sequence[Masked], start: int) -> tuple[list[Opened], list[tupl
 
     def read(place: int, item: Masked) -> Opened | tuple[str, str]:
         try:
-            return Opened(place, item.name, item.open(), item.read())
+            return Opened(place, item.open(), item.read())
         except (ImageError, DataError) as error:
             return item.name, str(error)
 

@@ -22,6 +22,7 @@ from eclip.evaluation.protocols import Recognize
 from eclip.evaluation.query import EvaluationQuery
 from eclip.evaluation.row import Row
 from eclip.evaluation.store import BatchResult
+from eclip.explanation.query import since
 from eclip.metrics.ranking import ranks
 from eclip.texts.encode import encode_texts
 
@@ -31,11 +32,7 @@ MODEL = "model"
 
 
 class RecognizeTask:
-    """Scores images with captions, or with the name of their class.
-
-    Args:
-        asked: the query; its protocol has rules of class `Recognize`.
-    """
+    """Scores images with captions, or with the name of their class, under rules of class `Recognize`."""
 
     def __init__(self, asked: EvaluationQuery) -> None:
         assert isinstance(asked.protocol.rules, Recognize)
@@ -48,11 +45,10 @@ class RecognizeTask:
         asked, rules = self.asked, self.asked.protocol
         failures: list[tuple[str, str]] = []
         images: list[int] = []
-        features: list[NDArray[np.float32]] = []
         captions: list[str] = []
         owners: list[int] = []
         pixels: list[Tensor] = []
-        on_method = time.perf_counter()
+        began = time.perf_counter()
         for place, item in enumerate(items, start):
             try:
                 pixels.append(asked.backbone.preprocess(item.open(), rules.image_size, rules.resize))
@@ -63,10 +59,11 @@ class RecognizeTask:
             own = item.captions[:1] if self.names else item.captions[: self.rules.captions]
             captions += own
             owners += [place] * len(own)
-        for _, group in groupby(pixels, key=lambda one: one.shape):  # consecutive images of one shape share a pass
-            encoding = encode(asked.backbone, torch.stack(list(group)), 0, rules.positions)
-            features.append(unit(encoding.feature).float().cpu().numpy())
-        seconds = {"forward": asked.since(on_method)}
+        features = [
+            unit(encode(asked.backbone, torch.stack(list(group)), 0, rules.positions).feature).float().cpu().numpy()
+            for _, group in groupby(pixels, key=lambda one: one.shape)  # consecutive images of one shape share a pass
+        ]
+        seconds = {"forward": since(began, asked.backbone)}
         arrays: dict[str, NDArray[Any]] = {}
         if images:
             arrays = {"images": np.array(images), "features": np.concatenate(features), "owners": np.array(owners)}
@@ -77,32 +74,27 @@ class RecognizeTask:
         return BatchResult(arrays, seconds, len(images), {}, failures)
 
     def record(self, results: Iterable[BatchResult]) -> list[Row]:
-        """Compute the row of the model.
-
-        Raises:
-            DataError: no image could be read.
-        """
+        """Compute the row of the model, see `Task`."""
         filled = [one.arrays for one in results if one.arrays]
         if not filled:
             raise DataError(f"no image of {self.asked.data.name} could be read.")
         whole = {key: np.concatenate([one[key] for one in filled]) for key in filled[0]}
         images, features = whole["images"], whole["features"]
         numbered = np.array(self.asked.data.group_numbers())
-        groups = numbered[images]
+        groups, count = numbered[images], len(np.unique(numbered[images]))
         if self.names is not None:
             text = encode_texts(self.asked.backbone, list(self.names), self.asked.protocol.templates).cpu().numpy()
             found = _ranks(features, text, [[int(label)] for label in whole["labels"]])
             numbers = self._within("accuracy_at", found, groups, len(text))
-            return [Row(MODEL, False, len(images), len(images), numbers, groups=len(np.unique(groups)))]
+            return [Row(MODEL, False, len(images), len(images), numbers, groups=count)]
         texts, owners = whole["texts"], whole["owners"]
         places = np.searchsorted(images, owners)  # index of each caption's image among the readable ones
         edges = np.searchsorted(owners, images), np.searchsorted(owners, images, side="right")
         of_images = [range(first, last) for first, last in zip(*edges, strict=True)]
-        numbers = self._within(
-            "image_recall_at", _ranks(texts, features, [[int(p)] for p in places]), numbered[owners], len(images)
-        )
+        found = _ranks(texts, features, [[int(place)] for place in places])
+        numbers = self._within("image_recall_at", found, numbered[owners], len(images))
         numbers |= self._within("text_recall_at", _ranks(features, texts, of_images), groups, len(texts))
-        return [Row(MODEL, False, len(texts), len(images), numbers, groups=len(np.unique(groups)))]
+        return [Row(MODEL, False, len(texts), len(images), numbers, groups=count)]
 
     def _within(self, name: str, places: NDArray[np.int64], groups: NDArray[np.int64], count: int) -> dict[str, Number]:
         """The share of queries found within each rank; ranks above the number of candidates are left out."""

@@ -26,22 +26,18 @@ from eclip.errors import OptionError
 from eclip.evaluation.pair_task import EncodedImages, PairTask, Scores
 from eclip.evaluation.protocols import Sanity
 from eclip.evaluation.query import EvaluationQuery, joined
+from eclip.evaluation.report.text import SIGNED, SIZES
 from eclip.evaluation.row import Row, known_mean, mean_rows
 from eclip.evaluation.store import BatchResult
 from eclip.heatmap import mean_over_cells
 from eclip.metrics.sanity import rank_correlation
 from eclip.texts.encode import encode_texts
 
-SIGNED = ("nonsense", "other_class", "random_weights")
-KEYS = (*(f"{key}_size" for key in SIGNED), *SIGNED)
+KEYS = (*SIZES, *SIGNED)
 
 
 class SanityTask(PairTask):
-    """Scores pairs of an image and a class that it shows.
-
-    Args:
-        asked: the query; its protocol has rules of class `Sanity`.
-    """
+    """Scores pairs of an image and a class that it shows, under rules of class `Sanity`."""
 
     baselines = ()
 
@@ -70,12 +66,11 @@ class SanityTask(PairTask):
                 for name in maps.keys() & aside.keys() & blind.keys()
             }
             for place in range(len(own)):
-                yield {
-                    name: _rhos(
-                        known[place], [silly, known[len(own) + place :][: bool(others[image])], [random[place]]]
-                    )
-                    for name, (known, silly, random) in coarse.items()
-                }
+                found: Scores = {}
+                for name, (known, nonsense, random) in coarse.items():
+                    other = [known[len(own) + place]] if others[image] else []
+                    found[name] = _rhos(known[place], [nonsense, other, [random[place]]])
+                yield found
 
     def record(self, results: Iterable[BatchResult]) -> list[Row]:
         """Compute a row for each method.

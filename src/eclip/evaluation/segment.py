@@ -22,13 +22,15 @@ from torch import Tensor
 from eclip.backbones.encoding import encode
 from eclip.datasets.masks import BACKGROUND, VOID, Masked
 from eclip.errors import DataError
-from eclip.evaluation.baselines import BOUND, random
+from eclip.evaluation.baselines import random
 from eclip.evaluation.bootstrap import Weights, number
 from eclip.evaluation.checks import check_baselines, nothing_shown
 from eclip.evaluation.protocols import Segment
 from eclip.evaluation.query import EvaluationQuery, Opened, joined, opened
+from eclip.evaluation.report.text import BOUND
 from eclip.evaluation.row import Row
 from eclip.evaluation.store import BatchResult
+from eclip.explanation.query import since
 from eclip.methods import BETWEEN_TEXTS, METHODS
 from eclip.metrics.bound import grid_bound
 from eclip.metrics.segmentation import confusion
@@ -50,22 +52,16 @@ Labels = NDArray[np.integer[Any]]
 
 
 class SegmentTask:
-    """Labels images.
-
-    Args:
-        asked: the query; its protocol has rules of class `Segment`. Methods whose maps are not comparable between texts
-            are not applicable.
-    """
+    """Labels images under rules of class `Segment`; maps that are not comparable between texts are not applicable."""
 
     def __init__(self, asked: EvaluationQuery) -> None:
-        assert isinstance(asked.protocol.rules, Segment)
-        self.rules = asked.protocol.rules
+        rules = asked.protocol.rules
+        assert isinstance(rules, Segment)
         able = {name: own for name, own in asked.methods.items() if METHODS[name].kind in BETWEEN_TEXTS}
         self.not_applicable = {
             name: "its maps are not comparable between texts" for name in asked.methods if name not in able
         }
         self.asked = replace(asked, methods=able)
-        rules = self.rules
         names = tuple(asked.classes.values())
         taken = {name.casefold() for name in names}
         behind = tuple(word for word in rules.background if word.casefold() not in taken)
@@ -115,9 +111,9 @@ class SegmentTask:
         """Raw maps of all words by method, for images or windows with the same grid."""
         asked = self.asked
         pixels = torch.stack([asked.backbone.preprocess(image, *self.view) for image in images])
-        on_method = time.perf_counter()
+        began = time.perf_counter()
         encoding = encode(asked.backbone, pixels, asked.keep, asked.protocol.positions)
-        seconds["forward"] += asked.since(on_method)
+        seconds["forward"] += since(began, asked.backbone)
         every = [list(range(len(self.text)))] * len(images)
         return dict(asked.try_maps(encoding, self.text, every, not_applicable, seconds))
 
@@ -155,20 +151,13 @@ class SegmentTask:
         return np.stack([counted.diagonal(), counted.sum(axis=1), counted.sum(axis=0)]).astype(np.int32)
 
     def record(self, results: Iterable[BatchResult]) -> list[Row]:
-        """Compute a row for each method and baseline.
-
-        Raises:
-            DataError: no image could be read, or none shows a class.
-        """
+        """Compute a row for each method and baseline, see `Task`."""
         whole, names = joined(results, self.asked.data)
         images = whole["images"]
         weights = Weights(whole["groups"])
         if not whole["counts"][:, 0, 1, 1:].any():  # background is not a class
             why = nothing_shown(self.asked.data)
             raise DataError(f"no pixel of {self.asked.data.name} belongs to a class.{why}")
-        totals = whole["counts"].sum(axis=0)  # name 3 label
-        scores = {name: float(np.nanmean(_ious(totals[[names.index(name)]].astype(float)))) for name in BASELINES}
-        check_baselines(self.asked.data, scores, 0.0, "" if self.behind or len(self.asked.classes) > 1 else ALONE)
         rows = []
         for column, name in enumerate(names):
             counts = whole["counts"][:, column].astype(float)  # image 3 label
@@ -181,13 +170,13 @@ class SegmentTask:
             }
             classes = {
                 str(one): {"name": label, "iou": None if np.isnan(iou) else round(float(iou), 6)}
-                for one, label, iou in zip(
-                    [BACKGROUND, *self.asked.classes], self.words.names, ious.tolist(), strict=True
-                )
+                for one, label, iou in zip([BACKGROUND, *self.asked.classes], self.words.names, ious, strict=True)
                 if one != BACKGROUND or self.behind
             }
             shown, groups = (len(images), len(np.unique(images))), len(weights.groups)
             rows.append(Row(name, name in BASELINES, *shown, values, {"classes": classes}, groups=groups))
+        scores = {row.method: row.numbers["segmentation_miou"].value for row in rows if row.baseline}
+        check_baselines(self.asked.data, scores, 0.0, "" if self.behind or len(self.asked.classes) > 1 else ALONE)
         return rows
 
 

@@ -75,9 +75,10 @@ class ResultStore:
         Raises:
             ResultError: a file cannot be read.
         """
-        there = {path.stem for path in self.folder.glob("*.npz")}
-        numbers = range(len(self.files))
-        return [n for n in numbers if f"{n:06d}" not in there or self._is_stale(n)]
+        return [n for n in range(len(self.files)) if not self._path(n).exists() or self._is_stale(n)]
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.npz"
 
     def _is_stale(self, number: int) -> bool:
         result = self._read(number, whole=False)
@@ -94,8 +95,7 @@ class ResultStore:
         buffer = io.BytesIO()
         arrays = {**result.arrays, _META: np.array(json.dumps(meta))}
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # it also has a parameter that is a flag
-        self.folder.mkdir(parents=True, exist_ok=True)
-        replace_file(self.folder / f"{number:06d}.npz", buffer.getvalue())
+        replace_file(self._path(number), buffer.getvalue())
 
     def __iter__(self) -> Iterator[BatchResult]:
         """All results in order, read one by one.
@@ -106,20 +106,13 @@ class ResultStore:
         return (self._read(number, whole=True) for number in range(len(self.files)))
 
     def notes(self) -> list[BatchResult]:
-        """All results in order, without their arrays.
-
-        Raises:
-            ResultError: a file cannot be read.
-        """
+        """All results in order, without their arrays; errors are as in iteration."""
         return [self._read(number, whole=False) for number in range(len(self.files))]
 
     def _read(self, number: int, *, whole: bool) -> BatchResult:
-        path = self.folder / f"{number:06d}.npz"
-        try:
-            with (
-                path.open("rb") as stream,
-                np.load(stream, allow_pickle=False) as file,
-            ):  # np.load does not close broken files
+        path = self._path(number)
+        try:  # np.load alone does not close broken files
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 meta = json.loads(str(file[_META]))
                 arrays = {name: file[name] for name in file.files if name != _META} if whole else {}
                 meta["failures"] = [(name, why) for name, why in meta["failures"]]
@@ -146,28 +139,26 @@ def open_run(folder: Path, question: dict[str, Any], *, overwrite: bool = False)
         ResultError: the folder contains a run with different settings or unrelated files, or cannot be written.
     """
     file, question = folder / QUESTION, json.loads(json.dumps(question))
-    before = None
-    if file.is_file():
+    held = [name for name in (*FOLDERS, *FILES) if (folder / name).exists()]
+    if not file.is_file():
+        check_no_other(folder, "eclip eval")
+        if held:
+            raise ResultError(
+                f"the folder {str(folder)!r} contains {', '.join(held)}, not written by eclip: choose another folder."
+            )
+    elif not overwrite:
         try:
-            before = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            before = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):  # the latter if it is no object
             before = {}
-    if before == question and not overwrite:
-        return
-    if before is not None and not overwrite:
+        if before == question:
+            return
         differ = _unlike(before, question)
         more = f"; and {len(differ) - MOST_TOLD} more" if len(differ) > MOST_TOLD else ""
         told = "; ".join(differ[:MOST_TOLD]) + more
         raise ResultError(
             f"the folder {str(folder)!r} contains a run with different settings ({told}): use another folder (-o DIR), "
             "or replace it (--overwrite)."
-        )
-    held = [name for name in (*FOLDERS, *FILES) if (folder / name).exists()]
-    if before is None:
-        check_no_other(folder, "eclip eval")
-    if before is None and held:
-        raise ResultError(
-            f"the folder {str(folder)!r} contains {', '.join(held)}, not written by eclip: choose another folder."
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -176,12 +167,7 @@ def open_run(folder: Path, question: dict[str, Any], *, overwrite: bool = False)
             shutil.rmtree(folder / name) if name in FOLDERS else (folder / name).unlink()
     except OSError as error:
         raise ResultError(f"the folder {str(folder)!r} cannot be written: {error.strerror}.") from error
-    replace_file(
-        file,
-        lambda stream: stream.write(
-            json.dumps(question, indent=1, ensure_ascii=False).encode(errors="backslashreplace")
-        ),
-    )
+    replace_file(file, json.dumps(question, indent=1, ensure_ascii=False).encode(errors="backslashreplace"))
 
 
 def _unlike(before: dict[str, Any], now: dict[str, Any], within: str = "") -> list[str]:

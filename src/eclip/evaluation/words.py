@@ -8,8 +8,8 @@ order, and the number is the area under the curve by the trapezoidal rule, with 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from eclip.evaluation.protocols import WORDED, Words
 from eclip.evaluation.query import EvaluationQuery, joined
 from eclip.evaluation.row import Row, mean_rows, with_difference
 from eclip.evaluation.store import BatchResult
+from eclip.explanation.query import since
 from eclip.texts.encode import check_texts
 from eclip.words import WORD_METHODS
 from eclip.words.tokens import Reading, Word, read
@@ -150,12 +151,13 @@ def word_relevance(
     """Relevance of the words of each text for one image, by method; updates `not_applicable` and `seconds`."""
     found = {}
     for name, options in asked.methods.items():
+        start = time.perf_counter()
         try:
-            values, spent = asked.timed(partial(WORD_METHODS[name], reading, feature[None], **options))
+            values = WORD_METHODS[name](reading, feature[None], **options)
         except NotApplicableError as error:
             not_applicable[name] = error.why
             continue
-        seconds[name] = seconds.get(name, 0.0) + spent
+        seconds[name] = seconds.get(name, 0.0) + since(start, asked.backbone)
         found[name] = [each[0].cpu().numpy() for each in reading.by_word(values)]
     return found
 

@@ -47,25 +47,16 @@ def compare(
 ) -> Comparison:
     """Compare methods on one image, which each model encodes once, after one warm-up pass.
 
-    Args:
-        image: a path, a PIL image, an array or a tensor, see `eclip.explain`.
-        texts: one or more.
-        methods: "all", "fast" for those that need one forward pass, or names or values of `eclip.METHODS`, as a list or
-            joined by commas. Those that a model does not support are listed in `not_applicable`.
-        models: a name or a Backbone, as in `eclip.explain`, or several.
-        versus: a text to contrast each text with, as in `eclip.explain`. Methods that do not support it raise if
-            given by name; with "all" and "fast" they are listed in `not_applicable`.
-        image_size: see `eclip.explain`.
-        resize: see `eclip.explain`.
-        templates: see `eclip.explain`.
-        positions: see `eclip.explain`.
-        device: see `eclip.explain`.
-        options: options of each method by its name, such as {"legrad": {"depth": 4}}.
-        refine: a step after every method, see `eclip.explain`; the costs include its time.
-        refine_options: see `eclip.explain`.
+    Arguments that are not listed here, and the errors, are those of `eclip.explain`.
 
-    Raises:
-        EclipError: invalid input; `eclip.errors` lists the classes.
+    - image: one; a path, a PIL image, an array or a tensor.
+    - methods: "all", "fast" for those that need one forward pass, or names or values of `eclip.METHODS`, as a list or
+      joined by commas. Those that a model does not support are listed in `not_applicable`.
+    - models: a name or a Backbone, or several.
+    - versus: methods that do not support it raise if given by name; with "all" and "fast" they are listed in
+      `not_applicable`.
+    - options: options of each method by its name, such as {"legrad": {"depth": 4}}.
+    - refine: a step after every method; the costs include its time.
     """
     view = View(image_size, resize, positions)
     more: dict[str, Any] = {"device": device, "refine": refine, "refine_options": refine_options}
@@ -91,7 +82,7 @@ class ComparisonQuery:
         **settings: Any,
     ) -> None:
         self.texts, settings["templates"] = tuple(check_texts(texts)), kept(settings.get("templates", "none"))
-        names = method_names(methods if isinstance(methods, AnyMethod) else (methods := list(methods)))
+        names = method_names(methods)
         group = methods.strip() if isinstance(methods, str) and methods.strip() in GROUPS else None
         self.names = names if group is None else [name for name in METHODS if name in names]
         self.methods = self.names if group is None else group
@@ -132,10 +123,8 @@ class ComparisonQuery:
         first, *_ = queries = list(self.queries.values())
         settings = first.settings(next(iter(first.methods)))
         shared = ("image_size", "resize", "templates", "positions", "versus", "device", "versions")
-        models = {}
-        for name, query in self.queries.items():
-            made = made_by(query.backbone)
-            models[name] = {key: made[key] for key in ("family", "precision", "head")}
+        made = {name: made_by(query.backbone) for name, query in self.queries.items()}
+        models = {name: {key: one[key] for key in ("family", "precision", "head")} for name, one in made.items()}
         options = {name: values for name, values in first.methods.items() if values}
         provenance = {"models": models, "methods": self.methods, "options": options, "scale": "map"}
         provenance |= {key: settings[key] for key in (*shared, "refine", "refine_options")}

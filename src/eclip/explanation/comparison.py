@@ -49,13 +49,11 @@ class Comparison:
     provenance: dict[str, Any]
 
     def __repr__(self) -> str:
-        """One line: the image, texts, maps and models."""
         models = ", ".join(dict.fromkeys(model for model, _ in self.pairs))
         maps, without = len(self.explanations), len(self.not_applicable)
         return f"Comparison({self.source}, {len(self.texts)} texts, {maps} maps, {without} not applicable, on {models})"
 
     def _repr_png_(self) -> bytes:
-        """The picture, as notebooks show it."""
         return png(self.picture())
 
     @property
@@ -77,8 +75,7 @@ class Comparison:
         Raises:
             OptionError: the scale is neither.
         """
-        models = dict.fromkeys(model for model, _ in self.pairs)
-        sections = [self._section(model) for model in models]
+        sections = [self._section(model) for model in dict.fromkeys(model for model, _ in self.pairs)]
         return render.grid(self.image, sections, texts=self.texts, versus=self.provenance["versus"], scale=scale)
 
     def _section(self, model: str) -> render.Section:
@@ -103,21 +100,10 @@ class Comparison:
     def save(
         self, folder: str | Path, formats: Sequence[str] = FORMATS, *, scale: str = "map", overwrite: bool = False
     ) -> Path:
-        """Write the picture, one file of arrays and manifest.json into a folder, which is created if missing.
+        """Write the picture, one file of arrays and manifest.json into a folder, by the rules of `Explanation.save`.
 
-        Args:
-            folder: where to write. An earlier comparison on the same image is replaced; unrelated files are kept.
-            formats: any of "png", "npz" (arrays model/method and model/scores), "json" (the manifest).
-            scale: as in `picture`.
-            overwrite: also replace results of another kind or of another image.
-
-        Returns:
-            The folder.
-
-        Raises:
-            ResultError: the folder holds results of another kind or of another image, another process is writing there,
-                it cannot be written, or the disk is full.
-            OptionError: a format or the scale is unknown.
+        The formats are any of "png", "npz" (arrays model/method and model/scores), "json" (the manifest). The scale is
+        as in `picture`.
         """
         render.check_scale(scale)
         with ComparisonWriter(folder, formats, scale, overwrite=overwrite).over([self.source]) as writer:
@@ -152,15 +138,9 @@ class ComparisonWriter(Folder):
         """Write the files of a comparison; returns its entry in the manifest."""
         if self.manifest["provenance"] is None:
             provenance = {**comparison.provenance, "scale": self.scale}
-            provenance["command"] = (
-                compare_command([comparison.source], comparison.texts, provenance) if provenance["command"] else None
-            )
+            if provenance["command"]:
+                provenance["command"] = compare_command([comparison.source], comparison.texts, provenance)
             self.manifest |= {"texts": list(comparison.texts), "provenance": provenance}
-        entry = self._add(comparison)
-        self.manifest["images"].append(entry)
-        return entry
-
-    def _add(self, comparison: Comparison) -> dict[str, Any]:
         stem, files = self._image(comparison.source, lambda: comparison.image)
         arrays: dict[str, np.ndarray] = {}
         maps = []
@@ -185,11 +165,17 @@ class ComparisonWriter(Folder):
             files["picture"] = self._put(f"{stem}.compare.png", png(comparison.picture(self.scale)))
         if "npz" in self.formats:
             files["npz"] = self._arrays(stem, arrays)
-        not_applicable = [
-            {"model": model, "method": method, "why": why} for (model, method), why in comparison.not_applicable.items()
-        ]
-        shape = dict(zip(("width", "height"), comparison.image.size, strict=True))
-        return {"source": comparison.source, **shape, "maps": maps, "not_applicable": not_applicable, "files": files}
+        gaps = comparison.not_applicable.items()
+        entry = {
+            "source": comparison.source,
+            "width": comparison.image.width,
+            "height": comparison.image.height,
+            "maps": maps,
+            "not_applicable": [{"model": model, "method": method, "why": why} for (model, method), why in gaps],
+            "files": files,
+        }
+        self.manifest["images"].append(entry)
+        return entry
 
 
 def _unlike(names: Iterable[str]) -> dict[str, str]:
@@ -205,15 +191,8 @@ def _unlike(names: Iterable[str]) -> dict[str, str]:
 def compare_command(sources: Sequence[str], texts: Sequence[str], provenance: dict[str, Any]) -> str:
     """The shell command that repeats a comparison with this provenance of its manifest."""
     methods = provenance["methods"] if isinstance(provenance["methods"], str) else ",".join(provenance["methods"])
-    words = [
-        "eclip",
-        "compare",
-        *inputs(sources, texts),
-        "--models",
-        ",".join(provenance["models"]),
-        "--methods",
-        methods,
-    ]
+    words = ["eclip", "compare", *inputs(sources, texts), "--models", ",".join(provenance["models"])]
+    words += ["--methods", methods]
     for model in provenance["models"].values():  # a named head implies a single model
         words += head(model["head"], provenance["methods"])
     return shlex.join([*words, "--scale", provenance["scale"], *settings(provenance)])

@@ -118,23 +118,12 @@ def explain_each(
 ) -> Iterator[Explanation]:
     """Yield one Explanation per image, in order, for more images than fit into memory; texts are encoded once.
 
-    Args:
-        images: any iterable; at most two batches are in memory, the second read ahead while the model runs.
-        texts: as in `explain`.
-        batch_size: images in one forward pass, at least 1.
-        failures: unreadable images are added here as (source, error), and the others continue. None: they raise.
-        model: see `explain`.
-        method: one name; None as in `explain`.
-        image_size: see `explain`.
-        resize: see `explain`; with "keep", consecutive images of one grid share a forward pass.
-        templates: see `explain`.
-        positions: see `explain`.
-        versus: see `explain`.
-        device: see `explain`.
-        refine: see `explain`.
-        refine_options: see `explain`.
-        health: see `explain`.
-        options: see `explain`.
+    Arguments that are not listed here are those of `explain`; `method` is a single one. With resize="keep", consecutive
+    images of one grid share a forward pass.
+
+    - images: any iterable; at most two batches are in memory, the second read ahead while the model runs.
+    - batch_size: images in one forward pass, at least 1.
+    - failures: unreadable images are added here as (source, error), and the others continue. None: they raise.
     """
     batch_size = whole(batch_size, "batch_size", least=1)
     view: dict[str, Any] = {"view": View(image_size, resize, positions), "templates": templates, "versus": versus}
@@ -143,9 +132,8 @@ def explain_each(
     for batch in read_batches(images, batch_size, failures, query.grid):
         [(name, several)] = query.answer(batch).items()
         for index, (source, _) in enumerate(batch):
-            yield replace(
-                several.only(index), provenance=query.provenance(name, [source], several.provenance["pixels"])
-            )
+            provenance = query.provenance(name, [source], several.provenance["pixels"])
+            yield replace(several.only(index), provenance=provenance)
 
 
 def _query(

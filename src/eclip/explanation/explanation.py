@@ -75,17 +75,14 @@ class Explanation:
         return f"Explanation({image} images, {text} texts, {row} x {col} {kind}, {by})"
 
     def only(self, images: Which | Sequence[Which]) -> Explanation:
-        """The explanation of one image or of several, in the given order.
-
-        Args:
-            images: their numbers, paths or file names.
+        """The explanation of one image or of several, by number, path or file name, in the given order.
 
         Raises:
             OptionError: there is no such image, or several have that name.
         """
         some = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
         places = [image_of(image, self.sources, self.texts) for image in some]
-        own: dict[str, Any] = {name: getattr(self, name)[places] for name in ("maps", "scores")}
+        own: dict[str, Any] = {"maps": self.maps[places], "scores": self.scores[places]}
         for name in ("sources", "sizes", "images"):
             own[name] = tuple(getattr(self, name)[place] for place in places)
         if own["sources"] != self.sources and self.provenance.get("command") is not None:
@@ -153,12 +150,9 @@ class Explanation:
         """The image and one panel per text side by side; of more than twenty texts, the twenty with the best scores."""
         image = image_of(image, self.sources, self.texts)
         best = self.best_texts(image)
-        maps, names, scores = (
-            (self._shown(image, text) for text in best),
-            map(self.label, best),
-            self.scores[image, best],
-        )
-        return render.strip(self.image(image), maps, signed=self.signed, texts=[*names], scores=scores.tolist())
+        maps, names = (self._shown(image, text) for text in best), [self.label(text) for text in best]
+        scores = self.scores[image, best].tolist()
+        return render.strip(self.image(image), maps, signed=self.signed, texts=names, scores=scores)
 
     def best_texts(self, image: Which = 0) -> list[int]:
         """Numbers of the texts that pictures show: all in order, or the twenty with the best scores, best first."""
@@ -171,10 +165,7 @@ class Explanation:
     ) -> Bool[np.ndarray, "height width"]:
         """The pixels where the heat map reaches a threshold, in the image's own size.
 
-        Args:
-            image: which image.
-            text: which text.
-            threshold: a number in [0, 1], as the heat map's values, or "otsu" (found for this heat map); None = "otsu".
+        The threshold is a number in [0, 1], as the heat map's values, or "otsu", found for this map; None = "otsu".
 
         Raises:
             OptionError: the threshold is neither, or there is no such image or text.
@@ -191,11 +182,7 @@ class Explanation:
     ) -> Int[np.ndarray, "box 4"]:
         """Boxes around the connected regions of `mask`, the largest region first.
 
-        Args:
-            image: which image.
-            text: which text.
-            threshold: as in `mask`.
-            min_area: smallest region to keep, as a share of the image's pixels in [0, 1].
+        Regions with a smaller share of the image's pixels than `min_area`, in [0, 1], are left out.
 
         Returns:
             Left, top, right, bottom of each box in pixels of the image; right and bottom are exclusive.
@@ -205,12 +192,9 @@ class Explanation:
     def points(
         self, image: Which = 0, text: Which | None = None, k: int | None = 5
     ) -> tuple[Int[np.ndarray, "point 2"], Int[np.ndarray, " point"]]:
-        """Point prompts for SAM's predictor, by CLIP Surgery's rule. Maps on pixels are first averaged over patches.
+        """Point prompts for SAM's predictor, by CLIP Surgery's rule, at most `k` of each label; None = all it gives.
 
-        Args:
-            image: which image.
-            text: which text.
-            k: at most this many points of each label; None = all that the rule gives.
+        Maps on pixels are first averaged over patches.
 
         Returns:
             Coordinates (x, y) in pixels of the image, and labels: 1 on the object, 0 off it.
@@ -222,16 +206,13 @@ class Explanation:
         return heatmap.points(cells, self.sizes[image][::-1], k=k)
 
     def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> Path:
-        """Write overlays, arrays and one manifest.json into a folder, which is created if missing.
+        """Write overlays, arrays and one manifest.json into a folder, created if missing; returns it.
 
         Args:
             folder: where to write. An earlier explanation of the same images, or of some of them, is replaced;
                 unrelated files are kept.
             formats: any of "png" (a strip per image, an overlay per text), "npz" (maps, scores), "json" (the manifest).
             overwrite: also replace results of another kind or of other images.
-
-        Returns:
-            The folder.
 
         Raises:
             ResultError: the folder holds results of another kind or of other images, another process is writing there,

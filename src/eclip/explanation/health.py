@@ -16,6 +16,7 @@ import math
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -85,10 +86,6 @@ class Health:
 
     def warnings(self, image: int | np.integer = 0, text: Which = 0) -> list[str]:
         """A sentence if the map is flat, and for each number beyond its threshold; NaN gives none.
-
-        Args:
-            image: its number, from 0.
-            text: its number, or the text itself.
 
         Raises:
             OptionError: there is no such image or text, or several have that name.
@@ -266,13 +263,10 @@ def artefacts(
     as a patch, but does not appear for nonsense. Without that map, two or more single patches count, but not one alone.
     """
     heat = _heat(maps)
-    around = F.pad(heat, (1, 1, 1, 1))
-    (row, col), shifts = heat.shape[-2:], [(down, right) for down in range(3) for right in range(3)]
-    shifts.remove((1, 1))
-    hottest = torch.zeros_like(heat)
-    for down, right in shifts:
-        hottest = torch.maximum(hottest, around[..., down : down + row, right : right + col])
-    single = heat > 2 * hottest
+    (row, col), around = heat.shape[-2:], F.pad(heat, (1, 1, 1, 1))
+    shifts = [(down, right) for down in range(3) for right in range(3) if (down, right) != (1, 1)]
+    neighbors = (around[..., down : down + row, right : right + col] for down, right in shifts)
+    single = heat > 2 * reduce(torch.maximum, neighbors)
     several = single.sum(dim=(-2, -1), keepdim=True) > 1
     single = single & (several if nonsense is None else _heat(nonsense.to(maps)) >= 0.5)
     energy = heat.square()
@@ -296,12 +290,8 @@ def polarity_by_hiding(
     The hotter half of the patches is covered with the mean color, then the colder half; with an odd number, the middle
     patch is never covered. With the score losses a (hotter half) and b (colder half), the result is
     (a - b) / (|a| + |b|), in [-1, 1]; negative means upside down. An upside-down map gives the opposite unless patches
-    tie. Takes two forward passes per image and text; `Health.polarity` takes none.
-
-    Args:
-        encoding: of the images.
-        text: unit length.
-        maps: of these texts, on the patch grid.
+    tie. Takes two forward passes per image and text; `Health.polarity` takes none. The texts have unit length, and the
+    maps are on the patch grid.
     """
     found = torch.zeros(maps.shape[:2], dtype=torch.float32, device="cpu")
     for image, row in enumerate(maps):

@@ -47,12 +47,7 @@ class Query:
         view: how the model sees images.
         settings: templates, versus, device, refine, refine_options and health, as in `eclip.explain`.
 
-    Raises:
-        EclipError: invalid input; `eclip.errors` lists the classes.
-
-    Warns:
-        EqualTextsWarning: the model cannot distinguish some texts.
-        TextCutWarning: a text is longer than the model reads.
+    Errors and warnings are those of `eclip.explain`.
     """
 
     def __init__(

@@ -52,10 +52,6 @@ class Guide(Entry["Tensor"]):
     def __call__(self, seen: Seen, **options: Any) -> Float[Tensor, "image row col"]:
         """How much each place belongs to an object, on the guide's own grid, float32, without gradient.
 
-        Args:
-            seen: the images.
-            options: see `self.options`.
-
         Returns:
             Values in [0, 1] with maximum 1 in each map; ones if the guide finds nothing.
 
@@ -79,13 +75,9 @@ class Guide(Entry["Tensor"]):
 
 
 def on_grid(guide: Float[Tensor, "image row col"], grid: Grid) -> Float[Tensor, "image other_row other_col"]:
-    """A guide resized to another grid, such as the patch grid, with maximum 1 in each map again.
+    """A guide resized to another grid (row, col), such as the patch grid, with maximum 1 in each map again.
 
     Bilinear, corners not aligned, with antialiasing when the grid gets coarser.
-
-    Args:
-        guide: values of at least 0.
-        grid: cells down and across.
 
     Raises:
         EclipError: a value is negative, NaN or infinite.
@@ -93,8 +85,7 @@ def on_grid(guide: Float[Tensor, "image row col"], grid: Grid) -> Float[Tensor, 
     from eclip.heatmap import interpolate
 
     maps = _to_peak(guide, "on_grid")[:, None]  # image 1 row col
-    row, col = grid
-    return _to_peak(interpolate(maps, (row, col), mode="bilinear", antialias=True)[:, 0], "on_grid")
+    return _to_peak(interpolate(maps, grid, mode="bilinear", antialias=True)[:, 0], "on_grid")
 
 
 def _to_peak(maps: Tensor, name: str) -> Float[Tensor, "image row col"]:

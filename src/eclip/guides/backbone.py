@@ -11,7 +11,6 @@ from torch import Tensor
 
 from eclip.backbones.attention_pooling import pooling_row
 from eclip.backbones.blocks import attention
-from eclip.backbones.encoding import Encoding
 from eclip.errors import OptionError
 from eclip.guides import Seen
 
@@ -34,12 +33,10 @@ def backbone(seen: Seen, *, kind: str = "vv") -> Float[Tensor, "image row col"]:
     if kind not in KINDS:
         raise OptionError(f"'backbone' needs kind to be one of {', '.join(KINDS)}, got {kind!r}.")
     encoding = seen.encoding
-    row = _received(encoding) if kind == "vv" else pooling_row(encoding, "backbone")
-    return row.unflatten(1, encoding.grid)
-
-
-def _received(encoding: Encoding) -> Float[Tensor, "image patch"]:
+    if kind == "pool":
+        return pooling_row(encoding, "backbone").unflatten(1, encoding.grid)
     [(block, x)] = encoding.tail(1, "backbone")
     values, first = block.value(block.norm1(x)), encoding.prefix
     # one image at a time: memory grows with tokens squared, for each head
-    return torch.cat([attention(v[:, :, first:], v).mean(dim=(1, 2))[:, first:] for v in values.split(1)])
+    row = torch.cat([attention(v[:, :, first:], v).mean(dim=(1, 2))[:, first:] for v in values.split(1)])
+    return row.unflatten(1, encoding.grid)

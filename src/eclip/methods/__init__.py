@@ -104,13 +104,8 @@ class Method(Entry["Tensor"]):
         """Why each text rather than `versus`: the signed map of the difference of their scores.
 
         Linear methods return the difference of the two maps. Methods that keep the positive part of a gradient return
-        the evidence for the text minus the evidence for the other. Swapping the two texts flips the sign.
-
-        Args:
-            encoding: from `eclip.encode`.
-            text: rows of unit length.
-            versus: rows of unit length, one for all texts or one for each.
-            options: see `self.options`.
+        the evidence for the text minus the evidence for the other. Swapping the two texts flips the sign. `versus` has
+        one row for all texts or one for each, of unit length; the other arguments are those of a call.
 
         Raises:
             OptionError: this method cannot explain a difference, or one of the options in `self.versus` is given.
@@ -162,17 +157,15 @@ def method_name(method: AnyMethod) -> str:
 
 
 def method_names(methods: AnyMethod | Iterable[AnyMethod], every: bool = True) -> list[str]:
-    """The names of several methods without duplicates, from names joined by commas or names and values of `METHODS`.
+    """The names of methods without duplicates, from names joined by commas or names and values of `METHODS`.
 
-    Args:
-        methods: one or several.
-        every: whether to expand the names in `GROUPS`.
+    The names in `GROUPS` are expanded if `every`.
 
     Raises:
         OptionError: one is not a method, or a group is combined with other names.
     """
-    listed = list(methods) if isinstance(methods, Iterable) and not isinstance(methods, str) else [methods]
-    names = [word for one in listed for word in (_words(one) if isinstance(one, str) else [method_name(one)])]
+    given = list(methods) if isinstance(methods, Iterable) and not isinstance(methods, str) else [methods]
+    names = [word for one in given for word in (_words(one) if isinstance(one, str) else [method_name(one)])]
     for group in GROUPS if every else ():
         if group in names:
             if len(names) > 1:
@@ -238,12 +231,7 @@ BETWEEN_TEXTS = ("similarity", "decomposition")
 
 
 def options_for(name: str, asked: list[str], options: dict[str, Any]) -> dict[str, Any]:
-    """The options that this method has; each option must belong to at least one of the requested methods.
-
-    Args:
-        name: the method.
-        asked: all requested methods.
-        options: all given options.
+    """The given options that this method has; each must belong to at least one of the methods asked for.
 
     Raises:
         OptionError: an option that none of them has, or a value of the wrong type.

@@ -44,11 +44,10 @@ def chefer(
     if encoding.backbone.pooling != "average" and (depth == 1 or not encoding.blocks[-1].residual):
         last = gather(encoding, "chefer")
         grad = last.gradient(text)  # image head text width
-        relevance = (
-            (last.attn * (grad @ last.v.to(grad).transpose(-1, -2))).clamp_min(0).mean(dim=1)
-        )  # image text token
-        return scale * relevance[..., prefix:].unflatten(2, encoding.grid)
-    share = _through_blocks(encoding, text, depth)
+        relevant = (last.attn * (grad @ last.v.to(grad).transpose(-1, -2))).clamp_min(0)  # image head text token
+        share = scale * relevant.mean(dim=1)
+    else:
+        share = _through_blocks(encoding, text, depth)  # image text token
     return share[..., prefix:].unflatten(2, encoding.grid)
 
 

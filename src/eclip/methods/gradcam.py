@@ -43,12 +43,12 @@ def gradcam(
     if not 1 <= depth <= len(encoding.blocks):
         raise OptionError(f"'gradcam' needs depth between 1 and {len(encoding.blocks)} for this model, got {depth}.")
     if encoding.trunk is not None:
-        patches = encoding.trunk.flatten(2).transpose(1, 2)  # image patch channel
+        activation = encoding.trunk.flatten(2).transpose(1, 2)  # image patch channel
         weights = trunk_slope(encoding, text, "gradcam")  # image text channel
-        return encoding.on_grid(patches.to(weights) @ weights.transpose(1, 2))
-    block, x = encoding.tail(depth, "gradcam")[0]
-    activation = (block.norm1(x) if layer == "norm" else x)[:, encoding.prefix :]
-    weights = _block_slope(encoding, text, depth, layer)  # image text channel
+    else:
+        block, x = encoding.tail(depth, "gradcam")[0]
+        activation = (block.norm1(x) if layer == "norm" else x)[:, encoding.prefix :]
+        weights = _block_slope(encoding, text, depth, layer)
     return encoding.on_grid(activation.to(weights) @ weights.transpose(1, 2))
 
 

@@ -50,31 +50,19 @@ def gscorecam(
         slope = _output_slope(encoding, text)
     width = slope.shape[-1]
     count = min(300, -(-width // 10)) if channels is None else min(channels, width)
-    kept = slope.topk(count, dim=-1).indices  # image text channel
-    maps = [_one_image(encoding, text, image, activation[image], kept[image], batch_size) for image in range(len(kept))]
+    size, maps = tuple(encoding.pixels.shape[2:]), []
+    for image, kept in enumerate(slope.topk(count, dim=-1).indices):  # text channel
+        logits = torch.zeros(len(text), width, dtype=torch.float32, device=activation.device)
+        for some in kept.unique().split(batch_size):
+            enlarged = interpolate(activation[image, some][None].float(), size, mode="bilinear", align_corners=True)[0]
+            low, high = enlarged.amin((1, 2), keepdim=True), enlarged.amax((1, 2), keepdim=True)
+            masks = (enlarged - low) / (high - low).clamp_min(1e-6)
+            scores = masked_scores(encoding, text, image, masks)  # channel text
+            logits[:, some] = encoding.backbone.logit_scale * scores.T.to(logits)
+        own = torch.zeros_like(logits).scatter(1, kept, 1.0)  # each text uses only its own channels
+        weights = (logits * own).softmax(dim=-1)
+        maps.append(torch.einsum("tc,crk->trk", weights, activation[image].to(weights)).clamp_min(0))
     return torch.stack(maps)
-
-
-def _one_image(
-    encoding: Encoding,
-    text: Tensor,
-    image: int,
-    activation: Float[Tensor, "channel row col"],
-    kept: Tensor,
-    batch_size: int,
-) -> Float[Tensor, "text row col"]:
-    size = tuple(encoding.pixels.shape[2:])
-    wanted = kept.unique()
-    logits = torch.zeros(len(text), len(activation), dtype=torch.float32, device=activation.device)
-    for some in wanted.split(batch_size):
-        enlarged = interpolate(activation[None, some].float(), size, mode="bilinear", align_corners=True)[0]
-        low, high = enlarged.amin((1, 2), keepdim=True), enlarged.amax((1, 2), keepdim=True)
-        masks = (enlarged - low) / (high - low).clamp_min(1e-6)
-        scores = masked_scores(encoding, text, image, masks)  # channel text
-        logits[:, some] = encoding.backbone.logit_scale * scores.T.to(logits)
-    own = torch.zeros_like(logits).scatter(1, kept, 1.0)  # each text uses only its own channels
-    weights = (logits * own).softmax(dim=-1)
-    return torch.einsum("tc,crk->trk", weights, activation.to(weights)).clamp_min(0)
 
 
 def _output_slope(encoding: Encoding, text: Tensor) -> Float[Tensor, "image text channel"]:

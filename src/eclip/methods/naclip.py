@@ -6,8 +6,6 @@ Differs from it: returns cosines only, without the steps of a segmentation (slid
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,6 +15,8 @@ from eclip.backbones.backbone import Grid
 from eclip.backbones.blocks import cosine, finish
 from eclip.backbones.encoding import Encoding
 from eclip.errors import OptionError
+
+LEAST, MOST = 1e-6, 1e6
 
 
 def naclip(
@@ -34,7 +34,7 @@ def naclip(
     Args:
         encoding: with the last block kept. The authors resize positions as "bicubic_plus01".
         text: unit length.
-        std: of the Gaussian, in patches, above 0 and finite.
+        std: of the Gaussian, in patches, from 1e-6 (each patch only itself) to 1e6 (all alike).
         neighbors: False omits the bonus (the ablation "kk").
         reduced: False keeps residual and MLP (the ablation "vanilla").
 
@@ -42,10 +42,10 @@ def naclip(
         Cosines in [-1, 1].
 
     Raises:
-        OptionError: std is not positive and finite.
+        OptionError: std is outside its range, beyond which its square is not a number.
     """
-    if not 0 < std < math.inf:
-        raise OptionError(f"'naclip' needs a finite std > 0, got {std}.")
+    if not LEAST <= std <= MOST:
+        raise OptionError(f"'naclip' needs a std from {LEAST:g} to {MOST:g} patches, got {std}.")
     [(block, x)] = encoding.tail(1, "naclip")
     _, k, v = block.qkv(block.norm1(x))
     near = pad(_near(encoding.grid, std), (encoding.prefix, 0, encoding.prefix, 0)).to(k) if neighbors else None

@@ -49,12 +49,11 @@ def occlusion(
         stride = next(few, window)
     cover = _windows(encoding.grid, window, stride).to(encoding.pixels)  # window row col
     patch = encoding.backbone.patch_size
+    images = range(len(encoding.pixels))
     parts = []
     for some in cover.split(batch_size):
         masks = (1 - some).repeat_interleave(patch, dim=1).repeat_interleave(patch, dim=2)
-        parts.append(
-            torch.stack([masked_scores(encoding, text, image, masks) for image in range(len(encoding.pixels))])
-        )
+        parts.append(torch.stack([masked_scores(encoding, text, image, masks) for image in images]))
     scores = torch.cat(parts, dim=1)  # image window text
     loss = cosine(encoding.feature, text)[:, None] - scores  # image window text
     cover = cover.flatten(1).to(loss)

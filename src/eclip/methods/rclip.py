@@ -14,13 +14,5 @@ from eclip.methods.itsm import itsm
 
 
 def rclip(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[Tensor, "image text row col"]:
-    """Negative of `itsm`.
-
-    Args:
-        encoding: any; no block is rerun.
-        text: unit length.
-
-    Returns:
-        Values in [-1, 1].
-    """
+    """Negative of `itsm`, in [-1, 1]."""
     return -itsm(encoding, text)

@@ -60,9 +60,7 @@ def rise(
     for first in range(0, mask_count, batch_size):
         masks = _masks(min(batch_size, mask_count - first), (height, width), cells, keep, generator)
         scores.append(torch.stack([masked_scores(encoding, text, image, masks) for image in images]))
-        seen.append(
-            adaptive_avg_pool2d(masks[:, None], (encoding.grid.row, encoding.grid.col))[:, 0].flatten(1)
-        )  # mask patch
+        seen.append(adaptive_avg_pool2d(masks, encoding.grid).flatten(1))  # mask patch
     weights = torch.cat(scores, dim=1)  # image mask text
     if centered:
         weights = weights - weights.mean(dim=1, keepdim=True)

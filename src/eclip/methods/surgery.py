@@ -7,21 +7,17 @@ takes its place.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from eclip.backbones.backbone import Backbone
 from eclip.backbones.blocks import Block, Heads, Tokens, cosine, unit
 from eclip.backbones.cached import cached
 from eclip.backbones.encoding import Encoding
 from eclip.errors import OptionError, ShapeError
 from eclip.texts.templates import TEMPLATES, fill
-
-if TYPE_CHECKING:
-    from eclip.backbones.backbone import Backbone
 
 RESNETS = ("released_vv", "normed_scale8")
 
@@ -60,7 +56,14 @@ def surgery(
         OptionError: depth below 1, an unknown resnet, or a reference without feature surgery.
         ShapeError: the reference is not (feature,).
     """
-    _check(text, features, reference, resnet, depth)
+    if depth < 1:
+        raise OptionError(f"'surgery' needs depth >= 1, got {depth}.")
+    if resnet not in RESNETS:
+        raise OptionError(f"'surgery' needs resnet to be {' or '.join(RESNETS)}, got {resnet!r}.")
+    if reference is not None and not features:
+        raise OptionError("'surgery' with features=False cannot subtract a reference: leave one of them out.")
+    if reference is not None and reference.shape != text.shape[1:]:
+        raise ShapeError(f"'surgery' needs a reference of shape ({text.shape[1]},), got {tuple(reference.shape)}.")
     tokens = _value_stream(encoding, resnet, depth) if architecture else encoding.tokens
     projected = encoding.backbone.project(tokens)  # image token feature
     patches = projected[:, encoding.prefix :]
@@ -110,16 +113,3 @@ def _value_pool(block: Block, x: Tokens, resnet: str) -> Float[Tensor, "image to
         similar = (normed @ normed.transpose(-1, -2)).softmax(dim=-1)
         mixed = torch.cat([mixed[:, :, :1], (similar @ v)[:, :, 1:]], dim=2)
     return block.out(mixed)
-
-
-def _check(text: Tensor, features: bool, reference: Tensor | None, resnet: str, depth: int) -> None:
-    if depth < 1:
-        raise OptionError(f"'surgery' needs depth >= 1, got {depth}.")
-    if resnet not in RESNETS:
-        raise OptionError(f"'surgery' needs resnet to be {' or '.join(RESNETS)}, got {resnet!r}.")
-    if reference is None:
-        return
-    if not features:
-        raise OptionError("'surgery' with features=False cannot subtract a reference: leave one of them out.")
-    if reference.shape != text.shape[1:]:
-        raise ShapeError(f"'surgery' needs a reference of shape ({text.shape[1]},), got {tuple(reference.shape)}.")

@@ -20,17 +20,7 @@ Box = tuple[int, int, int, int]
 
 
 def box_iou(heat: Heat, inside: Mask, outside: Mask, *, threshold: float = 0.5) -> float:
-    """`box_ious` at one threshold.
-
-    Args:
-        heat: as in `box_ious`.
-        inside: as in `box_ious`.
-        outside: as in `box_ious`.
-        threshold: smallest heat that counts as detected.
-
-    Raises:
-        EclipError: heat is outside [0, 1] or NaN, or inside is empty.
-    """
+    """`box_ious` at one threshold, the smallest heat that counts as detected; arguments and errors as there."""
     return float(box_ious(heat, inside, outside, np.array([threshold]))[0])
 
 
@@ -70,16 +60,12 @@ def _largest(heat: Heat, known: Mask, thresholds: Float[np.ndarray, " threshold"
     """
     height, width = heat.shape
     row, page = width + 1, (width + 1) * (height + 1)  # an empty column and row keep rows and thresholds apart
-    least = thresholds.astype(heat.dtype)
-    least = np.where(
-        least < thresholds, np.nextafter(least, np.inf, dtype=heat.dtype), least
-    )  # the same pixels, faster
+    least = thresholds.astype(heat.dtype)  # rounded up: the same pixels, faster
+    least = np.where(least < thresholds, np.nextafter(least, np.inf, dtype=heat.dtype), least)
     masks = np.zeros((len(thresholds), height + 1, row), dtype=bool)
     for mask, threshold in zip(masks, least, strict=True):
         np.greater_equal(heat, threshold, out=mask[:height, :width])
-    flat = masks.ravel()
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    edges = np.concatenate([[0], edges]) if flat[0] else edges
+    edges = np.flatnonzero(np.diff(masks.ravel(), prepend=False))
     starts, stops = edges[::2], edges[1::2]
     # the runs of the next row that a run touches, including at corners, are consecutive in the list
     low, high = np.searchsorted(stops, starts + row), np.searchsorted(starts, stops + row, side="right")

@@ -44,11 +44,7 @@ def overlaps(
 ) -> tuple[Int[np.ndarray, " threshold"], Int[np.ndarray, " threshold"]]:
     """Number of pixels in the intersection and the union of `heat >= threshold` with the object.
 
-    Args:
-        heat: as in `contrast`.
-        inside: as in `contrast`.
-        outside: as in `contrast`.
-        thresholds: strictly ascending.
+    Heat and masks are as in `contrast`, thresholds strictly ascending.
 
     Raises:
         EclipError: heat is outside [0, 1] or NaN, or inside is empty.
@@ -62,23 +58,13 @@ def overlaps(
 def ious(
     heat: Heat, inside: Mask, outside: Mask, thresholds: Float[np.ndarray, " threshold"] = THRESHOLDS
 ) -> Float[np.ndarray, " threshold"]:
-    """Intersection over union of `heat >= threshold` with the object, in [0, 1]; arguments as in `overlaps`."""
+    """IoU of `heat >= threshold` with the object, in [0, 1]; arguments and errors as in `overlaps`."""
     intersection, union = overlaps(heat, inside, outside, thresholds)
     return intersection / union
 
 
 def iou(heat: Heat, inside: Mask, outside: Mask, *, threshold: float = 0.5) -> float:
-    """Intersection over union of `heat >= threshold` with the object, in [0, 1].
-
-    Args:
-        heat: as in `contrast`.
-        inside: as in `contrast`.
-        outside: as in `contrast`.
-        threshold: smallest heat that counts as detected.
-
-    Raises:
-        EclipError: heat is outside [0, 1] or NaN, or inside is empty.
-    """
+    """`ious` at one threshold, the smallest heat that counts as detected; arguments and errors as there."""
     return float(ious(heat, inside, outside, np.array([threshold]))[0])
 
 
@@ -143,17 +129,7 @@ class Localization:
         self.unions: list[Int[np.ndarray, " threshold"]] = []
 
     def add(self, number: int, heat: Heat, inside: Mask, outside: Mask) -> None:
-        """Score one pair.
-
-        Args:
-            number: its class.
-            heat: as in `contrast`.
-            inside: as in `contrast`.
-            outside: as in `contrast`.
-
-        Raises:
-            EclipError: heat is outside [0, 1] or NaN, or inside is empty.
-        """
+        """Score one pair; `number` is its class, other arguments and errors are as in `contrast`."""
         intersection, union = overlaps(heat, inside, outside)
         self.numbers.append(number)
         self.contrasts.append(contrast(heat, inside, outside))

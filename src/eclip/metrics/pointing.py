@@ -46,13 +46,7 @@ def pointing_game(heat: Heat, inside: Mask, outside: Mask, *, tolerance: int = 0
 def energy(heat: Heat, inside: Mask, outside: Mask) -> float:
     """The share of the heat that lies inside, in [0, 1]; a flat map, even of zeros, scores the share of the area.
 
-    Args:
-        heat: in [0, 1].
-        inside: pixels of the object, at least one.
-        outside: all other pixels except void.
-
-    Raises:
-        EclipError: heat is outside [0, 1] or NaN, or inside is empty.
+    Arguments and errors are as in `contrast`.
     """
     inner, outer = parts(heat, inside, outside)
     hot, cold = inner.sum(dtype=np.float64), outer.sum(dtype=np.float64)

@@ -59,9 +59,12 @@ def recall(similarity: Similarity, own: Own, *, k: int = 1) -> float:
 
     Raises:
         OptionError: k is outside its range.
-        EclipError: as in `ranks`.
+        EclipError: as in `ranks`, or there is nothing to rank.
     """
-    _check_k(k, similarity)
+    if not similarity.size:
+        raise DataError(f"there is nothing to rank: similarity has shape {similarity.shape}.")
+    if not 1 <= k <= similarity.shape[1]:
+        raise OptionError(f"k must be between 1 and the number of candidates, {similarity.shape[1]}, got {k}.")
     return float((ranks(similarity, own) <= k).mean())
 
 
@@ -74,15 +77,6 @@ def accuracy(similarity: Similarity, label: Integer[np.ndarray, " query"], *, k:
         k: at least 1, at most the number of classes.
 
     Raises:
-        OptionError: k is outside its range.
-        EclipError: as in `ranks`.
+        EclipError: as in `recall`.
     """
-    _check_k(k, similarity)
-    return float((ranks(similarity, [[int(one)] for one in label]) <= k).mean())
-
-
-def _check_k(k: int, similarity: Similarity) -> None:
-    if not similarity.size:
-        raise DataError(f"there is nothing to rank: similarity has shape {similarity.shape}.")
-    if not 1 <= k <= similarity.shape[1]:
-        raise OptionError(f"k must be between 1 and the number of candidates, {similarity.shape[1]}, got {k}.")
+    return recall(similarity, [[int(one)] for one in label], k=k)

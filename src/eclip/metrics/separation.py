@@ -8,13 +8,8 @@ https://doi.org/10.1148/radiology.143.1.7063747). Both depend only on the order 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from eclip.metrics.localization import Heat, Mask, parts
-
-Inner = Float[np.ndarray, " inside"]
-Outer = Float[np.ndarray, " outside"]
-Counts = Int[np.ndarray, " inside"]
 
 
 def separation(heat: Heat, inside: Mask, outside: Mask) -> tuple[float, float]:
@@ -35,13 +30,12 @@ def separation(heat: Heat, inside: Mask, outside: Mask) -> tuple[float, float]:
         EclipError: heat is outside [0, 1] or NaN, or inside is empty.
     """
     inner, outer = (np.sort(values) for values in parts(heat, inside, outside))
-    below = _below(inner, outer)
-    first = _first(inner)
-    found = inner.size - first  # pixels inside with at least this heat
+    below = np.searchsorted(outer, inner)  # pixels outside with less heat than each one inside
+    found = inner.size - np.searchsorted(inner, inner)  # pixels inside with at least its heat
     precision = float(np.mean(found / (found + outer.size - below)))
     if not outer.size:
         return precision, 0.5
-    ties = _equal(inner, outer, below)
+    ties = (np.searchsorted(outer, inner, side="right") - below).sum()
     return precision, float((below.sum() + ties / 2) / (inner.size * outer.size))
 
 
@@ -53,30 +47,3 @@ def average_precision(heat: Heat, inside: Mask, outside: Mask) -> float:
 def auroc(heat: Heat, inside: Mask, outside: Mask) -> float:
     """Pixel AUROC; arguments and errors as in `separation`."""
     return separation(heat, inside, outside)[1]
-
-
-def _below(inner: Inner, outer: Outer) -> Counts:
-    """How many outer values are less than each inner value; the shorter array is searched in the longer one."""
-    if inner.size <= outer.size:
-        return np.searchsorted(outer, inner, side="left")
-    reached = np.searchsorted(inner, outer, side="right")  # the first inner value above each outer value
-    return np.bincount(reached, minlength=inner.size + 1)[:-1].cumsum()
-
-
-def _first(values: Inner) -> Counts:
-    """The start of the run of equal values that contains each value."""
-    starts = np.zeros(values.size, dtype=np.int64)
-    fresh = np.flatnonzero(values[1:] != values[:-1]) + 1
-    starts[fresh] = fresh
-    return np.maximum.accumulate(starts)
-
-
-def _equal(inner: Inner, outer: Outer, below: Counts) -> int:
-    """The number of pairs of equal inner and outer values."""
-    met = np.flatnonzero(outer[np.minimum(below, outer.size - 1)] == inner)
-    met = met[below[met] < outer.size]
-    if not met.size:
-        return 0
-    starts = below[met]  # each is the first of a run of equal outer values
-    ends = np.append(np.flatnonzero(outer[1:] != outer[:-1]) + 1, outer.size)
-    return int((ends[np.searchsorted(ends, starts, side="right")] - starts).sum())

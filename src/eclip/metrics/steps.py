@@ -40,7 +40,7 @@ class Curve:
     scores: Float[np.ndarray, "share ..."]
 
 
-def insertion(
+def deletion(
     score: Score,
     pixels: Pixels,
     heat: Heat,
@@ -51,7 +51,7 @@ def insertion(
     batch_size: int = 32,
     seed: int = 0,
 ) -> Curve:
-    """Reveal the image on the fill, highest heat first; a good map raises the score early and has a large area.
+    """Replace the image by the fill, highest heat first; a good map lowers the score early and has a small area.
 
     Args:
         score: the model; called with at most batch_size images at once, without a graph.
@@ -69,10 +69,31 @@ def insertion(
         ShapeError: heat or fill and pixels differ in size, or score does not return one row per image.
         EclipError: heat is NaN or infinite.
     """
-    return _walk(score, fill, pixels, heat, steps=steps, up_to=up_to, batch_size=batch_size, seed=seed)
+    if steps < 1 or batch_size < 1:
+        raise OptionError(f"steps and batch_size must be at least 1, got {steps} and {batch_size}.")
+    if not 0 < up_to <= 1:
+        raise OptionError(f"up_to must be in (0, 1], got {up_to}.")
+    if pixels.shape != fill.shape or heat.shape != pixels.shape[1:]:
+        given = f"{tuple(pixels.shape)}, {tuple(fill.shape)} and {heat.shape}"
+        raise ShapeError(f"pixels, fill and heat must have the same height and width, got {given}: use heatmap.resize.")
+    if not np.isfinite(heat).all():
+        raise EclipError("heat has values that are NaN or infinite and cannot be ordered.")
+    rank = np.empty(heat.size, dtype=np.int64)
+    rank[pixel_order(heat, seed)] = np.arange(heat.size)
+    places = torch.from_numpy(rank.reshape(heat.shape)).to(pixels.device)
+    counts = np.rint(np.linspace(0, up_to, steps + 1) * heat.size).astype(np.int64)
+    scores = []
+    for first in range(0, len(counts), batch_size):
+        some = torch.from_numpy(counts[first : first + batch_size]).to(pixels.device)[:, None, None, None]
+        with torch.no_grad():
+            rows = score(torch.where(places < some, fill, pixels))  # step 3 height width
+        if rows.ndim < 1 or len(rows) != len(some):
+            raise ShapeError(f"score must return one row for each of {len(some)} images, got {tuple(rows.shape)}.")
+        scores.append(rows.cpu().double().numpy())
+    return Curve(counts / heat.size, np.concatenate(scores))
 
 
-def deletion(
+def insertion(
     score: Score,
     pixels: Pixels,
     heat: Heat,
@@ -83,22 +104,11 @@ def deletion(
     batch_size: int = 32,
     seed: int = 0,
 ) -> Curve:
-    """Replace the image by the fill, highest heat first; a good map lowers the score early and has a small area.
+    """Reveal the image on the fill, highest heat first; a good map raises the score early and has a large area.
 
-    Args:
-        score: see `insertion`.
-        pixels: see `insertion`.
-        heat: see `insertion`.
-        fill: see `insertion`.
-        steps: see `insertion`.
-        up_to: see `insertion`.
-        batch_size: see `insertion`.
-        seed: see `insertion`.
-
-    Raises:
-        EclipError: as in `insertion`.
+    This is `deletion` with image and fill exchanged; arguments and errors are as there.
     """
-    return _walk(score, pixels, fill, heat, steps=steps, up_to=up_to, batch_size=batch_size, seed=seed)
+    return deletion(score, fill, heat, pixels, steps=steps, up_to=up_to, batch_size=batch_size, seed=seed)
 
 
 def area(curve: Curve) -> Float[np.ndarray, "*score"]:
@@ -124,30 +134,3 @@ def pixel_order(heat: Heat, seed: int) -> Int[np.ndarray, " pixel"]:
     """All pixels, as indices into the flattened image, by decreasing heat; ties are ordered as in `random_order`."""
     drawn = random_order((heat.shape[0], heat.shape[1]), seed)
     return drawn[np.argsort(-heat.ravel()[drawn], kind="stable")]
-
-
-def _walk(
-    score: Score, start: Pixels, end: Pixels, heat: Heat, *, steps: int, up_to: float, batch_size: int, seed: int
-) -> Curve:
-    if steps < 1 or batch_size < 1:
-        raise OptionError(f"steps and batch_size must be at least 1, got {steps} and {batch_size}.")
-    if not 0 < up_to <= 1:
-        raise OptionError(f"up_to must be in (0, 1], got {up_to}.")
-    if start.shape != end.shape or heat.shape != start.shape[1:]:
-        given = f"{tuple(start.shape)}, {tuple(end.shape)} and {heat.shape}"
-        raise ShapeError(f"pixels, fill and heat must have the same height and width, got {given}: use heatmap.resize.")
-    if not np.isfinite(heat).all():
-        raise EclipError("heat has values that are NaN or infinite and cannot be ordered.")
-    rank = np.empty(heat.size, dtype=np.int64)
-    rank[pixel_order(heat, seed)] = np.arange(heat.size)
-    places = torch.from_numpy(rank.reshape(heat.shape)).to(start.device)
-    counts = np.rint(np.linspace(0, up_to, steps + 1) * heat.size).astype(np.int64)
-    scores = []
-    for first in range(0, len(counts), batch_size):
-        some = torch.from_numpy(counts[first : first + batch_size]).to(start.device)[:, None, None, None]
-        with torch.no_grad():
-            rows = score(torch.where(places < some, end, start))  # step 3 height width
-        if rows.ndim < 1 or len(rows) != len(some):
-            raise ShapeError(f"score must return one row for each of {len(some)} images, got {tuple(rows.shape)}.")
-        scores.append(rows.cpu().double().numpy())
-    return Curve(counts / heat.size, np.concatenate(scores))

@@ -25,7 +25,6 @@ def to_lab(colors: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "imag
     linear = torch.where(colors > 0.04045, ((colors + 0.055) / 1.055) ** 2.4, colors / 12.92)
     white = colors.new_tensor(WHITE)[:, None, None]
     xyz = torch.einsum("xc,ichw->ixhw", colors.new_tensor(XYZ), linear) / white
-    x, y, z = torch.where(xyz > (6 / 29) ** 3, xyz.clamp(min=1e-9) ** (1 / 3), xyz * (29 / 6) ** 2 / 3 + 4 / 29).unbind(
-        1
-    )
+    root = torch.where(xyz > (6 / 29) ** 3, xyz.clamp(min=1e-9) ** (1 / 3), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
+    x, y, z = root.unbind(1)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)

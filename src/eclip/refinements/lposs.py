@@ -18,7 +18,7 @@ from eclip.backbones import patches
 from eclip.backbones.blocks import unit
 from eclip.backbones.encoding import Encoding
 from eclip.errors import OptionError, ShapeError
-from eclip.refinements.propagation import as_means, balance, patch_centers, patch_weights, propagate
+from eclip.refinements.propagation import as_means, balance, patch_centers, patch_weights, propagate, with_ones
 
 FEATURES = ("keys", "values", "tokens", "trunk")
 LEAST, MOST = 1e-30, 1e30
@@ -67,48 +67,32 @@ def lposs(
         NotApplicableError: "trunk" for a model without one.
         KeepError: the last block was not kept.
     """
-    if means:
-        raw: dict[str, Any] = {
-            "features": features,
-            "k": k,
-            "gamma": gamma,
-            "sigma": sigma,
-            "alpha": alpha,
-            "steps": steps,
-        }
-        return as_means(partial(lposs, encoding=encoding, means=False, **raw), maps)
     grid = encoding.grid
     if tuple(maps.shape[2:]) != tuple(grid):
         raise ShapeError(
             f"'lposs' needs maps on the patch grid {tuple(grid)}, got {tuple(maps.shape[2:])}: pass a method's raw "
             "maps, not resized or refined ones."
         )
+    maps = with_ones(maps) if means else maps
     nodes = unit(patch_features(encoding, features))
     centers = patch_centers(grid, encoding.backbone.patch_size)
     solved = []
     for ours, node in zip(maps.flatten(2), nodes, strict=True):  # one image at a time: patches squared
         weights = balance(patch_weights(node, centers, k=k, gamma=gamma, sigma=sigma)).to(maps)
         solved.append(propagate(ours, partial(torch.matmul, other=weights), alpha=alpha, steps=steps))
-    return torch.stack(solved).unflatten(2, grid)
+    refined = torch.stack(solved).unflatten(2, grid)
+    return as_means(refined) if means else refined
 
 
 def check(*, means: bool, **options: Any) -> None:
-    """Check that all options are in their ranges.
-
-    Raises:
-        OptionError: an option is outside its range.
-    """
+    """Raise OptionError if an option is outside its range."""
     check_propagation("lposs", **options)
 
 
 def check_propagation(
     name: str, *, features: str | Tensor, k: int, gamma: float, sigma: float, alpha: float, steps: int
 ) -> None:
-    """Check that the options of a propagation over patches are in their ranges.
-
-    Raises:
-        OptionError: an option is outside its range.
-    """
+    """Raise OptionError if an option of a propagation over patches is outside its range."""
     if isinstance(features, str) and features not in FEATURES:
         raise OptionError(f"{name!r} needs features to be a tensor or one of {', '.join(FEATURES)}, got {features!r}.")
     for option, value, fine, right in (

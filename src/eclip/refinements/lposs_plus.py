@@ -6,7 +6,6 @@ Differs from it as `lposs` does; the pixels are those of the model's input, not 
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from eclip.backbones.encoding import Encoding
 from eclip.errors import OptionError
 from eclip.refinements.colors import rgb, to_lab
 from eclip.refinements.lposs import LEAST, MOST, check_propagation, lposs
-from eclip.refinements.propagation import as_means, pixel_graph, propagate
+from eclip.refinements.propagation import as_means, pixel_graph, propagate, with_ones
 
 LAB_RANGE = (100.0, 128.0, 128.0)
 AT_ONCE = 1 << 23
@@ -44,18 +43,11 @@ def lposs_plus(
     Two pixels have weight `exp(-|difference| / tau)`, with Lab colors divided by (100, 128, 128). Besides the maps, an
     image takes 84 numbers per pixel (34 MiB for 320 x 320) and about six copies of up to 2^23 map values (200 MiB).
 
-    Args:
-        maps: on the patch grid.
-        encoding: see `lposs`.
-        features: see `lposs`.
-        k: see `lposs`.
-        gamma: see `lposs`.
-        sigma: see `lposs`.
-        alpha: for both passes, see `lposs`.
-        steps: for each pass.
-        means: for both passes together, see `lposs`; False returns the values themselves, as the authors do.
-        tau: above 0; smaller values separate different colors more strongly.
-        window: side in pixels, odd, at least 3.
+    Arguments that are not listed here are those of `lposs`; alpha and steps are for each of the two passes.
+
+    - means: for both passes together; False returns the values themselves, as the authors do.
+    - tau: above 0; smaller values separate different colors more strongly.
+    - window: side in pixels, odd, at least 3.
 
     Returns:
         Maps on the pixels of the model's input.
@@ -64,11 +56,10 @@ def lposs_plus(
         OptionError: an option is outside its range.
         EclipError: as `lposs`.
     """
-    raw: dict[str, Any] = {"features": features, "k": k, "gamma": gamma, "sigma": sigma, "alpha": alpha, "steps": steps}
-    if means:
-        both = partial(lposs_plus, encoding=encoding, means=False, tau=tau, window=window, **raw)
-        return as_means(both, maps)
-    coarse = lposs(maps, encoding, means=False, **raw)  # image text row col
+    maps = with_ones(maps) if means else maps
+    coarse = lposs(
+        maps, encoding, features=features, k=k, gamma=gamma, sigma=sigma, alpha=alpha, steps=steps, means=False
+    )
     height, width = encoding.pixels.shape[2:]
     lab = to_lab(rgb(encoding)) / coarse.new_tensor(LAB_RANGE)[:, None, None]
     refined = []
@@ -79,15 +70,11 @@ def lposs_plus(
             for some in ours.split(max(1, AT_ONCE // (height * width)))
         ]
         refined.append(torch.cat(parts).unflatten(1, (height, width)))
-    return torch.stack(refined)
+    return as_means(torch.stack(refined)) if means else torch.stack(refined)
 
 
 def check(*, tau: float, window: int, means: bool, **options: Any) -> None:
-    """Check that all options are in their ranges.
-
-    Raises:
-        OptionError: an option is outside its range.
-    """
+    """Raise OptionError if an option is outside its range."""
     check_propagation("lposs+", **options)
     if not LEAST <= tau <= MOST:
         raise OptionError(f"'lposs+' needs tau to be above 0 ({LEAST} to {MOST}), got {tau}.")

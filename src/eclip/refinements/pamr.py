@@ -69,11 +69,7 @@ def pamr(
 
 
 def check(*, dilations: Sequence[int], steps: int) -> None:
-    """Check that all options are in their ranges.
-
-    Raises:
-        OptionError: steps or a dilation is below 1, or there is no dilation.
-    """
+    """Raise OptionError if steps or a dilation is below 1, or there is no dilation."""
     if not dilations or min(dilations) < 1:
         raise OptionError(f"'pamr' needs at least one dilation, each at least 1, got {list(dilations)}.")
     if steps < 1:

@@ -80,20 +80,19 @@ class PixelGraph:
 
     Attributes:
         size: (height, width).
-        shifts: (down, across) to one neighbor of each opposite pair.
-        weights: for each shift, between each pixel that has this neighbor and the neighbor.
+        ends: indices of all pixels that have a neighbor at one shift, and of the neighbors; opposite shifts are one.
+        weights: for each shift, between each of these pixels and its neighbor.
     """
 
     size: tuple[int, int]
-    shifts: list[tuple[int, int]]
+    ends: list[tuple[Any, Any]]
     weights: list[Float[Tensor, "_ _"]]
 
     def spread(self, values: Float[Tensor, "*batch node"]) -> Float[Tensor, "*batch node"]:
         """Multiply the weights by values; nodes are pixels, row by row."""
         values = values.unflatten(-1, self.size)
         spread = torch.zeros_like(values)
-        for shift, weight in zip(self.shifts, self.weights, strict=True):
-            here, there = _ends(self.size, shift)
+        for (here, there), weight in zip(self.ends, self.weights, strict=True):
             spread[here].addcmul_(weight, values[there])
             spread[there].addcmul_(weight, values[here])
         return spread.flatten(-2)
@@ -119,22 +118,18 @@ def pixel_graph(colors: Float[Tensor, "channel height width"], *, radius: int, t
         tau: above 0.
     """
     size = (colors.shape[1], colors.shape[2])
-    shifts = [
-        (down, across)
+    ends = [
+        _ends(size, (down, across))
         for down in range(min(radius, size[0] - 1) + 1)
         for across in range(-min(radius, size[1] - 1), min(radius, size[1] - 1) + 1)
         if (down, across) > (0, 0)
     ]
-    weights = []
-    for shift in shifts:
-        here, there = _ends(size, shift)
-        weights.append(torch.exp((colors[here] - colors[there]).norm(dim=0) / -tau))
-    ones = colors.new_ones(size[0] * size[1])
-    scale = _inverse_root(PixelGraph(size, shifts, weights).spread(ones)).unflatten(0, size)
-    for shift, weight in zip(shifts, weights, strict=True):
-        here, there = _ends(size, shift)
+    weights = [torch.exp((colors[here] - colors[there]).norm(dim=0) / -tau) for here, there in ends]
+    graph = PixelGraph(size, ends, weights)
+    scale = _inverse_root(graph.spread(colors.new_ones(size[0] * size[1]))).unflatten(0, size)
+    for (here, there), weight in zip(ends, weights, strict=True):
         weight.mul_(scale[here]).mul_(scale[there])
-    return PixelGraph(size, shifts, weights)
+    return graph
 
 
 def propagate(
@@ -169,13 +164,17 @@ def propagate(
     return result
 
 
-def as_means(refine: Fn, maps: Float[Tensor, "image text row col"]) -> Float[Tensor, "image text finer_row finer_col"]:
-    """The refined maps, divided by a refined map of ones.
+def with_ones(maps: Float[Tensor, "image text row col"]) -> Float[Tensor, "image text_and_one row col"]:
+    """The maps of the texts and, after them, a map of ones; see `as_means`."""
+    return torch.cat([maps, torch.ones_like(maps[:, :1])], dim=1)
+
+
+def as_means(refined: Float[Tensor, "image text_and_one row col"]) -> Float[Tensor, "image text row col"]:
+    """The refined maps of `with_ones`, divided by the refined map of ones.
 
     The weights are at least 0, so each value is a weighted mean of the map, up to the remaining residual; a constant
     map is unchanged. The divisor is the same for all texts, so it does not change which is largest at a place.
     """
-    refined = refine(torch.cat([maps, torch.ones_like(maps[:, :1])], dim=1))
     return refined[:, :-1] / refined[:, -1:].clamp(min=1)  # the exact solution for ones is at least 1
 
 

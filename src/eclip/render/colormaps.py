@@ -72,12 +72,10 @@ def _even_path(
 def srgb(lab: Float[np.ndarray, "*color 3"]) -> Float[np.ndarray, "*color 3"]:
     """Convert OKLab to sRGB, clipped to [0, 1]."""
     linear = np.clip((lab @ np.linalg.inv(LAB).T) ** 3 @ np.linalg.inv(LMS).T, 0, 1)
-    rgb: np.ndarray = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return rgb
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
 def oklab(rgb: Float[np.ndarray, "*color 3"]) -> Float[np.ndarray, "*color 3"]:
     """Convert sRGB in [0, 1] to OKLab."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    lab: np.ndarray = np.cbrt(linear @ LMS.T) @ LAB.T
-    return lab
+    return np.cbrt(linear @ LMS.T) @ LAB.T

@@ -13,7 +13,7 @@ from eclip import heatmap
 from eclip.registry import one_of
 from eclip.render.colormaps import BACKGROUND, BAR_GRAY, FAINT, INK, blend
 from eclip.render.fonts import fit, fonts, wrap
-from eclip.render.overlay import paint, view_size
+from eclip.render.overlay import paint, stack, view_size
 
 SCALES = ("map", "row")
 TEXTS_AT_MOST = 20
@@ -99,13 +99,7 @@ def grid(
         kinds = [row.kind for row in section.rows]
         for row, kind_above in zip(section.rows, [*kinds[:1], *kinds], strict=False):
             bands.append(page.row(row, GAP if row.kind == kind_above else BREAK))
-    bands.append(page.legend())
-    canvas = Image.new("RGB", (page.width, sum(band.height for band in bands)), BACKGROUND)
-    top = 0
-    for band in bands:
-        canvas.paste(band, (0, top))
-        top += band.height
-    return canvas
+    return stack([*bands, page.legend()])
 
 
 def check_scale(scale: str) -> None:

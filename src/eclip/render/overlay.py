@@ -118,6 +118,16 @@ def strip(
     return canvas
 
 
+def stack(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Stack pictures vertically, aligned left."""
+    canvas = Image.new("RGB", (max(one.width for one in pictures), sum(one.height for one in pictures)), BACKGROUND)
+    top = 0
+    for one in pictures:
+        canvas.paste(one, (0, top))
+        top += one.height
+    return canvas
+
+
 def view_size(size: tuple[int, int], least: int, most: int | None = None) -> tuple[int, int]:
     """The size at which to draw an image, with the longer side from `least` to `most` pixels, never too thin."""
     scale = min(max(least, *size), most or math.inf) / max(size)

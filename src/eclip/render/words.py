@@ -32,10 +32,9 @@ def colors(values: Float[np.ndarray, " word"]) -> list[tuple[Color, Color]]:
     """Background and text color of each word: amber is evidence for, blue against; the strongest is the brightest."""
     peak = np.abs(values).max(initial=0)
     scaled = values / peak if peak > 0 else np.zeros_like(values)
-    table = (diverging() * 255).round().astype(int)
+    levels = np.rint((scaled + 1) / 2 * (LEVELS - 1)).astype(int)
     found = []
-    for level in np.rint((scaled + 1) / 2 * (LEVELS - 1)).astype(int):
-        red, green, blue = (int(part) for part in table[level])
+    for red, green, blue in (diverging() * 255).round().astype(int)[levels].tolist():
         light = 0.299 * red + 0.587 * green + 0.114 * blue > 128
         found.append(((red, green, blue), (16, 16, 18) if light else (236, 236, 238)))
     return found
@@ -138,14 +137,4 @@ def cut_out(
     canvas = Image.new("RGB", (side + 2 * PANEL_GAP + line.width, max(side, line.height) + PANEL_GAP), BACKGROUND)
     canvas.paste(part, (PANEL_GAP + (side - part.width) // 2, (side - part.height) // 2))
     canvas.paste(line, (side + 2 * PANEL_GAP, max(0, (side - line.height) // 2)))
-    return canvas
-
-
-def stack(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Stack pictures vertically, aligned left."""
-    canvas = Image.new("RGB", (max(one.width for one in pictures), sum(one.height for one in pictures)), BACKGROUND)
-    top = 0
-    for one in pictures:
-        canvas.paste(one, (0, top))
-        top += one.height
     return canvas

@@ -1,4 +1,4 @@
-"""What an earlier run left in an output folder, according to its manifest."""
+"""The manifest of an earlier run in an output folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Earlier:
             held = entry["files"]["image"]
             self.places.add(held if os.path.isabs(held) else str(entry["source"]))
             self.files |= {name for name in _names(entry["files"]) if os.path.basename(name) == name}
-        self.files |= {name for name in (manifest.get("coco"),) if isinstance(name, str)}
+        if isinstance(coco := manifest.get("coco"), str):
+            self.files.add(coco)
 
     @classmethod
     def read(cls, folder: Path) -> Earlier | None:
@@ -58,10 +59,9 @@ def _names(files: Any) -> Iterable[str]:
 
 def asked_of(manifest: dict[str, Any]) -> Any:
     """The inputs and options of a run, without its command line and package versions."""
-    provenance = {
-        key: one for key, one in (manifest.get("provenance") or {}).items() if key not in ("command", "versions")
-    }
-    return json.loads(json.dumps([provenance, manifest.get("texts"), manifest.get("classes")], default=str))
+    provenance = manifest.get("provenance") or {}
+    kept = {key: one for key, one in provenance.items() if key not in ("command", "versions")}
+    return json.loads(json.dumps([kept, manifest.get("texts"), manifest.get("classes")], default=str))
 
 
 def place_of(source: str) -> str:

@@ -145,31 +145,26 @@ class Folder:
             self._others.setdefault(name.partition(".")[0].casefold(), []).append(name)
         if self.overwrite:
             return
-        if before is not None and before.command != command_of(self.manifest):
-            raise ResultError(
-                f"the folder {str(self.folder)!r} contains results of `{before.command}`, which would mix with those "
-                f"of `{command_of(self.manifest)}`: {WAYS_OUT}."
-            )
-        lost = [] if before is None or self._sources is None else sorted(before.places - self._sources)
-        if lost and self._sources:
-            named = ", ".join(lost[:MOST_NAMED]) + (
-                f" and {len(lost) - MOST_NAMED:,} more" if lost[MOST_NAMED:] else ""
-            )
-            raise ResultError(
-                f"the folder {str(self.folder)!r} contains results of other images ({named}), which the new manifest "
-                f"would no longer list: {WAYS_OUT}."
-            )
+        own = command_of(self.manifest)
+        if before is not None and before.command != own:
+            raise self._holds(f"`{before.command}`, which would mix with those of `{own}`")
+        if before is not None and self._sources and (lost := sorted(before.places - self._sources)):
+            more = f" and {len(lost) - MOST_NAMED:,} more" if lost[MOST_NAMED:] else ""
+            named = ", ".join(lost[:MOST_NAMED]) + more
+            raise self._holds(f"other images ({named}), which the new manifest would no longer list")
         for name in (MANIFEST, *self.fixed) if "json" in self.formats else ():
             self.check_free(name)
+
+    def _holds(self, whose: str) -> ResultError:
+        return ResultError(f"the folder {str(self.folder)!r} contains results of {whose}: {WAYS_OUT}.")
 
     def _own(self, name: str) -> bool:
         return name in self._written or (self._before is not None and name in self._before.files)
 
     def _clear(self, before: Earlier) -> None:
         """Remove files of an earlier run that this run did not rewrite."""
-        stale = before.files - self._written
         self.replaced = before.asked != asked_of(self.manifest)
-        for name in stale:
+        for name in before.files - self._written:
             with suppress(OSError):
                 (self.folder / name).unlink(missing_ok=True)
 
@@ -187,9 +182,7 @@ class Folder:
         if self._before is not None and copy in self._before.files and not self.overwrite:
             with suppress(FileNotFoundError):
                 if (self.folder / copy).read_bytes() != content:
-                    raise ResultError(
-                        f"the folder {str(self.folder)!r} contains results of another image named {name!r}: {WAYS_OUT}."
-                    )
+                    raise self._holds(f"another image named {name!r}")
         return stem, {"image": self._put(copy, content)}
 
     def _free(self, stem: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -102,7 +103,8 @@ def label_pixels(
         areas = np.bincount(labels.numpy().ravel(), minlength=max(places) + 1)[1:]
         small = {label + 1 for label in np.flatnonzero(areas <= area_threshold * areas.sum()).tolist()}
         if small & set(labels.unique().tolist()):
-            labels, top, _ = _largest(pieces, size, places, kept - small, covered, scale)
+            labels, best, _ = _largest(pieces, size, places, kept - small, covered, scale)
+            top = torch.where(best.isfinite(), best, top)  # where no class is left, that of the class that lost it
     share = (top - total).exp_()
     if prob_threshold is not None:
         labels[share < prob_threshold] = 0
@@ -110,11 +112,7 @@ def label_pixels(
 
 
 def check_cuts(scale: float, prob_threshold: float | None, area_threshold: float | None) -> None:
-    """Check that scale and thresholds are in their ranges.
-
-    Raises:
-        OptionError: one is not.
-    """
+    """Raise OptionError unless scale and thresholds are in their ranges."""
     if not 0 < scale < math.inf:
         raise OptionError(f"scale must be above 0 and finite, such as 40, got {scale}.")
     for name, value in (("prob_threshold", prob_threshold), ("area_threshold", area_threshold)):
@@ -135,12 +133,7 @@ def _largest(
     top = torch.full(size, -torch.inf, dtype=torch.float32, device="cpu")
     total = torch.full(size, -torch.inf, dtype=torch.float32, device="cpu")
     for label, texts in places.items():
-        logits = None
-        for text in texts:
-            one = _laid(pieces, text, size, covered)
-            logits = one if logits is None else torch.maximum(logits, one, out=logits)
-        assert logits is not None, "a label has a text"
-        logits *= scale
+        logits = scale * reduce(torch.maximum, (_laid(pieces, text, size, covered) for text in texts))
         torch.logaddexp(total, logits, out=total)
         if label in kept:
             labels[logits > top] = label

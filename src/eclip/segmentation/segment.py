@@ -44,9 +44,6 @@ def segment(image: ImageLike | Sequence[ImageLike], classes: Classes, **settings
         image: a path, a PIL image, an array, a tensor, or several of them, see `eclip.explain`.
         classes: see `segment_each`.
         settings: see `segment_each`: model, method, background, window, refine and others; not `failures`.
-
-    Raises:
-        EclipError: invalid input; `eclip.errors` lists the classes.
     """
     images = at_least_one(image)
     if "failures" in settings:  # results would no longer line up with the images

@@ -51,13 +51,11 @@ class Segmentation:
     images: tuple[Image.Image, ...]
 
     def __repr__(self) -> str:
-        """One line: images, classes, method and model."""
         refine = f", refined by {self.provenance['refine']}" if self.provenance["refine"] else ""
         by = f"{self.provenance['method']} on {self.provenance['model']}{refine}"
         return f"Segmentation({len(self.sources)} images, {len(self.classes) - 1} classes, {by})"
 
     def _repr_png_(self) -> bytes:
-        """The picture of the first image, as notebooks show it."""
         return png(self.picture(0))
 
     def mask(self, image: Which = 0, name: Which | None = None) -> np.ndarray:
@@ -89,9 +87,7 @@ class Segmentation:
     def boxes(self, image: Which = 0, *, min_area: float = 0.001) -> dict[str, Int[np.ndarray, "_box 4"]]:
         """Boxes around the connected regions of each class present except background, the largest first.
 
-        Args:
-            image: which image.
-            min_area: smallest region to keep, as a share of the image's pixels.
+        Regions with a smaller share of the image's pixels than `min_area` are left out.
 
         Returns:
             Left, top, right, bottom in pixels by class; right and bottom are exclusive.
@@ -117,26 +113,14 @@ class Segmentation:
     def save(
         self, folder: str | Path, formats: Sequence[str] = FORMATS, *, instances: bool = False, overwrite: bool = False
     ) -> Path:
-        """Write label maps, pictures, arrays, one coco.json and one manifest.json into a folder, created if missing.
+        """Write label maps, pictures, arrays, coco.json and manifest.json, by the rules of `Explanation.save`.
 
-        Args:
-            folder: where to write. An earlier segmentation of the same images, or of some of them, is replaced;
-                unrelated files are kept.
-            formats: any of "png" (a label map and a picture per image), "npz" (labels and confidences), "json" (the
-                manifest, and masks in COCO's format).
-            instances: write one annotation per connected region to coco.json, not one per class and image.
-            overwrite: also replace results of another kind or of other images.
-
-        Returns:
-            The folder.
-
-        Raises:
-            ResultError: the folder holds results of another kind or of other images, another process is writing there,
-                it cannot be written, or the disk is full.
-            OptionError: a format is unknown.
+        The formats are any of "png" (a label map and a picture per image), "npz" (labels and confidences), "json" (the
+        manifest, and masks in COCO's format). With `instances`, coco.json has one annotation per connected region, not
+        one per class and image.
         """
-        writing = SegmentWriter(folder, formats, instances=instances, overwrite=overwrite)
-        with writing.over(self.sources) as writer:
+        writer = SegmentWriter(folder, formats, instances=instances, overwrite=overwrite)
+        with writer.over(self.sources):
             for image in range(len(self.sources)):
                 writer.add(self, image)
         return writer.folder
@@ -192,9 +176,8 @@ class SegmentWriter(Folder):
         source, picture = segmentation.sources[image], segmentation.images[image]
         stem, files = self._image(source, lambda: picture)
         if "png" in self.formats:
-            files["labels"] = self._put(
-                f"{stem}.labels.png", png(render.indexed(labels, len(segmentation.classes) - 1))
-            )
+            indexed = png(render.indexed(labels, len(segmentation.classes) - 1))
+            files["labels"] = self._put(f"{stem}.labels.png", indexed)
             files["picture"] = self._put(f"{stem}.png", png(segmentation.picture(image)))
         if "npz" in self.formats:
             files["npz"] = self._arrays(stem, {"labels": labels, "confidence": confidence})
@@ -209,7 +192,11 @@ class SegmentWriter(Folder):
             "files": files,
         }
         self.manifest["images"].append(entry)
-        self._keep(notes)
+        try:
+            self._annotations.writelines(notes)
+        except OSError as error:
+            raise ResultError(f"cannot write annotations into {str(self.folder)!r}: {error.strerror}.") from error
+        self._count += len(notes)
         return entry
 
     def _notes(self, labels: Shaped[np.ndarray, "height width"]) -> list[bytes]:
@@ -223,13 +210,6 @@ class SegmentWriter(Folder):
                 note = {"id": number, "image_id": image, "category_id": label, **coco_mask(region), "iscrowd": 0}
                 lines.append(f"{', ' if number > 1 else ''}{json.dumps(note)}\n".encode())
         return lines
-
-    def _keep(self, notes: list[bytes]) -> None:
-        try:
-            self._annotations.writelines(notes)
-        except OSError as error:
-            raise ResultError(f"cannot write annotations into {str(self.folder)!r}: {error.strerror}.") from error
-        self._count += len(notes)
 
     def _coco(self) -> Iterator[bytes]:
         """The chunks of coco.json."""
@@ -273,8 +253,6 @@ def segment_command(sources: Sequence[str], provenance: dict[str, Any]) -> str |
     words += [f"--background={', '.join(provenance['background'])}"] if provenance["background"] else []
     for key in ("window", "stride", "scale", "prob_threshold", "area_threshold"):
         words += [] if provenance[key] is None else [f"--{key.replace('_', '-')}", str(provenance[key])]
-    words += [
-        *head(provenance["head"], provenance["method"]),
-        *(["--instances"] if provenance.get("instances") else []),
-    ]
+    words += head(provenance["head"], provenance["method"])
+    words += ["--instances"] if provenance.get("instances") else []
     return shlex.join([*words, *options("--set", provenance["options"]), *settings(provenance)])

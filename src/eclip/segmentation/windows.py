@@ -40,11 +40,7 @@ def check_windows(window: int | None, stride: int | None, side: int | None) -> t
 def windows(size: tuple[int, int], window: int, stride: int, side: int) -> list[Box]:
     """Square windows, row by row; the last one in a row or column is shifted inward to end at the image border.
 
-    Args:
-        size: (width, height) of the image.
-        window: see `check_windows`.
-        stride: see `check_windows`.
-        side: see `check_windows`; the image keeps its aspect ratio.
+    The size is (width, height) of the image, which keeps its aspect ratio; for the others see `check_windows`.
 
     Returns:
         Boxes in the image's own pixels, each at least one pixel wide and high, which cover the image. A square image

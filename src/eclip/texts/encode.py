@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -150,8 +151,7 @@ def _warn_of_equals(backbone: Backbone, texts: Sequence[str], firsts: list[int])
     groups: dict[int, list[str]] = {}
     for text, first in zip(texts, firsts, strict=True):
         groups.setdefault(first, []).append(text)
-    named = [_joined(list(_counted(group))) for group in groups.values() if len(group) > 1]
-    if named:
+    if named := [_listing(group) for group in groups.values() if len(group) > 1]:
         more = f" (and {len(named) - MOST_NAMED} more groups)" if len(named) > MOST_NAMED else ""
         warnings.warn(
             f"{backbone.name} cannot tell these texts apart: {'; '.join(named[:MOST_NAMED])}{more}. They have the "
@@ -161,15 +161,11 @@ def _warn_of_equals(backbone: Backbone, texts: Sequence[str], firsts: list[int])
         )
 
 
-def _joined(names: list[str]) -> str:
-    """'a', 'b' and 'c'."""
+def _listing(texts: list[str]) -> str:
+    """'a', 'b' (2 times) and 'c'."""
+    counts = Counter(texts)
+    names = [f"{_short(text, 60)!r}{f' ({times} times)' if times > 1 else ''}" for text, times in counts.items()]
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def _counted(texts: Sequence[str]) -> Iterator[str]:
-    for text in dict.fromkeys(texts):
-        times = list(texts).count(text)
-        yield repr(_short(text, 60)) + (f" ({times} times)" if times > 1 else "")
 
 
 def _prompts(backbone: Backbone, prompts: list[str]) -> Float[Tensor, "text feature"]:
@@ -213,9 +209,8 @@ def words_read(backbone: Backbone, words: list[str]) -> int:
     except TextError:  # a tokenizer that does not truncate: its ids are read in full, or refused
         return len(words)
     padding = ids[0, -1]  # if the model pads with its end token, the end is not counted, which is harmless
-    used = ((ids != padding) * torch.arange(1, context + 1, dtype=torch.long, device=ids.device)).amax(
-        dim=1
-    )  # last place without padding
+    places = torch.arange(1, context + 1, dtype=torch.long, device=ids.device)
+    used = ((ids != padding) * places).amax(dim=1)  # the last place without padding
     marks, one, full, each = used[0], used[1], used[2], used[3:]
     before = torch.where(torch.arange(len(each), dtype=torch.long, device=ids.device) == 0, marks, one)
     tokens = each - before + (each == full) * full  # a truncated word has more tokens than fit

@@ -143,12 +143,7 @@ def resolve(templates: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def kept(templates: str | Iterable[str]) -> str | tuple[str, ...]:
-    """Templates as a value to store: a name unchanged, sentences as a tuple, since a generator can be read only once.
-
-    Raises:
-        UnknownNameError: no set has that name.
-        OptionError: a sentence without exactly one `{}`, or none at all.
-    """
+    """Templates as a value to store, checked as by `resolve`: a name, or a tuple, as a generator is read only once."""
     sentences = resolve(templates)
     return templates if isinstance(templates, str) else sentences
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -33,11 +34,7 @@ class Store:
     def __init__(self, folder: Path, count: int, shape: Sequence[int], dtype: type[np.floating], shard: int) -> None:
         self.folder, self.count, self.shard = folder, count, shard
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
-
-    @property
-    def record_bytes(self) -> int:
-        """Size of one record."""
-        return int(np.prod(self.shape)) * self.dtype.itemsize
+        self.record_bytes = math.prod(shape) * self.dtype.itemsize
 
     def missing(self, first: int | None = None) -> list[range]:
         """The records of each missing shard, among those that contain the `first` records; None = all."""
@@ -97,10 +94,9 @@ class Store:
 
     def _header(self, span: range) -> int:
         """Bytes before the first record in a shard's file."""
-        shape = (len(span), *self.shape)
-        np.lib.format.write_array_header_1_0(
-            header := io.BytesIO(), {"descr": self.dtype.str, "fortran_order": False, "shape": shape}
-        )
+        header, shape = io.BytesIO(), (len(span), *self.shape)
+        fields = {"descr": self.dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(header, fields)
         return header.tell()
 
     def _span(self, number: int) -> range:

@@ -11,7 +11,7 @@ from typing import Any
 
 from eclip.errors import OptionError
 from eclip.guides import check_guide
-from eclip.registry import check_options, plain_options
+from eclip.registry import check_options, one_of, plain_options
 
 FORMS = (
     *("soft", "hard", "exclusion", "soft_unit", "exclusion_unit", "max", "masked_mean", "mean"),
@@ -19,7 +19,7 @@ FORMS = (
 )
 TEXTS = ("captions", "words")
 INSIDES, SOURCES, STARTS = ("mean", "mass"), ("value", "output"), ("model", "random")
-"""The names in `eclip.training.pooling` and `eclip.backbones.head`, repeated to check them without importing torch."""
+"""Names of `eclip.training.pooling` and `eclip.backbones.head`, to check them without importing torch."""
 PRECISIONS = ("float32", "bfloat16")
 CHECKPOINT = "checkpoint.pt"
 FREE = (
@@ -119,27 +119,27 @@ class TrainConfig:
             OptionError: a value is invalid.
             UnknownNameError: there is no such guide.
         """
-        known = {
-            "form": FORMS,
-            "texts": TEXTS,
-            "threshold": INSIDES,
-            "source": SOURCES,
-            "init": STARTS,
-            "precision": PRECISIONS,
-        }
-        for name, names in known.items():
-            if getattr(self, name) not in names:
-                raise OptionError(f"{name} must be one of {', '.join(names)}, got {getattr(self, name)!r}.")
+        one_of(self.form, "form", FORMS)
+        one_of(self.texts, "texts", TEXTS)
+        one_of(self.threshold, "threshold", INSIDES)
+        one_of(self.source, "source", SOURCES)
+        one_of(self.init, "init", STARTS)
+        one_of(self.precision, "precision", PRECISIONS)
         check_guide(self.guide, self.guide_options)
         for option, value in self.guide_options.items():
             if not isinstance(value, str | int | float | Path | None):
                 raise OptionError(
                     f"guide_options must be strings and numbers, which can be recorded, got {option}={value!r:.60}."
                 )
-        for name in ("epochs", "batch_size", "accum_freq", "checkpoint_every", "mask_count", "limit"):
+        counts = ("epochs", "batch_size", "accum_freq", "checkpoint_every", "mask_count", "limit")
+        least_zero = ("hidden", "warmup", "workers", "wd", "seed")
+        check_options(
+            "train", TrainConfig, {name: getattr(self, name) for name in (*counts, *least_zero, "near", "lr")}
+        )
+        for name in counts:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("hidden", "warmup", "workers", "wd", "seed"):
+        for name in least_zero:
             if not 0 <= getattr(self, name) < math.inf:
                 raise OptionError(f"{name} must be 0 or more, got {getattr(self, name)}.")
         if not -1 <= self.near <= 1:

@@ -47,12 +47,13 @@ def joined(device: str) -> Iterator[tuple[int, int, str]]:
         torch.cuda.set_device(device)
     kind = torch.device(device).type
     backend = "nccl" if kind == "cuda" else "gloo"
-    if made := not dist.is_initialized():
-        dist.init_process_group(backend, timeout=PATIENCE)
-        _groups.append(dist.group.WORLD)
-    else:
-        fits = f"{kind}:" in dist.get_backend_config()
-        _groups.append(dist.new_group(backend=None if fits else backend, timeout=PATIENCE))
+    with _in_contact():  # another process can fail while this one still connects
+        if made := not dist.is_initialized():
+            dist.init_process_group(backend, timeout=PATIENCE)
+            _groups.append(dist.group.WORLD)
+        else:
+            fits = f"{kind}:" in dist.get_backend_config()
+            _groups.append(dist.new_group(backend=None if fits else backend, timeout=PATIENCE))
     try:
         yield *place(), device
         wait(device)
@@ -116,11 +117,18 @@ def begin_alike(tensors: Iterable[Tensor]) -> None:
 
 
 def _all(collective: Callable[..., Any], *given: Any) -> None:
-    try:
+    with _in_contact():
         collective(*given, group=_groups[-1])
+
+
+@contextmanager
+def _in_contact() -> Iterator[None]:
+    """Turn torch's errors of communication into a TrainingError."""
+    try:
+        yield
     except RuntimeError as error:
         reason = str(error).strip().partition("\n")[0]
+        own = f"process {dist.get_rank()} of {dist.get_world_size()}" if dist.is_initialized() else "this process"
         raise TrainingError(
-            f"process {dist.get_rank()} of {dist.get_world_size()} lost contact with the others ({reason}). If another "
-            "process failed first, its error is the cause."
+            f"{own} lost contact with the others ({reason}). If another process failed first, its error is the cause."
         ) from error.with_traceback(None)  # its frames hold the group

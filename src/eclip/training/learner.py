@@ -24,16 +24,15 @@ class _Pooled(nn.Module):
 
     def __init__(self, head: EclipHead, scale: float, config: TrainConfig) -> None:
         super().__init__()
-        self.head, self.form, self.threshold = head, config.form, config.threshold
-        self.precision = config.precision
+        self.head, self.config = head, config
         start = torch.tensor(math.log(scale), dtype=torch.float32, device="cpu")
         self.log_scale = nn.Parameter(start, requires_grad=config.learn_scale)
 
     def forward(self, rows: Tensor, guide: Tensor, text: Tensor) -> Tensor:
         """How well each image (down) matches each text (across)."""
-        with torch.autocast(rows.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with torch.autocast(rows.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             tokens, words = self.head(rows), self.head.project_text(text)
-        return match(tokens.float(), unit(words), guide, self.form, self.threshold)
+        return match(tokens.float(), unit(words), guide, self.config.form, self.config.threshold)
 
 
 class Learner:
@@ -76,7 +75,7 @@ class Learner:
         good = gathered(torch.cat([part.good for part in parts]).to(self.device, torch.uint8)).bool()
         aside = self._aside(parts)
         with torch.no_grad():  # for the other parts; unnecessary if there is one part
-            seen = [self._match(self.pooled, part, text) for part in parts[: len(parts) if len(parts) > 1 else 0]]
+            seen = [self._match(self.pooled, part, text) for part in (parts if len(parts) > 1 else ())]
         loss = torch.tensor(math.nan, dtype=torch.float32, device="cpu")
         everyone = gathered(torch.cat(seen)) if seen else None
         for number, part in enumerate(parts):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +53,8 @@ def events(file: Path) -> list[dict[str, Any]]:
     """The events in a log; a truncated line is skipped."""
     found = []
     for line in file.read_text(encoding="utf-8").splitlines():
-        try:
+        with suppress(json.JSONDecodeError):
             found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
     return found
 
 
@@ -64,8 +64,6 @@ def check_plot() -> None:
     Raises:
         MissingExtraError: it is not.
     """
-    from importlib.util import find_spec
-
     if find_spec("matplotlib") is None:
         raise MissingExtraError("the curve of a training run", "matplotlib", "train")
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from eclip.backbones.blocks import unit
 from eclip.errors import OptionError, ShapeError
+from eclip.registry import one_of
+from eclip.training.config import INSIDES
 
-_Pool = Callable[[Tensor, Tensor, Tensor], Tensor]
-FORMS: dict[str, _Pool] = {
+FORMS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "soft": lambda tokens, guide, inside: (tokens * guide).max(dim=1).values,
     "hard": lambda tokens, guide, inside: (tokens * inside).max(dim=1).values,
     "exclusion": lambda tokens, guide, inside: tokens.masked_fill(~inside, -torch.inf).max(dim=1).values,
@@ -29,7 +30,6 @@ FORMS: dict[str, _Pool] = {
 SIMILARITIES = ("similarity", "similarity_smooth")
 """Forms that pool the cosines with each text instead, see `match`."""
 DEFAULT_FORM, PAPER_FORM = "similarity_smooth", "soft"
-INSIDES = ("mean", "mass")
 SHARPNESS = 20.0
 """Inverse temperature of the smooth maximum of cosines."""
 
@@ -92,8 +92,7 @@ def match(
         OptionError: form or threshold is unknown.
         ShapeError: the guide is invalid, see `masked_max_pool`.
     """
-    if form not in (*FORMS, *SIMILARITIES):
-        raise OptionError(f"form must be one of {', '.join((*FORMS, *SIMILARITIES))}, got {form!r}.")
+    one_of(form, "form", (*FORMS, *SIMILARITIES))
     if form in FORMS:
         return unit(masked_max_pool(tokens, guide, form, threshold)) @ text.T
     guide = _checked(guide, tokens, threshold)[:, :, None]
@@ -106,8 +105,7 @@ def match(
 
 def _checked(guide: Tensor | None, tokens: Tensor, threshold: str) -> Float[Tensor, "image patch"]:
     """The guide divided by its maximum."""
-    if threshold not in INSIDES:
-        raise OptionError(f"threshold must be one of {', '.join(INSIDES)}, got {threshold!r}.")
+    one_of(threshold, "threshold", INSIDES)
     if guide is None:
         return torch.ones_like(tokens[:, :, 0])
     if guide.shape != tokens.shape[:2]:

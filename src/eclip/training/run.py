@@ -83,10 +83,7 @@ class Run:
         self.folder = Path(config.out)
         masks = None if config.masks is None else _some(read_masks(config.masks), config.mask_count)
         pairs, self.unusable = read_pairs(
-            config.train_data,
-            image_key=config.image_key,
-            caption_key=config.caption_key,
-            separator=config.separator,
+            config.train_data, image_key=config.image_key, caption_key=config.caption_key, separator=config.separator
         )
         _check_bad(self.unusable, len(self.unusable) + len(pairs))
         self.pairs = [pairs[place] for place in _drawn(0).permutation(len(pairs))]
@@ -203,9 +200,9 @@ class Run:
         parts = []
         for at in np.array_split(np.arange(start, start + size), config.accum_freq):
             batch = data.batch(images[at], owners[at], captions[at])
-            parts.append(
-                batch if self.false_negatives is None else self.false_negatives.add(batch, owners[at], captions[at])
-            )
+            if self.false_negatives is not None:
+                batch = self.false_negatives.add(batch, owners[at], captions[at])
+            parts.append(batch)
         rate = rate_at(step, steps * config.epochs, config)
         try:
             loss = self.learner.step(parts, rate)

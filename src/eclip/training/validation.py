@@ -20,6 +20,7 @@ from eclip.heatmap import normalize, resize
 from eclip.images import read_batches
 from eclip.metrics.localization import Localization, Record
 from eclip.texts.encode import encode_texts
+from eclip.training.word_prompts import PROMPT
 
 KEPT_BYTES = 2**28
 """Rows that do not fit into this are encoded again for each score; 256 MiB hold 520 images of `mini`."""
@@ -37,25 +38,17 @@ class Validation:
         masks: from `read_masks`.
         backbone: from `load` or `wrap`.
         source: what heads read, see `eclip.backbones.head.head_rows`.
-        prompt: template for the names, see `encode_texts`.
         image_size: side in pixels of the square to which images are resized; None = the model's own.
         batch_size: images in one forward pass, at least 1.
     """
 
     def __init__(
-        self,
-        masks: MaskSet,
-        backbone: Backbone,
-        source: str,
-        *,
-        prompt: str | Sequence[str] = "a photo of a {}",
-        image_size: int | None = None,
-        batch_size: int = 16,
+        self, masks: MaskSet, backbone: Backbone, source: str, *, image_size: int | None = None, batch_size: int = 16
     ) -> None:
         self.masks, self.backbone, self.source = masks, backbone, source
         self.image_size, self.batch_size = image_size, batch_size
         self.columns = {number: column for column, number in enumerate(masks.classes)}
-        self.text = encode_texts(backbone, list(masks.classes.values()), prompt)
+        self.text = encode_texts(backbone, list(masks.classes.values()), PROMPT)
         self._kept: list[Rows] | None = None
 
     def score(self, head: EclipHead) -> Record:
@@ -101,14 +94,7 @@ def encoded(
     batch_size: int = 16,
     keep: int | None = None,
 ) -> Iterator[tuple[list[Masked], Encoding]]:
-    """The images of a set in order, as batches with their encodings.
-
-    Args:
-        masks: from `read_masks`.
-        backbone: from `load` or `wrap`.
-        image_size: side in pixels of the square to which images are resized; None = the model's own.
-        batch_size: images in one forward pass, at least 1.
-        keep: last blocks that can be rerun, see `encode`; None = all.
+    """The images of a set in order, as batches with their encodings; `keep` as in `encode`, others as in `Validation`.
 
     Raises:
         ImageError: an image cannot be read.

@@ -21,22 +21,15 @@ WORDS_SCHEMA = "eclip.words/1"
 
 def words_command(sources: Sequence[str], texts: Sequence[str], provenance: dict[str, Any]) -> str:
     """The shell command that repeats a result with this provenance of its manifest."""
-    words = [
-        "eclip",
-        "words",
-        *inputs(sources, texts),
-        "--model",
-        provenance["model"],
-        "--method",
-        provenance["method"],
-    ]
+    words = ["eclip", "words", *inputs(sources, texts)]
+    words += ["--model", provenance["model"], "--method", provenance["method"]]
     words += [*settings(provenance), *options("--set", provenance["options"])]
     if provenance["pairs"] is not None:
         words.append("--pairs")
         for name in ("image_depth", "text_depth", "points"):
             words += [f"--{name.replace('_', '-')}", str(provenance["pairs"][name])]
         for box in provenance["pairs"]["boxes"]:
-            words += ["--box", ",".join(f"{side:g}" for side in box)]
+            words += ["--box", ",".join(f"{side:.15g}" for side in box)]
     return shlex.join(words)
 
 
@@ -97,8 +90,8 @@ class WordsWriter(Folder):
             )
             for text in range(len(words.texts))
         ]
-        made = words.provenance
-        note = f"Words: {made['method']} on {made['model']}; amber raises the score, blue lowers it."
+        made_on = f"{words.provenance['method']} on {words.provenance['model']}"
+        note = f"Words: {made_on}; amber raises the score, blue lowers it."
         if pairs:
             note += " Highlights show pairs: what a word and a patch contribute to the score together."
             files["pictures"] = [

@@ -21,9 +21,10 @@ from eclip.backbones.view import View
 from eclip.errors import OptionError, TextError
 from eclip.images import ImageLike, name_of, open_image
 from eclip.registry import plain_options
+from eclip.results.marks import png
 from eclip.results.provenance import made_by
 from eclip.words.query import WordQuery
-from eclip.words.second_order import IntegrationPath, check_path, image_path, pairs, target, text_path, with_reference
+from eclip.words.second_order import IntegrationPath, check_path, image_path, pairs, target, text_path
 from eclip.words.tokens import Reading, content
 
 Box = Sequence[float | int] | np.ndarray
@@ -61,8 +62,6 @@ class Interactions:
         return f"Interactions({word} words x {row} x {col} patches, {self.text!r}, score {self.score:.3f})"
 
     def _repr_png_(self) -> bytes:
-        from eclip.results.marks import png
-
         return png(self.picture())
 
     def map(self, phrase: str | int | np.integer) -> Float[np.ndarray, "row col"]:
@@ -74,8 +73,7 @@ class Interactions:
         Raises:
             TextError: the phrase is not in the text.
         """
-        summed: Float[np.ndarray, "row col"] = self.values[self.find(phrase)].sum(axis=0)
-        return summed
+        return self.values[self.find(phrase)].sum(axis=0)
 
     def find(self, phrase: str | int | np.integer) -> list[int]:
         """Numbers of the words of a phrase, at all its occurrences.
@@ -84,7 +82,8 @@ class Interactions:
             TextError: the phrase is not in the text.
         """
         if not isinstance(phrase, str):
-            if isinstance(phrase, bool) or not -len(self.words) <= phrase < len(self.words):
+            is_whole = isinstance(phrase, int | np.integer) and not isinstance(phrase, bool)
+            if not (is_whole and -len(self.words) <= phrase < len(self.words)):
                 raise TextError(f"{self.text!r} has {len(self.words)} words, from number 0; there is no word {phrase}.")
             return [int(phrase) % len(self.words)]
         wanted, words = _joined(phrase), [_joined(word) for word in self.words]
@@ -117,8 +116,7 @@ class Interactions:
         width, height = self.image.size
         _, rows, cols = self.values.shape
         down, across = _covered(top / height, bottom / height, rows), _covered(left / width, right / width, cols)
-        found: Float[np.ndarray, " word"] = np.einsum("wrc,r,c->w", self.values, down, across)
-        return found.astype(np.float32)
+        return np.einsum("wrc,r,c->w", self.values, down, across).astype(np.float32)
 
     def best_words(self) -> Int[np.ndarray, "row col"]:
         """For each patch, the number of the word that contributes most."""
@@ -227,9 +225,12 @@ class PairQuery:
             self.paths = [self._read(reading) for reading in self.readings]
 
     def _read(self, reading: Reading) -> IntegrationPath:
+        """The path from the authors' reference, which is start, token 0, end, to a text."""
         empty, short = self.backbone.tokenize(["", "a"])
         place = content(short.tolist(), empty.tolist())
-        ids = with_reference(reading.ids, short[None].to(reading.ids), place)
+        reference = short.clone()
+        reference[place.start : place.stop] = 0
+        ids = torch.cat([reading.ids, reference[None].to(reading.ids)])
         both = Reading(self.backbone, (*reading.texts, ""), ids, (*reading.words, ()))
         return text_path(both, self.path["text_depth"], self.path["points"])
 

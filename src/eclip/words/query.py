@@ -14,21 +14,7 @@ from eclip.words.tokens import read
 
 
 class WordQuery:
-    """Texts as a model reads them, and how it sees images.
-
-    Args:
-        texts: one or more, used without a template.
-        model: a name for `eclip.load`, or a Backbone.
-        view: how the model sees images.
-        device: see `eclip.explain`.
-
-    Raises:
-        EclipError: invalid input; `eclip.errors` lists the classes.
-
-    Warns:
-        EqualTextsWarning: the model cannot distinguish some texts.
-        TextCutWarning: a text is longer than the model reads.
-    """
+    """Texts as a model reads them, and how it sees images; arguments and errors are those of `explain_words`."""
 
     def __init__(
         self,

@@ -80,12 +80,11 @@ class WordRelevance:
     def html(self, image: Which = 0) -> str:
         """The texts as HTML, words on a color: amber raises the score, blue lowers it."""
         image = image_of(image, self.sources, self.texts)
-        lines = [
+        return "\n".join(
             f'<p><span class="score">{self.scores[image, text]:.3f}</span> '
             f"{render.page_words(words, self.values[text][image])}</p>"
             for text, words in enumerate(self.words)
-        ]
-        return "\n".join(lines)
+        )
 
     def _repr_html_(self) -> str:
         return "\n".join(self.html(image) for image in range(len(self.sources)))

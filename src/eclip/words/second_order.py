@@ -13,7 +13,7 @@ from numbers import Integral
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from eclip.backbones.attention_pooling import AT_ONCE, rest
@@ -74,11 +74,10 @@ def image_path(encoding: Encoding, depth: int, points: int) -> IntegrationPath:
     count = depth if backbone.latent is None else depth - 1
     tail = encoding.tail(count, "pairs")
     whole = tail[0][1] if tail else encoding.tokens
-    if tail and not tail[0][0].residual:  # the mean token is computed from the patches, not an input
-        with watched(backbone):
-            return _one_row(_pool_row(encoding, tail[0][0]), whole[:1], whole[1:], points)
     block = backbone.latent or (tail[-1][0] if tail else None)
     with watched(backbone):
+        if tail and not tail[0][0].residual:  # the mean token is computed from the patches, not an input
+            return _one_row(_pool_row(encoding, tail[0][0]), whole[:1], whole[1:], points)
         if backbone.pooling == "average" or block is None or depth > 1:
             return _path(lambda x: rest(encoding, len(tail), x, "pairs"), whole[:1], whole[1:], points)
         return _one_row(_image_row(encoding, block), whole[:1], whole[1:], points)
@@ -88,7 +87,7 @@ def text_path(reading: Reading, depth: int, points: int) -> IntegrationPath:
     """The path from a text without content to a text, at the input of the last blocks.
 
     Args:
-        reading: of two texts, see `with_reference`. The path uses the mask and pooled token of the text.
+        reading: of two texts, the text and its reference. The path uses the mask and pooled token of the text.
         depth: blocks, all if there are fewer.
         points: evaluated at 1/points, 2/points, ..., 1 of the path.
     """
@@ -98,17 +97,16 @@ def text_path(reading: Reading, depth: int, points: int) -> IntegrationPath:
     count = _reach(mask, weights)
     x, weights = reading.entering(depth, "pairs")[:, :count], weights[:, :count]
     mask = None if mask is None else mask[:, :, :count, :count]
-    if len(blocks) == 1 and int((weights != 0).sum()) == 1:
-        with watched(reading.backbone, text=True):
+
+    def through(x: Tokens) -> Float[Tensor, "text feature"]:
+        for block in blocks:
+            x = run_text_block(block, x, mask)
+        return tower.to_feature((weights.to(x)[:, None] @ x)[:, 0])
+
+    with watched(reading.backbone, text=True):
+        if len(blocks) == 1 and int((weights != 0).sum()) == 1:
             path = _one_row(_text_row(tower, blocks[0], int(weights.argmax()), mask), x[:1], x[1:], points)
-    else:
-
-        def through(x: Tokens) -> Float[Tensor, "text feature"]:
-            for block in blocks:
-                x = run_text_block(block, x, mask)
-            return tower.to_feature((weights.to(x)[:, None] @ x)[:, 0])
-
-        with watched(reading.backbone, text=True):
+        else:
             path = _path(through, x[:1], x[1:], points)
     return replace(path, shares=F.pad(path.shares, (0, 0, 0, ids.shape[1] - count)))
 
@@ -285,16 +283,3 @@ def _along(
 
 def _points(points: int) -> list[float]:
     return [number / points for number in range(1, points + 1)]
-
-
-def with_reference(ids: Int[Tensor, "1 token"], one_word: Int[Tensor, "1 token"], content: range) -> Tensor:
-    """Token ids of a text and of the authors' reference: start, token 0, end.
-
-    Args:
-        ids: of the text.
-        one_word: of a short word by the same tokenizer.
-        content: positions of that word's tokens, which become 0.
-    """
-    reference = one_word.clone()
-    reference[:, content.start : content.stop] = 0
-    return torch.cat([ids, reference])

@@ -23,7 +23,6 @@ _WORD = regex.compile(
     rf"(?V1)[{_SPACELESS}]|{_LETTER}+(?:(?:['\u2019-]|(?<=\p{{N}})[.,](?=\p{{N}})){_LETTER}+)*|[^\s\p{{L}}\p{{N}}\p{{M}}_]+"
 )
 _PREFIXES_AT_ONCE = 64
-_ANY = "leave_one_out"  # the method that needs only scores
 
 
 class Word(NamedTuple):
@@ -67,7 +66,8 @@ class Reading:
                 method,
                 self.backbone.name,
                 "model with a text tower that eclip cannot rerun",
-                "it needs the attention of each block" + ("" if method == "pairs" else f"; {_ANY!r} works with any"),
+                "it needs the attention of each block"
+                + ("" if method == "pairs" else "; 'leave_one_out' works with any"),
             )
         check_text(self.backbone, self.ids)
         return self.backbone.text_tower
@@ -81,10 +81,7 @@ class Reading:
         weights = self.tower(method).weights(self.ids)
         if int((weights != 0).sum(dim=1).max()) > 1:
             raise NotApplicableError(
-                method,
-                self.backbone.name,
-                "model that averages the tokens of a text",
-                "it needs a single pooled token",
+                method, self.backbone.name, "model that averages the tokens of a text", "it needs a single pooled token"
             )
         return weights.argmax(dim=1)
 

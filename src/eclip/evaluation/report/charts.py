@@ -60,7 +60,7 @@ def _series(results: Mapping[str, Any], fact: str | None, across: Sequence[float
     """The curve of each row that has one."""
     label, rank, found = labels(results), ranks(results), []
     for place, row in enumerate(results["rows"]):
-        curve = row.get("curves", {}).get(fact) if "curves" in row else row.get(fact)
+        curve = row.get("curves", row).get(fact)
         if curve and row["method"] != BOUND:
             found.append(Series(place, rank[place], label[place], list(zip(across, curve, strict=True))))
     return found

@@ -22,6 +22,7 @@ COLORED = 6
 Box = tuple[int | float, int | float, int | float, int | float]
 """Left, top, right, bottom."""
 _LETTER = 6.6  # approximate width of a character in a label
+_SIDES = ((1, "start"), (-1, "end"))
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,8 @@ def scatter(title: str, series: Sequence[Series], floor: tuple[str, float] | Non
         return (math.log(cost) - start) / (stop - start)
 
     ticks = [(_x(across(cost)), f"{cost:g}") for cost in _costs(math.exp(start), math.exp(stop))]
-    taken: list[Box] = []
     at = {one.number: (_x(across(one.points[0][0])), axis.y(one.points[0][1])) for one in series}
-    for x, y in at.values():
-        taken.append((x - 4, y - 4, x + 4, y + 4))
+    taken: list[Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in at.values()]
     if floor:
         taken.append((WIDTH - RIGHT - _LETTER * len(floor[0]), axis.y(floor[1]), WIDTH - RIGHT, axis.y(floor[1]) + 15))
     points = []
@@ -168,9 +167,6 @@ def _free(x: float, y: float, width: float, taken: list[Box]) -> tuple[float, fl
             taken.append(box)
             return left, base, anchor
     return places[0]
-
-
-_SIDES = ((1, "start"), (-1, "end"))
 
 
 def _overlap(one: Box, other: Box) -> bool:

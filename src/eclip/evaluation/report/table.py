@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eclip.evaluation.report.text import BOUND, column, headline, interval, merit, shown, sign, unit
+from eclip.evaluation.report.text import BOUND, column, headline, interval, merit, shown, sign, unit, value_of
 from eclip.methods import METHODS
 from eclip.render.html import render
 
@@ -13,10 +13,11 @@ from eclip.render.html import render
 def labels(results: Mapping[str, Any]) -> dict[int, str]:
     """A name for each row, by its index; includes the model if there are several."""
     several = len({row["model"] for row in results["rows"]}) > 1
-    return {
-        place: f"{row['method']} · {row['model']}" if several else row["method"]
-        for place, row in enumerate(results["rows"])
-    }
+    return {place: _name(row, several) for place, row in enumerate(results["rows"])}
+
+
+def _name(row: Mapping[str, Any], several: bool) -> str:
+    return f"{row['method']} · {row['model']}" if several else str(row["method"])
 
 
 def ranked(results: Mapping[str, Any]) -> list[int]:
@@ -24,7 +25,7 @@ def ranked(results: Mapping[str, Any]) -> list[int]:
     key, rows = headline(results), results["rows"]
 
     def order(place: int) -> tuple[bool, float]:
-        value = rows[place]["numbers"].get(key, {}).get("value")
+        value = value_of(rows[place], key)
         return value is None, 0.0 if value is None else -merit(key, value)
 
     return sorted(range(len(rows)), key=order)
@@ -49,10 +50,9 @@ def keys_of(results: Mapping[str, Any]) -> list[str]:
 
 def best_control(results: Mapping[str, Any]) -> dict[str, Any] | None:
     """The row of the best baseline by the headline number; the bound is not a baseline."""
-    rows = [results["rows"][place] for place in ranked(results)]
-    key = headline(results)
-    known = (row for row in rows if row["numbers"].get(key, {}).get("value") is not None)
-    return next((row for row in known if row["control"] and row["method"] != BOUND), None)
+    rows = (results["rows"][place] for place in ranked(results))
+    baselines = (row for row in rows if row["control"] and row["method"] != BOUND)
+    return next((row for row in baselines if value_of(row, headline(results)) is not None), None)
 
 
 def by_method(results: Mapping[str, Any], *, pick: bool) -> dict[str, Any]:
@@ -90,11 +90,7 @@ def plain_table(results: Mapping[str, Any]) -> str:
     for place in ranked(results):
         row = results["rows"][place]
         cells = [
-            "-"
-            if key not in row["numbers"]
-            else interval(key, row)
-            if key == keys[0]
-            else shown(key, row["numbers"][key]["value"])
+            interval(key, row) if key == keys[0] and key in row["numbers"] else shown(key, value_of(row, key))
             for key in keys
         ]
         rows.append((label[place], row["control"], cells))
@@ -104,9 +100,7 @@ def plain_table(results: Mapping[str, Any]) -> str:
 def by_run(runs: Sequence[Mapping[str, Any]], titles: Sequence[str]) -> dict[str, Any]:
     """The template's data for the table of runs: one row per method, one column per run, with its headline number."""
     several = len({row["model"] for run in runs for row in run["rows"]}) > 1
-    found = [
-        {f"{row['method']} · {row['model']}" if several else row["method"]: row for row in run["rows"]} for run in runs
-    ]
+    found = [{_name(row, several): row for row in run["rows"]} for run in runs]
     rows = []
     for name in dict.fromkeys(name for one in found for name in one):
         own = [one.get(name, {"numbers": {}}) for one in found]
@@ -127,11 +121,7 @@ def _cell(key: str, row: Mapping[str, Any], best: bool) -> dict[str, Any]:
 
 def _best(key: str, rows: Sequence[Mapping[str, Any]]) -> int | None:
     """The index of the best method; None if a number has no better direction, or there is only one method."""
-    known = [
-        place
-        for place, row in enumerate(rows)
-        if not row["control"] and row["numbers"].get(key, {}).get("value") is not None
-    ]
+    known = [place for place, row in enumerate(rows) if not row["control"] and value_of(row, key) is not None]
     if not sign(key) or len(known) < 2:
         return None
     return max(known, key=lambda place: merit(key, rows[place]["numbers"][key]["value"]))

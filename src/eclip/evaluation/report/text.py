@@ -11,14 +11,14 @@ BOUND = "bound"
 FEW = 10
 """With fewer groups of images, intervals are rough guesses."""
 MINUS = "\N{MINUS SIGN}"
-_SIGNED = ("nonsense", "other_class", "random_weights")
+SIGNED = ("nonsense", "other_class", "random_weights")
 """Rank correlations: nearer to zero is better for one pair, but in a mean over pairs opposite signs cancel."""
-_SIZES = tuple(f"{key}_size" for key in _SIGNED)
-_LOWER = ("deletion", "word_deletion", *_SIZES)
-_NO_DIRECTION = ("flipped_miou", *_SIGNED)
+SIZES = tuple(f"{key}_size" for key in SIGNED)
+_LOWER = ("deletion", "word_deletion", *SIZES)
+_NO_DIRECTION = ("flipped_miou", *SIGNED)
 _PAIRED = ("miou", "pointing", "word_gap", "found")
 """Numbers of which `over_control` is the difference from the best baseline."""
-_DECIMAL = (*_SIGNED, *_SIZES)
+_DECIMAL = (*SIGNED, *SIZES)
 
 COLUMNS: dict[str, tuple[str, str]] = {
     "miou": (
@@ -111,10 +111,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "random_weights": ("random weights", "Signed rank correlation, for a model with shuffled weights."),
 }
 WAYS = {"deletion": "deleted", "insertion": "inserted"}
-_SCORES = {
-    "score": "the cosine of image and name",
-    "accuracy": "whether the name ranks first",
-}
+_SCORES = {"score": "the cosine of image and name", "accuracy": "whether the name ranks first"}
 _RANKED = {
     "accuracy_at": ("top-{}", "The share of images whose name is among the {} most similar."),
     "image_recall_at": ("image R@{}", "The share of captions whose image is among the {} most similar."),
@@ -151,13 +148,13 @@ def shown(key: str, value: float | None) -> str:
     """A number as in the table: percent, or three digits for a correlation or cosine."""
     if value is None:
         return "-"
-    text = f"{value:.3f}" if key in _DECIMAL or key.endswith("_score") else f"{100 * value:.1f}"
+    text = f"{100 * value:.1f}" if unit(key) else f"{value:.3f}"
     return text.replace("-", MINUS) if float(text) else text.lstrip("-")
 
 
 def merit(key: str, value: float) -> float:
     """The value, transformed so that higher is better."""
-    return -abs(value) if key in _SIGNED else (sign(key) or 1) * value
+    return -abs(value) if key in SIGNED else (sign(key) or 1) * value
 
 
 def unit(key: str) -> str:
@@ -167,18 +164,12 @@ def unit(key: str) -> str:
 
 def rules(protocol: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Each rule of a protocol as (title, text)."""
-    size = protocol["image_size"]
-    provenance = {"squash": "squashed to a square", "keep": "in its own aspect ratio"}.get(
-        protocol["resize"], protocol["resize"]
-    )
-    found = [
-        (
-            "Image",
-            f"whole, {provenance}, {'at the training size of the model' if size is None else f'{size} pixels'}",
-        ),
-        ("Names", f"prompt template {protocol['templates']!r}"),
-        *([("Positions", f"resized by {protocol['positions']!r}")] if "positions" in protocol else []),
-    ]
+    own, size = protocol["resize"], protocol["image_size"]
+    shape = {"squash": "squashed to a square", "keep": "in its own aspect ratio"}.get(own, own)
+    side = "at the training size of the model" if size is None else f"{size} pixels"
+    found = [("Image", f"whole, {shape}, {side}"), ("Names", f"prompt template {protocol['templates']!r}")]
+    if "positions" in protocol:
+        found.append(("Positions", f"resized by {protocol['positions']!r}"))
     return found + [_rule(key, value) for key, value in protocol["rules"].items()]
 
 
@@ -206,19 +197,15 @@ def _rule(key: str, value: Any) -> tuple[str, str]:
         return "Windows", "none, the whole image at once" if value is None else f"{value} pixels"
     if key == "stride":
         return "Stride", "-" if value is None else f"{value} pixels"
-    if key == "fills":
-        return "Fills", listed
     if key == "steps":
         return "Steps", f"{value}, of equal size"
     if key == "share":
         return "Pixels changed", f"{100 * value:g} % at most"
     if key == "nonsense":
         return "Nonsense texts", ", ".join(f"“{one}”" for one in value)
-    if key == "at":
-        return "Ranks", listed
     if key == "captions":
         return "Captions per image", f"the first {value}"
-    return key.replace("_", " "), listed
+    return {"fills": "Fills", "at": "Ranks"}.get(key, key.replace("_", " ")), listed
 
 
 def headline(results: Mapping[str, Any]) -> str:
@@ -236,37 +223,28 @@ def verdicts(results: Mapping[str, Any], label: dict[int, str], order: list[int]
         order: indices of rows, best first.
     """
     key, task = headline(results), results["protocol"]["task"]
-    rows = [(place, results["rows"][place]) for place in order if _value(results["rows"][place], key) is not None]
+    every = [(place, results["rows"][place]) for place in order]
+    rows = [(place, row) for place, row in every if value_of(row, key) is not None]
     methods = [(place, row) for place, row in rows if not row["control"]]
     if not methods:
         return []
     best, row = methods[0]
     said = f"{'leads with' if len(methods) > 1 else 'has'} {column(key)[0]} {interval(key, row)}"
-    ceiling = [row for _, row in rows if row["method"] == BOUND]
-    if ceiling:
+    if ceiling := [row for _, row in rows if row["method"] == BOUND]:
         said += f"; the true mask on the patch grid would reach {interval(key, ceiling[0])}"
     found = [("★", [label[best]], said)]
-    controls = [row for _, row in rows if row["control"] and row["method"] != BOUND]
-    if controls:
+    if controls := [row for _, row in rows if row["control"] and row["method"] != BOUND]:
         found += _against(key, methods, controls, label)
     if task == "localize":
         found += _upside_down(methods, label)
     if task == "sanity":
-        for number, most, said in (
-            (
-                "nonsense_size",
-                0.9,
-                "nearly the same map for nonsense, or its inverse (|correlation| above 0.9): the text is ignored",
-            ),
-            (
-                "random_weights_size",
-                0.5,
-                "similar map from shuffled weights, or its inverse (|correlation| above 0.5): the model has no effect",
-            ),
+        for number, most, alike, why in (
+            ("nonsense_size", 0.9, "nearly the same map for nonsense", "the text is ignored"),
+            ("random_weights_size", 0.5, "similar map from shuffled weights", "the model has no effect"),
         ):
-            found += _some("▼", [label[place] for place, row in methods if (_value(row, number) or 0) > most], said)
-        every = [(label[place], results["rows"][place]) for place in order]
-        flat = [f"{name} ({row['flat']} of {row['pairs']} pairs)" for name, row in every if row.get("flat")]
+            names = [label[place] for place, row in methods if (value_of(row, number) or 0) > most]
+            found += _some("▼", names, f"{alike}, or its inverse (|correlation| above {most}): {why}")
+        flat = [f"{label[place]} ({row['flat']} of {row['pairs']} pairs)" for place, row in every if row.get("flat")]
         found += _some("≈", flat, "flat maps, which have no ranks: comparisons with them are left out")
     return found
 
@@ -279,22 +257,25 @@ def _against(
     far, near = ("low", "high") if way > 0 else ("high", "low")
     best = controls[0]
     told = f"{best['method']}, {interval(key, best)}"
-    clear: list[str] = []
-    unsure: list[str] = []
-    no: list[str] = []
+
+    def reach(row: Mapping[str, Any], end: str) -> float:
+        one = row["numbers"][key]
+        return way * float(one["value"] if one.get(end) is None else one[end])
+
+    clear, unsure, no = list[str](), list[str](), list[str]()
     for place, row in methods:
         over = row["numbers"].get("over_control") if key in _PAIRED else None
-        if way * _known(row, key) <= way * _known(best, key):
-            no.append(label[place])
-        elif over is not None:
-            (clear if over["low"] is not None and over["low"] > 0 else unsure).append(label[place])
-        elif all(way * _known(row, key, far) > way * _known(one, key, near) for one in controls):
-            clear.append(label[place])
+        if over is None:
+            beyond = all(reach(row, far) > reach(one, near) for one in controls)
         else:
-            unsure.append(label[place])
+            beyond = over["low"] is not None and over["low"] > 0
+        if reach(row, "value") <= reach(best, "value"):
+            no.append(label[place])
+        else:
+            (clear if beyond else unsure).append(label[place])
     paired = any("over_control" in row["numbers"] for _, row in methods) and key in _PAIRED
-    provenance = "on the same images, beyond the 95 % interval" if paired else "and the 95 % intervals do not overlap"
-    found = _some("▲", clear, f"better than every baseline, {provenance}")
+    how = "on the same images, beyond the 95 % interval" if paired else "and the 95 % intervals do not overlap"
+    found = _some("▲", clear, f"better than every baseline, {how}")
     if not clear:
         found = [("▲", [], "No method is better than every baseline beyond the 95 % intervals")]
     found += _some(
@@ -307,7 +288,7 @@ def _upside_down(methods: list[tuple[int, Any]], label: dict[int, str]) -> list[
     """Which maps score higher when inverted."""
     names = []
     for place, row in methods:
-        upright, turned = _value(row, "miou"), _value(row, "flipped_miou")
+        upright, turned = value_of(row, "miou"), value_of(row, "flipped_miou")
         if upright is not None and turned is not None and turned > upright:
             names.append(f"{label[place]} ({shown('miou', turned)} against {shown('miou', upright)})")
     return _some("⇅", names, "better upside down: higher off the object than on it")
@@ -325,12 +306,7 @@ def interval(key: str, row: Mapping[str, Any]) -> str:
     return f"{shown(key, one['value'])} ({shown(key, one['low'])} to {shown(key, one['high'])})"
 
 
-def _known(row: Mapping[str, Any], key: str, end: str = "value") -> float:
-    found = _value(row, key, end)
-    assert found is not None, "rows without the number were left out"
+def value_of(row: Mapping[str, Any], key: str) -> float | None:
+    """A number without its interval; None if the row lacks it."""
+    found: float | None = row["numbers"].get(key, {}).get("value")
     return found
-
-
-def _value(row: Mapping[str, Any], key: str, end: str = "value") -> float | None:
-    found: float | None = row["numbers"].get(key, {}).get(end)
-    return row["numbers"].get(key, {}).get("value") if found is None else found

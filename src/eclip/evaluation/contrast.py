@@ -100,7 +100,10 @@ class ContrastTask:
 
 
 def changed(
-    true: Sequence[str], wrong: Sequence[str], to_true: Float[np.ndarray, " word"], to_wrong: Float[np.ndarray, " word"]
+    true: Sequence[str],
+    wrong: Sequence[str],
+    to_true: Float[np.ndarray, " word"],
+    to_wrong: Float[np.ndarray, " other"],
 ) -> tuple[Float[np.ndarray, " change"], Bool[np.ndarray, " change"]]:
     """By how much the relevance of each word changes from one text to the other, and which words only one text has.
 

@@ -22,7 +22,8 @@ from eclip.errors import DataError, OptionError
 from eclip.evaluation.evaluate import evaluate
 from eclip.evaluation.evaluation import Evaluation
 from eclip.evaluation.ground import best_iou, covered
-from eclip.evaluation.protocols import PROTOCOLS, Ground
+from eclip.evaluation.protocols import PROTOCOLS
+from eclip.evaluation.rules import Ground
 from eclip.methods import METHODS
 
 ASKED = ("itsm", "surgery", "attention", "gradcam", "decompose", "occlusion")

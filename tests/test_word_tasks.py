@@ -24,7 +24,7 @@ from eclip.errors import DataError, LayoutError, OptionError, UnknownNameError
 from eclip.evaluation.contrast import changed
 from eclip.evaluation.evaluate import evaluate
 from eclip.evaluation.evaluation import Evaluation
-from eclip.evaluation.protocols import Contrast, Words
+from eclip.evaluation.rules import Contrast, Words
 from eclip.images import Place
 from eclip.words import WORD_METHODS
 

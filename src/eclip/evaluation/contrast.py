@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from eclip.backbones.blocks import cosine
 from eclip.datasets.pair import Pair, PairSet
 from eclip.errors import OptionError
-from eclip.evaluation.protocols import Contrast
 from eclip.evaluation.query import EvaluationQuery, joined
 from eclip.evaluation.row import Row, mean_rows, with_difference
+from eclip.evaluation.rules import Contrast
 from eclip.evaluation.store import BatchResult
 from eclip.evaluation.words import image_features, word_relevance
 from eclip.texts.encode import encode_texts

@@ -29,9 +29,10 @@ from eclip.evaluation.checks import check_groups
 from eclip.evaluation.evaluation import SCHEMA, Evaluation, Found, check_question, data_of, results_of, write_results
 from eclip.evaluation.examples import OnProgress, draw_examples
 from eclip.evaluation.localize import LocalizeTask
-from eclip.evaluation.protocols import DEFAULT_PROTOCOL, OF_WORDS, PROTOCOLS, Protocol, protocol_of
+from eclip.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Protocol, protocol_of
 from eclip.evaluation.query import EvaluationQuery
 from eclip.evaluation.row import Row
+from eclip.evaluation.rules import OF_WORDS
 from eclip.evaluation.scored import FAST, scored_methods, scored_options
 from eclip.evaluation.store import BatchResult, ResultStore, open_run
 from eclip.files import hash_weights

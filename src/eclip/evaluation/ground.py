@@ -21,9 +21,9 @@ from eclip.datasets.phrases import Box, Phrase, Phrased, PhraseSet
 from eclip.errors import ImageError, NotApplicableError
 from eclip.evaluation.baselines import BASELINES, NAMES, baseline_maps
 from eclip.evaluation.checks import check_baselines
-from eclip.evaluation.protocols import GROUNDED, Ground
 from eclip.evaluation.query import EvaluationQuery, OpenedPhrases, joined
 from eclip.evaluation.row import Row, mean_rows, with_difference
+from eclip.evaluation.rules import GROUNDED, Ground
 from eclip.evaluation.store import BatchResult
 from eclip.metrics.pointing import energy, pointing_game
 from eclip.texts.encode import encode_texts

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from eclip.errors import OptionError
-from eclip.evaluation.protocols import OF_WORDS, Protocol
+from eclip.evaluation.protocols import Protocol
+from eclip.evaluation.rules import OF_WORDS
 from eclip.methods import METHODS, AnyMethod, Method, check_methods, method_names, options_for
 from eclip.words import WORD_METHODS, WordMethod, word_method
 

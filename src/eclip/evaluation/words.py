@@ -21,9 +21,9 @@ from torch import Tensor
 from eclip.backbones.blocks import cosine, unit
 from eclip.datasets.pair import Pair, PairSet
 from eclip.errors import ImageError, NotApplicableError, OptionError
-from eclip.evaluation.protocols import WORDED, Words
 from eclip.evaluation.query import EvaluationQuery, joined
 from eclip.evaluation.row import Row, mean_rows, with_difference
+from eclip.evaluation.rules import WORDED, Words
 from eclip.evaluation.store import BatchResult
 from eclip.explanation.query import since
 from eclip.texts.encode import check_texts

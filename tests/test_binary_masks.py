@@ -23,7 +23,8 @@ from eclip.datasets.mask_files import smooth, thing
 from eclip.datasets.masks import VOID, MaskSet, read_masks
 from eclip.errors import DataError, DataWarning
 from eclip.evaluation.evaluate import evaluate
-from eclip.evaluation.protocols import PROTOCOLS, Faithful, Segment
+from eclip.evaluation.protocols import PROTOCOLS
+from eclip.evaluation.rules import Faithful, Segment
 
 SIZE = (24, 32)
 ZERO = np.zeros(SIZE, np.uint8)

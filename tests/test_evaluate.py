@@ -31,7 +31,8 @@ from eclip.datasets.pair import PairSet
 from eclip.errors import DataError, DataWarning, ImageError, OptionError, ResultError
 from eclip.evaluation.evaluate import evaluate
 from eclip.evaluation.evaluation import Evaluation
-from eclip.evaluation.protocols import PROTOCOLS, Faithful, Localize, Protocol, Segment
+from eclip.evaluation.protocols import PROTOCOLS, Protocol
+from eclip.evaluation.rules import Faithful, Localize, Segment
 from eclip.evaluation.sanity import shuffled
 from eclip.metrics.localization import Localization
 

@@ -25,7 +25,8 @@ from eclip.errors import DataError, DataWarning
 from eclip.evaluation.bootstrap import Weights
 from eclip.evaluation.evaluate import evaluate
 from eclip.evaluation.evaluation import Evaluation
-from eclip.evaluation.protocols import PROTOCOLS, Faithful
+from eclip.evaluation.protocols import PROTOCOLS
+from eclip.evaluation.rules import Faithful
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data, the real packs, is not here")

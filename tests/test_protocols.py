@@ -23,19 +23,10 @@ from eclip.datasets.pair import PairSet
 from eclip.errors import OptionError
 from eclip.evaluation.evaluate import evaluate
 from eclip.evaluation.evaluation import Evaluation
-from eclip.evaluation.protocols import (
-    HEADLINES,
-    PROTOCOLS,
-    Faithful,
-    Localize,
-    Protocol,
-    Recognize,
-    Sanity,
-    Segment,
-    protocol_of,
-)
+from eclip.evaluation.protocols import PROTOCOLS, Protocol, protocol_of
 from eclip.evaluation.query import EvaluationQuery
 from eclip.evaluation.report.text import rules as told
+from eclip.evaluation.rules import HEADLINES, Faithful, Localize, Recognize, Sanity, Segment
 from eclip.metrics.localization import contrast
 
 LOCALIZE: dict[str, Any] = {"least": 0.01, "thresholds": (0.0, 0.5), "headline": "miou"}

@@ -15,8 +15,9 @@ from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import options
 from eclip.datasets import dataset
 from eclip.errors import OptionError
-from eclip.evaluation.protocols import DEFAULT_PROTOCOL, protocol_of
-from eclip.methods import METHODS, check_methods, method_names
+from eclip.evaluation.protocols import DEFAULT_PROTOCOL, Protocol, protocol_of
+from eclip.evaluation.scored import known_methods, scored_methods, scored_options
+from eclip.methods import METHODS
 
 if TYPE_CHECKING:
     from eclip.evaluation.evaluation import Evaluation
@@ -67,11 +68,11 @@ def evaluate(
     names, model_names = options.words(methods), list(dict.fromkeys(options.words(models)))
     if not (names and model_names):
         raise OptionError(f"--{'models' if names else 'methods'} requires at least one name.")
-    check_methods(method_names(names))
+    rules = protocol_of(protocol)
+    scored_methods(names, rules)
     for name in model_names:
         options.check_model(name)
     options.check_head(head, names if names != ["fast"] else ["eclip"], model_names)
-    protocol_of(protocol)
     settings: dict[str, Any] = {
         "methods": names[0] if names in (["all"], ["fast"]) else names,
         "models": model_names,
@@ -81,7 +82,7 @@ def evaluate(
         "every": every,
         "limit": limit,
         "head": head,
-        "options": _options(set_ or []),
+        "options": _options(set_ or [], rules),
         **options.parse_refinement(refine, refine_set),
         "batch_size": batch_size,
         "device": device,
@@ -105,15 +106,18 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _options(pairs: list[str]) -> dict[str, dict[str, Any]]:
+def _options(pairs: list[str], rules: Protocol) -> dict[str, dict[str, Any]]:
     """METHOD.KEY=VALUE pairs as options of methods."""
     given: dict[str, list[str]] = {}
+    known = known_methods(rules)
     for pair in pairs:
         method, dot, rest = pair.partition(".")
-        if not dot or method not in METHODS:
-            raise OptionError(f"--set must be METHOD.KEY=VALUE with a method of `eclip methods ls`, got {pair!r}.")
+        if not dot or method not in known:
+            listed = "`eclip methods ls`" if known is METHODS else ", ".join(known)
+            raise OptionError(f"--set must be METHOD.KEY=VALUE with a method of {listed}, got {pair!r}.")
         given.setdefault(method, []).append(rest)
-    return {method: options.method_options(own, method) for method, own in given.items()}
+    read = {method: options.parse_options("--set", own, known[method].options) for method, own in given.items()}
+    return scored_options(read, read, rules)
 
 
 def _run(data: str, out: Path, settings: dict[str, Any]) -> Evaluation:

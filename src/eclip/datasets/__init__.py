@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 from eclip.errors import LayoutError, OptionError, UnknownNameError
 
 if TYPE_CHECKING:
-    from eclip.datasets.masks import MaskSet
-    from eclip.datasets.pair import PairSet
+    from eclip.datasets.sets import AnySet
     from eclip.datasets.verify import Verified
 
 ROOT = "ECLIP_DATA"
@@ -34,7 +33,8 @@ class Dataset:
 
     Attributes:
         name: lower case; also the name of its function.
-        kind: "masks" for a MaskSet, "captions" for a PairSet, "names" for a PairSet with classes.
+        kind: "masks" for a MaskSet, "captions" for a PairSet, "names" for a PairSet with classes, "phrases" for a
+            PhraseSet.
         file: the module of `eclip.datasets` that has its function.
         folder: its usual name below $ECLIP_DATA; empty for custom data, whose folder must be given.
         splits: the first is the default.
@@ -63,11 +63,11 @@ class Dataset:
         return importlib.import_module(f"{__name__}.{self.file}")
 
     @property
-    def function(self) -> Callable[[Path, str], MaskSet | PairSet]:
+    def function(self) -> Callable[[Path, str], AnySet]:
         """The function that lists its images without checking that their files exist."""
         return getattr(self.module, self.name)
 
-    def read(self, root: str | Path | None = None, split: str | None = None) -> MaskSet | PairSet:
+    def read(self, root: str | Path | None = None, split: str | None = None) -> AnySet:
         """List its images; each is opened later, when it is needed.
 
         Args:
@@ -75,7 +75,7 @@ class Dataset:
             split: one of `splits`; None = the first.
 
         Returns:
-            A MaskSet or a PairSet, depending on `kind`.
+            A MaskSet, PairSet or PhraseSet, depending on `kind`.
 
         Raises:
             LayoutError: a file or folder is missing; the message names the first such path and the expected layout.
@@ -85,6 +85,7 @@ class Dataset:
         Warns:
             DataWarning: files are skipped, or the values of masks are not interpreted as class numbers.
         """
+        from eclip.datasets.masks import MaskSet
         from eclip.datasets.pair import PairSet
 
         found = self.listed(root, split)
@@ -94,10 +95,11 @@ class Dataset:
         for item in look:
             if why := item.missing():
                 raise LayoutError(f"{why} `eclip datasets verify {self.name}` lists all missing files.")
-        found.warn_of_notes()
+        if isinstance(found, MaskSet):
+            found.warn_of_notes()
         return found
 
-    def listed(self, root: str | Path | None, split: str | None) -> MaskSet | PairSet:
+    def listed(self, root: str | Path | None, split: str | None) -> AnySet:
         """Like `read`, but without checking that the files of images exist."""
         split = self.checked(split)
         where = self.root(root)
@@ -211,7 +213,10 @@ def dataset(name: str) -> Dataset:
     raise UnknownNameError("data set", name, DATASETS, f"{own.capitalize()} DIR; `eclip datasets ls`")
 
 
+CREPE = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
+"""The kinds of SugarCrepe's captions."""
 _PLAIN = "images/NAME.jpg (.png, .tif ...), masks/NAME.png, classes.txt and, optionally, index.tsv"
+_REFER = "{}/{{refs({}).p, instances.json}} and images/mscoco/images/train2014/*.jpg (or images/train2014/)"
 _TARS = "SPLIT-000.tar and so on, with KEY.jpg and KEY.txt"
 # fmt: off
 DATASETS: dict[str, Dataset] = {one.name: one for one in (
@@ -277,6 +282,23 @@ DATASETS: dict[str, Dataset] = {one.name: one for one in (
             {"test": (5000,), "val": (5000,), "restval": (30504,), "train": (82783,)},
             "dataset_coco.json and train2014/, val2014/ (or images/val2014/)",
             "COCO 2014, Karpathy's split; the first five captions of each image."),
+    Dataset("flickr30k_entities", "phrases", "flickr30k_entities", "flickr30k", ("test", "val", "train"),
+            {"test": (1000,), "val": (1000,), "train": (29783,)},
+            "flickr30k_entities/{Sentences/*.txt, Annotations/*.xml, SPLIT.txt} and flickr30k-images/*.jpg or "
+            "flickr30k_images/*.jpg",
+            "The phrases of Flickr30k's captions with boxes, in eight types (Plummer et al. 2015)."),
+    Dataset("refcoco", "phrases", "refcoco", "refer", ("val", "testA", "testB", "train"),
+            {"val": (1500,), "testA": (750,), "testB": (750,)}, _REFER.format("refcoco", "unc"),
+            "Expressions for one object of an image, UNC's split (Yu et al. 2016)."),
+    Dataset("refcoco_plus", "phrases", "refcoco", "refer", ("val", "testA", "testB", "train"),
+            {"val": (1500,), "testA": (750,), "testB": (750,)}, _REFER.format("refcoco+", "unc"),
+            "The same without words for places, UNC's split (Yu et al. 2016)."),
+    Dataset("refcocog", "phrases", "refcoco", "refer", ("val", "test", "train", "google-val", "google-train"),
+            {"val": (1300,), "test": (2600,)}, _REFER.format("refcocog", "umd") + " or refs(google).p",
+            "Longer expressions, UMD's split or Google's (Mao et al. 2016)."),
+    Dataset("sugar_crepe", "captions", "sugar_crepe", "sugar-crepe", ("all", *CREPE), {"all": (7511,)},
+            "data/{add_att, add_obj, replace_att, ...}.json, and val2017/ of COCO in the same folder or beside it",
+            "Captions of COCO val2017 and captions that are wrong in a word, seven kinds (Hsieh et al. 2023)."),
 )}
 PACKS: dict[str, Dataset] = {one.name: one for one in (
     Dataset("voc2012seg", "masks", "packs", "voc2012seg", ("all", "voc2012_train", "voc2012_val", "sbd_aug"),
@@ -297,6 +319,12 @@ PACKS: dict[str, Dataset] = {one.name: one for one in (
     Dataset("imagenet1k_one_each", "names", "packs", "imagenet1k-one-each", ("all",), {"all": (1000,)},
             _TARS + ", index.tsv",
             "One image of each ImageNet class, 998 different names."),
+    Dataset("flickr8k_entities", "phrases", "packs", "flickr8k-entities", ("test", "val", "train"),
+            {"test": (500,), "val": (1000,), "train": (6091,)}, "SPLIT.jsonl.gz, and the images in ../flickr8k",
+            "Flickr30k Entities' phrases for images of Flickr8k; half of its test images."),
+    Dataset("sugar_crepe_pack", "captions", "packs", "sugar-crepe", ("all", *CREPE), {"all": (1992,)},
+            "pairs.tsv, and the images in ../coco-captions and ../coco80seg",
+            "The captions of SugarCrepe for images of two packs."),
 )}
 """Small subsets, made for developing this package; its own numbers are measured on them.
 

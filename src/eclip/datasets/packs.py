@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,8 +15,10 @@ from eclip.datasets.layout import lines, rows_of, top
 from eclip.datasets.mask_files import BACKGROUND, VOID, indexed, lit
 from eclip.datasets.masked import Decode, Lazy, Masked, MaskSet
 from eclip.datasets.masks import VOC_NAMES, listed_masks, plain_items, plain_rows
-from eclip.datasets.pair import Pair, PairSet
+from eclip.datasets.pair import Bad, Pair, PairSet
+from eclip.datasets.phrases import Phrase, Phrased, PhraseSet
 from eclip.errors import DataError, LayoutError
+from eclip.images import Place
 
 
 def coco_captions(root: Path, split: str) -> PairSet:
@@ -49,6 +53,55 @@ def in_tars(root: Path, split: str) -> PairSet:
     if not tars:
         raise LayoutError(f"{root / f'{split}-000.tar'}: no such file.")
     pairs, bad = read_pairs(tars)
+    return PairSet(root.resolve().name, pairs, None, bad)
+
+
+def flickr8k_entities(root: Path, split: str) -> PhraseSet:
+    """The phrases of Flickr30k Entities for images of the pack flickr8k, which is a folder beside this one."""
+    base = top(root, (f"{split}.jsonl.gz",))
+    images = {pair.key: pair.place for pair in in_tars(root.resolve().parent / "flickr8k", split).items}
+    items: list[Phrased] = []
+    bad: Bad = []
+    with gzip.open(base / f"{split}.jsonl.gz", "rt", encoding="utf-8") as stream:
+        rows = [json.loads(line) for line in stream]
+    for row in rows:
+        phrases = tuple(
+            Phrase(one["text"], tuple(map(tuple, one["boxes"])), tuple(one["types"]), said["text"], one["start"])
+            for said in row["captions"]
+            for one in said["phrases"]
+            if one["boxes"]
+        )
+        name = f"{row['shard']}/{row['key']}"
+        if name not in images:
+            bad.append((name, "there is no such image in flickr8k."))
+        elif phrases:
+            items.append(Phrased(name, images[name], phrases))
+        else:
+            bad.append((name, "none of its phrases has a box."))
+    return PhraseSet(root.resolve().name, items, bad)
+
+
+def sugar_crepe_pack(root: Path, split: str) -> PairSet:
+    """The captions of SugarCrepe for images of the packs coco-captions and coco80seg, which are folders beside it."""
+    beside = root.resolve().parent
+    tars = {
+        pair.key: pair.place
+        for part in ("train", "val", "test")
+        for pair in in_tars(beside / "coco-captions", part).items
+    }
+    pairs: list[Pair] = []
+    bad: Bad = []
+    rows = rows_of(root / "pairs.tsv", {"pack", "shard", "key", "kind", "caption", "negative"})
+    for number, row in enumerate(rows):
+        if split not in ("all", row["kind"]):
+            continue
+        image = beside / "coco80seg" / "images" / f"{row['key']}.jpg"
+        place = tars.get(f"{row['shard']}/{row['key']}") if row["shard"] else Place(str(image), 0, image.stat().st_size)
+        if place is None:
+            bad.append((f"row {number}", f"there is no image {row['shard']}/{row['key']} in coco-captions."))
+        else:
+            key = f"{row['kind']}/{number}"
+            pairs.append(Pair(key, place, (row["caption"],), row["key"], row["negative"], row["kind"]))
     return PairSet(root.resolve().name, pairs, None, bad)
 
 

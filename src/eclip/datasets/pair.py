@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
@@ -27,12 +28,21 @@ class Pair:
         place: the location of the image.
         captions: one or more, none empty.
         group: images of one group are not independent, such as frames of one video; "": it is alone.
+        negative: a caption that is wrong in a word, to be told from the first of `captions`; "": there is none.
+        kind: how it is wrong, such as "replace_obj".
     """
 
     key: str
     place: Place
     captions: tuple[str, ...]
     group: str = ""
+    negative: str = ""
+    kind: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its key; images of any set have a name."""
+        return self.key
 
     def open(self) -> Image.Image:
         """The image, upright and RGB.
@@ -59,6 +69,11 @@ class PairSet:
     classes: tuple[str, ...] | None
     bad: Bad
 
+    def image_numbers(self) -> list[int]:
+        """The number of each item's image, from 0, in order of first appearance; several items may share an image."""
+        numbers: dict[Place, int] = {}
+        return [numbers.setdefault(item.place, len(numbers)) for item in self.items]
+
     def group_numbers(self) -> list[int]:
         """The number of each item's group, from 0, in order of first appearance; see `Pair`."""
         numbers: dict[str | int, int] = {}
@@ -78,6 +93,7 @@ def digest(pairs: Iterable[Pair]) -> str:
     """
     hashed = hashlib.sha256()
     for pair in pairs:
-        record = [os.path.basename(pair.key), pair.place.size, pair.captions]
+        record: list[Any] = [os.path.basename(pair.key), pair.place.size, pair.captions]
+        record += [pair.negative, pair.kind] if pair.negative else []
         hashed.update(json.dumps(record).encode())
     return hashed.hexdigest()[:16]

@@ -12,6 +12,7 @@ import numpy as np
 
 from eclip.datasets.mask_files import BACKGROUND, VOID
 from eclip.datasets.masked import Masked, MaskSet
+from eclip.datasets.pair import Pair
 from eclip.errors import DataError, DataWarning, ImageError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def verify(
     for place in range(count):
         try:
             item = listed.items[place]
-            missing = item.missing() if isinstance(item, Masked) else ""
+            missing = "" if isinstance(item, Pair) else item.missing()
             if not missing:
                 found += 1
                 if place in sample:

@@ -1,7 +1,7 @@
-"""Evaluation tasks, one for each kind of rules in `eclip.evaluation.protocols`.
+"""Evaluation tasks, one for each class in `eclip.evaluation.rules`.
 
 A task scores batches of images, whose results are kept on disk, and computes rows from all results. To add one: a class
-of rules in `protocols`, a file here with its task, a line in the dict. The dict does not import torch.
+in `rules`, a file here with its task, a line in the dict. The dict does not import torch.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ TASKS: dict[str, str] = {
     "faithful": "FaithfulTask",
     "sanity": "SanityTask",
     "recognize": "RecognizeTask",
+    "ground": "GroundTask",
+    "words": "WordsTask",
+    "contrast": "ContrastTask",
 }
 """The class of each task, which is in the file of the task's name."""
 

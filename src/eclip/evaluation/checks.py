@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from eclip.datasets.masks import BACKGROUND, VOID, MaskSet
-from eclip.datasets.pair import PairSet
+from eclip.datasets.sets import AnySet
 from eclip.errors import DataError, DataWarning, ImageError
 from eclip.evaluation.baselines import BASELINES
 from eclip.evaluation.report.text import BOUND, FEW
@@ -41,7 +41,7 @@ def check_groups(name: str, count: int, groups: int) -> None:
         )
 
 
-def nothing_shown(data: MaskSet | PairSet) -> str:
+def nothing_shown(data: AnySet) -> str:
     """Why no image shows a class, as a sentence, judging by a sample of masks."""
     shown, few = _shown(data)
     if not shown:
@@ -57,7 +57,7 @@ def nothing_shown(data: MaskSet | PairSet) -> str:
     return f" The {len(shown)} masks inspected contain classes, but none covers over {100 * few:.2g} % of its image."
 
 
-def check_baselines(data: MaskSet | PairSet, values: Mapping[str, float], filled: float, why: str = "") -> None:
+def check_baselines(data: AnySet, values: Mapping[str, float], filled: float, why: str = "") -> None:
     """Check that no baseline is as good as the true mask.
 
     Args:
@@ -94,11 +94,13 @@ def check_baselines(data: MaskSet | PairSet, values: Mapping[str, float], filled
         )
 
 
-def _filled(data: MaskSet | PairSet) -> str:
+def _filled(data: AnySet) -> str:
     """Why one class fills each image, as a sentence."""
+    if not isinstance(data, MaskSet):
+        return " The boxes of each phrase cover the whole image."
     shown, _ = _shown(data)
     void = any(VOID in each for each in shown)
-    names = Counter(data.classes[one] for each in shown for one in each if one in data.classes)  # type: ignore[index,operator]
+    names = Counter(data.classes[one] for each in shown for one in each if one in data.classes)
     told = ", ".join(repr(name) for name, _ in names.most_common(2))
     cause = (
         f"Each image has a single class ({told}) in all pixels that are not void: masks of 0 and 255 often mean "
@@ -112,7 +114,7 @@ def _filled(data: MaskSet | PairSet) -> str:
     )
 
 
-def _shown(data: MaskSet | PairSet) -> tuple[list[set[int]], float]:
+def _shown(data: AnySet) -> tuple[list[set[int]], float]:
     """The values of some masks, and the largest share of an image that a class covers."""
     if not isinstance(data, MaskSet):
         return [], 0.0

@@ -20,8 +20,9 @@ from eclip.backbones.devices import Device
 from eclip.backbones.host import named_tensors
 from eclip.backbones.load import backbone_of, is_loaded, load
 from eclip.datasets import dataset
-from eclip.datasets.masks import Masked, MaskSet
+from eclip.datasets.masks import MaskSet
 from eclip.datasets.pair import PairSet
+from eclip.datasets.sets import AnySet, kind_of
 from eclip.errors import DataError, DataWarning, OptionError
 from eclip.evaluation import Task, task_of
 from eclip.evaluation.checks import check_groups
@@ -31,29 +32,31 @@ from eclip.evaluation.localize import LocalizeTask
 from eclip.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Protocol, protocol_of
 from eclip.evaluation.query import EvaluationQuery
 from eclip.evaluation.row import Row
+from eclip.evaluation.rules import OF_WORDS
+from eclip.evaluation.scored import FAST, scored_methods, scored_options
 from eclip.evaluation.store import BatchResult, ResultStore, open_run
 from eclip.files import hash_weights
-from eclip.methods import AnyMethod, check_methods, method_names, options_for
+from eclip.methods import AnyMethod
 from eclip.refinements import check_refinement
 from eclip.registry import check_options, whole, whole_or_none
 from eclip.results.command import eval_command
 from eclip.results.provenance import made_by, noted, versions
+from eclip.words import WordMethod
 
-FAST = "fast"
 HOME = Path(__file__).parents[1]
 """The whole package, whose code is part of the identity of a run."""
 PASSING = ("transformers", "scikit-learn")
 """Packages whose versions are recorded only if they were imported, so they are not part of the identity of a run."""
 MOST_FAILURES = 0.05
 """A larger share of unreadable images stops a run: its scores would not be comparable."""
-WANTED = {"masks": "masks", "pairs": "captions or names"}
+WANTED = {"masks": "masks", "pairs": "captions or names", "phrases": "phrases and boxes"}
 
 
 def evaluate(
-    data: str | MaskSet | PairSet,
+    data: str | AnySet,
     *,
     out: str | Path,
-    methods: AnyMethod | Iterable[AnyMethod] = FAST,
+    methods: AnyMethod | WordMethod | Iterable[AnyMethod | WordMethod] = FAST,
     models: str | Backbone | Sequence[str | Backbone] = DEFAULT_MODEL,
     protocol: str | Protocol = DEFAULT_PROTOCOL,
     root: str | Path | None = None,
@@ -77,10 +80,11 @@ def evaluate(
     same numbers as an uninterrupted run (on one machine with the same number of threads).
 
     Args:
-        data: a name of `eclip.DATASETS`, or a MaskSet or PairSet.
+        data: a name of `eclip.DATASETS`, or a MaskSet, PairSet or PhraseSet.
         out: folder of the run: `results.json`, `results.csv`, `pairs.csv`, examples and the stored batches.
         methods: names, in a list or joined by commas, or values of `eclip.METHODS`; "fast" for all that need a single
             forward pass, "all" to include those that need many. Methods not applicable to a model are listed as such.
+            Protocols of words ("words-v1", "crepe-v1") score `eclip.words.WORD_METHODS` instead.
         models: a name or a Backbone, as in `eclip.explain`, or several.
         protocol: a name of `eclip.PROTOCOLS`, or your own protocol.
         root: folder of the data set; None = its usual folder in `$ECLIP_DATA`.
@@ -114,11 +118,10 @@ def evaluate(
     batch_size, every = whole(batch_size, "batch_size"), whole(every, "every")
     limit, examples = whole_or_none(limit, "limit"), whole(examples, "examples")
     rules = protocol_of(protocol)
-    chosen = _methods(methods)
-    own = {name: options_for(name, [name], (options or {}).get(name, {})) for name in chosen}
-    if unknown := [name for name in options or {} if name not in chosen]:
-        raise OptionError(f"options has {', '.join(unknown)}, but the selected methods are {', '.join(chosen)}.")
+    own = scored_options(scored_methods(methods, rules), options or {}, rules)
     refine_options = check_refinement(refine, refine_options)
+    if refine is not None and isinstance(rules.rules, OF_WORDS):
+        raise OptionError(f"refine={refine!r} sharpens maps, but {rules.name!r} scores words: leave refine out.")
     if examples < 0:
         raise OptionError(f"examples must be at least 0, got {examples}.")
     if batch_size < 1 or every < 1 or (limit is not None and limit < 1):
@@ -129,7 +132,7 @@ def evaluate(
         _warn_of_count(data_set, dataset(data).counts.get(split, ()), data)
     else:
         data_set = data
-    if (given := "masks" if isinstance(data_set, MaskSet) else "pairs") != rules.rules.data:
+    if (given := kind_of(data_set)) != rules.rules.data:
         fitting = [name for name, one in PROTOCOLS.items() if one.rules.data == given]
         raise OptionError(
             f"protocol {rules.name!r} needs data with {WANTED[rules.rules.data]}, but {data_set.name} has "
@@ -175,15 +178,9 @@ def evaluate(
     return Evaluation(results, folder)
 
 
-def _of(whole: MaskSet | PairSet, items: Any) -> MaskSet | PairSet:
+def _of(whole: AnySet, items: Any) -> AnySet:
     """The set, reduced to these items."""
     return replace(whole, items=items)
-
-
-def _methods(methods: AnyMethod | Iterable[AnyMethod]) -> list[str]:
-    names = method_names(methods)
-    check_methods(names)
-    return names
 
 
 def _backbones(
@@ -234,7 +231,7 @@ def _check_failures(failures: list[tuple[str, str]], count: int, name: str) -> N
         )
 
 
-def _warn_of_count(found: MaskSet | PairSet, published: Sequence[int], name: str) -> None:
+def _warn_of_count(found: AnySet, published: Sequence[int], name: str) -> None:
     """Warn if the number of images differs from the published one: the folder may be wrong or incomplete."""
     if published and len(found.items) not in published:
         wanted = " or ".join(f"{count:,}" for count in published)
@@ -246,13 +243,17 @@ def _warn_of_count(found: MaskSet | PairSet, published: Sequence[int], name: str
         )
 
 
-def _listed(images: MaskSet | PairSet) -> str:
+def _listed(images: AnySet) -> str:
     """16 hexadecimal digits computed from the images' names and classes, not from files, which may be repaired."""
-    classes = [*images.classes.items()] if isinstance(images, MaskSet) else images.classes
-    whole = hashlib.sha256(json.dumps(classes).encode())
-    for item in images.items:
-        asked = item.name if isinstance(item, Masked) else [os.path.basename(item.key), item.captions]
-        whole.update(json.dumps(asked).encode())
+    if isinstance(images, MaskSet):
+        told: list[Any] = [[*images.classes.items()], *(item.name for item in images.items)]
+    elif isinstance(images, PairSet):
+        told = [images.classes, *([os.path.basename(item.key), item.captions] for item in images.items)]
+    else:
+        told = [[item.name, [[one.text, one.boxes] for one in item.phrases]] for item in images.items]
+    whole = hashlib.sha256()
+    for one in told:
+        whole.update(json.dumps(one).encode())
     return whole.hexdigest()[:16]
 
 

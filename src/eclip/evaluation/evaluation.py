@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eclip.datasets.masks import MaskSet
-from eclip.datasets.pair import PairSet
+from eclip.datasets.masks import Masked, MaskSet
+from eclip.datasets.pair import Pair
+from eclip.datasets.phrases import Phrased
+from eclip.datasets.sets import AnySet
 from eclip.errors import ResultError
 from eclip.evaluation.report.table import plain_table
 from eclip.evaluation.row import Row
@@ -149,11 +151,10 @@ def shown(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
-def data_of(images: MaskSet | PairSet, told: dict[str, Any]) -> dict[str, Any]:
+def data_of(images: AnySet, told: dict[str, Any]) -> dict[str, Any]:
     """The "data" of `results.json`: the given description, and what the data are."""
     classes = images.classes.items() if isinstance(images, MaskSet) else ()
-    count = len(set(images.image_numbers())) if isinstance(images, MaskSet) else len(images.items)
-    groups = len(set(images.group_numbers()))
+    count, groups = len(set(images.image_numbers())), len(set(images.group_numbers()))
     names = {str(number): name for number, name in classes}
     return {**told, "digest": images.digest(), "images": count, "groups": groups, "classes": names}
 
@@ -205,7 +206,7 @@ def _timing(results: Sequence[BatchResult]) -> dict[str, Any]:
     return {"images": images, "forward": round(forward / images, 6), "methods": costs}
 
 
-def write_results(folder: Path, results: dict[str, Any], images: MaskSet | PairSet, found: Found) -> None:
+def write_results(folder: Path, results: dict[str, Any], images: AnySet, found: Found) -> None:
     """Write the three files.
 
     Raises:
@@ -223,21 +224,27 @@ def write_results(folder: Path, results: dict[str, Any], images: MaskSet | PairS
         ids = [results["data"]["name"], results["protocol"]["name"], row["model"], row["method"]]
         writer.writerow([*ids, int(row["control"]), row["pairs"], row["images"], row["groups"], *values])
     every = csv.writer(pairs, lineterminator="\n")
-    classes = images.classes if isinstance(images, MaskSet) else {}
-    fields: list[str] = []
+    measured = dict.fromkeys(key for rows, _ in found.values() for row in rows for one in row.each[:1] for key in one)
+    fields = list(dict.fromkeys(["image", "class", "name", *measured]))
+    if measured:
+        every.writerow(["model", "method", *fields])
     for model, (rows, _) in found.items():
         for row in rows:
             for one in row.each:
-                names = {"image": images.items[one["image"]].name, "name": classes[one["class"]]}
-                told = {"image": "", "class": "", "name": ""} | one | names  # in this order
-                if not fields:
-                    fields = list(told)
-                    every.writerow(["model", "method", *fields])
-                values = [told[key] for key in fields]
+                item = images.items[one["image"]]
+                told = one | {"image": item.name, "name": _asked(images, item, one["class"])}
+                values = [told.get(key, "") for key in fields]
                 rounded = [round(value, 6) if isinstance(value, float) else value for value in values]
                 every.writerow([model, row.method, *rounded])
     for name, content in ((TABLE, table.getvalue()), (PAIRS, pairs.getvalue()), (RESULTS, text)):
         replace_file(folder / name, content.encode(errors="backslashreplace"))
+
+
+def _asked(images: AnySet, item: Masked | Pair | Phrased, number: int) -> str:
+    """The text of a pair: the name of a class, or the phrase or caption with this number."""
+    if isinstance(images, MaskSet):
+        return images.classes[number]
+    return item.phrases[number].text if isinstance(item, Phrased) else item.captions[number]  # type: ignore[union-attr]
 
 
 def read_results(file: Path) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from eclip.backbones.encoding import Encoding, encode
 from eclip.evaluation.baselines import NAMES
 from eclip.evaluation.checks import check_baselines
 from eclip.evaluation.pair_task import PairTask, Scores, ShownClass
-from eclip.evaluation.protocols import Faithful
 from eclip.evaluation.query import EvaluationQuery, joined
 from eclip.evaluation.row import Row, mean_rows
+from eclip.evaluation.rules import Faithful
 from eclip.evaluation.store import BatchResult
 from eclip.heatmap import normalize, resize
 from eclip.metrics.fills import fill

@@ -15,9 +15,9 @@ from eclip.evaluation.baselines import BASELINES, NAMES
 from eclip.evaluation.bootstrap import Number, Weights, number
 from eclip.evaluation.checks import check_baselines
 from eclip.evaluation.pair_task import PairTask, Scores, ShownClass
-from eclip.evaluation.protocols import Localize
 from eclip.evaluation.query import EvaluationQuery, joined
 from eclip.evaluation.row import Row
+from eclip.evaluation.rules import Localize
 from eclip.evaluation.store import BatchResult
 from eclip.heatmap import normalize, resize
 from eclip.metrics.boxes import box_ious

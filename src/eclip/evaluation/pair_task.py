@@ -13,8 +13,8 @@ from torch import Tensor
 from eclip.backbones.encoding import Encoding
 from eclip.datasets.masks import Masked, present, sides
 from eclip.evaluation.baselines import NAMES, baseline_maps
-from eclip.evaluation.protocols import Faithful, Localize, Sanity
 from eclip.evaluation.query import EvaluationQuery, Opened, opened
+from eclip.evaluation.rules import Faithful, Localize, Sanity
 from eclip.evaluation.store import BatchResult
 
 Scores = dict[str, dict[str, Any]]

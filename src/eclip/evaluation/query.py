@@ -6,19 +6,22 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from jaxtyping import Float, UInt16
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from eclip.backbones.backbone import Backbone, Grid
+from eclip.backbones.blocks import unit
 from eclip.backbones.encoding import Encoding, encode
 from eclip.backbones.view import View
 from eclip.datasets.masks import Masked, MaskSet
-from eclip.datasets.pair import PairSet
+from eclip.datasets.phrases import Phrase
+from eclip.datasets.sets import AnySet
 from eclip.errors import DataError, ImageError, NotApplicableError
 from eclip.evaluation.checks import nothing_shown
 from eclip.evaluation.protocols import Protocol
@@ -48,12 +51,30 @@ class Opened:
 
 
 @dataclass(frozen=True)
+class OpenedPhrases:
+    """An image of the data set, in memory, and its phrases.
+
+    Attributes:
+        place: in the data set, from 0.
+        image: upright, RGB.
+        phrases: of the image.
+    """
+
+    place: int
+    image: Image.Image
+    phrases: tuple[Phrase, ...]
+
+
+AnyOpened = TypeVar("AnyOpened", Opened, OpenedPhrases)
+
+
+@dataclass(frozen=True)
 class EvaluationQuery:
     """What to evaluate for one model.
 
     Attributes:
         protocol: the rules.
-        data: images with masks, or with captions.
+        data: images with masks, captions or phrases.
         backbone: the model.
         methods: options of each method by its name.
         refine: a refinement of all maps, or None.
@@ -61,7 +82,7 @@ class EvaluationQuery:
     """
 
     protocol: Protocol
-    data: MaskSet | PairSet
+    data: AnySet
     backbone: Backbone
     methods: dict[str, dict[str, Any]]
     refine: str | None = None
@@ -78,14 +99,19 @@ class EvaluationQuery:
         """How many last blocks the methods and the refinement rerun; None = all."""
         return blocks_to_keep(self.methods, self.refine)
 
+    @property
+    def view(self) -> View:
+        """How the model sees images under the protocol."""
+        return View(self.protocol.image_size, self.protocol.resize, self.protocol.positions)
+
     def texts(self) -> Float[Tensor, "text feature"]:
         """Features of all class names, in the order of their numbers in the data set."""
         return encode_texts(self.backbone, list(self.classes.values()), self.protocol.templates)
 
-    def encoded(self, opened: Sequence[Opened]) -> Iterator[tuple[list[Opened], Encoding, float]]:
+    def encoded(self, opened: Sequence[AnyOpened]) -> Iterator[tuple[list[AnyOpened], Encoding, float]]:
         """Groups of images of one grid, their encoding, and its run time in seconds; squashed images form one group."""
-        view = View(self.protocol.image_size, self.protocol.resize, self.protocol.positions)
-        groups: dict[Grid, list[Opened]] = {}
+        view = self.view
+        groups: dict[Grid, list[AnyOpened]] = {}
         for one in opened:
             groups.setdefault(view.grid(self.backbone, one.image), []).append(one)
         for group in groups.values():
@@ -130,6 +156,23 @@ class EvaluationQuery:
             found = [whole[image, [rows.index(row) for row in own]] for image, own in enumerate(shown)]
         return [maps.cpu() for maps in found], since(start, self.backbone)
 
+    def maps_apart(
+        self, name: str, encoding: Encoding, text: Float[Tensor, "text feature"]
+    ) -> tuple[Float[Tensor, "text row col"], float]:
+        """A method's raw maps of one image for texts that are asked one by one, and their run time in seconds.
+
+        Methods that subtract what all texts have in common run once per text; all others give the same maps together.
+
+        Raises:
+            NotApplicableError: the method's formula does not apply to this model.
+        """
+        method, start = METHODS[name], time.perf_counter()
+        parts = text.split(1 if method.compares_texts else len(text))
+        maps = torch.cat([method(encoding, part, **self.methods[name]) for part in parts], dim=1)
+        if self.refine is not None:
+            maps = REFINEMENTS[self.refine](maps, encoding, **self.refine_options)
+        return maps[0].cpu(), since(start, self.backbone)
+
     def try_maps(
         self,
         encoding: Encoding,
@@ -148,8 +191,22 @@ class EvaluationQuery:
             seconds[name] = seconds.get(name, 0.0) + spent
             yield name, maps
 
+    def features(self, images: Sequence[Image.Image]) -> tuple[Float[Tensor, "image feature"], float]:
+        """Unit features of images, in one forward pass for each grid, and the run time in seconds."""
+        found: dict[int, Tensor] = {}
+        groups: dict[Grid, list[int]] = {}
+        for place, image in enumerate(images):
+            groups.setdefault(self.view.grid(self.backbone, image), []).append(place)
+        start = time.perf_counter()
+        for places in groups.values():
+            encoding = self.view.encode(self.backbone, [images[place] for place in places], 0)
+            found |= dict(zip(places, unit(encoding.feature), strict=True))
+        stacked = [found[place] for place in range(len(images))]
+        spent = since(start, self.backbone)
+        return torch.stack(stacked) if stacked else self.backbone.weight.new_zeros(0, 1), spent
 
-def joined(parts: Iterable[BatchResult], data: MaskSet | PairSet) -> tuple[dict[str, NDArray[Any]], list[str]]:
+
+def joined(parts: Iterable[BatchResult], data: AnySet) -> tuple[dict[str, NDArray[Any]], list[str]]:
     """The arrays of all batches, concatenated, and the names of what was scored.
 
     A batch's "images" are places in the data set; they are called "items" here, and "images" numbers the images, since
@@ -161,7 +218,7 @@ def joined(parts: Iterable[BatchResult], data: MaskSet | PairSet) -> tuple[dict[
         data: the data set scored.
 
     Raises:
-        DataError: no image shows a class.
+        DataError: nothing was scored.
     """
     columns: dict[str, list[NDArray[Any]]] = {}
     names: list[list[str]] = []
@@ -171,6 +228,8 @@ def joined(parts: Iterable[BatchResult], data: MaskSet | PairSet) -> tuple[dict[
             for key, rows in part.arrays.items():
                 columns.setdefault(key, []).append(rows)
     if not columns:
+        if not isinstance(data, MaskSet):
+            raise DataError(f"no image of {data.name} could be read.")
         raise DataError(f"no image of {data.name} shows a class on enough of its area.{nothing_shown(data)}")
     common = [one for one in names[0] if all(one in own for own in names)]
     if any(own != common for own in names):  # drops methods that are not applicable to some images
@@ -180,8 +239,7 @@ def joined(parts: Iterable[BatchResult], data: MaskSet | PairSet) -> tuple[dict[
             ]
     whole = {key: np.concatenate(columns.pop(key)) for key in list(columns)}  # only one key is in memory twice
     whole["items"] = whole["images"]
-    if isinstance(data, MaskSet):
-        whole["images"] = np.array(data.image_numbers())[whole["items"]]
+    whole["images"] = np.array(data.image_numbers())[whole["items"]]
     whole["groups"] = np.array(data.group_numbers())[whole["items"]]
     return whole, common
 

@@ -18,9 +18,9 @@ from eclip.backbones.encoding import encode
 from eclip.datasets.pair import Pair, PairSet
 from eclip.errors import DataError, ImageError
 from eclip.evaluation.bootstrap import Number, Weights, number
-from eclip.evaluation.protocols import Recognize
 from eclip.evaluation.query import EvaluationQuery
 from eclip.evaluation.row import Row
+from eclip.evaluation.rules import Recognize
 from eclip.evaluation.store import BatchResult
 from eclip.explanation.query import since
 from eclip.metrics.ranking import ranks

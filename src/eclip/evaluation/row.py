@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from eclip.evaluation.bootstrap import Number, Weights, number
@@ -64,6 +64,34 @@ def mean_rows(
             for item, one, pair in zip(whole["items"], whole["numbers"], own, strict=True)
         ]
         rows.append(Row(name, name in baselines, len(own), images, found, {}, each, len(weights.groups)))
+    return rows
+
+
+def with_difference(
+    rows: list[Row],
+    names: list[str],
+    values: Float[np.ndarray, "pair name"],
+    groups: Int[np.ndarray, " pair"],
+    baselines: Sequence[str],
+) -> list[Row]:
+    """Add `over_control` after the first number of each method: its difference from the best baseline, image by image.
+
+    Args:
+        rows: of methods and baselines, from `mean_rows`; they are changed.
+        names: of the rows.
+        values: the first number of each pair.
+        groups: of the pairs.
+        baselines: names of the baselines to compare with.
+    """
+    means = values.mean(axis=0)
+    best = max((names.index(name) for name in baselines), key=lambda column: means[column])
+    replicates = Weights(groups).means(values)
+    for column, row in enumerate(rows):
+        if not row.baseline:
+            first, *others = row.numbers.items()
+            over = number(means[column] - means[best], replicates[:, column] - replicates[:, best])
+            row.numbers.clear()
+            row.numbers.update([first, ("over_control", over), *others])
     return rows
 
 

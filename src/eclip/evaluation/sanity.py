@@ -24,10 +24,10 @@ from eclip.backbones.encoding import encode
 from eclip.backbones.wrap import wrap
 from eclip.errors import OptionError
 from eclip.evaluation.pair_task import EncodedImages, PairTask, Scores
-from eclip.evaluation.protocols import Sanity
 from eclip.evaluation.query import EvaluationQuery, joined
 from eclip.evaluation.report.text import SIGNED, SIZES
 from eclip.evaluation.row import Row, known_mean, mean_rows
+from eclip.evaluation.rules import Sanity
 from eclip.evaluation.store import BatchResult
 from eclip.heatmap import mean_over_cells
 from eclip.metrics.sanity import rank_correlation

@@ -25,10 +25,10 @@ from eclip.errors import DataError
 from eclip.evaluation.baselines import random
 from eclip.evaluation.bootstrap import Weights, number
 from eclip.evaluation.checks import check_baselines, nothing_shown
-from eclip.evaluation.protocols import Segment
 from eclip.evaluation.query import EvaluationQuery, Opened, joined, opened
 from eclip.evaluation.report.text import BOUND
 from eclip.evaluation.row import Row
+from eclip.evaluation.rules import Segment
 from eclip.evaluation.store import BatchResult
 from eclip.explanation.query import since
 from eclip.methods import BETWEEN_TEXTS, METHODS

@@ -42,6 +42,11 @@ class Method(Entry["Tensor"]):
         return None if self.keep is None else max(self.keep, options.get("depth", 0))
 
     @property
+    def compares_texts(self) -> bool:
+        """Whether a text's map depends on the other texts, because what all have in common is subtracted."""
+        return bool(self.versus)
+
+    @property
     def scale(self) -> float:
         """Magnitude of the values that a map adds or subtracts: 1 for cosines, 0 if it is not known in advance.
 

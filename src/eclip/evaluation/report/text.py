@@ -14,8 +14,10 @@ MINUS = "\N{MINUS SIGN}"
 SIGNED = ("nonsense", "other_class", "random_weights")
 """Rank correlations: nearer to zero is better for one pair, but in a mean over pairs opposite signs cancel."""
 SIZES = tuple(f"{key}_size" for key in SIGNED)
-_LOWER = ("deletion", *SIZES)
+_LOWER = ("deletion", "word_deletion", *SIZES)
 _NO_DIRECTION = ("flipped_miou", *SIGNED)
+_PAIRED = ("miou", "pointing", "word_gap", "found")
+"""Numbers of which `over_control` is the difference from the best baseline."""
 _DECIMAL = (*SIGNED, *SIZES)
 
 COLUMNS: dict[str, tuple[str, str]] = {
@@ -36,8 +38,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
     ),
     "over_control": (
         "over control",
-        "mIoU minus that of the best baseline on the same images, so that its interval is narrower than theirs: if all "
-        "of it is above zero, the map is better than every baseline.",
+        "mIoU, or the headline number of another task, minus that of the best baseline on the same images, so that its "
+        "interval is narrower than theirs: if all of it is above zero, the method is better than every baseline.",
     ),
     "flipped_miou": (
         "flipped",
@@ -58,6 +60,32 @@ COLUMNS: dict[str, tuple[str, str]] = {
         "IoU of the box around the largest region above the threshold and the best box of the object, at the single "
         "threshold that is best for all pairs (after Choe et al. 2020).",
     ),
+    "pointing": (
+        "pointing",
+        "How often the maximum of a phrase's map lies in one of the phrase's boxes; the same for each type of phrase.",
+    ),
+    "box_recall": (
+        "box recall",
+        "How often the box around the largest region above Otsu's threshold overlaps a box of the phrase by at least "
+        "the protocol's IoU.",
+    ),
+    "word_gap": (
+        "gap",
+        "Insertion minus deletion: how far the score depends on the words that come first rather than last.",
+    ),
+    "word_insertion": (
+        "insertion",
+        "Mean cosine of image and text (times 100) while words are inserted, the most relevant first.",
+    ),
+    "word_deletion": (
+        "deletion",
+        "Mean cosine of image and text (times 100) while words are deleted, the most relevant first; low is good.",
+    ),
+    "found": (
+        "found",
+        "How often the relevance of words changes most at a word that only one of the two captions has.",
+    ),
+    "accuracy": ("accuracy", "How often the caption has a higher score than the wrong one (Hsieh et al. 2023)."),
     "segmentation_miou": (
         "mIoU",
         "Intersection over union of predicted and true pixels of each class over all images, averaged over classes.",
@@ -152,6 +180,8 @@ def _rule(key: str, value: Any) -> tuple[str, str]:
         return "Classes of an image", f"those {share}, void left out; each is a pair, scored alone"
     if key == "thresholds":
         return "Thresholds", f"{len(value)}, from {value[0]:g} to {value[-1]:g}; the best one for all pairs is used"
+    if key == "iou":
+        return "Found box", f"one with an IoU of at least {value:g}"
     if key == "headline":
         return "Headline number", column(value)[0]
     if key == "background":
@@ -234,7 +264,7 @@ def _against(
 
     clear, unsure, no = list[str](), list[str](), list[str]()
     for place, row in methods:
-        over = row["numbers"].get("over_control") if key == "miou" else None
+        over = row["numbers"].get("over_control") if key in _PAIRED else None
         if over is None:
             beyond = all(reach(row, far) > reach(one, near) for one in controls)
         else:
@@ -243,7 +273,7 @@ def _against(
             no.append(label[place])
         else:
             (clear if beyond else unsure).append(label[place])
-    paired = any("over_control" in row["numbers"] for _, row in methods) and key == "miou"
+    paired = any("over_control" in row["numbers"] for _, row in methods) and key in _PAIRED
     how = "on the same images, beyond the 95 % interval" if paired else "and the 95 % intervals do not overlap"
     found = _some("▲", clear, f"better than every baseline, {how}")
     if not clear:

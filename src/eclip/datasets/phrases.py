@@ -1,0 +1,127 @@
+"""An image with phrases and the boxes of what each describes, and a set of such images, whatever their layout."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from eclip.datasets.pair import Bad
+from eclip.errors import DataError
+from eclip.images import Place, open_image
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, as shares of the image's width and height, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """A phrase that describes a part of an image.
+
+    Attributes:
+        text: the phrase.
+        boxes: of what it describes, at least one; a phrase such as "two dogs" has several.
+        types: what it describes, such as "people" or "clothing", in the data set's words; empty if it has none.
+        caption: the sentence that contains it; "" if it stands alone.
+        start: position of its first character in the caption.
+    """
+
+    text: str
+    boxes: tuple[Box, ...]
+    types: tuple[str, ...] = ()
+    caption: str = ""
+    start: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Phrased:
+    """An image and its phrases.
+
+    Attributes:
+        name: unique within its set.
+        image: the image's file, or its location in a tar.
+        phrases: one or more.
+        group: images of one group are not independent, such as frames of one video; "": it is alone.
+    """
+
+    name: str
+    image: Path | Place
+    phrases: tuple[Phrase, ...]
+    group: str = ""
+
+    def open(self) -> Image.Image:
+        """The image, upright and RGB.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        return open_image(self.image)
+
+    def missing(self) -> str:
+        """What is wrong with its file, without reading it; "" if it exists and is not empty."""
+        path = self.image.file if isinstance(self.image, Place) else self.image
+        try:
+            return "" if os.stat(path).st_size else f"{path} is empty (0 bytes)."
+        except OSError as error:
+            why = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror)
+            return f"{path}: {why}; it should be the image of {self.name!r}."
+
+
+@dataclass(frozen=True)
+class PhraseSet:
+    """Images with phrases and their boxes.
+
+    Attributes:
+        name: of the data set and its split.
+        items: the images.
+        bad: what was left out, as (name, reason).
+    """
+
+    name: str
+    items: Sequence[Phrased]
+    bad: Bad
+
+    def image_numbers(self) -> list[int]:
+        """The number of each item's image, from 0: each item has its own."""
+        return list(range(len(self.items)))
+
+    def group_numbers(self) -> list[int]:
+        """The number of each item's group, from 0, in order of first appearance; see `Phrased`."""
+        numbers: dict[str | int, int] = {}
+        return [numbers.setdefault(item.group or place, len(numbers)) for place, item in enumerate(self.items)]
+
+    def digest(self) -> str:
+        """16 hexadecimal digits computed from the phrases and boxes, and the name and file size of each image.
+
+        Raises:
+            DataError: a file is missing.
+        """
+        whole = hashlib.sha256()
+        for item in self.items:
+            if why := item.missing():
+                raise DataError(why)
+            size = item.image.size if isinstance(item.image, Place) else item.image.stat().st_size
+            phrases = [[one.text, one.boxes, one.types, one.caption, one.start] for one in item.phrases]
+            whole.update(json.dumps([item.name, size, phrases]).encode())
+        return whole.hexdigest()[:16]
+
+
+def fitted(left: float, top: float, right: float, bottom: float, width: float, height: float) -> Box | None:
+    """A box in pixels as shares of the image, cut to it; None if nothing of it is inside.
+
+    Args:
+        left: of the first column.
+        top: of the first row.
+        right: after the last column.
+        bottom: after the last row.
+        width: of the image.
+        height: of the image.
+    """
+    x0, x1 = max(left, 0) / width, min(right, width) / width
+    y0, y1 = max(top, 0) / height, min(bottom, height) / height
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None

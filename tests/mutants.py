@@ -224,7 +224,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--count", type=int, default=200, help="so many mutants, drawn at random (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
-    parser.add_argument("--after", type=int, default=0, help="leave out the first N, to continue a run that was stopped")
+    parser.add_argument(
+        "--after", type=int, default=0, help="leave out the first N, to continue a run that was stopped"
+    )
     parser.add_argument("--only", default="", help="only files whose path below src/eclip has this")
     parser.add_argument("--json", type=Path, help="write all mutants and their outcomes to this file")
     parser.add_argument("--list", action="store_true", help="show the mutants and try none")

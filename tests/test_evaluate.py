@@ -495,6 +495,29 @@ def test_command_line_checks_shows_and_refuses(folder: Path, tiny_name: str, tmp
         assert not (tmp_path / "other").exists()
 
 
+def test_command_line_tells_each_mismatch_and_each_broken_image(folder: Path, tiny_name: str, tmp_path: Path) -> None:
+    def run(*words: str) -> Any:
+        return CliRunner().invoke(app, ["eval", "folder", "--models", tiny_name, "--examples", "0", *words])
+
+    broken(folder, tmp_path / "few", 21, [4])
+    own = ["--root", str(tmp_path / "few"), "-o", str(tmp_path / "run"), "--methods", "rollout,gradeclip,itsm"]
+    shown = run(*own)
+    assert shown.exit_code == 1 and f"failed: {tmp_path / 'few/images/04.png'} is not a readable image" in shown.stderr
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    stored = tmp_path / "stored.json"
+    [itsm] = [row for row in results["rows"] if row["method"] == "itsm"]
+    value = itsm["numbers"]["msc"]["value"]
+    itsm["numbers"]["msc"]["value"] = value + 0.003
+    results["rows"].append({**itsm, "method": "gem"})
+    stored.write_text(json.dumps(results))
+    missed = run(*own, "--check", str(stored))
+    assert missed.exit_code == 1
+    assert f"check: itsm on {tiny_name}: msc is {value:.4f}, expected {value + 0.003:.4f} ± 0.002" in missed.stderr
+    assert f"check: not measured: gem on {tiny_name}" in missed.stderr
+    assert "all numbers match" not in missed.stderr
+    assert run("--root", str(folder), "--methods", ",").exit_code == 2
+
+
 def test_models_whose_names_look_alike_are_measured_apart(masks: MaskSet, tmp_path: Path) -> None:
     def named(name: str, seed: int) -> eclip.Backbone:
         model = tiny.model("vit", seed)

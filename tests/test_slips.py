@@ -14,7 +14,8 @@ import torch
 import eclip
 import tiny
 from eclip.errors import ModelError, OptionError, UnknownNameError
-from eclip.evaluation.evaluate import _methods
+from eclip.evaluation.protocols import PROTOCOLS
+from eclip.evaluation.scored import scored_methods
 from eclip.explanation.comparison import Comparison
 from eclip.methods import METHODS, Method
 from eclip.words import WORD_METHODS
@@ -213,13 +214,16 @@ def test_fast_methods_compared_are_those_of_one_forward_pass(tiny_name: str, ima
 
 
 def test_methods_to_evaluate_in_every_form() -> None:
+    def chosen(form: Any) -> list[str]:
+        return scored_methods(form, PROTOCOLS["explain-v1"])
+
     forms = ("itsm,gem", " itsm , gem", ["itsm", "gem"], ("itsm", METHODS["gem"]), iter(["itsm", "gem", "itsm"]))
-    assert [_methods(form) for form in forms] == [["itsm", "gem"]] * len(forms)
-    assert _methods("fast") == FAST and _methods(["all"]) == list(METHODS) == _methods("all")
-    assert _methods(METHODS["gem"]) == ["gem"]
+    assert [chosen(form) for form in forms] == [["itsm", "gem"]] * len(forms)
+    assert chosen("fast") == FAST and chosen(["all"]) == list(METHODS) == chosen("all")
+    assert chosen(METHODS["gem"]) == ["gem"]
     for wrong in ([], ",", ""):
         with pytest.raises(OptionError, match="no method was given"):
-            _methods(wrong)
+            chosen(wrong)
 
 
 # --- checkpoints -------------------------------------------------------------

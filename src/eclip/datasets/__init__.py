@@ -322,7 +322,9 @@ PACKS: dict[str, Dataset] = {one.name: one for one in (
     Dataset("flickr8k_entities", "phrases", "packs", "flickr8k-entities", ("test", "val", "train"),
             {"test": (500,), "val": (1000,), "train": (6091,)}, "SPLIT.jsonl.gz, and the images in ../flickr8k",
             "Flickr30k Entities' phrases for images of Flickr8k; half of its test images."),
-    Dataset("sugar_crepe_pack", "captions", "packs", "sugar-crepe", ("all", *CREPE), {"all": (1992,)},
+    Dataset("sugar_crepe_pack", "captions", "packs", "sugar-crepe", ("all", *CREPE),
+            {"all": (1992,), "add_att": (177,), "add_obj": (557,), "replace_att": (208,), "replace_obj": (449,),
+             "replace_rel": (383,), "swap_att": (157,), "swap_obj": (61,)},
             "pairs.tsv, and the images in ../coco-captions and ../coco80seg",
             "The captions of SugarCrepe for images of two packs."),
 )}

@@ -181,7 +181,7 @@ def test_rules_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
 def test_the_report_reads_in_words(found: Evaluation) -> None:
     page = found.report()
     assert "How often the maximum of a phrase" in page and "one with an IoU of at least 0.5" in page
-    assert PROTOCOLS["pointing-v1"].summary in page and "pointing vehicles" in page
+    assert PROTOCOLS["pointing-v1"].summary in page and "Pointing for the phrases of the type vehicles alone." in page
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     ),
     "pointing": (
         "pointing",
-        "How often the maximum of a phrase's map lies in one of the phrase's boxes; the same for each type of phrase.",
+        "How often the maximum of a phrase's map lies in one of the phrase's boxes.",
     ),
     "box_recall": (
         "box recall",
@@ -132,6 +132,9 @@ def column(key: str) -> tuple[str, str]:
             f"Area under the curve of {_SCORES[score]} as pixels are {WAYS[way]}, highest first, with {fill} as fill; "
             f"{good} is good (Petsiuk et al. 2018, RISE).",
         )
+    if key.startswith("pointing_"):
+        kind = key.removeprefix("pointing_").replace("_", " ")
+        return kind, f"Pointing for the phrases of the type {kind} alone."
     name, _, rank = key.rpartition("_")
     if name in _RANKED:
         title, meaning = _RANKED[name]

@@ -123,7 +123,8 @@ def main() -> None:
     for way, one in found.items():
         print(f"{way:28}{100 * one['value']:6.1f}  ({100 * one['low']:.1f} to {100 * one['high']:.1f})")
     if args.json:
-        args.json.write_text(json.dumps({"phrases": len(values), "images": len(set(images)), **found}, indent=2) + "\n")
+        told = {"phrases": len(values), "images": len(set(images)), **found}
+        args.json.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from eclip.backbones.host import alone, modules_of, named_weights
+from eclip.backbones.host import all_modules, alone, named_weights
 from eclip.errors import ModelError
 
 
@@ -43,7 +43,7 @@ def eval_no_grad(model: nn.Module) -> Iterator[None]:
     Raises:
         ModelError: another thread called `model.train()` in the meantime, so values may come from training mode.
     """
-    modules = [module for _, module in modules_of(model)]
+    modules = all_modules(model)
     device = next(named_weights(model))[1].device.type
     inside: list[tuple[_Held, int]] = []
     disturbed = False

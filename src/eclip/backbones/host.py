@@ -51,6 +51,18 @@ def modules_of(*roots: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         stack += reversed(below)
 
 
+def all_modules(*roots: nn.Module) -> list[nn.Module]:
+    """As `modules_of` without the paths, which take most of its time; in another order."""
+    found: dict[int, nn.Module] = {}
+    stack = list(roots)
+    while stack:
+        module = stack.pop()
+        if id(module) not in found:
+            found[id(module)] = module
+            stack += [child for child in module.__dict__["_modules"].values() if child is not None]
+    return list(found.values())
+
+
 def named_tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """As `named_parameters` and `named_buffers` of `nn.Module`, for which some adapters return new objects."""
     seen: set[int] = set()
@@ -96,7 +108,7 @@ def is_plain(module: nn.Module) -> bool:
 
 def is_all_plain(*roots: nn.Module) -> bool:
     """Whether all modules from the roots down are plain."""
-    return all(is_plain(module) for _, module in modules_of(*roots))
+    return all(map(is_plain, all_modules(*roots)))
 
 
 def original(module: Any) -> Any:
@@ -207,7 +219,7 @@ def alone(modules: Iterable[nn.Module]) -> AbstractContextManager[object]:
 @contextmanager
 def steady(*roots: nn.Module) -> Iterator[None]:
     """The host's own passes inside keep every weight below the roots the same object with the same bits."""
-    inside = [inner for _, module in modules_of(*roots) if merges(module) for _, inner in modules_of(module)]
+    inside = [inner for module in all_modules(*roots) if merges(module) for inner in all_modules(module)]
     if not inside:
         yield
         return
@@ -276,7 +288,7 @@ def oddities(path: str, root: nn.Module) -> list[tuple[str, str]]:
 
 def is_quantized(*roots: nn.Module) -> bool:
     """Whether a module below the roots computes with integers, as in torch.ao, torchao and bitsandbytes."""
-    return any(_is_integer(module) for _, module in modules_of(*roots))
+    return any(map(_is_integer, all_modules(*roots)))
 
 
 def _is_integer(module: nn.Module) -> bool:

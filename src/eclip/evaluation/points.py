@@ -5,8 +5,10 @@ label that the image is known to show, thresholded at 0.5 of its range, and the 
 H the points on the label that the map contains, M those on it that the map misses, and F those off it that the map
 contains, the IoU is H / (H + M + F). The authors' evaluation is not public. Not known to us is what they average over,
 pairs of an image and a label or labels with the points of each summed, of which both are computed here; and whether the
-IoU of the rest of the image counts too, which is not computed. A third number needs no threshold: the probability that
-a point on the label has more heat than one off it, in the pairs that have both.
+IoU of the rest of the image counts too, which is not computed.
+
+The headline needs no threshold: the probability that a point on the label has more heat than one off it, in the pairs
+that have both. At 0.5, the map of all ones can exceed every method, since it contains every point that is on the label.
 """
 
 from __future__ import annotations
@@ -71,8 +73,8 @@ class PointsTask(PhraseTask):
         sums = [np.stack([np.bincount(labels, column) for column in each.T], axis=1) for each in (hits, unions)]
         by_label = (sums[0] / sums[1]).mean(axis=0)
         replicates = Weights(whole["groups"]).class_ratios(hits, unions, labels)
-        rows = mean_rows(names, NAMES, POINTED[:2], np.stack([ious, aurocs], axis=2), whole)
-        rows = with_difference(rows, names, ious, whole["groups"], tuple(BASELINES))
+        rows = mean_rows(names, NAMES, POINTED[:2], np.stack([aurocs, ious], axis=2), whole)
+        rows = with_difference(rows, names, aurocs, whole["groups"], tuple(BASELINES))
         for column, row in enumerate(rows):
             row.numbers[POINTED[2]] = number(by_label[column], replicates[:, column])
             row.facts["labels"] = len(numbered)

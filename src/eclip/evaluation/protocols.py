@@ -144,7 +144,7 @@ PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
              None, "squash", "none",
              Ground(iou=0.5)),
     Protocol("points-v1",
-             "Ours, after LeGrad (Bousselham et al. 2024): labels asked alone; IoU of map and points at threshold 0.5.",
+             "Ours: labels asked alone; AUROC and IoU over points, the IoU after LeGrad (Bousselham et al. 2024).",
              None, "squash", "a photo of a {}",
              Points(threshold=0.5)),
     Protocol("words-v1",

@@ -16,7 +16,7 @@ SIGNED = ("nonsense", "other_class", "random_weights")
 SIZES = tuple(f"{key}_size" for key in SIGNED)
 _LOWER = ("deletion", "word_deletion", *SIZES)
 _NO_DIRECTION = ("flipped_miou", *SIGNED)
-_PAIRED = ("miou", "pointing", "p_miou", "word_gap", "found")
+_PAIRED = ("miou", "pointing", "point_auroc", "word_gap", "found")
 """Numbers of which `over_control` is the difference from the best baseline."""
 _DECIMAL = (*SIGNED, *SIZES)
 

@@ -387,7 +387,7 @@ def test_other_protocols_are_refused_with_the_one_that_fits(folder: Path, tmp_pa
 def test_labels_that_no_point_is_off_cannot_tell_maps_apart(folder: Path, tmp_path: Path) -> None:
     whole = points_of(folder)
     on = [replace(item, phrases=tuple(replace(one, no=()) for one in item.phrases)) for item in whole.items]
-    with pytest.raises(DataError, match=r"'ones'.*scores 100\.0.*Too few points are off their label"):
+    with pytest.raises(DataError, match=r"'ones'.*scores 50\.0.*Too few points are off their label"):
         evaluate(
             replace(whole, items=on), out=tmp_path, methods="itsm", models=tiny.backbone("vit"), protocol="points-v1"
         )

@@ -65,7 +65,7 @@ class PointsTask(PhraseTask):
         hits, unions, aurocs = np.moveaxis(whole["values"], 2, 0)  # pair name
         ious = hits / unions
         phrases = [self.items[item].phrases[one] for item, one in zip(whole["items"], whole["numbers"], strict=True)]
-        means = dict(zip(names, ious.mean(axis=0).tolist(), strict=True))
+        means = dict(zip(names, np.where(np.isnan(aurocs), 0.5, aurocs).mean(axis=0).tolist(), strict=True))
         few = " Too few points are off their label, or the images are too few."
         check_baselines(self.asked.data, {name: means[name] for name in NAMES}, 0.0, few)
         numbered: dict[tuple[str, ...], int] = {}

@@ -26,6 +26,19 @@ def test_sums_count_an_image_as_often_as_its_weight() -> None:
     assert weights.sums(np.array([[2.0]]), np.array([1]))[:, 0].tolist() == (three * 2).tolist()
 
 
+def test_class_ratios_divide_sums_and_leave_out_classes_that_a_replicate_lacks() -> None:
+    weights = Weights(np.array([0, 1, 2, 3]), replicates=50)
+    under, over = np.array([[1.0], [3.0], [2.0], [5.0]]), np.array([[2.0], [4.0], [8.0], [5.0]])
+    found = weights.class_ratios(under, over, np.array([7, 7, 2, 9]))[:, 0]
+    lacking = 0
+    for counts, ratio in zip(weights.counts.astype(float), found, strict=True):
+        above, below = counts * under[:, 0], counts * over[:, 0]
+        known = [above[own].sum() / below[own].sum() for own in ([0, 1], [2], [3]) if below[own].sum() > 0]
+        assert ratio == pytest.approx(np.mean(known) if known else np.nan, nan_ok=True)
+        lacking += len(known) < 3
+    assert 0 < lacking < 50, "both cases occur"
+
+
 def test_weights_of_an_image_depend_on_its_place_alone() -> None:
     few, many = Weights(np.array([5, 900])), Weights(np.arange(1000))
     assert (few.counts == many.counts[:, [5, 900]]).all()

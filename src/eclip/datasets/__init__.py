@@ -34,7 +34,7 @@ class Dataset:
     Attributes:
         name: lower case; also the name of its function.
         kind: "masks" for a MaskSet, "captions" for a PairSet, "names" for a PairSet with classes, "phrases" for a
-            PhraseSet.
+            PhraseSet with boxes, "points" for a PhraseSet with points.
         file: the module of `eclip.datasets` that has its function.
         folder: its usual name below $ECLIP_DATA; empty for custom data, whose folder must be given.
         splits: the first is the default.
@@ -296,6 +296,11 @@ DATASETS: dict[str, Dataset] = {one.name: one for one in (
     Dataset("refcocog", "phrases", "refcoco", "refer", ("val", "test", "train", "google-val", "google-train"),
             {"val": (1300,), "test": (2600,)}, _REFER.format("refcocog", "umd") + " or refs(google).p",
             "Longer expressions, UMD's split or Google's (Mao et al. 2016)."),
+    Dataset("openimages_points", "points", "openimages_points", "openimages", ("validation", "test"), {},
+            "oidv7-val-annotations-point-labels.csv (split test: oidv7-test-...), oidv7-class-descriptions.csv and "
+            "SPLIT/*.jpg (or images/SPLIT/); or FiftyOne's SPLIT/{data/*.jpg, labels/points.csv, "
+            "metadata/point_classes.csv}",
+            "Open Images V7: labels with points on and off what they name (Benenson and Ferrari 2022)."),
     Dataset("sugar_crepe", "captions", "sugar_crepe", "sugar-crepe", ("all", *CREPE), {"all": (7511,)},
             "data/{add_att, add_obj, replace_att, ...}.json, and val2017/ of COCO in the same folder or beside it",
             "Captions of COCO val2017 and captions that are wrong in a word, seven kinds (Hsieh et al. 2023)."),

@@ -1,4 +1,4 @@
-"""An image with phrases and the boxes of what each describes, and a set of such images, whatever their layout."""
+"""An image with phrases and where each applies (boxes or points), and a set of such images, whatever their layout."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -17,6 +18,8 @@ from eclip.images import Place, open_image
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, as shares of the image's width and height, 0 to 1."""
+Point = tuple[float, float]
+"""Distance from the left edge and from the top, as shares of the image's width and height, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +28,12 @@ class Phrase:
 
     Attributes:
         text: the phrase.
-        boxes: of what it describes, at least one; a phrase such as "two dogs" has several.
+        boxes: of what it describes; a phrase such as "two dogs" has several. None if it has points instead.
         types: what it describes, such as "people" or "clothing", in the data set's words; empty if it has none.
         caption: the sentence that contains it; "" if it stands alone.
         start: position of its first character in the caption.
+        yes: points that lie on what it describes; at least one if it has no boxes.
+        no: points that do not.
     """
 
     text: str
@@ -36,6 +41,13 @@ class Phrase:
     types: tuple[str, ...] = ()
     caption: str = ""
     start: int = 0
+    yes: tuple[Point, ...] = ()
+    no: tuple[Point, ...] = ()
+
+    @property
+    def where(self) -> tuple[Any, ...]:
+        """What is known of its place: its boxes, or its points as (yes, no)."""
+        return (self.yes, self.no) if self.yes else self.boxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +86,7 @@ class Phrased:
 
 @dataclass(frozen=True)
 class PhraseSet:
-    """Images with phrases and their boxes.
+    """Images with phrases and their boxes or points.
 
     Attributes:
         name: of the data set and its split.
@@ -96,7 +108,7 @@ class PhraseSet:
         return [numbers.setdefault(item.group or place, len(numbers)) for place, item in enumerate(self.items)]
 
     def digest(self) -> str:
-        """16 hexadecimal digits computed from the phrases and boxes, and the name and file size of each image.
+        """16 hexadecimal digits computed from the phrases and their places, and each image's name and file size.
 
         Raises:
             DataError: a file is missing.
@@ -106,7 +118,7 @@ class PhraseSet:
             if why := item.missing():
                 raise DataError(why)
             size = item.image.size if isinstance(item.image, Place) else item.image.stat().st_size
-            phrases = [[one.text, one.boxes, one.types, one.caption, one.start] for one in item.phrases]
+            phrases = [[one.text, one.where, one.types, one.caption, one.start] for one in item.phrases]
             whole.update(json.dumps([item.name, size, phrases]).encode())
         return whole.hexdigest()[:16]
 

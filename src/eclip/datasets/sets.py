@@ -10,5 +10,7 @@ AnySet = MaskSet | PairSet | PhraseSet
 
 
 def kind_of(data: AnySet) -> str:
-    """What the images of a set come with: "masks", "phrases" or "pairs" (captions, or the name of a class)."""
-    return "masks" if isinstance(data, MaskSet) else "phrases" if isinstance(data, PhraseSet) else "pairs"
+    """What images come with: "masks", "phrases" with boxes, labels with "points", or "pairs" (captions, or a class)."""
+    if isinstance(data, PhraseSet):
+        return "points" if any(one.yes for item in data.items for one in item.phrases) else "phrases"
+    return "masks" if isinstance(data, MaskSet) else "pairs"

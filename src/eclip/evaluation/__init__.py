@@ -38,6 +38,7 @@ TASKS: dict[str, str] = {
     "sanity": "SanityTask",
     "recognize": "RecognizeTask",
     "ground": "GroundTask",
+    "points": "PointsTask",
     "words": "WordsTask",
     "contrast": "ContrastTask",
 }

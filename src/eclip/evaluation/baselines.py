@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from eclip.evaluation.report.text import BOUND
-from eclip.metrics.bound import grid_bound
 
 Map = Float[np.ndarray, "row col"]
 SIGMA = 0.25
@@ -42,16 +41,15 @@ NAMES = (*BASELINES, BOUND)
 """The names of the maps that `baseline_maps` returns, in this order."""
 
 
-def baseline_maps(
-    grid: tuple[int, int],
-    seed: Sequence[int],
-    inside: Bool[np.ndarray, "height width"],
-    outside: Bool[np.ndarray, "height width"],
-) -> dict[str, Float[Tensor, "row col"]]:
-    """The maps of all baselines, and the bound, for a class of an image, in [0, 1]; they are not normalized again.
+def baseline_maps(grid: tuple[int, int], seed: Sequence[int], bound: Map) -> dict[str, Float[Tensor, "row col"]]:
+    """The maps of all baselines, and the bound, for a text of an image, in [0, 1]; they are not normalized again.
 
     So `ones` covers everything at any threshold, as does the bound of an object that fills the image.
+
+    Args:
+        grid: patches down and across.
+        seed: of the random map: the place of the image and the number of its class or text.
+        bound: the true map on the patch grid, as from `metrics.bound.grid_bound`.
     """
-    maps = {name: baseline(grid, seed) for name, baseline in BASELINES.items()}
-    maps[BOUND] = grid_bound(inside, outside, grid)
+    maps = {**{name: baseline(grid, seed) for name, baseline in BASELINES.items()}, BOUND: bound}
     return {name: torch.from_numpy(one).float() for name, one in maps.items()}

@@ -82,3 +82,27 @@ class Weights:
         known = ~np.isnan(values)
         sums, counts = self.sums(np.where(known, values, 0)), self.sums(known.astype(float))
         return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+
+    def class_ratios(
+        self,
+        under: Float[np.ndarray, "row value"],
+        over: Float[np.ndarray, "row value"],
+        classes: Int[np.ndarray, " row"],
+    ) -> Float[np.ndarray, "replicate value"]:
+        """The mean over classes of the sum of `under` divided by that of `over`, in each replicate.
+
+        A class without rows in a replicate, or whose `over` sums to 0, is left out of it; NaN if all are.
+
+        Args:
+            under: of each row, such as pixels of the intersection.
+            over: of each row, such as pixels of the union; not negative.
+            classes: the number of each row's class.
+        """
+        total = np.zeros((len(self.counts), under.shape[1]))
+        known = np.zeros_like(total)
+        for one in np.unique(classes):
+            rows = np.flatnonzero(classes == one)
+            above, below = self.sums(under[rows], rows), self.sums(over[rows], rows)
+            total += np.divide(above, below, out=np.zeros_like(total), where=below > 0)
+            known += below > 0
+        return np.divide(total, known, out=np.full_like(total, np.nan), where=known > 0)

@@ -49,7 +49,12 @@ PASSING = ("transformers", "scikit-learn")
 """Packages whose versions are recorded only if they were imported, so they are not part of the identity of a run."""
 MOST_FAILURES = 0.05
 """A larger share of unreadable images stops a run: its scores would not be comparable."""
-WANTED = {"masks": "masks", "pairs": "captions or names", "phrases": "phrases and boxes"}
+WANTED = {
+    "masks": "masks",
+    "pairs": "captions or names",
+    "phrases": "phrases and boxes",
+    "points": "labels and points",
+}
 
 
 def evaluate(
@@ -250,7 +255,7 @@ def _listed(images: AnySet) -> str:
     elif isinstance(images, PairSet):
         told = [images.classes, *([os.path.basename(item.key), item.captions] for item in images.items)]
     else:
-        told = [[item.name, [[one.text, one.boxes] for one in item.phrases]] for item in images.items]
+        told = [[item.name, [[one.text, one.where] for one in item.phrases]] for item in images.items]
     whole = hashlib.sha256()
     for one in told:
         whole.update(json.dumps(one).encode())

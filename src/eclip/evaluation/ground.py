@@ -1,109 +1,52 @@
 """The task "ground": does the map of a phrase lie in its boxes? Pointing, by type of phrase, energy and boxes.
 
-A phrase is asked alone, as `eclip explain IMAGE -t PHRASE` does, so its map does not depend on the other phrases of the
-image. Each phrase of each caption counts, also if several captions have the same phrase.
+Each phrase of each caption counts, also if several captions have the same phrase.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
-from numpy.typing import NDArray
-from torch import Tensor
 
 from eclip import heatmap
-from eclip.backbones.encoding import Encoding
-from eclip.datasets.phrases import Box, Phrase, Phrased, PhraseSet
-from eclip.errors import ImageError, NotApplicableError
-from eclip.evaluation.baselines import BASELINES, NAMES, baseline_maps
+from eclip.datasets.phrases import Box, Phrase
+from eclip.evaluation.baselines import BASELINES, NAMES, Map
 from eclip.evaluation.checks import check_baselines
-from eclip.evaluation.query import EvaluationQuery, OpenedPhrases, joined
+from eclip.evaluation.phrase_task import PhraseTask
+from eclip.evaluation.query import EvaluationQuery, joined
 from eclip.evaluation.row import Row, mean_rows, with_difference
 from eclip.evaluation.rules import GROUNDED, Ground
 from eclip.evaluation.store import BatchResult
+from eclip.metrics.bound import grid_bound
+from eclip.metrics.localization import Heat
 from eclip.metrics.pointing import energy, pointing_game
-from eclip.texts.encode import encode_texts
 
 SPECKS = 0.001
 """Smaller regions, as a share of the image, make no box; as in `Explanation.boxes`."""
 
 
-class GroundTask:
-    """Scores pairs of an image and a phrase that describes a part of it.
+class GroundTask(PhraseTask):
+    """Scores pairs of an image and a phrase that describes a part of it, with boxes.
 
     Args:
         asked: the query; its protocol has rules of class `Ground`.
     """
 
     def __init__(self, asked: EvaluationQuery) -> None:
-        assert isinstance(asked.protocol.rules, Ground) and isinstance(asked.data, PhraseSet)
-        self.asked, self.rules, self.items = asked, asked.protocol.rules, asked.data.items
+        super().__init__(asked)
+        assert isinstance(asked.protocol.rules, Ground)
+        self.rules = asked.protocol.rules
 
-    def score(self, items: Sequence[Phrased], start: int) -> BatchResult:
-        """Score a batch of images; `start` is the position of the first in the data set."""
-        found: list[OpenedPhrases] = []
-        failures: list[tuple[str, str]] = []
-        for place, item in enumerate(items, start):
-            try:
-                found.append(OpenedPhrases(place, item.open(), item.phrases))
-            except ImageError as error:
-                failures.append((item.name, str(error)))
-        texts = list(dict.fromkeys(phrase.text for one in found for phrase in one.phrases))
-        features = encode_texts(self.asked.backbone, texts, self.asked.protocol.templates) if texts else None
-        not_applicable, seconds = dict[str, str](), {"forward": 0.0}
-        places: list[tuple[int, int]] = []
-        scores: list[dict[str, NDArray[Any]]] = []
-        for group, encoding, spent in self.asked.encoded(found):
-            seconds["forward"] += spent
-            for index, one in enumerate(group):
-                places += [(one.place, number) for number in range(len(one.phrases))]
-                assert features is not None, "images of a PhraseSet have phrases"
-                own = {phrase.text: features[texts.index(phrase.text)] for phrase in one.phrases}
-                scores += self._scores(one, encoding.only(index), own, not_applicable, seconds)
-        names = [*(name for name in self.asked.methods if name not in not_applicable), *NAMES]
-        arrays: dict[str, NDArray[Any]] = {"names": np.array(names)}
-        if scores:
-            arrays["images"], arrays["numbers"] = np.array(places).T
-            arrays["values"] = np.array([[phrase[name] for name in names] for phrase in scores])
-        return BatchResult(arrays, seconds, len(found), not_applicable, failures)
+    def bound(self, phrase: Phrase, size: tuple[int, int], grid: tuple[int, int]) -> Map:
+        """See `PhraseTask`."""
+        inside = covered(phrase.boxes, size)
+        return grid_bound(inside, ~inside, grid)
 
-    def _scores(
-        self,
-        image: OpenedPhrases,
-        encoding: Encoding,
-        features: dict[str, Float[Tensor, " feature"]],
-        not_applicable: dict[str, str],
-        seconds: dict[str, float],
-    ) -> Iterator[dict[str, NDArray[Any]]]:
-        """Scores of each phrase of an image, by name of the method or baseline."""
-        texts, stacked = list(features), torch.stack([*features.values()])
-        maps: dict[str, Float[Tensor, "text row col"]] = {}
-        for name in self.asked.methods:
-            try:
-                maps[name], spent = self.asked.maps_apart(name, encoding, stacked)
-            except NotApplicableError as error:
-                not_applicable[name] = error.why
-                continue
-            seconds[name] = seconds.get(name, 0.0) + spent
-        known: dict[tuple[str, tuple[Box, ...]], dict[str, NDArray[Any]]] = {}
-        for place, phrase in enumerate(image.phrases):
-            asked = phrase.text, phrase.boxes
-            if asked not in known:
-                inside = covered(phrase.boxes, image.image.size[::-1])
-                heat = {name: heatmap.normalize(each[texts.index(phrase.text)]) for name, each in maps.items()}
-                heat |= baseline_maps(encoding.grid, (image.place, place), inside, ~inside)
-                known[asked] = {name: self.numbers(each, inside, phrase) for name, each in heat.items()}
-            yield known[asked]
-
-    def numbers(
-        self, normalized: Float[Tensor, "row col"], inside: Bool[np.ndarray, "height width"], phrase: Phrase
-    ) -> Float[np.ndarray, " key"]:
-        """The numbers in `GROUNDED` of one map, in [0, 1]."""
-        heat = heatmap.resize(normalized, inside.shape).numpy()
+    def numbers(self, heat: Heat, phrase: Phrase) -> Float[np.ndarray, " key"]:
+        """The numbers in `GROUNDED` of one map; see `PhraseTask`."""
+        inside = covered(phrase.boxes, heat.shape)
         found = heatmap.boxes(heat >= heatmap.otsu(heat), min_area=SPECKS)
         shares = found[0] / np.tile(inside.shape[::-1], 2) if len(found) else None
         recalled = shares is not None and best_iou(shares, phrase.boxes) >= self.rules.iou

@@ -86,14 +86,16 @@ class LocalizeTask(PairTask):
         flipped = own["flipped_hits"] / own["flipped_unions"]
         means, boxes = weights.means(own["means"]), own["boxes"].mean(axis=0)
         record = record_of(numbers, own["means"][:, 0], own["hits"], own["unions"], self.thresholds)
-        class_miou, class_msc = _class_replicates(own, numbers, weights)
+        hits = np.concatenate([own["hits"], own["means"][:, :1]], axis=1)
+        unions = np.concatenate([own["unions"], np.ones((len(numbers), 1))], axis=1)
+        by_class = weights.class_ratios(hits, unions, numbers)  # replicate threshold, and contrast
         values = {"miou": number(record.miou, again)} | ({} if over is None else {"over_control": over})
         values |= {key: number(own["means"][:, i].mean(), means[:, i]) for i, key in enumerate(MEANS)}
         values["miou_held_out"] = self._held_out(ious, whole["groups"], weights)
         values["flipped_miou"] = number(flipped.mean(axis=0).max(), weights.means(flipped).max(axis=1))
         values["box_iou"] = number(boxes.max(), weights.means(own["boxes"]).max(axis=1))
-        values["class_miou"] = number(record.class_miou, class_miou)
-        values["class_msc"] = number(record.class_msc, class_msc)
+        values["class_miou"] = number(record.class_miou, by_class[:, :-1].max(axis=1))
+        values["class_msc"] = number(record.class_msc, by_class[:, -1])
         names = self.asked.classes
         facts = {
             "threshold": record.threshold,
@@ -128,26 +130,3 @@ class LocalizeTask(PairTask):
             replicates += weights.sums(ious[here], np.flatnonzero(here))[np.arange(len(again)), again]
         count = weights.sums(np.ones((len(groups), 1)))[:, 0]
         return number(value, np.divide(replicates, count, out=np.full_like(count, np.nan), where=count > 0))
-
-
-def _class_replicates(
-    own: dict[str, NDArray[Any]], numbers: Int[np.ndarray, " pair"], weights: Weights
-) -> tuple[Float[np.ndarray, " replicate"], Float[np.ndarray, " replicate"]]:
-    """The best mean IoU over classes, and the mean contrast over classes, in each replicate.
-
-    The IoU of a class is the sum of its intersections over the sum of its unions; a class without images in a replicate
-    is left out of it.
-    """
-    width = own["hits"].shape[1]
-    total = np.zeros((len(weights.counts), width + 1))  # IoU at each threshold, and contrast
-    known = np.zeros((len(weights.counts), 1))
-    for one in np.unique(numbers):
-        rows = np.flatnonzero(numbers == one)
-        hits, unions, means = own["hits"][rows], own["unions"][rows], own["means"][rows, :1]
-        over = weights.sums(np.concatenate([unions, np.ones_like(means)], axis=1), rows)
-        there = over[:, -1:] > 0
-        under = weights.sums(np.concatenate([hits, means], axis=1), rows)
-        total += np.divide(under, over, out=np.zeros_like(total), where=there)
-        known += there
-    means = np.divide(total, known, out=np.full_like(total, np.nan), where=known > 0)
-    return means[:, :-1].max(axis=1), means[:, -1]

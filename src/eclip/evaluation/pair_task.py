@@ -16,6 +16,7 @@ from eclip.evaluation.baselines import NAMES, baseline_maps
 from eclip.evaluation.query import EvaluationQuery, Opened, opened
 from eclip.evaluation.rules import Faithful, Localize, Sanity
 from eclip.evaluation.store import BatchResult
+from eclip.metrics.bound import grid_bound
 
 Scores = dict[str, dict[str, Any]]
 """Numbers of a pair, by name of the method or baseline, then by name of the number."""
@@ -91,7 +92,8 @@ class PairTask:
             for place, number in enumerate(batch.numbers[image]):
                 inside, outside = sides(picture.mask, number)
                 own = {name: each[image][place].float() for name, each in maps.items()}
-                own |= baseline_maps(batch.encoding.grid, (picture.place, number), inside, outside)
+                bound = grid_bound(inside, outside, batch.encoding.grid)
+                own |= baseline_maps(batch.encoding.grid, (picture.place, number), bound)
                 one = ShownClass(image, picture, batch.shown[image][place], inside, outside, own)
                 yield self.score_class(one, batch.encoding)
 

@@ -18,6 +18,7 @@ from eclip.evaluation.rules import (
     Faithful,
     Ground,
     Localize,
+    Points,
     Recognize,
     Rules,
     Sanity,
@@ -58,7 +59,7 @@ class Protocol:
 
     @property
     def task(self) -> str:
-        """The task: localize, segment, faithful, sanity, recognize, ground, words or contrast."""
+        """The task: localize, segment, faithful, sanity, recognize, ground, points, words or contrast."""
         return self.rules.task
 
     def plain(self) -> dict[str, Any]:
@@ -142,6 +143,10 @@ PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
              "Ours: phrases asked alone; the maximum of the map in any box of the phrase, also by type of phrase.",
              None, "squash", "none",
              Ground(iou=0.5)),
+    Protocol("points-v1",
+             "Ours: labels asked alone; AUROC and IoU over points, the IoU after LeGrad (Bousselham et al. 2024).",
+             None, "squash", "a photo of a {}",
+             Points(threshold=0.5)),
     Protocol("words-v1",
              "Ours, after Grad-ECLIP's text test (Zhao et al. 2024): words of the first caption deleted and inserted.",
              None, "squash", "none",

@@ -79,11 +79,11 @@ def with_difference(
     Args:
         rows: of methods and baselines, from `mean_rows`; they are changed.
         names: of the rows.
-        values: the first number of each pair.
+        values: the first number of each pair; NaN if a pair has no such number.
         groups: of the pairs.
         baselines: names of the baselines to compare with.
     """
-    means = values.mean(axis=0)
+    means = np.nanmean(values, axis=0)
     best = max((names.index(name) for name in baselines), key=lambda column: means[column])
     replicates = Weights(groups).means(values)
     for column, row in enumerate(rows):

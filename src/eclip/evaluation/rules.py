@@ -21,6 +21,8 @@ HEADLINES = (
 """Numbers of the task "localize" that all rows have and that have a better direction."""
 GROUNDED = ("pointing", "energy", "box_recall")
 """Numbers of the task "ground"."""
+POINTED = ("point_auroc", "p_miou", "class_p_miou")
+"""Numbers of the task "points"."""
 WORDED = ("word_gap", "word_insertion", "word_deletion")
 """Numbers of the task "words"."""
 CONTRASTED = ("found", "accuracy")
@@ -195,6 +197,26 @@ class Ground:
 
 
 @dataclass(frozen=True)
+class Points:
+    """Is the map of a label high at points on what it names, and low at points off it? Each label is asked alone.
+
+    Attributes:
+        threshold: of the min-max normalized map, for the IoU: points with at least this value are inside.
+        headline: the number that is reported first. At a fixed threshold, a map that contains every point can have a
+            higher IoU than any method, so the default is the number without a threshold.
+    """
+
+    task: ClassVar[str] = "points"
+    data: ClassVar[str] = "points"
+    threshold: float
+    headline: str = "point_auroc"
+
+    def __post_init__(self) -> None:
+        check_rule("threshold", self.threshold, 0 < self.threshold <= 1, "above 0 and at most 1, such as 0.5")
+        check_rule("headline", self.headline, self.headline in POINTED, f"one of {', '.join(POINTED)}")
+
+
+@dataclass(frozen=True)
 class Words:
     """Does the unaltered model need the words that a method calls relevant? They are deleted, and inserted.
 
@@ -229,6 +251,6 @@ class Contrast:
         check_rule("headline", self.headline, self.headline in CONTRASTED, f"one of {', '.join(CONTRASTED)}")
 
 
-Rules = Localize | Segment | Faithful | Sanity | Recognize | Ground | Words | Contrast
+Rules = Localize | Segment | Faithful | Sanity | Recognize | Ground | Points | Words | Contrast
 OF_WORDS = (Words, Contrast)
 """Tasks that score methods for words, not maps."""

@@ -16,7 +16,7 @@ SIGNED = ("nonsense", "other_class", "random_weights")
 SIZES = tuple(f"{key}_size" for key in SIGNED)
 _LOWER = ("deletion", "word_deletion", *SIZES)
 _NO_DIRECTION = ("flipped_miou", *SIGNED)
-_PAIRED = ("miou", "pointing", "word_gap", "found")
+_PAIRED = ("miou", "pointing", "point_auroc", "word_gap", "found")
 """Numbers of which `over_control` is the difference from the best baseline."""
 _DECIMAL = (*SIGNED, *SIZES)
 
@@ -69,6 +69,17 @@ COLUMNS: dict[str, tuple[str, str]] = {
         "How often the box around the largest region above Otsu's threshold overlaps a box of the phrase by at least "
         "the protocol's IoU.",
     ),
+    "p_miou": (
+        "p-mIoU",
+        "Of the points that are on the label or that the thresholded map contains, the share that are both, averaged "
+        "over pairs of an image and a label (after Bousselham et al. 2024, LeGrad).",
+    ),
+    "point_auroc": (
+        "point AUROC",
+        "Probability that the map is higher at a point on the label than at a point of the image that is off it, "
+        "averaged over pairs that have both; 50 is chance, and no threshold is needed.",
+    ),
+    "class_p_miou": ("class p-mIoU", "The same share, with points summed for each label, averaged over labels."),
     "word_gap": (
         "gap",
         "Insertion minus deletion: how far the score depends on the words that come first rather than last.",
@@ -185,6 +196,8 @@ def _rule(key: str, value: Any) -> tuple[str, str]:
         return "Thresholds", f"{len(value)}, from {value[0]:g} to {value[-1]:g}; the best one for all pairs is used"
     if key == "iou":
         return "Found box", f"one with an IoU of at least {value:g}"
+    if key == "threshold":
+        return "Threshold", f"{value:g} of the map, whose smallest value is 0 and whose largest is 1"
     if key == "headline":
         return "Headline number", column(value)[0]
     if key == "background":
@@ -234,7 +247,8 @@ def verdicts(results: Mapping[str, Any], label: dict[int, str], order: list[int]
     best, row = methods[0]
     said = f"{'leads with' if len(methods) > 1 else 'has'} {column(key)[0]} {interval(key, row)}"
     if ceiling := [row for _, row in rows if row["method"] == BOUND]:
-        said += f"; the true mask on the patch grid would reach {interval(key, ceiling[0])}"
+        truth = "answers" if task == "points" else "mask"
+        said += f"; the true {truth} on the patch grid would reach {interval(key, ceiling[0])}"
     found = [("★", [label[best]], said)]
     if controls := [row for _, row in rows if row["control"] and row["method"] != BOUND]:
         found += _against(key, methods, controls, label)

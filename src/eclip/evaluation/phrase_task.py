@@ -1,0 +1,115 @@
+"""Base class of tasks that score phrases: each is asked alone, as `eclip explain IMAGE -t PHRASE` does.
+
+So the map of a phrase does not depend on the other phrases of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eclip import heatmap
+from eclip.backbones.encoding import Encoding
+from eclip.datasets.phrases import Phrase, Phrased, PhraseSet
+from eclip.errors import ImageError, NotApplicableError
+from eclip.evaluation.baselines import NAMES, Map, baseline_maps
+from eclip.evaluation.query import EvaluationQuery, OpenedPhrases
+from eclip.evaluation.store import BatchResult
+from eclip.metrics.localization import Heat
+from eclip.texts.encode import encode_texts
+
+
+class PhraseTask:
+    """Scores pairs of an image and a phrase that describes a part of it.
+
+    Args:
+        asked: the query; its data are a PhraseSet.
+    """
+
+    def __init__(self, asked: EvaluationQuery) -> None:
+        assert isinstance(asked.data, PhraseSet)
+        self.asked, self.items = asked, asked.data.items
+
+    def score(self, items: Sequence[Phrased], start: int) -> BatchResult:
+        """Score a batch of images; `start` is the position of the first in the data set."""
+        found: list[OpenedPhrases] = []
+        failures: list[tuple[str, str]] = []
+        for place, item in enumerate(items, start):
+            try:
+                found.append(OpenedPhrases(place, item.open(), item.phrases))
+            except ImageError as error:
+                failures.append((item.name, str(error)))
+        texts = list(dict.fromkeys(phrase.text for one in found for phrase in one.phrases))
+        features = encode_texts(self.asked.backbone, texts, self.asked.protocol.templates) if texts else None
+        not_applicable, seconds = dict[str, str](), {"forward": 0.0}
+        places: list[tuple[int, int]] = []
+        scores: list[dict[str, NDArray[Any]]] = []
+        for group, encoding, spent in self.asked.encoded(found):
+            seconds["forward"] += spent
+            for index, one in enumerate(group):
+                places += [(one.place, number) for number in range(len(one.phrases))]
+                assert features is not None, "images of a PhraseSet have phrases"
+                own = {phrase.text: features[texts.index(phrase.text)] for phrase in one.phrases}
+                scores += self._scores(one, encoding.only(index), own, not_applicable, seconds)
+        names = [*(name for name in self.asked.methods if name not in not_applicable), *NAMES]
+        arrays: dict[str, NDArray[Any]] = {"names": np.array(names)}
+        if scores:
+            arrays["images"], arrays["numbers"] = np.array(places).T
+            arrays["values"] = np.array([[phrase[name] for name in names] for phrase in scores])
+        return BatchResult(arrays, seconds, len(found), not_applicable, failures)
+
+    def _scores(
+        self,
+        image: OpenedPhrases,
+        encoding: Encoding,
+        features: dict[str, Float[Tensor, " feature"]],
+        not_applicable: dict[str, str],
+        seconds: dict[str, float],
+    ) -> Iterator[dict[str, NDArray[Any]]]:
+        """Scores of each phrase of an image, by name of the method or baseline."""
+        texts, stacked = list(features), torch.stack([*features.values()])
+        maps: dict[str, Float[Tensor, "text row col"]] = {}
+        for name in self.asked.methods:
+            try:
+                maps[name], spent = self.asked.maps_apart(name, encoding, stacked)
+            except NotApplicableError as error:
+                not_applicable[name] = error.why
+                continue
+            seconds[name] = seconds.get(name, 0.0) + spent
+        known: dict[tuple[str, tuple[Any, ...]], dict[str, NDArray[Any]]] = {}
+        for place, phrase in enumerate(image.phrases):
+            asked = phrase.text, phrase.where
+            if asked not in known:
+                heat = {name: heatmap.normalize(each[texts.index(phrase.text)]) for name, each in maps.items()}
+                bound = self.bound(phrase, image.image.size[::-1], encoding.grid)
+                heat |= baseline_maps(encoding.grid, (image.place, place), bound)
+                known[asked] = {
+                    name: self.numbers(heatmap.resize(each, image.image.size[::-1]).numpy(), phrase)
+                    for name, each in heat.items()
+                }
+            yield known[asked]
+
+    def bound(self, phrase: Phrase, size: tuple[int, int], grid: tuple[int, int]) -> Map:
+        """The true map on the patch grid, in [0, 1].
+
+        Args:
+            phrase: with its boxes or points.
+            size: height and width of the image in pixels.
+            grid: patches down and across.
+        """
+        raise NotImplementedError
+
+    def numbers(self, heat: Heat, phrase: Phrase) -> Float[np.ndarray, " key"]:
+        """The numbers of one map.
+
+        Args:
+            heat: in [0, 1], on the pixels of the image.
+            phrase: with its boxes or points.
+        """
+        raise NotImplementedError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from eclip.backbones.encoding import Encoding, encode
 from eclip.cli.options import default_method
 from eclip.errors import AlteredModelError, NotApplicableError, OptionError, UnsupportedTowerError
 from eclip.methods import METHODS
+from test_agreement import adapted, apart, hooked, maps, uneven, wrapped
 
 APPLICABLE = ("itsm", "rclip", "eclip", "gradcam", "rise", "occlusion", "gscorecam")
 each_cnn = pytest.mark.parametrize("family", tiny.CNNS)
@@ -169,6 +171,48 @@ def test_nothing_of_the_model_changes_and_changes_are_noticed(family: str) -> No
     model.visual.trunk.register_forward_hook(lambda module, args, output: 1.5 * output + 1)
     with pytest.raises(AlteredModelError, match="the image tower"):
         encode(backbone, encoding.pixels)
+
+
+ADAPTED = {"convnext": ["fc1", "fc2"], "fastvit": ["qkv", "fc1"], "swin": ["qkv", "proj", "fc1"]}
+
+
+@each_cnn
+def test_unmerged_lora_gives_the_maps_of_the_merged_model(family: str) -> None:
+    held = adapted(tiny.model(family), ADAPTED[family])
+    inner = held.base_model.model
+    before = {key: value.clone() for key, value in inner.state_dict().items()}
+    text = tiny.texts(wrapped(tiny.model(family)))
+    unmerged, plain = maps(wrapped(inner), text), maps(wrapped(tiny.model(family)), text)
+    assert all(torch.equal(value, before[key]) for key, value in inner.state_dict().items())
+    for name, found in maps(wrapped(held.merge_and_unload()), text).items():
+        assert apart(unmerged[name], found) < 2e-5 and apart(plain[name], found) > 5e-4, name
+
+
+def test_a_compiled_swin_and_threads_give_the_same_maps() -> None:
+    model, pixels = tiny.model("swin").train(), tiny.pixels(tiny.backbone("swin"))
+    text = tiny.texts(tiny.backbone("swin"))
+    expected = maps(wrapped(model), text, ["gradcam", "itsm"])
+    backbone = wrapped(model)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: METHODS["gradcam"](encode(backbone, pixels), text), range(8)):
+            assert torch.equal(found, expected["gradcam"])
+    assert all(module.training for module in model.modules())
+    model.visual.trunk.layers[1] = torch.compile(model.visual.trunk.layers[1], backend="eager")
+    for name, after in maps(wrapped(model), text, list(expected)).items():
+        assert apart(after, expected[name]) < 1e-5, name
+
+
+@pytest.mark.parametrize("part", ["trunk.layers.1.blocks.0.attn", "trunk.norm"])
+def test_a_hook_inside_a_swin_counts_in_every_map(part: str) -> None:
+    """The model's own modules are called, so scores and maps follow."""
+    model = tiny.model("swin")
+    backbone, text = wrapped(model), tiny.texts(tiny.backbone("swin"))
+    before = maps(backbone, text, ["itsm"])["itsm"]
+    with hooked(model.visual.get_submodule(part), uneven):
+        encoding = encode(backbone, tiny.pixels(backbone))
+        with torch.no_grad():
+            torch.testing.assert_close(encoding.feature, model.encode_image(encoding.pixels), rtol=1e-4, atol=1e-6)
+        assert apart(METHODS["itsm"](encoding, text), before) > 1e-4
 
 
 def test_other_pooling_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ import eclip
 import tiny
 from eclip.backbones.blocks import attention, run_block
 from eclip.backbones.encoding import Encoding, encode
-from eclip.errors import AlteredModelError, NotApplicableError, OptionError, UnsupportedTowerError
+from eclip.errors import AlteredModelError, NotApplicableError, OptionError, StaleEncodingError, UnsupportedTowerError
 from eclip.methods import METHODS
+from test_agreement import adapted, apart, maps, wrapped
+from test_backbones import _assert_same, _state
 
 FAMILY = "timm vit, relative positions"
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
@@ -121,6 +124,34 @@ def test_positions_of_its_own_kinds_and_blocks_of_another() -> None:
     other = tiny._trunk(VisionTransformerRelPos, block_fn=ResPostRelPosBlock)()
     with pytest.raises(UnsupportedTowerError, match="blocks of class ResPostRelPosBlock"):
         eclip.wrap(other, mean=tiny.MEAN, std=tiny.STD)
+
+
+def test_unmerged_lora_gives_the_maps_of_the_merged_model() -> None:
+    held = adapted(tiny.model(FAMILY), ["qkv", "proj", "mlp.fc1"])
+    text, few = tiny.texts(wrapped(tiny.model(FAMILY))), ["legrad", "rollout", "surgery", "gradcam"]
+    unmerged, plain = maps(wrapped(held.base_model.model), text, few), maps(wrapped(tiny.model(FAMILY)), text, few)
+    for name, found in maps(wrapped(held.merge_and_unload()), text, few).items():
+        assert apart(unmerged[name], found) < 2e-5 and apart(plain[name], found) > 5e-4, name
+
+
+def test_compiled_copied_and_in_training_mode() -> None:
+    model = tiny.model(FAMILY).train()
+    backbone, text = wrapped(model), tiny.texts(tiny.backbone(FAMILY))
+    before, random = _state(model), torch.get_rng_state()
+    expected = maps(backbone, text, ["legrad", "rollout"])
+    assert torch.equal(maps(copy.deepcopy(backbone), text, ["legrad"])["legrad"], expected["legrad"])
+    _assert_same(model, before, random)
+    model.visual.trunk.blocks[6] = torch.compile(model.visual.trunk.blocks[6], backend="eager")
+    for name, after in maps(wrapped(model), text, list(expected)).items():
+        assert apart(after, expected[name]) < 1e-5, name
+
+
+def test_a_position_that_changes_after_the_encoding_is_noticed() -> None:
+    encoding, text = encoded(torch.float32)
+    with torch.no_grad():
+        encoding.backbone.model.visual.trunk.blocks[6].attn.rel_pos.mlp.fc2.weight.mul_(2)
+    with pytest.raises(StaleEncodingError, match="encode the image again"):
+        METHODS["attention"](encoding, text)
 
 
 def test_a_hook_on_its_attention_is_refused() -> None:

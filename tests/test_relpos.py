@@ -105,7 +105,12 @@ def test_pairs_add_up_with_the_positions() -> None:
     backbone = tiny.backbone(FAMILY, torch.float64)
     found = eclip.interactions(IMAGE, "a big dog", model=backbone, points=40, text_depth=1)
     assert found.total == pytest.approx(found.goal, abs=0.05 * abs(found.goal) + 1e-4)
-    encoding, _ = encoded()
+    table = tiny._trunk(VisionTransformerRelPos, class_token=True, global_pool="token", rel_pos_type="bias")()
+    for block in table.visual.trunk.blocks:  # here CLS has positions too
+        torch.nn.init.normal_(block.attn.rel_pos.relative_position_bias_table)
+        block.ls1.gamma.data.fill_(0.5)
+    backbone = eclip.wrap(table.double().eval(), mean=tiny.MEAN, std=tiny.STD)
+    encoding = encode(backbone, tiny.pixels(backbone).double())
     path = image_path(encoding, 1, 2)
     torch.testing.assert_close(path.feature, encoding.feature[0], rtol=0, atol=1e-12)
 
@@ -119,12 +124,19 @@ def test_one_head_for_all_and_other_sizes_are_refused() -> None:
 
 
 def test_positions_of_its_own_kinds_and_blocks_of_another() -> None:
-    shared = tiny._trunk(VisionTransformerRelPos, global_pool="avg", rel_pos_type="bias", shared_rel_pos=True)()
+    shared = tiny._trunk(
+        VisionTransformerRelPos, global_pool="avg", class_token=True, rel_pos_type="bias", shared_rel_pos=True
+    )()
     torch.nn.init.normal_(shared.visual.trunk.shared_rel_pos.relative_position_bias_table)
     backbone = eclip.wrap(shared.double().eval(), mean=tiny.MEAN, std=tiny.STD)
     encoding = encode(backbone, tiny.pixels(backbone).double())
     torch.testing.assert_close(encoding.feature, shared.encode_image(encoding.pixels), rtol=0, atol=1e-12)
-    METHODS["chefer"](encoding, tiny.texts(backbone).double())
+    block, x = encoding.blocks[-1], encoding.inputs[-1]
+    q, k, _ = block.qkv(block.norm1(x))
+    bias = shared.visual.trunk.shared_rel_pos.get_bias()
+    row = (q @ k.transpose(-1, -2) * block.host.attn.scale + bias).softmax(dim=-1)[:, :, 1:, 1:].mean(dim=(1, 2))
+    ours = METHODS["attention"](encoding, tiny.texts(backbone).double())[:, 0].flatten(1)
+    torch.testing.assert_close(ours.double(), row, rtol=1e-6, atol=1e-8)
     other = tiny._trunk(VisionTransformerRelPos, block_fn=ResPostRelPosBlock)()
     with pytest.raises(UnsupportedTowerError, match="blocks of class ResPostRelPosBlock"):
         eclip.wrap(other, mean=tiny.MEAN, std=tiny.STD)

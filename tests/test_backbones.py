@@ -287,10 +287,11 @@ def test_nothing_of_the_model_changes_when_a_method_raises(name: str, family: st
     [
         {"timm_model_name": "test_efficientnet", "timm_pool": "avg", "timm_proj": "linear", "image_size": 96},
         {"timm_model_name": "test_vit", "timm_pool": "max", "timm_proj": "linear", "image_size": 160},
-        {**tiny.VIT, "attentional_pool": True, "attn_pooler_heads": 2},
+        {**tiny.VIT, "attentional_pool": "parallel", "attn_pooler_heads": 2},
+        {**tiny.VIT, "attentional_pool": True, "attn_pooler_heads": 2, "pool_type": "avg"},
         {**tiny.VIT, "patch_size": (8, 16)},
     ],
-    ids=["average pool", "greatest patch", "CoCa", "oblong patches"],
+    ids=["average pool", "greatest patch", "two poolers", "averaged queries", "oblong patches"],
 )
 def test_other_towers_are_refused_by_name(vision: dict[str, Any]) -> None:
     model = open_clip.CLIP(embed_dim=24, vision_cfg=vision, text_cfg=dict(tiny.TEXT))

@@ -408,7 +408,8 @@ def test_models_are_listed() -> None:
     every = {row["model"]: row for row in json.loads(run("models", "ls", "--all", "--json").stdout)}
     assert "openai" in every["ViT-B-16"]["weights"].split()
     assert every["RN50"]["family"] == "CLIP ResNet"
-    assert every["coca_ViT-B-32"]["family"].startswith("no adapter: a CoCa")
+    assert every["coca_ViT-B-32"]["family"] == "native ViT with CoCa's attentional pooler"
+    assert not any(row["family"].startswith("no adapter") for row in every.values())
     assert every["Siglip2Model"]["weights"].startswith("hf:ORG/NAME")
     assert {row["model"].partition("/")[0] for row in few} <= set(every)
 

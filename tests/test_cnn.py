@@ -1,8 +1,9 @@
-"""CNNs that average their feature map (ConvNeXt, MobileCLIP-S): features, methods that apply, methods that do not."""
+"""Towers that average their feature map (ConvNeXt, MobileCLIP-S, Swin): features, and which methods apply."""
 
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from eclip.backbones.encoding import Encoding, encode
 from eclip.cli.options import default_method
 from eclip.errors import AlteredModelError, NotApplicableError, OptionError, UnsupportedTowerError
 from eclip.methods import METHODS
+from test_agreement import adapted, apart, hooked, maps, uneven, wrapped
 
 APPLICABLE = ("itsm", "rclip", "eclip", "gradcam", "rise", "occlusion", "gscorecam")
 each_cnn = pytest.mark.parametrize("family", tiny.CNNS)
@@ -31,18 +33,32 @@ def encoded(family: str, dtype: torch.dtype = torch.float64, **grid: int) -> tup
     return encode(backbone, tiny.pixels(backbone, **grid).to(dtype)), tiny.texts(backbone).to(dtype)
 
 
+def turned(model: Any, maps: Tensor) -> Tensor:
+    """From the trunk's order of axes to (image, channel, row, col) and back; only Swin's order is another."""
+    last = getattr(model.visual.trunk, "output_fmt", "NCHW") == "NHWC"
+    return (
+        maps.movedim(-1, 1)
+        if last and maps.shape[-1] == model.visual.trunk.num_features
+        else (maps.movedim(1, -1) if last else maps)
+    )
+
+
 def trunk_map(model: Any, pixels: Tensor) -> Tensor:
     """What a hook on the trunk's head sees."""
     seen: list[Tensor] = []
     with model.visual.trunk.head.register_forward_pre_hook(lambda _, given: seen.append(given[0])):
         model.encode_image(pixels)
-    return seen[0]
+    return turned(model, seen[0])
 
 
 @each_cnn
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("grid", [{}, {"rows": 4, "cols": 2}])
 def test_features_are_the_models_own(family: str, dtype: torch.dtype, grid: dict[str, int]) -> None:
+    if family == "swin" and grid:
+        with pytest.raises(OptionError, match=r"built for 64 x 64 pixels.*leave out image_size"):
+            encoded(family, dtype, **grid)
+        return
     encoding, _ = encoded(family, dtype, **grid)
     with torch.no_grad():
         theirs = encoding.backbone.model.encode_image(encoding.pixels)
@@ -62,7 +78,10 @@ def test_itsm_is_the_feature_of_an_image_that_is_this_position_everywhere(family
         for row in range(last.shape[2]):
             for col in range(last.shape[3]):
                 alone = last[:, :, row : row + 1, col : col + 1].expand_as(last)
-                rows.append(F.normalize(model.visual.head(model.visual.trunk.forward_head(alone)), dim=-1) @ text.T)
+                rows.append(
+                    F.normalize(model.visual.head(model.visual.trunk.forward_head(turned(model, alone))), dim=-1)
+                    @ text.T
+                )
     wanted = torch.stack(rows, dim=-1).unflatten(-1, encoding.grid)
     torch.testing.assert_close(METHODS["itsm"].function(encoding, text), wanted, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(METHODS["rclip"].function(encoding, text), -wanted, rtol=1e-9, atol=1e-12)
@@ -84,7 +103,8 @@ def test_gradcam_is_what_a_hook_on_the_host_sees(family: str) -> None:
             with model.visual.trunk.head.register_forward_pre_hook(keep):
                 feature = F.normalize(model.encode_image(encoding.pixels[image : image + 1]), dim=-1)
             [slope] = torch.autograd.grad((feature @ one).sum(), seen)
-            wanted[image, index] = (slope.mean(dim=(2, 3), keepdim=True) * seen[0].detach()).sum(dim=1)[0]
+            slope, value = turned(model, slope), turned(model, seen[0].detach())
+            wanted[image, index] = (slope.mean(dim=(2, 3), keepdim=True) * value).sum(dim=1)[0]
     torch.testing.assert_close(METHODS["gradcam"].function(encoding, text), wanted, rtol=1e-8, atol=1e-12)
     with pytest.raises(OptionError, match="depth between 1 and 1 for this model, got 2"):
         METHODS["gradcam"](encoding, text, depth=2)
@@ -153,6 +173,48 @@ def test_nothing_of_the_model_changes_and_changes_are_noticed(family: str) -> No
         encode(backbone, encoding.pixels)
 
 
+ADAPTED = {"convnext": ["fc1", "fc2"], "fastvit": ["qkv", "fc1"], "swin": ["qkv", "proj", "fc1"]}
+
+
+@each_cnn
+def test_unmerged_lora_gives_the_maps_of_the_merged_model(family: str) -> None:
+    held = adapted(tiny.model(family), ADAPTED[family])
+    inner = held.base_model.model
+    before = {key: value.clone() for key, value in inner.state_dict().items()}
+    text = tiny.texts(wrapped(tiny.model(family)))
+    unmerged, plain = maps(wrapped(inner), text), maps(wrapped(tiny.model(family)), text)
+    assert all(torch.equal(value, before[key]) for key, value in inner.state_dict().items())
+    for name, found in maps(wrapped(held.merge_and_unload()), text).items():
+        assert apart(unmerged[name], found) < 2e-5 and apart(plain[name], found) > 5e-4, name
+
+
+def test_a_compiled_swin_and_threads_give_the_same_maps() -> None:
+    model, pixels = tiny.model("swin").train(), tiny.pixels(tiny.backbone("swin"))
+    text = tiny.texts(tiny.backbone("swin"))
+    expected = maps(wrapped(model), text, ["gradcam", "itsm"])
+    backbone = wrapped(model)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: METHODS["gradcam"](encode(backbone, pixels), text), range(8)):
+            assert torch.equal(found, expected["gradcam"])
+    assert all(module.training for module in model.modules())
+    model.visual.trunk.layers[1] = torch.compile(model.visual.trunk.layers[1], backend="eager")
+    for name, after in maps(wrapped(model), text, list(expected)).items():
+        assert apart(after, expected[name]) < 1e-5, name
+
+
+@pytest.mark.parametrize("part", ["trunk.layers.1.blocks.0.attn", "trunk.norm"])
+def test_a_hook_inside_a_swin_counts_in_every_map(part: str) -> None:
+    """The model's own modules are called, so scores and maps follow."""
+    model = tiny.model("swin")
+    backbone, text = wrapped(model), tiny.texts(tiny.backbone("swin"))
+    before = maps(backbone, text, ["itsm"])["itsm"]
+    with hooked(model.visual.get_submodule(part), uneven):
+        encoding = encode(backbone, tiny.pixels(backbone))
+        with torch.no_grad():
+            torch.testing.assert_close(encoding.feature, model.encode_image(encoding.pixels), rtol=1e-4, atol=1e-6)
+        assert apart(METHODS["itsm"](encoding, text), before) > 1e-4
+
+
 def test_other_pooling_is_refused() -> None:
     model = tiny.model("convnext")
     model.visual.trunk.reset_classifier(0, global_pool="max")
@@ -166,7 +228,7 @@ def test_open_clips_own_architectures_are_counted() -> None:
     cnns = sorted(name for name, family in families.items() if family == catalog.CNN)
     assert cnns[0] == "MobileCLIP-S1" and len(cnns) == 17 and all("convnext" in n or "MobileCLIP" in n for n in cnns)
     if open_clip.__version__ == "3.3.0":
-        assert (len(families), sum(family is not None for family in families.values())) == (144, 138)
+        assert (len(families), sum(family is not None for family in families.values())) == (144, 144)
 
 
 def test_mobileclips_own_configuration_is_read() -> None:

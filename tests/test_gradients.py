@@ -108,7 +108,12 @@ def _attentions(encoding: Encoding, depth: int) -> tuple[list[Tensor], Tensor]:
         leaves.append(attention(q, k).detach().requires_grad_() if not leaves else attention(q, k))
         leaves[-1].retain_grad()
         x = finish(block, x, leaves[-1] @ v)
-    return leaves, backbone.to_feature(x[:, 0]) if backbone.latent is not None else backbone.pool(x)
+    return leaves, _feature(backbone, x[:, 0]) if backbone.latent is not None else backbone.pool(x)
+
+
+def _feature(backbone: Backbone, row: Tensor) -> Tensor:
+    """What the host makes of the row that a learned query gathers."""
+    return backbone.to_feature(row if backbone.final_norm is None else backbone.final_norm(row))
 
 
 @pytest.mark.parametrize("depth", [1, 3])
@@ -148,7 +153,7 @@ def test_legrad_is_the_positive_slope_of_each_blocks_own_score(family: str, dept
             q, k, v = block.qkv(block.norm1(x))
             attn = attention(q, k).detach().requires_grad_()
             out = finish(block, x, attn @ v)
-            feature = backbone.to_feature(out[:, 0]) if backbone.latent else backbone.project(out.mean(dim=1))
+            feature = _feature(backbone, out[:, 0]) if backbone.latent else backbone.project(out.mean(dim=1))
             [grad] = torch.autograd.grad(cosine_similarity(feature, one[None]).sum(), attn)
             total = total + grad.clamp_min(0).mean(dim=(1, 2))[:, encoding.prefix :]
         expected.append(total.unflatten(1, encoding.grid))
@@ -177,7 +182,7 @@ def test_gradeclip_equals_the_formula(family: str, loosened: str) -> None:
     for place, one in enumerate(text):
         mixed = (attention(q, k) @ v).detach().requires_grad_()
         out = finish(block, x, mixed) if block.residual else finish(block, x[:, :1], mixed)
-        feature = backbone.to_feature(out[:, 0]) if backbone.latent else backbone.pool(out)
+        feature = _feature(backbone, out[:, 0]) if backbone.latent else backbone.pool(out)
         [grad] = torch.autograd.grad(cosine_similarity(feature, one[None]).sum(), mixed)
         for image in range(2):
             keys = block.out(k)[image] if loosened == "script" else k[image].transpose(0, 1).flatten(1)

@@ -271,7 +271,7 @@ def test_terms_add_up_to_the_feature_and_to_the_map(family: str) -> None:
     latent = encoding.backbone.latent
     deep = encoding.blocks[-1].residual and latent is None
     layers = 7 if deep else 1
-    rest = 8 if deep else 0 if latent is None else 1
+    rest = 8 if deep else 0 if latent is None or latent.mlp is None else 1
     assert found.attention.shape[1:4] == (layers, encoding.tokens.shape[1], (latent or encoding.blocks[-1]).heads)
     assert found.rest.shape[1] == rest, "the start and an MLP a block, as far as there are any"
     plain = METHODS["decompose"].function(encoding, text, centered=False)

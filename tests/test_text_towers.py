@@ -68,8 +68,6 @@ def test_clip_class_and_mixed_precision() -> None:
 
 
 def test_towers_nobody_has_read_have_no_blocks() -> None:
-    coca = open_clip.CustomTextCLIP(32, tiny.VIT, {**tiny.TEXT, "embed_cls": True})
-    assert native_text(coca) is None
     cosine = open_clip.CustomTextCLIP(32, tiny.VIT, {**tiny.TEXT, "block_type": "custom", "scaled_cosine_attn": True})
     assert native_text(cosine) is None
     foreign = tiny.model("vit")

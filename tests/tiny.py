@@ -13,7 +13,9 @@ from open_clip.timm_model import TimmModel
 from timm.layers import HybridEmbed
 from timm.models.eva import Eva
 from timm.models.fastvit import FastVit
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from timm.models.vitamin import GeGluMlp
 from torch import nn
 
@@ -106,6 +108,23 @@ def _fastvit() -> nn.Module:
     return model
 
 
+def _swin() -> nn.Module:
+    """Windows of 4 x 4, shifted in every second block, and a last stage that is one window."""
+    model = _clip({"image_size": 64, "timm_model_name": "test_convnext", "timm_pool": "avg", "timm_proj": None})
+    shape = {"img_size": 64, "patch_size": 4, "embed_dim": 8, "depths": (2, 1, 1), "num_heads": (1, 2, 2)}
+    model.visual.trunk = SwinTransformer(**shape, window_size=4, num_classes=24)
+    return model
+
+
+def _relpos(**shape: Any) -> nn.Module:
+    """Relative positions by a small network in each block, large enough to matter."""
+    built = VisionTransformerRelPos(**shape, class_token=True, global_pool="token", rel_pos_dim=8, init_values=0.5)
+    for block in built.blocks:
+        nn.init.normal_(block.attn.rel_pos.mlp.fc2.weight)
+        nn.init.normal_(block.attn.rel_pos.mlp.fc1.weight)
+    return built
+
+
 PE = {
     "attn_type": "rope",
     "use_pre_transformer_norm": True,
@@ -133,6 +152,7 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "vit with query norm": lambda: _vit(qk_norm=True, scale_attn_inner=True, scale_heads=True, scale_attn=True),
     "vit, average pool": lambda: _vit(pool_type="avg"),
     "vit, norm after pool": lambda: _vit(pool_type="avg", final_ln_after_pool=True),
+    "vit, coca's pooler": lambda: _vit(attentional_pool=True, attn_pooler_heads=2, attn_pooler_queries=5),
     "vit, not square": _rect,
     "resnet": _resnet,
     "timm abs_attn": _pooled("abs_attn"),
@@ -147,8 +167,10 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-CNNS: dict[str, Callable[[], nn.Module]] = {"convnext": _convnext, "fastvit": _fastvit}
+CNNS: dict[str, Callable[[], nn.Module]] = {"convnext": _convnext, "fastvit": _fastvit, "swin": _swin}
 """Towers without an attention block, to which few methods are applicable: see test_cnn.py."""
+FIXED: dict[str, Callable[[], nn.Module]] = {"timm vit, relative positions": _trunk(_relpos)}
+"""Towers that read images of their training size only: see test_relpos.py."""
 AVERAGED = ("vit, average pool", "vit, norm after pool", "timm vit, average pool")
 POOLS = ("resnet", "timm abs_attn", "timm rot_attn")
 GAPS: dict[str, tuple[str, ...]] = {
@@ -166,7 +188,7 @@ FEW: dict[str, dict[str, Any]] = {"rise": {"mask_count": 12}, "gscorecam": {"cha
 def _model(family: str, seed: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        built = (FAMILIES | CNNS)[family]()
+        built = (FAMILIES | CNNS | FIXED)[family]()
         for weight in built.parameters():
             weight.data.add_(0.02 * torch.randn_like(weight))
         for module in built.modules():

@@ -158,11 +158,12 @@ class UnsupportedTowerError(ModelError):
 
 
 FAMILIES = (
-    "native ViTs (CLS or average pooling)",
+    "native ViTs (CLS, average pooling, or CoCa's attentional pooler)",
     "CLIP ResNets",
     "timm trunks with attention pooling (abs_attn, rot_attn)",
-    "timm CNNs that average their feature map (ConvNeXt, MobileCLIP-S)",
+    "timm CNNs and Swins that average their feature map (ConvNeXt, MobileCLIP-S, Swin)",
     "timm ViTs with a MAP head (SigLIP), a class token, or the mean of the patches (MobileCLIP-B and -L, ViTamin)",
+    "timm ViTs with relative positions (vit_relpos)",
     "EVA (with a class token, or with a MAP head: PE-Core)",
     "transformers' CLIPModel, MetaClip2Model, ChineseCLIPModel, AltCLIPModel, SiglipModel and Siglip2Model",
 )

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eclip.backbones.blocks import Block, attention, finish
+from eclip.backbones.blocks import Block, attend, finish
 from eclip.backbones.choices import DEFAULT_POSITIONS
 from eclip.backbones.host import (
     check_adapters,
@@ -193,7 +193,7 @@ def _open(block: Block, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Normalized tokens, values and the block's output; for a MAP head, the one row of its learned query."""
     normed = block.norm1(x)
     q, k, v = block.qkv(normed)
-    return normed, v, finish(block, x, attention(q, k) @ v)
+    return normed, v, finish(block, x, attend(block, q, k) @ v)
 
 
 def _shake(like: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from eclip.backbones.agreement import check_latent
 from eclip.backbones.backbone import Backbone
-from eclip.backbones.blocks import Block, Fn, Heads, Tokens, attention, finish, run_block, unit
+from eclip.backbones.blocks import Block, Fn, Heads, Tokens, attend, finish, run_block, unit
 from eclip.backbones.encoding import Encoding
 from eclip.backbones.gradients import gradients
 from eclip.errors import GradientError, NotApplicableError
@@ -123,7 +123,8 @@ def pooling_row(encoding: Encoding, method: str) -> Float[Tensor, "image patch"]
     if encoding.backbone.pooling == "average":
         [(block, x)] = encoding.tail(1, method)
         q, k, _ = block.qkv(block.norm1(x))
-        attn = attention(q[:, :, encoding.prefix :], k).mean(dim=2, keepdim=True)
+        patches = slice(encoding.prefix, None)
+        attn = attend(block, q[:, :, patches], k, patches).mean(dim=2, keepdim=True)
     else:
         attn = gather(encoding, method).attn
     return attn.mean(dim=1)[:, 0, encoding.prefix :]
@@ -137,7 +138,7 @@ def gather_from(encoding: Encoding, block: Block, x: Tokens, normed: Tokens) -> 
         return backbone.to_feature(row if backbone.final_norm is None else backbone.final_norm(row))
 
     q, k, v = block.qkv(normed)
-    return Gathering(backbone, block, x, q[:, :, :1], k, v, attention(q[:, :, :1], k), to_feature)
+    return Gathering(backbone, block, x, q[:, :, :1], k, v, attend(block, q[:, :, :1], k, slice(1)), to_feature)
 
 
 def rest(encoding: Encoding, count: int, x: Tokens, method: str) -> Float[Tensor, "image feature"]:

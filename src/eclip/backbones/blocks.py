@@ -28,7 +28,7 @@ Heads = Float[Tensor, "image head token width"]
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """`x + out(softmax(q k / sqrt width) v)`, then `x + mlp(norm2(x))`.
+    """`x + out(softmax(q k / sqrt width + relative) v)`, then `x + mlp(norm2(x))`.
 
     An attention pool (CLIP ResNets, timm towers) is a block without residual and MLP whose tokens are
     [mean of the patches; patches]; its positions are added inside `qkv`.
@@ -48,6 +48,8 @@ class Block:
             tokens (image, row, channel): the transpose of `qkv`. None where that is not affine, because queries or keys
             are normalized or rotated, or come from layers other than plain ones.
         reference: the host's own call, where `forward` is not; None elsewhere.
+        relative: () -> (1, head, token, token), what relative positions add to `q k / sqrt width`; None where there are
+            none. Methods that replace the attention by another similarity of tokens leave them out.
     """
 
     heads: int
@@ -62,6 +64,7 @@ class Block:
     residual: bool = True
     qkv_vjp: QkvVjp | None = None
     reference: Fn | None = None
+    relative: Callable[[], Tensor] | None = None
 
     def __deepcopy__(self, memo: object) -> Block:
         raise ModelError(
@@ -75,6 +78,25 @@ def attention(
 ) -> Float[Tensor, "image head query token"]:
     """Softmax over the keys of `q k / sqrt(width)`: row i holds the attention weights of query i."""
     return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(dim=-1)
+
+
+def attend(
+    block: Block,
+    q: Float[Tensor, "image head query width"],
+    k: Float[Tensor, "image head token width"],
+    rows: slice = slice(None),
+) -> Float[Tensor, "image head query token"]:
+    """The block's own attention: `attention`, with its relative positions, if it has any, added before the softmax.
+
+    Args:
+        block: the block.
+        q: queries of these rows.
+        k: keys of all tokens.
+        rows: which tokens the queries belong to.
+    """
+    if block.relative is None:
+        return attention(q, k)
+    return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + block.relative()[:, :, rows]).softmax(dim=-1)
 
 
 def finish(
@@ -98,7 +120,7 @@ def add_mlp(block: Block, x: Tensor) -> Tensor:
 def run_block(block: Block, x: Tokens) -> Float[Tensor, "image token output"]:
     """The whole block, recomputed step by step; equals `block.forward(x)` up to rounding."""
     q, k, v = block.qkv(block.norm1(x))
-    return finish(block, x, attention(q, k) @ v)
+    return finish(block, x, attend(block, q, k) @ v)
 
 
 def split_heads(x: Tokens, heads: int) -> Heads:

@@ -92,12 +92,11 @@ def full_name(name: str, checkpoint: str | Path | None = None) -> str:
 
 
 CNN = "timm CNN that averages its feature map"
-"""The family of towers without any attention block that `eclip` reads."""
-REASONS = {
-    "swin": "attention only within windows",
-    "vit_relpos": "relative positions in attention",
-}
-"""Prefix of timm's names -> the part of their image tower that no adapter supports."""
+SWIN = "timm Swin that averages its feature map"
+BLOCKLESS = (CNN, SWIN)
+"""Families of towers without an attention block over all patches."""
+COCA = "native ViT with CoCa's attentional pooler"
+RELPOS = "timm ViT with relative positions"
 
 
 def tower_of(config: dict[str, Any]) -> tuple[str | None, str]:
@@ -106,8 +105,10 @@ def tower_of(config: dict[str, Any]) -> tuple[str | None, str]:
     The configuration decides, as it does in open_clip itself.
     """
     vision = config.get("vision_cfg", {})
-    if "multimodal_cfg" in config or vision.get("attentional_pool"):
-        return None, "a CoCa, with a text decoder or several learned queries"
+    if vision.get("attentional_pool") is True:
+        return COCA, ""
+    if vision.get("attentional_pool"):
+        return None, "two attentional poolers"
     if "timm_model_name" not in vision:
         return "CLIP ResNet" if isinstance(vision.get("layers"), list) else "native ViT", ""
     name, pool = vision["timm_model_name"], vision.get("timm_pool")
@@ -115,9 +116,10 @@ def tower_of(config: dict[str, Any]) -> tuple[str | None, str]:
         return "timm trunk with attention pool", ""
     if name.startswith(("convnext_", "fastvit_")) and pool in ("avg", "", None):
         return CNN, ""
-    for start, reason in REASONS.items():
-        if name.startswith(start):
-            return None, reason
+    if name.startswith("swin_") and pool in ("avg", "", None):
+        return SWIN, ""
+    if name.startswith("vit_relpos_") and pool in ("token", "avg", "", None):
+        return RELPOS, ""
     if pool == "map" and name.startswith("vit_pe_"):
         return "EVA with MAP head", ""
     if pool == "map" and name.startswith("vit_"):

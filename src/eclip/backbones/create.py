@@ -137,8 +137,10 @@ def _usual_colors(architecture: str) -> dict[str, Any]:
 def _size(architecture: str) -> str:
     """Size of an architecture's weights in words, computed without allocating them."""
     config = open_clip.get_model_config(architecture)
+    config["text_cfg"]["hf_model_pretrained"] = False  # only its shape is needed
     with torch.device("meta"):
         kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
+        kind = open_clip.CoCa if "multimodal_cfg" in config else kind
         weights = sum(weight.numel() for weight in kind(**config).parameters())
     return f"about {weights * 4 / 2**20:,.0f} MiB"
 

@@ -35,7 +35,7 @@ class Encoding:
         tokens: output of the last block (image, token, output), before `backbone.project`. In an attention pool every
             token is a query, and `output` is already the feature size.
         feature: (image, feature), not normalized; equals the model's own `encode_image`.
-        trunk: a CNN's last feature map (image, depth, row, col), else None.
+        trunk: last feature map (image, depth, row, col) of a CNN or a Swin, else None.
         grid: patches down and across.
         prefix: number of tokens before the patches.
         positions: how position embeddings were resized.
@@ -87,14 +87,17 @@ class Encoding:
         """The last `count` blocks with their inputs, fewer if the tower is shallower; None = all.
 
         Raises:
-            NotApplicableError: the tower, a CNN without attention pooling, has no block.
+            NotApplicableError: the tower, a CNN without attention pooling or a Swin, has no block.
             KeepError: the encoding kept fewer.
             AlteredModelError: a block does not compute what its weights say.
         """
         depth = len(self.blocks)
         if not depth and count != 0:
             name, family = self.backbone.name, self.backbone.family
-            why = "it needs the attention of a block, and a CNN has none; gradcam, itsm and perturbation methods do not"
+            why = (
+                "it needs the attention of a block over all patches, and this tower has none; gradcam, itsm and "
+                "perturbation methods do not"
+            )
             raise NotApplicableError(method, name, family, why)
         needed = depth if count is None else min(count, depth)
         if needed > len(self.inputs):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from eclip.backbones.host import all_modules, alone, named_weights
+from eclip.backbones.host import all_modules, alone, named_weights, original
 from eclip.errors import ModelError
 
 
@@ -43,7 +43,8 @@ def eval_no_grad(model: nn.Module) -> Iterator[None]:
     Raises:
         ModelError: another thread called `model.train()` in the meantime, so values may come from training mode.
     """
-    modules = all_modules(model)
+    # The flag of a module that torch.compile made is that of the module inside, which comes next.
+    modules = [module for module in all_modules(model) if original(module) is module]
     device = next(named_weights(model))[1].device.type
     inside: list[tuple[_Held, int]] = []
     disturbed = False

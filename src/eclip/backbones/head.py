@@ -259,7 +259,7 @@ def _is_pool(block: Block) -> bool:
 def _normed(backbone: Backbone, tokens: Tensor) -> Tensor:
     """Tokens of the last block, as `backbone.to_feature` takes them."""
     if (latent := backbone.latent) is not None:
-        return finish(latent, tokens, latent.value(latent.norm1(tokens)))
+        tokens = finish(latent, tokens, latent.value(latent.norm1(tokens)))
     return tokens if backbone.final_norm is None else backbone.final_norm(tokens)
 
 

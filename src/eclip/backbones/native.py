@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from eclip.backbones.backbone import Grid, Positions
 from eclip.backbones.blocks import Block, finish, merge_heads, pull_of, reread, split_heads, split_qkv
+from eclip.backbones.coca import coca_pool
 from eclip.backbones.host import attention_weights, merges, original, project_last, read_weights
 from eclip.backbones.pool import pool_block, pool_tokens
 from eclip.backbones.positions import resize_positions
@@ -25,10 +26,8 @@ from eclip.errors import unsupported
 
 
 def native_vit(visual: VisionTransformer) -> dict[str, Any]:
-    """A ViT with CLS or average pooling, with or without `ln_pre`, layer scale and query norms."""
-    if visual.attn_pool is not None:
-        raise unsupported("a ViT with CoCa's attentional pooler")
-    if visual.pool_type not in ("tok", "avg"):
+    """A ViT with CLS, average pooling or CoCa's pooler, with or without `ln_pre`, layer scale and query norms."""
+    if visual.attn_pool is None and visual.pool_type not in ("tok", "avg"):
         raise unsupported(f"a ViT with pooling {visual.pool_type!r}")
     patch = visual.patch_size
     if patch[0] != patch[1]:
@@ -42,6 +41,16 @@ def native_vit(visual: VisionTransformer) -> dict[str, Any]:
         first = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
         table = resize_positions(visual.positional_embedding, native, grid, positions)
         return visual.ln_pre(torch.cat([first, patches], dim=1) + table.to(patches.dtype)), None
+
+    bare = {
+        "native": native,
+        "patch_size": int(patch[0]),
+        "prefix": 1,
+        "embed": embed,
+        "blocks_at": blocks_at,
+    }
+    if visual.attn_pool is not None:
+        return {**bare, **coca_pool(visual)}
 
     def to_feature(normed: Tensor) -> Tensor:
         return normed if visual.proj is None else normed @ visual.proj
@@ -57,12 +66,8 @@ def native_vit(visual: VisionTransformer) -> dict[str, Any]:
         return to_feature(visual.ln_post(tokens)[:, 1:].mean(dim=1))
 
     return {
+        **bare,
         "family": "native ViT",
-        "native": native,
-        "patch_size": int(patch[0]),
-        "prefix": 1,
-        "embed": embed,
-        "blocks_at": blocks_at,
         "project": project,
         "pool": pool,
         "pooling": "token" if visual.pool_type == "tok" else "average",

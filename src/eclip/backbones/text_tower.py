@@ -43,7 +43,7 @@ class TextTower:
     """A text tower as functions.
 
     Attributes:
-        embed: ids -> tokens entering block 0, positions included.
+        embed: ids -> tokens entering block 0, positions included. CoCa adds one behind those of the ids.
         build: the blocks, first to last, of the current modules.
         mask: ids -> `Mask`; None if every token attends to every other.
         weights: ids -> (text, token), weight of each token in the pooled one: one-hot if one token is picked.
@@ -61,7 +61,7 @@ class TextTower:
         """The blocks, first to last, read from the model each time."""
         return self.build()
 
-    def pool(self, ids: Ids, tokens: Tokens) -> Float[Tensor, "text feature"]:
+    def pool(self, ids: Int[Tensor, "text id"], tokens: Tokens) -> Float[Tensor, "text feature"]:
         """Text features, not normalized, from the output tokens of the last block."""
         return self.to_feature((self.weights(ids).to(tokens)[:, None] @ tokens)[:, 0])
 

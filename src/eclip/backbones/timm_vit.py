@@ -80,12 +80,12 @@ def bare_vit(trunk: Any) -> BareViT:
     return BareViT(native, patch, prefix, embed, blocks_at)
 
 
-def timm_vit(visual: TimmModel) -> dict[str, Any]:
-    """A timm ViT, or EVA, whose feature is the class token or the mean of the patches."""
+def timm_vit(visual: TimmModel, read: Callable[[Any], BareViT] = bare_vit) -> dict[str, Any]:
+    """A timm ViT, or EVA, whose feature is the class token or the mean of the patches; `read` gives what is below."""
     trunk: Any = visual.trunk
-    if trunk.attn_pool is not None or trunk.global_pool not in ("token", "avg"):
+    if getattr(trunk, "attn_pool", None) is not None or trunk.global_pool not in ("token", "avg"):
         raise unsupported(f"a timm ViT with pooling {trunk.global_pool!r}")
-    averaged, bare = trunk.global_pool == "avg", bare_vit(trunk)
+    averaged, bare = trunk.global_pool == "avg", read(trunk)
     if getattr(trunk, "pool_include_prefix", False) or not (averaged or bare.prefix):
         raise unsupported("a timm ViT whose mean includes its class token, or without a class token to pool")
     if not any(isinstance(norm, nn.Identity) for norm in (trunk.norm, trunk.fc_norm)):

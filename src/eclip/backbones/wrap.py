@@ -9,16 +9,18 @@ import sys
 from functools import cache, partial
 from typing import Any
 
-from open_clip import CLIP, CustomTextCLIP, SimpleTokenizer
+from open_clip import CLIP, CoCa, CustomTextCLIP, SimpleTokenizer
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from timm.layers import AttentionPool2d, AttentionPoolLatent, RotAttentionPool2d
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer as TimmViT
+from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import Tensor, nn
 
 from eclip.backbones.backbone import Backbone
+from eclip.backbones.coca import check_coca
 from eclip.backbones.hf_text import encoder_text
 from eclip.backbones.host import is_quantized, original, steady
 from eclip.backbones.huggingface import is_transformers, wrap_transformers
@@ -27,6 +29,7 @@ from eclip.backbones.native_text import native_text
 from eclip.backbones.openai import converted, is_openai
 from eclip.backbones.preprocess import Color, settled
 from eclip.backbones.timm_cnn import CNNS, timm_cnn
+from eclip.backbones.timm_relpos import relpos_vit
 from eclip.backbones.timm_towers import timm_map, timm_pool
 from eclip.backbones.timm_vit import eva_map, timm_vit
 from eclip.backbones.tokenizing import NoTokenizer, Reader
@@ -47,7 +50,7 @@ def wrap(
     """Wrap a model object as a Backbone; the model itself is never changed.
 
     Args:
-        model: open_clip's CLIP or CustomTextCLIP, or transformers' CLIPModel, MetaClip2Model, ChineseCLIPModel,
+        model: open_clip's CLIP, CustomTextCLIP or CoCa, or transformers' CLIPModel, MetaClip2Model, ChineseCLIPModel,
             AltCLIPModel, SiglipModel or Siglip2Model; on any device, in any mode; it is run in evaluation mode. It is
             unwrapped from DataParallel, DistributedDataParallel, torch.compile or a PeftModel, and `Backbone.model` is
             the inner model, adapters included. The CLIP of OpenAI's own package is converted to open_clip's, its
@@ -75,13 +78,14 @@ def wrap(
     if is_transformers(model):
         return wrap_transformers(model, given, tokenizer, processor, name)
     model = converted(model) if is_openai(model) else model
-    if not isinstance(model, CLIP | CustomTextCLIP):
+    if not isinstance(model, CLIP | CustomTextCLIP | CoCa):
         raise UnsupportedTowerError(
-            "wrap needs an open_clip CLIP or CustomTextCLIP, or a transformers model, got "
+            "wrap needs an open_clip CLIP, CustomTextCLIP or CoCa, or a transformers model, got "
             f"{type(model).__name__}. Supported families: {'; '.join(FAMILIES)}."
         )
     if processor is not None:
         raise OptionError("processor= requires a transformers model; for open_clip, pass tokenizer, mean and std.")
+    check_coca(model)
     colors = settled(
         given,
         getattr(model.visual, "preprocess_cfg", None) or {},
@@ -89,10 +93,12 @@ def wrap(
         "of its training; CLIP's are open_clip.OPENAI_DATASET_MEAN and open_clip.OPENAI_DATASET_STD.",
     )
 
+    raw = {"normalize": False} if isinstance(model, CoCa) else {}  # unlike the others, it normalizes by default
+
     def encode_tokens(ids: Tensor) -> Tensor:
         try:
             with steady(model):
-                return model.encode_text(ids)
+                return model.encode_text(ids, **raw)
         except AttributeError as error:
             if not is_quantized(*(child for child in model.children() if child is not model.visual)):
                 raise
@@ -106,7 +112,7 @@ def wrap(
         model=model,
         tokenize=_tokenizer(model, tokenizer),
         encode_tokens=encode_tokens,
-        encode_pixels=lambda pixels: model.encode_image(pixels),
+        encode_pixels=lambda pixels: model.encode_image(pixels, **raw),
         rewrap=partial(wrap, tokenizer=tokenizer, name=name, **given),
         text_tower=native_text(model) or encoder_text(getattr(model, "text", model)),
         **colors,
@@ -157,6 +163,8 @@ def _tower(visual: nn.Module) -> dict[str, Any]:
             return eva_map(visual)
         if isinstance(visual.trunk, TimmViT | Eva):
             return timm_vit(visual)
+        if isinstance(visual.trunk, VisionTransformerRelPos):
+            return relpos_vit(visual)
         if isinstance(visual.trunk, CNNS):
             return timm_cnn(visual)
         raise unsupported(f"timm tower {type(visual.trunk).__name__} without attention pooling")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eclip.backbones.catalog import (
-    CNN,
+    BLOCKLESS,
     DEFAULT_MODEL,
     OPENAI_HINT,
     architectures,
@@ -173,7 +173,7 @@ def default_method(model: str, head: str | None) -> str:
     """The method to use if none is given. The tower of a model in a folder is not known before it is loaded."""
     name = split_name(model)[0]
     family, _ = tower_of(architectures().get(name, {}))
-    without = DEFAULT_OF_CNNS if family == CNN else DEFAULT_METHOD
+    without = DEFAULT_OF_CNNS if family in BLOCKLESS else DEFAULT_METHOD
     return by_head(head is not None or head_beside(name) is not None, without)
 
 

@@ -70,7 +70,8 @@ def explain(
         texts: one or more.
         model: a name for `eclip.load`, or a Backbone from `load` or `wrap`.
         method: a name or value of `eclip.METHODS`, or several, which share one forward pass; None = "eclip" for a model
-            with a trained head, such as "mini", otherwise "surgery", or "gradcam" for a CNN without attention pooling.
+            with a trained head, such as "mini", otherwise "surgery", or "gradcam" for a CNN without attention pooling
+            or a Swin.
         image_size: side in pixels; None = the model's own.
         resize: "squash" (a square, as in the paper) or "keep" (the image's aspect ratio, about as many patches).
         templates: prompt templates, see `eclip.encode_texts`.

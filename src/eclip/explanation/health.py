@@ -228,7 +228,7 @@ def notes(method: Method, backbone: Backbone, *, versus: bool) -> tuple[str, ...
     """What is not computed for a method's maps on a model, and why."""
     found = []
     if not backbone.blocks and not versus:
-        found.append("polarity needs the values of an attention block, which this CNN does not have")
+        found.append("polarity needs the values of an attention block, which this tower does not have")
     if method.kind == "perturbation":
         found.append(f"{method.name} takes many passes and is not run for nonsense: sensitivity is unknown")
     if versus:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eclip.backbones.attention_pooling import Gathering, gather, gather_from, score_gradients
-from eclip.backbones.blocks import attention, finish
+from eclip.backbones.blocks import attend, finish
 from eclip.backbones.encoding import Encoding
 from eclip.backbones.gradients import gradients
 from eclip.errors import OptionError
@@ -62,7 +62,7 @@ def _through_blocks(encoding: Encoding, text: Tensor, depth: int) -> Float[Tenso
         attns, values, mixed = [], [], []
         for block, _ in whole:
             q, k, v = block.qkv(block.norm1(x))
-            attns.append(attention(q, k))
+            attns.append(attend(block, q, k))
             values.append(v)
             mixed.append(attns[-1] @ v)
             x = finish(block, x, mixed[-1])

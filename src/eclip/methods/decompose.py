@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eclip.backbones.attention_pooling import gather, gather_from
-from eclip.backbones.blocks import Block, Fn, split_heads
+from eclip.backbones.blocks import Block, Fn, finish, split_heads
 from eclip.backbones.encoding import Encoding
 from eclip.backbones.host import is_plain, oddities, path_of
 from eclip.errors import AlteredModelError, NotApplicableError
@@ -104,7 +104,7 @@ def _stream(
             rest.append(block.mlp(block.norm2(before)))
     layers = [(row.block, row.attn.transpose(-1, -2) * row.v) for row in rows]
     _check_parts(encoding, layers)
-    return layers, torch.cat(rest, dim=1) if rest else encoding.tokens[:, :0]
+    return layers, torch.cat(rest, dim=1) if rest else last.block.out(last.attn @ last.v)[:, :0]
 
 
 def _bias(block: Block, weighted: Tensor) -> Float[Tensor, " channel"]:
@@ -123,7 +123,7 @@ def _to_feature(encoding: Encoding, parts: Tensor, share: float) -> Float[Tensor
     """Parts of the stream after the linearized norm and the projection, each with this share of the constants."""
     backbone, norm = encoding.backbone, encoding.backbone.final_norm
     if isinstance(norm, nn.LayerNorm):
-        row = encoding.tokens[:, 0]
+        row = _row(encoding)
         _check_norm(encoding, norm, row)
         shape = (-1,) + (1,) * (parts.ndim - 1)
         mean = row.mean(dim=-1).reshape(shape)
@@ -133,6 +133,14 @@ def _to_feature(encoding: Encoding, parts: Tensor, share: float) -> Float[Tensor
         raise _altered(encoding, norm)
     zero = backbone.to_feature(parts.new_zeros(1, parts.shape[-1]))[0]
     return backbone.to_feature(parts) + (share - 1) * zero
+
+
+def _row(encoding: Encoding) -> Float[Tensor, "image channel"]:
+    """The row that the final norm takes: the first token, or what a learned query gathers."""
+    if encoding.backbone.latent is None:
+        return encoding.tokens[:, 0]
+    last = gather(encoding, "decompose")
+    return finish(last.block, last.x[:, :1], last.attn @ last.v)[:, 0]
 
 
 def _check_norm(encoding: Encoding, norm: nn.LayerNorm, row: Float[Tensor, "image channel"]) -> None:

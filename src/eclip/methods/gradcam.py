@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eclip.backbones.attention_pooling import Gathering, gather, gather_from, rest, score_gradients
-from eclip.backbones.blocks import attention, finish
+from eclip.backbones.blocks import attend, finish
 from eclip.backbones.encoding import Encoding
 from eclip.backbones.gradients import gradients
 from eclip.backbones.pool import pool_tokens
@@ -98,7 +98,7 @@ def _block_slope(encoding: Encoding, text: Tensor, depth: int, layer: str) -> Fl
             feature = last.features(last.attn @ last.v)[:, 0]
         else:
             q, k, v = block.qkv(normed)
-            feature = rest(encoding, depth - 1, finish(block, stream, attention(q, k) @ v), "gradcam")
+            feature = rest(encoding, depth - 1, finish(block, stream, attend(block, q, k) @ v), "gradcam")
     slopes = [grad[:, :, encoding.prefix :].mean(dim=2) for [grad] in score_gradients(feature, text, [leaf])]
     return torch.cat(slopes).transpose(0, 1)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from eclip.backbones.attention_pooling import Gathering, gather
 from eclip.backbones.blocks import attention, merge_heads, split_heads, unit
 from eclip.backbones.encoding import Encoding
-from eclip.errors import OptionError
+from eclip.errors import NotApplicableError, OptionError
 
 HEADS, LOOSENED = ("native", "single"), ("script", "notebook", "none")
 
@@ -40,7 +40,7 @@ def gradeclip(
 
     Raises:
         OptionError: unknown heads or loosened.
-        NotApplicableError: the tower averages its patches.
+        NotApplicableError: the tower averages its patches, or heads="single" with relative positions.
     """
     if heads not in HEADS or loosened not in LOOSENED:
         raise OptionError(
@@ -48,6 +48,10 @@ def gradeclip(
             f"got {heads!r} and {loosened!r}."
         )
     last = gather(encoding, "gradeclip")
+    if heads == "single" and last.block.relative is not None:
+        name, family = encoding.backbone.name, encoding.backbone.family
+        why = "heads='single' has one head for all, but each has its own relative positions"
+        raise NotApplicableError("gradeclip", name, family, why)
     mixed = None if heads == "native" else _single_head(last)
     grad = merge_heads(last.gradient(text, mixed))  # image text channel
     evidence = merge_heads(last.v)[:, encoding.prefix :].to(grad) @ grad.transpose(1, 2)  # image patch text

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eclip.backbones.attention_pooling import gather, score_gradients
-from eclip.backbones.blocks import Block, Tokens, attention, finish
+from eclip.backbones.blocks import Block, Tokens, attend, finish
 from eclip.backbones.encoding import Encoding
 from eclip.backbones.gradients import gradients
 from eclip.errors import OptionError
@@ -25,8 +25,8 @@ def legrad(
     """Positive gradient of each block's score with respect to its attention, averaged over heads and queries, summed.
 
     A block's score is the cosine of the text with the mean of its output tokens after the model's head. In models that
-    pool tokens by attention (attention pools, MAP heads), each block's output is pooled that way before it is scored,
-    and the gradient is taken with respect to the pooling attention.
+    pool tokens by attention (attention pools, MAP heads, CoCa), each block's output is pooled that way before it is
+    scored, and the gradient is taken with respect to the pooling attention.
 
     Args:
         encoding: with the last `depth` blocks kept.
@@ -61,7 +61,7 @@ def _pooling_slope(encoding: Encoding, text: Tensor, tokens: Tokens | None) -> F
 def _block_slope(encoding: Encoding, text: Tensor, block: Block, x: Tokens) -> Float[Tensor, "image text token"]:
     q, k, v = block.qkv(block.norm1(x))
     with gradients(encoding.backbone):
-        mixed = (attention(q, k) @ v).detach().requires_grad_()
+        mixed = (attend(block, q, k) @ v).detach().requires_grad_()
         feature = encoding.backbone.project(finish(block, x, mixed).mean(dim=1))
     parts = []
     for [grad] in score_gradients(feature, text, [mixed]):  # text image head query width

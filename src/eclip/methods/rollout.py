@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eclip.backbones.attention_pooling import gather
-from eclip.backbones.blocks import attention
+from eclip.backbones.blocks import attend
 from eclip.backbones.encoding import Encoding
 from eclip.errors import NotApplicableError
 
@@ -47,6 +47,6 @@ def rollout(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[Te
             share[:, encoding.prefix :] = 1 / (share.shape[1] - encoding.prefix)
     for block, x in reversed(tail):
         q, k, _ = block.qkv(block.norm1(x))
-        mixed = share[:, None, None] @ attention(q, k)  # image head 1 token
+        mixed = share[:, None, None] @ attend(block, q, k)  # image head 1 token
         share = (mixed.mean(dim=1)[:, 0] + share) / 2
     return encoding.on_grid(share[:, encoding.prefix :, None].expand(-1, -1, len(text)))

@@ -78,7 +78,7 @@ def image_path(encoding: Encoding, depth: int, points: int) -> IntegrationPath:
     with watched(backbone):
         if tail and not tail[0][0].residual:  # the mean token is computed from the patches, not an input
             return _one_row(_pool_row(encoding, tail[0][0]), whole[:1], whole[1:], points)
-        if backbone.pooling == "average" or block is None or depth > 1:
+        if backbone.pooling == "average" or block is None or block.relative is not None or depth > 1:
             return _path(lambda x: rest(encoding, len(tail), x, "pairs"), whole[:1], whole[1:], points)
         return _one_row(_image_row(encoding, block), whole[:1], whole[1:], points)
 
@@ -94,7 +94,7 @@ def text_path(reading: Reading, depth: int, points: int) -> IntegrationPath:
     tower = reading.tower("pairs")
     ids, blocks = reading.ids[:1], tower.blocks[-depth:]
     mask, weights = tower.mask(ids), tower.weights(ids)
-    count = _reach(mask, weights)
+    total, count = weights.shape[1], _reach(mask, weights)
     x, weights = reading.entering(depth, "pairs")[:, :count], weights[:, :count]
     mask = None if mask is None else mask[:, :, :count, :count]
 
@@ -108,7 +108,7 @@ def text_path(reading: Reading, depth: int, points: int) -> IntegrationPath:
             path = _one_row(_text_row(tower, blocks[0], int(weights.argmax()), mask), x[:1], x[1:], points)
         else:
             path = _path(through, x[:1], x[1:], points)
-    return replace(path, shares=F.pad(path.shares, (0, 0, 0, ids.shape[1] - count)))
+    return replace(path, shares=F.pad(path.shares, (0, 0, 0, total - count)))
 
 
 def _reach(mask: Tensor | None, weights: Tensor) -> int:

@@ -1,0 +1,77 @@
+"""ViTs of timm with relative positions, which each block adds to its attention before the softmax."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from open_clip.timm_model import TimmModel
+from timm.models.vision_transformer_relpos import RelPosBlock, VisionTransformerRelPos
+from torch import Tensor, nn
+
+from eclip.backbones.backbone import Grid, Positions
+from eclip.backbones.blocks import Block, merge_heads, pull_of, reread, split_heads, split_qkv
+from eclip.backbones.catalog import RELPOS
+from eclip.backbones.host import is_linear, last_part, original
+from eclip.backbones.timm_vit import BareViT, timm_vit
+from eclip.errors import OptionError, unsupported
+
+
+def relpos_vit(visual: TimmModel) -> dict[str, Any]:
+    """The fields of a Backbone that depend on the tower."""
+    return {**timm_vit(visual, _bare), "family": RELPOS}
+
+
+def _bare(trunk: VisionTransformerRelPos) -> BareViT:
+    native, prefix = Grid(*trunk.patch_embed.grid_size), int(trunk.num_prefix_tokens)
+    height, width = trunk.patch_embed.img_size
+    patch = int(height) // native.row
+    if (native.row * patch, native.col * patch) != (height, width):
+        raise unsupported(f"a timm ViT whose patches are not square: {tuple(native)} of {height} x {width} pixels")
+
+    def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
+        if grid != native:
+            raise OptionError(
+                f"the relative positions of this ViT are those of {height} x {width} pixels, and eclip resizes only "
+                "absolute ones: leave out image_size, and leave resize at 'squash'."
+            )
+        patches = trunk.patch_embed(pixels)
+        if trunk.cls_token is None:
+            return patches, None
+        return torch.cat([trunk.cls_token.to(patches.dtype).expand(len(patches), -1, -1), patches], dim=1), None
+
+    blocks_at = reread(lambda: (relpos_block(block, trunk.shared_rel_pos) for block in trunk.blocks))
+    return BareViT(native, patch, prefix, embed, blocks_at)
+
+
+def relpos_block(block: Any, shared: Any) -> Block:
+    """A block of timm's ViT with relative positions of its own, or shared with the other blocks.
+
+    Raises:
+        UnsupportedTowerError: it is of another class, such as one with its norms behind.
+    """
+    block = original(block)
+    if not isinstance(block, RelPosBlock):
+        raise unsupported(f"a timm ViT with relative positions and blocks of class {type(block).__name__}")
+    attn: Any = block.attn
+    own = shared if attn.rel_pos is None else attn.rel_pos
+    heads = int(attn.num_heads)
+
+    def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = split_qkv(attn.qkv(x).chunk(3, dim=-1), heads)
+        return attn.q_norm(q), attn.k_norm(k), v
+
+    affine = isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity) and is_linear(attn.qkv)
+    return Block(
+        heads,
+        norm1=block.norm1,
+        qkv=qkv,
+        value=lambda x: split_heads(last_part(attn.qkv, x, 3), heads),
+        out=lambda mixed: block.ls1(attn.proj(merge_heads(mixed))),
+        forward=lambda x: block(x, shared_rel_pos=None if shared is None else shared.get_bias()),
+        host=block,
+        norm2=block.norm2,
+        mlp=lambda x: block.ls2(block.mlp(x)),
+        qkv_vjp=pull_of(lambda: [attn.qkv.weight]) if affine else None,
+        relative=None if own is None else own.get_bias,
+    )

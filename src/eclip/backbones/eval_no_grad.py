@@ -43,7 +43,7 @@ def eval_no_grad(model: nn.Module) -> Iterator[None]:
     Raises:
         ModelError: another thread called `model.train()` in the meantime, so values may come from training mode.
     """
-    # The flag of a module that torch.compile made is that of the module inside, which comes next.
+    # The flag of a module that torch.compile made is that of the module inside, which is below the model too.
     modules = [module for module in all_modules(model) if original(module) is module]
     device = next(named_weights(model))[1].device.type
     inside: list[tuple[_Held, int]] = []

@@ -16,7 +16,7 @@ from pathlib import Path
 import open_clip
 import torch
 import torch.nn.functional as F
-from model import FEATURE, Average, Model
+from model import FEATURE, Average, Model, load_model
 from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
 from texts import Texts, captions, class_names, distill_texts
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ CONFIG = {
         "timm_model_pretrained": False,
         "timm_pool": "abs_attn",
         "timm_proj": "",
-        "image_size": 320,
+        "image_size": 448,
     },
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 192, "heads": 6, "layers": 4},
 }
@@ -101,7 +101,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--teacher", default="pool")
+    parser.add_argument("--size", type=int, default=448)
+    parser.add_argument("--teacher", default="pool-last")
     parser.add_argument("--name", default="text")
     parser.add_argument("--start", default="", help="start from this text.pt instead of random weights")
     parser.add_argument("--epochs", type=int, default=5)
@@ -111,8 +112,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(args.seed)
 
-    teacher_model = Model().eval()
-    teacher_model.load_state_dict(torch.load(args.work / f"{args.teacher}.pt", weights_only=True), strict=False)
+    teacher_model = load_model(args.work, args.size, args.teacher).eval()
     texts = Texts(args.work)
     known = [text for text in distill_texts(args.data) if text in texts.row]
     held_out = [text for text in captions(args.data, "val") if text in texts.row][:2000]

@@ -9,7 +9,9 @@ it back with open_clip, from the model in full precision (some 1e-3 of unit leng
 from __future__ import annotations
 
 import argparse
+import copy
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,11 @@ import torch
 import torch.nn.functional as F
 from distill import CONFIG, TextTower, build_clip
 from features import build_trunk, read_pack
-from model import Model
+from model import load_model
 from safetensors.torch import save_file
 from timm.layers import AttentionPool2d
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 @torch.no_grad()
@@ -52,24 +55,41 @@ def settle_values(pool: AttentionPool2d, tokens: Tensor, sharpness: float, evenn
         bias[part] = gain * (bias[part] - mean + shift)
 
 
+def settle_norms(trunk: nn.Module) -> None:
+    """Move the scale of each batch norm into the convolution before it, and its shift into its bias: same outputs.
+
+    What remains of a norm adds its bias and nothing else, so `eclip.load` can leave it out without rounding a weight.
+    """
+    for parent in trunk.modules():
+        for conv, norm in pairwise(parent.children()):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                whole = fuse_conv_bn_eval(copy.deepcopy(conv).double(), copy.deepcopy(norm).double())
+                conv.weight.data = whole.weight.data.float()
+                norm.weight.data.fill_(1)
+                norm.bias.data = whole.bias.data.float()
+                norm.running_mean.fill_(0)
+                norm.running_var.fill_(1 - norm.eps)
+
+
 def sample_tokens(work: Path, size: int) -> Tensor:
-    """Some tokens of training images."""
+    """Some tokens of training images, in front of the trunk's last convolution."""
     tokens = np.load(work / str(size) / "flickr8k-train" / "tokens.npy", mmap_mode="r")
-    return torch.from_numpy(tokens[::12][:, ::5].astype(np.float32)).flatten(0, 1)
+    return torch.from_numpy(tokens[::12][:, ::9].astype(np.float32)).flatten(0, 1)
 
 
+@torch.no_grad()
 def assemble(work: Path, size: int, pool: str, text: str, sharpness: float, evenness: float) -> open_clip.CLIP:
     """The whole model from its three trained parts."""
     clip = build_clip(size).eval()
     trunk = build_trunk()
     trunk.reset_classifier(0, global_pool="")
+    settle_norms(trunk)
     clip.visual.trunk.load_state_dict(trunk.state_dict())
-    model = Model()
-    model.load_state_dict(torch.load(work / f"{pool}.pt", weights_only=True), strict=False)
-    basis = torch.load(work / str(size) / "basis.pt", weights_only=True)
-    full = model.image.full(basis)
-    settle_values(full, sample_tokens(work, size), sharpness, evenness)
-    clip.visual.head.pool.load_state_dict(full.state_dict())
+    model = load_model(work, size, pool)
+    settle_values(model.image.pool, model.last(sample_tokens(work, size)), sharpness, evenness)
+    clip.visual.head.pool.load_state_dict(model.image.pool.state_dict())
+    clip.visual.trunk.conv_head.weight.data = model.last.linear.weight.data[..., None, None]
+    clip.visual.trunk.bn2.bias.data = model.last.linear.bias.data
     tower = TextTower()
     tower.load_state_dict(torch.load(work / f"{text}.pt", weights_only=True))
     missing, unexpected = clip.load_state_dict(tower.state_dict(), strict=False)
@@ -82,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="also compare the features of some images")
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--size", type=int, default=320)
+    parser.add_argument("--size", type=int, default=448)
     parser.add_argument("--pool", default="pool")
     parser.add_argument("--text", default="text")
     parser.add_argument("--sharpness", type=float, default=2.0)
@@ -91,7 +111,10 @@ def main() -> None:
     args = parser.parse_args()
 
     clip = assemble(args.work, args.size, args.pool, args.text, args.sharpness, args.evenness)
-    state = {k: v.half() if v.is_floating_point() else v for k, v in clip.state_dict().items()}
+    state = {  # the variances of norms are one, less a small constant that half precision would round
+        k: v.half() if v.is_floating_point() and not k.endswith("running_var") else v
+        for k, v in clip.state_dict().items()
+    }
     assert all(v.isfinite().all() for v in state.values())
     config = {
         "model_cfg": {**CONFIG, "vision_cfg": {**CONFIG["vision_cfg"], "image_size": args.size}},

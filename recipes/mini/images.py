@@ -5,39 +5,62 @@ from __future__ import annotations
 import json
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from features import build_trunk
-from model import Model
-from names import MENTIONED, general_labels, mentioned
+from model import Last, Model
+from names import COCO, MENTIONED, coco_labels, general_labels, mentioned
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+from phrases import Drawn, Phrases, read_phrases
 from reduce import KEPT
 from texts import caltech_names
 from torch import Tensor, nn
 
-TRAIN = ["flickr8k-train", "coco-captions-train", "caltech101-train", "imagenet1k-one-each-all"]
-"""Captioned packs first, then Caltech's, then ImageNet's image of each class in the order of the classes."""
+TRAIN = ["flickr8k-train", "coco-captions-train", "coco-labels-train", "caltech101-train", "imagenet1k-one-each-all"]
+"""Packs with captions first, then that with COCO's names, Caltech's, and ImageNet's image of each class in order."""
 
 
-def load(work: Path, size: int, name: str) -> tuple[Tensor, list[list[str]]]:
-    """Reduced tokens of one split (image, token, channel) and the texts of each image."""
+def load(work: Path, size: int, name: str, kind: str = "reduced") -> tuple[Tensor, list[list[str]]]:
+    """Tokens of one split (image, token, channel), "reduced" or as stored ("tokens"), and the texts of each image."""
     folder = work / str(size) / name
     count = int((folder / "done.txt").read_text(encoding="utf-8"))
-    tokens = torch.from_numpy(np.load(folder / "reduced.npy", mmap_mode="c")[:count])
+    tokens = torch.from_numpy(np.load(folder / f"{kind}.npy", mmap_mode="c")[:count])
     return tokens, json.loads((folder / "texts.json").read_text(encoding="utf-8"))[:count]
 
 
-def reduced_classifier(basis: dict[str, Tensor]) -> nn.Module:
-    """The trunk's ImageNet classifier, for reduced tokens."""
-    whole = build_trunk().classifier
-    classifier = nn.Linear(KEPT, whole.out_features)
-    classifier.weight.data = whole.weight @ basis["directions"] * basis["scale"]
-    classifier.bias.data = whole.bias + whole.weight @ basis["mean"]
-    return classifier.requires_grad_(False)
+def trained_on(work: Path, name: str, count: int) -> list[int]:
+    """Positions of the images of a split, without those that are test images too."""
+    left_out = json.loads((work / "left_out.json").read_text(encoding="utf-8"))[name]
+    return [place for place in range(count) if place not in set(left_out)]
+
+
+class Classifier(nn.Module):
+    """The trunk's ImageNet classifier, for reduced tokens or, with its last convolution, for tokens as stored."""
+
+    def __init__(self, basis: dict[str, Tensor] | None = None) -> None:
+        super().__init__()
+        trunk = build_trunk()
+        self.last: nn.Module = nn.Identity()
+        self.linear = trunk.classifier
+        if basis is None:
+            self.last = Last(trunk.conv_head, trunk.bn2)
+        else:
+            self.linear = nn.Linear(KEPT, trunk.classifier.out_features)
+            self.linear.weight.data = trunk.classifier.weight @ basis["directions"] * basis["scale"]
+            self.linear.bias.data = trunk.classifier.bias + trunk.classifier.weight @ basis["mean"]
+        self.requires_grad_(False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits (..., class) of single tokens (..., channel)."""
+        return self.linear(self.last(tokens))
+
+    def whole(self, tokens: Tensor) -> Tensor:
+        """Logits (image, class) of whole images (image, token, channel)."""
+        return self.linear(self.last(tokens).mean(1))
 
 
 def random_keep(count: int, tokens: int) -> Tensor:
@@ -54,10 +77,10 @@ def random_keep(count: int, tokens: int) -> Tensor:
     return keep & (torch.rand(count, tokens) > 0.2)
 
 
-def some_tokens(tokens: Tensor, each: int = 4) -> Tensor:
-    """A few random tokens of each image, as (token, channel)."""
-    place = torch.randint(tokens.shape[1], (len(tokens), each))
-    return tokens[torch.arange(len(tokens))[:, None], place].flatten(0, 1)
+def some_tokens(tokens: Tensor, wide: Tensor, each: int = 4) -> tuple[Tensor, Tensor]:
+    """A few random tokens of each image, as (token, channel), and the same ones behind the last convolution."""
+    own, place = torch.arange(len(tokens))[:, None], torch.randint(tokens.shape[1], (len(tokens), each))
+    return tokens[own, place].flatten(0, 1), wide[own, place].flatten(0, 1)
 
 
 def contrast(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -> Tensor:
@@ -68,13 +91,6 @@ def contrast(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -> Tensor
     return (F.cross_entropy(logit, target) + F.cross_entropy(logit.T, target)) / 2
 
 
-def recall(image: Tensor, text: Tensor, owner: Tensor) -> tuple[float, float]:
-    """Text-to-image recall at 1 and 10 in percent."""
-    score = text @ image.T
-    rank = (score > score.gather(1, owner[:, None])).sum(1)
-    return 100 * (rank < 1).float().mean().item(), 100 * (rank < 10).float().mean().item()
-
-
 class Images:
     """Tokens of all training images and what each image is known to show.
 
@@ -82,84 +98,182 @@ class Images:
         tokens: (image, token, channel), half precision.
         captions: the texts of each image; `captioned` are the images with captions, `named` those with a class name.
         names: ImageNet's 1,000 names, then Caltech's; `name_of` is each named image's place among them.
+        labelled: images of which it is known which of `COCO` they show and which not; `shown` (of these images, name).
         words, coarse: the coarse label set, and the coarse label of each ImageNet class.
         is_mentioned: which of `MENTIONED` the captions name.
+        phrases: of captioned images, with the tokens that each describes.
         classify: the trunk's classifier; `chance` is what it says of each whole image.
     """
 
-    def __init__(self, data: Path, work: Path, size: int) -> None:
-        packs = [load(work, size, name) for name in TRAIN]
+    def __init__(self, data: Path, work: Path, size: int, kind: str = "reduced") -> None:
+        packs, places = [], []
+        for name in TRAIN:
+            tokens, texts = load(work, size, name, kind)
+            places.append(trained_on(work, name, len(tokens)))
+            packs.append((tokens[torch.tensor(places[-1])], [texts[place] for place in places[-1]]))
         self.tokens = torch.cat([tokens for tokens, _ in packs])
         self.captions = [own for _, owns in packs for own in owns]
-        counts = [len(tokens) for tokens, _ in packs]
-        first_named = counts[0] + counts[1]
-        self.captioned = torch.tensor([i for i in range(first_named) if len(self.captions[i]) > 1])
-        self.named = torch.arange(first_named, sum(counts))
+        ends = np.cumsum([len(tokens) for tokens, _ in packs]).tolist()
+        self.captioned = torch.tensor([i for i in range(ends[1]) if len(self.captions[i]) > 1])
+        self.labelled = torch.arange(ends[1], ends[2])
+        self.shown = torch.tensor([coco_labels(own) for own in packs[2][1]], dtype=torch.float32)
+        self.named = torch.arange(ends[2], ends[4])
         self.caltech = caltech_names(data)
         self.names = list(IMAGENET_CLASSNAMES) + self.caltech
-        of_caltech = [1000 + self.caltech.index(own[0]) for own in packs[2][1]]
-        self.name_of = torch.tensor([-1] * first_named + of_caltech + list(range(counts[3])))
+        of_caltech = [1000 + self.caltech.index(own[0]) for own in packs[3][1]]
+        self.name_of = torch.tensor([-1] * ends[2] + of_caltech + places[4])
         self.words, coarse = general_labels()
         self.coarse = torch.tensor(coarse)
-        self.is_mentioned = torch.tensor([mentioned(own) for own in self.captions], dtype=torch.float32)
-        self.classify = reduced_classifier(torch.load(work / str(size) / "basis.pt", weights_only=True))
-        parts = self.tokens.split(256)
-        self.chance = torch.cat([self.classify(part.float().mean(1)).softmax(-1).half() for part in parts])
+        self.is_mentioned = torch.tensor([mentioned(own) for own in self.captions[: ends[1]]], dtype=torch.float32)
+        among = {place: number for number, place in enumerate(places[0])}
+        self.phrases = Phrases(read_phrases(data, "train"), among, math.isqrt(self.tokens.shape[1]))
+        basis = torch.load(work / str(size) / "basis.pt", weights_only=True) if kind == "reduced" else None
+        self.classify = Classifier(basis)
+        parts = self.tokens.split(64)
+        self.chance = torch.cat([self.classify.whole(part.float()).softmax(-1).half() for part in parts])
 
 
 @dataclass(frozen=True)
 class NameTexts:
-    """Unit text features of `Images.names`, of one word of each of `Images.words`, and of `MENTIONED`."""
+    """Unit text features of `Images.names`, of one word of each of `Images.words` and of `COCO`, and of `MENTIONED`."""
 
     names: Tensor
     words: Tensor
+    coco: Tensor
     mentioned: Tensor
 
 
-def image_losses(
-    model: Model, images: Images, index: Tensor, text: NameTexts, *, drop: float, floor: float, fine: bool
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Features of captioned images, and three losses of them and of a third as many named images.
+def found_anywhere(value: Tensor, text: Tensor) -> Tensor:
+    """The smooth maximum over tokens (image, token, feature) of the similarity with each text: (image, text)."""
+    similarity = value @ text.T
+    return ((10 * similarity).logsumexp(1) - math.log(value.shape[1])) / 10
 
-    Args:
-        model: its pool and the scales of the losses are trained here.
-        images: where tokens and labels come from.
-        text: features of the names.
-        index: captioned images.
-        drop: share of channels set to zero.
-        floor: weight of tokens about which the trunk's classifier is uncertain; added to its largest probability.
-        fine: single tokens are compared in ImageNet's names rather than in general words.
 
-    Returns:
-        Unit features (image, feature), and by name: "name", which of 1,100 names a named image has and what the trunk's
-        classifier says of a captioned one; "token", what it says of single tokens, read off their value path;
-        "mention", that what captions mention is somewhere in the image and what none of them mentions nowhere.
-    """
-    pick = images.named[torch.randint(len(images.named), (len(index) // 3,))]
-    x, named = images.tokens[index].float(), images.tokens[pick].float()
-    flip, pool = random.random() < 0.5, model.image
-    feature = F.normalize(pool(x, random_keep(len(x), x.shape[1]), flip, drop), dim=-1)
-    named_feature = F.normalize(pool(named, random_keep(len(named), x.shape[1]), flip, drop), dim=-1)
-
-    scale = model.name_scale.exp()
-    guess = (scale * feature @ text.names[:1000].T).log_softmax(-1)
-    loss_name = -(images.chance[index].float() * guess).sum(-1).mean()
-    logit = scale * named_feature @ text.names.T
-    loss_name = loss_name + F.cross_entropy(logit, images.name_of[pick], label_smoothing=0.1)
-
-    flat = torch.cat([some_tokens(x), some_tokens(named)])
+def token_loss(
+    model: Model, images: Images, flat: Tensor, wide: Tensor, text: NameTexts, *, floor: float, fine: bool
+) -> Tensor:
+    """What the trunk's classifier says of single tokens (token, channel), read off their value path (`wide`)."""
     chance = images.classify(flat).softmax(-1)
     weight = chance.amax(1) + floor
     if not fine:
         chance = torch.zeros(len(flat), len(images.words)).index_add_(1, images.coarse, chance)
-    value = F.normalize(pool.value(flat), dim=-1)
+    value = F.normalize(model.image.value(wide), dim=-1)
     logit = model.token_scale.exp() * value @ (text.names[:1000] if fine else text.words).T
-    loss_token = -(chance * logit.log_softmax(-1)).sum(-1)
-    loss_token = (loss_token * weight).sum() / weight.sum()
+    loss = -(chance * logit.log_softmax(-1)).sum(-1)
+    return (loss * weight).sum() / weight.sum()
 
-    part = x[:, torch.randperm(x.shape[1])[: x.shape[1] // 2]]
-    similarity = F.normalize(pool.value(part), dim=-1) @ text.mentioned.T  # image token name
-    peak = (10 * similarity).logsumexp(1) / 10 - math.log(part.shape[1]) / 10
-    logit = model.mention_scale.exp() * peak + model.mention_bias
+
+def label_losses(model: Model, feature: Tensor, value: Tensor, shown: Tensor, coco: Tensor) -> tuple[Tensor, Tensor]:
+    """COCO's names: of the whole image, those it shows before the others; of its tokens, what is shown somewhere.
+
+    Args:
+        model: its scales.
+        feature: of each image.
+        value: of each token (image, token, feature).
+        shown: which names each image shows.
+        coco: text feature of each name.
+    """
+    logit = model.name_scale.exp() * feature @ coco.T
+    whole = -(logit.log_softmax(-1) * shown).sum(-1) / shown.sum(-1).clamp(min=1)
+    anywhere = model.label_scale.exp() * found_anywhere(value, coco) + model.label_bias
+    return whole.mean(), F.binary_cross_entropy_with_logits(anywhere, shown) * len(COCO) / 10
+
+
+def phrase_losses(model: Model, value: Tensor, drawn: Drawn, text: Tensor) -> tuple[Tensor, Tensor]:
+    """Phrases with boxes: which tokens of its image a phrase describes, and which phrase describes given tokens.
+
+    Args:
+        model: its scales.
+        value: of each token of the batch's images (image, token, feature).
+        drawn: phrases of some of these images.
+        text: unit text feature of each phrase.
+
+    Returns:
+        The negative logarithm of the share of a softmax over an image's tokens that lies inside the phrase's boxes; and
+        symmetric InfoNCE between phrases and the mean of the tokens inside, without pairs of one image and equal texts.
+    """
+    own = value[drawn.images]  # image token feature
+    asked = text.view(len(own), -1, text.shape[-1])  # image phrase feature
+    logit = model.where_scale.exp() * asked @ own.transpose(1, 2)  # image phrase token
+    seen = drawn.inside.any(-1)  # a small box may hold none of the tokens that this step looks at
+    where = (logit.logsumexp(-1) - logit.masked_fill(~drawn.inside, -1e4).logsumexp(-1))[seen]
+    text = text[seen.flatten()]
+    share = drawn.inside.float() / drawn.inside.sum(-1, keepdim=True).clamp(min=1)
+    inside = F.normalize((share @ own)[seen], dim=-1)
+    number = torch.arange(len(own))[:, None].expand_as(seen)[seen]
+    near = text.detach() @ text.detach().T > 0.9
+    same = (near | (number[:, None] == number)) & ~torch.eye(len(text), dtype=torch.bool)
+    return where.mean(), contrast(inside, text, model.phrase_scale.exp(), same)
+
+
+def image_losses(
+    model: Model,
+    images: Images,
+    index: Tensor,
+    text: NameTexts,
+    drawn: Drawn,
+    phrase_text: Tensor,
+    *,
+    drop: float,
+    floor: float,
+    fine: bool,
+    looked_at: int | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Features of captioned images, and losses of them, of a third as many named and half as many labelled images.
+
+    Args:
+        model: its pool and the scales of the losses are trained here.
+        images: where tokens and labels come from.
+        index: captioned images.
+        text: features of the names.
+        drawn: phrases of these images.
+        phrase_text: their text features.
+        drop: share of channels set to zero.
+        floor: weight of tokens about which the trunk's classifier is uncertain; added to its largest probability.
+        fine: single tokens are compared in ImageNet's names rather than in general words.
+        looked_at: number of random places of the grid at which the tokens of all images are looked at; None = all.
+
+    Returns:
+        Unit features (image, feature), and by name: "name", which of 1,100 names a named image has, and what the
+        trunk's classifier says of a captioned one; "token", what it says of single tokens, read off their value path;
+        "mention", that what captions mention is somewhere in the image and what none of them mentions nowhere;
+        "label", that a labelled image's names come first; "present", that what it shows is somewhere and what it does
+        not show is nowhere; "where" and "phrase", see `phrase_losses`.
+    """
+    labels = torch.randint(len(images.labelled), (len(index) // 2,))
+    picks = {
+        "captioned": index,
+        "labelled": images.labelled[labels],
+        "named": images.named[torch.randint(len(images.named), (len(index) // 3,))],
+    }
+    flip, pool = random.random() < 0.5, model.image
+    count = images.tokens.shape[1]
+    places = torch.randperm(count)[: looked_at or count].sort().values
+    some, drawn = (math.isqrt(count), places), replace(drawn, inside=drawn.inside[..., places])
+    tokens = {name: images.tokens[pick][:, places].float() for name, pick in picks.items()}
+    wide = {name: model.last(x) for name, x in tokens.items()}
+    feature = {
+        name: F.normalize(pool(x, random_keep(len(x), count)[:, places], flip, drop, some), dim=-1)
+        for name, x in wide.items()
+    }
+
+    scale = model.name_scale.exp()
+    guess = (scale * feature["captioned"] @ text.names[:1000].T).log_softmax(-1)
+    loss_name = -(images.chance[index].float() * guess).sum(-1).mean()
+    logit = scale * feature["named"] @ text.names.T
+    loss_name = loss_name + F.cross_entropy(logit, images.name_of[picks["named"]], label_smoothing=0.1)
+
+    flat = map(torch.cat, zip(*(some_tokens(x, wide[name]) for name, x in tokens.items()), strict=True))
+    loss_token = token_loss(model, images, *flat, text, floor=floor, fine=fine)
+
+    value = F.normalize(pool.value(wide["captioned"]), dim=-1)
+    logit = model.mention_scale.exp() * found_anywhere(value, text.mentioned) + model.mention_bias
     loss_mention = F.binary_cross_entropy_with_logits(logit, images.is_mentioned[index]) * len(MENTIONED) / 10
-    return feature, {"name": loss_name, "token": loss_token, "mention": loss_mention}
+    where, phrase = phrase_losses(model, value, drawn, phrase_text)
+    part = wide["labelled"][:, torch.randperm(len(places))[: len(places) // 2]]
+    label, present = label_losses(
+        model, feature["labelled"], F.normalize(pool.value(part), dim=-1), images.shown[labels], text.coco
+    )
+    losses = {"name": loss_name, "token": loss_token, "mention": loss_mention}
+    losses |= {"label": label, "present": present, "where": where, "phrase": phrase}
+    return feature["captioned"], losses

@@ -1,6 +1,6 @@
-"""Train pool and text transformer together, after each was trained alone.
+"""Train the trunk's last convolution, pool and text transformer together, after pool and text were trained alone.
 
-    python recipes/mini/joint.py --data DATA --work WORK --size 320 --pool pool --text text --name joint --epochs 6
+    python recipes/mini/joint.py --data DATA --work WORK --size 448 --pool pool-last --text text --name joint
 
 Expect: WORK/joint-pool.pt and WORK/joint-text.pt, the averaged weights of the epoch that is best on Flickr8k's
 validation captions, encoded by the text transformer.
@@ -16,44 +16,37 @@ from pathlib import Path
 
 import open_clip
 import torch
-import torch.nn.functional as F
 from distill import TextTower, distill_loss, encode, teach
-from images import Images, NameTexts, contrast, image_losses, load, recall
-from model import Average, Model
-from names import MENTIONED, TEMPLATES
-from texts import Texts, caltech_names, class_names, distill_texts
+from features import build_trunk
+from images import Images, NameTexts, contrast, image_losses
+from model import Average, Last, Model, load_model
+from names import COCO, MENTIONED, TEMPLATES
+from scores import Validation
+from texts import Texts, caltech_names, class_names, distill_texts, in_forms
 from torch import Tensor, nn
-from train import PHRASES
+from train import LOSSES, PHRASES, groups
 
 
 class Both(nn.Module):
-    """Pool and text transformer."""
+    """The trunk's last convolution with the pool, and the text transformer."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.image = Model()
+        trunk = build_trunk()
+        self.image = Model(Last(trunk.conv_head, trunk.bn2))
         self.image.text.requires_grad_(False)
         self.text = TextTower()
 
 
-@torch.no_grad()
-def validate(state: dict[str, Tensor], work: Path, size: int, tokenizer, caltech: list[str]) -> tuple[float, str]:
-    """Flickr8k's validation recall at 1 (to choose by) and a line of figures."""
+def validate(average: Average, validation: Validation, tokenizer: open_clip.SimpleTokenizer) -> tuple[float, str]:
+    """See `Validation`, for the averaged weights."""
     both = Both().eval()
-    both.load_state_dict(state)
-    tokens, captions = load(work, size, "flickr8k-val")
-    image = F.normalize(torch.cat([both.image.image(part.float()) for part in tokens.split(250)]), dim=-1)
-    owner = torch.tensor([i for i, own in enumerate(captions) for _ in own])
-    at1, at10 = recall(image, encode(both.text, tokenizer([t for own in captions for t in own])), owner)
-    tokens, own = load(work, size, "caltech101-val")
-    image = F.normalize(torch.cat([both.image.image(part.float()) for part in tokens.split(250)]), dim=-1)
-    answer = (image @ encode(both.text, tokenizer([f"a photo of a {name}." for name in caltech])).T).argmax(1)
-    right = [caltech[a] == text[0] for a, text in zip(answer.tolist(), own, strict=True)]
-    return at1, f"flickr8k-val R@1 {at1:.1f} R@10 {at10:.1f} caltech-val {100 * sum(right) / len(right):.1f}"
+    both.load_state_dict(average.state)
+    return validation(both.image, lambda texts: encode(both.text, tokenizer(texts)))
 
 
 def save(state: dict[str, Tensor], work: Path, name: str) -> None:
-    """Pool and text transformer into a file each, as train.py and distill.py write them."""
+    """Image side and text transformer into a file each, as train.py and distill.py write them."""
     for half, suffix in (("image.", "pool"), ("text.", "text")):
         part = {key[len(half) :]: value for key, value in state.items() if key.startswith(half)}
         torch.save(part, work / f"{name}-{suffix}.pt")
@@ -75,24 +68,31 @@ def name_texts(tower: TextTower, tokenizer: open_clip.SimpleTokenizer, images: I
 
     sentence = random.choice(TEMPLATES)
     words = [random.choice(synonyms) for synonyms in images.words]
+    coco = [random.choice(synonyms.split("|")) for synonyms in COCO]
     mention = encoded(list(MENTIONED), random.choice(PHRASES))
-    return NameTexts(encoded(images.names, sentence), encoded(words, sentence), mention)
+    return NameTexts(encoded(images.names, sentence), encoded(words, sentence), encoded(coco, sentence), mention)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--size", type=int, default=320)
-    parser.add_argument("--pool", default="pool")
+    parser.add_argument("--size", type=int, default=448)
+    parser.add_argument("--pool", default="pool-last")
     parser.add_argument("--text", default="text")
     parser.add_argument("--name", default="joint")
+    parser.add_argument("--looked-at", type=int, default=100, help="tokens of an image in each step")
+    parser.add_argument("--last-share", type=float, default=0.25, help="of the rate, for the last convolution")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--rate", type=float, default=4e-4)
     parser.add_argument("--batch-size", type=int, default=320)
     parser.add_argument("--name-weight", type=float, default=0.3)
     parser.add_argument("--token-weight", type=float, default=1.0)
     parser.add_argument("--mention-weight", type=float, default=0.2)
+    parser.add_argument("--label-weight", type=float, default=0.2)
+    parser.add_argument("--present-weight", type=float, default=0.5)
+    parser.add_argument("--where-weight", type=float, default=0.3)
+    parser.add_argument("--phrase-weight", type=float, default=0.3)
     parser.add_argument("--distill-weight", type=float, default=2.0)
     parser.add_argument("--floor", type=float, default=0.0)
     parser.add_argument("--drop", type=float, default=0.25)
@@ -104,27 +104,20 @@ def main() -> None:
     texts = Texts(args.work)
     tokenizer = open_clip.SimpleTokenizer(context_length=77)
     both = Both()
-    both.image.load_state_dict(torch.load(args.work / f"{args.pool}.pt", weights_only=True))
+    both.image.load_state_dict(load_model(args.work, args.size, args.pool).state_dict())
     both.text.load_state_dict(torch.load(args.work / f"{args.text}.pt", weights_only=True))
     sentences, teacher = teach(both.image.eval(), texts, distill_texts(args.data), class_names(args.data))
     sentence_rows = tokenizer(sentences)
     often = torch.tensor(name_places(sentences, args.data))
-    images = Images(args.data, args.work, args.size)
+    images = Images(args.data, args.work, args.size, "tokens")
+    validation = Validation(args.data, args.work, args.size, "tokens")
     caption_rows = {i: tokenizer(images.captions[i]) for i in images.captioned.tolist()}
 
     average = Average(both, 0.99)
-    best, line = validate(average.state, args.work, args.size, tokenizer, images.caltech)
+    best, line = validate(average, validation, tokenizer)
     print("start", line, flush=True)
-    decayed = [p for n, p in both.named_parameters() if p.requires_grad and p.ndim > 1 and "pos" not in n]
-    others = [p for n, p in both.named_parameters() if p.requires_grad and (p.ndim <= 1 or "pos" in n)]
-    groups = [{"params": decayed, "weight_decay": 0.2}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=args.rate, betas=(0.9, 0.98))
-    weights = {
-        "name": args.name_weight,
-        "token": args.token_weight,
-        "mention": args.mention_weight,
-        "distill": args.distill_weight,
-    }
+    optimizer = torch.optim.AdamW(groups(both, 0.2, args.last_share), lr=args.rate, betas=(0.9, 0.98))
+    weights = {name: vars(args)[f"{name}_weight"] for name in [*LOSSES, "distill"]}
     per_epoch, step, started = len(images.captioned) // args.batch_size, 0, time.time()
     for epoch in range(args.epochs):
         sums: dict[str, float] = {}
@@ -133,10 +126,13 @@ def main() -> None:
                 text = name_texts(both.text, tokenizer, images)
             fall = 0.02 + 0.49 * (1 + math.cos(math.pi * step / (per_epoch * args.epochs)))
             for group in optimizer.param_groups:
-                group["lr"] = args.rate * min(1, (step + 1) / 20) * fall
+                group["lr"] = args.rate * group["share"] * min(1, (step + 1) / 20) * fall
+            drawn = images.phrases.draw(index, each=2)
+            asked = both.text(tokenizer([random.choice(in_forms(phrase)) for phrase in drawn.texts]))
             feature, losses = image_losses(
-                both.image, images, index, text, drop=args.drop, floor=args.floor, fine=step % 2 == 1
-            )
+                both.image, images, index, text, drawn, asked,
+                drop=args.drop, floor=args.floor, fine=step % 2 == 1, looked_at=args.looked_at,
+            )  # fmt: skip
             own = [caption_rows[i] for i in index.tolist()]
             rows = torch.stack([r[torch.randint(len(r), ())] for r in own])
             same = (rows[:, None] == rows).all(-1) & ~torch.eye(len(rows), dtype=torch.bool)
@@ -152,7 +148,7 @@ def main() -> None:
             step += 1
             for name, value in {"caption": loss_caption, **losses}.items():
                 sums[name] = sums.get(name, 0.0) + value.item() / per_epoch
-        at1, line = validate(average.state, args.work, args.size, tokenizer, images.caltech)
+        at1, line = validate(average, validation, tokenizer)
         shown = " ".join(f"{name} {value:.3f}" for name, value in sums.items())
         print(f"epoch {epoch} {time.time() - started:.0f} s {shown} {line}", flush=True)
         save(average.state, args.work, f"{args.name}-last")

@@ -1,16 +1,19 @@
-"""The attention pool, the adapter that serves as the text side until distillation, and an average of weights."""
+"""The image side behind the frozen trunk, the adapter of the sentence encoder, and an average of weights."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from names import MENTIONED
+from features import build_trunk
+from names import COCO, MENTIONED
 from reduce import KEPT
 from timm.layers import AttentionPool2d
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 FEATURE = 256
 
@@ -22,11 +25,11 @@ class Pool(nn.Module):
     values is W applied to the mean of the tokens. Same numbers, a thirtieth of the work.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = KEPT) -> None:
         super().__init__()
-        self.pool = AttentionPool2d(KEPT, feat_size=(7, 7), embed_dim=1280, out_features=FEATURE)
+        self.pool = AttentionPool2d(channels, feat_size=(7, 7), embed_dim=1280, out_features=FEATURE)
 
-    def full(self, basis: dict[str, Tensor]) -> AttentionPool2d:
+    def full(self, basis: dict[str, Tensor]) -> Pool:
         """The same pool on unreduced tokens: (x - mean) @ matrix + position = (x + full position - mean) @ matrix."""
         matrix = basis["directions"] / basis["scale"]
         back = basis["directions"] * basis["scale"]
@@ -39,13 +42,12 @@ class Pool(nn.Module):
                 "pos_embed": state["pos_embed"] @ back.T,
             }
         )
-        full = AttentionPool2d(1280, feat_size=(7, 7), out_features=FEATURE)
-        full.load_state_dict(state)
-        return full.eval()
+        full = Pool(1280)
+        full.pool.load_state_dict(state)
+        return full
 
-    def positions(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Position of the mean token and of the others, resampled to the grid."""
-        side = math.isqrt(tokens.shape[1])
+    def positions(self, side: int) -> tuple[Tensor, Tensor]:
+        """Position of the mean token and of the others, resampled to a grid of this many tokens a side."""
         position = resample_abs_pos_embed(
             self.pool.pos_embed[None], (side, side), old_size=(7, 7), num_prefix_tokens=1
         )[0]
@@ -58,17 +60,26 @@ class Pool(nn.Module):
         bias = self.pool.qkv.bias.view(3, heads, width)
         return *weight, *bias
 
-    def forward(self, tokens: Tensor, keep: Tensor | None = None, flip: bool = False, drop: float = 0.0) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        keep: Tensor | None = None,
+        flip: bool = False,
+        drop: float = 0.0,
+        some: tuple[int, Tensor] | None = None,
+    ) -> Tensor:
         """Tokens (image, token, channel) to features (image, feature).
 
         `keep` (image, token) leaves tokens out, `flip` mirrors the grid, `drop` is the share of channels set to zero
-        in all tokens of an image; each acts on the small tensors, not on the tokens.
+        in all tokens of an image; each acts on the small tensors, not on the tokens. If the tokens are not a whole
+        grid, `some` has its side and their places on it.
         """
         wq, wk, wv, bq, _, bv = self.split()
-        first, rest = self.positions(tokens)
+        side, places = some or (math.isqrt(tokens.shape[1]), slice(None))
+        first, rest = self.positions(side)
         if flip:
-            side = math.isqrt(len(rest))
             rest = rest.view(side, side, -1).flip(1).flatten(0, 1)
+        rest = rest[places]
         if keep is None:
             mean = tokens.mean(1)
         else:
@@ -95,6 +106,21 @@ class Pool(nn.Module):
         return tokens @ weight.T + (self.pool.proj.weight @ bv + self.pool.proj.bias)
 
 
+class Last(nn.Module):
+    """The trunk's last convolution, of one token at a time, with its norm folded into it, and its activation."""
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        folded = fuse_conv_bn_eval(conv, norm)
+        self.linear = nn.Linear(conv.in_channels, conv.out_channels)
+        self.linear.weight.data = folded.weight.data.flatten(1).clone()
+        self.linear.bias.data = folded.bias.data.clone()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (..., 320) to tokens (..., 1280)."""
+        return F.relu6(self.linear(tokens))
+
+
 class Adapter(nn.Module):
     """MiniLM vectors to the shared space: a linear map plus a small MLP."""
 
@@ -111,17 +137,38 @@ class Adapter(nn.Module):
 
 
 class Model(nn.Module):
-    """Pool, text adapter and the learned scales of the losses."""
+    """Pool, text adapter and the learned scales of the losses; behind the trunk's `last` convolution if it has one."""
 
-    def __init__(self) -> None:
+    def __init__(self, last: Last | None = None) -> None:
         super().__init__()
-        self.image = Pool()
+        self.last: nn.Module = last or nn.Identity()
+        self.image = Pool(KEPT if last is None else 1280)
         self.text = Adapter()
         self.log_scale = nn.Parameter(torch.tensor(math.log(20.0)))
         self.name_scale = nn.Parameter(torch.tensor(math.log(20.0)))
         self.mention_scale = nn.Parameter(torch.tensor(math.log(15.0)))
         self.mention_bias = nn.Parameter(torch.full((len(MENTIONED),), -4.0))
+        self.label_scale = nn.Parameter(torch.tensor(math.log(15.0)))
+        self.label_bias = nn.Parameter(torch.full((len(COCO),), -4.0))
         self.token_scale = nn.Parameter(torch.tensor(math.log(15.0)))
+        self.where_scale = nn.Parameter(torch.tensor(math.log(15.0)))
+        self.phrase_scale = nn.Parameter(torch.tensor(math.log(20.0)))
+
+
+def load_model(work: Path, size: int, name: str) -> Model:
+    """A trained model, in front of the trunk's last convolution; one trained on reduced tokens is converted."""
+    state = torch.load(work / f"{name}.pt", weights_only=True)
+    trunk = build_trunk()
+    last = Last(trunk.conv_head, trunk.bn2)
+    if "last.linear.weight" in state:
+        model = Model(last)
+        model.load_state_dict(state)
+        return model
+    model = Model()
+    model.load_state_dict(state)
+    model.last = last
+    model.image = model.image.full(torch.load(work / str(size) / "basis.pt", weights_only=True))
+    return model
 
 
 class Average:

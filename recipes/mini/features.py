@@ -2,11 +2,10 @@
 
     python recipes/mini/features.py --data DATA --work WORK --size 448
 
-Expect: WORK/448/<pack>-<split>/ with `tokens.npy` (image, row * col, 320; stride 32; half precision) and `texts.json`
+Expect: WORK/448/<pack>-<split>/ with `tokens.npy` (image, row * col, 192; stride 32; half precision) and `texts.json`
 (the texts of each image). An interrupted run resumes where it stopped. The tokens are the input of the trunk's last
-convolution, which makes 1,280 channels of 320 one token at a time: `reduce.py` applies it. The last line, the trunk's
-own ImageNet top-1 on `imagenet1k-one-each` (64.0 % at 448 px, 74.5 % at 320 px), shows that the weights were assigned
-correctly.
+part (one block and one convolution), which is trained too. The last line, the trunk's own ImageNet top-1 on
+`imagenet1k-one-each` (64.0 % at 448 px, 74.5 % at 320 px), shows that the weights were assigned correctly.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import tarfile
 import time
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 SPLITS = {
     "imagenet1k-one-each": ["all"],
@@ -46,8 +46,20 @@ def build_trunk() -> nn.Module:
 
 
 def halves(trunk: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The trunk up to its last convolution, and that convolution with its norm and activation."""
-    return nn.Sequential(trunk.conv_stem, trunk.bn1, trunk.blocks), nn.Sequential(trunk.conv_head, trunk.bn2)
+    """The part of the trunk that stays frozen, and the rest: its last block and its last convolution."""
+    frozen = nn.Sequential(trunk.conv_stem, trunk.bn1, trunk.blocks[:-1])
+    return frozen, nn.Sequential(trunk.blocks[-1], trunk.conv_head, trunk.bn2)
+
+
+def on_grid(tokens: Tensor) -> Tensor:
+    """Tokens of a square (image, row * col, channel) as a map (image, channel, row, col), channels last in memory."""
+    side = math.isqrt(tokens.shape[1])
+    return tokens.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+
+
+def as_tokens(grid: Tensor) -> Tensor:
+    """The reverse of `on_grid`."""
+    return grid.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def squash(image: Image.Image, size: int) -> np.ndarray:
@@ -77,7 +89,7 @@ def compute_split(forward, folder: Path, split: str, size: int, target: Path, ba
         target / "tokens.npy",
         mode="r+" if done else "w+",
         dtype=np.float16,
-        shape=(len(texts), (size // 32) ** 2, 320),
+        shape=(len(texts), (size // 32) ** 2, 192),
     )
     batch: list[np.ndarray] = []
     started, first = time.time(), done
@@ -90,7 +102,7 @@ def compute_split(forward, folder: Path, split: str, size: int, target: Path, ba
         count = len(batch)
         batch += [batch[-1]] * (batch_size - count)  # one shape only, so that it is compiled once
         last = forward(torch.from_numpy(np.stack(batch)).to(memory_format=torch.channels_last))
-        tokens[done : done + count] = last[:count].flatten(2).transpose(1, 2).half().numpy()
+        tokens[done : done + count] = as_tokens(last[:count]).half().numpy()
         done, batch = done + count, []
         counter.write_text(str(done), encoding="utf-8")
         if (done // batch_size) % 20 == 0 or done == len(texts):
@@ -102,7 +114,7 @@ def report_top1(trunk: nn.Module, target: Path) -> None:
     """The one image of class i is image i, so the classifier's answer for it should be i."""
     tokens = torch.from_numpy(np.load(target / "tokens.npy").astype(np.float32))  # image token channel
     last = halves(trunk)[1]
-    means = [last(part.transpose(1, 2)[..., None]).mean((2, 3)) for part in tokens.split(100)]
+    means = [last(on_grid(part)).mean((2, 3)) for part in tokens.split(100)]
     answer = trunk.classifier(torch.cat(means)).argmax(1)
     print(f"ImageNet top-1 of the trunk: {100 * (answer == torch.arange(1000)).float().mean():.1f} %")
 

@@ -39,7 +39,7 @@ def trained_on(work: Path, name: str, count: int) -> list[int]:
 
 
 class Classifier(nn.Module):
-    """The trunk's ImageNet classifier, for reduced tokens or, with its last convolution, for tokens as stored."""
+    """The trunk's ImageNet classifier, for reduced tokens or, with its last part, for tokens as stored."""
 
     def __init__(self, basis: dict[str, Tensor] | None = None) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Classifier(nn.Module):
         self.last: nn.Module = nn.Identity()
         self.linear = trunk.classifier
         if basis is None:
-            self.last = Last(trunk.conv_head, trunk.bn2)
+            self.last = Last(trunk)
         else:
             self.linear = nn.Linear(KEPT, trunk.classifier.out_features)
             self.linear.weight.data = trunk.classifier.weight @ basis["directions"] * basis["scale"]
@@ -55,10 +55,6 @@ class Classifier(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (..., class) of single tokens (..., channel)."""
-        return self.linear(self.last(tokens))
-
-    def whole(self, tokens: Tensor) -> Tensor:
         """Logits (image, class) of whole images (image, token, channel)."""
         return self.linear(self.last(tokens).mean(1))
 
@@ -77,10 +73,10 @@ def random_keep(count: int, tokens: int) -> Tensor:
     return keep & (torch.rand(count, tokens) > 0.2)
 
 
-def some_tokens(tokens: Tensor, wide: Tensor, each: int = 4) -> tuple[Tensor, Tensor]:
-    """A few random tokens of each image, as (token, channel), and the same ones behind the last convolution."""
-    own, place = torch.arange(len(tokens))[:, None], torch.randint(tokens.shape[1], (len(tokens), each))
-    return tokens[own, place].flatten(0, 1), wide[own, place].flatten(0, 1)
+def some_tokens(first: Tensor, second: Tensor, each: int) -> tuple[Tensor, Tensor]:
+    """A few random tokens of each image, as (token, channel), and the same ones of another description of them."""
+    own, place = torch.arange(len(first))[:, None], torch.randint(first.shape[1], (len(first), each))
+    return first[own, place].flatten(0, 1), second[own, place].flatten(0, 1)
 
 
 def contrast(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -> Tensor:
@@ -130,7 +126,7 @@ class Images:
         basis = torch.load(work / str(size) / "basis.pt", weights_only=True) if kind == "reduced" else None
         self.classify = Classifier(basis)
         parts = self.tokens.split(64)
-        self.chance = torch.cat([self.classify.whole(part.float()).softmax(-1).half() for part in parts])
+        self.chance = torch.cat([self.classify(part.float()).softmax(-1).half() for part in parts])
 
 
 @dataclass(frozen=True)
@@ -150,13 +146,13 @@ def found_anywhere(value: Tensor, text: Tensor) -> Tensor:
 
 
 def token_loss(
-    model: Model, images: Images, flat: Tensor, wide: Tensor, text: NameTexts, *, floor: float, fine: bool
+    model: Model, images: Images, known: Tensor, wide: Tensor, text: NameTexts, *, floor: float, fine: bool
 ) -> Tensor:
     """What the trunk's classifier says of single tokens (token, channel), read off their value path (`wide`)."""
-    chance = images.classify(flat).softmax(-1)
+    chance = images.classify.linear(known).softmax(-1)
     weight = chance.amax(1) + floor
     if not fine:
-        chance = torch.zeros(len(flat), len(images.words)).index_add_(1, images.coarse, chance)
+        chance = torch.zeros(len(known), len(images.words)).index_add_(1, images.coarse, chance)
     value = F.normalize(model.image.value(wide), dim=-1)
     logit = model.token_scale.exp() * value @ (text.names[:1000] if fine else text.words).T
     loss = -(chance * logit.log_softmax(-1)).sum(-1)
@@ -231,7 +227,7 @@ def image_losses(
         drop: share of channels set to zero.
         floor: weight of tokens about which the trunk's classifier is uncertain; added to its largest probability.
         fine: single tokens are compared in ImageNet's names rather than in general words.
-        looked_at: number of random places of the grid at which the tokens of all images are looked at; None = all.
+        looked_at: side of a random square of the grid, the only tokens that are looked at; None = the whole grid.
 
     Returns:
         Unit features (image, feature), and by name: "name", which of 1,100 names a named image has, and what the
@@ -247,13 +243,16 @@ def image_losses(
         "named": images.named[torch.randint(len(images.named), (len(index) // 3,))],
     }
     flip, pool = random.random() < 0.5, model.image
-    count = images.tokens.shape[1]
-    places = torch.randperm(count)[: looked_at or count].sort().values
-    some, drawn = (math.isqrt(count), places), replace(drawn, inside=drawn.inside[..., places])
+    side = math.isqrt(images.tokens.shape[1])
+    square = torch.zeros(side, side, dtype=torch.bool)
+    top, left = torch.randint(side - (looked_at or side) + 1, (2,)).tolist()
+    square[top : top + (looked_at or side), left : left + (looked_at or side)] = True
+    places = square.flatten().nonzero()[:, 0]
+    some, drawn = (side, places), replace(drawn, inside=drawn.inside[..., places])
     tokens = {name: images.tokens[pick][:, places].float() for name, pick in picks.items()}
     wide = {name: model.last(x) for name, x in tokens.items()}
     feature = {
-        name: F.normalize(pool(x, random_keep(len(x), count)[:, places], flip, drop, some), dim=-1)
+        name: F.normalize(pool(x, random_keep(len(x), side**2)[:, places], flip, drop, some), dim=-1)
         for name, x in wide.items()
     }
 
@@ -263,16 +262,19 @@ def image_losses(
     logit = scale * feature["named"] @ text.names.T
     loss_name = loss_name + F.cross_entropy(logit, images.name_of[picks["named"]], label_smoothing=0.1)
 
-    flat = map(torch.cat, zip(*(some_tokens(x, wide[name]) for name, x in tokens.items()), strict=True))
-    loss_token = token_loss(model, images, *flat, text, floor=floor, fine=fine)
+    part = 1 if isinstance(model.last, nn.Identity) else 4  # the trunk as it was is run for a quarter of the images
+    with torch.no_grad():
+        known = {name: images.classify.last(x[::part]) for name, x in tokens.items()}
+    both = [some_tokens(known[name], x[::part], 4 * part) for name, x in wide.items()]
+    loss_token = token_loss(model, images, *map(torch.cat, zip(*both, strict=True)), text, floor=floor, fine=fine)
 
     value = F.normalize(pool.value(wide["captioned"]), dim=-1)
     logit = model.mention_scale.exp() * found_anywhere(value, text.mentioned) + model.mention_bias
     loss_mention = F.binary_cross_entropy_with_logits(logit, images.is_mentioned[index]) * len(MENTIONED) / 10
     where, phrase = phrase_losses(model, value, drawn, phrase_text)
-    part = wide["labelled"][:, torch.randperm(len(places))[: len(places) // 2]]
+    half = wide["labelled"][:, torch.randperm(len(places))[: len(places) // 2]]
     label, present = label_losses(
-        model, feature["labelled"], F.normalize(pool.value(part), dim=-1), images.shown[labels], text.coco
+        model, feature["labelled"], F.normalize(pool.value(half), dim=-1), images.shown[labels], text.coco
     )
     losses = {"name": loss_name, "token": loss_token, "mention": loss_mention}
     losses |= {"label": label, "present": present, "where": where, "phrase": phrase}

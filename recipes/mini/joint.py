@@ -1,4 +1,4 @@
-"""Train the trunk's last convolution, pool and text transformer together, after pool and text were trained alone.
+"""Train the trunk's last part, pool and text transformer together, after pool and text were trained alone.
 
     python recipes/mini/joint.py --data DATA --work WORK --size 448 --pool pool-last --text text --name joint
 
@@ -28,12 +28,11 @@ from train import LOSSES, PHRASES, groups
 
 
 class Both(nn.Module):
-    """The trunk's last convolution with the pool, and the text transformer."""
+    """The trunk's last part with the pool, and the text transformer."""
 
     def __init__(self) -> None:
         super().__init__()
-        trunk = build_trunk()
-        self.image = Model(Last(trunk.conv_head, trunk.bn2))
+        self.image = Model(Last(build_trunk()))
         self.image.text.requires_grad_(False)
         self.text = TextTower()
 
@@ -81,18 +80,18 @@ def main() -> None:
     parser.add_argument("--pool", default="pool-last")
     parser.add_argument("--text", default="text")
     parser.add_argument("--name", default="joint")
-    parser.add_argument("--looked-at", type=int, default=100, help="tokens of an image in each step")
-    parser.add_argument("--last-share", type=float, default=0.25, help="of the rate, for the last convolution")
+    parser.add_argument("--looked-at", type=int, default=12, help="side of the square of tokens in a step")
+    parser.add_argument("--last-share", type=float, default=0.5, help="of the rate, for the trunk's last part")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--rate", type=float, default=4e-4)
     parser.add_argument("--batch-size", type=int, default=320)
     parser.add_argument("--name-weight", type=float, default=0.3)
     parser.add_argument("--token-weight", type=float, default=1.0)
     parser.add_argument("--mention-weight", type=float, default=0.2)
-    parser.add_argument("--label-weight", type=float, default=0.2)
+    parser.add_argument("--label-weight", type=float, default=0.3)
     parser.add_argument("--present-weight", type=float, default=0.5)
-    parser.add_argument("--where-weight", type=float, default=0.3)
-    parser.add_argument("--phrase-weight", type=float, default=0.3)
+    parser.add_argument("--where-weight", type=float, default=0.5)
+    parser.add_argument("--phrase-weight", type=float, default=0.2)
     parser.add_argument("--distill-weight", type=float, default=2.0)
     parser.add_argument("--floor", type=float, default=0.0)
     parser.add_argument("--drop", type=float, default=0.25)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from features import build_trunk
+from features import as_tokens, build_trunk, halves, on_grid
+from folding import fold_norms
 from names import COCO, MENTIONED
 from reduce import KEPT
 from timm.layers import AttentionPool2d
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 FEATURE = 256
 
@@ -107,18 +108,17 @@ class Pool(nn.Module):
 
 
 class Last(nn.Module):
-    """The trunk's last convolution, of one token at a time, with its norm folded into it, and its activation."""
+    """The trunk's last part, with its norms folded into its convolutions."""
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    def __init__(self, trunk: nn.Module) -> None:
         super().__init__()
-        folded = fuse_conv_bn_eval(conv, norm)
-        self.linear = nn.Linear(conv.in_channels, conv.out_channels)
-        self.linear.weight.data = folded.weight.data.flatten(1).clone()
-        self.linear.bias.data = folded.bias.data.clone()
+        self.part = copy.deepcopy(halves(trunk)[1])
+        fold_norms(self.part)
+        self.part.requires_grad_(True)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (..., 320) to tokens (..., 1280)."""
-        return F.relu6(self.linear(tokens))
+        """Tokens of a square (image, token, 192) to tokens (image, token, 1280)."""
+        return as_tokens(self.part(on_grid(tokens)))
 
 
 class Adapter(nn.Module):
@@ -137,7 +137,7 @@ class Adapter(nn.Module):
 
 
 class Model(nn.Module):
-    """Pool, text adapter and the learned scales of the losses; behind the trunk's `last` convolution if it has one."""
+    """Pool, text adapter and the learned scales of the losses; behind the trunk's `last` part if it has one."""
 
     def __init__(self, last: Last | None = None) -> None:
         super().__init__()
@@ -156,11 +156,10 @@ class Model(nn.Module):
 
 
 def load_model(work: Path, size: int, name: str) -> Model:
-    """A trained model, in front of the trunk's last convolution; one trained on reduced tokens is converted."""
+    """A trained model, in front of the trunk's last part; one trained on reduced tokens is converted."""
     state = torch.load(work / f"{name}.pt", weights_only=True)
-    trunk = build_trunk()
-    last = Last(trunk.conv_head, trunk.bn2)
-    if "last.linear.weight" in state:
+    last = Last(build_trunk())
+    if any(key.startswith("last.") for key in state):
         model = Model(last)
         model.load_state_dict(state)
         return model

@@ -13,16 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from features import build_trunk, halves
+from features import as_tokens, build_trunk, halves, on_grid
 from torch import Tensor, nn
 
 KEPT = 512
 
 
 def widened(tokens: np.ndarray, last: nn.Module) -> Tensor:
-    """Stored tokens (image, token, 320) after the trunk's last convolution (image, token, 1280)."""
-    found = last(torch.from_numpy(tokens.astype(np.float32)).transpose(1, 2)[..., None])
-    return found[..., 0].transpose(1, 2)
+    """Stored tokens (image, token, 192) behind the trunk's last part (image, token, 1280)."""
+    return as_tokens(last(on_grid(torch.from_numpy(tokens.astype(np.float32)))))
 
 
 def fit(packs: list[np.ndarray], last: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
@@ -34,7 +33,7 @@ def fit(packs: list[np.ndarray], last: nn.Module, generator: torch.Generator) ->
     parts = []
     for tokens in packs:
         index = torch.randperm(len(tokens), generator=generator)[:1000].sort().values.numpy()
-        parts.append(widened(tokens[index][:, ::7], last).flatten(0, 1))
+        parts += [widened(tokens[some], last)[:, ::7].flatten(0, 1) for some in np.array_split(index, 10)]
     sample = torch.cat(parts)
     mean = sample.mean(0)
     values, vectors = torch.linalg.eigh(torch.cov((sample - mean).T))

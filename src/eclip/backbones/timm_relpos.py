@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from open_clip.timm_model import TimmModel
 from timm.models.vision_transformer_relpos import RelPosBlock, VisionTransformerRelPos
-from torch import Tensor, nn
+from torch import Tensor
 
 from eclip.backbones.backbone import Grid, Positions
-from eclip.backbones.blocks import Block, merge_heads, pull_of, reread, split_heads, split_qkv
+from eclip.backbones.blocks import Block, merge_heads, reread
 from eclip.backbones.catalog import RELPOS
-from eclip.backbones.host import is_linear, last_part, original
+from eclip.backbones.host import original
+from eclip.backbones.timm_towers import joint_qkv
 from eclip.backbones.timm_vit import BareViT, timm_vit
 from eclip.errors import OptionError, unsupported
 
@@ -55,23 +56,13 @@ def relpos_block(block: Any, shared: Any) -> Block:
         raise unsupported(f"a timm ViT with relative positions and blocks of class {type(block).__name__}")
     attn: Any = block.attn
     own = shared if attn.rel_pos is None else attn.rel_pos
-    heads = int(attn.num_heads)
-
-    def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = split_qkv(attn.qkv(x).chunk(3, dim=-1), heads)
-        return attn.q_norm(q), attn.k_norm(k), v
-
-    affine = isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity) and is_linear(attn.qkv)
     return Block(
-        heads,
+        **joint_qkv(attn),
         norm1=block.norm1,
-        qkv=qkv,
-        value=lambda x: split_heads(last_part(attn.qkv, x, 3), heads),
         out=lambda mixed: block.ls1(attn.proj(merge_heads(mixed))),
         forward=lambda x: block(x, shared_rel_pos=None if shared is None else shared.get_bias()),
         host=block,
         norm2=block.norm2,
         mlp=lambda x: block.ls2(block.mlp(x)),
-        qkv_vjp=pull_of(lambda: [attn.qkv.weight]) if affine else None,
         relative=None if own is None else own.get_bias,
     )

@@ -176,6 +176,19 @@ def timm_block(block: Any) -> Block:
     attn: Any = block.attn
     if attn.gate is not None:
         raise unsupported("a timm ViT with gated attention")
+    return Block(
+        **joint_qkv(attn),
+        norm1=block.norm1,
+        out=lambda mixed: block.ls1(attn.proj(attn.norm(merge_heads(mixed)))),
+        forward=block,
+        host=block,
+        norm2=block.norm2,
+        mlp=lambda x: block.ls2(block.mlp(x)),
+    )
+
+
+def joint_qkv(attn: Any) -> dict[str, Any]:
+    """The fields of a Block that depend on timm's joint layer of queries, keys and values, and on norms of these."""
     heads = int(attn.num_heads)
 
     def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -183,15 +196,9 @@ def timm_block(block: Any) -> Block:
         return attn.q_norm(q), attn.k_norm(k), v
 
     affine = isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity) and is_linear(attn.qkv)
-    return Block(
-        heads,
-        norm1=block.norm1,
-        qkv=qkv,
-        value=lambda x: split_heads(last_part(attn.qkv, x, 3), heads),
-        out=lambda mixed: block.ls1(attn.proj(attn.norm(merge_heads(mixed)))),
-        forward=block,
-        host=block,
-        norm2=block.norm2,
-        mlp=lambda x: block.ls2(block.mlp(x)),
-        qkv_vjp=pull_of(lambda: [attn.qkv.weight]) if affine else None,
-    )
+    return {
+        "heads": heads,
+        "qkv": qkv,
+        "value": lambda x: split_heads(last_part(attn.qkv, x, 3), heads),
+        "qkv_vjp": pull_of(lambda: [attn.qkv.weight]) if affine else None,
+    }

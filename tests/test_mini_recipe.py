@@ -22,7 +22,7 @@ def recipe() -> Iterator[dict[str, ModuleType]]:
     before = {name: sys.modules.pop(name) for name in names & sys.modules.keys()}
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(FOLDER)
-        yield {name: importlib.import_module(name) for name in ("duplicates", "phrases")}
+        yield {name: importlib.import_module(name) for name in ("duplicates", "features", "phrases")}
     for name in names & sys.modules.keys():
         del sys.modules[name]
     sys.modules.update(before)
@@ -72,12 +72,37 @@ def test_a_test_image_is_found_whole_squashed_cropped_and_mirrored(recipe: dict[
         (((0.0, 0.0, 0.4, 0.25),), {0, 1}),  # 60 % of the second
         (((0.55, 0.55, 0.6, 0.6),), {10}),  # smaller than half of a token: where it is
         (((0.0, 0.0, 0.25, 0.25), (0.75, 0.75, 1.0, 1.0)), {0, 15}),
+        ((), set()),
     ],
 )
 def test_tokens_of_a_phrase_are_those_in_its_boxes(
     recipe: dict[str, ModuleType], boxes: tuple[tuple[float, ...], ...], expected: set[int]
 ) -> None:
     assert set(np.flatnonzero(recipe["phrases"].tokens_inside(boxes, 4))) == expected
+
+
+@pytest.mark.parametrize("view", range(5))
+@pytest.mark.parametrize("place", range(3))
+def test_a_phrase_has_the_tokens_of_its_box_in_every_view(recipe: dict[str, ModuleType], view: int, place: int) -> None:
+    """A white box is drawn into a black image: its tokens are those that are mostly white in the view."""
+    width, height, box = 300, 200, (0.4, 0.3, 0.8, 0.6)
+    pixels = np.zeros((height, width), np.uint8)
+    pixels[60:120, 120:240] = 255
+    seen = recipe["features"].crop_box(view, place)
+    white = recipe["features"].squash(Image.fromarray(pixels), 64, seen)[0].reshape(8, 8, 8, 8).mean((1, 3)) / 2 + 0.5
+    inside = recipe["phrases"].tokens_inside(recipe["phrases"].seen_in((box,), seen), 8).reshape(8, 8)
+    assert inside.any() and white[inside].min() > 0.4 and white[~inside].max() < 0.6
+
+
+def test_a_view_that_shows_less_than_half_of_a_box_does_not_show_the_phrase(recipe: dict[str, ModuleType]) -> None:
+    seen_in = recipe["phrases"].seen_in
+    boxes = ((0.0, 0.0, 0.2, 0.5), (0.5, 0.5, 0.9, 0.9), (0.95, 0.0, 1.0, 0.1))
+    assert seen_in(boxes, (0.0, 0.0, 1.0, 1.0)) == boxes
+    assert seen_in(boxes, (0.15, 0.2, 0.75, 0.8)) == ()  # 47 % of the second
+    (kept,) = seen_in(boxes, (0.1, 0.1, 0.8, 0.9))
+    assert kept == pytest.approx((4 / 7, 0.5, 1.0, 1.0))
+    (mirrored,) = seen_in(boxes, (0.8, 0.1, 0.1, 0.9))
+    assert mirrored == pytest.approx((0.0, 0.5, 3 / 7, 1.0))
 
 
 def test_phrases_are_drawn_with_the_tokens_of_their_own_image(recipe: dict[str, ModuleType]) -> None:

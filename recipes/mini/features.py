@@ -3,9 +3,10 @@
     python recipes/mini/features.py --data DATA --work WORK --size 448
 
 Expect: WORK/448/<pack>-<split>/ with `tokens.npy` (image, row * col, 192; stride 32; half precision) and `texts.json`
-(the texts of each image). An interrupted run resumes where it stopped. The tokens are the input of the trunk's last
-part (one block and one convolution), which is trained too. The last line, the trunk's own ImageNet top-1 on
-`imagenet1k-one-each` (64.0 % at 448 px, 74.5 % at 320 px), shows that the weights were assigned correctly.
+(the texts of each image); for training images with captions also WORK/448/<pack>-train-1/ and -2/, a crop of each. An
+interrupted run resumes where it stopped. The tokens are the input of the trunk's last part (one block and one
+convolution), which is trained too. The last line, the trunk's own ImageNet top-1 on `imagenet1k-one-each` (64.0 % at
+448 px, 74.5 % at 320 px), shows that the weights were assigned correctly.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ SPLITS = {
     "flickr8k": ["train", "val"],
 }
 """No test image: the figures of the model card are computed by the package itself (`evaluate.py`)."""
+
+VIEWS = {"flickr8k-train": 3, "coco-captions-train": 3}
+"""How many views of each image of a split are stored: view 0 is the whole image, the others are crops. Default 1."""
 
 
 def build_trunk() -> nn.Module:
@@ -62,10 +66,28 @@ def as_tokens(grid: Tensor) -> Tensor:
     return grid.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def squash(image: Image.Image, size: int) -> np.ndarray:
-    """The whole image as a square of (3, height, width) in [-1, 1]."""
-    square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(square, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
+def crop_box(view: int, place: int) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a view of the image at this place in its split, as shares of the image's sides.
+
+    View 0 is the whole image; of the others, left > right in odd ones says that they are mirrored.
+    """
+    if view == 0:
+        return 0.0, 0.0, 1.0, 1.0
+    random = np.random.default_rng((view, place))
+    width, height = random.uniform(0.7, 1, 2).tolist()
+    left, top = random.uniform(0, (1 - width, 1 - height)).tolist()
+    sides = (left, left + width) if view % 2 == 0 else (left + width, left)
+    return sides[0], top, sides[1], top + height
+
+
+def squash(image: Image.Image, size: int, box: tuple[float, float, float, float]) -> np.ndarray:
+    """This part of the image as a square of (3, height, width) in [-1, 1]."""
+    left, top, right, bottom = box
+    x, y = sorted((left * image.width, right * image.width)), (top * image.height, bottom * image.height)
+    part = (x[0], y[0], x[1], y[1])
+    square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, box=part)
+    pixels = np.asarray(square, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
+    return pixels if left < right else pixels[:, :, ::-1]
 
 
 def read_pack(folder: Path, split: str) -> Iterator[tuple[Image.Image, list[str]]]:
@@ -78,8 +100,8 @@ def read_pack(folder: Path, split: str) -> Iterator[tuple[Image.Image, list[str]
             yield Image.open(io.BytesIO(files[name])), [text.strip() for text in texts if text.strip()]
 
 
-def compute_split(forward, folder: Path, split: str, size: int, target: Path, batch_size: int) -> None:
-    """Fill the array of one split; `done.txt` counts the finished images."""
+def compute_split(forward, folder: Path, split: str, view: int, size: int, target: Path, batch_size: int) -> None:
+    """Fill the array of one view of a split; `done.txt` counts the finished images."""
     target.mkdir(parents=True, exist_ok=True)
     texts = [texts for _, texts in read_pack(folder, split)]
     (target / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
@@ -96,7 +118,7 @@ def compute_split(forward, folder: Path, split: str, size: int, target: Path, ba
     for index, (image, _) in enumerate(read_pack(folder, split)):
         if index < done:
             continue
-        batch.append(squash(image, size))
+        batch.append(squash(image, size, crop_box(view, index)))
         if len(batch) < batch_size and index + 1 < len(texts):
             continue
         count = len(batch)
@@ -137,8 +159,10 @@ def main() -> None:
     with torch.no_grad():
         for pack in args.packs:
             for split in SPLITS[pack]:
-                target = args.work / str(args.size) / f"{pack}-{split}"
-                compute_split(forward, args.data / pack, split, args.size, target, args.batch_size)
+                name = f"{pack}-{split}"
+                for view in range(VIEWS.get(name, 1)):
+                    target = args.work / str(args.size) / (f"{name}-{view}" if view else name)
+                    compute_split(forward, args.data / pack, split, view, args.size, target, args.batch_size)
         report_top1(trunk, args.work / str(args.size) / "imagenet1k-one-each-all")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from features import build_trunk
+from features import VIEWS, build_trunk
 from model import Last, Model
 from names import COCO, MENTIONED, coco_labels, general_labels, mentioned
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
@@ -92,13 +92,14 @@ class Images:
 
     Attributes:
         tokens: (image, token, channel), half precision.
+        views: tokens of the captioned packs' images in each of their views; the first is the whole image.
         captions: the texts of each image; `captioned` are the images with captions, `named` those with a class name.
         names: ImageNet's 1,000 names, then Caltech's; `name_of` is each named image's place among them.
         labelled: images of which it is known which of `COCO` they show and which not; `shown` (of these images, name).
         words, coarse: the coarse label set, and the coarse label of each ImageNet class.
         is_mentioned: which of `MENTIONED` the captions name.
         phrases: of captioned images, with the tokens that each describes.
-        classify: the trunk's classifier; `chance` is what it says of each whole image.
+        classify: the trunk's classifier; `chances` is what it says of each of the `views`.
     """
 
     def __init__(self, data: Path, work: Path, size: int, kind: str = "reduced") -> None:
@@ -108,6 +109,10 @@ class Images:
             places.append(trained_on(work, name, len(tokens)))
             packs.append((tokens[torch.tensor(places[-1])], [texts[place] for place in places[-1]]))
         self.tokens = torch.cat([tokens for tokens, _ in packs])
+        self.views = [self.tokens[: sum(len(tokens) for tokens, _ in packs[:2])]]
+        for view in range(1, VIEWS[TRAIN[0]]):
+            crops = [load(work, size, f"{name}-{view}", kind)[0] for name in TRAIN[:2]]
+            self.views.append(torch.cat([one[torch.tensor(own)] for one, own in zip(crops, places[:2], strict=True)]))
         self.captions = [own for _, owns in packs for own in owns]
         ends = np.cumsum([len(tokens) for tokens, _ in packs]).tolist()
         self.captioned = torch.tensor([i for i in range(ends[1]) if len(self.captions[i]) > 1])
@@ -122,11 +127,13 @@ class Images:
         self.coarse = torch.tensor(coarse)
         self.is_mentioned = torch.tensor([mentioned(own) for own in self.captions[: ends[1]]], dtype=torch.float32)
         among = {place: number for number, place in enumerate(places[0])}
-        self.phrases = Phrases(read_phrases(data, "train"), among, math.isqrt(self.tokens.shape[1]))
+        self.phrases = Phrases(read_phrases(data, "train"), among, math.isqrt(self.tokens.shape[1]), len(self.views))
         basis = torch.load(work / str(size) / "basis.pt", weights_only=True) if kind == "reduced" else None
         self.classify = Classifier(basis)
-        parts = self.tokens.split(64)
-        self.chance = torch.cat([self.classify(part.float()).softmax(-1).half() for part in parts])
+        self.chances = [
+            torch.cat([self.classify(part.float()).softmax(-1).half() for part in tokens.split(64)])
+            for tokens in self.views
+        ]
 
 
 @dataclass(frozen=True)
@@ -222,7 +229,7 @@ def image_losses(
         images: where tokens and labels come from.
         index: captioned images.
         text: features of the names.
-        drawn: phrases of these images.
+        drawn: phrases of these images, and the view in which they are looked at.
         phrase_text: their text features.
         drop: share of channels set to zero.
         floor: weight of tokens about which the trunk's classifier is uncertain; added to its largest probability.
@@ -249,7 +256,8 @@ def image_losses(
     square[top : top + (looked_at or side), left : left + (looked_at or side)] = True
     places = square.flatten().nonzero()[:, 0]
     some, drawn = (side, places), replace(drawn, inside=drawn.inside[..., places])
-    tokens = {name: images.tokens[pick][:, places].float() for name, pick in picks.items()}
+    sources = {"captioned": images.views[drawn.view], "labelled": images.tokens, "named": images.tokens}
+    tokens = {name: sources[name][pick][:, places].float() for name, pick in picks.items()}
     wide = {name: model.last(x) for name, x in tokens.items()}
     feature = {
         name: F.normalize(pool(x, random_keep(len(x), side**2)[:, places], flip, drop, some), dim=-1)
@@ -258,7 +266,7 @@ def image_losses(
 
     scale = model.name_scale.exp()
     guess = (scale * feature["captioned"] @ text.names[:1000].T).log_softmax(-1)
-    loss_name = -(images.chance[index].float() * guess).sum(-1).mean()
+    loss_name = -(images.chances[drawn.view][index].float() * guess).sum(-1).mean()
     logit = scale * feature["named"] @ text.names.T
     loss_name = loss_name + F.cross_entropy(logit, images.name_of[picks["named"]], label_smoothing=0.1)
 

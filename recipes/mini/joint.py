@@ -18,13 +18,13 @@ import open_clip
 import torch
 from distill import TextTower, distill_loss, encode, teach
 from features import build_trunk
-from images import Images, NameTexts, contrast, image_losses
+from images import Images, contrast, image_losses
 from model import Average, Last, Model, load_model
-from names import COCO, MENTIONED, TEMPLATES
+from names import TEMPLATES
 from scores import Validation
 from texts import Texts, caltech_names, class_names, distill_texts, in_forms
 from torch import Tensor, nn
-from train import LOSSES, PHRASES, groups
+from train import LOSSES, groups, name_texts
 
 
 class Both(nn.Module):
@@ -59,19 +59,6 @@ def name_places(sentences: list[str], data: Path) -> list[int]:
     return places + 6 * [i for i in places if sentences[i] in caltech]
 
 
-def name_texts(tower: TextTower, tokenizer: open_clip.SimpleTokenizer, images: Images) -> NameTexts:
-    """Every name in one random template, every general word in a random synonym."""
-
-    def encoded(names: list[str], template: str) -> Tensor:
-        return encode(tower, tokenizer([template.format(name) for name in names]))
-
-    sentence = random.choice(TEMPLATES)
-    words = [random.choice(synonyms) for synonyms in images.words]
-    coco = [random.choice(synonyms.split("|")) for synonyms in COCO]
-    mention = encoded(list(MENTIONED), random.choice(PHRASES))
-    return NameTexts(encoded(images.names, sentence), encoded(words, sentence), encoded(coco, sentence), mention)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
@@ -82,17 +69,17 @@ def main() -> None:
     parser.add_argument("--name", default="joint")
     parser.add_argument("--looked-at", type=int, default=12, help="side of the square of tokens in a step")
     parser.add_argument("--last-share", type=float, default=0.5, help="of the rate, for the trunk's last part")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--rate", type=float, default=4e-4)
     parser.add_argument("--batch-size", type=int, default=320)
     parser.add_argument("--name-weight", type=float, default=0.3)
     parser.add_argument("--token-weight", type=float, default=1.0)
     parser.add_argument("--mention-weight", type=float, default=0.2)
-    parser.add_argument("--label-weight", type=float, default=0.3)
+    parser.add_argument("--label-weight", type=float, default=0.4)
     parser.add_argument("--present-weight", type=float, default=0.5)
     parser.add_argument("--where-weight", type=float, default=0.5)
     parser.add_argument("--phrase-weight", type=float, default=0.2)
-    parser.add_argument("--distill-weight", type=float, default=2.0)
+    parser.add_argument("--distill-weight", type=float, default=4.0)
     parser.add_argument("--floor", type=float, default=0.0)
     parser.add_argument("--drop", type=float, default=0.25)
     parser.add_argument("--seed", type=int, default=7)
@@ -121,8 +108,8 @@ def main() -> None:
     for epoch in range(args.epochs):
         sums: dict[str, float] = {}
         for index in images.captioned[torch.randperm(len(images.captioned))].split(args.batch_size)[:per_epoch]:
-            if step % 20 == 0:  # names move slowly: their features are renewed now and then, without gradients
-                text = name_texts(both.text, tokenizer, images)
+            with torch.no_grad():  # names stay where the teacher has them, and distillation keeps the transformer there
+                text = name_texts(both.image, texts, images)
             fall = 0.02 + 0.49 * (1 + math.cos(math.pi * step / (per_epoch * args.epochs)))
             for group in optimizer.param_groups:
                 group["lr"] = args.rate * group["share"] * min(1, (step + 1) / 20) * fall
@@ -136,7 +123,7 @@ def main() -> None:
             rows = torch.stack([r[torch.randint(len(r), ())] for r in own])
             same = (rows[:, None] == rows).all(-1) & ~torch.eye(len(rows), dtype=torch.bool)
             loss_caption = contrast(feature, both.text(rows), both.image.log_scale.exp(), same)
-            some = torch.cat([torch.randint(len(sentences), (160,)), often[torch.randint(len(often), (96,))]])
+            some = torch.cat([torch.randint(len(sentences), (128,)), often[torch.randint(len(often), (192,))]])
             losses["distill"] = distill_loss(both.text(sentence_rows[some]), teacher[some])
             loss = loss_caption + sum(weights[name] * value for name, value in losses.items())
             optimizer.zero_grad()

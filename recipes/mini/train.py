@@ -1,7 +1,7 @@
-"""Train the attention pool on cached tokens, together with the adapter of the sentence encoder.
+r"""Train the attention pool on cached tokens, together with the adapter of the sentence encoder.
 
     python recipes/mini/train.py --data DATA --work WORK --name pool
-    python recipes/mini/train.py --data DATA --work WORK --last pool --name pool-last --epochs 12 --rate 6e-4 \\
+    python recipes/mini/train.py --data DATA --work WORK --last pool --name pool-last --epochs 12 --rate 6e-4 \
         --label-weight 0.4
 
 Expect: WORK/pool.pt (pool, text adapter, scales of the losses; an exponential moving average), and every fifth epoch

@@ -1,4 +1,4 @@
-"""Every number of docs/results.md: all methods and baselines with `mini`, on packs with masks, phrases and captions.
+"""Every number of docs/results.md: all methods and baselines on four mask packs with `mini`.
 
     python recipes/results/results.py --data DATA --runs RUNS --out docs/results.md
 
@@ -43,7 +43,7 @@ SANE = [f"{key}{end}" for key in ("nonsense", "other_class", "random_weights") f
 
 @dataclass(frozen=True)
 class Job:
-    """A run: its folder, which starts with the name of the data set; the folder of the data, and arguments."""
+    """A run: its folder, data and arguments."""
 
     name: str
     pack: str
@@ -58,16 +58,9 @@ def jobs() -> list[Job]:
     faithful = {"methods": FAITHFUL, "protocol": "faithful-v1", "every": 75}
     made += [Job("voc2012seg-faithful", "voc2012seg", faithful)]
     segments = {"methods": LABELS, "protocol": "segment-v1"}
-    made += [Job(f"{pack}-segment", pack, segments) for pack in ("voc2012seg", "camvid")]
-    made.append(Job("flickr8k_entities-phrases", "flickr8k-entities", {"methods": FAST, "protocol": "pointing-v1"}))
-    words = {"methods": "all", "protocol": "words-v1", "every": 5}
-    made.append(Job("flickr8k-words", "flickr8k", words))
-    crepe = {"methods": "all", "protocol": "crepe-v1"}
-    return [*made, Job("sugar_crepe_pack-contrast", "sugar-crepe", crepe)]
+    return made + [Job(f"{pack}-segment", pack, segments) for pack in ("voc2012seg", "camvid")]
 
 
-HEADLINES = {"phrases": "pointing", "words": "word_gap", "contrast": "found"}
-"""Of the tables with many numbers, that which sorts them."""
 FAITHFUL = ["eclip", "maskclip", "gem", "surgery", "itsm", "gradcam", "decompose"]
 LABELS = ["eclip", "maskclip", "sclip", "clearclip", "naclip", "gem", "surgery"]
 
@@ -84,7 +77,7 @@ def measure(data: Path, runs: Path, only: str | None) -> dict[str, dict[str, Any
 
         asked = {"models": "mini", "examples": 0, **job.asked}
         found[job.name] = eclip.evaluate(
-            job.name.rpartition("-")[0], root=data / job.pack, out=runs / job.name, on_progress=on_progress, **asked
+            job.pack, root=data / job.pack, out=runs / job.name, on_progress=on_progress, **asked
         ).results
         print()
     return found
@@ -139,17 +132,12 @@ def winners(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def table(result: dict[str, Any], columns: list[str], headline: str | None = None) -> str:
-    """The table of another task: numbers with intervals; with a headline, it alone has them and sorts the rows."""
+def table(result: dict[str, Any], columns: list[str]) -> str:
+    """The table of another task: these numbers with intervals."""
     lines = [f"| method | {' | '.join(columns)} |", f"|---{'|---' * len(columns)}|"]
-    rows = [(one, one["numbers"]) for one in result["rows"]]
-    if headline is not None:
-        rows.sort(key=lambda pair: -pair[1][headline]["value"] if headline in pair[1] else -2)
-    for one, numbers in rows:  # the accuracy of the model itself is in the columns of how often a method finds a word
-        label = f"({one['method']})" if one["control"] or headline not in (None, *numbers) else f"`{one['method']}`"
-        found = [numbers.get(key, numbers.get(key.replace("found", "accuracy"))) for key in columns]
-        cells = [cell(number, headline in (None, key)) for number, key in zip(found, columns, strict=True)]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
+    for one in result["rows"]:
+        label = f"({one['method']})" if one["control"] else f"`{one['method']}`"
+        lines.append(f"| {label} | {' | '.join(cell(one['numbers'].get(key), True) for key in columns)} |")
     return "\n".join(lines)
 
 
@@ -179,10 +167,10 @@ def write(found: dict[str, dict[str, Any]], out: Path) -> None:
         blocks["winners"] = winners(found)
     for name, result in found.items():
         pack, _, task = name.rpartition("-")
-        if task not in ("fast", "slow"):
-            keys = dict.fromkeys(key for one in result["rows"] for key in one["numbers"])
-            columns = SANE if task == "sanity" else [key for key in keys if "accuracy" not in key or task == "segment"]
-            blocks[f"{task} {pack}"] = table(result, columns, HEADLINES.get(task))
+        if task in ("sanity", "segment", "faithful"):
+            columns = [key for key in result["rows"][0]["numbers"] if not key.endswith("accuracy") or task == "segment"]
+            columns = SANE if task == "sanity" else columns
+            blocks[f"{task} {pack}"] = table(result, columns)
         elif task == "fast":
             file = Path("benchmarks/results") / f"{pack}-{result['protocol']['name']}.json"
             file.parent.mkdir(parents=True, exist_ok=True)

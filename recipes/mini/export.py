@@ -2,7 +2,7 @@
 
     python recipes/mini/export.py --work WORK --pool joint-pool --text joint-text --to src/eclip/backbones/assets/mini
 
-Expect: open_clip_config.json and open_clip_model.safetensors (about 38 MiB), and the largest difference, after loading
+Expect: open_clip_config.json and open_clip_model.safetensors (about 40 MiB), and the largest difference, after loading
 it back with open_clip, from the model in full precision (some 1e-3 of unit length).
 """
 

@@ -35,8 +35,8 @@ SPLITS = {
 }
 """No test image: the figures of the model card are computed by the package itself (`evaluate.py`)."""
 
-VIEWS = {"flickr8k-train": 3, "coco-captions-train": 3}
-"""How many views of each image of a split are stored: view 0 is the whole image, the others are crops. Default 1."""
+CAPTIONED, VIEWS = ("flickr8k-train", "coco-captions-train"), 3
+"""Of the images of these splits, so many views are stored: view 0 is the whole image, the others are crops."""
 
 
 def build_trunk() -> nn.Module:
@@ -160,7 +160,7 @@ def main() -> None:
         for pack in args.packs:
             for split in SPLITS[pack]:
                 name = f"{pack}-{split}"
-                for view in range(VIEWS.get(name, 1)):
+                for view in range(VIEWS if name in CAPTIONED else 1):
                     target = args.work / str(args.size) / (f"{name}-{view}" if view else name)
                     compute_split(forward, args.data / pack, split, view, args.size, target, args.batch_size)
         report_top1(trunk, args.work / str(args.size) / "imagenet1k-one-each-all")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from features import VIEWS, build_trunk
+from features import CAPTIONED, VIEWS, build_trunk
 from model import Last, Model
 from names import COCO, MENTIONED, coco_labels, general_labels, mentioned
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
@@ -20,7 +20,7 @@ from reduce import KEPT
 from texts import caltech_names
 from torch import Tensor, nn
 
-TRAIN = ["flickr8k-train", "coco-captions-train", "coco-labels-train", "caltech101-train", "imagenet1k-one-each-all"]
+TRAIN = [*CAPTIONED, "coco-labels-train", "caltech101-train", "imagenet1k-one-each-all"]
 """Packs with captions first, then that with COCO's names, Caltech's, and ImageNet's image of each class in order."""
 
 
@@ -110,8 +110,8 @@ class Images:
             packs.append((tokens[torch.tensor(places[-1])], [texts[place] for place in places[-1]]))
         self.tokens = torch.cat([tokens for tokens, _ in packs])
         self.views = [self.tokens[: sum(len(tokens) for tokens, _ in packs[:2])]]
-        for view in range(1, VIEWS[TRAIN[0]]):
-            crops = [load(work, size, f"{name}-{view}", kind)[0] for name in TRAIN[:2]]
+        for view in range(1, VIEWS):
+            crops = [load(work, size, f"{name}-{view}", kind)[0] for name in CAPTIONED]
             self.views.append(torch.cat([one[torch.tensor(own)] for one, own in zip(crops, places[:2], strict=True)]))
         self.captions = [own for _, owns in packs for own in owns]
         ends = np.cumsum([len(tokens) for tokens, _ in packs]).tolist()

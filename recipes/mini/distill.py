@@ -1,6 +1,6 @@
 """Distill the sentence encoder and its adapter into open_clip's own text transformer.
 
-    python recipes/mini/distill.py --data DATA --work WORK --epochs 8
+    python recipes/mini/distill.py --data DATA --work WORK
 
 Expect: WORK/text.pt, the text half of the model; prints the mean cosine to the teacher on captions of the validation
 splits (about 0.9), which are never distilled.
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--teacher", default="pool-last")
     parser.add_argument("--name", default="text")
     parser.add_argument("--start", default="", help="start from this text.pt instead of random weights")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--seed", type=int, default=7)

@@ -1,6 +1,6 @@
 """Combine trunk, pool and text transformer into a model folder for open_clip, in half precision.
 
-    python recipes/mini/export.py --work WORK --pool joint-pool --text joint-text --to src/eclip/backbones/assets/mini
+    python recipes/mini/export.py --work WORK --pool joint-pool --text settled-text --to src/eclip/backbones/assets/mini
 
 Expect: open_clip_config.json and open_clip_model.safetensors (about 40 MiB), and the largest difference, after loading
 it back with open_clip, from the model in full precision (some 1e-3 of unit length).

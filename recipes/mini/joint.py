@@ -108,7 +108,7 @@ def main() -> None:
     for epoch in range(args.epochs):
         sums: dict[str, float] = {}
         for index in images.captioned[torch.randperm(len(images.captioned))].split(args.batch_size)[:per_epoch]:
-            with torch.no_grad():  # names stay where the teacher has them, and distillation keeps the transformer there
+            with torch.no_grad():  # names as the teacher has them; in the transformer some drift, see settle.py
                 text = name_texts(both.image, texts, images)
             fall = 0.02 + 0.49 * (1 + math.cos(math.pi * step / (per_epoch * args.epochs)))
             for group in optimizer.param_groups:

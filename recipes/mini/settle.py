@@ -3,8 +3,8 @@
     python recipes/mini/settle.py --data DATA --work WORK --text joint-text --name settled-text
 
 Expect: WORK/settled-text.pt, and for names and other sentences the mean and the lowest cosine to what they should be,
-before and after. Captions pull the words that they use most from where the maps and the names of images need them:
-after joint training, "a photo of a person" and "a photo of a dog" have cosines of 0.8 and 0.9 to their places.
+before and after (here 0.961, lowest 0.66, before and 0.979, lowest 0.92, after; others 0.997, lowest 0.86, after).
+Captions pull the words that they use most from where the maps and the names of images need them.
 """
 
 from __future__ import annotations

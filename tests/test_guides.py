@@ -234,9 +234,14 @@ def test_with_mini_spectral_finds_things_and_beats_the_control() -> None:
     images = [open_image(ROOT / "docs" / "images" / f"{name}.jpg") for name in THINGS]
     encoding = encode(mini, torch.stack([mini.preprocess(image) for image in images]), 1)
     seen = Seen(images, list(THINGS), encoding)
-    boxes = torch.zeros(4, 10, 10, dtype=torch.bool)
+    rows, cols = mini.native
+    boxes = torch.zeros(4, rows, cols, dtype=torch.bool)
     for box, (left, top, right, bottom) in zip(boxes, THINGS.values(), strict=True):
-        box[round(top / 10) : round(bottom / 10), round(left / 10) : round(right / 10)] = True
+        down, across = (
+            slice(round(a * side / 100), round(b * side / 100))
+            for a, b, side in ((top, bottom, rows), (left, right, cols))
+        )
+        box[down, across] = True
 
     def contrast(name: str, **options: Any) -> torch.Tensor:
         maps = GUIDES[name](seen, **options)

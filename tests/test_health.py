@@ -234,9 +234,10 @@ def test_numbers_are_those_of_their_formulas(mini: Backbone, images: list[Image.
 
 def test_mini_on_real_images(many: dict[str, Explanation]) -> None:
     assert (many["attention"].health.sensitivity == 0).all()
-    for name in ("eclip", "surgery", "gem", "gradcam"):
+    # what stands out in the image is a part of every map, of nonsense too, and most of all of gem's
+    for name, least in {"eclip": 0.25, "surgery": 0.9, "gem": 0.1, "gradcam": 0.6}.items():
         there = np.diag(many[name].health.sensitivity)
-        assert (there > 0.3).all(), (name, there)
+        assert (there > least).all(), (name, there)
         assert (np.diag(many[name].health.polarity) > 0.2).all()
         assert (many[name].health.artefacts < 0.5).all()
     presence = many["eclip"].health.presence

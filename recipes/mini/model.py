@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from features import as_tokens, build_trunk, halves, on_grid
-from folding import fold_norms
 from names import COCO, MENTIONED
 from reduce import KEPT
 from timm.layers import AttentionPool2d
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
+
+from eclip.backbones.folding import fold_norms
 
 FEATURE = 256
 

@@ -1,9 +1,9 @@
 """The head of ECLIP (Li et al. 2022, https://arxiv.org/abs/2209.07046): a new projection.
 
 Both encoders stay frozen. The head projects every patch into the text space; only training pools the patches into one
-score per image and text (`eclip.training.pooling`). The paper uses masked max pooling; our default, with which the head
-of `mini` was trained, is a smooth maximum of the patches' similarity with the text. Recognition keeps the model's own
-projection (dual projections, in the paper's first version): scores never change.
+score per image and text (`eclip.training.pooling`). The paper uses masked max pooling; our default is a smooth maximum
+of the patches' similarity with the text. The head of `mini` learned from single patches instead (recipes/mini/head.py).
+Recognition keeps the model's own projection (dual projections, in the paper's first version): scores never change.
 The authors released no code, and we could not read the paper's body; guesses of ours are marked as such.
 """
 
@@ -290,8 +290,12 @@ def _last_step(
 
 
 def _probe(backbone: Backbone) -> tuple[float, ...]:
-    """The first element of 16 of the image side's weights, spread over its depth."""
-    weights = [weight for name, weight in named_weights(backbone.model) if name.startswith(backbone.visual)]
+    """The first element of 16 matrices and kernels of the image side, spread over its depth.
+
+    Biases and norms are left out, because models with folded norms have others.
+    """
+    own = (weight for name, weight in named_weights(backbone.model) if name.startswith(backbone.visual))
+    weights = [weight for weight in own if weight.ndim > 1]
     places = torch.linspace(0, len(weights) - 1, 16, dtype=torch.float32, device="cpu").round().long().tolist()
     return tuple(float(weights[place].detach().flatten()[0]) for place in places)
 

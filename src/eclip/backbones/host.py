@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from eclip.backbones.backbone import Backbone
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-HOSTS = ("torch.nn", "open_clip", "timm", "transformers", "huggingface_hub")
-"""Packages whose modules are the host's own, unless something was added to them."""
+HOSTS = ("torch.nn", "open_clip", "timm", "transformers", "huggingface_hub", "eclip.backbones.folding")
+"""Packages whose modules are the host's own, unless something was added to them; the last has those of `mini`."""
 INTEGER = ("torch.ao.", "torchao.", "bitsandbytes.", "quanto.", "optimum.quanto.")
 """Packages whose layers compute with integers."""
 ADAPTED = "peft."

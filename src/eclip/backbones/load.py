@@ -17,9 +17,10 @@ from torch import nn
 
 from eclip.backbones.backbone import IN_A_WORKER, Backbone, no_recipe
 from eclip.backbones.building import built_apart
-from eclip.backbones.catalog import BESIDE, DEFAULT_MODEL, folder_of, full_name, head_beside, split_name
+from eclip.backbones.catalog import BESIDE, DEFAULT_MODEL, MINI, folder_of, full_name, head_beside, split_name
 from eclip.backbones.create import create, short
 from eclip.backbones.devices import Device, resolve_device
+from eclip.backbones.folding import speed_up
 from eclip.backbones.head import EclipHead, check_place, load_head, with_head
 from eclip.backbones.unwrapped import state_of
 from eclip.backbones.wrap import wrap
@@ -45,6 +46,9 @@ def load(
     head: str | Path | None = None,
 ) -> Backbone:
     """Load a model by name, frozen and in evaluation mode. Equal calls return the same object.
+
+    The convolutions and the pool of "mini" are computed in a shorter way (`eclip.backbones.folding`); every other model
+    is as its library builds it.
 
     Args:
         name: "mini" (in the package), open_clip's "ARCH/TAG" ("ViT-B-16/openai", "RN50/openai",
@@ -82,7 +86,10 @@ def load(
             with _reading(name):
                 model, given = create(architecture, tag, file)
             _check_finite(model, name)
-            model.to(device=where, dtype=PRECISIONS[precision]).eval().requires_grad_(False)
+            model.eval().requires_grad_(False)
+            if folder_of(architecture) == MINI:
+                speed_up(model.double())
+            model.to(device=where, dtype=PRECISIONS[precision])
             with _reading(name):
                 found = replace(wrap(model, name=name, **given), recipe=recipe)
             _as_loaded[found.model] = state_of(found.model)

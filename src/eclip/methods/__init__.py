@@ -266,8 +266,8 @@ METHODS: dict[str, Method] = {method.name: method for method in (
     Method("rclip", "similarity", 0, False,
         summary="The negative of itsm, because CLIP's map is inverted (Li et al. 2022, ECLIP)."),
     Method("eclip", "similarity", 1, False,
-        summary="Cosine of each patch with the text through a trained head; mini's was trained with similarity_smooth "
-                "pooling (after Li et al. 2022, ECLIP)."),
+        summary="Cosine of each patch with the text through a trained head; mini's learned from names and from phrases "
+                "with boxes (after Li et al. 2022, ECLIP)."),
     Method("maskclip", "similarity", 1, False,
         summary="Cosine of each patch's value projection with the text, without attention (Zhou et al. 2022)."),
     Method("sclip", "similarity", 1, False,

@@ -1,7 +1,8 @@
 """ECLIP, the image-text similarity map through a trained head (Li et al. 2022, https://arxiv.org/abs/2209.07046).
 
-The method works with any head, however it was trained. The paper trains with masked max pooling; the head that ships
-with `mini` was trained with the form "similarity_smooth" of `eclip.training.pooling` and no guide, see docs/eclip.md.
+The method works with any head, however it was trained. The paper trains with masked max pooling. The head that ships
+with `mini` was trained without pooling into a feature: its single patches learned from names, words and phrases with
+boxes (recipes/mini/head.py, docs/eclip.md).
 The authors released no code; `eclip.backbones.head` states what is known about the head and what we assumed.
 """
 

@@ -58,13 +58,7 @@ GROUPS: dict[str, dict[str, dict[str, Any] | str]] = {
         "`exclusion`, spectral": {"form": "exclusion", **SPECTRAL},
         "`masked_mean`, spectral": {"form": "masked_mean", **SPECTRAL},
         "`similarity_smooth`, spectral": SPECTRAL,
-        "`similarity_smooth`, centre": {"guide": "centre"},
         "`soft`, centre": {"form": "soft", "guide": "centre"},
-        "`similarity_smooth`, backbone": {"guide": "backbone"},
-        "`soft`, backbone": {"form": "soft", "guide": "backbone"},
-        "`soft_unit`, spectral": {"form": "soft_unit", **SPECTRAL},
-        "`exclusion_unit`, spectral": {"form": "exclusion_unit", **SPECTRAL},
-        "`hard`, spectral": {"form": "hard", **SPECTRAL},
     },
     "texts": {
         "words, `similarity_smooth`": {},
@@ -91,7 +85,7 @@ GROUPS: dict[str, dict[str, dict[str, Any] | str]] = {
 GROUPS["forms on phrases"] = {label: {**given, "phrases": True} for label, given in GROUPS["forms"].items()}
 TUNED = ("forms", "forms on phrases")
 """Tables whose rows have a learning rate of their own."""
-RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+RATES = (3e-5, 1e-4, 3e-4, 1e-3)
 
 
 class Scored:

@@ -139,8 +139,8 @@ def hiding(pack: str, every: int, backbone: eclip.Backbone, masks: MaskSet) -> N
     for name, rows in found.items():
         true, polarity, hidden = np.array(rows).T
         parts = [
-            f"{label} all {(one < 0).mean():.1%}, upright {(one[true > 0] < 0).mean():.1%}, inverted "
-            f"{(one[true < 0] < 0).mean():.1%}"
+            f"{label} all {(one < 0).mean():.1%}, upright {(one[true > 0] < 0).mean():.1%}"
+            + (f", inverted {(one[true < 0] < 0).mean():.1%}" if (true < 0).any() else ", none inverted")
             for label, one in (("hiding", hidden), ("polarity", polarity))
         ]
         print(f"  {name:8s} {'; '.join(parts)}; same sign {((hidden < 0) == (polarity < 0)).mean():.1%}")

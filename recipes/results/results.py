@@ -1,8 +1,8 @@
-"""Every number of docs/results.md: all methods and baselines on four mask packs with `mini`.
+"""Every number of docs/results.md: all methods and baselines with `mini`, on packs with masks, phrases and captions.
 
     python recipes/results/results.py --data DATA --runs RUNS --out docs/results.md
 
-Expect: about an hour on two cores, mostly for methods with many passes, which run on a subset of the images. Results
+Expect: about two hours on two cores, half of them for methods with many passes, which run on a few images. Results
 in RUNS are not measured again, so it can be stopped at any time. Nothing is selected here by the scores; the reference
 numbers for --check are written to benchmarks/results/.
 """
@@ -20,8 +20,8 @@ from eclip.methods import METHODS
 
 FAST = [name for name, method in METHODS.items() if method.kind != "perturbation"]
 SLOW = [name for name, method in METHODS.items() if method.kind == "perturbation"]
-PACKS = {"voc2012seg": 50, "coco80seg": 40, "davis2016val": 15, "camvid": 17}
-"""Packs; methods with many passes run on every N-th image."""
+PACKS: dict[str, int | None] = {"voc2012seg": 50, "coco80seg": None, "davis2016val": None, "camvid": None}
+"""Packs; methods with many passes run on every N-th image of the largest one."""
 COLUMNS = {
     "msc": "mSC",
     "miou": "mIoU",
@@ -43,7 +43,7 @@ SANE = [f"{key}{end}" for key in ("nonsense", "other_class", "random_weights") f
 
 @dataclass(frozen=True)
 class Job:
-    """A run: its folder, data and arguments."""
+    """A run: its folder, which starts with the name of the data set; the folder of the data, and arguments."""
 
     name: str
     pack: str
@@ -52,15 +52,22 @@ class Job:
 
 def jobs() -> list[Job]:
     made = [Job(f"{pack}-fast", pack, {"methods": FAST}) for pack in PACKS]
-    made += [Job(f"{pack}-slow", pack, {"methods": SLOW, "every": every}) for pack, every in PACKS.items()]
+    made += [Job(f"{pack}-slow", pack, {"methods": SLOW, "every": every}) for pack, every in PACKS.items() if every]
     sane = {"methods": FAST, "protocol": "sanity-v1"}
     made += [Job(f"{pack}-sanity", pack, {**sane, "every": 10}) for pack in ("voc2012seg", "coco80seg")]
     faithful = {"methods": FAITHFUL, "protocol": "faithful-v1", "every": 75}
     made += [Job("voc2012seg-faithful", "voc2012seg", faithful)]
     segments = {"methods": LABELS, "protocol": "segment-v1"}
-    return made + [Job(f"{pack}-segment", pack, segments) for pack in ("voc2012seg", "camvid")]
+    made += [Job(f"{pack}-segment", pack, segments) for pack in ("voc2012seg", "camvid")]
+    made.append(Job("flickr8k_entities-phrases", "flickr8k-entities", {"methods": FAST, "protocol": "pointing-v1"}))
+    words = {"methods": "all", "protocol": "words-v1", "every": 5}
+    made.append(Job("flickr8k-words", "flickr8k", words))
+    crepe = {"methods": "all", "protocol": "crepe-v1"}
+    return [*made, Job("sugar_crepe_pack-contrast", "sugar-crepe", crepe)]
 
 
+HEADLINES = {"phrases": "pointing", "words": "word_gap", "contrast": "found"}
+"""Of the tables with many numbers, that which sorts them."""
 FAITHFUL = ["eclip", "maskclip", "gem", "surgery", "itsm", "gradcam", "decompose"]
 LABELS = ["eclip", "maskclip", "sclip", "clearclip", "naclip", "gem", "surgery"]
 
@@ -77,7 +84,7 @@ def measure(data: Path, runs: Path, only: str | None) -> dict[str, dict[str, Any
 
         asked = {"models": "mini", "examples": 0, **job.asked}
         found[job.name] = eclip.evaluate(
-            job.pack, root=data / job.pack, out=runs / job.name, on_progress=on_progress, **asked
+            job.name.rpartition("-")[0], root=data / job.pack, out=runs / job.name, on_progress=on_progress, **asked
         ).results
         print()
     return found
@@ -97,21 +104,22 @@ def row(one: dict[str, Any], label: str, columns: list[str], headline: str) -> s
 
 def localization(found: dict[str, dict[str, Any]], pack: str) -> str:
     """The table of a pack, best first."""
-    fast, slow = found[f"{pack}-fast"], found[f"{pack}-slow"]
+    fast, slow = found[f"{pack}-fast"], found.get(f"{pack}-slow")
     rows = [(one, f"({one['method']})" if one["control"] else f"`{one['method']}`") for one in fast["rows"]]
-    rows += [(one, f"`{one['method']}` *") for one in slow["rows"] if not one["control"]]
+    rows += [(one, f"`{one['method']}` *") for one in (slow["rows"] if slow else []) if not one["control"]]
     rows.sort(key=lambda pair: -pair[0]["numbers"]["miou"]["value"])
     columns = list(COLUMNS)
     lines = [f"| method | {' | '.join(COLUMNS.values())} |", f"|---{'|---' * len(columns)}|"]
     lines += [row(one, label, columns, "miou") for one, label in rows]
-    return "\n".join([*lines, "", note(fast, slow["data"]["images"])])
+    return "\n".join([*lines, "", note(fast, slow)])
 
 
-def note(fast: dict[str, Any], part: int) -> str:
-    """The note below a table: numbers of images, groups if there are any, and pairs."""
+def note(fast: dict[str, Any], slow: dict[str, Any] | None) -> str:
+    """The note below a table: numbers of images, groups if there are any, and pairs; images of the rows with a star."""
     images, groups = fast["data"]["images"], fast["data"]["groups"]
     grouped = f" of {groups} videos" if groups < images else ""
-    return f"{images} images{grouped}, {fast['rows'][0]['pairs']} pairs; *: {part} images of these."
+    starred = f"; *: {slow['data']['images']} images of these" if slow else ""
+    return f"{images} images{grouped}, {fast['rows'][0]['pairs']} pairs{starred}."
 
 
 def winners(found: dict[str, dict[str, Any]]) -> str:
@@ -132,12 +140,17 @@ def winners(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def table(result: dict[str, Any], columns: list[str]) -> str:
-    """The table of another task: these numbers with intervals."""
+def table(result: dict[str, Any], columns: list[str], headline: str | None = None) -> str:
+    """The table of another task: numbers with intervals; with a headline, it alone has them and sorts the rows."""
     lines = [f"| method | {' | '.join(columns)} |", f"|---{'|---' * len(columns)}|"]
-    for one in result["rows"]:
-        label = f"({one['method']})" if one["control"] else f"`{one['method']}`"
-        lines.append(f"| {label} | {' | '.join(cell(one['numbers'].get(key), True) for key in columns)} |")
+    rows = [(one, one["numbers"]) for one in result["rows"]]
+    if headline is not None:
+        rows.sort(key=lambda pair: -pair[1][headline]["value"] if headline in pair[1] else -2)
+    for one, numbers in rows:  # the accuracy of the model itself is in the columns of how often a method finds a word
+        label = f"({one['method']})" if one["control"] or headline not in (None, *numbers) else f"`{one['method']}`"
+        found = [numbers.get(key, numbers.get(key.replace("found", "accuracy"))) for key in columns]
+        cells = [cell(number, headline in (None, key)) for number, key in zip(found, columns, strict=True)]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -161,16 +174,16 @@ def stored(result: dict[str, Any]) -> dict[str, Any]:
 
 def write(found: dict[str, dict[str, Any]], out: Path) -> None:
     """Write the tables into the page, and the reference numbers into benchmarks/results/."""
-    whole = [pack for pack in PACKS if {f"{pack}-fast", f"{pack}-slow"} <= found.keys()]
+    whole = [pack for pack in PACKS if f"{pack}-fast" in found and (not PACKS[pack] or f"{pack}-slow" in found)]
     blocks = {f"localize {pack}": localization(found, pack) for pack in whole}
     if all(f"{pack}-fast" in found for pack in PACKS):
         blocks["winners"] = winners(found)
     for name, result in found.items():
         pack, _, task = name.rpartition("-")
-        if task in ("sanity", "segment", "faithful"):
-            columns = [key for key in result["rows"][0]["numbers"] if not key.endswith("accuracy") or task == "segment"]
-            columns = SANE if task == "sanity" else columns
-            blocks[f"{task} {pack}"] = table(result, columns)
+        if task not in ("fast", "slow"):
+            keys = dict.fromkeys(key for one in result["rows"] for key in one["numbers"])
+            columns = SANE if task == "sanity" else [key for key in keys if "accuracy" not in key or task == "segment"]
+            blocks[f"{task} {pack}"] = table(result, columns, HEADLINES.get(task))
         elif task == "fast":
             file = Path("benchmarks/results") / f"{pack}-{result['protocol']['name']}.json"
             file.parent.mkdir(parents=True, exist_ok=True)

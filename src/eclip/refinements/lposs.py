@@ -49,8 +49,8 @@ def lposs(
         encoding: with the last block kept, if the features are its values or keys.
         features: what is compared: "keys" or "values" of the last block (all heads concatenated; keys of an attention
             pool include positions), "tokens" (its output), "trunk" (a CNN's last feature map), or a tensor from another
-            network such as DINO, patches row by row. The paper uses the values of DINO; of `mini`'s own features, keys
-            work best.
+            network such as DINO, patches row by row. The paper uses the values of DINO; of the features of the first
+            `mini`, keys work best.
         k: neighbors of each patch, including itself; all patches if there are fewer.
         gamma: exponent of the cosine, above 0.
         sigma: in `exp(-sigma * distance)`, per pixel of distance between patch centers, at least 0.

@@ -31,8 +31,8 @@ from eclip.segmentation.segmentation import Segmentation, segment_command
 from eclip.segmentation.windows import check_windows
 
 OF_CNNS, OF_POOLS, ELSEWHERE = "itsm", "maskclip", "naclip"
-"""Default methods of models without a head: the best for the attention pool of `mini` without its head
-(docs/segment.md), and the best in the papers for transformers."""
+"""Default methods of models without a head: for the attention pool of `mini`, the best of those that also work with
+background and on streets (docs/segment.md); for transformers, the best in the papers."""
 TEMPLATES = "imagenet80"
 SCALE = 40.0
 

@@ -4,7 +4,7 @@ Both encoders are frozen and run once; rows, guides and caption features are cac
 trained: the rows of an image are pooled into a score for each text, and symmetric InfoNCE raises the score of its own
 text. The paper uses masked max pooling, which we read as `form="soft"` with a guide; the default form is our own,
 "similarity_smooth" without a guide. We do not know the paper's batch size, learning rate and number of epochs; the
-defaults are our own, measured with `mini`.
+defaults are our own, measured with the first `mini` (docs/eclip.md).
 
 Under `torchrun`, each process handles its part of each batch, and all use all negatives; the head is the same for any
 number of processes, up to rounding.

@@ -23,7 +23,7 @@ from eclip.texts.encode import encode_texts
 from eclip.training.word_prompts import PROMPT
 
 KEPT_BYTES = 2**28
-"""Rows that do not fit into this are encoded again for each score; 256 MiB hold 520 images of `mini`."""
+"""Rows that do not fit into this are encoded again for each score; 256 MiB hold 260 images of `mini`."""
 Rows = tuple[list[Masked], Float[Tensor, "image patch channel"], tuple[int, int]]
 """Images of a batch, the rows that a head reads, and their grid."""
 

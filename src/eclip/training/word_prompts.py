@@ -1,8 +1,8 @@
 """Training texts like the prompts of maps: "a photo of a dog" for each word that the captions of an image mention.
 
-Captions are sentences, but maps are usually requested for words. A text encoder may map the two far apart (in `mini`,
-the mean of the captions and the mean of the prompts have a cosine of -0.3), and then a head trained on sentences does
-not work for words.
+Captions are sentences, but maps are usually requested for words. A text encoder may map the two far apart (in the
+first `mini`, the mean of the captions and the mean of the prompts have a cosine of -0.3), and then a head trained on
+sentences does not work for words.
 """
 
 from __future__ import annotations

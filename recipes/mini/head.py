@@ -21,12 +21,12 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from distill import TextTower, encode
-from images import Images, NameTexts, found_anywhere, label_losses, phrase_losses, some_tokens, token_loss
+from images import Images, found_anywhere, label_losses, phrase_losses, some_tokens, token_loss
 from model import Model, load_model
-from names import COCO, MENTIONED, TEMPLATES
+from names import MENTIONED
 from texts import in_forms
 from torch import Tensor, nn
-from train import PHRASES
+from train import name_texts
 
 import eclip
 from eclip.backbones.head import EclipHead
@@ -50,21 +50,6 @@ class TextFeatures:
             self.known |= dict(zip(new, encode(self.tower, self.tokenizer(new)), strict=True))
         return torch.stack([self.known[text] for text in texts])
 
-    def of_names(self, images: Images) -> NameTexts:
-        """Every name in a random template, and a random synonym of every general word."""
-
-        def encoded(names: list[str], templates: list[str]) -> Tensor:
-            return self([random.choice(templates).format(name) for name in names])
-
-        words = [random.choice(synonyms) for synonyms in images.words]
-        coco = [random.choice(synonyms.split("|")) for synonyms in COCO]
-        return NameTexts(
-            encoded(images.names, TEMPLATES),
-            encoded(words, TEMPLATES),
-            encoded(coco, TEMPLATES),
-            encoded(list(MENTIONED), PHRASES),
-        )
-
 
 class ValuePath(nn.Module):
     """The head, where the losses expect the pool."""
@@ -83,7 +68,7 @@ def token_losses(
 ) -> dict[str, Tensor]:
     """The losses of `image_losses` that look at single tokens, for these captioned images and others beside them."""
     side = math.isqrt(images.tokens.shape[1])
-    text = features.of_names(images)
+    text = name_texts(features, images)
     drawn = images.phrases.draw(index, each=2)
     asked = features([random.choice(in_forms(phrase)) for phrase in drawn.texts])
     labels = torch.randint(len(images.labelled), (len(index) // 2,))

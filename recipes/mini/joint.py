@@ -109,7 +109,7 @@ def main() -> None:
         sums: dict[str, float] = {}
         for index in images.captioned[torch.randperm(len(images.captioned))].split(args.batch_size)[:per_epoch]:
             with torch.no_grad():  # names as the teacher has them; in the transformer some drift, see settle.py
-                text = name_texts(both.image, texts, images)
+                text = name_texts(lambda sentences: both.image.text(texts(sentences)), images)
             fall = 0.02 + 0.49 * (1 + math.cos(math.pi * step / (per_epoch * args.epochs)))
             for group in optimizer.param_groups:
                 group["lr"] = args.rate * group["share"] * min(1, (step + 1) / 20) * fall

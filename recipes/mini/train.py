@@ -16,6 +16,7 @@ import copy
 import math
 import random
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,11 @@ def encode(model: Model, texts: Texts, sentences: list[str]) -> Tensor:
     return model.text(texts(sentences))
 
 
-def name_texts(model: Model, texts: Texts, images: Images) -> NameTexts:
+def name_texts(features: Callable[[list[str]], Tensor], images: Images) -> NameTexts:
     """Features of every name in a random template, and of a random synonym of every general word."""
 
     def encoded(names: list[str], templates: list[str]) -> Tensor:
-        return encode(model, texts, [random.choice(templates).format(name) for name in names])
+        return features([random.choice(templates).format(name) for name in names])
 
     words = [random.choice(synonyms) for synonyms in images.words]
     coco = [random.choice(synonyms.split("|")) for synonyms in COCO]
@@ -122,7 +123,7 @@ def main() -> None:
             fall = 0.02 + 0.49 * (1 + math.cos(math.pi * step / (per_epoch * args.epochs)))
             for group in optimizer.param_groups:
                 group["lr"] = args.rate * group["share"] * min(1, (step + 1) / 50) * fall
-            text = name_texts(model, texts, images)
+            text = name_texts(partial(encode, model, texts), images)
             drawn = images.phrases.draw(index, each=2)
             asked = encode(model, texts, [random.choice(in_forms(phrase)) for phrase in drawn.texts])
             feature, losses = image_losses(

@@ -57,6 +57,7 @@ class OneQuery(AttentionPool2d):  # type: ignore[misc]
         query = (torch.einsum("nc,hwc->nhw", x[:, 0], q) + q_bias) * self.scale
         attention = (torch.einsum("nhw,hwc->nhc", query, k) @ x.transpose(1, 2)).softmax(-1)  # image head token
         mixed = (torch.einsum("nhc,hwc->nhw", attention @ x, v) + v_bias).flatten(1)
+        mixed = self.drop(mixed)
         return mixed if pre_logits else self.proj(mixed)
 
 

@@ -47,8 +47,9 @@ def load(
 ) -> Backbone:
     """Load a model by name, frozen and in evaluation mode. Equal calls return the same object.
 
-    The convolutions and the pool of "mini" are computed in a shorter way (`eclip.backbones.folding`); every other model
-    is as its library builds it.
+    The convolutions and the pool of "mini" are computed in a shorter way (`eclip.backbones.folding`), so its state dict
+    has no norms: to load weights that were trained further, save them as an open_clip folder and pass "local-dir:PATH".
+    Every other model is as its library builds it.
 
     Args:
         name: "mini" (in the package), open_clip's "ARCH/TAG" ("ViT-B-16/openai", "RN50/openai",

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,13 @@ def _stays_here(_outside: list[str]) -> Any:
     tried = list(_outside)
     _outside.clear()
     assert not tried, f"the test asked for {tried}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_models_are_only_read() -> Any:
+    yield
+    if tiny := sys.modules.get("tiny"):
+        assert not (names := tiny.changed()), f"a test changed a model that others read: {names}"
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -27,9 +28,15 @@ TOWERS = [family for family in tiny.FAMILIES if family not in tiny.POOLS]
 GATHERING = [family for family in tiny.FAMILIES if family not in tiny.AVERAGED]
 
 
-def _encoded(family: str, **grid: int) -> tuple[Backbone, Encoding, Tensor]:
+@cache
+def _frozen(family: str) -> Backbone:
     backbone = tiny.backbone(family, torch.float64)
     backbone.model.requires_grad_(False)
+    return tiny.remember(backbone)
+
+
+def _encoded(family: str, **grid: int) -> tuple[Backbone, Encoding, Tensor]:
+    backbone = _frozen(family)
     return (
         backbone,
         eclip.encode(backbone, tiny.pixels(backbone, **grid)),

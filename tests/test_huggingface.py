@@ -39,7 +39,7 @@ ATTENTION = {"sdpa": 1e-10, "eager": 1e-6}
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("family", tiny_hf.FAMILIES)
 def test_feature_equals_get_image_features(family: str, attention: str, dtype: torch.dtype) -> None:
-    backbone = tiny_hf.backbone(family, dtype, attention)
+    backbone = tiny_hf.kept(family, dtype, attention)
     pixels = tiny.pixels(backbone).to(dtype)
     with torch.no_grad():
         expected = tiny_hf.image_features(backbone.model, pixels)
@@ -52,7 +52,7 @@ def test_feature_equals_get_image_features(family: str, attention: str, dtype: t
 @pytest.mark.parametrize("family", tiny_hf.FAMILIES)
 def test_feature_off_the_training_grid_equals_the_hosts(family: str) -> None:
     """CLIP and SigLIP resize positions without antialias when asked to; NaFlex always with its own filter."""
-    backbone = tiny_hf.backbone(family)
+    backbone = tiny_hf.kept(family)
     pixels = tiny.pixels(backbone, rows=6, cols=3).double()
     with torch.no_grad():
         expected = tiny_hf.image_features(backbone.model, pixels)
@@ -68,7 +68,7 @@ def test_feature_off_the_training_grid_equals_the_hosts(family: str) -> None:
 
 @pytest.mark.parametrize(("rows", "cols"), [(16, 1), (9, 1), (1, 16), (1, 1)])
 def test_naflex_on_a_grid_one_patch_wide_equals_the_hosts(rows: int, cols: int) -> None:
-    backbone = tiny_hf.backbone("SigLIP 2 NaFlex")
+    backbone = tiny_hf.kept("SigLIP 2 NaFlex")
     pixels = tiny.pixels(backbone, rows=rows, cols=cols).double()
     with torch.no_grad():
         expected = tiny_hf.image_features(backbone.model, pixels)
@@ -92,7 +92,7 @@ def test_a_size_that_is_no_multiple_of_the_patch_leaves_out_what_the_host_does()
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("family", tiny_hf.FAMILIES)
 def test_blocks_in_the_open_equal_the_hosts(family: str, attention: str) -> None:
-    encoding = eclip.encode(backbone := tiny_hf.backbone(family, attention=attention), tiny.pixels(backbone))
+    encoding = eclip.encode(backbone := tiny_hf.kept(family, attention=attention), tiny.pixels(backbone))
     outputs = [*encoding.inputs[1:], encoding.tokens]
     assert len(encoding.inputs) == 7
     for block, x, output in zip(encoding.blocks, encoding.inputs, outputs, strict=True):
@@ -111,7 +111,7 @@ def test_blocks_in_the_open_equal_the_hosts(family: str, attention: str) -> None
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("family", tiny_hf.FAMILIES)
 def test_text_features_equal_the_hosts_and_do_not_depend_on_the_batch(family: str, attention: str) -> None:
-    backbone, tokenizer = tiny_hf.backbone(family, attention=attention), tiny_hf.tokenizer(family)
+    backbone, tokenizer = tiny_hf.kept(family, attention=attention), tiny_hf.tokenizer(family)
     features = backbone.encode_text(TEXTS)
     with torch.no_grad():
         expected = tiny_hf.text_features(backbone.model, TEXTS, tokenizer)
@@ -139,7 +139,7 @@ def test_text_tower_in_the_open_equals_the_hosts(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["CLIP", "Chinese-CLIP", "AltCLIP", "SigLIP", "SigLIP 2 NaFlex"])
 def test_words_that_are_read_whole_are_counted(family: str) -> None:
-    backbone = tiny_hf.backbone(family)
+    backbone = tiny_hf.kept(family)
     context = backbone.tokenize([""]).shape[1]
     words = ["dog"] * (2 * context)
     if family == "SigLIP 2 NaFlex":  # a token a word and one a space between, and the end
@@ -154,7 +154,7 @@ def test_words_that_are_read_whole_are_counted(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["CLIP", "Chinese-CLIP", "SigLIP"])
 def test_ensembles_and_the_empty_text(family: str) -> None:
-    backbone = tiny_hf.backbone(family)
+    backbone = tiny_hf.kept(family)
     twice = [eclip.encode_texts(backbone, ["dog"], templates="imagenet80") for _ in range(2)]
     torch.testing.assert_close(twice[0], twice[1], rtol=0, atol=1e-7)  # the second is read from disk
     torch.testing.assert_close(empty_text(backbone).norm(), torch.tensor(1.0).double(), rtol=0, atol=1e-10)
@@ -162,7 +162,7 @@ def test_ensembles_and_the_empty_text(family: str) -> None:
 
 def test_the_end_token_is_found_even_where_padding_is_the_same() -> None:
     """A mask told from `ids != padding` would hide the end token from itself; the legacy end is the greatest id."""
-    features = [tiny_hf.backbone(family).encode_text(["a dog"]) for family in ("CLIP", "CLIP, end told as 2")]
+    features = [tiny_hf.kept(family).encode_text(["a dog"]) for family in ("CLIP", "CLIP, end told as 2")]
     torch.testing.assert_close(features[0], features[1], rtol=0, atol=1e-12)  # the same weights, two ways to the end
     assert tiny_hf.tokenizer("CLIP").pad_token_id == 99
 
@@ -196,7 +196,7 @@ def test_tokenizers_that_do_not_fit_are_named() -> None:
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("family", tiny_hf.FAMILIES)
 def test_every_method_gives_the_map_of_a_twin_in_open_clip(family: str, attention: str) -> None:
-    backbone = tiny_hf.backbone(family, attention=attention)
+    backbone = tiny_hf.kept(family, attention=attention)
     twin = tiny_hf.twin(backbone)
     pixels, text = tiny.pixels(backbone), tiny.texts(backbone).double()
     ours, theirs = eclip.encode(backbone, pixels), eclip.encode(twin, pixels)
@@ -291,7 +291,7 @@ def test_a_folder_loads_and_equals_its_model(folders: Path, family: str) -> None
     backbone = eclip.load(f"hf:{folders / family}")
     assert torch.equal(torch.get_rng_state(), random)
     assert eclip.load(f"hf:{folders / family}") is backbone
-    here = tiny_hf.backbone(family, torch.float32)
+    here = tiny_hf.kept(family, torch.float32)
     pixels = tiny.pixels(backbone)
     torch.testing.assert_close(eclip.encode(backbone, pixels).feature, eclip.encode(here, pixels).feature)
     torch.testing.assert_close(backbone.encode_text(TEXTS), here.encode_text(TEXTS))
@@ -401,7 +401,7 @@ def test_an_old_clip_needs_the_end_token_of_its_tokenizer_to_be_the_greatest() -
 
 def test_the_mask_needs_no_more_than_the_tokenizer_gives() -> None:
     assert tiny_hf.model("Chinese-CLIP").config.text_config.max_position_embeddings == 80
-    assert tiny_hf.backbone("Chinese-CLIP").tokenize(["dog"]).shape == (1, 60), "model_max_length of the tokenizer"
+    assert tiny_hf.kept("Chinese-CLIP").tokenize(["dog"]).shape == (1, 60), "model_max_length of the tokenizer"
 
 
 def test_the_command_line_and_its_results_name_the_model(folders: Path, images: Path, tmp_path: Path) -> None:
@@ -546,7 +546,7 @@ def test_an_adapter_on_a_projection_has_no_transpose_but_works() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.inner(x)
 
-    plain, adapted = tiny_hf.backbone("CLIP"), tiny_hf.model("CLIP").double()
+    plain, adapted = tiny_hf.kept("CLIP"), tiny_hf.model("CLIP").double()
     for layer in adapted.vision_model.encoder.layers:
         layer.self_attn.q_proj = Adapted(layer.self_attn.q_proj)
     other = eclip.wrap(adapted, tokenizer=tiny_hf.tokenizer("CLIP"), mean=tiny.MEAN, std=tiny.STD)
@@ -561,7 +561,7 @@ def test_an_adapter_on_a_projection_has_no_transpose_but_works() -> None:
 @pytest.mark.parametrize("family", tiny_hf.FAMILIES)
 def test_words_of_every_text_tower(family: str) -> None:
     """Spans, methods for words, and pairs that add up, whatever the tokenizer and wherever the norms are."""
-    backbone = tiny_hf.backbone(family)
+    backbone = tiny_hf.kept(family)
     text = "the dog in front of a ball"
     reading = read(backbone, [text])
     assert " ".join(word.letters for word in reading.words[0]) == text
@@ -582,7 +582,7 @@ def test_words_of_every_text_tower(family: str) -> None:
 
 @pytest.mark.parametrize("family", [name for name in tiny_hf.FAMILIES if "Chinese" in name])
 def test_chinese_words_are_characters(family: str) -> None:
-    reading = read(tiny_hf.backbone(family), ["一只狗 dog"])
+    reading = read(tiny_hf.kept(family), ["一只狗 dog"])
     assert [word.letters for word in reading.words[0]] == ["一", "只", "狗", "dog"]
     assert [word.last - word.first for word in reading.words[0]] == [1, 1, 1, 1]
 

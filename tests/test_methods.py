@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from eclip.methods.surgery import empty_text
 
 
 def _run(name: str, family: str, dtype: torch.dtype = torch.float64, texts: int = 3, **options: object) -> torch.Tensor:
-    backbone = tiny.backbone(family, dtype)
+    backbone = tiny.kept(family, dtype)
     METHODS[name].check(options)
     return METHODS[name].function(eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone, texts), **options)
 
@@ -29,7 +29,7 @@ def _run(name: str, family: str, dtype: torch.dtype = torch.float64, texts: int 
 
 
 def test_itsm_is_the_cosine_of_each_token_sent_through_the_head() -> None:
-    backbone = tiny.backbone("vit", torch.float64)
+    backbone = tiny.kept("vit", torch.float64)
     pixels, text = tiny.pixels(backbone), tiny.texts(backbone)
     visual = backbone.model.visual
     tokens = visual.transformer(visual._embeds(pixels.double()))
@@ -44,7 +44,7 @@ def test_itsm_is_the_cosine_of_each_token_sent_through_the_head() -> None:
 
 def test_itsm_in_a_pool_asks_every_token() -> None:
     """The released pool answers for its first token only; rolling the tokens makes each the first in turn."""
-    backbone = tiny.backbone("resnet", torch.float64)
+    backbone = tiny.kept("resnet", torch.float64)
     encoding = eclip.encode(backbone, tiny.pixels(backbone))
     pool = backbone.model.visual.attnpool
     x = encoding.inputs[0] + pool.positional_embedding
@@ -59,7 +59,7 @@ def test_itsm_in_a_pool_asks_every_token() -> None:
 
 
 def test_itsm_plain_compares_siglips_normed_tokens() -> None:
-    backbone = tiny.backbone("siglip", torch.float64)
+    backbone = tiny.kept("siglip", torch.float64)
     encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone)
     normed = normalize(backbone.model.visual.trunk.norm(encoding.tokens), dim=-1)
     expected = (normed @ text.double().T).transpose(1, 2).reshape(2, 3, 4, 4)
@@ -70,7 +70,7 @@ def test_itsm_plain_compares_siglips_normed_tokens() -> None:
 
 @pytest.mark.parametrize("family", ["vit", "siglip"])
 def test_maskclip_is_the_last_block_with_identity_attention(family: str) -> None:
-    backbone = tiny.backbone(family, torch.float64)
+    backbone = tiny.kept(family, torch.float64)
     encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone)
     block, x = encoding.blocks[-1], encoding.inputs[-1]
     eye = torch.eye(x.shape[1], dtype=x.dtype).expand(2, block.heads, -1, -1)
@@ -82,7 +82,7 @@ def test_maskclip_is_the_last_block_with_identity_attention(family: str) -> None
 
 
 def test_maskclip_in_a_timm_pool_reads_values_without_positions() -> None:
-    backbone = tiny.backbone("timm abs_attn", torch.float64)
+    backbone = tiny.kept("timm abs_attn", torch.float64)
     encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone)
     pool = backbone.model.visual.head.pool
     patches = encoding.trunk.flatten(2).transpose(1, 2)
@@ -103,7 +103,7 @@ def _surgery_by_hand(tokens: torch.Tensor, pooled: torch.Tensor, text: torch.Ten
 
 
 def test_surgery_in_a_vit_equals_the_formula() -> None:
-    backbone = tiny.backbone("vit", torch.float64)
+    backbone = tiny.kept("vit", torch.float64)
     encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone).double()
     maps = METHODS["surgery"].function(encoding, text)
     visual = backbone.model.visual
@@ -122,7 +122,7 @@ def test_surgery_in_a_vit_equals_the_formula() -> None:
 
 @pytest.mark.parametrize("family", ["timm abs_attn", "timm rot_attn"])
 def test_surgery_in_a_timm_pool_equals_the_formula(family: str) -> None:
-    backbone = tiny.backbone(family, torch.float64)
+    backbone = tiny.kept(family, torch.float64)
     encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone).double()
     pool = backbone.model.visual.head.pool
     x = encoding.inputs[0]
@@ -157,7 +157,7 @@ def test_surgery_of_several_texts_sums_to_zero(family: str) -> None:
 
 
 def test_surgery_compares_a_single_text_with_the_empty_one() -> None:
-    backbone = tiny.backbone("vit", torch.float64)
+    backbone = tiny.kept("vit", torch.float64)
     encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone, 1)
     single = METHODS["surgery"].function(encoding, text)
     empty = eclip.encode_texts(backbone, [""], templates="surgery85")
@@ -200,7 +200,7 @@ def test_an_option_of_no_method_is_refused(name: str) -> None:
 
 
 def test_maskclip_in_a_resnet_reads_values_without_positions() -> None:
-    backbone = tiny.backbone("resnet", torch.float64)
+    backbone = tiny.kept("resnet", torch.float64)
     encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone)
     pool = backbone.model.visual.attnpool
     value = pool.c_proj(pool.v_proj(encoding.trunk.flatten(2).transpose(1, 2)))
@@ -209,7 +209,7 @@ def test_maskclip_in_a_resnet_reads_values_without_positions() -> None:
 
 
 def test_surgery_normed_scale8_changes_the_patch_rows_alone() -> None:
-    backbone = tiny.backbone("resnet", torch.float64)
+    backbone = tiny.kept("resnet", torch.float64)
     encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone).double()
     pool = backbone.model.visual.attnpool
     x = encoding.inputs[0] + pool.positional_embedding
@@ -226,7 +226,7 @@ def test_surgery_normed_scale8_changes_the_patch_rows_alone() -> None:
 
 
 def _last_block(family: str) -> tuple[eclip.Encoding, Block, torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor]:
-    backbone = tiny.backbone(family, torch.float64)
+    backbone = tiny.kept(family, torch.float64)
     encoding = eclip.encode(backbone, tiny.pixels(backbone, rows=2, cols=3))
     block, x = encoding.blocks[-1], encoding.inputs[-1]
     return encoding, block, x, block.qkv(block.norm1(x)), tiny.texts(backbone).double()
@@ -353,7 +353,7 @@ def test_what_methods_rerun() -> None:
     assert METHODS["surgery"].keep_for({"depth": 9}) == 9
     assert METHODS["surgery"].keep_for({"depth": 2}) == 6
     for name, method in METHODS.items():
-        backbone = tiny.backbone("vit")
+        backbone = tiny.kept("vit")
         encoding = eclip.encode(backbone, tiny.pixels(backbone), keep=method.keep)
         method(encoding, tiny.texts(backbone), **tiny.FEW.get(name, {}))
         if method.keep:
@@ -364,7 +364,7 @@ def test_what_methods_rerun() -> None:
 
 
 def test_maps_are_float32_without_gradient_and_texts_are_checked() -> None:
-    backbone = tiny.backbone("vit", torch.float64)
+    backbone = tiny.kept("vit", torch.float64)
     assert all(weight.requires_grad for weight in backbone.model.parameters()), "a model in training"
     encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone)
     for name, method in METHODS.items():
@@ -380,7 +380,7 @@ def test_maps_are_float32_without_gradient_and_texts_are_checked() -> None:
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.versus is not None])
 def test_the_difference_of_two_texts_is_signed(name: str, family: str) -> None:
     """Changing sides changes the sign; of linear methods it is the difference of the two maps."""
-    backbone = tiny.backbone(family, torch.float64)
+    backbone = tiny.kept(family, torch.float64)
     encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone, 3).double()
     method, options = METHODS[name], tiny.FEW.get(name, {})
     for_two = method.difference(encoding, text[:2], text[2:], **options)
@@ -397,7 +397,7 @@ def test_the_difference_of_two_texts_is_signed(name: str, family: str) -> None:
 
 @pytest.mark.parametrize("name", ["attention", "rollout", "gscorecam"])
 def test_a_method_that_cannot_explain_a_difference_says_so(name: str) -> None:
-    backbone = tiny.backbone("vit")
+    backbone = tiny.kept("vit")
     encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone, 2)
     with pytest.raises(
         OptionError, match=f"'{name}' cannot explain the difference.*Use one of itsm, rclip, eclip, maskclip"
@@ -406,7 +406,7 @@ def test_a_method_that_cannot_explain_a_difference_says_so(name: str) -> None:
 
 
 def test_a_difference_checks_its_sides_and_its_options() -> None:
-    backbone = tiny.backbone("vit")
+    backbone = tiny.kept("vit")
     encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone, 3)
     itsm = METHODS["itsm"]
     with pytest.raises(ShapeError, match="versus must be one text, or one for each of 2 texts, got 3"):
@@ -461,15 +461,9 @@ FAINT = {("rise", "resnet"), ("occlusion", "resnet")}
 """A random ResNet's score hardly sees the image; what is left of a difference of scores in bfloat16 is rounding."""
 
 
-@cache
-def kept(family: str, dtype: torch.dtype = torch.float32) -> eclip.Backbone:
-    """A model for all tests that only read it."""
-    return tiny.backbone(family, dtype)
-
-
 @pytest.mark.parametrize(("name", "family"), EVERY)
 def test_maps_follow_their_text_and_image(name: str, family: str) -> None:
-    backbone = kept(family)
+    backbone = tiny.kept(family)
     pixels, text = tiny.pixels(backbone, 3, rows=2, cols=3), tiny.texts(backbone, 4)
     method = partial(METHODS[name], **tiny.FEW.get(name, {}))
     maps = method(eclip.encode(backbone, pixels, keep=METHODS[name].keep), text)
@@ -488,7 +482,7 @@ def test_maps_follow_their_text_and_image(name: str, family: str) -> None:
 
 @pytest.mark.parametrize(("name", "family"), EVERY)
 def test_bfloat16_and_constant_images_are_finite_and_near(name: str, family: str) -> None:
-    exact, coarse = kept(family), kept(family, torch.bfloat16)
+    exact, coarse = tiny.kept(family), tiny.kept(family, torch.bfloat16)
     pixels, text = tiny.pixels(exact), tiny.texts(exact)
     method = partial(METHODS[name], **tiny.FEW.get(name, {}))
     fine, rough = (method(eclip.encode(b, pixels), text) for b in (exact, coarse))
@@ -503,7 +497,7 @@ def test_bfloat16_and_constant_images_are_finite_and_near(name: str, family: str
 @pytest.mark.parametrize("family", ["vit", "siglip", "timm abs_attn"])
 def test_an_image_of_one_patch_has_a_finite_map(family: str) -> None:
     """Nothing is divided by the spread over patches, which is zero."""
-    backbone = tiny.backbone(family)
+    backbone = tiny.kept(family)
     encoding, text = eclip.encode(backbone, tiny.pixels(backbone, rows=1, cols=1)), tiny.texts(backbone)
     for name, method in METHODS.items():
         if family not in tiny.GAPS.get(name, ()):

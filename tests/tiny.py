@@ -22,6 +22,7 @@ from torch import nn
 import eclip
 from eclip.backbones.backbone import Backbone
 from eclip.backbones.head import EclipHead
+from eclip.backbones.state import image_state, text_state
 
 torch.set_num_threads(1)  # these models are too small for two
 
@@ -213,6 +214,31 @@ def backbone(family: str, dtype: torch.dtype = torch.float32) -> Backbone:
     """A model of its own at each call, so that a test may break it, with a head of random weights."""
     bare = eclip.wrap(model(family).to(dtype), tokenizer=_tokenizer(), mean=MEAN, std=STD, name=family)
     return eclip.with_head(bare, EclipHead.start(bare, init="random"))
+
+
+@cache
+def kept(family: str, dtype: torch.dtype = torch.float32) -> Backbone:
+    """One model for all tests that only read it; conftest.py checks that they do."""
+    return remember(backbone(family, dtype))
+
+
+_remembered: list[tuple[Backbone, object]] = []
+
+
+def remember(of: Backbone) -> Backbone:
+    """Have it checked at the end that nothing of this model has changed."""
+    _remembered.append((of, _condition(of)))
+    return of
+
+
+def changed() -> list[str]:
+    """Names of remembered models of which something has changed since."""
+    return [of.name for of, before in _remembered if _condition(of) != before]
+
+
+def _condition(of: Backbone) -> object:
+    flags = [module.training for module in of.model.modules()], [one.requires_grad for one in of.model.parameters()]
+    return image_state(of), text_state(of), flags
 
 
 def pixels(of: Backbone, images: int = 2, rows: int = 0, cols: int = 0, seed: int = 0) -> torch.Tensor:

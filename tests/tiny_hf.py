@@ -209,6 +209,12 @@ def backbone(family: str, dtype: torch.dtype = torch.float64, attention: str = "
     return _headed(eclip.wrap(host, tokenizer=tokenizer(family), mean=MEAN, std=STD, name=family))
 
 
+@cache
+def kept(family: str, dtype: torch.dtype = torch.float64, attention: str = "sdpa") -> Backbone:
+    """One model for all tests that only read it."""
+    return tiny.remember(backbone(family, dtype, attention))
+
+
 def image_features(host: Any, pixels: torch.Tensor) -> torch.Tensor:
     """The host's own, off its grid too."""
     if type(host).__name__ == "Siglip2Model":

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from eclip.backbones.host import all_modules, alone, named_weights, original
+from eclip.backbones.host import all_modules, alone, is_compiled, named_weights
 from eclip.errors import ModelError
 
 
@@ -44,7 +44,7 @@ def eval_no_grad(model: nn.Module) -> Iterator[None]:
         ModelError: another thread called `model.train()` in the meantime, so values may come from training mode.
     """
     # The flag of a module that torch.compile made is that of the module inside, which is below the model too.
-    modules = [module for module in all_modules(model) if original(module) is module]
+    modules = [module for module in all_modules(model) if not is_compiled(module)]
     device = next(named_weights(model))[1].device.type
     inside: list[tuple[_Held, int]] = []
     disturbed = False

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 State = tuple[object, ...]
 """A fingerprint of one side of a model."""
-_CODE = (FunctionType, MethodType, partial)
+_READ = frozenset((float, FunctionType, MethodType, partial))
+"""Types of the plain attributes that any module is asked for, such as the scale of an attention."""
 
 
 def image_state(backbone: Backbone) -> State:
@@ -68,10 +69,8 @@ def fingerprint(*roots: nn.Module) -> State:
             foreign[kind] = not of_host(kind)
         found.append(module)
         for value in own.values():
-            if type(value) is float:  # such as the scale of an attention
-                found.append(value)
-            elif type(value) in _CODE:
-                found.append(Same(value))
+            if type(value) in _READ:
+                found.append(value if type(value) is float else Same(value))
         if "forward" in own:
             found.append(Same(own["forward"]))
         if "config" in own:  # of transformers

@@ -365,8 +365,10 @@ def test_compiled_part_gives_the_maps_of_the_part(part: str) -> None:
     model, text = tiny.model("vit"), tiny.texts(tiny.backbone("vit"))
     before = maps(wrapped(model), text, ["surgery", "gradcam", "itsm"])
     model.set_submodule(part, torch.compile(model.get_submodule(part), backend="eager"))
+    model.train()  # the flag of the wrapper is that of the module inside: it must be restored once
     for name, after in maps(wrapped(model), text, list(before)).items():
         assert apart(after, before[name]) < 1e-5, name
+    assert all(module.training for module in model.modules())
 
 
 def test_attention_that_transformers_notes_at_its_first_pass_is_no_change() -> None:

@@ -2,10 +2,10 @@
 
     python recipes/eclip-mini/ablations.py --data DATA --out WORK/ablations.jsonl
 
-Expect: the tables of docs/eclip.md; `--only forms` for one of them. Reported scores are on every third image of
-voc2012seg and every second of coco80seg. The forms of pooling are compared with a learning rate of their own: of
-`RATES`, that with the highest mIoU, averaged over both packs, with seed 0 on a quarter of the other images. All other
-tables have the rate of `similarity_smooth` on words. Each run is a line in --out, and runs that are there are not
+Expect: a table of each group, of which docs/eclip.md has the forms (`--only forms`). Reported scores are on every third
+image of voc2012seg and every second of coco80seg. The forms of pooling are compared with a learning rate of their own:
+of `RATES`, that with the highest mIoU, averaged over both packs, with seed 0 on a quarter of the other images. All
+other tables have the rate of `similarity_smooth` on words. Each run is a line in --out, and runs that are there are not
 repeated.
 """
 

@@ -51,7 +51,7 @@ def cache(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "cache"
     own = {"ENDPOINT": hub.url, "HF_HUB_CACHE": str(folder), "HF_TOKEN_PATH": str(tmp_path / "token")}
-    own |= {"HF_HUB_OFFLINE": False, "DOWNLOAD_CHUNK_SIZE": 2**10}
+    own |= {"HF_HUB_OFFLINE": False, "DOWNLOAD_CHUNK_SIZE": 2**16}
     own["HUGGINGFACE_CO_URL_TEMPLATE"] = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
     for name, value in own.items():
         monkeypatch.setattr(huggingface_hub.constants, name, value)
@@ -234,7 +234,10 @@ def test_offline_what_is_cached_works_and_what_is_not_says_so(
 @pytest.mark.parametrize(
     ("path", "kind"), [("hf-hub:", "cut"), *((each, "reset") for each in PATHS)], indirect=["path"]
 )
-def test_a_cut_download_goes_on_where_it_stopped(path: Fetching, hub: Hub, cache: Path, kind: str) -> None:
+def test_a_cut_download_goes_on_where_it_stopped(
+    path: Fetching, hub: Hub, cache: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 2**10)  # what is kept ends with a chunk
     hub.fault(kind, path.weights, after=2000, times=1 if kind == "cut" else 2, methods=("GET",))
     got = path.ask()
     first, *rest = [one.range for one in hub.bodies(path.weights)]

@@ -1,4 +1,4 @@
-"""Words and pairs equal what the authors' own code computed on tiny random models (../shared/golden)."""
+"""Words and pairs equal what the authors' own code computed on tiny random models, see `test_golden`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from eclip.backbones.pool import pool_tokens
 from eclip.words import WORD_METHODS
 from eclip.words.second_order import IntegrationPath, _path, image_path, pairs, target, text_path
 from eclip.words.tokens import Reading
-from test_golden import GOLDEN, VITS, _arrays, _backbone, _close, _encode, _golden
-
-pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="../shared/golden, the authors' arrays, is not here")
+from test_golden import VITS, _arrays, _backbone, _close, _encode, _golden
 
 
 def _reading(model: str, tokens: int) -> Reading:
@@ -80,10 +78,11 @@ def _paths(
     ],
 )
 def test_pairs(model: str, name: str, tokens: int, depths: tuple[int, int], points: int) -> None:
+    golden = _golden("exclip", model, f"{name}__A")
     text, image, end = _paths(model, tokens, *depths, points)
     ours = pairs(text, image)
     prefix = 0 if model == "tiny-rn" else 1
-    _close(ours[: end + 1, prefix:].unflatten(1, (8, 8)), _golden("exclip", model, f"{name}__A"), 1e-6)
+    _close(ours[: end + 1, prefix:].unflatten(1, (8, 8)), golden, 1e-6)
     _close(ours.sum(), _golden("exclip", model, f"{name}__sum_all"), 1e-5)
     _close(target(text, image), _golden("exclip", model, f"{name}__completeness_target"), 1e-5)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageChops
 
 import eclip
@@ -17,9 +19,12 @@ from eclip import compare as public
 from eclip import render
 from eclip.backbones.view import View
 from eclip.errors import EclipError, ImageError, OptionError, TextError, UnknownNameError
-from eclip.explanation.compare import ComparisonQuery
+from eclip.explanation.compare import RUNS, ComparisonQuery
 from eclip.explanation.comparison import Comparison
+from eclip.explanation.emptiness import empty_features
 from eclip.explanation.explanation import Explanation
+from eclip.explanation.health import Health
+from eclip.heatmap import normalize, otsu, resize
 from eclip.images import open_image
 from eclip.methods import METHODS
 
@@ -46,7 +51,10 @@ def test_maps_and_scores_are_those_of_explain(image: Path) -> None:
         assert np.array_equal(both.explanations["vit", name].scores, alone.scores)
 
 
-def test_an_image_is_encoded_once_a_model_whatever_is_asked_and_once_before_to_warm_up(image: Path) -> None:
+def test_an_image_is_encoded_once_a_model_whatever_is_asked_and_before_the_first_to_measure(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eclip.explanation.compare.ENOUGH", 1000.0)
     passes: dict[str, int] = {}
     backbones = [tiny.backbone("vit"), tiny.backbone("siglip")]
     for backbone, stem in zip(backbones, ("conv1", "trunk.patch_embed.proj"), strict=True):
@@ -56,15 +64,15 @@ def test_an_image_is_encoded_once_a_model_whatever_is_asked_and_once_before_to_w
             passes[name] += 1
 
         backbone.model.visual.get_submodule(stem).register_forward_hook(count)
-        eclip.encode(backbone, tiny.pixels(backbone, 1), keep=0)  # with the hook, the tower is held against the host's
+        empty_features(backbone, View())  # once for each state of a model, for the presence
         passes[backbone.name] = 0
     asked = contest(backbones, texts=[*TEXTS, "sand", "a cat"])
     picture = open_image(image)
-    for done in (2, 3, 4):
+    for done in (RUNS + 1, RUNS + 2, RUNS + 3):
         asked.answer(picture, "image 0")
         assert passes == {"vit": done, "siglip": done}
     public(image, TEXTS, methods=FAST, models=backbones)
-    assert passes == {"vit": 6, "siglip": 6}
+    assert passes == {"vit": 2 * RUNS + 4, "siglip": 2 * RUNS + 4}
 
 
 def test_methods_are_named_before_they_run_in_the_order_asked(image: Path) -> None:
@@ -103,7 +111,7 @@ def test_versus_explains_differences_and_lists_those_that_cannot(image: Path, mo
     kept = {name: METHODS[name] for name in ("itsm", "surgery", "attention", "legrad", "gscorecam")}
     monkeypatch.setattr(import_module("eclip.explanation.compare"), "METHODS", kept)
     vit = tiny.backbone("vit")
-    answer = public(image, ["a dog", "a wolf"], models=vit, versus="a wolf")
+    answer = public(image, ["a dog", "a wolf"], methods="all", models=vit, versus="a wolf")
     assert list(answer.explanations) == [("vit", "itsm"), ("vit", "surgery"), ("vit", "legrad")]
     assert list(answer.not_applicable) == [("vit", "attention"), ("vit", "gscorecam")]
     assert answer.not_applicable["vit", "attention"].startswith("ignores the text")
@@ -165,7 +173,16 @@ def test_models_of_one_name_are_refused(image: Path) -> None:
 # --- what is made of it ------------------------------------------------------
 
 
-def by_hand(maps: dict[str, list[Any]], *, versus: str | None = None, seconds: Any = None) -> Comparison:
+def doubtful(absent: list[bool], texts: tuple[str, ...]) -> Health:
+    """The health of one image where only presence is known."""
+    presence = np.array([[0.1 if one else 0.9 for one in absent]], np.float32)
+    unknown = np.full_like(presence, np.nan)
+    return Health(unknown, unknown, unknown, presence, np.zeros_like(presence), texts)
+
+
+def by_hand(
+    maps: dict[str, list[Any]], *, versus: str | None = None, seconds: Any = None, absent: list[bool] | None = None
+) -> Comparison:
     """A comparison on a gray image by a model "m", from raw maps (text row col) of methods."""
     texts = tuple(f"text {index}" for index in range(len(next(iter(maps.values())))))
     gray = Image.new("RGB", (300, 200), (140, 140, 140))
@@ -179,7 +196,8 @@ def by_hand(maps: dict[str, list[Any]], *, versus: str | None = None, seconds: A
             signed=False,
             provenance={"method": method, "model": "m", "versus": versus, "refine": None, "grid": [2, 2]},
             images=(gray,),
-            seconds=seconds or {"forward": 2.0, "method": 0.5},
+            seconds=seconds or {"forward": 2.0, "method": 0.5, "health": 9.0},
+            health=None if absent is None else doubtful(absent, texts),
         )
         for method, values in maps.items()
     }
@@ -206,9 +224,12 @@ def panel(picture: Image.Image, text: int) -> Image.Image:
     return picture.crop((left, top, left + 220, top + 147))
 
 
-def drawn(values: list[Any], *, signed: bool = False) -> Image.Image:
+def drawn(values: list[Any], raw: list[Any], *, signed: bool = False) -> Image.Image:
+    """The values in color, and a line around the mask of the raw map on the whole image."""
+    heat = normalize(torch.tensor(raw, dtype=torch.float32))
+    edge: dict[str, Any] = {"heat": heat.numpy(), "level": otsu(resize(heat, (200, 300)).numpy())}
     small = Image.new("RGB", (220, 147), (140, 140, 140))
-    return render.overlay(small, np.array(values, np.float32), signed=signed, legend=False)
+    return render.overlay(small, np.array(values, np.float32), signed=signed, legend=False, **edge)
 
 
 def same(first: Image.Image, second: Image.Image) -> bool:
@@ -218,8 +239,8 @@ def same(first: Image.Image, second: Image.Image) -> bool:
 def test_scale_is_that_of_each_map_or_of_the_row() -> None:
     answer = by_hand({"itsm": [[[1, 2]], [[1, 5]]]})
     of_map, of_row = answer.picture(), answer.picture("row")
-    assert same(panel(of_map, 0), drawn([[0, 1]])) and same(panel(of_map, 1), drawn([[0, 1]]))
-    assert same(panel(of_row, 0), drawn([[0, 0.25]])) and same(panel(of_row, 1), drawn([[0, 1]]))
+    for text, raw, in_row in ((0, [[1, 2]], [[0, 0.25]]), (1, [[1, 5]], [[0, 1]])):
+        assert same(panel(of_map, text), drawn([[0, 1]], raw)) and same(panel(of_row, text), drawn(in_row, raw))
     assert not same(panel(of_map, 0), panel(of_row, 0))
     with pytest.raises(OptionError, match="scale must be one of map, row, got 'image'"):
         answer.picture("image")
@@ -228,16 +249,46 @@ def test_scale_is_that_of_each_map_or_of_the_row() -> None:
 def test_comparisons_of_signed_methods_show_positive_values_alone() -> None:
     """As in explain, zero is gray; there the other side is blue, here one scale serves all methods."""
     answer = by_hand({"surgery": [[[-8, 2]], [[1, 4]]]})
-    assert same(panel(answer.picture(), 0), drawn([[0, 1]]))
-    assert same(panel(answer.picture(), 1), drawn([[0.25, 1]]))
-    assert same(panel(answer.picture("row"), 0), drawn([[0, 0.5]]))
-    assert same(panel(by_hand({"surgery": [[[-8, -2]]]}).picture(), 0), drawn([[0, 0]])), "no value is positive"
+    assert same(panel(answer.picture(), 0), drawn([[0, 1]], [[-8, 2]]))
+    assert same(panel(answer.picture(), 1), drawn([[0.25, 1]], [[1, 4]]))
+    assert same(panel(answer.picture("row"), 0), drawn([[0, 0.5]], [[-8, 2]]))
+    none = by_hand({"surgery": [[[-8, -2]]]}).picture()
+    assert same(panel(none, 0), drawn([[0, 0]], [[-8, -2]])), "no value is positive"
 
 
 def test_versus_draws_around_zero() -> None:
     answer = by_hand({"itsm": [[[-1, 2]], [[0, 4]]]}, versus="a wolf")
-    assert same(panel(answer.picture(), 0), drawn([[-0.5, 1]], signed=True))
-    assert same(panel(answer.picture("row"), 0), drawn([[-0.25, 0.5]], signed=True))
+    assert same(panel(answer.picture(), 0), drawn([[-0.5, 1]], [[-1, 2]], signed=True))
+    assert same(panel(answer.picture("row"), 0), drawn([[-0.25, 0.5]], [[-1, 2]], signed=True))
+
+
+def test_the_maps_of_absent_texts_are_faint_and_the_picture_says_why() -> None:
+    maps = {"itsm": [[[0, 1]], [[0, 1]]]}
+    plain, doubted = by_hand(maps).picture(), by_hand(maps, absent=[False, True]).picture()
+    assert np.asarray(doubted).shape == np.asarray(plain).shape, "the words have room beside the image"
+    assert same(panel(doubted, 0), panel(plain, 0)) and not same(panel(doubted, 1), panel(plain, 1))
+    faint, bright = (np.ptp(np.asarray(panel(one, 1)).astype(float), axis=2).max() for one in (doubted, plain))
+    assert 0 < faint < 0.4 * bright, "less color"
+    heads = [np.asarray(doubted).astype(int)[:195, left : left + 220] for left in (276, 276 + 228)]
+    present, absent = ((head[..., 0] - head[..., 2]).max() for head in heads)
+    assert absent > 100 > 50 > present, "amber letters above the absent text alone"
+
+
+def test_times_are_the_best_of_several_runs(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the runs before an answer and the answer itself, the smallest time counts, also for the next image."""
+    query = contest([tiny.backbone("vit")], ["itsm", "legrad"])
+    spent = iter([(9.0, 5.0), (3.0, 2.0), (4.0, 3.0), (2.0, 6.0), (7.0, 1.0)])
+    own = query.queries["vit"].answer
+
+    def answer(self: Any, *given: Any, **more: Any) -> Any:
+        forward, method = next(spent)
+        timed = {"forward": forward, "method": method}
+        return {name: replace(one, seconds=timed) for name, one in own(*given, **more).items()}
+
+    monkeypatch.setattr("eclip.explanation.query.Query.answer", answer)
+    first = query.answer(open_image(image), "a.png")
+    assert first.costs == {("vit", "itsm"): 2.0, ("vit", "legrad"): 2.0}
+    assert query.answer(open_image(image), "a.png").costs["vit", "itsm"] == 1.5
 
 
 def test_notebooks_show_the_picture() -> None:

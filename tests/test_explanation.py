@@ -90,7 +90,7 @@ def test_several_methods_share_one_forward_pass(backbone: Backbone, monkeypatch:
     passes = []
     visual = backbone.model.visual
     handle = visual.conv1.register_forward_hook(lambda *_: passes.append(1))
-    eclip.encode(backbone, tiny.pixels(backbone, 1), keep=0)  # with the hook, the tower is held against the host's
+    eclip.explain(_image(), TEXTS, model=backbone, method="itsm")  # with the hook, empty images are encoded again
     passes.clear()
     together = eclip.explain(_image(), TEXTS, model=backbone, method=names, depth=6)
     handle.remove()
@@ -154,7 +154,7 @@ def test_rounding_between_equal_texts_is_no_map(
         EqualTextsWarning, match=rf"cannot tell these texts apart: {named}\. They have the same text feature"
     ):
         answer = eclip.explain(_image(), texts, model=backbone, method="surgery")
-    assert 0 < np.ptp(answer.maps) < 1e-6, "raw maps stay as they are"
+    assert np.ptp(answer.maps) < 1e-6  # on some processors they cancel exactly
     answer.save(tmp_path)
     for one in (answer, Explanation.load(tmp_path)):
         assert one.flat is not None and one.health is not None and one.flat.all()

@@ -138,7 +138,7 @@ def test_a_folder_that_nobody_named_gives_way_to_one_beside_it(
 def test_an_interrupted_repeat_keeps_what_it_did_not_reach(
     ask: Any, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eclip.explanation.explanation import ExplanationWriter
+    from eclip.explanation.folder import ExplanationWriter
 
     ask("explain", tmp_path, of="")
     own = ExplanationWriter.add
@@ -291,7 +291,7 @@ def test_another_image_from_memory_is_another_image(tiny_name: str, tmp_path: Pa
 
 
 def _hold(folder: str, on_method: Any, end: Any) -> None:
-    from eclip.explanation.explanation import ExplanationWriter
+    from eclip.explanation.folder import ExplanationWriter
 
     with ExplanationWriter(folder):
         on_method.set()

@@ -22,7 +22,7 @@ import tiny
 from eclip.backbones import load
 from eclip.backbones.building import built_apart
 from eclip.errors import NotApplicableError
-from eclip.explanation.health import polarity_by_hiding
+from eclip.explanation.checkup import polarity_by_hiding
 from eclip.guides import Seen
 from eclip.metrics.fills import FILLS, fill
 from eclip.refinements import REFINEMENTS

@@ -18,18 +18,12 @@ from typer.testing import CliRunner
 import eclip
 import tiny
 from eclip.backbones.backbone import Backbone
+from eclip.backbones.view import View
 from eclip.cli import app
+from eclip.explanation.checkup import Checkup, artefacts, correlation, polarity_by_hiding, share_below
+from eclip.explanation.emptiness import emptiness, empty_features
 from eclip.explanation.explanation import Explanation
-from eclip.explanation.health import (
-    NUMBERS,
-    SENTENCES,
-    Checkup,
-    Health,
-    artefacts,
-    correlation,
-    polarity_by_hiding,
-    share_below,
-)
+from eclip.explanation.health import NUMBERS, SENTENCES, Health
 from eclip.methods import METHODS
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
@@ -53,7 +47,7 @@ def many(mini: Backbone, images: list[Image.Image]) -> dict[str, Explanation]:
 
 
 def of(*values: float) -> Health:
-    """Four numbers of one image and text."""
+    """The numbers of one image and text."""
     arrays = (np.array([[value]], np.float32) for value in values)
     return Health(**dict(zip(NUMBERS, arrays, strict=True)), texts=("a zebra",))
 
@@ -162,11 +156,90 @@ def test_the_text_side_is_asked_once_a_model_and_again_when_its_weights_change(
     first = Checkup(backbone, TEXTS, text)
     assert sum(asked) > len(first.words) == 289
     asked.clear()
+    again = replace(backbone, memo={})  # as in another process
+    assert torch.equal(Checkup(again, TEXTS, text).words, first.words)
+    assert sum(asked) == 1, "on disk by a hash of the weights, which asks for one text"
+    asked.clear()
     assert torch.equal(Checkup(backbone, TEXTS, text).words, first.words)
     assert asked == []
     with torch.no_grad():
         backbone.model.token_embedding.weight[:] += 1
     assert not torch.equal(Checkup(backbone, TEXTS, text).words, first.words)
+
+
+def test_of_a_model_in_training_the_last_states_are_kept_on_disk(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("eclip.backbones.cached.MOST_STATES", 2)
+    backbone = tiny.backbone("vit")
+    for _ in range(4):
+        Checkup(backbone, TEXTS, backbone.encode_text(TEXTS))
+        with torch.no_grad():
+            backbone.model.token_embedding.weight[:] += 0.1
+            backbone.model.visual.conv1.weight[:] += 0.1
+    for kind in ("texts", "images"):
+        assert len(list((tmp_path / "eclip" / kind / "unnamed").iterdir())) == 2, kind
+
+
+def test_an_empty_image_holds_no_text_and_is_told_from_others(mini: Backbone, images: list[Image.Image]) -> None:
+    random = np.random.default_rng(5)
+    noise = Image.fromarray(random.integers(60, 200, (240, 320, 3), dtype=np.uint8))
+    ramp = Image.linear_gradient("L").convert("RGB")
+    empty = [Image.new("RGB", (300, 200), color) for color in ("gray", "tan", "navy")] + [noise, ramp]
+    for image in empty:
+        health = eclip.explain(image, [*TEXTS, "a person"], model=mini, method="itsm").health
+        assert health is not None and health.absent.all() and (health.presence == 0).all()
+        [line] = [line for line in health.summary() if "looks empty" in line]
+        assert line.startswith("a dog, a horse, an elephant and 1 more: ")
+        assert not any(SENTENCES["presence"] in line for line in health.summary()), "one reason is enough"
+    for image in images:
+        health = eclip.explain(image, TEXTS, model=mini, method="itsm").health
+        assert health is not None and (health.emptiness < 0.3).all()
+
+
+def test_emptiness_is_zero_between_empty_images_one_on_them_and_unknown_if_they_are_all_alike() -> None:
+    empty = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]]), dim=-1)
+    # cosines between them: 0.6, 0, 0.8; the median is 0.6
+    found = emptiness(torch.tensor([[5.0, 0.0], [-1.0, 0.0], [0.8, 0.6]]), empty)
+    torch.testing.assert_close(found, torch.tensor([1.0, 0.0, (0.96 - 0.6) / 0.4]))
+    alike = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2]]), dim=-1)
+    assert emptiness(torch.tensor([[1.0, 0.0]]), alike).isnan().all()
+
+
+def test_empty_images_are_encoded_once_a_model_and_again_when_the_image_side_changes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    backbone, passes = tiny.backbone("vit"), []
+    first = empty_features(backbone, View())
+    assert first.shape == (15, 24)
+    torch.testing.assert_close(first.norm(dim=-1), torch.ones(15))
+    monkeypatch.setattr("eclip.explanation.emptiness.encode", lambda *_, **__: passes.append(1))
+    assert empty_features(backbone, View()) is first, "in memory"
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    other = empty_features(replace(backbone, memo={}), View())
+    assert torch.equal(other, first) and other is not first, "from disk"
+    larger = empty_features(backbone, View(image_size=2 * backbone.image_size))
+    assert not torch.allclose(larger, first), "each size has its own"
+    with torch.no_grad():
+        backbone.model.visual.conv1.weight[:] += 0.1
+    assert not torch.allclose(empty_features(backbone, View()), first)
+
+
+def test_a_long_wait_is_announced(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("eclip.backbones.cached.PATIENCE", 0.0)
+    backbone = tiny.backbone("vit")
+    Checkup(backbone, TEXTS, backbone.encode_text(TEXTS))
+    assert "encoding 15 empty images with vit, once: about" in caplog.text
+    assert "encoding 293 prompts with vit, once: about" in caplog.text
+    caplog.clear()
+    Checkup(replace(backbone, memo={}), TEXTS, backbone.encode_text(TEXTS))
+    assert caplog.text == "", "what is on disk takes no time"
 
 
 def test_a_model_built_under_inference_mode_has_a_health() -> None:
@@ -189,10 +262,9 @@ def test_no_more_is_done_than_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path
     eclip.explain(image, TEXTS, model=backbone, method="itsm", versus="a cat")
     assert sum(asked) == len(TEXTS) + 1, "of a difference no word and no nonsense is asked"
     eclip.explain(image, TEXTS, model=backbone, method="itsm")
-    assert not list(tmp_path.rglob("*.npy")), "a model that may be in training leaves nothing on disk"
     ranked = []
     monkeypatch.setattr(
-        "eclip.explanation.health.share_below", lambda *given: ranked.append(given) or share_below(*given)
+        "eclip.explanation.checkup.share_below", lambda *given: ranked.append(given) or share_below(*given)
     )
     many = eclip.explain(image, TEXTS, model=backbone, method=["itsm", "gem", "maskclip"])
     assert len(ranked) == 1, "all methods share the presence"
@@ -219,23 +291,24 @@ def test_numbers_are_those_of_their_formulas(mini: Backbone, images: list[Image.
     health = eclip.explain(images, TEXTS, model=mini, method="surgery").health
     assert health is not None
     maps = METHODS["surgery"](encoding, text)
-    plain = METHODS["surgery"](encoding, torch.cat([checkup.nonsense, text]), features=False)
-    held = plain[:, :1] - plain[:, 1:].mean(dim=1, keepdim=True)  # nonsense against what the texts share
-    np.testing.assert_allclose(health.sensitivity, 1 - correlation(maps, held).clamp_min(0), atol=1e-5)
+    plain = METHODS["surgery"](encoding, torch.cat([checkup.nonsense, checkup.words]), features=False)
+    held = plain[:, :1] - plain[:, 1:].mean(dim=1, keepdim=True)  # nonsense against what words share
+    np.testing.assert_allclose(health.sensitivity, 1 - correlation(maps, held).abs(), atol=1e-5)
     value = METHODS["maskclip"](encoding, torch.cat([text, checkup.words]))
     upright = value[:, :3] - value[:, 3:].mean(dim=1, keepdim=True)
     np.testing.assert_allclose(health.polarity, correlation(maps, upright), atol=1e-5)
     alone = eclip.explain(images[0], "a dog", model=mini, method="surgery").health
     assert alone is not None
     reference = METHODS["surgery"](encoding.only(0), checkup.nonsense)  # both against the empty text
-    expected = 1 - correlation(METHODS["surgery"](encoding.only(0), text[:1]), reference).clamp_min(0)
+    expected = 1 - correlation(METHODS["surgery"](encoding.only(0), text[:1]), reference).abs()
     np.testing.assert_allclose(alone.sensitivity, expected, atol=1e-5)
 
 
 def test_mini_on_real_images(many: dict[str, Explanation]) -> None:
     assert (many["attention"].health.sensitivity == 0).all()
-    # what stands out in the image is a part of every map, of nonsense too, and most of all of gem's
-    for name, least in {"eclip": 0.25, "surgery": 0.9, "gem": 0.1, "gradcam": 0.6}.items():
+    # what stands out in the image is a part of every map, of nonsense too (with the opposite sign, where a mean is
+    # subtracted), and most of all of gem's
+    for name, least in {"eclip": 0.25, "surgery": 0.1, "gem": 0.1, "gradcam": 0.6}.items():
         there = np.diag(many[name].health.sensitivity)
         assert (there > least).all(), (name, there)
         assert (np.diag(many[name].health.polarity) > 0.2).all()
@@ -296,22 +369,24 @@ def test_health_is_of_the_map_before_its_refinement(mini: Backbone, images: list
 @pytest.mark.parametrize(
     ("values", "names"),
     [
-        ((0.5, 0.5, 0.1, 0.9), []),
-        ((0.0, 0.5, 0.1, 0.9), ["sensitivity"]),
-        ((0.5, -0.5, 0.1, 0.9), ["polarity"]),
-        ((0.0, -0.5, 0.1, 0.9), ["sensitivity"]),  # a map that knows no text has no side that is up
-        ((0.5, 0.5, 0.6, 0.1), ["artefacts", "presence"]),
-        ((np.nan, np.nan, np.nan, np.nan), []),
+        ((0.5, 0.5, 0.1, 0.9, 0.1), []),
+        ((0.0, 0.5, 0.1, 0.9, 0.1), ["sensitivity"]),
+        ((0.5, -0.5, 0.1, 0.9, 0.1), ["polarity"]),
+        ((0.0, -0.5, 0.1, 0.9, 0.1), ["sensitivity"]),  # a map that knows no text has no side that is up
+        ((0.5, 0.5, 0.6, 0.1, 0.1), ["artefacts", "presence"]),
+        ((0.5, 0.5, 0.1, 0.0, 0.9), ["emptiness"]),  # which is why presence is 0
+        ((np.nan, np.nan, np.nan, np.nan, np.nan), []),
     ],
 )
 def test_a_sentence_for_each_number_beyond_its_threshold(values: tuple[float, ...], names: list[str]) -> None:
     health = of(*values)
+    assert health.absent[0, 0] == bool({"presence", "emptiness"} & set(names))
     assert health.warnings(0, 0) == health.summary() == [f"a zebra: {SENTENCES[name]}" for name in names]
 
 
 def test_one_line_names_three_texts_and_counts_the_rest() -> None:
     low, high = np.zeros((1, 5), np.float32), np.ones((1, 5), np.float32)
-    health = Health(high, high, low, low, texts=("a", "b", "c", "d", "e"))
+    health = Health(high, high, low, low, low, texts=("a", "b", "c", "d", "e"))
     assert health.summary() == [f"a, b, c and 2 more: {SENTENCES['presence']}"]
     twice = replace(health, texts=("a", "b", "a", "b", "a"))
     assert twice.summary() == [f"a, b: {SENTENCES['presence']}"]

@@ -157,11 +157,16 @@ def test_long_text_is_cut_with_an_ellipsis_to_the_room():
         ("", ""),
     ],
 )
-def test_letters_no_font_has_are_spelled(monkeypatch, text, shown):
+def test_letters_no_font_has_are_spelled(monkeypatch, caplog, text, shown):
     monkeypatch.setattr(fonts, "SYSTEM_FONTS", ("no such font.ttf",))
+    for cached in (fonts.fonts, fonts._installed, fonts._warn_once):
+        cached.cache_clear()
+    for _ in range(2):
+        assert fonts.fit(text, 1000.0, 14)[0] == shown
+    said = ["no installed font draws Cjk letters, so pictures show their codes."] if "\\u" in shown else []
+    assert [record.message.partition(" Install")[0] for record in caplog.records] == said, "once, and what to install"
     fonts.fonts.cache_clear()
-    assert fonts.fit(text, 1000.0, 14)[0] == shown
-    fonts.fonts.cache_clear()
+    fonts._installed.cache_clear()
 
 
 def test_wrapped_lines_fit_break_at_spaces_and_end_in_an_ellipsis():

@@ -29,15 +29,12 @@ import eclip
 from eclip.backbones.blocks import cosine
 from eclip.datasets.masks import VOID, MaskSet, read_masks
 from eclip.discovery.image_mean import mean_for
+from eclip.explanation.checkup import Checkup, artefacts, polarity_by_hiding, share_below
 from eclip.explanation.health import (
     LEAST_POLARITY,
     LEAST_PRESENCE,
     LEAST_SENSITIVITY,
     MOST_ARTEFACTS,
-    Checkup,
-    artefacts,
-    polarity_by_hiding,
-    share_below,
 )
 from eclip.heatmap import normalize, resize
 from eclip.methods import METHODS

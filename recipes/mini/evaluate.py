@@ -27,7 +27,7 @@ from torch import Tensor
 
 import eclip
 from eclip.datasets.masks import VOC_NAMES, MaskSet, present, read_masks
-from eclip.explanation.health import Checkup, share_below
+from eclip.explanation.checkup import Checkup, share_below
 from eclip.methods import check_methods
 from eclip.metrics.localization import Localization
 from eclip.refinements import check_refinement

@@ -9,9 +9,10 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -86,6 +87,14 @@ def slug(text: str) -> str:
 def cache_folder(name: str) -> Path:
     """A cache folder that processes share, below `$XDG_CACHE_HOME` or `~/.cache`; it may not exist yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eclip" / name
+
+
+def prune(folder: Path, most: int) -> None:
+    """Delete all subfolders but the `most` that were changed last. What cannot be deleted is left."""
+    with suppress(OSError):
+        folders = sorted((one for one in folder.iterdir() if one.is_dir()), key=lambda one: one.stat().st_mtime)
+        for old in folders[: max(0, len(folders) - most)]:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def hash_weights(weights: Iterable[tuple[str, Tensor]], before: bytes = b"") -> hashlib._Hash:

@@ -1,31 +1,113 @@
-"""Text features that are needed repeatedly, computed once."""
+"""Features that are needed repeatedly, of texts or of fixed images: computed once, in memory and on disk.
+
+On disk they are kept by a hash of the weights that made them. Models that `load` made are few, and all of theirs are
+kept; of the others, which may be in training, those of the last few states.
+"""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from eclip.backbones.host import named_weights
-from eclip.backbones.state import text_state
+from eclip.backbones.host import named_weights, steady
+from eclip.backbones.load import is_loaded
+from eclip.backbones.state import image_state, text_state
+from eclip.errors import ResultError
+from eclip.files import cache_folder, hash_weights, prune, replace_file
 
 if TYPE_CHECKING:
     from eclip.backbones.backbone import Backbone
 
-MOST = 4
-"""At most this many entries are cached per model."""
+MOST = 6
+"""At most this many entries are cached in memory per model."""
+MOST_STATES = 8
+"""At most this many states of models that `load` did not make are kept on disk, for each kind of features."""
+PATIENCE = 2.0
+"""Seconds; what takes longer is announced."""
+_log = logging.getLogger("eclip")
 
 
-def cached(backbone: Backbone, name: str, make: Callable[[], Tensor]) -> Tensor:
-    """The result of `make` under this name, recomputed when weights or modules of the text side change or move."""
-    weights = [weight for key, weight in named_weights(backbone.model) if not key.startswith(backbone.visual)]
+def cached(backbone: Backbone, name: str, make: Callable[[], Tensor], *, of_images: bool = False) -> Tensor:
+    """The result of `make` under this name, recomputed when weights or modules of its side change or move.
+
+    The side is the text side, or the image side if `of_images`.
+    """
+    named = named_weights(backbone.model)
+    weights = [weight for key, weight in named if key.startswith(backbone.visual) == of_images]
     firsts = [weight.detach().flatten()[0].item() for weight in weights]  # torch does not count some writes
-    state = f"{hash((*text_state(backbone), *firsts))}"
-    memo, key = backbone.memo, f"{name} {state}"
+    side, state = ("image", image_state(backbone)) if of_images else ("text", text_state(backbone))
+    memo, end = backbone.memo, f" {hash((*state, *firsts))}"
+    key = f"{side} {name}{end}"
     if key not in memo:
         made = make()
-        for other in [one for one in memo if not one.endswith(state)] or list(memo)[: 1 - MOST]:
-            del memo[other]
+        stale = [one for one in memo if one.startswith(f"{side} ") and not one.endswith(end)]
+        for other in stale or list(memo)[: 1 - MOST]:
+            memo.pop(other, None)
         memo[key] = made
     return memo[key]
+
+
+class Kept:
+    """Features on disk, one small file each, so that processes do not block or corrupt each other.
+
+    Args:
+        backbone: whose features they are.
+        kind: the name of a folder in the cache folder.
+        state: a hash of all that they depend on; None = they are computed each time and not written.
+    """
+
+    def __init__(self, backbone: Backbone, kind: str, state: str | None) -> None:
+        self.device, self.known = backbone.weight.device, is_loaded(backbone)
+        above = cache_folder(kind) if self.known else cache_folder(kind) / "unnamed"
+        self.folder = None if state is None else above / state
+
+    def get(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """The features in a file of this name; without one they are computed and written."""
+        if self.folder is None:
+            return make()
+        path = self.folder / f"{name}.npy"
+        try:
+            return torch.from_numpy(np.load(path)).to(self.device)
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, EOFError) as error:
+            _log.warning("%s cannot be read (%s); it is computed again", path, error)
+        features = make()
+        try:
+            replace_file(path, lambda file: np.save(file, features.cpu().numpy()))
+        except ResultError as error:
+            _log.warning("features are not cached: %s", error)
+        if not self.known:
+            prune(self.folder.parent, MOST_STATES)
+        return features
+
+
+def side_hash(backbone: Backbone, *probes: np.ndarray, of_images: bool = False) -> str:
+    """Hash of every weight of a side, and of what it computes for a probe, which reflects all that weights do not."""
+    with steady(backbone.model):  # some adapters reregister their weights
+        weights = backbone.model.state_dict()
+    own = [(key, value) for key, value in weights.items() if key.startswith(backbone.visual) == of_images]
+    digest = hash_weights(own, before=str(backbone.weight.dtype).encode())
+    for probe in probes:
+        digest.update(probe.tobytes())
+    return digest.hexdigest()[:24]
+
+
+def rounded(features: Tensor) -> np.ndarray:
+    """Features as a probe of `side_hash`: equal on different devices."""
+    return np.round(features.double().cpu().numpy(), 4)
+
+
+def announce(what: str, backbone: Backbone, part: Callable[[], object], parts: float) -> None:
+    """Log how long a task of many equal parts will take, if it is long; one part is run to find out."""
+    start = time.perf_counter()
+    part()
+    seconds = (time.perf_counter() - start) * parts
+    if seconds > PATIENCE:
+        _log.warning("encoding %s with %s, once: about %.0f s", what, backbone.name, seconds)

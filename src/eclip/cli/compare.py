@@ -11,7 +11,7 @@ from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import options
 from eclip.cli.options import Positions, Resize, Scale
 from eclip.errors import ImageError, OptionError
-from eclip.methods import GROUPS, check_methods
+from eclip.methods import GROUPS, METHODS, check_methods
 from eclip.methods import method_names as named
 
 
@@ -20,8 +20,11 @@ def compare(
     text: options.Texts = None,
     texts_file: options.TextsFile = None,
     methods: Annotated[
-        str, typer.Option(help="all, fast (one forward pass), or names joined by commas; eclip methods ls lists them.")
-    ] = "all",
+        str,
+        typer.Option(
+            help="fast (one forward pass), all (slow), or names joined by commas; eclip methods ls lists them."
+        ),
+    ] = "fast",
     models: Annotated[str, typer.Option(help="Names joined by commas; eclip models ls lists them.")] = DEFAULT_MODEL,
     head: options.Head = None,
     versus: options.Versus = None,
@@ -72,18 +75,32 @@ def compare(
         one, settings["device"] = options.parse_model(model_names[0], device, head)
         settings["models"] = [one, *model_names[1:]]
         query = ComparisonQuery(wanted, view=View(image_size, resize.value, positions.value), **settings)
+        hinted = as_json or group != "fast"
         for source, image in read_ahead(run.images, 1):
             if isinstance(image, ImageError):
                 run.failures.append((source, str(image)))
             else:
 
                 def show(model: str, method: str, name: str = Path(source).name) -> None:
-                    run.doing(f"{method} on {model}, {name}")
+                    seconds = query.expected(model, [method])
+                    run.doing(f"{method} on {model}, {name}" + (f", about {seconds:.0f} s" if seconds else ""))
 
                 entry = writer.add(query.answer(image, source, show))
+                if not hinted:
+                    _hint(sum(query.expected(model, METHODS) for model in query.queries))
+                    hinted = True
                 if not as_json:
                     run.show(source, entry["files"].get("picture"))
             run.count()
 
     options.over_images(sources, writer, lambda provenance: compare_command(sources, wanted, provenance), work)
     options.summarize(writer, "compared", model_names, as_json, option="--models")
+
+
+def _hint(seconds: float) -> None:
+    """Say what the methods that are left out would cost."""
+    slow = [name for name, method in METHODS.items() if method.kind == "perturbation"]
+    names = f"{', '.join(slow[:-1])} and {slow[-1]}"
+    typer.echo(
+        f"{names} need hundreds of forward passes, here about {seconds:.0f} s per image: --methods all", err=True
+    )

@@ -8,15 +8,13 @@ import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import options
-from eclip.cli.options import Positions, Resize
+from eclip.cli.options import MOST_REPORTED, Positions, Resize
 from eclip.methods import check_methods
 from eclip.results.earlier import MANIFEST
 
 if TYPE_CHECKING:
-    from eclip.explanation.explanation import Explanation, ExplanationWriter
-
-MOST_REPORTED = 5
-"""The most images whose warnings are printed one by one; for more images, only their number is printed."""
+    from eclip.explanation.explanation import Explanation
+    from eclip.explanation.folder import ExplanationWriter
 
 
 def explain(
@@ -73,7 +71,7 @@ def explain(
     }
     formats = options.parse_formats(format_, out)
     from eclip.explanation.explain import explain_each  # imports torch, so after the checks
-    from eclip.explanation.explanation import ExplanationWriter, explain_command
+    from eclip.explanation.folder import ExplanationWriter, explain_command
 
     writer = ExplanationWriter(out, formats, overwrite=overwrite)
 

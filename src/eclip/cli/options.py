@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from eclip.backbones.backbone import Backbone
 
+MOST_REPORTED = 5
+"""The most images whose warnings are printed one by one."""
 Resize = StrEnum("Resize", ["squash", "keep"])
 Scale = StrEnum("Scale", ["map", "row"])
 Positions = StrEnum("Positions", ["bicubic_aa", "bicubic", "bilinear", "bicubic_plus01"])

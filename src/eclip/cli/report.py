@@ -14,6 +14,7 @@ from eclip.results.marks import is_ours
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Output folders of eclip eval.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file to write.")] = Path("report.html"),
+    title: Annotated[str | None, typer.Option(help="Title of the page. Default: named after the data.")] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Also replace a file that eclip did not write.")
     ] = False,
@@ -31,6 +32,6 @@ def report(
         raise ResultError(f"{str(out)!r} is a folder: give a file name, such as -o {out / 'report.html'}.")
     if out.is_file() and not (overwrite or is_ours(out)):
         raise ResultError(f"{str(out)!r} exists and was not written by eclip: choose another name, or use --overwrite.")
-    page = made(list(folders)).encode(errors="backslashreplace")
+    page = made(list(folders), title=title).encode(errors="backslashreplace")
     replace_file(out, page)
     typer.echo(f"-> {out} ({len(page) / 2**20:.1f} MiB)")

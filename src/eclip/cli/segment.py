@@ -10,7 +10,7 @@ import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import options
-from eclip.cli.options import Positions, Resize
+from eclip.cli.options import MOST_REPORTED, Positions, Resize
 from eclip.errors import OptionError, TextError
 from eclip.methods import DEFAULT_WITH_HEAD, check_between_texts
 from eclip.segmentation.classes import class_words
@@ -69,6 +69,9 @@ def segment(
     overwrite: options.Overwrite = False,
     device: options.Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images or windows in one forward pass.")] = 8,
+    health: Annotated[
+        bool, typer.Option("--health/--no-health", help="Warn of classes that are probably not in the image.")
+    ] = True,
     as_json: options.AsJson = False,
 ) -> None:
     """Assign each pixel of each image to one of your classes.
@@ -107,10 +110,12 @@ def segment(
         "templates": options.parse_templates(template, "imagenet80"),
         "positions": positions.value,
         "batch_size": batch_size,
+        "health": health,
     }
     if method is not None:
         settings |= options.method_options(set_ or [], method)
     formats = options.parse_formats(format_, out)
+    from eclip.render import ABSENT, printable
     from eclip.segmentation.segment import segment_each  # imports torch, so after the checks
     from eclip.segmentation.segmentation import SegmentWriter, segment_command
 
@@ -124,6 +129,8 @@ def segment(
             if not as_json:
                 areas = "  ".join(f"{name} {100 * area:.1f} %" for name, area in segmentation.areas().items())
                 run.show(f"{segmentation.sources[0]}: {areas}", entry["files"].get("picture"))
+                if (absent := segmentation.absent()) and len(run.images) <= MOST_REPORTED:
+                    typer.echo(f"  {printable(', '.join(absent))}: {ABSENT}", err=True)
             run.count()
 
     options.over_images(sources, writer, lambda provenance: segment_command(sources, provenance), work)

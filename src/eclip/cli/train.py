@@ -27,6 +27,8 @@ KEPT = (CHECKPOINT, "eclip_head.safetensors")
 """Files of a run that are overwritten only with --overwrite."""
 DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}
 DATA, HEAD, POOLING = "Images and captions", "The head", "Guide and pooling"
+HARDLY = 0.1
+"""Percentage points; a smaller change of a score is none."""
 STEPS, CACHE, SCORES, RUN = "Steps", "Encoded images", "Scores", "The run"
 
 
@@ -91,7 +93,10 @@ def train(
         str | None, _flag("threshold", f"How hard and exclusion forms select patches: {' or '.join(INSIDES)}.", POOLING)
     ] = None,
     epochs: Annotated[int | None, _flag("epochs", "Passes over all images.", STEPS)] = None,
-    batch_size: Annotated[int | None, _flag("batch_size", "Pairs per step, over all processes.", STEPS)] = None,
+    batch_size: Annotated[
+        int | None,
+        _flag("batch_size", "Pairs per step, over all processes; default: 256, or fewer for few pairs.", STEPS),
+    ] = None,
     lr: Annotated[float | None, _flag("lr", "Peak learning rate of AdamW, with cosine decay.", STEPS)] = None,
     wd: Annotated[float | None, _flag("wd", "Weight decay.", STEPS)] = None,
     warmup: Annotated[int | None, _flag("warmup", "Steps of linear learning rate warm-up.", STEPS)] = None,
@@ -146,8 +151,32 @@ def train(
             typer.echo(f"skipped {record['bad']} bad pairs, listed in {record['files']['log']}", err=True)
         if record["without_words"]:
             typer.echo(f"skipped {record['without_words']} pairs without known words in the captions", err=True)
+        typer.echo(_verdict(record), err=True)
         use = ["--method", "eclip", "--model", asked.model, "--head", asked.out]
         typer.echo(f'saved the head in {asked.out}: eclip explain IMAGE -t "a dog" {shlex.join(use)}', err=True)
+
+
+def _verdict(record: dict[str, Any]) -> str:
+    """Whether training helped, in a sentence: what the masks say, or that only they could say it."""
+    scores, loss = record["scores"], record["loss"]
+    if scores is None:
+        lost = f"the loss went from {loss['first']:.3f} to {loss['last']:.3f}"
+        return f"{lost}, which does not tell whether the maps are better: --masks DIR scores them before and after"
+    change = {key: 100 * (scores["last"][key] - scores["first"][key]) for key in ("msc", "miou")}
+    told = ", ".join(
+        f"{name} {100 * scores['first'][key]:.1f} to {100 * scores['last'][key]:.1f}"
+        for key, name in (("msc", "mSC"), ("miou", "mIoU"))
+    )
+    if all(abs(value) < HARDLY for value in change.values()):
+        said = "the maps are hardly different from before"
+    elif min(change.values()) > -HARDLY:
+        said = "the maps are better than before"
+    elif max(change.values()) < HARDLY:
+        said = "the maps are worse than before"
+    else:
+        gained, lost = ("contrast", "overlap") if change["msc"] > 0 else ("overlap", "contrast")
+        said = f"the maps gained {gained} and lost {lost}, so they are not simply better"
+    return f"{said} ({told})"
 
 
 def _config(flags: dict[str, Any], file: Path | None, guide_set: list[str]) -> TrainConfig:

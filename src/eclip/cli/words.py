@@ -107,6 +107,7 @@ def _print(relevance: WordRelevance, image: int, found: list[Interactions], boxe
     from rich.console import Console
 
     from eclip import render
+    from eclip.words.interactions import PAIRS
 
     console = Console(highlight=False)
 
@@ -114,12 +115,20 @@ def _print(relevance: WordRelevance, image: int, found: list[Interactions], boxe
         for row in render.terminal(words, values, console.width - INDENT):
             console.print(" " * INDENT, row, sep="", no_wrap=True, overflow="ignore", crop=False)
 
+    indent = " " * INDENT
     typer.echo(render.printable(relevance.sources[image]))
     for text, line in enumerate(relevance.texts):
         typer.echo(f"{relevance.scores[image, text]:.3f}  {render.printable(' '.join(line.split()))}")
+        if found:  # two quantities that need not agree, so each has its name
+            typer.echo(
+                f"{indent}relevance: what each word alone does to the score, by {relevance.provenance['method']}"
+            )
         show(relevance.words[text], relevance.values[text][image])
+        if found:
+            typer.echo(f"{indent}{PAIRS}, as in the picture")
+            show(found[text].words, found[text].values.sum(axis=(1, 2)))
         for number, box in enumerate(boxes, 1):
-            typer.echo(f"{' ' * INDENT}words for box {number} (by pairs), {','.join(f'{side:g}' for side in box)}:")
+            typer.echo(f"{indent}pairs in box {number}, {','.join(f'{side:g}' for side in box)}:")
             show(found[text].words, found[text].in_box(box))
 
 

@@ -128,7 +128,7 @@ class ConceptsWriter(Folder):
          "failures": [{"source", "error"}, ...]}
 
     Concepts are ordered by weight, the heaviest first; the npz file holds maps (concept, row, col), weights and scores.
-    Otherwise as in `eclip.explanation.explanation.ExplanationWriter`.
+    Otherwise as in `eclip.explanation.folder.ExplanationWriter`.
     """
 
     def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
+from dataclasses import replace
 from functools import partial
 from typing import Any, SupportsIndex
 
@@ -24,16 +26,19 @@ from eclip.results.provenance import made_by, repeatable
 from eclip.texts.encode import check_texts
 from eclip.texts.templates import kept
 
-EVERY = "all"
+EVERY, FAST = "all", "fast"
+RUNS, ENOUGH = 3, 5.0
+"""How often methods that need one forward pass run before the first image, and after how many seconds no more."""
+PASSES = 256
+"""About how many forward passes each of the other methods takes."""
 BLIND = "ignores the text, so it cannot explain the difference between two texts"
-WARMING_TEXTS = 2  # a single text makes surgery encode 85 more prompts
 
 
 def compare(
     image: ImageLike,
     texts: str | Iterable[str],
     *,
-    methods: AnyMethod | Iterable[AnyMethod] = EVERY,
+    methods: AnyMethod | Iterable[AnyMethod] = FAST,
     models: str | Backbone | Sequence[str | Backbone] = DEFAULT_MODEL,
     versus: str | None = None,
     image_size: SupportsIndex | None = None,
@@ -45,13 +50,16 @@ def compare(
     refine: str | None = None,
     refine_options: dict[str, Any] | None = None,
 ) -> Comparison:
-    """Compare methods on one image, which each model encodes once, after one warm-up pass.
+    """Compare methods on one image: their maps, and how long they take.
+
+    Methods that need one forward pass run several times after a warm-up, and the best time counts; others run once.
 
     Arguments that are not listed here, and the errors, are those of `eclip.explain`.
 
     - image: one; a path, a PIL image, an array or a tensor.
-    - methods: "all", "fast" for those that need one forward pass, or names or values of `eclip.METHODS`, as a list or
-      joined by commas. Those that a model does not support are listed in `not_applicable`.
+    - methods: "fast" for those that need one forward pass, "all" (some take hundreds), or names or values of
+      `eclip.METHODS`, as a list or joined by commas. Those that a model does not support are listed in
+      `not_applicable`.
     - models: a name or a Backbone, or several.
     - versus: methods that do not support it raise if given by name; with "all" and "fast" they are listed in
       `not_applicable`.
@@ -75,7 +83,7 @@ class ComparisonQuery:
         self,
         texts: str | Iterable[str],
         *,
-        methods: AnyMethod | Iterable[AnyMethod] = EVERY,
+        methods: AnyMethod | Iterable[AnyMethod] = FAST,
         models: str | Backbone | Sequence[str | Backbone] = DEFAULT_MODEL,
         options: dict[str, dict[str, Any]] | None = None,
         versus: str | None = None,
@@ -95,9 +103,9 @@ class ComparisonQuery:
             if isinstance(model, str):
                 split_name(model)  # rejects invalid names before any model is loaded
         self.queries: dict[str, Query] = {}
-        self._warm: set[str] = set()
+        self._best: dict[Pair, dict[str, float]] = {}
         for model in chosen:
-            query = Query(self.texts, model=model, methods=own, versus=versus, **settings)
+            query = Query(self.texts, model=model, methods=own, versus=versus, health="presence", **settings)
             if (name := query.backbone.name) in self.queries:
                 raise OptionError(f"two models have the name {name!r}. Rename one: eclip.wrap(..., name=...).")
             self.queries[name] = query
@@ -110,14 +118,39 @@ class ComparisonQuery:
         explanations: dict[Pair, Explanation] = {}
         not_applicable: dict[Pair, str] = {}
         for model, query in self.queries.items():
-            if model not in self._warm:
-                _warm_up(query, image)
-                self._warm.add(model)
+            if not any(pair[0] == model for pair in self._best):
+                self._measure(model, query, image)
             lacking = dict(self.unable)
             answers = query.answer([(source, image)], lacking, None if on_method is None else partial(on_method, model))
-            explanations |= {(model, name): answer for name, answer in answers.items()}
+            self._note(model, answers)
+            for name, answer in answers.items():
+                explanations[model, name] = replace(answer, seconds=dict(self._best[model, name]))
             not_applicable |= {(model, name): lacking[name] for name in self.names if name in lacking}
         return Comparison(image, source, self.texts, pairs, explanations, not_applicable, self._provenance(source))
+
+    def expected(self, model: str, methods: Iterable[str]) -> float:
+        """About how many seconds those of these methods that take many passes need for an image; 0 if unknown."""
+        forward = next((best["forward"] for (of, _), best in self._best.items() if of == model), 0.0)
+        return forward * PASSES * sum(METHODS[name].kind == "perturbation" for name in methods)
+
+    def _measure(self, model: str, query: Query, image: Image.Image) -> None:
+        """Run the methods that need one forward pass, first to warm up, then for their times."""
+        few, start = copy(query), time.perf_counter()
+        few.methods = {name: own for name, own in few.methods.items() if METHODS[name].kind != "perturbation"}
+        for _ in range(RUNS):
+            self._note(model, few.answer([("", image)], not_applicable={}))
+            if time.perf_counter() - start > ENOUGH:
+                break
+
+    def _note(self, model: str, answers: dict[str, Explanation]) -> None:
+        """Keep the best times so far; a forward pass is the same for all methods of a model."""
+        for name, answer in answers.items():
+            best = self._best.setdefault((model, name), dict(answer.seconds))
+            best |= {part: min(best.get(part, seconds), seconds) for part, seconds in answer.seconds.items()}
+        own = [best for (of, _), best in self._best.items() if of == model]
+        forward = min((best["forward"] for best in own), default=0.0)
+        for best in own:
+            best["forward"] = forward
 
     def _provenance(self, source: str) -> dict[str, Any]:
         first, *_ = queries = list(self.queries.values())
@@ -152,11 +185,3 @@ def _options(methods: list[str], options: dict[str, dict[str, Any]]) -> dict[str
         if name not in methods:
             raise OptionError(f"got options for {name!r}, but the methods are {', '.join(methods)}.")
     return {name: options_for(name, [name], options.get(name, {})) for name in methods}
-
-
-def _warm_up(query: Query, image: Image.Image) -> None:
-    """Run the fast methods once, so that the costs do not include those of a first call."""
-    few = copy(query)
-    few.texts, few.text = few.texts[:WARMING_TEXTS], few.text[:WARMING_TEXTS]
-    few.methods = {name: own for name, own in few.methods.items() if METHODS[name].kind != "perturbation"}
-    few.answer([("", image)], not_applicable={})

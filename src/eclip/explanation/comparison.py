@@ -14,11 +14,11 @@ from PIL import Image
 from eclip import render
 from eclip.explanation.explanation import Explanation
 from eclip.files import slug
-from eclip.methods import METHODS
+from eclip.methods import DEFAULT_WITH_HEAD, METHODS
 from eclip.results.command import head, inputs, settings
 from eclip.results.folder import FORMATS, Folder
 from eclip.results.marks import png
-from eclip.results.provenance import named
+from eclip.results.provenance import head_of, named
 
 Pair = tuple[str, str]
 """The names of a model and a method."""
@@ -60,10 +60,11 @@ class Comparison:
     def costs(self) -> dict[Pair, float]:
         """Time for a method and its refinement, forward pass included, in multiples of the model's forward pass.
 
-        1.0 is a method that adds no time.
+        1.0 is a method that adds no time. Each time is the best of several after a warm-up; methods with many passes
+        run once, without a warm-up.
         """
         spent = {pair: explanation.seconds for pair, explanation in self.explanations.items()}
-        return {pair: sum(seconds.values()) / seconds["forward"] for pair, seconds in spent.items()}
+        return {pair: spent_on(seconds) / seconds["forward"] for pair, seconds in spent.items()}
 
     def picture(self, scale: str = "map") -> Image.Image:
         """All maps in one picture: one row per method, one column per text.
@@ -84,9 +85,12 @@ class Comparison:
         if answer is None:
             return render.Section(model, "none of these methods is applicable", None, rows)
         row, col = answer.provenance["grid"]
+        absent = None if answer.health is None else answer.health.absent[0]
         note = f"forward pass {_time(answer.seconds['forward'])} · {row} x {col} patches"
         note += f", maps refined by {answer.provenance['refine']}" if answer.provenance["refine"] else ""
-        return render.Section(model, note, answer.scores[0], rows)
+        with_head = self.explanations.get((model, DEFAULT_WITH_HEAD))
+        note += f" · eclip{head_of(with_head.provenance)}" if with_head is not None else ""
+        return render.Section(model, note, answer.scores[0], rows, absent)
 
     def _row(self, pair: Pair) -> render.Row:
         name, kind = pair[1], METHODS[pair[1]].kind
@@ -94,8 +98,10 @@ class Comparison:
         if pair in self.not_applicable:
             return render.Row(name, kind, gap=self.not_applicable[pair])
         answer = self.explanations[pair]
-        cost = f"{_time(sum(answer.seconds.values()))} · {_times(self.costs[pair])}"
-        return render.Row(name, kind, cost, answer.drawn(0), signed=METHODS[name].signed)
+        cost = f"{_time(spent_on(answer.seconds))} · {_times(self.costs[pair])}"
+        cost += ", one run" if METHODS[name].kind == "perturbation" else ""
+        levels = [answer.level(0, text) for text in range(len(self.texts))]
+        return render.Row(name, kind, cost, answer.drawn(0), signed=METHODS[name].signed, levels=levels)
 
     def save(
         self, folder: str | Path, formats: Sequence[str] = FORMATS, *, scale: str = "map", overwrite: bool = False
@@ -196,6 +202,11 @@ def compare_command(sources: Sequence[str], texts: Sequence[str], provenance: di
     for model in provenance["models"].values():  # a named head implies a single model
         words += head(model["head"], provenance["methods"])
     return shlex.join([*words, "--scale", provenance["scale"], *settings(provenance)])
+
+
+def spent_on(seconds: dict[str, float]) -> float:
+    """Time for a method and its refinement, forward pass included, without health checks."""
+    return sum(seconds.get(part, 0.0) for part in ("forward", "method", "refine"))
 
 
 def _time(seconds: float) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import numbers
-import shlex
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,17 +17,15 @@ from PIL import Image
 
 from eclip import heatmap, render
 from eclip.errors import ImageError, OptionError, ResultError
+from eclip.explanation.folder import SCHEMA, ExplanationWriter, explain_command
 from eclip.explanation.health import NUMBERS, Health
-from eclip.files import slug
 from eclip.images import open_image
-from eclip.results.command import head, inputs, options, settings
 from eclip.results.earlier import MANIFEST
-from eclip.results.folder import FORMATS, Folder
+from eclip.results.folder import FORMATS
 from eclip.results.indexing import Which, image_and_text, image_of, number_of
 from eclip.results.marks import png
-from eclip.results.provenance import named
+from eclip.results.provenance import maker
 
-SCHEMA = "eclip.explain/1"
 MOST_PANELS = 20
 """The most texts that pictures are drawn for, those with the best scores; arrays hold all texts."""
 Threshold = float | np.floating | str | None
@@ -117,6 +114,18 @@ class Explanation:
         raw = self.maps[image]
         return raw if self.flat is None else np.where(self.flat[image][:, None, None], np.zeros_like(raw), raw)
 
+    def doubt(self, image: Which = 0, text: Which | None = None) -> str:
+        """Why pictures draw the map of a text faintly: it is probably not in the image. Empty if it is, or unknown."""
+        image, text = image_and_text(image, text, self.sources, self.texts)
+        return render.ABSENT if self.health is not None and self.health.absent[image, text] else ""
+
+    def level(self, image: Which = 0, text: Which | None = None) -> float:
+        """The value of the heat map, in [0, 1], from which on `mask` begins and which the outline in pictures follows.
+
+        It is Otsu's threshold of this heat map, see `eclip.heatmap.otsu`.
+        """
+        return heatmap.otsu(self.heatmap(image, text))
+
     def _map(self, image: int, text: int) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(self.drawn(image)[text]))
 
@@ -137,10 +146,20 @@ class Explanation:
         return heatmap.resize(heatmap.normalize(self._map(image, text)), self.sizes[image][::-1]).numpy()
 
     def overlay(self, image: Which = 0, text: Which | None = None, *, legend: bool = True) -> Image.Image:
-        """The image with its heat map on top; signed maps use two colors around zero."""
+        """The image with its heat map on top, and a line around its `mask`; signed maps use two colors around zero.
+
+        The map of a text that is probably not in the image, see `doubt`, is drawn faintly.
+        """
         image, text = image_and_text(image, text, self.sources, self.texts)
-        shown, label, score = self._shown(image, text), self.label(text), float(self.scores[image, text])
-        return render.overlay(self.image(image), shown, signed=self.signed, text=label, score=score, legend=legend)
+        heat, level = self._edge(image, text)
+        told: dict[str, Any] = {"text": self.label(text), "score": float(self.scores[image, text]), "legend": legend}
+        told |= {"doubt": self.doubt(image, text), "notes": [maker(self.provenance)]}
+        shown = self._shown(image, text)
+        return render.overlay(self.image(image), shown, signed=self.signed, heat=heat, level=level, **told)
+
+    def _edge(self, image: int, text: int) -> tuple[Float[np.ndarray, "row col"], float]:
+        """What the outline follows: the map on its own grid in [0, 1], and the level."""
+        return heatmap.normalize(self._map(image, text)).numpy(), self.level(image, text)
 
     def _shown(self, image: int, text: int) -> Float[np.ndarray, "row col"]:
         shown = heatmap.signed if self.signed else heatmap.normalize
@@ -150,9 +169,14 @@ class Explanation:
         """The image and one panel per text side by side; of more than twenty texts, the twenty with the best scores."""
         image = image_of(image, self.sources, self.texts)
         best = self.best_texts(image)
-        maps, names = (self._shown(image, text) for text in best), [self.label(text) for text in best]
-        scores = self.scores[image, best].tolist()
-        return render.strip(self.image(image), maps, signed=self.signed, texts=names, scores=scores)
+        told: dict[str, Any] = {
+            "texts": [self.label(text) for text in best],
+            "scores": self.scores[image, best].tolist(),
+        }
+        told["doubts"] = [self.doubt(image, text) for text in best]
+        told["notes"] = [f"{maker(self.provenance)}. The line encloses the mask."]
+        maps, edges = (self._shown(image, text) for text in best), (self._edge(image, text) for text in best)
+        return render.strip(self.image(image), maps, signed=self.signed, edges=edges, **told)
 
     def best_texts(self, image: Which = 0) -> list[int]:
         """Numbers of the texts that pictures show: all in order, or the twenty with the best scores, best first."""
@@ -165,13 +189,15 @@ class Explanation:
     ) -> Bool[np.ndarray, "height width"]:
         """The pixels where the heat map reaches a threshold, in the image's own size.
 
-        The threshold is a number in [0, 1], as the heat map's values, or "otsu", found for this map; None = "otsu".
+        The threshold is a number in [0, 1], as the heat map's values, or "otsu", found for this map; None = `level`.
 
         Raises:
             OptionError: the threshold is neither, or there is no such image or text.
         """
         heat = self.heatmap(image, text)
-        if threshold is None or (isinstance(threshold, str) and threshold == "otsu"):
+        if threshold is None:
+            return heat >= self.level(image, text)
+        if isinstance(threshold, str) and threshold == "otsu":
             return heat >= heatmap.otsu(heat)
         if isinstance(threshold, bool | str) or not isinstance(threshold, numbers.Real) or not 0 <= threshold <= 1:
             raise OptionError(f"threshold must be 'otsu' or a number in [0, 1], got {threshold!r}.")
@@ -243,7 +269,8 @@ class Explanation:
                 raise ResultError(f"{folder} holds {what}.")
             arrays = {name: np.stack([one[name] for one in files]) for name in set(files[0]).intersection(*files)}
             texts, notes, flat = tuple(manifest["texts"]), manifest["provenance"].get("health"), arrays.get("flat")
-            numbers = {name: arrays[f"health_{name}"] for name in NUMBERS if notes is not None}
+            unknown = np.full(arrays["scores"].shape, np.nan, dtype=np.float32)
+            numbers = {name: arrays.get(f"health_{name}", unknown) for name in NUMBERS if notes is not None}
             return cls(
                 maps=arrays["maps"],
                 scores=arrays["scores"],
@@ -268,59 +295,3 @@ class Explanation:
 def _read_arrays(file: Path) -> dict[str, Float[np.ndarray, "*axes"]]:
     with file.open("rb") as opened, np.load(opened) as arrays:  # np.load alone would leave a damaged file open
         return {name: arrays[name] for name in arrays.files}
-
-
-class ExplanationWriter(Folder):
-    """Writes explanations into a folder: a strip per image, an overlay per text, arrays and the manifest.
-
-    The manifest is also what `eclip explain --json` prints:
-
-        {"schema": "eclip.explain/1", "texts": [text, ...], "signed": bool, "provenance": {as `Explanation.provenance`},
-         "images": [{"source", "width", "height", "grid": [row, col], "map": [row, col], "scores": {text: score},
-                     "health": {text: {"sensitivity", "polarity", "artefacts", "presence", "warnings"}},
-                     "files": {"image", "npz", "strip", "overlays": {text: file}}}, ...],
-         "failures": [{"source", "error"}, ...]}
-
-    "health" is null if the checks were off, and so is each number that does not apply. "grid" counts patches; "map" is
-    the shape of the maps, finer if a refinement returned them on pixels. Files are relative to the folder; "image" may
-    be absolute. If no image was explained, "texts" is empty, and "signed" and "provenance" are null.
-    """
-
-    def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> None:
-        manifest: dict[str, Any] = {"schema": SCHEMA, "texts": [], "signed": None, "provenance": None}
-        super().__init__(folder, formats, manifest, overwrite=overwrite)
-
-    def add(self, explanation: Explanation) -> list[dict[str, Any]]:
-        """Write the files of an explanation; returns its entries in the manifest."""
-        if self.manifest["provenance"] is None:
-            self.manifest |= {"texts": list(explanation.texts), "signed": explanation.signed}
-            self.manifest["provenance"] = explanation.provenance
-        entries = [self._add(explanation, image) for image in range(len(explanation.sources))]
-        self.manifest["images"] += entries
-        return entries
-
-    def _add(self, explanation: Explanation, image: int) -> dict[str, Any]:
-        name, health, flat = explanation.sources[image], explanation.health, explanation.flat
-        stem, files = self._image(name, lambda: explanation.image(image))
-        if "npz" in self.formats:
-            arrays = {"maps": explanation.maps[image], "scores": explanation.scores[image]}
-            arrays |= {} if flat is None else {"flat": flat[image]}
-            files["npz"] = self._arrays(stem, arrays if health is None else {**arrays, **health.arrays(image)})
-        if "png" in self.formats:
-            files["strip"] = self._put(f"{stem}.png", png(explanation.strip(image)))
-            files["overlays"] = {}
-            for number in explanation.best_texts(image):
-                text, overlay = explanation.texts[number], png(explanation.overlay(image, number))
-                files["overlays"][text] = self._put(f"{stem}.{number}-{slug(text)}".rstrip("-") + ".png", overlay)
-        (width, height), doubts = explanation.sizes[image], None if health is None else health.noted(image)
-        shape, scores = list(explanation.maps.shape[2:]), named(explanation.texts, explanation.scores[image])
-        sides = {"width": width, "height": height, "grid": explanation.provenance.get("grid", shape), "map": shape}
-        return {"source": name, **sides, "scores": scores, "health": doubts, "files": files}
-
-
-def explain_command(sources: Sequence[str], texts: Sequence[str], provenance: dict[str, Any]) -> str:
-    """The shell command that repeats an explanation with this provenance."""
-    words = ["--model", provenance["model"], "--method", provenance["method"]]
-    words += [*head(provenance["head"], provenance["method"]), *settings(provenance)]
-    words += [*options("--set", provenance["options"]), *(["--no-health"] if provenance["health"] is None else [])]
-    return shlex.join(["eclip", "explain", *inputs(sources, texts), *words])

@@ -24,8 +24,9 @@ from eclip.backbones.encoding import Encoding, encode
 from eclip.backbones.load import backbone_of
 from eclip.backbones.view import View
 from eclip.errors import NotApplicableError, TextError
-from eclip.explanation.explanation import Explanation, explain_command
-from eclip.explanation.health import KEEP, Checkup, notes
+from eclip.explanation.checkup import KEEP, Checkup
+from eclip.explanation.explanation import Explanation
+from eclip.explanation.folder import explain_command
 from eclip.methods import METHODS, check_methods
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.results.provenance import made_by, noted, repeatable
@@ -45,7 +46,8 @@ class Query:
         model: a name for `eclip.load`, or a Backbone.
         methods: options of each method by its name.
         view: how the model sees images.
-        settings: templates, versus, device, refine, refine_options and health, as in `eclip.explain`.
+        settings: templates, versus, device, refine, refine_options and health, as in `eclip.explain`; with
+            health="presence", only the presence is computed.
 
     Errors and warnings are those of `eclip.explain`.
     """
@@ -62,7 +64,7 @@ class Query:
         device: Device | None = None,
         refine: str | None = None,
         refine_options: dict[str, Any] | None = None,
-        health: bool = False,
+        health: bool | str = False,
     ) -> None:
         self.texts, self.methods, self.versus = texts, methods, versus
         check_methods(methods, versus=versus is not None)
@@ -76,10 +78,12 @@ class Query:
         features = encode_apart(backbone, every, self.templates)  # a text contrasted with itself gives exact zeros
         self.text = features[: len(self.texts)]
         self.other = None if versus is None else features[[every.index(versus)]]
-        self.checkup = None
+        self.checkup, self.setup = None, 0.0
         if health:
-            self.checkup = Checkup(backbone, self.texts, self.text, self.templates, versus=versus is not None)
-        self.keep = blocks_to_keep(methods, refine, KEEP if health else 0)
+            more: dict[str, Any] = {"versus": versus is not None, "only_presence": health == "presence"}
+            make = partial(Checkup, backbone, self.texts, self.text, self.templates, view, **more)
+            self.checkup, self.setup = self.timed(make)
+        self.keep = blocks_to_keep(methods, refine, KEEP if health is True else 0)
 
     def grid(self, image: Image.Image) -> Grid:
         """The patch grid of the image."""
@@ -134,7 +138,8 @@ class Query:
             if self.checkup is not None:
                 maps_of = partial(self.raw, name, encoding)
                 check = partial(self.checkup, method, encoding, maps, maps_of, options, flat)
-                health, seconds["health"] = self.timed(check)
+                health, checked = self.timed(check)
+                seconds["health"], self.setup = checked + self.setup, 0.0  # once: encoding words and empty images
             if self.refine is not None:
                 maps, seconds["refine"] = self.timed(partial(self.refined, maps, encoding))
             answers[name] = Explanation(
@@ -169,9 +174,7 @@ class Query:
             **self.view.settings,
             "templates": self.templates if isinstance(self.templates, str) else list(self.templates),
             "versus": self.versus,
-            "health": None
-            if self.checkup is None
-            else list(notes(METHODS[method], self.backbone, versus=self.versus is not None)),
+            "health": None if self.checkup is None else list(self.checkup.notes(METHODS[method])),
         }
 
     def provenance(self, method: str, sources: Sequence[str], pixels: list[int]) -> dict[str, Any]:

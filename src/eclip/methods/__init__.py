@@ -30,12 +30,14 @@ class Method(Entry["Tensor"]):
         signed: maps have positive and negative values, and zero is meaningful; colors then diverge around zero.
         versus: the options it needs to explain the difference of two texts, see `difference`; None if it cannot,
             because it is neither linear in the text nor a gradient of the score.
+        polarity: whether `explain` warns of maps that are upside down; False if these warnings were too often wrong.
     """
 
     kind: str
     keep: int | None
     signed: bool
     versus: dict[str, Any] | None = field(default_factory=dict)
+    polarity: bool = True
 
     def keep_for(self, options: dict[str, Any]) -> int | None:
         """How many last blocks it reruns with these options; an option called `depth` always sets that number."""

@@ -13,6 +13,7 @@ LEVELS = 255  # odd, so that the diverging table has a level for zero in the mid
 FAINTEST, FULL = 0.12, 0.85  # absolute values at which color starts and reaches full opacity
 BAR_GRAY = 140  # the gray, 0 to 255, behind the colors of a legend's bar
 BACKGROUND, INK, FAINT = (20, 20, 24), (240, 240, 242), (150, 150, 158)
+DOUBT = (232, 176, 96)  # letters of a warning
 
 # fmt: off
 LMS = np.array([[0.4122214708, 0.5363325363, 0.0514459929],  # linear sRGB to cone responses

@@ -6,14 +6,14 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw
 
 from eclip import heatmap
 from eclip.registry import one_of
-from eclip.render.colormaps import BACKGROUND, BAR_GRAY, FAINT, INK, blend
+from eclip.render.colormaps import BACKGROUND, BAR_GRAY, DOUBT, FAINT, INK, blend
 from eclip.render.fonts import fit, fonts, wrap
-from eclip.render.overlay import paint, stack, view_size
+from eclip.render.overlay import ABSENT, DIM, OUTLINE_LEVEL, paint, stack, view_size
 
 SCALES = ("map", "row")
 TEXTS_AT_MOST = 20
@@ -39,6 +39,7 @@ class Row:
         maps: raw; None if the method is not applicable.
         gap: the reason in that case, as a clause without a period.
         signed: zero is meaningful in these maps; negative values stay gray, or turn blue if there is a `versus` text.
+        levels: one per text, the value of its heat map, in [0, 1], that the outline follows; empty = half of the peak.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Row:
     maps: Float[np.ndarray, "text row col"] | None = None
     gap: str = ""
     signed: bool = False
+    levels: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,14 @@ class Section:
         note: a few words below its name.
         scores: one per text; None if no method is applicable.
         rows: its methods.
+        absent: which texts are probably not in the image; their maps are faint. None if that is unknown.
     """
 
     name: str
     note: str
     scores: Float[np.ndarray, " text"] | None
     rows: tuple[Row, ...]
+    absent: Bool[np.ndarray, " text"] | None = None
 
 
 def grid(
@@ -98,7 +102,7 @@ def grid(
         bands.append(page.header(section, first=index == 0))
         kinds = [row.kind for row in section.rows]
         for row, kind_above in zip(section.rows, [*kinds[:1], *kinds], strict=False):
-            bands.append(page.row(row, GAP if row.kind == kind_above else BREAK))
+            bands.append(page.row(row, GAP if row.kind == kind_above else BREAK, section.absent))
     return stack([*bands, page.legend()])
 
 
@@ -169,8 +173,10 @@ class _Page:
         words = [wrap(self.texts[text], self.column - GAP, NAME - 2, 2) for text in self.shown]
         deepest = max(len(lines) for lines, _ in words)
         title, leading = _line(TITLE), _line(NAME - 2)
+        absent = np.zeros(len(self.texts), dtype=bool) if section.absent is None else section.absent
+        doubts = int(absent[self.shown].any())
         below = (deepest * leading if section.scores is not None else 0) + _line(SMALL) * (
-            (section.scores is not None) + self.signed
+            (section.scores is not None) + self.signed + doubts
         )
         height = title + _line(SMALL) + BREAK // 2 + below
         top = MARGIN
@@ -194,10 +200,12 @@ class _Page:
                 _write(draw, (left, baseline), f"not {self.versus}", self.column - GAP, SMALL, FAINT)
             score = section.scores[text]
             number = f"score {score:+.3f}" if self.signed else f"score {score:.3f}"
-            _write(draw, (left, bottom - _line(SMALL)), number, self.column - GAP, SMALL, MIDDLE)
+            _write(draw, (left, bottom - (1 + doubts) * _line(SMALL)), number, self.column - GAP, SMALL, MIDDLE)
+            if absent[text]:
+                _write(draw, (left, bottom - _line(SMALL)), ABSENT, self.column - GAP, SMALL, DOUBT)
         return band
 
-    def row(self, row: Row, above: int) -> Image.Image:
+    def row(self, row: Row, above: int, absent: Bool[np.ndarray, " text"] | None) -> Image.Image:
         height = LEAST_ROW if row.maps is None else max(LEAST_ROW, self.view.height)
         band = Image.new("RGB", (self.width, above + height), BACKGROUND)
         draw = ImageDraw.Draw(band)
@@ -219,8 +227,11 @@ class _Page:
                 top += _line(SMALL)
             return band
         values = self.values(row.maps, row.signed)
+        heat = heatmap.normalize(torch.from_numpy(np.ascontiguousarray(row.maps))).numpy() if row.levels else None
         for left, text in zip(self.columns(), self.shown, strict=True):
-            band.paste(paint(self.view, values[text], self.signed, ALPHA), (left, above))
+            alpha = DIM * ALPHA if absent is not None and absent[text] else ALPHA
+            edge = (None, OUTLINE_LEVEL) if heat is None else (heat[text], row.levels[text])
+            band.paste(paint(self.view, values[text], self.signed, alpha, *edge), (left, above))
         return band
 
     def values(self, maps: Float[np.ndarray, "text row col"], signed: bool) -> Float[np.ndarray, "text row col"]:
@@ -257,15 +268,16 @@ class _Page:
         if self.versus is not None:
             meaning = f"Amber is evidence for the text above, blue for “{self.versus}”; the peak of {whole} is ±1."
         else:
-            meaning = f"0 is the minimum and 1 the maximum of {whole}; the outline is at 0.5."
+            meaning = f"0 is the minimum and 1 the maximum of {whole}."
             rows = [row for section in self.sections for row in section.rows if row.signed and row.maps is not None]
             if rows:
                 names = ", ".join(dict.fromkeys(row.name for row in rows))
                 meaning += f" In {names}, 0 is zero: evidence against a text stays gray."
         return [
-            meaning,
+            f"{meaning} The line encloses the mask of each map.",
             "A map shows where the object would be; the score shows whether it is present.",
-            "Times: forward pass and method together, measured once, and as a multiple of the forward pass alone.",
+            "Times: forward pass and method together, the best of several runs unless noted, and as a multiple of the "
+            "forward pass alone.",
         ]
 
 

@@ -1,5 +1,6 @@
 """Text on pictures: a font that has its characters, shortened to fit, with substitutes for missing characters."""
 
+import logging
 import math
 import unicodedata
 from bisect import bisect_right
@@ -8,16 +9,24 @@ from functools import cache, lru_cache
 
 from PIL import ImageFont
 
+_log = logging.getLogger("eclip")
 TEXT_AT_MOST = 400  # characters; no picture has room for more
 NO_GLYPH = "\U0010fffe"  # a noncharacter, always drawn as the font's empty box
 # Pillow's own font has little more than ASCII; these, if the system has them, cover other scripts.
-SYSTEM_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "arial.ttf")
+SYSTEM_FONTS = (
+    *("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "arial.ttf"),
+    *("NotoSansArabic-Regular.ttf", "NotoSansHebrew-Regular.ttf", "NotoSansDevanagari-Regular.ttf"),
+    *("NotoSansThai-Regular.ttf", "NotoSansBengali-Regular.ttf", "NotoSansTamil-Regular.ttf", "FreeSans.ttf"),
+    *("wqy-zenhei.ttc", "wqy-microhei.ttc", "msyh.ttc", "msgothic.ttc", "malgun.ttf", "PingFang.ttc", "unifont.ttf"),
+)
 
 
 def fit(text: str, room: int | float, points: int) -> tuple[str, ImageFont.FreeTypeFont]:
     """The text in drawable characters, shortened to `room` pixels, and the font for it."""
     line = " ".join(text[:TEXT_AT_MOST].split())
-    font = max(fonts(points), key=lambda candidate: sum(_draws(candidate, letter) for letter in line))
+    font = fonts(points)[0]
+    if not all(_draws(font, letter) for letter in line):
+        font = max(fonts(points), key=lambda candidate: sum(_draws(candidate, letter) for letter in line))
     line = "".join(letter if _draws(font, letter) else _spell(letter, font) for letter in line)
     return _shorten(line, font, room), font
 
@@ -50,11 +59,18 @@ def _fitting(line: str, font: ImageFont.FreeTypeFont, room: int | float, end: st
 @cache
 def fonts(points: int) -> list[ImageFont.FreeTypeFont]:
     """Pillow's own font, then the installed ones of SYSTEM_FONTS."""
-    fonts = [ImageFont.load_default(points)]
+    found = [ImageFont.load_default(points), *(ImageFont.truetype(path, points) for path in _installed())]
+    return [font for font in found if isinstance(font, ImageFont.FreeTypeFont)]
+
+
+@cache
+def _installed() -> list[str]:
+    """The files of SYSTEM_FONTS, which Pillow looks for in all font folders."""
+    found = []
     for name in SYSTEM_FONTS:
         with suppress(OSError):  # not installed
-            fonts.append(ImageFont.truetype(name, points))
-    return [font for font in fonts if isinstance(font, ImageFont.FreeTypeFont)]
+            found.append(str(ImageFont.truetype(name, 12).path))
+    return found
 
 
 @lru_cache(maxsize=4096)
@@ -71,4 +87,13 @@ def _spell(letter: str, font: ImageFont.FreeTypeFont) -> str:
         return plain
     if unicodedata.category(letter) == "So":
         return f"({unicodedata.name(letter, 'symbol').lower()})"
+    _warn_once(unicodedata.name(letter, "unnamed").partition(" ")[0].capitalize())
     return letter.encode("unicode_escape").decode()
+
+
+@cache
+def _warn_once(script: str) -> None:
+    _log.warning(
+        "no installed font draws %s letters, so pictures show their codes. Install a font for them, such as Noto Sans.",
+        script,
+    )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from eclip.render.colormaps import BACKGROUND, FAINT, INK
+from eclip.render.colormaps import BACKGROUND, DOUBT, FAINT, INK
 from eclip.render.fonts import fit, fonts
-from eclip.render.overlay import LEAST_LENGTH, view_size
+from eclip.render.overlay import ABSENT, DIM, LEAST_LENGTH, view_size
 
 TINT, DIMMED = 0.55, 0.8  # opacity of a class's color; brightness of the background
 PANEL_AT_MOST = 640  # pixels of the longer side of a panel if there are several
@@ -55,16 +55,20 @@ def indexed(labels: Integer[np.ndarray, "height width"], count: int) -> Image.Im
     return picture
 
 
-def tinted(image: Image.Image, labels: Integer[np.ndarray, "height width"], count: int) -> Image.Image:
+def tinted(
+    image: Image.Image, labels: Integer[np.ndarray, "height width"], count: int, absent: Collection[int] = ()
+) -> Image.Image:
     """The image in gray, tinted by class, with a thin line between labels; label 0 stays gray.
 
     Args:
         image: mode RGB.
         labels: of the image's size, 0 to `count`.
         count: number of classes.
+        absent: labels of classes that are probably not in the image, whose tint is faint.
     """
     gray = np.arange(256.0)[None, :, None]
-    table = (1 - TINT) * gray + TINT * palette(count)[:, None].astype(float)  # label gray 3
+    tint = np.where(np.isin(np.arange(count + 1), list(absent)), DIM * TINT, TINT)[:, None, None]
+    table = (1 - tint) * gray + tint * palette(count)[:, None].astype(float)  # label gray 3
     table[0] = DIMMED * gray
     picture = table.round().astype(np.uint8)[labels, np.asarray(image.convert("L"))]
     line = np.zeros(labels.shape, bool)
@@ -78,7 +82,12 @@ def tinted(image: Image.Image, labels: Integer[np.ndarray, "height width"], coun
 
 
 def labeled(
-    image: Image.Image, labels: Integer[np.ndarray, "height width"], names: Sequence[str], *, beside: bool
+    image: Image.Image,
+    labels: Integer[np.ndarray, "height width"],
+    names: Sequence[str],
+    *,
+    beside: bool,
+    absent: Collection[int] = (),
 ) -> Image.Image:
     """The tinted image with a legend of the classes it contains, largest first, with their share of the pixels.
 
@@ -88,6 +97,7 @@ def labeled(
         names: one per label, including 0.
         beside: put the original image to the left, with panels of at most 640 pixels; otherwise use the image's own
             size. Small images are enlarged to 240 pixels on the longer side.
+        absent: as in tinted; the legend says so below their names.
     """
     size = view_size(image.size, LEAST_LENGTH, PANEL_AT_MOST if beside else None)
     count = len(names) - 1
@@ -95,7 +105,7 @@ def labeled(
     if size != image.size:
         rows, cols = (np.arange(to) * of // to for to, of in zip(size[::-1], labels.shape, strict=True))
         image, labels = image.resize(size, Image.Resampling.LANCZOS), labels[rows[:, None], cols]
-    panels = [image] * beside + [tinted(image, labels, count), _legend(size, areas, names)]
+    panels = [image] * beside + [tinted(image, labels, count, absent), _legend(size, areas, names, absent)]
     canvas = Image.new("RGB", (sum(panel.width + GAP for panel in panels) + GAP, size[1] + 2 * GAP), BACKGROUND)
     left = GAP
     for panel in panels:
@@ -104,25 +114,30 @@ def labeled(
     return canvas
 
 
-def _legend(size: tuple[int, int], areas: np.ndarray, names: Sequence[str]) -> Image.Image:
-    """A column as high as the panels: color, name and share of each class that occurs."""
+def _legend(size: tuple[int, int], areas: np.ndarray, names: Sequence[str], absent: Collection[int]) -> Image.Image:
+    """A column as high as the panels: color, name and share of each class that occurs, and a line below absent ones."""
     points = min(64, max(12, min(max(size) // 26, size[1] // 8)))
     pitch = round(1.7 * points)
     order = [int(label) for label in np.argsort(-areas, kind="stable") if areas[label] > 0]
+    lines = [(label, doubt) for label in order for doubt in (False, True)[: 1 + (label in absent)]]
     room = max(1, size[1] // pitch)
-    shown = order if len(order) <= room else order[: room - 1]
+    shown = lines if len(lines) <= room else lines[: room - 1]
     width = 13 * points
     column = Image.new("RGB", (width, size[1]), BACKGROUND)
     draw, colors = ImageDraw.Draw(column), palette(len(names) - 1)
-    for row, label in enumerate(shown):
+    for row, (label, doubt) in enumerate(shown):
         middle = row * pitch + pitch // 2
+        if doubt:
+            line, font = fit(ABSENT, width - 1.6 * points, max(11, round(0.75 * points)))
+            draw.text((round(1.6 * points), middle - points // 4), line, DOUBT, font, anchor="lm")
+            continue
         fill = tuple(colors[label].tolist()) if label else (90, 90, 96)
         draw.rectangle((0, middle - points // 2, points, middle + points // 2), fill=fill)
         share, font = f"{100 * areas[label]:.0f} %" if areas[label] >= 0.005 else "< 1 %", fonts(points)[0]
         name, letters = fit(names[label], width - 2 * points - font.getlength(share) - points // 2, points)
         draw.text((round(1.6 * points), middle), name, INK if label else FAINT, letters, anchor="lm")
         draw.text((width, middle), share, FAINT, font, anchor="rm")
-    if len(shown) < len(order):
+    if more := len(order) - len({label for label, _ in shown}):
         middle = len(shown) * pitch + pitch // 2
-        draw.text((0, middle), f"+ {len(order) - len(shown)} more", FAINT, fonts(points)[0], anchor="lm")
+        draw.text((0, middle), f"+ {more} more", FAINT, fonts(points)[0], anchor="lm")
     return column

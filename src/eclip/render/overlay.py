@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from itertools import islice, repeat
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +12,14 @@ from PIL import Image, ImageDraw
 
 from eclip import heatmap
 from eclip.errors import OptionError, ShapeError
-from eclip.render.colormaps import BACKGROUND, BAR_GRAY, FAINT, INK, LEVELS, blend
-from eclip.render.fonts import fit, fonts
+from eclip.render.colormaps import BACKGROUND, BAR_GRAY, DOUBT, FAINT, INK, LEVELS, blend
+from eclip.render.fonts import fit, fonts, wrap
 
-OUTLINE_LEVEL = 0.5  # the outline is where the heat map, or its absolute value, is half its peak
+OUTLINE_LEVEL = 0.5  # of the outline if no other is given
+ABSENT = "probably not in the image"
+"""The line below a text that scores like unrelated words, or whose image looks empty to the model."""
+SMALLEST = 12  # points of a legend's smaller letters, at least
+DIM = 0.3  # opacity of the map of a text that is probably absent, as a share of that of others
 LEAST_SIDE = 16  # minimum pixels of a drawn side, even if the image is thin
 LEAST_LENGTH = 240  # minimum pixels of the longer drawn side and of the legend's width
 PANEL_LENGTH = 320  # longer side of a strip's panels
@@ -33,8 +38,12 @@ def overlay(
     legend: bool = True,
     alpha: float = 0.85,
     what: str = "",
+    heat: Float[np.ndarray, "row col"] | None = None,
+    level: float = OUTLINE_LEVEL,
+    doubt: str = "",
+    notes: Sequence[str] = (),
 ) -> Image.Image:
-    """Draw the image in gray with its evidence in color, a thin outline at half the peak, and a legend below.
+    """Draw the image in gray with its evidence in color, a thin outline, and a legend below.
 
     Args:
         image: mode RGB, any size.
@@ -46,6 +55,10 @@ def overlay(
             (the longer side to at least 240 pixels, the shorter to at least 16) and centered; no image is reduced.
         alpha: opacity of the color at the peak, 0 to 1.
         what: a label before the score if it is not a cosine.
+        heat: the map that the outline belongs to, on the grid of the values; None = their absolute values.
+        level: the outline encloses heat of at least this.
+        doubt: why the map should not be trusted, for the legend; if given, the color is faint.
+        notes: more lines for the legend.
 
     Returns:
         Mode RGB.
@@ -55,15 +68,23 @@ def overlay(
     """
     if not 0 <= alpha <= 1:
         raise OptionError(f"alpha must be between 0 and 1, got {alpha}.")
+    alpha = DIM * alpha if doubt else alpha
     if not legend:
-        return paint(image, values, signed, alpha)
+        return paint(image, values, signed, alpha, heat, level)
     size = view_size(image.size, LEAST_LENGTH)
     view = image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
     points = min(64, max(13, min(view.width, 3 * view.height) // 28))
     number = "" if score is None else f"{what} {score:.3f}".strip()
-    band = _legend(max(view.width, LEAST_LENGTH), points, text, number, blend(signed, alpha)[:, BAR_GRAY], signed)
+    below = [(doubt, DOUBT)] * bool(doubt) + [(note, FAINT) for note in notes]
+    width, colors = max(view.width, LEAST_LENGTH), blend(signed, alpha)[:, BAR_GRAY]
+    band = stack(
+        [
+            _legend(width, points, text, number, colors, signed),
+            *(_line(width, round(0.8 * points), round(0.7 * points), *one) for one in below),
+        ]
+    )
     canvas = Image.new("RGB", (band.width, view.height + band.height), BACKGROUND)
-    canvas.paste(paint(view, values, signed, alpha), ((band.width - view.width) // 2, 0))
+    canvas.paste(paint(view, values, signed, alpha, heat, level), ((band.width - view.width) // 2, 0))
     canvas.paste(band, (0, view.height))
     return canvas
 
@@ -76,6 +97,9 @@ def strip(
     texts: Sequence[str],
     scores: Sequence[float],
     what: str = "",
+    edges: Iterable[tuple[Float[np.ndarray, "row col"] | None, float]] | None = None,
+    doubts: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> Image.Image:
     """The image and one overlay per text, in rows of at most six; "+ n more" if the texts do not fit in four rows.
 
@@ -87,6 +111,9 @@ def strip(
         texts: one per panel.
         scores: one per text.
         what: as in overlay.
+        edges: heat and level of each panel's outline, as in overlay.
+        doubts: one per text, empty for a map without doubt; none at all if there are no doubts.
+        notes: lines below all panels.
 
     Returns:
         Mode RGB.
@@ -100,9 +127,14 @@ def strip(
         raise ShapeError(f"a strip needs one score per text, got {len(texts)} texts and {len(scores)} scores.")
     shown = len(texts) if len(texts) < CELLS_AT_MOST else CELLS_AT_MOST - 2
     small = image.resize(view_size(image.size, PANEL_LENGTH, PANEL_LENGTH), Image.Resampling.LANCZOS)
-    cells = [small]
-    for values, text, score in zip(islice(panels, shown), texts[:shown], scores[:shown], strict=True):
-        cells.append(overlay(small, values, signed=signed, text=text, score=score, what=what))
+    cells, outlines = [small], repeat((None, OUTLINE_LEVEL)) if edges is None else edges
+    reserved = [" "] * any(doubts[:shown])  # panels without doubts are as high as the others
+    told = [*doubts[:shown], *[""] * (shown - len(doubts))]
+    some = zip(islice(panels, shown), texts[:shown], scores[:shown], islice(outlines, shown), told, strict=True)
+    for values, text, score, (heat, level), doubt in some:
+        panel: dict[str, Any] = {"text": text, "score": score, "what": what, "doubt": doubt}
+        panel["notes"] = () if doubt else reserved
+        cells.append(overlay(small, values, signed=signed, heat=heat, level=level, **panel))
     size = cells[-1].size
     if shown < len(texts):
         cells.append(Image.new("RGB", size, BACKGROUND))
@@ -115,7 +147,8 @@ def strip(
     for i, cell in enumerate(cells):
         left = PANEL_GAP + i % columns * pitch[0] + (size[0] - cell.width) // 2
         canvas.paste(cell, (left, PANEL_GAP + i // columns * pitch[1]))
-    return canvas
+    lines = [line for note in notes for line in wrap(note, canvas.width - 4 * PANEL_GAP, SMALLEST, 4)[0]]
+    return stack([canvas, *(_line(canvas.width, SMALLEST, PANEL_GAP, line, FAINT) for line in lines)])
 
 
 def stack(pictures: Sequence[Image.Image]) -> Image.Image:
@@ -135,15 +168,22 @@ def view_size(size: tuple[int, int], least: int, most: int | None = None) -> tup
     return width, height
 
 
-def paint(image: Image.Image, values: Float[np.ndarray, "row col"], signed: bool, alpha: float) -> Image.Image:
-    """The picture without legend: the image in gray, its evidence in color, an outline at half the peak."""
+def paint(
+    image: Image.Image,
+    values: Float[np.ndarray, "row col"],
+    signed: bool,
+    alpha: float,
+    heat: Float[np.ndarray, "row col"] | None = None,
+    level: float = OUTLINE_LEVEL,
+) -> Image.Image:
+    """The picture without legend: the image in gray, its evidence in color, an outline; arguments as in overlay."""
     low = -1 if signed else 0
     if not (values.min() >= low and values.max() <= 1):
         given, maker = f"{values.min()} to {values.max()}", "heatmap.signed" if signed else "heatmap.normalize"
         raise OptionError(f"an overlay needs values in [{low}, 1], got {given}: use {maker} first.")
     width, height = image.size
-    if values.shape != (height, width):
-        values = heatmap.resize(torch.from_numpy(np.ascontiguousarray(values)), (height, width)).numpy()
+    values = _fill(values, image.size)
+    heat = None if heat is None else _fill(heat, image.size)
     gray = np.asarray(image.convert("L"))
     colors = blend(signed, alpha)
     picture = np.empty((height, width, 3), np.uint8)
@@ -152,20 +192,27 @@ def paint(image: Image.Image, values: Float[np.ndarray, "row col"], signed: bool
     for top in range(0, height, step):
         above, stop = max(0, top - 1), min(height, top + step)
         block = values[above : stop + 1]  # one more row on either side, for the slope of the outline
-        level = np.rint((block - low) / (1 - low) * (LEVELS - 1)).astype(np.uint8)
-        painted = colors[level, gray[above : stop + 1]]
-        line = alpha * _outline(np.abs(block), stroke)
+        color = np.rint((block - low) / (1 - low) * (LEVELS - 1)).astype(np.uint8)
+        painted = colors[color, gray[above : stop + 1]]
+        line = alpha * _outline(np.abs(block) if heat is None else heat[above : stop + 1], level, stroke)
         on = line > 0
         painted[on] = np.rint(painted[on] + line[on, None] * (np.array(INK) - painted[on]))
         picture[top:stop] = painted[top - above : stop - above]
     return Image.fromarray(picture)
 
 
-def _outline(heat: Float[np.ndarray, "row col"], stroke: float) -> Float[np.ndarray, "row col"]:
+def _fill(values: Float[np.ndarray, "row col"], size: tuple[int, int]) -> Float[np.ndarray, "height width"]:
+    """Values resized to an image of (width, height)."""
+    if values.shape == size[::-1]:
+        return values
+    return heatmap.resize(torch.from_numpy(np.ascontiguousarray(values)), size[::-1]).numpy()
+
+
+def _outline(heat: Float[np.ndarray, "row col"], level: float, stroke: float) -> Float[np.ndarray, "row col"]:
     # distance of a pixel from the level, in pixels: its difference divided by the slope
     slope = np.hypot(*(np.gradient(heat, axis=axis) if heat.shape[axis] > 1 else 0 * heat for axis in (0, 1)))
     distance = np.full_like(heat, np.inf)
-    np.divide(np.abs(heat - OUTLINE_LEVEL), slope, out=distance, where=slope > 0)
+    np.divide(np.abs(heat - level), slope, out=distance, where=slope > 0)
     return np.clip(stroke / 2 + 0.5 - distance, 0, 1)
 
 
@@ -176,7 +223,7 @@ def _legend(
     band = Image.new("RGB", (width, points + 2 * pad), BACKGROUND)
     draw = ImageDraw.Draw(band)
     middle = band.height // 2
-    font, small = fonts(points)[0], fonts(max(11, round(0.8 * points)))[0]
+    font, small = fonts(points)[0], fonts(max(SMALLEST, round(0.8 * points)))[0]
 
     low, high = ("-1", "+1") if signed else ("0", "1")
     thickness, length = max(6, points // 2), min(10 * points, width // 4)
@@ -193,4 +240,13 @@ def _legend(
     draw.text((pad, middle), line, INK, text_font, anchor="lm")
     left = pad + text_font.getlength(line) + pad if line else pad
     draw.text((left, middle), number, FAINT, font, anchor="lm")
+    return band
+
+
+def _line(width: int, points: int, pad: int, text: str, ink: tuple[int, int, int]) -> Image.Image:
+    """A line below a legend, or below a strip, with `pad` pixels to its left and right."""
+    points = max(SMALLEST, points)
+    band = Image.new("RGB", (width, round(1.5 * points)), BACKGROUND)
+    line, font = fit(text, width - 2 * pad, points)
+    ImageDraw.Draw(band).text((pad, points // 2), line, ink, font, anchor="lm")
     return band

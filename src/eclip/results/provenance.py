@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eclip.backbones.catalog import BESIDE
 from eclip.backbones.load import is_loaded
 
 if TYPE_CHECKING:
@@ -53,6 +54,19 @@ def made_by(backbone: Backbone) -> dict[str, Any]:
         "precision": str(backbone.weight.dtype).removeprefix("torch."),
         "versions": versions(),
     }
+
+
+def maker(provenance: dict[str, Any]) -> str:
+    """Who made a map, for pictures: the method, the model, the head if the method used it, and the refinement."""
+    own = head_of(provenance) if provenance["method"] == "eclip" else ""
+    refine = "" if provenance.get("refine") is None else f", refined by {provenance['refine']}"
+    return f"{provenance['method']} on {provenance['model']}{own}{refine}"
+
+
+def head_of(provenance: dict[str, Any]) -> str:
+    """The head of a model in words, as the end of a phrase; empty without one."""
+    place = provenance["head"]
+    return "" if place is None else " with its own head" if place == BESIDE else f" with the head {Path(place).name!r}"
 
 
 def repeatable(backbone: Backbone, sources: Sequence[str], *options: dict[str, Any]) -> bool:

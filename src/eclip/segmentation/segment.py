@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, SupportsIndex
 
+import numpy as np
+import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -58,6 +61,7 @@ def segment(image: ImageLike | Sequence[ImageLike], classes: Classes, **settings
         sources=sources,
         provenance={**provenance, "command": segment_command(sources, provenance) if by_name else None},
         images=tuple(one.images[0] for one in found),
+        presence=None if found[0].presence is None else tuple(one.presence[0] for one in found if one.presence),
     )
 
 
@@ -82,6 +86,7 @@ def segment_each(
     refine: str | None = None,
     refine_options: dict[str, Any] | None = None,
     device: Device | None = None,
+    health: bool = True,
     **options: Any,
 ) -> Iterator[Segmentation]:
     """Yield one Segmentation per image, in order, for more images than fit into memory; words are encoded once.
@@ -113,6 +118,7 @@ def segment_each(
         refine: a name of `eclip.REFINEMENTS`, for each map of each window (SCLIP: for the image, after the windows).
         refine_options: options of the refinement.
         device: where to put a model given by name, see `eclip.load`; None = the CPU. A Backbone stays where it is.
+        health: also compute whether each class is in the image at all, see `Segmentation.presence`. No label changes.
         options: options of the method, see `eclip.METHODS[name].options`.
 
     Raises:
@@ -144,6 +150,7 @@ def segment_each(
     view = View(image_size, resize, positions)
     own = {method: options_for(method, [method], options)}
     more: dict[str, Any] = {"templates": templates, "refine": refine, "refine_options": refine_options}
+    more["health"] = "presence" if health else False
     seen = view if window is None else View(window, positions=positions)
     maps = Query(words.texts, model=backbone, methods=own, view=seen, **more)
     sliding = None if window is None or slid is None else (window, *slid)
@@ -176,14 +183,31 @@ class ClassQuery:
 
     def answer(self, batch: Sequence[Named]) -> Iterator[Segmentation]:
         """The segmentation of each image of a batch; without windows, all have one grid."""
-        pieces = pieces_of([image for _, image in batch], self.windows, self.batch_size, self._maps)[self.method]
-        for (source, image), own in zip(batch, pieces, strict=True):
+        there: dict[int, Tensor] = {}
+        maps_of = partial(self._maps, there)
+        pieces = pieces_of([image for _, image in batch], self.windows, self.batch_size, maps_of)[self.method]
+        for place, ((source, image), own) in enumerate(zip(batch, pieces, strict=True)):
             labels, shares = label_pixels(own, image.size[::-1], self.words.places, **self.cuts)
-            yield Segmentation((labels,), (shares,), self.words.names, (source,), self.provenance(source), (image,))
+            presence = None if place not in there else (self._presence(there[place]),)
+            names, provenance = self.words.names, self.provenance(source)
+            yield Segmentation((labels,), (shares,), names, (source,), provenance, (image,), presence)
 
-    def _maps(self, images: list[Image.Image], places: list[int]) -> dict[str, Float[Tensor, "image text row col"]]:
+    def _presence(self, words: Float[Tensor, " text"]) -> Float[np.ndarray, " label"]:
+        """Of each class, that of its best word; of the background, which stands for anything else, NaN."""
+        found = np.full(len(self.words.names), np.nan, dtype=np.float32)
+        for label, texts in self.words.places.items():
+            found[label] = float(words[list(texts)].max()) if label else np.nan
+        return found
+
+    def _maps(
+        self, there: dict[int, Tensor], images: list[Image.Image], places: list[int]
+    ) -> dict[str, Float[Tensor, "image text row col"]]:
+        """Maps of crops; `there` collects the presence of each word, in any crop of an image."""
         query = self.maps
         encoding = query.view.encode(query.backbone, images, query.keep)
+        if query.checkup is not None:
+            for place, own in zip(places, query.checkup.presence(encoding).cpu(), strict=True):
+                there[place] = torch.maximum(there[place], own) if place in there else own
         return {self.method: query.refined(query.raw(self.method, encoding), encoding).cpu()}
 
     def provenance(self, source: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from eclip import heatmap, render
 from eclip.errors import OptionError, ResultError
+from eclip.explanation.health import LEAST_PRESENCE
 from eclip.results.command import head, inputs, options, settings
 from eclip.results.folder import FORMATS, Folder
 from eclip.results.indexing import Which, image_of, number_of
@@ -41,6 +42,9 @@ class Segmentation:
         sources: the path of each image, or "image 0" for one given in memory.
         provenance: model, method, words, windows, thresholds, versions, the command that repeats it.
         images: the images themselves.
+        presence: (label,) float32 for each image: the share of other words that score lower than the class's best word
+            on this image, or on its best window, as in `eclip.explanation.health`; NaN for background. None if it was
+            not computed.
     """
 
     labels: tuple[UInt8[np.ndarray, "_height _width"] | UInt16[np.ndarray, "_height _width"], ...]
@@ -49,6 +53,7 @@ class Segmentation:
     sources: tuple[str, ...]
     provenance: dict[str, Any]
     images: tuple[Image.Image, ...]
+    presence: tuple[Float[np.ndarray, " _label"], ...] | None = None
 
     def __repr__(self) -> str:
         refine = f", refined by {self.provenance['refine']}" if self.provenance["refine"] else ""
@@ -84,6 +89,19 @@ class Segmentation:
         order = np.argsort(-counts, kind="stable")
         return {self.classes[label]: float(counts[label] / counts.sum()) for label in order if counts[label]}
 
+    def absent(self, image: Which = 0) -> list[str]:
+        """Classes that have pixels in an image but are probably not in it, the largest first.
+
+        Each pixel goes to one of the classes, whether it is any of them or not. Pictures show these classes faintly.
+        """
+        place = image_of(image, self.sources, self.classes)
+        doubted = [] if self.presence is None else np.flatnonzero(self.presence[place] < LEAST_PRESENCE).tolist()
+        return [name for name in self.areas(place) if self.classes.index(name) in doubted]
+
+    def _picture(self, image: int, *, beside: bool) -> Image.Image:
+        doubted = {self.classes.index(name) for name in self.absent(image)}
+        return render.labeled(self.images[image], self.labels[image], self.classes, beside=beside, absent=doubted)
+
     def boxes(self, image: Which = 0, *, min_area: float = 0.001) -> dict[str, Int[np.ndarray, "_box 4"]]:
         """Boxes around the connected regions of each class present except background, the largest first.
 
@@ -102,13 +120,14 @@ class Segmentation:
         """
         image = image_of(image, self.sources, self.classes)
         if not legend:
-            return render.tinted(self.images[image], self.labels[image], len(self.classes) - 1)
-        return render.labeled(self.images[image], self.labels[image], self.classes, beside=False)
+            doubted = {self.classes.index(name) for name in self.absent(image)}
+            return render.tinted(self.images[image], self.labels[image], len(self.classes) - 1, doubted)
+        return self._picture(image, beside=False)
 
     def picture(self, image: Which = 0) -> Image.Image:
         """The image, the overlay and the legend side by side."""
         image = image_of(image, self.sources, self.classes)
-        return render.labeled(self.images[image], self.labels[image], self.classes, beside=True)
+        return self._picture(image, beside=True)
 
     def save(
         self, folder: str | Path, formats: Sequence[str] = FORMATS, *, instances: bool = False, overwrite: bool = False
@@ -133,14 +152,14 @@ class SegmentWriter(Folder):
 
         {"schema": "eclip.segment/1", "classes": [name of each label, ...], "provenance": {as `.provenance`},
          "images": [{"source", "width", "height", "areas": {name: share}, "confidence": {name: mean},
-                     "files": {"image", "labels", "picture", "npz"}}, ...],
+                     "presence": {name: number} or null, "files": {"image", "labels", "picture", "npz"}}, ...],
          "failures": [{"source", "error"}, ...], "coco": "coco.json"}
 
     "labels" is a PNG of label values with a palette like PASCAL VOC's (16-bit gray for more than 254 classes);
     "confidence" is the mean over a class's pixels. coco.json has COCO's instances format, with masks as uncompressed
     run lengths and one annotation per class and image, or per connected region of at least `LEAST_INSTANCE`;
     "image_id" numbers the images of the manifest from 1, "category_id" is the label; background has no annotation.
-    Otherwise as in `eclip.explanation.explanation.ExplanationWriter`.
+    Otherwise as in `eclip.explanation.folder.ExplanationWriter`.
     """
 
     fixed = (COCO,)
@@ -189,8 +208,12 @@ class SegmentWriter(Folder):
             "height": picture.height,
             "areas": {name: round(area, 6) for name, area in areas.items()},
             "confidence": {name: round(float(confidence[segmentation.mask(image, name)].mean()), 6) for name in areas},
+            "presence": None,
             "files": files,
         }
+        if segmentation.presence is not None:
+            numbers = zip(segmentation.classes, segmentation.presence[image].tolist(), strict=True)
+            entry["presence"] = {name: round(number, 4) for name, number in list(numbers)[1:]}
         self.manifest["images"].append(entry)
         try:
             self._annotations.writelines(notes)
@@ -254,5 +277,6 @@ def segment_command(sources: Sequence[str], provenance: dict[str, Any]) -> str |
     for key in ("window", "stride", "scale", "prob_threshold", "area_threshold"):
         words += [] if provenance[key] is None else [f"--{key.replace('_', '-')}", str(provenance[key])]
     words += head(provenance["head"], provenance["method"])
+    words += ["--no-health"] if provenance["health"] is None else []
     words += ["--instances"] if provenance.get("instances") else []
     return shlex.join([*words, *options("--set", provenance["options"]), *settings(provenance)])

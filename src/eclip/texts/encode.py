@@ -7,26 +7,25 @@ length, the features are averaged, and the mean is normalized again.
 from __future__ import annotations
 
 import hashlib
-import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from eclip.backbones.backbone import Backbone
 from eclip.backbones.blocks import unit
-from eclip.backbones.host import is_all_plain, steady, text_side
-from eclip.errors import EqualTextsWarning, ResultError, TextCutWarning, TextError
-from eclip.files import cache_folder, hash_weights, replace_file
+from eclip.backbones.cached import Kept, announce, rounded, side_hash
+from eclip.backbones.host import is_all_plain, text_side
+from eclip.errors import EqualTextsWarning, TextCutWarning, TextError
 from eclip.texts.templates import fill, resolve
 
-_log = logging.getLogger("eclip")
 _PROMPTS_AT_ONCE = 256
+_PROBE = ["The 2 quick brown foxes jump, isn't it?"]
+_FEW_PROMPTS = 4
+"""Encoded to estimate how long many take."""
 MOST_NAMED = 3
 """A warning names at most this many groups of equal texts."""
 
@@ -218,61 +217,37 @@ def words_read(backbone: Backbone, words: list[str]) -> int:
 
 
 class _Cache:
-    """Unit features on disk, one small file per ensemble or list, so that processes do not block or corrupt each other.
+    """Unit features on disk, one file per ensemble or list, see `Kept`.
 
-    Nothing is cached for a model whose text side has adapters, hooks or other parts that its weights do not identify.
+    Nothing is kept for a model whose text side has adapters, hooks or other parts that its weights do not identify.
     """
 
     def __init__(self, backbone: Backbone, sentences: tuple[str, ...]) -> None:
         self.backbone, self.sentences = backbone, sentences
-        self.folder: Path | None = None
-        if "encode_text" in backbone.model.__dict__ or not all(map(is_all_plain, text_side(backbone))):
-            return
-        name = _digest(*sentences)[:16] + "-" + _fingerprint(backbone)[:24]
-        self.folder = cache_folder("texts") / name
+        state = None
+        if "encode_text" not in backbone.model.__dict__ and all(map(is_all_plain, text_side(backbone))):
+            probe = unit(backbone.encode_text(_PROBE))
+            own = side_hash(backbone, backbone.tokenize(_PROBE).numpy(), rounded(probe))
+            state = f"{_digest(*sentences)[:16]}-{own}"
+        self.kept = Kept(backbone, "texts", state)
 
     def get(self, text: str) -> Float[Tensor, " feature"]:
-        return self._kept(_digest(text)[:40], lambda: self._make(text))
+        return self.kept.get(_digest(text)[:40], lambda: self._make(text))
 
     def get_list(self, texts: list[str]) -> Float[Tensor, "text feature"]:
-        if len(self.sentences) == 1:
-            prompts = [fill(self.sentences[0], text) for text in texts]
-            return self._kept(f"list-{_digest(*texts)[:40]}", lambda: _prompts(self.backbone, prompts))
-        return self._kept(f"list-{_digest(*texts)[:40]}", lambda: torch.stack([self._make(text) for text in texts]))
+        def make() -> Tensor:
+            prompts = [fill(sentence, text) for sentence in self.sentences for text in texts]
+            count, few = len(prompts), prompts[:_FEW_PROMPTS]
+            announce(f"{count:,} prompts", self.backbone, lambda: _prompts(self.backbone, few), count / len(few))
+            alone = len(self.sentences) == 1
+            return _prompts(self.backbone, prompts) if alone else torch.stack([self._make(text) for text in texts])
+
+        return self.kept.get(f"list-{_digest(*texts)[:40]}", make)
 
     def _make(self, text: str) -> Float[Tensor, " feature"]:
         prompts = [fill(sentence, text) for sentence in self.sentences]
         return unit(_prompts(self.backbone, prompts).mean(dim=0))
 
-    def _kept(self, name: str, make: Callable[[], Tensor]) -> Float[Tensor, "*axes"]:
-        if self.folder is None:
-            return make()
-        path = self.folder / f"{name}.npy"
-        try:
-            return torch.from_numpy(np.load(path)).to(self.backbone.weight.device)
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, EOFError) as error:
-            _log.warning("%s cannot be read (%s); it is computed again", path, error)
-        features = make()
-        try:
-            replace_file(path, lambda file: np.save(file, features.cpu().numpy()))
-        except ResultError as error:
-            _log.warning("text features are not cached: %s", error)
-        return features
-
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def _fingerprint(backbone: Backbone) -> str:
-    """Hash of every weight, and of one sentence's tokens and feature, which reflect activation, heads and pooling."""
-    probe = ["The 2 quick brown foxes jump, isn't it?"]
-    with steady(backbone.model):  # some adapters reregister their weights
-        weights = backbone.model.state_dict()
-    own = [(key, value) for key, value in weights.items() if not key.startswith(backbone.visual)]
-    digest = hash_weights(own, before=str(backbone.weight.dtype).encode())
-    digest.update(backbone.tokenize(probe).numpy().tobytes())
-    digest.update(np.round(unit(backbone.encode_text(probe)).double().cpu().numpy(), 4).tobytes())
-    return digest.hexdigest()

@@ -49,7 +49,8 @@ class TrainConfig:
         hidden: width of the head's nonlinear branch; 0 = none.
         text: also train a projection of texts.
         epochs: how often each image is seen, each time with one of its captions.
-        batch_size: pairs per step, over all processes and parts.
+        batch_size: pairs per step, over all processes and parts. None = 256, or, of fewer than 2,048 pairs, an eighth,
+            but at least 16: the other pairs of a batch are its negatives, and an epoch should have several steps.
         lr: peak learning rate of AdamW; it rises over `warmup` steps and decays to zero along a cosine.
         wd: weight decay, of matrices only.
         warmup: number of warm-up steps.
@@ -86,7 +87,7 @@ class TrainConfig:
     hidden: int = 0
     text: bool = False
     epochs: int = 4
-    batch_size: int = 256
+    batch_size: int | None = None
     lr: float = 1e-3
     wd: float = 0.0
     warmup: int = 30

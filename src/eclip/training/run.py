@@ -12,6 +12,7 @@ number of processes, up to rounding.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import resource
@@ -41,6 +42,9 @@ from eclip.training.learner import Learner
 from eclip.training.validation import Validation
 from eclip.training.word_prompts import FalseNegatives, as_words
 
+USUAL_BATCH, LEAST_BATCH, FEW_STEPS = 256, 16, 8
+"""Pairs in a batch if there are many, and at least; and how many steps an epoch should have."""
+_log = logging.getLogger("eclip")
 BAD_SHARE, BAD_LEAST = 0.05, 200
 """A run stops if more than this share of pairs are bad, once at least this number has been examined."""
 
@@ -93,7 +97,9 @@ class Run:
         self.data = digest([replace(pair, captions=own) for pair, own in zip(self.pairs, self.texts, strict=True)])
         self.captions = np.array([len(own) for own in self.texts])
         self.silent = {place for place in range(self.count) if not self.texts[place]}
-        self._steps_of(self.count - len(self.silent))
+        known = self.count - len(self.silent)
+        self.batch_size = fitting(known, world * config.accum_freq) if config.batch_size is None else config.batch_size
+        self._steps_of(known)
         self.backbone = load(config.model, device=device)
         self.head = EclipHead.start(
             self.backbone, config.source, init=config.init, hidden=config.hidden, text=config.text, seed=config.seed
@@ -117,7 +123,8 @@ class Run:
         if first == 0:
             if self.rank == 0:
                 (self.folder / CHECKPOINT).unlink(missing_ok=True)  # from a run that this one replaces
-            log.note("start", step=0, config=config.plain(), pairs=self.count, **made_by(self.backbone))
+            facts = {"pairs": self.count, "batch_size": self.batch_size, **made_by(self.backbone)}
+            log.note("start", step=0, config=config.plain(), **facts)
             for key, why in self.unusable:
                 log.note("bad", step=0, key=key, why=why)
         data = self._pair_data(log, first)
@@ -126,6 +133,8 @@ class Run:
         if self.silent and first == 0:
             log.note("without words", step=0, pairs=len(self.silent))
         steps = self._steps_of(len(good))
+        if self.rank == 0:
+            _warn_of_little(steps, self.batch_size, len(good), config)
         if first > steps * config.epochs:
             raise TrainingError(f"the run in {config.out!r} has done {first / steps:.3g} epochs of {config.epochs}.")
         if first == 0:
@@ -136,7 +145,7 @@ class Run:
                 done = step + 1
                 if config.stream:
                     data.bad = distributed.everyones(data.bad)
-                    self._note_bad(data, log, done, (done - first) * config.batch_size)
+                    self._note_bad(data, log, done, (done - first) * self.batch_size)
                 if ends := done % steps == 0:
                     self._score(log, done // steps, done)
                     self._save(log, done // steps, done, begin)
@@ -178,7 +187,7 @@ class Run:
 
     def _steps_of(self, good: int) -> int:
         """The number of steps in an epoch of `good` pairs."""
-        size, shares = self.config.batch_size, self.world * self.config.accum_freq
+        size, shares = self.batch_size, self.world * self.config.accum_freq
         if not good:
             raise DataError(f"none of {self.count} pairs is usable: no readable image, or no known word in captions.")
         if good < size:
@@ -195,8 +204,8 @@ class Run:
         config, begin = self.config, time.perf_counter()
         epoch, within = divmod(step, steps)
         images, owners, captions = self._order(epoch, good)
-        size = config.batch_size // self.world
-        start = within * config.batch_size + self.rank * size
+        size = self.batch_size // self.world
+        start = within * self.batch_size + self.rank * size
         parts = []
         for at in np.array_split(np.arange(start, start + size), config.accum_freq):
             batch = data.batch(images[at], owners[at], captions[at])
@@ -262,7 +271,29 @@ class Run:
         fields = {key: value for key, value in self.config.plain().items() if key not in FREE}
         names = ["/".join(Path(source).parts[-2:]) for source in self.config.train_data]
         done = {"epochs": self.config.epochs, "epochs_done": epoch, "pairs": self.count, "data": self.data}
+        done["batch_size"] = self.batch_size
         self.head.config = replace(self.head.config, trained={"train_data": names, **fields, **done, **versions()})
+
+
+def fitting(pairs: int, shares: int) -> int:
+    """The batch size for so many pairs, divisible by the parts into which it is split; see `TrainConfig.batch_size`."""
+    size = min(USUAL_BATCH, max(LEAST_BATCH, pairs // FEW_STEPS), max(pairs, 1))
+    return size // shares * shares or shares
+
+
+def _warn_of_little(steps: int, size: int, good: int, config: TrainConfig) -> None:
+    """Say that a run is too short to do much: few steps in an epoch, or no more than its warm-up."""
+    if (total := steps * config.epochs) <= config.warmup:
+        _log.warning(
+            "this run has %d steps, and the learning rate still rises in the first %d, so the head will hardly change: "
+            "train more epochs (--epochs), or warm up for less (--warmup %d)",
+            *(total, config.warmup, total // 10),
+        )
+    if steps < FEW_STEPS // 2:
+        _log.warning(
+            "an epoch has only %d step%s of %d pairs, for %d pairs: set a smaller --batch-size, or train on more pairs",
+            *(steps, "s" * (steps > 1), size, good),
+        )
 
 
 def rate_at(step: int, steps: int, config: TrainConfig) -> float:

@@ -91,9 +91,11 @@ class WordsWriter(Folder):
             for text in range(len(words.texts))
         ]
         made_on = f"{words.provenance['method']} on {words.provenance['model']}"
-        note = f"Words: {made_on}; amber raises the score, blue lowers it."
+        note = (
+            f"Colors: relevance, what each word alone does to the score, by {made_on}; amber raises it, blue lowers it."
+        )
         if pairs:
-            note += " Highlights show pairs: what a word and a patch contribute to the score together."
+            note += " Highlights: pairs, what a word and a patch add to the score together. The two need not agree."
             files["pictures"] = [
                 self._put(f"{stem}.{number}-{slug(one.text)}".rstrip("-") + ".pairs.png", png(one.picture(boxes)))
                 for number, one in enumerate(pairs)

@@ -27,6 +27,8 @@ from eclip.words.query import WordQuery
 from eclip.words.second_order import IntegrationPath, check_path, image_path, pairs, target, text_path
 from eclip.words.tokens import Reading, content
 
+PAIRS = "pairs: what a word and the patches add to the score together"
+"""What the values are, in a line for people. Relevance, of words alone, is another quantity."""
 Box = Sequence[float | int] | np.ndarray
 """Left, top, right, bottom in pixels of the image, such as a row of `Explanation.boxes`."""
 
@@ -123,7 +125,7 @@ class Interactions:
         return self.values.argmax(axis=0)
 
     def picture(self, boxes: Sequence[Box] | np.ndarray = ()) -> Image.Image:
-        """One small map per word, all on one scale; below, each box with its words.
+        """One small map per word, all on one scale; below, the words with their shares, and each box with its words.
 
         The number beside a word is its sum over the whole image.
         """
@@ -134,6 +136,10 @@ class Interactions:
             signed=True,
             texts=self.words,
             scores=[float(each.sum()) for each in self.values],
+            what="sum",
+            notes=[
+                f"{PAIRS} on {self.provenance['model']}. All maps have one scale; sum: over all patches; below: shares."
+            ],
         )
         sections = [top, render.drawn(self.words, self.values.sum(axis=(1, 2)), top.width)]
         sections += [render.cut_out(self.image, box, self.words, self.in_box(box), top.width) for box in boxes]

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from eclip.evaluation.evaluation import Evaluation
 
 
-def page_of(evaluations: Sequence[Evaluation]) -> str:
+def page_of(evaluations: Sequence[Evaluation], heading: str | None = None) -> str:
     """One self-contained HTML page: a comparison if there are several evaluations, then each of them in turn.
 
     Args:
         evaluations: at least one.
+        heading: the title of the page; None = named after the data.
 
     Raises:
         ResultError: an example image that the results list cannot be read.
@@ -35,7 +36,8 @@ def page_of(evaluations: Sequence[Evaluation]) -> str:
     title, beside = titles[0], None
     if len(found) > 1:
         title, beside = f"{len(found)} evaluations", by_run(found, titles)
-    return str(render(__name__, "page.html", title=title, beside=beside, runs=[_run(one) for one in evaluations]))
+    runs = [_run(one) for one in evaluations]
+    return str(render(__name__, "page.html", title=heading or title, heading=heading, beside=beside, runs=runs))
 
 
 def _run(evaluation: Evaluation) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from eclip.evaluation.report.page import page_of
 from eclip.evaluation.store import QUESTION, RESULTS
 
 
-def report(folders: str | Path | Sequence[str | Path]) -> str:
+def report(folders: str | Path | Sequence[str | Path], *, title: str | None = None) -> str:
     """One self-contained HTML page about runs.
 
     Args:
         folders: of `eclip.evaluate`; several are compared side by side, then shown in turn.
+        title: of the page; None = named after the data.
 
     Raises:
         ResultError: a folder has no results, or its run is not finished.
@@ -24,7 +25,7 @@ def report(folders: str | Path | Sequence[str | Path]) -> str:
     listed = [folders] if isinstance(folders, str | Path) else list(folders)
     if not listed:
         raise OptionError("a report requires the folder of at least one run.")
-    return page_of([_loaded(Path(folder)) for folder in listed])
+    return page_of([_loaded(Path(folder)) for folder in listed], title)
 
 
 def _loaded(folder: Path) -> Evaluation:

@@ -250,6 +250,8 @@ def verdicts(results: Mapping[str, Any], label: dict[int, str], order: list[int]
         truth = "answers" if task == "points" else "mask"
         said += f"; the true {truth} on the patch grid would reach {interval(key, ceiling[0])}"
     found = [("★", [label[best]], said)]
+    if names := [label[place] for place in level_with_best(key, methods)]:
+        found.append(("≈", [label[best], *names], "cannot be told apart: their 95 % intervals overlap"))
     if controls := [row for _, row in rows if row["control"] and row["method"] != BOUND]:
         found += _against(key, methods, controls, label)
     if task == "localize":
@@ -264,6 +266,18 @@ def verdicts(results: Mapping[str, Any], label: dict[int, str], order: list[int]
         flat = [f"{label[place]} ({row['flat']} of {row['pairs']} pairs)" for place, row in every if row.get("flat")]
         found += _some("≈", flat, "flat maps, which have no ranks: comparisons with them are left out")
     return found
+
+
+def level_with_best(key: str, methods: list[tuple[int, Any]]) -> list[int]:
+    """The indices of the methods whose interval overlaps with that of the first, which is the best."""
+    way = sign(key) or 1
+    far, near = ("low", "high") if way > 0 else ("high", "low")
+    (_, best), *others = methods
+    end = best["numbers"][key][far]
+    if end is None or key in SIGNED:
+        return []
+    reached = [(place, row["numbers"][key][near]) for place, row in others]
+    return [place for place, near_end in reached if near_end is not None and way * near_end >= way * end]
 
 
 def _against(

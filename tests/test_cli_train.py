@@ -114,17 +114,39 @@ def test_the_record_is_that_of_the_log(trained: Run, tiny_name: str) -> None:
 
 def test_one_sees_the_map_turn_and_how_to_use_the_head(trained: Run, pairs: Path, tmp_path: Path) -> None:
     done, folder = trained
-    first, *epochs, bad, use = done.stderr.splitlines()
+    first, *epochs, bad, verdict, use = done.stderr.splitlines()
     assert first.startswith("cache: ") or epochs[0].startswith("epoch 0"), "the cache may be there already"
     wanted = [f"mSC {100 * one['msc']:.1f}  mIoU {100 * one['miou']:.1f}" for one in events(folder, "scores")]
     losses = ["", *(f"loss {events(folder, 'step')[step]['loss']:.3f}  " for step in (1, 3))]
     assert epochs[-3:] == [f"epoch {n} of 2  {losses[n]}{wanted[n]}" for n in range(3)]
     assert bad == f"skipped 1 bad pairs, listed in {folder / 'log.jsonl'}"
+    before, after = (events(folder, "scores")[place] for place in (0, 2))
+    changes = ", ".join(
+        f"{name} {100 * before[key]:.1f} to {100 * after[key]:.1f}" for key, name in (("msc", "mSC"), ("miou", "mIoU"))
+    )
+    assert verdict.startswith("the maps ") and verdict.endswith(f"({changes})")
     assert use.startswith(f"saved the head in {folder}: eclip explain IMAGE ")
     command = shlex.split(use.partition("eclip explain IMAGE ")[2])
     again = run("explain", pairs / "00.png", *command, "-o", tmp_path)
     assert again.exit_code == 0, again.output
     assert Explanation.load(tmp_path).provenance["head"] == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("msc", "miou", "said"),
+    [
+        ((0.1, 0.1004), (0.2, 0.2), "the maps are hardly different from before (mSC 10.0 to 10.0, mIoU 20.0 to 20.0)"),
+        ((0.1, 0.2), (0.2, 0.2005), "the maps are better than before (mSC 10.0 to 20.0, mIoU 20.0 to 20.1)"),
+        ((0.1, 0.1), (0.2, 0.15), "the maps are worse than before (mSC 10.0 to 10.0, mIoU 20.0 to 15.0)"),
+        ((0.1, 0.2), (0.2, 0.15), "the maps gained contrast and lost overlap, so they are not simply better (mSC"),
+        ((0.1, 0.0), (0.2, 0.25), "the maps gained overlap and lost contrast, so they are not simply better (mSC"),
+    ],
+)
+def test_the_last_sentence_compares_the_maps_before_and_after(msc: Any, miou: Any, said: str) -> None:
+    scores = {place: {"msc": msc[at], "miou": miou[at]} for at, place in enumerate(("first", "last"))}
+    assert door._verdict({"scores": scores, "loss": {"first": 2.0, "last": 1.0}}).startswith(said)
+    blind = door._verdict({"scores": None, "loss": {"first": 2.0, "last": 1.0}})
+    assert "the loss went from 2.000 to 1.000, which does not tell whether the maps are better: --masks DIR" in blind
 
 
 def test_an_epoch_without_masks_says_its_loss(tiny_name: str, pairs: Path, tmp_path: Path) -> None:
@@ -313,7 +335,8 @@ def test_wrong_usage(words: str, code: int, message: str, tmp_path: Path, monkey
 
 
 def test_a_batch_too_large_is_two(tiny_name: str, pairs: Path, tmp_path: Path) -> None:
-    done = run("train", "--train-data", pairs, "--model", tiny_name, "--texts", "captions", "-o", tmp_path)
+    words = ("--texts", "captions", "--batch-size", 256, "-o", tmp_path)
+    done = run("train", "--train-data", pairs, "--model", tiny_name, *words)
     assert done.exit_code == 2
     assert "--batch-size 12" in done.stderr
 

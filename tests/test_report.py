@@ -306,6 +306,11 @@ def test_command_line_writes_one_file_and_names_what_is_no_run(found: Evaluation
     done = CliRunner().invoke(app, ["report", str(found.folder), "-o", str(out)])
     assert done.exit_code == 0 and f"-> {out}" in done.output
     assert out.read_text(encoding="utf-8") == found.report()
+    titled = CliRunner().invoke(app, ["report", str(found.folder), "-o", str(out), "--title", "<b>Dogs & cats"])
+    assert titled.exit_code == 0
+    page = out.read_text(encoding="utf-8")
+    assert "<title>&lt;b&gt;Dogs &amp; cats</title>" in page and "<b>Dogs" not in page
+    assert '<h1 class="heading">&lt;b&gt;Dogs &amp; cats</h1>' in page and found.results["data"]["name"] in page
     for place, why in ((tmp_path, "no results.json"), (tmp_path / "nowhere", "it does not exist")):
         missing = CliRunner().invoke(app, ["report", str(found.folder), str(place), "-o", str(tmp_path / "no.html")])
         assert missing.exit_code == 1 and why in missing.output
@@ -347,8 +352,11 @@ def test_plain_words_follow_the_intervals_by_hand() -> None:
     numbers = {"a": (0.5, 0.45, 0.55), "b": (0.4, 0.29, 0.5), "c": (0.2, 0.1, 0.3)}
     controls = {"CENTRE": (0.25, 0.2, 0.3), "ONES": (0.2, 0.1, 0.44), "BOUND": (0.9, 0.8, 1.0)}
     results = result(numbers | controls, flipped=0.3)
-    said = {mark: names for mark, names, _ in verdicts(results, labels(results), ranked(results))}
-    assert said == {"★": ["a"], "▲": ["a"], "≈": ["b"], "▼": ["c"], "⇅": ["c (30.0 against 20.0)"]}
+    said = [(mark, names) for mark, names, _ in verdicts(results, labels(results), ranked(results))]
+    level = ("≈", ["a", "b"])  # b reaches 0.5, a goes down to 0.45
+    assert said == [("★", ["a"]), level, ("▲", ["a"]), ("≈", ["b"]), ("▼", ["c"]), ("⇅", ["c (30.0 against 20.0)"])]
+    apart = result(numbers | controls | {"b": (0.4, 0.29, 0.44)})
+    assert level not in [(mark, names) for mark, names, _ in verdicts(apart, labels(apart), ranked(apart))]
     tighter = result(numbers | controls | {"ONES": (0.2, 0.1, 0.46)})
     marks = [(mark, names) for mark, names, _ in verdicts(tighter, labels(tighter), ranked(tighter))]
     assert ("▲", []) in marks and ("≈", ["a", "b"]) in marks, "an interval overlaps that of a baseline"

@@ -6,6 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -376,6 +377,45 @@ def test_overlay_shows_the_class_and_its_border() -> None:
     assert found.picture().width > found.overlay().width + 200
 
 
+def test_absent_classes_are_faint_and_named_in_the_legend() -> None:
+    labels = np.repeat([[0] * 4 + [1] * 4 + [2] * 4], 10, axis=0)
+    plain = _by_hand(labels)
+    doubted = replace(plain, presence=(np.array([np.nan, 0.59, 0.6], np.float32),))
+    assert plain.absent() == [] and doubted.absent() == ["dog"]
+    assert replace(doubted, labels=(np.where(labels == 1, 0, labels).astype(np.uint8),)).absent() == [], "no pixels"
+    before, after = (np.array(one.overlay(legend=False)).astype(int)[5] for one in (plain, doubted))
+    color, gray = palette(2).astype(int), np.array(plain.images[0].convert("L"))[0, 0]
+    np.testing.assert_allclose(after[6], (1 - 0.3 * 0.55) * gray + 0.3 * 0.55 * color[1], atol=1)
+    np.testing.assert_array_equal(after[9], before[9])
+    amber = [
+        ((np.array(one.overlay()).astype(int) - (232, 176, 96)) ** 2).sum(axis=2).min() for one in (plain, doubted)
+    ]
+    assert amber[1] < 100 < amber[0], "letters below the name, in the color of doubt"
+
+
+def test_classes_that_are_not_in_the_image_are_told_and_no_label_changes() -> None:
+    classes = ["elephant", "person, man", "pizza"]
+    found = eclip.segment(str(IMAGES / "elephant.jpg"), classes, templates="single")
+    plain = eclip.segment(str(IMAGES / "elephant.jpg"), classes, templates="single", health=False)
+    np.testing.assert_array_equal(found.labels[0], plain.labels[0])
+    assert plain.presence is None and plain.absent() == [] and plain.provenance["health"] is None
+    assert found.presence is not None
+    background, elephant, man, pizza = found.presence[0]
+    assert np.isnan(background) and min(elephant, man) > 0.8 and pizza < 0.6
+    explained = eclip.explain(str(IMAGES / "elephant.jpg"), ["elephant", "person", "man", "pizza"], templates="single")
+    assert explained.health is not None
+    alone = explained.health.presence[0]
+    np.testing.assert_allclose(found.presence[0][1:], [alone[0], max(alone[1:3]), alone[3]], atol=0.01)
+    slid = eclip.segment(
+        str(IMAGES / "elephant.jpg"), classes, templates="single", window=448, stride=448, image_size=896
+    )
+    assert slid.presence is not None and slid.presence[0].shape == (4,)
+    both = eclip.segment([str(IMAGES / "elephant.jpg"), str(IMAGES / "dog.jpg")], classes, templates="single")
+    assert both.presence is not None
+    np.testing.assert_allclose(both.presence[0], found.presence[0], atol=0.01)
+    assert both.presence[1][1] < 0.6 < both.presence[0][1], "no elephant beside the dog"
+
+
 def test_runs_by_hand() -> None:
     # columns: (0, 1), (1, 1), (0, 0)
     mask = np.array([[False, True, False], [True, True, False]])
@@ -491,6 +531,15 @@ def run(*words: object) -> Result:
 
 def test_mini_finds_the_man_beside_the_elephant(tmp_path: Path) -> None:
     classes = tmp_path / "classes.txt"
+    classes.write_text("elephant\nperson, man\n\n")
+    classes.write_text("pizza\n")  # so every pixel is pizza
+    warned = run(IMAGES / "elephant.jpg", "--classes", classes, "--template", "single", "-o", tmp_path / "pizza")
+    assert warned.exit_code == 0 and "  pizza: probably not in the image" in warned.stderr.splitlines()
+    manifest = json.loads((tmp_path / "pizza" / "manifest.json").read_text())
+    assert manifest["images"][0]["presence"]["pizza"] < 0.6 and manifest["images"][0]["areas"] == {"pizza": 1.0}
+    quiet = run(IMAGES / "elephant.jpg", "--classes", classes, "--no-health", "-o", tmp_path / "quiet", "--json")
+    printed = json.loads(quiet.stdout)
+    assert printed["images"][0]["presence"] is None and "--no-health" in printed["provenance"]["command"]
     classes.write_text("elephant\nperson, man\n\n")
     done = run(IMAGES / "elephant.jpg", "--classes", classes, "--background", "wall", "--template", "single", "-o",
                tmp_path / "out")  # fmt: skip

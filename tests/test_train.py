@@ -33,7 +33,7 @@ from eclip.training.data import Batch
 from eclip.training.learner import Learner
 from eclip.training.log import FILE, PICTURE, events
 from eclip.training.pooling import masked_max_pool, match
-from eclip.training.run import Run, train
+from eclip.training.run import Run, fitting, train
 
 Made = Callable[..., TrainConfig]
 
@@ -299,6 +299,27 @@ def test_more_than_a_twentieth_of_missing_images_stops_before_anything(made: Mad
     with pytest.raises(DataError, match=r"150 of 210 pairs are bad.*gone0.png: no such file"):
         train(made(train_data=(str(folder),), limit=40))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("pairs", "shares", "size"),
+    [(1, 1, 1), (12, 1, 12), (60, 1, 16), (200, 1, 25), (200, 4, 24), (2047, 1, 255), (2048, 1, 256), (10**6, 3, 255)],
+)
+def test_the_batch_fits_the_data_if_none_is_given(pairs: int, shares: int, size: int) -> None:
+    assert fitting(pairs, shares) == size
+
+
+def test_runs_that_are_too_short_to_do_anything_say_so(made: Made, caplog: pytest.LogCaptureFixture) -> None:
+    config = made(batch_size=None, warmup=30)
+    train(config)
+    [start] = of("start", config)
+    assert (start["batch_size"], len(losses(config))) == (16, 6), "60 pairs: three batches of 16, twice"
+    assert load_head(config.out).config.trained["batch_size"] == 16
+    assert "this run has 6 steps, and the learning rate still rises in the first 30" in caplog.text
+    assert "an epoch has only 3 steps of 16 pairs, for 60 pairs" in caplog.text
+    caplog.clear()
+    train(made("longer", batch_size=10, epochs=2, warmup=2))
+    assert "steps" not in caplog.text
 
 
 def test_batches_that_cannot_be_are_refused_before_anything_is_encoded(made: Made, tmp_path: Path) -> None:

@@ -4,9 +4,9 @@
 
 DATA contains the packs voc2012seg and coco80seg; the model is `mini`, the prompt is "a photo of a {}", and a class is
 present in an image if it covers 1 % of its area, unless "any pixel" is stated. Presence is computed for all images of
-coco80seg, maps for every sixth image of both packs (--every), and hiding, which needs two forward passes per pair, for
-every twenty-fourth (--hiding). Expect about six minutes on one core, mostly for gradients of eighty texts. Pairs with a
-flat map have no numbers and no warnings.
+coco80seg, emptiness all images of both packs and 24 made ones without content, maps every sixth image of both packs
+(--every), and hiding, which needs two forward passes per pair, every twenty-fourth (--hiding). Expect a quarter of an
+hour on one core, mostly for gradients of eighty texts. Pairs with a flat map have no numbers and no warnings.
 
 True sign: mean of the map inside the mask minus its mean outside. "Flipped" inverts each map. "Implanted" sets three
 random cells of each map, and of the map of nonsense, to twice its range.
@@ -15,7 +15,7 @@ random cells of each map, and of the map of nonsense, to twice its range.
 from __future__ import annotations
 
 import argparse
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -23,18 +23,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 import eclip
 from eclip.backbones.blocks import cosine
 from eclip.datasets.masks import VOID, MaskSet, read_masks
 from eclip.discovery.image_mean import mean_for
-from eclip.explanation.checkup import Checkup, artefacts, polarity_by_hiding, share_below
+from eclip.explanation.checkup import Checkup, artefacts, correlation, polarity_by_hiding, share_below
+from eclip.explanation.emptiness import emptiness
 from eclip.explanation.health import (
     LEAST_POLARITY,
     LEAST_PRESENCE,
     LEAST_SENSITIVITY,
     MOST_ARTEFACTS,
+    MOST_EMPTINESS,
 )
 from eclip.heatmap import normalize, resize
 from eclip.methods import METHODS
@@ -42,7 +45,7 @@ from eclip.metrics.localization import contrast
 from eclip.training.validation import encoded
 
 PROMPT, LEAST_AREA = "a photo of a {}", 0.01
-NAMES = ("eclip", "surgery", "maskclip", "gem", "sclip", "clearclip", "itsm", "rclip", "attention", "gradcam", "legrad")
+NAMES = tuple(name for name, method in METHODS.items() if method.kind != "perturbation" and name != "rollout")
 HIDDEN = ("eclip", "surgery", "itsm")
 
 
@@ -54,6 +57,7 @@ def main() -> None:
     args = parser.parse_args()
     backbone = eclip.load("mini")
     presence(backbone, read_masks(args.data / "coco80seg"))
+    empty(backbone, {pack: read_masks(args.data / pack) for pack in ("voc2012seg", "coco80seg")})
     for pack in ("voc2012seg", "coco80seg"):
         masks = read_masks(args.data / pack)
         maps(pack, args.every, backbone, masks)
@@ -87,10 +91,52 @@ def presence(backbone: eclip.Backbone, masks: MaskSet) -> None:
         print("    pooled, of the plain cosine {:.3f}; with the image mean subtracted {:.3f}".format(*others))
 
 
+def empty(backbone: eclip.Backbone, packs: dict[str, MaskSet]) -> None:
+    """How empty images without content look, and real ones; and how many texts of the former are said to be absent."""
+    checkup = checkup_of(backbone, packs["coco80seg"])
+    made = [eclip.encode(backbone, backbone.preprocess(image)[None], keep=0) for image in without_content()]
+    features = torch.cat([one.feature for one in made])
+    values = emptiness(features, checkup.empty)
+    warned = torch.cat([checkup.presence(one) for one in made]) < LEAST_PRESENCE
+    ranked = share_below(features, checkup.alike, checkup.words) < LEAST_PRESENCE
+    all_of_them, by_rank = (int(one.all(dim=1).sum()) for one in (warned, ranked))
+    print(
+        f"\nemptiness: of {len(made)} images without content, {values.min():.2f} to {values.max():.2f}; all "
+        f"{warned.shape[1]} texts absent in {all_of_them}, by rank alone in {by_rank}"
+    )
+    for pack, masks in packs.items():
+        feature = torch.cat([encoding.feature for _, encoding in encoded(masks, backbone, keep=0)])
+        values = emptiness(feature, checkup.empty)
+        high = torch.quantile(values, torch.tensor([0.5, 0.99]))
+        print(
+            f"  {pack}: median {high[0]:.2f}, 99 % below {high[1]:.2f}, largest {values.max():.2f}; "
+            f"called empty {int((values > MOST_EMPTINESS).sum())} of {len(values)}"
+        )
+
+
+def without_content() -> list[Image.Image]:
+    """Other images without content than those that the check compares with: colors, noise, blurs, ramps, patterns."""
+    random, (down, across) = np.random.default_rng(1), np.mgrid[:240, :320]
+    ramp = down[..., None] / 239
+    names = ("gray", "black", "white", "red", "green", "navy", "tan", "skyblue", "#404040", "silver")
+    noise = [random.normal(128, spread, (240, 320, 3)) for spread in (5, 20, 60, 120)]
+    gray = [random.normal(128, spread, (240, 320, 1)) for spread in (10, 60)]
+    blurs = [random.uniform(0, 255, (240 // cell + 1, 320 // cell + 1, 3)) for cell in (40, 10)]
+    ramps = [255 * ramp, 90 + ramp * (130, 85, 25), 250 - (210, 160, 90) * (across[..., None] / 319)]
+    stripes = [255 * (across // 8 % 2), 60 + 130 * (down // 30 % 2), 255 * ((down // 20 + across // 20) % 2)]
+    made = [*noise, *gray, *ramps, *(one[..., None] for one in stripes)]
+    pictures = [Image.new("RGB", (320, 240), name) for name in names]
+    pictures += [_image(one).resize((320, 240), Image.Resampling.BILINEAR) for one in blurs]
+    return pictures + [_image(one) for one in made]
+
+
+def _image(values: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.broadcast_to(values, (*values.shape[:2], 3)).clip(0, 255).astype(np.uint8))
+
+
 def maps(pack: str, every: int, backbone: eclip.Backbone, masks: MaskSet) -> None:
     checkup, generator = checkup_of(backbone, masks), torch.Generator().manual_seed(0)
     found: dict[str, list[tuple[float, ...]]] = defaultdict(list)
-    words: dict[str, Counter[str]] = defaultdict(Counter)
     for encoding, mask, columns in pairs(backbone, masks, every):
         for name in NAMES:
             method = METHODS[name]
@@ -99,14 +145,15 @@ def maps(pack: str, every: int, backbone: eclip.Backbone, masks: MaskSet) -> Non
             health = checkup(method, encoding, raw, ask, {})
             nonsense = checkup.nonsense_map(method, encoding, ask, {})
             implanted = artefacts(*implant(raw, nonsense, generator))
+            apart = METHODS["maskclip"](encoding, checkup.text - checkup.words.mean(dim=0))
+            polarity = correlation(raw, apart).numpy()  # of all methods, also those that are not asked
             for number, column in columns.items():
-                numbers = (one[0, column] for one in (health.sensitivity, health.polarity, health.artefacts))
+                numbers = (one[0, column] for one in (health.sensitivity, polarity, health.artefacts))
                 found[name].append((sign(raw[0, column], mask, number), *numbers, float(implanted[0, column])))
-                words[name].update([masks.classes[number]] * bool(health.polarity[0, column] < LEAST_POLARITY))
     print(f"\nmaps, {pack}, every {every}th image, {len(found['itsm'])} pairs")
     print(
-        "method      mSC  inverted | warned: all  upright  inverted  flipped | sensitivity  warned | artifacts"
-        "  implanted"
+        "method      mSC  inverted | warned: all  upright  inverted  flipped | precision  recall | sensitivity  warned "
+        "| artifacts  implanted"
     )
     for name, rows in found.items():
         true, sensitivity, polarity, spots, implants = np.array(rows).T
@@ -114,10 +161,16 @@ def maps(pack: str, every: int, backbone: eclip.Backbone, masks: MaskSet) -> Non
         print(
             f"{name:10s} {100 * true.mean():5.1f} {inverted.mean():8.1%} | {warned.mean():10.1%} "
             f"{warned[~inverted].mean():8.1%} {warned[inverted].mean():9.1%} {flipped.mean():8.1%} "
+            f"| {precision(warned, inverted)} {np.concatenate([warned[inverted], flipped[~inverted]]).mean():7.1%} "
             f"| {np.nanmedian(sensitivity):11.2f} {(sensitivity < LEAST_SENSITIVITY).mean():7.1%} | "
             f"{(spots > MOST_ARTEFACTS).mean():9.1%} {(implants > MOST_ARTEFACTS).mean():10.1%}"
         )
-    print("warned of, of eclip:", dict(words["eclip"]))
+
+
+def precision(warned: np.ndarray, inverted: np.ndarray) -> str:
+    """The share of warnings that are right, of the maps as they are; of few, their numbers."""
+    right, every = int((warned & inverted).sum()), int(warned.sum())
+    return f"{right:4d} of {every:<3d}" if every < 20 else f"{right / every:11.1%}"
 
 
 def hiding(pack: str, every: int, backbone: eclip.Backbone, masks: MaskSet) -> None:

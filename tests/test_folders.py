@@ -224,8 +224,9 @@ def test_results_are_no_place_for_train_and_eval(ask: Any, tiny_name: str, tmp_p
 
 
 def test_a_report_replaces_no_file_but_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = str(render("eclip.evaluation.report.page", "page.html", title="run", beside=None, runs=[]))
-    monkeypatch.setattr(importlib.import_module("eclip.evaluation.report.report"), "report", lambda folders: page)
+    page = str(render("eclip.evaluation.report.page", "page.html", title="run", heading=None, beside=None, runs=[]))
+    made_of = importlib.import_module("eclip.evaluation.report.report")
+    monkeypatch.setattr(made_of, "report", lambda folders, title: page)
     notes, made = tmp_path / "notes.html", tmp_path / "report.html"
     notes.write_text("<!doctype html>my notes")
     done = run("report", "run", "-o", notes)

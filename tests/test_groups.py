@@ -85,7 +85,8 @@ def test_frames_of_a_video_are_no_more_than_one_of_it(masks: MaskSet, tmp_path: 
     assert (video["images"], video["groups"], blind["images"], blind["groups"]) == (60, 12, 60, 60)
     for key in ("miou", "msc", "over_control", "class_miou", "miou_held_out", "box_iou", "average_precision"):
         if key != "over_control":  # noise is another one for each frame
-            assert video["numbers"][key] == pytest.approx(once[key], abs=2e-6), key
+            near = 5e-4 if key == "average_precision" else 2e-6  # batches of other sizes round; a rank can change
+            assert video["numbers"][key] == pytest.approx(once[key], abs=near), key
         grouped, alone = (one["numbers"][key]["high"] - one["numbers"][key]["low"] for one in (video, blind))
         assert grouped > 1.5 * alone, key
 

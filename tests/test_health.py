@@ -213,8 +213,8 @@ def test_empty_images_are_encoded_once_a_model_and_again_when_the_image_side_cha
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     backbone, passes = tiny.backbone("vit"), []
     first = empty_features(backbone, View())
-    assert first.shape == (15, 24)
-    torch.testing.assert_close(first.norm(dim=-1), torch.ones(15))
+    assert first.shape == (16, 24)
+    torch.testing.assert_close(first.norm(dim=-1), torch.ones(16))
     monkeypatch.setattr("eclip.explanation.emptiness.encode", lambda *_, **__: passes.append(1))
     assert empty_features(backbone, View()) is first, "in memory"
     monkeypatch.undo()
@@ -235,7 +235,7 @@ def test_a_long_wait_is_announced(
     monkeypatch.setattr("eclip.backbones.cached.PATIENCE", 0.0)
     backbone = tiny.backbone("vit")
     Checkup(backbone, TEXTS, backbone.encode_text(TEXTS))
-    assert "encoding 15 empty images with vit, once: about" in caplog.text
+    assert "encoding 16 empty images with vit, once: about" in caplog.text
     assert "encoding 293 prompts with vit, once: about" in caplog.text
     caplog.clear()
     Checkup(replace(backbone, memo={}), TEXTS, backbone.encode_text(TEXTS))

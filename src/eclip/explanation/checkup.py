@@ -1,7 +1,7 @@
 """Checkup computes the numbers of `Health` for the maps of some texts.
 
 They cost one more small call of the method, one value path and a product with the features of a few hundred nouns and
-fifteen empty images, all encoded once per model. The maps stay bit-identical.
+sixteen empty images, all encoded once per model. The maps stay bit-identical.
 
 Sources: maps that ignore what they explain, Adebayo et al. 2018 (https://arxiv.org/abs/1810.03292); maps of CLIP that
 are upside down, Li et al. 2022 (https://arxiv.org/abs/2209.07046); the value path as an upright map, Zhou et al. 2022
@@ -128,10 +128,9 @@ class Checkup:
         )
 
     def presence(self, encoding: Encoding) -> Float[Tensor, "image text"]:
-        """As `Health.presence`, without the numbers of a map."""
-        presence = self._of(encoding)[1]
-        assert presence is not None, "there is none of a difference"
-        return presence
+        """As `Health.presence`, for any encoding."""
+        ranks = share_below(encoding.feature, self.alike, self.words)
+        return ranks.where(~(emptiness(encoding.feature, self.empty) > MOST_EMPTINESS)[:, None], 0)
 
     def notes(self, method: Method) -> tuple[str, ...]:
         """What is not computed for a method's maps, and why."""
@@ -155,8 +154,7 @@ class Checkup:
             if not self.versus:
                 if self.blocks and not self.only_presence:
                     upright = METHODS["maskclip"](encoding, self.text - self.words.mean(dim=0))
-                presence = share_below(encoding.feature, self.alike, self.words)
-                presence = presence.where(~(empty > MOST_EMPTINESS)[:, None], 0)
+                presence = self.presence(encoding)
             self._seen = weakref.ref(encoding), (upright, presence, empty)
         return self._seen[1]
 

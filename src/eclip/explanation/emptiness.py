@@ -1,12 +1,13 @@
 """Does an image look empty to the model? Then no text is in it, however it ranks among words.
 
-On a plain gray image some word has the highest score, too: a rank has no floor. The floor here is fifteen images
+On a plain gray image some word has the highest score, too: a rank has no floor. The floor here is sixteen images
 without content (colors, noise, blurs, gradients and patterns), encoded once per model. An image is empty if its feature
 is far closer to one of them than they are to each other. docs/health.md has the figures behind the threshold. Our own.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -30,12 +31,13 @@ ALIKE = 0.9
 
 
 def empty_images() -> list[Image.Image]:
-    """Fifteen images without content: six colors, two of noise, two of blurred noise, two gradients, three patterns."""
+    """Sixteen images without content: six colors, noise, blurred noise, gradients and patterns."""
     down, across = np.mgrid[:SIDE, :SIDE]
     ramp = down[..., None] / (SIDE - 1)
     random = np.random.default_rng(0)
     colors = ((128, 128, 128), (0, 0, 0), (255, 255, 255), (200, 30, 30), (40, 160, 60), (30, 60, 180))
-    noise = (random.normal(110, 30, (SIDE, SIDE, 3)), random.uniform(0, 255, (SIDE, SIDE, 3)))
+    noise = [random.normal(110, 30, (SIDE, SIDE, 3)), random.uniform(0, 255, (SIDE, SIDE, 3))]
+    noise += [random.normal(128, 35, (SIDE, SIDE, 1))]
     gradients = (255 * (1 - ramp), ramp * (230, 230, 240) + (1 - ramp) * (30, 90, 160))
     patterns = (255 * (across // 12 % 2), 80 + 90 * (down // 40 % 2), 255 * ((down // 28 + across // 28) % 2))
     plain = [Image.new("RGB", (SIDE, SIDE), color) for color in colors]
@@ -70,7 +72,8 @@ def empty_features(backbone: Backbone, view: View) -> Float[Tensor, "empty featu
         state = None
         if "encode_image" not in backbone.model.__dict__ and all(map(is_all_plain, image_side(backbone))):
             state = side_hash(backbone, rounded(features(pixels[:1])), of_images=True)
-        return Kept(backbone, "images", state).get("empty", all_of_them)
+        name = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:16]
+        return Kept(backbone, "images", state).get(f"empty-{name}", all_of_them)
 
     return cached(backbone, f"empty {view.image_size} {view.positions}", make, of_images=True)
 

@@ -125,7 +125,9 @@ def test_every_method_has_a_health_and_keeps_its_maps(family: str) -> None:
         assert np.array_equal(asked[name].maps, plain[name].maps), f"{name}: the maps are the same, to the bit"
         assert np.array_equal(asked[name].scores, plain[name].scores)
         health = asked[name].health
-        assert health is not None and plain[name].health is None and health.notes == ()
+        assert health is not None and plain[name].health is None
+        assert len(health.notes) == (not METHODS[name].polarity) and (health.notes == () or name in health.notes[0])
+        assert METHODS[name].polarity or np.isnan(health.polarity).all()
         for number in NUMBERS:
             values = getattr(health, number)
             assert values.shape == (1, 3) and values.dtype == np.float32

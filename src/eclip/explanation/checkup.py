@@ -138,7 +138,7 @@ class Checkup:
         if self.versus:
             found.append("sensitivity, polarity and presence do not apply to a difference between two texts")
         elif not self.only_presence and not method.polarity:
-            found.append(f"polarity is not computed for {method.name}: its warnings were too often wrong")
+            found.append(f"polarity is not computed for {method.name}: its warnings were not reliable")
         elif not self.only_presence and not self.blocks:
             found.append("polarity needs the values of an attention block, which this tower does not have")
         if self.only_presence:

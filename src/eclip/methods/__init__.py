@@ -30,7 +30,8 @@ class Method(Entry["Tensor"]):
         signed: maps have positive and negative values, and zero is meaningful; colors then diverge around zero.
         versus: the options it needs to explain the difference of two texts, see `difference`; None if it cannot,
             because it is neither linear in the text nor a gradient of the score.
-        polarity: whether `explain` warns of maps that are upside down; False if these warnings were too often wrong.
+        polarity: whether `explain` warns of maps that are upside down; False if these warnings were too often wrong, or
+            missed too many flipped maps (docs/health.md).
     """
 
     kind: str
@@ -265,7 +266,7 @@ GROUPS: dict[str, Callable[[], list[str]]] = {
 METHODS: dict[str, Method] = {method.name: method for method in (
     Method("itsm", "similarity", 0, False,
         summary="Cosine of each image token with the text (Li et al. 2022, ECLIP)."),
-    Method("rclip", "similarity", 0, False,
+    Method("rclip", "similarity", 0, False, polarity=False,
         summary="The negative of itsm, because CLIP's map is inverted (Li et al. 2022, ECLIP)."),
     Method("eclip", "similarity", 1, False,
         summary="Cosine of each patch with the text through a trained head; mini's learned from names and from phrases "
@@ -288,11 +289,11 @@ METHODS: dict[str, Method] = {method.name: method for method in (
         summary="Attention multiplied through all blocks; independent of the text (Abnar and Zuidema 2020)."),
     Method("gradcam", "gradient", 1, True,
         summary="Channels of a layer, weighted by the mean gradient of the score (Selvaraju et al. 2017)."),
-    Method("chefer", "gradient", 1, False,
+    Method("chefer", "gradient", 1, False, polarity=False,
         summary="Attention times the positive gradient of the score (Chefer et al. 2021, bi-modal)."),
     Method("legrad", "gradient", 2, False,
         summary="Positive gradient of each block's score with respect to its attention (Bousselham et al. 2025)."),
-    Method("gradeclip", "gradient", 1, False,
+    Method("gradeclip", "gradient", 1, False, polarity=False,
         summary="Values, weighted by gradient and by similarity to the pooled token (Zhao et al. 2024)."),
     Method("rise", "perturbation", 0, True,
         summary="Mean of random masks, weighted by the scores of the masked images (Petsiuk et al. 2018)."),

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
 
 import eclip
+from eclip.errors import OptionError
 from eclip.explanation.explanation import Explanation
 from test_cli import explain
 from test_images import broken_files
@@ -130,27 +132,20 @@ def test_a_model_that_is_broken_is_one(images: Path, tmp_path: Path, content: st
     assert str(tmp_path) in line
 
 
-def test_arguments_of_another_type_are_told(tmp_path: Path) -> None:
-    """In a process of its own, where no type checker of the tests speaks first."""
-    program = """
-from eclip import evaluate, segment
-from eclip.errors import OptionError
-for ask in (
-    lambda: evaluate("voc2012seg", out="run", every=1.5),
-    lambda: evaluate("voc2012seg", out="run", batch_size="4"),
-    lambda: segment("dog.jpg", ["dog"], window="224"),
-    lambda: segment("dog.jpg", ["dog"], prob_threshold="a"),
-):
-    try:
-        ask()
-    except OptionError as error:
-        print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [
-        "option 'every' of 'evaluate' must be a whole number, got 1.5.",
-        "option 'batch_size' of 'evaluate' must be a whole number, got '4'.",
-        "option 'window' of 'segment' must be a whole number or none, got '224'.",
-        "option 'prob_threshold' of 'segment' must be a number or none, got 'a'.",
-    ]
+@pytest.mark.parametrize(
+    ("command", "asked", "message"),
+    [
+        (eclip.evaluate, ("voc2012seg", {"out": "run", "every": 1.5}), "every.* must be a whole number, got 1.5"),
+        (eclip.evaluate, ("voc2012seg", {"out": "run", "batch_size": "4"}), "batch_size.* a whole number, got '4'"),
+        (eclip.segment, ("dog.jpg", {"classes": ["dog"], "window": "224"}), "window.* number or none, got '224'"),
+        (eclip.segment, ("dog.jpg", {"classes": ["dog"], "prob_threshold": "a"}), "prob_.* number or none, got 'a'"),
+    ],
+)
+def test_arguments_of_another_type_are_told(
+    command: Any, asked: Any, message: str, shapes_unchecked: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, options = asked
+    with pytest.raises(OptionError, match=f"^option '{message}"):
+        command(first, **options)
     assert not list(tmp_path.iterdir())

@@ -114,7 +114,8 @@ def test_guides_refinements_fills_and_words(elsewhere: Any, image: Image.Image) 
 
 
 def _paths(image: Image.Image) -> dict[str, Any]:
-    many = eclip.explain(image, ["an elephant", "grass"], method=["surgery", "legrad"], refine="pamr")
+    model, mean = tiny.backbone("timm abs_attn"), np.full(24, 0.1, np.float32)
+    many = eclip.explain(image, ["an elephant", "grass"], model=model, method=["surgery", "legrad"], refine="pamr")
     one = many["surgery"]
     return {
         "maps": {name: found.maps for name, found in many.items()},
@@ -122,10 +123,10 @@ def _paths(image: Image.Image) -> dict[str, Any]:
         "health": {name: values for name, values in vars(one.health).items() if isinstance(values, np.ndarray)},
         "heat": one.heatmap(0, 0),
         "points": one.points(0, 0)[0],
-        "labels": eclip.segment(image, ["elephant", "grass"]).labels[0],
-        "words": eclip.explain_words(image, "an elephant on grass").values[0],
-        "pairs": eclip.interactions(image, "an elephant on grass").values,
-        "concepts": np.asarray(eclip.concepts(image, vocabulary=["elephant", "grass", "sky", "a man"]).weights),
+        "labels": eclip.segment(image, ["elephant", "grass"], model=model).labels[0],
+        "words": eclip.explain_words(image, "an elephant on grass", model=model).values[0],
+        "pairs": eclip.interactions(image, "an elephant on grass", model=model).values,
+        "concepts": eclip.concepts(image, model=model, vocabulary=["elephant", "grass"], image_mean=mean).weights,
     }
 
 

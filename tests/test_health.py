@@ -457,13 +457,16 @@ def test_no_text_steers_the_terminal(tmp_path: Path) -> None:
     assert "\x1b" not in done.output + other.output
 
 
-def test_no_file_name_steers_the_terminal(tmp_path: Path) -> None:
-    file = tmp_path / "a\x07b.jpg"
+def test_no_file_name_steers_the_terminal(tiny_name: str, tmp_path: Path) -> None:
+    file, words_file = tmp_path / "a\x07b.jpg", tmp_path / "words.txt"
     shutil.copy(IMAGES / "elephant.jpg", file)
+    words_file.write_text("dog\ngrass\nsky\n")
+    np.save(mean := tmp_path / "mean.npy", np.full(24, 0.1, np.float32))
     for command, *words in (
         ["compare", "--methods", "maskclip", "-t", "a dog", "--format", "json"],
-        ["concepts", "--count", "1", "--format", "json"],
+        ["concepts", "--count", "1", "--format", "json", "--vocabulary", str(words_file), "--image-mean", str(mean)],
         ["words", "-t", "a dog"],
     ):
-        done = CliRunner().invoke(app, [command, str(file), *words, "-o", str(tmp_path / command)])
+        model = ["--models" if command == "compare" else "--model", tiny_name]
+        done = CliRunner().invoke(app, [command, str(file), *words, *model, "-o", str(tmp_path / command)])
         assert done.exit_code == 0 and "a\ufffdb.jpg" in done.stdout and "\x07" not in done.output, command

@@ -14,10 +14,12 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import eclip
 import tiny
 from eclip.backbones import catalog, create, load, wrap
+from eclip.backbones.building import built_apart
 from eclip.errors import DeviceError, DownloadError, ModelError, UnknownNameError, UnsupportedTowerError
 
 
@@ -42,6 +44,18 @@ def test_the_same_call_gives_the_same_object_until_the_files_change(tiny_folder:
     assert not load.is_loaded(tiny.backbone("vit"))
     os.utime(folder / "open_clip_model.safetensors", ns=(1, 1))
     assert eclip.load(f"local-dir:{folder}") is not first
+
+
+def test_a_weight_that_no_file_gives_is_noticed() -> None:
+    """While a model is loaded, its weights are NaN until they are read; what else is random is drawn as always."""
+    with built_apart(draw=False):
+        made = [nn.Linear(3, 2), nn.Embedding(4, 2), nn.MultiheadAttention(4, 2), nn.Conv2d(3, 2, 1)]
+        drawn = torch.rand(3)
+    weights = [weight for module in made for name, weight in module.named_parameters() if name.endswith("weight")]
+    assert len(weights) == 5 and drawn.unique().numel() == 3
+    assert all(weight.isnan().all() for weight in weights)
+    with pytest.raises(ModelError, match="a model: the weight 'weight' contains NaN"):
+        load._check_finite(made[0], "a model")
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float64"])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import io
+import pickle
+import weakref
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -200,9 +203,45 @@ def _model(family: str, seed: int) -> nn.Module:
     return built.eval()
 
 
+class _Pickler(pickle.Pickler):
+    """Pickles all but the tensors, which it keeps."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.tensors: list[torch.Tensor] = []
+
+    def persistent_id(self, value: Any) -> int | None:
+        if not isinstance(value, torch.Tensor):
+            return None
+        self.tensors.append(value)
+        return len(self.tensors) - 1
+
+
+class _Unpickler(pickle.Unpickler):
+    """Unpickles what `_Pickler` pickled, with copies of the tensors."""
+
+    def __init__(self, file: io.BytesIO, tensors: list[torch.Tensor]) -> None:
+        super().__init__(file)
+        self.tensors, self.copies = tensors, dict[int, Any]()
+
+    def persistent_load(self, place: int) -> torch.Tensor:
+        return copy.deepcopy(self.tensors[place], self.copies)
+
+
+@cache
+def _pickled(family: str, seed: int) -> tuple[bytes, list[torch.Tensor]]:
+    pickler = _Pickler(file := io.BytesIO())
+    pickler.dump(_model(family, seed))
+    return file.getvalue(), pickler.tensors
+
+
 def model(family: str, seed: int = 0) -> nn.Module:
-    """A copy of the model, with noise on every weight, so that terms that start at zero or one matter."""
-    return copy.deepcopy(_model(family, seed))
+    """A copy of the model, with noise on every weight, so that terms that start at zero or one matter.
+
+    Made by pickle, which takes a quarter of the time of `copy.deepcopy`.
+    """
+    content, tensors = _pickled(family, seed)
+    return _Unpickler(io.BytesIO(content), tensors).load()
 
 
 @cache
@@ -247,6 +286,11 @@ def pixels(of: Backbone, images: int = 2, rows: int = 0, cols: int = 0, seed: in
     return torch.randn(images, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
+_widths = weakref.WeakKeyDictionary[nn.Module, int]()
+
+
 def texts(of: Backbone, count: int = 3, seed: int = 1) -> torch.Tensor:
-    width = of.encode_text(["a"]).shape[1]
+    width = _widths.get(of.model)
+    if width is None:
+        width = _widths[of.model] = of.encode_text(["a"]).shape[1]
     return nn.functional.normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(seed)), dim=-1)

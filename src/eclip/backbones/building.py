@@ -1,14 +1,15 @@
 """Build models alike in every thread, whatever torch's defaults are, without touching the global random state.
 
-Weights are initialized at random before they are read from a file. Saving and restoring torch's global random state
-around that would undo draws of other threads, and `torch.set_default_dtype` affects all threads. The mode defined here
-affects only one thread.
+Libraries initialize weights at random even if all of them are read from a file afterwards. Saving and restoring torch's
+global random state around that would undo draws of other threads, and `torch.set_default_dtype` affects all threads.
+The mode defined here affects only one thread.
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,16 +34,21 @@ BY_VALUE = ("tensor", "as_tensor", "asarray", "full", "arange", "scalar_tensor")
 
 
 @contextlib.contextmanager
-def built_apart(seed: int = 0) -> Iterator[None]:
-    """New tensors are on the CPU and in float32 unless specified otherwise; random ones use this seed."""
-    with torch.inference_mode(False), torch.device("cpu"), _Apart(torch.Generator("cpu").manual_seed(seed)):
+def built_apart(seed: int = 0, *, draw: bool = True) -> Iterator[None]:
+    """New tensors are on the CPU and in float32 unless specified otherwise; random ones use this seed.
+
+    Without `draw`, weights that would be random are NaN until they are read from a file, which takes a fraction of the
+    time and cannot be overlooked.
+    """
+    generator = torch.Generator("cpu").manual_seed(seed)
+    with torch.inference_mode(False), torch.device("cpu"), _Apart(generator, draw):
         yield
 
 
 class _Apart(TorchFunctionMode):
-    def __init__(self, generator: torch.Generator) -> None:
+    def __init__(self, generator: torch.Generator, draw: bool) -> None:
         super().__init__()
-        self.generator = generator
+        self.generator, self.draw = generator, draw
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -50,9 +56,13 @@ class _Apart(TorchFunctionMode):
         kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
         if name in INITIAL and getattr(func, "__module__", "") == "torch.nn.init":  # its inner calls are not seen here
             given = args[0] if args else kwargs["tensor"]
+            if not self.draw and isinstance(given, nn.Parameter):
+                return _unread(given)
             if given.device.type == "cpu" and kwargs.get("generator") is None:
                 kwargs["generator"] = self.generator
         elif name in DRAWN and getattr(torch.Tensor, name) == func:
+            if not self.draw and isinstance(args[0], nn.Parameter):
+                return _unread(args[0])
             if args[0].device.type == "cpu" and kwargs.get("generator") is None:
                 kwargs["generator"] = self.generator
         elif getattr(torch, name, None) is func:
@@ -61,6 +71,11 @@ class _Apart(TorchFunctionMode):
             if kwargs.get("dtype") is None and (name in FLOATING or (name in BY_VALUE and _is_floating(args))):
                 kwargs["dtype"] = torch.float32
         return func(*args, **kwargs)
+
+
+@torch.no_grad()
+def _unread(weight: nn.Parameter) -> nn.Parameter:
+    return weight.fill_(math.nan)
 
 
 def _is_cpu(device: Any) -> bool:

@@ -82,7 +82,7 @@ def load(
         check_place(head)
     head = head if named else head_beside(architecture)
     key, stamp = (name, where, precision, str(head), named), _stamp(architecture, file, head)
-    with _lock, built_apart():  # the model outlives the caller's mode
+    with _lock, built_apart(draw=False):  # the model outlives the caller's mode
         if key not in _loaded or _loaded[key][0] != stamp:
             with _reading(name):
                 model, given = create(architecture, tag, file)

@@ -44,6 +44,8 @@ from eclip.training.word_prompts import FalseNegatives, as_words
 
 USUAL_BATCH, LEAST_BATCH, FEW_STEPS = 256, 16, 8
 """Pairs in a batch if there are many, and at least; and how many steps an epoch should have."""
+DRAW_EVERY = 20.0
+"""Seconds between two drawings of the curve, at least."""
 _log = logging.getLogger("eclip")
 BAD_SHARE, BAD_LEAST = 0.05, 200
 """A run stops if more than this share of pairs are bad, once at least this number has been examined."""
@@ -111,6 +113,7 @@ class Run:
         self.false_negatives: FalseNegatives | None = None
         self.noted: set[tuple[str, str]] = set()
         self._orders: dict[int, tuple[Places, Places, Places]] = {}
+        self.drawn = time.perf_counter()
 
     def go(self, resume: bool) -> EclipHead:
         """Everything from the cache to the last step."""
@@ -149,12 +152,14 @@ class Run:
                 if ends := done % steps == 0:
                     self._score(log, done // steps, done)
                     self._save(log, done // steps, done, begin)
+                    self._draw(last=done == steps * config.epochs)
                 stopping = distributed.largest(interrupts.signal or 0, self.learner.device)
                 if (ends or stopping or done % config.checkpoint_every == 0) and self.rank == 0:
                     state = self.learner.state()
                     checkpoint.save(self.folder, done, config, self.data, self.head.config.probe, state)
                 if stopping:
                     log.note("stopped", step=done, signal=signal.Signals(stopping).name)
+                    self._draw(last=True)
                     distributed.wait(self.learner.device)  # until the checkpoint is complete
                     raise KeyboardInterrupt if stopping == signal.SIGINT else SystemExit(128 + stopping)
         self._describe(config.epochs)
@@ -258,13 +263,18 @@ class Run:
         distributed.wait(self.learner.device)
 
     def _save(self, log: log_module.Log, epoch: int, step: int, begin: float) -> None:
-        """Save the head after an epoch, with a record of its training, and the curve."""
+        """Save the head after an epoch, with a record of its training."""
         self._describe(epoch)
         if self.rank == 0:
             seconds, peak = round(time.perf_counter() - begin, 1), peak_memory() / 2**20
             log.note("epoch", step=step, epoch=epoch, seconds=seconds, peak_mib=round(peak))
             self.head.save(self.folder)
+
+    def _draw(self, last: bool) -> None:
+        """Draw the curve at the end, and meanwhile only now and then, since a short epoch takes less time."""
+        if self.rank == 0 and (last or time.perf_counter() - self.drawn > DRAW_EVERY):
             log_module.draw(self.folder)
+            self.drawn = time.perf_counter()
 
     def _describe(self, epoch: int) -> None:
         """Record what the head was trained on: files by name and parent folder, not by full path."""

@@ -216,7 +216,7 @@ def _vit_cases(model: str) -> Iterator[Case]:
     for array in sorted(_names("legrad", model)):
         if array.startswith("raw_"):
             size, image = _place(array)
-            options = {"depth": depth} if "allblocks" in array else {}
+            options = {"depth": None} if "allblocks" in array else {}
             yield Case(model, "legrad", "legrad", array, size, options=options, read=_sum_of_blocks, image=image)
     kinds = {
         "OPTION_nativeheads_image_raw_script": {},

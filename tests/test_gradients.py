@@ -144,15 +144,15 @@ def test_chefer_is_relevance_multiplied_out(family: str, depth: int) -> None:
     _close(METHODS["chefer"].function(encoding, text, depth=depth), torch.stack(expected, dim=1).detach())
 
 
-@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("depth", [1, 2, None])
 @pytest.mark.parametrize("family", TOWERS)
-def test_legrad_is_the_positive_slope_of_each_blocks_own_score(family: str, depth: int) -> None:
+def test_legrad_is_the_positive_slope_of_each_blocks_own_score(family: str, depth: int | None) -> None:
     backbone, encoding, text = _encoded(family)
     outputs = [*encoding.inputs[1:], encoding.tokens]
     expected = []
     for one in text:
         total = 0.0
-        for place in range(-depth, 0):
+        for place in range(-(depth or len(encoding.blocks)), 0):
             if backbone.latent is not None:
                 block, x = backbone.latent, outputs[place]
             else:

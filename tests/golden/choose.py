@@ -91,7 +91,7 @@ def _without_notes(line: str) -> str:
 
 INTRODUCTION = """# Golden arrays
 
-What the authors' own code computed on two tiny models with random weights, `tiny-vit` (8 blocks of width 64, 8 x 8
+What published code computed on two tiny models with random weights, `tiny-vit` (8 blocks of width 64, 8 x 8
 patches) and `tiny-rn` (a modified ResNet with attention pooling), from random inputs. No published code and no
 published weights are here. `choose.py` took these arrays from a larger set (three models, more sizes), which the tests
 use where it lies beside the repository.

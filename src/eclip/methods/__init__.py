@@ -42,7 +42,8 @@ class Method(Entry["Tensor"]):
 
     def keep_for(self, options: dict[str, Any]) -> int | None:
         """How many last blocks it reruns with these options; an option called `depth` always sets that number."""
-        return None if self.keep is None else max(self.keep, options.get("depth", 0))
+        depth = options.get("depth", 0)
+        return None if self.keep is None or depth is None else max(self.keep, depth)
 
     @property
     def compares_texts(self) -> bool:

@@ -1,7 +1,8 @@
 """LeGrad (Bousselham et al. 2025, https://arxiv.org/abs/2404.03214).
 
 Code: WalBouss/LeGrad (MIT), commit a9edb03, with the sequence-first blocks for which it was written; with current
-open_clip the release averages over images instead of tokens.
+open_clip the release averages over images instead of tokens. The paper's abstract aggregates over all layers, the
+release by default over the last two, as we do; `depth=None` takes all.
 Differs from it: no min-max, any grid, texts share backward passes; for MAP heads, only the attention, without the
 filter that subtracts an empty prompt.
 """
@@ -20,7 +21,7 @@ from eclip.errors import OptionError
 
 
 def legrad(
-    encoding: Encoding, text: Float[Tensor, "text feature"], *, depth: int = 2
+    encoding: Encoding, text: Float[Tensor, "text feature"], *, depth: int | None = 2
 ) -> Float[Tensor, "image text row col"]:
     """Positive gradient of each block's score with respect to its attention, averaged over heads and queries, summed.
 
@@ -31,7 +32,7 @@ def legrad(
     Args:
         encoding: with the last `depth` blocks kept.
         text: unit length.
-        depth: how many last blocks to sum, all if there are fewer; the authors use two.
+        depth: how many last blocks to sum, all if there are fewer; None = all, as in the paper's abstract.
 
     Returns:
         Relevance >= 0, no unit, comparable between texts of one image.
@@ -39,7 +40,7 @@ def legrad(
     Raises:
         OptionError: depth below 1.
     """
-    if depth < 1:
+    if depth is not None and depth < 1:
         raise OptionError(f"'legrad' needs depth >= 1, got {depth}.")
     tail = encoding.tail(depth, "legrad")
     if encoding.backbone.pooling == "latent":

@@ -19,7 +19,7 @@ from eclip.evaluation.query import EvaluationQuery, joined
 from eclip.evaluation.row import Row
 from eclip.evaluation.rules import Localize
 from eclip.evaluation.store import BatchResult
-from eclip.heatmap import normalize, resize
+from eclip.heatmap import flat, normalize, resize
 from eclip.metrics.boxes import box_ious
 from eclip.metrics.localization import contrast, overlaps, record_of
 from eclip.metrics.pointing import energy, pointing_game
@@ -40,8 +40,12 @@ class LocalizeTask(PairTask):
 
     def score_class(self, shown: ShownClass, encoding: Encoding) -> Scores:
         """Score a class that an image shows."""
-        heat = {name: raw if name in NAMES else normalize(raw) for name, raw in shown.maps.items()}
-        return {name: self._numbers(each, shown.inside, shown.outside) for name, each in heat.items()}
+        found = {}
+        for name, raw in shown.maps.items():
+            method = name not in NAMES
+            numbers = self._numbers(normalize(raw) if method else raw, shown.inside, shown.outside)
+            found[name] = {**numbers, "flat": method and bool(flat(raw))}
+        return found
 
     def _numbers(
         self, normalized: Tensor, inside: Bool[np.ndarray, "height width"], outside: Bool[np.ndarray, "height width"]
@@ -101,6 +105,7 @@ class LocalizeTask(PairTask):
             "threshold": record.threshold,
             "class_threshold": record.class_threshold,
             "box_threshold": float(self.thresholds[boxes.argmax()]),
+            "flat": int(whole["flat"][:, column].sum()),
             "curve": [round(one, 6) for one in record.curve],
             "class_curve": [round(one, 6) for one in record.class_curve],
             "classes": {

@@ -93,7 +93,8 @@ class PairTask:
                 inside, outside = sides(picture.mask, number)
                 own = {name: each[image][place].float() for name, each in maps.items()}
                 bound = grid_bound(inside, outside, batch.encoding.grid)
-                own |= baseline_maps(batch.encoding.grid, (picture.place, number), bound)
+                beside = baseline_maps(batch.encoding.grid, (picture.place, number), bound)
+                own |= {name: beside[name] for name in self.baselines}
                 one = ShownClass(image, picture, batch.shown[image][place], inside, outside, own)
                 yield self.score_class(one, batch.encoding)
 

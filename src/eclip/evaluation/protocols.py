@@ -124,7 +124,7 @@ PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
              None, "squash", "imagenet80",
              Segment(background=(), scale=40.0, prob_threshold=None, window=None, stride=None)),
     Protocol("faithful-v1",
-             "Ours: pixels deleted and inserted in ten steps, three fills, against a random order.",
+             "Ours: pixels deleted and inserted in ten steps, three fills, against a random order of patches.",
              None, "squash", "a photo of a {}",
              Faithful(least=0.01, fills=("mean", "blur", "noise"), steps=10, share=1.0)),
     Protocol("gradeclip-faithfulness",

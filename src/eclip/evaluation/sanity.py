@@ -1,10 +1,10 @@
 """The task "sanity": a map must change with its text and with its model (Adebayo et al. 2018).
 
 Rank correlation, on the patch grid, of a class's map with the map of a nonsense text, of a class that the image does
-not show, and of the same class in a model whose image-tower weights are shuffled. Near zero is good: a map that is the
-same for nonsense, or inverted, does not depend on the text, and one that survives random weights does not explain the
-model. Signs cancel in a mean over pairs, so the mean absolute correlation counts; the signed mean is also reported.
-A flat map has no ranks: its pairs are left out, and counted as "flat".
+not show, and of the same class in a model with shuffled weights (image tower and head). Near zero is good: a map that
+is the same for nonsense, or inverted, does not depend on the text, and one that survives shuffled weights does not
+explain the model. Signs cancel in a mean over pairs, so the mean absolute correlation counts; the signed mean is also
+reported. A flat map has no ranks: its pairs are left out, and counted as "flat".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from eclip.backbones.backbone import Backbone
 from eclip.backbones.encoding import encode
@@ -34,6 +34,8 @@ from eclip.metrics.sanity import rank_correlation
 from eclip.texts.encode import encode_texts
 
 KEYS = (*SIZES, *SIGNED)
+NORM_BUFFERS = ("running_mean", "running_var", "weight", "bias")
+"""Names of buffers that are learned: those of batch norms, and of frozen ones."""
 
 
 class SanityTask(PairTask):
@@ -89,20 +91,26 @@ class SanityTask(PairTask):
 
 
 def shuffled(backbone: Backbone, seed: int = 0) -> Backbone:
-    """A copy of the model in which the elements of each weight tensor of the image tower are permuted.
+    """A copy of the model in which the elements of each learned tensor of the image tower and head are permuted.
 
-    Each tensor keeps its mean and spread, but everything learned is gone. The model itself is not changed.
+    Each tensor keeps its mean and spread, but everything learned is gone, the running statistics of batch norms and
+    the weights of frozen ones (buffers) included. The model itself is not changed.
     """
-    model = deepcopy(backbone.model)
+    model, head = deepcopy(backbone.model), deepcopy(backbone.head)
+    tensors = [
+        tensor
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+        if name.startswith(backbone.visual)
+        and (isinstance(tensor, nn.Parameter) or name.rpartition(".")[2] in NORM_BUFFERS)
+    ]
     generator = torch.Generator("cpu").manual_seed(seed)
     with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if name.startswith(backbone.visual):
-                order = torch.randperm(weight.numel(), generator=generator, device="cpu").to(weight.device)
-                weight.copy_(weight.flatten()[order].view_as(weight))
+        for tensor in [*tensors, *(head.parameters() if head else ())]:
+            order = torch.randperm(tensor.numel(), generator=generator, device="cpu").to(tensor.device)
+            tensor.copy_(tensor.flatten()[order].view_as(tensor))
     colors = {"mean": backbone.mean, "std": backbone.std, "interpolation": backbone.interpolation}
     made = wrap(model, tokenizer=backbone.tokenize, name=f"{backbone.name} shuffled", **colors)  # type: ignore[arg-type]
-    return replace(made, head=backbone.head)
+    return replace(made, head=head)
 
 
 def _rhos(mine: Float[np.ndarray, "row col"], asides: Sequence[Sequence[Any]]) -> dict[str, Any]:

@@ -254,8 +254,10 @@ def verdicts(results: Mapping[str, Any], label: dict[int, str], order: list[int]
         found.append(("≈", [label[best], *names], "cannot be told apart: their 95 % intervals overlap"))
     if controls := [row for _, row in rows if row["control"] and row["method"] != BOUND]:
         found += _against(key, methods, controls, label)
+    flat = [f"{label[place]} ({row['flat']} of {row['pairs']} pairs)" for place, row in every if row.get("flat")]
     if task == "localize":
         found += _upside_down(methods, label)
+        found += _some("≈", flat, "flat maps, which point nowhere: they count as a map without any heat")
     if task == "sanity":
         for number, most, alike, why in (
             ("nonsense_size", 0.9, "nearly the same map for nonsense", "the text is ignored"),
@@ -263,7 +265,6 @@ def verdicts(results: Mapping[str, Any], label: dict[int, str], order: list[int]
         ):
             names = [label[place] for place, row in methods if (value_of(row, number) or 0) > most]
             found += _some("▼", names, f"{alike}, or its inverse (|correlation| above {most}): {why}")
-        flat = [f"{label[place]} ({row['flat']} of {row['pairs']} pairs)" for place, row in every if row.get("flat")]
         found += _some("≈", flat, "flat maps, which have no ranks: comparisons with them are left out")
     return found
 

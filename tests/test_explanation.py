@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib.metadata
 import importlib.util
@@ -352,6 +353,30 @@ def test_masks_take_otsu_or_a_number() -> None:
     for wrong in (1.5, -0.1, float("nan"), "half"):
         with pytest.raises(OptionError, match="'otsu' or a number"):
             answer.mask(threshold=wrong)
+
+
+def test_the_threshold_is_that_measured_for_the_model_and_the_method(backbone: Backbone, tmp_path: Path) -> None:
+    measured = dataclasses.replace(backbone, levels={"maskclip": 0.75, "eclip": 0.25})
+
+    def explained(method: str = "maskclip", **asked: Any) -> Explanation:
+        return eclip.explain(_image(), "a dog", model=measured, method=method, **asked)
+
+    answer = explained()
+    heat = answer.heatmap()
+    assert answer.level() == answer.provenance["level"] == 0.75
+    assert np.array_equal(answer.mask(), heat >= 0.75) and len(answer.boxes())
+    assert not np.array_equal(answer.mask(), answer.mask(threshold="otsu"))
+    answer.save(tmp_path)
+    assert Explanation.load(tmp_path).level() == 0.75
+    others = {"refine": "pamr"}, {"versus": "grass"}, {"method": "gem"}, {"method": "surgery", "depth": 2}
+    for asked in others:
+        assert explained(**asked).provenance["level"] == "otsu", asked
+    earlier = dataclasses.replace(answer, provenance={**answer.provenance, "level": "otsu"})
+    del earlier.provenance["level"]
+    assert np.array_equal(earlier.mask(), heat >= eclip.heatmap.otsu(heat))
+    assert copy.deepcopy(measured).levels == measured.levels
+    head = eclip.EclipHead.start(backbone)
+    assert eclip.with_head(measured, head).levels == {"maskclip": 0.75}, "another head, another threshold"
 
 
 def test_signed_maps_diverge_around_zero() -> None:

@@ -46,6 +46,22 @@ def test_the_same_call_gives_the_same_object_until_the_files_change(tiny_folder:
     assert eclip.load(f"local-dir:{folder}") is not first
 
 
+def test_thresholds_in_the_folder_of_a_model(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    name, file = f"local-dir:{folder}", folder / "eclip_levels.json"
+    assert eclip.load(name).levels == {}
+    file.write_text(json.dumps({"schema": "eclip.levels/1", "levels": {"eclip": 0.5, "gem": 0.7}}))
+    own = eclip.EclipHead.start(eclip.load(name))
+    own.save(folder)
+    assert eclip.load(name).levels == {"eclip": 0.5, "gem": 0.7}
+    assert eclip.load(name, head=own.save(tmp_path / "head")).levels == {"gem": 0.7}, "measured with the other head"
+    assert pickle.loads(pickle.dumps(eclip.load(name))).levels == {"eclip": 0.5, "gem": 0.7}
+    for content in ("{", '{"levels": {}}', '{"schema": "eclip.levels/1", "levels": {"gem": 2}}', "[]"):
+        file.write_text(content)
+        with pytest.raises(ModelError, match=r"eclip_levels.json' cannot be read .*: delete it"):
+            eclip.load(name)
+
+
 def test_a_weight_that_no_file_gives_is_noticed() -> None:
     """While a model is loaded, its weights are NaN until they are read; what else is random is drawn as always."""
     with built_apart(draw=False):

@@ -55,7 +55,7 @@ def jobs() -> list[Job]:
     made += [Job(f"{pack}-slow", pack, {"methods": SLOW, "every": every}) for pack, every in PACKS.items() if every]
     sane = {"methods": FAST, "protocol": "sanity-v1"}
     made += [Job(f"{pack}-sanity", pack, {**sane, "every": 10}) for pack in ("voc2012seg", "coco80seg")]
-    faithful = {"methods": FAITHFUL, "protocol": "faithful-v1", "every": 75}
+    faithful = {"methods": FAITHFUL, "protocol": "faithful-v1", "every": 25}
     made += [Job("voc2012seg-faithful", "voc2012seg", faithful)]
     segments = {"methods": LABELS, "protocol": "segment-v1"}
     made += [Job(f"{pack}-segment", pack, segments) for pack in ("voc2012seg", "camvid")]
@@ -115,11 +115,13 @@ def localization(found: dict[str, dict[str, Any]], pack: str) -> str:
 
 
 def note(fast: dict[str, Any], slow: dict[str, Any] | None) -> str:
-    """The note below a table: numbers of images, groups if there are any, and pairs; images of the rows with a star."""
+    """The note below a table: how many images, groups if there are any, pairs and flat maps; images of starred rows."""
     images, groups = fast["data"]["images"], fast["data"]["groups"]
     grouped = f" of {groups} videos" if groups < images else ""
     starred = f"; *: {slow['data']['images']} images of these" if slow else ""
-    return f"{images} images{grouped}, {fast['rows'][0]['pairs']} pairs{starred}."
+    told = f"{images} images{grouped}, {fast['rows'][0]['pairs']} pairs{starred}."
+    flat = ", ".join(f"`{one['method']}` {one['flat']}" for one in fast["rows"] if one["flat"])
+    return f"{told} Flat maps: {flat}." if flat else told
 
 
 def winners(found: dict[str, dict[str, Any]]) -> str:
@@ -141,8 +143,13 @@ def winners(found: dict[str, dict[str, Any]]) -> str:
 
 
 def table(result: dict[str, Any], columns: list[str], headline: str | None = None) -> str:
-    """The table of another task: numbers with intervals; with a headline, it alone has them and sorts the rows."""
-    lines = [f"| method | {' | '.join(columns)} |", f"|---{'|---' * len(columns)}|"]
+    """The table of another task: numbers with intervals; with a headline, it alone has them and sorts the rows.
+
+    That of sanity also has the number of pairs with a flat map.
+    """
+    flat = result["protocol"]["task"] == "sanity"
+    lines = [f"| method | {' | '.join([*columns, *(['flat'] if flat else [])])} |"]
+    lines.append(f"|---{'|---' * (len(columns) + flat)}|")
     rows = [(one, one["numbers"]) for one in result["rows"]]
     if headline is not None:
         rows.sort(key=lambda pair: -pair[1][headline]["value"] if headline in pair[1] else -2)
@@ -150,6 +157,7 @@ def table(result: dict[str, Any], columns: list[str], headline: str | None = Non
         label = f"({one['method']})" if one["control"] or headline not in (None, *numbers) else f"`{one['method']}`"
         found = [numbers.get(key, numbers.get(key.replace("found", "accuracy"))) for key in columns]
         cells = [cell(number, headline in (None, key)) for number, key in zip(found, columns, strict=True)]
+        cells += [f"{one['flat']} of {one['pairs']}"] if flat else []
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -1,23 +1,28 @@
-"""Which threshold turns a heat map into a mask? The table of docs/metrics.md, and `Method.threshold`.
+"""Which threshold turns a heat map into a mask? The table of docs/metrics.md, and the thresholds that ship with `mini`.
 
     python recipes/threshold/evaluate.py --data DATA
+    python recipes/threshold/evaluate.py --data DATA --write src/eclip/backbones/assets/mini \
+        --methods eclip,maskclip,sclip,clearclip,naclip,gem,surgery
 
-DATA contains the packs voc2012seg and coco80seg; the model is `mini`, the prompt is "a photo of a {}", and every class
-that covers 1 % of an image is one pair. Each rule turns its heat map into a mask, whose IoU with the class is averaged
-over pairs. Constants are chosen on images at even positions of both packs and all rules reported on those at odd ones,
-with the 95 % interval, over images, of the difference to Otsu's threshold. Expect half an hour on one core, mostly for
-gradients; `--methods eclip,gem` takes four minutes.
+DATA contains the packs voc2012seg and coco80seg; the model is `mini` or `--model`, the prompt is "a photo of a {}", and
+every class that covers 1 % of an image is one pair. Each rule turns its heat map into a mask, whose IoU with the class
+is averaged over pairs. Constants are chosen on images at even positions of both packs and all rules reported on those
+at odd ones, with the 95 % interval, over images, of the difference to Otsu's threshold. With `--write`, constants that
+are better than Otsu's beyond the interval on both packs are written to eclip_levels.json in that folder. Expect half an
+hour on one core, mostly for gradients; `--methods eclip,gem` takes four minutes.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 
 import eclip
+from eclip.backbones.catalog import LEVELS, LEVELS_SCHEMA
 from eclip.datasets.masks import VOID, MaskSet, read_masks
 from eclip.errors import NotApplicableError
 from eclip.heatmap import boxes, normalize, otsu, resize
@@ -40,8 +45,10 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(n for n, m in METHODS.items() if m.kind != "perturbation"))
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="also write the scores of each pair to this npz file")
+    parser.add_argument("--write", type=Path, help="the model's folder, for constants that are better than Otsu's")
+    parser.add_argument("--model", default="mini", help="any name that eclip.load knows")
     args = parser.parse_args()
-    backbone = eclip.load("mini")
+    backbone = eclip.load(args.model)
     found: dict[str, list[dict[str, np.ndarray]]] = defaultdict(list)
     for pack in PACKS:
         masks = read_masks(args.data / pack)
@@ -56,8 +63,10 @@ def main() -> None:
         }
         np.savez(args.keep, **flat)
     print("method      rule                     " + "  ".join(f"{pack:>34}" for pack in PACKS))
-    for name, packs in found.items():
-        report(name, packs)
+    chosen = {name: level for name, packs in found.items() if (level := report(name, packs)) is not None}
+    if args.write:
+        levels = {"schema": LEVELS_SCHEMA, "levels": chosen, "recipe": "recipes/threshold/evaluate.py"}
+        (args.write / LEVELS).write_text(json.dumps(levels, indent=2) + "\n", encoding="utf-8")
 
 
 def scores(
@@ -140,17 +149,22 @@ def boxes_around(inside: np.ndarray) -> np.ndarray:
     return np.array([[cols.min(), rows.min(), cols.max() + 1, rows.max() + 1]])
 
 
-def report(name: str, packs: list[dict[str, np.ndarray]]) -> None:
-    """Choose a constant and a spread on even images of both packs, and print all rules on odd ones."""
+def report(name: str, packs: list[dict[str, np.ndarray]]) -> float | None:
+    """Choose a constant and a spread on even images of both packs, and print all rules on odd ones.
+
+    Returns:
+        The constant, if it is better than Otsu's threshold beyond the interval on both packs.
+    """
     even, odd = ([one["image"] % 2 == part for one in packs] for part in (0, 1))
     mean = {
         key: np.mean([one[key][on].mean(axis=0) for one, on in zip(packs, even, strict=True)], axis=0)
         for key in ("constant", "spread")
     }
     best = {key: int(values.argmax()) for key, values in mean.items()}
+    constant, gains = float(CONSTANTS[best["constant"]] / BINS), []
     rules = {
         "0.5": lambda one: one["constant"][:, list(CONSTANTS).index(BINS // 2)],
-        f"constant {CONSTANTS[best['constant']] / BINS:.2f}": lambda one: one["constant"][:, best["constant"]],
+        f"constant {constant:.2f}": lambda one: one["constant"][:, best["constant"]],
         f"mean + {SPREADS[best['spread']]:.2f} std": lambda one: one["spread"][:, best["spread"]],
         "otsu": lambda one: one["otsu"],
     }
@@ -159,8 +173,10 @@ def report(name: str, packs: list[dict[str, np.ndarray]]) -> None:
         for one, on in zip(packs, odd, strict=True):
             values, against, images = rule(one)[on], one["otsu"][on], one["image"][on]
             low, high = interval(values - against, images)
+            gains += [low] if label.startswith("constant") else []
             cells.append(f"{100 * values.mean():6.1f} ({100 * low:+5.1f} to {100 * high:+5.1f} against Otsu)")
-        print(f"{name:10s}  {label:22s}  {'  '.join(cells)}")
+        print(f"{name:10s}  {label:22s}  {'  '.join(cells)}", flush=True)
+    return constant if min(gains) > 0 else None
 
 
 def interval(values: np.ndarray, images: np.ndarray, draws: int = 1000) -> tuple[float, float]:

@@ -72,6 +72,8 @@ class Backbone:
         text_tower: the text side block by block; None if its kind is unknown, which matters only to word methods.
         visual: prefix or prefixes of the names of the image side's weights.
         head: an `EclipHead`, used only by the method "eclip"; see `eclip.with_head`.
+        levels: by method, the threshold of heat maps that made the best masks with this model, in [0, 1]; a model
+            without such a measurement has none, and Otsu's threshold of each map is used.
         recipe: how pickle recreates this Backbone; set by `load`.
         memo: what `backbones.cached` stores.
         agreed: what `backbones.agreement` has checked.
@@ -102,6 +104,7 @@ class Backbone:
     text_tower: TextTower | None = None
     visual: str | tuple[str, ...] = "visual."
     head: nn.Module | None = None
+    levels: dict[str, float] = field(default_factory=dict, repr=False)
     recipe: Callable[[Backbone], tuple[Any, ...]] = no_recipe
     memo: dict[str, Tensor] = field(default_factory=dict, repr=False)
     agreed: Agreed = field(default_factory=dict, repr=False)
@@ -112,7 +115,7 @@ class Backbone:
     def __deepcopy__(self, memo: dict[int, Any]) -> Backbone:
         """A Backbone of a copy of the model, with a copy of the head; the tokenizer is shared."""
         own = self.rewrap(copy.deepcopy(self.model, memo))
-        memo[id(self)] = copied = replace(own, name=self.name, head=copy.deepcopy(self.head, memo))
+        memo[id(self)] = copied = replace(own, name=self.name, head=copy.deepcopy(self.head, memo), levels=self.levels)
         return copied
 
     def __repr__(self) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 INITIAL = tuple(
@@ -74,7 +74,7 @@ class _Apart(TorchFunctionMode):
 
 
 @torch.no_grad()
-def _unread(weight: nn.Parameter) -> nn.Parameter:
+def _unread(weight: Tensor) -> Tensor:
     return weight.fill_(math.nan)
 
 

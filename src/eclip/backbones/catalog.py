@@ -27,6 +27,8 @@ HF_CLASSES = {
 """transformers' model_type -> its class, for the supported ones."""
 CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 HEAD_CONFIG = "eclip_head.json"
+LEVELS, LEVELS_SCHEMA = "eclip_levels.json", "eclip.levels/1"
+"""The file in a model's own folder with the thresholds that were measured for its heat maps, by method."""
 BESIDE = "beside the model"
 """Place of a head in its model's own folder, as recorded in results."""
 OPENAI_HINT = 'OpenAI\'s CLIP: --model ViT-B-16/openai (Python: model="ViT-B-16/openai")'
@@ -229,6 +231,25 @@ def head_beside(architecture: str) -> Path | None:
     """The folder of a model, if it contains an ECLIP head."""
     folder = folder_of(architecture)
     return folder if folder is not None and (folder / HEAD_CONFIG).is_file() else None
+
+
+def levels_beside(architecture: str) -> dict[str, float]:
+    """The thresholds in a model's own folder, see `Backbone.levels`; none if there are none.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    folder = folder_of(architecture)
+    if folder is None or not (file := folder / LEVELS).is_file():
+        return {}
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        levels = {str(method): float(level) for method, level in stored["levels"].items()}
+        if stored["schema"] != LEVELS_SCHEMA or not all(0 <= level <= 1 for level in levels.values()):
+            raise ValueError(f"its schema is not {LEVELS_SCHEMA}, or a threshold is not in [0, 1]")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{str(file)!r} cannot be read ({type(error).__name__}: {error}): delete it.") from error
+    return levels
 
 
 def _check_hf(name: str) -> None:

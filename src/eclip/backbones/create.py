@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,8 @@ def _tokenizer(source: str, name: str) -> Any:
     """As `open_clip.get_tokenizer`, but downloads transformers' files like all others, and only once."""
     text = open_clip.get_model_config(source)["text_cfg"]
     own = text.get("hf_tokenizer_name")
+    if not own and not text.get("tokenizer_kwargs"):
+        return _simple_tokenizer(text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
     if not own or name.startswith("local-dir:") or Path(own).exists():
         return open_clip.get_tokenizer(source)
     return open_clip.tokenizer.HFTokenizer(
@@ -101,6 +104,12 @@ def _tokenizer(source: str, name: str) -> Any:
         tokenizer_mode=text.get("tokenizer_mode"),
         **text.get("tokenizer_kwargs", {}),
     )
+
+
+@cache
+def _simple_tokenizer(context_length: int) -> open_clip.SimpleTokenizer:
+    """One for all models: it takes as long to make as a small model."""
+    return open_clip.SimpleTokenizer(context_length=context_length)
 
 
 def _tag_options(architecture: str, tag: str) -> dict[str, Any]:

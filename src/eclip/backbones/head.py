@@ -184,12 +184,15 @@ def head_rows(encoding: Encoding, source: str = "value") -> Float[Tensor, "image
 def with_head(backbone: Backbone, head: EclipHead | None) -> Backbone:
     """The same backbone with this head, which `METHODS["eclip"]` uses; nothing else changes.
 
+    A threshold for the method `eclip` was measured with the head before, so it is dropped.
+
     Raises:
         HeadError: the head belongs to another model, or is on another device.
     """
     if head is not None:
         _check_fit(backbone, head)
-    return replace(backbone, head=head)
+    levels = {method: level for method, level in backbone.levels.items() if method != "eclip" or head is backbone.head}
+    return replace(backbone, head=head, levels=levels)
 
 
 def load_head(name: str | Path) -> EclipHead:

@@ -17,7 +17,16 @@ from torch import nn
 
 from eclip.backbones.backbone import IN_A_WORKER, Backbone, no_recipe
 from eclip.backbones.building import built_apart
-from eclip.backbones.catalog import BESIDE, DEFAULT_MODEL, MINI, folder_of, full_name, head_beside, split_name
+from eclip.backbones.catalog import (
+    BESIDE,
+    DEFAULT_MODEL,
+    MINI,
+    folder_of,
+    full_name,
+    head_beside,
+    levels_beside,
+    split_name,
+)
 from eclip.backbones.create import create, short
 from eclip.backbones.devices import Device, resolve_device
 from eclip.backbones.folding import speed_up
@@ -93,11 +102,15 @@ def load(
             model.to(device=where, dtype=PRECISIONS[precision])
             with _reading(name):
                 found = replace(wrap(model, name=name, **given), recipe=recipe)
+                levels = levels_beside(architecture)
             _as_loaded[found.model] = state_of(found.model)
             if head is not None:
                 own = load_head(head).to(where)
                 own.place = str(head) if named else BESIDE
                 found = with_head(found, own)
+            if named:
+                levels.pop("eclip", None)  # it was measured with the head in the model's folder
+            found = replace(found, levels=levels)
             _loaded[key] = stamp, found
         return _loaded[key][1]
 
@@ -132,7 +145,7 @@ def recipe(backbone: Backbone) -> tuple[Any, ...]:
     Raises:
         ModelError: `load` did not create it, or it has changed since it was loaded.
     """
-    names = [field.name for field in fields(backbone) if field.name not in ("head", "memo")]
+    names = [field.name for field in fields(backbone) if field.name not in ("head", "levels", "memo")]
     with _lock:
         for (name, where, precision, head, named), (stamp, one) in _loaded.items():
             if any(getattr(backbone, field) is not getattr(one, field) for field in names):

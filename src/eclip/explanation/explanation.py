@@ -29,6 +29,7 @@ from eclip.results.provenance import maker
 MOST_PANELS = 20
 """The most texts that pictures are drawn for, those with the best scores; arrays hold all texts."""
 Threshold = float | np.floating | str | None
+OTSU = "otsu"
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,9 +123,11 @@ class Explanation:
     def level(self, image: Which = 0, text: Which | None = None) -> float:
         """The value of the heat map, in [0, 1], from which on `mask` begins and which the outline in pictures follows.
 
-        It is Otsu's threshold of this heat map, see `eclip.heatmap.otsu`.
+        It is what was measured for this method and model, `provenance["level"]`; if nothing was, as for most models,
+        Otsu's threshold of this heat map, see `eclip.heatmap.otsu`.
         """
-        return heatmap.otsu(self.heatmap(image, text))
+        level = self.provenance.get("level", OTSU)  # folders of earlier versions have none
+        return heatmap.otsu(self.heatmap(image, text)) if level == OTSU else float(level)
 
     def _map(self, image: int, text: int) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(self.drawn(image)[text]))
@@ -197,7 +200,7 @@ class Explanation:
         heat = self.heatmap(image, text)
         if threshold is None:
             return heat >= self.level(image, text)
-        if isinstance(threshold, str) and threshold == "otsu":
+        if isinstance(threshold, str) and threshold == OTSU:
             return heat >= heatmap.otsu(heat)
         if isinstance(threshold, bool | str) or not isinstance(threshold, numbers.Real) or not 0 <= threshold <= 1:
             raise OptionError(f"threshold must be 'otsu' or a number in [0, 1], got {threshold!r}.")

@@ -25,7 +25,7 @@ from eclip.backbones.load import backbone_of
 from eclip.backbones.view import View
 from eclip.errors import NotApplicableError, TextError
 from eclip.explanation.checkup import KEEP, Checkup
-from eclip.explanation.explanation import Explanation
+from eclip.explanation.explanation import OTSU, Explanation
 from eclip.explanation.folder import explain_command
 from eclip.methods import METHODS, check_methods
 from eclip.refinements import REFINEMENTS, check_refinement
@@ -174,8 +174,14 @@ class Query:
             **self.view.settings,
             "templates": self.templates if isinstance(self.templates, str) else list(self.templates),
             "versus": self.versus,
+            "level": self.level(method),
             "health": None if self.checkup is None else list(self.checkup.notes(METHODS[method])),
         }
+
+    def level(self, method: str) -> float | str:
+        """The threshold of this method's heat maps: as measured for the model, or "otsu" if they are made otherwise."""
+        as_measured = self.refine is None and self.versus is None and not self.methods[method]
+        return self.backbone.levels.get(method, OTSU) if as_measured else OTSU
 
     def provenance(self, method: str, sources: Sequence[str], pixels: list[int]) -> dict[str, Any]:
         """The record that repeats an answer, see `Explanation.provenance`."""

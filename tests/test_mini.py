@@ -100,6 +100,18 @@ def test_what_is_computed_faster_can_be_hooked_adapted_and_differentiated() -> N
         assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
 
 
+def test_the_thresholds_that_ship_are_those_that_the_page_states() -> None:
+    import eclip
+    from eclip.backbones.catalog import MINI
+
+    levels = json.loads((MINI / "eclip_levels.json").read_text())["levels"]
+    assert eclip.load("mini").levels == levels
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    [said] = re.findall(r"those of (`eclip`.*?)\. They ship with `mini`", page, re.DOTALL)
+    parts = re.findall(r"([^()]*)\(([\d.]+)\)", said)
+    assert {name: float(level) for names, level in parts for name in re.findall(r"`(\w+)`", names)} == levels
+
+
 def test_what_is_said_of_the_head_is_what_it_was_trained_with() -> None:
     """In the README, `METHODS`, the model card, docs/eclip.md and the recipe; none says that it pooled by a maximum."""
     from eclip.backbones.catalog import MINI

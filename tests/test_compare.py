@@ -173,15 +173,15 @@ def test_models_of_one_name_are_refused(image: Path) -> None:
 # --- what is made of it ------------------------------------------------------
 
 
-def doubtful(absent: list[bool], texts: tuple[str, ...]) -> Health:
+def doubtful(given: list[float], texts: tuple[str, ...]) -> Health:
     """The health of one image where only presence is known."""
-    presence = np.array([[0.1 if one else 0.9 for one in absent]], np.float32)
+    presence = np.array([given], np.float32)
     unknown = np.full_like(presence, np.nan)
     return Health(unknown, unknown, unknown, presence, np.zeros_like(presence), texts)
 
 
 def by_hand(
-    maps: dict[str, list[Any]], *, versus: str | None = None, seconds: Any = None, absent: list[bool] | None = None
+    maps: dict[str, list[Any]], *, versus: str | None = None, seconds: Any = None, presence: list[float] | None = None
 ) -> Comparison:
     """A comparison on a gray image by a model "m", from raw maps (text row col) of methods."""
     texts = tuple(f"text {index}" for index in range(len(next(iter(maps.values())))))
@@ -197,7 +197,7 @@ def by_hand(
             provenance={"method": method, "model": "m", "versus": versus, "refine": None, "grid": [2, 2]},
             images=(gray,),
             seconds=seconds or {"forward": 2.0, "method": 0.5, "health": 9.0},
-            health=None if absent is None else doubtful(absent, texts),
+            health=None if presence is None else doubtful(presence, texts),
         )
         for method, values in maps.items()
     }
@@ -263,15 +263,22 @@ def test_versus_draws_around_zero() -> None:
 
 
 def test_the_maps_of_absent_texts_are_faint_and_the_picture_says_why() -> None:
-    maps = {"itsm": [[[0, 1]], [[0, 1]]]}
-    plain, doubted = by_hand(maps).picture(), by_hand(maps, absent=[False, True]).picture()
+    maps = {"itsm": [[[0, 1]]] * 3}
+    plain, doubted = by_hand(maps).picture(), by_hand(maps, presence=[0.9, 0.89, 0.59]).picture()
     assert np.asarray(doubted).shape == np.asarray(plain).shape, "the words have room beside the image"
-    assert same(panel(doubted, 0), panel(plain, 0)) and not same(panel(doubted, 1), panel(plain, 1))
-    faint, bright = (np.ptp(np.asarray(panel(one, 1)).astype(float), axis=2).max() for one in (doubted, plain))
-    assert 0 < faint < 0.4 * bright, "less color"
-    heads = [np.asarray(doubted).astype(int)[:195, left : left + 220] for left in (276, 276 + 228)]
-    present, absent = ((head[..., 0] - head[..., 2]).max() for head in heads)
-    assert absent > 100 > 50 > present, "amber letters above the absent text alone"
+    assert same(panel(doubted, 0), panel(plain, 0)), "0.9 is no doubt"
+    colors = [np.ptp(np.asarray(panel(doubted, place)).astype(float), axis=2).max() for place in range(3)]
+    assert 0 < colors[2] < 0.4 * colors[0] < 0.5 * colors[0] < colors[1] < 0.8 * colors[0], "less color"
+    heads = [np.asarray(doubted).astype(int)[:195, left : left + 220] for left in (276, 276 + 228, 276 + 456)]
+    present, unsure, absent = ((head[..., 0] - head[..., 2]).max() for head in heads)
+    assert min(unsure, absent) > 100 > 50 > present, "amber letters above the doubtful texts alone"
+
+
+def test_doubts_are_told_by_presence_and_emptiness() -> None:
+    """Below 0.6 a text is probably absent, below 0.9 it may be, and in an empty image it is; NaN says nothing."""
+    health = doubtful([0.59, 0.6, 0.89, 0.9, np.nan], tuple("abcde"))
+    assert health.doubts() == [render.ABSENT, render.UNSURE, render.UNSURE, "", ""]
+    assert replace(health, emptiness=np.full((1, 5), 0.6, np.float32)).doubts() == [render.ABSENT] * 5
 
 
 def test_times_are_the_best_of_several_runs(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,12 +85,12 @@ class Comparison:
         if answer is None:
             return render.Section(model, "none of these methods is applicable", None, rows)
         row, col = answer.provenance["grid"]
-        absent = None if answer.health is None else answer.health.absent[0]
+        doubts = () if answer.health is None else answer.health.doubts()
         note = f"forward pass {_time(answer.seconds['forward'])} · {row} x {col} patches"
         note += f", maps refined by {answer.provenance['refine']}" if answer.provenance["refine"] else ""
         with_head = self.explanations.get((model, DEFAULT_WITH_HEAD))
         note += f" · eclip{head_of(with_head.provenance)}" if with_head is not None else ""
-        return render.Section(model, note, answer.scores[0], rows, absent)
+        return render.Section(model, note, answer.scores[0], rows, doubts)
 
     def _row(self, pair: Pair) -> render.Row:
         name, kind = pair[1], METHODS[pair[1]].kind

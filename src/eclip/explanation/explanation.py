@@ -116,9 +116,9 @@ class Explanation:
         return raw if self.flat is None else np.where(self.flat[image][:, None, None], np.zeros_like(raw), raw)
 
     def doubt(self, image: Which = 0, text: Which | None = None) -> str:
-        """Why pictures draw the map of a text faintly: it is probably not in the image. Empty if it is, or unknown."""
+        """Why pictures draw the map of a text faintly: it is probably not in the image, or may not be; else empty."""
         image, text = image_and_text(image, text, self.sources, self.texts)
-        return render.ABSENT if self.health is not None and self.health.absent[image, text] else ""
+        return "" if self.health is None else self.health.doubts(image)[text]
 
     def level(self, image: Which = 0, text: Which | None = None) -> float:
         """The value of the heat map, in [0, 1], from which on `mask` begins and which the outline in pictures follows.
@@ -151,7 +151,7 @@ class Explanation:
     def overlay(self, image: Which = 0, text: Which | None = None, *, legend: bool = True) -> Image.Image:
         """The image with its heat map on top, and a line around its `mask`; signed maps use two colors around zero.
 
-        The map of a text that is probably not in the image, see `doubt`, is drawn faintly.
+        The map of a text that is probably not in the image, or may not be, see `doubt`, is drawn faintly.
         """
         image, text = image_and_text(image, text, self.sources, self.texts)
         heat, level = self._edge(image, text)

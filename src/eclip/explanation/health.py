@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from eclip.render import ABSENT, UNSURE
 from eclip.results.indexing import Which, number_of
 
 LEAST_SENSITIVITY = 0.05  # attention has 0; methods that use the text have medians of 0.35 to 1
 LEAST_POLARITY = -0.1  # see the table of docs/health.md
 MOST_ARTEFACTS = 0.5  # exceeded by almost no real map of mini, by a third to nearly all with three implanted ones
 LEAST_PRESENCE = 0.6  # on coco80seg, 1 % of present classes are below and 66 % of absent ones
+LEAST_SURE = 0.9  # 10 % and 92 %
 MOST_EMPTINESS = 0.55  # on mini, the largest of 1,255 real images is 0.53, the smallest of 24 empty ones 0.65
 
 NUMBERS = ("sensitivity", "polarity", "artefacts", "presence", "emptiness")
@@ -65,6 +67,12 @@ class Health:
     def absent(self) -> Bool[np.ndarray, "image text"]:
         """Texts that are probably not in the image: presence is below its threshold, or the image looks empty."""
         return (self.presence < LEAST_PRESENCE) | self._flagged("emptiness")
+
+    def doubts(self, image: int | np.integer = 0) -> list[str]:
+        """What pictures say below each text: that it is probably absent, or may be; empty if neither, or unknown."""
+        place = self._image(image)
+        unsure = self.presence[place] < LEAST_SURE
+        return np.where(self.absent[place], ABSENT, np.where(unsure, UNSURE, "")).tolist()
 
     def warnings(self, image: int | np.integer = 0, text: Which = 0) -> list[str]:
         """A sentence if the map is flat, and for each number beyond its threshold; NaN gives none.

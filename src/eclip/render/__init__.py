@@ -7,12 +7,13 @@ In label maps, color means the class.
 from eclip.render.colormaps import diverging, sequential
 from eclip.render.comparison import SCALES, Row, Section, check_scale, grid
 from eclip.render.label_map import indexed, labeled, palette, tinted
-from eclip.render.overlay import ABSENT, overlay, stack, strip
+from eclip.render.overlay import ABSENT, UNSURE, overlay, stack, strip
 from eclip.render.words import cut_out, drawn, page_words, printable, shares, terminal
 
 __all__ = [
     "ABSENT",
     "SCALES",
+    "UNSURE",
     "Row",
     "Section",
     "check_scale",

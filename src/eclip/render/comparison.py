@@ -6,14 +6,14 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from PIL import Image, ImageDraw
 
 from eclip import heatmap
 from eclip.registry import one_of
 from eclip.render.colormaps import BACKGROUND, BAR_GRAY, DOUBT, FAINT, INK, blend
 from eclip.render.fonts import fit, fonts, wrap
-from eclip.render.overlay import ABSENT, DIM, OUTLINE_LEVEL, paint, stack, view_size
+from eclip.render.overlay import DIM, OUTLINE_LEVEL, paint, stack, view_size
 
 SCALES = ("map", "row")
 TEXTS_AT_MOST = 20
@@ -60,14 +60,14 @@ class Section:
         note: a few words below its name.
         scores: one per text; None if no method is applicable.
         rows: its methods.
-        absent: which texts are probably not in the image; their maps are faint. None if that is unknown.
+        doubts: of each text `ABSENT`, `UNSURE` or nothing, and its maps are as faint; none at all if that is unknown.
     """
 
     name: str
     note: str
     scores: Float[np.ndarray, " text"] | None
     rows: tuple[Row, ...]
-    absent: Bool[np.ndarray, " text"] | None = None
+    doubts: Sequence[str] = ()
 
 
 def grid(
@@ -102,7 +102,7 @@ def grid(
         bands.append(page.header(section, first=index == 0))
         kinds = [row.kind for row in section.rows]
         for row, kind_above in zip(section.rows, [*kinds[:1], *kinds], strict=False):
-            bands.append(page.row(row, GAP if row.kind == kind_above else BREAK, section.absent))
+            bands.append(page.row(row, GAP if row.kind == kind_above else BREAK, section.doubts))
     return stack([*bands, page.legend()])
 
 
@@ -173,8 +173,8 @@ class _Page:
         words = [wrap(self.texts[text], self.column - GAP, NAME - 2, 2) for text in self.shown]
         deepest = max(len(lines) for lines, _ in words)
         title, leading = _line(TITLE), _line(NAME - 2)
-        absent = np.zeros(len(self.texts), dtype=bool) if section.absent is None else section.absent
-        doubts = int(absent[self.shown].any())
+        told = section.doubts or [""] * len(self.texts)
+        doubts = int(any(told[text] for text in self.shown))
         below = (deepest * leading if section.scores is not None else 0) + _line(SMALL) * (
             (section.scores is not None) + self.signed + doubts
         )
@@ -201,11 +201,11 @@ class _Page:
             score = section.scores[text]
             number = f"score {score:+.3f}" if self.signed else f"score {score:.3f}"
             _write(draw, (left, bottom - (1 + doubts) * _line(SMALL)), number, self.column - GAP, SMALL, MIDDLE)
-            if absent[text]:
-                _write(draw, (left, bottom - _line(SMALL)), ABSENT, self.column - GAP, SMALL, DOUBT)
+            if told[text]:
+                _write(draw, (left, bottom - _line(SMALL)), told[text], self.column - GAP, SMALL, DOUBT)
         return band
 
-    def row(self, row: Row, above: int, absent: Bool[np.ndarray, " text"] | None) -> Image.Image:
+    def row(self, row: Row, above: int, doubts: Sequence[str]) -> Image.Image:
         height = LEAST_ROW if row.maps is None else max(LEAST_ROW, self.view.height)
         band = Image.new("RGB", (self.width, above + height), BACKGROUND)
         draw = ImageDraw.Draw(band)
@@ -229,7 +229,7 @@ class _Page:
         values = self.values(row.maps, row.signed)
         heat = heatmap.normalize(torch.from_numpy(np.ascontiguousarray(row.maps))).numpy() if row.levels else None
         for left, text in zip(self.columns(), self.shown, strict=True):
-            alpha = DIM * ALPHA if absent is not None and absent[text] else ALPHA
+            alpha = ALPHA * DIM[doubts[text] if doubts else ""]
             edge = (None, OUTLINE_LEVEL) if heat is None else (heat[text], row.levels[text])
             band.paste(paint(self.view, values[text], self.signed, alpha, *edge), (left, above))
         return band

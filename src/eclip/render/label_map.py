@@ -67,7 +67,7 @@ def tinted(
         absent: labels of classes that are probably not in the image, whose tint is faint.
     """
     gray = np.arange(256.0)[None, :, None]
-    tint = np.where(np.isin(np.arange(count + 1), list(absent)), DIM * TINT, TINT)[:, None, None]
+    tint = np.where(np.isin(np.arange(count + 1), list(absent)), DIM[ABSENT] * TINT, TINT)[:, None, None]
     table = (1 - tint) * gray + tint * palette(count)[:, None].astype(float)  # label gray 3
     table[0] = DIMMED * gray
     picture = table.round().astype(np.uint8)[labels, np.asarray(image.convert("L"))]

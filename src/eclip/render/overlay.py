@@ -16,10 +16,11 @@ from eclip.render.colormaps import BACKGROUND, BAR_GRAY, DOUBT, FAINT, INK, LEVE
 from eclip.render.fonts import fit, fonts, wrap
 
 OUTLINE_LEVEL = 0.5  # of the outline if no other is given
-ABSENT = "probably not in the image"
-"""The line below a text that scores like unrelated words, or whose image looks empty to the model."""
+ABSENT, UNSURE = "probably not in the image", "may not be in the image"
+"""The line below a text that scores like unrelated words, or whose image looks empty to the model; and below one that
+some unrelated words exceed."""
 SMALLEST = 12  # points of a legend's smaller letters, at least
-DIM = 0.3  # opacity of the map of a text that is probably absent, as a share of that of others
+DIM = {"": 1.0, UNSURE: 0.6, ABSENT: 0.3}  # opacity of the map of such a text, as a share of that of others
 LEAST_SIDE = 16  # minimum pixels of a drawn side, even if the image is thin
 LEAST_LENGTH = 240  # minimum pixels of the longer drawn side and of the legend's width
 PANEL_LENGTH = 320  # longer side of a strip's panels
@@ -57,7 +58,7 @@ def overlay(
         what: a label before the score if it is not a cosine.
         heat: the map that the outline belongs to, on the grid of the values; None = their absolute values.
         level: the outline encloses heat of at least this.
-        doubt: why the map should not be trusted, for the legend; if given, the color is faint.
+        doubt: `ABSENT` or `UNSURE`, for the legend; if given, the color is faint.
         notes: more lines for the legend.
 
     Returns:
@@ -68,7 +69,7 @@ def overlay(
     """
     if not 0 <= alpha <= 1:
         raise OptionError(f"alpha must be between 0 and 1, got {alpha}.")
-    alpha = DIM * alpha if doubt else alpha
+    alpha *= DIM[doubt]
     if not legend:
         return paint(image, values, signed, alpha, heat, level)
     size = view_size(image.size, LEAST_LENGTH)

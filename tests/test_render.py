@@ -128,6 +128,26 @@ def test_legend_shows_text_score_and_kind(change):
     assert ImageChops.difference(legend(), legend(**change)).getbbox() is not None
 
 
+def test_a_text_without_room_beside_its_score_is_above_it():
+    """Else only "a photo of a..." would be left on a narrow picture; panels of a strip stay equally high."""
+
+    def legend(text):
+        picture = render.overlay(gray((200, 300)), 0 * RAMP, signed=False, text=text, score=0.287)
+        return np.asarray(picture)[300:]
+
+    short, person, sheep = legend("a dog"), legend("a photo of a person"), legend("a photo of a sheep")
+    assert person.shape == sheep.shape and person.shape[0] > short.shape[0] + 13
+    assert not np.array_equal(person, sheep)
+    lower = -short.shape[0] + 8
+    assert np.array_equal(person[lower:], sheep[lower:]), "score and bar below are the same"
+    assert legend("a dog " * 500).shape[0] > person.shape[0], "two lines at most"
+    assert legend("a dog " * 500).shape == legend("a dog " * 40).shape
+    texts = ["a dog", "a photo of a person"]
+    both = render.strip(gray((200, 300)), [0 * RAMP] * 2, signed=False, texts=texts, scores=[0.287, 0.287])
+    one = render.strip(gray((200, 300)), [0 * RAMP], signed=False, texts=texts[1:], scores=[0.287])
+    assert both.height == one.height
+
+
 @pytest.mark.parametrize(
     ("size", "expected"),
     [((1, 1), (240, 240)), ((1, 4000), (240, 4000)), ((4000, 1), (4000, 16)), ((20, 10), (240, 120))],

@@ -43,6 +43,7 @@ def overlay(
     level: float = OUTLINE_LEVEL,
     doubt: str = "",
     notes: Sequence[str] = (),
+    lines: int = 0,
 ) -> Image.Image:
     """Draw the image in gray with its evidence in color, a thin outline, and a legend below.
 
@@ -50,7 +51,7 @@ def overlay(
         image: mode RGB, any size.
         values: in [0, 1], or [-1, 1] if signed; of any size, resized to the image by heatmap.resize.
         signed: colors diverge around zero, blue below and amber above.
-        text: for the legend; shortened with an ellipsis if it does not fit.
+        text: for the legend; above the score if it does not fit beside it, on two lines at most.
         score: for the legend, the cosine of image and text.
         legend: False returns only the picture, in exactly the image's size. With a legend, small images are enlarged
             (the longer side to at least 240 pixels, the shorter to at least 16) and centered; no image is reduced.
@@ -60,6 +61,7 @@ def overlay(
         level: the outline encloses heat of at least this.
         doubt: `ABSENT` or `UNSURE`, for the legend; if given, the color is faint.
         notes: more lines for the legend.
+        lines: for the text above the score, at least, so that legends are of one height.
 
     Returns:
         Mode RGB.
@@ -74,13 +76,13 @@ def overlay(
         return paint(image, values, signed, alpha, heat, level)
     size = view_size(image.size, LEAST_LENGTH)
     view = image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
-    points = min(64, max(13, min(view.width, 3 * view.height) // 28))
-    number = "" if score is None else f"{what} {score:.3f}".strip()
+    points, number = _points(size), _number(what, score)
     below = [(doubt, DOUBT)] * bool(doubt) + [(note, FAINT) for note in notes]
     width, colors = max(view.width, LEAST_LENGTH), blend(signed, alpha)[:, BAR_GRAY]
+    lines = max(lines, _lines_above(size, text, number))
     band = stack(
         [
-            _legend(width, points, text, number, colors, signed),
+            _legend(width, points, text, number, colors, signed, lines),
             *(_line(width, round(0.8 * points), round(0.7 * points), *one) for one in below),
         ]
     )
@@ -131,9 +133,11 @@ def strip(
     cells, outlines = [small], repeat((None, OUTLINE_LEVEL)) if edges is None else edges
     reserved = [" "] * any(doubts[:shown])  # panels without doubts are as high as the others
     told = [*doubts[:shown], *[""] * (shown - len(doubts))]
+    numbers = [_number(what, score) for score in scores[:shown]]
+    above = max((_lines_above(small.size, *pair) for pair in zip(texts, numbers, strict=False)), default=0)
     some = zip(islice(panels, shown), texts[:shown], scores[:shown], islice(outlines, shown), told, strict=True)
     for values, text, score, (heat, level), doubt in some:
-        panel: dict[str, Any] = {"text": text, "score": score, "what": what, "doubt": doubt}
+        panel: dict[str, Any] = {"text": text, "score": score, "what": what, "doubt": doubt, "lines": above}
         panel["notes"] = () if doubt else reserved
         cells.append(overlay(small, values, signed=signed, heat=heat, level=level, **panel))
     size = cells[-1].size
@@ -217,13 +221,39 @@ def _outline(heat: Float[np.ndarray, "row col"], level: float, stroke: float) ->
     return np.clip(stroke / 2 + 0.5 - distance, 0, 1)
 
 
+def _points(size: tuple[int, int]) -> int:
+    """The height of the letters below a view of this size."""
+    return min(64, max(13, min(size[0], 3 * size[1]) // 28))
+
+
+def _number(what: str, score: float | None) -> str:
+    return "" if score is None else f"{what} {score:.3f}".strip()
+
+
+def _room(width: int, points: int, number: str) -> float:
+    """For the text beside the number and the bar."""
+    pad, length = round(0.7 * points), min(10 * points, width // 4)
+    ends = 2 * round(fonts(max(SMALLEST, round(0.8 * points)))[0].getlength("+1"))
+    return width - length - ends - 5 * pad - fonts(points)[0].getlength(number)
+
+
+def _lines_above(size: tuple[int, int], text: str, number: str) -> int:
+    """How many lines a text needs above the number and the bar: none if it fits beside them, and two at most."""
+    width, points = max(size[0], LEAST_LENGTH), _points(size)
+    line, font = fit(text, math.inf, points)
+    if font.getlength(line) <= _room(width, points, number):
+        return 0
+    return len(wrap(text, width - 2 * round(0.7 * points), points, 2)[0])
+
+
 def _legend(
-    width: int, points: int, text: str, number: str, colors: UInt8[np.ndarray, "level 3"], signed: bool
+    width: int, points: int, text: str, number: str, colors: UInt8[np.ndarray, "level 3"], signed: bool, above: int
 ) -> Image.Image:
-    pad = round(0.7 * points)
-    band = Image.new("RGB", (width, points + 2 * pad), BACKGROUND)
+    """Text, number and color bar in one line, or the text on lines `above` the others."""
+    pad, leading = round(0.7 * points), round(1.4 * points)
+    band = Image.new("RGB", (width, points + 2 * pad + above * leading), BACKGROUND)
     draw = ImageDraw.Draw(band)
-    middle = band.height // 2
+    middle = pad + above * leading + points // 2
     font, small = fonts(points)[0], fonts(max(SMALLEST, round(0.8 * points)))[0]
 
     low, high = ("-1", "+1") if signed else ("0", "1")
@@ -235,11 +265,16 @@ def _legend(
     band.paste(bar, (right - length, middle - thickness // 2))
     right -= length + pad // 2
     draw.text((right, middle), low, FAINT, small, anchor="rm")
-    right -= round(small.getlength(low)) + pad
 
-    line, text_font = fit(text, right - 2 * pad - font.getlength(number), points)
-    draw.text((pad, middle), line, INK, text_font, anchor="lm")
-    left = pad + text_font.getlength(line) + pad if line else pad
+    left = pad
+    if above:
+        lines, text_font = wrap(text, width - 2 * pad, points, above)
+        for place, line in enumerate(lines):
+            draw.text((pad, pad + points // 2 + place * leading), line, INK, text_font, anchor="lm")
+    else:
+        line, text_font = fit(text, _room(width, points, number), points)
+        draw.text((pad, middle), line, INK, text_font, anchor="lm")
+        left += round(text_font.getlength(line)) + pad if line else 0
     draw.text((left, middle), number, FAINT, font, anchor="lm")
     return band
 

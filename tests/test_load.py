@@ -67,6 +67,8 @@ def test_a_weight_that_no_file_gives_is_noticed() -> None:
     with built_apart(draw=False):
         made = [nn.Linear(3, 2), nn.Embedding(4, 2), nn.MultiheadAttention(4, 2), nn.Conv2d(3, 2, 1)]
         drawn = torch.rand(3)
+        with built_apart():
+            assert nn.Linear(3, 2).weight.isfinite().all(), "within, it is drawn again"
     weights = [weight for module in made for name, weight in module.named_parameters() if name.endswith("weight")]
     assert len(weights) == 5 and drawn.unique().numel() == 3
     assert all(weight.isnan().all() for weight in weights)

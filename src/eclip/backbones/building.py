@@ -56,12 +56,12 @@ class _Apart(TorchFunctionMode):
         kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
         if name in INITIAL and getattr(func, "__module__", "") == "torch.nn.init":  # its inner calls are not seen here
             given = args[0] if args else kwargs["tensor"]
-            if not self.draw and isinstance(given, nn.Parameter):
+            if self._left_out(given, kwargs):
                 return _unread(given)
             if given.device.type == "cpu" and kwargs.get("generator") is None:
                 kwargs["generator"] = self.generator
         elif name in DRAWN and getattr(torch.Tensor, name) == func:
-            if not self.draw and isinstance(args[0], nn.Parameter):
+            if self._left_out(args[0], kwargs):
                 return _unread(args[0])
             if args[0].device.type == "cpu" and kwargs.get("generator") is None:
                 kwargs["generator"] = self.generator
@@ -71,6 +71,10 @@ class _Apart(TorchFunctionMode):
             if kwargs.get("dtype") is None and (name in FLOATING or (name in BY_VALUE and _is_floating(args))):
                 kwargs["dtype"] = torch.float32
         return func(*args, **kwargs)
+
+    def _left_out(self, tensor: Tensor, kwargs: dict[str, Any]) -> bool:
+        """Whether a tensor is not drawn: a weight, unless a generator is given, as by a mode within this one."""
+        return not self.draw and isinstance(tensor, nn.Parameter) and kwargs.get("generator") is None
 
 
 @torch.no_grad()

@@ -368,8 +368,14 @@ def test_the_threshold_is_that_measured_for_the_model_and_the_method(backbone: B
     assert not np.array_equal(answer.mask(), answer.mask(threshold="otsu"))
     answer.save(tmp_path)
     assert Explanation.load(tmp_path).level() == 0.75
-    others = {"refine": "pamr"}, {"versus": "grass"}, {"method": "gem"}, {"method": "surgery", "depth": 2}
-    for asked in others:
+    assert explained(image_size=32).level() == 0.75, "the model's own size"
+    others: tuple[dict[str, Any], ...] = (
+        {"refine": "pamr"},
+        {"versus": "grass"},
+        {"image_size": 40},
+        {"method": "gem"},
+    )
+    for asked in (*others, {"resize": "keep"}, {"method": "surgery", "depth": 2}):
         assert explained(**asked).provenance["level"] == "otsu", asked
     earlier = dataclasses.replace(answer, provenance={**answer.provenance, "level": "otsu"})
     del earlier.provenance["level"]

@@ -180,7 +180,8 @@ class Query:
 
     def level(self, method: str) -> float | str:
         """The threshold of this method's heat maps: as measured for the model, or "otsu" if they are made otherwise."""
-        as_measured = self.refine is None and self.versus is None and not self.methods[method]
+        usual = self.view.image_size in (None, self.backbone.image_size) and self.view.resize == "squash"
+        as_measured = usual and self.refine is None and self.versus is None and not self.methods[method]
         return self.backbone.levels.get(method, OTSU) if as_measured else OTSU
 
     def provenance(self, method: str, sources: Sequence[str], pixels: list[int]) -> dict[str, Any]:

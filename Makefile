@@ -17,7 +17,7 @@ demo: $(READY) ## explain an image with the model in the package
 	@echo "look at demo/elephant.png"
 
 test: $(READY) ## run the tests, one process per core, at most four
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(READY) ## formatter, linter, strict types
 	$(BIN)/ruff format --check .

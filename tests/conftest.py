@@ -43,6 +43,15 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield
 
 
+FIRST = ("test_train_processes.py", "test_hub.py", "test_evaluate.py", "test_doors.py", "test_health.py")
+"""Files whose tests are few and long: at the end, one worker would run them while the others wait."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files of `FIRST` first, in their order."""
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
 NOWHERE = 9
 """A port of this machine where nobody listens: the proxy of all processes that tests start."""
 

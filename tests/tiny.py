@@ -249,18 +249,10 @@ def _tokenizer() -> open_clip.SimpleTokenizer:
     return open_clip.SimpleTokenizer()
 
 
-def _bare(family: str, dtype: torch.dtype) -> Backbone:
-    return eclip.wrap(model(family).to(dtype), tokenizer=_tokenizer(), mean=MEAN, std=STD, name=family)
-
-
-@cache
-def _head(family: str, dtype: torch.dtype) -> EclipHead:
-    return EclipHead.start(_bare(family, dtype), init="random")
-
-
 def backbone(family: str, dtype: torch.dtype = torch.float32) -> Backbone:
     """A model of its own at each call, so that a test may break it, with a head of random weights."""
-    return eclip.with_head(_bare(family, dtype), copy.deepcopy(_head(family, dtype)))
+    bare = eclip.wrap(model(family).to(dtype), tokenizer=_tokenizer(), mean=MEAN, std=STD, name=family)
+    return eclip.with_head(bare, EclipHead.start(bare, init="random"))
 
 
 @cache

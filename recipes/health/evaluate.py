@@ -36,6 +36,7 @@ from eclip.explanation.health import (
     LEAST_POLARITY,
     LEAST_PRESENCE,
     LEAST_SENSITIVITY,
+    LEAST_SURE,
     MOST_ARTEFACTS,
     MOST_EMPTINESS,
 )
@@ -81,12 +82,15 @@ def presence(backbone: eclip.Backbone, masks: MaskSet) -> None:
     for name, there in (("any pixel", area > 0), ("1 % of area", area >= LEAST_AREA)):
         classes = [roc_auc_score(there[:, c], shares[:, c]) for c in range(there.shape[1]) if there[:, c].any()]
         images = [roc_auc_score(there[i], shares[i]) for i in range(len(there)) if there[i].any()]
-        missed, caught = shares[there] < LEAST_PRESENCE, shares[area == 0] < LEAST_PRESENCE
         print(
             f"  {name}: AUROC pooled {roc_auc_score(there.ravel(), shares.ravel()):.3f}, mean of classes "
-            f"{np.mean(classes):.3f}, of images {np.mean(images):.3f}; "
-            f"warned of {missed.mean():.1%} of {there.sum()} present, {caught.mean():.1%} of those with no pixel"
+            f"{np.mean(classes):.3f}, of images {np.mean(images):.3f}"
         )
+        for told, least in (("warned of", LEAST_PRESENCE), ("labelled or warned of", LEAST_SURE)):
+            missed, caught = shares[there] < least, shares[area == 0] < least
+            print(
+                f"    {told}: {missed.mean():.1%} of {there.sum()} present, {caught.mean():.1%} of those with no pixel"
+            )
         others = (roc_auc_score(there.ravel(), one.numpy().ravel()) for one in (scores, less))
         print("    pooled, of the plain cosine {:.3f}; with the image mean subtracted {:.3f}".format(*others))
 

@@ -274,6 +274,18 @@ def test_the_maps_of_absent_texts_are_faint_and_the_picture_says_why() -> None:
     assert min(unsure, absent) > 100 > 50 > present, "amber letters above the doubtful texts alone"
 
 
+def test_the_line_below_a_doubtful_text_is_whole_in_a_narrow_column() -> None:
+    """The columns of an upright image are too narrow for it, so it takes two lines."""
+    row = render.Row("itsm", "similarity", maps=np.array([[[0, 1]]] * 2, np.float32))
+    sections = [render.Section("m", "", np.zeros(2, np.float32), (row,), ["", doubt]) for doubt in ("", render.ABSENT)]
+    heights = {}
+    for size in ((300, 200), (200, 300)):
+        gray = Image.new("RGB", size, (140, 140, 140))
+        pictures = [render.grid(gray, [section, section], texts=["a dog", "a cat"]) for section in sections]
+        heights[size] = pictures[1].height - pictures[0].height
+    assert heights[200, 300] == 2 * heights[300, 200] > 0, "the second section has no image beside it"
+
+
 def test_doubts_are_told_by_presence_and_emptiness() -> None:
     """Below 0.6 a text is probably absent, below 0.9 it may be, and in an empty image it is; NaN says nothing."""
     health = doubtful([0.59, 0.6, 0.89, 0.9, np.nan], tuple("abcde"))

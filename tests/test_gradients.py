@@ -6,8 +6,10 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -165,6 +167,14 @@ def test_legrad_is_the_positive_slope_of_each_blocks_own_score(family: str, dept
             total = total + grad.clamp_min(0).mean(dim=(1, 2))[:, encoding.prefix :]
         expected.append(total.unflatten(1, encoding.grid))
     _close(METHODS["legrad"].function(encoding, text, depth=depth), torch.stack(expected, dim=1))
+
+
+def test_legrad_over_all_blocks_is_asked_by_name_too() -> None:
+    backbone, image = tiny.kept("vit"), Image.new("RGB", (40, 30), (90, 140, 200))
+    every, counted = (
+        eclip.explain(image, "a dog", model=backbone, method="legrad", depth=depth) for depth in (None, 7)
+    )
+    assert METHODS["legrad"].keep_for({"depth": None}) is None and np.array_equal(every.maps, counted.maps)
 
 
 @pytest.mark.parametrize("family", tiny.POOLS)

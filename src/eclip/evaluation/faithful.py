@@ -3,7 +3,7 @@
 Scores are the model's own: cosine of image and name, and whether that name is the best of all (zero-shot accuracy).
 Maps are resized to the pixels that the model sees. The baseline "random" is noise on the patches, so pixels come in a
 random order of smooth spots, as large as those of a map. The baseline "ones" is left out: it has no order, and single
-pixels in random order make holes all over an image, which destroy it sooner than any map does.
+pixels in random order make holes all over an image, which destroy it as fast as one in the right place.
 """
 
 from __future__ import annotations

@@ -174,7 +174,8 @@ class _Page:
         deepest = max(len(lines) for lines, _ in words)
         title, leading = _line(TITLE), _line(NAME - 2)
         told = section.doubts or [""] * len(self.texts)
-        doubts = int(any(told[text] for text in self.shown))
+        doubted = {text: wrap(told[text], self.column - GAP, SMALL, 2)[0] for text in self.shown}
+        doubts = max(map(len, doubted.values()), default=0)
         below = (deepest * leading if section.scores is not None else 0) + _line(SMALL) * (
             (section.scores is not None) + self.signed + doubts
         )
@@ -201,8 +202,8 @@ class _Page:
             score = section.scores[text]
             number = f"score {score:+.3f}" if self.signed else f"score {score:.3f}"
             _write(draw, (left, bottom - (1 + doubts) * _line(SMALL)), number, self.column - GAP, SMALL, MIDDLE)
-            if told[text]:
-                _write(draw, (left, bottom - _line(SMALL)), told[text], self.column - GAP, SMALL, DOUBT)
+            for place, line in enumerate(doubted[text], start=-doubts):
+                _write(draw, (left, bottom + place * _line(SMALL)), line, self.column - GAP, SMALL, DOUBT)
         return band
 
     def row(self, row: Row, above: int, doubts: Sequence[str]) -> Image.Image:

@@ -55,7 +55,7 @@ def jobs() -> list[Job]:
     made += [Job(f"{pack}-slow", pack, {"methods": SLOW, "every": every}) for pack, every in PACKS.items() if every]
     sane = {"methods": FAST, "protocol": "sanity-v1"}
     made += [Job(f"{pack}-sanity", pack, {**sane, "every": 10}) for pack in ("voc2012seg", "coco80seg")]
-    faithful = {"methods": FAITHFUL, "protocol": "faithful-v1", "every": 75}
+    faithful = {"methods": FAITHFUL, "protocol": "faithful-v1", "every": 25}
     made += [Job("voc2012seg-faithful", "voc2012seg", faithful)]
     segments = {"methods": LABELS, "protocol": "segment-v1"}
     made += [Job(f"{pack}-segment", pack, segments) for pack in ("voc2012seg", "camvid")]

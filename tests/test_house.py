@@ -25,7 +25,7 @@ LAYERS = (
     {"methods"},
     {"explanation", "words", "training"},
     {"discovery", "segmentation"},
-    {"evaluation"},
+    {"evaluation", "stream"},
     {"cli"},
     {"__main__"},
 )

@@ -35,7 +35,9 @@ _HOME = {
     "encode_texts": "eclip.texts.encode",
     "evaluate": "eclip.evaluation.evaluate",
     "explain": "eclip.explanation.explain",
+    "explain_dataset": "eclip.stream.stream",
     "explain_each": "eclip.explanation.explain",
+    "explain_stream": "eclip.stream.stream",
     "explain_words": "eclip.words.relevance",
     "interactions": "eclip.words.interactions",
     "image_mean": "eclip.discovery.image_mean",
@@ -84,6 +86,8 @@ if TYPE_CHECKING:
     from eclip.segmentation.segment import segment as segment
     from eclip.segmentation.segment import segment_each as segment_each
     from eclip.segmentation.segmentation import Segmentation as Segmentation
+    from eclip.stream.stream import explain_dataset as explain_dataset
+    from eclip.stream.stream import explain_stream as explain_stream
     from eclip.texts.encode import encode_texts as encode_texts
     from eclip.texts.templates import TEMPLATES as TEMPLATES
     from eclip.training.config import TrainConfig as TrainConfig

@@ -27,8 +27,12 @@ except ImportError:  # Windows, where a folder cannot be locked this way
     fcntl = None  # type: ignore[assignment]
 
 
-def lock(folder: Path) -> Callable[[], None]:
-    """Lock a folder; the returned function releases it. Where the file system has no locks, nothing happens.
+def lock(folder: Path, *, shared: bool = False) -> Callable[[], None]:
+    """Lock a folder or file; the returned function releases it. Where the file system has no locks, nothing happens.
+
+    Args:
+        folder: its path.
+        shared: let others who do the same lock it too.
 
     Raises:
         ResultError: another run holds the lock.
@@ -40,7 +44,7 @@ def lock(folder: Path) -> Callable[[], None]:
     except OSError:
         return lambda: None
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(held, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         os.close(held)
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):

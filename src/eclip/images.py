@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from eclip.errors import ImageError
+from eclip.errors import ImageError, OptionError
 from eclip.pixels import TensorLike, from_array, from_deep, from_tensor
 
 ImageLike = str | Path | Image.Image | NDArray[Any] | TensorLike
@@ -27,11 +27,17 @@ MAX_PIXELS = 178_956_970
 
 
 class Place(NamedTuple):
-    """Where the bytes of an image are: inside a tar, or from offset 0 in a file of its own."""
+    """Where the bytes of an image are: in a file or at a URL, all of it or a part, such as a member of a tar.
+
+    Attributes:
+        file: a path, or a URL that fsspec reads, such as "s3://bucket/image.jpg".
+        offset: of the first byte.
+        size: in bytes; -1 = up to the end.
+    """
 
     file: str
-    offset: int
-    size: int
+    offset: int = 0
+    size: int = -1
 
     def __str__(self) -> str:
         return f"{self.file}, byte {self.offset:,}" if self.offset else self.file
@@ -46,14 +52,43 @@ class Place(NamedTuple):
             ImageError: they are no longer there.
         """
         try:
-            with open(self.file, "rb") as stream:
+            with open_any(self.file) as stream:
                 stream.seek(self.offset)
-                data = stream.read(self.size)
+                data: bytes = stream.read(self.size)
+        except FileNotFoundError:
+            raise ImageError(f"{name}: no such file.") from None
         except OSError as error:
-            raise ImageError(f"{name}: {self.file} can no longer be read: {error.strerror}.") from None
+            raise ImageError(f"{name}: {self.file} can no longer be read: {error.strerror or error}.") from None
         if len(data) < self.size:
-            raise ImageError(f"{name}: {self.file} has become shorter since its pairs were listed.")
+            raise ImageError(f"{name}: {self.file} has become shorter since its images were listed.")
         return data
+
+
+def is_url(file: object) -> bool:
+    """Whether it is a URL with a scheme, such as "https://" or "s3://"."""
+    return "://" in str(file)
+
+
+def open_any(file: str) -> IO[bytes]:
+    """Open a file or a URL for reading; a context manager.
+
+    Raises:
+        OSError: it cannot be read; for URLs also whatever their file system could not do.
+        MissingExtraError: the package for URLs of this kind is not installed.
+    """
+    if not is_url(file):
+        return open(file, "rb")
+    import fsspec
+
+    try:
+        opened: IO[bytes] = fsspec.open(file, "rb").open()
+        return opened
+    except ImportError as error:
+        raise OptionError(f"{file} cannot be read: {error}.") from None
+    except OSError:
+        raise
+    except Exception as error:  # each file system has its own errors
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def open_image(source: ImageLike | Place) -> Image.Image:

@@ -16,7 +16,8 @@ from eclip.backbones.blocks import Block, Fn
 from eclip.backbones.choices import DEFAULT_POSITIONS as DEFAULT_POSITIONS
 from eclip.backbones.eval_no_grad import eval_no_grad as eval_no_grad
 from eclip.backbones.host import named_weights
-from eclip.backbones.preprocess import Grid as Grid
+from eclip.backbones.fitting import Fitting
+from eclip.backbones.fitting import Grid as Grid
 from eclip.backbones.preprocess import Preprocess
 from eclip.backbones.text_tower import TextTower
 from eclip.errors import LOAD_WHOLE, ModelError
@@ -182,7 +183,12 @@ class Backbone:
 
         See `Preprocess`. It pickles without the model, so it serves as the transform of a data set in worker processes.
         """
-        return Preprocess(self.name, self.native, self.patch_size, self.mean, self.std, self.interpolation)
+        return Preprocess(self.name, self.native, self.patch_size, self.interpolation, self.mean, self.std)
+
+    @property
+    def fitting(self) -> Fitting:
+        """The part of `preprocess` that needs no torch: an image to an array in the model's size."""
+        return Fitting(self.name, self.native, self.patch_size, self.interpolation)
 
     def grid_for(self, size: tuple[int, int], image_size: SupportsIndex | None = None, resize: str = "squash") -> Grid:
         """The patch grid of an image of (width, height) pixels after `preprocess`."""

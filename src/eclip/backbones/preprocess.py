@@ -11,17 +11,18 @@ import math
 import numbers
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from eclip.backbones.choices import RESIZES
+from eclip.backbones.fitting import Fitting, resized
+from eclip.backbones.fitting import Grid as Grid
 from eclip.errors import ModelError, OptionError
-from eclip.registry import one_of, whole
+from eclip.registry import one_of
 
 Color = Sequence[float] | float | np.ndarray | Tensor
 """One number each for red, green and blue, or one for all."""
@@ -31,61 +32,22 @@ RESAMPLE = {2: "bilinear", 3: "bicubic"}
 """Pillow's filter numbers, as image processors store them."""
 
 
-class Grid(NamedTuple):
-    """Number of patches of an image, down and across."""
-
-    row: int
-    col: int
-
-
 @dataclass(frozen=True)
-class Preprocess:
+class Preprocess(Fitting):
     """From an image to pixels, as a model was trained; attributes as in Backbone."""
 
-    name: str
-    native: Grid
-    patch_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    interpolation: str
 
     def __call__(
         self, image: Image.Image, image_size: SupportsIndex | None = None, resize: str = "squash"
     ) -> Float[Tensor, "3 height width"]:
-        """Resize a whole image, without cropping, and normalize its colors as in the model's training.
+        """Resize a whole image, see `resized`, and normalize its colors as in the model's training."""
+        return self.normalized(torch.from_numpy(self.resized(image, image_size, resize))[None])[0]
 
-        Args:
-            image: of any mode; converted to RGB.
-            image_size: side in pixels, a multiple of `patch_size`; None = the training size.
-            resize: "squash" fills the square; "keep" keeps the aspect ratio, on a grid of about as many patches.
-
-        Raises:
-            OptionError: the size is not a multiple of the patch size, or the resize is unknown.
-        """
-        grid = self.grid_for(image.size, image_size, resize)
-        size = (grid.row * self.patch_size, grid.col * self.patch_size)
-        return to_pixels(image, size, self.mean, self.std, self.interpolation)
-
-    def grid_for(self, size: tuple[int, int], image_size: SupportsIndex | None = None, resize: str = "squash") -> Grid:
-        """The patch grid of an image of (width, height) pixels."""
-        one_of(resize, "resize", RESIZES)
-        native = self.native
-        if image_size is not None:
-            side = whole(image_size, "image_size", "a whole number of pixels")
-            if side < self.patch_size or side % self.patch_size:
-                near = max(1, round(side / self.patch_size)) * self.patch_size
-                raise OptionError(
-                    f"image_size must be a multiple of the patch size {self.patch_size} of {self.name}, got "
-                    f"{side}. The nearest is {near}."
-                )
-            native = Grid(side // self.patch_size, side // self.patch_size)
-        if resize == "squash":
-            return native
-        patches = native.row * native.col
-        aspect = size[1] / size[0]  # height / width
-        row = min(max(1, round(math.sqrt(patches * aspect))), patches)
-        col = min(max(1, round(math.sqrt(patches / aspect))), patches)
-        return Grid(row, col)
+    def normalized(self, images: UInt8[Tensor, "image height width 3"]) -> Float[Tensor, "image 3 height width"]:
+        """Pixels of images in the model's size, on their device."""
+        return normalized(images, self.mean, self.std)
 
 
 def to_pixels(
@@ -100,12 +62,16 @@ def to_pixels(
         std: of each color channel.
         interpolation: one of INTERPOLATIONS.
     """
-    resample = Image.Resampling.BICUBIC if interpolation == "bicubic" else Image.Resampling.BILINEAR
-    resized = image.convert("RGB").resize(size[::-1], resample)
-    values = torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255.0)  # height width 3
-    center, spread = (torch.tensor(one, dtype=torch.float32, device="cpu") for one in (mean, std))
-    values = (values - center) / spread
-    return values.permute(2, 0, 1).contiguous()
+    return normalized(torch.from_numpy(resized(image, size, interpolation))[None], mean, std)[0]
+
+
+def normalized(
+    images: UInt8[Tensor, "image height width 3"], mean: Sequence[float], std: Sequence[float]
+) -> Float[Tensor, "image 3 height width"]:
+    """Images of 0 to 255 with normalized colors, float32, on their device."""
+    full, center, spread = (torch.tensor(one, dtype=torch.float32, device=images.device) for one in (255, mean, std))
+    values = (images.float() / full - center) / spread
+    return values.permute(0, 3, 1, 2).contiguous()
 
 
 def settled(given: dict[str, Any], recorded: dict[str, Any], missing: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.cli import options
+from eclip.cli import many, options
 from eclip.cli.options import MOST_REPORTED, Positions, Resize
 from eclip.methods import check_methods
 from eclip.results.earlier import MANIFEST
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def explain(
-    sources: options.Sources,
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE...", help="Images, folders, glob patterns; also tars, tables and URLs."),
+    ],
     text: options.Texts = None,
     texts_file: options.TextsFile = None,
     model: options.Model = DEFAULT_MODEL,
@@ -47,10 +50,24 @@ def explain(
         ),
     ] = True,
     as_json: options.AsJson = False,
+    write: many.Write = None,
+    layout: many.LayoutOption = None,
+    index: many.IndexOption = None,
+    shard: many.Shard = None,
+    engine: many.EngineOption = None,
+    ray_address: many.RayAddress = None,
+    concurrency: many.Concurrency = None,
+    workers: many.Workers = None,
+    timeout: many.Timeout = None,
+    shard_size: many.ShardSize = None,
+    threads: many.Threads = None,
+    precision: many.PrecisionOption = None,
 ) -> None:
     """Show which part of each image matches each text.
 
     One image, two texts:  eclip explain dogs.jpg -t "a dog" -t grass
+
+    A data set, resumable:  eclip explain "train-{000..127}.tar" -t "a dog" --write maps,boxes
     """
     wanted = options.parse_texts(text, texts_file)
     options.check_model(model)
@@ -69,6 +86,16 @@ def explain(
         "health": health,
         **options.method_options(set_ or [], method),
     }
+    asked = many.Many(
+        *(write, layout, index, shard, engine, ray_address),
+        *(concurrency, workers, timeout, shard_size, threads, precision),
+    )
+    if reason := asked.reason(sources, format_, out):
+        if not as_json and reason.startswith("more"):
+            typer.echo(f"{reason}: writing shards with an index; --format png,json writes pictures of each", err=True)
+        own = {"model": model, "device": device, **({} if head is None else {"head": head})}
+        asked.run(sources, wanted, out, overwrite=overwrite, as_json=as_json, **settings, **own)
+        return
     formats = options.parse_formats(format_, out)
     from eclip.explanation.explain import explain_each  # imports torch, so after the checks
     from eclip.explanation.folder import ExplanationWriter, explain_command

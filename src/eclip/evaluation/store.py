@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from eclip.errors import ResultError
 from eclip.files import replace_file, slug
+from eclip.results.differences import told
 from eclip.results.folder import check_no_other
 
 QUESTION, RESULTS, TABLE, PAIRS = "question.json", "results.json", "results.csv", "pairs.csv"
@@ -29,9 +30,6 @@ FILES = (RESULTS, TABLE, PAIRS)
 PARTS, EXAMPLES = "parts", "examples"
 FOLDERS = (PARTS, EXAMPLES)
 _META = "meta"
-_NONE = object()
-MOST_TOLD = 4
-"""How many differences between two runs are listed; of the others, only the number is."""
 
 
 @dataclass(frozen=True)
@@ -153,12 +151,9 @@ def open_run(folder: Path, question: dict[str, Any], *, overwrite: bool = False)
             before = {}
         if before == question:
             return
-        differ = _unlike(before, question)
-        more = f"; and {len(differ) - MOST_TOLD} more" if len(differ) > MOST_TOLD else ""
-        told = "; ".join(differ[:MOST_TOLD]) + more
         raise ResultError(
-            f"the folder {str(folder)!r} contains a run with different settings ({told}): use another folder (-o DIR), "
-            "or replace it (--overwrite)."
+            f"the folder {str(folder)!r} contains a run with different settings ({told(before, question)}): use "
+            "another folder (-o DIR), or replace it (--overwrite)."
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -168,20 +163,3 @@ def open_run(folder: Path, question: dict[str, Any], *, overwrite: bool = False)
     except OSError as error:
         raise ResultError(f"the folder {str(folder)!r} cannot be written: {error.strerror}.") from error
     replace_file(file, json.dumps(question, indent=1, ensure_ascii=False).encode(errors="backslashreplace"))
-
-
-def _unlike(before: dict[str, Any], now: dict[str, Any], within: str = "") -> list[str]:
-    """Differences between nested dicts, such as `data.every was 1, now 2`."""
-    found = []
-    for key in {**before, **now}:
-        old, new = before.get(key, _NONE), now.get(key, _NONE)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += _unlike(old, new, f"{within}{key}.")
-        elif old != new:
-            found.append(f"{within}{key} was {_short(old)}, now {_short(new)}")
-    return found
-
-
-def _short(value: Any) -> str:
-    shown = "absent" if value is _NONE else json.dumps(value, ensure_ascii=False)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."

@@ -135,14 +135,36 @@ def explain_each(
     - failures: unreadable images are added here as (source, error), and the others continue. None: they raise.
     """
     batch_size = whole(batch_size, "batch_size", least=1)
-    view: dict[str, Any] = {"view": View(image_size, resize, positions), "templates": templates, "versus": versus}
-    more: dict[str, Any] = {"refine": refine, "refine_options": refine_options, "health": health}
-    query, _ = _query(texts, method, options, model=model, device=device, alone=True, **view, **more)
+    view: dict[str, Any] = {"image_size": image_size, "resize": resize, "positions": positions, "versus": versus}
+    more: dict[str, Any] = {"templates": templates, "refine": refine, "refine_options": refine_options}
+    query = query_of(texts, model=model, method=method, device=device, health=health, **view, **more, **options)
     for batch in read_batches(images, batch_size, failures, query.grid):
         [(name, several)] = query.answer(batch).items()
         for index, (source, _) in enumerate(batch):
             provenance = query.provenance(name, [source], several.provenance["pixels"])
             yield replace(several.only(index), provenance=provenance)
+
+
+def query_of(
+    texts: str | Iterable[str],
+    *,
+    model: str | Backbone = DEFAULT_MODEL,
+    method: AnyMethod | None = None,
+    image_size: SupportsIndex | None = None,
+    resize: str = "squash",
+    templates: str | Iterable[str] = "none",
+    positions: str = DEFAULT_POSITIONS,
+    versus: str | None = None,
+    device: Device | None = None,
+    refine: str | None = None,
+    refine_options: dict[str, Any] | None = None,
+    health: bool = True,
+    **options: Any,
+) -> Query:
+    """The Query of a single method; arguments and errors are those of `explain`."""
+    view: dict[str, Any] = {"view": View(image_size, resize, positions), "templates": templates, "versus": versus}
+    more: dict[str, Any] = {"refine": refine, "refine_options": refine_options, "health": health}
+    return _query(texts, method, options, model=model, device=device, alone=True, **view, **more)[0]
 
 
 def _query(

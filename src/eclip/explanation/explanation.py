@@ -19,7 +19,7 @@ from eclip import heatmap, render
 from eclip.errors import ImageError, OptionError, ResultError
 from eclip.explanation.folder import SCHEMA, ExplanationWriter, explain_command
 from eclip.explanation.health import NUMBERS, Health
-from eclip.images import open_image
+from eclip.images import Place, open_image
 from eclip.results.earlier import MANIFEST
 from eclip.results.folder import FORMATS
 from eclip.results.indexing import Which, image_and_text, image_of, number_of
@@ -47,7 +47,7 @@ class Explanation:
         signed: whether zero is meaningful in these maps; if so, overlays use a diverging colormap around it.
         provenance: model, method, options, resize, templates, versions, the command that repeats it. With
             provenance["versus"], maps and scores are for the difference between each text and that one.
-        images: the images, RGB and upright, or after `load` the files to open them from.
+        images: the images, RGB and upright, or where to read them from, as after `load`.
         seconds: run times: "forward" (shared by all methods), "method", "refine", "health"; not saved.
         health: reasons to doubt each map, computed before any refinement; None if the checks were off.
         flat: (image, text), maps whose values differ by rounding only, see `eclip.heatmap.flat`: they are drawn as
@@ -61,7 +61,7 @@ class Explanation:
     sizes: tuple[tuple[int, int], ...]
     signed: bool
     provenance: dict[str, Any]
-    images: tuple[Image.Image | Path, ...]
+    images: tuple[Image.Image | Path | Place, ...]
     seconds: dict[str, float] = field(default_factory=dict)
     health: Health | None = None
     flat: Bool[np.ndarray, "image text"] | None = None
@@ -207,11 +207,17 @@ class Explanation:
         return heat >= float(threshold)
 
     def boxes(
-        self, image: Which = 0, text: Which | None = None, threshold: Threshold = None, *, min_area: float = 0.001
+        self,
+        image: Which = 0,
+        text: Which | None = None,
+        threshold: Threshold = None,
+        *,
+        min_area: float | None = None,
     ) -> Int[np.ndarray, "box 4"]:
         """Boxes around the connected regions of `mask`, the largest region first.
 
-        Regions with a smaller share of the image's pixels than `min_area`, in [0, 1], are left out.
+        Specks are left out: regions with less than a tenth of the largest one's area or, if `min_area` is given, with a
+        smaller share of the image than this, in [0, 1].
 
         Returns:
             Left, top, right, bottom of each box in pixels of the image; right and bottom are exclusive.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,6 +28,7 @@ from eclip.errors import NotApplicableError, TextError
 from eclip.explanation.checkup import KEEP, Checkup
 from eclip.explanation.explanation import OTSU, Explanation
 from eclip.explanation.folder import explain_command
+from eclip.images import Place
 from eclip.methods import METHODS, check_methods
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.results.provenance import made_by, noted, repeatable
@@ -116,8 +118,19 @@ class Query:
             not_applicable: methods that are not applicable to this model are added here with the reason; None: raise.
             on_method: called with each method's name before it runs.
         """
-        sources, pictures = tuple(source for source, _ in images), tuple(image for _, image in images)
-        pixels = self.view.pixels(self.backbone, pictures)
+        pixels = self.view.pixels(self.backbone, (image for _, image in images))
+        named = [(source, image, image.size) for source, image in images]
+        return self.answer_pixels(pixels, named, not_applicable, on_method)
+
+    def answer_pixels(
+        self,
+        pixels: Float[Tensor, "image 3 height width"],
+        named: Sequence[tuple[str, Image.Image | Path | Place, tuple[int, int]]],
+        not_applicable: dict[str, str] | None = None,
+        on_method: Callable[[str], None] | None = None,
+    ) -> dict[str, Explanation]:
+        """As `answer`, for preprocessed images: their names, the images or where they can be read again, and sizes."""
+        sources = tuple(source for source, _, _ in named)
         encoding, forward = self.timed(lambda: encode(self.backbone, pixels, self.keep, self.view.positions))
         apart = self.text if self.other is None else self.text - self.other
         scores = _numpy(cosine(encoding.feature, apart).float())
@@ -147,10 +160,10 @@ class Query:
                 scores=scores,
                 texts=tuple(self.texts),
                 sources=sources,
-                sizes=tuple(image.size for image in pictures),
+                sizes=tuple(size for _, _, size in named),
                 signed=method.signed or self.versus is not None,
                 provenance=self.provenance(name, sources, list(pixels.shape[2:])),
-                images=pictures,
+                images=tuple(image for _, image, _ in named),
                 seconds=seconds,
                 health=health,
                 flat=_numpy(flat),

@@ -32,6 +32,7 @@ OTHER_RUNS = (
     (("question.json", "parts"), "eclip eval"),
     (("eclip_head.json",), "eclip train"),
     (("checkpoint.pt", "log.jsonl"), "eclip train"),
+    (("run.json", "images.jsonl"), "eclip explain --write"),
 )
 """Files that identify a folder of another eclip command, if all of them exist."""
 WAYS_OUT = "choose another folder, or replace them with --overwrite (Python: overwrite=True)"

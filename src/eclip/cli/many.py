@@ -1,0 +1,160 @@
+"""`eclip explain` on many images: shards with an index instead of pictures, resumable, on one machine or several."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eclip.cli import options
+from eclip.cli.errors import stop
+from eclip.errors import DataError, OptionError
+from eclip.images import is_url
+
+if TYPE_CHECKING:
+    from eclip.stream.stream import Written
+
+PANEL = "Many images"
+MOST_PICTURED = 2000
+"""The most images of which pictures and one manifest are written by default."""
+MOST_LISTED = 20
+"""The most failures that are printed one by one."""
+SCHEMA = "eclip.stream/1"
+DEFAULTS = {"write": "maps,boxes", "shard_size": 512, "timeout": 60.0}
+Layout = StrEnum("Layout", ["tar", "folder"])
+Index = StrEnum("Index", ["jsonl", "parquet"])
+Engine = StrEnum("Engine", ["process", "ray"])
+Precision = StrEnum("Precision", ["float32", "bfloat16"])
+
+
+def _option(*names: str, **more: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=PANEL, **more)
+
+
+Write = Annotated[
+    str | None,
+    _option(
+        help="Write shards with these, joined by commas: maps, masks, boxes, points, overlays. Default: maps,boxes."
+    ),
+]
+LayoutOption = Annotated[Layout | None, _option("--layout", help="Each shard is a tar (WebDataset) or a folder.")]
+IndexOption = Annotated[
+    Index | None, _option("--index", help="Rows for each image and text, as JSON lines or Parquet.")
+]
+Shard = Annotated[str | None, _option(metavar="I/N", help="Do only the I-th of N parts of the work, from 0.")]
+EngineOption = Annotated[Engine | None, _option("--engine", help="This process, or Ray.")]
+RayAddress = Annotated[str | None, _option(help="A Ray cluster, such as auto. Default: a local one.")]
+Concurrency = Annotated[int | None, _option(min=1, help="Ray actors. Default: one for each GPU, or two without.")]
+Workers = Annotated[int | None, _option(min=0, help="Processes that decode images. Default: half the cores.")]
+Timeout = Annotated[float | None, _option(help="Seconds after which an image is skipped. Default: 60.")]
+ShardSize = Annotated[int | None, _option(min=1, help="Images in a shard. Default: 512.")]
+Threads = Annotated[int | None, _option(min=1, help="Threads of torch on a CPU. Default: torch's own number.")]
+PrecisionOption = Annotated[Precision | None, _option("--precision", help="Precision of the model. Default: float32.")]
+
+
+@dataclass(frozen=True)
+class Many:
+    """The options for many images; None where not given."""
+
+    write: str | None
+    layout: Layout | None
+    index: Index | None
+    shard: str | None
+    engine: Engine | None
+    ray_address: str | None
+    concurrency: int | None
+    workers: int | None
+    timeout: float | None
+    shard_size: int | None
+    threads: int | None
+    precision: Precision | None
+
+    def reason(self, sources: list[str], formats: str, out: Path) -> str:
+        """Why shards are to be written, in words; empty if pictures and a manifest are.
+
+        Raises:
+            OptionError: --format was given with something that only shards can be written of.
+        """
+        given = [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value is not None]
+        pictures = formats != options.FORMAT
+        streamed = [source for source in sources if is_streamed(source)]
+        if pictures and (given or streamed):
+            what = given[0] if given else streamed[0]
+            raise OptionError(
+                f"--format is for pictures of each image, not for shards, which {what} asks for: omit it."
+            )
+        if given or streamed:
+            return given[0] if given else streamed[0]
+        return "" if pictures or not _are_many(sources, out) else f"more than {MOST_PICTURED:,} images"
+
+    def run(
+        self, sources: list[str], texts: list[str], out: Path, *, overwrite: bool, as_json: bool, **more: Any
+    ) -> None:
+        """Write the shards and print a summary; exit code 1 if an image failed."""
+        from eclip.stream.stream import explain_dataset
+
+        own: dict[str, Any] = {
+            name: str(one) for name in ("layout", "index", "engine") if (one := getattr(self, name)) is not None
+        }
+        for name in ("shard", "ray_address", "concurrency", "workers", "timeout", "shard_size", "threads", "precision"):
+            if (value := getattr(self, name)) is not None:
+                own[name] = str(value) if name == "precision" else value
+        if self.write is not None:
+            own["write"] = options.words(self.write)
+        alone = os.environ.get("RANK", "0") == "0"
+        with options.progressing() as bar:
+            task = bar.add_task("loading", total=None, visible=alone)
+
+            def progress(done: int, total: int | None) -> None:
+                bar.update(task, description="explaining", completed=done, total=total)
+
+            try:
+                written = explain_dataset(sources, texts, out, overwrite=overwrite, on_progress=progress, **own, **more)
+            except KeyboardInterrupt:
+                stop("interrupted; everything done so far is kept: run the same command again to continue.", 130)
+        if alone:
+            _summarize(written, as_json)
+
+
+def is_streamed(source: str) -> bool:
+    """Whether a source is a tar, a table or a URL, or several by braces, which only shards can be written of."""
+    from eclip.stream.sources import is_table, is_tar
+
+    return is_url(source) or is_tar(source) or is_table(source) or ("{" in source and not os.path.exists(source))
+
+
+def _are_many(sources: list[str], out: Path) -> bool:
+    from eclip.stream.sources import list_images
+
+    try:
+        return sum(1 for _ in itertools.islice(list_images(sources, out), MOST_PICTURED + 1)) > MOST_PICTURED
+    except DataError:  # told later, with everything that could be found
+        return False
+
+
+def _summarize(written: Written, as_json: bool) -> None:
+    failed = written.failed()
+    if as_json:
+        told: dict[str, Any] = {"schema": SCHEMA, "folder": str(written.folder), "images": written.images}
+        told |= {"missing_shards": written.missing, "failures": [{"source": one, "error": why} for one, why in failed]}
+        typer.echo(json.dumps(told, ensure_ascii=False))
+    else:
+        from eclip.render import printable
+
+        typer.echo(f"{written.images:,} images in {written.folder}: shards, index and run.json", err=True)
+        for _, error in itertools.islice(failed, MOST_LISTED):
+            typer.echo(f"failed: {printable(error)}", err=True)
+        if written.failures > MOST_LISTED:
+            typer.echo(f"... and {written.failures - MOST_LISTED:,} more in {written.folder / 'failures'}", err=True)
+        if written.missing:
+            left = "1 shard is" if written.missing == 1 else f"{written.missing:,} shards are"
+            typer.echo(f"{left} left to the other parts of the work", err=True)
+    if written.failures:
+        typer.echo(f"{written.failures:,} of {written.failures + written.images:,} failed.", err=True)
+        raise typer.Exit(1)

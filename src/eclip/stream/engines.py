@@ -1,0 +1,122 @@
+"""Where the work is done: in this process, or by Ray's actors. Each piece is done by `Worker.do` in all of them.
+
+Under torchrun, each of its processes is an engine of its own with its share of the pieces.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from eclip.backbones.backbone import Backbone
+from eclip.errors import MissingExtraError, OptionError
+from eclip.registry import one_of
+from eclip.stream.job import Job
+from eclip.stream.plan import Piece, Plan
+from eclip.stream.work import Worker
+
+ENGINES = ("process", "ray")
+ACTORS = 2
+"""Ray actors on a cluster without GPUs, unless another number is asked for."""
+Progress = Callable[[int, int | None], object]
+
+
+def run(
+    job: Job,
+    plan: Plan,
+    pieces: Sequence[Piece],
+    *,
+    model: Backbone | None,
+    engine: str,
+    address: str | None,
+    concurrency: int | None,
+    on_progress: Progress,
+) -> None:
+    """Do all pieces that are not done yet; arguments are those of `explain_dataset`.
+
+    Raises:
+        OptionError: the engine is unknown, or an option belongs to the other one.
+        MissingExtraError: Ray is not installed.
+    """
+    one_of(engine, "engine", ENGINES)
+    total = None if plan.images is None else sum(piece.count for piece in pieces)
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        on_progress(done, total)
+
+    count(0)
+    if engine == "ray":
+        if model is not None:
+            raise OptionError("the engine 'ray' loads the model in its own processes: pass its name, not a Backbone.")
+        _with_ray(job, plan, pieces, address, concurrency, count)
+        return
+    if address is not None or concurrency is not None:
+        raise OptionError("ray_address and concurrency belong to the engine 'ray': add engine='ray'.")
+    with Worker(job, plan, model) as worker:
+        for piece in pieces:
+            shard = worker.do(piece, count)
+            if shard.was_done:
+                count(shard.count(len(job.texts)) + len(shard.failed))
+
+
+def _with_ray(
+    job: Job,
+    plan: Plan,
+    pieces: Sequence[Piece],
+    address: str | None,
+    concurrency: int | None,
+    count: Callable[[int], None],
+) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
+    try:
+        import ray
+        from ray.data import ActorPoolStrategy
+    except ImportError:
+        raise MissingExtraError("the engine 'ray'", "ray", "ray") from None
+    if started := not ray.is_initialized():
+        local: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        ray.init(address=address, logging_level=logging.ERROR, **(local if address is None else {}))
+    try:
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        on_gpu = gpus > 0 and str(job.settings.get("device", "auto")) != "cpu"
+        actors = concurrency or (gpus if on_gpu else ACTORS)
+        todo = ray.data.from_items([{"number": piece.number} for piece in pieces], override_num_blocks=len(pieces))
+        done = todo.map_batches(
+            Actor,
+            fn_constructor_kwargs={"job": job, "plan": plan},
+            batch_size=1,
+            compute=ActorPoolStrategy(size=min(actors, len(pieces))),
+            num_cpus=job.threads or 1,
+            num_gpus=1 if on_gpu else 0,
+        )
+        for row in done.iter_rows():
+            count(int(row["images"]))
+    finally:
+        if started:
+            ray.shutdown()
+
+
+class Actor:
+    """A Worker in a process of Ray, which starts it again, and repeats its piece, if the process dies."""
+
+    def __init__(self, job: Job, plan: Plan) -> None:
+        self.worker = Worker(job if job.threads else dataclasses.replace(job, threads=1), plan)
+        self.worker.__enter__()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Do the pieces of these numbers; returns how many images each has."""
+        images = []
+        for number in batch["number"]:
+            shard = self.worker.do(self.worker.plan.pieces[int(number)])
+            images.append(shard.count(len(self.worker.job.texts)) + len(shard.failed))
+        return {"number": batch["number"], "images": np.array(images)}

@@ -1,0 +1,69 @@
+"""The index: a row for each image and text, in JSON lines or Parquet, which pandas, DuckDB and Spark read as it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from eclip.errors import MissingExtraError, OptionError
+from eclip.stream.records import dumped
+
+INDEXES = ("jsonl", "parquet")
+
+
+def check_index(kind: str) -> str:
+    """The kind of the index.
+
+    Raises:
+        OptionError: it is unknown.
+        MissingExtraError: it is "parquet", and pyarrow is not installed.
+    """
+    if kind not in INDEXES:
+        raise OptionError(f"index must be one of {', '.join(INDEXES)}, got {kind!r}.")
+    if kind == "parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError:
+            raise MissingExtraError("an index in Parquet", "pyarrow", "parquet") from None
+    return kind
+
+
+def write_index(rows: Iterable[dict[str, Any]], file: Path, suffix: str) -> None:
+    """Write rows to a file, the same bytes for the same rows; the suffix, ".jsonl" or ".parquet", says how."""
+    if suffix == ".parquet":
+        _parquet(list(rows), file)
+        return
+    with file.open("wb") as stream:
+        for row in rows:
+            stream.write(dumped(row) + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def count_rows(file: Path) -> int:
+    """How many rows a part of the index has."""
+    if file.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        return int(pq.read_metadata(file).num_rows)
+    with file.open("rb") as stream:
+        return sum(1 for _ in stream)
+
+
+def _parquet(rows: list[dict[str, Any]], file: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    whole, number, flag, text = pa.int32(), pa.float32(), pa.bool_(), pa.string()
+    types = {
+        "id": text, "source": text, "width": whole, "height": whole, "map": pa.list_(whole), "number": whole,
+        "text": text, "score": number, "flat": flag, "sensitivity": number, "polarity": number, "artefacts": number,
+        "presence": number, "emptiness": number, "doubt": text, "boxes": pa.list_(pa.list_(whole)),
+        "mask": pa.struct([("size", pa.list_(whole)), ("counts", pa.list_(whole))]),
+        "points": pa.list_(pa.list_(whole)), "scale": number, "shard": text,
+    }  # fmt: skip
+    columns = rows[0] if rows else ("id", "source", "text", "score", "shard")
+    schema = pa.schema([(name, types[name]) for name in columns])
+    pq.write_table(pa.Table.from_pylist(rows, schema), file, compression="zstd")

@@ -1,0 +1,184 @@
+"""A job: what a run over many images is asked, recorded in its folder, so that only the same run continues there."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eclip.errors import OptionError, ResultError
+from eclip.files import hash_weights, replace_file
+from eclip.registry import one_of, whole
+from eclip.results.differences import told
+from eclip.results.folder import check_is_folder, check_no_other
+from eclip.stream.decoding import PATIENCE, default_workers
+from eclip.stream.index import check_index
+from eclip.stream.plan import LISTING
+from eclip.stream.records import DEFAULT, check_contents
+from eclip.stream.shards import FAILURES, INDEX, LAYOUTS, SHARDS, remove_output
+
+if TYPE_CHECKING:
+    from eclip.explanation.query import Query
+
+RUN = "run.json"
+SCHEMA = "eclip.stream/1"
+PIECE = 512
+"""Images of a shard."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked, everything that the bytes of the output depend on and how to compute them.
+
+    Attributes:
+        sources: as in `list_images`.
+        texts: what to look for.
+        out: the folder.
+        settings: model, method and so on, as in `explain`; the options of the method too.
+        write: some of `CONTENTS`.
+        layout: "tar" or "folder".
+        index: "jsonl" or "parquet".
+        batch_size: images of a forward pass; another one changes rounding.
+        shard_size: images of a shard.
+        threads: of torch on a CPU; another number changes rounding. None = torch's own number.
+        workers: processes that decode images.
+        timeout: seconds after which an image counts as unreadable.
+    """
+
+    sources: tuple[str, ...]
+    texts: tuple[str, ...]
+    out: Path
+    settings: dict[str, Any]
+    write: tuple[str, ...] = DEFAULT
+    layout: str = "tar"
+    index: str = "jsonl"
+    batch_size: int = 8
+    shard_size: int = PIECE
+    threads: int | None = None
+    workers: int = field(default_factory=default_workers)
+    timeout: float = PATIENCE
+
+    def __post_init__(self) -> None:
+        """Check all options.
+
+        Raises:
+            OptionError: one is outside its range, or the folder is named like a file.
+            MissingExtraError: the index needs a package that is not installed.
+        """
+        object.__setattr__(self, "write", check_contents(self.write))
+        one_of(self.layout, "layout", LAYOUTS)
+        check_index(self.index)
+        check_is_folder(self.out)
+        for name, least in (("batch_size", 1), ("shard_size", 1), ("workers", 0), ("threads", 1)):
+            if name != "threads" or self.threads is not None:
+                whole(getattr(self, name), name, least=least)
+        if self.shard_size % self.batch_size:
+            raise OptionError(
+                "shard_size must be a multiple of batch_size, so that shards hold whole batches, got "
+                f"{self.shard_size} and {self.batch_size}."
+            )
+        if not self.timeout > 0:
+            raise OptionError(f"timeout must be a positive number of seconds, got {self.timeout}.")
+
+    def asked(self, query: Query, images: int | None) -> dict[str, Any]:
+        """Everything that the output depends on, as JSON."""
+        [method] = query.methods
+        settings = query.settings(method)
+        settings["device"] = settings["device"].partition(":")[0]
+        backbone = query.backbone
+        weights = hash_weights(backbone.model.state_dict().items())
+        if backbone.head is not None and method == "eclip":
+            weights = hash_weights(backbone.head.state_dict().items(), before=weights.digest())
+        told = {
+            "schema": SCHEMA,
+            "texts": list(self.texts),
+            "sources": list(self.sources),
+            "images": images,
+            "write": list(self.write),
+            "layout": self.layout,
+            "index": self.index,
+            "batch_size": self.batch_size,
+            "shard_size": self.shard_size,
+            "threads": self.threads if settings["device"] == "cpu" else None,
+            "provenance": {**settings, "weights": weights.hexdigest()[:16]},
+        }
+        return dict(json.loads(json.dumps(told)))
+
+
+def threads_of(folder: Path) -> int | None:
+    """How many threads the run in a folder uses; None if there is no run, or it does not matter."""
+    try:
+        number = json.loads((folder / RUN).read_text(encoding="utf-8"))["threads"]
+        return None if number is None else int(number)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def begin(folder: Path, *, overwrite: bool) -> None:
+    """Check that a run may begin or continue in a folder, and create it.
+
+    Raises:
+        ResultError: it contains something else, or it cannot be written.
+    """
+    held = [name for name in (SHARDS, INDEX, FAILURES, LISTING) if (folder / name).exists()]
+    if not (folder / RUN).exists():
+        check_no_other(folder, "eclip explain --write")
+        if held and not (folder / LISTING).exists():
+            raise ResultError(
+                f"the folder {str(folder)!r} contains {', '.join(held)}, not written by eclip: choose another folder."
+            )
+    elif overwrite:
+        (folder / RUN).unlink()
+    if overwrite:
+        remove_output(folder)
+        (folder / LISTING).unlink(missing_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(13, "permission denied")
+    except OSError as error:
+        raise ResultError(f"the folder {str(folder)!r} cannot be written: {error.strerror}.") from error
+
+
+def settle(folder: Path, asked: dict[str, Any]) -> None:
+    """Record what is asked; if a run is recorded there, check that it was asked the same.
+
+    Raises:
+        ResultError: it was asked something else.
+    """
+    file = folder / RUN
+    if not file.exists():
+        replace_file(file, json.dumps(asked, indent=1, ensure_ascii=False).encode(errors="backslashreplace"))
+        return
+    try:
+        before = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        before = {}
+    if before != asked:
+        raise ResultError(
+            f"the folder {str(folder)!r} contains a run with different settings ({told(before, asked)}): use another "
+            "folder (-o DIR), or replace it (--overwrite)."
+        )
+
+
+def shard_of(given: str | None) -> tuple[int, int]:
+    """The part of the work that "I/N" means, from 0, and of how many; None is all of it.
+
+    Under torchrun, each process takes its own.
+
+    Raises:
+        OptionError: it is not of this form, or given under torchrun.
+    """
+    rank, world = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    if rank is not None and world is not None:
+        if given is not None:
+            raise OptionError("under torchrun, each process takes its own share of the work: leave --shard out.")
+        return int(rank), int(world)
+    if given is None:
+        return 0, 1
+    index, slash, count = given.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise OptionError(f"shard must be I/N with 0 <= I < N, such as 0/4 for the first of four, got {given!r}.")
+    return int(index), int(count)

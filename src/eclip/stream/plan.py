@@ -1,0 +1,177 @@
+"""The plan of a run: all images of its sources in a file, cut into pieces that are explained and written one by one.
+
+A piece is a number of consecutive images, or a tar at a URL. Pieces are the same for every number of processes, and
+an interrupted run finds its images again, or that they have changed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from eclip.errors import DataError, ResultError
+from eclip.images import Place, open_any
+from eclip.stream.sources import Item, in_tar_at
+
+LISTING = "images.jsonl"
+MOST_SHOWN = 100
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive images.
+
+    Attributes:
+        number: of the piece, from 0.
+        offset: of its first line in the listing, in bytes.
+        count: of its lines.
+        remote: whether its only line is a tar at a URL, so that the number of images is unknown.
+    """
+
+    number: int
+    offset: int
+    count: int
+    remote: bool
+
+
+class Plan:
+    """All pieces of a run.
+
+    Args:
+        file: the listing.
+        pieces: in order.
+    """
+
+    def __init__(self, file: Path, pieces: list[Piece]) -> None:
+        self.file, self.pieces = file, pieces
+
+    @classmethod
+    def make(cls, items: Iterable[Item], folder: Path, size: int) -> Plan:
+        """List all images in a file of a folder; if it exists already, check that they are still the same.
+
+        Args:
+            items: from `list_images`.
+            folder: where the listing is, or will be.
+            size: of pieces: images each.
+
+        Raises:
+            ResultError: images differ from those in the listing, or it cannot be written.
+            DataError: as from `list_images`.
+        """
+        file, pieces, offset = folder / LISTING, _Pieces(size), 0
+        known = file.open("rb") if file.exists() else None
+        try:
+            with _new(file) if known is None else known as stream:
+                for number, item in enumerate(items):
+                    line = _line(item)
+                    if known is None:
+                        stream.write(line)
+                    elif (before := stream.readline()) != line:
+                        raise _changed(folder, number, before, line)
+                    pieces.add(item, offset)
+                    offset += len(line)
+                if known is not None and (before := stream.readline()):
+                    raise _changed(folder, number + 1, before, b"")
+        except OSError as error:
+            raise ResultError(f"{file} cannot be written: {error.strerror or error}.") from error
+        return cls(file, pieces.made)
+
+    @property
+    def images(self) -> int | None:
+        """How many images there are; None if that is unknown, because tars at URLs are not listed in advance."""
+        return None if any(piece.remote for piece in self.pieces) else sum(piece.count for piece in self.pieces)
+
+    def of_shard(self, index: int, count: int) -> list[Piece]:
+        """The pieces of one of several shards."""
+        return self.pieces[index::count]
+
+    @contextmanager
+    def items(self, piece: Piece, start: int = 0) -> Iterator[Iterator[Item]]:
+        """The images of a piece from position `start` on; a tar at a URL is downloaded and deleted afterwards."""
+        if piece.remote:
+            [tar] = self._lines(piece)
+            with downloaded(tar.place.file) as file:
+                yield itertools.islice(in_tar_at(str(file), tar.source), start, None)
+        else:
+            yield itertools.islice(self._lines(piece), start, None)
+
+    def _lines(self, piece: Piece) -> Iterator[Item]:
+        with self.file.open("rb") as stream:
+            stream.seek(piece.offset)
+            for _ in range(piece.count):
+                source, file, offset, size, error = json.loads(stream.readline())
+                yield Item(source, Place(file, offset, size), error)
+
+
+class _Pieces:
+    """Cuts images into pieces while they are listed."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.made = size, list[Piece]()
+
+    def add(self, item: Item, offset: int) -> None:
+        last = self.made[-1] if self.made else None
+        if last is None or last.remote or item.is_remote_tar or last.count == self.size:
+            self.made.append(Piece(len(self.made), offset, 1, item.is_remote_tar))
+        else:
+            self.made[-1] = Piece(last.number, last.offset, last.count + 1, False)
+
+
+def _line(item: Item) -> bytes:
+    return json.dumps([item.source, *item.place, item.error]).encode() + b"\n"  # ASCII: names need not be Unicode
+
+
+@contextmanager
+def _new(file: Path) -> Iterator[tempfile._TemporaryFileWrapper[bytes]]:
+    """A file that has its name once it is complete."""
+    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f"{file.name}.", suffix=".part", delete=False) as stream:
+        try:
+            yield stream
+            stream.flush()
+            os.chmod(stream.name, 0o644)
+            os.replace(stream.name, file)
+        except BaseException:
+            os.unlink(stream.name)
+            raise
+
+
+def _changed(folder: Path, number: int, before: bytes, now: bytes) -> ResultError:
+    shown = [_told(line) for line in (before, now)]
+    return ResultError(
+        f"the images have changed since the run in {str(folder)!r} began: image {number:,} was {shown[0]}, now it is "
+        f"{shown[1]}. Results of both would mix: restore the images, or choose another folder, or --overwrite."
+    )
+
+
+def _told(line: bytes) -> str:
+    if not line:
+        return "absent"
+    source, _, _, size, error = json.loads(line)
+    shown = source if len(source) <= MOST_SHOWN else f"...{source[-MOST_SHOWN:]}"
+    return f"{shown} ({'unreadable' if error else 'of unknown size' if size < 0 else f'{size:,} bytes'})"
+
+
+@contextmanager
+def downloaded(url: str) -> Iterator[Path]:
+    """A copy of the file at a URL, deleted afterwards.
+
+    Raises:
+        DataError: it cannot be downloaded.
+    """
+    with tempfile.TemporaryDirectory(prefix="eclip-") as folder:
+        file = Path(folder) / (url.partition("?")[0].rpartition("/")[2] or "images.tar")
+        try:
+            with open_any(url) as stream, file.open("wb") as copy:
+                shutil.copyfileobj(stream, copy, 1 << 20)
+        except OSError as error:
+            raise DataError(
+                f"{url} cannot be downloaded ({error.strerror or error}): run the same command again to continue."
+            ) from error
+        yield file

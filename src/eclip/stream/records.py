@@ -1,0 +1,111 @@
+"""What is written of each image: the files of its sample in a shard, and its rows of the index, one for each text."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from eclip import heatmap
+from eclip.explanation.health import NUMBERS
+from eclip.registry import one_of
+from eclip.results.marks import png
+from eclip.segmentation.segmentation import runs
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from eclip.explanation.explanation import Explanation
+
+CONTENTS = ("maps", "masks", "boxes", "points", "overlays")
+"""What can be written besides scores and, unless they are off, health numbers."""
+DEFAULT = ("maps", "boxes")
+LEAST, MOST = 2.0**-4, 2.0**14
+"""Maps whose largest magnitude lies between these are stored as they are; others are scaled, for float16's sake."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """An image's sample: its files by their ending, and what its JSON says."""
+
+    files: dict[str, bytes]
+    info: dict[str, Any]
+
+
+def check_contents(contents: Sequence[str]) -> tuple[str, ...]:
+    """The contents in the usual order.
+
+    Raises:
+        OptionError: one is unknown.
+    """
+    for one in contents:
+        one_of(one, "write", CONTENTS)
+    return tuple(one for one in CONTENTS if one in contents)
+
+
+def record(explanation: Explanation, image: int, contents: Sequence[str]) -> Record:
+    """What is written of an image.
+
+    The info has "source", "width", "height", "grid" [row, col], and "texts": for each text "text", "score", "flat",
+    "health" if it is known, and what was asked for: "boxes" [[left, top, right, bottom], ...], "mask" as COCO's
+    uncompressed RLE, "points" [[x, y, label], ...] for SAM. "maps" is "npy" of (text, row, col) in float16; the map of
+    a text is its row times its "scale", a power of two.
+    """
+    files, (width, height) = dict[str, bytes](), explanation.sizes[image]
+    shape = list(explanation.maps.shape[2:])
+    told = [_text(explanation, image, text, contents) for text in range(len(explanation.texts))]
+    if "maps" in contents:
+        scales = [scale_of(one) for one in explanation.maps[image]]
+        stored = (explanation.maps[image] / np.array(scales, dtype=np.float32)[:, None, None]).astype(np.float16)
+        files["maps.npy"] = _npy(stored)
+        for one, scale in zip(told, scales, strict=True):
+            one["scale"] = scale
+    if "overlays" in contents:
+        for text in range(len(explanation.texts)):
+            files[f"{text}.png"] = png(explanation.overlay(image, text))
+    info = {"source": explanation.sources[image], "width": width, "height": height, "map": shape, "texts": told}
+    return Record(files, info)
+
+
+def _text(explanation: Explanation, image: int, text: int, contents: Sequence[str]) -> dict[str, Any]:
+    flat, health = explanation.flat, explanation.health
+    told: dict[str, Any] = {"text": explanation.texts[text], "score": round(float(explanation.scores[image, text]), 6)}
+    told["flat"] = bool(flat is not None and flat[image, text])
+    if health is not None:
+        for name in NUMBERS:
+            value = float(getattr(health, name)[image, text])
+            told[name] = None if math.isnan(value) else round(value, 4)
+        told["doubt"] = health.doubts(image)[text]
+    if {"boxes", "masks"} & set(contents):
+        mask = explanation.mask(image, text)
+        if "boxes" in contents:
+            told["boxes"] = heatmap.boxes(mask, min_area=None).tolist()
+        if "masks" in contents:
+            told["mask"] = {"size": list(mask.shape), "counts": runs(mask)}
+    if "points" in contents:
+        places, labels = explanation.points(image, text)
+        told["points"] = [[*place, label] for place, label in zip(places.tolist(), labels.tolist(), strict=True)]
+    return told
+
+
+def scale_of(values: Float[np.ndarray, "row col"]) -> float:
+    """The power of two by which a map is divided before it is stored as float16; usually 1."""
+    largest = float(np.abs(values).max())
+    return 1.0 if LEAST <= largest <= MOST or largest == 0 else 2.0 ** math.floor(math.log2(largest))
+
+
+def _npy(array: Any) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def dumped(info: dict[str, Any]) -> bytes:
+    """JSON on one line, the same bytes for the same content."""
+    text = json.dumps(info, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode(errors="backslashreplace")

@@ -1,0 +1,283 @@
+"""The output: for each piece a shard (a tar in WebDataset's layout, or a folder), its part of the index, and failures.
+
+A shard is written to a ".part", sample by sample in order, which is also its journal: after a kill, the last batch that
+it contains is removed and repeated. A piece is done once its part of the index exists, which is written last. All files
+are the same bytes, however often a run was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from eclip.errors import ResultError
+from eclip.files import lock, replace_file
+from eclip.stream.index import count_rows, write_index
+from eclip.stream.records import Record, dumped
+
+SHARDS, INDEX, FAILURES = "shards", "index", "failures"
+PART = ".part"
+LAYOUTS = ("tar", "folder")
+INFO = "json"
+"""The ending of a sample's last file, which says what the others are."""
+_BLOCK = tarfile.BLOCKSIZE
+
+
+class Shard:
+    """The output of one piece, continued where an earlier run was stopped; a context manager.
+
+    Args:
+        folder: of the run.
+        number: of the piece.
+        layout: one of `LAYOUTS`.
+        index: one of `INDEXES`.
+        batch_size: images of a batch.
+
+    Attributes:
+        was_done: whether all of it had been written before.
+        start: once entered, how many images of the piece were done before.
+        failed: names and errors of the images that failed.
+    """
+
+    def __init__(self, folder: Path, number: int, layout: str, index: str, batch_size: int) -> None:
+        self.folder, self.name, self.batch_size = folder, f"{number:06d}", batch_size
+        self.file = folder / SHARDS / (f"{self.name}.tar" if layout == "tar" else self.name)
+        self.index_part = folder / INDEX / f"{self.name}.{index}"
+        self.failures = folder / FAILURES / f"{self.name}.jsonl"
+        self.was_done = self.index_part.exists()
+        self.start, self.failed = 0, _read_lines(self.failures) if self.was_done else []
+        self._journal = self.failures.with_name(self.failures.name + PART)
+        self._store: _Tar | _Files
+
+    def count(self, texts: int) -> int:
+        """How many images its part of the index has, for so many texts."""
+        return count_rows(self.index_part) // texts
+
+    def __enter__(self) -> Shard:
+        with _advising(self.folder):
+            for place in (SHARDS, INDEX, FAILURES):
+                (self.folder / place).mkdir(exist_ok=True)
+            self._store = (_Tar if self.file.suffix else _Files)(self.file)
+            try:
+                self._resume()
+            except BaseException:
+                self._store.close()
+                raise
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._store.close()
+
+    def add(self, start: int, batch: Sequence[Record | tuple[str, str]]) -> None:
+        """Write a batch: for each image its record, or its name and why it failed; `start` is the first position."""
+        places = [(self._id(start + place), one) for place, one in enumerate(batch)]
+        failed = [{"id": name, "source": one[0], "error": one[1]} for name, one in places if isinstance(one, tuple)]
+        self.failed += failed
+        with _advising(self.folder):
+            if failed:
+                with self._journal.open("ab") as stream:
+                    stream.write(_lines(failed))
+            for name, one in places:
+                if isinstance(one, Record):
+                    for ending, content in {**one.files, INFO: dumped(one.info)}.items():
+                        self._store.put(f"{name}.{ending}", content)
+            self._store.flush()
+
+    def finish(self) -> None:
+        """Give all files their names, the part of the index last."""
+        with _advising(self.folder):
+            part = self.index_part.with_name(self.index_part.name + PART)
+            write_index(self._rows(), part, self.index_part.suffix)
+            if self.failed:
+                replace_file(self.failures, _lines(self.failed))
+            else:
+                self.failures.unlink(missing_ok=True)
+            self._journal.unlink(missing_ok=True)
+            self._store.finish()
+            os.replace(part, self.index_part)
+
+    def _id(self, position: int) -> str:
+        return f"{self.name}-{position:06d}"
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for name, info in self._store.infos():
+            image = json.loads(info)
+            texts = image.pop("texts")
+            for number, text in enumerate(texts):
+                yield {"id": name, **image, "number": number, **text, "shard": f"{SHARDS}/{self.file.name}"}
+
+    def _resume(self) -> None:
+        """Remove the last batch of what an earlier run wrote; whatever is before it is complete."""
+        self.failed = _read_lines(self._journal if self._journal.exists() else self.failures)
+        names = [*self._store.samples(), *(str(one["id"]) for one in self.failed)]
+        last = max((int(name.rpartition("-")[2]) for name in names), default=0)
+        self.start = last // self.batch_size * self.batch_size
+        self._store.cut(first := self._id(self.start))
+        self.failed = [one for one in self.failed if one["id"] < first]
+        replace_file(self._journal, _lines(self.failed))
+
+
+def read_failures(folder: Path) -> Iterator[dict[str, Any]]:
+    """All images of a run that failed: "id", "source" and "error" of each, in order."""
+    for file in sorted((folder / FAILURES).glob("*.jsonl")):
+        yield from _read_lines(file)
+
+
+class _Tar:
+    """A tar without times and owners, so that equal content gives equal bytes."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.part = file, file.with_name(file.name + PART)
+        self._release = _claim(file, self.part)
+        self.stream = open(self.part, "r+b")  # noqa: SIM115  # closed by `close`
+
+    def _members(self) -> Iterator[tuple[str, int, int, int]]:
+        """Name, offset, offset of the content and its size of each file that is complete."""
+        offset, length = 0, self.stream.seek(0, os.SEEK_END)
+        while offset + _BLOCK <= length:
+            self.stream.seek(offset)
+            try:
+                info = tarfile.TarInfo.frombuf(self.stream.read(_BLOCK), "utf-8", "strict")
+            except (tarfile.TarError, ValueError):  # the end, or cut off
+                return
+            data = offset + _BLOCK
+            if data + _padded(info.size) > length:
+                return
+            yield info.name, offset, data, info.size
+            offset = data + _padded(info.size)
+
+    def samples(self) -> set[str]:
+        return {name.partition(".")[0] for name, *_ in self._members()}
+
+    def cut(self, first: str) -> None:
+        end = 0
+        for name, _, data, size in self._members():
+            if name.partition(".")[0] >= first:
+                break
+            end = data + _padded(size)
+        self.stream.truncate(end)
+        self.stream.seek(end)
+
+    def put(self, name: str, content: bytes) -> None:
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        self.stream.write(info.tobuf(tarfile.USTAR_FORMAT) + content + b"\0" * (_padded(info.size) - info.size))
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def infos(self) -> Iterator[tuple[str, bytes]]:
+        for name, _, data, size in self._members():
+            sample, _, ending = name.partition(".")
+            if ending == INFO:
+                self.stream.seek(data)
+                yield sample, self.stream.read(size)
+
+    def finish(self) -> None:
+        self.stream.seek(0, os.SEEK_END)
+        self.stream.write(b"\0" * 2 * _BLOCK)
+        _sync(self.stream)
+        os.replace(self.part, self.file)
+
+    def close(self) -> None:
+        self.stream.close()
+        self._release()
+
+
+class _Files:
+    """A folder."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.part = file, file.with_name(file.name + PART)
+        self._release = _claim(file, self.part)
+
+    def samples(self) -> set[str]:
+        return {one.name.partition(".")[0] for one in os.scandir(self.part)}
+
+    def cut(self, first: str) -> None:
+        for one in list(os.scandir(self.part)):
+            if one.name.partition(".")[0] >= first:
+                os.unlink(one.path)
+
+    def put(self, name: str, content: bytes) -> None:
+        with (self.part / name).open("wb") as stream:
+            stream.write(content)
+
+    def flush(self) -> None:
+        pass
+
+    def infos(self) -> Iterator[tuple[str, bytes]]:
+        for file in sorted(self.part.glob(f"*.{INFO}")):
+            yield file.stem, file.read_bytes()
+
+    def finish(self) -> None:
+        os.replace(self.part, self.file)
+
+    def close(self) -> None:
+        self._release()
+
+
+def _claim(file: Path, part: Path) -> Callable[[], None]:
+    """Lock the unfinished shard, created if there is none; the returned function releases it.
+
+    A finished shard whose part of the index is missing becomes unfinished again.
+
+    Raises:
+        ResultError: another run is writing it.
+    """
+    while True:
+        there = file if file.exists() else part
+        if not there.exists():
+            part.touch() if file.suffix else part.mkdir()
+        release = lock(there)
+        if there.exists():  # or the other run has finished it meanwhile
+            break
+        release()
+    if there == file:
+        os.replace(file, part)
+    return release
+
+
+def remove_output(folder: Path) -> None:
+    """Delete all shards, the index and the failures of a run."""
+    for place in (INDEX, SHARDS, FAILURES):  # the index first: without it nothing counts as done
+        shutil.rmtree(folder / place, ignore_errors=True)
+
+
+def _padded(size: int) -> int:
+    return -(-size // _BLOCK) * _BLOCK
+
+
+def _sync(stream: IO[bytes]) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _lines(values: Sequence[dict[str, Any]]) -> bytes:
+    return b"".join(dumped(one) + b"\n" for one in values)
+
+
+def _read_lines(file: Path) -> list[dict[str, Any]]:
+    """The complete lines of a file; none if it does not exist."""
+    if not file.exists():
+        return []
+    *whole, _ = file.read_bytes().split(b"\n")
+    return [json.loads(line) for line in whole]
+
+
+@contextmanager
+def _advising(folder: Path) -> Iterator[None]:
+    """Turn errors of the disk into a ResultError that says how to continue."""
+    try:
+        yield
+    except OSError as error:
+        raise ResultError(
+            f"{str(folder)!r} cannot be written: {error.strerror or error}. What is there is kept: run the same "
+            "command again to continue."
+        ) from error

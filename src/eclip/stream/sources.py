@@ -1,0 +1,211 @@
+"""Sources of many images: folders, tables, tars and URLs, listed one by one in a fixed order, without torch."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from braceexpand import braceexpand
+
+from eclip.datasets.archives import TAR, in_tar
+from eclip.errors import DataError
+from eclip.images import EXTENSIONS, Place, is_url, open_any
+
+TABLES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson"})
+COLUMNS = ("image", "path", "file", "filename", "file_name", "filepath", "url", "image_path")
+"""Names of a table's column of images; the first that it has counts."""
+
+
+class Item(NamedTuple):
+    """An image before it is read.
+
+    Attributes:
+        source: its name: the path or URL, or "shard.tar/key".
+        place: where its bytes are.
+        error: why it cannot be read, if the listing found that out already; otherwise empty.
+    """
+
+    source: str
+    place: Place
+    error: str = ""
+
+    @property
+    def is_remote_tar(self) -> bool:
+        """Whether it is a whole tar at a URL, whose images are listed once it has been downloaded."""
+        return is_url(self.place.file) and is_tar(self.place.file)
+
+
+def list_images(sources: Sequence[str | Path], out: Path | None = None) -> Iterator[Item]:
+    """Yield the images of all sources in a fixed order, in bounded memory.
+
+    Args:
+        sources: images, folders (their images, with those of subfolders), glob patterns, tables (CSV, TSV or JSON lines
+            with a column of images), tars, and URLs of images, tables and tars that fsspec opens. Braces expand, as in
+            "train-{000..127}.tar".
+        out: the folder of the results, which is left out of folders.
+
+    Raises:
+        DataError: a source does not exist, or contains no image.
+    """
+    results = None if out is None else str(out.resolve())
+    for source in sources:
+        for one in expanded(str(source)):
+            yield from _at_least_one(one, _images(one, results))
+
+
+def expanded(source: str) -> list[str]:
+    """The parts of a source whose braces expand, such as "train-{000..127}.tar"; an existing file is itself."""
+    if "{" not in source or os.path.exists(source):
+        return [source]
+    try:
+        return list(braceexpand(source, escape=False))
+    except ValueError as error:  # braces that do not match
+        raise DataError(f"{source}: no such file or folder ({error}).") from None
+
+
+def is_tar(file: str) -> bool:
+    """Whether the name is that of a tar, compressed or not."""
+    return TAR.search(file.partition("?")[0] if is_url(file) else file) is not None
+
+
+def is_table(file: str) -> bool:
+    """Whether the name is that of a table."""
+    return _ending(file) in TABLES
+
+
+def _ending(file: str) -> str:
+    return os.path.splitext(file.partition("?")[0] if is_url(file) else file)[1].lower()
+
+
+def _at_least_one(source: str, items: Iterator[Item]) -> Iterator[Item]:
+    found = False
+    for item in items:
+        found = True
+        yield item
+    if not found:
+        raise DataError(f"{source} contains no image ({', '.join(sorted(EXTENSIONS))}).")
+
+
+def _images(source: str, out: str | None) -> Iterator[Item]:
+    if is_url(source):
+        if is_tar(source):
+            return iter([Item(source, Place(source))])
+        return in_table(source) if is_table(source) else iter([Item(source, Place(source))])
+    if os.path.isdir(source):
+        return in_folder(source, out)
+    if not os.path.exists(source):
+        if not glob.has_magic(source):
+            raise DataError(f"{source}: no such file or folder.")
+        matches = sorted(match for match in glob.iglob(source, recursive=True) if os.path.isfile(match))
+        if not matches:
+            raise DataError(f"{source}: no file matches.")
+        return (item for match in matches for item in _images(match, out))
+    if is_tar(source):
+        return in_local_tar(source)
+    return in_table(source) if is_table(source) else iter([_file(source)])
+
+
+def _file(file: str) -> Item:
+    try:
+        return Item(file, Place(file, 0, os.path.getsize(file)))
+    except OSError as error:
+        return Item(file, Place(file), f"{file}: {_reason(error)}.")
+
+
+def _reason(error: OSError) -> str:
+    return "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror or error})"
+
+
+def in_folder(folder: str, out: str | None = None) -> Iterator[Item]:
+    """Yield the images of a folder and its subfolders, sorted; only the names of one folder are in memory at a time."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror}.") from error
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            if out is None or os.path.realpath(entry.path) != out:
+                yield from in_folder(entry.path, out)
+        elif _ending(entry.name) in EXTENSIONS and entry.is_file():
+            yield _file(entry.path)
+
+
+def in_local_tar(file: str) -> Iterator[Item]:
+    """Yield the images of an uncompressed tar in order; what is damaged has an `error`.
+
+    Raises:
+        DataError: it is compressed or not a tar.
+    """
+    return in_tar_at(file, file)
+
+
+def in_tar_at(file: str, name: str) -> Iterator[Item]:
+    """As `in_local_tar`, with another name for the tar, such as the URL from which it was downloaded."""
+    bad: list[tuple[str, str]] = []
+    try:
+        for member in in_tar(file, name, bad):
+            if member.kind in EXTENSIONS:
+                yield Item(f"{name}/{member.name}", member.place)
+    except OSError as error:
+        raise DataError(f"{name} cannot be read: {error.strerror or error}.") from error
+    except DataError as error:
+        raise DataError(str(error).replace(file, name)) from None
+    for source, why in bad:
+        yield Item(source, Place(file), f"{source}: {why}")
+
+
+def in_table(file: str) -> Iterator[Item]:
+    """Yield the images that a table names, row by row; relative paths start at the table's folder.
+
+    A CSV or TSV needs a header; lines of JSON are objects, or texts alone. The column is the first of `COLUMNS`.
+
+    Raises:
+        DataError: it cannot be read, or has no such column.
+    """
+    folder = file.rpartition("/")[0] if is_url(file) else os.path.dirname(file)
+    try:
+        with open_any(file) as stream:
+            for line, name in _rows(file, stream):
+                if not isinstance(name, str) or not name:
+                    raise DataError(f"{file}, line {line}: no image, got {name!r}.")
+                path = name if is_url(name) or os.path.isabs(name) else os.path.join(folder, name)
+                yield Item(path, Place(path)) if is_url(path) else _file(path)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{file} cannot be read: {reason}.") from error
+
+
+def _rows(file: str, stream: IO[bytes]) -> Iterator[tuple[int, Any]]:
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+    if _ending(file) in (".csv", ".tsv"):
+        table = csv.DictReader(text, delimiter="\t" if _ending(file) == ".tsv" else ",")
+        column = column_of(table.fieldnames or (), file)
+        for row in table:
+            yield table.line_num, row[column]
+        return
+    for number, line in enumerate(text, start=1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{file}, line {number}: not JSON ({error}).") from None
+            yield number, row[column_of(row, f"{file}, line {number}")] if isinstance(row, dict) else row
+
+
+def column_of(columns: Iterable[str], where: str) -> str:
+    """The name of the column of images.
+
+    Raises:
+        DataError: there is none.
+    """
+    columns = list(columns)
+    for name in COLUMNS:
+        if name in columns:
+            return name
+    raise DataError(f"{where} has no column of images: name it {COLUMNS[0]!r}. Its columns are {', '.join(columns)}.")

@@ -1,0 +1,217 @@
+"""`explain_stream` and `explain_dataset`: many images, as a generator or into a folder of shards."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from eclip.backbones.backbone import Backbone
+from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.errors import ImageError
+from eclip.explanation.explain import query_of
+from eclip.explanation.explanation import Explanation
+from eclip.files import lock
+from eclip.registry import whole
+from eclip.stream.decoding import PATIENCE, Reading, batches, default_workers
+from eclip.stream.engines import run
+from eclip.stream.index import INDEXES
+from eclip.stream.job import PIECE, Job, begin, shard_of
+from eclip.stream.plan import Plan, downloaded
+from eclip.stream.records import DEFAULT
+from eclip.stream.shards import LAYOUTS, read_failures
+from eclip.stream.sources import Item, in_tar_at, list_images
+from eclip.stream.work import decoder_of, explained, shard_for
+from eclip.texts.encode import check_texts
+
+Sources = str | Path | Sequence[str | Path]
+
+
+def explain_stream(
+    source: Sources,
+    texts: str | Iterable[str],
+    *,
+    batch_size: int = 8,
+    failures: list[tuple[str, str]] | None = None,
+    workers: int = 0,
+    timeout: float = PATIENCE,
+    images: bool = True,
+    **settings: Any,
+) -> Iterator[Explanation]:
+    """Yield one Explanation per image of folders, tables, tars or URLs, in order and in bounded memory.
+
+    Args:
+        source: images, folders, glob patterns, tables (CSV, TSV or JSON lines with a column "image"), uncompressed
+            tars, and URLs that fsspec opens; or a list of these. Braces expand: "train-{000..127}.tar".
+        texts: as in `explain`; encoded once.
+        batch_size: images in one forward pass, at least 1.
+        failures: images that cannot be read are added here as (source, error), and the others continue. None: raise.
+        workers: processes that decode images ahead; 0 = a thread. A script that asks for processes needs
+            `if __name__ == "__main__":`, as for everything that Python spawns.
+        timeout: seconds after which an image counts as unreadable; needs workers.
+        images: keep each image for pictures; without, it is read again when it is needed, except from tars at URLs.
+        settings: all other arguments of `explain`, such as model, method, resize, health and the method's options.
+
+    Raises:
+        DataError: a source does not exist or contains no image.
+        EclipError: as in `explain`.
+    """
+    query = query_of(texts, **settings)
+    batch_size, workers = whole(batch_size, "batch_size", least=1), whole(workers, "workers", least=0)
+    ahead = 2 * batch_size
+    with Reading(decoder_of(query, whole=images), workers, timeout) as reading:
+        for batch in batches(reading(_fetched(list_images(_listed(source)), ahead), ahead), batch_size):
+            for item, result in batch:
+                if isinstance(result, ImageError):
+                    if failures is None:
+                        raise result
+                    failures.append((item.source, str(result)))
+            found: dict[int, Explanation] = {}
+            for places, explanation in explained(query, batch):
+                for image, place in enumerate(places):
+                    own, shape = [batch[place][0].source], explanation.provenance["pixels"]
+                    provenance = query.provenance(explanation.provenance["method"], own, shape)
+                    found[place] = replace(explanation.only(image), provenance=provenance)
+            yield from (found[place] for place in sorted(found))
+
+
+def _listed(source: Sources) -> list[str | Path]:
+    return [source] if isinstance(source, str | Path) else list(source)
+
+
+def _fetched(items: Iterable[Item], ahead: int) -> Iterator[Item]:
+    """Items with the images of tars at URLs, which are kept on disk until `ahead` more items have been read."""
+    kept: deque[tuple[int, ExitStack]] = deque()
+    count = 0
+    with ExitStack() as everything:
+        for item in items:
+            own = ExitStack()
+            everything.push(own)
+            images: Iterable[Item] = [item]
+            if item.is_remote_tar:
+                images = in_tar_at(str(own.enter_context(downloaded(item.place.file))), item.source)
+            for image in images:
+                yield image
+                count += 1
+                while kept and kept[0][0] + ahead < count:
+                    kept.popleft()[1].close()
+            if item.is_remote_tar:
+                kept.append((count, own))
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a run wrote.
+
+    Attributes:
+        folder: where.
+        images: how many images its finished shards hold.
+        failures: how many images of these shards failed; `failed` yields them.
+        missing: how many shards of the whole work are not finished, as other processes may still write them.
+    """
+
+    folder: Path
+    images: int
+    failures: int
+    missing: int
+
+    def failed(self) -> Iterator[tuple[str, str]]:
+        """The images that failed, in order: (source, error)."""
+        return ((one["source"], one["error"]) for one in read_failures(self.folder))
+
+
+def explain_dataset(
+    source: Sources,
+    texts: str | Iterable[str],
+    out: str | Path,
+    *,
+    model: str | Backbone = DEFAULT_MODEL,
+    write: Sequence[str] = DEFAULT,
+    layout: str = LAYOUTS[0],
+    index: str = INDEXES[0],
+    shard: str | None = None,
+    engine: str = "process",
+    ray_address: str | None = None,
+    concurrency: int | None = None,
+    overwrite: bool = False,
+    batch_size: int = 8,
+    shard_size: int = PIECE,
+    threads: int | None = None,
+    workers: int | None = None,
+    timeout: float = PATIENCE,
+    on_progress: Callable[[int, int | None], object] = lambda done, total: None,
+    **settings: Any,
+) -> Written:
+    """Explain any number of images into shards with an index, in bounded memory; the same call again continues.
+
+    The folder gets "run.json" (what was asked), "images.jsonl" (the images), "shards" with a tar or folder for each
+    `shard_size` images, "index" with their rows, one for each image and text, and "failures". Results do not depend on
+    how often a run was killed, nor on how many processes shared the work.
+
+    Args:
+        source: as in `explain_stream`.
+        texts: as in `explain`.
+        out: the folder.
+        model: a name, or a Backbone if the engine is "process".
+        write: what to write besides scores and health numbers: any of "maps", "masks", "boxes", "points", "overlays".
+        layout: "tar" or "folder", for each shard.
+        index: "jsonl" or "parquet".
+        shard: "I/N": only the I-th of N parts of the work, from 0. Under torchrun, each process takes its own part.
+        engine: "process" (this one) or "ray".
+        ray_address: of a Ray cluster; None = a local one.
+        concurrency: Ray actors that explain at the same time; None = one for each GPU, or two without.
+        overwrite: replace the results of another run.
+        batch_size: images in one forward pass. Another number gives other rounding errors, so it belongs to the run.
+        shard_size: images in a shard, a multiple of batch_size.
+        threads: of torch on a CPU; None = as many as torch uses, or as the run to be continued. Another number gives
+            other rounding errors.
+        workers: processes that decode images; 0 = a thread; None = half as many as cores, at most 8.
+        timeout: seconds after which an image counts as unreadable; needs workers.
+        on_progress: called with the number of images done and, if it is known, of all images.
+        settings: all other arguments of `explain`; also precision and head, as in `load`.
+
+    Raises:
+        DataError: a source does not exist or contains no image.
+        ResultError: the folder contains something else, cannot be written, or the images have changed meanwhile.
+        EclipError: as in `explain`.
+    """
+    folder, part = Path(out), shard_of(shard)
+    name = model if isinstance(model, str) else model.name
+    job = Job(
+        sources=tuple(map(str, _listed(source))),
+        texts=tuple(check_texts(texts)),
+        out=folder,
+        settings={**settings, "model": name},
+        write=tuple(write),
+        layout=layout,
+        index=index,
+        batch_size=whole(batch_size, "batch_size", least=1),
+        shard_size=whole(shard_size, "shard_size", least=1),
+        threads=threads,
+        workers=default_workers() if workers is None else workers,
+        timeout=timeout,
+    )
+    begin(folder, overwrite=overwrite)
+    release = lock(folder, shared=part[1] > 1)
+    try:
+        plan = Plan.make(list_images(job.sources, folder), folder, job.shard_size)
+        pieces = plan.of_shard(*part)
+        run(
+            job,
+            plan,
+            pieces,
+            model=None if isinstance(model, str) else model,
+            engine=engine,
+            address=ray_address,
+            concurrency=concurrency,
+            on_progress=on_progress,
+        )
+    finally:
+        release()
+    shards = [shard_for(job, piece) for piece in plan.pieces]
+    done = [one for one in shards if one.was_done]
+    bad = sum(1 for _ in read_failures(folder))
+    return Written(folder, sum(one.count(len(job.texts)) for one in done), bad, len(shards) - len(done))

@@ -12,6 +12,7 @@ _HOME = {
     "GUIDES": "eclip.guides",
     "METHODS": "eclip.methods",
     "METRICS": "eclip.metrics",
+    "MapDataset": "eclip.stream.maps",
     "PROTOCOLS": "eclip.evaluation.protocols",
     "REFINEMENTS": "eclip.refinements",
     "TEMPLATES": "eclip.texts.templates",
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from eclip.segmentation.segment import segment as segment
     from eclip.segmentation.segment import segment_each as segment_each
     from eclip.segmentation.segmentation import Segmentation as Segmentation
+    from eclip.stream.maps import MapDataset as MapDataset
     from eclip.stream.stream import explain_dataset as explain_dataset
     from eclip.stream.stream import explain_stream as explain_stream
     from eclip.texts.encode import encode_texts as encode_texts

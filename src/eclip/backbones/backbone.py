@@ -15,9 +15,9 @@ from eclip.backbones.agreement import Agreed
 from eclip.backbones.blocks import Block, Fn
 from eclip.backbones.choices import DEFAULT_POSITIONS as DEFAULT_POSITIONS
 from eclip.backbones.eval_no_grad import eval_no_grad as eval_no_grad
-from eclip.backbones.host import named_weights
 from eclip.backbones.fitting import Fitting
 from eclip.backbones.fitting import Grid as Grid
+from eclip.backbones.host import named_weights
 from eclip.backbones.preprocess import Preprocess
 from eclip.backbones.text_tower import TextTower
 from eclip.errors import LOAD_WHOLE, ModelError

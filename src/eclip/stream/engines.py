@@ -83,7 +83,8 @@ def _with_ray(
         raise MissingExtraError("the engine 'ray'", "ray", "ray") from None
     if started := not ray.is_initialized():
         local: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-        ray.init(address=address, logging_level=logging.ERROR, **(local if address is None else {}))
+        quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+        ray.init(address=address, **quiet, **(local if address is None else {}))
     try:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False

@@ -87,6 +87,9 @@ class Job:
         [method] = query.methods
         settings = query.settings(method)
         settings["device"] = settings["device"].partition(":")[0]
+        used: tuple[str, ...] = ("python", "eclip", "torch", "open_clip_torch", "timm", "numpy", "pillow")
+        used = (*used, "transformers") if settings["model"].startswith("hf:") else used
+        settings["versions"] = {name: one for name, one in settings["versions"].items() if name in used}
         backbone = query.backbone
         weights = hash_weights(backbone.model.state_dict().items())
         if backbone.head is not None and method == "eclip":

@@ -7,6 +7,7 @@ are the same bytes, however often a run was interrupted.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -85,7 +86,7 @@ class Shard:
                     stream.write(_lines(failed))
             for name, one in places:
                 if isinstance(one, Record):
-                    for ending, content in {**one.files, INFO: dumped(one.info)}.items():
+                    for ending, content in {**one.files, INFO: dumped({"id": name, **one.info})}.items():
                         self._store.put(f"{name}.{ending}", content)
             self._store.flush()
 
@@ -106,18 +107,18 @@ class Shard:
         return f"{self.name}-{position:06d}"
 
     def _rows(self) -> Iterator[dict[str, Any]]:
-        for name, info in self._store.infos():
+        for info in self._store.infos():
             image = json.loads(info)
             texts = image.pop("texts")
             for number, text in enumerate(texts):
-                yield {"id": name, **image, "number": number, **text, "shard": f"{SHARDS}/{self.file.name}"}
+                yield {**image, "number": number, **text, "shard": f"{SHARDS}/{self.file.name}"}
 
     def _resume(self) -> None:
-        """Remove the last batch of what an earlier run wrote; whatever is before it is complete."""
+        """Remove the last batch of what an earlier run wrote, which may be incomplete."""
         self.failed = _read_lines(self._journal if self._journal.exists() else self.failures)
-        names = [*self._store.samples(), *(str(one["id"]) for one in self.failed)]
-        last = max((int(name.rpartition("-")[2]) for name in names), default=0)
-        self.start = last // self.batch_size * self.batch_size
+        names = self._store.samples() | {str(one["id"]) for one in self.failed}
+        seen = next(place for place in itertools.count() if self._id(place) not in names)
+        self.start = max(0, seen - 1) // self.batch_size * self.batch_size
         self._store.cut(first := self._id(self.start))
         self.failed = [one for one in self.failed if one["id"] < first]
         replace_file(self._journal, _lines(self.failed))
@@ -137,27 +138,12 @@ class _Tar:
         self._release = _claim(file, self.part)
         self.stream = open(self.part, "r+b")  # noqa: SIM115  # closed by `close`
 
-    def _members(self) -> Iterator[tuple[str, int, int, int]]:
-        """Name, offset, offset of the content and its size of each file that is complete."""
-        offset, length = 0, self.stream.seek(0, os.SEEK_END)
-        while offset + _BLOCK <= length:
-            self.stream.seek(offset)
-            try:
-                info = tarfile.TarInfo.frombuf(self.stream.read(_BLOCK), "utf-8", "strict")
-            except (tarfile.TarError, ValueError):  # the end, or cut off
-                return
-            data = offset + _BLOCK
-            if data + _padded(info.size) > length:
-                return
-            yield info.name, offset, data, info.size
-            offset = data + _padded(info.size)
-
     def samples(self) -> set[str]:
-        return {name.partition(".")[0] for name, *_ in self._members()}
+        return {name.partition(".")[0] for name, *_ in members(self.stream)}
 
     def cut(self, first: str) -> None:
         end = 0
-        for name, _, data, size in self._members():
+        for name, _, data, size in members(self.stream):
             if name.partition(".")[0] >= first:
                 break
             end = data + _padded(size)
@@ -172,12 +158,11 @@ class _Tar:
     def flush(self) -> None:
         self.stream.flush()
 
-    def infos(self) -> Iterator[tuple[str, bytes]]:
-        for name, _, data, size in self._members():
-            sample, _, ending = name.partition(".")
-            if ending == INFO:
+    def infos(self) -> Iterator[bytes]:
+        for name, _, data, size in members(self.stream):
+            if name.partition(".")[2] == INFO:
                 self.stream.seek(data)
-                yield sample, self.stream.read(size)
+                yield self.stream.read(size)
 
     def finish(self) -> None:
         self.stream.seek(0, os.SEEK_END)
@@ -188,6 +173,22 @@ class _Tar:
     def close(self) -> None:
         self.stream.close()
         self._release()
+
+
+def members(stream: IO[bytes]) -> Iterator[tuple[str, int, int, int]]:
+    """Name, offset, offset of the content and its size of each complete file of a tar that we wrote."""
+    offset, length = 0, stream.seek(0, os.SEEK_END)
+    while offset + _BLOCK <= length:
+        stream.seek(offset)
+        try:
+            info = tarfile.TarInfo.frombuf(stream.read(_BLOCK), "utf-8", "strict")
+        except (tarfile.TarError, ValueError):  # the end, or cut off
+            return
+        data = offset + _BLOCK
+        if data + _padded(info.size) > length:
+            return
+        yield info.name, offset, data, info.size
+        offset = data + _padded(info.size)
 
 
 class _Files:
@@ -212,9 +213,9 @@ class _Files:
     def flush(self) -> None:
         pass
 
-    def infos(self) -> Iterator[tuple[str, bytes]]:
+    def infos(self) -> Iterator[bytes]:
         for file in sorted(self.part.glob(f"*.{INFO}")):
-            yield file.stem, file.read_bytes()
+            yield file.read_bytes()
 
     def finish(self) -> None:
         os.replace(self.part, self.file)

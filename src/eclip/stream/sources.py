@@ -170,8 +170,8 @@ def in_table(file: str) -> Iterator[Item]:
     """
     folder = file.rpartition("/")[0] if is_url(file) else os.path.dirname(file)
     try:
-        with open_any(file) as stream:
-            for line, name in _rows(file, stream):
+        with open_any(file) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
+            for line, name in _rows(file, text):
                 if not isinstance(name, str) or not name:
                     raise DataError(f"{file}, line {line}: no image, got {name!r}.")
                 path = name if is_url(name) or os.path.isabs(name) else os.path.join(folder, name)
@@ -181,8 +181,7 @@ def in_table(file: str) -> Iterator[Item]:
         raise DataError(f"{file} cannot be read: {reason}.") from error
 
 
-def _rows(file: str, stream: IO[bytes]) -> Iterator[tuple[int, Any]]:
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+def _rows(file: str, text: IO[str]) -> Iterator[tuple[int, Any]]:
     if _ending(file) in (".csv", ".tsv"):
         table = csv.DictReader(text, delimiter="\t" if _ending(file) == ".tsv" else ",")
         column = column_of(table.fieldnames or (), file)

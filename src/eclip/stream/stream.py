@@ -62,8 +62,8 @@ def explain_stream(
     query = query_of(texts, **settings)
     batch_size, workers = whole(batch_size, "batch_size", least=1), whole(workers, "workers", least=0)
     ahead = 2 * batch_size
-    with Reading(decoder_of(query, whole=images), workers, timeout) as reading:
-        for batch in batches(reading(_fetched(list_images(_listed(source)), ahead), ahead), batch_size):
+    with ExitStack() as tars, Reading(decoder_of(query, whole=images), workers, timeout) as reading:
+        for batch in batches(reading(_fetched(list_images(_listed(source)), ahead, tars), ahead), batch_size):
             for item, result in batch:
                 if isinstance(result, ImageError):
                     if failures is None:
@@ -82,24 +82,22 @@ def _listed(source: Sources) -> list[str | Path]:
     return [source] if isinstance(source, str | Path) else list(source)
 
 
-def _fetched(items: Iterable[Item], ahead: int) -> Iterator[Item]:
-    """Items with the images of tars at URLs, which are kept on disk until `ahead` more items have been read."""
-    kept: deque[tuple[int, ExitStack]] = deque()
+def _fetched(items: Iterable[Item], ahead: int, tars: ExitStack) -> Iterator[Item]:
+    """Items with the images of tars at URLs; a tar is deleted once `ahead` more images were asked for, or by `tars`."""
+    older: deque[tuple[int, ExitStack]] = deque()
     count = 0
-    with ExitStack() as everything:
-        for item in items:
-            own = ExitStack()
-            everything.push(own)
-            images: Iterable[Item] = [item]
-            if item.is_remote_tar:
-                images = in_tar_at(str(own.enter_context(downloaded(item.place.file))), item.source)
-            for image in images:
-                yield image
-                count += 1
-                while kept and kept[0][0] + ahead < count:
-                    kept.popleft()[1].close()
-            if item.is_remote_tar:
-                kept.append((count, own))
+    for item in items:
+        images: Iterable[Item] = [item]
+        if item.is_remote_tar:
+            own = tars.enter_context(ExitStack())
+            images = in_tar_at(str(own.enter_context(downloaded(item.place.file))), item.source)
+        for image in images:
+            yield image
+            count += 1
+            while older and older[0][0] + ahead < count:
+                older.popleft()[1].close()
+        if item.is_remote_tar:
+            older.append((count, own))
 
 
 @dataclass(frozen=True)

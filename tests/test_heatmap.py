@@ -148,8 +148,12 @@ def test_boxes_largest_first_corners_connect():
     assert heatmap.boxes(mask).tolist() == [[2, 1, 4, 4], [0, 0, 1, 1]]
     assert heatmap.boxes(mask, min_area=0.1).tolist() == [[2, 1, 4, 4]]  # 3 of 20 pixels stay, 1 of 20 does not
     assert heatmap.boxes(mask, min_area=0.05).tolist() == [[2, 1, 4, 4], [0, 0, 1, 1]]
+    speckled = np.zeros((30, 30), dtype=bool)
+    speckled[:10, :10] = speckled[20:25, 20:22] = speckled[15, :9] = True  # 100, 10 and 9 pixels
+    assert heatmap.boxes(speckled, min_area=None).tolist() == [[0, 0, 10, 10], [20, 20, 22, 25]], "a tenth counts"
+    assert heatmap.boxes(np.zeros((3, 3), dtype=bool), min_area=None).shape == (0, 4)
     for least in (-0.1, 1.5, float("nan")):
-        with pytest.raises(OptionError, match=f"min_area must be a share of the image, 0 to 1, got {least}"):
+        with pytest.raises(OptionError, match=f"min_area must be None or a share of the image, 0 to 1, got {least}"):
             heatmap.boxes(mask, min_area=least)
 
 

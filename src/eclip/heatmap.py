@@ -138,7 +138,8 @@ def otsu(heat: Float[np.ndarray, "height width"]) -> float:
     if not heat.size or not (heat.min() >= 0 and heat.max() <= 1):
         given = f"{heat.min()} to {heat.max()}" if heat.size else "no values"
         raise EclipError(f"otsu needs a heat map in [0, 1], got {given}: apply heatmap.normalize first.")
-    counts = np.histogram(heat, OTSU_BINS, (0, 1))[0]
+    scaled = heat.ravel() * heat.dtype.type(OTSU_BINS)  # exact, since it is a power of two
+    counts = np.bincount(np.minimum(scaled, OTSU_BINS - 1).astype(np.uint8), minlength=OTSU_BINS)
     below = np.cumsum(counts)[:-1]  # values below each inner bin edge
     above = heat.size - below
     moment = np.cumsum(counts * (np.arange(OTSU_BINS) + 0.5))

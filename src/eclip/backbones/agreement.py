@@ -8,6 +8,7 @@ its first use, and again after weights or modules have changed; parts that are n
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,7 +46,7 @@ INTEGER_BLOCK, INTEGER_TOWER = 0.02, 0.1
 
 
 def check_blocks(
-    backbone: Backbone, state: State, blocks: tuple[Block, ...], inputs: tuple[Tensor, ...], last: Tensor
+    backbone: Backbone, state: State, blocks: tuple[Block, ...], inputs: tuple[Tensor, ...], last: Callable[[], Tensor]
 ) -> None:
     """Check that each of the last blocks, recomputed on one image, reproduces the output of the host's own block.
 
@@ -54,16 +55,16 @@ def check_blocks(
         state: `image_state` when the inputs were computed.
         blocks: all blocks, for this grid.
         inputs: inputs of the last `len(inputs)` blocks.
-        last: output of the last block.
+        last: the output of the last block.
 
     Raises:
         AlteredModelError: an output differs.
     """
     done = _done(backbone, "blocks", state)
     first = len(blocks) - len(inputs)
-    steps = zip(blocks[first:], inputs, (*inputs[1:], last), strict=True)
-    for index, (block, x, after) in enumerate(steps, start=first):
+    for index, (block, x) in enumerate(zip(blocks[first:], inputs, strict=True), start=first):
         if index not in done:
+            after = inputs[index - first + 1] if index + 1 < len(blocks) else last()
             _check_block(backbone, f"block {index + 1} of {len(blocks)}", block, x[:1], after[:1])
             if is_all_plain(block.host):
                 done.add(index)

@@ -47,6 +47,8 @@ class Block:
         qkv_vjp: gradients of queries, keys and values, each (image, head, row, width), -> gradients of the normalized
             tokens (image, row, channel): the transpose of `qkv`. None where that is not affine, because queries or keys
             are normalized or rotated, or come from layers other than plain ones.
+        first: tokens -> the output of the first token alone (image, 1, output), in a pool where that is cheaper than
+            `forward`; None elsewhere.
         reference: the host's own call, where `forward` is not; None elsewhere.
         relative: () -> (1, head, token, token), what relative positions add to `q k / sqrt width`; None where there are
             none. Methods that replace the attention by another similarity of tokens leave them out.
@@ -63,6 +65,7 @@ class Block:
     mlp: Fn | None = None
     residual: bool = True
     qkv_vjp: QkvVjp | None = None
+    first: Fn | None = None
     reference: Fn | None = None
     relative: Callable[[], Tensor] | None = None
 

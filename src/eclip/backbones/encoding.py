@@ -7,9 +7,12 @@ method is then a pure function of that Encoding and the texts.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, SupportsIndex
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -32,8 +35,8 @@ class Encoding:
         backbone: the model that encoded them.
         pixels: (image, 3, height, width), as preprocessed.
         inputs: inputs of the kept last blocks, first kept block first; each (image, token, channel).
-        tokens: output of the last block (image, token, output), before `backbone.project`. In an attention pool every
-            token is a query, and `output` is already the feature size.
+        last: output of the last block, see `tokens`; None where only the feature was computed so far.
+        entry: input of the last block; None in a tower without blocks.
         feature: (image, feature), not normalized; equals the model's own `encode_image`.
         trunk: last feature map (image, depth, row, col) of a CNN or a Swin, else None.
         grid: patches down and across.
@@ -41,12 +44,14 @@ class Encoding:
         positions: how position embeddings were resized.
         blocks: all blocks, for this grid.
         state: fingerprint of the model's weights and modules at encoding time, see `backbones.agreement`.
+        memo: what `once` keeps.
     """
 
     backbone: Backbone
     pixels: Float[Tensor, "image 3 height width"]
     inputs: tuple[Tokens, ...]
-    tokens: Float[Tensor, "image token output"]
+    last: Float[Tensor, "image token output"] | None
+    entry: Tokens | None
     feature: Float[Tensor, "image feature"]
     trunk: Float[Tensor, "image depth row col"] | None
     grid: Grid
@@ -54,15 +59,29 @@ class Encoding:
     positions: Positions
     blocks: tuple[Block, ...]
     state: State = ()
+    memo: dict[Hashable, Tensor] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Encoding:
         """An Encoding by a copy of the Backbone, with the blocks of the copied model."""
         self.check_current()
         backbone = copy.deepcopy(self.backbone, memo)
-        names = ("pixels", "inputs", "tokens", "feature", "trunk")
+        names = ("pixels", "inputs", "last", "entry", "feature", "trunk")
         copied = {name: copy.deepcopy(getattr(self, name), memo) for name in names}
         blocks = backbone.blocks_at(self.grid, self.positions)
-        return replace(self, backbone=backbone, state=image_state(backbone), blocks=blocks, **copied)
+        return replace(self, backbone=backbone, state=image_state(backbone), blocks=blocks, memo={}, **copied)
+
+    @cached_property
+    def tokens(self) -> Float[Tensor, "image token output"]:
+        """Output of the last block, before `backbone.project`.
+
+        In an attention pool every token is a query, and `output` is already the feature size. The pool of `mini`
+        computes only its one output in `encode`, and all of them here, when they are first needed.
+        """
+        if self.last is not None:
+            return self.last
+        assert self.entry is not None, "a tower without blocks has its last tokens"
+        with eval_no_grad(self.backbone.model):
+            return self.blocks[-1].forward(self.entry)
 
     def check_current(self) -> None:
         """Check that the model has not changed since it encoded.
@@ -107,20 +126,35 @@ class Encoding:
             )
         if needed == 0:
             return []
-        check_blocks(self.backbone, self.state, self.blocks, self.inputs[-needed:], self.tokens)
+        check_blocks(self.backbone, self.state, self.blocks, self.inputs[-needed:], lambda: self.tokens)
         return list(zip(self.blocks[-needed:], self.inputs[-needed:], strict=True))
 
     def only(self, image: int) -> Encoding:
         """The Encoding of one of the images."""
         one = slice(image, image + 1)
+        known = self.last is not None or "tokens" in self.__dict__
         return replace(
             self,
             pixels=self.pixels[one],
             inputs=tuple(x[one] for x in self.inputs),
-            tokens=self.tokens[one],
+            memo={},
+            last=self.tokens[one] if known else None,
+            entry=None if self.entry is None else self.entry[one],
             feature=self.feature[one],
             trunk=None if self.trunk is None else self.trunk[one],
         )
+
+    def once(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """The result of `make` under this key, computed once, so that health checks and further texts cost little.
+
+        Only for what depends on nothing but the images and the weights of the image side, which `check_current` guards:
+        not on texts, nor on a head. Where autograd may record a graph, it is computed each time.
+        """
+        if torch.is_grad_enabled():
+            return make()
+        if key not in self.memo:
+            self.memo[key] = make()
+        return self.memo[key]
 
     def on_grid(self, rows: Float[Tensor, "image patch text"]) -> Float[Tensor, "image text row col"]:
         """Arrange one value per patch and text on the patch grid."""
@@ -160,14 +194,21 @@ def encode(
         x, trunk = backbone.embed(pixels, grid, positions)
         blocks = backbone.blocks_at(grid, positions)
         first = 0 if keep is None else max(0, len(blocks) - keep)
-        inputs = []
+        inputs, entry, row = [], None, None
         for index, block in enumerate(blocks):
             if index >= first:
                 inputs.append(x)
-            x = block.forward(x)
+            entry = x
+            if block.first is not None:  # of a pool, which is the only block
+                row = block.first(x)
+            else:
+                x = block.forward(x)
         check_tokens(backbone, blocks, x, backbone.prefix + grid.row * grid.col)
-        feature = backbone.pool(x)
-    return Encoding(backbone, pixels, tuple(inputs), x, feature, trunk, grid, backbone.prefix, positions, blocks, state)
+        feature = backbone.pool(x if row is None else row)
+    last = x if row is None else None
+    return Encoding(
+        *(backbone, pixels, tuple(inputs), last, entry, feature, trunk, grid, backbone.prefix, positions, blocks, state)
+    )
 
 
 def _grid_of(backbone: Backbone, pixels: Tensor) -> Grid:

@@ -52,13 +52,18 @@ class OneQuery(AttentionPool2d):  # type: ignore[misc]
         x = x.flatten(2).transpose(1, 2)
         x = torch.cat([x.mean(1, keepdim=True), x], dim=1)
         x = x + resample_abs_pos_embed(self.pos_embed[None], size, old_size=self.feat_size, num_prefix_tokens=1)
+        mixed = self.gathered(x)
+        return mixed if pre_logits else self.proj(mixed)
+
+    def gathered(self, x: Tensor) -> Tensor:
+        """What the first token gathers from all tokens (image, token, channel), positions included."""
         q, k, v = self.qkv.weight.view(3, self.num_heads, self.head_dim, -1)  # head width channel
         q_bias, _, v_bias = self.qkv.bias.view(3, self.num_heads, self.head_dim)  # that of keys moves all logits alike
         query = (torch.einsum("nc,hwc->nhw", x[:, 0], q) + q_bias) * self.scale
         attention = (torch.einsum("nhw,hwc->nhc", query, k) @ x.transpose(1, 2)).softmax(-1)  # image head token
         mixed = (torch.einsum("nhc,hwc->nhw", attention @ x, v) + v_bias).flatten(1)
-        mixed = self.drop(mixed)
-        return mixed if pre_logits else self.proj(mixed)
+        gathered: Tensor = self.drop(mixed)
+        return gathered
 
 
 def speed_up(model: CLIP) -> None:

@@ -15,10 +15,20 @@ def pool_tokens(trunk: Tensor) -> Tensor:
     return torch.cat([patches.mean(dim=1, keepdim=True), patches], dim=1)
 
 
-def pool_block(heads: int, qkv: QKV, value: Fn, out: Fn, qkv_vjp: QkvVjp | None, host: nn.Module) -> Block:
+def pool_block(
+    heads: int,
+    qkv: QKV,
+    value: Fn,
+    out: Fn,
+    qkv_vjp: QkvVjp | None,
+    host: nn.Module,
+    first: Fn | None = None,
+) -> Block:
     """The block of a pool, in which every token is a query: no norm, no residual, no MLP."""
 
     def forward(x: Tensor) -> Tensor:
         return out(F.scaled_dot_product_attention(*qkv(x)))
 
-    return Block(heads, nn.Identity(), qkv, value, out, forward, residual=False, qkv_vjp=qkv_vjp, host=host)
+    return Block(
+        heads, nn.Identity(), qkv, value, out, forward, residual=False, qkv_vjp=qkv_vjp, host=host, first=first
+    )

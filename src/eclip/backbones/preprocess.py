@@ -70,8 +70,8 @@ def normalized(
 ) -> Float[Tensor, "image 3 height width"]:
     """Images of 0 to 255 with normalized colors, float32, on their device."""
     full, center, spread = (torch.tensor(one, dtype=torch.float32, device=images.device) for one in (255, mean, std))
-    values = (images.float() / full - center) / spread
-    return values.permute(0, 3, 1, 2).contiguous()
+    values = images.permute(0, 3, 1, 2).contiguous().float()
+    return values.div_(full).sub_(center[:, None, None]).div_(spread[:, None, None])
 
 
 def settled(given: dict[str, Any], recorded: dict[str, Any], missing: str) -> dict[str, Any]:

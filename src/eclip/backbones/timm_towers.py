@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from eclip.backbones.backbone import Grid, Positions
 from eclip.backbones.blocks import Block, merge_heads, pull_of, reread, split_heads, split_qkv
+from eclip.backbones.folding import OneQuery
 from eclip.backbones.host import is_linear, last_part, original
 from eclip.backbones.pool import pool_block, pool_tokens
 from eclip.backbones.positions import resize_positions
@@ -41,8 +42,14 @@ def timm_pool(visual: TimmModel, pool: AttentionPool2d | RotAttentionPool2d) -> 
         return split_qkv((pool.q(x), pool.k(x), pool.v(x)) if pool.qkv is None else pool.qkv(x).chunk(3, -1), heads)
 
     def blocks_at(grid: Grid, positions: Positions) -> tuple[Block, ...]:
+        first = None
         if isinstance(pool, AttentionPool2d):
             table = resize_positions(pool.pos_embed, Grid(*pool.feat_size), grid, positions)
+            if isinstance(pool, OneQuery) and is_linear(pool.qkv):
+
+                def first(x: Tensor) -> Tensor:
+                    mixed: Tensor = pool.proj(pool.gathered(x + table.to(x.dtype)))
+                    return mixed[:, None]
 
             def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
                 return raw_qkv(x + table.to(x.dtype))
@@ -64,6 +71,7 @@ def timm_pool(visual: TimmModel, pool: AttentionPool2d | RotAttentionPool2d) -> 
             out=lambda mixed: pool.proj(merge_heads(mixed)),
             qkv_vjp=pull_of(lambda: [layer.weight for layer in layers]) if affine else None,
             host=pool,
+            first=first,
         )
         return (block,)
 

@@ -39,12 +39,16 @@ def clearclip(
     """
     if attention not in ATTENTIONS:
         raise OptionError(f"'clearclip' needs attention to be one of {', '.join(ATTENTIONS)}, got {attention!r}.")
-    [(block, x)] = encoding.tail(1, "clearclip")
-    parts = dict(zip("qkv", block.qkv(block.norm1(x)), strict=True))
-    if attention == "identity":
-        mixed = parts["v"]
-    else:
-        mixed = scaled_dot_product_attention(parts[attention[0]], parts[attention[1]], parts["v"])
-    patches = slice(encoding.prefix, None)
-    tokens = finish(block, x[:, patches], mixed[:, :, patches]) if residual else block.out(mixed[:, :, patches])
-    return encoding.on_grid(cosine(encoding.backbone.project(tokens), text))
+
+    def project() -> Tensor:
+        [(block, x)] = encoding.tail(1, "clearclip")
+        parts = dict(zip("qkv", block.qkv(block.norm1(x)), strict=True))
+        if attention == "identity":
+            mixed = parts["v"]
+        else:
+            mixed = scaled_dot_product_attention(parts[attention[0]], parts[attention[1]], parts["v"])
+        patches = slice(encoding.prefix, None)
+        tokens = finish(block, x[:, patches], mixed[:, :, patches]) if residual else block.out(mixed[:, :, patches])
+        return encoding.backbone.project(tokens)
+
+    return encoding.on_grid(cosine(encoding.once(("clearclip", attention, residual), project), text))

@@ -45,6 +45,13 @@ def gem(
     """
     if depth < 1 or iterations < 0:
         raise OptionError(f"'gem' needs depth >= 1 and iterations >= 0, got {depth} and {iterations}.")
+    features = encoding.once(
+        ("gem", depth, iterations, residual), lambda: _features(encoding, depth, iterations, residual)
+    )
+    return encoding.on_grid(cosine(features, text))
+
+
+def _features(encoding: Encoding, depth: int, iterations: int, residual: bool) -> Float[Tensor, "image patch feature"]:
     tail = encoding.tail(depth if residual else 1, "gem")
     stream: Tensor | float = tail[0][1] if residual and tail[0][0].residual else 0.0
     for block, x in tail:
@@ -54,7 +61,7 @@ def gem(
         mixed = (_self_self(v, v, sharpness, iterations) + _self_self(k, v, sharpness, iterations)) / 3
         stream = stream + block.out(mixed + _self_self(q, v, sharpness, iterations) / 3)
     assert isinstance(stream, Tensor)
-    return encoding.on_grid(cosine(encoding.backbone.project(stream[:, encoding.prefix :]), text))
+    return encoding.backbone.project(stream[:, encoding.prefix :])
 
 
 def _self_self(z: Heads, v: Heads, sharpness: Tensor, iterations: int) -> Heads:

@@ -33,6 +33,10 @@ def maskclip(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[T
 
 def patch_features(encoding: Encoding) -> Float[Tensor, "image patch feature"]:
     """The value projection of each patch as a feature, not normalized; requires `encoding` with the last block kept."""
-    [(block, x)] = encoding.tail(1, "maskclip")
-    patches = x[:, encoding.prefix :]  # image patch channel
-    return encoding.backbone.project(finish(block, patches, block.value(block.norm1(patches))))
+
+    def project() -> Tensor:
+        [(block, x)] = encoding.tail(1, "maskclip")
+        patches = x[:, encoding.prefix :]  # image patch channel
+        return encoding.backbone.project(finish(block, patches, block.value(block.norm1(patches))))
+
+    return encoding.once("maskclip", project)

@@ -46,13 +46,17 @@ def naclip(
     """
     if not LEAST <= std <= MOST:
         raise OptionError(f"'naclip' needs a std from {LEAST:g} to {MOST:g} patches, got {std}.")
-    [(block, x)] = encoding.tail(1, "naclip")
-    _, k, v = block.qkv(block.norm1(x))
-    near = pad(_near(encoding.grid, std), (encoding.prefix, 0, encoding.prefix, 0)).to(k) if neighbors else None
-    patches = slice(encoding.prefix, None)
-    mixed = scaled_dot_product_attention(k, k, v, attn_mask=near)[:, :, patches]
-    tokens = block.out(mixed) if reduced else finish(block, x[:, patches], mixed)
-    return encoding.on_grid(cosine(encoding.backbone.project(tokens), text))
+
+    def project() -> Tensor:
+        [(block, x)] = encoding.tail(1, "naclip")
+        _, k, v = block.qkv(block.norm1(x))
+        near = pad(_near(encoding.grid, std), (encoding.prefix, 0, encoding.prefix, 0)).to(k) if neighbors else None
+        patches = slice(encoding.prefix, None)
+        mixed = scaled_dot_product_attention(k, k, v, attn_mask=near)[:, :, patches]
+        tokens = block.out(mixed) if reduced else finish(block, x[:, patches], mixed)
+        return encoding.backbone.project(tokens)
+
+    return encoding.on_grid(cosine(encoding.once(("naclip", std, neighbors, reduced), project), text))
 
 
 def _near(grid: Grid, std: float) -> Float[Tensor, "patch other"]:

@@ -26,8 +26,11 @@ def sclip(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[Tens
     Returns:
         Cosines in [-1, 1].
     """
-    [(block, x)] = encoding.tail(1, "sclip")
-    q, k, v = block.qkv(block.norm1(x))
-    mixed = scaled_dot_product_attention(q, q, v) + scaled_dot_product_attention(k, k, v)
-    tokens = finish(block, x, mixed)[:, encoding.prefix :]
-    return encoding.on_grid(cosine(encoding.backbone.project(tokens), text))
+
+    def project() -> Tensor:
+        [(block, x)] = encoding.tail(1, "sclip")
+        q, k, v = block.qkv(block.norm1(x))
+        mixed = scaled_dot_product_attention(q, q, v) + scaled_dot_product_attention(k, k, v)
+        return encoding.backbone.project(finish(block, x, mixed)[:, encoding.prefix :])
+
+    return encoding.on_grid(cosine(encoding.once("sclip", project), text))

@@ -64,8 +64,12 @@ def surgery(
         raise OptionError("'surgery' with features=False cannot subtract a reference: leave one of them out.")
     if reference is not None and reference.shape != text.shape[1:]:
         raise ShapeError(f"'surgery' needs a reference of shape ({text.shape[1]},), got {tuple(reference.shape)}.")
-    tokens = _value_stream(encoding, resnet, depth) if architecture else encoding.tokens
-    projected = encoding.backbone.project(tokens)  # image token feature
+
+    def project() -> Tensor:
+        tokens = _value_stream(encoding, resnet, depth) if architecture else encoding.tokens
+        return encoding.backbone.project(tokens)
+
+    projected = encoding.once(("surgery", architecture, resnet, depth), project)  # image token feature
     patches = projected[:, encoding.prefix :]
     if not features:
         return encoding.on_grid(cosine(patches, text))

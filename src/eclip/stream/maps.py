@@ -77,13 +77,17 @@ class MapDataset(Dataset[dict[str, Any]]):
             else:
                 info = json.loads(file.with_name(f"{file.name.partition('.')[0]}.{INFO}").read_bytes())
         texts = info.pop("texts")
-        scales = torch.tensor([one["scale"] for one in texts])[:, None, None]
+        scales, scores = (_numbers([one[key] for one in texts]) for key in ("scale", "score"))
         return {
             "id": info["id"],
             "source": info["source"],
             "width": info["width"],
             "height": info["height"],
             "texts": [one["text"] for one in texts],
-            "scores": torch.tensor([one["score"] for one in texts]),
-            "maps": torch.from_numpy(stored.astype(np.float32)) * scales,
+            "scores": scores,
+            "maps": torch.from_numpy(stored.astype(np.float32)) * scales[:, None, None],
         }
+
+
+def _numbers(values: list[float]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float32, device="cpu")

@@ -1,0 +1,126 @@
+"""Images a second of `explain_dataset`, files to shards, relative to a bare `encode_image` on preloaded tensors.
+
+    python benchmarks/throughput.py --images DIR                                      # mini, eclip, two texts
+    python benchmarks/throughput.py --images DIR --model ViT-B-16 --method surgery --texts 20
+    python benchmarks/throughput.py --images DIR --write overlays
+    python benchmarks/throughput.py --images DIR --profile                            # also where the time goes
+
+Bare passes and stretches of the pipeline alternate in one run, with the same batch: each round is a bare pass over
+`--stretch` batches in float32, then the pipeline over as many. The number is the median over rounds of the pipeline's
+rate divided by the bare rate. Decoding, explaining and writing are all in it; loading the model and starting the worker
+processes are not. "ViT-B-16" and other architectures of open_clip have random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import itertools
+import pstats
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import open_clip
+import torch
+
+import eclip
+from eclip.stream.decoding import batches
+from eclip.stream.job import Job, begin
+from eclip.stream.plan import Plan
+from eclip.stream.shards import Shard
+from eclip.stream.sources import Item, list_images
+from eclip.stream.work import Worker
+
+WORDS = (
+    "a person", "a dog", "a cat", "grass", "the sky", "a car", "a tree", "a house", "water", "a horse",
+    "a bird", "food", "a table", "a chair", "a street", "a boat", "a train", "a flower", "a ball", "a book",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--model", default="mini", help="mini, or an architecture of open_clip, random weights")
+    parser.add_argument("--method", default="eclip")
+    parser.add_argument("--texts", type=int, default=2)
+    parser.add_argument("--write", default="maps,boxes")
+    parser.add_argument("--bare", help="a model for the bare pass instead, such as local-dir:PATH of an earlier mini")
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--no-health", action="store_true")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--stretch", type=int, default=2, help="batches of a round")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--profile", action="store_true")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    backbone, bare = _models(args.model, args.precision)
+    bare = bare if args.bare is None else eclip.load(args.bare)
+    pixels = torch.randn(args.batch_size, 3, *(side * bare.patch_size for side in bare.native))
+    with tempfile.TemporaryDirectory() as folder:
+        out, texts = Path(folder) / "out", WORDS[: args.texts]
+        settings = {"method": args.method, "model": backbone.name, "health": not args.no_health}
+        more = {"write": tuple(args.write.split(",")), "batch_size": args.batch_size, "workers": args.workers}
+        job = Job(sources=(str(args.images),), texts=texts, out=out, settings=settings, **more)  # type: ignore[arg-type]
+        begin(out, overwrite=False)
+        files = list(list_images([args.images]))
+        plan = Plan.make(files, out, job.shard_size)
+        with Worker(job, plan, backbone) as worker, Shard(out, 0, "tar", "jsonl", args.batch_size) as shard:
+            _measure(worker, shard, itertools.cycle(files), bare, pixels, args)
+
+
+def _measure(
+    worker: Worker,
+    shard: Shard,
+    items: itertools.cycle[Item],
+    bare: eclip.Backbone,
+    pixels: torch.Tensor,
+    args: argparse.Namespace,
+) -> None:
+    size, profile = args.batch_size, cProfile.Profile()
+    ready = batches(worker.reading(items, 2 * size), size)
+    position, bares, ours = 0, [], []
+    for turn in range(args.rounds + 1):  # the first warms up
+        start = time.perf_counter()
+        with torch.no_grad():
+            for _ in range(args.stretch):
+                bare.model.encode_image(pixels)
+        middle = time.perf_counter()
+        if args.profile and turn:
+            profile.enable()
+        for batch in itertools.islice(ready, args.stretch):
+            shard.add(position, worker._records(batch))
+            position += len(batch)
+        profile.disable()
+        bares.append(middle - start)
+        ours.append(time.perf_counter() - middle)
+    ratios = sorted(one / other for one, other in zip(bares[1:], ours[1:], strict=True))
+    images = args.stretch * size
+    print(
+        f"{args.model}, {args.method}, {args.texts} texts, {args.write}, {args.precision}, batches of {size}, "
+        f"{torch.get_num_threads()} threads, {args.workers} decoding: "
+        f"{images / statistics.median(ours[1:]):.2f} images/s, bare {images / statistics.median(bares[1:]):.2f}: "
+        f"ratio {statistics.median(ratios):.2f} ({ratios[len(ratios) // 4]:.2f} to {ratios[-1 - len(ratios) // 4]:.2f})"
+    )
+    if args.profile:
+        pstats.Stats(profile).sort_stats("cumtime").print_stats("eclip|conv2d|linear|attention", 60)
+
+
+def _models(name: str, precision: str) -> tuple[eclip.Backbone, eclip.Backbone]:
+    """The model in the asked precision, and in float32 for the bare pass."""
+    if name == "mini":
+        return eclip.load(name, precision=precision), eclip.load(name)
+    found = []
+    for kind in (getattr(torch, precision), torch.float32):
+        torch.manual_seed(0)
+        model = open_clip.create_model(name).eval().requires_grad_(False).to(kind)
+        found.append(
+            eclip.wrap(model, tokenizer=open_clip.get_tokenizer(name), mean=(0.5,) * 3, std=(0.5,) * 3, name=name)
+        )
+    return found[0], found[1]
+
+
+if __name__ == "__main__":
+    main()

@@ -70,6 +70,27 @@ def check_blocks(
                 done.add(index)
 
 
+def agrees(backbone: Backbone, state: State, blocks: tuple[Block, ...], x: Tensor) -> bool:
+    """Whether the last block is plain, and recomputed on one image reproduces the output of the host's own block.
+
+    Args:
+        backbone: the model.
+        state: `image_state` of the model now.
+        blocks: all blocks, for this grid.
+        x: input of the last block.
+    """
+    block, known = blocks[-1], _done(backbone, "last", state)
+    if not is_all_plain(block.host):
+        return False
+    if not known:
+        try:
+            check_blocks(backbone, state, blocks, (x,), lambda: block.forward(x[:1]))
+            known.add(True)
+        except AlteredModelError:  # a method that recomputes it will say so
+            known.add(False)
+    return True in known
+
+
 def check_latent(backbone: Backbone, state: State, tokens: Tensor) -> None:
     """As `check_blocks`, for a MAP head, which is a block with one learned query."""
     block, done = backbone.latent, _done(backbone, "latent", state)

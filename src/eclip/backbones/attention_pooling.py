@@ -122,7 +122,7 @@ def pooling_row(encoding: Encoding, method: str) -> Float[Tensor, "image patch"]
     """
     if encoding.backbone.pooling == "average":
         [(block, x)] = encoding.tail(1, method)
-        q, k, _ = block.qkv(block.norm1(x))
+        q, k, _ = encoding.qkv(block, x)
         patches = slice(encoding.prefix, None)
         attn = attend(block, q[:, :, patches], k, patches).mean(dim=2, keepdim=True)
     else:
@@ -137,7 +137,7 @@ def gather_from(encoding: Encoding, block: Block, x: Tokens, normed: Tokens) -> 
     def to_feature(row: Tensor) -> Tensor:
         return backbone.to_feature(row if backbone.final_norm is None else backbone.final_norm(row))
 
-    q, k, v = block.qkv(normed)
+    q, k, v = block.qkv(normed) if torch.is_grad_enabled() else encoding.qkv(block, x)
     return Gathering(backbone, block, x, q[:, :, :1], k, v, attend(block, q[:, :, :1], k, slice(1)), to_feature)
 
 

@@ -126,6 +126,15 @@ def run_block(block: Block, x: Tokens) -> Float[Tensor, "image token output"]:
     return finish(block, x, attend(block, q, k) @ v)
 
 
+def run_first(block: Block, x: Tokens, q: Heads, k: Heads, v: Heads) -> Float[Tensor, "image 1 output"]:
+    """The output of the first token alone, from the queries, keys and values of all."""
+    if block.relative is None:
+        mixed = F.scaled_dot_product_attention(q[:, :, :1], k, v)
+    else:
+        mixed = attend(block, q[:, :, :1], k, slice(0, 1)) @ v
+    return finish(block, x[:, :1], mixed)
+
+
 def split_heads(x: Tokens, heads: int) -> Heads:
     """Split the channels into heads."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # image head token width

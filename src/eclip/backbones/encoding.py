@@ -16,15 +16,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.backbones.agreement import check_blocks, check_tokens, check_tower
+from eclip.backbones.agreement import agrees, check_blocks, check_tokens, check_tower
 from eclip.backbones.backbone import Backbone, Positions
-from eclip.backbones.blocks import Block, Tokens
+from eclip.backbones.blocks import Block, Heads, Tokens, run_first
 from eclip.backbones.choices import DEFAULT_POSITIONS, POSITIONS
 from eclip.backbones.eval_no_grad import eval_no_grad
 from eclip.backbones.preprocess import Grid
 from eclip.backbones.state import State, image_state
 from eclip.errors import KeepError, NotApplicableError, OptionError, ShapeError, StaleEncodingError
 from eclip.registry import one_of, whole
+
+LAST = "queries, keys and values of the last block"
+"""Their key in `Encoding.memo`."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,7 +62,7 @@ class Encoding:
     positions: Positions
     blocks: tuple[Block, ...]
     state: State = ()
-    memo: dict[Hashable, Tensor] = field(default_factory=dict)
+    memo: dict[Hashable, Any] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Encoding:
         """An Encoding by a copy of the Backbone, with the blocks of the copied model."""
@@ -74,12 +77,13 @@ class Encoding:
     def tokens(self) -> Float[Tensor, "image token output"]:
         """Output of the last block, before `backbone.project`.
 
-        In an attention pool every token is a query, and `output` is already the feature size. The pool of `mini`
-        computes only its one output in `encode`, and all of them here, when they are first needed.
+        In an attention pool every token is a query, and `output` is already the feature size. Where the first token
+        becomes the feature, `encode` computes only that one, and all are computed here, when they are first needed.
         """
         if self.last is not None:
             return self.last
         assert self.entry is not None, "a tower without blocks has its last tokens"
+        self.check_current()
         with eval_no_grad(self.backbone.model):
             return self.blocks[-1].forward(self.entry)
 
@@ -156,6 +160,19 @@ class Encoding:
             self.memo[key] = make()
         return self.memo[key]
 
+    def qkv(self, block: Block, x: Tokens) -> tuple[Float[Tensor, "image head query width"], Heads, Heads]:
+        """Queries, keys and values of a block for its input; those of the last block may be known from `encode`."""
+        return self.memo[LAST] if self._knows(block, x) else block.qkv(block.norm1(x))
+
+    def value(self, block: Block, x: Tokens) -> Heads:
+        """As `Block.value` for the block's input; that of the last block may be known from `encode`."""
+        known = block.residual and self._knows(block, x)  # a pool's values would have positions
+        return self.memo[LAST][2] if known else block.value(block.norm1(x))
+
+    def _knows(self, block: Block, x: Tokens) -> bool:
+        own = x is self.entry and block is self.blocks[-1]
+        return own and LAST in self.memo and not torch.is_grad_enabled()
+
     def on_grid(self, rows: Float[Tensor, "image patch text"]) -> Float[Tensor, "image text row col"]:
         """Arrange one value per patch and text on the patch grid."""
         return rows.transpose(1, 2).unflatten(2, self.grid)
@@ -194,21 +211,51 @@ def encode(
         x, trunk = backbone.embed(pixels, grid, positions)
         blocks = backbone.blocks_at(grid, positions)
         first = 0 if keep is None else max(0, len(blocks) - keep)
-        inputs, entry, row = [], None, None
+        inputs, entry, row, memo = [], None, None, dict[Hashable, Any]()
         for index, block in enumerate(blocks):
             if index >= first:
                 inputs.append(x)
             entry = x
-            if block.first is not None:  # of a pool, which is the only block
-                row = block.first(x)
-            else:
+            if index + 1 == len(blocks) and backbone.pooling == "token":
+                row = _first_row(backbone, state, blocks, x, memo if inputs else {})
+            if row is None:
                 x = block.forward(x)
         check_tokens(backbone, blocks, x, backbone.prefix + grid.row * grid.col)
         feature = backbone.pool(x if row is None else row)
-    last = x if row is None else None
     return Encoding(
-        *(backbone, pixels, tuple(inputs), last, entry, feature, trunk, grid, backbone.prefix, positions, blocks, state)
+        backbone=backbone,
+        pixels=pixels,
+        inputs=tuple(inputs),
+        last=x if row is None else None,
+        entry=entry,
+        feature=feature,
+        trunk=trunk,
+        grid=grid,
+        prefix=backbone.prefix,
+        positions=positions,
+        blocks=blocks,
+        state=state,
+        memo=memo,
     )
+
+
+def _first_row(
+    backbone: Backbone, state: State, blocks: tuple[Block, ...], x: Tokens, memo: dict[Hashable, Any]
+) -> Float[Tensor, "image 1 output"] | None:
+    """The last block's output for the first token alone, which becomes the feature; None if it must run as a whole.
+
+    Other rows of the last block do not affect the feature: leaving them out saves most of that block. In half
+    precision the feature would be rounded visibly otherwise than the host's.
+    """
+    block = blocks[-1]
+    if block.first is not None:
+        return block.first(x)
+    if torch.finfo(x.dtype).bits < 32 or torch.is_autocast_enabled(x.device.type):
+        return None
+    if not agrees(backbone, state, blocks, x):
+        return None
+    memo[LAST] = block.qkv(block.norm1(x))
+    return run_first(block, x, *memo[LAST])
 
 
 def _grid_of(backbone: Backbone, pixels: Tensor) -> Grid:

@@ -178,7 +178,7 @@ def head_rows(encoding: Encoding, source: str = "value") -> Float[Tensor, "image
     patches = x[:, prefix:]
     if _is_pool(block):
         return patches
-    return _normed(backbone, finish(block, patches, block.value(block.norm1(patches))))
+    return _normed(backbone, finish(block, patches, encoding.value(block, x)[:, :, prefix:]))
 
 
 def with_head(backbone: Backbone, head: EclipHead | None) -> Backbone:

@@ -35,6 +35,5 @@ def patch_features(encoding: Encoding, features: str, method: str) -> Float[Tens
     [(block, x)] = encoding.tail(1, method)
     if features == "inputs":
         return x[:, encoding.prefix :]
-    normed = block.norm1(x)
-    heads = block.value(normed) if features == "values" else block.qkv(normed)[1]
+    heads = encoding.value(block, x) if features == "values" else encoding.qkv(block, x)[1]
     return merge_heads(heads)[:, encoding.prefix :]

@@ -42,7 +42,7 @@ def clearclip(
 
     def project() -> Tensor:
         [(block, x)] = encoding.tail(1, "clearclip")
-        parts = dict(zip("qkv", block.qkv(block.norm1(x)), strict=True))
+        parts = dict(zip("qkv", encoding.qkv(block, x), strict=True))
         if attention == "identity":
             mixed = parts["v"]
         else:

@@ -56,7 +56,7 @@ def _features(encoding: Encoding, depth: int, iterations: int, residual: bool) -
     stream: Tensor | float = tail[0][1] if residual and tail[0][0].residual else 0.0
     for block, x in tail:
         normed = block.norm1(x)
-        q, k, v = block.qkv(normed)
+        q, k, v = encoding.qkv(block, x)
         sharpness = normed.norm(dim=-1).mean(dim=1)[:, None, None, None] * v.shape[-1] ** -0.5  # one per image
         mixed = (_self_self(v, v, sharpness, iterations) + _self_self(k, v, sharpness, iterations)) / 3
         stream = stream + block.out(mixed + _self_self(q, v, sharpness, iterations) / 3)

@@ -60,7 +60,7 @@ def _pooling_slope(encoding: Encoding, text: Tensor, tokens: Tokens | None) -> F
 
 
 def _block_slope(encoding: Encoding, text: Tensor, block: Block, x: Tokens) -> Float[Tensor, "image text token"]:
-    q, k, v = block.qkv(block.norm1(x))
+    q, k, v = encoding.qkv(block, x)
     with gradients(encoding.backbone):
         mixed = (attend(block, q, k) @ v).detach().requires_grad_()
         feature = encoding.backbone.project(finish(block, x, mixed).mean(dim=1))

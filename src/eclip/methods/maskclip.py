@@ -37,6 +37,6 @@ def patch_features(encoding: Encoding) -> Float[Tensor, "image patch feature"]:
     def project() -> Tensor:
         [(block, x)] = encoding.tail(1, "maskclip")
         patches = x[:, encoding.prefix :]  # image patch channel
-        return encoding.backbone.project(finish(block, patches, block.value(block.norm1(patches))))
+        return encoding.backbone.project(finish(block, patches, encoding.value(block, x)[:, :, encoding.prefix :]))
 
     return encoding.once("maskclip", project)

@@ -49,7 +49,7 @@ def naclip(
 
     def project() -> Tensor:
         [(block, x)] = encoding.tail(1, "naclip")
-        _, k, v = block.qkv(block.norm1(x))
+        _, k, v = encoding.qkv(block, x)
         near = pad(_near(encoding.grid, std), (encoding.prefix, 0, encoding.prefix, 0)).to(k) if neighbors else None
         patches = slice(encoding.prefix, None)
         mixed = scaled_dot_product_attention(k, k, v, attn_mask=near)[:, :, patches]

@@ -40,13 +40,13 @@ def rollout(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[Te
     if backbone.pooling == "latent":
         share = gather(encoding, "rollout").attn.mean(dim=1)[:, 0]  # image token
     else:
-        share = torch.zeros_like(encoding.tokens[..., 0])
+        share = torch.zeros_like(tail[0][1][..., 0])
         if backbone.pooling == "token":
             share[:, 0] = 1
         else:
             share[:, encoding.prefix :] = 1 / (share.shape[1] - encoding.prefix)
     for block, x in reversed(tail):
-        q, k, _ = block.qkv(block.norm1(x))
+        q, k, _ = encoding.qkv(block, x)
         mixed = share[:, None, None] @ attend(block, q, k)  # image head 1 token
         share = (mixed.mean(dim=1)[:, 0] + share) / 2
     return encoding.on_grid(share[:, encoding.prefix :, None].expand(-1, -1, len(text)))

@@ -29,7 +29,7 @@ def sclip(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[Tens
 
     def project() -> Tensor:
         [(block, x)] = encoding.tail(1, "sclip")
-        q, k, v = block.qkv(block.norm1(x))
+        q, k, v = encoding.qkv(block, x)
         mixed = scaled_dot_product_attention(q, q, v) + scaled_dot_product_attention(k, k, v)
         return encoding.backbone.project(finish(block, x, mixed)[:, encoding.prefix :])
 

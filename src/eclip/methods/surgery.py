@@ -101,16 +101,16 @@ def empty_text(backbone: Backbone) -> Float[Tensor, " feature"]:
 def _value_stream(encoding: Encoding, resnet: str, depth: int) -> Float[Tensor, "image token output"]:
     tail = encoding.tail(depth, "surgery")
     if not tail[-1][0].residual:
-        return _value_pool(*tail[-1], resnet)
+        return _value_pool(encoding, *tail[-1], resnet)
     stream = tail[0][1]
     for block, x in tail:
-        v = block.value(block.norm1(x))
+        v = encoding.value(block, x)
         stream = stream + block.out(scaled_dot_product_attention(v, v, v))  # fused: a third cheaper
     return stream
 
 
-def _value_pool(block: Block, x: Tokens, resnet: str) -> Float[Tensor, "image token output"]:
-    v = block.qkv(block.norm1(x))[2]
+def _value_pool(encoding: Encoding, block: Block, x: Tokens, resnet: str) -> Float[Tensor, "image token output"]:
+    v = encoding.qkv(block, x)[2]
     mixed: Heads = scaled_dot_product_attention(v, v, v)
     if resnet == "normed_scale8":  # only the patch rows change; row 0 keeps the plain softmax
         normed = v / v.norm(dim=-1, keepdim=True).clamp_min(1e-6)

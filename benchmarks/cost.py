@@ -23,10 +23,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 import eclip
 
@@ -62,7 +64,9 @@ def main() -> None:
     for texts in options.texts:
         rows += _time(backbone, pixels, texts, options)
     for row in rows:
-        row["peak_mib"] = None if row["method"] in SLOW else _peak_elsewhere(row["method"], row["texts"], options)
+        row["peak_mib"] = (
+            None if options.no_peak or row["method"] in SLOW else _peak_elsewhere(row["method"], row["texts"], options)
+        )
     report = {
         "model": options.model,
         "images": options.images,
@@ -87,6 +91,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", default="cost.json", help="also write the table to this file")
+    parser.add_argument("--no-peak", action="store_true", help="do not measure memory, which takes most of the time")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -153,22 +158,31 @@ def _time(
     return rows
 
 
+class _Flops(TorchDispatchMode):
+    """Counts like FlopCounterMode of torch, whose hooks on every module would make eclip check the model anew."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out, packet = func(*args, **(kwargs or {})), getattr(func, "_overloadpacket", None)
+        if packet is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:  # torch does not count this one
+            *batch, rows, width = args[0].shape
+            self.total += 4 * math.prod(batch) * rows * args[1].shape[-2] * width
+        elif packet in flop_registry:
+            self.total += flop_registry[packet](*args, **(kwargs or {}), out_val=out)
+        return out
+
+
 def _flops(task: Callable[[], object]) -> int:
-    """Counted by torch, which does not support the CPU's fused attention or the fast path of its attention module."""
-
-    def attention(query: list[int], key: list[int], *_: object, **__: object) -> int:
-        *batch, rows, width = query
-        return 4 * math.prod(batch) * rows * key[-2] * width
-
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    """Without the fast path of torch's attention module, which is one operation that cannot be counted."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with FlopCounterMode(display=False, custom_mapping={kernel: attention}) as counter:
+        with _Flops() as counter:
             task()
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    return counter.get_total_flops()
+    return counter.total
 
 
 def _peak(name: str, backbone: eclip.Backbone, pixels: torch.Tensor, texts: list[int]) -> None:

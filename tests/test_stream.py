@@ -514,41 +514,54 @@ def test_a_tar_or_many_images_become_shards_without_asking(
     assert "--format is for pictures of each image, not for shards" in done.stderr
 
 
-def test_a_killed_command_is_continued_by_the_same_command(tiny_folder: Path, source: Path, tmp_path: Path) -> None:
-    """The one test with a real SIGKILL; its process leaves no other behind."""
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_command_is_continued_by_the_same_command(
+    tiny_folder: Path, source: Path, tmp_path: Path, end: signal.Signals
+) -> None:
+    """Real signals; Ctrl-C comes twice, to all processes, as from a terminal. No process is left behind."""
     many = tmp_path / "many"
     many.mkdir()
-    for number in range(60):
-        shutil.copy(source / f"{number % 3:02d}.png", many / f"{number:02d}.png")
-    words = [sys.executable, "-m", "eclip", "explain", str(many), "--model", f"local-dir:{tiny_folder}", "--write"]
-    words += [
-        "maps,boxes",
+    for number in range(120):
+        shutil.copy(source / f"{number % 3:02d}.png", many / f"{number:03d}.png")
+    model = f"local-dir:{tiny_folder}"
+    words = [
+        sys.executable,
+        "-m",
+        "eclip",
+        "explain",
+        str(many),
         "-t",
         "a dog",
-        "--method",
-        "rise",
-        "--batch-size",
-        "2",
-        "--shard-size",
-        "10",
+        "--write",
+        "maps,boxes",
         "--workers",
         "1",
     ]
+    words += ["--method", "maskclip", "--batch-size", "2", "--shard-size", "40", "--model", model]
     journal = tmp_path / "killed" / "shards" / "000000.tar.part"
     process = subprocess.Popen([*words, "-o", str(tmp_path / "killed")], stderr=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 60
     while not (journal.exists() and journal.stat().st_size > 3000):
         assert process.poll() is None and time.monotonic() < deadline, process.stderr and process.stderr.read()
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+        time.sleep(0.005)
+    if end == signal.SIGKILL:
+        process.send_signal(end)
+    for _ in range(2 if end == signal.SIGINT else 0):
+        os.killpg(process.pid, end)
+        time.sleep(0.1)
     assert process.stderr is not None
+    said = process.stderr.read().decode()
     process.stderr.close()
+    code = process.wait()
+    if end == signal.SIGINT:
+        assert (code, "run the same command again to continue" in said) == (130, True), said
+        assert "Traceback" not in said
+    assert not (tmp_path / "killed" / "index" / "000002.jsonl").exists(), "it was stopped before its end"
     alone = time.monotonic() + 20
     while _of_session(process.pid):
         assert time.monotonic() < alone, "a worker process outlives the main one"
         time.sleep(0.05)
-    given: dict[str, Any] = {"model": f"local-dir:{tiny_folder}", "method": "rise", "batch_size": 2, "shard_size": 10}
+    given: dict[str, Any] = {"model": model, "method": "maskclip", "batch_size": 2, "shard_size": 40}
     for name in ("killed", "whole"):
         eclip.explain_dataset(many, ["a dog"], tmp_path / name, workers=0, **given)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")

@@ -45,9 +45,7 @@ def main() -> None:
     early = max(one["mib"] for one in samples if one["images"] <= args.count // 10)
     peak = max(one["mib"] for one in samples)
     seconds = samples[-1]["seconds"]
-    print(
-        f"peak up to {args.count // 10:,} images {early:.0f} MiB, of all {args.count:,} {peak:.0f} MiB: {peak / early:.3f}"
-    )
+    print(f"peak of {args.count // 10:,} images {early:.0f} MiB, of {args.count:,} {peak:.0f}: {peak / early:.3f}")
     print(f"{args.count / seconds:.1f} images/s, {samples[-1]['cpu'] / seconds:.2f} cores busy")
     told = {
         "count": args.count,

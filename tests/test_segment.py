@@ -380,13 +380,21 @@ def test_overlay_shows_the_class_and_its_border() -> None:
 def test_absent_classes_are_faint_and_named_in_the_legend() -> None:
     labels = np.repeat([[0] * 4 + [1] * 4 + [2] * 4], 10, axis=0)
     plain = _by_hand(labels)
-    doubted = replace(plain, presence=(np.array([np.nan, 0.59, 0.6], np.float32),))
+    doubted = replace(plain, presence=(np.array([np.nan, 0.59, 0.9], np.float32),))
     assert plain.absent() == [] and doubted.absent() == ["dog"]
+    unsure = replace(plain, presence=(np.array([np.nan, 0.6, 0.89], np.float32),))
+    assert unsure.absent() == []
+    assert unsure.doubts() == dict.fromkeys(plain.classes[1:], "may not be in the image")
     assert replace(doubted, labels=(np.where(labels == 1, 0, labels).astype(np.uint8),)).absent() == [], "no pixels"
     before, after = (np.array(one.overlay(legend=False)).astype(int)[5] for one in (plain, doubted))
     color, gray = palette(2).astype(int), np.array(plain.images[0].convert("L"))[0, 0]
     np.testing.assert_allclose(after[6], (1 - 0.3 * 0.55) * gray + 0.3 * 0.55 * color[1], atol=1)
     np.testing.assert_array_equal(after[9], before[9])
+    np.testing.assert_allclose(
+        np.array(unsure.overlay(legend=False)).astype(int)[5, 6],
+        (1 - 0.6 * 0.55) * gray + 0.6 * 0.55 * color[1],
+        atol=1,
+    )
     amber = [
         ((np.array(one.overlay()).astype(int) - (232, 176, 96)) ** 2).sum(axis=2).min() for one in (plain, doubted)
     ]

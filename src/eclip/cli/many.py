@@ -15,7 +15,6 @@ import typer
 from eclip.cli import options
 from eclip.cli.errors import stop
 from eclip.errors import DataError, OptionError
-from eclip.images import is_url
 
 if TYPE_CHECKING:
     from eclip.stream.stream import Written
@@ -124,6 +123,7 @@ class Many:
 
 def is_streamed(source: str) -> bool:
     """Whether a source is a tar, a table or a URL, or several by braces, which only shards can be written of."""
+    from eclip.images import is_url
     from eclip.stream.sources import is_table, is_tar
 
     return is_url(source) or is_tar(source) or is_table(source) or ("{" in source and not os.path.exists(source))

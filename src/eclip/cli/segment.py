@@ -115,7 +115,7 @@ def segment(
     if method is not None:
         settings |= options.method_options(set_ or [], method)
     formats = options.parse_formats(format_, out)
-    from eclip.render import ABSENT, printable
+    from eclip.render import printable
     from eclip.segmentation.segment import segment_each  # imports torch, so after the checks
     from eclip.segmentation.segmentation import SegmentWriter, segment_command
 
@@ -129,8 +129,10 @@ def segment(
             if not as_json:
                 areas = "  ".join(f"{name} {100 * area:.1f} %" for name, area in segmentation.areas().items())
                 run.show(f"{segmentation.sources[0]}: {areas}", entry["files"].get("picture"))
-                if (absent := segmentation.absent()) and len(run.images) <= MOST_REPORTED:
-                    typer.echo(f"  {printable(', '.join(absent))}: {ABSENT}", err=True)
+                doubts = segmentation.doubts() if len(run.images) <= MOST_REPORTED else {}
+                for doubt in dict.fromkeys(doubts.values()):
+                    names = ", ".join(name for name, own in doubts.items() if own == doubt)
+                    typer.echo(f"  {printable(names)}: {doubt}", err=True)
             run.count()
 
     options.over_images(sources, writer, lambda provenance: segment_command(sources, provenance), work)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Integer, UInt8
@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from eclip.render.colormaps import BACKGROUND, DOUBT, FAINT, INK
 from eclip.render.fonts import fit, fonts
-from eclip.render.overlay import ABSENT, DIM, LEAST_LENGTH, view_size
+from eclip.render.overlay import DIM, LEAST_LENGTH, view_size
 
 TINT, DIMMED = 0.55, 0.8  # opacity of a class's color; brightness of the background
 PANEL_AT_MOST = 640  # pixels of the longer side of a panel if there are several
@@ -56,7 +56,7 @@ def indexed(labels: Integer[np.ndarray, "height width"], count: int) -> Image.Im
 
 
 def tinted(
-    image: Image.Image, labels: Integer[np.ndarray, "height width"], count: int, absent: Collection[int] = ()
+    image: Image.Image, labels: Integer[np.ndarray, "height width"], count: int, doubts: Mapping[int, str] | None = None
 ) -> Image.Image:
     """The image in gray, tinted by class, with a thin line between labels; label 0 stays gray.
 
@@ -64,10 +64,11 @@ def tinted(
         image: mode RGB.
         labels: of the image's size, 0 to `count`.
         count: number of classes.
-        absent: labels of classes that are probably not in the image, whose tint is faint.
+        doubts: by label, `ABSENT` or `UNSURE` for classes that are probably not in the image, or may not be; their tint
+            is faint.
     """
     gray = np.arange(256.0)[None, :, None]
-    tint = np.where(np.isin(np.arange(count + 1), list(absent)), DIM[ABSENT] * TINT, TINT)[:, None, None]
+    tint = TINT * np.array([DIM[(doubts or {}).get(label, "")] for label in range(count + 1)])[:, None, None]
     table = (1 - tint) * gray + tint * palette(count)[:, None].astype(float)  # label gray 3
     table[0] = DIMMED * gray
     picture = table.round().astype(np.uint8)[labels, np.asarray(image.convert("L"))]
@@ -87,7 +88,7 @@ def labeled(
     names: Sequence[str],
     *,
     beside: bool,
-    absent: Collection[int] = (),
+    doubts: Mapping[int, str] | None = None,
 ) -> Image.Image:
     """The tinted image with a legend of the classes it contains, largest first, with their share of the pixels.
 
@@ -97,7 +98,7 @@ def labeled(
         names: one per label, including 0.
         beside: put the original image to the left, with panels of at most 640 pixels; otherwise use the image's own
             size. Small images are enlarged to 240 pixels on the longer side.
-        absent: as in tinted; the legend says so below their names.
+        doubts: as in tinted; the legend has them below the names.
     """
     size = view_size(image.size, LEAST_LENGTH, PANEL_AT_MOST if beside else None)
     count = len(names) - 1
@@ -105,7 +106,7 @@ def labeled(
     if size != image.size:
         rows, cols = (np.arange(to) * of // to for to, of in zip(size[::-1], labels.shape, strict=True))
         image, labels = image.resize(size, Image.Resampling.LANCZOS), labels[rows[:, None], cols]
-    panels = [image] * beside + [tinted(image, labels, count, absent), _legend(size, areas, names, absent)]
+    panels = [image] * beside + [tinted(image, labels, count, doubts), _legend(size, areas, names, doubts or {})]
     canvas = Image.new("RGB", (sum(panel.width + GAP for panel in panels) + GAP, size[1] + 2 * GAP), BACKGROUND)
     left = GAP
     for panel in panels:
@@ -114,12 +115,12 @@ def labeled(
     return canvas
 
 
-def _legend(size: tuple[int, int], areas: np.ndarray, names: Sequence[str], absent: Collection[int]) -> Image.Image:
-    """A column as high as the panels: color, name and share of each class that occurs, and a line below absent ones."""
+def _legend(size: tuple[int, int], areas: np.ndarray, names: Sequence[str], doubts: Mapping[int, str]) -> Image.Image:
+    """A column as high as the panels: color, name and share of each class that occurs, and its doubt below, if any."""
     points = min(64, max(12, min(max(size) // 26, size[1] // 8)))
     pitch = round(1.7 * points)
     order = [int(label) for label in np.argsort(-areas, kind="stable") if areas[label] > 0]
-    lines = [(label, doubt) for label in order for doubt in (False, True)[: 1 + (label in absent)]]
+    lines = [(label, doubt) for label in order for doubt in ("", doubts.get(label, ""))[: 1 + (label in doubts)]]
     room = max(1, size[1] // pitch)
     shown = lines if len(lines) <= room else lines[: room - 1]
     width = 13 * points
@@ -128,7 +129,7 @@ def _legend(size: tuple[int, int], areas: np.ndarray, names: Sequence[str], abse
     for row, (label, doubt) in enumerate(shown):
         middle = row * pitch + pitch // 2
         if doubt:
-            line, font = fit(ABSENT, width - 1.6 * points, max(11, round(0.75 * points)))
+            line, font = fit(doubt, width - 1.6 * points, max(11, round(0.75 * points)))
             draw.text((round(1.6 * points), middle - points // 4), line, DOUBT, font, anchor="lm")
             continue
         fill = tuple(colors[label].tolist()) if label else (90, 90, 96)

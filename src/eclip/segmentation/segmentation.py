@@ -17,7 +17,7 @@ from PIL import Image
 
 from eclip import heatmap, render
 from eclip.errors import OptionError, ResultError
-from eclip.explanation.health import LEAST_PRESENCE
+from eclip.explanation.health import LEAST_PRESENCE, LEAST_SURE
 from eclip.results.command import head, inputs, options, settings
 from eclip.results.folder import FORMATS, Folder
 from eclip.results.indexing import Which, image_of, number_of
@@ -89,18 +89,29 @@ class Segmentation:
         order = np.argsort(-counts, kind="stable")
         return {self.classes[label]: float(counts[label] / counts.sum()) for label in order if counts[label]}
 
-    def absent(self, image: Which = 0) -> list[str]:
-        """Classes that have pixels in an image but are probably not in it, the largest first.
+    def doubts(self, image: Which = 0) -> dict[str, str]:
+        """Classes that have pixels in an image but are probably not in it, or may not be, and which of the two.
 
         Each pixel goes to one of the classes, whether it is any of them or not. Pictures show these classes faintly.
+        The largest is first.
         """
-        place = image_of(image, self.sources, self.classes)
-        doubted = [] if self.presence is None else np.flatnonzero(self.presence[place] < LEAST_PRESENCE).tolist()
-        return [name for name in self.areas(place) if self.classes.index(name) in doubted]
+        place, found = image_of(image, self.sources, self.classes), dict[str, str]()
+        for name in () if self.presence is None else self.areas(place):
+            presence = self.presence[place][self.classes.index(name)]  # type: ignore[index]  # not None here
+            if presence < LEAST_SURE:
+                found[name] = render.ABSENT if presence < LEAST_PRESENCE else render.UNSURE
+        return found
+
+    def absent(self, image: Which = 0) -> list[str]:
+        """Classes that have pixels in an image but are probably not in it, the largest first."""
+        return [name for name, doubt in self.doubts(image).items() if doubt == render.ABSENT]
+
+    def _doubted(self, image: int) -> dict[int, str]:
+        return {self.classes.index(name): doubt for name, doubt in self.doubts(image).items()}
 
     def _picture(self, image: int, *, beside: bool) -> Image.Image:
-        doubted = {self.classes.index(name) for name in self.absent(image)}
-        return render.labeled(self.images[image], self.labels[image], self.classes, beside=beside, absent=doubted)
+        doubts = self._doubted(image)
+        return render.labeled(self.images[image], self.labels[image], self.classes, beside=beside, doubts=doubts)
 
     def boxes(self, image: Which = 0, *, min_area: float = 0.001) -> dict[str, Int[np.ndarray, "_box 4"]]:
         """Boxes around the connected regions of each class present except background, the largest first.
@@ -120,8 +131,8 @@ class Segmentation:
         """
         image = image_of(image, self.sources, self.classes)
         if not legend:
-            doubted = {self.classes.index(name) for name in self.absent(image)}
-            return render.tinted(self.images[image], self.labels[image], len(self.classes) - 1, doubted)
+            count = len(self.classes) - 1
+            return render.tinted(self.images[image], self.labels[image], count, self._doubted(image))
         return self._picture(image, beside=False)
 
     def picture(self, image: Which = 0) -> Image.Image:

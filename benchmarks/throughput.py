@@ -3,12 +3,14 @@
     python benchmarks/throughput.py --images DIR                                      # mini, eclip, two texts
     python benchmarks/throughput.py --images DIR --model ViT-B-16 --method surgery --texts 20
     python benchmarks/throughput.py --images DIR --write overlays
+    python benchmarks/throughput.py --images DIR --processes 2                        # one thread each, as by torchrun
     python benchmarks/throughput.py --images DIR --profile                            # also where the time goes
 
 Bare passes and stretches of the pipeline alternate in one run, with the same batch: each round is a bare pass over
 `--stretch` batches in float32, then the pipeline over as many. The number is the median over rounds of the pipeline's
 rate divided by the bare rate. Decoding, explaining and writing are all in it; loading the model and starting the worker
-processes are not. "ViT-B-16" and other architectures of open_clip have random weights.
+processes are not. "ViT-B-16" and other architectures of open_clip have random weights. With `--processes`, the rates of
+processes that run at the same time are added up, and the bare passes, with all threads, come before and after.
 """
 
 from __future__ import annotations
@@ -16,8 +18,11 @@ from __future__ import annotations
 import argparse
 import cProfile
 import itertools
+import os
 import pstats
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -53,12 +58,17 @@ def main() -> None:
     parser.add_argument("--stretch", type=int, default=2, help="batches of a round")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.manual_seed(0)
     backbone, bare = _models(args.model, args.precision)
     bare = bare if args.bare is None else eclip.load(args.bare)
     pixels = torch.randn(args.batch_size, 3, *(side * bare.patch_size for side in bare.native))
+    if args.processes > 1:
+        _side_by_side(bare, pixels, args)
+        return
     with tempfile.TemporaryDirectory() as folder:
         out, texts = Path(folder) / "out", WORDS[: args.texts]
         settings = {"method": args.method, "model": backbone.name, "health": not args.no_health}
@@ -84,9 +94,8 @@ def _measure(
     position, bares, ours = 0, [], []
     for turn in range(args.rounds + 1):  # the first warms up
         start = time.perf_counter()
-        with torch.no_grad():
-            for _ in range(args.stretch):
-                bare.model.encode_image(pixels)
+        for _ in range(0 if args.child else args.stretch):
+            _bare(bare, pixels)
         middle = time.perf_counter()
         if args.profile and turn:
             profile.enable()
@@ -96,6 +105,9 @@ def _measure(
         profile.disable()
         bares.append(middle - start)
         ours.append(time.perf_counter() - middle)
+    if args.child:
+        print(len(ours[1:]) * args.stretch * size / sum(ours[1:]))
+        return
     ratios = sorted(one / other for one, other in zip(bares[1:], ours[1:], strict=True))
     images = args.stretch * size
     print(
@@ -106,6 +118,29 @@ def _measure(
     )
     if args.profile:
         pstats.Stats(profile).sort_stats("cumtime").print_stats("eclip|conv2d|linear|attention", 60)
+
+
+def _bare(backbone: eclip.Backbone, pixels: torch.Tensor) -> float:
+    start = time.perf_counter()
+    with torch.no_grad():
+        backbone.model.encode_image(pixels)
+    return time.perf_counter() - start
+
+
+def _side_by_side(bare: eclip.Backbone, pixels: torch.Tensor, args: argparse.Namespace) -> None:
+    """Rates of processes with one thread each, added up."""
+    before = [_bare(bare, pixels) for _ in range(args.rounds + 1)][1:]
+    own = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, *sys.argv, "--processes", "1", "--child", "--workers", "0"]
+    children = [subprocess.Popen(words, env=own, stdout=subprocess.PIPE, text=True) for _ in range(args.processes)]
+    rate = sum(float(child.communicate()[0].split()[-1]) for child in children)
+    after = [_bare(bare, pixels) for _ in range(args.rounds + 1)][1:]
+    plain = args.batch_size / statistics.median(before + after)
+    print(
+        f"{args.model}, {args.method}, {args.texts} texts, {args.write}, {args.precision}, "
+        f"batches of {args.batch_size}, {args.processes} processes: {rate:.2f} images/s, bare {plain:.2f}: "
+        f"ratio {rate / plain:.2f}"
+    )
 
 
 def _models(name: str, precision: str) -> tuple[eclip.Backbone, eclip.Backbone]:

@@ -41,7 +41,7 @@ def main() -> None:
         table.write_text("\n".join(["image", *itertools.islice(itertools.cycle(found), args.count)]) + "\n")
         words = [sys.executable, "-m", "eclip", "explain", str(table), "-t", "a dog", "-t", "a person", "-o", str(out)]
         words += ["--image-size", str(args.image_size), "--threads", "1", "--workers", "1"]
-        samples = _watch(subprocess.Popen(words), out)
+        samples = _watch(subprocess.Popen(words), out, args.count)
     early = max(one["mib"] for one in samples if one["images"] <= args.count // 10)
     peak = max(one["mib"] for one in samples)
     seconds = samples[-1]["seconds"]
@@ -58,7 +58,7 @@ def main() -> None:
     _plot(samples, args.plot)
 
 
-def _watch(process: subprocess.Popen[bytes], out: Path) -> list[dict[str, float]]:
+def _watch(process: subprocess.Popen[bytes], out: Path, count: int) -> list[dict[str, float]]:
     """Samples until the process ends."""
     start, samples, main = time.monotonic(), list[dict[str, float]](), psutil.Process(process.pid)
     while process.poll() is None:
@@ -68,7 +68,7 @@ def _watch(process: subprocess.Popen[bytes], out: Path) -> list[dict[str, float]
             cpu = sum(sum(one.cpu_times()[:2]) for one in every)
         except psutil.Error:  # it has just ended
             continue
-        images = 512 * len(list((out / "index").glob("*"))) if out.exists() else 0
+        images = min(count, 512 * len(list((out / "index").glob("*")))) if out.exists() else 0
         samples.append(
             {"seconds": round(time.monotonic() - start, 1), "images": images, "mib": round(mib, 1), "cpu": cpu}
         )

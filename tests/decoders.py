@@ -18,6 +18,8 @@ def misbehave(source: str, place: Place) -> Decoded:
         os.kill(os.getpid(), signal.SIGSEGV)
     if "hang" in source:
         time.sleep(600)
+    if "odd" in source:
+        raise RuntimeError("no such codec")
     if "exit" in source:
         os._exit(3)
     return Decoded(np.full((1, 1, 3), len(source), dtype=np.uint8), (1, 1))

@@ -160,6 +160,36 @@ def test_tars_are_listed_in_their_order_and_damage_is_told(tmp_path: Path) -> No
     assert tar.error.endswith("only the files before that are used.")
 
 
+def test_an_image_whose_key_ends_early_is_told_and_other_parts_of_a_sample_are_not(tmp_path: Path) -> None:
+    names = {"2024.05.01.png": png(), "z.jpg": png(), "z.depth.png": png(), "y.depth.png": png(), "y.png": png()}
+    found = list(list_images([str(make_tar(tmp_path / "a.tar", names))]))
+    assert [(Path(item.source).name, bool(item.error)) for item in found] == [
+        ("2024.05.01.png", True),
+        ("z.jpg", False),
+        ("y.png", False),
+    ]
+    assert "a key ends at the first dot: rename the image" in found[0].error
+
+
+def test_our_own_results_are_not_sources(tmp_path: Path) -> None:
+    (tmp_path / "shards" / "000000").mkdir(parents=True)
+    for name in ("a.png", "shards/000000/x.0.png"):
+        (tmp_path / name).write_bytes(png())
+    assert listed(tmp_path, out=tmp_path) == [f"{tmp_path}/a.png"]
+    assert listed(f"{tmp_path}/**/*.png", out=tmp_path) == [f"{tmp_path}/a.png"]
+    with pytest.raises(DataError, match="no source was given"):
+        listed()
+
+
+def test_a_name_that_no_file_can_have_is_an_error_of_that_image(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"image": "a\\u0000b.png"}\n')
+    [item] = list_images([str(tmp_path / "a.jsonl")])
+    assert "cannot be read (embedded null byte)" in item.error
+    (tmp_path / "b.csv").write_text("image\n" + "x" * 200_000 + "\n")
+    with pytest.raises(DataError, match=r"b\.csv cannot be read: field larger than field limit"):
+        listed(tmp_path / "b.csv")
+
+
 def test_urls_are_opened_by_fsspec(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("image\ntree/b.png\n")
     [item] = list_images([f"file://{tmp_path}/list.csv"])
@@ -189,7 +219,7 @@ def read(names: list[str], *, workers: int, timeout: float = 30, ahead: int = 3)
 
 
 def test_a_crash_or_a_hang_costs_one_image() -> None:
-    names = ["a", "crash", "ccc", "hang", "eeeee", "exit", "ggggggg"]
+    names = ["a", "crash", "ccc", "hang", "eeeee", "exit", "ggggggg", "odd"]
     found = read(names, workers=1, timeout=2)
     assert [int(one.pixels.max()) for one in found if isinstance(one, Decoded)] == [1, 3, 5, 7]
     errors = [str(one) for one in found if isinstance(one, ImageError)]
@@ -197,6 +227,7 @@ def test_a_crash_or_a_hang_costs_one_image() -> None:
         "crash crashed its decoder (exit code -11); it is skipped.",
         "hang was not decoded within 2 s; it is skipped.",
         "exit crashed its decoder (exit code 3); it is skipped.",
+        "odd cannot be read (RuntimeError: no such codec).",
     ]
 
 

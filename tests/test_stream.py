@@ -256,8 +256,13 @@ def test_tars_at_urls_are_fetched_when_their_turn_comes(source: Path, whole: Pat
     )
     assert [Path(one.sources[0]).name for one in streamed] == [f"{n:02d}.png" for n in range(11) if n not in (3, 9)] * 2
     assert len(bad) == 4
-    with pytest.raises(DataError, match=r"gone\.tar cannot be downloaded .* to continue"):
-        write(f"file://{tmp_path}/gone.tar", tmp_path / "gone")
+    assert write([f"file://{tmp_path}/gone.tar", source / "01.png"], tmp_path / "gone").failures == 1
+    with tarfile.open(tmp_path / "empty.tar", "w"):
+        pass
+    [(_, why)] = write(f"file://{tmp_path}/empty.tar", tmp_path / "empty").failed()
+    assert why.endswith("empty.tar contains no image.")
+    with pytest.raises(DataError, match="run the same command again to continue"):
+        write("unknown://a/b.tar", tmp_path / "unknown")
 
 
 def test_the_stream_yields_what_explain_returns(source: Path) -> None:
@@ -392,6 +397,56 @@ def test_a_folder_of_others_is_left_alone(source: Path, tmp_path: Path, held: st
     with pytest.raises(ResultError, match=r"`eclip explain`|contains shards, not written by eclip"):
         write(source, tmp_path)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["images.jsonl", "run.json", "index"])
+def test_files_of_others_are_not_deleted_by_overwrite(source: Path, tmp_path: Path, name: str) -> None:
+    if name == "index":
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).write_text('{"image": "a.png"}\n')
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "mine.tar").write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(ResultError, match="not written by eclip: choose another folder"):
+        write(source, tmp_path, overwrite=True)
+    assert contents(tmp_path) == before
+
+
+def test_overwrite_deletes_nothing_before_all_is_checked(source: Path, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    for wrong in ({"method": "nothing"}, {"engine": "spark"}, {"model": "nothing"}, {"shard": "0/2"}):
+        with pytest.raises(EclipError):
+            write(source, tmp_path / "out", overwrite=True, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="no such file or folder"):
+        write(tmp_path / "nothing", tmp_path / "out", overwrite=True)
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_part_of_the_index_without_rows_has_all_columns(source: Path, tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    first = [source / "03.png", source / "09.png"]
+    write([*first, source / "01.png"], tmp_path / "out", index="parquet", shard_size=2)
+    parts = [pq.read_table(tmp_path / "out" / "index" / f"00000{part}.parquet") for part in (0, 1)]
+    assert parts[0].schema == parts[1].schema
+    assert [len(part) for part in parts] == [0, 2]
+    assert "mask" in parts[0].schema.names
+
+
+def test_a_shard_that_another_process_has_just_finished_is_left_to_it(
+    source: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(whole, tmp_path / "out")
+    usual = shards.Shard.__init__
+
+    def late(self: Any, *given: Any) -> None:
+        usual(self, *given)
+        self.was_done = False
+
+    monkeypatch.setattr("eclip.stream.shards.Shard.__init__", late)
+    write(source, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(whole)
 
 
 def test_pictures_do_not_go_into_a_folder_of_shards(source: Path, whole: Path) -> None:

@@ -40,7 +40,7 @@ def lock(folder: Path, *, shared: bool = False) -> Callable[[], None]:
     if fcntl is None:
         return lambda: None
     try:
-        held = os.open(folder, os.O_RDONLY)
+        held = os.open(folder, os.O_RDONLY if folder.is_dir() else os.O_RDWR)  # NFS locks only what can be written
     except OSError:
         return lambda: None
     try:

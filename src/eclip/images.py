@@ -59,6 +59,10 @@ class Place(NamedTuple):
             raise ImageError(f"{name}: no such file.") from None
         except OSError as error:
             raise ImageError(f"{name}: {self.file} can no longer be read: {error.strerror or error}.") from None
+        except Exception as error:
+            if not is_url(self.file) or isinstance(error, OptionError):
+                raise  # the errors of file systems behind URLs are of any class
+            raise ImageError(f"{name} cannot be read ({type(error).__name__}: {error}).") from None
         if len(data) < self.size:
             raise ImageError(f"{name}: {self.file} has become shorter since its images were listed.")
         return data
@@ -73,8 +77,8 @@ def open_any(file: str) -> IO[bytes]:
     """Open a file or a URL for reading; a context manager.
 
     Raises:
-        OSError: it cannot be read; for URLs also whatever their file system could not do.
-        MissingExtraError: the package for URLs of this kind is not installed.
+        OSError: it cannot be opened; for URLs also whatever their file system could not do.
+        OptionError: the package for URLs of this kind is not installed.
     """
     if not is_url(file):
         return open(file, "rb")
@@ -176,7 +180,7 @@ def _decode(source: Path | BytesIO, name: str, read: Callable[[Image.Image, str]
         raise ImageError(f"{name} is not a readable image ({size:,} bytes).") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{name} has more than {MAX_PIXELS:,} pixels; downscale it first.") from None
-    except (OSError, SyntaxError, ValueError) as error:  # for damaged headers; OSError also for an invalid path
+    except (OSError, SyntaxError, ValueError, RuntimeError) as error:  # damaged headers; OSError: an invalid path too
         if isinstance(error, ImageError):
             raise
         raise ImageError(f"{name} is damaged: {error}.") from error
@@ -197,7 +201,7 @@ def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
             white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
             return Image.alpha_composite(white, layered).convert("RGB")
         return upright.convert("RGB")
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError, RuntimeError) as error:
         # Pillow's decoders raise all of these for damaged data
         if isinstance(error, ImageError):
             raise

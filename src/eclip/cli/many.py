@@ -96,11 +96,11 @@ class Many:
         self, sources: list[str], texts: list[str], out: Path, *, overwrite: bool, as_json: bool, **more: Any
     ) -> None:
         """Write the shards and print a summary; exit code 1 if an image failed."""
+        from eclip.stream.decoding import default_workers
         from eclip.stream.stream import explain_dataset
 
-        own: dict[str, Any] = {
-            name: str(one) for name in ("layout", "index", "engine") if (one := getattr(self, name)) is not None
-        }
+        own: dict[str, Any] = {"workers": default_workers()}
+        own |= {name: str(one) for name in ("layout", "index", "engine") if (one := getattr(self, name)) is not None}
         for name in ("shard", "ray_address", "concurrency", "workers", "timeout", "shard_size", "threads", "precision"):
             if (value := getattr(self, name)) is not None:
                 own[name] = str(value) if name == "precision" else value
@@ -122,7 +122,7 @@ class Many:
 
 
 def is_streamed(source: str) -> bool:
-    """Whether a source is a tar, a table or a URL, or several by braces, which only shards can be written of."""
+    """Whether a source is a tar, a table, a URL, or several by braces: for these, only shards can be written."""
     from eclip.images import is_url
     from eclip.stream.sources import is_table, is_tar
 
@@ -157,4 +157,5 @@ def _summarize(written: Written, as_json: bool) -> None:
             typer.echo(f"{left} left to the other parts of the work", err=True)
     if written.failures:
         typer.echo(f"{written.failures:,} of {written.failures + written.images:,} failed.", err=True)
-        raise typer.Exit(1)
+        if "RANK" not in os.environ:  # torchrun would stop the processes that are still at work
+            raise typer.Exit(1)

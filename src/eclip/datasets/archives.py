@@ -78,6 +78,7 @@ def in_tar(file: str, label: str, bad: Bad) -> Iterator[Member]:
         tar = _opened(file, stream)
         try:
             for member in tar:
+                tar.members.clear()  # type: ignore[attr-defined]  # they would all be kept
                 name = member.name.removeprefix("./")
                 folder, _, base = name.rpartition("/")
                 stem, dot, kind = base.partition(".")

@@ -7,7 +7,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor, TimeoutError
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from pebble import ProcessExpired, ProcessPool
 from PIL import Image
 
 from eclip.backbones.fitting import Fitting
-from eclip.errors import ImageError
+from eclip.errors import DataError, EclipError, ImageError
 from eclip.images import Place, decode_image
 from eclip.stream.sources import Item
 
@@ -136,10 +136,19 @@ class Reading:
             return item, ImageError(f"{item.source} crashed its decoder (exit code {error.exitcode}); it is skipped.")
         except MemoryError:
             return item, ImageError(f"{item.source} does not fit into memory; it is skipped.")
+        except EclipError:  # a package for URLs is missing: of all images, not of this one
+            raise
+        except BrokenExecutor as error:
+            raise DataError(
+                "the processes that decode images have died. Run the same command again; if it happens again, with "
+                "--workers 0 (Python: workers=0). A script that asks for workers needs `if __name__ == '__main__':`."
+            ) from error
+        except Exception as error:
+            return item, ImageError(f"{item.source} cannot be read ({type(error).__name__}: {error}).")
 
 
 def _deaf() -> None:
-    """Leave Ctrl-C to the main process, and end with it."""
+    """Leave Ctrl-C to the main process, which stops the others."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from eclip.backbones.backbone import Backbone
-from eclip.errors import MissingExtraError, OptionError
-from eclip.registry import one_of
-from eclip.stream.job import Job
+from eclip.errors import DataError, EclipError, MissingExtraError, OptionError
+from eclip.stream.job import Job, clear, threads_of
 from eclip.stream.plan import Piece, Plan
 from eclip.stream.work import Worker
 
@@ -35,15 +34,15 @@ def run(
     engine: str,
     address: str | None,
     concurrency: int | None,
+    overwrite: bool,
     on_progress: Progress,
 ) -> None:
     """Do all pieces that are not done yet; arguments are those of `explain_dataset`.
 
     Raises:
-        OptionError: the engine is unknown, or an option belongs to the other one.
+        OptionError: an option belongs to the other engine.
         MissingExtraError: Ray is not installed.
     """
-    one_of(engine, "engine", ENGINES)
     total = None if plan.images is None else sum(piece.count for piece in pieces)
     done = 0
 
@@ -56,11 +55,13 @@ def run(
     if engine == "ray":
         if model is not None:
             raise OptionError("the engine 'ray' loads the model in its own processes: pass its name, not a Backbone.")
+        if overwrite:
+            clear(job.out)
         _with_ray(job, plan, pieces, address, concurrency, count)
         return
     if address is not None or concurrency is not None:
         raise OptionError("ray_address and concurrency belong to the engine 'ray': add engine='ray'.")
-    with Worker(job, plan, model) as worker:
+    with Worker(job, plan, model, overwrite=overwrite) as worker:
         for piece in pieces:
             shard = worker.do(piece, count)
             if shard.was_done:
@@ -102,6 +103,9 @@ def _with_ray(
         )
         for row in done.iter_rows():
             count(int(row["images"]))
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        raise cause if isinstance(cause, EclipError) else DataError(f"Ray could not finish: {error}") from error
     finally:
         if started:
             ray.shutdown()
@@ -111,7 +115,8 @@ class Actor:
     """A Worker in a process of Ray, which starts it again, and repeats its piece, if the process dies."""
 
     def __init__(self, job: Job, plan: Plan) -> None:
-        self.worker = Worker(job if job.threads else dataclasses.replace(job, threads=1), plan)
+        known = job.threads or threads_of(job.out) or 1  # Ray itself would give each process a number of its own
+        self.worker = Worker(dataclasses.replace(job, threads=known), plan)
         self.worker.__enter__()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

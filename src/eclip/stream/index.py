@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from eclip.errors import MissingExtraError, OptionError
 from eclip.stream.records import dumped
 
 INDEXES = ("jsonl", "parquet")
+GROUP = 10_000
+"""Rows of a group in a Parquet file, which are in memory at once."""
 
 
 def check_index(kind: str) -> str:
@@ -30,10 +33,10 @@ def check_index(kind: str) -> str:
     return kind
 
 
-def write_index(rows: Iterable[dict[str, Any]], file: Path, suffix: str) -> None:
+def write_index(rows: Iterable[dict[str, Any]], file: Path, suffix: str, columns: Sequence[str]) -> None:
     """Write rows to a file, the same bytes for the same rows; the suffix, ".jsonl" or ".parquet", says how."""
     if suffix == ".parquet":
-        _parquet(list(rows), file)
+        _parquet(rows, file, columns)
         return
     with file.open("wb") as stream:
         for row in rows:
@@ -52,7 +55,7 @@ def count_rows(file: Path) -> int:
         return sum(1 for _ in stream)
 
 
-def _parquet(rows: list[dict[str, Any]], file: Path) -> None:
+def _parquet(rows: Iterable[dict[str, Any]], file: Path, columns: Sequence[str]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -64,6 +67,9 @@ def _parquet(rows: list[dict[str, Any]], file: Path) -> None:
         "mask": pa.struct([("size", pa.list_(whole)), ("counts", pa.list_(whole))]),
         "points": pa.list_(pa.list_(whole)), "scale": number, "shard": text,
     }  # fmt: skip
-    columns = rows[0] if rows else ("id", "source", "text", "score", "shard")
-    schema = pa.schema([(name, types[name]) for name in columns])
-    pq.write_table(pa.Table.from_pylist(rows, schema), file, compression="zstd")
+    schema, remaining = pa.schema([(name, types[name]) for name in columns]), iter(rows)
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        while some := list(itertools.islice(remaining, GROUP)):
+            for row in some:  # names of files need not be Unicode
+                row["source"] = row["source"].encode(errors="backslashreplace").decode()
+            writer.write_table(pa.Table.from_pylist(some, schema))

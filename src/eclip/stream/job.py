@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field
+import shutil
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eclip.errors import OptionError, ResultError
-from eclip.files import hash_weights, replace_file
+from eclip.files import hash_weights
 from eclip.registry import one_of, whole
 from eclip.results.differences import told
 from eclip.results.folder import check_is_folder, check_no_other
-from eclip.stream.decoding import PATIENCE, default_workers
+from eclip.stream.decoding import PATIENCE
 from eclip.stream.index import check_index
 from eclip.stream.plan import LISTING
 from eclip.stream.records import DEFAULT, check_contents
-from eclip.stream.shards import FAILURES, INDEX, LAYOUTS, SHARDS, remove_output
+from eclip.stream.shards import LAYOUTS, PART
+from eclip.stream.sources import OUTPUT
 
 if TYPE_CHECKING:
     from eclip.explanation.query import Query
@@ -57,7 +60,7 @@ class Job:
     batch_size: int = 8
     shard_size: int = PIECE
     threads: int | None = None
-    workers: int = field(default_factory=default_workers)
+    workers: int = 0
     timeout: float = PATIENCE
 
     def __post_init__(self) -> None:
@@ -82,8 +85,8 @@ class Job:
         if not self.timeout > 0:
             raise OptionError(f"timeout must be a positive number of seconds, got {self.timeout}.")
 
-    def asked(self, query: Query, images: int | None) -> dict[str, Any]:
-        """Everything that the output depends on, as JSON."""
+    def asked(self, query: Query, images: int | None, threads: int) -> dict[str, Any]:
+        """Everything that the output depends on, as JSON; `threads` is the number that torch uses."""
         [method] = query.methods
         settings = query.settings(method)
         settings["device"] = settings["device"].partition(":")[0]
@@ -104,7 +107,7 @@ class Job:
             "index": self.index,
             "batch_size": self.batch_size,
             "shard_size": self.shard_size,
-            "threads": self.threads if settings["device"] == "cpu" else None,
+            "threads": threads if settings["device"] == "cpu" else None,
             "provenance": {**settings, "weights": weights.hexdigest()[:16]},
         }
         return dict(json.loads(json.dumps(told)))
@@ -119,30 +122,43 @@ def threads_of(folder: Path) -> int | None:
         return None
 
 
-def begin(folder: Path, *, overwrite: bool) -> None:
-    """Check that a run may begin or continue in a folder, and create it.
+def begin(folder: Path) -> None:
+    """Check that a run may begin or continue in a folder, and create it; nothing is deleted.
 
     Raises:
-        ResultError: it contains something else, or it cannot be written.
+        ResultError: it contains files that eclip did not write, or results of another command, or cannot be written.
     """
-    held = [name for name in (SHARDS, INDEX, FAILURES, LISTING) if (folder / name).exists()]
-    if not (folder / RUN).exists():
-        check_no_other(folder, "eclip explain --write")
-        if held and not (folder / LISTING).exists():
-            raise ResultError(
-                f"the folder {str(folder)!r} contains {', '.join(held)}, not written by eclip: choose another folder."
-            )
-    elif overwrite:
-        (folder / RUN).unlink()
-    if overwrite:
-        remove_output(folder)
-        (folder / LISTING).unlink(missing_ok=True)
+    check_no_other(folder, "eclip explain --write")
+    held = [name for name in (RUN, LISTING, *OUTPUT) if (folder / name).exists()]
+    if held and not _is_ours(folder):
+        raise ResultError(
+            f"the folder {str(folder)!r} contains {', '.join(held)}, not written by eclip: choose another folder."
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(13, "permission denied")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise ResultError(f"the folder {str(folder)!r} cannot be written: {error.strerror}.") from error
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a run is recorded there, or was killed before it could be."""
+    try:
+        if (folder / RUN).exists():
+            return bool(json.loads((folder / RUN).read_text(encoding="utf-8"))["schema"] == SCHEMA)
+        with (folder / LISTING).open("rb") as stream:
+            first = json.loads(stream.readline())
+        return isinstance(first, list) and len(first) == 5
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def clear(folder: Path) -> None:
+    """Delete what an earlier run in a folder wrote, except for its listing of images."""
+    (folder / RUN).unlink(missing_ok=True)
+    for name in ("index", *OUTPUT):  # the index first: without it, nothing counts as done
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def settle(folder: Path, asked: dict[str, Any]) -> None:
@@ -151,10 +167,21 @@ def settle(folder: Path, asked: dict[str, Any]) -> None:
     Raises:
         ResultError: it was asked something else.
     """
-    file = folder / RUN
+    file, text = folder / RUN, json.dumps(asked, indent=1, ensure_ascii=False)
     if not file.exists():
-        replace_file(file, json.dumps(asked, indent=1, ensure_ascii=False).encode(errors="backslashreplace"))
-        return
+        draft = folder / f"{RUN}.{os.getpid()}{PART}"
+        try:
+            draft.write_bytes(text.encode(errors="backslashreplace"))
+            try:
+                os.link(draft, file)  # only the first of several processes succeeds
+            except FileExistsError:
+                pass
+            except OSError:  # a file system without hard links
+                os.replace(draft, file)
+        except OSError as error:
+            raise ResultError(f"{str(file)!r} cannot be written: {error.strerror or error}.") from error
+        finally:
+            draft.unlink(missing_ok=True)
     try:
         before = dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

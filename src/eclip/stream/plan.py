@@ -12,11 +12,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from eclip.errors import DataError, ResultError
+from eclip.errors import DataError, OptionError, ResultError
 from eclip.images import Place, open_any
 from eclip.stream.sources import Item, in_tar_at
 
@@ -53,20 +53,21 @@ class Plan:
         self.file, self.pieces = file, pieces
 
     @classmethod
-    def make(cls, items: Iterable[Item], folder: Path, size: int) -> Plan:
+    def make(cls, items: Iterable[Item], folder: Path, size: int, *, anew: bool = False) -> Plan:
         """List all images in a file of a folder; if it exists already, check that they are still the same.
 
         Args:
             items: from `list_images`.
             folder: where the listing is, or will be.
             size: of pieces: images each.
+            anew: replace an existing list.
 
         Raises:
             ResultError: images differ from those in the listing, or it cannot be written.
             DataError: as from `list_images`.
         """
-        file, pieces, offset = folder / LISTING, _Pieces(size), 0
-        known = file.open("rb") if file.exists() else None
+        file, pieces, offset, number = folder / LISTING, _Pieces(size), 0, -1
+        known = file.open("rb") if file.exists() and not anew else None
         try:
             with _new(file) if known is None else known as stream:
                 for number, item in enumerate(items):
@@ -97,8 +98,13 @@ class Plan:
         """The images of a piece from position `start` on; a tar at a URL is downloaded and deleted afterwards."""
         if piece.remote:
             [tar] = self._lines(piece)
-            with downloaded(tar.place.file) as file:
-                yield itertools.islice(in_tar_at(str(file), tar.source), start, None)
+            with ExitStack() as stack:
+                try:
+                    file = stack.enter_context(downloaded(tar.place.file))
+                    items = _or_none(tar, in_tar_at(str(file), tar.source))
+                except FileNotFoundError:
+                    items = iter([tar._replace(error=f"{tar.source}: no such file.")])
+                yield itertools.islice(items, start, None)
         else:
             yield itertools.islice(self._lines(piece), start, None)
 
@@ -153,9 +159,19 @@ def _changed(folder: Path, number: int, before: bytes, now: bytes) -> ResultErro
 def _told(line: bytes) -> str:
     if not line:
         return "absent"
-    source, _, _, size, error = json.loads(line)
+    try:
+        source, _, _, size, error = json.loads(line)
+    except (ValueError, TypeError):
+        return "a line that eclip did not write"
     shown = source if len(source) <= MOST_SHOWN else f"...{source[-MOST_SHOWN:]}"
     return f"{shown} ({'unreadable' if error else 'of unknown size' if size < 0 else f'{size:,} bytes'})"
+
+
+def _or_none(tar: Item, items: Iterator[Item]) -> Iterator[Item]:
+    """The items, or the tar as one that failed if there is none."""
+    first = next(items, None)
+    yield tar._replace(error=f"{tar.source} contains no image.") if first is None else first
+    yield from items
 
 
 @contextmanager
@@ -163,6 +179,7 @@ def downloaded(url: str) -> Iterator[Path]:
     """A copy of the file at a URL, deleted afterwards.
 
     Raises:
+        FileNotFoundError: there is no such file.
         DataError: it cannot be downloaded.
     """
     with tempfile.TemporaryDirectory(prefix="eclip-") as folder:
@@ -170,8 +187,10 @@ def downloaded(url: str) -> Iterator[Path]:
         try:
             with open_any(url) as stream, file.open("wb") as copy:
                 shutil.copyfileobj(stream, copy, 1 << 20)
-        except OSError as error:
-            raise DataError(
-                f"{url} cannot be downloaded ({error.strerror or error}): run the same command again to continue."
-            ) from error
+        except (FileNotFoundError, OptionError):
+            raise
+        except Exception as error:  # each file system has its own errors
+            reason = getattr(error, "strerror", None) or error
+            advice = "run the same command again to continue"
+            raise DataError(f"{url} cannot be downloaded ({reason}): {advice}.") from error
         yield file

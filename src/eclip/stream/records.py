@@ -29,6 +29,14 @@ LEAST, MOST = 2.0**-4, 2.0**14
 """Maps whose largest magnitude lies between these are stored as they are; others are scaled, for float16's sake."""
 
 
+def columns_of(contents: Sequence[str], *, health: bool) -> list[str]:
+    """The columns of the index, in order."""
+    own = [*NUMBERS, "doubt"] if health else []
+    names = {"boxes": "boxes", "masks": "mask", "points": "points", "maps": "scale"}
+    own += [names[one] for one in ("boxes", "masks", "points", "maps") if one in contents]
+    return ["id", "source", "width", "height", "map", "number", "text", "score", "flat", *own, "shard"]
+
+
 @dataclass(frozen=True)
 class Record:
     """An image's sample: its files by their ending, and what its JSON says."""

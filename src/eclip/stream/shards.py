@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +38,7 @@ class Shard:
         layout: one of `LAYOUTS`.
         index: one of `INDEXES`.
         batch_size: images of a batch.
+        columns: of the index.
 
     Attributes:
         was_done: whether all of it had been written before.
@@ -46,8 +46,10 @@ class Shard:
         failed: names and errors of the images that failed.
     """
 
-    def __init__(self, folder: Path, number: int, layout: str, index: str, batch_size: int) -> None:
-        self.folder, self.name, self.batch_size = folder, f"{number:06d}", batch_size
+    def __init__(
+        self, folder: Path, number: int, layout: str, index: str, batch_size: int, columns: Sequence[str]
+    ) -> None:
+        self.folder, self.name, self.batch_size, self.columns = folder, f"{number:06d}", batch_size, columns
         self.file = folder / SHARDS / (f"{self.name}.tar" if layout == "tar" else self.name)
         self.index_part = folder / INDEX / f"{self.name}.{index}"
         self.failures = folder / FAILURES / f"{self.name}.jsonl"
@@ -64,7 +66,7 @@ class Shard:
         with _advising(self.folder):
             for place in (SHARDS, INDEX, FAILURES):
                 (self.folder / place).mkdir(exist_ok=True)
-            self._store = (_Tar if self.file.suffix else _Files)(self.file)
+            self._store = (_Tar if self.file.suffix else _Files)(self.file, self.index_part)
             try:
                 self._resume()
             except BaseException:
@@ -94,7 +96,7 @@ class Shard:
         """Give all files their names, the part of the index last."""
         with _advising(self.folder):
             part = self.index_part.with_name(self.index_part.name + PART)
-            write_index(self._rows(), part, self.index_part.suffix)
+            write_index(self._rows(), part, self.index_part.suffix, self.columns)
             if self.failed:
                 replace_file(self.failures, _lines(self.failed))
             else:
@@ -133,9 +135,9 @@ def read_failures(folder: Path) -> Iterator[dict[str, Any]]:
 class _Tar:
     """A tar without times and owners, so that equal content gives equal bytes."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, index: Path) -> None:
         self.file, self.part = file, file.with_name(file.name + PART)
-        self._release = _claim(file, self.part)
+        self._release = _claim(file, self.part, index)
         self.stream = open(self.part, "r+b")  # noqa: SIM115  # closed by `close`
 
     def samples(self) -> set[str]:
@@ -171,8 +173,12 @@ class _Tar:
         os.replace(self.part, self.file)
 
     def close(self) -> None:
-        self.stream.close()
-        self._release()
+        try:
+            self.stream.close()
+        except OSError:  # what a full disk did not take has been told already
+            pass
+        finally:
+            self._release()
 
 
 def members(stream: IO[bytes]) -> Iterator[tuple[str, int, int, int]]:
@@ -194,9 +200,9 @@ def members(stream: IO[bytes]) -> Iterator[tuple[str, int, int, int]]:
 class _Files:
     """A folder."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, index: Path) -> None:
         self.file, self.part = file, file.with_name(file.name + PART)
-        self._release = _claim(file, self.part)
+        self._release = _claim(file, self.part, index)
 
     def samples(self) -> set[str]:
         return {one.name.partition(".")[0] for one in os.scandir(self.part)}
@@ -224,13 +230,18 @@ class _Files:
         self._release()
 
 
-def _claim(file: Path, part: Path) -> Callable[[], None]:
+class FinishedMeanwhile(Exception):
+    """Another process has finished the shard since it was found to be unfinished."""
+
+
+def _claim(file: Path, part: Path, index: Path) -> Callable[[], None]:
     """Lock the unfinished shard, created if there is none; the returned function releases it.
 
     A finished shard whose part of the index is missing becomes unfinished again.
 
     Raises:
         ResultError: another run is writing it.
+        FinishedMeanwhile: another process has finished it, with its part of the index.
     """
     while True:
         there = file if file.exists() else part
@@ -240,15 +251,14 @@ def _claim(file: Path, part: Path) -> Callable[[], None]:
         if there.exists():  # or the other run has finished it meanwhile
             break
         release()
+    if index.exists():
+        if there == part and file.exists():  # made above, while the other process finished
+            part.unlink() if file.suffix else part.rmdir()
+        release()
+        raise FinishedMeanwhile
     if there == file:
         os.replace(file, part)
     return release
-
-
-def remove_output(folder: Path) -> None:
-    """Delete all shards, the index and the failures of a run."""
-    for place in (INDEX, SHARDS, FAILURES):  # the index first: without it nothing counts as done
-        shutil.rmtree(folder / place, ignore_errors=True)
 
 
 def _padded(size: int) -> int:

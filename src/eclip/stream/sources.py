@@ -13,11 +13,13 @@ from typing import IO, Any, NamedTuple
 
 from braceexpand import braceexpand
 
-from eclip.datasets.archives import TAR, in_tar
+from eclip.datasets.archives import SEG, TAR, in_tar
 from eclip.errors import DataError
 from eclip.images import EXTENSIONS, Place, is_url, open_any
 
 TABLES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson"})
+OUTPUT = ("shards", "index", "failures")
+"""Folders that a run makes in its output folder."""
 COLUMNS = ("image", "path", "file", "filename", "file_name", "filepath", "url", "image_path")
 """Names of a table's column of images; the first that it has counts."""
 
@@ -53,6 +55,8 @@ def list_images(sources: Sequence[str | Path], out: Path | None = None) -> Itera
     Raises:
         DataError: a source does not exist, or contains no image.
     """
+    if not sources:
+        raise DataError("no source was given: pass images, a folder, a table or tars.")
     results = None if out is None else str(out.resolve())
     for source in sources:
         for one in expanded(str(source)):
@@ -102,7 +106,8 @@ def _images(source: str, out: str | None) -> Iterator[Item]:
     if not os.path.exists(source):
         if not glob.has_magic(source):
             raise DataError(f"{source}: no such file or folder.")
-        matches = sorted(match for match in glob.iglob(source, recursive=True) if os.path.isfile(match))
+        found = (match for match in glob.iglob(source, recursive=True) if os.path.isfile(match))
+        matches = sorted(match for match in found if not _is_inside(match, out))
         if not matches:
             raise DataError(f"{source}: no file matches.")
         return (item for match in matches for item in _images(match, out))
@@ -114,12 +119,10 @@ def _images(source: str, out: str | None) -> Iterator[Item]:
 def _file(file: str) -> Item:
     try:
         return Item(file, Place(file, 0, os.path.getsize(file)))
-    except OSError as error:
-        return Item(file, Place(file), f"{file}: {_reason(error)}.")
-
-
-def _reason(error: OSError) -> str:
-    return "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror or error})"
+    except FileNotFoundError:
+        return Item(file, Place(file), f"{file}: no such file.")
+    except (OSError, ValueError) as error:  # the latter for names that no file can have
+        return Item(file, Place(file), f"{file} cannot be read ({getattr(error, 'strerror', None) or error}).")
 
 
 def in_folder(folder: str, out: str | None = None) -> Iterator[Item]:
@@ -130,10 +133,17 @@ def in_folder(folder: str, out: str | None = None) -> Iterator[Item]:
         raise DataError(f"{folder} cannot be read: {error.strerror}.") from error
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
-            if out is None or os.path.realpath(entry.path) != out:
+            if not _is_inside(entry.path, out):
                 yield from in_folder(entry.path, out)
-        elif _ending(entry.name) in EXTENSIONS and entry.is_file():
+        elif _ending(entry.name) in EXTENSIONS and not os.path.isdir(entry.path):
             yield _file(entry.path)
+
+
+def _is_inside(path: str, out: str | None) -> bool:
+    """Whether a path is the folder of the results, or in one of those that a run makes there."""
+    real = os.path.realpath(path)
+    made = () if out is None else (out, *(os.path.join(out, name) for name in OUTPUT))
+    return any(real == one or (one != out and real.startswith(one + os.sep)) for one in made)
 
 
 def in_local_tar(file: str) -> Iterator[Item]:
@@ -148,10 +158,21 @@ def in_local_tar(file: str) -> Iterator[Item]:
 def in_tar_at(file: str, name: str) -> Iterator[Item]:
     """As `in_local_tar`, with another name for the tar, such as the URL from which it was downloaded."""
     bad: list[tuple[str, str]] = []
+    stem, others, seen = "", list[Item](), False
     try:
         for member in in_tar(file, name, bad):
+            if member.stem != stem:
+                yield from () if seen else others
+                stem, others, seen = member.stem, [], False
+            item = Item(f"{name}/{member.name}", member.place)
             if member.kind in EXTENSIONS:
-                yield Item(f"{name}/{member.name}", member.place)
+                yield item
+                seen = True
+            elif (
+                member.kind != SEG and os.path.splitext(member.kind)[1] in EXTENSIONS
+            ):  # beside an image it is another part of its sample
+                others.append(item._replace(error=f"{item.source}: a key ends at the first dot: rename the image."))
+        yield from () if seen else others
     except OSError as error:
         raise DataError(f"{name} cannot be read: {error.strerror or error}.") from error
     except DataError as error:
@@ -176,7 +197,7 @@ def in_table(file: str) -> Iterator[Item]:
                     raise DataError(f"{file}, line {line}: no image, got {name!r}.")
                 path = name if is_url(name) or os.path.isabs(name) else os.path.join(folder, name)
                 yield Item(path, Place(path)) if is_url(path) else _file(path)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{file} cannot be read: {reason}.") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -11,13 +12,14 @@ from typing import Any
 
 from eclip.backbones.backbone import Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.errors import ImageError
+from eclip.errors import ImageError, OptionError
 from eclip.explanation.explain import query_of
 from eclip.explanation.explanation import Explanation
 from eclip.files import lock
-from eclip.registry import whole
-from eclip.stream.decoding import PATIENCE, Reading, batches, default_workers
-from eclip.stream.engines import run
+from eclip.images import is_url
+from eclip.registry import one_of, whole
+from eclip.stream.decoding import PATIENCE, Reading, batches
+from eclip.stream.engines import ENGINES, run
 from eclip.stream.index import INDEXES
 from eclip.stream.job import PIECE, Job, begin, shard_of
 from eclip.stream.plan import Plan, downloaded
@@ -82,6 +84,11 @@ def _listed(source: Sources) -> list[str | Path]:
     return [source] if isinstance(source, str | Path) else list(source)
 
 
+def _absolute(source: str | Path) -> str:
+    """The source for processes that may run in another folder."""
+    return str(source) if is_url(source) else os.path.abspath(source)
+
+
 def _fetched(items: Iterable[Item], ahead: int, tars: ExitStack) -> Iterator[Item]:
     """Items with the images of tars at URLs; a tar is deleted once `ahead` more images were asked for, or by `tars`."""
     older: deque[tuple[int, ExitStack]] = deque()
@@ -138,7 +145,7 @@ def explain_dataset(
     batch_size: int = 8,
     shard_size: int = PIECE,
     threads: int | None = None,
-    workers: int | None = None,
+    workers: int = 0,
     timeout: float = PATIENCE,
     on_progress: Callable[[int, int | None], object] = lambda done, total: None,
     **settings: Any,
@@ -161,12 +168,13 @@ def explain_dataset(
         engine: "process" (this one) or "ray".
         ray_address: of a Ray cluster; None = a local one.
         concurrency: Ray actors that explain at the same time; None = one for each GPU, or two without.
-        overwrite: replace the results of another run.
+        overwrite: replace the results of another run; only for a whole run.
         batch_size: images in one forward pass. Another number gives other rounding errors, so it belongs to the run.
         shard_size: images in a shard, a multiple of batch_size.
         threads: of torch on a CPU; None = as many as torch uses, or as the run to be continued. Another number gives
             other rounding errors.
-        workers: processes that decode images; 0 = a thread; None = half as many as cores, at most 8.
+        workers: processes that decode images; 0 = a thread. A script that asks for processes needs
+            `if __name__ == "__main__":`.
         timeout: seconds after which an image counts as unreadable; needs workers.
         on_progress: called with the number of images done and, if it is known, of all images.
         settings: all other arguments of `explain`; also precision and head, as in `load`.
@@ -176,10 +184,10 @@ def explain_dataset(
         ResultError: the folder contains something else, cannot be written, or the images have changed meanwhile.
         EclipError: as in `explain`.
     """
-    folder, part = Path(out), shard_of(shard)
+    folder, part = Path(out).absolute() if engine == "ray" else Path(out), shard_of(shard)
     name = model if isinstance(model, str) else model.name
     job = Job(
-        sources=tuple(map(str, _listed(source))),
+        sources=tuple(_absolute(one) if engine == "ray" else str(one) for one in _listed(source)),
         texts=tuple(check_texts(texts)),
         out=folder,
         settings={**settings, "model": name},
@@ -189,13 +197,16 @@ def explain_dataset(
         batch_size=whole(batch_size, "batch_size", least=1),
         shard_size=whole(shard_size, "shard_size", least=1),
         threads=threads,
-        workers=default_workers() if workers is None else workers,
+        workers=workers,
         timeout=timeout,
     )
-    begin(folder, overwrite=overwrite)
+    if overwrite and part[1] > 1:
+        raise OptionError("overwrite would delete what other parts of the work wrote: delete the folder instead.")
+    one_of(engine, "engine", ENGINES)
+    begin(folder)
     release = lock(folder, shared=part[1] > 1)
     try:
-        plan = Plan.make(list_images(job.sources, folder), folder, job.shard_size)
+        plan = Plan.make(list_images(job.sources, folder), folder, job.shard_size, anew=overwrite)
         pieces = plan.of_shard(*part)
         run(
             job,
@@ -205,11 +216,15 @@ def explain_dataset(
             engine=engine,
             address=ray_address,
             concurrency=concurrency,
+            overwrite=overwrite,
             on_progress=on_progress,
         )
     finally:
         release()
-    shards = [shard_for(job, piece) for piece in plan.pieces]
-    done = [one for one in shards if one.was_done]
-    bad = sum(1 for _ in read_failures(folder))
-    return Written(folder, sum(one.count(len(job.texts)) for one in done), bad, len(shards) - len(done))
+    good = bad = missing = 0
+    for piece in plan.pieces:
+        output = shard_for(job, piece)
+        missing += not output.was_done
+        good += output.count(len(job.texts)) if output.was_done else 0
+        bad += len(output.failed)
+    return Written(folder, good, bad, missing)

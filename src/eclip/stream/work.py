@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,10 @@ from eclip.backbones.load import load
 from eclip.errors import ImageError
 from eclip.explanation.explain import query_of
 from eclip.stream.decoding import Decoded, Decoder, Reading, batches
-from eclip.stream.job import Job, settle, threads_of
+from eclip.stream.job import Job, clear, settle, threads_of
 from eclip.stream.plan import Piece, Plan
-from eclip.stream.records import Record, record
-from eclip.stream.shards import Shard
+from eclip.stream.records import Record, columns_of, record
+from eclip.stream.shards import FinishedMeanwhile, Shard
 from eclip.stream.sources import Item
 
 if TYPE_CHECKING:
@@ -34,9 +35,10 @@ class Worker:
         job: what is asked.
         plan: its pieces.
         model: a Backbone that is used instead of the job's model.
+        overwrite: delete the results of an earlier run, once everything that was asked has been checked.
     """
 
-    def __init__(self, job: Job, plan: Plan, model: Backbone | None = None) -> None:
+    def __init__(self, job: Job, plan: Plan, model: Backbone | None = None, *, overwrite: bool = False) -> None:
         self.job, self.plan = job, plan
         self._threads = threads(job.threads or threads_of(job.out))
         self._threads.__enter__()
@@ -44,13 +46,14 @@ class Worker:
             settings = dict(job.settings)
             if model is None:
                 chosen = {name: settings.pop(name) for name in ("device", "precision", "head") if name in settings}
+                chosen["device"] = own_device(chosen.get("device"))
                 settings["model"] = load(settings["model"], **chosen)
             else:
                 settings["model"] = model
             self.query = query_of(job.texts, **settings)
-            asked = job.asked(self.query, plan.images)
-            asked["threads"] = torch.get_num_threads() if asked["provenance"]["device"] == "cpu" else None
-            settle(job.out, asked)
+            if overwrite:
+                clear(job.out)
+            settle(job.out, job.asked(self.query, plan.images, torch.get_num_threads()))
             self.reading = Reading(decoder_of(self.query, whole="overlays" in job.write), job.workers, job.timeout)
         except BaseException:
             self._threads.__exit__(None, None, None)
@@ -77,13 +80,16 @@ class Worker:
         shard = shard_for(job, piece)
         if shard.was_done:
             return shard
-        with shard, self.plan.items(piece, shard.start) as items:
-            on_images(position := shard.start)
-            for batch in batches(self.reading(items, 2 * job.batch_size), job.batch_size):
-                shard.add(position, self._records(batch))
-                position += len(batch)
-                on_images(len(batch))
-            shard.finish()
+        try:
+            with shard, self.plan.items(piece, shard.start) as items:
+                on_images(position := shard.start)
+                for batch in batches(self.reading(items, 2 * job.batch_size), job.batch_size):
+                    shard.add(position, self._records(batch))
+                    position += len(batch)
+                    on_images(len(batch))
+                shard.finish()
+        except FinishedMeanwhile:
+            shard = shard_for(job, piece)
         return shard
 
     def _records(self, batch: Sequence[Result]) -> list[Record | tuple[str, str]]:
@@ -99,7 +105,16 @@ class Worker:
 
 def shard_for(job: Job, piece: Piece) -> Shard:
     """The output of a piece."""
-    return Shard(job.out, piece.number, job.layout, job.index, job.batch_size)
+    columns = columns_of(job.write, health=bool(job.settings.get("health", True)))
+    return Shard(job.out, piece.number, job.layout, job.index, job.batch_size, columns)
+
+
+def own_device(device: Any) -> Any:
+    """The device of this process: under torchrun, the GPU with its number."""
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is None or str(device) not in ("auto", "cuda") or not torch.cuda.is_available():
+        return device
+    return f"cuda:{rank}"
 
 
 def decoder_of(query: Query, *, whole: bool) -> Decoder:

@@ -687,7 +687,7 @@ def test_ray_makes_the_same_bytes_although_one_of_its_processes_dies(
     words = [sys.executable, str(tmp_path / "job.py"), tiny_name, str(source), str(tmp_path / "ray")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split("\n")[:2] == ["killed", "9 2 0"], done.stdout
+    assert {"killed", "9 2 0"} <= set(done.stdout.split("\n")), done.stdout  # Ray prints lines of its own
     assert contents(tmp_path / "ray") == contents(tmp_path / "whole")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -116,6 +117,7 @@ class Many:
             try:
                 written = explain_dataset(sources, texts, out, overwrite=overwrite, on_progress=progress, **own, **more)
             except KeyboardInterrupt:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt but the end of this process
                 stop("interrupted; everything done so far is kept: run the same command again to continue.", 130)
         if alone:
             _summarize(written, as_json)

@@ -38,7 +38,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         table, out = Path(folder) / "images.csv", Path(folder) / "out"
         found = [str(Path(item.source).resolve()) for item in list_images([args.images])]
-        table.write_text("\n".join(["image", *itertools.islice(itertools.cycle(found), args.count)]) + "\n")
+        table.write_text(
+            "\n".join(["image", *itertools.islice(itertools.cycle(found), args.count)]) + "\n", encoding="utf-8"
+        )
         words = [sys.executable, "-m", "eclip", "explain", str(table), "-t", "a dog", "-t", "a person", "-o", str(out)]
         words += ["--image-size", str(args.image_size), "--threads", "1", "--workers", "1"]
         samples = _watch(subprocess.Popen(words), out, args.count)

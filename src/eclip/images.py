@@ -55,9 +55,9 @@ class Place(NamedTuple):
             with open_any(self.file) as stream:
                 stream.seek(self.offset)
                 data: bytes = stream.read(self.size)
-        except FileNotFoundError:
-            raise ImageError(f"{name}: no such file.") from None
         except OSError as error:
+            if is_url(self.file) and isinstance(error, FileNotFoundError):
+                raise ImageError(f"{name}: no such file.") from None
             raise ImageError(f"{name}: {self.file} can no longer be read: {error.strerror or error}.") from None
         except Exception as error:
             if not is_url(self.file) or isinstance(error, OptionError):

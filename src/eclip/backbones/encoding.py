@@ -244,13 +244,13 @@ def _first_row(
 ) -> Float[Tensor, "image 1 output"] | None:
     """The last block's output for the first token alone, which becomes the feature; None if it must run as a whole.
 
-    Other rows of the last block do not affect the feature: leaving them out saves most of that block. In half
-    precision the feature would be rounded visibly otherwise than the host's.
+    Other rows of the last block do not affect the feature: leaving them out saves most of that block. In float32 only:
+    in half precision the rounding would be another one than the host's, visibly; in float64 the host's may be coarser.
     """
     block = blocks[-1]
     if block.first is not None:
         return block.first(x)
-    if torch.finfo(x.dtype).bits < 32 or torch.is_autocast_enabled(x.device.type):
+    if x.dtype != torch.float32 or torch.is_autocast_enabled(x.device.type):
         return None
     if not agrees(backbone, state, blocks, x):
         return None

@@ -86,6 +86,7 @@ def explain(
         "health": health,
         **options.method_options(set_ or [], method),
     }
+    formats = options.parse_formats(format_, out)
     asked = many.Many(
         *(write, layout, index, shard, engine, ray_address),
         *(concurrency, workers, timeout, shard_size, threads, precision),
@@ -96,7 +97,6 @@ def explain(
         own = {"model": model, "device": device, **({} if head is None else {"head": head})}
         asked.run(sources, wanted, out, overwrite=overwrite, as_json=as_json, **settings, **own)
         return
-    formats = options.parse_formats(format_, out)
     from eclip.explanation.explain import explain_each  # imports torch, so after the checks
     from eclip.explanation.folder import ExplanationWriter, explain_command
 

@@ -17,8 +17,8 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from torchvision.ops import box_iou
 from torch import from_numpy
+from torchvision.ops import box_iou
 
 import eclip
 from eclip.datasets.masks import VOID, read_masks

@@ -503,3 +503,38 @@ def test_an_image_of_one_patch_has_a_finite_map(family: str) -> None:
         if family not in tiny.GAPS.get(name, ()):
             maps = method(encoding, text, **tiny.FEW.get(name, {}))
             assert maps.shape == (2, 3, 1, 1) and maps.isfinite().all(), name
+
+
+OPTIONS_OF_ONE_ENCODING = {
+    "surgery": [{}, {"depth": 2}, {"architecture": False}, {"features": False}],
+    "gem": [{}, {"depth": 2}, {"iterations": 0}, {"residual": False}],
+    "clearclip": [{}, {"attention": "kk"}, {"residual": True}],
+    "naclip": [{}, {"std": 1.0}, {"neighbors": False}, {"reduced": False}],
+    "sclip": [{}],
+    "maskclip": [{}],
+}
+
+
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+@pytest.mark.parametrize("name", OPTIONS_OF_ONE_ENCODING)
+def test_what_an_encoding_remembers_belongs_to_its_images_and_options(name: str, family: str) -> None:
+    """Each map from one encoding, whatever ran on it before, is that of a fresh one; so are those of its parts."""
+    backbone = tiny.kept(family)
+    pixels, text = tiny.pixels(backbone), tiny.texts(backbone)
+    one, method = eclip.encode(backbone, pixels), eclip.METHODS[name]
+    for options in OPTIONS_OF_ONE_ENCODING[name]:
+        found = method(one, text, **options)
+        fresh = method(eclip.encode(backbone, pixels), text, **options)
+        assert torch.equal(found, fresh), options
+        torch.testing.assert_close(method(one.only(1), text, **options), fresh[1:], rtol=0, atol=1e-5)
+        torch.testing.assert_close(method(one, text.flip(0), **options).flip(1), fresh, rtol=0, atol=1e-5)
+
+
+def test_an_encoding_remembers_nothing_of_a_graph() -> None:
+    encoding = eclip.encode(tiny.kept("vit"), tiny.pixels(tiny.kept("vit")))
+    with torch.enable_grad():
+        encoding.once("x", lambda: torch.ones(1, dtype=torch.float32, device="cpu"))
+    assert "x" not in encoding.memo
+    with torch.no_grad():
+        first = encoding.once("x", lambda: torch.ones(1, dtype=torch.float32, device="cpu"))
+        assert encoding.once("x", lambda: torch.zeros(1, dtype=torch.float32, device="cpu")) is first

@@ -32,6 +32,7 @@ from eclip.heatmap import normalize, resize
 from eclip.stream import shards
 from eclip.stream.job import shard_of
 from eclip.stream.records import scale_of
+from eclip.stream.work import own_device
 
 TEXTS = ["a dog", "grass"]
 SETTINGS: dict[str, Any] = {"method": "maskclip", "batch_size": 2, "shard_size": 4, "workers": 0, "threads": 1}
@@ -206,6 +207,14 @@ def test_processes_of_torchrun_share_the_work(
     assert contents(tmp_path / "out") == contents(whole)
     with pytest.raises(OptionError, match="leave --shard out"):
         write(source, tmp_path / "other", shard="0/2")
+
+
+def test_each_process_of_torchrun_takes_the_gpu_with_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [own_device(one) for one in ("auto", "cuda", "cpu", "cuda:1")] == ["cuda:3", "cuda:3", "cpu", "cuda:1"]
+    monkeypatch.delenv("LOCAL_RANK")
+    assert own_device("auto") == "auto"
 
 
 @pytest.mark.parametrize("given", ["2/2", "1", "a/b", "-1/2", "1/", "0/0"])
@@ -465,6 +474,8 @@ def test_the_model_and_the_threads_are_as_before(source: Path, tmp_path: Path) -
     assert torch.get_num_threads() == 1
     assert json.loads((tmp_path / "two" / "run.json").read_text())["threads"] == 2
     write(source, tmp_path / "two", threads=None)  # continues with the threads of the run
+    write(source, tmp_path / "two", threads=None, overwrite=True)  # and begins anew with torch's own
+    assert json.loads((tmp_path / "two" / "run.json").read_text())["threads"] == 1
 
 
 def test_overlays_are_those_of_explain(source: Path, tmp_path: Path) -> None:

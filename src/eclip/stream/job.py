@@ -157,7 +157,7 @@ def _is_ours(folder: Path) -> bool:
 def clear(folder: Path) -> None:
     """Delete what an earlier run in a folder wrote, except for its listing of images."""
     (folder / RUN).unlink(missing_ok=True)
-    for name in ("index", *OUTPUT):  # the index first: without it, nothing counts as done
+    for name in OUTPUT:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

@@ -20,8 +20,9 @@ from eclip.errors import ResultError
 from eclip.files import lock, replace_file
 from eclip.stream.index import count_rows, write_index
 from eclip.stream.records import Record, dumped
+from eclip.stream.sources import OUTPUT
 
-SHARDS, INDEX, FAILURES = "shards", "index", "failures"
+INDEX, SHARDS, FAILURES = OUTPUT
 PART = ".part"
 LAYOUTS = ("tar", "folder")
 INFO = "json"

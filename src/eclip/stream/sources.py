@@ -18,8 +18,8 @@ from eclip.errors import DataError
 from eclip.images import EXTENSIONS, Place, is_url, open_any
 
 TABLES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson"})
-OUTPUT = ("shards", "index", "failures")
-"""Folders that a run makes in its output folder."""
+OUTPUT = ("index", "shards", "failures")
+"""Folders that a run makes in its output folder, in the order in which they can be deleted: an index means done."""
 COLUMNS = ("image", "path", "file", "filename", "file_name", "filepath", "url", "image_path")
 """Names of a table's column of images; the first that it has counts."""
 

@@ -40,7 +40,7 @@ class Worker:
 
     def __init__(self, job: Job, plan: Plan, model: Backbone | None = None, *, overwrite: bool = False) -> None:
         self.job, self.plan = job, plan
-        self._threads = threads(job.threads or threads_of(job.out))
+        self._threads = threads(job.threads or (None if overwrite else threads_of(job.out)))
         self._threads.__enter__()
         try:
             settings = dict(job.settings)

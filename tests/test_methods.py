@@ -530,6 +530,14 @@ def test_what_an_encoding_remembers_belongs_to_its_images_and_options(name: str,
         torch.testing.assert_close(method(one, text.flip(0), **options).flip(1), fresh, rtol=0, atol=1e-5)
 
 
+def test_an_encoding_remembers_queries_of_its_own_input_only() -> None:
+    encoding = eclip.encode(tiny.kept("vit"), tiny.pixels(tiny.kept("vit")))
+    block, x = encoding.blocks[-1], encoding.inputs[-1]
+    with torch.no_grad():
+        assert encoding.qkv(block, x)[0] is encoding.qkv(block, x)[0], "remembered"
+        assert torch.equal(encoding.qkv(block, x.flip(1))[1], block.qkv(block.norm1(x.flip(1)))[1])
+
+
 def test_an_encoding_remembers_nothing_of_a_graph() -> None:
     encoding = eclip.encode(tiny.kept("vit"), tiny.pixels(tiny.kept("vit")))
     with torch.enable_grad():

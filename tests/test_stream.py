@@ -454,7 +454,9 @@ def test_a_shard_that_another_process_has_just_finished_is_left_to_it(
         self.was_done = False
 
     monkeypatch.setattr("eclip.stream.shards.Shard.__init__", late)
+    finished = {file: file.stat().st_ino for file in (tmp_path / "out" / "index").iterdir()}
     write(source, tmp_path / "out")
+    assert finished == {file: file.stat().st_ino for file in (tmp_path / "out" / "index").iterdir()}, "not done again"
     assert contents(tmp_path / "out") == contents(whole)
 
 

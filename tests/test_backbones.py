@@ -19,9 +19,18 @@ from torchvision import transforms
 import eclip
 import tiny
 from eclip.backbones.backbone import Grid
-from eclip.backbones.blocks import run_block
+from eclip.backbones.blocks import finish, finish_mean, mix, run_block
 from eclip.backbones.positions import resize_positions
-from eclip.errors import KeepError, ModelError, NotApplicableError, OptionError, ShapeError, UnsupportedTowerError
+from eclip.backbones.state import image_state
+from eclip.errors import (
+    AlteredModelError,
+    KeepError,
+    ModelError,
+    NotApplicableError,
+    OptionError,
+    ShapeError,
+    UnsupportedTowerError,
+)
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
@@ -64,6 +73,96 @@ def test_blocks_in_the_open_equal_the_hosts(family: str) -> None:
         if block.residual:
             normed = block.norm1(x)
             torch.testing.assert_close(block.value(normed), block.qkv(normed)[2], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_tower_walked_in_the_open_has_the_hosts_tokens_and_knows_its_queries(family: str) -> None:
+    backbone = tiny.backbone(family)
+    encoding = eclip.encode(backbone, tiny.pixels(backbone))
+    walked = list(zip(encoding.blocks, encoding.inputs, strict=True))[-6:]
+    pool = backbone.pooling == "token" and encoding.blocks[-1].first is not None
+    with torch.no_grad():
+        for (block, x), after in zip(walked, [*(x for _, x in walked[1:]), None], strict=True):
+            if after is not None:
+                torch.testing.assert_close(after, block.forward(x), rtol=0, atol=1e-5)
+            fresh = block.qkv(block.norm1(x))
+            known = encoding.qkv(block, x)
+            assert all(map(torch.equal, known, fresh))
+            assert (known[0] is encoding.qkv(block, x)[0]) != pool, "computed once, except for a pool's one row"
+            assert encoding.qkv(block, x + 0)[0] is not known[0], "of another input they are computed"
+
+
+@pytest.mark.parametrize("index", [3, 6], ids=["inside", "last"])
+def test_a_block_that_does_not_agree_is_the_hosts_own(index: int) -> None:
+    """A change that modules do not show, but the comparison with the host's own block does."""
+    backbone = copy.deepcopy(tiny.backbone("vit"))
+    pixels = tiny.pixels(backbone)
+
+    def loud(x: torch.Tensor) -> torch.Tensor:
+        return 1.01 * host.forward(x)
+
+    host = backbone.blocks[index]
+    blocks = [replace(one, forward=loud) if i == index else one for i, one in enumerate(backbone.blocks)]
+    altered = replace(backbone, blocks_at=lambda *_: tuple(blocks))
+    altered.agreed.clear()
+    state = image_state(altered)
+    altered.agreed["tower"] = (state, {0})  # so that encode reaches the block
+    encoding = eclip.encode(altered, pixels)
+    x, found = encoding.inputs[index], encoding.inputs[index + 1] if index < 6 else encoding.tokens
+    with torch.no_grad():
+        torch.testing.assert_close(found, loud(x), rtol=0, atol=0)
+    assert blocks[index] not in encoding.memo
+    assert blocks[5 if index == 6 else 6] in encoding.memo
+    with pytest.raises(AlteredModelError, match=f"block {index + 1} of 7"):
+        encoding.tail(None, "rollout")
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_the_mean_of_a_block_is_that_of_its_rows(family: str) -> None:
+    backbone = tiny.backbone(family, torch.float64)
+    encoding = eclip.encode(backbone, tiny.pixels(backbone).double())
+    block, x = encoding.blocks[0], encoding.inputs[0]
+    mixed = mix(block, *block.qkv(block.norm1(x)))
+    expected = finish(block, x, mixed).mean(dim=1)
+    torch.testing.assert_close(finish_mean(block, x, mixed), expected, rtol=0, atol=1e-12)
+    split = block.halves is not None and block.halves() is not None
+    assert split == (family in HALVED), "an MLP of two plain layers, and no other, is split"
+
+
+HALVED = {
+    "vit",
+    "vit without ln_pre",
+    "vit with layer scale",
+    "vit, average pool",
+    "vit, norm after pool",
+    "vit, coca's pooler",
+    "vit, not square",
+    "siglip",
+    "timm vit",
+}
+
+
+def test_an_altered_mlp_is_not_split() -> None:
+    backbone = copy.deepcopy(tiny.backbone("vit"))
+    mlp = backbone.blocks[2].host.mlp
+    for part in (mlp, mlp.c_fc, mlp.c_proj):
+        assert backbone.blocks[2].halves() is not None
+        handle = part.register_forward_hook(lambda *args: 2 * args[-1])
+        assert backbone.blocks[2].halves() is None
+        handle.remove()
+    backbone.blocks[2].host.mlp = nn.Sequential(mlp.c_fc, nn.Tanh(), mlp.c_proj)
+    assert backbone.blocks[2].halves() is None
+
+
+@pytest.mark.parametrize("family", ["vit", "vit, norm after pool", "timm vit"])
+def test_legrad_is_the_gradient_by_rows(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny.backbone(family, torch.float64)
+    encoding = eclip.encode(backbone, tiny.pixels(backbone).double())
+    short = eclip.METHODS["legrad"](encoding, tiny.texts(backbone).double())
+    monkeypatch.setattr("eclip.methods.legrad.finish_mean", lambda *args: finish(*args).mean(dim=1))
+    whole = eclip.METHODS["legrad"](encoding, tiny.texts(backbone).double())
+    torch.testing.assert_close(short, whole, rtol=0, atol=1e-12)
+    assert whole.std() > 1e-6
 
 
 @pytest.mark.parametrize("family", ["timm abs_attn", "timm rot_attn"])

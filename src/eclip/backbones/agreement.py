@@ -65,30 +65,33 @@ def check_blocks(
     for index, (block, x) in enumerate(zip(blocks[first:], inputs, strict=True), start=first):
         if index not in done:
             after = inputs[index - first + 1] if index + 1 < len(blocks) else last()
-            _check_block(backbone, f"block {index + 1} of {len(blocks)}", block, x[:1], after[:1])
+            _check_block(backbone, _name(blocks, index), block, x[:1], after[:1])
             if is_all_plain(block.host):
                 done.add(index)
 
 
-def agrees(backbone: Backbone, state: State, blocks: tuple[Block, ...], x: Tensor) -> bool:
-    """Whether the last block is plain, and recomputed on one image reproduces the output of the host's own block.
+def agrees(backbone: Backbone, state: State, blocks: tuple[Block, ...], index: int, x: Tensor) -> bool:
+    """Whether a block is plain, and recomputed on one image reproduces the output of the host's own block.
 
     Args:
         backbone: the model.
         state: `image_state` of the model now.
         blocks: all blocks, for this grid.
-        x: input of the last block.
+        index: which of them.
+        x: its input.
     """
-    block, known = blocks[-1], _done(backbone, "last", state)
+    block, known = blocks[index], _done(backbone, "walked", state)
     if not is_all_plain(block.host):
         return False
-    if not known:
+    if index not in known and ~index not in known:
         try:
-            check_blocks(backbone, state, blocks, (x,), lambda: block.forward(x[:1]))
-            known.add(True)
+            _check_block(backbone, _name(blocks, index), block, x[:1], block.forward(x[:1]))
         except AlteredModelError:  # a method that recomputes it will say so
-            known.add(False)
-    return True in known
+            known.add(~index)
+        else:
+            known.add(index)
+            _done(backbone, "blocks", state).add(index)
+    return index in known
 
 
 def check_latent(backbone: Backbone, state: State, tokens: Tensor) -> None:
@@ -189,6 +192,10 @@ def _done(backbone: Backbone, kind: str, state: State) -> set[int]:
     if known is None or known[0] != state:
         known = backbone.agreed[kind] = (state, set())
     return known[1]
+
+
+def _name(blocks: tuple[Block, ...], index: int) -> str:
+    return f"block {index + 1} of {len(blocks)}"
 
 
 def _check_block(backbone: Backbone, name: str, block: Block, x: Tensor, after: Tensor) -> None:

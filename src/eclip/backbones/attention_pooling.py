@@ -24,7 +24,7 @@ from eclip.errors import GradientError, NotApplicableError
 
 LARGEST = 10
 """Half-precision gradients are scaled up to at most two to this power."""
-AT_ONCE = 1 << 25
+AT_ONCE = 1 << 24
 """Most elements in one intermediate tensor of a batched backward pass; further texts go into further passes."""
 CUT = "this model", "network in which a layer leaves the autograd graph", "detach"
 """What a GradientError says if the score does not depend on the requested tensors through the autograd graph."""

@@ -50,6 +50,8 @@ class Block:
         first: tokens -> the output of the first token alone (image, 1, output), in a pool where that is cheaper than
             `forward`; None elsewhere.
         reference: the host's own call, where `forward` is not; None elsewhere.
+        halves: () -> the MLP as two functions, from normalized tokens to its hidden layer and from there to the update,
+            of which the second is affine; None where its layers are not plain, or not two.
         relative: () -> (1, head, token, token), what relative positions add to `q k / sqrt width`; None where there are
             none. Methods that replace the attention by another similarity of tokens leave them out.
     """
@@ -67,6 +69,7 @@ class Block:
     qkv_vjp: QkvVjp | None = None
     first: Fn | None = None
     reference: Fn | None = None
+    halves: Callable[[], tuple[Fn, Fn] | None] | None = None
     relative: Callable[[], Tensor] | None = None
 
     def __deepcopy__(self, memo: object) -> Block:
@@ -102,6 +105,15 @@ def attend(
     return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + block.relative()[:, :, rows]).softmax(dim=-1)
 
 
+def mix(
+    block: Block, q: Float[Tensor, "image head query width"], k: Heads, v: Heads, rows: slice = slice(None)
+) -> Float[Tensor, "image head query width"]:
+    """The values that each query gathers: `attend(block, q, k, rows) @ v`, by torch's fused kernel where it can be."""
+    if block.relative is None:
+        return F.scaled_dot_product_attention(q, k, v)
+    return attend(block, q, k, rows) @ v
+
+
 def finish(
     block: Block, x: Float[Tensor, "image row channel"], mixed: Float[Tensor, "image head token width"]
 ) -> Float[Tensor, "image token output"]:
@@ -113,6 +125,15 @@ def finish(
         mixed: attention-weighted values, or a method's replacement for them.
     """
     return add_mlp(block, x + block.out(mixed) if block.residual else block.out(mixed))
+
+
+def finish_mean(block: Block, x: Tokens, mixed: Heads) -> Float[Tensor, "image output"]:
+    """As `finish`, averaged over tokens. An affine second half of the MLP runs on the mean, once for all tokens."""
+    halves = None if block.halves is None else block.halves()
+    if halves is None or block.norm2 is None:
+        return finish(block, x, mixed).mean(dim=1)
+    (widen, narrow), x = halves, x + block.out(mixed) if block.residual else block.out(mixed)
+    return x.mean(dim=1) + narrow(widen(block.norm2(x)).mean(dim=1))
 
 
 def add_mlp(block: Block, x: Tensor) -> Tensor:
@@ -128,11 +149,7 @@ def run_block(block: Block, x: Tokens) -> Float[Tensor, "image token output"]:
 
 def run_first(block: Block, x: Tokens, q: Heads, k: Heads, v: Heads) -> Float[Tensor, "image 1 output"]:
     """The output of the first token alone, from the queries, keys and values of all."""
-    if block.relative is None:
-        mixed = F.scaled_dot_product_attention(q[:, :, :1], k, v)
-    else:
-        mixed = attend(block, q[:, :, :1], k, slice(0, 1)) @ v
-    return finish(block, x[:, :1], mixed)
+    return finish(block, x[:, :1], mix(block, q[:, :, :1], k, v, slice(0, 1)))
 
 
 def split_heads(x: Tokens, heads: int) -> Heads:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from eclip.backbones.agreement import agrees, check_blocks, check_tokens, check_tower
 from eclip.backbones.backbone import Backbone, Positions
-from eclip.backbones.blocks import Block, Heads, Tokens, run_first
+from eclip.backbones.blocks import Block, Heads, Tokens, finish, mix, run_first
 from eclip.backbones.choices import DEFAULT_POSITIONS, POSITIONS
 from eclip.backbones.eval_no_grad import eval_no_grad
 from eclip.backbones.preprocess import Grid
@@ -26,8 +26,9 @@ from eclip.backbones.state import State, image_state
 from eclip.errors import KeepError, NotApplicableError, OptionError, ShapeError, StaleEncodingError
 from eclip.registry import one_of, whole
 
-LAST = "queries, keys and values of the last block"
-"""Their key in `Encoding.memo`."""
+WALKED = 6
+"""How many last blocks run step by step. Those that are kept keep queries, keys and values, which take three times
+the memory of their input; methods that rerun more blocks rerun all of them."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -161,17 +162,18 @@ class Encoding:
         return self.memo[key]
 
     def qkv(self, block: Block, x: Tokens) -> tuple[Float[Tensor, "image head query width"], Heads, Heads]:
-        """Queries, keys and values of a block for its input; those of the last block may be known from `encode`."""
-        return self.memo[LAST] if self._knows(block, x) else block.qkv(block.norm1(x))
+        """Queries, keys and values of a block for its input; those of the last blocks may be known from `encode`."""
+        known = self._known(block, x)
+        return block.qkv(block.norm1(x)) if known is None else known
 
     def value(self, block: Block, x: Tokens) -> Heads:
-        """As `Block.value` for the block's input; that of the last block may be known from `encode`."""
-        known = block.residual and self._knows(block, x)  # a pool's values would have positions
-        return self.memo[LAST][2] if known else block.value(block.norm1(x))
+        """As `Block.value` for the block's input; that of the last blocks may be known from `encode`."""
+        known = self._known(block, x) if block.residual else None  # a pool's values would have positions
+        return block.value(block.norm1(x)) if known is None else known[2]
 
-    def _knows(self, block: Block, x: Tokens) -> bool:
-        own = x is self.entry and block is self.blocks[-1]
-        return own and LAST in self.memo and not torch.is_grad_enabled()
+    def _known(self, block: Block, x: Tokens) -> tuple[Heads, Heads, Heads] | None:
+        own = any(x is one and block is known for one, known in zip(self.inputs[::-1], self.blocks[::-1], strict=False))
+        return self.memo.get(block) if own and not torch.is_grad_enabled() else None
 
     def on_grid(self, rows: Float[Tensor, "image patch text"]) -> Float[Tensor, "image text row col"]:
         """Arrange one value per patch and text on the patch grid."""
@@ -211,14 +213,24 @@ def encode(
         x, trunk = backbone.embed(pixels, grid, positions)
         blocks = backbone.blocks_at(grid, positions)
         first = 0 if keep is None else max(0, len(blocks) - keep)
+        walked = len(blocks) - WALKED  # whatever `keep` is, so that the bits do not depend on it
         inputs, entry, row, memo = [], None, None, dict[Hashable, Any]()
         for index, block in enumerate(blocks):
+            entry = x
             if index >= first:
                 inputs.append(x)
-            entry = x
-            if index + 1 == len(blocks) and backbone.pooling == "token":
-                row = _first_row(backbone, state, blocks, x, memo if inputs else {})
-            if row is None:
+            lone = index + 1 == len(blocks) and backbone.pooling == "token"  # one row becomes the feature
+            if lone and block.first is not None:
+                row = block.first(x)
+            elif (lone or index >= walked) and _walks(backbone, state, blocks, index, x):
+                heads = block.qkv(block.norm1(x))
+                if index >= max(first, walked):
+                    memo[block] = heads
+                if lone:
+                    row = run_first(block, x, *heads)
+                else:
+                    x = finish(block, x, mix(block, *heads))
+            else:
                 x = block.forward(x)
         check_tokens(backbone, blocks, x, backbone.prefix + grid.row * grid.col)
         feature = backbone.pool(x if row is None else row)
@@ -239,23 +251,14 @@ def encode(
     )
 
 
-def _first_row(
-    backbone: Backbone, state: State, blocks: tuple[Block, ...], x: Tokens, memo: dict[Hashable, Any]
-) -> Float[Tensor, "image 1 output"] | None:
-    """The last block's output for the first token alone, which becomes the feature; None if it must run as a whole.
+def _walks(backbone: Backbone, state: State, blocks: tuple[Block, ...], index: int, x: Tokens) -> bool:
+    """Whether a block may run step by step, so that its queries, keys and values serve the methods too.
 
-    Other rows of the last block do not affect the feature: leaving them out saves most of that block. In float32 only:
-    in half precision the rounding would be another one than the host's, visibly; in float64 the host's may be coarser.
+    In float32 only: in half precision the rounding would be another one than the host's, visibly; in float64 the host's
+    may be coarser.
     """
-    block = blocks[-1]
-    if block.first is not None:
-        return block.first(x)
-    if x.dtype != torch.float32 or torch.is_autocast_enabled(x.device.type):
-        return None
-    if not agrees(backbone, state, blocks, x):
-        return None
-    memo[LAST] = block.qkv(block.norm1(x))
-    return run_first(block, x, *memo[LAST])
+    exact = x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
+    return exact and agrees(backbone, state, blocks, index, x)
 
 
 def _grid_of(backbone: Backbone, pixels: Tensor) -> Grid:

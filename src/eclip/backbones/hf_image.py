@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from eclip.backbones.backbone import DEFAULT_POSITIONS, Grid, Positions
 from eclip.backbones.blocks import Block, Fn, merge_heads, pull_of, reread, split_heads, split_qkv
-from eclip.backbones.host import attention_weights, is_linear, original, steady
+from eclip.backbones.host import Halves, attention_weights, halves_of, is_linear, original, steady
 from eclip.backbones.positions import resize_positions
 from eclip.errors import OptionError, unsupported
 
@@ -191,8 +191,16 @@ def layer_block(layer: Any) -> Block:
         host=layer,
         norm2=layer.layer_norm2,
         mlp=layer.mlp,
+        halves=lambda: _halves(layer.mlp),
         qkv_vjp=pull_of(lambda: [part.weight for part in linear]) if plain else None,
     )
+
+
+def _halves(mlp: Any) -> Halves | None:
+    """The halves of an MLP of two layers; a gated one has others."""
+    if set(mlp.__dict__["_modules"]) != {"fc1", "activation_fn", "fc2"}:
+        return None
+    return halves_of(mlp, (mlp.fc1, mlp.activation_fn), mlp.fc2)
 
 
 def _whole(layer: Any) -> Fn:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,6 +29,8 @@ HOSTS = ("torch.nn", "open_clip", "timm", "transformers", "huggingface_hub", "ec
 INTEGER = ("torch.ao.", "torchao.", "bitsandbytes.", "quanto.", "optimum.quanto.")
 """Packages whose layers compute with integers."""
 ADAPTED = "peft."
+Halves = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
+"""An MLP in two functions, see `Block.halves`."""
 _merging = threading.RLock()
 """Held while a peft module merges and unmerges its weights, as its own forward pass does."""
 
@@ -124,6 +126,22 @@ def is_compiled(module: nn.Module) -> bool:
 def is_linear(module: nn.Module) -> bool:
     """Whether a module is `x @ weight.T + bias` and nothing else, so that parts of its weight can be used alone."""
     return type(module) is nn.Linear and is_plain(module)
+
+
+def halves_of(
+    mlp: nn.Module, start: Iterable[nn.Module], end: nn.Module, scale: nn.Module | None = None
+) -> Halves | None:
+    """`Block.halves` of an MLP that runs `start`, then `end`, and is scaled last; None unless all are plain."""
+    first = tuple(start)
+    if not (is_linear(end) and is_all_plain(mlp) and (scale is None or is_all_plain(scale))):
+        return None
+
+    def widen(x: Tensor) -> Tensor:
+        for layer in first:
+            x = layer(x)
+        return x
+
+    return widen, lambda hidden: end(hidden) if scale is None else scale(end(hidden))
 
 
 def last_part(linear: Any, x: Tensor, parts: int) -> Tensor:

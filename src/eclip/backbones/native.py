@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from eclip.backbones.backbone import Grid, Positions
 from eclip.backbones.blocks import Block, finish, merge_heads, pull_of, reread, split_heads, split_qkv
 from eclip.backbones.coca import coca_pool
-from eclip.backbones.host import attention_weights, merges, original, project_last, read_weights
+from eclip.backbones.host import Halves, attention_weights, halves_of, merges, original, project_last, read_weights
 from eclip.backbones.pool import pool_block, pool_tokens
 from eclip.backbones.positions import resize_positions
 from eclip.errors import unsupported
@@ -110,8 +110,16 @@ def native_block(block: Any) -> Block:
         mlp=lambda x: block.ls_2(block.mlp(x)),
         qkv_vjp=pull_of(lambda: [weights().into]),
         reference=forward if merges(attn) else None,
+        halves=lambda: _halves(block),
     )
     return opened
+
+
+def _halves(block: ResidualAttentionBlock) -> Halves | None:
+    layers = block.mlp.__dict__["_modules"]
+    if type(block.mlp) is not nn.Sequential or list(layers) != ["c_fc", "gelu", "c_proj"]:
+        return None
+    return halves_of(block.mlp, (layers["c_fc"], layers["gelu"]), layers["c_proj"], block.ls_2)
 
 
 def _custom_block(block: CustomResidualAttentionBlock) -> Block:

@@ -13,7 +13,7 @@ from eclip.backbones.backbone import Grid, Positions
 from eclip.backbones.blocks import Block, merge_heads, reread
 from eclip.backbones.catalog import RELPOS
 from eclip.backbones.host import original
-from eclip.backbones.timm_towers import joint_qkv
+from eclip.backbones.timm_towers import joint_qkv, timm_halves
 from eclip.backbones.timm_vit import BareViT, timm_vit
 from eclip.errors import OptionError, unsupported
 
@@ -64,5 +64,6 @@ def relpos_block(block: Any, shared: Any) -> Block:
         host=block,
         norm2=block.norm2,
         mlp=lambda x: block.ls2(block.mlp(x)),
+        halves=lambda: timm_halves(block),
         relative=None if own is None else own.get_bias,
     )

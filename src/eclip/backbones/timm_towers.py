@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 from open_clip.timm_model import TimmModel
-from timm.layers import Attention, AttentionPool2d, AttentionPoolLatent, RotAttentionPool2d, apply_rot_embed_cat
+from timm.layers import Attention, AttentionPool2d, AttentionPoolLatent, Mlp, RotAttentionPool2d, apply_rot_embed_cat
 from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 
 from eclip.backbones.backbone import Grid, Positions
 from eclip.backbones.blocks import Block, merge_heads, pull_of, reread, split_heads, split_qkv
 from eclip.backbones.folding import OneQuery
-from eclip.backbones.host import is_linear, last_part, original
+from eclip.backbones.host import Halves, halves_of, is_linear, last_part, original
 from eclip.backbones.pool import pool_block, pool_tokens
 from eclip.backbones.positions import resize_positions
 from eclip.errors import unsupported
@@ -192,7 +192,14 @@ def timm_block(block: Any) -> Block:
         host=block,
         norm2=block.norm2,
         mlp=lambda x: block.ls2(block.mlp(x)),
+        halves=lambda: timm_halves(block),
     )
+
+
+def timm_halves(block: Any) -> Halves | None:
+    """The halves of a block's MLP, if it is timm's plain one: a gated one has layers of the same names."""
+    mlp = block.mlp
+    return halves_of(mlp, (mlp.fc1, mlp.act, mlp.norm), mlp.fc2, block.ls2) if type(mlp) is Mlp else None
 
 
 def joint_qkv(attn: Any) -> dict[str, Any]:

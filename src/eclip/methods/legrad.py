@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eclip.backbones.attention_pooling import gather, score_gradients
-from eclip.backbones.blocks import Block, Tokens, attend, finish
+from eclip.backbones.blocks import Block, Tokens, finish_mean, mix
 from eclip.backbones.encoding import Encoding
 from eclip.backbones.gradients import gradients
 from eclip.errors import OptionError
@@ -62,8 +62,8 @@ def _pooling_slope(encoding: Encoding, text: Tensor, tokens: Tokens | None) -> F
 def _block_slope(encoding: Encoding, text: Tensor, block: Block, x: Tokens) -> Float[Tensor, "image text token"]:
     q, k, v = encoding.qkv(block, x)
     with gradients(encoding.backbone):
-        mixed = (attend(block, q, k) @ v).detach().requires_grad_()
-        feature = encoding.backbone.project(finish(block, x, mixed).mean(dim=1))
+        mixed = mix(block, q, k, v).detach().requires_grad_()
+        feature = encoding.backbone.project(finish_mean(block, x, mixed))
     parts = []
     for [grad] in score_gradients(feature, text, [mixed]):  # text image head query width
         slope = (grad @ v.to(grad).transpose(-1, -2)).clamp_min(0)  # text image head query token

@@ -43,7 +43,14 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield
 
 
-FIRST = ("test_train_processes.py", "test_stream.py", "test_hub.py", "test_evaluate.py", "test_doors.py", "test_health.py")
+FIRST = (
+    "test_train_processes.py",
+    "test_stream.py",
+    "test_hub.py",
+    "test_evaluate.py",
+    "test_doors.py",
+    "test_health.py",
+)
 """Files whose tests are few and long: at the end, one worker would run them while the others wait."""
 
 

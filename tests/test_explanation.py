@@ -385,6 +385,31 @@ def test_the_threshold_is_that_measured_for_the_model_and_the_method(backbone: B
     assert eclip.with_head(measured, head).levels == {"maskclip": 0.75}, "another head, another threshold"
 
 
+def test_a_threshold_holds_for_the_model_it_was_measured_with() -> None:
+    measured = copy.deepcopy(tiny.backbone("vit")).with_levels({"maskclip": 0.75})
+
+    def level(of: Backbone = measured) -> object:
+        return eclip.explain(_image(), "a dog", model=of, method="maskclip", health=False).provenance["level"]
+
+    assert level() == 0.75
+    handle = measured.model.visual.ln_post.register_forward_hook(lambda *args: args[-1])
+    assert level() == "otsu", "a hooked model"
+    copied = copy.deepcopy(measured)
+    handle.remove()
+    assert level() == 0.75, "the hook is gone"
+    assert level(copied) == "otsu", "a copy of the hooked one"
+    again = copy.deepcopy(measured)
+    measured.model.train()
+    assert level() == 0.75, "modes change no map"
+    measured.model.eval()
+    with torch.no_grad():
+        measured.model.token_embedding.weight.mul_(1.01)
+    assert level() == "otsu", "a text side that was trained further"
+    assert level(again) == 0.75, "the copy is as it was"
+    again.model.double()
+    assert level(again) == "otsu"
+
+
 def test_signed_maps_diverge_around_zero() -> None:
     plain = _by_hand([[-1, 0], [0, 3]], (32, 32))
     signed = _by_hand([[-1, 0], [0, 3]], (32, 32), signed=True)

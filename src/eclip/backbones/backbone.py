@@ -19,6 +19,7 @@ from eclip.backbones.fitting import Fitting
 from eclip.backbones.fitting import Grid as Grid
 from eclip.backbones.host import named_weights
 from eclip.backbones.preprocess import Preprocess
+from eclip.backbones.state import State, image_state, text_state
 from eclip.backbones.text_tower import TextTower
 from eclip.errors import LOAD_WHOLE, ModelError
 
@@ -75,6 +76,7 @@ class Backbone:
         head: an `EclipHead`, used only by the method "eclip"; see `eclip.with_head`.
         levels: by method, the threshold of heat maps that made the best masks with this model, in [0, 1]; a model
             without such a measurement has none, and Otsu's threshold of each map is used.
+        measured: fingerprint of the model for which the levels hold, see `backbones.state`; () = whatever it is.
         recipe: how pickle recreates this Backbone; set by `load`.
         memo: what `backbones.cached` stores.
         agreed: what `backbones.agreement` has checked.
@@ -106,6 +108,7 @@ class Backbone:
     visual: str | tuple[str, ...] = "visual."
     head: nn.Module | None = None
     levels: dict[str, float] = field(default_factory=dict, repr=False)
+    measured: State = field(default=(), repr=False)
     recipe: Callable[[Backbone], tuple[Any, ...]] = no_recipe
     memo: dict[str, Tensor] = field(default_factory=dict, repr=False)
     agreed: Agreed = field(default_factory=dict, repr=False)
@@ -116,7 +119,8 @@ class Backbone:
     def __deepcopy__(self, memo: dict[int, Any]) -> Backbone:
         """A Backbone of a copy of the model, with a copy of the head; the tokenizer is shared."""
         own = self.rewrap(copy.deepcopy(self.model, memo))
-        memo[id(self)] = copied = replace(own, name=self.name, head=copy.deepcopy(self.head, memo), levels=self.levels)
+        copied = replace(own, name=self.name, head=copy.deepcopy(self.head, memo))
+        memo[id(self)] = copied = copied.with_levels(self.levels) if self.holds else copied
         return copied
 
     def __repr__(self) -> str:
@@ -130,6 +134,15 @@ class Backbone:
     def __reduce__(self) -> tuple[Any, ...]:
         """A Backbone from `load` is loaded again by name; others cannot be pickled."""
         return self.recipe(self)
+
+    def with_levels(self, levels: dict[str, float]) -> Backbone:
+        """The same Backbone with these levels, which hold until its model is changed."""
+        return replace(self, levels=levels, measured=(*image_state(self), *text_state(self)))
+
+    @property
+    def holds(self) -> bool:
+        """Whether `levels` are those of the model as it is: not of one that was trained further, adapted or hooked."""
+        return not self.measured or self.measured == (*image_state(self), *text_state(self))
 
     @property
     def image_size(self) -> int:

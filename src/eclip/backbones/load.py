@@ -110,7 +110,7 @@ def load(
                 found = with_head(found, own)
             if named:
                 levels.pop("eclip", None)  # it was measured with the head in the model's folder
-            found = replace(found, levels=levels)
+            found = found.with_levels(levels) if levels else found
             _loaded[key] = stamp, found
         return _loaded[key][1]
 
@@ -145,7 +145,7 @@ def recipe(backbone: Backbone) -> tuple[Any, ...]:
     Raises:
         ModelError: `load` did not create it, or it has changed since it was loaded.
     """
-    names = [field.name for field in fields(backbone) if field.name not in ("head", "levels", "memo")]
+    names = [field.name for field in fields(backbone) if field.name not in ("head", "levels", "measured", "memo")]
     with _lock:
         for (name, where, precision, head, named), (stamp, one) in _loaded.items():
             if any(getattr(backbone, field) is not getattr(one, field) for field in names):

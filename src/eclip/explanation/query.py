@@ -192,10 +192,14 @@ class Query:
         }
 
     def level(self, method: str) -> float | str:
-        """The threshold of this method's heat maps: as measured for the model, or "otsu" if they are made otherwise."""
+        """The threshold of this method's heat maps: as measured for the model, or "otsu" if they are made otherwise.
+
+        So they are if the model was changed after it was loaded.
+        """
         usual = self.view.image_size in (None, self.backbone.image_size) and self.view.resize == "squash"
         as_measured = usual and self.refine is None and self.versus is None and not self.methods[method]
-        return self.backbone.levels.get(method, OTSU) if as_measured else OTSU
+        level = self.backbone.levels.get(method) if as_measured else None
+        return level if level is not None and self.backbone.holds else OTSU
 
     def provenance(self, method: str, sources: Sequence[str], pixels: list[int]) -> dict[str, Any]:
         """The record that repeats an answer, see `Explanation.provenance`."""

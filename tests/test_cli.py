@@ -126,7 +126,7 @@ def test_the_command_in_the_manifest_is_of_the_whole_run(tiny_name: str, images:
 
 
 def test_the_output_names_mini_and_openais_clip(tiny_name: str, images: Path, monkeypatch: Any, tmp_path: Path) -> None:
-    monkeypatch.setattr(cli.options, "DEFAULT_MODEL", tiny_name)
+    monkeypatch.setattr(cli.loop, "DEFAULT_MODEL", tiny_name)
     done = explain(images / "a.png", "-t", "a dog", model=tiny_name, out=tmp_path)
     assert "--model ViT-B-16/openai" in done.stderr
 
@@ -294,7 +294,6 @@ def test_explain_versus_is_the_difference(tiny_name: str, images: Path, tmp_path
         ("compare a.jpg -t dog --scale image", "--scale"),
         ("compare a.jpg -t dog --template imagenet8", "Did you mean 'imagenet80'?"),
         ("compare a.jpg -t dog --format pgn", "formats must be among png, npz, json, got pgn"),
-        ("compare a.jpg -t dog --method itsm", "--methods"),
         ("comapre a.jpg", "Did you mean 'compare'?"),
         ("explain a.jpg -t dog --batch-size 0", "--batch-size"),
         ("explain a.jpg -t dog --image-size big", "--image-size"),

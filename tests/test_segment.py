@@ -526,7 +526,7 @@ def test_saved_commands_repeat_what_was_asked(tiny_name: str, images: Path, tmp_
     found = eclip.segment(str(images / "a.png"), ["dog", "cat"], **asked)
     found.save(tmp_path, ["json"], instances=True)
     command = shlex.split(json.loads((tmp_path / "manifest.json").read_text())["provenance"]["command"])
-    assert "--instances" in command and command[command.index("--scale") + 1] == "1234567.25"
+    assert "--instances" in command and command[command.index("--logit-scale") + 1] == "1234567.25"
     assert "--instances" not in found.provenance["command"]
 
 
@@ -564,8 +564,8 @@ def test_mini_finds_the_man_beside_the_elephant(tmp_path: Path) -> None:
 
 def test_json_is_the_manifest_and_its_command_repeats_it(tiny_name: str, images: Path, tmp_path: Path) -> None:
     asked = [images, "-c", "dog, puppy", "-c", "cat", "--background", "sky, wall", "-m", tiny_name, "--json"]
-    more = ["--method", "gem", "--set", "depth=3", "--window", "16", "--stride", "16", "--image-size", "32", "--scale",
-            "55.5", "--prob-threshold", "0.2", "--area-threshold", "0.01", "--template", "single", "--refine", "pamr",
+    more = ["--method", "gem", "--set", "depth=3", "--window", "16", "--stride", "16", "--image-size", "32",
+            "--logit-scale", "55.5", "--prob-threshold", "0.2", "--area-threshold", "0.01", "--template", "single", "--refine", "pamr",
             "--refine-set", "steps=2", "--instances"]  # fmt: skip
     first = run(*asked, *more, "-o", tmp_path / "one")
     assert first.exit_code == 0, first.output

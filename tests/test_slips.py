@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import eclip
 import tiny
+from eclip import cli
+from eclip.cli import completion
 from eclip.errors import ModelError, OptionError, UnknownNameError
 from eclip.evaluation.protocols import PROTOCOLS
 from eclip.evaluation.scored import scored_methods
@@ -27,29 +30,16 @@ FAST = [name for name, method in METHODS.items() if method.kind != "perturbation
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (
-            "explain a.jpg -t dog --methods surgery",
-            "There is no option --methods: write --method NAME, one method; to compare several, use `eclip "
-            "compare --methods NAME,NAME`.",
-        ),
-        (
-            "explain a.jpg -t dog --models mini",
-            "write --model NAME, one model; to compare several, use `eclip compare",
-        ),
+        ("explain a.jpg -t dog --models mini,RN50/openai", "`eclip compare --models mini,RN50/openai` shows several"),
+        ("explain a.jpg -t dog --methods itsm,gem", "--method takes one method, got 'itsm,gem'. `eclip compare"),
         ("explain a.jpg -t dog --method itsm,gem", "`eclip compare --methods itsm,gem` shows several side by side."),
         ("segment a.jpg -c dog -c cat --method itsm,gem", "--method takes one method, got 'itsm,gem'"),
         ("concepts a.jpg --method itsm,gem", "--method takes one method, got 'itsm,gem'"),
-        ("segment a.jpg -c dog --methods itsm", "There is no option --methods: write --method NAME, one method."),
-        ("concepts a.jpg --models mini", "write --model NAME, one model."),
-        ("words a.jpg -t dog --methods chefer", "write --method NAME, one method."),
-        ("compare a.jpg -t dog --method itsm", "write --methods NAME,NAME, separated by commas."),
-        ("compare a.jpg -t dog -m mini", "There is no option -m: write --models NAME,NAME, separated by commas."),
-        ("eval voc2012 --method itsm", "write --methods NAME,NAME, separated by commas."),
-        ("eval voc2012 --model mini", "write --models NAME,NAME, separated by commas."),
         ("eval --dataset voc2012", "the data set is a positional argument, as in `eclip eval voc2012`."),
+        ("explain a.jpg --texts dog", "cannot read the texts file 'dog': write -t \"a dog\", once for each text, or"),
         (
-            "explain a.jpg --texts dog",
-            'write -t "a dog", once for each text, or --texts-file FILE',
+            "segment a.jpg --classes cat,dog",
+            "cannot read the classes file 'cat,dog': write -c dog, once for each class",
         ),
         ("compare a.jpg --prompt dog", 'write -t "a dog", once for each text'),
         ("segment a.jpg -t dog", "There is no option -t: write -c dog, once for each class"),
@@ -61,8 +51,6 @@ FAST = [name for name, method in METHODS.items() if method.kind != "perturbation
         ("explain a.jpg -t dog --image_size 224", "There is no option --image_size: write --image-size."),
         ("explain a.jpg -t dog --batch 2", "write --batch-size."),
         ("explain a.jpg -t dog --output x", "write --out."),
-        ("explain a.jpg -t dog --formats png", "write --format png,npz,json"),
-        ("explain a.jpg -t dog --templates single", 'write --template "a photo of a {}"'),
         ("explain a.jpg -t dog --gpu", "write --device cpu, cuda or cuda:N."),
         ("train --data x", "write --train-data."),
         ("explain a.jpg -t dog --force", "write --overwrite."),
@@ -101,6 +89,177 @@ def test_one_sentence_says_what_to_write(
     said = " ".join(done.stderr.replace("│", " ").split())
     assert message in said
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("eclip-")) == ["a.jpg", "mine"]
+
+
+@pytest.mark.parametrize(
+    ("words", "more"),
+    [
+        ("explain {} -t dog --methods itsm --models {} --formats json --templates single", ["a photo of a {}"]),
+        ("compare {} -t dog --method itsm,maskclip -m {} --format json", ["itsm", "maskclip"]),
+        ("compare {} --texts {texts} --method=itsm --model={} --format=json", ["itsm"]),
+    ],
+)
+def test_options_answer_to_the_names_that_other_commands_have(
+    words: str, more: list[str], tiny_name: str, images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "texts").write_text("dog\n")
+    asked = words.replace("{texts}", str(tmp_path / "texts")).replace("{}", str(images / "a.png"), 1)
+    done = run(*shlex.split(asked.replace("{}", tiny_name, 1)), "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    provenance = json.loads((tmp_path / "out" / "manifest.json").read_text())["provenance"]
+    if asked.startswith("explain"):
+        assert provenance["method"] == "itsm" and provenance["templates"] == "single"
+    else:
+        assert provenance["methods"] == more and list(provenance["models"]) == [tiny_name]
+
+
+def test_compare_takes_options_of_each_method_and_its_command_repeats_them(
+    tiny_name: str, images: Path, tmp_path: Path
+) -> None:
+    asked = ["compare", images / "a.png", "-t", "dog", "--methods", "legrad,gem", "-m", tiny_name]
+    sets = ("--set", "legrad.depth=1", "--set", "gem.residual=false")
+    assert run(*asked, *sets, "--format", "npz,json", "-o", tmp_path / "one").exit_code == 0
+    provenance = json.loads((tmp_path / "one" / "manifest.json").read_text())["provenance"]
+    assert provenance["options"] == {"legrad": {"depth": 1}, "gem": {"residual": False}}
+    again = run(*shlex.split(provenance["command"])[1:], "--format", "npz,json", "-o", tmp_path / "two")
+    assert again.exit_code == 0, again.output
+    one, two = (np.load(next((tmp_path / name).glob("*.npz"))) for name in ("one", "two"))
+    assert run(*asked, "--format", "npz,json", "-o", tmp_path / "plain").exit_code == 0
+    plain = np.load(next((tmp_path / "plain").glob("*.npz")))
+    for key in one.files:
+        assert np.array_equal(one[key], two[key])
+    assert any(not np.array_equal(one[key], plain[key]) for key in one.files)
+    for wrong, message in (
+        ("depth=1", "METHOD.KEY=VALUE"),
+        ("gem.heads=2", "no option 'heads'"),
+        ("x.y=1", "got 'x.y=1'"),
+    ):
+        done = run(*asked, "--set", wrong, "-o", tmp_path / "bad")
+        assert done.exit_code == 2 and message in done.stderr
+    done = run(*asked, "--set", "itsm.depth=1", "-o", tmp_path / "bad")
+    assert done.exit_code == 2 and "itsm" in done.stderr
+
+
+def test_a_configuration_is_the_default_of_each_option(tiny_name: str, images: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(
+        f"""text = ["a dog", "grass, wet"]
+model = "{tiny_name}"
+method = "gem"
+image-size = 40
+batch_size = 2
+health = false
+format = ["npz", "json"]
+[set]
+depth = 2
+residual = true
+"""
+    )
+    done = run("explain", images / "a.png", "--config", file, "-o", tmp_path / "one")
+    assert done.exit_code == 0, done.output
+    record = json.loads((tmp_path / "one" / "manifest.json").read_text())
+    provenance = record["provenance"]
+    assert provenance["method"] == "gem" and provenance["options"] == {"depth": 2, "residual": True}
+    assert record["images"][0]["health"] is None and set(record["images"][0]["scores"]) == {"a dog", "grass, wet"}
+    assert provenance["image_size"] == 40 and not (tmp_path / "one" / "a.png").exists()
+    done = run("explain", images / "a.png", "--config", file, "--method", "itsm", "-o", tmp_path / "x", "--set", "a=1")
+    assert done.exit_code == 2 and "'itsm' has no option 'a'" in done.stderr, "a flag replaces the file's"
+    file.write_text('methods = ["itsm", "legrad"]\nmodels = "mini"\nset.legrad.depth = 1\n')
+    done = run(
+        "compare", images / "a.png", "-t", "x", "--config", file, "-m", tiny_name, "--json", "-o", tmp_path / "c"
+    )
+    assert done.exit_code == 0, done.output
+    provenance = json.loads(done.stdout)["provenance"]
+    assert (provenance["methods"], list(provenance["models"])) == (["itsm", "legrad"], [tiny_name])
+    assert provenance["options"] == {"legrad": {"depth": 1}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("methd = 'gem'", "there is no option 'methd': do you mean 'method'?"),
+        ("no-health = true", "do you mean 'health'?"),
+        ("images = ['a.png']", "'images' is no option: name images, or the data set, on the command line."),
+        ("health = 'no'", "health must be true or false, got 'no'"),
+        ("method = true", "method takes a value, got true"),
+        ("text = [['a']]", "text must be a string, a number or a list of them"),
+        ("method = {a = 1}", "method must be a string, a number or a list"),
+        ("image-size = 40\nimage_size = 48", "--image-size is given twice"),
+        ("config = 'other.toml'", "there is no option 'config'"),
+        ("method = ", "cannot read the configuration"),
+        ("batch-size = 0", "batch-size"),
+        ("image-size = 'big'", "image-size"),
+    ],
+)
+def test_a_wrong_configuration_is_told(content: str, message: str, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(content)
+    done = run("explain", images / "a.png", "-t", "dog", "--config", tmp_path / "run.toml", "-o", tmp_path / "out")
+    assert done.exit_code == 2, done.output
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_quiet_prints_errors_alone(tiny_name: str, images: Path, tmp_path: Path) -> None:
+    (images_here := tmp_path / "in").mkdir()
+    (images_here / "a.png").write_bytes((images / "a.png").read_bytes())
+    asked = ("-t", "a dog", "-m", tiny_name, "--format", "json")
+    for command in ("explain", "words", "compare"):
+        more = () if command == "words" else asked[-2:]
+        done = run(command, images_here, *asked[:4], *more, "-q", "-o", tmp_path / command)
+        assert (done.exit_code, done.output) == (0, ""), done.output
+        assert (tmp_path / command / "manifest.json").is_file()
+    (images_here / "bad.png").write_bytes(b"no image")
+    done = run("explain", images_here, *asked, "--quiet", "--overwrite", "-o", tmp_path / "explain")
+    assert done.exit_code == 1 and done.stdout == "" and "bad.png" in done.stderr
+    done = run("explain", images_here / "a.png", *asked, "--quiet", "--json", "-o", tmp_path / "two")
+    assert json.loads(done.stdout)["images"], "what is asked for is printed"
+    done = run("explain", images_here / "a.png", *asked, "-o", tmp_path / "three")
+    assert done.stdout and "1 explained in" in done.stderr, "only where it is asked for"
+
+
+def test_what_a_shell_offers() -> None:
+    def offered(typed: str, offers: completion.Offers) -> list[str]:
+        return [name for name, about in offers(typed) if name.startswith(typed) and about]
+
+    assert offered("ge", completion.method_names) == ["gem"]
+    assert offered("itsm,g", completion.several_methods) == [f"itsm,{n}" for n in METHODS if n.startswith("g")]
+    assert "fast" in offered("", completion.several_methods) and "fast" not in offered("", completion.method_names)
+    assert "itsm,itsm" not in offered("itsm,", completion.several_methods)
+    assert "ViT-B-16/openai" in offered("ViT-B-16/o", completion.model_names)
+    assert "mini,ViT-B-16/" in offered("mini,ViT-B", completion.model_names)
+    assert offered("mi", completion.model_names) == ["mini"]
+    assert offered("explain-", completion.protocols) == ["explain-v1"]
+    for offers in (completion.word_methods, completion.refinements, completion.data_sets, completion.templates):
+        assert len(offered("", offers)) > 1
+
+
+def test_a_shell_is_answered() -> None:
+    done = CliRunner().invoke(
+        cli.app,
+        [],
+        prog_name="eclip",
+        env={"_ECLIP_COMPLETE": "complete_bash", "COMP_WORDS": "eclip explain a.png --method nac", "COMP_CWORD": "4"},
+    )
+    assert done.stdout.split() == ["naclip"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_says_what_it_is(name: str) -> None:
+    done = run("methods", "show", name)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith(f"{name}: {METHODS[name].summary}")
+    said = json.loads(run("methods", "show", name, "--json").stdout)
+    assert {one["option"]: one["default"] for one in said["options"]} == json.loads(json.dumps(METHODS[name].options))
+    assert all(one["what"] for one in said["options"]) and len(said["formula"]) > 30 and len(said["source"]) > 60
+    assert ("hundreds" in said["cost"]) == (METHODS[name].kind == "perturbation")
+
+
+def test_guides_and_refinements_say_what_they_are() -> None:
+    for words in ("guides show spectral", "refinements show lposs+", "refinements show pamr"):
+        done = run(*words.split())
+        assert done.exit_code == 0 and "options:" in done.stdout, done.output
+    done = run("methods", "show", "gme")
+    assert done.exit_code == 2 and "Did you mean 'gem'" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,17 @@ def guided(backbone: Backbone, rows: torch.Tensor, guide: str) -> torch.Tensor:
         tokens = block.forward(x)
     blank = torch.zeros(len(rows), 3, *(side * backbone.patch_size for side in grid))
     encoding = Encoding(
-        backbone, blank, (x,), tokens, backbone.pool(tokens), None, grid, backbone.prefix, "bicubic_aa", backbone.blocks
+        backbone=backbone,
+        pixels=blank,
+        inputs=(x,),
+        last=tokens,
+        entry=x,
+        feature=backbone.pool(tokens),
+        trunk=None,
+        grid=grid,
+        prefix=backbone.prefix,
+        positions="bicubic_aa",
+        blocks=backbone.blocks,
     )
     seen = Seen([Image.new("RGB", (8, 8))] * len(rows), ["image"] * len(rows), encoding)
     return on_grid(GUIDES[guide](seen), grid)

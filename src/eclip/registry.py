@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import numbers
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType, NoneType, UnionType
-from typing import Any, Generic, SupportsIndex, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Generic, NamedTuple, SupportsIndex, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from eclip.errors import EclipError, OptionError, UnknownNameError
 
@@ -76,6 +77,35 @@ def entry_of(name: str, entries: Mapping[str, AnyEntry], kind: str, listing: str
     if name not in entries:
         raise UnknownNameError(kind, name, entries, listing)
     return entries[name]
+
+
+class Description(NamedTuple):
+    """What the docstrings of an entry's file and function say.
+
+    Attributes:
+        formula: the function's own, without its sections.
+        source: paper, code, and differences from it.
+        options: what each option means.
+    """
+
+    formula: str
+    source: str
+    options: dict[str, str]
+
+
+def description(entry: Entry[Any]) -> Description:
+    """Formula, source and options of an entry, from its docstrings; imports its file."""
+    summary, *sections = _SECTION.split(inspect.getdoc(entry.function) or "")
+    said = dict(zip(sections[::2], sections[1::2], strict=True)).get("Args", "")
+    found = {}
+    for part in re.split(r"\n(?=    \w+: )", said.rstrip()):
+        name, _, what = part.strip().partition(": ")
+        found[name] = " ".join(what.split())
+    source = inspect.getdoc(entry.module) or ""
+    return Description(summary.strip(), source.strip(), {name: found.get(name, "") for name in entry.options})
+
+
+_SECTION = re.compile(r"^(Args|Returns|Raises):$", re.MULTILINE)
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.cli import options
+from eclip.cli import completion, loop, options
 from eclip.cli.options import Positions, Resize, Scale
 from eclip.errors import ImageError, OptionError
-from eclip.methods import GROUPS, METHODS, check_methods
+from eclip.methods import GROUPS, METHODS, check_methods, options_for
 from eclip.methods import method_names as named
 
 
@@ -22,10 +22,18 @@ def compare(
     methods: Annotated[
         str,
         typer.Option(
-            help="fast (one forward pass), all (slow), or names joined by commas; eclip methods ls lists them."
+            help="fast (one forward pass), all (slow), or names joined by commas; eclip methods ls lists them.",
+            autocompletion=completion.several_methods,
         ),
     ] = "fast",
-    models: Annotated[str, typer.Option(help="Names joined by commas; eclip models ls lists them.")] = DEFAULT_MODEL,
+    models: Annotated[
+        str,
+        typer.Option(help="Names joined by commas; eclip models ls lists them.", autocompletion=completion.model_names),
+    ] = DEFAULT_MODEL,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="METHOD.KEY=VALUE", help="An option of a method, e.g. legrad.depth=4."),
+    ] = None,
     head: options.Head = None,
     versus: options.Versus = None,
     refine: options.Refine = None,
@@ -42,6 +50,8 @@ def compare(
     overwrite: options.Overwrite = False,
     device: options.Device = "auto",
     as_json: options.AsJson = False,
+    config: options.Config = None,
+    quiet: options.Quiet = False,
 ) -> None:
     """Compare methods side by side: where each sees each text, and how long it takes.
 
@@ -59,6 +69,9 @@ def compare(
     options.check_head(head, method_names, model_names)
     settings: dict[str, Any] = {
         "methods": group or method_names,
+        "options": {
+            name: options_for(name, [name], own) for name, own in options.options_by_method(set_ or [], METHODS).items()
+        },
         "versus": options.parse_versus(versus),
         **options.parse_refinement(refine, refine_set),
         "templates": options.parse_templates(template),
@@ -71,11 +84,11 @@ def compare(
 
     writer = ComparisonWriter(out, formats, scale.value, overwrite=overwrite)
 
-    def work(run: options.Run) -> None:
+    def work(run: loop.Run) -> None:
         one, settings["device"] = options.parse_model(model_names[0], device, head)
         settings["models"] = [one, *model_names[1:]]
         query = ComparisonQuery(wanted, view=View(image_size, resize.value, positions.value), **settings)
-        hinted = as_json or group != "fast"
+        hinted = not options.talks(as_json) or group != "fast"
         for source, image in read_ahead(run.images, 1):
             if isinstance(image, ImageError):
                 run.failures.append((source, str(image)))
@@ -89,12 +102,12 @@ def compare(
                 if not hinted:
                     _hint(sum(query.expected(model, METHODS) for model in query.queries))
                     hinted = True
-                if not as_json:
+                if options.talks(as_json):
                     run.show(source, entry["files"].get("picture"))
             run.count()
 
-    options.over_images(sources, writer, lambda provenance: compare_command(sources, wanted, provenance), work)
-    options.summarize(writer, "compared", model_names, as_json, option="--models")
+    loop.over_images(sources, writer, lambda provenance: compare_command(sources, wanted, provenance), work)
+    loop.summarize(writer, "compared", model_names, as_json, option="--models")
 
 
 def _hint(seconds: float) -> None:

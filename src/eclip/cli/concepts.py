@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.cli import options
+from eclip.cli import completion, loop, options
 from eclip.cli.options import Positions, Resize
 from eclip.errors import ImageError, OptionError
 from eclip.methods import check_methods
@@ -30,7 +30,10 @@ def concepts(
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="The most concepts per image.")] = 10,
     l1: Annotated[float | None, typer.Option(help="Above 0; larger gives fewer concepts. Default: 0.25.")] = None,
-    method: Annotated[str, typer.Option(help="Method for the maps; eclip methods ls lists them.")] = "maskclip",
+    method: Annotated[
+        str,
+        typer.Option(help="Method for the maps; eclip methods ls lists them.", autocompletion=completion.method_names),
+    ] = "maskclip",
     set_: options.MethodSet = None,
     image_mean: Annotated[
         Path | None, typer.Option(help="A .npy file with the mean feature of many images; mini includes its own.")
@@ -54,6 +57,8 @@ def concepts(
     device: options.Device = "auto",
     batch_size: options.BatchSize = 8,
     as_json: options.AsJson = False,
+    config: options.Config = None,
+    quiet: options.Quiet = False,
 ) -> None:
     """List what the model sees in each image without a text, with weights, and show where.
 
@@ -91,19 +96,19 @@ def concepts(
 
     writer = ConceptsWriter(out, formats, overwrite=overwrite)
 
-    def work(run: options.Run) -> None:
+    def work(run: loop.Run) -> None:
         if mean_from is not None:
             settings["image_mean"] = _mean(mean_from, settings, writer, run.bar)
         for found in concepts_each(run.images, failures=run.failures, **settings):
             run.doing("explaining")
             entry = writer.add(found)
-            if not as_json:
+            if options.talks(as_json):
                 run.show(found.source, entry["files"].get("picture"))
                 typer.echo(_table(found))
             run.count()
 
-    options.over_images(sources, writer, lambda provenance: concepts_command(sources, provenance), work)
-    options.summarize(writer, "explained", [model], as_json)
+    loop.over_images(sources, writer, lambda provenance: concepts_command(sources, provenance), work)
+    loop.summarize(writer, "explained", [model], as_json)
 
 
 def _mean(folder: Path, settings: dict[str, Any], writer: ConceptsWriter, progress: Progress) -> Path:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from eclip.cli.lists import print_table
-from eclip.cli.options import progressing
+from eclip.cli.loop import progressing
 from eclip.datasets import DATASETS, ROOT, dataset
 
 app = typer.Typer(help="List, verify and prepare data sets for evaluation.", no_args_is_help=True)

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.cli import options
+from eclip.cli import completion, loop, options
 from eclip.datasets import dataset
 from eclip.errors import OptionError
 from eclip.evaluation.protocols import DEFAULT_PROTOCOL, Protocol, protocol_of
 from eclip.evaluation.scored import known_methods, scored_methods, scored_options
-from eclip.methods import METHODS
 
 if TYPE_CHECKING:
     from eclip.evaluation.evaluation import Evaluation
@@ -29,17 +28,29 @@ GAP = 2  # spaces between columns
 
 
 def evaluate(
-    data: Annotated[str, typer.Argument(metavar="DATASET", help="Name of a data set; eclip datasets ls.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATASET", help="Name of a data set; eclip datasets ls.", autocompletion=completion.data_sets
+        ),
+    ],
     root: Annotated[Path | None, data_option(help="Its folder. Default: in $ECLIP_DATA.")] = None,
     split: Annotated[str | None, data_option(help="Default: that of the data set.")] = None,
     every: Annotated[int, data_option(min=1, help="Use every N-th image.")] = 1,
     limit: Annotated[int | None, data_option(min=1, help="Use at most N images.")] = None,
     methods: Annotated[
         str,
-        query_option(help="Comma-separated names; fast: all with a single forward pass; all: also those with many."),
+        query_option(
+            help="Comma-separated names; fast: all with a single forward pass; all: also those with many.",
+            autocompletion=completion.several_methods,
+        ),
     ] = "fast",
-    models: Annotated[str, query_option(help="Comma-separated names; see eclip models ls.")] = DEFAULT_MODEL,
-    protocol: Annotated[str, query_option(help="The rules; see eclip protocols ls.")] = DEFAULT_PROTOCOL,
+    models: Annotated[
+        str, query_option(help="Comma-separated names; see eclip models ls.", autocompletion=completion.model_names)
+    ] = DEFAULT_MODEL,
+    protocol: Annotated[
+        str, query_option(help="The rules; see eclip protocols ls.", autocompletion=completion.protocols)
+    ] = DEFAULT_PROTOCOL,
     head: options.Head = None,
     set_: Annotated[
         list[str] | None,
@@ -57,6 +68,8 @@ def evaluate(
     ] = None,
     tolerance: Annotated[float, run_option(min=0.0, help="Of --check, as a fraction.")] = 0.002,
     as_json: Annotated[bool, run_option("--json", help="Print results.json to stdout.")] = False,
+    config: options.Config = None,
+    quiet: options.Quiet = False,
 ) -> None:
     """Score methods on a data set, next to baselines. After Ctrl-C, the same command resumes.
 
@@ -93,7 +106,7 @@ def evaluate(
     found = _run(data, out, settings)
     if as_json:
         typer.echo(json.dumps(found.results, ensure_ascii=False, allow_nan=False))
-    else:
+    elif not quiet:
         _show(found)
     for failure in found.results["failures"]:
         typer.echo(f"failed: {failure['error']}", err=True)
@@ -108,22 +121,14 @@ def evaluate(
 
 def _options(pairs: list[str], rules: Protocol) -> dict[str, dict[str, Any]]:
     """METHOD.KEY=VALUE pairs as options of methods."""
-    given: dict[str, list[str]] = {}
-    known = known_methods(rules)
-    for pair in pairs:
-        method, dot, rest = pair.partition(".")
-        if not dot or method not in known:
-            listed = "`eclip methods ls`" if known is METHODS else ", ".join(known)
-            raise OptionError(f"--set must be METHOD.KEY=VALUE with a method of {listed}, got {pair!r}.")
-        given.setdefault(method, []).append(rest)
-    read = {method: options.parse_options("--set", own, known[method].options) for method, own in given.items()}
+    read = options.options_by_method(pairs, known_methods(rules))
     return scored_options(read, read, rules)
 
 
 def _run(data: str, out: Path, settings: dict[str, Any]) -> Evaluation:
     from eclip.evaluation.evaluate import evaluate as measured
 
-    with options.progressing() as progress:
+    with loop.progressing() as progress:
         task = progress.add_task("loading", total=None)
 
         def on_progress(model: str, done: int, total: int) -> None:

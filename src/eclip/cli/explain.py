@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.cli import many, options
-from eclip.cli.options import MOST_REPORTED, Positions, Resize
+from eclip.cli import completion, loop, many, options
+from eclip.cli.loop import MOST_REPORTED
+from eclip.cli.options import Positions, Resize
 from eclip.methods import check_methods
 from eclip.results.earlier import MANIFEST
 
@@ -26,7 +27,11 @@ def explain(
     texts_file: options.TextsFile = None,
     model: options.Model = DEFAULT_MODEL,
     method: Annotated[
-        str | None, typer.Option(help="eclip methods ls lists them. Default: eclip with a head, otherwise surgery.")
+        str | None,
+        typer.Option(
+            help="eclip methods ls lists them. Default: eclip with a head, otherwise surgery.",
+            autocompletion=completion.method_names,
+        ),
     ] = None,
     set_: options.MethodSet = None,
     head: options.Head = None,
@@ -50,6 +55,8 @@ def explain(
         ),
     ] = True,
     as_json: options.AsJson = False,
+    config: options.Config = None,
+    quiet: options.Quiet = False,
     write: many.Write = None,
     layout: many.LayoutOption = None,
     index: many.IndexOption = None,
@@ -102,25 +109,25 @@ def explain(
 
     writer = ExplanationWriter(out, formats, overwrite=overwrite)
 
-    def work(run: options.Run) -> None:
+    def work(run: loop.Run) -> None:
         several = len(run.images) > MOST_REPORTED
         settings["model"], settings["device"] = options.parse_model(model, device, head)
         try:
             for explanation in explain_each(run.images, wanted, failures=run.failures, **settings):
                 run.doing("explaining")
                 [entry] = writer.add(explanation)
-                if not as_json:
+                if options.talks(as_json):
                     _print_scores(run, explanation, entry, warn=not several)
                 run.count()
         finally:
-            if several and not as_json:
+            if several and options.talks(as_json):
                 _print_health(writer)
 
-    options.over_images(sources, writer, lambda provenance: explain_command(sources, wanted, provenance), work)
-    options.summarize(writer, "explained", [model], as_json)
+    loop.over_images(sources, writer, lambda provenance: explain_command(sources, wanted, provenance), work)
+    loop.summarize(writer, "explained", [model], as_json)
 
 
-def _print_scores(run: options.Run, explanation: Explanation, entry: dict[str, Any], *, warn: bool) -> None:
+def _print_scores(run: loop.Run, explanation: Explanation, entry: dict[str, Any], *, warn: bool) -> None:
     from eclip.render import printable
 
     sign = "+" if explanation.provenance["versus"] is not None else ""  # a difference, so with its sign

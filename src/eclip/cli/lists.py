@@ -1,4 +1,4 @@
-"""`eclip models ls`, the same for methods, guides, refinements and protocols, and `eclip doctor`."""
+"""`eclip models ls`, the same for methods, guides, refinements and protocols, what they are, and `eclip doctor`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import Annotated, Any
 import typer
 
 from eclip.backbones.catalog import HF_CLASSES, architectures, tags, tower_of
+from eclip.cli import completion
 from eclip.evaluation.protocols import PROTOCOLS
 from eclip.guides import GUIDES
-from eclip.methods import METHODS
+from eclip.methods import BETWEEN_TEXTS, METHODS, Method
 from eclip.refinements import REFINEMENTS
+from eclip.registry import Entry, description, entry_of
 
 models_app = typer.Typer(help="List models.", no_args_is_help=True)
-methods_app = typer.Typer(help="List explanation methods.", no_args_is_help=True)
-guides_app = typer.Typer(help="List guides, label-free maps for training a head.", no_args_is_help=True)
-refinements_app = typer.Typer(help="List refinements, which follow a method.", no_args_is_help=True)
+methods_app = typer.Typer(help="List explanation methods and describe them.", no_args_is_help=True)
+guides_app = typer.Typer(help="List and describe guides, label-free maps for training a head.", no_args_is_help=True)
+refinements_app = typer.Typer(help="List and describe refinements, which follow a method.", no_args_is_help=True)
 protocols_app = typer.Typer(help="List evaluation protocols.", no_args_is_help=True)
 
 UNBROKEN = ("model", "method", "kind", "guide", "refinement", "maps", "protocol", "task", "dataset")
@@ -55,6 +57,70 @@ def methods_ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.
     """List explanation methods with a summary and source."""
     rows = [{"method": one.name, "kind": one.kind, "what": one.summary} for one in METHODS.values()]
     print_table(rows, as_json)
+
+
+@methods_app.command("show")
+def methods_show(
+    name: Annotated[str, typer.Argument(help="A method; eclip methods ls.", autocompletion=completion.method_names)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Describe a method: formula, source, options, cost."""
+    one = entry_of(name, METHODS, "method", "`eclip methods ls`")
+    show(one, {"kind": one.kind, "cost": _cost(one), "maps": _maps(one)}, as_json)
+
+
+def _cost(method: Method) -> str:
+    if method.kind == "perturbation":
+        return "hundreds of forward passes an image"
+    blocks = "all blocks" if method.keep is None else f"the last {method.keep} blocks" if method.keep > 1 else ""
+    return "one forward pass" + (f", and a part of {blocks} again" if blocks else ", and little more")
+
+
+def _maps(method: Method) -> str:
+    parts = ["signed around zero" if method.signed else "from the smallest to the largest value"]
+    parts.append("comparable between texts" if method.kind in BETWEEN_TEXTS else "not comparable between texts")
+    parts.append("not for --versus" if method.versus is None else "also for --versus")
+    return "; ".join(parts)
+
+
+@guides_app.command("show")
+def guides_show(
+    name: Annotated[str, typer.Argument(help="A guide; eclip guides ls.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Describe a guide: formula, source, options."""
+    show(entry_of(name, GUIDES, "guide", "`eclip guides ls`"), {}, as_json)
+
+
+@refinements_app.command("show")
+def refinements_show(
+    name: Annotated[str, typer.Argument(help="A refinement.", autocompletion=completion.refinements)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Describe a refinement: formula, source, options."""
+    one = entry_of(name, REFINEMENTS, "refinement", "`eclip refinements ls`")
+    show(one, {"maps": "pixels" if one.finer else "patches"}, as_json)
+
+
+def show(one: Entry[Any], facts: dict[str, str], as_json: bool) -> None:
+    """Print what the entry's function says of itself: its formula, its source and its options."""
+    said = description(one)
+    if as_json:
+        defaults = one.options
+        listed = [{"option": key, "default": defaults[key], "what": what} for key, what in said.options.items()]
+        row = {"name": one.name, "summary": one.summary, **facts, "formula": said.formula, "source": said.source}
+        typer.echo(json.dumps({**row, "options": listed}, ensure_ascii=False))
+        return
+    typer.echo(f"{one.name}: {one.summary}\n\n{said.formula}\n")
+    for key, fact in facts.items():
+        typer.echo(f"{key}: {fact}")
+    if facts:
+        typer.echo()
+    if said.options:
+        typer.echo("options:")
+    for key, default in one.options.items():
+        typer.echo(f"  {key}={json.dumps(default)}  {said.options[key]}")
+    typer.echo(("\n" if said.options else "") + said.source)
 
 
 @guides_app.command("ls")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eclip.cli import options
+from eclip.cli import loop, options
 from eclip.cli.errors import stop
 from eclip.errors import DataError, OptionError
 
@@ -108,7 +108,7 @@ class Many:
         if self.write is not None:
             own["write"] = options.words(self.write)
         alone = os.environ.get("RANK", "0") == "0"
-        with options.progressing() as bar:
+        with loop.progressing() as bar:
             task = bar.add_task("loading", total=None, visible=alone)
 
             def progress(done: int, total: int | None) -> None:

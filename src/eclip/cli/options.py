@@ -1,13 +1,11 @@
-"""Options shared by the commands that run a model, their checks, the loop over images and the summary."""
+"""Options shared by the commands that run a model, and their checks."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,42 +14,56 @@ import typer
 
 from eclip.backbones.catalog import (
     BLOCKLESS,
-    DEFAULT_MODEL,
-    OPENAI_HINT,
+    SCHEMES,
     architectures,
     head_beside,
     split_name,
     tower_of,
 )
+from eclip.cli import completion
+from eclip.cli.config import take_config
 from eclip.cli.errors import stop
 from eclip.errors import ModelError, OptionError, TextError
 from eclip.methods import DEFAULT_METHOD, DEFAULT_OF_CNNS, METHODS, options_for
 from eclip.methods import default_method as by_head
 from eclip.refinements import REFINEMENTS, check_refinement
-from eclip.results.folder import FORMATS, Folder, check_place
+from eclip.results.folder import FORMATS, check_place
 from eclip.texts.templates import resolve
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from eclip.backbones.backbone import Backbone
+    from eclip.registry import Entry
 
-MOST_REPORTED = 5
-"""The most images whose warnings are printed one by one."""
 Resize = StrEnum("Resize", ["squash", "keep"])
 Scale = StrEnum("Scale", ["map", "row"])
 Positions = StrEnum("Positions", ["bicubic_aa", "bicubic", "bilinear", "bicubic_plus01"])
+
+QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
+"""Whether the user wants neither progress nor results on the terminal."""
+
+
+def _hush(given: bool) -> bool:
+    QUIET.set(given)
+    return given
+
 
 Sources = Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Images, folders or glob patterns.")]
 Texts = Annotated[list[str] | None, typer.Option("--text", "-t", help="A text to look for; repeatable.")]
 TextsFile = Annotated[Path | None, typer.Option(help="A file with one text per line.")]
 Versus = Annotated[str | None, typer.Option(help="A text to contrast each text with: why A and not B?")]
-Model = Annotated[str, typer.Option("--model", "-m", help="A model; eclip models ls lists them.")]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="A model; eclip models ls lists them.", autocompletion=completion.model_names),
+]
 MethodSet = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, e.g. depth=4.")
 ]
 Refine = Annotated[
-    str | None, typer.Option(help="A step after the method: lposs, lposs+ or pamr; see eclip refinements ls.")
+    str | None,
+    typer.Option(
+        help="A step after the method: lposs, lposs+ or pamr; see eclip refinements ls.",
+        autocompletion=completion.refinements,
+    ),
 ]
 RefineSet = Annotated[
     list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the refinement, e.g. k=50.")
@@ -59,7 +71,11 @@ RefineSet = Annotated[
 ImageSize = Annotated[int | None, typer.Option(help="Input side in pixels. Default: the model's own.")]
 Resizing = Annotated[Resize, typer.Option(help="Squash to a square, or keep the aspect ratio.")]
 Template = Annotated[
-    list[str] | None, typer.Option(help="none, single, imagenet80, surgery85, or a sentence with {}; repeatable.")
+    list[str] | None,
+    typer.Option(
+        help="none, single, imagenet80, surgery85, or a sentence with {}; repeatable.",
+        autocompletion=completion.templates,
+    ),
 ]
 Positioning = Annotated[
     Positions, typer.Option(help="How to resize position embeddings to other grids than in training.")
@@ -79,11 +95,29 @@ Device = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images in one forward pass.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="TOML file with options of this command; flags override it.",
+        is_eager=True,
+        callback=take_config,
+    ),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Print only warnings and errors.", callback=_hush),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest on stdout instead of a line per image.")]
 
 FOLDER_NAMED: ContextVar[bool] = ContextVar("folder_named", default=True)
 """Whether the user chose the output folder; a default one that is taken gives way to a folder beside it."""
 OUT, FORMAT = Path("eclip-out"), ",".join(FORMATS)
+
+
+def talks(as_json: bool) -> bool:
+    """Whether a command prints a line for each image."""
+    return not (as_json or QUIET.get())
 
 
 def parse_texts(texts: list[str] | None, file: Path | None) -> list[str]:
@@ -96,12 +130,21 @@ def parse_texts(texts: list[str] | None, file: Path | None) -> list[str]:
     return wanted
 
 
+ONE_BY_ONE = {
+    "texts": '-t "a dog", once for each text, or name a file with one text per line',
+    "classes": "-c dog, once for each class, or name a file with one class per line",
+}
+"""How to give what is no file."""
+
+
 def lines_of(file: Path | None, what: str) -> list[str]:
     """The non-empty lines of a file; none without a file."""
     if file is None:
         return []
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError as error:
+        raise OptionError(f"cannot read the {what} file {str(file)!r}: write {ONE_BY_ONE[what]}.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"cannot read the {what} file {str(file)!r}: {error}.") from error
     return [line.strip() for line in lines if line.strip()]
@@ -144,6 +187,18 @@ def parse_options(flag: str, pairs: list[str], known: dict[str, Any]) -> dict[st
     return given
 
 
+def options_by_method(pairs: list[str], known: Mapping[str, Entry[Any]]) -> dict[str, dict[str, Any]]:
+    """METHOD.KEY=VALUE pairs as options of methods, not checked yet."""
+    given: dict[str, list[str]] = {}
+    for pair in pairs:
+        method, dot, rest = pair.partition(".")
+        if not dot or method not in known:
+            names = "`eclip methods ls`" if known is METHODS else ", ".join(known)
+            raise OptionError(f"--set must be METHOD.KEY=VALUE with a method of {names}, got {pair!r}.")
+        given.setdefault(method, []).append(rest)
+    return {method: parse_options("--set", own, known[method].options) for method, own in given.items()}
+
+
 def method_options(pairs: list[str], method: str) -> dict[str, Any]:
     """KEY=VALUE pairs as options of the method."""
     if not pairs:  # reading a method's options imports its function and torch
@@ -181,6 +236,10 @@ def default_method(model: str, head: str | None) -> str:
 
 def check_model(name: str) -> None:
     """Check that the name of a model is valid."""
+    if "," in name and not name.startswith(SCHEMES) and "+" not in name:
+        raise OptionError(
+            f"--model takes one model, got {name!r}. `eclip compare --models {name}` shows several side by side."
+        )
     try:
         split_name(name)
     except ModelError as error:  # a usage error here; the same class while loading is not
@@ -202,108 +261,3 @@ def parse_model(name: str, device: str, head: str | None) -> tuple[str | Backbon
     from eclip.backbones.load import load
 
     return load(name, device=device, head=head), None
-
-
-@dataclass(frozen=True)
-class Run:
-    """The progress of a command over its images; `failures` lists those that failed, and why."""
-
-    writer: Folder
-    images: list[Path]
-    bar: Progress
-    task: TaskID
-    failures: list[tuple[str, str]]
-
-    def doing(self, what: str) -> None:
-        """Show the current step."""
-        self.bar.update(self.task, description=what)
-
-    def show(self, line: str, picture: str | None) -> None:
-        """Print a line about an image, and where its picture is, safely for a terminal."""
-        from eclip.render import printable
-
-        typer.echo(printable(line + (f"  -> {self.writer.folder / picture}" if picture else "")))
-
-    def count(self) -> None:
-        """Move the bar to the number of images done or failed."""
-        self.bar.update(self.task, completed=len(self.writer.manifest["images"]) + len(self.failures))
-
-
-def over_images(
-    sources: list[str], writer: Folder, repeat: Callable[[dict[str, Any]], str | None], work: Callable[[Run], None]
-) -> None:
-    """Find the images and run the work; failures and the full command are recorded, however the run ends.
-
-    Args:
-        sources: files, folders and patterns.
-        writer: of the results; its "provenance" is from the first image, with a command for that image only.
-        repeat: takes that "provenance" and returns the command for all images.
-        work: adds results to the writer; not called if no image is found.
-    """
-    from eclip.images import find_images
-
-    images, problems = find_images(sources, writer.folder)
-    for source, error in problems:
-        writer.fail(source, error)
-    writer.steps_aside = not FOLDER_NAMED.get()
-    with writer.over(map(str, images)):
-        if not images:
-            return
-        failures: list[tuple[str, str]] = []
-        try:
-            with progressing() as bar:
-                work(Run(writer, images, bar, bar.add_task("loading", total=len(images)), failures))
-        finally:
-            for source, error in failures:
-                writer.fail(source, error)
-            if provenance := writer.manifest["provenance"]:
-                writer.manifest["provenance"] = {**provenance, "command": repeat(provenance)}
-
-
-@contextmanager
-def progressing() -> Iterator[Progress]:
-    """A progress bar on stderr if that is a terminal, removed at the end; one more for each download meanwhile."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from eclip.backbones.hub import watchers
-    from eclip.backbones.hub_errors import amount
-
-    console = Console(stderr=True)
-    with Progress(
-        *(TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-        redirect_stdout=sys.stdout.isatty(),  # results stay on stdout where it is a file
-    ) as progress:
-        fetched: dict[str, TaskID] = {}
-
-        def fetching(name: str, here: int, size: int) -> None:
-            if name not in fetched:
-                fetched[name] = progress.add_task(f"downloading {name}, {amount(size)}", total=100)
-            progress.update(fetched[name], completed=100 * here // size, visible=here < size)
-
-        watchers.append(fetching)
-        try:
-            yield progress
-        finally:
-            watchers.remove(fetching)
-
-
-def summarize(writer: Folder, done: str, models: list[str], as_json: bool, *, option: str = "--model") -> None:
-    """Print what was done and what failed, or the manifest; exit code 1 if something failed."""
-    count, failures = len(writer.manifest["images"]), writer.manifest["failures"]
-    if as_json:
-        typer.echo(json.dumps(writer.manifest, ensure_ascii=False, allow_nan=False))
-    elif count:
-        earlier = ", replacing the results of an earlier run" if writer.replaced else ""
-        typer.echo(f"{count} {done} in {writer.folder}{earlier}", err=True)
-        openai = OPENAI_HINT.replace("--model", option)
-        hint = f", small and offline. {openai}" if models == [DEFAULT_MODEL] else ""
-        typer.echo(f"model: {', '.join(models)}{hint}", err=True)
-    for failure in failures:
-        typer.echo(f"failed: {failure['error']}", err=True)
-    if failures:
-        typer.echo(f"{len(failures)} of {len(failures) + count} failed.", err=True)
-        raise typer.Exit(1)

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.cli import options
-from eclip.cli.options import MOST_REPORTED, Positions, Resize
+from eclip.cli import completion, loop, options
+from eclip.cli.loop import MOST_REPORTED
+from eclip.cli.options import Positions, Resize
 from eclip.errors import OptionError, TextError
 from eclip.methods import DEFAULT_WITH_HEAD, check_between_texts
 from eclip.segmentation.classes import class_words
@@ -30,7 +31,10 @@ def segment(
     model: options.Model = DEFAULT_MODEL,
     method: Annotated[
         str | None,
-        typer.Option(help="Default: eclip if the model has a head; else maskclip for attention pools, or naclip."),
+        typer.Option(
+            help="Default: eclip if the model has a head; else maskclip for attention pools, or naclip.",
+            autocompletion=completion.method_names,
+        ),
     ] = None,
     set_: options.MethodSet = None,
     head: options.Head = None,
@@ -44,7 +48,9 @@ def segment(
         float | None,
         typer.Option(min=0, max=1, help="Classes with at most this share of the non-background pixels are removed."),
     ] = None,
-    scale: Annotated[float, typer.Option(help="Factor of the maps in the softmax, see --prob-threshold.")] = 40,
+    scale: Annotated[
+        float, typer.Option("--logit-scale", help="Factor of the maps in the softmax, see --prob-threshold.")
+    ] = 40,
     window: Annotated[
         int | None, typer.Option(min=1, help="Side of sliding windows in pixels. Default: the whole image at once.")
     ] = None,
@@ -73,6 +79,8 @@ def segment(
         bool, typer.Option("--health/--no-health", help="Warn of classes that are probably not in the image.")
     ] = True,
     as_json: options.AsJson = False,
+    config: options.Config = None,
+    quiet: options.Quiet = False,
 ) -> None:
     """Assign each pixel of each image to one of your classes.
 
@@ -121,12 +129,12 @@ def segment(
 
     writer = SegmentWriter(out, formats, instances=instances, overwrite=overwrite)
 
-    def work(run: options.Run) -> None:
+    def work(run: loop.Run) -> None:
         settings["model"], settings["device"] = options.parse_model(model, device, head)
         for segmentation in segment_each(run.images, wanted, failures=run.failures, **settings):
             run.doing("segmenting")
             entry = writer.add(segmentation)
-            if not as_json:
+            if options.talks(as_json):
                 areas = "  ".join(f"{name} {100 * area:.1f} %" for name, area in segmentation.areas().items())
                 run.show(f"{segmentation.sources[0]}: {areas}", entry["files"].get("picture"))
                 doubts = segmentation.doubts() if len(run.images) <= MOST_REPORTED else {}
@@ -135,5 +143,5 @@ def segment(
                     typer.echo(f"  {printable(names)}: {doubt}", err=True)
             run.count()
 
-    options.over_images(sources, writer, lambda provenance: segment_command(sources, provenance), work)
-    options.summarize(writer, "segmented", [model], as_json)
+    loop.over_images(sources, writer, lambda provenance: segment_command(sources, provenance), work)
+    loop.summarize(writer, "segmented", [model], as_json)

@@ -28,9 +28,22 @@ CALLED_OTHERWISE = {
     "--train-data": ("--data", "--dataset", "--train", "--captions"),
     "--method": ("--explainer",),
     "--overwrite": ("--force", "--exist-ok", "-f"),
+    "--logit-scale": ("--scale", "--temperature"),
     "--limit": ("--max-images", "--num-samples", "-n"),
 }
 """Each option, and its names elsewhere; plural, singular and underscores are found without this list."""
+SAME = {
+    "--methods": "--method",
+    "--method": "--methods",
+    "--models": "--model",
+    "--model": "--models",
+    "-m": "--models",
+    "--texts": "--texts-file",
+    "--classes-file": "--classes",
+    "--templates": "--template",
+    "--formats": "--format",
+}
+"""Options that also answer to this name where a command does not have it, since only they could be meant."""
 HOW = {
     "--method": "--method NAME, one method",
     "--methods": "--methods NAME,NAME, separated by commas",
@@ -60,7 +73,8 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Like click's, but accepts flags with a value, and suggests an option in place of an unknown one."""
         try:
-            rest = super().parse_args(ctx, self._switched(args))
+            with report_errors():  # of a configuration
+                rest = super().parse_args(ctx, self._switched(self._renamed(args)))
             source = ctx.get_parameter_source("out")
             FOLDER_NAMED.set(source is None or source.name != "DEFAULT")
             return rest
@@ -70,6 +84,18 @@ class Command(TyperCommand):
                 error.possibilities = None
                 error.message = f"There is no option {given}: {way}."
             raise
+
+    def _renamed(self, args: list[str]) -> list[str]:
+        """The arguments with the option of this command in place of the name it has in others."""
+        known = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
+        ways = {name: right for name, right in SAME.items() if name not in known and right in known}
+        read: list[str] = []
+        for place, arg in enumerate(args):
+            if arg == "--":
+                return [*read, *args[place:]]
+            name, equals, value = arg.partition("=")
+            read.append(f"{ways[name]}{equals}{value}" if name in ways else arg)
+        return read
 
     def _switched(self, args: list[str]) -> list[str]:
         """The arguments with each `--switch true` and `--switch=false` replaced by the flag or its opposite."""

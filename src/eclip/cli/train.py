@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eclip.cli import loop
 from eclip.cli import options as cli_options
 from eclip.cli.errors import stop
 from eclip.errors import OptionError
@@ -225,7 +226,7 @@ def _run(config: TrainConfig, resume: bool) -> None:
 
     screen, kept = None, Path(config.out) / CHECKPOINT
     try:
-        with cli_options.progressing() if _leads() else nullcontext() as progress:
+        with loop.progressing() if _leads() else nullcontext() as progress:
             screen = None if progress is None else _Screen(progress, config)
             trained(config, resume=resume, **({} if screen is None else {"on_progress": screen}))
     except (KeyboardInterrupt, SystemExit) as stopped:

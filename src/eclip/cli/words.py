@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.cli import completion, loop
 from eclip.cli import options as cli_options
 from eclip.cli.options import Positions, Resize
 from eclip.errors import OptionError
@@ -29,7 +30,9 @@ def words(
     text: cli_options.Texts = None,
     texts_file: cli_options.TextsFile = None,
     model: cli_options.Model = DEFAULT_MODEL,
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(WORD_METHODS)}.")] = DEFAULT_WORD_METHOD,
+    method: Annotated[
+        str, typer.Option(help=f"One of {', '.join(WORD_METHODS)}.", autocompletion=completion.word_methods)
+    ] = DEFAULT_WORD_METHOD,
     set_: cli_options.MethodSet = None,
     pairs: Annotated[
         bool, typer.Option("--pairs", help="Also show which patches match each word, as a small map per word.")
@@ -51,6 +54,8 @@ def words(
     overwrite: cli_options.Overwrite = False,
     device: cli_options.Device = "auto",
     as_json: cli_options.AsJson = False,
+    config: cli_options.Config = None,
+    quiet: cli_options.Quiet = False,
 ) -> None:
     """Show which words of each text made the model match it to each image.
 
@@ -67,7 +72,7 @@ def words(
         raise OptionError("--box requires --pairs; add --pairs.")
     writer = WordsWriter(out, overwrite=overwrite)
 
-    def work(run: cli_options.Run) -> None:
+    def work(run: loop.Run) -> None:
         from eclip.backbones.view import View
         from eclip.images import read_batches
         from eclip.words.interactions import PairQuery, check_box
@@ -94,13 +99,13 @@ def words(
                 run.doing(f"explaining {Path(source).name}")
                 own = by_pair.answer(picture, source) if by_pair else []
                 entry = writer.add(found, image, own, boxes)
-                if not as_json:
+                if cli_options.talks(as_json):
                     _print(found, image, own, boxes)
                     typer.echo(f"-> {writer.folder / entry['files']['page']}")
                 run.count()
 
-    cli_options.over_images(sources, writer, lambda provenance: words_command(sources, wanted, provenance), work)
-    cli_options.summarize(writer, "explained", [model], as_json)
+    loop.over_images(sources, writer, lambda provenance: words_command(sources, wanted, provenance), work)
+    loop.summarize(writer, "explained", [model], as_json)
 
 
 def _print(relevance: WordRelevance, image: int, found: list[Interactions], boxes: list[Box]) -> None:

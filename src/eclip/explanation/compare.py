@@ -22,7 +22,7 @@ from eclip.explanation.query import Query
 from eclip.images import ImageLike, name_of, open_image
 from eclip.methods import GROUPS, METHODS, NO_DIFFERENCE, AnyMethod, check_methods, method_names, options_for
 from eclip.results.command import was_named
-from eclip.results.provenance import made_by, repeatable
+from eclip.results.provenance import made_by, noted, repeatable
 from eclip.texts.encode import check_texts
 from eclip.texts.templates import kept
 
@@ -158,12 +158,12 @@ class ComparisonQuery:
         shared = ("image_size", "resize", "templates", "positions", "versus", "device", "versions")
         made = {name: made_by(query.backbone) for name, query in self.queries.items()}
         models = {name: {key: one[key] for key in ("family", "precision", "head")} for name, one in made.items()}
-        options = {name: values for name, values in first.methods.items() if values}
+        options = {name: noted(values) for name, values in first.methods.items() if values}
         provenance = {"models": models, "methods": self.methods, "options": options, "scale": "map"}
         provenance |= {key: settings[key] for key in (*shared, "refine", "refine_options")}
         one_head = len(models) == 1 or not any(was_named(one["head"]) for one in models.values())
-        by_name = all(repeatable(one.backbone, [source], one.refine_options) for one in queries)
-        repeats = by_name and one_head and not options
+        asked = [*first.methods.values(), first.refine_options]
+        repeats = one_head and all(repeatable(one.backbone, [source], *asked) for one in queries)
         return {**provenance, "command": compare_command([source], self.texts, provenance) if repeats else None}
 
 

@@ -15,7 +15,7 @@ from eclip import render
 from eclip.explanation.explanation import Explanation
 from eclip.files import slug
 from eclip.methods import DEFAULT_WITH_HEAD, METHODS
-from eclip.results.command import head, inputs, settings
+from eclip.results.command import head, inputs, options, settings
 from eclip.results.folder import FORMATS, Folder
 from eclip.results.marks import png
 from eclip.results.provenance import head_of, named
@@ -201,6 +201,8 @@ def compare_command(sources: Sequence[str], texts: Sequence[str], provenance: di
     words += ["--methods", methods]
     for model in provenance["models"].values():  # a named head implies a single model
         words += head(model["head"], provenance["methods"])
+    for method, values in provenance["options"].items():
+        words += options("--set", {f"{method}.{key}": value for key, value in values.items()})
     return shlex.join([*words, "--scale", provenance["scale"], *settings(provenance)])
 
 

@@ -286,7 +286,8 @@ def segment_command(sources: Sequence[str], provenance: dict[str, Any]) -> str |
     words += [f"--class={', '.join(synonyms)}" for synonyms in provenance["words"].values()]
     words += [f"--background={', '.join(provenance['background'])}"] if provenance["background"] else []
     for key in ("window", "stride", "scale", "prob_threshold", "area_threshold"):
-        words += [] if provenance[key] is None else [f"--{key.replace('_', '-')}", str(provenance[key])]
+        flag = "logit-scale" if key == "scale" else key.replace("_", "-")
+        words += [] if provenance[key] is None else [f"--{flag}", str(provenance[key])]
     words += head(provenance["head"], provenance["method"])
     words += ["--no-health"] if provenance["health"] is None else []
     words += ["--instances"] if provenance.get("instances") else []

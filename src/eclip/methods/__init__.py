@@ -302,7 +302,7 @@ METHODS: dict[str, Method] = {method.name: method for method in (
         summary="Drop of the score when a window is covered (Zeiler and Fergus 2014)."),
     Method("gscorecam", "perturbation", 1, False, None,
         summary="Channels, weighted by the score of the image masked by each of them (Chen et al. 2022)."),
-    Method("decompose", "decomposition", None, True, {"centered": False},
+    Method("decompose", "decomposition", None, True, {"centered": False}, polarity=False,
         summary="Direct contribution of each patch to the image feature, over all layers (Gandelsman et al. 2024)."),
 )}
 # fmt: on

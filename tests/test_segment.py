@@ -565,7 +565,8 @@ def test_mini_finds_the_man_beside_the_elephant(tmp_path: Path) -> None:
 def test_json_is_the_manifest_and_its_command_repeats_it(tiny_name: str, images: Path, tmp_path: Path) -> None:
     asked = [images, "-c", "dog, puppy", "-c", "cat", "--background", "sky, wall", "-m", tiny_name, "--json"]
     more = ["--method", "gem", "--set", "depth=3", "--window", "16", "--stride", "16", "--image-size", "32",
-            "--logit-scale", "55.5", "--prob-threshold", "0.2", "--area-threshold", "0.01", "--template", "single", "--refine", "pamr",
+            "--logit-scale", "55.5", "--prob-threshold", "0.2", "--area-threshold", "0.01", "--template", "single",
+            "--refine", "pamr",
             "--refine-set", "steps=2", "--instances"]  # fmt: skip
     first = run(*asked, *more, "-o", tmp_path / "one")
     assert first.exit_code == 0, first.output

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -17,8 +17,12 @@ from eclip.files import slug
 from eclip.methods import DEFAULT_WITH_HEAD, METHODS
 from eclip.results.command import head, inputs, options, settings
 from eclip.results.folder import FORMATS, Folder
+from eclip.results.indexing import Which
 from eclip.results.marks import png
 from eclip.results.provenance import head_of, named
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Pair = tuple[str, str]
 """The names of a model and a method."""
@@ -78,6 +82,23 @@ class Comparison:
         """
         sections = [self._section(model) for model in dict.fromkeys(model for model, _ in self.pairs)]
         return render.grid(self.image, sections, texts=self.texts, versus=self.provenance["versus"], scale=scale)
+
+    def figure(
+        self, texts: Which | Sequence[Which] | None = None, methods: Sequence[str] | None = None, **style: Any
+    ) -> Figure:
+        """A figure for a paper: the image and a column per method, a row per text; style as in `Explanation.figure`.
+
+        Args:
+            texts: number or text of one or several; None = all.
+            methods: names; None = all that are applicable.
+            style: `width`, `theme`, `colormap` and `dpi`.
+
+        Raises:
+            OptionError: there is no such text, method or style, or no room for so many panels.
+        """
+        from eclip.explanation.figures import comparison_figure
+
+        return comparison_figure(self, texts, methods, **style)
 
     def _section(self, model: str) -> render.Section:
         rows = tuple(self._row(pair) for pair in self.pairs if pair[0] == model)

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from eclip.results.folder import FORMATS
 from eclip.results.indexing import Which, image_and_text, image_of, number_of
 from eclip.results.marks import png
 from eclip.results.provenance import maker
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MOST_PANELS = 20
 """The most texts that pictures are drawn for, those with the best scores; arrays hold all texts."""
@@ -180,6 +183,32 @@ class Explanation:
         told["notes"] = [f"{maker(self.provenance)}. The line encloses the mask."]
         maps, edges = (self._shown(image, text) for text in best), (self._edge(image, text) for text in best)
         return render.strip(self.image(image), maps, signed=self.signed, edges=edges, **told)
+
+    def figure(
+        self,
+        images: Which | Sequence[Which] | None = None,
+        texts: Which | Sequence[Which] | None = None,
+        *,
+        columns: int | None = None,
+        **style: Any,
+    ) -> Figure:
+        """A figure for a paper: each image with a panel per text, with letters and outlines as vectors.
+
+        Save it with `figure.savefig("figure.pdf")`, or as SVG or PNG. Needs matplotlib (extra `train`).
+
+        Args:
+            images: number, path or file name of one or several; None = all.
+            texts: number or text of one or several; None = all, or of more than twenty those with the best scores.
+            columns: panels in a row, the image included; None = one row for each image.
+            style: `width` ("double", "single", or inches), `theme` ("light" or "dark"), `colormap` (of
+                `eclip.render.colormaps.COLORMAPS`) and `dpi` (of the raster panels), see `eclip.render.figure.figure`.
+
+        Raises:
+            OptionError: there is no such image, text or style, or no room for so many panels.
+        """
+        from eclip.explanation.figures import explanation_figure
+
+        return explanation_figure(self, images, texts, columns, **style)
 
     def best_texts(self, image: Which = 0) -> list[int]:
         """Numbers of the texts that pictures show: all in order, or the twenty with the best scores, best first."""

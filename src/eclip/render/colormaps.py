@@ -14,6 +14,9 @@ FAINTEST, FULL = 0.12, 0.85  # absolute values at which color starts and reaches
 BAR_GRAY = 140  # the gray, 0 to 255, behind the colors of a legend's bar
 BACKGROUND, INK, FAINT = (20, 20, 24), (240, 240, 242), (150, 150, 158)
 DOUBT = (232, 176, 96)  # letters of a warning
+OWN = "eclip"
+COLORMAPS = (OWN, "cividis", "inferno", "magma", "plasma", "viridis")
+"""Colormaps whose lightness rises evenly with the value; others would draw edges where there are none."""
 
 # fmt: off
 LMS = np.array([[0.4122214708, 0.5363325363, 0.0514459929],  # linear sRGB to cone responses
@@ -42,12 +45,27 @@ def diverging() -> Float[np.ndarray, "level 3"]:
     return srgb(np.concatenate([blue[:0:-1], amber]))
 
 
+@cache
+def table(signed: bool, colormap: str = OWN) -> Float[np.ndarray, "level 3"]:
+    """The colors of a map's values, sRGB in [0, 1].
+
+    Args:
+        signed: values from -1 to 1, always in our own colors; else from 0 to 1.
+        colormap: a name of `COLORMAPS`, of which all but ours are matplotlib's (extra `train`).
+    """
+    if signed or colormap == OWN:
+        return diverging() if signed else sequential()
+    from matplotlib import colormaps
+
+    return np.asarray(colormaps[colormap](np.linspace(0, 1, LEVELS))[:, :3])
+
+
 @lru_cache(maxsize=16)
-def blend(signed: bool, alpha: float) -> UInt8[np.ndarray, "level gray 3"]:
+def blend(signed: bool, alpha: float, colormap: str = OWN) -> UInt8[np.ndarray, "level gray 3"]:
     """The color of each value over each gray; lightness is blended less than color, so the texture stays visible."""
     gray = np.linspace(0, 1, 256)
     ground = 0.90 * oklab(np.stack([gray] * 3, axis=1))[:, 0]
-    color = oklab(diverging() if signed else sequential())[:, None]
+    color = oklab(table(signed, colormap))[:, None]
     strength = np.abs(np.linspace(-1 if signed else 0, 1, LEVELS))[:, None]
     ramp = np.clip((strength - FAINTEST) / (FULL - FAINTEST), 0, 1)
     opacity = alpha * ramp**2 * (3 - 2 * ramp)

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from eclip import heatmap
 from eclip.errors import OptionError, ShapeError
-from eclip.render.colormaps import BACKGROUND, BAR_GRAY, DOUBT, FAINT, INK, LEVELS, blend
+from eclip.render.colormaps import BACKGROUND, BAR_GRAY, DOUBT, FAINT, INK, LEVELS, OWN, blend
 from eclip.render.fonts import fit, fonts, wrap
 
 OUTLINE_LEVEL = 0.5  # of the outline if no other is given
@@ -179,9 +179,13 @@ def paint(
     signed: bool,
     alpha: float,
     heat: Float[np.ndarray, "row col"] | None = None,
-    level: float = OUTLINE_LEVEL,
+    level: float | None = OUTLINE_LEVEL,
+    colormap: str = OWN,
 ) -> Image.Image:
-    """The picture without legend: the image in gray, its evidence in color, an outline; arguments as in overlay."""
+    """The picture without legend: the image in gray, its evidence in color, an outline; arguments as in overlay.
+
+    Without a level there is no outline. The colormap is a name of `colormaps.COLORMAPS`.
+    """
     low = -1 if signed else 0
     if not (values.min() >= low and values.max() <= 1):
         given, maker = f"{values.min()} to {values.max()}", "heatmap.signed" if signed else "heatmap.normalize"
@@ -190,7 +194,7 @@ def paint(
     values = _fill(values, image.size)
     heat = None if heat is None else _fill(heat, image.size)
     gray = np.asarray(image.convert("L"))
-    colors = blend(signed, alpha)
+    colors = blend(signed, alpha, colormap)
     picture = np.empty((height, width, 3), np.uint8)
     stroke = max(1.25, max(width, height) / 420)
     step = max(1, BLOCK_PIXELS // width)
@@ -199,9 +203,10 @@ def paint(
         block = values[above : stop + 1]  # one more row on either side, for the slope of the outline
         color = np.rint((block - low) / (1 - low) * (LEVELS - 1)).astype(np.uint8)
         painted = colors[color, gray[above : stop + 1]]
-        line = alpha * _outline(np.abs(block) if heat is None else heat[above : stop + 1], level, stroke)
-        on = line > 0
-        painted[on] = np.rint(painted[on] + line[on, None] * (np.array(INK) - painted[on]))
+        if level is not None:
+            line = alpha * _outline(np.abs(block) if heat is None else heat[above : stop + 1], level, stroke)
+            on = line > 0
+            painted[on] = np.rint(painted[on] + line[on, None] * (np.array(INK) - painted[on]))
         picture[top:stop] = painted[top - above : stop - above]
     return Image.fromarray(picture)
 

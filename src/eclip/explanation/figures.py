@@ -1,0 +1,99 @@
+"""Figures for print of explanations and comparisons: which panels, in which rows, with which words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from eclip import heatmap
+from eclip.errors import OptionError
+from eclip.methods import method_names
+from eclip.registry import whole
+from eclip.render.figure import Cell, Line, figure
+from eclip.results.indexing import Which, image_of, number_of
+from eclip.results.provenance import head_of, maker
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from eclip.explanation.comparison import Comparison, Pair
+    from eclip.explanation.explanation import Explanation
+
+LINE = "The line encloses the mask of each map."
+
+
+def explanation_figure(
+    answer: Explanation,
+    images: Which | Sequence[Which] | None,
+    texts: Which | Sequence[Which] | None,
+    columns: int | None,
+    **style: Any,
+) -> Figure:
+    """Each image with one panel per text, see `Explanation.figure`."""
+    shown = _numbers(images, range(len(answer.sources)), lambda one: image_of(one, answer.sources, answer.texts))
+    lines: list[Line] = []
+    for image in shown:
+        chosen = _numbers(texts, answer.best_texts(image), lambda one: number_of(one, answer.texts, "text"))
+        cells = [Cell(answer.image(image)), *(_cell(answer, image, text) for text in chosen)]
+        count = len(cells) if columns is None else whole(columns, "columns", "a whole number or None", 1)
+        lines += [Line(cells[start : start + count]) for start in range(0, len(cells), count)]
+    return figure(lines, note=f"{maker(answer.provenance)}. {LINE}", **style)
+
+
+def _cell(answer: Explanation, image: int, text: int) -> Cell:
+    raw = torch.from_numpy(np.ascontiguousarray(answer.drawn(image)[text]))
+    return Cell(
+        answer.image(image),
+        (heatmap.signed if answer.signed else heatmap.normalize)(raw).numpy(),
+        answer.signed,
+        heatmap.normalize(raw).numpy(),
+        answer.level(image, text),
+        answer.label(text),
+        f"score {answer.scores[image, text]:.3f}",
+        answer.doubt(image, text),
+    )
+
+
+def comparison_figure(
+    comparison: Comparison, texts: Which | Sequence[Which] | None, methods: Sequence[str] | None, **style: Any
+) -> Figure:
+    """One row per text, one column per method and model, see `Comparison.figure`."""
+    chosen = _numbers(texts, range(len(comparison.texts)), lambda one: number_of(one, comparison.texts, "text"))
+    there = comparison.explanations
+    names = list(dict.fromkeys(method for _, method in there)) if methods is None else method_names(methods)
+    if unknown := [name for name in names if name not in {method for _, method in there}]:
+        raise OptionError(f"this comparison has no map of {', '.join(unknown)}: it has {_listed(there)}.")
+    shown = {pair: answer for pair, answer in there.items() if pair[1] in names}
+    if not shown:
+        raise OptionError("no method of this comparison is applicable, so there is nothing to draw.")
+    several = len({model for model, _ in shown}) > 1
+    lines: list[Line] = []
+    for text in chosen:
+        cells: list[Cell | None] = [None if lines else Cell(comparison.image)]
+        for (model, method), answer in shown.items():
+            title = "" if lines else f"{method}, {model}" if several else method
+            cells.append(replace(_cell(answer, 0, text), title=title, caption=""))
+        one = next(iter(shown.values()))
+        score = "" if several else f"score {one.scores[0, text]:.3f}"
+        lines.append(Line(cells, one.label(text), score))
+    models = ", ".join(dict.fromkeys(model for model, _ in shown))
+    heads = {head_of(answer.provenance) for (_, method), answer in shown.items() if method == "eclip"}
+    return figure(lines, note=f"{models}{''.join(sorted(heads))}. {LINE}", **style)
+
+
+def _listed(pairs: Iterable[Pair]) -> str:
+    return ", ".join(dict.fromkeys(method for _, method in pairs)) or "none"
+
+
+def _numbers(asked: Any, every: Sequence[int], number: Any) -> list[int]:
+    """The numbers of what was asked for: one, several, or None for all."""
+    if asked is None:
+        return list(every)
+    some = asked if isinstance(asked, Sequence) and not isinstance(asked, str) else [asked]
+    if not some:
+        raise OptionError("a figure needs an image and a text: name them, or leave the argument out for all.")
+    return [number(one) for one in some]

@@ -1,0 +1,302 @@
+"""Figures for print: letters and outlines as vectors around raster maps, drawn with matplotlib (extra `train`).
+
+A figure is a grid of cells in inches, laid out by hand, so that its width is exactly that of a column. No global state
+of matplotlib is read or changed, so figures can be drawn in threads and beside a user's own.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+
+from eclip import heatmap
+from eclip.errors import OptionError
+from eclip.registry import one_of
+from eclip.render.colormaps import BAR_GRAY, COLORMAPS, OWN, blend
+from eclip.render.overlay import ABSENT, DIM, UNSURE, paint, view_size
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTHS = {"single": 3.25, "double": 6.875}
+"""Inches: one column, and the whole text, of the usual two-column styles of computer vision."""
+THEMES: dict[str, dict[str, str]] = {
+    "light": {"paper": "#ffffff", "ink": "#16161a", "faint": "#6a6a73", "doubt": "#9a5b00"},
+    "dark": {"paper": "#141418", "ink": "#f0f0f2", "faint": "#96969e", "doubt": "#e8b060"},
+}
+FORMATS = ("pdf", "svg")
+LEAST, MOST_ROWS = 0.4, 40
+"""Inches of a cell's width, at least; rows of cells, at most."""
+POINTS, SMALL, LEADING = 7.5, 6.5, 1.25
+"""Points of titles and of smaller letters; height of a line relative to that."""
+GAP, EDGE, LABEL = 0.06, 0.04, 0.85
+"""Inches between cells, around the figure, and for the labels of rows."""
+ALPHA = 0.85
+SCRIPTS = (
+    *("Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Sans Arabic", "Noto Sans Hebrew"),
+    *("Noto Sans Devanagari", "Noto Sans Thai", "PingFang SC", "Microsoft YaHei", "Malgun Gothic", "Unifont"),
+)
+"""Fonts for what matplotlib's own does not have, where the system has them."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One panel of a figure.
+
+    Attributes:
+        image: mode RGB.
+        values: of its map, in [0, 1], or [-1, 1] if signed; None = only the image.
+        signed: whether zero is meaningful.
+        heat: the map that the outline belongs to, in [0, 1]; None = no outline.
+        level: the outline encloses heat of at least this.
+        title: above the panel.
+        caption: below it.
+        doubt: `ABSENT` or `UNSURE`: the map is drawn faintly, and this stands below.
+    """
+
+    image: Image.Image
+    values: Float[np.ndarray, "row col"] | None = None
+    signed: bool = False
+    heat: Float[np.ndarray, "row col"] | None = None
+    level: float = 0.5
+    title: str = ""
+    caption: str = ""
+    doubt: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a figure: its cells, None for an empty one, a label to their left, and a smaller line below that."""
+
+    cells: Sequence[Cell | None]
+    label: str = ""
+    more: str = ""
+
+
+def figure(
+    lines: Sequence[Line],
+    *,
+    width: str | float = "double",
+    theme: str = "light",
+    colormap: str = OWN,
+    dpi: int = 300,
+    note: str = "",
+) -> Figure:
+    """Draw rows of cells, a color bar and a note.
+
+    Args:
+        lines: of any numbers of cells; all cells are as wide as those of the longest row.
+        width: "single" or "double" (3.25 and 6.875 inches), or inches.
+        theme: "light" or "dark".
+        colormap: a name of `COLORMAPS`, for maps whose zero has no meaning; the others diverge around zero.
+        dpi: pixels of the raster panels per inch.
+        note: at the bottom.
+
+    Returns:
+        A figure of matplotlib; saved as PDF, its fonts are embedded as TrueType, and in SVG letters stay text.
+
+    Raises:
+        OptionError: the width, theme, colormap or dpi is not one, or there is no room for so many cells.
+    """
+    inches = _inches(width)
+    one_of(theme, "theme", THEMES)
+    one_of(colormap, "colormap", COLORMAPS)
+    if isinstance(dpi, bool) or not isinstance(dpi, int) or not 30 <= dpi <= 1200:
+        raise OptionError(f"dpi must be a whole number from 30 to 1200, got {dpi!r}.")
+    return _Page(lines, inches, THEMES[theme], colormap, dpi, note).drawn()
+
+
+def _inches(width: str | float) -> float:
+    if isinstance(width, str):
+        if width in WIDTHS:
+            return WIDTHS[width]
+    elif not isinstance(width, bool) and 1 <= width <= 40:
+        return float(width)
+    raise OptionError(f"width must be 'single', 'double' or 1 to 40 inches, got {width!r}.")
+
+
+class _Page:
+    """The layout of a figure, in inches from the top left."""
+
+    def __init__(
+        self, lines: Sequence[Line], width: float, theme: dict[str, str], colormap: str, dpi: int, note: str
+    ) -> None:
+        self.lines, self.width, self.theme, self.colormap, self.dpi = lines, width, theme, colormap, dpi
+        self.left = EDGE + (LABEL + GAP if any(line.label for line in lines) else 0.0)
+        most = max(len(line.cells) for line in lines)
+        self.cell = (width - EDGE - self.left - (most - 1) * GAP) / most
+        if self.cell < LEAST or len(lines) > MOST_ROWS:
+            raise OptionError(
+                f"a figure {width:g} inches wide has no room for {len(lines)} rows of {most} panels: choose fewer "
+                "images, texts, methods or columns, or a larger width."
+            )
+        self.note = _wrapped(note, width - 2 * EDGE - 1.2, SMALL, 3)
+
+    def drawn(self) -> Figure:
+        tops, top = [], EDGE
+        for line in self.lines:
+            cells = [cell for cell in line.cells if cell is not None]
+            above = max(len(self._title(cell)) for cell in cells)
+            below = max(len(self._below(cell)) for cell in cells)
+            top += _high(POINTS, above)
+            shape = max(cell.image.height / cell.image.width for cell in cells)
+            panel = self.cell * min(shape, 2.5)
+            tops.append((top, panel))
+            beside = len(_wrapped(line.label, LABEL, POINTS, 3)) + bool(line.more)
+            top += max(panel + _high(SMALL, below), _high(POINTS, beside)) + GAP
+        foot = _high(SMALL, max(1, len(self.note)))
+        height = top + foot + EDGE
+        page = _figure()(figsize=(self.width, height), dpi=self.dpi, facecolor=self.theme["paper"])
+        for line, (start, panel) in zip(self.lines, tops, strict=True):
+            self._line(page, height, line, start, panel)
+        for place, text in enumerate(self.note):
+            self._write(page, height, EDGE, top + _high(SMALL, place), text, SMALL, "faint")
+        self._bar(page, height, top)
+        return page
+
+    def _title(self, cell: Cell) -> list[str]:
+        return _wrapped(cell.title, self.cell, POINTS, 2)
+
+    def _below(self, cell: Cell) -> list[tuple[str, str]]:
+        told = [(line, "faint") for line in _wrapped(cell.caption, self.cell, SMALL, 1)]
+        return told + [(line, "doubt") for line in _wrapped(cell.doubt, self.cell, SMALL, 2)]
+
+    def _line(self, page: Figure, height: float, line: Line, top: float, panel: float) -> None:
+        if line.label:
+            label = _wrapped(line.label, LABEL, POINTS, 3)
+            for row, text in enumerate(label):
+                self._write(page, height, EDGE, top + _high(POINTS, row), text, POINTS, "ink")
+            for more in _wrapped(line.more, LABEL, SMALL, 1):
+                self._write(page, height, EDGE, top + _high(POINTS, len(label)), more, SMALL, "faint")
+        for place, cell in enumerate(line.cells):
+            if cell is None:
+                continue
+            left, title = self.left + place * (self.cell + GAP), self._title(cell)
+            for row, text in enumerate(title):
+                at = top - _high(POINTS, len(title) - row)
+                self._write(page, height, left, at, text, POINTS, "ink")
+            self._panel(page, height, cell, left, top, panel)
+            for row, (text, ink) in enumerate(self._below(cell)):
+                self._write(page, height, left, top + panel + _high(SMALL, row), text, SMALL, ink)
+
+    def _panel(self, page: Figure, height: float, cell: Cell, left: float, top: float, panel: float) -> None:
+        shape = min(cell.image.height / cell.image.width, panel / self.cell)
+        wide, high = self.cell, self.cell * shape
+        axes: Any = page.add_axes((left / self.width, 1 - (top + high) / height, wide / self.width, high / height))
+        axes.set_axis_off()
+        side = math.ceil(max(wide, high) * self.dpi)
+        view = cell.image.resize(view_size(cell.image.size, side, side), Image.Resampling.LANCZOS)
+        if cell.values is not None:
+            view = paint(view, cell.values, cell.signed, ALPHA * DIM[cell.doubt], level=None, colormap=self.colormap)
+        extent = (0, view.width, view.height, 0)
+        axes.imshow(np.asarray(view), extent=extent, aspect="auto", interpolation="nearest")
+        if cell.values is not None and cell.heat is not None:
+            heat = heatmap.resize(torch.from_numpy(np.ascontiguousarray(cell.heat)), _coarse(view.size)).numpy()
+            if heat.min() < cell.level < heat.max():
+                rows, cols = ((np.arange(count) + 0.5) / count for count in heat.shape)
+                faint = {"": 0.95, UNSURE: 0.6, ABSENT: 0.4}[cell.doubt]
+                axes.contour(
+                    cols * view.width,
+                    rows * view.height,
+                    heat,
+                    [cell.level],
+                    colors="white",
+                    linewidths=0.7,
+                    alpha=faint,
+                )
+        axes.set_xlim(0, view.width)
+        axes.set_ylim(view.height, 0)
+
+    def _bar(self, page: Figure, height: float, top: float) -> None:
+        """A bar for each kind of map, at the right of the note."""
+        kinds = {cell.signed for line in self.lines for cell in line.cells if cell and cell.values is not None}
+        right = self.width - EDGE
+        for signed in sorted(kinds):
+            low, high = ("-1", "+1") if signed else ("0", "1")
+            end = right - (0.15 if signed else 0.09)
+            begin = end - 0.42
+            self._write(page, height, end + 0.03, top, high, SMALL, "faint")
+            self._write(page, height, begin - 0.03, top, low, SMALL, "faint", align="right")
+            thick = 0.07
+            middle = top + 0.6 * SMALL / 72
+            axes: Any = page.add_axes(
+                (begin / self.width, 1 - (middle + thick / 2) / height, (end - begin) / self.width, thick / height)
+            )
+            axes.set_axis_off()
+            axes.imshow(blend(signed, ALPHA, self.colormap)[None, :, BAR_GRAY], aspect="auto")
+            right = begin - 0.3
+
+    def _write(
+        self,
+        page: Figure,
+        height: float,
+        left: float,
+        top: float,
+        text: str,
+        points: float,
+        ink: str,
+        align: str = "left",
+    ) -> None:
+        page.text(
+            left / self.width,
+            1 - (top + points / 72) / height,
+            text,
+            color=self.theme[ink],
+            fontsize=points,
+            ha=align,
+            va="baseline",
+            fontfamily=_families(),
+            parse_math=False,
+        )
+
+
+def _coarse(size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the map whose outline is drawn: fine enough to be smooth, coarse enough for small files."""
+    scale = min(1.0, 240 / max(size))
+    return max(2, round(size[1] * scale)), max(2, round(size[0] * scale))
+
+
+def _high(points: float, lines: int) -> float:
+    return lines * LEADING * points / 72
+
+
+def _wrapped(text: str, room: float, points: float, most: int) -> list[str]:
+    """Lines that fit in so many inches, by the mean width of a letter; the last one is shortened."""
+    letters = max(4, int(room * 72 / (0.56 * points)))
+    return textwrap.wrap(" ".join(text.split()), letters, max_lines=most, placeholder=" …") if text.strip() else []
+
+
+@cache
+def _families() -> list[str]:
+    from matplotlib import font_manager
+
+    there = {font.name for font in font_manager.fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in SCRIPTS if name in there)]
+
+
+@cache
+def _figure() -> type[Figure]:
+    """A figure class of matplotlib that saves letters as letters."""
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise OptionError(
+            "figures are drawn with matplotlib, which is not installed: pip install 'eclip[train]'."
+        ) from error
+
+    class Vector(Figure):
+        def savefig(self, fname: Any, **options: Any) -> None:
+            with rc_context({"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "eclip"}):
+                super().savefig(fname, **{"dpi": self.dpi, **options})
+
+    return Vector

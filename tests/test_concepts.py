@@ -409,16 +409,18 @@ def test_cosines_are_the_long_way(found: eclip.Concepts) -> None:
     assert found.cosine == pytest.approx(float((made + mean) @ feature / (made + mean).norm()), abs=1e-4)
 
 
-def test_the_picture_dims_what_weighs_less(found: eclip.Concepts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_picture_fades_what_weighs_less(found: eclip.Concepts, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[str, Any] = {}
 
     def strip(image: Image.Image, panels: Any, **rest: Any) -> Image.Image:
-        drawn.update(rest, peaks=[float(panel.max()) for panel in panels])
+        drawn.update(rest, peaks=[float(panel.max()) for panel in panels], edges=list(rest["edges"]))
         return image
 
     monkeypatch.setattr(render, "strip", strip)
     found.picture()
-    np.testing.assert_allclose(drawn["peaks"], np.sqrt(found.weights / found.weights[0]), rtol=1e-5)
+    assert drawn["peaks"] == [1.0] * len(found.names) and len(drawn["edges"]) == len(found.names)
+    np.testing.assert_allclose(drawn["alphas"], 0.425 * (1 + np.sqrt(found.weights / found.weights[0])), rtol=1e-5)
+    assert "maskclip on mini" in drawn["notes"][0]
     assert drawn["what"] == "weight", "the number is no cosine"
     flat, common = np.zeros((4, 4)), {"signed": False, "text": "dog", "score": 0.5}
     plain, named = (render.overlay(Image.open(ELEPHANT), flat, **common, **what) for what in ({}, {"what": "weight"}))

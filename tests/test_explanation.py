@@ -414,7 +414,7 @@ def test_signed_maps_diverge_around_zero() -> None:
     plain = _by_hand([[-1, 0], [0, 3]], (32, 32))
     signed = _by_hand([[-1, 0], [0, 3]], (32, 32), signed=True)
     assert np.array_equal(plain.heatmap(), signed.heatmap())
-    assert signed._shown(0, 0).min() == pytest.approx(-1 / 3)
+    assert signed.shown(0, 0).min() == pytest.approx(-1 / 3)
     assert signed.overlay(legend=False).tobytes() != plain.overlay(legend=False).tobytes()
 
 

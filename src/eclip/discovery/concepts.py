@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from PIL import Image
 
-from eclip import heatmap, render
+from eclip import render
 from eclip.explanation.explanation import Explanation
+from eclip.render.overlay import ALPHA
 from eclip.results.command import inputs, options, settings
 from eclip.results.folder import FORMATS, Folder
 from eclip.results.marks import png
-from eclip.results.provenance import named
+from eclip.results.provenance import maker, named
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,19 +72,18 @@ class Concepts:
         return png(self.picture())
 
     def picture(self) -> Image.Image:
-        """The image, and one overlay per concept with its weight.
+        """The image, and one overlay per concept with its weight; each map spans its own range.
 
-        Maps are dimmed by the square root of the weight relative to the heaviest, which itself would make most maps too
-        dark to see.
+        Colors fade with the weight: to half of the opacity, plus half of it times the square root of the weight
+        relative to the heaviest.
         """
-        weights, signed = self.weights.tolist(), self.explanation.signed
-        shown = heatmap.signed if signed else heatmap.normalize
-        panels = (
-            shown(torch.from_numpy(one)).numpy() * math.sqrt(weight / weights[0])
-            for one, weight in zip(self.explanation.drawn(), weights, strict=True)
-        )
-        image = self.explanation.image()
-        return render.strip(image, panels, signed=signed, texts=self.names, scores=weights, what="weight")
+        answer = self.explanation
+        places, weights = range(len(self.names)), self.weights.tolist()
+        told: dict[str, Any] = {"texts": self.names, "scores": weights, "what": "weight"}
+        told["notes"] = [f"{maker(answer.provenance)}. {NOTE}"]
+        told["alphas"] = [ALPHA * (1 + math.sqrt(weight / weights[0])) / 2 for weight in weights]
+        maps, edges = (answer.shown(0, text) for text in places), (answer.edge(0, text) for text in places)
+        return render.strip(answer.image(), maps, signed=answer.signed, edges=edges, **told)
 
     def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> Path:
         """Write the picture, arrays and manifest.json into a folder, as `eclip concepts` does.
@@ -104,6 +103,7 @@ class Concepts:
         return writer.folder
 
 
+NOTE = "Each map spans its own range, and the line encloses its mask; the weight says how much the concept counts."
 CONCEPTS_SCHEMA, MEAN = "eclip.concepts/1", "image_mean.npy"
 
 

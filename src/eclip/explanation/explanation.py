@@ -157,17 +157,18 @@ class Explanation:
         The map of a text that is probably not in the image, or may not be, see `doubt`, is drawn faintly.
         """
         image, text = image_and_text(image, text, self.sources, self.texts)
-        heat, level = self._edge(image, text)
+        heat, level = self.edge(image, text)
         told: dict[str, Any] = {"text": self.label(text), "score": float(self.scores[image, text]), "legend": legend}
         told |= {"doubt": self.doubt(image, text), "notes": [maker(self.provenance)]}
-        shown = self._shown(image, text)
+        shown = self.shown(image, text)
         return render.overlay(self.image(image), shown, signed=self.signed, heat=heat, level=level, **told)
 
-    def _edge(self, image: int, text: int) -> tuple[Float[np.ndarray, "row col"], float]:
+    def edge(self, image: int, text: int) -> tuple[Float[np.ndarray, "row col"], float]:
         """What the outline follows: the map on its own grid in [0, 1], and the level."""
         return heatmap.normalize(self._map(image, text)).numpy(), self.level(image, text)
 
-    def _shown(self, image: int, text: int) -> Float[np.ndarray, "row col"]:
+    def shown(self, image: int, text: int) -> Float[np.ndarray, "row col"]:
+        """The map on its own grid as pictures color it: in [0, 1], or in [-1, 1] around zero if signed."""
         shown = heatmap.signed if self.signed else heatmap.normalize
         return shown(self._map(image, text)).numpy()
 
@@ -181,7 +182,7 @@ class Explanation:
         }
         told["doubts"] = [self.doubt(image, text) for text in best]
         told["notes"] = [f"{maker(self.provenance)}. The line encloses the mask."]
-        maps, edges = (self._shown(image, text) for text in best), (self._edge(image, text) for text in best)
+        maps, edges = (self.shown(image, text) for text in best), (self.edge(image, text) for text in best)
         return render.strip(self.image(image), maps, signed=self.signed, edges=edges, **told)
 
     def figure(

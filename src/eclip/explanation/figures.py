@@ -6,10 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
-from eclip import heatmap
 from eclip.errors import OptionError
 from eclip.methods import method_names
 from eclip.registry import whole
@@ -45,17 +41,9 @@ def explanation_figure(
 
 
 def _cell(answer: Explanation, image: int, text: int) -> Cell:
-    raw = torch.from_numpy(np.ascontiguousarray(answer.drawn(image)[text]))
-    return Cell(
-        answer.image(image),
-        (heatmap.signed if answer.signed else heatmap.normalize)(raw).numpy(),
-        answer.signed,
-        heatmap.normalize(raw).numpy(),
-        answer.level(image, text),
-        answer.label(text),
-        f"score {answer.scores[image, text]:.3f}",
-        answer.doubt(image, text),
-    )
+    heat, level = answer.edge(image, text)
+    words = answer.label(text), f"score {answer.scores[image, text]:.3f}", answer.doubt(image, text)
+    return Cell(answer.image(image), answer.shown(image, text), answer.signed, heat, level, *words)
 
 
 def comparison_figure(

@@ -22,7 +22,7 @@ from eclip import heatmap
 from eclip.errors import OptionError
 from eclip.registry import one_of
 from eclip.render.colormaps import BAR_GRAY, COLORMAPS, OWN, blend
-from eclip.render.overlay import ABSENT, DIM, UNSURE, paint, view_size
+from eclip.render.overlay import ABSENT, ALPHA, DIM, UNSURE, paint, view_size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +40,6 @@ POINTS, SMALL, LEADING = 7.5, 6.5, 1.25
 """Points of titles and of smaller letters; height of a line relative to that."""
 GAP, EDGE, LABEL = 0.06, 0.04, 0.85
 """Inches between cells, around the figure, and for the labels of rows."""
-ALPHA = 0.85
 SCRIPTS = (
     *("Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Sans Arabic", "Noto Sans Hebrew"),
     *("Noto Sans Devanagari", "Noto Sans Thai", "PingFang SC", "Microsoft YaHei", "Malgun Gothic", "Unifont"),

@@ -15,6 +15,7 @@ from eclip.errors import OptionError, ShapeError
 from eclip.render.colormaps import BACKGROUND, BAR_GRAY, DOUBT, FAINT, INK, LEVELS, OWN, blend
 from eclip.render.fonts import fit, fonts, wrap
 
+ALPHA = 0.85  # opacity of the color at the peak
 OUTLINE_LEVEL = 0.5  # of the outline if no other is given
 ABSENT, UNSURE = "probably not in the image", "may not be in the image"
 """The line below a text that scores like unrelated words, or whose image looks empty to the model; and below one that
@@ -37,7 +38,7 @@ def overlay(
     text: str = "",
     score: float | None = None,
     legend: bool = True,
-    alpha: float = 0.85,
+    alpha: float = ALPHA,
     what: str = "",
     heat: Float[np.ndarray, "row col"] | None = None,
     level: float = OUTLINE_LEVEL,
@@ -103,6 +104,7 @@ def strip(
     edges: Iterable[tuple[Float[np.ndarray, "row col"] | None, float]] | None = None,
     doubts: Sequence[str] = (),
     notes: Sequence[str] = (),
+    alphas: Sequence[float] = (),
 ) -> Image.Image:
     """The image and one overlay per text, in rows of at most six; "+ n more" if the texts do not fit in four rows.
 
@@ -117,6 +119,7 @@ def strip(
         edges: heat and level of each panel's outline, as in overlay.
         doubts: one per text, empty for a map without doubt; none at all if there are no doubts.
         notes: lines below all panels.
+        alphas: one per text, as in overlay; none at all for the usual one.
 
     Returns:
         Mode RGB.
@@ -135,9 +138,13 @@ def strip(
     told = [*doubts[:shown], *[""] * (shown - len(doubts))]
     numbers = [_number(what, score) for score in scores[:shown]]
     above = max((_lines_above(small.size, *pair) for pair in zip(texts, numbers, strict=False)), default=0)
-    some = zip(islice(panels, shown), texts[:shown], scores[:shown], islice(outlines, shown), told, strict=True)
-    for values, text, score, (heat, level), doubt in some:
+    opacity = alphas[:shown] or [ALPHA] * shown
+    some = zip(
+        islice(panels, shown), texts[:shown], scores[:shown], islice(outlines, shown), told, opacity, strict=True
+    )
+    for values, text, score, (heat, level), doubt, alpha in some:
         panel: dict[str, Any] = {"text": text, "score": score, "what": what, "doubt": doubt, "lines": above}
+        panel["alpha"] = alpha
         panel["notes"] = () if doubt else reserved
         cells.append(overlay(small, values, signed=signed, heat=heat, level=level, **panel))
     size = cells[-1].size

@@ -29,6 +29,7 @@ _HOME = {
     "Interactions": "eclip.words.interactions",
     "Segmentation": "eclip.segmentation.segmentation",
     "TrainConfig": "eclip.training.config",
+    "attention": "eclip.backbones.attention",
     "compare": "eclip.explanation.compare",
     "concepts": "eclip.discovery.discover",
     "concepts_each": "eclip.discovery.discover",
@@ -48,6 +49,7 @@ _HOME = {
     "report": "eclip.evaluation.report.report",
     "segment": "eclip.segmentation.segment",
     "segment_each": "eclip.segmentation.segment",
+    "similarity": "eclip.backbones.patches",
     "train": "eclip.training.run",
     "with_head": "eclip.backbones.head",
     "wrap": "eclip.backbones.wrap",
@@ -57,6 +59,7 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
+    from eclip.backbones.attention import attention as attention
     from eclip.backbones.backbone import Backbone as Backbone
     from eclip.backbones.encoding import Encoding as Encoding
     from eclip.backbones.encoding import encode as encode
@@ -64,6 +67,7 @@ if TYPE_CHECKING:
     from eclip.backbones.head import load_head as load_head
     from eclip.backbones.head import with_head as with_head
     from eclip.backbones.load import load as load
+    from eclip.backbones.patches import similarity as similarity
     from eclip.backbones.wrap import wrap as wrap
     from eclip.datasets import DATASETS as DATASETS
     from eclip.discovery.concepts import Concepts as Concepts

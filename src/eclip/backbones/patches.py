@@ -1,13 +1,21 @@
-"""Features of patches that measure how similar patches are."""
+"""Features of patches, and how similar they are to each other."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import SupportsIndex
 
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.backbones.blocks import merge_heads
+from eclip.backbones.blocks import merge_heads, unit
 from eclip.backbones.encoding import Encoding
-from eclip.errors import NotApplicableError
+from eclip.backbones.eval_no_grad import eval_no_grad
+from eclip.errors import NotApplicableError, OptionError
+from eclip.registry import one_of, whole
+
+SPACES = ("tokens", "features", "values", "keys")
+"""Where `similarity` compares patches."""
 
 
 def patch_features(encoding: Encoding, features: str, method: str) -> Float[Tensor, "image patch channel"]:
@@ -37,3 +45,40 @@ def patch_features(encoding: Encoding, features: str, method: str) -> Float[Tens
         return x[:, encoding.prefix :]
     heads = encoding.value(block, x) if features == "values" else encoding.qkv(block, x)[1]
     return merge_heads(heads)[:, encoding.prefix :]
+
+
+def similarity(
+    encoding: Encoding, patch: Sequence[SupportsIndex], space: str = "tokens"
+) -> Float[Tensor, "image row col"]:
+    """Cosine of one patch with every patch of its image.
+
+    Args:
+        encoding: for "values" and "keys", with the last block kept.
+        patch: (row, col) on `encoding.grid`, from 0, or from the end; the same in all images.
+        space: what is compared: "tokens" (the output of the last block; in a CNN, of the trunk), "features" (these in
+            the space of the texts, as `itsm` compares them), or the "values" or "keys" of the last block, all heads
+            together.
+
+    Returns:
+        float32 in [-1, 1], 1 at the patch itself.
+
+    Raises:
+        OptionError: there is no such patch or space.
+        KeepError: the last block was not kept.
+        NotApplicableError: values or keys of a CNN without attention pooling or a Swin.
+        AlteredModelError: the last block does not compute what its weights say.
+        StaleEncodingError: the model has changed since the encoding was made.
+    """
+    one_of(space, "space", SPACES)
+    if isinstance(patch, str) or not isinstance(patch, Sequence) or len(patch) != 2:
+        raise OptionError(f"patch must be two whole numbers, (row, col), got {patch!r}.")
+    row, col = (whole(place, "each number of patch") for place in patch)
+    rows, cols = encoding.grid
+    if not (-rows <= row < rows and -cols <= col < cols):
+        raise OptionError(f"there is no patch {(row, col)}: the grid has {rows} rows and {cols} columns, from 0.")
+    with eval_no_grad(encoding.backbone.model):
+        encoding.check_current()
+        found = patch_features(encoding, "tokens" if space == "features" else space, "similarity")
+        found = unit(encoding.backbone.project(found) if space == "features" else found).unflatten(1, encoding.grid)
+        cosines = (found * found[:, row, col, None, None]).sum(dim=-1)
+    return cosines.clamp(-1, 1).float()

@@ -30,6 +30,7 @@ _HOME = {
     "Segmentation": "eclip.segmentation.segmentation",
     "TrainConfig": "eclip.training.config",
     "attention": "eclip.backbones.attention",
+    "boxes": "eclip.explanation.tensors",
     "compare": "eclip.explanation.compare",
     "concepts": "eclip.discovery.discover",
     "concepts_each": "eclip.discovery.discover",
@@ -41,11 +42,13 @@ _HOME = {
     "explain_each": "eclip.explanation.explain",
     "explain_stream": "eclip.stream.stream",
     "explain_words": "eclip.words.relevance",
+    "heatmaps": "eclip.explanation.tensors",
     "interactions": "eclip.words.interactions",
     "image_mean": "eclip.discovery.image_mean",
     "load": "eclip.backbones.load",
     "load_head": "eclip.backbones.head",
     "masked_max_pool": "eclip.training.pooling",
+    "masks": "eclip.explanation.tensors",
     "report": "eclip.evaluation.report.report",
     "segment": "eclip.segmentation.segment",
     "segment_each": "eclip.segmentation.segment",
@@ -84,6 +87,9 @@ if TYPE_CHECKING:
     from eclip.explanation.explain import explain as explain
     from eclip.explanation.explain import explain_each as explain_each
     from eclip.explanation.explanation import Explanation as Explanation
+    from eclip.explanation.tensors import boxes as boxes
+    from eclip.explanation.tensors import heatmaps as heatmaps
+    from eclip.explanation.tensors import masks as masks
     from eclip.guides import GUIDES as GUIDES
     from eclip.methods import METHODS as METHODS
     from eclip.metrics import METRICS as METRICS

@@ -24,7 +24,8 @@ EclipError (a ValueError)
     └── UnsupportedTowerError   an image tower without an adapter
 
 Warnings: EqualTextsWarning, texts that a model cannot tell apart; TextCutWarning, a text longer than the model's
-context; DataWarning, a data set that is not what its name or folder suggests.
+context; DataWarning, a data set that is not what its name or folder suggests; RawPixelsWarning, pixels passed as
+preprocessed that look like raw ones.
 
 Only the command line turns these into messages and exit codes.
 """
@@ -202,6 +203,10 @@ class UnknownNameError(EclipError):
 
 class DataWarning(UserWarning):
     """A data set is not what its name or folder suggests; it is used as it is."""
+
+
+class RawPixelsWarning(UserWarning):
+    """Pixels that were passed as preprocessed, but have the range of raw images, [0, 1]; they are used as they are."""
 
 
 class EqualTextsWarning(UserWarning):

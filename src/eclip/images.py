@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from eclip.errors import ImageError, OptionError
-from eclip.pixels import TensorLike, from_array, from_deep, from_tensor
+from eclip.pixels import LABELED, TensorLike, from_array, from_deep, from_tensor, is_label
 
 ImageLike = str | Path | Image.Image | NDArray[Any] | TensorLike
 """What a user may pass as an image."""
@@ -118,6 +118,7 @@ def open_image(source: ImageLike | Place) -> Image.Image:
         return from_file(Path(source) if isinstance(source, str) else source, _to_rgb)
     raise ImageError(
         f"an image must be a path, a PIL image, a NumPy array or a torch tensor, got {type(source).__name__}."
+        + (f" {LABELED}" if isinstance(source, list | tuple | Mapping) else "")
     )
 
 
@@ -264,8 +265,10 @@ def at_least_one(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     """One image or several, or a batch of them, as a list.
 
     Raises:
-        ImageError: there is none.
+        ImageError: there is none, or it is a batch with labels.
     """
+    if isinstance(images, Mapping) or (isinstance(images, list | tuple) and any(map(is_label, images[1:]))):
+        raise ImageError(f"images must be images, got a {type(images).__name__} of {len(images)}. {LABELED}")
     if not (several := list(each(images))):
         raise ImageError("no image was given; pass at least one.")
     return several

@@ -7,6 +7,8 @@ the range: [0, 1] for floating point, 0 to 255 for uint8, 0 to 65535 for uint16.
 
 from __future__ import annotations
 
+import numbers
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,6 +20,7 @@ from eclip.errors import ImageError
 OVERSHOOT = 0.15
 """How far floating-point values may be out of range, as a share of it, before they are an error; they are clipped.
 Bicubic resizing overshoots by up to 0.11 at an edge."""
+LABELED = "Of a batch (images, labels) or a dict, as a DataLoader gives it, pass the images alone."
 
 
 @runtime_checkable
@@ -49,6 +52,13 @@ def from_tensor(tensor: TensorLike) -> Image.Image:
         ImageError: the shape, type or range is wrong, a value is NaN, or the tensor has no values.
     """
     return _picture(_channels_last(_alone(_as_array(tensor), "tensor")), "tensor")
+
+
+def is_label(value: object) -> bool:
+    """Whether it is a number, or several labels, and so cannot be an image."""
+    if isinstance(value, np.ndarray | TensorLike):
+        return getattr(value, "ndim", 2) < 2
+    return isinstance(value, numbers.Number | list | tuple | Mapping)
 
 
 def from_deep(picture: Image.Image, name: str) -> Image.Image:
@@ -142,7 +152,8 @@ def _hint(least: float, most: float) -> str:
     if -10 < least < -OVERSHOOT and most < 10:
         return (
             " It looks normalized, by a mean and std or to [-1, 1]: pass the image before normalization, because eclip "
-            "normalizes it as the model requires."
+            "normalizes it as the model requires, or pass a tensor from backbone.preprocess to "
+            "eclip.explain(..., preprocessed=True)."
         )
     if least < -OVERSHOOT:
         return " Scale it so that black is 0 and white is 1."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, SupportsIndex
 
 import torch
@@ -154,6 +155,11 @@ class Backbone:
         """Current factor from cosine to logit."""
         scale: Any = self.model.logit_scale
         return float(scale.detach().exp())
+
+    @cached_property
+    def feature_size(self) -> int:
+        """Number of values of an image or text feature; found by encoding one text."""
+        return int(self.encode_text(["a"]).shape[1])
 
     @property
     def blocks(self) -> tuple[Block, ...]:

@@ -30,6 +30,7 @@ from eclip.discovery.image_mean import mean_for
 from eclip.discovery.msae import Autoencoder, load_autoencoder
 from eclip.errors import OptionError, ShapeError
 from eclip.explanation.explanation import Explanation
+from eclip.explanation.tensors import origin_of
 from eclip.images import ImageLike, are_several, at_least_one, read_batches
 from eclip.methods import METHODS, AnyMethod, check_methods, method_name, options_for
 from eclip.methods.maskclip import patch_features
@@ -211,6 +212,7 @@ class ConceptQuery:
                 provenance=self._provenance(source, list(encoding.pixels.shape[2:])),
                 images=(picture,),
                 flat=flat,
+                origin=origin_of(self.backbone.weight.device),
             )
             yield Concepts(
                 explanation=explanation,

@@ -59,6 +59,7 @@ class Checkup:
         view: how the model sees images.
         versus: the maps explain the difference to another text, so most numbers do not apply.
         only_presence: leave out the numbers of the map, which cost more.
+        given: `text` holds features that a user passed, of texts or of anything else.
     """
 
     def __init__(
@@ -71,9 +72,10 @@ class Checkup:
         *,
         versus: bool = False,
         only_presence: bool = False,
+        given: bool = False,
     ) -> None:
         self.texts, self.text, self.versus, self.only_presence = tuple(texts), text, versus, only_presence
-        self.blocks, self.empty = bool(backbone.blocks), empty_features(backbone, view or View())
+        self.given, self.blocks, self.empty = given, bool(backbone.blocks), empty_features(backbone, view or View())
         self._seen: tuple[weakref.ref[Encoding], Shared] | None = None
         if versus:  # the rest does not apply
             return
@@ -137,6 +139,8 @@ class Checkup:
         found = []
         if self.versus:
             found.append("sensitivity, polarity and presence do not apply to a difference between two texts")
+        elif self.given:
+            found.append("polarity and presence compare a text with other words, so they do not apply to features")
         elif not self.only_presence and not method.polarity:
             found.append(f"polarity is not computed for {method.name}: its warnings were not reliable")
         elif not self.only_presence and not self.blocks:
@@ -151,7 +155,7 @@ class Checkup:
         """The value path's maps if there are any, presence, and emptiness, shared by all methods on one encoding."""
         if self._seen is None or self._seen[0]() is not encoding:
             upright, presence, empty = None, None, emptiness(encoding.feature, self.empty)
-            if not self.versus:
+            if not (self.versus or self.given):
                 if self.blocks and not self.only_presence:
                     upright = METHODS["maskclip"](encoding, self.text - self.words.mean(dim=0))
                 presence = self.presence(encoding)

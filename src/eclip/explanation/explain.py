@@ -10,13 +10,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, SupportsIndex, overload
 
+from jaxtyping import Float
+from torch import Tensor
+
 from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
 from eclip.backbones.load import backbone_of
 from eclip.backbones.view import View
-from eclip.errors import ImageError
+from eclip.errors import ImageError, OptionError
 from eclip.explanation.explanation import Explanation
+from eclip.explanation.preprocessed import check_preprocessed, shown, view_of
 from eclip.explanation.query import Query
 from eclip.images import ImageLike, at_least_one, name_of, open_image, read_batches
 from eclip.methods import (
@@ -29,24 +33,24 @@ from eclip.methods import (
     options_for,
 )
 from eclip.registry import whole
-from eclip.texts.encode import check_texts
+from eclip.texts.features import Texts, texts_or_features
 
 
 @overload
 def explain(
     image: ImageLike | Sequence[ImageLike],
-    texts: str | Iterable[str],
+    texts: Texts,
     *,
     method: AnyMethod | None = ...,
     **settings: Any,
 ) -> Explanation: ...
 @overload
 def explain(
-    image: ImageLike | Sequence[ImageLike], texts: str | Iterable[str], *, method: Sequence[AnyMethod], **settings: Any
+    image: ImageLike | Sequence[ImageLike], texts: Texts, *, method: Sequence[AnyMethod], **settings: Any
 ) -> dict[str, Explanation]: ...
 def explain(
     image: ImageLike | Sequence[ImageLike],
-    texts: str | Iterable[str],
+    texts: Texts,
     *,
     model: str | Backbone = DEFAULT_MODEL,
     method: AnyMethod | Sequence[AnyMethod] | None = None,
@@ -59,6 +63,8 @@ def explain(
     refine: str | None = None,
     refine_options: dict[str, Any] | None = None,
     health: bool = True,
+    names: Iterable[str] | None = None,
+    preprocessed: bool = False,
     not_applicable: dict[str, str] | None = None,
     **options: Any,
 ) -> Explanation | dict[str, Explanation]:
@@ -67,7 +73,9 @@ def explain(
     Args:
         image: a path, a PIL image, a NumPy array (height, width, channel) or a torch tensor (channel, height, width),
             uint8 or in [0, 1], not normalized; or a list or batch of them. The whole image is explained, not a crop.
-        texts: one or more.
+            With `preprocessed`, a tensor (3, height, width) or (image, 3, height, width).
+        texts: one or more; or features in their place, a floating-point tensor (text, feature), normalized here if its
+            rows are not of unit length. Presence and polarity are then NaN, see `Health.notes`.
         model: a name for `eclip.load`, or a Backbone from `load` or `wrap`.
         method: a name or value of `eclip.METHODS`, or several, which share one forward pass; None = "eclip" for a model
             with a trained head, such as "mini", otherwise "surgery", or "gradcam" for a CNN without attention pooling
@@ -81,6 +89,9 @@ def explain(
         refine: a name of `eclip.REFINEMENTS`, which aligns maps with the image content, some at the model's resolution.
         refine_options: options of the refinement, see `eclip.REFINEMENTS[name].options`.
         health: check whether each map can be trusted, see `eclip.explanation.health`. The maps do not change.
+        names: of the features, if they are given in place of texts; None = "feature 0", "feature 1" and so on.
+        preprocessed: the pixels went through `backbone.preprocess`: normalized colors, sides that are multiples of the
+            patch. They are used as they are, and pictures show what the model saw; image_size and resize do not apply.
         not_applicable: with several methods, those that are not applicable to this model are added here with the
             reason, and the others run. None: they raise.
         options: options of the method, see `eclip.METHODS[name].options`.
@@ -91,10 +102,19 @@ def explain(
     Raises:
         EclipError: invalid input; `eclip.errors` lists the classes.
     """
+    view = View(image_size, resize, positions)
+    more: dict[str, Any] = {"names": names, "templates": templates, "versus": versus, "health": health}
+    more |= {"refine": refine, "refine_options": refine_options}
+    if preprocessed:
+        if view != View(positions=positions):
+            raise OptionError("preprocessed images are not resized: leave image_size and resize out.")
+        model, device = backbone_of(model, device), None
+        pixels = check_preprocessed(image, model)
+        query, alone = _query(texts, method, options, model=model, view=view_of(pixels, model, positions), **more)
+        answers = _answer_preprocessed(query, pixels, None if alone else not_applicable)
+        return next(iter(answers.values())) if alone else answers
     images = at_least_one(image)
-    view: dict[str, Any] = {"view": View(image_size, resize, positions), "templates": templates, "versus": versus}
-    more: dict[str, Any] = {"refine": refine, "refine_options": refine_options, "health": health}
-    query, alone = _query(texts, method, options, model=model, device=device, **view, **more)
+    query, alone = _query(texts, method, options, model=model, device=device, view=view, **more)
     named = [(name_of(picture, index), open_image(picture)) for index, picture in enumerate(images)]
     grids = {query.grid(picture) for _, picture in named}
     if len(grids) > 1:
@@ -106,9 +126,18 @@ def explain(
     return next(iter(answers.values())) if alone else answers
 
 
+def _answer_preprocessed(
+    query: Query, pixels: Float[Tensor, "image 3 height width"], not_applicable: dict[str, str] | None
+) -> dict[str, Explanation]:
+    images = shown(pixels, query.backbone)
+    named = [(f"image {index}", image, image.size) for index, image in enumerate(images)]
+    answers = query.answer_pixels(pixels, named, not_applicable)
+    return {name: replace(one, provenance={**one.provenance, "resize": None}) for name, one in answers.items()}
+
+
 def explain_each(
     images: ImageLike | Iterable[ImageLike],
-    texts: str | Iterable[str],
+    texts: Texts,
     *,
     batch_size: SupportsIndex = 8,
     failures: list[tuple[str, str]] | None = None,
@@ -123,6 +152,7 @@ def explain_each(
     refine: str | None = None,
     refine_options: dict[str, Any] | None = None,
     health: bool = True,
+    names: Iterable[str] | None = None,
     **options: Any,
 ) -> Iterator[Explanation]:
     """Yield one Explanation per image, in order, for more images than fit into memory; texts are encoded once.
@@ -136,7 +166,7 @@ def explain_each(
     """
     batch_size = whole(batch_size, "batch_size", least=1)
     view: dict[str, Any] = {"image_size": image_size, "resize": resize, "positions": positions, "versus": versus}
-    more: dict[str, Any] = {"templates": templates, "refine": refine, "refine_options": refine_options}
+    more: dict[str, Any] = {"templates": templates, "refine": refine, "refine_options": refine_options, "names": names}
     query = query_of(texts, model=model, method=method, device=device, health=health, **view, **more, **options)
     for batch in read_batches(images, batch_size, failures, query.grid):
         [(name, several)] = query.answer(batch).items()
@@ -146,7 +176,7 @@ def explain_each(
 
 
 def query_of(
-    texts: str | Iterable[str],
+    texts: Texts,
     *,
     model: str | Backbone = DEFAULT_MODEL,
     method: AnyMethod | None = None,
@@ -159,30 +189,32 @@ def query_of(
     refine: str | None = None,
     refine_options: dict[str, Any] | None = None,
     health: bool = True,
+    names: Iterable[str] | None = None,
     **options: Any,
 ) -> Query:
     """The Query of a single method; arguments and errors are those of `explain`."""
     view: dict[str, Any] = {"view": View(image_size, resize, positions), "templates": templates, "versus": versus}
-    more: dict[str, Any] = {"refine": refine, "refine_options": refine_options, "health": health}
+    more: dict[str, Any] = {"refine": refine, "refine_options": refine_options, "health": health, "names": names}
     return _query(texts, method, options, model=model, device=device, alone=True, **view, **more)[0]
 
 
 def _query(
-    texts: str | Iterable[str],
+    texts: Texts,
     method: AnyMethod | Sequence[AnyMethod] | None,
     options: dict[str, Any],
     *,
     model: str | Backbone,
-    device: Device | None,
+    device: Device | None = None,
     alone: bool = False,
+    names: Iterable[str] | None = None,
     **settings: Any,
 ) -> tuple[Query, bool]:
     """The query, and whether `method` is a single method, not a list; `alone` allows only a single one."""
-    texts = check_texts(texts)
+    listed, features = texts_or_features(texts, names)
     if method is None:
         model, device = backbone_of(model, device), None
         method = default_method(model.head is not None, DEFAULT_METHOD if model.blocks else DEFAULT_OF_CNNS)
-    names, alone = one_or_more(method, alone=alone)
-    check_methods(names)
-    own = {name: options_for(name, names, options) for name in names}
-    return Query(texts, model=model, device=device, methods=own, **settings), alone
+    methods, alone = one_or_more(method, alone=alone)
+    check_methods(methods)
+    own = {name: options_for(name, methods, options) for name in methods}
+    return Query(listed, features=features, model=model, device=device, methods=own, **settings), alone

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import numbers
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,11 +13,14 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from PIL import Image
+from torch import Tensor
 
 from eclip import heatmap, render
-from eclip.errors import ImageError, OptionError, ResultError
+from eclip.backbones.devices import Device
+from eclip.errors import ImageError, ResultError
 from eclip.explanation.folder import SCHEMA, ExplanationWriter, explain_command
 from eclip.explanation.health import NUMBERS, Health
+from eclip.explanation.tensors import OTSU, ExplanationTensors, Origin, Threshold, number_of_threshold, tensors_of
 from eclip.images import Place, open_image
 from eclip.results.earlier import MANIFEST
 from eclip.results.folder import FORMATS
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
 
 MOST_PANELS = 20
 """The most texts that pictures are drawn for, those with the best scores; arrays hold all texts."""
-Threshold = float | np.floating | str | None
-OTSU = "otsu"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +55,7 @@ class Explanation:
         health: reasons to doubt each map, computed before any refinement; None if the checks were off.
         flat: (image, text), maps whose values differ by rounding only, see `eclip.heatmap.flat`: they are drawn as
             zeros and have no mask, box or point, but `maps` holds them unchanged. None: determined from the maps alone.
+        origin: the process and the device of the model that made it; not saved.
     """
 
     maps: Float[np.ndarray, "image text row col"]
@@ -68,6 +69,7 @@ class Explanation:
     seconds: dict[str, float] = field(default_factory=dict)
     health: Health | None = None
     flat: Bool[np.ndarray, "image text"] | None = None
+    origin: Origin | None = None
 
     def __repr__(self) -> str:
         (image, text, row, col), refine = self.maps.shape, self.provenance.get("refine")
@@ -132,7 +134,7 @@ class Explanation:
         level = self.provenance.get("level", OTSU)  # folders of earlier versions have none
         return heatmap.otsu(self.heatmap(image, text)) if level == OTSU else float(level)
 
-    def _map(self, image: int, text: int) -> torch.Tensor:
+    def _map(self, image: int, text: int) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(self.drawn(image)[text]))
 
     def heatmap(self, image: Which = 0, text: Which | None = None) -> Float[np.ndarray, "height width"]:
@@ -218,7 +220,7 @@ class Explanation:
         return best if len(self.texts) > MOST_PANELS else list(range(len(self.texts)))
 
     def mask(
-        self, image: Which = 0, text: Which | None = None, threshold: Threshold = None
+        self, image: Which = 0, text: Which | None = None, threshold: Threshold | None = None
     ) -> Bool[np.ndarray, "height width"]:
         """The pixels where the heat map reaches a threshold, in the image's own size.
 
@@ -228,19 +230,14 @@ class Explanation:
             OptionError: the threshold is neither, or there is no such image or text.
         """
         heat = self.heatmap(image, text)
-        if threshold is None:
-            return heat >= self.level(image, text)
-        if isinstance(threshold, str) and threshold == OTSU:
-            return heat >= heatmap.otsu(heat)
-        if isinstance(threshold, bool | str) or not isinstance(threshold, numbers.Real) or not 0 <= threshold <= 1:
-            raise OptionError(f"threshold must be 'otsu' or a number in [0, 1], got {threshold!r}.")
-        return heat >= float(threshold)
+        level = self.level(image, text) if threshold is None else number_of_threshold(threshold)
+        return heat >= (heatmap.otsu(heat) if level is None else level)
 
     def boxes(
         self,
         image: Which = 0,
         text: Which | None = None,
-        threshold: Threshold = None,
+        threshold: Threshold | None = None,
         *,
         min_area: float | None = None,
     ) -> Int[np.ndarray, "box 4"]:
@@ -269,6 +266,18 @@ class Explanation:
         if self.provenance.get("refine") is not None:  # otherwise the highest pixels would be neighbors
             cells = heatmap.mean_over_cells(cells, tuple(self.provenance["grid"]))
         return heatmap.points(cells, self.sizes[image][::-1], k=k)
+
+    def torch(self, device: Device | None = None) -> ExplanationTensors:
+        """Maps, scores, heat maps and masks as torch tensors: `.maps`, `.scores`, `.heatmaps`, `.masks`.
+
+        Args:
+            device: where to; None = the device of the model that made this explanation, or the CPU if it was made by
+                another process, as after `load`.
+
+        Raises:
+            DeviceError: it is not available, or of an unsupported type.
+        """
+        return tensors_of(self, device)
 
     def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> Path:
         """Write overlays, arrays and one manifest.json into a folder, created if missing; returns it.

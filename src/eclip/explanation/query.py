@@ -26,13 +26,15 @@ from eclip.backbones.load import backbone_of
 from eclip.backbones.view import View
 from eclip.errors import NotApplicableError, TextError
 from eclip.explanation.checkup import KEEP, Checkup
-from eclip.explanation.explanation import OTSU, Explanation
+from eclip.explanation.explanation import Explanation
 from eclip.explanation.folder import explain_command
+from eclip.explanation.tensors import OTSU, origin_of
 from eclip.images import Place
 from eclip.methods import METHODS, check_methods
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.results.provenance import made_by, noted, repeatable
 from eclip.texts.encode import check_texts, encode_apart
+from eclip.texts.features import check_given
 from eclip.texts.templates import kept
 
 Named = tuple[str, Image.Image]
@@ -44,7 +46,8 @@ class Query:
     """Everything but the images, checked and encoded once.
 
     Args:
-        texts: one or more, checked by `check_texts`.
+        texts: one or more, checked by `texts_or_features`.
+        features: of unit length, in place of the texts, which are then their names.
         model: a name for `eclip.load`, or a Backbone.
         methods: options of each method by its name.
         view: how the model sees images.
@@ -58,6 +61,7 @@ class Query:
         self,
         texts: Sequence[str],
         *,
+        features: Float[Tensor, "text feature"] | None = None,
         model: str | Backbone = DEFAULT_MODEL,
         methods: dict[str, dict[str, Any]],
         view: View,
@@ -76,14 +80,18 @@ class Query:
             raise TextError(f"versus must be one text, got {versus!r}.")
         self.backbone = backbone = backbone_of(model, device)
         view.check(backbone)
-        every = self.texts if versus is None or versus in self.texts else [*self.texts, *check_texts(versus)]
-        features = encode_apart(backbone, every, self.templates)  # a text contrasted with itself gives exact zeros
+        self.given, every = features is not None, self.texts
+        if features is not None:
+            features = check_given(features, backbone, self.texts, self.templates, versus)
+        else:
+            every = every if versus is None or versus in every else [*every, *check_texts(versus)]
+            features = encode_apart(backbone, every, self.templates)  # a text contrasted with itself gives exact zeros
         self.text = features[: len(self.texts)]
         self.other = None if versus is None else features[[every.index(versus)]]
         self.checkup, self.setup = None, 0.0
         if health:
             more: dict[str, Any] = {"versus": versus is not None, "only_presence": health == "presence"}
-            make = partial(Checkup, backbone, self.texts, self.text, self.templates, view, **more)
+            make = partial(Checkup, backbone, self.texts, self.text, self.templates, view, given=self.given, **more)
             self.checkup, self.setup = self.timed(make)
         self.keep = blocks_to_keep(methods, refine, KEEP if health is True else 0)
 
@@ -167,6 +175,7 @@ class Query:
                 seconds=seconds,
                 health=health,
                 flat=_numpy(flat),
+                origin=origin_of(self.backbone.weight.device),
             )
         return answers
 
@@ -185,7 +194,7 @@ class Query:
             "refine": self.refine,
             "refine_options": noted(self.refine_options),
             **self.view.settings,
-            "templates": self.templates if isinstance(self.templates, str) else list(self.templates),
+            "templates": None if self.given else _plain(self.templates),
             "versus": self.versus,
             "level": self.level(method),
             "health": None if self.checkup is None else list(self.checkup.notes(METHODS[method])),
@@ -212,7 +221,7 @@ class Query:
 
     def repeats(self, method: str, sources: Sequence[str]) -> bool:
         """Whether a shell command can repeat a method's answer for these images."""
-        return repeatable(self.backbone, sources, self.methods[method], self.refine_options)
+        return not self.given and repeatable(self.backbone, sources, self.methods[method], self.refine_options)
 
 
 def blocks_to_keep(methods: dict[str, dict[str, Any]], refine: str | None, least: int = 0) -> int | None:
@@ -227,6 +236,10 @@ def since(start: float, backbone: Backbone) -> float:
     if backbone.weight.is_cuda:
         torch.cuda.synchronize(backbone.weight.device)
     return time.perf_counter() - start
+
+
+def _plain(templates: str | tuple[str, ...]) -> str | list[str]:
+    return templates if isinstance(templates, str) else list(templates)
 
 
 def _numpy(values: Tensor) -> np.ndarray:

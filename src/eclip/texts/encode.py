@@ -102,7 +102,10 @@ def _listed(texts: Iterable[str]) -> list[str]:
 
 def _check_letters(text: object, which: str) -> None:
     if not isinstance(text, str):
-        raise TextError(f"{which} must be a string, got {type(text).__name__}.")
+        hint = (
+            "; eclip.explain takes features too, as one torch tensor (text, feature)" if hasattr(text, "shape") else ""
+        )
+        raise TextError(f"{which} must be a string, got {type(text).__name__}{hint}.")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise TextError(f"{which} is not valid Unicode: {text!r}.")
 

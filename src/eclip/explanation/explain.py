@@ -157,8 +157,8 @@ def explain_each(
 ) -> Iterator[Explanation]:
     """Yield one Explanation per image, in order, for more images than fit into memory; texts are encoded once.
 
-    Arguments that are not listed here are those of `explain`; `method` is a single one. With resize="keep", consecutive
-    images of one grid share a forward pass.
+    Arguments that are not listed here are those of `explain`, without `preprocessed`; `method` is a single one. With
+    resize="keep", consecutive images of one grid share a forward pass.
 
     - images: any iterable; at most two batches are in memory, the second read ahead while the model runs.
     - batch_size: images in one forward pass, at least 1.

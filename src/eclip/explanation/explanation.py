@@ -48,8 +48,9 @@ class Explanation:
         sources: the path of each image, or "image 0" for one given in memory.
         sizes: (width, height) of each image.
         signed: whether zero is meaningful in these maps; if so, overlays use a diverging colormap around it.
-        provenance: model, method, options, resize, templates, versions, the command that repeats it. With
-            provenance["versus"], maps and scores are for the difference between each text and that one.
+        provenance: model, method, options, resize (None for preprocessed pixels), templates (None for features),
+            versions, the command that repeats it. With provenance["versus"], maps and scores are for the difference
+            between each text and that one.
         images: the images, RGB and upright, or where to read them from, as after `load`.
         seconds: run times: "forward" (shared by all methods), "method", "refine", "health"; not saved.
         health: reasons to doubt each map, computed before any refinement; None if the checks were off.

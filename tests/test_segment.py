@@ -22,9 +22,10 @@ import tiny
 from eclip import cli, heatmap
 from eclip.errors import EclipError, ImageError, OptionError, ResultError, TextError, UnknownNameError
 from eclip.render.label_map import indexed, palette, tinted
+from eclip.results.coco import coco_mask, runs
 from eclip.segmentation.classes import class_words
 from eclip.segmentation.labels import Piece, label_pixels
-from eclip.segmentation.segmentation import SegmentWriter, coco_mask, runs
+from eclip.segmentation.segmentation import SegmentWriter
 from eclip.segmentation.windows import check_windows, windows
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"

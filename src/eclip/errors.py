@@ -123,11 +123,12 @@ class MissingExtraError(EclipError):
     Args:
         part: what needs it.
         package: its name.
-        extra: the extra that installs it.
+        extra: the extra that installs it; None if no extra does.
     """
 
-    def __init__(self, part: str, package: str, extra: str) -> None:
-        super().__init__(f"{part} needs the package {package}: pip install 'eclip[{extra}]'.")
+    def __init__(self, part: str, package: str, extra: str | None = None) -> None:
+        what = package if extra is None else f"'eclip[{extra}]'"
+        super().__init__(f"{part} needs the package {package}: pip install {what}.")
 
 
 class ResultError(EclipError):

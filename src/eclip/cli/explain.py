@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.cli import completion, loop, many, options
+from eclip.cli import completion, loop, many, options, tables
 from eclip.cli.loop import MOST_REPORTED
 from eclip.cli.options import Positions, Resize
 from eclip.methods import check_methods
@@ -43,7 +43,7 @@ def explain(
     template: options.Template = None,
     positions: options.Positioning = Positions.bicubic_aa,
     out: options.Out = options.OUT,
-    format_: options.Format = options.FORMAT,
+    format_: tables.Format = options.FORMAT,
     overwrite: options.Overwrite = False,
     device: options.Device = "auto",
     batch_size: options.BatchSize = 8,
@@ -57,6 +57,10 @@ def explain(
     as_json: options.AsJson = False,
     config: options.Config = None,
     quiet: options.Quiet = False,
+    sort: tables.SortOption = None,
+    min_presence: tables.MinPresence = None,
+    top: tables.Top = None,
+    max_side: tables.MaxSide = None,
     write: many.Write = None,
     layout: many.LayoutOption = None,
     index: many.IndexOption = None,
@@ -73,6 +77,8 @@ def explain(
     """Show which part of each image matches each text.
 
     One image, two texts:  eclip explain dogs.jpg -t "a dog" -t grass
+
+    A table of a folder:  eclip explain images/ -t "a dog" --format csv --sort score
 
     A data set, resumable:  eclip explain "train-{000..127}.tar" -t "a dog" --write maps,boxes
     """
@@ -93,21 +99,29 @@ def explain(
         "health": health,
         **options.method_options(set_ or [], method),
     }
-    formats = options.parse_formats(format_, out)
+    format_, write, index = tables.with_parquet(format_, write, index)
+    formats = tables.parse_formats(format_, out)
     asked = many.Many(
         *(write, layout, index, shard, engine, ray_address),
         *(concurrency, workers, timeout, shard_size, threads, precision),
     )
     if reason := asked.reason(sources, format_, out):
+        tables.check_no_shards(reason, sort, min_presence, top)
         if not as_json and reason.startswith("more"):
             typer.echo(f"{reason}: writing shards with an index; --format png,json writes pictures of each", err=True)
-        own = {"model": model, "device": device, **({} if head is None else {"head": head})}
+        own: dict[str, Any] = {"model": model, "device": device, **({} if head is None else {"head": head})}
+        own |= {} if max_side is None else {"max_side": max_side}
         asked.run(sources, wanted, out, overwrite=overwrite, as_json=as_json, **settings, **own)
         return
+    presence = health and versus is None
+    kept = tables.check_selection(formats, sort, min_presence, top, presence=presence)
     from eclip.explanation.explain import explain_each  # imports torch, so after the checks
     from eclip.explanation.folder import ExplanationWriter, explain_command
+    from eclip.explanation.rows import Selection
 
-    writer = ExplanationWriter(out, formats, overwrite=overwrite)
+    writer = ExplanationWriter(
+        out, formats, overwrite=overwrite, selection=Selection(**kept), max_side=max_side, entries=as_json
+    )
 
     def work(run: loop.Run) -> None:
         several = len(run.images) > MOST_REPORTED
@@ -124,6 +138,8 @@ def explain(
                 _print_health(writer)
 
     loop.over_images(sources, writer, lambda provenance: explain_command(sources, wanted, provenance), work)
+    if options.talks(as_json):
+        tables.tell(writer)
     loop.summarize(writer, "explained", [model], as_json)
 
 
@@ -140,8 +156,6 @@ def _print_scores(run: loop.Run, explanation: Explanation, entry: dict[str, Any]
 
 
 def _print_health(writer: ExplanationWriter) -> None:
-    checks = [(entry["health"] or {}).values() for entry in writer.manifest["images"]]
-    warned = sum(any(one["warnings"] for one in each) for each in checks)
-    if warned:
+    if warned := writer.warned:
         place = f"; {MANIFEST} lists them" if "json" in writer.formats else ""
-        typer.echo(f"{warned} of {len(checks)} images have health warnings{place}", err=True)
+        typer.echo(f"{warned} of {len(writer.manifest['images'])} images have health warnings{place}", err=True)

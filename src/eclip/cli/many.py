@@ -40,7 +40,8 @@ def _option(*names: str, **more: Any) -> Any:
 Write = Annotated[
     str | None,
     _option(
-        help="Write shards with these, joined by commas: maps, masks, boxes, points, overlays. Default: maps,boxes."
+        help="Write shards with these, joined by commas: maps, masks, boxes, points, overlays, table. "
+        "Default: maps,boxes."
     ),
 ]
 LayoutOption = Annotated[Layout | None, _option("--layout", help="Each shard is a tar (WebDataset) or a folder.")]
@@ -87,7 +88,8 @@ class Many:
         if pictures and (given or streamed):
             what = given[0] if given else streamed[0]
             raise OptionError(
-                f"--format is for pictures of each image, not for shards, which {what} asks for: omit it."
+                f"--format is for pictures of each image, not for shards, which {what} asks for: omit it. "
+                "--write table puts a table into their index."
             )
         if given or streamed:
             return given[0] if given else streamed[0]

@@ -18,7 +18,8 @@ from torch import Tensor
 from eclip import heatmap, render
 from eclip.backbones.devices import Device
 from eclip.errors import ImageError, ResultError
-from eclip.explanation.folder import SCHEMA, ExplanationWriter, explain_command
+from eclip.explanation import conversions
+from eclip.explanation.folder import SCHEMA, ExplanationWriter, check_max_side, explain_command
 from eclip.explanation.health import NUMBERS, Health
 from eclip.explanation.tensors import OTSU, ExplanationTensors, Origin, Threshold, number_of_threshold, tensors_of
 from eclip.images import Place, open_image
@@ -154,17 +155,29 @@ class Explanation:
         image, text = image_and_text(image, text, self.sources, self.texts)
         return heatmap.resize(heatmap.normalize(self._map(image, text)), self.sizes[image][::-1]).numpy()
 
-    def overlay(self, image: Which = 0, text: Which | None = None, *, legend: bool = True) -> Image.Image:
+    def overlay(
+        self, image: Which = 0, text: Which | None = None, *, legend: bool = True, max_side: int | None = None
+    ) -> Image.Image:
         """The image with its heat map on top, and a line around its `mask`; signed maps use two colors around zero.
 
         The map of a text that is probably not in the image, or may not be, see `doubt`, is drawn faintly.
+
+        Args:
+            image: which image.
+            text: which text.
+            legend: with text and score below.
+            max_side: longer side of the result in pixels, legend included, at least 256; None = as large as the image.
+
+        Raises:
+            OptionError: max_side is too small, or there is no such image or text.
         """
         image, text = image_and_text(image, text, self.sources, self.texts)
         heat, level = self.edge(image, text)
         told: dict[str, Any] = {"text": self.label(text), "score": float(self.scores[image, text]), "legend": legend}
         told |= {"doubt": self.doubt(image, text), "notes": [maker(self.provenance)]}
-        shown = self.shown(image, text)
-        return render.overlay(self.image(image), shown, signed=self.signed, heat=heat, level=level, **told)
+        shown, picture = self.shown(image, text), self.image(image)
+        told |= {"signed": self.signed, "heat": heat, "level": level}
+        return render.bounded(picture, check_max_side(max_side), lambda view: render.overlay(view, shown, **told))
 
     def edge(self, image: int, text: int) -> tuple[Float[np.ndarray, "row col"], float]:
         """What the outline follows: the map on its own grid in [0, 1], and the level."""
@@ -175,8 +188,12 @@ class Explanation:
         shown = heatmap.signed if self.signed else heatmap.normalize
         return shown(self._map(image, text)).numpy()
 
-    def strip(self, image: Which = 0) -> Image.Image:
-        """The image and one panel per text side by side; of more than twenty texts, the twenty with the best scores."""
+    def strip(self, image: Which = 0, *, max_side: int | None = None) -> Image.Image:
+        """The image and one panel per text side by side; of more than twenty texts, the twenty with the best scores.
+
+        Panels are 320 pixels long. A strip that is longer than `max_side`, at least 256, is reduced as a whole.
+        """
+        most = check_max_side(max_side)
         image = image_of(image, self.sources, self.texts)
         best = self.best_texts(image)
         told: dict[str, Any] = {
@@ -186,7 +203,7 @@ class Explanation:
         told["doubts"] = [self.doubt(image, text) for text in best]
         told["notes"] = [f"{maker(self.provenance)}. The line encloses the mask."]
         maps, edges = (self.shown(image, text) for text in best), (self.edge(image, text) for text in best)
-        return render.strip(self.image(image), maps, signed=self.signed, edges=edges, **told)
+        return render.reduced(render.strip(self.image(image), maps, signed=self.signed, edges=edges, **told), most)
 
     def figure(
         self,
@@ -280,21 +297,35 @@ class Explanation:
         """
         return tensors_of(self, device)
 
-    def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> Path:
+    to_pandas = conversions.to_pandas
+    to_coco = conversions.to_coco
+    to_label_studio = conversions.to_label_studio
+    to_fiftyone = conversions.to_fiftyone
+
+    def save(
+        self,
+        folder: str | Path,
+        formats: Sequence[str] = FORMATS,
+        *,
+        overwrite: bool = False,
+        max_side: int | None = None,
+    ) -> Path:
         """Write overlays, arrays and one manifest.json into a folder, created if missing; returns it.
 
         Args:
             folder: where to write. An earlier explanation of the same images, or of some of them, is replaced;
                 unrelated files are kept.
-            formats: any of "png" (a strip per image, an overlay per text), "npz" (maps, scores), "json" (the manifest).
+            formats: any of "png" or "jpg" (a strip per image, an overlay per text), "npz" (maps, scores), "json" (the
+                manifest), "csv" (a table), "html" (a gallery), "coco" and "labelstudio" (annotations).
             overwrite: also replace results of another kind or of other images.
+            max_side: longer side of pictures in pixels, at least 256; None = overlays as large as the image.
 
         Raises:
             ResultError: the folder holds results of another kind or of other images, another process is writing there,
                 it cannot be written, or the disk is full.
-            OptionError: a format is unknown.
+            OptionError: a format is unknown, or max_side is too small.
         """
-        with ExplanationWriter(folder, formats, overwrite=overwrite).over(self.sources) as writer:
+        with ExplanationWriter(folder, formats, overwrite=overwrite, max_side=max_side).over(self.sources) as writer:
             writer.add(self)
         return writer.folder
 

@@ -7,16 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eclip.errors import ResultError
+from eclip.explanation.exports import Exports
+from eclip.explanation.rows import Selection
 from eclip.files import slug
+from eclip.registry import whole
 from eclip.results.command import head, inputs, options, settings
-from eclip.results.folder import FORMATS, Folder
-from eclip.results.marks import png
+from eclip.results.folder import EXPLAIN_FORMATS, FORMATS, WAYS_OUT, Folder
+from eclip.results.marks import jpeg, png
 from eclip.results.provenance import named
 
 if TYPE_CHECKING:
     from eclip.explanation.explanation import Explanation
 
 SCHEMA = "eclip.explain/1"
+LEAST_SIDE = 256
+"""The smallest `max_side`: legends do not fit into smaller pictures."""
 
 
 class ExplanationWriter(Folder):
@@ -32,12 +38,51 @@ class ExplanationWriter(Folder):
 
     "health" is null if the checks were off, and so is each number that does not apply. "grid" counts patches; "map" is
     the shape of the maps, finer if a refinement returned them on pixels. Files are relative to the folder; "image" may
-    be absolute. If no image was explained, "texts" is empty, and "signed" and "provenance" are null.
+    be absolute. If no image was explained, "texts" is empty, and "signed" and "provenance" are null. "exports" {format:
+    file} lists the files for all images, if any were asked for.
+
+    Args:
+        folder: its path.
+        formats: some of `EXPLAIN_FORMATS`; "png" or "jpg" for the pictures.
+        overwrite: replace the results of another run.
+        selection: what tables, annotations and the gallery hold.
+        max_side: longer side of pictures in pixels, at least `LEAST_SIDE`; None = overlays as large as the image.
+        entries: keep the entries of the manifest in memory even if it is not written.
+
+    Attributes:
+        warned: how many images have health warnings.
     """
 
-    def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> None:
+    known = EXPLAIN_FORMATS
+
+    def __init__(
+        self,
+        folder: str | Path,
+        formats: Sequence[str] = FORMATS,
+        *,
+        overwrite: bool = False,
+        selection: Selection | None = None,
+        max_side: int | None = None,
+        entries: bool = False,
+    ) -> None:
+        self.max_side = check_max_side(max_side)
         manifest: dict[str, Any] = {"schema": SCHEMA, "texts": [], "signed": None, "provenance": None}
         super().__init__(folder, formats, manifest, overwrite=overwrite)
+        self.exports = Exports(formats, selection or Selection(), self.max_side)
+        self.warned, self._entries = 0, entries or "json" in formats
+
+    def __exit__(self, *reason: object) -> None:
+        try:
+            if files := self.exports.finish():
+                self.manifest["exports"] = files
+        finally:
+            super().__exit__(*reason)
+
+    def _look(self) -> None:
+        super()._look()
+        for name in self.exports.files.values():
+            if (path := self.folder / name).exists() and not (self.overwrite or self._own(name)):
+                raise ResultError(f"{path} already exists, and no manifest says which images it is of: {WAYS_OUT}.")
 
     def add(self, explanation: Explanation) -> list[dict[str, Any]]:
         """Write the files of an explanation; returns its entries in the manifest."""
@@ -45,7 +90,8 @@ class ExplanationWriter(Folder):
             self.manifest |= {"texts": list(explanation.texts), "signed": explanation.signed}
             self.manifest["provenance"] = explanation.provenance
         entries = [self._add(explanation, image) for image in range(len(explanation.sources))]
-        self.manifest["images"] += entries
+        self.warned += sum(any(one["warnings"] for one in (entry["health"] or {}).values()) for entry in entries)
+        self.manifest["images"] += entries if self._entries else [None] * len(entries)  # else only their number counts
         return entries
 
     def _add(self, explanation: Explanation, image: int) -> dict[str, Any]:
@@ -55,16 +101,27 @@ class ExplanationWriter(Folder):
             arrays = {"maps": explanation.maps[image], "scores": explanation.scores[image]}
             arrays |= {} if flat is None else {"flat": flat[image]}
             files["npz"] = self._arrays(stem, arrays if health is None else {**arrays, **health.arrays(image)})
-        if "png" in self.formats:
-            files["strip"] = self._put(f"{stem}.png", png(explanation.strip(image)))
+        if ending := next((one for one in ("png", "jpg") if one in self.formats), None):
+            encoded, side = png if ending == "png" else jpeg, self.max_side
+            files["strip"] = self._put(f"{stem}.{ending}", encoded(explanation.strip(image, max_side=side)))
             files["overlays"] = {}
             for number in explanation.best_texts(image):
-                text, overlay = explanation.texts[number], png(explanation.overlay(image, number))
-                files["overlays"][text] = self._put(f"{stem}.{number}-{slug(text)}".rstrip("-") + ".png", overlay)
+                text, overlay = explanation.texts[number], encoded(explanation.overlay(image, number, max_side=side))
+                files["overlays"][text] = self._put(f"{stem}.{number}-{slug(text)}".rstrip("-") + f".{ending}", overlay)
+        self.exports.add(explanation, image, self.folder, self._put)
         (width, height), doubts = explanation.sizes[image], None if health is None else health.noted(image)
         shape, scores = list(explanation.maps.shape[2:]), named(explanation.texts, explanation.scores[image])
         sides = {"width": width, "height": height, "grid": explanation.provenance.get("grid", shape), "map": shape}
         return {"source": name, **sides, "scores": scores, "health": doubts, "files": files}
+
+
+def check_max_side(max_side: int | None) -> int | None:
+    """The longer side of pictures.
+
+    Raises:
+        OptionError: it is too small for a legend, or not a whole number.
+    """
+    return None if max_side is None else whole(max_side, "max_side", "a whole number of pixels", least=LEAST_SIDE)
 
 
 def explain_command(sources: Sequence[str], texts: Sequence[str], provenance: dict[str, Any]) -> str:

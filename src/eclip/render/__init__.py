@@ -7,7 +7,7 @@ In label maps, color means the class.
 from eclip.render.colormaps import diverging, sequential
 from eclip.render.comparison import SCALES, Row, Section, check_scale, grid
 from eclip.render.label_map import indexed, labeled, palette, tinted
-from eclip.render.overlay import ABSENT, UNSURE, overlay, stack, strip
+from eclip.render.overlay import ABSENT, UNSURE, bounded, overlay, reduced, stack, strip
 from eclip.render.words import cut_out, drawn, page_words, printable, shares, terminal
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "UNSURE",
     "Row",
     "Section",
+    "bounded",
     "check_scale",
     "cut_out",
     "diverging",
@@ -27,6 +28,7 @@ __all__ = [
     "page_words",
     "palette",
     "printable",
+    "reduced",
     "sequential",
     "shares",
     "stack",

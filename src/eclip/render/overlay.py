@@ -1,7 +1,7 @@
 """Overlays, which draw an image with its evidence in color above a legend, and strips of several."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice, repeat
 from typing import Any
 
@@ -17,6 +17,7 @@ from eclip.render.fonts import fit, fonts, wrap
 
 ALPHA = 0.85  # opacity of the color at the peak
 OUTLINE_LEVEL = 0.5  # of the outline if no other is given
+ALPHA = 0.85  # opacity of the color at the peak, if no other is given
 ABSENT, UNSURE = "probably not in the image", "may not be in the image"
 """The line below a text that scores like unrelated words, or whose image looks empty to the model; and below one that
 some unrelated words exceed."""
@@ -298,3 +299,29 @@ def _line(width: int, points: int, pad: int, text: str, ink: tuple[int, int, int
     line, font = fit(text, width - 2 * pad, points)
     ImageDraw.Draw(band).text((pad, points // 2), line, ink, font, anchor="lm")
     return band
+
+
+def reduced(picture: Image.Image, most: int | None) -> Image.Image:
+    """The picture with at most `most` pixels on its longer side; None = as it is."""
+    if most is None or max(picture.size) <= most:
+        return picture
+    return picture.resize(_within(picture.size, most), Image.Resampling.LANCZOS)
+
+
+def bounded(image: Image.Image, most: int | None, draw: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """What `draw` makes of the image, the image reduced as far as the result has at most `most` pixels on a side.
+
+    The letters of a legend stay sharp, which they would not if the result were reduced.
+    """
+    if most is None:
+        return draw(image)
+    side, picture = most, draw(reduced(image, most))
+    while (over := max(picture.size) - most) > 0 and side > LEAST_SIDE:
+        side = max(LEAST_SIDE, min(side, max(image.size)) - over)
+        picture = draw(reduced(image, side))
+    return reduced(picture, most)
+
+
+def _within(size: tuple[int, int], most: int) -> tuple[int, int]:
+    width, height = (max(1, round(side * most / max(size))) for side in size)
+    return width, height

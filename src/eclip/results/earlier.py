@@ -33,6 +33,7 @@ class Earlier:
             self.files |= {name for name in _names(entry["files"]) if os.path.basename(name) == name}
         if isinstance(coco := manifest.get("coco"), str):
             self.files.add(coco)
+        self.files |= {name for name in _names(manifest.get("exports")) if os.path.basename(name) == name}
 
     @classmethod
     def read(cls, folder: Path) -> Earlier | None:

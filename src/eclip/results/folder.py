@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 AnyFolder = TypeVar("AnyFolder", bound="Folder")
 FORMATS = ("png", "npz", "json")
+EXPORTS = {"csv": "table.csv", "html": "gallery.html", "coco": "coco.json", "labelstudio": "labelstudio.json"}
+"""Formats of explanations with one file for all images, and its name."""
+EXPLAIN_FORMATS = (*FORMATS, "jpg", *EXPORTS)
 OTHER_RUNS = (
     (("question.json", "parts"), "eclip eval"),
     (("eclip_head.json",), "eclip train"),
@@ -52,22 +55,24 @@ class Folder:
 
     Args:
         folder: its path; created if it does not exist.
-        formats: some of `FORMATS`.
+        formats: some of `known`.
         manifest: its fields before the images, including "schema".
         overwrite: replace the results of another run.
 
     Attributes:
         fixed: names of files besides the manifest that a run of this kind writes.
+        known: formats that a run of this kind can write.
         steps_aside: use "NAME-2", "NAME-3", ... instead of a default folder that contains other results.
         replaced: after exit, whether an earlier run with other inputs or options was replaced.
     """
 
     fixed: tuple[str, ...] = ()
+    known: tuple[str, ...] = FORMATS
 
     def __init__(
         self, folder: str | Path, formats: Sequence[str], manifest: dict[str, Any], *, overwrite: bool = False
     ) -> None:
-        check_place(folder, formats)
+        check_place(folder, formats, self.known)
         self.folder, self.formats, self.overwrite = Path(folder), tuple(formats), overwrite
         self.manifest: dict[str, Any] = {**manifest, "images": [], "failures": []}
         self.steps_aside = self.replaced = False
@@ -239,15 +244,17 @@ def check_no_other(folder: Path, own: str | None = None) -> None:
             raise ResultError(f"the folder {str(folder)!r} contains results of `{command}`: choose another folder.")
 
 
-def check_place(folder: str | Path, formats: Sequence[str]) -> None:
+def check_place(folder: str | Path, formats: Sequence[str], known: Sequence[str] = FORMATS) -> None:
     """Results can be written in these formats, into a place that is named as folders are.
 
     Raises:
-        OptionError: a format is unknown, there is none, or see `check_is_folder`.
+        OptionError: a format is unknown, there is none, pictures are asked for twice, or see `check_is_folder`.
     """
-    unknown = [name for name in formats if name not in FORMATS]
+    unknown = [name for name in formats if name not in known]
     if unknown or not formats:
-        raise OptionError(f"formats must be among {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}.")
+        raise OptionError(f"formats must be among {', '.join(known)}, got {', '.join(unknown) or 'none'}.")
+    if {"png", "jpg"} <= set(formats):
+        raise OptionError("png and jpg are formats of the same pictures: choose one of them.")
     check_is_folder(folder)
 
 

@@ -23,13 +23,20 @@ def png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def jpeg(picture: Image.Image, *, quality: int = 85) -> bytes:
+    """The picture as a JPEG file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality, optimize=True, comment=MARK)
+    return buffer.getvalue()
+
+
 def is_ours(path: Path) -> bool:
     """Whether a file is a picture, an array archive or a page that eclip wrote."""
     try:
         if path.suffix == ".npz":
             with zipfile.ZipFile(path) as archive:
                 return archive.comment == MARK
-        if path.suffix in (".png", ".html"):
+        if path.suffix in (".png", ".jpg", ".html"):
             with path.open("rb") as stream:
                 return MARK in stream.read(4096)
     except (OSError, zipfile.BadZipFile):

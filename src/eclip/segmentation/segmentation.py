@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped, UInt8, UInt16
+from jaxtyping import Float, Int, Shaped, UInt8, UInt16
 from PIL import Image
 
 from eclip import heatmap, render
 from eclip.errors import OptionError, ResultError
 from eclip.explanation.health import LEAST_PRESENCE, LEAST_SURE
+from eclip.results.coco import coco_mask
 from eclip.results.command import head, inputs, options, settings
 from eclip.results.folder import FORMATS, Folder
 from eclip.results.indexing import Which, image_of, number_of
@@ -257,25 +258,6 @@ class SegmentWriter(Folder):
         self._annotations.seek(0)
         yield from itertools.islice(self._annotations, self._count)  # whole lines; a failed write may leave part of one
         yield b"]}\n"
-
-
-def coco_mask(mask: Bool[np.ndarray, "height width"]) -> dict[str, Any]:
-    """The fields "segmentation", "bbox" and "area" of a COCO annotation, for a mask with at least one pixel."""
-    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    left, top = int(cols[0]), int(rows[0])
-    return {
-        "segmentation": {"counts": runs(mask), "size": list(mask.shape)},
-        "bbox": [left, top, int(cols[-1]) + 1 - left, int(rows[-1]) + 1 - top],
-        "area": int(mask.sum()),
-    }
-
-
-def runs(mask: Bool[np.ndarray, "height width"]) -> list[int]:
-    """Run lengths of a mask in column order, as in COCO: outside, inside, outside, ...; the first may be 0."""
-    flat = mask.ravel(order="F")
-    edges = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
-    lengths: list[int] = np.diff(edges).tolist()
-    return [0, *lengths] if flat[0] else lengths
 
 
 def segment_command(sources: Sequence[str], provenance: dict[str, Any]) -> str | None:

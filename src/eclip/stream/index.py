@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eclip.errors import MissingExtraError, OptionError
+from eclip.results.table import BOX
 from eclip.stream.records import dumped
 
 INDEXES = ("jsonl", "parquet")
@@ -66,10 +67,12 @@ def _parquet(rows: Iterable[dict[str, Any]], file: Path, columns: Sequence[str])
         "presence": number, "emptiness": number, "doubt": text, "boxes": pa.list_(pa.list_(whole)),
         "mask": pa.struct([("size", pa.list_(whole)), ("counts", pa.list_(whole))]),
         "points": pa.list_(pa.list_(whole)), "scale": number, "shard": text,
+        "image": text, "found": text, "area": number, "warnings": text, **dict.fromkeys(BOX, whole),
     }  # fmt: skip
     schema, remaining = pa.schema([(name, types[name]) for name in columns]), iter(rows)
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
         while some := list(itertools.islice(remaining, GROUP)):
             for row in some:  # names of files need not be Unicode
-                row["source"] = row["source"].encode(errors="backslashreplace").decode()
+                for name in {"source", "image"} & row.keys():
+                    row[name] = row[name].encode(errors="backslashreplace").decode()
             writer.write_table(pa.Table.from_pylist(some, schema))

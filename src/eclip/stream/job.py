@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eclip.errors import OptionError, ResultError
+from eclip.explanation.folder import check_max_side
 from eclip.files import hash_weights
 from eclip.registry import one_of, whole
 from eclip.results.differences import told
@@ -48,6 +49,7 @@ class Job:
         threads: of torch on a CPU; another number changes rounding. None = torch's own number.
         workers: processes that decode images.
         timeout: seconds after which an image counts as unreadable.
+        max_side: longer side of overlays in pixels; None = as the image.
     """
 
     sources: tuple[str, ...]
@@ -62,6 +64,7 @@ class Job:
     threads: int | None = None
     workers: int = 0
     timeout: float = PATIENCE
+    max_side: int | None = None
 
     def __post_init__(self) -> None:
         """Check all options.
@@ -74,6 +77,8 @@ class Job:
         one_of(self.layout, "layout", LAYOUTS)
         check_index(self.index)
         check_is_folder(self.out)
+        if check_max_side(self.max_side) is not None and "overlays" not in self.write:
+            raise OptionError('max_side is for pictures: write "overlays" too (--write overlays), or leave it out.')
         for name, least in (("batch_size", 1), ("shard_size", 1), ("workers", 0), ("threads", 1)):
             if name != "threads" or self.threads is not None:
                 whole(getattr(self, name), name, least=least)
@@ -110,6 +115,7 @@ class Job:
             "threads": threads if settings["device"] == "cpu" else None,
             "provenance": {**settings, "weights": weights.hexdigest()[:16]},
         }
+        told |= {} if self.max_side is None else {"max_side": self.max_side}  # so older runs continue
         return dict(json.loads(json.dumps(told)))
 
 

@@ -13,17 +13,19 @@ import numpy as np
 
 from eclip import heatmap
 from eclip.explanation.health import NUMBERS
+from eclip.explanation.rows import row_of
 from eclip.registry import one_of
+from eclip.results.coco import runs
 from eclip.results.marks import png
-from eclip.segmentation.segmentation import runs
+from eclip.results.table import COLUMNS
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
     from eclip.explanation.explanation import Explanation
 
-CONTENTS = ("maps", "masks", "boxes", "points", "overlays")
-"""What can be written besides scores and, unless they are off, health numbers."""
+CONTENTS = ("maps", "masks", "boxes", "points", "overlays", "table")
+"""What can be written besides scores and, unless they are off, health numbers; "table": the columns of the table."""
 DEFAULT = ("maps", "boxes")
 LEAST, MOST = 2.0**-4, 2.0**14
 """Maps whose largest magnitude lies between these are stored as they are; others are scaled, for float16's sake."""
@@ -34,7 +36,8 @@ def columns_of(contents: Sequence[str], *, health: bool) -> list[str]:
     own = [*NUMBERS, "doubt"] if health else []
     names = {"boxes": "boxes", "masks": "mask", "points": "points", "maps": "scale"}
     own += [names[one] for one in ("boxes", "masks", "points", "maps") if one in contents]
-    return ["id", "source", "width", "height", "map", "number", "text", "score", "flat", *own, "shard"]
+    named = ["id", "source", "width", "height", "map", "number", "text", "score", "flat", *own]
+    return [*named, *(name for name in COLUMNS if "table" in contents and name not in named), "shard"]
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,14 @@ def check_contents(contents: Sequence[str]) -> tuple[str, ...]:
     return tuple(one for one in CONTENTS if one in contents)
 
 
-def record(explanation: Explanation, image: int, contents: Sequence[str]) -> Record:
+def record(explanation: Explanation, image: int, contents: Sequence[str], max_side: int | None = None) -> Record:
     """What is written of an image.
 
     The info has "source", "width", "height", "grid" [row, col], and "texts": for each text "text", "score", "flat",
     "health" if it is known, and what was asked for: "boxes" [[left, top, right, bottom], ...], "mask" as COCO's
-    uncompressed RLE, "points" [[x, y, label], ...] for SAM. "maps" is "npy" of (text, row, col) in float16; the map of
-    a text is its row times its "scale", a power of two.
+    uncompressed RLE, "points" [[x, y, label], ...] for SAM, and for "table" all that `rows_of` has. "maps" is "npy" of
+    (text, row, col) in float16; the map of a text is its row times its "scale", a power of two. Overlays have at most
+    `max_side` pixels on a side.
     """
     files, (width, height) = dict[str, bytes](), explanation.sizes[image]
     shape = list(explanation.maps.shape[2:])
@@ -75,7 +79,7 @@ def record(explanation: Explanation, image: int, contents: Sequence[str]) -> Rec
             one["scale"] = scale
     if "overlays" in contents:
         for text in range(len(explanation.texts)):
-            files[f"{text}.png"] = png(explanation.overlay(image, text))
+            files[f"{text}.png"] = png(explanation.overlay(image, text, max_side=max_side))
     info = {"source": explanation.sources[image], "width": width, "height": height, "map": shape, "texts": told}
     return Record(files, info)
 
@@ -89,13 +93,15 @@ def _text(explanation: Explanation, image: int, text: int, contents: Sequence[st
             value = float(getattr(health, name)[image, text])
             told[name] = None if math.isnan(value) else round(value, 4)
         told["doubt"] = health.doubts(image)[text]
-    if {"boxes", "masks"} & set(contents):
+    if {"boxes", "masks", "table"} & set(contents):
         mask = explanation.mask(image, text)
         if "boxes" in contents:
             told["boxes"] = heatmap.boxes(mask, min_area=None).tolist()
         if "masks" in contents:
             told["mask"] = {"size": list(mask.shape), "counts": runs(mask)}
-    if "points" in contents:
+        if "table" in contents:
+            told = {**row_of(explanation, image, text, mask), **told}
+    if "points" in contents and "table" not in contents:
         places, labels = explanation.points(image, text)
         told["points"] = [[*place, label] for place, label in zip(places.tolist(), labels.tolist(), strict=True)]
     return told

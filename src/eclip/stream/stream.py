@@ -147,6 +147,7 @@ def explain_dataset(
     threads: int | None = None,
     workers: int = 0,
     timeout: float = PATIENCE,
+    max_side: int | None = None,
     on_progress: Callable[[int, int | None], object] = lambda done, total: None,
     **settings: Any,
 ) -> Written:
@@ -161,7 +162,8 @@ def explain_dataset(
         texts: as in `explain`.
         out: the folder.
         model: a name, or a Backbone if the engine is "process".
-        write: what to write besides scores and health numbers: any of "maps", "masks", "boxes", "points", "overlays".
+        write: what to write besides scores and health numbers: any of "maps", "masks", "boxes", "points", "overlays";
+            "table" adds the columns of `Explanation.to_pandas` to the index.
         layout: "tar" or "folder", for each shard.
         index: "jsonl" or "parquet".
         shard: "I/N": only the I-th of N parts of the work, from 0. Under torchrun, each process takes its own part.
@@ -176,6 +178,7 @@ def explain_dataset(
         workers: processes that decode images; 0 = a thread. A script that asks for processes needs
             `if __name__ == "__main__":`.
         timeout: seconds after which an image counts as unreadable; needs workers.
+        max_side: longer side of overlays in pixels, at least 256; None = as the image.
         on_progress: called with the number of images done and, if it is known, of all images.
         settings: all other arguments of `explain`; also precision and head, as in `load`.
 
@@ -199,6 +202,7 @@ def explain_dataset(
         threads=threads,
         workers=workers,
         timeout=timeout,
+        max_side=max_side,
     )
     if overwrite and part[1] > 1:
         raise OptionError("overwrite would delete what other parts of the work wrote: delete the folder instead.")

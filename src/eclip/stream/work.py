@@ -96,7 +96,7 @@ class Worker:
         found: list[Record | tuple[str, str]] = [("", "")] * len(batch)
         for places, explanation in explained(self.query, batch):
             for image, place in enumerate(places):
-                found[place] = record(explanation, image, self.job.write)
+                found[place] = record(explanation, image, self.job.write, self.job.max_side)
         for place, (item, result) in enumerate(batch):
             if isinstance(result, ImageError):
                 found[place] = (item.source, str(result))

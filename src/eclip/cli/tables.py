@@ -1,0 +1,108 @@
+"""Options of `eclip explain` for tables, annotations, galleries, and the size of pictures."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eclip.cli import options
+from eclip.errors import OptionError
+from eclip.results.folder import EXPLAIN_FORMATS, EXPORTS, check_place
+
+if TYPE_CHECKING:
+    from eclip.cli.many import Index
+    from eclip.explanation.folder import ExplanationWriter
+
+PANEL = "Tables, galleries and pictures"
+PARQUET = "parquet"
+Sort = StrEnum("Sort", ["score", "presence", "area"])
+
+
+def _option(*names: str, **more: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=PANEL, **more)
+
+
+Format = Annotated[
+    str,
+    _option(
+        "--format",
+        help="Any of png or jpg (pictures), npz (maps), json (manifest), csv (table), html (gallery), coco and "
+        "labelstudio (annotations), joined by commas; parquet alone: shards whose index has the table.",
+    ),
+]
+SortOption = Annotated[Sort | None, _option("--sort", help="Sort the table, and the gallery at first, best first.")]
+MinPresence = Annotated[
+    float | None, _option(help="Leave texts with less presence out of tables, annotations and gallery.")
+]
+Top = Annotated[
+    int | None, _option(min=1, metavar="K", help="Keep the K best texts of each image, by --sort. Default: all.")
+]
+MaxSide = Annotated[
+    int | None, _option(min=256, metavar="N", help="Longer side of pictures in pixels. Default: as the image.")
+]
+
+
+def parse_formats(joined: str, out: Path) -> list[str]:
+    """Formats joined by commas, checked with the folder to write them into."""
+    check_place(out, formats := options.words(joined), EXPLAIN_FORMATS)
+    return formats
+
+
+def with_parquet(formats: str, write: str | None, index: Index | None) -> tuple[str, str | None, Any]:
+    """`--format parquet` as the options that it stands for: formats, --write and --index."""
+    words = options.words(formats)
+    if PARQUET not in words:
+        return formats, write, index
+    if len(words) > 1 or index not in (None, PARQUET):
+        raise OptionError(
+            "a table in Parquet is the index of shards, without other formats: use --format parquet alone, or "
+            "--format csv with the others."
+        )
+    from eclip.cli.many import Index
+
+    return options.FORMAT, f"{write},table" if write else "table", Index.parquet
+
+
+def check_selection(
+    formats: list[str], sort: Sort | None, min_presence: float | None, top: int | None, *, presence: bool
+) -> dict[str, Any]:
+    """The arguments of `Selection`.
+
+    Args:
+        formats: of the run.
+        sort: as given.
+        min_presence: as given.
+        top: as given.
+        presence: whether the run knows it.
+    """
+    given = {"--sort": sort, "--min-presence": min_presence, "--top": top}
+    asked = [name for name, value in given.items() if value is not None]
+    if asked and not set(formats) & set(EXPORTS):
+        raise OptionError(f"{asked[0]} is for tables, annotations and galleries: add --format csv or --format html.")
+    if min_presence is not None and not 0 <= min_presence <= 1:
+        raise OptionError(f"--min-presence must be a number in [0, 1], got {min_presence:g}.")
+    if not presence and (min_presence is not None or sort == Sort.presence):
+        raise OptionError(
+            f"{'--sort presence' if min_presence is None else '--min-presence'} needs the health checks, which are off "
+            "with --no-health, and does not apply to a difference (--versus): leave one of them out."
+        )
+    return {"sort": None if sort is None else sort.value, "min_presence": min_presence, "top": top}
+
+
+def check_no_shards(why: str, sort: Sort | None, min_presence: float | None, top: int | None) -> None:
+    """Check that no option is given that shards do not have."""
+    for name, value in {"--sort": sort, "--min-presence": min_presence, "--top": top}.items():
+        if value is not None:
+            raise OptionError(
+                f"{name} does not apply to shards, which {why} asks for: sort and filter their index, as "
+                "docs/tables.md shows, or use --format csv for images in files and folders."
+            )
+
+
+def tell(writer: ExplanationWriter) -> None:
+    """Print where the tables and galleries are."""
+    for name in writer.manifest.get("exports", {}).values():
+        typer.echo(f"{writer.folder / name}", err=True)

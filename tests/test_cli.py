@@ -274,7 +274,7 @@ def test_explain_versus_is_the_difference(tiny_name: str, images: Path, tmp_path
         ("explain a.jpg -t dog --template imagenet8", "Did you mean 'imagenet80'?"),
         ("explain a.jpg -t dog --template 'an image'", "unknown template set 'an image'"),
         ("explain a.jpg -t dog --template '{} {}'", "exactly one '{}'"),
-        ("explain a.jpg -t dog --format pgn", "formats must be among png, npz, json, got pgn"),
+        ("explain a.jpg -t dog --format pgn", "json, jpg, csv, html, coco, labelstudio, got pgn"),
         ("explain a.jpg -t dog --set depth", "--set needs KEY=VALUE, got 'depth'"),
         ("explain a.jpg -t dog --set depth=2 --set depth=4", "--set depth is given twice: keep one of them."),
         (

@@ -151,8 +151,8 @@ class Table:
         self._stream.flush()
         for line, (_, row) in zip(lines, texts, strict=True):
             if self.sort is not None:
-                self._keys.append(sort_key(row, self.sort))
                 self._starts.append(self._end)
+                self._keys.append(sort_key(row, self.sort))
             self._end += len(line)
 
     def finish(self) -> None:
@@ -164,9 +164,8 @@ class Table:
     def _sorted(self) -> Iterator[bytes]:
         yield HEADER
         ends = itertools.chain(self._starts[1:], [self._end])
-        places = list(zip(self._starts, ends, strict=True))
-        for number in sorted(range(len(places)), key=lambda number: -self._keys[number]):
-            start, end = places[number]
+        rows = zip(self._keys, self._starts, ends, strict=False)  # an interruption may have left one more start
+        for _, start, end in sorted(rows, key=lambda row: -row[0]):
             self._stream.seek(start)
             yield self._stream.read(end - start)
         self._stream.close()  # before the file is replaced, which Windows refuses while it is open

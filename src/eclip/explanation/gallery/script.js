@@ -198,7 +198,10 @@ const enlarge = async place => {
   big.setAttribute('aria-label', told(item))
   big.style.setProperty('--ratio', ratio(item))
   big.style.aspectRatio = `${item.picture.width} / ${item.picture.height}`
-  if (!large.open) large.showModal()
+  if (!large.open) {
+    large.showModal()
+    large.focus()
+  }
   const [width, height] = [item.picture.width, item.picture.height]
   const scale = Math.min(1600, Math.max(width, height) * 2) / Math.max(width, height)
   const put = await paint(big, item, Math.round(width * scale), Math.round(height * scale), one('map').checked)

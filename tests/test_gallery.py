@@ -78,7 +78,7 @@ def test_odd_names_are_harmless_and_shown(answer: Explanation, tmp_path: Path) -
     assert not [one for _, own in page.tags for one in own if one.startswith("on")]
     assert [one["data-label"] for one in page.of("li")] == list(ODD) * 2
     assert [one["alt"] for one in page.of("img")] == ['<img src=x onerror="y">.png', "caf\\udce9.jpg"]
-    assert [one["title"] for one in page.of("h2") if "title" in one][0] == answer.sources[0]
+    assert next(one["title"] for one in page.of("h2") if "title" in one) == answer.sources[0]
 
 
 def test_it_asks_for_nothing_outside(answer: Explanation, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_it_asks_for_nothing_outside(answer: Explanation, tmp_path: Path) -> Non
 
 def test_maps_colors_and_labels_are_those_of_our_pictures(answer: Explanation, tmp_path: Path) -> None:
     page = _gallery(answer, tmp_path)
-    assert DOUBTS == tuple(DIM)
+    assert tuple(DIM) == DOUBTS
     styles = json.loads(page.scripts[0])["styles"]
     for style, dim in zip(styles, DIM.values(), strict=True):
         with Image.open(io.BytesIO(base64.b64decode(style["table"]))) as table:

@@ -260,6 +260,7 @@ def test_the_command_writes_a_table_alone(tiny_name: str, images: Path, tmp_path
         ("--format parquet --top 3", "--top does not apply to shards"),
         ("--format csv --write maps", "--write table puts a table into their index"),
         ("--max-side 100", "256"),
+        ("--format csv --max-side 300", "--max-side is for pictures: add --format png, jpg or html"),
         ("--write maps --max-side 300", "max_side is for pictures"),
     ],
 )

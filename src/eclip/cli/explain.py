@@ -113,6 +113,7 @@ def explain(
         own |= {} if max_side is None else {"max_side": max_side}
         asked.run(sources, wanted, out, overwrite=overwrite, as_json=as_json, **settings, **own)
         return
+    tables.check_pictures(formats, max_side)
     presence = health and versus is None
     kept = tables.check_selection(formats, sort, min_presence, top, presence=presence)
     from eclip.explanation.explain import explain_each  # imports torch, so after the checks

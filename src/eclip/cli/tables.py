@@ -92,6 +92,12 @@ def check_selection(
     return {"sort": None if sort is None else sort.value, "min_presence": min_presence, "top": top}
 
 
+def check_pictures(formats: list[str], max_side: int | None) -> None:
+    """Check that there are pictures whose size can be bounded."""
+    if max_side is not None and not {"png", "jpg", "html"} & set(formats):
+        raise OptionError("--max-side is for pictures: add --format png, jpg or html, or leave it out.")
+
+
 def check_no_shards(why: str, sort: Sort | None, min_presence: float | None, top: int | None) -> None:
     """Check that no option is given that shards do not have."""
     for name, value in {"--sort": sort, "--min-presence": min_presence, "--top": top}.items():

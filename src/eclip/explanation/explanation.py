@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,11 +17,11 @@ from eclip import heatmap, render
 from eclip.backbones.devices import Device
 from eclip.errors import ImageError, ResultError
 from eclip.explanation import conversions
-from eclip.explanation.folder import SCHEMA, ExplanationWriter, check_max_side, explain_command
-from eclip.explanation.health import NUMBERS, Health
+from eclip.explanation.folder import ExplanationWriter, check_max_side, explain_command
+from eclip.explanation.health import Health
+from eclip.explanation.loading import fields_in
 from eclip.explanation.tensors import OTSU, ExplanationTensors, Origin, Threshold, number_of_threshold, tensors_of
 from eclip.images import Place, open_image
-from eclip.results.earlier import MANIFEST
 from eclip.results.folder import FORMATS
 from eclip.results.indexing import Which, image_and_text, image_of, number_of
 from eclip.results.marks import png
@@ -337,41 +335,4 @@ class Explanation:
             ResultError: the folder holds no explanation, it was saved without "npz" or "json", or its images have
                 different grids.
         """
-        folder, file = Path(folder), Path(folder) / MANIFEST
-        try:
-            manifest = json.loads(file.read_text(encoding="utf-8"))
-            if (schema := manifest["schema"]) != SCHEMA:
-                raise ResultError(f"{file} has schema {schema!r}, not {SCHEMA!r}: it is not an explanation.")
-            entries = manifest["images"]
-            files = [_read_arrays(folder / entry["files"]["npz"]) for entry in entries]
-            if len(shapes := sorted({one["maps"].shape for one in files})) != 1:
-                what = f"maps of different shapes {shapes}; read its npz files" if shapes else "no explained image"
-                raise ResultError(f"{folder} holds {what}.")
-            arrays = {name: np.stack([one[name] for one in files]) for name in set(files[0]).intersection(*files)}
-            texts, notes, flat = tuple(manifest["texts"]), manifest["provenance"].get("health"), arrays.get("flat")
-            unknown = np.full(arrays["scores"].shape, np.nan, dtype=np.float32)
-            numbers = {name: arrays.get(f"health_{name}", unknown) for name in NUMBERS if notes is not None}
-            return cls(
-                maps=arrays["maps"],
-                scores=arrays["scores"],
-                flat=flat,
-                texts=texts,
-                sources=tuple(entry["source"] for entry in entries),
-                sizes=tuple((entry["width"], entry["height"]) for entry in entries),
-                signed=manifest["signed"],
-                provenance=manifest["provenance"],
-                images=tuple(folder / entry["files"]["image"] for entry in entries),
-                health=None if notes is None else Health(**numbers, texts=texts, notes=tuple(notes), flat=flat),
-            )
-        except ResultError:
-            raise
-        except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-            raise ResultError(
-                f"cannot load an explanation from {folder} ({type(error).__name__}: {error}). Write one with "
-                "Explanation.save, with formats npz and json."
-            ) from error
-
-
-def _read_arrays(file: Path) -> dict[str, Float[np.ndarray, "*axes"]]:
-    with file.open("rb") as opened, np.load(opened) as arrays:  # np.load alone would leave a damaged file open
-        return {name: arrays[name] for name in arrays.files}
+        return cls(**fields_in(Path(folder)))

@@ -51,6 +51,7 @@ _HOME = {
     "masks": "eclip.explanation.tensors",
     "report": "eclip.evaluation.report.report",
     "segment": "eclip.segmentation.segment",
+    "segment_dataset": "eclip.stream.stream",
     "segment_each": "eclip.segmentation.segment",
     "similarity": "eclip.backbones.patches",
     "train": "eclip.training.run",
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
     from eclip.stream.maps import MapDataset as MapDataset
     from eclip.stream.stream import explain_dataset as explain_dataset
     from eclip.stream.stream import explain_stream as explain_stream
+    from eclip.stream.stream import segment_dataset as segment_dataset
     from eclip.texts.encode import encode_texts as encode_texts
     from eclip.texts.templates import TEMPLATES as TEMPLATES
     from eclip.training.config import TrainConfig as TrainConfig

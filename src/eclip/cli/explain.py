@@ -107,11 +107,10 @@ def explain(
     )
     if reason := asked.reason(sources, format_, out):
         tables.check_no_shards(reason, sort, min_presence, top)
-        if not as_json and reason.startswith("more"):
-            typer.echo(f"{reason}: writing shards with an index; --format png,json writes pictures of each", err=True)
+        many.announce(reason, as_json)
         own: dict[str, Any] = {"model": model, "device": device, **({} if head is None else {"head": head})}
         own |= {} if max_side is None else {"max_side": max_side}
-        asked.run(sources, wanted, out, overwrite=overwrite, as_json=as_json, **settings, **own)
+        asked.run("explain", sources, wanted, out, overwrite=overwrite, as_json=as_json, **settings, **own)
         return
     tables.check_pictures(formats, max_side)
     presence = health and versus is None

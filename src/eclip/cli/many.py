@@ -1,4 +1,7 @@
-"""`eclip explain` on many images: shards with an index instead of pictures, resumable, on one machine or several."""
+"""`eclip explain` and `eclip segment` on many images: shards with an index instead of pictures.
+
+A run can be resumed, and shared by several processes or machines.
+"""
 
 from __future__ import annotations
 
@@ -44,10 +47,15 @@ Write = Annotated[
         "Default: maps,boxes."
     ),
 ]
-LayoutOption = Annotated[Layout | None, _option("--layout", help="Each shard is a tar (WebDataset) or a folder.")]
-IndexOption = Annotated[
-    Index | None, _option("--index", help="Rows for each image and text, as JSON lines or Parquet.")
+WriteLabels = Annotated[
+    str | None,
+    _option(
+        "--write",
+        help="Write shards with these, joined by commas: labels, confidences, masks, boxes, overlays. Default: labels.",
+    ),
 ]
+LayoutOption = Annotated[Layout | None, _option("--layout", help="Each shard is a tar (WebDataset) or a folder.")]
+IndexOption = Annotated[Index | None, _option("--index", help="Rows of each image, as JSON lines or Parquet.")]
 Shard = Annotated[str | None, _option(metavar="I/N", help="Do only the I-th of N parts of the work, from 0.")]
 EngineOption = Annotated[Engine | None, _option("--engine", help="This process, or Ray.")]
 RayAddress = Annotated[str | None, _option(help="A Ray cluster, such as auto. Default: a local one.")]
@@ -96,12 +104,24 @@ class Many:
         return "" if pictures or not _are_many(sources, out) else f"more than {MOST_PICTURED:,} images"
 
     def run(
-        self, sources: list[str], texts: list[str], out: Path, *, overwrite: bool, as_json: bool, **more: Any
+        self,
+        task: str,
+        sources: list[str],
+        texts: list[str],
+        out: Path,
+        *,
+        overwrite: bool,
+        as_json: bool,
+        **more: Any,
     ) -> None:
-        """Write the shards and print a summary; exit code 1 if an image failed."""
-        from eclip.stream.decoding import default_workers
-        from eclip.stream.stream import explain_dataset
+        """Write the shards and print a summary; exit code 1 if an image failed.
 
+        The task is "explain" or "segment"; the texts of the latter are its classes.
+        """
+        from eclip.stream.decoding import default_workers
+        from eclip.stream.stream import explain_dataset, segment_dataset
+
+        doing, dataset = ("explaining", explain_dataset) if task == "explain" else ("segmenting", segment_dataset)
         own: dict[str, Any] = {"workers": default_workers()}
         own |= {name: str(one) for name in ("layout", "index", "engine") if (one := getattr(self, name)) is not None}
         for name in ("shard", "ray_address", "concurrency", "workers", "timeout", "shard_size", "threads", "precision"):
@@ -111,18 +131,24 @@ class Many:
             own["write"] = options.words(self.write)
         alone = os.environ.get("RANK", "0") == "0"
         with loop.progressing() as bar:
-            task = bar.add_task("loading", total=None, visible=alone)
+            shown = bar.add_task("loading", total=None, visible=alone)
 
             def progress(done: int, total: int | None) -> None:
-                bar.update(task, description="explaining", completed=done, total=total)
+                bar.update(shown, description=doing, completed=done, total=total)
 
             try:
-                written = explain_dataset(sources, texts, out, overwrite=overwrite, on_progress=progress, **own, **more)
+                written = dataset(sources, texts, out, overwrite=overwrite, on_progress=progress, **own, **more)
             except KeyboardInterrupt:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt but the end of this process
                 stop("interrupted; everything done so far is kept: run the same command again to continue.", 130)
         if alone:
             _summarize(written, as_json)
+
+
+def announce(reason: str, as_json: bool) -> None:
+    """Say that shards are written although they were not asked for; `reason` is that of `Many.reason`."""
+    if not as_json and reason.startswith("more"):
+        typer.echo(f"{reason}: writing shards with an index; --format png,json writes pictures of each", err=True)
 
 
 def is_streamed(source: str) -> bool:

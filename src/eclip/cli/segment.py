@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.cli import completion, loop, options
+from eclip.cli import completion, loop, many, options
 from eclip.cli.loop import MOST_REPORTED
 from eclip.cli.options import Positions, Resize
 from eclip.errors import OptionError, TextError
@@ -19,7 +19,10 @@ from eclip.segmentation.windows import check_windows
 
 
 def segment(
-    sources: options.Sources,
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE...", help="Images, folders, glob patterns; also tars, tables and URLs."),
+    ],
     class_: Annotated[
         list[str] | None,
         typer.Option("--class", "-c", help='A class, with synonyms after commas ("person, man, woman"); repeatable.'),
@@ -81,10 +84,24 @@ def segment(
     as_json: options.AsJson = False,
     config: options.Config = None,
     quiet: options.Quiet = False,
+    write: many.WriteLabels = None,
+    layout: many.LayoutOption = None,
+    index: many.IndexOption = None,
+    shard: many.Shard = None,
+    engine: many.EngineOption = None,
+    ray_address: many.RayAddress = None,
+    concurrency: many.Concurrency = None,
+    workers: many.Workers = None,
+    timeout: many.Timeout = None,
+    shard_size: many.ShardSize = None,
+    threads: many.Threads = None,
+    precision: many.PrecisionOption = None,
 ) -> None:
     """Assign each pixel of each image to one of your classes.
 
     Two classes:  eclip segment dogs.jpg -c dog -c "person, man, woman" --background "grass, sky, wall"
+
+    A data set, resumable:  eclip segment "train-{000..127}.tar" --classes classes.txt --write labels,masks
     """
     lines = options.lines_of(classes, "classes")
     if numbered := next((line for line in lines if re.match(r"\d+\t", line)), None):
@@ -123,6 +140,21 @@ def segment(
     if method is not None:
         settings |= options.method_options(set_ or [], method)
     formats = options.parse_formats(format_, out)
+    asked = many.Many(
+        *(write, layout, index, shard, engine, ray_address),
+        *(concurrency, workers, timeout, shard_size, threads, precision),
+    )
+    reason = asked.reason(sources, format_, out)
+    if reason and not (instances and reason.startswith("more")):
+        if instances:
+            raise OptionError(
+                f"--instances is for coco.json, not for shards, which {reason} asks for: omit it. --write masks,boxes "
+                "writes a mask for each class and a box for each connected region."
+            )
+        many.announce(reason, as_json)
+        own = {"model": model, "device": device, **({} if head is None else {"head": head})}
+        asked.run("segment", sources, wanted, out, overwrite=overwrite, as_json=as_json, **settings, **own)
+        return
     from eclip.render import printable
     from eclip.segmentation.segment import segment_each  # imports torch, so after the checks
     from eclip.segmentation.segmentation import SegmentWriter, segment_command

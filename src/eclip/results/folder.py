@@ -31,11 +31,12 @@ FORMATS = ("png", "npz", "json")
 EXPORTS = {"csv": "table.csv", "html": "gallery.html", "coco": "coco.json", "labelstudio": "labelstudio.json"}
 """Formats of explanations with one file for all images, and its name."""
 EXPLAIN_FORMATS = (*FORMATS, "jpg", *EXPORTS)
+SHARDS = "eclip explain --write` or `eclip segment --write"
 OTHER_RUNS = (
     (("question.json", "parts"), "eclip eval"),
     (("eclip_head.json",), "eclip train"),
     (("checkpoint.pt", "log.jsonl"), "eclip train"),
-    (("run.json", "images.jsonl"), "eclip explain --write"),
+    (("run.json", "images.jsonl"), SHARDS),
 )
 """Files that identify a folder of another eclip command, if all of them exist."""
 WAYS_OUT = "choose another folder, or replace them with --overwrite (Python: overwrite=True)"

@@ -21,6 +21,7 @@ from torch import Tensor
 from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
+from eclip.backbones.encoding import Encoding, encode
 from eclip.backbones.load import backbone_of
 from eclip.backbones.view import View
 from eclip.errors import OptionError
@@ -29,7 +30,7 @@ from eclip.images import ImageLike, at_least_one, read_batches
 from eclip.methods import AnyMethod, check_between_texts, default_method, method_name, options_for
 from eclip.registry import check_options, plain_options, whole, whole_or_none
 from eclip.segmentation.classes import Classes, ClassWords, class_words
-from eclip.segmentation.labels import check_cuts, label_pixels, pieces_of
+from eclip.segmentation.labels import Piece, check_cuts, label_pixels, pieces_of
 from eclip.segmentation.segmentation import Segmentation, segment_command
 from eclip.segmentation.windows import check_windows
 
@@ -124,6 +125,54 @@ def segment_each(
     Raises:
         EclipError: invalid input; `eclip.errors` lists the classes.
     """
+    query = class_query(
+        classes,
+        batch_size=batch_size,
+        model=model,
+        method=method,
+        background=background,
+        templates=templates,
+        image_size=image_size,
+        resize=resize,
+        window=window,
+        stride=stride,
+        positions=positions,
+        scale=scale,
+        prob_threshold=prob_threshold,
+        area_threshold=area_threshold,
+        refine=refine,
+        refine_options=refine_options,
+        device=device,
+        health=health,
+        **options,
+    )
+    for batch in read_batches(images, query.batch_size if query.windows is None else 1, failures, query.maps.grid):
+        yield from query.answer(batch)
+
+
+def class_query(
+    classes: Classes,
+    *,
+    batch_size: SupportsIndex = 8,
+    model: str | Backbone = DEFAULT_MODEL,
+    method: AnyMethod | None = None,
+    background: str | Iterable[str] = (),
+    templates: str | Iterable[str] = TEMPLATES,
+    image_size: SupportsIndex | None = None,
+    resize: str = "squash",
+    window: SupportsIndex | None = None,
+    stride: SupportsIndex | None = None,
+    positions: str = DEFAULT_POSITIONS,
+    scale: float = SCALE,
+    prob_threshold: float | None = None,
+    area_threshold: float | None = None,
+    refine: str | None = None,
+    refine_options: dict[str, Any] | None = None,
+    device: Device | None = None,
+    health: bool = True,
+    **options: Any,
+) -> ClassQuery:
+    """The ClassQuery of one method; arguments and errors are those of `segment_each`."""
     method = None if method is None else method_name(method)
     sides = {"window": window, "stride": stride, "image_size": image_size, "batch_size": batch_size}
     shares: dict[str, Any] = {"scale": scale, "prob_threshold": prob_threshold, "area_threshold": area_threshold}
@@ -154,9 +203,7 @@ def segment_each(
     seen = view if window is None else View(window, positions=positions)
     maps = Query(words.texts, model=backbone, methods=own, view=seen, **more)
     sliding = None if window is None or slid is None else (window, *slid)
-    query = ClassQuery(words, maps, method, sliding, shares, view, batch_size)
-    for batch in read_batches(images, batch_size if sliding is None else 1, failures, maps.grid):
-        yield from query.answer(batch)
+    return ClassQuery(words, maps, method, sliding, shares, view, batch_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,10 +234,31 @@ class ClassQuery:
         maps_of = partial(self._maps, there)
         pieces = pieces_of([image for _, image in batch], self.windows, self.batch_size, maps_of)[self.method]
         for place, ((source, image), own) in enumerate(zip(batch, pieces, strict=True)):
-            labels, shares = label_pixels(own, image.size[::-1], self.words.places, **self.cuts)
-            presence = None if place not in there else (self._presence(there[place]),)
-            names, provenance = self.words.names, self.provenance(source)
-            yield Segmentation((labels,), (shares,), names, (source,), provenance, (image,), presence)
+            yield self._labeled(source, image.size, own, there.get(place), (image,))
+
+    def answer_pixels(
+        self,
+        pixels: Float[Tensor, "image 3 height width"],
+        named: Sequence[tuple[str, tuple[Image.Image, ...], tuple[int, int]]],
+    ) -> Iterator[Segmentation]:
+        """As `answer`, for preprocessed images without windows: their names, the images if there are, and sizes."""
+        query, there = self.maps, dict[int, Tensor]()
+        encoding = encode(query.backbone, pixels, query.keep, query.view.positions)
+        maps = self._of(encoding, there, range(len(named)))
+        for place, (source, image, size) in enumerate(named):
+            yield self._labeled(source, size, [Piece((0, 0, *size), maps[place])], there.get(place), image)
+
+    def _labeled(
+        self,
+        source: str,
+        size: tuple[int, int],
+        pieces: Sequence[Piece],
+        there: Float[Tensor, " text"] | None,
+        image: tuple[Image.Image, ...],
+    ) -> Segmentation:
+        labels, shares = label_pixels(pieces, size[::-1], self.words.places, **self.cuts)
+        presence = None if there is None else (self._presence(there),)
+        return Segmentation((labels,), (shares,), self.words.names, (source,), self.provenance(source), image, presence)
 
     def _presence(self, words: Float[Tensor, " text"]) -> Float[np.ndarray, " label"]:
         """Of each class, that of its best word; of the background, which stands for anything else, NaN."""
@@ -202,16 +270,21 @@ class ClassQuery:
     def _maps(
         self, there: dict[int, Tensor], images: list[Image.Image], places: list[int]
     ) -> dict[str, Float[Tensor, "image text row col"]]:
+        query = self.maps
+        return {self.method: self._of(query.view.encode(query.backbone, images, query.keep), there, places)}
+
+    def _of(
+        self, encoding: Encoding, there: dict[int, Tensor], places: Sequence[int]
+    ) -> Float[Tensor, "image text row col"]:
         """Maps of crops; `there` collects the presence of each word, in any crop of an image."""
         query = self.maps
-        encoding = query.view.encode(query.backbone, images, query.keep)
         if query.checkup is not None:
             for place, own in zip(places, query.checkup.presence(encoding).cpu(), strict=True):
                 there[place] = torch.maximum(there[place], own) if place in there else own
-        return {self.method: query.refined(query.raw(self.method, encoding), encoding).cpu()}
+        return query.refined(query.raw(self.method, encoding), encoding).cpu()
 
-    def provenance(self, source: str) -> dict[str, Any]:
-        """The record that repeats an answer, see `Segmentation.provenance`."""
+    def settings(self) -> dict[str, Any]:
+        """The part of the provenance that does not depend on the images."""
         background, *words = self.words.words
         window, stride, side = self.windows or (None, None, self.view.image_size)
         provenance = {
@@ -225,6 +298,11 @@ class ClassQuery:
             **self.cuts,
         }
         del provenance["versus"]
+        return provenance
+
+    def provenance(self, source: str) -> dict[str, Any]:
+        """The record that repeats an answer, see `Segmentation.provenance`."""
+        provenance = self.settings()
         return {
             **provenance,
             "command": segment_command([source], provenance) if self.maps.repeats(self.method, [source]) else None,

@@ -65,7 +65,7 @@ def run(
         for piece in pieces:
             shard = worker.do(piece, count)
             if shard.was_done:
-                count(shard.count(len(job.texts)) + len(shard.failed))
+                count(shard.count() + len(shard.failed))
 
 
 def _with_ray(
@@ -124,5 +124,5 @@ class Actor:
         images = []
         for number in batch["number"]:
             shard = self.worker.do(self.worker.plan.pieces[int(number)])
-            images.append(shard.count(len(self.worker.job.texts)) + len(shard.failed))
+            images.append(shard.count() + len(shard.failed))
         return {"number": batch["number"], "images": np.array(images)}

@@ -1,4 +1,4 @@
-"""The index: a row for each image and text, in JSON lines or Parquet, which pandas, DuckDB and Spark read as it is."""
+"""The index: rows of each image, in JSON lines or Parquet, which pandas, DuckDB and Spark read as it is."""
 
 from __future__ import annotations
 
@@ -46,14 +46,15 @@ def write_index(rows: Iterable[dict[str, Any]], file: Path, suffix: str, columns
         os.fsync(stream.fileno())
 
 
-def count_rows(file: Path) -> int:
-    """How many rows a part of the index has."""
+def count_images(file: Path) -> int:
+    """How many images a part of the index has; the rows of one follow each other."""
     if file.suffix == ".parquet":
         import pyarrow.parquet as pq
 
-        return int(pq.read_metadata(file).num_rows)
-    with file.open("rb") as stream:
-        return sum(1 for _ in stream)
+        parts = pq.ParquetFile(file).iter_batches(GROUP, columns=["id"])
+        return sum(1 for _ in itertools.groupby(name for part in parts for name in part.column(0).to_pylist()))
+    with file.open("rb") as stream:  # a line begins with the id
+        return sum(1 for _ in itertools.groupby(line.partition(b",")[0] for line in stream))
 
 
 def _parquet(rows: Iterable[dict[str, Any]], file: Path, columns: Sequence[str]) -> None:
@@ -68,6 +69,7 @@ def _parquet(rows: Iterable[dict[str, Any]], file: Path, columns: Sequence[str])
         "mask": pa.struct([("size", pa.list_(whole)), ("counts", pa.list_(whole))]),
         "points": pa.list_(pa.list_(whole)), "scale": number, "shard": text,
         "image": text, "found": text, "area": number, "warnings": text, **dict.fromkeys(BOX, whole),
+        "class": text, "confidence": number,
     }  # fmt: skip
     schema, remaining = pa.schema([(name, types[name]) for name in columns]), iter(rows)
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:

@@ -15,16 +15,17 @@ from eclip.explanation.folder import check_max_side
 from eclip.files import hash_weights
 from eclip.registry import one_of, whole
 from eclip.results.differences import told
-from eclip.results.folder import check_is_folder, check_no_other
+from eclip.results.folder import SHARDS, check_is_folder, check_no_other
 from eclip.stream.decoding import PATIENCE
 from eclip.stream.index import check_index
 from eclip.stream.plan import LISTING
 from eclip.stream.records import DEFAULT, check_contents
 from eclip.stream.shards import LAYOUTS, PART
 from eclip.stream.sources import OUTPUT
+from eclip.stream.tasks import TASKS
 
 if TYPE_CHECKING:
-    from eclip.explanation.query import Query
+    from eclip.stream.tasks import Explaining, Segmenting
 
 RUN = "run.json"
 SCHEMA = "eclip.stream/1"
@@ -38,10 +39,11 @@ class Job:
 
     Attributes:
         sources: as in `list_images`.
-        texts: what to look for.
+        texts: what to look for; for segmentations, classes as in `segment_each`.
         out: the folder.
-        settings: model, method and so on, as in `explain`; the options of the method too.
-        write: some of `CONTENTS`.
+        settings: model, method and so on, as in `explain` or `segment_each`; the options of the method too.
+        task: one of `TASKS`.
+        write: some of the task's contents.
         layout: "tar" or "folder".
         index: "jsonl" or "parquet".
         batch_size: images of a forward pass; another one changes rounding.
@@ -53,9 +55,10 @@ class Job:
     """
 
     sources: tuple[str, ...]
-    texts: tuple[str, ...]
+    texts: Any
     out: Path
     settings: dict[str, Any]
+    task: str = "explain"
     write: tuple[str, ...] = DEFAULT
     layout: str = "tar"
     index: str = "jsonl"
@@ -73,7 +76,7 @@ class Job:
             OptionError: one is outside its range, or the folder is named like a file.
             MissingExtraError: the index needs a package that is not installed.
         """
-        object.__setattr__(self, "write", check_contents(self.write))
+        object.__setattr__(self, "write", check_contents(self.write, TASKS[self.task].contents))
         one_of(self.layout, "layout", LAYOUTS)
         check_index(self.index)
         check_is_folder(self.out)
@@ -90,21 +93,21 @@ class Job:
         if not self.timeout > 0:
             raise OptionError(f"timeout must be a positive number of seconds, got {self.timeout}.")
 
-    def asked(self, query: Query, images: int | None, threads: int) -> dict[str, Any]:
+    def asked(self, task: Explaining | Segmenting, images: int | None, threads: int) -> dict[str, Any]:
         """Everything that the output depends on, as JSON; `threads` is the number that torch uses."""
-        [method] = query.methods
-        settings = query.settings(method)
+        settings = dict(task.settings)
         settings["device"] = settings["device"].partition(":")[0]
         used: tuple[str, ...] = ("python", "eclip", "torch", "open_clip_torch", "timm", "numpy", "pillow")
         used = (*used, "transformers") if settings["model"].startswith("hf:") else used
         settings["versions"] = {name: one for name, one in settings["versions"].items() if name in used}
-        backbone = query.backbone
+        backbone = task.backbone
         weights = hash_weights(backbone.model.state_dict().items())
-        if backbone.head is not None and method == "eclip":
+        if backbone.head is not None and task.method == "eclip":
             weights = hash_weights(backbone.head.state_dict().items(), before=weights.digest())
         told = {
             "schema": SCHEMA,
-            "texts": list(self.texts),
+            "task": self.task,
+            **task.asked,
             "sources": list(self.sources),
             "images": images,
             "write": list(self.write),
@@ -134,7 +137,7 @@ def begin(folder: Path) -> None:
     Raises:
         ResultError: it contains files that eclip did not write, or results of another command, or cannot be written.
     """
-    check_no_other(folder, "eclip explain --write")
+    check_no_other(folder, SHARDS)
     held = [name for name in (RUN, LISTING, *OUTPUT) if (folder / name).exists()]
     if held and not _is_ours(folder):
         raise ResultError(

@@ -1,4 +1,7 @@
-"""What is written of each image: the files of its sample in a shard, and its rows of the index, one for each text."""
+"""What is written of each image: the files of its sample in a shard, and its rows of the index.
+
+A row is one for each text, or for each class that has pixels.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,24 @@ from eclip import heatmap
 from eclip.explanation.health import NUMBERS
 from eclip.explanation.rows import row_of
 from eclip.registry import one_of
+from eclip.render import indexed
 from eclip.results.coco import runs
 from eclip.results.marks import png
 from eclip.results.table import COLUMNS
+from eclip.segmentation.segmentation import LEAST_INSTANCE
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
     from eclip.explanation.explanation import Explanation
+    from eclip.segmentation.segmentation import Segmentation
 
 CONTENTS = ("maps", "masks", "boxes", "points", "overlays", "table")
 """What can be written besides scores and, unless they are off, health numbers; "table": the columns of the table."""
 DEFAULT = ("maps", "boxes")
+LABEL_CONTENTS = ("labels", "confidences", "masks", "boxes", "overlays")
+"""What can be written of a segmentation besides areas, mean confidences and, unless they are off, presence."""
+LABEL_DEFAULT = ("labels",)
 LEAST, MOST = 2.0**-4, 2.0**14
 """Maps whose largest magnitude lies between these are stored as they are; others are scaled, for float16's sake."""
 
@@ -40,6 +49,13 @@ def columns_of(contents: Sequence[str], *, health: bool) -> list[str]:
     return [*named, *(name for name in COLUMNS if "table" in contents and name not in named), "shard"]
 
 
+def label_columns_of(contents: Sequence[str], *, health: bool) -> list[str]:
+    """The columns of the index of segmentations, in order."""
+    own = ["presence", "doubt"] if health else []
+    own += [name for one, name in (("boxes", "boxes"), ("masks", "mask")) if one in contents]
+    return ["id", "source", "width", "height", "number", "class", "area", "confidence", *own, "shard"]
+
+
 @dataclass(frozen=True)
 class Record:
     """An image's sample: its files by their ending, and what its JSON says."""
@@ -48,15 +64,15 @@ class Record:
     info: dict[str, Any]
 
 
-def check_contents(contents: Sequence[str]) -> tuple[str, ...]:
-    """The contents in the usual order.
+def check_contents(contents: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """The contents in the order of the known ones.
 
     Raises:
         OptionError: one is unknown.
     """
     for one in contents:
-        one_of(one, "write", CONTENTS)
-    return tuple(one for one in CONTENTS if one in contents)
+        one_of(one, "write", known)
+    return tuple(one for one in known if one in contents)
 
 
 def record(explanation: Explanation, image: int, contents: Sequence[str], max_side: int | None = None) -> Record:
@@ -81,6 +97,42 @@ def record(explanation: Explanation, image: int, contents: Sequence[str], max_si
         for text in range(len(explanation.texts)):
             files[f"{text}.png"] = png(explanation.overlay(image, text, max_side=max_side))
     info = {"source": explanation.sources[image], "width": width, "height": height, "map": shape, "texts": told}
+    return Record(files, info)
+
+
+def label_record(segmentation: Segmentation, image: int, contents: Sequence[str]) -> Record:
+    """What is written of a segmented image.
+
+    The info has "source", "width", "height", and "classes": for each class that has pixels, the largest first, "number"
+    (its label), "class", "area" (its share of the pixels), "confidence" (the mean over these), "presence" and "doubt"
+    if they are known, and what was asked for: "boxes" and "mask" as in `record`, of every class but the background.
+    "labels" is a PNG of label values, as `eclip segment` writes it; "confidences" is "npy" of (height, width), float16.
+    """
+    files, labels = dict[str, bytes](), segmentation.labels[image]
+    confidence, areas = segmentation.confidences[image], segmentation.areas(image)
+    numbers = [segmentation.classes.index(name) for name in areas]
+    doubts = segmentation.doubts(image)
+    told = []
+    for number, (name, area) in zip(numbers, areas.items(), strict=True):
+        mask = labels == number
+        one: dict[str, Any] = {"number": number, "class": name, "area": round(area, 6)}
+        one["confidence"] = round(float(confidence[mask].mean(dtype=np.float64)), 6)
+        if segmentation.presence is not None:
+            value = float(segmentation.presence[image][number])
+            one |= {"presence": None if math.isnan(value) else round(value, 4), "doubt": doubts.get(name, "")}
+        if "boxes" in contents:
+            one["boxes"] = heatmap.boxes(mask, min_area=LEAST_INSTANCE).tolist() if number else []
+        if "masks" in contents:
+            one["mask"] = {"size": list(mask.shape), "counts": runs(mask)} if number else None
+        told.append(one)
+    if "labels" in contents:
+        files["labels.png"] = png(indexed(labels, len(segmentation.classes) - 1))
+    if "confidences" in contents:
+        files["confidences.npy"] = _npy(confidence.astype(np.float16))
+    if "overlays" in contents:
+        files["overlay.png"] = png(segmentation.overlay(image))
+    height, width = labels.shape
+    info = {"source": segmentation.sources[image], "width": width, "height": height, "classes": told}
     return Record(files, info)
 
 

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from eclip.errors import ResultError
 from eclip.files import lock, replace_file
-from eclip.stream.index import count_rows, write_index
+from eclip.stream.index import count_images, write_index
 from eclip.stream.records import Record, dumped
 from eclip.stream.sources import OUTPUT
 
@@ -40,6 +40,7 @@ class Shard:
         index: one of `INDEXES`.
         batch_size: images of a batch.
         columns: of the index.
+        entries: the name of the list in a sample's JSON whose entries become rows.
 
     Attributes:
         was_done: whether all of it had been written before.
@@ -48,8 +49,16 @@ class Shard:
     """
 
     def __init__(
-        self, folder: Path, number: int, layout: str, index: str, batch_size: int, columns: Sequence[str]
+        self,
+        folder: Path,
+        number: int,
+        layout: str,
+        index: str,
+        batch_size: int,
+        columns: Sequence[str],
+        entries: str = "texts",
     ) -> None:
+        self.entries = entries
         self.folder, self.name, self.batch_size, self.columns = folder, f"{number:06d}", batch_size, columns
         self.file = folder / SHARDS / (f"{self.name}.tar" if layout == "tar" else self.name)
         self.index_part = folder / INDEX / f"{self.name}.{index}"
@@ -59,9 +68,9 @@ class Shard:
         self._journal = self.failures.with_name(self.failures.name + PART)
         self._store: _Tar | _Files
 
-    def count(self, texts: int) -> int:
-        """How many images its part of the index has, for so many texts."""
-        return count_rows(self.index_part) // texts
+    def count(self) -> int:
+        """How many images its part of the index has."""
+        return count_images(self.index_part)
 
     def __enter__(self) -> Shard:
         with _advising(self.folder):
@@ -112,9 +121,9 @@ class Shard:
     def _rows(self) -> Iterator[dict[str, Any]]:
         for info in self._store.infos():
             image = json.loads(info)
-            texts = image.pop("texts")
-            for number, text in enumerate(texts):
-                yield {**image, "number": number, **text, "shard": f"{SHARDS}/{self.file.name}"}
+            entries = image.pop(self.entries)
+            for number, entry in enumerate(entries):
+                yield {**image, "number": number, **entry, "shard": f"{SHARDS}/{self.file.name}"}
 
     def _resume(self) -> None:
         """Remove the last batch of what an earlier run wrote, which may be incomplete."""

@@ -1,10 +1,10 @@
-"""`explain_stream` and `explain_dataset`: many images, as a generator or into a folder of shards."""
+"""`explain_stream`, `explain_dataset` and `segment_dataset`: many images, as a generator or into folders of shards."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,15 +18,17 @@ from eclip.explanation.explanation import Explanation
 from eclip.files import lock
 from eclip.images import is_url
 from eclip.registry import one_of, whole
+from eclip.segmentation.classes import Classes, class_words
 from eclip.stream.decoding import PATIENCE, Reading, batches
 from eclip.stream.engines import ENGINES, run
 from eclip.stream.index import INDEXES
 from eclip.stream.job import PIECE, Job, begin, shard_of
 from eclip.stream.plan import Plan, downloaded
-from eclip.stream.records import DEFAULT
+from eclip.stream.records import DEFAULT, LABEL_DEFAULT
 from eclip.stream.shards import LAYOUTS, read_failures
 from eclip.stream.sources import Item, in_tar_at, list_images
-from eclip.stream.work import decoder_of, explained, shard_for
+from eclip.stream.tasks import decoder_of, explained
+from eclip.stream.work import shard_for
 from eclip.texts.encode import check_texts
 
 Sources = str | Path | Sequence[str | Path]
@@ -187,13 +189,85 @@ def explain_dataset(
         ResultError: the folder contains something else, cannot be written, or the images have changed meanwhile.
         EclipError: as in `explain`.
     """
+    more: dict[str, Any] = {"workers": workers, "timeout": timeout, "on_progress": on_progress, **settings}
+    return _dataset(
+        "explain",
+        source,
+        tuple(check_texts(texts)),
+        out,
+        model=model,
+        write=write,
+        layout=layout,
+        index=index,
+        shard=shard,
+        engine=engine,
+        ray_address=ray_address,
+        concurrency=concurrency,
+        overwrite=overwrite,
+        batch_size=batch_size,
+        shard_size=shard_size,
+        threads=threads,
+        **more,
+    )
+
+
+def segment_dataset(
+    source: Sources, classes: Classes, out: str | Path, *, write: Sequence[str] = LABEL_DEFAULT, **settings: Any
+) -> Written:
+    """Segment any number of images into shards with an index, as `explain_dataset` explains them.
+
+    The index has a row for each image and each class that has pixels there.
+
+    Args:
+        source: as in `explain_stream`.
+        classes: as in `segment_each`.
+        out: the folder.
+        write: what to write besides areas, confidences and presence: any of "labels" (label maps), "confidences" (of
+            each pixel), "masks", "boxes", "overlays".
+        settings: all other arguments of `explain_dataset` and `segment_each`, such as shard, model and background.
+
+    Raises:
+        DataError, ResultError: as in `explain_dataset`.
+        EclipError: as in `segment_each`.
+    """
+    listed = (
+        classes if isinstance(classes, str | bytes | Mapping) or not isinstance(classes, Iterable) else list(classes)
+    )
+    class_words(listed, settings.get("background", ()), thresholded=settings.get("prob_threshold") is not None)
+    return _dataset("segment", source, listed, out, write=write, **settings)
+
+
+def _dataset(
+    task: str,
+    source: Sources,
+    texts: Any,
+    out: str | Path,
+    *,
+    write: Sequence[str],
+    model: str | Backbone = DEFAULT_MODEL,
+    layout: str = LAYOUTS[0],
+    index: str = INDEXES[0],
+    shard: str | None = None,
+    engine: str = "process",
+    ray_address: str | None = None,
+    concurrency: int | None = None,
+    overwrite: bool = False,
+    batch_size: int = 8,
+    shard_size: int = PIECE,
+    threads: int | None = None,
+    workers: int = 0,
+    timeout: float = PATIENCE,
+    on_progress: Callable[[int, int | None], object] = lambda done, total: None,
+    **settings: Any,
+) -> Written:
     folder, part = Path(out).absolute() if engine == "ray" else Path(out), shard_of(shard)
     name = model if isinstance(model, str) else model.name
     job = Job(
         sources=tuple(_absolute(one) if engine == "ray" else str(one) for one in _listed(source)),
-        texts=tuple(check_texts(texts)),
+        texts=texts,
         out=folder,
         settings={**settings, "model": name},
+        task=task,
         write=tuple(write),
         layout=layout,
         index=index,
@@ -229,6 +303,6 @@ def explain_dataset(
     for piece in plan.pieces:
         output = shard_for(job, piece)
         missing += not output.was_done
-        good += output.count(len(job.texts)) if output.was_done else 0
+        good += output.count() if output.was_done else 0
         bad += len(output.failed)
     return Written(folder, good, bad, missing)

@@ -1,35 +1,27 @@
-"""The work: one model that explains pieces of a plan, whichever process it is in."""
+"""The work: one model that does pieces of a plan, whichever process it is in."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 
 from eclip.backbones.backbone import Backbone
 from eclip.backbones.load import load
 from eclip.errors import ImageError
-from eclip.explanation.explain import query_of
-from eclip.stream.decoding import Decoded, Decoder, Reading, batches
+from eclip.stream.decoding import Reading, batches
 from eclip.stream.job import Job, clear, settle, threads_of
 from eclip.stream.plan import Piece, Plan
-from eclip.stream.records import Record, columns_of, record
+from eclip.stream.records import Record
 from eclip.stream.shards import FinishedMeanwhile, Shard
-from eclip.stream.sources import Item
-
-if TYPE_CHECKING:
-    from eclip.explanation.explanation import Explanation
-    from eclip.explanation.query import Query
-
-Result = tuple[Item, Decoded | ImageError]
+from eclip.stream.tasks import TASKS, Result
 
 
 class Worker:
-    """A loaded model with encoded texts and processes that decode images; a context manager.
+    """A loaded model with encoded texts or classes and processes that decode images; a context manager.
 
     Args:
         job: what is asked.
@@ -50,11 +42,11 @@ class Worker:
                 settings["model"] = load(settings["model"], **chosen)
             else:
                 settings["model"] = model
-            self.query = query_of(job.texts, **settings)
+            self.task = TASKS[job.task](job, settings)
             if overwrite:
                 clear(job.out)
-            settle(job.out, job.asked(self.query, plan.images, torch.get_num_threads()))
-            self.reading = Reading(decoder_of(self.query, whole="overlays" in job.write), job.workers, job.timeout)
+            settle(job.out, job.asked(self.task, plan.images, torch.get_num_threads()))
+            self.reading = Reading(self.task.decoder, job.workers, job.timeout)
         except BaseException:
             self._threads.__exit__(None, None, None)
             raise
@@ -70,7 +62,7 @@ class Worker:
             self._threads.__exit__(None, None, None)
 
     def do(self, piece: Piece, on_images: Callable[[int], object] = lambda count: None) -> Shard:
-        """Explain a piece and write its shard, or what is missing of it; returns the shard.
+        """Do a piece and write its shard, or what is missing of it; returns the shard.
 
         Args:
             piece: of the plan.
@@ -92,11 +84,10 @@ class Worker:
             shard = shard_for(job, piece)
         return shard
 
-    def _records(self, batch: Sequence[Result]) -> list[Record | tuple[str, str]]:
+    def _records(self, batch: list[Result]) -> list[Record | tuple[str, str]]:
         found: list[Record | tuple[str, str]] = [("", "")] * len(batch)
-        for places, explanation in explained(self.query, batch):
-            for image, place in enumerate(places):
-                found[place] = record(explanation, image, self.job.write, self.job.max_side)
+        for place, one in self.task.records(batch):
+            found[place] = one
         for place, (item, result) in enumerate(batch):
             if isinstance(result, ImageError):
                 found[place] = (item.source, str(result))
@@ -105,8 +96,9 @@ class Worker:
 
 def shard_for(job: Job, piece: Piece) -> Shard:
     """The output of a piece."""
-    columns = columns_of(job.write, health=bool(job.settings.get("health", True)))
-    return Shard(job.out, piece.number, job.layout, job.index, job.batch_size, columns)
+    task = TASKS[job.task]
+    columns = task.columns(job.write, health=bool(job.settings.get("health", True)))
+    return Shard(job.out, piece.number, job.layout, job.index, job.batch_size, columns, task.entries)
 
 
 def own_device(device: Any) -> Any:
@@ -115,32 +107,6 @@ def own_device(device: Any) -> Any:
     if rank is None or str(device) not in ("auto", "cuda") or not torch.cuda.is_available():
         return device
     return f"cuda:{rank}"
-
-
-def decoder_of(query: Query, *, whole: bool) -> Decoder:
-    """What worker processes do for the images of a query; `whole` if they also return the image."""
-    view, fitting = query.view, query.backbone.fitting
-    size = None if view.image_size is None else int(view.image_size)
-    return Decoder(fitting, size, view.resize, whole)
-
-
-def explained(query: Query, batch: Sequence[Result]) -> Iterator[tuple[list[int], Explanation]]:
-    """Yield the explanations of a batch, one for each grid, with the places of its images in the batch."""
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for place, (_, result) in enumerate(batch):
-        if isinstance(result, Decoded):
-            by_shape.setdefault(result.pixels.shape, []).append(place)
-    for places in by_shape.values():
-        named: list[Any] = []
-        arrays = []
-        for place in places:
-            item, result = batch[place]
-            assert isinstance(result, Decoded)
-            named.append((item.source, item.place if result.image is None else result.image, result.size))
-            arrays.append(result.pixels)
-        stacked = torch.from_numpy(np.stack(arrays)).to(query.backbone.weight.device)
-        [explanation] = query.answer_pixels(query.backbone.preprocess.normalized(stacked), named).values()
-        yield places, explanation
 
 
 @contextmanager

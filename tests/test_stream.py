@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import http.server
 import io
 import json
 import os
@@ -13,10 +14,14 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -666,6 +671,93 @@ def test_written_maps_are_a_data_set_of_torch(source: Path, tmp_path: Path, layo
         eclip.MapDataset(source)
 
 
+class Plain(fsspec.AbstractFileSystem):  # type: ignore[misc]
+    """HTTP by urllib for URLs "plain://", because fsspec's own needs aiohttp; its errors name their status."""
+
+    protocol = "plain"
+
+    def _open(self, path: str, *_: Any, **__: Any) -> io.BytesIO:
+        with urllib.request.urlopen(f"http://{self._strip_protocol(path)}", timeout=5) as answer:
+            return io.BytesIO(answer.read())
+
+
+@pytest.fixture(params=["plain", "http"])
+def served(
+    request: pytest.FixtureRequest, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, list[str]]]:
+    """The URL of a server of the images, and what it was asked, except for HEAD.
+
+    The first directory of a path says how many requests fail before one is served, and how: "2x503", "9x404", "2xcut".
+    """
+    if request.param == "http":
+        pytest.importorskip("aiohttp")
+    fsspec.register_implementation("plain", Plain, clobber=True)
+    monkeypatch.setattr("eclip.files.PAUSES", (0.01, 0.02, 0.03))
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self._answer(404, b"")
+
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            count, _, how = self.path.split("/")[1].partition("x")
+            data = (source / Path(self.path).name).read_bytes()
+            if asked.count(self.path) > int(count):
+                self._answer(200, data)
+            elif how == "cut":
+                self._answer(200, data, len(data) // 2)
+            else:
+                self._answer(int(how), b"")
+
+        def _answer(self, status: int, data: bytes, end: int | None = None) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[:end])
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"{request.param}://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # aiohttp's open sessions
+def test_errors_of_a_network_that_pass_are_not_final(
+    served: tuple[str, list[str]], source: Path, tmp_path: Path
+) -> None:
+    url, asked = served
+    paths = [f"/{how}/{name}.png" for how, name in (("2x503", "01"), ("2xcut", "02"), ("9x500", "04"), ("9x404", "05"))]
+    (tmp_path / "urls.jsonl").write_text("\n".join(json.dumps(url + path) for path in paths))
+    written = write(tmp_path / "urls.jsonl", tmp_path / "out")
+    assert (written.images, written.failures) == (2, 2)
+    assert [Path(row["source"]).name for row in rows(tmp_path / "out")] == ["01.png"] * 2 + ["02.png"] * 2
+    (_, busy), (_, gone) = written.failed()
+    assert "even when tried again" in busy and "500" in busy
+    assert "tried again" not in gone and ("no such file" in gone or "Not Found" in gone)
+    assert (asked.count(paths[2]), asked.count(paths[3])) == (4, 1)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # aiohttp's open sessions
+def test_a_tar_whose_server_is_busy_is_not_a_missing_one(
+    served: tuple[str, list[str]], source: Path, tmp_path: Path
+) -> None:
+    url, _ = served
+    with tarfile.open(source / "a.tar", "w") as tar:
+        tar.add(source / "01.png", "01.png")
+    try:
+        assert write(f"{url}/2x503/a.tar", tmp_path / "one").images == 1
+        with pytest.raises(DataError, match=r"cannot be downloaded .*503.*run the same command again"):
+            write(f"{url}/9x503/a.tar", tmp_path / "two")
+    finally:
+        (source / "a.tar").unlink()
+
+
 RAY = """
 import os, signal, sys, threading, time, eclip
 from pathlib import Path
@@ -688,6 +780,15 @@ if __name__ == "__main__":
         write=["maps", "masks", "boxes", "points"], **settings
     )
     print(done.images, done.failures, done.missing)
+    for method in ("nothing", "gem"):
+        try:
+            again = dict(settings, method=method)
+            done = eclip.explain_dataset(
+                sys.argv[2], "a dog", sys.argv[4], model=sys.argv[1], engine="ray", overwrite=True, **again
+            )
+            print("anew", done.images)
+        except eclip.EclipError as error:
+            print("kept", len(list(Path(sys.argv[4]).glob("index/*"))))
 """
 
 
@@ -697,10 +798,14 @@ def test_ray_makes_the_same_bytes_although_one_of_its_processes_dies(
     pytest.importorskip("ray")
     write(source, tmp_path / "whole", model=tiny_name)
     (tmp_path / "job.py").write_text(RAY)
+    write(source, tmp_path / "old", model=tiny_name)
     words = [sys.executable, str(tmp_path / "job.py"), tiny_name, str(source), str(tmp_path / "ray")]
+    words.append(str(tmp_path / "old"))
     done = subprocess.run(words, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert {"killed", "9 2 0"} <= set(done.stdout.split("\n")), done.stdout  # Ray prints lines of its own
+    said = set(done.stdout.split("\n"))  # Ray prints lines of its own
+    assert {"killed", "9 2 0", "kept 3", "anew 9"} <= said, done.stdout
+    assert json.loads((tmp_path / "old" / "run.json").read_text())["provenance"]["method"] == "gem"
     assert contents(tmp_path / "ray") == contents(tmp_path / "whole")
 
 

@@ -1,4 +1,4 @@
-"""Atomic file writes, folders locked to one run at a time, file names, the cache folder, and the hash of weights.
+"""Atomic file writes, folders locked to one run at a time, file names, the cache folder, the hash of weights, retries.
 
 The operating system holds the lock and releases it when the process ends, however it ends.
 """
@@ -11,10 +11,11 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from eclip.errors import ResultError
 
@@ -25,6 +26,16 @@ try:
     import fcntl
 except ImportError:  # Windows, where a folder cannot be locked this way
     fcntl = None  # type: ignore[assignment]
+
+Result = TypeVar("Result")
+PAUSES = (0.5, 1.0, 2.0)
+"""Seconds before each new attempt to read from a network."""
+BUSY = frozenset({408, 425, 429, *range(500, 600)})
+"""Statuses of HTTP after which a new attempt may succeed."""
+BROKEN = frozenset(
+    {"ClientConnectionError", "ClientPayloadError", "IncompleteRead", "HTTPClientError", "TransportError"}
+)
+"""Classes of errors of aiohttp, http.client, botocore and httpx for connections that cannot be made or break."""
 
 
 def lock(folder: Path, *, shared: bool = False) -> Callable[[], None]:
@@ -101,6 +112,21 @@ def prune(folder: Path, most: int) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
+def shrink(folder: Path, most: int) -> None:
+    """Delete the .npy files below a folder that were used longest ago, until the others have at most `most` bytes."""
+    found = []
+    for file in folder.rglob("*.npy"):
+        with suppress(OSError):  # another process has deleted it
+            found.append((file.stat().st_mtime, file.stat().st_size, file))
+    left = sum(size for _, size, _ in found) - most
+    for _, size, file in sorted(found):
+        if left <= 0:
+            break
+        with suppress(OSError):
+            file.unlink()
+        left -= size
+
+
 def hash_weights(weights: Iterable[tuple[str, Tensor]], before: bytes = b"") -> hashlib._Hash:
     """SHA-256 of the names and all bits of weights, independent of the device.
 
@@ -115,3 +141,45 @@ def hash_weights(weights: Iterable[tuple[str, Tensor]], before: bytes = b"") -> 
         hashed.update(name.encode())
         hashed.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return hashed
+
+
+def retried(read: Callable[[], Result]) -> Result:
+    """What `read` returns, tried again after each of `PAUSES` while its errors may pass, see `may_pass`."""
+    for pause in PAUSES:
+        try:
+            return read()
+        except Exception as error:
+            if not may_pass(error):
+                raise
+        time.sleep(pause)
+    return read()
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether an error is one of the network that may pass: a timeout, a broken connection, an overloaded server.
+
+    What caused it counts too: fsspec reports every failure of HTTP as a missing file.
+    """
+    for one in _causes(error):
+        if (status := _status(one)) is not None:
+            return status in BUSY
+        if isinstance(one, TimeoutError | ConnectionError) or BROKEN & {kind.__name__ for kind in type(one).__mro__}:
+            return True
+    return False
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _status(error: BaseException) -> int | None:
+    """The status of HTTP that an error carries; the libraries for URLs do not agree on a place for it."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore
+        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    for owner, name in ((error, "status"), (response, "status_code"), (error, "code")):
+        if isinstance(found := getattr(owner, name, None), int):
+            return found
+    return None

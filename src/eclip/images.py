@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from eclip.errors import ImageError, OptionError
+from eclip.files import may_pass, retried
 from eclip.pixels import LABELED, TensorLike, from_array, from_deep, from_tensor, is_label
 
 ImageLike = str | Path | Image.Image | NDArray[Any] | TensorLike
@@ -52,10 +53,11 @@ class Place(NamedTuple):
             ImageError: they are no longer there.
         """
         try:
-            with open_any(self.file) as stream:
-                stream.seek(self.offset)
-                data: bytes = stream.read(self.size)
+            data = retried(self._data) if is_url(self.file) else self._data()
         except OSError as error:
+            if is_url(self.file) and may_pass(error):
+                cause = error.__cause__ or error  # fsspec calls all of these a missing file
+                raise ImageError(f"{name} cannot be read, even when tried again ({cause}).") from None
             if is_url(self.file) and isinstance(error, FileNotFoundError):
                 raise ImageError(f"{name}: no such file.") from None
             raise ImageError(f"{name}: {self.file} can no longer be read: {error.strerror or error}.") from None
@@ -66,6 +68,11 @@ class Place(NamedTuple):
         if len(data) < self.size:
             raise ImageError(f"{name}: {self.file} has become shorter since its images were listed.")
         return data
+
+    def _data(self) -> bytes:
+        with open_any(self.file) as stream:
+            stream.seek(self.offset)
+            return stream.read(self.size)
 
 
 def is_url(file: object) -> bool:

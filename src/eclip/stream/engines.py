@@ -15,7 +15,7 @@ import numpy as np
 
 from eclip.backbones.backbone import Backbone
 from eclip.errors import DataError, EclipError, MissingExtraError, OptionError
-from eclip.stream.job import Job, clear, threads_of
+from eclip.stream.job import Job, threads_of
 from eclip.stream.plan import Piece, Plan
 from eclip.stream.work import Worker
 
@@ -55,9 +55,7 @@ def run(
     if engine == "ray":
         if model is not None:
             raise OptionError("the engine 'ray' loads the model in its own processes: pass its name, not a Backbone.")
-        if overwrite:
-            clear(job.out)
-        _with_ray(job, plan, pieces, address, concurrency, count)
+        _with_ray(job, plan, pieces, address, concurrency, overwrite, count)
         return
     if address is not None or concurrency is not None:
         raise OptionError("ray_address and concurrency belong to the engine 'ray': add engine='ray'.")
@@ -74,6 +72,7 @@ def _with_ray(
     pieces: Sequence[Piece],
     address: str | None,
     concurrency: int | None,
+    overwrite: bool,
     count: Callable[[int], None],
 ) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
@@ -92,14 +91,16 @@ def _with_ray(
         gpus = int(ray.cluster_resources().get("GPU", 0))
         on_gpu = gpus > 0 and str(job.settings.get("device", "auto")) != "cpu"
         actors = concurrency or (gpus if on_gpu else ACTORS)
+        needs: dict[str, Any] = {"num_cpus": job.threads or 1, "num_gpus": 1 if on_gpu else 0}
+        if overwrite:
+            ray.get(ray.remote(**needs, max_retries=0)(_begin_anew).remote(job, plan))
         todo = ray.data.from_items([{"number": piece.number} for piece in pieces], override_num_blocks=len(pieces))
         done = todo.map_batches(
             Actor,
             fn_constructor_kwargs={"job": job, "plan": plan},
             batch_size=1,
             compute=ActorPoolStrategy(size=min(actors, len(pieces))),
-            num_cpus=job.threads or 1,
-            num_gpus=1 if on_gpu else 0,
+            **needs,
         )
         for row in done.iter_rows():
             count(int(row["images"]))
@@ -109,6 +110,12 @@ def _with_ray(
     finally:
         if started:
             ray.shutdown()
+
+
+def _begin_anew(job: Job, plan: Plan) -> None:
+    """Delete the results of an earlier run; a Worker does that once it has checked everything that is asked."""
+    with Worker(dataclasses.replace(job, threads=job.threads or 1), plan, overwrite=True):
+        pass
 
 
 class Actor:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eclip.errors import DataError, OptionError, ResultError
+from eclip.files import may_pass, retried
 from eclip.images import Place, open_any
 from eclip.stream.sources import Item, in_tar_at
 
@@ -184,13 +185,19 @@ def downloaded(url: str) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="eclip-") as folder:
         file = Path(folder) / (url.partition("?")[0].rpartition("/")[2] or "images.tar")
-        try:
+
+        def fetch() -> None:
             with open_any(url) as stream, file.open("wb") as copy:
                 shutil.copyfileobj(stream, copy, 1 << 20)
-        except (FileNotFoundError, OptionError):
+
+        try:
+            retried(fetch)
+        except OptionError:
             raise
         except Exception as error:  # each file system has its own errors
-            reason = getattr(error, "strerror", None) or error
+            if isinstance(error, FileNotFoundError) and not may_pass(error):
+                raise
+            reason = getattr(error, "strerror", None) or error.__cause__ or error
             advice = "run the same command again to continue"
             raise DataError(f"{url} cannot be downloaded ({reason}): {advice}.") from error
         yield file

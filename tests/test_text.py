@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import eclip
 import tiny
 from eclip.backbones.backbone import Backbone
 from eclip.errors import OptionError, TextCutWarning, TextError, UnknownNameError
-from eclip.texts.encode import check_texts, words_read
+from eclip.texts.encode import LEAST_KEPT, check_texts, words_read
 
 TOKENIZER = open_clip.SimpleTokenizer()
 
@@ -106,6 +109,65 @@ def test_another_activation_with_the_same_weights_is_another_entry(backbone: Bac
     other = eclip.wrap(model, mean=tiny.MEAN, std=tiny.STD)
     first = eclip.encode_texts(backbone, ["dog"], "surgery85")
     assert not torch.equal(eclip.encode_texts(other, ["dog"], "surgery85"), first)
+
+
+def test_a_long_list_of_texts_is_encoded_once_and_comes_back_equal(
+    backbone: Backbone, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, texts = Image.new("RGB", (32, 32), "teal"), [f"thing {number}" for number in range(LEAST_KEPT)]
+    given: dict[str, Any] = {"model": backbone, "method": "maskclip", "health": False}
+    monkeypatch.setattr("eclip.texts.encode.LEAST_KEPT", LEAST_KEPT + 1)
+    plain = eclip.explain(image, texts, **given)
+    assert not list(cache.rglob("*.npy"))
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    counting = _Counting(backbone, monkeypatch)
+    for _ in range(2):
+        again = eclip.explain(image, texts, **given)
+        assert np.array_equal(again.maps, plain.maps) and np.array_equal(again.scores, plain.scores)
+    assert counting.prompts == LEAST_KEPT + 4, "and four to estimate the time"
+    eclip.explain(image, texts[1:], **given)
+    assert len(list(cache.rglob("*.npy"))) == 1, "a shorter list is not worth it"
+    eclip.segment(image, texts, model=backbone, method="maskclip", templates=["a {}.", "the {}."])
+    counting.prompts = 0
+    eclip.segment(image, texts, model=backbone, method="maskclip", templates=["a {}.", "the {}."])
+    assert counting.prompts == 0, "nor are the texts that presence compares"
+
+
+def test_features_of_other_threads_are_others(backbone: Backbone, cache: Path) -> None:
+    """They round differently, and a run is the same bits with and without a cache."""
+    before = torch.get_num_threads()
+    try:
+        for count in (1, 2, 1):
+            torch.set_num_threads(count)
+            eclip.encode_texts(backbone, ["dog"], "surgery85")
+    finally:
+        torch.set_num_threads(before)
+    assert len(list(cache.rglob("*.npy"))) == 2
+
+
+def test_nothing_of_a_hooked_model_is_kept(backbone: Backbone, cache: Path) -> None:
+    block = backbone.model.transformer.resblocks[0]
+    handle = block.register_forward_hook(lambda module, args, output: 1.5 * output)
+    try:
+        eclip.encode_texts(backbone, [f"thing {number}" for number in range(LEAST_KEPT)], keep=True)
+    finally:
+        handle.remove()
+    assert not list(cache.rglob("*.npy"))
+
+
+def test_what_was_used_longest_ago_goes_first(backbone: Backbone, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eclip.backbones.cached.MOST_BYTES", 600)
+    names = {}
+    for number, text in enumerate(["dog", "cat", "dog", "bird"]):  # 224 bytes each
+        known = set(cache.rglob("*.npy"))
+        eclip.encode_texts(backbone, [text], "surgery85")
+        for file in set(cache.rglob("*.npy")) - known:
+            names[text] = file
+        os.utime(names[text], (number + 1, number + 1))
+    assert {text: file.exists() for text, file in names.items()} == {"dog": True, "cat": False, "bird": True}
+    eclip.encode_texts(backbone, ["dog"], "surgery85")
+    assert names["dog"].stat().st_mtime > 9, "reading is using"
 
 
 def test_a_damaged_cache_file_is_made_again(backbone: Backbone, cache: Path, caplog: pytest.LogCaptureFixture) -> None:

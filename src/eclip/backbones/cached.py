@@ -1,14 +1,17 @@
 """Features that are needed repeatedly, of texts or of fixed images: computed once, in memory and on disk.
 
-On disk they are kept by a hash of the weights that made them. Models that `load` made are few, and all of theirs are
-kept; of the others, which may be in training, those of the last few states.
+On disk they are kept by a hash of the weights that made them, and by device and threads, which change rounding, so that
+they are the same bits as without. Models that `load` made are few, and all of their states are kept; of the others,
+which may be in training, the last few. Beyond `MOST_BYTES`, what was used longest ago is deleted.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +22,7 @@ from eclip.backbones.host import named_weights, steady
 from eclip.backbones.load import is_loaded
 from eclip.backbones.state import image_state, text_state
 from eclip.errors import ResultError
-from eclip.files import cache_folder, hash_weights, prune, replace_file
+from eclip.files import cache_folder, hash_weights, prune, replace_file, shrink
 
 if TYPE_CHECKING:
     from eclip.backbones.backbone import Backbone
@@ -28,6 +31,10 @@ MOST = 6
 """At most this many entries are cached in memory per model."""
 MOST_STATES = 8
 """At most this many states of models that `load` did not make are kept on disk, for each kind of features."""
+MOST_BYTES = 1 << 28
+"""At most about this many bytes are kept on disk, for each kind of features."""
+EVERY = 256
+"""After so many files that were written, the size is looked at again."""
 PATIENCE = 2.0
 """Seconds; what takes longer is announced."""
 _log = logging.getLogger("eclip")
@@ -64,8 +71,10 @@ class Kept:
 
     def __init__(self, backbone: Backbone, kind: str, state: str | None) -> None:
         self.device, self.known = backbone.weight.device, is_loaded(backbone)
-        above = cache_folder(kind) if self.known else cache_folder(kind) / "unnamed"
-        self.folder = None if state is None else above / state
+        self.kind, self.written = cache_folder(kind), 0
+        above = self.kind if self.known else self.kind / "unnamed"
+        on = f"cpu{torch.get_num_threads()}" if self.device.type == "cpu" else self.device.type
+        self.folder = None if state is None else above / f"{state}-{on}"
 
     def get(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         """The features in a file of this name; without one they are computed and written."""
@@ -73,7 +82,10 @@ class Kept:
             return make()
         path = self.folder / f"{name}.npy"
         try:
-            return torch.from_numpy(np.load(path)).to(self.device)
+            features = torch.from_numpy(np.load(path)).to(self.device)
+            with suppress(OSError):
+                os.utime(path)  # it was used now
+            return features
         except FileNotFoundError:
             pass
         except (OSError, ValueError, EOFError) as error:
@@ -85,6 +97,9 @@ class Kept:
             _log.warning("features are not cached: %s", error)
         if not self.known:
             prune(self.folder.parent, MOST_STATES)
+        if self.written % EVERY == 0:
+            shrink(self.kind, MOST_BYTES)
+        self.written += 1
         return features
 
 

@@ -30,7 +30,7 @@ from eclip.backbones.view import View
 from eclip.explanation.emptiness import emptiness, empty_features
 from eclip.explanation.health import MOST_EMPTINESS, NUMBERS, Health
 from eclip.methods import METHODS, Method
-from eclip.texts.encode import features_of
+from eclip.texts.encode import are_worth_keeping, features_of
 from eclip.texts.templates import resolve
 from eclip.texts.vocabulary import words_of
 
@@ -86,7 +86,8 @@ class Checkup:
             return features_of(backbone, words, (first,), keep=True)
 
         both = cached(backbone, f"health {first}", make)
-        self.alike = features_of(backbone, list(texts), (first,)) if more else text
+        keep = are_worth_keeping(texts, (first,))
+        self.alike = features_of(backbone, list(texts), (first,), keep=keep) if more else text
         self.nonsense, self.words = unit(both[: len(NONSENSE)].mean(dim=0, keepdim=True)), both[len(NONSENSE) :]
 
     def __call__(

@@ -33,7 +33,7 @@ from eclip.images import Place
 from eclip.methods import METHODS, check_methods
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.results.provenance import made_by, noted, repeatable
-from eclip.texts.encode import check_texts, encode_apart
+from eclip.texts.encode import are_worth_keeping, check_texts, encode_apart
 from eclip.texts.features import check_given
 from eclip.texts.templates import kept
 
@@ -85,7 +85,8 @@ class Query:
             features = check_given(features, backbone, self.texts, self.templates, versus)
         else:
             every = every if versus is None or versus in every else [*every, *check_texts(versus)]
-            features = encode_apart(backbone, every, self.templates)  # a text contrasted with itself gives exact zeros
+            keep = are_worth_keeping(every, self.templates)
+            features = encode_apart(backbone, every, self.templates, keep=keep)  # contrasted with itself: exact zeros
         self.text = features[: len(self.texts)]
         self.other = None if versus is None else features[[every.index(versus)]]
         self.checkup, self.setup = None, 0.0

@@ -1,4 +1,4 @@
-"""Texts as unit features, with prompt templates; ensembles are cached on disk.
+"""Texts as unit features, with prompt templates; ensembles and long lists are cached on disk.
 
 Ensembles follow Radford et al. 2021 (https://arxiv.org/abs/2103.00020): each prompt's feature is normalized to unit
 length, the features are averaged, and the mean is normalized again.
@@ -26,6 +26,8 @@ _PROMPTS_AT_ONCE = 256
 _PROBE = ["The 2 quick brown foxes jump, isn't it?"]
 _FEW_PROMPTS = 4
 """Encoded to estimate how long many take."""
+LEAST_KEPT = 256
+"""A list of this many texts takes longer to encode than to find again on disk, where the weights have to be hashed."""
 MOST_NAMED = 3
 """A warning names at most this many groups of equal texts."""
 
@@ -73,6 +75,11 @@ def features_of(
         return _prompts(backbone, [fill(sentences[0], text) for text in texts])
     cache = _Cache(backbone, sentences)
     return torch.stack([cache.get(text) for text in texts])
+
+
+def are_worth_keeping(texts: Sequence[str], templates: str | Iterable[str]) -> bool:
+    """Whether to pass `keep` for texts of a user: a long list in one template. Each text in several is kept anyway."""
+    return len(texts) >= LEAST_KEPT and len(resolve(templates)) == 1
 
 
 def check_texts(texts: str | Iterable[str]) -> list[str]:

@@ -34,10 +34,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class EclipError(ValueError):
     """Base of all errors that a user can cause."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its message and attributes, for processes that send it to others; subclasses take other arguments."""
+        return _again, (type(self), self.args), vars(self)
+
+
+def _again(kind: type[EclipError], args: tuple[object, ...]) -> EclipError:
+    error = kind.__new__(kind)
+    error.args = args
+    return error
 
 
 class OptionError(EclipError):

@@ -190,6 +190,7 @@ def explain_dataset(
         EclipError: as in `explain`.
     """
     more: dict[str, Any] = {"workers": workers, "timeout": timeout, "on_progress": on_progress, **settings}
+    more["max_side"] = max_side
     return _dataset(
         "explain",
         source,
@@ -257,6 +258,7 @@ def _dataset(
     threads: int | None = None,
     workers: int = 0,
     timeout: float = PATIENCE,
+    max_side: int | None = None,
     on_progress: Callable[[int, int | None], object] = lambda done, total: None,
     **settings: Any,
 ) -> Written:

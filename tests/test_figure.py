@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from itertools import pairwise
@@ -21,6 +22,8 @@ from eclip.explanation.explanation import Explanation
 from eclip.explanation.health import Health
 from eclip.render.colormaps import COLORMAPS, LEVELS, oklab, table
 from eclip.render.figure import WIDTHS, Cell, Line, figure
+from eclip.results.marks import is_ours
+from test_cli import run
 from test_explanation import _by_hand
 
 TEXTS = ["a dog", "grass, and a very long text that has to be broken and cut", "猫 & <b>"]
@@ -141,7 +144,7 @@ def test_comparisons_have_a_column_for_each_method(images: Path) -> None:
         ({"dpi": 10}, "dpi must be a whole number from 30 to 1200, got 10"),
         ({"dpi": 72.5}, "dpi must be a whole number"),
         ({"columns": 0}, "columns must be a whole number or None, at least 1"),
-        ({"width": 1.5}, "has no room for 2 rows of 4 panels: choose fewer images"),
+        ({"width": 1.5, "columns": 4}, "has no room for 2 rows of 4 panels: choose fewer images"),
         ({"texts": "a cat"}, "a cat"),
         ({"images": []}, "a figure needs an image and a text"),
         ({"images": 7}, "7"),
@@ -158,3 +161,50 @@ def test_odd_images_have_figures(tmp_path: Path) -> None:
         page = figure([Line([cell, None, cell], "text")], dpi=40)
         page.savefig(tmp_path / "odd.png")
         assert len(page.axes) == 3 and page.get_figheight() < 8
+
+
+def test_the_command_line_writes_figures(tiny_name: str, images: Path, tmp_path: Path) -> None:
+    asked = [images / "a.png", "-t", "a dog", "-t", "grass", "--format", "pdf,svg,json"]
+    style = ["--theme", "dark", "--width", "3", "--dpi", "60", "--colormap", "magma", "--columns", "2"]
+    done = run("explain", *asked, *style, "-m", tiny_name, "-o", tmp_path / "one")
+    assert done.exit_code == 0, done.output
+    files = json.loads((tmp_path / "one" / "manifest.json").read_text())["images"][0]["files"]
+    assert {files["pdf"], files["svg"]} == {"a.figure.pdf", "a.figure.svg"}
+    svg = (tmp_path / "one" / "a.figure.svg").read_text()
+    assert 'width="216pt"' in svg and "#141418" in svg and svg.count("<image") == 4
+    assert is_ours(tmp_path / "one" / "a.figure.pdf") and is_ours(tmp_path / "one" / "a.figure.svg")
+    assert run("explain", *asked, *style, "-m", tiny_name, "-o", tmp_path / "two").exit_code == 0
+    for name in ("a.figure.pdf", "a.figure.svg"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), "the same bytes"
+    (tmp_path / "three").mkdir()
+    (tmp_path / "three" / "a.figure.pdf").write_bytes(b"%PDF of somebody else")
+    assert run("explain", *asked, "-m", tiny_name, "-o", tmp_path / "three").exit_code == 0
+    assert (tmp_path / "three" / "a.figure.pdf").read_bytes() == b"%PDF of somebody else"
+    assert (tmp_path / "three" / "a-2.figure.pdf").is_file()
+    more = ("--methods", "itsm,gem", "-m", tiny_name, "--dpi", "60", "--width", "single")
+    done = run("compare", *asked, *more, "-o", tmp_path / "four")
+    assert done.exit_code == 0, done.output
+    assert 'width="234pt"' in (tmp_path / "four" / "a.figure.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--theme dark", "--theme is for figures: add --format pdf or svg"),
+        ("--format pdf --width wide", "width must be 'single', 'double' or 1 to 40 inches, got 'wide'"),
+        ("--format pdf --width 0.2", "1 to 40 inches, got 0.2"),
+        ("--format svg --colormap jet", "colormap must be one of eclip, cividis"),
+        ("--format pdf,eps", "formats must be among png, npz, json"),
+    ],
+)
+def test_wrong_styles_are_told_before_the_model_is_loaded(
+    words: str, message: str, images: Path, tmp_path: Path
+) -> None:
+    done = run("explain", images / "a.png", "-t", "x", "-o", tmp_path / "out", *words.split())
+    assert done.exit_code == 2 and message in " ".join(done.stderr.split()), done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_figure_breaks_into_rows_that_fit(answer: Explanation) -> None:
+    assert len({round(axes.get_position().y0, 2) for axes in answer.figure(0).axes[:-1]}) == 1
+    assert len({round(axes.get_position().y0, 2) for axes in answer.figure(0, width="single").axes[:-1]}) == 2

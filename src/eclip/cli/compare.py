@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.cli import completion, loop, options
+from eclip.cli import completion, figures, loop, options
 from eclip.cli.options import Positions, Resize, Scale
 from eclip.errors import ImageError, OptionError
 from eclip.methods import GROUPS, METHODS, check_methods, options_for
 from eclip.methods import method_names as named
+from eclip.results.folder import FIGURES, FORMATS
 
 
 def compare(
@@ -46,12 +47,22 @@ def compare(
     template: options.Template = None,
     positions: options.Positioning = Positions.bicubic_aa,
     out: options.Out = Path("eclip-compare"),
-    format_: options.Format = options.FORMAT,
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="Any of png (picture), npz (maps), json (manifest), pdf and svg (a figure), joined by commas.",
+        ),
+    ] = options.FORMAT,
     overwrite: options.Overwrite = False,
     device: options.Device = "auto",
     as_json: options.AsJson = False,
     config: options.Config = None,
     quiet: options.Quiet = False,
+    width: figures.Width = None,
+    theme: figures.ThemeOption = None,
+    colormap: figures.Colormap = None,
+    dpi: figures.Dpi = None,
 ) -> None:
     """Compare methods side by side: where each sees each text, and how long it takes.
 
@@ -76,13 +87,14 @@ def compare(
         **options.parse_refinement(refine, refine_set),
         "templates": options.parse_templates(template),
     }
-    formats = options.parse_formats(format_, out)
+    formats = options.parse_formats(format_, out, (*FORMATS, *FIGURES))
+    style = figures.style_of(formats, width, theme, colormap, dpi)
     from eclip.backbones.view import View  # imports torch, so after the checks
     from eclip.explanation.compare import ComparisonQuery
     from eclip.explanation.comparison import ComparisonWriter, compare_command
     from eclip.images import read_ahead
 
-    writer = ComparisonWriter(out, formats, scale.value, overwrite=overwrite)
+    writer = ComparisonWriter(out, formats, scale.value, overwrite=overwrite, style=style)
 
     def work(run: loop.Run) -> None:
         one, settings["device"] = options.parse_model(model_names[0], device, head)

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.cli import completion, loop, many, options, tables
+from eclip.cli import completion, figures, loop, many, options, tables
 from eclip.cli.loop import MOST_REPORTED
 from eclip.cli.options import Positions, Resize
 from eclip.methods import check_methods
 from eclip.results.earlier import MANIFEST
+from eclip.results.folder import EXPLAIN_FORMATS
 
 if TYPE_CHECKING:
     from eclip.explanation.explanation import Explanation
@@ -61,6 +62,11 @@ def explain(
     min_presence: tables.MinPresence = None,
     top: tables.Top = None,
     max_side: tables.MaxSide = None,
+    width: figures.Width = None,
+    theme: figures.ThemeOption = None,
+    colormap: figures.Colormap = None,
+    dpi: figures.Dpi = None,
+    columns: figures.Columns = None,
     write: many.Write = None,
     layout: many.LayoutOption = None,
     index: many.IndexOption = None,
@@ -100,7 +106,8 @@ def explain(
         **options.method_options(set_ or [], method),
     }
     format_, write, index = tables.with_parquet(format_, write, index)
-    formats = tables.parse_formats(format_, out)
+    formats = options.parse_formats(format_, out, EXPLAIN_FORMATS)
+    style = figures.style_of(formats, width, theme, colormap, dpi, columns)
     asked = many.Many(
         *(write, layout, index, shard, engine, ray_address),
         *(concurrency, workers, timeout, shard_size, threads, precision),
@@ -119,9 +126,8 @@ def explain(
     from eclip.explanation.folder import ExplanationWriter, explain_command
     from eclip.explanation.rows import Selection
 
-    writer = ExplanationWriter(
-        out, formats, overwrite=overwrite, selection=Selection(**kept), max_side=max_side, entries=as_json
-    )
+    more: dict[str, Any] = {"selection": Selection(**kept), "max_side": max_side, "style": style}
+    writer = ExplanationWriter(out, formats, overwrite=overwrite, entries=as_json, **more)
 
     def work(run: loop.Run) -> None:
         several = len(run.images) > MOST_REPORTED

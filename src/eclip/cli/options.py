@@ -211,9 +211,9 @@ def words(joined: str) -> list[str]:
     return [word.strip() for word in joined.split(",") if word.strip()]
 
 
-def parse_formats(joined: str, out: Path) -> list[str]:
+def parse_formats(joined: str, out: Path, known: Sequence[str] = FORMATS) -> list[str]:
     """Formats joined by commas, checked with the folder to write them into."""
-    check_place(out, formats := words(joined))
+    check_place(out, formats := words(joined), known)
     return formats
 
 

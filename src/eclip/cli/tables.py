@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from eclip.cli import options
 from eclip.errors import OptionError
-from eclip.results.folder import EXPLAIN_FORMATS, EXPORTS, check_place
+from eclip.results.folder import EXPORTS
 
 if TYPE_CHECKING:
     from eclip.cli.many import Index
@@ -29,8 +28,8 @@ Format = Annotated[
     str,
     _option(
         "--format",
-        help="Any of png or jpg (pictures), npz (maps), json (manifest), csv (table), html (gallery), coco and "
-        "labelstudio (annotations), joined by commas; parquet alone: shards whose index has the table.",
+        help="Any of png or jpg (pictures), npz (maps), json (manifest), csv (table), html (gallery), pdf and svg "
+        "(figures), coco and labelstudio (annotations), joined by commas; parquet alone: shards with a table.",
     ),
 ]
 SortOption = Annotated[Sort | None, _option("--sort", help="Sort the table, and the gallery at first, best first.")]
@@ -43,12 +42,6 @@ Top = Annotated[
 MaxSide = Annotated[
     int | None, _option(min=256, metavar="N", help="Longer side of pictures in pixels. Default: as the image.")
 ]
-
-
-def parse_formats(joined: str, out: Path) -> list[str]:
-    """Formats joined by commas, checked with the folder to write them into."""
-    check_place(out, formats := options.words(joined), EXPLAIN_FORMATS)
-    return formats
 
 
 def with_parquet(formats: str, write: str | None, index: Index | None) -> tuple[str, str | None, Any]:

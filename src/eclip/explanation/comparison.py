@@ -13,10 +13,11 @@ from PIL import Image
 
 from eclip import render
 from eclip.explanation.explanation import Explanation
+from eclip.explanation.figures import figure_files
 from eclip.files import slug
 from eclip.methods import DEFAULT_WITH_HEAD, METHODS
 from eclip.results.command import head, inputs, options, settings
-from eclip.results.folder import FORMATS, Folder
+from eclip.results.folder import FIGURES, FORMATS, Folder
 from eclip.results.indexing import Which
 from eclip.results.marks import png
 from eclip.results.provenance import head_of, named
@@ -129,8 +130,8 @@ class Comparison:
     ) -> Path:
         """Write the picture, one file of arrays and manifest.json into a folder, by the rules of `Explanation.save`.
 
-        The formats are any of "png", "npz" (arrays model/method and model/scores), "json" (the manifest). The scale is
-        as in `picture`.
+        The formats are any of "png", "npz" (arrays model/method and model/scores), "json" (the manifest), and "pdf" and
+        "svg" (the figure). The scale is as in `picture`.
         """
         render.check_scale(scale)
         with ComparisonWriter(folder, formats, scale, overwrite=overwrite).over([self.source]) as writer:
@@ -148,16 +149,25 @@ class ComparisonWriter(Folder):
                      "maps": [{"model", "method", "array", "grid": [row, col], "map": [row, col], "signed",
                                "scores": {text: score}, "seconds": {"forward", "method"}, "cost"}, ...],
                      "not_applicable": [{"model", "method", "why"}, ...],
-                     "files": {"image", "picture", "npz"}}, ...],
+                     "files": {"image", "picture", "npz", "pdf", "svg"}}, ...],
          "failures": [{"source", "error"}, ...]}
 
     Each "array" of the npz file is (text, row, col), raw; MODEL/scores has the scores. "cost" is from
     `Comparison.costs`. Otherwise as in `ExplanationWriter`.
     """
 
+    known = (*FORMATS, *FIGURES)
+
     def __init__(
-        self, folder: str | Path, formats: Sequence[str] = FORMATS, scale: str = "map", *, overwrite: bool = False
+        self,
+        folder: str | Path,
+        formats: Sequence[str] = FORMATS,
+        scale: str = "map",
+        *,
+        overwrite: bool = False,
+        style: dict[str, Any] | None = None,
     ) -> None:
+        self.style = style or {}
         super().__init__(folder, formats, {"schema": SCHEMA, "texts": [], "provenance": None}, overwrite=overwrite)
         self.scale = scale
 
@@ -192,6 +202,7 @@ class ComparisonWriter(Folder):
             files["picture"] = self._put(f"{stem}.compare.png", png(comparison.picture(self.scale)))
         if "npz" in self.formats:
             files["npz"] = self._arrays(stem, arrays)
+        files |= figure_files(self.formats, stem, lambda: comparison.figure(**self.style), self._put)
         gaps = comparison.not_applicable.items()
         entry = {
             "source": comparison.source,

@@ -218,7 +218,7 @@ class Explanation:
         Args:
             images: number, path or file name of one or several; None = all.
             texts: number or text of one or several; None = all, or of more than twenty those with the best scores.
-            columns: panels in a row, the image included; None = one row for each image.
+            columns: panels in a row, the image included; None = as many as fit with 0.9 inches each.
             style: `width` ("double", "single", or inches), `theme` ("light" or "dark"), `colormap` (of
                 `eclip.render.colormaps.COLORMAPS`) and `dpi` (of the raster panels), see `eclip.render.figure.figure`.
 

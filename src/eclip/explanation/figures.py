@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import io
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from eclip.errors import OptionError
+from eclip.explanation.exports import Put
 from eclip.methods import method_names
 from eclip.registry import whole
-from eclip.render.figure import Cell, Line, figure
+from eclip.render.figure import Cell, Line, columns_in, figure
+from eclip.results.folder import FIGURES
 from eclip.results.indexing import Which, image_of, number_of
+from eclip.results.marks import MARK
 from eclip.results.provenance import head_of, maker
 
 if TYPE_CHECKING:
@@ -35,7 +39,8 @@ def explanation_figure(
     for image in shown:
         chosen = _numbers(texts, answer.best_texts(image), lambda one: number_of(one, answer.texts, "text"))
         cells = [Cell(answer.image(image)), *(_cell(answer, image, text) for text in chosen)]
-        count = len(cells) if columns is None else whole(columns, "columns", "a whole number or None", 1)
+        fitting = columns_in(style.get("width", "double"))
+        count = fitting if columns is None else whole(columns, "columns", "a whole number or None", 1)
         lines += [Line(cells[start : start + count]) for start in range(0, len(cells), count)]
     return figure(lines, note=f"{maker(answer.provenance)}. {LINE}", **style)
 
@@ -75,6 +80,26 @@ def comparison_figure(
 
 def _listed(pairs: Iterable[Pair]) -> str:
     return ", ".join(dict.fromkeys(method for _, method in pairs)) or "none"
+
+
+def figure_files(formats: Sequence[str], stem: str, make: Callable[[], Figure], put: Put) -> dict[str, str]:
+    """Write a figure in those of the formats that are a figure's; returns the files by format.
+
+    Args:
+        formats: of a run.
+        stem: of the files' names.
+        make: draws the figure, only if there is such a format.
+        put: writes a file and returns its name.
+    """
+    endings = [one for one in formats if one in FIGURES]
+    page = make() if endings else None
+    files = {}
+    for ending in endings:
+        assert page is not None
+        buffer, dated = io.BytesIO(), "CreationDate" if ending == "pdf" else "Date"  # the same bytes each time
+        page.savefig(buffer, format=ending, metadata={"Creator": MARK.decode(), dated: None})
+        files[ending] = put(f"{stem}.figure.{ending}", buffer.getvalue())
+    return files
 
 
 def _numbers(asked: Any, every: Sequence[int], number: Any) -> list[int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from eclip.errors import ResultError
 from eclip.explanation.exports import Exports
+from eclip.explanation.figures import figure_files
 from eclip.explanation.rows import Selection
 from eclip.files import slug
 from eclip.registry import whole
@@ -33,7 +34,7 @@ class ExplanationWriter(Folder):
         {"schema": "eclip.explain/1", "texts": [text, ...], "signed": bool, "provenance": {as `Explanation.provenance`},
          "images": [{"source", "width", "height", "grid": [row, col], "map": [row, col], "scores": {text: score},
                      "health": {text: {"sensitivity", "polarity", "artefacts", "presence", "emptiness", "warnings"}},
-                     "files": {"image", "npz", "strip", "overlays": {text: file}}}, ...],
+                     "files": {"image", "npz", "strip", "overlays": {text: file}, "pdf", "svg"}}, ...],
          "failures": [{"source", "error"}, ...]}
 
     "health" is null if the checks were off, and so is each number that does not apply. "grid" counts patches; "map" is
@@ -48,6 +49,7 @@ class ExplanationWriter(Folder):
         selection: what tables, annotations and the gallery hold.
         max_side: longer side of pictures in pixels, at least `LEAST_SIDE`; None = overlays as large as the image.
         entries: keep the entries of the manifest in memory even if it is not written.
+        style: of figures ("pdf", "svg"), as in `Explanation.figure`.
 
     Attributes:
         warned: how many images have health warnings.
@@ -64,7 +66,9 @@ class ExplanationWriter(Folder):
         selection: Selection | None = None,
         max_side: int | None = None,
         entries: bool = False,
+        style: dict[str, Any] | None = None,
     ) -> None:
+        self.style = style or {}
         self.max_side = check_max_side(max_side)
         manifest: dict[str, Any] = {"schema": SCHEMA, "texts": [], "signed": None, "provenance": None}
         super().__init__(folder, formats, manifest, overwrite=overwrite)
@@ -108,6 +112,7 @@ class ExplanationWriter(Folder):
             for number in explanation.best_texts(image):
                 text, overlay = explanation.texts[number], encoded(explanation.overlay(image, number, max_side=side))
                 files["overlays"][text] = self._put(f"{stem}.{number}-{slug(text)}".rstrip("-") + f".{ending}", overlay)
+        files |= figure_files(self.formats, stem, lambda: explanation.figure(image, **self.style), self._put)
         self.exports.add(explanation, image, self.folder, self._put)
         (width, height), doubts = explanation.sizes[image], None if health is None else health.noted(image)
         shape, scores = list(explanation.maps.shape[2:]), named(explanation.texts, explanation.scores[image])

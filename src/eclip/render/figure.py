@@ -33,9 +33,8 @@ THEMES: dict[str, dict[str, str]] = {
     "light": {"paper": "#ffffff", "ink": "#16161a", "faint": "#6a6a73", "doubt": "#9a5b00"},
     "dark": {"paper": "#141418", "ink": "#f0f0f2", "faint": "#96969e", "doubt": "#e8b060"},
 }
-FORMATS = ("pdf", "svg")
-LEAST, MOST_ROWS = 0.4, 40
-"""Inches of a cell's width, at least; rows of cells, at most."""
+LEAST, COMFORTABLE, MOST_ROWS = 0.4, 0.9, 40
+"""Inches of a cell's width, at least; of one that is large enough to see something; rows of cells, at most."""
 POINTS, SMALL, LEADING = 7.5, 6.5, 1.25
 """Points of titles and of smaller letters; height of a line relative to that."""
 GAP, EDGE, LABEL = 0.06, 0.04, 0.85
@@ -106,12 +105,27 @@ def figure(
     Raises:
         OptionError: the width, theme, colormap or dpi is not one, or there is no room for so many cells.
     """
-    inches = _inches(width)
+    inches = check_style(width, theme, colormap, dpi)
+    return _Page(lines, inches, THEMES[theme], colormap, dpi, note).drawn()
+
+
+def check_style(width: str | float = "double", theme: str = "light", colormap: str = OWN, dpi: int = 300) -> float:
+    """The width in inches.
+
+    Raises:
+        OptionError: the width, theme, colormap or dpi is not one, or matplotlib is not installed.
+    """
+    _figure()
     one_of(theme, "theme", THEMES)
     one_of(colormap, "colormap", COLORMAPS)
     if isinstance(dpi, bool) or not isinstance(dpi, int) or not 30 <= dpi <= 1200:
         raise OptionError(f"dpi must be a whole number from 30 to 1200, got {dpi!r}.")
-    return _Page(lines, inches, THEMES[theme], colormap, dpi, note).drawn()
+    return _inches(width)
+
+
+def columns_in(width: str | float) -> int:
+    """How many panels of a comfortable size fit in a row."""
+    return max(1, int((_inches(width) - 2 * EDGE + GAP) / (COMFORTABLE + GAP)))
 
 
 def _inches(width: str | float) -> float:

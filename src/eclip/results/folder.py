@@ -30,7 +30,9 @@ AnyFolder = TypeVar("AnyFolder", bound="Folder")
 FORMATS = ("png", "npz", "json")
 EXPORTS = {"csv": "table.csv", "html": "gallery.html", "coco": "coco.json", "labelstudio": "labelstudio.json"}
 """Formats of explanations with one file for all images, and its name."""
-EXPLAIN_FORMATS = (*FORMATS, "jpg", *EXPORTS)
+FIGURES = ("pdf", "svg")
+"""Formats of figures for print."""
+EXPLAIN_FORMATS = (*FORMATS, "jpg", *FIGURES, *EXPORTS)
 SHARDS = "eclip explain --write` or `eclip segment --write"
 OTHER_RUNS = (
     (("question.json", "parts"), "eclip eval"),

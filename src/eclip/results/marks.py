@@ -39,6 +39,8 @@ def is_ours(path: Path) -> bool:
         if path.suffix in (".png", ".jpg", ".html"):
             with path.open("rb") as stream:
                 return MARK in stream.read(4096)
+        if path.suffix in (".pdf", ".svg"):  # which end with it
+            return MARK in path.read_bytes()
     except (OSError, zipfile.BadZipFile):
         pass
     return False

@@ -82,7 +82,7 @@ class Job:
         check_is_folder(self.out)
         if check_max_side(self.max_side) is not None and (self.task != "explain" or "overlays" not in self.write):
             raise OptionError(
-                'max_side is for the pictures of explanations: write "overlays" too (--write overlays), or leave it out.'
+                'max_side is for pictures of explanations: write "overlays" too (--write overlays), or leave it out.'
             )
         for name, least in (("batch_size", 1), ("shard_size", 1), ("workers", 0), ("threads", 1)):
             if name != "threads" or self.threads is not None:

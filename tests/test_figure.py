@@ -190,7 +190,7 @@ def test_the_command_line_writes_figures(tiny_name: str, images: Path, tmp_path:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--theme dark", "--theme is for figures: add --format pdf or svg"),
+        ("--theme dark", "--theme is for figures: add --format pdf or --format svg"),
         ("--format pdf --width wide", "width must be 'single', 'double' or 1 to 40 inches, got 'wide'"),
         ("--format pdf --width 0.2", "1 to 40 inches, got 0.2"),
         ("--format svg --colormap jet", "colormap must be one of eclip, cividis"),

@@ -364,6 +364,13 @@ def test_a_map_that_is_rounding_has_no_heat_where_flat_says_so() -> None:
     assert not eclip.masks(heat)[0, 0].any() and eclip.boxes(eclip.masks(heat)[0, 0]).shape == (0, 4)
 
 
+def test_boxes_leave_out_specks_as_explanations_do() -> None:
+    mask = torch.zeros(20, 20, dtype=torch.bool)
+    mask[2:12, 3:13] = mask[18, 18] = True
+    assert eclip.boxes(mask).tolist() == [[3, 2, 13, 12]]
+    assert eclip.boxes(mask, min_area=0.0).tolist() == [[3, 2, 13, 12], [18, 18, 19, 19]]
+
+
 @pytest.mark.usefixtures("shapes_unchecked")
 def test_what_the_functions_on_tensors_refuse() -> None:
     maps = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(0))

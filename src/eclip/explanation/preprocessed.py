@@ -54,7 +54,6 @@ def check_preprocessed(images: object, backbone: Backbone) -> Float[Tensor, "ima
         raise ImageError("the tensor is on the device 'meta' and has no values: create it on a real device.")
     with torch.inference_mode(False), torch.no_grad():
         pixels = images.detach().as_subclass(Tensor)
-        pixels = pixels.clone() if pixels.is_inference() else pixels
         pixels = pixels if pixels.ndim == 4 else pixels[None]
         if not pixels.isfinite().all():
             raise ImageError("preprocessed pixels contain NaN or infinity.")

@@ -62,8 +62,7 @@ def unit_features(features: Tensor) -> Float[Tensor, "text feature"]:
     if features.is_meta:
         raise TextError("the features are on the device 'meta' and have no values: create them on a real device.")
     with torch.inference_mode(False), torch.no_grad():
-        rows = features.detach().clone()  # an inference tensor could not be differentiated
-        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        rows = features.to(torch.promote_types(features.dtype, torch.float32))
         for wrong, what in (
             (~rows.isfinite().all(dim=-1), "contains NaN or infinity"),
             (~rows.any(dim=-1), "is all zeros, so it has no direction"),

@@ -280,7 +280,8 @@ def test_hook_that_only_looks_changes_nothing() -> None:
     before, seen = maps(backbone, text), []
     with hooked(model.visual.transformer.resblocks[5].attn, lambda module, inputs, output: seen.append(1)):
         during = maps(backbone, text)
-    assert seen and all(torch.equal(during[name], before[name]) for name in before)
+    assert seen, "a block with a hook runs as its host does, with the host's rounding"
+    assert all(apart(during[name], before[name]) < 1e-5 for name in before)
 
 
 def test_hook_whose_strength_changes_after_the_first_check_is_refused() -> None:

@@ -274,7 +274,10 @@ def test_explain_versus_is_the_difference(tiny_name: str, images: Path, tmp_path
         ("explain a.jpg -t dog --template imagenet8", "Did you mean 'imagenet80'?"),
         ("explain a.jpg -t dog --template 'an image'", "unknown template set 'an image'"),
         ("explain a.jpg -t dog --template '{} {}'", "exactly one '{}'"),
-        ("explain a.jpg -t dog --format pgn", "json, jpg, csv, html, coco, labelstudio, got pgn"),
+        (
+            "explain a.jpg -t dog --format pgn",
+            "among png, npz, json, jpg, pdf, svg, csv, html, coco, labelstudio, got pgn",
+        ),
         ("explain a.jpg -t dog --set depth", "--set needs KEY=VALUE, got 'depth'"),
         ("explain a.jpg -t dog --set depth=2 --set depth=4", "--set depth is given twice: keep one of them."),
         (
@@ -293,7 +296,7 @@ def test_explain_versus_is_the_difference(tiny_name: str, images: Path, tmp_path
         ("compare a.jpg -t dog --versus ' '", "--versus is empty"),
         ("compare a.jpg -t dog --scale image", "--scale"),
         ("compare a.jpg -t dog --template imagenet8", "Did you mean 'imagenet80'?"),
-        ("compare a.jpg -t dog --format pgn", "formats must be among png, npz, json, got pgn"),
+        ("compare a.jpg -t dog --format pgn", "formats must be among png, npz, json, pdf, svg, got pgn"),
         ("comapre a.jpg", "Did you mean 'compare'?"),
         ("explain a.jpg -t dog --batch-size 0", "--batch-size"),
         ("explain a.jpg -t dog --image-size big", "--image-size"),

@@ -359,7 +359,7 @@ def test_an_image_from_memory_is_saved_with_its_comparison(tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == ["image-0.image.png", "manifest.json"]
     with Image.open(tmp_path / "image-0.image.png") as copy:
         assert same(copy, memory)
-    with pytest.raises(OptionError, match="formats must be among png, npz, json, got gif"):
+    with pytest.raises(OptionError, match="formats must be among png, npz, json, pdf, svg, got gif"):
         by_hand({"itsm": [[[0, 1]]]}).save(tmp_path, ["gif"])
 
 

@@ -585,7 +585,7 @@ def test_formats_are_those_asked_for(tmp_path: Path) -> None:
     answer = _by_hand([[0, 1], [2, 4]], (32, 32))
     answer.save(tmp_path, ["npz"])
     assert {path.suffix for path in tmp_path.iterdir()} == {".npz", ".png"}  # the copy of the image
-    with pytest.raises(OptionError, match="formats must be among png, npz, json, got pgn"):
+    with pytest.raises(OptionError, match=r"formats must be among png, npz, json, .*, got pgn"):
         answer.save(tmp_path, ["pgn"])
     with pytest.raises(ResultError, match="with formats npz and json"):
         Explanation.load(tmp_path)

@@ -20,6 +20,7 @@ from eclip.evaluation.evaluation import Evaluation
 from eclip.evaluation.report.page import page_of
 from eclip.render.html import environment, render
 from eclip.words.page import Sentence, words_page
+from test_explanation import _by_hand as by_hand
 
 SOURCE = Path(__file__).parents[1] / "src"
 TEMPLATES = [path for end in ("html", "svg", "css", "js") for path in sorted(SOURCE.rglob(f"*.{end}"))]
@@ -183,17 +184,24 @@ def test_a_script_holds_any_json_and_gives_it_back(tmp_path: Path, monkeypatch: 
 
 
 def test_templates_use_what_they_are_given_and_nothing_else(
-    evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+    evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     given: dict[str, set[str]] = {}
-    original = Template.render
+    original, parts = Template.render, Template.generate
 
     def recorded(template: Template, values: dict[str, Any]) -> str:
         assert template.filename is not None
         given[template.filename] = set(values)
         return original(template, values)
 
+    def in_parts(template: Template, values: dict[str, Any]) -> Any:
+        assert template.filename is not None
+        given[template.filename] = set(values)
+        return parts(template, values)
+
     monkeypatch.setattr(Template, "render", recorded)
+    monkeypatch.setattr(Template, "generate", in_parts)
+    by_hand([[0, 1], [2, 4]], (32, 32)).save(tmp_path, ["html"])
     page_of([evaluation, evaluation])
     evaluation._repr_html_()
     words_page("title", Image.new("RGB", (30, 20)), sentences(pairs=True), "note")
@@ -213,9 +221,11 @@ def test_every_template_is_used() -> None:
     used = set()
     for path in (*SOURCE.rglob("*.py"), *TEMPLATES):
         text = path.read_text(encoding="utf-8")
-        if path.suffix == ".py" and "render(" in text:
+        if path.suffix == ".py" and ("render(" in text or "generate(" in text):
             calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
-            renders = [node for node in calls if isinstance(node.func, ast.Name) and node.func.id == "render"]
+            renders = [
+                node for node in calls if isinstance(node.func, ast.Name) and node.func.id in ("render", "generate")
+            ]
             used |= {path.parent / str(ast.literal_eval(node.args[1])) for node in renders if len(node.args) > 1}
         elif path.suffix == ".html":
             used |= {path.parent / name for name in re.findall(r'(?:from |inline\()"([\w.]+)"', text)}

@@ -824,7 +824,7 @@ def test_ray_makes_the_same_bytes_although_one_of_its_processes_dies(
     write(source, tmp_path / "old", model=tiny_name)
     words = [sys.executable, str(tmp_path / "job.py"), tiny_name, str(source), str(tmp_path / "ray")]
     words.append(str(tmp_path / "old"))
-    done = subprocess.run(words, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=480)
     assert done.returncode == 0, done.stderr[-3000:]
     said = set(done.stdout.split("\n"))  # Ray prints lines of its own
     refused = "kept 3 unknown method 'nothing'. `eclip methods ls` shows all"

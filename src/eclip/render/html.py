@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -38,3 +39,8 @@ def render(module: str, template: str, **values: Any) -> Markup:
     from markupsafe import Markup
 
     return Markup(environment(module.rpartition(".")[0]).get_template(template).render(values))
+
+
+def generate(module: str, template: str, **values: Any) -> Iterator[str]:
+    """As `render`, in parts, so that a page whose values come from an iterator need not fit into memory."""
+    return environment(module.rpartition(".")[0]).get_template(template).generate(values)

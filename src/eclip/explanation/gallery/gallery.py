@@ -21,7 +21,7 @@ from PIL import Image
 from eclip import heatmap, render
 from eclip.explanation.health import LEAST_PRESENCE, LEAST_SURE
 from eclip.render.colormaps import INK, LEVELS, blend
-from eclip.render.html import environment
+from eclip.render.html import generate
 from eclip.render.overlay import ALPHA, DIM
 from eclip.results.folder import EXPORTS
 from eclip.results.marks import jpeg
@@ -97,8 +97,8 @@ class Gallery:
         self._put(EXPORTS["html"], self._chunks())
 
     def _chunks(self) -> Iterator[bytes]:
-        page = environment(__name__.rpartition(".")[0]).get_template("page.html")
-        for part in page.generate(images=map(json.loads, self.records), count=self.records.count, **self.values):
+        images = map(json.loads, self.records)
+        for part in generate(__name__, "page.html", images=images, count=self.records.count, **self.values):
             yield part.encode(errors="backslashreplace")
 
 

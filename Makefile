@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test check format bench docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,5 +31,10 @@ format: $(READY) ## fix what the formatter and the linter can
 bench: $(READY) ## cost of each method, in multiples of a bare encode_image
 	$(BIN)/python benchmarks/cost.py
 
-clean: ## remove the environment and the outputs of explain, compare and concepts
-	rm -rf .venv demo eclip-out eclip-compare eclip-concepts
+docs: $(READY) ## build the documentation site into site/
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open site/index.html"
+
+clean: ## remove the environment, the site and the outputs of explain, compare and concepts
+	rm -rf .venv site .docs-cache demo eclip-out eclip-compare eclip-concepts

@@ -37,14 +37,14 @@ def pages() -> dict[str, str]:
 
 
 def _section(name: str, command: Any, level: int) -> list[str]:
-    lines = [f"{'#' * level} {name}\n", _help(command.help or "")]
+    heading = f"{'#' * level} {name}\n"
     if getattr(command, "commands", None):
-        return lines
+        return [heading, _help(command.help or "")]
     shown = [one for one in command.params if not getattr(one, "hidden", False) and one.name != "help"]
     arguments = [one for one in shown if not one.opts[0].startswith("-")]
     options = [one for one in shown if one.opts[0].startswith("-")]
     usage = [name, *(_argument(one) for one in arguments), "[OPTIONS]" if options else ""]
-    lines.append(f"```text\n{' '.join(usage).strip()}\n```\n")
+    lines = [heading, f"```text\n{' '.join(usage).strip()}\n```\n", _help(command.help or "")]
     lines += [_entry(f"`{_argument(one)}`", one) for one in arguments]
     panels: dict[str, list[Any]] = {}
     for one in options:

@@ -99,12 +99,13 @@ def _prose(text: str) -> str:
 
 
 def _example(name: str, model: str) -> str:
+    first, second = pictures.IMAGES["dog"]
     named = f', model="{model}"' if model else ""
     flag = f" --model {model}" if model else ""
     return (
-        f'```python\nresult = eclip.explain("docs/images/dog.jpg", ["a dog", "grass"], method="{name}"{named})\n'
-        f'result.overlay("a dog")\n```\n\n'
-        f'```sh\neclip explain docs/images/dog.jpg -t "a dog" -t grass --method {name}{flag}\n```\n'
+        f'```python\nresult = eclip.explain("docs/images/dog.jpg", ["{first}", "{second}"], method="{name}"{named})\n'
+        f'result.overlay("{first}")\n```\n\n'
+        f'```sh\neclip explain docs/images/dog.jpg -t "{first}" -t "{second}" --method {name}{flag}\n```\n'
     )
 
 

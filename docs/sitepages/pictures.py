@@ -17,7 +17,7 @@ from sitepages.links import ROOT
 CACHE = ROOT / ".docs-cache"
 IMAGES = {
     "elephant": ("an elephant", "a man"),
-    "dog": ("a dog", "grass"),
+    "dog": ("a dog", "a sofa"),
     "horses": ("a horse", "the sea"),
 }
 """Images of docs/images, and the two texts for each."""
@@ -42,8 +42,8 @@ TOWERS = {
 }
 """Kinds of image towers, and the tiny model of `tests/tiny.py` that stands for each."""
 
-CODE = ("errors.py", "registry.py", "pixels.py", "heatmap.py", "images.py", "backbones", "texts", "render", "methods")
-CODE += ("explanation",)
+CODE = ["errors.py", "registry.py", "pixels.py", "heatmap.py", "images.py"]
+CODE += ["backbones", "texts", "render", "methods", "explanation"]
 """What pictures depend on, in src/eclip."""
 
 
@@ -59,8 +59,9 @@ def draw() -> dict[str, Drawn]:
     from eclip.methods import METHODS
 
     drawn = {name: draw_method(name) for name in METHODS}
+    current = [_digest(IMAGES), _digest(TOWERS), *(_digest({image: texts}) for image, texts in IMAGES.items())]
     for path in CACHE.iterdir():
-        if _digest(IMAGES) not in path.name and _digest(TOWERS) not in path.name:
+        if not any(digest in path.name for digest in current):
             path.unlink()
     return drawn
 
@@ -75,7 +76,7 @@ def draw_method(name: str) -> Drawn:
     if refusal.exists():
         return Drawn({}, refusal.read_text(encoding="utf-8"))
     for image, texts in IMAGES.items():
-        path = paths[image] = CACHE / f"{name}-{image}-{_digest(IMAGES)}.webp"
+        path = paths[image] = CACHE / f"{name}-{image}-{_digest({image: texts})}.webp"
         if path.exists():
             continue
         source = str(ROOT / "docs" / "images" / f"{image}.jpg")

@@ -25,7 +25,9 @@ from eclip.cli import app
 from eclip.texts import vocabulary
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md")))]
+ELSEWHERE = {"tensors.md": "runs as a whole in tests/test_tensors.py"}
+PAGES = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in ELSEWHERE]
+PAGES.insert(0, "README.md")
 
 NOT_RUN = {
     "pip install": "changes the environment",
@@ -66,6 +68,9 @@ NOT_RUN = {
     "MapDataset(": "needs the run before it",
     "DataLoader(": "needs the run before it",
     "pd.": "needs the run before it",
+    "t[t.found": "needs the table before it",
+    "t.pivot(": "needs the table before it",
+    "to_fiftyone(": "fiftyone is no dependency",
     "import pandas": "pandas is no dependency",
 }
 """Parts of commands and statements that are not run, and why."""

@@ -18,6 +18,11 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Models as `Backbone` records, one forward pass as an `Encoding`, text features, and trained heads.",
         ("load", "wrap", "Backbone", "encode", "Encoding", "encode_texts", "EclipHead", "load_head", "with_head"),
     ),
+    "tensors": (
+        "Tensors",
+        "Maps of methods as heat maps, masks and boxes in PyTorch; attention and similarity of patches.",
+        ("heatmaps", "masks", "boxes", "attention", "similarity"),
+    ),
     "words": (
         "Words",
         "Which words of a text count, and which patches match each word.",
@@ -31,7 +36,7 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "stream": (
         "Many images",
         "Data sets that do not fit into memory, on one machine or on many.",
-        ("explain_dataset", "explain_stream", "MapDataset"),
+        ("explain_dataset", "segment_dataset", "explain_stream", "MapDataset"),
     ),
     "training": ("Training", "A head for your model.", ("train", "TrainConfig", "masked_max_pool")),
     "evaluation": (

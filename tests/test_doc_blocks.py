@@ -91,10 +91,11 @@ def blocks_of(page: str) -> list[Block]:
 
 
 def steps_of(block: Block) -> list[str]:
-    """Commands of a shell block, statements of a Python block."""
+    """Commands of a shell block, statements of a Python block, with the comments behind them."""
     if block.language == "sh":
         return [line for line in block.code.replace("\\\n", " ").splitlines() if line.strip()]
-    return [ast.get_source_segment(block.code, one) or "" for one in ast.parse(block.code).body]
+    lines = block.code.splitlines()
+    return ["\n".join(lines[one.lineno - 1 : one.end_lineno]) for one in ast.parse(block.code).body]
 
 
 def reason_for(step: str) -> str | None:
@@ -159,10 +160,15 @@ def run_command(line: str, where: str) -> None:
 
 
 def run_python(step: str, names: dict[str, Any], where: str) -> None:
+    stated = re.search(r"# (-?\d+\.(\d+))$", step)  # a comment that is nothing but the value
     try:
-        exec(compile(step, where, "exec"), names)
+        if stated is None:
+            exec(compile(step, where, "exec"), names)
+            return
+        value = eval(step, names)
     except Exception as error:
         raise AssertionError(f"{where}\n{error!r}") from error
+    assert round(float(value), len(stated[2])) == float(stated[1]), f"{where}\nis {value}"
 
 
 def check_unrun(step: str, language: str, where: str) -> None:

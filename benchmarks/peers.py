@@ -6,9 +6,10 @@
 
 ViT-B/16 with random weights, one image, because most of the peers take only one. Each round times the bare pass, the
 peers and our methods of the same name once, in rotating order; a number is the median over rounds of a time divided by
-that of the bare pass in the same round. Text features are given to all. The peers' maps have the size of the image, so
-ours are resized to it too. Nothing of theirs is part of this repository, and each gets a copy of the model, because
-some replace parts of it. Occlusion takes hundreds of passes and is timed once.
+that of the bare pass in the same round. Times are those of the processor, so that other work on the machine counts
+less. Text features are given to all. The peers' maps have the size of the image, so ours are resized to it too. Nothing
+of theirs is part of this repository, and each gets a copy of the model, because some replace parts of it. Occlusion
+takes hundreds of passes, and captum's as many again for each text, so it is timed once.
 """
 
 from __future__ import annotations
@@ -195,9 +196,9 @@ def _time(model: nn.Module, there: list[str], count: int, rounds: int) -> list[d
         for name in names[shift:] + names[:shift]:
             if turn and name in SLOW:
                 continue
-            start = time.perf_counter()
+            start = time.process_time()
             tasks[name]()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.process_time() - start)
     rows = []
     for name in names:
         ratios = sorted(own / base for own, base in zip(seconds[name], seconds["encode_image"], strict=False))

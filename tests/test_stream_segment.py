@@ -44,7 +44,7 @@ def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("more", [{}, {"resize": "keep"}, {"window": 16, "stride": 8, "image_size": 32}])
+@pytest.mark.parametrize("more", [{}, {"resize": "keep"}, {"window": 16, "stride": 12, "image_size": 24}])
 def test_shards_hold_what_segment_returns(source: Path, tmp_path: Path, more: dict[str, Any]) -> None:
     good = [path for path in sorted(source.iterdir()) if path.stem not in ("03", "09")]
     given = {"model": tiny.kept("vit"), "batch_size": 2, **GIVEN, **more}

@@ -36,7 +36,7 @@ from eclip.stream.job import Job, begin
 from eclip.stream.plan import Plan
 from eclip.stream.shards import Shard
 from eclip.stream.sources import Item, list_images
-from eclip.stream.work import Worker
+from eclip.stream.work import Worker, shard_for
 
 WORDS = (
     "a person", "a dog", "a cat", "grass", "the sky", "a car", "a tree", "a house", "water", "a horse",
@@ -74,10 +74,10 @@ def main() -> None:
         settings = {"method": args.method, "model": backbone.name, "health": not args.no_health}
         more = {"write": tuple(args.write.split(",")), "batch_size": args.batch_size, "workers": args.workers}
         job = Job(sources=(str(args.images),), texts=texts, out=out, settings=settings, **more)  # type: ignore[arg-type]
-        begin(out, overwrite=False)
+        begin(out)
         files = list(list_images([args.images]))
         plan = Plan.make(files, out, job.shard_size)
-        with Worker(job, plan, backbone) as worker, Shard(out, 0, "tar", "jsonl", args.batch_size) as shard:
+        with Worker(job, plan, backbone) as worker, shard_for(job, plan.of_shard(0, 1)[0]) as shard:
             _measure(worker, shard, itertools.cycle(files), bare, pixels, args)
 
 

@@ -95,7 +95,7 @@ def figure(
         lines: of any numbers of cells; all cells are as wide as those of the longest row.
         width: "single" or "double" (3.25 and 6.875 inches), or inches.
         theme: "light" or "dark".
-        colormap: a name of `COLORMAPS`, for maps whose zero has no meaning; the others diverge around zero.
+        colormap: a name of `COLORMAPS`, for unsigned maps; signed ones are always blue and amber.
         dpi: pixels of the raster panels per inch.
         note: at the bottom.
 

@@ -41,8 +41,7 @@ class Run:
         """Print a line about an image, and where its picture is, safely for a terminal."""
         from eclip.render import printable
 
-        if not QUIET.get():
-            typer.echo(printable(line + (f"  -> {self.writer.folder / picture}" if picture else "")))
+        typer.echo(printable(line + (f"  -> {self.writer.folder / picture}" if picture else "")))
 
     def count(self) -> None:
         """Move the bar to the number of images done or failed."""

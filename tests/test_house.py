@@ -26,6 +26,7 @@ LAYERS = (
     {"explanation", "words", "training"},
     {"discovery", "segmentation"},
     {"evaluation", "stream"},
+    {"web"},
     {"cli"},
     {"__main__"},
 )

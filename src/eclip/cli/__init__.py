@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from eclip import __version__
-from eclip.cli import compare, concepts, datasets, evaluate, explain, lists, report, segment, train, words
+from eclip.cli import compare, concepts, datasets, evaluate, explain, lists, report, segment, serve, train, words
 from eclip.cli.interrupts import defer_while_importing
 from eclip.cli.slips import forgiving
 
@@ -31,6 +31,7 @@ app.command()(compare.compare)
 app.command()(words.words)
 app.command()(concepts.concepts)
 app.command()(segment.segment)
+app.command()(serve.serve)
 app.command()(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command()(report.report)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt16
+from jaxtyping import Bool, UInt16
 from PIL import Image
 
 from eclip.errors import DataError, ResultError
@@ -106,17 +106,29 @@ def thing(file: Path | Place, number: int) -> Numbers:
         DataError: it is a JPEG or looks like a former one; or its colors and its transparency show different shapes.
         ImageError: it cannot be read.
     """
-    picture = _picture(file)
+    lit = object_in(_picture(file), str(file))
+    return np.where(lit, np.uint16(number), np.uint16(BACKGROUND))
+
+
+def object_in(picture: Image.Image, name: str) -> Bool[np.ndarray, "height width"]:
+    """The pixels that are not black, see `thing`.
+
+    Args:
+        picture: of any mode.
+        name: what errors call it.
+
+    Raises:
+        DataError: it looks like a former JPEG, or its colors and its transparency show different shapes.
+    """
     if picture.mode in ("1", "L", "RGB", "F", *DEEP):
         values = np.array(picture)
     else:
-        values = shape_of(picture, str(file))
+        values = shape_of(picture, name)
         if picture.mode == "P" and not values.any():  # an all-black palette
             values = np.array(picture)
     if values.ndim == 2:
-        refuse_smooth(values, str(file))
-    lit = values.any(axis=-1) if values.ndim == 3 else values != 0
-    return np.where(lit, np.uint16(number), np.uint16(BACKGROUND))
+        refuse_smooth(values, name)
+    return np.asarray(values.any(axis=-1) if values.ndim == 3 else values != 0)
 
 
 def lit(file: Path | Place, number: int, own: int = 1) -> Numbers:
@@ -194,12 +206,25 @@ def shape_of(picture: Image.Image, name: str) -> np.ndarray:
 def _picture(file: Path | Place) -> Image.Image:
     """The image of a mask; a JPEG is a DataError, because it cannot store one exactly."""
     kind, picture = from_file(file, lambda picture, _: (picture.format, picture.copy()))
+    check_exact(kind, str(file))
+    return picture
+
+
+def check_exact(kind: str | None, name: str) -> None:
+    """Refuse a mask of a format that does not store values exactly.
+
+    Args:
+        kind: Pillow's name of the format.
+        name: what the error calls the file.
+
+    Raises:
+        DataError: it is a JPEG.
+    """
     if kind in ("JPEG", "MPO"):
         raise DataError(
-            f"{file} is a JPEG, whose compression changes values near edges: save the mask as PNG from the original "
+            f"{name} is a JPEG, whose compression changes values near edges: save the mask as PNG from the original "
             "drawing, not from this file."
         )
-    return picture
 
 
 def smooth(values: np.ndarray) -> bool:

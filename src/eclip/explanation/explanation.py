@@ -22,6 +22,7 @@ from eclip.explanation.health import Health
 from eclip.explanation.loading import fields_in
 from eclip.explanation.tensors import OTSU, ExplanationTensors, Origin, Threshold, number_of_threshold, tensors_of
 from eclip.images import Place, open_image
+from eclip.render.overlay import ALPHA
 from eclip.results.folder import FORMATS
 from eclip.results.indexing import Which, image_and_text, image_of, number_of
 from eclip.results.marks import png
@@ -125,14 +126,15 @@ class Explanation:
         image, text = image_and_text(image, text, self.sources, self.texts)
         return "" if self.health is None else self.health.doubts(image)[text]
 
-    def level(self, image: Which = 0, text: Which | None = None) -> float:
+    def level(self, image: Which = 0, text: Which | None = None, threshold: Threshold | None = None) -> float:
         """The value of the heat map, in [0, 1], from which on `mask` begins and which the outline in pictures follows.
 
         It is what was measured for this method and model, `provenance["level"]`; if nothing was, as for most models,
-        Otsu's threshold of this heat map, see `eclip.heatmap.otsu`.
+        Otsu's threshold of this heat map, see `eclip.heatmap.otsu`. A threshold, as in `mask`, takes its place.
         """
-        level = self.provenance.get("level", OTSU)  # folders of earlier versions have none
-        return heatmap.otsu(self.heatmap(image, text)) if level == OTSU else float(level)
+        usual = self.provenance.get("level", OTSU)  # folders of earlier versions have none
+        number = number_of_threshold(usual if threshold is None else threshold)
+        return heatmap.otsu(self.heatmap(image, text)) if number is None else number
 
     def _map(self, image: int, text: int) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(self.drawn(image)[text]))
@@ -154,7 +156,14 @@ class Explanation:
         return heatmap.resize(heatmap.normalize(self._map(image, text)), self.sizes[image][::-1]).numpy()
 
     def overlay(
-        self, image: Which = 0, text: Which | None = None, *, legend: bool = True, max_side: int | None = None
+        self,
+        image: Which = 0,
+        text: Which | None = None,
+        *,
+        legend: bool = True,
+        max_side: int | None = None,
+        threshold: Threshold | None = None,
+        alpha: float = ALPHA,
     ) -> Image.Image:
         """The image with its heat map on top, and a line around its `mask`; signed maps use two colors around zero.
 
@@ -165,21 +174,25 @@ class Explanation:
             text: which text.
             legend: with text and score below.
             max_side: longer side of the result in pixels, legend included, at least 256; None = as large as the image.
+            threshold: of the mask that the line encloses, as in `mask`.
+            alpha: opacity of the color at the peak, 0 to 1.
 
         Raises:
-            OptionError: max_side is too small, or there is no such image or text.
+            OptionError: a value is outside its range, or there is no such image or text.
         """
         image, text = image_and_text(image, text, self.sources, self.texts)
-        heat, level = self.edge(image, text)
+        heat, level = self.edge(image, text, threshold)
         told: dict[str, Any] = {"text": self.label(text), "score": float(self.scores[image, text]), "legend": legend}
         told |= {"doubt": self.doubt(image, text), "notes": [maker(self.provenance)]}
         shown, picture = self.shown(image, text), self.image(image)
-        told |= {"signed": self.signed, "heat": heat, "level": level}
+        told |= {"signed": self.signed, "heat": heat, "level": level, "alpha": alpha}
         return render.bounded(picture, check_max_side(max_side), lambda view: render.overlay(view, shown, **told))
 
-    def edge(self, image: int, text: int) -> tuple[Float[np.ndarray, "row col"], float]:
-        """What the outline follows: the map on its own grid in [0, 1], and the level."""
-        return heatmap.normalize(self._map(image, text)).numpy(), self.level(image, text)
+    def edge(
+        self, image: int, text: int, threshold: Threshold | None = None
+    ) -> tuple[Float[np.ndarray, "row col"], float]:
+        """What the outline follows: the map on its own grid in [0, 1], and the level or another threshold."""
+        return heatmap.normalize(self._map(image, text)).numpy(), self.level(image, text, threshold)
 
     def shown(self, image: int, text: int) -> Float[np.ndarray, "row col"]:
         """The map on its own grid as pictures color it: in [0, 1], or in [-1, 1] around zero if signed."""
@@ -245,9 +258,7 @@ class Explanation:
         Raises:
             OptionError: the threshold is neither, or there is no such image or text.
         """
-        heat = self.heatmap(image, text)
-        level = self.level(image, text) if threshold is None else number_of_threshold(threshold)
-        return heat >= (heatmap.otsu(heat) if level is None else level)
+        return self.heatmap(image, text) >= self.level(image, text, threshold)
 
     def boxes(
         self,

@@ -33,6 +33,15 @@ SENTENCES = {
     "presence": "scores like unrelated words, so it may not be in the image",
     "emptiness": "the image looks empty to the model, like one color, noise or a pattern, so no text is in it",
 }
+ADVICE = {
+    "flat": "Try another method, or a text that names a thing.",
+    "sensitivity": "Do not read it as evidence for the text: try a method that uses the text, such as gem or maskclip.",
+    "polarity": "Compare it with maskclip or gem: where they are high, the object is.",
+    "artefacts": "Look at the map of another method; single bright patches are no object.",
+    "presence": "A map says where, not whether: trust the score, and compare it with a text that is in the image.",
+    "emptiness": "Check that the image is the one you meant and was read correctly.",
+}
+"""What to try about each."""
 MOST_NAMED = 3
 """The most texts named in one line of a summary; the others are counted."""
 
@@ -74,14 +83,19 @@ class Health:
         unsure = self.presence[place] < LEAST_SURE
         return np.where(self.absent[place], ABSENT, np.where(unsure, UNSURE, "")).tolist()
 
+    def reasons(self, image: int | np.integer = 0, text: Which = 0) -> list[str]:
+        """The keys of `SENTENCES` and `ADVICE` that apply to a map; errors as in `warnings`."""
+        image, text = self._image(image), number_of(text, self.texts, "text")
+        return [name for name in SENTENCES if self._flagged(name)[image, text]]
+
     def warnings(self, image: int | np.integer = 0, text: Which = 0) -> list[str]:
         """A sentence if the map is flat, and for each number beyond its threshold; NaN gives none.
 
         Raises:
             OptionError: there is no such image or text, or several have that name.
         """
-        image, text = self._image(image), number_of(text, self.texts, "text")
-        return [f"{self.texts[text]}: {SENTENCES[name]}" for name in SENTENCES if self._flagged(name)[image, text]]
+        name = self.texts[number_of(text, self.texts, "text")]
+        return [f"{name}: {SENTENCES[reason]}" for reason in self.reasons(image, text)]
 
     def summary(self, image: int | np.integer = 0) -> list[str]:
         """The warnings of an image, one line for all texts with the same warning: at most six lines."""

@@ -139,8 +139,24 @@ class Query:
         on_method: Callable[[str], None] | None = None,
     ) -> dict[str, Explanation]:
         """As `answer`, for preprocessed images: their names, the images or where they can be read again, and sizes."""
-        sources = tuple(source for source, _, _ in named)
         encoding, forward = self.timed(lambda: encode(self.backbone, pixels, self.keep, self.view.positions))
+        return self.answer_encoding(encoding, named, not_applicable, on_method, forward=forward)
+
+    def answer_encoding(
+        self,
+        encoding: Encoding,
+        named: Sequence[tuple[str, Image.Image | Path | Place, tuple[int, int]]],
+        not_applicable: dict[str, str] | None = None,
+        on_method: Callable[[str], None] | None = None,
+        *,
+        forward: float = 0.0,
+    ) -> dict[str, Explanation]:
+        """As `answer_pixels`, for images encoded before by this query's model and view, which took `forward` seconds.
+
+        Raises:
+            KeepError: a method needs more blocks than were kept.
+        """
+        sources = tuple(source for source, _, _ in named)
         apart = self.text if self.other is None else self.text - self.other
         scores = _numpy(cosine(encoding.feature, apart).float())
         answers = {}
@@ -171,7 +187,7 @@ class Query:
                 sources=sources,
                 sizes=tuple(size for _, _, size in named),
                 signed=method.signed or self.versus is not None,
-                provenance=self.provenance(name, sources, list(pixels.shape[2:])),
+                provenance=self.provenance(name, sources, list(encoding.pixels.shape[2:])),
                 images=tuple(image for _, image, _ in named),
                 seconds=seconds,
                 health=health,

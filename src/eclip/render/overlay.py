@@ -15,7 +15,6 @@ from eclip.errors import OptionError, ShapeError
 from eclip.render.colormaps import BACKGROUND, BAR_GRAY, DOUBT, FAINT, INK, LEVELS, OWN, blend
 from eclip.render.fonts import fit, fonts, wrap
 
-ALPHA = 0.85  # opacity of the color at the peak
 OUTLINE_LEVEL = 0.5  # of the outline if no other is given
 ALPHA = 0.85  # opacity of the color at the peak, if no other is given
 ABSENT, UNSURE = "probably not in the image", "may not be in the image"

@@ -141,6 +141,26 @@ class Segmentation:
         image = image_of(image, self.sources, self.classes)
         return self._picture(image, beside=True)
 
+    def to_coco(self) -> dict[str, Any]:
+        """The masks in COCO's instances format, one annotation per image and class present; as in coco.json of `save`.
+
+        "images" are numbered from 1, and "category_id" is the label; background has no annotation.
+        """
+        sizes = [labels.shape for labels in self.labels]
+        notes: list[dict[str, Any]] = []
+        for image, labels in enumerate(self.labels, 1):
+            for label in np.unique(labels[labels > 0]).tolist():
+                own = {"id": len(notes) + 1, "image_id": image, "category_id": label}
+                notes.append({**own, **coco_mask(labels == label), "iscrowd": 0})
+        return {
+            "images": [
+                {"id": number, "file_name": source, "width": width, "height": height}
+                for number, (source, (height, width)) in enumerate(zip(self.sources, sizes, strict=True), 1)
+            ],
+            "categories": [{"id": label, "name": name} for label, name in enumerate(self.classes) if label],
+            "annotations": notes,
+        }
+
     def save(
         self, folder: str | Path, formats: Sequence[str] = FORMATS, *, instances: bool = False, overwrite: bool = False
     ) -> Path:

@@ -1,0 +1,99 @@
+"""`eclip serve`: the page in the browser, and its API."""
+
+from __future__ import annotations
+
+import importlib.util
+import secrets
+import sys
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.cli import completion, options
+from eclip.errors import MissingExtraError, OptionError
+
+NEEDED = {
+    "fastapi": "fastapi",
+    "uvicorn": "uvicorn",
+    "multipart": "python-multipart",
+    "prometheus_client": "prometheus-client",
+}
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help=f"A model to offer; repeatable, the first is the default. Default: {DEFAULT_MODEL}.",
+            autocompletion=completion.model_names,
+        ),
+    ] = None,
+    head: options.Head = None,
+    device: options.Device = "auto",
+    host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs --token.")] = LOCAL[
+        0
+    ],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 = any free one.")] = 7860,
+    token: Annotated[str | None, typer.Option(help="What callers must send; auto makes one.")] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A further name of this server, as behind a proxy; repeatable."),
+    ] = None,
+    read_only_gallery: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Show the images of a folder, and take no uploads.")
+    ] = None,
+    memory: Annotated[int, typer.Option(metavar="MIB", min=16, help="Memory for images.")] = 512,
+    idle: Annotated[float, typer.Option(metavar="MINUTES", min=0.1, help="Forget images after this time.")] = 30,
+    open_: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page in the browser, if there is a terminal.")
+    ] = True,
+    config: options.Config = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Open a page in the browser: drop an image, type words, and see what the model looks at.
+
+    On this machine:  eclip serve
+
+    For others in the network:  eclip serve --host 0.0.0.0 --token auto
+    """
+    models = list(dict.fromkeys(model or [DEFAULT_MODEL]))
+    for name in models:
+        options.check_model(name)
+    options.check_head(head, ["eclip"], models)
+    missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise MissingExtraError("eclip serve", missing[0], "web")
+    if read_only_gallery is not None and not read_only_gallery.is_dir():
+        raise OptionError(f"--read-only-gallery needs a folder, got {str(read_only_gallery)!r}.")
+    from eclip.web.serve import serve as run
+    from eclip.web.settings import Limits, Settings
+
+    settings = Settings(
+        models=tuple(models),
+        device=device,
+        head=head,
+        host=host,
+        port=port,
+        token=secrets.token_urlsafe(16) if token == "auto" else token,
+        hosts=tuple(allow_host or ()),
+        gallery=read_only_gallery,
+        limits=Limits(memory=memory << 20, idle=60 * idle),
+    )
+
+    def ready(address: str) -> None:
+        typer.echo(f"the page is at {address}")
+        if not options.QUIET.get():
+            typer.echo("Ctrl-C stops it.", err=True)
+        if open_ and sys.stdout.isatty():
+            webbrowser.open(address)
+
+    try:
+        run(settings, ready)
+    except KeyboardInterrupt:
+        typer.echo("stopped.", err=True)

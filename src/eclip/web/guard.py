@@ -1,0 +1,187 @@
+"""Guard: the first to see a request and the last to see an answer.
+
+It refuses other hosts (a page elsewhere could let its name point here: DNS rebinding), requests that other pages send,
+callers without the token, and bodies that are too large or too slow; and it adds the headers of every answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import json
+import logging
+import secrets
+import socket
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from eclip.web.refusals import Refusal
+from eclip.web.settings import LOOPBACK, Settings
+
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' blob:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+PRIVATE = ("/api/", "/metrics", "/openapi.json")
+"""Addresses that need the token; the page itself holds nothing."""
+EXTRA = 1 << 20
+"""Bytes of a request beside its file."""
+PATIENCE = 30.0
+"""Seconds between two parts of a body."""
+log = logging.getLogger("eclip")
+
+
+class Guard:
+    """An ASGI application around another one.
+
+    Args:
+        app: the other one.
+        settings: host, token and limits.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app, self.settings = app, settings
+        names = {*LOOPBACK, settings.host, *settings.hosts}
+        if settings.host not in LOOPBACK:
+            names.add(socket.gethostname())
+        self.names = {name.lower().strip("[]") for name in names}
+        self.most = settings.limits.file_bytes + EXTRA
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or let the application answer it."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return  # a server refuses a WebSocket that nobody accepts
+        started = False
+
+        async def answer(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message = {**message, "headers": [*message.get("headers", []), *_encoded(HEADERS)]}
+                if scope["path"].startswith("/api/"):
+                    message["headers"].append((b"cache-control", b"no-store"))
+            await send(message)
+
+        try:
+            self._check(scope)
+            await self.app(scope, self._bounded(receive), answer)
+        except Refusal as refusal:
+            if started:
+                raise
+            await _refuse(answer, refusal)
+        except Exception as error:
+            if not started:  # else the application has answered and logged
+                await _refuse(answer, bug(error, scope))
+
+    def _check(self, scope: Scope) -> None:
+        """Check host, origin, token and size.
+
+        Raises:
+            Refusal: one of them is not accepted.
+        """
+        headers = Headers(scope=scope)
+        host = _host(headers.get("host", ""))
+        if not (host in self.names or (self.settings.token is not None and _is_address(host))):
+            message = f"this server does not answer to the name {host!r}."
+            hint = f"Open it as {self.settings.host}, or start eclip serve with --allow-host {host or 'NAME'}."
+            raise Refusal(421, "UnknownHost", message, hint)
+        origin = headers.get("origin")
+        foreign = origin is not None and urlsplit(origin).netloc != headers.get("host")
+        foreign = foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        if foreign and (scope["method"] not in ("GET", "HEAD") or scope["path"].startswith(PRIVATE)):
+            message = f"requests of other pages ({origin or 'unknown'}) are not answered."
+            raise Refusal(403, "ForeignOrigin", message, "Open the page of this server itself.")
+        if self.settings.token is not None and scope["path"].startswith(PRIVATE):
+            given = headers.get("authorization", "").removeprefix("Bearer ").strip()
+            if not hmac.compare_digest(given.encode(), self.settings.token.encode()):
+                message = "this server needs a token." if not given else "the token is not the one of this server."
+                hint = "Open the address that eclip serve printed, or send the header Authorization: Bearer TOKEN."
+                raise Refusal(401, "Token", message, hint, {"WWW-Authenticate": "Bearer"})
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > self.most:
+            raise self._too_large()
+
+    def _bounded(self, receive: Receive) -> Receive:
+        """Receive, but not too much, and not too slowly."""
+        total, complete = 0, False
+
+        async def bounded() -> Message:
+            nonlocal total, complete
+            if complete:
+                return await receive()  # waits until the caller is gone
+            try:
+                message = await asyncio.wait_for(receive(), PATIENCE)
+            except TimeoutError:
+                raise Refusal(408, "Slow", f"nothing was received for {PATIENCE:.0f} seconds.", "Try again.") from None
+            if message["type"] == "http.request":
+                total += len(message.get("body", b""))
+                complete = not message.get("more_body", False)
+                if total > self.most:
+                    raise self._too_large()
+            return message
+
+        return bounded
+
+    def _too_large(self) -> Refusal:
+        most = self.settings.limits.file_bytes >> 20
+        return Refusal(413, "TooLarge", f"the file is larger than {most} MiB.", "Downscale it, or save it as JPEG.")
+
+
+def bug(error: Exception, scope: Scope) -> Refusal:
+    """Log an error of ours under a number, and the answer that names only the number."""
+    number = secrets.token_hex(4)
+    log.error("error %s in %s %s", number, scope["method"], scope["path"], exc_info=error)
+    message = f"something went wrong inside eclip (error {number})."
+    return Refusal(500, "Bug", message, "The terminal of the server says more; please report it.")
+
+
+async def _refuse(send: Send, refusal: Refusal) -> None:
+    body = json.dumps(refusal.body).encode()
+    own = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
+    headers = _encoded({**own, **{name.lower(): value for name, value in refusal.headers.items()}})
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
+
+
+def _host(given: str) -> str:
+    """The name in a Host header, without the port."""
+    try:
+        return urlsplit(f"//{given}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_address(host: str) -> bool:
+    """Whether it is an IP address; those cannot be made to point elsewhere."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,84 @@
+"""The shell command and the lines of Python that repeat what the page shows."""
+
+from __future__ import annotations
+
+import shlex
+from functools import singledispatch
+from typing import Any
+
+from eclip.explanation.comparison import Comparison, compare_command
+from eclip.explanation.explanation import Explanation
+from eclip.explanation.folder import explain_command
+from eclip.segmentation.segmentation import Segmentation, segment_command
+
+Repeat = dict[str, str | None]
+"""{"command", "python"}: each as it can be pasted, with the name of the image's file; None if there is none."""
+
+
+@singledispatch
+def repeat(found: Any, name: str) -> Repeat:
+    """How to repeat a result.
+
+    Args:
+        found: the result.
+        name: of the image's file.
+    """
+    raise AssertionError(f"no rule for {type(found).__name__}")
+
+
+@repeat.register
+def _(found: Explanation, name: str) -> Repeat:
+    made = found.provenance
+    given: dict[str, Any] = {"model": made["model"], "method": made["method"], **made["options"]}
+    given |= {"versus": made["versus"], "refine": made["refine"]}
+    given |= {} if made["templates"] == "none" else {"templates": made["templates"]}
+    given |= {} if made["health"] is not None else {"health": False}
+    lines = [f"r = eclip.explain({_arguments(name, list(found.texts), given)})"]
+    return {"command": explain_command([name], found.texts, made), "python": _python(made, lines)}
+
+
+@repeat.register
+def _(found: Comparison, name: str) -> Repeat:
+    made = found.provenance
+    methods = made["methods"] if isinstance(made["methods"], str) else list(made["methods"])
+    given = {"models": next(iter(made["models"])), "methods": methods, "versus": made["versus"]}
+    lines = [f"c = eclip.compare({_arguments(name, list(found.texts), given)})", 'c.picture().save("compare.png")']
+    return {"command": compare_command([name], found.texts, made), "python": _python(made, lines)}
+
+
+@repeat.register
+def _(found: Segmentation, name: str) -> Repeat:
+    made = found.provenance
+    classes = [", ".join(words) for words in made["words"].values()]
+    given = {"model": made["model"], "method": made["method"], "refine": made["refine"]}
+    given |= {"background": list(made["background"])} if made["background"] else {}
+    lines = [f"s = eclip.segment({_arguments(name, classes, given)})", 's.picture().save("segment.png")']
+    return {"command": segment_command([name], made), "python": _python(made, lines)}
+
+
+def _arguments(name: str, texts: list[str], given: dict[str, Any]) -> str:
+    listed = [repr(name), repr(texts)]
+    return ", ".join([*listed, *(f"{key}={value!r}" for key, value in given.items() if value is not None)])
+
+
+def _python(made: dict[str, Any], lines: list[str]) -> str:
+    return "\n".join(["import eclip", "", *lines])
+
+
+def shown(name: str, text: str, threshold: float | None, alpha: float) -> list[str]:
+    """Lines of Python for the picture that the page shows and its mask.
+
+    Args:
+        name: of the variable that holds the explanation.
+        text: which text.
+        threshold: None = the method's own.
+        alpha: opacity.
+    """
+    more = "" if threshold is None else f", threshold={threshold!r}"
+    picture = f"{name}.overlay(0, {text!r}{more}, alpha={alpha!r})"
+    return [f'{picture}.save("overlay.png")', f"mask = {name}.mask(0, {text!r}{more})"]
+
+
+def quoted(words: list[str]) -> str:
+    """Words as a shell command."""
+    return shlex.join(words)

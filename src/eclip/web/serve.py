@@ -1,0 +1,105 @@
+"""Run the server until Ctrl-C."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+
+import uvicorn
+
+from eclip.errors import OptionError
+from eclip.web.app import create_app
+from eclip.web.settings import LOOPBACK, Settings
+
+GRACE = 3
+"""Seconds that open requests get when the server closes."""
+LONGEST_QUEUE = 128
+
+
+def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
+    """Serve the page until the process is interrupted.
+
+    Args:
+        settings: what and where.
+        on_ready: called with the address of the page as soon as it can be opened.
+
+    Raises:
+        OptionError: the address cannot be used, or is not only for this machine and there is no token.
+        EclipError: a model or the gallery cannot be loaded.
+    """
+    check_address(settings)
+    bound = listen(settings)
+    with bound:
+        port = bound.getsockname()[1]
+        app = create_app(replace(settings, port=port))
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE,
+            limit_concurrency=1024,
+            backlog=LONGEST_QUEUE,
+            lifespan="on",
+        )
+        server = _Server(config, lambda: on_ready(address_of(settings, port)))
+        server.run(sockets=[bound])
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+
+def check_address(settings: Settings) -> None:
+    """Check that other machines cannot use the server without a token.
+
+    Raises:
+        OptionError: they could.
+    """
+    if settings.host not in LOOPBACK and not settings.token:
+        raise OptionError(
+            f"--host {settings.host} lets other machines use this server, so it needs --token SECRET; `--token auto` "
+            "makes one."
+        )
+    if settings.token is not None and len(settings.token) < 8:
+        raise OptionError("--token must have at least 8 characters, or be `auto`.")
+
+
+def listen(settings: Settings) -> socket.socket:
+    """A socket that listens at the address.
+
+    Raises:
+        OptionError: it is in use or not an address of this machine.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((settings.host, settings.port))
+        bound.listen(LONGEST_QUEUE)
+    except OSError as error:
+        bound.close()
+        where, reason = f"{settings.host} port {settings.port}", error.strerror or str(error)
+        raise OptionError(
+            f"cannot listen on {where}: {reason}. Choose another --port, or --port 0 for any free one."
+        ) from None
+    except OverflowError:
+        bound.close()
+        raise OptionError(f"--port must be 0 to 65535, got {settings.port}.") from None
+    return bound
+
+
+def address_of(settings: Settings, port: int) -> str:
+    """The address to open, with the token behind the #, where it is not sent to anyone."""
+    host = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(settings.host, settings.host)
+    host = f"[{host}]" if ":" in host else host
+    end = "" if settings.token is None else f"#token={settings.token}"
+    return f"http://{host}:{port}/{end}"

@@ -1,0 +1,60 @@
+// What the page shows, in one object; parts listen to changes by name.
+
+export const state = {
+  about: null, image: null, texts: [], chosen: 0, model: null, method: null, versus: null,
+  answer: null, tab: 'map', alpha: 0.85, threshold: null,
+}
+export const parts = {}  // stage, and what others need of each part
+
+const listeners = {}
+export function on(names, listener) {
+  for (const name of names.split(' ')) (listeners[name] ??= []).push(listener)
+}
+export function emit(name, detail) {
+  for (const listener of listeners[name] ?? []) listener(detail)
+}
+
+export const model = () => state.about.models.find(one => one.name === state.model)
+export const method = () => state.method ?? model().default_method
+// The answer for the chosen text: of the only image.
+export const chosenText = () => state.answer?.images[0].texts[state.chosen] ?? null
+
+// The fields of a request about the image and all texts.
+export function question() {
+  return {texts: state.texts, model: state.model, method: method(), versus: state.versus}
+}
+
+// A new signal for a kind of request; the earlier one of this kind is aborted.
+const running = {}
+export function latest(kind) {
+  running[kind]?.abort()
+  running[kind] = new AbortController()
+  return running[kind].signal
+}
+
+// Run a request; if the server has forgotten the image, send it again first.
+export async function withImage(ask) {
+  const {image} = state
+  try {
+    return await ask(image.id)
+  } catch (error) {
+    if (error.type !== 'UnknownImage' || !image.file) throw error
+    image.id = await parts.image.upload(image.file)
+    return ask(image.id)
+  }
+}
+
+// The settings as the end of an address: everything but an image that was dropped.
+export function link() {
+  const found = new URLSearchParams()
+  if (state.image?.example) found.set('image', state.image.example)
+  for (const text of state.texts) found.append('text', text)
+  if (state.chosen) found.set('shown', state.chosen)
+  if (state.model !== state.about.models[0].name) found.set('model', state.model)
+  if (state.method) found.set('method', state.method)
+  if (state.versus) found.set('versus', state.versus)
+  if (state.threshold !== null) found.set('threshold', state.threshold)
+  if (state.alpha !== 0.85) found.set('alpha', state.alpha)
+  if (state.tab !== 'map') found.set('tab', state.tab)
+  return `#${found}`
+}

@@ -1,0 +1,133 @@
+// Texts as chips, each with its score and whether it is in the image at all; and the model's own concepts.
+
+import {post} from './api.js'
+import {unpack} from './arrays.js'
+import {$, h, say, tell} from './dom.js'
+import {emit, latest, on, parts, question, state, withImage} from './state.js'
+
+const BADGES = {'probably not in the image': 'probably not there', 'may not be in the image': 'may not be there'}
+let concepts = []
+
+export function start() {
+  parts.texts = {set, add, choose, ask, ofExample}
+  $('text-form').onsubmit = event => {
+    event.preventDefault()
+    if (add($('text').value)) $('text').value = ''
+  }
+  $('text').maxLength = state.about.limits.letters
+  on('image', () => { ask(); suggest() })
+  on('model', () => { ask(); suggest() })
+  on('method versus', ask)
+  document.addEventListener('server-back', () => { if (state.image && state.texts.length && !state.answer) ask() })
+  draw()
+}
+
+// Whether all texts are those that an example suggested, so that another image may replace them.
+const ofExample = () => {
+  const suggested = state.about.gallery.map(one => one.texts.join('\n'))
+  return suggested.includes(state.texts.join('\n'))
+}
+
+export function set(texts, asks = true) {
+  state.texts = texts
+  state.chosen = 0
+  state.threshold = null
+  if (!texts.includes(state.versus)) state.versus = null
+  state.answer = null
+  parts.stage.setMap(null)
+  draw()
+  emit('texts')
+  if (asks) ask()
+}
+
+export function add(given) {
+  const text = given.trim()
+  if (!text) return false
+  const known = state.texts.indexOf(text)
+  if (known >= 0) { choose(known); return true }
+  if (state.texts.length >= state.about.limits.texts) { say(`At most ${state.about.limits.texts} texts.`); return false }
+  state.texts = [...state.texts, text]
+  state.chosen = state.texts.length - 1
+  state.threshold = null
+  draw()
+  emit('texts')
+  ask()
+  return true
+}
+
+function remove(number) {
+  const [text] = state.texts.splice(number, 1)
+  if (state.versus === text) state.versus = null
+  state.chosen = Math.max(0, Math.min(state.chosen - (number < state.chosen ? 1 : 0), state.texts.length - 1))
+  state.answer = null
+  state.threshold = null
+  if (!state.texts.length) parts.stage.setMap(null)
+  draw()
+  emit('texts')
+  ask()
+  ;($('chips').querySelector('button') ?? $('text')).focus()
+}
+
+export function choose(number) {
+  state.chosen = number
+  state.threshold = null
+  draw()
+  emit('chosen')
+}
+
+export async function ask() {
+  if (!state.image || !state.texts.length) { state.answer = null; draw(); emit('answer'); return }
+  const signal = latest('explain'), asked = question()
+  $('panel').setAttribute('aria-busy', true)
+  try {
+    const answer = await withImage(id => post('explain', {...asked, images: [id]}, signal))
+    const [own] = answer.images
+    state.answer = {...answer, maps: unpack(own.maps), raw: unpack(own.raw)}
+    $('text-error').replaceChildren()
+    if (answer.warnings.length) say(answer.warnings.join(' '))
+  } catch (error) {
+    if (error.name === 'AbortError') return
+    state.answer = null
+    parts.stage.setMap(null)
+    tell($('text-error'), error)
+  }
+  $('panel').setAttribute('aria-busy', false)
+  draw()
+  emit('answer')
+}
+
+function draw() {
+  const answers = state.answer?.images[0].texts
+  $('chips').replaceChildren(...state.texts.map((text, number) => {
+    const own = answers?.[number]
+    const badge = own?.doubt ? h('span', {class: 'badge'}, BADGES[own.doubt] ?? own.doubt) : null
+    const sign = state.versus && own?.score >= 0 ? '+' : ''
+    const score = own ? `${sign}${own.score.toFixed(3)}` : state.image ? '…' : ''
+    const pick = h('button', {class: 'chip', 'aria-pressed': number === state.chosen, onclick: () => choose(number)},
+      h('span', {class: 'chip-text'}, own?.label ?? text), h('span', {class: 'score'}, score), badge)
+    const away = h('button', {class: 'remove', 'aria-label': `Remove ${text}`, onclick: () => remove(number)}, '×')
+    return h('li', {class: own?.doubt ? 'doubted' : ''}, pick, away)
+  }))
+  $('no-texts').hidden = !state.image || state.texts.length > 0
+  offer()
+}
+
+async function suggest() {
+  concepts = []
+  offer()
+  if (!state.image) return
+  const signal = latest('concepts')
+  try {
+    concepts = (await withImage(id => post('concepts', {image: id, model: state.model}, signal))).concepts
+  } catch (error) {
+    if (error.name === 'AbortError') return
+  }
+  offer()
+}
+
+function offer() {
+  const fresh = concepts.filter(({name}) => !state.texts.some(text => text === name || text.endsWith(` ${name}`)))
+  $('concepts').hidden = !fresh.length
+  $('concept-chips').replaceChildren(...fresh.slice(0, 6).map(({name, weight}) =>
+    h('li', {}, h('button', {class: 'chip ghost', title: `weight ${weight.toFixed(2)}`, onclick: () => add(name)}, `+ ${name}`))))
+}

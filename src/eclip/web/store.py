@@ -1,0 +1,175 @@
+"""Images in memory, by an id that cannot be guessed; forgotten when the memory is full or after a while."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from eclip.images import open_image
+from eclip.web.refusals import Refusal, gone
+from eclip.web.settings import Limits
+
+if TYPE_CHECKING:
+    from eclip.backbones.encoding import Encoding
+
+LONGEST_NAME = 120
+
+
+@dataclass(eq=False)
+class Held:
+    """An image, and what was computed of it.
+
+    Attributes:
+        id: of the image.
+        name: of its file, as the caller gave it; never used as a path.
+        source: RGB and upright, or the file of the gallery that it is read from.
+        encodings: by model, with the seconds of their forward pass.
+        used: when it was last asked for.
+        stays: it belongs to the gallery and is not forgotten; its encodings are.
+    """
+
+    id: str
+    name: str
+    source: Image.Image | Path
+    encodings: dict[str, tuple[Encoding, float]] = field(default_factory=dict)
+    used: float = 0.0
+    stays: bool = False
+
+    @property
+    def image(self) -> Image.Image:
+        """The image, RGB and upright.
+
+        Raises:
+            ImageError: its file in the gallery cannot be read.
+        """
+        return self.source if isinstance(self.source, Image.Image) else open_image(self.source)
+
+    @property
+    def bytes(self) -> int:
+        """Of memory, roughly."""
+        pixels = 3 * self.source.width * self.source.height if isinstance(self.source, Image.Image) else 0
+        return pixels + sum(size_of(encoding) for encoding, _ in list(self.encodings.values()))
+
+
+class Store:
+    """All images that are held; safe to use from several threads.
+
+    Args:
+        limits: memory and idle time.
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limits, self.clock = limits, clock
+        self._key, self._lock = secrets.token_bytes(32), threading.RLock()
+        self._held: OrderedDict[str, Held] = OrderedDict()  # the one used longest ago is first
+
+    def add(self, name: str, data: bytes, image: Image.Image) -> Held:
+        """Hold an image; the same file again gets the same id.
+
+        Args:
+            name: of its file.
+            data: its file.
+            image: RGB and upright.
+
+        Raises:
+            Refusal: it is larger than the memory for all images.
+        """
+        size = 3 * image.width * image.height
+        if size > self.limits.memory:
+            message = f"the image takes {size >> 20} MiB, more than the {self.limits.memory >> 20} MiB for all images."
+            raise Refusal(413, "TooLarge", message, "Downscale it first.")
+        digest = hmac.new(self._key, data, hashlib.sha256).hexdigest()[:32]
+        with self._lock:
+            held = self._held.get(digest) or Held(digest, plain_name(name), image)
+            self._held[digest] = held
+            self._touch(held)
+            self.sweep()
+        return held
+
+    def keep(self, id: str, name: str, file: Path) -> None:
+        """Hold an image of the gallery for as long as the server runs."""
+        with self._lock:
+            self._held[id] = Held(id, name, file, stays=True)
+
+    def get(self, id: str) -> Held:
+        """The image with this id.
+
+        Raises:
+            Refusal: there is none.
+        """
+        with self._lock:
+            self.sweep()
+            held = self._held.get(id)
+            if held is None:
+                raise gone(id)
+            self._touch(held)
+            return held
+
+    def forget(self, id: str) -> None:
+        """Forget an uploaded image.
+
+        Raises:
+            Refusal: there is none, or it belongs to the gallery.
+        """
+        with self._lock:
+            if self.get(id).stays:
+                raise Refusal(403, "Gallery", "images of the gallery cannot be removed.")
+            del self._held[id]
+
+    def sweep(self) -> None:
+        """Forget what was not used for long, and what was used longest ago while there is too much."""
+        with self._lock:
+            now = self.clock()
+            for held in [one for one in self._held.values() if now - one.used > self.limits.idle]:
+                self._drop(held)
+            for held in list(self._held.values())[:-1]:  # the newest stays
+                if self.bytes <= self.limits.memory:
+                    break
+                self._drop(held)
+
+    @property
+    def bytes(self) -> int:
+        """Of memory, roughly."""
+        with self._lock:
+            return sum(one.bytes for one in self._held.values())
+
+    def __len__(self) -> int:
+        """Uploaded images."""
+        with self._lock:
+            return sum(not one.stays for one in self._held.values())
+
+    def _touch(self, held: Held) -> None:
+        held.used = self.clock()
+        self._held.move_to_end(held.id)
+
+    def _drop(self, held: Held) -> None:
+        held.encodings.clear()
+        if not held.stays:
+            del self._held[held.id]
+
+
+def size_of(encoding: Encoding) -> int:
+    """Bytes of the tensors of an encoding."""
+    some = [encoding.pixels, encoding.feature, *encoding.inputs, encoding.last, encoding.entry, encoding.trunk]
+    for known in list(encoding.memo.values()):
+        some += known if isinstance(known, tuple) else [known]
+    each = {id(one): one.numel() * one.element_size() for one in some if one is not None}
+    return sum(each.values())
+
+
+def plain_name(name: str) -> str:
+    """The last part of a file's name without control characters, shortened."""
+    last = PurePosixPath(name.replace("\\", "/")).name
+    plain = "".join(letter for letter in last if letter.isprintable()).strip()
+    return plain[-LONGEST_NAME:] or "image"

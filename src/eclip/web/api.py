@@ -18,7 +18,7 @@ from eclip.web.arrays import npz, packed
 from eclip.web.refusals import Refusal
 from eclip.web.worker import Check, Need
 
-router = APIRouter(prefix="/api/v1")
+router = APIRouter(prefix="/api/v1", responses={"default": {"model": schemas.Problem, "description": "Refused."}})
 BINARY = "application/octet-stream"
 POLL = 0.1
 """Seconds between two looks at whether the caller still waits."""

@@ -140,7 +140,9 @@ def _add_errors(app: FastAPI) -> None:
         known = {404: "there is nothing at this address", 405: "this address does not take such requests"}
         message = known.get(error.status_code, str(error.detail))
         headers = dict(error.headers or {})
-        return told(Refusal(error.status_code, "HTTP", f"{message}.", "/docs lists all addresses.", headers))
+        return told(
+            Refusal(error.status_code, "HTTP", f"{message.rstrip('.')}.", "/docs lists all addresses.", headers)
+        )
 
 
 def _said(errors: Any) -> str:

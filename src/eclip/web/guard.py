@@ -13,6 +13,7 @@ import json
 import logging
 import secrets
 import socket
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -48,6 +49,8 @@ EXTRA = 1 << 20
 """Bytes of a request beside its file."""
 PATIENCE = 30.0
 """Seconds between two parts of a body."""
+DRAINED, DRAIN_SECONDS = 4, 2.0
+"""How much of a refused body is read, in multiples of the largest one, and how long each part may take."""
 log = logging.getLogger("eclip")
 
 
@@ -74,12 +77,21 @@ class Guard:
             return
         if scope["type"] != "http":
             return  # a server refuses a WebSocket that nobody accepts
-        started = False
+        started, replaced, denied = False, False, list[Refusal]()
 
         async def answer(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
+            nonlocal started, replaced
+            if denied:  # the application takes any error while reading a body for a malformed one
+                replaced = True
+                refusal = denied.pop()
+                await self._drain(receive)
+                await _refuse(plain, refusal)
+            elif not replaced:
                 started = True
+                await plain(message)
+
+        async def plain(message: Message) -> None:
+            if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message.get("headers", []), *_encoded(HEADERS)]}
                 if scope["path"].startswith("/api/"):
                     message["headers"].append((b"cache-control", b"no-store"))
@@ -87,14 +99,14 @@ class Guard:
 
         try:
             self._check(scope)
-            await self.app(scope, self._bounded(receive), answer)
+            await self.app(scope, self._bounded(receive, denied), answer)
         except Refusal as refusal:
-            if started:
-                raise
-            await _refuse(answer, refusal)
+            assert not started, "refusals come before answers"
+            await self._drain(receive)
+            await _refuse(plain, refusal)
         except Exception as error:
-            if not started:  # else the application has answered and logged
-                await _refuse(answer, bug(error, scope))
+            if not (started or replaced):  # else the application has answered and logged
+                await _refuse(plain, bug(error, scope))
 
     def _check(self, scope: Scope) -> None:
         """Check host, origin, token and size.
@@ -124,9 +136,13 @@ class Guard:
         if length.isdecimal() and int(length) > self.most:
             raise self._too_large()
 
-    def _bounded(self, receive: Receive) -> Receive:
-        """Receive, but not too much, and not too slowly."""
+    def _bounded(self, receive: Receive, denied: list[Refusal]) -> Receive:
+        """Receive, but not too much, and not too slowly; a refusal is noted in `denied` and raised."""
         total, complete = 0, False
+
+        def deny(refusal: Refusal) -> Refusal:
+            denied.append(refusal)
+            return refusal
 
         async def bounded() -> Message:
             nonlocal total, complete
@@ -135,15 +151,25 @@ class Guard:
             try:
                 message = await asyncio.wait_for(receive(), PATIENCE)
             except TimeoutError:
-                raise Refusal(408, "Slow", f"nothing was received for {PATIENCE:.0f} seconds.", "Try again.") from None
+                said = f"nothing was received for {PATIENCE:.0f} seconds."
+                raise deny(Refusal(408, "Slow", said, "Try again.")) from None
             if message["type"] == "http.request":
                 total += len(message.get("body", b""))
                 complete = not message.get("more_body", False)
                 if total > self.most:
-                    raise self._too_large()
+                    raise deny(self._too_large())
             return message
 
         return bounded
+
+    async def _drain(self, receive: Receive) -> None:
+        """Read what is still coming, within bounds, so that the caller reads the answer instead of a broken pipe."""
+        total, more = 0, True
+        with suppress(TimeoutError):
+            while more and total <= DRAINED * self.most:
+                message = await asyncio.wait_for(receive(), DRAIN_SECONDS)
+                total += len(message.get("body", b""))
+                more = message["type"] == "http.request" and message.get("more_body", False)
 
     def _too_large(self) -> Refusal:
         most = self.settings.limits.file_bytes >> 20

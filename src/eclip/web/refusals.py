@@ -39,7 +39,7 @@ class Refusal(Exception):
 
 
 STATUS: tuple[tuple[type[EclipError], int, str], ...] = (
-    (UnknownNameError, 400, "GET /api/v1/methods and /api/v1/models list what there is."),
+    (UnknownNameError, 400, "GET /api/v1/models, /methods and /refinements list what there is."),
     (NotApplicableError, 422, "Choose another method; the page grays out those that do not apply."),
     (ImageError, 415, "JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF files can be read."),
     (OptionError, 400, ""),

@@ -19,6 +19,20 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Option = int | float | bool | str | None
 
 
+class Error(BaseModel):
+    """What was wrong."""
+
+    type: str = Field(description="For programs, such as UnknownNameError.")
+    message: str = Field(description="For people: what was wrong, what was given, what would be right.")
+    hint: str = Field(description="The next step; empty if the message says it.")
+
+
+class Problem(BaseModel):
+    """The answer to every request that is refused."""
+
+    error: Error
+
+
 class Asked(BaseModel):
     """Fields that every request has."""
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from dataclasses import replace
+from urllib.parse import quote
 
 import uvicorn
 
 from eclip.errors import OptionError
 from eclip.web.app import create_app
+from eclip.web.guard import Guard
 from eclip.web.settings import LOOPBACK, Settings
 
 GRACE = 3
 """Seconds that open requests get when the server closes."""
-LONGEST_QUEUE = 128
+LONGEST_QUEUE, CALLERS = 128, 1024
+"""Connections that wait to be accepted, and those that are open at once."""
 
 
 def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
@@ -33,26 +36,24 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     with bound:
         port = bound.getsockname()[1]
         app = create_app(replace(settings, port=port))
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=GRACE,
-            limit_concurrency=1024,
-            backlog=LONGEST_QUEUE,
-            lifespan="on",
-        )
-        server = _Server(config, lambda: on_ready(address_of(settings, port)))
-        server.run(sockets=[bound])
+        Server(app, lambda: on_ready(address_of(settings, port))).run(sockets=[bound])
 
 
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
-        super().__init__(config)
+class Server(uvicorn.Server):
+    """Uvicorn with our settings.
+
+    Args:
+        app: to serve.
+        on_ready: called when it answers.
+    """
+
+    def __init__(self, app: Guard, on_ready: Callable[[], None] = lambda: None) -> None:
+        own = {"server_header": False, "timeout_graceful_shutdown": GRACE, "backlog": LONGEST_QUEUE}
+        super().__init__(uvicorn.Config(app, log_level="warning", access_log=False, limit_concurrency=CALLERS, **own))
         self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so."""
         await super().startup(sockets)
         if self.started:
             self._on_ready()
@@ -101,5 +102,5 @@ def address_of(settings: Settings, port: int) -> str:
     """The address to open, with the token behind the #, where it is not sent to anyone."""
     host = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(settings.host, settings.host)
     host = f"[{host}]" if ":" in host else host
-    end = "" if settings.token is None else f"#token={settings.token}"
+    end = "" if settings.token is None else f"#token={quote(settings.token, safe='')}"
     return f"http://{host}:{port}/{end}"

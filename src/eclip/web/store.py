@@ -75,7 +75,7 @@ class Store:
         self._held: OrderedDict[str, Held] = OrderedDict()  # the one used longest ago is first
 
     def add(self, name: str, data: bytes, image: Image.Image) -> Held:
-        """Hold an image; the same file again gets the same id.
+        """Hold an image; the same file by the same name again gets the same id.
 
         Args:
             name: of its file.
@@ -89,9 +89,10 @@ class Store:
         if size > self.limits.memory:
             message = f"the image takes {size >> 20} MiB, more than the {self.limits.memory >> 20} MiB for all images."
             raise Refusal(413, "TooLarge", message, "Downscale it first.")
-        digest = hmac.new(self._key, data, hashlib.sha256).hexdigest()[:32]
+        name = plain_name(name)
+        digest = hmac.new(self._key, name.encode(errors="replace") + b"\0" + data, hashlib.sha256).hexdigest()[:32]
         with self._lock:
-            held = self._held.get(digest) or Held(digest, plain_name(name), image)
+            held = self._held.get(digest) or Held(digest, name, image)
             self._held[digest] = held
             self._touch(held)
             self.sweep()

@@ -13,8 +13,8 @@ from eclip.images import decode_image
 from eclip.web.refusals import Refusal
 from eclip.web.settings import Limits
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "MPO")
-"""Formats that are decoded; others of Pillow's may run programs or read other files."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+"""Formats that are decoded, as far as Pillow was built with them; others of its may run programs."""
 
 
 def opened(data: bytes, name: str, limits: Limits) -> Image.Image:
@@ -49,7 +49,7 @@ def opened_mask(data: bytes, name: str, size: tuple[int, int], limits: Limits) -
     """
     _check(data, name, limits)
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as picture:
+        with Image.open(BytesIO(data), formats=_formats()) as picture:
             check_exact(picture.format, name)
             inside = object_in(picture.copy(), name)
     except (OSError, SyntaxError, ValueError) as error:
@@ -66,13 +66,18 @@ def opened_mask(data: bytes, name: str, size: tuple[int, int], limits: Limits) -
     return inside
 
 
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 def _check(data: bytes, name: str, limits: Limits) -> None:
     if not data:
         raise ImageError(f"{name} is empty (0 bytes).")
     if len(data) > limits.file_bytes:
         raise Refusal(413, "TooLarge", f"{name} is larger than {limits.file_bytes >> 20} MiB.", "Downscale it.")
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as picture:
+        with Image.open(BytesIO(data), formats=_formats()) as picture:
             width, height = picture.size
     except Image.DecompressionBombError:
         width = height = limits.pixels

@@ -20,7 +20,7 @@ export function start() {
 function picks() {
   $('compare-methods').replaceChildren(...[...parts.methods.values()].map(one => h('label', {title: one.summary},
     h('input', {type: 'checkbox', value: one.name, checked: !one.many_passes}),
-    one.name, one.many_passes ? h('span', {class: 'hint'}, ' many passes') : null)))
+    one.name, one.many_passes ? h('span', {class: 'hint', title: 'It takes hundreds of forward passes.'}, ' slow') : null)))
 }
 
 function waiting() {
@@ -35,6 +35,7 @@ async function run() {
   const asked = {texts: state.texts, methods, model: state.model, versus: state.versus}
   busy($('compare'), `${methods.length} methods on one image …`)
   try {
+    $('compare-choice').open = false
     found = await withImage(id => post('compare', {...asked, image: id}, latest('compare')))
     draw()
   } catch (error) { tell($('compare'), error) }

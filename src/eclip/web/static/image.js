@@ -88,7 +88,7 @@ export async function show(id, file = null, example = null) {
   $('image-error').replaceChildren()
   state.image = {...about, file, example}
   state.answer = null
-  if (example && state.texts.length && parts.texts.ofExample()) parts.texts.set([], false)
+  if (example && state.texts.length && parts.texts.ofOther(example)) parts.texts.set([], false)
   parts.stage.setImage(picture, about.view.width, about.view.height)
   document.querySelector('.stage').style.setProperty('--aspect', about.width / about.height)
   const one = state.about.gallery.find(other => other.id === example)

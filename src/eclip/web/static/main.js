@@ -70,7 +70,7 @@ function choosers(methods) {
   const fill = () => own.replaceChildren(h('option', {value: ''}, `usual: ${model().default_method}`),
     ...Object.entries(kinds).map(([kind, some]) => h('optgroup', {label: kind},
       ...some.map(one => h('option', {value: one.name, selected: one.name === state.method},
-        one.many_passes ? `${one.name} (many passes)` : one.name)))))
+        one.many_passes ? `${one.name} (slow)` : one.name)))))
   fill()
   models.onchange = () => { state.model = models.value; fill(); summary(); emit('model') }
   own.onchange = () => select(own.value)

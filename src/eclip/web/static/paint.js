@@ -77,17 +77,17 @@ export function signed(map, peak = null) {
   return Float32Array.from(map, value => most > 0 ? Math.max(-1, Math.min(1, value / most)) : 0)
 }
 
-// Bilinear, corners not aligned, as `eclip.heatmap.resize`.
+// Bilinear, corners not aligned, in single precision as `eclip.heatmap.resize`, so that few values round otherwise.
 export function resized(map, rows, cols, width, height) {
-  const found = new Float32Array(width * height)
+  const found = new Float32Array(width * height), {fround} = Math
   const [left, right, across] = places(cols, width), [above, below, down] = places(rows, height)
   for (let y = 0, i = 0; y < height; y++) {
-    const top = above[y] * cols, bottom = below[y] * cols, v = down[y]
+    const top = above[y] * cols, bottom = below[y] * cols, v = down[y], w = fround(1 - v)
     for (let x = 0; x < width; x++, i++) {
-      const l = left[x], r = right[x], u = across[x]
-      const upper = map[top + l] + u * (map[top + r] - map[top + l])
-      const lower = map[bottom + l] + u * (map[bottom + r] - map[bottom + l])
-      found[i] = upper + v * (lower - upper)
+      const l = left[x], r = right[x], u = across[x], t = fround(1 - u)
+      const upper = fround(fround(t * map[top + l]) + fround(u * map[top + r]))
+      const lower = fround(fround(t * map[bottom + l]) + fround(u * map[bottom + r]))
+      found[i] = fround(w * upper) + fround(v * lower)
     }
   }
   return found
@@ -95,8 +95,9 @@ export function resized(map, rows, cols, width, height) {
 
 function places(count, size) {
   const first = new Int32Array(size), second = new Int32Array(size), weight = new Float32Array(size)
+  const {fround} = Math, scale = fround(count / size)
   for (let i = 0; i < size; i++) {
-    const at = Math.max(0, (i + 0.5) * count / size - 0.5)
+    const at = Math.max(0, fround(fround(scale * fround(i + 0.5)) - 0.5))
     first[i] = Math.min(count - 1, Math.floor(at))
     second[i] = Math.min(count - 1, first[i] + 1)
     weight[i] = at - first[i]
@@ -108,7 +109,7 @@ function places(count, size) {
 export function levels(values, isSigned) {
   const found = new Uint8Array(values.length)
   for (let i = 0; i < values.length; i++)
-    found[i] = Math.round((isSigned ? (values[i] + 1) / 2 : values[i]) * (LEVELS - 1))
+    found[i] = Math.round(Math.fround((isSigned ? Math.fround(values[i] + 1) / 2 : values[i]) * (LEVELS - 1)))
   return found
 }
 

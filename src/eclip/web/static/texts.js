@@ -9,7 +9,7 @@ const BADGES = {'probably not in the image': 'probably not there', 'may not be i
 let concepts = []
 
 export function start() {
-  parts.texts = {set, add, choose, ask, ofExample}
+  parts.texts = {set, add, choose, ask, ofOther}
   $('text-form').onsubmit = event => {
     event.preventDefault()
     if (add($('text').value)) $('text').value = ''
@@ -22,10 +22,10 @@ export function start() {
   draw()
 }
 
-// Whether all texts are those that an example suggested, so that another image may replace them.
-const ofExample = () => {
-  const suggested = state.about.gallery.map(one => one.texts.join('\n'))
-  return suggested.includes(state.texts.join('\n'))
+// Whether all texts are those that another example suggested, so that this one may replace them.
+const ofOther = example => {
+  const others = state.about.gallery.filter(one => one.id !== example)
+  return others.some(one => one.texts.join('\n') === state.texts.join('\n'))
 }
 
 export function set(texts, asks = true) {

@@ -27,8 +27,9 @@ async function load() {
   try {
     const image = state.image.id
     const [relevance, pairs] = await withImage(id => Promise.all([
-      post('words', {...asked, image: id}, signal), post('interactions', {...asked, image: id}, signal)]))
+      post('words', {...asked, image: id, method: 'leave_one_out'}, signal), post('interactions', {...asked, image: id}, signal)]))
     linked = {text, image, model: state.model, relevance, words: pairs.words, values: unpack(pairs.values)}
+    linked.sums = pairs.words.map((_, word) => linked.values.at(word).reduce((sum, value) => sum + value, 0))
     linked.peak = linked.values.values.reduce((most, value) => Math.max(most, Math.abs(value)), 0)
     draw()
   } catch (error) {
@@ -44,9 +45,10 @@ function draw() {
       onblur: () => show(null), onclick: () => pin({word: number}),
     }, word), ' '])),
     h('p', {class: 'hint', id: 'words-now'}),
+    h('h3', {}, 'Without the word'),
     h('ul', {class: 'bars'}, ...shares.map(({word, share}) => h('li', {},
       h('span', {class: 'bar-word'}, word), barOf(share), h('span', {class: 'number'}, percent(share))))),
-    h('p', {class: 'hint'}, `Bars: each word's share of the relevance (${linked.relevance.method}). On the image: what a word and a patch add to the score together. Amber adds, blue takes away; all words share one scale.`))
+    h('p', {class: 'hint'}, 'Sentence and image: what a word and a patch add to the score together; amber adds, blue takes away, and all words share one scale. Bars: how much the score falls without the word, as a share.'))
   paint()
   show(null)
 }
@@ -73,7 +75,7 @@ function show(word) {
   mark(shown)
   $('words-now').textContent = shown === null
     ? 'Point at a word to see its patches; point at the image to see the words of a patch; click to pin.'
-    : `“${linked.words[shown]}” adds ${plain(linked.values.at(shown).reduce((sum, value) => sum + value, 0))} to the score, over all patches.`
+    : `“${linked.words[shown]}” and all patches together add ${plain(linked.sums[shown])} to the score.`
 }
 
 function mark(word) {
@@ -90,12 +92,12 @@ function paint() {
   const [, rows, cols] = linked.values.shape
   const inside = patch.on && patch.row < rows && patch.col < cols
   const values = inside ? linked.words.map((_, word) => linked.values.at(word)[patch.row * cols + patch.col])
-    : linked.relevance.words.map(({share}) => share)
+    : linked.sums
   const peak = inside ? linked.peak : Math.max(...values.map(Math.abs))
   buttons.forEach((button, number) => {
     button.style.setProperty('--share', Math.min(1, Math.abs(values[number]) / (peak || 1)))
     button.classList.toggle('minus', values[number] < 0)
-    button.title = inside ? plain(values[number]) : percent(values[number])
+    button.title = plain(values[number])
   })
 }
 

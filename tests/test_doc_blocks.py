@@ -35,6 +35,8 @@ NOT_RUN = {
     "python recipes/": "needs the data and the runs of the results",
     "torchrun": "needs several processes or GPUs",
     "eclip train": "needs a data set and minutes",
+    "eclip serve": "runs until Ctrl-C",
+    "curl": "needs a server",
     "eclip eval": "needs a data set",
     "eclip report": "needs the folder of an evaluation",
     "eclip datasets verify": "needs a data set",
@@ -72,6 +74,11 @@ NOT_RUN = {
     "t.pivot(": "needs the table before it",
     "to_fiftyone(": "fiftyone is no dependency",
     "import pandas": "pandas is no dependency",
+    "httpx": "needs a server",
+    "client.": "needs a server",
+    "asked = {": "needs a server",
+    "for text in found": "needs a server",
+    "packed": "needs a server",
 }
 """Parts of commands and statements that are not run, and why."""
 

@@ -1,5 +1,7 @@
 """The API of the page: its answers are the library's, and what it must refuse it refuses."""
 
+# what is not installed is found out before it is imported
+
 from __future__ import annotations
 
 import io

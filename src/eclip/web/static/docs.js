@@ -21,7 +21,7 @@ function address(way, path, one, schemas) {
   const content = Object.values(one.requestBody?.content ?? {})[0]?.schema
   const fields = content ? rows(resolve(content, schemas), schemas) : []
   for (const given of one.parameters ?? []) fields.push([given.name, kind(given.schema, schemas), given.required, given.description])
-  return h('details', {}, h('summary', {}, h('code', {}, `${way} ${path}`)), h('p', {}, one.description ?? ''),
+  return h('details', {}, h('summary', {}, h('code', {}, `${way} ${path}`)), h('p', {}, (one.description ?? '').replaceAll('`', '')),
     fields.length ? h('table', {}, h('tbody', {}, ...fields.map(([name, type, required, said]) => h('tr', {},
       h('th', {scope: 'row'}, h('code', {}, name), required ? ' (required)' : ''), h('td', {}, h('code', {}, type)), h('td', {class: 'hint'}, said ?? ''))))) : null)
 }

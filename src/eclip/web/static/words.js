@@ -6,6 +6,7 @@ import {$, busy, h, percent, plain, tell} from './dom.js'
 import {patch} from './map.js'
 import {latest, on, parts, state, withImage} from './state.js'
 
+const STRONGER = 3  // faint words are drawn up to this much stronger
 let linked = null, like = null, held = null  // pairs of a text; similarities of patches; what is pinned
 
 export function start() {
@@ -48,7 +49,7 @@ function draw() {
     h('h3', {}, 'Without the word'),
     h('ul', {class: 'bars'}, ...shares.map(({word, share}) => h('li', {},
       h('span', {class: 'bar-word'}, word), barOf(share), h('span', {class: 'number'}, percent(share))))),
-    h('p', {class: 'hint'}, 'Sentence and image: what a word and a patch add to the score together; amber adds, blue takes away, and all words share one scale. Bars: how much the score falls without the word, as a share.'))
+    h('p', {class: 'hint'}, 'Sentence and image: what a word and a patch add to the score together; amber adds, blue takes away, and the patches of faint words are drawn up to three times stronger. Bars: how much the score falls without the word, as a share of all falls.'))
   paint()
   show(null)
 }
@@ -69,7 +70,10 @@ function show(word) {
     values = new Float32Array(rows * cols)
     for (let i = 0; i < words; i++) linked.values.at(i).forEach((value, at) => { values[at] += value })
     peak = null
-  } else values = linked.values.at(shown)
+  } else {
+    values = linked.values.at(shown)
+    peak = Math.max(peak / STRONGER, values.reduce((most, value) => Math.max(most, Math.abs(value)), 0))
+  }
   parts.stage.setMap({values, rows, cols, signed: true, peak})
   parts.stage.set({outline: false})
   mark(shown)

@@ -34,7 +34,7 @@ API = "/api/v1/"
 def started(args: argparse.Namespace) -> tuple[subprocess.Popen[str], str, float]:
     """The server, its address, and the seconds until it answered."""
     begin = time.perf_counter()
-    words = [sys.executable, "-m", "eclip", "serve", "--port", "0", "--no-open", "--model", args.model]
+    words = [sys.executable, "-m", "eclip", "serve", "--port", "0", "--no-open", "--models", args.model]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     return process, process.stdout.readline().split()[-1].rstrip("/"), time.perf_counter() - begin

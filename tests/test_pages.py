@@ -16,6 +16,8 @@ import pytest
 from jinja2 import Template, UndefinedError, meta
 from PIL import Image
 
+import eclip
+import tiny
 from eclip.evaluation.evaluation import Evaluation
 from eclip.evaluation.report.page import page_of
 from eclip.render.html import environment, render
@@ -23,7 +25,9 @@ from eclip.words.page import Sentence, words_page
 from test_explanation import _by_hand as by_hand
 
 SOURCE = Path(__file__).parents[1] / "src"
-TEMPLATES = [path for end in ("html", "svg", "css", "js") for path in sorted(SOURCE.rglob(f"*.{end}"))]
+FILES = [path for end in ("html", "svg", "css", "js") for path in sorted(SOURCE.rglob(f"*.{end}"))]
+TEMPLATES = [path for path in FILES if path.parent.name != "static"]
+"""Those of web/static/ are served as they are, see test_web.py."""
 
 
 STRANGE = """<img src=x onerror=alert(1)>"'><script>alert(2)</script></title></style>&amp;<!--{{ 7*7 }}{% x"""
@@ -205,12 +209,25 @@ def test_templates_use_what_they_are_given_and_nothing_else(
     page_of([evaluation, evaluation])
     evaluation._repr_html_()
     words_page("title", Image.new("RGB", (30, 20)), sentences(pairs=True), "note")
+    own_page()
     for path in TEMPLATES:
         if path.suffix in (".html", ".svg"):
             own = environment(_package(path))
             names = meta.find_undeclared_variables(own.parse(path.read_text(encoding="utf-8"))) - set(own.globals)
             assert names == given.pop(str(path), set()), path
     assert given == {}
+
+
+def own_page() -> str:
+    """The page that `eclip serve` exports."""
+    pytest.importorskip("fastapi", reason="needs the extra [web]")
+    from eclip.web import exports, schemas
+    from eclip.web.store import Held
+
+    image = Image.new("RGB", (30, 20))
+    asked = schemas.Export(image="a", texts=["a dog"], format="html")
+    answer = eclip.explain(image, "a dog", model=tiny.kept("vit"), method="itsm")
+    return exports.exported(answer, asked, Held("a", "a.png", image), 640)[2].decode()
 
 
 def _package(path: Path) -> str:

@@ -303,7 +303,7 @@ def test_concepts_need_a_mean(server: Served, image: str) -> None:
         ({"texts": ["a"] * 65}, 422, ["texts", "64"]),
         ({"texts": ["a"], "method": "grad-cam"}, 400, ["UnknownNameError", "gradcam"]),
         ({"texts": ["a"], "method": "eclip"}, 422, ["NoHeadError"]),
-        ({"texts": ["a"], "model": "ViT-B-32/openai"}, 400, ["UnknownNameError", "eclip serve --model"]),
+        ({"texts": ["a"], "model": "ViT-B-32/openai"}, 400, ["UnknownNameError", "eclip serve --models"]),
         ({"texts": ["a"], "method": "gem", "options": {"depht": 3}}, 400, ["OptionError", "depth"]),
         ({"texts": ["a"], "method": "gem", "options": {"image_size": 4096}}, 400, ["OptionError", "image_size"]),
         ({"texts": ["a"], "method": "gem", "options": {"device": "cuda"}}, 400, ["OptionError", "device"]),
@@ -697,7 +697,7 @@ def test_wrong_options_are_usage_errors(tmp_path: Path, monkeypatch: pytest.Monk
     assert "--token" in told("--host", "0.0.0.0")
     assert "needs a folder" in told("--read-only-gallery", str(tmp_path / "none"))
     assert "no image" in told("--read-only-gallery", str(tmp_path), "--port", "0")
-    assert "--head" in told("--head", "head", "-m", "mini", "-m", "ViT-B-32/openai")
+    assert "--head" in told("--head", "head", "--models", "mini,ViT-B-32/openai")
     assert "65535" in told("--port", "70000")
     with served_port() as port:
         assert f"port {port}" in told("--port", str(port))
@@ -725,7 +725,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ctrl_c_stops_the_server(tiny_name: str) -> None:
     import signal
 
-    words = [sys.executable, "-m", "eclip", "serve", "-m", tiny_name, "--port", "0"]
+    words = [sys.executable, "-m", "eclip", "serve", "--models", tiny_name, "--port", "0"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()

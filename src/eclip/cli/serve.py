@@ -25,15 +25,12 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def serve(
-    model: Annotated[
-        list[str] | None,
+    models: Annotated[
+        str,
         typer.Option(
-            "--model",
-            "-m",
-            help=f"A model to offer; repeatable, the first is the default. Default: {DEFAULT_MODEL}.",
-            autocompletion=completion.model_names,
+            help="Models to offer, joined by commas; the first is the default.", autocompletion=completion.model_names
         ),
-    ] = None,
+    ] = DEFAULT_MODEL,
     head: options.Head = None,
     device: options.Device = "auto",
     host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs --token.")] = LOCAL[
@@ -62,10 +59,10 @@ def serve(
 
     For others in the network:  eclip serve --host 0.0.0.0 --token auto
     """
-    models = list(dict.fromkeys(model or [DEFAULT_MODEL]))
-    for name in models:
+    names = list(dict.fromkeys(options.words(models))) or [DEFAULT_MODEL]
+    for name in names:
         options.check_model(name)
-    options.check_head(head, ["eclip"], models)
+    options.check_head(head, ["eclip"], names)
     missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise MissingExtraError("eclip serve", missing[0], "web")
@@ -75,7 +72,7 @@ def serve(
     from eclip.web.settings import Limits, Settings
 
     settings = Settings(
-        models=tuple(models),
+        models=tuple(names),
         device=device,
         head=head,
         host=host,

@@ -79,7 +79,7 @@ class Engine:
         """
         name = next(iter(self.models)) if name is None else name
         if name not in self.models:
-            raise UnknownNameError("model", name, self.models, "`eclip serve --model NAME` adds one;")
+            raise UnknownNameError("model", name, self.models, "`eclip serve --models NAME,NAME` decides;")
         return name, self.models[name]
 
     def prepare(self, needs: Sequence[Need], others: Sequence[Need]) -> None:

@@ -48,8 +48,16 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: Guard, on_ready: Callable[[], None] = lambda: None) -> None:
-        own = {"server_header": False, "timeout_graceful_shutdown": GRACE, "backlog": LONGEST_QUEUE}
-        super().__init__(uvicorn.Config(app, log_level="warning", access_log=False, limit_concurrency=CALLERS, **own))
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE,
+            limit_concurrency=CALLERS,
+            backlog=LONGEST_QUEUE,
+        )
+        super().__init__(config)
         self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -264,7 +264,18 @@ def test_compare_and_choose_a_method(page: Any) -> None:
     rows = page.locator(".grid tbody tr").all_inner_texts()
     assert [re.split(r"\s", row.strip())[0] for row in rows] == ["itsm", "gem", "rollout"]
     assert all(re.search(r"\d\.\d\d\u00d7", row) or "not applicable" in row for row in rows)
+    settled(page)
+    color = """() => [...document.querySelectorAll('.grid tbody tr:nth-child(2) canvas')].map(canvas => {
+      const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height)
+      return data.reduce((sum, value, at) => sum + (at % 4 ? 0 : Math.abs(value - data[at + 2])), 0) / data.length })"""
+    own = page.evaluate(color)
     page.select_option("#compare-scale", "row")
+    settled(page)
+    shared = page.evaluate(color)
+    assert shared[0] > 0.8 * own[0] and shared[2] < 0.7 * own[2], (
+        own,
+        shared,
+    )  # the absent bicycle, on the scale of the horse
     page.click('[aria-label="Show gem for the sea"]')
     answered(page)
     assert page.input_value("#method") == "gem"

@@ -672,6 +672,15 @@ def test_a_method_with_many_passes_stops_when_nobody_waits(tiny_name: str) -> No
     worker.close()
 
 
+def test_a_caller_who_goes_away_frees_the_model(server: Served, image: str) -> None:
+    body = {"images": [image], "texts": ["a"], "method": "rise", "health": False}
+    with pytest.raises(httpx.ReadTimeout):
+        server.client.post(f"{API}explain", json=body, timeout=0.05)
+    start = time.monotonic()
+    ask(server, "explain", images=[image], texts=["b"], method="itsm")
+    assert time.monotonic() - start < 10
+
+
 # Command line
 
 

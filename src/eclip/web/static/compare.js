@@ -3,6 +3,7 @@
 import {post} from './api.js'
 import {unpack} from './arrays.js'
 import {$, busy, h, tell} from './dom.js'
+import {rangeOf} from './paint.js'
 import {latest, on, parts, state, withImage} from './state.js'
 import {Stage} from './stage.js'
 
@@ -60,19 +61,13 @@ function shown(row) {
   const cells = found.texts.map((text, number) => {
     const canvas = h('canvas', {'aria-hidden': true})
     small(canvas, {values: maps.at(number), rows, cols, signed: row.signed, doubt: row.doubts[number],
-      peak: shared ? peak : null, range: shared ? rangeOf(every) : null}, row.levels[number])
+      peak: shared ? peak : null, range: shared ? rangeOf(every) : undefined}, row.levels[number])
     return h('td', {}, h('button', {class: 'cell', 'aria-label': `Show ${row.method} for ${text}`, onclick: () => {
       parts.methods.select(row.method)
       parts.texts.choose(number)
     }}, canvas))
   })
   return h('tr', {}, h('th', {scope: 'row'}, row.method), h('td', {class: 'number'}, `${row.cost.toFixed(2)}×`), ...cells)
-}
-
-function rangeOf(values) {
-  let low = Infinity, high = -Infinity
-  for (const value of values) { if (value < low) low = value; if (value > high) high = value }
-  return [low, high]
 }
 
 function small(canvas, map, threshold) {

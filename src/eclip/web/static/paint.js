@@ -63,11 +63,16 @@ export function grays(rgba) {
   return gray
 }
 
-// A map in [0, 1]: its minimum becomes 0, its maximum 1; a map of zeros stays.
-export function normalized(map) {
+// The lowest and the highest of some values.
+export function rangeOf(values) {
   let low = Infinity, high = -Infinity
-  for (const value of map) { if (value < low) low = value; if (value > high) high = value }
-  const span = high - low
+  for (const value of values) { if (value < low) low = value; if (value > high) high = value }
+  return [low, high]
+}
+
+// A map in [0, 1]: the low end of the range, its own if none is given, becomes 0, the high end 1; zeros stay.
+export function normalized(map, range = rangeOf(map)) {
+  const [low, high] = range, span = high - low
   return Float32Array.from(map, value => span > 0 ? (value - low) / span : 0)
 }
 

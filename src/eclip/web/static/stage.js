@@ -32,10 +32,11 @@ export class Stage {
     this.redraw()
   }
 
-  // {values, rows, cols, signed, doubt, peak}: raw values on a grid; null = none. `peak` sets a shared scale.
+  // {values, rows, cols, signed, doubt, peak, range}: raw values on a grid; null = none. `peak` (signed) and `range` set
+  // a scale that several maps share.
   setMap(map) {
     this.labels = null
-    this.map = map && {...map, heat: normalized(map.values), shown: new Map()}
+    this.map = map && {...map, heat: normalized(map.values, map.range), shown: new Map()}
     this.redraw()
   }
 

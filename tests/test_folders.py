@@ -143,10 +143,10 @@ def test_an_interrupted_repeat_keeps_what_it_did_not_reach(
     ask("explain", tmp_path, of="")
     own = ExplanationWriter.add
 
-    def interrupted(writer: ExplanationWriter, answer: Explanation) -> Any:
+    def interrupted(writer: ExplanationWriter, answer: Explanation, sam: None) -> Any:
         if writer.manifest["images"]:
             raise KeyboardInterrupt
-        return own(writer, answer)
+        return own(writer, answer, sam)
 
     monkeypatch.setattr(ExplanationWriter, "add", interrupted)
     assert ask("explain", tmp_path, of="").exit_code == 130

@@ -11,7 +11,7 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "explain": (
         "Explain and compare",
         "Heat maps of images for texts, by one method or by several side by side.",
-        ("explain", "explain_each", "compare", "Explanation", "Comparison"),
+        ("explain", "explain_each", "compare", "Explanation", "SamMasks", "Comparison"),
     ),
     "models": (
         "Models and texts",

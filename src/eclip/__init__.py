@@ -27,6 +27,7 @@ _HOME = {
     "Evaluation": "eclip.evaluation.evaluation",
     "Explanation": "eclip.explanation.explanation",
     "Interactions": "eclip.words.interactions",
+    "SamMasks": "eclip.explanation.sam",
     "Segmentation": "eclip.segmentation.segmentation",
     "TrainConfig": "eclip.training.config",
     "attention": "eclip.backbones.attention",
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from eclip.explanation.explain import explain as explain
     from eclip.explanation.explain import explain_each as explain_each
     from eclip.explanation.explanation import Explanation as Explanation
+    from eclip.explanation.sam import SamMasks as SamMasks
     from eclip.explanation.tensors import boxes as boxes
     from eclip.explanation.tensors import heatmaps as heatmaps
     from eclip.explanation.tensors import masks as masks

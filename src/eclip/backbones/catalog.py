@@ -25,6 +25,15 @@ HF_CLASSES = {
     "metaclip_2": "MetaClip2Model",
 }
 """transformers' model_type -> its class, for the supported ones."""
+SAM_CLASSES = {
+    "sam": "SamModel",
+    "sam2": "Sam2Model",
+    "sam2_video": "Sam2Model",
+    "sam3_tracker": "Sam3TrackerModel",
+    "sam3_video": "Sam3TrackerModel",
+}
+"""transformers' model_type of Segment Anything models -> its class for images; the video types share their weights."""
+SAM_EXAMPLE = "facebook/sam2.1-hiera-tiny"
 CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 HEAD_CONFIG = "eclip_head.json"
 LEVELS, LEVELS_SCHEMA = "eclip_levels.json", "eclip.levels/1"
@@ -218,6 +227,25 @@ def hf_folder(name: str) -> Path | None:
         return Path(rest).expanduser()
     except RuntimeError as error:
         raise ModelError(f"{name!r}: {Path(rest).parts[0]!r} has no home folder on this machine.") from error
+
+
+def sam_folder(name: str) -> Path | None:
+    """The folder of a SAM, checked to be there; None for "ORG/NAME" or "hf:ORG/NAME", a repository of the Hub.
+
+    A folder may be named with or without "hf:". As a bare name, an existing folder comes before a repository.
+
+    Raises:
+        ModelError: it is neither.
+    """
+    scheme = name.startswith("hf:")
+    folder = Path(name) if not scheme and Path(name).is_dir() else hf_folder(name)
+    if folder is not None and not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{name!r} is neither a folder with a Segment Anything model of transformers (no config.json) nor "
+            f"ORG/NAME on the Hugging Face Hub: write a name such as {SAM_EXAMPLE!r}, or a folder that "
+            "save_pretrained wrote."
+        )
+    return folder
 
 
 def folder_of(architecture: str) -> Path | None:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from eclip.backbones.catalog import architectures, hf_folder
-from eclip.backbones.hub import fetch, fetch_texts, fetch_url, one_folder
+from eclip.backbones.hub import OFFLINE, fetch, fetch_texts, fetch_url, one_folder
 from eclip.backbones.huggingface import HF_COLORS, model_type, read_folder
 from eclip.errors import ModelError
 
@@ -70,12 +70,16 @@ def _fetch_hf(repository: str) -> list[Path]:
     """A transformers model of the Hub, downloaded if needed; its type is checked first."""
     config = fetch(repository, (HF_CONFIG,), "")
     model_type(config.parent)
-    weights = fetch(repository, HF_WEIGHTS, "of unknown size")
-    files = [config, weights, fetch_texts(repository, (HF_CONFIG,), HF_COLORS) / HF_CONFIG]
+    weights = fetch_weights(repository)
+    return [config, *weights, fetch_texts(repository, (HF_CONFIG,), HF_COLORS) / HF_CONFIG]
+
+
+def fetch_weights(repository: str, instead: str = OFFLINE) -> list[Path]:
+    """The weights of a transformers model of the Hub, downloaded if needed: one file, or an index and its shards."""
+    weights, shards = fetch(repository, HF_WEIGHTS, "of unknown size", instead), []
     if weights.name == HF_WEIGHTS[1]:
         shards = sorted(set(json.loads(weights.read_text(encoding="utf-8"))["weight_map"].values()))
-        files += [fetch(repository, (shard,), "of unknown size") for shard in shards]
-    return files
+    return [weights, *(fetch(repository, (shard,), "of unknown size", instead) for shard in shards)]
 
 
 def _check_text_side(source: str, name: str) -> None:

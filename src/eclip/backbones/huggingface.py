@@ -205,7 +205,7 @@ def read_folder(folder: Path) -> tuple[nn.Module, Any, dict[str, Any]]:
     if cls is None:
         raise ModelError(f"transformers {transformers.__version__} has no {name}: upgrade it.")
     colors = colors_of(_image_processor(folder))
-    with _quiet():
+    with quietly():
         model, report = cls.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
         missing = [key for key in report["missing_keys"] if not key.endswith("position_ids")]
         if missing:
@@ -228,7 +228,7 @@ def _image_processor(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Silence transformers' progress bars and hints while a model is read; eclip raises its own errors."""
     from transformers.utils import logging
 

@@ -8,8 +8,10 @@ import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import completion, figures, loop, many, options, tables
+from eclip.cli import sam as sam_masks
 from eclip.cli.loop import MOST_REPORTED
 from eclip.cli.options import Positions, Resize
+from eclip.errors import ImageError
 from eclip.methods import check_methods
 from eclip.results.earlier import MANIFEST
 from eclip.results.folder import EXPLAIN_FORMATS
@@ -67,6 +69,7 @@ def explain(
     colormap: figures.Colormap = None,
     dpi: figures.Dpi = None,
     columns: figures.Columns = None,
+    sam: sam_masks.SamOption = None,
     write: many.Write = None,
     layout: many.LayoutOption = None,
     index: many.IndexOption = None,
@@ -112,7 +115,9 @@ def explain(
         *(write, layout, index, shard, engine, ray_address),
         *(concurrency, workers, timeout, shard_size, threads, precision),
     )
-    if reason := asked.reason(sources, format_, out):
+    reason = asked.reason(sources, format_, out)
+    sam_masks.check_sam(sam, formats, reason, as_json=as_json)
+    if reason:
         tables.check_no_shards(reason, sort, min_presence, top)
         many.announce(reason, as_json)
         own: dict[str, Any] = {"model": model, "device": device, **({} if head is None else {"head": head})}
@@ -122,6 +127,7 @@ def explain(
     tables.check_pictures(formats, max_side)
     presence = health and versus is None
     kept = tables.check_selection(formats, sort, min_presence, top, presence=presence)
+    from eclip.backbones.sam import load_sam
     from eclip.explanation.explain import explain_each  # imports torch, so after the checks
     from eclip.explanation.folder import ExplanationWriter, explain_command
     from eclip.explanation.rows import Selection
@@ -131,11 +137,18 @@ def explain(
 
     def work(run: loop.Run) -> None:
         several = len(run.images) > MOST_REPORTED
+        if sam is not None:
+            load_sam(sam, device)  # before any image, so that what is wrong with it is said at once
         settings["model"], settings["device"] = options.parse_model(model, device, head)
         try:
             for explanation in explain_each(run.images, wanted, failures=run.failures, **settings):
                 run.doing("explaining")
-                [entry] = writer.add(explanation)
+                try:
+                    masks = None if sam is None else explanation.sam(sam, device=device)
+                except ImageError as error:
+                    run.failures.append((explanation.sources[0], f"{explanation.sources[0]}: {error}"))
+                    continue
+                [entry] = writer.add(explanation, masks)
                 if options.talks(as_json):
                     _print_scores(run, explanation, entry, warn=not several)
                 run.count()
@@ -157,6 +170,8 @@ def _print_scores(run: loop.Run, explanation: Explanation, entry: dict[str, Any]
         f"{explanation.label(text)} {explanation.scores[0, text]:{sign}.3f}" for text in explanation.best_texts()
     )
     run.show(f"{explanation.sources[0]}: {scores}", entry["files"].get("strip"))
+    for line in sam_masks.lines_of(entry["sam"]) if warn and "sam" in entry else ():
+        typer.echo(f"  {printable(line)}")
     for line in explanation.health.summary() if warn and explanation.health is not None else []:
         typer.echo(f"  {printable(line)}", err=True)
 

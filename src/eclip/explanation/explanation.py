@@ -20,6 +20,7 @@ from eclip.explanation import conversions
 from eclip.explanation.folder import ExplanationWriter, check_max_side, explain_command
 from eclip.explanation.health import Health
 from eclip.explanation.loading import fields_in
+from eclip.explanation.sam import sam
 from eclip.explanation.tensors import OTSU, ExplanationTensors, Origin, Threshold, number_of_threshold, tensors_of
 from eclip.images import Place, open_image
 from eclip.render.overlay import ALPHA
@@ -306,6 +307,7 @@ class Explanation:
         """
         return tensors_of(self, device)
 
+    sam = sam
     to_pandas = conversions.to_pandas
     to_coco = conversions.to_coco
     to_label_studio = conversions.to_label_studio

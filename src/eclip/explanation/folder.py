@@ -20,6 +20,7 @@ from eclip.results.provenance import named
 
 if TYPE_CHECKING:
     from eclip.explanation.explanation import Explanation
+    from eclip.explanation.sam import SamMasks
 
 SCHEMA = "eclip.explain/1"
 LEAST_SIDE = 256
@@ -41,6 +42,10 @@ class ExplanationWriter(Folder):
     the shape of the maps, finer if a refinement returned them on pixels. Files are relative to the folder; "image" may
     be absolute. If no image was explained, "texts" is empty, and "signed" and "provenance" are null. "exports" {format:
     file} lists the files for all images, if any were asked for.
+
+    With masks of SAM, an entry has "sam" {text: {"points": [[x, y, label], ...], "box", "doubt", "masks":
+    [{"predicted_iou", "area", "agreement", "inside", "outside", "segmentation": {"size", "counts"}}, ...]}}: `SamMask`
+    says what they are, and "doubt" is that of `Explanation.doubt`, or null. "files" has "sam" {text: [file, ...]}.
 
     Args:
         folder: its path.
@@ -88,17 +93,17 @@ class ExplanationWriter(Folder):
             if (path := self.folder / name).exists() and not (self.overwrite or self._own(name)):
                 raise ResultError(f"{path} already exists, and no manifest says which images it is of: {WAYS_OUT}.")
 
-    def add(self, explanation: Explanation) -> list[dict[str, Any]]:
-        """Write the files of an explanation; returns its entries in the manifest."""
+    def add(self, explanation: Explanation, sam: SamMasks | None = None) -> list[dict[str, Any]]:
+        """Write the files of an explanation, with SAM's masks for it, if any; returns its entries in the manifest."""
         if self.manifest["provenance"] is None:
             self.manifest |= {"texts": list(explanation.texts), "signed": explanation.signed}
-            self.manifest["provenance"] = explanation.provenance
-        entries = [self._add(explanation, image) for image in range(len(explanation.sources))]
+            self.manifest["provenance"] = explanation.provenance if sam is None else sam.noted_provenance()
+        entries = [self._add(explanation, image, sam) for image in range(len(explanation.sources))]
         self.warned += sum(any(one["warnings"] for one in (entry["health"] or {}).values()) for entry in entries)
         self.manifest["images"] += entries if self._entries else [None] * len(entries)  # else only their number counts
         return entries
 
-    def _add(self, explanation: Explanation, image: int) -> dict[str, Any]:
+    def _add(self, explanation: Explanation, image: int, sam: SamMasks | None) -> dict[str, Any]:
         name, health, flat = explanation.sources[image], explanation.health, explanation.flat
         stem, files = self._image(name, lambda: explanation.image(image))
         if "npz" in self.formats:
@@ -111,13 +116,19 @@ class ExplanationWriter(Folder):
             files["overlays"] = {}
             for number in explanation.best_texts(image):
                 text, overlay = explanation.texts[number], encoded(explanation.overlay(image, number, max_side=side))
-                files["overlays"][text] = self._put(f"{stem}.{number}-{slug(text)}".rstrip("-") + f".{ending}", overlay)
+                own = f"{stem}.{number}-{slug(text)}".rstrip("-")
+                files["overlays"][text] = self._put(f"{own}.{ending}", overlay)
+                if sam is not None:
+                    masks = [png(one.picture()) for one in sam.of(image, number)]
+                    names = [self._put(f"{own}.sam-{rank}.png", mask) for rank, mask in enumerate(masks, 1)]
+                    files.setdefault("sam", {})[text] = names
         files |= figure_files(self.formats, stem, lambda: explanation.figure(image, **self.style), self._put)
         self.exports.add(explanation, image, self.folder, self._put)
         (width, height), doubts = explanation.sizes[image], None if health is None else health.noted(image)
         shape, scores = list(explanation.maps.shape[2:]), named(explanation.texts, explanation.scores[image])
         sides = {"width": width, "height": height, "grid": explanation.provenance.get("grid", shape), "map": shape}
-        return {"source": name, **sides, "scores": scores, "health": doubts, "files": files}
+        entry = {"source": name, **sides, "scores": scores, "health": doubts, "files": files}
+        return entry if sam is None else {**entry, "sam": sam.noted(image)}
 
 
 def check_max_side(max_side: int | None) -> int | None:
@@ -134,4 +145,5 @@ def explain_command(sources: Sequence[str], texts: Sequence[str], provenance: di
     words = ["--model", provenance["model"], "--method", provenance["method"]]
     words += [*head(provenance["head"], provenance["method"]), *settings(provenance)]
     words += [*options("--set", provenance["options"]), *(["--no-health"] if provenance["health"] is None else [])]
+    words += [f"--sam={provenance['sam']['model']}"] if provenance.get("sam") is not None else []
     return shlex.join(["eclip", "explain", *inputs(sources, texts), *words])

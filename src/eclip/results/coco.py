@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 
 def coco_mask(mask: Bool[np.ndarray, "height width"]) -> dict[str, Any]:
@@ -25,3 +26,26 @@ def runs(mask: Bool[np.ndarray, "height width"]) -> list[int]:
     edges = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
     lengths: list[int] = np.diff(edges).tolist()
     return [0, *lengths] if flat[0] else lengths
+
+
+def filled(counts: Int[np.ndarray, " run"], size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
+    """The mask of run lengths, of this (height, width): the reverse of `runs`."""
+    inside = np.arange(len(counts)) % 2 == 1
+    return np.repeat(inside, counts).reshape(size, order="F")
+
+
+def compressed(counts: Sequence[int]) -> str:
+    """Run lengths as COCO's compressed string, which pycocotools reads.
+
+    From the fourth on, the difference to the run two before counts. Each number is written in groups of five bits, the
+    lowest first, with a sixth bit if more follow; 48 is added to each group to make it a character.
+    """
+    written = []
+    for place, count in enumerate(counts):
+        left = count - counts[place - 2] if place > 2 else count
+        more = True
+        while more:
+            group, left = left & 31, left >> 5
+            more = left != (-1 if group & 16 else 0)
+            written.append(chr(48 + (group | 32 if more else group)))
+    return "".join(written)

@@ -658,6 +658,23 @@ def test_the_shell_prints_bars_and_the_command_repeats_them(vocabulary: Path, tm
     assert again.exit_code == 0, again.output
     manifest = json.loads(again.stdout)
     assert manifest == json.loads((tmp_path / "one" / "manifest.json").read_text())
+    asked = (
+        ELEPHANT,
+        "--vocabulary",
+        vocabulary,
+        "--count",
+        3,
+        "--mean-from",
+        tmp_path / "in",
+        "-o",
+        tmp_path / "three",
+    )
+    (tmp_path / "in").mkdir()
+    for factor in (8, 9):
+        Image.open(ELEPHANT).reduce(factor).save(tmp_path / "in" / f"{factor}.png")
+    assert "saved the mean of 2 images" in run("concepts", *asked).stderr
+    quiet = run("concepts", *asked, "--quiet", "--overwrite")
+    assert (quiet.exit_code, quiet.output) == (0, "") and (tmp_path / "three" / "manifest.json").is_file()
 
 
 def test_the_shell_takes_and_keeps_a_mean(tiny_name: str, images: Path, vocabulary: Path, tmp_path: Path) -> None:

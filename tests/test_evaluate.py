@@ -511,6 +511,9 @@ def test_command_line_checks_shows_and_refuses(folder: Path, tiny_name: str, tmp
     stored.write_text(as_json.stdout)
     held = run(*asked, "--check", str(stored))
     assert held.exit_code == 0 and "all numbers" in held.stderr
+    quiet = run(*asked, "--check", str(stored), "--quiet")
+    assert (quiet.exit_code, quiet.output) == (0, "")
+    assert json.loads(run(*asked, "-q", "--json").stdout) == json.loads(as_json.stdout), "what is asked for is printed"
     stored.write_text(as_json.stdout.replace('"least": 0.01', '"least": 0.02'))
     missed = run(*asked, "--check", str(stored))
     assert missed.exit_code == 1 and "stored.json has a different protocol or data (protocol rules" in missed.stderr
@@ -546,6 +549,9 @@ def test_command_line_tells_each_mismatch_and_each_broken_image(folder: Path, ti
     assert missed.exit_code == 1
     assert f"check: itsm on {tiny_name}: msc is {value:.4f}, expected {value + 0.003:.4f} ± 0.002" in missed.stderr
     assert f"check: not measured: gem on {tiny_name}" in missed.stderr
+    quiet = run(*own, "--check", str(stored), "--quiet")
+    assert quiet.exit_code == 1 and quiet.stdout == "" and quiet.stderr.count("check: ") == 2
+    assert "04.png is not a readable image" in quiet.stderr, "errors are printed"
     assert "all numbers match" not in missed.stderr
     assert run("--root", str(folder), "--methods", ",").exit_code == 2
 

@@ -546,6 +546,10 @@ def test_mini_finds_the_man_beside_the_elephant(tmp_path: Path) -> None:
     assert warned.exit_code == 0 and ": probably not in the image" in warned.stderr
     manifest = json.loads((tmp_path / "pizza" / "manifest.json").read_text())
     assert max(manifest["images"][0]["presence"].values()) < 0.6
+    hushed = run(IMAGES / "elephant.jpg", "--classes", classes, "--template", "single", "-o", tmp_path / "pizza", "-q")
+    assert (hushed.exit_code, hushed.output) == (0, "") and json.loads(
+        (tmp_path / "pizza" / "manifest.json").read_text()
+    ) == manifest
     quiet = run(IMAGES / "elephant.jpg", "--classes", classes, "--no-health", "-o", tmp_path / "quiet", "--json")
     printed = json.loads(quiet.stdout)
     assert printed["images"][0]["presence"] is None and "--no-health" in printed["provenance"]["command"]

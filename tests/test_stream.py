@@ -574,6 +574,10 @@ def test_the_command_writes_shards(tiny_name: str, source: Path, tmp_path: Path)
     told = json.loads(again.stdout)
     assert told["schema"] == "eclip.stream/1"
     assert (told["images"], told["missing_shards"], len(told["failures"])) == (9, 0, 2)
+    quiet = run(
+        "explain", source, *WORDS, "--model", tiny_name, "-o", out, "--write", "maps,masks,boxes,points", "--quiet"
+    )
+    assert quiet.exit_code == 1 and quiet.stdout == "" and quiet.stderr.splitlines() == said[1:], "only what failed"
 
 
 def test_a_tar_or_many_images_become_shards_without_asking(
@@ -585,6 +589,8 @@ def test_a_tar_or_many_images_become_shards_without_asking(
     assert run("explain", tmp_path / "a.tar", *tail, "-o", tmp_path / "one").exit_code == 0
     assert (tmp_path / "one" / "run.json").exists()
     monkeypatch.setattr("eclip.cli.many.MOST_PICTURED", 1)
+    done = run("explain", source / "01.png", source / "02.png", *tail, "-q", "-o", tmp_path / "quiet")
+    assert (done.exit_code, done.output) == (0, "")
     done = run("explain", source / "01.png", source / "02.png", *tail, "-o", tmp_path / "two")
     assert done.exit_code == 0, done.output
     assert done.stderr.startswith("more than 1 images: writing shards with an index; --format png,json writes pictures")

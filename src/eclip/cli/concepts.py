@@ -130,7 +130,8 @@ def _mean(folder: Path, settings: dict[str, Any], writer: ConceptsWriter, progre
     view = {key: settings[key] for key in ("image_size", "resize", "positions")}
     mean = image_mean(progress.track(images, description="mean of images"), backbone, **view)
     kept = writer.keep_mean(mean.cpu().numpy())
-    typer.echo(f"saved the mean of {len(images)} images; to reuse it: --image-mean {kept}", err=True)
+    if not options.QUIET.get():
+        typer.echo(f"saved the mean of {len(images)} images; to reuse it: --image-mean {kept}", err=True)
     return kept
 
 

@@ -113,7 +113,7 @@ def evaluate(
     missed = found.check(check, tolerance) if check is not None else []
     for line in missed:
         typer.echo(f"check: {line}", err=True)
-    if check is not None and not missed:
+    if check is not None and not missed and not quiet:
         typer.echo(f"check: all numbers match {check}.", err=True)
     if missed or found.results["failures"]:
         raise typer.Exit(1)

@@ -147,7 +147,7 @@ class Many:
 
 def announce(reason: str, as_json: bool) -> None:
     """Say that shards are written although they were not asked for; `reason` is that of `Many.reason`."""
-    if not as_json and reason.startswith("more"):
+    if options.talks(as_json) and reason.startswith("more"):
         typer.echo(f"{reason}: writing shards with an index; --format png,json writes pictures of each", err=True)
 
 
@@ -177,12 +177,13 @@ def _summarize(written: Written, as_json: bool) -> None:
     else:
         from eclip.render import printable
 
-        typer.echo(f"{written.images:,} images in {written.folder}: shards, index and run.json", err=True)
+        if options.talks(as_json):
+            typer.echo(f"{written.images:,} images in {written.folder}: shards, index and run.json", err=True)
         for _, error in itertools.islice(failed, MOST_LISTED):
             typer.echo(f"failed: {printable(error)}", err=True)
         if written.failures > MOST_LISTED:
             typer.echo(f"... and {written.failures - MOST_LISTED:,} more in {written.folder / 'failures'}", err=True)
-        if written.missing:
+        if written.missing and options.talks(as_json):
             left = "1 shard is" if written.missing == 1 else f"{written.missing:,} shards are"
             typer.echo(f"{left} left to the other parts of the work", err=True)
     if written.failures:

@@ -31,7 +31,7 @@ from eclip.training.config import TrainConfig, from_toml
 
 ROOT = Path(__file__).parents[1]
 QUICK = (
-    "--texts",
+    "--train-texts",
     "captions",
     "--batch-size",
     6,
@@ -194,7 +194,7 @@ def test_on_words_one_hears_of_pairs_that_have_none(tiny_name: str, pairs: Path,
     rows = [f"{pairs / f'{number:02d}.png'}\t{'a dog' if number else 'a thing'}" for number in range(12)]
     (tmp_path / "table.tsv").write_text("\n".join(["filepath\ttitle", *rows]))
     asked = ("train", "--train-data", tmp_path / "table.tsv", "--model", tiny_name, *QUICK, "--json")
-    words = ("--texts", "words", "--near", 0.9, "--form", "similarity_smooth")
+    words = ("--train-texts", "words", "--near", 0.9, "--form", "similarity_smooth")
     done = run(*asked, *words, "--learn-scale", "-o", tmp_path / "words")
     assert done.exit_code == 0, done.output
     record, [start] = json.loads(done.stdout), events(tmp_path / "words", "start")
@@ -304,7 +304,7 @@ def test_what_was_overwritten_is_not_resumed(
         ("--train-data x --form sotf", 2, "form must be one of soft, hard"),
         ("--train-data x --threshold median", 2, "threshold must be one of mean, mass, got 'median'"),
         ("--train-data x --form similar", 2, "similarity_smooth, got 'similar'"),
-        ("--train-data x --texts word", 2, "texts must be one of captions, words, got 'word'"),
+        ("--train-data x --train-texts word", 2, "texts must be one of captions, words, got 'word'"),
         ("--train-data x --near 2", 2, "near must be a cosine, between -1 and 1, got 2.0"),
         ("--train-data x --source tokens", 2, "source must be one of value, output"),
         ("--train-data x --init zero", 2, "init must be one of model, random"),
@@ -335,7 +335,7 @@ def test_wrong_usage(words: str, code: int, message: str, tmp_path: Path, monkey
 
 
 def test_a_batch_too_large_is_two(tiny_name: str, pairs: Path, tmp_path: Path) -> None:
-    words = ("--texts", "captions", "--batch-size", 256, "-o", tmp_path)
+    words = ("--train-texts", "captions", "--batch-size", 256, "-o", tmp_path)
     done = run("train", "--train-data", pairs, "--model", tiny_name, *words)
     assert done.exit_code == 2
     assert "--batch-size 12" in done.stderr

@@ -77,7 +77,7 @@ def test_words_that_fewer_than_ten_images_have_are_left_out() -> None:
     pairs = [*said("a dog", images=4), *said("dogs and a cat", images=6), *said("a mood", images=1)]
     assert as_words(pairs) == [("a photo of a dog",)] * 10 + [()], "ten of all, in whatever captions"
     with pytest.raises(
-        DataError, match=r"no vocabulary word .* in the captions of at least 10 images: .*--texts captions"
+        DataError, match=r"no vocabulary word .* in the captions of at least 10 images: .*--train-texts captions"
     ):
         as_words([*said("a dog", images=9), *said("a cat", images=9)])
 

@@ -32,18 +32,18 @@ CALLED_OTHERWISE = {
     "--limit": ("--max-images", "--num-samples", "-n"),
 }
 """Each option, and its names elsewhere; plural, singular and underscores are found without this list."""
-SAME = {
+SAME: dict[str, str | tuple[str, ...]] = {
     "--methods": "--method",
     "--method": "--methods",
     "--models": "--model",
     "--model": "--models",
     "-m": "--models",
-    "--texts": "--texts-file",
+    "--texts": ("--texts-file", "--train-texts"),
     "--classes-file": "--classes",
     "--templates": "--template",
     "--formats": "--format",
 }
-"""Options that also answer to this name where a command does not have it, since only they could be meant."""
+"""A name that a command may not have, and the option that is meant there, or those of which a command has one."""
 HOW = {
     "--method": "--method NAME, one method",
     "--methods": "--methods NAME,NAME, separated by commas",
@@ -55,6 +55,11 @@ HOW = {
     "--format": "--format png,npz,json, any of them, separated by commas",
     "--template": '--template "a photo of a {}", once for each template',
 }
+WITHOUT = {
+    ("words", "--template"): "each word of a text has its own relevance, so write the whole sentence as the text, such "
+    'as -t "a photo of a dog"',
+}
+"""Options of other commands that have no meaning in a command, and what to do instead."""
 SOURCES = ("--image", "--images", "--photo", "--photos", "--source", "--sources", "--input", "--file", "-i")
 DATA_SETS = ("--dataset", "--data", "--data-set", "--datasets", "-d")
 
@@ -88,7 +93,12 @@ class Command(TyperCommand):
     def _renamed(self, args: list[str]) -> list[str]:
         """The arguments with the option of this command in place of the name it has in others."""
         known = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
-        ways = {name: right for name, right in SAME.items() if name not in known and right in known}
+        ways = {
+            name: right
+            for name, meant in SAME.items()
+            for right in ((meant,) if isinstance(meant, str) else meant)
+            if name not in known and right in known
+        }
         read: list[str] = []
         for place, arg in enumerate(args):
             if arg == "--":
@@ -128,6 +138,8 @@ class Command(TyperCommand):
         """What to write instead of an unknown option; "" if there is no suggestion."""
         known = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
         spelled = given.replace("_", "-")
+        if instead := WITHOUT.get((self.name or "", spelled.removesuffix("s"))):
+            return instead
         elsewhere = [name for name, others in CALLED_OTHERWISE.items() if spelled in others]
         likely = (spelled, f"{spelled}s", spelled.removesuffix("s"), *elsewhere)
         if right := next((name for name in likely if name in known), None):

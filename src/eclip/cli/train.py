@@ -85,7 +85,8 @@ def train(
         _flag("form", f"How patches are pooled: {', '.join(FORMS)}; the paper uses soft with a guide.", POOLING),
     ] = None,
     texts: Annotated[
-        str | None, _flag("texts", "captions, or words: a prompt for each word that captions mention.", DATA)
+        str | None,
+        _flag("texts", "captions, or words: a prompt for each word that captions mention.", DATA, "--train-texts"),
     ] = None,
     near: Annotated[
         float | None, _flag("near", "With words: cosine above which two words are not negatives.", DATA)

@@ -59,6 +59,8 @@ def words(
 ) -> None:
     """Show which words of each text made the model match it to each image.
 
+    There is no --template, since each word of a text has its own relevance: write the whole sentence as the text.
+
     Words in color:  eclip words dog.jpg -t "a husky running in snow"
 
     Patches for each word:  eclip words dog.jpg -t "a husky running in snow" --pairs

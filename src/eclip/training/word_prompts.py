@@ -54,7 +54,7 @@ def as_words(pairs: Sequence[Pair]) -> list[tuple[str, ...]]:
     if not any(prompts):
         raise DataError(
             f"no vocabulary word occurs in the captions of at least {LEAST_IMAGES} images: train on the captions "
-            "themselves (--texts captions), or on more pairs."
+            "themselves (--train-texts captions), or on more pairs."
         )
     return prompts
 

@@ -494,7 +494,9 @@ def test_a_killed_run_goes_on_to_the_same_results(folder: Path, tiny_name: str, 
     assert untimed(Evaluation.load(tmp_path / "a")) == untimed(Evaluation.load(tmp_path / "b"))
 
 
-def test_command_line_checks_shows_and_refuses(folder: Path, tiny_name: str, tmp_path: Path) -> None:
+def test_command_line_checks_shows_and_refuses(
+    folder: Path, tiny_name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     def run(*words: str) -> Any:
         return CliRunner().invoke(app, ["eval", *words])
 
@@ -511,9 +513,12 @@ def test_command_line_checks_shows_and_refuses(folder: Path, tiny_name: str, tmp
     stored.write_text(as_json.stdout)
     held = run(*asked, "--check", str(stored))
     assert held.exit_code == 0 and "all numbers" in held.stderr
+    run(*asked, "--verbose", "--overwrite", "--limit", "2", "--batch-size", "2")
+    assert re.search(r"2 images: forward \d\.\d+ s, itsm \d\.\d+ s", caplog.text)
+    assert run(*asked, "--overwrite").exit_code == 0
     quiet = run(*asked, "--check", str(stored), "--quiet")
     assert (quiet.exit_code, quiet.output) == (0, "")
-    assert json.loads(run(*asked, "-q", "--json").stdout) == json.loads(as_json.stdout), "what is asked for is printed"
+    assert json.loads(run(*asked, "-q", "--json").stdout) == json.loads(run(*asked, "--json").stdout)
     stored.write_text(as_json.stdout.replace('"least": 0.01', '"least": 0.02'))
     missed = run(*asked, "--check", str(stored))
     assert missed.exit_code == 1 and "stored.json has a different protocol or data (protocol rules" in missed.stderr

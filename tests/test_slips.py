@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 import eclip
 import tiny
 from eclip import cli
+from eclip.backbones import load
 from eclip.cli import completion
 from eclip.errors import ModelError, OptionError, UnknownNameError
 from eclip.evaluation.protocols import PROTOCOLS
@@ -218,6 +220,37 @@ def test_quiet_prints_errors_alone(tiny_name: str, images: Path, tmp_path: Path)
     assert json.loads(done.stdout)["images"], "what is asked for is printed"
     done = run("explain", images_here / "a.png", *asked, "-o", tmp_path / "three")
     assert done.stdout and "1 explained in" in done.stderr, "only where it is asked for"
+
+
+def test_verbose_says_the_model_and_what_each_stage_costs(
+    tiny_name: str, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {
+        "explain": ("-t", "a dog", "--method", "maskclip", "--format", "json"),
+        "compare": ("-t", "a dog", "--methods", "maskclip,itsm", "--format", "json"),
+        "words": ("-t", "a dog"),
+        "segment": ("-c", "a dog", "-c", "grass", "--template", "single", "--format", "json"),
+    }
+    told = {
+        "explain": [r"maskclip, 2 images: forward 0\.\d+ s, method 0\.\d+ s, health \d\.\d+ s"],
+        "compare": [r"maskclip, 1 image: forward .* s, method .* s", r"itsm, 1 image: forward .* s, method .* s"],
+        "words": [r"gradeclip, 2 images, 1 texts: forward and relevance \d\.\d+ s"],
+        "segment": [r"naclip, 2 images: forward .* s, maps .* s"],
+    }
+    loaded = rf"loaded {tiny_name}: native ViT, 4 x 4 patches of 8 px, no head, on cpu in float32 in \d+\.\d s"
+    for command, words in asked.items():
+        monkeypatch.setattr(load, "_loaded", {})
+        caplog.clear()
+        done = run(command, images, "-m", tiny_name, "--device", "cpu", *words, "-v", "-o", tmp_path / command)
+        assert done.exit_code == 0, done.output
+        said = [record.getMessage() for record in caplog.records if record.levelname == "INFO"]
+        assert re.fullmatch(loaded, said[0]), said
+        assert all(any(re.fullmatch(one, line) for line in said[1:]) for one in told[command]), said
+        caplog.clear()
+        run(command, images, "-m", tiny_name, *words, "-o", tmp_path / command)
+        assert not [record for record in caplog.records if record.levelname == "INFO"], "only where it is asked for"
+    both = run("explain", images, "-m", tiny_name, *asked["explain"], "-v", "-q", "-o", tmp_path / "both")
+    assert both.exit_code == 2 and "--quiet and --verbose exclude each other" in " ".join(both.stderr.split())
 
 
 def test_what_a_shell_offers() -> None:

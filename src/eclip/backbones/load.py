@@ -6,6 +6,7 @@ import contextlib
 import logging
 import pickle
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -93,6 +94,7 @@ def load(
     key, stamp = (name, where, precision, str(head), named), _stamp(architecture, file, head)
     with _lock, built_apart(draw=False):  # the model outlives the caller's mode
         if key not in _loaded or _loaded[key][0] != stamp:
+            start = time.perf_counter()
             with _reading(name):
                 model, given = create(architecture, tag, file)
             _check_finite(model, name)
@@ -112,7 +114,18 @@ def load(
                 levels.pop("eclip", None)  # it was measured with the head in the model's folder
             found = found.with_levels(levels) if levels else found
             _loaded[key] = stamp, found
+            _log.info("loaded %s in %.1f s", _described(found), time.perf_counter() - start)
         return _loaded[key][1]
+
+
+def _described(backbone: Backbone) -> str:
+    """A Backbone in words, for the log."""
+    (rows, cols), weight = backbone.native, backbone.weight
+    head = "no head" if backbone.head is None else f"head {backbone.head.place}"
+    return (
+        f"{backbone.name}: {backbone.family}, {rows} x {cols} patches of {backbone.patch_size} px, {head}, on "
+        f"{weight.device} in {str(weight.dtype).removeprefix('torch.')}"
+    )
 
 
 def backbone_of(model: Any, device: Device | None) -> Backbone:

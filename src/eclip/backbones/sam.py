@@ -7,7 +7,9 @@ methods of the model are called: `get_image_embeddings` and its forward pass.
 from __future__ import annotations
 
 import json
+import logging
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +45,7 @@ INSTEAD = {
 _loaded: dict[tuple[str, torch.device], tuple[Any, Sam]] = {}
 """(name, device) -> state of its files when loaded, and the model."""
 _lock = threading.Lock()
+_log = logging.getLogger("eclip")
 
 
 class SamPrompt(NamedTuple):
@@ -118,9 +121,11 @@ class Sam:
                 f"the processor makes images of {' x '.join(map(str, values.shape[-2:]))} pixels, but {self.family} "
                 f"takes {' x '.join(map(str, sides))}: load both from the same folder."
             )
+        start = time.perf_counter()
         with eval_no_grad(self.model):
             placed = values.to(self.weight.device, self.weight.dtype)
             embedding = self.model.get_image_embeddings(placed, **PLAIN)  # type: ignore[operator]
+        _log.info("%s encoded an image in %.3f s", self.family, time.perf_counter() - start)
         return SamImage(self, embedding, image.size, (int(width), int(height)), inputs)
 
 
@@ -239,7 +244,7 @@ def load_sam(name: str, device: Device | None = None) -> Sam:
         raise MissingExtraError("SAM", "transformers", "hf") from None
     key = name, where
     with _lock:
-        stamp = _stamp(folder)
+        stamp, start = _stamp(folder), time.perf_counter()
         if key not in _loaded or _loaded[key][0] != stamp:
             try:
                 files = _fetched(name.removeprefix("hf:")) if folder is None else folder
@@ -250,7 +255,9 @@ def load_sam(name: str, device: Device | None = None) -> Sam:
                 raise type(error)(f"{name}: {error}") from error
             except Exception as error:  # transformers raises OSError, ValueError, RuntimeError and others alike
                 raise ModelError(f"{name} cannot be loaded: {short(error)}") from error
-            _loaded[key] = stamp, Sam(model.to(where), processor, name)
+            found = Sam(model.to(where), processor, name)
+            _loaded[key] = stamp, found
+            _log.info("loaded %s: %s on %s in %.1f s", name, found.family, where, time.perf_counter() - start)
         return _loaded[key][1]
 
 

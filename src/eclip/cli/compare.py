@@ -59,6 +59,7 @@ def compare(
     as_json: options.AsJson = False,
     config: options.Config = None,
     quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
     width: figures.Width = None,
     theme: figures.ThemeOption = None,
     colormap: figures.Colormap = None,

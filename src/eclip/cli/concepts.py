@@ -59,6 +59,7 @@ def concepts(
     as_json: options.AsJson = False,
     config: options.Config = None,
     quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """List what the model sees in each image without a text, with weights, and show where.
 

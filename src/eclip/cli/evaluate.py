@@ -70,6 +70,7 @@ def evaluate(
     as_json: Annotated[bool, run_option("--json", help="Print results.json to stdout.")] = False,
     config: options.Config = None,
     quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Score methods on a data set, next to baselines. After Ctrl-C, the same command resumes.
 

@@ -60,6 +60,7 @@ def explain(
     as_json: options.AsJson = False,
     config: options.Config = None,
     quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
     sort: tables.SortOption = None,
     min_presence: tables.MinPresence = None,
     top: tables.Top = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
@@ -44,6 +45,11 @@ QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 
 def _hush(given: bool) -> bool:
     QUIET.set(given)
+    return given
+
+
+def _talk(given: bool) -> bool:
+    logging.getLogger("eclip").setLevel(logging.INFO if given else logging.NOTSET)
     return given
 
 
@@ -107,6 +113,15 @@ Config = Annotated[
 Quiet = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="Print only warnings and errors.", callback=_hush),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        help="Also print to stderr which model, head and device are used, and the seconds of each stage.",
+        callback=_talk,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest on stdout instead of a line per image.")]
 

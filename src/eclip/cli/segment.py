@@ -84,6 +84,7 @@ def segment(
     as_json: options.AsJson = False,
     config: options.Config = None,
     quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
     write: many.WriteLabels = None,
     layout: many.LayoutOption = None,
     index: many.IndexOption = None,

@@ -80,6 +80,8 @@ class Command(TyperCommand):
         try:
             with report_errors():  # of a configuration
                 rest = super().parse_args(ctx, self._switched(self._renamed(args)))
+            if ctx.params.get("quiet") and ctx.params.get("verbose"):
+                raise USAGE_ERROR("--quiet and --verbose exclude each other: leave one of them out.", ctx)
             source = ctx.get_parameter_source("out")
             FOLDER_NAMED.set(source is None or source.name != "DEFAULT")
             return rest

@@ -134,6 +134,7 @@ def train(
     checkpoint_every: Annotated[int | None, _flag("checkpoint_every", "Steps between checkpoints.", RUN)] = None,
     device: Annotated[str | None, _flag("device", "cpu, cuda, cuda:N or auto.", RUN)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a record to stdout.", rich_help_panel=RUN)] = False,
+    verbose: cli_options.Verbose = False,
 ) -> None:
     """Train a head for the method eclip on images with captions; the model itself stays frozen.
 

@@ -56,6 +56,7 @@ def words(
     as_json: cli_options.AsJson = False,
     config: cli_options.Config = None,
     quiet: cli_options.Quiet = False,
+    verbose: cli_options.Verbose = False,
 ) -> None:
     """Show which words of each text made the model match it to each image.
 

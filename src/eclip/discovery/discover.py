@@ -6,6 +6,8 @@ a sparse autoencoder (MSAE, `eclip.discovery.msae`); words are then mapped as in
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,6 +32,7 @@ from eclip.discovery.image_mean import mean_for
 from eclip.discovery.msae import Autoencoder, load_autoencoder
 from eclip.errors import OptionError, ShapeError
 from eclip.explanation.explanation import Explanation
+from eclip.explanation.query import counted, in_words, since
 from eclip.explanation.tensors import origin_of
 from eclip.images import ImageLike, are_several, at_least_one, read_batches
 from eclip.methods import METHODS, AnyMethod, check_methods, method_name, options_for
@@ -40,6 +43,8 @@ from eclip.results.provenance import made_by, noted, repeatable
 from eclip.texts.encode import encode_apart
 from eclip.texts.templates import kept
 from eclip.texts.vocabulary import words_of
+
+_log = logging.getLogger("eclip")
 
 COUNT, LATENTS, METHOD = 10, 64, "maskclip"
 PATH = (str, Path, type(None))
@@ -184,7 +189,9 @@ class ConceptQuery:
 
     def answer(self, batch: Sequence[tuple[str, Image.Image]]) -> Iterator[Concepts]:
         """One Concepts per image, from one forward pass for all."""
+        start = time.perf_counter()
         encoding = self.view.encode(self.backbone, [picture for _, picture in batch], self.keep)
+        seconds = {"forward": since(start, self.backbone)}
         features, beyond = encoding.feature.to(self.text), None
         if self.autoencoder is not None:
             weights = self.autoencoder.encode(features, self.provenance["latents"])
@@ -196,6 +203,8 @@ class ConceptQuery:
             again = splice.rebuild(weights, self.dictionary, self.mean)
             beyond = (unit(weights @ self.dictionary) * targets).sum(dim=1)
         close = (unit(again) * unit(features)).sum(dim=1)
+        seconds["concepts"] = since(start, self.backbone) - seconds["forward"]
+        _log.info("%s, %s: %s", self.provenance["method"], counted(len(batch), "image"), in_words(seconds))
         for image, (source, picture) in enumerate(batch):
             order = weights[image].argsort(descending=True, stable=True)[: self.provenance["count"]]
             best = [int(concept) for concept in order if weights[image, concept] > 0]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -35,6 +36,7 @@ from eclip.evaluation.row import Row
 from eclip.evaluation.rules import OF_WORDS
 from eclip.evaluation.scored import FAST, scored_methods, scored_options
 from eclip.evaluation.store import BatchResult, ResultStore, open_run
+from eclip.explanation.query import counted, in_words
 from eclip.files import hash_weights
 from eclip.methods import AnyMethod
 from eclip.refinements import check_refinement
@@ -43,6 +45,7 @@ from eclip.results.command import eval_command
 from eclip.results.provenance import made_by, noted, versions
 from eclip.words import WordMethod
 
+_log = logging.getLogger("eclip")
 HOME = Path(__file__).parents[1]
 """The whole package, whose code is part of the identity of a run."""
 PASSING = ("transformers", "scikit-learn")
@@ -219,6 +222,7 @@ def _measure(
     for number in missing:
         result = task.score(batches[number], number * batch_size)
         store.write(number, result)
+        _log.info("%s, %s: %s", name, counted(len(batches[number]), "image"), in_words(result.seconds))
         failures += result.failures
         _check_failures(failures, len(items), asked.data.name)
         done += len(batches[number])

@@ -5,6 +5,7 @@ One forward pass makes an Encoding, each method turns it into raw maps, and an `
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -40,6 +41,7 @@ from eclip.texts.templates import kept
 Named = tuple[str, Image.Image]
 """An image and its name: its path, or "image 0"."""
 Result = TypeVar("Result")
+_log = logging.getLogger("eclip")
 
 
 class Query:
@@ -180,6 +182,7 @@ class Query:
                 seconds["health"], self.setup = checked + self.setup, 0.0  # once: encoding words and empty images
             if self.refine is not None:
                 maps, seconds["refine"] = self.timed(partial(self.refined, maps, encoding))
+            _log.info("%s, %s: %s", name, counted(len(named), "image"), in_words(seconds))
             answers[name] = Explanation(
                 maps=_numpy(maps),
                 scores=scores,
@@ -246,6 +249,16 @@ def blocks_to_keep(methods: dict[str, dict[str, Any]], refine: str | None, least
     keeps = [METHODS[name].keep_for(options) for name, options in methods.items()]
     keeps += [least] if refine is None else [least, REFINEMENTS[refine].keep]
     return None if None in keeps else max(keep for keep in keeps if keep is not None)
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things in words, for the log."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def in_words(seconds: dict[str, float]) -> str:
+    """The run time of each stage in words, for the log."""
+    return ", ".join(f"{stage} {spent:.3f} s" for stage, spent in seconds.items())
 
 
 def since(start: float, backbone: Backbone) -> float:

@@ -7,6 +7,7 @@ https://arxiv.org/abs/2312.01597; ClearCLIP; NACLIP): each word's map is resized
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,7 @@ from eclip.backbones.encoding import Encoding, encode
 from eclip.backbones.load import backbone_of
 from eclip.backbones.view import View
 from eclip.errors import OptionError
-from eclip.explanation.query import Named, Query
+from eclip.explanation.query import Named, Query, counted, in_words
 from eclip.images import ImageLike, at_least_one, read_batches
 from eclip.methods import AnyMethod, check_between_texts, default_method, method_name, options_for
 from eclip.registry import check_options, plain_options, whole, whole_or_none
@@ -33,6 +34,8 @@ from eclip.segmentation.classes import Classes, ClassWords, class_words
 from eclip.segmentation.labels import Piece, check_cuts, label_pixels, pieces_of
 from eclip.segmentation.segmentation import Segmentation, segment_command
 from eclip.segmentation.windows import check_windows
+
+_log = logging.getLogger("eclip")
 
 OF_CNNS, OF_POOLS, ELSEWHERE = "itsm", "maskclip", "naclip"
 """Default methods of models without a head: for the attention pool of `mini`, the best of those that also work with
@@ -271,7 +274,11 @@ class ClassQuery:
         self, there: dict[int, Tensor], images: list[Image.Image], places: list[int]
     ) -> dict[str, Float[Tensor, "image text row col"]]:
         query = self.maps
-        return {self.method: self._of(query.view.encode(query.backbone, images, query.keep), there, places)}
+        encoding, forward = query.timed(lambda: query.view.encode(query.backbone, images, query.keep))
+        maps, own = query.timed(lambda: self._of(encoding, there, places))
+        seconds, what = {"forward": forward, "maps": own}, "image" if self.windows is None else "window"
+        _log.info("%s, %s: %s", self.method, counted(len(images), what), in_words(seconds))
+        return {self.method: maps}
 
     def _of(
         self, encoding: Encoding, there: dict[int, Tensor], places: Sequence[int]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
@@ -23,6 +25,8 @@ from eclip.results.indexing import Which, image_and_text, image_of
 from eclip.results.provenance import made_by
 from eclip.words import DEFAULT_WORD_METHOD, WordMethod, word_method
 from eclip.words.query import WordQuery
+
+_log = logging.getLogger("eclip")
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,10 +140,13 @@ def relevance(
     backbone, view, pictures = query.backbone, query.view, [image for _, image in images]
     alike = len({view.grid(backbone, image) for image in pictures}) == 1
     batches = [pictures] if alike else [[image] for image in pictures]
+    start = time.perf_counter()
     feature = unit(torch.cat([view.encode(backbone, batch, 0).feature for batch in batches]))
-    values = query.reading.by_word(method(query.reading, feature, **options))
+    values = [one.cpu().numpy() for one in query.reading.by_word(method(query.reading, feature, **options))]
+    told = "%s, %d images, %d texts: forward and relevance %.3f s"
+    _log.info(told, method.name, len(images), len(query.texts), time.perf_counter() - start)
     return WordRelevance(
-        values=tuple(one.cpu().numpy() for one in values),
+        values=tuple(values),
         words=tuple(tuple(word.letters for word in words) for words in query.reading.words),
         scores=(feature @ query.text.to(feature).T).float().cpu().numpy(),
         texts=tuple(query.texts),

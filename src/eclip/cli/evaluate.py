@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.cli import completion, loop, options
+from eclip.cli import completion, dry, loop, options
 from eclip.datasets import dataset
 from eclip.errors import OptionError
 from eclip.evaluation.protocols import DEFAULT_PROTOCOL, Protocol, protocol_of
@@ -71,6 +71,7 @@ def evaluate(
     config: options.Config = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
+    dry_run: dry.DryRun = False,
 ) -> None:
     """Score methods on a data set, next to baselines. After Ctrl-C, the same command resumes.
 
@@ -104,6 +105,9 @@ def evaluate(
         "examples": examples,
         "expected": check,
     }
+    if dry_run:
+        dry.tell(dry.evaluation(data, out, settings), (), as_json)
+        return
     found = _run(data, out, settings)
     if as_json:
         typer.echo(json.dumps(found.results, ensure_ascii=False, allow_nan=False))

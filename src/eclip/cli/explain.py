@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.cli import completion, figures, loop, many, options, tables
+from eclip.cli import completion, dry, figures, loop, many, options, tables
 from eclip.cli import sam as sam_masks
 from eclip.cli.loop import MOST_REPORTED
 from eclip.cli.options import Positions, Resize
@@ -61,6 +61,7 @@ def explain(
     config: options.Config = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
+    dry_run: dry.DryRun = False,
     sort: tables.SortOption = None,
     min_presence: tables.MinPresence = None,
     top: tables.Top = None,
@@ -120,14 +121,23 @@ def explain(
     sam_masks.check_sam(sam, formats, reason, as_json=as_json)
     if reason:
         tables.check_no_shards(reason, sort, min_presence, top)
+        own: dict[str, Any]
+        if dry_run:
+            own = {"model": model, "device": device, "max_side": max_side}
+            dry.tell(*dry.shards("explain", sources, wanted, out, asked, {**settings, **own}), as_json)
+            return
         many.announce(reason, as_json)
-        own: dict[str, Any] = {"model": model, "device": device, **({} if head is None else {"head": head})}
+        own = {"model": model, "device": device, **({} if head is None else {"head": head})}
         own |= {} if max_side is None else {"max_side": max_side}
         asked.run("explain", sources, wanted, out, overwrite=overwrite, as_json=as_json, **settings, **own)
         return
     tables.check_pictures(formats, max_side)
     presence = health and versus is None
     kept = tables.check_selection(formats, sort, min_presence, top, presence=presence)
+    if dry_run:
+        told = dry.pictures("explain", sources, wanted, out, formats, {**settings, "model": model, "device": device})
+        dry.tell(*told, as_json)
+        return
     from eclip.backbones.sam import load_sam
     from eclip.explanation.explain import explain_each  # imports torch, so after the checks
     from eclip.explanation.folder import ExplanationWriter, explain_command

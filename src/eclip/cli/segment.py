@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.cli import completion, loop, many, options
+from eclip.cli import completion, dry, loop, many, options
 from eclip.cli.loop import MOST_REPORTED
 from eclip.cli.options import Positions, Resize
 from eclip.errors import OptionError, TextError
@@ -85,6 +85,7 @@ def segment(
     config: options.Config = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
+    dry_run: dry.DryRun = False,
     write: many.WriteLabels = None,
     layout: many.LayoutOption = None,
     index: many.IndexOption = None,
@@ -152,9 +153,17 @@ def segment(
                 f"--instances is for coco.json, not for shards, which {reason} asks for: omit it. --write masks,boxes "
                 "writes a mask for each class and a box for each connected region."
             )
+        if dry_run:
+            told = dry.shards("segment", sources, wanted, out, asked, {**settings, "model": model, "device": device})
+            dry.tell(*told, as_json)
+            return
         many.announce(reason, as_json)
         own = {"model": model, "device": device, **({} if head is None else {"head": head})}
         asked.run("segment", sources, wanted, out, overwrite=overwrite, as_json=as_json, **settings, **own)
+        return
+    if dry_run:
+        told = dry.pictures("segment", sources, wanted, out, formats, {**settings, "model": model, "device": device})
+        dry.tell(*told, as_json)
         return
     from eclip.render import printable
     from eclip.segmentation.segment import segment_each  # imports torch, so after the checks

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eclip.cli import loop
+from eclip.cli import dry, loop
 from eclip.cli import options as cli_options
 from eclip.cli.errors import stop
 from eclip.errors import OptionError
@@ -135,6 +135,7 @@ def train(
     device: Annotated[str | None, _flag("device", "cpu, cuda, cuda:N or auto.", RUN)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a record to stdout.", rich_help_panel=RUN)] = False,
     verbose: cli_options.Verbose = False,
+    dry_run: dry.DryRun = False,
 ) -> None:
     """Train a head for the method eclip on images with captions; the model itself stays frozen.
 
@@ -145,6 +146,10 @@ def train(
     given = dict(locals())  # each flag is named like its field
     asked = _config({key: given[key] for key in DEFAULTS if key in given}, config, guide_set or [])
     _check_place(Path(asked.out), resume, overwrite)
+    if dry_run:
+        if _leads():
+            dry.tell(dry.training(asked), (), as_json)
+        return
     _run(asked, resume)
     if _leads():
         record = _record(asked)

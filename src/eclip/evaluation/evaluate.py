@@ -134,19 +134,7 @@ def evaluate(
         raise OptionError(f"examples must be at least 0, got {examples}.")
     if batch_size < 1 or every < 1 or (limit is not None and limit < 1):
         raise OptionError(f"batch_size, every and limit must be at least 1, got {batch_size}, {every} and {limit}.")
-    if isinstance(data, str):
-        split = dataset(data).checked(split)
-        data_set = dataset(data).read(root, split)
-        _warn_of_count(data_set, dataset(data).counts.get(split, ()), data)
-    else:
-        data_set = data
-    if (given := kind_of(data_set)) != rules.rules.data:
-        fitting = [name for name, one in PROTOCOLS.items() if one.rules.data == given]
-        raise OptionError(
-            f"protocol {rules.name!r} needs data with {WANTED[rules.rules.data]}, but {data_set.name} has "
-            f"{WANTED[given]}: use the protocol {' or '.join(fitting)}."
-        )
-    images = _of(data_set, data_set.items[::every][:limit])
+    data_set, images, split = selected(data, rules, root=root, split=split, every=every, limit=limit)
     left_out = [] if isinstance(data_set, MaskSet) else data_set.bad
     _check_failures(left_out, len(data_set.items) + len(left_out), data_set.name)
     told = {"name": images.name, "split": split, "every": every, "limit": limit}
@@ -184,6 +172,25 @@ def evaluate(
     results = {**measured, "examples": drawn, "command": repeat}
     write_results(folder, results, images, found)
     return Evaluation(results, folder)
+
+
+def selected(
+    data: str | AnySet, rules: Protocol, *, root: str | Path | None, split: str | None, every: int, limit: int | None
+) -> tuple[AnySet, AnySet, str | None]:
+    """The data set, the images of it that are scored, and its split; arguments and errors are those of `evaluate`."""
+    if isinstance(data, str):
+        split = dataset(data).checked(split)
+        data_set = dataset(data).read(root, split)
+        _warn_of_count(data_set, dataset(data).counts.get(split, ()), data)
+    else:
+        data_set = data
+    if (given := kind_of(data_set)) != rules.rules.data:
+        fitting = [name for name, one in PROTOCOLS.items() if one.rules.data == given]
+        raise OptionError(
+            f"protocol {rules.name!r} needs data with {WANTED[rules.rules.data]}, but {data_set.name} has "
+            f"{WANTED[given]}: use the protocol {' or '.join(fitting)}."
+        )
+    return data_set, _of(data_set, data_set.items[::every][:limit]), split
 
 
 def _of(whole: AnySet, items: Any) -> AnySet:

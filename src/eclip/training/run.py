@@ -28,7 +28,7 @@ import torch
 
 from eclip.backbones.head import EclipHead
 from eclip.backbones.load import load
-from eclip.datasets.caption_sources import digest, read_pairs
+from eclip.datasets.caption_sources import Pair, digest, read_pairs
 from eclip.datasets.masks import MaskSet, read_masks
 from eclip.errors import DataError, OptionError, TrainingError
 from eclip.files import cache_folder
@@ -88,14 +88,8 @@ class Run:
         self.on_progress = on_progress if rank == 0 else lambda *_: None
         self.folder = Path(config.out)
         masks = None if config.masks is None else _some(read_masks(config.masks), config.mask_count)
-        pairs, self.unusable = read_pairs(
-            config.train_data, image_key=config.image_key, caption_key=config.caption_key, separator=config.separator
-        )
-        _check_bad(self.unusable, len(self.unusable) + len(pairs))
-        self.pairs = [pairs[place] for place in _drawn(0).permutation(len(pairs))]
-        self.count = min(len(pairs), config.limit or len(pairs))
-        by_word = config.texts == "words"
-        self.texts = as_words(self.pairs) if by_word else [pair.captions for pair in self.pairs]
+        self.pairs, self.unusable, self.texts = drawn_pairs(config)
+        self.count = min(len(self.pairs), config.limit or len(self.pairs))
         self.data = digest([replace(pair, captions=own) for pair, own in zip(self.pairs, self.texts, strict=True)])
         self.captions = np.array([len(own) for own in self.texts])
         self.silent = {place for place in range(self.count) if not self.texts[place]}
@@ -192,18 +186,7 @@ class Run:
 
     def _steps_of(self, good: int) -> int:
         """The number of steps in an epoch of `good` pairs."""
-        size, shares = self.batch_size, self.world * self.config.accum_freq
-        if not good:
-            raise DataError(f"none of {self.count} pairs is usable: no readable image, or no known word in captions.")
-        if good < size:
-            which = " with words" if self.silent else ""
-            raise OptionError(f"batch_size={size} exceeds the number of pairs{which}, {good}: set --batch-size {good}.")
-        if size % shares:
-            raise OptionError(
-                f"batch_size={size} is not divisible by {self.world} processes x {self.config.accum_freq} parts: set "
-                f"--batch-size {size // shares * shares or shares}."
-            )
-        return good // size
+        return steps_of(good, self.count, self.batch_size, self.world, self.config, worded=bool(self.silent))
 
     def _step(self, data: PairData, good: Places, step: int, steps: int, log: log_module.Log) -> None:
         config, begin = self.config, time.perf_counter()
@@ -283,6 +266,36 @@ class Run:
         done = {"epochs": self.config.epochs, "epochs_done": epoch, "pairs": self.count, "data": self.data}
         done["batch_size"] = self.batch_size
         self.head.config = replace(self.head.config, trained={"train_data": names, **fields, **done, **versions()})
+
+
+def drawn_pairs(config: TrainConfig) -> tuple[list[Pair], list[tuple[str, str]], list[tuple[str, ...]]]:
+    """All pairs in a random order, those that cannot be used and why, and the texts of each pair.
+
+    Raises:
+        DataError: pairs cannot be read, or too many are bad.
+    """
+    pairs, unusable = read_pairs(
+        config.train_data, image_key=config.image_key, caption_key=config.caption_key, separator=config.separator
+    )
+    _check_bad(unusable, len(unusable) + len(pairs))
+    drawn = [pairs[place] for place in _drawn(0).permutation(len(pairs))]
+    return drawn, unusable, as_words(drawn) if config.texts == "words" else [pair.captions for pair in drawn]
+
+
+def steps_of(good: int, count: int, size: int, world: int, config: TrainConfig, *, worded: bool) -> int:
+    """The number of steps in an epoch of `good` pairs of `count`, checked; `worded`: some pairs have no known word."""
+    shares = world * config.accum_freq
+    if not good:
+        raise DataError(f"none of {count} pairs is usable: no readable image, or no known word in captions.")
+    if good < size:
+        which = " with words" if worded else ""
+        raise OptionError(f"batch_size={size} exceeds the number of pairs{which}, {good}: set --batch-size {good}.")
+    if size % shares:
+        raise OptionError(
+            f"batch_size={size} is not divisible by {world} processes x {config.accum_freq} parts: set "
+            f"--batch-size {size // shares * shares or shares}."
+        )
+    return good // size
 
 
 def fitting(pairs: int, shares: int) -> int:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import posixpath
+from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-from sitepages import commands, links, methods, pictures, reference
+from sitepages import commands, cookbook, links, methods, pictures, reference
+
+_recipes: dict[str, Path] = {}
+"""Pictures of the cookbook, by their path on the site; empty if none are drawn."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that are generated, the pages of the repository outside docs/, and the pictures of the methods."""
+    """Add the generated pages, those of the repository outside docs/, and the pictures of methods and recipes."""
     drawn = pictures.draw() if config.extra["pictures"] else {}
     pages = methods.pages(drawn) | reference.pages() | commands.pages()
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     for source, path in links.COPIES.items():
         files.append(File.generated(config, path, abs_src_path=str(links.ROOT / source)))
-    for path, picture in pictures.files(drawn).items():
+    _recipes.update(cookbook.draw() if config.extra["pictures"] else {})
+    for path, picture in (pictures.files(drawn) | _recipes).items():
         files.append(File.generated(config, path, abs_src_path=str(picture)))
     return files
 
@@ -29,4 +34,5 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     path = page.file.src_uri
     sources = {copy: source for source, copy in links.COPIES.items()}
     source = sources.get(path, posixpath.join("docs", path))
-    return links.with_readme(links.relink(markdown, source, path))
+    markdown = links.with_readme(links.relink(markdown, source, path))
+    return cookbook.with_pictures(markdown, _recipes) if path == cookbook.PAGE else markdown

@@ -6,7 +6,9 @@ What is listed is still read: commands, options, names and keywords must exist.
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
+import io
 import re
 import shlex
 import shutil
@@ -85,6 +87,9 @@ NOT_RUN = {
 }
 """Parts of commands and statements that are not run, and why."""
 
+RUN = ("-o first-head", "--head first-head")
+"""Parts of commands that run all the same, because they are small."""
+
 
 class Block(NamedTuple):
     """A fenced block of a page."""
@@ -92,12 +97,15 @@ class Block(NamedTuple):
     line: int
     language: str
     code: str
+    output: str = ""
+    """Lines of its output, if a block "text" follows at once."""
 
 
 def blocks_of(page: str) -> list[Block]:
     text = (ROOT / page).read_text(encoding="utf-8")
-    found = re.finditer(r"^```(sh|python)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    return [Block(text[: one.start()].count("\n") + 2, one[1], one[2]) for one in found]
+    form = r"^```(sh|python)\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?"
+    found = re.finditer(form, text, flags=re.MULTILINE | re.DOTALL)
+    return [Block(text[: one.start()].count("\n") + 2, one[1], one[2], one[3] or "") for one in found]
 
 
 def steps_of(block: Block) -> list[str]:
@@ -109,6 +117,8 @@ def steps_of(block: Block) -> list[str]:
 
 
 def reason_for(step: str) -> str | None:
+    if any(part in step for part in RUN):
+        return None
     return next((reason for part, reason in NOT_RUN.items() if part in step), None)
 
 
@@ -127,6 +137,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copy(ROOT / "docs" / "images" / f"{name}.jpg", tmp_path / "images")
     for name in ("image.jpg", "street.jpg"):
         shutil.copy(ROOT / "docs" / "images" / "dog.jpg", tmp_path / name)
+    table = (ROOT / "docs" / "cookbook.md").read_text(encoding="utf-8").partition("```text\nfilepath\t")
+    (tmp_path / "captions.tsv").write_text("filepath\t" + table[2].partition("```")[0])
     (tmp_path / "images.csv").write_text("image\nimages/dog.jpg\nimages/cat.jpg\n")
     for name in ("texts.txt", "captions.txt", "classes.txt"):
         (tmp_path / name).write_text("a dog\na cat\n")
@@ -144,41 +156,50 @@ def test_the_blocks_of_a_page_run(page: str, place: Path) -> None:
     names["model"].visual.preprocess_cfg = {"mean": tiny.MEAN, "std": tiny.STD}  # as open_clip records them
     for block in blocks_of(page):
         shutil.rmtree("out", ignore_errors=True)
+        printed = []
         for step in steps_of(block):
             where = f"{page}:{block.line}: {step}"
             if reason_for(step):
                 check_unrun(step, block.language, where)
             elif block.language == "python":
-                run_python(step, names, where)
+                printed.append(run_python(step, names, where))
             else:
-                run_command(step, where)
+                printed.append(run_command(step, where))
+        lines = "".join(printed).splitlines()
+        missing = [line for line in block.output.splitlines() if line not in lines]
+        assert not missing, f"{page}:{block.line} does not print {missing}, but\n{''.join(printed)}"
 
 
-run_before = set[str]()
-"""Commands of other pages, which need not run twice."""
+run_before = dict[str, tuple[str, str]]()
+"""Page and output of commands that ran. Those of other pages need not run twice."""
 
 
-def run_command(line: str, where: str) -> None:
-    words = command_of(line)
-    if shlex.join(words) in run_before:
-        return
-    run_before.add(shlex.join(words))
+def run_command(line: str, where: str) -> str:
+    words, page = command_of(line), where.partition(":")[0]
+    if run_before.get(shlex.join(words), (page, ""))[0] != page:
+        return run_before[shlex.join(words)][1]
     assert words, f"{where}: not a command of eclip; list it in NOT_RUN with a reason"
     shutil.rmtree("out", ignore_errors=True)  # examples beside each other name the same folder
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, f"{where}\n{done.output}\n{done.exception!r}"
+    run_before[shlex.join(words)] = (page, done.output)
+    return done.output
 
 
-def run_python(step: str, names: dict[str, Any], where: str) -> None:
+def run_python(step: str, names: dict[str, Any], where: str) -> str:
+    """Run a statement; returns what it prints."""
     stated = re.search(r"# (-?\d+\.(\d+))$", step)  # a comment that is nothing but the value
+    printed = io.StringIO()
     try:
         if stated is None:
-            exec(compile(step, where, "exec"), names)
-            return
+            with contextlib.redirect_stdout(printed):
+                exec(compile(step, where, "exec"), names)
+            return printed.getvalue()
         value = eval(step, names)
     except Exception as error:
         raise AssertionError(f"{where}\n{error!r}") from error
     assert round(float(value), len(stated[2])) == float(stated[1]), f"{where}\nis {value}"
+    return ""
 
 
 def check_unrun(step: str, language: str, where: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))
 
-from sitepages import commands, links, methods, pictures, reference  # noqa: E402
+from sitepages import commands, cookbook, links, methods, pictures, reference  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +165,50 @@ def test_pictures_are_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert list(pictures.files({"itsm": drawn})) == ["methods/images/itsm-dog.webp"]
 
 
+def test_pictures_of_the_cookbook_are_what_its_code_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "docs").mkdir()
+    page = tmp_path / "docs" / cookbook.PAGE
+    code = "from pathlib import Path\n\nPath('dog.svg').write_text('of a dog' + Path('docs/images/README.md').name)"
+    page.write_text(f"# One\n\n```python\n{code}\n```\n\nText.\n\n<!-- picture: dog.svg, A dog, asleep -->\n")
+    shutil.copytree(DOCS / "images", tmp_path / "docs" / "images")
+    monkeypatch.setattr(pictures, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(cookbook, "ROOT", tmp_path)
+    (drawn,) = cookbook.draw().items()
+    path, file = drawn
+    assert re.fullmatch(r"images/cookbook-dog-\w{16}\.svg", path) and file.read_text() == "of a dogREADME.md"
+    assert cookbook.with_pictures(page.read_text(), dict([drawn])).endswith(f"Text.\n\n![A dog, asleep]({path})\n")
+    assert "picture" not in cookbook.with_pictures(page.read_text(), {})
+    with monkeypatch.context() as patch:
+        patch.setattr(cookbook, "made", None)
+        assert dict([drawn]) == cookbook.draw()
+    page.write_text(page.read_text().replace("of a dog", "of a cat"))
+    assert path not in (again := cookbook.draw()) and not file.exists()
+    assert [one.read_text() for one in again.values()] == ["of a catREADME.md"]
+
+
+def test_each_recipe_of_the_cookbook_has_code_limits_and_a_guide() -> None:
+    page = (DOCS / cookbook.PAGE).read_text(encoding="utf-8")
+    recipes = re.split(r"^## (.+)$", page, flags=re.MULTILINE)[1:]
+    assert len(recipes) == 22 and "Eleven tasks" in page
+    for title, recipe in zip(recipes[::2], recipes[1::2], strict=True):
+        before, code, after = re.split(r"^```(?:sh|python)\n(.*?)^```$", recipe, maxsplit=1, flags=re.M | re.S)
+        statements = [line for line in code.splitlines() if line and not line.startswith(("import ", "from "))]
+        assert before.strip() and len(statements) <= 5, title
+        assert "Limits: " in after and re.search(r"Guide: \[.+\]\(\w+\.md", after.replace("\n", " ")), title
+
+
+def test_a_picture_of_the_cookbook_that_cannot_be_made_fails_the_build() -> None:
+    mark = "<!-- picture: out/dog.png, A dog -->"
+    with pytest.raises(ValueError, match=r"no code above .*out/dog\.png"):
+        list(cookbook.pictures_of(f"# One\n\n{mark}\n"))
+    (wrong,) = cookbook.pictures_of(f"```sh\neclip explain gone.jpg -t a\n```\n{mark}\n")
+    with pytest.raises(RuntimeError, match=r"eclip explain gone\.jpg -t a failed: .*gone\.jpg"):
+        cookbook.made(wrong)
+    (idle,) = cookbook.pictures_of(f"```sh\neclip methods ls\n```\n{mark}\n")
+    with pytest.raises(FileNotFoundError, match="dog"):
+        cookbook.made(idle)
+
+
 # --- with mkdocs ------------------------------------------------------------------------------------------------------
 
 
@@ -197,8 +242,6 @@ def test_the_site_builds_strictly_and_loads_nothing_from_the_net(tmp_path: Path)
 
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="needs mkdocs: pip install '.[docs]'")
 def test_a_broken_link_fails_the_build(tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(DOCS, tmp_path / "repo" / "docs")
     pages = tmp_path / "repo" / "docs"
     for name in ("README.md", "mkdocs.yml", *links.COPIES):

@@ -140,6 +140,9 @@ class MaskSet:
     items: Sequence[Masked]
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"MaskSet({self.name!r}, {len(self.items)} images, {len(self.classes)} classes)"
+
     def warn_of_notes(self) -> None:
         """Issue each note as a DataWarning."""
         for note in self.notes:

@@ -69,6 +69,10 @@ class PairSet:
     classes: tuple[str, ...] | None
     bad: Bad
 
+    def __repr__(self) -> str:
+        kind = "captions" if self.classes is None else f"{len(self.classes)} classes"
+        return f"PairSet({self.name!r}, {len(self.items)} images with {kind}, {len(self.bad)} left out)"
+
     def image_numbers(self) -> list[int]:
         """The number of each item's image, from 0, in order of first appearance; several items may share an image."""
         numbers: dict[Place, int] = {}

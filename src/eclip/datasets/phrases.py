@@ -98,6 +98,9 @@ class PhraseSet:
     items: Sequence[Phrased]
     bad: Bad
 
+    def __repr__(self) -> str:
+        return f"PhraseSet({self.name!r}, {len(self.items)} images, {len(self.bad)} left out)"
+
     def image_numbers(self) -> list[int]:
         """The number of each item's image, from 0: each item has its own."""
         return list(range(len(self.items)))

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 MOST_PANELS = 20
 """The most texts that pictures are drawn for, those with the best scores; arrays hold all texts."""
+MOST_SHOWN = 4
+"""The most images that a notebook shows, the first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +99,7 @@ class Explanation:
         return replace(self, **own, flat=None if self.flat is None else self.flat[places])
 
     def _repr_png_(self) -> bytes:
-        return png(self.strip(0))
+        return png(render.stack([self.strip(image) for image in range(len(self.sources))[:MOST_SHOWN]]))
 
     def image(self, image: Which = 0) -> Image.Image:
         """The image itself, RGB and upright; after `load` it is read from its file.

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from eclip.render import ABSENT, UNSURE
+from eclip.render.html import render
 from eclip.results.indexing import Which, number_of
 
 LEAST_SENSITIVITY = 0.05  # attention has 0; methods that use the text have medians of 0.35 to 1
@@ -44,6 +45,8 @@ ADVICE = {
 """What to try about each."""
 MOST_NAMED = 3
 """The most texts named in one line of a summary; the others are counted."""
+MOST_ROWS = 60
+"""The most rows of the table for notebooks; the others are counted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +74,23 @@ class Health:
     texts: tuple[str, ...]
     notes: tuple[str, ...] = ()
     flat: Bool[np.ndarray, "image text"] | None = None
+
+    def __repr__(self) -> str:
+        images, texts = self.presence.shape
+        flagged = np.any([self._flagged(name) for name in SENTENCES], axis=0)
+        return f"Health({images} images, {texts} texts, {int(flagged.sum())} of {flagged.size} maps with warnings)"
+
+    def _repr_html_(self) -> str:
+        """A row for each image and text: the numbers, and the warnings."""
+        images, rows = len(self.presence), []
+        for image, text in list(np.ndindex(self.presence.shape))[:MOST_ROWS]:
+            values = [float(getattr(self, name)[image, text]) for name in NUMBERS]
+            shown = ["" if math.isnan(value) else f"{value:.2f}" for value in values]
+            said = "; ".join(SENTENCES[name] for name in SENTENCES if self._flagged(name)[image, text])
+            rows.append((image, self.texts[text], shown, said))
+        left = self.presence.size - len(rows)
+        lines = [*([f"and {left} more rows"] if left else []), *self.notes]
+        return str(render(__name__, "health.html", several=images > 1, names=NUMBERS, rows=rows, lines=lines))
 
     @property
     def absent(self) -> Bool[np.ndarray, "image text"]:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from eclip import heatmap, render
 from eclip.errors import OptionError, ResultError
+from eclip.explanation.explanation import MOST_SHOWN
 from eclip.explanation.health import LEAST_PRESENCE, LEAST_SURE
 from eclip.results.coco import coco_mask
 from eclip.results.command import head, inputs, options, settings
@@ -62,7 +63,7 @@ class Segmentation:
         return f"Segmentation({len(self.sources)} images, {len(self.classes) - 1} classes, {by})"
 
     def _repr_png_(self) -> bytes:
-        return png(self.picture(0))
+        return png(render.stack([self.picture(image) for image in range(len(self.sources))[:MOST_SHOWN]]))
 
     def mask(self, image: Which = 0, name: Which | None = None) -> np.ndarray:
         """The pixels of an image that belong to a class, (height, width), bool.

@@ -32,6 +32,7 @@ class MapDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
         self.files: list[Path] = []
         places: list[tuple[int, int, int, int, int]] = []
         for shard in sorted((Path(folder) / SHARDS).glob("[0-9]*")):
@@ -60,6 +61,9 @@ class MapDataset(Dataset[dict[str, Any]]):
             self.files.append(file)
             found.append((len(self.files) - 1, 0, -1, -1, -1))
         return found
+
+    def __repr__(self) -> str:
+        return f"MapDataset({len(self)} images, {str(self.folder)!r})"
 
     def __len__(self) -> int:
         return len(self.places)

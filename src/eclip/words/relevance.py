@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -91,7 +92,8 @@ class WordRelevance:
         )
 
     def _repr_html_(self) -> str:
-        return "\n".join(self.html(image) for image in range(len(self.sources)))
+        titles = [f"<p><b>{escape(source)}</b></p>\n" if len(self.sources) > 1 else "" for source in self.sources]
+        return "\n".join(title + self.html(image) for image, title in enumerate(titles))
 
 
 def explain_words(

@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test check format bench docs clean
+.PHONY: help demo test check format bench docs release clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,5 +36,8 @@ docs: $(READY) ## build the documentation site into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "open site/index.html"
 
-clean: ## remove the environment, the site and the outputs of explain, compare and concepts
-	rm -rf .venv site .docs-cache demo eclip-out eclip-compare eclip-concepts
+release: $(READY) ## build wheel and sdist into dist/, and use the wheel in a bare environment, offline
+	$(BIN)/python tests/release.py
+
+clean: ## remove the environment, the site, dist/ and the outputs of explain, compare and concepts
+	rm -rf .venv dist site .docs-cache demo eclip-out eclip-compare eclip-concepts

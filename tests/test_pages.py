@@ -20,6 +20,7 @@ import eclip
 import tiny
 from eclip.evaluation.evaluation import Evaluation
 from eclip.evaluation.report.page import page_of
+from eclip.explanation.health import Health
 from eclip.render.html import environment, render
 from eclip.words.page import Sentence, words_page
 from test_explanation import _by_hand as by_hand
@@ -208,6 +209,7 @@ def test_templates_use_what_they_are_given_and_nothing_else(
     by_hand([[0, 1], [2, 4]], (32, 32)).save(tmp_path, ["html"])
     page_of([evaluation, evaluation])
     evaluation._repr_html_()
+    Health(*[np.zeros((1, 1), np.float32)] * 5, texts=("a",))._repr_html_()
     words_page("title", Image.new("RGB", (30, 20)), sentences(pairs=True), "note")
     own_page()
     for path in TEMPLATES:

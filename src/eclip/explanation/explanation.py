@@ -186,14 +186,11 @@ class Explanation:
         image, text = image_and_text(image, text, self.sources, self.texts)
         heat, level = self.edge(image, text, threshold)
         told: dict[str, Any] = {"text": self.label(text), "score": float(self.scores[image, text]), "legend": legend}
-        told |= {"doubt": self.doubt(image, text), "notes": [maker(self.provenance)]}
-        shown, picture = self.shown(image, text), self.image(image)
-        told |= {"signed": self.signed, "heat": heat, "level": level, "alpha": alpha}
-        return render.bounded(picture, check_max_side(max_side), lambda view: render.overlay(view, shown, **told))
+        told |= {"doubt": self.doubt(image, text), "notes": [maker(self.provenance)], "alpha": alpha}
+        told |= {"values": self.shown(image, text), "signed": self.signed, "heat": heat, "level": level}
+        return render.bounded(self.image(image), check_max_side(max_side), lambda view: render.overlay(view, **told))
 
-    def edge(
-        self, image: int, text: int, threshold: Threshold | None = None
-    ) -> tuple[Float[np.ndarray, "row col"], float]:
+    def edge(self, image: int, text: int, threshold: Threshold | None = None) -> tuple[np.ndarray, float]:
         """What the outline follows: the map on its own grid in [0, 1], and the level or another threshold."""
         return heatmap.normalize(self._map(image, text)).numpy(), self.level(image, text, threshold)
 

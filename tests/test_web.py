@@ -37,8 +37,8 @@ from eclip.web import arrays, gallery, settings
 from eclip.web.arrays import unpacked
 from eclip.web.engine import Engine
 from eclip.web.refusals import Refusal
-from eclip.web.serve import address_of, check_address
-from eclip.web.settings import Limits, Settings
+from eclip.web.serve import address_of
+from eclip.web.settings import Limits, Settings, check_address
 from eclip.web.store import Held, Store, plain_name
 from eclip.web.worker import Worker
 from serving import Served, served

@@ -14,6 +14,7 @@ import typer
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import completion, options
 from eclip.errors import MissingExtraError, OptionError
+from eclip.web.settings import DEFAULT_HOST, DEFAULT_PORT, Limits, Settings, check_address
 
 NEEDED = {
     "fastapi": "fastapi",
@@ -21,7 +22,6 @@ NEEDED = {
     "multipart": "python-multipart",
     "prometheus_client": "prometheus-client",
 }
-LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def serve(
@@ -33,10 +33,10 @@ def serve(
     ] = DEFAULT_MODEL,
     head: options.Head = None,
     device: options.Device = "auto",
-    host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs --token.")] = LOCAL[
-        0
-    ],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 = any free one.")] = 7860,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any but this machine's own needs --token.")
+    ] = DEFAULT_HOST,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 = any free one.")] = DEFAULT_PORT,
     token: Annotated[str | None, typer.Option(help="What callers must send; auto makes one.")] = None,
     allow_host: Annotated[
         list[str] | None,
@@ -68,9 +68,6 @@ def serve(
         raise MissingExtraError("eclip serve", missing[0], "web")
     if read_only_gallery is not None and not read_only_gallery.is_dir():
         raise OptionError(f"--read-only-gallery needs a folder, got {str(read_only_gallery)!r}.")
-    from eclip.web.serve import serve as run
-    from eclip.web.settings import Limits, Settings
-
     settings = Settings(
         models=tuple(names),
         device=device,
@@ -82,6 +79,11 @@ def serve(
         gallery=read_only_gallery,
         limits=Limits(memory=memory << 20, idle=60 * idle),
     )
+    check_address(settings)
+    from eclip.web.serve import serve as run  # imports torch, so after the checks
+
+    if not options.QUIET.get():
+        typer.echo(f"loading {', '.join(names)} ...", err=True)
 
     def ready(address: str) -> None:
         typer.echo(f"the page is at {address}")

@@ -12,7 +12,7 @@ import uvicorn
 from eclip.errors import OptionError
 from eclip.web.app import create_app
 from eclip.web.guard import Guard
-from eclip.web.settings import LOOPBACK, Settings
+from eclip.web.settings import Settings, check_address
 
 GRACE = 3
 """Seconds that open requests get when the server closes."""
@@ -65,21 +65,6 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._on_ready()
-
-
-def check_address(settings: Settings) -> None:
-    """Check that other machines cannot use the server without a token.
-
-    Raises:
-        OptionError: they could.
-    """
-    if settings.host not in LOOPBACK and not settings.token:
-        raise OptionError(
-            f"--host {settings.host} lets other machines use this server, so it needs --token SECRET; `--token auto` "
-            "makes one."
-        )
-    if settings.token is not None and len(settings.token) < 8:
-        raise OptionError("--token must have at least 8 characters, or be `auto`.")
 
 
 def listen(settings: Settings) -> socket.socket:

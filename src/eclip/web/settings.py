@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.errors import OptionError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 7860
@@ -65,3 +66,18 @@ class Settings:
     hosts: tuple[str, ...] = ()
     gallery: Path | None = None
     limits: Limits = field(default_factory=Limits)
+
+
+def check_address(settings: Settings) -> None:
+    """Check that other machines cannot use the server without a token.
+
+    Raises:
+        OptionError: they could.
+    """
+    if settings.host not in LOOPBACK and not settings.token:
+        raise OptionError(
+            f"--host {settings.host} lets other machines use this server, so it needs --token SECRET; `--token auto` "
+            "makes one."
+        )
+    if settings.token is not None and len(settings.token) < 8:
+        raise OptionError("--token must have at least 8 characters, or be `auto`.")

@@ -78,6 +78,7 @@ def look_at(page: Any, name: str, *, texts: bool = True) -> None:
 def answered(page: Any) -> None:
     page.wait_for_function("""() => {
       const scores = [...document.querySelectorAll('#chips .score')]
+      if (document.getElementById('panel').getAttribute('aria-busy') === 'true') return false
       return scores.length && scores.every(one => /\\d/.test(one.textContent))
     }""")
     settled(page)

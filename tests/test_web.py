@@ -98,7 +98,7 @@ def test_maps_and_scores_are_those_of_explain(
 ) -> None:
     answer = ask(server, "explain", images=[image], texts=TEXTS, method=method)
     own, r = answer["images"][0], eclip.explain(file, TEXTS, model=tiny_name, method=method)
-    np.testing.assert_array_equal(unpacked(own["raw"]), r.maps[0])
+    np.testing.assert_array_equal(unpacked(own["maps"]), r.maps[0])
     assert answer["signed"] is r.signed and own["grid"] == list(r.provenance["grid"])
     assert r.health is not None
     for number, one in enumerate(own["texts"]):
@@ -117,7 +117,7 @@ def test_maps_and_scores_are_those_of_explain(
 def test_a_contrast_of_two_texts(server: Served, image: str, file: Path, tiny_name: str) -> None:
     answer = ask(server, "explain", images=[image], texts=["a dog"], versus="a cat", method="maskclip")
     r = eclip.explain(file, "a dog", versus="a cat", model=tiny_name, method="maskclip")
-    np.testing.assert_array_equal(unpacked(answer["images"][0]["raw"]), r.maps[0])
+    np.testing.assert_array_equal(unpacked(answer["images"][0]["maps"]), r.maps[0])
     assert answer["images"][0]["texts"][0]["label"] == "a dog, not a cat"
 
 
@@ -129,8 +129,8 @@ def test_many_images_in_one_call_and_as_half_precision(server: Served, images: P
     assert [one["name"] for one in answer["images"]] == ["a.png", "b.jpg"]
     for one, own in zip(files, answer["images"], strict=True):
         maps = eclip.explain(one, TEXTS, model=server.state.engine.model(None)[1], method="itsm").maps[0]
-        assert own["raw"]["dtype"] == "float16"
-        np.testing.assert_allclose(unpacked(own["raw"]), maps, rtol=1e-3, atol=1e-5)
+        assert own["maps"]["dtype"] == "float16"
+        np.testing.assert_allclose(unpacked(own["maps"]), maps, rtol=1e-3, atol=1e-5)
 
 
 def test_octet_stream_is_a_file_for_numpy(server: Served, image: str, file: Path, tiny_name: str) -> None:
@@ -260,7 +260,7 @@ def test_the_command_and_the_python_lines_repeat_the_answer(
     (tmp_path / name).write_bytes(file.read_bytes() + b"  ")
     own = upload(server, (tmp_path / name).read_bytes(), f"C:\\folder\\{name}")["id"]
     answer = ask(server, "explain", images=[own], texts=['"quoted" text', "b"], method="legrad", options={"depth": 3})
-    maps, told = unpacked(answer["images"][0]["raw"]), answer["images"][0]["repeat"]
+    maps, told = unpacked(answer["images"][0]["maps"]), answer["images"][0]["repeat"]
     import shlex
 
     words = [*shlex.split(told["command"])[1:], "-o", "out", "--format", "npz,json"]

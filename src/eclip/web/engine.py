@@ -127,7 +127,7 @@ class Engine:
         settings: dict[str, Any] = {"method": asked.method, "versus": asked.versus, "refine": asked.refine}
         settings |= {"templates": asked.templates, "health": asked.health}
         own = _options(asked)
-        query, said = noted(lambda: query_of(list(dict.fromkeys(asked.texts)), model=backbone, **settings, **own))
+        query, said = noted(lambda: query_of(asked.texts, model=backbone, **settings, **own))
         found = []
         for image in images:
             check()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from functools import singledispatch
 from typing import Any
 
@@ -63,22 +62,3 @@ def _arguments(name: str, texts: list[str], given: dict[str, Any]) -> str:
 
 def _python(made: dict[str, Any], lines: list[str]) -> str:
     return "\n".join(["import eclip", "", *lines])
-
-
-def shown(name: str, text: str, threshold: float | None, alpha: float) -> list[str]:
-    """Lines of Python for the picture that the page shows and its mask.
-
-    Args:
-        name: of the variable that holds the explanation.
-        text: which text.
-        threshold: None = the method's own.
-        alpha: opacity.
-    """
-    more = "" if threshold is None else f", threshold={threshold!r}"
-    picture = f"{name}.overlay(0, {text!r}{more}, alpha={alpha!r})"
-    return [f'{picture}.save("overlay.png")', f"mask = {name}.mask(0, {text!r}{more})"]
-
-
-def quoted(words: list[str]) -> str:
-    """Words as a shell command."""
-    return shlex.join(words)

@@ -38,8 +38,8 @@ export function show() {
   health(one)
   if (!['map', 'export', 'truth', 'compare'].includes(state.tab)) return
   if (!one) { parts.stage.setMap(null); measure(); return }
-  const {maps, raw, signed} = state.answer, [, rows, cols] = maps.shape
-  parts.stage.setMap({values: maps.at(state.chosen), raw: raw.at(state.chosen), rows, cols, signed, doubt: one.doubt})
+  const {maps, signed} = state.answer, [, rows, cols] = maps.shape, raw = maps.at(state.chosen)
+  parts.stage.setMap({values: one.flat ? raw.map(() => 0) : raw, raw, rows, cols, signed, doubt: one.doubt})
   level()
   point()
 }

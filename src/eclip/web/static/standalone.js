@@ -4,7 +4,7 @@ import {unpack} from './arrays.js'
 import {Stage} from './stage.js'
 
 const {answer, colors, size, shown} = JSON.parse(document.getElementById('data').textContent)
-const [own] = answer.images, maps = unpack(own.maps), raw = unpack(own.raw)
+const [own] = answer.images, maps = unpack(own.maps)
 const picture = document.getElementById('image'), chips = document.getElementById('chips')
 const canvas = document.getElementById('canvas'), readout = document.getElementById('readout')
 const stage = new Stage(canvas, {...colors, sequential: unpack(colors.sequential).values,
@@ -14,8 +14,8 @@ let chosen = shown.text
 
 function choose(text, threshold = null) {
   chosen = text
-  const one = own.texts[text]
-  stage.setMap({values: maps.at(text), raw: raw.at(text), rows, cols, signed: answer.signed, doubt: one.doubt})
+  const one = own.texts[text], raw = maps.at(text)
+  stage.setMap({values: one.flat ? raw.map(() => 0) : raw, raw, rows, cols, signed: answer.signed, doubt: one.doubt})
   stage.set({threshold: threshold ?? one.level})
   controls.threshold.value = threshold ?? one.level
   for (const [number, chip] of [...chips.children].entries())

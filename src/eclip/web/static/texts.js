@@ -82,7 +82,7 @@ export async function ask() {
   try {
     const answer = await withImage(id => post('explain', {...asked, images: [id]}, signal))
     const [own] = answer.images
-    state.answer = {...answer, maps: unpack(own.maps), raw: unpack(own.raw)}
+    state.answer = {...answer, maps: unpack(own.maps)}
     $('text-error').replaceChildren()
     if (answer.warnings.length) say(answer.warnings.join(' '))
   } catch (error) {

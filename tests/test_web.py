@@ -501,6 +501,21 @@ def test_what_was_used_longest_ago_is_forgotten_first() -> None:
     assert store.bytes <= store.limits.memory
 
 
+def test_encodings_are_dropped_before_images(tiny_name: str) -> None:
+    store = Store(Limits())
+    engine = Engine(Settings(models=(tiny_name,)), store)
+    engine.models = {tiny_name: eclip.load(tiny_name)}
+    ids = [held_in(store, seed).id for seed in range(4)]
+    engine.prepare([(one, tiny_name) for one in ids], [])
+    each = store.get(ids[0]).bytes - 100 * 100 * 3
+    assert each > 10_000
+    store.limits = Limits(memory=store.bytes - 2 * each)
+    store.sweep()
+    assert [len(held.encodings) for held in map(store.get, ids)] == [1, 0, 0, 1]  # the first was used again
+    engine.prepare([(ids[1], tiny_name)], [])
+    assert store.get(ids[1]).encodings
+
+
 def test_images_are_forgotten_after_a_while(tmp_path: Path) -> None:
     now = [0.0]
     store = Store(Limits(idle=10), clock=lambda: now[0])

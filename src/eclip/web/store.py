@@ -129,15 +129,22 @@ class Store:
             del self._held[id]
 
     def sweep(self) -> None:
-        """Forget what was not used for long, and what was used longest ago while there is too much."""
+        """Forget what was not used for long; while there is too much, first encodings, then images, the oldest first."""
         with self._lock:
             now = self.clock()
             for held in [one for one in self._held.values() if now - one.used > self.limits.idle]:
                 self._drop(held)
-            for held in list(self._held.values())[:-1]:  # the newest stays
-                if self.bytes <= self.limits.memory:
-                    break
-                self._drop(held)
+            older = list(self._held.values())[:-1]  # the newest stays
+            total = self.bytes
+            for held in older:
+                if total > self.limits.memory:
+                    total -= held.bytes
+                    held.encodings.clear()
+                    total += held.bytes
+            for held in older:
+                if total > self.limits.memory:
+                    total -= held.bytes
+                    self._drop(held)
 
     @property
     def bytes(self) -> int:

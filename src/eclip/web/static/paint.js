@@ -86,14 +86,15 @@ export function signed(map, peak = null) {
 export function resized(map, rows, cols, width, height) {
   const found = new Float32Array(width * height), {fround} = Math
   const [left, right, across] = places(cols, width), [above, below, down] = places(rows, height)
+  const wide = new Float32Array(rows * width)  // first along each row of the grid, then between two of them
+  for (let row = 0, i = 0; row < rows; row++) {
+    const start = row * cols
+    for (let x = 0; x < width; x++, i++)
+      wide[i] = fround(fround(1 - across[x]) * map[start + left[x]]) + fround(across[x] * map[start + right[x]])
+  }
   for (let y = 0, i = 0; y < height; y++) {
-    const top = above[y] * cols, bottom = below[y] * cols, v = down[y], w = fround(1 - v)
-    for (let x = 0; x < width; x++, i++) {
-      const l = left[x], r = right[x], u = across[x], t = fround(1 - u)
-      const upper = fround(fround(t * map[top + l]) + fround(u * map[top + r]))
-      const lower = fround(fround(t * map[bottom + l]) + fround(u * map[bottom + r]))
-      found[i] = fround(w * upper) + fround(v * lower)
-    }
+    const top = above[y] * width, bottom = below[y] * width, v = down[y], w = fround(1 - v)
+    for (let x = 0; x < width; x++, i++) found[i] = fround(w * wide[top + x]) + fround(v * wide[bottom + x])
   }
   return found
 }
@@ -112,9 +113,9 @@ function places(count, size) {
 
 // The level of each pixel's color in the table.
 export function levels(values, isSigned) {
-  const found = new Uint8Array(values.length)
+  const found = new Uint8Array(values.length), {fround} = Math, most = LEVELS - 1
   for (let i = 0; i < values.length; i++)
-    found[i] = Math.round(Math.fround((isSigned ? Math.fround(values[i] + 1) / 2 : values[i]) * (LEVELS - 1)))
+    found[i] = fround((isSigned ? fround(values[i] + 1) / 2 : values[i]) * most) + 0.5 | 0
   return found
 }
 

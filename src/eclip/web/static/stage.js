@@ -16,6 +16,7 @@ export class Stage {
     this.map = null
     this.labels = null
     this.pending = 0
+    for (const blend of Object.values(this.blends)) for (const alpha of [0.5, 0.85]) blend.at(alpha)  // compiled by now
   }
 
   // An image element or bitmap that has loaded; its pixels are the view that the server made.
@@ -59,19 +60,21 @@ export class Stage {
     return this.look.colors === 'auto' ? Boolean(this.map?.signed) : this.look.colors === 'signed'
   }
 
-  // What depends on the map and not on the sliders.
-  fields(isSigned) {
+  // The level of each pixel's color; it depends on the map and not on the sliders.
+  levels(isSigned) {
     const {map} = this, {width, height} = this.canvas
     if (!map.shown.has(isSigned)) {
       const shown = isSigned ? signed(map.values, map.peak) : map.heat
-      const values = resized(shown, map.rows, map.cols, width, height)
-      map.shown.set(isSigned, levels(values, isSigned))
-    }
-    if (!map.fine) {
-      map.fine = resized(map.heat, map.rows, map.cols, width, height)
-      map.slope = slopes(map.fine, width, height)
+      map.shown.set(isSigned, levels(resized(shown, map.rows, map.cols, width, height), isSigned))
     }
     return map.shown.get(isSigned)
+  }
+
+  // The heat of each pixel, as far as a mask, a line or a box needs it.
+  get fine() {
+    const {map} = this, {width, height} = this.canvas
+    map.fine ??= resized(map.heat, map.rows, map.cols, width, height)
+    return map.fine
   }
 
   draw() {
@@ -85,21 +88,28 @@ export class Stage {
       return
     }
     const {look, pixels, gray, map} = this, {width, height} = this.canvas
-    const alpha = look.alpha * (this.dim[map.doubt ?? ''] ?? 1), level = this.fields(this.isSigned)
-    const stroke = strokeOf(width, height), {fine, slope} = map
-    if (look.view === 'mask') {
-      for (let i = 0; i < pixels.length; i++) {
-        const faint = gray[i] * 0.35 | 0
-        pixels[i] = fine[i] >= look.threshold ? this.source[i] : 255 << 24 | faint << 16 | faint << 8 | faint
-      }
-    } else {
-      const table = this.blends[this.isSigned].at(alpha)
+    const alpha = look.alpha * (this.dim[map.doubt ?? ''] ?? 1), stroke = strokeOf(width, height)
+    if (look.view === 'mask') this.drawMask()
+    else {
+      const table = this.blends[this.isSigned].at(alpha), level = this.levels(this.isSigned)
       for (let i = 0; i < pixels.length; i++) pixels[i] = table[level[i] << 8 | gray[i]]
     }
-    if (look.contours) for (const one of CONTOURS) outline(pixels, fine, slope, one, stroke / 2, 0.7, this.ink)
-    if (look.outline) outline(pixels, fine, slope, look.threshold, stroke, look.view === 'mask' ? 1 : alpha, this.ink)
+    const line = (at, wide, strength) => {
+      map.slope ??= slopes(this.fine, width, height)
+      outline(pixels, this.fine, map.slope, at, wide, strength, this.ink)
+    }
+    if (look.contours) for (const one of CONTOURS) line(one, stroke / 2, 0.7)
+    if (look.outline) line(look.threshold, stroke, look.view === 'mask' ? 1 : alpha)
     this.pen.putImageData(this.frame, 0, 0)
     if (look.boxes) this.drawBoxes(stroke)
+  }
+
+  drawMask() {
+    const {look, pixels, gray, source, fine} = this
+    for (let i = 0; i < pixels.length; i++) {
+      const faint = gray[i] * 0.35 | 0
+      pixels[i] = fine[i] >= look.threshold ? source[i] : 255 << 24 | faint << 16 | faint << 8 | faint
+    }
   }
 
   drawBoxes(stroke) {
@@ -113,17 +123,15 @@ export class Stage {
 
   // In pixels of the view.
   boxes() {
-    if (!this.map) return []
-    this.fields(this.isSigned)
-    return boxes(this.map.fine, this.canvas.width, this.canvas.height, this.look.threshold)
+    return this.map ? boxes(this.fine, this.canvas.width, this.canvas.height, this.look.threshold) : []
   }
 
   // Share of the pixels that reach the threshold.
   area() {
-    this.fields(this.isSigned)
+    const {fine, look} = this
     let count = 0
-    for (const value of this.map.fine) if (value >= this.look.threshold) count++
-    return count / this.map.fine.length
+    for (let i = 0; i < fine.length; i++) if (fine[i] >= look.threshold) count++
+    return count / fine.length
   }
 
   // The patch at a pointer event, {row, col}, or null outside.

@@ -48,6 +48,7 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Any:
 FIRST = (
     "test_train_processes.py",
     "test_stream.py",
+    "test_page.py",
     "test_hub.py",
     "test_evaluate.py",
     "test_doors.py",

@@ -421,6 +421,7 @@ def test_a_link_restores_what_was_shown(page: Any, browser: Any, server: Served)
     page.evaluate("""() => { const slider = document.getElementById('threshold')
       slider.value = 0.4; slider.dispatchEvent(new Event('input')) }""")
     settled(page)
+    page.wait_for_url("**threshold=0.4**")
     address, shown = page.url, pixels(page)
     assert "image=example-street" in address and "method=gem" in address and "threshold=0.4" in address
     context = browser.new_context(viewport={"width": 1280, "height": 900})

@@ -307,6 +307,7 @@ def test_concepts_need_a_mean(server: Served, image: str) -> None:
         ({"texts": ["a"], "method": "gem", "options": {"depht": 3}}, 400, ["OptionError", "depth"]),
         ({"texts": ["a"], "method": "gem", "options": {"image_size": 4096}}, 400, ["OptionError", "image_size"]),
         ({"texts": ["a"], "method": "gem", "options": {"device": "cuda"}}, 400, ["OptionError", "device"]),
+        ({"texts": ["a"], "method": "no", "options": {"depth": 3}}, 400, ["UnknownNameError"]),
         ({"texts": ["a"], "options": {"depth": 3}}, 400, ["options belong to a method"]),
         ({"texts": ["a"], "method": "rise", "options": {"mask_count": 10**9}}, 400, ["how long it takes"]),
         ({"texts": ["a"], "method": "attention", "versus": "b"}, 400, ["cannot explain the difference"]),

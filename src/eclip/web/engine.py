@@ -17,7 +17,7 @@ from eclip.backbones.view import View
 from eclip.errors import EclipError, EqualTextsWarning, OptionError, TextCutWarning, UnknownNameError
 from eclip.explanation.explain import query_of
 from eclip.explanation.query import Query, since
-from eclip.methods import METHODS, options_for
+from eclip.methods import METHODS, check_methods, options_for
 from eclip.web import schemas
 from eclip.web.refusals import Refusal
 from eclip.web.settings import Settings
@@ -221,6 +221,7 @@ def _options(asked: schemas.Query) -> dict[str, Any]:
         return {}
     if asked.method is None:
         raise OptionError("options belong to a method: give its name too.")
+    check_methods([asked.method])
     own = options_for(asked.method, [asked.method], dict(asked.options))
     if METHODS[asked.method].kind == "perturbation":
         raise OptionError(f"options of {asked.method} decide how long it takes: set them on the command line.")

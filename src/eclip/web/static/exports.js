@@ -4,13 +4,18 @@ import {file} from './api.js'
 import {$, download, say} from './dom.js'
 import {chosenText, link, method, on, question, state, withImage} from './state.js'
 
+let later = 0
+
 export function start() {
   for (const format of ['png', 'npz', 'json', 'html']) $(`export-${format}`).onclick = () => save(format)
   for (const button of document.querySelectorAll('[data-copies]'))
     button.onclick = () => copy(() => $(button.dataset.copies).textContent, button)
   $('copy-link').onclick = () => copy(() => location.href.split('#')[0] + link(), $('copy-link'))
   on('answer chosen look tab versus', draw)
-  on('answer chosen look tab versus method model', () => history.replaceState(null, '', link()))
+  on('answer chosen look tab versus method model', () => {  // browsers allow few of these, and a slider asks for many
+    clearTimeout(later)
+    later = setTimeout(() => history.replaceState(null, '', link()), 250)
+  })
 }
 
 async function save(format) {

@@ -46,6 +46,10 @@ export class Blend {
       const strength = this.signed ? Math.abs(2 * level / (LEVELS - 1) - 1) : level / (LEVELS - 1)
       const ramp = Math.min(1, Math.max(0, (strength - FAINTEST) / (FULL - FAINTEST)))
       const opacity = alpha * ramp * ramp * (3 - 2 * ramp)
+      if (opacity === 0 && level > 0 && !this.signed) {  // as the level below: the gray alone
+        this.table.copyWithin(256 * level, 256 * (level - 1), 256 * level)
+        continue
+      }
       for (let gray = 0; gray < 256; gray++) {
         const ground = GROUND[gray]
         this.table[256 * level + gray] = pixel(ground + 0.92 * opacity * (L - ground), opacity * a, opacity * b)

@@ -16,7 +16,7 @@ export class Stage {
     this.map = null
     this.labels = null
     this.pending = 0
-    for (const blend of Object.values(this.blends)) for (const alpha of [0.5, 0.85]) blend.at(alpha)  // compiled by now
+    for (const blend of Object.values(this.blends)) for (const alpha of [0.2, 0.4, 0.6, 0.85]) blend.at(alpha)  // compiled by now
   }
 
   // An image element or bitmap that has loaded; its pixels are the view that the server made.

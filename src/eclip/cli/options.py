@@ -209,7 +209,9 @@ def options_by_method(pairs: list[str], known: Mapping[str, Entry[Any]]) -> dict
         method, dot, rest = pair.partition(".")
         if not dot or method not in known:
             names = "`eclip methods ls`" if known is METHODS else ", ".join(known)
-            raise OptionError(f"--set must be METHOD.KEY=VALUE with a method of {names}, got {pair!r}.")
+            raise OptionError(
+                f"--set must be METHOD.KEY=VALUE, such as gem.depth=4, with a method of {names}, got {pair!r}."
+            )
         given.setdefault(method, []).append(rest)
     return {method: parse_options("--set", own, known[method].options) for method, own in given.items()}
 

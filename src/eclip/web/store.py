@@ -129,7 +129,7 @@ class Store:
             del self._held[id]
 
     def sweep(self) -> None:
-        """Forget what was not used for long; while there is too much, first encodings, then images, the oldest first."""
+        """Forget what was not used for long; while there is too much, encodings, then images, the oldest first."""
         with self._lock:
             now = self.clock()
             for held in [one for one in self._held.values() if now - one.used > self.limits.idle]:

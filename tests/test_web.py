@@ -453,6 +453,13 @@ def test_a_folder_to_look_at(tiny_name: str, images: Path) -> None:
         assert one.client.get("/healthz", headers={"Host": "my.host"}).status_code == 200
 
 
+def test_no_upload_is_written_to_disk(tiny_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8)
+    monkeypatch.setattr("tempfile.SpooledTemporaryFile.rollover", lambda self: pytest.fail("an upload went to disk"))
+    with served(Settings(models=(tiny_name,))) as one:
+        assert upload(one, png(noise))["width"] == 900  # 2.4 MB
+
+
 def test_images_can_be_forgotten(server: Served, file: Path) -> None:
     own = upload(server, file.read_bytes() + b"    ")["id"]
     assert server.client.delete(f"{API}images/{own}").status_code == 200
@@ -633,6 +640,16 @@ def test_an_error_does_not_end_the_worker(worker: Worker) -> None:
     with pytest.raises(SystemExit):
         worker.submit("a", broken).future.result(5)
     assert worker.submit("a", lambda check: 1).future.result(5) == 1
+
+
+def test_what_is_cancelled_leaves_the_queue(worker: Worker) -> None:
+    gate = Gate()
+    worker.submit("a", gate)
+    gate.running.wait(5)
+    for _ in range(100):
+        worker.submit("a", gate).stop()
+    assert len(worker._queues["a"]) == 1
+    gate.opened.set()
 
 
 def test_closing_refuses_and_cancels(worker: Worker) -> None:

@@ -16,6 +16,7 @@ from eclip.refinements import REFINEMENTS
 from eclip.web import answers, exports, schemas, uploads
 from eclip.web.arrays import npz, packed
 from eclip.web.refusals import Refusal
+from eclip.web.settings import LOOPBACK
 from eclip.web.worker import Check, Need
 
 router = APIRouter(prefix="/api/v1", responses={"default": {"model": schemas.Problem, "description": "Refused."}})
@@ -57,9 +58,9 @@ async def answer(
 
 
 def caller_of(request: Request) -> str:
-    """Whose turn a request takes: its address, and the tab of the browser if it says so."""
+    """Whose turn a request takes: that of its address; on this machine, that of the browser's tab."""
     host = request.client.host if request.client else ""
-    return f"{host} {request.headers.get('x-eclip-client', '')[:40]}"
+    return f"{host} {request.headers.get('x-eclip-client', '')[:40]}" if host in LOOPBACK else host
 
 
 @router.get("/about", tags=["server"])

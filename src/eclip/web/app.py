@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartParser
 from starlette.staticfiles import StaticFiles
 
 from eclip import __version__
@@ -39,6 +40,7 @@ def create_app(settings: Settings) -> Guard:
     Raises:
         EclipError: a model or the gallery cannot be loaded.
     """
+    MultiPartParser.spool_max_size = settings.limits.file_bytes + 1  # so that no upload is written to disk
     store = Store(settings.limits)
     counts = Counts(store)
     engine = Engine(settings, store, counts.batches.observe)

@@ -88,10 +88,11 @@ class Worker:
         """
         job = Job(task, needs, time.monotonic())
         with self._turn:
-            own = self._queues.get(caller, ())
+            own = deque(one for one in self._queues.get(caller, ()) if not one.future.cancelled())
             if not self._open or len(self) >= self.waiting or len(own) >= max(1, 3 * self.waiting // 4):
                 raise busy()
-            self._queues.setdefault(caller, deque()).append(job)
+            own.append(job)
+            self._queues[caller] = own  # keeps its place in line
             self._turn.notify()
         return job
 

@@ -23,8 +23,10 @@ if CHROMIUM is None:
     pytest.skip("needs Chromium (Debian: apt-get install chromium)", allow_module_level=True)
 
 from PIL import Image
+from safetensors.torch import save_file
 
 import eclip
+import tiny
 from eclip import heatmap
 from eclip.web.settings import Limits, Settings
 from serving import Served, served
@@ -50,13 +52,12 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any, server: Served) -> Iterator[Any]:
     """A new page; at the end, nothing may have been logged as an error."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    context = context_of(browser, viewport={"width": 1280, "height": 900}, accept_downloads=True)
     yield from opened(context, server.address)
 
 
 def opened(context: Any, address: str) -> Iterator[Any]:
     one, said = context.new_page(), list[str]()
-    one.set_default_timeout(60_000)
     one.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
     one.on("pageerror", lambda error: said.append(str(error)))
     one.said = said
@@ -65,6 +66,13 @@ def opened(context: Any, address: str) -> Iterator[Any]:
     yield one
     context.close()
     assert not said
+
+
+def context_of(browser: Any, **options: Any) -> Any:
+    """A new window; machines under load take their time."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(90_000)
+    return context
 
 
 def look_at(page: Any, name: str, *, texts: bool = True) -> None:
@@ -342,7 +350,7 @@ def test_wrong_files_are_told(
 ) -> None:
     data = (EXAMPLES / "cat.jpg").read_bytes()[:9000] if content is None else content
     (tmp_path / name).write_bytes(data)
-    context = browser.new_context()
+    context = context_of(browser)
     page = context.new_page()
     page.goto(server.address)
     page.wait_for_selector("body.ready")
@@ -392,7 +400,7 @@ def test_files_of_what_is_shown(page: Any, browser: Any, tmp_path: Path) -> None
     assert scope["mask"].shape == r.sizes[0][::-1]
     shown = pixels(page)
     (tmp_path / "own.html").write_bytes(kept["html"])
-    alone = browser.new_context(offline=True)
+    alone = context_of(browser, offline=True)
     for other in opened_file(alone, tmp_path / "own.html"):
         assert (np.abs(pixels(other) - shown) <= 2).all()
         other.locator("#chips button").nth(0).click()
@@ -424,7 +432,7 @@ def test_a_link_restores_what_was_shown(page: Any, browser: Any, server: Served)
     page.wait_for_url("**threshold=0.4**")
     address, shown = page.url, pixels(page)
     assert "image=example-street" in address and "method=gem" in address and "threshold=0.4" in address
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context = context_of(browser, viewport={"width": 1280, "height": 900})
     other = context.new_page()
     other.goto(address)
     answered(other)
@@ -450,9 +458,8 @@ def test_the_server_goes_away_and_comes_back(browser: Any, tiny_name: str) -> No
     settings = Settings(models=(tiny_name,))
     with served(settings) as first:
         port = int(first.address.rsplit(":", 1)[1])
-        context = browser.new_context()
+        context = context_of(browser)
         page = context.new_page()
-        page.set_default_timeout(30_000)
         page.goto(first.address)
         page.wait_for_selector("body.ready")
         look_at(page, "cat.jpg")
@@ -467,10 +474,38 @@ def test_the_server_goes_away_and_comes_back(browser: Any, tiny_name: str) -> No
         context.close()
 
 
+def test_a_model_without_attention_has_words_but_no_pairs(browser: Any, tmp_path: Path) -> None:
+    vision = {"image_size": 96, "timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "linear"}
+    model = tiny.model("convnext")
+    config = {"model_cfg": {"embed_dim": 24, "vision_cfg": vision, "text_cfg": tiny.TEXT}, "preprocess_cfg": {}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
+    with served(Settings(models=(f"local-dir:{tmp_path}",))) as one:
+        context = context_of(browser)
+        page = context.new_page()
+        page.goto(one.address)
+        page.wait_for_selector("body.ready")
+        look_at(page, "cat.jpg")
+        page.click("#tab-words")
+        page.wait_for_selector("#words .bars")
+        assert "cannot be linked" in page.inner_text("#words") and "cat" in page.inner_text("#words .bars")
+        page.click("#tab-layers")
+        page.wait_for_selector("#layers-said .error")
+        assert "no block" in page.inner_text("#layers-said") or "attention of a block" in page.inner_text(
+            "#layers-said"
+        )
+        page.select_option("#method", "attention")
+        page.wait_for_selector("#text-error .error")
+        page.select_option("#method", "itsm")
+        answered(page)
+        assert not page.query_selector("#text-error .error") and page.is_hidden("#concepts")
+        context.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_serious_is_inaccessible(browser: Any, server: Served, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme, bypass_csp=True)
+    context = context_of(browser, viewport={"width": 1280, "height": 900}, color_scheme=scheme, bypass_csp=True)
     for page in opened(context, server.address):
         assert page.evaluate("document.documentElement.dataset.theme") == scheme
         serious(axe, page)
@@ -499,7 +534,7 @@ def test_colors_can_be_switched_and_stay(page: Any) -> None:
 
 
 def test_a_phone_has_room_for_everything(browser: Any, server: Served) -> None:
-    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
+    context = context_of(browser, viewport={"width": 390, "height": 844}, has_touch=True)
     for page in opened(context, server.address):
         wide = "document.documentElement.scrollWidth"
         assert page.evaluate(wide) <= 390
@@ -530,7 +565,7 @@ def test_the_layout_does_not_jump(page: Any) -> None:
 
 
 def test_the_api_page_lists_every_address(browser: Any, server: Served) -> None:
-    context = browser.new_context()
+    context = context_of(browser)
     one = context.new_page()
     one.goto(f"{server.address}/docs")
     one.wait_for_selector("#addresses summary")

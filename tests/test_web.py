@@ -288,6 +288,7 @@ def test_one_forward_pass_for_any_number_of_questions(server: Served, file: Path
 def test_concepts_need_a_mean(server: Served, image: str) -> None:
     answer = server.client.post(f"{API}concepts", json={"image": image})
     refused(answer, 400, "mean")
+    assert server.client.get(f"{API}models").json()[0]["concepts"] is False  # so the page does not ask
 
 
 # Refusals

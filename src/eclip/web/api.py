@@ -94,6 +94,7 @@ def models_of(state: Any) -> list[dict[str, Any]]:
             "size": backbone.image_size,
             "patch": backbone.patch_size,
             "head": backbone.head is not None,
+            "concepts": name in state.engine.with_concepts,
             "default_method": state.default_methods[name],
         }
         for name, backbone in state.engine.models.items()

@@ -52,6 +52,7 @@ class Engine:
     def __init__(self, settings: Settings, store: Store, on_batch: Callable[[int], None] = lambda count: None) -> None:
         self.settings, self.store, self.on_batch = settings, store, on_batch
         self.models: dict[str, Backbone] = {}
+        self.with_concepts = set[str]()
 
     def load(self) -> None:
         """Load all models, and what the checks of maps need, so that the first answer is fast.
@@ -64,6 +65,7 @@ class Engine:
             query_of(["a"], model=backbone, health=True)
             with suppress(EclipError):  # concepts need an image mean and scikit-learn
                 self._vocabulary(backbone)
+                self.with_concepts.add(name)
 
     def _vocabulary(self, backbone: Backbone) -> None:
         """Encode the words that concepts are made of."""

@@ -40,7 +40,7 @@ class Refusal(Exception):
 
 STATUS: tuple[tuple[type[EclipError], int, str], ...] = (
     (UnknownNameError, 400, "GET /api/v1/models, /methods and /refinements list what there is."),
-    (NotApplicableError, 422, "Choose another method; the page grays out those that do not apply."),
+    (NotApplicableError, 422, "Choose another method, or another model."),
     (ImageError, 415, "JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF files can be read."),
     (OptionError, 400, ""),
     (TextError, 400, ""),

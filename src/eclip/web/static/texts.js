@@ -3,7 +3,7 @@
 import {post} from './api.js'
 import {unpack} from './arrays.js'
 import {$, h, say, tell} from './dom.js'
-import {emit, latest, on, parts, question, state, withImage} from './state.js'
+import {emit, latest, model, on, parts, question, state, withImage} from './state.js'
 
 const BADGES = {'probably not in the image': 'probably not there', 'may not be in the image': 'may not be there'}
 let concepts = []
@@ -76,8 +76,14 @@ export function choose(number) {
 }
 
 export async function ask() {
-  if (!state.image || !state.texts.length) { state.answer = null; draw(); emit('answer'); return }
   const signal = latest('explain'), asked = question()
+  if (!state.image || !state.texts.length) {
+    state.answer = null
+    $('panel').setAttribute('aria-busy', false)
+    draw()
+    emit('answer')
+    return
+  }
   $('panel').setAttribute('aria-busy', true)
   try {
     const answer = await withImage(id => post('explain', {...asked, images: [id]}, signal))
@@ -115,7 +121,7 @@ function draw() {
 async function suggest() {
   concepts = []
   offer()
-  if (!state.image) return
+  if (!state.image || !model().concepts) return
   const signal = latest('concepts')
   try {
     concepts = (await withImage(id => post('concepts', {image: id, model: state.model}, signal))).concepts

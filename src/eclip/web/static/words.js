@@ -28,7 +28,11 @@ async function load() {
   try {
     const image = state.image.id
     const [relevance, pairs] = await withImage(id => Promise.all([
-      post('words', {...asked, image: id, method: 'leave_one_out'}, signal), post('interactions', {...asked, image: id}, signal)]))
+      post('words', {...asked, image: id, method: 'leave_one_out'}, signal), post('interactions', {...asked, image: id}, signal).catch(apart)]))
+    if (pairs.why) {
+      place.replaceChildren(...bars(relevance.words), h('p', {class: 'hint'}, `Patches cannot be linked to words here: ${pairs.why}`))
+      return
+    }
     linked = {text, image, model: state.model, relevance, words: pairs.words, values: unpack(pairs.values)}
     linked.sums = pairs.words.map((_, word) => linked.values.at(word).reduce((sum, value) => sum + value, 0))
     linked.peak = linked.values.values.reduce((most, value) => Math.max(most, Math.abs(value)), 0)
@@ -38,18 +42,28 @@ async function load() {
   }
 }
 
+// Pairs need attention over patches, which not every model has; the words alone do not.
+function apart(error) {
+  if (error.status !== 422) throw error
+  return {why: error.message}
+}
+
+function bars(shares) {
+  return [h('h3', {}, 'Without the word'),
+    h('ul', {class: 'bars'}, ...shares.map(({word, share}) => h('li', {},
+      h('span', {class: 'bar-word'}, word), barOf(share), h('span', {class: 'number'}, percent(share))))),
+    h('p', {class: 'hint'}, 'How much the score falls without the word, as a share of all falls.')]
+}
+
 function draw() {
-  const shares = linked.relevance.words
   $('words').replaceChildren(
     h('p', {class: 'sentence', id: 'sentence'}, ...linked.words.flatMap((word, number) => [h('button', {
       class: 'word', onmouseenter: () => show(number), onmouseleave: () => show(null), onfocus: () => show(number),
       onblur: () => show(null), onclick: () => pin({word: number}),
     }, word), ' '])),
     h('p', {class: 'hint', id: 'words-now'}),
-    h('h3', {}, 'Without the word'),
-    h('ul', {class: 'bars'}, ...shares.map(({word, share}) => h('li', {},
-      h('span', {class: 'bar-word'}, word), barOf(share), h('span', {class: 'number'}, percent(share))))),
-    h('p', {class: 'hint'}, 'Sentence and image: what a word and a patch add to the score together; amber adds, blue takes away, and the patches of faint words are drawn up to three times stronger. Bars: how much the score falls without the word, as a share of all falls.'))
+    h('p', {class: 'hint'}, 'What a word and a patch add to the score together; amber adds, blue takes away, and the patches of faint words are drawn up to three times stronger.'),
+    ...bars(linked.relevance.words))
   paint()
   show(null)
 }

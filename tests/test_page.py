@@ -71,7 +71,7 @@ def opened(context: Any, address: str) -> Iterator[Any]:
 def context_of(browser: Any, **options: Any) -> Any:
     """A new window; machines under load take their time."""
     context = browser.new_context(**options)
-    context.set_default_timeout(90_000)
+    context.set_default_timeout(60_000)
     return context
 
 
@@ -84,11 +84,14 @@ def look_at(page: Any, name: str, *, texts: bool = True) -> None:
 
 
 def answered(page: Any) -> None:
-    page.wait_for_function("""() => {
-      const scores = [...document.querySelectorAll('#chips .score')]
-      if (document.getElementById('panel').getAttribute('aria-busy') === 'true') return false
-      return scores.length && scores.every(one => /\\d/.test(one.textContent))
-    }""")
+    try:
+        page.wait_for_function("""() => {
+          const scores = [...document.querySelectorAll('#chips .score')]
+          if (document.getElementById('panel').getAttribute('aria-busy') === 'true') return false
+          return scores.length && scores.every(one => /\\d/.test(one.textContent))
+        }""")
+    except sync_api.TimeoutError:  # what the page says instead
+        raise AssertionError(page.inner_text("body") + getattr(page, "url", "")) from None
     settled(page)
 
 
@@ -478,9 +481,11 @@ def test_a_model_without_attention_has_words_but_no_pairs(browser: Any, tmp_path
     vision = {"image_size": 96, "timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "linear"}
     model = tiny.model("convnext")
     config = {"model_cfg": {"embed_dim": 24, "vision_cfg": vision, "text_cfg": tiny.TEXT}, "preprocess_cfg": {}}
-    (tmp_path / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
-    save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
-    with served(Settings(models=(f"local-dir:{tmp_path}",))) as one:
+    folder = tmp_path / ("a folder with a long name " * 6)
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    with served(Settings(models=(f"local-dir:{folder}",))) as one:
         context = context_of(browser)
         page = context.new_page()
         page.goto(one.address)

@@ -13,6 +13,7 @@ from eclip.web.settings import Limits
 MOST = Limits()
 ImageId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=80)]
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=4096)]  # it may hold the path of a folder
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MOST.letters)]
 Texts = Annotated[list[Text], Field(min_length=1, max_length=MOST.texts)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -38,7 +39,7 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: Name | None = Field(None, description="One of /api/v1/models; null = the first.")
+    model: ModelName | None = Field(None, description="One of /api/v1/models; null = the first.")
 
 
 class OfImage(Asked):

@@ -149,6 +149,13 @@ def test_the_last_sentence_compares_the_maps_before_and_after(msc: Any, miou: An
     assert "the loss went from 2.000 to 1.000, which does not tell whether the maps are better: --masks DIR" in blind
 
 
+def test_quiet_leaves_only_warnings(tiny_name: str, pairs: Path, tmp_path: Path) -> None:
+    done = run("train", "--train-data", pairs, "--model", tiny_name, *QUICK, "-q", "-o", tmp_path / "head")
+    assert done.exit_code == 0 and done.stdout == "" and (tmp_path / "head" / "eclip_head.json").is_file()
+    assert not any(said in done.stderr for said in ("epoch 1 of", "cache:", "saved the head", "the loss went"))
+    assert "skipped 1 bad pairs" in done.stderr
+
+
 def test_an_epoch_without_masks_says_its_loss(tiny_name: str, pairs: Path, tmp_path: Path) -> None:
     done = run("train", "--train-data", pairs, "--model", tiny_name, *QUICK, "--no-cache", "-o", tmp_path)
     assert done.exit_code == 0, done.output

@@ -167,7 +167,7 @@ def test_the_canvas_is_the_overlay(page: Any, tmp_path: Path, method: str, versu
 
 
 def close(shown: np.ndarray, expected: np.ndarray) -> None:
-    """Within 2 levels; a value between two colors may round to the other one, for one pixel in ten thousand."""
+    """Within 2 levels; without fused multiply-add, one value in ten thousand may round to the next color."""
     off = np.abs(shown - expected).max(axis=2)
     assert (off > 2).mean() < 1e-4 and off.max() <= 4
 

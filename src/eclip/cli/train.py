@@ -134,6 +134,7 @@ def train(
     checkpoint_every: Annotated[int | None, _flag("checkpoint_every", "Steps between checkpoints.", RUN)] = None,
     device: Annotated[str | None, _flag("device", "cpu, cuda, cuda:N or auto.", RUN)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a record to stdout.", rich_help_panel=RUN)] = False,
+    quiet: cli_options.Quiet = False,
     verbose: cli_options.Verbose = False,
     dry_run: dry.DryRun = False,
 ) -> None:
@@ -159,6 +160,8 @@ def train(
             typer.echo(f"skipped {record['bad']} bad pairs, listed in {record['files']['log']}", err=True)
         if record["without_words"]:
             typer.echo(f"skipped {record['without_words']} pairs without known words in the captions", err=True)
+        if cli_options.QUIET.get():
+            return
         typer.echo(_verdict(record), err=True)
         use = ["--method", "eclip", "--model", asked.model, "--head", asked.out]
         typer.echo(f'saved the head in {asked.out}: eclip explain IMAGE -t "a dog" {shlex.join(use)}', err=True)
@@ -272,7 +275,8 @@ class _Screen:
         self._say("  ".join(filter(None, (f"epoch {number} of {self.config.epochs}", self.loss, scores))))
 
     def _say(self, line: str) -> None:
-        self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)  # above the bar
+        if not cli_options.QUIET.get():
+            self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)  # above the bar
 
 
 def _record(config: TrainConfig) -> dict[str, Any]:

@@ -76,8 +76,8 @@ export function rangeOf(values) {
 
 // A map in [0, 1]: the low end of the range, its own if none is given, becomes 0, the high end 1; zeros stay.
 export function normalized(map, range = rangeOf(map)) {
-  const [low, high] = range, span = high - low
-  return Float32Array.from(map, value => span > 0 ? (value - low) / span : 0)
+  const {fround} = Math, [low, high] = range, span = fround(high - low)
+  return Float32Array.from(map, value => span > 0 ? fround(value - low) / span : 0)
 }
 
 // A map in [-1, 1] with its zero kept.
@@ -86,7 +86,7 @@ export function signed(map, peak = null) {
   return Float32Array.from(map, value => most > 0 ? Math.max(-1, Math.min(1, value / most)) : 0)
 }
 
-// Bilinear, corners not aligned, in single precision as `eclip.heatmap.resize`, so that few values round otherwise.
+// Bilinear, corners not aligned, rounded where torch rounds on a CPU with fused multiply-add: as `eclip.heatmap.resize`.
 export function resized(map, rows, cols, width, height) {
   const found = new Float32Array(width * height), {fround} = Math
   const [left, right, across] = places(cols, width), [above, below, down] = places(rows, height)
@@ -94,11 +94,11 @@ export function resized(map, rows, cols, width, height) {
   for (let row = 0, i = 0; row < rows; row++) {
     const start = row * cols
     for (let x = 0; x < width; x++, i++)
-      wide[i] = fround(fround(1 - across[x]) * map[start + left[x]]) + fround(across[x] * map[start + right[x]])
+      wide[i] = fround(1 - across[x]) * map[start + left[x]] + fround(across[x] * map[start + right[x]])
   }
   for (let y = 0, i = 0; y < height; y++) {
     const top = above[y] * width, bottom = below[y] * width, v = down[y], w = fround(1 - v)
-    for (let x = 0; x < width; x++, i++) found[i] = fround(w * wide[top + x]) + fround(v * wide[bottom + x])
+    for (let x = 0; x < width; x++, i++) found[i] = w * wide[top + x] + fround(v * wide[bottom + x])
   }
   return found
 }
@@ -107,7 +107,7 @@ function places(count, size) {
   const first = new Int32Array(size), second = new Int32Array(size), weight = new Float32Array(size)
   const {fround} = Math, scale = fround(count / size)
   for (let i = 0; i < size; i++) {
-    const at = Math.max(0, fround(fround(scale * fround(i + 0.5)) - 0.5))
+    const at = Math.max(0, fround(scale * (i + 0.5) - 0.5))
     first[i] = Math.min(count - 1, Math.floor(at))
     second[i] = Math.min(count - 1, first[i] + 1)
     weight[i] = at - first[i]
@@ -115,11 +115,17 @@ function places(count, size) {
   return [first, second, weight]
 }
 
+// The nearest whole number; halves go to the even one, as in numpy.
+function even(value) {
+  const near = value + 0.5 | 0
+  return near - value === 0.5 ? near & ~1 : near
+}
+
 // The level of each pixel's color in the table.
 export function levels(values, isSigned) {
   const found = new Uint8Array(values.length), {fround} = Math, most = LEVELS - 1
   for (let i = 0; i < values.length; i++)
-    found[i] = fround((isSigned ? fround(values[i] + 1) / 2 : values[i]) * most) + 0.5 | 0
+    found[i] = even(fround((isSigned ? fround(values[i] + 1) / 2 : values[i]) * most))
   return found
 }
 

@@ -25,7 +25,7 @@ import eclip
 from eclip.backbones.blocks import unit
 from eclip.backbones.encoding import encode
 from eclip.discovery import splice
-from eclip.discovery.image_mean import mean_for
+from eclip.backbones.image_mean import mean_for
 from eclip.texts.vocabulary import words_of
 
 TOP = 10

@@ -25,7 +25,7 @@ LAYERS = (
     {"methods"},
     {"explanation", "words", "training"},
     {"discovery", "segmentation"},
-    {"evaluation", "stream"},
+    {"evaluation", "stream", "video"},
     {"web"},
     {"cli"},
     {"__main__"},
@@ -225,7 +225,7 @@ def _texts_without_encoding(tree: ast.Module) -> list[str]:
         given = [*node.args, *(one.value for one in node.keywords if one.arg == "mode")]
         modes = [one.value for one in given if isinstance(one, ast.Constant) and isinstance(one.value, str)]
         owner = function.value if isinstance(function, ast.Attribute) else None
-        picture = isinstance(owner, ast.Name) and owner.id in ("Image", "tarfile", "item")
+        picture = isinstance(owner, ast.Name) and owner.id in ("Image", "tarfile", "item", "av")
         opens = name == "open" and (owner is None or modes or isinstance(owner, ast.BinOp))
         if name in ("read_text", "write_text") or (opens and not picture and not any("b" in mode for mode in modes)):
             found.append(f"line {node.lineno}: {name}")

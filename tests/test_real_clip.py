@@ -18,9 +18,9 @@ from PIL import Image
 import eclip
 import tiny
 from eclip.backbones.backbone import Backbone, Grid
+from eclip.backbones.image_mean import mean_for
 from eclip.backbones.positions import resize_positions
 from eclip.discovery import splice
-from eclip.discovery.image_mean import mean_for
 from eclip.errors import DownloadError
 
 ROOT = Path(__file__).parents[2] / "shared" / "data" / "real-clip"

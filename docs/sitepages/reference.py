@@ -11,7 +11,7 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "explain": (
         "Explain and compare",
         "Heat maps of images for texts, by one method or by several side by side.",
-        ("explain", "explain_each", "compare", "Explanation", "SamMasks", "Comparison"),
+        ("explain", "explain_each", "compare", "like", "Like", "Explanation", "SamMasks", "Comparison"),
     ),
     "models": (
         "Models and texts",
@@ -20,8 +20,8 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "tensors": (
         "Tensors",
-        "Maps of methods as heat maps, masks and boxes in PyTorch; attention and similarity of patches.",
-        ("heatmaps", "masks", "boxes", "attention", "similarity"),
+        "Maps of methods as heat maps, masks and boxes in PyTorch; attention and similarity of patches; attacks.",
+        ("heatmaps", "masks", "boxes", "attention", "similarity", "attack", "Attack"),
     ),
     "words": (
         "Words",
@@ -37,6 +37,11 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Many images",
         "Data sets that do not fit into memory, on one machine or on many.",
         ("explain_dataset", "segment_dataset", "explain_stream", "MapDataset"),
+    ),
+    "video": (
+        "Videos",
+        "A map for each frame, spans in which a text is found, and a film.",
+        ("explain_video", "VideoExplanation"),
     ),
     "training": ("Training", "A head for your model.", ("train", "TrainConfig", "masked_max_pool")),
     "evaluation": (

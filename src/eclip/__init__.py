@@ -27,9 +27,13 @@ _HOME = {
     "Evaluation": "eclip.evaluation.evaluation",
     "Explanation": "eclip.explanation.explanation",
     "Interactions": "eclip.words.interactions",
+    "Like": "eclip.texts.like",
     "SamMasks": "eclip.explanation.sam",
     "Segmentation": "eclip.segmentation.segmentation",
+    "VideoExplanation": "eclip.video.explain",
     "TrainConfig": "eclip.training.config",
+    "Attack": "eclip.explanation.attack",
+    "attack": "eclip.explanation.attack",
     "attention": "eclip.backbones.attention",
     "boxes": "eclip.explanation.tensors",
     "compare": "eclip.explanation.compare",
@@ -42,10 +46,12 @@ _HOME = {
     "explain_dataset": "eclip.stream.stream",
     "explain_each": "eclip.explanation.explain",
     "explain_stream": "eclip.stream.stream",
+    "explain_video": "eclip.video.explain",
     "explain_words": "eclip.words.relevance",
     "heatmaps": "eclip.explanation.tensors",
     "interactions": "eclip.words.interactions",
-    "image_mean": "eclip.discovery.image_mean",
+    "like": "eclip.texts.like",
+    "image_mean": "eclip.backbones.image_mean",
     "load": "eclip.backbones.load",
     "load_head": "eclip.backbones.head",
     "masked_max_pool": "eclip.training.pooling",
@@ -71,6 +77,7 @@ if TYPE_CHECKING:
     from eclip.backbones.head import EclipHead as EclipHead
     from eclip.backbones.head import load_head as load_head
     from eclip.backbones.head import with_head as with_head
+    from eclip.backbones.image_mean import image_mean as image_mean
     from eclip.backbones.load import load as load
     from eclip.backbones.patches import similarity as similarity
     from eclip.backbones.wrap import wrap as wrap
@@ -78,12 +85,13 @@ if TYPE_CHECKING:
     from eclip.discovery.concepts import Concepts as Concepts
     from eclip.discovery.discover import concepts as concepts
     from eclip.discovery.discover import concepts_each as concepts_each
-    from eclip.discovery.image_mean import image_mean as image_mean
     from eclip.errors import EclipError as EclipError
     from eclip.evaluation.evaluate import evaluate as evaluate
     from eclip.evaluation.evaluation import Evaluation as Evaluation
     from eclip.evaluation.protocols import PROTOCOLS as PROTOCOLS
     from eclip.evaluation.report.report import report as report
+    from eclip.explanation.attack import Attack as Attack
+    from eclip.explanation.attack import attack as attack
     from eclip.explanation.compare import compare as compare
     from eclip.explanation.comparison import Comparison as Comparison
     from eclip.explanation.explain import explain as explain
@@ -105,10 +113,14 @@ if TYPE_CHECKING:
     from eclip.stream.stream import explain_stream as explain_stream
     from eclip.stream.stream import segment_dataset as segment_dataset
     from eclip.texts.encode import encode_texts as encode_texts
+    from eclip.texts.like import Like as Like
+    from eclip.texts.like import like as like
     from eclip.texts.templates import TEMPLATES as TEMPLATES
     from eclip.training.config import TrainConfig as TrainConfig
     from eclip.training.pooling import masked_max_pool as masked_max_pool
     from eclip.training.run import train as train
+    from eclip.video.explain import VideoExplanation as VideoExplanation
+    from eclip.video.explain import explain_video as explain_video
     from eclip.words import WORD_METHODS as WORD_METHODS
     from eclip.words.interactions import Interactions as Interactions
     from eclip.words.interactions import interactions as interactions

@@ -251,6 +251,31 @@ def encode(
     )
 
 
+def encode_with_graph(encoding: Encoding, pixels: Float[Tensor, "image 3 height width"]) -> Encoding:
+    """Images of the same grid, encoded with a graph to their pixels, for attacks; call it inside `gradients`.
+
+    Args:
+        encoding: of other pixels by the same model; what it checked holds here too. As many blocks are kept.
+        pixels: preprocessed, of the model's device and precision.
+    """
+    backbone, inputs = encoding.backbone, []
+    x, trunk = backbone.embed(pixels, encoding.grid, encoding.positions)
+    for block in encoding.blocks:
+        inputs.append(x)
+        x = block.forward(x)
+    kept = tuple(inputs[len(inputs) - len(encoding.inputs) :])
+    return replace(
+        encoding,
+        pixels=pixels,
+        inputs=kept,
+        last=x,
+        entry=inputs[-1] if inputs else None,
+        feature=backbone.pool(x),
+        trunk=trunk,
+        memo={},
+    )
+
+
 def _walks(backbone: Backbone, state: State, blocks: tuple[Block, ...], index: int, x: Tokens) -> bool:
     """Whether a block may run step by step, so that its queries, keys and values serve the methods too.
 

@@ -20,6 +20,8 @@ def compare(
     sources: options.Sources,
     text: options.Texts = None,
     texts_file: options.TextsFile = None,
+    like: options.Like = None,
+    image_mean: options.ImageMean = None,
     methods: Annotated[
         str,
         typer.Option(
@@ -69,7 +71,7 @@ def compare(
 
     All methods, one picture:  eclip compare dogs.jpg -t "a dog" -t grass
     """
-    wanted = options.parse_texts(text, texts_file)
+    wanted = options.parse_queries(text, texts_file, like, image_mean)
     method_names, model_names = options.words(methods), list(dict.fromkeys(options.words(models)))
     if not (method_names and model_names):
         raise OptionError(f"--{'models' if method_names else 'methods'} needs a name.")
@@ -94,6 +96,7 @@ def compare(
     from eclip.explanation.compare import ComparisonQuery
     from eclip.explanation.comparison import ComparisonWriter, compare_command
     from eclip.images import read_ahead
+    from eclip.texts.queries import names_of
 
     writer = ComparisonWriter(out, formats, scale.value, overwrite=overwrite, style=style)
 
@@ -119,7 +122,7 @@ def compare(
                     run.show(source, entry["files"].get("picture"))
             run.count()
 
-    loop.over_images(sources, writer, lambda provenance: compare_command(sources, wanted, provenance), work)
+    loop.over_images(sources, writer, lambda provenance: compare_command(sources, names_of(wanted), provenance), work)
     loop.summarize(writer, "compared", model_names, as_json, option="--models")
 
 

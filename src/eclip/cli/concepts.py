@@ -114,10 +114,10 @@ def concepts(
 
 def _mean(folder: Path, settings: dict[str, Any], writer: ConceptsWriter, progress: Progress) -> Path:
     """Compute the mean of a folder's images and save it with the results, after checking the other settings."""
+    from eclip.backbones.image_mean import image_mean
     from eclip.backbones.load import load
     from eclip.discovery import splice
     from eclip.discovery.concepts import MEAN
-    from eclip.discovery.image_mean import image_mean
     from eclip.images import find_images
     from eclip.texts.vocabulary import words_of
 

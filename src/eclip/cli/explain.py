@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.cli import completion, dry, figures, loop, many, options, tables
+from eclip.cli import completion, dry, figures, loop, many, options, tables, video
 from eclip.cli import sam as sam_masks
 from eclip.cli.loop import MOST_REPORTED
 from eclip.cli.options import Positions, Resize
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 def explain(
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="SOURCE...", help="Images, folders, glob patterns; also tars, tables and URLs."),
+        typer.Argument(metavar="SOURCE...", help="Images, folders, glob patterns; tars, tables, URLs; or a video."),
     ],
     text: options.Texts = None,
     texts_file: options.TextsFile = None,
+    like: options.Like = None,
+    image_mean: options.ImageMean = None,
     model: options.Model = DEFAULT_MODEL,
     method: Annotated[
         str | None,
@@ -72,6 +74,8 @@ def explain(
     dpi: figures.Dpi = None,
     columns: figures.Columns = None,
     sam: sam_masks.SamOption = None,
+    fps: video.Fps = None,
+    smooth: video.Smooth = None,
     write: many.Write = None,
     layout: many.LayoutOption = None,
     index: many.IndexOption = None,
@@ -92,8 +96,10 @@ def explain(
     A table of a folder:  eclip explain images/ -t "a dog" --format csv --sort score
 
     A data set, resumable:  eclip explain "train-{000..127}.tar" -t "a dog" --write maps,boxes
+
+    A film of a video:  eclip explain clip.mp4 -t "a dog" --smooth 0.2
     """
-    wanted = options.parse_texts(text, texts_file)
+    wanted = options.parse_queries(text, texts_file, like, image_mean)
     options.check_model(model)
     method = options.default_method(model, head) if method is None else options.one_method(method)
     check_methods([method], versus=versus is not None)
@@ -117,6 +123,12 @@ def explain(
         *(write, layout, index, shard, engine, ray_address),
         *(concurrency, workers, timeout, shard_size, threads, precision),
     )
+    others = {"sam": sam, "sort": sort, "min-presence": min_presence, "top": top, "max-side": max_side}
+    others |= {"format": format_ != options.FORMAT, "dry-run": dry_run, **vars(asked)}
+    if (film := video.check_video(sources, fps, smooth, others)) is not None:
+        settings |= {"model": model, "device": device, "fps": fps, "smooth": smooth}
+        video.run(film, wanted, out, head=head, overwrite=overwrite, as_json=as_json, **settings)
+        return
     reason = asked.reason(sources, format_, out)
     sam_masks.check_sam(sam, formats, reason, as_json=as_json)
     if reason:
@@ -142,6 +154,7 @@ def explain(
     from eclip.explanation.explain import explain_each  # imports torch, so after the checks
     from eclip.explanation.folder import ExplanationWriter, explain_command
     from eclip.explanation.rows import Selection
+    from eclip.texts.queries import names_of
 
     more: dict[str, Any] = {"selection": Selection(**kept), "max_side": max_side, "style": style}
     writer = ExplanationWriter(out, formats, overwrite=overwrite, entries=as_json, **more)
@@ -167,7 +180,7 @@ def explain(
             if several and options.talks(as_json):
                 _print_health(writer)
 
-    loop.over_images(sources, writer, lambda provenance: explain_command(sources, wanted, provenance), work)
+    loop.over_images(sources, writer, lambda provenance: explain_command(sources, names_of(wanted), provenance), work)
     if options.talks(as_json):
         tables.tell(writer)
     loop.summarize(writer, "explained", [model], as_json)

@@ -55,6 +55,17 @@ def _talk(given: bool) -> bool:
 
 Sources = Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Images, folders or glob patterns.")]
 Texts = Annotated[list[str] | None, typer.Option("--text", "-t", help="A text to look for; repeatable.")]
+Like = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FILE",
+        help="Look for what an image shows: FILE, FILE:x0,y0,x1,y1, a folder or a .npy vector; joined by ' + ' and "
+        "' - ', also with text:WORDS; repeatable.",
+    ),
+]
+ImageMean = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Mean image feature of the model, a .npy file, for --like.")
+]
 TextsFile = Annotated[Path | None, typer.Option(help="A file with one text per line.")]
 Versus = Annotated[str | None, typer.Option(help="A text to contrast each text with: why A and not B?")]
 Model = Annotated[
@@ -133,6 +144,21 @@ OUT, FORMAT = Path("eclip-out"), ",".join(FORMATS)
 def talks(as_json: bool) -> bool:
     """Whether a command prints a line for each image."""
     return not (as_json or QUIET.get())
+
+
+def parse_queries(
+    texts: list[str] | None, file: Path | None, likes: list[str] | None, image_mean: Path | None
+) -> list[Any]:
+    """The texts of -t and of the file, and the examples of --like, checked."""
+    if not likes:
+        if image_mean is not None:
+            raise OptionError("--image-mean is for --like: omit it.")
+        return parse_texts(texts, file)
+    wanted = parse_texts(texts, file) if texts or file is not None else []
+    from eclip.texts.like import read_like
+    from eclip.texts.queries import check_queries  # both import torch
+
+    return check_queries([*wanted, *(read_like(one, image_mean) for one in likes)])
 
 
 def parse_texts(texts: list[str] | None, file: Path | None) -> list[str]:

@@ -24,11 +24,11 @@ from eclip.backbones.blocks import cosine, unit
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
 from eclip.backbones.encoding import Encoding
+from eclip.backbones.image_mean import mean_for
 from eclip.backbones.load import backbone_of
 from eclip.backbones.view import View
 from eclip.discovery import splice
 from eclip.discovery.concepts import Concepts, concepts_command
-from eclip.discovery.image_mean import mean_for
 from eclip.discovery.msae import Autoencoder, load_autoencoder
 from eclip.errors import OptionError, ShapeError
 from eclip.explanation.explanation import Explanation

@@ -22,8 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eclip.backbones.backbone import Backbone
-from eclip.backbones.blocks import cosine, unit
-from eclip.backbones.cached import cached
+from eclip.backbones.blocks import cosine
 from eclip.backbones.encoding import Encoding
 from eclip.backbones.masking import masked_scores
 from eclip.backbones.view import View
@@ -31,13 +30,9 @@ from eclip.explanation.emptiness import emptiness, empty_features
 from eclip.explanation.health import MOST_EMPTINESS, NUMBERS, Health
 from eclip.methods import METHODS, Method
 from eclip.texts.encode import are_worth_keeping, features_of
+from eclip.texts.reference import reference_features
 from eclip.texts.templates import resolve
-from eclip.texts.vocabulary import words_of
 
-NONSENSE = ("xqzvk wjrp", "jxkq vbnt", "wqxzj", "zzzz")
-"""Meaningless strings; the mean of their features is used, so that no single string biases the result."""
-EVERY_NTH_WORD = 5
-"""Every fifth of the package's 1,444 nouns is a word to compare with: 289 words."""
 KEEP = 1
 """How many last blocks the value path reruns."""
 Shared = tuple[Float[Tensor, "image text row col"] | None, Float[Tensor, "image text"] | None, Float[Tensor, " image"]]
@@ -59,7 +54,8 @@ class Checkup:
         view: how the model sees images.
         versus: the maps explain the difference to another text, so most numbers do not apply.
         only_presence: leave out the numbers of the map, which cost more.
-        given: `text` holds features that a user passed, of texts or of anything else.
+        given: which rows of `text` are features that a user passed, of texts or of anything else, or examples; None =
+            none.
     """
 
     def __init__(
@@ -72,23 +68,18 @@ class Checkup:
         *,
         versus: bool = False,
         only_presence: bool = False,
-        given: bool = False,
+        given: Sequence[bool] | None = None,
     ) -> None:
         self.texts, self.text, self.versus, self.only_presence = tuple(texts), text, versus, only_presence
-        self.given, self.blocks, self.empty = given, bool(backbone.blocks), empty_features(backbone, view or View())
+        self.given = torch.tensor(given or [False] * len(texts), dtype=torch.bool, device=text.device)
+        self.blocks, self.empty = bool(backbone.blocks), empty_features(backbone, view or View())
         self._seen: tuple[weakref.ref[Encoding], Shared] | None = None
         if versus:  # the rest does not apply
             return
         first, *more = resolve(templates)
-
-        def make() -> Tensor:
-            words = [*NONSENSE, *words_of(None)[::EVERY_NTH_WORD]]
-            return features_of(backbone, words, (first,), keep=True)
-
-        both = cached(backbone, f"health {first}", make)
+        self.nonsense, self.words = reference_features(backbone, first)
         keep = are_worth_keeping(texts, (first,))
         self.alike = features_of(backbone, list(texts), (first,), keep=keep) if more else text
-        self.nonsense, self.words = unit(both[: len(NONSENSE)].mean(dim=0, keepdim=True)), both[len(NONSENSE) :]
 
     def __call__(
         self,
@@ -121,6 +112,7 @@ class Checkup:
             polarity = undefined if upright is None or not method.polarity else correlation(maps, upright)
             known = (sensitivity, polarity, artefacts(maps, nonsense))
             of_map = [one.to(maps).where(~flat, torch.nan) for one in known]
+            of_map[1] = of_map[1].where(~self.given.to(maps.device), torch.nan)
         numbers = zip(NUMBERS, (*of_map, presence, emptiness[:, None].expand(maps.shape[:2])), strict=True)
         arrays = {name: one.float().cpu().numpy() for name, one in numbers}
         return Health(
@@ -131,17 +123,20 @@ class Checkup:
         )
 
     def presence(self, encoding: Encoding) -> Float[Tensor, "image text"]:
-        """As `Health.presence`, for any encoding."""
+        """As `Health.presence`, for any encoding; NaN for features and examples."""
         ranks = share_below(encoding.feature, self.alike, self.words)
-        return ranks.where(~(emptiness(encoding.feature, self.empty) > MOST_EMPTINESS)[:, None], 0)
+        ranks = ranks.where(~(emptiness(encoding.feature, self.empty) > MOST_EMPTINESS)[:, None], 0)
+        return ranks.where(~self.given, torch.nan)
 
     def notes(self, method: Method) -> tuple[str, ...]:
         """What is not computed for a method's maps, and why."""
         found = []
         if self.versus:
             found.append("sensitivity, polarity and presence do not apply to a difference between two texts")
-        elif self.given:
-            found.append("polarity and presence compare a text with other words, so they do not apply to features")
+        elif self.given.any():
+            found.append(
+                "polarity and presence compare a text with other words, so they do not apply to features and examples"
+            )
         elif not self.only_presence and not method.polarity:
             found.append(f"polarity is not computed for {method.name}: its warnings were not reliable")
         elif not self.only_presence and not self.blocks:
@@ -156,7 +151,7 @@ class Checkup:
         """The value path's maps if there are any, presence, and emptiness, shared by all methods on one encoding."""
         if self._seen is None or self._seen[0]() is not encoding:
             upright, presence, empty = None, None, emptiness(encoding.feature, self.empty)
-            if not (self.versus or self.given):
+            if not (self.versus or self.given.all()):
                 if self.blocks and not self.only_presence:
                     upright = METHODS["maskclip"](encoding, self.text - self.words.mean(dim=0))
                 presence = self.presence(encoding)

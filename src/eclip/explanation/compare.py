@@ -23,7 +23,8 @@ from eclip.images import ImageLike, name_of, open_image
 from eclip.methods import GROUPS, METHODS, NO_DIFFERENCE, AnyMethod, check_methods, method_names, options_for
 from eclip.results.command import was_named
 from eclip.results.provenance import made_by, noted, repeatable
-from eclip.texts.encode import check_texts
+from eclip.texts.like import Like
+from eclip.texts.queries import check_queries, names_of
 from eclip.texts.templates import kept
 
 EVERY, FAST = "all", "fast"
@@ -36,7 +37,7 @@ BLIND = "ignores the text, so it cannot explain the difference between two texts
 
 def compare(
     image: ImageLike,
-    texts: str | Iterable[str],
+    texts: str | Like | Iterable[str | Like],
     *,
     methods: AnyMethod | Iterable[AnyMethod] = FAST,
     models: str | Backbone | Sequence[str | Backbone] = DEFAULT_MODEL,
@@ -81,7 +82,7 @@ class ComparisonQuery:
 
     def __init__(
         self,
-        texts: str | Iterable[str],
+        texts: str | Like | Iterable[str | Like],
         *,
         methods: AnyMethod | Iterable[AnyMethod] = FAST,
         models: str | Backbone | Sequence[str | Backbone] = DEFAULT_MODEL,
@@ -89,7 +90,8 @@ class ComparisonQuery:
         versus: str | None = None,
         **settings: Any,
     ) -> None:
-        self.texts, settings["templates"] = tuple(check_texts(texts)), kept(settings.get("templates", "none"))
+        queries, settings["templates"] = check_queries(texts), kept(settings.get("templates", "none"))
+        self.texts = tuple(names_of(queries))
         names = method_names(methods)
         group = methods.strip() if isinstance(methods, str) and methods.strip() in GROUPS else None
         self.names = names if group is None else [name for name in METHODS if name in names]
@@ -105,7 +107,7 @@ class ComparisonQuery:
         self.queries: dict[str, Query] = {}
         self._best: dict[Pair, dict[str, float]] = {}
         for model in chosen:
-            query = Query(self.texts, model=model, methods=own, versus=versus, health="presence", **settings)
+            query = Query(queries, model=model, methods=own, versus=versus, health="presence", **settings)
             if (name := query.backbone.name) in self.queries:
                 raise OptionError(f"two models have the name {name!r}. Rename one: eclip.wrap(..., name=...).")
             self.queries[name] = query
@@ -161,6 +163,7 @@ class ComparisonQuery:
         options = {name: noted(values) for name, values in first.methods.items() if values}
         provenance = {"models": models, "methods": self.methods, "options": options, "scale": "map"}
         provenance |= {key: settings[key] for key in (*shared, "refine", "refine_options")}
+        provenance |= {"examples": first.examples} if first.examples else {}
         one_head = len(models) == 1 or not any(was_named(one["head"]) for one in models.values())
         asked = [*first.methods.values(), first.refine_options]
         repeats = one_head and all(repeatable(one.backbone, [source], *asked) for one in queries)

@@ -229,7 +229,7 @@ def _unlike(names: Iterable[str]) -> dict[str, str]:
 def compare_command(sources: Sequence[str], texts: Sequence[str], provenance: dict[str, Any]) -> str:
     """The shell command that repeats a comparison with this provenance of its manifest."""
     methods = provenance["methods"] if isinstance(provenance["methods"], str) else ",".join(provenance["methods"])
-    words = ["eclip", "compare", *inputs(sources, texts), "--models", ",".join(provenance["models"])]
+    words = ["eclip", "compare", *inputs(sources, texts, provenance), "--models", ",".join(provenance["models"])]
     words += ["--methods", methods]
     for model in provenance["models"].values():  # a named head implies a single model
         words += head(model["head"], provenance["methods"])

@@ -33,7 +33,7 @@ from eclip.methods import (
     options_for,
 )
 from eclip.registry import whole
-from eclip.texts.features import Texts, texts_or_features
+from eclip.texts.queries import Texts, texts_or_features
 
 
 @overload
@@ -74,8 +74,9 @@ def explain(
         image: a path, a PIL image, a NumPy array (height, width, channel) or a torch tensor (channel, height, width),
             uint8 or in [0, 1], not normalized; or a list or batch of them. The whole image is explained, not a crop.
             With `preprocessed`, a tensor (3, height, width) or (image, 3, height, width).
-        texts: one or more; or features in their place, a floating-point tensor (text, feature), normalized here if its
-            rows are not of unit length. Presence and polarity are then NaN, see `Health.notes`.
+        texts: one or more texts, or examples made by `eclip.like`; or features in their place, a floating-point tensor
+            (text, feature), normalized here if its rows are not of unit length. Presence and polarity of examples and
+            features are NaN, see `Health.notes`.
         model: a name for `eclip.load`, or a Backbone from `load` or `wrap`.
         method: a name or value of `eclip.METHODS`, or several, which share one forward pass; None = "eclip" for a model
             with a trained head, such as "mini", otherwise "surgery", or "gradcam" for a CNN without attention pooling

@@ -146,4 +146,4 @@ def explain_command(sources: Sequence[str], texts: Sequence[str], provenance: di
     words += [*head(provenance["head"], provenance["method"]), *settings(provenance)]
     words += [*options("--set", provenance["options"]), *(["--no-health"] if provenance["health"] is None else [])]
     words += [f"--sam={provenance['sam']['model']}"] if provenance.get("sam") is not None else []
-    return shlex.join(["eclip", "explain", *inputs(sources, texts), *words])
+    return shlex.join(["eclip", "explain", *inputs(sources, texts, provenance), *words])

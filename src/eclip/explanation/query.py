@@ -34,8 +34,10 @@ from eclip.images import Place
 from eclip.methods import METHODS, check_methods
 from eclip.refinements import REFINEMENTS, check_refinement
 from eclip.results.provenance import made_by, noted, repeatable
-from eclip.texts.encode import are_worth_keeping, check_texts, encode_apart
+from eclip.texts.encode import check_texts
 from eclip.texts.features import check_given
+from eclip.texts.like import Like
+from eclip.texts.queries import encode_queries, names_of
 from eclip.texts.templates import kept
 
 Named = tuple[str, Image.Image]
@@ -48,7 +50,7 @@ class Query:
     """Everything but the images, checked and encoded once.
 
     Args:
-        texts: one or more, checked by `texts_or_features`.
+        texts: one or more texts or examples, checked by `texts_or_features`.
         features: of unit length, in place of the texts, which are then their names.
         model: a name for `eclip.load`, or a Backbone.
         methods: options of each method by its name.
@@ -61,7 +63,7 @@ class Query:
 
     def __init__(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str | Like],
         *,
         features: Float[Tensor, "text feature"] | None = None,
         model: str | Backbone = DEFAULT_MODEL,
@@ -74,7 +76,7 @@ class Query:
         refine_options: dict[str, Any] | None = None,
         health: bool | str = False,
     ) -> None:
-        self.texts, self.methods, self.versus = texts, methods, versus
+        self.texts, self.methods, self.versus = names_of(texts), methods, versus
         check_methods(methods, versus=versus is not None)
         self.refine, self.refine_options = refine, check_refinement(refine, refine_options)
         self.view, self.templates = view, kept(templates)
@@ -82,19 +84,19 @@ class Query:
             raise TextError(f"versus must be one text, got {versus!r}.")
         self.backbone = backbone = backbone_of(model, device)
         view.check(backbone)
-        self.given, every = features is not None, self.texts
+        self.given, self.examples = features is not None, dict[str, dict[str, Any]]()
+        every = list(texts) if self.given or versus is None or versus in self.texts else [*texts, *check_texts(versus)]
         if features is not None:
             features = check_given(features, backbone, self.texts, self.templates, versus)
         else:
-            every = every if versus is None or versus in every else [*every, *check_texts(versus)]
-            keep = are_worth_keeping(every, self.templates)
-            features = encode_apart(backbone, every, self.templates, keep=keep)  # contrasted with itself: exact zeros
-        self.text = features[: len(self.texts)]
-        self.other = None if versus is None else features[[every.index(versus)]]
+            features, self.examples = encode_queries(every, backbone, view, self.templates)
+        self.text = features[: len(self.texts)]  # contrasted with itself: exact zeros
+        self.other = None if versus is None else features[[names_of(every).index(versus)]]
         self.checkup, self.setup = None, 0.0
         if health:
             more: dict[str, Any] = {"versus": versus is not None, "only_presence": health == "presence"}
-            make = partial(Checkup, backbone, self.texts, self.text, self.templates, view, given=self.given, **more)
+            more["given"] = [self.given or name in self.examples for name in self.texts]
+            make = partial(Checkup, backbone, self.texts, self.text, self.templates, view, **more)
             self.checkup, self.setup = self.timed(make)
         self.keep = blocks_to_keep(methods, refine, KEEP if health is True else 0)
 
@@ -215,6 +217,7 @@ class Query:
             "refine_options": noted(self.refine_options),
             **self.view.settings,
             "templates": None if self.given else _plain(self.templates),
+            **({"examples": self.examples} if self.examples else {}),
             "versus": self.versus,
             "level": self.level(method),
             "health": None if self.checkup is None else list(self.checkup.notes(METHODS[method])),
@@ -223,11 +226,11 @@ class Query:
     def level(self, method: str) -> float | str:
         """The threshold of this method's heat maps: as measured for the model, or "otsu" if they are made otherwise.
 
-        So they are if the model was changed after it was loaded.
+        So they are if the model was changed after it was loaded, and for examples: the thresholds are those of texts.
         """
         usual = self.view.image_size in (None, self.backbone.image_size) and self.view.resize == "squash"
         as_measured = usual and self.refine is None and self.versus is None and not self.methods[method]
-        level = self.backbone.levels.get(method) if as_measured else None
+        level = self.backbone.levels.get(method) if as_measured and not self.examples else None
         return level if level is not None and self.backbone.holds else OTSU
 
     def provenance(self, method: str, sources: Sequence[str], pixels: list[int]) -> dict[str, Any]:
@@ -241,7 +244,10 @@ class Query:
 
     def repeats(self, method: str, sources: Sequence[str]) -> bool:
         """Whether a shell command can repeat a method's answer for these images."""
-        return not self.given and repeatable(self.backbone, sources, self.methods[method], self.refine_options)
+        known = all(one["like"] is not None for one in self.examples.values())
+        return (
+            not self.given and known and repeatable(self.backbone, sources, self.methods[method], self.refine_options)
+        )
 
 
 def blocks_to_keep(methods: dict[str, dict[str, Any]], refine: str | None, least: int = 0) -> int | None:

@@ -59,7 +59,7 @@ def _row(
         "text": name,
         "score": round(float(explanation.scores[image, text]), 6),
         "presence": _presence(health, text),
-        "found": _found(health, text),
+        "found": found_in(health, text),
         **dict(zip(BOX, boxes[0].tolist() if len(boxes) else [None] * 4, strict=True)),
         "area": round(float(mask.mean()), 6),
         "points": [[*place, label] for place, label in zip(places.tolist(), labels.tolist(), strict=True)],
@@ -72,7 +72,8 @@ def _presence(health: Health | None, text: int) -> float | None:
     return None if math.isnan(value) else round(value, 4)
 
 
-def _found(health: Health | None, text: int) -> str | None:
+def found_in(health: Health | None, text: int) -> str | None:
+    """Whether a text is found in an image, see "found" above; `health` is that of the image alone."""
     if health is None:
         return None
     if health.doubts(0)[text]:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from eclip.backbones.catalog import BESIDE
 
 
-def inputs(sources: Sequence[str], texts: Sequence[str] = ()) -> list[str]:
-    """Images and texts as arguments of a shell command."""
+def inputs(
+    sources: Sequence[str], texts: Sequence[str] = (), provenance: Mapping[str, Any] = MappingProxyType({})
+) -> list[str]:
+    """Images, texts and examples as arguments of a shell command."""
     words = [f"./{source}" if source.startswith("-") else source for source in sources]
+    examples = provenance.get("examples", {})
     for text in texts:
-        words += [f"--text={text}"] if text.startswith("-") else ["-t", text]
-    return words
+        if text in examples:
+            words += [f"--like={examples[text]['like']}"]
+        else:
+            words += [f"--text={text}"] if text.startswith("-") else ["-t", text]
+    means = dict.fromkeys(one["image_mean"] for one in examples.values() if one["image_mean"] is not None)
+    return [*words, *(f"--image-mean={mean}" for mean in means)]
 
 
 def options(flag: str, values: dict[str, Any]) -> list[str]:

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from eclip.errors import OptionError, TextError
 
 BACKGROUND = "background"
 """The name of label 0."""
-Classes = Iterable[str | Iterable[str]] | Mapping[str, str | Iterable[str]]
-"""One name per class, synonyms as a list or joined by commas; or a dict from names to their words."""
+
+
+class Example(Protocol):
+    """An `eclip.Like`, whose import would load torch."""
+
+    @property
+    def name(self) -> str:
+        """What results call it."""
+
+
+Word = str | Example
+Classes = Iterable[Word | Iterable[Word]] | Mapping[str, Word | Iterable[Word]]
+"""One name per class, synonyms as a list or joined by commas; or a dict from names to their words. An example made by
+`eclip.like` takes the place of a word."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +36,11 @@ class ClassWords:
     """
 
     names: tuple[str, ...]
-    words: tuple[tuple[str, ...], ...]
+    words: tuple[tuple[Word, ...], ...]
 
     @property
-    def texts(self) -> list[str]:
-        """All words in order, as texts for a model."""
+    def texts(self) -> list[Any]:
+        """All words in order, as queries for a model."""
         return [word for words in self.words for word in words]
 
     @property
@@ -58,13 +70,13 @@ def class_words(classes: Any, background: Any = (), *, thresholded: bool = False
     """
     if isinstance(classes, str | bytes | Set) or not isinstance(classes, Iterable):
         raise OptionError(f"classes must be a list of names such as ['dog', 'cat'], or a dict, got {classes!r}.")
-    listed: list[tuple[str, tuple[str, ...]]]
+    listed: list[tuple[str, tuple[Word, ...]]]
     if isinstance(classes, Mapping):
         listed = [
             (" ".join(str(name).split()), tuple(_words(words, f"class {name!r}"))) for name, words in classes.items()
         ]
     else:
-        listed = [(words[0], words) for line in classes if (words := tuple(_words(line, f"class {line!r}")))]
+        listed = [(name_of(words[0]), words) for line in classes if (words := tuple(_words(line, f"class {line!r}")))]
     for name, words in listed:
         if not name:
             raise TextError("the name of a class is empty. Write a name, such as 'dog'.")
@@ -75,7 +87,7 @@ def class_words(classes: Any, background: Any = (), *, thresholded: bool = False
     behind = tuple(_words(background, BACKGROUND)) if background else ()
     names = (BACKGROUND, *(name for name, _ in listed))
     groups = (behind, *(words for _, words in listed))
-    for what, each in (("class", names), ("word", [word for group in groups for word in group])):
+    for what, each in (("class", names), ("word", [name_of(word) for group in groups for word in group])):
         seen = set()
         for one in each:
             if one.casefold() in seen and one.casefold() == BACKGROUND and what == "class":
@@ -92,10 +104,29 @@ def class_words(classes: Any, background: Any = (), *, thresholded: bool = False
     return ClassWords(names, groups)
 
 
-def _words(given: Any, owner: str) -> Iterator[str]:
+def name_of(word: Word) -> str:
+    """What results call a word or an example."""
+    return word if isinstance(word, str) else word.name
+
+
+def _is_example(given: Any) -> bool:
+    if isinstance(given, str):  # without torch, which the import needs
+        return False
+    from eclip.texts.like import Like
+
+    return isinstance(given, Like)
+
+
+def _words(given: Any, owner: str) -> Iterator[Word]:
+    if _is_example(given):
+        yield given
+        return
     if isinstance(given, bytes | Mapping) or not isinstance(given, Iterable):
         raise TextError(f"words of {owner} must be a string or a list of them, got {type(given).__name__}.")
     for part in given.split(",") if isinstance(given, str) else given:
+        if _is_example(part):
+            yield part
+            continue
         if not isinstance(part, str):
             raise TextError(f"a word of {owner} must be a string, got {type(part).__name__}.")
         if not part.strip():

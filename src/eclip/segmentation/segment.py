@@ -30,7 +30,7 @@ from eclip.explanation.query import Named, Query, counted, in_words
 from eclip.images import ImageLike, at_least_one, read_batches
 from eclip.methods import AnyMethod, check_between_texts, default_method, method_name, options_for
 from eclip.registry import check_options, plain_options, whole, whole_or_none
-from eclip.segmentation.classes import Classes, ClassWords, class_words
+from eclip.segmentation.classes import Classes, ClassWords, class_words, name_of
 from eclip.segmentation.labels import Piece, check_cuts, label_pixels, pieces_of
 from eclip.segmentation.segmentation import Segmentation, segment_command
 from eclip.segmentation.windows import check_windows
@@ -300,8 +300,8 @@ class ClassQuery:
             "image_size": side,
             "window": window,
             "stride": stride,
-            "words": dict(zip(self.words.names[1:], map(list, words), strict=True)),
-            "background": list(background),
+            "words": {name: list(map(name_of, own)) for name, own in zip(self.words.names[1:], words, strict=True)},
+            "background": list(map(name_of, background)),
             **self.cuts,
         }
         del provenance["versus"]

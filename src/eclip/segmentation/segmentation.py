@@ -282,8 +282,11 @@ class SegmentWriter(Folder):
 
 
 def segment_command(sources: Sequence[str], provenance: dict[str, Any]) -> str | None:
-    """The shell command that repeats a segmentation with this provenance; None if a class is not its first word."""
-    if any(name != words[0] for name, words in provenance["words"].items()):
+    """The shell command that repeats a segmentation with this provenance; None if there is none.
+
+    That is so if a class is not its first word, or has an example.
+    """
+    if provenance.get("examples") or any(name != words[0] for name, words in provenance["words"].items()):
         return None
     words = ["eclip", "segment", *inputs(sources), "--model", provenance["model"], "--method", provenance["method"]]
     words += [f"--class={', '.join(synonyms)}" for synonyms in provenance["words"].values()]

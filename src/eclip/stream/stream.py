@@ -29,14 +29,15 @@ from eclip.stream.shards import LAYOUTS, read_failures
 from eclip.stream.sources import Item, in_tar_at, list_images
 from eclip.stream.tasks import decoder_of, explained
 from eclip.stream.work import shard_for
-from eclip.texts.encode import check_texts
+from eclip.texts.like import Like
+from eclip.texts.queries import check_queries
 
 Sources = str | Path | Sequence[str | Path]
 
 
 def explain_stream(
     source: Sources,
-    texts: str | Iterable[str],
+    texts: str | Like | Iterable[str | Like],
     *,
     batch_size: int = 8,
     failures: list[tuple[str, str]] | None = None,
@@ -132,7 +133,7 @@ class Written:
 
 def explain_dataset(
     source: Sources,
-    texts: str | Iterable[str],
+    texts: str | Like | Iterable[str | Like],
     out: str | Path,
     *,
     model: str | Backbone = DEFAULT_MODEL,
@@ -194,7 +195,7 @@ def explain_dataset(
     return _dataset(
         "explain",
         source,
-        tuple(check_texts(texts)),
+        tuple(check_queries(texts)),
         out,
         model=model,
         write=write,

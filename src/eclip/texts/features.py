@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -11,39 +11,9 @@ from torch import Tensor
 from eclip.backbones.backbone import Backbone
 from eclip.backbones.blocks import unit
 from eclip.errors import OptionError, ShapeError, TextError
-from eclip.texts.encode import check_texts
 
-Texts = str | Iterable[str] | Tensor
-"""What to look for: one or more texts, or features (text, feature) in their place."""
 NEAR = 1e-6
 """Rows of float32 whose length differs from one by less are used as they are, so that maps equal those of the texts."""
-
-
-def texts_or_features(texts: Texts, names: Iterable[str] | None) -> tuple[list[str], Tensor | None]:
-    """The texts and None; or, for features, their names and the features as unit rows.
-
-    Args:
-        texts: what the user passed.
-        names: of the features; None = "feature 0", "feature 1" and so on.
-
-    Raises:
-        TextError: no text, an empty one, or features that are not finite or have no length.
-        ShapeError: features are not a floating-point tensor (text, feature).
-        OptionError: names do not fit, or were given with texts.
-    """
-    if not isinstance(texts, Tensor):
-        if names is not None:
-            raise OptionError("names are for features; texts are their own names: leave names out.")
-        return check_texts(texts), None
-    features = unit_features(texts)
-    if names is None:
-        return [f"feature {index}" for index in range(len(features))], features
-    listed = check_texts(names)
-    if len(listed) != len(features):
-        raise OptionError(f"names must be one for each of {len(features)} features, got {len(listed)}.")
-    if twice := [name for index, name in enumerate(listed) if name in listed[:index]]:
-        raise OptionError(f"two features have the name {twice[0]!r}: name each differently.")
-    return listed, features
 
 
 def unit_features(features: Tensor) -> Float[Tensor, "text feature"]:

@@ -104,6 +104,11 @@ def mean_for(
     return mean
 
 
+def known_mean(backbone: Backbone, given: Any = None) -> Float[Tensor, " feature"] | None:
+    """The image mean as given, or included with the model; None if there is neither. Errors as in `mean_for`."""
+    return mean_for(backbone, given, None, {}) if given is not None or _is_mini(backbone) else None
+
+
 def _is_mini(backbone: Backbone) -> bool:
     """Whether it is `mini` as loaded by `load`, in any precision; a wrapped model may only share its name."""
     place, precision = backbone.weight.device, str(backbone.weight.dtype).removeprefix("torch.")

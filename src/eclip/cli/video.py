@@ -1,0 +1,112 @@
+"""`eclip explain` on a video: a film, a row for each frame, and the spans in which each text is found."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from eclip.cli import loop, options
+from eclip.cli.errors import stop
+from eclip.errors import OptionError
+from eclip.video import is_video
+
+PANEL = "Videos"
+Fps = Annotated[
+    float | None,
+    typer.Option("--fps", help="At most this many frames a second. Default: all.", rich_help_panel=PANEL),
+]
+Smooth = Annotated[
+    float | None,
+    typer.Option(help="Average maps along time, with this sigma in seconds.", rich_help_panel=PANEL),
+]
+
+
+def check_video(sources: list[str], fps: float | None, smooth: float | None, others: dict[str, Any]) -> str | None:
+    """The video to explain; None if the sources are images.
+
+    Args:
+        sources: of the command.
+        fps: as given.
+        smooth: as given.
+        others: options that do not apply to videos, with their values, None or False where not given.
+
+    Raises:
+        OptionError: there are several sources, or an option does not apply.
+    """
+    videos = [one for one in sources if is_video(one)]
+    if not videos:
+        for name, given in (("fps", fps), ("smooth", smooth)):
+            if given is not None:
+                raise OptionError(f"--{name} is for videos: omit it.")
+        return None
+    if len(sources) > 1:
+        raise OptionError(f"a video is explained alone, got {len(sources)} sources with {videos[0]}: one at a time.")
+    if wrong := [name for name, given in others.items() if given]:
+        raise OptionError(
+            f"--{wrong[0].replace('_', '-')} does not apply to a video: omit it. A video has its own files."
+        )
+    return videos[0]
+
+
+def run(
+    source: str,
+    texts: list[Any],
+    out: Path,
+    *,
+    fps: float | None,
+    smooth: float | None,
+    overwrite: bool,
+    as_json: bool,
+    head: str | None,
+    **settings: Any,
+) -> None:
+    """Explain the video, and write and print the results; after Ctrl-C, those of the frames so far."""
+    from eclip.render import printable
+    from eclip.texts.queries import names_of
+    from eclip.video.explain import MANIFEST, begin, explain_video  # imports torch
+    from eclip.video.frames import length_of
+
+    begin(out, source, names_of(texts), overwrite=overwrite)
+    settings["model"], settings["device"] = options.parse_model(settings["model"], settings["device"], head)
+    stopped: list[int] = []
+    with loop.progressing() as bar:
+        task = bar.add_task("loading", total=length_of(source, fps))
+
+        def interrupt(number: int, frame: object) -> None:
+            if stopped:
+                raise KeyboardInterrupt
+            stopped.append(number)
+
+        before = signal.signal(signal.SIGINT, interrupt)
+        try:
+            found = explain_video(
+                source,
+                texts,
+                fps=fps,
+                smooth=smooth or 0.0,
+                on_frame=lambda done: bar.update(task, description="explaining", completed=done),
+                until=lambda: bool(stopped),
+                **settings,
+            )
+            bar.update(task, total=len(found.frames), completed=0)
+            found.save(
+                out,
+                overwrite=overwrite,
+                on_frame=lambda done: bar.update(task, description="drawing", completed=done),
+            )
+        finally:
+            signal.signal(signal.SIGINT, before)
+    manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    if as_json:
+        typer.echo(json.dumps(manifest, ensure_ascii=False))
+    elif options.talks(as_json):
+        for span in found.spans():
+            typer.echo(printable(f"{span.text}: {span.start:.2f} to {span.end:.2f} s, score {span.score:.3f}"))
+        film = out / manifest["files"]["film"]
+        typer.echo(f"{len(found.frames)} frames of {manifest['seconds']:.1f} s explained in {film}", err=True)
+    if stopped:
+        stop(f"interrupted; the {len(found.frames)} frames explained so far are saved in {out}.", 130)

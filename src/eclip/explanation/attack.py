@@ -1,0 +1,200 @@
+"""Attacks: small changes of the pixels that move a score or a map, and what they do to every method's map.
+
+Projected gradient descent under a bound on each pixel (Madry et al. 2018, https://arxiv.org/abs/1706.06083), on the
+cosine of image and text. That attention for a text moves with such an attack is the finding of TGA-ZSR (Yu et al. 2024,
+https://arxiv.org/abs/2410.21802). The model is not changed: gradients are taken with respect to pixels only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, SupportsIndex
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone
+from eclip.backbones.blocks import cosine
+from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.backbones.devices import Device
+from eclip.backbones.encoding import encode, encode_with_graph
+from eclip.backbones.eval_no_grad import eval_no_grad
+from eclip.backbones.gradients import gradients
+from eclip.backbones.load import backbone_of
+from eclip.backbones.view import View
+from eclip.errors import OptionError
+from eclip.explanation.checkup import correlation
+from eclip.explanation.preprocessed import shown
+from eclip.explanation.query import blocks_to_keep
+from eclip.images import ImageLike, open_image
+from eclip.methods import METHODS, AnyMethod, check_between_texts, method_name, method_names
+from eclip.registry import one_of, whole
+from eclip.texts.encode import check_texts, encode_apart
+from eclip.texts.templates import kept
+
+AIMS = ("score", "map")
+STEPS = 255
+"""Steps of the colors between black and white: an attacked image is one that can be saved."""
+HOLD = 100.0
+"""Weight of the squared change of the score, if only the map is attacked: a change of 0.01 costs a hundredth."""
+
+
+@dataclass(frozen=True, eq=False)
+class Attack:
+    """An image before and after an attack, as the model sees both.
+
+    Attributes:
+        pixels: (2, 3, height, width), before and after, preprocessed: what `explain(..., preprocessed=True)` takes.
+        images: the two as images, in the model's own size; saved as PNG, the second keeps the attack.
+        texts: the text that was attacked, then the others.
+        scores: (2, text), cosines before and after.
+        backbone: the model.
+        eps: largest change of a color, in [0, 1].
+        templates: of the texts.
+        positions: as in `eclip.encode`.
+    """
+
+    pixels: Float[Tensor, "2 3 height width"]
+    images: tuple[Image.Image, Image.Image]
+    texts: tuple[str, ...]
+    scores: Float[np.ndarray, "2 text"]
+    backbone: Backbone
+    eps: float
+    templates: str | tuple[str, ...]
+    positions: str
+
+    def __repr__(self) -> str:
+        before, after = self.scores[:, 0]
+        return f"Attack({self.texts[0]!r} from {before:.3f} to {after:.3f}, by at most {self.eps * STEPS:g}/{STEPS})"
+
+    def ranks(self) -> tuple[int, int]:
+        """The rank of the attacked text among all texts, before and after; 1 is the best score."""
+        before, after = ((row > row[0]).sum() + 1 for row in self.scores)
+        return int(before), int(after)
+
+    def moved(self, methods: AnyMethod | Iterable[AnyMethod] = "fast") -> dict[str, float]:
+        """How much of each method's map of the attacked text is left: the correlation of its maps before and after.
+
+        Args:
+            methods: names in a list or joined by commas, or "fast" or "all"; those not applicable are left out.
+
+        Returns:
+            Pearson correlations in [-1, 1] by method; 1 is an unmoved map, NaN a flat one.
+        """
+        from eclip.explanation.explain import explain
+
+        names, not_applicable = method_names(methods), dict[str, str]()
+        given: dict[str, Any] = {"model": self.backbone, "templates": self.templates, "positions": self.positions}
+        given |= {"preprocessed": True, "health": False, "not_applicable": not_applicable}
+        found = explain(self.pixels, list(self.texts), method=list(names), **given)
+        maps = {name: torch.from_numpy(one.maps[:, :1]) for name, one in found.items()}
+        return {name: float(correlation(own[:1], own[1:])[0, 0]) for name, own in maps.items()}
+
+
+def attack(
+    image: ImageLike,
+    text: str,
+    *,
+    others: Sequence[str] = (),
+    towards: str | None = None,
+    aim: str = "score",
+    method: AnyMethod = "maskclip",
+    eps: float = 4 / 255,
+    steps: SupportsIndex = 10,
+    step: float | None = None,
+    seed: SupportsIndex = 0,
+    model: str | Backbone = DEFAULT_MODEL,
+    device: Device | None = None,
+    image_size: SupportsIndex | None = None,
+    resize: str = "squash",
+    templates: str | Iterable[str] = "none",
+    positions: str = DEFAULT_POSITIONS,
+) -> Attack:
+    """Change the pixels of an image a little, so that its score for a text falls, or only its map moves.
+
+    The model sees the image in its own size, and this is what changes. Colors stay whole numbers of 0 to 255.
+
+    Args:
+        image: one, as in `eclip.explain`.
+        text: whose score or map is attacked.
+        others: texts that are not attacked, for scores and ranks.
+        towards: with aim="score", a text whose score is to rise meanwhile.
+        aim: "score": lower the score of the text. "map": turn the method's map of the text away from what it was, with
+            the score held.
+        method: with aim="map", whose map; of kind "similarity" or "decomposition".
+        eps: largest change of a color, in (0, 1].
+        steps: of the descent, at least 1.
+        step: its length, in the same unit; None = a quarter of eps, at least 1/255.
+        seed: of the random start within the bound.
+        model: a name for `eclip.load`, or a Backbone.
+        device: as in `eclip.explain`, also for the arguments below.
+        image_size: see there.
+        resize: see there.
+        templates: see there.
+        positions: see there.
+
+    Raises:
+        OptionError: a value is outside its range, or the method's maps cannot be attacked.
+        GradientError: the model has a step without a gradient, such as an int8 layer.
+        EclipError: as in `eclip.explain`.
+    """
+    one_of(aim, "aim", AIMS)
+    steps, seed, name = whole(steps, "steps", least=1), whole(seed, "seed", least=0), method_name(method)
+    if not STEPS * eps >= 1 or not eps <= 1:
+        raise OptionError(f"eps must be from 1/255 to 1, got {eps}: colors are whole numbers of 0 to 255.")
+    step = max(eps / 4, 1 / STEPS) if step is None else step
+    if not 0 < step <= 1:
+        raise OptionError(f"step must be above 0 and at most 1, got {step}.")
+    if aim == "map" and towards is not None:
+        raise OptionError('towards is for aim="score": leave it out.')
+    check_between_texts(name)
+    listed = check_texts([text, *others, *([] if towards is None else [towards])])
+    backbone, view, sentences = backbone_of(model, device), View(image_size, resize, positions), kept(templates)
+    view.check(backbone)
+    features = encode_apart(backbone, listed, sentences)
+    keep = blocks_to_keep({name: {}}, None) if aim == "map" else 0
+    clean = view.encode(backbone, [open_image(image)], keep)
+    mean, std = (
+        torch.tensor(one, dtype=torch.float32, device=clean.pixels.device)[:, None, None]
+        for one in (backbone.mean, backbone.std)
+    )
+    original = (clean.pixels.float() * std + mean).mul(STEPS).round()  # as `preprocess` read them
+    bound, length = int(eps * STEPS + 1e-6), step * STEPS
+    function, first = METHODS[name].function, features[:1]
+    with eval_no_grad(backbone.model):
+        held, before = cosine(clean.feature, first), function(clean, first).float() if aim == "map" else None
+        generator = torch.Generator(device="cpu").manual_seed(seed)
+        noise = (torch.rand(original.shape, generator=generator, dtype=torch.float32, device="cpu") * 2 - 1).to(
+            original.device
+        )
+        changed = (original + bound * noise).clamp(0, STEPS)
+        for _ in range(steps):
+            with gradients(backbone):
+                leaf = changed.clone().requires_grad_()
+                pixels = ((leaf / STEPS - mean) / std).to(clean.pixels)
+                seen = encode_with_graph(clean, pixels)
+                score = cosine(seen.feature, first)
+                if before is not None:
+                    cost = correlation_of(function(seen, first).float(), before) + HOLD * (score - held).square().sum()
+                else:
+                    wanted = 0.0 if towards is None else cosine(seen.feature, features[-1:])
+                    cost = (score - wanted).sum()
+                slope = torch.autograd.grad(cost, leaf)[0]
+            changed = changed - length * slope.sign()
+            changed = torch.minimum(torch.maximum(changed, original - bound), original + bound).clamp(0, STEPS)
+        both = torch.cat([original, changed.round()])
+        pixels = ((both / STEPS - mean) / std).to(clean.pixels)
+    seen = encode(backbone, pixels, keep=0, positions=positions)
+    scores = cosine(seen.feature, features).float().cpu().numpy()
+    one, other = shown(pixels, backbone)
+    return Attack(pixels, (one, other), tuple(listed), scores, backbone, bound / STEPS, sentences, positions)
+
+
+def correlation_of(maps: Float[Tensor, "1 1 row col"], others: Float[Tensor, "1 1 row col"]) -> Float[Tensor, ""]:
+    """Pearson correlation of two maps, with a graph."""
+    one, other = (part.flatten() - part.mean() for part in (maps, others))
+    return (one * other).sum() / (one.norm() * other.norm()).clamp_min(1e-12)

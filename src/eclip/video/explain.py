@@ -1,0 +1,265 @@
+"""`explain_video`: which part of each frame matches each text, when, and for how long."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, SupportsIndex
+
+import numpy as np
+from jaxtyping import Float
+from scipy.ndimage import gaussian_filter1d
+
+from eclip.errors import OptionError, ResultError
+from eclip.explanation.explain import query_of
+from eclip.explanation.explanation import Explanation
+from eclip.explanation.rows import found_in, rows_of
+from eclip.files import replace_file, slug
+from eclip.registry import whole
+from eclip.results.folder import check_is_folder, check_no_other
+from eclip.texts.queries import Texts
+from eclip.video.film import drawn_frames
+from eclip.video.frames import USUAL_RATE, Frame, frames_of, write_film
+
+SCHEMA = "eclip.video/1"
+MANIFEST, ROWS, MAPS = "video.json", "frames.jsonl", "maps.npz"
+GAP = 0.5
+"""Seconds without the text that do not end a span."""
+OnFrame = Callable[[int], object]
+
+
+class Span(NamedTuple):
+    """A stretch of time in which a text is found.
+
+    Attributes:
+        text: which.
+        start: of its first frame, in seconds.
+        end: of its last frame, in seconds.
+        score: mean score of its frames.
+    """
+
+    text: str
+    start: float
+    end: float
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class VideoExplanation:
+    """Maps and scores of the frames of a video.
+
+    Attributes:
+        path: of the video.
+        frames: an Explanation of each frame, without its image; `at` adds it.
+        times: of the frames, in seconds from the first.
+        numbers: of the frames in the file.
+        fps: that was asked for; None = all frames.
+        smooth: of the maps along time, see `explain_video`.
+    """
+
+    path: str
+    frames: tuple[Explanation, ...]
+    times: tuple[float, ...]
+    numbers: tuple[int, ...]
+    fps: float | None
+    smooth: float
+
+    def __repr__(self) -> str:
+        return f"VideoExplanation({self.path!r}, {len(self.frames)} frames, {len(self.texts)} texts)"
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What was looked for."""
+        return self.frames[0].texts
+
+    @property
+    def maps(self) -> Float[np.ndarray, "frame text row col"]:
+        """Raw maps, smoothed along time if that was asked for."""
+        return np.concatenate([one.maps for one in self.frames])
+
+    @property
+    def scores(self) -> Float[np.ndarray, "frame text"]:
+        """Cosines of the frames, as `Explanation.scores`; they are not smoothed."""
+        return np.concatenate([one.scores for one in self.frames])
+
+    @property
+    def rate(self) -> float:
+        """Frames a second of this explanation."""
+        return (len(self.times) - 1) / self.times[-1] if len(self.times) > 1 and self.times[-1] > 0 else USUAL_RATE
+
+    def at(self, time: float) -> Explanation:
+        """The explanation of the last frame up to a time in seconds, with its image, read from the file.
+
+        Raises:
+            DataError: the file cannot be read anymore.
+        """
+        place = max(0, int(np.searchsorted(self.times, time + 1e-6, side="right")) - 1)
+        frame = next(islice(frames_of(self.path, self.fps), place, None))
+        return replace(self.frames[place], images=(frame.image,))
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield a row for each frame: "frame", "time" and "texts", with the columns of a table but "image"."""
+        for number, time, one in zip(self.numbers, self.times, self.frames, strict=True):
+            texts = [{key: value for key, value in row.items() if key != "image"} for row in rows_of(one)]
+            yield {"frame": number, "time": round(time, 4), "texts": texts}
+
+    def spans(self, gap: float = GAP) -> list[Span]:
+        """When each text is found, as `found` of a table says; interruptions of at most `gap` seconds do not count.
+
+        Empty for texts without presence: examples, features, and with health off.
+        """
+        found: list[Span] = []
+        for place, text in enumerate(self.texts):
+            run: list[int] = []
+            for index, frame in enumerate([*self.frames, None]):
+                there = frame is not None and found_in(frame.health, place) == "yes"
+                if run and (frame is None or (there and self.times[index] - self.times[run[-1]] > gap + 1 / self.rate)):
+                    score = float(np.mean([self.frames[one].scores[0, place] for one in run]))
+                    found.append(Span(text, self.times[run[0]], self.times[run[-1]], score))
+                    run = []
+                run += [index] if there else []
+        return found
+
+    def save(self, folder: str | Path, *, overwrite: bool = False, on_frame: OnFrame = lambda done: None) -> Path:
+        """Write the film, a row for each frame, the maps and `video.json` into a folder; returns the folder.
+
+        - NAME.mp4: each frame beside its overlays, above the curve of the scores.
+        - frames.jsonl: `rows`.
+        - maps.npz: "maps", "scores", "times".
+        - video.json: {"schema": "eclip.video/1", "source", "texts", "fps", "smooth", "frames", "seconds", "spans",
+          "provenance", "files"}.
+
+        Args:
+            folder: created if missing.
+            overwrite: replace what a run on another video, or with other texts, wrote there.
+            on_frame: called with the number of frames drawn so far.
+
+        Raises:
+            ResultError: it cannot be written, or contains something else.
+            DataError: the video cannot be read anymore.
+        """
+        folder = Path(folder)
+        begin(folder, self.path, self.texts, overwrite=overwrite)
+        name = f"{slug(Path(self.path).stem) or 'video'}.mp4"
+        rows = (json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows())
+        replace_file(folder / ROWS, lambda file: file.writelines(row.encode() for row in rows))
+        arrays = {"maps": self.maps, "scores": self.scores, "times": np.array(self.times)}
+        replace_file(folder / MAPS, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+        images = (frame.image for frame in islice(frames_of(self.path, self.fps), len(self.frames)))
+        draft = folder / f"{slug(name)}.part.mp4"
+        try:
+            write_film(draft, drawn_frames(self.frames, self.times, images, on_frame), self.rate)
+            draft.replace(folder / name)
+        finally:
+            draft.unlink(missing_ok=True)
+        manifest = {
+            "schema": SCHEMA,
+            "source": self.path,
+            "texts": list(self.texts),
+            "fps": self.fps,
+            "smooth": self.smooth,
+            "frames": len(self.frames),
+            "seconds": round(self.times[-1], 4),
+            "spans": [span._asdict() for span in self.spans()],
+            "provenance": {**self.frames[0].provenance, "command": None},
+            "files": {"film": name, "rows": ROWS, "maps": MAPS},
+        }
+        replace_file(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+        return folder
+
+
+def explain_video(
+    path: str | Path,
+    texts: Texts,
+    *,
+    fps: float | None = None,
+    smooth: float = 0.0,
+    batch_size: SupportsIndex = 8,
+    on_frame: OnFrame = lambda done: None,
+    until: Callable[[], bool] = lambda: False,
+    **settings: Any,
+) -> VideoExplanation:
+    """Which part of each frame made the model match each text?
+
+    Each frame is explained by itself, as `explain` would. About 2 kB of a frame and text stay in memory.
+
+    Args:
+        path: a video file that FFmpeg reads.
+        texts: as in `explain`.
+        fps: at most this many frames a second; None = all.
+        smooth: sigma in seconds of a Gaussian along time that maps are averaged with; 0 = not at all. Frames on both
+            sides of a cut mix within about two sigmas. Scores and health are those of each frame.
+        batch_size: frames in one forward pass.
+        on_frame: called with the number of frames explained so far.
+        until: asked after each batch; true ends the explanation there.
+        settings: all other arguments of `explain` but `preprocessed`, such as model, method and the method's options.
+
+    Raises:
+        DataError: the file cannot be read as a video.
+        OptionError: fps or smooth is out of range.
+        MissingExtraError: PyAV is not installed (extra `video`).
+        EclipError: as in `explain`.
+    """
+    if not 0 <= smooth < float("inf"):
+        raise OptionError(f"smooth must be a number of seconds, 0 or more, got {smooth}.")
+    size, query = whole(batch_size, "batch_size", least=1), query_of(texts, **settings)
+    found: list[Explanation] = []
+    frames: list[Frame] = []
+    source = frames_of(path, fps)
+    while batch := list(islice(source, size)):
+        named = [(f"{path}@{frame.time:.3f}s", frame.image) for frame in batch]
+        [several] = query.answer(named).values()
+        found += [replace(several.only(place), images=()) for place in range(len(batch))]
+        frames += [frame._replace(image=None) for frame in batch]  # type: ignore[arg-type]  # only its number and time
+        on_frame(len(found))
+        if until():
+            break
+    whole_video = VideoExplanation(
+        str(path),
+        tuple(found),
+        tuple(frame.time for frame in frames),
+        tuple(frame.number for frame in frames),
+        fps,
+        float(smooth),
+    )
+    if not smooth:
+        return whole_video
+    maps = smoothed(whole_video.maps, smooth * whole_video.rate)
+    return replace(whole_video, frames=tuple(replace(one, maps=maps[[i]]) for i, one in enumerate(found)))
+
+
+def smoothed(maps: Float[np.ndarray, "frame text row col"], sigma: float) -> Float[np.ndarray, "frame text row col"]:
+    """Maps averaged along time by a Gaussian of sigma frames; the ends count as if they went on."""
+    return gaussian_filter1d(maps, sigma, axis=0, mode="nearest", truncate=4.0).astype(maps.dtype)
+
+
+def begin(folder: Path, source: str, texts: Sequence[str], *, overwrite: bool) -> None:
+    """Check that an explanation may be written into a folder, and create it.
+
+    Raises:
+        ResultError: it contains something else, or cannot be written.
+    """
+    check_is_folder(folder)
+    check_no_other(folder, "eclip explain VIDEO")
+    try:
+        before = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = None
+    asked = {"source": source, "texts": list(texts)}
+    if isinstance(before, dict) and not overwrite and {key: before.get(key) for key in asked} != asked:
+        raise ResultError(
+            f"the folder {str(folder)!r} contains the explanation of another video or other texts: choose another "
+            "folder, or replace it with --overwrite (Python: overwrite=True)."
+        )
+    held = [name for name in (ROWS, MAPS, MANIFEST) if before is None and (folder / name).exists()]
+    if held and not overwrite:
+        raise ResultError(
+            f"the folder {str(folder)!r} contains {held[0]}, not written by eclip: choose another folder."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultError(f"the folder {str(folder)!r} cannot be written: {error.strerror}.") from error

@@ -1,0 +1,120 @@
+"""Frames of a video file, in order, as upright RGB images with their times; and a file of such images. Needs PyAV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from eclip.errors import DataError, MissingExtraError, OptionError, ResultError
+
+USUAL_RATE = 25
+"""Frames a second of a video whose file does not say."""
+CODECS = ("libx264", "mpeg4")
+"""The first that this build of PyAV has writes films."""
+
+
+class Frame(NamedTuple):
+    """A frame.
+
+    Attributes:
+        number: of the frame in the file, from 0.
+        time: in seconds from the first frame.
+        image: upright, RGB.
+    """
+
+    number: int
+    time: float
+    image: Image.Image
+
+
+def frames_of(path: str | Path, fps: float | None = None) -> Iterator[Frame]:
+    """Yield the frames of a video.
+
+    Args:
+        path: of the file.
+        fps: at most this many frames a second, above 0; None = all.
+
+    Raises:
+        DataError: it cannot be read as a video, or a part of it is broken.
+        OptionError: fps is not above 0.
+        MissingExtraError: PyAV is not installed.
+    """
+    av = _av()
+    if fps is not None and not fps > 0:
+        raise OptionError(f"fps must be a number of frames a second above 0, or None for all, got {fps}.")
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise DataError(f"{path} has no video stream.")
+            start, wanted = None, 0
+            for number, frame in enumerate(container.decode(video=0)):
+                time = number / USUAL_RATE if frame.time is None else float(frame.time)
+                start = time if start is None else start
+                if fps is None or (time - start) * fps >= wanted - 1e-6:
+                    wanted += 1
+                    turned = getattr(frame, "rotation", 0) or 0
+                    image = frame.to_image()
+                    yield Frame(number, time - start, image.rotate(turned, expand=True) if turned else image)
+            if start is None:
+                raise DataError(f"{path} has no frame.")
+    except (av.FFmpegError, OSError) as error:
+        what = "no such file" if not Path(path).exists() else f"cannot be read as a video ({error})"
+        raise DataError(f"{path}: {what}.") from None
+
+
+def length_of(path: str | Path, fps: float | None) -> int | None:
+    """About how many frames `frames_of` yields; None if the file does not say."""
+    av = _av()
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            seconds = None if container.duration is None else container.duration / av.time_base
+            if fps is not None:
+                return None if seconds is None else max(1, int(seconds * fps))
+            return int(stream.frames) or None
+    except (av.FFmpegError, OSError, IndexError):
+        return None
+
+
+def write_film(path: Path, images: Iterable[Image.Image], rate: float) -> int:
+    """Write images of one size as an MP4 of this many frames a second; returns how many.
+
+    Sides of odd length lose a pixel. The file is complete after an exception or Ctrl-C too.
+
+    Raises:
+        ResultError: it cannot be written.
+    """
+    av, count, stream = _av(), 0, None
+    codec = next(name for name in CODECS if name in av.codecs_available)
+    try:
+        with av.open(str(path), "w") as container:
+            try:
+                for image in images:
+                    width, height = image.width // 2 * 2, image.height // 2 * 2
+                    if stream is None:
+                        stream = container.add_stream(codec, rate=Fraction(rate).limit_denominator(1001))
+                        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+                        stream.options = {"crf": "20"} if codec == CODECS[0] else {"qscale": "3"}
+                    pixels = np.asarray(image.crop((0, 0, width, height)))
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+                    count += 1
+            finally:
+                if stream is not None:
+                    container.mux(stream.encode())
+    except (av.FFmpegError, OSError) as error:
+        raise ResultError(f"{path} cannot be written: {error}.") from None
+    return count
+
+
+def _av() -> ModuleType:
+    try:
+        import av
+    except ImportError:
+        raise MissingExtraError("a video", "av", "video") from None
+    return av

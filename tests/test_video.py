@@ -1,0 +1,252 @@
+"""Videos: each frame is explained as an image, smoothing along time, spans, the film, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import Result
+from PIL import Image
+from scipy.ndimage import gaussian_filter1d
+from typer.testing import CliRunner
+
+import eclip
+from eclip import cli
+from eclip.errors import DataError, OptionError, ResultError
+from eclip.video import is_video
+from eclip.video.explain import MAPS, ROWS, smoothed
+from eclip.video.frames import frames_of, length_of, write_film
+
+av = pytest.importorskip("av", reason="videos need PyAV")
+ROOT = Path(__file__).parents[1]
+DOG, HORSES = (
+    Image.open(ROOT / f"docs/images/{name}.jpg").convert("RGB").resize((192, 128)) for name in ("dog", "horses")
+)
+SIZE = (64, 48)
+
+
+def _noise(seed: int) -> Image.Image:
+    values = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(values).resize(SIZE, Image.Resampling.NEAREST)
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve frames at ten a second."""
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    assert write_film(path, map(_noise, range(12)), 10) == 12
+    return path
+
+
+@pytest.fixture(scope="session")
+def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten frames of a dog, ten of horses, ten of the dog, at ten a second."""
+    path = tmp_path_factory.mktemp("video") / "cut.mp4"
+    write_film(path, [DOG] * 10 + [HORSES] * 10 + [DOG] * 10, 10)
+    return path
+
+
+def _explain(path: Path, model: str, **given: Any) -> Any:
+    return eclip.explain_video(path, ["a dog", "grass"], model=model, method="maskclip", **given)
+
+
+def test_frames_come_back_in_order_with_their_times(clip: Path) -> None:
+    frames = list(frames_of(clip))
+    assert [frame.number for frame in frames] == list(range(12))
+    np.testing.assert_allclose([frame.time for frame in frames], np.arange(12) / 10, atol=1e-3)
+    for seed, frame in enumerate(frames):  # H.264 is not lossless
+        assert np.abs(np.asarray(frame.image, float) - np.asarray(_noise(seed), float)).mean() < 16
+    assert length_of(clip, None) == 12 and length_of(clip, 5) == 6
+
+
+@pytest.mark.parametrize(("fps", "numbers"), [(5, [0, 2, 4, 6, 8, 10]), (10, list(range(12))), (99, list(range(12)))])
+def test_a_lower_rate_takes_the_nearest_frames_after(clip: Path, fps: float, numbers: list[int]) -> None:
+    assert [frame.number for frame in frames_of(clip, fps)] == numbers
+
+
+def test_a_turned_video_is_upright(tmp_path: Path) -> None:
+    from av.sidedata.sidedata import Type  # noqa: F401  # PyAV with display matrices
+
+    write_film(tmp_path / "flat.mp4", [_noise(1)] * 3, 10)
+    with av.open(str(tmp_path / "flat.mp4")) as source, av.open(str(tmp_path / "turned.mov"), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        try:
+            stream.set_display_rotation(90)
+        except AttributeError:
+            pytest.skip("this PyAV does not write rotations")
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    frame = next(frames_of(tmp_path / "turned.mov"))
+    assert frame.image.size == SIZE[::-1]
+
+
+def test_each_frame_is_explained_as_an_image(clip: Path, tiny_name: str) -> None:
+    found = _explain(clip, tiny_name, batch_size=5)
+    images = [frame.image for frame in frames_of(clip)]
+    apart = eclip.explain(images, ["a dog", "grass"], model=tiny_name, method="maskclip")
+    np.testing.assert_allclose(found.maps, apart.maps, atol=1e-6)
+    np.testing.assert_allclose(found.scores, apart.scores, atol=1e-6)
+    assert found.texts == ("a dog", "grass") and found.rate == pytest.approx(10)
+    one = found.at(0.35)
+    np.testing.assert_array_equal(one.maps, found.maps[3:4])
+    assert one.image().tobytes() == images[3].tobytes() and one.overlay(0, "grass").width >= SIZE[0]
+
+
+def test_smoothing_is_a_gaussian_along_time(clip: Path, tiny_name: str) -> None:
+    plain, smooth = _explain(clip, tiny_name), _explain(clip, tiny_name, smooth=0.2)
+    wanted = gaussian_filter1d(plain.maps, 2.0, axis=0, mode="nearest")
+    np.testing.assert_allclose(smooth.maps, wanted, atol=1e-6)
+    np.testing.assert_array_equal(smooth.scores, plain.scores)
+
+
+def test_what_smoothing_costs_at_a_cut() -> None:
+    """By hand: of a step between two shots, the share of the other shot is the normal distribution's tail."""
+    maps = np.zeros((40, 1, 1, 1), np.float32)
+    maps[20:] = 1
+    mixed = smoothed(maps, 2.0)[:, 0, 0, 0]
+    assert mixed[19] == pytest.approx(0.4, abs=0.01)  # half a frame before the cut
+    assert mixed[17] == pytest.approx(0.106, abs=0.01)  # 2.5 frames, 1.25 sigmas
+    assert mixed[15] == pytest.approx(0.012, abs=0.004)
+    assert mixed[11] < 1e-4
+    np.testing.assert_allclose(mixed + mixed[::-1], 1, atol=1e-6)
+
+
+def test_spans_say_when_a_text_is_found(cut: Path) -> None:
+    found = eclip.explain_video(cut, ["a dog", "a horse", "a boat"], smooth=0.1)
+    dogs = [(round(span.start, 1), round(span.end, 1)) for span in found.spans(gap=0.2) if span.text == "a dog"]
+    horses = [(round(span.start, 1), round(span.end, 1)) for span in found.spans(gap=0.2) if span.text == "a horse"]
+    assert (1.0, 1.9) in horses and len(horses) == 1
+    assert dogs[0][0] == 0.0 and dogs[-1][1] == 2.9
+    assert not [span for span in found.spans() if span.text == "a boat"]
+    for span in found.spans():
+        assert 0.05 < span.score < 1
+    whole = [span for span in found.spans(gap=5) if span.text == "a dog"]
+    assert len(whole) == 1 and (whole[0].start, round(whole[0].end, 1)) == (0.0, 2.9)
+
+
+def test_no_spans_without_presence(clip: Path, tiny_name: str) -> None:
+    assert _explain(clip, tiny_name, health=False).spans() == []
+
+
+def test_saved_files_hold_every_frame(clip: Path, tiny_name: str, tmp_path: Path) -> None:
+    found = _explain(clip, tiny_name, fps=5)
+    drawn: list[int] = []
+    assert found.save(tmp_path / "out", on_frame=drawn.append) == tmp_path / "out"
+    assert drawn == list(range(1, 7))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"clip.mp4", ROWS, MAPS, "video.json"}
+    rows = [json.loads(line) for line in (tmp_path / "out" / ROWS).read_text(encoding="utf-8").splitlines()]
+    assert [row["frame"] for row in rows] == [0, 2, 4, 6, 8, 10]
+    for row, scores in zip(rows, found.scores, strict=True):
+        assert [one["text"] for one in row["texts"]] == ["a dog", "grass"]
+        np.testing.assert_allclose([one["score"] for one in row["texts"]], scores, atol=1e-5)
+    with np.load(tmp_path / "out" / MAPS) as arrays:
+        np.testing.assert_array_equal(arrays["maps"], found.maps)
+        np.testing.assert_array_equal(arrays["times"], found.times)
+    manifest = json.loads((tmp_path / "out" / "video.json").read_text(encoding="utf-8"))
+    assert manifest["schema"] == "eclip.video/1" and manifest["frames"] == 6 and manifest["fps"] == 5
+    film = list(frames_of(tmp_path / "out" / "clip.mp4"))
+    assert len(film) == 6 and film[0].image.width > 3 * 320
+    assert not np.array_equal(np.asarray(film[0].image)[:200], np.asarray(film[5].image)[:200])
+
+
+def test_a_folder_is_not_overwritten_by_another_video(clip: Path, tiny_name: str, tmp_path: Path) -> None:
+    found = _explain(clip, tiny_name, fps=2)
+    found.save(tmp_path / "out")
+    found.save(tmp_path / "out")  # the same again
+    other = eclip.explain_video(clip, "a cat", model=tiny_name, method="maskclip", fps=2)
+    with pytest.raises(ResultError, match="another video or other texts"):
+        other.save(tmp_path / "out")
+    other.save(tmp_path / "out", overwrite=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / ROWS).write_text("mine", encoding="utf-8")
+    with pytest.raises(ResultError, match="not written by eclip"):
+        found.save(tmp_path / "mine")
+    assert (tmp_path / "mine" / ROWS).read_text(encoding="utf-8") == "mine"
+
+
+def test_what_is_refused(clip: Path, tiny_name: str, tmp_path: Path) -> None:
+    for given, said in (({"fps": 0}, "fps must"), ({"smooth": -1.0}, "smooth must"), ({"smooth": np.nan}, "smooth")):
+        with pytest.raises(OptionError, match=said):
+            _explain(clip, tiny_name, **given)
+    with pytest.raises(DataError, match="no such file"):
+        _explain(tmp_path / "none.mp4", tiny_name)
+    (tmp_path / "text.mp4").write_text("no video", encoding="utf-8")
+    with pytest.raises(DataError, match="cannot be read as a video"):
+        _explain(tmp_path / "text.mp4", tiny_name)
+    (tmp_path / "half.mp4").write_bytes(clip.read_bytes()[:300])
+    with pytest.raises(DataError, match="cannot be read as a video"):
+        _explain(tmp_path / "half.mp4", tiny_name)
+    assert is_video("A.MP4") and not is_video("a.jpg")
+
+
+def _run(*words: object) -> Result:
+    return CliRunner().invoke(cli.app, [str(word) for word in words])
+
+
+def test_the_command(cut: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = _run("explain", cut, "-t", "a dog", "-t", "a horse", "--fps", "5", "--smooth", "0.1", "-o", out)
+    assert done.exit_code == 0, done.output
+    assert "a horse: 1.00 to 1.80 s, score" in done.stdout
+    assert f"15 frames of 2.8 s explained in {out / 'cut.mp4'}" in done.stderr
+    done = _run("explain", cut, "-t", "a dog", "-t", "a horse", "--fps", "5", "--json", "-o", out)
+    assert json.loads(done.stdout)["schema"] == "eclip.video/1"
+    done = _run("explain", cut, "-t", "a mouse", "-o", out)
+    assert done.exit_code == 1 and "another video or other texts" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["VIDEO", "docs/images/dog.jpg"], "explained alone"),
+        (["VIDEO", "--write", "maps"], "--write does not apply to a video"),
+        (["VIDEO", "--shard-size", "8"], "--shard-size does not apply"),
+        (["VIDEO", "--format", "csv"], "--format does not apply"),
+        (["VIDEO", "--dry-run"], "--dry-run does not apply"),
+        (["docs/images/dog.jpg", "--smooth", "1"], "--smooth is for videos"),
+        (["docs/images/dog.jpg", "--fps", "1"], "--fps is for videos"),
+    ],
+)
+def test_the_command_refuses(cut: Path, tmp_path: Path, words: list[str], said: str) -> None:
+    given = [str(cut) if word == "VIDEO" else word for word in words]
+    done = _run("explain", *given, "-t", "a dog", "-o", tmp_path / "out")
+    assert done.exit_code == 2 and said in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_keeps_the_frames_so_far(tmp_path: Path) -> None:
+    write_film(tmp_path / "long.mp4", [DOG] * 600, 25)
+    words = [
+        sys.executable,
+        "-m",
+        "eclip",
+        "explain",
+        tmp_path / "long.mp4",
+        "-t",
+        "a dog",
+        "-o",
+        tmp_path / "out",
+        "-v",
+    ]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{os.environ['PYTHONPATH']}"}
+    with subprocess.Popen(list(map(str, words)), stderr=subprocess.PIPE, encoding="utf-8", env=environment) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "8 images" in line:  # the first batch is done
+                break
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130 and "frames explained so far are saved" in rest
+    manifest = json.loads((tmp_path / "out" / "video.json").read_text(encoding="utf-8"))
+    assert 8 <= manifest["frames"] < 600 and manifest["frames"] % 8 == 0
+    assert len(list(frames_of(tmp_path / "out" / "long.mp4"))) == manifest["frames"]

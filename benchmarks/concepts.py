@@ -24,8 +24,8 @@ from PIL import Image
 import eclip
 from eclip.backbones.blocks import unit
 from eclip.backbones.encoding import encode
-from eclip.discovery import splice
 from eclip.backbones.image_mean import mean_for
+from eclip.discovery import splice
 from eclip.texts.vocabulary import words_of
 
 TOP = 10

@@ -11,6 +11,7 @@ import torch
 import torchmetrics
 import torchvision
 from scipy import ndimage, stats
+from scipy.spatial.distance import cityblock
 from sklearn import metrics as sk
 from torchmetrics import functional as tm
 
@@ -25,6 +26,9 @@ THING = np.array([[1, 1, 0], [1, 0, 0]], dtype=bool)
 TRUTH = np.array([[0, 0, 1], [1, 2, 255]])
 CALLED = np.array([[0, 1, 1], [1, 0, 2]])
 SIMILARITY = np.array([[0.9, 0.5, 0.1], [0.9, 0.3, 0.2], [0.5, 0.5, 0.5]])
+GAZE = np.array([[0.1, 0.1], [0.2, 0.3], [0.1, 0.9]])
+"""On the pixels 1.0, 1.0 and 0.4 of HEAT."""
+SURE, KNOWN = np.array([0.9, 0.5, 0.5, 0.1]), np.array([True, True, False, False])
 WEIGHT = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
 
 
@@ -110,6 +114,38 @@ BY_HAND = [
     ByHand("accuracy", "classes 0, 1, 2: 1 of 3", lambda: M["accuracy"](SIMILARITY, np.array([0, 1, 2])), 1 / 3),
     ByHand("accuracy", "classes 0, 1, 2: 2 of 3 in the first 2",
            lambda: M["accuracy"](SIMILARITY, np.array([0, 1, 2]), k=2), 2 / 3),
+    # mean 0.45, standard deviation of 1.0, 0.6, 0.2, 0.4, 0.5, 0.0; looked at 1.0 twice and at 0.4 once
+    ByHand("nss", "(1.0 + 1.0 + 0.4) / 3 = 0.8, minus the mean, over the spread",
+           lambda: M["nss"](HEAT, GAZE), (0.8 - 0.45) / float(np.std([1.0, 0.6, 0.2, 0.4, 0.5, 0.0]))),
+    # without blur, the density is 2/3 at 1.0 and 1/3 at 0.4; the map sums to 2.7
+    ByHand("density_intersection", "min(2/3, 1.0/2.7) + min(1/3, 0.4/2.7)",
+           lambda: M["density_intersection"](HEAT, GAZE, sigma=1e-6), 1.4 / 2.7),
+    ByHand("density_divergence", "2/3 log(2/3 / (1/2.7)) + 1/3 log(1/3 / (0.4/2.7))",
+           lambda: M["density_divergence"](HEAT, GAZE, sigma=1e-6),
+           2 / 3 * np.log(2 / 3 * 2.7) + 1 / 3 * np.log(2.7 / 3 / 0.4)),
+    ByHand("density_correlation", "of 1.0, 0.6, 0.2, 0.4, 0.5, 0.0 with 2, 0, 0, 1, 0, 0",
+           lambda: M["density_correlation"](HEAT, GAZE, sigma=1e-6),
+           float(np.corrcoef([1.0, 0.6, 0.2, 0.4, 0.5, 0.0], [2, 0, 0, 1, 0, 0])[0, 1])),
+    # 1.0 (twice) is above 0.6, 0.2, 0.5, 0.0; 0.4 above two of these four
+    ByHand("auc_judd", "(4 + 4 + 2) / (3 * 4)", lambda: M["auc_judd"](HEAT, GAZE), 10 / 12),
+    # others looked at 0.6 and at 0.4: 1.0 is above both, 0.4 ties with one
+    ByHand("shuffled_auc", "(2 + 2 + 0.5) / (3 * 2)",
+           lambda: M["shuffled_auc"](HEAT, GAZE, np.array([[0.5, 0.1], [0.1, 0.9]])), 4.5 / 6),
+    # known 0.9, 0.5; unknown 0.5, 0.1: 0.9 above both, 0.5 ties with one and is above the other
+    ByHand("known_auroc", "(2 + 1.5) / 4", lambda: M["known_auroc"](SURE, KNOWN), 3.5 / 4),
+    ByHand("false_positive_rate", "all known are accepted from 0.5 on, and so is one of two",
+           lambda: M["false_positive_rate"](SURE, KNOWN), 0.5),
+    ByHand("false_positive_rate", "half of the known from 0.9 on, and none of the others",
+           lambda: M["false_positive_rate"](SURE, KNOWN, recall=0.5), 0.0),
+    # sorted: 0.9 right; 0.5 right or wrong, half each; 0.1 wrong: risks 0, 0.25, 1/3, 0.5
+    ByHand("risk_coverage", "(0 + 0.5/2 + 1/3 + 2/4) / 4",
+           lambda: M["risk_coverage"](SURE, KNOWN), (0.25 + 1 / 3 + 0.5) / 4),
+    # one defect of two pixels, found at 0.9 and 0.4; normal pixels 0.6, 0.2: rate 0, 0.5 at 0.6, overlap 0.5 until then
+    ByHand("region_overlap", "0.5 all along up to a rate of 0.3",
+           lambda: M["region_overlap"]([np.array([[0.9, 0.6], [0.2, 0.4]])], [np.array([[1, 0], [0, 1]], bool)]), 0.5),
+    ByHand("region_overlap", "0.5 up to a rate of 0.5, then 1 at it, and 1: (0.5 * 0.5 + 0.5) / 1",
+           lambda: M["region_overlap"]([np.array([[0.9, 0.6], [0.2, 0.4]])], [np.array([[1, 0], [0, 1]], bool)],
+                                       limit=1.0), 0.75),
 ]
 # fmt: on
 
@@ -196,6 +232,99 @@ def labelled_box(heat: np.ndarray, inside: np.ndarray, outside: np.ndarray, thre
     found, areas = boxes(heat >= threshold, known)
     things, _ = boxes(inside, known)
     return float(torchvision.ops.box_iou(found[[int(areas.argmax())]], things).max())
+
+
+def gazes(count: int = 12) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Maps above zero, with fixations of an image and of others, some of them on one pixel."""
+    random, made = np.random.default_rng(8), []
+    for index in range(count):
+        heat = random.random(tuple(random.integers(6, 30, 2))) * 0.9 + 0.05
+        heat = np.round(heat * 12) / 12 if index % 2 else heat
+        points = [random.beta(2, 2, (many, 2)) for many in (9, 20)]
+        points[0][1] = points[0][0]
+        made.append((heat.astype(np.float32), *points))
+    return made
+
+
+def pixel_of(heat: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.floor(points[:, 1] * heat.shape[0]).astype(int), np.floor(points[:, 0] * heat.shape[1]).astype(int)
+
+
+def flat(heat: np.ndarray, at: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    return np.unique(np.ravel_multi_index(at, heat.shape))
+
+
+def blurred(heat: np.ndarray, at: tuple[np.ndarray, np.ndarray], sigma: float = 0.1) -> np.ndarray:
+    """Fixations convolved along one side, then the other, with the kernel written out."""
+    counts = np.histogram2d(*at, bins=[np.arange(side + 1) - 0.5 for side in heat.shape])[0]
+    reach = int(4 * sigma * heat.shape[1] + 0.5)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / (sigma * heat.shape[1])) ** 2)
+    for axis in (0, 1):
+        counts = ndimage.convolve1d(counts, kernel / kernel.sum(), axis=axis, mode="constant")
+    return counts / counts.sum()
+
+
+def of_gaze(name: str, theirs: Callable[..., float], shuffled: bool = False) -> Callable[[], list[float]]:
+    def differences() -> list[float]:
+        found = []
+        for heat, own, others in gazes():
+            options = {"sigma": 0.1} if name.startswith("density") else {}
+            ours = M[name](heat, own, *([others] if shuffled else []), **options)
+            found.append(abs(ours - theirs(heat, pixel_of(heat, own), pixel_of(heat, others))))
+        return found
+
+    return differences
+
+
+def ranked(inside: np.ndarray, outside: np.ndarray) -> float:
+    return float(sk.roc_auc_score([1] * len(inside) + [0] * len(outside), np.concatenate([inside, outside])))
+
+
+def of_answers(name: str, theirs: Callable[..., float], count: int = 20) -> Callable[[], list[float]]:
+    def differences() -> list[float]:
+        random, found = np.random.default_rng(9), []
+        for index in range(count):
+            known = random.random(30 + index) < 0.6
+            sure = random.random(len(known)) + known * 0.3
+            sure = np.round(sure * 8) / 8 if index % 2 else sure
+            found.append(abs(M[name](sure, known) - theirs(sure, known)))
+        return found
+
+    return differences
+
+
+def accepted(sure: np.ndarray, known: np.ndarray) -> float:
+    false, true, _ = sk.roc_curve(known, sure, drop_intermediate=False)
+    return float(false[np.argmax(true >= 0.95)])
+
+
+def risks(sure: np.ndarray, right: np.ndarray) -> float:
+    random, found = np.random.default_rng(0), []
+    for _ in range(10_000):
+        mixed = random.permutation(len(sure))
+        order = mixed[np.argsort(-sure[mixed], kind="stable")]
+        found.append(np.mean(np.cumsum(~right[order]) / np.arange(1, len(order) + 1)))
+    return float(np.mean(found))
+
+
+def regions_in_turn() -> list[float]:
+    random, found = np.random.default_rng(10), []
+    for index in range(6):
+        masks = [ndimage.zoom(random.random((4, 4)), 4, order=1) > 0.6 for _ in range(3)]
+        maps = [np.round(random.random((16, 16)) * 30 + 10 * mask) for mask in masks]
+        limit = (0.3, 1.0, 0.05)[index % 3]
+        curve = [(0.0, 0.0)]
+        for threshold in np.unique(maps)[::-1]:
+            shares, false = [], [((one >= threshold) & ~mask).sum() for one, mask in zip(maps, masks, strict=True)]
+            for one, mask in zip(maps, masks, strict=True):
+                regions, count = ndimage.label(mask, np.ones((3, 3)))
+                shares += [(one >= threshold)[regions == number].mean() for number in range(1, count + 1)]
+            curve.append((sum(false) / sum((~mask).sum() for mask in masks), float(np.mean(shares))))
+        rate, overlap = np.array(curve).T
+        inner = np.append(rate[rate < limit], limit)
+        theirs = sk.auc(inner, np.interp(inner, rate, overlap)) / limit
+        found.append(abs(M["region_overlap"](maps, masks, limit=limit) - theirs))
+    return found
 
 
 def labels() -> list[tuple[np.ndarray, np.ndarray]]:
@@ -361,4 +490,58 @@ ORACLES = [
     Oracle("rank_correlation", "scipy spearmanr", spearman),
     Oracle("recall", "torchmetrics RetrievalHitRate", hit_rate),
     Oracle("accuracy", "scikit-learn top_k and torchmetrics", top_k),
+    Oracle(
+        "nss",
+        "scipy's zscore, read at the fixations",
+        of_gaze("nss", lambda heat, at, _: float(stats.zscore(heat.astype(float), axis=None)[at].mean())),
+    ),
+    Oracle(
+        "density_correlation",
+        "scipy's pearsonr",
+        of_gaze(
+            "density_correlation",
+            lambda heat, at, _: float(stats.pearsonr(heat.ravel(), blurred(heat, at).ravel()).statistic),
+        ),
+    ),
+    Oracle(
+        "density_intersection",
+        "half of scipy's city block distance, from 1",
+        of_gaze(
+            "density_intersection",
+            lambda heat, at, _: 1 - cityblock((heat / heat.sum()).ravel(), blurred(heat, at).ravel()) / 2,
+        ),
+        atol=1e-5,
+    ),
+    Oracle(
+        "density_divergence",
+        "scipy's entropy",
+        of_gaze(
+            "density_divergence",
+            lambda heat, at, _: float(stats.entropy(blurred(heat, at).ravel(), heat.ravel().astype(float))),
+        ),
+        atol=1e-4,
+    ),
+    Oracle(
+        "auc_judd",
+        "scikit-learn's roc_auc_score",
+        of_gaze("auc_judd", lambda heat, at, _: ranked(heat[at], np.delete(heat.ravel(), flat(heat, at)))),
+    ),
+    Oracle(
+        "shuffled_auc",
+        "scikit-learn's roc_auc_score",
+        of_gaze("shuffled_auc", lambda heat, at, others: ranked(heat[at], heat[others]), shuffled=True),
+    ),
+    Oracle(
+        "known_auroc",
+        "scikit-learn's roc_auc_score",
+        of_answers("known_auroc", lambda sure, known: float(sk.roc_auc_score(known, sure))),
+    ),
+    Oracle("false_positive_rate", "scikit-learn's roc_curve", of_answers("false_positive_rate", accepted)),
+    Oracle(
+        "risk_coverage",
+        "the mean over orders of ties, drawn ten thousand times",
+        of_answers("risk_coverage", risks, count=4),
+        atol=5e-3,
+    ),
+    Oracle("region_overlap", "each threshold and region in turn, scikit-learn's auc", regions_in_turn),
 ]

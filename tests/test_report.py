@@ -27,10 +27,11 @@ from eclip.errors import ResultError
 from eclip.evaluation.evaluate import evaluate
 from eclip.evaluation.evaluation import Evaluation
 from eclip.evaluation.examples import chosen
+from eclip.evaluation.report.numbers import shown
 from eclip.evaluation.report.report import report
 from eclip.evaluation.report.svg import Series, lines, scatter
 from eclip.evaluation.report.table import labels, ranked
-from eclip.evaluation.report.text import shown, verdicts
+from eclip.evaluation.report.text import verdicts
 from eclip.evaluation.row import Row
 
 STRANGE = '<b>&"x"</script>'

@@ -14,8 +14,9 @@ import tiny
 from eclip.datasets.masks import read_masks
 from eclip.evaluation.evaluate import evaluate
 from eclip.evaluation.query import EvaluationQuery
+from eclip.evaluation.report.numbers import sign
 from eclip.evaluation.report.table import labels, ranked
-from eclip.evaluation.report.text import sign, verdicts
+from eclip.evaluation.report.text import verdicts
 
 RAMP = torch.arange(16.0).view(4, 4)
 FLAT = torch.ones(4, 4)

@@ -28,8 +28,8 @@ from sklearn.metrics import roc_auc_score
 
 import eclip
 from eclip.backbones.blocks import cosine
-from eclip.datasets.masks import VOID, MaskSet, read_masks
 from eclip.backbones.image_mean import mean_for
+from eclip.datasets.masks import VOID, MaskSet, read_masks
 from eclip.explanation.checkup import Checkup, artefacts, correlation, polarity_by_hiding, share_below
 from eclip.explanation.emptiness import emptiness
 from eclip.explanation.health import (

@@ -147,7 +147,8 @@ def _show(found: Evaluation) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from eclip.evaluation.report.text import headline, unit
+    from eclip.evaluation.report.numbers import unit
+    from eclip.evaluation.report.text import headline
 
     results = found.results
     lead, columns, dim = _columns(results)
@@ -182,8 +183,9 @@ def _show(found: Evaluation) -> None:
 
 def _columns(results: dict[str, Any]) -> tuple[int, list[list[str]], list[bool]]:
     """The number of name columns, all columns with their headings, best row first, and which rows are baselines."""
+    from eclip.evaluation.report.numbers import column, shown
     from eclip.evaluation.report.table import keys_of, ranked
-    from eclip.evaluation.report.text import column, headline, interval, shown
+    from eclip.evaluation.report.text import headline, interval
 
     rows = [results["rows"][place] for place in ranked(results)]
     first = headline(results)

@@ -109,6 +109,12 @@ def train(
     accum_freq: Annotated[
         int | None, _flag("accum_freq", "Split each step into this many parts; same result, less memory.", STEPS)
     ] = None,
+    mix: Annotated[
+        float | None, _flag("mix", "Weight of a loss that tells from which of four images a patch is.", STEPS)
+    ] = None,
+    separate: Annotated[
+        float | None, _flag("separate", "Weight of a loss that separates images with different texts.", STEPS)
+    ] = None,
     seed: Annotated[int | None, _flag("seed", "For order, choice of captions and random weights.", STEPS)] = None,
     cache: Annotated[
         str | None, _flag("cache", "Folder of the cache; default: in the user's cache.", CACHE, metavar="DIR")

@@ -332,6 +332,8 @@ PACKS: dict[str, Dataset] = {one.name: one for one in (
              "replace_rel": (383,), "swap_att": (157,), "swap_obj": (61,)},
             "pairs.tsv, and the images in ../coco-captions and ../coco80seg",
             "The captions of SugarCrepe for images of two packs."),
+    Dataset("osie", "gaze", "packs", "osie", ("all",), {"all": (100,)}, "images/*.jpg and fixations.jsonl",
+            "A subset of OSIE: where fifteen people look (Xu et al. 2014)."),
 )}
 """Small subsets, made for developing this package; its own numbers are measured on them.
 

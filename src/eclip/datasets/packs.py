@@ -17,6 +17,7 @@ from eclip.datasets.masked import Decode, Lazy, Masked, MaskSet
 from eclip.datasets.masks import VOC_NAMES, listed_masks, plain_items, plain_rows
 from eclip.datasets.pair import Bad, Pair, PairSet
 from eclip.datasets.phrases import Phrase, Phrased, PhraseSet
+from eclip.datasets.sets import GAZE
 from eclip.errors import DataError, LayoutError
 from eclip.images import Place
 
@@ -78,6 +79,22 @@ def flickr8k_entities(root: Path, split: str) -> PhraseSet:
             items.append(Phrased(name, images[name], phrases))
         else:
             bad.append((name, "none of its phrases has a box."))
+    return PhraseSet(root.resolve().name, items, bad)
+
+
+def osie(root: Path, _: str) -> PhraseSet:
+    """Images with the fixations of fifteen people, but the first of each, which is where they looked before."""
+    top(root, ("images", "fixations.jsonl"))
+    items: list[Phrased] = []
+    bad: Bad = []
+    for row in map(json.loads, lines(root / "fixations.jsonl")):
+        points = tuple(
+            (float(x), float(y)) for one in row["fixations"] for x, y, _ in one[1:] if 0 <= x <= 1 and 0 <= y <= 1
+        )
+        if points:
+            items.append(Phrased(row["name"], root / "images" / row["name"], (Phrase("gaze", (), GAZE, yes=points),)))
+        else:
+            bad.append((row["name"], "it has no fixation."))
     return PhraseSet(root.resolve().name, items, bad)
 
 

@@ -39,6 +39,8 @@ TASKS: dict[str, str] = {
     "recognize": "RecognizeTask",
     "ground": "GroundTask",
     "points": "PointsTask",
+    "gaze": "GazeTask",
+    "absent": "AbsentTask",
     "words": "WordsTask",
     "contrast": "ContrastTask",
 }

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.evaluation.report.text import BOUND
+from eclip.evaluation.report.numbers import BOUND
 
 Map = Float[np.ndarray, "row col"]
 SIGMA = 0.25

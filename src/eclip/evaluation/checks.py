@@ -16,7 +16,7 @@ from eclip.datasets.masks import BACKGROUND, VOID, MaskSet
 from eclip.datasets.sets import AnySet
 from eclip.errors import DataError, DataWarning, ImageError
 from eclip.evaluation.baselines import BASELINES
-from eclip.evaluation.report.text import BOUND, FEW
+from eclip.evaluation.report.numbers import BOUND, FEW
 
 LOOKED_AT = 20
 """Number of masks that are read again to find the cause, spread evenly."""

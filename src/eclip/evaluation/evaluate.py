@@ -57,6 +57,7 @@ WANTED = {
     "pairs": "captions or names",
     "phrases": "phrases and boxes",
     "points": "labels and points",
+    "gaze": "fixations of the gaze",
 }
 
 

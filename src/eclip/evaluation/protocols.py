@@ -14,8 +14,10 @@ from typing import Any
 from eclip.backbones.choices import DEFAULT_POSITIONS, POSITIONS, RESIZES
 from eclip.errors import OptionError, UnknownNameError
 from eclip.evaluation.rules import (
+    Absent,
     Contrast,
     Faithful,
+    Gaze,
     Ground,
     Localize,
     Points,
@@ -59,7 +61,7 @@ class Protocol:
 
     @property
     def task(self) -> str:
-        """The task: localize, segment, faithful, sanity, recognize, ground, points, words or contrast."""
+        """The task: localize, segment, faithful, sanity, recognize, ground, points, gaze, absent, words or contrast."""
         return self.rules.task
 
     def plain(self) -> dict[str, Any]:
@@ -147,6 +149,14 @@ PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
              "Ours: labels asked alone; AUROC and IoU over points, the IoU after LeGrad (Bousselham et al. 2024).",
              None, "squash", "a photo of a {}",
              Points(threshold=0.5)),
+    Protocol("gaze-v1",
+             "Ours: one text for all images; the numbers of the saliency field, shuffled AUC first.",
+             None, "squash", "none",
+             Gaze(text="a person, an animal or a thing", sigma=0.03, others=10)),
+    Protocol("absent-v1",
+             "Ours: names of other images against those of the image, by score, softmax, energy and presence.",
+             None, "squash", "a photo of a {}",
+             Absent(least=0.01, scale=40.0)),
     Protocol("words-v1",
              "Ours, after Grad-ECLIP's text test (Zhao et al. 2024): words of the first caption deleted and inserted.",
              None, "squash", "none",

@@ -1,4 +1,8 @@
-"""The task "recognize": how good is the model itself? Zero-shot accuracy of names, recall of captions."""
+"""The task "recognize": how good is the model itself? Zero-shot accuracy of names, recall of captions.
+
+And how its features lie: the modality gap (Liang et al. 2022, https://arxiv.org/abs/2203.02053), alignment and
+uniformity (Wang and Isola 2020, https://arxiv.org/abs/2005.10242).
+"""
 
 from __future__ import annotations
 
@@ -86,6 +90,7 @@ class RecognizeTask:
             text = encode_texts(self.asked.backbone, list(self.names), self.asked.protocol.templates).cpu().numpy()
             found = _ranks(features, text, [[int(label)] for label in whole["labels"]])
             numbers = self._within("accuracy_at", found, groups, len(text))
+            numbers |= geometry(features, text, np.arange(len(images)), whole["labels"], groups)
             return [Row(MODEL, False, len(images), len(images), numbers, groups=count)]
         texts, owners = whole["texts"], whole["owners"]
         places = np.searchsorted(images, owners)  # index of each caption's image among the readable ones
@@ -94,6 +99,7 @@ class RecognizeTask:
         found = _ranks(texts, features, [[int(place)] for place in places])
         numbers = self._within("image_recall_at", found, numbered[owners], len(images))
         numbers |= self._within("text_recall_at", _ranks(features, texts, of_images), groups, len(texts))
+        numbers |= geometry(features, texts, places, np.arange(len(texts)), groups)
         return [Row(MODEL, False, len(texts), len(images), numbers, groups=count)]
 
     def _within(self, name: str, places: NDArray[np.int64], groups: NDArray[np.int64], count: int) -> dict[str, Number]:
@@ -103,6 +109,38 @@ class RecognizeTask:
         weights = Weights(groups)
         shares = weights.means(hits)
         return {f"{name}_{k}": number(hits[:, i].mean(), shares[:, i]) for i, k in enumerate(at)}
+
+
+def geometry(
+    images: Float[np.ndarray, "image feature"],
+    texts: Float[np.ndarray, "text feature"],
+    owners: Int[np.ndarray, " pair"],
+    named: Int[np.ndarray, " pair"],
+    groups: Int[np.ndarray, " image"],
+) -> dict[str, Number]:
+    """Modality gap, alignment of pairs, and uniformity of images, all of unit features; see `report.text`.
+
+    Args:
+        images: features.
+        texts: features.
+        owners: the image of each pair.
+        named: the text of each pair.
+        groups: of the images.
+    """
+    images, texts, weights = images.astype(float), texts.astype(float), Weights(groups)
+    center = texts.mean(axis=0)
+    apart = np.square(images[owners] - texts[named]).sum(axis=1)
+    of_pairs = Weights(groups[owners]).means(apart[:, None])[:, 0]
+    gaps = np.linalg.norm(weights.means(images) - center, axis=1)
+    near = np.exp(-2 * (2 - 2 * images @ images.T).clip(0))
+    np.fill_diagonal(near, np.nan)
+    even = np.log(np.nanmean(near)) if len(images) > 1 else np.nan
+    spread = np.log(weights.means(np.nanmean(near, axis=1, keepdims=True)))[:, 0] if len(images) > 1 else gaps * np.nan
+    return {
+        "modality_gap": number(float(np.linalg.norm(images.mean(axis=0) - center)), gaps),
+        "alignment": number(float(apart.mean()), of_pairs),
+        "uniformity": number(even, spread),
+    }
 
 
 def _ranks(

@@ -23,6 +23,10 @@ GROUNDED = ("pointing", "energy", "box_recall")
 """Numbers of the task "ground"."""
 POINTED = ("point_auroc", "p_miou", "class_p_miou")
 """Numbers of the task "points"."""
+GAZED = ("shuffled_auc", "nss", "cc", "sim", "kl", "auc_judd")
+"""Numbers of the task "gaze"."""
+REJECTED = ("pair_auroc", "pair_fpr95", "image_auroc", "image_fpr95", "aurc")
+"""Numbers of the task "absent"."""
 WORDED = ("word_gap", "word_insertion", "word_deletion")
 """Numbers of the task "words"."""
 CONTRASTED = ("found", "accuracy")
@@ -217,6 +221,53 @@ class Points:
 
 
 @dataclass(frozen=True)
+class Gaze:
+    """Does the map of a text predict where people look?
+
+    Attributes:
+        text: whose maps they are, the same for all images.
+        sigma: of the density of fixations, as a share of the width.
+        others: fixations of this many other images are the negatives of the shuffled AUC.
+        headline: the number that is reported first; the default is not raised by a bias toward the center.
+    """
+
+    task: ClassVar[str] = "gaze"
+    data: ClassVar[str] = "gaze"
+    text: str
+    sigma: float
+    others: int
+    headline: str = "shuffled_auc"
+
+    def __post_init__(self) -> None:
+        _check_texts("text", (self.text,), 1)
+        check_rule("sigma", self.sigma, 0 < self.sigma < 1, "a share of the width, above 0 and below 1")
+        check_rule("others", self.others, is_whole(self.others), "a whole number, at least 1")
+        check_rule("headline", self.headline, self.headline in GAZED, f"one of {', '.join(GAZED)}")
+
+
+@dataclass(frozen=True)
+class Absent:
+    """Does the model know what an image does not show? Names of the data set are asked, those of other images too.
+
+    Attributes:
+        least: an image shows a class that covers at least this share of its area; a class without a pixel is absent.
+        scale: factor of the cosines before the softmax over names, and of the energy.
+        headline: the number that is reported first.
+    """
+
+    task: ClassVar[str] = "absent"
+    data: ClassVar[str] = "masks"
+    least: float
+    scale: float
+    headline: str = "pair_auroc"
+
+    def __post_init__(self) -> None:
+        _check_least(self.least)
+        check_rule("scale", self.scale, 0 < self.scale < math.inf, "above 0 and finite, such as 40")
+        check_rule("headline", self.headline, self.headline in REJECTED, f"one of {', '.join(REJECTED)}")
+
+
+@dataclass(frozen=True)
 class Words:
     """Does the unaltered model need the words that a method calls relevant? They are deleted, and inserted.
 
@@ -251,6 +302,6 @@ class Contrast:
         check_rule("headline", self.headline, self.headline in CONTRASTED, f"one of {', '.join(CONTRASTED)}")
 
 
-Rules = Localize | Segment | Faithful | Sanity | Recognize | Ground | Points | Words | Contrast
+Rules = Localize | Segment | Faithful | Sanity | Recognize | Ground | Points | Gaze | Absent | Words | Contrast
 OF_WORDS = (Words, Contrast)
 """Tasks that score methods for words, not maps."""

@@ -25,7 +25,7 @@ from eclip.backbones.wrap import wrap
 from eclip.errors import OptionError
 from eclip.evaluation.pair_task import EncodedImages, PairTask, Scores
 from eclip.evaluation.query import EvaluationQuery, joined
-from eclip.evaluation.report.text import SIGNED, SIZES
+from eclip.evaluation.report.numbers import SIGNED, SIZES
 from eclip.evaluation.row import Row, known_mean, mean_rows
 from eclip.evaluation.rules import Sanity
 from eclip.evaluation.store import BatchResult

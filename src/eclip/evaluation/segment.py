@@ -26,7 +26,7 @@ from eclip.evaluation.baselines import random
 from eclip.evaluation.bootstrap import Weights, number
 from eclip.evaluation.checks import check_baselines, nothing_shown
 from eclip.evaluation.query import EvaluationQuery, Opened, joined, opened
-from eclip.evaluation.report.text import BOUND
+from eclip.evaluation.report.numbers import BOUND
 from eclip.evaluation.row import Row
 from eclip.evaluation.rules import Segment
 from eclip.evaluation.store import BatchResult

@@ -25,12 +25,15 @@ class Metric(Entry[Any]):
             "steps": score(pixels), pixels, heat, a fill from `fills.fill`; a `steps.Curve`, see `steps.area`.
             "maps": two maps (row, col); a number.
             "ranking": similarity (query, candidate) and the matches of each query; a number.
+            "gaze": heat in [0, 1], fixations (fixation, 2) as shares of width and height; a number.
+            "rejection": confidence (item,), and which items are known or right; a number.
+            "regions": maps and masks of several images; a number.
         better: "higher", "lower", or "nearer 0" if both signs are equally bad.
         least: the smallest possible value; -inf if it depends on the score.
         most: the largest possible value; inf if it depends on the score.
     """
 
-    kind: Literal["pair", "labels", "steps", "maps", "ranking"]
+    kind: Literal["pair", "labels", "steps", "maps", "ranking", "gaze", "rejection", "regions"]
     better: Literal["higher", "lower", "nearer 0"]
     least: float
     most: float
@@ -76,5 +79,25 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in (
         summary="Share of queries with a matching candidate among the top k (Hodosh et al. 2013)."),
     Metric("accuracy", "ranking", "higher", 0.0, 1.0, file="ranking",
         summary="Share of images whose class is among the top k (Radford et al. 2021, CLIP)."),
+    Metric("nss", "gaze", "higher", -math.inf, math.inf, file="saliency",
+        summary="Mean of the standardized map at fixations of the gaze (Peters et al. 2005)."),
+    Metric("density_correlation", "gaze", "higher", -1.0, 1.0, file="saliency",
+        summary="Correlation of the map with the density of fixations, CC (Bylinskii et al. 2019)."),
+    Metric("density_intersection", "gaze", "higher", 0.0, 1.0, file="saliency",
+        summary="Intersection of the map with the density of fixations, SIM (Judd et al. 2012)."),
+    Metric("density_divergence", "gaze", "lower", 0.0, math.inf, file="saliency",
+        summary="Divergence of the map from the density of fixations, KL (Bylinskii et al. 2019)."),
+    Metric("auc_judd", "gaze", "higher", 0.0, 1.0, file="saliency",
+        summary="Probability that a fixation has more heat than a pixel without one (Judd et al. 2009)."),
+    Metric("shuffled_auc", "gaze", "higher", 0.0, 1.0, file="saliency",
+        summary="Probability that a fixation has more heat than one of another image (Zhang et al. 2008)."),
+    Metric("known_auroc", "rejection", "higher", 0.0, 1.0, file="rejection",
+        summary="Probability that a known item has more confidence than an unknown one (Hendrycks and Gimpel 2017)."),
+    Metric("false_positive_rate", "rejection", "lower", 0.0, 1.0, file="rejection",
+        summary="Share of the unknown accepted where 95 % of the known are, FPR95 (Liang et al. 2018)."),
+    Metric("risk_coverage", "rejection", "lower", 0.0, 1.0, file="rejection",
+        summary="Mean share of wrong answers among the most confident, AURC (Geifman and El-Yaniv 2017)."),
+    Metric("region_overlap", "regions", "higher", 0.0, 1.0, file="anomaly",
+        summary="Share of each defect that an anomaly map finds, at few false positives, PRO (Bergmann et al. 2020)."),
 )}
 # fmt: on

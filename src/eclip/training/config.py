@@ -57,6 +57,8 @@ class TrainConfig:
         learn_scale: also train the logit scale; otherwise it is the model's own.
         precision: "float32", or "bfloat16" for the head's products.
         accum_freq: parts in which a process handles its pairs; the gradient is that of the whole batch.
+        mix: weight of a loss that tells which image of a few a patch is from, see `training.loss.mixed`; 0 = none.
+        separate: weight of a loss between images, see `training.loss.separated`; 0 = none.
         seed: for the order of images, the choice of captions, and random weights.
         limit: number of pairs to use, the first in a fixed random order; None = all.
         shuffle_captions: give each image the captions of another, a control that must fail.
@@ -94,6 +96,8 @@ class TrainConfig:
     learn_scale: bool = False
     precision: str = "float32"
     accum_freq: int = 1
+    mix: float = 0.0
+    separate: float = 0.0
     seed: int = 0
     limit: int | None = None
     shuffle_captions: bool = False
@@ -133,7 +137,7 @@ class TrainConfig:
                     f"guide_options must be strings and numbers, which can be recorded, got {option}={value!r:.60}."
                 )
         counts = ("epochs", "batch_size", "accum_freq", "checkpoint_every", "mask_count", "limit")
-        least_zero = ("hidden", "warmup", "workers", "wd", "seed")
+        least_zero = ("hidden", "warmup", "workers", "wd", "seed", "mix", "separate")
         check_options(
             "train", TrainConfig, {name: getattr(self, name) for name in (*counts, *least_zero, "near", "lr")}
         )

@@ -15,7 +15,7 @@ from eclip.errors import TrainingError
 from eclip.training.config import TrainConfig
 from eclip.training.data import Batch
 from eclip.training.distributed import add_up, begin_alike, gathered, place
-from eclip.training.loss import contrast, with_own
+from eclip.training.loss import contrast, mixed, separated, with_own
 from eclip.training.pooling import match
 
 
@@ -30,9 +30,24 @@ class _Pooled(nn.Module):
 
     def forward(self, rows: Tensor, guide: Tensor, text: Tensor) -> Tensor:
         """How well each image (down) matches each text (across)."""
+        tokens, words = self._projected(rows, text)
+        return match(tokens, words, guide, self.config.form, self.config.threshold)
+
+    def more(self, rows: Tensor, guide: Tensor, text: Tensor, good: Tensor, scale: Tensor) -> Tensor:
+        """The losses that the configuration adds, of the pairs of one part, with their weights."""
+        tokens, words = self._projected(rows, text)
+        total = torch.zeros((), dtype=torch.float32, device=rows.device)
+        if self.config.mix:
+            total = total + self.config.mix * mixed(tokens, words, good, scale)
+        if self.config.separate:
+            pooled = unit((tokens * guide[:, :, None]).sum(dim=1))
+            total = total + self.config.separate * separated(pooled, words, good, scale)
+        return total
+
+    def _projected(self, rows: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(rows.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             tokens, words = self.head(rows), self.head.project_text(text)
-        return match(tokens.float(), unit(words), guide, self.config.form, self.config.threshold)
+        return tokens.float(), unit(words)
 
 
 class Learner:
@@ -78,15 +93,24 @@ class Learner:
             seen = [self._match(self.pooled, part, text) for part in (parts if len(parts) > 1 else ())]
         loss = torch.tensor(math.nan, dtype=torch.float32, device="cpu")
         everyone = gathered(torch.cat(seen)) if seen else None
+        added = torch.zeros((), dtype=torch.float32, device=self.device)
         for number, part in enumerate(parts):
             own = self._match(self.pooled, part, text)
             everyone = gathered(own) if everyone is None else everyone
             start = (self.rank * len(parts) + number) * len(own)
             loss = contrast(self._scale(parts) * with_own(everyone, own, start), good, aside)
             loss.backward()
+            if self.config.mix or self.config.separate:
+                given = (self._rows, part.guide.to(self.device).float(), part.text.to(self.device))
+                scale = self.pooled.log_scale.detach().exp()
+                extra = self.pooled.more(*given, part.good.to(self.device), scale) / (len(parts) * self.world)
+                extra.backward()
+                added = added + extra.detach()
         add_up([weight.grad for weight in self.pooled.parameters() if weight.grad is not None])
+        if self.config.mix or self.config.separate:
+            add_up([added])
         self._descend(loss, rate)
-        return float(loss.detach())
+        return float(loss.detach() + added)
 
     def state(self) -> dict[str, Any]:
         """Everything that a step depends on."""

@@ -1,6 +1,7 @@
 """Symmetric InfoNCE over all pairs of a batch (Radford et al. 2021, https://arxiv.org/abs/2103.00020).
 
-Its rows may come from several processes and parts; gradient and loss are those of the whole batch.
+Its rows may come from several processes and parts; gradient and loss are those of the whole batch. Two more losses, of
+the pairs of one part, may be added.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from eclip.backbones.blocks import unit
 
 
 def contrast(
@@ -35,3 +38,57 @@ def contrast(
 def with_own(everyone: Tensor, own: Tensor, start: int) -> Tensor:
     """The rows `everyone` with `own`, through which the gradient flows, in place of those from `start` on."""
     return torch.cat([everyone[:start], own, everyone[start + len(own) :]])
+
+
+MIXED = 4
+"""How many images a mix has."""
+
+
+def mixed(
+    tokens: Float[Tensor, "pair patch feature"],
+    text: Float[Tensor, "pair feature"],
+    good: Bool[Tensor, " pair"],
+    scale: Float[Tensor, ""] | float,
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy of telling from which image of a mix each patch is, by its cosines with the images' texts.
+
+    MixReorg (Cai et al. 2023, https://arxiv.org/abs/2308.04829) mixes the patches of several images into one and
+    matches patches with texts. For a head, which sees each patch by itself, the places in the mix make no difference.
+    Not included are their contrast of mixed and original features, and their token that restores context.
+
+    Args:
+        tokens: projected patches; of `MIXED` consecutive pairs that count, each makes a mix, a rest is left out.
+        text: unit length, of the same pairs.
+        good: pairs that count.
+        scale: the logit scale.
+    """
+    count = int(good.sum()) // MIXED * MIXED
+    patches = unit(tokens[good][:count]).unflatten(0, (-1, MIXED))  # mix image patch feature
+    words = text[good][:count].unflatten(0, (-1, MIXED))
+    logits = scale * torch.einsum("minf,mtf->mint", patches, words)
+    answers = torch.arange(MIXED, dtype=torch.long, device=text.device)[None, :, None].expand(logits.shape[:3])
+    return F.cross_entropy(logits.flatten(0, 2), answers.flatten()) if count else logits.sum()
+
+
+def separated(
+    pooled: Float[Tensor, "pair feature"],
+    text: Float[Tensor, "pair feature"],
+    good: Bool[Tensor, " pair"],
+    scale: Float[Tensor, ""] | float,
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy of finding each image among all images, by cosines that count less for similar texts.
+
+    The intra-modality separation of AlignCLIP (Eslami and de Melo 2025, https://arxiv.org/abs/2406.17639): the cosine
+    of two images is multiplied by the distance of their texts, one minus their cosine, so that images with the same
+    text are not pushed apart.
+
+    Args:
+        pooled: a vector of each image, unit length.
+        text: unit length, of the same pairs.
+        good: pairs that count.
+        scale: the logit scale.
+    """
+    images, words = pooled[good], text[good]
+    apart = (1 - words @ words.T).fill_diagonal_(1.0)
+    answers = torch.arange(len(images), dtype=torch.long, device=text.device)
+    return F.cross_entropy(scale * (images @ images.T) * apart, answers)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from eclip.evaluation.report.numbers import BOUND, WAYS, column, unit
 from eclip.evaluation.report.svg import Series, lines, scatter
 from eclip.evaluation.report.table import best_control, labels, ranked, ranks
-from eclip.evaluation.report.text import BOUND, WAYS, column, headline, unit
+from eclip.evaluation.report.text import headline
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from eclip.errors import ResultError
 from eclip.evaluation.report.charts import figures, legend
+from eclip.evaluation.report.numbers import FEW, MINUS, column, unit
 from eclip.evaluation.report.table import best_control, by_method, by_run, keys_of, labels, ranked
-from eclip.evaluation.report.text import FEW, MINUS, column, rules, unit, verdicts
+from eclip.evaluation.report.text import rules, verdicts
 from eclip.render.html import render
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eclip.evaluation.report.text import BOUND, column, headline, interval, merit, shown, sign, unit, value_of
+from eclip.evaluation.report.numbers import BOUND, column, merit, shown, sign, unit
+from eclip.evaluation.report.text import headline, interval, value_of
 from eclip.methods import METHODS
 from eclip.render.html import render
 

@@ -1,0 +1,119 @@
+"""Images for the detection of defects: normal ones to learn from, and test images with masks of their defects.
+
+Two published layouts, of one category each:
+
+    MVTec AD    CATEGORY/{train/good, test/good, test/DEFECT}/*.png, ground_truth/DEFECT/NAME_mask.png
+    VisA        split_csv/1cls.csv with the columns object, split, label, image and mask, and the files it names
+
+Bergmann et al. 2019 (https://doi.org/10.1109/CVPR.2019.00982); Zou et al. 2022 (https://arxiv.org/abs/2207.14315).
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image
+
+from eclip.errors import LayoutError, OptionError
+from eclip.images import EXTENSIONS, open_image
+
+TABLE = Path("split_csv", "1cls.csv")
+GOOD = "good"
+
+
+@dataclass(frozen=True)
+class Test:
+    """A test image.
+
+    Attributes:
+        image: its file.
+        mask: of its defects; None if it is normal.
+        defect: the kind of defect, "good" if it is normal.
+    """
+
+    image: Path
+    mask: Path | None
+    defect: str
+
+    def open(self) -> Image.Image:
+        """The image, upright and RGB; errors as in `open_image`."""
+        return open_image(self.image)
+
+    def read(self) -> Bool[np.ndarray, "height width"]:
+        """Pixels of the defect: those of the mask that are not 0."""
+        image = self.open()
+        if self.mask is None:
+            return np.zeros(image.size[::-1], dtype=bool)
+        found: Bool[np.ndarray, "height width"] = np.asarray(Image.open(self.mask).convert("I")) > 0
+        if found.shape != image.size[::-1]:
+            raise LayoutError(f"{self.mask} is of another size than {self.image}.")
+        return found
+
+
+@dataclass(frozen=True)
+class Anomalies:
+    """A category: its name, normal images to learn from, and test images."""
+
+    category: str
+    normal: tuple[Path, ...]
+    test: tuple[Test, ...]
+
+
+def read_anomalies(root: str | Path, category: str) -> Anomalies:
+    """Read a category of a folder in either layout.
+
+    Raises:
+        LayoutError: files are missing.
+        OptionError: there is no such category.
+    """
+    root = Path(root)
+    return _from_table(root, category) if (root / TABLE).is_file() else _from_folders(root, category)
+
+
+def _from_folders(root: Path, category: str) -> Anomalies:
+    base = root / category
+    if not base.is_dir():
+        known = sorted(one.parent.parent.name for one in root.glob("*/train/good"))
+        if known:
+            raise OptionError(f"{root} has the categories {', '.join(known)}; got {category!r}.")
+        raise LayoutError(f"{root} has neither CATEGORY/train/good, as MVTec AD, nor {TABLE}, as VisA.")
+    found = []
+    for image in _images(base / "test"):
+        defect = image.parent.name
+        mask = None if defect == GOOD else base / "ground_truth" / defect / f"{image.stem}_mask.png"
+        if mask is not None and not mask.is_file():
+            raise LayoutError(f"{mask}: no such file; it should be the mask of {image}.")
+        found.append(Test(image, mask, defect))
+    return _checked(Anomalies(category, tuple(_images(base / "train" / GOOD)), tuple(found)), base)
+
+
+def _from_table(root: Path, category: str) -> Anomalies:
+    with (root / TABLE).open(encoding="utf-8-sig", newline="") as stream:
+        every = list(csv.DictReader(stream))
+    if not every or not {"object", "split", "image", "mask"} <= every[0].keys():
+        raise LayoutError(f"{root / TABLE} must have the columns object, split, image and mask.")
+    rows = [row for row in every if row["object"] == category]
+    if not rows:
+        known = ", ".join(sorted({row["object"] for row in every}))
+        raise OptionError(f"{root / TABLE} has the categories {known}; got {category!r}.")
+    normal = [root / row["image"] for row in rows if row["split"] == "train"]
+    test = [
+        Test(root / row["image"], root / row["mask"] if row["mask"] else None, "anomaly" if row["mask"] else GOOD)
+        for row in rows
+        if row["split"] == "test"
+    ]
+    return _checked(Anomalies(category, tuple(normal), tuple(test)), root)
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+
+
+def _checked(found: Anomalies, where: Path) -> Anomalies:
+    if not found.normal or not found.test:
+        raise LayoutError(f"{where} has no normal images to learn from, or no test images.")
+    return found

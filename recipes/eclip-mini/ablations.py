@@ -76,6 +76,13 @@ GROUPS: dict[str, dict[str, dict[str, Any] | str]] = {
         "with a nonlinear path of width 256": {"hidden": 256},
         "output tokens (ITSM's start)": {"source": "output"},
     },
+    "losses": {
+        "reference": {},
+        "mixed patches, weight 0.1": {"mix": 0.1},
+        "mixed patches, weight 1": {"mix": 1.0},
+        "separated images, weight 0.1": {"separate": 0.1},
+        "separated images, weight 1": {"separate": 1.0},
+    },
     "pairs": {
         "1,000 pairs": {"limit": 1000, "epochs": 27},
         "2,000 pairs": {"limit": 2000, "epochs": 12},

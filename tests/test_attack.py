@@ -14,7 +14,7 @@ import tiny
 from eclip.backbones.encoding import encode_with_graph
 from eclip.backbones.eval_no_grad import eval_no_grad
 from eclip.backbones.gradients import gradients
-from eclip.errors import EclipError, GradientError, NotApplicableError, OptionError, TextError
+from eclip.errors import AlteredModelError, EclipError, GradientError, NotApplicableError, OptionError, TextError
 
 TEXTS = ["a dog", "grass", "a red car"]
 
@@ -148,14 +148,29 @@ def test_a_map_that_the_tower_does_not_have() -> None:
         _attack("swin", aim="map", method="gem")
 
 
-def test_a_step_without_a_gradient_is_named() -> None:
-    backbone = tiny.backbone("vit")
+def test_inference_mode_around_it_does_not_matter() -> None:
+    with torch.inference_mode():
+        inside = [_attack(), _attack(aim="map")]
+    for found, again in zip(inside, (_attack(), _attack(aim="map")), strict=True):
+        assert torch.equal(found.pixels, again.pixels)
 
-    class Rounded(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.nn.functional.gelu(x).detach()
 
-    for block in backbone.model.visual.transformer.resblocks:
-        block.mlp.gelu = Rounded()
-    with pytest.raises((GradientError, EclipError)):
-        eclip.attack(_image(), "a dog", model=eclip.wrap(backbone.model), steps=1)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_int8_layers_have_no_gradient() -> None:
+    model = tiny.model("vit")
+    model.visual = torch.ao.quantization.quantize_dynamic(model.visual, {torch.nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(GradientError, match="int8"):
+        eclip.attack(_image(), "a dog", model=eclip.wrap(model, mean=tiny.MEAN, std=tiny.STD), steps=1)
+
+
+def test_a_backward_hook_is_refused() -> None:
+    model = tiny.model("vit")
+    model.visual.transformer.resblocks[3].register_full_backward_hook(lambda *given: None)
+    with pytest.raises(AlteredModelError, match="backward hook"):
+        eclip.attack(_image(), "a dog", model=eclip.wrap(model, mean=tiny.MEAN, std=tiny.STD), steps=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_precisions(dtype: torch.dtype) -> None:
+    found = eclip.attack(_image(), "a dog", model=tiny.backbone("vit", dtype), steps=4)
+    assert found.pixels.dtype == dtype and found.scores[1, 0] < found.scores[0, 0]

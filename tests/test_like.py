@@ -194,6 +194,7 @@ def test_examples_pickle_and_copy(vit: Backbone, folder: Path, monkeypatch: pyte
         (lambda: eclip.like(_image(1), torch.ones(3)), OptionError, "whole images"),
         (lambda: eclip.like(eclip.like(_image(1))), OptionError, r"with \+"),  # type: ignore[arg-type]
         (lambda: eclip.like(torch.zeros(24)), TextError, "no direction"),
+        (lambda: eclip.like(torch.ones(1, 24)), ShapeError, "features or a gray image"),
         (lambda: eclip.like(_image(1)) + "other.jpg", OptionError, "looks like a file"),
         (lambda: eclip.like(_image(1)) + " ", TextError, "empty"),
         (lambda: read_like("text:"), OptionError, "empty part"),

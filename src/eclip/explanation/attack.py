@@ -7,7 +7,7 @@ https://arxiv.org/abs/2410.21802). The model is not changed: gradients are taken
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
@@ -21,7 +21,7 @@ from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone
 from eclip.backbones.blocks import cosine
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
-from eclip.backbones.encoding import encode, encode_with_graph
+from eclip.backbones.encoding import Encoding, encode, encode_with_graph
 from eclip.backbones.eval_no_grad import eval_no_grad
 from eclip.backbones.gradients import gradients
 from eclip.backbones.load import backbone_of
@@ -155,43 +155,78 @@ def attack(
     listed = check_texts([text, *others, *([] if towards is None else [towards])])
     backbone, view, sentences = backbone_of(model, device), View(image_size, resize, positions), kept(templates)
     view.check(backbone)
-    features = encode_apart(backbone, listed, sentences)
-    keep = blocks_to_keep({name: {}}, None) if aim == "map" else 0
-    clean = view.encode(backbone, [open_image(image)], keep)
-    mean, std = (
-        torch.tensor(one, dtype=torch.float32, device=clean.pixels.device)[:, None, None]
-        for one in (backbone.mean, backbone.std)
-    )
-    original = (clean.pixels.float() * std + mean).mul(STEPS).round()  # as `preprocess` read them
-    bound, length = int(eps * STEPS + 1e-6), step * STEPS
-    function, first = METHODS[name].function, features[:1]
-    with eval_no_grad(backbone.model):
-        held, before = cosine(clean.feature, first), function(clean, first).float() if aim == "map" else None
-        generator = torch.Generator(device="cpu").manual_seed(seed)
-        noise = (torch.rand(original.shape, generator=generator, dtype=torch.float32, device="cpu") * 2 - 1).to(
-            original.device
-        )
-        changed = (original + bound * noise).clamp(0, STEPS)
-        for _ in range(steps):
-            with gradients(backbone):
-                leaf = changed.clone().requires_grad_()
-                pixels = ((leaf / STEPS - mean) / std).to(clean.pixels)
-                seen = encode_with_graph(clean, pixels)
-                score = cosine(seen.feature, first)
-                if before is not None:
-                    cost = correlation_of(function(seen, first).float(), before) + HOLD * (score - held).square().sum()
-                else:
-                    wanted = 0.0 if towards is None else cosine(seen.feature, features[-1:])
-                    cost = (score - wanted).sum()
-                slope = torch.autograd.grad(cost, leaf)[0]
-            changed = changed - length * slope.sign()
-            changed = torch.minimum(torch.maximum(changed, original - bound), original + bound).clamp(0, STEPS)
-        both = torch.cat([original, changed.round()])
-        pixels = ((both / STEPS - mean) / std).to(clean.pixels)
-    seen = encode(backbone, pixels, keep=0, positions=positions)
-    scores = cosine(seen.feature, features).float().cpu().numpy()
+    with torch.inference_mode(False):  # its tensors cannot be saved for a gradient
+        features = encode_apart(backbone, listed, sentences)
+        keep = blocks_to_keep({name: {}}, None) if aim == "map" else 0
+        clean = view.encode(backbone, [open_image(image)], keep)
+        colors = _Colors(backbone, clean.pixels)
+        original = colors.of(clean.pixels).round()  # as `preprocess` read them
+        with eval_no_grad(backbone.model):
+            cost = _cost(clean, features, name if aim == "map" else None, towards is not None)
+            changed = _descend(clean, original, colors, cost, int(eps * STEPS + 1e-6), step * STEPS, steps, seed)
+        pixels = colors.pixels(torch.cat([original, changed.round()]))
+        seen = encode(backbone, pixels, keep=0, positions=positions)
+        scores = cosine(seen.feature, features).float().cpu().numpy()
     one, other = shown(pixels, backbone)
-    return Attack(pixels, (one, other), tuple(listed), scores, backbone, bound / STEPS, sentences, positions)
+    bound = int(eps * STEPS + 1e-6) / STEPS
+    return Attack(pixels, (one, other), tuple(listed), scores, backbone, bound, sentences, positions)
+
+
+class _Colors:
+    """Pixels as a model takes them, and as colors of 0 to 255."""
+
+    def __init__(self, backbone: Backbone, like: Tensor) -> None:
+        self.like = like
+        named: dict[str, Any] = {"dtype": torch.float32, "device": like.device}
+        self.mean, self.std = (torch.tensor(one, **named)[:, None, None] for one in (backbone.mean, backbone.std))
+
+    def of(self, pixels: Tensor) -> Tensor:
+        return (pixels.float() * self.std + self.mean) * STEPS
+
+    def pixels(self, colors: Tensor) -> Tensor:
+        return ((colors / STEPS - self.mean) / self.std).to(self.like)
+
+
+def _cost(
+    clean: Encoding, features: Float[Tensor, "text feature"], method: str | None, towards: bool
+) -> Callable[[Encoding], Tensor]:
+    """What the attack lowers: the score, or with a method, what its map has in common with that of the clean image."""
+    first, held = features[:1], cosine(clean.feature, features[:1])
+    if method is None:
+        return lambda seen: (
+            cosine(seen.feature, first) - (cosine(seen.feature, features[-1:]) if towards else 0.0)
+        ).sum()
+    function = METHODS[method].function
+    before = function(clean, first).float()
+
+    def cost(seen: Encoding) -> Tensor:
+        moved = correlation_of(function(seen, first).float(), before)
+        return moved + HOLD * (cosine(seen.feature, first) - held).square().sum()
+
+    return cost
+
+
+def _descend(
+    clean: Encoding,
+    original: Float[Tensor, "1 3 height width"],
+    colors: _Colors,
+    cost: Callable[[Encoding], Tensor],
+    bound: int,
+    length: float,
+    steps: int,
+    seed: int,
+) -> Float[Tensor, "1 3 height width"]:
+    """Projected gradient descent from a random start; colors of 0 to 255, as are the bound and the length of a step."""
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    noise = torch.rand(original.shape, generator=generator, dtype=torch.float32, device="cpu") * 2 - 1
+    low, high = (original - bound).clamp_min(0), (original + bound).clamp_max(STEPS)
+    changed = torch.clamp(original + bound * noise.to(original.device), low, high)
+    for _ in range(steps):
+        with gradients(clean.backbone):
+            leaf = changed.clone().requires_grad_()
+            slope = torch.autograd.grad(cost(encode_with_graph(clean, colors.pixels(leaf))), leaf)[0]
+        changed = torch.clamp(changed - length * slope.sign(), low, high)
+    return changed
 
 
 def correlation_of(maps: Float[Tensor, "1 1 row col"], others: Float[Tensor, "1 1 row col"]) -> Float[Tensor, ""]:

@@ -242,6 +242,11 @@ def _example(given: Any) -> Example:
         raise OptionError("like takes images and vectors; add examples with +.")
     if isinstance(given, str | Path):
         return _of_path(str(given))
+    if getattr(given, "ndim", 0) == 2 and "float" in str(given.dtype):
+        raise ShapeError(
+            f"an example of shape {tuple(given.shape)} may be features or a gray image: pass one vector, (feature,), "
+            "such as features[0], or an image with channels."
+        )
     if getattr(given, "ndim", 0) == 1:
         vector = given if isinstance(given, Tensor) else torch.from_numpy(np.asarray(given))
         return Example(_vector(vector, "the vector"), None, None, "vector")

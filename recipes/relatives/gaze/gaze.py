@@ -109,7 +109,7 @@ def table(lines: Sequence[Line], head: str) -> str:
 
 def chart(lines: Sequence[Line], file: Path) -> None:
     """Points with intervals, gray for controls."""
-    axes = (figure := Figure(figsize=(10, 0.27 * len(lines) + 0.8))).subplots(1, 2, sharey=True)
+    axes = (figure := Figure(figsize=(8.6, 0.25 * len(lines) + 0.8))).subplots(1, 2, sharey=True)
     for axis, key, title, chance in zip(axes, (0, 1), ("shuffled AUC", "NSS"), (0.5, 0), strict=True):
         for place, line in enumerate(lines):
             one, color = line.numbers[key], "#999999" if line.control else "#1f5fa8"
@@ -121,7 +121,7 @@ def chart(lines: Sequence[Line], file: Path) -> None:
         axis.grid(axis="x", alpha=0.2)
     axes[0].invert_yaxis()
     figure.tight_layout()
-    figure.savefig(file, dpi=100)
+    figure.savefig(file, dpi=120)
 
 
 def main() -> None:

@@ -83,8 +83,7 @@ def scored(rules: dict[str, np.ndarray], shown: np.ndarray) -> dict[str, np.ndar
             pairs = values[rows][asked], shown[rows][asked] == 1
             found[replicate, column, :2] = known_auroc(*pairs), false_positive_rate(*pairs)
     found[..., 2] = found[..., 0] - found[:, [found[0, :3, 0].argmax()], 0]
-    whole = np.stack([found[0], *np.percentile(found[1:], (2.5, 97.5), axis=0)], axis=1)
-    return dict(zip(rules, whole, strict=True))
+    return dict(zip(rules, np.stack([found[0], *np.percentile(found[1:], (2.5, 97.5), axis=0)], axis=1), strict=True))
 
 
 def tested(backbone: eclip.Backbone, root: Path, every: int) -> dict[str, Tensor]:
@@ -112,13 +111,14 @@ def taught(backbone: eclip.Backbone, root: Path, count: int) -> list[Tensor]:
 
 
 def chart(results: dict[str, dict[str, np.ndarray]], file: Path) -> None:
-    axes = (figure := Figure(figsize=(10, 3.6))).subplots(1, 2, sharey=True)
+    axes = (figure := Figure(figsize=(8.6, 3.2))).subplots(1, 2, sharey=True)
     for axis, (name, lines) in zip(axes, results.items(), strict=True):
-        value, low, high = 100 * np.stack(list(lines.values()))[..., 0].T
-        axis.errorbar(value, range(len(lines)), xerr=(value - low, high - value), fmt="o", color="#1f5fa8")
-        axis.set(yticks=range(len(lines)), yticklabels=list(lines), xlabel=f"AUROC of pairs in percent, {name}")
+        shown = [rule for rule in lines if rule != "random"]
+        value, low, high = 100 * np.stack([lines[rule] for rule in shown])[..., 0].T
+        axis.errorbar(value, range(len(shown)), xerr=(value - low, high - value), fmt="o", color="#1f5fa8")
+        axis.set(yticks=range(len(shown)), yticklabels=shown, xlabel=f"AUROC of pairs, {name} (chance: 50)")
     axes[0].invert_yaxis()
-    figure.savefig(file, dpi=100, bbox_inches="tight")
+    figure.savefig(file, dpi=120, bbox_inches="tight")
 
 
 def main() -> None:

@@ -4,7 +4,7 @@
 
 Needs the pack osie in DATA: images with fixations of fifteen people. Methods and texts are scored by `eclip.evaluate`
 under `gaze-v1` and copies of it with another text; maps times a bias toward the center are scored here, by the same
-metrics and with the same negatives. Expect six minutes on one core.
+metrics and with the same negatives. Expect seven minutes on one core.
 """
 
 from __future__ import annotations

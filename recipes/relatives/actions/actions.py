@@ -26,7 +26,7 @@ from eclip.video.frames import write_film
 
 RATE, SIGMAS, DRAWS, PERSON = 5, (0.0, 0.5, 1.0, 2.0), 2000, "a person"
 PEOPLE = ("person", "rider", "surfer", "couple", "paraglider")  # in names of objects with people
-OBJECT = {one: f"object, sigma of {one:g} frames" if one else "object, frame by frame" for one in SIGMAS}
+OBJECT = {one: f"object, sigma {one:g}" if one else "object, frame by frame" for one in SIGMAS}
 STILL, MEAN, CENTER, OTHER = "first map held still", "mean of all frames", "center (control)", f'"{PERSON}" (control)'
 METRICS = "AUROC", "IoU", "flicker"
 NAMES = (*OBJECT.values(), MEAN, STILL, CENTER, OTHER)
@@ -48,13 +48,13 @@ def films(data: MaskSet, folder: Path, limit: int | None) -> dict[str, tuple[Pat
 
 def maps_of(path: Path, text: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Raw maps (frame, row, col) of each of `NAMES`, and the scores (frame, 2) of the object and of the person."""
-    texts = [f"a {text}", PERSON]
+    texts = list(dict.fromkeys([f"a {text}", PERSON]))  # one, if the object is a person
     found = {sigma: eclip.explain_video(path, texts, smooth=sigma / RATE, health=False) for sigma in SIGMAS}
     plain = found[0.0].maps
     maps = {OBJECT[sigma]: one.maps[:, 0] for sigma, one in found.items()}
     still = plain[:1, 0], plain[:, 0].mean(axis=0, keepdims=True), centre(plain.shape[2:], ())[None]
     maps |= {name: np.repeat(one, len(plain), axis=0) for name, one in zip((STILL, MEAN, CENTER), still, strict=True)}
-    return {**maps, OTHER: plain[:, 1]}, found[0.0].scores
+    return {**maps, OTHER: plain[:, -1]}, found[0.0].scores[:, [0, -1]]
 
 
 def normalized(maps: np.ndarray) -> np.ndarray:
@@ -110,11 +110,11 @@ def table(found: dict[str, np.ndarray], people: np.ndarray) -> str:
     for name, values in found.items():
         three = [interval(values[kind, metric]) for kind in groups.values() for metric in range(3)]
         lines.append(f"| {name} | {' | '.join(f'{mean:.1f} ± {(high - low) / 2:.1f}' for mean, low, high in three)} |")
-    less = map(interval, (found[OBJECT[1.0]] - found[OBJECT[0.0]]).T)
-    told = [
-        f"{name} {mean:.1f} ({low:.1f} to {high:.1f})" for name, (mean, low, high) in zip(METRICS, less, strict=True)
-    ]
-    return "\n".join([*lines, "", f"A sigma of one frame, minus frame by frame: {', '.join(told)}."])
+    for one, other in ((OBJECT[1.0], OBJECT[0.0]), (OBJECT[0.0], CENTER), (OBJECT[0.0], OTHER)):
+        less = zip(METRICS, map(interval, (found[one] - found[other]).T), strict=True)
+        told = ", ".join(f"{name} {mean:.1f} ({low:.1f} to {high:.1f})" for name, (mean, low, high) in less)
+        lines.append(f"\n{one}, minus {other}: {told}.")
+    return "\n".join(lines)
 
 
 def chart(found: dict[str, np.ndarray], path: Path) -> None:

@@ -134,7 +134,7 @@ def test_public_names_exist_and_no_module_hides_them() -> None:
 def test_what_recipes_and_benchmarks_import_of_us_is_there() -> None:
     """Tests do not run them, so names that moved are found here."""
     root, count = Path(__file__).parents[1], 0
-    for path in (*root.glob("recipes/*/*.py"), *root.glob("benchmarks/*.py")):
+    for path in (*root.glob("recipes/**/*.py"), *root.glob("benchmarks/*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "eclip":
                 module = importlib.import_module(str(node.module))
@@ -241,7 +241,7 @@ def _texts_without_encoding(tree: ast.Module) -> list[str]:
 
 
 def test_every_text_file_names_its_encoding() -> None:
-    paths = [*SOURCE.rglob("*.py"), *ROOT.glob("recipes/*/*.py"), *ROOT.glob("benchmarks/*.py")]
+    paths = [*SOURCE.rglob("*.py"), *ROOT.glob("recipes/**/*.py"), *ROOT.glob("benchmarks/*.py")]
     left = {
         str(path.relative_to(ROOT)): _texts_without_encoding(ast.parse(path.read_text(encoding="utf-8")))
         for path in paths

@@ -129,7 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True, help="folder of the pack caltech101")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the picture")
-    for name, default in (("train", 160), ("limit", 32), ("size", 160)):  # images, images, pixels
+    for name, default in (("train", 192), ("limit", 48), ("size", 160)):  # images, images, pixels
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     first, root = eclip.load("mini"), args.data / "caltech101"

@@ -41,7 +41,6 @@ NOT_RUN = {
     "curl": "needs a server",
     "clip.mp4": "needs a video",
     "film.": "needs a video",
-    "mug.jpg": "needs an image of a mug",
     "eclip eval": "needs a data set",
     "eclip report": "needs the folder of an evaluation",
     "eclip datasets verify": "needs a data set",

@@ -67,6 +67,11 @@ def test_frames_come_back_in_order_with_their_times(clip: Path) -> None:
     assert length_of(clip, None) == 12 and length_of(clip, 5) == 6
 
 
+def test_films_are_the_same_bytes(clip: Path, tmp_path: Path) -> None:
+    write_film(tmp_path / "clip.mp4", map(_noise, range(12)), 10)
+    assert (tmp_path / "clip.mp4").read_bytes() == clip.read_bytes()
+
+
 @pytest.mark.parametrize(("fps", "numbers"), [(5, [0, 2, 4, 6, 8, 10]), (10, list(range(12))), (99, list(range(12)))])
 def test_a_lower_rate_takes_the_nearest_frames_after(clip: Path, fps: float, numbers: list[int]) -> None:
     assert [frame.number for frame in frames_of(clip, fps)] == numbers

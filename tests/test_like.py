@@ -42,6 +42,10 @@ def _image(seed: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
     return Image.fromarray(values)
 
 
+def _mean(file: str) -> Like:
+    return eclip.like(_image(1), image_mean=file)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     place = tmp_path / "mugs"
@@ -157,7 +161,7 @@ def test_segments_and_comparisons_take_examples(mini: Backbone) -> None:
     assert found.classes == ("background", "left", "right") and found.provenance["command"] is None
     assert found.presence is not None and np.isnan(found.presence[0]).all()
     compared = eclip.compare(_image(9), ["grass", eclip.like(_image(1))], methods="maskclip")
-    assert compared.texts == ("grass", "like image 0")
+    assert compared.texts == ("grass", "like image 0") and compared.provenance["command"] is None
 
 
 def test_streams_take_examples_and_know_them_by_content(folder: Path, tmp_path: Path, tiny_name: str) -> None:
@@ -191,7 +195,11 @@ def test_examples_pickle_and_copy(vit: Backbone, folder: Path, monkeypatch: pyte
         (lambda: eclip.like("grass"), ImageError, "text:grass"),
         (lambda: eclip.like(_image(1), box=(1, 2, 3)), OptionError, "four numbers"),
         (lambda: eclip.like(_image(1), _image(2), box=(0, 0, 1, 1)), OptionError, "single image"),
-        (lambda: eclip.like(_image(1), torch.ones(3)), OptionError, "whole images"),
+        (
+            lambda: eclip.like(_image(1), image_mean="a") + eclip.like(_image(2), image_mean="b"),
+            OptionError,
+            "different",
+        ),
         (lambda: eclip.like(eclip.like(_image(1))), OptionError, r"with \+"),  # type: ignore[arg-type]
         (lambda: eclip.like(torch.zeros(24)), TextError, "no direction"),
         (lambda: eclip.like(torch.ones(1, 24)), ShapeError, "features or a gray image"),
@@ -241,12 +249,15 @@ def test_the_command_repeats_itself(folder: Path, tmp_path: Path, tiny_name: str
     odd = tmp_path / "x - y" / "a + b.png"  # its name looks like a sum
     _image(4).save(odd)
     specs = [f"{folder / '1.png'}:1,2,20,20", f"{folder} + text:grass - {folder / '2.png'}", str(odd)]
+    specs.append(f"{folder / '1.png'} + {folder / '2.png'}")
     likes = [word for spec in specs for word in ("--like", spec)]
     before, after = tmp_path / "before", tmp_path / "after"
     done = _run("explain", folder / "2.png", "-t", "a dog", *likes, "--model", tiny_name, "-o", before)
     assert done.exit_code == 0, done.output
     manifest = json.loads((before / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["texts"][1:] == ["like 1.png:1,2,20,20", "like mugs/ + grass - 2.png", "like a + b.png"]
+    assert manifest["texts"][1:4] == ["like 1.png:1,2,20,20", "like mugs/ + grass - 2.png", "like a + b.png"]
+    several = eclip.like(folder / "1.png", folder / "2.png")
+    assert several.name == manifest["texts"][4] and several.spec == specs[3]
     command = shlex.split(manifest["provenance"]["command"])
     done = _run(*command[1:], "-o", after)
     assert done.exit_code == 0, done.output

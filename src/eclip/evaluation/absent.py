@@ -47,7 +47,9 @@ class AbsentTask:
         self.asked, self.rules = asked, asked.protocol.rules
         self.numbers, self.text = list(asked.classes), asked.texts()
         names = list(asked.classes.values())
-        self.checkup = Checkup(asked.backbone, names, self.text, asked.protocol.templates, only_presence=True)
+        self.checkup = Checkup(
+            asked.backbone, names, self.text, asked.protocol.templates, asked.view, only_presence=True
+        )
 
     def score(self, items: Sequence[Masked], start: int) -> BatchResult:
         """Score a batch of images; `start` is the position of the first in the data set."""

@@ -132,14 +132,15 @@ def geometry(
     apart = np.square(images[owners] - texts[named]).sum(axis=1)
     of_pairs = Weights(groups[owners]).means(apart[:, None])[:, 0]
     gaps = np.linalg.norm(weights.means(images) - center, axis=1)
-    near = np.exp(-2 * (2 - 2 * images @ images.T).clip(0))
-    np.fill_diagonal(near, np.nan)
-    even = np.log(np.nanmean(near)) if len(images) > 1 else np.nan
-    spread = np.log(weights.means(np.nanmean(near, axis=1, keepdims=True)))[:, 0] if len(images) > 1 else gaps * np.nan
+    near = np.full(len(images), np.nan)  # of each image, the mean over the others, in blocks that fit into memory
+    for start in range(0, len(images) if len(images) > 1 else 0, AT_ONCE):
+        block = np.exp(-2 * (2 - 2 * images[start : start + AT_ONCE] @ images.T).clip(0))
+        block[np.arange(len(block)), start + np.arange(len(block))] = 0  # itself
+        near[start : start + AT_ONCE] = block.sum(axis=1) / (len(images) - 1)
     return {
         "modality_gap": number(float(np.linalg.norm(images.mean(axis=0) - center)), gaps),
         "alignment": number(float(apart.mean()), of_pairs),
-        "uniformity": number(even, spread),
+        "uniformity": number(float(np.log(near.mean())), np.log(weights.means(near[:, None]))[:, 0]),
     }
 
 

@@ -24,7 +24,7 @@ from eclip.methods import GROUPS, METHODS, NO_DIFFERENCE, AnyMethod, check_metho
 from eclip.results.command import was_named
 from eclip.results.provenance import made_by, noted, repeatable
 from eclip.texts.like import Like
-from eclip.texts.queries import check_queries, names_of
+from eclip.texts.queries import can_be_written, check_queries, names_of
 from eclip.texts.templates import kept
 
 EVERY, FAST = "all", "fast"
@@ -166,7 +166,11 @@ class ComparisonQuery:
         provenance |= {"examples": first.examples} if first.examples else {}
         one_head = len(models) == 1 or not any(was_named(one["head"]) for one in models.values())
         asked = [*first.methods.values(), first.refine_options]
-        repeats = one_head and all(repeatable(one.backbone, [source], *asked) for one in queries)
+        repeats = (
+            one_head
+            and can_be_written(first.examples)
+            and all(repeatable(one.backbone, [source], *asked) for one in queries)
+        )
         return {**provenance, "command": compare_command([source], self.texts, provenance) if repeats else None}
 
 

@@ -37,7 +37,7 @@ from eclip.results.provenance import made_by, noted, repeatable
 from eclip.texts.encode import check_texts
 from eclip.texts.features import check_given
 from eclip.texts.like import Like
-from eclip.texts.queries import encode_queries, names_of
+from eclip.texts.queries import can_be_written, encode_queries, names_of
 from eclip.texts.templates import kept
 
 Named = tuple[str, Image.Image]
@@ -244,10 +244,8 @@ class Query:
 
     def repeats(self, method: str, sources: Sequence[str]) -> bool:
         """Whether a shell command can repeat a method's answer for these images."""
-        known = all(one["like"] is not None for one in self.examples.values())
-        return (
-            not self.given and known and repeatable(self.backbone, sources, self.methods[method], self.refine_options)
-        )
+        known = not self.given and can_be_written(self.examples)
+        return known and repeatable(self.backbone, sources, self.methods[method], self.refine_options)
 
 
 def blocks_to_keep(methods: dict[str, dict[str, Any]], refine: str | None, least: int = 0) -> int | None:

@@ -131,8 +131,14 @@ class Like:
         other = _of_text(other) if isinstance(other, str) else other
         if not isinstance(other, Like):
             return NotImplemented
-        mean = self.image_mean if other.image_mean is None else other.image_mean
-        return Like((*self.parts, *(other * sign).parts), mean)
+        means = [one.image_mean for one in (self, other) if one.image_mean is not None]
+        if (
+            len(means) == 2
+            and means[0] is not means[1]
+            and not (isinstance(means[0], str | Path) and means[0] == means[1])
+        ):
+            raise OptionError("two parts of a sum have different image means: give one of them, or the same.")
+        return Like((*self.parts, *(other * sign).parts), means[0] if means else None)
 
     def encoded(
         self, backbone: Backbone, view: View, templates: str | Sequence[str]
@@ -154,6 +160,8 @@ class Like:
         mean = known_mean(backbone, self.image_mean) if images else None
         across = None if mean is None else reference_features(backbone)[1].mean(dim=0) - mean
         digest, directions = hashlib.sha256(), []
+        if mean is not None:
+            digest.update(mean.cpu().numpy().tobytes())
         for weight, part in self.parts:
             digest.update(f"{weight} {part.box}".encode())
             if isinstance(part.what, str):
@@ -183,8 +191,8 @@ def like(
     Sums and differences are written as such: `like("mug.jpg") + "in a kitchen" - "a spoon"`. Strings in them are texts.
 
     Args:
-        examples: one or more images, whose mean is looked for: paths, PIL images, arrays or tensors; a path with
-            a region, "street.jpg:40,60,120,180"; a folder, which stands for its images; or a single vector of the
+        examples: one or more images, whose sum is looked for: paths, PIL images, arrays or tensors; a path with
+            a region, "street.jpg:40,60,120,180"; a folder, which stands for the mean of its images; or a vector of the
             model's feature size, as a tensor, an array or a .npy file, which is used as it is.
         box: left, top, right, bottom in pixels, the region of a single image.
         name: what results call it; None = made of the names of files.
@@ -199,19 +207,12 @@ def like(
     if not examples:
         raise OptionError('like needs an example, such as like("mug.jpg").')
     parts = [_example(one) for one in examples]
-    if len(parts) > 1 and not all(isinstance(part.what, tuple) and part.box is None for part in parts):
-        raise OptionError("several examples must be whole images; add others: like(a) + like(b).")
-    part = parts[0]
-    if len(parts) > 1:
-        what = tuple(one for each in parts for one in each.what)
-        specs = [each.spec for each in parts if each.spec is not None]
-        spec = " + ".join(specs) if len(specs) == len(parts) else None
-        part = Example(what, None, spec, f"{parts[0].name} and {len(parts) - 1} more")
     if box is not None:
-        if not isinstance(part.what, tuple) or len(part.what) > 1 or part.box is not None:
+        [first, *more] = parts
+        if more or not isinstance(first.what, tuple) or len(first.what) > 1 or first.box is not None:
             raise OptionError("box is a region of a single image.")
-        part = _region(part, box)
-    return Like(((1.0, part),), image_mean, name)
+        parts = [_region(first, box)]
+    return Like(tuple((1.0, part) for part in parts), image_mean, name)
 
 
 def read_like(spec: str, image_mean: str | Path | None = None) -> Like:

@@ -74,6 +74,13 @@ def names_of(queries: Iterable[str | Like]) -> list[str]:
     return [one.name if isinstance(one, Like) else one for one in queries]
 
 
+def can_be_written(examples: Mapping[str, dict[str, Any]]) -> bool:
+    """Whether a command can ask for all examples: none is in memory or renamed, and all have the same image mean."""
+    return all(one["like"] is not None for one in examples.values()) and (
+        len({one["image_mean"] for one in examples.values()}) <= 1
+    )
+
+
 def encode_queries(
     queries: Sequence[str | Like], backbone: Backbone, view: View, templates: str | Sequence[str]
 ) -> tuple[Float[Tensor, "query feature"], dict[str, dict[str, Any]]]:

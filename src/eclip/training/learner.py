@@ -28,15 +28,17 @@ class _Pooled(nn.Module):
         start = torch.tensor(math.log(scale), dtype=torch.float32, device="cpu")
         self.log_scale = nn.Parameter(start, requires_grad=config.learn_scale)
 
-    def forward(self, rows: Tensor, guide: Tensor, text: Tensor) -> Tensor:
-        """How well each image (down) matches each text (across)."""
-        tokens, words = self._projected(rows, text)
-        return match(tokens, words, guide, self.config.form, self.config.threshold)
+    def forward(self, rows: Tensor, guide: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """How well each image (down) matches each text (across), and the projected patches."""
+        with self._precision(rows):
+            tokens = self.head(rows)
+        tokens = tokens.float()
+        return match(tokens, self._words(text), guide, self.config.form, self.config.threshold), tokens
 
-    def more(self, rows: Tensor, guide: Tensor, text: Tensor, good: Tensor, scale: Tensor) -> Tensor:
+    def more(self, tokens: Tensor, guide: Tensor, text: Tensor, good: Tensor) -> Tensor:
         """The losses that the configuration adds, of the pairs of one part, with their weights."""
-        tokens, words = self._projected(rows, text)
-        total = torch.zeros((), dtype=torch.float32, device=rows.device)
+        words, scale = self._words(text), self.log_scale.detach().exp()
+        total = torch.zeros((), dtype=torch.float32, device=tokens.device)
         if self.config.mix:
             total = total + self.config.mix * mixed(tokens, words, good, scale)
         if self.config.separate:
@@ -44,10 +46,13 @@ class _Pooled(nn.Module):
             total = total + self.config.separate * separated(pooled, words, good, scale)
         return total
 
-    def _projected(self, rows: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(rows.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            tokens, words = self.head(rows), self.head.project_text(text)
-        return tokens.float(), unit(words)
+    def _words(self, text: Tensor) -> Tensor:
+        with self._precision(text):
+            words = self.head.project_text(text)
+        return unit(words)
+
+    def _precision(self, values: Tensor) -> torch.autocast:
+        return torch.autocast(values.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
 
 class Learner:
@@ -90,22 +95,22 @@ class Learner:
         good = gathered(torch.cat([part.good for part in parts]).to(self.device, torch.uint8)).bool()
         aside = self._aside(parts)
         with torch.no_grad():  # for the other parts; unnecessary if there is one part
-            seen = [self._match(self.pooled, part, text) for part in (parts if len(parts) > 1 else ())]
+            seen = [self._match(self.pooled, part, text)[0] for part in (parts if len(parts) > 1 else ())]
         loss = torch.tensor(math.nan, dtype=torch.float32, device="cpu")
         everyone = gathered(torch.cat(seen)) if seen else None
         added = torch.zeros((), dtype=torch.float32, device=self.device)
         for number, part in enumerate(parts):
-            own = self._match(self.pooled, part, text)
+            own, tokens = self._match(self.pooled, part, text)
             everyone = gathered(own) if everyone is None else everyone
             start = (self.rank * len(parts) + number) * len(own)
             loss = contrast(self._scale(parts) * with_own(everyone, own, start), good, aside)
-            loss.backward()
             if self.config.mix or self.config.separate:
-                given = (self._rows, part.guide.to(self.device).float(), part.text.to(self.device))
-                scale = self.pooled.log_scale.detach().exp()
-                extra = self.pooled.more(*given, part.good.to(self.device), scale) / (len(parts) * self.world)
-                extra.backward()
+                given = (part.guide.to(self.device).float(), part.text.to(self.device), part.good.to(self.device))
+                extra = self.pooled.more(tokens, *given) / (len(parts) * self.world)
                 added = added + extra.detach()
+                (loss + extra).backward()
+            else:
+                loss.backward()
         add_up([weight.grad for weight in self.pooled.parameters() if weight.grad is not None])
         if self.config.mix or self.config.separate:
             add_up([added])
@@ -121,7 +126,9 @@ class Learner:
         self.pooled.load_state_dict(state["pooled"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def _match(self, module: nn.Module, part: Batch, text: Tensor) -> Float[Tensor, "pair text"]:
+    def _match(
+        self, module: nn.Module, part: Batch, text: Tensor
+    ) -> tuple[Float[Tensor, "pair text"], Float[Tensor, "pair patch feature"]]:
         if self._rows.shape != part.rows.shape:
             self._rows = torch.empty(part.rows.shape, dtype=torch.float32, device=self.device)
         rows = self._rows.copy_(part.rows.to(self.device))  # allocating memory takes longer than filling it

@@ -54,7 +54,8 @@ def mixed(
 
     MixReorg (Cai et al. 2023, https://arxiv.org/abs/2308.04829) mixes the patches of several images into one and
     matches patches with texts. For a head, which sees each patch by itself, the places in the mix make no difference.
-    Not included are their contrast of mixed and original features, and their token that restores context.
+    Images with the same text cannot be told apart and add a constant. Not included are their contrast of mixed and
+    original features, and their token that restores context.
 
     Args:
         tokens: projected patches; of `MIXED` consecutive pairs that count, each makes a mix, a rest is left out.

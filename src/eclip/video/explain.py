@@ -184,7 +184,8 @@ def explain_video(
 ) -> VideoExplanation:
     """Which part of each frame made the model match each text?
 
-    Each frame is explained by itself, as `explain` would. About 2 kB of a frame and text stay in memory.
+    Each frame is explained by itself, as `explain` would. About 2 kB of a frame and text stay in memory; with a
+    refinement that returns maps on pixels, as much as these.
 
     Args:
         path: a video file that FFmpeg reads.

@@ -42,10 +42,6 @@ def _image(seed: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
     return Image.fromarray(values)
 
 
-def _mean(file: str) -> Like:
-    return eclip.like(_image(1), image_mean=file)
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     place = tmp_path / "mugs"

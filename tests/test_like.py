@@ -158,6 +158,8 @@ def test_segments_and_comparisons_take_examples(mini: Backbone) -> None:
     assert found.presence is not None and np.isnan(found.presence[0]).all()
     compared = eclip.compare(_image(9), ["grass", eclip.like(_image(1))], methods="maskclip")
     assert compared.texts == ("grass", "like image 0") and compared.provenance["command"] is None
+    assert compared.provenance["models"]["mini"]["gaps"] == {"like image 0": "closed"}
+    assert compared.provenance["examples"]["like image 0"].keys() == {"like", "image_mean", "sha256"}
 
 
 def test_streams_take_examples_and_know_them_by_content(folder: Path, tmp_path: Path, tiny_name: str) -> None:
@@ -260,6 +262,33 @@ def test_the_command_repeats_itself(folder: Path, tmp_path: Path, tiny_name: str
     with np.load(before / "2.npz") as one, np.load(after / "2.npz") as other:
         np.testing.assert_array_equal(one["maps"], other["maps"])
         np.testing.assert_array_equal(one["scores"], other["scores"])
+
+
+def test_a_segmentation_by_example_repeats_itself(folder: Path, tmp_path: Path, tiny_name: str) -> None:
+    before, after, shards = tmp_path / "before", tmp_path / "after", tmp_path / "shards"
+    asked = ["--like", folder / "1.png", "--like", f"{folder / '2.png'} - text:grass", "-c", "a dog, a cat"]
+    done = _run("segment", folder / "2.png", *asked, "--model", tiny_name, "-o", before)
+    assert done.exit_code == 0, done.output
+    manifest = json.loads((before / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["classes"] == ["background", "a dog", "like 1.png", "like 2.png - grass"]
+    command = shlex.split(manifest["provenance"]["command"])
+    done = _run(*command[1:], "-o", after)
+    assert done.exit_code == 0, done.output
+    with np.load(before / "2.npz") as one, np.load(after / "2.npz") as other:
+        np.testing.assert_array_equal(one["labels"], other["labels"])
+        assert len(np.unique(one["labels"])) > 1
+    done = _run("segment", folder / "2.png", *asked, "--model", tiny_name, "--write", "labels", "-o", shards)
+    assert done.exit_code == 0, done.output
+
+
+def test_a_segmentation_that_no_command_repeats_has_none(tiny_name: str, folder: Path) -> None:
+    one = eclip.like(folder / "1.png")
+    for classes in ([one, "grass"], ["grass", [one, "sky"]], {"x": one, "grass": "grass"}, ["grass", ["sky", one]]):
+        found = eclip.segment(folder / "2.png", classes, model=tiny_name)
+        assert found.provenance["command"] is None
+    found = eclip.segment(folder / "2.png", ["grass", "sky"], background=[one], model=tiny_name)
+    assert found.provenance["command"] is None
+    assert eclip.segment(folder / "2.png", ["grass", one], model=tiny_name).provenance["command"] is not None
 
 
 @pytest.mark.parametrize(

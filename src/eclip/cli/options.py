@@ -150,15 +150,24 @@ def parse_queries(
     texts: list[str] | None, file: Path | None, likes: list[str] | None, image_mean: Path | None
 ) -> list[Any]:
     """The texts of -t and of the file, and the examples of --like, checked."""
+    examples = parse_likes(likes, image_mean)
+    if not examples:
+        return parse_texts(texts, file)
+    wanted = parse_texts(texts, file) if texts or file is not None else []
+    from eclip.texts.queries import check_queries  # imports torch
+
+    return check_queries([*wanted, *examples])
+
+
+def parse_likes(likes: list[str] | None, image_mean: Path | None) -> list[Any]:
+    """The examples of --like."""
     if not likes:
         if image_mean is not None:
             raise OptionError("--image-mean is for --like: omit it.")
-        return parse_texts(texts, file)
-    wanted = parse_texts(texts, file) if texts or file is not None else []
-    from eclip.texts.like import read_like
-    from eclip.texts.queries import check_queries  # both import torch
+        return []
+    from eclip.texts.like import read_like  # imports torch
 
-    return check_queries([*wanted, *(read_like(one, image_mean) for one in likes)])
+    return [read_like(one, image_mean) for one in likes]
 
 
 def parse_texts(texts: list[str] | None, file: Path | None) -> list[str]:

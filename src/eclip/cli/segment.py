@@ -28,6 +28,8 @@ def segment(
         typer.Option("--class", "-c", help='A class, with synonyms after commas ("person, man, woman"); repeatable.'),
     ] = None,
     classes: Annotated[Path | None, typer.Option(help="A file with one class per line, synonyms after commas.")] = None,
+    like: options.Like = None,
+    image_mean: options.ImageMean = None,
     background: Annotated[
         str | None, typer.Option(help='Words for the background, joined by commas: "sky, wall, grass".')
     ] = None,
@@ -111,9 +113,9 @@ def segment(
             f"{classes} has a number and a tab in {numbered!r}, like the classes.txt of a data set, but must have "
             f"names only. `cut -f2 {classes}` prints them."
         )
-    wanted = [*(class_ or []), *lines]
+    wanted: list[Any] = [*(class_ or []), *lines, *options.parse_likes(like, image_mean)]
     if not wanted:
-        raise TextError('no class was given. Add -c dog -c "person, man, woman", or --classes FILE.')
+        raise TextError('no class was given. Add -c dog -c "person, man, woman", --classes FILE or --like FILE.')
     class_words(wanted, background or (), thresholded=prob_threshold is not None)
     options.check_model(model)
     if method is not None:

@@ -163,7 +163,11 @@ class ComparisonQuery:
         options = {name: noted(values) for name, values in first.methods.items() if values}
         provenance = {"models": models, "methods": self.methods, "options": options, "scale": "map"}
         provenance |= {key: settings[key] for key in (*shared, "refine", "refine_options")}
-        provenance |= {"examples": first.examples} if first.examples else {}
+        if first.examples:  # the gap is a model's, the rest is the same for all
+            for name, query in self.queries.items():
+                models[name]["gaps"] = {example: own["gap"] for example, own in query.examples.items()}
+            shown = ("like", "image_mean", "sha256")
+            provenance["examples"] = {name: {key: own[key] for key in shown} for name, own in first.examples.items()}
         one_head = len(models) == 1 or not any(was_named(one["head"]) for one in models.values())
         asked = [*first.methods.values(), first.refine_options]
         repeats = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -45,8 +46,8 @@ class Segmentation:
         provenance: model, method, words, windows, thresholds, versions, the command that repeats it.
         images: the images themselves.
         presence: (label,) float32 for each image: the share of other words that score lower than the class's best word
-            on this image, or on its best window, as in `eclip.explanation.health`; NaN for background. None if it was
-            not computed.
+            on this image, or on its best window, as in `eclip.explanation.health`; NaN for the background and for
+            examples. None if it was not computed.
     """
 
     labels: tuple[UInt8[np.ndarray, "_height _width"] | UInt16[np.ndarray, "_height _width"], ...]
@@ -185,7 +186,7 @@ class SegmentWriter(Folder):
 
         {"schema": "eclip.segment/1", "classes": [name of each label, ...], "provenance": {as `.provenance`},
          "images": [{"source", "width", "height", "areas": {name: share}, "confidence": {name: mean},
-                     "presence": {name: number} or null, "files": {"image", "labels", "picture", "npz"}}, ...],
+                     "presence": {name: number or null} or null, "files": {"image", "labels", "picture", "npz"}}, ...],
          "failures": [{"source", "error"}, ...], "coco": "coco.json"}
 
     "labels" is a PNG of label values with a palette like PASCAL VOC's (16-bit gray for more than 254 classes);
@@ -246,7 +247,9 @@ class SegmentWriter(Folder):
         }
         if segmentation.presence is not None:
             numbers = zip(segmentation.classes, segmentation.presence[image].tolist(), strict=True)
-            entry["presence"] = {name: round(number, 4) for name, number in list(numbers)[1:]}
+            entry["presence"] = {
+                name: None if math.isnan(number) else round(number, 4) for name, number in list(numbers)[1:]
+            }
         self.manifest["images"].append(entry)
         try:
             self._annotations.writelines(notes)
@@ -284,12 +287,21 @@ class SegmentWriter(Folder):
 def segment_command(sources: Sequence[str], provenance: dict[str, Any]) -> str | None:
     """The shell command that repeats a segmentation with this provenance; None if there is none.
 
-    That is so if a class is not its first word, or has an example.
+    That is so if a class is not its first word, or an example is not a class of its own, after those of words.
     """
-    if provenance.get("examples") or any(name != words[0] for name, words in provenance["words"].items()):
+    examples, classes = provenance.get("examples", {}), provenance["words"]
+    plain = {name: words for name, words in classes.items() if name not in examples}
+    shown = [name for name in classes if name in examples]
+    if (
+        any(name != words[0] for name, words in plain.items())
+        or any(words != [name] for name, words in classes.items() if name in examples)
+        or not examples.keys().isdisjoint([*provenance["background"], *(one for own in plain.values() for one in own)])
+        or list(classes) != [*plain, *shown]
+    ):
         return None
-    words = ["eclip", "segment", *inputs(sources), "--model", provenance["model"], "--method", provenance["method"]]
-    words += [f"--class={', '.join(synonyms)}" for synonyms in provenance["words"].values()]
+    words = ["eclip", "segment", *inputs(sources, shown, provenance)]
+    words += ["--model", provenance["model"], "--method", provenance["method"]]
+    words += [f"--class={', '.join(synonyms)}" for synonyms in plain.values()]
     words += [f"--background={', '.join(provenance['background'])}"] if provenance["background"] else []
     for key in ("window", "stride", "scale", "prob_threshold", "area_threshold"):
         flag = "logit-scale" if key == "scale" else key.replace("_", "-")

@@ -80,6 +80,8 @@ def test_a_first_step_follows_the_gradient_of_the_score() -> None:
 def test_towards_another_text() -> None:
     away, towards = _attack(), _attack(towards="grass", others=())
     assert towards.texts == ("a dog", "grass")
+    assert _attack(towards="grass", others=("sky", "grass")).texts == ("a dog", "sky", "grass")
+    assert _attack(others="a cat").texts == ("a dog", "a cat")
     assert towards.scores[1, 1] - towards.scores[0, 1] > away.scores[1, 1] - away.scores[0, 1]
     assert towards.scores[1, 1] - towards.scores[1, 0] > towards.scores[0, 1] - towards.scores[0, 0]
 
@@ -136,6 +138,7 @@ def test_the_model_is_left_as_it_was() -> None:
         ({"aim": "map", "towards": "grass"}, OptionError, "towards is for"),
         ({"aim": "map", "method": "gradcam"}, OptionError, "not comparable between texts"),
         ({"towards": ""}, TextError, "empty"),
+        ({"others": ["a cat", " "]}, TextError, "empty"),
     ],
 )
 def test_what_is_refused(given: dict[str, Any], kind: type[EclipError], said: str) -> None:

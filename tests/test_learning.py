@@ -17,7 +17,7 @@ from eclip.training.data import Batch
 from eclip.training.learner import Learner
 from eclip.training.loss import contrast
 from eclip.training.pooling import match
-from eclip.training.run import rate_at
+from eclip.training.schedule import rate_at
 
 CONFIG = TrainConfig(train_data=("a.tar",), lr=0.01, wd=0.1, form="soft", texts="captions")
 

@@ -158,8 +158,9 @@ def test_segments_and_comparisons_take_examples(mini: Backbone) -> None:
     assert found.presence is not None and np.isnan(found.presence[0]).all()
     compared = eclip.compare(_image(9), ["grass", eclip.like(_image(1))], methods="maskclip")
     assert compared.texts == ("grass", "like image 0") and compared.provenance["command"] is None
-    assert compared.provenance["models"]["mini"]["gaps"] == {"like image 0": "closed"}
-    assert compared.provenance["examples"]["like image 0"].keys() == {"like", "image_mean", "sha256"}
+    own = compared.provenance["models"]["mini"]["examples"]["like image 0"]
+    assert own["gap"] == "closed" and len(own["sha256"]) == 16
+    assert compared.provenance["examples"] == {"like image 0": {"like": None, "image_mean": None}}
 
 
 def test_streams_take_examples_and_know_them_by_content(folder: Path, tmp_path: Path, tiny_name: str) -> None:
@@ -191,7 +192,15 @@ def test_examples_pickle_and_copy(vit: Backbone, folder: Path, monkeypatch: pyte
         (lambda: eclip.like(), OptionError, "needs an example"),
         (lambda: eclip.like("nowhere.jpg"), ImageError, "no such file"),
         (lambda: eclip.like("grass"), ImageError, "text:grass"),
-        (lambda: eclip.like(_image(1), box=(1, 2, 3)), OptionError, "four numbers"),
+        (lambda: eclip.like(_image(1), box=(1, 2, 3)), OptionError, "four whole numbers"),
+        (lambda: eclip.like(_image(1), box=(0.9, 0.9, 5.9, 5.9)), OptionError, "whole number of pixels"),  # type: ignore[arg-type]
+        (lambda: eclip.like(_image(1), box="1,2,3,4"), OptionError, "four whole numbers"),
+        (lambda: eclip.like(_image(1), box=5), OptionError, "four whole numbers"),  # type: ignore[arg-type]
+        (lambda: eclip.like(torch.ones(24), box=(0, 0, 1, 1)), OptionError, "of a whole image"),
+        (lambda: eclip.like(42), OptionError, "got int"),  # type: ignore[arg-type]
+        (lambda: eclip.like(None), OptionError, "got NoneType"),  # type: ignore[arg-type]
+        (lambda: eclip.like([1, 2]), OptionError, "got list"),  # type: ignore[arg-type]
+        (lambda: eclip.like(_image(1)) * float("nan"), OptionError, "finite"),
         (lambda: eclip.like(_image(1), _image(2), box=(0, 0, 1, 1)), OptionError, "single image"),
         (
             lambda: eclip.like(_image(1), image_mean="a") + eclip.like(_image(2), image_mean="b"),
@@ -223,6 +232,8 @@ def test_what_is_refused(make: Any, kind: type[EclipError], said: str) -> None:
         (lambda: eclip.like(_image(1), box=(9, 0, 9, 9)), OptionError, "not inside"),
         (lambda: eclip.like(torch.ones(5)), ShapeError, "24 values"),
         (lambda: eclip.like(_image(1)) - eclip.like(_image(1)), TextError, "cancel"),
+        (lambda: eclip.like(_image(1), image_mean=np.full(32, 0.01)), ShapeError, "has 32 values, but features"),
+        (lambda: eclip.like(_image(1), image_mean=np.full(1, 0.1)), ShapeError, "has 1 values"),
         (lambda: [eclip.like(_image(1)), eclip.like(_image(2))], OptionError, "two queries have the name"),
         (lambda: ["grass", eclip.like(_image(2), name="grass")], OptionError, "two queries have the name"),
         (lambda: [eclip.like(_image(1)), 3], TextError, "must be a string"),
@@ -231,6 +242,52 @@ def test_what_is_refused(make: Any, kind: type[EclipError], said: str) -> None:
 def test_what_does_not_fit_is_refused(vit: Backbone, asked: Any, kind: type[EclipError], said: str) -> None:
     with pytest.raises(kind, match=said):
         _maps(vit, asked())
+
+
+def test_regions_are_of_whole_images(folder: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.ones(24, np.float32))
+    for spec in (f"{tmp_path / 'v.npy'}:0,0,3,3", f"{folder}:0,0,3,3", f"{folder / '1.png'}:1,2,3,4:5,6,7,8"):
+        with pytest.raises(OptionError, match="a region is of a whole image"):
+            read_like(spec)
+
+
+def test_long_sums_are_read(folder: Path) -> None:
+    spec = " + ".join([str(folder / "1.png"), f"text:{'a' * 300}"])
+    assert read_like(spec).spec == spec
+    with pytest.raises(ImageError, match="no such file"):
+        read_like("b" * 300)
+
+
+def test_what_would_be_read_as_a_sum_has_no_command(folder: Path) -> None:
+    """Nothing is repeated as another query."""
+    odd = folder / "x - y.png"
+    _image(4).save(odd)
+    one = eclip.like(folder / "1.png")
+    assert one.spec is not None and eclip.like(odd).spec == str(odd)
+    for asked in (one + "black - white", one + "cat - text:dog", one + "a + b", eclip.like(odd) + "grass"):
+        assert asked.spec is None
+    assert eclip.like(odd, box=(0, 0, 9, 9)).spec is None
+    for asked in (one + "black-white", one + "c++", one - "+ 1"):
+        assert asked.spec is not None and read_like(asked.spec).name == asked.name
+
+
+def test_a_command_keeps_the_order(folder: Path, tiny_name: str) -> None:
+    one, settings = eclip.like(folder / "1.png"), {"model": tiny_name, "method": "maskclip"}
+    assert eclip.explain(folder / "2.png", ["grass", one], **settings).provenance["command"] is not None
+    assert eclip.explain(folder / "2.png", [one, "grass"], **settings).provenance["command"] is None
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(vit: Backbone, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    twin = tmp_path / "other" / "1.png"
+    _image(7).save(twin)
+    both = [eclip.like(folder / "1.png"), eclip.like(twin)]
+    found = eclip.explain(_image(9), both, model=vit, method="maskclip", health=False)
+    assert found.texts == (f"like {folder / '1.png'}", f"like {twin}")
+    for place, one in enumerate(both):
+        np.testing.assert_allclose(found.maps[:, place : place + 1], _maps(vit, one), atol=1e-6)
+    with pytest.raises(OptionError, match="leave one out"):
+        _maps(vit, [both[0], both[0]])
 
 
 def test_words_and_concepts_say_that_they_need_texts(mini: Backbone) -> None:

@@ -19,11 +19,12 @@ from eclip.backbones.blocks import cosine
 from eclip.datasets.anomalies import read_anomalies
 from eclip.datasets.pair import PairSet
 from eclip.datasets.phrases import Phrase, Phrased, PhraseSet
-from eclip.errors import EclipError, LayoutError, OptionError
+from eclip.errors import EclipError, LayoutError, OptionError, ShapeError
 from eclip.evaluation.protocols import Protocol
 from eclip.evaluation.recognize import geometry
 from eclip.evaluation.rules import Absent, Gaze
 from eclip.training.loss import MIXED, mixed, separated
+from eclip.training.schedule import steps_of
 
 
 def _image(seed: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
@@ -250,6 +251,50 @@ def test_mvtec_and_visa_are_read(tmp_path: Path) -> None:
     assert len(found.normal) == 1 and [int(one.read().sum()) for one in found.test] == [0, 7]
 
 
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("test,anomaly,Anomaly/0.JPG,", "labeled 'anomaly', split 'test', with the mask ''"),
+        ("test,normal,Anomaly/0.JPG,Masks/0.png", "labeled 'normal'"),
+        ("train,anomaly,Anomaly/0.JPG,Masks/0.png", "split 'train'"),
+        ("test,anomaly,Anomaly/0.JPG,Masks/none.png", "no such file; it should be the mask"),
+        ("test,anomaly,Anomaly/0.JPG,Masks/0.png", "cannot read the mask"),
+    ],
+)
+def test_a_table_that_contradicts_itself_is_refused(row: str, said: str, tmp_path: Path) -> None:
+    for name in ("Normal/0.JPG", "Anomaly/0.JPG"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        _image(3).save(tmp_path / name)
+    (tmp_path / "Masks").mkdir()
+    (tmp_path / "Masks" / "0.png").write_bytes(b"no mask")
+    (tmp_path / "split_csv").mkdir()
+    rows = ["object,split,label,image,mask", "pcb1,train,normal,Normal/0.JPG,", f"pcb1,{row}"]
+    (tmp_path / "split_csv" / "1cls.csv").write_text("\n".join(rows), encoding="utf-8")
+    with pytest.raises(LayoutError, match=said):
+        read_anomalies(tmp_path, "pcb1").test[0].read()
+
+
+def test_metrics_refuse_what_they_would_misread() -> None:
+    """Zeros and ones in place of booleans index items instead of choosing them."""
+    heat, mask = np.linspace(0, 1, 12).reshape(3, 4), np.arange(12).reshape(3, 4) > 8
+    with pytest.raises(EclipError, match="mask 0 must be boolean, got uint8"):
+        eclip.METRICS["region_overlap"]([heat], [mask.astype(np.uint8)])
+    for wrong in (mask.T, mask[:2], np.pad(mask, 1)):
+        with pytest.raises(ShapeError, match="mask 0 must have the shape of its map"):
+            eclip.METRICS["region_overlap"]([heat], [wrong])
+    confidence, answers = np.array([0.1, 0.4, 0.3, 0.8]), np.array([0, 1, 0, 1])
+    for name in ("known_auroc", "false_positive_rate", "risk_coverage"):
+        with pytest.raises(EclipError, match="must be boolean, got int64"):
+            eclip.METRICS[name](confidence, answers)
+        eclip.METRICS[name](confidence, answers == 1)
+
+
+@pytest.mark.parametrize("value", [0.1, 0.37, 0.7])
+def test_a_flat_map_has_no_fixations_above_its_mean(value: float) -> None:
+    flat, points = np.full((333, 447), value), np.array([[0.2, 0.3], [0.5, 0.9]])
+    assert eclip.METRICS["nss"](flat, points) == 0 == eclip.METRICS["density_correlation"](flat, points)
+
+
 def test_what_is_missing_of_a_category_is_said(tmp_path: Path) -> None:
     with pytest.raises(LayoutError, match="neither"):
         read_anomalies(tmp_path, "screw")
@@ -278,6 +323,9 @@ def test_patches_of_a_mix_by_hand() -> None:
                 logits = [7.0 * float(F.normalize(patch, dim=0) @ text[other]) for other in mix]
                 found.append(np.log(np.exp(logits).sum()) - logits[mix.index(own)])
     assert float(mixed(tokens, text, good, 7.0)) == pytest.approx(np.mean(found))
+    alone = torch.tensor([True, *[False] * 9])
+    for loss in (mixed(tokens, text, alone, 7.0), separated(tokens[:, 0], text, alone, 7.0)):
+        assert float(loss) == 0
     assert MIXED == 4 and float(mixed(tokens[:3], text[:3], good[:3], 7.0)) == 0
 
 
@@ -323,6 +371,13 @@ def test_training_with_another_loss(option: str, tmp_path: Path, tiny_name: str)
         losses[weight] = next(one["loss"] for one in log if one["event"] == "step")
     assert not torch.equal(heads[0.0], heads[0.5])
     assert losses[0.5] > losses[0.0]  # the same start, and one more term above zero
+
+
+def test_a_mix_needs_four_pairs() -> None:
+    config = eclip.TrainConfig(train_data=("x",), mix=0.5, accum_freq=8)
+    with pytest.raises(OptionError, match="mix needs 4 pairs in each part, but batch_size=16 has 2 in each of 8"):
+        steps_of(100, 100, 16, 1, config, worded=False)
+    assert steps_of(100, 100, 32, 1, config, worded=False) == 3
 
 
 def test_weights_below_zero_are_refused() -> None:

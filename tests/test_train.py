@@ -33,7 +33,8 @@ from eclip.training.data import Batch
 from eclip.training.learner import Learner
 from eclip.training.log import FILE, PICTURE, events
 from eclip.training.pooling import masked_max_pool, match
-from eclip.training.run import Run, fitting, train
+from eclip.training.run import Run, train
+from eclip.training.schedule import fitting
 
 Made = Callable[..., TrainConfig]
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import struct
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,9 +24,10 @@ from typer.testing import CliRunner
 
 import eclip
 from eclip import cli
-from eclip.errors import DataError, OptionError, ResultError
+from eclip.errors import DataError, DataWarning, OptionError, ResultError
+from eclip.video import explain as module
 from eclip.video import is_video
-from eclip.video.explain import MAPS, ROWS, smoothed
+from eclip.video.explain import MAPS, ROWS, VideoExplanation, smoothed
 from eclip.video.frames import frames_of, length_of, write_film
 
 av = pytest.importorskip("av", reason="videos need PyAV")
@@ -43,7 +47,7 @@ def _noise(seed: int) -> Image.Image:
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve frames at ten a second."""
     path = tmp_path_factory.mktemp("video") / "clip.mp4"
-    assert write_film(path, map(_noise, range(12)), 10) == 12
+    write_film(path, map(_noise, range(12)), 10)
     return path
 
 
@@ -78,6 +82,109 @@ def test_a_lower_rate_takes_the_nearest_frames_after(clip: Path, fps: float, num
     assert [frame.number for frame in frames_of(clip, fps)] == numbers
 
 
+def _uneven(path: Path, times: list[float]) -> None:
+    """A video whose frames have these times, in milliseconds at best."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for seed, when in enumerate(times):
+            frame = av.VideoFrame.from_image(_noise(seed))
+            frame.pts, frame.time_base = round(1000 * when), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def test_a_lower_rate_holds_after_a_gap(tmp_path: Path) -> None:
+    times = [0, 0.5, 1, 1.5, *(20 + step / 25 for step in range(31))]
+    _uneven(tmp_path / "gap.mkv", times)
+    assert [round(frame.time, 2) for frame in frames_of(tmp_path / "gap.mkv")] == pytest.approx(times, abs=2e-3)
+    assert [round(frame.time) for frame in frames_of(tmp_path / "gap.mkv", 1)] == [0, 1, 20, 21]
+
+
+def test_spans_count_time_and_not_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gap between two frames with the text is no interruption; frames without it are, for as long as they last."""
+    said = ["yes", "yes", "yes", "no", "no", "yes", "no", "yes"]
+    frames: Any = [SimpleNamespace(health=one, texts=("a",), scores=np.ones((1, 1))) for one in said]
+    monkeypatch.setattr(module, "found_in", lambda health, place: health)
+    times = (0.0, 10.0, 20.0, 20.1, 20.4, 20.7, 21.0, 21.4)
+    there = VideoExplanation("x", tuple(frames), times, tuple(range(8)), None, 0.0)
+    assert [(span.start, span.end) for span in there.spans(gap=0.5)] == [(0, 20), (20.7, 21.4)]
+    assert [(span.start, span.end) for span in there.spans(gap=0.7)] == [(0, 21.4)]
+    assert [(span.start, span.end) for span in there.spans(gap=0.3)] == [(0, 20), (20.7, 20.7), (21.4, 21.4)]
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_a_damaged_video_keeps_the_frames_before(ending: str, tiny_name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"clip.{ending}"
+    _uneven(path, [step / 25 for step in range(60)])
+    content = path.read_bytes()
+    if ending == "mp4":
+        half = len(content) // 2
+        path.write_bytes(content[:half] + bytes(len(content) // 4) + content[half + len(content) // 4 :])
+    else:
+        path.write_bytes(content[: len(content) * 2 // 3])
+    with pytest.warns(DataWarning, match="frames before that are explained"):
+        found = _explain(path, tiny_name, batch_size=8)
+    assert 8 <= len(found.frames) < 60 and found.broken is not None and str(path) in found.broken
+    out = tmp_path / "out"
+    done = _run("explain", path, "-t", "a dog", "--model", tiny_name, "-o", out)
+    assert done.exit_code == 1, done.output
+    assert f"is damaged: the {len(found.frames)} frames before that are saved" in done.stderr
+    manifest = json.loads((out / "video.json").read_text(encoding="utf-8"))
+    assert manifest["broken"] == found.broken and manifest["frames"] == len(found.frames)
+    assert len(list(frames_of(out / "clip.mp4"))) == len(found.frames)
+
+
+def test_the_video_itself_is_never_replaced(clip: Path, tiny_name: str, tmp_path: Path) -> None:
+    own = tmp_path / "own" / "clip.mp4"
+    own.parent.mkdir()
+    own.write_bytes(clip.read_bytes())
+    found = _explain(own, tiny_name, fps=2)
+    for overwrite in (False, True):
+        with pytest.raises(OptionError, match="in the output folder"):
+            found.save(own.parent, overwrite=overwrite)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "clip.mp4").write_bytes(b"another film")
+    with pytest.raises(ResultError, match="not from a run on this video"):
+        found.save(other)
+    assert (other / "clip.mp4").read_bytes() == b"another film" and own.read_bytes() == clip.read_bytes()
+    done = _run("explain", own, "-t", "a dog", "--model", tiny_name, "-o", own.parent)
+    assert done.exit_code == 2 and "in the output folder" in done.stderr
+    assert [path.name for path in own.parent.iterdir()] == ["clip.mp4"]
+
+
+def test_what_was_interrupted_while_drawing_is_repeated(clip: Path, tiny_name: str, tmp_path: Path) -> None:
+    def stop(done: int) -> None:
+        raise KeyboardInterrupt
+
+    found, out = _explain(clip, tiny_name, fps=5), tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        found.save(out, on_frame=stop)
+    assert json.loads((out / "video.json").read_text(encoding="utf-8"))["complete"] is False
+    assert {path.name for path in out.iterdir()} == {ROWS, MAPS, "video.json"}
+    found.save(out)
+    assert json.loads((out / "video.json").read_text(encoding="utf-8"))["complete"] is True
+    assert len(list(frames_of(out / "clip.mp4"))) == 6
+
+
+def test_another_video_takes_the_film_along(clip: Path, tiny_name: str, tmp_path: Path) -> None:
+    _explain(clip, tiny_name, fps=2).save(tmp_path / "out")
+    (tmp_path / "second.mp4").write_bytes(clip.read_bytes())
+    _explain(tmp_path / "second.mp4", tiny_name, fps=2).save(tmp_path / "out", overwrite=True)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"second.mp4", ROWS, MAPS, "video.json"}
+
+
+def test_the_file_may_have_changed(clip: Path, tiny_name: str, tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(clip.read_bytes())
+    found = _explain(path, tiny_name)
+    write_film(path, map(_noise, range(3)), 10)
+    with pytest.raises(DataError, match="fewer frames"):
+        found.at(1.0)
+
+
 def test_a_turned_video_is_upright(tmp_path: Path) -> None:
     """As phones write it: the matrix of the track turns the frame clockwise, so that its top comes to the right."""
     half = Image.new("RGB", SIZE, "black")
@@ -108,16 +215,30 @@ def test_each_frame_is_explained_as_an_image(clip: Path, tiny_name: str) -> None
 
 def test_smoothing_is_a_gaussian_along_time(clip: Path, tiny_name: str) -> None:
     plain, smooth = _explain(clip, tiny_name), _explain(clip, tiny_name, smooth=0.2)
-    wanted = gaussian_filter1d(plain.maps, 2.0, axis=0, mode="nearest")
-    np.testing.assert_allclose(smooth.maps, wanted, atol=1e-6)
+    every = np.eye(12, dtype=np.float32)[:, :, None, None]  # what each frame gives to each
+    weights = smoothed(every, plain.times, 0.2)[:, :, 0, 0]
+    np.testing.assert_allclose(smooth.maps, np.einsum("ij,jtrc->itrc", weights, plain.maps), atol=1e-6)
     np.testing.assert_array_equal(smooth.scores, plain.scores)
+    shares = np.exp(-0.5 * (np.arange(12) / 2.0) ** 2)  # of the first frame, by hand: four sigmas are eight frames
+    shares[9:] = 0
+    np.testing.assert_allclose(weights[0], shares / shares.sum(), atol=1e-6)
+
+
+def test_away_from_the_ends_smoothing_is_that_of_scipy() -> None:
+    maps = np.random.default_rng(0).normal(size=(60, 2, 3, 4)).astype(np.float32)
+    found = smoothed(maps, np.arange(60) / 10, 0.2)
+    np.testing.assert_allclose(found[8:-8], gaussian_filter1d(maps, 2.0, axis=0)[8:-8], atol=1e-5)
+    far = smoothed(maps[:3], [0.0, 10.0, 10.1], 0.2)  # the time between frames counts, not their number
+    np.testing.assert_array_equal(far[0], maps[0])
+    share = 1 / (1 + np.exp(-0.5 * 0.25))
+    np.testing.assert_allclose(far[1], share * maps[1] + (1 - share) * maps[2], atol=1e-5)
 
 
 def test_what_smoothing_costs_at_a_cut() -> None:
     """By hand: of a step between two shots, the share of the other shot is the normal distribution's tail."""
     maps = np.zeros((40, 1, 1, 1), np.float32)
     maps[20:] = 1
-    mixed = smoothed(maps, 2.0)[:, 0, 0, 0]
+    mixed = smoothed(maps, np.arange(40) / 25, 2 / 25)[:, 0, 0, 0]
     assert mixed[19] == pytest.approx(0.4, abs=0.01)  # half a frame before the cut
     assert mixed[17] == pytest.approx(0.106, abs=0.01)  # 2.5 frames, 1.25 sigmas
     assert mixed[15] == pytest.approx(0.012, abs=0.004)
@@ -173,13 +294,18 @@ def test_a_folder_is_not_overwritten_by_another_video(clip: Path, tiny_name: str
     other.save(tmp_path / "out", overwrite=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / ROWS).write_text("mine", encoding="utf-8")
-    with pytest.raises(ResultError, match="not written by eclip"):
+    with pytest.raises(ResultError, match="not from a run on this video"):
         found.save(tmp_path / "mine")
     assert (tmp_path / "mine" / ROWS).read_text(encoding="utf-8") == "mine"
 
 
 def test_what_is_refused(clip: Path, tiny_name: str, tmp_path: Path) -> None:
-    for given, said in (({"fps": 0}, "fps must"), ({"smooth": -1.0}, "smooth must"), ({"smooth": np.nan}, "smooth")):
+    for given, said in (
+        ({"fps": 0}, "fps must"),
+        ({"fps": np.inf}, "fps must"),
+        ({"smooth": -1.0}, "smooth must"),
+        ({"smooth": np.nan}, "smooth"),
+    ):
         with pytest.raises(OptionError, match=said):
             _explain(clip, tiny_name, **given)
     with pytest.raises(DataError, match="no such file"):
@@ -205,6 +331,10 @@ def test_the_command(cut: Path, tmp_path: Path) -> None:
     assert f"15 frames of 2.8 s explained in {out / 'cut.mp4'}" in done.stderr
     done = _run("explain", cut, "-t", "a dog", "-t", "a horse", "--fps", "5", "--json", "-o", out)
     assert json.loads(done.stdout)["schema"] == "eclip.video/1"
+    command = json.loads(done.stdout)["provenance"]["command"]
+    assert command.startswith(f"eclip explain {cut} -t 'a dog' -t 'a horse'") and command.endswith(" --fps 5")
+    done = _run(*shlex.split(command)[1:], "--json", "-o", out)
+    assert json.loads(done.stdout)["provenance"]["command"] == command
     done = _run("explain", cut, "-t", "a mouse", "-o", out)
     assert done.exit_code == 1 and "another video or other texts" in done.stderr
 

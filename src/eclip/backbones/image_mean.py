@@ -64,7 +64,7 @@ def mean_for(
 
     Raises:
         OptionError: there is none, it cannot be read, or it is not a mean of unit features.
-        ShapeError: it is not a vector.
+        ShapeError: it is not a vector of the model's feature size.
         ImageError: an image in the folder cannot be read, or there are fewer than two.
     """
     if given is not None and folder is not None:
@@ -96,6 +96,11 @@ def mean_for(
     mean = given.detach().float().to(backbone.weight.device)
     if mean.ndim != 1:
         raise ShapeError(f"the image mean must be (feature,), got an array of shape {tuple(mean.shape)}.")
+    if len(mean) != backbone.feature_size:
+        raise ShapeError(
+            f"the image mean has {len(mean)} values, but features of {backbone.name} have {backbone.feature_size}: it "
+            "must be that of this model."
+        )
     if not bool(mean.isfinite().all()) or float(mean.norm()) > 1.001 or not bool(mean.any()):
         raise OptionError(
             f"the image mean must be the mean of unit features, so its norm must be above 0 and at most 1, got norm "

@@ -134,7 +134,8 @@ def evaluation(data: str, out: Path, settings: dict[str, Any]) -> dict[str, Any]
 
 def training(config: TrainConfig) -> dict[str, Any]:
     """What `train` would do: captions are read, but no image and no model."""
-    from eclip.training.run import drawn_pairs, fitting, steps_of
+    from eclip.training.run import drawn_pairs
+    from eclip.training.schedule import fitting, steps_of
 
     pairs, unusable, texts = drawn_pairs(config)
     count = min(len(pairs), config.limit or len(pairs))

@@ -107,7 +107,12 @@ def train(
     ] = None,
     precision: Annotated[str | None, _flag("precision", f"Of the head: {' or '.join(PRECISIONS)}.", STEPS)] = None,
     accum_freq: Annotated[
-        int | None, _flag("accum_freq", "Split each step into this many parts; same result, less memory.", STEPS)
+        int | None,
+        _flag(
+            "accum_freq",
+            "Split each step into this many parts: less memory, and the same result without --mix and --separate.",
+            STEPS,
+        ),
     ] = None,
     mix: Annotated[
         float | None, _flag("mix", "Weight of a loss that tells from which of four images a patch is.", STEPS)

@@ -64,22 +64,28 @@ def run(
     head: str | None,
     **settings: Any,
 ) -> None:
-    """Explain the video, and write and print the results; after Ctrl-C, those of the frames so far."""
+    """Explain the video, and write and print the results; after Ctrl-C, those of the frames so far.
+
+    Raises:
+        EclipError: as in `explain_video` and its `save`.
+    """
     from eclip.render import printable
     from eclip.texts.queries import names_of
-    from eclip.video.explain import MANIFEST, begin, explain_video  # imports torch
+    from eclip.video.explain import MANIFEST, VideoExplanation, begin, explain_video  # imports torch
     from eclip.video.frames import length_of
 
     begin(out, source, names_of(texts), overwrite=overwrite)
     settings["model"], settings["device"] = options.parse_model(settings["model"], settings["device"], head)
-    stopped: list[int] = []
+    found: VideoExplanation | None = None
+    stopped = False
     with loop.progressing() as bar:
         task = bar.add_task("loading", total=length_of(source, fps))
 
         def interrupt(number: int, frame: object) -> None:
-            if stopped:
+            nonlocal stopped
+            if stopped or found is not None:
                 raise KeyboardInterrupt
-            stopped.append(number)
+            stopped = True
 
         before = signal.signal(signal.SIGINT, interrupt)
         try:
@@ -89,7 +95,7 @@ def run(
                 fps=fps,
                 smooth=smooth or 0.0,
                 on_frame=lambda done: bar.update(task, description="explaining", completed=done),
-                until=lambda: bool(stopped),
+                until=lambda: stopped,
                 **settings,
             )
             bar.update(task, total=len(found.frames), completed=0)
@@ -98,6 +104,9 @@ def run(
                 overwrite=overwrite,
                 on_frame=lambda done: bar.update(task, description="drawing", completed=done),
             )
+        except KeyboardInterrupt:
+            kept = "nothing of it is saved" if found is None else f"its rows and maps are in {out}, but no film"
+            stop(f"interrupted: {kept}. The same command begins again.", 130)
         finally:
             signal.signal(signal.SIGINT, before)
     manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
@@ -110,3 +119,5 @@ def run(
         typer.echo(f"{len(found.frames)} frames of {manifest['seconds']:.1f} s explained in {film}", err=True)
     if stopped:
         stop(f"interrupted; the {len(found.frames)} frames explained so far are saved in {out}.", 130)
+    if found.broken is not None:
+        stop(f"{source} is damaged: the {len(found.frames)} frames before that are saved in {out}.", 1)

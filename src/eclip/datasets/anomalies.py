@@ -22,7 +22,8 @@ from eclip.errors import LayoutError, OptionError
 from eclip.images import EXTENSIONS, open_image
 
 TABLE = Path("split_csv", "1cls.csv")
-GOOD = "good"
+GOOD, NORMAL = "good", "normal"
+"""What MVTec AD and VisA call images without a defect."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,19 @@ class Test:
         return open_image(self.image)
 
     def read(self) -> Bool[np.ndarray, "height width"]:
-        """Pixels of the defect: those of the mask that are not 0."""
+        """Pixels of the defect: those of the mask that are not 0.
+
+        Raises:
+            LayoutError: the mask cannot be read, or is of another size than the image.
+            ImageError: as in `open`.
+        """
         image = self.open()
         if self.mask is None:
             return np.zeros(image.size[::-1], dtype=bool)
-        found: Bool[np.ndarray, "height width"] = np.asarray(Image.open(self.mask).convert("I")) > 0
+        try:
+            found: Bool[np.ndarray, "height width"] = np.asarray(Image.open(self.mask).convert("I")) > 0
+        except OSError as error:
+            raise LayoutError(f"cannot read the mask {self.mask} of {self.image}: {error}.") from error
         if found.shape != image.size[::-1]:
             raise LayoutError(f"{self.mask} is of another size than {self.image}.")
         return found
@@ -94,18 +103,27 @@ def _from_folders(root: Path, category: str) -> Anomalies:
 def _from_table(root: Path, category: str) -> Anomalies:
     with (root / TABLE).open(encoding="utf-8-sig", newline="") as stream:
         every = list(csv.DictReader(stream))
-    if not every or not {"object", "split", "image", "mask"} <= every[0].keys():
-        raise LayoutError(f"{root / TABLE} must have the columns object, split, image and mask.")
+    if not every or not {"object", "split", "label", "image", "mask"} <= every[0].keys():
+        raise LayoutError(f"{root / TABLE} must have the columns object, split, label, image and mask.")
     rows = [row for row in every if row["object"] == category]
     if not rows:
         known = ", ".join(sorted({row["object"] for row in every}))
         raise OptionError(f"{root / TABLE} has the categories {known}; got {category!r}.")
-    normal = [root / row["image"] for row in rows if row["split"] == "train"]
-    test = [
-        Test(root / row["image"], root / row["mask"] if row["mask"] else None, "anomaly" if row["mask"] else GOOD)
-        for row in rows
-        if row["split"] == "test"
-    ]
+    normal: list[Path] = []
+    test = []
+    for row in rows:
+        image, mask = root / row["image"], root / row["mask"] if row["mask"] else None
+        if (row["label"] == NORMAL) != (mask is None) or (row["split"] == "train" and mask is not None):
+            raise LayoutError(
+                f"{root / TABLE}: {row['image']} is labeled {row['label']!r}, split {row['split']!r}, with the mask "
+                f"{row['mask']!r}. Images of defects have a mask and are for testing; {NORMAL!r} ones have none."
+            )
+        if mask is not None and not mask.is_file():
+            raise LayoutError(f"{mask}: no such file; it should be the mask of {image}.")
+        if row["split"] == "train":
+            normal.append(image)
+        elif row["split"] == "test":
+            test.append(Test(image, mask, GOOD if mask is None else "anomaly"))
     return _checked(Anomalies(category, tuple(normal), tuple(test)), root)
 
 

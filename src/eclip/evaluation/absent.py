@@ -5,7 +5,7 @@ confidence to image and name are compared by AUROC and FPR95 over all pairs. The
 with all names, once without those that it shows, so that every name is wrong; and whether the best name is right.
 
 Rules, with c the cosines of an image with all names and s the scale: "score" c (MaxLogit, Hendrycks et al. 2022);
-"softmax" of s c over the names (MCM, Ming et al. 2022, https://arxiv.org/abs/2211.13445); "energy" log sum exp(s c) / s
+"softmax" of s c over the names (MCM, Ming et al. 2022, https://arxiv.org/abs/2211.13445); "energy" log sum exp(s c)
 (Liu et al. 2020, https://arxiv.org/abs/2010.03759), of whole images only; "presence" of `eclip.explanation.health`.
 """
 

@@ -50,7 +50,7 @@ class Attack:
     Attributes:
         pixels: (2, 3, height, width), before and after, preprocessed: what `explain(..., preprocessed=True)` takes.
         images: the two as images, in the model's own size; saved as PNG, the second keeps the attack.
-        texts: the text that was attacked, then the others.
+        texts: the text that was attacked, then the others, and last the one whose score was to rise, if any.
         scores: (2, text), cosines before and after.
         backbone: the model.
         eps: largest change of a color, in [0, 1].
@@ -99,7 +99,7 @@ def attack(
     image: ImageLike,
     text: str,
     *,
-    others: Sequence[str] = (),
+    others: str | Sequence[str] = (),
     towards: str | None = None,
     aim: str = "score",
     method: AnyMethod = "maskclip",
@@ -121,12 +121,12 @@ def attack(
     Args:
         image: one, as in `eclip.explain`.
         text: whose score or map is attacked.
-        others: texts that are not attacked, for scores and ranks.
+        others: texts that are not attacked, a string or several, for scores and ranks.
         towards: with aim="score", a text whose score is to rise meanwhile.
         aim: "score": lower the score of the text. "map": turn the method's map of the text away from what it was, with
             the score held.
         method: with aim="map", whose map; of kind "similarity" or "decomposition".
-        eps: largest change of a color, in (0, 1].
+        eps: largest change of a color, 1/255 to 1; rounded down to 255ths.
         steps: of the descent, at least 1.
         step: its length, in the same unit; None = a quarter of eps, at least 1/255.
         seed: of the random start within the bound.
@@ -144,7 +144,8 @@ def attack(
     """
     one_of(aim, "aim", AIMS)
     steps, seed, name = whole(steps, "steps", least=1), whole(seed, "seed", least=0), method_name(method)
-    if not STEPS * eps >= 1 or not eps <= 1:
+    bound = int(eps * STEPS + 1e-6) if 0 < eps <= 1 else 0
+    if not bound:
         raise OptionError(f"eps must be from 1/255 to 1, got {eps}: colors are whole numbers of 0 to 255.")
     step = max(eps / 4, 1 / STEPS) if step is None else step
     if not 0 < step <= 1:
@@ -152,7 +153,8 @@ def attack(
     if aim == "map" and towards is not None:
         raise OptionError('towards is for aim="score": leave it out.')
     check_between_texts(name)
-    listed = check_texts([text, *others, *([] if towards is None else [towards])])
+    beside = [one for one in (check_texts(others) if others else []) if one != towards]
+    listed = [*check_texts([text]), *beside, *([] if towards is None else check_texts(towards))]
     backbone, view, sentences = backbone_of(model, device), View(image_size, resize, positions), kept(templates)
     view.check(backbone)
     with torch.inference_mode(False):  # its tensors cannot be saved for a gradient
@@ -163,13 +165,12 @@ def attack(
         original = colors.of(clean.pixels).round()  # as `preprocess` read them
         with eval_no_grad(backbone.model):
             cost = _cost(clean, features, name if aim == "map" else None, towards is not None)
-            changed = _descend(clean, original, colors, cost, int(eps * STEPS + 1e-6), step * STEPS, steps, seed)
+            changed = _descend(clean, original, colors, cost, bound, step * STEPS, steps, seed)
         pixels = colors.pixels(torch.cat([original, changed.round()]))
         seen = encode(backbone, pixels, keep=0, positions=positions)
         scores = cosine(seen.feature, features).float().cpu().numpy()
     one, other = shown(pixels, backbone)
-    bound = int(eps * STEPS + 1e-6) / STEPS
-    return Attack(pixels, (one, other), tuple(listed), scores, backbone, bound, sentences, positions)
+    return Attack(pixels, (one, other), tuple(listed), scores, backbone, bound / STEPS, sentences, positions)
 
 
 class _Colors:

@@ -163,16 +163,18 @@ class ComparisonQuery:
         options = {name: noted(values) for name, values in first.methods.items() if values}
         provenance = {"models": models, "methods": self.methods, "options": options, "scale": "map"}
         provenance |= {key: settings[key] for key in (*shared, "refine", "refine_options")}
-        if first.examples:  # the gap is a model's, the rest is the same for all
+        if first.examples:
+            per_model, same = ("gap", "sha256"), ("like", "image_mean")
             for name, query in self.queries.items():
-                models[name]["gaps"] = {example: own["gap"] for example, own in query.examples.items()}
-            shown = ("like", "image_mean", "sha256")
-            provenance["examples"] = {name: {key: own[key] for key in shown} for name, own in first.examples.items()}
+                models[name]["examples"] = {
+                    example: {key: own[key] for key in per_model} for example, own in query.examples.items()
+                }
+            provenance["examples"] = {name: {key: own[key] for key in same} for name, own in first.examples.items()}
         one_head = len(models) == 1 or not any(was_named(one["head"]) for one in models.values())
         asked = [*first.methods.values(), first.refine_options]
         repeats = (
             one_head
-            and can_be_written(first.examples)
+            and can_be_written(first.examples, self.texts)
             and all(repeatable(one.backbone, [source], *asked) for one in queries)
         )
         return {**provenance, "command": compare_command([source], self.texts, provenance) if repeats else None}

@@ -85,7 +85,8 @@ def explain(
         resize: "squash" (a square, as in the paper) or "keep" (the image's aspect ratio, about as many patches).
         templates: prompt templates, see `eclip.encode_texts`.
         positions: how position embeddings are resized, see `eclip.encode`.
-        versus: a text to contrast each text with: maps and scores explain the difference, why A and not B.
+        versus: a text to contrast each text with, or the name of an example among them: maps and scores explain the
+            difference, why A and not B.
         device: where to put a model given by name, see `eclip.load`; None = the CPU. A Backbone stays where it is.
         refine: a name of `eclip.REFINEMENTS`, which aligns maps with the image content, some at the model's resolution.
         refine_options: options of the refinement, see `eclip.REFINEMENTS[name].options`.

@@ -244,7 +244,7 @@ class Query:
 
     def repeats(self, method: str, sources: Sequence[str]) -> bool:
         """Whether a shell command can repeat a method's answer for these images."""
-        known = not self.given and can_be_written(self.examples)
+        known = not self.given and can_be_written(self.examples, self.texts)
         return known and repeatable(self.backbone, sources, self.methods[method], self.refine_options)
 
 

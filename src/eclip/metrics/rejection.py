@@ -42,6 +42,8 @@ def risk_coverage(confidence: Confidence, right: Bool[np.ndarray, " item"]) -> f
 
 
 def _both(confidence: Confidence, known: Bool[np.ndarray, " item"], least: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    if known.dtype != bool:
+        raise EclipError(f"what is known or right must be boolean, got {known.dtype}: compare it, as in known == 1.")
     if confidence.shape != known.shape or not confidence.size or not np.isfinite(confidence).all():
         raise EclipError("confidence and answers must be of one length, at least one item, and finite.")
     inside, outside = confidence[known], confidence[~known]

@@ -26,13 +26,17 @@ TINY = 2.2204e-16
 def nss(heat: Heat, fixations: Fixations) -> float:
     """Normalized scanpath saliency: mean of the standardized map at fixations; 0 is chance, and of a flat map."""
     _check(heat, fixations)
-    spread = heat.std(dtype=np.float64)
-    return float((at(heat, fixations).mean(dtype=np.float64) - heat.mean(dtype=np.float64)) / spread) if spread else 0.0
+    if heat.min() == heat.max():  # the spread of its values would be what rounding left
+        return 0.0
+    above = at(heat, fixations).mean(dtype=np.float64) - heat.mean(dtype=np.float64)
+    return float(above / heat.std(dtype=np.float64))
 
 
 def density_correlation(heat: Heat, fixations: Fixations, *, sigma: float = SIGMA) -> float:
     """CC: Pearson correlation of the map and the density of fixations, in [-1, 1]; 0 for a flat map."""
     _check(heat, fixations)
+    if heat.min() == heat.max():
+        return 0.0
     one, other = (part - part.mean() for part in (heat.astype(float), density(fixations, heat.shape, sigma)))
     scale = np.sqrt((one**2).sum() * (other**2).sum())
     return float(np.clip((one * other).sum() / scale, -1, 1)) if scale > 0 else 0.0

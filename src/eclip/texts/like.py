@@ -9,6 +9,8 @@ has what this is worth. Our own; SpLiCE (Bhalla et al. 2024) subtracts the same 
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +29,8 @@ from eclip.backbones.image_mean import known_mean
 from eclip.backbones.view import View
 from eclip.errors import ImageError, OptionError, ShapeError, TextError
 from eclip.images import EXTENSIONS, ImageLike, find_images, name_of, open_image
+from eclip.pixels import TensorLike
+from eclip.registry import whole
 from eclip.texts.encode import check_texts, encode_texts
 from eclip.texts.features import check_given, unit_features
 from eclip.texts.reference import reference_features
@@ -105,7 +109,16 @@ class Like:
         mean = self.image_mean is None or isinstance(self.image_mean, str | Path)
         plain = mean and self.given is None and all(abs(weight) == 1 for weight, _ in self.parts)
         specs = [(weight, part.spec) for weight, part in self.parts if part.spec is not None]
-        return _joined(specs) if plain and len(specs) == len(self.parts) and specs[0][0] > 0 else None
+        alone = len(self.parts) == 1 and isinstance(self.parts[0][1].what, tuple) and self.parts[0][1].box is None
+        split = not alone and any(_SIGN.search(f" {spec} ") for _, spec in specs)  # it would be read as a sum
+        whole = plain and len(specs) == len(self.parts) and specs[0][0] > 0 and not split
+        return _joined(specs) if whole else None
+
+    def by_path(self) -> Like:
+        """The same, with the paths of files in its name."""
+        return replace(
+            self, parts=tuple((weight, replace(part, name=part.spec or part.name)) for weight, part in self.parts)
+        )
 
     def __repr__(self) -> str:
         return f"Like({self.name!r})"
@@ -123,6 +136,10 @@ class Like:
         return _of_text(other)._with(self, -1)
 
     def __mul__(self, weight: float) -> Like:
+        if not isinstance(weight, int | float | np.integer | np.floating):
+            return NotImplemented
+        if not math.isfinite(weight):
+            raise OptionError(f"the weight of an example must be finite, got {weight}.")
         return replace(self, parts=tuple((weight * own, part) for own, part in self.parts), given=None)
 
     __rmul__ = __mul__
@@ -200,7 +217,8 @@ def like(
             none. With it, images are moved across the modality gap to where texts are.
 
     Raises:
-        OptionError: no example, one that is not of these kinds, or a region that is not four numbers.
+        OptionError: no example, one that is not of these kinds, or a region that is not four whole numbers, or of
+            a vector or a folder.
         ImageError: a file or folder does not exist, or has no image.
         TextError: a vector is not finite, or zero.
     """
@@ -209,7 +227,7 @@ def like(
     parts = [_example(one) for one in examples]
     if box is not None:
         [first, *more] = parts
-        if more or not isinstance(first.what, tuple) or len(first.what) > 1 or first.box is not None:
+        if more:
             raise OptionError("box is a region of a single image.")
         parts = [_region(first, box)]
     return Like(tuple((1.0, part) for part in parts), image_mean, name)
@@ -227,7 +245,7 @@ def read_like(spec: str, image_mean: str | Path | None = None) -> Like:
         ImageError: a file does not exist.
         OptionError: a part is empty.
     """
-    pieces = [spec] if Path(spec).exists() else [one.strip() for one in _SIGN.split(f" {spec.strip()} ")]
+    pieces = [spec] if os.path.exists(spec) else [one.strip() for one in _SIGN.split(f" {spec.strip()} ")]
     found: Like | None = None
     for sign, piece in zip(["+", *pieces[1::2]], pieces[::2], strict=True):
         if piece in ("", TEXT):
@@ -248,6 +266,8 @@ def _example(given: Any) -> Example:
             f"an example of shape {tuple(given.shape)} may be features or a gray image: pass one vector, (feature,), "
             "such as features[0], or an image with channels."
         )
+    if not isinstance(given, Image.Image | np.ndarray | TensorLike):
+        raise OptionError(f"an example must be a path, an image, an array or a tensor, got {type(given).__name__}.")
     if getattr(given, "ndim", 0) == 1:
         vector = given if isinstance(given, Tensor) else torch.from_numpy(np.asarray(given))
         return Example(_vector(vector, "the vector"), None, None, "vector")
@@ -256,22 +276,22 @@ def _example(given: Any) -> Example:
 
 def _of_path(given: str) -> Example:
     path = Path(given)
-    region = None if path.exists() else _REGION.fullmatch(given)
+    region = None if os.path.exists(given) else _REGION.fullmatch(given)
     if region is not None:
         numbers = [int(one) for one in region["box"].split(",")]
         return _region(_of_path(region["file"]), numbers)
-    if path.suffix.lower() == VECTOR and path.is_file():
+    if path.suffix.lower() == VECTOR and os.path.isfile(given):
         try:
             values = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise OptionError(f"cannot read the vector {given!r} as a .npy file: {error}.") from None
         return Example(_vector(torch.from_numpy(np.asarray(values)), given), None, given, path.name)
-    if path.is_dir():
+    if os.path.isdir(given):
         images, problems = find_images([given])
         if problems:
             raise ImageError(problems[0][1])
         return Example(tuple(one.absolute() for one in images), None, given, f"{path.name or path.resolve().name}/")
-    if not path.is_file():
+    if not os.path.isfile(given):
         hint = f" An example is a file; write {TEXT}{given} for a text in a sum." if not path.suffix else ""
         raise ImageError(f"{given}: no such file.{hint}")
     return Example((path.absolute(),), None, given, path.name)
@@ -284,13 +304,17 @@ def _of_text(text: str) -> Like:
     return Like(((1.0, Example(text, None, f"{TEXT}{text}", text)),))
 
 
-def _region(part: Example, box: Sequence[int]) -> Example:
-    whole = [int(one) for one in box]
-    if len(whole) != 4:
-        raise OptionError(f"a region is four numbers, left, top, right and bottom, got {box!r}.")
-    said = ",".join(map(str, whole))
+def _region(part: Example, box: Any) -> Example:
+    folder = part.spec is not None and os.path.isdir(part.spec)
+    if not isinstance(part.what, tuple) or part.box is not None or folder:
+        raise OptionError(f"a region is of a whole image, and {part.name} is none.")
+    numbers = list(box) if isinstance(box, Iterable) and not isinstance(box, str) else []
+    if len(numbers) != 4:
+        raise OptionError(f"a region is four whole numbers, left, top, right and bottom, got {box!r}.")
+    left, top, right, bottom = (whole(one, "each side of a region", "a whole number of pixels") for one in numbers)
+    said = f"{left},{top},{right},{bottom}"
     spec = None if part.spec is None else f"{part.spec}:{said}"
-    return replace(part, box=(whole[0], whole[1], whole[2], whole[3]), spec=spec, name=f"{part.name}:{said}")
+    return replace(part, box=(left, top, right, bottom), spec=spec, name=f"{part.name}:{said}")
 
 
 def _vector(values: Tensor, name: str) -> Float[Tensor, " feature"]:

@@ -52,7 +52,7 @@ def check_queries(queries: Any) -> list[str | Like]:
 
     Raises:
         TextError: there is none, or a text is empty.
-        OptionError: an example has the name of another or of a text.
+        OptionError: an example has the name of another or of a text, although both have the names of whole paths.
     """
     if isinstance(queries, Like):
         return [queries]
@@ -63,9 +63,13 @@ def check_queries(queries: Any) -> list[str | Like]:
         return [*check_texts(listed)]
     check_texts([one for one in listed if not isinstance(one, Like)] or ["a"])
     names = names_of(listed)
+    listed = [one.by_path() if isinstance(one, Like) and names.count(one.name) > 1 else one for one in listed]
+    names = names_of(listed)
     for one in listed:
         if isinstance(one, Like) and names.count(one.name) > 1:
-            raise OptionError(f"two queries have the name {one.name!r}: choose another, like(..., name=...).")
+            raise OptionError(
+                f"two queries have the name {one.name!r}: leave one out, or in Python, name it, like(..., name=...)."
+            )
     return listed
 
 
@@ -74,10 +78,15 @@ def names_of(queries: Iterable[str | Like]) -> list[str]:
     return [one.name if isinstance(one, Like) else one for one in queries]
 
 
-def can_be_written(examples: Mapping[str, dict[str, Any]]) -> bool:
-    """Whether a command can ask for all examples: none is in memory or renamed, and all have the same image mean."""
-    return all(one["like"] is not None for one in examples.values()) and (
-        len({one["image_mean"] for one in examples.values()}) <= 1
+def can_be_written(examples: Mapping[str, dict[str, Any]], names: Sequence[str]) -> bool:
+    """Whether a command can ask for these texts and examples in this order.
+
+    None may be in memory or renamed, all must have the same image mean, and they must come after the texts.
+    """
+    return (
+        all(one["like"] is not None for one in examples.values())
+        and len({one["image_mean"] for one in examples.values()}) <= 1
+        and set(names[len(names) - len(examples) :]) == set(examples)
     )
 
 

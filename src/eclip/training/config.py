@@ -56,8 +56,9 @@ class TrainConfig:
         warmup: number of warm-up steps.
         learn_scale: also train the logit scale; otherwise it is the model's own.
         precision: "float32", or "bfloat16" for the head's products.
-        accum_freq: parts in which a process handles its pairs; the gradient is that of the whole batch.
-        mix: weight of a loss that tells which image of a few a patch is from, see `training.loss.mixed`; 0 = none.
+        accum_freq: parts in which a process handles its pairs; the gradient is that of the whole batch, except of
+            `mix` and `separate`, which see one part.
+        mix: weight of a loss that tells which image of four a patch is from, see `training.loss.mixed`; 0 = none.
         separate: weight of a loss between images, see `training.loss.separated`; 0 = none.
         seed: for the order of images, the choice of captions, and random weights.
         limit: number of pairs to use, the first in a fixed random order; None = all.

@@ -98,24 +98,25 @@ class Learner:
             seen = [self._match(self.pooled, part, text)[0] for part in (parts if len(parts) > 1 else ())]
         loss = torch.tensor(math.nan, dtype=torch.float32, device="cpu")
         everyone = gathered(torch.cat(seen)) if seen else None
+        extra = bool(self.config.mix or self.config.separate)
         added = torch.zeros((), dtype=torch.float32, device=self.device)
         for number, part in enumerate(parts):
             own, tokens = self._match(self.pooled, part, text)
             everyone = gathered(own) if everyone is None else everyone
             start = (self.rank * len(parts) + number) * len(own)
             loss = contrast(self._scale(parts) * with_own(everyone, own, start), good, aside)
-            if self.config.mix or self.config.separate:
+            own_loss = loss
+            if extra:
                 given = (part.guide.to(self.device).float(), part.text.to(self.device), part.good.to(self.device))
-                extra = self.pooled.more(tokens, *given) / (len(parts) * self.world)
-                added = added + extra.detach()
-                (loss + extra).backward()
-            else:
-                loss.backward()
+                more = self.pooled.more(tokens, *given) / (len(parts) * self.world)
+                added, own_loss = added + more.detach(), loss + more
+            own_loss.backward()
         add_up([weight.grad for weight in self.pooled.parameters() if weight.grad is not None])
-        if self.config.mix or self.config.separate:
+        if extra:
             add_up([added])
+        loss = loss.detach() + added
         self._descend(loss, rate)
-        return float(loss.detach() + added)
+        return float(loss)
 
     def state(self) -> dict[str, Any]:
         """Everything that a step depends on."""

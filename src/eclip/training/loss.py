@@ -86,9 +86,11 @@ def separated(
     Args:
         pooled: a vector of each image, unit length.
         text: unit length, of the same pairs.
-        good: pairs that count.
+        good: pairs that count; a single one has nothing to be told from.
         scale: the logit scale.
     """
+    if int(good.sum()) < 2:
+        return (pooled.sum() + text.sum()) * 0.0
     images, words = pooled[good], text[good]
     apart = (1 - words @ words.T).fill_diagonal_(1.0)
     answers = torch.arange(len(images), dtype=torch.long, device=text.device)

@@ -12,8 +12,6 @@ number of processes, up to rounding.
 
 from __future__ import annotations
 
-import logging
-import math
 import os
 import resource
 import signal
@@ -30,7 +28,7 @@ from eclip.backbones.head import EclipHead
 from eclip.backbones.load import load
 from eclip.datasets.caption_sources import Pair, digest, read_pairs
 from eclip.datasets.masks import MaskSet, read_masks
-from eclip.errors import DataError, OptionError, TrainingError
+from eclip.errors import DataError, TrainingError
 from eclip.files import cache_folder
 from eclip.results.folder import check_no_other
 from eclip.results.provenance import made_by, versions
@@ -39,14 +37,12 @@ from eclip.training import log as log_module
 from eclip.training.config import CHECKPOINT, FREE, TrainConfig
 from eclip.training.data import Cached, OnProgress, PairData, PairEncoder, Places, Streamed
 from eclip.training.learner import Learner
+from eclip.training.schedule import fitting, rate_at, steps_of, warn_of_little
 from eclip.training.validation import Validation
 from eclip.training.word_prompts import FalseNegatives, as_words
 
-USUAL_BATCH, LEAST_BATCH, FEW_STEPS = 256, 16, 8
-"""Pairs in a batch if there are many, and at least; and how many steps an epoch should have."""
 DRAW_EVERY = 20.0
 """Seconds between two drawings of the curve, at least."""
-_log = logging.getLogger("eclip")
 BAD_SHARE, BAD_LEAST = 0.05, 200
 """A run stops if more than this share of pairs are bad, once at least this number has been examined."""
 
@@ -65,7 +61,8 @@ def train(config: TrainConfig, *, resume: bool = False, on_progress: OnProgress 
         The head, which is also saved in `config.out`, next to `log.jsonl`, `curve.png` and `checkpoint.pt`.
 
     Raises:
-        OptionError: an invalid field, or a batch larger than the number of pairs or not divisible by the processes.
+        OptionError: an invalid field, or a batch larger than the number of pairs, not divisible by the processes, or
+            too small for `mix`.
         DataError: pairs cannot be read, or more than 5 % of them are bad.
         ResultError: the folder contains results of another command, or the folder or the cache cannot be written.
         TrainingError: there is nothing to resume, the checkpoint is of another run, the loss is not finite, or another
@@ -131,7 +128,7 @@ class Run:
             log.note("without words", step=0, pairs=len(self.silent))
         steps = self._steps_of(len(good))
         if self.rank == 0:
-            _warn_of_little(steps, self.batch_size, len(good), config)
+            warn_of_little(steps, self.batch_size, len(good), config)
         if first > steps * config.epochs:
             raise TrainingError(f"the run in {config.out!r} has done {first / steps:.3g} epochs of {config.epochs}.")
         if first == 0:
@@ -280,50 +277,6 @@ def drawn_pairs(config: TrainConfig) -> tuple[list[Pair], list[tuple[str, str]],
     _check_bad(unusable, len(unusable) + len(pairs))
     drawn = [pairs[place] for place in _drawn(0).permutation(len(pairs))]
     return drawn, unusable, as_words(drawn) if config.texts == "words" else [pair.captions for pair in drawn]
-
-
-def steps_of(good: int, count: int, size: int, world: int, config: TrainConfig, *, worded: bool) -> int:
-    """The number of steps in an epoch of `good` pairs of `count`, checked; `worded`: some pairs have no known word."""
-    shares = world * config.accum_freq
-    if not good:
-        raise DataError(f"none of {count} pairs is usable: no readable image, or no known word in captions.")
-    if good < size:
-        which = " with words" if worded else ""
-        raise OptionError(f"batch_size={size} exceeds the number of pairs{which}, {good}: set --batch-size {good}.")
-    if size % shares:
-        raise OptionError(
-            f"batch_size={size} is not divisible by {world} processes x {config.accum_freq} parts: set "
-            f"--batch-size {size // shares * shares or shares}."
-        )
-    return good // size
-
-
-def fitting(pairs: int, shares: int) -> int:
-    """The batch size for so many pairs, divisible by the parts into which it is split; see `TrainConfig.batch_size`."""
-    size = min(USUAL_BATCH, max(LEAST_BATCH, pairs // FEW_STEPS), max(pairs, 1))
-    return size // shares * shares or shares
-
-
-def _warn_of_little(steps: int, size: int, good: int, config: TrainConfig) -> None:
-    """Say that a run is too short to do much: few steps in an epoch, or no more than its warm-up."""
-    if (total := steps * config.epochs) <= config.warmup:
-        _log.warning(
-            "this run has %d steps, and the learning rate still rises in the first %d, so the head will hardly change: "
-            "train more epochs (--epochs), or warm up for less (--warmup %d)",
-            *(total, config.warmup, total // 10),
-        )
-    if steps < FEW_STEPS // 2:
-        _log.warning(
-            "an epoch has only %d step%s of %d pairs, for %d pairs: set a smaller --batch-size, or train on more pairs",
-            *(steps, "s" * (steps > 1), size, good),
-        )
-
-
-def rate_at(step: int, steps: int, config: TrainConfig) -> float:
-    """The learning rate of a step: linear warm-up, then cosine decay to zero."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - config.warmup) / max(1, steps - config.warmup)))
 
 
 def peak_memory() -> int:

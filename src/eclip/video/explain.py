@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -11,15 +13,15 @@ from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Float
-from scipy.ndimage import gaussian_filter1d
 
-from eclip.errors import OptionError, ResultError
+from eclip.errors import DataError, DataWarning, OptionError, ResultError
 from eclip.explanation.explain import query_of
 from eclip.explanation.explanation import Explanation
+from eclip.explanation.folder import explain_command
 from eclip.explanation.rows import found_in, rows_of
 from eclip.files import replace_file, slug
 from eclip.registry import whole
-from eclip.results.folder import check_is_folder, check_no_other
+from eclip.results.folder import WAYS_OUT, check_no_other
 from eclip.texts.queries import Texts
 from eclip.video.film import drawn_frames
 from eclip.video.frames import USUAL_RATE, Frame, frames_of, write_film
@@ -58,6 +60,8 @@ class VideoExplanation:
         numbers: of the frames in the file.
         fps: that was asked for; None = all frames.
         smooth: of the maps along time, see `explain_video`.
+        broken: what ended the frames early, if the file is damaged; None if it is not.
+        command: the shell command that repeats it; None if there is none.
     """
 
     path: str
@@ -66,6 +70,8 @@ class VideoExplanation:
     numbers: tuple[int, ...]
     fps: float | None
     smooth: float
+    broken: str | None = None
+    command: str | None = None
 
     def __repr__(self) -> str:
         return f"VideoExplanation({self.path!r}, {len(self.frames)} frames, {len(self.texts)} texts)"
@@ -87,7 +93,7 @@ class VideoExplanation:
 
     @property
     def rate(self) -> float:
-        """Frames a second of this explanation."""
+        """Frames a second of this explanation, on average."""
         return (len(self.times) - 1) / self.times[-1] if len(self.times) > 1 and self.times[-1] > 0 else USUAL_RATE
 
     def at(self, time: float) -> Explanation:
@@ -97,7 +103,9 @@ class VideoExplanation:
             DataError: the file cannot be read anymore.
         """
         place = max(0, int(np.searchsorted(self.times, time + 1e-6, side="right")) - 1)
-        frame = next(islice(frames_of(self.path, self.fps), place, None))
+        frame = next(islice(frames_of(self.path, self.fps), place, None), None)
+        if frame is None:
+            raise DataError(f"{self.path} has fewer frames than it had when it was explained.")
         return replace(self.frames[place], images=(frame.image,))
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -109,18 +117,20 @@ class VideoExplanation:
     def spans(self, gap: float = GAP) -> list[Span]:
         """When each text is found, as `found` of a table says; interruptions of at most `gap` seconds do not count.
 
-        Empty for texts without presence: examples, features, and with health off.
+        An interruption lasts from the first frame without the text to the next one with it. Empty for texts without
+        presence: examples, features, and with health off.
         """
         found: list[Span] = []
         for place, text in enumerate(self.texts):
-            run: list[int] = []
-            for index, frame in enumerate([*self.frames, None]):
-                there = frame is not None and found_in(frame.health, place) == "yes"
-                if run and (frame is None or (there and self.times[index] - self.times[run[-1]] > gap + 1 / self.rate)):
-                    score = float(np.mean([self.frames[one].scores[0, place] for one in run]))
-                    found.append(Span(text, self.times[run[0]], self.times[run[-1]], score))
-                    run = []
-                run += [index] if there else []
+            runs: list[list[int]] = []
+            for index, frame in enumerate(self.frames):
+                if found_in(frame.health, place) == "yes":
+                    if not runs or self.times[index] - self.times[runs[-1][-1] + 1] > gap:
+                        runs.append([])
+                    runs[-1].append(index)
+            for run in runs:
+                score = float(np.mean([self.frames[one].scores[0, place] for one in run]))
+                found.append(Span(text, self.times[run[0]], self.times[run[-1]], score))
         return found
 
     def save(self, folder: str | Path, *, overwrite: bool = False, on_frame: OnFrame = lambda done: None) -> Path:
@@ -129,8 +139,8 @@ class VideoExplanation:
         - NAME.mp4: each frame beside its overlays, above the curve of the scores.
         - frames.jsonl: `rows`.
         - maps.npz: "maps", "scores", "times".
-        - video.json: {"schema": "eclip.video/1", "source", "texts", "fps", "smooth", "frames", "seconds", "spans",
-          "provenance", "files"}.
+        - video.json: {"schema": "eclip.video/1", "source", "texts", "fps", "smooth", "frames", "seconds", "broken",
+          "spans", "provenance", "files", "complete"}; written first and last, "complete" once the film is there.
 
         Args:
             folder: created if missing.
@@ -139,11 +149,32 @@ class VideoExplanation:
 
         Raises:
             ResultError: it cannot be written, or contains something else.
+            OptionError: it is the folder of the video itself.
             DataError: the video cannot be read anymore.
         """
-        folder = Path(folder)
-        begin(folder, self.path, self.texts, overwrite=overwrite)
-        name = f"{slug(Path(self.path).stem) or 'video'}.mp4"
+        folder, name = Path(folder), film_of(self.path)
+        earlier = begin(folder, self.path, self.texts, overwrite=overwrite)
+        manifest = {
+            "schema": SCHEMA,
+            "source": self.path,
+            "texts": list(self.texts),
+            "fps": self.fps,
+            "smooth": self.smooth,
+            "frames": len(self.frames),
+            "seconds": round(self.times[-1], 4),
+            "broken": self.broken,
+            "spans": [span._asdict() for span in self.spans()],
+            "provenance": {**self.frames[0].provenance, "command": self.command},
+            "files": {"film": name, "rows": ROWS, "maps": MAPS},
+        }
+
+        def note(*, complete: bool) -> None:
+            text = json.dumps({**manifest, "complete": complete}, indent=1, ensure_ascii=False, allow_nan=False)
+            replace_file(folder / MANIFEST, text.encode(errors="backslashreplace"))
+
+        note(complete=False)  # first, so that what is interrupted can be repeated
+        if earlier is not None:
+            (folder / earlier).unlink(missing_ok=True)
         rows = (json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows())
         replace_file(folder / ROWS, lambda file: file.writelines(row.encode() for row in rows))
         arrays = {"maps": self.maps, "scores": self.scores, "times": np.array(self.times)}
@@ -155,19 +186,7 @@ class VideoExplanation:
             draft.replace(folder / name)
         finally:
             draft.unlink(missing_ok=True)
-        manifest = {
-            "schema": SCHEMA,
-            "source": self.path,
-            "texts": list(self.texts),
-            "fps": self.fps,
-            "smooth": self.smooth,
-            "frames": len(self.frames),
-            "seconds": round(self.times[-1], 4),
-            "spans": [span._asdict() for span in self.spans()],
-            "provenance": {**self.frames[0].provenance, "command": None},
-            "files": {"film": name, "rows": ROWS, "maps": MAPS},
-        }
-        replace_file(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+        note(complete=True)
         return folder
 
 
@@ -191,15 +210,17 @@ def explain_video(
         path: a video file that FFmpeg reads.
         texts: as in `explain`.
         fps: at most this many frames a second; None = all.
-        smooth: sigma in seconds of a Gaussian along time that maps are averaged with; 0 = not at all. Frames on both
-            sides of a cut mix within about two sigmas. Scores and health are those of each frame.
+        smooth: sigma in seconds of a Gaussian of the difference in time, with which the maps of frames are averaged;
+            0 = not at all. Frames on both sides of a cut mix within about two sigmas. Scores and health are those of
+            each frame.
         batch_size: frames in one forward pass.
         on_frame: called with the number of frames explained so far.
         until: asked after each batch; true ends the explanation there.
         settings: all other arguments of `explain` but `preprocessed`, such as model, method and the method's options.
 
     Raises:
-        DataError: the file cannot be read as a video.
+        DataError: the file cannot be read as a video. If it is damaged after its first frames, these are explained,
+            `broken` says what is wrong, and a DataWarning is given.
         OptionError: fps or smooth is out of range.
         MissingExtraError: PyAV is not installed (extra `video`).
         EclipError: as in `explain`.
@@ -208,59 +229,91 @@ def explain_video(
         raise OptionError(f"smooth must be a number of seconds, 0 or more, got {smooth}.")
     size, query = whole(batch_size, "batch_size", least=1), query_of(texts, **settings)
     found: list[Explanation] = []
-    frames: list[Frame] = []
-    source = frames_of(path, fps)
-    while batch := list(islice(source, size)):
+    times: list[float] = []
+    numbers: list[int] = []
+    source, broken = frames_of(path, fps), None
+    while broken is None and not (found and until()):
+        batch: list[Frame] = []
+        try:
+            for frame in islice(source, size):
+                batch.append(frame)  # one by one: those before an error are kept
+        except DataError as error:
+            if not (found or batch):
+                raise
+            broken = str(error)
+        if not batch:
+            break
         named = [(f"{path}@{frame.time:.3f}s", frame.image) for frame in batch]
         [several] = query.answer(named).values()
         found += [replace(several.only(place), images=()) for place in range(len(batch))]
-        frames += [frame._replace(image=None) for frame in batch]  # type: ignore[arg-type]  # only its number and time
+        times += [frame.time for frame in batch]
+        numbers += [frame.number for frame in batch]
         on_frame(len(found))
-        if until():
-            break
-    whole_video = VideoExplanation(
-        str(path),
-        tuple(found),
-        tuple(frame.time for frame in frames),
-        tuple(frame.number for frame in frames),
-        fps,
-        float(smooth),
+    if broken is not None:
+        warnings.warn(f"{broken} The {len(found)} frames before that are explained.", DataWarning, stacklevel=2)
+    if smooth:
+        maps = smoothed(np.concatenate([one.maps for one in found]), times, smooth)
+        found = [replace(one, maps=maps[[place]]) for place, one in enumerate(found)]
+    command = None
+    [method] = query.methods
+    if query.repeats(method, [str(path)]):
+        more = [] if fps is None else ["--fps", f"{fps:g}"]
+        more += ["--smooth", f"{smooth:g}"] if smooth else []
+        command = f"{explain_command([str(path)], query.texts, found[0].provenance)} {shlex.join(more)}".strip()
+    return VideoExplanation(
+        str(path), tuple(found), tuple(times), tuple(numbers), fps, float(smooth), broken=broken, command=command
     )
-    if not smooth:
-        return whole_video
-    maps = smoothed(whole_video.maps, smooth * whole_video.rate)
-    return replace(whole_video, frames=tuple(replace(one, maps=maps[[i]]) for i, one in enumerate(found)))
 
 
-def smoothed(maps: Float[np.ndarray, "frame text row col"], sigma: float) -> Float[np.ndarray, "frame text row col"]:
-    """Maps averaged along time by a Gaussian of sigma frames; the ends count as if they went on."""
-    return gaussian_filter1d(maps, sigma, axis=0, mode="nearest", truncate=4.0).astype(maps.dtype)
+REACH = 4
+"""Sigmas after which a frame has no more weight."""
 
 
-def begin(folder: Path, source: str, texts: Sequence[str], *, overwrite: bool) -> None:
-    """Check that an explanation may be written into a folder, and create it.
+def smoothed(
+    maps: Float[np.ndarray, "frame text row col"], times: Sequence[float], sigma: float
+) -> Float[np.ndarray, "frame text row col"]:
+    """Means of the maps around each frame, weighted by a Gaussian of the difference in time, in seconds."""
+    when, means = np.asarray(times), np.empty_like(maps)
+    reach = REACH * sigma + 1e-6  # times of files are rounded
+    first, last = np.searchsorted(when, when - reach, side="left"), np.searchsorted(when, when + reach, side="right")
+    for place, (start, end) in enumerate(zip(first, last, strict=True)):
+        weights = np.exp(-(((when[start:end] - when[place]) / sigma) ** 2) / 2)
+        means[place] = np.average(maps[start:end], axis=0, weights=weights)
+    return means
+
+
+def film_of(source: str) -> str:
+    """The name of the film of a video."""
+    return f"{slug(Path(source).stem) or 'video'}.mp4"
+
+
+def begin(folder: Path, source: str, texts: Sequence[str], *, overwrite: bool) -> str | None:
+    """Check that an explanation may be written into a folder, and create it; returns the film that is there.
 
     Raises:
+        OptionError: the video itself is in it.
         ResultError: it contains something else, or cannot be written.
     """
-    check_is_folder(folder)
     check_no_other(folder, "eclip explain VIDEO")
+    if Path(source).resolve().parent == folder.resolve():
+        raise OptionError(f"{source} is in the output folder, where a film could replace it: choose another folder.")
     try:
         before = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         before = None
-    asked = {"source": source, "texts": list(texts)}
-    if isinstance(before, dict) and not overwrite and {key: before.get(key) for key in asked} != asked:
+    asked, ours = {"source": source, "texts": list(texts)}, isinstance(before, dict) and before.get("schema") == SCHEMA
+    if ours and not overwrite and {key: before.get(key) for key in asked} != asked:
         raise ResultError(
             f"the folder {str(folder)!r} contains the explanation of another video or other texts: choose another "
             "folder, or replace it with --overwrite (Python: overwrite=True)."
         )
-    held = [name for name in (ROWS, MAPS, MANIFEST) if before is None and (folder / name).exists()]
-    if held and not overwrite:
-        raise ResultError(
-            f"the folder {str(folder)!r} contains {held[0]}, not written by eclip: choose another folder."
-        )
+    film = Path(str(before["files"]["film"])).name if ours else None
+    own = {film, ROWS, MAPS, MANIFEST} if ours else set()
+    taken = [name for name in (film_of(source), ROWS, MAPS, MANIFEST) if name not in own and (folder / name).exists()]
+    if taken and not overwrite:
+        raise ResultError(f"{folder / taken[0]} already exists and is not from a run on this video: {WAYS_OUT}.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResultError(f"the folder {str(folder)!r} cannot be written: {error.strerror}.") from error
+    return film

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from eclip.errors import DataError, MissingExtraError, OptionError, ResultError
 
+MISSING = 0.5
+"""Seconds by which frames may end before the file says that they do, as it rounds."""
 USUAL_RATE = 25
 """Frames a second of a video whose file does not say."""
 CODECS = ("libx264", "mpeg4")
@@ -41,31 +45,47 @@ def frames_of(path: str | Path, fps: float | None = None) -> Iterator[Frame]:
         fps: at most this many frames a second, above 0; None = all.
 
     Raises:
-        DataError: it cannot be read as a video, or a part of it is broken.
+        DataError: it cannot be read as a video, or, after the frames before, a part of it is damaged or missing.
         OptionError: fps is not above 0.
         MissingExtraError: PyAV is not installed.
     """
-    av = _av()
-    if fps is not None and not fps > 0:
+    av, start = _av(), None
+    time = end = 0.0
+    if fps is not None and not 0 < fps < math.inf:
         raise OptionError(f"fps must be a number of frames a second above 0, or None for all, got {fps}.")
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise DataError(f"{path} has no video stream.")
-            start, wanted = None, 0
+            wanted = 0
             for number, frame in enumerate(container.decode(video=0)):
                 time = number / USUAL_RATE if frame.time is None else float(frame.time)
                 start = time if start is None else start
+                end = time + float((frame.duration or 0) * (frame.time_base or 0))
                 if fps is None or (time - start) * fps >= wanted - 1e-6:
-                    wanted += 1
+                    wanted = 0 if fps is None else math.floor((time - start) * fps + 1e-6) + 1
                     turned = getattr(frame, "rotation", 0) or 0
                     image = frame.to_image()
                     yield Frame(number, time - start, image.rotate(turned, expand=True) if turned else image)
             if start is None:
                 raise DataError(f"{path} has no frame.")
+            if (lasts := _seconds_of(container.streams.video[0])) is not None and end - start < lasts - MISSING:
+                raise DataError(
+                    f"{path} ends after {end - start:.2f} of {lasts:.2f} s: the rest is missing or damaged."
+                )
     except (av.FFmpegError, OSError) as error:
         what = "no such file" if not Path(path).exists() else f"cannot be read as a video ({error})"
+        if start is not None:
+            what = f"cannot be read after {time - start:.2f} s ({error})"
         raise DataError(f"{path}: {what}.") from None
+
+
+def _seconds_of(stream: Any) -> float | None:
+    """How long a video stream lasts, as the file says; None if it does not. Matroska has it in a tag."""
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    clock = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    return None if clock is None else 3600 * int(clock[1]) + 60 * int(clock[2]) + float(clock[3])
 
 
 def length_of(path: str | Path, fps: float | None) -> int | None:
@@ -82,15 +102,15 @@ def length_of(path: str | Path, fps: float | None) -> int | None:
         return None
 
 
-def write_film(path: Path, images: Iterable[Image.Image], rate: float) -> int:
-    """Write images of one size as an MP4 of this many frames a second; returns how many.
+def write_film(path: Path, images: Iterable[Image.Image], rate: float) -> None:
+    """Write images of one size as an MP4 of this many frames a second.
 
     Sides of odd length lose a pixel. The file is complete after an exception or Ctrl-C too.
 
     Raises:
         ResultError: it cannot be written.
     """
-    av, count, stream = _av(), 0, None
+    av, stream = _av(), None
     codec = next(name for name in CODECS if name in av.codecs_available)
     try:
         with av.open(str(path), "w") as container:
@@ -104,13 +124,11 @@ def write_film(path: Path, images: Iterable[Image.Image], rate: float) -> int:
                         stream.options = {"crf": "20"} if codec == CODECS[0] else {"qscale": "3"}
                     pixels = np.asarray(image.crop((0, 0, width, height)))
                     container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-                    count += 1
             finally:
                 if stream is not None:
                     container.mux(stream.encode())
     except (av.FFmpegError, OSError) as error:
         raise ResultError(f"{path} cannot be written: {error}.") from None
-    return count
 
 
 def _av() -> ModuleType:

@@ -273,6 +273,23 @@ def test_coco_refuses_ids_of_several_types(tmp_path: Path, part: str) -> None:
         DATASETS["coco2017"].prepare(tmp_path)
 
 
+def test_records_of_one_file_and_names_of_one_map_are_refused(tmp_path: Path) -> None:
+    """The objects of the second record would be lost, or those of the second file."""
+    root = coco(tmp_path)
+    file = root / "annotations" / "instances_val2017.json"
+    whole = json.loads(file.read_text(encoding="utf-8"))
+    first = whole["images"][0]
+    whole["images"].append(first | {"id": 7})
+    file.write_text(json.dumps(whole), encoding="utf-8")
+    with pytest.raises(DataError, match=r"000000000139\.jpg is listed twice, as images 139 and 7"):
+        DATASETS["coco2017"].prepare(tmp_path)
+    names = ("b/x.jpg", "x.jpg", "b_x.jpg.jpg")
+    whole["images"][-1:] = [first | {"id": 107 + at, "file_name": name} for at, name in enumerate(names)]
+    file.write_text(json.dumps(whole), encoding="utf-8")
+    with pytest.raises(DataError, match="would have one label map"):
+        DATASETS["coco2017"].prepare(tmp_path)
+
+
 def test_outlines_need_pycocotools_and_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     coco(tmp_path)
     monkeypatch.setitem(sys.modules, "pycocotools", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import re
 import shutil
@@ -311,6 +312,12 @@ def test_check_holds_for_itself_and_names_what_moved(found: Evaluation, tmp_path
     assert protocol.startswith("protocol rules:") and absent == "not measured: gem on vit"
     assert moved.startswith("surgery on vit: msc is ") and moved.endswith("± 0.002")
     assert found.check(file, tolerance=0.0031) == [protocol, absent]
+    for wrong in ({"value": math.nan}, {"value": 0.3, "tolerance": math.nan}, {"value": 0.3, "tolerance": "x"}):
+        file.write_text(json.dumps({"rows": [{"model": "vit", "method": "gem", "numbers": {"miou": wrong}}]}))
+        with pytest.raises(ResultError, match="does not contain results"):
+            found.check(file)
+    with pytest.raises(OptionError, match="tolerance must be 0 or more, got nan"):
+        found.check(found.folder / "results.json", tolerance=math.nan)
     file.write_text('{"rows": []}')
     assert "no number to compare" in found.check(file)[0]
 
@@ -449,6 +456,39 @@ def test_recall_of_captions_is_that_of_the_features(tmp_path: Path) -> None:
     places = np.array([1 + (row_ >= row_[owner == image].max()).sum() - 1 for image, row_ in enumerate(scores)])
     assert row["numbers"]["text_recall_at_5"]["value"] == pytest.approx((places <= 5).mean())
     assert "image_recall_at_5" not in row["numbers"], "three images have no fifth rank"
+
+
+def test_items_that_share_an_image_are_one_candidate(tmp_path: Path) -> None:
+    backbone, pairs = tiny.backbone("vit"), captioned(tmp_path / "pairs")
+    apart = [replace(item, captions=(caption,)) for item in pairs.items for caption in item.captions]
+    wanted, found = (
+        evaluate(PairSet("own", items, None, []), out=tmp_path / name, models=backbone, protocol="recognize-v1")
+        for name, items in (("whole", pairs.items), ("apart", apart))
+    )
+    one, other = rows(wanted)["model"], rows(found)["model"]
+    assert one["images"] == other["images"] == 3 and one["pairs"] == other["pairs"] == 6
+    for key, number in one["numbers"].items():
+        assert other["numbers"][key]["value"] == pytest.approx(number["value"], abs=1e-6), key
+
+
+def test_a_name_that_is_no_class_is_said(tmp_path: Path) -> None:
+    pairs = captioned(tmp_path / "pairs")
+    with pytest.raises(DataError, match=r"has the class 'grass', which is not among the 2 classes"):
+        named = PairSet("own", pairs.items, ("a dog", "the sea"), [])
+        evaluate(named, out=tmp_path / "run", models=tiny.backbone("vit"), protocol="recognize-v1")
+
+
+@pytest.mark.parametrize("protocol", ["absent-v1", "sanity-v1", "ovseg-argmax-background"])
+def test_masks_of_single_texts_do_not_say_what_is_absent(protocol: str, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30), "green").save(tmp_path / "a.png")
+    for name, box in (("dog", (0, 0, 20, 20)), ("cat", (20, 10, 40, 30))):
+        mask = Image.new("L", (40, 30))
+        mask.paste(255, box)
+        mask.save(tmp_path / f"{name}.png")
+    rows_ = ["image,text,mask", "a.png,dog,dog.png", "a.png,cat,cat.png"]
+    (tmp_path / "table.csv").write_text("\n".join(rows_), encoding="utf-8")
+    with pytest.raises(OptionError, match="needs to know what an image does not show"):
+        evaluate("table", root=tmp_path, out=tmp_path / "run", models=tiny.backbone("vit"), protocol=protocol)
 
 
 def test_accuracy_of_names_is_that_of_the_scores(tmp_path: Path) -> None:

@@ -119,6 +119,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "two images": (lambda pack: (pack / "images" / "c.png").touch(), "c.jpg and c.png, whose names are the same"),
     "no mask": (lambda pack: (pack / "masks" / "c.png").unlink(), "c.png: no such file; it should be the mask of 'c'"),
     "index without names": (lambda pack: (pack / "index.tsv").write_text("image\na\n"), "no column name; it has image"),
+    "index twice": (
+        lambda pack: (pack / "index.tsv").write_text("name\torigin\na\tval\nb\tval\na\tval\n"),
+        "index.tsv lists images more than once: a. Each has one row",
+    ),
     "index ragged": (
         lambda pack: (pack / "index.tsv").write_text("name\torigin\na\n"),
         "line 2 of .* 2 columns, got 1",

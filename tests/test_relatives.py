@@ -19,10 +19,12 @@ from eclip.backbones.blocks import cosine
 from eclip.datasets.anomalies import read_anomalies
 from eclip.datasets.pair import PairSet
 from eclip.datasets.phrases import Phrase, Phrased, PhraseSet
-from eclip.errors import EclipError, LayoutError, OptionError, ShapeError
+from eclip.errors import DataError, EclipError, LayoutError, OptionError, ShapeError
 from eclip.evaluation.protocols import Protocol
 from eclip.evaluation.recognize import geometry
 from eclip.evaluation.rules import Absent, Gaze
+from eclip.metrics.segmentation import confusion
+from eclip.metrics.steps import pixel_order
 from eclip.training.loss import MIXED, mixed, separated
 from eclip.training.schedule import steps_of
 
@@ -116,6 +118,21 @@ def masks(tmp_path: Path) -> Path:
         Image.fromarray(mask).save(root / "masks" / f"{seed}.png")
     (root / "classes.txt").write_text("0\tbackground\n1\tdog\n2\tcat\n3\tgrass\n4\tsky", encoding="utf-8")
     return root
+
+
+def test_images_with_undecided_classes_alone_are_left_out(masks: Path, tmp_path: Path) -> None:
+    """Of an image whose only class covers a few pixels, nothing can be asked."""
+    mask = np.zeros((30, 40), np.uint8)
+    mask[0, :4] = (1, 2, 3, 4)
+    wanted = {}
+    for name in ("before", "after"):
+        done = eclip.evaluate("folder", root=masks, out=tmp_path / name, models=tiny.kept("vit"), protocol="absent-v1")
+        wanted[name] = {row["method"]: row["numbers"] for row in done.results["rows"] if row["method"] != "random"}
+        _image(99).save(masks / "images" / "99.png")
+        Image.fromarray(mask).save(masks / "masks" / "99.png")
+    for rule, numbers in wanted["before"].items():
+        for key, one in numbers.items():
+            assert wanted["after"][rule][key]["value"] == pytest.approx(one["value"], nan_ok=True), (rule, key)
 
 
 def test_absent_names_are_told_by_each_rule(masks: Path, tmp_path: Path) -> None:
@@ -258,7 +275,11 @@ def test_mvtec_and_visa_are_read(tmp_path: Path) -> None:
         ("test,normal,Anomaly/0.JPG,Masks/0.png", "labeled 'normal'"),
         ("train,anomaly,Anomaly/0.JPG,Masks/0.png", "split 'train'"),
         ("test,anomaly,Anomaly/0.JPG,Masks/none.png", "no such file; it should be the mask"),
-        ("test,anomaly,Anomaly/0.JPG,Masks/0.png", "cannot read the mask"),
+        ("test,anomaly,Anomaly/0.JPG,Masks/0.png", "mask of '0.JPG' cannot be read"),
+        ("test,anomaly,Anomaly/0.JPG,Masks/small.png", "has 4 x 3 pixels, but its image 40 x 30"),
+        ("test,anomaly,Anomaly/0.JPG,Masks/black.png", "shows nothing"),
+        ("test,anomaly,Anomaly/1.JPG,Masks/0.png", "lists 'Anomaly/1.JPG': no such file"),
+        ("test,anomaly", "lists None: no such file"),
     ],
 )
 def test_a_table_that_contradicts_itself_is_refused(row: str, said: str, tmp_path: Path) -> None:
@@ -267,13 +288,28 @@ def test_a_table_that_contradicts_itself_is_refused(row: str, said: str, tmp_pat
         _image(3).save(tmp_path / name)
     (tmp_path / "Masks").mkdir()
     (tmp_path / "Masks" / "0.png").write_bytes(b"no mask")
+    Image.new("L", (4, 3), 255).save(tmp_path / "Masks" / "small.png")
+    Image.new("L", (40, 30)).save(tmp_path / "Masks" / "black.png")
     (tmp_path / "split_csv").mkdir()
     rows = ["object,split,label,image,mask", "pcb1,train,normal,Normal/0.JPG,", f"pcb1,{row}"]
     (tmp_path / "split_csv" / "1cls.csv").write_text("\n".join(rows), encoding="utf-8")
-    with pytest.raises(LayoutError, match=said):
+    with pytest.raises(DataError, match=said):
         read_anomalies(tmp_path, "pcb1").test[0].read()
 
 
+def test_masks_of_defects_are_read_by_color(tmp_path: Path) -> None:
+    """A palette's dark colors count, and hidden files are no images."""
+    _mvtec(tmp_path)
+    values = (np.arange(1200).reshape(30, 40) < 9).astype(np.uint8)
+    drawn = Image.fromarray(values).convert("P")
+    drawn.putpalette([0, 0, 0, 0, 0, 1])
+    drawn.save(tmp_path / "screw/ground_truth/scratch/000_mask.png")
+    (tmp_path / "screw/test/good/._000.png").write_bytes(b"of a file system")
+    found = read_anomalies(tmp_path, "screw").test
+    assert len(found) == 4 and int(found[2].read().sum()) == 9
+
+
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_metrics_refuse_what_they_would_misread() -> None:
     """Zeros and ones in place of booleans index items instead of choosing them."""
     heat, mask = np.linspace(0, 1, 12).reshape(3, 4), np.arange(12).reshape(3, 4) > 8
@@ -283,10 +319,46 @@ def test_metrics_refuse_what_they_would_misread() -> None:
         with pytest.raises(ShapeError, match="mask 0 must have the shape of its map"):
             eclip.METRICS["region_overlap"]([heat], [wrong])
     confidence, answers = np.array([0.1, 0.4, 0.3, 0.8]), np.array([0, 1, 0, 1])
+    for given, said in (
+        ((heat, mask.astype(np.uint8), ~mask), "inside must be boolean, got uint8"),
+        ((heat, mask, np.ones_like(mask)), "inside and outside overlap"),
+        ((heat[:0], mask[:0], ~mask[:0]), "no pixel to score"),
+    ):
+        for name in ("contrast", "iou", "average_precision", "auroc", "pointing_game", "energy", "box_iou"):
+            with pytest.raises(EclipError, match=said):
+                eclip.METRICS[name](*given)
+    with pytest.raises(DataError, match=r"predicted must be whole numbers, got float64: take the argmax"):
+        confusion(np.array([[0.9, 1.2]]), np.array([[0, 1]]), 2)
     for name in ("known_auroc", "false_positive_rate", "risk_coverage"):
         with pytest.raises(EclipError, match="must be boolean, got int64"):
             eclip.METRICS[name](confidence, answers)
         eclip.METRICS[name](confidence, answers == 1)
+    for sigma in (-0.1, 0.0, np.nan, np.inf):
+        with pytest.raises(OptionError, match="sigma must be above 0"):
+            eclip.METRICS["density_correlation"](heat, np.array([[0.5, 0.5]]), sigma=sigma)
+
+
+@pytest.mark.usefixtures("shapes_unchecked")
+def test_metrics_read_any_numbers_alike() -> None:
+    """Negated unsigned numbers wrap; truth values are no indices."""
+    heat = np.array([[0, 1], [2, 255]], np.uint8)
+    np.testing.assert_array_equal(pixel_order(heat, 0), [3, 2, 1, 0])
+    right = np.array([False, True, True])
+    ours = eclip.METRICS["risk_coverage"]
+    assert ours(heat.ravel()[:3], right) == ours(heat.ravel()[:3].astype(float), right) == pytest.approx(1 / 9)
+    inside = np.array([[False, False], [True, True]])
+    on_off = heat > 1
+    assert eclip.METRICS["box_iou"](on_off, inside, ~inside) == eclip.METRICS["box_iou"](on_off * 1.0, inside, ~inside)
+    similarity = np.array([[0.1, 0.9, 0.5], [0.2, 0.8, 0.3], [0.7, 0.1, 0.4]])
+    own = np.eye(3, dtype=bool)
+    for given in (own, own.tolist(), torch.from_numpy(own), [[0], [1], [2]]):
+        assert eclip.METRICS["recall"](similarity, given) == pytest.approx(1 / 3)
+    with pytest.raises(DataError, match="whole numbers or truth values, got float64"):
+        eclip.METRICS["recall"](similarity, [[0.5], [1.0], [2.0]])
+    with pytest.raises(ShapeError, match="2 truth values for 3 candidates"):
+        eclip.METRICS["recall"](similarity, [[True, False]] * 3)
+    with pytest.raises(DataError, match="label must be whole numbers"):
+        eclip.METRICS["accuracy"](similarity, np.eye(3))
 
 
 @pytest.mark.parametrize("value", [0.1, 0.37, 0.7])

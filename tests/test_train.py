@@ -213,6 +213,10 @@ def test_each_epoch_sees_every_image_once_and_all_captions_in_time(made: Made) -
     partners = [dict(zip(*wrong._order(epoch, good)[:2], strict=True)) for epoch in (0, 1)]
     assert partners[0] == partners[1] and sorted(partners[0].values()) == sorted(good)
     assert not any(image == owner for image, owner in partners[0].items()), "no image keeps its own caption"
+    for epoch in (0, 1):  # partners are anywhere, not beside each other in a batch, where true captions were negatives
+        at = {image: place for place, image in enumerate(wrong._order(epoch, good)[0].tolist())}
+        apart = [abs(at[image] - at[owner]) for image, owner in partners[0].items()]
+        assert 12 < np.mean(apart) < 28, "a third of 60 on average"
 
 
 def encoded(config: TrainConfig) -> int:

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from eclip.errors import LayoutError, OptionError
+from eclip.datasets.mask_files import thing
+from eclip.datasets.masked import Masked
+from eclip.errors import DataError, LayoutError, OptionError
 from eclip.images import EXTENSIONS, open_image
 
 TABLE = Path("split_csv", "1cls.csv")
@@ -45,21 +48,20 @@ class Test:
         return open_image(self.image)
 
     def read(self) -> Bool[np.ndarray, "height width"]:
-        """Pixels of the defect: those of the mask that are not 0.
+        """Pixels of the defect: those of the mask that are not black, see `eclip.datasets.mask_files.thing`.
 
         Raises:
-            LayoutError: the mask cannot be read, or is of another size than the image.
-            ImageError: as in `open`.
+            DataError: the mask cannot be read, does not have the image's size, or shows nothing.
+            ImageError: the image cannot be read.
         """
-        image = self.open()
         if self.mask is None:
-            return np.zeros(image.size[::-1], dtype=bool)
-        try:
-            found: Bool[np.ndarray, "height width"] = np.asarray(Image.open(self.mask).convert("I")) > 0
-        except OSError as error:
-            raise LayoutError(f"cannot read the mask {self.mask} of {self.image}: {error}.") from error
-        if found.shape != image.size[::-1]:
-            raise LayoutError(f"{self.mask} is of another size than {self.image}.")
+            return np.zeros(self.open().size[::-1], dtype=bool)
+        decode = partial(thing, number=1)
+        found: Bool[np.ndarray, "height width"] = (
+            Masked(self.image.name, self.image, self.mask, frozenset({1}), decode).read() == 1
+        )
+        if not found.any():
+            raise DataError(f"{self.mask}, the mask of the defect in {self.image}, shows nothing.")
         return found
 
 
@@ -112,7 +114,9 @@ def _from_table(root: Path, category: str) -> Anomalies:
     normal: list[Path] = []
     test = []
     for row in rows:
-        image, mask = root / row["image"], root / row["mask"] if row["mask"] else None
+        if not row["image"] or not (image := root / row["image"]).is_file():
+            raise LayoutError(f"{root / TABLE} lists {row['image']!r}: no such file.")
+        mask = root / row["mask"] if row["mask"] else None
         if (row["label"] == NORMAL) != (mask is None) or (row["split"] == "train" and mask is not None):
             raise LayoutError(
                 f"{root / TABLE}: {row['image']} is labeled {row['label']!r}, split {row['split']!r}, with the mask "
@@ -128,7 +132,7 @@ def _from_table(root: Path, category: str) -> Anomalies:
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+    return sorted(path for path in folder.rglob("[!.]*") if path.suffix.lower() in EXTENSIONS)
 
 
 def _checked(found: Anomalies, where: Path) -> Anomalies:

@@ -134,7 +134,10 @@ def write_masks(
         for done, one in enumerate(found.images, 1):
             stem = Path(one.name).stem
             name = stem if stems[stem] == 1 else one.name.replace("/", "_")
-            files[name] = one.name
+            if files.setdefault(name, one.name) != one.name:
+                raise DataError(
+                    f"the images {files[name]} and {one.name} would have one label map: rename one of them."
+                )
             if not (file := part / f"{name}.png").exists():
                 write_indexed(file, paint(one))
             progress(done, len(found.images))
@@ -153,6 +156,7 @@ def read_annotations(file: Path) -> Annotated:
         raise MissingExtraError("reading COCO's outlines", "pycocotools", "data")
     whole = _json(file)
     images: dict[int, Objects] = {}
+    named: dict[str, int] = {}
     lacking: list[str] = []
     lost = 0
     try:
@@ -160,7 +164,11 @@ def read_annotations(file: Path) -> Annotated:
         for one in whole.get("images", ()):
             if one["id"] in images:
                 raise ValueError(f"the image {one['id']} is listed twice")
-            images[one["id"]] = Objects(_named(one, "file_name"), (int(one["height"]), int(one["width"])), [])
+            name = _named(one, "file_name")
+            if name in named:
+                raise ValueError(f"the file {name} is listed twice, as images {named[name]} and {one['id']}")
+            named[name] = one["id"]
+            images[one["id"]] = Objects(name, (int(one["height"]), int(one["width"])), [])
         annotations: Sequence[dict[str, Any]] = whole.get("annotations", ())
         for one in annotations:
             if (image := images.get(one["image_id"])) is None:

@@ -64,12 +64,12 @@ def lines(path: Path) -> list[str]:
 
 
 def names_in(path: Path) -> list[str]:
-    """The first word of each line, as some copies of VOC's lists have more than one.
+    """The first word of each line, as some copies of VOC's lists have more than one; each once.
 
     Raises:
         DataError: it cannot be read, or lists nothing.
     """
-    found = [line.split()[0] for line in lines(path) if line.strip()]
+    found = [*dict.fromkeys(line.split()[0] for line in lines(path) if line.strip())]
     if not found:
         raise DataError(f"{path} lists no image.")
     return found

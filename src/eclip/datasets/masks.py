@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -118,7 +118,7 @@ def plain_rows(folder: Path, where: dict[str, str], group: Callable[[dict[str, s
     """List the rows of the index, or without one all masks, in order; see `listed_masks`.
 
     Raises:
-        DataError: the index cannot be read, or a name has two images or two masks.
+        DataError: the index cannot be read or has a name twice, or a name has two images or two masks.
 
     Warns:
         DataWarning: images are left out because they have no mask or an unsupported format.
@@ -141,6 +141,8 @@ def plain_rows(folder: Path, where: dict[str, str], group: Callable[[dict[str, s
                 f"{some(left)}."
             )
     names = [row["name"] for row in rows]
+    if repeated := some([name for name, count in Counter(names).items() if count > 1]):
+        raise DataError(f"{index} lists images more than once: {repeated}. Each has one row and one mask.")
     for at, known in ((images, pictures), (masks, drawn)):
         if twice := next((known[name] for name in names if len(known.get(name, ())) > 1), None):
             raise DataError(f"{at} has {' and '.join(twice)}, whose names are the same: keep one of them.")

@@ -24,7 +24,7 @@ from eclip.backbones.blocks import cosine
 from eclip.datasets.masks import Masked, present
 from eclip.errors import EclipError
 from eclip.evaluation.bootstrap import Weights, number
-from eclip.evaluation.query import EvaluationQuery, joined, opened
+from eclip.evaluation.query import EvaluationQuery, check_own_images, joined, opened
 from eclip.evaluation.row import Row
 from eclip.evaluation.rules import REJECTED, Absent
 from eclip.evaluation.store import BatchResult
@@ -44,6 +44,7 @@ class AbsentTask:
 
     def __init__(self, asked: EvaluationQuery) -> None:
         assert isinstance(asked.protocol.rules, Absent)
+        check_own_images(asked)
         self.asked, self.rules = asked, asked.protocol.rules
         self.numbers, self.text = list(asked.classes), asked.texts()
         names = list(asked.classes.values())
@@ -112,10 +113,12 @@ def _resampled(
 def _numbers(values: Float[np.ndarray, "image text"], shown: NDArray[Any], name: str) -> Float[np.ndarray, " key"]:
     """The numbers in `REJECTED`; of energy, which belongs to whole images, no pairs."""
     asked = shown >= 0  # classes on a few pixels are neither known nor unknown
+    some = asked.any(axis=1)
     pairs = [np.nan, np.nan]
     if name != "energy":
         confidence, known = values[asked], shown[asked] == 1
         pairs = [known_auroc(confidence, known), false_positive_rate(confidence, known)]
+    shown, values, asked = shown[some], values[some], asked[some]  # images of which some class is asked
     of_all, of_strangers = (_of_image(values, mask, name) for mask in (asked, shown == 0))
     with_some = (shown == 1).any(axis=1)
     both = np.concatenate([of_all[with_some], of_strangers[(shown == 0).any(axis=1)]])

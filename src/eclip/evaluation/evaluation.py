@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import resource
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from eclip.datasets.masks import Masked, MaskSet
 from eclip.datasets.pair import Pair
 from eclip.datasets.phrases import Phrased
 from eclip.datasets.sets import AnySet
-from eclip.errors import ResultError
+from eclip.errors import OptionError, ResultError
 from eclip.evaluation.report.table import plain_table
 from eclip.evaluation.row import Row
 from eclip.evaluation.store import PAIRS, RESULTS, TABLE, BatchResult
@@ -100,8 +101,11 @@ class Evaluation:
             tolerance: the largest permitted difference, as a fraction.
 
         Raises:
-            ResultError: the file cannot be read.
+            ResultError: the file cannot be read, or a tolerance or value in it is not a finite number.
+            OptionError: the tolerance is not 0 or more.
         """
+        if not 0 <= tolerance < math.inf:
+            raise OptionError(f"tolerance must be 0 or more, got {tolerance}.")
         wanted = read_results(Path(expected))
         missed = _unlike(self.results, wanted)
         rows = {(row["model"], row["method"]): row["numbers"] for row in self.results["rows"]}
@@ -116,7 +120,7 @@ class Evaluation:
                 got = rows[row["model"], row["method"]].get(key, {}).get("value")
                 compared += 1
                 value, most = one["value"], one.get("tolerance", tolerance)
-                if (got is None) != (value is None) or (got is not None and abs(got - value) > most + 1e-9):
+                if (got is None) != (value is None) or (got is not None and not abs(got - value) <= most + 1e-9):
                     missed.append(f"{name}: {key} is {shown(got)}, expected {shown(value)} ± {most}")
         missed += [f"not measured: {', '.join(absent)}"] if absent else []
         return missed if compared else [*missed, f"{expected} contains no number to compare with"]
@@ -272,7 +276,13 @@ def _form(found: Any) -> str:
     for row in found["rows"]:
         if not isinstance(row, dict) or not {"model", "method", "numbers"} <= row.keys():
             return "a model, a method and numbers in each row"
-        numbers = row["numbers"].values() if isinstance(row["numbers"], dict) else [None]
-        if not all(isinstance(one, dict) and isinstance(one.get("value", ""), int | float | None) for one in numbers):
+        numbers: list[Any] = list(row["numbers"].values()) if isinstance(row["numbers"], dict) else [None]
+        if not all(isinstance(one, dict) and _is_number(one.get("value", ""), none=True) for one in numbers):
             return 'numbers such as {"miou": {"value": 0.3}}'
+        if not all(_is_number(one.get("tolerance", 0.0)) and one.get("tolerance", 0.0) >= 0 for one in numbers):
+            return "tolerances of 0 or more"
     return ""
+
+
+def _is_number(value: Any, *, none: bool = False) -> bool:
+    return (none and value is None) or (isinstance(value, int | float) and math.isfinite(value))

@@ -22,7 +22,7 @@ from eclip.backbones.view import View
 from eclip.datasets.masks import Masked, MaskSet
 from eclip.datasets.phrases import Phrase
 from eclip.datasets.sets import AnySet
-from eclip.errors import DataError, ImageError, NotApplicableError
+from eclip.errors import DataError, ImageError, NotApplicableError, OptionError
 from eclip.evaluation.checks import nothing_shown
 from eclip.evaluation.protocols import Protocol
 from eclip.evaluation.store import BatchResult
@@ -242,6 +242,21 @@ def joined(parts: Iterable[BatchResult], data: AnySet) -> tuple[dict[str, NDArra
     whole["images"] = np.array(data.image_numbers())[whole["items"]]
     whole["groups"] = np.array(data.group_numbers())[whole["items"]]
     return whole, common
+
+
+def check_own_images(asked: EvaluationQuery) -> None:
+    """Check that no two items share an image, so that each mask shows all classes of its image.
+
+    Raises:
+        OptionError: some do, as in a `table` with several texts for an image.
+    """
+    numbers = asked.data.image_numbers()
+    if len(set(numbers)) < len(numbers):
+        raise OptionError(
+            f"{asked.protocol.name} needs to know what an image does not show, but {asked.data.name} has a mask for "
+            "each of several texts of an image: use the data set's default protocol, or a folder with one mask for all "
+            "classes of an image."
+        )
 
 
 def opened(items: Sequence[Masked], start: int) -> tuple[list[Opened], list[tuple[str, str]]]:

@@ -61,6 +61,10 @@ class RecognizeTask:
                 continue
             images.append(place)
             own = item.captions[:1] if self.names else item.captions[: self.rules.captions]
+            if self.names and own[0] not in self.names:
+                raise DataError(
+                    f"{item.key} has the class {own[0]!r}, which is not among the {len(self.names)} classes."
+                )
             captions += own
             owners += [place] * len(own)
         features = [
@@ -93,9 +97,13 @@ class RecognizeTask:
             numbers |= geometry(features, text, np.arange(len(images)), whole["labels"], groups)
             return [Row(MODEL, False, len(images), len(images), numbers, groups=count)]
         texts, owners = whole["texts"], whole["owners"]
-        places = np.searchsorted(images, owners)  # index of each caption's image among the readable ones
-        edges = np.searchsorted(owners, images), np.searchsorted(owners, images, side="right")
-        of_images = [range(first, last) for first, last in zip(*edges, strict=True)]
+        same = np.array(self.asked.data.image_numbers())  # items that share an image are one candidate
+        first, its = np.unique(same[images], return_index=True, return_inverse=True)[1:]
+        places = its[np.searchsorted(images, owners)]  # index of each caption's image among the readable ones
+        images, features, groups = images[first], features[first], groups[first]
+        of_images: list[list[int]] = [[] for _ in images]
+        for caption, image in enumerate(places.tolist()):
+            of_images[image].append(caption)
         found = _ranks(texts, features, [[int(place)] for place in places])
         numbers = self._within("image_recall_at", found, numbered[owners], len(images))
         numbers |= self._within("text_recall_at", _ranks(features, texts, of_images), groups, len(texts))

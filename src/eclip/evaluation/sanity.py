@@ -24,7 +24,7 @@ from eclip.backbones.encoding import encode
 from eclip.backbones.wrap import wrap
 from eclip.errors import OptionError
 from eclip.evaluation.pair_task import EncodedImages, PairTask, Scores
-from eclip.evaluation.query import EvaluationQuery, joined
+from eclip.evaluation.query import EvaluationQuery, check_own_images, joined
 from eclip.evaluation.report.numbers import SIGNED, SIZES
 from eclip.evaluation.row import Row, known_mean, mean_rows
 from eclip.evaluation.rules import Sanity
@@ -46,6 +46,7 @@ class SanityTask(PairTask):
     def __init__(self, asked: EvaluationQuery) -> None:
         super().__init__(asked)
         assert isinstance(asked.protocol.rules, Sanity)
+        check_own_images(asked)
         nonsense = encode_texts(asked.backbone, list(asked.protocol.rules.nonsense), asked.protocol.templates)
         self.more = torch.cat([self.text, nonsense])
         self.strange = replace(asked, backbone=shuffled(asked.backbone))

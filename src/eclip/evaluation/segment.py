@@ -25,7 +25,7 @@ from eclip.errors import DataError
 from eclip.evaluation.baselines import random
 from eclip.evaluation.bootstrap import Weights, number
 from eclip.evaluation.checks import check_baselines, nothing_shown
-from eclip.evaluation.query import EvaluationQuery, Opened, joined, opened
+from eclip.evaluation.query import EvaluationQuery, Opened, check_own_images, joined, opened
 from eclip.evaluation.report.numbers import BOUND
 from eclip.evaluation.row import Row
 from eclip.evaluation.rules import Segment
@@ -72,6 +72,8 @@ class SegmentTask:
         self.view = (rules.window, "squash") if self.slid else (asked.protocol.image_size, asked.protocol.resize)
         self.cuts = {key: getattr(rules, key) for key in ("scale", "prob_threshold", "area_threshold")}
         self.behind = bool(rules.background) or rules.prob_threshold is not None
+        if self.behind:
+            check_own_images(asked)
         self.labels = np.full(VOID + 1, VOID, np.int64)  # of each number of a mask
         self.labels[list(asked.classes)] = np.arange(1, len(asked.classes) + 1)
         self.labels[BACKGROUND] = 0 if self.behind else VOID

@@ -48,6 +48,7 @@ def box_ious(
     check_thresholds(thresholds)
     parts(heat, inside, outside)
     things = heatmap.boxes(inside)
+    heat = heat if np.issubdtype(heat.dtype, np.floating) else heat.astype(float)
     boxes = _largest(heat, inside | outside, thresholds)
     return np.array([0.0 if box is None else _best(box, things) for box in boxes])
 

@@ -212,13 +212,20 @@ def parts(
 
     Raises:
         ShapeError: a mask and the heat differ in shape.
-        EclipError: heat is outside [0, 1] or NaN, or inside is empty.
+        EclipError: heat is outside [0, 1] or NaN, inside is empty, or masks are not boolean or overlap.
     """
+    for name, mask in (("inside", inside), ("outside", outside)):
+        if mask.dtype != bool:
+            raise EclipError(f"{name} must be boolean, got {mask.dtype}: compare it, as in mask == 15.")
     if not heat.shape == inside.shape == outside.shape:
         given = f"{inside.shape} and {outside.shape}"
         raise ShapeError(f"masks must be (height, width) = {heat.shape} as heat is, got {given}: use heatmap.resize.")
+    if not heat.size:
+        raise EclipError(f"heat has shape {heat.shape}, so there is no pixel to score.")
     if not (heat.min() >= 0 and heat.max() <= 1):
         raise EclipError(f"heat must be in [0, 1], got {heat.min()} to {heat.max()}: use heatmap.normalize first.")
     if not inside.any():
         raise EclipError("inside is empty: a class that the image does not show cannot be scored.")
+    if (inside & outside).any():
+        raise EclipError("inside and outside overlap: outside is what is neither the object nor void.")
     return heat[inside], heat[outside]

@@ -8,6 +8,7 @@ the same value finds nothing, whereas the order of an index would produce lucky 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
@@ -16,7 +17,7 @@ from eclip.errors import DataError, EclipError, OptionError, ShapeError
 
 Similarity = Float[np.ndarray, "query candidate"]
 Own = Sequence[Sequence[int]] | Bool[np.ndarray, "query candidate"]
-"""Which candidates match each query: a list of their indices per query, or a matrix."""
+"""Which candidates match each query: a list of their indices per query, or a boolean matrix."""
 
 
 def ranks(similarity: Similarity, own: Own) -> Int[np.ndarray, " query"]:
@@ -37,7 +38,7 @@ def ranks(similarity: Similarity, own: Own) -> Int[np.ndarray, " query"]:
         raise ShapeError(f"own must be a list for each of {queries} queries, or {similarity.shape}, got {given}.")
     places = np.empty(queries, dtype=np.int64)
     for query, (row, mine) in enumerate(zip(similarity, own, strict=True)):
-        chosen = np.flatnonzero(mine) if isinstance(own, np.ndarray) else np.unique(np.asarray(mine, dtype=np.int64))
+        chosen = _chosen(mine, candidates, query, is_row=isinstance(own, np.ndarray))
         if not chosen.size:
             raise DataError(f"query {query} has no matching candidate: leave it out.")
         if not 0 <= chosen[0] <= chosen[-1] < candidates:
@@ -47,6 +48,18 @@ def ranks(similarity: Similarity, own: Own) -> Int[np.ndarray, " query"]:
         best = row[chosen].max()
         places[query] = 1 + (row >= best).sum() - (row[chosen] >= best).sum()
     return places
+
+
+def _chosen(mine: Any, candidates: int, query: int, *, is_row: bool) -> Int[np.ndarray, " own"]:
+    """The candidates of a query, ascending, from their indices or from a row of truth values."""
+    given = np.asarray(mine)
+    if is_row or given.dtype == bool:
+        if given.shape != (candidates,):
+            raise ShapeError(f"query {query} has {given.size} truth values for {candidates} candidates.")
+        return np.flatnonzero(given)
+    if given.size and not np.issubdtype(given.dtype, np.integer):
+        raise DataError(f"candidates of query {query} must be whole numbers or truth values, got {given.dtype}.")
+    return np.unique(given.astype(np.int64))
 
 
 def recall(similarity: Similarity, own: Own, *, k: int = 1) -> float:
@@ -77,6 +90,8 @@ def accuracy(similarity: Similarity, label: Integer[np.ndarray, " query"], *, k:
         k: at least 1, at most the number of classes.
 
     Raises:
-        EclipError: as in `recall`.
+        EclipError: as in `recall`, or labels are not whole numbers, one for each image.
     """
+    if label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
+        raise DataError(f"label must be whole numbers (query,), got {label.dtype} of shape {label.shape}.")
     return recall(similarity, [[int(one)] for one in label], k=k)

@@ -35,7 +35,7 @@ def false_positive_rate(confidence: Confidence, known: Bool[np.ndarray, " item"]
 def risk_coverage(confidence: Confidence, right: Bool[np.ndarray, " item"]) -> float:
     """AURC: mean share of wrong answers among the most confident k, over all k; items of equal confidence share it."""
     _both(confidence, right, least=0)
-    values, place, count = np.unique(-confidence, return_inverse=True, return_counts=True)
+    values, place, count = np.unique(-confidence.astype(float), return_inverse=True, return_counts=True)
     wrong = np.bincount(place, ~right, len(values)) / count  # of each group of ties
     spread = np.repeat(wrong, count)
     return float((np.cumsum(spread) / np.arange(1, len(spread) + 1)).mean())

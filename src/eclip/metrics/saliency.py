@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.ndimage import gaussian_filter
 
-from eclip.errors import EclipError
+from eclip.errors import EclipError, OptionError
 from eclip.metrics.localization import Heat, parts
 from eclip.metrics.separation import auroc
 
@@ -81,8 +81,13 @@ def density(fixations: Fixations, size: tuple[int, int], sigma: float = SIGMA) -
     Args:
         fixations: at least one.
         size: height and width in pixels.
-        sigma: of the Gaussian, as a share of the width.
+        sigma: of the Gaussian, as a share of the width, above 0 and at most 1.
+
+    Raises:
+        OptionError: sigma is out of range.
     """
+    if not 0 < sigma <= 1:
+        raise OptionError(f"sigma must be above 0 and at most 1, a share of the width, got {sigma}.")
     counts = np.zeros(size)
     np.add.at(counts, _pixels(counts, fixations), 1.0)
     blurred = gaussian_filter(counts, sigma * size[1], mode="constant")

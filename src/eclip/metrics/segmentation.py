@@ -28,12 +28,18 @@ def confusion(
     Raises:
         OptionError: classes is less than 1.
         ShapeError: predicted and truth differ in shape.
-        DataError: a label that is not a class.
+        DataError: a label that is not a class, or labels that are not whole numbers.
     """
     if classes < 1:
         raise OptionError(f"classes must be at least 1, got {classes}.")
     if predicted.shape != truth.shape:
         raise ShapeError(f"predicted must have the shape of truth, {truth.shape}, got {predicted.shape}: resize it.")
+    for what, labels in (("truth", truth), ("predicted", predicted)):
+        if not (np.issubdtype(labels.dtype, np.integer) or labels.dtype == bool):
+            raise DataError(
+                f"{what} must be whole numbers, got {labels.dtype}: take the argmax over classes, and resize labels to "
+                "the nearest pixel."
+            )
     known = truth != void
     true, called = truth[known].astype(np.int64), predicted[known].astype(np.int64)
     for what, numbers in (("truth", true), ("predicted", called)):

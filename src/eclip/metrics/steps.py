@@ -133,4 +133,4 @@ def random_order(shape: tuple[int, int], seed: int) -> Int[np.ndarray, " pixel"]
 def pixel_order(heat: Heat, seed: int) -> Int[np.ndarray, " pixel"]:
     """All pixels, as indices into the flattened image, by decreasing heat; ties are ordered as in `random_order`."""
     drawn = random_order((heat.shape[0], heat.shape[1]), seed)
-    return drawn[np.argsort(-heat.ravel()[drawn], kind="stable")]
+    return drawn[np.argsort(-heat.ravel()[drawn].astype(float), kind="stable")]  # unsigned numbers have no negative

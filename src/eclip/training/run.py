@@ -41,6 +41,8 @@ from eclip.training.schedule import fitting, rate_at, steps_of, warn_of_little
 from eclip.training.validation import Validation
 from eclip.training.word_prompts import FalseNegatives, as_words
 
+RING = 2**32
+"""In place of an epoch in the seed of the ring of wrong partners, whose order is that of no epoch."""
 DRAW_EVERY = 20.0
 """Seconds between two drawings of the curve, at least."""
 BAD_SHARE, BAD_LEAST = 0.05, 200
@@ -224,7 +226,7 @@ class Run:
             drawn = _drawn(self.config.seed, epoch)
             images = owners = good[drawn.permutation(len(good))]
             if self.config.shuffle_captions:  # each image has the same wrong partner in all epochs
-                ring = good[_drawn(self.config.seed).permutation(len(good))]
+                ring = good[_drawn(self.config.seed, RING).permutation(len(good))]
                 partner = np.empty(self.count, np.int64)
                 partner[ring] = np.roll(ring, 1)
                 owners = partner[images]

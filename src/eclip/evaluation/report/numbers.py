@@ -35,7 +35,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     ),
     "over_control": (
         "over control",
-        "mIoU, or the headline number of another task, minus that of the best baseline on the same images, so that its "
+        "mIoU, or the first number of another task, minus that of the best baseline on the same images, so that its "
         "interval is narrower than theirs: if all of it is above zero, the method is better than every baseline.",
     ),
     "flipped_miou": (

@@ -155,6 +155,18 @@ def test_what_cannot_be_drawn_is_told(asked: dict[str, Any], message: str, answe
         answer.figure(**asked)
 
 
+def test_many_methods_are_drawn_below_each_other() -> None:
+    compared = eclip.compare(
+        Image.new("RGB", (40, 30), "red"), ["a dog", "grass"], models=tiny.kept("vit"), methods="fast"
+    )
+    count = len(compared.explanations)
+    page = compared.figure(dpi=40)
+    drawn = [axis for axis in page.axes if axis.images]
+    assert count > 11 and len(drawn) >= 2 * count + 1  # and the image; the color bar may be one more
+    with pytest.raises(OptionError, match="has no room"):
+        compared.figure(width=1.2)
+
+
 def test_odd_images_have_figures(tmp_path: Path) -> None:
     for size in ((1, 1), (400, 3), (3, 400)):
         cell = Cell(Image.new("RGB", size), np.array([[0.0, 1.0]], np.float32), heat=np.array([[0.0, 1.0]], np.float32))

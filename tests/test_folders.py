@@ -121,6 +121,24 @@ def test_results_of_other_images_are_not_lost(ask: Any, images: Path, tmp_path: 
     assert ask("explain", tmp_path, of="").exit_code == 0, "more images than before"
 
 
+def test_an_image_that_fails_keeps_its_earlier_results(ask: Any, tiny_name: str, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (20, 20), "red").save(own / f"{name}.png")
+    asked = ("explain", own, *ASKED["explain"], "--model", tiny_name, "-o", tmp_path / "out")
+    assert run(*asked).exit_code == 0
+    before = _state(tmp_path / "out")
+    (own / "b.png").write_bytes(b"")
+    assert run(*asked).exit_code == 1
+    after = _state(tmp_path / "out")
+    assert {name: after[name] for name in before if name.startswith("b.")} == {
+        name: content for name, content in before.items() if name.startswith("b.")
+    }
+    Image.new("RGB", (20, 20), "red").save(own / "b.png")
+    assert run(*asked).exit_code == 0 and _state(tmp_path / "out").keys() == before.keys()
+
+
 def test_a_folder_that_nobody_named_gives_way_to_one_beside_it(
     tiny_name: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 import zlib
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch.nn import functional as F
 
 import eclip
 from eclip.errors import ImageError
-from eclip.images import decode_image, find_images, open_image
+from eclip.images import decode_image, find_images, open_image, stored_size
+from eclip.stream.sources import list_images
 
 
 def _pixel(source: Any, x: int = 0, y: int = 0) -> tuple[int, ...]:
@@ -299,6 +302,115 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ImageError, match=message):
             open_image(path)
+
+
+def _ifd(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """A TIFF directory of tags with their types, counts and values."""
+    rows = b"".join(struct.pack("<HHI4s", *entry) for entry in entries)
+    return b"II*\x00\x08\x00\x00\x00" + struct.pack("<H", len(entries)) + rows + bytes(4)
+
+
+def _with_exif(path: Path, ifd: bytes) -> Path:
+    """A JPEG with these bytes as EXIF."""
+    Image.new("RGB", (6, 4), "red").save(path, exif=b"Exif\x00\x00" + ifd)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("ifd", "turned"),
+    [
+        (_ifd((0x112, 3, 1, b"\x06\x00\x00\x00"), (0x100, 2, 4, b"abc\x00")), True),
+        (_ifd((0x112, 2, 4, b"abc\x00")), False),
+        (b"II*\x00\xff\xff", False),
+    ],
+    ids=["text for a number", "orientation of letters", "cut"],
+)
+def test_odd_exif_costs_no_image(ifd: bytes, turned: bool, tmp_path: Path) -> None:
+    file = _with_exif(tmp_path / "a.jpg", ifd)
+    assert open_image(file).size == ((4, 6) if turned else (6, 4))
+    assert stored_size(file) == (6, 4, 6 if turned else 1)
+
+
+def test_every_orientation_is_as_pillow_turns_it(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    for turn in range(10):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = turn
+        Image.fromarray(values).save(tmp_path / f"{turn}.png", exif=exif)
+        with Image.open(tmp_path / f"{turn}.png") as stored:
+            wanted = np.asarray(ImageOps.exif_transpose(stored))
+        np.testing.assert_array_equal(np.asarray(open_image(tmp_path / f"{turn}.png")), wanted)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about EXIF
+def test_mutated_exif_never_crashes(tmp_path: Path) -> None:
+    """Four hundred damaged copies of a turned image: read, or refused as damaged."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation], exif[ExifTags.Base.Make], exif[ExifTags.Base.XResolution] = 6, "maker", 72.0
+    buffer = BytesIO()
+    Image.new("RGB", (6, 4), "red").save(buffer, "jpeg", exif=exif)
+    content, random = bytearray(buffer.getvalue()), np.random.default_rng(0)
+    start = content.index(b"Exif")
+    end = start + int.from_bytes(content[start - 2 : start], "big") - 2
+    for _ in range(400):
+        spoiled = bytearray(content)
+        for place in random.integers(start, end, 3):
+            spoiled[place] = random.integers(0, 256)
+        assert open_image(_written(tmp_path / "a.jpg", spoiled)).size in ((4, 6), (6, 4))
+
+
+def _written(path: Path, content: bytes | bytearray) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def test_results_of_eclip_are_no_images(tmp_path: Path, tiny_name: str) -> None:
+    for name in ("a", "b"):
+        Image.new("RGB", (8, 8), "red" if name == "a" else "blue").save(tmp_path / f"{name}.png")
+    own = [tmp_path / "a.png", tmp_path / "b.png"]
+    found = eclip.explain(own, "a dog", model=tiny_name)
+    found.save(tmp_path / "eclip-out-2")
+    (tmp_path / "sub").mkdir()
+    found.save(tmp_path / "sub")  # beside an image of the user
+    Image.new("RGB", (8, 8), "green").save(tmp_path / "sub" / "mine.png")
+    eclip.explain_dataset(own, "a dog", tmp_path / "shards", model=tiny_name, layout="folder", write=["overlays"])
+    wanted = [*own, tmp_path / "sub" / "mine.png"]
+    assert find_images([tmp_path]) == (wanted, [])
+    assert find_images([f"{tmp_path}/**/*.png"]) == (wanted, [])
+    assert [Path(item.source) for item in list_images([tmp_path])] == wanted
+    assert [Path(item.source) for item in list_images([f"{tmp_path}/*/*.png"])] == wanted[2:]
+
+
+def test_the_output_folder_may_contain_the_sources(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    files = [tmp_path / "top.png", tmp_path / "photos" / "a.png"]
+    for file in files:
+        Image.new("RGB", (8, 8)).save(file)
+    assert find_images([tmp_path / "photos"], tmp_path) == ([files[1]], [])
+    found, [(source, problem)] = find_images([tmp_path], tmp_path)
+    assert found == [files[1]] and source == str(tmp_path)
+    assert problem.endswith(
+        "1 of 2 images are in the output folder, where results could replace them: choose another folder."
+    )
+    found, [(_, problem)] = find_images([f"{tmp_path}/photos/*.png"], tmp_path / "photos")
+    assert found == [] and "1 of 1 images are in the output folder" in problem
+    assert find_images([tmp_path], tmp_path / "photos") == ([files[0]], [])
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "locked").mkdir()
+    scan = os.scandir
+
+    def scanned(path: Any) -> Any:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scanned)
+    found, [(source, problem)] = find_images([tmp_path])
+    assert found == [tmp_path / "a.png"] and source == str(tmp_path)
+    assert problem == f"{tmp_path / 'locked'} cannot be read: Permission denied."
 
 
 def test_find_images_in_files_folders_and_patterns(tmp_path: Path) -> None:

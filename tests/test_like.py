@@ -338,6 +338,28 @@ def test_a_segmentation_by_example_repeats_itself(folder: Path, tmp_path: Path, 
     assert done.exit_code == 0, done.output
 
 
+def test_classes_of_one_file_name_are_told_apart(folder: Path, tmp_path: Path, tiny_name: str) -> None:
+    (tmp_path / "other").mkdir()
+    _image(7).save(tmp_path / "other" / "1.png")
+    asked = ["--like", folder / "1.png", "--like", tmp_path / "other" / "1.png"]
+    done = _run("segment", folder / "2.png", *asked, "--model", tiny_name, "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["classes"][1:] == [f"like {folder / '1.png'}", f"like {tmp_path / 'other' / '1.png'}"]
+
+
+def test_a_vector_with_a_sum_in_its_name_is_repeated(folder: Path, tmp_path: Path, tiny_name: str) -> None:
+    file = tmp_path / "cup - mug.npy"
+    np.save(file, np.ones(24, np.float32))
+    done = _run("explain", folder / "2.png", "--like", file, "--model", tiny_name, "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
+    assert f"--like={file}" in shlex.split(manifest["provenance"]["command"])
+    likes = ["--like", f"{folder / '1.png'} + text:black - white"]
+    done = _run("explain", folder / "2.png", *likes, "--model", tiny_name, "-o", tmp_path / "none")
+    assert done.exit_code == 1 and "white: no such file" in done.stderr
+
+
 def test_a_segmentation_that_no_command_repeats_has_none(tiny_name: str, folder: Path) -> None:
     one = eclip.like(folder / "1.png")
     for classes in ([one, "grass"], ["grass", [one, "sky"]], {"x": one, "grass": "grass"}, ["grass", ["sky", one]]):

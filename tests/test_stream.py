@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import http.server
 import io
@@ -285,7 +286,7 @@ def test_tars_at_urls_are_fetched_when_their_turn_comes(source: Path, whole: Pat
         pass
     [(_, why)] = write(f"file://{tmp_path}/empty.tar", tmp_path / "empty").failed()
     assert why.endswith("empty.tar contains no image.")
-    with pytest.raises(DataError, match="run the same command again to continue"):
+    with pytest.raises(DataError, match="run the same command again, without --overwrite, to continue"):
         write("unknown://a/b.tar", tmp_path / "unknown")
 
 
@@ -448,6 +449,51 @@ def test_overwrite_deletes_nothing_before_all_is_checked(source: Path, whole: Pa
     assert contents(tmp_path / "out") == before
 
 
+def test_results_of_other_images_are_not_served_after_an_overwrite_that_failed(tmp_path: Path) -> None:
+    """The new listing counts only once everything was checked and the old results are gone."""
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    for name, size in (("a", (40, 30)), ("b", (40, 30))):
+        Image.new("RGB", size, "red").save(source / f"{name}.png")
+    write(source, out)
+    before = contents(out)
+    Image.new("RGB", (50, 20), "blue").save(source / "b.png")
+    with pytest.raises(EclipError):
+        write(source, out, overwrite=True, method="nothing")
+    assert contents(out) == before
+    with pytest.raises(ResultError, match="the images have changed"):
+        write(source, out)
+    write(source, out, overwrite=True)
+    assert {row["width"] for row in rows(out) if row["source"].endswith("b.png")} == {50}
+    assert write(source, out).images == 2 and "images.jsonl.new" not in contents(out)
+
+
+def test_what_cannot_be_deleted_is_told(
+    source: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(whole, tmp_path / "out")
+    before = contents(tmp_path / "out")
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("eclip.stream.job.shutil.rmtree", refuse)
+    with pytest.raises(ResultError, match="index cannot be deleted: Permission denied"):
+        write(source, tmp_path / "out", overwrite=True)
+    assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # aiohttp's open sessions
+def test_a_stream_lists_a_missing_tar_among_the_failures(source: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "empty.tar", "w"):
+        pass
+    asked = [f"file://{tmp_path}/missing.tar", f"file://{tmp_path}/empty.tar", str(source / "01.png")]
+    failures: list[tuple[str, str]] = []
+    [one] = eclip.explain_stream(asked, TEXTS, model=tiny.kept("vit"), method="maskclip", failures=failures)
+    assert one.sources == (asked[2],)
+    assert [why for _, why in failures] == [f"{asked[0]}: no such file.", f"{asked[1]} contains no image."]
+
+
 def test_a_part_of_the_index_without_rows_has_all_columns(source: Path, tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     first = [source / "03.png", source / "09.png"]
@@ -595,6 +641,9 @@ def test_a_tar_or_many_images_become_shards_without_asking(
     assert done.exit_code == 0, done.output
     assert done.stderr.startswith("more than 1 images: writing shards with an index; --format png,json writes pictures")
     assert len(rows(tmp_path / "two")) == 2
+    named = ("--format", "png,npz,json")  # the default, but asked for
+    done = run("explain", source / "01.png", source / "02.png", *tail, *named, "-o", tmp_path / "named")
+    assert (tmp_path / "named" / "manifest.json").exists(), done.output
     pictures = ("--format", "png,json")
     done = run("explain", source / "01.png", source / "02.png", *tail, *pictures, "-o", tmp_path / "three")
     assert (tmp_path / "three" / "manifest.json").exists(), done.output
@@ -741,6 +790,7 @@ def served(
         yield f"{request.param}://127.0.0.1:{server.server_port}", asked
         server.shutdown()
         thread.join()
+        gc.collect()  # aiohttp's open sessions warn when they go, which must not be in another test
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # aiohttp's open sessions

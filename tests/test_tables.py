@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from eclip.explanation.folder import ExplanationWriter
 from eclip.explanation.health import LEAST_PRESENCE, LEAST_SURE, SENTENCES
 from eclip.explanation.rows import Selection, rows_of
 from eclip.results.table import COLUMNS, csv_rows
-from test_cli import explain
+from test_cli import explain, run
 from test_stream import rows as index_rows
 
 TEXTS = ("a dog", 'grass, "wet"\nand\rgreen', "=SUM(A1)", "狗 🐕")
@@ -255,6 +256,7 @@ def test_the_command_writes_a_table_alone(tiny_name: str, images: Path, tmp_path
         ("--format csv --min-presence 1.5", "--min-presence must be a number in [0, 1], got 1.5"),
         ("--format csv --min-presence 0.5 --no-health", "--min-presence needs the health checks"),
         ("--format html --sort presence --versus cat", "--sort presence needs the health checks"),
+        ("--format csv --min-presence 0.5 --like IMAGE", "or to examples alone (--like)"),
         ("--format png,jpg", "png and jpg are formats of the same pictures"),
         ("--format parquet,json", "use --format parquet alone"),
         ("--format parquet --top 3", "--top does not apply to shards"),
@@ -265,7 +267,9 @@ def test_the_command_writes_a_table_alone(tiny_name: str, images: Path, tmp_path
     ],
 )
 def test_options_that_do_not_fit_say_so(more: str, message: str, images: Path, tiny_name: str, tmp_path: Path) -> None:
-    done = explain(images / "a.png", "-t", "a dog", *more.split(), model=tiny_name, out=tmp_path / "out")
+    texts = () if "--like" in more else ("-t", "a dog")
+    words = more.replace("IMAGE", str(images / "b.jpg")).split()
+    done = explain(images / "a.png", *texts, *words, model=tiny_name, out=tmp_path / "out")
     assert done.exit_code == 2, done.output
     assert message in " ".join(done.stderr.replace("│", " ").split())
 
@@ -285,6 +289,21 @@ def test_parquet_is_the_index_of_shards_with_the_same_rows(tiny_name: str, image
             assert row[name] == pytest.approx(float(wanted[name]), abs=2e-4)
         assert row["points"] == json.loads(wanted["points"])
     assert json.loads((tmp_path / "shards" / "run.json").read_text())["write"] == ["table"]
+
+
+def test_the_command_repeats_what_was_selected(images: Path, tiny_name: str, tmp_path: Path) -> None:
+    words = ("-t", "a dog", "-t", "grass", "-t", "sky", "--format", "csv,json")
+    done = explain(images, *words, "--sort", "score", "--top", 1, model=tiny_name, out=tmp_path / "one")
+    assert done.exit_code == 0, done.output
+    manifest = json.loads((tmp_path / "one" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["provenance"]["selection"] == {"format": "csv,json", "sort": "score", "top": 1}
+    command = shlex.split(manifest["provenance"]["command"])
+    assert command[-6:] == ["--format", "csv,json", "--sort", "score", "--top", "1"]
+    done = run(*command[1:], "-o", tmp_path / "two")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "two" / "table.csv").read_bytes() == (tmp_path / "one" / "table.csv").read_bytes()
+    done = explain(images, *words, model=tiny_name, out=tmp_path / "one")
+    assert "replacing the results of an earlier run" in done.stderr
 
 
 def test_the_index_has_all_columns_without_health_too(images: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Atomic file writes, folders locked to one run at a time, file names, the cache folder, the hash of weights, retries.
+"""Atomic file writes, folders locked to one run at a time, files below a folder, the cache, hashes, retries.
 
 The operating system holds the lock and releases it when the process ends, however it ends.
 """
@@ -6,16 +6,20 @@ The operating system holds the lock and releases it when the process ends, howev
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
+import json
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, suppress
+from functools import cache
+from itertools import takewhile
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from eclip.errors import ResultError
 
@@ -28,6 +32,8 @@ except ImportError:  # Windows, where a folder cannot be locked this way
     fcntl = None  # type: ignore[assignment]
 
 Result = TypeVar("Result")
+SHARDED = ("index", "shards", "failures")
+"""Folders that a run over many images makes in its own, in the order in which they are deleted: an index means done."""
 PAUSES = (0.5, 1.0, 2.0)
 """Seconds before each new attempt to read from a network."""
 BUSY = frozenset({408, 425, 429, *range(500, 600)})
@@ -97,6 +103,57 @@ def replace_file(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> 
 def slug(text: str) -> str:
     """A text as part of a file name: letters, digits and hyphens, so that dots can join parts; at most 80 bytes."""
     return re.sub(r"\W+", "-", text).strip("-").encode(errors="ignore")[:80].decode(errors="ignore")
+
+
+def made_in(folder: Path) -> set[str]:
+    """Names of the files and folders in a folder that runs of eclip wrote, as their manifests there say."""
+    found: set[str] = set()
+    for name in ("manifest.json", "run.json", "video.json"):
+        try:
+            told = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(told, dict) and str(told.get("schema")).startswith("eclip."):
+            images = told.get("images")
+            each = images if isinstance(images, list) else []
+            places = [one["files"] for one in each if isinstance(one, dict) and "files" in one]
+            places += [told.get("exports"), told.get("coco"), told.get("files")]
+            found |= {one for one in strings_in(places) if os.path.basename(one) == one}
+            found |= set(SHARDED) if name == "run.json" else set()
+    return found
+
+
+def unmade(pattern: str, paths: Iterable[Path]) -> tuple[Path, set[Path]]:
+    """The folder at which a glob pattern starts, and those of its matches that no run of eclip wrote."""
+    root, made = Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts)), cache(made_in)
+
+    def is_made(path: Path) -> bool:
+        return any(one.name in made(one.parent) for one in (path, *path.parents) if root in one.parents)
+
+    return root, {path for path in paths if not is_made(path)}
+
+
+def strings_in(nested: Any) -> Iterator[str]:
+    """The strings in nested dicts and lists."""
+    if isinstance(nested, str):
+        yield nested
+    elif isinstance(nested, dict | list):
+        for one in nested.values() if isinstance(nested, dict) else nested:
+            yield from strings_in(one)
+
+
+def files_below(folder: Path, endings: Collection[str]) -> tuple[list[Path], list[str]]:
+    """Files with these endings in a folder and its subfolders, in order, without what eclip made; and what is wrong."""
+    found: list[Path] = []
+    wrong: list[str] = []
+    for place, folders, names in os.walk(
+        folder, onerror=lambda error: wrong.append(f"{error.filename} cannot be read: {error.strerror}.")
+    ):
+        made = made_in(Path(place))
+        folders[:] = [name for name in folders if name not in made]
+        own = (Path(place, name) for name in names if name not in made)
+        found += [path for path in own if path.suffix.lower() in endings and path.is_file()]
+    return sorted(found), wrong
 
 
 def cache_folder(name: str) -> Path:

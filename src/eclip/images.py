@@ -13,11 +13,11 @@ from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from eclip.errors import ImageError, OptionError
-from eclip.files import may_pass, retried
-from eclip.pixels import LABELED, TensorLike, from_array, from_deep, from_tensor, is_label
+from eclip.files import files_below, may_pass, retried, unmade
+from eclip.pixels import LABELED, TensorLike, from_array, from_deep, from_tensor, is_label, made_upright, turn_of
 
 ImageLike = str | Path | Image.Image | NDArray[Any] | TensorLike
 """What a user may pass as an image."""
@@ -150,12 +150,7 @@ def stored_size(path: Path | Place) -> tuple[int, int, int]:
     Raises:
         ImageError: it is missing, empty, damaged or not an image.
     """
-
-    def read(picture: Image.Image, _: str) -> tuple[int, int, int]:
-        turn = picture.getexif().get(ExifTags.Base.Orientation, 1)
-        return *picture.size, turn if turn in range(1, 9) else 1
-
-    return from_file(path, read)
+    return from_file(path, lambda picture, _: (*picture.size, turn_of(picture)))
 
 
 def from_file(path: Path | Place, read: Callable[[Image.Image, str], Read]) -> Read:
@@ -201,7 +196,7 @@ def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
     if width == 0 or height == 0:
         raise ImageError(f"{name} has no pixels ({width} x {height}).")
     try:
-        upright = ImageOps.exif_transpose(picture)
+        upright = made_upright(picture)
         if upright.mode.startswith("I") or upright.mode == "F":
             return from_deep(upright, name)
         if upright.has_transparency_data:
@@ -223,33 +218,36 @@ def find_images(
 
     Args:
         sources: files, folders (their images, including subfolders) and glob patterns.
-        out: the folder that results will go to. Images inside it, such as those of an earlier run, are left out of
-            folders and patterns; one that is named explicitly is a problem, because results could replace it.
+        out: the folder that results will go to. Images inside it are left out of folders and patterns that contain it;
+            other ones directly in it are a problem, because results could replace them.
 
     Returns:
-        (files, problems): a problem is (source, what is wrong): no such file, a folder without images, or a pattern
-        without a match.
+        (files, problems): what runs of eclip wrote is left out of folders and patterns. A problem is (source, what is
+        wrong): no such file, a folder that cannot be read or has no image, or a pattern without a match.
     """
     found: dict[Path, None] = {}
     problems = []
     results = None if out is None else Path(out).resolve()
     for source in sources:
-        path = Path(source)
-        if os.path.isdir(path):
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+        path, wrong = Path(source), list[str]()
+        if os.path.isdir(root := path):
+            inside, wrong = files_below(path, EXTENSIONS)
             missing = f"{path}: no image in this folder ({', '.join(sorted(EXTENSIONS))})."
         elif not os.path.exists(path) and glob.has_magic(str(source)):
-            matches = sorted(Path(match) for match in glob.glob(str(source), recursive=True))
-            inside, missing = [match for match in matches if match.is_file()], f"{source}: no file matches."
+            root, matches = unmade(str(source), map(Path, glob.glob(str(source), recursive=True)))
+            inside, missing = sorted(match for match in matches if match.is_file()), f"{source}: no file matches."
         else:
-            inside = [path] if os.path.exists(path) else []
+            inside, root = [path] if os.path.exists(path) else [], path.parent
             missing = f"{source}: {'download it first' if '://' in str(source) else 'no such file or folder'}."
-        kept = [image for image in inside if results is None or results not in image.resolve().parents]
-        if inside == [path] != kept:
-            missing = f"{path} is in the output folder, where results could replace it: choose another folder."
-        found.update(dict.fromkeys(kept))
-        if not kept:
-            problems.append((str(source), missing))
+        base = root.resolve()
+        over = results == base or results in base.parents  # then only images directly in it could be replaced
+        taken = {one for one in inside if results in (one.resolve().parents[:1] if over else one.resolve().parents)}
+        if taken and over:
+            which = f"{path} is" if inside == [path] else f"{source}: {len(taken)} of {len(inside)} images are"
+            wrong.append(f"{which} in the output folder, where results could replace them: choose another folder.")
+        found.update(dict.fromkeys(image for image in inside if image not in taken))
+        wrong += [missing] if len(taken) == len(inside) and not wrong else []
+        problems += [(str(source), one) for one in wrong]
     return list(found), problems
 
 

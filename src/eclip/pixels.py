@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from eclip.errors import ImageError
 
@@ -164,3 +165,22 @@ def _hint(least: float, most: float) -> str:
 
 def _a(kind: str) -> str:
     return f"an {kind}" if kind == "array" else f"a {kind}"
+
+
+TURNS = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
+"""How Pillow makes images upright that are stored with the EXIF orientations 2 to 8."""
+
+
+def turn_of(picture: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 if the file has none, or EXIF that cannot be read."""
+    with suppress(Exception):  # Pillow raises whatever the bytes lead to
+        turn = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        return int(turn) if turn in range(1, 9) else 1
+    return 1
+
+
+def made_upright(picture: Image.Image) -> Image.Image:
+    """The image as its EXIF orientation says; errors are those of Pillow for damaged pixels."""
+    picture.load()
+    turn = turn_of(picture)
+    return picture if turn == 1 else picture.transpose(Image.Transpose[TURNS[turn - 2]])

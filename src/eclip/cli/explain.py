@@ -144,7 +144,7 @@ def explain(
         asked.run("explain", sources, wanted, out, overwrite=overwrite, as_json=as_json, **settings, **own)
         return
     tables.check_pictures(formats, max_side)
-    presence = health and versus is None
+    presence = health and versus is None and any(isinstance(one, str) for one in wanted)
     kept = tables.check_selection(formats, sort, min_presence, top, presence=presence)
     if dry_run:
         told = dry.pictures("explain", sources, wanted, out, formats, {**settings, "model": model, "device": device})

@@ -76,7 +76,8 @@ def over_images(
             for source, error in failures:
                 writer.fail(source, error)
             if provenance := writer.manifest["provenance"]:
-                writer.manifest["provenance"] = {**provenance, "command": repeat(provenance)}
+                command = provenance["command"] and repeat(provenance)  # None if no command asks for such texts
+                writer.manifest["provenance"] = {**provenance, "command": command}
 
 
 @contextmanager

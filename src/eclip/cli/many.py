@@ -91,7 +91,7 @@ class Many:
             OptionError: --format was given with something that only shards can be written of.
         """
         given = [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value is not None]
-        pictures = formats != options.FORMAT
+        pictures = formats != options.FORMAT or options.FORMAT_NAMED.get()
         streamed = [source for source in sources if is_streamed(source)]
         if pictures and (given or streamed):
             what = given[0] if given else streamed[0]
@@ -101,7 +101,7 @@ class Many:
             )
         if given or streamed:
             return given[0] if given else streamed[0]
-        return "" if pictures or not _are_many(sources, out) else f"more than {MOST_PICTURED:,} images"
+        return "" if pictures or not _are_many(sources, out) else many_images()
 
     def run(
         self,
@@ -140,15 +140,21 @@ class Many:
                 written = dataset(sources, texts, out, overwrite=overwrite, on_progress=progress, **own, **more)
             except KeyboardInterrupt:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt but the end of this process
-                stop("interrupted; everything done so far is kept: run the same command again to continue.", 130)
+                again = "run the same command again" + (", without --overwrite," if overwrite else "")
+                stop(f"interrupted; everything done so far is kept: {again} to continue.", 130)
         if alone:
             _summarize(written, as_json)
 
 
 def announce(reason: str, as_json: bool) -> None:
     """Say that shards are written although they were not asked for; `reason` is that of `Many.reason`."""
-    if options.talks(as_json) and reason.startswith("more"):
+    if options.talks(as_json) and reason == many_images():
         typer.echo(f"{reason}: writing shards with an index; --format png,json writes pictures of each", err=True)
+
+
+def many_images() -> str:
+    """The reason to write shards that nobody asked for."""
+    return f"more than {MOST_PICTURED:,} images"
 
 
 def is_streamed(source: str) -> bool:

@@ -138,6 +138,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest on stdo
 
 FOLDER_NAMED: ContextVar[bool] = ContextVar("folder_named", default=True)
 """Whether the user chose the output folder; a default one that is taken gives way to a folder beside it."""
+FORMAT_NAMED: ContextVar[bool] = ContextVar("format_named", default=False)
+"""Whether the user chose the formats; by default, more images than a few thousand are written as shards."""
 OUT, FORMAT = Path("eclip-out"), ",".join(FORMATS)
 
 
@@ -167,7 +169,9 @@ def parse_likes(likes: list[str] | None, image_mean: Path | None) -> list[Any]:
         return []
     from eclip.texts.like import read_like  # imports torch
 
-    return [read_like(one, image_mean) for one in likes]
+    found = [read_like(one, image_mean) for one in likes]
+    names = [one.name for one in found]
+    return [one.by_path() if names.count(one.name) > 1 else one for one in found]
 
 
 def parse_texts(texts: list[str] | None, file: Path | None) -> list[str]:

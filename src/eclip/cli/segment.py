@@ -149,7 +149,7 @@ def segment(
         *(concurrency, workers, timeout, shard_size, threads, precision),
     )
     reason = asked.reason(sources, format_, out)
-    if reason and not (instances and reason.startswith("more")):
+    if reason and not (instances and reason == many.many_images()):
         if instances:
             raise OptionError(
                 f"--instances is for coco.json, not for shards, which {reason} asks for: omit it. --write masks,boxes "

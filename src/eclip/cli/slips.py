@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from eclip.cli.errors import report_errors
-from eclip.cli.options import FOLDER_NAMED
+from eclip.cli.options import FOLDER_NAMED, FORMAT_NAMED
 
 YES, NO = ("true", "yes", "on"), ("false", "no", "off")
 CALLED_OTHERWISE = {
@@ -82,8 +82,9 @@ class Command(TyperCommand):
                 rest = super().parse_args(ctx, self._switched(self._renamed(args)))
             if ctx.params.get("quiet") and ctx.params.get("verbose"):
                 raise USAGE_ERROR("--quiet and --verbose exclude each other: leave one of them out.", ctx)
-            source = ctx.get_parameter_source("out")
-            FOLDER_NAMED.set(source is None or source.name != "DEFAULT")
+            for name, named in (("out", FOLDER_NAMED), ("format_", FORMAT_NAMED)):
+                source = ctx.get_parameter_source(name)
+                named.set(source is None or source.name != "DEFAULT")
             return rest
         except USAGE_ERROR as error:
             given = getattr(error, "option_name", None)

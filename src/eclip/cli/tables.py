@@ -56,6 +56,7 @@ def with_parquet(formats: str, write: str | None, index: Index | None) -> tuple[
         )
     from eclip.cli.many import Index
 
+    options.FORMAT_NAMED.set(False)
     return options.FORMAT, f"{write},table" if write else "table", Index.parquet
 
 
@@ -80,7 +81,8 @@ def check_selection(
     if not presence and (min_presence is not None or sort == Sort.presence):
         raise OptionError(
             f"{'--sort presence' if min_presence is None else '--min-presence'} needs the health checks, which are off "
-            "with --no-health, and does not apply to a difference (--versus): leave one of them out."
+            "with --no-health, and does not apply to a difference (--versus) or to examples alone (--like): leave one "
+            "of them out."
         )
     return {"sort": None if sort is None else sort.value, "min_presence": min_presence, "top": top}
 

@@ -11,7 +11,7 @@ from eclip.errors import OptionError
 from eclip.explanation.exports import Put
 from eclip.methods import method_names
 from eclip.registry import whole
-from eclip.render.figure import Cell, Line, columns_in, figure
+from eclip.render.figure import Cell, Line, columns_in, figure, most_in
 from eclip.results.folder import FIGURES
 from eclip.results.indexing import Which, image_of, number_of
 from eclip.results.marks import MARK
@@ -65,14 +65,18 @@ def comparison_figure(
         raise OptionError("no method of this comparison is applicable, so there is nothing to draw.")
     several = len({model for model, _ in shown}) > 1
     lines: list[Line] = []
-    for text in chosen:
-        cells: list[Cell | None] = [None if lines else Cell(comparison.image)]
-        for (model, method), answer in shown.items():
-            title = "" if lines else f"{method}, {model}" if several else method
-            cells.append(replace(_cell(answer, 0, text), title=title, caption=""))
-        one = next(iter(shown.values()))
-        score = "" if several else f"score {one.scores[0, text]:.3f}"
-        lines.append(Line(cells, one.label(text), score))
+    pairs = list(shown)
+    blocks = -(-len(pairs) // max(1, most_in(style.get("width", "double")) - 1))  # below each other, if there are many
+    size = -(-len(pairs) // blocks)
+    for start in range(0, len(pairs), size):
+        for row, text in enumerate(chosen):
+            cells: list[Cell | None] = [None if lines else Cell(comparison.image)]
+            for model, method in pairs[start : start + size]:
+                title = "" if row else f"{method}, {model}" if several else method
+                cells.append(replace(_cell(shown[model, method], 0, text), title=title, caption=""))
+            one = next(iter(shown.values()))
+            score = "" if several else f"score {one.scores[0, text]:.3f}"
+            lines.append(Line(cells, one.label(text), score))
     models = ", ".join(dict.fromkeys(model for model, _ in shown))
     heads = {head_of(answer.provenance) for (_, method), answer in shown.items() if method == "eclip"}
     return figure(lines, note=f"{models}{''.join(sorted(heads))}. {LINE}", **style)

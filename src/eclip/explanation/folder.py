@@ -97,7 +97,11 @@ class ExplanationWriter(Folder):
         """Write the files of an explanation, with SAM's masks for it, if any; returns its entries in the manifest."""
         if self.manifest["provenance"] is None:
             self.manifest |= {"texts": list(explanation.texts), "signed": explanation.signed}
-            self.manifest["provenance"] = explanation.provenance if sam is None else sam.noted_provenance()
+            provenance = explanation.provenance if sam is None else sam.noted_provenance()
+            selection = {name: value for name, value in vars(self.exports.selection).items() if value is not None}
+            if selection:  # which belongs to these formats
+                provenance = {**provenance, "selection": {"format": ",".join(self.formats), **selection}}
+            self.manifest["provenance"] = provenance
         entries = [self._add(explanation, image, sam) for image in range(len(explanation.sources))]
         self.warned += sum(any(one["warnings"] for one in (entry["health"] or {}).values()) for entry in entries)
         self.manifest["images"] += entries if self._entries else [None] * len(entries)  # else only their number counts
@@ -146,4 +150,6 @@ def explain_command(sources: Sequence[str], texts: Sequence[str], provenance: di
     words += [*head(provenance["head"], provenance["method"]), *settings(provenance)]
     words += [*options("--set", provenance["options"]), *(["--no-health"] if provenance["health"] is None else [])]
     words += [f"--sam={provenance['sam']['model']}"] if provenance.get("sam") is not None else []
+    for name, value in provenance.get("selection", {}).items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join(["eclip", "explain", *inputs(sources, texts, provenance), *words])

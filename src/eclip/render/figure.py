@@ -128,6 +128,11 @@ def columns_in(width: str | float) -> int:
     return max(1, int((_inches(width) - 2 * EDGE + GAP) / (COMFORTABLE + GAP)))
 
 
+def most_in(width: str | float) -> int:
+    """How many panels have room beside the labels of rows."""
+    return max(1, int((_inches(width) - 2 * EDGE - LABEL) / (LEAST + GAP)))
+
+
 def _inches(width: str | float) -> float:
     if isinstance(width, str):
         if width in WIDTHS:

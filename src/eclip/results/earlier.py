@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from eclip.files import strings_in
 
 MANIFEST = "manifest.json"
 
@@ -21,19 +22,23 @@ class Earlier:
         command: the command that wrote it, such as "eclip explain", from its schema.
         places: its images: the path of each file, or the name of an image that was in memory.
         files: names of all files that it wrote into the folder.
+        files_of: those of each image, by its source.
         asked: its inputs and options, for comparison with those of the current run.
     """
 
     def __init__(self, manifest: dict[str, Any]) -> None:
         self.command = command_of(manifest)
         self.asked, self.places, self.files = asked_of(manifest), set[str](), {MANIFEST}
+        self.files_of: dict[str, set[str]] = {}
         for entry in manifest["images"]:
             held = entry["files"]["image"]
             self.places.add(held if os.path.isabs(held) else str(entry["source"]))
-            self.files |= {name for name in _names(entry["files"]) if os.path.basename(name) == name}
+            own = {name for name in strings_in(entry["files"]) if os.path.basename(name) == name}
+            self.files |= own
+            self.files_of.setdefault(str(entry["source"]), set()).update(own)
         if isinstance(coco := manifest.get("coco"), str):
             self.files.add(coco)
-        self.files |= {name for name in _names(manifest.get("exports")) if os.path.basename(name) == name}
+        self.files |= {name for name in strings_in(manifest.get("exports")) if os.path.basename(name) == name}
 
     @classmethod
     def read(cls, folder: Path) -> Earlier | None:
@@ -48,14 +53,6 @@ class Earlier:
 def command_of(manifest: dict[str, Any]) -> str:
     """The command whose results a manifest lists."""
     return str(manifest["schema"]).partition("/")[0].replace(".", " ")
-
-
-def _names(files: Any) -> Iterable[str]:
-    if isinstance(files, str):
-        yield files
-    elif isinstance(files, dict | list):
-        for one in files.values() if isinstance(files, dict) else files:
-            yield from _names(one)
 
 
 def asked_of(manifest: dict[str, Any]) -> Any:

@@ -171,9 +171,11 @@ class Folder:
         return name in self._written or (self._before is not None and name in self._before.files)
 
     def _clear(self, before: Earlier) -> None:
-        """Remove files of an earlier run that this run did not rewrite."""
+        """Remove files of an earlier run that this run did not rewrite, except those of images that failed now."""
         self.replaced = before.asked != asked_of(self.manifest)
-        for name in before.files - self._written:
+        failed = {one["source"] for one in self.manifest["failures"]}
+        kept = set().union(*(files for source, files in before.files_of.items() if source in failed))
+        for name in before.files - self._written - kept:
             with suppress(OSError):
                 (self.folder / name).unlink(missing_ok=True)
 

@@ -93,7 +93,7 @@ def _with_ray(
         actors = concurrency or (gpus if on_gpu else ACTORS)
         needs: dict[str, Any] = {"num_cpus": job.threads or 1, "num_gpus": 1 if on_gpu else 0}
         if overwrite:
-            ray.get(ray.remote(**needs, max_retries=0)(_begin_anew).remote(job, plan))
+            plan = ray.get(ray.remote(**needs, max_retries=0)(_begin_anew).remote(job, plan))
         todo = ray.data.from_items([{"number": piece.number} for piece in pieces], override_num_blocks=len(pieces))
         done = todo.map_batches(
             Actor,
@@ -112,10 +112,10 @@ def _with_ray(
             ray.shutdown()
 
 
-def _begin_anew(job: Job, plan: Plan) -> None:
+def _begin_anew(job: Job, plan: Plan) -> Plan:
     """Delete the results of an earlier run; a Worker does that once it has checked everything that is asked."""
     with Worker(dataclasses.replace(job, threads=job.threads or 1), plan, overwrite=True):
-        pass
+        return plan
 
 
 class Actor:

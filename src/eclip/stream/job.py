@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from eclip.errors import OptionError, ResultError
 from eclip.explanation.folder import check_max_side
-from eclip.files import hash_weights
+from eclip.files import SHARDED, hash_weights
 from eclip.registry import one_of, whole
 from eclip.results.differences import told
 from eclip.results.folder import SHARDS, check_is_folder, check_no_other
@@ -21,7 +21,6 @@ from eclip.stream.index import check_index
 from eclip.stream.plan import LISTING
 from eclip.stream.records import DEFAULT, check_contents
 from eclip.stream.shards import LAYOUTS, PART
-from eclip.stream.sources import OUTPUT
 from eclip.stream.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -140,7 +139,7 @@ def begin(folder: Path) -> None:
         ResultError: it contains files that eclip did not write, or results of another command, or cannot be written.
     """
     check_no_other(folder, SHARDS)
-    held = [name for name in (RUN, LISTING, *OUTPUT) if (folder / name).exists()]
+    held = [name for name in (RUN, LISTING, *SHARDED) if (folder / name).exists()]
     if held and not _is_ours(folder):
         raise ResultError(
             f"the folder {str(folder)!r} contains {', '.join(held)}, not written by eclip: choose another folder."
@@ -166,10 +165,18 @@ def _is_ours(folder: Path) -> bool:
 
 
 def clear(folder: Path) -> None:
-    """Delete what an earlier run in a folder wrote, except for its listing of images."""
-    (folder / RUN).unlink(missing_ok=True)
-    for name in OUTPUT:
-        shutil.rmtree(folder / name, ignore_errors=True)
+    """Delete what an earlier run in a folder wrote, except for its listing of images: what says that it is done first.
+
+    Raises:
+        ResultError: something cannot be deleted.
+    """
+    try:
+        for name in SHARDED:
+            if (folder / name).exists():
+                shutil.rmtree(folder / name)
+        (folder / RUN).unlink(missing_ok=True)
+    except OSError as error:
+        raise ResultError(f"{error.filename or folder} cannot be deleted: {error.strerror}.") from error
 
 
 def settle(folder: Path, asked: dict[str, Any]) -> None:

@@ -61,13 +61,13 @@ class Plan:
             items: from `list_images`.
             folder: where the listing is, or will be.
             size: of pieces: images each.
-            anew: replace an existing list.
+            anew: do not look at an existing list, but make a new one aside, which `settle` puts in its place.
 
         Raises:
             ResultError: images differ from those in the listing, or it cannot be written.
             DataError: as from `list_images`.
         """
-        file, pieces, offset, number = folder / LISTING, _Pieces(size), 0, -1
+        file, pieces, offset, number = folder / (f"{LISTING}.new" if anew else LISTING), _Pieces(size), 0, -1
         known = file.open("rb") if file.exists() and not anew else None
         try:
             with _new(file) if known is None else known as stream:
@@ -84,6 +84,11 @@ class Plan:
         except OSError as error:
             raise ResultError(f"{file} cannot be written: {error.strerror or error}.") from error
         return cls(file, pieces.made)
+
+    def settle(self) -> None:
+        """Give a new list that was made aside its name, now that the results of the old one are deleted."""
+        if self.file.name != LISTING:
+            self.file = self.file.replace(self.file.with_name(LISTING))
 
     @property
     def images(self) -> int | None:
@@ -102,7 +107,7 @@ class Plan:
             with ExitStack() as stack:
                 try:
                     file = stack.enter_context(downloaded(tar.place.file))
-                    items = _or_none(tar, in_tar_at(str(file), tar.source))
+                    items = or_none(tar, in_tar_at(str(file), tar.source))
                 except FileNotFoundError:
                     items = iter([tar._replace(error=f"{tar.source}: no such file.")])
                 yield itertools.islice(items, start, None)
@@ -168,7 +173,7 @@ def _told(line: bytes) -> str:
     return f"{shown} ({'unreadable' if error else 'of unknown size' if size < 0 else f'{size:,} bytes'})"
 
 
-def _or_none(tar: Item, items: Iterator[Item]) -> Iterator[Item]:
+def or_none(tar: Item, items: Iterator[Item]) -> Iterator[Item]:
     """The items, or the tar as one that failed if there is none."""
     first = next(items, None)
     yield tar._replace(error=f"{tar.source} contains no image.") if first is None else first
@@ -198,6 +203,6 @@ def downloaded(url: str) -> Iterator[Path]:
             if isinstance(error, FileNotFoundError) and not may_pass(error):
                 raise
             reason = getattr(error, "strerror", None) or error.__cause__ or error
-            advice = "run the same command again to continue"
+            advice = "run the same command again, without --overwrite, to continue"
             raise DataError(f"{url} cannot be downloaded ({reason}): {advice}.") from error
         yield file

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from eclip.errors import ResultError
-from eclip.files import lock, replace_file
+from eclip.files import SHARDED, lock, replace_file
 from eclip.stream.index import count_images, write_index
 from eclip.stream.records import Record, dumped
-from eclip.stream.sources import OUTPUT
 
-INDEX, SHARDS, FAILURES = OUTPUT
+INDEX, SHARDS, FAILURES = SHARDED
 PART = ".part"
 LAYOUTS = ("tar", "folder")
 INFO = "json"
@@ -300,5 +299,5 @@ def _advising(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise ResultError(
             f"{str(folder)!r} cannot be written: {error.strerror or error}. What is there is kept: run the same "
-            "command again to continue."
+            "command again, without --overwrite, to continue."
         ) from error

@@ -15,11 +15,10 @@ from braceexpand import braceexpand
 
 from eclip.datasets.archives import SEG, TAR, in_tar
 from eclip.errors import DataError
+from eclip.files import SHARDED, made_in, unmade
 from eclip.images import EXTENSIONS, Place, is_url, open_any
 
 TABLES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson"})
-OUTPUT = ("index", "shards", "failures")
-"""Folders that a run makes in its output folder, in the order in which they can be deleted: an index means done."""
 COLUMNS = ("image", "path", "file", "filename", "file_name", "filepath", "url", "image_path")
 """Names of a table's column of images; the first that it has counts."""
 
@@ -106,8 +105,9 @@ def _images(source: str, out: str | None) -> Iterator[Item]:
     if not os.path.exists(source):
         if not glob.has_magic(source):
             raise DataError(f"{source}: no such file or folder.")
-        found = (match for match in glob.iglob(source, recursive=True) if os.path.isfile(match))
-        matches = sorted(match for match in found if not _is_inside(match, out))
+        found = [match for match in glob.iglob(source, recursive=True) if os.path.isfile(match)]
+        _, others = unmade(source, map(Path, found))
+        matches = sorted(match for match in found if Path(match) in others and not _is_inside(match, out))
         if not matches:
             raise DataError(f"{source}: no file matches.")
         return (item for match in matches for item in _images(match, out))
@@ -126,12 +126,18 @@ def _file(file: str) -> Item:
 
 
 def in_folder(folder: str, out: str | None = None) -> Iterator[Item]:
-    """Yield the images of a folder and its subfolders, sorted; only the names of one folder are in memory at a time."""
+    """Yield the images of a folder and its subfolders, sorted, without what runs of eclip wrote there.
+
+    Only the names of one folder are in memory at a time.
+    """
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(f"{folder} cannot be read: {error.strerror}.") from error
+    made = made_in(Path(folder))
     for entry in entries:
+        if entry.name in made:
+            continue
         if entry.is_dir(follow_symlinks=False):
             if not _is_inside(entry.path, out):
                 yield from in_folder(entry.path, out)
@@ -142,7 +148,7 @@ def in_folder(folder: str, out: str | None = None) -> Iterator[Item]:
 def _is_inside(path: str, out: str | None) -> bool:
     """Whether a path is the folder of the results, or in one of those that a run makes there."""
     real = os.path.realpath(path)
-    made = () if out is None else (out, *(os.path.join(out, name) for name in OUTPUT))
+    made = () if out is None else (out, *(os.path.join(out, name) for name in SHARDED))
     return any(real == one or (one != out and real.startswith(one + os.sep)) for one in made)
 
 
@@ -189,7 +195,7 @@ def in_table(file: str) -> Iterator[Item]:
     Raises:
         DataError: it cannot be read, or has no such column.
     """
-    folder = file.rpartition("/")[0] if is_url(file) else os.path.dirname(file)
+    folder = file.partition("?")[0].rpartition("/")[0] if is_url(file) else os.path.dirname(file)
     try:
         with open_any(file) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
             for line, name in _rows(file, text):

@@ -23,7 +23,7 @@ from eclip.stream.decoding import PATIENCE, Reading, batches
 from eclip.stream.engines import ENGINES, run
 from eclip.stream.index import INDEXES
 from eclip.stream.job import PIECE, Job, begin, shard_of
-from eclip.stream.plan import Plan, downloaded
+from eclip.stream.plan import LISTING, Plan, downloaded, or_none
 from eclip.stream.records import DEFAULT, LABEL_DEFAULT
 from eclip.stream.shards import LAYOUTS, read_failures
 from eclip.stream.sources import Item, in_tar_at, list_images
@@ -100,7 +100,10 @@ def _fetched(items: Iterable[Item], ahead: int, tars: ExitStack) -> Iterator[Ite
         images: Iterable[Item] = [item]
         if item.is_remote_tar:
             own = tars.enter_context(ExitStack())
-            images = in_tar_at(str(own.enter_context(downloaded(item.place.file))), item.source)
+            try:
+                images = or_none(item, in_tar_at(str(own.enter_context(downloaded(item.place.file))), item.source))
+            except FileNotFoundError:
+                images = [item._replace(error=f"{item.source}: no such file.")]
         for image in images:
             yield image
             count += 1
@@ -286,6 +289,7 @@ def _dataset(
     one_of(engine, "engine", ENGINES)
     begin(folder)
     release = lock(folder, shared=part[1] > 1)
+    plan = None
     try:
         plan = Plan.make(list_images(job.sources, folder), folder, job.shard_size, anew=overwrite)
         pieces = plan.of_shard(*part)
@@ -301,6 +305,8 @@ def _dataset(
             on_progress=on_progress,
         )
     finally:
+        if plan is not None and overwrite and plan.file.name != LISTING:
+            plan.file.unlink(missing_ok=True)  # of a run that was refused
         release()
     good = bad = missing = 0
     for piece in plan.pieces:

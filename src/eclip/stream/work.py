@@ -45,6 +45,7 @@ class Worker:
             self.task = TASKS[job.task](job, settings)
             if overwrite:
                 clear(job.out)
+                plan.settle()
             settle(job.out, job.asked(self.task, plan.images, torch.get_num_threads()))
             self.reading = Reading(self.task.decoder, job.workers, job.timeout)
         except BaseException:

@@ -109,7 +109,7 @@ class Like:
         mean = self.image_mean is None or isinstance(self.image_mean, str | Path)
         plain = mean and self.given is None and all(abs(weight) == 1 for weight, _ in self.parts)
         specs = [(weight, part.spec) for weight, part in self.parts if part.spec is not None]
-        alone = len(self.parts) == 1 and isinstance(self.parts[0][1].what, tuple) and self.parts[0][1].box is None
+        alone = len(self.parts) == 1 and not isinstance(self.parts[0][1].what, str) and self.parts[0][1].box is None
         split = not alone and any(_SIGN.search(f" {spec} ") for _, spec in specs)  # it would be read as a sum
         whole = plain and len(specs) == len(self.parts) and specs[0][0] > 0 and not split
         return _joined(specs) if whole else None

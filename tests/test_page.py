@@ -328,6 +328,104 @@ def test_layers_classes_and_a_mask(page: Any, tmp_path: Path) -> None:
     assert f"{expected:.3f}" in page.inner_text("#truth tr:has-text('mSC')")
 
 
+def hold(page: Any, what: str) -> None:
+    """Keep back the next answers from an address until `released`."""
+    page.evaluate(
+        """what => {
+      const own = window.fetch
+      window.held = []
+      window.fetch = async (...given) => {
+        const answer = await own(...given)
+        if (String(given[0]).endsWith(what)) await new Promise(done => window.held.push(done))
+        return answer
+      }
+      window.released = () => { window.fetch = own; window.held.forEach(done => done()) } }""",
+        what,
+    )
+
+
+def released(page: Any) -> None:
+    page.evaluate("() => { window.released(); return new Promise(done => setTimeout(done, 100)) }")
+    settled(page)
+
+
+def arrived(page: Any) -> None:
+    page.wait_for_function("window.held.length > 0")
+
+
+def test_late_answers_are_not_drawn_over_what_is_shown_by_then(page: Any) -> None:
+    look_at(page, "horses.jpg")
+    page.click("#tab-compare")
+    for box in page.locator("#compare-methods input").all():
+        box.set_checked(box.get_attribute("value") == "itsm")
+    hold(page, "compare")
+    page.click("#compare-run")
+    arrived(page)
+    look_at(page, "elephant.jpg")
+    released(page)
+    assert not page.locator(".grid").count() and "press Compare" in page.inner_text("#compare")
+    for tab, address, start in (("layers", "attention", None), ("segment", "segment", "#segment-form .primary")):
+        page.click("#tab-map")
+        settled(page)
+        before = pixels(page)
+        hold(page, address)
+        page.click(f"#tab-{tab}")
+        if start:
+            page.click(start)
+        arrived(page)
+        page.click("#tab-map")
+        settled(page)
+        np.testing.assert_array_equal(pixels(page), before)
+        released(page)
+        np.testing.assert_array_equal(pixels(page), before, err_msg=tab)
+    page.click("#tab-segment")  # and it is there all the same
+    page.wait_for_selector("#segment table")
+    settled(page)
+    assert (pixels(page) != before).any()
+    page.fill("#classes", "a cat\na dog")  # not assigned: files are of what is shown
+    with page.expect_download() as download:
+        page.click("#segment-coco")
+    names = [one["name"] for one in json.loads(Path(download.value.path()).read_text())["categories"]]
+    assert names == ["an elephant", "a man", "a dog"]
+    look_at(page, "horses.jpg")
+    assert not page.is_visible("#segment-downloads")
+
+
+def test_the_focus_stays_on_a_chip(page: Any) -> None:
+    look_at(page, "elephant.jpg")
+    page.locator("#chips .chip").nth(1).focus()
+    page.keyboard.press("Enter")
+    settled(page)
+    assert page.evaluate("document.activeElement.innerText").startswith("a man")
+
+
+def test_colors_of_the_map_are_not_those_of_words(page: Any) -> None:
+    look_at(page, "elephant.jpg")
+    page.click("#tab-layers")
+    page.wait_for_selector("#layers-said:has-text('one layer')")
+    page.select_option("#layer-what", "layers")
+    page.wait_for_selector("#layers-said:has-text('amber')")
+    settled(page)
+    wanted = pixels(page)
+    page.click("#tab-map")
+    page.select_option("#colors", "sequential")
+    page.check("#mask")
+    settled(page)
+    masked = pixels(page)
+    page.click("#tab-layers")
+    settled(page)
+    np.testing.assert_array_equal(pixels(page), wanted)
+    page.click("#tab-map")
+    settled(page)
+    np.testing.assert_array_equal(pixels(page), masked)
+
+
+def test_a_link_to_what_is_not_here_is_told(browser: Any, server: Served) -> None:
+    for page in opened(context_of(browser), f"{server.address}/#image=example-elephant&model=none&text=a+dog"):
+        page.wait_for_selector("#toast:not([hidden])")
+        assert "does not have the model none of the link" in page.inner_text("#toast")
+
+
 def test_health_in_plain_words(page: Any) -> None:
     look_at(page, "elephant.jpg")
     assert "No check raised a doubt" in page.inner_text("#health")

@@ -28,6 +28,7 @@ from eclip.evaluation.evaluate import evaluate
 from eclip.evaluation.evaluation import Evaluation
 from eclip.evaluation.examples import chosen
 from eclip.evaluation.report.numbers import shown
+from eclip.evaluation.report.page import page_of
 from eclip.evaluation.report.report import report
 from eclip.evaluation.report.svg import Series, lines, scatter
 from eclip.evaluation.report.table import labels, ranked
@@ -210,6 +211,15 @@ def test_recognition_has_its_page(folder: Path, tmp_path: Path) -> None:
     [row] = found.results["rows"]
     assert shown("accuracy_at_1", row["numbers"]["accuracy_at_1"]["value"]) in page.cells[1]
     assert drawn(found.report())["classes"] == [[]]
+
+
+def test_a_report_embeds_no_file_of_elsewhere(found: Evaluation, tmp_path: Path) -> None:
+    (tmp_path / "secret.jpg").write_bytes(b"mine")
+    for place in (str(tmp_path / "secret.jpg"), "../secret.jpg", "results.json"):
+        first = {**found.results["examples"][0], "file": place}
+        spoiled = replace(found, results={**found.results, "examples": [first]})
+        with pytest.raises(ResultError, match="is not a picture of this run"):
+            page_of([spoiled])
 
 
 def test_examples_are_the_best_and_worst_pairs(found: Evaluation) -> None:

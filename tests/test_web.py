@@ -30,6 +30,7 @@ from typer.testing import CliRunner
 
 import eclip
 import tiny
+from eclip.backbones.head import EclipHead
 from eclip.cli import app as command_line
 from eclip.errors import OptionError
 from eclip.metrics import METRICS
@@ -272,6 +273,37 @@ def test_the_command_and_the_python_lines_repeat_the_answer(
     np.testing.assert_array_equal(scope["r"].maps[0], maps)
 
 
+def test_the_python_lines_name_the_head(
+    tiny_folder: Path, tiny_name: str, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = eclip.load(tiny_name)
+    EclipHead.start(backbone, "value", init="random", seed=3).save(tmp_path / "head")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").write_bytes(file.read_bytes())
+    with served(Settings(models=(tiny_name,), head=str(tmp_path / "head"))) as one:
+        own = upload(one, file.read_bytes())["id"]
+        answer = ask(one, "explain", images=[own], texts=["a dog"], method="eclip")["images"][0]
+        compared = ask(one, "compare", image=own, texts=["a dog"], methods=["eclip", "itsm"])
+        assigned = ask(one, "segment", image=own, classes=["a dog", "grass"], method="eclip")
+        plain = ask(one, "explain", images=[own], texts=["a dog"], method="itsm")["images"][0]
+    scope: dict[str, Any] = {}
+    exec(answer["repeat"]["python"], scope)
+    np.testing.assert_allclose(scope["r"].maps[0], unpacked(answer["maps"]), atol=1e-6)
+    for told in (compared, assigned):
+        assert f"eclip.load({tiny_name!r}, head={str(tmp_path / 'head')!r})" in told["repeat"]["python"]
+        exec(told["repeat"]["python"], {})
+    assert "eclip.load" not in plain["repeat"]["python"]
+
+
+def test_classes_that_are_cut_are_told(server: Served, image: str) -> None:
+    long = " ".join(["dog"] * 240)
+    for answer in (
+        ask(server, "segment", image=image, classes=[long, "grass"]),
+        ask(server, "compare", image=image, texts=[long], methods=["itsm"]),
+    ):
+        assert any("words" in said for said in answer["warnings"]), answer["warnings"]
+
+
 def test_one_forward_pass_for_any_number_of_questions(server: Served, file: Path) -> None:
     own = upload(server, file.read_bytes() + b"   ")["id"]
     model, calls = server.state.engine.model(None)[1].model, []
@@ -381,6 +413,7 @@ def test_only_its_own_pages_are_answered(server: Served) -> None:
     refused(client.get("/", headers={"Host": "192.168.1.1"}), 421)
     refused(client.get(f"{API}models", headers={"Origin": "https://evil.example"}), 403, "ForeignOrigin")
     refused(client.post(f"{API}explain", json={}, headers={"Origin": "null"}), 403, "ForeignOrigin")
+    refused(client.get(f"{API}models", headers={"Origin": "http://["}), 403, "ForeignOrigin")
     refused(client.get(f"{API}models", headers={"Sec-Fetch-Site": "same-site"}), 403)
     assert client.get("/", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200  # somebody's link
     own = {"Origin": server.address, "Sec-Fetch-Site": "same-origin"}
@@ -452,6 +485,28 @@ def test_a_folder_to_look_at(tiny_name: str, images: Path) -> None:
         refused(sent, 403, "ReadOnly")
         refused(one.client.delete(f"{API}images/{first}"), 403, "Gallery")
         assert one.client.get("/healthz", headers={"Host": "my.host"}).status_code == 200
+
+
+def test_an_image_of_a_folder_that_is_replaced_is_encoded_anew(tiny_name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    file = folder / "a.png"
+    noise = np.random.default_rng(0).integers(0, 256, (2, 30, 40, 3), dtype=np.uint8)
+    file.write_bytes(png(noise[0]))
+    with served(Settings(models=(tiny_name,), gallery=folder, limits=SMALL)) as one:
+        first = one.client.get(f"{API}about").json()["gallery"][0]["id"]
+        thumbnail = one.client.get(f"{API}images/{first}?thumbnail=true").content
+        before = ask(one, "explain", images=[first], texts=["a dog"])["images"][0]
+        file.write_bytes(png(noise[1].transpose(1, 0, 2)))
+        after = ask(one, "explain", images=[first], texts=["a dog"])["images"][0]
+        wanted = eclip.explain(file, "a dog", model=tiny_name)
+        np.testing.assert_allclose(unpacked(after["maps"]), wanted.maps[0], atol=1e-5)
+        assert not np.allclose(unpacked(before["maps"]), wanted.maps[0], atol=1e-3)
+        assert one.client.get(f"{API}images/{first}?thumbnail=true").content != thumbnail
+        assert one.client.get(f"{API}images/{first}/about").json()["width"] == 30
+        file.unlink()
+        gone = one.client.get(f"{API}images/{first}/about")
+        assert gone.status_code >= 400 and "a.png: no such file" in gone.text and str(folder) not in gone.text
 
 
 def test_no_upload_is_written_to_disk(tiny_name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ LEAST_VIEW = 640
 def about_image(held: Held, view: int) -> dict[str, Any]:
     """An image and the size of its view."""
     image = held.image
-    width, height = viewed(image, view).size
+    width, height = view_size(image.size, LEAST_VIEW, view)
     return {
         "id": held.id,
         "name": held.name,
@@ -61,9 +61,11 @@ def view_png(image: Image.Image, side: int) -> bytes:
     return png(viewed(image, side))
 
 
-def thumbnail(image: Image.Image) -> bytes:
-    """A small JPEG."""
-    return jpeg(render.reduced(image, THUMBNAIL))
+def thumbnail(held: Held) -> bytes:
+    """A small JPEG, made once."""
+    if not held.thumbnail:
+        held.thumbnail = jpeg(render.reduced(held.image, THUMBNAIL))
+    return held.thumbnail
 
 
 def colors() -> dict[str, Any]:
@@ -144,7 +146,7 @@ def paired(found: Interactions, said: list[str]) -> dict[str, Any]:
     }
 
 
-def compared(found: Comparison, held: Held) -> dict[str, Any]:
+def compared(found: Comparison, said: list[str], held: Held) -> dict[str, Any]:
     """A row for each method: maps and cost, or why there are none."""
     costs = found.costs
     rows: list[dict[str, Any]] = []
@@ -167,11 +169,12 @@ def compared(found: Comparison, held: Held) -> dict[str, Any]:
         "scores": [] if any_one is None else any_one.scores[0].tolist(),
         "rows": rows,
         "image": held.id,
+        "warnings": said,
         "repeat": repeat(found, held.name),
     }
 
 
-def segmented(found: Segmentation, side: int, held: Held) -> dict[str, Any]:
+def segmented(found: Segmentation, said: list[str], side: int, held: Held) -> dict[str, Any]:
     """Labels on the view, with colors, areas and doubts."""
     labels = found.labels[0]
     palette = render.palette(len(found.classes) - 1)
@@ -186,6 +189,7 @@ def segmented(found: Segmentation, side: int, held: Held) -> dict[str, Any]:
         "doubts": doubts,
         "picture": base64.b64encode(png(found.overlay(0, legend=False))).decode("ascii"),
         "method": found.provenance["method"],
+        "warnings": said,
         "repeat": repeat(found, held.name),
     }
 

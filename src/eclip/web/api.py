@@ -148,16 +148,19 @@ async def upload(request: Request, files: list[UploadFile]) -> dict[str, Any]:
 async def image_about(request: Request, image: schemas.ImageId) -> dict[str, Any]:
     """Name and sizes of an image."""
     state = request.app.state
-    return await run_in_threadpool(answers.about_image, state.store.get(image), state.settings.limits.view)
+    async with state.decoding:
+        return await run_in_threadpool(answers.about_image, state.store.get(image), state.settings.limits.view)
 
 
 @router.get("/images/{image}", tags=["images"], response_class=Response)
 async def image_view(request: Request, image: schemas.ImageId, thumbnail: bool = False) -> Response:
     """The image as the page draws on it, a PNG; or a thumbnail, a JPEG."""
-    held, side = request.app.state.store.get(image), request.app.state.settings.limits.view
-    if thumbnail:
-        return Response(await run_in_threadpool(lambda: answers.thumbnail(held.image)), media_type="image/jpeg")
-    return Response(await run_in_threadpool(lambda: answers.view_png(held.image, side)), media_type="image/png")
+    state = request.app.state
+    held, side = state.store.get(image), state.settings.limits.view
+    async with state.decoding:
+        if thumbnail:
+            return Response(await run_in_threadpool(answers.thumbnail, held), media_type="image/jpeg")
+        return Response(await run_in_threadpool(lambda: answers.view_png(held.image, side)), media_type="image/png")
 
 
 @router.delete("/images/{image}", tags=["images"])
@@ -208,7 +211,8 @@ async def compare(request: Request, asked: schemas.Compare) -> dict[str, Any]:
     state = request.app.state
 
     def task(check: Check) -> dict[str, Any]:
-        return answers.compared(state.engine.compare(asked, check), state.store.get(asked.image))
+        found, said = state.engine.compare(asked, check)
+        return answers.compared(found, said, state.store.get(asked.image))
 
     return await answer(request, task)
 
@@ -267,7 +271,8 @@ async def segment(request: Request, asked: schemas.Segment) -> dict[str, Any]:
     state, side = request.app.state, request.app.state.settings.limits.view
 
     def task(check: Check) -> dict[str, Any]:
-        return answers.segmented(state.engine.segment(asked), side, state.store.get(asked.image))
+        found, said = state.engine.segment(asked)
+        return answers.segmented(found, said, side, state.store.get(asked.image))
 
     return await answer(request, task)
 
@@ -278,7 +283,7 @@ async def segment_export(request: Request, asked: schemas.SegmentExport) -> Resp
     state = request.app.state
 
     def task(check: Check) -> exports.File:
-        return exports.segmentation_file(state.engine.segment(asked), asked, state.store.get(asked.image))
+        return exports.segmentation_file(state.engine.segment(asked)[0], asked, state.store.get(asked.image))
 
     return _file(*await answer(request, task))
 

@@ -119,9 +119,9 @@ class Engine:
             Refusal: it is gone.
         """
         held, (name, backbone) = self.store.get(image), self.model(model)
-        if name not in held.encodings:
+        while (known := held.encodings.get(name)) is None:  # they go if the file of a gallery changes
             self._encode(name, [held])
-        return held, backbone, *held.encodings[name]
+        return held, backbone, *known
 
     def explain(self, asked: schemas.Query, images: Sequence[str], check: Check) -> tuple[list[Explanation], list[str]]:
         """An explanation of each image, and warnings about the texts."""
@@ -190,24 +190,24 @@ class Engine:
         score = float((encoding.feature[0].to(text) @ text) / encoding.feature[0].to(text).norm())
         return shares.unflatten(-1, encoding.grid).cpu().numpy(), score
 
-    def compare(self, asked: schemas.Compare, check: Check) -> Comparison:
-        """Several methods on one image."""
+    def compare(self, asked: schemas.Compare, check: Check) -> tuple[Comparison, list[str]]:
+        """Several methods on one image, and warnings about the texts."""
         from eclip.explanation.compare import ComparisonQuery
 
         held, backbone = self.store.get(asked.image), self.model(asked.model)[1]
         methods = asked.methods if isinstance(asked.methods, str) else list(asked.methods)
         settings: dict[str, Any] = {"methods": methods, "models": backbone, "versus": asked.versus, "view": VIEW}
-        query, _ = noted(lambda: ComparisonQuery(asked.texts, **settings))
-        return query.answer(held.image, held.name, lambda model, method: check())
+        query, said = noted(lambda: ComparisonQuery(asked.texts, **settings))
+        return query.answer(held.image, held.name, lambda model, method: check()), said
 
-    def segment(self, asked: schemas.Segment) -> Segmentation:
-        """A class for each pixel of an image."""
+    def segment(self, asked: schemas.Segment) -> tuple[Segmentation, list[str]]:
+        """A class for each pixel of an image, and warnings about their words."""
         from eclip.segmentation.segment import segment
 
         held, backbone = self.store.get(asked.image), self.model(asked.model)[1]
         settings: dict[str, Any] = {"method": asked.method, "background": asked.background, "refine": asked.refine}
-        found, _ = noted(lambda: segment(held.image, asked.classes, model=backbone, **settings))
-        return replace(found, sources=(held.name,))
+        found, said = noted(lambda: segment(held.image, asked.classes, model=backbone, **settings))
+        return replace(found, sources=(held.name,)), said
 
     def concepts(self, asked: schemas.Concepts) -> Concepts:
         """What the model sees in an image without a text."""

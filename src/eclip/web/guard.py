@@ -121,7 +121,7 @@ class Guard:
             hint = f"Open it as {self.settings.host}, or start eclip serve with --allow-host {host or 'NAME'}."
             raise Refusal(421, "UnknownHost", message, hint)
         origin = headers.get("origin")
-        foreign = origin is not None and urlsplit(origin).netloc != headers.get("host")
+        foreign = origin is not None and _place(origin) != headers.get("host")
         foreign = foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site")
         if foreign and (scope["method"] not in ("GET", "HEAD") or scope["path"].startswith(PRIVATE)):
             message = f"requests of other pages ({origin or 'unknown'}) are not answered."
@@ -202,6 +202,14 @@ def _host(given: str) -> str:
         return urlsplit(f"//{given}").hostname or ""
     except ValueError:
         return ""
+
+
+def _place(origin: str) -> str | None:
+    """Host and port of an Origin header; None if it is malformed."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _is_address(host: str) -> bool:

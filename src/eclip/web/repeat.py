@@ -8,6 +8,7 @@ from typing import Any
 from eclip.explanation.comparison import Comparison, compare_command
 from eclip.explanation.explanation import Explanation
 from eclip.explanation.folder import explain_command
+from eclip.results.command import head, was_named
 from eclip.segmentation.segmentation import Segmentation, segment_command
 
 Repeat = dict[str, str | None]
@@ -28,31 +29,34 @@ def repeat(found: Any, name: str) -> Repeat:
 @repeat.register
 def _(found: Explanation, name: str) -> Repeat:
     made = found.provenance
-    given: dict[str, Any] = {"model": made["model"], "method": made["method"], **made["options"]}
+    model = _model(made["model"], made["head"], made["method"])
+    given: dict[str, Any] = {"model": model, "method": made["method"], **made["options"]}
     given |= {"versus": made["versus"], "refine": made["refine"]}
     given |= {} if made["templates"] == "none" else {"templates": made["templates"]}
     given |= {} if made["health"] is not None else {"health": False}
     lines = [f"r = eclip.explain({_arguments(name, list(found.texts), given)})"]
-    return {"command": explain_command([name], found.texts, made), "python": _python(made, lines)}
+    return {"command": explain_command([name], found.texts, made), "python": _python(lines)}
 
 
 @repeat.register
 def _(found: Comparison, name: str) -> Repeat:
     made = found.provenance
     methods = made["methods"] if isinstance(made["methods"], str) else list(made["methods"])
-    given = {"models": next(iter(made["models"])), "methods": methods, "versus": made["versus"]}
+    [(model, own)] = made["models"].items()
+    given = {"models": _model(model, own["head"], methods), "methods": methods, "versus": made["versus"]}
     lines = [f"c = eclip.compare({_arguments(name, list(found.texts), given)})", 'c.picture().save("compare.png")']
-    return {"command": compare_command([name], found.texts, made), "python": _python(made, lines)}
+    return {"command": compare_command([name], found.texts, made), "python": _python(lines)}
 
 
 @repeat.register
 def _(found: Segmentation, name: str) -> Repeat:
     made = found.provenance
     classes = [", ".join(words) for words in made["words"].values()]
-    given = {"model": made["model"], "method": made["method"], "refine": made["refine"]}
+    given: dict[str, Any] = {"model": _model(made["model"], made["head"], made["method"])}
+    given |= {"method": made["method"], "refine": made["refine"]}
     given |= {"background": list(made["background"])} if made["background"] else {}
     lines = [f"s = eclip.segment({_arguments(name, classes, given)})", 's.picture().save("segment.png")']
-    return {"command": segment_command([name], made), "python": _python(made, lines)}
+    return {"command": segment_command([name], made), "python": _python(lines)}
 
 
 def _arguments(name: str, texts: list[str], given: dict[str, Any]) -> str:
@@ -60,5 +64,20 @@ def _arguments(name: str, texts: list[str], given: dict[str, Any]) -> str:
     return ", ".join([*listed, *(f"{key}={value!r}" for key, value in given.items() if value is not None)])
 
 
-def _python(made: dict[str, Any], lines: list[str]) -> str:
+class _Code(str):
+    """An argument that is an expression."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _model(name: str, place: str | None, methods: str | list[str]) -> str:
+    """The model by its name, or loaded with the head that was given, if a method reads it."""
+    named = was_named(place) and head(place, methods)
+    return _Code(f"eclip.load({name!r}, head={place!r})") if named else name
+
+
+def _python(lines: list[str]) -> str:
     return "\n".join(["import eclip", "", *lines])

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import secrets
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from eclip.errors import ImageError
 from eclip.images import open_image
 from eclip.web.refusals import Refusal, gone
 from eclip.web.settings import Limits
@@ -36,6 +39,8 @@ class Held:
         encodings: by model, with the seconds of their forward pass.
         used: when it was last asked for.
         stays: it belongs to the gallery and is not forgotten; its encodings are.
+        stamp: of its file in the gallery, when it was encoded.
+        thumbnail: a small JPEG of it, once it was asked for.
     """
 
     id: str
@@ -44,6 +49,8 @@ class Held:
     encodings: dict[str, tuple[Encoding, float]] = field(default_factory=dict)
     used: float = 0.0
     stays: bool = False
+    stamp: tuple[int, ...] = ()
+    thumbnail: bytes = b""
 
     @property
     def image(self) -> Image.Image:
@@ -52,7 +59,23 @@ class Held:
         Raises:
             ImageError: its file in the gallery cannot be read.
         """
-        return self.source if isinstance(self.source, Image.Image) else open_image(self.source)
+        if isinstance(self.source, Image.Image):
+            return self.source
+        try:
+            return open_image(self.source)
+        except ImageError as error:
+            raise ImageError(str(error).replace(str(self.source), self.name)) from None  # without its folder
+
+    def notice(self) -> None:
+        """Forget what was computed of a file of the gallery that has changed."""
+        if isinstance(self.source, Path):
+            stamp: tuple[int, ...] = ()
+            with suppress(OSError):
+                now = os.stat(self.source)
+                stamp = (now.st_mtime_ns, now.st_size, now.st_ino)
+            if stamp != self.stamp:
+                self.encodings.clear()
+                self.stamp, self.thumbnail = stamp, b""
 
     @property
     def bytes(self) -> int:
@@ -114,6 +137,7 @@ class Store:
             held = self._held.get(id)
             if held is None:
                 raise gone(id)
+            held.notice()
             self._touch(held)
             return held
 

@@ -80,7 +80,8 @@ def _check(data: bytes, name: str, limits: Limits) -> None:
         with Image.open(BytesIO(data), formats=_formats()) as picture:
             width, height = picture.size
     except Image.DecompressionBombError:
-        width = height = limits.pixels
+        message = f"{name} has far more than {limits.pixels / 1e6:.0f} million pixels."
+        raise Refusal(413, "TooLarge", message, "Downscale it.") from None
     except (OSError, SyntaxError, ValueError, RuntimeError):
         raise ImageError(f"{name} is not a readable image ({len(data):,} bytes).") from None
     if width * height > limits.pixels:

@@ -142,6 +142,8 @@ def _examples(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 def _picture(evaluation: Evaluation, one: Mapping[str, Any]) -> dict[str, str]:
     path = evaluation.folder / one["file"]
+    if not path.resolve().is_relative_to(evaluation.folder.resolve()) or path.suffix != ".jpg":
+        raise ResultError(f"{one['file']!r} in {evaluation.folder} is not a picture of this run.")
     try:
         jpeg = base64.b64encode(path.read_bytes()).decode()
     except OSError as error:

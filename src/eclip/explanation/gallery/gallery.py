@@ -70,6 +70,7 @@ class Gallery:
             "sort": selection.sort if selection.sort in ("score", "presence") else "",
             "least": selection.min_presence or 0.0,
             "known": explanation.health is not None and explanation.provenance.get("versus") is None,
+            "versus": explanation.provenance.get("versus"),
             "signed": explanation.signed,
             "doubts": DOUBTS,
             "levels": {"absent": LEAST_PRESENCE, "sure": LEAST_SURE},

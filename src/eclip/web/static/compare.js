@@ -2,9 +2,9 @@
 
 import {post} from './api.js'
 import {unpack} from './arrays.js'
-import {$, busy, h, tell} from './dom.js'
+import {$, busy, h, say, tell} from './dom.js'
 import {rangeOf} from './paint.js'
-import {latest, on, parts, state, withImage} from './state.js'
+import {fresh, latest, on, parts, state} from './state.js'
 import {Stage} from './stage.js'
 
 const SIDE = 220
@@ -13,7 +13,7 @@ let found = null
 export function start() {
   $('compare-run').onclick = run
   $('compare-scale').onchange = draw
-  on('image texts model versus', () => { if (found) { found = null; waiting() } })
+  on('image texts model versus', () => { found = null; waiting() })
   on('tab', () => { if (state.tab === 'compare' && !found) waiting() })
   on('methods', picks)
 }
@@ -37,7 +37,9 @@ async function run() {
   busy($('compare'), `${methods.length} methods on one image …`)
   try {
     $('compare-choice').open = false
-    found = await withImage(id => post('compare', {...asked, image: id}, latest('compare')))
+    found = await fresh(id => post('compare', {...asked, image: id}, latest('compare')),
+      () => JSON.stringify([state.texts, state.versus]))
+    if (found.warnings.length) say(found.warnings.join(' '))
     draw()
   } catch (error) { tell($('compare'), error) }
 }

@@ -20,6 +20,7 @@ export function start() {
 
 async function save(format) {
   if (!chosenText()) { say('Choose an image and a text first.'); return }
+  if ($('panel').ariaBusy === 'true') { say('The answer to what is asked now is still on its way.'); return }
   const {texts, ...asked} = question()
   try {
     download(...await withImage(id => file('export', {...asked, texts, method: method(), image: id, text: state.chosen,

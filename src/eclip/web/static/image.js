@@ -71,24 +71,24 @@ export async function upload(file) {
   return (await form('images', [['files', named]])).images[0].id
 }
 
-export async function showExample(id) {
+export async function showExample(id, linked = false) {
   const one = state.about.gallery.find(picture => picture.id === id)
   if (!one) return
   try {
-    await show(id, null, id)
+    await show(id, null, id, linked)
     if (!state.texts.length && one.texts.length) parts.texts.set([...one.texts])
   } catch (error) { failed(error) }
 }
 
 // Show an image that the server holds.
-export async function show(id, file = null, example = null) {
+export async function show(id, file = null, example = null, linked = false) {
   const signal = latest('image'), first = !state.image
   const [about, data] = await Promise.all([get(`images/${id}/about`, signal), blob(`images/${id}`, signal)])
   const picture = await createImageBitmap(data, {colorSpaceConversion: 'none'})
   $('image-error').replaceChildren()
   state.image = {...about, file, example}
   state.answer = null
-  if (example && state.texts.length && parts.texts.ofOther(example)) parts.texts.set([], false)
+  if (example && !linked && state.texts.length && parts.texts.ofOther(example)) parts.texts.set([], false)
   parts.stage.setImage(picture, about.view.width, about.view.height)
   document.querySelector('.stage').style.setProperty('--aspect', about.width / about.height)
   const one = state.about.gallery.find(other => other.id === example)

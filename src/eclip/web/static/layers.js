@@ -3,7 +3,7 @@
 import {post} from './api.js'
 import {unpack} from './arrays.js'
 import {$, busy, h, tell} from './dom.js'
-import {latest, on, parts, state, withImage} from './state.js'
+import {fresh, latest, on, parts, state} from './state.js'
 
 let cache = new Map()
 
@@ -23,10 +23,11 @@ async function load() {
     busy(place, 'Looking at all layers …')
     try {
       const signal = latest('layers'), asked = {model: state.model, ...(what === 'layers' ? {text} : {})}
-      const answer = await withImage(id => post(what, {...asked, image: id}, signal))
+      const answer = await fresh(id => post(what, {...asked, image: id}, signal))
       cache.set(key, unpack(answer[what]))
+      if (state.tab !== 'layers') return
     } catch (error) {
-      if (error.name === 'AbortError') return
+      if (error.name === 'AbortError' || state.tab !== 'layers') return
       parts.stage.setMap(null)
       tell(place, error)
       $('layer-sliders').disabled = true

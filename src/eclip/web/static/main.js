@@ -15,6 +15,7 @@ import * as texts from './texts.js'
 import * as truth from './truth.js'
 import * as words from './words.js'
 
+addEventListener('hashchange', () => location.reload())  // another link; the page's own changes do not come here
 const asked = new URLSearchParams(location.hash.slice(1))
 
 async function start() {
@@ -45,13 +46,15 @@ async function start() {
   document.body.classList.add('ready')
   const example = asked.get('image')
   if (example) {
-    await parts.image.showExample(example)
+    await parts.image.showExample(example, true)
     if (!state.image) say('The link is about an image that is not here; drop it yourself.')
   } else if (asked.has('text')) say('The link has texts and settings; drop the image that they are about.')
 }
 
 function restore(methods) {
   const {models, limits} = state.about
+  const unknown = [['model', models], ['method', methods]].filter(([name, some]) => asked.has(name) && !some.some(one => one.name === asked.get(name)))
+  if (unknown.length) say(`This server does not have the ${unknown.map(([name]) => `${name} ${asked.get(name)}`).join(' and the ')} of the link.`)
   state.model = models.some(one => one.name === asked.get('model')) ? asked.get('model') : models[0].name
   state.method = methods.some(one => one.name === asked.get('method')) ? asked.get('method') : null
   state.texts = [...new Set(asked.getAll('text').map(text => text.slice(0, limits.letters)).filter(text => text.trim()))].slice(0, limits.texts)
@@ -107,7 +110,10 @@ function tabs() {
       $(button.getAttribute('aria-controls')).hidden = !own
       if (own && focus) button.focus()
     }
-    parts.stage.set({outline: $('outline').checked})
+    const plain = ['words', 'layers'].includes(name)  // where colors and lines have one meaning
+    parts.stage.set({outline: !plain && $('outline').checked, boxes: !plain && $('boxes').checked,
+      contours: !plain && $('contours').checked, view: !plain && $('mask').checked ? 'mask' : 'heat',
+      colors: plain ? 'auto' : $('colors').value})
     emit('tab')
   }
   for (const [number, button] of buttons.entries()) {

@@ -2,7 +2,7 @@
 
 import {file, post} from './api.js'
 import {$, busy, download, h, percent, say, tell} from './dom.js'
-import {latest, on, parts, state, withImage} from './state.js'
+import {fresh, latest, on, parts, state, withImage} from './state.js'
 
 let found = null
 
@@ -10,13 +10,19 @@ export function start() {
   $('segment-form').onsubmit = event => { event.preventDefault(); run() }
   on('texts', () => { if (!$('classes').dataset.touched) $('classes').value = state.texts.join('\n') })
   $('classes').oninput = () => { $('classes').dataset.touched = 'yes' }
-  on('image model', () => { found = null; $('segment').replaceChildren() })
+  on('image model', forget)
   on('tab', () => { if (state.tab === 'segment') { parts.stage.setMap(null); if (found) draw() } })
   for (const format of ['png', 'coco', 'npz'])
     $(`segment-${format}`).onclick = async () => {
-      try { download(...await withImage(id => file('segment/export', {...asked(), image: id, format}))) }
+      try { download(...await withImage(id => file('segment/export', {...found.asked, image: id, format}))) }
       catch (error) { say(`${error.message} ${error.hint ?? ''}`) }
     }
+}
+
+function forget() {
+  found = null
+  $('segment').replaceChildren()
+  $('segment-downloads').hidden = true
 }
 
 const lines = id => $(id).value.split('\n').map(line => line.trim()).filter(Boolean)
@@ -27,17 +33,24 @@ async function run() {
     $('segment').replaceChildren(h('p', {class: 'hint'}, state.image ? 'Write at least one class.' : 'Choose an image first.'))
     return
   }
+  const own = asked()
+  forget()
+  if (state.tab === 'segment') parts.stage.setMap(null)
   busy($('segment'), 'Which class is each pixel? …')
   try {
-    const answer = await withImage(id => post('segment', {...asked(), image: id}, latest('segment')))
-    const bytes = Uint8Array.from(atob(answer.picture), letter => letter.charCodeAt(0))
-    found = {...answer, bitmap: await createImageBitmap(new Blob([bytes], {type: 'image/png'}))}
+    const answer = await fresh(async id => {
+      const told = await post('segment', {...own, image: id}, latest('segment'))
+      const bytes = Uint8Array.from(atob(told.picture), letter => letter.charCodeAt(0))
+      return {...told, bitmap: await createImageBitmap(new Blob([bytes], {type: 'image/png'}))}
+    })
+    found = {...answer, asked: own}  // the files are of these classes, whatever is written above by then
+    if (answer.warnings.length) say(answer.warnings.join(' '))
     draw()
   } catch (error) { tell($('segment'), error) }
 }
 
 function draw() {
-  parts.stage.setPicture(found.bitmap)
+  if (state.tab === 'segment') parts.stage.setPicture(found.bitmap)
   const rows = Object.entries(found.areas).map(([name, share]) => {
     const [red, green, blue] = found.colors[found.classes.indexOf(name)]
     const swatch = h('span', {class: 'swatch', 'aria-hidden': true})

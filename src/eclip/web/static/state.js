@@ -44,6 +44,19 @@ export async function withImage(ask) {
   }
 }
 
+// As `withImage`, for what is drawn: what comes after image, model, or the result of `now` has changed counts as aborted.
+export async function fresh(ask, now = () => '') {
+  const {image, model} = state, before = now()
+  const isFresh = () => state.image === image && state.model === model && now() === before
+  try {
+    const answer = await withImage(ask)
+    if (isFresh()) return answer
+  } catch (error) {
+    if (isFresh()) throw error
+  }
+  throw new DOMException('something else is shown by now', 'AbortError')
+}
+
 // The settings as the end of an address: everything but an image that was dropped.
 export function link() {
   const found = new URLSearchParams()

@@ -3,7 +3,7 @@
 import {post} from './api.js'
 import {unpack} from './arrays.js'
 import {$, h, say, tell} from './dom.js'
-import {emit, latest, model, on, parts, question, state, withImage} from './state.js'
+import {emit, fresh, latest, model, on, parts, question, state} from './state.js'
 
 const BADGES = {'probably not in the image': 'probably not there', 'may not be in the image': 'may not be there'}
 let concepts = []
@@ -86,7 +86,7 @@ export async function ask() {
   }
   $('panel').setAttribute('aria-busy', true)
   try {
-    const answer = await withImage(id => post('explain', {...asked, images: [id]}, signal))
+    const answer = await fresh(id => post('explain', {...asked, images: [id]}, signal), () => JSON.stringify(question()))
     const [own] = answer.images
     state.answer = {...answer, maps: unpack(own.maps)}
     $('text-error').replaceChildren()
@@ -104,6 +104,7 @@ export async function ask() {
 
 function draw() {
   const answers = state.answer?.images[0].texts
+  const focus = focused($('chips'))
   $('chips').replaceChildren(...state.texts.map((text, number) => {
     const own = answers?.[number]
     const badge = own?.doubt ? h('span', {class: 'badge'}, BADGES[own.doubt] ?? own.doubt) : null
@@ -114,17 +115,18 @@ function draw() {
     const away = h('button', {class: 'remove', 'aria-label': `Remove ${text}`, onclick: () => remove(number)}, '×')
     return h('li', {class: own?.doubt ? 'doubted' : ''}, pick, away)
   }))
+  focus()
   $('no-texts').hidden = !state.image || state.texts.length > 0
   offer()
 }
 
 async function suggest() {
+  const signal = latest('concepts')
   concepts = []
   offer()
   if (!state.image || !model().concepts) return
-  const signal = latest('concepts')
   try {
-    concepts = (await withImage(id => post('concepts', {image: id, model: state.model}, signal))).concepts
+    concepts = (await fresh(id => post('concepts', {image: id, model: state.model}, signal))).concepts
   } catch (error) {
     if (error.name === 'AbortError') return
   }
@@ -132,8 +134,16 @@ async function suggest() {
 }
 
 function offer() {
-  const fresh = concepts.filter(({name}) => !state.texts.some(text => text === name || text.endsWith(` ${name}`)))
-  $('concepts').hidden = !fresh.length
-  $('concept-chips').replaceChildren(...fresh.slice(0, 6).map(({name, weight}) =>
+  const more = concepts.filter(({name}) => !state.texts.some(text => text === name || text.endsWith(` ${name}`)))
+  const focus = focused($('concept-chips'))
+  $('concepts').hidden = !more.length
+  $('concept-chips').replaceChildren(...more.slice(0, 6).map(({name, weight}) =>
     h('li', {}, h('button', {class: 'chip ghost', title: `weight ${weight.toFixed(2)}`, onclick: () => add(name)}, `+ ${name}`))))
+  focus()
+}
+
+// Called before buttons are drawn anew; what it returns puts the focus back on the one in the same place.
+function focused(place) {
+  const at = [...place.querySelectorAll('button')].indexOf(document.activeElement)
+  return () => { if (at >= 0) [...place.querySelectorAll('button')].at(Math.min(at, place.querySelectorAll('button').length - 1))?.focus({preventScroll: true}) }
 }

@@ -3,7 +3,7 @@
 import {form} from './api.js'
 import {unpack} from './arrays.js'
 import {$, busy, h, tell} from './dom.js'
-import {chosenText, latest, method, on, question, state, withImage} from './state.js'
+import {chosenText, fresh, latest, method, on, question, state} from './state.js'
 
 let mask = null, found = null
 
@@ -11,7 +11,7 @@ export function start() {
   $('mask-pick').onclick = () => $('mask-file').click()
   $('mask-file').onchange = () => { if ($('mask-file').files[0]) take($('mask-file').files[0]); $('mask-file').value = '' }
   on('truth', take)
-  on('image', () => { mask = found = null; $('truth').replaceChildren() })
+  on('image', () => { mask = found = null; $('truth').replaceChildren(); $('mask-name').textContent = '' })
   on('answer chosen', () => { if (mask && state.tab === 'truth') score() })
   on('tab', () => { if (mask && state.tab === 'truth' && state.answer) score() })
   on('look', draw)
@@ -29,9 +29,9 @@ async function score() {
   busy(place, 'Comparing …')
   found = null
   try {
-    found = await withImage(id => form('truth', [['mask', mask],
-      ['asked', JSON.stringify({...question(), method: method(), image: id, text: state.chosen, format: 'json'})]], latest('truth')))
-    found.curve = unpack(found.curve).values
+    const answer = await fresh(id => form('truth', [['mask', mask],
+      ['asked', JSON.stringify({...question(), method: method(), image: id, text: state.chosen, format: 'json'})]], latest('truth')), () => `${state.chosen} ${JSON.stringify(question())}`)
+    found = {...answer, curve: unpack(answer.curve).values}
     draw()
   } catch (error) { tell(place, error) }
 }

@@ -4,7 +4,7 @@ import {post} from './api.js'
 import {unpack} from './arrays.js'
 import {$, busy, h, percent, plain, tell} from './dom.js'
 import {patch} from './map.js'
-import {latest, on, parts, state, withImage} from './state.js'
+import {fresh, latest, on, parts, state} from './state.js'
 
 const STRONGER = 3  // faint words are drawn up to this much stronger
 let linked = null, like = null, held = null  // pairs of a text; similarities of patches; what is pinned
@@ -27,13 +27,13 @@ async function load() {
   parts.stage.setMap(null)
   try {
     const image = state.image.id
-    const [relevance, pairs] = await withImage(id => Promise.all([
-      post('words', {...asked, image: id, method: 'leave_one_out'}, signal), post('interactions', {...asked, image: id}, signal).catch(apart)]))
+    const [relevance, pairs] = await fresh(id => Promise.all([
+      post('words', {...asked, image: id, method: 'leave_one_out'}, signal), post('interactions', {...asked, image: id}, signal).catch(apart)]), () => state.texts[state.chosen])
     if (pairs.why) {
       place.replaceChildren(...bars(relevance.words), h('p', {class: 'hint'}, `Patches cannot be linked to words here: ${pairs.why}`))
       return
     }
-    linked = {text, image, model: state.model, relevance, words: pairs.words, values: unpack(pairs.values)}
+    linked = {text, image, ...asked, relevance, words: pairs.words, values: unpack(pairs.values)}
     linked.sums = pairs.words.map((_, word) => linked.values.at(word).reduce((sum, value) => sum + value, 0))
     linked.peak = linked.values.values.reduce((most, value) => Math.max(most, Math.abs(value)), 0)
     draw()
@@ -132,7 +132,7 @@ async function alike({row, col}) {
   const key = `${state.image.id} ${state.model}`
   try {
     if (like?.key !== key) {
-      const {similarity} = await withImage(id => post('similarity', {image: id, model: state.model}, latest('similarity')))
+      const {similarity} = await fresh(id => post('similarity', {image: id, model: state.model}, latest('similarity')))
       like = {key, values: unpack(similarity)}
     }
   } catch (error) {

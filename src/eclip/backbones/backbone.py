@@ -111,7 +111,7 @@ class Backbone:
     levels: dict[str, float] = field(default_factory=dict, repr=False)
     measured: State = field(default=(), repr=False)
     recipe: Callable[[Backbone], tuple[Any, ...]] = no_recipe
-    memo: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    memo: dict[tuple[Any, ...], Tensor] = field(default_factory=dict, repr=False)
     agreed: Agreed = field(default_factory=dict, repr=False)
 
     def __copy__(self) -> Backbone:

@@ -199,5 +199,6 @@ def cosine(
     features: Float[Tensor, "*batch feature"], text: Float[Tensor, "text feature"]
 ) -> Float[Tensor, "*batch text"]:
     """Cosine of each row with each text, in float32 at least. `text` must have unit length and is not normalized."""
-    rows = unit(features)
-    return rows @ text.to(rows).T
+    with torch.autocast(features.device.type, enabled=False):  # of the caller
+        rows = unit(features)
+        return rows @ text.to(rows).T

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,6 +39,7 @@ EVERY = 256
 PATIENCE = 2.0
 """Seconds; what takes longer is announced."""
 _log = logging.getLogger("eclip")
+_lock = threading.Lock()
 
 
 def cached(backbone: Backbone, name: str, make: Callable[[], Tensor], *, of_images: bool = False) -> Tensor:
@@ -47,17 +49,19 @@ def cached(backbone: Backbone, name: str, make: Callable[[], Tensor], *, of_imag
     """
     named = named_weights(backbone.model)
     weights = [weight for key, weight in named if key.startswith(backbone.visual) == of_images]
-    firsts = [weight.detach().flatten()[0].item() for weight in weights]  # torch does not count some writes
+    firsts = tuple(tuple(weight.detach().flatten()[:1].tolist()) for weight in weights)  # torch misses some writes
     side, state = ("image", image_state(backbone)) if of_images else ("text", text_state(backbone))
-    memo, end = backbone.memo, f" {hash((*state, *firsts))}"
-    key = f"{side} {name}{end}"
-    if key not in memo:
-        made = make()
-        stale = [one for one in memo if one.startswith(f"{side} ") and not one.endswith(end)]
-        for other in stale or list(memo)[: 1 - MOST]:
-            memo.pop(other, None)
-        memo[key] = made
-    return memo[key]
+    memo, key = backbone.memo, (side, name, state, firsts)  # which keeps hooks alive, so that no other has their id
+    with _lock:
+        found = memo.get(key)
+    if found is None:
+        found = make()
+        with _lock:
+            stale = [one for one in memo if one[0] == side and one[2:] != key[2:]]
+            for other in stale or list(memo)[: 1 - MOST]:
+                memo.pop(other, None)
+            memo[key] = found
+    return found
 
 
 class Kept:

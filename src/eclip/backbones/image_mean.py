@@ -16,7 +16,7 @@ from torch import Tensor
 from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone
 from eclip.backbones.blocks import unit
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.backbones.load import PRECISIONS, backbone_of, load
+from eclip.backbones.load import backbone_of, is_made_as
 from eclip.backbones.view import View
 from eclip.errors import ImageError, OptionError, ShapeError
 from eclip.images import ImageLike, find_images, read_ahead
@@ -115,11 +115,8 @@ def known_mean(backbone: Backbone, given: Any = None) -> Float[Tensor, " feature
 
 
 def _is_mini(backbone: Backbone) -> bool:
-    """Whether it is `mini` as loaded by `load`, in any precision; a wrapped model may only share its name."""
-    place, precision = backbone.weight.device, str(backbone.weight.dtype).removeprefix("torch.")
-    if backbone.name != DEFAULT_MODEL or precision not in PRECISIONS:
-        return False
-    return any(load(DEFAULT_MODEL, device=name, precision=precision) is backbone for name in (place.type, str(place)))
+    """Whether it is `mini` as loaded by `load`, with any head; a wrapped model may only share its name."""
+    return is_made_as(backbone, DEFAULT_MODEL)
 
 
 def _read(path: str | Path) -> Any:

@@ -152,6 +152,13 @@ def is_loaded(backbone: Backbone) -> bool:
         return any(one is backbone and key[2] == "float32" for key, (_, one) in _loaded.items())
 
 
+def is_made_as(backbone: Backbone, name: str) -> bool:
+    """Whether its model, with any head, is what `load` makes of a name, unchanged since."""
+    with _lock:
+        mine = any(key[0] == name and one.model is backbone.model for key, (_, one) in _loaded.items())
+    return mine and _as_loaded[backbone.model] == state_of(backbone.model)
+
+
 def recipe(backbone: Backbone) -> tuple[Any, ...]:
     """How pickle recreates a Backbone: the call of `load` that created it, plus its own head, if any.
 

@@ -15,14 +15,13 @@ from torch import Tensor
 
 from eclip import heatmap, render
 from eclip.backbones.devices import Device
-from eclip.errors import ImageError, ResultError
 from eclip.explanation import conversions
 from eclip.explanation.folder import ExplanationWriter, check_max_side, explain_command
 from eclip.explanation.health import Health
-from eclip.explanation.loading import fields_in
+from eclip.explanation.loading import fields_in, reopened
 from eclip.explanation.sam import sam
 from eclip.explanation.tensors import OTSU, ExplanationTensors, Origin, Threshold, number_of_threshold, tensors_of
-from eclip.images import Place, open_image
+from eclip.images import Place
 from eclip.render.overlay import ALPHA
 from eclip.results.folder import FORMATS
 from eclip.results.indexing import Which, image_and_text, image_of, number_of
@@ -106,13 +105,11 @@ class Explanation:
 
         Raises:
             OptionError: there is no such image.
-            ResultError: its file cannot be read anymore.
+            ResultError: its file cannot be read anymore, or holds an image of another size.
         """
-        picture = self.images[image_of(image, self.sources, self.texts)]
-        try:
-            return picture if isinstance(picture, Image.Image) else open_image(picture)
-        except ImageError as error:
-            raise ResultError(f"cannot reopen the image of this explanation: {error}") from error
+        place = image_of(image, self.sources, self.texts)
+        picture = self.images[place]
+        return picture if isinstance(picture, Image.Image) else reopened(picture, self.sizes[place])
 
     def label(self, text: Which) -> str:
         """The text as pictures show it, with the text it is contrasted with, if any."""

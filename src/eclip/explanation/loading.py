@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from PIL import Image
 
-from eclip.errors import ResultError
+from eclip.errors import ImageError, ResultError
 from eclip.explanation.folder import SCHEMA
 from eclip.explanation.health import NUMBERS, Health
+from eclip.images import Place, open_image
 from eclip.results.earlier import MANIFEST
 
 
@@ -35,6 +37,10 @@ def fields_in(folder: Path) -> dict[str, Any]:
             raise ResultError(f"{folder} holds {what}.")
         arrays = {name: np.stack([one[name] for one in files]) for name in set(files[0]).intersection(*files)}
         texts, notes, flat = tuple(manifest["texts"]), manifest["provenance"].get("health"), arrays.get("flat")
+        listed = isinstance(manifest["texts"], list) and all(isinstance(text, str) for text in texts)
+        named = {tuple(entry["scores"]) for entry in entries} == {tuple(dict.fromkeys(texts))}
+        if not (listed and named) or {arrays["maps"].shape[1], arrays["scores"].shape[1]} != {len(texts)}:
+            raise ResultError(f"{file} lists other texts than its arrays have maps of: it was changed by hand.")
         unknown = np.full(arrays["scores"].shape, np.nan, dtype=np.float32)
         numbers = {name: arrays.get(f"health_{name}", unknown) for name in NUMBERS if notes is not None}
         return dict(
@@ -51,11 +57,29 @@ def fields_in(folder: Path) -> dict[str, Any]:
         )
     except ResultError:
         raise
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile) as error:
         raise ResultError(
             f"cannot load an explanation from {folder} ({type(error).__name__}: {error}). Write one with "
             "Explanation.save, with formats npz and json."
         ) from error
+
+
+def reopened(file: Path | Place, size: tuple[int, int]) -> Image.Image:
+    """The image of a file, which must have the size (width, height) that it had when it was explained.
+
+    Raises:
+        ResultError: it has another one, or cannot be read.
+    """
+    try:
+        image = open_image(file)
+    except ImageError as error:
+        raise ResultError(f"cannot reopen the image of this explanation: {error}") from error
+    if image.size != size:
+        raise ResultError(
+            f"{file} has {image.width} x {image.height} pixels by now, and had {size[0]} x {size[1]} when it was "
+            "explained: explain it again."
+        )
+    return image
 
 
 def _read_arrays(file: Path) -> dict[str, Float[np.ndarray, "*axes"]]:

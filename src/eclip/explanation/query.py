@@ -24,8 +24,9 @@ from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
 from eclip.backbones.encoding import Encoding, encode
 from eclip.backbones.load import backbone_of
+from eclip.backbones.state import text_state
 from eclip.backbones.view import View
-from eclip.errors import NotApplicableError, TextError
+from eclip.errors import NotApplicableError, StaleEncodingError, TextError
 from eclip.explanation.checkup import KEEP, Checkup
 from eclip.explanation.explanation import Explanation
 from eclip.explanation.folder import explain_command
@@ -90,6 +91,7 @@ class Query:
             features = check_given(features, backbone, self.texts, self.templates, versus)
         else:
             features, self.examples = encode_queries(every, backbone, view, self.templates)
+        self.state = None if self.given else text_state(backbone)
         self.text = features[: len(self.texts)]  # contrasted with itself: exact zeros
         self.other = None if versus is None else features[[names_of(every).index(versus)]]
         self.checkup, self.setup = None, 0.0
@@ -159,7 +161,13 @@ class Query:
 
         Raises:
             KeepError: a method needs more blocks than were kept.
+            StaleEncodingError: the model's text side has changed since it encoded the texts.
         """
+        if self.state is not None and text_state(self.backbone) != self.state:
+            raise StaleEncodingError(
+                f"the text side of {self.backbone.name} has changed since it encoded the texts: ask again, so that "
+                "texts and images are of the same model."
+            )
         sources = tuple(source for source, _, _ in named)
         apart = self.text if self.other is None else self.text - self.other
         scores = _numpy(cosine(encoding.feature, apart).float())
@@ -187,7 +195,7 @@ class Query:
             _log.info("%s, %s: %s", name, counted(len(named), "image"), in_words(seconds))
             answers[name] = Explanation(
                 maps=_numpy(maps),
-                scores=scores,
+                scores=scores.copy(),
                 texts=tuple(self.texts),
                 sources=sources,
                 sizes=tuple(size for _, _, size in named),
@@ -226,11 +234,12 @@ class Query:
     def level(self, method: str) -> float | str:
         """The threshold of this method's heat maps: as measured for the model, or "otsu" if they are made otherwise.
 
-        So they are if the model was changed after it was loaded, and for examples: the thresholds are those of texts.
+        So they are if the model was changed after it was loaded, and for features and examples: the thresholds are
+        those of texts.
         """
         usual = self.view.image_size in (None, self.backbone.image_size) and self.view.resize == "squash"
         as_measured = usual and self.refine is None and self.versus is None and not self.methods[method]
-        level = self.backbone.levels.get(method) if as_measured and not self.examples else None
+        level = self.backbone.levels.get(method) if as_measured and not (self.given or self.examples) else None
         return level if level is not None and self.backbone.holds else OTSU
 
     def provenance(self, method: str, sources: Sequence[str], pixels: list[int]) -> dict[str, Any]:

@@ -127,8 +127,8 @@ def masks(
 
     Args:
         heat: from `eclip.heatmaps`, in [0, 1], with any leading axes.
-        threshold: a number in [0, 1] for all, or "otsu", found for each heat map; `Explanation.mask` uses
-            `backbone.levels.get(method, "otsu")`.
+        threshold: a number in [0, 1] for all, or "otsu", found for each heat map; `Explanation.level` is that
+            of `Explanation.mask`, and `backbone.levels` has the measured ones.
 
     Returns:
         Booleans, on the device of the heat maps.

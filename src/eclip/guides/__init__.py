@@ -59,6 +59,7 @@ class Guide(Entry["Tensor"]):
             OptionError: an option that this guide does not have, or a value outside its range.
             ShapeError: images, sources and encoding differ in number.
             KeepError: the encoding kept too few blocks.
+            StaleEncodingError: the model has changed since it encoded.
             EclipError: the model's weights or pixels contain NaN or infinity; other errors of the guide's function.
         """
         options = self.check(options)
@@ -68,6 +69,7 @@ class Guide(Entry["Tensor"]):
                 "a guide needs as many sources and encoded images as images, got {} images, {} sources and an encoding "
                 "of {} images.".format(*counts)
             )
+        seen.encoding.check_current()
         from eclip.backbones.backbone import eval_no_grad
 
         with eval_no_grad(seen.encoding.backbone.model):

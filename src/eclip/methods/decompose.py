@@ -74,7 +74,9 @@ def terms(encoding: Encoding) -> Terms:
 
     Raises:
         NotApplicableError: as in `decompose`.
+        StaleEncodingError: the model has changed since it encoded.
     """
+    encoding.check_current()
     with torch.no_grad():
         layers, rest = _stream(encoding)
         part, length = 1 / (len(layers) + rest.shape[1]), _length(encoding)

@@ -63,6 +63,7 @@ class Refinement(Entry["Tensor"]):
             OptionError: an option that this refinement does not have, or a value outside its range.
             ShapeError: the maps are not (image, text, row, col) of this encoding.
             KeepError: the encoding kept too few blocks.
+            StaleEncodingError: the model has changed since it encoded.
         """
         if maps.ndim != 4 or len(maps) != len(encoding.pixels) or not maps.numel():
             raise ShapeError(
@@ -70,6 +71,7 @@ class Refinement(Entry["Tensor"]):
                 f"got {tuple(maps.shape)}."
             )
         options = self.check(options)
+        encoding.check_current()
         from eclip.backbones.backbone import eval_no_grad
 
         with eval_no_grad(encoding.backbone.model):

@@ -218,7 +218,7 @@ def words_read(backbone: Backbone, words: list[str]) -> int:
     except TextError:  # a tokenizer that does not truncate: its ids are read in full, or refused
         return len(words)
     padding = ids[0, -1]  # if the model pads with its end token, the end is not counted, which is harmless
-    places = torch.arange(1, context + 1, dtype=torch.long, device=ids.device)
+    places = torch.arange(1, ids.shape[1] + 1, dtype=torch.long, device=ids.device)
     used = ((ids != padding) * places).amax(dim=1)  # the last place without padding
     marks, one, full, each = used[0], used[1], used[2], used[3:]
     before = torch.where(torch.arange(len(each), dtype=torch.long, device=ids.device) == 0, marks, one)
@@ -242,7 +242,7 @@ class _Cache:
         self.kept = Kept(backbone, "texts", state)
 
     def get(self, text: str) -> Float[Tensor, " feature"]:
-        return self.kept.get(_digest(text)[:40], lambda: self._make(text))
+        return self.kept.get(self._read(text)[:40], lambda: self._make(text))
 
     def get_list(self, texts: list[str]) -> Float[Tensor, "text feature"]:
         def make() -> Tensor:
@@ -252,7 +252,11 @@ class _Cache:
             alone = len(self.sentences) == 1
             return _prompts(self.backbone, prompts) if alone else torch.stack([self._make(text) for text in texts])
 
-        return self.kept.get(f"list-{_digest(*texts)[:40]}", make)
+        return self.kept.get(f"list-{_digest(*map(self._read, texts))[:40]}", make)
+
+    def _read(self, text: str) -> str:
+        """A digest of a text and of its tokens: tokenizers that agree on the probe may differ elsewhere."""
+        return _digest(text, self.backbone.tokenize([text]).cpu().numpy().tobytes().hex())
 
     def _make(self, text: str) -> Float[Tensor, " feature"]:
         prompts = [fill(sentence, text) for sentence in self.sentences]

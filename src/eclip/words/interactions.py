@@ -252,7 +252,8 @@ class PairQuery:
         provenance = {**made_by(self.backbone), **self.path, **view.settings}
         patches, found = encoding.grid.row * encoding.grid.col, []
         for reading, path, score in zip(self.readings, self.paths, scores, strict=True):
-            matrix = pairs(path, seen).float()
+            with torch.autocast(encoding.feature.device.type, enabled=False):  # of the caller
+                matrix, goal = pairs(path, seen).float(), float(target(path, seen))
             [words] = reading.by_word(matrix[:, -patches:].T[:, None])  # patch word
             found.append(
                 Interactions(
@@ -261,7 +262,7 @@ class PairQuery:
                     text=reading.texts[0],
                     score=float(score),
                     total=float(matrix.sum()),
-                    goal=float(target(path, seen)),
+                    goal=goal,
                     source=source,
                     image=image,
                     provenance=provenance,

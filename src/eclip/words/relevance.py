@@ -147,10 +147,12 @@ def relevance(
     values = [one.cpu().numpy() for one in query.reading.by_word(method(query.reading, feature, **options))]
     told = "%s, %d images, %d texts: forward and relevance %.3f s"
     _log.info(told, method.name, len(images), len(query.texts), time.perf_counter() - start)
+    with torch.autocast(feature.device.type, enabled=False):  # of the caller
+        scores = (feature @ query.text.to(feature).T).float().cpu().numpy()
     return WordRelevance(
         values=tuple(values),
         words=tuple(tuple(word.letters for word in words) for words in query.reading.words),
-        scores=(feature @ query.text.to(feature).T).float().cpu().numpy(),
+        scores=scores,
         texts=tuple(query.texts),
         sources=tuple(source for source, _ in images),
         signed=method.signed,

@@ -49,9 +49,8 @@ def test_another_hook_at_the_same_address_is_another_model() -> None:
 
 def test_texts_of_before_do_not_meet_images_of_after() -> None:
     backbone = _wrapped()
-    each = eclip.explain_each(
-        [_image(seed) for seed in range(3)], ["a dog"], model=backbone, method="itsm", batch_size=1
-    )
+    asked: dict[str, Any] = {"model": backbone, "method": "itsm", "batch_size": 1}
+    each = eclip.explain_each([_image(seed) for seed in range(3)], ["a dog"], **asked)
     next(each)
     with torch.no_grad():
         backbone.model.text_projection.mul_(-1)

@@ -350,7 +350,7 @@ def released(page: Any) -> None:
 
 
 def arrived(page: Any) -> None:
-    page.wait_for_function("window.held.length > 0")
+    page.wait_for_function("() => window.held.length > 0")
 
 
 def test_late_answers_are_not_drawn_over_what_is_shown_by_then(page: Any) -> None:

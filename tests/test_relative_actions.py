@@ -74,7 +74,8 @@ def test_maps_are_smoothed_by_sigma_in_frames(pack: Path, tmp_path: Path) -> Non
     assert maps[recipe.OBJECT[0.0]] == pytest.approx(plain.maps[:, 0])
     assert maps[recipe.OTHER] == pytest.approx(plain.maps[:, 1])
     for sigma in (0.5, 2.0):
-        assert maps[recipe.OBJECT[sigma]] == pytest.approx(smoothed(plain.maps, sigma)[:, 0], abs=1e-6)
+        wanted = smoothed(plain.maps, plain.times, sigma / plain.rate)[:, 0]
+        assert maps[recipe.OBJECT[sigma]] == pytest.approx(wanted, abs=1e-6)
     assert maps[recipe.MEAN][2] == pytest.approx(plain.maps[:, 0].mean(axis=0), abs=1e-6)
     assert all(recipe.flicker(maps[name]) == 0 for name in (recipe.STILL, recipe.MEAN, recipe.CENTER))
 

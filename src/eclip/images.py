@@ -243,8 +243,8 @@ def find_images(
         over = results == base or results in base.parents  # then only images directly in it could be replaced
         taken = {one for one in inside if results in (one.resolve().parents[:1] if over else one.resolve().parents)}
         if taken and over:
-            which = f"{path} is" if inside == [path] else f"{source}: {len(taken)} of {len(inside)} images are"
-            wrong.append(f"{which} in the output folder, where results could replace them: choose another folder.")
+            which, them = (f"{path} is", "it") if inside == [path] else (f"{source}: {len(taken)} images are", "them")
+            wrong.append(f"{which} in the output folder, where results could replace {them}: choose another folder.")
         found.update(dict.fromkeys(image for image in inside if image not in taken))
         wrong += [missing] if len(taken) == len(inside) and not wrong else []
         problems += [(str(source), one) for one in wrong]

@@ -64,7 +64,7 @@ def mean_for(
 
     Raises:
         OptionError: there is none, it cannot be read, or it is not a mean of unit features.
-        ShapeError: it is not a vector of the model's feature size.
+        ShapeError: it is not a vector.
         ImageError: an image in the folder cannot be read, or there are fewer than two.
     """
     if given is not None and folder is not None:
@@ -96,11 +96,6 @@ def mean_for(
     mean = given.detach().float().to(backbone.weight.device)
     if mean.ndim != 1:
         raise ShapeError(f"the image mean must be (feature,), got an array of shape {tuple(mean.shape)}.")
-    if len(mean) != backbone.feature_size:
-        raise ShapeError(
-            f"the image mean has {len(mean)} values, but features of {backbone.name} have {backbone.feature_size}: it "
-            "must be that of this model."
-        )
     if not bool(mean.isfinite().all()) or float(mean.norm()) > 1.001 or not bool(mean.any()):
         raise OptionError(
             f"the image mean must be the mean of unit features, so its norm must be above 0 and at most 1, got norm "
@@ -110,8 +105,21 @@ def mean_for(
 
 
 def known_mean(backbone: Backbone, given: Any = None) -> Float[Tensor, " feature"] | None:
-    """The image mean as given, or included with the model; None if there is neither. Errors as in `mean_for`."""
-    return mean_for(backbone, given, None, {}) if given is not None or _is_mini(backbone) else None
+    """The image mean as given, or included with the model; None if there is neither.
+
+    Raises:
+        ShapeError: it is not a vector of the model's feature size.
+        OptionError: as in `mean_for`.
+    """
+    if given is None and not _is_mini(backbone):
+        return None
+    mean = mean_for(backbone, given, None, {})
+    if len(mean) != backbone.feature_size:
+        raise ShapeError(
+            f"the image mean has {len(mean)} values, but features of {backbone.name} have {backbone.feature_size}: it "
+            "must be that of this model."
+        )
+    return mean
 
 
 def _is_mini(backbone: Backbone) -> bool:

@@ -122,7 +122,10 @@ def compare(
                     run.show(source, entry["files"].get("picture"))
             run.count()
 
-    loop.over_images(sources, writer, lambda provenance: compare_command(sources, names_of(wanted), provenance), work)
+    def repeat(provenance: dict[str, Any]) -> str | None:  # none if no command can ask for these examples
+        return provenance["command"] and compare_command(sources, names_of(wanted), provenance)
+
+    loop.over_images(sources, writer, repeat, work)
     loop.summarize(writer, "compared", model_names, as_json, option="--models")
 
 

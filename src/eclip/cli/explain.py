@@ -180,7 +180,10 @@ def explain(
             if several and options.talks(as_json):
                 _print_health(writer)
 
-    loop.over_images(sources, writer, lambda provenance: explain_command(sources, names_of(wanted), provenance), work)
+    def repeat(provenance: dict[str, Any]) -> str | None:  # none if no command can ask for these examples
+        return provenance["command"] and explain_command(sources, names_of(wanted), provenance)
+
+    loop.over_images(sources, writer, repeat, work)
     if options.talks(as_json):
         tables.tell(writer)
     loop.summarize(writer, "explained", [model], as_json)

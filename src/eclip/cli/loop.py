@@ -76,8 +76,7 @@ def over_images(
             for source, error in failures:
                 writer.fail(source, error)
             if provenance := writer.manifest["provenance"]:
-                command = provenance["command"] and repeat(provenance)  # None if no command asks for such texts
-                writer.manifest["provenance"] = {**provenance, "command": command}
+                writer.manifest["provenance"] = {**provenance, "command": repeat(provenance)}
 
 
 @contextmanager

@@ -187,5 +187,8 @@ def segment(
                     typer.echo(f"  {printable(names)}: {doubt}", err=True)
             run.count()
 
-    loop.over_images(sources, writer, lambda provenance: segment_command(sources, provenance), work)
+    def repeat(provenance: dict[str, Any]) -> str | None:  # none if no command can ask for these examples
+        return provenance["command"] and segment_command(sources, provenance)
+
+    loop.over_images(sources, writer, repeat, work)
     loop.summarize(writer, "segmented", [model], as_json)

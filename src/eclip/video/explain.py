@@ -270,7 +270,7 @@ REACH = 4
 
 
 def smoothed(
-    maps: Float[np.ndarray, "frame text row col"], times: Sequence[float], sigma: float
+    maps: Float[np.ndarray, "frame text row col"], times: Sequence[float] | Float[np.ndarray, " frame"], sigma: float
 ) -> Float[np.ndarray, "frame text row col"]:
     """Means of the maps around each frame, weighted by a Gaussian of the difference in time, in seconds."""
     when, means = np.asarray(times), np.empty_like(maps)

@@ -390,7 +390,7 @@ def test_the_output_folder_may_contain_the_sources(tmp_path: Path) -> None:
     found, [(source, problem)] = find_images([tmp_path], tmp_path)
     assert found == [files[1]] and source == str(tmp_path)
     assert problem.endswith(
-        "1 of 2 images are in the output folder, where results could replace them: choose another folder."
+        "1 images are in the output folder, where results could replace them: choose another folder."
     )
     found, [(_, problem)] = find_images([f"{tmp_path}/photos/*.png"], tmp_path / "photos")
     assert found == [] and "1 images are in the output folder" in problem

@@ -422,7 +422,7 @@ def test_colors_of_the_map_are_not_those_of_words(page: Any) -> None:
 def test_a_link_to_what_is_not_here_is_told(browser: Any, server: Served) -> None:
     for page in opened(context_of(browser), f"{server.address}/#image=example-elephant&model=none&text=a+dog"):
         page.wait_for_selector("#toast:not([hidden])")
-        assert "does not have the model none of the link" in page.inner_text("#toast")
+        assert "The link asks for the model “none”, which this server" in page.inner_text("#toast")
 
 
 def test_health_in_plain_words(page: Any) -> None:

@@ -54,7 +54,7 @@ async function start() {
 function restore(methods) {
   const {models, limits} = state.about
   const unknown = [['model', models], ['method', methods]].filter(([name, some]) => asked.has(name) && !some.some(one => one.name === asked.get(name)))
-  if (unknown.length) say(`This server does not have the ${unknown.map(([name]) => `${name} ${asked.get(name)}`).join(' and the ')} of the link.`)
+  if (unknown.length) say(`The link asks for the ${unknown.map(([name]) => `${name} “${asked.get(name)}”`).join(' and the ')}, which this server does not have.`)
   state.model = models.some(one => one.name === asked.get('model')) ? asked.get('model') : models[0].name
   state.method = methods.some(one => one.name === asked.get('method')) ? asked.get('method') : null
   state.texts = [...new Set(asked.getAll('text').map(text => text.slice(0, limits.letters)).filter(text => text.trim()))].slice(0, limits.texts)

@@ -2,10 +2,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test check format bench docs release clean
+.PHONY: help demo test test-all check format bench docs release clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -16,8 +16,13 @@ demo: $(READY) ## explain an image with the model in the package
 	$(BIN)/eclip explain docs/images/elephant.jpg -t "an elephant" -t "a man" -t "a wall" -o demo
 	@echo "look at demo/elephant.png"
 
-test: $(READY) ## run the tests, one process per core, at most four
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+test: $(READY) ## run the tests without the long ones, one process per core, at most four
+	$(PYTEST)
+
+test-all: $(READY) ## run all tests, also those that take long: browsers, clusters, killed processes
+	$(PYTEST) --all
 
 check: $(READY) ## formatter, linter, strict types
 	$(BIN)/ruff format --check .

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +47,58 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 FIRST = (
-    "test_train_processes.py",
     "test_stream.py",
+    "test_doc_blocks.py",
+    "test_notebooks.py",
+    "test_train_processes.py",
     "test_page.py",
     "test_hub.py",
     "test_evaluate.py",
+    "test_methods.py",
     "test_doors.py",
     "test_health.py",
 )
-"""Files whose tests are few and long: at the end, one worker would run them while the others wait."""
+"""Files that take long: at the end, one worker would run them while the others wait."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files of `FIRST` first, in their order."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all", action="store_true", help="run the tests marked `long` too; files that are named always run whole"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Files and tests that are named run whole; to workers, all seem named, and they get the answer as an option."""
+    if not hasattr(config, "workerinput") and config.args_source is config.ArgsSource.ARGS:
+        config.option.all = True
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return "long tests: " + ("all of them" if config.option.all else "left out (--all or `make test-all` runs them)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out long tests unless all are asked for, and put the files of `FIRST` first, in their order.
+
+    Of a test with `long(every=N)`, which has many similar cases, every Nth case always runs.
+    """
+    if not config.option.all:
+        cases = Counter[tuple[Path, str]]()
+        out = [
+            item for item in items if (mark := item.get_closest_marker("long")) and not _is_sample(item, mark, cases)
+        ]
+        gone = set(map(id, out))
+        items[:] = [item for item in items if id(item) not in gone]
+        config.hook.pytest_deselected(items=out)
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
+def _is_sample(item: pytest.Item, mark: pytest.Mark, cases: Counter[tuple[Path, str]]) -> bool:
+    if "every" not in mark.kwargs:
+        return False
+    number = cases[case := (item.path, item.name.partition("[")[0])]
+    cases[case] += 1
+    return bool(number % mark.kwargs["every"] == 0)
 
 
 NOWHERE = 9

@@ -361,6 +361,7 @@ def test_feature_that_is_no_tensor_is_refused() -> None:
 
 
 @pytest.mark.parametrize("part", ["visual", "visual.transformer.resblocks.5", "visual.transformer.resblocks.5.mlp"])
+@pytest.mark.long
 def test_compiled_part_gives_the_maps_of_the_part(part: str) -> None:
     model, text = tiny.model("vit"), tiny.texts(tiny.backbone("vit"))
     before = maps(wrapped(model), text, ["surgery", "gradcam", "itsm"])

@@ -306,6 +306,7 @@ def _assert_same(model: nn.Module, before: dict[str, Any], random: torch.Tensor)
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.long(every=5)
 def test_nothing_of_the_model_changes(family: str, training: bool) -> None:
     backbone = tiny.backbone(family)
     expected = eclip.encode(backbone, tiny.pixels(backbone)).feature
@@ -353,6 +354,7 @@ def test_nothing_of_the_model_changes_when_it_raises(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["vit", "vit, average pool", "resnet", "timm abs_attn", "siglip"])
 @pytest.mark.parametrize("name", eclip.METHODS)
+@pytest.mark.long(every=5)
 def test_nothing_of_the_model_changes_when_a_method_raises(name: str, family: str) -> None:
     """The part that gives the feature breaks after the encoding is done; what asks it again must leave no trace."""
     backbone = tiny.backbone(family)

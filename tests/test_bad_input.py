@@ -99,6 +99,7 @@ def test_a_full_disk_keeps_what_is_whole(tiny_name: str, images: Path, tmp_path:
     assert [path.name for path in out.iterdir()] == ["a.npz"], "no part of a file is left"
 
 
+@pytest.mark.long
 def test_file_names_that_are_no_unicode(images: Path, tiny_name: str, tmp_path: Path) -> None:
     odd = tmp_path / os.fsdecode(b"odd-\xff.png")
     odd.write_bytes((images / "a.png").read_bytes())

@@ -357,6 +357,7 @@ def test_wrong_sources_say_what_is_wrong_and_what_there_is(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(not (DATA / "flickr8k").is_dir(), reason="the pack flickr8k is not beside the repository")
+@pytest.mark.long
 def test_flickr8k_is_complete() -> None:
     import random
 

@@ -379,6 +379,7 @@ HEAVY = {"torch", "open_clip", "numpy", "PIL", "scipy", "timm", "torchvision", "
         ("explain a.jpg -t dog --method surgery --head x", 2),
     ],
 )
+@pytest.mark.long(every=5)
 def test_answers_at_once_without_what_is_heavy(words: str, code: int, tmp_path: Path) -> None:
     script = (
         "import sys\nfrom eclip.cli import main\n"

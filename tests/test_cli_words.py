@@ -95,6 +95,7 @@ def test_a_bad_image_leaves_the_others(tiny_name: str, images: Path, tmp_path: P
     assert manifest["failures"][0]["source"] == str(bad)
 
 
+@pytest.mark.long
 def test_names_that_are_no_unicode_have_a_page(tiny_name: str, images: Path, tmp_path: Path) -> None:
     odd = tmp_path / "b\udcff.png"
     odd.write_bytes((images / "a.png").read_bytes())

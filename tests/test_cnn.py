@@ -188,6 +188,7 @@ def test_unmerged_lora_gives_the_maps_of_the_merged_model(family: str) -> None:
         assert apart(unmerged[name], found) < 2e-5 and apart(plain[name], found) > 5e-4, name
 
 
+@pytest.mark.long
 def test_a_compiled_swin_and_threads_give_the_same_maps() -> None:
     model, pixels = tiny.model("swin").train(), tiny.pixels(tiny.backbone("swin"))
     text = tiny.texts(tiny.backbone("swin"))

@@ -231,6 +231,7 @@ def test_another_pooler_after_wrap_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("part", ["visual", "visual.attn_pool", "text"])
+@pytest.mark.long
 def test_a_compiled_tower_gives_the_same_maps(part: str) -> None:
     model = coca()
     text = tiny.texts(wrapped(model))

@@ -821,6 +821,7 @@ def test_a_stopped_preparation_goes_on(tmp_path: Path) -> None:
     ("name", "split"),
     [(name, split) for name, one in PACKS.items() for split in one.splits],
 )
+@pytest.mark.long
 def test_the_packs_are_whole(name: str, split: str) -> None:
     found = dataset(name).verify(DATA / PACKS[name].folder, split)
     assert found.problems == () and found.found in found.expected != ()

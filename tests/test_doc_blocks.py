@@ -152,6 +152,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page)])
+@pytest.mark.long
 def test_the_blocks_of_a_page_run(page: str, place: Path) -> None:
     names: dict[str, Any] = {"eclip": eclip, "Path": Path, "paths": ["images/dog.jpg"]}
     names |= {"model": tiny.model("vit"), "my_tokenizer": tiny._tokenizer()}

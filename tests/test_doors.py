@@ -231,6 +231,7 @@ def spawned() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("family", ["vit", "siglip"])
+@pytest.mark.long
 def test_preprocess_and_tokenize_travel_to_a_spawned_process(family: str, image: Image.Image, spawned: Any) -> None:
     backbone = eclip.wrap(tiny.model(family), **COLORS)
     sent = pickle.dumps((backbone.preprocess, backbone.tokenize))

@@ -88,6 +88,7 @@ def untimed(found: Evaluation) -> str:
 
 
 @pytest.mark.parametrize("method", ASKED)
+@pytest.mark.long(every=5)
 def test_numbers_are_those_of_explain_pair_by_pair(found: Evaluation, masks: MaskSet, method: str) -> None:
     prompts = [f"a photo of a {name}" for name in ("dog", "cat", "grass")]
     wanted, precisions, areas = Localization(), [], []
@@ -144,6 +145,7 @@ def test_rclip_is_itsm_upside_down_exactly(found: Evaluation) -> None:
     assert value(found, "rclip", "miou") == pytest.approx(value(found, "itsm", "flipped_miou"), abs=1e-3)
 
 
+@pytest.mark.long
 def test_held_out_thresholds_come_from_the_other_half(found: Evaluation, masks: MaskSet) -> None:
     prompts = [f"a photo of a {name}" for name in ("dog", "cat", "grass")]
     halves: tuple[Localization, Localization] = (Localization(), Localization())
@@ -515,6 +517,7 @@ def eval_command(folder: Path, model: str, out: Path) -> list[str]:
     return ["eval", "folder", *asked]
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_to_the_same_results(folder: Path, tiny_name: str, tmp_path: Path) -> None:
     many = tmp_path / "many"
     broken(folder, many, 24, [])
@@ -575,6 +578,7 @@ def test_command_line_checks_shows_and_refuses(
         assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.long
 def test_command_line_tells_each_mismatch_and_each_broken_image(folder: Path, tiny_name: str, tmp_path: Path) -> None:
     def run(*words: str) -> Any:
         return CliRunner().invoke(app, ["eval", "folder", "--models", tiny_name, "--examples", "0", *words])

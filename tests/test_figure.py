@@ -175,6 +175,7 @@ def test_odd_images_have_figures(tmp_path: Path) -> None:
         assert len(page.axes) == 3 and page.get_figheight() < 8
 
 
+@pytest.mark.long
 def test_the_command_line_writes_figures(tiny_name: str, images: Path, tmp_path: Path) -> None:
     asked = [images / "a.png", "-t", "a dog", "-t", "grass", "--format", "pdf,svg,json"]
     style = ["--theme", "dark", "--width", "3", "--dpi", "60", "--colormap", "magma", "--columns", "2"]

@@ -317,6 +317,7 @@ def _hold(folder: str, on_method: Any, end: Any) -> None:
         end.wait(300)
 
 
+@pytest.mark.long
 def test_two_processes_do_not_fill_one_folder_at_once(ask: Any, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     on_method, end = context.Event(), context.Event()

@@ -112,6 +112,7 @@ def test_maps_colors_and_labels_are_those_of_our_pictures(answer: Explanation, t
         assert float(own["data-score"]) == pytest.approx(float(answer.scores[image, text]), abs=1e-6)
 
 
+@pytest.mark.long
 def test_an_image_is_there_once_and_small(answer: Explanation, tmp_path: Path) -> None:
     picture = Image.effect_noise((1500, 1000), 90).convert("RGB")
     maps = np.random.default_rng(0).normal(size=(2, 3, 200, 90)).astype(np.float32)

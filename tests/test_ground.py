@@ -62,6 +62,7 @@ def value(found: Evaluation, method: str, number: str) -> float | None:
 
 
 @pytest.mark.parametrize("method", ASKED)
+@pytest.mark.long(every=5)
 def test_numbers_are_those_of_explain_with_each_phrase_alone(
     found: Evaluation, phrases: PhraseSet, method: str
 ) -> None:

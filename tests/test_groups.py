@@ -67,6 +67,7 @@ def masks(tmp_path_factory: pytest.TempPathFactory) -> MaskSet:
     return read_masks(pack(tmp_path_factory.mktemp("alone")))
 
 
+@pytest.mark.long
 def test_frames_of_a_video_are_no_more_than_one_of_it(masks: MaskSet, tmp_path: Path) -> None:
     """Each image five times over, as in a video that stands still: nothing more is known than of each once."""
     once = row(run(masks, tmp_path / "once", methods="surgery"), "surgery")["numbers"]
@@ -200,6 +201,7 @@ def test_packs_of_videos_know_them(name: str, groups: int) -> None:
 
 
 @real
+@pytest.mark.long
 def test_the_interval_of_davis_is_that_of_its_videos(tmp_path: Path) -> None:
     """Baselines alone, which need no real model: each video has five frames, which are alike."""
     davis = PACKS["davis2016val"].read(DATA / "davis2016val")

@@ -184,6 +184,7 @@ def test_of_a_model_in_training_the_last_states_are_kept_on_disk(
         assert len(list((tmp_path / "eclip" / kind / "unnamed").iterdir())) == 2, kind
 
 
+@pytest.mark.long
 def test_an_empty_image_holds_no_text_and_is_told_from_others(mini: Backbone, images: list[Image.Image]) -> None:
     random = np.random.default_rng(5)
     noise = Image.fromarray(random.integers(60, 200, (240, 320, 3), dtype=np.uint8))
@@ -321,6 +322,7 @@ def test_mini_on_real_images(many: dict[str, Explanation]) -> None:
     assert np.array_equal(presence, many["itsm"].health.presence)
 
 
+@pytest.mark.long
 def test_upside_down_a_map_has_the_opposite_polarity(mini: Backbone, images: list[Image.Image]) -> None:
     encoding = eclip.encode(mini, torch.stack([mini.preprocess(picture) for picture in images]), keep=1)
     text = eclip.encode_texts(mini, TEXTS)
@@ -351,6 +353,7 @@ def test_what_is_not_asked_is_nan_without_a_warning_and_noted(mini: Backbone, im
     assert "sensitivity, polarity and presence do not apply" in held.notes[0]
 
 
+@pytest.mark.long
 def test_of_an_ensemble_the_first_sentence_is_asked(mini: Backbone, images: list[Image.Image]) -> None:
     both = eclip.explain(images[0], TEXTS, model=mini, templates=["a photo of a {}", "a drawing of a {}"]).health
     one = eclip.explain(images[0], TEXTS, model=mini, templates=["a photo of a {}"]).health

@@ -200,6 +200,7 @@ def _parts(cache: Path) -> list[Path]:
     return [file for file in cache.rglob("*") if "incomplete" in file.name or file.name.startswith("tmp")]
 
 
+@pytest.mark.long(every=5)
 def test_what_is_fetched_is_right_is_said_and_is_fetched_once(
     path: Fetching, hub: Hub, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -215,6 +216,7 @@ def test_what_is_fetched_is_right_is_said_and_is_fetched_once(
     assert hub.asked == [], "what is in the cache needs no network"
 
 
+@pytest.mark.long(every=5)
 def test_offline_what_is_cached_works_and_what_is_not_says_so(
     path: Fetching, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +236,7 @@ def test_offline_what_is_cached_works_and_what_is_not_says_so(
 @pytest.mark.parametrize(
     ("path", "kind"), [("hf-hub:", "cut"), *((each, "reset") for each in PATHS)], indirect=["path"]
 )
+@pytest.mark.long(every=5)
 def test_a_cut_download_goes_on_where_it_stopped(
     path: Fetching, hub: Hub, cache: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +285,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     [("hf-hub:", each) for each in REFUSALS] + [(each, "gated") for each in list(PATHS)[1:]],
     indirect=["path"],
 )
+@pytest.mark.long(every=5)
 def test_a_refusal_says_the_way_out_and_leaves_nothing(path: Fetching, hub: Hub, cache: Path, refusal: str) -> None:
     provenance, message = REFUSALS[refusal]
     fault = hub.fault("status", path.weights, methods=("HEAD",), **provenance)
@@ -307,6 +311,7 @@ def test_a_repository_without_weights(path: Fetching, hub: Hub) -> None:
         path.ask()
 
 
+@pytest.mark.long(every=5)
 def test_wrong_bytes_are_noticed_and_not_kept(path: Fetching, hub: Hub, cache: Path) -> None:
     fault = hub.fault("wrong", path.weights, methods=("GET",))
     with pytest.raises(DownloadError, match=r"arrived damaged: its checksum is wrong. It was discarded; try again"):
@@ -327,6 +332,7 @@ def test_an_answer_that_is_no_hubs(path: Fetching, hub: Hub) -> None:
     [("hf-hub:", "cut short"), ("hf-hub:", "emptied"), *((each, "flipped") for each in PATHS)],
     indirect=["path"],
 )
+@pytest.mark.long(every=5)
 def test_a_damaged_file_in_the_cache_is_named_and_fetched_anew(
     path: Fetching, hub: Hub, cache: Path, provenance: str
 ) -> None:
@@ -351,6 +357,7 @@ def test_what_does_not_fit_is_not_begun(path: Fetching, hub: Hub, monkeypatch: p
     assert hub.bodies("") == []
 
 
+@pytest.mark.long(every=5)
 def test_a_disk_that_fills_up_says_so_and_is_left_as_it_was(path: Fetching, hub: Hub, cache: Path) -> None:
     """The kernel refuses what goes beyond a limit, as it does on a full disk."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -539,6 +546,7 @@ def _until(true: Callable[[], Any]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.long
 def test_ctrl_c_shows_how_far_it_came_and_the_next_run_goes_on(tiny_hub: Hub, cache: Path, images: Path) -> None:
     weights = "open_clip_model.safetensors"
     fault = tiny_hub.fault("stall", weights, after=500_000, times=1, methods=("GET",))
@@ -569,6 +577,7 @@ def test_ctrl_c_shows_how_far_it_came_and_the_next_run_goes_on(tiny_hub: Hub, ca
     assert _parts(cache) == []
 
 
+@pytest.mark.long
 def test_two_processes_at_once_fetch_one_copy(tiny_hub: Hub, cache: Path) -> None:
     weights = "open_clip_model.safetensors"
     fault = tiny_hub.fault("wait", weights, times=1, methods=("GET",))

@@ -38,6 +38,7 @@ ATTENTION = {"sdpa": 1e-10, "eager": 1e-6}
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("family", tiny_hf.FAMILIES)
+@pytest.mark.long(every=5)
 def test_feature_equals_get_image_features(family: str, attention: str, dtype: torch.dtype) -> None:
     backbone = tiny_hf.kept(family, dtype, attention)
     pixels = tiny.pixels(backbone).to(dtype)
@@ -195,6 +196,7 @@ def test_tokenizers_that_do_not_fit_are_named() -> None:
 
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("family", tiny_hf.FAMILIES)
+@pytest.mark.long(every=5)
 def test_every_method_gives_the_map_of_a_twin_in_open_clip(family: str, attention: str) -> None:
     backbone = tiny_hf.kept(family, attention=attention)
     twin = tiny_hf.twin(backbone)
@@ -232,6 +234,7 @@ def _assert_same(model: nn.Module, before: dict[str, Any], random: torch.Tensor)
 
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("family", tiny_hf.FAMILIES)
+@pytest.mark.long(every=5)
 def test_nothing_of_the_model_changes(family: str, attention: str) -> None:
     backbone = tiny_hf.backbone(family, torch.float32, attention)
     expected = eclip.encode(backbone, tiny.pixels(backbone)).feature
@@ -559,6 +562,7 @@ def test_an_adapter_on_a_projection_has_no_transpose_but_works() -> None:
 
 
 @pytest.mark.parametrize("family", tiny_hf.FAMILIES)
+@pytest.mark.long(every=5)
 def test_words_of_every_text_tower(family: str) -> None:
     """Spans, methods for words, and pairs that add up, whatever the tokenizer and wherever the norms are."""
     backbone = tiny_hf.kept(family)

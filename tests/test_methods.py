@@ -428,6 +428,7 @@ def test_options_may_be_numbers_of_numpy() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("family", ["vit", "resnet", "siglip"])
+@pytest.mark.long(every=5)
 def test_what_surrounds_a_call_changes_nothing(name: str, family: str) -> None:
     """Inference mode and autocast of the caller, and training mode with dropout inside the model."""
     if family in tiny.GAPS.get(name, ()):
@@ -462,6 +463,7 @@ FAINT = {("rise", "resnet"), ("occlusion", "resnet")}
 
 
 @pytest.mark.parametrize(("name", "family"), EVERY)
+@pytest.mark.long(every=5)
 def test_maps_follow_their_text_and_image(name: str, family: str) -> None:
     backbone = tiny.kept(family)
     pixels, text = tiny.pixels(backbone, 3, rows=2, cols=3), tiny.texts(backbone, 4)
@@ -481,6 +483,7 @@ def test_maps_follow_their_text_and_image(name: str, family: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "family"), EVERY)
+@pytest.mark.long(every=5)
 def test_bfloat16_and_constant_images_are_finite_and_near(name: str, family: str) -> None:
     exact, coarse = tiny.kept(family), tiny.kept(family, torch.bfloat16)
     pixels, text = tiny.pixels(exact), tiny.texts(exact)

@@ -46,6 +46,7 @@ def _noise(*shape: int) -> Any:
 
 
 @pytest.mark.parametrize("sides", [(448, 448), (224, 320), (300, 331)], ids=str)
+@pytest.mark.long
 def test_what_is_computed_faster_is_the_same(sides: tuple[int, int]) -> None:
     """Features are those of open_clip itself, also for odd sides; no norm is left, no weight asks for a gradient."""
     import torch

@@ -64,6 +64,7 @@ def test_names_outside_ascii_are_the_same_however_they_are_written(tmp_path: Pat
     assert json.loads(checked.stdout)["decoded"] == 1
 
 
+@pytest.mark.long
 def test_a_terminal_without_utf8_gets_through_names_outside_ascii(tmp_path: Path) -> None:
     coco(tmp_path, {"segmentation": SQUARE}, {"segmentation": [[1, 1]]}, names=("犬",), files=("犬.jpg", "b.jpg"))
     plain = {key: one for key, one in os.environ.items() if not key.startswith(("LC_", "LANG"))}

@@ -142,6 +142,7 @@ def test_the_main_path_by_mouse(page: Any) -> None:
 
 
 @pytest.mark.parametrize(("method", "versus"), [("eclip", None), ("gem", None), ("gradcam", "a man")])
+@pytest.mark.long
 def test_the_canvas_is_the_overlay(page: Any, tmp_path: Path, method: str, versus: str | None) -> None:
     file = large("elephant.jpg", tmp_path)
     page.set_input_files("#file", file)
@@ -174,6 +175,7 @@ def close(shown: np.ndarray, expected: np.ndarray) -> None:
     assert (off > 2).mean() < 1e-4 and off.max() <= 4
 
 
+@pytest.mark.long
 def test_masks_and_boxes_are_those_of_the_library(page: Any, tmp_path: Path) -> None:
     script = """([values, width, height, level]) => import('/static/regions.js')
       .then(({boxes}) => boxes(Float32Array.from(values), width, height, level))"""
@@ -195,6 +197,7 @@ def test_masks_and_boxes_are_those_of_the_library(page: Any, tmp_path: Path) -> 
     assert (shown & mask).sum() > 0.9 * mask.sum() and (shown & ~mask).sum() < 0.02 * mask.size
 
 
+@pytest.mark.long
 def test_by_keyboard_alone(page: Any) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
@@ -223,6 +226,7 @@ def test_by_keyboard_alone(page: Any) -> None:
     assert page.evaluate("document.activeElement.id") == "tab-export" and page.is_visible("#command")
 
 
+@pytest.mark.long
 def test_the_value_under_the_pointer(page: Any, tmp_path: Path) -> None:
     look_at(page, "cat.jpg")
     box = page.locator("#canvas").bounding_box()
@@ -235,6 +239,7 @@ def test_the_value_under_the_pointer(page: Any, tmp_path: Path) -> None:
     assert float(shown.split()[1]) == pytest.approx(float(heat), abs=0.006)
 
 
+@pytest.mark.long
 def test_words_and_patches_are_linked_without_asking_again(page: Any) -> None:
     look_at(page, "elephant.jpg")
     sentence = "a man standing next to an elephant"
@@ -268,6 +273,7 @@ def test_words_and_patches_are_linked_without_asking_again(page: Any) -> None:
     assert [url.rsplit("/", 1)[1] for url in asked] == ["similarity"]
 
 
+@pytest.mark.long
 def test_compare_and_choose_a_method(page: Any) -> None:
     look_at(page, "horses.jpg")
     page.click("#tab-compare")
@@ -296,6 +302,7 @@ def test_compare_and_choose_a_method(page: Any) -> None:
     assert page.locator("#chips [aria-pressed=true]").inner_text().startswith("the sea")
 
 
+@pytest.mark.long
 def test_layers_classes_and_a_mask(page: Any, tmp_path: Path) -> None:
     look_at(page, "elephant.jpg")
     page.click("#tab-layers")
@@ -355,6 +362,7 @@ def arrived(page: Any) -> None:
     page.wait_for_function("() => window.held.length > 0")
 
 
+@pytest.mark.long
 def test_late_answers_are_not_drawn_over_what_is_shown_by_then(page: Any) -> None:
     look_at(page, "horses.jpg")
     page.click("#tab-compare")
@@ -390,6 +398,7 @@ def test_late_answers_are_not_drawn_over_what_is_shown_by_then(page: Any) -> Non
     assert not page.is_visible("#segment-downloads")
 
 
+@pytest.mark.long
 def test_the_focus_stays_on_a_chip(page: Any) -> None:
     look_at(page, "elephant.jpg")
     page.locator("#chips .chip").nth(1).focus()
@@ -398,6 +407,7 @@ def test_the_focus_stays_on_a_chip(page: Any) -> None:
     assert page.evaluate("document.activeElement.innerText").startswith("a man")
 
 
+@pytest.mark.long
 def test_colors_of_the_map_are_not_those_of_words(page: Any) -> None:
     look_at(page, "elephant.jpg")
     page.click("#tab-layers")
@@ -419,12 +429,14 @@ def test_colors_of_the_map_are_not_those_of_words(page: Any) -> None:
     np.testing.assert_array_equal(pixels(page), masked)
 
 
+@pytest.mark.long
 def test_a_link_to_what_is_not_here_is_told(browser: Any, server: Served) -> None:
     for page in opened(context_of(browser), f"{server.address}/#image=example-elephant&model=none&text=a+dog"):
         page.wait_for_selector("#toast:not([hidden])")
         assert "The link asks for the model “none”, which this server" in page.inner_text("#toast")
 
 
+@pytest.mark.long
 def test_health_in_plain_words(page: Any) -> None:
     look_at(page, "elephant.jpg")
     assert "No check raised a doubt" in page.inner_text("#health")
@@ -445,6 +457,7 @@ def test_health_in_plain_words(page: Any) -> None:
         ("empty.png", b"", "empty"),
     ],
 )
+@pytest.mark.long
 def test_wrong_files_are_told(
     browser: Any, server: Served, tmp_path: Path, name: str, content: bytes | None, words: str
 ) -> None:
@@ -460,6 +473,7 @@ def test_wrong_files_are_told(
     context.close()
 
 
+@pytest.mark.long
 def test_drop_and_paste(page: Any) -> None:
     for event, field in (("drop", "dataTransfer"), ("paste", "clipboardData")):
         page.evaluate(
@@ -475,6 +489,7 @@ def test_drop_and_paste(page: Any) -> None:
         page.wait_for_selector(f"#image-name:has-text('{event}.png')")
 
 
+@pytest.mark.long
 def test_files_of_what_is_shown(page: Any, browser: Any, tmp_path: Path) -> None:
     look_at(page, "cat.jpg")
     page.locator("#chips .chip").nth(1).click()
@@ -521,6 +536,7 @@ def opened_file(context: Any, file: Path) -> Iterator[Any]:
     assert not said
 
 
+@pytest.mark.long
 def test_a_link_restores_what_was_shown(page: Any, browser: Any, server: Served) -> None:
     look_at(page, "street.jpg")
     page.select_option("#method", "gem")
@@ -540,6 +556,7 @@ def test_a_link_restores_what_was_shown(page: Any, browser: Any, server: Served)
     context.close()
 
 
+@pytest.mark.long
 def test_a_forgotten_image_is_sent_again(page: Any, server: Served, tmp_path: Path) -> None:
     page.set_input_files("#file", large("cat.jpg", tmp_path))
     page.fill("#text", "a cat")
@@ -554,6 +571,7 @@ def test_a_forgotten_image_is_sent_again(page: Any, server: Served, tmp_path: Pa
     page.said.clear()  # the browser logs the 404
 
 
+@pytest.mark.long
 def test_the_server_goes_away_and_comes_back(browser: Any, tiny_name: str) -> None:
     settings = Settings(models=(tiny_name,))
     with served(settings) as first:
@@ -574,6 +592,7 @@ def test_the_server_goes_away_and_comes_back(browser: Any, tiny_name: str) -> No
         context.close()
 
 
+@pytest.mark.long
 def test_a_model_without_attention_has_words_but_no_pairs(browser: Any, tmp_path: Path) -> None:
     vision = {"image_size": 96, "timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "linear"}
     model = tiny.model("convnext")
@@ -605,6 +624,7 @@ def test_a_model_without_attention_has_words_but_no_pairs(browser: Any, tmp_path
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.long
 def test_nothing_serious_is_inaccessible(browser: Any, server: Served, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
     context = context_of(browser, viewport={"width": 1280, "height": 900}, color_scheme=scheme, bypass_csp=True)
@@ -625,6 +645,7 @@ def serious(axe: Any, page: Any) -> None:
     assert not [one for one, whole in zip(bad, found, strict=True) if whole["impact"] in ("serious", "critical")], bad
 
 
+@pytest.mark.long
 def test_colors_can_be_switched_and_stay(page: Any) -> None:
     background = "getComputedStyle(document.body).backgroundColor"
     before = page.evaluate(background)
@@ -635,6 +656,7 @@ def test_colors_can_be_switched_and_stay(page: Any) -> None:
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
 
 
+@pytest.mark.long
 def test_a_phone_has_room_for_everything(browser: Any, server: Served) -> None:
     context = context_of(browser, viewport={"width": 390, "height": 844}, has_touch=True)
     for page in opened(context, server.address):
@@ -650,6 +672,7 @@ def test_a_phone_has_room_for_everything(browser: Any, server: Served) -> None:
             assert page.evaluate(wide) <= 390, tab
 
 
+@pytest.mark.long
 def test_the_layout_does_not_jump(page: Any) -> None:
     """Moving over the image and between texts moves nothing else."""
     page.evaluate("""() => { window.shifts = []; new PerformanceObserver(list => {
@@ -666,6 +689,7 @@ def test_the_layout_does_not_jump(page: Any) -> None:
     assert sum(page.evaluate("window.shifts")) < 0.01
 
 
+@pytest.mark.long
 def test_the_api_page_lists_every_address(browser: Any, server: Served) -> None:
     context = context_of(browser)
     one = context.new_page()

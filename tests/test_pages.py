@@ -258,6 +258,7 @@ def test_pages_need_nothing_from_outside() -> None:
         assert "</" not in text or path.suffix not in (".css", ".js"), "it is written into a page as it is"
 
 
+@pytest.mark.long
 def test_the_command_line_loads_no_templates() -> None:
     code = (
         "import sys, eclip, eclip.cli, eclip.render.html; print('jinja2' in sys.modules, 'markupsafe' in sys.modules)"

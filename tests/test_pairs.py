@@ -31,6 +31,7 @@ def _encoding(family: str, depth: int) -> Encoding:
 
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.long(every=5)
 def test_image_shares_equal_the_integrated_jacobian(family: str, depth: int) -> None:
     encoding = _encoding(family, depth)
     backbone, points = encoding.backbone, 3
@@ -86,6 +87,7 @@ def found() -> eclip.Interactions:
 IMAGE = np.random.default_rng(3).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 
 
+@pytest.mark.long
 def test_more_points_come_nearer_to_the_goal() -> None:
     backbone = tiny.backbone("vit")
     errors = []

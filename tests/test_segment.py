@@ -402,6 +402,7 @@ def test_absent_classes_are_faint_and_named_in_the_legend() -> None:
     assert amber[1] < 100 < amber[0], "letters below the name, in the color of doubt"
 
 
+@pytest.mark.long
 def test_classes_that_are_not_in_the_image_are_told_and_no_label_changes() -> None:
     classes = ["elephant", "person, man", "pizza"]
     found = eclip.segment(str(IMAGES / "elephant.jpg"), classes, templates="single")

@@ -43,6 +43,7 @@ def _named(nav: Any) -> list[str]:
     return [page for one in (nav.values() if isinstance(nav, dict) else nav) for page in _named(one)]
 
 
+@pytest.mark.long
 def test_the_navigation_names_every_page_once(settings: dict[str, Any], generated: dict[str, str]) -> None:
     written = [path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")]
     there = [*written, *generated, *links.COPIES.values()]

@@ -218,6 +218,7 @@ def read(names: list[str], *, workers: int, timeout: float = 30, ahead: int = 3)
         return [result for _, result in reading(items, ahead)]
 
 
+@pytest.mark.long
 def test_a_crash_or_a_hang_costs_one_image() -> None:
     names = ["a", "crash", "ccc", "hang", "eeeee", "exit", "ggggggg", "odd"]
     found = read(names, workers=1, timeout=2)

@@ -653,6 +653,7 @@ def test_a_tar_or_many_images_become_shards_without_asking(
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.long
 def test_a_killed_command_is_continued_by_the_same_command(
     tiny_folder: Path, source: Path, tmp_path: Path, end: signal.Signals
 ) -> None:
@@ -871,6 +872,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 def test_ray_makes_the_same_bytes_although_one_of_its_processes_dies(
     tiny_name: str, source: Path, tmp_path: Path
 ) -> None:

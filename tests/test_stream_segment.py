@@ -206,6 +206,7 @@ def test_without_health_there_is_no_presence_and_overlays_are_those_of_segment(s
     assert np.array_equal(np.asarray(drawn), np.asarray(expected.overlay()))
 
 
+@pytest.mark.long
 def test_an_image_of_one_pixel_and_one_of_one_row(tmp_path: Path) -> None:
     for name, size in (("a", (1, 1)), ("b", (60, 1))):
         Image.new("L", size, 99).save(tmp_path / f"{name}.png")
@@ -245,6 +246,7 @@ def test_the_command_writes_shards_when_explain_would(
     assert (tmp_path / "five" / "coco.json").exists(), done.output
 
 
+@pytest.mark.long
 def test_a_killed_command_is_continued_by_the_same_command(tiny_folder: Path, source: Path, tmp_path: Path) -> None:
     many, model = tmp_path / "many", f"local-dir:{tiny_folder}"
     many.mkdir()

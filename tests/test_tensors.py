@@ -417,6 +417,7 @@ def test_an_unloaded_model_is_left_as_it_was() -> None:
     assert torch.equal(pixels, kept) and torch.equal(features, own), "nor were the tensors"
 
 
+@pytest.mark.long
 def test_the_code_of_the_docs_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "docs" / "images", tmp_path / "docs" / "images")
     monkeypatch.chdir(tmp_path)  # what the page saves stays there

@@ -111,6 +111,7 @@ def test_another_activation_with_the_same_weights_is_another_entry(backbone: Bac
     assert not torch.equal(eclip.encode_texts(other, ["dog"], "surgery85"), first)
 
 
+@pytest.mark.long
 def test_a_long_list_of_texts_is_encoded_once_and_comes_back_equal(
     backbone: Backbone, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,7 @@ def _maps(backbone: eclip.Backbone, pixels: torch.Tensor, text: torch.Tensor) ->
     return [eclip.METHODS[name](encoding, text) for name in METHODS]
 
 
+@pytest.mark.long
 def test_maps_of_eight_threads_equal_one_threads_and_the_flags_come_back(hasty: None) -> None:
     backbone = _with_dropout()
     pixels, text, before = tiny.pixels(backbone), tiny.texts(backbone), _modes(backbone.model)

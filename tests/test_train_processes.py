@@ -23,6 +23,7 @@ from eclip.training.distributed import joined
 from eclip.training.log import FILE, events
 from eclip.training.run import train
 
+pytestmark = pytest.mark.long
 SCRIPT = """
 import json, os, sys, time
 import torch

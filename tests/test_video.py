@@ -115,6 +115,7 @@ def test_spans_count_time_and_not_frames(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mkv"])
+@pytest.mark.long
 def test_a_damaged_video_keeps_the_frames_before(ending: str, tiny_name: str, tmp_path: Path) -> None:
     path = tmp_path / f"clip.{ending}"
     _uneven(path, [step / 25 for step in range(60)])
@@ -246,6 +247,7 @@ def test_what_smoothing_costs_at_a_cut() -> None:
     np.testing.assert_allclose(mixed + mixed[::-1], 1, atol=1e-6)
 
 
+@pytest.mark.long
 def test_spans_say_when_a_text_is_found(cut: Path) -> None:
     found = eclip.explain_video(cut, ["a dog", "a horse", "a boat"], smooth=0.1)
     dogs = [(round(span.start, 1), round(span.end, 1)) for span in found.spans(gap=0.2) if span.text == "a dog"]
@@ -323,6 +325,7 @@ def _run(*words: object) -> Result:
     return CliRunner().invoke(cli.app, [str(word) for word in words])
 
 
+@pytest.mark.long
 def test_the_command(cut: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = _run("explain", cut, "-t", "a dog", "-t", "a horse", "--fps", "5", "--smooth", "0.1", "-o", out)
@@ -357,6 +360,7 @@ def test_the_command_refuses(cut: Path, tmp_path: Path, words: list[str], said: 
     assert done.exit_code == 2 and said in done.stderr and not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_ctrl_c_keeps_the_frames_so_far(tmp_path: Path) -> None:
     write_film(tmp_path / "long.mp4", [DOG] * 600, 25)
     words = [

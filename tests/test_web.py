@@ -820,6 +820,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 1 and "pip install 'eclip[web]'" in result.output
 
 
+@pytest.mark.long
 def test_ctrl_c_stops_the_server(tiny_name: str) -> None:
     import signal
 

@@ -33,6 +33,7 @@ def server(tiny_name: str) -> Iterator[Served]:
         yield one
 
 
+@pytest.mark.long
 def test_any_request_gets_an_answer(server: Served) -> None:
     described = schemathesis.openapi.from_url(f"{server.address}/openapi.json")
     operations = [found.ok() for found in described.get_all_operations()]

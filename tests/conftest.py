@@ -21,7 +21,6 @@ import typer.testing
 
 import shape_checks
 
-shape_checks.install()
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: workers share the cores, and tiny models need no more
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # shells start background processes like this; tests send the signal to themselves and to their children
@@ -71,6 +70,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Files and tests that are named run whole; to workers, all seem named, and they get the answer as an option."""
     if not hasattr(config, "workerinput") and config.args_source is config.ArgsSource.ARGS:
         config.option.all = True
+    if config.option.all:
+        shape_checks.install()
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -1,4 +1,4 @@
-"""Checks of the shapes that eclip's functions declare, on every call that a test makes.
+"""Checks of the shapes that eclip's functions declare, on every call that a test makes; not in `make test`.
 
 jaxtyping's hook puts `jaxtyping.jaxtyped` on every function of the package. That decorator compiles two checkers for
 each function object, so also for every closure of every model that a test wraps, and it binds the arguments of every
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import types
 from collections.abc import Callable
 from dataclasses import is_dataclass
@@ -24,7 +25,9 @@ _checkers: dict[types.CodeType, tuple[Callable[..., Any], Callable[..., Any]] | 
 
 def install() -> None:
     """To be called before eclip is imported."""
+    assert "eclip" not in sys.modules
     jaxtyping.jaxtyped = checked
+    jaxtyping.install_import_hook("eclip", "beartype.beartype")
 
 
 def checked(fn: Any = None, *, typechecker: Any = None) -> Any:

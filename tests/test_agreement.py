@@ -376,6 +376,7 @@ def test_encoding_of_a_model_that_changed_is_refused(change: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.long(every=5)
 def test_plain_model_agrees_well_inside_of_what_is_allowed(
     family: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:

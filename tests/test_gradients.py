@@ -73,6 +73,7 @@ def _captured(backbone: Backbone, part: nn.Module, text: Tensor) -> tuple[Tensor
 
 @pytest.mark.parametrize(("depth", "layer"), [(1, "norm"), (1, "input"), (3, "norm"), (2, "input")])
 @pytest.mark.parametrize("family", TOWERS)
+@pytest.mark.long(every=5)
 def test_gradcam_in_a_vit_is_what_hooks_on_the_host_see(family: str, depth: int, layer: str) -> None:
     if (family, layer) == ("eva, norms behind", "norm"):
         pytest.skip("no norm in front of a block there, to hook on")
@@ -148,6 +149,7 @@ def test_chefer_is_relevance_multiplied_out(family: str, depth: int) -> None:
 
 @pytest.mark.parametrize("depth", [1, 2, None])
 @pytest.mark.parametrize("family", TOWERS)
+@pytest.mark.long(every=5)
 def test_legrad_is_the_positive_slope_of_each_blocks_own_score(family: str, depth: int | None) -> None:
     backbone, encoding, text = _encoded(family)
     outputs = [*encoding.inputs[1:], encoding.tokens]

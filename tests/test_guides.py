@@ -110,6 +110,7 @@ OFFLINE: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.long(every=5)
 def test_every_guide_on_every_tower(family: str) -> None:
     backbone = tiny.backbone(family)
     backbone.model.train()

@@ -64,12 +64,14 @@ def check_start(backbone: Backbone, source: str) -> None:
 
 @pytest.mark.parametrize("source", STARTS)
 @pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.long(every=5)
 def test_at_its_start_the_map_is_the_one_of_the_models_own_projection(family: str, source: str) -> None:
     check_start(tiny.backbone(family), source)
 
 
 @pytest.mark.parametrize("source", STARTS)
 @pytest.mark.parametrize("family", hf_families())
+@pytest.mark.long(every=5)
 def test_so_it_is_with_models_of_transformers(family: str, source: str) -> None:
     check_start(of_hf(family), source)
 

@@ -151,6 +151,7 @@ def test_versus_may_name_an_example(vit: Backbone) -> None:
     assert not found[:, 1].any()
 
 
+@pytest.mark.long
 def test_segments_and_comparisons_take_examples(mini: Backbone) -> None:
     classes = {"left": eclip.like(_image(1)), "right": ["grass", eclip.like(_image(2), name="other")]}
     found = eclip.segment(_image(9), classes, health=True)

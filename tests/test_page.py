@@ -118,6 +118,7 @@ def large(name: str, tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.long
 def test_the_main_path_by_mouse(page: Any) -> None:
     look_at(page, "elephant.jpg")
     chips = page.locator("#chips li")
@@ -175,7 +176,6 @@ def close(shown: np.ndarray, expected: np.ndarray) -> None:
     assert (off > 2).mean() < 1e-4 and off.max() <= 4
 
 
-@pytest.mark.long
 def test_masks_and_boxes_are_those_of_the_library(page: Any, tmp_path: Path) -> None:
     script = """([values, width, height, level]) => import('/static/regions.js')
       .then(({boxes}) => boxes(Float32Array.from(values), width, height, level))"""
@@ -197,7 +197,6 @@ def test_masks_and_boxes_are_those_of_the_library(page: Any, tmp_path: Path) -> 
     assert (shown & mask).sum() > 0.9 * mask.sum() and (shown & ~mask).sum() < 0.02 * mask.size
 
 
-@pytest.mark.long
 def test_by_keyboard_alone(page: Any) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
@@ -436,7 +435,6 @@ def test_a_link_to_what_is_not_here_is_told(browser: Any, server: Served) -> Non
         assert "The link asks for the model “none”, which this server" in page.inner_text("#toast")
 
 
-@pytest.mark.long
 def test_health_in_plain_words(page: Any) -> None:
     look_at(page, "elephant.jpg")
     assert "No check raised a doubt" in page.inner_text("#health")

@@ -56,6 +56,7 @@ def test_image_shares_equal_the_integrated_jacobian(family: str, depth: int) -> 
 
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.long(every=5)
 def test_text_shares_equal_the_integrated_jacobian(kind: str, depth: int) -> None:
     model = text_model(kind)
     backbone = eclip.wrap(model, mean=tiny.MEAN, std=tiny.STD, tokenizer=lambda texts: IDS)

@@ -65,6 +65,7 @@ def test_the_reference_has_every_public_name_once() -> None:
     assert sorted([*named, *reference.REGISTRIES]) == eclip.__all__, "add the name to sitepages/reference.py"
 
 
+@pytest.mark.long
 def test_the_page_of_a_method_says_what_its_code_says(generated: dict[str, str]) -> None:
     for name, method in eclip.METHODS.items():
         page = generated[methods.path_of(name)]

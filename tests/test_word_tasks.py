@@ -74,6 +74,7 @@ def score(pair: Pair, text: str) -> float:
 
 
 @pytest.mark.parametrize("method", WORD_METHODS)
+@pytest.mark.long(every=5)
 def test_words_are_deleted_and_inserted_by_their_relevance(words: Evaluation, pairs: PairSet, method: str) -> None:
     gaps, insertions, deletions = [], [], []
     for pair in pairs.items:

@@ -187,6 +187,7 @@ def test_a_tower_that_returns_no_tokens_is_refused(tower: str) -> None:
         wrapped(model)
 
 
+@pytest.mark.long
 def test_unmerged_lora_gives_the_maps_of_the_merged_model() -> None:
     held = adapted(coca("one width"), ["attn", "c_fc"])
     inner = held.base_model.model

@@ -369,6 +369,7 @@ def test_a_scale_is_checked_whatever_is_written(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.long
 def test_mini_has_a_map_of_every_method_that_is_applicable() -> None:
     """On the image of a dog, methods that localize find it where it is: in the middle."""
     dog = Path(__file__).parents[1] / "docs" / "images" / "dog.jpg"

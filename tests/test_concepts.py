@@ -337,6 +337,7 @@ def test_concepts_are_the_formula_and_the_main_path(found: eclip.Concepts) -> No
 
 
 @pytest.mark.parametrize(("precision", "model"), [("float64", "timm abs_attn"), ("bfloat16", "mini")])
+@pytest.mark.long
 def test_models_of_other_precisions_are_asked_alike(
     precision: str, model: str, vocabulary: Path, tmp_path: Path, found: eclip.Concepts
 ) -> None:
@@ -383,6 +384,7 @@ def test_an_option_that_is_a_tensor_is_noted_and_names_no_command(vocabulary: Pa
     assert plain.provenance["command"] is not None
 
 
+@pytest.mark.long
 def test_templates_are_those_of_the_vocabulary(found: eclip.Concepts) -> None:
     sentences = ["a photo of a {}.", "a drawing of a {}."]
     one = eclip.concepts(ELEPHANT, vocabulary=WORDS, templates=sentences)

@@ -70,6 +70,7 @@ AROUND: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 
 @pytest.mark.parametrize("around", AROUND)
+@pytest.mark.long(every=5)
 def test_the_model_inside_is_found(around: str) -> None:
     model = tiny.model("vit")
     backbone = eclip.wrap(AROUND[around](model), **COLORS)

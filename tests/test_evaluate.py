@@ -227,6 +227,7 @@ def test_broken_images_are_named_and_many_of_them_stop_the_run(folder: Path, tmp
         evaluate(many, out=tmp_path / "b", methods="itsm", models=tiny.backbone("vit"))
 
 
+@pytest.mark.long
 def test_an_image_that_was_mended_is_measured_and_nothing_else(folder: Path, tmp_path: Path) -> None:
     many = broken(folder, tmp_path / "many", 21, [4])
     asked: dict[str, Any] = {"methods": "itsm", "models": tiny.backbone("vit"), "batch_size": 4, "examples": 1}

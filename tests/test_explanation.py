@@ -172,6 +172,7 @@ def test_rounding_between_equal_texts_is_no_map(
 
 @pytest.mark.parametrize("refine", [None, "lposs", "pamr"])
 @pytest.mark.parametrize("method", [name for name, one in eclip.METHODS.items() if one.versus is not None])
+@pytest.mark.long(every=5)
 def test_a_text_against_itself_in_capitals_is_flat(backbone: Backbone, method: str, refine: str | None) -> None:
     headed = eclip.with_head(backbone, eclip.EclipHead.start(backbone))
     options = {"mask_count": 8} if method == "rise" else {}
@@ -502,6 +503,7 @@ def test_some_of_the_images_are_the_same_explanation_of_fewer(backbone: Backbone
         whole.only([0, 3])
 
 
+@pytest.mark.long
 def test_images_of_one_name_do_not_overwrite_each_other(backbone: Backbone, tmp_path: Path) -> None:
     names = ["a/1.png", "b/1.png", "c/1.image.png", "c/1.0-a-dog.png", "c/manifest.png", "c/A.png", "d/a.png"]
     names += ["e/\u72d7 & (\U0001f415) '\".png", "e/--.png", "e/%s {} \\ $HOME.png", "e/" + "\u72d7" * 80 + ".png"]

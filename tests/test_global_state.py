@@ -84,6 +84,7 @@ def _maps(backbone: eclip.Backbone, image: Image.Image) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.long(every=5)
 def test_maps_of_every_method(family: str, elsewhere: Any, image: Image.Image) -> None:
     backbone = tiny.backbone(family)
     expected = _maps(backbone, image)

@@ -77,6 +77,7 @@ def _paths(
         ("tiny-rn", "textblock3_imageblock4_N4_tokens1", 1, (1, 0), 4),
     ],
 )
+@pytest.mark.long(every=5)
 def test_pairs(model: str, name: str, tokens: int, depths: tuple[int, int], points: int) -> None:
     golden = _golden("exclip", model, f"{name}__A")
     text, image, end = _paths(model, tokens, *depths, points)
@@ -87,6 +88,7 @@ def test_pairs(model: str, name: str, tokens: int, depths: tuple[int, int], poin
     _close(target(text, image), _golden("exclip", model, f"{name}__completeness_target"), 1e-5)
 
 
+@pytest.mark.long
 def test_pairs_with_a_hundred_points_come_near_the_target() -> None:
     text, image, _ = _paths("tiny-vit", 1, 1, 1, 100)
     total = pairs(text, image).sum()

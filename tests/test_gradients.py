@@ -333,6 +333,7 @@ def _passes(name: str, family: str, texts: int, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("family", ["vit", "vit with query norm", "vit, average pool", "resnet", "siglip"])
 @pytest.mark.parametrize("name", GRADIENTS)
+@pytest.mark.long(every=5)
 def test_texts_share_their_passes(name: str, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if family in tiny.GAPS.get(name, ()):
         pytest.skip("not applicable there")

@@ -112,6 +112,7 @@ def test_halves_hold_whole_groups(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::eclip.errors.DataWarning")
 @pytest.mark.parametrize("task", ["sanity-v1", "segment-v1", "short"])
+@pytest.mark.long(every=5)
 def test_every_task_draws_groups(masks: MaskSet, tmp_path: Path, task: str) -> None:
     rules = Faithful(0.01, ("mean",), 2, 1.0)
     short = replace(PROTOCOLS["faithful-v1"], name="short", rules=rules)

@@ -492,6 +492,7 @@ def test_a_repository_that_moves_on_is_read_of_one_revision(
 
 
 @pytest.mark.parametrize("tag", ["url", "summed"])
+@pytest.mark.long(every=5)
 def test_a_tag_on_another_server(
     tiny_hub: Hub, tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -509,6 +510,7 @@ def test_a_tag_on_another_server(
     assert tiny_hub.asked == []
 
 
+@pytest.mark.long
 def test_a_tag_on_another_server_that_fails(tiny_hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / ".cache" / "clip"
     fault = tiny_hub.fault("wrong", "/plain/", methods=("GET",))

@@ -108,6 +108,7 @@ CLASSES = {
 
 
 @pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.long(every=5)
 def test_the_catalog_says_of_each_class_of_tower_what_wrap_does(name: str) -> None:
     config = catalog.architectures()[name]
     family, reason = catalog.tower_of(config)

@@ -378,6 +378,7 @@ def test_maps_are_float32_without_gradient_and_texts_are_checked() -> None:
 
 @pytest.mark.parametrize("family", ["vit", "resnet", "siglip"])
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.versus is not None])
+@pytest.mark.long(every=5)
 def test_the_difference_of_two_texts_is_signed(name: str, family: str) -> None:
     """Changing sides changes the sign; of linear methods it is the difference of the two maps."""
     backbone = tiny.kept(family, torch.float64)

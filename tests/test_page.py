@@ -176,6 +176,7 @@ def close(shown: np.ndarray, expected: np.ndarray) -> None:
     assert (off > 2).mean() < 1e-4 and off.max() <= 4
 
 
+@pytest.mark.long
 def test_masks_and_boxes_are_those_of_the_library(page: Any, tmp_path: Path) -> None:
     script = """([values, width, height, level]) => import('/static/regions.js')
       .then(({boxes}) => boxes(Float32Array.from(values), width, height, level))"""
@@ -197,6 +198,7 @@ def test_masks_and_boxes_are_those_of_the_library(page: Any, tmp_path: Path) -> 
     assert (shown & mask).sum() > 0.9 * mask.sum() and (shown & ~mask).sum() < 0.02 * mask.size
 
 
+@pytest.mark.long
 def test_by_keyboard_alone(page: Any) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
@@ -428,13 +430,13 @@ def test_colors_of_the_map_are_not_those_of_words(page: Any) -> None:
     np.testing.assert_array_equal(pixels(page), masked)
 
 
-@pytest.mark.long
 def test_a_link_to_what_is_not_here_is_told(browser: Any, server: Served) -> None:
     for page in opened(context_of(browser), f"{server.address}/#image=example-elephant&model=none&text=a+dog"):
         page.wait_for_selector("#toast:not([hidden])")
         assert "The link asks for the model “none”, which this server" in page.inner_text("#toast")
 
 
+@pytest.mark.long
 def test_health_in_plain_words(page: Any) -> None:
     look_at(page, "elephant.jpg")
     assert "No check raised a doubt" in page.inner_text("#health")
@@ -455,7 +457,6 @@ def test_health_in_plain_words(page: Any) -> None:
         ("empty.png", b"", "empty"),
     ],
 )
-@pytest.mark.long
 def test_wrong_files_are_told(
     browser: Any, server: Served, tmp_path: Path, name: str, content: bytes | None, words: str
 ) -> None:
@@ -687,7 +688,6 @@ def test_the_layout_does_not_jump(page: Any) -> None:
     assert sum(page.evaluate("window.shifts")) < 0.01
 
 
-@pytest.mark.long
 def test_the_api_page_lists_every_address(browser: Any, server: Served) -> None:
     context = context_of(browser)
     one = context.new_page()

@@ -113,6 +113,7 @@ def test_occlusion_is_the_loss_of_the_windows_over_a_patch(window: int, stride: 
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (7, 10), (24, 24), (40, 3)])
+@pytest.mark.long(every=5)
 def test_occlusion_covers_every_patch_with_few_windows(shape: tuple[int, int]) -> None:
     backbone = tiny.backbone("vit")
     for window in (1, 2, 3, 5):

@@ -233,6 +233,7 @@ every = pytest.mark.parametrize(("name", "options"), [*FEW.items(), *BOTH])
         *itertools.product(["vit", "resnet", "siglip"], ["lposs+", "pamr"]),
     ],
 )
+@pytest.mark.long(every=5)
 def test_every_family_on_a_grid_that_is_not_square(family: str, name: str) -> None:
     encoding = _encode(family, rows=2, cols=3)
     state = {key: value.clone() for key, value in encoding.backbone.model.state_dict().items()}

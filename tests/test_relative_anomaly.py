@@ -94,6 +94,7 @@ def test_scores_are_those_of_other_implementations() -> None:
     assert perfect[0] == pytest.approx([100, 100, 100], abs=1e-6)
 
 
+@pytest.mark.long
 def test_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "images").mkdir()
     _scene().save(tmp_path / "images" / "thing.jpg")

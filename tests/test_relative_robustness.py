@@ -80,6 +80,7 @@ def test_tuning_changes_a_copy_of_the_image_tower_only(recipe: ModuleType, famil
     assert recipe.measured(own, first, pixels, labels, text).shape == (4, len(recipe.COLUMNS))
 
 
+@pytest.mark.long
 def test_the_constraint_holds_the_maps(recipe: ModuleType, pool: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "RATE", 3e-3)
     pixels, labels, text = _images(pool)

@@ -83,6 +83,7 @@ def test_the_page_of_a_method_says_what_its_code_says(generated: dict[str, str])
     assert "1.36 with 1 text, 1.34 with 20 texts" in generated["methods/gem.md"]
 
 
+@pytest.mark.long
 def test_the_page_of_a_method_has_its_rows_of_the_results(generated: dict[str, str]) -> None:
     results = (DOCS / "results.md").read_text(encoding="utf-8")
     for name in eclip.METHODS:

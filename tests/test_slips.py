@@ -222,6 +222,7 @@ def test_quiet_prints_errors_alone(tiny_name: str, images: Path, tmp_path: Path)
     assert done.stdout and "1 explained in" in done.stderr, "only where it is asked for"
 
 
+@pytest.mark.long
 def test_verbose_says_the_model_and_what_each_stage_costs(
     tiny_name: str, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,6 +395,7 @@ def test_methods_that_are_none_are_told(tiny_name: str, images: Path, shapes_unc
         eclip.compare(images / "a.png", "a dog", models=tiny_name, methods=["fast", "rise"])
 
 
+@pytest.mark.long
 def test_fast_methods_compared_are_those_of_one_forward_pass(tiny_name: str, images: Path, tmp_path: Path) -> None:
     found: Comparison = eclip.compare(images / "a.png", "a dog", models=tiny_name, methods="fast", versus="a cat")
     assert [name for _, name in found.pairs] == FAST

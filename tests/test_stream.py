@@ -626,6 +626,7 @@ def test_the_command_writes_shards(tiny_name: str, source: Path, tmp_path: Path)
     assert quiet.exit_code == 1 and quiet.stdout == "" and quiet.stderr.splitlines() == said[1:], "only what failed"
 
 
+@pytest.mark.long
 def test_a_tar_or_many_images_become_shards_without_asking(
     tiny_name: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

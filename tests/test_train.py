@@ -226,6 +226,7 @@ def encoded(config: TrainConfig) -> int:
     return max(done)
 
 
+@pytest.mark.long
 def test_runs_share_the_cache_and_the_first_pairs_are_the_same_of_all(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,6 +378,7 @@ def masks(tmp_path_factory: pytest.TempPathFactory) -> str:
     ],
     ids=["twice within an epoch", "at the end of an epoch", "at the end"],
 )
+@pytest.mark.long(every=5)
 def test_stopped_and_resumed_is_uninterrupted_to_the_bit(
     number: int, error: type[BaseException], steps: tuple[int, ...], made: Made, masks: str, data: Path, tmp_path: Path
 ) -> None:

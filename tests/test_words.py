@@ -92,6 +92,7 @@ def test_words_in_scripts_with_marks_stay_whole(backbone: Backbone) -> None:
     assert [word.letters for word in read(backbone, [text]).words[0]] == text.split()
 
 
+@pytest.mark.long
 def test_view_reaches_the_model(backbone: Backbone) -> None:
     image = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     for view in ({"image_size": 48}, {"image_size": 48, "positions": "bilinear"}, {"resize": "keep"}):

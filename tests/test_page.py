@@ -457,6 +457,7 @@ def test_health_in_plain_words(page: Any) -> None:
         ("empty.png", b"", "empty"),
     ],
 )
+@pytest.mark.long
 def test_wrong_files_are_told(
     browser: Any, server: Served, tmp_path: Path, name: str, content: bytes | None, words: str
 ) -> None:

@@ -535,7 +535,7 @@ def test_without_a_good_mean_there_is_an_error_and_no_zero(tiny_name: str, image
     with pytest.raises(OptionError, match=r"must be an array of floating-point numbers.*got <U1 numbers"):
         ask(image_mean=tmp_path / "mean.npy")
     np.savez(tmp_path / "mean.npz", np.full(24, 0.1))
-    with pytest.raises(OptionError, match=r"mean\.npz' must be a \.npy file of one array, got an archive"):
+    with pytest.raises(OptionError, match=r"mean\.npz' as a \.npy file: it is an archive of several arrays"):
         ask(image_mean=tmp_path / "mean.npz")
     (tmp_path / "mean.npy").write_bytes(b"PK\x03\x04 no archive")
     with pytest.raises(OptionError, match=r"cannot read the image mean .*mean\.npy' as a \.npy file"):

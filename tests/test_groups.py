@@ -101,7 +101,8 @@ def _copy(image: Any, to: Path) -> Path:
 def test_halves_hold_whole_groups(tmp_path: Path) -> None:
     groups = list("aabbbacddcee")  # in the order in which they come: a, b, c, d, e
     found = run(read_masks(pack(tmp_path / "in", index=index_of(groups))), tmp_path / "out")
-    whole = np.load(next((tmp_path / "out/parts").rglob("*.npz")))
+    with np.load(next((tmp_path / "out/parts").rglob("*.npz"))) as parts:
+        whole = dict(parts)
     column = whole["names"].tolist().index("itsm")
     ious = whole["hits"][:, column] / whole["unions"][:, column]
     even = np.array([groups[place] in "ace" for place in whole["images"]])

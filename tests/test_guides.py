@@ -405,7 +405,7 @@ def test_folder_reads_arrays_and_pictures(tmp_path: Path) -> None:
         (np.zeros((0, 3)), ShapeError, r"must be \(row, col\), got \(0, 3\)"),
         (np.array([[0, np.nan]]), OptionError, r"000123\.npy' must contain only finite numbers of at least 0"),
         (np.array([[1.0, -1.0]]), OptionError, r"000123\.npy' must contain only finite numbers of at least 0"),
-        (np.array([["x"]]), OptionError, "must be a single array of numbers"),
+        (np.array([["x"]]), OptionError, "must hold numbers, got <U1"),
         (Image.new("RGB", (3, 2)), OptionError, r"000123\.png' must be 8- or 16-bit grayscale, got Pillow mode RGB"),
     ],
 )

@@ -206,10 +206,15 @@ def test_points_refuse_a_k_that_is_no_count(shapes_unchecked):
             heatmap.points(torch.eye(4), (8, 8), k=k)
 
 
+def held(name: str) -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / name) as arrays:
+        return dict(arrays)
+
+
 @needs_golden
 @pytest.mark.parametrize("name", POINT_SETS)
 def test_points_equal_clip_surgery(name):
-    arrays = np.load(GOLDEN / "clip_surgery.npz")
+    arrays = held("clip_surgery.npz")
     model, rest = name.split("__")
     size, text = rest.rsplit("_class", 1)
     scores = torch.from_numpy(arrays[f"{model}__fsurgery_scores_{size}"][0, 1:, int(text)])
@@ -223,7 +228,7 @@ def test_points_equal_clip_surgery(name):
 @needs_golden
 @pytest.mark.parametrize("model", ["tiny_vit", "tiny_vit12", "tiny_rn"])
 def test_normalize_then_resize_equals_clip_surgery(model):
-    arrays = np.load(GOLDEN / "itsm.npz")
+    arrays = held("itsm.npz")
     similarity = torch.from_numpy(arrays[f"{model}__similarity_native"])[:, 1:].mT  # image text token
     side = int(similarity.shape[-1] ** 0.5)
     grid = heatmap.normalize(similarity.unflatten(2, (side, side)))

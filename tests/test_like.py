@@ -108,6 +108,31 @@ def test_a_vector_is_used_as_it_is(vit: Backbone, tmp_path: Path, kind: str) -> 
     np.save(tmp_path / "bark.npy", vector.numpy())
     given: Any = {"tensor": vector, "array": vector.numpy(), "file": tmp_path / "bark.npy"}[kind]
     np.testing.assert_array_equal(_maps(vit, eclip.like(given)), _maps(vit, vector[None]))
+    np.save(tmp_path / "bark.npy", vector.numpy().astype(">f4"))
+    np.testing.assert_array_equal(_maps(vit, eclip.like(tmp_path / "bark.npy")), _maps(vit, vector[None]))
+
+
+def test_files_that_hold_no_vector_say_what_they_hold(tmp_path: Path) -> None:
+    with (tmp_path / "several.npy").open("wb") as file:
+        np.savez(file, one=np.ones(24))
+    whole = (tmp_path / "several.npy").read_bytes()
+    for name, content in (("cut", whole[:100]), ("empty", b""), ("other", b"a dog"), ("header", b"\x93NUMPY\x01\x00")):
+        (tmp_path / f"{name}.npy").write_bytes(content)
+    np.save(tmp_path / "names.npy", np.array(["a", "dog"]))
+    np.save(tmp_path / "counts.npy", np.ones(24, np.int64))
+    np.save(tmp_path / "table.npy", np.ones((2, 24)))
+    for name, words in (
+        ("several", "it is an archive of several arrays"),
+        ("cut", "cannot read the vector"),
+        ("empty", "cannot read the vector"),
+        ("other", "cannot read the vector"),
+        ("header", "cannot read the vector"),
+        ("names", "must hold floating-point numbers, got <U3"),
+        ("counts", "must hold floating-point numbers, got int64"),
+        ("table", r"must be one vector, \(feature,\), got shape \(2, 24\)"),
+    ):
+        with pytest.raises(EclipError, match=words):
+            eclip.like(tmp_path / f"{name}.npy")
 
 
 def test_the_gap_is_closed_where_the_mean_is_known(mini: Backbone, vit: Backbone, tmp_path: Path) -> None:

@@ -430,6 +430,7 @@ def test_colors_of_the_map_are_not_those_of_words(page: Any) -> None:
     np.testing.assert_array_equal(pixels(page), masked)
 
 
+@pytest.mark.long
 def test_a_link_to_what_is_not_here_is_told(browser: Any, server: Served) -> None:
     for page in opened(context_of(browser), f"{server.address}/#image=example-elephant&model=none&text=a+dog"):
         page.wait_for_selector("#toast:not([hidden])")

@@ -20,10 +20,12 @@ from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
+from zipfile import BadZipFile
 
 from eclip.errors import ResultError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 try:
@@ -182,6 +184,25 @@ def shrink(folder: Path, most: int) -> None:
         with suppress(OSError):
             file.unlink()
         left -= size
+
+
+def read_array(path: Path) -> NDArray[Any]:
+    """The array of a .npy file, which is closed whatever happens, as `np.load` alone does not ensure.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is damaged, or does not hold a single array of plain values.
+    """
+    import numpy as np  # here, so that the command line can check folders first
+
+    with path.open("rb") as file:
+        try:
+            values = np.load(file, allow_pickle=False)
+        except (EOFError, BadZipFile) as error:
+            raise ValueError(str(error)) from error
+    if not isinstance(values, np.ndarray):
+        raise ValueError("it is an archive of several arrays")
+    return values
 
 
 def hash_weights(weights: Iterable[tuple[str, Tensor]], before: bytes = b"") -> hashlib._Hash:

@@ -23,7 +23,7 @@ from eclip.backbones.host import named_weights, steady
 from eclip.backbones.load import is_loaded
 from eclip.backbones.state import image_state, text_state
 from eclip.errors import ResultError
-from eclip.files import cache_folder, hash_weights, prune, replace_file, shrink
+from eclip.files import cache_folder, hash_weights, prune, read_array, replace_file, shrink
 
 if TYPE_CHECKING:
     from eclip.backbones.backbone import Backbone
@@ -86,13 +86,13 @@ class Kept:
             return make()
         path = self.folder / f"{name}.npy"
         try:
-            features = torch.from_numpy(np.load(path)).to(self.device)
+            features = torch.from_numpy(read_array(path)).to(self.device)
             with suppress(OSError):
                 os.utime(path)  # it was used now
             return features
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError) as error:
             _log.warning("%s cannot be read (%s); it is computed again", path, error)
         features = make()
         try:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, SupportsIndex
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.load import backbone_of, is_made_as
 from eclip.backbones.view import View
 from eclip.errors import ImageError, OptionError, ShapeError
+from eclip.files import read_array
 from eclip.images import ImageLike, find_images, read_ahead
 
 MINI_MEAN = "backbones/assets/mini/image_mean.npy"
@@ -129,10 +129,6 @@ def _is_mini(backbone: Backbone) -> bool:
 
 def _read(path: str | Path) -> Any:
     try:
-        with Path(path).open("rb") as file:  # np.load alone would leave a damaged file open
-            given = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        return read_array(Path(path))
+    except (OSError, ValueError) as error:
         raise OptionError(f"cannot read the image mean {str(path)!r} as a .npy file: {error}.") from error
-    if not isinstance(given, np.ndarray):
-        raise OptionError(f"the image mean {str(path)!r} must be a .npy file of one array, got an archive of several.")
-    return given

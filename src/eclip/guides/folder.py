@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from eclip.errors import OptionError, ShapeError
+from eclip.files import read_array
 from eclip.guides import Seen, on_grid
 from eclip.images import EXTENSIONS
 
@@ -50,13 +51,13 @@ def _read(path: Path, source: str) -> Float[Tensor, "row col"]:
         raise OptionError(f"'folder' found no map for {source!r}: expected {str(array)!r} or {picture.name!r} there.")
     file = array if array.is_file() else picture
     try:
-        values: Any = np.load(file, allow_pickle=False) if file is array else _from_gray(file)
-    except (OSError, ValueError, EOFError, SyntaxError, UnidentifiedImageError) as error:
+        values = read_array(file) if file is array else _from_gray(file)
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
         if isinstance(error, OptionError):
             raise
         raise OptionError(f"the map {str(file)!r} cannot be read: {error}.") from error
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
-        raise OptionError(f"the map {str(file)!r} must be a single array of numbers.")
+    if values.dtype.kind not in "fiub":
+        raise OptionError(f"the map {str(file)!r} must hold numbers, got {values.dtype}.")
     if values.ndim != 2 or not values.size:
         raise ShapeError(f"the map {str(file)!r} must be (row, col), got {values.shape}.")
     values = values.astype(np.float64)

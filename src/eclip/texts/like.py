@@ -28,6 +28,7 @@ from eclip.backbones.blocks import unit
 from eclip.backbones.image_mean import known_mean
 from eclip.backbones.view import View
 from eclip.errors import ImageError, OptionError, ShapeError, TextError
+from eclip.files import read_array
 from eclip.images import EXTENSIONS, ImageLike, find_images, name_of, open_image
 from eclip.pixels import TensorLike
 from eclip.registry import whole
@@ -282,10 +283,13 @@ def _of_path(given: str) -> Example:
         return _region(_of_path(region["file"]), numbers)
     if path.suffix.lower() == VECTOR and os.path.isfile(given):
         try:
-            values = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            values = read_array(path)
+        except (OSError, ValueError) as error:
             raise OptionError(f"cannot read the vector {given!r} as a .npy file: {error}.") from None
-        return Example(_vector(torch.from_numpy(np.asarray(values)), given), None, given, path.name)
+        if values.dtype.kind != "f":
+            raise OptionError(f"the vector {given!r} must hold floating-point numbers, got {values.dtype}.")
+        values = values.astype(np.float64 if values.dtype.itemsize > 4 else np.float32)  # in this machine's byte order
+        return Example(_vector(torch.from_numpy(values), given), None, given, path.name)
     if os.path.isdir(given):
         images, problems = find_images([given])
         if problems:

@@ -36,7 +36,7 @@ def test_health_is_one_line_and_a_table() -> None:
     assert shown[:7] == ["text", *NUMBERS, "warnings"]
     assert shown[7:] == [
         *("a dog", "0.50", "0.00", "0.88", "0.25"),  # polarity is not a number: its cell is empty
-        *("a cat", "0.50", "0.00", "0.50", "0.25", "scores like unrelated words, so it may not be in the image"),
+        *("a cat", "0.50", "0.00", "0.50", "0.25", "scores like unrelated words, so it is probably not in the image"),
     ]
     assert [tag for tag, _ in parsed.tags].count("td") == 2 * (len(NUMBERS) + 1)
 

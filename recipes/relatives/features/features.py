@@ -1,6 +1,6 @@
 """Features behind robustness, as Crabbe et al. look for them: outliers, privileged directions, concepts, of `mini`.
 
-    python recipes/relatives/features/features.py --data DATA --out docs/relatives
+    python recipes/relatives/features/features.py --data DATA --out features
 
 Needs the pack caltech101 in DATA, and matplotlib. The control is the same model with the weights of its image tower
 shuffled; for directions, random ones. Expect three minutes on one core.

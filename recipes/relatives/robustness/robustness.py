@@ -1,6 +1,6 @@
 """Adversarial fine-tuning that holds the maps of words in place, as TGA-ZSR does, on a copy of `mini`.
 
-    python recipes/relatives/robustness/robustness.py --data DATA --out docs/relatives
+    python recipes/relatives/robustness/robustness.py --data DATA --out robustness
 
 Needs the pack caltech101 in DATA, and matplotlib. Copies are tuned on images of every second class and tested on those
 of the others, by names of all classes. Expect four minutes on one core.

@@ -69,7 +69,7 @@ def compare(
 ) -> None:
     """Compare methods side by side: where each sees each text, and how long it takes.
 
-    All methods, one picture:  eclip compare dogs.jpg -t "a dog" -t grass
+    The fast methods, one picture:  eclip compare dogs.jpg -t "a dog" -t grass
     """
     wanted = options.parse_queries(text, texts_file, like, image_mean)
     method_names, model_names = options.words(methods), list(dict.fromkeys(options.words(models)))

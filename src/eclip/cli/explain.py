@@ -34,7 +34,7 @@ def explain(
     method: Annotated[
         str | None,
         typer.Option(
-            help="eclip methods ls lists them. Default: eclip with a head, otherwise surgery.",
+            help="eclip methods ls lists them. Default: eclip with a head, else surgery, or gradcam for CNNs.",
             autocompletion=completion.method_names,
         ),
     ] = None,

@@ -60,7 +60,7 @@ def train(
     image_size: Annotated[int | None, _flag("image_size", "Side in pixels; default: the model's own.", DATA)] = None,
     workers: Annotated[int | None, _flag("workers", "Threads that read images.", DATA)] = None,
     shuffle_captions: Annotated[
-        bool | None, _flag("shuffle_captions", "Control: give each image the captions of another; must fail.", DATA)
+        bool | None, _flag("shuffle_captions", "Control: captions of other images, which teach nothing.", DATA)
     ] = None,
     model: Annotated[
         str | None, _flag("model", "Frozen model; eclip models ls lists names.", HEAD, "--model", "-m")

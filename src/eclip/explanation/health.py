@@ -31,7 +31,7 @@ SENTENCES = {
     "sensitivity": "the map barely changes when the text is nonsense",
     "polarity": "the map may be upside down: it is low where the patches themselves match the text",
     "artefacts": "most of the heat is on isolated patches that are hot for any text",
-    "presence": "scores like unrelated words, so it may not be in the image",
+    "presence": "scores like unrelated words, so it is probably not in the image",
     "emptiness": "the image looks empty to the model, like one color, noise or a pattern, so no text is in it",
 }
 ADVICE = {

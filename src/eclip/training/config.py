@@ -62,7 +62,7 @@ class TrainConfig:
         separate: weight of a loss between images, see `training.loss.separated`; 0 = none.
         seed: for the order of images, the choice of captions, and random weights.
         limit: number of pairs to use, the first in a fixed random order; None = all.
-        shuffle_captions: give each image the captions of another, a control that must fail.
+        shuffle_captions: give each image the captions of another: a control, from which nothing can be learned.
         workers: threads that read images.
         image_size: side in pixels; None = the model's own.
         device: "cpu", "cuda", "cuda:N" or "auto"; under torchrun, each process uses the GPU of its local rank.

@@ -13,6 +13,7 @@ import huggingface_hub
 import open_clip
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -44,6 +45,37 @@ def test_the_same_call_gives_the_same_object_until_the_files_change(tiny_folder:
     assert not load.is_loaded(tiny.backbone("vit"))
     os.utime(folder / "open_clip_model.safetensors", ns=(1, 1))
     assert eclip.load(f"local-dir:{folder}") is not first
+
+
+def test_what_is_changed_in_place_is_no_longer_what_its_name_loads(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    (folder / "eclip_levels.json").write_text(json.dumps({"schema": "eclip.levels/1", "levels": {"eclip": 0.5}}))
+    own = eclip.EclipHead.start(eclip.load(f"local-dir:{folder}"))
+    own.save(folder)
+    source = tmp_path / "image.png"
+    Image.new("RGB", (40, 30), "red").save(source)
+
+    def told() -> tuple[bool, bool, object]:
+        found = eclip.explain(source, "a dog", model=backbone, method="eclip", health=False).provenance
+        return load.is_loaded(backbone), found["command"] is not None, found["level"]
+
+    backbone = eclip.load(f"local-dir:{folder}")
+    assert told() == (True, True, 0.5)
+    backbone.model.train()
+    backbone.model.eval()
+    assert told() == (True, True, 0.5), "nothing is changed by that"
+    assert isinstance(backbone.head, eclip.EclipHead)
+    with torch.no_grad():
+        backbone.head.image.weight.mul_(2)
+    assert told() == (False, False, "otsu"), "another head"
+    again = pickle.loads(pickle.dumps(backbone)).head
+    assert torch.equal(again.image.weight, backbone.head.image.weight), "the head as it is, not as it was"
+    os.utime(folder / "open_clip_model.safetensors", ns=(1, 1))
+    backbone = eclip.load(f"local-dir:{folder}")
+    assert told() == (True, True, 0.5)
+    with torch.no_grad():
+        backbone.model.visual.proj.mul_(2)
+    assert told() == (False, False, "otsu"), "another model"
 
 
 def test_thresholds_in_the_folder_of_a_model(tiny_folder: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from eclip.backbones.fitting import Fitting
 from eclip.backbones.fitting import Grid as Grid
 from eclip.backbones.host import named_weights
 from eclip.backbones.preprocess import Preprocess
-from eclip.backbones.state import State, image_state, text_state
+from eclip.backbones.state import State, whole_state
 from eclip.backbones.text_tower import TextTower
 from eclip.errors import LOAD_WHOLE, ModelError
 
@@ -77,7 +77,7 @@ class Backbone:
         head: an `EclipHead`, used only by the method "eclip"; see `eclip.with_head`.
         levels: by method, the threshold of heat maps that made the best masks with this model, in [0, 1]; a model
             without such a measurement has none, and Otsu's threshold of each map is used.
-        measured: fingerprint of the model for which the levels hold, see `backbones.state`; () = whatever it is.
+        measured: fingerprint of model and head for which the levels hold, see `backbones.state`; () = whatever it is.
         recipe: how pickle recreates this Backbone; set by `load`.
         memo: what `backbones.cached` stores.
         agreed: what `backbones.agreement` has checked.
@@ -137,13 +137,13 @@ class Backbone:
         return self.recipe(self)
 
     def with_levels(self, levels: dict[str, float]) -> Backbone:
-        """The same Backbone with these levels, which hold until its model is changed."""
-        return replace(self, levels=levels, measured=(*image_state(self), *text_state(self)))
+        """The same Backbone with these levels, which hold until its model or head is changed."""
+        return replace(self, levels=levels, measured=whole_state(self))
 
     @property
     def holds(self) -> bool:
-        """Whether `levels` are those of the model as it is: not of one that was trained further, adapted or hooked."""
-        return not self.measured or self.measured == (*image_state(self), *text_state(self))
+        """Whether `levels` are those of model and head as they are: not trained further, adapted or hooked."""
+        return not self.measured or self.measured == whole_state(self)
 
     @property
     def image_size(self) -> int:

@@ -192,7 +192,8 @@ def with_head(backbone: Backbone, head: EclipHead | None) -> Backbone:
     if head is not None:
         _check_fit(backbone, head)
     levels = {method: level for method, level in backbone.levels.items() if method != "eclip" or head is backbone.head}
-    return replace(backbone, head=head, levels=levels)
+    found = replace(backbone, head=head, levels=levels)
+    return found.with_levels(levels) if backbone.measured and backbone.holds else found
 
 
 def load_head(name: str | Path) -> EclipHead:

@@ -32,6 +32,7 @@ from eclip.backbones.create import create, short
 from eclip.backbones.devices import Device, resolve_device
 from eclip.backbones.folding import speed_up
 from eclip.backbones.head import EclipHead, check_place, load_head, with_head
+from eclip.backbones.state import State, whole_state
 from eclip.backbones.unwrapped import state_of
 from eclip.backbones.wrap import wrap
 from eclip.errors import DeviceError, ModelError, OptionError
@@ -39,8 +40,8 @@ from eclip.registry import one_of
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
-_loaded: dict[tuple[Any, ...], tuple[Any, Backbone]] = {}
-"""(name, device, precision, head, whether a head was given) -> state of its files when loaded, and the model."""
+_loaded: dict[tuple[Any, ...], tuple[Any, Backbone, State]] = {}
+"""(name, device, precision, head, whether a head was given) -> state of its files, the model, and its own state."""
 _as_loaded: weakref.WeakKeyDictionary[nn.Module, tuple[Any, ...]] = weakref.WeakKeyDictionary()
 """Each loaded model -> its state when it was loaded."""
 _lock = threading.Lock()
@@ -113,7 +114,7 @@ def load(
             if named:
                 levels.pop("eclip", None)  # it was measured with the head in the model's folder
             found = found.with_levels(levels) if levels else found
-            _loaded[key] = stamp, found
+            _loaded[key] = stamp, found, whole_state(found)
             _log.info("loaded %s in %.1f s", _described(found), time.perf_counter() - start)
         return _loaded[key][1]
 
@@ -147,15 +148,16 @@ def backbone_of(model: Any, device: Device | None) -> Backbone:
 
 
 def is_loaded(backbone: Backbone) -> bool:
-    """Whether `load` created it in float32, so that its name suffices to load it again."""
+    """Whether `load` created it in float32, and it is unchanged since, so that its name suffices to load it again."""
     with _lock:
-        return any(one is backbone and key[2] == "float32" for key, (_, one) in _loaded.items())
+        made = [state for key, (_, one, state) in _loaded.items() if one is backbone and key[2] == "float32"]
+    return any(state == whole_state(backbone) for state in made)
 
 
 def is_made_as(backbone: Backbone, name: str) -> bool:
     """Whether its model, with any head, is what `load` makes of a name, unchanged since."""
     with _lock:
-        mine = any(key[0] == name and one.model is backbone.model for key, (_, one) in _loaded.items())
+        mine = any(key[0] == name and one.model is backbone.model for key, (_, one, _) in _loaded.items())
     return mine and _as_loaded[backbone.model] == state_of(backbone.model)
 
 
@@ -167,7 +169,7 @@ def recipe(backbone: Backbone) -> tuple[Any, ...]:
     """
     names = [field.name for field in fields(backbone) if field.name not in ("head", "levels", "measured", "memo")]
     with _lock:
-        for (name, where, precision, head, named), (stamp, one) in _loaded.items():
+        for (name, where, precision, head, named), (stamp, one, state) in _loaded.items():
             if any(getattr(backbone, field) is not getattr(one, field) for field in names):
                 continue
             if _as_loaded[backbone.model] != state_of(backbone.model):
@@ -176,7 +178,7 @@ def recipe(backbone: Backbone) -> tuple[Any, ...]:
                     f"pickled. {IN_A_WORKER}"
                 )
             call = {"name": name, "device": str(where), "precision": precision, "head": head if named else None}
-            same = backbone.head is one.head
+            same = backbone.head is one.head and whole_state(backbone) == state  # else the head as it is now
             return _again, (call, stamp, same, None if same else backbone.head)
     return no_recipe(backbone)
 
@@ -185,7 +187,7 @@ def _again(call: dict[str, Any], stamp: Any, loaded: bool, head: EclipHead | Non
     """Recreate a Backbone from its `recipe` in another process."""
     found = load(**call)
     with _lock:
-        now = next(state for state, one in _loaded.values() if one is found)
+        now = next(files for files, one, _ in _loaded.values() if one is found)
     if now != stamp:
         raise ModelError(f"the files of {call['name']} have changed since the sending process loaded it.")
     return found if loaded else with_head(found, head)

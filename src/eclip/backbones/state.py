@@ -33,6 +33,12 @@ def text_state(backbone: Backbone) -> State:
     return *entries, *places, *fingerprint(*text_side(backbone))
 
 
+def whole_state(backbone: Backbone) -> State:
+    """The fingerprints of both sides, and of the head, if any."""
+    head = () if backbone.head is None else fingerprint(backbone.head)
+    return *image_state(backbone), *text_state(backbone), *head
+
+
 def _entries(model: nn.Module, *names: str) -> list[Same]:
     """Methods of a whole model, and what replaces them."""
     return [Same(where.get(name)) for name in names for where in (model.__dict__, *map(vars, type(model).__mro__))]

@@ -363,6 +363,14 @@ def test_an_image_from_memory_is_saved_with_its_comparison(tmp_path: Path) -> No
         by_hand({"itsm": [[[0, 1]]]}).save(tmp_path, ["gif"])
 
 
+def test_drawing_on_the_image_of_a_comparison_changes_no_picture() -> None:
+    compared = by_hand({"itsm": [[[0, 1], [2, 4]]]})
+    [answer] = compared.explanations.values()
+    before = compared.picture().tobytes(), answer.overlay().tobytes()
+    compared.image.paste((255, 0, 0), (0, 0, *compared.image.size))
+    assert (compared.picture().tobytes(), answer.overlay().tobytes()) == before
+
+
 def test_a_scale_is_checked_whatever_is_written(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="scale must be one of map, row, got 'image'"):
         by_hand({"itsm": [[[0, 1]]]}).save(tmp_path / "new", ["json"], scale="image")

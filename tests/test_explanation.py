@@ -621,6 +621,13 @@ def test_damaged_results_are_refused(tmp_path: Path, damage: Any) -> None:
         Explanation.load(tmp_path)
 
 
+def test_drawing_on_an_image_changes_no_picture() -> None:
+    answer = _by_hand([[0, 1], [2, 4]], (32, 32))
+    before = answer.overlay().tobytes(), answer.strip().tobytes()
+    answer.image().paste((255, 0, 0), (0, 0, 32, 32))
+    assert (answer.overlay().tobytes(), answer.strip().tobytes()) == before
+
+
 def test_an_image_that_is_gone_leaves_the_maps(backbone: Backbone, tmp_path: Path) -> None:
     _image().save(tmp_path / "gone.png")
     answer = eclip.explain(tmp_path / "gone.png", "a dog", model=backbone)

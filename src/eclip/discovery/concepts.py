@@ -83,7 +83,7 @@ class Concepts:
         told["notes"] = [f"{maker(answer.provenance)}. {NOTE}"]
         told["alphas"] = [ALPHA * (1 + math.sqrt(weight / weights[0])) / 2 for weight in weights]
         maps, edges = (answer.shown(0, text) for text in places), (answer.edge(0, text) for text in places)
-        return render.strip(answer.image(), maps, signed=answer.signed, edges=edges, **told)
+        return render.strip(answer.shared(), maps, signed=answer.signed, edges=edges, **told)
 
     def save(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> Path:
         """Write the picture, arrays and manifest.json into a folder, as `eclip concepts` does.
@@ -152,7 +152,7 @@ class ConceptsWriter(Folder):
         """Write the files of an image's concepts; returns its entry in the manifest."""
         if self.manifest["provenance"] is None:
             self.manifest["provenance"] = concepts.provenance
-        stem, files = self._image(concepts.source, concepts.explanation.image)
+        stem, files = self._image(concepts.source, concepts.explanation.shared)
         if "npz" in self.formats:
             arrays = {"maps": concepts.maps, "weights": concepts.weights, "scores": concepts.explanation.scores[0]}
             files["npz"] = self._arrays(stem, arrays)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ class Comparison:
     """The maps of several methods for one image.
 
     Attributes:
-        image: RGB, upright.
+        image: RGB, upright; a copy, which may be drawn on.
         source: its path, or "image 0" for one given in memory.
         texts: as given.
         pairs: all (model, method) compared, in order.
@@ -43,6 +43,7 @@ class Comparison:
         not_applicable: why there is no explanation, by (model, method).
         provenance: models, methods, settings, versions, the command that repeats it. With provenance["versus"],
             maps and scores are for the difference between each text and that one.
+        shared: the image that pictures begin with; it must not be drawn on.
     """
 
     image: Image.Image
@@ -52,6 +53,10 @@ class Comparison:
     explanations: dict[Pair, Explanation]
     not_applicable: dict[Pair, str]
     provenance: dict[str, Any]
+    shared: Image.Image = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        vars(self).update(shared=self.image, image=self.image.copy())
 
     def __repr__(self) -> str:
         models = ", ".join(dict.fromkeys(model for model, _ in self.pairs))
@@ -82,7 +87,7 @@ class Comparison:
             OptionError: the scale is neither.
         """
         sections = [self._section(model) for model in dict.fromkeys(model for model, _ in self.pairs)]
-        return render.grid(self.image, sections, texts=self.texts, versus=self.provenance["versus"], scale=scale)
+        return render.grid(self.shared, sections, texts=self.texts, versus=self.provenance["versus"], scale=scale)
 
     def figure(
         self, texts: Which | Sequence[Which] | None = None, methods: Sequence[str] | None = None, **style: Any
@@ -178,7 +183,7 @@ class ComparisonWriter(Folder):
             if provenance["command"]:
                 provenance["command"] = compare_command([comparison.source], comparison.texts, provenance)
             self.manifest |= {"texts": list(comparison.texts), "provenance": provenance}
-        stem, files = self._image(comparison.source, lambda: comparison.image)
+        stem, files = self._image(comparison.source, lambda: comparison.shared)
         arrays: dict[str, np.ndarray] = {}
         maps = []
         folders = _unlike(model for model, _ in comparison.explanations)

@@ -101,12 +101,16 @@ class Explanation:
         return png(render.stack([self.strip(image) for image in range(len(self.sources))[:MOST_SHOWN]]))
 
     def image(self, image: Which = 0) -> Image.Image:
-        """The image itself, RGB and upright; after `load` it is read from its file.
+        """A copy of the image, RGB and upright; after `load` it is read from its file.
 
         Raises:
             OptionError: there is no such image.
             ResultError: its file cannot be read anymore, or holds an image of another size.
         """
+        return self.shared(image).copy()
+
+    def shared(self, image: Which = 0) -> Image.Image:
+        """The image that pictures begin with, as `image`, but not a copy: it must not be drawn on."""
         place = image_of(image, self.sources, self.texts)
         picture = self.images[place]
         return picture if isinstance(picture, Image.Image) else reopened(picture, self.sizes[place])
@@ -185,7 +189,7 @@ class Explanation:
         told: dict[str, Any] = {"text": self.label(text), "score": float(self.scores[image, text]), "legend": legend}
         told |= {"doubt": self.doubt(image, text), "notes": [maker(self.provenance)], "alpha": alpha}
         told |= {"values": self.shown(image, text), "signed": self.signed, "heat": heat, "level": level}
-        return render.bounded(self.image(image), check_max_side(max_side), lambda view: render.overlay(view, **told))
+        return render.bounded(self.shared(image), check_max_side(max_side), lambda view: render.overlay(view, **told))
 
     def edge(self, image: int, text: int, threshold: Threshold | None = None) -> tuple[np.ndarray, float]:
         """What the outline follows: the map on its own grid in [0, 1], and the level or another threshold."""
@@ -211,7 +215,7 @@ class Explanation:
         told["doubts"] = [self.doubt(image, text) for text in best]
         told["notes"] = [f"{maker(self.provenance)}. The line encloses the mask."]
         maps, edges = (self.shown(image, text) for text in best), (self.edge(image, text) for text in best)
-        return render.reduced(render.strip(self.image(image), maps, signed=self.signed, edges=edges, **told), most)
+        return render.reduced(render.strip(self.shared(image), maps, signed=self.signed, edges=edges, **told), most)
 
     def figure(
         self,

@@ -38,7 +38,7 @@ def explanation_figure(
     lines: list[Line] = []
     for image in shown:
         chosen = _numbers(texts, answer.best_texts(image), lambda one: number_of(one, answer.texts, "text"))
-        cells = [Cell(answer.image(image)), *(_cell(answer, image, text) for text in chosen)]
+        cells = [Cell(answer.shared(image)), *(_cell(answer, image, text) for text in chosen)]
         fitting = columns_in(style.get("width", "double"))
         count = fitting if columns is None else whole(columns, "columns", "a whole number or None", 1)
         lines += [Line(cells[start : start + count]) for start in range(0, len(cells), count)]
@@ -48,7 +48,7 @@ def explanation_figure(
 def _cell(answer: Explanation, image: int, text: int) -> Cell:
     heat, level = answer.edge(image, text)
     words = answer.label(text), f"score {answer.scores[image, text]:.3f}", answer.doubt(image, text)
-    return Cell(answer.image(image), answer.shown(image, text), answer.signed, heat, level, *words)
+    return Cell(answer.shared(image), answer.shown(image, text), answer.signed, heat, level, *words)
 
 
 def comparison_figure(
@@ -70,7 +70,7 @@ def comparison_figure(
     size = -(-len(pairs) // blocks)
     for start in range(0, len(pairs), size):
         for row, text in enumerate(chosen):
-            cells: list[Cell | None] = [None if lines else Cell(comparison.image)]
+            cells: list[Cell | None] = [None if lines else Cell(comparison.shared)]
             for model, method in pairs[start : start + size]:
                 title = "" if row else f"{method}, {model}" if several else method
                 cells.append(replace(_cell(shown[model, method], 0, text), title=title, caption=""))

@@ -109,7 +109,7 @@ class ExplanationWriter(Folder):
 
     def _add(self, explanation: Explanation, image: int, sam: SamMasks | None) -> dict[str, Any]:
         name, health, flat = explanation.sources[image], explanation.health, explanation.flat
-        stem, files = self._image(name, lambda: explanation.image(image))
+        stem, files = self._image(name, lambda: explanation.shared(image))
         if "npz" in self.formats:
             arrays = {"maps": explanation.maps[image], "scores": explanation.scores[image]}
             arrays |= {} if flat is None else {"flat": flat[image]}

@@ -203,7 +203,7 @@ def _found(
     """The masks of all prompts of an image, which is not even encoded if they are all empty."""
     if all(prompt.is_empty for prompt in prompts):
         return ((),) * len(prompts)
-    encoded = asked.encode(explanation.image(image))
+    encoded = asked.encode(explanation.shared(image))
     return tuple(
         () if prompt.is_empty else _measured(explanation, image, text, encoded, prompt)
         for text, prompt in enumerate(prompts)

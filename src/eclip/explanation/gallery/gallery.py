@@ -81,7 +81,7 @@ class Gallery:
         """Keep an image with its texts; nothing if there are none."""
         if not texts:
             return
-        picture = render.reduced(explanation.image(image), self.side)
+        picture = render.reduced(explanation.shared(image), self.side)
         source = explanation.sources[image]
         record = {
             "name": Path(source).name or source,

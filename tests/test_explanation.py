@@ -8,6 +8,8 @@ import importlib.metadata
 import importlib.util
 import itertools
 import json
+import os
+import pickle
 import shlex
 import sys
 import threading
@@ -619,6 +621,56 @@ def test_damaged_results_are_refused(tmp_path: Path, damage: Any) -> None:
     damage(tmp_path)
     with pytest.raises(ResultError, match=str(tmp_path)):
         Explanation.load(tmp_path)
+
+
+def test_a_file_that_changed_is_not_the_image_that_was_explained(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    pictures = [_image(seed) for seed in range(2)]
+    for picture, folder in zip(pictures, (tmp_path, tmp_path / "other"), strict=True):
+        picture.save(folder / "a.png")
+    answer = eclip.explain("a.png", "a dog", model=backbone, health=False)
+
+    def held(of: Explanation, out: str) -> str:
+        manifest = json.loads((of.save(out, overwrite=True) / "manifest.json").read_text())
+        assert Explanation.load(out).image().tobytes() == pictures[0].tobytes()
+        return str(manifest["images"][0]["files"]["image"])
+
+    assert held(answer, "out") == str(tmp_path / "a.png")
+    assert held(Explanation.load("out"), "again") == str(tmp_path / "a.png")
+    assert held(pickle.loads(pickle.dumps(answer)), "out") == str(tmp_path / "a.png")
+    loaded = Explanation.load("out")
+    monkeypatch.chdir(tmp_path / "other")
+    assert loaded.image().tobytes() == pictures[0].tobytes(), "its file is found from anywhere"
+    assert held(answer, "out") == "a.image.png", "not the file of that name in another folder"
+    answer.save("out")
+    copied = Explanation.load("out")
+    assert held(copied, "again") == "a.image.png"
+    monkeypatch.chdir(tmp_path)
+    pictures[1].save("a.png")
+    os.utime("a.png", ns=(1, 1))
+    assert held(answer, "new") == "a.image.png", "the file holds another image by now"
+    assert held(pickle.loads(pickle.dumps(answer)), "new") == "a.image.png"
+    answer.save("new")
+
+
+def test_an_image_in_memory_is_no_file_of_its_name(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _image(1).save("image 0", "png")
+    answer = eclip.explain(_image(), "a dog", model=backbone, health=False)
+    assert answer.sources == ("image 0",) and answer.provenance["command"] is None
+    answer.save("out")
+    answer.save("out")
+    assert Explanation.load("out").image().tobytes() == _image().tobytes()
+    file = eclip.explain("image 0", "a dog", model=backbone, health=False)
+    assert file.sources == ("./image 0",) and "'./image 0'" in file.provenance["command"]
+    assert file.only("image 0").sources == file.sources
+    file.save("file")
+    assert Explanation.load("file").image().tobytes() == _image(1).tobytes()
 
 
 def test_drawing_on_an_image_changes_no_picture() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import warnings
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 import eclip
 from eclip.errors import ImageError
-from eclip.images import decode_image, find_images, open_image, stored_size
+from eclip.images import at_least_one, decode_image, find_images, open_image, stored_size
 from eclip.stream.sources import list_images
 
 
@@ -340,6 +341,30 @@ def test_every_orientation_is_as_pillow_turns_it(tmp_path: Path) -> None:
         with Image.open(tmp_path / f"{turn}.png") as stored:
             wanted = np.asarray(ImageOps.exif_transpose(stored))
         np.testing.assert_array_equal(np.asarray(open_image(tmp_path / f"{turn}.png")), wanted)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif"])
+def test_sizes_are_those_as_stored_in_any_format(ending: str, tmp_path: Path) -> None:
+    for turn in range(1, 9):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = turn
+        Image.new("RGB", (7, 5), "red").save(file := tmp_path / f"{turn}.{ending}", exif=exif)
+        assert stored_size(file) == (7, 5, turn)
+        assert open_image(file).size == ((5, 7) if turn > 4 else (7, 5))
+
+
+def test_an_open_file_and_an_empty_path_say_what_to_do(tmp_path: Path) -> None:
+    Image.new("RGB", (7, 5)).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    with (tmp_path / "a.png").open("rb") as opened:
+        for wrong, message in (
+            (io.BytesIO(data), r"got BytesIO: open it with PIL\.Image\.open\(file\)"),
+            (opened, r"got BufferedReader: open it with PIL\.Image\.open\(file\)"),
+            (data, r"got bytes: open it with PIL\.Image\.open\(io\.BytesIO\(data\)\)"),
+            ("", "the path of the image is empty"),
+        ):
+            with pytest.raises(ImageError, match=message):
+                open_image(at_least_one(wrong)[0])  # type: ignore[arg-type]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about EXIF

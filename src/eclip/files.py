@@ -44,6 +44,8 @@ BROKEN = frozenset(
     {"ClientConnectionError", "ClientPayloadError", "IncompleteRead", "HTTPClientError", "TransportError"}
 )
 """Classes of errors of aiohttp, http.client, botocore and httpx for connections that cannot be made or break."""
+STATE = "eclip_file"
+"""The attribute of an opened image that says which file it was, see `eclip.files.file_state`."""
 
 
 def lock(folder: Path, *, shared: bool = False) -> Callable[[], None]:
@@ -100,6 +102,25 @@ def replace_file(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> 
         if not isinstance(error, OSError):
             raise
         raise ResultError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
+
+
+def memory_name(index: int) -> str:
+    """What an image in memory is called."""
+    return f"image {index}"
+
+
+def is_in_memory(name: str) -> bool:
+    """Whether it is a `memory_name`; the path of a file with such a name begins with "./"."""
+    return re.fullmatch(r"image \d+", name) is not None
+
+
+def file_state(path: Path) -> tuple[Path, int, int] | None:
+    """Where a file is, whatever the current folder will be, its size, and when it was changed; None without one."""
+    try:
+        state = path.stat()
+        return path.resolve(), state.st_size, state.st_mtime_ns
+    except (OSError, ValueError):
+        return None
 
 
 def slug(text: str) -> str:

@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from io import BytesIO
+from io import BytesIO, IOBase
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
@@ -16,15 +16,23 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from eclip.errors import ImageError, OptionError
-from eclip.files import files_below, may_pass, retried, unmade
-from eclip.pixels import LABELED, TensorLike, from_array, from_deep, from_tensor, is_label, made_upright, turn_of
+from eclip.files import STATE, file_state, files_below, is_in_memory, may_pass, memory_name, retried, unmade
+from eclip.pixels import (
+    LABELED,
+    MAX_PIXELS,
+    TensorLike,
+    from_array,
+    from_tensor,
+    is_label,
+    to_rgb,
+    turn_of,
+    what_is_wrong,
+)
 
 ImageLike = str | Path | Image.Image | NDArray[Any] | TensorLike
 """What a user may pass as an image."""
 Read = TypeVar("Read")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jfif"})
-MAX_PIXELS = 178_956_970
-"""Larger images are refused before they are decoded: Pillow's own limit against decompression bombs (535 MB as RGB)."""
 
 
 class Place(NamedTuple):
@@ -116,17 +124,21 @@ def open_image(source: ImageLike | Place) -> Image.Image:
         ImageError: it is missing, empty, damaged, not an image, too large, or its values are out of range.
     """
     if isinstance(source, np.ndarray):
-        return _to_rgb(from_array(source), "the array")
+        return to_rgb(from_array(source), "the array")
     if isinstance(source, TensorLike):
-        return _to_rgb(from_tensor(source), "the tensor")
+        return to_rgb(from_tensor(source), "the tensor")
     if isinstance(source, Image.Image):
-        return _to_rgb(source, "the image")
-    if isinstance(source, str | Path | Place):
-        return from_file(Path(source) if isinstance(source, str) else source, _to_rgb)
-    raise ImageError(
-        f"an image must be a path, a PIL image, a NumPy array or a torch tensor, got {type(source).__name__}."
-        + (f" {LABELED}" if isinstance(source, list | tuple | Mapping) else "")
-    )
+        return to_rgb(source, "the image")
+    if isinstance(source, Place):
+        return from_file(source, to_rgb)
+    if isinstance(source, str | Path):
+        if source == "":
+            raise ImageError("the path of the image is empty.")
+        state = file_state(Path(source))
+        picture = from_file(Path(source), to_rgb)
+        vars(picture)[STATE] = state
+        return picture
+    raise ImageError(what_is_wrong(source))
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
@@ -139,7 +151,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     Raises:
         ImageError: it is empty, damaged, not an image, or too large.
     """
-    return _decode(BytesIO(data), name, _to_rgb)
+    return _decode(BytesIO(data), name, to_rgb)
 
 
 def stored_size(path: Path | Place) -> tuple[int, int, int]:
@@ -150,7 +162,12 @@ def stored_size(path: Path | Place) -> tuple[int, int, int]:
     Raises:
         ImageError: it is missing, empty, damaged or not an image.
     """
-    return from_file(path, lambda picture, _: (*picture.size, turn_of(picture)))
+
+    def read(picture: Image.Image, _: str) -> tuple[int, int, int]:
+        tags = getattr(picture, "tag_v2", None)  # of a TIFF, whose size Pillow states upright
+        return (*(picture.size if tags is None else (int(tags[256]), int(tags[257]))), turn_of(picture))
+
+    return from_file(path, read)
 
 
 def from_file(path: Path | Place, read: Callable[[Image.Image, str], Read]) -> Read:
@@ -184,28 +201,6 @@ def _decode(source: Path | BytesIO, name: str, read: Callable[[Image.Image, str]
     except Image.DecompressionBombError:
         raise ImageError(f"{name} has more than {MAX_PIXELS:,} pixels; downscale it first.") from None
     except (OSError, SyntaxError, ValueError, RuntimeError) as error:  # damaged headers; OSError: an invalid path too
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(f"{name} is damaged: {error}.") from error
-
-
-def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
-    width, height = picture.size
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{name} has {width} x {height} pixels, more than {MAX_PIXELS:,}; downscale it first.")
-    if width == 0 or height == 0:
-        raise ImageError(f"{name} has no pixels ({width} x {height}).")
-    try:
-        upright = made_upright(picture)
-        if upright.mode.startswith("I") or upright.mode == "F":
-            return from_deep(upright, name)
-        if upright.has_transparency_data:
-            layered = (upright.convert("LA") if upright.mode == "La" else upright).convert("RGBA")
-            white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
-            return Image.alpha_composite(white, layered).convert("RGB")
-        return upright.convert("RGB")
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError, RuntimeError) as error:
-        # Pillow's decoders raise all of these for damaged data
         if isinstance(error, ImageError):
             raise
         raise ImageError(f"{name} is damaged: {error}.") from error
@@ -258,7 +253,8 @@ def are_several(images: object) -> bool:
     """
     if isinstance(images, np.ndarray | TensorLike):
         return getattr(images, "ndim", 0) == 4
-    return isinstance(images, Iterable) and not isinstance(images, str | bytes | os.PathLike | Place | Image.Image)
+    one = str, bytes, bytearray, os.PathLike, Place, Image.Image, IOBase
+    return isinstance(images, Iterable) and not isinstance(images, one)
 
 
 def each(images: ImageLike | Place | Iterable[ImageLike | Place]) -> Iterable[Any]:
@@ -280,8 +276,10 @@ def at_least_one(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
 
 
 def name_of(image: ImageLike | Place, index: int) -> str:
-    """Its path, or "image 0" for an image in memory."""
-    return str(image) if isinstance(image, str | Path | Place) else f"image {index}"
+    """Its path, or "image 0" for an image in memory; a file of such a name is "./image 0"."""
+    if not isinstance(image, str | Path | Place):
+        return memory_name(index)
+    return f"./{image}" if is_in_memory(str(image)) else str(image)
 
 
 def read_ahead(

@@ -7,6 +7,7 @@ the range: [0, 1] for floating point, 0 to 255 for uint8, 0 to 65535 for uint16.
 
 from __future__ import annotations
 
+import io
 import numbers
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,6 +22,8 @@ from eclip.errors import ImageError
 OVERSHOOT = 0.15
 """How far floating-point values may be out of range, as a share of it, before they are an error; they are clipped.
 Bicubic resizing overshoots by up to 0.11 at an edge."""
+MAX_PIXELS = 178_956_970
+"""Larger images are refused before they are decoded: Pillow's own limit against decompression bombs (535 MB as RGB)."""
 LABELED = "Of a batch (images, labels) or a dict, as a DataLoader gives it, pass the images alone."
 
 
@@ -33,6 +36,15 @@ class TensorLike(Protocol):
 
     def cpu(self) -> Any:
         """The tensor in main memory."""
+
+
+def what_is_wrong(source: object) -> str:
+    """Why it is not an image, and what to pass."""
+    said = "an image must be a path, a PIL image, a NumPy array or a torch tensor, got"
+    if isinstance(source, io.IOBase | bytes | bytearray):
+        what = "io.BytesIO(data)" if isinstance(source, bytes | bytearray) else "file"
+        return f"{said} {type(source).__name__}: open it with PIL.Image.open({what}) first."
+    return f"{said} {type(source).__name__}." + (f" {LABELED}" if isinstance(source, list | tuple | Mapping) else "")
 
 
 def from_array(values: NDArray[Any]) -> Image.Image:
@@ -184,3 +196,30 @@ def made_upright(picture: Image.Image) -> Image.Image:
     picture.load()
     turn = turn_of(picture)
     return picture if turn == 1 else picture.transpose(Image.Transpose[TURNS[turn - 2]])
+
+
+def to_rgb(picture: Image.Image, name: str) -> Image.Image:
+    """A new, upright RGB image, on white.
+
+    Raises:
+        ImageError: it is too large, has no pixels, or is damaged.
+    """
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{name} has {width} x {height} pixels, more than {MAX_PIXELS:,}; downscale it first.")
+    if width == 0 or height == 0:
+        raise ImageError(f"{name} has no pixels ({width} x {height}).")
+    try:
+        upright = made_upright(picture)
+        if upright.mode.startswith("I") or upright.mode == "F":
+            return from_deep(upright, name)
+        if upright.has_transparency_data:
+            layered = (upright.convert("LA") if upright.mode == "La" else upright).convert("RGBA")
+            white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+            return Image.alpha_composite(white, layered).convert("RGB")
+        return upright.convert("RGB")
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError, RuntimeError) as error:
+        # Pillow's decoders raise all of these for damaged data
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"{name} is damaged: {error}.") from error

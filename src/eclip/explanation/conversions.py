@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int
 from eclip import heatmap
 from eclip.errors import MissingExtraError, OptionError
 from eclip.explanation.rows import Selection, rows_of
+from eclip.files import is_in_memory
 from eclip.results.coco import coco_mask
 from eclip.results.marks import MARK
 from eclip.results.provenance import maker
@@ -165,7 +166,7 @@ def to_fiftyone(explanation: Explanation, *, min_presence: float | None = None, 
         raise MissingExtraError("to_fiftyone", "fiftyone") from None
     samples = []
     for image, source in enumerate(explanation.sources):
-        if not Path(source).is_file():
+        if is_in_memory(source) or not Path(source).is_file():
             raise OptionError(f"FiftyOne shows images from files, and {source!r} is not one: explain images by path.")
         width, height = explanation.sizes[image]
         found = []

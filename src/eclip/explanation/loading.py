@@ -52,7 +52,7 @@ def fields_in(folder: Path) -> dict[str, Any]:
             sizes=tuple((entry["width"], entry["height"]) for entry in entries),
             signed=manifest["signed"],
             provenance=manifest["provenance"],
-            images=tuple(folder / entry["files"]["image"] for entry in entries),
+            images=tuple(folder.absolute() / entry["files"]["image"] for entry in entries),
             health=None if notes is None else Health(**numbers, texts=texts, notes=tuple(notes), flat=flat),
         )
     except ResultError:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from eclip.files import strings_in
+from eclip.files import is_in_memory, strings_in
 
 MANIFEST = "manifest.json"
 
@@ -32,7 +32,7 @@ class Earlier:
         self.files_of: dict[str, set[str]] = {}
         for entry in manifest["images"]:
             held = entry["files"]["image"]
-            self.places.add(held if os.path.isabs(held) else str(entry["source"]))
+            self.places.add(held if os.path.isabs(held) else place_of(str(entry["source"])))
             own = {name for name in strings_in(entry["files"]) if os.path.basename(name) == name}
             self.files |= own
             self.files_of.setdefault(str(entry["source"]), set()).update(own)
@@ -65,4 +65,4 @@ def asked_of(manifest: dict[str, Any]) -> Any:
 def place_of(source: str) -> str:
     """The path of an image, or its name if it was in memory."""
     path = Path(source)
-    return str(path.resolve()) if path.is_file() else source
+    return str(path.resolve()) if path.is_file() and not is_in_memory(source) else source

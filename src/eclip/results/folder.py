@@ -17,8 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from eclip.errors import OptionError, ResultError
-from eclip.files import lock, replace_file, slug
+from eclip.errors import ImageError, OptionError, ResultError
+from eclip.files import STATE, file_state, is_in_memory, lock, replace_file, slug
 from eclip.results.earlier import MANIFEST, Earlier, asked_of, command_of, place_of
 from eclip.results.marks import MARK, is_ours, png
 
@@ -180,16 +180,16 @@ class Folder:
                 (self.folder / name).unlink(missing_ok=True)
 
     def _image(self, name: str, image: Callable[[], Image.Image]) -> tuple[str, dict[str, Any]]:
-        """A free stem for the files of an image, and the image's file: its own, or a copy written here."""
+        """A free stem for the files of an image, and the image's file: its own if it still is that, or a copy here."""
         source = Path(name)
-        if source.is_file() and source.resolve().parent == self.folder.resolve():
+        if not is_in_memory(name) and source.is_file() and source.resolve().parent == self.folder.resolve():
             raise OptionError(
                 f"{source} is in the output folder, where results could overwrite it: choose another folder."
             )
         stem = self._free(slug(source.stem) or "image")
-        if source.is_file():
-            return stem, {"image": str(source.resolve())}
-        copy, content = f"{stem}.image.png", png(image())
+        if (file := file_of(picture := image(), name)) is not None:
+            return stem, {"image": str(file)}
+        copy, content = f"{stem}.image.png", png(picture)
         if self._before is not None and copy in self._before.files and not self.overwrite:
             with suppress(FileNotFoundError):
                 if (self.folder / copy).read_bytes() != content:
@@ -227,6 +227,21 @@ class Folder:
             raise ResultError(f"{error} {len(self.manifest['images'])} images were finished before.") from error
         self._written.add(name)
         return name
+
+
+def file_of(picture: Image.Image, name: str) -> Path | None:
+    """The file of an image of this name, if it still holds that image."""
+    from eclip.images import open_image  # here, so that the command line can check folder and formats first
+
+    if is_in_memory(name) or not Path(name).is_file():
+        return None
+    file = Path(name).resolve()
+    if (state := vars(picture).get(STATE)) is not None:
+        return file if file_state(file) == state else None
+    with suppress(ImageError):  # a picture that was copied, or sent by another process
+        if (held := open_image(file)).size == picture.size and held.tobytes() == picture.tobytes():
+            return file
+    return None
 
 
 def check_no_other(folder: Path, own: str | None = None) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from eclip.backbones.catalog import BESIDE
 from eclip.backbones.load import is_loaded
+from eclip.files import is_in_memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,7 +73,7 @@ def head_of(provenance: dict[str, Any]) -> str:
 def repeatable(backbone: Backbone, sources: Sequence[str], *options: dict[str, Any]) -> bool:
     """Whether a command can repeat a result: its model has a name, its images lie in files, no option is a tensor."""
     plain = not any(hasattr(value, "shape") for own in options for value in own.values())
-    return plain and is_loaded(backbone) and all(Path(source).is_file() for source in sources)
+    return plain and is_loaded(backbone) and all(Path(one).is_file() and not is_in_memory(one) for one in sources)
 
 
 def named(texts: Sequence[str], values: NDArray[Any]) -> dict[str, float]:

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import pickle
+import re
 import shlex
 import sys
 import threading
@@ -671,6 +672,52 @@ def test_an_image_in_memory_is_no_file_of_its_name(
     assert file.only("image 0").sources == file.sources
     file.save("file")
     assert Explanation.load("file").image().tobytes() == _image(1).tobytes()
+
+
+def test_what_is_not_a_number_is_told_where_it_enters(backbone: Backbone, shapes_unchecked: None) -> None:
+    answer: Any = eclip.explain(_image(), ["a dog", "a cat"], model=backbone, method="maskclip")
+    for ask, message in (
+        (lambda: answer.points(0, 0, "5"), "whole number k >= 0 or None, got '5'"),
+        (lambda: answer.boxes(0, 0, min_area="x"), "min_area must be None or a share of the image, 0 to 1, got 'x'"),
+        (lambda: answer.overlay(alpha=None), "alpha must be between 0 and 1, got None"),
+        (lambda: answer.to_coco(min_presence="x"), "min_presence must be a number in [0, 1], got 'x'"),
+        (lambda: answer.only([]), "at least one image is needed"),
+    ):
+        with pytest.raises(OptionError, match=re.escape(message)):
+            ask()
+    assert answer.health.only(np.int64(0)).texts == answer.texts
+    for shape in ((3, 8, 8), (2, 3, 8, 8)):
+        for sparse in (torch.ones(shape).to_sparse(), torch.ones(shape).to_sparse_coo()):
+            with pytest.raises(ImageError, match=r"the tensor is sparse: pass tensor\.to_dense\(\)"):
+                eclip.explain(sparse, "a dog", model=backbone)
+
+
+@pytest.mark.parametrize("method", ["attention", "maskclip"])
+def test_no_two_results_share_memory(backbone: Backbone, method: str) -> None:
+    answer = eclip.explain(_image(), ["a dog", "a cat"], model=backbone, method=method)
+    assert answer.health is not None and answer.flat is not None and answer.health.flat is not None
+    arrays = [answer.maps[0, 0], answer.maps[0, 1], answer.flat, answer.health.flat]
+    for name in NUMBERS:
+        own = getattr(answer.health, name)
+        arrays += [own[:, 0], own[:, 1]]
+    for one, other in itertools.combinations(arrays, 2):
+        assert not np.shares_memory(one, other)
+
+
+def test_equal_texts_leave_no_files_behind(backbone: Backbone, tmp_path: Path) -> None:
+    with pytest.warns(EqualTextsWarning):
+        eclip.explain(_image(), ["a dog", "a dog"], model=backbone, health=False).save(tmp_path)
+    assert len(list(tmp_path.glob("*dog*"))) == 2
+    eclip.explain(_image(), "a cat", model=backbone, health=False).save(tmp_path)
+    assert not list(tmp_path.glob("*dog*"))
+
+
+def test_fewer_formats_leave_a_manifest_of_what_is_there(backbone: Backbone, tmp_path: Path) -> None:
+    answer = eclip.explain(_image(), "a dog", model=backbone, health=False)
+    answer.save(tmp_path)
+    answer.save(tmp_path, ["npz"])
+    assert np.array_equal(Explanation.load(tmp_path).maps, answer.maps)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".npz", ".png"]
 
 
 def test_drawing_on_an_image_changes_no_picture() -> None:

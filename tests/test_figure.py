@@ -125,7 +125,9 @@ def test_comparisons_have_a_column_for_each_method(images: Path) -> None:
     assert [words.count(name) for name in ("itsm", "surgery", "rollout")] == [1, 1, 1]
     assert len(page.axes) == 1 + 2 * 3 + 2, "the image once, two texts of three methods, two bars"
     assert any(word.startswith("vit. The line") for word in words)
-    assert len(found.figure(0, ["itsm"], dpi=60).axes) == 3
+    assert len(found.figure(0, ["itsm"], dpi=np.int64(60)).axes) == 3
+    refined = eclip.compare(images / "a.png", "x", models=tiny.kept("vit"), methods="itsm", refine="pamr")
+    assert any(word.startswith("vit, refined by pamr. The line") for word in written(refined.figure(dpi=60)))
     with pytest.raises(OptionError, match="no map of gem: it has itsm, surgery, rollout"):
         found.figure(methods=["gem"])
     none = eclip.compare(images / "a.png", "x", models=tiny.kept("resnet"), methods="rollout")
@@ -143,6 +145,8 @@ def test_comparisons_have_a_column_for_each_method(images: Path) -> None:
         ({"colormap": "jet"}, "colormap must be one of eclip, cividis"),
         ({"dpi": 10}, "dpi must be a whole number from 30 to 1200, got 10"),
         ({"dpi": 72.5}, "dpi must be a whole number"),
+        ({"width": None}, "width must be 'single', 'double' or 1 to 40 inches, got None"),
+        ({"colour": "x"}, "a figure has no 'colour': its style is width, theme, colormap, dpi"),
         ({"columns": 0}, "columns must be a whole number or None, at least 1"),
         ({"width": 1.5, "columns": 4}, "has no room for 2 rows of 4 panels: choose fewer images"),
         ({"texts": "a cat"}, "a cat"),

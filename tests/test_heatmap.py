@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -196,13 +197,17 @@ def test_points_of_a_flat_map_or_a_single_halved_cell_are_none(scores):
     assert (coordinates.shape, labels.shape) == ((0, 2), (0,))
 
 
-def test_points_stay_inside_a_one_pixel_image():
-    assert heatmap.points(torch.arange(64.0).reshape(8, 8), (1, 1))[0].max() == 0
+def test_no_pixel_of_a_small_image_is_on_and_off_the_object():
+    scores = torch.arange(64.0).reshape(8, 8)
+    assert len(heatmap.points(scores, (1, 1), threshold=0)[0]) == 0, "its one pixel would be both"
+    coordinates, labels = heatmap.points(scores, (3, 1), threshold=0)
+    assert {*map(tuple, coordinates[labels == 1].tolist())} == {(0, 2)}, "the middle row has cells of both"
+    assert {*map(tuple, coordinates[labels == 0].tolist())} == {(0, 0)}
 
 
 def test_points_refuse_a_k_that_is_no_count(shapes_unchecked):
-    for k in (-1, 2.5, float("nan")):
-        with pytest.raises(OptionError, match=f"whole number k >= 0 or None, got {k}"):
+    for k in (-1, 2.5, float("nan"), "5", []):
+        with pytest.raises(OptionError, match=re.escape(f"whole number k >= 0 or None, got {k!r}")):
             heatmap.points(torch.eye(4), (8, 8), k=k)
 
 

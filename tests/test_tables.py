@@ -66,6 +66,15 @@ def test_a_row_says_what_the_explanation_does(answer: Explanation) -> None:
     assert [row["warnings"] for row in rows_of(answer)][:3] == ["", "", SENTENCES["presence"]]
 
 
+def test_an_unknown_presence_is_neither_found_nor_doubted_in_an_empty_image_either(
+    answer: Explanation, images: Path
+) -> None:
+    assert answer.health is not None
+    empty = replace(answer, health=replace(answer.health, emptiness=np.ones_like(answer.scores)))
+    assert [row["found"] for row in rows_of(empty)] == ["no", "no", "no", None]
+    assert [bool(empty.doubt(0, text)) for text in range(4)] == [True, True, True, False]
+
+
 def test_without_health_nothing_is_called_found(answer: Explanation) -> None:
     for row in rows_of(replace(answer, health=None)):
         assert (row["presence"], row["found"], row["warnings"]) == (None, None, "")

@@ -7,6 +7,7 @@ The order is always: normalize on the grid, then resize, as CLIP Surgery does (L
 https://arxiv.org/abs/2304.05653, code xmed-lab/CLIP_Surgery at d4696d4, described in words and rewritten).
 """
 
+import numbers
 from collections.abc import Iterator
 from typing import Any
 
@@ -187,8 +188,8 @@ def regions(
 
 def _regions(mask: Bool[np.ndarray, "height width"], min_area: float | None) -> tuple[np.ndarray, list[int]]:
     """Each pixel's region, from 1, and the numbers of the regions to keep, the largest first."""
-    if min_area is not None and not 0 <= min_area <= 1:
-        raise OptionError(f"min_area must be None or a share of the image, 0 to 1, got {min_area}.")
+    if min_area is not None and not is_share(min_area):
+        raise OptionError(f"min_area must be None or a share of the image, 0 to 1, got {min_area!r}.")
     numbered, count = ndimage.label(mask, structure=np.ones((3, 3)))
     areas = np.bincount(numbered.ravel(), minlength=count + 1)[1:]
     least = LEAST_SHARE * areas.max(initial=0) if min_area is None else min_area * mask.size
@@ -202,7 +203,8 @@ def points(
 
     The rule of CLIP Surgery (its `similarity_map_to_points`): halve the grid bilinearly, min-max, m = the
     number of cells at or above the threshold, but at most half of all; m largest, m smallest.
-    Differs from it: grids need not be square, and a flat map has no points (there: all of them, twice).
+    Differs from it: grids need not be square, a flat map has no points (there: all of them, twice), and a pixel that
+    would be of both labels, as in an image with fewer pixels than the grid has cells, is none.
 
     Args:
         scores: one map on the patch grid, raw or normalized (the points are the same).
@@ -219,8 +221,8 @@ def points(
         OptionError: the size is not positive, or k is not a whole number of at least 0.
         EclipError: a value is NaN or infinite.
     """
-    if k is not None and not (k >= 0 and float(k).is_integer()):
-        raise OptionError(f"points needs a whole number k >= 0 or None, got {k}.")
+    if k is not None and not (isinstance(k, numbers.Real) and k >= 0 and float(k).is_integer()):
+        raise OptionError(f"points needs a whole number k >= 0 or None, got {k!r}.")
     if min(size) < 1:
         raise OptionError(f"size must be (height, width) of at least 1 each, got {size}.")
     rows, cols = (max(1, side // 2) for side in scores.shape)
@@ -231,7 +233,14 @@ def points(
     cells = np.concatenate([ranked[len(ranked) - taken :], ranked[:taken]])
     centers = np.stack([(cells % cols + 0.5) * size[1] / cols, (cells // cols + 0.5) * size[0] / rows], axis=1)
     coordinates = centers.astype(np.int64).clip(max=(size[1] - 1, size[0] - 1))
-    return coordinates, np.repeat([1, 0], taken)
+    labels, pixels = np.repeat([1, 0], taken), coordinates[:, 1] * size[1] + coordinates[:, 0]
+    told = ~np.isin(pixels, np.intersect1d(pixels[:taken], pixels[taken:]))
+    return coordinates[told], labels[told]
+
+
+def is_share(value: object) -> bool:
+    """Whether it is a number in [0, 1]."""
+    return isinstance(value, numbers.Real) and bool(0 <= value <= 1)
 
 
 def _require_finite(maps: torch.Tensor) -> None:

@@ -24,6 +24,7 @@ from eclip.pixels import (
     from_array,
     from_tensor,
     is_label,
+    is_sparse,
     to_rgb,
     turn_of,
     what_is_wrong,
@@ -252,7 +253,7 @@ def are_several(images: object) -> bool:
     A batch is a NumPy array (image, height, width, channel) or a torch tensor (image, channel, height, width).
     """
     if isinstance(images, np.ndarray | TensorLike):
-        return getattr(images, "ndim", 0) == 4
+        return getattr(images, "ndim", 0) == 4 and not is_sparse(images)
     one = str, bytes, bytearray, os.PathLike, Place, Image.Image, IOBase
     return isinstance(images, Iterable) and not isinstance(images, one)
 

@@ -67,6 +67,11 @@ def from_tensor(tensor: TensorLike) -> Image.Image:
     return _picture(_channels_last(_alone(_as_array(tensor), "tensor")), "tensor")
 
 
+def is_sparse(tensor: object) -> bool:
+    """Whether it is a sparse tensor of torch."""
+    return "sparse" in str(getattr(tensor, "layout", ""))
+
+
 def is_label(value: object) -> bool:
     """Whether it is a number, or several labels, and so cannot be an image."""
     if isinstance(value, np.ndarray | TensorLike):
@@ -104,6 +109,8 @@ def _as_array(tensor: Any) -> NDArray[Any]:
 
     if tensor.is_meta:
         raise ImageError("the tensor is on the device 'meta' and has no values: create it on a real device.")
+    if is_sparse(tensor):
+        raise ImageError("the tensor is sparse: pass tensor.to_dense().")
     tensor = tensor.detach()
     if tensor.is_floating_point():
         tensor = tensor.to(torch.float64 if tensor.dtype == torch.float64 else torch.float32)  # NumPy has no bfloat16

@@ -163,7 +163,7 @@ def explain_each(
     resize="keep", consecutive images of one grid share a forward pass.
 
     - images: any iterable; at most two batches are in memory, the second read ahead while the model runs.
-    - batch_size: images in one forward pass, at least 1.
+    - batch_size: images in one forward pass, at least 1; `seconds` of each are those of all of them together.
     - failures: unreadable images are added here as (source, error), and the others continue. None: they raise.
     """
     batch_size = whole(batch_size, "batch_size", least=1)

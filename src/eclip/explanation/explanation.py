@@ -24,7 +24,7 @@ from eclip.explanation.tensors import OTSU, ExplanationTensors, Origin, Threshol
 from eclip.images import Place
 from eclip.render.overlay import ALPHA
 from eclip.results.folder import FORMATS
-from eclip.results.indexing import Which, image_and_text, image_of, number_of
+from eclip.results.indexing import Which, image_and_text, image_of, images_of, number_of
 from eclip.results.marks import png
 from eclip.results.provenance import maker
 
@@ -54,7 +54,7 @@ class Explanation:
             versions, the command that repeats it. With provenance["versus"], maps and scores are for the difference
             between each text and that one.
         images: the images, RGB and upright, or where to read them from, as after `load`.
-        seconds: run times: "forward" (shared by all methods), "method", "refine", "health"; not saved.
+        seconds: run times of a whole batch: "forward" (shared by all methods), "method", "refine", "health"; not saved.
         health: reasons to doubt each map, computed before any refinement; None if the checks were off.
         flat: (image, text), maps whose values differ by rounding only, see `eclip.heatmap.flat`: they are drawn as
             zeros and have no mask, box or point, but `maps` holds them unchanged. None: determined from the maps alone.
@@ -84,10 +84,9 @@ class Explanation:
         """The explanation of one image or of several, by number, path or file name, in the given order.
 
         Raises:
-            OptionError: there is no such image, or several have that name.
+            OptionError: there is no such image, or several have that name, or none was named.
         """
-        some = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
-        places = [image_of(image, self.sources, self.texts) for image in some]
+        places = images_of(images, self.sources, self.texts)
         own: dict[str, Any] = {"maps": self.maps[places], "scores": self.scores[places]}
         for name in ("sources", "sizes", "images"):
             own[name] = tuple(getattr(self, name)[place] for place in places)

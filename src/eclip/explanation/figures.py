@@ -11,11 +11,11 @@ from eclip.errors import OptionError
 from eclip.explanation.exports import Put
 from eclip.methods import method_names
 from eclip.registry import whole
-from eclip.render.figure import Cell, Line, columns_in, figure, most_in
+from eclip.render.figure import Cell, Line, check_names, columns_in, figure, most_in
 from eclip.results.folder import FIGURES
 from eclip.results.indexing import Which, image_of, number_of
 from eclip.results.marks import MARK
-from eclip.results.provenance import head_of, maker
+from eclip.results.provenance import head_of, maker, refined_by
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,6 +34,7 @@ def explanation_figure(
     **style: Any,
 ) -> Figure:
     """Each image with one panel per text, see `Explanation.figure`."""
+    check_names(style)
     shown = _numbers(images, range(len(answer.sources)), lambda one: image_of(one, answer.sources, answer.texts))
     lines: list[Line] = []
     for image in shown:
@@ -55,6 +56,7 @@ def comparison_figure(
     comparison: Comparison, texts: Which | Sequence[Which] | None, methods: Sequence[str] | None, **style: Any
 ) -> Figure:
     """One row per text, one column per method and model, see `Comparison.figure`."""
+    check_names(style)
     chosen = _numbers(texts, range(len(comparison.texts)), lambda one: number_of(one, comparison.texts, "text"))
     there = comparison.explanations
     names = list(dict.fromkeys(method for _, method in there)) if methods is None else method_names(methods)
@@ -79,7 +81,8 @@ def comparison_figure(
             lines.append(Line(cells, one.label(text), score))
     models = ", ".join(dict.fromkeys(model for model, _ in shown))
     heads = {head_of(answer.provenance) for (_, method), answer in shown.items() if method == "eclip"}
-    return figure(lines, note=f"{models}{''.join(sorted(heads))}. {LINE}", **style)
+    refined = refined_by(next(iter(shown.values())).provenance)
+    return figure(lines, note=f"{models}{''.join(sorted(heads))}{refined}. {LINE}", **style)
 
 
 def _listed(pairs: Iterable[Pair]) -> str:

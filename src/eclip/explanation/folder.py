@@ -35,13 +35,15 @@ class ExplanationWriter(Folder):
         {"schema": "eclip.explain/1", "texts": [text, ...], "signed": bool, "provenance": {as `Explanation.provenance`},
          "images": [{"source", "width", "height", "grid": [row, col], "map": [row, col], "scores": {text: score},
                      "health": {text: {"sensitivity", "polarity", "artefacts", "presence", "emptiness", "warnings"}},
-                     "files": {"image", "npz", "strip", "overlays": {text: file}, "pdf", "svg"}}, ...],
+                     "files": {"image", "npz", "strip", "overlays": {text: file}, "pdf", "svg", "more": [file, ...]}},
+                    ...],
          "failures": [{"source", "error"}, ...]}
 
     "health" is null if the checks were off, and so is each number that does not apply. "grid" counts patches; "map" is
     the shape of the maps, finer if a refinement returned them on pixels. Files are relative to the folder; "image" may
     be absolute. If no image was explained, "texts" is empty, and "signed" and "provenance" are null. "exports" {format:
-    file} lists the files for all images, if any were asked for.
+    file} lists the files for all images, if any were asked for. Of equal texts, "overlays" has the last
+    one's, and "more" those of the others.
 
     With masks of SAM, an entry has "sam" {text: {"points": [[x, y, label], ...], "box", "doubt", "masks":
     [{"predicted_iou", "area", "agreement", "inside", "outside", "segmentation": {"size", "counts"}}, ...]}}: `SamMask`
@@ -78,7 +80,7 @@ class ExplanationWriter(Folder):
         manifest: dict[str, Any] = {"schema": SCHEMA, "texts": [], "signed": None, "provenance": None}
         super().__init__(folder, formats, manifest, overwrite=overwrite)
         self.exports = Exports(formats, selection or Selection(), self.max_side)
-        self.warned, self._entries = 0, entries or "json" in formats
+        self.warned, self._entries = 0, entries
 
     def __exit__(self, *reason: object) -> None:
         try:
@@ -104,7 +106,8 @@ class ExplanationWriter(Folder):
             self.manifest["provenance"] = provenance
         entries = [self._add(explanation, image, sam) for image in range(len(explanation.sources))]
         self.warned += sum(any(one["warnings"] for one in (entry["health"] or {}).values()) for entry in entries)
-        self.manifest["images"] += entries if self._entries else [None] * len(entries)  # else only their number counts
+        kept = self._entries or self.lists
+        self.manifest["images"] += entries if kept else [None] * len(entries)  # else only their number counts
         return entries
 
     def _add(self, explanation: Explanation, image: int, sam: SamMasks | None) -> dict[str, Any]:
@@ -121,11 +124,13 @@ class ExplanationWriter(Folder):
             for number in explanation.best_texts(image):
                 text, overlay = explanation.texts[number], encoded(explanation.overlay(image, number, max_side=side))
                 own = f"{stem}.{number}-{slug(text)}".rstrip("-")
+                if text in files["overlays"]:  # equal texts: a later run must find all files
+                    files.setdefault("more", []).append(files["overlays"][text])
                 files["overlays"][text] = self._put(f"{own}.{ending}", overlay)
                 if sam is not None:
                     masks = [png(one.picture()) for one in sam.of(image, number)]
                     names = [self._put(f"{own}.sam-{rank}.png", mask) for rank, mask in enumerate(masks, 1)]
-                    files.setdefault("sam", {})[text] = names
+                    files.setdefault("sam", {}).setdefault(text, []).extend(names)
         files |= figure_files(self.formats, stem, lambda: explanation.figure(image, **self.style), self._put)
         self.exports.add(explanation, image, self.folder, self._put)
         (width, height), doubts = explanation.sizes[image], None if health is None else health.noted(image)

@@ -94,8 +94,8 @@ class Health:
 
     @property
     def absent(self) -> Bool[np.ndarray, "image text"]:
-        """Texts that are probably not in the image: presence is below its threshold, or the image looks empty."""
-        return (self.presence < LEAST_PRESENCE) | self._flagged("emptiness")
+        """Texts that are probably not in the image: below the least presence, or if it is known, in an empty image."""
+        return (self.presence < LEAST_PRESENCE) | (self._flagged("emptiness") & ~np.isnan(self.presence))
 
     def doubts(self, image: int | np.integer = 0) -> list[str]:
         """What pictures say below each text: that it is probably absent, or may be; empty if neither, or unknown."""
@@ -141,9 +141,9 @@ class Health:
         """The numbers of an image, as in its npz file."""
         return {f"health_{name}": getattr(self, name)[image] for name in NUMBERS}
 
-    def only(self, images: int | Sequence[int]) -> Health:
+    def only(self, images: int | np.integer | Sequence[int]) -> Health:
         """The health of one image or of several, by number."""
-        some = [images] if isinstance(images, int) else list(images)
+        some = [int(images)] if isinstance(images, int | np.integer) else list(images)
         flat = None if self.flat is None else self.flat[some]
         return replace(self, **{name: getattr(self, name)[some] for name in NUMBERS}, flat=flat)
 

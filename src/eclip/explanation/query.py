@@ -286,4 +286,5 @@ def _plain(templates: str | tuple[str, ...]) -> str | list[str]:
 
 
 def _numpy(values: Tensor) -> np.ndarray:
-    return values.cpu().numpy()
+    """A copy, so that no two results share memory."""
+    return values.cpu().numpy().copy()

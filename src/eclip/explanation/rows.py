@@ -27,6 +27,7 @@ from jaxtyping import Bool
 
 from eclip import heatmap
 from eclip.errors import OptionError
+from eclip.heatmap import is_share
 from eclip.registry import one_of, whole
 from eclip.results.table import BOX, SORTS
 
@@ -74,11 +75,9 @@ def _presence(health: Health | None, text: int) -> float | None:
 
 def found_in(health: Health | None, text: int) -> str | None:
     """Whether a text is found in an image, see "found" above; `health` is that of the image alone."""
-    if health is None:
+    if health is None or math.isnan(health.presence[0, text]):
         return None
-    if health.doubts(0)[text]:
-        return "no"
-    return None if math.isnan(health.presence[0, text]) else "yes"
+    return "no" if health.doubts(0)[text] else "yes"
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,8 @@ class Selection:
             one_of(self.sort, "sort", SORTS)
         if self.top is not None:
             whole(self.top, "top", least=1)
-        if self.min_presence is not None and not 0 <= self.min_presence <= 1:
-            raise OptionError(f"min_presence must be a number in [0, 1], got {self.min_presence}.")
+        if self.min_presence is not None and not is_share(self.min_presence):
+            raise OptionError(f"min_presence must be a number in [0, 1], got {self.min_presence!r}.")
 
     def of_image(self, rows: Sequence[dict[str, Any]]) -> list[int]:
         """Numbers of the rows of one image that are kept, in the order of the texts."""

@@ -7,8 +7,9 @@ of matplotlib is read or changed, so figures can be drawn in threads and beside 
 from __future__ import annotations
 
 import math
+import numbers
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ from eclip.render.overlay import ABSENT, ALPHA, DIM, UNSURE, paint, view_size
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+STYLE = ("width", "theme", "colormap", "dpi")
+"""What a figure can be told."""
 WIDTHS = {"single": 3.25, "double": 6.875}
 """Inches: one column, and the whole text, of the usual two-column styles of computer vision."""
 THEMES: dict[str, dict[str, str]] = {
@@ -106,7 +109,17 @@ def figure(
         OptionError: the width, theme, colormap or dpi is not one, or there is no room for so many cells.
     """
     inches = check_style(width, theme, colormap, dpi)
-    return _Page(lines, inches, THEMES[theme], colormap, dpi, note).drawn()
+    return _Page(lines, inches, THEMES[theme], colormap, int(dpi), note).drawn()
+
+
+def check_names(style: Collection[str]) -> None:
+    """Check that all are names of a style.
+
+    Raises:
+        OptionError: one is not.
+    """
+    if unknown := [name for name in style if name not in STYLE]:
+        raise OptionError(f"a figure has no {', '.join(map(repr, unknown))}: its style is {', '.join(STYLE)}.")
 
 
 def check_style(width: str | float = "double", theme: str = "light", colormap: str = OWN, dpi: int = 300) -> float:
@@ -118,7 +131,7 @@ def check_style(width: str | float = "double", theme: str = "light", colormap: s
     _figure()
     one_of(theme, "theme", THEMES)
     one_of(colormap, "colormap", COLORMAPS)
-    if isinstance(dpi, bool) or not isinstance(dpi, int) or not 30 <= dpi <= 1200:
+    if isinstance(dpi, bool) or not isinstance(dpi, numbers.Integral) or not 30 <= dpi <= 1200:
         raise OptionError(f"dpi must be a whole number from 30 to 1200, got {dpi!r}.")
     return _inches(width)
 
@@ -137,7 +150,7 @@ def _inches(width: str | float) -> float:
     if isinstance(width, str):
         if width in WIDTHS:
             return WIDTHS[width]
-    elif not isinstance(width, bool) and 1 <= width <= 40:
+    elif isinstance(width, numbers.Real) and not isinstance(width, bool) and 1 <= width <= 40:
         return float(width)
     raise OptionError(f"width must be 'single', 'double' or 1 to 40 inches, got {width!r}.")
 

@@ -70,8 +70,8 @@ def overlay(
     Raises:
         OptionError: alpha is outside [0, 1], or a map value is outside its range.
     """
-    if not 0 <= alpha <= 1:
-        raise OptionError(f"alpha must be between 0 and 1, got {alpha}.")
+    if not heatmap.is_share(alpha):
+        raise OptionError(f"alpha must be between 0 and 1, got {alpha!r}.")
     alpha *= DIM[doubt]
     if not legend:
         return paint(image, values, signed, alpha, heat, level)

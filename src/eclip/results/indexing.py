@@ -65,6 +65,18 @@ def image_of(which: Which, sources: Sequence[str], texts: Sequence[str] = ()) ->
     return number_of(which, sources, "image")
 
 
+def images_of(which: Which | Sequence[Which], sources: Sequence[str], texts: Sequence[str] = ()) -> list[int]:
+    """The indices of one image or of several, each as in `image_of`.
+
+    Raises:
+        OptionError: none is named, there is no such image, or several have that name.
+    """
+    some = which if isinstance(which, Sequence) and not isinstance(which, str) else [which]
+    if not some:
+        raise OptionError("at least one image is needed: name it by number, path or file name.")
+    return [image_of(one, sources, texts) for one in some]
+
+
 def image_and_text(image: Which, text: Which | None, sources: Sequence[str], texts: Sequence[str]) -> tuple[int, int]:
     """The indices of an image and a text; for the name of a text alone, the first image and that text.
 

@@ -60,8 +60,12 @@ def made_by(backbone: Backbone) -> dict[str, Any]:
 def maker(provenance: dict[str, Any]) -> str:
     """Who made a map, for pictures: the method, the model, the head if the method used it, and the refinement."""
     own = head_of(provenance) if provenance["method"] == "eclip" else ""
-    refine = "" if provenance.get("refine") is None else f", refined by {provenance['refine']}"
-    return f"{provenance['method']} on {provenance['model']}{own}{refine}"
+    return f"{provenance['method']} on {provenance['model']}{own}{refined_by(provenance)}"
+
+
+def refined_by(provenance: dict[str, Any]) -> str:
+    """The refinement in words, as the end of a phrase; empty without one."""
+    return "" if provenance.get("refine") is None else f", refined by {provenance['refine']}"
 
 
 def head_of(provenance: dict[str, Any]) -> str:

@@ -712,14 +712,6 @@ def test_equal_texts_leave_no_files_behind(backbone: Backbone, tmp_path: Path) -
     assert not list(tmp_path.glob("*dog*"))
 
 
-def test_fewer_formats_leave_a_manifest_of_what_is_there(backbone: Backbone, tmp_path: Path) -> None:
-    answer = eclip.explain(_image(), "a dog", model=backbone, health=False)
-    answer.save(tmp_path)
-    answer.save(tmp_path, ["npz"])
-    assert np.array_equal(Explanation.load(tmp_path).maps, answer.maps)
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".npz", ".png"]
-
-
 def test_drawing_on_an_image_changes_no_picture() -> None:
     answer = _by_hand([[0, 1], [2, 4]], (32, 32))
     before = answer.overlay().tobytes(), answer.strip().tobytes()

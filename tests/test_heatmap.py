@@ -199,8 +199,8 @@ def test_points_of_a_flat_map_or_a_single_halved_cell_are_none(scores):
 
 def test_no_pixel_of_a_small_image_is_on_and_off_the_object():
     scores = torch.arange(64.0).reshape(8, 8)
-    assert len(heatmap.points(scores, (1, 1), threshold=0)[0]) == 0, "its one pixel would be both"
-    coordinates, labels = heatmap.points(scores, (3, 1), threshold=0)
+    assert len(heatmap.points(scores, (1, 1), threshold=0.0)[0]) == 0, "its one pixel would be both"
+    coordinates, labels = heatmap.points(scores, (3, 1), threshold=0.0)
     assert {*map(tuple, coordinates[labels == 1].tolist())} == {(0, 2)}, "the middle row has cells of both"
     assert {*map(tuple, coordinates[labels == 0].tolist())} == {(0, 0)}
 

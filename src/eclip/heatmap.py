@@ -240,7 +240,7 @@ def points(
 
 def is_share(value: object) -> bool:
     """Whether it is a number in [0, 1]."""
-    return isinstance(value, numbers.Real) and bool(0 <= value <= 1)
+    return isinstance(value, numbers.Real) and 0 <= float(value) <= 1
 
 
 def _require_finite(maps: torch.Tensor) -> None:

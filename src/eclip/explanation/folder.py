@@ -80,7 +80,7 @@ class ExplanationWriter(Folder):
         manifest: dict[str, Any] = {"schema": SCHEMA, "texts": [], "signed": None, "provenance": None}
         super().__init__(folder, formats, manifest, overwrite=overwrite)
         self.exports = Exports(formats, selection or Selection(), self.max_side)
-        self.warned, self._entries = 0, entries
+        self.warned, self._entries = 0, entries or "json" in formats
 
     def __exit__(self, *reason: object) -> None:
         try:
@@ -106,8 +106,7 @@ class ExplanationWriter(Folder):
             self.manifest["provenance"] = provenance
         entries = [self._add(explanation, image, sam) for image in range(len(explanation.sources))]
         self.warned += sum(any(one["warnings"] for one in (entry["health"] or {}).values()) for entry in entries)
-        kept = self._entries or self.lists
-        self.manifest["images"] += entries if kept else [None] * len(entries)  # else only their number counts
+        self.manifest["images"] += entries if self._entries else [None] * len(entries)  # else only their number counts
         return entries
 
     def _add(self, explanation: Explanation, image: int, sam: SamMasks | None) -> dict[str, Any]:

@@ -124,18 +124,13 @@ class Folder:
     def __exit__(self, *reason: object) -> None:
         try:
             done = bool(self.manifest["images"])
-            if self.lists and (done or (self.manifest["failures"] and self._before is None)):
+            if "json" in self.formats and (done or (self.manifest["failures"] and self._before is None)):
                 text = json.dumps(self.manifest, indent=1, ensure_ascii=False, allow_nan=False)
                 self._put(MANIFEST, text.encode(errors="backslashreplace"))  # escape names that are not Unicode
             if done and self._before is not None and (self.overwrite or reason[:1] in ((), (None,))):
                 self._clear(self._before)
         finally:
             self._release()
-
-    @property
-    def lists(self) -> bool:
-        """Whether the run writes a manifest: if asked to, or in place of an earlier one, which it replaces."""
-        return "json" in self.formats or self._before is not None
 
     def fail(self, source: str, error: str) -> None:
         """Record an image that failed."""

@@ -690,6 +690,8 @@ def test_what_is_not_a_number_is_told_where_it_enters(backbone: Backbone, shapes
         for sparse in (torch.ones(shape).to_sparse(), torch.ones(shape).to_sparse_coo()):
             with pytest.raises(ImageError, match=r"the tensor is sparse: pass tensor\.to_dense\(\)"):
                 eclip.explain(sparse, "a dog", model=backbone)
+    with pytest.raises(ImageError, match="the tensor is sparse"):
+        eclip.explain(torch.ones(1, 3, 32, 32).to_sparse(), "a dog", model=backbone, preprocessed=True)
 
 
 @pytest.mark.parametrize("method", ["attention", "maskclip"])

@@ -72,6 +72,16 @@ def is_sparse(tensor: object) -> bool:
     return "sparse" in str(getattr(tensor, "layout", ""))
 
 
+def check_dense(tensor: object) -> None:
+    """Check that a tensor has a value for each pixel.
+
+    Raises:
+        ImageError: it is sparse.
+    """
+    if is_sparse(tensor):
+        raise ImageError("the tensor is sparse: pass tensor.to_dense().")
+
+
 def is_label(value: object) -> bool:
     """Whether it is a number, or several labels, and so cannot be an image."""
     if isinstance(value, np.ndarray | TensorLike):
@@ -109,8 +119,7 @@ def _as_array(tensor: Any) -> NDArray[Any]:
 
     if tensor.is_meta:
         raise ImageError("the tensor is on the device 'meta' and has no values: create it on a real device.")
-    if is_sparse(tensor):
-        raise ImageError("the tensor is sparse: pass tensor.to_dense().")
+    check_dense(tensor)
     tensor = tensor.detach()
     if tensor.is_floating_point():
         tensor = tensor.to(torch.float64 if tensor.dtype == torch.float64 else torch.float32)  # NumPy has no bfloat16

@@ -14,7 +14,7 @@ from torch import Tensor
 from eclip.backbones.backbone import Backbone
 from eclip.backbones.view import View
 from eclip.errors import ImageError, RawPixelsWarning, ShapeError
-from eclip.pixels import OVERSHOOT
+from eclip.pixels import OVERSHOOT, check_dense
 
 STACK = "torch.stack([backbone.preprocess(image), ...])"
 RAW = "or leave preprocessed out and pass raw images, uint8 or floating point in [0, 1]"
@@ -52,6 +52,7 @@ def check_preprocessed(images: object, backbone: Backbone) -> Float[Tensor, "ima
         )
     if images.is_meta:
         raise ImageError("the tensor is on the device 'meta' and has no values: create it on a real device.")
+    check_dense(images)
     with torch.inference_mode(False), torch.no_grad():
         pixels = images.detach().as_subclass(Tensor)
         pixels = pixels if pixels.ndim == 4 else pixels[None]

@@ -28,6 +28,7 @@ def leave_one_out(reading: Reading, image: Float[Tensor, "image feature"]) -> Fl
     values = torch.zeros(len(image), *reading.ids.shape, dtype=torch.float32, device=reading.ids.device)
     for number, (text, words) in enumerate(zip(reading.texts, reading.words, strict=True)):
         read = [word for word in words if word.last > word.first]
+        text = text[: read[-1].stop] if read else text  # no word from behind the context takes the place of another
         without = [" ".join((text[: word.start] + " " + text[word.stop :]).split()) for word in read]
         scores = cosine(backbone.encode_text([text, *without]), image).T  # image variant
         for word, score in zip(read, scores[:, 1:].T, strict=True):

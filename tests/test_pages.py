@@ -281,3 +281,10 @@ def test_a_run_that_measured_nothing_says_so(tmp_path: Path) -> None:
     parsed = Parsed(page_of([Evaluation({"data": data, "protocol": {**protocol, "rules": {}}, **rest}, tmp_path)]))
     assert "No number was measured." in parsed.texts and "All numbers" in parsed.texts
     assert not {"table", "select", "svg", "img"} & {tag for tag, _ in parsed.tags}
+
+
+def test_no_script_passes_a_whole_array_as_arguments() -> None:
+    """Math.max(...values) overflows the stack with more than about 100,000 values."""
+    scripts = [path for path in TEMPLATES if path.suffix == ".js"]
+    assert scripts
+    assert [path.name for path in scripts if re.search(r"Math\.(max|min)\(\.\.\.", path.read_text("utf-8"))] == []

@@ -3,7 +3,8 @@ const figure = document.querySelector('figure'), canvas = figure.querySelector('
 const words = [...document.querySelectorAll('.text')].map(line => [...line.querySelectorAll('.word')])
 const own = words.map(line => line.map(word => [word.style.background, word.style.color, word.title]))
 const [blue, dark, amber] = JSON.parse(document.getElementById('colors').textContent)
-const peaks = pairs.map(text => text && (Math.max(...text.flat(2).map(Math.abs)) || 1))  // one scale a text
+const peak = text => text.flat(2).reduce((most, value) => Math.max(most, Math.abs(value)), 0) || 1
+const peaks = pairs.map(text => text && peak(text))  // one scale a text
 let held = null
 
 function show(text, word) {

@@ -39,6 +39,12 @@ def test_words_are_printed_with_their_shares(tiny_name: str, images: Path, tmp_p
     assert done.stderr.startswith(f"1 explained in {tmp_path}\n")
 
 
+def test_a_folder_cannot_steer_the_terminal(tiny_name: str, images: Path, tmp_path: Path) -> None:
+    done = run(images / "a.png", "-t", "grass", "-m", tiny_name, "-o", tmp_path / "\x1b[31mred")
+    assert done.exit_code == 0, done.output
+    assert f"-> {tmp_path}/\ufffd[31mred/a.words.html" in done.stdout and "\x1b[31m" not in done.stdout
+
+
 def test_json_is_the_manifest_and_its_command_repeats_it(tiny_name: str, images: Path, tmp_path: Path) -> None:
     asked = [images, *TEXTS, "-m", tiny_name, "--method", "gradeclip", "--set", "loosened=none", "--json"]
     more = ["--pairs", "--points", "3", "--text-depth", "1", "--box", "0,0,20,15", "--resize", "keep"]
@@ -136,7 +142,10 @@ def test_ctrl_c_keeps_what_is_done(
         (["-t", "a dog", "--method", "gradcam"], "unknown method for words 'gradcam'"),
         (["-t", "a dog", "--set", "depth"], "--set needs KEY=VALUE, got 'depth'"),
         (["-t", "a dog", "--set", "width=3"], "'gradeclip' has no option 'width'"),
-        (["-t", "a dog", "--box", "1,2,3,4"], "requires --pairs"),
+        (["-t", "a dog", "--box", "1,2,3,4"], "--box requires --pairs"),
+        (["-t", "a dog", "--image-depth", "1"], "--image-depth requires --pairs"),
+        (["-t", "a dog", "--text-depth", "2"], "--text-depth requires --pairs"),
+        (["-t", "a dog", "--points", "10"], "--points requires --pairs"),
         (["-t", "a dog", "--pairs", "--box", "1,2,3"], "--box must be left,top,right,bottom"),
         ([], "no text was given"),
     ],

@@ -40,11 +40,15 @@ def words(
     box: Annotated[
         list[str] | None, typer.Option(metavar="X0,Y0,X1,Y1", help="With --pairs: a region in pixels; lists its words.")
     ] = None,
-    image_depth: Annotated[int, typer.Option(min=1, help="With --pairs: how many last image attention layers.")] = 1,
+    image_depth: Annotated[
+        int | None, typer.Option(min=1, help="With --pairs: how many last image attention layers. Default: 1.")
+    ] = None,
     text_depth: Annotated[
         int | None, typer.Option(min=1, help="With --pairs: how many last text blocks. Default: all.")
     ] = None,
-    points: Annotated[int, typer.Option(min=1, help="With --pairs: points on the path; more are more exact.")] = 10,
+    points: Annotated[
+        int | None, typer.Option(min=1, help="With --pairs: points on the path; more are more exact. Default: 10.")
+    ] = None,
     image_size: cli_options.ImageSize = None,
     resize: cli_options.Resizing = Resize.squash,
     positions: cli_options.Positioning = Positions.bicubic_aa,
@@ -71,21 +75,23 @@ def words(
     options = cli_options.parse_options("--set", set_ or [], word_method(method).options)
     word_method(method).check(options)
     boxes = [_box(one) for one in box or []]
-    if boxes and not pairs:
-        raise OptionError("--box requires --pairs; add --pairs.")
+    path: dict[str, Any] = {"image_depth": image_depth, "text_depth": text_depth, "points": points}
+    path = {name: value for name, value in path.items() if value is not None}
+    needing = [*(["box"] if boxes else []), *path]
+    if needing and not pairs:
+        raise OptionError(f"--{needing[0].replace('_', '-')} requires --pairs; add --pairs.")
     writer = WordsWriter(out, overwrite=overwrite)
 
     def work(run: loop.Run) -> None:
         from eclip.backbones.view import View
         from eclip.images import read_batches
+        from eclip.render import printable
         from eclip.words.interactions import PairQuery, check_box
         from eclip.words.query import WordQuery
         from eclip.words.relevance import relevance
 
         query = WordQuery(wanted, model=model, device=device, view=View(image_size, resize.value, positions.value))
-        by_pair = None
-        if pairs:
-            by_pair = PairQuery(query, image_depth=image_depth, text_depth=text_depth, points=points)
+        by_pair = PairQuery(query, **path) if pairs else None
         for batch in read_batches(run.images, BATCH, run.failures):
             good = []
             for source, picture in batch:
@@ -104,7 +110,7 @@ def words(
                 entry = writer.add(found, image, own, boxes)
                 if cli_options.talks(as_json):
                     _print(found, image, own, boxes)
-                    typer.echo(f"-> {writer.folder / entry['files']['page']}")
+                    typer.echo(printable(f"-> {writer.folder / entry['files']['page']}"))
                 run.count()
 
     loop.over_images(sources, writer, lambda provenance: words_command(sources, wanted, provenance), work)

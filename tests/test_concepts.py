@@ -691,6 +691,32 @@ def test_the_shell_takes_and_keeps_a_mean(tiny_name: str, images: Path, vocabula
     assert missing.exit_code == 2 and "has no image mean" in missing.stderr
 
 
+def test_a_run_without_results_leaves_the_earlier_mean(
+    tiny_name: str, images: Path, vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    other.mkdir()
+    for shade in (10, 200):
+        Image.new("RGB", (40, 30), (shade, 0, 90)).save(other / f"{shade}.png")
+    asked = ("concepts", images / "a.png", "--model", tiny_name, "--vocabulary", vocabulary, "--l1", 0.05, "-o", out)
+    assert run(*asked, "--mean-from", images).exit_code == 0
+    manifest, mean = (out / "manifest.json").read_text(), (out / "image_mean.npy").read_bytes()
+    provenance = json.loads(manifest)["provenance"]
+    assert provenance["image_mean"] == str(out / "image_mean.npy")
+    assert f"--image-mean={out / 'image_mean.npy'}" in provenance["command"]
+
+    def stop(self: ConceptsWriter, concepts: eclip.Concepts) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ConceptsWriter, "add", stop)
+        stopped = run(*asked, "--mean-from", other)
+    assert stopped.exit_code == 130 and "saved the mean" not in stopped.output
+    assert ((out / "manifest.json").read_text(), (out / "image_mean.npy").read_bytes()) == (manifest, mean)
+    assert run(*asked, "--mean-from", other).exit_code == 0
+    assert (out / "image_mean.npy").read_bytes() != mean
+
+
 def test_a_stop_keeps_what_is_done(
     tiny_name: str, images: Path, vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from eclip.methods import check_methods
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+    from torch import Tensor
 
     from eclip.discovery.concepts import Concepts, ConceptsWriter
 
@@ -98,11 +99,15 @@ def concepts(
     writer = ConceptsWriter(out, formats, overwrite=overwrite)
 
     def work(run: loop.Run) -> None:
+        saved = ""
         if mean_from is not None:
-            settings["image_mean"] = _mean(mean_from, settings, writer, run.bar)
+            settings["image_mean"], saved = _mean(mean_from, settings, writer, run.bar)
         for found in concepts_each(run.images, failures=run.failures, **settings):
             run.doing("explaining")
             entry = writer.add(found)
+            if saved and not options.QUIET.get():
+                typer.echo(saved, err=True)
+            saved = ""
             if options.talks(as_json):
                 run.show(found.source, entry["files"].get("picture"))
                 typer.echo(_table(found))
@@ -112,13 +117,14 @@ def concepts(
     loop.summarize(writer, "explained", [model], as_json)
 
 
-def _mean(folder: Path, settings: dict[str, Any], writer: ConceptsWriter, progress: Progress) -> Path:
-    """Compute the mean of a folder's images and save it with the results, after checking the other settings."""
+def _mean(folder: Path, settings: dict[str, Any], writer: ConceptsWriter, progress: Progress) -> tuple[Tensor, str]:
+    """Compute the mean of a folder's images, after checking the other settings; and what to print once it is saved."""
     from eclip.backbones.image_mean import image_mean
     from eclip.backbones.load import load
     from eclip.discovery import splice
     from eclip.discovery.concepts import MEAN
     from eclip.images import find_images
+    from eclip.render import printable
     from eclip.texts.vocabulary import words_of
 
     writer.check_free(MEAN)
@@ -131,9 +137,7 @@ def _mean(folder: Path, settings: dict[str, Any], writer: ConceptsWriter, progre
     view = {key: settings[key] for key in ("image_size", "resize", "positions")}
     mean = image_mean(progress.track(images, description="mean of images"), backbone, **view)
     kept = writer.keep_mean(mean.cpu().numpy())
-    if not options.QUIET.get():
-        typer.echo(f"saved the mean of {len(images)} images; to reuse it: --image-mean {kept}", err=True)
-    return kept
+    return mean, printable(f"saved the mean of {len(images)} images; to reuse it: --image-mean {kept}")
 
 
 def _table(found: Concepts) -> str:

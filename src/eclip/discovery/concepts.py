@@ -133,25 +133,31 @@ class ConceptsWriter(Folder):
 
     def __init__(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, overwrite: bool = False) -> None:
         super().__init__(folder, formats, {"schema": CONCEPTS_SCHEMA, "provenance": None}, overwrite=overwrite)
+        self._mean: bytes | None = None
 
     def _own(self, name: str) -> bool:
         return super()._own(name) or (name == MEAN and self._before is not None)  # left by an earlier run
 
     def keep_mean(self, mean: np.ndarray) -> Path:
-        """Write an image mean; returns its file, for `image_mean`.
+        """Hold an image mean until the first image is finished, so that a run without any replaces nothing.
+
+        Returns:
+            The file that it will be in, which the manifest names as "image_mean".
 
         Raises:
-            ResultError: the folder has one from elsewhere, see `check_free`, or it cannot be written.
+            ResultError: the folder has one from elsewhere, see `check_free`.
         """
         self.check_free(MEAN)
         buffer = io.BytesIO()
         np.save(buffer, mean)
-        return self.folder / self._put(MEAN, buffer.getvalue())
+        self._mean = buffer.getvalue()
+        return self.folder / MEAN
 
     def add(self, concepts: Concepts) -> dict[str, Any]:
         """Write the files of an image's concepts; returns its entry in the manifest."""
         if self.manifest["provenance"] is None:
-            self.manifest["provenance"] = concepts.provenance
+            own = {} if self._mean is None else {"image_mean": str(self.folder / MEAN)}
+            self.manifest["provenance"] = {**concepts.provenance, **own}
         stem, files = self._image(concepts.source, concepts.explanation.shared)
         if "npz" in self.formats:
             arrays = {"maps": concepts.maps, "weights": concepts.weights, "scores": concepts.explanation.scores[0]}
@@ -172,5 +178,8 @@ class ConceptsWriter(Folder):
             "available": concepts.available,
             "files": files,
         }
+        if self._mean is not None:
+            self._put(MEAN, self._mean)
+            self._mean = None
         self.manifest["images"].append(entry)
         return entry

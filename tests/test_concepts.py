@@ -471,10 +471,28 @@ def test_latents_of_an_autoencoder_have_maps_of_their_own(tiny_name: str, images
     torch.save(_state(feature=16), tmp_path / "other.pt")
     with pytest.raises(ShapeError, match="takes features of width 16, got 24"):
         eclip.concepts(images / "a.png", **{**settings, "msae": tmp_path / "other.pt"})
+    with pytest.raises(OptionError, match=r"latents must be at most 60, as many as .*sae\.pt has, got 61"):
+        eclip.concepts(images / "a.png", **{**settings, "latents": 61})
+    full = eclip.concepts(images / "a.png", **{**settings, "latents": None})
+    assert full.provenance["latents"] == 60 and full.used > 6
     with pytest.raises(OptionError, match="msae cannot be combined with l1"):
         eclip.concepts(images / "a.png", l1=0.1, **settings)
     with pytest.raises(OptionError, match="msae cannot be combined with l1"):
         eclip.concepts(images / "a.png", l1=splice.L1, **settings)
+
+
+@pytest.mark.parametrize("kind", ["splice", "msae"])
+def test_a_callers_autocast_changes_nothing(kind: str, tiny_name: str, images: Path, tmp_path: Path) -> None:
+    torch.save(_state(), tmp_path / "sae.pt")
+    settings: dict[str, Any] = {"model": tiny_name, "vocabulary": WORDS[:9]}
+    settings |= {"image_mean": torch.full((24,), 0.05), "l1": 0.05} if kind == "splice" else {"latents": 6}
+    settings |= {"msae": tmp_path / "sae.pt"} if kind == "msae" else {}
+    plain = eclip.concepts(images / "a.png", **settings)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = eclip.concepts(images / "a.png", **settings)
+    assert (cast.names, cast.cosine, cast.beyond_mean) == (plain.names, plain.cosine, plain.beyond_mean)
+    np.testing.assert_array_equal(cast.weights, plain.weights)
+    np.testing.assert_array_equal(cast.maps, plain.maps)
 
 
 # the image mean
@@ -554,6 +572,7 @@ def test_without_a_good_mean_there_is_an_error_and_no_zero(tiny_name: str, image
         ({"batch_size": 0}, "batch_size must be a whole number, at least 1, got 0"),
         ({"count": True}, "count must be a whole number, at least 1, got True"),
         ({"latents": 10}, "latents=10 requires msae"),
+        ({"failures": []}, "concepts raises at the first failure; eclip.concepts_each collects failures"),
         ({"depth": 3}, "'maskclip' has no option 'depth'"),
         ({"method": "maskclap"}, "Did you mean 'maskclip'"),
     ],

@@ -46,7 +46,7 @@ def concepts(
         Path | None, typer.Option(help="A checkpoint of an MSAE autoencoder; its latents become the concepts.")
     ] = None,
     latents: Annotated[
-        int | None, typer.Option(min=1, help="How many MSAE latents an image may use. Default: 64.")
+        int | None, typer.Option(min=1, help="How many MSAE latents an image may use. Default: 64, or all if fewer.")
     ] = None,
     image_size: options.ImageSize = None,
     resize: options.Resizing = Resize.squash,

@@ -59,7 +59,8 @@ def concepts(images: ImageLike | Sequence[ImageLike], **settings: Any) -> Concep
 
     Args:
         images: a path, a PIL image, an array or a tensor, see `eclip.explain`; or several of them.
-        settings: as in `concepts_each`: model, vocabulary, count, l1, method, image_mean, mean_from, msae and others.
+        settings: as in `concepts_each`: model, vocabulary, count, l1, method, image_mean, mean_from, msae and others;
+            not `failures`.
 
     Returns:
         Concepts; for several images, a list of them.
@@ -67,6 +68,8 @@ def concepts(images: ImageLike | Sequence[ImageLike], **settings: Any) -> Concep
     Raises:
         EclipError: invalid input; `eclip.errors` lists the classes.
     """
+    if "failures" in settings:  # results would no longer line up with the images
+        raise OptionError("eclip.concepts raises at the first failure; eclip.concepts_each collects failures.")
     found = list(concepts_each(at_least_one(images), **settings))
     return found if are_several(images) else found[0]
 
@@ -107,7 +110,7 @@ def concepts_each(
         mean_from: a folder of images, preferably hundreds, similar to yours, to compute the mean from.
         msae: a checkpoint of a sparse autoencoder, see `eclip.discovery.msae`. Its latents are the concepts, named
             after the nearest word; maps are the latents of patches. Cannot be combined with l1, method or a mean.
-        latents: how many latents an image may use, with msae only; None = 64.
+        latents: how many latents an image may use, with msae only; None = 64, or all if the checkpoint has fewer.
         image_size: see `eclip.explain`.
         resize: see `eclip.explain`; with "keep", consecutive images of one grid share a forward pass.
         templates: for the vocabulary, see `eclip.encode_texts`.
@@ -126,7 +129,7 @@ def concepts_each(
         EqualTextsWarning: the model cannot distinguish some words of the vocabulary.
     """
     batch_size, count = whole(batch_size, "batch_size", least=1), whole(count, "count", least=1)
-    most = whole(LATENTS if latents is None else latents, "latents", least=1)
+    most = None if latents is None else whole(latents, "latents", least=1)
     view = View(image_size, resize, positions)
     check_methods([method := method_name(method)])
     own = options_for(method, [method], options)
@@ -143,7 +146,10 @@ def concepts_each(
         made = {"l1": l1, "image_mean": _path(image_mean), "mean_from": _path(mean_from), "method": method}
     else:
         by = load_autoencoder(msae).to(backbone.weight.device)
-        made = {"msae": str(msae), "latents": most, "method": "msae"}
+        own_latents = len(by.latent_bias)
+        if most is not None and most > own_latents:
+            raise OptionError(f"latents must be at most {own_latents}, as many as {msae} has, got {most}.")
+        made = {"msae": str(msae), "latents": min(LATENTS, own_latents) if most is None else most, "method": "msae"}
     provenance = {
         **made_by(backbone),
         "vocabulary": _path(vocabulary),
@@ -192,17 +198,9 @@ class ConceptQuery:
         start = time.perf_counter()
         encoding = self.view.encode(self.backbone, [picture for _, picture in batch], self.keep)
         seconds = {"forward": since(start, self.backbone)}
-        features, beyond = encoding.feature.to(self.text), None
-        if self.autoencoder is not None:
-            weights = self.autoencoder.encode(features, self.provenance["latents"])
-            again = self.autoencoder.decode(weights, features)
-        else:
-            assert self.mean is not None, "SpLiCE has a mean"
-            targets = splice.center(features, self.mean)
-            weights = splice.solve(targets, self.dictionary, self.provenance["l1"])
-            again = splice.rebuild(weights, self.dictionary, self.mean)
-            beyond = (unit(weights @ self.dictionary) * targets).sum(dim=1)
-        close = (unit(again) * unit(features)).sum(dim=1)
+        features = encoding.feature.to(self.text)
+        with torch.autocast(features.device.type, enabled=False):  # of the caller
+            weights, close, beyond = self._decompose(features)
         seconds["concepts"] = since(start, self.backbone) - seconds["forward"]
         _log.info("%s, %s: %s", self.provenance["method"], counted(len(batch), "image"), in_words(seconds))
         for image, (source, picture) in enumerate(batch):
@@ -231,6 +229,21 @@ class ConceptQuery:
                 used=int((weights[image] > 0).sum()),
                 available=weights.shape[1],
             )
+
+    def _decompose(
+        self, features: Float[Tensor, "image feature"]
+    ) -> tuple[Float[Tensor, "image concept"], Float[Tensor, " image"], Float[Tensor, " image"] | None]:
+        """Weights of all concepts; and as in `Concepts`, the cosine of the reconstruction, and that beyond the mean."""
+        if self.autoencoder is not None:
+            weights, beyond = self.autoencoder.encode(features, self.provenance["latents"]), None
+            again = self.autoencoder.decode(weights, features)
+        else:
+            assert self.mean is not None, "SpLiCE has a mean"
+            targets = splice.center(features, self.mean)
+            weights = splice.solve(targets, self.dictionary, self.provenance["l1"])
+            again = splice.rebuild(weights, self.dictionary, self.mean)
+            beyond = (unit(weights @ self.dictionary) * targets).sum(dim=1)
+        return weights, (unit(again) * unit(features)).sum(dim=1), beyond
 
     def _named(self, best: list[int]) -> tuple[list[int], list[str]]:
         """The word of each concept, by index, and its name; latents that share a word have different numbers."""

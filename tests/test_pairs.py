@@ -16,7 +16,7 @@ from eclip.backbones.encoding import Encoding
 from eclip.backbones.text_tower import run_text_block
 from eclip.errors import OptionError, TextError
 from eclip.words.second_order import image_path, text_path
-from eclip.words.tokens import Reading
+from eclip.words.tokens import Reading, read
 from test_text_towers import IDS, KINDS, text_model
 
 FAMILIES = list(tiny.FAMILIES)
@@ -120,7 +120,7 @@ def test_which_patch_for_this_word(found: eclip.Interactions) -> None:
         found.find(1.9)
 
 
-def test_which_word_for_this_patch(found: eclip.Interactions) -> None:
+def test_which_word_for_this_patch(found: eclip.Interactions, shapes_unchecked: None) -> None:
     whole = found.in_box((0, 0, 80, 60))
     np.testing.assert_allclose(whole, found.values.sum(axis=(1, 2)), rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(found.in_box((20, 15, 40, 30)), found.values[:, 1, 1], rtol=1e-5, atol=1e-7)
@@ -129,9 +129,12 @@ def test_which_word_for_this_patch(found: eclip.Interactions) -> None:
     np.testing.assert_array_equal(found.in_box(np.array([0, 0, 80, 60])), whole)
     best = found.best_words()
     assert found.values[best[2, 3], 2, 3] == found.values[:, 2, 3].max()
-    for box in [(0, 0, 81, 60), (5, 5, 5, 10), (-1, 0, 5, 5), (0, 0, 5)]:
-        with pytest.raises(OptionError, match="within 80 x 60 pixels"):
-            found.in_box(box)
+    outside: list[Any] = [(0, 0, 81, 60), (5, 5, 5, 10), (-1, 0, 5, 5), (0, 0, float("nan"), 5)]
+    no_box: list[Any] = [(0, 0, 5), np.array([[0, 0, 5, 5]]), [[0, 0, 5, 5]], ["a", "b", "c", "d"], [None, 0, 1, 1]]
+    for box in [*outside, *no_box, np.array(3.0), np.array([[0], [0], [5], [5]]), (0, 0, 10**400, 5), 5, None]:
+        for take in (found.in_box, lambda box: found.picture([box]), lambda box: found.entry([box])):
+            with pytest.raises(OptionError, match="must be left, top, right, bottom within 80 x 60 pixels"):
+                take(box)
 
 
 def test_entry_points_at_the_strongest_patch(found: eclip.Interactions) -> None:
@@ -203,11 +206,36 @@ def test_the_whole_equals_the_integral_from_image_and_text(family: str, view: di
 
 
 def test_which_patch_for_chinese_repeats_and_signs() -> None:
-    words = ("一只", "狗", "two", "two", "two", ",", "t", ".", "v", ".")
+    words = ("一只", "狗", "two", "two", "two", ",", "T", ".", "V", ".")
     values = np.arange(40, dtype=np.float32).reshape(10, 2, 2)
-    one = eclip.Interactions(values, words, "", 0.0, 0.0, 0.0, "a.png", Image.new("RGB", (4, 4)), {})
+    text = "一只狗 two two  two, T.V."
+    one = eclip.Interactions(values, words, text, 0.0, 0.0, 0.0, "a.png", Image.new("RGB", (4, 4)), {})
     assert one.find("只狗"[1:]) == [1]
     assert one.find("一只狗") == [0, 1]
     assert one.find("two two") == [2, 3, 4]  # each counts once, though it begins twice
-    assert one.find("two, T.V.") == [4, 5, 6, 7, 8, 9]
+    assert one.find("two, t.v.") == [4, 5, 6, 7, 8, 9]
     np.testing.assert_array_equal(one.map(one.best_words()[1, 1]), values[9])
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase", "words"),
+    [
+        ("take a part of it apart", "apart", [5]),
+        ("take a part of it apart", "a part", [1, 2]),
+        ("take apart", "a part", None),
+        ("a T-shirt, and A  dog's ball", "t-shirt,", [1, 2]),
+        ("a T-shirt, and A  dog's ball", "a dog's", [4, 5]),
+        ("a T-shirt , and", "t-shirt,", [1, 2]),
+        ("a t - shirt", "t-shirt", None),
+        ("a dog,cat", "dog, cat", [1, 2, 3]),
+    ],
+)
+def test_a_phrase_is_matched_word_by_word(text: str, phrase: str, words: list[int] | None) -> None:
+    found = tuple(word.letters for word in read(tiny.backbone("vit"), [text]).words[0])
+    values = np.zeros((len(found), 2, 2), np.float32)
+    one = eclip.Interactions(values, found, text, 0.0, 0.0, 0.0, "a.png", Image.new("RGB", (4, 4)), {})
+    if words is None:
+        with pytest.raises(TextError, match="is not in"):
+            one.find(phrase)
+    else:
+        assert one.find(phrase) == words

@@ -87,6 +87,14 @@ def test_signs_that_a_tokenizer_drops_have_no_tokens(text: str, words: str) -> N
     assert " ".join(f"{word.letters}:{word.last - word.first}" for word in found) == words
 
 
+def test_no_word_is_without_letters(backbone: Backbone) -> None:
+    """Of control characters, Python's strip and the pattern of words disagree on what is a space."""
+    for text, words in {"a \x1c": ["a", "\x1c"], " a \x1e b  c ": ["a", "\x1e", "b", "c"]}.items():
+        found = read(backbone, [text]).words[0]
+        assert [word.letters for word in found] == words
+        assert [text[word.start : word.stop] for word in found] == words
+
+
 def test_words_in_scripts_with_marks_stay_whole(backbone: Backbone) -> None:
     text = "\u0939\u093f\u0928\u094d\u0926\u0940 e\u0301te\u0301 \u0645\u064f\u062d\u0645\u064e\u0651\u062f 3.14"
     assert [word.letters for word in read(backbone, [text]).words[0]] == text.split()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from eclip.results.marks import png
 from eclip.results.provenance import made_by
 from eclip.words.query import WordQuery
 from eclip.words.second_order import IntegrationPath, check_path, image_path, pairs, target, text_path
-from eclip.words.tokens import Reading, content
+from eclip.words.tokens import WORD, Reading, content
 
 PAIRS = "pairs: what a word and the patches add to the score together"
 """What the values are, in a line for people. Relevance, of words alone, is another quantity."""
@@ -88,14 +88,18 @@ class Interactions:
             if not (is_whole and -len(self.words) <= phrase < len(self.words)):
                 raise TextError(f"{self.text!r} has {len(self.words)} words, from number 0; there is no word {phrase}.")
             return [int(phrase) % len(self.words)]
-        wanted, words = _joined(phrase), [_joined(word) for word in self.words]
+        wanted, places, end = _letters(phrase), list[slice](), 0
+        for word in self.words:
+            start = self.text.index(word, end)
+            places.append(slice(start, end := start + len(word)))
         found: set[int] = set()
-        for start in range(len(words)):
-            stop, joined = start, ""
-            while stop < len(words) and len(joined) < len(wanted):
-                joined, stop = joined + words[stop], stop + 1
-            if joined and joined == wanted:
-                found |= set(range(start, stop))
+        for first in range(len(places)):
+            for last in range(first, len(places)):
+                part = _letters(self.text[places[first].start : places[last].stop])
+                if part.is_as(wanted):
+                    found |= set(range(first, last + 1))
+                if len(part.letters) >= len(wanted.letters):
+                    break
         if not found:
             raise TextError(f"{phrase!r} is not in {self.text!r}. Its words are {', '.join(self.words)}.")
         return sorted(found)
@@ -283,7 +287,11 @@ def check_box(box: Box, size: tuple[int, int], source: str) -> tuple[float, floa
     Raises:
         OptionError: it is not a box, is empty, or is not entirely inside the image.
     """
-    sides = [float(side) for side in box] if isinstance(box, list | tuple | np.ndarray) else []
+    is_flat = box.ndim == 1 if isinstance(box, np.ndarray) else isinstance(box, list | tuple)
+    try:
+        sides = [float(side) for side in box] if is_flat else []
+    except (TypeError, ValueError, OverflowError):  # not numbers, or rows of them
+        sides = []
     left, top, right, bottom = sides if len(sides) == 4 else [0.0] * 4
     width, height = size
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
@@ -293,5 +301,23 @@ def check_box(box: Box, size: tuple[int, int], source: str) -> tuple[float, floa
     return left, top, right, bottom
 
 
-def _joined(words: str) -> str:
-    return "".join(words.casefold().split())
+class _Letters(NamedTuple):
+    """A text without spaces and case; where its words end, and where spaces were, as counts of letters before."""
+
+    letters: str
+    ends: set[int]
+    spaces: set[int]
+
+    def is_as(self, other: _Letters) -> bool:
+        """Whether the letters are the same and each has spaces only between words of the other."""
+        return self.letters == other.letters and self.spaces <= other.ends and other.spaces <= self.ends
+
+
+def _letters(text: str) -> _Letters:
+    letters, ends, spaces, stop = "", set[int](), set[int](), 0
+    for word in WORD.finditer(text.casefold()):
+        if letters and word.start() > stop:
+            spaces.add(len(letters))
+        letters, stop = letters + word.group(), word.end()
+        ends.add(len(letters))
+    return _Letters(letters, ends, spaces)

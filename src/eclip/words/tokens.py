@@ -19,7 +19,7 @@ from eclip.errors import NotApplicableError
 
 _SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}"  # scripts of which each character is a word
 _LETTER = rf"[[\p{{L}}\p{{N}}\p{{M}}_]--[{_SPACELESS}]]"
-_WORD = regex.compile(
+WORD = regex.compile(
     rf"(?V1)[{_SPACELESS}]|{_LETTER}+(?:(?:['\u2019-]|(?<=\p{{N}})[.,](?=\p{{N}})){_LETTER}+)*|[^\s\p{{L}}\p{{N}}\p{{M}}_]+"
 )
 _PREFIXES_AT_ONCE = 64
@@ -112,7 +112,9 @@ def read(backbone: Backbone, texts: Sequence[str]) -> Reading:
     """Tokenize texts and find their words.
 
     Words are runs of letters and digits, including inner hyphens and apostrophes, and runs of other characters; in
-    Chinese and Japanese, each character is a word. Words that a tokenizer joins into one token stay together.
+    Chinese and Japanese, each character is a word. Words stay together if their tokens differ from those that each has
+    alone: to the byte-pair tokenizer of CLIP, a Chinese or Japanese sentence without spaces is one word; tokenizers
+    with characters or sentencepiece split it.
     """
     with eval_no_grad(backbone.model):
         ids = backbone.tokenize(list(texts)).to(backbone.weight.device)
@@ -130,16 +132,16 @@ def content(row: list[int], empty: list[int]) -> range:
 
 def _words(backbone: Backbone, text: str, empty: list[int]) -> tuple[Word, ...]:
     """Split where the tokens of all words so far are the first tokens of the text; elsewhere words stay together."""
-    found = list(_WORD.finditer(text))
+    found = list(WORD.finditer(text))
     row: list[int] = backbone.tokenize([text])[0].tolist()
     whole = content(row, empty)
     words: list[Word] = []
-    start, first = 0, whole.start
+    start, first = None, whole.start
     for word, last in zip(found, _ends(backbone, text, found, row, whole, empty), strict=True):
+        start = word.start() if start is None else start
         if last is not None:
-            letters = text[start : word.end()].strip()
-            words.append(Word(letters, text.index(letters, start), word.end(), first, last))
-            start, first = word.end(), last
+            words.append(Word(text[start : word.end()], start, word.end(), first, last))
+            start, first = None, last
     return tuple(words)
 
 

@@ -301,6 +301,13 @@ def test_bad_vocabularies_say_what_is_wrong(tmp_path: Path) -> None:
         words_of(["dog", " "])
     (tmp_path / "words.txt").write_text("a dog\n a cat # here\n")
     assert words_of(tmp_path / "words.txt") == ("a dog", "a cat")
+    (tmp_path / "words.txt").write_text("C# book\n#9\n \t# C\na cat\t#here # twice\n")
+    assert words_of(tmp_path / "words.txt") == ("C# book", "a cat")
+    with pytest.raises(OptionError, match="cannot be read: embedded null"):
+        words_of("v\0.txt")
+    (tmp_path / "words.txt").write_bytes(b"caf\xe9\nbar")
+    with pytest.raises(OptionError, match="cannot be read: it is not UTF-8"):
+        words_of(tmp_path / "words.txt")
 
 
 # images

@@ -27,7 +27,10 @@ def concepts(
     sources: options.Sources,
     model: options.Model = DEFAULT_MODEL,
     vocabulary: Annotated[
-        Path | None, typer.Option(help="A file with one word per line. Default: 1,400 nouns for visible things.")
+        Path | None,
+        typer.Option(
+            help="A file with one word per line; # starts a comment. Default: 1,400 nouns for visible things."
+        ),
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="The most concepts per image.")] = 10,
     l1: Annotated[float | None, typer.Option(help="Above 0; larger gives fewer concepts. Default: 0.25.")] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
@@ -16,8 +17,9 @@ def words_of(vocabulary: str | Path | Iterable[str] | None) -> tuple[str, ...]:
     """The words of a vocabulary, each once, in order.
 
     Args:
-        vocabulary: a UTF-8 file with one word or phrase per line and `#` before comments; or the words themselves; or
-            None for the words of the package, about 1,400 nouns for visible things, whose file states their source.
+        vocabulary: a UTF-8 file with one word or phrase per line, and comments from a `#` that starts a line or follows
+            a space; or the words themselves; or None for the words of the package, about 1,400 nouns for visible
+            things, whose file states their source.
 
     Raises:
         OptionError: it is none of these, the file cannot be read, or there are fewer than two words.
@@ -29,8 +31,9 @@ def words_of(vocabulary: str | Path | Iterable[str] | None) -> tuple[str, ...]:
         source = f"the vocabulary file {str(vocabulary)!r}"
         try:
             lines = _lines(Path(vocabulary).read_text(encoding="utf-8-sig"))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        except (OSError, ValueError) as error:  # ValueError: also a path with a null character
+            is_text = isinstance(error, UnicodeDecodeError)
+            reason = "it is not UTF-8" if is_text else getattr(error, "strerror", None) or str(error)
             raise OptionError(f"{source} cannot be read: {reason}. It must hold one word per line.") from error
     elif not isinstance(vocabulary, Iterable):
         raise OptionError(f"vocabulary must be a file of words or a list of them, got {vocabulary!r}.")
@@ -43,5 +46,5 @@ def words_of(vocabulary: str | Path | Iterable[str] | None) -> tuple[str, ...]:
 
 
 def _lines(text: str) -> list[str]:
-    lines = (line.partition("#")[0].strip() for line in text.splitlines())
+    lines = (re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip() for line in text.splitlines())
     return [line for line in lines if line]

@@ -64,6 +64,18 @@ def test_texts_of_before_do_not_meet_images_of_after() -> None:
     assert len(list(each)) == 1, "features do not depend on the text side"
 
 
+def test_classes_of_before_do_not_meet_images_of_after() -> None:
+    backbone = _wrapped()
+    asked: dict[str, Any] = {"model": backbone, "templates": "none", "batch_size": 1}
+    for more in ({}, {"window": 16, "image_size": 32}, {"health": False}):
+        each = eclip.segment_each([_image(0), _image(1)], ["a dog", "grass"], **asked, **more)
+        next(each)
+        with torch.no_grad():
+            backbone.model.text_projection.mul_(-1)
+        with pytest.raises(StaleEncodingError, match="text side"):
+            next(each)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_refinements_and_guides_refuse_a_stale_encoding(dtype: torch.dtype) -> None:
     backbone = tiny.backbone("vit", dtype)

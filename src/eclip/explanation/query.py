@@ -102,6 +102,14 @@ class Query:
             self.checkup, self.setup = self.timed(make)
         self.keep = blocks_to_keep(methods, refine, KEEP if health is True else 0)
 
+    def check_state(self) -> None:
+        """Raise StaleEncodingError if the model's text side has changed since it encoded the texts."""
+        if self.state is not None and text_state(self.backbone) != self.state:
+            raise StaleEncodingError(
+                f"the text side of {self.backbone.name} has changed since it encoded the texts: ask again, so that "
+                "texts and images are of the same model."
+            )
+
     def grid(self, image: Image.Image) -> Grid:
         """The patch grid of the image."""
         return self.view.grid(self.backbone, image)
@@ -163,11 +171,7 @@ class Query:
             KeepError: a method needs more blocks than were kept.
             StaleEncodingError: the model's text side has changed since it encoded the texts.
         """
-        if self.state is not None and text_state(self.backbone) != self.state:
-            raise StaleEncodingError(
-                f"the text side of {self.backbone.name} has changed since it encoded the texts: ask again, so that "
-                "texts and images are of the same model."
-            )
+        self.check_state()
         sources = tuple(source for source, _, _ in named)
         apart = self.text if self.other is None else self.text - self.other
         scores = _numpy(cosine(encoding.feature, apart).float())

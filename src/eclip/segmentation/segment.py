@@ -285,6 +285,7 @@ class ClassQuery:
     ) -> Float[Tensor, "image text row col"]:
         """Maps of crops; `there` collects the presence of each word, in any crop of an image."""
         query = self.maps
+        query.check_state()
         if query.checkup is not None:
             for place, own in zip(places, query.checkup.presence(encoding).cpu(), strict=True):
                 there[place] = torch.maximum(there[place], own) if place in there else own

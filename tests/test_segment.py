@@ -42,6 +42,10 @@ def test_names_synonyms_and_background() -> None:
     bare = class_words({"thing": ["cup", "bowl"], "dog": "dog, puppy"})
     assert (bare.names, bare.texts) == (("background", "thing", "dog"), ["cup", "bowl", "dog", "puppy"])
     assert class_words({"a\n  dog ": "dog", "cat": "cat"}).names[1:] == ("a dog", "cat")
+    for wall in (np.array(["sky", "wall"]), iter(["sky", "wall"])):
+        assert class_words(["dog", "cat"], wall).texts == ["sky", "wall", "dog", "cat"]
+    for none in ("", (), [], np.array([], str), iter([]), None):
+        assert class_words(["dog", "cat"], none).texts == ["dog", "cat"]
     assert bare.places == {1: range(0, 2), 2: range(2, 4)}, "a background without words is no class"
 
 
@@ -54,7 +58,12 @@ def test_names_synonyms_and_background() -> None:
         (["dog", "cat,"], (), TextError, "empty"),
         (["dog", 3], (), TextError, "class 3"),
         (["dog", ["cat", 3]], (), TextError, "got int"),
-        ({"dog": [], "cat": "cat"}, (), TextError, "has no words"),
+        ({"dog": [], "cat": "cat"}, (), TextError, "class 'dog' has no words"),
+        (["dog", [], "cat"], (), TextError, r"class \[\] has no words"),
+        (["dog", "cat"], 0, TextError, "words of background must be a string or a list of them, got int"),
+        (["dog", "cat"], False, TextError, "got bool"),
+        (["dog", "cat"], [0], TextError, "a word of background must be a string, got int"),
+        (["dog", "cat"], {}, TextError, "got dict"),
         ({" \n": "dog", "cat": "cat"}, (), TextError, "the name of a class is empty"),
         ({"dog": ["dog, puppy"], "cat": "cat"}, (), TextError, "comma"),
         (["dog", "Dog"], (), OptionError, "the class 'Dog' is given twice"),
@@ -148,7 +157,18 @@ def test_many_classes_need_wider_labels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("scale", 0.0), ("scale", np.inf), ("prob_threshold", 1.1), ("area_threshold", -0.1)]
+    ("name", "value"),
+    [
+        ("scale", 0.0),
+        ("scale", np.inf),
+        ("scale", np.nan),
+        ("scale", 1e39),  # infinite in float32
+        ("scale", 1e-300),  # zero
+        ("scale", 1e-3 / 2),
+        ("scale", 1e6 * 2),
+        ("prob_threshold", 1.1),
+        ("area_threshold", -0.1),
+    ],
 )
 def test_cuts_outside_their_range(name: str, value: float) -> None:
     with pytest.raises(OptionError, match=f"{name} must be"):
@@ -318,7 +338,7 @@ def test_images_stream_and_broken_ones_are_told() -> None:
         ({"resize": "crop"}, OptionError, "resize must be"),
         ({"failures": []}, OptionError, "segment_each"),
         ({"batch_size": 0}, OptionError, "batch_size must be at least 1"),
-        ({"scale": -1.0}, OptionError, "scale must be above 0"),
+        ({"scale": -1.0}, OptionError, "scale must be between 0.001 and 1,000,000, such as 40, got -1.0"),
         ({"depht": 2, "method": "gem"}, OptionError, "no option 'depht'"),
         ({"refine": "pmar"}, UnknownNameError, "Did you mean 'pamr'"),
     ],
@@ -524,11 +544,11 @@ def test_half_an_annotation_is_none(error: BaseException, tmp_path: Path, monkey
 
 
 def test_saved_commands_repeat_what_was_asked(tiny_name: str, images: Path, tmp_path: Path) -> None:
-    asked: dict[str, Any] = {"model": tiny_name, "templates": "none", "scale": 1234567.25, "method": "maskclip"}
+    asked: dict[str, Any] = {"model": tiny_name, "templates": "none", "scale": 234567.25, "method": "maskclip"}
     found = eclip.segment(str(images / "a.png"), ["dog", "cat"], **asked)
     found.save(tmp_path, ["json"], instances=True)
     command = shlex.split(json.loads((tmp_path / "manifest.json").read_text())["provenance"]["command"])
-    assert "--instances" in command and command[command.index("--logit-scale") + 1] == "1234567.25"
+    assert "--instances" in command and command[command.index("--logit-scale") + 1] == "234567.25"
     assert "--instances" not in found.provenance["command"]
 
 
@@ -617,6 +637,7 @@ def test_a_broken_image_is_told_and_the_rest_is_done(tiny_name: str, images: Pat
         (["-c", "dog", "-c", "cat", "--stride", "3"], "set window too"),
         (["-c", "dog", "-c", "cat", "--set", "depth=2"], "--method"),
         (["-c", "dog", "-c", "cat", "--classes", "nowhere.txt"], "classes file"),
+        (["-c", "dog", "-c", "cat", "--logit-scale", "1e39"], "--logit-scale"),
         (["-c", "dog", "-c", "cat", "--format", "svg"], "formats must be among"),
     ],
 )

@@ -54,7 +54,10 @@ def segment(
         typer.Option(min=0, max=1, help="Classes with at most this share of the non-background pixels are removed."),
     ] = None,
     scale: Annotated[
-        float, typer.Option("--logit-scale", help="Factor of the maps in the softmax, see --prob-threshold.")
+        float,
+        typer.Option(
+            "--logit-scale", min=1e-3, max=1e6, help="Factor of the maps in the softmax, see --prob-threshold."
+        ),
     ] = 40,
     window: Annotated[
         int | None, typer.Option(min=1, help="Side of sliding windows in pixels. Default: the whole image at once.")

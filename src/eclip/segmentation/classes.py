@@ -72,19 +72,15 @@ def class_words(classes: Any, background: Any = (), *, thresholded: bool = False
         raise OptionError(f"classes must be a list of names such as ['dog', 'cat'], or a dict, got {classes!r}.")
     listed: list[tuple[str, tuple[Word, ...]]]
     if isinstance(classes, Mapping):
-        listed = [
-            (" ".join(str(name).split()), tuple(_words(words, f"class {name!r}"))) for name, words in classes.items()
-        ]
+        listed = [(" ".join(str(name).split()), _some(words, f"class {name!r}")) for name, words in classes.items()]
     else:
-        listed = [(name_of(words[0]), words) for line in classes if (words := tuple(_words(line, f"class {line!r}")))]
-    for name, words in listed:
-        if not name:
-            raise TextError("the name of a class is empty. Write a name, such as 'dog'.")
-        if not words:
-            raise TextError(f"class {name!r} has no words. Write what to look for, such as [{name!r}].")
+        listed = [(name_of(words[0]), words) for words in (_some(line, f"class {line!r}") for line in classes)]
+    if not all(name for name, _ in listed):
+        raise TextError("the name of a class is empty. Write a name, such as 'dog'.")
     if not listed:
         raise TextError("no class was given. Give at least one, such as ['dog', 'cat'].")
-    behind = tuple(_words(background, BACKGROUND)) if background else ()
+    none = background is None or (isinstance(background, str) and not background)
+    behind = () if none else tuple(_words(background, BACKGROUND))
     names = (BACKGROUND, *(name for name, _ in listed))
     groups = (behind, *(words for _, words in listed))
     for what, each in (("class", names), ("word", [name_of(word) for group in groups for word in group])):
@@ -110,11 +106,18 @@ def name_of(word: Word) -> str:
 
 
 def _is_example(given: Any) -> bool:
-    if isinstance(given, str):  # without torch, which the import needs
+    if isinstance(given, str | list | tuple):  # without torch, which the import needs
         return False
     from eclip.texts.like import Like
 
     return isinstance(given, Like)
+
+
+def _some(given: Any, owner: str) -> tuple[Word, ...]:
+    words = tuple(_words(given, owner))
+    if not words:
+        raise TextError(f"{owner} has no words. Write what to look for, such as ['dog'].")
+    return words
 
 
 def _words(given: Any, owner: str) -> Iterator[Word]:

@@ -8,7 +8,6 @@ resizes twice; a class is one term of the softmax, not one for each of its words
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from typing import NamedTuple
@@ -22,6 +21,9 @@ from torch import Tensor
 from eclip import heatmap
 from eclip.errors import OptionError
 from eclip.segmentation.windows import Box, windows
+
+LEAST, MOST = 1e-3, 1e6
+"""Of the scale of the softmax, which is computed in float32."""
 
 
 class Piece(NamedTuple):
@@ -89,8 +91,8 @@ def label_pixels(
             go to the next best class, or to label 0 if no class is left; None = no threshold.
 
     Returns:
-        Labels, uint8 up to 255 and uint16 above, and the winner's share of the softmax, 0 to 1, float32, which the
-        thresholds do not change.
+        Labels, uint8 up to 255 and uint16 above, and the winner's share of the softmax, 0 to 1, float32, which
+        prob_threshold does not change; where area_threshold gives a pixel to another class, it is that class's.
 
     Raises:
         OptionError: scale or a threshold is outside its range.
@@ -113,8 +115,8 @@ def label_pixels(
 
 def check_cuts(scale: float, prob_threshold: float | None, area_threshold: float | None) -> None:
     """Raise OptionError unless scale and thresholds are in their ranges."""
-    if not 0 < scale < math.inf:
-        raise OptionError(f"scale must be above 0 and finite, such as 40, got {scale}.")
+    if not LEAST <= scale <= MOST:
+        raise OptionError(f"scale must be between {LEAST:g} and {MOST:,.0f}, such as 40, got {scale}.")
     for name, value in (("prob_threshold", prob_threshold), ("area_threshold", area_threshold)):
         if value is not None and not 0 <= value <= 1:
             raise OptionError(f"{name} must be between 0 and 1, got {value}.")

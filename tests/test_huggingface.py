@@ -23,6 +23,7 @@ import tiny_hf
 from eclip import cli
 from eclip.backbones import catalog, create
 from eclip.backbones.blocks import run_block
+from eclip.backbones.hf_image import feature_of
 from eclip.backbones.text_tower import run_text_block
 from eclip.errors import AlteredModelError, DownloadError, ModelError, OptionError, UnsupportedTowerError
 from eclip.methods.surgery import empty_text
@@ -88,6 +89,21 @@ def test_a_size_that_is_no_multiple_of_the_patch_leaves_out_what_the_host_does()
         expected = host.get_image_features(pixel_values=pixels)
     expected = expected if isinstance(expected, torch.Tensor) else expected.pooler_output
     torch.testing.assert_close(eclip.encode(backbone, pixels[:, :, :32, :32]).feature, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("family", ["CLIP", "MetaCLIP 2", "Chinese-CLIP", "AltCLIP"])
+def test_so_it_is_with_hosts_that_check_the_size(family: str) -> None:
+    config = tiny_hf.FAMILIES[family]()
+    config.vision_config.image_size = 36
+    host = getattr(tiny_hf.transformers, type(config).__name__.replace("Config", "Model"))(config).double().eval()
+    backbone = eclip.wrap(host, mean=tiny.MEAN, std=tiny.STD)
+    assert (backbone.native, backbone.image_size) == ((4, 4), 32)
+    pixels = tiny.pixels(backbone).double()
+    whole = torch.randn(len(pixels), 3, 36, 36, generator=torch.Generator().manual_seed(0)).double()
+    whole[:, :, :32, :32] = pixels
+    with torch.no_grad():
+        expected = feature_of(host.get_image_features(pixel_values=whole))
+    torch.testing.assert_close(eclip.encode(backbone, pixels).feature, expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("attention", ATTENTION)

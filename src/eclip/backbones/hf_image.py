@@ -29,6 +29,7 @@ def clip_tower(model: Any) -> dict[str, Any]:
     vision = model.vision_model
     embeddings = vision.embeddings
     native, patch = _grid(embeddings)
+    rest = int(embeddings.image_size) % patch
 
     def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
         patches = embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)  # image patch channel
@@ -38,6 +39,10 @@ def clip_tower(model: Any) -> dict[str, Any]:
 
     def project(tokens: Tensor) -> Tensor:
         return model.visual_projection(vision.post_layernorm(tokens))
+
+    def encode_pixels(pixels: Tensor) -> Tensor:
+        whole = F.pad(pixels, (0, rest, 0, rest)) if rest else pixels  # it checks the size, and drops these pixels
+        return feature_of(model.get_image_features(pixel_values=whole))
 
     return {
         "native": native,
@@ -49,7 +54,7 @@ def clip_tower(model: Any) -> dict[str, Any]:
         "pool": lambda tokens: project(tokens[:, 0]),
         "final_norm": vision.post_layernorm,
         "to_feature": lambda normed: model.visual_projection(normed),
-        "encode_pixels": lambda pixels: feature_of(model.get_image_features(pixel_values=pixels)),
+        "encode_pixels": encode_pixels,
     }
 
 

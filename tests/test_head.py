@@ -282,6 +282,9 @@ def in_config(**change: Any) -> Any:
         (in_config(schema="eclip.head/9"), "its schema is not eclip.head/1"),
         (in_config(channels=31), "cannot be read"),
         (in_config(hidden=3), "Missing key.*hidden.weight"),
+        (in_config(probe=["a"]), "cannot be read"),
+        (in_config(probe=3), "cannot be read"),
+        (in_config(source="foo"), "its source is 'foo', not one of value, output"),
         (in_config(color="red"), "unexpected keyword argument 'color'"),
     ],
 )
@@ -310,6 +313,17 @@ def test_what_is_no_place_of_a_head_is_refused_with_the_way_out(
         eclip.load(f"local-dir:{model_folder}", head=head)  # type: ignore[arg-type]
     with pytest.raises(HeadError, match="got int"):
         load_head(3)  # type: ignore[arg-type]
+
+
+def test_what_is_no_head_or_no_backbone_is_refused_with_the_way_out(tmp_path: Path, shapes_unchecked: None) -> None:
+    backbone = tiny.backbone("vit")
+    head = EclipHead.start(backbone)
+    for wrong in (str(head.save(tmp_path)), nn.Linear(2, 2), 3):
+        with pytest.raises(HeadError, match=rf"got {type(wrong).__name__}: .*eclip\.load_head\(FOLDER\)"):
+            eclip.with_head(backbone, wrong)  # type: ignore[arg-type]
+    for none in ("mini", None, backbone.model):
+        with pytest.raises(OptionError, match=rf"got {type(none).__name__}: .*eclip\.load\(NAME\)"):
+            eclip.with_head(none, head)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["hf-hub:a/b/c", "hf-hub:my heads", "hf-hub:", ""])

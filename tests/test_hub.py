@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 
 import eclip
 import tiny
-from eclip.backbones import catalog, create, hub_errors, load
+from eclip.backbones import catalog, create, head, hub_errors, load
 from eclip.backbones.head import EclipHead, load_head
 from eclip.errors import DownloadError, ModelError
 from eclip.guides import GUIDES, Seen, dino
@@ -486,6 +486,26 @@ def test_a_repository_that_moves_on_is_read_of_one_revision(
     hub.put("org/tiny", made["hf"])
     expected = tiny_hf.backbone("CLIP", torch.float32).encode_text(["a dog"])
     torch.testing.assert_close(eclip.load("hf:org/tiny").encode_text(["a dog"]), expected)
+
+
+def test_a_head_that_is_updated_between_its_files_is_read_of_one_revision(
+    hub: Hub, cache: Path, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hub as module
+
+    hub.put("org/tiny", made["head"])
+    fetched = []
+
+    def fetch(repository: str, names: tuple[str, ...], size: str) -> Path:
+        fetched.append(hub_of_heads(repository, names, size))
+        monkeypatch.setattr(module, "COMMIT", "beef" * 10)  # after the first file
+        return fetched[-1]
+
+    hub_of_heads = head.fetch
+    monkeypatch.setattr(head, "fetch", fetch)
+    found = load_head("hf-hub:org/tiny")
+    assert torch.equal(found.image.weight, load_head(made["head"]).image.weight)
+    assert len({file.parent for file in fetched}) == 2, "of two revisions, of which the later is read"
 
 
 # --- plain addresses ------------------------------------------------------------------------------------------------

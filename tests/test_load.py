@@ -21,7 +21,7 @@ import eclip
 import tiny
 from eclip.backbones import catalog, create, load, wrap
 from eclip.backbones.building import built_apart
-from eclip.errors import DeviceError, DownloadError, ModelError, UnknownNameError, UnsupportedTowerError
+from eclip.errors import DeviceError, DownloadError, HeadError, ModelError, UnknownNameError, UnsupportedTowerError
 
 
 def test_a_folder_loads_and_equals_its_model(tiny_name: str) -> None:
@@ -76,6 +76,44 @@ def test_what_is_changed_in_place_is_no_longer_what_its_name_loads(tiny_folder: 
     with torch.no_grad():
         backbone.model.visual.proj.mul_(2)
     assert told() == (False, False, "otsu"), "another model"
+
+
+def test_files_that_are_not_the_models_change_no_model(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    name, head = f"local-dir:{folder}", tmp_path / "head"
+    (folder / "gone.json").symlink_to(tmp_path / "nowhere")
+    (folder / "loop.json").symlink_to(folder / "loop.json")
+    (folder / "folder.json").mkdir()
+    first = eclip.load(name)
+    eclip.EclipHead.start(first).save(head)
+    (head / "loop.json").symlink_to(head / "loop.json")
+    headed = eclip.load(name, head=head)
+    sent = pickle.dumps(first)
+    for place in (folder, folder / "folder.json", head):
+        (place / "log.jsonl").write_text("{}")
+        (place / "results").mkdir()
+    (head / "manifest.json").write_text("{}")
+    assert eclip.load(name) is first and pickle.loads(sent) is first
+    assert eclip.load(name, head=head) is headed
+    (folder / "vocab.txt").write_text("dog")
+    assert eclip.load(name) is not first
+    os.utime(head / "eclip_head.json", ns=(1, 1))
+    assert eclip.load(name, head=head / "eclip_head.json") is not headed
+
+
+def test_a_file_that_vanishes_is_no_error(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    first = eclip.load(f"local-dir:{folder}")
+    there = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda path, pattern: [*there(path, pattern), path / "temporary.json"])
+    assert eclip.load(f"local-dir:{folder}") is first
+
+
+@pytest.mark.parametrize("scheme", ["local-dir:", "hf:./", "ViT-B-16+", "head"])
+def test_names_too_long_for_the_file_system_name_nothing(scheme: str, tiny_name: str) -> None:
+    name = "x" * 5000
+    with pytest.raises(HeadError if scheme == "head" else ModelError):
+        eclip.load(*([tiny_name] if scheme == "head" else [scheme + name]), head=name if scheme == "head" else None)
 
 
 def test_thresholds_in_the_folder_of_a_model(tiny_folder: Path, tmp_path: Path) -> None:

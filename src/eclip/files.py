@@ -78,6 +78,14 @@ def lock(folder: Path, *, shared: bool = False) -> Callable[[], None]:
     return release.close  # once: a second call does nothing
 
 
+def is_there(path: Path, kind: Callable[[Path], bool] = Path.is_file) -> bool:
+    """Whether a path is a file, or of another kind; not if the system cannot look it up, as a name that is too long."""
+    try:
+        return kind(path)
+    except OSError:
+        return False
+
+
 def replace_file(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
     """Write a file atomically, so that it is complete at any moment; its folder is created if needed.
 

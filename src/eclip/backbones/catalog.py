@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eclip.errors import ModelError, UnknownNameError, unsupported
+from eclip.files import is_there
 
 MINI = Path(__file__).parent / "assets" / "mini"
 DEFAULT_MODEL = "mini"
@@ -163,14 +164,14 @@ def split_name(name: str, checkpoint: str | Path | None = None) -> tuple[str, st
         name, _, checkpoint = name.partition("+")
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
-        if not checkpoint.is_file():
+        if not is_there(checkpoint):
             raise ModelError(f"there is no checkpoint file {str(checkpoint)!r}.")
     if name == DEFAULT_MODEL or name.startswith(SCHEMES):
         if checkpoint is not None:
             raise ModelError(f"checkpoint= requires an architecture such as 'ViT-B-16', got {name!r}.")
         if name.startswith("hf-hub:") and not re.fullmatch(r"[\w.-]+/[\w.-]+", name.removeprefix("hf-hub:")):
             raise ModelError(f"{name!r} is not a repository name: write hf-hub:ORG/NAME.")
-        if name.startswith("local-dir:") and not Path(name.removeprefix("local-dir:")).is_dir():
+        if name.startswith("local-dir:") and not is_there(Path(name.removeprefix("local-dir:")), Path.is_dir):
             raise ModelError(f"there is no model folder {name.removeprefix('local-dir:')!r}.")
         if name.startswith("hf:"):
             _check_hf(name)
@@ -238,8 +239,8 @@ def sam_folder(name: str) -> Path | None:
         ModelError: it is neither.
     """
     scheme = name.startswith("hf:")
-    folder = Path(name) if not scheme and Path(name).is_dir() else hf_folder(name)
-    if folder is not None and not (folder / "config.json").is_file():
+    folder = Path(name) if not scheme and is_there(Path(name), Path.is_dir) else hf_folder(name)
+    if folder is not None and not is_there(folder / "config.json"):
         raise ModelError(
             f"{name!r} is neither a folder with a Segment Anything model of transformers (no config.json) nor "
             f"ORG/NAME on the Hugging Face Hub: write a name such as {SAM_EXAMPLE!r}, or a folder that "
@@ -282,7 +283,7 @@ def levels_beside(architecture: str) -> dict[str, float]:
 
 def _check_hf(name: str) -> None:
     folder = hf_folder(name)
-    if folder is not None and not (folder / "config.json").is_file():
+    if folder is not None and not is_there(folder / "config.json"):
         raise ModelError(
             f"{name!r}: {str(folder)!r} is not a transformers model folder (no config.json). Write hf:ORG/NAME for a "
             "Hub repository, or hf:./FOLDER for a folder that save_pretrained wrote."

@@ -28,9 +28,9 @@ from eclip.backbones.building import built_apart
 from eclip.backbones.catalog import HEAD_CONFIG
 from eclip.backbones.encoding import Encoding, encode
 from eclip.backbones.host import named_weights
-from eclip.backbones.hub import fetch
+from eclip.backbones.hub import fetch, one_folder
 from eclip.errors import HeadError, OptionError
-from eclip.files import replace_file
+from eclip.files import is_there, replace_file
 from eclip.registry import one_of
 
 SOURCES, STARTS = ("value", "output"), ("model", "random")
@@ -187,8 +187,18 @@ def with_head(backbone: Backbone, head: EclipHead | None) -> Backbone:
     A threshold for the method `eclip` was measured with the head before, so it is dropped.
 
     Raises:
-        HeadError: the head belongs to another model, or is on another device.
+        OptionError: the backbone is not a Backbone.
+        HeadError: the head is not an EclipHead, belongs to another model, or is on another device.
     """
+    if not isinstance(backbone, Backbone):
+        raise OptionError(
+            f"with_head requires a Backbone, got {type(backbone).__name__}: make one with eclip.load(NAME) or "
+            "eclip.wrap(model, ...)."
+        )
+    if head is not None and not isinstance(head, EclipHead):
+        raise HeadError(
+            f"with_head requires a head object, got {type(head).__name__}: read one with eclip.load_head(FOLDER)."
+        )
     if head is not None:
         _check_fit(backbone, head)
     levels = {method: level for method, level in backbone.levels.items() if method != "eclip" or head is backbone.head}
@@ -209,10 +219,9 @@ def load_head(name: str | Path) -> EclipHead:
     """
     check_place(name)
     path = _fetched(str(name).removeprefix("hf-hub:")) if str(name).startswith("hf-hub:") else Path(name)
-    beside = path.with_suffix(".safetensors"), path.with_suffix(".json")
-    weights, config = beside if path.is_file() else (path / WEIGHTS, path / CONFIG)
+    weights, config = files_of(path)
     for file in (weights, config):
-        if not file.is_file():
+        if not is_there(file):
             raise HeadError(
                 f"there is no head at {str(path)!r}: {file.name} is missing. Train one with `eclip train -o DIR`."
             )
@@ -220,8 +229,11 @@ def load_head(name: str | Path) -> EclipHead:
         stored = dict(json.loads(config.read_text(encoding="utf-8")))
         if stored.pop("schema") != SCHEMA:
             raise ValueError(f"its schema is not {SCHEMA}")
+        head_config = HeadConfig(**{**stored, "probe": tuple(map(float, stored["probe"]))})
+        if head_config.source not in SOURCES:
+            raise ValueError(f"its source is {head_config.source!r}, not one of {', '.join(SOURCES)}")
         with built_apart():
-            head = EclipHead(HeadConfig(**{**stored, "probe": tuple(stored["probe"])}))
+            head = EclipHead(head_config)
             head.load_state_dict(load_file(weights))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -230,6 +242,13 @@ def load_head(name: str | Path) -> EclipHead:
         raise HeadError(f"the head {str(path)!r} contains NaN or infinity: train it again.")
     head.place = str(name)
     return head.eval().requires_grad_(False)
+
+
+def files_of(path: Path) -> tuple[Path, Path]:
+    """Where the weights and the configuration of a head are, given its folder or either of them."""
+    if is_there(path):
+        return path.with_suffix(".safetensors"), path.with_suffix(".json")
+    return path / WEIGHTS, path / CONFIG
 
 
 def check_place(name: Any) -> None:
@@ -241,7 +260,7 @@ def check_place(name: Any) -> None:
         )
     if not str(name).strip():
         raise HeadError("the name of the head is empty: pass the folder that `eclip train -o DIR` wrote.")
-    if Path(name).is_file() and Path(name).suffix not in (".safetensors", ".json"):
+    if is_there(Path(name)) and Path(name).suffix not in (".safetensors", ".json"):
         raise HeadError(
             f"{str(name)!r} is not a head: pass the folder with {WEIGHTS} and {CONFIG} that `eclip train -o DIR` made. "
             "Training checkpoints are only for `eclip train --resume`."
@@ -251,8 +270,8 @@ def check_place(name: Any) -> None:
 def _fetched(repository: str) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise HeadError(f"'hf-hub:{repository}' is not a repository name: write hf-hub:ORG/NAME.")
-    fetch(repository, (CONFIG,), "")
-    return fetch(repository, (WEIGHTS,), "of unknown size").parent
+    files = {CONFIG: "", WEIGHTS: "of unknown size"}
+    return one_folder(repository, lambda: [fetch(repository, (name,), size) for name, size in files.items()])
 
 
 def _is_pool(block: Block) -> bool:

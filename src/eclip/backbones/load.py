@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import pickle
+import stat
 import threading
 import time
 import weakref
@@ -20,6 +21,7 @@ from eclip.backbones.backbone import IN_A_WORKER, Backbone, no_recipe
 from eclip.backbones.building import built_apart
 from eclip.backbones.catalog import (
     BESIDE,
+    CHECKPOINTS,
     DEFAULT_MODEL,
     MINI,
     folder_of,
@@ -31,7 +33,7 @@ from eclip.backbones.catalog import (
 from eclip.backbones.create import create, short
 from eclip.backbones.devices import Device, resolve_device
 from eclip.backbones.folding import speed_up
-from eclip.backbones.head import EclipHead, check_place, load_head, with_head
+from eclip.backbones.head import EclipHead, check_place, files_of, load_head, with_head
 from eclip.backbones.state import State, whole_state
 from eclip.backbones.unwrapped import state_of
 from eclip.backbones.wrap import wrap
@@ -39,6 +41,8 @@ from eclip.errors import DeviceError, ModelError, OptionError
 from eclip.registry import one_of
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+READ = (*CHECKPOINTS, ".json", ".txt", ".model", ".bpe", ".tiktoken", ".jinja")
+"""Suffixes of the files that belong to a model: weights, configurations, tokenizers."""
 
 _loaded: dict[tuple[Any, ...], tuple[Any, Backbone, State]] = {}
 """(name, device, precision, head, whether a head was given) -> state of its files, the model, and its own state."""
@@ -194,13 +198,22 @@ def _again(call: dict[str, Any], stamp: Any, loaded: bool, head: EclipHead | Non
 
 
 def _stamp(architecture: str, checkpoint: Path | None, head: str | Path | None) -> tuple[object, ...]:
-    """State of a model's files: rewritten files mean another model."""
-    files = [checkpoint] if checkpoint is not None else []
-    for folder in (folder_of(architecture), None if head is None else Path(head)):
-        files += sorted(folder.glob("*")) if folder is not None else []
-    if head is not None and Path(head).is_file():  # the weights and the configuration beside them
-        files += sorted(Path(head).parent.glob(f"{Path(head).stem}.*"))
-    return tuple((file.resolve(), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+    """State of a model's files: rewritten files mean another model. Other files beside them do not count."""
+    files = [] if checkpoint is None else [checkpoint]
+    if (folder := folder_of(architecture)) is not None:
+        files += sorted(file for file in folder.glob("*") if file.suffix in READ)
+    if head is not None:
+        files += files_of(Path(head))
+    return tuple(state for file in files if (state := _file_state(file)) is not None)
+
+
+def _file_state(file: Path) -> tuple[object, ...] | None:
+    """Place, time and size of a file; None if it is no file, or no longer there."""
+    try:
+        found = file.stat()
+        return (file.resolve(), found.st_mtime_ns, found.st_size) if stat.S_ISREG(found.st_mode) else None
+    except (OSError, RuntimeError):  # a link to itself
+        return None
 
 
 @contextlib.contextmanager

@@ -116,7 +116,8 @@ def segment_each(
             separate image, and maps are averaged where windows overlap. None = the whole image at once.
         stride: step between windows in such pixels, None = half a window.
         positions: how position embeddings are resized, see `eclip.encode`.
-        scale: factor of the maps in the softmax over classes; 0.001 to 1,000,000; the papers use 40 to 65. It changes no label.
+        scale: factor of the maps in the softmax over classes, 0.001 to 1,000,000; the papers use 40 to 65. Changes no
+            label by itself.
         prob_threshold: a pixel whose largest share of the softmax is below it becomes background, 0 to 1.
         area_threshold: a class with at most this share of all pixels that are not background is removed, 0 to 1.
         refine: a name of `eclip.REFINEMENTS`, for each map of each window (SCLIP: for the image, after the windows).

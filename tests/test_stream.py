@@ -33,7 +33,7 @@ from typer.testing import CliRunner
 
 import eclip
 import tiny
-from eclip import cli
+from eclip import cli, files
 from eclip.errors import (
     DataError,
     EclipError,
@@ -203,6 +203,32 @@ def test_a_journal_cut_at_any_byte_is_continued(source: Path, whole: Path, tmp_p
         (out / "shards" / "000000.tar.part").write_bytes(tar[:end])
         write(source, out)
         assert contents(out) == contents(whole), end
+
+
+def test_what_a_process_left_that_was_killed_in_the_middle_of_a_replacement_is_gone(
+    source: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL leaves the new content beside the file that it should replace, as nothing cleans up."""
+    drafts: list[Path] = []
+    replace = files.replace_file
+
+    def noted(path: Path, content: Any, part: Path | None = None) -> None:
+        if path.parent.name == "failures":
+            assert part is not None, "whose name is known to the next process"
+            drafts.append(part)
+        replace(path, content, part)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "replace_file", noted)
+        write(source, tmp_path / "first")
+    assert len(drafts) > 3
+    for draft in set(drafts):
+        out = tmp_path / draft.name
+        shutil.copytree(whole, out)
+        (out / "index" / f"{draft.name.partition('.')[0]}.jsonl").unlink()  # its shard is unfinished again
+        (out / "failures" / draft.name).write_text("half of a li")
+        write(source, out)
+        assert contents(out) == contents(whole), draft
 
 
 @pytest.mark.parametrize("parts", [2, 3, 5])

@@ -221,7 +221,8 @@ def test_health_of_features_is_what_needs_no_text(backbone: Backbone, answer: Ex
     [note] = ours.health.notes
     assert note.endswith("compare a text with other words, so they do not apply to features and examples")
     assert ours.provenance["health"] == [note]
-    assert np.array_equal(ours.health.absent, ours.health.emptiness > MOST_EMPTINESS), "absence is not told"
+    assert (ours.health.emptiness > MOST_EMPTINESS).all() and not ours.health.absent.any(), "presence is unknown"
+    assert any("looks empty" in sentence for sentence in ours.health.warnings(0, 0))
     ours.save(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["images"][0]["health"]["grass"]["presence"] is None and manifest["provenance"]["templates"] is None

@@ -86,27 +86,32 @@ def is_there(path: Path, kind: Callable[[Path], bool] = Path.is_file) -> bool:
         return False
 
 
-def replace_file(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
+def replace_file(path: Path, content: bytes | Callable[[IO[bytes]], object], part: Path | None = None) -> None:
     """Write a file atomically, so that it is complete at any moment; its folder is created if needed.
 
     Args:
         path: the file, which may exist already.
         content: the whole content, or a function that writes it to a stream.
+        part: the temporary file, if nobody else writes this file meanwhile; what a killed process left there is
+            overwritten. None = one with a new name.
 
     Raises:
         ResultError: it cannot be written.
     """
-    part_name = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-            part_name = part.name
-            part.write(content) if isinstance(content, bytes) else content(part)
-        os.chmod(part_name, 0o644)  # only the owner can read a temporary file
-        os.replace(part_name, path)
+        if part is None:
+            opened, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
+            os.close(opened)
+            part = Path(name)
+        with part.open("wb") as stream:
+            stream.write(content) if isinstance(content, bytes) else content(stream)
+        os.chmod(part, 0o644)  # only the owner can read a temporary file
+        os.replace(part, path)
     except BaseException as error:
-        if part_name is not None:
-            Path(part_name).unlink(missing_ok=True)
+        if part is not None:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
         raise ResultError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error

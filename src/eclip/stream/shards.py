@@ -65,6 +65,7 @@ class Shard:
         self.was_done = self.index_part.exists()
         self.start, self.failed = 0, _read_lines(self.failures) if self.was_done else []
         self._journal = self.failures.with_name(self.failures.name + PART)
+        self._draft = self._journal.with_name(self._journal.name + PART)  # of either, whose writer has the lock
         self._store: _Tar | _Files
 
     def count(self) -> int:
@@ -107,7 +108,7 @@ class Shard:
             part = self.index_part.with_name(self.index_part.name + PART)
             write_index(self._rows(), part, self.index_part.suffix, self.columns)
             if self.failed:
-                replace_file(self.failures, _lines(self.failed))
+                replace_file(self.failures, _lines(self.failed), self._draft)
             else:
                 self.failures.unlink(missing_ok=True)
             self._journal.unlink(missing_ok=True)
@@ -132,7 +133,7 @@ class Shard:
         self.start = max(0, seen - 1) // self.batch_size * self.batch_size
         self._store.cut(first := self._id(self.start))
         self.failed = [one for one in self.failed if one["id"] < first]
-        replace_file(self._journal, _lines(self.failed))
+        replace_file(self._journal, _lines(self.failed), self._draft)
 
 
 def read_failures(folder: Path) -> Iterator[dict[str, Any]]:

@@ -67,8 +67,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Files and tests that are named run whole; to workers, all seem named, and they get the answer as an option."""
-    if not hasattr(config, "workerinput") and config.args_source is config.ArgsSource.ARGS:
+    """Files and tests that are named run whole. Workers get the arguments as they were given."""
+    if config.args_source is config.ArgsSource.ARGS:
         config.option.all = True
     if config.option.all:
         shape_checks.install()

@@ -62,11 +62,7 @@ def _phrases(line: str, boxes: dict[str, tuple[Box, ...]]) -> list[Phrase]:
 
 
 def _boxes(file: Path) -> dict[str, tuple[Box, ...]]:
-    """The boxes of each chain.
-
-    Raises:
-        DataError: the file cannot be read, or is not in the published format.
-    """
+    """The boxes of each chain; DataError if the file cannot be read, or is not in the published format."""
     found: dict[str, tuple[Box, ...]] = {}
     try:
         tree = ElementTree.parse(file).getroot()

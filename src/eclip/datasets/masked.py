@@ -16,6 +16,7 @@ from jaxtyping import Bool, UInt16
 from PIL import Image
 
 from eclip.datasets.mask_files import BACKGROUND, VOID, indexed, short, shown
+from eclip.datasets.pair import numbered
 from eclip.errors import DataError, DataWarning, ImageError
 from eclip.images import Place, open_image, stored_size
 
@@ -44,11 +45,7 @@ class Masked:
     group: str = ""
 
     def open(self) -> Image.Image:
-        """The image, upright and RGB.
-
-        Raises:
-            ImageError: it cannot be read.
-        """
+        """The image, upright and RGB; errors as in `open_image`."""
         return open_image(self.image)
 
     def read(self) -> UInt16[np.ndarray, "height width"]:
@@ -154,16 +151,14 @@ class MaskSet:
         A `table` has an item for each text, so several items may share an image, and their scores must not count as
         those of several images. If each item has its own image: 0, 1, 2 and so on.
         """
-        numbers: dict[Path | Place, int] = {}
-        return [numbers.setdefault(item.image, len(numbers)) for item in self.items]
+        return numbered(item.image for item in self.items)
 
     def group_numbers(self) -> list[int]:
         """The number of each item's group, from 0, in order of first appearance.
 
         An image without a group is a group by itself: if no image has one, these are the numbers of the images.
         """
-        numbers: dict[str | Path | Place, int] = {}
-        return [numbers.setdefault(item.group or item.image, len(numbers)) for item in self.items]
+        return numbered(item.group or item.image for item in self.items)
 
     def digest(self) -> str:
         """16 hexadecimal digits computed from the classes and from the name and file sizes of each image.

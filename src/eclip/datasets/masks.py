@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eclip.datasets.binary import taken
-from eclip.datasets.layout import declares_void, read_classes, rows_of, some
+from eclip.datasets.layout import declares_void, read_classes, rows_of, some, top
 from eclip.datasets.mask_files import BACKGROUND, VOID, indexed
 from eclip.datasets.masked import Decode, Lazy, Masked, MaskSet, present, sides
 from eclip.errors import DataError, DataWarning, OptionError
@@ -80,6 +80,12 @@ def read_masks(
             raise DataError(why)
     found.warn_of_notes()
     return replace(found, items=chosen)
+
+
+def folder(root: Path, _: str) -> MaskSet:
+    """Custom `images/`, `masks/` and `classes.txt`, in the layout above."""
+    top(root, ("images", "masks", "classes.txt"))
+    return listed_masks(root, {})
 
 
 def listed_masks(

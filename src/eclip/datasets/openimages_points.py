@@ -65,14 +65,7 @@ def openimages_points(root: Path, split: str) -> PhraseSet:
 
 
 def _read_points(file: Path) -> dict[str, Answers]:
-    """The answers of each image, images and labels in the order in which the rows first name them.
-
-    Raises:
-        DataError: the file cannot be read, lacks a column, or has a row that is not in the published format.
-
-    Warns:
-        DataWarning: points are outside of their image and left out.
-    """
+    """The answers of each image, images and labels in the order in which the rows first name them."""
     rows = _rows(file)
     _, header = next(rows, (0, []))
     if missing := [name for name in COLUMNS if name not in header]:
@@ -107,11 +100,7 @@ def _read_points(file: Path) -> dict[str, Answers]:
 
 
 def _read_names(file: Path) -> dict[str, str]:
-    """The name of each label; a header, which V7 has and earlier versions do not, is skipped.
-
-    Raises:
-        DataError: the file cannot be read, or a row is not an identifier and a name.
-    """
+    """The name of each label; a header, which V7 has and earlier versions do not, is skipped."""
     found: dict[str, str] = {}
     for line, row in _rows(file):
         if line == 1 and not row[0].startswith("/"):
@@ -123,11 +112,7 @@ def _read_names(file: Path) -> dict[str, str]:
 
 
 def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, cells) of each row of a table that is not empty.
-
-    Raises:
-        DataError: it cannot be read, is not UTF-8, or a quote is not closed.
-    """
+    """Yield (line, cells) of each row of a table that is not empty."""
     try:
         with open(file, encoding="utf-8-sig", newline="") as stream:
             rows = csv.reader(stream, strict=True)

@@ -10,21 +10,15 @@ from pathlib import Path
 
 from eclip.datasets.binary import object_values
 from eclip.datasets.caption_sources import read_pairs
-from eclip.datasets.folder import folder
 from eclip.datasets.layout import lines, rows_of, top
 from eclip.datasets.mask_files import BACKGROUND, VOID, indexed, lit
 from eclip.datasets.masked import Decode, Lazy, Masked, MaskSet
-from eclip.datasets.masks import VOC_NAMES, listed_masks, plain_items, plain_rows
+from eclip.datasets.masks import VOC_NAMES, folder, listed_masks, plain_items, plain_rows
 from eclip.datasets.pair import Bad, Pair, PairSet
 from eclip.datasets.phrases import Phrase, Phrased, PhraseSet
 from eclip.datasets.sets import GAZE
 from eclip.errors import DataError, LayoutError
 from eclip.images import Place
-
-
-def coco_captions(root: Path, split: str) -> PairSet:
-    """Images of COCO val2017 with all their captions; the pack defines the splits."""
-    return in_tars(root, split)
 
 
 def caltech101(root: Path, split: str) -> PairSet:
@@ -55,6 +49,9 @@ def in_tars(root: Path, split: str) -> PairSet:
         raise LayoutError(f"{root / f'{split}-000.tar'}: no such file.")
     pairs, bad = read_pairs(tars)
     return PairSet(root.resolve().name, pairs, None, bad)
+
+
+coco_captions, coco80seg = in_tars, folder  # whose packs have these layouts
 
 
 def flickr8k_entities(root: Path, split: str) -> PhraseSet:
@@ -136,11 +133,6 @@ def camvid(root: Path, _: str) -> MaskSet:
     """Street scenes; every pixel has a class or is void. A group is a video, the prefix of a frame's name."""
     top(root, ("images", "masks", "classes.txt"))
     return listed_masks(root, {}, group=lambda row: row.get("group") or row["name"].rpartition("_")[0])
-
-
-def coco80seg(root: Path, split: str) -> MaskSet:
-    """Images of COCO train2017 and val2017."""
-    return folder(root, split)
 
 
 def voc2012seg(root: Path, split: str) -> MaskSet:

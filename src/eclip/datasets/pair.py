@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,19 +75,23 @@ class PairSet:
 
     def image_numbers(self) -> list[int]:
         """The number of each item's image, from 0, in order of first appearance; several items may share an image."""
-        numbers: dict[Place, int] = {}
-        return [numbers.setdefault(item.place, len(numbers)) for item in self.items]
+        return numbered(item.place for item in self.items)
 
     def group_numbers(self) -> list[int]:
         """The number of each item's group, from 0, in order of first appearance; see `Pair`."""
-        numbers: dict[str | int, int] = {}
-        return [numbers.setdefault(item.group or place, len(numbers)) for place, item in enumerate(self.items)]
+        return numbered(item.group or place for place, item in enumerate(self.items))
 
     def digest(self) -> str:
         """16 hexadecimal digits computed from the images' names and sizes, the captions and the classes."""
         whole = hashlib.sha256(json.dumps(self.classes).encode())
         whole.update(digest(self.items).encode())
         return whole.hexdigest()[:16]
+
+
+def numbered(keys: Iterable[Hashable]) -> list[int]:
+    """The number of each key, from 0, in order of first appearance; equal keys have one number."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(key, len(numbers)) for key in keys]
 
 
 def digest(pairs: Iterable[Pair]) -> str:

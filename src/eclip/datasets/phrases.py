@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from eclip.datasets.pair import Bad
+from eclip.datasets.pair import Bad, numbered
 from eclip.errors import DataError
 from eclip.images import Place, open_image
 
@@ -67,11 +67,7 @@ class Phrased:
     group: str = ""
 
     def open(self) -> Image.Image:
-        """The image, upright and RGB.
-
-        Raises:
-            ImageError: it cannot be read.
-        """
+        """The image, upright and RGB; errors as in `open_image`."""
         return open_image(self.image)
 
     def missing(self) -> str:
@@ -107,8 +103,7 @@ class PhraseSet:
 
     def group_numbers(self) -> list[int]:
         """The number of each item's group, from 0, in order of first appearance; see `Phrased`."""
-        numbers: dict[str | int, int] = {}
-        return [numbers.setdefault(item.group or place, len(numbers)) for place, item in enumerate(self.items)]
+        return numbered(item.group or place for place, item in enumerate(self.items))
 
     def digest(self) -> str:
         """16 hexadecimal digits computed from the phrases and their places, and each image's name and file size.

@@ -351,12 +351,12 @@ def test_sanity_tells_maps_that_do_not_listen(masks: MaskSet, tmp_path: Path) ->
 def test_flat_maps_are_counted_and_told(masks: MaskSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given, first = EvaluationQuery.maps, []
 
-    def maps(self: EvaluationQuery, *asked: Any) -> Any:
-        found, seconds = given(self, *asked)
+    def maps(self: EvaluationQuery, *asked: Any, **named: Any) -> Any:
+        found = given(self, *asked, **named)
         if not first:
             first.append(found[0].clone())
             found[0][:] = 0.25
-        return found, seconds
+        return found
 
     monkeypatch.setattr(EvaluationQuery, "maps", maps)
     found = evaluate(masks, out=tmp_path, methods="itsm", models=tiny.backbone("vit"))
@@ -662,12 +662,12 @@ def test_the_code_of_a_run_is_that_of_the_whole_package(tmp_path: Path, monkeypa
 def test_weights_are_named_without_asking_the_model() -> None:
     """Some adapters register their weights anew when they are asked for a `state_dict`."""
     module, backbone = sys.modules["eclip.evaluation.evaluate"], tiny.backbone("resnet")
-    before = module._digest(backbone)
+    before = module._told(backbone)["weights"]
     backbone.model.__dict__["state_dict"] = None
-    assert module._digest(backbone) == before
+    assert module._told(backbone)["weights"] == before
     running = next(one for name, one in backbone.model.named_buffers() if name.endswith("running_mean"))
     running += 1
-    assert module._digest(backbone) != before, "what a normalization has counted is part of the model"
+    assert module._told(backbone)["weights"] != before, "what a normalization has counted is part of the model"
 
 
 def test_images_that_failed_are_tried_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,10 +21,11 @@ from eclip.datasets.phrases import Box, Phrase, Phrased, PhraseSet
 from eclip.errors import DataError, OptionError
 from eclip.evaluation.evaluate import evaluate
 from eclip.evaluation.evaluation import Evaluation
-from eclip.evaluation.ground import best_iou, covered
+from eclip.evaluation.ground import covered
 from eclip.evaluation.protocols import PROTOCOLS
 from eclip.evaluation.rules import Ground
 from eclip.methods import METHODS
+from eclip.metrics.boxes import best_iou
 
 ASKED = ("itsm", "surgery", "attention", "gradcam", "decompose", "occlusion")
 LEFT, RIGHT, TOP = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0), (0.0, 0.0, 1.0, 0.25)
@@ -203,4 +204,4 @@ def test_best_iou_against_torchvision() -> None:
     low, wide = random.random((20, 2)), random.random((20, 2)) * 0.5 + 0.01
     boxes = np.concatenate([low, low + wide], axis=1)
     wanted = box_iou(torch.from_numpy(boxes[:1]), torch.from_numpy(boxes[1:])).max()
-    assert best_iou(boxes[0], [tuple(one) for one in boxes[1:].tolist()]) == pytest.approx(float(wanted))
+    assert best_iou(boxes[0], boxes[1:]) == pytest.approx(float(wanted))

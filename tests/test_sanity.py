@@ -40,12 +40,10 @@ def test_sizes_do_not_cancel_and_flat_maps_are_left_out(tmp_path: Path, monkeypa
         Image.fromarray(np.ones((24, 24), dtype=np.uint8)).save(tmp_path / f"pack/masks/{place}.png")
     (tmp_path / "pack/classes.txt").write_text("1\tdog\n2\tcat\n")
 
-    def maps(
-        self: EvaluationQuery, _: str, __: Any, ___: torch.Tensor, shown: list[list[int]]
-    ) -> tuple[list[torch.Tensor], float]:
+    def maps(self: EvaluationQuery, _: str, shown: list[list[int]], **__: Any) -> list[torch.Tensor]:
         strange = self.backbone.name.endswith("shuffled")
         rows = [[4] if strange else own for own in shown]
-        return [torch.stack([MAPS[image][row] for row in own]) for image, own in enumerate(rows)], 0.0
+        return [torch.stack([MAPS[image][row] for row in own]) for image, own in enumerate(rows)]
 
     monkeypatch.setattr(EvaluationQuery, "maps", maps)
     backbone = tiny.backbone("vit")

@@ -31,13 +31,7 @@ GOOD, NORMAL = "good", "normal"
 
 @dataclass(frozen=True)
 class Test:
-    """A test image.
-
-    Attributes:
-        image: its file.
-        mask: of its defects; None if it is normal.
-        defect: the kind of defect, "good" if it is normal.
-    """
+    """A test image with the mask of its defects and their kind; None and "good" if it is normal."""
 
     image: Path
     mask: Path | None

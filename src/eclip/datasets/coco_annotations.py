@@ -61,13 +61,7 @@ class Objects(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Annotated:
-    """An annotation file.
-
-    Attributes:
-        file: the JSON.
-        categories: name of each category id, ascending.
-        images: in the order of their ids.
-    """
+    """An annotation file: the JSON, the name of each category id, ascending, and images in the order of their ids."""
 
     file: Path
     categories: dict[int, str]

@@ -76,11 +76,7 @@ def write_indexed(file: Path, numbers: Numbers) -> None:
 
 
 def red_green(file: Path | Place, void: int) -> Numbers:
-    """Decode an RGB image in which the class number is R + 256 G, as in ImageNet-S.
-
-    Args:
-        file: the image.
-        void: the number that stands for void in the file.
+    """Decode an RGB image in which the class number is R + 256 G, as in ImageNet-S, and the number `void` is void.
 
     Raises:
         DataError: it is not RGB, or its blue channel is not 0.
@@ -111,11 +107,7 @@ def thing(file: Path | Place, number: int) -> Numbers:
 
 
 def object_in(picture: Image.Image, name: str) -> Bool[np.ndarray, "height width"]:
-    """The pixels that are not black, see `thing`.
-
-    Args:
-        picture: of any mode.
-        name: what errors call it.
+    """The pixels of a picture of any mode that are not black, see `thing`; errors call it by the name.
 
     Raises:
         DataError: it looks like a former JPEG, or its colors and its transparency show different shapes.
@@ -211,11 +203,7 @@ def _picture(file: Path | Place) -> Image.Image:
 
 
 def check_exact(kind: str | None, name: str) -> None:
-    """Refuse a mask of a format that does not store values exactly.
-
-    Args:
-        kind: Pillow's name of the format.
-        name: what the error calls the file.
+    """Refuse a mask of a format, by Pillow's name of it, that does not store values exactly.
 
     Raises:
         DataError: it is a JPEG.

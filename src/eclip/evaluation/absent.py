@@ -36,11 +36,7 @@ REPLICATES = 200
 
 
 class AbsentTask:
-    """Scores rules of rejection, not methods.
-
-    Args:
-        asked: the query; its protocol has rules of class `Absent`.
-    """
+    """Scores rules of rejection, not methods, under rules of class `Absent`."""
 
     def __init__(self, asked: EvaluationQuery) -> None:
         assert isinstance(asked.protocol.rules, Absent)
@@ -71,12 +67,7 @@ class AbsentTask:
         return BatchResult(arrays, seconds, len(found), {}, failures)
 
     def record(self, results: Iterable[BatchResult]) -> list[Row]:
-        """Compute a row for each rule, and one for random numbers.
-
-        Raises:
-            DataError: no image could be read.
-            EclipError: every image shows every class.
-        """
+        """Compute a row for each rule, and one for random numbers; EclipError if every image shows every class."""
         whole, names = joined(results, self.asked.data)
         shown, values = whole["filled"], whole["values"]  # image class; image name class
         values[:, names.index("random")] = np.random.default_rng(0).random(shown.shape)

@@ -44,12 +44,8 @@ NAMES = (*BASELINES, BOUND)
 def baseline_maps(grid: tuple[int, int], seed: Sequence[int], bound: Map) -> dict[str, Float[Tensor, "row col"]]:
     """The maps of all baselines, and the bound, for a text of an image, in [0, 1]; they are not normalized again.
 
-    So `ones` covers everything at any threshold, as does the bound of an object that fills the image.
-
-    Args:
-        grid: patches down and across.
-        seed: of the random map: the place of the image and the number of its class or text.
-        bound: the true map on the patch grid, as from `metrics.bound.grid_bound`.
+    So `ones` covers everything at any threshold, as does the bound of an object that fills the image. The seed of the
+    random map is the place of the image and the number of its class or text.
     """
     maps = {**{name: baseline(grid, seed) for name, baseline in BASELINES.items()}, BOUND: bound}
     return {name: torch.from_numpy(one).float() for name, one in maps.items()}

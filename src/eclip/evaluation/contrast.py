@@ -34,10 +34,7 @@ MODEL = "model"
 
 
 class ContrastTask:
-    """Scores images with a caption and a wrong one.
-
-    Args:
-        asked: the query; its protocol has rules of class `Contrast`, and its methods are word methods.
+    """Scores images with a caption and a wrong one, by word methods, under rules of class `Contrast`.
 
     Raises:
         OptionError: an image of the data has no wrong caption.
@@ -74,11 +71,7 @@ class ContrastTask:
         return BatchResult(arrays, seconds, len(found), not_applicable, failures)
 
     def record(self, results: Iterable[BatchResult]) -> list[Row]:
-        """Compute a row for the model, and one for each word method and baseline.
-
-        Raises:
-            DataError: no image could be read.
-        """
+        """Compute a row for the model, and one for each word method and baseline, see `Task`."""
         whole, names = joined(results, self.asked.data)
         own = np.array([self.items[item].kind for item in whole["items"]])
         kinds = sorted(set(own.tolist()) - {""})
@@ -89,7 +82,7 @@ class ContrastTask:
         right = [key.replace("found", "accuracy") for key in keys]
         model = mean_rows([MODEL], (), right, every[:, :1], whole)
         rows = mean_rows(names[1:], BASELINES, keys, every[:, 1:], whole)
-        rows = with_difference(rows, names[1:], values[:, 1:, 0], whole["groups"], BASELINES)
+        rows = with_difference(rows, values[:, 1:, 0], whole["groups"])
         for row in (*model, *rows):
             row.facts["kinds"] = {kind: int((own == kind).sum()) for kind in kinds}
             for pair, kind in zip(row.each, own.tolist(), strict=True):
@@ -105,13 +98,7 @@ def changed(
     to_true: Float[np.ndarray, " word"],
     to_wrong: Float[np.ndarray, " other"],
 ) -> tuple[Float[np.ndarray, " change"], Bool[np.ndarray, " change"]]:
-    """By how much the relevance of each word changes from one text to the other, and which words only one text has.
-
-    Args:
-        true: words of the caption.
-        wrong: words of the other text.
-        to_true: relevance of the caption's words.
-        to_wrong: relevance of the others.
+    """By how much the relevance of each word changes from the true to the wrong text, and which words only one has.
 
     Returns:
         One value for each word that both have, in the order of the longest common blocks (case is ignored), then for

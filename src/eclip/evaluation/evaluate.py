@@ -278,7 +278,9 @@ def _told(backbone: Backbone) -> dict[str, Any]:
     """The record of a model by which a run is recognized; versions are recorded separately."""
     told = {key: one for key, one in made_by(backbone).items() if key != "versions"}
     colors = {"mean": backbone.mean, "std": backbone.std, "interpolation": backbone.interpolation}
-    return {**told, **colors, "weights": _digest(backbone)}
+    modules = [module for module in (backbone.model, backbone.head) if module is not None]
+    weights = hash_weights(pair for module in modules for pair in named_tensors(module)).hexdigest()[:16]
+    return {**told, **colors, "weights": weights}
 
 
 def _code() -> str:
@@ -287,9 +289,3 @@ def _code() -> str:
     for path in sorted(HOME.rglob("*.py")):
         whole.update(str(path.relative_to(HOME)).encode() + path.read_bytes())
     return whole.hexdigest()[:16]
-
-
-def _digest(backbone: Backbone) -> str:
-    """16 hexadecimal digits computed from every weight and buffer of the model and of its head."""
-    modules = [module for module in (backbone.model, backbone.head) if module is not None]
-    return hash_weights(pair for module in modules for pair in named_tensors(module)).hexdigest()[:16]

@@ -56,7 +56,6 @@ class Evaluation:
     folder: Path
 
     def __repr__(self) -> str:
-        """One line: data, rows and protocol."""
         data, rows = self.results["data"], self.results["rows"]
         return (
             f"Evaluation({data['name']}, {data['images']} images, {len(rows)} rows, {self.results['protocol']['name']})"
@@ -166,10 +165,8 @@ def data_of(images: AnySet, told: dict[str, Any]) -> dict[str, Any]:
 def results_of(question: dict[str, Any], found: Found, left_out: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """The contents of `results.json`, see `Evaluation.results`.
 
-    Args:
-        question: all settings of the run, with `data_of` as "data".
-        found: the measurements.
-        left_out: (image, reason) of the images that the data set itself leaves out.
+    `question` has all settings of the run, with `data_of` as "data"; `left_out`, as (image, reason), what the data set
+    itself leaves out.
     """
     rows: list[dict[str, Any]] = []
     not_applicable: dict[tuple[str, str], str] = {}

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -19,7 +18,7 @@ from scipy import ndimage
 
 from eclip.datasets.masks import MaskSet, present
 from eclip.errors import DataError
-from eclip.evaluation.pair_task import PairTask
+from eclip.evaluation.localize import LocalizeTask
 from eclip.evaluation.query import opened
 from eclip.evaluation.row import Row
 from eclip.evaluation.store import EXAMPLES, folder_of
@@ -38,15 +37,8 @@ OnProgress = Callable[[str, int, int], None]
 """Called with the model, or what is being drawn, the number of images done and the total."""
 
 
-@dataclass(frozen=True)
-class Example:
-    """A pair to be drawn.
-
-    Attributes:
-        method: its name.
-        kind: "best" or "worst".
-        pair: from the method's row: "image" (position in the data set), "class", "iou", "msc".
-    """
+class Example(NamedTuple):
+    """A pair to be drawn, from the row of a method, as its "best" or "worst"; see `Row.each`."""
 
     method: str
     kind: str
@@ -73,16 +65,9 @@ def chosen(row: Row, count: int) -> list[Example]:
 
 
 def draw_examples(
-    task: PairTask, rows: Sequence[Row], folder: Path, count: int, on_progress: OnProgress
+    task: LocalizeTask, rows: Sequence[Row], folder: Path, count: int, on_progress: OnProgress
 ) -> list[dict[str, Any]]:
-    """Draw the missing examples of each method.
-
-    Args:
-        task: the task that scored the images.
-        rows: its results.
-        folder: of the run.
-        count: number of best and of worst pairs for each method; 0 = none.
-        on_progress: called with what is being drawn, the number of images done and the total.
+    """Draw the missing examples of each method, `count` best and `count` worst pairs, into the folder of the run.
 
     Returns:
         The examples as in `Evaluation.results`.
@@ -107,10 +92,10 @@ def draw_examples(
             raise DataError(f"{failures[0][0]} was scored, but can no longer be read: {failures[0][1]}")
         _, encoding, _ = next(iter(asked.encoded(found)))
         image, mask = found[0].image, found[0].mask
-        numbers = present(mask, task.least)
+        numbers = present(mask, task.rules.least)
         shown = [[task.columns[number] for number in numbers]]
         for method in dict.fromkeys(one.method for one in wanted):
-            maps = asked.maps(method, encoding, task.text, shown)[0][0]
+            maps = asked.maps(method, encoding, task.text, shown)[0]
             for one in wanted:
                 if one.method == method:
                     number = one.pair["class"]

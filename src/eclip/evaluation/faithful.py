@@ -32,16 +32,15 @@ WAYS = {"deletion": deletion, "insertion": insertion}
 SCORES = ("score", "accuracy")
 
 
-class FaithfulTask(PairTask):
+class FaithfulTask(PairTask[Faithful]):
     """Scores pairs of an image and a class that it shows, under rules of class `Faithful`."""
 
     baselines = tuple(name for name in NAMES if name != "ones")
 
     def __init__(self, asked: EvaluationQuery) -> None:
         super().__init__(asked)
-        assert isinstance(asked.protocol.rules, Faithful)
-        self.rules, backbone = asked.protocol.rules, asked.backbone
-        mean, std = (torch.tensor(one, dtype=torch.float32, device="cpu") for one in (backbone.mean, backbone.std))
+        colors = (asked.backbone.mean, asked.backbone.std)
+        mean, std = (torch.tensor(one, dtype=torch.float32, device="cpu") for one in colors)
         self.black, self.white = -mean / std, (1 - mean) / std
         self.kinds = [(way, name) for name in self.rules.fills for way in WAYS]
 

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from scipy import ndimage
 
 from eclip.datasets.phrases import Phrase, Phrased
-from eclip.evaluation.baselines import BASELINES, NAMES, Map
+from eclip.evaluation.baselines import NAMES, Map
 from eclip.evaluation.phrase_task import PhraseTask
-from eclip.evaluation.query import EvaluationQuery, joined
+from eclip.evaluation.query import joined
 from eclip.evaluation.row import Row, mean_rows, with_difference
 from eclip.evaluation.rules import GAZED, Gaze
 from eclip.evaluation.store import BatchResult
@@ -20,17 +20,8 @@ from eclip.metrics import saliency
 from eclip.metrics.localization import Heat
 
 
-class GazeTask(PhraseTask):
-    """Scores images with fixations; each is asked for the text of the rules.
-
-    Args:
-        asked: the query; its protocol has rules of class `Gaze`.
-    """
-
-    def __init__(self, asked: EvaluationQuery) -> None:
-        super().__init__(asked)
-        assert isinstance(asked.protocol.rules, Gaze)
-        self.rules = asked.protocol.rules
+class GazeTask(PhraseTask[Gaze]):
+    """Scores images with fixations; each is asked for the text of the rules."""
 
     def score(self, items: Sequence[Phrased], start: int) -> BatchResult:
         """Score a batch of images; the points off a phrase stand for the fixations of other images."""
@@ -62,11 +53,7 @@ class GazeTask(PhraseTask):
         return np.array([shuffled, saliency.nss(heat, own), *blurred, saliency.auc_judd(heat, own)])
 
     def record(self, results: Iterable[BatchResult]) -> list[Row]:
-        """Compute a row for each method and baseline.
-
-        Raises:
-            DataError: no image could be read.
-        """
+        """Compute a row for each method and baseline, see `Task`."""
         whole, names = joined(results, self.asked.data)
         rows = mean_rows(names, NAMES, GAZED, whole["values"], whole)
-        return with_difference(rows, names, whole["values"][:, :, 0], whole["groups"], tuple(BASELINES))
+        return with_difference(rows, whole["values"][:, :, 0], whole["groups"])

@@ -12,14 +12,15 @@ from jaxtyping import Bool, Float
 
 from eclip import heatmap
 from eclip.datasets.phrases import Box, Phrase
-from eclip.evaluation.baselines import BASELINES, NAMES, Map
+from eclip.evaluation.baselines import NAMES, Map
 from eclip.evaluation.checks import check_baselines
 from eclip.evaluation.phrase_task import PhraseTask
-from eclip.evaluation.query import EvaluationQuery, joined
+from eclip.evaluation.query import joined
 from eclip.evaluation.row import Row, mean_rows, with_difference
 from eclip.evaluation.rules import GROUNDED, Ground
 from eclip.evaluation.store import BatchResult
 from eclip.metrics.bound import grid_bound
+from eclip.metrics.boxes import best_iou
 from eclip.metrics.localization import Heat
 from eclip.metrics.pointing import energy, pointing_game
 
@@ -27,17 +28,8 @@ SPECKS = 0.001
 """Smaller regions, as a share of the image, make no box; as in `Explanation.boxes`."""
 
 
-class GroundTask(PhraseTask):
-    """Scores pairs of an image and a phrase that describes a part of it, with boxes.
-
-    Args:
-        asked: the query; its protocol has rules of class `Ground`.
-    """
-
-    def __init__(self, asked: EvaluationQuery) -> None:
-        super().__init__(asked)
-        assert isinstance(asked.protocol.rules, Ground)
-        self.rules = asked.protocol.rules
+class GroundTask(PhraseTask[Ground]):
+    """Scores pairs of an image and a phrase that describes a part of it, with boxes."""
 
     def bound(self, phrase: Phrase, size: tuple[int, int], grid: tuple[int, int]) -> Map:
         """See `PhraseTask`."""
@@ -49,15 +41,11 @@ class GroundTask(PhraseTask):
         inside = covered(phrase.boxes, heat.shape)
         found = heatmap.boxes(heat >= heatmap.otsu(heat), min_area=SPECKS)
         shares = found[0] / np.tile(inside.shape[::-1], 2) if len(found) else None
-        recalled = shares is not None and best_iou(shares, phrase.boxes) >= self.rules.iou
+        recalled = shares is not None and best_iou(shares, np.array(phrase.boxes)) >= self.rules.iou
         return np.array([pointing_game(heat, inside, ~inside), energy(heat, inside, ~inside), float(recalled)])
 
     def record(self, results: Iterable[BatchResult]) -> list[Row]:
-        """Compute a row for each method and baseline.
-
-        Raises:
-            DataError: no image could be read, or a baseline is as good as the true boxes.
-        """
+        """Compute a row for each method and baseline, see `Task`."""
         whole, names = joined(results, self.asked.data)
         values = whole["values"]  # phrase name key
         pointing = values[:, :, 0]
@@ -77,15 +65,13 @@ class GroundTask(PhraseTask):
                 for kind in types:
                     del pair[f"pointing_{kind}"]
                 pair["types"] = " ".join(phrase.types)
-        return with_difference(rows, names, pointing, whole["groups"], tuple(BASELINES))
+        return with_difference(rows, pointing, whole["groups"])
 
 
 def covered(boxes: Sequence[Box], size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
     """The pixels inside any of the boxes; a box thinner than a pixel covers the one that it touches.
 
-    Args:
-        boxes: in shares of the image.
-        size: height and width of the image in pixels.
+    Boxes are in shares of the image, whose height and width in pixels are its size.
     """
     mask = np.zeros(size, dtype=bool)
     for box in boxes:
@@ -95,12 +81,3 @@ def covered(boxes: Sequence[Box], size: tuple[int, int]) -> Bool[np.ndarray, "he
         ]
         mask[tuple(slice(*one) for one in ends)] = True
     return mask
-
-
-def best_iou(box: Float[np.ndarray, " 4"], boxes: Sequence[Box]) -> float:
-    """The largest intersection over union of a box with one of several."""
-    others = np.array(boxes)
-    low, high = np.maximum(others[:, :2], box[:2]), np.minimum(others[:, 2:], box[2:])
-    shared = (high - low).clip(0).prod(axis=1)
-    areas = (others[:, 2:] - others[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
-    return float((shared / (areas - shared)).max())

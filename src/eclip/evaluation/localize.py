@@ -30,13 +30,12 @@ MEANS = ("msc", "average_precision", "auroc", "pointing_game", "energy")
 _COUNTS = ("hits", "unions", "flipped_hits", "flipped_unions")
 
 
-class LocalizeTask(PairTask):
+class LocalizeTask(PairTask[Localize]):
     """Scores pairs of an image and a class that it shows, under rules of class `Localize`."""
 
     def __init__(self, asked: EvaluationQuery) -> None:
         super().__init__(asked)
-        assert isinstance(asked.protocol.rules, Localize)
-        self.thresholds = np.array(asked.protocol.rules.thresholds)
+        self.thresholds = np.array(self.rules.thresholds)
 
     def score_class(self, shown: ShownClass, encoding: Encoding) -> Scores:
         """Score a class that an image shows."""

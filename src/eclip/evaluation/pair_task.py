@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, NamedTuple
+from functools import partial
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool
@@ -18,6 +19,7 @@ from eclip.evaluation.rules import Faithful, Localize, Sanity
 from eclip.evaluation.store import BatchResult
 from eclip.metrics.bound import grid_bound
 
+PairRules = TypeVar("PairRules", bound=Localize | Faithful | Sanity)
 Scores = dict[str, dict[str, Any]]
 """Numbers of a pair, by name of the method or baseline, then by name of the number."""
 
@@ -32,15 +34,9 @@ class EncodedImages(NamedTuple):
 
 
 class ShownClass(NamedTuple):
-    """A class that an image shows.
+    """A class that an image shows, with the index of the image in the batch, and that of the class among the texts.
 
-    Attributes:
-        place: index of the image in the batch.
-        image: the image and its mask.
-        column: index of the class among the texts.
-        inside: pixels of the class.
-        outside: pixels of anything else, void left out.
-        maps: raw maps (row, col) of methods and baselines by name.
+    Void pixels are neither inside nor outside of the class; the maps (row, col) are raw, of methods and baselines.
     """
 
     place: int
@@ -51,15 +47,14 @@ class ShownClass(NamedTuple):
     maps: dict[str, Tensor]
 
 
-class PairTask:
+class PairTask(Generic[PairRules]):
     """Scores pairs of an image and a class that it shows, under the rules of the query's protocol."""
 
     baselines: ClassVar[Sequence[str]] = NAMES
 
     def __init__(self, asked: EvaluationQuery) -> None:
         self.asked = asked
-        assert isinstance(asked.protocol.rules, Localize | Faithful | Sanity)
-        self.least = asked.protocol.rules.least
+        self.rules: PairRules = asked.protocol.rules  # type: ignore[assignment]  # the class of the rules chose the task
         self.columns = {number: column for column, number in enumerate(asked.classes)}
         self.text = asked.texts()
 
@@ -71,7 +66,7 @@ class PairTask:
         scores: list[Scores] = []
         for group, encoding, spent in self.asked.encoded(found):
             seconds["forward"] += spent
-            numbers = [present(one.mask, self.least) for one in group]
+            numbers = [present(one.mask, self.rules.least) for one in group]
             shown = [[self.columns[number] for number in own] for own in numbers]
             places += [(one.place, number) for one, own in zip(group, numbers, strict=True) for number in own]
             scores += self.scores(EncodedImages(group, encoding, numbers, shown), not_applicable, seconds)
@@ -87,7 +82,8 @@ class PairTask:
         self, batch: EncodedImages, not_applicable: dict[str, str], seconds: dict[str, float]
     ) -> Iterator[Scores]:
         """Scores of each pair of a batch, image by image; updates `not_applicable` and `seconds`."""
-        maps = dict(self.asked.try_maps(batch.encoding, self.text, batch.shown, not_applicable, seconds))
+        run = partial(self.asked.maps, encoding=batch.encoding, text=self.text, shown=batch.shown)
+        maps = self.asked.by_method(run, not_applicable, seconds)
         for image, picture in enumerate(batch.images):
             for place, number in enumerate(batch.numbers[image]):
                 inside, outside = sides(picture.mask, number)

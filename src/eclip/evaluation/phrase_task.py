@@ -6,7 +6,8 @@ So the map of a phrase does not depend on the other phrases of the image.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -17,24 +18,24 @@ from torch import Tensor
 from eclip import heatmap
 from eclip.backbones.encoding import Encoding
 from eclip.datasets.phrases import Phrase, Phrased, PhraseSet
-from eclip.errors import ImageError, NotApplicableError
+from eclip.errors import ImageError
 from eclip.evaluation.baselines import NAMES, Map, baseline_maps
 from eclip.evaluation.query import EvaluationQuery, OpenedPhrases
+from eclip.evaluation.rules import Gaze, Ground, Points
 from eclip.evaluation.store import BatchResult
 from eclip.metrics.localization import Heat
 from eclip.texts.encode import encode_texts
 
+PhraseRules = TypeVar("PhraseRules", bound=Ground | Points | Gaze)
 
-class PhraseTask:
-    """Scores pairs of an image and a phrase that describes a part of it.
 
-    Args:
-        asked: the query; its data are a PhraseSet.
-    """
+class PhraseTask(Generic[PhraseRules]):
+    """Scores pairs of an image and a phrase that describes a part of it, of data that are a PhraseSet."""
 
     def __init__(self, asked: EvaluationQuery) -> None:
         assert isinstance(asked.data, PhraseSet)
         self.asked, self.items = asked, asked.data.items
+        self.rules: PhraseRules = asked.protocol.rules  # type: ignore[assignment]  # their class chose the task
 
     def score(self, items: Sequence[Phrased], start: int) -> BatchResult:
         """Score a batch of images; `start` is the position of the first in the data set."""
@@ -74,14 +75,8 @@ class PhraseTask:
     ) -> Iterator[dict[str, NDArray[Any]]]:
         """Scores of each phrase of an image, by name of the method or baseline."""
         texts, stacked = list(features), torch.stack([*features.values()])
-        maps: dict[str, Float[Tensor, "text row col"]] = {}
-        for name in self.asked.methods:
-            try:
-                maps[name], spent = self.asked.maps_apart(name, encoding, stacked)
-            except NotApplicableError as error:
-                not_applicable[name] = error.why
-                continue
-            seconds[name] = seconds.get(name, 0.0) + spent
+        run = partial(self.asked.maps_apart, encoding=encoding, text=stacked)
+        maps = self.asked.by_method(run, not_applicable, seconds)
         known: dict[tuple[str, tuple[Any, ...]], dict[str, NDArray[Any]]] = {}
         for place, phrase in enumerate(image.phrases):
             asked = phrase.text, phrase.where
@@ -96,20 +91,9 @@ class PhraseTask:
             yield known[asked]
 
     def bound(self, phrase: Phrase, size: tuple[int, int], grid: tuple[int, int]) -> Map:
-        """The true map on the patch grid, in [0, 1].
-
-        Args:
-            phrase: with its boxes or points.
-            size: height and width of the image in pixels.
-            grid: patches down and across.
-        """
+        """The true map of a phrase on the patch grid, in [0, 1]; `size` is the height and width of the image."""
         raise NotImplementedError
 
     def numbers(self, heat: Heat, phrase: Phrase) -> Float[np.ndarray, " key"]:
-        """The numbers of one map.
-
-        Args:
-            heat: in [0, 1], on the pixels of the image.
-            phrase: with its boxes or points.
-        """
+        """The numbers of one map of a phrase, in [0, 1] on the pixels of the image."""
         raise NotImplementedError

@@ -19,30 +19,23 @@ import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
+from eclip.datasets.pair import numbered
 from eclip.datasets.phrases import Phrase
-from eclip.evaluation.baselines import BASELINES, NAMES, Map
+from eclip.evaluation.baselines import NAMES, Map
 from eclip.evaluation.bootstrap import Weights, number
 from eclip.evaluation.checks import check_baselines
 from eclip.evaluation.phrase_task import PhraseTask
-from eclip.evaluation.query import EvaluationQuery, joined
+from eclip.evaluation.query import joined
 from eclip.evaluation.row import Row, mean_rows, with_difference
 from eclip.evaluation.rules import POINTED, Points
 from eclip.evaluation.store import BatchResult
+from eclip.metrics import saliency
 from eclip.metrics.localization import Heat, overlaps
 from eclip.metrics.separation import auroc
 
 
-class PointsTask(PhraseTask):
-    """Scores pairs of an image and a label that has points.
-
-    Args:
-        asked: the query; its protocol has rules of class `Points`.
-    """
-
-    def __init__(self, asked: EvaluationQuery) -> None:
-        super().__init__(asked)
-        assert isinstance(asked.protocol.rules, Points)
-        self.thresholds = np.array([asked.protocol.rules.threshold])
+class PointsTask(PhraseTask[Points]):
+    """Scores pairs of an image and a label that has points."""
 
     def bound(self, phrase: Phrase, size: tuple[int, int], grid: tuple[int, int]) -> Map:
         """See `PhraseTask`; the points do not depend on the size of the image."""
@@ -52,15 +45,11 @@ class PointsTask(PhraseTask):
         """Points in the intersection, in the union, and the AUROC, which is NaN if no point is off the label."""
         values = at_points(heat, phrase)
         inside = np.arange(values.shape[1])[None] < len(phrase.yes)
-        [hits], [union] = overlaps(values, inside, ~inside, self.thresholds)
+        [hits], [union] = overlaps(values, inside, ~inside, np.array([self.rules.threshold]))
         return np.array([hits, union, auroc(values, inside, ~inside) if phrase.no else np.nan])
 
     def record(self, results: Iterable[BatchResult]) -> list[Row]:
-        """Compute a row for each method and baseline.
-
-        Raises:
-            DataError: no image could be read, or a baseline is as good as the answers on the patch grid.
-        """
+        """Compute a row for each method and baseline, see `Task`."""
         whole, names = joined(results, self.asked.data)
         hits, unions, aurocs = np.moveaxis(whole["values"], 2, 0)  # pair name
         ious = hits / unions
@@ -68,16 +57,15 @@ class PointsTask(PhraseTask):
         means = dict(zip(names, np.where(np.isnan(aurocs), 0.5, aurocs).mean(axis=0).tolist(), strict=True))
         few = " Too few points are off their label, or the images are too few."
         check_baselines(self.asked.data, {name: means[name] for name in NAMES}, 0.0, few)
-        numbered: dict[tuple[str, ...], int] = {}
-        labels = np.array([numbered.setdefault((one.text, *one.types), len(numbered)) for one in phrases])
+        labels = np.array(numbered((one.text, *one.types) for one in phrases))
         sums = [np.stack([np.bincount(labels, column) for column in each.T], axis=1) for each in (hits, unions)]
         by_label = (sums[0] / sums[1]).mean(axis=0)
         replicates = Weights(whole["groups"]).class_ratios(hits, unions, labels)
         rows = mean_rows(names, NAMES, POINTED[:2], np.stack([aurocs, ious], axis=2), whole)
-        rows = with_difference(rows, names, aurocs, whole["groups"], tuple(BASELINES))
+        rows = with_difference(rows, aurocs, whole["groups"])
         for column, row in enumerate(rows):
             row.numbers[POINTED[2]] = number(by_label[column], replicates[:, column])
-            row.facts["labels"] = len(numbered)
+            row.facts["labels"] = int(labels.max()) + 1
             row.facts["points"] = {
                 "yes": sum(len(one.yes) for one in phrases),
                 "no": sum(len(one.no) for one in phrases),
@@ -91,10 +79,7 @@ class PointsTask(PhraseTask):
 
 def at_points(heat: Heat, phrase: Phrase) -> Float[np.ndarray, "1 point"]:
     """The heat of the pixels that contain the points of a phrase, those on it first."""
-    height, width = heat.shape
-    across, down = np.array([*phrase.yes, *phrase.no]).T
-    rows, cols = ((share * side).astype(int).clip(0, side - 1) for share, side in ((down, height), (across, width)))
-    return heat[rows, cols][None]
+    return saliency.at(heat, np.array([*phrase.yes, *phrase.no]))[None]
 
 
 def grid_answers(phrase: Phrase, grid: tuple[int, int]) -> Map:
@@ -103,13 +88,10 @@ def grid_answers(phrase: Phrase, grid: tuple[int, int]) -> Map:
     A patch without points has the share of the nearest patch with points. As with `grid_bound`, another map may do
     slightly better, since maps are interpolated between patches.
     """
-    across, down = np.array([*phrase.yes, *phrase.no]).T
-    rows, cols = (
-        (share * side).astype(int).clip(0, side - 1) for share, side in zip((down, across), grid, strict=True)
-    )
+    places = saliency.pixels_of(grid, np.array([*phrase.yes, *phrase.no]))
     counts = np.zeros((2, *grid))
-    np.add.at(counts[0], (rows, cols), np.arange(len(rows)) < len(phrase.yes))
-    np.add.at(counts[1], (rows, cols), 1)
+    np.add.at(counts[0], places, np.arange(len(places[0])) < len(phrase.yes))
+    np.add.at(counts[1], places, 1)
     shares = np.divide(counts[0], counts[1], out=np.zeros(grid), where=counts[1] > 0)
     nearest = ndimage.distance_transform_edt(counts[1] == 0, return_distances=False, return_indices=True)
     found: Map = shares[tuple(nearest)]

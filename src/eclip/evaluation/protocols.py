@@ -29,6 +29,7 @@ from eclip.evaluation.rules import (
     check_rule,
     is_whole,
 )
+from eclip.registry import one_of
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class Protocol:
     def __post_init__(self) -> None:
         size = self.image_size
         check_rule("image_size", size, size is None or is_whole(size), "None or a whole number of pixels, at least 1")
-        check_rule("resize", self.resize, self.resize in RESIZES, f"one of {', '.join(RESIZES)}")
-        check_rule("positions", self.positions, self.positions in POSITIONS, f"one of {', '.join(POSITIONS)}")
+        one_of(self.resize, "resize", RESIZES)
+        one_of(self.positions, "positions", POSITIONS)
 
     @property
     def task(self) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -35,30 +35,16 @@ PLACES = {"images", "numbers", "filled"}
 """Arrays of a batch with one value per pair; all others have one per pair and name."""
 
 
-@dataclass(frozen=True)
-class Opened:
-    """An image of the data set and its mask, in memory.
-
-    Attributes:
-        place: in the data set, from 0.
-        image: upright, RGB.
-        mask: class numbers.
-    """
+class Opened(NamedTuple):
+    """An image, upright and RGB, in memory: its place in the data set, from 0, and the class numbers of its mask."""
 
     place: int
     image: Image.Image
     mask: UInt16[np.ndarray, "height width"]
 
 
-@dataclass(frozen=True)
-class OpenedPhrases:
-    """An image of the data set, in memory, and its phrases.
-
-    Attributes:
-        place: in the data set, from 0.
-        image: upright, RGB.
-        phrases: of the image.
-    """
+class OpenedPhrases(NamedTuple):
+    """The same of an image with phrases."""
 
     place: int
     image: Image.Image
@@ -66,6 +52,7 @@ class OpenedPhrases:
 
 
 AnyOpened = TypeVar("AnyOpened", Opened, OpenedPhrases)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -120,10 +107,25 @@ class EvaluationQuery:
             encoding = encode(self.backbone, pixels, self.keep, view.positions)
             yield group, encoding, since(start, self.backbone)
 
+    def by_method(
+        self, run: Callable[[str], Result], not_applicable: dict[str, str], seconds: dict[str, float]
+    ) -> dict[str, Result]:
+        """The result of `run` for each method; those that are not applicable are recorded, and run times are summed."""
+        found = {}
+        for name in self.methods:
+            start = time.perf_counter()
+            try:
+                found[name] = run(name)
+            except NotApplicableError as error:
+                not_applicable[name] = error.why
+            else:
+                seconds[name] = seconds.get(name, 0.0) + since(start, self.backbone)
+        return found
+
     def maps(
         self, name: str, encoding: Encoding, text: Float[Tensor, "text feature"], shown: Sequence[Sequence[int]]
-    ) -> tuple[list[Tensor], float]:
-        """A method's raw maps for the classes present in each image, and their run time in seconds.
+    ) -> list[Tensor]:
+        """A method's raw maps for the classes present in each image.
 
         Whether a text's map depends on the other names is up to the method: similarity methods get all names together;
         gradients and perturbations, whose maps do not depend on other texts, get only the names present, which gives
@@ -133,15 +135,12 @@ class EvaluationQuery:
             name: of the method.
             encoding: of the images.
             text: features of all names.
-            shown: places of the names present, for each image.
-
-        Returns:
-            Maps (shown, row, col) for each image.
+            shown: places of the names present, for each image, whose maps (shown, row, col) are returned.
 
         Raises:
             NotApplicableError: the method's formula does not apply to this model.
         """
-        method, start = METHODS[name], time.perf_counter()
+        method = METHODS[name]
 
         def run(seen: Encoding, rows: Sequence[int]) -> Float[Tensor, "image text row col"]:
             maps = method(seen, text[list(rows)], **self.methods[name])
@@ -154,42 +153,24 @@ class EvaluationQuery:
             rows = sorted(set().union(*shown)) if method.kind == "gradient" else list(range(len(text)))
             whole = run(encoding, rows) if rows else encoding.pixels.new_zeros(len(shown), 0, 1, 1)
             found = [whole[image, [rows.index(row) for row in own]] for image, own in enumerate(shown)]
-        return [maps.cpu() for maps in found], since(start, self.backbone)
+        return [maps.cpu() for maps in found]
 
     def maps_apart(
         self, name: str, encoding: Encoding, text: Float[Tensor, "text feature"]
-    ) -> tuple[Float[Tensor, "text row col"], float]:
-        """A method's raw maps of one image for texts that are asked one by one, and their run time in seconds.
+    ) -> Float[Tensor, "text row col"]:
+        """A method's raw maps of one image for texts that are asked one by one.
 
         Methods that subtract what all texts have in common run once per text; all others give the same maps together.
 
         Raises:
             NotApplicableError: the method's formula does not apply to this model.
         """
-        method, start = METHODS[name], time.perf_counter()
+        method = METHODS[name]
         parts = text.split(1 if method.compares_texts else len(text))
         maps = torch.cat([method(encoding, part, **self.methods[name]) for part in parts], dim=1)
         if self.refine is not None:
             maps = REFINEMENTS[self.refine](maps, encoding, **self.refine_options)
-        return maps[0].cpu(), since(start, self.backbone)
-
-    def try_maps(
-        self,
-        encoding: Encoding,
-        text: Float[Tensor, "text feature"],
-        shown: Sequence[Sequence[int]],
-        not_applicable: dict[str, str],
-        seconds: dict[str, float],
-    ) -> Iterator[tuple[str, list[Tensor]]]:
-        """`maps` of each method; methods that are not applicable are recorded, and run times are summed."""
-        for name in self.methods:
-            try:
-                maps, spent = self.maps(name, encoding, text, shown)
-            except NotApplicableError as error:
-                not_applicable[name] = error.why
-                continue
-            seconds[name] = seconds.get(name, 0.0) + spent
-            yield name, maps
+        return maps[0].cpu()
 
     def features(self, images: Sequence[Image.Image]) -> tuple[Float[Tensor, "image feature"], float]:
         """Unit features of images, in one forward pass for each grid, and the run time in seconds."""
@@ -212,10 +193,6 @@ def joined(parts: Iterable[BatchResult], data: AnySet) -> tuple[dict[str, NDArra
     A batch's "images" are places in the data set; they are called "items" here, and "images" numbers the images, since
     one image can have several items, such as rows of a table. Scores of one image are not independent, nor are those
     of one group, which "groups" numbers.
-
-    Args:
-        parts: of one model.
-        data: the data set scored.
 
     Raises:
         DataError: nothing was scored.
@@ -260,12 +237,7 @@ def check_own_images(asked: EvaluationQuery) -> None:
 
 
 def opened(items: Sequence[Masked], start: int) -> tuple[list[Opened], list[tuple[str, str]]]:
-    """Images and masks of a batch, and (name, error) of those that cannot be read.
-
-    Args:
-        items: of the batch.
-        start: place of the first item in the data set.
-    """
+    """Images and masks of a batch whose first item has the place `start`, and (name, error) of the unreadable."""
 
     def read(place: int, item: Masked) -> Opened | tuple[str, str]:
         try:

@@ -126,14 +126,9 @@ def geometry(
     named: Int[np.ndarray, " pair"],
     groups: Int[np.ndarray, " image"],
 ) -> dict[str, Number]:
-    """Modality gap, alignment of pairs, and uniformity of images, all of unit features; see `report.text`.
+    """Modality gap, alignment of pairs, and uniformity of images, all of unit features; see `report.numbers`.
 
-    Args:
-        images: features.
-        texts: features.
-        owners: the image of each pair.
-        named: the text of each pair.
-        groups: of the images.
+    A pair has the index of its image in `owners`, that of its text in `named`; the groups are those of the images.
     """
     images, texts, weights = images.astype(float), texts.astype(float), Weights(groups)
     center = texts.mean(axis=0)

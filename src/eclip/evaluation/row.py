@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from eclip.evaluation.bootstrap import Number, Weights, number
+from eclip.evaluation.report.numbers import BOUND
 
 
 @dataclass(frozen=True)
@@ -68,23 +69,18 @@ def mean_rows(
 
 
 def with_difference(
-    rows: list[Row],
-    names: list[str],
-    values: Float[np.ndarray, "pair name"],
-    groups: Int[np.ndarray, " pair"],
-    baselines: Sequence[str],
+    rows: list[Row], values: Float[np.ndarray, "pair row"], groups: Int[np.ndarray, " pair"]
 ) -> list[Row]:
     """Add `over_control` after the first number of each method: its difference from the best baseline, image by image.
 
     Args:
         rows: of methods and baselines, from `mean_rows`; they are changed.
-        names: of the rows.
         values: the first number of each pair; NaN if a pair has no such number.
         groups: of the pairs.
-        baselines: names of the baselines to compare with.
     """
     means = np.nanmean(values, axis=0)
-    best = max((names.index(name) for name in baselines), key=lambda column: means[column])
+    baselines = [column for column, row in enumerate(rows) if row.baseline and row.method != BOUND]
+    best = max(baselines, key=lambda column: means[column])
     replicates = Weights(groups).means(values)
     for column, row in enumerate(rows):
         if not row.baseline:

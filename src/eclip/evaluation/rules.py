@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from eclip.backbones.choices import FILLS
 from eclip.errors import OptionError
+from eclip.registry import one_of
 from eclip.segmentation.windows import check_windows
 
 HEADLINES = (
@@ -48,9 +49,9 @@ def _check_texts(name: str, given: tuple[str, ...], fewest: int) -> None:
     check_rule(name, given, right, "a tuple of words, none of them empty" + (", at least one" if fewest else ""))
 
 
-def is_whole(given: object, least: int = 1) -> bool:
-    """Whether it is a whole number, not a truth value, of at least this."""
-    return isinstance(given, int) and not isinstance(given, bool) and given >= least
+def is_whole(given: object) -> bool:
+    """Whether it is a whole number, not a truth value, of at least 1."""
+    return isinstance(given, int) and not isinstance(given, bool) and given >= 1
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Localize:
         within = all(0 <= one <= 1 for one in self.thresholds) and all(a < b for a, b in pairwise(self.thresholds))
         wanted = "numbers from 0 to 1, each above the one before, at least one"
         check_rule("thresholds", self.thresholds, len(self.thresholds) > 0 and within, wanted)
-        check_rule("headline", self.headline, self.headline in HEADLINES, f"one of {', '.join(HEADLINES)}")
+        one_of(self.headline, "headline", HEADLINES)
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ class Ground:
 
     def __post_init__(self) -> None:
         check_rule("iou", self.iou, 0 < self.iou <= 1, "above 0 and at most 1, such as 0.5")
-        check_rule("headline", self.headline, self.headline in GROUNDED, f"one of {', '.join(GROUNDED)}")
+        one_of(self.headline, "headline", GROUNDED)
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ class Points:
 
     def __post_init__(self) -> None:
         check_rule("threshold", self.threshold, 0 < self.threshold <= 1, "above 0 and at most 1, such as 0.5")
-        check_rule("headline", self.headline, self.headline in POINTED, f"one of {', '.join(POINTED)}")
+        one_of(self.headline, "headline", POINTED)
 
 
 @dataclass(frozen=True)
@@ -242,7 +243,7 @@ class Gaze:
         _check_texts("text", (self.text,), 1)
         check_rule("sigma", self.sigma, 0 < self.sigma < 1, "a share of the width, above 0 and below 1")
         check_rule("others", self.others, is_whole(self.others), "a whole number, at least 1")
-        check_rule("headline", self.headline, self.headline in GAZED, f"one of {', '.join(GAZED)}")
+        one_of(self.headline, "headline", GAZED)
 
 
 @dataclass(frozen=True)
@@ -264,7 +265,7 @@ class Absent:
     def __post_init__(self) -> None:
         _check_least(self.least)
         check_rule("scale", self.scale, 0 < self.scale < math.inf, "above 0 and finite, such as 40")
-        check_rule("headline", self.headline, self.headline in REJECTED, f"one of {', '.join(REJECTED)}")
+        one_of(self.headline, "headline", REJECTED)
 
 
 @dataclass(frozen=True)
@@ -283,7 +284,7 @@ class Words:
 
     def __post_init__(self) -> None:
         check_rule("captions", self.captions, is_whole(self.captions), "a whole number, at least 1")
-        check_rule("headline", self.headline, self.headline in WORDED, f"one of {', '.join(WORDED)}")
+        one_of(self.headline, "headline", WORDED)
 
 
 @dataclass(frozen=True)
@@ -299,7 +300,7 @@ class Contrast:
     headline: str = "found"
 
     def __post_init__(self) -> None:
-        check_rule("headline", self.headline, self.headline in CONTRASTED, f"one of {', '.join(CONTRASTED)}")
+        one_of(self.headline, "headline", CONTRASTED)
 
 
 Rules = Localize | Segment | Faithful | Sanity | Recognize | Ground | Points | Gaze | Absent | Words | Contrast

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,16 +39,15 @@ NORM_BUFFERS = ("running_mean", "running_var", "weight", "bias")
 """Names of buffers that are learned: those of batch norms, and of frozen ones."""
 
 
-class SanityTask(PairTask):
+class SanityTask(PairTask[Sanity]):
     """Scores pairs of an image and a class that it shows, under rules of class `Sanity`."""
 
     baselines = ()
 
     def __init__(self, asked: EvaluationQuery) -> None:
         super().__init__(asked)
-        assert isinstance(asked.protocol.rules, Sanity)
         check_own_images(asked)
-        nonsense = encode_texts(asked.backbone, list(asked.protocol.rules.nonsense), asked.protocol.templates)
+        nonsense = encode_texts(asked.backbone, list(self.rules.nonsense), asked.protocol.templates)
         self.more = torch.cat([self.text, nonsense])
         self.strange = replace(asked, backbone=shuffled(asked.backbone))
 
@@ -60,9 +60,11 @@ class SanityTask(PairTask):
         both = [each + other for each, other in zip(batch.shown, others, strict=True)]
         silly = [list(range(count, len(self.more)))] * len(batch.images)
         strange = encode(self.strange.backbone, encoding.pixels, asked.keep, encoding.positions)
-        maps = dict(asked.try_maps(encoding, self.text, both, not_applicable, seconds))
-        aside = dict(asked.try_maps(encoding, self.more, silly, not_applicable, {}))
-        blind = dict(self.strange.try_maps(strange, self.text, batch.shown, not_applicable, {}))
+        run = partial(asked.maps, encoding=encoding)
+        maps = asked.by_method(partial(run, text=self.text, shown=both), not_applicable, seconds)
+        aside = asked.by_method(partial(run, text=self.more, shown=silly), not_applicable, {})
+        run = partial(self.strange.maps, encoding=strange, text=self.text, shown=batch.shown)
+        blind = asked.by_method(run, not_applicable, {})
         for image, own in enumerate(batch.shown):
             coarse = {
                 name: [_coarse(each[name][image], encoding.grid) for each in (maps, aside, blind)]
@@ -76,12 +78,7 @@ class SanityTask(PairTask):
                 yield found
 
     def record(self, results: Iterable[BatchResult]) -> list[Row]:
-        """Compute a row for each method.
-
-        Raises:
-            DataError: no image shows a class.
-            OptionError: no method is applicable to this model.
-        """
+        """Compute a row for each method, see `Task`; OptionError if none is applicable to this model."""
         whole, names = joined(results, self.asked.data)
         if not names:
             raise OptionError(f"none of {', '.join(self.asked.methods)} is applicable to {self.asked.backbone.name}.")

@@ -20,11 +20,9 @@ def known_methods(protocol: Protocol) -> Mapping[str, Method | WordMethod]:
 
 
 def scored_methods(methods: AnyMethod | WordMethod | Iterable[AnyMethod | WordMethod], protocol: Protocol) -> list[str]:
-    """The names of the methods to score, checked.
+    """The names of the methods to score, as in `eclip.evaluate`, checked.
 
-    Args:
-        methods: as in `eclip.evaluate`; "fast" and "all" are all word methods under a protocol of words.
-        protocol: the rules.
+    Under a protocol of words, "fast" and "all" are all word methods.
 
     Raises:
         UnknownNameError: there is no such method.

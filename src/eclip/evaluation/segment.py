@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,8 @@ class SegmentTask:
         encoding = encode(asked.backbone, pixels, asked.keep, asked.protocol.positions)
         seconds["forward"] += since(began, asked.backbone)
         every = [list(range(len(self.text)))] * len(images)
-        return dict(asked.try_maps(encoding, self.text, every, not_applicable, seconds))
+        run = partial(asked.maps, encoding=encoding, text=self.text, shown=every)
+        return asked.by_method(run, not_applicable, seconds)
 
     def _grid(self, one: Opened) -> tuple[int, int]:
         """Patches (row, col) of the whole image, as the model sees it at once or in windows."""

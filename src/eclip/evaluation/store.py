@@ -54,13 +54,7 @@ class BatchResult:
 
 
 class ResultStore:
-    """The results of one model on disk, one file per batch.
-
-    Args:
-        folder: of the run.
-        model: the model's name.
-        files: digest of the files of each batch.
-    """
+    """The results of one model on disk, one file per batch; `files` has a digest of what each batch measures."""
 
     def __init__(self, folder: Path, model: str, files: Sequence[str]) -> None:
         self.folder, self.files = folder / PARTS / folder_of(model), files

@@ -8,7 +8,6 @@ order, and the number is the area under the curve by the trapezoidal rule, with 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -20,12 +19,11 @@ from torch import Tensor
 
 from eclip.backbones.blocks import cosine, unit
 from eclip.datasets.pair import Pair, PairSet
-from eclip.errors import ImageError, NotApplicableError, OptionError
+from eclip.errors import ImageError, OptionError
 from eclip.evaluation.query import EvaluationQuery, joined
 from eclip.evaluation.row import Row, mean_rows, with_difference
 from eclip.evaluation.rules import WORDED, Words
 from eclip.evaluation.store import BatchResult
-from eclip.explanation.query import since
 from eclip.texts.encode import check_texts
 from eclip.words import WORD_METHODS
 from eclip.words.tokens import Reading, Word, read
@@ -50,10 +48,7 @@ ORDERS: dict[str, Callable[[int, Sequence[int]], Order]] = {"random": random, "l
 
 
 class WordsTask:
-    """Scores pairs of an image and one of its captions.
-
-    Args:
-        asked: the query; its protocol has rules of class `Words`, and its methods are word methods.
+    """Scores pairs of an image and one of its captions, by word methods, under rules of class `Words`.
 
     Raises:
         OptionError: the data have names of classes instead of captions.
@@ -110,14 +105,10 @@ class WordsTask:
         return np.array(found)
 
     def record(self, results: Iterable[BatchResult]) -> list[Row]:
-        """Compute a row for each word method and baseline.
-
-        Raises:
-            DataError: no image could be read.
-        """
+        """Compute a row for each word method and baseline, see `Task`."""
         whole, names = joined(results, self.asked.data)
         rows = mean_rows(names, ORDERS, WORDED, whole["values"], whole)
-        return with_difference(rows, names, whole["values"][:, :, 0], whole["groups"], tuple(ORDERS))
+        return with_difference(rows, whole["values"][:, :, 0], whole["groups"])
 
 
 def image_features(
@@ -149,17 +140,12 @@ def word_relevance(
     seconds: dict[str, float],
 ) -> dict[str, list[Float[np.ndarray, " word"]]]:
     """Relevance of the words of each text for one image, by method; updates `not_applicable` and `seconds`."""
-    found = {}
-    for name, options in asked.methods.items():
-        start = time.perf_counter()
-        try:
-            values = WORD_METHODS[name](reading, feature[None], **options)
-        except NotApplicableError as error:
-            not_applicable[name] = error.why
-            continue
-        seconds[name] = seconds.get(name, 0.0) + since(start, asked.backbone)
-        found[name] = [each[0].cpu().numpy() for each in reading.by_word(values)]
-    return found
+
+    def run(name: str) -> list[Float[np.ndarray, " word"]]:
+        values = WORD_METHODS[name](reading, feature[None], **asked.methods[name])
+        return [each[0].cpu().numpy() for each in reading.by_word(values)]
+
+    return asked.by_method(run, not_applicable, seconds)
 
 
 def _texts(text: str, words: Sequence[Word], order: Order) -> list[list[str]]:

@@ -9,14 +9,14 @@ their accuracy at each threshold, and its maximum is MaxBoxAcc. An object has on
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from eclip import heatmap
 from eclip.metrics.localization import THRESHOLDS, Heat, Mask, check_thresholds, parts
 
-Box = tuple[int, int, int, int]
+Box = Int[np.ndarray, " 4"]
 
 
 def box_iou(heat: Heat, inside: Mask, outside: Mask, *, threshold: float = 0.5) -> float:
@@ -32,25 +32,17 @@ def box_ious(
     Pixels that touch at a corner are connected. Heat on void connects regions, which a ring of void would otherwise cut
     along the outline, but adds no area and does not enlarge boxes. Ties in area go to the first in reading order.
 
-    Args:
-        heat: in [0, 1].
-        inside: pixels of the object, at least one.
-        outside: all other pixels except void.
-        thresholds: strictly ascending.
+    Arguments and errors are as in `overlaps`.
 
     Returns:
         IoU at each threshold, in [0, 1]; 0 if no heat reaches it.
-
-    Raises:
-        EclipError: heat is outside [0, 1] or NaN, or inside is empty.
-        OptionError: thresholds are not strictly ascending.
     """
     check_thresholds(thresholds)
     parts(heat, inside, outside)
     things = heatmap.boxes(inside)
     heat = heat if np.issubdtype(heat.dtype, np.floating) else heat.astype(float)
     boxes = _largest(heat, inside | outside, thresholds)
-    return np.array([0.0 if box is None else _best(box, things) for box in boxes])
+    return np.array([0.0 if box is None else best_iou(box, things) for box in boxes])
 
 
 def _largest(heat: Heat, known: Mask, thresholds: Float[np.ndarray, " threshold"]) -> list[Box | None]:
@@ -91,13 +83,13 @@ def _largest(heat: Heat, known: Mask, thresholds: Float[np.ndarray, " threshold"
         mine = filled[names == np.bincount(names, last[filled] - first[filled]).argmax()]
         left, right = pixels[first[mine]], pixels[last[mine] - 1]  # of each run
         top, bottom = left.min() // row, right.max() // row
-        found.append((int((left % row).min()), int(top), int((right % row).max()) + 1, int(bottom) + 1))
+        found.append(np.array([(left % row).min(), top, (right % row).max() + 1, bottom + 1]))
     return found
 
 
-def _best(box: Box, things: Int[np.ndarray, "box 4"]) -> float:
-    """The largest IoU of a box with one of the object's boxes."""
-    low, high = np.maximum(things[:, :2], box[:2]), np.minimum(things[:, 2:], box[2:])
+def best_iou(box: Shaped[np.ndarray, " 4"], others: Shaped[np.ndarray, "box 4"]) -> float:
+    """The largest IoU of a box (left, top, right, bottom) with one of several."""
+    low, high = np.maximum(others[:, :2], box[:2]), np.minimum(others[:, 2:], box[2:])
     shared = (high - low).clip(0).prod(1)
-    areas = (things[:, 2:] - things[:, :2]).prod(1) + (box[2] - box[0]) * (box[3] - box[1])
+    areas = (others[:, 2:] - others[:, :2]).prod(1) + (box[2:] - box[:2]).prod()
     return float((shared / (areas - shared)).max())

@@ -154,15 +154,7 @@ def record_of(
     unions: Shaped[np.ndarray, "pair threshold"],
     thresholds: Float[np.ndarray, " threshold"] = THRESHOLDS,
 ) -> Record:
-    """The results of scored pairs, at least one.
-
-    Args:
-        numbers: class of each pair.
-        contrasts: `contrast` of each.
-        hits: number of pixels in its intersection at each threshold, see `overlaps`.
-        unions: number of pixels in its union.
-        thresholds: of both.
-    """
+    """The results of scored pairs, at least one; see `Localization` for the arrays."""
     curve = (hits / unions).mean(axis=0)
     own = {int(one): numbers == one for one in np.unique(numbers)}
     ious = {one: hits[rows].sum(axis=0) / unions[rows].sum(axis=0) for one, rows in own.items()}

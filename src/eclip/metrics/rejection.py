@@ -11,16 +11,14 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from eclip.errors import EclipError
+from eclip.metrics.separation import greater
 
 Confidence = Float[np.ndarray, " item"]
 
 
 def known_auroc(confidence: Confidence, known: Bool[np.ndarray, " item"]) -> float:
     """Probability that a known item has a higher confidence than an unknown one; ties count half."""
-    inside, outside = _both(confidence, known)
-    below = np.searchsorted(np.sort(outside), inside, side="left").sum()
-    upto = np.searchsorted(np.sort(outside), inside, side="right").sum()
-    return float((below + upto) / 2 / (inside.size * outside.size))
+    return greater(*_both(confidence, known))
 
 
 def false_positive_rate(confidence: Confidence, known: Bool[np.ndarray, " item"], *, recall: float = 0.95) -> float:

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from eclip.errors import EclipError, OptionError
 from eclip.metrics.localization import Heat, parts
-from eclip.metrics.separation import auroc
+from eclip.metrics.separation import greater
 
 Fixations = Float[np.ndarray, "fixation 2"]
 Others = Float[np.ndarray, "other 2"]
@@ -59,20 +59,20 @@ def auc_judd(heat: Heat, fixations: Fixations) -> float:
     """Probability that a fixation has more heat than a pixel without one (Judd et al. 2009), in [0, 1]."""
     _check(heat, fixations)
     free = np.ones(heat.shape, dtype=bool)
-    free[_pixels(heat, fixations)] = False
-    return _auc(at(heat, fixations), heat[free])
+    free[pixels_of(heat.shape, fixations)] = False
+    return greater(at(heat, fixations), heat[free]) if free.any() else 0.5
 
 
 def shuffled_auc(heat: Heat, fixations: Fixations, others: Others) -> float:
     """Probability that a fixation has more heat than one of other images at its place here, in [0, 1]."""
     _check(heat, fixations)
     _check(heat, others)
-    return _auc(at(heat, fixations), at(heat, others))
+    return greater(at(heat, fixations), at(heat, others))
 
 
 def at(heat: Heat, fixations: np.ndarray) -> np.ndarray:
     """The heat of the pixels that contain the fixations."""
-    return heat[_pixels(heat, fixations)]
+    return heat[pixels_of(heat.shape, fixations)]
 
 
 def density(fixations: Fixations, size: tuple[int, int], sigma: float = SIGMA) -> Float[np.ndarray, "height width"]:
@@ -89,26 +89,21 @@ def density(fixations: Fixations, size: tuple[int, int], sigma: float = SIGMA) -
     if not 0 < sigma <= 1:
         raise OptionError(f"sigma must be above 0 and at most 1, a share of the width, got {sigma}.")
     counts = np.zeros(size)
-    np.add.at(counts, _pixels(counts, fixations), 1.0)
+    np.add.at(counts, pixels_of(size, fixations), 1.0)
     blurred = gaussian_filter(counts, sigma * size[1], mode="constant")
     return blurred / blurred.sum()
 
 
-def _pixels(heat: np.ndarray, fixations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    height, width = heat.shape
-    across, down = np.asarray(fixations).T
+def pixels_of(size: tuple[int, ...], points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The row and the column of the pixel that contains each point, in an image or grid of this height and width."""
+    height, width = size
+    across, down = np.asarray(points).T
     return (down * height).astype(int).clip(0, height - 1), (across * width).astype(int).clip(0, width - 1)
 
 
 def _share(heat: Heat) -> Float[np.ndarray, "height width"]:
     total = heat.sum(dtype=np.float64)
     return heat / total if total > 0 else np.full(heat.shape, 1 / heat.size)
-
-
-def _auc(inside: np.ndarray, outside: np.ndarray) -> float:
-    values = np.concatenate([inside, outside])[None]
-    own = np.arange(values.size)[None] < inside.size
-    return auroc(values, own, ~own) if outside.size else 0.5
 
 
 def _check(heat: Heat, fixations: np.ndarray) -> None:

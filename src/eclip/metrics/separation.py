@@ -13,21 +13,13 @@ from eclip.metrics.localization import Heat, Mask, parts
 
 
 def separation(heat: Heat, inside: Mask, outside: Mask) -> tuple[float, float]:
-    """Average precision and AUROC of one pair, from one sort.
-
-    Args:
-        heat: in [0, 1].
-        inside: pixels of the object, at least one.
-        outside: all other pixels except void.
+    """Average precision and AUROC of one pair, from one sort; arguments and errors are as in `contrast`.
 
     Returns:
         Average precision: the mean, over the pixels inside, of the precision of `heat >= that pixel's heat`; pixels of
         equal heat are retrieved together. In (0, 1]; for a flat map, the share of the area that is inside.
         AUROC: the share of pairs of a pixel inside and one outside in which the inner has more heat; ties count half.
         In [0, 1]; 0.5 for a flat map, and if nothing is outside.
-
-    Raises:
-        EclipError: heat is outside [0, 1] or NaN, or inside is empty.
     """
     inner, outer = (np.sort(values) for values in parts(heat, inside, outside))
     below = np.searchsorted(outer, inner)  # pixels outside with less heat than each one inside
@@ -37,6 +29,13 @@ def separation(heat: Heat, inside: Mask, outside: Mask) -> tuple[float, float]:
         return precision, 0.5
     ties = (np.searchsorted(outer, inner, side="right") - below).sum()
     return precision, float((below.sum() + ties / 2) / (inner.size * outer.size))
+
+
+def greater(values: np.ndarray, others: np.ndarray) -> float:
+    """The share of pairs of a value and another in which the value is larger; ties count half."""
+    ordered = np.sort(others)
+    below, upto = np.searchsorted(ordered, values).sum(), np.searchsorted(ordered, values, side="right").sum()
+    return float((below + upto) / 2 / (values.size * others.size))
 
 
 def average_precision(heat: Heat, inside: Mask, outside: Mask) -> float:

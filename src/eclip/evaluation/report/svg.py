@@ -27,15 +27,9 @@ _SIDES = ((1, "start"), (-1, "end"))
 
 @dataclass(frozen=True)
 class Series:
-    """The data of one method in a chart.
+    """One method in a chart: its number on the page, its rank (1 for the best, 0 for a baseline), its name as a label.
 
-    Attributes:
-        number: its number on the page.
-        rank: 1 for the best method; 0 for a baseline.
-        label: its name.
-        points: (x, y) of a line, or a single one.
-        low: end of the interval of a point.
-        high: the other end.
+    It has the points (x, y) of a line, or a single one with the ends of its interval.
     """
 
     number: int

@@ -57,11 +57,9 @@ def best_control(results: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def by_method(results: Mapping[str, Any], *, pick: bool) -> dict[str, Any]:
-    """The template's data for the table: one row per method, best first.
+    """The template's data for the table: one row per method, best first; there is at least one number.
 
-    Args:
-        results: of an evaluation, with at least one number.
-        pick: names are buttons that select a method for the other sections of the page.
+    With `pick`, names are buttons that select a method for the other sections of the page.
     """
     keys, label, rank, rows = keys_of(results), labels(results), ranks(results), results["rows"]
     best = {key: _best(key, rows) for key in keys}

@@ -69,10 +69,7 @@ def headline(results: Mapping[str, Any]) -> str:
 def verdicts(results: Mapping[str, Any], label: dict[int, str], order: list[int]) -> list[tuple[str, list[str], str]]:
     """Conclusions from the numbers, as (symbol, names of the rows concerned, text).
 
-    Args:
-        results: of an evaluation.
-        label: name of each row, by its index.
-        order: indices of rows, best first.
+    Of each row, `label` is its name, by its index; `order` has the indices, best first.
     """
     key, task = headline(results), results["protocol"]["task"]
     every = [(place, results["rows"][place]) for place in order]

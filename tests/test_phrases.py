@@ -207,6 +207,11 @@ def test_the_digest_changes_with_phrases_and_boxes_but_not_with_the_folder(tmp_p
         Phrased("1", tmp_path / "c" / "1.jpg", ()).open()
 
 
+def test_an_image_whose_name_file_names_here_cannot_hold_is_missing(tmp_path: Path) -> None:
+    why = Phrased("1", tmp_path / "\ud800.jpg", ()).missing()
+    assert "the image of '1', has a name" in why and "PYTHONUTF8=1" in why
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data, the real packs, is not here")
 def test_the_pack_has_the_phrases_that_its_readme_counts() -> None:
     found = phrases_of("flickr8k_entities", DATA / "flickr8k-entities")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from jaxtyping import Bool, UInt16
 from PIL import Image
 
 from eclip.datasets.mask_files import BACKGROUND, VOID, indexed, short, shown
-from eclip.datasets.pair import numbered
+from eclip.datasets.pair import missing, numbered
 from eclip.errors import DataError, DataWarning, ImageError
 from eclip.images import Place, open_image, stored_size
 
@@ -78,31 +77,13 @@ class Masked:
 
     def missing(self) -> str:
         """What is wrong with its files, without reading them; "" if both exist and are not empty."""
-        for what, file in (("image", self.image), ("mask", self.mask)):
-            path = file.file if isinstance(file, Place) else file
-            try:
-                if not os.stat(path).st_size:
-                    return f"{path} is empty (0 bytes)."
-            except UnicodeEncodeError as error:
-                return (
-                    f"{path}, the {what} of {self.name!r}, has a name that {error.encoding}, the encoding of file "
-                    "names here, cannot represent: set PYTHONUTF8=1, or LC_ALL to a UTF-8 locale."
-                )
-            except OSError as error:
-                why = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror)
-                mask = f", whose mask is {self.mask}" if what == "image" else ""
-                return f"{path}: {why}; it should be the {what} of {self.name!r}{mask}."
-        return ""
+        of_image = missing(self.image, f"the image of {self.name!r}", f", whose mask is {self.mask}")
+        return of_image or missing(self.mask, f"the mask of {self.name!r}")
 
 
 @dataclass(frozen=True, eq=False)
 class Lazy(Sequence[Masked]):
-    """Records that are created on access, so that a large set takes no more memory than its names.
-
-    Attributes:
-        names: one for each record, of any type.
-        make: maps a name to its record.
-    """
+    """Records that `make` creates on access, so that a large set takes no more memory than its names, of any type."""
 
     names: Sequence[Any]
     make: Callable[[Any], Masked]

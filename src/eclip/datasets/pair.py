@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -92,6 +93,21 @@ def numbered(keys: Iterable[Hashable]) -> list[int]:
     """The number of each key, from 0, in order of first appearance; equal keys have one number."""
     numbers: dict[Hashable, int] = {}
     return [numbers.setdefault(key, len(numbers)) for key in keys]
+
+
+def missing(file: Path | Place, what: str, aside: str = "") -> str:
+    """What is wrong with a file, without reading it; "" if it exists and is not empty."""
+    path = file.file if isinstance(file, Place) else file
+    try:
+        return "" if os.stat(path).st_size else f"{path} is empty (0 bytes)."
+    except UnicodeEncodeError as error:
+        return (
+            f"{path}, {what}, has a name that {error.encoding}, the encoding of file names here, cannot represent: set "
+            "PYTHONUTF8=1, or LC_ALL to a UTF-8 locale."
+        )
+    except OSError as error:
+        why = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror)
+        return f"{path}: {why}; it should be {what}{aside}."
 
 
 def digest(pairs: Iterable[Pair]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from eclip.datasets.pair import Bad, numbered
+from eclip.datasets.pair import Bad, missing, numbered
 from eclip.errors import DataError
 from eclip.images import Place, open_image
 
@@ -72,12 +71,7 @@ class Phrased:
 
     def missing(self) -> str:
         """What is wrong with its file, without reading it; "" if it exists and is not empty."""
-        path = self.image.file if isinstance(self.image, Place) else self.image
-        try:
-            return "" if os.stat(path).st_size else f"{path} is empty (0 bytes)."
-        except OSError as error:
-            why = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror)
-            return f"{path}: {why}; it should be the image of {self.name!r}."
+        return missing(self.image, f"the image of {self.name!r}")
 
 
 @dataclass(frozen=True)
@@ -124,13 +118,7 @@ class PhraseSet:
 def fitted(left: float, top: float, right: float, bottom: float, width: float, height: float) -> Box | None:
     """A box in pixels as shares of the image, cut to it; None if nothing of it is inside.
 
-    Args:
-        left: of the first column.
-        top: of the first row.
-        right: after the last column.
-        bottom: after the last row.
-        width: of the image.
-        height: of the image.
+    Left and top are those of the first column and row; right and bottom are after the last ones.
     """
     x0, x1 = max(left, 0) / width, min(right, width) / width
     y0, y1 = max(top, 0) / height, min(bottom, height) / height

@@ -183,13 +183,7 @@ def beside(
 ) -> Lazy:
     """Records of images in one folder and their masks in another, under the same names.
 
-    Args:
-        names: of the images, with folders below `images` and extension.
-        images: the folder of images.
-        masks: the folder of masks.
-        classes: numbers that masks may show.
-        decode: reads a mask.
-        end: replaces the image's extension in the name of its mask.
+    Names are those of images, with folders below `images` and the extension, which `end` replaces for the mask.
     """
     return Lazy(names, partial(_beside, images, masks, frozenset(classes), decode, end))
 

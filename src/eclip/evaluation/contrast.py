@@ -80,14 +80,12 @@ class ContrastTask:
         every = np.concatenate([values, by_kind], axis=2)
         keys = ["found", *(f"found_{kind}" for kind in kinds)]
         right = [key.replace("found", "accuracy") for key in keys]
-        model = mean_rows([MODEL], (), right, every[:, :1], whole)
-        rows = mean_rows(names[1:], BASELINES, keys, every[:, 1:], whole)
+        model = mean_rows([MODEL], (), right, every[:, :1], whole, listed=1)
+        rows = mean_rows(names[1:], BASELINES, keys, every[:, 1:], whole, listed=1)
         rows = with_difference(rows, values[:, 1:, 0], whole["groups"])
         for row in (*model, *rows):
             row.facts["kinds"] = {kind: int((own == kind).sum()) for kind in kinds}
             for pair, kind in zip(row.each, own.tolist(), strict=True):
-                for key in [key for key in pair if key.startswith(("found_", "accuracy_"))]:
-                    del pair[key]
                 pair["kind"] = kind
         return [*model, *rows]
 

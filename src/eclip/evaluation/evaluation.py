@@ -126,11 +126,7 @@ class Evaluation:
 
 
 def check_question(expected: str | Path, asked: dict[str, Any]) -> None:
-    """Check that stored numbers belong to this protocol and these data, as far as their file tells.
-
-    Args:
-        expected: the file.
-        asked: "protocol" and "data", as in `Evaluation.results`.
+    """Check that stored numbers belong to this "protocol" and these "data", as far as their file tells.
 
     Raises:
         ResultError: they do not, or the file cannot be read.

@@ -58,12 +58,10 @@ class GroundTask(PhraseTask[Ground]):
         filled = np.mean([(0, 0, 1, 1) in phrase.boxes for phrase in phrases])
         check_baselines(self.asked.data, {name: means[name] for name in NAMES}, float(filled))
         counts = dict(zip(types, own.sum(axis=0).tolist(), strict=True))
-        rows = mean_rows(names, NAMES, keys, np.concatenate([values, by_type], axis=2), whole)
+        rows = mean_rows(names, NAMES, keys, np.concatenate([values, by_type], axis=2), whole, listed=len(GROUNDED))
         for row in rows:
             row.facts["types"] = counts
             for pair, phrase in zip(row.each, phrases, strict=True):
-                for kind in types:
-                    del pair[f"pointing_{kind}"]
                 pair["types"] = " ".join(phrase.types)
         return with_difference(rows, pointing, whole["groups"])
 

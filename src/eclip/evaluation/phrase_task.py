@@ -18,9 +18,8 @@ from torch import Tensor
 from eclip import heatmap
 from eclip.backbones.encoding import Encoding
 from eclip.datasets.phrases import Phrase, Phrased, PhraseSet
-from eclip.errors import ImageError
 from eclip.evaluation.baselines import NAMES, Map, baseline_maps
-from eclip.evaluation.query import EvaluationQuery, OpenedPhrases
+from eclip.evaluation.query import EvaluationQuery, OpenedPhrases, readable
 from eclip.evaluation.rules import Gaze, Ground, Points
 from eclip.evaluation.store import BatchResult
 from eclip.metrics.localization import Heat
@@ -39,13 +38,8 @@ class PhraseTask(Generic[PhraseRules]):
 
     def score(self, items: Sequence[Phrased], start: int) -> BatchResult:
         """Score a batch of images; `start` is the position of the first in the data set."""
-        found: list[OpenedPhrases] = []
         failures: list[tuple[str, str]] = []
-        for place, item in enumerate(items, start):
-            try:
-                found.append(OpenedPhrases(place, item.open(), item.phrases))
-            except ImageError as error:
-                failures.append((item.name, str(error)))
+        found = [OpenedPhrases(place, image, item.phrases) for place, item, image in readable(items, start, failures)]
         texts = list(dict.fromkeys(phrase.text for one in found for phrase in one.phrases))
         features = encode_texts(self.asked.backbone, texts, self.asked.protocol.templates) if texts else None
         not_applicable, seconds = dict[str, str](), {"forward": 0.0}

@@ -20,7 +20,8 @@ from eclip.backbones.blocks import unit
 from eclip.backbones.encoding import Encoding, encode
 from eclip.backbones.view import View
 from eclip.datasets.masks import Masked, MaskSet
-from eclip.datasets.phrases import Phrase
+from eclip.datasets.pair import Pair
+from eclip.datasets.phrases import Phrase, Phrased
 from eclip.datasets.sets import AnySet
 from eclip.errors import DataError, ImageError, NotApplicableError, OptionError
 from eclip.evaluation.checks import nothing_shown
@@ -52,6 +53,7 @@ class OpenedPhrases(NamedTuple):
 
 
 AnyOpened = TypeVar("AnyOpened", Opened, OpenedPhrases)
+AnyItem = TypeVar("AnyItem", Pair, Phrased)
 Result = TypeVar("Result")
 
 
@@ -234,6 +236,19 @@ def check_own_images(asked: EvaluationQuery) -> None:
             "each of several texts of an image: use the data set's default protocol, or a folder with one mask for all "
             "classes of an image."
         )
+
+
+def readable(
+    items: Sequence[AnyItem], start: int, failures: list[tuple[str, str]]
+) -> Iterator[tuple[int, AnyItem, Image.Image]]:
+    """Yield place, item and image of those of a batch that can be read; the others are added to failures."""
+    for place, item in enumerate(items, start):
+        try:
+            image = item.open()
+        except ImageError as error:
+            failures.append((item.name, str(error)))
+        else:
+            yield place, item, image
 
 
 def opened(items: Sequence[Masked], start: int) -> tuple[list[Opened], list[tuple[str, str]]]:

@@ -20,9 +20,9 @@ from torch import Tensor
 from eclip.backbones.blocks import unit
 from eclip.backbones.encoding import encode
 from eclip.datasets.pair import Pair, PairSet
-from eclip.errors import DataError, ImageError
+from eclip.errors import DataError
 from eclip.evaluation.bootstrap import Number, Weights, number
-from eclip.evaluation.query import EvaluationQuery
+from eclip.evaluation.query import EvaluationQuery, readable
 from eclip.evaluation.row import Row
 from eclip.evaluation.rules import Recognize
 from eclip.evaluation.store import BatchResult
@@ -53,12 +53,8 @@ class RecognizeTask:
         owners: list[int] = []
         pixels: list[Tensor] = []
         began = time.perf_counter()
-        for place, item in enumerate(items, start):
-            try:
-                pixels.append(asked.backbone.preprocess(item.open(), rules.image_size, rules.resize))
-            except ImageError as error:
-                failures.append((item.key, str(error)))
-                continue
+        for place, item, image in readable(items, start, failures):
+            pixels.append(asked.backbone.preprocess(image, rules.image_size, rules.resize))
             images.append(place)
             own = item.captions[:1] if self.names else item.captions[: self.rules.captions]
             if self.names and own[0] not in self.names:

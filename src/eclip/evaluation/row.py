@@ -45,6 +45,7 @@ def mean_rows(
     keys: Sequence[str],
     values: Float[np.ndarray, "pair name key"],
     whole: dict[str, NDArray[Any]],
+    listed: int | None = None,
 ) -> list[Row]:
     """One row per name: the mean of each key over pairs, leaving out NaN.
 
@@ -54,6 +55,7 @@ def mean_rows(
         keys: of the numbers.
         values: of each pair; NaN if a pair has no such number.
         whole: arrays over pairs, from `joined`: "images", "groups", "items" and "numbers" (the class).
+        listed: each pair lists this many of the keys, from the first on; None = all.
     """
     weights, rows, images = Weights(whole["groups"]), [], len(np.unique(whole["images"]))
     for column, name in enumerate(names):
@@ -61,8 +63,8 @@ def mean_rows(
         replicates = weights.means(own)
         found = {key: number(known_mean(own[:, i]), replicates[:, i]) for i, key in enumerate(keys)}
         each = [
-            {"image": int(item), "class": int(one), **dict(zip(keys, pair.tolist(), strict=True))}
-            for item, one, pair in zip(whole["items"], whole["numbers"], own, strict=True)
+            {"image": int(item), "class": int(one), **dict(zip(keys[:listed], pair.tolist(), strict=True))}
+            for item, one, pair in zip(whole["items"], whole["numbers"], own[:, :listed], strict=True)
         ]
         rows.append(Row(name, name in baselines, len(own), images, found, {}, each, len(weights.groups)))
     return rows

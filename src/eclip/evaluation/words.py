@@ -19,8 +19,8 @@ from torch import Tensor
 
 from eclip.backbones.blocks import cosine, unit
 from eclip.datasets.pair import Pair, PairSet
-from eclip.errors import ImageError, OptionError
-from eclip.evaluation.query import EvaluationQuery, joined
+from eclip.errors import OptionError
+from eclip.evaluation.query import EvaluationQuery, joined, readable
 from eclip.evaluation.row import Row, mean_rows, with_difference
 from eclip.evaluation.rules import WORDED, Words
 from eclip.evaluation.store import BatchResult
@@ -119,17 +119,10 @@ def image_features(
     Returns:
         (place, item) of each image that could be read, (name, error) of the others, the features, and the seconds.
     """
-    found: list[tuple[int, Pair]] = []
-    images, failures = [], []
-    for place, item in enumerate(items, start):
-        try:
-            images.append(item.open())
-        except ImageError as error:
-            failures.append((item.key, str(error)))
-        else:
-            found.append((place, item))
-    features, spent = asked.features(images)
-    return found, failures, features, {"forward": spent}
+    failures: list[tuple[str, str]] = []
+    found = list(readable(items, start, failures))
+    features, spent = asked.features([image for _, _, image in found])
+    return [(place, item) for place, item, _ in found], failures, features, {"forward": spent}
 
 
 def word_relevance(

@@ -57,10 +57,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
         "IoU of the box around the largest region above the threshold and the best box of the object, at the single "
         "threshold that is best for all pairs (after Choe et al. 2020).",
     ),
-    "pointing": (
-        "pointing",
-        "How often the maximum of a phrase's map lies in one of the phrase's boxes.",
-    ),
+    "pointing": ("pointing", "How often the maximum of a phrase's map lies in one of the phrase's boxes."),
     "box_recall": (
         "box recall",
         "How often the box around the largest region above Otsu's threshold overlaps a box of the phrase by at least "

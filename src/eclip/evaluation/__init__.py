@@ -1,7 +1,7 @@
 """Evaluation tasks, one for each class in `eclip.evaluation.rules`.
 
 A task scores batches of images, whose results are kept on disk, and computes rows from all results. To add one: a class
-in `rules`, a file here with its task, its name in `TASKS`. The list does not import torch.
+in `rules`, a file here with its task, a line in the dict. The dict does not import torch.
 """
 
 from __future__ import annotations
@@ -31,15 +31,24 @@ class Task(Protocol):
         """
 
 
-TASKS = (
-    *("localize", "segment", "faithful", "sanity", "recognize", "ground", "points", "gaze", "absent", "words"),
-    "contrast",
-)
-"""Each is a file with the class of the task, such as `LocalizeTask`."""
+TASKS: dict[str, str] = {
+    "localize": "LocalizeTask",
+    "segment": "SegmentTask",
+    "faithful": "FaithfulTask",
+    "sanity": "SanityTask",
+    "recognize": "RecognizeTask",
+    "ground": "GroundTask",
+    "points": "PointsTask",
+    "gaze": "GazeTask",
+    "absent": "AbsentTask",
+    "words": "WordsTask",
+    "contrast": "ContrastTask",
+}
+"""The class of each task, which is in the file of the task's name."""
 
 
 def task_of(asked: EvaluationQuery) -> Task:
     """The task of a query."""
     name = asked.protocol.task
-    made: Task = getattr(importlib.import_module(f"{__name__}.{name}"), f"{name.capitalize()}Task")(asked)
+    made: Task = getattr(importlib.import_module(f"{__name__}.{name}"), TASKS[name])(asked)
     return made

@@ -34,9 +34,7 @@ def read_config(file: Path, params: list[Any]) -> dict[str, Any]:
         given = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise OptionError(f"cannot read the configuration {str(file)!r}: {error}.") from error
-    options = {
-        flag.removeprefix("--"): param for param in params for flag in param.opts if flag.startswith("--") and param
-    }
+    options = {flag.removeprefix("--"): param for param in params for flag in param.opts if flag.startswith("--")}
     found: dict[str, Any] = {}
     for key, value in given.items():
         name = key.replace("_", "-")

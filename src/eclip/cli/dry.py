@@ -45,19 +45,16 @@ def tell(told: dict[str, Any], failures: Sequence[tuple[str, str]], as_json: boo
 
         typer.echo("dry run, nothing is written:")
         for name, value in told.items():
-            shown = (
-                ", ".join(map(str, value)) if isinstance(value, list) else f"{value:,}" if is_count(value) else value
-            )
-            typer.echo(printable(f"  {name.replace('_', ' ')}: {'not known in advance' if value is None else shown}"))
+            shown = "not known in advance" if value is None else value
+            if isinstance(value, list):
+                shown = ", ".join(map(str, value))
+            elif isinstance(value, int):
+                shown = f"{value:,}"
+            typer.echo(printable(f"  {name.replace('_', ' ')}: {shown}"))
     for _, error in failures:
         typer.echo(f"failed: {error}", err=True)
     if failures:
         raise typer.Exit(1)
-
-
-def is_count(value: object) -> bool:
-    """Whether it is a number of things."""
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def pictures(

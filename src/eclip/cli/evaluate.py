@@ -15,7 +15,7 @@ from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.cli import completion, dry, loop, options
 from eclip.datasets import dataset
 from eclip.errors import OptionError
-from eclip.evaluation.protocols import DEFAULT_PROTOCOL, Protocol, protocol_of
+from eclip.evaluation.protocols import DEFAULT_PROTOCOL, protocol_of
 from eclip.evaluation.scored import known_methods, scored_methods, scored_options
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def evaluate(
     for name in model_names:
         options.check_model(name)
     options.check_head(head, names if names != ["fast"] else ["eclip"], model_names)
+    given = options.options_by_method(set_ or [], known_methods(rules))
     settings: dict[str, Any] = {
         "methods": names[0] if names in (["all"], ["fast"]) else names,
         "models": model_names,
@@ -97,7 +98,7 @@ def evaluate(
         "every": every,
         "limit": limit,
         "head": head,
-        "options": _options(set_ or [], rules),
+        "options": scored_options(given, given, rules),
         **options.parse_refinement(refine, refine_set),
         "batch_size": batch_size,
         "device": device,
@@ -122,12 +123,6 @@ def evaluate(
         typer.echo(f"check: all numbers match {check}.", err=True)
     if missed or found.results["failures"]:
         raise typer.Exit(1)
-
-
-def _options(pairs: list[str], rules: Protocol) -> dict[str, dict[str, Any]]:
-    """METHOD.KEY=VALUE pairs as options of methods."""
-    read = options.options_by_method(pairs, known_methods(rules))
-    return scored_options(read, read, rules)
 
 
 def _run(data: str, out: Path, settings: dict[str, Any]) -> Evaluation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -13,12 +14,7 @@ from eclip.errors import OptionError
 from eclip.results.folder import FIGURES
 
 Theme = StrEnum("Theme", ["light", "dark"])
-
-
-def _option(*names: str, **more: Any) -> Any:
-    return typer.Option(*names, rich_help_panel="Figures (--format pdf,svg)", **more)
-
-
+_option = partial(typer.Option, rich_help_panel="Figures (--format pdf,svg)")
 Width = Annotated[str | None, _option(help="single or double (columns of a paper), or inches. Default: double.")]
 ThemeOption = Annotated[Theme | None, _option("--theme", help="Default: light.")]
 Colormap = Annotated[str | None, _option(help="eclip, cividis, inferno, magma, plasma or viridis. Default: eclip.")]
@@ -44,8 +40,9 @@ def style_of(
         "theme": None if theme is None else theme.value,
         "colormap": colormap,
         "dpi": dpi,
+        "columns": columns,
     }
-    style = {name: value for name, value in {**given, "columns": columns}.items() if value is not None}
+    style = {name: value for name, value in given.items() if value is not None}
     if not set(formats) & set(FIGURES):
         if style:
             raise OptionError(

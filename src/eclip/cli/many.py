@@ -11,6 +11,7 @@ import os
 import signal
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,23 +24,16 @@ from eclip.errors import DataError, OptionError
 if TYPE_CHECKING:
     from eclip.stream.stream import Written
 
-PANEL = "Many images"
 MOST_PICTURED = 2000
 """The most images of which pictures and one manifest are written by default."""
 MOST_LISTED = 20
 """The most failures that are printed one by one."""
 SCHEMA = "eclip.stream/1"
-DEFAULTS = {"write": "maps,boxes", "shard_size": 512, "timeout": 60.0}
 Layout = StrEnum("Layout", ["tar", "folder"])
 Index = StrEnum("Index", ["jsonl", "parquet"])
 Engine = StrEnum("Engine", ["process", "ray"])
 Precision = StrEnum("Precision", ["float32", "bfloat16"])
-
-
-def _option(*names: str, **more: Any) -> Any:
-    return typer.Option(*names, rich_help_panel=PANEL, **more)
-
-
+_option = partial(typer.Option, rich_help_panel="Many images")
 Write = Annotated[
     str | None,
     _option(

@@ -24,11 +24,7 @@ SamOption = Annotated[
 def check_sam(name: str | None, formats: Sequence[str], shards: str, *, as_json: bool) -> None:
     """Check that the name of a SAM is valid, and that its masks have a place in the results.
 
-    Args:
-        name: as given; None = without.
-        formats: of the run.
-        shards: why shards are written, in words; empty if they are not.
-        as_json: whether the manifest is printed.
+    `shards` says why shards are written, in words; it is empty if they are not.
     """
     if name is None:
         return

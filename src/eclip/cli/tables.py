@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,15 +16,9 @@ if TYPE_CHECKING:
     from eclip.cli.many import Index
     from eclip.explanation.folder import ExplanationWriter
 
-PANEL = "Tables, galleries and pictures"
 PARQUET = "parquet"
 Sort = StrEnum("Sort", ["score", "presence", "area"])
-
-
-def _option(*names: str, **more: Any) -> Any:
-    return typer.Option(*names, rich_help_panel=PANEL, **more)
-
-
+_option = partial(typer.Option, rich_help_panel="Tables, galleries and pictures")
 Format = Annotated[
     str,
     _option(
@@ -63,15 +58,7 @@ def with_parquet(formats: str, write: str | None, index: Index | None) -> tuple[
 def check_selection(
     formats: list[str], sort: Sort | None, min_presence: float | None, top: int | None, *, presence: bool
 ) -> dict[str, Any]:
-    """The arguments of `Selection`.
-
-    Args:
-        formats: of the run.
-        sort: as given.
-        min_presence: as given.
-        top: as given.
-        presence: whether the run knows it.
-    """
+    """The arguments of `Selection`; `presence` says whether the run knows it."""
     given = {"--sort": sort, "--min-presence": min_presence, "--top": top}
     asked = [name for name, value in given.items() if value is not None]
     if asked and not set(formats) & set(EXPORTS):

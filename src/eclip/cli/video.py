@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,25 +15,13 @@ from eclip.cli.errors import stop
 from eclip.errors import OptionError
 from eclip.video import is_video
 
-PANEL = "Videos"
-Fps = Annotated[
-    float | None,
-    typer.Option("--fps", help="At most this many frames a second. Default: all.", rich_help_panel=PANEL),
-]
-Smooth = Annotated[
-    float | None,
-    typer.Option(help="Average maps along time, with this sigma in seconds.", rich_help_panel=PANEL),
-]
+_option = partial(typer.Option, rich_help_panel="Videos")
+Fps = Annotated[float | None, _option(help="At most this many frames a second. Default: all.")]
+Smooth = Annotated[float | None, _option(help="Average maps along time, with this sigma in seconds.")]
 
 
 def check_video(sources: list[str], fps: float | None, smooth: float | None, others: dict[str, Any]) -> str | None:
-    """The video to explain; None if the sources are images.
-
-    Args:
-        sources: of the command.
-        fps: as given.
-        smooth: as given.
-        others: options that do not apply to videos, with their values, None or False where not given.
+    """The video to explain; None if the sources are images. `others` has the options that do not apply to videos.
 
     Raises:
         OptionError: there are several sources, or an option does not apply.

@@ -122,10 +122,9 @@ def compare(
                     run.show(source, entry["files"].get("picture"))
             run.count()
 
-    def repeat(provenance: dict[str, Any]) -> str | None:  # none if no command can ask for these examples
-        return provenance["command"] and compare_command(sources, names_of(wanted), provenance)
-
-    loop.over_images(sources, writer, repeat, work)
+    loop.over_images(
+        sources, writer, lambda made: made["command"] and compare_command(sources, names_of(wanted), made), work
+    )
     loop.summarize(writer, "compared", model_names, as_json, option="--models")
 
 

@@ -105,6 +105,8 @@ def explain(
     check_methods([method], versus=versus is not None)
     options.check_head(head, [method], [model])
     settings: dict[str, Any] = {
+        "model": model,
+        "device": device,
         "method": method,
         "versus": options.parse_versus(versus),
         **options.parse_refinement(refine, refine_set),
@@ -126,29 +128,21 @@ def explain(
     others = {"sam": sam, "sort": sort, "min-presence": min_presence, "top": top, "max-side": max_side}
     others |= {"format": format_ != options.FORMAT, "dry-run": dry_run, **vars(asked)}
     if (film := video.check_video(sources, fps, smooth, others)) is not None:
-        settings |= {"model": model, "device": device, "fps": fps, "smooth": smooth}
-        video.run(film, wanted, out, head=head, overwrite=overwrite, as_json=as_json, **settings)
+        settings |= {"fps": fps, "smooth": smooth, "head": head}
+        video.run(film, wanted, out, overwrite=overwrite, as_json=as_json, **settings)
         return
     reason = asked.reason(sources, format_, out)
     sam_masks.check_sam(sam, formats, reason, as_json=as_json)
     if reason:
         tables.check_no_shards(reason, sort, min_presence, top)
-        own: dict[str, Any]
-        if dry_run:
-            own = {"model": model, "device": device, "max_side": max_side}
-            dry.tell(*dry.shards("explain", sources, wanted, out, asked, {**settings, **own}), as_json)
-            return
-        many.announce(reason, as_json)
-        own = {"model": model, "device": device, **({} if head is None else {"head": head})}
-        own |= {} if max_side is None else {"max_side": max_side}
-        asked.run("explain", sources, wanted, out, overwrite=overwrite, as_json=as_json, **settings, **own)
+        settings |= {"head": head, "max_side": max_side, "dry_run": dry_run, "overwrite": overwrite}
+        asked.run("explain", sources, wanted, out, reason, as_json=as_json, **settings)
         return
     tables.check_pictures(formats, max_side)
     presence = health and versus is None and any(isinstance(one, str) for one in wanted)
     kept = tables.check_selection(formats, sort, min_presence, top, presence=presence)
     if dry_run:
-        told = dry.pictures("explain", sources, wanted, out, formats, {**settings, "model": model, "device": device})
-        dry.tell(*told, as_json)
+        dry.tell(*dry.pictures("explain", sources, wanted, out, formats, settings), as_json)
         return
     from eclip.backbones.sam import load_sam
     from eclip.explanation.explain import explain_each  # imports torch, so after the checks
@@ -180,10 +174,9 @@ def explain(
             if several and options.talks(as_json):
                 _print_health(writer)
 
-    def repeat(provenance: dict[str, Any]) -> str | None:  # none if no command can ask for these examples
-        return provenance["command"] and explain_command(sources, names_of(wanted), provenance)
-
-    loop.over_images(sources, writer, repeat, work)
+    loop.over_images(
+        sources, writer, lambda made: made["command"] and explain_command(sources, names_of(wanted), made), work
+    )
     if options.talks(as_json):
         tables.tell(writer)
     loop.summarize(writer, "explained", [model], as_json)

@@ -56,7 +56,8 @@ def over_images(
     Args:
         sources: files, folders and patterns.
         writer: of the results; its "provenance" is from the first image, with a command for that image only.
-        repeat: takes that "provenance" and returns the command for all images.
+        repeat: takes that "provenance" and returns the command for all images; None if no command can ask for these
+            examples.
         work: adds results to the writer; not called if no image is found.
     """
     from eclip.images import find_images

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eclip.cli import loop, options
+from eclip.cli import dry, loop, options
 from eclip.cli.errors import stop
 from eclip.errors import DataError, OptionError
 
@@ -103,15 +103,22 @@ class Many:
         sources: list[str],
         texts: list[str],
         out: Path,
+        reason: str,
         *,
+        dry_run: bool,
         overwrite: bool,
         as_json: bool,
-        **more: Any,
+        **settings: Any,
     ) -> None:
-        """Write the shards and print a summary; exit code 1 if an image failed.
+        """Write the shards and print a summary; exit code 1 if an image failed. In a dry run, say what it would do.
 
-        The task is "explain" or "segment"; the texts of the latter are its classes.
+        The task is "explain" or "segment"; the texts of the latter are its classes. The reason is that of `reason`.
         """
+        if dry_run:
+            dry.tell(*dry.shards(task, sources, texts, out, self, settings), as_json)
+            return
+        if options.talks(as_json) and reason == many_images():
+            typer.echo(f"{reason}: writing shards with an index; --format png,json writes pictures of each", err=True)
         from eclip.stream.decoding import default_workers
         from eclip.stream.stream import explain_dataset, segment_dataset
 
@@ -131,19 +138,13 @@ class Many:
                 bar.update(shown, description=doing, completed=done, total=total)
 
             try:
-                written = dataset(sources, texts, out, overwrite=overwrite, on_progress=progress, **own, **more)
+                written = dataset(sources, texts, out, overwrite=overwrite, on_progress=progress, **own, **settings)
             except KeyboardInterrupt:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt but the end of this process
                 again = "run the same command again" + (", without --overwrite," if overwrite else "")
                 stop(f"interrupted; everything done so far is kept: {again} to continue.", 130)
         if alone:
             _summarize(written, as_json)
-
-
-def announce(reason: str, as_json: bool) -> None:
-    """Say that shards are written although they were not asked for; `reason` is that of `Many.reason`."""
-    if options.talks(as_json) and reason == many_images():
-        typer.echo(f"{reason}: writing shards with an index; --format png,json writes pictures of each", err=True)
 
 
 def many_images() -> str:

@@ -129,6 +129,8 @@ def segment(
     options.check_head(head, [method or DEFAULT_WITH_HEAD], [model])
     check_windows(window, stride, image_size)
     settings: dict[str, Any] = {
+        "model": model,
+        "device": device,
         "method": method,
         "background": background or (),
         **options.parse_refinement(refine, refine_set),
@@ -158,17 +160,11 @@ def segment(
                 f"--instances is for coco.json, not for shards, which {reason} asks for: omit it. --write masks,boxes "
                 "writes a mask for each class and a box for each connected region."
             )
-        if dry_run:
-            told = dry.shards("segment", sources, wanted, out, asked, {**settings, "model": model, "device": device})
-            dry.tell(*told, as_json)
-            return
-        many.announce(reason, as_json)
-        own = {"model": model, "device": device, **({} if head is None else {"head": head})}
-        asked.run("segment", sources, wanted, out, overwrite=overwrite, as_json=as_json, **settings, **own)
+        settings |= {"head": head, "dry_run": dry_run, "overwrite": overwrite}
+        asked.run("segment", sources, wanted, out, reason, as_json=as_json, **settings)
         return
     if dry_run:
-        told = dry.pictures("segment", sources, wanted, out, formats, {**settings, "model": model, "device": device})
-        dry.tell(*told, as_json)
+        dry.tell(*dry.pictures("segment", sources, wanted, out, formats, settings), as_json)
         return
     from eclip.render import printable
     from eclip.segmentation.segment import segment_each  # imports torch, so after the checks
@@ -190,8 +186,5 @@ def segment(
                     typer.echo(f"  {printable(names)}: {doubt}", err=True)
             run.count()
 
-    def repeat(provenance: dict[str, Any]) -> str | None:  # none if no command can ask for these examples
-        return provenance["command"] and segment_command(sources, provenance)
-
-    loop.over_images(sources, writer, repeat, work)
+    loop.over_images(sources, writer, lambda made: made["command"] and segment_command(sources, made), work)
     loop.summarize(writer, "segmented", [model], as_json)

@@ -17,8 +17,8 @@ from eclip.render.colormaps import INK, table
 from eclip.render.overlay import DIM, view_size
 from eclip.results.marks import jpeg, png
 from eclip.results.provenance import maker
+from eclip.web import repeat
 from eclip.web.arrays import Precision, packed
-from eclip.web.repeat import repeat
 from eclip.web.store import Held
 
 if TYPE_CHECKING:
@@ -54,11 +54,6 @@ def viewed(image: Image.Image, side: int) -> Image.Image:
     """The image as the page draws on it: `LEAST_VIEW` to `side` pixels on its longer side."""
     size = view_size(image.size, LEAST_VIEW, side)
     return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
-
-
-def view_png(image: Image.Image, side: int) -> bytes:
-    """The view as an exact file."""
-    return png(viewed(image, side))
 
 
 def thumbnail(held: Held) -> bytes:
@@ -103,7 +98,7 @@ def _explained(one: Explanation, held: Held, dtype: Precision) -> dict[str, Any]
         "summary": [] if health is None else health.summary(0),
         "notes": [] if health is None else list(health.notes),
         "seconds": {part: round(seconds, 4) for part, seconds in one.seconds.items()},
-        "repeat": repeat(one, held.name),
+        "repeat": repeat.explanation(one, held.name),
     }
 
 
@@ -170,7 +165,7 @@ def compared(found: Comparison, said: list[str], held: Held) -> dict[str, Any]:
         "rows": rows,
         "image": held.id,
         "warnings": said,
-        "repeat": repeat(found, held.name),
+        "repeat": repeat.comparison(found, held.name),
     }
 
 
@@ -190,7 +185,7 @@ def segmented(found: Segmentation, said: list[str], side: int, held: Held) -> di
         "picture": base64.b64encode(png(found.overlay(0, legend=False))).decode("ascii"),
         "method": found.provenance["method"],
         "warnings": said,
-        "repeat": repeat(found, held.name),
+        "repeat": repeat.segmentation(found, held.name),
     }
 
 
@@ -207,13 +202,7 @@ def seen(found: Concepts) -> dict[str, Any]:
 
 
 def scored(one: Explanation, text: int, inside: np.ndarray) -> dict[str, Any]:
-    """How well a map agrees with a mask.
-
-    Args:
-        one: of the image.
-        text: number of the text.
-        inside: (height, width), the object.
-    """
+    """How well the map of the text of this number agrees with a mask (height, width) of the object."""
     heat, outside = one.heatmap(0, text), ~inside
     thresholds = np.arange(LEVELS + 1) / LEVELS
     curve = ious(heat, inside, outside, thresholds)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Form, Request, Response, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
@@ -13,6 +14,7 @@ from fastapi.responses import JSONResponse
 from eclip import __version__
 from eclip.methods import METHODS
 from eclip.refinements import REFINEMENTS
+from eclip.results.marks import png
 from eclip.web import answers, exports, schemas, uploads
 from eclip.web.arrays import npz, packed
 from eclip.web.refusals import Refusal
@@ -28,13 +30,9 @@ POLL = 0.1
 async def answer(
     request: Request, task: Callable[[Check], Any], images: Sequence[str] = (), model: str | None = None
 ) -> Any:
-    """Let the worker compute an answer; stop if the caller goes away.
+    """Let the worker compute an answer, once the model (None = the default) has encoded the images.
 
-    Args:
-        request: of the caller.
-        task: computes the answer.
-        images: that have to be encoded first.
-        model: that encodes them; None = the default.
+    It stops if the caller goes away.
 
     Raises:
         Refusal: the queue is full, the caller has gone, or it took too long.
@@ -160,7 +158,8 @@ async def image_view(request: Request, image: schemas.ImageId, thumbnail: bool =
     async with state.decoding:
         if thumbnail:
             return Response(await run_in_threadpool(answers.thumbnail, held), media_type="image/jpeg")
-        return Response(await run_in_threadpool(lambda: answers.view_png(held.image, side)), media_type="image/png")
+        view = await run_in_threadpool(lambda: png(answers.viewed(held.image, side)))
+        return Response(view, media_type="image/png")
 
 
 @router.delete("/images/{image}", tags=["images"])
@@ -179,18 +178,12 @@ async def explain(request: Request, asked: schemas.Explain) -> Response:
         found, said = state.engine.explain(asked, asked.images, check)
         if BINARY in request.headers.get("accept", ""):
             arrays = {"maps": [one.maps[0] for one in found], "scores": [one.scores[0] for one in found]}
-            data = npz({name: _stacked(values).astype(asked.dtype) for name, values in arrays.items()})
+            data = npz({name: np.stack(values).astype(asked.dtype) for name, values in arrays.items()})
             return Response(data, media_type=BINARY)
         held = [state.store.get(image) for image in asked.images]
         return JSONResponse(answers.explained(found, held, asked.dtype, said))
 
     return await answer(request, task, asked.images, asked.model)
-
-
-def _stacked(values: list[Any]) -> Any:
-    import numpy as np
-
-    return np.stack(values)
 
 
 @router.post("/health", tags=["maps"])

@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
+from prometheus_client import generate_latest
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
@@ -47,7 +48,7 @@ def create_app(settings: Settings) -> Guard:
     pictures = gallery.examples(store) if settings.gallery is None else gallery.of_folder(settings.gallery, store)
     engine.load()
     worker = Worker(engine.prepare, settings.limits.waiting, settings.limits.seconds)
-    counts.watch(worker)
+    counts.waiting.set_function(worker.__len__)
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
@@ -97,7 +98,7 @@ def _add_pages(app: FastAPI, counts: Counts) -> None:
     @app.get("/metrics", tags=["server"], response_class=Response)
     async def metrics() -> Response:
         """Requests, seconds, queue and memory, in Prometheus' text format."""
-        return Response(counts.text(), media_type="text/plain; version=0.0.4")
+        return Response(generate_latest(counts.registry), media_type="text/plain; version=0.0.4")
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
@@ -140,11 +141,9 @@ def _add_errors(app: FastAPI) -> None:
     async def _(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         known = {404: "there is nothing at this address", 405: "this address does not take such requests"}
-        message = known.get(error.status_code, str(error.detail))
+        message = known.get(error.status_code, str(error.detail)).rstrip(".") + "."
         headers = dict(error.headers or {})
-        return told(
-            Refusal(error.status_code, "HTTP", f"{message.rstrip('.')}.", "/docs lists all addresses.", headers)
-        )
+        return told(Refusal(error.status_code, "HTTP", message, "/docs lists all addresses.", headers))
 
 
 def _said(errors: Any) -> str:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eclip.web.store import Store
-from eclip.web.worker import Worker
 
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.3, 0.6, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
 
@@ -22,26 +21,13 @@ class Counts:
         self.requests = Counter("eclip_requests", "Answers by address and status.", ["address", "status"], **own)
         self.seconds = Histogram("eclip_seconds", "Seconds by address.", ["address"], buckets=BUCKETS, **own)
         self.batches = Histogram("eclip_batch_images", "Images in a forward pass.", buckets=(1, 2, 4, 8), **own)
-        Gauge("eclip_images", "Uploaded images in memory.", **own).set_function(lambda: len(store))
+        Gauge("eclip_images", "Uploaded images in memory.", **own).set_function(store.__len__)
         Gauge("eclip_image_bytes", "Bytes of images and encodings.", **own).set_function(lambda: store.bytes)
         self.waiting = Gauge("eclip_waiting", "Requests that wait for the model.", **own)
 
-    def watch(self, worker: Worker) -> None:
-        """Show the length of a worker's queue."""
-        self.waiting.set_function(lambda: len(worker))
-
-    def text(self) -> bytes:
-        """All of it in Prometheus' format."""
-        return generate_latest(self.registry)
-
 
 class Counting:
-    """An ASGI application that counts the answers of another one.
-
-    Args:
-        app: the other one.
-        counts: to add to.
-    """
+    """An ASGI application that counts the answers of another one."""
 
     def __init__(self, app: ASGIApp, counts: Counts) -> None:
         self.app, self.counts = app, counts

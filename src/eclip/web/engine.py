@@ -16,7 +16,7 @@ from eclip.backbones.load import load
 from eclip.backbones.view import View
 from eclip.errors import EclipError, EqualTextsWarning, OptionError, TextCutWarning, UnknownNameError
 from eclip.explanation.explain import query_of
-from eclip.explanation.query import Query, since
+from eclip.explanation.query import since
 from eclip.methods import METHODS, check_methods, options_for
 from eclip.web import schemas
 from eclip.web.refusals import Refusal
@@ -60,18 +60,14 @@ class Engine:
         Raises:
             EclipError: a model cannot be loaded.
         """
+        from eclip.discovery.discover import concepts
+
         for name in self.settings.models:
             self.models[name] = backbone = load(name, device=self.settings.device, head=self.settings.head)
             query_of(["a"], model=backbone, health=True)
             with suppress(EclipError):  # concepts need an image mean and scikit-learn
-                self._vocabulary(backbone)
+                concepts(Image.new("RGB", (32, 32), "gray"), model=backbone, count=1)  # encodes their words
                 self.with_concepts.add(name)
-
-    def _vocabulary(self, backbone: Backbone) -> None:
-        """Encode the words that concepts are made of."""
-        from eclip.discovery.discover import concepts
-
-        concepts(Image.new("RGB", (32, 32), "gray"), model=backbone, count=1)
 
     def model(self, name: str | None) -> tuple[str, Backbone]:
         """A model by its name, or the default.
@@ -134,7 +130,10 @@ class Engine:
         for image in images:
             check()
             held, _, encoding, forward = self.encoded(image, asked.model)
-            found.append(_answer(query, held, encoding, forward))
+            picture = held.image
+            named = [(held.name, picture, picture.size)]
+            [one] = query.answer_encoding(encoding, named, forward=forward).values()
+            found.append(one)
         return found, said
 
     def words(self, asked: schemas.Words) -> tuple[WordRelevance, list[str]]:
@@ -228,12 +227,6 @@ def _options(asked: schemas.Query) -> dict[str, Any]:
     if METHODS[asked.method].kind == "perturbation":
         raise OptionError(f"options of {asked.method} decide how long it takes: set them on the command line.")
     return own
-
-
-def _answer(query: Query, held: Held, encoding: Encoding, forward: float) -> Explanation:
-    image = held.image
-    [answer] = query.answer_encoding(encoding, [(held.name, image, image.size)], forward=forward).values()
-    return answer
 
 
 def noted(task: Callable[[], Result]) -> tuple[Result, list[str]]:

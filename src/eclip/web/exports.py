@@ -59,7 +59,6 @@ def segmentation_file(found: Segmentation, asked: SegmentExport, held: Held) -> 
 
 def _entry(one: Explanation, name: str) -> dict[str, Any]:
     places = range(len(one.texts))
-    provenance = {**one.provenance, **repeat.repeat(one, name)}
     return {
         "schema": SCHEMA,
         "image": {"name": name, "width": one.sizes[0][0], "height": one.sizes[0][1]},
@@ -70,7 +69,7 @@ def _entry(one: Explanation, name: str) -> dict[str, Any]:
         "levels": {one.texts[text]: round(one.level(0, text), 6) for text in places},
         "boxes": {one.texts[text]: one.boxes(0, text).tolist() for text in places},
         "health": None if one.health is None else one.health.noted(0),
-        "provenance": provenance,
+        "provenance": {**one.provenance, **repeat.explanation(one, name)},
     }
 
 

@@ -55,12 +55,7 @@ log = logging.getLogger("eclip")
 
 
 class Guard:
-    """An ASGI application around another one.
-
-    Args:
-        app: the other one.
-        settings: host, token and limits.
-    """
+    """An ASGI application around another one."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app, self.settings = app, settings

@@ -57,30 +57,18 @@ def refusal_of(error: EclipError) -> Refusal:
 
 def gone(image: str) -> Refusal:
     """For an image that is not held."""
-    return Refusal(
-        404,
-        "UnknownImage",
-        f"there is no image {image!r} in memory.",
-        "Images are forgotten after a while, or when others need the memory: upload it again.",
-    )
+    hint = "Images are forgotten after a while, or when others need the memory: upload it again."
+    return Refusal(404, "UnknownImage", f"there is no image {image!r} in memory.", hint)
 
 
-def busy(seconds: int = 2) -> Refusal:
+def busy() -> Refusal:
     """For a full queue."""
-    return Refusal(
-        503,
-        "Busy",
-        "too many requests are waiting for the model.",
-        f"Try again in {seconds} seconds.",
-        {"Retry-After": str(seconds)},
-    )
+    message, hint = "too many requests are waiting for the model.", "Try again in 2 seconds."
+    return Refusal(503, "Busy", message, hint, {"Retry-After": "2"})
 
 
 def too_slow(seconds: float) -> Refusal:
     """For a request that was given up."""
-    return Refusal(
-        504,
-        "TooSlow",
-        f"the answer took longer than {seconds:.0f} seconds and was given up.",
-        "Choose a method that needs one forward pass, or run the command line, which has no limit.",
-    )
+    message = f"the answer took longer than {seconds:.0f} seconds and was given up."
+    hint = "Choose a method that needs one forward pass, or run the command line, which has no limit."
+    return Refusal(504, "TooSlow", message, hint)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import singledispatch
 from typing import Any
 
 from eclip.explanation.comparison import Comparison, compare_command
@@ -15,19 +14,8 @@ Repeat = dict[str, str | None]
 """{"command", "python"}: each as it can be pasted, with the name of the image's file; None if there is none."""
 
 
-@singledispatch
-def repeat(found: Any, name: str) -> Repeat:
-    """How to repeat a result.
-
-    Args:
-        found: the result.
-        name: of the image's file.
-    """
-    raise AssertionError(f"no rule for {type(found).__name__}")
-
-
-@repeat.register
-def _(found: Explanation, name: str) -> Repeat:
+def explanation(found: Explanation, name: str) -> Repeat:
+    """How to repeat an explanation of the image in the file of this name."""
     made = found.provenance
     model = _model(made["model"], made["head"], made["method"])
     given: dict[str, Any] = {"model": model, "method": made["method"], **made["options"]}
@@ -38,8 +26,8 @@ def _(found: Explanation, name: str) -> Repeat:
     return {"command": explain_command([name], found.texts, made), "python": _python(lines)}
 
 
-@repeat.register
-def _(found: Comparison, name: str) -> Repeat:
+def comparison(found: Comparison, name: str) -> Repeat:
+    """How to repeat a comparison."""
     made = found.provenance
     methods = made["methods"] if isinstance(made["methods"], str) else list(made["methods"])
     [(model, own)] = made["models"].items()
@@ -48,8 +36,8 @@ def _(found: Comparison, name: str) -> Repeat:
     return {"command": compare_command([name], found.texts, made), "python": _python(lines)}
 
 
-@repeat.register
-def _(found: Segmentation, name: str) -> Repeat:
+def segmentation(found: Segmentation, name: str) -> Repeat:
+    """How to repeat a segmentation."""
     made = found.provenance
     classes = [", ".join(words) for words in made["words"].values()]
     given: dict[str, Any] = {"model": _model(made["model"], made["head"], made["method"])}

@@ -40,12 +40,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
 
 
 class Server(uvicorn.Server):
-    """Uvicorn with our settings.
-
-    Args:
-        app: to serve.
-        on_ready: called when it answers.
-    """
+    """Uvicorn with our settings, which calls `on_ready` when it answers."""
 
     def __init__(self, app: Guard, on_ready: Callable[[], None] = lambda: None) -> None:
         config = uvicorn.Config(

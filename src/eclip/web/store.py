@@ -85,12 +85,7 @@ class Held:
 
 
 class Store:
-    """All images that are held; safe to use from several threads.
-
-    Args:
-        limits: memory and idle time.
-        clock: seconds that only grow.
-    """
+    """All images that are held; safe to use from several threads. The clock has seconds that only grow."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits, self.clock = limits, clock
@@ -98,12 +93,7 @@ class Store:
         self._held: OrderedDict[str, Held] = OrderedDict()  # the one used longest ago is first
 
     def add(self, name: str, data: bytes, image: Image.Image) -> Held:
-        """Hold an image; the same file by the same name again gets the same id.
-
-        Args:
-            name: of its file.
-            data: its file.
-            image: RGB and upright.
+        """Hold an image, RGB and upright; the same file by the same name again gets the same id.
 
         Raises:
             Refusal: it is larger than the memory for all images.

@@ -18,12 +18,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 
 def opened(data: bytes, name: str, limits: Limits) -> Image.Image:
-    """An upright RGB image.
-
-    Args:
-        data: of the file.
-        name: what errors call it.
-        limits: of its size.
+    """An upright RGB image from the bytes of its file; `name` is what errors call it.
 
     Raises:
         Refusal: it has too many pixels.
@@ -34,17 +29,10 @@ def opened(data: bytes, name: str, limits: Limits) -> Image.Image:
 
 
 def opened_mask(data: bytes, name: str, size: tuple[int, int], limits: Limits) -> np.ndarray:
-    """The object in a mask (height, width): the pixels that are not black.
-
-    Args:
-        data: of the file.
-        name: what errors call it.
-        size: (width, height) of the image.
-        limits: of its size.
+    """The object in a mask (height, width): the pixels that are not black; `size` is (width, height) of the image.
 
     Raises:
-        Refusal: it has too many pixels.
-        ImageError: it is empty, damaged, not an image, or of another format.
+        Refusal, ImageError: as in `opened`.
         DataError: it has another size than the image, is empty, or its values were blended.
     """
     _check(data, name, limits)
@@ -52,9 +40,9 @@ def opened_mask(data: bytes, name: str, size: tuple[int, int], limits: Limits) -
         with Image.open(BytesIO(data), formats=_formats()) as picture:
             check_exact(picture.format, name)
             inside = object_in(picture.copy(), name)
+    except DataError:
+        raise
     except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
         raise ImageError(f"{name} is damaged: {error}.") from error
     if inside.shape != size[::-1]:
         raise DataError(

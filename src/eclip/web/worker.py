@@ -26,7 +26,7 @@ class Job:
     """A request that waits for its turn.
 
     Attributes:
-        task: computes the answer.
+        task: computes the answer; it calls what it gets from time to time, which raises if it should stop.
         needs: images that have to be encoded first.
         since: when it was asked.
         future: of the answer.
@@ -76,12 +76,7 @@ class Worker:
             self._turn.notify()
 
     def submit(self, caller: str, task: Callable[[Check], Any], needs: Sequence[Need] = ()) -> Job:
-        """Queue a job.
-
-        Args:
-            caller: whose turn it takes.
-            task: gets a function to call from time to time, which raises if it should stop.
-            needs: images to encode first.
+        """Queue a job, which takes a turn of the caller's; the arguments are those of `Job`.
 
         Raises:
             Refusal: too many jobs wait, or too many of this caller.

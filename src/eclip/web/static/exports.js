@@ -38,15 +38,13 @@ function draw() {
   $('repeat-note').hidden = !state.image.example
 }
 
-// As `eclip.web.repeat` writes it for the picture.
+// As `eclip.web.repeat` writes it for the picture. A string of JSON is one of Python too, but for pairs of surrogates, which
+// are left as letters.
 function shown(text) {
   const more = state.threshold === null ? '' : `, threshold=${state.threshold}`
-  const name = quoted(text)
+  const name = JSON.stringify(text)
   return `r.overlay(0, ${name}${more}, alpha=${state.alpha}).save("overlay.png")\nmask = r.mask(0, ${name}${more})`
 }
-
-// A string of Python; JSON's escapes are valid there, except for pairs of surrogates, which are left as letters.
-const quoted = text => JSON.stringify(text)
 
 async function copy(text, button) {
   try {

@@ -69,7 +69,8 @@ function restore(methods) {
 function choosers(methods) {
   const models = $('model'), own = $('method')
   models.replaceChildren(...state.about.models.map(({name}) => h('option', {value: name, selected: name === state.model}, name)))
-  const kinds = Object.groupBy?.(methods, one => one.kind) ?? group(methods)
+  const kinds = {}
+  for (const one of methods) (kinds[one.kind] ??= []).push(one)
   const fill = () => own.replaceChildren(h('option', {value: ''}, `usual: ${model().default_method}`),
     ...Object.entries(kinds).map(([kind, some]) => h('optgroup', {label: kind},
       ...some.map(one => h('option', {value: one.name, selected: one.name === state.method},
@@ -78,12 +79,6 @@ function choosers(methods) {
   models.onchange = () => { state.model = models.value; fill(); summary(); emit('model') }
   own.onchange = () => select(own.value)
   summary()
-}
-
-function group(methods) {
-  const found = {}
-  for (const one of methods) (found[one.kind] ??= []).push(one)
-  return found
 }
 
 function select(name) {

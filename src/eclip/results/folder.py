@@ -85,7 +85,7 @@ class Folder:
         self._written: set[str] = set()
         self._others: dict[str, list[str]] = {}
         self._release: Callable[[], None] = lambda: None
-        self._make()
+        make_folder(self.folder)
 
     def over(self: AnyFolder, sources: Iterable[str]) -> AnyFolder:
         """Announce the images of this run, so that results of other images in the folder are protected."""
@@ -102,16 +102,8 @@ class Folder:
                 if not self.steps_aside:
                     raise
             self.folder = asked.with_name(f"{asked.name}-{number}")
-            self._make()
+            make_folder(self.folder)
         return self
-
-    def _make(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
-        except OSError as error:
-            raise ResultError(f"the folder {str(self.folder)!r} cannot be written: {error.strerror}.") from error
 
     def _take(self) -> None:
         self._release = lock(self.folder)
@@ -227,6 +219,20 @@ class Folder:
             raise ResultError(f"{error} {len(self.manifest['images'])} images were finished before.") from error
         self._written.add(name)
         return name
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder, if it does not exist.
+
+    Raises:
+        ResultError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ResultError(f"the folder {str(folder)!r} cannot be written: {error.strerror}.") from error
 
 
 def file_of(picture: Image.Image, name: str) -> Path | None:

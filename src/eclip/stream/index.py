@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from eclip.errors import MissingExtraError, OptionError
+from eclip.errors import MissingExtraError
+from eclip.registry import one_of
 from eclip.results.table import BOX
 from eclip.stream.records import dumped
 
@@ -17,21 +18,18 @@ GROUP = 10_000
 """Rows of a group in a Parquet file, which are in memory at once."""
 
 
-def check_index(kind: str) -> str:
-    """The kind of the index.
+def check_index(kind: str) -> None:
+    """Check that the kind of the index is known, and that its package is installed.
 
     Raises:
         OptionError: it is unknown.
         MissingExtraError: it is "parquet", and pyarrow is not installed.
     """
-    if kind not in INDEXES:
-        raise OptionError(f"index must be one of {', '.join(INDEXES)}, got {kind!r}.")
-    if kind == "parquet":
+    if one_of(kind, "index", INDEXES) == "parquet":
         try:
             import pyarrow.parquet  # noqa: F401
         except ImportError:
             raise MissingExtraError("an index in Parquet", "pyarrow", "parquet") from None
-    return kind
 
 
 def write_index(rows: Iterable[dict[str, Any]], file: Path, suffix: str, columns: Sequence[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from eclip.explanation.folder import check_max_side
 from eclip.files import SHARDED, hash_weights
 from eclip.registry import one_of, whole
 from eclip.results.differences import told
-from eclip.results.folder import SHARDS, check_is_folder, check_no_other
+from eclip.results.folder import SHARDS, check_is_folder, check_no_other, make_folder
 from eclip.stream.decoding import PATIENCE
 from eclip.stream.index import check_index
 from eclip.stream.plan import LISTING
@@ -75,7 +74,7 @@ class Job:
             OptionError: one is outside its range, or the folder is named like a file.
             MissingExtraError: the index needs a package that is not installed.
         """
-        object.__setattr__(self, "write", check_contents(self.write, TASKS[self.task].contents))
+        object.__setattr__(self, "write", check_contents(tuple(self.write), TASKS[self.task].contents))
         one_of(self.layout, "layout", LAYOUTS)
         check_index(self.index)
         check_is_folder(self.out)
@@ -85,7 +84,7 @@ class Job:
             )
         for name, least in (("batch_size", 1), ("shard_size", 1), ("workers", 0), ("threads", 1)):
             if name != "threads" or self.threads is not None:
-                whole(getattr(self, name), name, least=least)
+                object.__setattr__(self, name, whole(getattr(self, name), name, least=least))
         if self.shard_size % self.batch_size:
             raise OptionError(
                 "shard_size must be a multiple of batch_size, so that shards hold whole batches, got "
@@ -144,12 +143,7 @@ def begin(folder: Path) -> None:
         raise ResultError(
             f"the folder {str(folder)!r} contains {', '.join(held)}, not written by eclip: choose another folder."
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ResultError(f"the folder {str(folder)!r} cannot be written: {error.strerror}.") from error
+    make_folder(folder)
 
 
 def _is_ours(folder: Path) -> bool:

@@ -83,10 +83,7 @@ class MapDataset(Dataset[dict[str, Any]]):
         texts = info.pop("texts")
         scales, scores = (_numbers([one[key] for one in texts]) for key in ("scale", "score"))
         return {
-            "id": info["id"],
-            "source": info["source"],
-            "width": info["width"],
-            "height": info["height"],
+            **{key: info[key] for key in ("id", "source", "width", "height")},
             "texts": [one["text"] for one in texts],
             "scores": scores,
             "maps": torch.from_numpy(stored.astype(np.float32)) * scales[:, None, None],

@@ -43,12 +43,7 @@ class Piece:
 
 
 class Plan:
-    """All pieces of a run.
-
-    Args:
-        file: the listing.
-        pieces: in order.
-    """
+    """All pieces of a run, in order, and the file that lists its images."""
 
     def __init__(self, file: Path, pieces: list[Piece]) -> None:
         self.file, self.pieces = file, pieces
@@ -67,7 +62,7 @@ class Plan:
             ResultError: images differ from those in the listing, or it cannot be written.
             DataError: as from `list_images`.
         """
-        file, pieces, offset, number = folder / (f"{LISTING}.new" if anew else LISTING), _Pieces(size), 0, -1
+        file, pieces, offset, number = folder / (f"{LISTING}.new" if anew else LISTING), list[Piece](), 0, -1
         known = file.open("rb") if file.exists() and not anew else None
         try:
             with _new(file) if known is None else known as stream:
@@ -77,13 +72,13 @@ class Plan:
                         stream.write(line)
                     elif (before := stream.readline()) != line:
                         raise _changed(folder, number, before, line)
-                    pieces.add(item, offset)
+                    _add(pieces, item, offset, size)
                     offset += len(line)
                 if known is not None and (before := stream.readline()):
                     raise _changed(folder, number + 1, before, b"")
         except OSError as error:
             raise ResultError(f"{file} cannot be written: {error.strerror or error}.") from error
-        return cls(file, pieces.made)
+        return cls(file, pieces)
 
     def settle(self) -> None:
         """Give a new list that was made aside its name, now that the results of the old one are deleted."""
@@ -102,17 +97,12 @@ class Plan:
     @contextmanager
     def items(self, piece: Piece, start: int = 0) -> Iterator[Iterator[Item]]:
         """The images of a piece from position `start` on; a tar at a URL is downloaded and deleted afterwards."""
-        if piece.remote:
-            [tar] = self._lines(piece)
-            with ExitStack() as stack:
-                try:
-                    file = stack.enter_context(downloaded(tar.place.file))
-                    items = or_none(tar, in_tar_at(str(file), tar.source))
-                except FileNotFoundError:
-                    items = iter([tar._replace(error=f"{tar.source}: no such file.")])
-                yield itertools.islice(items, start, None)
-        else:
-            yield itertools.islice(self._lines(piece), start, None)
+        items = self._lines(piece)
+        with ExitStack() as copy:
+            if piece.remote:
+                [tar] = items
+                items = in_remote_tar(tar, copy)
+            yield itertools.islice(items, start, None)
 
     def _lines(self, piece: Piece) -> Iterator[Item]:
         with self.file.open("rb") as stream:
@@ -122,18 +112,12 @@ class Plan:
                 yield Item(source, Place(file, offset, size), error)
 
 
-class _Pieces:
-    """Cuts images into pieces while they are listed."""
-
-    def __init__(self, size: int) -> None:
-        self.size, self.made = size, list[Piece]()
-
-    def add(self, item: Item, offset: int) -> None:
-        last = self.made[-1] if self.made else None
-        if last is None or last.remote or item.is_remote_tar or last.count == self.size:
-            self.made.append(Piece(len(self.made), offset, 1, item.is_remote_tar))
-        else:
-            self.made[-1] = Piece(last.number, last.offset, last.count + 1, False)
+def _add(pieces: list[Piece], item: Item, offset: int, size: int) -> None:
+    last = pieces[-1] if pieces else None
+    if last is None or last.remote or item.is_remote_tar or last.count == size:
+        pieces.append(Piece(len(pieces), offset, 1, item.is_remote_tar))
+    else:
+        pieces[-1] = Piece(last.number, last.offset, last.count + 1, False)
 
 
 def _line(item: Item) -> bytes:
@@ -173,21 +157,23 @@ def _told(line: bytes) -> str:
     return f"{shown} ({'unreadable' if error else 'of unknown size' if size < 0 else f'{size:,} bytes'})"
 
 
-def or_none(tar: Item, items: Iterator[Item]) -> Iterator[Item]:
-    """The items, or the tar as one that failed if there is none."""
-    first = next(items, None)
-    yield tar._replace(error=f"{tar.source} contains no image.") if first is None else first
-    yield from items
+def in_remote_tar(tar: Item, copy: ExitStack) -> Iterator[Item]:
+    """The images of a tar at a URL, downloaded until the stack is closed; if there is none, the tar, which failed.
+
+    Raises:
+        DataError: it cannot be downloaded.
+    """
+    try:
+        items = in_tar_at(str(copy.enter_context(_downloaded(tar.place.file))), tar.source)
+    except FileNotFoundError:
+        return iter([tar._replace(error=f"{tar.source}: no such file.")])
+    first = next(items, tar._replace(error=f"{tar.source} contains no image."))
+    return itertools.chain([first], items)
 
 
 @contextmanager
-def downloaded(url: str) -> Iterator[Path]:
-    """A copy of the file at a URL, deleted afterwards.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        DataError: it cannot be downloaded.
-    """
+def _downloaded(url: str) -> Iterator[Path]:
+    """A copy of the file at a URL, deleted afterwards; a FileNotFoundError if there is no such file."""
     with tempfile.TemporaryDirectory(prefix="eclip-") as folder:
         file = Path(folder) / (url.partition("?")[0].rpartition("/")[2] or "images.tar")
 

@@ -179,7 +179,8 @@ class _Tar:
     def finish(self) -> None:
         self.stream.seek(0, os.SEEK_END)
         self.stream.write(b"\0" * 2 * _BLOCK)
-        _sync(self.stream)
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
         os.replace(self.part, self.file)
 
     def close(self) -> None:
@@ -273,11 +274,6 @@ def _claim(file: Path, part: Path, index: Path) -> Callable[[], None]:
 
 def _padded(size: int) -> int:
     return -(-size // _BLOCK) * _BLOCK
-
-
-def _sync(stream: IO[bytes]) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
 
 
 def _lines(values: Sequence[dict[str, Any]]) -> bytes:

@@ -59,7 +59,11 @@ def list_images(sources: Sequence[str | Path], out: Path | None = None) -> Itera
     results = None if out is None else str(out.resolve())
     for source in sources:
         for one in expanded(str(source)):
-            yield from _at_least_one(one, _images(one, results))
+            images = _images(one, results)
+            if (first := next(images, None)) is None:
+                raise DataError(f"{one} contains no image ({', '.join(sorted(EXTENSIONS))}).")
+            yield first
+            yield from images
 
 
 def expanded(source: str) -> list[str]:
@@ -86,15 +90,6 @@ def _ending(file: str) -> str:
     return os.path.splitext(file.partition("?")[0] if is_url(file) else file)[1].lower()
 
 
-def _at_least_one(source: str, items: Iterator[Item]) -> Iterator[Item]:
-    found = False
-    for item in items:
-        found = True
-        yield item
-    if not found:
-        raise DataError(f"{source} contains no image ({', '.join(sorted(EXTENSIONS))}).")
-
-
 def _images(source: str, out: str | None) -> Iterator[Item]:
     if is_url(source):
         if is_tar(source):
@@ -112,7 +107,7 @@ def _images(source: str, out: str | None) -> Iterator[Item]:
             raise DataError(f"{source}: no file matches.")
         return (item for match in matches for item in _images(match, out))
     if is_tar(source):
-        return in_local_tar(source)
+        return in_tar_at(source, source)
     return in_table(source) if is_table(source) else iter([_file(source)])
 
 
@@ -152,17 +147,14 @@ def _is_inside(path: str, out: str | None) -> bool:
     return any(real == one or (one != out and real.startswith(one + os.sep)) for one in made)
 
 
-def in_local_tar(file: str) -> Iterator[Item]:
+def in_tar_at(file: str, name: str) -> Iterator[Item]:
     """Yield the images of an uncompressed tar in order; what is damaged has an `error`.
+
+    The name is the tar's own, or the URL from which it was downloaded.
 
     Raises:
         DataError: it is compressed or not a tar.
     """
-    return in_tar_at(file, file)
-
-
-def in_tar_at(file: str, name: str) -> Iterator[Item]:
-    """As `in_local_tar`, with another name for the tar, such as the URL from which it was downloaded."""
     bad: list[tuple[str, str]] = []
     stem, others, seen = "", list[Item](), False
     try:

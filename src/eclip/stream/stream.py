@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ from eclip.stream.decoding import PATIENCE, Reading, batches
 from eclip.stream.engines import ENGINES, run
 from eclip.stream.index import INDEXES
 from eclip.stream.job import PIECE, Job, begin, shard_of
-from eclip.stream.plan import LISTING, Plan, downloaded, or_none
+from eclip.stream.plan import LISTING, Plan, in_remote_tar
 from eclip.stream.records import DEFAULT, LABEL_DEFAULT
 from eclip.stream.shards import LAYOUTS, read_failures
-from eclip.stream.sources import Item, in_tar_at, list_images
+from eclip.stream.sources import Item, list_images
 from eclip.stream.tasks import decoder_of, explained
 from eclip.stream.work import shard_for
 from eclip.texts.like import Like
@@ -100,10 +100,7 @@ def _fetched(items: Iterable[Item], ahead: int, tars: ExitStack) -> Iterator[Ite
         images: Iterable[Item] = [item]
         if item.is_remote_tar:
             own = tars.enter_context(ExitStack())
-            try:
-                images = or_none(item, in_tar_at(str(own.enter_context(downloaded(item.place.file))), item.source))
-            except FileNotFoundError:
-                images = [item._replace(error=f"{item.source}: no such file.")]
+            images = in_remote_tar(item, own)
         for image in images:
             yield image
             count += 1
@@ -193,27 +190,9 @@ def explain_dataset(
         ResultError: the folder contains something else, cannot be written, or the images have changed meanwhile.
         EclipError: as in `explain`.
     """
-    more: dict[str, Any] = {"workers": workers, "timeout": timeout, "on_progress": on_progress, **settings}
-    more["max_side"] = max_side
-    return _dataset(
-        "explain",
-        source,
-        tuple(check_queries(texts)),
-        out,
-        model=model,
-        write=write,
-        layout=layout,
-        index=index,
-        shard=shard,
-        engine=engine,
-        ray_address=ray_address,
-        concurrency=concurrency,
-        overwrite=overwrite,
-        batch_size=batch_size,
-        shard_size=shard_size,
-        threads=threads,
-        **more,
-    )
+    given = dict(locals())
+    named = {name: given[name] for name in given.keys() - {"source", "texts", "out", "settings"}}
+    return _dataset("explain", source, tuple(check_queries(texts)), out, **named, **settings)
 
 
 def segment_dataset(
@@ -248,41 +227,25 @@ def _dataset(
     texts: Any,
     out: str | Path,
     *,
-    write: Sequence[str],
     model: str | Backbone = DEFAULT_MODEL,
-    layout: str = LAYOUTS[0],
-    index: str = INDEXES[0],
     shard: str | None = None,
     engine: str = "process",
     ray_address: str | None = None,
     concurrency: int | None = None,
     overwrite: bool = False,
-    batch_size: int = 8,
-    shard_size: int = PIECE,
-    threads: int | None = None,
-    workers: int = 0,
-    timeout: float = PATIENCE,
-    max_side: int | None = None,
     on_progress: Callable[[int, int | None], object] = lambda done, total: None,
     **settings: Any,
 ) -> Written:
     folder, part = Path(out).absolute() if engine == "ray" else Path(out), shard_of(shard)
     name = model if isinstance(model, str) else model.name
+    own = {field.name: settings.pop(field.name) for field in fields(Job) if field.name in settings}
     job = Job(
         sources=tuple(_absolute(one) if engine == "ray" else str(one) for one in _listed(source)),
         texts=texts,
         out=folder,
         settings={**settings, "model": name},
         task=task,
-        write=tuple(write),
-        layout=layout,
-        index=index,
-        batch_size=whole(batch_size, "batch_size", least=1),
-        shard_size=whole(shard_size, "shard_size", least=1),
-        threads=threads,
-        workers=workers,
-        timeout=timeout,
-        max_side=max_side,
+        **own,
     )
     if overwrite and part[1] > 1:
         raise OptionError("overwrite would delete what other parts of the work wrote: delete the folder instead.")

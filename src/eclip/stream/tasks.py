@@ -45,6 +45,7 @@ class Explaining:
     """
 
     contents, entries = records.CONTENTS, "texts"
+    columns = staticmethod(records.columns_of)
 
     def __init__(self, job: Job, settings: dict[str, Any]) -> None:
         self.write, self.max_side, self.query = job.write, job.max_side, query_of(job.texts, **settings)
@@ -52,11 +53,6 @@ class Explaining:
         self.backbone, self.asked = self.query.backbone, {"texts": list(self.query.texts)}
         self.settings = self.query.settings(self.method)
         self.decoder = decoder_of(self.query, whole="overlays" in job.write)
-
-    @staticmethod
-    def columns(write: Sequence[str], *, health: bool) -> list[str]:
-        """The columns of the index."""
-        return records.columns_of(write, health=health)
 
     def records(self, batch: Sequence[Result]) -> Iterator[tuple[int, Record]]:
         """Yield the record of each image that could be read, with its place in the batch."""
@@ -69,6 +65,7 @@ class Segmenting:
     """Classes and a loaded model, which segment images; see `Explaining`."""
 
     contents, entries = records.LABEL_CONTENTS, "classes"
+    columns = staticmethod(records.label_columns_of)
 
     def __init__(self, job: Job, settings: dict[str, Any]) -> None:
         self.write, self.query = job.write, class_query(job.texts, batch_size=job.batch_size, **settings)
@@ -77,11 +74,6 @@ class Segmenting:
         self.settings = self.query.settings()
         cut = self.query.windows is not None  # windows are cut from the image itself, a few at a time
         self.decoder = decoder_of(self.query.maps, whole=cut or "overlays" in job.write)
-
-    @staticmethod
-    def columns(write: Sequence[str], *, health: bool) -> list[str]:
-        """The columns of the index."""
-        return records.label_columns_of(write, health=health)
 
     def records(self, batch: Sequence[Result]) -> Iterator[tuple[int, Record]]:
         """Yield the record of each image that could be read, with its place in the batch."""

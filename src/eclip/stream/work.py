@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -32,9 +32,8 @@ class Worker:
 
     def __init__(self, job: Job, plan: Plan, model: Backbone | None = None, *, overwrite: bool = False) -> None:
         self.job, self.plan = job, plan
-        self._threads = threads(job.threads or (None if overwrite else threads_of(job.out)))
-        self._threads.__enter__()
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(threads(job.threads or (None if overwrite else threads_of(job.out))))
             settings = dict(job.settings)
             if model is None:
                 chosen = {name: settings.pop(name) for name in ("device", "precision", "head") if name in settings}
@@ -48,26 +47,19 @@ class Worker:
                 plan.settle()
             settle(job.out, job.asked(self.task, plan.images, torch.get_num_threads()))
             self.reading = Reading(self.task.decoder, job.workers, job.timeout)
-        except BaseException:
-            self._threads.__exit__(None, None, None)
-            raise
+            self._opened = stack.pop_all()
 
     def __enter__(self) -> Worker:
-        self.reading.__enter__()
+        self._opened.enter_context(self.reading)
         return self
 
     def __exit__(self, *reason: object) -> None:
-        try:
-            self.reading.__exit__(*reason)
-        finally:
-            self._threads.__exit__(None, None, None)
+        self._opened.close()
 
     def do(self, piece: Piece, on_images: Callable[[int], object] = lambda count: None) -> Shard:
         """Do a piece and write its shard, or what is missing of it; returns the shard.
 
-        Args:
-            piece: of the plan.
-            on_images: called with the number of images that were done since the last call.
+        `on_images` is called with the number of images that were done since the last call.
         """
         job = self.job
         shard = shard_for(job, piece)

@@ -107,11 +107,7 @@ def grid(
 
 
 def check_scale(scale: str) -> None:
-    """Check that scale is one of SCALES.
-
-    Raises:
-        OptionError: it is not.
-    """
+    """An OptionError if scale is not one of SCALES."""
     one_of(scale, "scale", SCALES)
 
 

@@ -156,7 +156,10 @@ def _inches(width: str | float) -> float:
 
 
 class _Page:
-    """The layout of a figure, in inches from the top left."""
+    """The layout of a figure, in inches from the top left; `drawn` gives it its height and the figure itself."""
+
+    height: float
+    page: Figure
 
     def __init__(
         self, lines: Sequence[Line], width: float, theme: dict[str, str], colormap: str, dpi: int, note: str
@@ -185,14 +188,14 @@ class _Page:
             beside = len(_wrapped(line.label, LABEL, POINTS, 3)) + bool(line.more)
             top += max(panel + _high(SMALL, below), _high(POINTS, beside)) + GAP
         foot = _high(SMALL, max(1, len(self.note)))
-        height = top + foot + EDGE
-        page = _figure()(figsize=(self.width, height), dpi=self.dpi, facecolor=self.theme["paper"])
+        self.height = top + foot + EDGE
+        self.page = _figure()(figsize=(self.width, self.height), dpi=self.dpi, facecolor=self.theme["paper"])
         for line, (start, panel) in zip(self.lines, tops, strict=True):
-            self._line(page, height, line, start, panel)
+            self._line(line, start, panel)
         for place, text in enumerate(self.note):
-            self._write(page, height, EDGE, top + _high(SMALL, place), text, SMALL, "faint")
-        self._bar(page, height, top)
-        return page
+            self._write(EDGE, top + _high(SMALL, place), text, SMALL, "faint")
+        self._bar(top)
+        return self.page
 
     def _title(self, cell: Cell) -> list[str]:
         return _wrapped(cell.title, self.cell, POINTS, 2)
@@ -201,29 +204,28 @@ class _Page:
         told = [(line, "faint") for line in _wrapped(cell.caption, self.cell, SMALL, 1)]
         return told + [(line, "doubt") for line in _wrapped(cell.doubt, self.cell, SMALL, 2)]
 
-    def _line(self, page: Figure, height: float, line: Line, top: float, panel: float) -> None:
+    def _line(self, line: Line, top: float, panel: float) -> None:
         if line.label:
             label = _wrapped(line.label, LABEL, POINTS, 3)
             for row, text in enumerate(label):
-                self._write(page, height, EDGE, top + _high(POINTS, row), text, POINTS, "ink")
+                self._write(EDGE, top + _high(POINTS, row), text, POINTS, "ink")
             for more in _wrapped(line.more, LABEL, SMALL, 1):
-                self._write(page, height, EDGE, top + _high(POINTS, len(label)), more, SMALL, "faint")
+                self._write(EDGE, top + _high(POINTS, len(label)), more, SMALL, "faint")
         for place, cell in enumerate(line.cells):
             if cell is None:
                 continue
             left, title = self.left + place * (self.cell + GAP), self._title(cell)
             for row, text in enumerate(title):
                 at = top - _high(POINTS, len(title) - row)
-                self._write(page, height, left, at, text, POINTS, "ink")
-            self._panel(page, height, cell, left, top, panel)
+                self._write(left, at, text, POINTS, "ink")
+            self._panel(cell, left, top, panel)
             for row, (text, ink) in enumerate(self._below(cell)):
-                self._write(page, height, left, top + panel + _high(SMALL, row), text, SMALL, ink)
+                self._write(left, top + panel + _high(SMALL, row), text, SMALL, ink)
 
-    def _panel(self, page: Figure, height: float, cell: Cell, left: float, top: float, panel: float) -> None:
+    def _panel(self, cell: Cell, left: float, top: float, panel: float) -> None:
         shape = min(cell.image.height / cell.image.width, panel / self.cell)
         wide, high = self.cell, self.cell * shape
-        axes: Any = page.add_axes((left / self.width, 1 - (top + high) / height, wide / self.width, high / height))
-        axes.set_axis_off()
+        axes = self._axes(left, top + high, wide, high)
         side = math.ceil(max(wide, high) * self.dpi)
         view = cell.image.resize(view_size(cell.image.size, side, side), Image.Resampling.LANCZOS)
         if cell.values is not None:
@@ -235,19 +237,12 @@ class _Page:
             if heat.min() < cell.level < heat.max():
                 rows, cols = ((np.arange(count) + 0.5) / count for count in heat.shape)
                 faint = {"": 0.95, UNSURE: 0.6, ABSENT: 0.4}[cell.doubt]
-                axes.contour(
-                    cols * view.width,
-                    rows * view.height,
-                    heat,
-                    [cell.level],
-                    colors="white",
-                    linewidths=0.7,
-                    alpha=faint,
-                )
+                style: dict[str, Any] = {"colors": "white", "linewidths": 0.7, "alpha": faint}
+                axes.contour(cols * view.width, rows * view.height, heat, [cell.level], **style)
         axes.set_xlim(0, view.width)
         axes.set_ylim(view.height, 0)
 
-    def _bar(self, page: Figure, height: float, top: float) -> None:
+    def _bar(self, top: float) -> None:
         """A bar for each kind of map, at the right of the note."""
         kinds = {cell.signed for line in self.lines for cell in line.cells if cell and cell.values is not None}
         right = self.width - EDGE
@@ -255,39 +250,25 @@ class _Page:
             low, high = ("-1", "+1") if signed else ("0", "1")
             end = right - (0.15 if signed else 0.09)
             begin = end - 0.42
-            self._write(page, height, end + 0.03, top, high, SMALL, "faint")
-            self._write(page, height, begin - 0.03, top, low, SMALL, "faint", align="right")
+            self._write(end + 0.03, top, high, SMALL, "faint")
+            self._write(begin - 0.03, top, low, SMALL, "faint", align="right")
             thick = 0.07
             middle = top + 0.6 * SMALL / 72
-            axes: Any = page.add_axes(
-                (begin / self.width, 1 - (middle + thick / 2) / height, (end - begin) / self.width, thick / height)
-            )
-            axes.set_axis_off()
+            axes = self._axes(begin, middle + thick / 2, end - begin, thick)
             axes.imshow(blend(signed, ALPHA, self.colormap)[None, :, BAR_GRAY], aspect="auto")
             right = begin - 0.3
 
-    def _write(
-        self,
-        page: Figure,
-        height: float,
-        left: float,
-        top: float,
-        text: str,
-        points: float,
-        ink: str,
-        align: str = "left",
-    ) -> None:
-        page.text(
-            left / self.width,
-            1 - (top + points / 72) / height,
-            text,
-            color=self.theme[ink],
-            fontsize=points,
-            ha=align,
-            va="baseline",
-            fontfamily=_families(),
-            parse_math=False,
+    def _axes(self, left: float, bottom: float, wide: float, high: float) -> Any:
+        axes: Any = self.page.add_axes(
+            (left / self.width, 1 - bottom / self.height, wide / self.width, high / self.height)
         )
+        axes.set_axis_off()
+        return axes
+
+    def _write(self, left: float, top: float, text: str, points: float, ink: str, align: str = "left") -> None:
+        at = left / self.width, 1 - (top + points / 72) / self.height
+        style: dict[str, Any] = {"color": self.theme[ink], "fontsize": points, "fontfamily": _families()}
+        self.page.text(*at, text, ha=align, va="baseline", parse_math=False, **style)
 
 
 def _coarse(size: tuple[int, int]) -> tuple[int, int]:

@@ -144,9 +144,8 @@ def strip(
     )
     for values, text, score, (heat, level), doubt, alpha in some:
         panel: dict[str, Any] = {"text": text, "score": score, "what": what, "doubt": doubt, "lines": above}
-        panel["alpha"] = alpha
-        panel["notes"] = () if doubt else reserved
-        cells.append(overlay(small, values, signed=signed, heat=heat, level=level, **panel))
+        panel |= {"alpha": alpha, "notes": () if doubt else reserved, "heat": heat, "level": level}
+        cells.append(overlay(small, values, signed=signed, **panel))
     size = cells[-1].size
     if shown < len(texts):
         cells.append(Image.new("RGB", size, BACKGROUND))

@@ -30,12 +30,9 @@ def batches(count: int, size: int) -> int:
 
 
 def tell(told: dict[str, Any], failures: Sequence[tuple[str, str]], as_json: bool) -> None:
-    """Print what would be done; exit code 1 if a source could not be found.
+    """Print what would be done; exit code 1 if a source could not be found. None is not known before the work begins.
 
-    Args:
-        told: by name; None where it is not known before the work begins.
-        failures: sources that are missing, and why.
-        as_json: print a record in place of lines: {"schema", "command", ..., "failures": [{"source", "error"}, ...]}.
+    The record in place of lines is {"schema", "command", ..., "failures": [{"source", "error"}, ...]}.
     """
     if as_json:
         lost = [{"source": source, "error": error} for source, error in failures]

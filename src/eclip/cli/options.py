@@ -13,14 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eclip.backbones.catalog import (
-    BLOCKLESS,
-    SCHEMES,
-    architectures,
-    head_beside,
-    split_name,
-    tower_of,
-)
+from eclip.backbones.catalog import BLOCKLESS, SCHEMES, architectures, head_beside, split_name, tower_of
 from eclip.cli import completion
 from eclip.cli.config import take_config
 from eclip.cli.errors import stop
@@ -121,10 +114,7 @@ Config = Annotated[
         callback=take_config,
     ),
 ]
-Quiet = Annotated[
-    bool,
-    typer.Option("--quiet", "-q", help="Print only warnings and errors.", callback=_hush),
-]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.", callback=_hush)]
 Verbose = Annotated[
     bool,
     typer.Option(

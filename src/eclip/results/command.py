@@ -56,14 +56,7 @@ def head(place: str | None, methods: str | Sequence[str]) -> list[str]:
 
 
 def eval_command(data: str, root: Path | str | None, provenance: dict[str, Any], head: str | None) -> str:
-    """The shell command that repeats an evaluation of named data and models.
-
-    Args:
-        data: name of the data set.
-        root: its folder, if given.
-        provenance: of the results.
-        head: its name, if given.
-    """
+    """The shell command that repeats an evaluation of named data and models; root and head as they were given."""
     given, methods = provenance["data"], provenance["methods"]
     words = ["eclip", "eval", data, *([] if root is None else ["--root", str(root)])]
     for key, usual in (("split", None), ("every", 1), ("limit", None)):

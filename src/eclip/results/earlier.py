@@ -15,9 +15,6 @@ MANIFEST = "manifest.json"
 class Earlier:
     """What an earlier run left in a folder, according to its manifest.
 
-    Args:
-        manifest: its content.
-
     Attributes:
         command: the command that wrote it, such as "eclip explain", from its schema.
         places: its images: the path of each file, or the name of an image that was in memory.

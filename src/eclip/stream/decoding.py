@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -113,8 +114,7 @@ class Reading:
     def _submit(self, item: Item) -> Future[Decoded]:
         if isinstance(self._pool, ThreadPoolExecutor):
             return self._pool.submit(self.decoder, *item[:2])
-        submitted: Future[Decoded] = self._pool.schedule(self.decoder, args=item[:2], timeout=self.timeout)
-        return submitted
+        return self._pool.schedule(self.decoder, args=item[:2], timeout=self.timeout)
 
     def _result(self, item: Item, future: Future[Decoded] | ImageError) -> tuple[Item, Decoded | ImageError]:
         if isinstance(future, ImageError):
@@ -149,11 +149,6 @@ def batches(
     decoded: Iterable[tuple[Item, Decoded | ImageError]], size: int
 ) -> Iterator[list[tuple[Item, Decoded | ImageError]]]:
     """Lists of `size` consecutive images, whether they could be read or not; the last one may be shorter."""
-    batch: list[tuple[Item, Decoded | ImageError]] = []
-    for one in decoded:
-        batch.append(one)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+    remaining = iter(decoded)
+    while batch := list(itertools.islice(remaining, size)):
         yield batch

@@ -32,14 +32,7 @@ _BLOCK = tarfile.BLOCKSIZE
 class Shard:
     """The output of one piece, continued where an earlier run was stopped; a context manager.
 
-    Args:
-        folder: of the run.
-        number: of the piece.
-        layout: one of `LAYOUTS`.
-        index: one of `INDEXES`.
-        batch_size: images of a batch.
-        columns: of the index.
-        entries: the name of the list in a sample's JSON whose entries become rows.
+    The entries of the list in a sample's JSON that is named `entries` become rows with these columns of the index.
 
     Attributes:
         was_done: whether all of it had been written before.

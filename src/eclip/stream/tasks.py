@@ -28,20 +28,14 @@ Result = tuple[Item, Decoded | ImageError]
 
 
 class Explaining:
-    """Texts and a loaded model, which explain images.
-
-    Args:
-        job: what is asked.
-        settings: those of the job, with the loaded model.
+    """Texts and a loaded model, which explain images; made from a job and its settings with the loaded model.
 
     Attributes:
         contents: what can be written of each image.
         entries: the name of the list in a sample's JSON whose entries are rows of the index.
-        backbone: the model.
-        method: its name.
+        columns: of the index.
         asked: what `run.json` says about the texts.
         settings: the part of the provenance that is the same for all images.
-        decoder: what worker processes do.
     """
 
     contents, entries = records.CONTENTS, "texts"

@@ -41,13 +41,7 @@ Result = TypeVar("Result")
 
 
 class Engine:
-    """Models by name, and images that they have encoded.
-
-    Args:
-        settings: names of the models.
-        store: of the images.
-        on_batch: called with the number of images of each forward pass.
-    """
+    """Models by name, and images that they have encoded; `on_batch` gets the number of images of each forward pass."""
 
     def __init__(self, settings: Settings, store: Store, on_batch: Callable[[int], None] = lambda count: None) -> None:
         self.settings, self.store, self.on_batch = settings, store, on_batch

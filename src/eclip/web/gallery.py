@@ -52,8 +52,6 @@ def of_folder(folder: Path, store: Store) -> list[Picture]:
     Raises:
         OptionError: it is no folder, or has no image.
     """
-    if not folder.is_dir():
-        raise OptionError(f"--read-only-gallery needs a folder, got {str(folder)!r}.")
     files, problems = find_images([folder])
     if not files:
         raise OptionError(f"--read-only-gallery: {problems[0][1]}")

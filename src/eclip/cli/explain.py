@@ -18,7 +18,6 @@ from eclip.results.folder import EXPLAIN_FORMATS
 
 if TYPE_CHECKING:
     from eclip.explanation.explanation import Explanation
-    from eclip.explanation.folder import ExplanationWriter
 
 
 def explain(
@@ -171,8 +170,9 @@ def explain(
                     _print_scores(run, explanation, entry, warn=not several)
                 run.count()
         finally:
-            if several and options.talks(as_json):
-                _print_health(writer)
+            if several and options.talks(as_json) and (warned := writer.warned):
+                place = f"; {MANIFEST} lists them" if "json" in formats else ""
+                typer.echo(f"{warned} of {len(writer.manifest['images'])} images have health warnings{place}", err=True)
 
     loop.over_images(
         sources, writer, lambda made: made["command"] and explain_command(sources, names_of(wanted), made), work
@@ -194,9 +194,3 @@ def _print_scores(run: loop.Run, explanation: Explanation, entry: dict[str, Any]
         typer.echo(f"  {printable(line)}")
     for line in explanation.health.summary() if warn and explanation.health is not None else []:
         typer.echo(f"  {printable(line)}", err=True)
-
-
-def _print_health(writer: ExplanationWriter) -> None:
-    if warned := writer.warned:
-        place = f"; {MANIFEST} lists them" if "json" in writer.formats else ""
-        typer.echo(f"{warned} of {len(writer.manifest['images'])} images have health warnings{place}", err=True)

@@ -124,10 +124,9 @@ class Many:
 
         doing, dataset = ("explaining", explain_dataset) if task == "explain" else ("segmenting", segment_dataset)
         own: dict[str, Any] = {"workers": default_workers()}
-        own |= {name: str(one) for name in ("layout", "index", "engine") if (one := getattr(self, name)) is not None}
-        for name in ("shard", "ray_address", "concurrency", "workers", "timeout", "shard_size", "threads", "precision"):
-            if (value := getattr(self, name)) is not None:
-                own[name] = str(value) if name == "precision" else value
+        for name, value in vars(self).items():
+            if value is not None:
+                own[name] = str(value) if isinstance(value, StrEnum) else value
         if self.write is not None:
             own["write"] = options.words(self.write)
         alone = os.environ.get("RANK", "0") == "0"

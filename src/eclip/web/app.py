@@ -118,14 +118,10 @@ def _add_errors(app: FastAPI) -> None:
         return JSONResponse(refusal.body, refusal.status, refusal.headers)
 
     @app.exception_handler(Refusal)
-    async def _(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, Refusal)
-        return told(error)
-
     @app.exception_handler(EclipError)
     async def _(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, EclipError)
-        return told(refusal_of(error))
+        assert isinstance(error, Refusal | EclipError)
+        return told(error if isinstance(error, Refusal) else refusal_of(error))
 
     @app.exception_handler(Exception)
     async def _(request: Request, error: Exception) -> JSONResponse:

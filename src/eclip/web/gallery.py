@@ -50,7 +50,7 @@ def of_folder(folder: Path, store: Store) -> list[Picture]:
     """The images of a folder, held in the store by number; files that are added later are not shown.
 
     Raises:
-        OptionError: it is no folder, or has no image.
+        OptionError: it has no image.
     """
     files, problems = find_images([folder])
     if not files:

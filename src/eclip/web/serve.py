@@ -80,9 +80,6 @@ def listen(settings: Settings) -> socket.socket:
         raise OptionError(
             f"cannot listen on {where}: {reason}. Choose another --port, or --port 0 for any free one."
         ) from None
-    except OverflowError:
-        bound.close()
-        raise OptionError(f"--port must be 0 to 65535, got {settings.port}.") from None
     return bound
 
 

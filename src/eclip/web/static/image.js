@@ -89,6 +89,7 @@ export async function show(id, file = null, example = null, linked = false) {
   state.image = {...about, file, example}
   state.answer = null
   if (example && !linked && state.texts.length && parts.texts.ofOther(example)) parts.texts.set([], false)
+  parts.bitmap = picture
   parts.stage.setImage(picture, about.view.width, about.view.height)
   document.querySelector('.stage').style.setProperty('--aspect', about.width / about.height)
   const one = state.about.gallery.find(other => other.id === example)

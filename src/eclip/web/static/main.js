@@ -32,8 +32,6 @@ async function start() {
   const {colors} = state.about
   parts.colors = {...colors, sequential: unpack(colors.sequential).values, diverging: unpack(colors.diverging).values}
   parts.stage = new Stage($('canvas'), parts.colors)
-  const setImage = parts.stage.setImage.bind(parts.stage)
-  parts.stage.setImage = (bitmap, ...size) => { parts.bitmap = bitmap; setImage(bitmap, ...size) }
   restore(methods)
   parts.methods = new Map(methods.map(one => [one.name, one]))
   parts.methods.select = select

@@ -177,8 +177,8 @@ def explain(
     loop.over_images(
         sources, writer, lambda made: made["command"] and explain_command(sources, names_of(wanted), made), work
     )
-    if options.talks(as_json):
-        tables.tell(writer)
+    for name in writer.manifest.get("exports", {}).values() if options.talks(as_json) else ():
+        typer.echo(f"{writer.folder / name}", err=True)
     loop.summarize(writer, "explained", [model], as_json)
 
 

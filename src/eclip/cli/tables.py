@@ -14,7 +14,6 @@ from eclip.results.folder import EXPORTS
 
 if TYPE_CHECKING:
     from eclip.cli.many import Index
-    from eclip.explanation.folder import ExplanationWriter
 
 PARQUET = "parquet"
 Sort = StrEnum("Sort", ["score", "presence", "area"])
@@ -88,9 +87,3 @@ def check_no_shards(why: str, sort: Sort | None, min_presence: float | None, top
                 f"{name} does not apply to shards, which {why} asks for: sort and filter their index, as "
                 "docs/tables.md shows, or use --format csv for images in files and folders."
             )
-
-
-def tell(writer: ExplanationWriter) -> None:
-    """Print where the tables and galleries are."""
-    for name in writer.manifest.get("exports", {}).values():
-        typer.echo(f"{writer.folder / name}", err=True)

@@ -90,10 +90,6 @@ class Plan:
         """How many images there are; None if that is unknown, because tars at URLs are not listed in advance."""
         return None if any(piece.remote for piece in self.pieces) else sum(piece.count for piece in self.pieces)
 
-    def of_shard(self, index: int, count: int) -> list[Piece]:
-        """The pieces of one of several shards."""
-        return self.pieces[index::count]
-
     @contextmanager
     def items(self, piece: Piece, start: int = 0) -> Iterator[Iterator[Item]]:
         """The images of a piece from position `start` on; a tar at a URL is downloaded and deleted afterwards."""

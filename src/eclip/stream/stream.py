@@ -255,7 +255,7 @@ def _dataset(
     plan = None
     try:
         plan = Plan.make(list_images(job.sources, folder), folder, job.shard_size, anew=overwrite)
-        pieces = plan.of_shard(*part)
+        pieces = plan.pieces[part[0] :: part[1]]
         run(
             job,
             plan,

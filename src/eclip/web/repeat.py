@@ -22,8 +22,8 @@ def explanation(found: Explanation, name: str) -> Repeat:
     given |= {"versus": made["versus"], "refine": made["refine"]}
     given |= {} if made["templates"] == "none" else {"templates": made["templates"]}
     given |= {} if made["health"] is not None else {"health": False}
-    lines = [f"r = eclip.explain({_arguments(name, list(found.texts), given)})"]
-    return {"command": explain_command([name], found.texts, made), "python": _python(lines)}
+    python = f"import eclip\n\nr = eclip.explain({_arguments(name, list(found.texts), given)})"
+    return {"command": explain_command([name], found.texts, made), "python": python}
 
 
 def comparison(found: Comparison, name: str) -> Repeat:
@@ -32,8 +32,9 @@ def comparison(found: Comparison, name: str) -> Repeat:
     methods = made["methods"] if isinstance(made["methods"], str) else list(made["methods"])
     [(model, own)] = made["models"].items()
     given = {"models": _model(model, own["head"], methods), "methods": methods, "versus": made["versus"]}
-    lines = [f"c = eclip.compare({_arguments(name, list(found.texts), given)})", 'c.picture().save("compare.png")']
-    return {"command": compare_command([name], found.texts, made), "python": _python(lines)}
+    python = f"import eclip\n\nc = eclip.compare({_arguments(name, list(found.texts), given)})\n"
+    python += 'c.picture().save("compare.png")'
+    return {"command": compare_command([name], found.texts, made), "python": python}
 
 
 def segmentation(found: Segmentation, name: str) -> Repeat:
@@ -43,8 +44,9 @@ def segmentation(found: Segmentation, name: str) -> Repeat:
     given: dict[str, Any] = {"model": _model(made["model"], made["head"], made["method"])}
     given |= {"method": made["method"], "refine": made["refine"]}
     given |= {"background": list(made["background"])} if made["background"] else {}
-    lines = [f"s = eclip.segment({_arguments(name, classes, given)})", 's.picture().save("segment.png")']
-    return {"command": segment_command([name], made), "python": _python(lines)}
+    python = f"import eclip\n\ns = eclip.segment({_arguments(name, classes, given)})\n"
+    python += 's.picture().save("segment.png")'
+    return {"command": segment_command([name], made), "python": python}
 
 
 def _arguments(name: str, texts: list[str], given: dict[str, Any]) -> str:
@@ -65,7 +67,3 @@ def _model(name: str, place: str | None, methods: str | list[str]) -> str:
     """The model by its name, or loaded with the head that was given, if a method reads it."""
     named = was_named(place) and head(place, methods)
     return _Code(f"eclip.load({name!r}, head={place!r})") if named else name
-
-
-def _python(lines: list[str]) -> str:
-    return "\n".join(["import eclip", "", *lines])

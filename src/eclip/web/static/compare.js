@@ -79,4 +79,3 @@ function small(canvas, map, threshold) {
   stage.set({threshold, outline: !map.range})
   stage.setMap(map)
 }
-

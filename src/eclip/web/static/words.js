@@ -145,4 +145,3 @@ async function alike({row, col}) {
   mark(null)
   $('words-now').textContent = `How similar each patch is to the one in row ${row}, column ${col}. Click it again to go back.`
 }
-

@@ -293,6 +293,10 @@ class _Screen:
 def _record(config: TrainConfig) -> dict[str, Any]:
     """The record of a run that `--json` prints.
 
+    {"schema": "eclip.train/1", "model", "pairs", "bad", "without_words", "epochs", "steps", "seconds", "peak_mib",
+     "loss": {"first", "last"}, "scores": null or {"first": {"epoch", "msc", "miou"}, "last": {...}},
+     "files": {"head", "log", "curve", "checkpoint"}}
+
     Losses are those of single steps; seconds are those of the process that finished the run, including encoding.
     """
     from eclip.training import log

@@ -190,9 +190,29 @@ def explain_dataset(
         ResultError: the folder contains something else, cannot be written, or the images have changed meanwhile.
         EclipError: as in `explain`.
     """
-    given = dict(locals())
-    named = {name: given[name] for name in given.keys() - {"source", "texts", "out", "settings"}}
-    return _dataset("explain", source, tuple(check_queries(texts)), out, **named, **settings)
+    return _dataset(
+        "explain",
+        source,
+        tuple(check_queries(texts)),
+        out,
+        model=model,
+        write=write,
+        layout=layout,
+        index=index,
+        shard=shard,
+        engine=engine,
+        ray_address=ray_address,
+        concurrency=concurrency,
+        overwrite=overwrite,
+        batch_size=batch_size,
+        shard_size=shard_size,
+        threads=threads,
+        workers=workers,
+        timeout=timeout,
+        max_side=max_side,
+        on_progress=on_progress,
+        **settings,
+    )
 
 
 def segment_dataset(

@@ -32,6 +32,7 @@ from eclip.explanation.preprocessed import shown
 from eclip.explanation.query import blocks_to_keep
 from eclip.images import ImageLike, open_image
 from eclip.methods import METHODS, AnyMethod, check_between_texts, method_name, method_names
+from eclip.refinements.colors import unnormalized
 from eclip.registry import one_of, whole
 from eclip.texts.encode import check_texts, encode_apart
 from eclip.texts.templates import kept
@@ -161,31 +162,21 @@ def attack(
         features = encode_apart(backbone, listed, sentences)
         keep = blocks_to_keep({name: {}}, None) if aim == "map" else 0
         clean = view.encode(backbone, [open_image(image)], keep)
-        colors = _Colors(backbone, clean.pixels)
-        original = colors.of(clean.pixels).round()  # as `preprocess` read them
+        original = (unnormalized(clean.pixels, backbone) * STEPS).round()  # as `preprocess` read them
         with eval_no_grad(backbone.model):
             cost = _cost(clean, features, name if aim == "map" else None, towards is not None)
-            changed = _descend(clean, original, colors, cost, bound, step * STEPS, steps, seed)
-        pixels = colors.pixels(torch.cat([original, changed.round()]))
+            changed = _descend(clean, original, cost, bound, step * STEPS, steps, seed)
+        pixels = _pixels_of(torch.cat([original, changed.round()]), backbone, clean.pixels)
         seen = encode(backbone, pixels, keep=0, positions=positions)
         scores = cosine(seen.feature, features).float().cpu().numpy()
     one, other = shown(pixels, backbone)
     return Attack(pixels, (one, other), tuple(listed), scores, backbone, bound / STEPS, sentences, positions)
 
 
-class _Colors:
-    """Pixels as a model takes them, and as colors of 0 to 255."""
-
-    def __init__(self, backbone: Backbone, like: Tensor) -> None:
-        self.like = like
-        named: dict[str, Any] = {"dtype": torch.float32, "device": like.device}
-        self.mean, self.std = (torch.tensor(one, **named)[:, None, None] for one in (backbone.mean, backbone.std))
-
-    def of(self, pixels: Tensor) -> Tensor:
-        return (pixels.float() * self.std + self.mean) * STEPS
-
-    def pixels(self, colors: Tensor) -> Tensor:
-        return ((colors / STEPS - self.mean) / self.std).to(self.like)
+def _pixels_of(colors: Tensor, backbone: Backbone, like: Tensor) -> Float[Tensor, "image 3 height width"]:
+    """Colors of 0 to 255 as the model takes them; the reverse of `unnormalized`, times 255."""
+    mean, std = (colors.new_tensor(one)[:, None, None] for one in (backbone.mean, backbone.std))
+    return ((colors / STEPS - mean) / std).to(like)
 
 
 def _cost(
@@ -210,7 +201,6 @@ def _cost(
 def _descend(
     clean: Encoding,
     original: Float[Tensor, "1 3 height width"],
-    colors: _Colors,
     cost: Callable[[Encoding], Tensor],
     bound: int,
     length: float,
@@ -225,7 +215,8 @@ def _descend(
     for _ in range(steps):
         with gradients(clean.backbone):
             leaf = changed.clone().requires_grad_()
-            slope = torch.autograd.grad(cost(encode_with_graph(clean, colors.pixels(leaf))), leaf)[0]
+            seen = encode_with_graph(clean, _pixels_of(leaf, clean.backbone, clean.pixels))
+            slope = torch.autograd.grad(cost(seen), leaf)[0]
         changed = torch.clamp(changed - length * slope.sign(), low, high)
     return changed
 

@@ -10,9 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, SupportsIndex, overload
 
-from jaxtyping import Float
-from torch import Tensor
-
 from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
@@ -29,7 +26,8 @@ from eclip.methods import (
     AnyMethod,
     check_methods,
     default_method,
-    one_or_more,
+    method_name,
+    method_names,
     options_for,
 )
 from eclip.registry import whole
@@ -38,11 +36,7 @@ from eclip.texts.queries import Texts, texts_or_features
 
 @overload
 def explain(
-    image: ImageLike | Sequence[ImageLike],
-    texts: Texts,
-    *,
-    method: AnyMethod | None = ...,
-    **settings: Any,
+    image: ImageLike | Sequence[ImageLike], texts: Texts, *, method: AnyMethod | None = ..., **settings: Any
 ) -> Explanation: ...
 @overload
 def explain(
@@ -104,37 +98,31 @@ def explain(
     Raises:
         EclipError: invalid input; `eclip.errors` lists the classes.
     """
-    view = View(image_size, resize, positions)
-    more: dict[str, Any] = {"names": names, "templates": templates, "versus": versus, "health": health}
-    more |= {"refine": refine, "refine_options": refine_options}
+    view, alone = View(image_size, resize, positions), method is None or isinstance(method, AnyMethod)
+    not_applicable = None if alone else not_applicable
+    settings: dict[str, Any] = {"method": method, "names": names, "templates": templates, "versus": versus}
+    settings |= {"health": health, "refine": refine, "refine_options": refine_options, **options}
     if preprocessed:
         if view != View(positions=positions):
             raise OptionError("preprocessed images are not resized: leave image_size and resize out.")
-        model, device = backbone_of(model, device), None
+        model = backbone_of(model, device)
         pixels = check_preprocessed(image, model)
-        query, alone = _query(texts, method, options, model=model, view=view_of(pixels, model, positions), **more)
-        answers = _answer_preprocessed(query, pixels, None if alone else not_applicable)
-        return next(iter(answers.values())) if alone else answers
-    images = at_least_one(image)
-    query, alone = _query(texts, method, options, model=model, device=device, view=view, **more)
-    named = [(name_of(picture, index), open_image(picture)) for index, picture in enumerate(images)]
-    grids = {query.grid(picture) for _, picture in named}
-    if len(grids) > 1:
-        raise ImageError(
-            f"the images have different shapes, so their maps have different grids {sorted(map(tuple, grids))}. Use "
-            'eclip.explain_each, or resize="squash".'
-        )
-    answers = query.answer(named, None if alone else not_applicable)
+        query = query_of(texts, True, model=model, **view_of(pixels, model, positions).settings, **settings)
+        seen = [(f"image {index}", picture, picture.size) for index, picture in enumerate(shown(pixels, model))]
+        answers = query.answer_pixels(pixels, seen, not_applicable)
+        answers = {name: replace(one, provenance={**one.provenance, "resize": None}) for name, one in answers.items()}
+    else:
+        images = at_least_one(image)
+        query = query_of(texts, True, model=model, device=device, **view.settings, **settings)
+        named = [(name_of(picture, index), open_image(picture)) for index, picture in enumerate(images)]
+        grids = {query.grid(picture) for _, picture in named}
+        if len(grids) > 1:
+            raise ImageError(
+                f"the images have different shapes, so their maps have different grids {sorted(map(tuple, grids))}. "
+                'Use eclip.explain_each, or resize="squash".'
+            )
+        answers = query.answer(named, not_applicable)
     return next(iter(answers.values())) if alone else answers
-
-
-def _answer_preprocessed(
-    query: Query, pixels: Float[Tensor, "image 3 height width"], not_applicable: dict[str, str] | None
-) -> dict[str, Explanation]:
-    images = shown(pixels, query.backbone)
-    named = [(f"image {index}", image, image.size) for index, image in enumerate(images)]
-    answers = query.answer_pixels(pixels, named, not_applicable)
-    return {name: replace(one, provenance={**one.provenance, "resize": None}) for name, one in answers.items()}
 
 
 def explain_each(
@@ -143,19 +131,7 @@ def explain_each(
     *,
     batch_size: SupportsIndex = 8,
     failures: list[tuple[str, str]] | None = None,
-    model: str | Backbone = DEFAULT_MODEL,
-    method: AnyMethod | None = None,
-    image_size: SupportsIndex | None = None,
-    resize: str = "squash",
-    templates: str | Iterable[str] = "none",
-    positions: str = DEFAULT_POSITIONS,
-    versus: str | None = None,
-    device: Device | None = None,
-    refine: str | None = None,
-    refine_options: dict[str, Any] | None = None,
-    health: bool = True,
-    names: Iterable[str] | None = None,
-    **options: Any,
+    **settings: Any,
 ) -> Iterator[Explanation]:
     """Yield one Explanation per image, in order, for more images than fit into memory; texts are encoded once.
 
@@ -167,9 +143,7 @@ def explain_each(
     - failures: unreadable images are added here as (source, error), and the others continue. None: they raise.
     """
     batch_size = whole(batch_size, "batch_size", least=1)
-    view: dict[str, Any] = {"image_size": image_size, "resize": resize, "positions": positions, "versus": versus}
-    more: dict[str, Any] = {"templates": templates, "refine": refine, "refine_options": refine_options, "names": names}
-    query = query_of(texts, model=model, method=method, device=device, health=health, **view, **more, **options)
+    query = query_of(texts, **settings)
     for batch in read_batches(images, batch_size, failures, query.grid):
         [(name, several)] = query.answer(batch).items()
         for index, (source, _) in enumerate(batch):
@@ -179,9 +153,11 @@ def explain_each(
 
 def query_of(
     texts: Texts,
+    several: bool = False,
+    /,
     *,
     model: str | Backbone = DEFAULT_MODEL,
-    method: AnyMethod | None = None,
+    method: AnyMethod | Sequence[AnyMethod] | None = None,
     image_size: SupportsIndex | None = None,
     resize: str = "squash",
     templates: str | Iterable[str] = "none",
@@ -194,29 +170,24 @@ def query_of(
     names: Iterable[str] | None = None,
     **options: Any,
 ) -> Query:
-    """The Query of a single method; arguments and errors are those of `explain`."""
-    view: dict[str, Any] = {"view": View(image_size, resize, positions), "templates": templates, "versus": versus}
-    more: dict[str, Any] = {"refine": refine, "refine_options": refine_options, "health": health, "names": names}
-    return _query(texts, method, options, model=model, device=device, alone=True, **view, **more)[0]
-
-
-def _query(
-    texts: Texts,
-    method: AnyMethod | Sequence[AnyMethod] | None,
-    options: dict[str, Any],
-    *,
-    model: str | Backbone,
-    device: Device | None = None,
-    alone: bool = False,
-    names: Iterable[str] | None = None,
-    **settings: Any,
-) -> tuple[Query, bool]:
-    """The query, and whether `method` is a single method, not a list; `alone` allows only a single one."""
-    listed, features = texts_or_features(texts, names)
+    """The Query of a single method, or if `several`, also of a list; arguments and errors are those of `explain`."""
+    queries, features = texts_or_features(texts, names)
     if method is None:
         model, device = backbone_of(model, device), None
         method = default_method(model.head is not None, DEFAULT_METHOD if model.blocks else DEFAULT_OF_CNNS)
-    methods, alone = one_or_more(method, alone=alone)
+    is_list = several and not isinstance(method, AnyMethod)
+    methods = method_names(method, every=False) if is_list else [method_name(method)]  # type: ignore[arg-type]
     check_methods(methods)
-    own = {name: options_for(name, methods, options) for name in methods}
-    return Query(listed, features=features, model=model, device=device, methods=own, **settings), alone
+    return Query(
+        queries,
+        features=features,
+        model=model,
+        methods={name: options_for(name, methods, options) for name in methods},
+        view=View(image_size, resize, positions),
+        templates=templates,
+        versus=versus,
+        device=device,
+        refine=refine,
+        refine_options=refine_options,
+        health=health,
+    )

@@ -15,6 +15,7 @@ from eclip.backbones.backbone import Backbone
 from eclip.backbones.view import View
 from eclip.errors import ImageError, RawPixelsWarning, ShapeError
 from eclip.pixels import OVERSHOOT, check_dense
+from eclip.refinements.colors import unnormalized
 
 STACK = "torch.stack([backbone.preprocess(image), ...])"
 RAW = "or leave preprocessed out and pass raw images, uint8 or floating point in [0, 1]"
@@ -58,7 +59,7 @@ def check_preprocessed(images: object, backbone: Backbone) -> Float[Tensor, "ima
         pixels = pixels if pixels.ndim == 4 else pixels[None]
         if not pixels.isfinite().all():
             raise ImageError("preprocessed pixels contain NaN or infinity.")
-        shares = _unnormalized(pixels, backbone)
+        shares = unnormalized(pixels, backbone)
         least, most = float(shares.amin()), float(shares.amax())
     if least < -OVERSHOOT or most > 1 + OVERSHOOT:
         low, high = float(pixels.amin()), float(pixels.amax())
@@ -86,16 +87,8 @@ def view_of(pixels: Float[Tensor, "image 3 height width"], backbone: Backbone, p
 
 def shown(pixels: Float[Tensor, "image 3 height width"], backbone: Backbone) -> list[Image.Image]:
     """What the model saw, as images: preprocessing undone, but not its resizing."""
-    values = (_unnormalized(pixels, backbone).clamp(0, 1) * 255).round().to(torch.uint8)
+    values = (unnormalized(pixels, backbone).clamp(0, 1) * 255).round().to(torch.uint8)
     return [Image.fromarray(np.ascontiguousarray(one)) for one in values.permute(0, 2, 3, 1).cpu().numpy()]
-
-
-def _unnormalized(pixels: Float[Tensor, "image 3 height width"], backbone: Backbone) -> Tensor:
-    mean, std = (
-        torch.tensor(one, dtype=torch.float32, device=pixels.device)[:, None, None]
-        for one in (backbone.mean, backbone.std)
-    )
-    return pixels.float() * std + mean
 
 
 def _range(backbone: Backbone) -> str:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 
 from eclip.backbones.devices import Device
-from eclip.backbones.sam import Sam, SamImage, SamPrompt, sam_of
+from eclip.backbones.sam import Sam, SamPrompt, sam_of
 from eclip.explanation.folder import ExplanationWriter, explain_command
 from eclip.results.coco import compressed, filled, runs
 from eclip.results.folder import FORMATS
@@ -204,18 +204,15 @@ def _found(
     if all(prompt.is_empty for prompt in prompts):
         return ((),) * len(prompts)
     encoded = asked.encode(explanation.shared(image))
-    return tuple(
-        () if prompt.is_empty else _measured(explanation, image, text, encoded, prompt)
-        for text, prompt in enumerate(prompts)
-    )
-
-
-def _measured(
-    explanation: Explanation, image: int, text: int, encoded: SamImage, prompt: SamPrompt
-) -> tuple[SamMask, ...]:
-    heat, own = explanation.heatmap(image, text), explanation.mask(image, text)
-    masks, ious = encoded.masks(prompt)
-    return tuple(_compared(mask, float(iou), heat, own) for mask, iou in zip(masks, ious, strict=True))
+    found: list[tuple[SamMask, ...]] = []
+    for text, prompt in enumerate(prompts):
+        if prompt.is_empty:
+            found.append(())
+            continue
+        heat, own = explanation.heatmap(image, text), explanation.mask(image, text)
+        masks = zip(*encoded.masks(prompt), strict=True)
+        found.append(tuple(_compared(mask, float(iou), heat, own) for mask, iou in masks))
+    return tuple(found)
 
 
 def _compared(

@@ -6,7 +6,7 @@ this dict. Importing it does not import torch: a method's file is imported on it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -176,13 +176,6 @@ def method_names(methods: AnyMethod | Iterable[AnyMethod], every: bool = True) -
                 raise OptionError(f"{group!r} cannot be combined with other methods, got {', '.join(names)}.")
             return GROUPS[group]()
     return list(dict.fromkeys(names))
-
-
-def one_or_more(methods: AnyMethod | Sequence[AnyMethod], *, alone: bool = False) -> tuple[list[str], bool]:
-    """The names of methods, and whether a single one was given instead of a list, as it must be if `alone`."""
-    if alone or isinstance(methods, str | Method):
-        return [method_name(methods)], True  # type: ignore[arg-type]  # raises for anything else
-    return method_names(methods, every=False), False
 
 
 def _words(joined: str) -> list[str]:

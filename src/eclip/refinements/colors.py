@@ -6,18 +6,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eclip.backbones.encoding import Encoding
+from eclip.backbones.backbone import Backbone
 
 # IEC 61966-2-1 (sRGB) to CIE XYZ, and the white point D65 (2 degrees) of ASTM E308
 XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 WHITE = (0.95047, 1.0, 1.08883)
 
 
-def rgb(encoding: Encoding) -> Float[Tensor, "image 3 height width"]:
-    """RGB in [0, 1], float32: the input pixels with the model's normalization undone."""
-    pixels = encoding.pixels.float()
-    mean, std = (pixels.new_tensor(of)[:, None, None] for of in (encoding.backbone.mean, encoding.backbone.std))
-    return (pixels * std + mean).clamp(0, 1)
+def unnormalized(
+    pixels: Float[Tensor, "image 3 height width"], backbone: Backbone
+) -> Float[Tensor, "image 3 height width"]:
+    """RGB, float32, in [0, 1] up to rounding and overshoot: input pixels with the model's normalization undone."""
+    pixels = pixels.float()
+    mean, std = (pixels.new_tensor(of)[:, None, None] for of in (backbone.mean, backbone.std))
+    return pixels * std + mean
 
 
 def to_lab(colors: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image 3 height width"]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from eclip import heatmap
 from eclip.backbones.encoding import Encoding
 from eclip.errors import OptionError
-from eclip.refinements.colors import rgb, to_lab
+from eclip.refinements.colors import to_lab, unnormalized
 from eclip.refinements.lposs import LEAST, MOST, check_propagation, lposs
 from eclip.refinements.propagation import as_means, pixel_graph, propagate, with_ones
 
@@ -61,7 +61,10 @@ def lposs_plus(
         maps, encoding, features=features, k=k, gamma=gamma, sigma=sigma, alpha=alpha, steps=steps, means=False
     )
     height, width = encoding.pixels.shape[2:]
-    lab = to_lab(rgb(encoding)) / coarse.new_tensor(LAB_RANGE)[:, None, None]
+    lab = (
+        to_lab(unnormalized(encoding.pixels, encoding.backbone).clamp(0, 1))
+        / coarse.new_tensor(LAB_RANGE)[:, None, None]
+    )
     refined = []
     for colors, ours in zip(lab, coarse, strict=True):
         graph = pixel_graph(colors, radius=window // 2, tau=tau)

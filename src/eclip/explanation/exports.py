@@ -11,7 +11,7 @@ import json
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -70,10 +70,10 @@ class Exports:
 
     def _begin(self, name: str, explanation: Explanation, folder: Path, put: Put) -> Export:
         if name == "csv":
-            return self._stack.enter_context(Table(folder / EXPORTS[name], self.selection.sort, put))
+            return self._stack.enter_context(closing(Table(folder / EXPORTS[name], self.selection.sort, put)))
 
         def spool() -> Spool:
-            return self._stack.enter_context(Spool(folder))
+            return self._stack.enter_context(closing(Spool(folder)))
 
         if name == "coco":
             return Coco(explanation.texts, spool(), spool(), put)
@@ -94,17 +94,11 @@ class Exports:
 
 
 class Spool:
-    """Lines that wait in a temporary file, which nobody else sees; a context manager."""
+    """Lines that wait in a temporary file, which nobody else sees, until `close`."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(folder))  # noqa: SIM115  # closed in __exit__
-        self.count = 0
-
-    def __enter__(self) -> Spool:
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        self._file.close()
+        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(folder))  # noqa: SIM115
+        self.close, self.count = self._file.close, 0
 
     def add(self, content: dict[str, Any]) -> None:
         """Add a line of JSON."""
@@ -123,7 +117,7 @@ class Spool:
 
 
 class Table:
-    """The table as CSV: each image's rows are in the file at once, and sorted at the end; a context manager.
+    """The table as CSV: each image's rows are in the file at once, and sorted at the end, before `close`.
 
     Args:
         file: its path.
@@ -135,14 +129,9 @@ class Table:
         self.file, self.sort, self._put = file, sort, put
         put(file.name, HEADER)
         self._stream = file.open("r+b")
+        self.close = self._stream.close
         self._end = self._stream.seek(0, 2)
         self._keys, self._starts = array("d"), array("q")
-
-    def __enter__(self) -> Table:
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        self._stream.close()
 
     def add(self, explanation: Explanation, image: int, texts: Chosen) -> None:
         """Write the rows of an image."""
@@ -168,7 +157,7 @@ class Table:
         for _, start, end in sorted(rows, key=lambda row: -row[0]):
             self._stream.seek(start)
             yield self._stream.read(end - start)
-        self._stream.close()  # before the file is replaced, which Windows refuses while it is open
+        self.close()  # before the file is replaced, which Windows refuses while it is open
 
 
 class Coco:

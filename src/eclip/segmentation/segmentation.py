@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import shlex
-import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from PIL import Image
 from eclip import heatmap, render
 from eclip.errors import OptionError, ResultError
 from eclip.explanation.explanation import MOST_SHOWN
+from eclip.explanation.exports import Spool
 from eclip.explanation.health import LEAST_PRESENCE, LEAST_SURE
 from eclip.results.coco import coco_mask
 from eclip.results.command import head, inputs, options, settings
@@ -29,7 +29,6 @@ from eclip.results.marks import png
 SCHEMA, COCO = "eclip.segment/1", "coco.json"
 LEAST_INSTANCE = 0.001
 """Regions with a smaller share of the image's pixels are not instances."""
-IN_MEMORY = 1 << 24  # bytes of annotations in memory; more are kept on disk until the end of the run
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,20 +147,11 @@ class Segmentation:
 
         "images" are numbered from 1, and "category_id" is the label; background has no annotation.
         """
-        sizes = [labels.shape for labels in self.labels]
         notes: list[dict[str, Any]] = []
         for image, labels in enumerate(self.labels, 1):
-            for label in np.unique(labels[labels > 0]).tolist():
-                own = {"id": len(notes) + 1, "image_id": image, "category_id": label}
-                notes.append({**own, **coco_mask(labels == label), "iscrowd": 0})
-        return {
-            "images": [
-                {"id": number, "file_name": source, "width": width, "height": height}
-                for number, (source, (height, width)) in enumerate(zip(self.sources, sizes, strict=True), 1)
-            ],
-            "categories": [{"id": label, "name": name} for label, name in enumerate(self.classes) if label],
-            "annotations": notes,
-        }
+            notes += _annotations(labels, image, len(notes) + 1)
+        sides = [labels.shape[::-1] for labels in self.labels]
+        return {**_coco_head(self.sources, sides, self.classes), "annotations": notes}
 
     def save(
         self, folder: str | Path, formats: Sequence[str] = FORMATS, *, instances: bool = False, overwrite: bool = False
@@ -204,15 +194,14 @@ class SegmentWriter(Folder):
         manifest: dict[str, Any] = {"schema": SCHEMA, "classes": [], "provenance": None, "coco": None}
         super().__init__(folder, formats, manifest, overwrite=overwrite)
         self.instances = instances
-        self._count = 0
 
     def __enter__(self) -> SegmentWriter:
         super().__enter__()
-        self._annotations = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(self.folder))  # closed in __exit__
+        self._annotations = Spool(self.folder)
         return self
 
     def __exit__(self, *reason: object) -> None:
-        with self._annotations:
+        with closing(self._annotations):
             try:
                 if "json" in self.formats and self.manifest["images"]:
                     self.manifest["coco"] = self._put(COCO, self._coco())
@@ -234,7 +223,6 @@ class SegmentWriter(Folder):
             files["picture"] = self._put(f"{stem}.png", png(segmentation.picture(image)))
         if "npz" in self.formats:
             files["npz"] = self._arrays(stem, {"labels": labels, "confidence": confidence})
-        notes = self._notes(labels) if "json" in self.formats else []
         areas = segmentation.areas(image)
         entry = {
             "source": source,
@@ -252,36 +240,47 @@ class SegmentWriter(Folder):
             }
         self.manifest["images"].append(entry)
         try:
-            self._annotations.writelines(notes)
+            if "json" in self.formats:
+                number, first = len(self.manifest["images"]), self._annotations.count + 1
+                for note in _annotations(labels, number, first, self.instances):
+                    self._annotations.add(note)
         except OSError as error:
             raise ResultError(f"cannot write annotations into {str(self.folder)!r}: {error.strerror}.") from error
-        self._count += len(notes)
         return entry
-
-    def _notes(self, labels: Shaped[np.ndarray, "height width"]) -> list[bytes]:
-        """One line per annotation of the next image."""
-        image = len(self.manifest["images"]) + 1
-        lines: list[bytes] = []
-        for label in np.unique(labels[labels > 0]).tolist():
-            mask = labels == label
-            for region in heatmap.regions(mask, min_area=LEAST_INSTANCE) if self.instances else [mask]:
-                number = self._count + len(lines) + 1
-                note = {"id": number, "image_id": image, "category_id": label, **coco_mask(region), "iscrowd": 0}
-                lines.append(f"{', ' if number > 1 else ''}{json.dumps(note)}\n".encode())
-        return lines
 
     def _coco(self) -> Iterator[bytes]:
         """The chunks of coco.json."""
-        images = [
-            {"id": number, "file_name": one["source"], "width": one["width"], "height": one["height"]}
-            for number, one in enumerate(self.manifest["images"], 1)
-        ]
-        names = [{"id": label, "name": name} for label, name in enumerate(self.manifest["classes"]) if label]
-        head = json.dumps({"images": images, "categories": names}, ensure_ascii=False)
+        images = self.manifest["images"]
+        sides = [(one["width"], one["height"]) for one in images]
+        head = json.dumps(
+            _coco_head([one["source"] for one in images], sides, self.manifest["classes"]), ensure_ascii=False
+        )
         yield (head.removesuffix("}") + ', "annotations": [\n').encode(errors="backslashreplace")
-        self._annotations.seek(0)
-        yield from itertools.islice(self._annotations, self._count)  # whole lines; a failed write may leave part of one
+        for number, line in enumerate(self._annotations):
+            yield (b", " if number else b"") + line + b"\n"
         yield b"]}\n"
+
+
+def _annotations(
+    labels: Shaped[np.ndarray, "height width"], image: int, first: int, instances: bool = False
+) -> Iterator[dict[str, Any]]:
+    """COCO's annotations of an image of this number: one per class, or with `instances`, one per region."""
+    for label in np.unique(labels[labels > 0]).tolist():
+        mask = labels == label
+        for region in heatmap.regions(mask, min_area=LEAST_INSTANCE) if instances else [mask]:
+            yield {"id": first, "image_id": image, "category_id": label, **coco_mask(region), "iscrowd": 0}
+            first += 1
+
+
+def _coco_head(sources: Sequence[str], sides: Sequence[tuple[int, int]], classes: Sequence[str]) -> dict[str, Any]:
+    """The fields "images" and "categories" of a COCO file; sides are (width, height)."""
+    return {
+        "images": [
+            {"id": number, "file_name": source, "width": width, "height": height}
+            for number, (source, (width, height)) in enumerate(zip(sources, sides, strict=True), 1)
+        ],
+        "categories": [{"id": label, "name": name} for label, name in enumerate(classes) if label],
+    }
 
 
 def segment_command(sources: Sequence[str], provenance: dict[str, Any]) -> str | None:

@@ -158,7 +158,7 @@ def test_picture_shows_a_map_a_word_and_a_part_a_box(found: eclip.Interactions) 
 
 @pytest.mark.parametrize("setting", ["image_depth", "text_depth", "points"])
 def test_numbers_are_at_least_one(setting: str) -> None:
-    with pytest.raises(OptionError, match=f"{setting} must be at least 1, got 0"):
+    with pytest.raises(OptionError, match=f"{setting} must be a whole number, at least 1, got 0"):
         eclip.interactions(IMAGE, "a cat", model=tiny.backbone("vit"), **{setting: 0})
 
 

@@ -68,7 +68,7 @@ class WordsWriter(Folder):
             OptionError: a box is not inside the image; nothing is written in this case.
             ResultError: a file cannot be written.
         """
-        from eclip.words.page import Sentence, words_page  # here, so that the command can check the folder first
+        from eclip.words.page import words_page  # here, so that the command can check the folder first
 
         picture, source = words.images[image], words.sources[image]
         entries = words.entries(image)
@@ -82,13 +82,10 @@ class WordsWriter(Folder):
             self.manifest |= {"signed": words.signed, "provenance": {**words.provenance, "pairs": own, "command": None}}
         stem, files = self._image(source, lambda: picture)
         sentences = [
-            Sentence(
-                float(words.scores[image, text]),
-                words.words[text],
-                words.values[text][image],
-                pairs[text].values if pairs else None,
+            (float(score), own, values[image], pairs[text].values if pairs else None)
+            for text, (score, own, values) in enumerate(
+                zip(words.scores[image], words.words, words.values, strict=True)
             )
-            for text in range(len(words.texts))
         ]
         made_on = f"{words.provenance['method']} on {words.provenance['model']}"
         note = (

@@ -20,11 +20,11 @@ from eclip.backbones.encoding import encode
 from eclip.backbones.view import View
 from eclip.errors import OptionError, TextError
 from eclip.images import ImageLike, name_of, open_image
-from eclip.registry import plain_options
+from eclip.registry import whole
 from eclip.results.marks import png
 from eclip.results.provenance import made_by
 from eclip.words.query import WordQuery
-from eclip.words.second_order import IntegrationPath, check_path, image_path, pairs, target, text_path
+from eclip.words.second_order import IntegrationPath, image_path, pairs, target, text_path
 from eclip.words.tokens import WORD, Reading, content
 
 PAIRS = "pairs: what a word and the patches add to the score together"
@@ -228,8 +228,7 @@ class PairQuery:
         tower = self.backbone.text_tower
         text_depth = (len(tower.blocks) if tower else 1) if text_depth is None else text_depth
         path = {"image_depth": image_depth, "text_depth": text_depth, "points": points}
-        check_path(**path)
-        self.path: dict[str, Any] = plain_options(path)
+        self.path: dict[str, Any] = {name: whole(number, name, least=1) for name, number in path.items()}
         self.readings = list(query.reading.split(1))
         with eval_no_grad(self.backbone.model):
             self.paths = [self._read(reading) for reading in self.readings]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +21,6 @@ from eclip.backbones.blocks import QKV, Block, Tokens, finish
 from eclip.backbones.encoding import Encoding
 from eclip.backbones.gradients import watched
 from eclip.backbones.text_tower import TextBlock, TextTower, run_text_block
-from eclip.errors import OptionError
 from eclip.words.tokens import Reading
 
 Tangents = Float[Tensor, "token feature"]
@@ -119,19 +117,6 @@ def _reach(mask: Tensor | None, weights: Tensor) -> int:
     blind = mask[0, 0].expand(count, -1) == float("-inf")
     first = int(weights[0].nonzero().max()) + 1
     return next(n for n in range(first, count + 1) if bool(blind[:n, n:].all()))
-
-
-def check_path(**numbers: object) -> None:
-    """Check that all are whole numbers of at least 1.
-
-    Raises:
-        OptionError: one is not.
-    """
-    for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, Integral):
-            raise OptionError(f"{name} must be a whole number, got {number!r}.")
-        if number < 1:
-            raise OptionError(f"{name} must be at least 1, got {number}.")
 
 
 def _path(through: Callable[[Tokens], Tensor], x: Tokens, reference: Tokens, points: int) -> IntegrationPath:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -105,8 +104,7 @@ class Gallery:
 
 def _map(explanation: Explanation, image: int, text: int) -> dict[str, Any]:
     """A map as levels of the color table, row by row, and where the outline runs."""
-    raw = torch.from_numpy(np.ascontiguousarray(explanation.drawn(image)[text]))
-    shown = heatmap.signed(raw) if explanation.signed else heatmap.normalize(raw)
+    shown = torch.from_numpy(explanation.shown(image, text))
     low, high = float(shown.min()), float(shown.max())
     zero, span = (1, 2) if explanation.signed else (0, 1)
     cells = heatmap.mean_over_cells(shown, (min(MOST_CELLS, shown.shape[0]), min(MOST_CELLS, shown.shape[1])))

@@ -26,7 +26,7 @@ from eclip.cli import app
 from eclip.errors import EclipError, KeepError, NotApplicableError, OptionError, ShapeError, UnknownNameError
 from eclip.explanation.explanation import Explanation
 from eclip.refinements import REFINEMENTS, check_refinement
-from eclip.refinements.colors import rgb, to_lab
+from eclip.refinements.colors import to_lab, unnormalized
 from eclip.refinements.lposs import patch_features
 from eclip.refinements.pamr import affinities
 from eclip.refinements.propagation import balance, patch_centers, patch_weights, pixel_graph, propagate
@@ -201,7 +201,7 @@ def test_colors_are_those_of_the_image() -> None:
     values = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     encoding = eclip.encode(backbone, backbone.preprocess(Image.fromarray(values))[None])
     expected = torch.from_numpy(values / 255).permute(2, 0, 1)[None].float()
-    torch.testing.assert_close(rgb(encoding), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(unnormalized(encoding.pixels, backbone).clamp(0, 1), expected, rtol=0, atol=1e-5)
 
 
 # --- what must hold for any map ----------------------------------------------
@@ -367,7 +367,14 @@ def test_lposs_plus_the_long_way(options: dict[str, Any]) -> None:
     maps, used = _maps(encoding), {"window": 13, "tau": 0.01, **options}
     refined = REFINEMENTS["lposs+"](maps, encoding, steps=300, means=False, **options)[0]
     coarse = REFINEMENTS["lposs"](maps, encoding, steps=300, means=False)
-    colors = (to_lab(rgb(encoding))[0] / torch.tensor([100.0, 128.0, 128.0])[:, None, None]).flatten(1).T
+    colors = (
+        (
+            to_lab(unnormalized(encoding.pixels, encoding.backbone).clamp(0, 1))[0]
+            / torch.tensor([100.0, 128.0, 128.0])[:, None, None]
+        )
+        .flatten(1)
+        .T
+    )
     spots = torch.tensor(list(itertools.product(range(16), range(16))))
     near = (spots[:, None] - spots).abs().amax(-1) <= used["window"] // 2
     weights = torch.exp(-(colors[:, None] - colors).norm(dim=-1) / used["tau"]) * near

@@ -337,7 +337,7 @@ def test_images_stream_and_broken_ones_are_told() -> None:
         ({"image_size": 30}, OptionError, "multiple of the patch size"),
         ({"resize": "crop"}, OptionError, "resize must be"),
         ({"failures": []}, OptionError, "segment_each"),
-        ({"batch_size": 0}, OptionError, "batch_size must be at least 1"),
+        ({"batch_size": 0}, OptionError, "batch_size must be a whole number, at least 1"),
         ({"scale": -1.0}, OptionError, "scale must be between 0.001 and 1,000,000, such as 40, got -1.0"),
         ({"depht": 2, "method": "gem"}, OptionError, "no option 'depht'"),
         ({"refine": "pmar"}, UnknownNameError, "Did you mean 'pamr'"),

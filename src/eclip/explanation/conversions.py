@@ -6,9 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from jaxtyping import Bool, Int
-
 from eclip import heatmap
 from eclip.errors import MissingExtraError, OptionError
 from eclip.explanation.rows import Selection, rows_of
@@ -173,7 +170,7 @@ def to_fiftyone(explanation: Explanation, *, min_presence: float | None = None, 
         for text, row in chosen(explanation, image, selection):
             told = {name: row[name] for name in ("presence", "found")}
             for region in heatmap.regions(explanation.mask(image, text), min_area=None):
-                box = _around(region)
+                box = heatmap.boxes(region)[0].tolist()
                 left, top, right, bottom = box
                 own = {"bounding_box": list(_relative(box, width, height)), "mask": region[top:bottom, left:right]}
                 found.append(fo.Detection(label=row["text"], confidence=row["score"], **own, **told))
@@ -181,11 +178,6 @@ def to_fiftyone(explanation: Explanation, *, min_presence: float | None = None, 
         sample[field] = fo.Detections(detections=found)
         samples.append(sample)
     return samples
-
-
-def _around(region: Bool[np.ndarray, "height width"]) -> list[int]:
-    box: Int[np.ndarray, "box 4"] = heatmap.boxes(region, min_area=0.0)
-    return [int(side) for side in box[0]]
 
 
 def to_pandas(explanation: Explanation) -> Any:

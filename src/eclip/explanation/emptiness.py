@@ -32,8 +32,8 @@ ALIKE = 0.9
 
 def empty_images() -> list[Image.Image]:
     """Sixteen images without content: six colors, noise, blurred noise, gradients and patterns."""
-    down, across = np.mgrid[:SIDE, :SIDE]
-    ramp = down[..., None] / (SIDE - 1)
+    down, across = np.mgrid[:SIDE, :SIDE][..., None]
+    ramp = down / (SIDE - 1)
     random = np.random.default_rng(0)
     colors = ((128, 128, 128), (0, 0, 0), (255, 255, 255), (200, 30, 30), (40, 160, 60), (30, 60, 180))
     noise = [random.normal(110, 30, (SIDE, SIDE, 3)), random.uniform(0, 255, (SIDE, SIDE, 3))]
@@ -42,13 +42,7 @@ def empty_images() -> list[Image.Image]:
     patterns = (255 * (across // 12 % 2), 80 + 90 * (down // 40 % 2), 255 * ((down // 28 + across // 28) % 2))
     plain = [Image.new("RGB", (SIDE, SIDE), color) for color in colors]
     blurred = [_image(random.uniform(0, 255, (cells, cells, 3))).resize((SIDE, SIDE), 2) for cells in (27, 6)]
-    return [
-        *plain,
-        *map(_image, noise),
-        *blurred,
-        *map(_image, gradients),
-        *(_image(one[..., None]) for one in patterns),
-    ]
+    return [*plain, *map(_image, noise), *blurred, *map(_image, (*gradients, *patterns))]
 
 
 def _image(values: NDArray[np.floating | np.integer]) -> Image.Image:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from eclip.results.provenance import head_of, maker, refined_by
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from eclip.explanation.comparison import Comparison, Pair
+    from eclip.explanation.comparison import Comparison
     from eclip.explanation.explanation import Explanation
 
 LINE = "The line encloses the mask of each map."
@@ -59,13 +59,14 @@ def comparison_figure(
     check_names(style)
     chosen = _numbers(texts, range(len(comparison.texts)), lambda one: number_of(one, comparison.texts, "text"))
     there = comparison.explanations
-    names = list(dict.fromkeys(method for _, method in there)) if methods is None else method_names(methods)
-    if unknown := [name for name in names if name not in {method for _, method in there}]:
-        raise OptionError(f"this comparison has no map of {', '.join(unknown)}: it has {_listed(there)}.")
+    every = list(dict.fromkeys(method for _, method in there))
+    names = every if methods is None else method_names(methods)
+    if unknown := [name for name in names if name not in every]:
+        raise OptionError(f"this comparison has no map of {', '.join(unknown)}: it has {', '.join(every) or 'none'}.")
     shown = {pair: answer for pair, answer in there.items() if pair[1] in names}
     if not shown:
         raise OptionError("no method of this comparison is applicable, so there is nothing to draw.")
-    several = len({model for model, _ in shown}) > 1
+    several, one = len({model for model, _ in shown}) > 1, next(iter(shown.values()))
     lines: list[Line] = []
     pairs = list(shown)
     blocks = -(-len(pairs) // max(1, most_in(style.get("width", "double")) - 1))  # below each other, if there are many
@@ -76,17 +77,11 @@ def comparison_figure(
             for model, method in pairs[start : start + size]:
                 title = "" if row else f"{method}, {model}" if several else method
                 cells.append(replace(_cell(shown[model, method], 0, text), title=title, caption=""))
-            one = next(iter(shown.values()))
             score = "" if several else f"score {one.scores[0, text]:.3f}"
             lines.append(Line(cells, one.label(text), score))
     models = ", ".join(dict.fromkeys(model for model, _ in shown))
     heads = {head_of(answer.provenance) for (_, method), answer in shown.items() if method == "eclip"}
-    refined = refined_by(next(iter(shown.values())).provenance)
-    return figure(lines, note=f"{models}{''.join(sorted(heads))}{refined}. {LINE}", **style)
-
-
-def _listed(pairs: Iterable[Pair]) -> str:
-    return ", ".join(dict.fromkeys(method for _, method in pairs)) or "none"
+    return figure(lines, note=f"{models}{''.join(sorted(heads))}{refined_by(one.provenance)}. {LINE}", **style)
 
 
 def figure_files(formats: Sequence[str], stem: str, make: Callable[[], Figure], put: Put) -> dict[str, str]:

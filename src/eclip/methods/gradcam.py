@@ -58,19 +58,16 @@ def trunk_slope(
 ) -> Float[Tensor, "image text channel"]:
     """Gradients of the scores with respect to a CNN's last feature map, averaged over positions."""
     assert encoding.trunk is not None, "for towers with a trunk"
-    if not encoding.blocks:
+    last = gather(encoding, method) if encoding.blocks else None
+    if last is None or last.block.qkv_vjp is None:
         with gradients(encoding.backbone):
             trunk = encoding.trunk.detach().requires_grad_()
-            feature = encoding.backbone.pool(trunk.flatten(2).transpose(1, 2))
-        slopes = [grad.mean(dim=(3, 4)) for [grad] in score_gradients(feature, text, [trunk])]
-        return torch.cat(slopes).transpose(0, 1)
-    last = gather(encoding, method)
-    if last.block.qkv_vjp is None:
-        with gradients(encoding.backbone):
-            trunk = encoding.trunk.detach().requires_grad_()
-            x = pool_tokens(trunk)
-            moved = gather_from(encoding, last.block, x, last.block.norm1(x))
-            feature = moved.features(moved.attn @ moved.v)[:, 0]
+            if last is None:
+                feature = encoding.backbone.pool(trunk.flatten(2).transpose(1, 2))
+            else:
+                x = pool_tokens(trunk)
+                moved = gather_from(encoding, last.block, x, last.block.norm1(x))
+                feature = moved.features(moved.attn @ moved.v)[:, 0]
         slopes = [grad.mean(dim=(3, 4)) for [grad] in score_gradients(feature, text, [trunk])]
         return torch.cat(slopes).transpose(0, 1)
     # Shifting all positions shifts every token, including the mean token. All keys then shift equally, which softmax

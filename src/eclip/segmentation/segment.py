@@ -182,10 +182,8 @@ def class_query(
     shares: dict[str, Any] = {"scale": scale, "prob_threshold": prob_threshold, "area_threshold": area_threshold}
     check_options("segment", segment_each, {**sides, **shares})
     window, stride = whole_or_none(window, "window"), whole_or_none(stride, "stride")
-    image_size, batch_size = whole_or_none(image_size, "image_size"), whole(batch_size, "batch_size")
+    image_size, batch_size = whole_or_none(image_size, "image_size"), whole(batch_size, "batch_size", least=1)
     shares = plain_options(shares)
-    if batch_size < 1:
-        raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
     check_cuts(**shares)
     words = class_words(classes, background, thresholded=prob_threshold is not None)
     if method is not None:
@@ -261,15 +259,13 @@ class ClassQuery:
         image: tuple[Image.Image, ...],
     ) -> Segmentation:
         labels, shares = label_pixels(pieces, size[::-1], self.words.places, **self.cuts)
-        presence = None if there is None else (self._presence(there),)
+        presence = None
+        if there is not None:  # of each class, that of its best word; of the background, which is anything else, NaN
+            found = np.full(len(self.words.names), np.nan, dtype=np.float32)
+            for label, texts in self.words.places.items():
+                found[label] = float(there[list(texts)].max()) if label else np.nan
+            presence = (found,)
         return Segmentation((labels,), (shares,), self.words.names, (source,), self.provenance(source), image, presence)
-
-    def _presence(self, words: Float[Tensor, " text"]) -> Float[np.ndarray, " label"]:
-        """Of each class, that of its best word; of the background, which stands for anything else, NaN."""
-        found = np.full(len(self.words.names), np.nan, dtype=np.float32)
-        for label, texts in self.words.places.items():
-            found[label] = float(words[list(texts)].max()) if label else np.nan
-        return found
 
     def _maps(
         self, there: dict[int, Tensor], images: list[Image.Image], places: list[int]

@@ -367,14 +367,8 @@ def test_lposs_plus_the_long_way(options: dict[str, Any]) -> None:
     maps, used = _maps(encoding), {"window": 13, "tau": 0.01, **options}
     refined = REFINEMENTS["lposs+"](maps, encoding, steps=300, means=False, **options)[0]
     coarse = REFINEMENTS["lposs"](maps, encoding, steps=300, means=False)
-    colors = (
-        (
-            to_lab(unnormalized(encoding.pixels, encoding.backbone).clamp(0, 1))[0]
-            / torch.tensor([100.0, 128.0, 128.0])[:, None, None]
-        )
-        .flatten(1)
-        .T
-    )
+    seen = unnormalized(encoding.pixels, encoding.backbone).clamp(0, 1)
+    colors = (to_lab(seen)[0] / torch.tensor([100.0, 128.0, 128.0])[:, None, None]).flatten(1).T
     spots = torch.tensor(list(itertools.product(range(16), range(16))))
     near = (spots[:, None] - spots).abs().amax(-1) <= used["window"] // 2
     weights = torch.exp(-(colors[:, None] - colors).norm(dim=-1) / used["tau"]) * near

@@ -84,12 +84,7 @@ def rebuild(
 
 
 def require_lasso(l1: float) -> Any:
-    """The solver's class, after checking that the penalty is in range and scikit-learn is installed.
-
-    Raises:
-        OptionError: l1 is not above 0.
-        MissingExtraError: scikit-learn is not installed.
-    """
+    """The solver's class, after checking that the penalty is above 0 and scikit-learn is installed."""
     if not (isinstance(l1, Real) and 0 < l1 < float("inf")):
         raise OptionError(f"l1 must be a number above 0, such as {L1}, got {l1}; larger values give fewer concepts.")
     try:

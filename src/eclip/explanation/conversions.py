@@ -48,15 +48,7 @@ def coco_image(explanation: Explanation, image: int, number: int) -> dict[str, A
 def coco_annotations(
     explanation: Explanation, image: int, texts: Chosen, number: int, first: int
 ) -> Iterator[dict[str, Any]]:
-    """The annotations of an image: the mask of each text, unless it is empty.
-
-    Args:
-        explanation: of the image and others.
-        image: which.
-        texts: to annotate.
-        number: of the image, its "image_id".
-        first: "id" of the first annotation.
-    """
+    """The annotations of an image, with this "image_id" and "id" of the first: each text's mask, unless it is empty."""
     for text, row in texts:
         mask = explanation.mask(image, text)
         if mask.any():

@@ -39,13 +39,7 @@ class Export(Protocol):
 
 
 class Exports:
-    """All files that the formats ask for.
-
-    Args:
-        formats: of the run; those without a file in `EXPORTS` are ignored.
-        selection: what they hold.
-        max_side: of the gallery's images; None = as `Gallery`.
-    """
+    """All files in `EXPORTS` that the formats of a run ask for; `max_side` is for the gallery's images."""
 
     def __init__(self, formats: Iterable[str], selection: Selection, max_side: int | None) -> None:
         self.files = {name: EXPORTS[name] for name in EXPORTS if name in formats}
@@ -117,13 +111,7 @@ class Spool:
 
 
 class Table:
-    """The table as CSV: each image's rows are in the file at once, and sorted at the end, before `close`.
-
-    Args:
-        file: its path.
-        sort: as in `Selection`.
-        put: replaces a file of the folder.
-    """
+    """The table as CSV: each image's rows are in the file at once, and sorted at the end, before `close`."""
 
     def __init__(self, file: Path, sort: str | None, put: Put) -> None:
         self.file, self.sort, self._put = file, sort, put

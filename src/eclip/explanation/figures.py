@@ -85,19 +85,13 @@ def comparison_figure(
 
 
 def figure_files(formats: Sequence[str], stem: str, make: Callable[[], Figure], put: Put) -> dict[str, str]:
-    """Write a figure in those of the formats that are a figure's; returns the files by format.
-
-    Args:
-        formats: of a run.
-        stem: of the files' names.
-        make: draws the figure, only if there is such a format.
-        put: writes a file and returns its name.
-    """
+    """Write a figure in those of the formats that are a figure's, drawn only if there is one; the files by format."""
     endings = [one for one in formats if one in FIGURES]
-    page = make() if endings else None
+    if not endings:
+        return {}
+    page = make()
     files = {}
     for ending in endings:
-        assert page is not None
         buffer, dated = io.BytesIO(), "CreationDate" if ending == "pdf" else "Date"  # the same bytes each time
         page.savefig(buffer, format=ending, metadata={"Creator": MARK.decode(), dated: None})
         files[ending] = put(f"{stem}.figure.{ending}", buffer.getvalue())

@@ -140,11 +140,7 @@ class ExplanationWriter(Folder):
 
 
 def check_max_side(max_side: int | None) -> int | None:
-    """The longer side of pictures.
-
-    Raises:
-        OptionError: it is too small for a legend, or not a whole number.
-    """
+    """The longer side of pictures, if it is given and large enough for a legend."""
     return None if max_side is None else whole(max_side, "max_side", "a whole number of pixels", least=LEAST_SIDE)
 
 

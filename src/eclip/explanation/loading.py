@@ -19,12 +19,7 @@ from eclip.results.earlier import MANIFEST
 
 
 def fields_in(folder: Path) -> dict[str, Any]:
-    """The fields of the explanation that `Explanation.save` wrote into a folder.
-
-    Raises:
-        ResultError: the folder holds no explanation, it was saved without "npz" or "json", or its images have different
-            grids.
-    """
+    """The fields of the explanation that `Explanation.save` wrote into a folder; errors as in `Explanation.load`."""
     file = folder / MANIFEST
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
@@ -65,11 +60,7 @@ def fields_in(folder: Path) -> dict[str, Any]:
 
 
 def reopened(file: Path | Place, size: tuple[int, int]) -> Image.Image:
-    """The image of a file, which must have the size (width, height) that it had when it was explained.
-
-    Raises:
-        ResultError: it has another one, or cannot be read.
-    """
+    """The image of a file, which must have the size (width, height) that it had; else ResultError."""
     try:
         image = open_image(file)
     except ImageError as error:

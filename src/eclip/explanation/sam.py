@@ -133,10 +133,6 @@ class SamMasks:
         """Write the Explanation as its `save` does, and the masks; returns the folder.
 
         Masks are PNG files with the formats "png" and "jpg", and COCO's run lengths in the manifest with "json".
-
-        Raises:
-            ResultError: as `Explanation.save`.
-            OptionError: as `Explanation.save`.
         """
         writer = ExplanationWriter(folder, formats, overwrite=overwrite, max_side=max_side)
         with writer.over(self.explanation.sources):

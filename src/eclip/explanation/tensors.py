@@ -78,11 +78,7 @@ class ExplanationTensors:
 
 
 def tensors_of(explanation: Explanation, device: Device | None) -> ExplanationTensors:
-    """The tensors of an Explanation on a device; None = the one of the model that made it, see `Explanation.torch`.
-
-    Raises:
-        DeviceError: it is not available, or of an unsupported type.
-    """
+    """The tensors of an Explanation on a device; None and errors as in `Explanation.torch`."""
     if device is None:
         process, name = explanation.origin or (0, "cpu")
         device = name if process == os.getpid() else "cpu"
@@ -174,11 +170,7 @@ def boxes(mask: Bool[Tensor, "height width"], *, min_area: float | None = None) 
 
 
 def number_of_threshold(threshold: Threshold) -> float | None:
-    """The threshold as a number, None for "otsu".
-
-    Raises:
-        OptionError: it is neither a number in [0, 1] nor "otsu".
-    """
+    """The threshold as a number, None for "otsu"; OptionError for anything else."""
     if isinstance(threshold, str) and threshold == OTSU:
         return None
     if isinstance(threshold, bool | str) or not isinstance(threshold, numbers.Real) or not 0 <= threshold <= 1:

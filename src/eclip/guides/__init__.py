@@ -104,12 +104,7 @@ def _to_peak(maps: Tensor, name: str) -> Float[Tensor, "image row col"]:
 
 
 def check_guide(name: Any, options: dict[str, Any]) -> None:
-    """Check that the guide exists and has these options.
-
-    Raises:
-        UnknownNameError: there is no such guide.
-        OptionError: name is not a string, or the guide does not have an option.
-    """
+    """Raise unless the guide exists and has these options."""
     if not isinstance(name, str):
         raise OptionError(f"guide must be a name, such as 'spectral', got {name!r}.")
     entry_of(name, GUIDES, "guide", "`eclip guides ls`").check(options)

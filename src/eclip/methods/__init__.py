@@ -144,11 +144,7 @@ AnyMethod = str | Method
 
 
 def method_name(method: AnyMethod) -> str:
-    """The name of one method, given as that name or as a value of `METHODS`.
-
-    Raises:
-        OptionError: several methods were given, or something else.
-    """
+    """The name of one method, given as that name or as a value of `METHODS`; OptionError for anything else."""
     if isinstance(method, str):
         if len(several := _words(method)) > 1:
             raise OptionError(f"method must be a single name here, got {method!r}: pass several as a list, {several}.")
@@ -163,10 +159,7 @@ def method_name(method: AnyMethod) -> str:
 def method_names(methods: AnyMethod | Iterable[AnyMethod], every: bool = True) -> list[str]:
     """The names of methods without duplicates, from names joined by commas or names and values of `METHODS`.
 
-    The names in `GROUPS` are expanded if `every`.
-
-    Raises:
-        OptionError: one is not a method, or a group is combined with other names.
+    The names in `GROUPS` are expanded if `every`; they cannot be combined with others.
     """
     given = list(methods) if isinstance(methods, Iterable) and not isinstance(methods, str) else [methods]
     names = [word for one in given for word in (_words(one) if isinstance(one, str) else [method_name(one)])]
@@ -183,12 +176,7 @@ def _words(joined: str) -> list[str]:
 
 
 def check_methods(names: Collection[str], *, versus: bool = False) -> None:
-    """Check that every method exists and, if `versus`, can explain the difference of two texts.
-
-    Raises:
-        UnknownNameError: there is no such method.
-        OptionError: no method was given, or one cannot explain a difference.
-    """
+    """Raise unless there are methods, each exists and, if `versus`, can explain the difference of two texts."""
     if not names:
         raise OptionError("no method was given; `eclip methods ls` lists them.")
     for name in names:
@@ -205,14 +193,10 @@ NO_DIFFERENCE = "it is neither linear in the text nor a gradient of the score"
 
 
 def check_between_texts(name: str) -> None:
-    """Check that the method exists and that its raw values for two texts at one position are comparable.
+    """Raise unless the method exists and its raw values for two texts at one position are comparable.
 
     They are if they are cosines or parts of one: the kinds "similarity" and "decomposition". Other methods scale each
     text's map by its own gradient, or ignore the text.
-
-    Raises:
-        UnknownNameError: there is no such method.
-        OptionError: its values are not comparable between texts.
     """
     check_methods([name])
     if METHODS[name].kind not in BETWEEN_TEXTS:
@@ -228,11 +212,7 @@ BETWEEN_TEXTS = ("similarity", "decomposition")
 
 
 def options_for(name: str, asked: list[str], options: dict[str, Any]) -> dict[str, Any]:
-    """The given options that this method has; each must belong to at least one of the methods asked for.
-
-    Raises:
-        OptionError: an option that none of them has, or a value of the wrong type.
-    """
+    """The given options that this method has, checked; OptionError for one that no method asked for has."""
     for option in options:
         if not any(option in METHODS[other].options for other in asked):
             owners = [other for other, method in METHODS.items() if option in method.options]

@@ -79,12 +79,7 @@ class Refinement(Entry["Tensor"]):
 
 
 def check_refinement(name: Any, options: Any) -> dict[str, Any]:
-    """The options of a refinement, after checking that it exists and has them; empty if name is None.
-
-    Raises:
-        UnknownNameError: there is no such refinement.
-        OptionError: name is not a string, an option or its value is invalid, or there are options but no refinement.
-    """
+    """The options of a refinement, after checking that it exists and has them; none, and empty, if name is None."""
     if options is not None and not isinstance(options, dict):
         raise OptionError(f"refine_options must be a dict such as {{'k': 50}}, got {options!r}.")
     if name is not None and not isinstance(name, str):

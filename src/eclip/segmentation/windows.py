@@ -15,9 +15,6 @@ def check_windows(window: int | None, stride: int | None, side: int | None) -> t
         window: side of a window in pixels, None for no windows.
         stride: step between windows in such pixels, 1 to `window`.
         side: pixels that an image's shorter side counts as, at least `window`.
-
-    Raises:
-        OptionError: one is outside its range, or stride is given without window.
     """
     if window is None:
         if stride is not None:

@@ -62,12 +62,7 @@ class WordMethod(Entry["Tensor"]):
 
 
 def word_method(name: str | WordMethod) -> WordMethod:
-    """The method of that name; a method is returned as it is.
-
-    Raises:
-        OptionError: the name is not a string.
-        UnknownNameError: no method has this name.
-    """
+    """The method of that name; a method is returned as it is."""
     if isinstance(name, WordMethod) and WORD_METHODS.get(name.name) == name:
         return name
     if not isinstance(name, str):

@@ -281,11 +281,7 @@ def _covered(start: float, stop: float, count: int) -> Float[np.ndarray, " cell"
 
 
 def check_box(box: Box, size: tuple[int, int], source: str) -> tuple[float, float, float, float]:
-    """The sides of a box inside an image of (width, height) pixels.
-
-    Raises:
-        OptionError: it is not a box, is empty, or is not entirely inside the image.
-    """
+    """The sides of a box, which must be inside an image of (width, height) pixels and not empty."""
     is_flat = box.ndim == 1 if isinstance(box, np.ndarray) else isinstance(box, list | tuple)
     try:
         sides = [float(side) for side in box] if is_flat else []

@@ -55,12 +55,7 @@ class Reading:
     words: tuple[tuple[Word, ...], ...]
 
     def tower(self, method: str) -> TextTower:
-        """The text tower, block by block.
-
-        Raises:
-            NotApplicableError: eclip cannot rerun text towers of this kind.
-            AlteredModelError: its features differ from the model's own, for example because a block has a hook.
-        """
+        """The text tower, block by block, checked to be one that eclip can rerun, with the model's own features."""
         if self.backbone.text_tower is None:
             raise NotApplicableError(
                 method,
@@ -73,11 +68,7 @@ class Reading:
         return self.backbone.text_tower
 
     def place(self, method: str) -> Int[Tensor, " text"]:
-        """The position of the pooled token in each text.
-
-        Raises:
-            NotApplicableError: the model averages tokens instead.
-        """
+        """The position of the pooled token in each text; NotApplicableError if the model averages tokens instead."""
         weights = self.tower(method).weights(self.ids)
         if int((weights != 0).sum(dim=1).max()) > 1:
             raise NotApplicableError(

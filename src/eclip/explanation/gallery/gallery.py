@@ -43,14 +43,10 @@ DOUBTS = tuple(DIM)
 
 
 class Gallery:
-    """gallery.html; images are kept on disk until the end of the run.
+    """gallery.html; images are kept on disk, in `records`, until the end of the run.
 
-    Args:
-        explanation: the first one, for what all have in common.
-        selection: `sort` is the order at first, `min_presence` where the slider begins.
-        max_side: longer side of the images in pixels; None = `SIDE`.
-        records: what is to come of each image.
-        put: writes the file.
+    The first explanation has what all have in common. `sort` of the selection is the order at first, `min_presence`
+    where the slider begins.
     """
 
     def __init__(

@@ -37,7 +37,6 @@ from eclip.registry import one_of, whole
 from eclip.texts.encode import check_texts, encode_apart
 from eclip.texts.templates import kept
 
-AIMS = ("score", "map")
 STEPS = 255
 """Steps of the colors between black and white: an attacked image is one that can be saved."""
 HOLD = 100.0
@@ -143,7 +142,7 @@ def attack(
         GradientError: the model has a step without a gradient, such as an int8 layer.
         EclipError: as in `eclip.explain`.
     """
-    one_of(aim, "aim", AIMS)
+    one_of(aim, "aim", ("score", "map"))
     steps, seed, name = whole(steps, "steps", least=1), whole(seed, "seed", least=0), method_name(method)
     bound = int(eps * STEPS + 1e-6) if 0 < eps <= 1 else 0
     if not bound:
@@ -192,7 +191,8 @@ def _cost(
     before = function(clean, first).float()
 
     def cost(seen: Encoding) -> Tensor:
-        moved = correlation_of(function(seen, first).float(), before)
+        one, other = (part.flatten() - part.mean() for part in (function(seen, first).float(), before))
+        moved = (one * other).sum() / (one.norm() * other.norm()).clamp_min(1e-12)  # Pearson correlation, with a graph
         return moved + HOLD * (cosine(seen.feature, first) - held).square().sum()
 
     return cost
@@ -219,9 +219,3 @@ def _descend(
             slope = torch.autograd.grad(cost(seen), leaf)[0]
         changed = torch.clamp(changed - length * slope.sign(), low, high)
     return changed
-
-
-def correlation_of(maps: Float[Tensor, "1 1 row col"], others: Float[Tensor, "1 1 row col"]) -> Float[Tensor, ""]:
-    """Pearson correlation of two maps, with a graph."""
-    one, other = (part.flatten() - part.mean() for part in (maps, others))
-    return (one * other).sum() / (one.norm() * other.norm()).clamp_min(1e-12)

@@ -115,12 +115,7 @@ class Checkup:
             of_map[1] = of_map[1].where(~self.given.to(maps.device), torch.nan)
         numbers = zip(NUMBERS, (*of_map, presence, emptiness[:, None].expand(maps.shape[:2])), strict=True)
         arrays = {name: one.float().cpu().numpy().copy() for name, one in numbers}
-        return Health(
-            **arrays,
-            texts=self.texts,
-            notes=self.notes(method),
-            flat=flat.cpu().numpy().copy(),
-        )
+        return Health(**arrays, texts=self.texts, notes=self.notes(method), flat=flat.cpu().numpy().copy())
 
     def presence(self, encoding: Encoding) -> Float[Tensor, "image text"]:
         """As `Health.presence`, for any encoding; NaN for features and examples."""

@@ -178,16 +178,7 @@ def query_of(
     is_list = several and not isinstance(method, AnyMethod)
     methods = method_names(method, every=False) if is_list else [method_name(method)]  # type: ignore[arg-type]
     check_methods(methods)
-    return Query(
-        queries,
-        features=features,
-        model=model,
-        methods={name: options_for(name, methods, options) for name in methods},
-        view=View(image_size, resize, positions),
-        templates=templates,
-        versus=versus,
-        device=device,
-        refine=refine,
-        refine_options=refine_options,
-        health=health,
-    )
+    own = {name: options_for(name, methods, options) for name in methods}
+    more: dict[str, Any] = {"view": View(image_size, resize, positions), "templates": templates, "versus": versus}
+    more |= {"refine": refine, "refine_options": refine_options, "health": health}
+    return Query(queries, features=features, model=model, methods=own, device=device, **more)

@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from eclip.errors import ResultError
 from eclip.explanation.rows import Selection, sort_key
@@ -23,19 +23,10 @@ from eclip.results.table import COLUMNS, HEADER, csv_rows
 if TYPE_CHECKING:
     from eclip.explanation.conversions import Chosen
     from eclip.explanation.explanation import Explanation
+    from eclip.explanation.gallery.gallery import Gallery
 
 IN_MEMORY = 1 << 24  # bytes of a file in memory; more wait on disk
 Put = Callable[[str, "bytes | Iterable[bytes]"], str]
-
-
-class Export(Protocol):
-    """A file that grows by an image at a time."""
-
-    def add(self, explanation: Explanation, image: int, texts: Chosen) -> None:
-        """Take an image and those of its texts that the selection keeps."""
-
-    def finish(self) -> None:
-        """Write the file, or what is missing of it."""
 
 
 class Exports:
@@ -44,7 +35,7 @@ class Exports:
     def __init__(self, formats: Iterable[str], selection: Selection, max_side: int | None) -> None:
         self.files = {name: EXPORTS[name] for name in EXPORTS if name in formats}
         self.selection, self.max_side = selection, max_side
-        self._open: list[Export] = []
+        self._open: list[Table | Coco | LabelStudio | Gallery] = []
         self._stack = ExitStack()
 
     def add(self, explanation: Explanation, image: int, folder: Path, put: Put) -> None:
@@ -62,7 +53,9 @@ class Exports:
         except OSError as error:
             raise ResultError(f"{str(folder)!r} cannot be written: {error.strerror or error}.") from error
 
-    def _begin(self, name: str, explanation: Explanation, folder: Path, put: Put) -> Export:
+    def _begin(
+        self, name: str, explanation: Explanation, folder: Path, put: Put
+    ) -> Table | Coco | LabelStudio | Gallery:
         if name == "csv":
             return self._stack.enter_context(closing(Table(folder / EXPORTS[name], self.selection.sort, put)))
 

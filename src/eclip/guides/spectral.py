@@ -30,12 +30,7 @@ AT_ONCE = 1 << 22
 
 
 def spectral(
-    seen: Seen,
-    *,
-    features: str = "inputs",
-    centered: bool = True,
-    tau: float | None = None,
-    foreground: str = "border",
+    seen: Seen, *, features: str = "inputs", centered: bool = True, tau: float | None = None, foreground: str = "border"
 ) -> Float[Tensor, "image row col"]:
     """The second eigenvector y of `(D - W) y = lambda D y`, min-max normalized, high on the object.
 

@@ -56,7 +56,8 @@ def gradeclip(
     grad = merge_heads(last.gradient(text, mixed))  # image text channel
     evidence = merge_heads(last.v)[:, encoding.prefix :].to(grad) @ grad.transpose(1, 2)  # image patch text
     if loosened != "none":
-        likeness = _likeness(last, loosened)[:, encoding.prefix :]
+        through = last.block.out if loosened == "script" else merge_heads
+        likeness = (unit(through(last.k)) * unit(through(last.q))).sum(dim=-1)[:, encoding.prefix :]
         low, high = likeness.amin(dim=1, keepdim=True), likeness.amax(dim=1, keepdim=True)
         spread = torch.where(high > low, (likeness - low) / (high - low), 1)  # no weighting if all are equal
         evidence = evidence * spread[..., None]
@@ -66,8 +67,3 @@ def gradeclip(
 def _single_head(last: Gathering) -> Float[Tensor, "image head 1 width"]:
     q, k, v = (merge_heads(part)[:, None] for part in (last.q, last.k, last.v))  # image 1 token channel
     return split_heads((attention(q, k) @ v)[:, 0], last.block.heads)
-
-
-def _likeness(last: Gathering, loosened: str) -> Float[Tensor, "image token"]:
-    through = last.block.out if loosened == "script" else merge_heads
-    return (unit(through(last.k)) * unit(through(last.q))).sum(dim=-1)

@@ -47,7 +47,11 @@ def gscorecam(
         activation, slope = encoding.trunk, trunk_slope(encoding, text, "gscorecam")
     else:
         activation = encoding.tokens[:, encoding.prefix :].transpose(1, 2).unflatten(2, encoding.grid)
-        slope = _output_slope(encoding, text)
+        with gradients(encoding.backbone):
+            tokens = encoding.tokens.detach().requires_grad_()
+            feature = rest(encoding, 0, tokens, "gscorecam")
+        slopes = [grad.mean(dim=2) for [grad] in score_gradients(feature, text, [tokens])]
+        slope = torch.cat(slopes).transpose(0, 1)  # image text channel, averaged over tokens
     width = slope.shape[-1]
     count = min(300, -(-width // 10)) if channels is None else min(channels, width)
     size, maps = tuple(encoding.pixels.shape[2:]), []
@@ -63,12 +67,3 @@ def gscorecam(
         weights = (logits * own).softmax(dim=-1)
         maps.append(torch.einsum("tc,crk->trk", weights, activation[image].to(weights)).clamp_min(0))
     return torch.stack(maps)
-
-
-def _output_slope(encoding: Encoding, text: Tensor) -> Float[Tensor, "image text channel"]:
-    """Gradients of the scores with respect to the last block's output, averaged over tokens."""
-    with gradients(encoding.backbone):
-        tokens = encoding.tokens.detach().requires_grad_()
-        feature = rest(encoding, 0, tokens, "gscorecam")
-    slopes = [grad.mean(dim=2) for [grad] in score_gradients(feature, text, [tokens])]
-    return torch.cat(slopes).transpose(0, 1)

@@ -141,11 +141,7 @@ class ConceptsWriter(Folder):
     def keep_mean(self, mean: np.ndarray) -> Path:
         """Hold an image mean until the first image is finished, so that a run without any replaces nothing.
 
-        Returns:
-            The file that it will be in, which the manifest names as "image_mean".
-
-        Raises:
-            ResultError: the folder has one from elsewhere, see `check_free`.
+        Returns the file that it will be in, which the manifest names as "image_mean"; errors as in `check_free`.
         """
         self.check_free(MEAN)
         buffer = io.BytesIO()

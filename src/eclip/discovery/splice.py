@@ -28,9 +28,6 @@ def dictionary(words: Float[Tensor, "concept feature"]) -> Float[Tensor, "concep
 
     Args:
         words: one feature per word, of any norm; at least two, because a single word is its own mean.
-
-    Raises:
-        ShapeError: there are fewer than two.
     """
     if len(words) < 2:
         raise ShapeError(f"a vocabulary needs at least 2 words, got {len(words)}.")
@@ -61,10 +58,6 @@ def solve(
         targets: from `center`.
         words: D, from `dictionary`.
         l1: the penalty, above 0. Larger values give fewer concepts; from 2 times the best cosine on, none.
-
-    Raises:
-        OptionError: l1 is not above 0.
-        MissingExtraError: scikit-learn is not installed.
     """
     lasso = require_lasso(l1)
     # scikit-learn's objective is ours over twice the number of rows, which here is the feature's width

@@ -118,29 +118,23 @@ def attack(
 
     The model sees the image in its own size, and this is what changes. Colors stay whole numbers of 0 to 255.
 
-    Args:
-        image: one, as in `eclip.explain`.
-        text: whose score or map is attacked.
-        others: texts that are not attacked, a string or several, for scores and ranks.
-        towards: with aim="score", a text whose score is to rise meanwhile.
-        aim: "score": lower the score of the text. "map": turn the method's map of the text away from what it was, with
-            the score held.
-        method: with aim="map", whose map; of kind "similarity" or "decomposition".
-        eps: largest change of a color, 1/255 to 1; rounded down to 255ths.
-        steps: of the descent, at least 1.
-        step: its length, in the same unit; None = a quarter of eps, at least 1/255.
-        seed: of the random start within the bound.
-        model: a name for `eclip.load`, or a Backbone.
-        device: as in `eclip.explain`, also for the arguments below.
-        image_size: see there.
-        resize: see there.
-        templates: see there.
-        positions: see there.
+    Arguments that are not listed here, and other errors, are those of `eclip.explain`.
+
+    - image: one.
+    - text: whose score or map is attacked.
+    - others: texts that are not attacked, a string or several, for scores and ranks.
+    - towards: with aim="score", a text whose score is to rise meanwhile.
+    - aim: "score": lower the score of the text. "map": turn the method's map of the text away from what it was, with
+      the score held.
+    - method: with aim="map", whose map; of kind "similarity" or "decomposition".
+    - eps: largest change of a color, 1/255 to 1; rounded down to 255ths.
+    - steps: of the descent, at least 1.
+    - step: its length, in the same unit as eps; None = a quarter of eps, at least 1/255.
+    - seed: of the random start within the bound.
 
     Raises:
         OptionError: a value is outside its range, or the method's maps cannot be attacked.
         GradientError: the model has a step without a gradient, such as an int8 layer.
-        EclipError: as in `eclip.explain`.
     """
     one_of(aim, "aim", ("score", "map"))
     steps, seed, name = whole(steps, "steps", least=1), whole(seed, "seed", least=0), method_name(method)

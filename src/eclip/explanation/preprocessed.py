@@ -23,11 +23,7 @@ RAW = "or leave preprocessed out and pass raw images, uint8 or floating point in
 
 
 def check_preprocessed(images: object, backbone: Backbone) -> Float[Tensor, "image 3 height width"]:
-    """Preprocessed pixels of one image or a batch, as a batch without a graph.
-
-    Args:
-        images: a floating-point tensor (3, height, width) or (image, 3, height, width), on any device.
-        backbone: whose preprocessing they went through.
+    """Preprocessed pixels of one image or a batch, as a batch without a graph, after checking all that can be checked.
 
     Raises:
         ImageError: they are not a tensor, not finite, or out of the range that this preprocessing gives.

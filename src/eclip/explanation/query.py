@@ -165,12 +165,7 @@ class Query:
         *,
         forward: float = 0.0,
     ) -> dict[str, Explanation]:
-        """As `answer_pixels`, for images encoded before by this query's model and view, which took `forward` seconds.
-
-        Raises:
-            KeepError: a method needs more blocks than were kept.
-            StaleEncodingError: the model's text side has changed since it encoded the texts.
-        """
+        """As `answer_pixels`, for images that this query's model and view encoded before, in `forward` seconds."""
         self.check_state()
         sources = tuple(source for source, _, _ in named)
         apart = self.text if self.other is None else self.text - self.other

@@ -82,9 +82,6 @@ class Selection:
             order of images and texts.
         min_presence: leave out rows with less presence, in [0, 1], and rows whose presence is unknown.
         top: keep only this many rows of each image, the best by `sort` (None: by score), at least 1.
-
-    Raises:
-        OptionError: a value is outside its range.
     """
 
     sort: str | None = None

@@ -67,15 +67,7 @@ class Terms:
 
 
 def terms(encoding: Encoding) -> Terms:
-    """Every single term of the decomposition; their sum is the unit feature.
-
-    Args:
-        encoding: with all blocks kept.
-
-    Raises:
-        NotApplicableError: as in `decompose`.
-        StaleEncodingError: the model has changed since it encoded.
-    """
+    """Every single term of the decomposition, of an encoding with all blocks; errors as in `decompose`."""
     encoding.check_current()
     with torch.no_grad():
         layers, rest = _stream(encoding)

@@ -62,11 +62,6 @@ def class_words(classes: Any, background: Any = (), *, thresholded: bool = False
             of the three; {"person": ["man", "woman"]} is the class "person", found by either.
         background: words for the background, as a list or joined by commas; may be empty.
         thresholded: whether a threshold can make pixels background, see `eclip.segment`.
-
-    Raises:
-        TextError: there is no class, or a word is empty.
-        OptionError: a word or name is there twice, a class is named "background", or there is a single class and no
-            background to compare it with.
     """
     if isinstance(classes, str | bytes | Set) or not isinstance(classes, Iterable):
         raise OptionError(f"classes must be a list of names such as ['dog', 'cat'], or a dict, got {classes!r}.")

@@ -93,9 +93,6 @@ def label_pixels(
     Returns:
         Labels, uint8 up to 255 and uint16 above, and the winner's share of the softmax, 0 to 1, float32, which
         prob_threshold does not change; where area_threshold gives a pixel to another class, it is that class's.
-
-    Raises:
-        OptionError: scale or a threshold is outside its range.
     """
     check_cuts(scale, prob_threshold, area_threshold)
     covered = None if len(pieces) == 1 else _count(pieces, size)

@@ -56,17 +56,9 @@ class WordsWriter(Folder):
     def add(
         self, words: WordRelevance, image: int, pairs: Sequence[Interactions] = (), boxes: Sequence[Box] = ()
     ) -> dict[str, Any]:
-        """Write the files of an image; returns its entry in the manifest.
+        """Write the files of an image, with its pairs, one per text, if any; returns its entry in the manifest.
 
-        Args:
-            words: word relevance for images.
-            image: number of one of them.
-            pairs: of that image, one per text; or none.
-            boxes: regions of the image to list words for.
-
-        Raises:
-            OptionError: a box is not inside the image; nothing is written in this case.
-            ResultError: a file cannot be written.
+        Boxes are regions to list words for; one that is not inside the image raises OptionError before any writing.
         """
         from eclip.words.page import words_page  # here, so that the command can check the folder first
 

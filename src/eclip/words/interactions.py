@@ -189,21 +189,14 @@ def interactions(
 ) -> Interactions:
     """What each pair of a word and a patch contributes to the score: second-order attributions of exCLIP.
 
-    Args:
-        image: a path, a PIL image or an array.
-        text: one text, used without a template.
-        model: a name for `eclip.load`, or a Backbone from `load` or `wrap`.
-        image_depth: how many last attention layers of the image tower the path goes through; 1 as in the paper.
-        text_depth: how many last blocks of the text tower; 1 as in the authors' code. None = all, so that a pair is
-            about the word itself, not about what the tower has mixed into its position.
-        points: number of points on the path from an image and a text without content; more make the sum more exact.
-        image_size: see `eclip.explain`.
-        resize: see `eclip.explain`.
-        positions: see `eclip.explain`.
-        device: see `eclip.explain`.
+    Arguments that are not listed here, and the errors, are those of `eclip.explain`.
 
-    Raises:
-        EclipError: invalid input; `eclip.errors` lists the classes.
+    - image: one; a path, a PIL image or an array.
+    - text: one text, used without a template.
+    - image_depth: how many last attention layers of the image tower the path goes through; 1 as in the paper.
+    - text_depth: how many last blocks of the text tower; 1 as in the authors' code. None = all, so that a pair is about
+      the word itself, not about what the tower has mixed into its position.
+    - points: number of points on the path from an image and a text without content; more make the sum more exact.
 
     Warns:
         TextCutWarning: the text is longer than the model reads; words beyond its limit have value 0.

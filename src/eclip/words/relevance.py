@@ -110,19 +110,11 @@ def explain_words(
 ) -> WordRelevance:
     """Which words of each text made the model match it to each image?
 
-    Args:
-        image: a path, a PIL image, an array, a tensor, or several of them, see `eclip.explain`.
-        texts: one or more, used without a template.
-        model: a name for `eclip.load`, or a Backbone from `load` or `wrap`.
-        method: "gradeclip", "chefer" or "leave_one_out", see `eclip.words.WORD_METHODS`.
-        image_size: see `eclip.explain`.
-        resize: see `eclip.explain`.
-        positions: see `eclip.explain`.
-        device: see `eclip.explain`.
-        options: options of the method.
+    Arguments that are not listed here, and the errors, are those of `eclip.explain`.
 
-    Raises:
-        EclipError: invalid input; `eclip.errors` lists the classes.
+    - texts: one or more, used without a template.
+    - method: "gradeclip", "chefer" or "leave_one_out", see `eclip.words.WORD_METHODS`.
+    - options: options of the method.
 
     Warns:
         EqualTextsWarning: the model cannot distinguish some texts.

@@ -530,12 +530,12 @@ def test_half_an_annotation_is_none(error: BaseException, tmp_path: Path, monkey
     writer = SegmentWriter(tmp_path)
 
     def half(lines: list[bytes]) -> None:
-        writer._annotations.write(lines[0][:20])
+        writer._annotations._file.write(lines[0][:20])
         raise error
 
     with pytest.raises(ResultError if isinstance(error, OSError) else KeyboardInterrupt), writer:
         writer.add(found)
-        monkeypatch.setattr(writer._annotations, "writelines", half)
+        monkeypatch.setattr(writer._annotations._file, "writelines", half)
         writer.add(found)
     coco = json.loads((tmp_path / "coco.json").read_text())
     assert [one["id"] for one in coco["images"]] == [1, 2]

@@ -87,11 +87,11 @@ class Spool:
         self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(folder))  # noqa: SIM115
         self.close, self.count = self._file.close, 0
 
-    def add(self, content: dict[str, Any]) -> None:
-        """Add a line of JSON."""
-        line = json.dumps(content, ensure_ascii=False, allow_nan=False).encode(errors="backslashreplace")
-        self._file.write(line + b"\n")
-        self.count += 1
+    def add(self, *contents: dict[str, Any]) -> None:
+        """Add lines of JSON, all or none of them."""
+        texts = [json.dumps(one, ensure_ascii=False, allow_nan=False) + "\n" for one in contents]
+        self._file.writelines([text.encode(errors="backslashreplace") for text in texts])
+        self.count += len(texts)
 
     def __iter__(self) -> Iterator[bytes]:
         """All whole lines without their ends; a write that failed may have left a part of one more."""
@@ -152,8 +152,7 @@ class Coco:
         from eclip.explanation.conversions import coco_annotations, coco_image
 
         number = self.images.count + 1
-        for one in coco_annotations(explanation, image, texts, number, self.annotations.count + 1):
-            self.annotations.add(one)
+        self.annotations.add(*coco_annotations(explanation, image, texts, number, self.annotations.count + 1))
         self.images.add(coco_image(explanation, image, number))
 
     def finish(self) -> None:

@@ -241,9 +241,8 @@ class SegmentWriter(Folder):
         self.manifest["images"].append(entry)
         try:
             if "json" in self.formats:
-                number, first = len(self.manifest["images"]), self._annotations.count + 1
-                for note in _annotations(labels, number, first, self.instances):
-                    self._annotations.add(note)
+                first = self._annotations.count + 1
+                self._annotations.add(*_annotations(labels, len(self.manifest["images"]), first, self.instances))
         except OSError as error:
             raise ResultError(f"cannot write annotations into {str(self.folder)!r}: {error.strerror}.") from error
         return entry

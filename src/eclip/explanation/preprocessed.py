@@ -57,13 +57,13 @@ def check_preprocessed(images: object, backbone: Backbone) -> Float[Tensor, "ima
             raise ImageError("preprocessed pixels contain NaN or infinity.")
         shares = unnormalized(pixels, backbone)
         least, most = float(shares.amin()), float(shares.amax())
+    low, high = float(pixels.amin()), float(pixels.amax())
     if least < -OVERSHOOT or most > 1 + OVERSHOOT:
-        low, high = float(pixels.amin()), float(pixels.amax())
         raise ImageError(
             f"pixels from {low:.3g} to {high:.3g} did not go through the preprocessing of {backbone.name}, which gives "
             f"{_range(backbone)}: make them with {STACK}, {RAW}."
         )
-    if 0 <= (low := float(pixels.amin())) < 0.1 and 0.9 < (high := float(pixels.amax())) <= 1:
+    if 0 <= low < 0.1 and 0.9 < high <= 1:
         warnings.warn(
             f"the pixels passed as preprocessed are {low:.3g} to {high:.3g}, like those of raw images, while those of "
             f"{backbone.name} are {_range(backbone)}: if they are raw images, leave preprocessed out.",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, SupportsIndex
 
@@ -30,7 +29,7 @@ from eclip.explanation.query import Named, Query, counted, in_words
 from eclip.images import ImageLike, at_least_one, read_batches
 from eclip.methods import AnyMethod, check_between_texts, default_method, method_name, options_for
 from eclip.registry import check_options, plain_options, whole, whole_or_none
-from eclip.segmentation.classes import Classes, ClassWords, class_words, name_of
+from eclip.segmentation.classes import Classes, class_words, name_of
 from eclip.segmentation.labels import Piece, check_cuts, label_pixels, pieces_of
 from eclip.segmentation.segmentation import Segmentation, segment_command
 from eclip.segmentation.windows import check_windows
@@ -133,68 +132,13 @@ def segment_each(
     cuts = {"scale": scale, "prob_threshold": prob_threshold, "area_threshold": area_threshold}
     more: dict[str, Any] = {"background": background, "templates": templates, "device": device, "health": health}
     more |= {"refine": refine, "refine_options": refine_options, **seen, **cuts, **options}
-    query = class_query(classes, batch_size=batch_size, model=model, method=method, **more)
+    query = ClassQuery(classes, batch_size=batch_size, model=model, method=method, **more)
     for batch in read_batches(images, query.batch_size if query.windows is None else 1, failures, query.maps.grid):
         yield from query.answer(batch)
 
 
-def class_query(
-    classes: Classes,
-    *,
-    batch_size: SupportsIndex = 8,
-    model: str | Backbone = DEFAULT_MODEL,
-    method: AnyMethod | None = None,
-    background: str | Iterable[str] = (),
-    templates: str | Iterable[str] = TEMPLATES,
-    image_size: SupportsIndex | None = None,
-    resize: str = "squash",
-    window: SupportsIndex | None = None,
-    stride: SupportsIndex | None = None,
-    positions: str = DEFAULT_POSITIONS,
-    scale: float = SCALE,
-    prob_threshold: float | None = None,
-    area_threshold: float | None = None,
-    refine: str | None = None,
-    refine_options: dict[str, Any] | None = None,
-    device: Device | None = None,
-    health: bool = True,
-    **options: Any,
-) -> ClassQuery:
-    """The ClassQuery of one method; arguments and errors are those of `segment_each`."""
-    method = None if method is None else method_name(method)
-    sides = {"window": window, "stride": stride, "image_size": image_size, "batch_size": batch_size}
-    shares: dict[str, Any] = {"scale": scale, "prob_threshold": prob_threshold, "area_threshold": area_threshold}
-    check_options("segment", segment_each, {**sides, **shares})
-    window, stride = whole_or_none(window, "window"), whole_or_none(stride, "stride")
-    image_size, batch_size = whole_or_none(image_size, "image_size"), whole(batch_size, "batch_size", least=1)
-    shares = plain_options(shares)
-    check_cuts(**shares)
-    words = class_words(classes, background, thresholded=prob_threshold is not None)
-    if method is not None:
-        check_between_texts(method)
-    slid = check_windows(window, stride, image_size)
-    backbone = backbone_of(model, device)
-    if method is None:
-        last = backbone.blocks[-1:]
-        without = OF_CNNS if not last else ELSEWHERE if last[0].residual else OF_POOLS
-        method = default_method(backbone.head is not None, without)
-    if window is not None and window % backbone.patch_size:
-        raise OptionError(
-            f"window must be a multiple of {backbone.patch_size}, the patch size of {backbone.name}, got {window}."
-        )
-    view = View(image_size, resize, positions)
-    own = {method: options_for(method, [method], options)}
-    more: dict[str, Any] = {"templates": templates, "refine": refine, "refine_options": refine_options}
-    more["health"] = "presence" if health else False
-    seen = view if window is None else View(window, positions=positions)
-    maps = Query(words.texts, model=backbone, methods=own, view=seen, **more)
-    sliding = None if window is None or slid is None else (window, *slid)
-    return ClassQuery(words, maps, method, sliding, shares, view, batch_size)
-
-
-@dataclass(frozen=True, eq=False)
 class ClassQuery:
-    """A Query for classes, whose maps become one label per pixel.
+    """A Query for classes, whose maps become one label per pixel; arguments and errors are those of `segment_each`.
 
     Attributes:
         words: classes and background.
@@ -206,13 +150,58 @@ class ClassQuery:
         batch_size: images, or windows of an image, in one forward pass.
     """
 
-    words: ClassWords
-    maps: Query
-    method: str
-    windows: tuple[int, int, int] | None
-    cuts: dict[str, Any]
-    view: View
-    batch_size: int
+    def __init__(
+        self,
+        classes: Classes,
+        *,
+        batch_size: SupportsIndex = 8,
+        model: str | Backbone = DEFAULT_MODEL,
+        method: AnyMethod | None = None,
+        background: str | Iterable[str] = (),
+        templates: str | Iterable[str] = TEMPLATES,
+        image_size: SupportsIndex | None = None,
+        resize: str = "squash",
+        window: SupportsIndex | None = None,
+        stride: SupportsIndex | None = None,
+        positions: str = DEFAULT_POSITIONS,
+        scale: float = SCALE,
+        prob_threshold: float | None = None,
+        area_threshold: float | None = None,
+        refine: str | None = None,
+        refine_options: dict[str, Any] | None = None,
+        device: Device | None = None,
+        health: bool = True,
+        **options: Any,
+    ) -> None:
+        method = None if method is None else method_name(method)
+        sides = {"window": window, "stride": stride, "image_size": image_size, "batch_size": batch_size}
+        shares: dict[str, Any] = {"scale": scale, "prob_threshold": prob_threshold, "area_threshold": area_threshold}
+        check_options("segment", segment_each, {**sides, **shares})
+        window, stride = whole_or_none(window, "window"), whole_or_none(stride, "stride")
+        image_size, batch_size = whole_or_none(image_size, "image_size"), whole(batch_size, "batch_size", least=1)
+        self.cuts = plain_options(shares)
+        check_cuts(**self.cuts)
+        self.words = class_words(classes, background, thresholded=prob_threshold is not None)
+        if method is not None:
+            check_between_texts(method)
+        slid = check_windows(window, stride, image_size)
+        backbone = backbone_of(model, device)
+        if method is None:
+            last = backbone.blocks[-1:]
+            without = OF_CNNS if not last else ELSEWHERE if last[0].residual else OF_POOLS
+            method = default_method(backbone.head is not None, without)
+        if window is not None and window % backbone.patch_size:
+            raise OptionError(
+                f"window must be a multiple of {backbone.patch_size}, the patch size of {backbone.name}, got {window}."
+            )
+        self.view = View(image_size, resize, positions)
+        own = {method: options_for(method, [method], options)}
+        more: dict[str, Any] = {"templates": templates, "refine": refine, "refine_options": refine_options}
+        more["health"] = "presence" if health else False
+        seen = self.view if window is None else View(window, positions=positions)
+        self.maps = Query(self.words.texts, model=backbone, methods=own, view=seen, **more)
+        self.windows = None if window is None or slid is None else (window, *slid)
+        self.method, self.batch_size = method, batch_size
 
     def answer(self, batch: Sequence[Named]) -> Iterator[Segmentation]:
         """The segmentation of each image of a batch; without windows, all have one grid."""

@@ -13,7 +13,7 @@ from eclip.backbones.backbone import Backbone
 from eclip.errors import ImageError
 from eclip.explanation.explain import query_of
 from eclip.explanation.query import Query
-from eclip.segmentation.segment import class_query
+from eclip.segmentation.segment import ClassQuery
 from eclip.stream import records
 from eclip.stream.decoding import Decoded, Decoder
 from eclip.stream.records import Record
@@ -62,7 +62,7 @@ class Segmenting:
     columns = staticmethod(records.label_columns_of)
 
     def __init__(self, job: Job, settings: dict[str, Any]) -> None:
-        self.write, self.query = job.write, class_query(job.texts, batch_size=job.batch_size, **settings)
+        self.write, self.query = job.write, ClassQuery(job.texts, batch_size=job.batch_size, **settings)
         self.method, self.backbone = self.query.method, self.query.maps.backbone
         self.asked = {"classes": list(self.query.words.names)}
         self.settings = self.query.settings()

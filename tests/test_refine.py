@@ -61,7 +61,7 @@ def _close(ours: torch.Tensor, name: str, atol: float) -> None:
 def test_lposs_equals_its_authors_code(case: str, grids: list[Grid], k: int, dtype: torch.dtype) -> None:
     features, values = _golden(f"{case}__features", dtype), _golden(f"{case}__Y", dtype)
     windows = zip(grids, _golden(f"{case}__locations", dtype).tolist(), strict=True)  # top, bottom, left, right
-    centers = torch.cat([patch_centers(grid, 16, (window[0], window[2])) for grid, window in windows])
+    centers = torch.cat([patch_centers(grid, 16) + torch.tensor([window[0], window[2]]) for grid, window in windows])
     weights = balance(patch_weights(features, centers, k=k, gamma=3.0, sigma=0.01))
     _close(torch.eye(len(weights)) - 0.95 * weights, f"{case}__laplacian", 1e-5)
 

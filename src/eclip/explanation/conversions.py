@@ -24,11 +24,10 @@ FROM_NAME, TO_NAME = "label", "image"
 """Names of Label Studio's tags, as in the labeling configuration of docs/tables.md."""
 
 
-def chosen(explanation: Explanation, image: int, selection: Selection | None = None) -> Chosen:
+def chosen(explanation: Explanation, image: int, selection: Selection) -> Chosen:
     """The texts of an image that a selection keeps, with their rows."""
     rows = list(rows_of(explanation, image))
-    kept = range(len(rows)) if selection is None else selection.of_image(rows)
-    return [(number, rows[number]) for number in kept]
+    return [(number, rows[number]) for number in selection.of_image(rows)]
 
 
 def coco_head(texts: Sequence[str]) -> dict[str, Any]:

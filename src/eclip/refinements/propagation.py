@@ -7,7 +7,6 @@ one edge, two edges, ..., damped by alpha per edge. Code: vladan-stojnic/LPOSS (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,17 +18,10 @@ from eclip.backbones.backbone import Grid
 from eclip.backbones.blocks import Fn
 
 
-def patch_centers(grid: Grid, patch_size: int, corner: Sequence[float] = (0, 0)) -> Float[Tensor, "patch 2"]:
-    """The center of each patch, (down, across) in pixels; patches row by row.
-
-    Args:
-        grid: patches down and across.
-        patch_size: in pixels.
-        corner: (down, across) of the grid's corner in the image, for windows cropped from an image.
-    """
+def patch_centers(grid: Grid, patch_size: int) -> Float[Tensor, "patch 2"]:
+    """The center of each patch, (down, across) in pixels; patches row by row."""
     down, across = (
-        start + patch_size // 2 + patch_size * torch.arange(count, dtype=torch.float32, device="cpu")
-        for start, count in zip(corner, grid, strict=True)
+        patch_size // 2 + patch_size * torch.arange(count, dtype=torch.float32, device="cpu") for count in grid
     )
     return torch.cartesian_prod(down, across)
 

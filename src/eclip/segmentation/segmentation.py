@@ -223,6 +223,8 @@ class SegmentWriter(Folder):
             files["picture"] = self._put(f"{stem}.png", png(segmentation.picture(image)))
         if "npz" in self.formats:
             files["npz"] = self._arrays(stem, {"labels": labels, "confidence": confidence})
+        number, first = len(self.manifest["images"]) + 1, self._annotations.count + 1
+        notes = list(_annotations(labels, number, first, self.instances)) if "json" in self.formats else []
         areas = segmentation.areas(image)
         entry = {
             "source": source,
@@ -240,9 +242,7 @@ class SegmentWriter(Folder):
             }
         self.manifest["images"].append(entry)
         try:
-            if "json" in self.formats:
-                first = self._annotations.count + 1
-                self._annotations.add(*_annotations(labels, len(self.manifest["images"]), first, self.instances))
+            self._annotations.add(*notes)
         except OSError as error:
             raise ResultError(f"cannot write annotations into {str(self.folder)!r}: {error.strerror}.") from error
         return entry

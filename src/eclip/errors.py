@@ -1,4 +1,34 @@
-"""Every error a user can cause, and every warning. Only the command line turns errors into messages and exit codes."""
+"""Every error a user can cause, on one page.
+
+EclipError (a ValueError)
+├── UnknownNameError      a method, refinement, model or template set that does not exist
+├── OptionError           an option that does not exist here, or a value outside its range
+├── TextError             no text, or an empty one
+├── ImageError            an image that cannot be read
+├── DataError             training or evaluation data that cannot be read
+│   └── LayoutError       a data set whose files differ from the published layout
+├── ShapeError            an array whose shape does not fit
+├── KeepError             a method that needs more blocks than the encoding kept
+├── NotApplicableError    a method whose formula is not applicable to this kind of tower
+│   ├── NoHeadError       'eclip' on a model without a trained head
+│   └── GradientError     a gradient that stops at a part of the model that is not differentiable, such as int8 layers
+├── DeviceError           a device or precision that is not available
+├── MissingExtraError     an optional package that is not installed
+├── ResultError           a folder without a saved explanation, or one that cannot be written
+├── TrainingError         a training run that cannot continue or be resumed
+├── StaleEncodingError    an encoding whose model has changed since it was made
+└── ModelError            a model that cannot be loaded or explained
+    ├── AlteredModelError a block that does not compute what its weights say: hooks, adapters, other classes
+    ├── HeadError         a trained head that is missing, unreadable, or belongs to another model
+    ├── DownloadError     weights that cannot be downloaded
+    └── UnsupportedTowerError   an image tower without an adapter
+
+Warnings: EqualTextsWarning, texts that a model cannot tell apart; TextCutWarning, a text longer than the model's
+context; DataWarning, a data set that is not what its name or folder suggests; RawPixelsWarning, pixels passed as
+preprocessed that look like raw ones.
+
+Only the command line turns these into messages and exit codes.
+"""
 
 from __future__ import annotations
 

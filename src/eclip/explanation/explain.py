@@ -131,7 +131,19 @@ def explain_each(
     *,
     batch_size: SupportsIndex = 8,
     failures: list[tuple[str, str]] | None = None,
-    **settings: Any,
+    model: str | Backbone = DEFAULT_MODEL,
+    method: AnyMethod | None = None,
+    image_size: SupportsIndex | None = None,
+    resize: str = "squash",
+    templates: str | Iterable[str] = "none",
+    positions: str = DEFAULT_POSITIONS,
+    versus: str | None = None,
+    device: Device | None = None,
+    refine: str | None = None,
+    refine_options: dict[str, Any] | None = None,
+    health: bool = True,
+    names: Iterable[str] | None = None,
+    **options: Any,
 ) -> Iterator[Explanation]:
     """Yield one Explanation per image, in order, for more images than fit into memory; texts are encoded once.
 
@@ -143,7 +155,9 @@ def explain_each(
     - failures: unreadable images are added here as (source, error), and the others continue. None: they raise.
     """
     batch_size = whole(batch_size, "batch_size", least=1)
-    query = query_of(texts, **settings)
+    view: dict[str, Any] = {"image_size": image_size, "resize": resize, "positions": positions, "versus": versus}
+    more: dict[str, Any] = {"templates": templates, "refine": refine, "refine_options": refine_options, "names": names}
+    query = query_of(texts, model=model, method=method, device=device, health=health, **view, **more, **options)
     for batch in read_batches(images, batch_size, failures, query.grid):
         [(name, several)] = query.answer(batch).items()
         for index, (source, _) in enumerate(batch):

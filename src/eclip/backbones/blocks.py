@@ -80,10 +80,11 @@ class Block:
 
 
 def attention(
-    q: Float[Tensor, "image head query width"], k: Float[Tensor, "image head token width"]
+    q: Float[Tensor, "image head query width"], k: Float[Tensor, "image head token width"], added: Tensor | None = None
 ) -> Float[Tensor, "image head query token"]:
-    """Softmax over the keys of `q k / sqrt(width)`: row i holds the attention weights of query i."""
-    return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(dim=-1)
+    """Softmax over the keys of `q k / sqrt(width) + added`: row i holds the attention weights of query i."""
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    return (scores if added is None else scores + added).softmax(dim=-1)
 
 
 def attend(
@@ -92,17 +93,8 @@ def attend(
     k: Float[Tensor, "image head token width"],
     rows: slice = slice(None),
 ) -> Float[Tensor, "image head query token"]:
-    """The block's own attention: `attention`, with its relative positions, if it has any, added before the softmax.
-
-    Args:
-        block: the block.
-        q: queries of these rows.
-        k: keys of all tokens.
-        rows: which tokens the queries belong to.
-    """
-    if block.relative is None:
-        return attention(q, k)
-    return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + block.relative()[:, :, rows]).softmax(dim=-1)
+    """The block's own attention of the queries of some rows, with its relative positions, if it has any."""
+    return attention(q, k, None if block.relative is None else block.relative()[:, :, rows])
 
 
 def mix(

@@ -54,16 +54,12 @@ class _Apart(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
-        if name in INITIAL and getattr(func, "__module__", "") == "torch.nn.init":  # its inner calls are not seen here
+        initial = name in INITIAL and getattr(func, "__module__", "") == "torch.nn.init"  # its inner calls are not seen
+        if initial or (name in DRAWN and getattr(torch.Tensor, name) == func):
             given = args[0] if args else kwargs["tensor"]
             if self._left_out(given, kwargs):
                 return _unread(given)
             if given.device.type == "cpu" and kwargs.get("generator") is None:
-                kwargs["generator"] = self.generator
-        elif name in DRAWN and getattr(torch.Tensor, name) == func:
-            if self._left_out(args[0], kwargs):
-                return _unread(args[0])
-            if args[0].device.type == "cpu" and kwargs.get("generator") is None:
                 kwargs["generator"] = self.generator
         elif getattr(torch, name, None) is func:
             if name in DRAWING and kwargs.get("generator") is None and _is_cpu(kwargs.get("device")):

@@ -45,11 +45,10 @@ def coca_pool(visual: VisionTransformer) -> dict[str, Any]:
     def forward(x: Tensor) -> Tensor:
         return pooler(x)[:, :1]
 
-    def fused(x: Tensor) -> Tensor:
-        return latent.out(F.scaled_dot_product_attention(*qkv(pooler.ln_k(x))))
-
     def pooled(x: Tensor) -> Tensor:
-        return fused(x) if merges(pooler.attn) else forward(x)
+        if not merges(pooler.attn):
+            return forward(x)
+        return latent.out(F.scaled_dot_product_attention(*qkv(pooler.ln_k(x))))
 
     latent = Block(
         heads,

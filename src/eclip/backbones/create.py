@@ -16,7 +16,7 @@ from torch import nn
 
 from eclip.backbones.catalog import architectures, hf_folder
 from eclip.backbones.hub import OFFLINE, fetch, fetch_texts, fetch_url, one_folder
-from eclip.backbones.huggingface import HF_COLORS, model_type, read_folder
+from eclip.backbones.huggingface import HF_COLORS, class_of, read_folder
 from eclip.errors import ModelError
 
 CONFIG = "open_clip_config.json"
@@ -69,7 +69,7 @@ def _fetch_open_clip(repository: str, name: str) -> list[Path]:
 def _fetch_hf(repository: str) -> list[Path]:
     """A transformers model of the Hub, downloaded if needed; its type is checked first."""
     config = fetch(repository, (HF_CONFIG,), "")
-    model_type(config.parent)
+    class_of(config.parent)
     weights = fetch_weights(repository)
     return [config, *weights, fetch_texts(repository, (HF_CONFIG,), HF_COLORS) / HF_CONFIG]
 
@@ -99,7 +99,7 @@ def _tokenizer(source: str, name: str) -> Any:
     text = open_clip.get_model_config(source)["text_cfg"]
     own = text.get("hf_tokenizer_name")
     if not own and not text.get("tokenizer_kwargs"):
-        return _simple_tokenizer(text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
+        return clip_tokenizer(text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
     if not own or name.startswith("local-dir:") or Path(own).exists():
         return open_clip.get_tokenizer(source)
     return open_clip.tokenizer.HFTokenizer(
@@ -111,9 +111,9 @@ def _tokenizer(source: str, name: str) -> Any:
 
 
 @cache
-def _simple_tokenizer(context_length: int) -> open_clip.SimpleTokenizer:
-    """One for all models: it takes as long to make as a small model."""
-    return open_clip.SimpleTokenizer(context_length=context_length)
+def clip_tokenizer(context: int) -> open_clip.SimpleTokenizer:
+    """CLIP's own, one for all models: it takes as long to make as a small model."""
+    return open_clip.SimpleTokenizer(context_length=context)
 
 
 def _tag_options(architecture: str, tag: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from eclip.backbones.choices import DEFAULT_POSITIONS, POSITIONS
 from eclip.backbones.eval_no_grad import eval_no_grad
 from eclip.backbones.preprocess import Grid
 from eclip.backbones.state import State, image_state
-from eclip.errors import KeepError, NotApplicableError, OptionError, ShapeError, StaleEncodingError
+from eclip.errors import KeepError, NotApplicableError, ShapeError, StaleEncodingError
 from eclip.registry import one_of, whole
 
 WALKED = 6
@@ -202,9 +202,7 @@ def encode(
         OptionError: keep is negative or positions is unknown.
         AlteredModelError: the host's own forward pass gives a different feature, for example because of a hook.
     """
-    keep = None if keep is None else whole(keep, "keep", "None or a whole number")
-    if keep is not None and keep < 0:
-        raise OptionError(f"keep must be None or at least 0, got {keep}.")
+    keep = None if keep is None else whole(keep, "keep", "None or a whole number", least=0)
     one_of(positions, "positions", POSITIONS)
     grid = _grid_of(backbone, pixels)
     pixels = pixels.to(device=backbone.weight.device, dtype=backbone.weight.dtype)

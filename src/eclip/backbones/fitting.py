@@ -44,8 +44,9 @@ class Fitting:
         Raises:
             OptionError: the size is not a multiple of the patch size, or the resize is unknown.
         """
-        grid = self.grid_for(image.size, image_size, resize)
-        return resized(image, (grid.row * self.patch_size, grid.col * self.patch_size), self.interpolation)
+        row, col = self.grid_for(image.size, image_size, resize)
+        resample = Image.Resampling.BICUBIC if self.interpolation == "bicubic" else Image.Resampling.BILINEAR
+        return np.array(image.convert("RGB").resize((col * self.patch_size, row * self.patch_size), resample))
 
     def grid_for(self, size: tuple[int, int], image_size: SupportsIndex | None = None, resize: str = "squash") -> Grid:
         """The patch grid of an image of (width, height) pixels."""
@@ -67,9 +68,3 @@ class Fitting:
         row = min(max(1, round(math.sqrt(patches * aspect))), patches)
         col = min(max(1, round(math.sqrt(patches / aspect))), patches)
         return Grid(row, col)
-
-
-def resized(image: Image.Image, size: tuple[int, int], interpolation: str) -> UInt8[np.ndarray, "height width 3"]:
-    """A whole image resized to (height, width) pixels by "bicubic" or "bilinear" interpolation, as RGB."""
-    resample = Image.Resampling.BICUBIC if interpolation == "bicubic" else Image.Resampling.BILINEAR
-    return np.array(image.convert("RGB").resize(size[::-1], resample))

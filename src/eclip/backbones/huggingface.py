@@ -174,19 +174,45 @@ def _tokenizer(model: Any, kind: Kind, known: str, given: Any) -> Reader | NoTok
     return _Reader(given, context, words, kind.padding, filler, known=known, end=end)
 
 
-def model_type(folder: Path) -> str:
+def model_type(folder: Path) -> Any:
     """The model type in config.json.
+
+    Raises:
+        ModelError: it is not a transformers model configuration.
+    """
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{str(folder / 'config.json')!r} is not a transformers model configuration.") from error
+
+
+def class_of(folder: Path) -> str:
+    """The class of transformers that a folder's configuration asks for.
 
     Raises:
         UnsupportedTowerError: there is no adapter for it.
     """
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{str(folder / 'config.json')!r} is not a transformers model configuration.") from error
+    kind = model_type(folder)
     if kind not in HF_CLASSES:
         raise unsupported(f"transformers' model_type {kind!r}; supported types: {', '.join(HF_CLASSES)}")
-    return str(kind)
+    return HF_CLASSES[kind]
+
+
+def read_model(folder: Path, name: str) -> nn.Module:
+    """The model of this class of transformers in a folder.
+
+    Raises:
+        ModelError: transformers has no such class, or weights are missing.
+    """
+    import transformers
+
+    cls = getattr(transformers, name, None)
+    if cls is None:
+        raise ModelError(f"transformers {transformers.__version__} has no {name}: upgrade it.")
+    model, report = cls.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
+    if missing := sorted(key for key in report["missing_keys"] if not key.endswith("position_ids")):
+        raise ModelError(f"the weights lack {', '.join(missing[:4])}: they belong to another model.")
+    return model
 
 
 def read_folder(folder: Path) -> tuple[nn.Module, Any, dict[str, Any]]:
@@ -200,16 +226,9 @@ def read_folder(folder: Path) -> tuple[nn.Module, Any, dict[str, Any]]:
     """
     import transformers
 
-    name = HF_CLASSES[model_type(folder)]
-    cls = getattr(transformers, name, None)
-    if cls is None:
-        raise ModelError(f"transformers {transformers.__version__} has no {name}: upgrade it.")
-    colors = colors_of(_image_processor(folder))
+    name, colors = class_of(folder), colors_of(_image_processor(folder))
     with quietly():
-        model, report = cls.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
-        missing = [key for key in report["missing_keys"] if not key.endswith("position_ids")]
-        if missing:
-            raise ModelError(f"the weights lack {', '.join(sorted(missing)[:4])}: they belong to another model.")
+        model = read_model(folder, name)
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     return model, tokenizer, colors
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import pickle
-import stat
 import threading
 import time
 import weakref
@@ -38,6 +37,7 @@ from eclip.backbones.state import State, whole_state
 from eclip.backbones.unwrapped import state_of
 from eclip.backbones.wrap import wrap
 from eclip.errors import DeviceError, ModelError, OptionError
+from eclip.files import file_state, is_there
 from eclip.registry import one_of
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -204,16 +204,7 @@ def _stamp(architecture: str, checkpoint: Path | None, head: str | Path | None) 
         files += sorted(file for file in folder.glob("*") if file.suffix in READ)
     if head is not None:
         files += files_of(Path(head))
-    return tuple(state for file in files if (state := _file_state(file)) is not None)
-
-
-def _file_state(file: Path) -> tuple[object, ...] | None:
-    """Place, time and size of a file; None if it is no file, or no longer there."""
-    try:
-        found = file.stat()
-        return (file.resolve(), found.st_mtime_ns, found.st_size) if stat.S_ISREG(found.st_mode) else None
-    except (OSError, RuntimeError):  # a link to itself
-        return None
+    return tuple(file_state(file) for file in files if is_there(file))
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from eclip.backbones.fitting import Fitting, resized
+from eclip.backbones.fitting import Fitting
 from eclip.backbones.fitting import Grid as Grid
 from eclip.errors import ModelError, OptionError
 from eclip.registry import one_of
@@ -46,32 +46,11 @@ class Preprocess(Fitting):
         return self.normalized(torch.from_numpy(self.resized(image, image_size, resize))[None])[0]
 
     def normalized(self, images: UInt8[Tensor, "image height width 3"]) -> Float[Tensor, "image 3 height width"]:
-        """Pixels of images in the model's size, on their device."""
-        return normalized(images, self.mean, self.std)
-
-
-def to_pixels(
-    image: Image.Image, size: tuple[int, int], mean: Sequence[float], std: Sequence[float], interpolation: str
-) -> Float[Tensor, "3 height width"]:
-    """A whole image resized to (height, width) pixels, its colors normalized.
-
-    Args:
-        image: of any mode; converted to RGB.
-        size: (height, width).
-        mean: of each color channel, in [0, 1].
-        std: of each color channel.
-        interpolation: one of INTERPOLATIONS.
-    """
-    return normalized(torch.from_numpy(resized(image, size, interpolation))[None], mean, std)[0]
-
-
-def normalized(
-    images: UInt8[Tensor, "image height width 3"], mean: Sequence[float], std: Sequence[float]
-) -> Float[Tensor, "image 3 height width"]:
-    """Images of 0 to 255 with normalized colors, float32, on their device."""
-    full, center, spread = (torch.tensor(one, dtype=torch.float32, device=images.device) for one in (255, mean, std))
-    values = images.permute(0, 3, 1, 2).contiguous().float()
-    return values.div_(full).sub_(center[:, None, None]).div_(spread[:, None, None])
+        """Pixels, float32, of images of 0 to 255 in the model's size, on their device."""
+        numbers = (255, self.mean, self.std)
+        full, mean, std = (torch.tensor(one, dtype=torch.float32, device=images.device) for one in numbers)
+        values = images.permute(0, 3, 1, 2).contiguous().float()
+        return values.div_(full).sub_(mean[:, None, None]).div_(std[:, None, None])
 
 
 def settled(given: dict[str, Any], recorded: dict[str, Any], missing: str) -> dict[str, Any]:

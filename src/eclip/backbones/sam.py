@@ -6,7 +6,6 @@ methods of the model are called: `get_image_embeddings` and its forward pass.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -27,7 +26,7 @@ from eclip.backbones.devices import Device, resolve_device
 from eclip.backbones.eval_no_grad import eval_no_grad
 from eclip.backbones.host import named_tensors
 from eclip.backbones.hub import fetch, one_folder
-from eclip.backbones.huggingface import HF_COLORS, quietly
+from eclip.backbones.huggingface import HF_COLORS, model_type, quietly, read_model
 from eclip.backbones.unwrapped import check_accessible, unwrapped
 from eclip.errors import EclipError, ImageError, MissingExtraError, ModelError, OptionError
 
@@ -278,11 +277,7 @@ def _class_of(folder: Path) -> str:
     Raises:
         ModelError: it is not a SAM.
     """
-    file = folder / HF_CONFIG
-    try:
-        kind = json.loads(file.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{str(file)!r} is not a transformers model configuration.") from error
+    kind = model_type(folder)
     if kind not in SAM_CLASSES:
         raise _unsupported(f"a model of type {kind!r}", ["Sam3Model"] if kind == "sam3" else [])
     return SAM_CLASSES[kind]
@@ -296,16 +291,11 @@ def _unsupported(what: str, kinds: list[str]) -> ModelError:
 
 def _read(folder: Path, transformers: Any) -> tuple[nn.Module, Any]:
     """The model in a folder, and its image processor. Nothing is downloaded."""
-    kind = _class_of(folder)
-    cls = getattr(transformers, kind, None)
-    if cls is None:
-        raise ModelError(f"transformers {transformers.__version__} has no {kind}: upgrade it.")
+    name = _class_of(folder)
     if not any((folder / name).is_file() for name in HF_COLORS):
         raise ModelError(f"{str(folder)!r} has no {HF_COLORS[0]}: save the model's processor there too.")
     with quietly(), built_apart(draw=False):
-        model, report = cls.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
-        if missing := sorted(report["missing_keys"]):
-            raise ModelError(f"the weights lack {', '.join(missing[:4])}: they belong to another model.")
+        model = read_model(folder, name)
         processor = transformers.AutoImageProcessor.from_pretrained(str(folder), local_files_only=True)
         model.to(torch.float32).eval().requires_grad_(False)
     return model, processor

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from eclip.backbones.blocks import QKV, Block, Fn, Tokens, add_mlp
+from eclip.backbones.blocks import QKV, Block, Fn, Tokens, add_mlp, attention
 
 Ids = Int[Tensor, "text token"]
 Mask = Float[Tensor, "#text 1 #token token"]
@@ -70,8 +70,7 @@ def text_attention(
     q: Float[Tensor, "text head query width"], k: Float[Tensor, "text head token width"], mask: Mask | None
 ) -> Float[Tensor, "text head query token"]:
     """Softmax over the keys of `q k / sqrt(width) + mask`."""
-    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-    return (scores if mask is None else scores + mask.to(scores)).softmax(dim=-1)
+    return attention(q, k, None if mask is None else mask.to(q))
 
 
 def run_text_block(block: TextBlock, x: Tokens, mask: Mask | None) -> Tokens:

@@ -14,7 +14,7 @@ from eclip.backbones.blocks import Block, merge_heads, reread
 from eclip.backbones.catalog import RELPOS
 from eclip.backbones.host import original
 from eclip.backbones.timm_towers import joint_qkv, timm_halves
-from eclip.backbones.timm_vit import BareViT, timm_vit
+from eclip.backbones.timm_vit import BareViT, square_patches, timm_vit
 from eclip.errors import OptionError, unsupported
 
 
@@ -24,17 +24,13 @@ def relpos_vit(visual: TimmModel) -> dict[str, Any]:
 
 
 def _bare(trunk: VisionTransformerRelPos) -> BareViT:
-    native, prefix = Grid(*trunk.patch_embed.grid_size), int(trunk.num_prefix_tokens)
-    height, width = trunk.patch_embed.img_size
-    patch = int(height) // native.row
-    if (native.row * patch, native.col * patch) != (height, width):
-        raise unsupported(f"a timm ViT whose patches are not square: {tuple(native)} of {height} x {width} pixels")
+    native, patch = square_patches(trunk)
 
     def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
         if grid != native:
             raise OptionError(
-                f"the relative positions of this ViT are those of {height} x {width} pixels, and eclip resizes only "
-                "absolute ones: leave out image_size, and leave resize at 'squash'."
+                f"the relative positions of this ViT are those of {native.row * patch} x {native.col * patch} pixels, "
+                "and eclip resizes only absolute ones: leave out image_size, and leave resize at 'squash'."
             )
         patches = trunk.patch_embed(pixels)
         if trunk.cls_token is None:
@@ -42,7 +38,7 @@ def _bare(trunk: VisionTransformerRelPos) -> BareViT:
         return torch.cat([trunk.cls_token.to(patches.dtype).expand(len(patches), -1, -1), patches], dim=1), None
 
     blocks_at = reread(lambda: (relpos_block(block, trunk.shared_rel_pos) for block in trunk.blocks))
-    return BareViT(native, patch, prefix, embed, blocks_at)
+    return BareViT(native, patch, int(trunk.num_prefix_tokens), embed, blocks_at)
 
 
 def relpos_block(block: Any, shared: Any) -> Block:

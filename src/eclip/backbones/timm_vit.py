@@ -43,11 +43,7 @@ def bare_vit(trunk: Any) -> BareViT:
     """
     if not isinstance(trunk, VisionTransformer | Eva):
         raise unsupported(f"a network of class {type(trunk).__name__}")
-    native, prefix = Grid(*trunk.patch_embed.grid_size), int(trunk.num_prefix_tokens)
-    height, width = trunk.patch_embed.img_size  # the trunk's input size; for ViTamin-XL-384 open_clip has another
-    patch = int(height) // native.row
-    if (native.row * patch, native.col * patch) != (height, width):
-        raise unsupported(f"a timm ViT whose patches are not square: {tuple(native)} of {height} x {width} pixels")
+    (native, patch), prefix = square_patches(trunk), int(trunk.num_prefix_tokens)
     first = [token for token in (trunk.cls_token, trunk.reg_token) if token is not None]
     if prefix != sum(token.shape[1] for token in first):
         raise unsupported(f"a timm ViT with unknown prefix tokens ({type(trunk).__name__})")
@@ -78,6 +74,16 @@ def bare_vit(trunk: Any) -> BareViT:
 
     blocks_at(native, "bicubic_aa")  # refuses unknown blocks
     return BareViT(native, patch, prefix, embed, blocks_at)
+
+
+def square_patches(trunk: Any) -> tuple[Grid, int]:
+    """The native grid of a timm ViT and the side of its patches, checked to be square."""
+    native = Grid(*trunk.patch_embed.grid_size)
+    height, width = trunk.patch_embed.img_size  # the trunk's input size; for ViTamin-XL-384 open_clip has another
+    patch = int(height) // native.row
+    if (native.row * patch, native.col * patch) != (height, width):
+        raise unsupported(f"a timm ViT whose patches are not square: {tuple(native)} of {height} x {width} pixels")
+    return native, patch
 
 
 def timm_vit(visual: TimmModel, read: Callable[[Any], BareViT] = bare_vit) -> dict[str, Any]:
@@ -115,9 +121,13 @@ def timm_vit(visual: TimmModel, read: Callable[[Any], BareViT] = bare_vit) -> di
     }
 
 
-def eva_map(visual: TimmModel) -> dict[str, Any]:
-    """An EVA under a MAP head, whose learned query also sees the class token, if there is one: PE-Core."""
-    return {"family": "EVA with MAP head", **bare_vit(visual.trunk)._asdict(), **map_head(visual)}
+def map_vit(visual: TimmModel) -> dict[str, Any]:
+    """A timm ViT without class token, or an EVA, under a MAP head, whose query also sees a class token: PE-Core."""
+    trunk, eva = visual.trunk, isinstance(visual.trunk, Eva)
+    if not eva and (trunk.num_prefix_tokens or trunk.pos_embed is None):
+        raise unsupported("a timm ViT with a MAP head and class tokens or rotary positions")
+    family = "EVA with MAP head" if eva else "timm ViT with MAP head"
+    return {"family": family, **bare_vit(trunk)._asdict(), **map_head(visual)}
 
 
 def rotary(rope: RotaryEmbeddingCat | RotaryEmbeddingDinoV3, native: Grid, grid: Grid) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Int64
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from eclip.errors import ModelError, OptionError, TextError
 
@@ -74,11 +75,7 @@ class Reader:
             raise _left(f"the tokenizer pads on the {self.tokenizer.padding_side}")
         if self.tokenizer.pad_token_id is None:
             raise OptionError("the tokenizer has no padding token: set tokenizer.pad_token as in its training.")
-        if self.padding == "masked" and self.tokenizer.pad_token_id != self.filler:
-            raise ModelError(
-                f"the tokenizer pads with id {self.tokenizer.pad_token_id}, but the model's padding is {self.filler}: "
-                "it belongs to another model. Pass the model's own tokenizer."
-            )
+        self._check_padding(self.tokenizer.pad_token_id)
 
     def __call__(self, texts: list[str]) -> Ids:
         """Token ids on the CPU, all rows of one length: the context, if the model was trained so.
@@ -104,13 +101,16 @@ class Reader:
         if of_transformers(self.tokenizer):
             options = {"padding": "max_length", "max_length": self.context, "truncation": True, "return_tensors": "pt"}
             return _read(self.tokenizer(self._lowered(texts), **options), texts)[0]
-        if self._pads_with is not None and self.padding == "masked" and self._pads_with != self.filler:
-            raise ModelError(
-                f"the tokenizer pads with id {self._pads_with}, but the model's padding is {self.filler}: it belongs "
-                "to another model, or pads differently. Pass the model's own tokenizer."
-            )
+        self._check_padding(self._pads_with)
         ids, lengths = _read(self.tokenizer(list(texts)), texts)
         return self._fitted(ids, lengths, texts)
+
+    def _check_padding(self, own: int | None) -> None:
+        if self.padding == "masked" and own is not None and own != self.filler:
+            raise ModelError(
+                f"the tokenizer pads with id {own}, but the model's padding is {self.filler}: it belongs to another "
+                "model, or pads differently. Pass the model's own tokenizer."
+            )
 
     def _fitted(self, ids: Ids, lengths: list[int] | None, texts: Sequence[str]) -> Tensor:
         """Ids padded to the context, or cut to what the model can read if that removes only padding."""
@@ -194,9 +194,7 @@ def _read(answer: Any, texts: Sequence[str]) -> tuple[Ids, list[int] | None]:
             shape = "token ids of one text alone" if all(row.ndim == 0 for row in rows) else "rows of rows"
             raise _unreadable(f"a list of {shape}", texts)
         lengths = [len(row) for row in rows]
-        ids = torch.zeros(len(rows), max(lengths, default=0), dtype=torch.long, device="cpu")
-        for place, row in zip(ids, rows, strict=True):
-            place[: len(row)] = row
+        ids = pad_sequence(rows, batch_first=True) if rows else torch.zeros(0, 0, dtype=torch.long, device="cpu")
         unlike = lengths if len(set(lengths)) > 1 else None
     else:
         ids, unlike = _whole(given, texts), None

@@ -6,10 +6,10 @@ Parity tests of every family pin the internals of open_clip 3.3.0 and timm 1.0.3
 from __future__ import annotations
 
 import sys
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
-from open_clip import CLIP, CoCa, CustomTextCLIP, SimpleTokenizer
+from open_clip import CLIP, CoCa, CustomTextCLIP
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from eclip.backbones.backbone import Backbone
 from eclip.backbones.coca import check_coca
+from eclip.backbones.create import clip_tokenizer
 from eclip.backbones.hf_text import encoder_text
 from eclip.backbones.host import is_quantized, original, steady
 from eclip.backbones.huggingface import is_transformers, wrap_transformers
@@ -30,8 +31,8 @@ from eclip.backbones.openai import converted, is_openai
 from eclip.backbones.preprocess import Color, settled
 from eclip.backbones.timm_cnn import CNNS, timm_cnn
 from eclip.backbones.timm_relpos import relpos_vit
-from eclip.backbones.timm_towers import timm_map, timm_pool
-from eclip.backbones.timm_vit import eva_map, timm_vit
+from eclip.backbones.timm_towers import timm_pool
+from eclip.backbones.timm_vit import map_vit, timm_vit
 from eclip.backbones.tokenizing import NoTokenizer, Reader
 from eclip.backbones.unwrapped import check_accessible, unwrapped, with_ordinary_weights
 from eclip.errors import FAMILIES, ModelError, OptionError, UnsupportedTowerError, unsupported
@@ -120,16 +121,11 @@ def wrap(
     )
 
 
-@cache
-def _clip_tokenizer(context: int) -> SimpleTokenizer:
-    return SimpleTokenizer(context_length=context)
-
-
 def _tokenizer(model: nn.Module, given: Any) -> Reader | NoTokenizer:
     text: Any = getattr(model, "text", model)
     words, context = getattr(text, "vocab_size", None), getattr(text, "context_length", 77)
-    if given is None and words == _clip_tokenizer(context).vocab_size:
-        given = _clip_tokenizer(context)
+    if given is None and words == clip_tokenizer(context).vocab_size:
+        given = clip_tokenizer(context)
     if given is None:
         return NoTokenizer(
             f"the vocabulary of this model has {words} words, not CLIP's 49408, so its tokenizer cannot be "
@@ -145,7 +141,7 @@ def _tokenizer(model: nn.Module, given: Any) -> Reader | NoTokenizer:
     pooling = getattr(text, "pool_type", getattr(text, "text_pool_type", None))
     if getattr(text, "attn_mask", None) is not None and pooling in ("argmax", "eos", "first"):
         return Reader(given, context, words, "unseen", None)
-    return Reader(given, context, words, "seen", 0 if words == _clip_tokenizer(context).vocab_size else None)
+    return Reader(given, context, words, "seen", 0 if words == clip_tokenizer(context).vocab_size else None)
 
 
 def _tower(visual: nn.Module) -> dict[str, Any]:
@@ -157,12 +153,9 @@ def _tower(visual: nn.Module) -> dict[str, Any]:
         pool = getattr(visual.head, "pool", None)
         if isinstance(pool, AttentionPool2d | RotAttentionPool2d):
             return timm_pool(visual, pool)
-        if isinstance(visual.trunk, TimmViT) and isinstance(visual.trunk.attn_pool, AttentionPoolLatent):
-            return timm_map(visual)
-        if isinstance(visual.trunk, Eva) and isinstance(visual.trunk.attn_pool, AttentionPoolLatent):
-            return eva_map(visual)
         if isinstance(visual.trunk, TimmViT | Eva):
-            return timm_vit(visual)
+            latent = isinstance(visual.trunk.attn_pool, AttentionPoolLatent)
+            return map_vit(visual) if latent else timm_vit(visual)
         if isinstance(visual.trunk, VisionTransformerRelPos):
             return relpos_vit(visual)
         if isinstance(visual.trunk, CNNS):

@@ -20,7 +20,7 @@ from eclip.backbones.backbone import DEFAULT_POSITIONS, Grid, eval_no_grad
 from eclip.backbones.blocks import attention
 from eclip.backbones.building import built_apart
 from eclip.backbones.hub import fetch
-from eclip.backbones.preprocess import INTERPOLATIONS, to_pixels
+from eclip.backbones.preprocess import INTERPOLATIONS, Preprocess
 from eclip.backbones.timm_vit import BareViT, bare_vit
 from eclip.errors import DownloadError, ModelError, OptionError, UnknownNameError, UnsupportedTowerError
 from eclip.guides import Seen
@@ -68,9 +68,10 @@ def dino(
             near = max(1, round(side / patch)) * patch
             raise OptionError(f"'dino' needs size to be a multiple of {patch}, got {side}. The nearest is {near}.")
         weight = next(network.parameters())
-        pixels = [to_pixels(image, (side, side), mean, std, config["interpolation"]) for image in seen.images]
         grid = Grid(side // patch, side // patch)
-        x, _ = vit.embed(torch.stack(pixels).to(weight), grid, DEFAULT_POSITIONS)
+        to_pixels = Preprocess(name, grid, patch, config["interpolation"], mean, std)
+        pixels = torch.stack([to_pixels(image) for image in seen.images])
+        x, _ = vit.embed(pixels.to(weight), grid, DEFAULT_POSITIONS)
         *blocks, last = vit.blocks_at(grid, DEFAULT_POSITIONS)
         for block in blocks:
             x = block.forward(x)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from eclip.backbones.backbone import Backbone, eval_no_grad
 from eclip.backbones.encoding import encode
 from eclip.backbones.head import head_rows
 from eclip.backbones.host import named_tensors
+from eclip.backbones.hub_errors import free_space
 from eclip.datasets.caption_sources import Pair, digest
 from eclip.errors import DataError, ImageError, ResultError, TextCutWarning
 from eclip.files import hash_weights
@@ -231,7 +231,7 @@ class Cached:
             ResultError: the disk is too small or cannot be written.
         """
         if rank == 0 and (size := self.bytes_missing):
-            if size > (free := _free(self.folder)):
+            if size > (free := free_space(self.folder)):
                 raise ResultError(
                     f"the cache needs {size / 2**30:.1f} GiB in {str(self.folder)!r}, but only {free / 2**30:.1f} GiB "
                     "are free: set another folder with --cache DIR, or use --no-cache."
@@ -273,12 +273,6 @@ class Cached:
 
 PairData = Cached | Streamed
 """A source of batches."""
-
-
-def _free(folder: Path) -> int:
-    """Free bytes on the disk of a folder that need not exist yet."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
-    return shutil.disk_usage(there).free
 
 
 def _state(value: Any) -> Any:

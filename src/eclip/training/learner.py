@@ -95,13 +95,13 @@ class Learner:
         good = gathered(torch.cat([part.good for part in parts]).to(self.device, torch.uint8)).bool()
         aside = self._aside(parts)
         with torch.no_grad():  # for the other parts; unnecessary if there is one part
-            seen = [self._match(self.pooled, part, text)[0] for part in (parts if len(parts) > 1 else ())]
+            seen = [self._match(part, text)[0] for part in (parts if len(parts) > 1 else ())]
         loss = torch.tensor(math.nan, dtype=torch.float32, device="cpu")
         everyone = gathered(torch.cat(seen)) if seen else None
         extra = bool(self.config.mix or self.config.separate)
         added = torch.zeros((), dtype=torch.float32, device=self.device)
         for number, part in enumerate(parts):
-            own, tokens = self._match(self.pooled, part, text)
+            own, tokens = self._match(part, text)
             everyone = gathered(own) if everyone is None else everyone
             start = (self.rank * len(parts) + number) * len(own)
             loss = contrast(self._scale(parts) * with_own(everyone, own, start), good, aside)
@@ -128,12 +128,12 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
 
     def _match(
-        self, module: nn.Module, part: Batch, text: Tensor
+        self, part: Batch, text: Tensor
     ) -> tuple[Float[Tensor, "pair text"], Float[Tensor, "pair patch feature"]]:
         if self._rows.shape != part.rows.shape:
             self._rows = torch.empty(part.rows.shape, dtype=torch.float32, device=self.device)
         rows = self._rows.copy_(part.rows.to(self.device))  # allocating memory takes longer than filling it
-        return module(rows, part.guide.to(self.device).float(), text)
+        return self.pooled(rows, part.guide.to(self.device).float(), text)
 
     def _aside(self, parts: list[Batch]) -> Bool[Tensor, "pair pair"] | None:
         """Which texts of the whole batch must not count as negatives of each of its images."""

@@ -1,4 +1,7 @@
-"""Parts of the image towers that open_clip uses from timm: attention pools, MAP heads (SigLIP), and blocks of ViTs."""
+"""Image towers that open_clip uses from timm: trunks with an attention pool, and ViTs with a MAP head (SigLIP).
+
+Each function gives the fields of a Backbone that depend on the tower.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 
 from eclip.backbones.backbone import Grid, Positions
-from eclip.backbones.blocks import Block, merge_heads, pull_of, split_heads, split_qkv
+from eclip.backbones.blocks import Block, merge_heads, pull_of, reread, split_heads, split_qkv
 from eclip.backbones.folding import OneQuery
 from eclip.backbones.host import Halves, halves_of, is_linear, last_part, original
 from eclip.backbones.pool import pool_block, pool_tokens
@@ -94,6 +97,33 @@ def rotated(z: Tensor, rope: Tensor, prefix: int, half: bool) -> Tensor:
     """Queries or keys (image, head, token, width) rotated by the position of their patch; prefix tokens have none."""
     turned = apply_rot_embed_cat(z[:, :, prefix:], rope, half=half)
     return torch.cat([z[:, :, :prefix], turned], dim=2).type_as(z)
+
+
+def timm_map(visual: TimmModel) -> dict[str, Any]:
+    """A timm ViT without class token under a multi-head attention pool with one latent query."""
+    trunk = visual.trunk
+    if trunk.num_prefix_tokens or trunk.pos_embed is None:
+        raise unsupported("a timm ViT with a MAP head and class tokens or rotary positions")
+    patch = trunk.patch_embed.patch_size
+    if patch[0] != patch[1]:
+        raise unsupported(f"a ViT with patches of {patch[0]} x {patch[1]} pixels, not square")
+    native = Grid(*trunk.patch_embed.grid_size)
+    blocks_at = reread(lambda: map(timm_block, trunk.blocks))
+
+    def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
+        patches = trunk.patch_embed.norm(trunk.patch_embed.proj(pixels).flatten(2).transpose(1, 2))
+        table = resize_positions(trunk.pos_embed[0], native, grid, positions)
+        return trunk.norm_pre(patches + table.to(patches.dtype)), None
+
+    return {
+        "family": "timm ViT with MAP head",
+        "native": native,
+        "patch_size": int(patch[0]),
+        "prefix": 0,
+        "embed": embed,
+        "blocks_at": blocks_at,
+        **map_head(visual),
+    }
 
 
 def map_head(visual: TimmModel) -> dict[str, Any]:

@@ -121,13 +121,9 @@ def timm_vit(visual: TimmModel, read: Callable[[Any], BareViT] = bare_vit) -> di
     }
 
 
-def map_vit(visual: TimmModel) -> dict[str, Any]:
-    """A timm ViT without class token, or an EVA, under a MAP head, whose query also sees a class token: PE-Core."""
-    trunk, eva = visual.trunk, isinstance(visual.trunk, Eva)
-    if not eva and (trunk.num_prefix_tokens or trunk.pos_embed is None):
-        raise unsupported("a timm ViT with a MAP head and class tokens or rotary positions")
-    family = "EVA with MAP head" if eva else "timm ViT with MAP head"
-    return {"family": family, **bare_vit(trunk)._asdict(), **map_head(visual)}
+def eva_map(visual: TimmModel) -> dict[str, Any]:
+    """An EVA under a MAP head, whose learned query also sees the class token, if there is one: PE-Core."""
+    return {"family": "EVA with MAP head", **bare_vit(visual.trunk)._asdict(), **map_head(visual)}
 
 
 def rotary(rope: RotaryEmbeddingCat | RotaryEmbeddingDinoV3, native: Grid, grid: Grid) -> Tensor:

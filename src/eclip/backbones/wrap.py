@@ -31,8 +31,8 @@ from eclip.backbones.openai import converted, is_openai
 from eclip.backbones.preprocess import Color, settled
 from eclip.backbones.timm_cnn import CNNS, timm_cnn
 from eclip.backbones.timm_relpos import relpos_vit
-from eclip.backbones.timm_towers import timm_pool
-from eclip.backbones.timm_vit import map_vit, timm_vit
+from eclip.backbones.timm_towers import timm_map, timm_pool
+from eclip.backbones.timm_vit import eva_map, timm_vit
 from eclip.backbones.tokenizing import NoTokenizer, Reader
 from eclip.backbones.unwrapped import check_accessible, unwrapped, with_ordinary_weights
 from eclip.errors import FAMILIES, ModelError, OptionError, UnsupportedTowerError, unsupported
@@ -154,8 +154,9 @@ def _tower(visual: nn.Module) -> dict[str, Any]:
         if isinstance(pool, AttentionPool2d | RotAttentionPool2d):
             return timm_pool(visual, pool)
         if isinstance(visual.trunk, TimmViT | Eva):
-            latent = isinstance(visual.trunk.attn_pool, AttentionPoolLatent)
-            return map_vit(visual) if latent else timm_vit(visual)
+            if isinstance(visual.trunk.attn_pool, AttentionPoolLatent):
+                return timm_map(visual) if isinstance(visual.trunk, TimmViT) else eva_map(visual)
+            return timm_vit(visual)
         if isinstance(visual.trunk, VisionTransformerRelPos):
             return relpos_vit(visual)
         if isinstance(visual.trunk, CNNS):

@@ -51,9 +51,7 @@ STATE = "eclip_file"
 def lock(folder: Path, *, shared: bool = False) -> Callable[[], None]:
     """Lock a folder or file; the returned function releases it. Where the file system has no locks, nothing happens.
 
-    Args:
-        folder: its path.
-        shared: let others who do the same lock it too.
+    If `shared`, others who do the same can lock it too.
 
     Raises:
         ResultError: another run holds the lock.
@@ -240,12 +238,7 @@ def read_array(path: Path) -> NDArray[Any]:
 
 
 def hash_weights(weights: Iterable[tuple[str, Tensor]], before: bytes = b"") -> hashlib._Hash:
-    """SHA-256 of the names and all bits of weights, independent of the device.
-
-    Args:
-        weights: such as `model.state_dict().items()`.
-        before: bytes that are hashed first; the result's `update` adds more.
-    """
+    """SHA-256 of the names and all bits of weights, independent of the device, after the bytes `before`."""
     import torch  # here, so that the command line can check folders first
 
     hashed = hashlib.sha256(before)
@@ -272,7 +265,7 @@ def may_pass(error: BaseException) -> bool:
 
     What caused it counts too: fsspec reports every failure of HTTP as a missing file.
     """
-    for one in _causes(error):
+    for one in causes(error):
         if (status := _status(one)) is not None:
             return status in BUSY
         if isinstance(one, TimeoutError | ConnectionError) or BROKEN & {kind.__name__ for kind in type(one).__mro__}:
@@ -280,10 +273,14 @@ def may_pass(error: BaseException) -> bool:
     return False
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+def causes(error: BaseException) -> list[BaseException]:
+    """An error, what caused it or was handled when it was raised, and so on."""
+    found: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and following not in found:
+        found.append(following)
+        following = following.__cause__ or following.__context__
+    return found
 
 
 def _status(error: BaseException) -> int | None:

@@ -53,10 +53,7 @@ class Place(NamedTuple):
         return f"{self.file}, byte {self.offset:,}" if self.offset else self.file
 
     def read(self, name: str) -> bytes:
-        """The bytes.
-
-        Args:
-            name: what errors call the image.
+        """The bytes; `name` is what errors call the image.
 
         Raises:
             ImageError: they are no longer there.
@@ -143,11 +140,7 @@ def open_image(source: ImageLike | Place) -> Image.Image:
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
-    """An upright RGB image from the bytes of a file, by the rules of `open_image`.
-
-    Args:
-        data: all of the file.
-        name: what errors call it.
+    """An upright RGB image from the bytes of a file, by the rules of `open_image`; `name` is what errors call it.
 
     Raises:
         ImageError: it is empty, damaged, not an image, or too large.

@@ -48,11 +48,7 @@ def what_is_wrong(source: object) -> str:
 
 
 def from_array(values: NDArray[Any]) -> Image.Image:
-    """An image from an array (height, width), or (height, width, channel) with 1, 3 or 4 channels; also a batch of one.
-
-    Raises:
-        ImageError: the shape, type or range is wrong, or a value is NaN.
-    """
+    """An image from an array (height, width) or (height, width, channel) of 1, 3 or 4 channels; also a batch of one."""
     return _picture(_alone(values, "array"), "array")
 
 
@@ -60,9 +56,6 @@ def from_tensor(tensor: TensorLike) -> Image.Image:
     """An image from a tensor (height, width), or (channel, height, width) with 1, 3 or 4 channels; also a batch of one.
 
     It may be of any floating-point type, on any device, and require gradients.
-
-    Raises:
-        ImageError: the shape, type or range is wrong, a value is NaN, or the tensor has no values.
     """
     return _picture(_channels_last(_alone(_as_array(tensor), "tensor")), "tensor")
 
@@ -73,11 +66,7 @@ def is_sparse(tensor: object) -> bool:
 
 
 def check_dense(tensor: object) -> None:
-    """Check that a tensor has a value for each pixel.
-
-    Raises:
-        ImageError: it is sparse.
-    """
+    """Check that a tensor has a value for each pixel; else raise an ImageError."""
     if is_sparse(tensor):
         raise ImageError("the tensor is sparse: pass tensor.to_dense().")
 
@@ -90,11 +79,7 @@ def is_label(value: object) -> bool:
 
 
 def from_deep(picture: Image.Image, name: str) -> Image.Image:
-    """16-bit, 32-bit or float grayscale, scaled so that full scale becomes 255; `convert` would clip instead.
-
-    Raises:
-        ImageError: it contains NaN, infinity or values below 0.
-    """
+    """16-bit, 32-bit or float grayscale, scaled so that full scale becomes 255; `convert` would clip instead."""
     values = np.asarray(picture, dtype=np.float32)
     if not np.isfinite(values).all():
         raise ImageError(f"{name} contains NaN or infinity.")

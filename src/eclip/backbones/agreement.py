@@ -48,14 +48,9 @@ INTEGER_BLOCK, INTEGER_TOWER = 0.02, 0.1
 def check_blocks(
     backbone: Backbone, state: State, blocks: tuple[Block, ...], inputs: tuple[Tensor, ...], last: Callable[[], Tensor]
 ) -> None:
-    """Check that each of the last blocks, recomputed on one image, reproduces the output of the host's own block.
+    """Check that the last `len(inputs)` of all blocks, recomputed on one image, reproduce the host's own outputs.
 
-    Args:
-        backbone: the model.
-        state: `image_state` when the inputs were computed.
-        blocks: all blocks, for this grid.
-        inputs: inputs of the last `len(inputs)` blocks.
-        last: the output of the last block.
+    `state` is that of the model when the inputs were computed; `last` gives the output of the last block.
 
     Raises:
         AlteredModelError: an output differs.
@@ -71,15 +66,7 @@ def check_blocks(
 
 
 def agrees(backbone: Backbone, state: State, blocks: tuple[Block, ...], index: int, x: Tensor) -> bool:
-    """Whether a block is plain, and recomputed on one image reproduces the output of the host's own block.
-
-    Args:
-        backbone: the model.
-        state: `image_state` of the model now.
-        blocks: all blocks, for this grid.
-        index: which of them.
-        x: its input.
-    """
+    """Whether a block, with this input, is plain, and recomputed on one image reproduces the host's own output."""
     block, known = blocks[index], _done(backbone, "walked", state)
     if not is_all_plain(block.host):
         return False

@@ -79,12 +79,7 @@ class Gathering:
 
 
 def gather(encoding: Encoding, method: str, tokens: Tokens | None = None) -> Gathering:
-    """The one-query attention of a tower.
-
-    Args:
-        encoding: with the last block kept; any encoding of a tower with a MAP head.
-        method: the calling method, for errors.
-        tokens: its input, if not the one in the model.
+    """The one-query attention of a tower; `tokens` is its input, if not the one in the model.
 
     Raises:
         NotApplicableError: the tower averages its patches, so no query gathers them.
@@ -109,10 +104,6 @@ def pooling_row(encoding: Encoding, method: str) -> Float[Tensor, "image patch"]
 
     If patches are averaged, the mean of their rows; in a pool, the mean token's row; in a MAP head, the learned query's
     row.
-
-    Args:
-        encoding: with the last block kept; any encoding of a tower with a MAP head.
-        method: the calling method, for errors.
 
     Returns:
         Shares of attention in [0, 1]; the difference of their sum from 1 went to tokens that are not patches.
@@ -142,14 +133,7 @@ def gather_from(encoding: Encoding, block: Block, x: Tokens, normed: Tokens) -> 
 
 
 def rest(encoding: Encoding, count: int, x: Tokens, method: str) -> Float[Tensor, "image feature"]:
-    """The feature, recomputed from the input of the last `count` blocks, in the same autograd graph.
-
-    Args:
-        encoding: with these blocks kept.
-        count: how many blocks to run; 0 = only pooling.
-        x: input of the first of them.
-        method: the calling method, for errors.
-    """
+    """The feature, recomputed from the input `x` of the last `count` blocks (0: only pooling), in the same graph."""
     backbone = encoding.backbone
     blocks = [block for block, _ in encoding.tail(count, method)]
     last = blocks.pop() if blocks and backbone.pooling == "token" else backbone.latent  # one row of these is enough

@@ -111,10 +111,7 @@ def finish(
 ) -> Float[Tensor, "image token output"]:
     """The part of a block after its attention: output projection, residual, MLP.
 
-    Args:
-        block: the block.
-        x: input of the block; one token is broadcast to all.
-        mixed: attention-weighted values, or a method's replacement for them.
+    `x` is its input, of which one token is broadcast to all; `mixed` are attention-weighted values, or a replacement.
     """
     return add_mlp(block, x + block.out(mixed) if block.residual else block.out(mixed))
 
@@ -163,9 +160,7 @@ def merge_heads(x: Heads) -> Tokens:
 def pull_of(weights: Callable[[], Sequence[Tensor]]) -> QkvVjp:
     """The `qkv_vjp` of a Block whose queries, keys and values are linear in its tokens.
 
-    Args:
-        weights: returns the layers' weights, which stack to (3 * channel, channel); called each time, since a user may
-            change them.
+    The weights, which stack to (3 * channel, channel), are read each time, since a user may change them.
     """
 
     def qkv_vjp(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 import huggingface_hub
 from huggingface_hub.errors import FileMetadataError, GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 
+from eclip.files import causes
+
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
@@ -39,18 +41,12 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def reason(error: BaseException, place: str, folder: Path, variable: str) -> tuple[str, bool]:
-    """Why a file cannot be downloaded.
+    """Why a file cannot be downloaded, as part of a sentence, and whether a model that needs no network would help.
 
-    Args:
-        error: raised by the Hub's client, its HTTP library or the file system.
-        place: address of the file, without the scheme.
-        folder: the cache folder.
-        variable: the environment variable that sets the folder.
-
-    Returns:
-        Part of a sentence, and whether a model that needs no network would help.
+    The error is of the Hub's client, its HTTP library or the file system; `variable` is the environment variable that
+    sets the cache folder.
     """
-    chain = _chain(error)
+    chain = causes(error)
     if any(isinstance(one, OfflineModeIsEnabled) for one in chain):
         return "HF_HUB_OFFLINE is set, so nothing is downloaded: unset it to download the file once", True
     if any(isinstance(one, FileMetadataError) for one in chain):
@@ -69,15 +65,6 @@ def reason(error: BaseException, place: str, folder: Path, variable: str) -> tup
     if any("Timeout" in type(one).__name__ for one in chain):
         return "the server did not respond in time: check the connection and try again", True
     return (str(error).splitlines() or [type(error).__name__])[0][:120], True
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    found: list[BaseException] = []
-    following: BaseException | None = error
-    while following is not None and following not in found:
-        found.append(following)
-        following = following.__cause__ or following.__context__
-    return found
 
 
 def _refused(error: BaseException, response: Any, place: str) -> tuple[str, bool]:

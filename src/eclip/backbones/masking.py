@@ -16,10 +16,7 @@ PAUSE: ContextVar[Callable[[], None]] = ContextVar("pause", default=lambda: None
 
 
 def masked_scores(
-    encoding: Encoding,
-    text: Float[Tensor, "text feature"],
-    image: int,
-    masks: Float[Tensor, "mask height width"],
+    encoding: Encoding, text: Float[Tensor, "text feature"], image: int, masks: Float[Tensor, "mask height width"]
 ) -> Float[Tensor, "mask text"]:
     """Cosine of every text with one image under each mask, in one forward pass.
 

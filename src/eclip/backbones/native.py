@@ -33,7 +33,6 @@ def native_vit(visual: VisionTransformer) -> dict[str, Any]:
     if patch[0] != patch[1]:
         raise unsupported(f"a ViT with patches of {patch[0]} x {patch[1]} pixels, not square")
     native = Grid(*visual.grid_size)
-
     blocks_at = reread(lambda: map(native_block, visual.transformer.resblocks))
 
     def embed(pixels: Tensor, grid: Grid, positions: Positions) -> tuple[Tensor, None]:
@@ -42,13 +41,7 @@ def native_vit(visual: VisionTransformer) -> dict[str, Any]:
         table = resize_positions(visual.positional_embedding, native, grid, positions)
         return visual.ln_pre(torch.cat([first, patches], dim=1) + table.to(patches.dtype)), None
 
-    bare = {
-        "native": native,
-        "patch_size": int(patch[0]),
-        "prefix": 1,
-        "embed": embed,
-        "blocks_at": blocks_at,
-    }
+    bare = {"native": native, "patch_size": int(patch[0]), "prefix": 1, "embed": embed, "blocks_at": blocks_at}
     if visual.attn_pool is not None:
         return {**bare, **coca_pool(visual)}
 

@@ -16,13 +16,7 @@ def pool_tokens(trunk: Tensor) -> Tensor:
 
 
 def pool_block(
-    heads: int,
-    qkv: QKV,
-    value: Fn,
-    out: Fn,
-    qkv_vjp: QkvVjp | None,
-    host: nn.Module,
-    first: Fn | None = None,
+    heads: int, qkv: QKV, value: Fn, out: Fn, qkv_vjp: QkvVjp | None, host: nn.Module, first: Fn | None = None
 ) -> Block:
     """The block of a pool, in which every token is a query: no norm, no residual, no MLP."""
 

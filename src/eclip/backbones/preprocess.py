@@ -54,12 +54,9 @@ class Preprocess(Fitting):
 
 
 def settled(given: dict[str, Any], recorded: dict[str, Any], missing: str) -> dict[str, Any]:
-    """Mean, std and interpolation for a Backbone: as given, else as recorded; else bicubic.
+    """Mean, std and interpolation for a Backbone: as given to `wrap`, else as recorded; else bicubic.
 
-    Args:
-        given: passed to `wrap`; None where not given.
-        recorded: recorded on the model or by its processor.
-        missing: the error message if neither has mean and std.
+    `missing` is the error message if neither has mean and std.
 
     Raises:
         OptionError: there is no mean or std, or a value is invalid.
@@ -78,11 +75,8 @@ def settled(given: dict[str, Any], recorded: dict[str, Any], missing: str) -> di
 def colors_of(config: dict[str, Any], wanted: Collection[str] = COLORS) -> dict[str, Any]:
     """Mean, std and interpolation from the configuration of transformers' image processor, for pixels in [0, 1].
 
-    If it scales pixels of 0 to 255 by a factor other than 1 / 255, or not at all, mean and std account for that.
-
-    Args:
-        config: from `to_dict`.
-        wanted: which of the three; the others are not read.
+    If it scales pixels of 0 to 255 by a factor other than 1 / 255, or not at all, mean and std account for that. What
+    is not wanted is not read.
 
     Raises:
         ModelError: its resizing is neither bilinear nor bicubic, or it does not define mean and std.

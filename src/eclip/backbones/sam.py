@@ -91,10 +91,7 @@ class Sam:
         return next(tensor for _, tensor in named_tensors(self.model) if tensor.is_floating_point())
 
     def encode(self, image: Image.Image) -> SamImage:
-        """Run the image encoder, once for any number of prompts.
-
-        Args:
-            image: RGB and upright.
+        """Run the image encoder on an upright image, once for any number of prompts.
 
         Raises:
             ImageError: the image is too narrow for the model's input.
@@ -187,11 +184,7 @@ class SamImage(NamedTuple):
 
 
 def sam_of(model: Any, device: Device | None) -> Sam:
-    """The SAM of a name, of a pair (model, processor) in memory, or a Sam itself.
-
-    Args:
-        model: see `Explanation.sam`.
-        device: for a name; a model in memory stays where it is.
+    """The SAM of a name, of a pair (model, processor) in memory, or a Sam itself; see `Explanation.sam`.
 
     Raises:
         OptionError: it is none of these, or a device was given for a model in memory.

@@ -50,14 +50,7 @@ def check_given(
     templates: str | tuple[str, ...],
     versus: str | None,
 ) -> Float[Tensor, "text feature"]:
-    """The features on the model's device, in its precision but float32 at least, if all else fits them.
-
-    Args:
-        features: unit rows.
-        backbone: the model.
-        names: of the features.
-        templates: as in `eclip.explain`, of which features have none.
-        versus: as in `eclip.explain`.
+    """Unit rows on the model's device, in its precision but float32 at least, if the options of `explain` fit them.
 
     Raises:
         ShapeError: they are not of this model's feature size.

@@ -150,11 +150,8 @@ class Like:
         if not isinstance(other, Like):
             return NotImplemented
         means = [one.image_mean for one in (self, other) if one.image_mean is not None]
-        if (
-            len(means) == 2
-            and means[0] is not means[1]
-            and not (isinstance(means[0], str | Path) and means[0] == means[1])
-        ):
+        paths = all(isinstance(one, str | Path) for one in means)
+        if any(one is not means[0] and not (paths and one == means[0]) for one in means):
             raise OptionError("two parts of a sum have different image means: give one of them, or the same.")
         return Like((*self.parts, *(other * sign).parts), means[0] if means else None)
 

@@ -23,9 +23,7 @@ Texts = str | Like | Iterable[str | Like] | Tensor
 def texts_or_features(texts: Texts, names: Iterable[str] | None) -> tuple[list[str | Like], Tensor | None]:
     """The texts and examples, and None; or, for features, their names and the features as unit rows.
 
-    Args:
-        texts: what the user passed.
-        names: of the features; None = "feature 0", "feature 1" and so on.
+    Without names, features are called "feature 0", "feature 1" and so on.
 
     Raises:
         TextError: no text, an empty one, or features that are not finite or have no length.

@@ -21,15 +21,7 @@ from eclip.files import replace_file
 
 
 class Store:
-    """A numbered sequence of arrays, called records.
-
-    Args:
-        folder: of the shards, created with the first one.
-        count: number of records.
-        shape: of a record.
-        dtype: of a record.
-        shard: number of records per shard.
-    """
+    """A numbered sequence of `count` arrays, called records, `shard` in a file; the first one makes the folder."""
 
     def __init__(self, folder: Path, count: int, shape: Sequence[int], dtype: type[np.floating], shard: int) -> None:
         self.folder, self.count, self.shard = folder, count, shard
@@ -51,12 +43,7 @@ class Store:
         return sum(len(span) for span in self.missing(first)) * self.record_bytes
 
     def write(self, start: int, values: NDArray[np.floating], bad: dict[int, str] | None = None) -> None:
-        """Write a complete shard to disk.
-
-        Args:
-            start: number of its first record.
-            values: (record, *shape).
-            bad: unusable records by number, with the reasons.
+        """Write a complete shard (record, *shape) from its first record on, and which are unusable, with the reasons.
 
         Raises:
             ResultError: the folder cannot be written.

@@ -19,15 +19,7 @@ Probe = tuple[float, ...]
 
 
 def save(folder: Path, step: int, config: TrainConfig, data: str, probe: Probe, state: dict[str, Any]) -> None:
-    """Replace the checkpoint.
-
-    Args:
-        folder: of the run.
-        step: number of completed steps.
-        config: of the run.
-        data: digest of its pairs.
-        probe: of its model, see `HeadConfig`.
-        state: of the head, the optimizer and other trained parameters.
+    """Replace the checkpoint of a run after this many steps; `data` is the digest of its pairs, `state` the learner's.
 
     Raises:
         ResultError: it cannot be written.

@@ -24,10 +24,10 @@ from PIL import Image
 from torch import Tensor
 
 from eclip.backbones.backbone import Backbone, eval_no_grad
-from eclip.backbones.encoding import encode
 from eclip.backbones.head import head_rows
 from eclip.backbones.host import named_tensors
 from eclip.backbones.hub_errors import free_space
+from eclip.backbones.view import View
 from eclip.datasets.caption_sources import Pair, digest
 from eclip.errors import DataError, ImageError, ResultError, TextCutWarning
 from eclip.files import hash_weights
@@ -114,8 +114,7 @@ class PairEncoder:
             if not whole:
                 continue
             part, images = list(whole), list(whole.values())
-            pixels = torch.stack([self.backbone.preprocess(image, self.image_size) for image in images])
-            encoding = encode(self.backbone, pixels, keep=max(1, GUIDES[self.guide].keep))
+            encoding = View(self.image_size).encode(self.backbone, images, max(1, GUIDES[self.guide].keep))
             with eval_no_grad(self.backbone.model):
                 rows[part] = head_rows(encoding, self.source).half().cpu()
             seen = Seen(images, [pairs[place].key for place in part], encoding)

@@ -15,7 +15,7 @@ from eclip.errors import TrainingError
 from eclip.training.config import TrainConfig
 from eclip.training.data import Batch
 from eclip.training.distributed import add_up, begin_alike, gathered, place
-from eclip.training.loss import contrast, mixed, separated, with_own
+from eclip.training.loss import contrast, mixed, separated
 from eclip.training.pooling import match
 
 
@@ -104,7 +104,8 @@ class Learner:
             own, tokens = self._match(part, text)
             everyone = gathered(own) if everyone is None else everyone
             start = (self.rank * len(parts) + number) * len(own)
-            loss = contrast(self._scale(parts) * with_own(everyone, own, start), good, aside)
+            rows = torch.cat([everyone[:start], own, everyone[start + len(own) :]])  # the gradient flows through `own`
+            loss = contrast(self._scale(parts) * rows, good, aside)
             own_loss = loss
             if extra:
                 given = (part.guide.to(self.device).float(), part.text.to(self.device), part.good.to(self.device))

@@ -15,9 +15,7 @@ from eclip.backbones.blocks import unit
 
 
 def contrast(
-    logits: Float[Tensor, "pair pair"],
-    good: Bool[Tensor, " pair"],
-    aside: Bool[Tensor, "pair pair"] | None = None,
+    logits: Float[Tensor, "pair pair"], good: Bool[Tensor, " pair"], aside: Bool[Tensor, "pair pair"] | None = None
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy of retrieving each image's text among all texts, and each text's image among all images.
 
@@ -33,11 +31,6 @@ def contrast(
     by_image = F.cross_entropy(logits.masked_fill(~good, -torch.inf)[good], answers[good])
     by_text = F.cross_entropy(logits.T.masked_fill(~good, -torch.inf)[good], answers[good])
     return (by_image + by_text) / 2
-
-
-def with_own(everyone: Tensor, own: Tensor, start: int) -> Tensor:
-    """The rows `everyone` with `own`, through which the gradient flows, in place of those from `start` on."""
-    return torch.cat([everyone[:start], own, everyone[start + len(own) :]])
 
 
 MIXED = 4

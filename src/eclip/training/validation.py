@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt16
 from torch import Tensor
 
 from eclip.backbones.backbone import Backbone, eval_no_grad
 from eclip.backbones.blocks import cosine
-from eclip.backbones.encoding import Encoding, encode
+from eclip.backbones.encoding import Encoding
 from eclip.backbones.head import EclipHead, head_rows
+from eclip.backbones.view import View
 from eclip.datasets.masks import Masked, MaskSet, present, sides
 from eclip.errors import OptionError
 from eclip.heatmap import normalize, resize
@@ -87,25 +87,18 @@ class Validation:
 
 
 def encoded(
-    masks: MaskSet,
-    backbone: Backbone,
-    *,
-    image_size: int | None = None,
-    batch_size: int = 16,
-    keep: int | None = None,
+    masks: MaskSet, backbone: Backbone, *, image_size: int | None = None, batch_size: int = 16, keep: int | None = None
 ) -> Iterator[tuple[list[Masked], Encoding]]:
     """The images of a set in order, as batches with their encodings; `keep` as in `encode`, others as in `Validation`.
 
-    Raises:
-        ImageError: an image cannot be read.
-        OptionError: batch_size is less than 1, or another option is outside its range.
+    Errors of images and options are as in `Validation.score`.
     """
     if batch_size < 1:
         raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
     items = iter(masks.items)
     for batch in read_batches((item.image for item in masks.items), batch_size, None):
-        pixels = torch.stack([backbone.preprocess(image, image_size) for _, image in batch])
-        yield list(islice(items, len(batch))), encode(backbone, pixels, keep)
+        encoding = View(image_size).encode(backbone, (image for _, image in batch), keep)
+        yield list(islice(items, len(batch))), encoding
 
 
 def score_image(
@@ -114,13 +107,7 @@ def score_image(
     numbers: Sequence[int],
     mask: UInt16[np.ndarray, "height width"],
 ) -> None:
-    """Score the pairs of one image.
-
-    Args:
-        into: accumulates the pairs.
-        maps: raw, one per class.
-        numbers: the classes, all present in the mask.
-        mask: of the image, from `Masked.read`.
+    """Add the pairs of one image and the classes with these `numbers`, all present in its mask; maps are raw.
 
     Raises:
         EclipError: a map value is NaN or infinite.

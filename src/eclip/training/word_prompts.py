@@ -62,12 +62,8 @@ def as_words(pairs: Sequence[Pair]) -> list[tuple[str, ...]]:
 class FalseNegatives:
     """Words that must not count as negatives of an image: its own, their parts, and words with similar meaning.
 
-    A caption with "a man" does not exclude "a person", and "a coffee cup" does not exclude "a cup".
-
-    Args:
-        texts: of each pair.
-        read: texts -> unit features.
-        near: words are similar if their cosine exceeds this, after subtracting the mean of all words.
+    A caption with "a man" does not exclude "a person", and "a coffee cup" does not exclude "a cup". Words are similar
+    if the cosine of their features, from `read`, exceeds `near`, after subtracting the mean of all words.
     """
 
     def __init__(self, texts: Texts, read: Callable[[list[str]], Tensor], near: float) -> None:

@@ -404,6 +404,12 @@ def test_a_folder_is_a_model(folder: Path, answer: Explanation) -> None:
     assert load_sam(str(folder)) is not sam, "its files have changed"
 
 
+def test_a_link_to_nothing_beside_the_files_does_no_harm(tmp_path: Path) -> None:
+    place = tiny_sam.save("sam", tmp_path / "sam")
+    (place / "notes.txt").symlink_to(tmp_path / "gone.txt")
+    assert isinstance(load_sam(str(place)), Sam)
+
+
 @pytest.mark.parametrize("family", ["sam2", "sam3"])
 def test_a_folder_with_a_model_for_videos_is_read_as_one_for_images(family: str, tmp_path: Path) -> None:
     video = tiny_sam.save_video(family, tmp_path / "video")

@@ -29,6 +29,7 @@ from eclip.backbones.hub import fetch, one_folder
 from eclip.backbones.huggingface import HF_COLORS, model_type, quietly, read_model
 from eclip.backbones.unwrapped import check_accessible, unwrapped
 from eclip.errors import EclipError, ImageError, MissingExtraError, ModelError, OptionError
+from eclip.files import file_state
 
 OFFLINE = "a model in a local folder needs no network"
 PLAIN = {"output_attentions": False, "output_hidden_states": False}
@@ -236,7 +237,7 @@ def load_sam(name: str, device: Device | None = None) -> Sam:
         raise MissingExtraError("SAM", "transformers", "hf") from None
     key = name, where
     with _lock:
-        stamp, start = _stamp(folder), time.perf_counter()
+        stamp, start = tuple(map(file_state, sorted(folder.glob("*")) if folder else ())), time.perf_counter()
         if key not in _loaded or _loaded[key][0] != stamp:
             try:
                 files = _fetched(name.removeprefix("hf:")) if folder is None else folder
@@ -292,8 +293,3 @@ def _read(folder: Path, transformers: Any) -> tuple[nn.Module, Any]:
         processor = transformers.AutoImageProcessor.from_pretrained(str(folder), local_files_only=True)
         model.to(torch.float32).eval().requires_grad_(False)
     return model, processor
-
-
-def _stamp(folder: Path | None) -> Any:
-    files = [] if folder is None else [(file, file.stat()) for file in sorted(folder.glob("*"))]
-    return tuple((file.resolve(), state.st_mtime_ns, state.st_size) for file, state in files)

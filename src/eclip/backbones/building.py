@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 INITIAL = tuple(
@@ -57,25 +57,18 @@ class _Apart(TorchFunctionMode):
         initial = name in INITIAL and getattr(func, "__module__", "") == "torch.nn.init"  # its inner calls are not seen
         if initial or (name in DRAWN and getattr(torch.Tensor, name) == func):
             given = args[0] if args else kwargs["tensor"]
-            if self._left_out(given, kwargs):
-                return _unread(given)
-            if given.device.type == "cpu" and kwargs.get("generator") is None:
-                kwargs["generator"] = self.generator
+            if kwargs.get("generator") is None:  # as given by a mode within this one
+                if not self.draw and isinstance(given, nn.Parameter):
+                    with torch.no_grad():
+                        return given.fill_(math.nan)
+                if given.device.type == "cpu":
+                    kwargs["generator"] = self.generator
         elif getattr(torch, name, None) is func:
             if name in DRAWING and kwargs.get("generator") is None and _is_cpu(kwargs.get("device")):
                 kwargs["generator"] = self.generator
             if kwargs.get("dtype") is None and (name in FLOATING or (name in BY_VALUE and _is_floating(args))):
                 kwargs["dtype"] = torch.float32
         return func(*args, **kwargs)
-
-    def _left_out(self, tensor: Tensor, kwargs: dict[str, Any]) -> bool:
-        """Whether a tensor is not drawn: a weight, unless a generator is given, as by a mode within this one."""
-        return not self.draw and isinstance(tensor, nn.Parameter) and kwargs.get("generator") is None
-
-
-@torch.no_grad()
-def _unread(weight: Tensor) -> Tensor:
-    return weight.fill_(math.nan)
 
 
 def _is_cpu(device: Any) -> bool:

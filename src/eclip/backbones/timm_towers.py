@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from open_clip.timm_model import TimmModel
-from timm.layers import Attention, AttentionPool2d, AttentionPoolLatent, Mlp, RotAttentionPool2d, apply_rot_embed_cat
+from timm.layers import Attention, AttentionPool2d, Mlp, RotAttentionPool2d, apply_rot_embed_cat
 from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 
@@ -132,6 +132,13 @@ def map_head(visual: TimmModel) -> dict[str, Any]:
     if head.pos_embed is not None or head.latent_len != 1:
         raise unsupported("a timm ViT with a MAP head that has positions or several latents")
 
+    heads, norm = int(head.num_heads), trunk.norm
+
+    def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q = split_heads(head.q(head.latent.expand(len(x), -1, -1)), heads)
+        k, v = (split_heads(part, heads) for part in head.kv(x).chunk(2, dim=-1))
+        return head.q_norm(q), head.k_norm(k), v
+
     def finish(pooled: Tensor) -> Tensor:
         return visual.head(trunk.head(trunk.fc_norm(pooled)))
 
@@ -140,25 +147,7 @@ def map_head(visual: TimmModel) -> dict[str, Any]:
         out = head.proj(last_part(head.kv, trunk.norm(tokens), 2))
         return finish(out if head.mlp is None else out + head.mlp(head.norm(out)))
 
-    return {
-        "project": project,
-        "pool": lambda tokens: finish(head(trunk.norm(tokens))),
-        "pooling": "latent",
-        "to_feature": finish,
-        "latent": _latent_block(head, trunk.norm),
-        "bare": trunk.norm,
-    }
-
-
-def _latent_block(head: AttentionPoolLatent, norm: nn.Module) -> Block:
-    heads = int(head.num_heads)
-
-    def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q = split_heads(head.q(head.latent.expand(len(x), -1, -1)), heads)
-        k, v = (split_heads(part, heads) for part in head.kv(x).chunk(2, dim=-1))
-        return head.q_norm(q), head.k_norm(k), v
-
-    return Block(
+    latent = Block(
         heads,
         norm,
         qkv,
@@ -170,6 +159,14 @@ def _latent_block(head: AttentionPoolLatent, norm: nn.Module) -> Block:
         mlp=head.mlp,
         residual=False,
     )
+    return {
+        "project": project,
+        "pool": lambda tokens: finish(head(trunk.norm(tokens))),
+        "pooling": "latent",
+        "to_feature": finish,
+        "latent": latent,
+        "bare": trunk.norm,
+    }
 
 
 def timm_block(block: Any) -> Block:

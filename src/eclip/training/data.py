@@ -181,16 +181,9 @@ class Streamed:
 class Cached:
     """Batches from disk; `fill` computes what is missing.
 
-    Rows, guides and texts have separate folders, each keyed by everything that its values depend on: runs with
-    different guides share the rows, runs that differ only in training share everything, and a run with `count` needs
-    only the shards of its pairs. A text of several pairs is stored once.
-
-    Args:
-        encoder: of the pairs.
-        pairs: all pairs; they determine the key.
-        texts: of each pair.
-        folder: of all caches.
-        count: how many of the pairs to use, from the first; None = all.
+    Rows, guides and texts have separate folders, each keyed by everything that its values depend on, such as all pairs:
+    runs with different guides share the rows, runs that differ only in training share everything, and a run that uses
+    only the first `count` pairs needs only their shards. A text of several pairs is stored once.
 
     Attributes:
         bad: used pairs whose image cannot be read, by index, with the reason; set by `note_bad`.

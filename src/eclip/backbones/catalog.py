@@ -64,11 +64,7 @@ def tags() -> dict[str, list[str]]:
     The table there is `_PRETRAINED = {architecture: dict(tag=_pcfg(...), ...)}`; some inner dicts are named variables.
     """
     tree = ast.parse((_open_clip() / "pretrained.py").read_text(encoding="utf-8"))
-    named = {
-        node.targets[0].id: node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-    }
+    named = {node.targets[0].id: node.value for node in tree.body if _names_one(node)}  # type: ignore[attr-defined]
     found = {}
     for key, value in zip(named["_PRETRAINED"].keys, named["_PRETRAINED"].values, strict=True):
         entries = named[value.id] if isinstance(value, ast.Name) else value
@@ -77,6 +73,10 @@ def tags() -> dict[str, list[str]]:
         if quick:
             found[f"{key.value}-quickgelu"] = quick
     return found
+
+
+def _names_one(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
 
 
 OPENAI = {

@@ -151,7 +151,7 @@ def test_the_factor_stays_the_models_own_unless_it_is_trained_and_then_below_100
     batch = whole_batch()
     for scale in (20.0, 117.0):  # SigLIP's is above 100
         one = learner(scale)
-        wanted = contrast(scale * one._match(one.pooled, batch, batch.text)[0].detach(), batch.good)
+        wanted = contrast(scale * one._match(batch, batch.text)[0].detach(), batch.good)
         assert one.step([batch], 0.01) == pytest.approx(float(wanted), rel=1e-5)
         assert float(one.pooled.log_scale.detach().exp()) == pytest.approx(scale)
     near = torch.nn.functional.normalize(torch.ones(4, 4) + 0.2 * torch.eye(4), dim=-1)  # hard to tell apart

@@ -140,11 +140,7 @@ def open_image(source: ImageLike | Place) -> Image.Image:
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
-    """An upright RGB image from the bytes of a file, by the rules of `open_image`; `name` is what errors call it.
-
-    Raises:
-        ImageError: it is empty, damaged, not an image, or too large.
-    """
+    """An upright RGB image from the bytes of a file, by the rules of `open_image`; `name` is what errors call it."""
     return _decode(BytesIO(data), name, to_rgb)
 
 
@@ -165,11 +161,7 @@ def stored_size(path: Path | Place) -> tuple[int, int, int]:
 
 
 def from_file(path: Path | Place, read: Callable[[Image.Image, str], Read]) -> Read:
-    """The result of `read` for the image in a file or tar and its name.
-
-    Raises:
-        ImageError: it is missing, empty, damaged, not an image, or too large.
-    """
+    """The result of `read` for the image in a file or tar and its name; errors are those of `open_image`."""
     if isinstance(path, Place):
         return _decode(BytesIO(path.read(str(path))), str(path), read)
     if str(path).startswith(("http:/", "https:/")):

@@ -159,7 +159,7 @@ def test_images_are_encoded_once_unless_they_are_too_many(masks: MaskSet, monkey
     backbone, passes = tiny.backbone("vit"), []
     heads = [EclipHead.start(backbone, init="random", seed=seed) for seed in (0, 1)]
     once = encode
-    monkeypatch.setattr("eclip.training.validation.encode", lambda *a: passes.append(1) or once(*a))  # type: ignore[func-returns-value]
+    monkeypatch.setattr("eclip.backbones.view.encode", lambda *a: passes.append(1) or once(*a))  # type: ignore[func-returns-value]
     kept, asked = Validation(masks, backbone, "value", batch_size=2), [*heads, heads[0]]
     records = [kept.score(head) for head in asked]
     assert len(passes) == 3 and records[0] == records[2] != records[1]

@@ -216,7 +216,7 @@ def test_templates_use_what_they_are_given_and_nothing_else(
         if path.suffix in (".html", ".svg"):
             own = environment(_package(path))
             names = meta.find_undeclared_variables(own.parse(path.read_text(encoding="utf-8"))) - set(own.globals)
-            assert names == given.pop(str(path), set()), path
+            assert names == given.pop(str(path), set()), f"{path}, beside {sorted(given)}"
     assert given == {}
 
 

@@ -77,7 +77,7 @@ def main() -> None:
         begin(out)
         files = list(list_images([args.images]))
         plan = Plan.make(files, out, job.shard_size)
-        with Worker(job, plan, backbone) as worker, shard_for(job, plan.of_shard(0, 1)[0]) as shard:
+        with Worker(job, plan, backbone) as worker, shard_for(job, plan.pieces[0]) as shard:
             _measure(worker, shard, itertools.cycle(files), bare, pixels, args)
 
 

@@ -158,7 +158,7 @@ def test_nothing_of_a_table_for_notebooks_is_markup(evaluation: Evaluation) -> N
 def sentences(*, pairs: bool) -> list[Sentence]:
     words = [strange("word"), "a", "\N{SNOWMAN}"]
     values = np.array([0.5, -0.2, 0.0], np.float32)
-    return [(0.25, words, values, np.ones((3, 2, 2), np.float32) if pairs else None)]
+    return [Sentence(0.25, words, values, np.ones((3, 2, 2), np.float32) if pairs else None)]
 
 
 @pytest.mark.parametrize("pairs", [False, True])

@@ -57,7 +57,7 @@ class _Apart(TorchFunctionMode):
         initial = name in INITIAL and getattr(func, "__module__", "") == "torch.nn.init"  # its inner calls are not seen
         if initial or (name in DRAWN and getattr(torch.Tensor, name) == func):
             given = args[0] if args else kwargs["tensor"]
-            if kwargs.get("generator") is None:  # as given by a mode within this one
+            if kwargs.get("generator") is None:  # not given, as it would be by a mode within this one
                 if not self.draw and isinstance(given, nn.Parameter):
                     with torch.no_grad():
                         return given.fill_(math.nan)

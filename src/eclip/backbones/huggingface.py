@@ -198,17 +198,26 @@ def class_of(folder: Path) -> str:
     return HF_CLASSES[kind]
 
 
-def read_model(folder: Path, name: str) -> nn.Module:
-    """The model of this class of transformers in a folder.
+def transformers_class(name: str) -> Any:
+    """A class of transformers.
 
     Raises:
-        ModelError: transformers has no such class, or weights are missing.
+        ModelError: the installed transformers has no such class.
     """
     import transformers
 
     cls = getattr(transformers, name, None)
     if cls is None:
         raise ModelError(f"transformers {transformers.__version__} has no {name}: upgrade it.")
+    return cls
+
+
+def read_model(folder: Path, cls: Any) -> nn.Module:
+    """The model of this class of transformers in a folder.
+
+    Raises:
+        ModelError: weights are missing.
+    """
     model, report = cls.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
     if missing := sorted(key for key in report["missing_keys"] if not key.endswith("position_ids")):
         raise ModelError(f"the weights lack {', '.join(missing[:4])}: they belong to another model.")
@@ -226,9 +235,10 @@ def read_folder(folder: Path) -> tuple[nn.Module, Any, dict[str, Any]]:
     """
     import transformers
 
-    name, colors = class_of(folder), colors_of(_image_processor(folder))
+    cls = transformers_class(class_of(folder))
+    colors = colors_of(_image_processor(folder))
     with quietly():
-        model = read_model(folder, name)
+        model = read_model(folder, cls)
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     return model, tokenizer, colors
 

@@ -26,7 +26,7 @@ from eclip.backbones.devices import Device, resolve_device
 from eclip.backbones.eval_no_grad import eval_no_grad
 from eclip.backbones.host import named_tensors
 from eclip.backbones.hub import fetch, one_folder
-from eclip.backbones.huggingface import HF_COLORS, model_type, quietly, read_model
+from eclip.backbones.huggingface import HF_COLORS, model_type, quietly, read_model, transformers_class
 from eclip.backbones.unwrapped import check_accessible, unwrapped
 from eclip.errors import EclipError, ImageError, MissingExtraError, ModelError, OptionError
 from eclip.files import file_state
@@ -237,7 +237,8 @@ def load_sam(name: str, device: Device | None = None) -> Sam:
         raise MissingExtraError("SAM", "transformers", "hf") from None
     key = name, where
     with _lock:
-        stamp, start = tuple(map(file_state, sorted(folder.glob("*")) if folder else ())), time.perf_counter()
+        stamp = tuple(map(file_state, sorted(folder.glob("*")) if folder else ()))
+        start = time.perf_counter()
         if key not in _loaded or _loaded[key][0] != stamp:
             try:
                 files = _fetched(name.removeprefix("hf:")) if folder is None else folder
@@ -285,11 +286,11 @@ def _unsupported(what: str, kinds: list[str]) -> ModelError:
 
 def _read(folder: Path, transformers: Any) -> tuple[nn.Module, Any]:
     """The model in a folder, and its image processor. Nothing is downloaded."""
-    name = _class_of(folder)
+    cls = transformers_class(_class_of(folder))
     if not any((folder / name).is_file() for name in HF_COLORS):
         raise ModelError(f"{str(folder)!r} has no {HF_COLORS[0]}: save the model's processor there too.")
     with quietly(), built_apart(draw=False):
-        model = read_model(folder, name)
+        model = read_model(folder, cls)
         processor = transformers.AutoImageProcessor.from_pretrained(str(folder), local_files_only=True)
         model.to(torch.float32).eval().requires_grad_(False)
     return model, processor

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from eclip.backbones.catalog import DEFAULT_MODEL, architectures, tags
-from eclip.datasets import DATASETS
-from eclip.evaluation.protocols import PROTOCOLS
-from eclip.methods import GROUPS, METHODS
-from eclip.refinements import REFINEMENTS
-from eclip.texts.templates import TEMPLATES
-from eclip.words import WORD_METHODS
 
 Offers = Callable[[str], Iterable[tuple[str, str]]]
 """What is typed so far -> names and a word about each."""
 
 
 def method_names(typed: str) -> Iterable[tuple[str, str]]:
-    """Methods, also after the commas of a list: those that are not in it yet, behind the part that is complete."""
-    start, comma, _ = typed.rpartition(",")
-    return [(f"{start}{comma}{name}", one.summary) for name, one in METHODS.items() if name not in start.split(",")]
+    """Methods, also after the commas of a list."""
+    from eclip.methods import METHODS
+
+    return _after_commas(typed, {name: one.summary for name, one in METHODS.items()})
 
 
 def several_methods(typed: str) -> Iterable[tuple[str, str]]:
     """As `method_names`, with the groups."""
+    from eclip.methods import GROUPS
+
     return [*((name, "a group of methods") for name in GROUPS), *method_names(typed)]
+
+
+def word_methods(typed: str) -> Iterable[tuple[str, str]]:
+    """Methods of `eclip words`."""
+    from eclip.words import WORD_METHODS
+
+    return [(name, one.summary) for name, one in WORD_METHODS.items()]
 
 
 def model_names(typed: str) -> Iterable[tuple[str, str]]:
@@ -39,17 +42,35 @@ def model_names(typed: str) -> Iterable[tuple[str, str]]:
     return [(f"{start}{comma}{one}", about) for one, about in found.items()]
 
 
+def refinements(typed: str) -> Iterable[tuple[str, str]]:
+    """Refinements."""
+    from eclip.refinements import REFINEMENTS
+
+    return [(name, one.summary) for name, one in REFINEMENTS.items()]
+
+
+def protocols(typed: str) -> Iterable[tuple[str, str]]:
+    """Evaluation protocols."""
+    from eclip.evaluation.protocols import PROTOCOLS
+
+    return [(name, one.summary) for name, one in PROTOCOLS.items()]
+
+
+def data_sets(typed: str) -> Iterable[tuple[str, str]]:
+    """Data sets of `eclip eval`."""
+    from eclip.datasets import DATASETS
+
+    return [(name, one.summary) for name, one in DATASETS.items()]
+
+
 def templates(typed: str) -> Iterable[tuple[str, str]]:
     """Named sets of templates."""
+    from eclip.texts.templates import TEMPLATES
+
     return [(name, f"{len(sentences)} sentences") for name, sentences in TEMPLATES.items()]
 
 
-def _summaries(entries: Mapping[str, Any]) -> Offers:
-    def offers(typed: str) -> Iterable[tuple[str, str]]:
-        return [(name, one.summary) for name, one in entries.items()]
-
-    return offers
-
-
-word_methods, refinements = _summaries(WORD_METHODS), _summaries(REFINEMENTS)
-protocols, data_sets = _summaries(PROTOCOLS), _summaries(DATASETS)
+def _after_commas(typed: str, names: dict[str, str]) -> list[tuple[str, str]]:
+    """Each name that is not in the list yet, behind the part of the list that is complete."""
+    start, comma, _ = typed.rpartition(",")
+    return [(f"{start}{comma}{name}", about) for name, about in names.items() if name not in start.split(",")]

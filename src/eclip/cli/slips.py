@@ -127,8 +127,7 @@ class Command(TyperCommand):
             if name not in switches:
                 read.append(args[place])
                 continue
-            following = "".join(args[place + 1 : place + 2])
-            if not equals and following.casefold() in (*YES, *NO) and not Path(following).exists():
+            if not equals and place + 1 < len(args) and _is_yes_or_no(args[place + 1]):
                 word = args[next(words)]
             if word.casefold() in (*NO, "0"):
                 read += switches[name][:1]
@@ -156,6 +155,10 @@ class Command(TyperCommand):
         if spelled in DATA_SETS and "data" in arguments:
             return f"the data set is a positional argument, as in `eclip {self.name} voc2012`"
         return ""
+
+
+def _is_yes_or_no(word: str) -> bool:
+    return word.casefold() in (*YES, *NO) and not Path(word).exists()
 
 
 def forgiving(app: typer.Typer) -> None:

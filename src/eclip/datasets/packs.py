@@ -51,7 +51,14 @@ def in_tars(root: Path, split: str) -> PairSet:
     return PairSet(root.resolve().name, pairs, None, bad)
 
 
-coco_captions, coco80seg = in_tars, folder  # whose packs have these layouts
+def coco_captions(root: Path, split: str) -> PairSet:
+    """Images of COCO val2017 with all their captions; the pack defines the splits."""
+    return in_tars(root, split)
+
+
+def coco80seg(root: Path, split: str) -> MaskSet:
+    """Images of COCO train2017 and val2017."""
+    return folder(root, split)
 
 
 def flickr8k_entities(root: Path, split: str) -> PhraseSet:

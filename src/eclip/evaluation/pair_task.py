@@ -34,9 +34,15 @@ class EncodedImages(NamedTuple):
 
 
 class ShownClass(NamedTuple):
-    """A class that an image shows, with the index of the image in the batch, and that of the class among the texts.
+    """A class that an image shows.
 
-    Void pixels are neither inside nor outside of the class; the maps (row, col) are raw, of methods and baselines.
+    Attributes:
+        place: index of the image in the batch.
+        image: the image and its mask.
+        column: index of the class among the texts.
+        inside: pixels of the class.
+        outside: pixels of anything else, void left out.
+        maps: raw maps (row, col) of methods and baselines by name.
     """
 
     place: int

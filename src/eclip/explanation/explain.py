@@ -98,7 +98,8 @@ def explain(
     Raises:
         EclipError: invalid input; `eclip.errors` lists the classes.
     """
-    view, alone = View(image_size, resize, positions), method is None or isinstance(method, AnyMethod)
+    view = View(image_size, resize, positions)
+    alone = method is None or isinstance(method, AnyMethod)
     not_applicable = None if alone else not_applicable
     settings: dict[str, Any] = {"method": method, "names": names, "templates": templates, "versus": versus}
     settings |= {"health": health, "refine": refine, "refine_options": refine_options, **options}
@@ -107,13 +108,13 @@ def explain(
             raise OptionError("preprocessed images are not resized: leave image_size and resize out.")
         model = backbone_of(model, device)
         pixels = check_preprocessed(image, model)
-        query = query_of(texts, True, model=model, **view_of(pixels, model, positions).settings, **settings)
+        query = query_of(texts, several=True, model=model, **view_of(pixels, model, positions).settings, **settings)
         seen = [(f"image {index}", picture, picture.size) for index, picture in enumerate(shown(pixels, model))]
         answers = query.answer_pixels(pixels, seen, not_applicable)
         answers = {name: replace(one, provenance={**one.provenance, "resize": None}) for name, one in answers.items()}
     else:
         images = at_least_one(image)
-        query = query_of(texts, True, model=model, device=device, **view.settings, **settings)
+        query = query_of(texts, several=True, model=model, device=device, **view.settings, **settings)
         named = [(name_of(picture, index), open_image(picture)) for index, picture in enumerate(images)]
         grids = {query.grid(picture) for _, picture in named}
         if len(grids) > 1:
@@ -167,9 +168,8 @@ def explain_each(
 
 def query_of(
     texts: Texts,
-    several: bool = False,
-    /,
     *,
+    several: bool = False,
     model: str | Backbone = DEFAULT_MODEL,
     method: AnyMethod | Sequence[AnyMethod] | None = None,
     image_size: SupportsIndex | None = None,
@@ -185,6 +185,7 @@ def query_of(
     **options: Any,
 ) -> Query:
     """The Query of a single method, or if `several`, also of a list; arguments and errors are those of `explain`."""
+    view = View(image_size, resize, positions)
     queries, features = texts_or_features(texts, names)
     if method is None:
         model, device = backbone_of(model, device), None
@@ -193,6 +194,7 @@ def query_of(
     methods = method_names(method, every=False) if is_list else [method_name(method)]  # type: ignore[arg-type]
     check_methods(methods)
     own = {name: options_for(name, methods, options) for name in methods}
-    more: dict[str, Any] = {"view": View(image_size, resize, positions), "templates": templates, "versus": versus}
-    more |= {"refine": refine, "refine_options": refine_options, "health": health}
-    return Query(queries, features=features, model=model, methods=own, device=device, **more)
+    more: dict[str, Any] = {"refine": refine, "refine_options": refine_options, "health": health, "versus": versus}
+    return Query(
+        queries, features=features, model=model, methods=own, view=view, templates=templates, device=device, **more
+    )

@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from eclip.errors import ResultError
 from eclip.explanation.rows import Selection, sort_key
@@ -23,10 +23,19 @@ from eclip.results.table import COLUMNS, HEADER, csv_rows
 if TYPE_CHECKING:
     from eclip.explanation.conversions import Chosen
     from eclip.explanation.explanation import Explanation
-    from eclip.explanation.gallery.gallery import Gallery
 
 IN_MEMORY = 1 << 24  # bytes of a file in memory; more wait on disk
 Put = Callable[[str, "bytes | Iterable[bytes]"], str]
+
+
+class Export(Protocol):
+    """A file that grows by an image at a time."""
+
+    def add(self, explanation: Explanation, image: int, texts: Chosen) -> None:
+        """Take an image and those of its texts that the selection keeps."""
+
+    def finish(self) -> None:
+        """Write the file, or what is missing of it."""
 
 
 class Exports:
@@ -35,7 +44,7 @@ class Exports:
     def __init__(self, formats: Iterable[str], selection: Selection, max_side: int | None) -> None:
         self.files = {name: EXPORTS[name] for name in EXPORTS if name in formats}
         self.selection, self.max_side = selection, max_side
-        self._open: list[Table | Coco | LabelStudio | Gallery] = []
+        self._open: list[Export] = []
         self._stack = ExitStack()
 
     def add(self, explanation: Explanation, image: int, folder: Path, put: Put) -> None:
@@ -53,9 +62,7 @@ class Exports:
         except OSError as error:
             raise ResultError(f"{str(folder)!r} cannot be written: {error.strerror or error}.") from error
 
-    def _begin(
-        self, name: str, explanation: Explanation, folder: Path, put: Put
-    ) -> Table | Coco | LabelStudio | Gallery:
+    def _begin(self, name: str, explanation: Explanation, folder: Path, put: Put) -> Export:
         if name == "csv":
             return self._stack.enter_context(closing(Table(folder / EXPORTS[name], self.selection.sort, put)))
 
@@ -85,7 +92,11 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(folder))  # noqa: SIM115
-        self.close, self.count = self._file.close, 0
+        self.count = 0
+
+    def close(self) -> None:
+        """Delete the file."""
+        self._file.close()
 
     def add(self, *contents: dict[str, Any]) -> None:
         """Add lines of JSON, all or none of them."""
@@ -94,7 +105,7 @@ class Spool:
         self.count += len(texts)
 
     def __iter__(self) -> Iterator[bytes]:
-        """All whole lines without their ends; a write that failed may have left a part of one more."""
+        """All whole lines without their ends; a write that failed may have left more."""
         self._file.seek(0)
         return (line.rstrip(b"\n") for line in itertools.islice(self._file, self.count))
 
@@ -110,9 +121,12 @@ class Table:
         self.file, self.sort, self._put = file, sort, put
         put(file.name, HEADER)
         self._stream = file.open("r+b")
-        self.close = self._stream.close
         self._end = self._stream.seek(0, 2)
         self._keys, self._starts = array("d"), array("q")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
 
     def add(self, explanation: Explanation, image: int, texts: Chosen) -> None:
         """Write the rows of an image."""

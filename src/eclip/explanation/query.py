@@ -223,7 +223,7 @@ class Query:
             "refine": self.refine,
             "refine_options": noted(self.refine_options),
             **self.view.settings,
-            **noted({"templates": None if self.given else self.templates}),
+            "templates": None if self.given else _plain(self.templates),
             **({"examples": self.examples} if self.examples else {}),
             "versus": self.versus,
             "level": self.level(method),
@@ -278,6 +278,10 @@ def since(start: float, backbone: Backbone) -> float:
     if backbone.weight.is_cuda:
         torch.cuda.synchronize(backbone.weight.device)
     return time.perf_counter() - start
+
+
+def _plain(templates: str | tuple[str, ...]) -> str | list[str]:
+    return templates if isinstance(templates, str) else list(templates)
 
 
 def _numpy(values: Tensor) -> np.ndarray:

@@ -38,13 +38,20 @@ if TYPE_CHECKING:
 
 def rows_of(explanation: Explanation, image: int = 0) -> Iterator[dict[str, Any]]:
     """The rows of an image, one for each text, in order."""
+    health = None if explanation.health is None else explanation.health.only(image)  # not of all images, each time
     for text in range(len(explanation.texts)):
-        yield row_of(explanation, image, text, explanation.mask(image, text))
+        yield _row(explanation, image, text, health, explanation.mask(image, text))
 
 
 def row_of(explanation: Explanation, image: int, text: int, mask: Bool[np.ndarray, "height width"]) -> dict[str, Any]:
     """The row of an image and a text whose mask is known."""
     health = None if explanation.health is None else explanation.health.only(image)
+    return _row(explanation, image, text, health, mask)
+
+
+def _row(
+    explanation: Explanation, image: int, text: int, health: Health | None, mask: Bool[np.ndarray, "height width"]
+) -> dict[str, Any]:
     name, boxes = explanation.texts[text], heatmap.boxes(mask, min_area=None)
     places, labels = explanation.points(image, text)
     warnings = [] if health is None else [one.removeprefix(f"{name}: ") for one in health.warnings(0, text)]
@@ -82,6 +89,9 @@ class Selection:
             order of images and texts.
         min_presence: leave out rows with less presence, in [0, 1], and rows whose presence is unknown.
         top: keep only this many rows of each image, the best by `sort` (None: by score), at least 1.
+
+    Raises:
+        OptionError: a value is outside its range.
     """
 
     sort: str | None = None

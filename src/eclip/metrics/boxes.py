@@ -32,7 +32,11 @@ def box_ious(
     Pixels that touch at a corner are connected. Heat on void connects regions, which a ring of void would otherwise cut
     along the outline, but adds no area and does not enlarge boxes. Ties in area go to the first in reading order.
 
-    Arguments and errors are as in `overlaps`.
+    Args:
+        heat: in [0, 1].
+        inside: pixels of the object, at least one.
+        outside: all other pixels except void.
+        thresholds: strictly ascending.
 
     Returns:
         IoU at each threshold, in [0, 1]; 0 if no heat reaches it.

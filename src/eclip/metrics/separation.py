@@ -13,7 +13,12 @@ from eclip.metrics.localization import Heat, Mask, parts
 
 
 def separation(heat: Heat, inside: Mask, outside: Mask) -> tuple[float, float]:
-    """Average precision and AUROC of one pair, from one sort; arguments and errors are as in `contrast`.
+    """Average precision and AUROC of one pair, from one sort.
+
+    Args:
+        heat: in [0, 1].
+        inside: pixels of the object, at least one.
+        outside: all other pixels except void.
 
     Returns:
         Average precision: the mean, over the pixels inside, of the precision of `heat >= that pixel's heat`; pixels of

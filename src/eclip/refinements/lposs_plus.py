@@ -61,10 +61,8 @@ def lposs_plus(
         maps, encoding, features=features, k=k, gamma=gamma, sigma=sigma, alpha=alpha, steps=steps, means=False
     )
     height, width = encoding.pixels.shape[2:]
-    lab = (
-        to_lab(unnormalized(encoding.pixels, encoding.backbone).clamp(0, 1))
-        / coarse.new_tensor(LAB_RANGE)[:, None, None]
-    )
+    seen = unnormalized(encoding.pixels, encoding.backbone).clamp(0, 1)
+    lab = to_lab(seen) / coarse.new_tensor(LAB_RANGE)[:, None, None]
     refined = []
     for colors, ours in zip(lab, coarse, strict=True):
         graph = pixel_graph(colors, radius=window // 2, tau=tau)

@@ -128,11 +128,27 @@ def segment_each(
     Raises:
         EclipError: invalid input; `eclip.errors` lists the classes.
     """
-    seen = {"image_size": image_size, "resize": resize, "window": window, "stride": stride, "positions": positions}
-    cuts = {"scale": scale, "prob_threshold": prob_threshold, "area_threshold": area_threshold}
-    more: dict[str, Any] = {"background": background, "templates": templates, "device": device, "health": health}
-    more |= {"refine": refine, "refine_options": refine_options, **seen, **cuts, **options}
-    query = ClassQuery(classes, batch_size=batch_size, model=model, method=method, **more)
+    query = ClassQuery(
+        classes,
+        batch_size=batch_size,
+        model=model,
+        method=method,
+        background=background,
+        templates=templates,
+        image_size=image_size,
+        resize=resize,
+        window=window,
+        stride=stride,
+        positions=positions,
+        scale=scale,
+        prob_threshold=prob_threshold,
+        area_threshold=area_threshold,
+        refine=refine,
+        refine_options=refine_options,
+        device=device,
+        health=health,
+        **options,
+    )
     for batch in read_batches(images, query.batch_size if query.windows is None else 1, failures, query.maps.grid):
         yield from query.answer(batch)
 

@@ -45,7 +45,14 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Decoder:
-    """What a worker does for each image: what `Fitting.resized` does; `whole`: it also returns the image."""
+    """What a worker does for each image.
+
+    Attributes:
+        fitting: from the image to an array of the model's size.
+        image_size: as in `Fitting.resized`.
+        resize: as in `Fitting.resized`.
+        whole: also return the image.
+    """
 
     fitting: Fitting
     image_size: int | None

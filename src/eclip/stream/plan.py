@@ -94,10 +94,10 @@ class Plan:
     def items(self, piece: Piece, start: int = 0) -> Iterator[Iterator[Item]]:
         """The images of a piece from position `start` on; a tar at a URL is downloaded and deleted afterwards."""
         items = self._lines(piece)
-        with ExitStack() as copy:
+        with ExitStack() as stack:
             if piece.remote:
                 [tar] = items
-                items = in_remote_tar(tar, copy)
+                items = in_remote_tar(tar, stack)
             yield itertools.islice(items, start, None)
 
     def _lines(self, piece: Piece) -> Iterator[Item]:
@@ -153,14 +153,14 @@ def _told(line: bytes) -> str:
     return f"{shown} ({'unreadable' if error else 'of unknown size' if size < 0 else f'{size:,} bytes'})"
 
 
-def in_remote_tar(tar: Item, copy: ExitStack) -> Iterator[Item]:
-    """The images of a tar at a URL, downloaded until the stack is closed; if there is none, the tar, which failed.
+def in_remote_tar(tar: Item, stack: ExitStack) -> Iterator[Item]:
+    """The images of a tar at a URL, downloaded now until the stack is closed; if there is none, the tar, which failed.
 
     Raises:
         DataError: it cannot be downloaded.
     """
     try:
-        items = in_tar_at(str(copy.enter_context(_downloaded(tar.place.file))), tar.source)
+        items = in_tar_at(str(stack.enter_context(_downloaded(tar.place.file))), tar.source)
     except FileNotFoundError:
         return iter([tar._replace(error=f"{tar.source}: no such file.")])
     first = next(items, tar._replace(error=f"{tar.source} contains no image."))

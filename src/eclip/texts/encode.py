@@ -137,17 +137,23 @@ def encode_apart(
 
 def _firsts(backbone: Backbone, texts: Sequence[str], sentences: tuple[str, ...]) -> list[int]:
     """For each text, the index of the first one with the same token ids in each sentence."""
-    keys: list[tuple[tuple[int, ...], ...]] = [()] * len(texts)
-    for sentence in sentences:
-        counts = Counter(keys)
-        places = [place for place, key in enumerate(keys) if counts[key] > 1]  # the others are told apart already
-        for start in range(0, len(places), _PROMPTS_AT_ONCE):
-            some = places[start : start + _PROMPTS_AT_ONCE]
-            ids = backbone.tokenize([fill(sentence, texts[place]) for place in some]).tolist()
-            for place, row in zip(some, ids, strict=True):
-                keys[place] = (*keys[place], tuple(row))
-    firsts: dict[tuple[tuple[int, ...], ...], int] = {}
-    return [firsts.setdefault(key, place) for place, key in enumerate(keys)]
+    groups = _groups(backbone, list(range(len(texts))), texts, sentences[0])
+    for sentence in sentences[1:]:
+        pairs = [group for group in groups if len(group) > 1]
+        groups = [group for group in groups if len(group) == 1]
+        groups += [part for group in pairs for part in _groups(backbone, group, texts, sentence)]
+    firsts = {place: group[0] for group in groups for place in group}
+    return [firsts[place] for place in range(len(texts))]
+
+
+def _groups(backbone: Backbone, places: list[int], texts: Sequence[str], sentence: str) -> list[list[int]]:
+    found: dict[tuple[int, ...], list[int]] = {}
+    for start in range(0, len(places), _PROMPTS_AT_ONCE):
+        some = places[start : start + _PROMPTS_AT_ONCE]
+        ids = backbone.tokenize([fill(sentence, texts[place]) for place in some]).tolist()
+        for place, row in zip(some, ids, strict=True):
+            found.setdefault(tuple(row), []).append(place)
+    return list(found.values())
 
 
 def _warn_of_equals(backbone: Backbone, texts: Sequence[str], firsts: list[int]) -> None:

@@ -56,11 +56,19 @@ class WordsWriter(Folder):
     def add(
         self, words: WordRelevance, image: int, pairs: Sequence[Interactions] = (), boxes: Sequence[Box] = ()
     ) -> dict[str, Any]:
-        """Write the files of an image, with its pairs, one per text, if any; returns its entry in the manifest.
+        """Write the files of an image; returns its entry in the manifest.
 
-        Boxes are regions to list words for; one that is not inside the image raises OptionError before any writing.
+        Args:
+            words: word relevance for images.
+            image: number of one of them.
+            pairs: of that image, one per text; or none.
+            boxes: regions of the image to list words for.
+
+        Raises:
+            OptionError: a box is not inside the image; nothing is written in this case.
+            ResultError: a file cannot be written.
         """
-        from eclip.words.page import words_page  # here, so that the command can check the folder first
+        from eclip.words.page import Sentence, words_page  # here, so that the command can check the folder first
 
         picture, source = words.images[image], words.sources[image]
         entries = words.entries(image)
@@ -74,10 +82,13 @@ class WordsWriter(Folder):
             self.manifest |= {"signed": words.signed, "provenance": {**words.provenance, "pairs": own, "command": None}}
         stem, files = self._image(source, lambda: picture)
         sentences = [
-            (float(score), own, values[image], pairs[text].values if pairs else None)
-            for text, (score, own, values) in enumerate(
-                zip(words.scores[image], words.words, words.values, strict=True)
+            Sentence(
+                float(words.scores[image, text]),
+                words.words[text],
+                words.values[text][image],
+                pairs[text].values if pairs else None,
             )
+            for text in range(len(words.texts))
         ]
         made_on = f"{words.provenance['method']} on {words.provenance['model']}"
         note = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -18,8 +19,21 @@ from eclip.render.words import page_words
 IMAGE_LENGTH = 480
 
 
-Sentence = tuple[float, Sequence[str], Float[np.ndarray, " word"], Float[np.ndarray, "word row col"] | None]
-"""A text: its score, its words in order, a value for each, and one map per word on the patch grid, or None."""
+@dataclass(frozen=True)
+class Sentence:
+    """A text on the page.
+
+    Attributes:
+        score: cosine of image and text.
+        words: in order.
+        values: one per word.
+        pairs: one map per word on the patch grid, or None.
+    """
+
+    score: float
+    words: Sequence[str]
+    values: Float[np.ndarray, " word"]
+    pairs: Float[np.ndarray, "word row col"] | None = None
 
 
 def words_page(title: str, image: Image.Image, sentences: Sequence[Sentence], note: str) -> str:
@@ -47,8 +61,8 @@ def words_page(title: str, image: Image.Image, sentences: Sequence[Sentence], no
         sentences=sentences,
         page_words=page_words,
         note=note,
-        linked=any(maps is not None for *_, maps in sentences),
-        pairs=[None if maps is None else maps.astype(float).round(8).tolist() for *_, maps in sentences],
+        linked=any(one.pairs is not None for one in sentences),
+        pairs=[None if one.pairs is None else one.pairs.astype(float).round(8).tolist() for one in sentences],
         colors=(diverging()[[0, LEVELS // 2, -1]] * 255).round().astype(int).tolist(),
     )
     return str(page)

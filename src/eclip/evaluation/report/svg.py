@@ -27,9 +27,15 @@ _SIDES = ((1, "start"), (-1, "end"))
 
 @dataclass(frozen=True)
 class Series:
-    """One method in a chart: its number on the page, its rank (1 for the best, 0 for a baseline), its name as a label.
+    """The data of one method in a chart.
 
-    It has the points (x, y) of a line, or a single one with the ends of its interval.
+    Attributes:
+        number: its number on the page.
+        rank: 1 for the best method; 0 for a baseline.
+        label: its name.
+        points: (x, y) of a line, or a single one.
+        low: end of the interval of a point.
+        high: the other end.
     """
 
     number: int
@@ -48,7 +54,12 @@ class Series:
 def lines(title: str, series: Sequence[Series], across: str, up: str, *, percent: bool = True) -> Markup:
     """One line per method over shares from 0 to 1; the peaks of the best show their rank, baselines are dashed.
 
-    The best are drawn last, on top. Screen readers read the title; `across` and `up` are titles of the axes.
+    Args:
+        title: read by screen readers.
+        series: the best are drawn last, on top.
+        across: title of the x axis.
+        up: title of the y axis.
+        percent: show y in percent.
     """
     values = [y for one in series for _, y in one.points]
     low, high = min(0.0, *values), max(values)
@@ -70,7 +81,12 @@ def lines(title: str, series: Sequence[Series], across: str, up: str, *, percent
 def scatter(title: str, series: Sequence[Series], floor: tuple[str, float] | None, up: str, *, percent: bool) -> Markup:
     """One point per method over its cost in forward passes, on a logarithmic axis, with its name and interval.
 
-    Costs are at least 1; the floor is name and value of the best baseline, a dashed line. See `lines` for the others.
+    Args:
+        title: as in `lines`.
+        series: one point each, with a cost of at least 1.
+        floor: name and value of the best baseline, drawn as a dashed line.
+        up: title of the y axis.
+        percent: show y in percent.
     """
     ends = [end for one in series for end in (one.points[0][1], one.low, one.high) if end is not None]
     ends += [floor[1]] if floor else []

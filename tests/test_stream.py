@@ -25,6 +25,7 @@ from typing import Any
 
 import fsspec
 import numpy as np
+import open_clip
 import pytest
 import torch
 from click.testing import Result
@@ -34,6 +35,7 @@ from typer.testing import CliRunner
 import eclip
 import tiny
 from eclip import cli, files
+from eclip.backbones.backbone import Backbone
 from eclip.errors import (
     DataError,
     EclipError,
@@ -347,22 +349,57 @@ def test_images_can_be_read_again_instead_of_kept(source: Path) -> None:
         ({"write": ["maps"]}, r'write was \["maps", "masks", "boxes", "points"\], now \["maps"\]'),
         ({"method": "gem"}, 'method was "maskclip", now "gem"'),
         ({"batch_size": 4}, "batch_size was 2, now 4"),
-        ({"model": "other"}, "provenance.weights was"),
+        ({"model": "weights"}, "provenance.weights was"),
+        ({"model": "colors"}, r"provenance.mean was .*provenance.std was"),
+        ({"model": "tokenizer"}, "provenance.tokens was"),
+        ({"model": "activation"}, "provenance.modules was"),
+        ({"model": "quantized"}, "provenance.weights was"),
         ({"health": False}, r"provenance.health was \[\], now null"),
         ({"threads": 2}, "threads was 1, now 2"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
 def test_another_run_does_not_continue_it(
     source: Path, whole: Path, tmp_path: Path, changed: dict[str, Any], told: str
 ) -> None:
-    shutil.copytree(whole, tmp_path / "out")
     if "model" in changed:
-        changed = {"model": eclip.wrap(tiny.model("vit", seed=5), mean=tiny.MEAN, std=tiny.STD)}
+        changed = {"model": _changed(changed["model"])}
+    shutil.copytree(whole, tmp_path / "out")
     with pytest.raises(ResultError, match=rf"different settings .*{told}"):
         write(source, tmp_path / "out", **changed)
     assert contents(tmp_path / "out") == contents(whole)
     write(source, tmp_path / "out", overwrite=True, **changed)
     assert contents(tmp_path / "out") != contents(whole)
+
+
+def _changed(what: str) -> Backbone:
+    """A model that shares its name with that of `whole`, and all but what is named here."""
+    model, own = tiny.model("vit", seed=5 if what == "weights" else 0), {"mean": tiny.MEAN, "std": tiny.STD}
+    if what == "colors":
+        own = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    if what == "tokenizer":
+        own["tokenizer"] = lambda texts: open_clip.tokenize(texts).flip(1)
+    if what == "activation":
+        model.visual.transformer.resblocks[0].mlp.gelu = torch.nn.GELU()  # type: ignore[union-attr]
+    if what == "quantized":
+        torch.ao.quantization.quantize_dynamic(model.visual, {torch.nn.Linear}, inplace=True)  # type: ignore[arg-type]
+    return eclip.wrap(model, **own, name="vit")
+
+
+def test_another_adapter_does_not_continue_a_run(source: Path, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(target_modules=["c_fc"], r=2, init_lora_weights=False)
+    model = peft.get_peft_model(tiny.model("vit"), config, adapter_name="first")
+    model.add_adapter("second", config)
+    colors = {"mean": tiny.MEAN, "std": tiny.STD}
+    write(source / "00.png", tmp_path, model=eclip.wrap(model, **colors))
+    before = contents(tmp_path)
+    write(source / "00.png", tmp_path, model=eclip.wrap(model.eval(), **colors))
+    model.set_adapter("second")
+    with pytest.raises(ResultError, match=r"provenance\.modules was"):
+        write(source / "00.png", tmp_path, model=eclip.wrap(model, **colors))
+    assert contents(tmp_path) == before
 
 
 def test_a_source_that_changed_is_told(source: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from functools import partial
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eclip.backbones.host import ADAPTED, HOOKS, global_hooks, image_side, of_host, text_side
+from eclip.backbones.host import ADAPTED, HOOKS, global_hooks, image_side, modules_of, named_tensors, of_host, text_side
 
 if TYPE_CHECKING:
     from eclip.backbones.backbone import Backbone
@@ -114,3 +116,28 @@ def _settings(kind: type[nn.Module], own: dict[str, Any]) -> str:
     """
     simple = (bool, int, float, str, list, tuple, dict) if kind.__module__.startswith(ADAPTED) else (bool, float, str)
     return str({key: value for key, value in own.items() if isinstance(value, simple) and not key.endswith("hooks")})
+
+
+def stored(*roots: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """All weights and buffers below the roots, also those that torch.ao keeps packed."""
+    for root in roots:
+        yield from named_tensors(root)
+        for path, module in modules_of(root):
+            if "_packed_params" in module.__dict__ and (unpack := getattr(module, "_weight_bias", None)) is not None:
+                yield from ((path, value.dequantize()) for value in unpack() if value is not None)
+
+
+def structure(*roots: nn.Module) -> str:
+    """All that makes modules with the same weights compute otherwise, in words that are the same in every process.
+
+    These are their classes, the names of hooks and replaced `forward`s, and the settings of adapters.
+    """
+    lines = []
+    for path, module in modules_of(*roots):
+        kind, own = type(module), {key: one for key, one in module.__dict__.items() if key != "training"}
+        added = [one for name in HOOKS[:2] for one in own[name].values()]
+        added += [own["forward"]] if "forward" in own else []
+        names = [getattr(one, "__qualname__", type(one).__qualname__) for one in added]
+        settings = "" if of_host(kind) else re.sub(r" at 0x\w+", "", _settings(kind, own))
+        lines.append(f"{path} {kind.__module__}.{kind.__qualname__} {names} {settings}")
+    return "\n".join(lines)

@@ -18,8 +18,8 @@ from typing import Any, SupportsIndex
 from eclip.backbones.backbone import Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
-from eclip.backbones.host import named_tensors
 from eclip.backbones.load import backbone_of, is_loaded, load
+from eclip.backbones.state import stored
 from eclip.datasets import dataset
 from eclip.datasets.masks import MaskSet
 from eclip.datasets.pair import PairSet
@@ -279,7 +279,7 @@ def _told(backbone: Backbone) -> dict[str, Any]:
     told = {key: one for key, one in made_by(backbone).items() if key != "versions"}
     colors = {"mean": backbone.mean, "std": backbone.std, "interpolation": backbone.interpolation}
     modules = [module for module in (backbone.model, backbone.head) if module is not None]
-    weights = hash_weights(pair for module in modules for pair in named_tensors(module)).hexdigest()[:16]
+    weights = hash_weights(stored(*modules)).hexdigest()[:16]
     return {**told, **colors, "weights": weights}
 
 

@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eclip.backbones.state import stored, structure
 from eclip.errors import OptionError, ResultError
 from eclip.explanation.folder import check_max_side
 from eclip.files import SHARDED, hash_weights
@@ -21,6 +23,7 @@ from eclip.stream.plan import LISTING
 from eclip.stream.records import DEFAULT, check_contents
 from eclip.stream.shards import LAYOUTS, PART
 from eclip.stream.tasks import TASKS
+from eclip.texts.encode import PROBE
 
 if TYPE_CHECKING:
     from eclip.stream.tasks import Explaining, Segmenting
@@ -101,9 +104,14 @@ class Job:
         used = (*used, "transformers") if settings["model"].startswith("hf:") else used
         settings["versions"] = {name: one for name, one in settings["versions"].items() if name in used}
         backbone = task.backbone
-        weights = hash_weights(backbone.model.state_dict().items())
-        if backbone.head is not None and task.method == "eclip":
-            weights = hash_weights(backbone.head.state_dict().items(), before=weights.digest())
+        head = [] if backbone.head is None or task.method != "eclip" else [backbone.head]
+        parts = {
+            "weights": hash_weights(stored(backbone.model, *head)),
+            "modules": sha256(structure(backbone.model, *head).encode()),
+            "tokens": sha256(backbone.tokenize(PROBE).cpu().numpy().tobytes()),
+        }
+        settings |= {"mean": backbone.mean, "std": backbone.std, "interpolation": backbone.interpolation}
+        settings |= {name: one.hexdigest()[:16] for name, one in parts.items()}
         told = {
             "schema": SCHEMA,
             "task": self.task,
@@ -116,9 +124,9 @@ class Job:
             "batch_size": self.batch_size,
             "shard_size": self.shard_size,
             "threads": threads if settings["device"] == "cpu" else None,
-            "provenance": {**settings, "weights": weights.hexdigest()[:16]},
+            "max_side": self.max_side,
+            "provenance": settings,
         }
-        told |= {} if self.max_side is None else {"max_side": self.max_side}  # so older runs continue
         return dict(json.loads(json.dumps(told)))
 
 

@@ -23,7 +23,7 @@ from eclip.errors import EqualTextsWarning, TextCutWarning, TextError
 from eclip.texts.templates import fill, resolve
 
 _PROMPTS_AT_ONCE = 256
-_PROBE = ["The 2 quick brown foxes jump, isn't it?"]
+PROBE = ["The 2 quick brown foxes jump, isn't it?"]
 _FEW_PROMPTS = 4
 """Encoded to estimate how long many take."""
 LEAST_KEPT = 256
@@ -236,8 +236,8 @@ class _Cache:
         self.backbone, self.sentences = backbone, sentences
         state = None
         if "encode_text" not in backbone.model.__dict__ and all(map(is_all_plain, text_side(backbone))):
-            probe = unit(backbone.encode_text(_PROBE))
-            own = side_hash(backbone, backbone.tokenize(_PROBE).numpy(), rounded(probe))
+            probe = unit(backbone.encode_text(PROBE))
+            own = side_hash(backbone, backbone.tokenize(PROBE).numpy(), rounded(probe))
             state = f"{_digest(*sentences)[:16]}-{own}"
         self.kept = Kept(backbone, "texts", state)
 

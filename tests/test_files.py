@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import IO
 
@@ -17,6 +18,10 @@ def test_a_file_is_there_whole_or_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.bin"
     replace_file(path, b"first")
     assert path.read_bytes() == b"first" and path.stat().st_mode & 0o777 == 0o644
+    before = os.umask(0o077)
+    replace_file(path, b"private")
+    os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o600
     replace_file(path, lambda file: file.writelines([b"sec", b"ond"]))
     assert path.read_bytes() == b"second"
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from decoders import misbehave
-from eclip.errors import DataError, ImageError, OptionError
+from eclip.errors import DataError, DataWarning, ImageError, OptionError
 from eclip.images import Place, find_images
 from eclip.stream.decoding import Decoded, Reading
 from eclip.stream.sources import COLUMNS, Item, list_images
@@ -169,6 +169,20 @@ def test_an_image_whose_key_ends_early_is_told_and_other_parts_of_a_sample_are_n
         ("y.png", False),
     ]
     assert "a key ends at the first dot: rename the image" in found[0].error
+
+
+def test_a_link_to_a_folder_is_left_out_with_a_warning(tree: Path) -> None:
+    before = listed(tree)
+    (tree / "round").symlink_to(tree)
+    for found in (lambda: listed(tree), lambda: [str(image) for image in find_images([tree])[0]]):
+        with pytest.warns(DataWarning, match=r"round is a link to a folder and is left out: name it"):
+            assert found() == before
+
+
+def test_a_folder_in_a_table_is_no_image(tree: Path) -> None:
+    (tree / "t.csv").write_text("image\nb\n")
+    [item] = list_images([str(tree / "t.csv")])
+    assert item.error == f"{tree / 'b'} is a folder, not an image."
 
 
 def test_our_own_results_are_not_sources(tmp_path: Path) -> None:

@@ -49,7 +49,9 @@ from eclip.errors import (
 from eclip.heatmap import normalize, resize
 from eclip.stream import shards
 from eclip.stream.job import shard_of
+from eclip.stream.plan import Plan
 from eclip.stream.records import scale_of
+from eclip.stream.sources import list_images
 from eclip.stream.work import own_device
 
 TEXTS = ["a dog", "grass"]
@@ -314,6 +316,9 @@ def test_tars_at_urls_are_fetched_when_their_turn_comes(source: Path, whole: Pat
         pass
     [(_, why)] = write(f"file://{tmp_path}/empty.tar", tmp_path / "empty").failed()
     assert why.endswith("empty.tar contains no image.")
+    (tmp_path / "page.tar").write_text("<html>Not found</html>" * 99)
+    written = write([f"file://{tmp_path}/page.tar", f"file://{tmp_path}/a.tar"], tmp_path / "page")
+    assert (written.images, written.failures) == (9, 3) and "page.tar" in next(written.failed())[1]
     with pytest.raises(DataError, match="run the same command again, without --overwrite, to continue"):
         write("unknown://a/b.tar", tmp_path / "unknown")
 
@@ -640,15 +645,51 @@ def test_without_pyarrow_parquet_is_refused(source: Path, tmp_path: Path, monkey
         ({"shard_size": 3}, "shard_size must be a multiple of batch_size"),
         ({"workers": -1}, "workers must be"),
         ({"timeout": 0}, "timeout must be a positive number"),
+        ({"timeout": None}, "timeout must be a positive number of seconds, got None"),
+        ({"shard": (0, 4)}, r"shard must be I/N .* got \(0, 4\)"),
+        ({"write": "maps"}, r"write must be a list, such as \['maps'\], got 'maps'"),
+        ({"write": None}, "write must be a list"),
+        ({"model": torch.nn.Linear(2, 2)}, r"got Linear: convert it with eclip\.wrap"),
+        ({"concurrency": 0, "engine": "ray", "model": "mini"}, "concurrency must be a whole number, at least 1"),
         ({"engine": "spark"}, "engine must be"),
         ({"engine": "ray"}, "pass its name, not a Backbone"),
-        ({"concurrency": 2}, "belong to the engine 'ray'"),
+        ({"concurrency": 2}, r"--concurrency belongs to the engine 'ray': add --engine ray \(Python: engine='ray'\)"),
         ({"depth": 3}, "has no option 'depth'"),
     ],
 )
 def test_bad_options_are_refused(source: Path, tmp_path: Path, wrong: dict[str, Any], error: str) -> None:
     with pytest.raises(EclipError, match=error):
         write(source, tmp_path / "out", **wrong)
+
+
+@pytest.mark.parametrize("given", [Image.new("RGB", (8, 8)), [np.zeros((8, 8, 3), np.uint8)]])
+def test_images_in_memory_are_no_source(given: Any, tmp_path: Path) -> None:
+    for ask in (lambda: write(given, tmp_path), lambda: next(eclip.explain_stream(given, "a dog"))):
+        with pytest.raises(OptionError, match=r"must be paths or URLs, got \w+; .*eclip\.explain_each"):
+            ask()
+
+
+def test_a_run_that_was_refused_does_not_block_its_folder(source: Path, tmp_path: Path) -> None:
+    copy, out = tmp_path / "copy", tmp_path / "out"
+    copy.mkdir()
+    shutil.copy(source / "00.png", copy)
+    with pytest.raises(EclipError):
+        write(copy, out, method="nothing")
+    shutil.copy(source / "01.png", copy)
+    assert write(copy, out).images == 2
+
+
+def test_other_processes_find_the_images_of_relative_paths(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listing is that of a run without Ray, which can therefore be continued with it."""
+    monkeypatch.chdir(source.parent)
+    plan = Plan.make(list_images([source.name]), tmp_path, 4)
+    plan.root = os.getcwd()
+    monkeypatch.chdir(tmp_path)
+    with pickle.loads(pickle.dumps(plan)).items(plan.pieces[1]) as items:
+        one = next(items)
+    assert one.source == f"{source.name}/04.png" and Path(one.place.file) == source / "04.png"
 
 
 @pytest.mark.parametrize("largest", [0.3, 1.0, 1e-7, 3e5, 0.0])
@@ -938,9 +979,11 @@ if __name__ == "__main__":
 
 @pytest.mark.long
 def test_ray_makes_the_same_bytes_although_one_of_its_processes_dies(
-    tiny_name: str, source: Path, tmp_path: Path
+    tiny_name: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray")
+    monkeypatch.chdir(source.parent)
+    source = Path(source.name)
     write(source, tmp_path / "whole", model=tiny_name)
     (tmp_path / "job.py").write_text(RAY)
     write(source, tmp_path / "old", model=tiny_name)

@@ -196,6 +196,10 @@ def test_classes_come_from_a_dict_or_a_generator(source: Path, whole: Path, tmp_
     named = {"dog": ["dog", "puppy"], "grass": "grass", "a red car": ["a red car"]}
     eclip.segment_dataset(source, named, tmp_path / "two", **given)
     assert contents(tmp_path / "one") == contents(tmp_path / "two") == contents(whole)
+    once: Any = {name: iter([words] if isinstance(words, str) else words) for name, words in named.items()}
+    given["background"] = iter(["sky", "wall"])
+    eclip.segment_dataset(source, once, tmp_path / "three", **given)
+    assert contents(tmp_path / "three") == contents(whole)
 
 
 def test_without_health_there_is_no_presence_and_overlays_are_those_of_segment(source: Path, tmp_path: Path) -> None:

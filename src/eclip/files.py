@@ -11,9 +11,10 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from functools import cache
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 from zipfile import BadZipFile
 
-from eclip.errors import ResultError
+from eclip.errors import DataWarning, ResultError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -98,13 +99,9 @@ def replace_file(path: Path, content: bytes | Callable[[IO[bytes]], object], par
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if part is None:
-            opened, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-            os.close(opened)
-            part = Path(name)
+        part = part or draft_of(path)
         with part.open("wb") as stream:
             stream.write(content) if isinstance(content, bytes) else content(stream)
-        os.chmod(part, 0o644)  # only the owner can read a temporary file
         os.replace(part, path)
     except BaseException as error:
         if part is not None:
@@ -113,6 +110,11 @@ def replace_file(path: Path, content: bytes | Callable[[IO[bytes]], object], par
         if not isinstance(error, OSError):
             raise
         raise ResultError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
+
+
+def draft_of(path: Path) -> Path:
+    """A new name beside a file, for what will replace it; a file of `tempfile` could be read by its owner only."""
+    return path.with_name(f"{secrets.token_hex(8)}.part")
 
 
 def memory_name(index: int) -> str:
@@ -185,9 +187,16 @@ def files_below(folder: Path, endings: Collection[str]) -> tuple[list[Path], lis
     ):
         made = made_in(Path(place))
         folders[:] = [name for name in folders if name not in made]
+        for link in (path for name in folders if os.path.islink(path := os.path.join(place, name))):
+            warnings.warn(left_out(link), DataWarning, stacklevel=2)
         own = (Path(place, name) for name in names if name not in made)
         found += [path for path in own if path.suffix.lower() in endings and path.is_file()]
     return sorted(found), wrong
+
+
+def left_out(link: str) -> str:
+    """What is said of a link to a folder, which could lead anywhere, also in a circle."""
+    return f"{link} is a link to a folder and is left out: name it as a source of its own to include its files."
 
 
 def cache_folder(name: str) -> Path:

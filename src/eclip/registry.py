@@ -154,6 +154,17 @@ def whole_or_none(value: Any, name: str, wanted: str = "a whole number") -> int 
     return None if value is None else whole(value, name, wanted)
 
 
+def number(value: Any, name: str, wanted: str, right: Callable[[float], bool]) -> float:
+    """The value as a Python float; NumPy's numbers and fractions are accepted.
+
+    Raises:
+        OptionError: it is not a number, or not a right one.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not right(float(value)):
+        raise OptionError(f"{name} must be {wanted}, got {_shown(value)}.")
+    return float(value)
+
+
 def one_of(value: Any, name: str, choices: Iterable[str], error: type[EclipError] = OptionError) -> str:
     """The value, checked to be one of the choices.
 

@@ -73,6 +73,7 @@ def shards(
 ) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """What a run on shards would do, as `pictures`; images of tars at URLs are not known before they are read."""
     from eclip.cli.options import words
+    from eclip.stream.engines import check_engine
     from eclip.stream.job import PIECE, Job, shard_of
     from eclip.stream.records import DEFAULT, LABEL_DEFAULT
     from eclip.stream.sources import list_images
@@ -81,8 +82,10 @@ def shards(
     size, piece = settings["batch_size"], PIECE if many.shard_size is None else many.shard_size
     wanted = words(many.write) if many.write is not None else DEFAULT if command == "explain" else LABEL_DEFAULT
     own: dict[str, Any] = {name: str(one) for name in ("layout", "index") if (one := getattr(many, name)) is not None}
+    own |= {} if many.timeout is None else {"timeout": many.timeout}
     own |= {"batch_size": size, "shard_size": piece, "max_side": settings.get("max_side")}
     Job(tuple(sources), texts, out, settings, command, tuple(wanted), **own)  # its checks
+    check_engine(many.engine or "process", many.ray_address, many.concurrency)
     part, parts = shard_of(many.shard)
     count, remote = 0, 0
     try:

@@ -15,6 +15,7 @@ import numpy as np
 
 from eclip.backbones.backbone import Backbone
 from eclip.errors import DataError, EclipError, MissingExtraError, OptionError
+from eclip.registry import one_of, whole
 from eclip.stream.job import Job, threads_of
 from eclip.stream.plan import Piece, Plan
 from eclip.stream.work import Worker
@@ -23,6 +24,22 @@ ENGINES = ("process", "ray")
 ACTORS = 2
 """Ray actors on a cluster without GPUs, unless another number is asked for."""
 Progress = Callable[[int, int | None], object]
+
+
+def check_engine(engine: str, address: str | None, concurrency: int | None, *, named: bool = True) -> None:
+    """Check that the engine is known, and that it has the other options; `named`: the model is given by its name.
+
+    Raises:
+        OptionError: it is unknown, or an option belongs to the other engine.
+    """
+    if one_of(engine, "engine", ENGINES) == "ray":
+        if not named:
+            raise OptionError("the engine 'ray' loads the model in its own processes: pass its name, not a Backbone.")
+    elif address is not None or concurrency is not None:
+        name = "--concurrency" if address is None else "--ray-address"
+        raise OptionError(f"{name} belongs to the engine 'ray': add --engine ray (Python: engine='ray').")
+    if concurrency is not None:
+        whole(concurrency, "concurrency", least=1)
 
 
 def run(
@@ -40,7 +57,6 @@ def run(
     """Do all pieces that are not done yet; arguments are those of `explain_dataset`.
 
     Raises:
-        OptionError: an option belongs to the other engine.
         MissingExtraError: Ray is not installed.
     """
     total = None if plan.images is None else sum(piece.count for piece in pieces)
@@ -53,12 +69,8 @@ def run(
 
     count(0)
     if engine == "ray":
-        if model is not None:
-            raise OptionError("the engine 'ray' loads the model in its own processes: pass its name, not a Backbone.")
         _with_ray(job, plan, pieces, address, concurrency, overwrite, count)
         return
-    if address is not None or concurrency is not None:
-        raise OptionError("ray_address and concurrency belong to the engine 'ray': add engine='ray'.")
     with Worker(job, plan, model, overwrite=overwrite) as worker:
         for piece in pieces:
             shard = worker.do(piece, count)

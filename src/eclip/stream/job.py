@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,7 +15,7 @@ from eclip.backbones.state import stored, structure
 from eclip.errors import OptionError, ResultError
 from eclip.explanation.folder import check_max_side
 from eclip.files import SHARDED, hash_weights
-from eclip.registry import one_of, whole
+from eclip.registry import number, one_of, whole
 from eclip.results.differences import told
 from eclip.results.folder import SHARDS, check_is_folder, check_no_other, make_folder
 from eclip.stream.decoding import PATIENCE
@@ -77,7 +78,7 @@ class Job:
             OptionError: one is outside its range, or the folder is named like a file.
             MissingExtraError: the index needs a package that is not installed.
         """
-        object.__setattr__(self, "write", check_contents(tuple(self.write), TASKS[self.task].contents))
+        object.__setattr__(self, "write", check_contents(self.write, TASKS[self.task].contents))
         one_of(self.layout, "layout", LAYOUTS)
         check_index(self.index)
         check_is_folder(self.out)
@@ -93,8 +94,8 @@ class Job:
                 "shard_size must be a multiple of batch_size, so that shards hold whole batches, got "
                 f"{self.shard_size} and {self.batch_size}."
             )
-        if not self.timeout > 0:
-            raise OptionError(f"timeout must be a positive number of seconds, got {self.timeout}.")
+        timeout = number(self.timeout, "timeout", "a positive number of seconds", lambda seconds: seconds > 0)
+        object.__setattr__(self, "timeout", timeout)
 
     def asked(self, task: Explaining | Segmenting, images: int | None, threads: int) -> dict[str, Any]:
         """Everything that the output depends on, as JSON; `threads` is the number that torch uses."""
@@ -228,7 +229,7 @@ def shard_of(given: str | None) -> tuple[int, int]:
         return int(rank), int(world)
     if given is None:
         return 0, 1
-    index, slash, count = given.partition("/")
-    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+    found = re.fullmatch(r"(\d+)/(\d+)", given) if isinstance(given, str) else None
+    if found is None or not int(found[1]) < int(found[2]):
         raise OptionError(f"shard must be I/N with 0 <= I < N, such as 0/4 for the first of four, got {given!r}.")
-    return int(index), int(count)
+    return int(found[1]), int(found[2])

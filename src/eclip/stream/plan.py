@@ -15,10 +15,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from eclip.errors import DataError, OptionError, ResultError
-from eclip.files import may_pass, retried
-from eclip.images import Place, open_any
+from eclip.files import draft_of, may_pass, retried
+from eclip.images import Place, is_url, open_any
 from eclip.stream.sources import Item, in_tar_at
 
 LISTING = "images.jsonl"
@@ -43,10 +44,10 @@ class Piece:
 
 
 class Plan:
-    """All pieces of a run, in order, and the file that lists its images."""
+    """All pieces of a run, in order, the file that lists its images, and the folder at which their paths start."""
 
     def __init__(self, file: Path, pieces: list[Piece]) -> None:
-        self.file, self.pieces = file, pieces
+        self.file, self.pieces, self.root = file, pieces, ""
 
     @classmethod
     def make(cls, items: Iterable[Item], folder: Path, size: int, *, anew: bool = False) -> Plan:
@@ -105,6 +106,7 @@ class Plan:
             stream.seek(piece.offset)
             for _ in range(piece.count):
                 source, file, offset, size, error = json.loads(stream.readline())
+                file = file if is_url(file) else os.path.join(self.root, file)
                 yield Item(source, Place(file, offset, size), error)
 
 
@@ -121,13 +123,12 @@ def _line(item: Item) -> bytes:
 
 
 @contextmanager
-def _new(file: Path) -> Iterator[tempfile._TemporaryFileWrapper[bytes]]:
+def _new(file: Path) -> Iterator[IO[bytes]]:
     """A file that has its name once it is complete."""
-    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f"{file.name}.", suffix=".part", delete=False) as stream:
+    with draft_of(file).open("xb") as stream:
         try:
             yield stream
             stream.flush()
-            os.chmod(stream.name, 0o644)
             os.replace(stream.name, file)
         except BaseException:
             os.unlink(stream.name)
@@ -160,10 +161,14 @@ def in_remote_tar(tar: Item, stack: ExitStack) -> Iterator[Item]:
         DataError: it cannot be downloaded.
     """
     try:
-        items = in_tar_at(str(stack.enter_context(_downloaded(tar.place.file))), tar.source)
+        file = stack.enter_context(_downloaded(tar.place.file))
     except FileNotFoundError:
         return iter([tar._replace(error=f"{tar.source}: no such file.")])
-    first = next(items, tar._replace(error=f"{tar.source} contains no image."))
+    items = in_tar_at(str(file), tar.source)
+    try:
+        first = next(items, tar._replace(error=f"{tar.source} contains no image."))
+    except DataError as error:  # not a tar
+        return iter([tar._replace(error=str(error))])
     return itertools.chain([first], items)
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from eclip import heatmap
+from eclip.errors import OptionError
 from eclip.explanation.health import NUMBERS
 from eclip.explanation.rows import row_of
 from eclip.registry import one_of
@@ -68,8 +69,11 @@ def check_contents(contents: Sequence[str], known: Sequence[str]) -> tuple[str, 
     """The contents in the order of the known ones.
 
     Raises:
-        OptionError: one is unknown.
+        OptionError: one is unknown, or they are not in a list.
     """
+    if isinstance(contents, str) or not isinstance(contents, Iterable):
+        raise OptionError(f"write must be a list, such as {[known[0]]}, got {contents!r}.")
+    contents = tuple(contents)
     for one in contents:
         one_of(one, "write", known)
     return tuple(one for one in known if one in contents)
@@ -78,11 +82,11 @@ def check_contents(contents: Sequence[str], known: Sequence[str]) -> tuple[str, 
 def record(explanation: Explanation, image: int, contents: Sequence[str], max_side: int | None = None) -> Record:
     """What is written of an image.
 
-    The info has "source", "width", "height", "grid" [row, col], and "texts": for each text "text", "score", "flat",
-    "health" if it is known, and what was asked for: "boxes" [[left, top, right, bottom], ...], "mask" as COCO's
-    uncompressed RLE, "points" [[x, y, label], ...] for SAM, and for "table" all that `rows_of` has. "maps" is "npy" of
-    (text, row, col) in float16; the map of a text is its row times its "scale", a power of two. Overlays have at most
-    `max_side` pixels on a side.
+    The info has "source", "width", "height", "map" [row, col], and "texts": for each text "text", "score", "flat", the
+    health numbers and "doubt" if they are known, and what was asked for: "boxes" [[left, top, right, bottom], ...],
+    "mask" as COCO's uncompressed RLE, "points" [[x, y, label], ...] for SAM, and for "table" all that `rows_of` has.
+    "maps" is "npy" of (text, row, col) in float16; the map of a text is its row times its "scale", a power of two.
+    Overlays have at most `max_side` pixels on a side.
     """
     files, (width, height) = dict[str, bytes](), explanation.sizes[image]
     shape = list(explanation.maps.shape[2:])

@@ -7,6 +7,8 @@ import glob
 import io
 import json
 import os
+import stat
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -14,8 +16,8 @@ from typing import IO, Any, NamedTuple
 from braceexpand import braceexpand
 
 from eclip.datasets.archives import SEG, TAR, in_tar
-from eclip.errors import DataError
-from eclip.files import SHARDED, made_in, unmade
+from eclip.errors import DataError, DataWarning
+from eclip.files import SHARDED, left_out, made_in, unmade
 from eclip.images import EXTENSIONS, Place, is_url, open_any
 
 TABLES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson"})
@@ -113,7 +115,9 @@ def _images(source: str, out: str | None) -> Iterator[Item]:
 
 def _file(file: str) -> Item:
     try:
-        return Item(file, Place(file, 0, os.path.getsize(file)))
+        if stat.S_ISDIR((state := os.stat(file)).st_mode):
+            return Item(file, Place(file), f"{file} is a folder, not an image.")
+        return Item(file, Place(file, 0, state.st_size))
     except FileNotFoundError:
         return Item(file, Place(file), f"{file}: no such file.")
     except (OSError, ValueError) as error:  # the latter for names that no file can have
@@ -123,7 +127,7 @@ def _file(file: str) -> Item:
 def in_folder(folder: str, out: str | None = None) -> Iterator[Item]:
     """Yield the images of a folder and its subfolders, sorted, without what runs of eclip wrote there.
 
-    Only the names of one folder are in memory at a time.
+    Links to folders are left out, with a DataWarning. Only the names of one folder are in memory at a time.
     """
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -133,10 +137,12 @@ def in_folder(folder: str, out: str | None = None) -> Iterator[Item]:
     for entry in entries:
         if entry.name in made:
             continue
-        if entry.is_dir(follow_symlinks=False):
-            if not _is_inside(entry.path, out):
+        if os.path.isdir(entry.path):
+            if entry.is_symlink():
+                warnings.warn(left_out(entry.path), DataWarning, stacklevel=2)
+            elif not _is_inside(entry.path, out):
                 yield from in_folder(entry.path, out)
-        elif _ending(entry.name) in EXTENSIONS and not os.path.isdir(entry.path):
+        elif _ending(entry.name) in EXTENSIONS:
             yield _file(entry.path)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -12,17 +12,17 @@ from typing import Any
 
 from eclip.backbones.backbone import Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL
+from eclip.backbones.load import backbone_of
 from eclip.errors import ImageError, OptionError
 from eclip.explanation.explain import query_of
 from eclip.explanation.explanation import Explanation
-from eclip.files import lock
-from eclip.images import is_url
-from eclip.registry import one_of, whole
+from eclip.files import SHARDED, lock
+from eclip.registry import whole
 from eclip.segmentation.classes import Classes, class_words
 from eclip.stream.decoding import PATIENCE, Reading, batches
-from eclip.stream.engines import ENGINES, run
+from eclip.stream.engines import check_engine, run
 from eclip.stream.index import INDEXES
-from eclip.stream.job import PIECE, Job, begin, shard_of
+from eclip.stream.job import PIECE, RUN, Job, begin, shard_of
 from eclip.stream.plan import LISTING, Plan, in_remote_tar
 from eclip.stream.records import DEFAULT, LABEL_DEFAULT
 from eclip.stream.shards import LAYOUTS, read_failures
@@ -84,12 +84,14 @@ def explain_stream(
 
 
 def _listed(source: Sources) -> list[str | Path]:
-    return [source] if isinstance(source, str | Path) else list(source)
-
-
-def _absolute(source: str | Path) -> str:
-    """The source for processes that may run in another folder."""
-    return str(source) if is_url(source) else os.path.abspath(source)
+    sources = list(source) if isinstance(source, Iterable) and not isinstance(source, str) else [source]
+    for one in sources:
+        if not isinstance(one, str | Path):
+            raise OptionError(
+                f"source must be paths or URLs, got {type(one).__name__}; for images in memory, use eclip.explain_each "
+                "or eclip.segment_each."
+            )
+    return sources
 
 
 def _fetched(items: Iterable[Item], ahead: int, tars: ExitStack) -> Iterator[Item]:
@@ -234,11 +236,11 @@ def segment_dataset(
         DataError, ResultError: as in `explain_dataset`.
         EclipError: as in `segment_each`.
     """
-    listed = (
-        classes if isinstance(classes, str | bytes | Mapping) or not isinstance(classes, Iterable) else list(classes)
-    )
-    class_words(listed, settings.get("background", ()), thresholded=settings.get("prob_threshold") is not None)
-    return _dataset("segment", source, listed, out, write=write, **settings)
+    thresholded = settings.get("prob_threshold") is not None
+    found = class_words(classes, settings.get("background", ()), thresholded=thresholded)
+    (_, *names), (background, *words) = found.names, found.words  # an iterator can be read only once
+    settings["background"] = background
+    return _dataset("segment", source, dict(zip(names, words, strict=True)), out, write=write, **settings)
 
 
 def _dataset(
@@ -256,11 +258,14 @@ def _dataset(
     on_progress: Callable[[int, int | None], object] = lambda done, total: None,
     **settings: Any,
 ) -> Written:
+    if not isinstance(model, str):
+        backbone_of(model, None)  # its check
+    check_engine(engine, ray_address, concurrency, named=isinstance(model, str))
     folder, part = Path(out).absolute() if engine == "ray" else Path(out), shard_of(shard)
     name = model if isinstance(model, str) else model.name
     own = {field.name: settings.pop(field.name) for field in fields(Job) if field.name in settings}
     job = Job(
-        sources=tuple(_absolute(one) if engine == "ray" else str(one) for one in _listed(source)),
+        sources=tuple(map(str, _listed(source))),
         texts=texts,
         out=folder,
         settings={**settings, "model": name},
@@ -269,12 +274,14 @@ def _dataset(
     )
     if overwrite and part[1] > 1:
         raise OptionError("overwrite would delete what other parts of the work wrote: delete the folder instead.")
-    one_of(engine, "engine", ENGINES)
     begin(folder)
     release = lock(folder, shared=part[1] > 1)
     plan = None
     try:
+        if part[1] == 1 and not any((folder / one).exists() for one in (RUN, *SHARDED)):
+            (folder / LISTING).unlink(missing_ok=True)  # of a run that has no results
         plan = Plan.make(list_images(job.sources, folder), folder, job.shard_size, anew=overwrite)
+        plan.root = os.getcwd() if engine == "ray" else ""  # its processes may run in another folder
         pieces = plan.pieces[part[0] :: part[1]]
         run(
             job,

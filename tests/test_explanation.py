@@ -545,6 +545,13 @@ def test_the_manifest_says_how(backbone: Backbone, images: Path, tmp_path: Path)
     assert provenance["versions"]["torch"] == torch.__version__.partition("+")[0]
 
 
+def test_a_clone_that_is_not_installed_knows_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("eclip.results.provenance._version", lambda package: asked.append(package) or "1")
+    assert list(versions())[:3] == ["python", "eclip", "torch"] and versions()["eclip"] == eclip.__version__
+    assert "eclip" not in asked
+
+
 def test_versions_name_what_some_results_need_if_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     for package, module in (("transformers", "transformers"), ("scikit-learn", "sklearn")):
         monkeypatch.delitem(sys.modules, module, raising=False)

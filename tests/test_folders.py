@@ -180,8 +180,8 @@ def test_files_of_others_stay_and_names_of_ours_step_aside(ask: Any, tmp_path: P
     for name, content in mine.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    for _ in range(2):  # the second time, the same names again
-        assert ask("explain", tmp_path).exit_code == 0
+    for more in ((), (), ("--overwrite",)):  # the same names again
+        assert ask("explain", tmp_path, *more).exit_code == 0
         assert Explanation.load(tmp_path).sources[0].endswith("a.png")
         found = _state(tmp_path)
         assert {name: found[name] for name in mine} == mine

@@ -268,7 +268,7 @@ def test_the_command_writes_a_table_alone(tiny_name: str, images: Path, tmp_path
         ("--format csv --min-presence 0.5 --like IMAGE", "or to examples alone (--like)"),
         ("--format png,jpg", "png and jpg are formats of the same pictures"),
         ("--format parquet,json", "use --format parquet alone"),
-        ("--format parquet --top 3", "--top does not apply to shards"),
+        ("--format parquet --top 3", "--top does not apply to shards, which --format parquet asks for: sort"),
         ("--format csv --write maps", "--write table puts a table into their index"),
         ("--max-side 100", "256"),
         ("--format csv --max-side 300", "--max-side is for pictures: add --format png, jpg or html"),
@@ -281,6 +281,12 @@ def test_options_that_do_not_fit_say_so(more: str, message: str, images: Path, t
     done = explain(images / "a.png", *texts, *words, model=tiny_name, out=tmp_path / "out")
     assert done.exit_code == 2, done.output
     assert message in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_many_images_are_a_reason_in_words(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eclip.cli.many.MOST_PICTURED", 1)
+    done = explain(images, "-t", "a dog", "--sort", "score", model="mini", out=tmp_path / "out")
+    assert done.exit_code == 2 and "to shards, as which more than 1 images are written: sort and" in done.stderr
 
 
 def test_parquet_is_the_index_of_shards_with_the_same_rows(tiny_name: str, images: Path, tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from typer.testing import CliRunner
 
 import eclip
 from eclip import cli
-from eclip.errors import DataError, DataWarning, OptionError, ResultError
+from eclip.errors import DataError, DataWarning, ImageError, OptionError, ResultError
+from eclip.files import lock
 from eclip.video import explain as module
 from eclip.video import is_video
 from eclip.video.explain import MAPS, ROWS, VideoExplanation, smoothed
@@ -182,8 +183,10 @@ def test_the_file_may_have_changed(clip: Path, tiny_name: str, tmp_path: Path) -
     path.write_bytes(clip.read_bytes())
     found = _explain(path, tiny_name)
     write_film(path, map(_noise, range(3)), 10)
-    with pytest.raises(DataError, match="fewer frames"):
-        found.at(1.0)
+    for again in (lambda: found.at(0.0), lambda: found.save(tmp_path / "out")):
+        with pytest.raises(DataError, match="has changed since it was explained"):
+            again()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_turned_video_is_upright(tmp_path: Path) -> None:
@@ -307,6 +310,8 @@ def test_what_is_refused(clip: Path, tiny_name: str, tmp_path: Path) -> None:
         ({"fps": np.inf}, "fps must"),
         ({"smooth": -1.0}, "smooth must"),
         ({"smooth": np.nan}, "smooth"),
+        ({"smooth": None}, "smooth must be a number of seconds, 0 or more, got None"),
+        ({"fps": "5"}, "fps must be a number .* got '5'"),
     ):
         with pytest.raises(OptionError, match=said):
             _explain(clip, tiny_name, **given)
@@ -318,7 +323,56 @@ def test_what_is_refused(clip: Path, tiny_name: str, tmp_path: Path) -> None:
     (tmp_path / "half.mp4").write_bytes(clip.read_bytes()[:300])
     with pytest.raises(DataError, match="cannot be read as a video"):
         _explain(tmp_path / "half.mp4", tiny_name)
-    assert is_video("A.MP4") and not is_video("a.jpg")
+    assert is_video("A.MP4") and is_video("a.3gp") and not is_video("a.jpg")
+    with pytest.raises(ImageError, match=r"for a video, use .*eclip\.explain_video"):
+        eclip.explain(clip, "a dog", model=tiny_name)
+
+
+@pytest.mark.parametrize(("fps", "written"), [(Fraction(1, 3), repr(1 / 3)), (np.float32(5), "5"), (np.int64(5), "5")])
+def test_any_number_is_a_rate_that_the_command_repeats(
+    clip: Path, tiny_name: str, tmp_path: Path, fps: Any, written: str
+) -> None:
+    found = eclip.explain_video(
+        clip, "a dog", model="mini", method="itsm", fps=fps, smooth=np.float64(0.1), health=False
+    )
+    assert found.command is not None and found.command.endswith(f" --fps {written} --smooth 0.1")
+    manifest = json.loads((found.save(tmp_path / "out") / "video.json").read_text(encoding="utf-8"))
+    assert manifest["fps"] == float(fps)
+
+
+def test_what_is_stopped_says_so_and_has_no_command(clip: Path, tiny_name: str, tmp_path: Path) -> None:
+    found = _explain(clip, tiny_name, batch_size=4, until=lambda: True)
+    manifest = json.loads((found.save(tmp_path / "out") / "video.json").read_text(encoding="utf-8"))
+    assert (manifest["stopped"], manifest["frames"], manifest["provenance"]["command"]) == (True, 4, None)
+
+
+def test_videos_of_one_name_are_told_apart_in_any_folder(
+    clip: Path, tiny_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "clip.mp4").write_bytes(clip.read_bytes())
+    monkeypatch.chdir(tmp_path / "one")
+    _explain(Path("clip.mp4"), tiny_name, fps=2).save(out)
+    _explain(tmp_path / "one" / "clip.mp4", tiny_name, fps=2).save(out)  # the same file
+    monkeypatch.chdir(tmp_path / "two")
+    other = _explain(Path("clip.mp4"), tiny_name, fps=2)
+    with pytest.raises(ResultError, match="another video or other texts"):
+        other.save(out)
+    release = lock(out)
+    with pytest.raises(ResultError, match="another run is writing"):
+        other.save(out, overwrite=True)
+    release()
+    picture = eclip.explain(DOG, "a dog", model=tiny_name, method="maskclip", health=False)
+    with pytest.raises(ResultError, match="contains results of `eclip explain VIDEO`"):
+        picture.save(out)
+    other.save(out, overwrite=True)
+
+
+def test_a_film_may_be_slow(tmp_path: Path) -> None:
+    write_film(tmp_path / "slow.mp4", [_noise(0), _noise(1)], 1 / 3600)
+    assert list(frames_of(tmp_path / "slow.mp4"))[1].time == pytest.approx(3600, rel=1e-3)
 
 
 def _run(*words: object) -> Result:
@@ -350,6 +404,9 @@ def test_the_command(cut: Path, tmp_path: Path) -> None:
         (["VIDEO", "--shard-size", "8"], "--shard-size does not apply"),
         (["VIDEO", "--format", "csv"], "--format does not apply"),
         (["VIDEO", "--dry-run"], "--dry-run does not apply"),
+        (["VIDEO", "--min-presence", "0"], "--min-presence does not apply"),
+        (["VIDEO", "--workers", "0"], "--workers does not apply"),
+        (["VIDEO", "--format", "parquet"], "--format does not apply"),
         (["docs/images/dog.jpg", "--smooth", "1"], "--smooth is for videos"),
         (["docs/images/dog.jpg", "--fps", "1"], "--fps is for videos"),
     ],
@@ -386,5 +443,5 @@ def test_ctrl_c_keeps_the_frames_so_far(tmp_path: Path) -> None:
         rest = process.stderr.read()
     assert process.returncode == 130 and "frames explained so far are saved" in rest
     manifest = json.loads((tmp_path / "out" / "video.json").read_text(encoding="utf-8"))
-    assert 8 <= manifest["frames"] < 600 and manifest["frames"] % 8 == 0
+    assert manifest["stopped"] and 8 <= manifest["frames"] < 600 and manifest["frames"] % 8 == 0
     assert len(list(frames_of(tmp_path / "out" / "long.mp4"))) == manifest["frames"]

@@ -39,6 +39,11 @@ SHARDED = ("index", "shards", "failures")
 """Folders that a run over many images makes in its own, in the order in which they are deleted: an index means done."""
 PAUSES = (0.5, 1.0, 2.0)
 """Seconds before each new attempt to read from a network."""
+VIDEOS = frozenset(
+    f".{ending}"
+    for ending in "mp4 m4v mov mkv webm avi mpg mpeg mpe m2v ts mts m2ts vob wmv asf flv ogv 3gp 3g2 mxf".split()  # noqa: SIM905
+)
+"""Extensions of videos that FFmpeg reads."""
 BUSY = frozenset({408, 425, 429, *range(500, 600)})
 """Statuses of HTTP after which a new attempt may succeed."""
 BROKEN = frozenset(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from eclip.errors import ImageError, OptionError
-from eclip.files import STATE, file_state, files_below, is_in_memory, may_pass, memory_name, retried, unmade
+from eclip.files import STATE, VIDEOS, file_state, files_below, is_in_memory, may_pass, memory_name, retried, unmade
 from eclip.pixels import (
     LABELED,
     MAX_PIXELS,
@@ -183,7 +183,9 @@ def _decode(source: Path | BytesIO, name: str, read: Callable[[Image.Image, str]
     except PermissionError:
         raise ImageError(f"{name} cannot be read: permission denied.") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name} is not a readable image ({size:,} bytes).") from None
+        video = "; for a video, use eclip explain VIDEO (Python: eclip.explain_video)"
+        more = video if os.path.splitext(name)[1].lower() in VIDEOS else ""
+        raise ImageError(f"{name} is not a readable image ({size:,} bytes){more}.") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{name} has more than {MAX_PIXELS:,} pixels; downscale it first.") from None
     except (OSError, SyntaxError, ValueError, RuntimeError) as error:  # damaged headers; OSError: an invalid path too

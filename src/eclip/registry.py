@@ -154,7 +154,7 @@ def whole_or_none(value: Any, name: str, wanted: str = "a whole number") -> int 
     return None if value is None else whole(value, name, wanted)
 
 
-def number(value: Any, name: str, wanted: str, right: Callable[[float], bool]) -> float:
+def real(value: Any, name: str, wanted: str, right: Callable[[float], bool]) -> float:
     """The value as a Python float; NumPy's numbers and fractions are accepted.
 
     Raises:

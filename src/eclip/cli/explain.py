@@ -117,6 +117,7 @@ def explain(
         "health": health,
         **options.method_options(set_ or [], method),
     }
+    typed = format_
     format_, write, index = tables.with_parquet(format_, write, index)
     formats = options.parse_formats(format_, out, EXPLAIN_FORMATS)
     style = figures.style_of(formats, width, theme, colormap, dpi, columns)
@@ -125,12 +126,12 @@ def explain(
         *(concurrency, workers, timeout, shard_size, threads, precision),
     )
     others = {"sam": sam, "sort": sort, "min-presence": min_presence, "top": top, "max-side": max_side}
-    others |= {"format": format_ != options.FORMAT, "dry-run": dry_run, **vars(asked)}
+    others |= {"format": typed != options.FORMAT, "dry-run": dry_run, **vars(asked)}
     if (film := video.check_video(sources, fps, smooth, others)) is not None:
         settings |= {"fps": fps, "smooth": smooth, "head": head}
         video.run(film, wanted, out, overwrite=overwrite, as_json=as_json, **settings)
         return
-    reason = asked.reason(sources, format_, out)
+    reason = asked.reason(sources, format_, out) if typed == format_ else f"--format {typed}"
     sam_masks.check_sam(sam, formats, reason, as_json=as_json)
     if reason:
         tables.check_no_shards(reason, sort, min_presence, top)

@@ -28,7 +28,6 @@ MOST_PICTURED = 2000
 """The most images of which pictures and one manifest are written by default."""
 MOST_LISTED = 20
 """The most failures that are printed one by one."""
-SCHEMA = "eclip.stream/1"
 Layout = StrEnum("Layout", ["tar", "folder"])
 Index = StrEnum("Index", ["jsonl", "parquet"])
 Engine = StrEnum("Engine", ["process", "ray"])
@@ -148,7 +147,7 @@ class Many:
 
 def many_images() -> str:
     """The reason to write shards that nobody asked for."""
-    return f"more than {MOST_PICTURED:,} images"
+    return f"{options.MORE} {MOST_PICTURED:,} images"
 
 
 def is_streamed(source: str) -> bool:
@@ -171,6 +170,8 @@ def _are_many(sources: list[str], out: Path) -> bool:
 def _summarize(written: Written, as_json: bool) -> None:
     failed = written.failed()
     if as_json:
+        from eclip.stream.job import SCHEMA
+
         told: dict[str, Any] = {"schema": SCHEMA, "folder": str(written.folder), "images": written.images}
         told |= {"missing_shards": written.missing, "failures": [{"source": one, "error": why} for one, why in failed]}
         typer.echo(json.dumps(told, ensure_ascii=False))

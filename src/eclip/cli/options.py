@@ -131,6 +131,8 @@ FOLDER_NAMED: ContextVar[bool] = ContextVar("folder_named", default=True)
 FORMAT_NAMED: ContextVar[bool] = ContextVar("format_named", default=False)
 """Whether the user chose the formats; by default, more images than a few thousand are written as shards."""
 OUT, FORMAT = Path("eclip-out"), ",".join(FORMATS)
+MORE = "more than"
+"""How the reason begins to write shards that nobody asked for."""
 
 
 def talks(as_json: bool) -> bool:
@@ -307,3 +309,8 @@ def parse_model(name: str, device: str, head: str | None) -> tuple[str | Backbon
     from eclip.backbones.load import load
 
     return load(name, device=device, head=head), None
+
+
+def shards(why: str) -> str:
+    """Shards and the reason to write them, in words for a message."""
+    return f"shards, as which {why} are written" if why.startswith(MORE) else f"shards, which {why} asks for"

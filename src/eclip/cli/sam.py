@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from eclip.backbones.catalog import SAM_EXAMPLE, sam_folder
+from eclip.cli import options
 from eclip.cli.errors import stop
 from eclip.errors import ModelError, OptionError
 
@@ -34,7 +35,7 @@ def check_sam(name: str | None, formats: Sequence[str], shards: str, *, as_json:
         stop(str(error), 2)
     if shards:
         raise OptionError(
-            f"--sam does not apply to shards, which {shards} asks for: leave one of them out, or use --format png,json "
+            f"--sam does not apply to {options.shards(shards)}: leave one of them out, or use --format png,json "
             "for images in files and folders."
         )
     if not (as_json or {"png", "jpg", "json"} & set(formats)):

@@ -84,6 +84,6 @@ def check_no_shards(why: str, sort: Sort | None, min_presence: float | None, top
     for name, value in {"--sort": sort, "--min-presence": min_presence, "--top": top}.items():
         if value is not None:
             raise OptionError(
-                f"{name} does not apply to shards, which {why} asks for: sort and filter their index, as "
+                f"{name} does not apply to {options.shards(why)}: sort and filter their index, as "
                 "docs/tables.md shows, or use --format csv for images in files and folders."
             )

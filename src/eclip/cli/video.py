@@ -34,7 +34,7 @@ def check_video(sources: list[str], fps: float | None, smooth: float | None, oth
         return None
     if len(sources) > 1:
         raise OptionError(f"a video is explained alone, got {len(sources)} sources with {videos[0]}: one at a time.")
-    if wrong := [name for name, given in others.items() if given]:
+    if wrong := [name for name, given in others.items() if given is not None and given is not False]:
         raise OptionError(
             f"--{wrong[0].replace('_', '-')} does not apply to a video: omit it. A video has its own files."
         )

@@ -34,11 +34,13 @@ FIGURES = ("pdf", "svg")
 """Formats of figures for print."""
 EXPLAIN_FORMATS = (*FORMATS, "jpg", *FIGURES, *EXPORTS)
 SHARDS = "eclip explain --write` or `eclip segment --write"
+VIDEO = "eclip explain VIDEO"
 OTHER_RUNS = (
     (("question.json", "parts"), "eclip eval"),
     (("eclip_head.json",), "eclip train"),
     (("checkpoint.pt", "log.jsonl"), "eclip train"),
     (("run.json", "images.jsonl"), SHARDS),
+    (("video.json", "frames.jsonl"), VIDEO),
 )
 """Files that identify a folder of another eclip command, if all of them exist."""
 WAYS_OUT = "choose another folder, or replace them with --overwrite (Python: overwrite=True)"
@@ -198,8 +200,6 @@ class Folder:
 
     def _is_anothers(self, stem: str) -> bool:
         """Whether a file that is not from eclip has this stem and could be overwritten."""
-        if self.overwrite:
-            return False
         return any(not is_ours(self.folder / one) for one in self._others.get(stem.casefold(), ()))
 
     def _arrays(self, stem: str, arrays: dict[str, NDArray[Any]]) -> str:

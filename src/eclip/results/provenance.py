@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eclip import __version__
 from eclip.backbones.catalog import BESIDE
 from eclip.backbones.load import is_loaded
 from eclip.files import is_in_memory
@@ -32,10 +33,10 @@ def noted(options: dict[str, Any]) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that a result depends on, including optional ones if they have been imported."""
-    packages = ["eclip", "torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow"]
+    packages = ["torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow"]
     some = ("transformers", "transformers"), ("scikit-learn", "sklearn")
     packages += [name for name, module in some if module in sys.modules]
-    return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
+    return {"python": platform.python_version(), "eclip": __version__, **{name: _version(name) for name in packages}}
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from eclip.backbones.state import stored, structure
 from eclip.errors import OptionError, ResultError
 from eclip.explanation.folder import check_max_side
 from eclip.files import SHARDED, hash_weights
-from eclip.registry import number, one_of, whole
+from eclip.registry import one_of, real, whole
 from eclip.results.differences import told
 from eclip.results.folder import SHARDS, check_is_folder, check_no_other, make_folder
 from eclip.stream.decoding import PATIENCE
@@ -94,7 +94,7 @@ class Job:
                 "shard_size must be a multiple of batch_size, so that shards hold whole batches, got "
                 f"{self.shard_size} and {self.batch_size}."
             )
-        timeout = number(self.timeout, "timeout", "a positive number of seconds", lambda seconds: seconds > 0)
+        timeout = real(self.timeout, "timeout", "a positive number of seconds", lambda seconds: seconds > 0)
         object.__setattr__(self, "timeout", timeout)
 
     def asked(self, task: Explaining | Segmenting, images: int | None, threads: int) -> dict[str, Any]:

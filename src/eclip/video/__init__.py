@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
-EXTENSIONS = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"})
+from eclip.files import VIDEOS
 
 
 def is_video(source: object) -> bool:
     """Whether a path has the extension of a video."""
-    return PurePath(str(source)).suffix.lower() in EXTENSIONS
+    return PurePath(str(source)).suffix.lower() in VIDEOS

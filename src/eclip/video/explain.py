@@ -19,12 +19,12 @@ from eclip.explanation.explain import query_of
 from eclip.explanation.explanation import Explanation
 from eclip.explanation.folder import explain_command
 from eclip.explanation.rows import found_in, rows_of
-from eclip.files import replace_file, slug
-from eclip.registry import whole
-from eclip.results.folder import WAYS_OUT, check_no_other
+from eclip.files import file_state, lock, replace_file, slug
+from eclip.registry import real, whole
+from eclip.results.folder import VIDEO, WAYS_OUT, check_no_other
 from eclip.texts.queries import Texts
 from eclip.video.film import drawn_frames
-from eclip.video.frames import USUAL_RATE, Frame, frames_of, write_film
+from eclip.video.frames import USUAL_RATE, Frame, frames_of, rate_of, write_film
 
 SCHEMA = "eclip.video/1"
 MANIFEST, ROWS, MAPS = "video.json", "frames.jsonl", "maps.npz"
@@ -62,6 +62,8 @@ class VideoExplanation:
         smooth: of the maps along time, see `explain_video`.
         broken: what ended the frames early, if the file is damaged; None if it is not.
         command: the shell command that repeats it; None if there is none.
+        stopped: whether `until` ended it early.
+        state: of the file when it was read, see `eclip.files.file_state`.
     """
 
     path: str
@@ -72,6 +74,8 @@ class VideoExplanation:
     smooth: float
     broken: str | None = None
     command: str | None = None
+    stopped: bool = False
+    state: tuple[Path, int, int] | None = None
 
     def __repr__(self) -> str:
         return f"VideoExplanation({self.path!r}, {len(self.frames)} frames, {len(self.texts)} texts)"
@@ -100,13 +104,17 @@ class VideoExplanation:
         """The explanation of the last frame up to a time in seconds, with its image, read from the file.
 
         Raises:
-            DataError: the file cannot be read anymore.
+            DataError: the file cannot be read anymore, or has changed.
         """
         place = max(0, int(np.searchsorted(self.times, time + 1e-6, side="right")) - 1)
-        frame = next(islice(frames_of(self.path, self.fps), place, None), None)
-        if frame is None:
-            raise DataError(f"{self.path} has fewer frames than it had when it was explained.")
+        frame = next(islice(self._again(), place, None))
         return replace(self.frames[place], images=(frame.image,))
+
+    def _again(self) -> Iterator[Frame]:
+        """The frames of the file, if it is still the one that was explained."""
+        if file_state(Path(self.path)) not in (None, self.state):
+            raise DataError(f"{self.path} has changed since it was explained: explain it again.")
+        return frames_of(self.path, self.fps)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield a row for each frame: "frame", "time" and "texts", with the columns of a table but "image"."""
@@ -140,7 +148,8 @@ class VideoExplanation:
         - frames.jsonl: `rows`.
         - maps.npz: "maps", "scores", "times".
         - video.json: {"schema": "eclip.video/1", "source", "texts", "fps", "smooth", "frames", "seconds", "broken",
-          "spans", "provenance", "files", "complete"}; written first and last, "complete" once the film is there.
+          "stopped", "spans", "provenance", "files", "complete"}; written first and last, "complete" once the film is
+          there, even if `stopped` says that it ends before the video does.
 
         Args:
             folder: created if missing.
@@ -150,10 +159,19 @@ class VideoExplanation:
         Raises:
             ResultError: it cannot be written, or contains something else.
             OptionError: it is the folder of the video itself.
-            DataError: the video cannot be read anymore.
+            DataError: the video cannot be read anymore, or has changed.
         """
-        folder, name = Path(folder), film_of(self.path)
+        folder, frames = Path(folder), self._again()
         earlier = begin(folder, self.path, self.texts, overwrite=overwrite)
+        release = lock(folder)
+        try:
+            self._write(folder, frames, earlier, on_frame)
+        finally:
+            release()
+        return folder
+
+    def _write(self, folder: Path, frames: Iterator[Frame], earlier: str | None, on_frame: OnFrame) -> None:
+        name = film_of(self.path)
         manifest = {
             "schema": SCHEMA,
             "source": self.path,
@@ -163,9 +181,10 @@ class VideoExplanation:
             "frames": len(self.frames),
             "seconds": round(self.times[-1], 4),
             "broken": self.broken,
+            "stopped": self.stopped,
             "spans": [span._asdict() for span in self.spans()],
             "provenance": {**self.frames[0].provenance, "command": self.command},
-            "files": {"film": name, "rows": ROWS, "maps": MAPS},
+            "files": {"video": str(Path(self.path).resolve()), "film": name, "rows": ROWS, "maps": MAPS},
         }
 
         def note(*, complete: bool) -> None:
@@ -179,7 +198,7 @@ class VideoExplanation:
         replace_file(folder / ROWS, lambda file: file.writelines(row.encode() for row in rows))
         arrays = {"maps": self.maps, "scores": self.scores, "times": np.array(self.times)}
         replace_file(folder / MAPS, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
-        images = (frame.image for frame in islice(frames_of(self.path, self.fps), len(self.frames)))
+        images = (frame.image for frame in islice(frames, len(self.frames)))
         draft = folder / f"{slug(name)}.part.mp4"
         try:
             write_film(draft, drawn_frames(self.frames, self.times, images, on_frame), self.rate)
@@ -187,7 +206,6 @@ class VideoExplanation:
         finally:
             draft.unlink(missing_ok=True)
         note(complete=True)
-        return folder
 
 
 def explain_video(
@@ -225,14 +243,14 @@ def explain_video(
         MissingExtraError: PyAV is not installed (extra `video`).
         EclipError: as in `explain`.
     """
-    if not 0 <= smooth < float("inf"):
-        raise OptionError(f"smooth must be a number of seconds, 0 or more, got {smooth}.")
+    fps = rate_of(fps)
+    smooth = real(smooth, "smooth", "a number of seconds, 0 or more", lambda seconds: 0 <= seconds < float("inf"))
     size, query = whole(batch_size, "batch_size", least=1), query_of(texts, **settings)
     found: list[Explanation] = []
     times: list[float] = []
     numbers: list[int] = []
-    source, broken = frames_of(path, fps), None
-    while broken is None and not (found and until()):
+    state, source, broken, stopped = file_state(Path(path)), frames_of(path, fps), None, False
+    while broken is None and not (stopped := bool(found and until())):
         batch: list[Frame] = []
         try:
             for frame in islice(source, size):
@@ -256,13 +274,12 @@ def explain_video(
         found = [replace(one, maps=maps[[place]]) for place, one in enumerate(found)]
     command = None
     [method] = query.methods
-    if query.repeats(method, [str(path)]):
-        more = [] if fps is None else ["--fps", f"{fps:g}"]
-        more += ["--smooth", f"{smooth:g}"] if smooth else []
+    if query.repeats(method, [str(path)]) and not stopped:
+        more = [] if fps is None else ["--fps", repr(fps).removesuffix(".0")]
+        more += ["--smooth", repr(smooth).removesuffix(".0")] if smooth else []
         command = f"{explain_command([str(path)], query.texts, found[0].provenance)} {shlex.join(more)}".strip()
-    return VideoExplanation(
-        str(path), tuple(found), tuple(times), tuple(numbers), fps, float(smooth), broken=broken, command=command
-    )
+    told: dict[str, Any] = {"broken": broken, "command": command, "stopped": stopped, "state": state}
+    return VideoExplanation(str(path), tuple(found), tuple(times), tuple(numbers), fps, smooth, **told)
 
 
 REACH = 4
@@ -294,15 +311,16 @@ def begin(folder: Path, source: str, texts: Sequence[str], *, overwrite: bool) -
         OptionError: the video itself is in it.
         ResultError: it contains something else, or cannot be written.
     """
-    check_no_other(folder, "eclip explain VIDEO")
+    check_no_other(folder, VIDEO)
     if Path(source).resolve().parent == folder.resolve():
         raise OptionError(f"{source} is in the output folder, where a film could replace it: choose another folder.")
     try:
         before = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         before = None
-    asked, ours = {"source": source, "texts": list(texts)}, isinstance(before, dict) and before.get("schema") == SCHEMA
-    if ours and not overwrite and {key: before.get(key) for key in asked} != asked:
+    ours = isinstance(before, dict) and before.get("schema") == SCHEMA
+    asked = [str(Path(source).resolve()), list(texts)]
+    if ours and not overwrite and [before["files"].get("video"), before["texts"]] != asked:
         raise ResultError(
             f"the folder {str(folder)!r} contains the explanation of another video or other texts: choose another "
             "folder, or replace it with --overwrite (Python: overwrite=True)."

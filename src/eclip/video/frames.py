@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from eclip.errors import DataError, MissingExtraError, OptionError, ResultError
+from eclip.errors import DataError, MissingExtraError, ResultError
+from eclip.registry import real
 
 MISSING = 0.5
 """Seconds by which frames may end before the file says that they do, as it rounds."""
@@ -37,22 +38,29 @@ class Frame(NamedTuple):
     image: Image.Image
 
 
+def rate_of(fps: Any) -> float | None:
+    """A rate in frames a second, checked; None = all frames.
+
+    Raises:
+        OptionError: it is not a number above 0.
+    """
+    wanted = "a number of frames a second above 0, or None for all"
+    return None if fps is None else real(fps, "fps", wanted, lambda rate: 0 < rate < math.inf)
+
+
 def frames_of(path: str | Path, fps: float | None = None) -> Iterator[Frame]:
     """Yield the frames of a video.
 
     Args:
         path: of the file.
-        fps: at most this many frames a second, above 0; None = all.
+        fps: at most this many frames a second, as from `rate_of`.
 
     Raises:
         DataError: it cannot be read as a video, or, after the frames before, a part of it is damaged or missing.
-        OptionError: fps is not above 0.
         MissingExtraError: PyAV is not installed.
     """
     av, start = _av(), None
     time = end = 0.0
-    if fps is not None and not 0 < fps < math.inf:
-        raise OptionError(f"fps must be a number of frames a second above 0, or None for all, got {fps}.")
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -90,7 +98,7 @@ def _seconds_of(stream: Any) -> float | None:
 
 def length_of(path: str | Path, fps: float | None) -> int | None:
     """About how many frames `frames_of` yields; None if the file does not say."""
-    av = _av()
+    av, fps = _av(), rate_of(fps)
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
@@ -118,7 +126,8 @@ def write_film(path: Path, images: Iterable[Image.Image], rate: float) -> None:
                 for image in images:
                     width, height = image.width // 2 * 2, image.height // 2 * 2
                     if stream is None:
-                        stream = container.add_stream(codec, rate=Fraction(rate).limit_denominator(1001))
+                        most = 1001 if rate > 0.01 else 1_000_000
+                        stream = container.add_stream(codec, rate=Fraction(rate).limit_denominator(most))
                         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
                         stream.codec_context.thread_count = 1  # so that the bytes do not depend on the cores
                         # mbtree: with it, x264 gave one film in some thousands other bytes

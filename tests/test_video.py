@@ -205,6 +205,17 @@ def test_a_turned_video_is_upright(tmp_path: Path) -> None:
     assert turned[:, -1].mean() > 200 > 50 > turned[:, 0].mean()
 
 
+def test_pixels_that_are_not_square_are_stretched(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "wide.mp4"), "w") as film:
+        stream = film.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        film.mux(stream.encode(av.VideoFrame.from_image(_noise(0))))
+        film.mux(stream.encode())
+    [frame] = frames_of(tmp_path / "wide.mp4")
+    assert frame.image.size == (85, 48)
+
+
 def test_each_frame_is_explained_as_an_image(clip: Path, tiny_name: str) -> None:
     found = _explain(clip, tiny_name, batch_size=5)
     images = [frame.image for frame in frames_of(clip)]

@@ -87,19 +87,22 @@ def _with_ray(
     overwrite: bool,
     count: Callable[[int], None],
 ) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
     try:
         import ray
         from ray.data import ActorPoolStrategy
     except ImportError:
         raise MissingExtraError("the engine 'ray'", "ray", "ray") from None
+    log, context = logging.getLogger("ray.data"), ray.data.DataContext.get_current()
+    reports = "RAY_USAGE_STATS_ENABLED"
+    before = log.level, context.enable_progress_bars, reports in os.environ
+    os.environ.setdefault(reports, "0")  # Ray would report to its makers
     if started := not ray.is_initialized():
         local: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         ray.init(address=address, **quiet, **(local if address is None else {}))
     try:
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        ray.data.DataContext.get_current().enable_progress_bars = False
+        log.setLevel(logging.ERROR)
+        context.enable_progress_bars = False
         gpus = int(ray.cluster_resources().get("GPU", 0))
         on_gpu = gpus > 0 and str(job.settings.get("device", "auto")) != "cpu"
         actors = concurrency or (gpus if on_gpu else ACTORS)
@@ -120,8 +123,12 @@ def _with_ray(
         cause = getattr(error, "cause", None)
         raise cause if isinstance(cause, EclipError) else DataError(f"Ray could not finish: {error}") from error
     finally:
+        log.setLevel(before[0])
+        context.enable_progress_bars = before[1]
         if started:
             ray.shutdown()
+        if not before[2]:
+            del os.environ[reports]
 
 
 def _begin_anew(job: Job, plan: Plan) -> Plan:

@@ -190,6 +190,6 @@ def _downloaded(url: str) -> Iterator[Path]:
             if isinstance(error, FileNotFoundError) and not may_pass(error):
                 raise
             reason = getattr(error, "strerror", None) or error.__cause__ or error
-            advice = "run the same command again, without --overwrite, to continue"
+            advice = "to continue a run on shards, run the same command again, without --overwrite"
             raise DataError(f"{url} cannot be downloaded ({reason}): {advice}.") from error
         yield file

@@ -74,6 +74,8 @@ def frames_of(path: str | Path, fps: float | None = None) -> Iterator[Frame]:
                     wanted = 0 if fps is None else math.floor((time - start) * fps + 1e-6) + 1
                     turned = getattr(frame, "rotation", 0) or 0
                     image = frame.to_image()
+                    wide = round(image.width * (container.streams.video[0].sample_aspect_ratio or 1))
+                    image = image if wide == image.width else image.resize((wide, image.height))
                     yield Frame(number, time - start, image.rotate(turned, expand=True) if turned else image)
             if start is None:
                 raise DataError(f"{path} has no frame.")

@@ -388,7 +388,9 @@ def test_folder_reads_both_forms_of_classes(tmp_path: Path) -> None:
     none = plain(tmp_path / "none", "road\ncar, van\n", [[0, 1, 0], [255, 0, 0]])
     found, maps = masks_of("folder", none)
     assert (found.classes, maps["a"]) == ({1: "road", 2: "car"}, [[1, 2, 1], [VOID, 1, 1]])
-    gray(none / "masks" / "a.png", [[0, 2, 0], [255, 0, 0]])
+    digest = DATASETS["folder"].read(none).digest()
+    assert DATASETS["folder"].read(plain(none, "1\troad\n2\tcar\n", [[0, 1, 0], [255, 0, 0]])).digest() != digest
+    plain(none, "road\ncar, van\n", [[0, 2, 0], [255, 0, 0]])
     with pytest.raises(DataError, match=r"a.png shows \[2\], but valid values are 0, 1, 255"):
         DATASETS["folder"].read(none).items[0].read()
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
@@ -635,6 +636,51 @@ def test_the_bound_of_a_thing_that_fills_the_image_is_all_of_it(found: Evaluatio
         "ones": 1.0,
         "bound": 1.0,
     }
+
+
+def _gelu() -> eclip.Backbone:
+    """The weights of "vit" in a model of another activation."""
+    other = open_clip.CLIP(embed_dim=24, vision_cfg=dict(tiny.VIT), text_cfg=dict(tiny.TEXT)).eval()
+    other.load_state_dict(tiny.model("vit").state_dict())
+    return _named(other)
+
+
+def _hooked() -> eclip.Backbone:
+    model = tiny.model("vit")
+    model.visual.transformer.resblocks[2].register_forward_hook(lambda *given: given[2] * 1.05)
+    return _named(model)
+
+
+def _named(model: Any, letters: Any = lambda text: text) -> eclip.Backbone:
+    own = tiny.backbone("vit").tokenize
+    return eclip.wrap(
+        model, tokenizer=lambda texts: own(list(map(letters, texts))), mean=tiny.MEAN, std=tiny.STD, name="CLIP"
+    )
+
+
+@pytest.mark.parametrize(
+    "other", [_gelu, _hooked, lambda: _named(tiny.model("vit"), lambda text: text[::-1])], ids=["gelu", "hook", "words"]
+)
+def test_a_model_that_answers_differently_is_another_question(other: Any, masks: MaskSet, tmp_path: Path) -> None:
+    """Same weights and name."""
+    asked: dict[str, Any] = {"out": tmp_path, "methods": "itsm", "limit": 1}
+    evaluate(masks, models=_named(tiny.model("vit")), **asked)
+    evaluate(masks, models=_named(tiny.model("vit")), **asked)
+    with pytest.raises(ResultError, match=r"\(models.CLIP.answer was [^;]*\): use another"):
+        evaluate(masks, models=other(), **asked)
+
+
+def test_values_of_another_meaning_are_another_question(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "pack"
+    shutil.copytree(folder, copy)
+    for name in ("4", "5"):
+        (copy / f"masks/{name}.png").unlink()
+    asked: dict[str, Any] = {"out": tmp_path / "out", "methods": "itsm", "models": tiny.backbone("vit"), "limit": 4}
+    with pytest.warns(DataWarning, match="left out"):
+        evaluate(read_masks(copy), **asked)
+        (copy / "classes.txt").write_text("dog\ncat\ngrass\n")
+        with pytest.raises(ResultError, match=r"contains a run with different settings \(data.listed was"):
+            evaluate(read_masks(copy), **asked)
 
 
 def test_other_code_is_another_question(masks: MaskSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ the object: masks are inspected first, and their interpretation is reported.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
@@ -71,6 +72,13 @@ def taken(
         )
         return plain, (note,)
     return plain, ()
+
+
+def meaning(decode: Decode) -> str:
+    """The decision of `taken`, for the digest of the set; "" if values are class numbers, and 255 is void."""
+    told = dict(decode.keywords) if isinstance(decode, partial) else {}
+    table = [pair for pair in told.get("table", ()) if pair[0] != pair[1] and pair != (255, VOID)]
+    return json.dumps(table or told) if table or "own" in told else ""
 
 
 def object_values(items: Sequence[Masked], own: int) -> set[int]:

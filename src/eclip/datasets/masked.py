@@ -111,12 +111,14 @@ class MaskSet:
         classes: name of each number, without background and void.
         items: the images; `Lazy` in large data sets.
         notes: remarks on how masks are interpreted, to be reported to the user.
+        meaning: what values of masks mean, where their files decide that, and they are not class numbers; see `binary`.
     """
 
     name: str
     classes: dict[int, str]
     items: Sequence[Masked]
     notes: tuple[str, ...] = ()
+    meaning: str = ""
 
     def __repr__(self) -> str:
         return f"MaskSet({self.name!r}, {len(self.items)} images, {len(self.classes)} classes)"
@@ -142,14 +144,14 @@ class MaskSet:
         return numbered(item.group or item.image for item in self.items)
 
     def digest(self) -> str:
-        """16 hexadecimal digits computed from the classes and from the name and file sizes of each image.
+        """16 hexadecimal digits computed from the classes, the meaning of values, and each image's name and file sizes.
 
         The contents of files are not read, since a data set may be large.
 
         Raises:
             DataError: a file is missing.
         """
-        whole = hashlib.sha256(json.dumps([*self.classes.items()]).encode())
+        whole = hashlib.sha256((json.dumps([*self.classes.items()]) + self.meaning).encode())
         for item in self.items:
             whole.update(json.dumps([item.name, _bytes(item.image), _bytes(item.mask)]).encode())
         return whole.hexdigest()[:16]

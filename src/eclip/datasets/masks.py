@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from eclip.datasets.binary import taken
+from eclip.datasets.binary import meaning, taken
 from eclip.datasets.layout import declares_void, read_classes, rows_of, some, top
 from eclip.datasets.mask_files import BACKGROUND, VOID, indexed
 from eclip.datasets.masked import Decode, Lazy, Masked, MaskSet, present, sides
@@ -108,7 +108,7 @@ def listed_masks(
     rows = plain_rows(folder, where, group)
     declared = listed.is_file() and declares_void(listed)
     decode, notes = taken(plain_items(folder, rows, named, indexed), named, table, declared)
-    return MaskSet(folder.resolve().name, dict(named), plain_items(folder, rows, named, decode), notes)
+    return MaskSet(folder.resolve().name, dict(named), plain_items(folder, rows, named, decode), notes, meaning(decode))
 
 
 class PlainFiles(NamedTuple):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from eclip.datasets.archives import SEG, Member, in_tar
-from eclip.datasets.binary import taken
+from eclip.datasets.binary import meaning, taken
 from eclip.datasets.layout import declares_void, read_classes, some
 from eclip.datasets.mask_files import BACKGROUND, VOID
 from eclip.datasets.masked import Masked, MaskSet
@@ -64,7 +64,7 @@ def shards(root: Path, _: str) -> MaskSet:
     plain = [Masked(key, image.place, mask.place, numbers, group=group) for key, image, mask, group in found]
     decode, notes = taken(plain, classes, table, file.exists() and declares_void(file))
     items = tuple(replace(item, decode=decode) for item in plain)
-    return MaskSet(tars[0].parent.resolve().name, dict(sorted(classes.items())), items, notes)
+    return MaskSet(tars[0].parent.resolve().name, dict(sorted(classes.items())), items, notes, meaning(decode))
 
 
 def _groups(tar: Path) -> dict[str, dict[str, Member]]:

@@ -10,10 +10,11 @@ from eclip.datasets.mask_files import BACKGROUND, VOID, Table
 from eclip.errors import DataError, LayoutError
 
 _NO_CLASS = re.compile(
-    r"backgr|void|ignor|unus|unlab|unknown|undef|bound|border|edge|difficult|care|none|nothing|other|rest\b|empty|\bbg\b|^\W*$",
+    r"(?<![^\W_])((backgr|ignor|unus|unlab|undef|bound)|"
+    r"(void|unknown|border|edge|difficult|(dont)?care|none|nothing|other|rest|empty|bg)s?(?![^\W_]))|^\W*$",
     re.IGNORECASE,
 )
-"""Names of 0 or 255 that mean that it is not a class."""
+"""Names of 0 or 255 that mean that it is not a class: whole words, or their beginning."""
 
 
 def top(root: Path, needed: Sequence[str], below: Sequence[str] = ("",)) -> Path:

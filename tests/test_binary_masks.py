@@ -162,8 +162,11 @@ def test_a_mask_after_a_jpeg_or_a_blur_is_refused(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=told):
             items[place].read()
     assert items[3].read().sum() == shape(3).sum()
-    with pytest.raises(DataError, match="threshold its pixels to 0 or 255"):
-        thing(tmp_path / "masks/0.png", 3)
+    Image.open(stream).convert("RGB").save(tmp_path / "masks/rgb.png")
+    Image.open(stream).convert("RGBA").save(tmp_path / "masks/rgba.png")
+    for name in ("0", "rgb", "rgba"):
+        with pytest.raises(DataError, match="threshold its pixels to 0 or 255"):
+            thing(tmp_path / f"masks/{name}.png", 3)
     assert not smooth(np.array([[0, 40, 90, 200, 255]] * 30, np.uint8)), "gray values of many objects are no blur"
 
 

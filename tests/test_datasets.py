@@ -491,7 +491,10 @@ def test_table_without_masks_has_images_with_texts(tmp_path: Path) -> None:
         ("image,text,mask\na.jpg,one,m.png\na.jpg,two,\n", "line 3 of .* has no mask, but other lines do"),
         ("image,text,mask\na.jpg,one,m.png\na.jpg,one,n.png\n", "lines 2 and 3 .*: merge their masks"),
         ("image,text,mask\na.jpg,one,m.png\nx/../a.jpg,one,n.png\n", "lines 2 and 3 .* both have a.jpg"),
-        ("photo,text\na.jpg,one\n", "line 2 of .* must have the texts image and text"),
+        ("photo,text\na.jpg,one\n", "the columns 'photo', 'text', but needs image and text, separated by commas"),
+        ("image;text\na.jpg;one\n", "has the columns 'image;text', but needs image and text, separated by commas"),
+        ("image,text\na.jpg,a dog, lying\n", "line 2 of .* has 3 columns, but the header has 2: a text with ',' needs"),
+        ("image,text\na.jpg,  \n", "line 2 of .* must have the texts image and text"),
         ("image,text\n", "has no row"),
     ],
 )

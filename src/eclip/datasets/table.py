@@ -81,12 +81,21 @@ def _rows(file: Path) -> Iterator[_Row]:
                 given = ((line, json.loads(text)) for line, text in enumerate(stream, 1) if text.strip())
             else:
                 reader = csv.DictReader(stream, delimiter=_SEPARATORS[kind], strict=True)
+                if (names := reader.fieldnames) and not {"image", "text"} <= set(names):
+                    named = ", ".join(map(repr, names))
+                    by = "commas" if kind == ".csv" else "tabs"
+                    raise DataError(f"{file} has the columns {named}, but needs image and text, separated by {by}.")
                 given = ((reader.line_num, row) for row in reader)
             for line, row in given:
+                if isinstance(row, dict) and any(more := row.pop(None, [])):
+                    raise DataError(
+                        f"line {line} of {file} has {len(row) + len(more)} columns, but the header has {len(row)}: a "
+                        f"text with {_SEPARATORS[kind]!r} needs quotes."
+                    )
                 if isinstance(row, dict) and isinstance(row.get("group"), int | float):
                     row["group"] = str(row["group"])
                 parts = [row.get(key) or "" for key in _Row._fields[1:]] if isinstance(row, dict) else [""]
-                if not all(isinstance(part, str) for part in parts) or not all(parts[:2]):
+                if not all(isinstance(part, str) for part in parts) or not all(map(str.strip, parts[:2])):
                     raise DataError(
                         f"line {line} of {file} must have the texts image and text, and may have mask and group."
                     )

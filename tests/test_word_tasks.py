@@ -20,7 +20,7 @@ import tiny
 from eclip.cli import app
 from eclip.datasets import dataset
 from eclip.datasets.pair import Pair, PairSet
-from eclip.errors import DataError, LayoutError, OptionError, UnknownNameError
+from eclip.errors import DataError, LayoutError, OptionError, TextCutWarning, UnknownNameError
 from eclip.evaluation.contrast import changed
 from eclip.evaluation.evaluate import evaluate
 from eclip.evaluation.evaluation import Evaluation
@@ -109,6 +109,19 @@ def test_orders_that_see_nothing_are_baselines(words: Evaluation, pairs: PairSet
     for method in WORD_METHODS:
         own = numbers(words, method)
         assert own["over_control"] == pytest.approx(own["word_gap"] - best, abs=2e-6)
+
+
+def test_words_that_the_model_does_not_read_are_left_out(pairs: PairSet, tmp_path: Path) -> None:
+    read = " ".join(["1234567"] * 9 + ["dog"] * 6)  # each digit is a token
+
+    def found(name: str, caption: str) -> dict[str, Any]:
+        some = PairSet(name, [replace(pairs.items[0], captions=(caption,))], None, [])
+        asked: dict[str, Any] = {"methods": "gradeclip", "models": tiny.backbone("vit"), "protocol": "words-v1"}
+        answer = evaluate(some, out=tmp_path / name, **asked)
+        return {name: numbers(answer, name) for name in rows(answer)}
+
+    with pytest.warns(TextCutWarning, match=r"reads 15 of the 18 words .* '1234567 green grass'"):
+        assert found("long", f"{read} 1234567 green grass") == found("read", read)
 
 
 def test_every_caption_that_the_rules_ask_for_counts(pairs: PairSet, tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 After the text test of Grad-ECLIP (Zhao et al. 2024, https://arxiv.org/abs/2502.18816): words of a caption are deleted
 in the order of their relevance, or inserted into the empty text in that order, and the score is the model's own cosine
-of image and text. Differs from it: both curves go over all words of a caption, the words that are there keep their
-order, and the number is the area under the curve by the trapezoidal rule, with the share of words as x.
+of image and text. Differs from it: both curves go over all words of a caption that the model reads, the words that are
+there keep their order, and the number is the area under the curve by the trapezoidal rule, where x is the share of words.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from eclip.evaluation.query import EvaluationQuery, joined, readable
 from eclip.evaluation.row import Row, mean_rows, with_difference
 from eclip.evaluation.rules import WORDED, Words
 from eclip.evaluation.store import BatchResult
-from eclip.texts.encode import check_texts
+from eclip.texts.encode import check_texts, read_in_full
 from eclip.words import WORD_METHODS
 from eclip.words.tokens import Reading, Word, read
 
@@ -67,7 +67,8 @@ class WordsTask:
         places: list[tuple[int, int]] = []
         walks: list[dict[str, list[list[str]]]] = []
         for (place, item), feature in zip(found, features, strict=True):
-            reading = read(self.asked.backbone, check_texts(item.captions[: self.captions]))
+            captions = read_in_full(self.asked.backbone, check_texts(item.captions[: self.captions]))
+            reading = read(self.asked.backbone, captions)
             relevance = word_relevance(self.asked, reading, feature, not_applicable, seconds)
             for caption, words in enumerate(reading.words):
                 orders = {name: np.argsort(-each[caption], kind="stable") for name, each in relevance.items()}

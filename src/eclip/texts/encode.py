@@ -200,6 +200,17 @@ def _warn_of_cuts(backbone: Backbone, texts: list[str], sentences: tuple[str, ..
             )
 
 
+def read_in_full(backbone: Backbone, texts: list[str]) -> list[str]:
+    """Texts without the words at the end that the model does not read in full, of which it warns as `encode_texts`."""
+    _warn_of_cuts(backbone, texts, ("{}",))
+    split = [(text, text.split()) for text in texts]
+    reads = [words_read(backbone, words) for _, words in split]
+    return [
+        text if read in (0, len(words)) else " ".join(words[:read])
+        for (text, words), read in zip(split, reads, strict=True)
+    ]
+
+
 def _short(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 

@@ -31,7 +31,7 @@ from eclip.cli import app
 from eclip.datasets.caption_sources import read_pairs
 from eclip.datasets.masks import VOID, Masked, MaskSet, present, read_masks
 from eclip.datasets.pair import PairSet
-from eclip.errors import DataError, DataWarning, ImageError, OptionError, ResultError
+from eclip.errors import DataError, DataWarning, EqualTextsWarning, ImageError, OptionError, ResultError
 from eclip.evaluation.evaluate import evaluate
 from eclip.evaluation.evaluation import Evaluation
 from eclip.evaluation.protocols import PROTOCOLS, Protocol
@@ -436,6 +436,14 @@ def test_label_maps_are_those_of_segment(masks: MaskSet, tmp_path: Path, backgro
     assert value(found, "bound", "pixel_accuracy") > 0.75 > value(found, "random", "pixel_accuracy")
 
 
+@pytest.mark.parametrize("protocol", ["segment-v1", "explain-v1"])
+def test_classes_that_the_model_cannot_tell_apart_are_told(masks: MaskSet, tmp_path: Path, protocol: str) -> None:
+    named = replace(masks, classes={1: "Dog", 2: "dog", 3: "grass"})
+    asked: dict[str, Any] = {"methods": "maskclip", "models": tiny.backbone("vit"), "limit": 3, "examples": 0}
+    with pytest.warns(EqualTextsWarning, match="cannot tell these texts apart: 'Dog' and 'dog'"):
+        evaluate(named, out=tmp_path, protocol=protocol, **asked)
+
+
 def captioned(folder: Path) -> PairSet:
     folder.mkdir()
     for seed, words in enumerate(("a dog\na cat", "grass", "the sea\na boat\nsand")):
@@ -495,10 +503,12 @@ def test_masks_of_single_texts_do_not_say_what_is_absent(protocol: str, tmp_path
         evaluate("table", root=tmp_path, out=tmp_path / "run", models=tiny.backbone("vit"), protocol=protocol)
 
 
-def test_accuracy_of_names_is_that_of_the_scores(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [(), ("grass", "a dog")], ids=["once", "twice"])
+def test_accuracy_of_names_is_that_of_the_scores(tmp_path: Path, more: tuple[str, ...]) -> None:
     backbone, pairs = tiny.backbone("vit"), captioned(tmp_path / "pairs")
     names = ("a dog", "grass", "the sea", "a tree")
-    named = PairSet("own", pairs.items, names, [])
+    items = [replace(pair, captions=(name,)) for pair, name in zip(pairs.items, names, strict=False)]
+    named = PairSet("own", items, names + more, [])
     found = evaluate(named, out=tmp_path / "run", models=backbone, protocol="recognize-v1")
     scores = eclip.explain([p.open() for p in pairs.items], list(names), model=backbone).scores
     wanted = (scores.argmax(axis=1) == np.arange(3)).mean()

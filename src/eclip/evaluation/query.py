@@ -30,7 +30,7 @@ from eclip.evaluation.store import BatchResult
 from eclip.explanation.query import blocks_to_keep, since
 from eclip.methods import METHODS
 from eclip.refinements import REFINEMENTS
-from eclip.texts.encode import encode_texts
+from eclip.texts.encode import encode_apart
 
 PLACES = {"images", "numbers", "filled"}
 """Arrays of a batch with one value per pair; all others have one per pair and name."""
@@ -95,7 +95,7 @@ class EvaluationQuery:
 
     def texts(self) -> Float[Tensor, "text feature"]:
         """Features of all class names, in the order of their numbers in the data set."""
-        return encode_texts(self.backbone, list(self.classes.values()), self.protocol.templates)
+        return encode_apart(self.backbone, list(self.classes.values()), self.protocol.templates)
 
     def encoded(self, opened: Sequence[AnyOpened]) -> Iterator[tuple[list[AnyOpened], Encoding, float]]:
         """Groups of images of one grid, their encoding, and its run time in seconds; squashed images form one group."""

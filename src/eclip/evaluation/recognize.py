@@ -28,7 +28,7 @@ from eclip.evaluation.rules import Recognize
 from eclip.evaluation.store import BatchResult
 from eclip.explanation.query import since
 from eclip.metrics.ranking import ranks
-from eclip.texts.encode import encode_texts
+from eclip.texts.encode import encode_apart, encode_texts
 
 AT_ONCE = 512
 MODEL = "model"
@@ -42,7 +42,8 @@ class RecognizeTask:
         assert isinstance(asked.protocol.rules, Recognize)
         self.asked, self.rules = asked, asked.protocol.rules
         assert isinstance(asked.data, PairSet)
-        self.names = asked.data.classes
+        classes = asked.data.classes
+        self.names = classes and tuple(dict.fromkeys(classes))  # ImageNet has two classes "crane": one candidate
 
     def score(self, items: Sequence[Pair], start: int) -> BatchResult:
         """Score a batch of images; `start` is the position of the first in the data set."""
@@ -87,7 +88,7 @@ class RecognizeTask:
         numbered = np.array(self.asked.data.group_numbers())
         groups, count = numbered[images], len(np.unique(numbered[images]))
         if self.names is not None:
-            text = encode_texts(self.asked.backbone, list(self.names), self.asked.protocol.templates).cpu().numpy()
+            text = encode_apart(self.asked.backbone, list(self.names), self.asked.protocol.templates).cpu().numpy()
             found = _ranks(features, text, [[int(label)] for label in whole["labels"]])
             numbers = self._within("accuracy_at", found, groups, len(text))
             numbers |= geometry(features, text, np.arange(len(images)), whole["labels"], groups)

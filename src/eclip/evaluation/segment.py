@@ -40,7 +40,7 @@ from eclip.segmentation.classes import BACKGROUND as BEHIND
 from eclip.segmentation.classes import ClassWords
 from eclip.segmentation.labels import Piece, label_pixels, pieces_of
 from eclip.segmentation.windows import check_windows
-from eclip.texts.encode import encode_texts
+from eclip.texts.encode import encode_apart
 
 BASELINES = ("random", BOUND)
 AT_ONCE = 16
@@ -67,7 +67,7 @@ class SegmentTask:
         taken = {name.casefold() for name in names}
         behind = tuple(word for word in rules.background if word.casefold() not in taken)
         self.words = ClassWords((BEHIND, *names), (behind, *((name,) for name in names)))
-        self.text = encode_texts(asked.backbone, self.words.texts, asked.protocol.templates)
+        self.text = encode_apart(asked.backbone, self.words.texts, asked.protocol.templates)
         slid = check_windows(rules.window, rules.stride, asked.protocol.image_size if rules.window else None)
         self.slid = None if rules.window is None or slid is None else (rules.window, *slid)
         self.view = (rules.window, "squash") if self.slid else (asked.protocol.image_size, asked.protocol.resize)

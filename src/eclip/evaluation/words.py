@@ -3,7 +3,7 @@
 After the text test of Grad-ECLIP (Zhao et al. 2024, https://arxiv.org/abs/2502.18816): words of a caption are deleted
 in the order of their relevance, or inserted into the empty text in that order, and the score is the model's own cosine
 of image and text. Differs from it: both curves go over all words of a caption that the model reads, the words that are
-there keep their order, and the number is the area under the curve by the trapezoidal rule, where x is the share of words.
+there keep their order, and the number is the area under the curve by the trapezoidal rule over the share of words.
 """
 
 from __future__ import annotations
